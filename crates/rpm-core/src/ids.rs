@@ -1,0 +1,45 @@
+//! Newtype ids: one number each, never mixed up, never reused while the daemon lives (except
+//! [`InstanceId`], which starts again at 0 when the list of instances becomes empty, as under PM2).
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($repr:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $repr);
+
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id!(
+    /// A named set of instances with one configuration.
+    AppId(u32)
+);
+id!(
+    /// A place in the process list: PM2's `pm_id`. It outlives the processes that fill it.
+    InstanceId(u32)
+);
+id!(
+    /// One supervised process. At least 1, new for every process: `cluster.worker.id`.
+    WorkerId(u64)
+);
+id!(
+    /// The set of workers started with one version of an app's configuration.
+    Generation(u32)
+);
+id!(
+    /// A listening socket kept by the daemon and lent to one worker.
+    SlotId(u32)
+);
+id!(
+    /// All slots of one public address: a `SO_REUSEPORT` group.
+    GroupId(u32)
+);
+id!(
+    /// A command whose outcome somebody waits for.
+    Ticket(u64)
+);

@@ -1,0 +1,328 @@
+//! What goes into the core and what comes out of it.
+
+use core::time::Duration;
+
+use crate::{AppId, Generation, GroupId, InstanceId, SlotId, Ticket, WorkerId};
+
+/// How an app's workers come by their port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Ready once the program has been executed: fork mode, and workers that are handed
+    /// a socket that listens already (`LISTEN_FDS`).
+    Executed,
+    /// Ready once it listens. A worker that is alive at `listen_timeout` and listens on nothing is
+    /// `online` too (a queue consumer), and is reported as silent.
+    Listens,
+    /// Ready once it says so (`process.send('ready')`); silence until `listen_timeout` is a failure.
+    Announces,
+}
+
+/// When and how an instance is restarted, and how long each step may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Start again after an exit nobody asked for.
+    pub autorestart: bool,
+    /// Consecutive exits younger than `min_uptime` after which an instance is `Errored`.
+    pub max_restarts: u32,
+    /// Uptime from which an exit is not a failure to start.
+    pub min_uptime: Duration,
+    /// Fixed delay before every automatic restart; zero means at once, unless the worker failed young.
+    pub restart_delay: Duration,
+    /// PM2's `exp_backoff_restart_delay`: first delay, then × 1.5 up to 15 s, forgotten after 30 s of
+    /// uptime. `None`: young failures back off on a built-in scale (50 ms × 1.5 up to 500 ms).
+    pub exp_backoff: Option<Duration>,
+    /// From the first signal to SIGKILL.
+    pub kill_timeout: Duration,
+    /// From the spawn to readiness.
+    pub listen_timeout: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            autorestart: true,
+            max_restarts: 16,
+            min_uptime: Duration::from_secs(1),
+            restart_delay: Duration::ZERO,
+            exp_backoff: None,
+            kill_timeout: Duration::from_millis(1600),
+            listen_timeout: Duration::from_secs(3),
+        }
+    }
+}
+
+/// What the core must know of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppConfig {
+    /// How many instances; at least 1.
+    pub instances: u32,
+    /// What makes a worker ready.
+    pub readiness: Readiness,
+    /// Restart policy and deadlines.
+    pub policy: Policy,
+}
+
+/// A wish of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Create an app and start all its instances. The id is new (chosen by the shell).
+    Start {
+        /// The new app.
+        app: AppId,
+        /// Its configuration.
+        config: AppConfig,
+    },
+    /// Stop these instances and keep them in the list.
+    Stop {
+        /// Which; unknown ids are ignored.
+        instances: Vec<InstanceId>,
+    },
+    /// Stop and start these instances (a stopped or errored one is started).
+    Restart {
+        /// Which; unknown ids are ignored.
+        instances: Vec<InstanceId>,
+    },
+    /// Stop and forget these instances; an app without instances is forgotten too.
+    Delete {
+        /// Which; unknown ids are ignored.
+        instances: Vec<InstanceId>,
+    },
+    /// Have `count` instances: new ones get the lowest free instance numbers, surplus ones are
+    /// deleted, lowest [`InstanceId`] first.
+    Scale {
+        /// The app; unknown: the outcome says so.
+        app: AppId,
+        /// How many; at least 1.
+        count: u32,
+    },
+    /// Replace an app's configuration for workers spawned from now on: a new generation.
+    Configure {
+        /// The app.
+        app: AppId,
+        /// Its new configuration; `instances` is ignored.
+        config: AppConfig,
+    },
+    /// Delete everything, for the daemon is about to exit.
+    Shutdown,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// `exit(code)`.
+    Code(i32),
+    /// Killed by a signal.
+    Signal(i32),
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A user's wish; [`Output::Done`] carries the ticket when it is fulfilled or has failed.
+    Command {
+        /// Returned with the outcome.
+        ticket: Ticket,
+        /// The wish.
+        command: Command,
+    },
+    /// The process of [`Output::Spawn`] runs its program.
+    Spawned {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// It could not be spawned; there is no process.
+    SpawnFailed {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The whole process tree of the worker is gone.
+    Exited {
+        /// Which.
+        worker: WorkerId,
+        /// How its leader ended.
+        exit: Exit,
+    },
+    /// The worker listens (on anything: a slot, a unix socket, a UDP port, a listener of its own).
+    Listening {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The worker sent `ready`.
+    Ready {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The shell has given `slot` to `worker`: a new one, or the one its predecessor in the same
+    /// instance and generation held ([`crate::Core::slot_for`] tells which).
+    SlotHeld {
+        /// The slot.
+        slot: SlotId,
+        /// Its group.
+        group: GroupId,
+        /// The new holder.
+        worker: WorkerId,
+    },
+    /// The worker closed its listener.
+    SlotReleased {
+        /// The slot.
+        slot: SlotId,
+        /// Who held it.
+        worker: WorkerId,
+    },
+    /// The accept queue of a slot, sampled.
+    Queue {
+        /// The slot.
+        slot: SlotId,
+        /// Connections established and not yet accepted.
+        len: u32,
+    },
+    /// The worker gave a sign of life that needs its event loop (the answer to [`Output::Probe`]).
+    Responded {
+        /// Which.
+        worker: WorkerId,
+    },
+}
+
+/// Why a command failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The process could not be spawned (the shell knows why).
+    SpawnFailed,
+    /// It exited before it was ready.
+    Exited(Exit),
+    /// It was not ready within this time.
+    NotReady {
+        /// The deadline that passed.
+        within: Duration,
+    },
+    /// A later command changed the goal.
+    Superseded,
+    /// There is no such app.
+    NoSuchApp,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every instance concerned is in the state asked for. `silent` are those that are online and
+    /// listen on nothing ([`Readiness::Listens`] at its time-out).
+    Done {
+        /// Instances concerned, ascending.
+        instances: Vec<InstanceId>,
+        /// Those of them that listen on nothing.
+        silent: Vec<InstanceId>,
+    },
+    /// At least one is not; supervision goes on.
+    Failed {
+        /// The first that failed (`None`: the command as a whole).
+        instance: Option<InstanceId>,
+        /// Its process, whose last lines tell more.
+        worker: Option<WorkerId>,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// Something worth a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A worker is ready.
+    Online {
+        /// Which.
+        worker: WorkerId,
+        /// It listens on nothing.
+        silent: bool,
+    },
+    /// A worker ended without being asked to.
+    Crashed {
+        /// Which.
+        worker: WorkerId,
+        /// How; `None` if it never ran.
+        exit: Option<Exit>,
+        /// The next attempt starts after this delay; `None`: there will be none.
+        retry_in: Option<Duration>,
+    },
+    /// A slot left steering because its worker does not accept.
+    Stalled {
+        /// The slot.
+        slot: SlotId,
+        /// Queue length then.
+        queued: u32,
+    },
+    /// It is back.
+    Recovered {
+        /// The slot.
+        slot: SlotId,
+    },
+}
+
+/// Something the shell must do, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Start a process; answer with [`Input::Spawned`] or [`Input::SpawnFailed`].
+    Spawn {
+        /// Its id.
+        worker: WorkerId,
+        /// The app.
+        app: AppId,
+        /// Whose configuration.
+        generation: Generation,
+        /// The place in the list.
+        instance: InstanceId,
+        /// `NODE_APP_INSTANCE`.
+        number: u32,
+    },
+    /// Ask the worker's process tree to end (SIGINT, or the app's own way).
+    Terminate {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// End it (SIGKILL to the whole tree).
+    Kill {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// From now on new connections of the group go to these slots, and no others. Never empty while
+    /// the group has a slot that some worker serves or will serve again.
+    Steer {
+        /// The group.
+        group: GroupId,
+        /// Eligible slots, ascending.
+        slots: Vec<SlotId>,
+    },
+    /// Move what waits in the accept queue of `slot` to the slots in `to`.
+    Rescue {
+        /// Whose queue.
+        slot: SlotId,
+        /// The worker that holds it and is alive; `None`: nobody does.
+        holder: Option<WorkerId>,
+        /// Where to; never empty.
+        to: Vec<SlotId>,
+    },
+    /// Close a slot for good; what waits in it goes to `to`, or is refused if that is empty.
+    CloseSlot {
+        /// Which.
+        slot: SlotId,
+        /// Where its queue may go.
+        to: Vec<SlotId>,
+    },
+    /// Find out whether the worker's event loop turns; answer with [`Input::Responded`] if it does.
+    Probe {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A command is settled.
+    Done {
+        /// Whose.
+        ticket: Ticket,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// For the log.
+    Notice(Notice),
+    /// The app has no instance any more; its configuration may be forgotten.
+    AppGone {
+        /// Which.
+        app: AppId,
+    },
+}

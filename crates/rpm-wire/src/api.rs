@@ -1,0 +1,311 @@
+//! The control API: JSON bodies of the HTTP requests on `$RPM_HOME/rpm.sock`. See `docs/API.md`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Body of every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{error}")]
+pub struct ApiError {
+    /// What failed and why.
+    pub error: String,
+    /// What the user can do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The last lines the failing worker printed, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
+}
+
+/// How an app's processes share the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecMode {
+    /// N workers behind shared ports (any `-i`).
+    Cluster,
+    /// One process that owns its ports.
+    Fork,
+}
+
+/// An app as the user described it, resolved by the CLI to what the daemon can execute.
+/// Durations are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppSpec {
+    /// Unique name.
+    pub name: String,
+    /// The script or program, absolute.
+    pub script: String,
+    /// The interpreter, absolute or to be found on `env["PATH"]`; `None` executes the script itself.
+    #[serde(default)]
+    pub interpreter: Option<String>,
+    /// Arguments of the interpreter, before the script.
+    #[serde(default)]
+    pub interpreter_args: Vec<String>,
+    /// Arguments of the script.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Working directory, absolute.
+    pub cwd: String,
+    /// The whole environment of the app (the caller's, plus its own).
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Cluster or fork.
+    pub exec_mode: ExecMode,
+    /// How many instances; 0 = one per CPU the daemon may use, negative = that many fewer.
+    pub instances: i32,
+    /// Addresses to open and pass by `LISTEN_FDS` (`8080`, `127.0.0.1:8080`, `[::1]:8080`).
+    #[serde(default)]
+    pub listen: Vec<String>,
+    /// Ready only after `process.send('ready')`.
+    #[serde(default)]
+    pub wait_ready: bool,
+    /// Restart after an exit nobody asked for.
+    #[serde(default = "yes")]
+    pub autorestart: bool,
+    /// From the spawn to readiness.
+    #[serde(default)]
+    pub listen_timeout_ms: Option<u64>,
+    /// From the signal to SIGKILL.
+    #[serde(default)]
+    pub kill_timeout_ms: Option<u64>,
+    /// Consecutive young failures until `errored`.
+    #[serde(default)]
+    pub max_restarts: Option<u32>,
+    /// Uptime from which an exit is not a failure to start.
+    #[serde(default)]
+    pub min_uptime_ms: Option<u64>,
+    /// Fixed delay before a restart.
+    #[serde(default)]
+    pub restart_delay_ms: Option<u64>,
+    /// First delay of an exponential back-off.
+    #[serde(default)]
+    pub exp_backoff_restart_delay_ms: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `POST /v1/apps`: start a new app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRequest {
+    /// What to start.
+    pub app: AppSpec,
+    /// Answer only when every worker is ready (or one has failed).
+    #[serde(default = "yes")]
+    pub wait: bool,
+}
+
+/// What to do with the instances a target names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Stop, keep in the list.
+    Stop,
+    /// Stop and start.
+    Restart,
+    /// Stop and forget.
+    Delete,
+}
+
+/// `POST /v1/actions`: act on instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActionRequest {
+    /// What.
+    pub action: Action,
+    /// Names, ids or `all`.
+    pub targets: Vec<String>,
+    /// Answer only when it is done.
+    #[serde(default = "yes")]
+    pub wait: bool,
+}
+
+/// `POST /v1/scale`: change the number of instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleRequest {
+    /// The app's name or the id of one of its instances.
+    pub target: String,
+    /// `n`, `+n`, `-n` or `max`.
+    pub count: String,
+    /// Answer only when it is done.
+    #[serde(default = "yes")]
+    pub wait: bool,
+}
+
+/// Answer to every request that changes processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReply {
+    /// The instances concerned, as they are now (a deleted one is not among them).
+    pub processes: Vec<Process>,
+    /// Things worth knowing that are no failure.
+    #[serde(default)]
+    pub notes: Vec<String>,
+}
+
+/// The state of an instance, in PM2's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Starting, not ready.
+    Launching,
+    /// Ready.
+    Online,
+    /// Asked to end.
+    Stopping,
+    /// Not running, by wish or because it ended and is not to be restarted.
+    Stopped,
+    /// Failed, and will be tried again after a delay.
+    #[serde(rename = "waiting restart")]
+    WaitingRestart,
+    /// Failed too often.
+    Errored,
+}
+
+impl Status {
+    /// The word PM2 uses.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Launching => "launching",
+            Status::Online => "online",
+            Status::Stopping => "stopping",
+            Status::Stopped => "stopped",
+            Status::WaitingRestart => "waiting restart",
+            Status::Errored => "errored",
+        }
+    }
+}
+
+/// One instance: an element of `GET /v1/processes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// `pm_id`.
+    pub id: u32,
+    /// The app's name.
+    pub name: String,
+    /// `NODE_APP_INSTANCE`.
+    pub instance: u32,
+    /// Generation of the configuration its process was started with.
+    pub generation: u32,
+    /// Cluster or fork.
+    pub exec_mode: ExecMode,
+    /// The data plane in use: `direct` or `none`.
+    pub plane: String,
+    /// State.
+    pub status: Status,
+    /// Process id, if it runs.
+    pub pid: Option<u32>,
+    /// Milliseconds since the process was started, if it runs.
+    pub uptime_ms: Option<u64>,
+    /// When its process was last started, milliseconds since the Unix epoch; 0 if never.
+    pub started_at_ms: u64,
+    /// When the instance was created, milliseconds since the Unix epoch.
+    pub created_at_ms: u64,
+    /// Automatic and asked-for restarts.
+    pub restarts: u32,
+    /// Consecutive failures to start.
+    pub unstable_restarts: u32,
+    /// Share of one CPU in percent, over the last sampling interval.
+    pub cpu_percent: f64,
+    /// Resident memory in bytes.
+    pub memory_bytes: u64,
+    /// Established TCP connections of its slots.
+    pub connections: Option<u32>,
+    /// How its last process ended: exit code, or 128 + signal.
+    pub exit_code: Option<i32>,
+    /// Where its output goes.
+    pub out_log: String,
+    /// Where its errors go.
+    pub err_log: String,
+    /// The app's configuration, where it was asked for (`?spec=true`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Box<AppSpec>>,
+}
+
+impl Eq for Process {}
+
+/// One slot of a listener, in `describe`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotInfo {
+    /// Whose.
+    pub instance: u32,
+    /// New connections may go there.
+    pub eligible: bool,
+    /// Connections waiting to be accepted.
+    pub queued: u32,
+    /// Its backlog.
+    pub backlog: u32,
+    /// Connections steered to it so far; unknown on the classic BPF path.
+    pub steered: Option<u64>,
+    /// Connections moved out of its queue so far.
+    pub rescued: u64,
+}
+
+/// One public address of an app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerInfo {
+    /// `tcp [::]:3000`, `udp4 0.0.0.0:53`, `unix /run/x.sock`.
+    pub address: String,
+    /// `ebpf`, `cbpf`, `shared` (one socket for all workers) or `own` (a listener of the worker's own).
+    pub steering: String,
+    /// Why that.
+    pub reason: String,
+    /// Its slots; empty where there are none.
+    pub slots: Vec<SlotInfo>,
+}
+
+/// `GET /v1/apps/{target}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppInfo {
+    /// Configuration.
+    pub spec: AppSpec,
+    /// `direct` or `none`.
+    pub plane: String,
+    /// Why that plane.
+    pub plane_reason: String,
+    /// Generation new workers are started with.
+    pub generation: u32,
+    /// Its instances.
+    pub processes: Vec<Process>,
+    /// Its listeners.
+    pub listeners: Vec<ListenerInfo>,
+}
+
+/// `GET /v1/ping`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// Always `pong`.
+    pub msg: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// Which of a worker's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// One line of `GET /v1/logs` (NDJSON).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Whose.
+    pub id: u32,
+    /// The app's name.
+    pub name: String,
+    /// From which stream.
+    pub stream: Stream,
+    /// The line, without its end; bytes that are not UTF-8 are replaced.
+    pub line: String,
+}
