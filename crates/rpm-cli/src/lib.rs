@@ -1,1 +1,18 @@
-//! rpm-cli.
+//! The command line: arguments to requests of the control API, answers to tables and JSON.
+//!
+//! Data goes to standard output, everything else to standard error. The crate knows the daemon only
+//! by its socket and by how it is started (see [`DAEMON_READY`]); it links neither core nor daemon.
+
+mod args;
+mod commands;
+mod connect;
+mod home;
+mod http;
+mod output;
+mod render;
+mod resolve;
+
+pub use args::{Client, Invocation, Usage, parse};
+pub use commands::run;
+pub use connect::DAEMON_READY;
+pub use home::{HomeError, home_dir};

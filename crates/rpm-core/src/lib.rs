@@ -3,11 +3,33 @@
 //! [`Core`] is a state machine: events go in through [`Core::handle`], the passage of time through
 //! [`Core::handle_timeout`], and what the shell must do comes out of [`Core::poll_output`], in an order
 //! that matters (steer away before close, close before signal). It knows no clock, no descriptor, no
-//! process: only the ids in [`ids`] and the [`Tick`] that the shell passes in.
+//! process: only the ids in [`ids`] and the [`Tick`] that the shell passes in. [`Sampler`] tells the shell
+//! when to look at the accept queues.
+#![cfg_attr(not(test), no_std)]
 
+extern crate alloc;
+
+mod command;
+mod core;
+mod deadlines;
+mod freeze;
 pub mod ids;
+mod instance;
+mod invariants;
 pub mod protocol;
+mod restart;
+mod rng;
+pub mod sampler;
+mod steering;
+mod supervise;
 pub mod tick;
+mod tickets;
+mod view;
+mod worker;
 
+pub use crate::core::{Core, MAX_INSTANCES};
 pub use ids::{AppId, Generation, GroupId, InstanceId, SlotId, Ticket, WorkerId};
+pub use invariants::Violation;
+pub use sampler::Sampler;
 pub use tick::Tick;
+pub use view::{AppView, InstanceView, StateView, WorkerView};

@@ -1,5 +1,6 @@
 //! What goes into the core and what comes out of it.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::{AppId, Generation, GroupId, InstanceId, SlotId, Ticket, WorkerId};
@@ -54,7 +55,7 @@ impl Default for Policy {
 /// What the core must know of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppConfig {
-    /// How many instances; at least 1.
+    /// How many instances; taken as 1 to [`crate::MAX_INSTANCES`].
     pub instances: u32,
     /// What makes a worker ready.
     pub readiness: Readiness,
@@ -65,7 +66,8 @@ pub struct AppConfig {
 /// A wish of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Create an app and start all its instances. The id is new (chosen by the shell).
+    /// Create an app and start all its instances. The id is new (chosen by the shell); one that is in use is
+    /// refused as [`Failure::Superseded`].
     Start {
         /// The new app.
         app: AppId,
@@ -92,7 +94,7 @@ pub enum Command {
     Scale {
         /// The app; unknown: the outcome says so.
         app: AppId,
-        /// How many; at least 1.
+        /// How many; taken as 1 to [`crate::MAX_INSTANCES`].
         count: u32,
     },
     /// Replace an app's configuration for workers spawned from now on: a new generation.
@@ -176,7 +178,8 @@ pub enum Input {
         /// Connections established and not yet accepted.
         len: u32,
     },
-    /// The worker gave a sign of life that needs its event loop (the answer to [`Output::Probe`]).
+    /// The worker gave a sign of life that needs its event loop (the answer to [`Output::Probe`]). The
+    /// first one also says that it understands probes: from then on silence means that it is frozen.
     Responded {
         /// Which.
         worker: WorkerId,
@@ -283,7 +286,8 @@ pub enum Output {
         worker: WorkerId,
     },
     /// From now on new connections of the group go to these slots, and no others. Never empty while
-    /// the group has a slot that some worker serves or will serve again.
+    /// the group has a slot that some worker serves or will serve again; empty when its last slots are
+    /// about to be closed.
     Steer {
         /// The group.
         group: GroupId,

@@ -1,1 +1,24 @@
-//! rpm-daemon.
+//! The control plane: an event loop that turns kernel events into inputs of `rpm-core` and its outputs
+//! into system calls, the apps' logs, and the control API.
+
+mod api;
+mod app;
+mod boot;
+mod channel;
+mod cluster;
+mod commands;
+mod effects;
+mod ending;
+mod handoff;
+mod home;
+mod launch;
+mod logs;
+mod metrics;
+mod sampling;
+mod supervisor;
+mod views;
+mod watched;
+mod worker;
+
+pub use boot::{BootError, run};
+pub use home::{Home, HomeError};

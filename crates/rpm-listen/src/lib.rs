@@ -1,1 +1,22 @@
-//! rpm-listen.
+//! The direct data plane: the daemon's listening sockets and which of them the kernel picks.
+//!
+//! [`Listeners`] owns every socket that the daemon opens for its apps. A TCP address is a *group* of
+//! slots, one per worker, in one `SO_REUSEPORT` group with a BPF program that picks among the slots the
+//! core calls eligible. Unix sockets and UDP ports are *shared*: one socket, lent to every worker, as
+//! under node:cluster.
+//!
+//! No packet passes through this crate: it changes tables and moves queues.
+
+mod conflict;
+mod group;
+mod listeners;
+mod shared;
+mod steering;
+mod wanted;
+
+pub use conflict::{Occupant, occupant};
+pub use group::{GroupView, Rescued, SlotView};
+pub use listeners::{Grant, Listeners, OpenError};
+pub use shared::SharedKind;
+pub use steering::Mechanism;
+pub use wanted::{Wanted, WantedError};

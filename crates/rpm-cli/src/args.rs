@@ -1,0 +1,267 @@
+//! What may be typed, and what it means.
+
+mod values;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+
+use values::{count, instances, listen_address};
+
+/// The name in help where the program was not told its own.
+const DEFAULT_NAME: &str = "rpm";
+
+/// What the program is to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// A command for the daemon: [`crate::run`].
+    Client(Client),
+    /// The daemon itself, for the directory [`crate::home_dir`].
+    Daemon,
+    /// The demonstration.
+    Demo {
+        /// Serve there until interrupted.
+        port: Option<u16>,
+    },
+}
+
+/// A command for the daemon.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Client {
+    pub(crate) command: Command,
+    /// The name the program was called by.
+    pub(crate) program: String,
+}
+
+/// The arguments are no command; or they ask for help or the version, which is no failure.
+#[derive(Debug)]
+pub struct Usage(clap::Error);
+
+impl Usage {
+    /// Prints it where it belongs. Exit code 0 for help and version, otherwise 1 as under PM2.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        // Nobody is left to be told that standard error is closed.
+        let _ = self.0.print();
+        match self.0.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Reads the arguments; the first is the name the program was called by, which help and completions show.
+///
+/// # Errors
+/// They are no command, or ask for help or the version: [`Usage::report`] says so.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let program = invoked_name(args.first());
+    let matches = grammar(&program).try_get_matches_from(args).map_err(Usage)?;
+    let Cli { command } = Cli::from_arg_matches(&matches).map_err(Usage)?;
+    Ok(match command {
+        Top::Daemon => Invocation::Daemon,
+        Top::Demo { port } => Invocation::Demo { port },
+        Top::Client(command) => Invocation::Client(Client { command, program }),
+    })
+}
+
+/// The grammar under the name `program`.
+pub(crate) fn grammar(program: &str) -> clap::Command {
+    // clap wants names that live for ever; this happens once or twice in a process.
+    let name: &'static str = String::leak(program.to_owned());
+    let version = Arg::new("version")
+        .short('v')
+        .short_alias('V')
+        .long("version")
+        .help("Print the version");
+    Cli::command()
+        .name(name)
+        .bin_name(name)
+        .arg(version.action(ArgAction::Version))
+}
+
+fn invoked_name(argv0: Option<&OsString>) -> String {
+    let base = argv0.and_then(|path| Path::new(path).file_name());
+    base.map_or_else(
+        || DEFAULT_NAME.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Keeps applications alive and puts a whole machine behind one port
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Top,
+}
+
+#[derive(Debug, Subcommand)]
+enum Top {
+    #[command(flatten)]
+    Client(Command),
+    /// Show what it does: a sample app on every core, traffic, a killed worker, and the outcome
+    Demo {
+        /// Keep serving this port for a browser
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Run the daemon in the foreground (started by the other commands when it is needed)
+    #[command(hide = true)]
+    Daemon,
+}
+
+/// Everything a client can ask for.
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Command {
+    /// Start an app and wait until every worker is ready
+    Start(Box<StartArgs>),
+    /// Show all processes
+    #[command(visible_aliases = ["ls", "l", "ps", "status"])]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print all processes as JSON in PM2's shape
+    Jlist,
+    /// Show an app: configuration, processes, listeners
+    #[command(visible_aliases = ["desc", "info", "show"])]
+    Describe {
+        /// Name or id
+        target: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop processes and keep them in the list
+    Stop(Targets),
+    /// Stop and start processes
+    Restart(Targets),
+    /// Stop and forget processes
+    #[command(visible_alias = "del")]
+    Delete(Targets),
+    /// Change how many workers an app has
+    Scale {
+        /// Name, or id of one of its processes
+        app: String,
+        /// How many: n, +n, -n or max
+        #[arg(allow_hyphen_values = true, value_parser = count)]
+        count: String,
+        /// Return before the new workers are ready
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Show the last lines of the logs and follow them
+    #[command(visible_alias = "log")]
+    Logs {
+        /// Name or id; without it, all
+        target: Option<String>,
+        /// How many lines of the past
+        #[arg(long, default_value_t = 15)]
+        lines: u32,
+        /// Do not follow
+        #[arg(long)]
+        nostream: bool,
+        /// Print JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check that the daemon answers
+    Ping {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop all apps and the daemon
+    Kill,
+    /// Print a completion script
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+/// Instances to act on.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub(crate) struct Targets {
+    /// Names, ids or `all`
+    #[arg(required = true)]
+    pub(crate) targets: Vec<String>,
+    /// Return before it is done
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// Of `start`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StartArgs {
+    /// A script or program: a path, or a name on PATH
+    pub(crate) script: OsString,
+    /// Workers that share the app's ports: n, 0 or max for one per CPU, -n for that many fewer
+    #[arg(short, long, value_name = "N", allow_hyphen_values = true, value_parser = instances)]
+    pub(crate) instances: Option<i32>,
+    /// Name [default: the script's, without its extension]
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
+    /// Working directory [default: the current one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<OsString>,
+    /// Run the script with this program; `none` executes it [default: by its extension]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) interpreter: Option<String>,
+    /// Arguments of the interpreter, separated by spaces
+    #[arg(
+        long,
+        visible_alias = "node-args",
+        value_name = "ARGS",
+        allow_hyphen_values = true
+    )]
+    pub(crate) interpreter_args: Vec<String>,
+    /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
+    pub(crate) listen: Vec<String>,
+    /// A worker is ready when it sends `ready` (process.send)
+    #[arg(long)]
+    pub(crate) wait_ready: bool,
+    /// How long a worker may take to become ready
+    #[arg(long, value_name = "MS")]
+    pub(crate) listen_timeout: Option<u64>,
+    /// From the signal to stop until SIGKILL
+    #[arg(long, value_name = "MS")]
+    pub(crate) kill_timeout: Option<u64>,
+    /// Give up after this many failures to start in a row
+    #[arg(long, value_name = "N")]
+    pub(crate) max_restarts: Option<u32>,
+    /// An exit after this time is no failure to start
+    #[arg(long, value_name = "MS")]
+    pub(crate) min_uptime: Option<u64>,
+    /// Wait this long before each restart
+    #[arg(long, value_name = "MS")]
+    pub(crate) restart_delay: Option<u64>,
+    /// Wait this long before the first restart, longer before each further one
+    #[arg(long, value_name = "MS")]
+    pub(crate) exp_backoff_restart_delay: Option<u64>,
+    /// Do not restart a worker that ended by itself
+    #[arg(long)]
+    pub(crate) no_autorestart: bool,
+    /// Return once the workers are spawned
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Arguments of the script
+    #[arg(last = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! The parse table: what is typed, what comes out.
+
+use super::*;
+
+fn try_parse(line: &str) -> Result<Invocation, Usage> {
+    parse(line.split(' ').map(OsString::from))
+}
+
+fn command(line: &str) -> Command {
+    match try_parse(line) {
+        Ok(Invocation::Client(client)) => client.command,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn start(line: &str) -> StartArgs {
+    match command(line) {
+        Command::Start(args) => *args,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn error(line: &str) -> String {
+    try_parse(line).expect_err(line).0.to_string()
+}
+
+fn targets(names: &[&str]) -> Targets {
+    Targets {
+        targets: names.iter().map(|&name| name.to_owned()).collect(),
+        no_wait: false,
+    }
+}
+
+#[test]
+fn instances_of_every_form() {
+    for (line, expected) in [
+        ("rpm start a.js", None),
+        ("rpm start a.js -i 4", Some(4)),
+        ("rpm start -i max a.js", Some(0)),
+        ("rpm start a.js -i 0", Some(0)),
+        ("rpm start a.js -i -1", Some(-1)),
+        ("rpm start a.js -i-2", Some(-2)),
+        ("rpm start a.js --instances=-3", Some(-3)),
+        ("rpm start a.js --instances max", Some(0)),
+    ] {
+        assert_eq!(start(line).instances, expected, "{line}");
+    }
+    assert!(error("rpm start a.js -i many").contains("expected a number, `max`"));
+}
+
+#[test]
+fn every_option_of_start() {
+    let args = start(
+        "rpm start srv/a.js -n web --cwd /srv --interpreter bun --node-args --smol --interpreter-args -x \
+         --listen 80,127.0.0.1:81 --listen [::1]:82 --wait-ready --listen-timeout 1 --kill-timeout 2 --max-restarts 3 \
+         --min-uptime 4 --restart-delay 5 --exp-backoff-restart-delay 6 --no-autorestart --no-wait -- -p 8 --name y",
+    );
+    let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let expected = StartArgs {
+        script: "srv/a.js".into(),
+        instances: None,
+        name: Some("web".into()),
+        cwd: Some("/srv".into()),
+        interpreter: Some("bun".into()),
+        interpreter_args: strings(&["--smol", "-x"]),
+        listen: strings(&["80", "127.0.0.1:81", "[::1]:82"]),
+        wait_ready: true,
+        listen_timeout: Some(1),
+        kill_timeout: Some(2),
+        max_restarts: Some(3),
+        min_uptime: Some(4),
+        restart_delay: Some(5),
+        exp_backoff_restart_delay: Some(6),
+        no_autorestart: true,
+        no_wait: true,
+        args: ["-p", "8", "--name", "y"].map(OsString::from).to_vec(),
+    };
+    assert_eq!(args, expected);
+    assert!(error("rpm start a.js --listen example.org:80").contains("expected a port"));
+}
+
+#[test]
+fn commands_and_their_other_names() {
+    for name in ["list", "ls", "l", "ps", "status"] {
+        assert_eq!(command(&format!("rpm {name}")), Command::List { json: false });
+    }
+    assert_eq!(command("rpm ls --json"), Command::List { json: true });
+    for name in ["describe", "desc", "info", "show"] {
+        let expected = Command::Describe {
+            target: "web".into(),
+            json: false,
+        };
+        assert_eq!(command(&format!("rpm {name} web")), expected);
+    }
+    assert_eq!(command("rpm stop web 3"), Command::Stop(targets(&["web", "3"])));
+    assert_eq!(command("rpm restart all"), Command::Restart(targets(&["all"])));
+    assert_eq!(command("rpm del 0"), Command::Delete(targets(&["0"])));
+    assert_eq!(command("rpm delete 0"), Command::Delete(targets(&["0"])));
+    for name in ["logs", "log"] {
+        let expected = Command::Logs {
+            target: None,
+            lines: 15,
+            nostream: false,
+            json: false,
+        };
+        assert_eq!(command(&format!("rpm {name}")), expected);
+    }
+    let expected = Command::Logs {
+        target: Some("web".into()),
+        lines: 3,
+        nostream: true,
+        json: true,
+    };
+    assert_eq!(command("rpm logs web --lines 3 --nostream --json"), expected);
+    assert_eq!(command("rpm jlist"), Command::Jlist);
+    assert_eq!(command("rpm ping"), Command::Ping { json: false });
+    assert_eq!(command("rpm kill"), Command::Kill);
+    assert_eq!(
+        command("rpm completion zsh"),
+        Command::Completion { shell: Shell::Zsh }
+    );
+}
+
+#[test]
+fn counts_of_scale() {
+    for count in ["4", "+2", "-1", "max"] {
+        let expected = Command::Scale {
+            app: "web".into(),
+            count: count.into(),
+            no_wait: false,
+        };
+        assert_eq!(command(&format!("rpm scale web {count}")), expected);
+    }
+    for count in ["", "--1", "+-1", "1.5", "two", "+"] {
+        assert!(try_parse(&format!("rpm scale web {count}")).is_err(), "{count}");
+    }
+    let expected = Command::Scale {
+        app: "web".into(),
+        count: "-1".into(),
+        no_wait: true,
+    };
+    assert_eq!(command("rpm scale web -1 --no-wait"), expected);
+}
+
+#[test]
+fn what_the_binary_itself_does() {
+    assert_eq!(try_parse("rpm daemon").ok(), Some(Invocation::Daemon));
+    assert_eq!(try_parse("rpm demo").ok(), Some(Invocation::Demo { port: None }));
+    assert_eq!(
+        try_parse("rpm demo --port 3000").ok(),
+        Some(Invocation::Demo { port: Some(3000) })
+    );
+}
+
+#[test]
+fn help_and_version_carry_the_name_it_was_called_by() {
+    for (argv0, name) in [("/usr/bin/pm2", "pm2"), ("rpm", "rpm"), ("./x/keeper", "keeper")] {
+        let help = error(&format!("{argv0} --help"));
+        assert!(help.contains(&format!("Usage: {name} <COMMAND>")), "{help}");
+        assert!(!help.contains("daemon  "), "{help}");
+        let help = error(&format!("{argv0} start --help"));
+        assert!(help.contains(&format!("Usage: {name} start ")), "{help}");
+        assert_eq!(
+            error(&format!("{argv0} -v")),
+            format!("{name} {}\n", env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(
+            error(&format!("{argv0} --version")),
+            error(&format!("{argv0} -v"))
+        );
+    }
+}
+
+#[test]
+fn exit_codes_of_usage() {
+    let code = |line: &str| format!("{:?}", try_parse(line).expect_err(line).report());
+    assert_eq!(code("rpm --help"), format!("{:?}", ExitCode::SUCCESS));
+    for line in ["rpm", "rpm nonsense", "rpm stop", "rpm start a.js --frobnicate"] {
+        assert_eq!(code(line), format!("{:?}", ExitCode::FAILURE), "{line}");
+    }
+}
+
+#[test]
+fn the_grammar_is_sound() {
+    grammar("rpm").debug_assert();
+}

@@ -1,0 +1,33 @@
+//! Values with a form of their own, checked while the arguments are read.
+
+use std::net::SocketAddr;
+
+/// `n`, `max` (one per CPU, 0) or `-n` (that many fewer).
+pub(super) fn instances(text: &str) -> Result<i32, String> {
+    if text == "max" {
+        return Ok(0);
+    }
+    let bad = |_| "expected a number, `max`, or -n for all CPUs but n".to_owned();
+    text.parse().map_err(bad)
+}
+
+/// `n`, `+n`, `-n` or `max`, as it is.
+pub(super) fn count(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if text == "max"
+        || digits
+            .parse::<u32>()
+            .is_ok_and(|_| digits.starts_with(|c: char| c.is_ascii_digit()))
+    {
+        return Ok(text.to_owned());
+    }
+    Err("expected n, +n, -n or max".to_owned())
+}
+
+/// `8080`, `127.0.0.1:8080` or `[::1]:8080`, as it is.
+pub(super) fn listen_address(text: &str) -> Result<String, String> {
+    if text.parse::<u16>().is_ok() || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("expected a port, or an IP address and a port such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}

@@ -1,0 +1,212 @@
+//! Each command: its requests, and what is printed of the answers.
+
+mod complaint;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use rpm_wire::api::{Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ScaleRequest};
+use rpm_wire::pm2;
+use serde::Serialize;
+
+use crate::args::{Client, Command, StartArgs, Targets, grammar};
+use crate::connect::{connect, connect_or_start};
+use crate::home::{Home, home_dir};
+use crate::http::{Session, percent_encoded};
+use crate::output::{Output, OutputError};
+use crate::render;
+use crate::resolve::{Surroundings, start_request};
+use complaint::{complaint, tell};
+
+/// Runs a command to its end and says on standard error what went wrong. Exit code 0 or 1.
+#[must_use]
+pub fn run(client: &Client) -> ExitCode {
+    match execute(client) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref().is_some_and(OutputError::is_broken_pipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(complaint(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(client: &Client) -> anyhow::Result<()> {
+    let mut output = Output::new();
+    if let Command::Completion { shell } = &client.command {
+        let mut script = Vec::new();
+        clap_complete::generate(
+            *shell,
+            &mut grammar(&client.program),
+            &client.program,
+            &mut script,
+        );
+        output.bytes(&script)?;
+    } else {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime
+            .context("cannot set up the event loop")?
+            .block_on(converse(client, &mut output))?;
+    }
+    Ok(output.flush()?)
+}
+
+async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
+    match &client.command {
+        Command::Start(args) => start(args, output).await,
+        Command::List { json } => list(*json, &client.program, output).await,
+        Command::Jlist => jlist(output).await,
+        Command::Describe { target, json } => describe(target, *json, output).await,
+        Command::Stop(targets) => act(Action::Stop, targets, output).await,
+        Command::Restart(targets) => act(Action::Restart, targets, output).await,
+        Command::Delete(targets) => act(Action::Delete, targets, output).await,
+        Command::Scale { app, count, no_wait } => {
+            let request = ScaleRequest {
+                target: app.clone(),
+                count: count.clone(),
+                wait: !no_wait,
+            };
+            change("/v1/scale", &request, output).await
+        }
+        Command::Logs {
+            target,
+            lines,
+            nostream,
+            json,
+        } => {
+            let path = logs_path(target.as_deref(), *lines, !nostream);
+            logs(&path, !nostream, *json, output).await
+        }
+        Command::Ping { json } => ping(*json, output).await,
+        Command::Kill => kill().await,
+        // Needs no daemon and was done before.
+        Command::Completion { .. } => Ok(()),
+    }
+}
+
+/// A daemon that answers; it is started if none runs.
+async fn session() -> anyhow::Result<Session> {
+    let home = Home::open(home_dir()?)?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    greeted(Session::open(connect_or_start(&home, &program).await?).await?)
+}
+
+fn greeted(session: Session) -> anyhow::Result<Session> {
+    let (ours, theirs) = (env!("CARGO_PKG_VERSION"), &session.pong().version);
+    if theirs != ours {
+        tell(format!(
+            "warning: the daemon is of version {theirs}, this program of version {ours}"
+        ));
+    }
+    Ok(session)
+}
+
+async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
+    let around = Surroundings::of_process().context("the current directory is gone")?;
+    let request = start_request(args, &around)?;
+    if !around.skipped.is_empty() {
+        tell(format!(
+            "warning: not UTF-8 and not passed on: {}",
+            around.skipped.join(", ")
+        ));
+    }
+    change("/v1/apps", &request, output).await
+}
+
+async fn act(action: Action, targets: &Targets, output: &mut Output) -> anyhow::Result<()> {
+    let request = ActionRequest {
+        action,
+        targets: targets.targets.clone(),
+        wait: !targets.no_wait,
+    };
+    change("/v1/actions", &request, output).await
+}
+
+async fn change(path: &str, request: &impl Serialize, output: &mut Output) -> anyhow::Result<()> {
+    let reply: ChangeReply = session().await?.post(path, request).await?;
+    for note in &reply.notes {
+        tell(format!("note: {note}"));
+    }
+    if reply.processes.is_empty() {
+        tell("done");
+        return Ok(());
+    }
+    Ok(output.line(render::processes(&reply.processes, output.look))?)
+}
+
+async fn list(json: bool, program: &str, output: &mut Output) -> anyhow::Result<()> {
+    let processes: Vec<Process> = session().await?.get("/v1/processes").await?;
+    if json {
+        return Ok(output.json(&processes)?);
+    }
+    if processes.is_empty() {
+        tell(format!("no apps; start one with: {program} start app.js -i max"));
+        return Ok(());
+    }
+    Ok(output.line(render::processes(&processes, output.look))?)
+}
+
+async fn jlist(output: &mut Output) -> anyhow::Result<()> {
+    let processes: Vec<Process> = session().await?.get("/v1/processes?spec=true").await?;
+    Ok(output.line(pm2::jlist(&processes))?)
+}
+
+async fn describe(target: &str, json: bool, output: &mut Output) -> anyhow::Result<()> {
+    let path = format!("/v1/apps/{}", percent_encoded(target));
+    let info: AppInfo = session().await?.get(&path).await?;
+    if json {
+        return Ok(output.json(&info)?);
+    }
+    Ok(output.bytes(render::app(&info, output.look).as_bytes())?)
+}
+
+fn logs_path(target: Option<&str>, lines: u32, follow: bool) -> String {
+    let target = target.map_or_else(String::new, |target| {
+        format!("&target={}", percent_encoded(target))
+    });
+    format!("/v1/logs?lines={lines}&follow={follow}{target}")
+}
+
+async fn logs(path: &str, follow: bool, json: bool, output: &mut Output) -> anyhow::Result<()> {
+    let mut session = session().await?;
+    let mut stream = session.lines(path).await?;
+    let mut width = 0;
+    while let Some(lines) = stream.next().await? {
+        if json {
+            output.bytes(&lines)?;
+        } else {
+            for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+                let line: LogLine = serde_json::from_slice(line).context("the daemon sent no log line")?;
+                width = render::origin_width(width, &line);
+                output.line(render::log_line(&line, width, output.look))?;
+            }
+        }
+        output.flush()?;
+    }
+    if follow {
+        bail!("the daemon has ended the stream");
+    }
+    Ok(())
+}
+
+async fn ping(json: bool, output: &mut Output) -> anyhow::Result<()> {
+    let session = session().await?;
+    if json {
+        return Ok(output.json(session.pong())?);
+    }
+    Ok(output.line(format_args!("{{ msg: '{}' }}", session.pong().msg))?)
+}
+
+async fn kill() -> anyhow::Result<()> {
+    let home = Home::open(home_dir()?)?;
+    let Some(stream) = connect(&home).await? else {
+        tell("the daemon does not run; nothing to kill");
+        return Ok(());
+    };
+    greeted(Session::open(stream).await?)?.kill().await?;
+    tell("all apps and the daemon have ended");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

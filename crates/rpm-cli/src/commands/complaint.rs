@@ -1,0 +1,76 @@
+//! What a person reads when something went wrong.
+
+use std::fmt::Display;
+use std::io::Write as _;
+
+use rpm_wire::api::ApiError;
+
+use crate::http::RequestError;
+
+/// Writes a line to standard error; nobody is left to be told that it is closed.
+pub(super) fn tell(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What failed and why, what to do, and the last lines of the worker that failed.
+pub(super) fn complaint(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(RequestError::Api(refused)) => refusal(refused),
+        _ => format!("error: {error:#}"),
+    }
+}
+
+fn refusal(
+    ApiError {
+        error,
+        hint,
+        last_lines,
+    }: &ApiError,
+) -> String {
+    let mut text = format!("error: {error}");
+    if let Some(hint) = hint {
+        text.push_str("\nhint: ");
+        text.push_str(hint);
+    }
+    if !last_lines.is_empty() {
+        text.push_str("\nits last lines:");
+    }
+    for line in last_lines {
+        text.push_str("\n  | ");
+        text.push_str(line);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_shows_hint_and_last_lines() {
+        let refused = |hint: Option<&str>, lines: &[&str]| {
+            let last_lines = lines.iter().map(|&line| line.to_owned()).collect();
+            let error = ApiError {
+                error: "web exited with 1".into(),
+                hint: hint.map(String::from),
+                last_lines,
+            };
+            complaint(&RequestError::Api(error).into())
+        };
+        assert_eq!(refused(None, &[]), "error: web exited with 1");
+        assert_eq!(
+            refused(Some("see the logs"), &["at x", "Error: y"]),
+            "error: web exited with 1\nhint: see the logs\nits last lines:\n  | at x\n  | Error: y"
+        );
+    }
+
+    #[test]
+    fn other_errors_show_their_causes() {
+        let error = Err::<(), _>(std::io::Error::other("inner"))
+            .context("outer")
+            .expect_err("error");
+        assert_eq!(complaint(&error), "error: outer: inner");
+    }
+}

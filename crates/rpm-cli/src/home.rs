@@ -1,0 +1,181 @@
+//! `$RPM_HOME`: where the daemon's socket and files are.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// Longest path of the socket, in bytes: the kernel takes 107.
+const MAX_SOCKET_PATH: usize = 100;
+
+/// Why the directory cannot be used. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// Neither variable is set.
+    #[error("neither RPM_HOME nor HOME is set; set RPM_HOME to a directory for the daemon's files")]
+    Unknown,
+    /// It is a file or the like.
+    #[error("{} is not a directory; set RPM_HOME to another path", .0.display())]
+    NotADirectory(PathBuf),
+    /// It cannot be made or looked at.
+    #[error("cannot create or use {}; set RPM_HOME to a directory that you can write to", path.display())]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is another user's.
+    #[error(
+        "{} belongs to user {owner}; run this as that user, or set RPM_HOME to a directory of your own",
+        path.display()
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// The kernel would not take the socket's path.
+    #[error(
+        "the path {} is too long for a socket ({} bytes, at most {MAX_SOCKET_PATH}); set RPM_HOME to a shorter one",
+        .0.display(),
+        .0.as_os_str().len()
+    )]
+    TooLong(PathBuf),
+}
+
+/// The directory in use: `RPM_HOME`, or `.rpm` in the home directory; absolute.
+///
+/// # Errors
+/// Neither `RPM_HOME` nor `HOME` is set, or the current directory is gone.
+pub fn home_dir() -> Result<PathBuf, HomeError> {
+    from_variables(std::env::var_os("RPM_HOME"), std::env::var_os("HOME"))
+}
+
+fn from_variables(rpm_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, HomeError> {
+    let set = |value: Option<OsString>| value.filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = set(rpm_home)
+        .or_else(|| set(home).map(|home| home.join(".rpm")))
+        .ok_or(HomeError::Unknown)?;
+    std::path::absolute(&path).map_err(|source| HomeError::Unusable { path, source })
+}
+
+/// The directory, seen by a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The directory at `root` if it is ours or is not there yet.
+    pub(crate) fn open(root: PathBuf) -> Result<Self, HomeError> {
+        let home = Home { root };
+        if home.socket().as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(HomeError::TooLong(home.socket()));
+        }
+        match fs::metadata(&home.root) {
+            Ok(meta) if !meta.is_dir() => Err(HomeError::NotADirectory(home.root)),
+            Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => Err(HomeError::NotOurs {
+                path: home.root,
+                owner: meta.uid(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(home),
+            Err(source) => Err(HomeError::Unusable {
+                path: home.root,
+                source,
+            }),
+            Ok(_) => Ok(home),
+        }
+    }
+
+    /// Makes the directory (0700) if it is absent, and opens the file that start-ups of the daemon lock.
+    pub(crate) fn lock_file(&self) -> Result<fs::File, HomeError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
+        let unusable = |source| HomeError::Unusable {
+            path: self.root.clone(),
+            source,
+        };
+        made.map_err(unusable)?;
+        fs::File::create(self.root.join("rpm.lock")).map_err(unusable)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.root.join("rpm.sock")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.root.join("rpm.log")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("rpm-home-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        root
+    }
+
+    #[test]
+    fn rpm_home_wins_over_home() {
+        let path = |rpm_home: &str, home: &str| from_variables(Some(rpm_home.into()), Some(home.into()));
+        assert_eq!(path("/a", "/b").ok(), Some("/a".into()));
+        assert_eq!(path("", "/b").ok(), Some("/b/.rpm".into()));
+        assert!(path("x", "/b").is_ok_and(|path| path.is_absolute()));
+        assert!(matches!(path("", ""), Err(HomeError::Unknown)));
+    }
+
+    #[test]
+    fn it_is_created_for_its_owner_alone() {
+        let root = scratch("new").join("deep");
+        let home = Home::open(root.clone()).expect("not there yet");
+        assert!(!root.exists());
+        home.lock_file().expect("made");
+        assert_eq!(root.metadata().expect("directory").mode() & 0o777, 0o700);
+        Home::open(root.clone()).expect("ours");
+        fs::remove_dir_all(root).expect("removed");
+    }
+
+    #[test]
+    fn unusable_places_say_what_to_do() {
+        let file = scratch("file");
+        fs::write(&file, "").expect("file");
+        let error = |root: &Path| {
+            Home::open(root.to_owned())
+                .and_then(|home| home.lock_file())
+                .expect_err("unusable")
+                .to_string()
+        };
+        assert!(error(&file).ends_with("is not a directory; set RPM_HOME to another path"));
+        assert!(error(&file.join("x")).ends_with("set RPM_HOME to a directory that you can write to"));
+        fs::remove_file(&file).expect("removed");
+        assert!(error(&PathBuf::from("/proc/none")).contains("cannot create or use /proc/none"));
+        let long = format!("/{}", "x".repeat(MAX_SOCKET_PATH));
+        assert!(error(Path::new(&long)).contains("(110 bytes, at most 100)"));
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused() {
+        let theirs = if rustix::process::geteuid().is_root() {
+            scratch("theirs")
+        } else {
+            "/".into()
+        };
+        if rustix::process::geteuid().is_root() {
+            fs::create_dir(&theirs).expect("directory");
+            std::os::unix::fs::chown(&theirs, Some(1), None).expect("chown");
+        }
+        let owner = fs::metadata(&theirs).expect("directory").uid();
+        let refused = Home::open(theirs).expect_err("not ours");
+        assert!(matches!(refused, HomeError::NotOurs { owner: named, .. } if named == owner));
+    }
+}

@@ -1,0 +1,77 @@
+//! Standard output, and what to do when nobody reads it any more.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
+
+use serde::Serialize;
+
+use crate::render::Look;
+
+/// Standard output is closed or broken.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub(crate) struct OutputError(#[from] io::Error);
+
+impl OutputError {
+    /// The reader has gone (`rpm logs | head`): no failure.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+/// Buffered standard output; [`Output::flush`] it.
+pub(crate) struct Output {
+    stdout: BufWriter<StdoutLock<'static>>,
+    /// What its reader can show.
+    pub(crate) look: Look,
+}
+
+impl Output {
+    pub(crate) fn new() -> Self {
+        let stdout = io::stdout();
+        let look = match (stdout.is_terminal(), colours_wanted(std::env::var_os("NO_COLOR"))) {
+            (false, _) => Look::Plain,
+            (true, false) => Look::Terminal,
+            (true, true) => Look::Coloured,
+        };
+        Output {
+            stdout: BufWriter::new(stdout.lock()),
+            look,
+        }
+    }
+
+    pub(crate) fn line(&mut self, text: impl Display) -> Result<(), OutputError> {
+        Ok(writeln!(self.stdout, "{text}")?)
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        Ok(self.stdout.write_all(bytes)?)
+    }
+
+    pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), OutputError> {
+        serde_json::to_writer_pretty(&mut self.stdout, value).map_err(io::Error::from)?;
+        Ok(writeln!(self.stdout)?)
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), OutputError> {
+        Ok(self.stdout.flush()?)
+    }
+}
+
+/// A variable that is set and not empty says no: <https://no-color.org>.
+fn colours_wanted(no_color: Option<OsString>) -> bool {
+    no_color.is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_color_is_honoured() {
+        assert!(colours_wanted(None));
+        assert!(colours_wanted(Some("".into())));
+        assert!(!colours_wanted(Some("1".into())));
+    }
+}

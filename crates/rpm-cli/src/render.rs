@@ -1,0 +1,24 @@
+//! Answers as text for people.
+
+mod app;
+mod logs;
+mod table;
+mod units;
+
+pub(crate) use app::app;
+pub(crate) use logs::{log_line, origin_width};
+pub(crate) use table::processes;
+
+/// What the reader's end can show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// A file or a program: as wide as it gets.
+    Plain,
+    /// A terminal that wants no colours.
+    Terminal,
+    /// A terminal.
+    Coloured,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! `describe`: an app in sections.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, Color, Table};
+use rpm_wire::api::{AppInfo, AppSpec, ListenerInfo, Process, SlotInfo};
+
+use super::Look;
+use super::table::{mode, painted, processes, table, visible};
+use super::units::or_dash;
+
+/// The whole description, with a line break at its end.
+pub(crate) fn app(info: &AppInfo, look: Look) -> String {
+    let mut text = String::new();
+    section(&mut text, "app", &facts(info, look));
+    section(&mut text, "processes", &processes(&info.processes, look));
+    section(&mut text, "files", &files(&info.processes, look));
+    for listener in &info.listeners {
+        let title = format!(
+            "listener {}: {} ({})",
+            visible(&listener.address),
+            visible(&listener.steering),
+            visible(&listener.reason)
+        );
+        if listener.slots.is_empty() {
+            heading(&mut text, &title);
+        } else {
+            section(&mut text, &title, &slots(listener, look));
+        }
+    }
+    if info.listeners.is_empty() {
+        heading(&mut text, "no listeners");
+    }
+    text
+}
+
+fn heading(text: &mut String, title: &str) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(title);
+    text.push('\n');
+}
+
+fn section(text: &mut String, title: &str, table: &Table) {
+    heading(text, title);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{table}");
+}
+
+fn facts(info: &AppInfo, look: Look) -> Table {
+    let AppInfo {
+        spec,
+        plane,
+        plane_reason,
+        generation,
+        ..
+    } = info;
+    let instances = match spec.instances {
+        0 => "one per CPU".to_owned(),
+        n if n < 0 => format!("all CPUs but {}", n.unsigned_abs()),
+        n => n.to_string(),
+    };
+    let mut table = table(&["field", "value"], &[], look);
+    let mut fact = |field: &str, value: String| drop(table.add_row([field, visible(&value).as_str()]));
+    fact("name", spec.name.clone());
+    fact("mode", mode(spec.exec_mode).to_owned());
+    fact("instances", format!("{instances} ({} now)", info.processes.len()));
+    fact("plane", format!("{plane} ({plane_reason})"));
+    fact("generation", generation.to_string());
+    fact("command", command(spec));
+    fact("working directory", spec.cwd.clone());
+    if !spec.listen.is_empty() {
+        fact("opened for it", spec.listen.join(", "));
+    }
+    fact(
+        "autorestart",
+        if spec.autorestart { "yes" } else { "no" }.to_owned(),
+    );
+    for (field, value) in limits(spec) {
+        fact(field, value);
+    }
+    table
+}
+
+/// Those that were set; the daemon's defaults are not repeated here.
+fn limits(spec: &AppSpec) -> Vec<(&'static str, String)> {
+    let ms = |value: Option<u64>| value.map(|value| format!("{value} ms"));
+    let all = [
+        (
+            "ready when",
+            spec.wait_ready.then(|| "it sends `ready`".to_owned()),
+        ),
+        ("listen timeout", ms(spec.listen_timeout_ms)),
+        ("kill timeout", ms(spec.kill_timeout_ms)),
+        ("max restarts", spec.max_restarts.map(|n| n.to_string())),
+        ("min uptime", ms(spec.min_uptime_ms)),
+        ("restart delay", ms(spec.restart_delay_ms)),
+        ("exponential back-off from", ms(spec.exp_backoff_restart_delay_ms)),
+    ];
+    all.into_iter()
+        .filter_map(|(field, value)| Some((field, value?)))
+        .collect()
+}
+
+fn command(spec: &AppSpec) -> String {
+    let words = spec
+        .interpreter
+        .iter()
+        .chain(&spec.interpreter_args)
+        .chain([&spec.script])
+        .chain(&spec.args);
+    words
+        .map(|word| {
+            if word.contains(' ') {
+                format!("{word:?}")
+            } else {
+                word.clone()
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn files(processes: &[Process], look: Look) -> Table {
+    let mut table = table(&["id", "output", "errors", "last exit"], &[0, 3], look);
+    for process in processes {
+        table.add_row([
+            process.id.to_string(),
+            visible(&process.out_log),
+            visible(&process.err_log),
+            or_dash(process.exit_code),
+        ]);
+    }
+    table
+}
+
+fn slots(listener: &ListenerInfo, look: Look) -> Table {
+    let header = ["instance", "eligible", "queued", "backlog", "steered", "rescued"];
+    let mut table = table(&header, &[0, 2, 3, 4, 5], look);
+    for slot in &listener.slots {
+        let SlotInfo {
+            instance,
+            eligible,
+            queued,
+            backlog,
+            steered,
+            rescued,
+        } = slot;
+        let eligible = match eligible {
+            true => painted(Cell::new("yes"), Color::Green, look),
+            false => painted(Cell::new("no"), Color::Yellow, look),
+        };
+        table.add_row([
+            Cell::new(instance),
+            eligible,
+            Cell::new(queued),
+            Cell::new(backlog),
+            Cell::new(or_dash(*steered)),
+            Cell::new(rescued),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,30 @@
+//! `logs`: lines of the apps, each behind its origin.
+
+use rpm_wire::api::{LogLine, Stream};
+
+use super::Look;
+
+const GREEN: &str = "\u{1b}[32m";
+const RED: &str = "\u{1b}[31m";
+const RESET: &str = "\u{1b}[0m";
+
+/// How wide `id|name` has become: it grows with what has been seen, so that columns align.
+pub(crate) fn origin_width(width: usize, line: &LogLine) -> usize {
+    let own = line.id.to_string().len() + 1 + line.name.chars().count();
+    width.max(own.min(MAX_WIDTH))
+}
+
+/// Names longer than that are not padded to.
+const MAX_WIDTH: usize = 24;
+
+/// `id|name | line`, the origin padded to `width` and coloured by the stream. The line is the app's own
+/// and goes out as it is, colours included.
+pub(crate) fn log_line(line: &LogLine, width: usize, look: Look) -> String {
+    let origin = format!("{}|{}", line.id, line.name);
+    let text = &line.line;
+    match (look, line.stream) {
+        (Look::Coloured, Stream::Out) => format!("{GREEN}{origin:width$} |{RESET} {text}{RESET}"),
+        (Look::Coloured, Stream::Err) => format!("{RED}{origin:width$} |{RESET} {text}{RESET}"),
+        (Look::Plain | Look::Terminal, _) => format!("{origin:width$} | {text}"),
+    }
+}

@@ -1,0 +1,112 @@
+//! The table of processes, and what all tables have in common.
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
+use rpm_wire::api::{ExecMode, Process, Status};
+
+use super::Look;
+use super::units::{bytes, duration, or_dash, percent};
+
+const HEADER: [&str; 11] = [
+    "id",
+    "name",
+    "mode",
+    "plane",
+    "pid",
+    "uptime",
+    "↺",
+    "status",
+    "cpu",
+    "memory",
+    "connections",
+];
+
+/// Columns of numbers.
+const RIGHT: [usize; 7] = [0, 4, 5, 6, 8, 9, 10];
+
+/// One line for each process.
+pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
+    let mut table = table(&HEADER, &RIGHT, look);
+    for process in processes {
+        table.add_row(row(process, look));
+    }
+    table
+}
+
+fn row(process: &Process, look: Look) -> Vec<Cell> {
+    let running = process.pid.is_some();
+    vec![
+        Cell::new(process.id),
+        bold(Cell::new(visible(&process.name)), look),
+        Cell::new(mode(process.exec_mode)),
+        Cell::new(visible(&process.plane)),
+        Cell::new(or_dash(process.pid)),
+        Cell::new(or_dash(process.uptime_ms.filter(|_| running).map(duration))),
+        Cell::new(process.restarts),
+        painted(Cell::new(process.status.as_str()), colour(process.status), look),
+        Cell::new(or_dash(running.then(|| percent(process.cpu_percent)))),
+        Cell::new(or_dash(running.then(|| bytes(process.memory_bytes)))),
+        Cell::new(or_dash(process.connections)),
+    ]
+}
+
+pub(super) fn mode(mode: ExecMode) -> &'static str {
+    match mode {
+        ExecMode::Cluster => "cluster",
+        ExecMode::Fork => "fork",
+    }
+}
+
+fn colour(status: Status) -> Color {
+    match status {
+        Status::Online => Color::Green,
+        Status::Launching | Status::Stopping | Status::WaitingRestart => Color::Yellow,
+        Status::Stopped => Color::DarkGrey,
+        Status::Errored => Color::Red,
+    }
+}
+
+/// An empty table; `right` names the columns that are aligned to the right.
+pub(super) fn table(header: &[&str], right: &[usize], look: Look) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED.with_rounded_corners());
+    match look {
+        Look::Plain => drop(table.force_no_tty()),
+        Look::Terminal | Look::Coloured => drop(table.set_content_arrangement(ContentArrangement::Dynamic)),
+    }
+    table.set_header(
+        header
+            .iter()
+            .map(|&name| bold(Cell::new(name), look))
+            .collect::<Vec<_>>(),
+    );
+    for &index in right {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+pub(super) fn painted(cell: Cell, colour: Color, look: Look) -> Cell {
+    if look == Look::Coloured {
+        cell.fg(colour)
+    } else {
+        cell
+    }
+}
+
+fn bold(cell: Cell, look: Look) -> Cell {
+    if look == Look::Coloured {
+        cell.add_attribute(Attribute::Bold)
+    } else {
+        cell
+    }
+}
+
+/// The text without what a terminal would obey: names come from users, reasons from the system.
+pub(super) fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}

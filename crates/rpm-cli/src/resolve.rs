@@ -1,0 +1,125 @@
+//! From what was typed after `start` to what the daemon can execute: absolute paths, a program that is
+//! there, the environment.
+
+mod program;
+mod surroundings;
+mod words;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rpm_wire::api::{AppSpec, ExecMode, StartRequest};
+
+use crate::args::StartArgs;
+pub(crate) use surroundings::Surroundings;
+
+/// Why an app cannot even be described.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ResolveError {
+    #[error("script not found: {script} (looked in {})", list(.looked))]
+    ScriptNotFound { script: String, looked: Vec<PathBuf> },
+    #[error("{} is a directory; name the script in it", .0.display())]
+    ScriptIsDirectory(PathBuf),
+    #[error(
+        "{path} is not executable and its extension names no interpreter; chmod +x it, or name one with --interpreter",
+        path = .0.display()
+    )]
+    NotExecutable(PathBuf),
+    #[error("interpreter not found: {interpreter}, which {why} (looked in {path})")]
+    InterpreterNotFound {
+        interpreter: String,
+        why: String,
+        path: String,
+    },
+    #[error("the working directory {} does not exist", .0.display())]
+    NoSuchDirectory(PathBuf),
+    #[error("{what} is not UTF-8: {text}")]
+    NotUtf8 { what: &'static str, text: String },
+    #[error("unbalanced quotes in --interpreter-args: {0}")]
+    Quotes(String),
+}
+
+/// Resolves the arguments of `start`.
+pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<StartRequest, ResolveError> {
+    let cwd = working_directory(args, around)?;
+    let script = program::find_script(&args.script, &cwd, around)?;
+    let interpreter = program::find_interpreter(args.interpreter.as_deref(), &script, &cwd, around)?;
+    let (exec_mode, instances) = match args.instances {
+        Some(instances) => (ExecMode::Cluster, instances),
+        None => (ExecMode::Fork, 1),
+    };
+    let app = AppSpec {
+        name: args.name.clone().unwrap_or_else(|| default_name(&script)),
+        script: utf8("the path of the script", script)?,
+        interpreter: interpreter
+            .map(|path| utf8("the path of the interpreter", path))
+            .transpose()?,
+        interpreter_args: interpreter_args(&args.interpreter_args)?,
+        args: args
+            .args
+            .iter()
+            .map(|arg| utf8("an argument", arg))
+            .collect::<Result<_, _>>()?,
+        cwd: utf8("the working directory", cwd)?,
+        env: around.env.clone(),
+        exec_mode,
+        instances,
+        listen: args.listen.clone(),
+        wait_ready: args.wait_ready,
+        autorestart: !args.no_autorestart,
+        listen_timeout_ms: args.listen_timeout,
+        kill_timeout_ms: args.kill_timeout,
+        max_restarts: args.max_restarts,
+        min_uptime_ms: args.min_uptime,
+        restart_delay_ms: args.restart_delay,
+        exp_backoff_restart_delay_ms: args.exp_backoff_restart_delay,
+    };
+    Ok(StartRequest {
+        app,
+        wait: !args.no_wait,
+    })
+}
+
+fn working_directory(args: &StartArgs, around: &Surroundings) -> Result<PathBuf, ResolveError> {
+    let Some(dir) = &args.cwd else {
+        return Ok(around.cwd.clone());
+    };
+    let dir = around.absolute(dir.as_ref());
+    if dir.is_dir() {
+        Ok(dir)
+    } else {
+        Err(ResolveError::NoSuchDirectory(dir))
+    }
+}
+
+/// The file name without its last extension.
+fn default_name(script: &Path) -> String {
+    script
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn interpreter_args(values: &[String]) -> Result<Vec<String>, ResolveError> {
+    let split = |value: &String| words::split(value).ok_or_else(|| ResolveError::Quotes(value.clone()));
+    let lists: Vec<_> = values.iter().map(split).collect::<Result<_, _>>()?;
+    Ok(lists.concat())
+}
+
+/// The control API speaks JSON.
+fn utf8(what: &'static str, value: impl Into<OsString>) -> Result<String, ResolveError> {
+    let bad = |text: OsString| ResolveError::NotUtf8 {
+        what,
+        text: text.to_string_lossy().into_owned(),
+    };
+    value.into().into_string().map_err(bad)
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! Which file is the script, and what runs it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::ResolveError;
+use super::surroundings::{Surroundings, absolute_from, is_executable};
+
+/// What `--interpreter` says for: execute the script itself.
+const NO_INTERPRETER: &str = "none";
+
+/// The script: a path from the app's working directory or from here, or else the name of a program on PATH.
+pub(super) fn find_script(
+    script: &OsStr,
+    cwd: &Path,
+    around: &Surroundings,
+) -> Result<PathBuf, ResolveError> {
+    let relative = Path::new(script);
+    let mut looked = vec![cwd.to_owned()];
+    if relative.is_relative() && around.cwd != cwd {
+        looked.push(around.cwd.clone());
+    }
+    let candidates: Vec<_> = looked.iter().map(|dir| absolute_from(dir, relative)).collect();
+    if let Some(file) = candidates.iter().find(|path| path.exists() && !path.is_dir()) {
+        return Ok(file.clone());
+    }
+    let is_name = relative.components().count() == 1 && !script.as_encoded_bytes().contains(&b'/');
+    if is_name && let Some(program) = around.which(script) {
+        return Ok(program);
+    }
+    if let Some(dir) = candidates.into_iter().find(|path| path.is_dir()) {
+        return Err(ResolveError::ScriptIsDirectory(dir));
+    }
+    if is_name {
+        looked.extend(std::env::split_paths(around.search_path()));
+    }
+    Err(ResolveError::ScriptNotFound {
+        script: script.to_string_lossy().into_owned(),
+        looked,
+    })
+}
+
+/// The program that runs `script`, absolute; `None` if it is executed itself.
+pub(super) fn find_interpreter(
+    wanted: Option<&str>,
+    script: &Path,
+    cwd: &Path,
+    around: &Surroundings,
+) -> Result<Option<PathBuf>, ResolveError> {
+    match wanted {
+        Some(NO_INTERPRETER) => executable(script),
+        Some(path) if path.contains('/') => {
+            let absolute = absolute_from(cwd, Path::new(path));
+            if is_executable(&absolute) {
+                return Ok(Some(absolute));
+            }
+            let why = "was asked for".to_owned();
+            let path = absolute.display().to_string();
+            Err(ResolveError::InterpreterNotFound {
+                interpreter: path.clone(),
+                why,
+                path,
+            })
+        }
+        Some(name) => on_path(&[name], "was asked for", around).map(Some),
+        None => match by_extension(script) {
+            Some((extension, names)) => on_path(names, &format!("runs .{extension} files"), around).map(Some),
+            None => executable(script),
+        },
+    }
+}
+
+fn executable(script: &Path) -> Result<Option<PathBuf>, ResolveError> {
+    if is_executable(script) {
+        Ok(None)
+    } else {
+        Err(ResolveError::NotExecutable(script.to_owned()))
+    }
+}
+
+/// The interpreters that can run a file of this kind, best first.
+fn by_extension(script: &Path) -> Option<(&str, &'static [&'static str])> {
+    let extension = script.extension()?.to_str()?;
+    let names: &[&str] = match extension {
+        "js" | "cjs" | "mjs" => &["node"],
+        "ts" | "tsx" | "mts" | "cts" => &["bun", "node"],
+        "py" => &["python3", "python"],
+        "sh" => &["bash"],
+        "rb" => &["ruby"],
+        "php" => &["php"],
+        "pl" => &["perl"],
+        _ => return None,
+    };
+    Some((extension, names))
+}
+
+fn on_path(names: &[&str], why: &str, around: &Surroundings) -> Result<PathBuf, ResolveError> {
+    let found = names.iter().find_map(|name| around.which(OsStr::new(name)));
+    found.ok_or_else(|| ResolveError::InterpreterNotFound {
+        interpreter: names.join(" or "),
+        why: why.to_owned(),
+        path: match around.search_path() {
+            "" => "an empty PATH".to_owned(),
+            path => format!("PATH: {path}"),
+        },
+    })
+}

@@ -1,0 +1,268 @@
+//! Resolution in directories made for the test.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A directory of this test alone, with an empty `bin` that is the whole PATH.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        let name = format!(
+            "rpm-cli-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        let root = std::env::temp_dir().join(name);
+        fs::create_dir_all(root.join("bin")).expect("temporary directory");
+        Place(root)
+    }
+
+    fn file(&self, name: &str, mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().expect("parent")).expect("directory");
+        fs::write(&path, "#!/bin/sh\n").expect("file");
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("mode");
+        path
+    }
+
+    fn around(&self) -> Surroundings {
+        let path = self.0.join("bin").to_str().expect("UTF-8").to_owned();
+        Surroundings {
+            cwd: self.0.clone(),
+            env: [("PATH".to_owned(), path)].into(),
+            skipped: Vec::new(),
+        }
+    }
+
+    fn resolve(&self, args: &StartArgs) -> Result<AppSpec, ResolveError> {
+        start_request(args, &self.around()).map(|request| request.app)
+    }
+
+    fn start(&self, script: &str) -> Result<AppSpec, ResolveError> {
+        self.resolve(&StartArgs {
+            script: script.into(),
+            ..StartArgs::default()
+        })
+    }
+
+    fn text(&self, path: &str) -> String {
+        self.0.join(path).to_str().expect("UTF-8").to_owned()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn without_instances_it_is_a_fork_with_any_it_is_a_cluster() {
+    let place = Place::new();
+    place.file("app.js", 0o644);
+    place.file("bin/node", 0o755);
+    let spec = place.start("./app.js").expect("resolved");
+    assert_eq!((spec.exec_mode, spec.instances), (ExecMode::Fork, 1));
+    assert_eq!((spec.name.as_str(), spec.script), ("app", place.text("app.js")));
+    assert_eq!(
+        (spec.interpreter, spec.cwd),
+        (Some(place.text("bin/node")), place.text(""))
+    );
+    assert_eq!(spec.env, place.around().env);
+    for instances in [1, 0, -1] {
+        let args = StartArgs {
+            script: "app.js".into(),
+            instances: Some(instances),
+            ..StartArgs::default()
+        };
+        let spec = place.resolve(&args).expect("resolved");
+        assert_eq!((spec.exec_mode, spec.instances), (ExecMode::Cluster, instances));
+    }
+}
+
+#[test]
+fn interpreters_by_extension() {
+    let place = Place::new();
+    for name in ["node", "bun", "python3", "bash", "ruby", "php", "perl"] {
+        place.file(&format!("bin/{name}"), 0o755);
+    }
+    for (script, interpreter) in [
+        ("a.js", "node"),
+        ("a.cjs", "node"),
+        ("a.b.mjs", "node"),
+        ("a.ts", "bun"),
+        ("a.py", "python3"),
+        ("a.sh", "bash"),
+        ("a.rb", "ruby"),
+        ("a.php", "php"),
+        ("a.pl", "perl"),
+    ] {
+        place.file(script, 0o644);
+        let spec = place.start(script).expect(script);
+        assert_eq!(
+            spec.interpreter,
+            Some(place.text(&format!("bin/{interpreter}"))),
+            "{script}"
+        );
+    }
+    fs::remove_file(place.0.join("bin/bun")).expect("bun");
+    assert_eq!(
+        place.start("a.ts").expect("ts").interpreter,
+        Some(place.text("bin/node"))
+    );
+    assert_eq!(place.start("a.b.mjs").expect("mjs").name, "a.b");
+}
+
+#[test]
+fn programs_without_an_interpreter() {
+    let place = Place::new();
+    place.file("server", 0o755);
+    place.file("server.v2", 0o755);
+    place.file("plain", 0o644);
+    assert_eq!(place.start("server").expect("binary").interpreter, None);
+    assert_eq!(place.start("server.v2").expect("binary").interpreter, None);
+    assert_eq!(
+        place.start("plain"),
+        Err(ResolveError::NotExecutable(place.0.join("plain")))
+    );
+    let none = |script: &str| StartArgs {
+        script: script.into(),
+        interpreter: Some("none".to_owned()),
+        ..StartArgs::default()
+    };
+    place.file("tool.js", 0o755);
+    place.file("lib.js", 0o644);
+    assert_eq!(
+        place.resolve(&none("tool.js")).expect("executed").interpreter,
+        None
+    );
+    assert_eq!(
+        place.resolve(&none("lib.js")),
+        Err(ResolveError::NotExecutable(place.0.join("lib.js")))
+    );
+}
+
+#[test]
+fn a_name_is_looked_up_on_path_unless_a_file_here_has_it() {
+    let place = Place::new();
+    place.file("bin/serve", 0o755);
+    let spec = place.start("serve").expect("on PATH");
+    assert_eq!((spec.script, spec.interpreter), (place.text("bin/serve"), None));
+    fs::create_dir(place.0.join("serve")).expect("directory");
+    assert_eq!(
+        place.start("serve").expect("on PATH").script,
+        place.text("bin/serve")
+    );
+    fs::remove_dir(place.0.join("serve")).expect("directory");
+    place.file("serve", 0o755);
+    assert_eq!(place.start("serve").expect("here").script, place.text("serve"));
+    assert!(matches!(
+        place.start("./bin/none"),
+        Err(ResolveError::ScriptNotFound { .. })
+    ));
+}
+
+#[test]
+fn a_missing_script_says_where_it_was_looked_for() {
+    let place = Place::new();
+    let root = place.0.display();
+    let error = place.start("app.js").expect_err("missing").to_string();
+    assert_eq!(
+        error,
+        format!("script not found: app.js (looked in {root}, {root}/bin)")
+    );
+    let error = place.start("x/app.js").expect_err("missing").to_string();
+    assert_eq!(error, format!("script not found: x/app.js (looked in {root})"));
+    let error = place.start("./bin").expect_err("directory").to_string();
+    assert_eq!(error, format!("{root}/bin is a directory; name the script in it"));
+}
+
+#[test]
+fn a_missing_interpreter_is_named_with_path() {
+    let place = Place::new();
+    place.file("app.js", 0o644);
+    let bin = place.text("bin");
+    let error = place.start("app.js").expect_err("no node").to_string();
+    assert_eq!(
+        error,
+        format!("interpreter not found: node, which runs .js files (looked in PATH: {bin})")
+    );
+    for (interpreter, shown) in [
+        (
+            "deno",
+            format!("deno, which was asked for (looked in PATH: {bin})"),
+        ),
+        (
+            "./deno",
+            format!(
+                "{0}/deno, which was asked for (looked in {0}/deno)",
+                place.0.display()
+            ),
+        ),
+    ] {
+        let args = StartArgs {
+            script: "app.js".into(),
+            interpreter: Some(interpreter.to_owned()),
+            ..StartArgs::default()
+        };
+        let error = place.resolve(&args).expect_err("no deno").to_string();
+        assert_eq!(error, format!("interpreter not found: {shown}"));
+    }
+}
+
+#[test]
+fn the_working_directory_comes_first_and_must_exist() {
+    let place = Place::new();
+    place.file("bin/node", 0o755);
+    place.file("app.js", 0o644);
+    let in_sub = |script: &str| StartArgs {
+        script: script.into(),
+        cwd: Some("sub".into()),
+        name: Some("web".to_owned()),
+        interpreter_args: vec!["--a 'b c'".to_owned(), "-d".to_owned()],
+        args: vec!["x y".into()],
+        no_autorestart: true,
+        ..StartArgs::default()
+    };
+    assert_eq!(
+        place.resolve(&in_sub("app.js")),
+        Err(ResolveError::NoSuchDirectory(place.0.join("sub")))
+    );
+    fs::create_dir(place.0.join("sub")).expect("directory");
+    let spec = place.resolve(&in_sub("app.js")).expect("from here");
+    assert_eq!((spec.script, spec.cwd), (place.text("app.js"), place.text("sub")));
+    assert_eq!((spec.name.as_str(), spec.autorestart), ("web", false));
+    assert_eq!(
+        (spec.interpreter_args, spec.args),
+        (
+            ["--a", "b c", "-d"].map(String::from).into(),
+            ["x y".to_owned()].into()
+        )
+    );
+    place.file("sub/app.js", 0o644);
+    assert_eq!(
+        place.resolve(&in_sub("app.js")).expect("from there").script,
+        place.text("sub/app.js")
+    );
+}
+
+#[test]
+fn what_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let place = Place::new();
+    place.file("bin/node", 0o755);
+    place.file("app.js", 0o644);
+    let args = StartArgs {
+        script: "app.js".into(),
+        args: vec![OsString::from_vec(vec![b'a', 0xff])],
+        ..StartArgs::default()
+    };
+    let error = place.resolve(&args).expect_err("not UTF-8").to_string();
+    assert_eq!(error, "an argument is not UTF-8: a\u{fffd}");
+}

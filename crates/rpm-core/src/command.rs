@@ -1,0 +1,203 @@
+//! Commands: wishes of users, each with the ticket that it settles.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::core::{Core, MAX_INSTANCES, Timer};
+use crate::instance::{App, Instance, State, Then};
+use crate::protocol::{AppConfig, Command, Failure, Output};
+use crate::tickets::{Goal, Reached};
+use crate::{AppId, Generation, InstanceId, Ticket};
+
+impl Core {
+    pub(crate) fn command(&mut self, ticket: Ticket, command: Command) {
+        if self.closing {
+            return self.tickets.refuse(ticket, Failure::Superseded);
+        }
+        match command {
+            Command::Start { app, config } => self.start(ticket, app, config),
+            Command::Stop { instances } => self.act(ticket, &instances, Goal::Down),
+            Command::Restart { instances } => self.act(ticket, &instances, Goal::Online),
+            Command::Delete { instances } => self.act(ticket, &instances, Goal::Gone),
+            Command::Scale { app, count } => self.scale(ticket, app, count),
+            Command::Configure { app, config } => self.configure(ticket, app, config),
+            Command::Shutdown => self.shutdown(ticket),
+        }
+    }
+
+    fn start(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
+        // Ids are chosen by the shell and new; one that is not names an app that an earlier command made.
+        if self.apps.contains_key(&id) {
+            return self.tickets.refuse(ticket, Failure::Superseded);
+        }
+        let count = config.instances.clamp(1, MAX_INSTANCES);
+        let app = App {
+            config: Arc::new(config),
+            generation: Generation(1),
+            instances: BTreeSet::new(),
+            numbers: BTreeSet::new(),
+        };
+        self.apps.insert(id, app);
+        let created = self.create(id, count);
+        self.pursue(
+            ticket,
+            created
+                .into_iter()
+                .map(|instance| (instance, Goal::Online))
+                .collect(),
+        );
+    }
+
+    fn scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
+        let Some(app) = self.apps.get(&id) else {
+            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+        };
+        let staying = |id: &&InstanceId| {
+            self.instances
+                .get(id)
+                .is_some_and(|instance| !instance.state.is_leaving())
+        };
+        let present: Vec<InstanceId> = app.instances.iter().filter(staying).copied().collect();
+        let wanted = count.clamp(1, MAX_INSTANCES) as usize;
+        let surplus = present.iter().take(present.len().saturating_sub(wanted));
+        let mut goals: BTreeMap<_, _> = surplus.map(|&instance| (instance, Goal::Gone)).collect();
+        let missing = wanted.saturating_sub(present.len());
+        let created = self.create(id, u32::try_from(missing).unwrap_or(MAX_INSTANCES));
+        goals.extend(created.into_iter().map(|instance| (instance, Goal::Online)));
+        self.pursue(ticket, goals);
+    }
+
+    fn configure(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
+        let Some(app) = self.apps.get_mut(&id) else {
+            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+        };
+        app.config = Arc::new(config);
+        app.generation = Generation(app.generation.0.saturating_add(1));
+        self.tickets.open(ticket, BTreeMap::new());
+    }
+
+    fn shutdown(&mut self, ticket: Ticket) {
+        self.closing = true;
+        let all: Vec<InstanceId> = self.instances.keys().copied().collect();
+        self.act(ticket, &all, Goal::Gone);
+    }
+
+    /// The same wish for each of these instances that exists.
+    fn act(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal) {
+        let known = instances.iter().filter(|id| self.instances.contains_key(id));
+        let goals = known.map(|&id| (id, goal)).collect();
+        self.pursue(ticket, goals);
+    }
+
+    /// Opens the ticket first: some goals are met at once.
+    fn pursue(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>) {
+        self.tickets.open(ticket, goals.clone());
+        for (instance, goal) in goals {
+            match goal {
+                Goal::Online => self.bring_up(instance),
+                Goal::Down => self.bring_down(instance, Then::Stopped),
+                Goal::Gone => self.bring_down(instance, Then::Forgotten),
+            }
+        }
+    }
+
+    /// Adds instances to an app, not running yet.
+    fn create(&mut self, id: AppId, count: u32) -> Vec<InstanceId> {
+        let Some(app) = self.apps.get_mut(&id) else {
+            return Vec::new();
+        };
+        let mut created = Vec::new();
+        for number in app.free_numbers(count) {
+            let instance = InstanceId(self.next_instance);
+            self.next_instance = self.next_instance.saturating_add(1);
+            app.numbers.insert(number);
+            app.instances.insert(instance);
+            self.instances
+                .insert(instance, Instance::new(id, number, app.generation));
+            created.push(instance);
+        }
+        created
+    }
+
+    /// A worker that starts from now on.
+    fn bring_up(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        instance.record.forgive();
+        match instance.state {
+            State::Running { worker } => {
+                if self
+                    .workers
+                    .get(&worker)
+                    .is_some_and(|worker| worker.phase.is_online())
+                {
+                    instance.record.count_restart();
+                }
+                self.end(id, worker, Then::Restart);
+            }
+            State::Stopping { worker, .. } => {
+                instance.state = State::Stopping {
+                    worker,
+                    then: Then::Restart,
+                };
+            }
+            State::Waiting { .. } => {
+                self.timers.clear(Timer::Respawn(id));
+                self.spawn(id);
+            }
+            State::Stopped | State::Errored => self.spawn(id),
+        }
+    }
+
+    /// No worker any more; `then` is `Stopped` or `Forgotten`.
+    fn bring_down(&mut self, id: InstanceId, then: Then) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        match instance.state {
+            State::Running { worker } => self.end(id, worker, then),
+            State::Stopping { worker, .. } => {
+                instance.state = State::Stopping { worker, then };
+                self.steering.close_all(id);
+            }
+            State::Waiting { .. } | State::Stopped | State::Errored => {
+                self.timers.clear(Timer::Respawn(id));
+                self.rest(id, then);
+            }
+        }
+    }
+
+    /// The instance has no worker and gets none.
+    pub(crate) fn rest(&mut self, id: InstanceId, then: Then) {
+        self.steering.close_all(id);
+        let state = match then {
+            Then::Forgotten => return self.forget(id),
+            Then::Errored => State::Errored,
+            Then::Stopped | Then::Restart | Then::Retry { .. } => State::Stopped,
+        };
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.state = state;
+        }
+        self.tickets.reached(id, Reached::Down);
+    }
+
+    fn forget(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.remove(&id) else {
+            return;
+        };
+        if let Some(app) = self.apps.get_mut(&instance.app) {
+            app.instances.remove(&id);
+            app.numbers.remove(&instance.number);
+            if app.instances.is_empty() {
+                self.apps.remove(&instance.app);
+                self.staged.push(Output::AppGone { app: instance.app });
+            }
+        }
+        if self.instances.is_empty() {
+            self.next_instance = 0;
+        }
+        self.tickets.reached(id, Reached::Gone);
+    }
+}

@@ -1,0 +1,189 @@
+//! The state machine as a whole: what it consists of, and how an input passes through it.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use crate::deadlines::Deadlines;
+use crate::instance::{App, Instance};
+use crate::protocol::{Input, Output};
+use crate::rng::Rng;
+use crate::steering::{Claim, Steering};
+use crate::tickets::Tickets;
+use crate::worker::Worker;
+use crate::{AppId, GroupId, InstanceId, SlotId, Tick, WorkerId};
+
+/// Instances that one command may ask for; more are not created. Far above what a machine
+/// can run, and low enough that a slip of a finger is no denial of service.
+pub const MAX_INSTANCES: u32 = 10_000;
+
+/// The decisions of the daemon: supervision, restart policy, tickets, steering.
+///
+/// After every [`Core::handle`] or [`Core::handle_timeout`] the shell carries out what
+/// [`Core::poll_output`] gives, until it gives nothing, in that order.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) now: Tick,
+    pub(crate) rng: Rng,
+    pub(crate) apps: BTreeMap<AppId, App>,
+    pub(crate) instances: BTreeMap<InstanceId, Instance>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) next_instance: u32,
+    pub(crate) next_worker: u64,
+    pub(crate) timers: Deadlines<Timer>,
+    pub(crate) steering: Steering,
+    pub(crate) tickets: Tickets,
+    /// A shutdown was asked for: no command is accepted any more.
+    pub(crate) closing: bool,
+    /// Follows what steering has to say, in this order: no signal before its slots are closed.
+    pub(crate) staged: Vec<Output>,
+    outputs: VecDeque<Output>,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// The end of a worker's phase.
+    Phase(WorkerId),
+    /// The slots that this worker did not take over from its predecessor are closed.
+    Unclaimed(WorkerId),
+    /// The next worker of a waiting instance.
+    Respawn(InstanceId),
+}
+
+impl Core {
+    /// An empty core. The seed decides the jitter of delays, nothing else.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Core {
+            now: Tick::default(),
+            rng: Rng::new(seed),
+            apps: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            next_instance: 0,
+            next_worker: 1,
+            timers: Deadlines::new(),
+            steering: Steering::new(),
+            tickets: Tickets::default(),
+            closing: false,
+            staged: Vec::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes in something that happened. What refers to unknown ids, or contradicts what is known, changes
+    /// nothing. A `now` before an earlier one counts as that one.
+    pub fn handle(&mut self, input: Input, now: Tick) {
+        self.now = self.now.max(now);
+        self.dispatch(input);
+        self.settle();
+    }
+
+    /// Does what is due at `now`; to be called at [`Core::poll_timeout`] or later.
+    pub fn handle_timeout(&mut self, now: Tick) {
+        self.now = self.now.max(now);
+        while let Some(timer) = self.timers.pop_due(self.now) {
+            match timer {
+                Timer::Phase(worker) => self.phase_ended(worker),
+                Timer::Unclaimed(worker) => self.close_unclaimed(worker),
+                Timer::Respawn(instance) => self.respawn(instance),
+            }
+        }
+        self.steering.handle_timeout(self.now);
+        self.settle();
+    }
+
+    /// When [`Core::handle_timeout`] is due; `None`: only an input changes anything.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        [self.timers.next(), self.steering.timers.next()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The slot of `group` that `worker` takes over: one of the same instance and generation that nobody
+    /// holds. `None`: give it a new one. Either way report it by [`Input::SlotHeld`].
+    #[must_use]
+    pub fn slot_for(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
+        let worker = self.workers.get(&worker)?;
+        self.steering.vacant((worker.instance, worker.generation), group)
+    }
+
+    /// The slots that new connections of `group` go to, ascending.
+    #[must_use]
+    pub fn eligible(&self, group: GroupId) -> &[SlotId] {
+        self.steering.eligible(group)
+    }
+
+    fn dispatch(&mut self, input: Input) {
+        match input {
+            Input::Command { ticket, command } => self.command(ticket, command),
+            Input::Spawned { worker } => self.spawned(worker),
+            Input::SpawnFailed { worker } => self.gone(worker, None),
+            Input::Exited { worker, exit } => self.gone(worker, Some(exit)),
+            Input::Listening { worker } => self.listening(worker),
+            Input::Ready { worker } => self.ready(worker),
+            Input::SlotHeld { slot, group, worker } => self.slot_held(slot, group, worker),
+            Input::SlotReleased { slot, worker } => self.slot_released(slot, worker),
+            Input::Queue { slot, len } => self.steering.sample(slot, len, self.now),
+            Input::Responded { worker } => self.responded(worker),
+        }
+    }
+
+    fn slot_held(&mut self, slot: SlotId, group: GroupId, id: WorkerId) {
+        let worker = self.workers.get(&id);
+        let Some(worker) = worker.filter(|worker| self.returns(worker.instance)) else {
+            return self.steering.refuse(slot, group);
+        };
+        self.steering.hold(Claim {
+            slot,
+            group,
+            instance: worker.instance,
+            generation: worker.generation,
+            worker: id,
+            online: worker.phase.is_online(),
+            answers: worker.answers,
+        });
+    }
+
+    fn slot_released(&mut self, slot: SlotId, id: WorkerId) {
+        if let Some(worker) = self.workers.get(&id) {
+            self.steering.release(slot, id, worker.phase.is_ending());
+        }
+    }
+
+    fn responded(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.answers = true;
+        let slots: Vec<SlotId> = self.steering.slots_of(worker.instance, id).collect();
+        for slot in slots {
+            self.steering.responded(slot, id);
+        }
+    }
+
+    /// Does the instance run, or will it?
+    pub(crate) fn returns(&self, instance: InstanceId) -> bool {
+        self.instances
+            .get(&instance)
+            .is_some_and(|instance| instance.state.returns())
+    }
+
+    fn settle(&mut self) {
+        self.steering.settle(&mut self.outputs);
+        self.outputs.extend(self.staged.drain(..));
+        self.outputs.extend(self.tickets.drain());
+    }
+
+    /// Is there work that [`Core::settle`] should have put out?
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !self.staged.is_empty() || self.steering.is_unsettled()
+    }
+}

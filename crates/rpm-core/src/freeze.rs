@@ -1,0 +1,298 @@
+//! Frozen workers: what the accept queues tell, and what follows.
+//!
+//! Only a queue that is not empty and does not shrink says anything. Such a slot leaves steering once another one has a
+//! shorter queue, and comes back when its own shrinks. If it does not, what waits in it is moved; an empty queue then proves
+//! nothing, so the worker has to answer a probe, or stand a trial if it does not understand probes.
+
+use core::mem;
+use core::time::Duration;
+
+use crate::protocol::{Notice, Output};
+use crate::restart::grown;
+use crate::steering::{Steering, Tenant};
+use crate::{SlotId, Tick, WorkerId};
+
+/// A queue that did not move for this long, and the up to 5 ms between its first connection and the sample that
+/// saw it, make the 20 ms after which a frozen worker gets no new connection.
+const STALL_AFTER: Duration = Duration::from_millis(15);
+/// Moving a queue briefly stops the worker: longer than most garbage collections, and half of the 100 ms
+/// that nobody shall wait.
+const RESCUE_AFTER: Duration = Duration::from_millis(50);
+/// First time between probes, about the time a worker needs to be called frozen.
+const PROBE_FIRST: Duration = Duration::from_millis(20);
+/// Last time between probes: how late a worker that wakes up is put back, and the
+/// cost of one that never does.
+const PROBE_CAP: Duration = Duration::from_millis(500);
+/// First time until a worker that has never answered a probe is tried with connections.
+const TRIAL_FIRST: Duration = Duration::from_secs(1);
+/// Last such time, and the only one for a worker that has answered before. A trial costs a few clients
+/// some 70 ms.
+const TRIAL_CAP: Duration = Duration::from_secs(32);
+
+/// What is known of the queue of a slot whose worker is online.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// New connections may come. `stuck`: since when its queue is not empty and did not shrink;
+    /// `trials`: how often it was put back without proof since it last accepted.
+    In { stuck: Option<Tick>, trials: u32 },
+    /// None come while another slot is healthy; its own queue can still prove it alive.
+    Out { stuck: Tick, trials: u32 },
+    /// None come, and its queue was moved.
+    Rescued(Rescued),
+}
+
+/// A slot after a rescue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rescued {
+    /// Since when connections wait that arrived after the rescue (late handshakes).
+    waiting: Option<Tick>,
+    probe_at: Tick,
+    probe_every: Duration,
+    trial_at: Tick,
+    trials: u32,
+}
+
+impl Flow {
+    pub(crate) fn fresh() -> Flow {
+        Flow::In {
+            stuck: None,
+            trials: 0,
+        }
+    }
+
+    pub(crate) fn is_in(self) -> bool {
+        match self {
+            Flow::In { .. } => true,
+            Flow::Out { .. } | Flow::Rescued(_) => false,
+        }
+    }
+
+    /// The next probe or trial.
+    pub(crate) fn deadline(self) -> Option<Tick> {
+        match self {
+            Flow::In { .. } | Flow::Out { .. } => None,
+            Flow::Rescued(rescued) => Some(rescued.probe_at.min(rescued.trial_at)),
+        }
+    }
+}
+
+/// Two consecutive samples of one slot.
+#[derive(Clone, Copy)]
+struct Sample {
+    slot: SlotId,
+    last: u32,
+    len: u32,
+    now: Tick,
+}
+
+impl Sample {
+    fn is_progress(self) -> bool {
+        self.len == 0 || self.len < self.last
+    }
+
+    /// Since when the queue is not empty and has not moved.
+    fn watch(self, since: Option<Tick>) -> Option<Tick> {
+        match (self.len, self.is_progress()) {
+            (0, _) => None,
+            (_, true) => Some(self.now),
+            (_, false) => since.or(Some(self.now)),
+        }
+    }
+}
+
+impl Steering {
+    /// The accept queue of a slot, sampled.
+    pub(crate) fn sample(&mut self, id: SlotId, len: u32, now: Tick) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let sample = Sample {
+            slot: id,
+            last: mem::replace(&mut slot.len, len),
+            len,
+            now,
+        };
+        let tenant = slot.tenant;
+        if let Some(group) = self.groups.get_mut(&slot.group)
+            && group.queues.remove(&(sample.last, id))
+        {
+            group.queues.insert((len, id));
+        }
+        match tenant {
+            Tenant::Vacant => {
+                if len > 0 {
+                    self.abandoned.insert(id);
+                }
+            }
+            Tenant::Idle { worker, waiting } => self.sample_idle(sample, worker, waiting),
+            Tenant::Serving { worker, flow } => {
+                let flow = self.sample_serving(sample, worker, flow);
+                self.set_flow(id, worker, flow);
+            }
+        }
+    }
+
+    /// A worker answered a probe.
+    pub(crate) fn responded(&mut self, id: SlotId, worker: WorkerId) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        slot.answers = true;
+        if let Tenant::Serving {
+            flow: Flow::Rescued(_),
+            ..
+        } = slot.tenant
+        {
+            self.set_flow(id, worker, Flow::fresh());
+        }
+    }
+
+    /// Probes and trials that are due.
+    pub(crate) fn handle_timeout(&mut self, now: Tick) {
+        while let Some(id) = self.timers.pop_due(now) {
+            let tenant = self.slots.get(&id).map(|slot| slot.tenant);
+            if let Some(Tenant::Serving {
+                worker,
+                flow: Flow::Rescued(rescued),
+            }) = tenant
+            {
+                let flow = self.probe_or_try(rescued, worker, now);
+                self.set_flow(id, worker, flow);
+            }
+        }
+    }
+
+    /// A worker that is not online and does not accept: what a healthy one could serve goes there.
+    fn sample_idle(&mut self, sample: Sample, worker: WorkerId, waiting: Option<Tick>) {
+        let waiting = sample.watch(waiting);
+        let moved = self.rescue_if_due(sample, worker, waiting);
+        if let Some(slot) = self.slots.get_mut(&sample.slot) {
+            slot.tenant = Tenant::Idle {
+                worker,
+                waiting: waiting.filter(|_| !moved),
+            };
+        }
+    }
+
+    fn sample_serving(&mut self, sample: Sample, worker: WorkerId, flow: Flow) -> Flow {
+        match flow {
+            Flow::In { stuck, trials } => self.sample_in(sample, stuck, trials),
+            Flow::Out { .. } if sample.is_progress() => Flow::In {
+                stuck: sample.watch(None),
+                trials: 0,
+            },
+            Flow::Out { stuck, trials } => {
+                if !self.rescue_if_due(sample, worker, Some(stuck)) {
+                    return flow;
+                }
+                self.staged.push(Output::Probe { worker });
+                Flow::Rescued(self.rescued(sample, trials))
+            }
+            Flow::Rescued(rescued) => {
+                let waiting = (sample.len > 0).then(|| rescued.waiting.unwrap_or(sample.now));
+                let moved = self.rescue_if_due(sample, worker, waiting);
+                Flow::Rescued(Rescued {
+                    waiting: waiting.filter(|_| !moved),
+                    ..rescued
+                })
+            }
+        }
+    }
+
+    /// Slots are sampled one after the other, so another's figure may be of the tick before: compared with this slot's
+    /// figure of then, queues that grow alike are never taken for shorter ones.
+    fn sample_in(&mut self, sample: Sample, stuck: Option<Tick>, trials: u32) -> Flow {
+        let trials = if sample.len < sample.last { 0 } else { trials };
+        match sample.watch(stuck) {
+            Some(stuck)
+                if sample.now.since(stuck) >= STALL_AFTER && self.has_shorter(sample.slot, sample.last) =>
+            {
+                Flow::Out { stuck, trials }
+            }
+            stuck => Flow::In { stuck, trials },
+        }
+    }
+
+    fn has_shorter(&self, id: SlotId, len: u32) -> bool {
+        let group = self.slots.get(&id).and_then(|slot| self.groups.get(&slot.group));
+        group.is_some_and(|group| group.has_shorter(len))
+    }
+
+    /// Moves a queue that has waited long enough, if there is an idle worker to take it.
+    fn rescue_if_due(&mut self, sample: Sample, worker: WorkerId, since: Option<Tick>) -> bool {
+        if since.is_none_or(|since| sample.now.since(since) < RESCUE_AFTER) {
+            return false;
+        }
+        let group = self
+            .slots
+            .get(&sample.slot)
+            .and_then(|slot| self.groups.get(&slot.group));
+        let Some(to) = group.map(|group| group.drained()).filter(|to| !to.is_empty()) else {
+            return false;
+        };
+        self.staged.push(Output::Rescue {
+            slot: sample.slot,
+            holder: Some(worker),
+            to,
+        });
+        true
+    }
+
+    fn rescued(&self, sample: Sample, trials: u32) -> Rescued {
+        let answers = self.slots.get(&sample.slot).is_some_and(|slot| slot.answers);
+        let doubled = TRIAL_FIRST * (1 << trials.min(5));
+        let trial = if answers {
+            TRIAL_CAP
+        } else {
+            doubled.min(TRIAL_CAP)
+        };
+        Rescued {
+            waiting: None,
+            probe_at: sample.now + PROBE_FIRST,
+            probe_every: PROBE_FIRST,
+            trial_at: sample.now + trial,
+            trials,
+        }
+    }
+
+    fn probe_or_try(&mut self, rescued: Rescued, worker: WorkerId, now: Tick) -> Flow {
+        if now >= rescued.trial_at {
+            return Flow::In {
+                stuck: None,
+                trials: rescued.trials.saturating_add(1),
+            };
+        }
+        self.staged.push(Output::Probe { worker });
+        let probe_every = grown(rescued.probe_every, PROBE_CAP);
+        Flow::Rescued(Rescued {
+            probe_at: now + probe_every,
+            probe_every,
+            ..rescued
+        })
+    }
+
+    /// Stores a flow, with its deadline; tells of a slot that left steering or came back.
+    fn set_flow(&mut self, id: SlotId, worker: WorkerId, flow: Flow) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        let was_in = matches!(slot.tenant, Tenant::Serving { flow, .. } if flow.is_in());
+        slot.tenant = Tenant::Serving { worker, flow };
+        let notice = match (was_in, flow.is_in()) {
+            (true, false) => Some(Notice::Stalled {
+                slot: id,
+                queued: slot.len,
+            }),
+            (false, true) => Some(Notice::Recovered { slot: id }),
+            (true, true) | (false, false) => None,
+        };
+        if let Some(notice) = notice {
+            self.dirty.insert(slot.group);
+            self.staged.push(Output::Notice(notice));
+        }
+        match flow.deadline() {
+            Some(at) => self.timers.set(id, at),
+            None => self.timers.clear(id),
+        }
+    }
+}

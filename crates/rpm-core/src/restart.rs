@@ -1,0 +1,297 @@
+//! Restart policy: whether an instance that lost its worker gets another one, and when.
+
+use core::time::Duration;
+
+use crate::protocol::Policy;
+use crate::rng::Rng;
+
+/// First delay of the built-in scale: long enough not to spin, too short for a person to notice.
+const BUILT_IN_FIRST: Duration = Duration::from_millis(50);
+/// Last delay of the built-in scale: sixteen failures (the default limit) take about six seconds.
+const BUILT_IN_CAP: Duration = Duration::from_millis(500);
+/// Last delay of `exp_backoff` (PM2's figure).
+const EXP_CAP: Duration = Duration::from_secs(15);
+/// Uptime after which `exp_backoff` starts again at its first delay (PM2's figure).
+const EXP_FORGET: Duration = Duration::from_secs(30);
+
+/// The life of a worker that ended without being asked to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Life {
+    /// It was never ready.
+    NeverReady,
+    /// It was: time since its process was spawned, and since it was ready.
+    Ready { uptime: Duration, online: Duration },
+}
+
+impl Life {
+    fn is_young(self, policy: &Policy) -> bool {
+        match self {
+            Life::NeverReady => true,
+            Life::Ready { uptime, .. } => uptime < policy.min_uptime,
+        }
+    }
+}
+
+/// What follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another worker, at once.
+    Now,
+    /// Another worker, after this delay.
+    After(Duration),
+    /// None: it failed too often.
+    Errored,
+    /// None: the app is not to be restarted.
+    Stopped,
+}
+
+/// What an instance remembers of its workers' failures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Record {
+    /// Restarts, automatic and asked for.
+    pub(crate) restarts: u32,
+    /// Consecutive young failures.
+    pub(crate) unstable: u32,
+    /// Steps taken on the `exp_backoff` scale.
+    attempts: u32,
+}
+
+impl Record {
+    /// A user starts the instance: earlier failures count no more.
+    pub(crate) fn forgive(&mut self) {
+        self.unstable = 0;
+        self.attempts = 0;
+    }
+
+    pub(crate) fn count_restart(&mut self) {
+        self.restarts = self.restarts.saturating_add(1);
+    }
+
+    /// Decides after an exit that nobody asked for, and remembers it.
+    pub(crate) fn judge(&mut self, life: Life, policy: &Policy, rng: &mut Rng) -> Verdict {
+        self.credit(life, policy);
+        if !policy.autorestart {
+            return Verdict::Stopped;
+        }
+        let young = life.is_young(policy);
+        if young {
+            self.unstable = self.unstable.saturating_add(1);
+            if self.unstable >= policy.max_restarts {
+                return Verdict::Errored;
+            }
+        }
+        match self.delay(young, policy) {
+            Duration::ZERO => Verdict::Now,
+            delay => Verdict::After(rng.jitter(delay)),
+        }
+    }
+
+    fn credit(&mut self, life: Life, policy: &Policy) {
+        if let Life::Ready { uptime, online } = life {
+            if online >= policy.min_uptime {
+                self.unstable = 0;
+            }
+            if uptime >= EXP_FORGET {
+                self.attempts = 0;
+            }
+        }
+    }
+
+    fn delay(&mut self, young: bool, policy: &Policy) -> Duration {
+        if !policy.restart_delay.is_zero() {
+            return policy.restart_delay;
+        }
+        let exp_backoff = policy.exp_backoff.filter(|first| !first.is_zero());
+        match (exp_backoff, young) {
+            (Some(first), _) => {
+                let delay = scaled(first, self.attempts, EXP_CAP);
+                self.attempts = self.attempts.saturating_add(1);
+                delay
+            }
+            (None, true) => scaled(BUILT_IN_FIRST, self.unstable.saturating_sub(1), BUILT_IN_CAP),
+            (None, false) => Duration::ZERO,
+        }
+    }
+}
+
+/// `first` × 1.5 to the power of `steps`, at most `cap`.
+pub(crate) fn scaled(first: Duration, steps: u32, cap: Duration) -> Duration {
+    let mut delay = first.min(cap);
+    for _ in 0..steps {
+        if delay >= cap {
+            break;
+        }
+        delay = grown(delay, cap);
+    }
+    delay
+}
+
+/// One step: × 1.5 (and never by nothing), at most `cap`.
+pub(crate) fn grown(delay: Duration, cap: Duration) -> Duration {
+    let half = (delay / 2).max(Duration::from_nanos(1));
+    delay.saturating_add(half).min(cap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MATURE: Life = Life::Ready {
+        uptime: Duration::from_secs(5),
+        online: Duration::from_secs(5),
+    };
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn is_about(actual: Verdict, wanted: Duration) -> bool {
+        match actual {
+            Verdict::After(delay) => delay >= wanted * 9 / 10 && delay <= wanted * 11 / 10,
+            Verdict::Now => wanted.is_zero(),
+            Verdict::Errored | Verdict::Stopped => false,
+        }
+    }
+
+    /// Feeds `lives` to a fresh record and compares each verdict's delay.
+    fn assert_delays(policy: &Policy, lives: &[(Life, u64)]) {
+        let (mut record, mut rng) = (Record::default(), Rng::new(1));
+        for (step, &(life, wanted)) in lives.iter().enumerate() {
+            let verdict = record.judge(life, policy, &mut rng);
+            assert!(
+                is_about(verdict, ms(wanted)),
+                "step {step}: {verdict:?}, not {wanted} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn built_in_scale_grows_to_its_cap_and_resets() {
+        let young = Life::NeverReady;
+        let wanted = [50, 75, 112, 168, 253, 379, 500, 500];
+        let mut lives: Vec<(Life, u64)> = wanted.iter().map(|&delay| (young, delay)).collect();
+        lives.extend([(MATURE, 0), (young, 50), (young, 75)]);
+        assert_delays(&Policy::default(), &lives);
+    }
+
+    #[test]
+    fn exp_backoff_grows_to_its_cap_and_forgets_after_thirty_seconds() {
+        let policy = Policy {
+            exp_backoff: Some(ms(4000)),
+            max_restarts: 99,
+            ..Policy::default()
+        };
+        let half_minute = Life::Ready {
+            uptime: ms(30_000),
+            online: ms(29_000),
+        };
+        let almost = Life::Ready {
+            uptime: ms(29_999),
+            online: ms(29_000),
+        };
+        let young = Life::NeverReady;
+        let lives = [
+            (young, 4000),
+            (MATURE, 6000),
+            (almost, 9000),
+            (young, 13_500),
+            (young, 15_000),
+            (young, 15_000),
+            (half_minute, 4000),
+            (young, 6000),
+        ];
+        assert_delays(&policy, &lives);
+    }
+
+    #[test]
+    fn a_fixed_delay_beats_every_scale() {
+        let policy = Policy {
+            restart_delay: ms(300),
+            exp_backoff: Some(ms(10)),
+            ..Policy::default()
+        };
+        assert_delays(
+            &policy,
+            &[(Life::NeverReady, 300), (MATURE, 300), (Life::NeverReady, 300)],
+        );
+    }
+
+    #[test]
+    fn an_exit_is_young_by_uptime_or_when_never_ready() {
+        let cases = [
+            (Life::NeverReady, 1),
+            (
+                Life::Ready {
+                    uptime: ms(999),
+                    online: ms(998),
+                },
+                1,
+            ),
+            (
+                Life::Ready {
+                    uptime: ms(1000),
+                    online: ms(10),
+                },
+                0,
+            ),
+        ];
+        for (life, unstable) in cases {
+            let mut record = Record::default();
+            record.judge(life, &Policy::default(), &mut Rng::new(1));
+            assert_eq!(record.unstable, unstable, "{life:?}");
+        }
+    }
+
+    #[test]
+    fn unstable_resets_only_after_min_uptime_online() {
+        let mut record = Record {
+            unstable: 3,
+            ..Record::default()
+        };
+        let slow_start = Life::Ready {
+            uptime: ms(3000),
+            online: ms(999),
+        };
+        record.judge(slow_start, &Policy::default(), &mut Rng::new(1));
+        assert_eq!(record.unstable, 3);
+        record.judge(MATURE, &Policy::default(), &mut Rng::new(1));
+        assert_eq!(record.unstable, 0);
+    }
+
+    #[test]
+    fn the_limit_is_reached_by_young_failures_in_a_row() {
+        for limit in [0, 1, 3] {
+            let policy = Policy {
+                max_restarts: limit,
+                ..Policy::default()
+            };
+            let (mut record, mut rng) = (Record::default(), Rng::new(1));
+            let mut failures = 1;
+            while record.judge(Life::NeverReady, &policy, &mut rng) != Verdict::Errored {
+                failures += 1;
+            }
+            assert_eq!(failures, limit.max(1));
+        }
+    }
+
+    #[test]
+    fn no_autorestart_means_stopped() {
+        let policy = Policy {
+            autorestart: false,
+            max_restarts: 0,
+            ..Policy::default()
+        };
+        for life in [Life::NeverReady, MATURE] {
+            let verdict = Record::default().judge(life, &policy, &mut Rng::new(1));
+            assert_eq!(verdict, Verdict::Stopped);
+        }
+    }
+
+    #[test]
+    fn scales_end_for_any_operands() {
+        let tiny = Duration::from_nanos(1);
+        assert_eq!(scaled(tiny, u32::MAX, EXP_CAP), EXP_CAP);
+        assert_eq!(scaled(Duration::MAX, 0, EXP_CAP), EXP_CAP);
+        assert_eq!(scaled(Duration::ZERO, u32::MAX, tiny), tiny);
+    }
+}

@@ -1,0 +1,141 @@
+//! When to look at the accept queues: every 5 ms while there is traffic, never while there is none.
+//!
+//! While idle, every slot's descriptor is armed one-shot. The first that fires starts the ticks
+//! ([`Sampler::traffic`]); at each tick the shell samples all queues, passes them to the core and tells
+//! [`Sampler::tick`] whether any was non-empty or any slot fired. After 100 ms of quiet ticks the shell arms
+//! all slots again and sleeps.
+
+use core::time::Duration;
+
+use crate::Tick;
+
+/// Time between two samples: a stall is then seen 20 ms after it began, at the latest.
+pub const PERIOD: Duration = Duration::from_millis(5);
+/// Quiet time after which sampling ends: re-arming costs a syscall per slot, so short gaps
+/// between connections must not cause it.
+pub const QUIET: Duration = Duration::from_millis(100);
+
+/// Decides when queues are sampled. Pure: used by the shell beside the core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampler(Mode);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Mode {
+    #[default]
+    Idle,
+    Ticking {
+        next: Tick,
+        busy_at: Tick,
+    },
+}
+
+/// What follows a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// Sample again at [`Sampler::poll_timeout`].
+    Continue,
+    /// No more ticks: arm every slot again. A slot that is not empty then fires at once.
+    Rearm,
+}
+
+impl Sampler {
+    /// A sampler that is idle.
+    #[must_use]
+    pub fn new() -> Self {
+        Sampler::default()
+    }
+
+    /// When the next tick is due; `None` while idle.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        match self.0 {
+            Mode::Idle => None,
+            Mode::Ticking { next, .. } => Some(next),
+        }
+    }
+
+    /// An armed slot fired.
+    pub fn traffic(&mut self, now: Tick) {
+        self.0 = match self.0 {
+            // The queue that fired is sampled at once: its time without progress counts from here.
+            Mode::Idle => Mode::Ticking {
+                next: now,
+                busy_at: now,
+            },
+            Mode::Ticking { next, .. } => Mode::Ticking { next, busy_at: now },
+        };
+    }
+
+    /// All queues have been sampled; `busy` says that one was not empty or that a slot fired.
+    /// Ticks that were missed are not made up for.
+    pub fn tick(&mut self, now: Tick, busy: bool) -> Decision {
+        let Mode::Ticking { busy_at, .. } = self.0 else {
+            return Decision::Rearm;
+        };
+        let busy_at = if busy { now } else { busy_at };
+        if now.since(busy_at) >= QUIET {
+            self.0 = Mode::Idle;
+            return Decision::Rearm;
+        }
+        self.0 = Mode::Ticking {
+            next: now + PERIOD,
+            busy_at,
+        };
+        Decision::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Tick {
+        Tick(Duration::from_millis(ms))
+    }
+
+    /// Ticks whenever due until idle; returns the times.
+    fn run(sampler: &mut Sampler, busy: impl Fn(Tick) -> bool) -> Vec<Tick> {
+        let mut ticks = Vec::new();
+        while let Some(now) = sampler.poll_timeout() {
+            let decision = sampler.tick(now, busy(now));
+            ticks.push(now);
+            assert_eq!(decision == Decision::Rearm, sampler.poll_timeout().is_none());
+            assert!(ticks.len() < 1000, "never idle");
+        }
+        ticks
+    }
+
+    #[test]
+    fn idle_means_no_wake_up() {
+        assert_eq!(Sampler::new().poll_timeout(), None);
+        assert_eq!(Sampler::new().tick(at(1), true), Decision::Rearm);
+    }
+
+    #[test]
+    fn ticks_from_the_first_event_until_100_ms_after_the_last_busy_one() {
+        let mut sampler = Sampler::new();
+        sampler.traffic(at(10));
+        let ticks = run(&mut sampler, |now| now <= at(50));
+        let wanted: Vec<Tick> = (0..=28).map(|n| at(10 + 5 * n)).collect();
+        assert_eq!(ticks, wanted);
+    }
+
+    #[test]
+    fn an_event_between_ticks_prolongs_but_does_not_hasten() {
+        let mut sampler = Sampler::new();
+        sampler.traffic(at(0));
+        assert_eq!(sampler.tick(at(0), false), Decision::Continue);
+        sampler.traffic(at(3));
+        assert_eq!(sampler.poll_timeout(), Some(at(5)));
+        assert_eq!(run(&mut sampler, |_| false).last(), Some(&at(105)));
+    }
+
+    #[test]
+    fn late_ticks_are_not_made_up_for() {
+        let mut sampler = Sampler::new();
+        sampler.traffic(at(0));
+        assert_eq!(sampler.tick(at(42), true), Decision::Continue);
+        assert_eq!(sampler.poll_timeout(), Some(at(47)));
+    }
+}

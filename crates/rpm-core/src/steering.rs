@@ -1,0 +1,398 @@
+//! Steering: which slots exist, who uses them, and which of them new connections may go to.
+//!
+//! A slot belongs to one instance in one generation and has at most one tenant. Changes are collected
+//! while an input is handled; [`Steering::settle`] then puts out what follows from them in the order that loses no
+//! connection: first steer away, then close, then move what is left behind.
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
+use core::mem;
+
+use crate::deadlines::Deadlines;
+use crate::freeze::Flow;
+use crate::protocol::Output;
+use crate::{Generation, GroupId, InstanceId, SlotId, Tick, WorkerId};
+
+/// All slots and groups.
+#[derive(Debug)]
+pub(crate) struct Steering {
+    pub(crate) slots: BTreeMap<SlotId, Slot>,
+    pub(crate) groups: BTreeMap<GroupId, Group>,
+    by_instance: BTreeMap<InstanceId, BTreeSet<SlotId>>,
+    /// Probes and trials of slots whose queue was rescued.
+    pub(crate) timers: Deadlines<SlotId>,
+    /// What needs no order among the rest: rescues of stalled slots, probes, notices.
+    pub(crate) staged: Vec<Output>,
+    pub(crate) dirty: BTreeSet<GroupId>,
+    closing: Vec<(SlotId, GroupId)>,
+    pub(crate) abandoned: BTreeSet<SlotId>,
+}
+
+/// One slot.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) group: GroupId,
+    pub(crate) instance: InstanceId,
+    pub(crate) generation: Generation,
+    /// Its queue when it was last sampled.
+    pub(crate) len: u32,
+    /// Its tenant has answered a probe before: silence then means that it is frozen.
+    pub(crate) answers: bool,
+    pub(crate) tenant: Tenant,
+}
+
+/// Who uses a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tenant {
+    /// Nobody, until its instance's next worker takes it.
+    Vacant,
+    /// A worker that is not ready yet, or that ends in order to be replaced. `waiting`:
+    /// since when its queue has not moved.
+    Idle { worker: WorkerId, waiting: Option<Tick> },
+    /// A worker that is online.
+    Serving { worker: WorkerId, flow: Flow },
+}
+
+/// How good a choice a slot is; a group's eligible slots are those of its best rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    Healthy,
+    Stalled,
+    Waiting,
+}
+
+/// All slots of one address.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) slots: BTreeSet<SlotId>,
+    pub(crate) eligible: Vec<SlotId>,
+    /// Queue lengths of the eligible slots, if these are healthy; empty otherwise.
+    pub(crate) queues: BTreeSet<(u32, SlotId)>,
+}
+
+/// A worker's claim to a slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    pub(crate) slot: SlotId,
+    pub(crate) group: GroupId,
+    pub(crate) instance: InstanceId,
+    pub(crate) generation: Generation,
+    pub(crate) worker: WorkerId,
+    /// The worker is online.
+    pub(crate) online: bool,
+    pub(crate) answers: bool,
+}
+
+impl Tenant {
+    pub(crate) fn worker(self) -> Option<WorkerId> {
+        match self {
+            Tenant::Vacant => None,
+            Tenant::Idle { worker, .. } | Tenant::Serving { worker, .. } => Some(worker),
+        }
+    }
+
+    fn new(worker: WorkerId, online: bool) -> Tenant {
+        if online {
+            Tenant::Serving {
+                worker,
+                flow: Flow::fresh(),
+            }
+        } else {
+            Tenant::Idle {
+                worker,
+                waiting: None,
+            }
+        }
+    }
+}
+
+impl Slot {
+    pub(crate) fn rank(&self) -> Rank {
+        match self.tenant {
+            Tenant::Serving { flow, .. } if flow.is_in() => Rank::Healthy,
+            Tenant::Serving { .. } => Rank::Stalled,
+            Tenant::Vacant | Tenant::Idle { .. } => Rank::Waiting,
+        }
+    }
+}
+
+impl Group {
+    /// Is there an eligible healthy slot whose queue is shorter than `len`?
+    pub(crate) fn has_shorter(&self, len: u32) -> bool {
+        self.queues.first().is_some_and(|&(shortest, _)| shortest < len)
+    }
+
+    /// Eligible healthy slots whose queue was empty at the last sample.
+    pub(crate) fn drained(&self) -> Vec<SlotId> {
+        let empty = self.queues.range(..(1, SlotId(0)));
+        empty.map(|&(_, slot)| slot).collect()
+    }
+}
+
+impl Steering {
+    pub(crate) fn new() -> Self {
+        Steering {
+            slots: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            by_instance: BTreeMap::new(),
+            timers: Deadlines::new(),
+            staged: Vec::new(),
+            dirty: BTreeSet::new(),
+            closing: Vec::new(),
+            abandoned: BTreeSet::new(),
+        }
+    }
+
+    /// The slots of an instance, ascending.
+    pub(crate) fn of_instance(&self, id: InstanceId) -> impl Iterator<Item = SlotId> + '_ {
+        self.by_instance.get(&id).into_iter().flatten().copied()
+    }
+
+    pub(crate) fn eligible(&self, group: GroupId) -> &[SlotId] {
+        self.groups.get(&group).map_or(&[], |group| &group.eligible)
+    }
+
+    /// A vacant slot of this instance, generation and group: what its next worker inherits.
+    pub(crate) fn vacant(
+        &self,
+        (instance, generation): (InstanceId, Generation),
+        group: GroupId,
+    ) -> Option<SlotId> {
+        self.of_instance(instance).find(|id| {
+            self.slots.get(id).is_some_and(|slot| {
+                slot.tenant == Tenant::Vacant && (slot.group, slot.generation) == (group, generation)
+            })
+        })
+    }
+
+    /// A worker uses a slot: a new one, or a vacant one of its own instance and generation. A claim to
+    /// any other existing slot changes nothing.
+    pub(crate) fn hold(&mut self, claim: Claim) {
+        let tenant = Tenant::new(claim.worker, claim.online);
+        if let Some(slot) = self.slots.get_mut(&claim.slot) {
+            let same = (slot.group, slot.instance, slot.generation)
+                == (claim.group, claim.instance, claim.generation);
+            if !same || slot.tenant != Tenant::Vacant {
+                return;
+            }
+            slot.tenant = tenant;
+            slot.answers = claim.answers;
+        } else {
+            let Claim {
+                group,
+                instance,
+                generation,
+                answers,
+                ..
+            } = claim;
+            let slot = Slot {
+                group,
+                instance,
+                generation,
+                len: 0,
+                answers,
+                tenant,
+            };
+            self.slots.insert(claim.slot, slot);
+            self.groups.entry(group).or_default().slots.insert(claim.slot);
+            self.by_instance.entry(instance).or_default().insert(claim.slot);
+        }
+        self.abandoned.remove(&claim.slot);
+        self.dirty.insert(claim.group);
+    }
+
+    /// A slot that nobody may have: it is closed, unless it is a known one.
+    pub(crate) fn refuse(&mut self, slot: SlotId, group: GroupId) {
+        if !self.slots.contains_key(&slot) {
+            self.closing.push((slot, group));
+        }
+    }
+
+    /// `worker` is online from now on.
+    pub(crate) fn serve(&mut self, instance: InstanceId, worker: WorkerId) {
+        self.retenant(instance, worker, Tenant::new(worker, true));
+    }
+
+    /// `worker` ends, and another one will take its slots.
+    pub(crate) fn idle(&mut self, instance: InstanceId, worker: WorkerId) {
+        self.retenant(instance, worker, Tenant::new(worker, false));
+    }
+
+    /// `worker` is gone.
+    pub(crate) fn vacate(&mut self, instance: InstanceId, worker: WorkerId) {
+        self.retenant(instance, worker, Tenant::Vacant);
+    }
+
+    /// `worker` closed its listener; the slot stays open only if it is to be inherited.
+    pub(crate) fn release(&mut self, id: SlotId, worker: WorkerId, keep: bool) {
+        let tenant = self.slots.get(&id).and_then(|slot| slot.tenant.worker());
+        match (tenant == Some(worker), keep) {
+            (true, true) => self.set_tenant(id, Tenant::Vacant),
+            (true, false) => self.close(id),
+            (false, _) => {}
+        }
+    }
+
+    /// The instance will not run again: all its slots are closed.
+    pub(crate) fn close_all(&mut self, instance: InstanceId) {
+        for id in self.of_instance(instance).collect::<Vec<_>>() {
+            self.close(id);
+        }
+    }
+
+    /// Closes the instance's slots that no worker has taken again.
+    pub(crate) fn close_unclaimed(&mut self, instance: InstanceId) {
+        for id in self.unclaimed(instance).collect::<Vec<_>>() {
+            self.close(id);
+        }
+    }
+
+    /// The vacant slots of an instance.
+    pub(crate) fn unclaimed(&self, instance: InstanceId) -> impl Iterator<Item = SlotId> + '_ {
+        let vacant = |id: &SlotId| {
+            self.slots
+                .get(id)
+                .is_some_and(|slot| slot.tenant == Tenant::Vacant)
+        };
+        self.of_instance(instance).filter(vacant)
+    }
+
+    /// Does `worker` hold a slot?
+    pub(crate) fn is_holder(&self, instance: InstanceId, worker: WorkerId) -> bool {
+        self.slots_of(instance, worker).next().is_some()
+    }
+
+    /// The slots that `worker`, of `instance`, holds.
+    pub(crate) fn slots_of(
+        &self,
+        instance: InstanceId,
+        worker: WorkerId,
+    ) -> impl Iterator<Item = SlotId> + '_ {
+        self.of_instance(instance)
+            .filter(move |id| self.slots.get(id).and_then(|slot| slot.tenant.worker()) == Some(worker))
+    }
+
+    /// Puts out what the changes since the last call amount to.
+    pub(crate) fn settle(&mut self, out: &mut VecDeque<Output>) {
+        let dirty = mem::take(&mut self.dirty);
+        for &group in &dirty {
+            self.refresh(group, out);
+        }
+        for (slot, group) in mem::take(&mut self.closing) {
+            out.push_back(Output::CloseSlot {
+                slot,
+                to: self.eligible(group).to_vec(),
+            });
+        }
+        for slot in mem::take(&mut self.abandoned) {
+            out.extend(self.rescue_abandoned(slot));
+        }
+        out.extend(self.staged.drain(..));
+        for group in dirty {
+            if self
+                .groups
+                .get(&group)
+                .is_some_and(|group| group.slots.is_empty())
+            {
+                self.groups.remove(&group);
+            }
+        }
+    }
+
+    /// Anything left that [`Steering::settle`] should have put out?
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !(self.dirty.is_empty()
+            && self.closing.is_empty()
+            && self.abandoned.is_empty()
+            && self.staged.is_empty())
+    }
+
+    /// The slots of the best rank, ascending, and that rank.
+    pub(crate) fn choose(&self, group: &Group) -> Option<(Rank, Vec<SlotId>)> {
+        let ranks = || {
+            let rank = |id: &SlotId| self.slots.get(id).map(|slot| (slot.rank(), *id));
+            group.slots.iter().filter_map(rank)
+        };
+        let (best, _) = ranks().min()?;
+        Some((
+            best,
+            ranks()
+                .filter(|&(rank, _)| rank == best)
+                .map(|(_, id)| id)
+                .collect(),
+        ))
+    }
+
+    fn refresh(&mut self, id: GroupId, out: &mut VecDeque<Output>) {
+        let Some(group) = self.groups.get(&id) else { return };
+        let (rank, slots) = self.choose(group).unwrap_or((Rank::Waiting, Vec::new()));
+        let queues = match rank {
+            Rank::Healthy => slots.iter().map(|&slot| (self.len(slot), slot)).collect(),
+            Rank::Stalled | Rank::Waiting => BTreeSet::new(),
+        };
+        if slots != group.eligible {
+            out.push_back(Output::Steer {
+                group: id,
+                slots: slots.clone(),
+            });
+        }
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.eligible = slots;
+            group.queues = queues;
+        }
+    }
+
+    fn len(&self, slot: SlotId) -> u32 {
+        self.slots.get(&slot).map_or(0, |slot| slot.len)
+    }
+
+    /// What waits in a vacant slot goes to healthy ones; where there is none it stays, and is inherited.
+    fn rescue_abandoned(&self, id: SlotId) -> Option<Output> {
+        let group = self.groups.get(&self.slots.get(&id)?.group)?;
+        let to: Vec<SlotId> = match group.queues.is_empty() {
+            true => Vec::new(),
+            false => group.eligible.clone(),
+        };
+        (!to.is_empty()).then_some(Output::Rescue {
+            slot: id,
+            holder: None,
+            to,
+        })
+    }
+
+    fn retenant(&mut self, instance: InstanceId, worker: WorkerId, tenant: Tenant) {
+        for id in self.slots_of(instance, worker).collect::<Vec<_>>() {
+            self.set_tenant(id, tenant);
+        }
+    }
+
+    fn set_tenant(&mut self, id: SlotId, tenant: Tenant) {
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return;
+        };
+        slot.tenant = tenant;
+        self.dirty.insert(slot.group);
+        self.timers.clear(id);
+        if tenant == Tenant::Vacant {
+            self.abandoned.insert(id);
+        }
+    }
+
+    fn close(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.remove(&id) else {
+            return;
+        };
+        if let Some(group) = self.groups.get_mut(&slot.group) {
+            group.slots.remove(&id);
+        }
+        if let Some(slots) = self.by_instance.get_mut(&slot.instance) {
+            slots.remove(&id);
+            if slots.is_empty() {
+                self.by_instance.remove(&slot.instance);
+            }
+        }
+        self.timers.clear(id);
+        self.dirty.insert(slot.group);
+        self.closing.push((id, slot.group));
+    }
+}

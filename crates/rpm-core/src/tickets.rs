@@ -1,0 +1,305 @@
+//! Tickets: who waits for which instances to reach what. Every ticket settles exactly once.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+
+use crate::protocol::{Failure, Outcome, Output};
+use crate::{InstanceId, Ticket, WorkerId};
+
+/// What a command wants of one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// A worker of it becomes ready from now on.
+    Online,
+    /// Its process tree is gone.
+    Down,
+    /// It is forgotten.
+    Gone,
+}
+
+impl Goal {
+    /// Can `self` still be met when `newer` is wished for?
+    fn survives(self, newer: Goal) -> bool {
+        match (self, newer) {
+            (Goal::Online, Goal::Online)
+            | (Goal::Down, Goal::Down | Goal::Gone)
+            | (Goal::Gone, Goal::Gone) => true,
+            (Goal::Online, Goal::Down | Goal::Gone)
+            | (Goal::Down, Goal::Online)
+            | (Goal::Gone, Goal::Online | Goal::Down) => false,
+        }
+    }
+}
+
+/// What an instance has reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reached {
+    Online { silent: bool },
+    Down,
+    Gone,
+}
+
+impl Reached {
+    fn meets(self, goal: Goal) -> bool {
+        match (self, goal) {
+            (Reached::Online { .. }, Goal::Online)
+            | (Reached::Down | Reached::Gone, Goal::Down)
+            | (Reached::Gone, Goal::Gone) => true,
+            (Reached::Online { .. }, Goal::Down | Goal::Gone)
+            | (Reached::Down, Goal::Online | Goal::Gone)
+            | (Reached::Gone, Goal::Online) => false,
+        }
+    }
+}
+
+/// The open tickets. The key is our own: a ticket number that is used twice is answered twice.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets {
+    next_key: u64,
+    open: BTreeMap<u64, Entry>,
+    waiting_on: BTreeMap<InstanceId, BTreeSet<u64>>,
+    settled: Vec<Output>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    ticket: Ticket,
+    instances: Vec<InstanceId>,
+    pending: BTreeMap<InstanceId, Goal>,
+    silent: Vec<InstanceId>,
+}
+
+impl Tickets {
+    /// Opens a ticket; with no goals it is done at once. Older tickets whose goals
+    /// can no longer be met fail.
+    pub(crate) fn open(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>) {
+        for (&instance, &goal) in &goals {
+            self.supersede(instance, goal);
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        for &instance in goals.keys() {
+            self.waiting_on.entry(instance).or_default().insert(key);
+        }
+        let instances = goals.keys().copied().collect();
+        self.open.insert(
+            key,
+            Entry {
+                ticket,
+                instances,
+                pending: goals,
+                silent: Vec::new(),
+            },
+        );
+        self.close_if_met(key);
+    }
+
+    /// Refuses a command as a whole.
+    pub(crate) fn refuse(&mut self, ticket: Ticket, failure: Failure) {
+        self.settled.push(failed(ticket, None, None, failure));
+    }
+
+    /// An instance got somewhere.
+    pub(crate) fn reached(&mut self, instance: InstanceId, reached: Reached) {
+        for key in self.keys_of(instance, |goal| reached.meets(goal)) {
+            if let Some(entry) = self.open.get_mut(&key) {
+                entry.pending.remove(&instance);
+                if let Reached::Online { silent: true } = reached {
+                    entry.silent.push(instance);
+                }
+            }
+            self.forget_wait(instance, key);
+            self.close_if_met(key);
+        }
+    }
+
+    /// A worker of `instance` failed before it was ready.
+    pub(crate) fn failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure) {
+        for key in self.keys_of(instance, |goal| goal == Goal::Online) {
+            self.fail(key, Some(instance), Some(worker), failure);
+        }
+    }
+
+    /// The outcomes since the last call.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Output> + '_ {
+        self.settled.drain(..)
+    }
+
+    /// Every open wait: instance and goal.
+    pub(crate) fn waits(&self) -> impl Iterator<Item = (InstanceId, Goal)> + '_ {
+        let pairs = |entry: &Entry| entry.pending.clone().into_iter();
+        self.open.values().flat_map(pairs)
+    }
+
+    /// True if something is not where [`Tickets::open`] and the rest keep it.
+    pub(crate) fn is_inconsistent(&self) -> bool {
+        let idle = self.open.values().any(|entry| entry.pending.is_empty());
+        let indexed: usize = self.waiting_on.values().map(BTreeSet::len).sum();
+        let waits: usize = self.open.values().map(|entry| entry.pending.len()).sum();
+        idle || indexed != waits || !self.settled.is_empty()
+    }
+
+    fn supersede(&mut self, instance: InstanceId, newer: Goal) {
+        for key in self.keys_of(instance, |goal| !goal.survives(newer)) {
+            self.fail(key, Some(instance), None, Failure::Superseded);
+        }
+    }
+
+    fn keys_of(&self, instance: InstanceId, wanted: impl Fn(Goal) -> bool) -> Vec<u64> {
+        let keys = self.waiting_on.get(&instance).into_iter().flatten().copied();
+        keys.filter(|key| self.goal(*key, instance).is_some_and(&wanted))
+            .collect()
+    }
+
+    fn goal(&self, key: u64, instance: InstanceId) -> Option<Goal> {
+        self.open.get(&key)?.pending.get(&instance).copied()
+    }
+
+    fn close_if_met(&mut self, key: u64) {
+        if self.open.get(&key).is_none_or(|entry| !entry.pending.is_empty()) {
+            return;
+        }
+        if let Some(Entry {
+            ticket,
+            instances,
+            mut silent,
+            ..
+        }) = self.open.remove(&key)
+        {
+            silent.sort_unstable();
+            let outcome = Outcome::Done { instances, silent };
+            self.settled.push(Output::Done { ticket, outcome });
+        }
+    }
+
+    fn fail(&mut self, key: u64, instance: Option<InstanceId>, worker: Option<WorkerId>, failure: Failure) {
+        if let Some(entry) = self.open.remove(&key) {
+            for &waited in entry.pending.keys() {
+                self.forget_wait(waited, key);
+            }
+            self.settled.push(failed(entry.ticket, instance, worker, failure));
+        }
+    }
+
+    fn forget_wait(&mut self, instance: InstanceId, key: u64) {
+        if let Some(keys) = self.waiting_on.get_mut(&instance) {
+            keys.remove(&key);
+            if keys.is_empty() {
+                self.waiting_on.remove(&instance);
+            }
+        }
+    }
+}
+
+fn failed(
+    ticket: Ticket,
+    instance: Option<InstanceId>,
+    worker: Option<WorkerId>,
+    failure: Failure,
+) -> Output {
+    Output::Done {
+        ticket,
+        outcome: Outcome::Failed {
+            instance,
+            worker,
+            failure,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: InstanceId = InstanceId(0);
+    const B: InstanceId = InstanceId(1);
+
+    fn opened(goals: &[(InstanceId, Goal)]) -> Tickets {
+        let mut tickets = Tickets::default();
+        tickets.open(Ticket(1), goals.iter().copied().collect());
+        tickets
+    }
+
+    fn settled(tickets: &mut Tickets) -> Vec<Output> {
+        tickets.drain().collect()
+    }
+
+    #[test]
+    fn no_goals_are_met_at_once() {
+        let outcome = Outcome::Done {
+            instances: Vec::new(),
+            silent: Vec::new(),
+        };
+        let wanted = vec![Output::Done {
+            ticket: Ticket(1),
+            outcome,
+        }];
+        assert_eq!(settled(&mut opened(&[])), wanted);
+    }
+
+    #[test]
+    fn done_when_the_last_goal_is_met_and_only_once() {
+        let mut tickets = opened(&[(A, Goal::Online), (B, Goal::Online)]);
+        tickets.reached(B, Reached::Online { silent: true });
+        assert_eq!(settled(&mut tickets), vec![]);
+        tickets.reached(B, Reached::Online { silent: true });
+        tickets.reached(A, Reached::Online { silent: false });
+        tickets.reached(A, Reached::Online { silent: false });
+        let outcome = Outcome::Done {
+            instances: vec![A, B],
+            silent: vec![B],
+        };
+        assert_eq!(
+            settled(&mut tickets),
+            vec![Output::Done {
+                ticket: Ticket(1),
+                outcome
+            }]
+        );
+        assert!(!tickets.is_inconsistent());
+    }
+
+    #[test]
+    fn the_first_failure_settles_it() {
+        let mut tickets = opened(&[(A, Goal::Online), (B, Goal::Online)]);
+        tickets.failed(B, WorkerId(9), Failure::SpawnFailed);
+        tickets.failed(A, WorkerId(8), Failure::SpawnFailed);
+        tickets.reached(A, Reached::Online { silent: false });
+        let wanted = failed(Ticket(1), Some(B), Some(WorkerId(9)), Failure::SpawnFailed);
+        assert_eq!(settled(&mut tickets), vec![wanted]);
+        assert!(!tickets.is_inconsistent());
+    }
+
+    #[test]
+    fn what_a_newer_wish_leaves_of_an_older_one() {
+        use Goal::{Down, Gone, Online};
+        let cases = [
+            (Online, Online, true),
+            (Online, Down, false),
+            (Online, Gone, false),
+            (Down, Online, false),
+            (Down, Down, true),
+            (Down, Gone, true),
+            (Gone, Online, false),
+            (Gone, Down, false),
+            (Gone, Gone, true),
+        ];
+        for (older, newer, survives) in cases {
+            let mut tickets = opened(&[(A, older), (B, older)]);
+            tickets.open(Ticket(2), BTreeMap::from([(A, newer)]));
+            let superseded = failed(Ticket(1), Some(A), None, Failure::Superseded);
+            let wanted = if survives { vec![] } else { vec![superseded] };
+            assert_eq!(settled(&mut tickets), wanted, "{older:?} then {newer:?}");
+        }
+    }
+
+    #[test]
+    fn gone_is_down_too() {
+        let mut tickets = opened(&[(A, Goal::Down)]);
+        tickets.reached(A, Reached::Gone);
+        assert_eq!(settled(&mut tickets).len(), 1);
+        let mut tickets = opened(&[(A, Goal::Gone)]);
+        tickets.reached(A, Reached::Down);
+        assert_eq!(settled(&mut tickets).len(), 0);
+    }
+}

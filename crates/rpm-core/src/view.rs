@@ -1,0 +1,190 @@
+//! Views: what the shell may look at.
+
+use crate::core::Core;
+use crate::instance::{Instance, State};
+use crate::protocol::{AppConfig, Exit};
+use crate::worker::{Phase, Worker};
+use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
+
+/// One instance as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstanceView {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its app.
+    pub app: AppId,
+    /// `NODE_APP_INSTANCE`.
+    pub number: u32,
+    /// Generation of the worker that was spawned last.
+    pub generation: Generation,
+    /// What it is doing.
+    pub state: StateView,
+    /// Automatic restarts, and asked-for ones of a worker that was online.
+    pub restarts: u32,
+    /// Consecutive failures to start.
+    pub unstable_restarts: u32,
+    /// How its last process ended; `None` if none has.
+    pub last_exit: Option<Exit>,
+}
+
+/// What an instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateView {
+    /// Its worker is not ready yet.
+    Launching {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Its worker is ready.
+    Online {
+        /// The worker.
+        worker: WorkerId,
+        /// When it became ready.
+        since: Tick,
+        /// It listens on nothing.
+        silent: bool,
+    },
+    /// Its worker was asked to end.
+    Stopping {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// No worker, by wish or by policy.
+    Stopped,
+    /// No worker until then.
+    WaitingRestart {
+        /// When the next one is spawned.
+        until: Tick,
+    },
+    /// No worker: it failed too often.
+    Errored,
+}
+
+impl InstanceView {
+    /// The worker that runs, starts or ends.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        match self.state {
+            StateView::Launching { worker }
+            | StateView::Online { worker, .. }
+            | StateView::Stopping { worker } => Some(worker),
+            StateView::Stopped | StateView::WaitingRestart { .. } | StateView::Errored => None,
+        }
+    }
+}
+
+/// One worker as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    /// Its id.
+    pub id: WorkerId,
+    /// The instance it works for.
+    pub instance: InstanceId,
+    /// Whose configuration it was started with.
+    pub generation: Generation,
+    /// When its process began to run; `None`: not yet.
+    pub spawned: Option<Tick>,
+    /// It is ready.
+    pub online: bool,
+}
+
+/// One app as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct AppView<'a> {
+    /// Its id.
+    pub id: AppId,
+    /// The generation that new workers are started with.
+    pub generation: Generation,
+    /// The configuration that new workers are started with.
+    pub config: &'a AppConfig,
+    instances: &'a alloc::collections::BTreeSet<InstanceId>,
+}
+
+impl AppView<'_> {
+    /// Its instances, ascending.
+    pub fn instances(&self) -> impl ExactSizeIterator<Item = InstanceId> + '_ {
+        self.instances.iter().copied()
+    }
+}
+
+impl Core {
+    /// All instances, ascending by id.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceView> + '_ {
+        self.instances
+            .iter()
+            .map(|(&id, instance)| self.view(id, instance))
+    }
+
+    /// One instance; `None`: there is none of that id.
+    #[must_use]
+    pub fn instance(&self, id: InstanceId) -> Option<InstanceView> {
+        self.instances.get(&id).map(|instance| self.view(id, instance))
+    }
+
+    /// One worker; `None`: its process tree is gone, or it never was.
+    #[must_use]
+    pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
+        let Worker {
+            instance,
+            generation,
+            spawned,
+            phase,
+            ..
+        } = self.workers.get(&id)?;
+        Some(WorkerView {
+            id,
+            instance: *instance,
+            generation: *generation,
+            spawned: *spawned,
+            online: phase.is_online(),
+        })
+    }
+
+    /// One app; `None`: there is none of that id.
+    #[must_use]
+    pub fn app(&self, id: AppId) -> Option<AppView<'_>> {
+        let app = self.apps.get(&id)?;
+        Some(AppView {
+            id,
+            generation: app.generation,
+            config: &app.config,
+            instances: &app.instances,
+        })
+    }
+
+    fn view(&self, id: InstanceId, instance: &Instance) -> InstanceView {
+        InstanceView {
+            id,
+            app: instance.app,
+            number: instance.number,
+            generation: instance.generation,
+            state: self.state_view(instance.state),
+            restarts: instance.record.restarts,
+            unstable_restarts: instance.record.unstable,
+            last_exit: instance.last_exit,
+        }
+    }
+
+    fn state_view(&self, state: State) -> StateView {
+        match state {
+            State::Running { worker } => match self.workers.get(&worker).map(|worker| worker.phase) {
+                Some(Phase::Online { since, silent }) => StateView::Online {
+                    worker,
+                    since,
+                    silent,
+                },
+                Some(
+                    Phase::Spawning { .. }
+                    | Phase::Launching { .. }
+                    | Phase::Cancelled(_)
+                    | Phase::Stopping(_),
+                )
+                | None => StateView::Launching { worker },
+            },
+            State::Stopping { worker, .. } => StateView::Stopping { worker },
+            State::Waiting { until } => StateView::WaitingRestart { until },
+            State::Stopped => StateView::Stopped,
+            State::Errored => StateView::Errored,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The control API: HTTP/1.1 and JSON on the Unix socket. See `docs/API.md`.
+
+mod body;
+mod follow;
+mod handlers;
+mod serve;
+
+pub use serve::serve;

@@ -1,0 +1,140 @@
+//! An app as the daemon keeps it: its specification, and what the core is told of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rpm_core::Generation;
+use rpm_core::protocol::{AppConfig, Policy, Readiness};
+use rpm_wire::api::{AppSpec, ExecMode};
+use serde_json::Value;
+
+/// Listeners of one app whose `data` is remembered.
+const DATA_LIMIT: usize = 1024;
+
+/// An app and its specifications, one per generation that still has workers.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    pub(crate) specs: BTreeMap<Generation, Arc<AppSpec>>,
+    pub(crate) created_at_ms: u64,
+    data: BTreeMap<String, Option<Value>>,
+}
+
+/// How the workers of an app come by their port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plane {
+    /// Node workers ask for slots over their IPC channel.
+    Cluster,
+    /// The daemon passes slots by `LISTEN_FDS`.
+    Passed,
+    /// Copies of a program whose ports are its own affair.
+    Copies,
+    /// One process.
+    Fork,
+}
+
+impl App {
+    pub(crate) fn new(spec: AppSpec, created_at_ms: u64) -> App {
+        let name = spec.name.clone();
+        App { name, specs: BTreeMap::from([(Generation(1), Arc::new(spec))]), created_at_ms, data: BTreeMap::new() }
+    }
+
+    /// What the first worker that asked for the listener `key` sent along; `offered` if this is it.
+    pub(crate) fn first_data(&mut self, key: &str, offered: Option<&Value>) -> Option<&Value> {
+        if self.data.len() >= DATA_LIMIT && !self.data.contains_key(key) {
+            return None;
+        }
+        self.data.entry(key.to_owned()).or_insert_with(|| offered.cloned()).as_ref()
+    }
+
+    /// The specification of a generation, or the newest if that is forgotten.
+    pub(crate) fn spec(&self, generation: Generation) -> Option<Arc<AppSpec>> {
+        self.specs.get(&generation).or_else(|| self.newest()).cloned()
+    }
+
+    /// The specification that new workers are started with.
+    pub(crate) fn newest(&self) -> Option<&Arc<AppSpec>> {
+        self.specs.last_key_value().map(|(_, spec)| spec)
+    }
+}
+
+impl Plane {
+    pub(crate) fn of(spec: &AppSpec) -> Plane {
+        match spec.exec_mode {
+            ExecMode::Fork => Plane::Fork,
+            ExecMode::Cluster if !spec.listen.is_empty() => Plane::Passed,
+            ExecMode::Cluster if is_node(spec) => Plane::Cluster,
+            ExecMode::Cluster => Plane::Copies,
+        }
+    }
+
+    /// The plane's name and why it is in use, for `describe`.
+    pub(crate) fn explain(self) -> (&'static str, &'static str) {
+        match self {
+            Plane::Cluster => ("direct", "Node workers take their slots over node:cluster's channel"),
+            Plane::Passed => ("direct", "slots are passed by LISTEN_FDS, for --listen was given"),
+            Plane::Copies => {
+                ("none", "only Node programs, and programs given --listen, can share a port; each worker is on its own")
+            }
+            Plane::Fork => ("none", "fork mode: one process that owns its ports; start with -i to share them"),
+        }
+    }
+}
+
+/// Whether the program is Node, which speaks the IPC channel.
+pub(crate) fn is_node(spec: &AppSpec) -> bool {
+    let program = spec.interpreter.as_deref().unwrap_or(&spec.script);
+    let base = Path::new(program).file_name().map(|name| name.to_string_lossy());
+    base.is_some_and(|name| name == "node" || name == "nodejs" || name.starts_with("node-v"))
+}
+
+/// What the core must know. `cpus` is what `instances: 0` and negative numbers refer to.
+pub(crate) fn config(spec: &AppSpec, cpus: u32) -> AppConfig {
+    let ms = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_millis);
+    let default = Policy::default();
+    AppConfig {
+        instances: instances(spec.instances, cpus),
+        readiness: match Plane::of(spec) {
+            _ if spec.wait_ready => Readiness::Announces,
+            Plane::Cluster | Plane::Copies => Readiness::Listens,
+            Plane::Passed | Plane::Fork => Readiness::Executed,
+        },
+        policy: Policy {
+            autorestart: spec.autorestart,
+            max_restarts: spec.max_restarts.unwrap_or(default.max_restarts),
+            min_uptime: ms(spec.min_uptime_ms, default.min_uptime),
+            restart_delay: ms(spec.restart_delay_ms, default.restart_delay),
+            exp_backoff: spec.exp_backoff_restart_delay_ms.filter(|ms| *ms > 0).map(Duration::from_millis),
+            kill_timeout: ms(spec.kill_timeout_ms, default.kill_timeout),
+            listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
+        },
+    }
+}
+
+/// The number of instances meant by `-i`: 0 is one per CPU, -1 one fewer, and so on; at least 1.
+pub(crate) fn instances(wanted: i32, cpus: u32) -> u32 {
+    match u32::try_from(wanted) {
+        Ok(0) => cpus.max(1),
+        Ok(count) => count,
+        Err(_) => cpus.saturating_sub(wanted.unsigned_abs()).max(1),
+    }
+}
+
+/// The CPUs that the daemon may use (affinity and cgroup quota).
+pub(crate) fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_count_from_the_cpus() {
+        for (wanted, cpus, expected) in [(2, 8, 2), (0, 8, 8), (-1, 8, 7), (-9, 8, 1), (0, 0, 1), (1, 1, 1)] {
+            assert_eq!(instances(wanted, cpus), expected, "-i {wanted} on {cpus}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! From process start to serving requests.
+
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rpm_sys::lock::LockFile;
+use rpm_sys::{daemonize, limits, tree};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+use crate::api;
+use crate::home::{Home, HomeError, private_file};
+use crate::logs::LogSink;
+use crate::supervisor::{Event, Handle, Supervisor};
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// Its directory is not usable.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// There is one already.
+    #[error("a daemon (pid {pid}) serves {home} already")]
+    Running {
+        /// Its directory.
+        home: PathBuf,
+        /// Its pid, as it wrote it.
+        pid: String,
+    },
+    /// A step failed.
+    #[error("cannot {step}")]
+    Io {
+        /// Which.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn step(step: &'static str) -> impl FnOnce(io::Error) -> BootError {
+    move |source| BootError::Io { step, source }
+}
+
+/// Runs the daemon of the directory `root` until it is told to stop. Prints `ready` on standard output
+/// when it accepts requests, and leaves the terminal then.
+///
+/// # Errors
+/// It cannot start; nothing has been changed then.
+pub fn run(root: &Path) -> Result<(), BootError> {
+    let child_nofile = limits::raise_nofile();
+    let home = Home::prepare(root)?;
+    let lock = own(&home)?;
+    open_log(&home)?;
+    tree::set_child_subreaper().map_err(step("become the parent of orphaned processes"))?;
+    let logs = LogSink::start().map_err(step("start the log thread"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(step("start the event loop"))?;
+    let served = runtime.block_on(serve(home.clone(), logs.clone(), child_nofile));
+    logs.stop();
+    // Whoever starts the next daemon must find neither file nor lock half gone: the lock goes last.
+    let _ = std::fs::remove_file(home.socket());
+    let _ = std::fs::remove_file(home.pid_file());
+    drop(lock);
+    info!("stopped");
+    served
+}
+
+/// Takes the directory for this process.
+fn own(home: &Home) -> Result<LockFile, BootError> {
+    let path = home.pid_file();
+    let taken = LockFile::try_lock(&path).map_err(step("lock the pid file"))?;
+    let Some(lock) = taken else {
+        let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+        return Err(BootError::Running { home: home.root().to_owned(), pid });
+    };
+    std::fs::write(&path, format!("{}\n", std::process::id())).map_err(step("write the pid file"))?;
+    Ok(lock)
+}
+
+fn open_log(home: &Home) -> Result<(), BootError> {
+    let file = private_file(&home.daemon_log()).map_err(step("open the daemon's log"))?;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RPM_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // A second daemon in one process (a test) keeps the first one's log.
+    let _ = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(file).try_init();
+    Ok(())
+}
+
+/// Binds the control socket. A stale one is a dead daemon's: the lock is ours.
+fn bind(home: &Home) -> Result<UnixListener, BootError> {
+    let path = home.socket();
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(step("remove a stale socket")(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(step("bind the control socket"))?;
+    let private = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600));
+    private.map_err(step("make the control socket private"))?;
+    Ok(listener)
+}
+
+async fn serve(home: Home, logs: LogSink, child_nofile: limits::Rlimit) -> Result<(), BootError> {
+    let listener = bind(&home)?;
+    let (supervisor, inbox) = Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))?;
+    let handle = supervisor.handle();
+    obey_signals(&handle).map_err(step("handle signals"))?;
+    tokio::spawn(async move {
+        if let Err(error) = api::serve(listener, handle).await {
+            error!(%error, "the control API ended");
+        }
+    });
+    announce(&home).map_err(step("leave the terminal"))?;
+    info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
+    supervisor.run(inbox).await.map_err(step("run the event loop"))
+}
+
+fn announce(home: &Home) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    // Whoever started the daemon may be gone already.
+    let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
+    let log = private_file(&home.daemon_log())?;
+    daemonize::detach(Some(log.as_fd()))
+}
+
+fn obey_signals(handle: &Handle) -> io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut arrived = signal(kind)?;
+        let events = handle.events.clone();
+        tokio::spawn(async move {
+            while arrived.recv().await.is_some() {
+                let _ = events.send(Event::Terminate).await;
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The primary side of node:cluster: what a worker's messages mean.
+//!
+//! Protocol: Node's `lib/internal/cluster/{primary,child,shared_handle}.js`.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rpm_core::WorkerId;
+use rpm_core::protocol::Input;
+use rpm_listen::{Grant, OpenError, Wanted};
+use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServer, ServerReply};
+use tracing::{debug, info, warn};
+
+use crate::app::Plane;
+use crate::channel::Outgoing;
+use crate::supervisor::Supervisor;
+use crate::worker::Awaiting;
+
+const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
+
+impl Supervisor {
+    pub(crate) fn message(&mut self, worker: WorkerId, message: Result<FromWorker, Malformed>) {
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                warn!(%worker, %error, "a worker sent something that is not a message; it is ignored");
+                return;
+            }
+        };
+        match message {
+            FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
+            FromWorker::QueryServer(query) => self.query_server(worker, &query),
+            FromWorker::Listening { .. } => self.input(Input::Listening { worker }),
+            FromWorker::Close { key, .. } => self.closed(worker, &key),
+            FromWorker::ExitedAfterDisconnect { seq } => self.send(worker, channel::ack(seq, Dialect::Node), None, None),
+            FromWorker::Ack { seq, accepted } => self.handed(seq, accepted.unwrap_or(false)),
+            FromWorker::HandleAck => self.acknowledged(worker, true),
+            FromWorker::HandleNack => self.acknowledged(worker, false),
+            FromWorker::Handle { .. } => self.send(worker, channel::handle_ack(), None, None),
+            FromWorker::Ready => self.input(Input::Ready { worker }),
+            FromWorker::Internal { .. } | FromWorker::Message(_) => {}
+        }
+    }
+
+    fn query_server(&mut self, worker: WorkerId, query: &QueryServer) {
+        let Some(held) = self.workers.get(&worker) else { return };
+        let (app, key) = (held.app, query.key());
+        let wanted = match Wanted::from_query(query, Path::new(&held.spec.cwd)) {
+            Ok(Wanted::WorkerFd(fd)) => return self.own_descriptor(worker, query, fd),
+            Ok(wanted) => wanted,
+            Err(error) => {
+                info!(%worker, %error, "a worker asked for an address that makes no sense");
+                return self.refuse(worker, query, EINVAL);
+            }
+        };
+        let group = self.listeners.group(app, &key);
+        let own = self.listeners.held(app, &key, worker);
+        let inherits = own.or_else(|| group.and_then(|group| self.core.slot_for(worker, group)));
+        let granted = match self.listeners.open(app, &key, &wanted, worker, inherits) {
+            Ok(Grant::Slot { slot, group, fd }) => {
+                fd.try_clone_to_owned().map(|fd| (fd, Some(Input::SlotHeld { slot, group, worker })))
+            }
+            Ok(Grant::Shared { fd, .. }) => fd.try_clone_to_owned().map(|fd| (fd, None)),
+            Err(error) => {
+                let errno = error.errno();
+                self.trouble(worker, &error);
+                return self.refuse(worker, query, errno);
+            }
+        };
+        match granted {
+            Ok((fd, held)) => {
+                if let Some(input) = held {
+                    self.input(input);
+                }
+                self.grant(worker, query, fd);
+            }
+            Err(error) => {
+                warn!(%worker, %error, "no descriptor left for a listener; raise the limit (ulimit -n)");
+                self.refuse(worker, query, error.raw_os_error().unwrap_or(EINVAL));
+            }
+        }
+    }
+
+    /// `listen({fd})`: the number is one of the worker's own, so it gets a copy of that.
+    fn own_descriptor(&mut self, worker: WorkerId, query: &QueryServer, fd: i32) {
+        match self.pidfd(worker).map(|pidfd| pidfd.getfd(fd)) {
+            Some(Ok(fd)) => self.grant(worker, query, fd),
+            Some(Err(error)) => {
+                info!(%worker, fd, %error, "a worker wants to listen on a descriptor it does not have");
+                self.refuse(worker, query, error.raw_os_error().unwrap_or(EINVAL));
+            }
+            None => {}
+        }
+    }
+
+    fn grant(&mut self, worker: WorkerId, query: &QueryServer, fd: OwnedFd) {
+        let kind = if query.address_type.is_udp() { Handle::Datagram } else { Handle::Stream };
+        let reply = self.answer(worker, query, ServerReply::Lend(kind));
+        self.send(worker, reply, Some(fd), Some(Awaiting::Listener));
+    }
+
+    fn refuse(&mut self, worker: WorkerId, query: &QueryServer, errno: i32) {
+        let reply = self.answer(worker, query, ServerReply::Refuse(errno));
+        self.send(worker, reply, None, None);
+    }
+
+    /// All workers of a group get the `data` of its first one (TLS ticket keys travel that way).
+    fn answer(&mut self, worker: WorkerId, query: &QueryServer, reply: ServerReply) -> Vec<u8> {
+        let key = query.key();
+        let app = self.workers.get(&worker).and_then(|w| self.apps.get_mut(&w.app));
+        let data = app.and_then(|app| app.first_data(&key, query.data.as_ref()));
+        channel::reply_server(query.seq, &key, reply, data)
+    }
+
+    /// Remembers why a worker does not get what it needs, with names instead of numbers.
+    pub(crate) fn trouble(&mut self, worker: WorkerId, error: &OpenError) {
+        let text = match error {
+            OpenError::Ours { addr, held, app } => {
+                let name = self.apps.get(app).map_or("?", |app| app.name.as_str());
+                let own = self.workers.get(&worker).is_some_and(|w| w.app == *app);
+                if own {
+                    format!("{addr} is taken by another server of the same app, on {held}")
+                } else {
+                    format!("{addr} is taken by the app {name:?}, which listens on {held}; stop it or use another port")
+                }
+            }
+            OpenError::Foreign { .. } => format!("{error}; stop it or use another port"),
+            OpenError::Io { source, .. } => format!("{error}: {source}"),
+        };
+        warn!(%worker, trouble = text, "a worker cannot listen");
+        if let Some(held) = self.workers.get_mut(&worker) {
+            held.trouble = Some(text);
+        }
+    }
+
+    fn closed(&mut self, worker: WorkerId, key: &str) {
+        let Some(app) = self.workers.get(&worker).map(|w| w.app) else { return };
+        let slot = self.listeners.held(app, key, worker);
+        self.listeners.released(app, key, worker);
+        if let Some(slot) = slot {
+            self.input(Input::SlotReleased { slot, worker });
+        }
+    }
+
+    fn acknowledged(&mut self, worker: WorkerId, taken: bool) {
+        let awaiting = self.workers.get_mut(&worker).and_then(|w| w.channel_mut()?.unacknowledged.pop_front());
+        match awaiting {
+            Some(Awaiting::Ping) => self.input(Input::Responded { worker }),
+            Some(Awaiting::Connection(number)) if !taken => self.handed(number, false),
+            Some(Awaiting::Connection(_) | Awaiting::Listener) | None => {
+                if !taken {
+                    debug!(%worker, "a worker did not get a descriptor");
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, worker: WorkerId, bytes: Vec<u8>, fd: Option<OwnedFd>, awaiting: Option<Awaiting>) {
+        let Some(channel) = self.workers.get_mut(&worker).and_then(|w| w.channel_mut()) else { return };
+        if !channel.send(Outgoing { bytes, fd }, awaiting) {
+            warn!(%worker, "a worker does not read its channel; a message to it is lost");
+        }
+    }
+
+    /// Whether the worker shares ports with others.
+    pub(crate) fn shares(&self, worker: WorkerId) -> bool {
+        self.workers.get(&worker).is_some_and(|w| matches!(w.plane, Plane::Cluster | Plane::Passed))
+    }
+}

@@ -1,0 +1,264 @@
+//! Requests that change something: names become ids, and the core is told.
+
+use rpm_core::protocol::{Command, Failure, Outcome};
+use rpm_core::{AppId, InstanceId};
+use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
+use tokio::sync::oneshot;
+
+use crate::app::{self, App, Plane};
+use crate::logs::tail;
+use crate::supervisor::{Supervisor, now_ms};
+
+/// Lines of a failing worker that are shown.
+const SHOWN_LINES: usize = 15;
+/// Most instances of one app: enough for two generations in one group of slots.
+const INSTANCE_LIMIT: u32 = 500;
+
+/// A request that was understood: what it concerns, and its outcome to come.
+pub(crate) struct Accepted {
+    pub(crate) outcome: oneshot::Receiver<Outcome>,
+    pub(crate) instances: Vec<InstanceId>,
+    pub(crate) notes: Vec<String>,
+}
+
+impl Supervisor {
+    pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
+        let spec = request.app;
+        self.check(&spec)?;
+        let config = app::config(&spec, app::cpus());
+        if config.instances > INSTANCE_LIMIT {
+            return Err(too_many(config.instances));
+        }
+        let id = AppId(self.next_app);
+        self.next_app += 1;
+        let notes = notes(&spec, config.instances);
+        self.apps.insert(id, App::new(spec, now_ms()));
+        let outcome = self.command(Command::Start { app: id, config });
+        let instances = self.core.instances().filter(|view| view.app == id).map(|view| view.id).collect();
+        Ok(Accepted { outcome, instances, notes })
+    }
+
+    fn check(&self, spec: &AppSpec) -> Result<(), ApiError> {
+        if spec.name.is_empty() || spec.name == "all" || spec.name.contains(['/', '\0']) {
+            let error = format!("{:?} cannot be the name of an app", spec.name);
+            return Err(failure(error, Some("choose another with --name; it must not be \"all\" or contain /")));
+        }
+        let nul = |text: &String| text.contains('\0');
+        let texts = [&spec.script, &spec.cwd];
+        if texts.into_iter().chain(&spec.args).chain(&spec.interpreter_args).any(nul)
+            || spec.env.iter().any(|(k, v)| nul(k) || nul(v) || k.is_empty() || k.contains('='))
+        {
+            return Err(failure("the script, an argument or a variable contains a NUL byte", None));
+        }
+        match self.apps.values().find(|app| app.name == spec.name) {
+            Some(_) => Err(failure(
+                format!("an app named {:?} exists already", spec.name),
+                Some("restart it with `restart`, delete it first, or choose another name with --name"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Accepted, ApiError> {
+        let instances = self.resolve(&request.targets)?;
+        let command = match request.action {
+            Action::Stop => Command::Stop { instances: instances.clone() },
+            Action::Restart => Command::Restart { instances: instances.clone() },
+            Action::Delete => Command::Delete { instances: instances.clone() },
+        };
+        Ok(Accepted { outcome: self.command(command), instances, notes: Vec::new() })
+    }
+
+    pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
+        let app = self.resolve_app(&request.target)?;
+        if self.plane(app) == Some(Plane::Fork) {
+            return Err(failure(
+                format!("{:?} runs in fork mode: one process that owns its ports", request.target),
+                Some("delete it and start it with -i to have several"),
+            ));
+        }
+        let now = self.core.instances().filter(|view| view.app == app).count();
+        let count = wanted_count(&request.count, u32::try_from(now).unwrap_or(u32::MAX))?;
+        if count > INSTANCE_LIMIT {
+            return Err(too_many(count));
+        }
+        let outcome = self.command(Command::Scale { app, count });
+        let instances = self.core.instances().filter(|view| view.app == app).map(|view| view.id).collect();
+        Ok(Accepted { outcome, instances, notes: Vec::new() })
+    }
+
+    /// The instances that names, ids and `all` mean, ascending and each once.
+    pub(crate) fn resolve(&self, targets: &[String]) -> Result<Vec<InstanceId>, ApiError> {
+        let mut found = std::collections::BTreeSet::new();
+        for target in targets {
+            let before = found.len();
+            for view in self.core.instances() {
+                if target == "all" || self.means(target, view.app, view.id) {
+                    found.insert(view.id);
+                }
+            }
+            let known = found.len() > before || found.iter().any(|id| target == &id.to_string());
+            if !known && !self.apps.values().any(|app| &app.name == target) {
+                return Err(self.unknown(target));
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// The app that a name, or the id of one of its instances, means.
+    pub(crate) fn resolve_app(&self, target: &str) -> Result<AppId, ApiError> {
+        let by_name = self.apps.iter().find(|(_, app)| app.name == target).map(|(id, _)| *id);
+        let by_id = || self.core.instances().find(|view| view.id.to_string() == target).map(|view| view.app);
+        by_name.or_else(by_id).ok_or_else(|| self.unknown(target))
+    }
+
+    fn means(&self, target: &str, app: AppId, id: InstanceId) -> bool {
+        let name = self.apps.get(&app).map(|app| app.name.as_str());
+        // A name wins over an id that looks the same.
+        let named = self.apps.values().any(|app| app.name == target);
+        if named { name == Some(target) } else { id.to_string() == target }
+    }
+
+    fn unknown(&self, target: &str) -> ApiError {
+        if self.apps.is_empty() {
+            let what = if target == "all" { "there is no process".to_owned() } else { format!("no process or app {target:?}") };
+            return failure(what, Some("nothing is running; start something first"));
+        }
+        let names: Vec<&str> = self.apps.values().map(|app| app.name.as_str()).take(20).collect();
+        failure(format!("no process or app {target:?}"), Some(&format!("there are: {}", names.join(", "))))
+    }
+
+    /// The answer to a request whose outcome has come.
+    pub(crate) fn reply(
+        &self,
+        instances: &[InstanceId],
+        mut notes: Vec<String>,
+        outcome: &Outcome,
+    ) -> Result<ChangeReply, ApiError> {
+        match outcome {
+            Outcome::Done { instances, silent } => {
+                for id in silent {
+                    notes.push(self.silence(*id));
+                }
+                Ok(self.change(instances, notes))
+            }
+            Outcome::Failed { failure: Failure::Superseded, .. } => {
+                Err(failure("another command changed the goal before this one was done", None))
+            }
+            Outcome::Failed { failure: Failure::NoSuchApp, .. } => Err(failure("the app is gone", None)),
+            Outcome::Failed { instance, worker, failure: why } => {
+                let _ = instances;
+                Err(self.failed(*instance, *worker, *why))
+            }
+        }
+    }
+
+    pub(crate) fn change(&self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
+        let processes = instances.iter().filter_map(|id| self.process(*id, false)).collect();
+        ChangeReply { processes, notes }
+    }
+
+    fn silence(&self, id: InstanceId) -> String {
+        let own = self.own_listeners(id);
+        let name = self.name_of(id).unwrap_or("?");
+        if own.is_empty() {
+            format!("{name} ({id}) is online and listens on nothing; it is steered to if it does later")
+        } else {
+            format!("{name} ({id}) listens on its own, without balancing: {}", own.join(", "))
+        }
+    }
+
+    fn failed(
+        &self,
+        instance: Option<InstanceId>,
+        worker: Option<rpm_core::WorkerId>,
+        why: Failure,
+    ) -> ApiError {
+        let name = instance.and_then(|id| self.name_of(id)).unwrap_or("the app");
+        let id = instance.map(|id| id.to_string()).unwrap_or_default();
+        let held = worker.and_then(|worker| self.workers.get(&worker));
+        let trouble = held.and_then(|worker| worker.trouble.clone());
+        let what = match why {
+            Failure::SpawnFailed => "could not be started".to_owned(),
+            Failure::Exited(rpm_core::protocol::Exit::Code(code)) => format!("exited with code {code} before it was ready"),
+            Failure::Exited(rpm_core::protocol::Exit::Signal(number)) => {
+                format!("was killed by signal {number} before it was ready")
+            }
+            Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
+            Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
+        };
+        let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
+        let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
+        let hint = match why {
+            Failure::NotReady { .. } => Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned()),
+            Failure::Exited(_) => Some(format!("it goes on being restarted; see `logs {name}`, or `delete {name}`")),
+            Failure::SpawnFailed | Failure::Superseded | Failure::NoSuchApp => None,
+        };
+        ApiError { error: format!("{name} ({id}) {what}{cause}"), hint, last_lines }
+    }
+
+    fn name_of(&self, id: InstanceId) -> Option<&str> {
+        let app = self.core.instance(id)?.app;
+        self.apps.get(&app).map(|app| app.name.as_str())
+    }
+}
+
+fn last_lines(logs: &crate::worker::Logs) -> Vec<String> {
+    let mut lines = tail::last_lines(&logs.out, logs.out_from, SHOWN_LINES);
+    lines.extend(tail::last_lines(&logs.err, logs.err_from, SHOWN_LINES));
+    lines.retain(|line| !line.trim().is_empty());
+    let surplus = lines.len().saturating_sub(SHOWN_LINES);
+    lines.split_off(surplus)
+}
+
+/// `n`, `+n`, `-n` or `max`, seen from the present number.
+fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
+    let wrong = || failure(format!("{text:?} is not a number of instances"), Some("give n, +n, -n or max"));
+    let number = |digits: &str| digits.parse::<u32>().map_err(|_| wrong());
+    let count = match (text, text.split_at_checked(1)) {
+        ("max", _) => app::cpus(),
+        (_, Some(("+", more))) => now.saturating_add(number(more)?),
+        (_, Some(("-", fewer))) => now.saturating_sub(number(fewer)?).max(1),
+        _ => number(text)?,
+    };
+    if count == 0 {
+        return Err(failure("an app has at least one instance", Some("`stop` or `delete` it instead")));
+    }
+    Ok(count)
+}
+
+fn notes(spec: &AppSpec, instances: u32) -> Vec<String> {
+    match Plane::of(spec) {
+        Plane::Copies if instances > 1 => vec![format!(
+            "{} is not a Node program: its {instances} workers run side by side and share no port; \
+             pass one with --listen to a program that knows LISTEN_FDS",
+            spec.name
+        )],
+        Plane::Cluster | Plane::Passed | Plane::Copies | Plane::Fork => Vec::new(),
+    }
+}
+
+fn too_many(count: u32) -> ApiError {
+    failure(format!("{count} instances are too many; the most is {INSTANCE_LIMIT}"), None)
+}
+
+pub(crate) fn failure(error: impl Into<String>, hint: Option<&str>) -> ApiError {
+    ApiError { error: error.into(), hint: hint.map(str::to_owned), last_lines: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_absolute_relative_or_max() {
+        let cases = [("3", 2, Some(3)), ("+2", 2, Some(4)), ("-1", 2, Some(1)), ("-9", 2, Some(1)), ("0", 2, None)];
+        for (text, now, expected) in cases {
+            assert_eq!(wanted_count(text, now).ok(), expected, "{text} from {now}");
+        }
+        assert_eq!(wanted_count("max", 1).ok(), Some(app::cpus()));
+        for wrong in ["", "x", "+", "--1", "1.5"] {
+            assert!(wanted_count(wrong, 2).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Carrying out what the core decided.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rpm_core::protocol::{Input, Notice, Output};
+use rpm_core::{AppId, SlotId, WorkerId};
+use rpm_listen::Rescued;
+use rpm_sys::{PidFd, Signal, tree};
+use rpm_wire::channel;
+use tracing::{info, warn};
+
+use crate::app::Plane;
+use crate::channel::Outgoing;
+use crate::supervisor::Supervisor;
+use crate::worker::Awaiting;
+
+impl Supervisor {
+    pub(crate) fn apply(&mut self, output: Output) {
+        match output {
+            Output::Spawn { worker, app, generation, instance, number } => {
+                self.spawn(worker, app, generation, (instance, number));
+            }
+            Output::Terminate { worker } => self.end_tree(worker, Signal::INT),
+            Output::Kill { worker } => self.end_tree(worker, Signal::KILL),
+            Output::Steer { group, slots } => {
+                if let Err(error) = self.listeners.steer(group, &slots) {
+                    warn!(%group, %error, "cannot steer");
+                }
+            }
+            Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
+            Output::CloseSlot { slot, to } => self.close_slot(slot, &to),
+            Output::Probe { worker } => self.probe(worker),
+            Output::Done { ticket, outcome } => {
+                if let Some(waiting) = self.waiting.remove(&ticket) {
+                    // Nobody waits any more if the request was cut.
+                    let _ = waiting.send(outcome);
+                }
+            }
+            Output::Notice(notice) => self.note(notice),
+            Output::AppGone { app } => self.forget(app),
+        }
+    }
+
+    fn rescue(&mut self, slot: SlotId, holder: Option<WorkerId>, to: &[SlotId]) {
+        let migrates = self.listeners.can_migrate(slot);
+        if !migrates && !self.takes_connections(slot) {
+            return;
+        }
+        let processes = holder.filter(|_| migrates).map(|worker| self.holders_of_slots(worker)).unwrap_or_default();
+        // While a program runs it would see EINVAL from the moment of the shutdown.
+        let frozen: Result<Vec<_>, _> = processes.iter().map(|process| tree::freeze(process)).collect();
+        let rescued = match frozen {
+            Ok(_held) => self.listeners.rescue(slot, to),
+            Err(error) => return warn!(%slot, %error, "cannot stop a worker to move its queue"),
+        };
+        match rescued {
+            Ok(Rescued::Moved(count)) => self.rescues += u64::from(count),
+            Ok(Rescued::Taken(fds)) => {
+                self.rescues += fds.len() as u64;
+                self.hand_over(fds, to);
+            }
+            Err(error) => warn!(%slot, %error, "cannot move a queue"),
+        }
+    }
+
+    /// The processes that may hold a worker's slots: its leader, and where slots are inherited its children.
+    fn holders_of_slots(&self, worker: WorkerId) -> Vec<Arc<PidFd>> {
+        let Some(held) = self.workers.get(&worker) else { return Vec::new() };
+        let Some(process) = held.process() else { return Vec::new() };
+        let mut holders = vec![Arc::clone(&process.pidfd)];
+        if held.plane == Plane::Passed {
+            let children = tree::descendants(process.pid);
+            holders.extend(children.into_iter().filter_map(|pid| PidFd::open(pid).ok()).map(Arc::new));
+        }
+        holders
+    }
+
+    /// Whether the workers behind the slot can be handed single connections.
+    fn takes_connections(&self, slot: SlotId) -> bool {
+        let app = self.listeners.key_of(slot).map(|(app, _)| app);
+        app.and_then(|app| self.plane(app)) == Some(Plane::Cluster)
+    }
+
+    pub(crate) fn plane(&self, app: AppId) -> Option<Plane> {
+        self.apps.get(&app).and_then(|app| app.newest()).map(|spec| Plane::of(spec))
+    }
+
+    fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
+        match self.listeners.close(slot, to) {
+            Ok(left) => self.hand_over(left, to),
+            Err(error) => warn!(%slot, %error, "cannot close a listener properly"),
+        }
+    }
+
+    /// Gives connections to the workers of these slots, in turn.
+    pub(crate) fn hand_over(&mut self, fds: Vec<OwnedFd>, to: &[SlotId]) {
+        for fd in fds {
+            self.hand_over_one(fd, to);
+        }
+    }
+
+    /// Asks the worker's event loop for a sign of life: over the channel where there is one, else by
+    /// whether the process sleeps (waits for something) rather than runs or is stopped.
+    fn probe(&mut self, worker: WorkerId) {
+        let Some(held) = self.workers.get_mut(&worker) else { return };
+        let plane = held.plane;
+        if let Some(channel) = held.channel_mut() {
+            if !channel.unacknowledged.contains(&Awaiting::Ping) {
+                channel.send(Outgoing { bytes: channel::ping(), fd: None }, Some(Awaiting::Ping));
+            }
+            return;
+        }
+        let pid = held.process().map(|process| process.pid);
+        let sleeps = pid.is_some_and(|pid| rpm_sys::usage::state(pid).is_ok_and(|state| state == 'S'));
+        if plane != Plane::Cluster && sleeps {
+            self.input(Input::Responded { worker });
+        }
+    }
+
+    fn note(&mut self, notice: Notice) {
+        match notice {
+            Notice::Online { worker, silent } => {
+                info!(app = self.app_name(worker), %worker, silent, "online");
+            }
+            Notice::Crashed { worker, exit, retry_in } => {
+                let trouble = self.workers.get(&worker).and_then(|w| w.trouble.clone()).unwrap_or_default();
+                warn!(app = self.app_name(worker), %worker, ?exit, ?retry_in, trouble, "worker failed");
+            }
+            Notice::Stalled { slot, queued } => warn!(%slot, queued, "worker does not accept; out of steering"),
+            Notice::Recovered { slot } => info!(%slot, "worker accepts again; back in steering"),
+        }
+    }
+
+    fn app_name(&self, worker: WorkerId) -> &str {
+        let app = self.workers.get(&worker).and_then(|worker| self.apps.get(&worker.app));
+        app.map_or("?", |app| app.name.as_str())
+    }
+
+    fn forget(&mut self, app: AppId) {
+        self.listeners.close_shared(app);
+        self.apps.remove(&app);
+        self.workers.retain(|_, worker| worker.app != app);
+    }
+}

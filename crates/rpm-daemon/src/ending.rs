@@ -1,0 +1,102 @@
+//! The end of a worker: its leader, then whatever is left of its process tree.
+
+use std::sync::Arc;
+
+use rpm_core::WorkerId;
+use rpm_core::protocol::{Exit, Input};
+use rpm_sys::tree::{self, Tree};
+use rpm_sys::{ExitStatus, PidFd, Signal};
+use tokio::io::Interest;
+use tracing::{info, warn};
+
+use crate::supervisor::{Event, Supervisor};
+use crate::watched::watched;
+use crate::worker::Life;
+
+impl Supervisor {
+    /// Sends a signal to the worker's whole tree, children before parents.
+    pub(crate) fn end_tree(&mut self, worker: WorkerId, signal: Signal) {
+        let Some(held) = self.workers.get_mut(&worker) else { return };
+        let signalled = match &mut held.life {
+            Life::Running(process) => {
+                process.ending = true;
+                Tree::snapshot(process.pid).and_then(|tree| tree.signal(signal))
+            }
+            Life::Remains { left, .. } => {
+                // Each has a pidfd, so one that has ended since is simply not found.
+                left.iter().for_each(|process| drop(process.send_signal(signal)));
+                Ok(())
+            }
+            Life::None => Ok(()),
+        };
+        if let Err(error) = signalled {
+            warn!(%worker, %error, "cannot signal a worker's process tree");
+        }
+    }
+
+    pub(crate) fn leader_exited(&mut self, worker: WorkerId) {
+        let Some(held) = self.workers.get_mut(&worker) else { return };
+        let Life::Running(process) = &mut held.life else { return };
+        let (pid, pidfd, ending) = (process.pid, Arc::clone(&process.pidfd), process.ending);
+        // Before the leader is waited for, its pid still names its process group and nobody else's.
+        let left = remains(held.id, pid);
+        if !ending {
+            // Nobody asked a crashed worker's children to finish, and they may hold its ports.
+            left.iter().for_each(|process| drop(process.send_signal(Signal::KILL)));
+        }
+        let exit = match pidfd.try_wait() {
+            Ok(Some(ExitStatus::Code(code))) => Exit::Code(code),
+            Ok(Some(ExitStatus::Signal(signal))) => Exit::Signal(signal),
+            Ok(None) | Err(_) => Exit::Signal(Signal::KILL.as_raw()),
+        };
+        info!(%worker, pid, ?exit, "exited");
+        if let Some(held) = self.workers.get_mut(&worker) {
+            held.life = Life::Remains { exit, left: left.clone() };
+        }
+        self.retake(worker);
+        if left.is_empty() {
+            self.tree_gone(worker);
+        } else {
+            self.await_remains(worker, left);
+        }
+    }
+
+    fn await_remains(&self, worker: WorkerId, remains: Vec<Arc<PidFd>>) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            for process in remains {
+                if let Ok(ended) = watched(process, Interest::READABLE) {
+                    let _ = ended.readable().await;
+                    // An orphan of the tree is ours to wait for; what is not is somebody else's.
+                    let _ = ended.get_ref().try_wait();
+                }
+            }
+            let _ = events.send(Event::TreeGone(worker)).await;
+        });
+    }
+
+    pub(crate) fn tree_gone(&mut self, worker: WorkerId) {
+        let Some(held) = self.workers.get_mut(&worker) else { return };
+        let Life::Remains { exit, .. } = held.life else { return };
+        held.life = Life::None;
+        let app = held.app;
+        for (connection, to) in self.listeners.worker_gone(worker) {
+            self.hand_over_one(connection, &to);
+        }
+        self.input(Input::Exited { worker, exit });
+        if !self.core.instances().any(|view| view.app == app && view.worker().is_some()) {
+            self.listeners.close_shared(app);
+        }
+    }
+}
+
+/// What survives the leader: members of its process group, descendants, and orphans of its tree that
+/// left both and became the daemon's children.
+fn remains(worker: WorkerId, pid: u32) -> Vec<Arc<PidFd>> {
+    let mut left = tree::descendants(pid);
+    left.extend(tree::orphans_of(&format!("RPM_WORKER={worker}")));
+    left.sort_unstable();
+    left.dedup();
+    left.retain(|other| *other != pid);
+    left.into_iter().filter_map(|pid| PidFd::open(pid).ok()).map(Arc::new).collect()
+}

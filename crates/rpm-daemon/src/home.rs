@@ -1,0 +1,125 @@
+//! The daemon's directory: who may use it, and what lies where.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// `$RPM_HOME`.
+#[derive(Clone, Debug)]
+pub struct Home {
+    root: PathBuf,
+}
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// It, or something in it, cannot be made.
+    #[error("cannot create {path}; set RPM_HOME to a directory that you can write to")]
+    Create {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It is somebody else's.
+    #[error("{path} belongs to user {owner}; set RPM_HOME to a directory of your own")]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// A probe file cannot be written: a full disk, or a read-only file system.
+    #[error("cannot write in {path}; free some space, or set RPM_HOME to another place")]
+    Write {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Home {
+    /// The directory at `root`, made (0700) if it is absent and proved to be writable.
+    ///
+    /// # Errors
+    /// It cannot be used; the message says what to do.
+    pub fn prepare(root: &Path) -> Result<Home, HomeError> {
+        let home = Home { root: root.to_owned() };
+        private_dir(root)?;
+        let meta = fs::metadata(root).map_err(|source| HomeError::Create { path: root.to_owned(), source })?;
+        if meta.uid() != rpm_sys::peer::effective_uid() {
+            return Err(HomeError::NotOurs { path: root.to_owned(), owner: meta.uid() });
+        }
+        if meta.mode() & 0o077 != 0 {
+            let closed = fs::set_permissions(root, Permissions::from_mode(0o700));
+            closed.map_err(|source| HomeError::Create { path: root.to_owned(), source })?;
+        }
+        private_dir(&home.logs())?;
+        home.prove_writable()?;
+        Ok(home)
+    }
+
+    fn prove_writable(&self) -> Result<(), HomeError> {
+        let probe = self.root.join(".probe");
+        let written = private_file(&probe).and_then(|mut file| io::Write::write_all(&mut file, &[b'.'; 4096]));
+        let removed = fs::remove_file(&probe);
+        written.and(removed).map_err(|source| HomeError::Write { path: self.root.clone(), source })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the daemon listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("rpm.sock")
+    }
+
+    /// Locked by the daemon while it lives; its content is the daemon's pid.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.root.join("rpm.pid")
+    }
+
+    /// The daemon's own log.
+    #[must_use]
+    pub fn daemon_log(&self) -> PathBuf {
+        self.root.join("rpm.log")
+    }
+
+    /// The apps' logs.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    /// Where the output and the errors of an instance go: `<name>-out.log` for a single process,
+    /// `<name>-out-<id>.log` in a cluster, as under PM2.
+    #[must_use]
+    pub fn log_files(&self, name: &str, id: Option<u32>) -> (PathBuf, PathBuf) {
+        let name = name.replace('/', "-");
+        let suffix = id.map_or_else(String::new, |id| format!("-{id}"));
+        let file = |stream: &str| self.logs().join(format!("{name}-{stream}{suffix}.log"));
+        (file("out"), file("error"))
+    }
+}
+
+/// Opens a file for appending that only its owner can read.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn private_file(path: &Path) -> io::Result<fs::File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+fn private_dir(path: &Path) -> Result<(), HomeError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| HomeError::Create { path: path.to_owned(), source })
+}

@@ -1,0 +1,309 @@
+//! From an app's specification to a running process.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rpm_core::protocol::Input;
+use rpm_core::{AppId, Generation, InstanceId, WorkerId};
+use rpm_listen::{Grant, Wanted};
+use rpm_sys::spawn::{Spawn, spawn};
+use rpm_sys::scm;
+use rpm_wire::api::AppSpec;
+use tokio::io::Interest;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::app::{Plane, is_node};
+use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
+use crate::home::Home;
+use crate::logs::{Source, tail};
+use crate::supervisor::{Event, Supervisor, now_ms};
+use crate::watched::watched;
+use crate::worker::{Channel, Life, Logs, Process, UsageSample, Worker};
+
+/// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
+const FIRST_FD: i32 = 3;
+
+/// Why a worker could not be started, for people.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaunchError {
+    #[error("interpreter {0:?} was not found in PATH; install it, or name it with --interpreter")]
+    NoInterpreter(String),
+    #[error("the working directory {0} does not exist; create it or set --cwd")]
+    NoDirectory(String),
+    #[error("cannot make a pipe or channel; the daemon may open {limit} files (ulimit -n)")]
+    Descriptors {
+        limit: u64,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{address:?} cannot be passed: {reason}")]
+    Listen { address: String, reason: String },
+    #[error(transparent)]
+    Spawn(#[from] rpm_sys::spawn::SpawnError),
+}
+
+/// What is left in the daemon's hands when a process is started.
+struct Launched {
+    process: Process,
+    sources: [Source; 2],
+}
+
+impl Supervisor {
+    pub(crate) fn spawn(
+        &mut self,
+        worker: WorkerId,
+        app: AppId,
+        generation: Generation,
+        place: (InstanceId, u32),
+    ) {
+        let Some(spec) = self.apps.get(&app).and_then(|app| app.spec(generation)) else {
+            return self.input(Input::SpawnFailed { worker });
+        };
+        let plane = Plane::of(&spec);
+        let logs = instance_logs(&self.home, &spec, place.0);
+        let held = Worker {
+            id: worker,
+            app,
+            generation,
+            instance: place.0,
+            spec: Arc::clone(&spec),
+            plane,
+            logs,
+            life: Life::None,
+            trouble: None,
+        };
+        self.forget_dead(place.0);
+        self.workers.insert(worker, held);
+        match self.launch(worker, &spec, place) {
+            Ok(launched) => {
+                info!(app = spec.name, %worker, pid = launched.process.pid, "started");
+                launched.sources.into_iter().for_each(|source| self.logs.add(source));
+                self.watch(worker, &launched.process);
+                if let Some(held) = self.workers.get_mut(&worker) {
+                    held.life = Life::Running(launched.process);
+                }
+                self.input(Input::Spawned { worker });
+            }
+            Err(error) => {
+                let text = chain(&error);
+                warn!(app = spec.name, %worker, error = text, "cannot start a worker");
+                if let Some(held) = self.workers.get_mut(&worker) {
+                    held.trouble = Some(text);
+                }
+                self.listeners.worker_gone(worker);
+                self.input(Input::SpawnFailed { worker });
+            }
+        }
+    }
+
+    /// Of the dead workers of an instance only the last is of interest: why it failed, where its lines are.
+    fn forget_dead(&mut self, instance: InstanceId) {
+        let dead = |w: &Worker| w.instance == instance && matches!(w.life, Life::None);
+        let mut ids: Vec<WorkerId> = self.workers.values().filter(|w| dead(w)).map(|w| w.id).collect();
+        ids.pop();
+        for id in ids {
+            self.workers.remove(&id);
+        }
+    }
+
+    fn launch(
+        &mut self,
+        worker: WorkerId,
+        spec: &AppSpec,
+        (instance, number): (InstanceId, u32),
+    ) -> Result<Launched, LaunchError> {
+        let (program, argv) = command_line(spec)?;
+        if !Path::new(&spec.cwd).is_dir() {
+            return Err(LaunchError::NoDirectory(spec.cwd.clone()));
+        }
+        let limit = rpm_sys::limits::nofile().soft;
+        let descriptors = |source| LaunchError::Descriptors { limit, source };
+        let (out, stdout) = output_pipe().map_err(descriptors)?;
+        let (err, stderr) = output_pipe().map_err(descriptors)?;
+        let mut fds = self.passed_sockets(worker, spec)?;
+        let listen_fds = fds.len();
+        let ours = if is_node(spec) {
+            let (ours, theirs) = scm::pair().map_err(descriptors)?;
+            fds.push((theirs, FIRST_FD + i32::try_from(listen_fds).unwrap_or(0)));
+            Some(ours)
+        } else {
+            None
+        };
+        let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
+        let logs = instance_logs(&self.home, spec, instance);
+        let mut env = environment(spec, &self.home, (instance, number), &logs);
+        env.insert("RPM_WORKER".into(), worker.to_string());
+        if let Some(fd) = channel_fd {
+            env.insert("NODE_CHANNEL_FD".into(), fd.to_string());
+            env.insert("NODE_CHANNEL_SERIALIZATION_MODE".into(), "json".into());
+        }
+        if Plane::of(spec) == Plane::Cluster {
+            env.insert("NODE_UNIQUE_ID".into(), worker.to_string());
+        }
+        let child = spawn(Spawn {
+            program,
+            argv,
+            env: env.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+            cwd: PathBuf::from(&spec.cwd),
+            stdin: None,
+            stdout,
+            stderr,
+            fds,
+            listen_fds,
+            nofile: Some(self.child_nofile),
+        })?;
+        let channel = ours.map(|socket| self.open_channel(worker, socket));
+        let process = Process {
+            pid: child.pid,
+            pidfd: Arc::new(child.pidfd),
+            started: Instant::now(),
+            started_at_ms: now_ms(),
+            channel,
+            ending: false,
+            usage: UsageSample::start(),
+        };
+        Ok(Launched { process, sources: [Source { pipe: out, path: logs.out }, Source { pipe: err, path: logs.err }] })
+    }
+
+    /// Opens what `--listen` names and gives it to the worker as its slots.
+    fn passed_sockets(
+        &mut self,
+        worker: WorkerId,
+        spec: &AppSpec,
+    ) -> Result<Vec<(OwnedFd, i32)>, LaunchError> {
+        let Some(app) = self.workers.get(&worker).map(|w| w.app) else { return Ok(Vec::new()) };
+        let mut fds = Vec::new();
+        for (address, number) in spec.listen.iter().zip(FIRST_FD..) {
+            let refused = |reason| LaunchError::Listen { address: address.clone(), reason };
+            let wanted = Wanted::from_listen(address).map_err(|error| refused(error.to_string()))?;
+            let key = format!("listen:{address}");
+            let group = self.listeners.group(app, &key);
+            let inherits = group.and_then(|group| self.core.slot_for(worker, group));
+            match self.listeners.open(app, &key, &wanted, worker, inherits) {
+                Ok(Grant::Slot { slot, group, fd }) => {
+                    // A program that was handed a socket expects what `socket(2)` gives: one that blocks.
+                    rustix::io::ioctl_fionbio(fd, false).map_err(|error| refused(error.to_string()))?;
+                    fds.push((fd.try_clone_to_owned().map_err(|error| refused(error.to_string()))?, number));
+                    self.input(Input::SlotHeld { slot, group, worker });
+                }
+                Ok(Grant::Shared { .. }) => {}
+                Err(error) => {
+                    self.trouble(worker, &error);
+                    let reason = self.workers.get(&worker).and_then(|w| w.trouble.clone());
+                    return Err(refused(reason.unwrap_or_default()));
+                }
+            }
+        }
+        Ok(fds)
+    }
+
+    fn open_channel(&self, worker: WorkerId, socket: OwnedFd) -> Channel {
+        let (outgoing, inbox) = mpsc::channel::<Outgoing>(OUTGOING_LIMIT);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            if let Err(error) = channel::run(worker, socket, inbox, events).await {
+                tracing::debug!(%worker, %error, "channel ended");
+            }
+        });
+        Channel { outgoing, unacknowledged: std::collections::VecDeque::new() }
+    }
+
+    /// Reports the end of the leader.
+    fn watch(&self, worker: WorkerId, process: &Process) {
+        let events = self.events.clone();
+        let pidfd = Arc::clone(&process.pidfd);
+        tokio::spawn(async move {
+            match watched(pidfd, Interest::READABLE) {
+                Ok(ended) => drop(ended.readable().await),
+                Err(error) => warn!(%worker, %error, "cannot watch a worker; it is taken for dead"),
+            }
+            let _ = events.send(Event::LeaderExited(worker)).await;
+        });
+    }
+}
+
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read.into(), write.into()))
+}
+
+fn command_line(spec: &AppSpec) -> Result<(PathBuf, Vec<OsString>), LaunchError> {
+    let path = spec.env.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+    let mut argv: Vec<OsString> = Vec::new();
+    let program = match &spec.interpreter {
+        Some(interpreter) => {
+            argv.push(interpreter.into());
+            argv.extend(spec.interpreter_args.iter().map(OsString::from));
+            argv.push((&spec.script).into());
+            find(interpreter, path).ok_or_else(|| LaunchError::NoInterpreter(interpreter.clone()))?
+        }
+        None => {
+            argv.push((&spec.script).into());
+            PathBuf::from(&spec.script)
+        }
+    };
+    argv.extend(spec.args.iter().map(OsString::from));
+    Ok((program, argv))
+}
+
+fn find(program: &str, path: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(|found| found.is_file());
+    }
+    path.split(':').map(|dir| Path::new(dir).join(program)).find(|candidate| candidate.is_file())
+}
+
+fn instance_logs(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs {
+    let single = Plane::of(spec) == Plane::Fork;
+    let (out, err) = home.log_files(&spec.name, (!single).then_some(instance.0));
+    let (out_from, err_from) = (tail::size(&out), tail::size(&err));
+    Logs { out, err, out_from, err_from }
+}
+
+/// The app's own environment and what PM2's users find there.
+fn environment(
+    spec: &AppSpec,
+    home: &Home,
+    (instance, number): (InstanceId, u32),
+    logs: &Logs,
+) -> BTreeMap<String, String> {
+    let mode = if Plane::of(spec) == Plane::Fork { "fork_mode" } else { "cluster_mode" };
+    let root = home.root().display().to_string();
+    let own = [
+        ("NODE_APP_INSTANCE", number.to_string()),
+        ("pm_id", instance.to_string()),
+        ("name", spec.name.clone()),
+        ("namespace", "default".to_owned()),
+        ("exec_mode", mode.to_owned()),
+        ("pm_cwd", spec.cwd.clone()),
+        ("pm_exec_path", spec.script.clone()),
+        ("pm_out_log_path", logs.out.display().to_string()),
+        ("pm_err_log_path", logs.err.display().to_string()),
+        ("RPM_HOME", root.clone()),
+        ("PM2_HOME", root),
+    ];
+    let mut env = spec.env.clone();
+    for stale in ["NODE_CHANNEL_FD", "NODE_UNIQUE_ID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        env.remove(stale);
+    }
+    env.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    env
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}

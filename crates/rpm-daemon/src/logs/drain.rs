@@ -1,0 +1,217 @@
+//! The log thread: one poller over all pipes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use rpm_sys::oneshot::{Poller, Waker};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{Order, Source};
+use crate::home::private_file;
+
+/// Read at most this much from one pipe before the others have their turn: the size of a pipe.
+const TURN_BYTES: usize = 64 * 1024;
+/// A pass for [`Order::Sync`] ends after this many full turns of one pipe: its writer is still writing.
+const SYNC_TURNS: usize = 16;
+const WAKE_TOKEN: u64 = 0;
+
+pub(super) struct Drain {
+    inbox: Receiver<Order>,
+    waker: Arc<Waker>,
+    progress: watch::Sender<u64>,
+    poller: Poller,
+    streams: BTreeMap<u64, Stream>,
+    next_token: u64,
+    buffer: Vec<u8>,
+}
+
+struct Stream {
+    pipe: File,
+    path: PathBuf,
+    file: Option<File>,
+    /// Bytes that could not be written since the last success.
+    lost: u64,
+}
+
+enum Turn {
+    Empty,
+    Full,
+    Ended,
+}
+
+impl Drain {
+    pub(super) fn new(
+        inbox: Receiver<Order>,
+        waker: Arc<Waker>,
+        progress: watch::Sender<u64>,
+    ) -> io::Result<Drain> {
+        let poller = Poller::new()?;
+        poller.add(waker.as_fd(), WAKE_TOKEN)?;
+        let buffer = vec![0; TURN_BYTES];
+        Ok(Drain { inbox, waker, progress, poller, streams: BTreeMap::new(), next_token: 1, buffer })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut ready = Vec::new();
+        loop {
+            ready.clear();
+            if let Err(error) = self.poller.wait(&mut ready, None) {
+                warn!(%error, "the log thread cannot wait for output");
+                return;
+            }
+            for token in &ready {
+                if *token == WAKE_TOKEN {
+                    self.waker.drain();
+                } else {
+                    self.turn(*token);
+                }
+            }
+            if !ready.iter().all(|token| *token == WAKE_TOKEN) {
+                self.report();
+            }
+            if self.obey().is_break() {
+                return;
+            }
+        }
+    }
+
+    fn report(&self) {
+        if self.progress.receiver_count() > 0 {
+            self.progress.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn obey(&mut self) -> std::ops::ControlFlow<()> {
+        while let Ok(order) = self.inbox.try_recv() {
+            match order {
+                Order::Add(source) => self.add(source),
+                Order::Sync(done) => {
+                    self.pass();
+                    let _ = done.send(());
+                }
+                Order::Stop => {
+                    self.pass();
+                    return std::ops::ControlFlow::Break(());
+                }
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn add(&mut self, source: Source) {
+        let token = self.next_token;
+        self.next_token += 1;
+        let stream = Stream { pipe: File::from(source.pipe), path: source.path, file: None, lost: 0 };
+        match self.poller.add(stream.pipe.as_fd(), token) {
+            Ok(()) => drop(self.streams.insert(token, stream)),
+            Err(error) => warn!(path = %stream.path.display(), %error, "cannot watch a worker's output"),
+        }
+    }
+
+    fn pass(&mut self) {
+        let tokens: Vec<u64> = self.streams.keys().copied().collect();
+        for token in tokens {
+            for _ in 0..SYNC_TURNS {
+                match self.turn(token) {
+                    Turn::Full => {}
+                    Turn::Empty | Turn::Ended => break,
+                }
+            }
+        }
+        self.report();
+    }
+
+    fn turn(&mut self, token: u64) -> Turn {
+        let Some(stream) = self.streams.get_mut(&token) else { return Turn::Ended };
+        match stream.pipe.read(&mut self.buffer) {
+            Ok(0) => {}
+            Ok(count) => {
+                stream.store(&self.buffer[..count]);
+                return if count == self.buffer.len() { Turn::Full } else { Turn::Empty };
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Turn::Empty;
+            }
+            Err(error) => warn!(path = %stream.path.display(), %error, "cannot read a worker's output"),
+        }
+        if let Some(ended) = self.streams.remove(&token) {
+            let _ = self.poller.remove(ended.pipe.as_fd());
+        }
+        Turn::Ended
+    }
+}
+
+impl Stream {
+    /// Writes to the file. What a full disk does not take is dropped and counted, so that the program
+    /// goes on; the gap is marked in the file once it takes bytes again.
+    fn store(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.write(bytes) {
+            if self.lost == 0 {
+                let path = self.path.display();
+                warn!(%path, %error, "output is being lost; free some space or make the file writable");
+            }
+            self.lost += bytes.len() as u64;
+            self.file = None;
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some(private_file(&self.path)?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if self.lost > 0 {
+            writeln!(file, "\n[rpm: {} bytes of output were lost here]", self.lost)?;
+            self.lost = 0;
+        }
+        file.write_all(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogSink, Source};
+    use std::io::Write as _;
+
+    #[test]
+    fn bytes_arrive_as_they_were_written() {
+        let dir = std::env::temp_dir().join(format!("rpm-drain-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("out.log");
+        let (read, write) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        let sink = LogSink::start().unwrap();
+        sink.add(Source { pipe: read.into(), path: path.clone() });
+        let long = vec![b'x'; 1 << 20];
+        let mut writer = std::fs::File::from(std::os::fd::OwnedFd::from(write));
+        writer.write_all(b"part").unwrap();
+        writer.write_all(&long).unwrap();
+        writer.write_all(b"\xff\xfe\n").unwrap();
+        drop(writer);
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(sink.sync());
+        let stored = std::fs::read(&path).unwrap();
+        assert_eq!(stored.len(), 4 + long.len() + 3);
+        assert!(stored.starts_with(b"partxxx") && stored.ends_with(b"x\xff\xfe\n"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_loses_output_and_nothing_else() {
+        let (read, mut write) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        let sink = LogSink::start().unwrap();
+        sink.add(Source { pipe: read.into(), path: "/dev/full".into() });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        // Far more than a pipe holds: the writer would block for ever if the thread stopped reading.
+        for _ in 0..64 {
+            write.write_all(&[b'y'; 16 * 1024]).unwrap();
+        }
+        runtime.block_on(sink.sync());
+    }
+}

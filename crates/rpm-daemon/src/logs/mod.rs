@@ -1,0 +1,88 @@
+//! The apps' output: pipes in, files out, on a thread of its own so that a slow or full disk never
+//! stops the daemon, and a program that prints 100 MB/s waits for its own lines only.
+//!
+//! Bytes are copied as they are; nothing is split, decoded or kept. Who follows a log reads the file, and
+//! is told when something was added.
+
+mod drain;
+pub mod tail;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use rpm_sys::oneshot::Waker;
+use tokio::sync::{oneshot, watch};
+
+/// A worker's stream and where it goes.
+#[derive(Debug)]
+pub struct Source {
+    /// The read end of the worker's pipe.
+    pub pipe: OwnedFd,
+    /// The file that takes it.
+    pub path: PathBuf,
+}
+
+enum Order {
+    Add(Source),
+    /// Answer when everything that is in the pipes now is in the files.
+    Sync(oneshot::Sender<()>),
+    Stop,
+}
+
+/// The log thread's handle.
+#[derive(Clone)]
+pub struct LogSink {
+    orders: Arc<Mutex<Sender<Order>>>,
+    waker: Arc<Waker>,
+    written: watch::Receiver<u64>,
+}
+
+impl LogSink {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// No thread or no descriptor is to be had.
+    pub fn start() -> io::Result<LogSink> {
+        let (orders, inbox) = mpsc::channel();
+        let (progress, written) = watch::channel(0);
+        let waker = Arc::new(Waker::new()?);
+        let drain = drain::Drain::new(inbox, Arc::clone(&waker), progress)?;
+        thread::Builder::new().name("rpm-logs".to_owned()).stack_size(128 * 1024).spawn(move || drain.run())?;
+        Ok(LogSink { orders: Arc::new(Mutex::new(orders)), waker, written })
+    }
+
+    /// Copies a stream to its file until its last writer has closed it.
+    pub fn add(&self, source: Source) {
+        self.order(Order::Add(source));
+    }
+
+    /// Resolves when all that has been written to the pipes so far is in the files.
+    pub async fn sync(&self) {
+        let (done, wait) = oneshot::channel();
+        self.order(Order::Sync(done));
+        // The thread ends only with the daemon; then there is nothing to wait for.
+        let _ = wait.await;
+    }
+
+    /// Changes whenever something was added to any file.
+    #[must_use]
+    pub fn written(&self) -> watch::Receiver<u64> {
+        self.written.clone()
+    }
+
+    /// Ends the thread after a last pass.
+    pub fn stop(&self) {
+        self.order(Order::Stop);
+    }
+
+    fn order(&self, order: Order) {
+        let sender = self.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if sender.send(order).is_ok() {
+            self.waker.wake();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Reading log files: the last lines, and what is added.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// How far back the last lines are looked for, and the longest line that is shown whole.
+const WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// The last `count` lines of a file, oldest first, looking at nothing before `from` (an offset in bytes).
+/// A file that cannot be read has none.
+#[must_use]
+pub fn last_lines(path: &Path, from: u64, count: usize) -> Vec<String> {
+    read_end(path, from, count).map(|(lines, _)| lines).unwrap_or_default()
+}
+
+/// The size of a file in bytes; 0 if there is none.
+#[must_use]
+pub fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+/// Follows one file, through truncation and replacement.
+#[derive(Debug)]
+pub struct Follower {
+    path: PathBuf,
+    offset: u64,
+    inode: Option<u64>,
+    partial: Vec<u8>,
+}
+
+impl Follower {
+    /// Starts at the end of the file, and returns its last `count` lines.
+    #[must_use]
+    pub fn start(path: &Path, count: usize) -> (Vec<String>, Follower) {
+        let inode = std::fs::metadata(path).ok().map(|meta| meta.ino());
+        let (lines, offset) = read_end(path, 0, count).unwrap_or_default();
+        (lines, Follower { path: path.to_owned(), offset, inode, partial: Vec::new() })
+    }
+
+    /// Complete lines added since the last call, at most about a megabyte of them; `true` if there may
+    /// be more.
+    pub fn more(&mut self) -> (Vec<String>, bool) {
+        let Ok(mut file) = File::open(&self.path) else { return (Vec::new(), false) };
+        let Ok(meta) = file.metadata() else { return (Vec::new(), false) };
+        if self.inode != Some(meta.ino()) || meta.len() < self.offset {
+            self.inode = Some(meta.ino());
+            self.offset = 0;
+            self.partial.clear();
+        }
+        let mut chunk = Vec::new();
+        let read = file.seek(SeekFrom::Start(self.offset));
+        let read = read.and_then(|_| file.take(WINDOW_BYTES).read_to_end(&mut chunk));
+        self.offset += read.unwrap_or(0) as u64;
+        self.partial.extend_from_slice(&chunk);
+        (self.complete_lines(), chunk.len() as u64 == WINDOW_BYTES)
+    }
+
+    fn complete_lines(&mut self) -> Vec<String> {
+        let too_long = self.partial.len() as u64 > WINDOW_BYTES;
+        let end = match self.partial.iter().rposition(|b| *b == b'\n') {
+            Some(newline) => newline + 1,
+            None if too_long => self.partial.len(),
+            None => return Vec::new(),
+        };
+        let rest = self.partial.split_off(end);
+        let whole = std::mem::replace(&mut self.partial, rest);
+        split(&whole)
+    }
+}
+
+fn split(bytes: &[u8]) -> Vec<String> {
+    let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if text.is_empty() && bytes.is_empty() {
+        return Vec::new();
+    }
+    text.split(|b| *b == b'\n').map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+}
+
+fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<String>, u64)> {
+    let mut file = File::open(path)?;
+    let end = file.metadata()?.len();
+    let start = end.saturating_sub(WINDOW_BYTES).max(from.min(end));
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(end - start).read_to_end(&mut bytes)?;
+    let mut lines = split(&bytes);
+    if start > from && lines.len() > 1 {
+        lines.remove(0);
+    }
+    let surplus = lines.len().saturating_sub(count);
+    Ok((lines.split_off(surplus), start + bytes.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("rpm-tail-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn last_lines_come_oldest_first_and_from_an_offset() {
+        let path = scratch("last");
+        std::fs::write(&path, "old\none\ntwo\nthree").unwrap();
+        assert_eq!(last_lines(&path, 0, 2), ["two", "three"]);
+        assert_eq!(last_lines(&path, 4, 9), ["one", "two", "three"]);
+        assert_eq!(last_lines(&path, 999, 9), Vec::<String>::new());
+        assert_eq!(last_lines(Path::new("/nonexistent"), 0, 9), Vec::<String>::new());
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_follower_sees_additions_truncation_and_replacement() {
+        let path = scratch("follow");
+        std::fs::write(&path, "a\nb\n").unwrap();
+        let (lines, mut follower) = Follower::start(&path, 1);
+        assert_eq!(lines, ["b"]);
+        let append = |text: &str| {
+            let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+            io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        };
+        append("c\npar");
+        assert_eq!(follower.more().0, ["c"]);
+        append("tial\n");
+        assert_eq!(follower.more().0, ["partial"]);
+        std::fs::write(&path, "x\n").unwrap();
+        assert_eq!(follower.more().0, ["x"]);
+        std::fs::rename(&path, scratch("rotated")).unwrap();
+        std::fs::write(&path, "new file\n").unwrap();
+        assert_eq!(follower.more().0, ["new file"]);
+        for leftover in [path, scratch("rotated")] {
+            std::fs::remove_file(leftover).unwrap();
+        }
+    }
+}

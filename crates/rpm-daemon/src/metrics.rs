@@ -1,0 +1,75 @@
+//! `GET /metrics`: the daemon's figures as Prometheus text.
+//!
+//! Nothing is kept between two scrapes: a recorder is filled from the present state and rendered.
+
+use metrics::{counter, gauge};
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use crate::supervisor::Supervisor;
+
+impl Supervisor {
+    /// The present figures.
+    pub(crate) fn metrics(&mut self) -> String {
+        self.sample_usage();
+        self.count_connections();
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let rendered = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            self.worker_metrics();
+            self.listener_metrics();
+            counter!("rpm_rescued_connections_total").absolute(self.rescues);
+        });
+        rendered.render()
+    }
+
+    fn worker_metrics(&self) {
+        for view in self.core.instances() {
+            let Some(process) = self.process(view.id, false) else { continue };
+            let labels = [("app", process.name.clone()), ("id", process.id.to_string())];
+            gauge!("rpm_workers", "app" => process.name.clone(), "state" => process.status.as_str()).increment(1.0);
+            counter!("rpm_restarts_total", &labels).absolute(u64::from(process.restarts));
+            gauge!("rpm_worker_cpu_percent", &labels).set(process.cpu_percent);
+            gauge!("rpm_worker_memory_bytes", &labels).set(process.memory_bytes as f64);
+            if let Some(count) = process.connections {
+                gauge!("rpm_worker_connections", &labels).set(f64::from(count));
+            }
+        }
+    }
+
+    fn listener_metrics(&self) {
+        for app in self.apps.keys() {
+            for group in self.listeners.groups(*app) {
+                for slot in &group.slots {
+                    let id = slot.holder.and_then(|worker| self.instance_of(worker));
+                    let labels = [
+                        ("app", self.label(*app)),
+                        ("address", group.addr.to_string()),
+                        ("slot", slot.slot.to_string()),
+                        ("id", id.map(|id| id.to_string()).unwrap_or_default()),
+                    ];
+                    gauge!("rpm_accept_queue", &labels).set(f64::from(slot.queue.len));
+                    gauge!("rpm_slot_eligible", &labels).set(f64::from(u8::from(slot.eligible)));
+                    counter!("rpm_slot_rescued_total", &labels).absolute(slot.rescued);
+                    if let Some(steered) = slot.steered {
+                        counter!("rpm_steered_connections_total", &labels).absolute(steered);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn describe() {
+    use metrics::Unit::{Bytes, Count, Percent};
+    metrics::describe_gauge!("rpm_workers", Count, "Instances by state");
+    metrics::describe_counter!("rpm_restarts_total", Count, "Restarts of an instance");
+    metrics::describe_gauge!("rpm_worker_cpu_percent", Percent, "Share of one CPU");
+    metrics::describe_gauge!("rpm_worker_memory_bytes", Bytes, "Resident memory");
+    metrics::describe_gauge!("rpm_worker_connections", Count, "Established connections");
+    metrics::describe_gauge!("rpm_accept_queue", Count, "Connections waiting to be accepted");
+    metrics::describe_gauge!("rpm_slot_eligible", Count, "1 if new connections may go to the slot");
+    metrics::describe_counter!("rpm_slot_rescued_total", Count, "Connections moved out of a slot's queue");
+    metrics::describe_counter!("rpm_steered_connections_total", Count, "Connections steered to a slot (eBPF)");
+    metrics::describe_counter!("rpm_rescued_connections_total", Count, "Connections moved, all slots");
+}

@@ -1,0 +1,279 @@
+//! The event loop: kernel events and requests become inputs of the core, and its outputs become
+//! system calls. Everything that decides is in `rpm-core`; everything here is on one thread.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rpm_core::protocol::{Input, Outcome};
+use rpm_core::sampler::{Decision, Sampler};
+use rpm_core::{AppId, Core, Ticket, Tick, WorkerId};
+use rpm_listen::Listeners;
+use rpm_sys::limits::Rlimit;
+use tokio::io::Interest;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+
+use crate::app::App;
+use crate::channel::Incoming;
+use crate::handoff::Handoffs;
+use crate::home::Home;
+use crate::logs::LogSink;
+use crate::watched::watched;
+use crate::worker::Worker;
+
+/// Events that may wait; more make their senders wait.
+const EVENT_LIMIT: usize = 1024;
+/// Between two samples of CPU and memory while anything runs.
+const USAGE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Something that happened.
+pub(crate) enum Event {
+    /// A worker's leader has ended; it is not yet waited for.
+    LeaderExited(WorkerId),
+    /// The rest of a worker's tree has ended.
+    TreeGone(WorkerId),
+    /// A worker sent messages.
+    Messages(WorkerId, Incoming),
+    /// Somebody asks something: it runs between two steps.
+    Call(Box<dyn FnOnce(&mut Supervisor) + Send>),
+    /// Stop everything and exit.
+    Terminate,
+}
+
+/// What the daemon is made of.
+pub struct Supervisor {
+    pub(crate) core: Core,
+    pub(crate) listeners: Listeners,
+    pub(crate) apps: BTreeMap<AppId, App>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
+    pub(crate) handoffs: Handoffs,
+    pub(crate) home: Home,
+    pub(crate) logs: LogSink,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) child_nofile: Rlimit,
+    pub(crate) next_app: u32,
+    pub(crate) next_ticket: u64,
+    pub(crate) rescues: u64,
+    pub(crate) connections: crate::sampling::Connections,
+    sampler: Sampler,
+    origin: Instant,
+    usage_due: Instant,
+    shutdown: Option<oneshot::Receiver<Outcome>>,
+}
+
+/// A way into the supervisor from other tasks.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) logs: LogSink,
+}
+
+/// The daemon is about to exit.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the daemon is shutting down")]
+pub struct ShuttingDown;
+
+impl Handle {
+    /// Runs `question` between two steps of the supervisor.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Supervisor) -> T + Send + 'static,
+    ) -> Result<T, ShuttingDown> {
+        let (reply, answer) = oneshot::channel();
+        let call = Box::new(move |supervisor: &mut Supervisor| drop(reply.send(question(supervisor))));
+        self.events.send(Event::Call(call)).await.map_err(|_| ShuttingDown)?;
+        answer.await.map_err(|_| ShuttingDown)
+    }
+}
+
+impl Supervisor {
+    /// A supervisor without apps, and the events it is to be run with.
+    ///
+    /// # Errors
+    /// No descriptor is left for the traffic detector.
+    pub fn new(
+        home: Home,
+        logs: LogSink,
+        child_nofile: Rlimit,
+    ) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
+        let (events, inbox) = mpsc::channel(EVENT_LIMIT);
+        let supervisor = Supervisor {
+            core: Core::new(now_ms()),
+            listeners: Listeners::new()?,
+            apps: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            handoffs: Handoffs::default(),
+            home,
+            logs,
+            events,
+            child_nofile,
+            next_app: 0,
+            next_ticket: 0,
+            rescues: 0,
+            connections: crate::sampling::Connections::default(),
+            sampler: Sampler::new(),
+            origin: Instant::now(),
+            usage_due: Instant::now(),
+            shutdown: None,
+        };
+        Ok((supervisor, inbox))
+    }
+
+    /// A way in for other tasks.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { events: self.events.clone(), logs: self.logs.clone() }
+    }
+
+    /// Runs until [`Event::Terminate`] has been obeyed.
+    ///
+    /// # Errors
+    /// The traffic detector cannot be watched.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> io::Result<()> {
+        let traffic = watched(self.listeners.traffic().as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                outcome = gone(&mut self.shutdown) => {
+                    drop(outcome);
+                    return Ok(());
+                }
+                event = inbox.recv() => match event {
+                    Some(event) => self.on_event(event),
+                    None => return Ok(()),
+                },
+                ready = traffic.readable() => {
+                    ready?.clear_ready();
+                    self.on_traffic();
+                }
+                () = sleep(wake) => self.on_time(),
+            }
+            self.settle();
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::LeaderExited(worker) => self.leader_exited(worker),
+            Event::TreeGone(worker) => self.tree_gone(worker),
+            Event::Messages(worker, messages) => {
+                for message in messages {
+                    self.message(worker, message);
+                }
+            }
+            Event::Call(question) => question(self),
+            Event::Terminate => self.terminate(),
+        }
+    }
+
+    fn terminate(&mut self) {
+        if self.shutdown.is_none() {
+            self.shutdown = Some(self.command(rpm_core::protocol::Command::Shutdown));
+        }
+    }
+
+    fn on_traffic(&mut self) {
+        let mut fired = Vec::new();
+        if let Err(error) = self.listeners.traffic().ready(&mut fired) {
+            tracing::warn!(%error, "the traffic detector fails");
+        }
+        if !fired.is_empty() {
+            self.sampler.traffic(self.now());
+            self.sample_queues();
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = self.now();
+        if self.sampler.poll_timeout().is_some_and(|due| due <= now) {
+            let busy = self.sample_queues();
+            match self.sampler.tick(now, busy) {
+                Decision::Continue => {}
+                Decision::Rearm => self.listeners.arm(),
+            }
+        }
+        self.core.handle_timeout(now);
+        if self.usage_due <= Instant::now() {
+            self.sample_usage();
+            self.usage_due = Instant::now() + USAGE_INTERVAL;
+        }
+    }
+
+    /// Tells the core the length of every accept queue; `true` if anything waits anywhere.
+    fn sample_queues(&mut self) -> bool {
+        let now = self.now();
+        let queues: Vec<_> = self.listeners.queues().collect();
+        let busy = queues.iter().any(|(_, len)| *len > 0);
+        for (slot, len) in queues {
+            self.core.handle(Input::Queue { slot, len }, now);
+        }
+        busy
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let due = [self.core.poll_timeout(), self.sampler.poll_timeout()].into_iter().flatten().min();
+        let usage = (!self.workers.is_empty()).then_some(self.usage_due);
+        [due.map(|tick| self.origin + tick.0), usage].into_iter().flatten().min()
+    }
+
+    /// Carries out what the core wants until it wants nothing more.
+    fn settle(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            self.apply(output);
+        }
+    }
+
+    /// Feeds the core; its outputs are carried out at the end of the step.
+    pub(crate) fn input(&mut self, input: Input) {
+        let now = self.now();
+        self.core.handle(input, now);
+    }
+
+    pub(crate) fn now(&self) -> Tick {
+        Tick(self.origin.elapsed())
+    }
+
+    /// Gives the core a command; the receiver resolves when it is settled.
+    pub(crate) fn command(&mut self, command: rpm_core::protocol::Command) -> oneshot::Receiver<Outcome> {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        let (done, wait) = oneshot::channel();
+        self.waiting.insert(ticket, done);
+        self.input(Input::Command { ticket, command });
+        self.settle();
+        wait
+    }
+
+    /// The worker's process, if it runs.
+    pub(crate) fn pidfd(&self, worker: WorkerId) -> Option<Arc<rpm_sys::pidfd::PidFd>> {
+        self.workers.get(&worker)?.process().map(|process| Arc::clone(&process.pidfd))
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+async fn sleep(until: Option<Instant>) {
+    match until {
+        Some(instant) => sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn gone(shutdown: &mut Option<oneshot::Receiver<Outcome>>) -> Option<Outcome> {
+    match shutdown {
+        Some(receiver) => receiver.await.ok(),
+        None => std::future::pending().await,
+    }
+}

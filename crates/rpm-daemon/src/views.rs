@@ -1,0 +1,147 @@
+//! What the daemon tells about its apps.
+
+use rpm_core::protocol::Exit;
+use rpm_core::{InstanceView, StateView};
+use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_listen::{GroupView, SharedKind};
+use rpm_wire::api::{ApiError, AppInfo, ListenerInfo, Process, SlotInfo, Status};
+
+use crate::app::Plane;
+use crate::supervisor::Supervisor;
+
+impl Supervisor {
+    /// Every instance, by id.
+    pub(crate) fn processes(&mut self, with_spec: bool) -> Vec<Process> {
+        self.sample_usage();
+        self.count_connections();
+        let ids: Vec<InstanceId> = self.core.instances().map(|view| view.id).collect();
+        ids.into_iter().filter_map(|id| self.process(id, with_spec)).collect()
+    }
+
+    pub(crate) fn process(&self, id: InstanceId, with_spec: bool) -> Option<Process> {
+        let view = self.core.instance(id)?;
+        let app = self.apps.get(&view.app)?;
+        let spec = app.spec(view.generation)?;
+        let worker = view.worker();
+        let process = worker.and_then(|w| self.workers.get(&w)).and_then(|w| w.process());
+        let (out, err) = self.home.log_files(&app.name, (Plane::of(&spec) != Plane::Fork).then_some(id.0));
+        let uptime = process.map(|p| u64::try_from(p.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        Some(Process {
+            id: id.0,
+            name: app.name.clone(),
+            instance: view.number,
+            generation: view.generation.0,
+            exec_mode: spec.exec_mode,
+            plane: Plane::of(&spec).explain().0.to_owned(),
+            status: status(&view.state),
+            pid: process.map(|p| p.pid),
+            uptime_ms: uptime,
+            started_at_ms: process.map_or(0, |p| p.started_at_ms),
+            created_at_ms: app.created_at_ms,
+            restarts: view.restarts,
+            unstable_restarts: view.unstable_restarts,
+            cpu_percent: process.map_or(0.0, |p| (p.usage.cpu_percent * 10.0).round() / 10.0),
+            memory_bytes: process.map_or(0, |p| p.usage.rss_bytes),
+            connections: worker.and_then(|w| self.connections_of(w)),
+            exit_code: view.last_exit.map(exit_code),
+            out_log: out.display().to_string(),
+            err_log: err.display().to_string(),
+            spec: with_spec.then(|| Box::new((*spec).clone())),
+        })
+    }
+
+    /// All about one app.
+    pub(crate) fn describe(&mut self, target: &str) -> Result<AppInfo, ApiError> {
+        let id = self.resolve_app(target)?;
+        self.sample_usage();
+        self.count_connections();
+        let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
+        let app = self.apps.get(&id);
+        let Some(spec) = app.and_then(|app| app.newest()).cloned() else {
+            return Err(crate::commands::failure(format!("{target:?} is being deleted"), None));
+        };
+        let (plane, reason) = Plane::of(&spec).explain();
+        let mut listeners: Vec<ListenerInfo> =
+            self.listeners.groups(id).map(|group| self.listener(&group)).collect();
+        listeners.extend(self.listeners.shared(id).map(shared));
+        listeners.extend(instances.iter().flat_map(|view| self.own(view)));
+        Ok(AppInfo {
+            plane: plane.to_owned(),
+            plane_reason: reason.to_owned(),
+            generation: self.core.app(id).map_or(0, |app| app.generation.0),
+            processes: instances.iter().filter_map(|view| self.process(view.id, false)).collect(),
+            listeners,
+            spec: (*spec).clone(),
+        })
+    }
+
+    fn listener(&self, group: &GroupView) -> ListenerInfo {
+        let slots = group.slots.iter().map(|slot| SlotInfo {
+            instance: slot.holder.and_then(|worker| self.instance_of(worker)).map_or(0, |id| id.0),
+            eligible: slot.eligible,
+            queued: slot.queue.len,
+            backlog: slot.queue.max,
+            steered: slot.steered,
+            rescued: slot.rescued,
+        });
+        ListenerInfo {
+            address: format!("tcp {}", group.addr),
+            steering: group.mechanism.name.to_owned(),
+            reason: group.mechanism.reason.clone(),
+            slots: slots.collect(),
+        }
+    }
+
+    fn own(&self, view: &InstanceView) -> Vec<ListenerInfo> {
+        let cluster = self.plane(view.app) != Some(Plane::Fork);
+        let reason = if cluster {
+            format!("opened by worker {} itself (exclusive, or not through node:cluster): not balanced", view.id)
+        } else {
+            "fork mode: the process owns its ports".to_owned()
+        };
+        let info = |address| ListenerInfo {
+            address: format!("tcp {address}"),
+            steering: "own".to_owned(),
+            reason: reason.clone(),
+            slots: Vec::new(),
+        };
+        self.own_listeners(view.id).into_iter().map(info).collect()
+    }
+
+    pub(crate) fn instance_of(&self, worker: WorkerId) -> Option<InstanceId> {
+        self.workers.get(&worker).map(|worker| worker.instance)
+    }
+
+    /// The app's name for labels.
+    pub(crate) fn label(&self, app: AppId) -> String {
+        self.apps.get(&app).map(|app| app.name.clone()).unwrap_or_default()
+    }
+}
+
+fn shared(kind: &SharedKind) -> ListenerInfo {
+    let (address, reason) = match kind {
+        SharedKind::Udp(addr) => (format!("udp {addr}"), "all workers read from one UDP socket"),
+        SharedKind::Unix(path) => {
+            (format!("unix {}", path.display()), "all workers accept from one Unix socket")
+        }
+    };
+    ListenerInfo { address, steering: "shared".to_owned(), reason: reason.to_owned(), slots: Vec::new() }
+}
+
+fn status(state: &StateView) -> Status {
+    match state {
+        StateView::Launching { .. } => Status::Launching,
+        StateView::Online { .. } => Status::Online,
+        StateView::Stopping { .. } => Status::Stopping,
+        StateView::Stopped => Status::Stopped,
+        StateView::WaitingRestart { .. } => Status::WaitingRestart,
+        StateView::Errored => Status::Errored,
+    }
+}
+
+fn exit_code(exit: Exit) -> i32 {
+    match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(number) => 128 + number,
+    }
+}

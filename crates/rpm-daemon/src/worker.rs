@@ -1,0 +1,128 @@
+//! A supervised process as the daemon holds it.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rpm_core::{AppId, Generation, InstanceId, WorkerId};
+use rpm_sys::pidfd::PidFd;
+use rpm_wire::api::AppSpec;
+use tokio::sync::mpsc;
+
+use crate::app::Plane;
+use crate::channel::Outgoing;
+
+/// One supervised process.
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) app: AppId,
+    pub(crate) generation: Generation,
+    pub(crate) instance: InstanceId,
+    pub(crate) spec: Arc<AppSpec>,
+    pub(crate) plane: Plane,
+    pub(crate) logs: Logs,
+    pub(crate) life: Life,
+    /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Whether there is a process.
+pub(crate) enum Life {
+    /// Not spawned (yet, or it could not be).
+    None,
+    /// The leader runs, or has ended and is not yet waited for.
+    Running(Process),
+    /// The leader has ended; others of its tree have not.
+    Remains {
+        /// How the leader ended.
+        exit: rpm_core::protocol::Exit,
+        /// The others.
+        left: Vec<Arc<PidFd>>,
+    },
+}
+
+/// The leader of a worker's process tree.
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Arc<PidFd>,
+    pub(crate) started: Instant,
+    pub(crate) started_at_ms: u64,
+    pub(crate) channel: Option<Channel>,
+    /// It was asked to end.
+    pub(crate) ending: bool,
+    pub(crate) usage: UsageSample,
+}
+
+/// The daemon's side of a Node channel.
+pub(crate) struct Channel {
+    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    /// What was sent with a descriptor, or as a ping, and is not acknowledged yet, in order.
+    pub(crate) unacknowledged: VecDeque<Awaiting>,
+}
+
+/// What a `NODE_HANDLE_ACK` or `NODE_HANDLE_NACK` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaiting {
+    /// The socket that answers a `queryServer`.
+    Listener,
+    /// A connection, by its sequence number.
+    Connection(u64),
+    /// A heartbeat.
+    Ping,
+}
+
+/// CPU use between the last two samples.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UsageSample {
+    pub(crate) at: Instant,
+    pub(crate) cpu: Duration,
+    pub(crate) cpu_percent: f64,
+    pub(crate) rss_bytes: u64,
+}
+
+/// Where a worker's output goes, and where in the files its own begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Logs {
+    pub(crate) out: PathBuf,
+    pub(crate) err: PathBuf,
+    pub(crate) out_from: u64,
+    pub(crate) err_from: u64,
+}
+
+impl Worker {
+    pub(crate) fn process(&self) -> Option<&Process> {
+        match &self.life {
+            Life::Running(process) => Some(process),
+            Life::None | Life::Remains { .. } => None,
+        }
+    }
+
+    pub(crate) fn process_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.life {
+            Life::Running(process) => Some(process),
+            Life::None | Life::Remains { .. } => None,
+        }
+    }
+
+    pub(crate) fn channel_mut(&mut self) -> Option<&mut Channel> {
+        self.process_mut().and_then(|process| process.channel.as_mut())
+    }
+}
+
+impl Channel {
+    /// Queues a message; `false` if the worker does not read, or is gone.
+    pub(crate) fn send(&mut self, message: Outgoing, awaiting: Option<Awaiting>) -> bool {
+        let sent = self.outgoing.try_send(message).is_ok();
+        if sent {
+            self.unacknowledged.extend(awaiting);
+        }
+        sent
+    }
+}
+
+impl UsageSample {
+    pub(crate) fn start() -> UsageSample {
+        UsageSample { at: Instant::now(), cpu: Duration::ZERO, cpu_percent: 0.0, rss_bytes: 0 }
+    }
+}

@@ -1,0 +1,170 @@
+//! A public TCP address: the slots behind it and their program.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rpm_core::{AppId, SlotId, WorkerId};
+use rpm_sys::socket::{self, AcceptQueue};
+
+use crate::steering::{Mechanism, Steering};
+
+/// Backlog of a slot until its worker calls `listen` with its own: Node's default, so that nothing is
+/// refused in between.
+pub(crate) const FIRST_BACKLOG: u32 = 511;
+
+const NO_QUEUE: AcceptQueue = AcceptQueue { len: 0, max: 0, listening: false };
+
+/// Connections taken from a queue at a time where they are handed over one by one.
+const HANDOFF_BATCH: usize = 256;
+
+pub(crate) struct Group {
+    pub(crate) app: AppId,
+    pub(crate) key: String,
+    pub(crate) addr: SocketAddr,
+    pub(crate) v6only: bool,
+    pub(crate) steering: Steering,
+    pub(crate) slots: BTreeMap<SlotId, Slot>,
+    pub(crate) eligible: Vec<SlotId>,
+}
+
+pub(crate) struct Slot {
+    pub(crate) fd: OwnedFd,
+    pub(crate) holder: Option<WorkerId>,
+    /// Closed for the core, and only waiting for its holder's exit.
+    pub(crate) retiring: Option<Vec<SlotId>>,
+    rescued: u64,
+}
+
+/// What became of a queue that was to be moved.
+#[derive(Debug)]
+pub enum Rescued {
+    /// The kernel moved this many connections.
+    Moved(u32),
+    /// The kernel cannot; here they are, to be handed over.
+    Taken(Vec<OwnedFd>),
+}
+
+/// A listener as `describe` shows it.
+#[derive(Debug)]
+pub struct GroupView {
+    /// Its address.
+    pub addr: SocketAddr,
+    /// How it is steered, and why so.
+    pub mechanism: Mechanism,
+    /// Its slots.
+    pub slots: Vec<SlotView>,
+}
+
+/// A slot as `describe` shows it.
+#[derive(Debug)]
+pub struct SlotView {
+    /// Which.
+    pub slot: SlotId,
+    /// Who serves it.
+    pub holder: Option<WorkerId>,
+    /// New connections may go there.
+    pub eligible: bool,
+    /// Its accept queue.
+    pub queue: AcceptQueue,
+    /// Connections steered to it; unknown to classic BPF.
+    pub steered: Option<u64>,
+    /// Connections moved away from it.
+    pub rescued: u64,
+}
+
+impl Group {
+    pub(crate) fn new(app: AppId, key: &str, addr: SocketAddr, v6only: bool) -> Group {
+        Group {
+            app,
+            key: key.to_owned(),
+            addr,
+            v6only,
+            steering: Steering::choose(),
+            slots: BTreeMap::new(),
+            eligible: Vec::new(),
+        }
+    }
+
+    /// Opens a slot. The first one settles the number of a port 0.
+    pub(crate) fn open(&mut self, slot: SlotId) -> io::Result<()> {
+        let fd = socket::bind_tcp(self.addr, self.v6only)?;
+        self.addr = socket::local_addr(fd.as_fd())?;
+        socket::listen(fd.as_fd(), FIRST_BACKLOG)?;
+        self.steering.add(slot, fd.as_fd())?;
+        self.slots.insert(slot, Slot { fd, holder: None, retiring: None, rescued: 0 });
+        Ok(())
+    }
+
+    pub(crate) fn steer(&mut self, slots: &[SlotId]) -> io::Result<()> {
+        self.eligible = slots.to_vec();
+        let members = &self.slots;
+        self.steering.steer(slots, |slot| members.get(&slot).map(|s| s.fd.as_fd()))
+    }
+
+    /// Moves what waits in the slot's queue to `to`. The holder must be dead or stopped.
+    pub(crate) fn rescue(&mut self, id: SlotId, to: &[SlotId]) -> io::Result<Rescued> {
+        let Some(slot) = self.slots.get_mut(&id) else { return Ok(Rescued::Moved(0)) };
+        let queue = socket::accept_queue(slot.fd.as_fd())?;
+        if queue.len == 0 {
+            return Ok(Rescued::Moved(0));
+        }
+        let rescued = if self.steering.can_migrate() {
+            let bounced = self.steering.bounce(id, slot.fd.as_fd(), queue.max, to);
+            let eligible = self.eligible.clone();
+            let members = &self.slots;
+            self.steering.steer(&eligible, |slot| members.get(&slot).map(|s| s.fd.as_fd()))?;
+            bounced?;
+            Rescued::Moved(queue.len)
+        } else {
+            Rescued::Taken(take(slot.fd.as_fd())?)
+        };
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.rescued += match &rescued {
+                Rescued::Moved(count) => u64::from(*count),
+                Rescued::Taken(fds) => fds.len() as u64,
+            };
+        }
+        Ok(rescued)
+    }
+
+    /// Closes the slot: the kernel moves its queue to the eligible slots, or what it held is returned.
+    pub(crate) fn close(&mut self, id: SlotId) -> io::Result<Vec<OwnedFd>> {
+        let Some(slot) = self.slots.remove(&id) else { return Ok(Vec::new()) };
+        self.eligible.retain(|s| *s != id);
+        let migrates = self.steering.can_migrate() || self.slots.is_empty();
+        let mut left = if migrates { Vec::new() } else { take(slot.fd.as_fd())? };
+        let members = &self.slots;
+        let fd_of = |other: SlotId| members.get(&other).map(|s| s.fd.as_fd());
+        self.steering.remove(id, fd_of, || socket::unlisten(slot.fd.as_fd()))?;
+        if !migrates {
+            // What completed its handshake between the two.
+            left.extend(take(slot.fd.as_fd()).unwrap_or_default());
+        }
+        Ok(left)
+    }
+
+    pub(crate) fn view(&self) -> GroupView {
+        let slots = self.slots.iter().map(|(id, slot)| SlotView {
+            slot: *id,
+            holder: slot.holder,
+            eligible: self.eligible.contains(id),
+            queue: socket::accept_queue(slot.fd.as_fd()).unwrap_or(NO_QUEUE),
+            steered: self.steering.steered(*id),
+            rescued: slot.rescued,
+        });
+        GroupView { addr: self.addr, mechanism: self.steering.mechanism(), slots: slots.collect() }
+    }
+}
+
+fn take(fd: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+    let mut taken = Vec::new();
+    while taken.len() < HANDOFF_BATCH {
+        match socket::accept(fd)? {
+            Some(connection) => taken.push(connection),
+            None => break,
+        }
+    }
+    Ok(taken)
+}

@@ -1,0 +1,384 @@
+//! All listeners of the daemon, and the operations that the core asks for.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_sys::oneshot::Oneshot;
+use rpm_sys::{sock_diag, socket};
+use rustix::io::Errno;
+
+use crate::conflict::{Occupant, occupant};
+use crate::group::{Group, GroupView, Rescued};
+use crate::shared::{Shared, SharedKind};
+use crate::wanted::Wanted;
+
+/// Every listening socket that the daemon owns.
+pub struct Listeners {
+    groups: BTreeMap<GroupId, Group>,
+    shared: Vec<Shared>,
+    group_of: BTreeMap<SlotId, GroupId>,
+    next_group: u32,
+    next_slot: u32,
+    traffic: Oneshot,
+}
+
+/// What a worker gets to listen on.
+#[derive(Debug)]
+pub enum Grant<'a> {
+    /// A slot of a group.
+    Slot {
+        /// Which.
+        slot: SlotId,
+        /// Of which group.
+        group: GroupId,
+        /// The socket.
+        fd: BorrowedFd<'a>,
+    },
+    /// The socket that all workers share.
+    Shared {
+        /// What it is.
+        kind: SharedKind,
+        /// The socket.
+        fd: BorrowedFd<'a>,
+    },
+}
+
+/// Why a worker gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process listens there.
+    #[error("{addr} is taken by {by}")]
+    Foreign {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// Who has it.
+        by: Occupant,
+    },
+    /// Another app, or another server of the same app, listens there.
+    #[error("{addr} is taken by another listener of this daemon, on {held}")]
+    Ours {
+        /// What was asked for.
+        addr: SocketAddr,
+        /// The address of that listener.
+        held: SocketAddr,
+        /// Whose it is.
+        app: AppId,
+    },
+    /// The kernel refuses.
+    #[error("cannot listen on {what}")]
+    Io {
+        /// What was asked for.
+        what: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// The positive errno that a program would have got from `bind`.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            OpenError::Foreign { .. } | OpenError::Ours { .. } => Errno::ADDRINUSE.raw_os_error(),
+            OpenError::Io { source, .. } => source.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error()),
+        }
+    }
+}
+
+impl Listeners {
+    /// No listeners yet.
+    ///
+    /// # Errors
+    /// No descriptor is left for the traffic detector.
+    pub fn new() -> io::Result<Listeners> {
+        Ok(Listeners {
+            groups: BTreeMap::new(),
+            shared: Vec::new(),
+            group_of: BTreeMap::new(),
+            next_group: 0,
+            next_slot: 0,
+            traffic: Oneshot::new()?,
+        })
+    }
+
+    /// The group that the workers of `app` know by `key`, if it is open.
+    #[must_use]
+    pub fn group(&self, app: AppId, key: &str) -> Option<GroupId> {
+        self.groups.iter().find(|(_, g)| g.app == app && g.key == key).map(|(id, _)| *id)
+    }
+
+    /// Gives `worker` something to listen on: the slot it inherits, a new one, or the shared socket.
+    ///
+    /// # Errors
+    /// The address is taken, or the kernel refuses it. A [`Wanted::WorkerFd`] is not for this call.
+    pub fn open(
+        &mut self,
+        app: AppId,
+        key: &str,
+        wanted: &Wanted,
+        worker: WorkerId,
+        inherits: Option<SlotId>,
+    ) -> Result<Grant<'_>, OpenError> {
+        match wanted {
+            Wanted::Tcp { addr, v6only } => self.open_tcp(app, key, (*addr, *v6only), worker, inherits),
+            Wanted::Udp { addr, v6only, reuse_addr } => {
+                let what = format!("udp {addr}");
+                let make = || Shared::udp(app, key, *addr, *v6only, *reuse_addr);
+                self.open_shared(app, key, worker, what, make)
+            }
+            Wanted::Unix { path } => {
+                let what = format!("unix {}", String::from_utf8_lossy(path));
+                self.open_shared(app, key, worker, what, || Shared::unix(app, key, path))
+            }
+            Wanted::WorkerFd(fd) => Err(OpenError::Io {
+                what: format!("descriptor {fd}"),
+                source: io::Error::from_raw_os_error(Errno::INVAL.raw_os_error()),
+            }),
+        }
+    }
+
+    fn open_tcp(
+        &mut self,
+        app: AppId,
+        key: &str,
+        (addr, v6only): (SocketAddr, bool),
+        worker: WorkerId,
+        inherits: Option<SlotId>,
+    ) -> Result<Grant<'_>, OpenError> {
+        let inherits = inherits.filter(|slot| self.group_of.contains_key(slot));
+        let (group, slot) = match (inherits, self.group(app, key)) {
+            (Some(slot), Some(group)) => (group, slot),
+            (None, Some(group)) => (group, self.open_slot(group)?),
+            (_, None) => {
+                self.refuse_overlap(addr, v6only)?;
+                let group = GroupId(self.next_group);
+                self.groups.insert(group, Group::new(app, key, addr, v6only));
+                match self.open_slot(group) {
+                    Ok(slot) => {
+                        self.next_group += 1;
+                        (group, slot)
+                    }
+                    Err(error) => {
+                        self.groups.remove(&group);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let slot_of = self.groups.get_mut(&group).and_then(|g| g.slots.get_mut(&slot));
+        match slot_of {
+            Some(held) => {
+                held.holder = Some(worker);
+                Ok(Grant::Slot { slot, group, fd: held.fd.as_fd() })
+            }
+            None => Err(OpenError::Io { what: addr.to_string(), source: io::ErrorKind::NotFound.into() }),
+        }
+    }
+
+    fn open_slot(&mut self, group: GroupId) -> Result<SlotId, OpenError> {
+        let slot = SlotId(self.next_slot);
+        let Some(open) = self.groups.get_mut(&group) else {
+            return Err(OpenError::Io { what: format!("group {group}"), source: io::ErrorKind::NotFound.into() });
+        };
+        open.open(slot).map_err(|source| OpenError::Io { what: open.addr.to_string(), source })?;
+        if let Some(opened) = open.slots.get(&slot) {
+            let watched = self.traffic.add(opened.fd.as_fd(), u64::from(slot.0));
+            watched.map_err(|source| OpenError::Io { what: "its traffic detector".to_owned(), source })?;
+        }
+        self.next_slot += 1;
+        self.group_of.insert(slot, group);
+        Ok(slot)
+    }
+
+    fn refuse_overlap(&self, addr: SocketAddr, v6only: bool) -> Result<(), OpenError> {
+        let overlaps = |g: &&Group| {
+            addr.port() != 0 && sock_diag::overlaps(addr, v6only, g.addr, g.v6only) && !g.slots.is_empty()
+        };
+        if let Some(other) = self.groups.values().find(overlaps) {
+            return Err(OpenError::Ours { addr, held: other.addr, app: other.app });
+        }
+        match occupant(addr, v6only) {
+            Ok(None) => Ok(()),
+            Ok(Some(by)) => Err(OpenError::Foreign { addr, by }),
+            Err(source) => Err(OpenError::Io { what: format!("{addr}: the socket table"), source }),
+        }
+    }
+
+    fn open_shared(
+        &mut self,
+        app: AppId,
+        key: &str,
+        worker: WorkerId,
+        what: String,
+        make: impl FnOnce() -> io::Result<Shared>,
+    ) -> Result<Grant<'_>, OpenError> {
+        let at = match self.shared.iter().position(|s| s.app == app && s.key == key) {
+            Some(at) => at,
+            None => {
+                self.shared.push(make().map_err(|source| OpenError::Io { what, source })?);
+                self.shared.len() - 1
+            }
+        };
+        let shared = &mut self.shared[at];
+        shared.holders.insert(worker);
+        Ok(Grant::Shared { kind: shared.kind.clone(), fd: shared.fd.as_fd() })
+    }
+
+    /// The slot that `worker` holds under `key`.
+    #[must_use]
+    pub fn held(&self, app: AppId, key: &str, worker: WorkerId) -> Option<SlotId> {
+        let group = self.groups.get(&self.group(app, key)?)?;
+        group.slots.iter().find(|(_, s)| s.holder == Some(worker) && s.retiring.is_none()).map(|(id, _)| *id)
+    }
+
+    /// The worker closed its listener of `key`: a slot has no holder any more, a shared socket nobody
+    /// uses is closed.
+    pub fn released(&mut self, app: AppId, key: &str, worker: WorkerId) {
+        if let Some(slot) = self.held(app, key, worker)
+            && let Some(held) = self.slot_mut(slot)
+        {
+            held.holder = None;
+        }
+        for shared in self.shared.iter_mut().filter(|s| s.app == app && s.key == key) {
+            shared.holders.remove(&worker);
+        }
+        self.shared.retain(|s| !(s.app == app && s.key == key && s.holders.is_empty()));
+    }
+
+    /// The key under which the workers of the slot's app know its group, and the app.
+    #[must_use]
+    pub fn key_of(&self, slot: SlotId) -> Option<(AppId, &str)> {
+        self.groups.get(self.group_of.get(&slot)?).map(|g| (g.app, g.key.as_str()))
+    }
+
+    /// Who holds a slot.
+    #[must_use]
+    pub fn holder(&self, slot: SlotId) -> Option<WorkerId> {
+        self.groups.get(self.group_of.get(&slot)?)?.slots.get(&slot)?.holder
+    }
+
+    /// New connections of the group go to these slots from now on.
+    ///
+    /// # Errors
+    /// The kernel refuses the program or a table entry.
+    pub fn steer(&mut self, group: GroupId, slots: &[SlotId]) -> io::Result<()> {
+        self.groups.get_mut(&group).map_or(Ok(()), |g| g.steer(slots))
+    }
+
+    /// Moves a slot's accept queue to `to`, or returns it where the kernel cannot. Every process that
+    /// holds the slot must be stopped or dead where the group can migrate.
+    ///
+    /// # Errors
+    /// The kernel refuses; the slot may then be out of its group.
+    pub fn rescue(&mut self, slot: SlotId, to: &[SlotId]) -> io::Result<Rescued> {
+        let group = self.group_of.get(&slot).and_then(|id| self.groups.get_mut(id));
+        group.map_or(Ok(Rescued::Moved(0)), |g| g.rescue(slot, to))
+    }
+
+    /// Whether [`Listeners::rescue`] moves this slot's queue in the kernel.
+    #[must_use]
+    pub fn can_migrate(&self, slot: SlotId) -> bool {
+        self.group_of.get(&slot).and_then(|id| self.groups.get(id)).is_some_and(|g| g.steering.can_migrate())
+    }
+
+    /// Retires a slot that the core closed. With somewhere for its queue to go and a living holder it
+    /// is closed when that exits (what it still accepts is served); otherwise now. What the kernel did
+    /// not move is returned.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn close(&mut self, slot: SlotId, to: &[SlotId]) -> io::Result<Vec<OwnedFd>> {
+        let holder = self.holder(slot);
+        if let (Some(_), false) = (holder, to.is_empty())
+            && let Some(held) = self.slot_mut(slot)
+        {
+            held.retiring = Some(to.to_vec());
+            return Ok(Vec::new());
+        }
+        self.close_now(slot)
+    }
+
+    fn close_now(&mut self, slot: SlotId) -> io::Result<Vec<OwnedFd>> {
+        let Some(id) = self.group_of.remove(&slot) else { return Ok(Vec::new()) };
+        let Some(group) = self.groups.get_mut(&id) else { return Ok(Vec::new()) };
+        if let Some(closing) = group.slots.get(&slot) {
+            self.traffic.remove(closing.fd.as_fd())?;
+        }
+        let left = group.close(slot);
+        if group.slots.is_empty() {
+            self.groups.remove(&id);
+        }
+        left
+    }
+
+    /// The worker is gone: its slots have no holder, those that waited for its exit are closed. Returns
+    /// the connections they still held, each with the slots that may take them.
+    pub fn worker_gone(&mut self, worker: WorkerId) -> Vec<(OwnedFd, Vec<SlotId>)> {
+        for shared in &mut self.shared {
+            shared.holders.remove(&worker);
+        }
+        let mut retired = Vec::new();
+        for (id, slot) in self.groups.values_mut().flat_map(|g| g.slots.iter_mut()) {
+            if slot.holder == Some(worker) {
+                slot.holder = None;
+                retired.extend(slot.retiring.take().map(|to| (*id, to)));
+            }
+        }
+        let mut left = Vec::new();
+        for (slot, to) in retired {
+            let fds = self.close_now(slot).unwrap_or_default();
+            left.extend(fds.into_iter().map(|fd| (fd, to.clone())));
+        }
+        left
+    }
+
+    /// Closes the shared sockets of an app none of whose workers runs or will run again.
+    pub fn close_shared(&mut self, app: AppId) {
+        self.shared.retain(|s| s.app != app);
+    }
+
+    /// The accept queue of every open slot.
+    pub fn queues(&self) -> impl Iterator<Item = (SlotId, u32)> {
+        self.groups.values().flat_map(|g| &g.slots).filter(|(_, slot)| slot.retiring.is_none()).map(
+            |(id, slot)| (*id, socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len)),
+        )
+    }
+
+    /// Becomes readable when a connection arrives at an armed slot.
+    #[must_use]
+    pub fn traffic(&self) -> &Oneshot {
+        &self.traffic
+    }
+
+    /// Arms the traffic detector of every slot.
+    pub fn arm(&self) {
+        for (id, slot) in self.groups.values().flat_map(|g| &g.slots) {
+            // A slot that cannot be armed is sampled while others have traffic.
+            let _ = self.traffic.rearm(slot.fd.as_fd(), u64::from(id.0));
+        }
+    }
+
+    /// The app's TCP listeners.
+    pub fn groups(&self, app: AppId) -> impl Iterator<Item = GroupView> {
+        self.groups.values().filter(move |g| g.app == app).map(Group::view)
+    }
+
+    /// The app's shared sockets.
+    pub fn shared(&self, app: AppId) -> impl Iterator<Item = &SharedKind> {
+        self.shared.iter().filter(move |s| s.app == app).map(|s| &s.kind)
+    }
+
+    /// Inodes of all sockets that the daemon opened for the app, to tell them from a worker's own.
+    pub fn inodes(&self, app: AppId) -> impl Iterator<Item = u64> {
+        let slots = self.groups.values().filter(move |g| g.app == app).flat_map(|g| g.slots.values());
+        slots.filter_map(|slot| socket::inode(slot.fd.as_fd()).ok())
+    }
+
+    fn slot_mut(&mut self, slot: SlotId) -> Option<&mut crate::group::Slot> {
+        self.groups.get_mut(self.group_of.get(&slot)?)?.slots.get_mut(&slot)
+    }
+}

@@ -1,0 +1,131 @@
+//! Steering by classic BPF: random among the eligible slots, with no privilege at all
+//! (`SO_ATTACH_REUSEPORT_CBPF`, Linux 4.6).
+//!
+//! A slot's index is its place in the order in which the group's sockets began to listen; when one
+//! leaves, the last takes its place. An index that no socket has falls back to the kernel's hash.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use libc::sock_filter;
+
+/// `A = the word at K`.
+const LOAD_ABSOLUTE: u16 = 0x20;
+/// `A = A + K`.
+const ADD: u16 = 0x04;
+/// `A = A % K`.
+const MODULO: u16 = 0x94;
+/// Skip `jt` instructions if `A == K`, else `jf`.
+const JUMP_EQUAL: u16 = 0x15;
+const RETURN_K: u16 = 0x06;
+const RETURN_A: u16 = 0x16;
+/// `SKF_AD_OFF + SKF_AD_RANDOM`: where a load yields 32 random bits.
+const RANDOM: u32 = (-0x1000_i32 + 56).cast_unsigned();
+
+/// As many as fit into the 4096 instructions of a classic program, with room to spare.
+const MAX_INDEXES: usize = 1024;
+
+/// Attaches, to the group of `socket`, a program that picks one of `indexes` at random, each with the
+/// same probability, and replaces the one before. `socket` must listen.
+///
+/// # Errors
+/// `InvalidInput` for no index or more than 1024, `EINVAL` if the socket shares no address.
+pub fn attach_random(socket: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> {
+    let mut program = random_among(indexes).ok_or(io::ErrorKind::InvalidInput)?;
+    let fprog = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        filter: program.as_mut_ptr(),
+    };
+    let size = size_of_val(&fprog) as libc::socklen_t;
+    // SAFETY: `fprog` is live and points at `len` live instructions; the kernel copies them.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const fprog).cast(),
+            size,
+        )
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn random_among(indexes: &[u32]) -> Option<Vec<sock_filter>> {
+    let (first, len) = (*indexes.first()?, u32::try_from(indexes.len()).ok()?);
+    if indexes.len() > MAX_INDEXES {
+        return None;
+    }
+    let mut program = vec![insn(LOAD_ABSOLUTE, 0, 0, RANDOM), insn(MODULO, 0, 0, len)];
+    let is_run = indexes
+        .windows(2)
+        .all(|pair| pair[0].checked_add(1) == Some(pair[1]));
+    if is_run {
+        program.extend([insn(ADD, 0, 0, first), insn(RETURN_A, 0, 0, 0)]);
+        return Some(program);
+    }
+    for (at, index) in (0..len - 1).zip(indexes) {
+        program.extend([insn(JUMP_EQUAL, 0, 1, at), insn(RETURN_K, 0, 0, *index)]);
+    }
+    program.push(insn(RETURN_K, 0, 0, *indexes.last()?));
+    Some(program)
+}
+
+fn insn(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a program with a given random number.
+    fn run(program: &[sock_filter], random: u32) -> u32 {
+        let (mut at, mut a) = (0, 0_u32);
+        loop {
+            let insn = program[at];
+            at += 1;
+            match insn.code {
+                LOAD_ABSOLUTE => a = random,
+                MODULO => a %= insn.k,
+                ADD => a += insn.k,
+                JUMP_EQUAL => at += usize::from(if a == insn.k { insn.jt } else { insn.jf }),
+                RETURN_K => return insn.k,
+                RETURN_A => return a,
+                other => panic!("unexpected instruction {other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_index_has_its_share_and_no_other_is_picked() {
+        for indexes in [
+            &[5][..],
+            &[0, 1, 2],
+            &[3, 4, 5],
+            &[0, 2],
+            &[7, 1, 4, 5],
+            &[2, 1, 0],
+        ] {
+            let program = random_among(indexes).unwrap();
+            let rounds = 60 / indexes.len();
+            let mut picked: Vec<u32> = (0..rounds * indexes.len())
+                .map(|random| run(&program, random as u32))
+                .collect();
+            picked.sort_unstable();
+            let mut expected = indexes.repeat(rounds);
+            expected.sort_unstable();
+            assert_eq!(picked, expected);
+        }
+    }
+
+    #[test]
+    fn none_and_too_many_are_refused() {
+        assert!(random_among(&[]).is_none());
+        assert!(random_among(&vec![1; MAX_INDEXES + 1]).is_none());
+        assert!(random_among(&[u32::MAX, 0]).is_some());
+    }
+}

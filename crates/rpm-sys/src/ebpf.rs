@@ -1,0 +1,234 @@
+//! Steering by eBPF: a program on the `SO_REUSEPORT` group picks the slot of each new connection, in
+//! exact rotation, and moves what waits at a closing slot to the others.
+//!
+//! Loaded with bpf(2) from instructions written here (`BPF_PROG_TYPE_SK_REUSEPORT`, Linux 4.19; needs
+//! `CAP_BPF` or root). Once loaded it needs no privilege any more.
+
+mod asm;
+mod call;
+mod program;
+mod state;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use self::state::{Layout, List, State};
+
+/// The most slots a selector can have.
+pub const MAX_SLOTS: u32 = 1024;
+
+/// What was to be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadStage {
+    /// The memory shared with the program.
+    State,
+    /// The table of sockets.
+    Sockets,
+    /// The program.
+    Program,
+}
+
+/// Why there is no selector.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot load the eBPF {}: {reason}", stage.name())]
+pub struct LoadError {
+    /// What was to be loaded.
+    pub stage: LoadStage,
+    /// What to do about it, or the end of the verifier's log.
+    pub reason: String,
+    /// The system's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What a slot was given, since the selector was loaded or [`Selector::clear_counters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// New connections (SYNs; a repeated SYN of a half-open connection does not count again).
+    pub steered: u64,
+    /// Connections out of the queues of other slots.
+    pub migrated: u64,
+}
+
+/// The select program and its tables: one per group. `Send`, not `Sync`: one thread updates it.
+#[derive(Debug)]
+pub struct Selector {
+    program: OwnedFd,
+    sockets: OwnedFd,
+    state: State,
+    can_migrate: bool,
+}
+
+impl Selector {
+    /// Loads program and tables for slots with indexes below `max_slots` (1 to [`MAX_SLOTS`]).
+    ///
+    /// # Errors
+    /// No privilege, or a kernel that lacks something; the reason says which.
+    pub fn load(max_slots: u32) -> Result<Selector, LoadError> {
+        let layout = Layout {
+            slots: max_slots.clamp(1, MAX_SLOTS),
+        };
+        let size = u32::try_from(layout.size()).unwrap_or(u32::MAX);
+        let at = |stage| move |source| LoadError::new(stage, source, None);
+        let memory = call::create_map(call::ARRAY, size, 1, call::MMAPABLE).map_err(at(LoadStage::State))?;
+        let state = State::map(&memory, layout).map_err(at(LoadStage::State))?;
+        let sockets = call::create_map(call::REUSEPORT_SOCKARRAY, 8, layout.slots, 0)
+            .map_err(at(LoadStage::Sockets))?;
+        let load = |migrating| load_program(&memory, &sockets, layout, migrating);
+        match load(true) {
+            Ok(program) => Ok(Selector {
+                program,
+                sockets,
+                state,
+                can_migrate: true,
+            }),
+            Err(error) if error.source.raw_os_error() == Some(libc::EPERM) => Err(error),
+            // Before Linux 5.14 there is no migration.
+            Err(_) => {
+                let program = load(false)?;
+                Ok(Selector {
+                    program,
+                    sockets,
+                    state,
+                    can_migrate: false,
+                })
+            }
+        }
+    }
+
+    /// Whether the queue of a closing slot moves to the migration targets; otherwise it is reset.
+    #[must_use]
+    pub fn can_migrate(&self) -> bool {
+        self.can_migrate
+    }
+
+    /// Attaches the program to the group that `socket` belongs to: once per group, through a socket that
+    /// listens (a socket that is shut down has left its group). A group whose last listener leaves
+    /// loses it.
+    ///
+    /// # Errors
+    /// `EINVAL` if the socket shares no address, `ENOMEM`.
+    pub fn attach(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let program = self.program.as_raw_fd();
+        let size = size_of_val(&program) as libc::socklen_t;
+        // SAFETY: the kernel reads `size` bytes from the live local.
+        let status = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_REUSEPORT_EBPF,
+                (&raw const program).cast(),
+                size,
+            )
+        };
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Makes `socket`, which must listen, the slot `index`.
+    ///
+    /// # Errors
+    /// `EBUSY` if the socket is in a table already ([`Selector::remove`] it first), `EINVAL` if it does
+    /// not listen, `E2BIG` for an index out of range.
+    pub fn insert(&self, index: u32, socket: impl AsFd) -> io::Result<()> {
+        call::insert_socket(&self.sockets, index, socket.as_fd())
+    }
+
+    /// Takes the slot out of the table. Not an error if it is not there: a shutdown removes it too.
+    ///
+    /// # Errors
+    /// `EINVAL` for an index out of range.
+    pub fn remove(&self, index: u32) -> io::Result<()> {
+        match call::remove(&self.sockets, index) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// From now on new connections go to these slots in turn. If it is empty, or none of them is in the
+    /// table, the kernel's hash decides among all listeners of the group.
+    pub fn set_eligible(&self, indexes: &[u32]) {
+        self.state.set(List::Select, indexes);
+    }
+
+    /// Where the queue of a slot that is shut down or closed goes, in turn; as
+    /// [`Selector::set_eligible`] otherwise.
+    pub fn set_migration_targets(&self, indexes: &[u32]) {
+        self.state.set(List::Migrate, indexes);
+    }
+
+    /// The eligible slots.
+    #[must_use]
+    pub fn eligible(&self) -> Vec<u32> {
+        self.state.get(List::Select)
+    }
+
+    /// What slot `index` was given; zero for an index out of range.
+    #[must_use]
+    pub fn counters(&self, index: u32) -> Counters {
+        let read = |which| {
+            self.state
+                .counter(index, which)
+                .map_or(0, |count| count.load(Ordering::Relaxed))
+        };
+        Counters {
+            steered: read(Layout::STEERED),
+            migrated: read(Layout::MIGRATED),
+        }
+    }
+
+    /// Starts the counters of an index again, for a new slot.
+    pub fn clear_counters(&self, index: u32) {
+        for which in [Layout::STEERED, Layout::MIGRATED] {
+            if let Some(count) = self.state.counter(index, which) {
+                count.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl LoadStage {
+    fn name(self) -> &'static str {
+        match self {
+            LoadStage::State => "state map",
+            LoadStage::Sockets => "socket table",
+            LoadStage::Program => "select program",
+        }
+    }
+}
+
+impl LoadError {
+    fn new(stage: LoadStage, source: io::Error, log: Option<String>) -> LoadError {
+        let reason = match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) if log.is_none() => "needs CAP_BPF or root (EPERM)".to_owned(),
+            Some(libc::ENOSYS) => "this kernel has no bpf(2) (ENOSYS)".to_owned(),
+            _ => log.unwrap_or_else(|| "this kernel lacks a part of it (Linux 5.12 has them all)".to_owned()),
+        };
+        LoadError {
+            stage,
+            reason,
+            source,
+        }
+    }
+}
+
+fn load_program(
+    memory: &OwnedFd,
+    sockets: &OwnedFd,
+    layout: Layout,
+    migrating: bool,
+) -> Result<OwnedFd, LoadError> {
+    let rejected = |source, log| LoadError::new(LoadStage::Program, source, log);
+    let insns = program::assemble(memory.as_raw_fd(), sockets.as_raw_fd(), layout, migrating)
+        .map_err(|bad| rejected(io::Error::other(format!("no label {}", bad.0)), None))?;
+    let attach_type = if migrating {
+        call::SELECT_OR_MIGRATE
+    } else {
+        call::SELECT
+    };
+    call::load_program(&insns, attach_type).map_err(|bad| rejected(bad.source, bad.log))
+}

@@ -1,0 +1,212 @@
+//! The memory that the select program and the daemon share: a single-entry array map, mapped here.
+//!
+//! Layout, in bytes from the start:
+//!
+//! | what | size |
+//! |---|---|
+//! | counter of SYNs, counter of other packets, counter of migrations | 3 × u64 |
+//! | `select` word, `migrate` word | 2 × u64 |
+//! | tables of slot indexes: two halves for `select`, two for `migrate` | 4 × slots × u32 |
+//! | per slot: connections steered, connections migrated to it | slots × 2 × u64 |
+//!
+//! A word is `base << 16 | n`: the list in force is the `n` table entries from `base` on. Update: write
+//! the half that is not in force, then store the word. The program may be reading the old half
+//! meanwhile; if it is overtaken by two updates it uses an entry of the newer list, which is as good.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Offsets and sizes for a number of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) slots: u32,
+}
+
+/// Which list of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum List {
+    /// New connections.
+    Select,
+    /// Connections out of the queue of a closing slot.
+    Migrate,
+}
+
+impl Layout {
+    pub(super) const SYN_COUNTER: usize = 0;
+    pub(super) const ACK_COUNTER: usize = 8;
+    pub(super) const MIGRATE_COUNTER: usize = 16;
+    pub(super) const SELECT_WORD: usize = 24;
+    pub(super) const MIGRATE_WORD: usize = 32;
+    pub(super) const TABLES: usize = 40;
+    /// Within a slot's counters.
+    pub(super) const STEERED: usize = 0;
+    pub(super) const MIGRATED: usize = 8;
+
+    /// Entries in all four halves.
+    pub(super) fn table_len(self) -> usize {
+        4 * self.slots as usize
+    }
+
+    pub(super) fn counters(self) -> usize {
+        Layout::TABLES + 4 * self.table_len()
+    }
+
+    pub(super) fn size(self) -> usize {
+        self.counters() + 16 * self.slots as usize
+    }
+}
+
+/// The mapping. Not `Sync`: two writers would mix their lists.
+#[derive(Debug)]
+pub(super) struct State {
+    start: NonNull<u8>,
+    mapped: usize,
+    layout: Layout,
+}
+
+// SAFETY: the mapping belongs to this value alone and any thread may access and unmap it.
+unsafe impl Send for State {}
+
+impl State {
+    pub(super) fn map(map: &OwnedFd, layout: Layout) -> io::Result<State> {
+        let page = rustix::param::page_size();
+        let mapped = layout.size().next_multiple_of(page);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice, of a map that has `mapped` bytes.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                mapped,
+                protection,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(State {
+            start,
+            mapped,
+            layout,
+        })
+    }
+
+    /// Puts a list in force. Indexes that no slot can have are left out.
+    pub(super) fn set(&self, list: List, indexes: &[u32]) {
+        let slots = self.layout.slots;
+        debug_assert!(indexes.iter().all(|index| *index < slots) && indexes.len() <= slots as usize);
+        let (word, first_half) = match list {
+            List::Select => (self.word(Layout::SELECT_WORD), 0),
+            List::Migrate => (self.word(Layout::MIGRATE_WORD), 2 * slots),
+        };
+        let in_force = (word.load(Ordering::Relaxed) >> 16) as u32;
+        let base = if in_force == first_half {
+            first_half + slots
+        } else {
+            first_half
+        };
+        let mut len = 0;
+        for index in indexes
+            .iter()
+            .filter(|index| **index < slots)
+            .take(slots as usize)
+        {
+            self.entry(base + len).store(*index, Ordering::Relaxed);
+            len += 1;
+        }
+        word.store(u64::from(base) << 16 | u64::from(len), Ordering::Release);
+    }
+
+    /// The list in force.
+    pub(super) fn get(&self, list: List) -> Vec<u32> {
+        let word = match list {
+            List::Select => self.word(Layout::SELECT_WORD),
+            List::Migrate => self.word(Layout::MIGRATE_WORD),
+        };
+        let word = word.load(Ordering::Acquire);
+        let (base, len) = ((word >> 16) as u32, (word & 0xffff) as u32);
+        (base..base + len)
+            .map(|at| self.entry(at).load(Ordering::Relaxed))
+            .collect()
+    }
+
+    /// One of a slot's counters ([`Layout::STEERED`], [`Layout::MIGRATED`]).
+    pub(super) fn counter(&self, index: u32, which: usize) -> Option<&AtomicU64> {
+        let start = self.layout.counters() + 16 * index as usize;
+        (index < self.layout.slots).then(|| self.word(start + which))
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= self.mapped);
+        let word = self.start.as_ptr().wrapping_add(offset);
+        // SAFETY: an aligned u64 inside the mapping, which lives as long as `self`; this process and
+        // the kernel access it by atomic operations only.
+        unsafe { AtomicU64::from_ptr(word.cast()) }
+    }
+
+    fn entry(&self, at: u32) -> &AtomicU32 {
+        let at = (at as usize).min(self.layout.table_len() - 1);
+        let entry = self.start.as_ptr().wrapping_add(Layout::TABLES + 4 * at);
+        // SAFETY: as in `word`, for an aligned u32 of the tables.
+        unsafe { AtomicU32::from_ptr(entry.cast()) }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `map` has mapped; no reference into it outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ordinary shared memory in place of the map.
+    fn state(slots: u32) -> State {
+        let layout = Layout { slots };
+        let file = rustix::fs::memfd_create(c"state", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, layout.size() as u64).unwrap();
+        State::map(&file, layout).unwrap()
+    }
+
+    #[test]
+    fn lists_alternate_between_halves_and_never_touch_each_other() {
+        let state = state(4);
+        for round in 0..5 {
+            let select: Vec<u32> = (0..=round % 4).collect();
+            state.set(List::Select, &select);
+            state.set(List::Migrate, &[3, 1]);
+            assert_eq!(state.get(List::Select), select);
+            assert_eq!(state.get(List::Migrate), [3, 1]);
+        }
+        state.set(List::Select, &[]);
+        assert_eq!(state.get(List::Select), [0; 0]);
+        assert_eq!(
+            state
+                .counter(3, Layout::MIGRATED)
+                .unwrap()
+                .load(Ordering::Relaxed),
+            0
+        );
+        assert!(state.counter(4, Layout::STEERED).is_none());
+    }
+
+    #[test]
+    fn the_list_in_force_is_not_overwritten_by_the_next() {
+        let state = state(4);
+        state.set(List::Select, &[0, 1, 2, 3]);
+        let before = state.word(Layout::SELECT_WORD).load(Ordering::Relaxed) >> 16;
+        state.set(List::Select, &[3, 2, 1, 0]);
+        let old: Vec<u32> = (0..4)
+            .map(|at| state.entry(before as u32 + at).load(Ordering::Relaxed))
+            .collect();
+        assert_eq!(old, [0, 1, 2, 3]);
+    }
+}

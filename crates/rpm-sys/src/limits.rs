@@ -1,0 +1,66 @@
+//! The limit of open files (getrlimit(2), `RLIMIT_NOFILE`).
+
+use std::io;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// A resource limit; `u64::MAX` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rlimit {
+    /// What is enforced.
+    pub soft: u64,
+    /// How far an unprivileged process may raise it.
+    pub hard: u64,
+}
+
+/// This process's limit of open files.
+#[must_use]
+pub fn nofile() -> Rlimit {
+    let limit = getrlimit(Resource::Nofile);
+    Rlimit {
+        soft: limit.current.unwrap_or(u64::MAX),
+        hard: limit.maximum.unwrap_or(u64::MAX),
+    }
+}
+
+/// Raises the soft limit to the hard one, and returns what it was: what children should get back,
+/// for programs that use select(2) or close every possible descriptor suffer from a high one.
+#[must_use = "children should get the original limit"]
+pub fn raise_nofile() -> Rlimit {
+    let before = nofile();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // A refusal leaves the old limit, which works too; reaching it is reported where it happens.
+    let _ = setrlimit(
+        Resource::Nofile,
+        rustix::process::Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+    before
+}
+
+/// How many descriptors this process has open.
+///
+/// # Errors
+/// Those of reading `/proc/self/fd`.
+pub fn open_fds() -> io::Result<usize> {
+    // One of the entries is the directory itself while it is read.
+    Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_ordered_and_descriptors_are_counted() {
+        let limit = nofile();
+        assert!(limit.soft <= limit.hard);
+        let open = open_fds().unwrap();
+        assert!(
+            open >= 3 && u64::try_from(open).unwrap() <= limit.soft,
+            "{open} of {limit:?}"
+        );
+    }
+}

@@ -1,0 +1,83 @@
+//! One holder at a time, forgotten by the kernel when the holder dies (flock(2)).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+
+/// Between two tries of [`LockFile::lock_within`]: short beside what a holder does with the lock.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// A held lock. The file stays: removing it would let two processes lock two files of one name.
+#[derive(Debug)]
+pub struct LockFile {
+    _file: OwnedFd,
+}
+
+impl LockFile {
+    /// Takes the lock on `path` (created if need be, mode 0600); `None` if somebody else has it.
+    ///
+    /// # Errors
+    /// Those of creating the file: `EACCES`, `ENOENT` (no such directory), `ENOSPC`, `EROFS`.
+    pub fn try_lock(path: &Path) -> io::Result<Option<LockFile>> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
+        match rustix::io::retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(()) => Ok(Some(LockFile { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tries for as long as `within`; `None` if somebody else had it all the time.
+    ///
+    /// # Errors
+    /// As [`LockFile::try_lock`].
+    pub fn lock_within(path: &Path, within: Duration) -> io::Result<Option<LockFile>> {
+        let began = Instant::now();
+        loop {
+            if let Some(lock) = LockFile::try_lock(path)? {
+                return Ok(Some(lock));
+            }
+            let left = within.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(left.min(RETRY));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time_and_free_when_dropped() {
+        let path = std::env::temp_dir().join(format!("rpm-sys-lock-{}", std::process::id()));
+        let first = LockFile::try_lock(&path).unwrap().unwrap();
+        assert!(LockFile::try_lock(&path).unwrap().is_none());
+        let began = Instant::now();
+        assert!(
+            LockFile::lock_within(&path, Duration::from_millis(20))
+                .unwrap()
+                .is_none()
+        );
+        assert!(began.elapsed() >= Duration::from_millis(20));
+        drop(first);
+        assert!(
+            LockFile::lock_within(&path, Duration::from_secs(5))
+                .unwrap()
+                .is_some()
+        );
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_error() {
+        let error = LockFile::try_lock(Path::new("/nonexistent/lock")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

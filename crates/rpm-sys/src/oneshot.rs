@@ -1,0 +1,267 @@
+//! epoll(7): one-shot interest that nests in another event loop, and a plain poller with a waker for a
+//! thread of its own.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
+
+/// Events fetched by one system call.
+const BATCH: usize = 64;
+
+/// Descriptors that report readability once, until they are armed again: a listener with a queue that
+/// nobody here empties costs one event, not one per turn of the loop.
+///
+/// The value itself is a descriptor that is readable while an event waits: register it, level-triggered,
+/// with the event loop, and fetch with [`Oneshot::ready`].
+#[derive(Debug)]
+pub struct Oneshot {
+    epoll: OwnedFd,
+}
+
+impl Oneshot {
+    /// Watches nothing.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn new() -> io::Result<Oneshot> {
+        Ok(Oneshot {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+        })
+    }
+
+    /// Watches `fd`, armed.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is watched already, `EPERM` if it cannot be (a regular file).
+    pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            fd,
+            EventData::new_u64(token),
+            EventFlags::IN | EventFlags::ONESHOT,
+        )?)
+    }
+
+    /// Arms `fd` again; if it is readable now, the event comes at once.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not watched.
+    pub fn rearm(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(
+            &self.epoll,
+            fd,
+            EventData::new_u64(token),
+            EventFlags::IN | EventFlags::ONESHOT,
+        )?)
+    }
+
+    /// Watches `fd` no more. Needed before it is closed if another process holds the same socket.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not watched.
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
+    /// Appends the tokens of all descriptors that have become readable; each is disarmed by that. Never
+    /// waits.
+    ///
+    /// # Errors
+    /// None that a correct call can meet.
+    pub fn ready(&self, tokens: &mut Vec<u64>) -> io::Result<()> {
+        // Ends because each event disarms its descriptor.
+        while fetch(&self.epoll, Some(Duration::ZERO), tokens)? == BATCH {}
+        Ok(())
+    }
+}
+
+impl AsFd for Oneshot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl AsRawFd for Oneshot {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+}
+
+/// Level-triggered readability, with waiting.
+#[derive(Debug)]
+pub struct Poller {
+    epoll: OwnedFd,
+}
+
+impl Poller {
+    /// Watches nothing.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn new() -> io::Result<Poller> {
+        Ok(Poller {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+        })
+    }
+
+    /// Watches `fd` for input and for the end of its stream.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is watched already, `EPERM` if it cannot be (a regular file).
+    pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            fd,
+            EventData::new_u64(token),
+            EventFlags::IN,
+        )?)
+    }
+
+    /// Watches `fd` no more.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not watched.
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, fd)?)
+    }
+
+    /// Waits until something is readable, or for `timeout` (`None`: as long as it takes), and appends the
+    /// tokens of up to 64 descriptors. A signal ends the wait early with none.
+    ///
+    /// # Errors
+    /// None that a correct call can meet.
+    pub fn wait(&self, tokens: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
+        fetch(&self.epoll, timeout, tokens).map(drop)
+    }
+}
+
+/// Wakes a [`Poller`] of another thread that watches it.
+#[derive(Debug)]
+pub struct Waker {
+    event: OwnedFd,
+}
+
+impl Waker {
+    /// Asleep.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`.
+    pub fn new() -> io::Result<Waker> {
+        Ok(Waker {
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// Makes it readable until [`Waker::drain`]. Never blocks; waking twice is waking once.
+    pub fn wake(&self) {
+        // The only failure is a counter at its maximum: readable already.
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes it unreadable. To be called before looking at what the wake was about.
+    pub fn drain(&self) {
+        let _ = rustix::io::read(&self.event, &mut [0; 8]);
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+fn fetch(epoll: &OwnedFd, timeout: Option<Duration>, tokens: &mut Vec<u64>) -> io::Result<usize> {
+    let timeout = timeout.map(|timeout| Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let mut events = [Event {
+        flags: EventFlags::empty(),
+        data: EventData::new_u64(0),
+    }; BATCH];
+    let len = match epoll::wait(epoll, &mut events[..], timeout.as_ref()) {
+        Err(Errno::INTR) => 0,
+        other => other?,
+    };
+    tokens.extend(events[..len].iter().map(|event| event.data.u64()));
+    Ok(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    fn ready(oneshot: &Oneshot) -> Vec<u64> {
+        let mut tokens = Vec::new();
+        oneshot.ready(&mut tokens).unwrap();
+        tokens.sort_unstable();
+        tokens
+    }
+
+    #[test]
+    fn an_event_comes_once_until_armed_again() {
+        let oneshot = Oneshot::new().unwrap();
+        let (input, output) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        oneshot.add(&input, 7).unwrap();
+        assert_eq!(ready(&oneshot), [0; 0]);
+        rustix::io::write(&output, b"x").unwrap();
+        assert_eq!(ready(&oneshot), [7]);
+        assert_eq!(ready(&oneshot), [0; 0]);
+        oneshot.rearm(&input, 8).unwrap();
+        assert_eq!(ready(&oneshot), [8]);
+        oneshot.rearm(&input, 8).unwrap();
+        oneshot.remove(&input).unwrap();
+        assert_eq!(ready(&oneshot), [0; 0]);
+    }
+
+    #[test]
+    fn more_events_than_a_batch_all_come() {
+        let oneshot = Oneshot::new().unwrap();
+        let (input, output) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        rustix::io::write(&output, b"x").unwrap();
+        let copies: Vec<OwnedFd> = (0..150).map(|_| rustix::io::dup(&input).unwrap()).collect();
+        for (copy, token) in copies.iter().zip(0..) {
+            oneshot.add(copy, token).unwrap();
+        }
+        assert_eq!(ready(&oneshot), (0..150).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn the_set_is_readable_itself_while_an_event_waits() {
+        let (oneshot, outer) = (Oneshot::new().unwrap(), Poller::new().unwrap());
+        let (input, output) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        oneshot.add(&input, 1).unwrap();
+        outer.add(&oneshot, 2).unwrap();
+        let mut tokens = Vec::new();
+        outer.wait(&mut tokens, Some(Duration::ZERO)).unwrap();
+        assert_eq!(tokens, [0; 0]);
+        rustix::io::write(&output, b"x").unwrap();
+        outer.wait(&mut tokens, Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(tokens, [2]);
+        ready(&oneshot);
+        tokens.clear();
+        outer.wait(&mut tokens, Some(Duration::ZERO)).unwrap();
+        assert_eq!(tokens, [0; 0]);
+    }
+
+    #[test]
+    fn a_waker_wakes_another_thread() {
+        let (poller, waker) = (Poller::new().unwrap(), Waker::new().unwrap());
+        poller.add(&waker, 9).unwrap();
+        let mut tokens = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| waker.wake());
+            poller.wait(&mut tokens, Some(Duration::from_secs(5))).unwrap();
+        });
+        assert_eq!(tokens, [9]);
+        waker.drain();
+        tokens.clear();
+        poller.wait(&mut tokens, Some(Duration::ZERO)).unwrap();
+        assert_eq!(tokens, [0; 0]);
+    }
+}

@@ -1,0 +1,224 @@
+//! Which sockets exist on this machine, and whose they are (sock_diag(7), `/proc/<pid>/fd`).
+
+mod netlink;
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use self::netlink::{Entry, Query, dump};
+use crate::proc::numbers_in;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+const ESTABLISHED: u32 = 1 << 1;
+const SYN_RECV: u32 = 1 << 3;
+const LISTEN: u32 = 1 << 10;
+const ANY_STATE: u32 = u32::MAX;
+
+/// A socket that serves an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// What it is bound to.
+    pub addr: SocketAddr,
+    /// An IPv6 socket that leaves IPv4 alone.
+    pub v6only: bool,
+    /// Its inode number ([`owner`] tells whose).
+    pub inode: u64,
+    /// The user who made it.
+    pub uid: u32,
+    /// Connections that wait to be accepted; bytes that wait to be read for UDP.
+    pub queue: u32,
+    /// Its backlog; 0 for UDP.
+    pub backlog: u32,
+}
+
+/// A process that holds a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its pid.
+    pub pid: u32,
+    /// The name of its program.
+    pub command: String,
+}
+
+/// All TCP listeners of this network namespace.
+///
+/// # Errors
+/// Those of netlink(7): a kernel without `INET_DIAG` says `ENOENT`.
+pub fn listeners() -> io::Result<Vec<Listener>> {
+    listeners_on(0)
+}
+
+/// The TCP listeners on a port, of any address; 0 is any port.
+///
+/// # Errors
+/// As [`listeners`].
+pub fn listeners_on(port: u16) -> io::Result<Vec<Listener>> {
+    let entries = dump(Query {
+        protocol: TCP,
+        states: LISTEN,
+        port,
+    })?;
+    Ok(entries.into_iter().map(listener).collect())
+}
+
+/// The UDP sockets on a port, of any address; 0 is any port.
+///
+/// # Errors
+/// As [`listeners`].
+pub fn udp_on(port: u16) -> io::Result<Vec<Listener>> {
+    let entries = dump(Query {
+        protocol: UDP,
+        states: ANY_STATE,
+        port,
+    })?;
+    Ok(entries
+        .into_iter()
+        .map(|entry| Listener {
+            backlog: 0,
+            ..listener(entry)
+        })
+        .collect())
+}
+
+/// Local address and inode of every established TCP connection on these local ports. Connections that
+/// nobody has accepted yet have inode 0. IPv4 addresses on dual-stack sockets come as IPv4.
+///
+/// # Errors
+/// As [`listeners`].
+pub fn established(ports: &[u16]) -> io::Result<Vec<(SocketAddr, u64)>> {
+    // Both kinds walk all connections of the machine; the kernel copies only what it is asked for.
+    let port = match ports {
+        [] => return Ok(Vec::new()),
+        [port] => *port,
+        _ => 0,
+    };
+    let entries = dump(Query {
+        protocol: TCP,
+        states: ESTABLISHED,
+        port,
+    })?;
+    let wanted = entries
+        .into_iter()
+        .filter(|entry| ports.contains(&entry.local.port()));
+    Ok(wanted
+        .map(|entry| (canonical(entry.local), entry.inode))
+        .collect())
+}
+
+/// How many handshakes are half-open on a local port (`SYN_RECV`).
+///
+/// # Errors
+/// As [`listeners`].
+pub fn half_open(port: u16) -> io::Result<u32> {
+    let entries = dump(Query {
+        protocol: TCP,
+        states: SYN_RECV,
+        port,
+    })?;
+    Ok(u32::try_from(entries.len()).unwrap_or(u32::MAX))
+}
+
+/// A process that holds the socket, if this user may see it. Walks all processes.
+#[must_use]
+pub fn owner(inode: u64) -> Option<Owner> {
+    let pid = numbers_in("/proc").find(|pid| socket_inodes(*pid).any(|held| held == inode))?;
+    Some(Owner {
+        pid,
+        command: crate::peer::process_name(pid).unwrap_or_default(),
+    })
+}
+
+/// The inodes of all sockets that a process holds; empty if it is gone or somebody else's.
+#[must_use]
+pub fn sockets_of(pid: u32) -> HashSet<u64> {
+    socket_inodes(pid).collect()
+}
+
+/// Whether some connection could be meant for both addresses: same port, and the same address, or one
+/// of them stands for all. An IPv6 wildcard includes IPv4 unless it is `v6only`.
+#[must_use]
+pub fn overlaps(a: SocketAddr, a_v6only: bool, b: SocketAddr, b_v6only: bool) -> bool {
+    let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() == b.port() && (covers(ip_a, a_v6only, ip_b) || covers(ip_b, b_v6only, ip_a))
+}
+
+fn covers(wide: IpAddr, v6only: bool, narrow: IpAddr) -> bool {
+    match (wide, narrow) {
+        (IpAddr::V6(wide), IpAddr::V4(_)) => wide.is_unspecified() && !v6only,
+        (IpAddr::V4(_), IpAddr::V6(_)) => false,
+        _ => wide == narrow || wide.is_unspecified(),
+    }
+}
+
+fn listener(entry: Entry) -> Listener {
+    let Entry {
+        local,
+        v6only,
+        inode,
+        uid,
+        rqueue,
+        wqueue,
+    } = entry;
+    Listener {
+        addr: local,
+        v6only,
+        inode,
+        uid,
+        queue: rqueue,
+        backlog: wqueue,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(IpAddr::V4(ip), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn socket_inodes(pid: u32) -> impl Iterator<Item = u64> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries.filter_map(|entry| {
+        let target = std::fs::read_link(entry.path()).ok()?;
+        target
+            .to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?
+            .parse()
+            .ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlap_knows_wildcards_and_dual_stack() {
+        let cases = [
+            ("0.0.0.0:80", false, "127.0.0.1:80", false, true),
+            ("127.0.0.1:80", false, "127.0.0.1:80", false, true),
+            ("127.0.0.1:80", false, "127.0.0.2:80", false, false),
+            ("0.0.0.0:80", false, "0.0.0.0:81", false, false),
+            ("[::]:80", false, "0.0.0.0:80", false, true),
+            ("[::]:80", false, "127.0.0.1:80", false, true),
+            ("[::]:80", true, "127.0.0.1:80", false, false),
+            ("[::]:80", true, "0.0.0.0:80", false, false),
+            ("[::]:80", true, "[::1]:80", false, true),
+            ("[::1]:80", false, "127.0.0.1:80", false, false),
+            ("[::1]:80", false, "0.0.0.0:80", false, false),
+            ("[::ffff:127.0.0.1]:80", false, "0.0.0.0:80", false, true),
+        ];
+        for (a, a_only, b, b_only, expected) in cases {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(overlaps(a, a_only, b, b_only), expected, "{a} {b}");
+            assert_eq!(overlaps(b, b_only, a, a_only), expected, "{b} {a}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Public sockets: bound so that slots can share the address, listening, measured, and put out of
+//! service without the consent of whoever else holds them (KERNEL facts: socket(7), tcp(7)).
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How a UDP socket is bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpOptions {
+    /// An IPv6 socket leaves IPv4 alone.
+    pub v6only: bool,
+    /// `SO_REUSEADDR`.
+    pub reuse_addr: bool,
+    /// `SO_REUSEPORT`.
+    pub reuse_port: bool,
+}
+
+/// What waits at a TCP listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceptQueue {
+    /// Connections established and not yet accepted.
+    pub len: u32,
+    /// The backlog in force: the smaller of what was asked for and `net.core.somaxconn`.
+    pub max: u32,
+    /// The socket listens; false after [`unlisten`], by whichever process.
+    pub listening: bool,
+}
+
+/// A TCP socket bound to `address`, non-blocking, with `SO_REUSEADDR` and `SO_REUSEPORT`, not listening.
+///
+/// # Errors
+/// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` (a privileged port), `EAFNOSUPPORT`, `EMFILE`.
+pub fn bind_tcp(address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        nonblocking(Type::STREAM),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    bind(socket, address, v6only)
+}
+
+/// Keeps a port number without serving it: bound, never listening, willing to share it with slots of
+/// the same user. For port 0 the kernel picks a number that nobody uses ([`local_addr`] tells).
+///
+/// # Errors
+/// As [`bind_tcp`].
+pub fn reserve_port(address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
+    bind_tcp(address, v6only)
+}
+
+/// A UDP socket bound to `address`, non-blocking.
+///
+/// # Errors
+/// As [`bind_tcp`].
+pub fn bind_udp(address: SocketAddr, options: UdpOptions) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        nonblocking(Type::DGRAM),
+        Some(Protocol::UDP),
+    )?;
+    socket.set_reuse_address(options.reuse_addr)?;
+    socket.set_reuse_port(options.reuse_port)?;
+    bind(socket, address, options.v6only)
+}
+
+/// A Unix stream socket bound to `path`, non-blocking, not listening. A path that begins with a zero
+/// byte is a name in the abstract namespace.
+///
+/// # Errors
+/// `EADDRINUSE` if the file exists (see [`unix_is_stale`]), `ENAMETOOLONG`, `EACCES`, `ENOENT`.
+pub fn bind_unix(path: &[u8]) -> io::Result<OwnedFd> {
+    let address = unix_address(path)?;
+    let socket = unix_stream()?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Whether `path` is the socket file of a process that is gone: connecting to it is refused.
+#[must_use]
+pub fn unix_is_stale(path: &[u8]) -> bool {
+    let connected = unix_address(path).and_then(|address| {
+        let socket = unix_stream()?;
+        Ok(rustix::net::connect(&socket, &address)?)
+    });
+    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Makes a bound socket listen, or changes the backlog of one that does.
+///
+/// # Errors
+/// `EADDRINUSE` if another socket holds the address without sharing it.
+pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    Ok(rustix::net::listen(socket, backlog)?)
+}
+
+/// Ends listening for every holder of the socket; its address stays bound and it can [`listen`] again.
+/// The accept queue moves to other slots where a program migrates it, and is reset otherwise.
+///
+/// # Errors
+/// `ENOTCONN` if it does not listen.
+pub fn unlisten(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Read)?)
+}
+
+/// The address an internet socket is bound to.
+///
+/// # Errors
+/// `EAFNOSUPPORT` for any other socket, `EBADF`, `ENOTSOCK`.
+pub fn local_addr(socket: impl AsFd) -> io::Result<SocketAddr> {
+    let address = rustix::net::getsockname(socket)?;
+    Ok(SocketAddr::try_from(address)?)
+}
+
+/// Accepts one connection, close-on-exec and non-blocking; `None` if none waits.
+///
+/// Looks first, for a worker may have made the shared socket blocking: call it only while no worker
+/// accepts from the socket, or be prepared to wait for the connection that the worker has snatched.
+///
+/// # Errors
+/// `EINVAL` if the socket does not listen, `EMFILE`, `ENFILE`.
+pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    loop {
+        let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))? == 0 {
+            return Ok(None);
+        }
+        match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(Errno::AGAIN) => return Ok(None),
+            // The client has given up, or a signal came: the next may be fine.
+            Err(Errno::CONNABORTED | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The accept queue of a TCP socket (`TCP_INFO`): one system call, from any descriptor of the socket.
+///
+/// # Errors
+/// `ENOTSOCK`, `EOPNOTSUPP` or `ENOPROTOOPT` for anything but a TCP socket.
+pub fn accept_queue(socket: impl AsFd) -> io::Result<AcceptQueue> {
+    const LISTEN: u8 = 10;
+    // SAFETY: tcp_info is integers; all zero is a value of it.
+    let mut info: libc::tcp_info = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes into the live `info`, and the length into `len`.
+    let status = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let listening = info.tcpi_state == LISTEN;
+    // The two fields have another meaning on a connection.
+    let (len, max) = if listening {
+        (info.tcpi_unacked, info.tcpi_sacked)
+    } else {
+        (0, 0)
+    };
+    Ok(AcceptQueue { len, max, listening })
+}
+
+/// Whether IPv6 sockets can be bound here.
+#[must_use]
+pub fn ipv6_available() -> bool {
+    let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+    bind_udp(
+        any,
+        UdpOptions {
+            v6only: true,
+            ..UdpOptions::default()
+        },
+    )
+    .is_ok()
+}
+
+/// `SO_COOKIE`: names the socket for as long as the system runs.
+///
+/// # Errors
+/// `ENOTSOCK`.
+pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
+    Ok(sockopt::socket_cookie(socket)?)
+}
+
+/// The inode number, by which `/proc` and sock_diag(7) name a socket.
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn inode(socket: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(socket)?.st_ino)
+}
+
+fn nonblocking(kind: Type) -> Type {
+    kind.nonblocking().cloexec()
+}
+
+fn bind(socket: Socket, address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
+    if address.is_ipv6() {
+        socket.set_only_v6(v6only)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket.into())
+}
+
+fn unix_stream() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        flags,
+        None,
+    )?)
+}
+
+fn unix_address(path: &[u8]) -> io::Result<SocketAddrUnix> {
+    Ok(match path.strip_prefix(b"\0") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(path)?,
+    })
+}

@@ -1,0 +1,311 @@
+//! Starting a process: its own process group, exactly the descriptors it was given, default signal
+//! dispositions, and an error that says which step failed on what.
+
+mod child;
+mod image;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use self::image::Image;
+use crate::pidfd::{PidFd, Signal};
+
+/// What to start.
+#[derive(Debug)]
+pub struct Spawn {
+    /// Absolute path of the program.
+    pub program: PathBuf,
+    /// Its arguments, `argv[0]` included.
+    pub argv: Vec<OsString>,
+    /// Its whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Its working directory.
+    pub cwd: PathBuf,
+    /// Descriptor 1.
+    pub stdout: OwnedFd,
+    /// Descriptor 2.
+    pub stderr: OwnedFd,
+    /// Descriptor 0; `None` is `/dev/null`.
+    pub stdin: Option<OwnedFd>,
+    /// Descriptors and the numbers (3 or more, each once) they shall have in the process.
+    pub fds: Vec<(OwnedFd, RawFd)>,
+    /// If not 0: sets `LISTEN_FDS` to this and `LISTEN_PID` to the process's pid (sd_listen_fds(3)).
+    /// The descriptors themselves, from 3 on, are in `fds`.
+    pub listen_fds: usize,
+    /// `RLIMIT_NOFILE` of the process; `None` leaves the daemon's own.
+    pub nofile: Option<Rlimit>,
+}
+
+pub use crate::limits::Rlimit;
+
+/// A process that executes its program.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid, and the id of its process group.
+    pub pid: u32,
+    /// The process.
+    pub pidfd: PidFd,
+}
+
+/// The step of a spawn that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Arguments, environment or descriptor numbers that no process can have.
+    Prepare,
+    /// Opening and placing descriptors.
+    Descriptors,
+    /// Creating the process.
+    Fork,
+    /// Giving it its process group.
+    Group,
+    /// Changing to its working directory.
+    Directory,
+    /// Setting its limit of open files.
+    Limit,
+    /// Executing the program.
+    Execute,
+}
+
+/// Why there is no process.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.headline())]
+pub struct SpawnError {
+    /// The step that failed.
+    pub stage: Stage,
+    /// What it failed on: the program, the directory, or the offending argument.
+    pub operand: PathBuf,
+    /// What is behind it, where the error number alone does not tell.
+    pub hint: Option<String>,
+    /// The system's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// The kernel executes a local program in well under a millisecond; one on a hung network file system
+/// must not hang the daemon.
+const EXEC_DEADLINE: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
+/// Starts a process and returns when it executes its program.
+///
+/// The process leads a process group of its own, starts with default signal dispositions and an empty
+/// signal mask, and inherits descriptors 0, 1, 2 and `fds` alone.
+///
+/// # Errors
+/// Any failing step, with nothing left behind.
+pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
+    let Spawn {
+        program,
+        argv,
+        env,
+        cwd,
+        stdout,
+        stderr,
+        stdin,
+        fds,
+        listen_fds,
+        nofile,
+    } = spawn;
+    let image = Image::new(&program, &argv, &env, &cwd, listen_fds)?;
+    check_targets(&program, &fds)?;
+    let descriptors = |source| SpawnError::new(Stage::Descriptors, &program, source);
+    let stdin = stdin.map_or_else(dev_null, Ok).map_err(descriptors)?;
+    let stdio = [(stdin, 0), (stdout, 1), (stderr, 2)];
+    let placed = place(stdio.into_iter().chain(fds).collect()).map_err(descriptors)?;
+    let (report, answer) = report_pipe(&placed).map_err(descriptors)?;
+    let dups: Vec<(RawFd, RawFd)> = placed.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
+    let plan = child::Plan {
+        image: &image,
+        dups: &dups,
+        nofile: nofile.map(raw_limit),
+        answer: answer.as_raw_fd(),
+    };
+    let child = child::fork(&plan).map_err(|source| SpawnError::new(Stage::Fork, &program, source))?;
+    drop(answer);
+    // The child does the same: whichever comes first, the group exists when either goes on.
+    if let Ok(pid) = crate::pidfd::raw_pid(child.pid) {
+        let _ = rustix::process::setpgid(Some(pid), Some(pid));
+    }
+    match await_exec(&report) {
+        Ok(None) => Ok(child),
+        Ok(Some((stage, source))) => {
+            reap(&child);
+            let operand = if stage == Stage::Directory { &cwd } else { &program };
+            Err(SpawnError::new(stage, operand, source))
+        }
+        Err(source) => {
+            let _ = child.pidfd.send_signal(Signal::KILL);
+            reap(&child);
+            Err(SpawnError::new(Stage::Execute, &program, source))
+        }
+    }
+}
+
+impl SpawnError {
+    fn new(stage: Stage, operand: &Path, source: io::Error) -> SpawnError {
+        let hint = limit_hint(stage, &source).or_else(|| exec_hint(stage, operand, &source));
+        SpawnError {
+            stage,
+            operand: operand.to_path_buf(),
+            hint,
+            source,
+        }
+    }
+
+    fn headline(&self) -> Headline<'_> {
+        Headline(self)
+    }
+}
+
+struct Headline<'a>(&'a SpawnError);
+
+impl fmt::Display for Headline<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let operand = self.0.operand.display();
+        match self.0.stage {
+            Stage::Prepare => write!(f, "cannot pass {operand} to a process"),
+            Stage::Descriptors => write!(f, "cannot prepare the descriptors of {operand}"),
+            Stage::Fork => write!(f, "cannot create a process for {operand}"),
+            Stage::Group => write!(f, "cannot create a process group for {operand}"),
+            Stage::Directory => write!(f, "cannot change to the directory {operand}"),
+            Stage::Limit => write!(f, "cannot set the limit of open files of {operand}"),
+            Stage::Execute => write!(f, "cannot execute {operand}"),
+        }?;
+        match &self.0.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn limit_hint(stage: Stage, source: &io::Error) -> Option<String> {
+    match source.raw_os_error()? {
+        libc::EMFILE => Some(format!(
+            "RLIMIT_NOFILE, the limit of open files, is {}",
+            crate::limits::nofile().soft
+        )),
+        libc::ENFILE => Some("fs.file-max, the system's limit of open files, is reached".to_owned()),
+        libc::EAGAIN if matches!(stage, Stage::Fork | Stage::Execute) => {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
+            let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+            Some(format!(
+                "RLIMIT_NPROC, the limit of processes, is {limit}; a cgroup may have a lower pids.max"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// `ENOENT` for a file that exists means its interpreter, `ENOEXEC` that it names none.
+fn exec_hint(stage: Stage, program: &Path, source: &io::Error) -> Option<String> {
+    if stage != Stage::Execute || !program.exists() {
+        return None;
+    }
+    match source.raw_os_error()? {
+        libc::ENOENT | libc::ENOTDIR => Some(match interpreter(program) {
+            Some(interpreter) => format!("its interpreter {interpreter:?} does not exist"),
+            None => "its dynamic loader does not exist".to_owned(),
+        }),
+        libc::ENOEXEC => {
+            Some("it is neither a program of this machine nor a script with a #! line".to_owned())
+        }
+        libc::EACCES => Some("it must be a file with execute permission, as must its interpreter".to_owned()),
+        _ => None,
+    }
+}
+
+/// The interpreter that a `#!` line names.
+fn interpreter(program: &Path) -> Option<String> {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    // The kernel reads 256 bytes (BINPRM_BUF_SIZE).
+    std::fs::File::open(program)
+        .ok()?
+        .take(256)
+        .read_to_end(&mut head)
+        .ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    let word = line.trim_matches([' ', '\t']).split([' ', '\t']).next()?;
+    Some(word.to_owned())
+}
+
+fn check_targets(program: &Path, fds: &[(OwnedFd, RawFd)]) -> Result<(), SpawnError> {
+    let mut targets: Vec<RawFd> = fds.iter().map(|(_, to)| *to).collect();
+    targets.sort_unstable();
+    let low = targets.first().is_some_and(|&to| to < 3);
+    if low || targets.windows(2).any(|pair| pair[0] == pair[1]) {
+        let what = "descriptor numbers must be at least 3 and different";
+        let source = io::Error::new(io::ErrorKind::InvalidInput, what);
+        return Err(SpawnError::new(Stage::Prepare, program, source));
+    }
+    Ok(())
+}
+
+fn dev_null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        c"/dev/null",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+/// Moves every source above all targets, so that no `dup2` in the child overwrites one still needed.
+fn place(fds: Vec<(OwnedFd, RawFd)>) -> io::Result<Vec<(OwnedFd, RawFd)>> {
+    let floor = floor_above(&fds);
+    fds.into_iter()
+        .map(|(fd, to)| Ok((raise(fd, floor)?, to)))
+        .collect()
+}
+
+fn raise(fd: OwnedFd, floor: RawFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() >= floor {
+        return Ok(fd);
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(&fd, floor)?)
+}
+
+fn floor_above(fds: &[(OwnedFd, RawFd)]) -> RawFd {
+    fds.iter().map(|(_, to)| to.saturating_add(1)).max().unwrap_or(3)
+}
+
+fn report_pipe(placed: &[(OwnedFd, RawFd)]) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (report, answer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok((report, raise(answer, floor_above(placed))?))
+}
+
+fn raw_limit(limit: Rlimit) -> libc::rlimit {
+    libc::rlimit {
+        rlim_cur: limit.soft,
+        rlim_max: limit.hard,
+    }
+}
+
+/// `None` when the pipe closed without a word: the program is being executed.
+fn await_exec(report: &OwnedFd) -> io::Result<Option<(Stage, io::Error)>> {
+    let mut fds = [PollFd::new(report, PollFlags::IN)];
+    if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&EXEC_DEADLINE)))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let mut message = [0; 8];
+    match rustix::io::retry_on_intr(|| rustix::io::read(report, &mut message))? {
+        0 => Ok(None),
+        _ => Ok(Some(child::decode(message))),
+    }
+}
+
+/// The child exits by itself or was killed: the wait is short.
+fn reap(child: &Child) {
+    use std::os::fd::AsFd as _;
+    let id = WaitId::PidFd(child.pidfd.as_fd());
+    let _ = rustix::io::retry_on_intr(|| waitid(id.clone(), WaitIdOptions::EXITED));
+}

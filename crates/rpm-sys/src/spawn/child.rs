@@ -1,0 +1,195 @@
+//! The new process between fork and exec: system calls only, no allocation, no panic, no lock. Another
+//! thread of the parent may hold any lock at the moment of the fork, and nobody here would release it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::ptr;
+
+use super::image::{Image, PID_DIGITS};
+use super::{Child, Stage};
+use crate::pidfd::PidFd;
+
+/// `_NSIG` of the kernel.
+const SIGNALS: i32 = 64;
+/// Size of the kernel's sigset_t.
+const SIGSET_BYTES: usize = 8;
+
+/// What the child has to do, prepared by the parent.
+pub(super) struct Plan<'a> {
+    pub(super) image: &'a Image,
+    /// Source, target; every source is above every target.
+    pub(super) dups: &'a [(RawFd, RawFd)],
+    pub(super) nofile: Option<libc::rlimit>,
+    /// Where a failure is reported; close-on-exec, above every target.
+    pub(super) answer: RawFd,
+}
+
+/// Creates the process with its pidfd, and lets it carry out the plan.
+pub(super) fn fork(plan: &Plan<'_>) -> io::Result<Child> {
+    // A handler of the parent must not run in the child: signals wait until dispositions are default.
+    let restore = block_signals();
+    let mut pidfd: RawFd = -1;
+    let flags = libc::c_long::from(libc::CLONE_PIDFD | libc::SIGCHLD);
+    // SAFETY: without CLONE_VM this is fork(2): the child works on a copy of this stack (a null stack
+    // pointer keeps it); the kernel stores the pidfd in the live local `pidfd`, in the parent alone.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
+    if pid == 0 {
+        run(plan);
+    }
+    let failed = (pid < 0).then(io::Error::last_os_error);
+    set_mask(&restore);
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let pid = u32::try_from(pid).unwrap_or(0);
+    // SAFETY: clone succeeded with CLONE_PIDFD, so `pidfd` is a new descriptor that nobody else owns.
+    let fd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child {
+        pid,
+        pidfd: PidFd::from_parts(fd, pid),
+    })
+}
+
+/// What a child that failed has written.
+pub(super) fn decode(message: [u8; 8]) -> (Stage, io::Error) {
+    let [a, b, c, d, e, f, g, h] = message;
+    let stage = match i32::from_ne_bytes([a, b, c, d]) {
+        1 => Stage::Group,
+        2 => Stage::Descriptors,
+        3 => Stage::Directory,
+        4 => Stage::Limit,
+        _ => Stage::Execute,
+    };
+    (
+        stage,
+        io::Error::from_raw_os_error(i32::from_ne_bytes([e, f, g, h])),
+    )
+}
+
+fn code(stage: Stage) -> i32 {
+    match stage {
+        Stage::Group => 1,
+        Stage::Descriptors => 2,
+        Stage::Directory => 3,
+        Stage::Limit => 4,
+        Stage::Prepare | Stage::Fork | Stage::Execute => 5,
+    }
+}
+
+fn run(plan: &Plan<'_>) -> ! {
+    default_dispositions();
+    // SAFETY: no memory is involved.
+    if unsafe { libc::setpgid(0, 0) } != 0 {
+        fail(plan, Stage::Group);
+    }
+    place_descriptors(plan);
+    // SAFETY: `cwd` is a live zero-terminated string.
+    if unsafe { libc::chdir(plan.image.cwd.as_ptr()) } != 0 {
+        fail(plan, Stage::Directory);
+    }
+    if let Some(limit) = &plan.nofile {
+        // SAFETY: the kernel reads one rlimit from a live reference.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) } != 0 {
+            fail(plan, Stage::Limit);
+        }
+    }
+    write_pid(plan.image.pid_digits);
+    set_mask(&empty_mask());
+    let Image {
+        program, argv, envp, ..
+    } = plan.image;
+    // SAFETY: a zero-terminated string and two null-terminated lists of such, all owned by the live image.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    fail(plan, Stage::Execute)
+}
+
+/// Everything above standard error becomes close-on-exec (Linux 5.11; before, what this program
+/// inherited from its own parent may leak), then the wanted ones get their numbers without the flag.
+fn place_descriptors(plan: &Plan<'_>) {
+    let all = libc::c_long::from(u32::MAX);
+    let flags = libc::c_long::from(libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: only flags of descriptors change, and this process is about to execute or exit.
+    unsafe { libc::syscall(libc::SYS_close_range, 3 as libc::c_long, all, flags) };
+    for (from, to) in plan.dups {
+        // SAFETY: both are numbers; a target that was open belongs to the copy of the parent's table.
+        if unsafe { libc::dup2(*from, *to) } < 0 {
+            fail(plan, Stage::Descriptors);
+        }
+    }
+}
+
+/// Handlers are reset by execve, ignored signals are not. By the raw call: the C library refuses to
+/// touch the two signals it keeps for itself, which this program may have inherited as ignored.
+fn default_dispositions() {
+    // The kernel's sigaction has 32 bytes or less; all zero is SIG_DFL, no flags, an empty mask.
+    let default = [0_u64; 4];
+    let none = ptr::null_mut::<u64>();
+    for signal in 1..=libc::c_long::from(SIGNALS) {
+        // SAFETY: the kernel reads one of its sigactions from `default`, which is at least as long;
+        // signals that cannot be changed fail with EINVAL.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                none,
+                SIGSET_BYTES,
+            )
+        };
+    }
+}
+
+/// The pid in decimal, at the place left for it in the environment.
+fn write_pid(digits: *mut u8) {
+    if digits.is_null() {
+        return;
+    }
+    // SAFETY: getpid has no preconditions.
+    let mut rest = unsafe { libc::getpid() }.unsigned_abs();
+    let mut text = [0_u8; PID_DIGITS];
+    let mut len = 0;
+    for slot in text.iter_mut().take(PID_DIGITS - 1) {
+        *slot = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        len += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    for (at, digit) in text.iter().take(len).rev().enumerate() {
+        // SAFETY: `digits` points at PID_DIGITS bytes of the image and `at` < PID_DIGITS - 1.
+        unsafe { digits.wrapping_add(at).write(*digit) };
+    }
+}
+
+fn fail(plan: &Plan<'_>, stage: Stage) -> ! {
+    // Reads errno and nothing else.
+    let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    let message = [code(stage), errno];
+    // SAFETY: 8 bytes from a live array.
+    unsafe { libc::write(plan.answer, message.as_ptr().cast(), size_of_val(&message)) };
+    // SAFETY: ends the child without running the parent's exit handlers.
+    unsafe { libc::_exit(127) }
+}
+
+fn empty_mask() -> libc::sigset_t {
+    // SAFETY: sigset_t is plain bits; all zero is the empty set.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+/// Blocks every signal in this thread and returns the mask it had.
+fn block_signals() -> libc::sigset_t {
+    let mut all = empty_mask();
+    let mut before = empty_mask();
+    // SAFETY: writes one sigset_t through a live reference.
+    unsafe { libc::sigfillset(&raw mut all) };
+    // SAFETY: reads and writes one live sigset_t each.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) };
+    before
+}
+
+fn set_mask(mask: &libc::sigset_t) {
+    // SAFETY: reads one live sigset_t; async-signal-safe.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
+}

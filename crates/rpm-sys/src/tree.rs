@@ -1,0 +1,270 @@
+//! Process trees: who descends from a worker, signals to all of them, orphans, and stopping a process
+//! for a moment.
+//!
+//! The view is a snapshot of `/proc`; a process that goes away meanwhile is never an error.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use crate::pidfd::{PidFd, Signal, is_gone, raw_pid};
+use crate::proc::{Stat, numbers_in};
+
+/// How long [`freeze`] waits for every thread to stop. A thread in an uninterruptible system call
+/// cannot stop; all others do within microseconds.
+pub const FREEZE_DEADLINE: Duration = Duration::from_millis(20);
+
+/// Stopping is a matter of microseconds: until this has passed only the CPU is given up between looks.
+const FREEZE_SPIN: Duration = Duration::from_micros(200);
+
+/// Between looks after [`FREEZE_SPIN`].
+const FREEZE_PAUSE: Duration = Duration::from_micros(50);
+
+/// Living processes that descend from `pid` or belong to the process group `pid`, or descend from a
+/// member of it; parents before children, without `pid` itself. One pass over `/proc`.
+#[must_use]
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut members = members(pid);
+    members.retain(|member| member.pid != pid);
+    members.into_iter().map(|member| member.pid).collect()
+}
+
+/// A process and everything that descends from it, held by pidfds.
+#[derive(Debug)]
+pub struct Tree {
+    /// Parents before children.
+    members: Vec<PidFd>,
+}
+
+impl Tree {
+    /// The living members of the tree below `pid`, `pid` included.
+    ///
+    /// # Errors
+    /// `EMFILE` and `ENFILE`; a process that is gone is left out.
+    pub fn snapshot(pid: u32) -> io::Result<Tree> {
+        let mut held = Vec::new();
+        for member in members(pid) {
+            match PidFd::open(member.pid) {
+                // Between the pass and the open the pid may have got another owner.
+                Ok(pidfd) if started(member.pid) == Some(member.start_ticks) => held.push(pidfd),
+                Ok(_) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Tree { members: held })
+    }
+
+    /// The members, parents before children.
+    #[must_use]
+    pub fn members(&self) -> &[PidFd] {
+        &self.members
+    }
+
+    /// Signals every member, deepest first, so that no parent sees a child die before it knows why.
+    ///
+    /// # Errors
+    /// The first refusal (`EPERM` for a setuid program); the others are signalled all the same.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for member in self.members.iter().rev() {
+            match member.send_signal(signal) {
+                Err(error) if !is_gone(&error) && outcome.is_ok() => outcome = Err(error),
+                _ => {}
+            }
+        }
+        outcome
+    }
+
+    /// Members that have not ended.
+    #[must_use]
+    pub fn alive(&self) -> Vec<u32> {
+        let running = self
+            .members
+            .iter()
+            .filter(|member| !member.peek().unwrap_or(false));
+        running.map(PidFd::pid).collect()
+    }
+}
+
+/// Signals a process group; false if it has no member.
+///
+/// # Errors
+/// `EPERM` if no member may be signalled.
+pub fn kill_group(pgid: u32, signal: Signal) -> io::Result<bool> {
+    match rustix::process::kill_process_group(raw_pid(pgid)?, signal) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// From now on orphans below this process become its children instead of init's.
+///
+/// # Errors
+/// Those of prctl(2).
+pub fn set_child_subreaper() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(
+        rustix::process::getpid(),
+    ))?)
+}
+
+/// Living children of this process whose environment has the entry `marker` (`KEY=value`): with
+/// [`set_child_subreaper`], what is left of a tree that carried it, besides its leader.
+#[must_use]
+pub fn orphans_of(marker: &str) -> Vec<u32> {
+    let mut pids: Vec<u32> = children()
+        .filter(|(_, stat)| !stat.is_dead())
+        .map(|(pid, _)| pid)
+        .collect();
+    pids.retain(|pid| has_entry(*pid, marker));
+    pids
+}
+
+/// Reaps orphans that have ended: dead children of this process for which `is_known` is false (a known
+/// one is reaped through its own [`PidFd`]). Returns how many.
+pub fn reap_orphans(is_known: impl Fn(u32) -> bool) -> usize {
+    let dead = children().filter(|(pid, stat)| stat.is_dead() && !is_known(*pid));
+    dead.filter(|(pid, _)| {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        raw_pid(*pid).is_ok_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
+    })
+    .count()
+}
+
+/// A process in which nothing runs.
+#[derive(Debug)]
+#[must_use = "the process goes on when this is dropped"]
+pub enum Frozen<'p> {
+    /// It was stopped already, by somebody else, or has ended: left as it is.
+    Already,
+    /// Stopped by us, until this is dropped.
+    Held(Hold<'p>),
+}
+
+/// Lets the process go on when dropped.
+#[derive(Debug)]
+pub struct Hold<'p>(&'p PidFd);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        // It can only fail because the process is gone.
+        let _ = self.0.send_signal(Signal::CONT);
+    }
+}
+
+/// Stops every thread of a process, within [`FREEZE_DEADLINE`]. Other processes that share its
+/// descriptors are not stopped.
+///
+/// # Errors
+/// `TimedOut` if a thread does not stop (the process goes on), `EPERM`.
+pub fn freeze(process: &PidFd) -> io::Result<Frozen<'_>> {
+    freeze_within(process, FREEZE_DEADLINE)
+}
+
+/// [`freeze`] with a deadline of the caller's.
+///
+/// # Errors
+/// As [`freeze`].
+pub fn freeze_within(process: &PidFd, within: Duration) -> io::Result<Frozen<'_>> {
+    if process.peek()? || process.is_stopped()? {
+        return Ok(Frozen::Already);
+    }
+    match process.send_signal(Signal::STOP) {
+        Err(error) if is_gone(&error) => return Ok(Frozen::Already),
+        other => other?,
+    }
+    let hold = Hold(process);
+    let began = Instant::now();
+    loop {
+        if process.is_stopped()? {
+            return Ok(Frozen::Held(hold));
+        }
+        if process.peek()? {
+            return Ok(Frozen::Already);
+        }
+        let waited = began.elapsed();
+        if waited >= within {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if waited < FREEZE_SPIN {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(FREEZE_PAUSE);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    pid: u32,
+    start_ticks: u64,
+}
+
+/// Breadth first from `pid` and its process group.
+fn members(pid: u32) -> Vec<Member> {
+    let mut children: HashMap<u32, Vec<Member>> = HashMap::new();
+    let mut found = Vec::new();
+    let mut group = Vec::new();
+    for (other, stat) in processes() {
+        let member = Member {
+            pid: other,
+            start_ticks: stat.start_ticks,
+        };
+        if other == pid {
+            found.push((member, stat.is_dead()));
+        } else if stat.group == pid {
+            group.push((member, stat.is_dead()));
+        }
+        if !stat.is_dead() {
+            children.entry(stat.parent).or_default().push(member);
+        }
+    }
+    let mut seen: HashSet<u32> = found.iter().map(|(member, _)| member.pid).collect();
+    seen.insert(pid);
+    let mut next = 0;
+    loop {
+        while let Some((parent, _)) = found.get(next).copied() {
+            next += 1;
+            let below = children.remove(&parent.pid).unwrap_or_default();
+            found.extend(
+                below
+                    .into_iter()
+                    .filter(|child| seen.insert(child.pid))
+                    .map(|child| (child, false)),
+            );
+        }
+        // Members of the group whose parents have gone come last, each with what is below it.
+        let Some((member, dead)) = group.pop() else { break };
+        if seen.insert(member.pid) {
+            found.push((member, dead));
+        }
+    }
+    found
+        .into_iter()
+        .filter(|(_, dead)| !dead)
+        .map(|(member, _)| member)
+        .collect()
+}
+
+fn processes() -> impl Iterator<Item = (u32, Stat)> {
+    numbers_in("/proc").filter_map(|pid| Some((pid, Stat::of(pid).ok()?)))
+}
+
+fn children() -> impl Iterator<Item = (u32, Stat)> {
+    let parent = std::process::id();
+    processes().filter(move |(_, stat)| stat.parent == parent)
+}
+
+fn started(pid: u32) -> Option<u64> {
+    Stat::of(pid).ok().map(|stat| stat.start_ticks)
+}
+
+fn has_entry(pid: u32, marker: &str) -> bool {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment
+        .split(|&byte| byte == 0)
+        .any(|entry| entry == marker.as_bytes())
+}

@@ -1,0 +1,85 @@
+//! What a process uses: two reads from `/proc`, no allocation.
+
+use std::io;
+use std::time::Duration;
+
+use crate::proc::{Stat, read};
+
+/// CPU time and memory of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// User and system time since it started, all threads; the kernel counts in 10 ms.
+    pub cpu: Duration,
+    /// Resident memory in bytes.
+    pub rss_bytes: u64,
+    /// When it started, in clock ticks after boot: with the pid it names one process.
+    pub start_ticks: u64,
+}
+
+/// What process `pid` uses.
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` if it is gone.
+pub fn usage(pid: u32) -> io::Result<Usage> {
+    let stat = Stat::of(pid)?;
+    let mut buffer = [0; 128];
+    let memory = read(format_args!("/proc/{pid}/statm"), &mut buffer)?;
+    let pages = resident_pages(memory).ok_or(io::ErrorKind::InvalidData)?;
+    let hz = rustix::param::clock_ticks_per_second().max(1);
+    let nanos = u128::from(stat.cpu_ticks) * 1_000_000_000 / u128::from(hz);
+    Ok(Usage {
+        cpu: Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
+        rss_bytes: pages.saturating_mul(rustix::param::page_size() as u64),
+        start_ticks: stat.start_ticks,
+    })
+}
+
+/// The state letter of process `pid`: `R`, `S`, `D`, `Z`, `T`, `t`, `X` or `I` (proc_pid_stat(5)).
+///
+/// # Errors
+/// `ENOENT` or `ESRCH` if it is gone.
+pub fn state(pid: u32) -> io::Result<char> {
+    Ok(Stat::of(pid)?.state)
+}
+
+fn resident_pages(statm: &[u8]) -> Option<u64> {
+    str::from_utf8(statm)
+        .ok()?
+        .split_ascii_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_this_process() {
+        let pid = std::process::id();
+        let before = usage(pid).unwrap();
+        let block = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let mut sum = 0_u64;
+        while usage(pid).unwrap().cpu < before.cpu + Duration::from_millis(30) {
+            sum = block
+                .iter()
+                .fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+        }
+        std::hint::black_box(sum);
+        let after = usage(pid).unwrap();
+        assert!(
+            after.rss_bytes >= before.rss_bytes + (48 << 20),
+            "{before:?} {after:?}"
+        );
+        assert_eq!(after.start_ticks, before.start_ticks);
+        assert!(matches!(state(pid).unwrap(), 'R' | 'S' | 'D'));
+    }
+
+    #[test]
+    fn of_nobody() {
+        assert!(usage(u32::MAX).is_err());
+        assert_eq!(resident_pages(b"12"), None);
+        assert_eq!(resident_pages(b"12 34 5"), Some(34));
+    }
+}

@@ -1,0 +1,13 @@
+//! The subcommands and what they share.
+
+pub(crate) mod compare;
+pub(crate) mod footprint;
+pub(crate) mod run;
+
+mod group;
+mod place;
+mod private_rpm;
+mod procfs;
+mod results;
+mod stats;
+mod table;

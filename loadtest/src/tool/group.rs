@@ -1,0 +1,216 @@
+//! The groups of processes that are compared.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rpm_loadtest::{Load, Report, Stop};
+use tokio::process::{Child, Command};
+
+use super::private_rpm::{PrivateRpm, argument};
+use super::{place, procfs};
+
+/// How long a group may take until every worker answers.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at a group that is not ready.
+const READY_PAUSE: Duration = Duration::from_millis(50);
+
+/// A way of sharing one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Setup {
+    /// rpm, `-i N`.
+    Rpm,
+    /// node:cluster; the primary accepts.
+    RoundRobin,
+    /// node:cluster; the workers share a listener.
+    Shared,
+    /// Processes that open the port themselves with `reusePort`.
+    Bare,
+    /// The same again: what two identical groups differ by is noise.
+    BareAgain,
+}
+
+impl Setup {
+    pub(crate) const ALL: [Setup; 5] = [
+        Setup::Rpm,
+        Setup::RoundRobin,
+        Setup::Shared,
+        Setup::Bare,
+        Setup::BareAgain,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Setup::Rpm => "rpm",
+            Setup::RoundRobin => "cluster-rr",
+            Setup::Shared => "cluster-shared",
+            Setup::Bare => "bare",
+            Setup::BareAgain => "bare-again",
+        }
+    }
+}
+
+/// A running group; dropping it ends its processes.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) setup: Setup,
+    port: u16,
+    /// Every process of it, the daemon or primary included.
+    pids: BTreeSet<u32>,
+    _processes: Processes,
+}
+
+#[derive(Debug)]
+enum Processes {
+    Children { _children: Vec<Child> },
+    Rpm { _rpm: PrivateRpm },
+}
+
+/// What a group is started with.
+#[derive(Debug)]
+pub(crate) struct Ingredients {
+    pub(crate) node: PathBuf,
+    pub(crate) rpm: Option<PathBuf>,
+    pub(crate) workers: usize,
+}
+
+impl Group {
+    /// Start a group and wait until each of its workers has answered.
+    ///
+    /// # Errors
+    /// It cannot be started, or is not ready in time.
+    pub(crate) async fn start(setup: Setup, port: u16, with: &Ingredients) -> anyhow::Result<Group> {
+        let (roots, processes) = match setup {
+            Setup::Rpm => start_rpm(port, with).await?,
+            Setup::RoundRobin => start_cluster("rr", port, with)?,
+            Setup::Shared => start_cluster("none", port, with)?,
+            Setup::Bare | Setup::BareAgain => start_bare(port, with)?,
+        };
+        let mut group = Group {
+            setup,
+            port,
+            pids: BTreeSet::new(),
+            _processes: processes,
+        };
+        group.until_ready(with.workers).await?;
+        group.pids = procfs::trees(&roots);
+        Ok(group)
+    }
+
+    /// A load to this group's port.
+    pub(crate) fn load(&self) -> Load {
+        Load::local(self.port)
+    }
+
+    /// CPU time all its processes have used so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        procfs::cpu(&self.pids)
+    }
+
+    async fn until_ready(&self, workers: usize) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_LIMIT;
+        let hello = Load {
+            clients: 8,
+            requests: Some(64),
+            timeout: Duration::from_secs(1),
+            ..self.load()
+        };
+        let mut last = Report::default();
+        while Instant::now() < deadline {
+            last = hello.run(&Stop::new()).await;
+            if last.check_clean().is_ok() && last.responders.len() >= workers {
+                return Ok(());
+            }
+            tokio::time::sleep(READY_PAUSE).await;
+        }
+        bail!(
+            "{} is not ready after {READY_LIMIT:?}; at last:\n{last}",
+            self.setup.as_str()
+        )
+    }
+}
+
+/// Ports nobody uses, all different.
+///
+/// # Errors
+/// No port is left.
+pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+    // All are held until the last is found, else the kernel may give one twice.
+    let mut held = Vec::with_capacity(N);
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a free port")?;
+        *port = listener.local_addr().context("finding a free port")?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
+async fn start_rpm(port: u16, with: &Ingredients) -> anyhow::Result<(Vec<u32>, Processes)> {
+    let program = with.rpm.clone().context("rpm is not among the groups")?;
+    let rpm = PrivateRpm::new(program, vec![("PORT".to_owned(), port.to_string())])?;
+    let (app, workers) = (place::script("app.js"), with.workers.to_string());
+    let interpreter = argument(&with.node)?;
+    let start = [
+        "start",
+        argument(&app)?,
+        "-i",
+        &workers,
+        "--name",
+        "bench",
+        "--interpreter",
+        interpreter,
+    ];
+    rpm.command(&start).await?;
+    let mut roots = rpm.workers().await?;
+    roots.push(rpm.daemon().await?);
+    Ok((roots, Processes::Rpm { _rpm: rpm }))
+}
+
+fn start_cluster(policy: &str, port: u16, with: &Ingredients) -> anyhow::Result<(Vec<u32>, Processes)> {
+    let mut primary = node(&with.node, "cluster.js", port);
+    primary
+        .env("SCHED", policy)
+        .env("WORKERS", with.workers.to_string());
+    children([primary])
+}
+
+fn start_bare(port: u16, with: &Ingredients) -> anyhow::Result<(Vec<u32>, Processes)> {
+    children((0..with.workers).map(|instance| {
+        let mut worker = node(&with.node, "app.js", port);
+        worker
+            .env("REUSE_PORT", "1")
+            .env("NODE_APP_INSTANCE", instance.to_string());
+        worker
+    }))
+}
+
+fn node(node: &Path, script: &str, port: u16) -> Command {
+    let mut command = Command::new(node);
+    command.arg(place::script(script)).env("PORT", port.to_string());
+    for foreign in [
+        "NODE_OPTIONS",
+        "NODE_CHANNEL_FD",
+        "NODE_UNIQUE_ID",
+        "NODE_CLUSTER_SCHED_POLICY",
+    ] {
+        command.env_remove(foreign);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+fn children(commands: impl IntoIterator<Item = Command>) -> anyhow::Result<(Vec<u32>, Processes)> {
+    let spawned = commands
+        .into_iter()
+        .map(|mut command| command.spawn().context("spawning Node"));
+    let children = spawned.collect::<anyhow::Result<Vec<Child>>>()?;
+    let roots = children.iter().filter_map(Child::id).collect();
+    Ok((roots, Processes::Children { _children: children }))
+}

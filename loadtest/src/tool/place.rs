@@ -1,0 +1,74 @@
+//! Where the programs of a comparison are, and making those that are not there yet.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, bail, ensure};
+use tokio::process::Command;
+
+/// The directory of this package in the checkout it was built from.
+fn package() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn repository() -> &'static Path {
+    package().parent().unwrap_or(package())
+}
+
+/// A script of this package.
+pub(crate) fn script(name: &str) -> PathBuf {
+    package().join("apps").join(name)
+}
+
+/// Node 22 of the fixtures, which are installed if they are not.
+///
+/// # Errors
+/// `npm ci` fails, or does not bring it.
+pub(crate) async fn node() -> anyhow::Result<PathBuf> {
+    let fixtures = repository().join("tests/fixtures");
+    let node = fixtures.join("node_modules/node22/bin/node");
+    if !node.exists() {
+        eprintln!("installing the Node versions of tests/fixtures");
+        succeed(Command::new("npm").arg("ci").current_dir(&fixtures)).await?;
+    }
+    ensure!(node.exists(), "no Node at {} after `npm ci`", node.display());
+    Ok(node)
+}
+
+/// The version a Node says it has.
+///
+/// # Errors
+/// It cannot be executed.
+pub(crate) async fn node_version(node: &Path) -> anyhow::Result<String> {
+    let output = Command::new(node).arg("--version").output().await;
+    let output = output.with_context(|| format!("executing {}", node.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The release build of rpm, which is built if it is not there.
+///
+/// # Errors
+/// cargo fails, or builds it elsewhere.
+pub(crate) async fn rpm() -> anyhow::Result<PathBuf> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
+    let rpm = target.join("release/rpm");
+    if !rpm.exists() {
+        eprintln!("building rpm");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let build = ["build", "--release", "--package", "rpm"];
+        succeed(Command::new(cargo).args(build).current_dir(repository())).await?;
+    }
+    rpm.canonicalize()
+        .with_context(|| format!("no rpm at {} after the build", rpm.display()))
+}
+
+async fn succeed(command: &mut Command) -> anyhow::Result<()> {
+    let shown = format!("{:?}", command.as_std());
+    let status = command.stdin(Stdio::null()).kill_on_drop(true).status().await;
+    let status = status.with_context(|| format!("executing {shown}"))?;
+    if !status.success() {
+        bail!("{shown} failed: {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! Rules for the documents at the root.
+
+use super::source::{Finding, Source};
+
+/// What a reader of the README can run first: the main job, then the tests.
+const FIRST_COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo xtask ci"];
+
+/// The changelog has a place for what is not released yet.
+pub(crate) fn changelog(source: &Source) -> Vec<Finding> {
+    if source.path != "CHANGELOG.md"
+        || source
+            .text
+            .lines()
+            .any(|line| line.trim_end() == "## [Unreleased]")
+    {
+        return Vec::new();
+    }
+    vec![source.finding(0, "has no section `## [Unreleased]`")]
+}
+
+/// The first two commands of the README are those that work in a fresh clone.
+pub(crate) fn readme(source: &Source) -> Vec<Finding> {
+    if source.path != "README.md" {
+        return Vec::new();
+    }
+    let first: Vec<&str> = commands(source.text)
+        .into_iter()
+        .take(FIRST_COMMANDS.len())
+        .collect();
+    if first == FIRST_COMMANDS {
+        return Vec::new();
+    }
+    vec![source.finding(
+        0,
+        format!("its first commands are {first:?}; they have to be {FIRST_COMMANDS:?}"),
+    )]
+}
+
+/// The commands of all shell blocks, without prompts and comments.
+fn commands(markdown: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut block: Option<&str> = None;
+    for line in markdown.lines().map(str::trim) {
+        block = match (block, line.strip_prefix("```")) {
+            (None, Some(language)) => Some(language.trim()),
+            (Some(_), Some(_)) => None,
+            (None, None) => None,
+            (Some(language), None) => {
+                found.extend(command(line, language));
+                Some(language)
+            }
+        };
+    }
+    found
+}
+
+/// The command on a line of a block; in a `console` block the lines without a prompt are output.
+fn command<'a>(line: &'a str, language: &str) -> Option<&'a str> {
+    let line = match (language, line.strip_prefix("$ ")) {
+        ("sh" | "bash" | "shell" | "console", Some(command)) => command,
+        ("sh" | "bash" | "shell", None) => line,
+        (_, _) => return None,
+    };
+    let command = line.split(" #").next().unwrap_or(line).trim();
+    (!command.is_empty() && !command.starts_with('#')).then_some(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(rule: fn(&Source) -> Vec<Finding>, path: &str, text: &str) -> usize {
+        rule(&Source::new(path, text)).len()
+    }
+
+    #[test]
+    fn the_changelog_has_an_unreleased_section() {
+        assert_eq!(
+            count(changelog, "CHANGELOG.md", "# Changelog\n\n## [Unreleased]\n"),
+            0
+        );
+        assert_eq!(count(changelog, "CHANGELOG.md", "# Changelog\n\nUnreleased\n"), 1);
+        assert_eq!(count(changelog, "docs/CHANGELOG.md", ""), 0);
+    }
+
+    #[test]
+    fn the_readme_starts_with_the_main_job_and_the_tests() {
+        let good = "# rpm\n```text\npicture\n```\n```sh\n# The demo:\ncargo run --release -- demo   # ends by itself\n```\n\
+                    and\n```console\n$ cargo xtask ci\nall passed\n```\n```sh\nrpm start\n```\n";
+        assert_eq!(count(readme, "README.md", good), 0);
+        assert_eq!(count(readme, "README.md", &good.replace("xtask ci", "test")), 1);
+        assert_eq!(
+            count(readme, "README.md", &format!("```sh\ncargo build\n```\n{good}")),
+            1
+        );
+        assert_eq!(count(readme, "README.md", ""), 1);
+        assert_eq!(count(readme, "docs/README.md", ""), 0);
+    }
+}

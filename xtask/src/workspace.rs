@@ -1,0 +1,157 @@
+//! What `cargo metadata` says about this workspace.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+/// The workspace that the current directory belongs to.
+pub(crate) struct Workspace {
+    /// Directory of the root Cargo.toml.
+    pub(crate) root: PathBuf,
+    /// Where cargo puts its output (`target`, unless the user moved it).
+    pub(crate) target: PathBuf,
+    /// Members, in cargo's order.
+    pub(crate) packages: Vec<Package>,
+}
+
+/// One member of the workspace.
+pub(crate) struct Package {
+    /// Name as in its Cargo.toml.
+    pub(crate) name: String,
+    /// What it asks for directly.
+    pub(crate) dependencies: Vec<Dependency>,
+}
+
+/// One line of a member's dependency tables.
+pub(crate) struct Dependency {
+    /// Name of the package, not what it is renamed to.
+    pub(crate) name: String,
+    /// The table it is in.
+    pub(crate) kind: Kind,
+    /// Whether it is given by path, which here means: a member of this workspace.
+    pub(crate) ours: bool,
+}
+
+/// The dependency tables of a Cargo.toml.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// `[dependencies]`
+    Normal,
+    /// `[build-dependencies]`
+    Build,
+    /// `[dev-dependencies]`
+    Dev,
+}
+
+impl Workspace {
+    /// Asks cargo; fails outside a workspace or when cargo's answer has another shape than format version 1.
+    pub(crate) fn load() -> anyhow::Result<Workspace> {
+        let arguments = ["metadata", "--no-deps", "--format-version", "1"];
+        let output = Command::new(cargo())
+            .args(arguments)
+            .output()
+            .context("cannot run cargo metadata")?;
+        if !output.status.success() {
+            bail!(
+                "cargo metadata failed: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        let metadata = serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
+        Workspace::parse(&metadata)
+    }
+
+    /// Reads the document that `cargo metadata --format-version 1` prints.
+    pub(crate) fn parse(metadata: &Value) -> anyhow::Result<Workspace> {
+        let packages = list(metadata, "packages")?.iter().map(Package::parse);
+        Ok(Workspace {
+            root: PathBuf::from(text(metadata, "workspace_root")?),
+            target: PathBuf::from(text(metadata, "target_directory")?),
+            packages: packages.collect::<anyhow::Result<_>>()?,
+        })
+    }
+}
+
+impl Package {
+    fn parse(package: &Value) -> anyhow::Result<Package> {
+        let dependencies = list(package, "dependencies")?.iter().map(Dependency::parse);
+        Ok(Package {
+            name: text(package, "name")?.to_owned(),
+            dependencies: dependencies.collect::<anyhow::Result<_>>()?,
+        })
+    }
+}
+
+impl Dependency {
+    fn parse(dependency: &Value) -> anyhow::Result<Dependency> {
+        let kind = match dependency["kind"].as_str() {
+            None | Some("normal") => Kind::Normal,
+            Some("build") => Kind::Build,
+            Some("dev") => Kind::Dev,
+            Some(other) => bail!("cargo metadata names an unknown kind of dependency: {other}"),
+        };
+        Ok(Dependency {
+            name: text(dependency, "name")?.to_owned(),
+            kind,
+            ours: dependency["path"].is_string(),
+        })
+    }
+}
+
+/// The cargo that runs this program, else the one on the PATH.
+pub(crate) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> anyhow::Result<&'a str> {
+    value[field]
+        .as_str()
+        .with_context(|| format!("cargo metadata lacks the string {field}"))
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> anyhow::Result<&'a Vec<Value>> {
+    value[field]
+        .as_array()
+        .with_context(|| format!("cargo metadata lacks the list {field}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reads_kinds_and_tells_our_crates_from_namesakes() {
+        let metadata = json!({
+            "workspace_root": "/w", "target_directory": "/w/target",
+            "packages": [{"name": "a", "dependencies": [
+                {"name": "b", "kind": null, "path": "/w/b", "rename": "c"},
+                {"name": "rpm", "kind": "dev"},
+                {"name": "d", "kind": "build", "path": null},
+            ]}],
+        });
+        let workspace = Workspace::parse(&metadata).expect("well-formed");
+        let seen: Vec<_> = workspace.packages[0]
+            .dependencies
+            .iter()
+            .map(|dependency| (dependency.name.as_str(), dependency.kind, dependency.ours))
+            .collect();
+        let expected = [
+            ("b", Kind::Normal, true),
+            ("rpm", Kind::Dev, false),
+            ("d", Kind::Build, false),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn another_shape_is_an_error_that_names_the_field() {
+        let error = Workspace::parse(&json!({"packages": [{"name": "a"}]}))
+            .err()
+            .expect("malformed");
+        assert!(error.to_string().contains("workspace_root"), "{error}");
+    }
+}
