@@ -124,8 +124,9 @@ mod tests {
         let stop = Stop::new();
         let schedule = Schedule::new(Pace::Open { per_second: 0.001 }, None, None, stop.clone());
         assert!(schedule.next().await.is_some());
-        let (next, ()) = tokio::join!(schedule.next(), async { stop.stop() });
-        assert_eq!(next, None);
+        let next = tokio::time::timeout(Duration::from_secs(10), schedule.next());
+        let (next, ()) = tokio::join!(next, async { stop.stop() });
+        assert_eq!(next.expect("the stop ends the wait"), None);
     }
 
     #[tokio::test]

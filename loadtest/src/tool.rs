@@ -5,6 +5,7 @@ pub(crate) mod footprint;
 pub(crate) mod run;
 
 mod group;
+mod pidfds;
 mod place;
 mod private_rpm;
 mod procfs;

@@ -67,7 +67,7 @@ pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, ConnectEr
             Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(None),
             // Its backlog is full: many clients at once, or it is stuck.
             Err(error) if error.kind() == WouldBlock && Instant::now() < deadline => {
-                sleep(RETRY_INTERVAL).await
+                sleep(RETRY_INTERVAL).await;
             }
             Err(source) => return Err(ConnectError::Connect { path, source }),
         }

@@ -1,9 +1,9 @@
 //! `$RPM_HOME`: where the daemon's socket and files are.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Longest path of the socket, in bytes: the kernel takes 107.
@@ -99,7 +99,14 @@ impl Home {
             source,
         };
         made.map_err(unusable)?;
-        fs::File::create(self.root.join("rpm.lock")).map_err(unusable)
+        let lock = self.root.join("rpm.lock");
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(lock)
+            .map_err(unusable)
     }
 
     pub(crate) fn root(&self) -> &Path {

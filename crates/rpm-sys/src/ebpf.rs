@@ -232,3 +232,46 @@ fn load_program(
     };
     call::load_program(&insns, attach_type).map_err(|bad| rejected(bad.source, bad.log))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_loads_in_both_forms_and_for_any_number_of_slots() {
+        for slots in [1, 2, 100, MAX_SLOTS] {
+            let selector = match Selector::load(slots) {
+                Ok(selector) => selector,
+                Err(error) if error.source.raw_os_error() == Some(libc::EPERM) => {
+                    assert!(std::env::var("CI").as_deref() != Ok("true"), "{error}");
+                    eprintln!("SKIPPED: {error}");
+                    return;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            assert!(selector.can_migrate());
+            let layout = Layout { slots };
+            let memory = call::create_map(call::ARRAY, layout.size() as u32, 1, call::MMAPABLE).unwrap();
+            load_program(&memory, &selector.sockets, layout, false).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_needed() {
+        let refusal = LoadError::new(LoadStage::State, io::Error::from_raw_os_error(libc::EPERM), None);
+        assert_eq!(
+            refusal.to_string(),
+            "cannot load the eBPF state map: needs CAP_BPF or root (EPERM)"
+        );
+        let log = Some("R9 !read_ok".to_owned());
+        let refusal = LoadError::new(
+            LoadStage::Program,
+            io::Error::from_raw_os_error(libc::EACCES),
+            log,
+        );
+        assert_eq!(
+            refusal.to_string(),
+            "cannot load the eBPF select program: R9 !read_ok"
+        );
+    }
+}

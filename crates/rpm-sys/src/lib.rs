@@ -11,6 +11,7 @@
 
 mod proc;
 
+pub mod activation;
 pub mod cbpf;
 pub mod daemonize;
 pub mod ebpf;

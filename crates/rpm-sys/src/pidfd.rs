@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, pidfd_getfd, pidfd_open, pidfd_send_signal,
     waitid,
@@ -37,7 +36,7 @@ impl PidFd {
     /// # Errors
     /// `ESRCH` if there is none, `EINVAL` if `pid` is not a thread-group leader's, `EMFILE`.
     pub fn open(pid: u32) -> io::Result<PidFd> {
-        let fd = pidfd_open(raw_pid(pid)?, PidfdFlags::NONBLOCK)?;
+        let fd = pidfd_open(raw_pid(pid)?, PidfdFlags::empty())?;
         Ok(PidFd { fd, pid })
     }
 
@@ -66,12 +65,7 @@ impl PidFd {
     /// `ECHILD` if it is not a child of this process or has been reaped already.
     pub fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        let ended = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.fd.as_fd()), options));
-        let ended = match ended {
-            // What a descriptor opened non-blocking says instead of "nothing yet".
-            Err(Errno::AGAIN) => None,
-            other => other?,
-        };
+        let ended = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(self.fd.as_fd()), options))?;
         Ok(ended.map(|status| match status.exit_status() {
             Some(code) => ExitStatus::Code(code),
             None => ExitStatus::Signal(status.terminating_signal().unwrap_or(0)),

@@ -198,6 +198,39 @@ fn socket_inodes(pid: u32) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::socket::{accept_queue, bind_tcp, listen, local_addr, reserve_port};
+    use std::io::Write as _;
+    use std::net::TcpStream;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn half_open_handshakes_are_counted() {
+        let reserved = reserve_port(([127, 0, 0, 1], 0).into(), false).unwrap();
+        let address = local_addr(&reserved).unwrap();
+        let listener = bind_tcp(address, false).unwrap();
+        // With this option a handshake stays half-open until the client sends data.
+        let seconds = 30;
+        // SAFETY: the kernel reads one int from the live local.
+        let status = unsafe {
+            libc::setsockopt(
+                listener.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_DEFER_ACCEPT,
+                (&raw const seconds).cast(),
+                size_of_val(&seconds) as libc::socklen_t,
+            )
+        };
+        assert_eq!(status, 0);
+        listen(&listener, 16).unwrap();
+        let mut clients: Vec<TcpStream> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
+        assert_eq!(half_open(address.port()).unwrap(), 5);
+        clients[0].write_all(b"x").unwrap();
+        let began = std::time::Instant::now();
+        while accept_queue(&listener).unwrap().len == 0 {
+            assert!(began.elapsed().as_secs() < 5, "the handshake does not end");
+        }
+        assert_eq!(half_open(address.port()).unwrap(), 4);
+    }
 
     #[test]
     fn overlap_knows_wildcards_and_dual_stack() {

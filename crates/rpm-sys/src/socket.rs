@@ -35,6 +35,9 @@ pub struct AcceptQueue {
 
 /// A TCP socket bound to `address`, non-blocking, with `SO_REUSEADDR` and `SO_REUSEPORT`, not listening.
 ///
+/// Port 0 is not for slots: such a socket forgets its number when it stops listening, and listens on
+/// another one afterwards. [`reserve_port`] first, and bind slots to the number.
+///
 /// # Errors
 /// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` (a privileged port), `EAFNOSUPPORT`, `EMFILE`.
 pub fn bind_tcp(address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {

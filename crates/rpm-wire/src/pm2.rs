@@ -145,8 +145,8 @@ mod tests {
             memory_bytes: 51_896_320,
             connections: Some(4),
             exit_code: Some(1),
-            out_log: "/home/me/.rpm/logs/web-out.log".into(),
-            err_log: "/home/me/.rpm/logs/web-error.log".into(),
+            out_log: "/srv/rpm/logs/web-out.log".into(),
+            err_log: "/srv/rpm/logs/web-error.log".into(),
             spec: Some(Box::new(spec)),
         }
     }
@@ -164,8 +164,8 @@ mod tests {
                 "exec_mode": "cluster_mode", "instances": 2,
                 "pm_uptime": 1_700_000_001_000_u64, "created_at": 1_700_000_000_000_u64,
                 "restart_time": 2, "unstable_restarts": 1, "exit_code": 1,
-                "pm_out_log_path": "/home/me/.rpm/logs/web-out.log",
-                "pm_err_log_path": "/home/me/.rpm/logs/web-error.log",
+                "pm_out_log_path": "/srv/rpm/logs/web-out.log",
+                "pm_err_log_path": "/srv/rpm/logs/web-error.log",
                 "merge_logs": false, "watch": false, "version": "N/A", "axm_monitor": {}, "axm_options": {},
                 "pm_cwd": "/srv/web", "pm_exec_path": "/srv/web/app.js", "exec_interpreter": "node",
                 "args": ["--fast"], "node_args": ["--harmony"],

@@ -1,13 +1,45 @@
 //! The `rpm` command: client, daemon and demonstration in one binary.
 
+mod demo;
+
 use std::process::ExitCode;
 
+use rpm_cli::Invocation;
+
 fn main() -> ExitCode {
-    let home = std::env::var_os("RPM_HOME").unwrap_or_default();
-    match rpm_daemon::run(std::path::Path::new(&home)) {
+    if std::env::args_os().nth(1).is_some_and(|first| first == demo::WORKER) {
+        return demo::worker::run();
+    }
+    match rpm_cli::parse(std::env::args_os()) {
+        Ok(Invocation::Client(client)) => rpm_cli::run(&client),
+        Ok(Invocation::Daemon) => daemon(),
+        Ok(Invocation::Demo { port }) => report(demo::run(port)),
+        Err(usage) => usage.report(),
+    }
+}
+
+/// The daemon tells the command that started it, through its standard output, why it cannot run.
+fn daemon() -> ExitCode {
+    let home = match rpm_cli::home_dir() {
+        Ok(home) => home,
+        Err(error) => return refuse(&error.into()),
+    };
+    match rpm_daemon::run(&home) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&error.into()),
+    }
+}
+
+fn refuse(error: &anyhow::Error) -> ExitCode {
+    println!("{error:#}");
+    ExitCode::FAILURE
+}
+
+fn report(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("{error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

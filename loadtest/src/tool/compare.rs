@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::group::{Group, Ingredients, Setup, free_ports};
 use super::place;
+use super::procfs::Machine;
 use super::results::{Results, Sample};
 use super::table::Table;
 
@@ -59,13 +60,19 @@ pub(crate) async fn compare(arguments: Arguments) -> anyhow::Result<ExitCode> {
         println!("{setting}");
     }
     let groups = start(&setting).await?;
+    let before = Machine::now();
     let results = measure(&groups, &arguments).await;
+    let stolen = before.and_then(|before| Some(Machine::now()?.stolen_since(&before)));
     drop(groups);
     if arguments.json {
         let kinds: Vec<Value> = results.iter().map(Results::to_json).collect();
-        println!("{:#}", json!({ "setting": setting.to_json(), "results": kinds }));
+        println!(
+            "{:#}",
+            json!({ "setting": setting.to_json(), "stolen_cpu": stolen, "results": kinds })
+        );
     } else {
         results.iter().for_each(|results| println!("{}", Table(results)));
+        report_stolen(stolen);
     }
     let good = results.iter().all(passes);
     Ok(if good || !arguments.check {
@@ -73,6 +80,16 @@ pub(crate) async fn compare(arguments: Arguments) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A virtual machine whose host is busy measures its host.
+fn report_stolen(stolen: Option<f64>) {
+    if let Some(percent) = stolen
+        .map(|stolen| stolen * 100.0)
+        .filter(|percent| *percent >= 1.0)
+    {
+        println!("{percent:.0} % of the CPU time was taken by the hypervisor: expect wide intervals");
+    }
 }
 
 fn passes(results: &Results) -> bool {

@@ -16,6 +16,8 @@ const SETTLE: Duration = Duration::from_secs(3);
 const WORKERS: &str = "10";
 const LISTS: usize = 50;
 const TRIVIAL_WORKERS: usize = 100;
+/// A timer of exactly 1 s shows as up to one wake-up more than the window has seconds.
+const WAKEUPS_PER_SECOND: f64 = 1.05;
 
 /// Options of `footprint`.
 #[derive(Debug, clap::Args)]
@@ -112,7 +114,12 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<[Figure; 4]> {
     };
     Ok([
         figure("daemon resident, 10 workers", "MB", resident as f64 / 1e6, 8.0),
-        figure("daemon wake-ups per second, idle", "/s", wakeups, 1.0),
+        figure(
+            "daemon wake-ups per second, idle",
+            "/s",
+            wakeups,
+            WAKEUPS_PER_SECOND,
+        ),
         figure("rpm list, median of 50", "ms", list_ms, 5.0),
         figure("100 workers spawned with --no-wait", "s", spawn_s, 0.5),
     ])

@@ -11,7 +11,7 @@ use rpm_loadtest::{Load, Report, Stop};
 use tokio::process::{Child, Command};
 
 use super::private_rpm::{PrivateRpm, argument};
-use super::{place, procfs};
+use super::{pidfds, place, procfs};
 
 /// How long a group may take until every worker answers.
 const READY_LIMIT: Duration = Duration::from_secs(20);
@@ -65,8 +65,24 @@ pub(crate) struct Group {
 
 #[derive(Debug)]
 enum Processes {
-    Children { _children: Vec<Child> },
+    Own { _children: Children },
     Rpm { _rpm: PrivateRpm },
+}
+
+/// Processes of our own; dropping them ends them and what they started.
+#[derive(Debug)]
+struct Children(Vec<Child>);
+
+impl Children {
+    fn pids(&self) -> Vec<u32> {
+        self.0.iter().filter_map(Child::id).collect()
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        pidfds::end(&pidfds::hold(&self.pids()));
+    }
 }
 
 /// What a group is started with.
@@ -207,10 +223,9 @@ fn node(node: &Path, script: &str, port: u16) -> Command {
 }
 
 fn children(commands: impl IntoIterator<Item = Command>) -> anyhow::Result<(Vec<u32>, Processes)> {
-    let spawned = commands
-        .into_iter()
-        .map(|mut command| command.spawn().context("spawning Node"));
-    let children = spawned.collect::<anyhow::Result<Vec<Child>>>()?;
-    let roots = children.iter().filter_map(Child::id).collect();
-    Ok((roots, Processes::Children { _children: children }))
+    let mut children = Children(Vec::new());
+    for mut command in commands {
+        children.0.push(command.spawn().context("spawning Node")?);
+    }
+    Ok((children.pids(), Processes::Own { _children: children }))
 }

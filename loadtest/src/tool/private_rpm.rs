@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::procfs;
+use super::{pidfds, procfs};
 
 /// The longest a command may take: a start waits for readiness.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -101,8 +100,7 @@ impl PrivateRpm {
         command
     }
 
-    /// Every process of this rpm that is alive. A descriptor stays its own process's, whoever gets the
-    /// number next.
+    /// Every process of this rpm that is alive.
     fn processes(&self) -> Vec<OwnedFd> {
         let Ok(listed) = output_within(self.std_command().args(["list", "--json"]), KILL_LIMIT) else {
             return Vec::new();
@@ -113,7 +111,7 @@ impl PrivateRpm {
             .into_iter()
             .find(|pid| procfs::program(*pid).as_ref() == Some(&self.program));
         let roots: Vec<u32> = workers.iter().copied().chain(daemon).collect();
-        procfs::trees(&roots).into_iter().filter_map(pidfd).collect()
+        pidfds::hold(&roots)
     }
 }
 
@@ -123,19 +121,12 @@ impl Drop for PrivateRpm {
         if let Err(error) = output_within(self.std_command().arg("kill"), KILL_LIMIT) {
             eprintln!("ending the private rpm daemon: {error:#}");
         }
-        for process in processes {
-            // Gone already, as it should be: nothing to do.
-            let _gone = pidfd_send_signal(&process, Signal::KILL);
-        }
+        // Gone already, as it should be, unless the daemon is broken.
+        pidfds::end(&processes);
         if let Err(error) = std::fs::remove_dir_all(&self.home) {
             eprintln!("removing {}: {error}", self.home.display());
         }
     }
-}
-
-fn pidfd(pid: u32) -> Option<OwnedFd> {
-    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 fn worker_pids(list: &str) -> anyhow::Result<Vec<u32>> {

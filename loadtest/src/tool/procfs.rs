@@ -65,6 +65,43 @@ pub(crate) fn voluntary_switches(pid: u32) -> Option<u64> {
     )
 }
 
+/// CPU time of the whole machine since its boot, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    total: u64,
+    stolen: u64,
+}
+
+impl Machine {
+    /// As of now; `None` where /proc/stat does not say.
+    pub(crate) fn now() -> Option<Self> {
+        parse_machine(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// The share of the time since `earlier` that a hypervisor gave to others, 0 to 1.
+    pub(crate) fn stolen_since(&self, earlier: &Machine) -> f64 {
+        let total = self.total.saturating_sub(earlier.total).max(1);
+        self.stolen.saturating_sub(earlier.stolen) as f64 / total as f64
+    }
+}
+
+fn parse_machine(stat: &str) -> Option<Machine> {
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests are counted in user already.
+    let fields = stat
+        .lines()
+        .next()?
+        .strip_prefix("cpu ")?
+        .split_whitespace()
+        .take(8);
+    let ticks = fields
+        .map(|field| field.parse().ok())
+        .collect::<Option<Vec<u64>>>()?;
+    Some(Machine {
+        total: ticks.iter().sum(),
+        stolen: *ticks.get(7)?,
+    })
+}
+
 fn all() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
@@ -110,6 +147,14 @@ mod tests {
             })
         );
         assert_eq!(parse_stat("42 (x) S"), None);
+    }
+
+    #[test]
+    fn stolen_time_is_a_share_of_all_time() {
+        let before = parse_machine("cpu  10 0 10 70 0 0 0 10 5 0\ncpu0 1").expect("stat");
+        let after = parse_machine("cpu  20 0 20 120 0 0 0 40 9 0\n").expect("stat");
+        assert!((after.stolen_since(&before) - 0.3).abs() < 1e-9);
+        assert_eq!(parse_machine("cpu  1 2 3"), None);
     }
 
     #[test]

@@ -62,7 +62,9 @@ fn facts(info: &AppInfo, look: Look) -> Table {
         n => n.to_string(),
     };
     let mut table = table(&["field", "value"], &[], look);
-    let mut fact = |field: &str, value: String| drop(table.add_row([field, visible(&value).as_str()]));
+    let mut fact = |field: &str, value: String| {
+        table.add_row([field, visible(&value).as_str()]);
+    };
     fact("name", spec.name.clone());
     fact("mode", mode(spec.exec_mode).to_owned());
     fact("instances", format!("{instances} ({} now)", info.processes.len()));

@@ -8,21 +8,15 @@ use super::Look;
 use super::units::{bytes, duration, or_dash, percent};
 
 const HEADER: [&str; 11] = [
-    "id",
-    "name",
-    "mode",
-    "plane",
-    "pid",
-    "uptime",
-    "↺",
-    "status",
-    "cpu",
-    "memory",
-    "connections",
+    "id", "name", "mode", "plane", "pid", "uptime", "↺", "status", "cpu", "memory", "conns",
 ];
 
 /// Columns of numbers.
 const RIGHT: [usize; 7] = [0, 4, 5, 6, 8, 9, 10];
+
+/// A terminal narrower than that breaks the lines itself; cells of two letters would be no better. Some
+/// say 0 when they do not know.
+const MIN_WIDTH: u16 = 60;
 
 /// One line for each process.
 pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
@@ -70,9 +64,10 @@ fn colour(status: Status) -> Color {
 pub(super) fn table(header: &[&str], right: &[usize], look: Look) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED.with_rounded_corners());
-    match look {
-        Look::Plain => drop(table.force_no_tty()),
-        Look::Terminal | Look::Coloured => drop(table.set_content_arrangement(ContentArrangement::Dynamic)),
+    if look == Look::Plain {
+        table.force_no_tty();
+    } else if table.width().is_some_and(|columns| columns >= MIN_WIDTH) {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table.set_header(
         header

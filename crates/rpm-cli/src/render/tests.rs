@@ -1,1 +1,194 @@
+//! What a person sees, to the character.
 
+use rpm_wire::api::{AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, Process, SlotInfo, Status, Stream};
+
+use super::*;
+
+fn online(id: u32) -> Process {
+    Process {
+        id,
+        name: "web".into(),
+        instance: id,
+        generation: 1,
+        exec_mode: ExecMode::Cluster,
+        plane: "direct".into(),
+        status: Status::Online,
+        pid: Some(4711 + id),
+        uptime_ms: Some(200_000),
+        started_at_ms: 0,
+        created_at_ms: 0,
+        restarts: id,
+        unstable_restarts: 0,
+        cpu_percent: 12.25,
+        memory_bytes: 51_896_320,
+        connections: Some(7),
+        exit_code: None,
+        out_log: format!("/srv/logs/web-out-{id}.log"),
+        err_log: format!("/srv/logs/web-error-{id}.log"),
+        spec: None,
+    }
+}
+
+fn errored() -> Process {
+    Process {
+        name: "bad\u{1b}[2J".into(),
+        exec_mode: ExecMode::Fork,
+        plane: "none".into(),
+        status: Status::Errored,
+        pid: None,
+        uptime_ms: None,
+        connections: None,
+        exit_code: Some(1),
+        ..online(16)
+    }
+}
+
+fn spec() -> AppSpec {
+    AppSpec {
+        name: "web".into(),
+        script: "/srv/web/app.js".into(),
+        interpreter: Some("/usr/bin/node".into()),
+        interpreter_args: Vec::new(),
+        args: vec!["a b".into()],
+        cwd: "/srv/web".into(),
+        env: [("SECRET".to_owned(), "hidden".to_owned())].into(),
+        exec_mode: ExecMode::Cluster,
+        instances: -1,
+        listen: vec!["8080".into()],
+        wait_ready: true,
+        autorestart: true,
+        listen_timeout_ms: Some(5000),
+        kill_timeout_ms: None,
+        max_restarts: None,
+        min_uptime_ms: None,
+        restart_delay_ms: None,
+        exp_backoff_restart_delay_ms: None,
+    }
+}
+
+fn listener(slots: Vec<SlotInfo>) -> ListenerInfo {
+    ListenerInfo {
+        address: "tcp [::]:3000".into(),
+        steering: "ebpf".into(),
+        reason: "CAP_BPF".into(),
+        slots,
+    }
+}
+
+#[test]
+fn the_table_of_processes() {
+    let expected = "\
+╭────┬─────────┬─────────┬────────┬──────┬────────┬────┬─────────┬───────┬─────────┬───────╮
+│ id ┆ name    ┆ mode    ┆ plane  ┆  pid ┆ uptime ┆  ↺ ┆ status  ┆   cpu ┆  memory ┆ conns │
+╞════╪═════════╪═════════╪════════╪══════╪════════╪════╪═════════╪═══════╪═════════╪═══════╡
+│  0 ┆ web     ┆ cluster ┆ direct ┆ 4711 ┆ 3m 20s ┆  0 ┆ online  ┆ 12.2% ┆ 49.5 MB ┆     7 │
+│ 16 ┆ bad�[2J ┆ fork    ┆ none   ┆    - ┆      - ┆ 16 ┆ errored ┆     - ┆       - ┆     - │
+╰────┴─────────┴─────────┴────────┴──────┴────────┴────┴─────────┴───────┴─────────┴───────╯";
+    assert_eq!(
+        processes(&[online(0), errored()], Look::Plain).to_string(),
+        expected
+    );
+}
+
+#[test]
+fn a_description_has_its_sections_and_no_secrets() {
+    let slot = SlotInfo {
+        instance: 0,
+        eligible: false,
+        queued: 3,
+        backlog: 511,
+        steered: None,
+        rescued: 2,
+    };
+    let mut info = AppInfo {
+        spec: spec(),
+        plane: "direct".into(),
+        plane_reason: "Linux".into(),
+        generation: 2,
+        processes: vec![online(0)],
+        listeners: vec![listener(vec![slot]), listener(Vec::new())],
+    };
+    let text = app(&info, Look::Plain);
+    let expected = "\
+app
+╭───────────────────┬─────────────────────────────────────╮
+│ field             ┆ value                               │
+╞═══════════════════╪═════════════════════════════════════╡
+│ name              ┆ web                                 │
+│ mode              ┆ cluster                             │
+│ instances         ┆ all CPUs but 1 (1 now)              │
+│ plane             ┆ direct (Linux)                      │
+│ generation        ┆ 2                                   │
+│ command           ┆ /usr/bin/node /srv/web/app.js \"a b\" │
+│ working directory ┆ /srv/web                            │
+│ opened for it     ┆ 8080                                │
+│ autorestart       ┆ yes                                 │
+│ ready when        ┆ it sends `ready`                    │
+│ listen timeout    ┆ 5000 ms                             │
+╰───────────────────┴─────────────────────────────────────╯
+
+processes
+";
+    assert!(text.starts_with(expected), "{text}");
+    let expected = "
+listener tcp [::]:3000: ebpf (CAP_BPF)
+╭──────────┬──────────┬────────┬─────────┬─────────┬─────────╮
+│ instance ┆ eligible ┆ queued ┆ backlog ┆ steered ┆ rescued │
+╞══════════╪══════════╪════════╪═════════╪═════════╪═════════╡
+│        0 ┆ no       ┆      3 ┆     511 ┆       - ┆       2 │
+╰──────────┴──────────┴────────┴─────────┴─────────┴─────────╯
+
+listener tcp [::]:3000: ebpf (CAP_BPF)
+";
+    assert!(text.ends_with(expected), "{text}");
+    assert!(
+        text.contains("/srv/logs/web-error-0.log") && !text.contains("hidden"),
+        "{text}"
+    );
+    info.listeners.clear();
+    assert!(app(&info, Look::Plain).ends_with("\n\nno listeners\n"));
+}
+
+#[test]
+fn escape_sequences_only_where_colours_are_wanted() {
+    let info = AppInfo {
+        spec: spec(),
+        plane: "direct".into(),
+        plane_reason: "Linux".into(),
+        generation: 2,
+        processes: vec![online(0)],
+        listeners: Vec::new(),
+    };
+    for look in [Look::Plain, Look::Terminal] {
+        assert!(
+            !processes(&[online(0), errored()], look)
+                .to_string()
+                .contains('\u{1b}')
+        );
+        assert!(!app(&info, look).contains('\u{1b}'));
+    }
+    let mut table = processes(&[online(0), errored()], Look::Coloured);
+    let coloured = table.enforce_styling().to_string();
+    assert!(coloured.contains('\u{1b}'), "{coloured}");
+    assert!(!coloured.contains("\u{1b}[2J"), "{coloured:?}");
+}
+
+#[test]
+fn log_lines_align_and_show_their_stream() {
+    let line = |id: u32, name: &str, stream| LogLine {
+        id,
+        name: name.into(),
+        stream,
+        line: "hello".into(),
+    };
+    let (short, long) = (line(0, "web", Stream::Out), line(12, "worker", Stream::Err));
+    let mut width = origin_width(0, &short);
+    assert_eq!(log_line(&short, width, Look::Plain), "0|web | hello");
+    width = origin_width(width, &long);
+    assert_eq!(log_line(&long, width, Look::Terminal), "12|worker | hello");
+    assert_eq!(log_line(&short, width, Look::Plain), "0|web     | hello");
+    assert!(log_line(&short, width, Look::Coloured).starts_with("\u{1b}[32m0|web"));
+    assert!(log_line(&long, width, Look::Coloured).starts_with("\u{1b}[31m12|worker"));
+    let endless = line(1, &"n".repeat(500), Stream::Out);
+    assert!(origin_width(width, &endless) < 100);
+}

@@ -1,7 +1,7 @@
 //! Where the command was typed: current directory and environment.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -31,18 +31,24 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     /// Those of this process.
     pub(crate) fn of_process() -> io::Result<Self> {
-        let cwd = std::env::current_dir()?;
-        let mut env = BTreeMap::new();
-        let mut skipped = Vec::new();
-        for (name, value) in std::env::vars_os() {
+        Ok(Self::new(std::env::current_dir()?, std::env::vars_os()))
+    }
+
+    fn new(cwd: PathBuf, variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let mut around = Surroundings {
+            cwd,
+            env: BTreeMap::new(),
+            skipped: Vec::new(),
+        };
+        for (name, value) in variables {
             match (name.into_string(), value.into_string()) {
                 (Ok(name), _) if NOT_INHERITED.contains(&name.as_str()) => {}
-                (Ok(name), Ok(value)) => drop(env.insert(name, value)),
-                (Ok(name), Err(_)) => skipped.push(name),
-                (Err(name), _) => skipped.push(name.to_string_lossy().into_owned()),
+                (Ok(name), Ok(value)) => drop(around.env.insert(name, value)),
+                (Ok(name), Err(_)) => around.skipped.push(name),
+                (Err(name), _) => around.skipped.push(name.to_string_lossy().into_owned()),
             }
         }
-        Ok(Surroundings { cwd, env, skipped })
+        around
     }
 
     /// `path` seen from the current directory; symbolic links stay, for a deployment is often one.
@@ -72,4 +78,27 @@ pub(super) fn absolute_from(dir: &Path, path: &Path) -> PathBuf {
 pub(super) fn is_executable(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use super::*;
+
+    #[test]
+    fn variables_that_cannot_or_must_not_be_passed_on() {
+        let bad = || OsString::from_vec(vec![b'x', 0xff]);
+        let variables: [(OsString, OsString); 5] = [
+            ("PATH".into(), "/bin".into()),
+            ("NODE_CHANNEL_FD".into(), "3".into()),
+            ("LISTEN_FDS".into(), bad()),
+            ("VALUE".into(), bad()),
+            (bad(), "1".into()),
+        ];
+        let around = Surroundings::new("/srv".into(), variables.into_iter());
+        assert_eq!(around.env, [("PATH".to_owned(), "/bin".to_owned())].into());
+        assert_eq!(around.skipped, ["VALUE", "x\u{fffd}"]);
+        assert_eq!(around.absolute(Path::new("./a/./b")), Path::new("/srv/a/b"));
+    }
 }

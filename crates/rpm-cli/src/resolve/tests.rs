@@ -72,7 +72,7 @@ fn without_instances_it_is_a_fork_with_any_it_is_a_cluster() {
     assert_eq!((spec.name.as_str(), spec.script), ("app", place.text("app.js")));
     assert_eq!(
         (spec.interpreter, spec.cwd),
-        (Some(place.text("bin/node")), place.text(""))
+        (Some(place.text("bin/node")), place.0.display().to_string())
     );
     assert_eq!(spec.env, place.around().env);
     for instances in [1, 0, -1] {

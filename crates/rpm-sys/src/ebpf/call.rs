@@ -193,3 +193,35 @@ fn last_lines(log: &[u8]) -> Option<String> {
     let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
     (!last.is_empty()).then(|| last.join("\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::asm::{Asm, Reg, Src};
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_its_last_lines() {
+        assert_eq!(last_lines(&[0; 16]), None);
+        assert_eq!(last_lines(b"one\ntwo\n\0three").unwrap(), "one\ntwo");
+        let lines: String = (0..20).map(|line| format!("{line}\n")).collect();
+        assert_eq!(last_lines(lines.as_bytes()).unwrap(), "14\n15\n16\n17\n18\n19");
+    }
+
+    #[test]
+    fn the_verifier_says_why() {
+        let mut asm = Asm::default();
+        asm.mov(Reg::R0, Src::Reg(Reg::R9));
+        asm.exit();
+        let rejected = load_program(&asm.assemble().unwrap(), SELECT).unwrap_err();
+        if rejected.source.raw_os_error() == Some(libc::EPERM) {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "eBPF is not available"
+            );
+            eprintln!("SKIPPED: eBPF is not available: {}", rejected.source);
+            return;
+        }
+        let log = rejected.log.unwrap();
+        assert!(log.contains("R9 !read_ok"), "{log}");
+    }
+}

@@ -193,3 +193,37 @@ fn set_mask(mask: &libc::sigset_t) {
     // SAFETY: reads one live sigset_t; async-signal-safe.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, ptr::null_mut()) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn the_child_has_an_empty_mask_and_the_parent_keeps_its_own() {
+        let restore = block_signals();
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let what = crate::spawn::Spawn {
+            program: "/bin/cat".into(),
+            argv: vec!["cat".into(), "/proc/self/status".into()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            stderr: writer.try_clone().unwrap(),
+            stdout: writer,
+            stdin: None,
+            fds: Vec::new(),
+            listen_fds: 0,
+            nofile: None,
+        };
+        let child = crate::spawn::spawn(what).unwrap();
+        let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        set_mask(&restore);
+        let mut text = String::new();
+        std::fs::File::from(reader).read_to_string(&mut text).unwrap();
+        while child.pidfd.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        assert!(text.contains("SigBlk:\t0000000000000000"), "{text}");
+        assert!(!own.contains("SigBlk:\t0000000000000000"), "{own}");
+    }
+}

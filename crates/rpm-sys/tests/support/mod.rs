@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rpm_sys::ebpf::Selector;
-use rpm_sys::socket::{accept_queue, bind_tcp, listen, local_addr};
+use rpm_sys::socket::{accept_queue, bind_tcp, listen, local_addr, reserve_port};
 use rpm_sys::spawn::{Child, Spawn, SpawnError, spawn};
 use rpm_sys::{PidFd, Signal};
 
@@ -105,10 +105,9 @@ pub(crate) struct Slots {
 impl Slots {
     pub(crate) fn new(count: usize) -> Slots {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let first = bind_tcp(any, false).unwrap();
-        let address = local_addr(&first).unwrap();
-        let mut fds = vec![first];
-        fds.resize_with(count, || bind_tcp(address, false).unwrap());
+        let reserved = reserve_port(any, false).unwrap();
+        let address = local_addr(&reserved).unwrap();
+        let fds: Vec<OwnedFd> = (0..count).map(|_| bind_tcp(address, false).unwrap()).collect();
         for fd in &fds {
             listen(fd, 4096).unwrap();
         }
@@ -167,6 +166,8 @@ pub(crate) fn selector(slots: &Slots) -> Option<Selector> {
     let selector = match Selector::load(16) {
         Ok(selector) => selector,
         Err(error) => {
+            // Anything but a lack of privilege is a fault of the program.
+            assert_eq!(error.source.raw_os_error(), Some(libc::EPERM), "{error}");
             let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
             assert!(!ci, "eBPF is not available: {error}");
             eprintln!("SKIPPED: eBPF is not available: {error}");

@@ -1,0 +1,474 @@
+//! What happens to the world: the course of a run, and its accidents.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rpm_core::protocol::{AppConfig, Command, Exit, Input, Policy, Readiness};
+use rpm_core::{AppId, GroupId, InstanceId, SlotId, StateView, Ticket, WorkerId};
+
+use crate::world::{Event, Fate, Slot, Verdict, Wish, World, demand};
+
+/// A random history of so many steps, then quiet, then a shutdown.
+pub(crate) fn run(world: &mut World, steps: u32) -> Verdict {
+    start(world)?;
+    for _ in 0..steps {
+        step(world)?;
+    }
+    calm(world);
+    quiesce(world)?;
+    check_quiet(world)?;
+    command(world, Command::Shutdown)?;
+    quiesce(world)?;
+    check_end(world)
+}
+
+/// The shell was asked to spawn: what will come of it.
+pub(crate) fn plan_spawn(world: &mut World, worker: WorkerId) {
+    let delay = world.dice.up_to_ms(40);
+    if world.faults && world.dice.percent(10) {
+        // Without a process there is nothing that could die later: told at once.
+        world.plan(delay, Event::Tell(Input::SpawnFailed { worker }));
+        return;
+    }
+    if !(world.faults && world.dice.percent(5)) {
+        world.plan(delay, Event::Tell(Input::Spawned { worker }));
+    }
+    plan_life(world, worker, delay);
+}
+
+fn plan_life(world: &mut World, worker: WorkerId, spawned: Duration) {
+    for group in 0..2 {
+        if world.dice.percent(if group == 0 { 90 } else { 20 }) {
+            let delay = spawned + world.dice.up_to_ms(100);
+            world.plan(delay, Event::Listen(worker, GroupId(group)));
+        }
+    }
+    let ready = spawned + world.dice.up_to_ms(if world.faults { 4000 } else { 200 });
+    for input in [Input::Listening { worker }, Input::Ready { worker }] {
+        if !(world.faults && world.dice.percent(25)) {
+            world.plan(ready, Event::Tell(input));
+        }
+    }
+    if world.faults && world.dice.percent(40) {
+        let longest = [50, 2000, 60_000][world.dice.roll(3) as usize];
+        let delay = spawned + world.dice.up_to_ms(longest);
+        world.plan(delay, Event::Die(worker, Exit::Code(1)));
+    }
+}
+
+fn step(world: &mut World) -> Verdict {
+    match world.dice.roll(100) {
+        0..40 => advance(world),
+        40..70 => tick(world),
+        70..80 => random_command(world),
+        80..86 => stray_input(world),
+        86..90 => jump(world),
+        90..93 => release(world),
+        93..96 => {
+            let alive = world.alive();
+            let victim = world.dice.pick(&alive);
+            victim.map_or(Ok(()), |worker| {
+                happen(world, Event::Die(worker, Exit::Signal(11)))
+            })
+        }
+        _ => {
+            let alive = world.alive();
+            if let Some(worker) = world.dice.pick(&alive) {
+                let process = world.processes.get_mut(&worker);
+                process
+                    .into_iter()
+                    .for_each(|process| process.frozen = !process.frozen);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// To the next event or deadline.
+fn advance(world: &mut World) -> Verdict {
+    let event = world.agenda.keys().next().copied();
+    let deadline = world.core.poll_timeout();
+    match (event, deadline) {
+        (Some(key), due) if due.is_none_or(|due| key.0 <= due) => {
+            world.now = world.now.max(key.0);
+            let event = world.agenda.remove(&key);
+            event.map_or(Ok(()), |event| happen(world, event))
+        }
+        (_, Some(due)) => {
+            world.now = world.now.max(due);
+            world.time_out()
+        }
+        (_, None) => Ok(()),
+    }
+}
+
+fn happen(world: &mut World, event: Event) -> Verdict {
+    match event {
+        Event::Listen(worker, group) => listen(world, worker, group),
+        Event::Die(worker, exit) => die(world, worker, exit),
+        Event::Tell(input) => {
+            match input {
+                Input::Spawned { worker } => revive(world, worker),
+                Input::SpawnFailed { worker } => bury(world, worker),
+                // The dead tell nothing.
+                Input::Listening { worker } | Input::Ready { worker } | Input::Responded { worker }
+                    if world
+                        .processes
+                        .get(&worker)
+                        .is_none_or(|it| it.fate == Fate::Dead) =>
+                {
+                    return Ok(());
+                }
+                Input::Listening { worker } | Input::Ready { worker } => revive(world, worker),
+                Input::Responded { .. }
+                | Input::Command { .. }
+                | Input::Exited { .. }
+                | Input::SlotHeld { .. }
+                | Input::SlotReleased { .. }
+                | Input::Queue { .. } => {}
+            }
+            world.tell(input)
+        }
+    }
+}
+
+fn revive(world: &mut World, worker: WorkerId) {
+    if let Some(process) = world.processes.get_mut(&worker)
+        && process.fate == Fate::Asked
+    {
+        process.fate = Fate::Alive;
+    }
+}
+
+fn bury(world: &mut World, worker: WorkerId) {
+    if let Some(process) = world.processes.get_mut(&worker) {
+        process.fate = Fate::Dead;
+    }
+    for slot in world
+        .slots
+        .values_mut()
+        .filter(|slot| slot.holder == Some(worker))
+    {
+        slot.holder = None;
+    }
+}
+
+fn die(world: &mut World, worker: WorkerId, exit: Exit) -> Verdict {
+    if world
+        .processes
+        .get(&worker)
+        .is_none_or(|process| process.fate == Fate::Dead)
+    {
+        return Ok(());
+    }
+    bury(world, worker);
+    world.tell(Input::Exited { worker, exit })
+}
+
+/// A worker opens a listener: it gets the slot that it inherits, or a new one.
+fn listen(world: &mut World, worker: WorkerId, group: GroupId) -> Verdict {
+    let Some(process) = world
+        .processes
+        .get(&worker)
+        .filter(|process| process.fate != Fate::Dead)
+    else {
+        return Ok(());
+    };
+    let (instance, generation) = (process.instance, process.generation);
+    let slot = match world.core.slot_for(worker, group) {
+        Some(id) => {
+            let vacant = world.slots.get(&id).filter(|slot| {
+                slot.open
+                    && slot.holder.is_none()
+                    && (slot.group, slot.instance, slot.generation) == (group, instance, generation)
+            });
+            demand(vacant.is_some(), || format!("{worker:?} cannot inherit {id:?}"))?;
+            id
+        }
+        None => SlotId(world.serial() as u32),
+    };
+    let new = Slot {
+        group,
+        instance,
+        generation,
+        holder: None,
+        open: true,
+        queue: 0,
+    };
+    world.slots.entry(slot).or_insert(new).holder = Some(worker);
+    world.tell(Input::SlotHeld { slot, group, worker })
+}
+
+fn release(world: &mut World) -> Verdict {
+    let open = world.open_slots();
+    let Some(slot) = world.dice.pick(&open) else {
+        return Ok(());
+    };
+    let holder = world.slots.get_mut(&slot).and_then(|slot| slot.holder.take());
+    holder.map_or(Ok(()), |worker| world.tell(Input::SlotReleased { slot, worker }))
+}
+
+/// Five milliseconds of traffic, then a sample of every queue.
+fn tick(world: &mut World) -> Verdict {
+    world.now = world.now + Duration::from_millis(5);
+    let due = world.core.poll_timeout().is_some_and(|due| due <= world.now);
+    if due && world.dice.percent(80) {
+        world.time_out()?;
+    }
+    let mut lengths = Vec::new();
+    for slot in world.open_slots() {
+        let arriving = if world.steered_to(slot) {
+            world.dice.roll(3) as u32
+        } else {
+            0
+        };
+        let accepting = if accepts(world, slot) {
+            world.dice.roll(6) as u32
+        } else {
+            0
+        };
+        if let Some(known) = world.slots.get_mut(&slot) {
+            known.queue = (known.queue + arriving).saturating_sub(accepting);
+            lengths.push((slot, known.queue));
+        }
+    }
+    if world.dice.percent(5) {
+        lengths.pop();
+    }
+    world.sample(&lengths)
+}
+
+fn accepts(world: &World, slot: SlotId) -> bool {
+    let holder = world.slots.get(&slot).and_then(|slot| slot.holder);
+    let process = holder.and_then(|worker| world.processes.get(&worker));
+    process.is_some_and(|process| process.fate == Fate::Alive && !process.frozen)
+}
+
+/// The shell was suspended: everything is late, and comes in any order.
+fn jump(world: &mut World) -> Verdict {
+    world.now = world.now + world.dice.up_to_ms(40_000);
+    if world.dice.percent(50) {
+        world.time_out()
+    } else {
+        Ok(())
+    }
+}
+
+fn random_command(world: &mut World) -> Verdict {
+    let app = random_app(world);
+    let instances = random_instances(world);
+    match world.dice.roll(20) {
+        0..5 => start(world),
+        5..9 => command(world, Command::Stop { instances }),
+        9..13 => command(world, Command::Restart { instances }),
+        13..15 => command(world, Command::Delete { instances }),
+        15..18 => {
+            let count = world.dice.roll(6) as u32;
+            command(world, Command::Scale { app, count })
+        }
+        _ => {
+            let config = random_config(world);
+            command(world, Command::Configure { app, config })
+        }
+    }
+}
+
+fn start(world: &mut World) -> Verdict {
+    let app = AppId(world.serial() as u32);
+    let config = random_config(world);
+    world.apps.insert(app, config.clone());
+    command(world, Command::Start { app, config })
+}
+
+fn command(world: &mut World, command: Command) -> Verdict {
+    let ticket = Ticket(world.serial());
+    world.tickets.insert(ticket, false);
+    let (ids, wish) = match &command {
+        Command::Stop { instances } | Command::Delete { instances } => (instances.clone(), Wish::Rest),
+        Command::Restart { instances } => (instances.clone(), Wish::Run),
+        Command::Shutdown => (world.core.instances().map(|it| it.id).collect(), Wish::Rest),
+        Command::Start { .. } | Command::Scale { .. } | Command::Configure { .. } => (Vec::new(), Wish::Run),
+    };
+    world.wishes.extend(ids.into_iter().map(|id| (id, wish)));
+    world.tell(Input::Command { ticket, command })
+}
+
+fn random_app(world: &mut World) -> AppId {
+    let apps: Vec<AppId> = world.apps.keys().copied().collect();
+    world.dice.pick(&apps).unwrap_or(AppId(0))
+}
+
+fn random_instances(world: &mut World) -> Vec<InstanceId> {
+    let all: Vec<InstanceId> = world.core.instances().map(|instance| instance.id).collect();
+    let mut ids: Vec<InstanceId> = (0..world.dice.roll(4))
+        .filter_map(|_| world.dice.pick(&all))
+        .collect();
+    if world.dice.percent(20) {
+        ids.push(InstanceId(world.dice.roll(40) as u32));
+    }
+    if world.dice.percent(10) { all } else { ids }
+}
+
+fn random_config(world: &mut World) -> AppConfig {
+    let dice = &mut world.dice;
+    let readiness = [Readiness::Executed, Readiness::Listens, Readiness::Announces];
+    let ms = Duration::from_millis;
+    let policy = Policy {
+        autorestart: !dice.percent(10),
+        max_restarts: dice.roll(5) as u32,
+        min_uptime: dice.up_to_ms(2000),
+        restart_delay: if dice.percent(20) { ms(700) } else { Duration::ZERO },
+        exp_backoff: dice.percent(30).then(|| ms(100)),
+        kill_timeout: dice.up_to_ms(1600),
+        listen_timeout: dice.up_to_ms(3000),
+    };
+    let readiness = dice.pick(&readiness).unwrap_or(Readiness::Listens);
+    AppConfig {
+        instances: dice.roll(5) as u32,
+        readiness,
+        policy,
+    }
+}
+
+/// Inputs that a correct shell would not give.
+fn stray_input(world: &mut World) -> Verdict {
+    let worker = random_worker(world);
+    let slot = SlotId(world.dice.roll(200) as u32);
+    let open = world.open_slots();
+    match world.dice.roll(6) {
+        0 => world.tell(Input::Queue { slot, len: u32::MAX }),
+        1 => world.tell(Input::SlotReleased {
+            slot,
+            worker: WorkerId(u64::MAX),
+        }),
+        2 => {
+            let gone = world
+                .processes
+                .get(&worker)
+                .is_none_or(|it| it.fate == Fate::Dead);
+            let exit = Exit::Code(3);
+            if gone {
+                world.tell(Input::Exited { worker, exit })
+            } else {
+                Ok(())
+            }
+        }
+        3 => happen(world, Event::Tell(Input::Responded { worker })),
+        4 => match world.dice.pick(&open) {
+            // Somebody else's slot, a second time or for the wrong worker.
+            Some(slot) if world.slots.get(&slot).is_some_and(|slot| slot.holder.is_some()) => {
+                world.tell(Input::SlotHeld {
+                    slot,
+                    group: GroupId(0),
+                    worker,
+                })
+            }
+            Some(_) | None => Ok(()),
+        },
+        _ => {
+            let (slot, group) = (SlotId(world.serial() as u32), GroupId(world.dice.roll(3) as u32));
+            let (instance, generation) = (InstanceId(u32::MAX), rpm_core::Generation(0));
+            let orphan = Slot {
+                group,
+                instance,
+                generation,
+                holder: None,
+                open: true,
+                queue: 0,
+            };
+            world.slots.insert(slot, orphan);
+            world.tell(Input::SlotHeld {
+                slot,
+                group,
+                worker: WorkerId(u64::MAX),
+            })?;
+            let closed = world.slots.get(&slot).is_some_and(|slot| !slot.open);
+            demand(closed, || format!("{slot:?} of an unknown worker stays open"))
+        }
+    }
+}
+
+fn random_worker(world: &mut World) -> WorkerId {
+    let last = world.processes.keys().next_back().map_or(1, |worker| worker.0);
+    WorkerId(world.dice.roll(last + 2))
+}
+
+/// From now on nothing goes wrong any more.
+fn calm(world: &mut World) {
+    world.faults = false;
+    for process in world.processes.values_mut() {
+        process.frozen = false;
+    }
+}
+
+fn quiesce(world: &mut World) -> Verdict {
+    for round in 0..3000 {
+        if round % 10 == 0 {
+            drain_queues(world)?;
+        }
+        if world.agenda.is_empty() && world.core.poll_timeout().is_none() {
+            return drain_queues(world);
+        }
+        advance(world)?;
+    }
+    Err("no end: the core goes on by itself".to_owned())
+}
+
+fn drain_queues(world: &mut World) -> Verdict {
+    let lengths: Vec<(SlotId, u32)> = world.open_slots().into_iter().map(|slot| (slot, 0)).collect();
+    for (slot, _) in &lengths {
+        world.slots.entry(*slot).and_modify(|slot| slot.queue = 0);
+    }
+    world.sample(&lengths)
+}
+
+fn check_quiet(world: &World) -> Verdict {
+    let mut online = 0;
+    for instance in world.core.instances() {
+        match instance.state {
+            StateView::Online { .. } => online += 1,
+            StateView::Stopped | StateView::Errored => {}
+            StateView::Launching { .. } | StateView::Stopping { .. } | StateView::WaitingRestart { .. } => {
+                return Err(format!("left over: {instance:?}"));
+            }
+        }
+    }
+    demand(world.alive().len() == online, || {
+        "processes and instances differ".to_owned()
+    })?;
+    check_settled(world)?;
+    for (id, slot) in world.slots.iter().filter(|(_, slot)| slot.open) {
+        let serving = slot.holder.is_some_and(|worker| world.is_online(worker));
+        demand(serving, || format!("{id:?} is open and nobody serves it"))?;
+        demand(world.steered_to(*id), || {
+            format!("{id:?} is served and not steered to")
+        })?;
+    }
+    Ok(())
+}
+
+fn check_settled(world: &World) -> Verdict {
+    let open: BTreeSet<Ticket> = world
+        .tickets
+        .iter()
+        .filter(|(_, settled)| !**settled)
+        .map(|(ticket, _)| *ticket)
+        .collect();
+    demand(open.is_empty(), || format!("never settled: {open:?}"))
+}
+
+fn check_end(world: &World) -> Verdict {
+    check_settled(world)?;
+    demand(world.core.instances().next().is_none(), || {
+        "instances survive the shutdown".to_owned()
+    })?;
+    demand(world.open_slots().is_empty(), || {
+        "slots survive the shutdown".to_owned()
+    })?;
+    demand(world.alive().is_empty(), || {
+        "processes survive the shutdown".to_owned()
+    })?;
+    demand(world.apps.is_empty(), || {
+        format!("apps survive the shutdown: {:?}", world.apps.keys())
+    })
+}

@@ -1,0 +1,42 @@
+//! The programs that tests run.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The root of the checkout.
+///
+/// # Panics
+/// It is not where this crate was built from.
+#[must_use]
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().and_then(Path::parent).expect("crates/rpm-testkit is two deep")
+}
+
+/// A program of `tests/fixtures/apps`.
+///
+/// # Panics
+/// There is none of that name.
+#[must_use]
+pub fn fixture(name: &str) -> PathBuf {
+    let path = repository().join("tests/fixtures/apps").join(name);
+    assert!(path.exists(), "no fixture {}", path.display());
+    path
+}
+
+/// The Node of a major version, installed by the first test that needs one.
+///
+/// # Panics
+/// It cannot be installed.
+#[must_use]
+pub fn node(major: u32) -> PathBuf {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let done = Command::new(env!("CARGO")).args(["xtask", "fixtures"]).current_dir(repository()).output();
+        let done = done.expect("cargo runs");
+        assert!(done.status.success(), "cargo xtask fixtures: {}", String::from_utf8_lossy(&done.stderr));
+    });
+    let path = repository().join(format!("tests/fixtures/node_modules/node{major}/bin/node"));
+    assert!(path.exists(), "no Node {major} at {}", path.display());
+    path
+}

@@ -1,0 +1,58 @@
+//! Port numbers that no other test takes.
+
+use std::fs::File;
+use std::net::{Ipv6Addr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Below the ephemeral range, so that no outgoing connection takes one.
+const FIRST: u16 = 12_000;
+const LAST: u16 = 31_999;
+
+/// A free TCP port, reserved against other tests until dropped.
+#[derive(Debug)]
+pub struct Port {
+    number: u16,
+    _lock: File,
+}
+
+impl Port {
+    /// Reserves one.
+    ///
+    /// # Panics
+    /// There is none left.
+    #[must_use]
+    pub fn reserve() -> Port {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let span = LAST - FIRST;
+        let offset = u16::try_from(std::process::id() % u32::from(span)).expect("a remainder of a u16");
+        for _ in 0..span {
+            let step = NEXT.fetch_add(1, Ordering::Relaxed);
+            let number = FIRST + (offset.wrapping_mul(7).wrapping_add(step)) % span;
+            if let Some(port) = Port::take(number) {
+                return port;
+            }
+        }
+        panic!("every port from {FIRST} to {LAST} is taken");
+    }
+
+    fn take(number: u16) -> Option<Port> {
+        let directory = std::env::temp_dir().join("rpm-test-ports");
+        std::fs::create_dir_all(&directory).expect("a directory for port locks");
+        let lock = File::create(directory.join(number.to_string())).ok()?;
+        lock.try_lock().ok()?;
+        TcpListener::bind((Ipv6Addr::UNSPECIFIED, number)).ok()?;
+        Some(Port { number, _lock: lock })
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.number.fmt(f)
+    }
+}

@@ -1,0 +1,271 @@
+//! The real `rpm`, in a home of its own.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rpm_wire::api::{AppInfo, Process, Status};
+
+use crate::http::{self, Answer};
+use crate::{repository, wait_until};
+
+/// The user and group of an unprivileged daemon: nobody.
+const NOBODY: u32 = 65_534;
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(15);
+
+/// A home directory and the `rpm` command that uses it. Its daemon is stopped at the end.
+#[derive(Debug)]
+pub struct Rpm {
+    home: PathBuf,
+    binary: PathBuf,
+    unprivileged: bool,
+    env: Vec<(String, String)>,
+}
+
+/// A command that has run.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Rpm {
+    /// As the user that runs the tests.
+    ///
+    /// # Panics
+    /// There is no binary, or no directory to be had.
+    #[must_use]
+    pub fn new() -> Rpm {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Short: the address of a Unix socket has 108 bytes.
+        let home = PathBuf::from(format!("/tmp/rpm-t{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&home);
+        fs::create_dir(&home).expect("a home");
+        Rpm { home, binary: binary().to_owned(), unprivileged: false, env: Vec::new() }
+    }
+
+    /// As an unprivileged user without capabilities (`setpriv`), who can load no eBPF program. `None`
+    /// where that cannot be had; in CI that fails.
+    ///
+    /// # Panics
+    /// In CI, if `setpriv` or root is missing.
+    #[must_use]
+    pub fn unprivileged(test: &str) -> Option<Rpm> {
+        let mut rpm = Rpm::new();
+        rpm.unprivileged = true;
+        if let Err(error) = std::os::unix::fs::chown(&rpm.home, Some(NOBODY), Some(NOBODY)) {
+            crate::skip(test, &format!("only root can become another user: {error}"));
+            return None;
+        }
+        let probe = rpm.command(["--version"]).output();
+        match probe {
+            Ok(done) if done.status.success() => Some(rpm),
+            Ok(done) => {
+                // The checkout may lie where nobody may go.
+                crate::skip(test, &format!("as nobody: {}", String::from_utf8_lossy(&done.stderr)));
+                None
+            }
+            Err(error) => {
+                crate::skip(test, &format!("setpriv does not run: {error}"));
+                None
+            }
+        }
+    }
+
+    /// The same with an environment variable more.
+    #[must_use]
+    pub fn with_env(mut self, key: &str, value: &str) -> Rpm {
+        self.env.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Its home directory.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// A command that has not run yet, for those who want its output live or its environment changed.
+    #[must_use]
+    pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let mut command = if self.unprivileged {
+            let mut setpriv = Command::new("setpriv");
+            setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
+            setpriv.args(["--bounding-set=-all", "--no-new-privs", "--"]).arg(&self.binary);
+            setpriv
+        } else {
+            Command::new(&self.binary)
+        };
+        command.args(args).env("RPM_HOME", &self.home).env("NO_COLOR", "1").current_dir("/");
+        command.envs(self.env.iter().map(|(key, value)| (key, value))).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn run(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Ran {
+        self.command(args).output().expect("rpm runs").into()
+    }
+
+    /// Runs a command that must succeed, and returns its standard output.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn ok(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(0), "{ran:#?}\n{}", self.log());
+        ran.stdout
+    }
+
+    /// Runs a command that must fail with code 1, and returns its standard error.
+    ///
+    /// # Panics
+    /// It succeeds, or fails in another way.
+    pub fn fails(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(1), "{ran:#?}\n{}", self.log());
+        ran.stderr
+    }
+
+    /// Starts a command and does not wait for it.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn spawn(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("rpm runs")
+    }
+
+    /// `rpm list --json`.
+    ///
+    /// # Panics
+    /// It fails.
+    #[must_use]
+    pub fn list(&self) -> Vec<Process> {
+        serde_json::from_str(&self.ok(["list", "--json"])).expect("a list of processes")
+    }
+
+    /// One process of the list.
+    ///
+    /// # Panics
+    /// It is not in it.
+    #[must_use]
+    pub fn process(&self, id: u32) -> Process {
+        self.list().into_iter().find(|process| process.id == id).expect("the process is listed")
+    }
+
+    /// The pids of an app's processes, by id.
+    #[must_use]
+    pub fn pids(&self, name: &str) -> Vec<u32> {
+        self.list().into_iter().filter(|process| process.name == name).filter_map(|process| process.pid).collect()
+    }
+
+    /// Waits until every process of the app has this status, and returns them.
+    ///
+    /// # Panics
+    /// Not in time.
+    pub fn wait_status(&self, name: &str, status: Status) -> Vec<Process> {
+        let ours = || self.list().into_iter().filter(|process| process.name == name).collect::<Vec<_>>();
+        let all = |list: &Vec<Process>| !list.is_empty() && list.iter().all(|process| process.status == status);
+        wait_until(&format!("{name} is {}", status.as_str()), BOUND, ours, all)
+    }
+
+    /// `rpm describe --json`.
+    ///
+    /// # Panics
+    /// It fails.
+    #[must_use]
+    pub fn describe(&self, app: &str) -> AppInfo {
+        serde_json::from_str(&self.ok(["describe", app, "--json"])).expect("a description")
+    }
+
+    /// A request to the control API.
+    ///
+    /// # Panics
+    /// There is no daemon.
+    #[must_use]
+    pub fn api(&self, method: &str, path: &str, body: &str) -> Answer {
+        http::unix(&self.home.join("rpm.sock"), method, path, body.as_bytes()).expect("the daemon answers")
+    }
+
+    /// The daemon's pid, if one runs.
+    #[must_use]
+    pub fn daemon_pid(&self) -> Option<u32> {
+        fs::read_to_string(self.home.join("rpm.pid")).ok()?.trim().parse().ok()
+    }
+
+    /// The daemon's log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.join("rpm.log")).unwrap_or_default()
+    }
+
+    /// What an app's process wrote (`out` or `error`); `None` as id for fork mode.
+    #[must_use]
+    pub fn output(&self, name: &str, stream: &str, id: Option<u32>) -> Vec<u8> {
+        let suffix = id.map(|id| format!("-{id}")).unwrap_or_default();
+        fs::read(self.home.join(format!("logs/{name}-{stream}{suffix}.log"))).unwrap_or_default()
+    }
+}
+
+impl Default for Rpm {
+    fn default() -> Self {
+        Rpm::new()
+    }
+}
+
+impl Drop for Rpm {
+    fn drop(&mut self) {
+        let pid = self.daemon_pid();
+        let stopped = self.run(["kill"]);
+        if std::thread::panicking() {
+            eprintln!("--- the daemon's log\n{}", self.log());
+        } else {
+            assert_eq!(stopped.code, Some(0), "{stopped:#?}");
+        }
+        if let Some(pid) = pid {
+            wait_until("the daemon has exited", BOUND, || Path::new(&format!("/proc/{pid}")).exists(), |there| !there);
+        }
+        let _ = fs::set_permissions(&self.home, fs::Permissions::from_mode(0o700));
+        let _ = fs::remove_dir_all(&self.home);
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+/// The binary under test: `RPM_BIN`, or the release build, made now if it is out of date.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("RPM_BIN") {
+            return PathBuf::from(given);
+        }
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--release", "-p", "rpm"])
+            .current_dir(repository())
+            .output()
+            .expect("cargo runs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
+        target.join("release/rpm")
+    })
+}

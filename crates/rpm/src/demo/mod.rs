@@ -1,0 +1,174 @@
+//! `rpm demo`: what rpm is for, in five seconds, with nothing installed.
+//!
+//! It starts a daemon of its own and drives it through the same commands that a user types.
+
+pub(crate) mod worker;
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rpm_loadtest::{Kind, Load, Outcome, Report, Running, Stop};
+use rpm_sys::{PidFd, Signal};
+use rpm_wire::api::{AppInfo, Process};
+
+/// First argument of a sample worker.
+pub(crate) const WORKER: &str = "demo-worker";
+/// Traffic before, and after, a worker is killed.
+const HALF: Duration = Duration::from_millis(1500);
+const CLIENTS: usize = 16;
+
+/// Runs the demonstration; on `port` it goes on serving until it is interrupted.
+pub(crate) fn run(port: Option<u16>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let stage = Stage::set()?;
+    let played = runtime.block_on(async {
+        tokio::select! {
+            played = play(&stage, port) => played,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    });
+    played.and(stage.clear())
+}
+
+/// A private daemon.
+struct Stage {
+    home: PathBuf,
+    exe: PathBuf,
+}
+
+impl Stage {
+    fn set() -> anyhow::Result<Stage> {
+        let home = std::env::temp_dir().join(format!("rpm-demo-{}", std::process::id()));
+        let exe = std::env::current_exe().context("cannot find this program's own file")?;
+        Ok(Stage { home, exe })
+    }
+
+    fn rpm(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<String> {
+        let ran = Command::new(&self.exe).args(args).env("RPM_HOME", &self.home).output()?;
+        if !ran.status.success() {
+            bail!("{}", String::from_utf8_lossy(&ran.stderr).trim().to_owned());
+        }
+        Ok(String::from_utf8(ran.stdout)?)
+    }
+
+    fn clear(self) -> anyhow::Result<()> {
+        self.rpm(["kill"])?;
+        std::fs::remove_dir_all(&self.home).context("cannot remove the demo's directory")
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.home.exists() {
+            // Only after a failure, which has been reported.
+            let _ = self.rpm(["kill"]);
+            let _ = std::fs::remove_dir_all(&self.home);
+        }
+    }
+}
+
+async fn play(stage: &Stage, port: Option<u16>) -> anyhow::Result<()> {
+    let chosen = match port {
+        Some(port) => port,
+        None => free_port()?,
+    };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, chosen));
+    start(stage, address)?;
+    let before = processes(stage)?;
+    let info: AppInfo = serde_json::from_str(&stage.rpm(["describe", "demo", "--json"])?)?;
+    let steering = info.listeners.first().map(|l| format!("{} ({})", l.steering, l.reason)).unwrap_or_default();
+    println!("{} workers share http://{address}/", before.len());
+    println!("steering: {steering}\n");
+
+    let stop = Stop::new();
+    let load = Load { kind: Kind::NewConnection, clients: CLIENTS, ..Load::new(address) };
+    let running = load.start(&stop);
+    tokio::time::sleep(HALF).await;
+    let victim = kill_one(&before)?;
+    println!("kill -9 {} (worker {}), under load", victim.pid.unwrap_or_default(), victim.instance);
+    let replaced = replacement(stage, &victim, &running).await?;
+    tokio::time::sleep(HALF).await;
+    stop.stop();
+    let report = running.finish().await;
+    println!("pid {replaced} took its place and its socket\n");
+    show(&report)?;
+    if port.is_some() {
+        println!("\nserving http://{address}/ until you press Ctrl-C");
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+/// Two workers at least, so that there is one to survive.
+fn start(stage: &Stage, address: SocketAddr) -> anyhow::Result<()> {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = cpus.max(2).to_string();
+    let address = address.to_string();
+    let exe = stage.exe.as_os_str();
+    let start: [&OsStr; 12] = [
+        "start".as_ref(),
+        exe,
+        "--name".as_ref(),
+        "demo".as_ref(),
+        "--interpreter".as_ref(),
+        "none".as_ref(),
+        "--instances".as_ref(),
+        workers.as_ref(),
+        "--listen".as_ref(),
+        address.as_ref(),
+        "--".as_ref(),
+        WORKER.as_ref(),
+    ];
+    stage.rpm(start).map(drop)
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port is free on 127.0.0.1")?;
+    Ok(probe.local_addr()?.port())
+}
+
+fn processes(stage: &Stage) -> anyhow::Result<Vec<Process>> {
+    Ok(serde_json::from_str(&stage.rpm(["list", "--json"])?)?)
+}
+
+fn kill_one(processes: &[Process]) -> anyhow::Result<Process> {
+    let victim = processes.first().context("no worker runs")?;
+    let pid = victim.pid.context("the worker has no process")?;
+    PidFd::open(pid)?.send_signal(Signal::KILL)?;
+    Ok(victim.clone())
+}
+
+/// Waits, as long as requests are answered, until the killed worker has a successor.
+async fn replacement(stage: &Stage, victim: &Process, running: &Running) -> anyhow::Result<u32> {
+    let patience = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let now = processes(stage)?.into_iter().find(|process| process.id == victim.id);
+        if let Some(pid) = now.and_then(|process| process.pid).filter(|pid| Some(*pid) != victim.pid) {
+            return Ok(pid);
+        }
+        if tokio::time::Instant::now() > patience {
+            bail!("the killed worker was not replaced ({} requests were answered)", running.so_far().outcomes.ok());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn show(report: &Report) -> anyhow::Result<()> {
+    println!("{} requests, a new connection each, {:.0} per second:", report.outcomes.total(), report.throughput());
+    for (outcome, count) in report.outcomes.counts() {
+        if count > 0 || matches!(outcome, Outcome::Refused | Outcome::ResetFresh | Outcome::TimedOut) {
+            println!("  {:<12} {count}", outcome.as_str());
+        }
+    }
+    for (worker, count) in &report.responders {
+        println!("  by worker {worker:<3} {count}");
+    }
+    println!("  p50 {} µs, p99 {} µs", report.latency.p50_us(), report.latency.p99_us());
+    // A request that the killed worker was answering is lost with it, and nothing else may be.
+    report.check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])?;
+    Ok(())
+}
