@@ -1,1 +1,4 @@
 //! End-to-end tests.
+
+pub mod namespace;
+pub mod process;

@@ -126,10 +126,21 @@ impl Home {
 mod tests {
     use super::*;
 
-    fn scratch(name: &str) -> PathBuf {
-        let root = std::env::temp_dir().join(format!("rpm-home-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
-        root
+    /// A path of one test, where nothing is yet and nothing remains.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("rpm-home-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&root);
+            Scratch(root)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0).or_else(|_| fs::remove_file(&self.0));
+        }
     }
 
     #[test]
@@ -143,28 +154,28 @@ mod tests {
 
     #[test]
     fn it_is_created_for_its_owner_alone() {
-        let root = scratch("new").join("deep");
+        let scratch = Scratch::new("new");
+        let root = scratch.0.join("deep");
         let home = Home::open(root.clone()).expect("not there yet");
         assert!(!root.exists());
         home.lock_file().expect("made");
         assert_eq!(root.metadata().expect("directory").mode() & 0o777, 0o700);
-        Home::open(root.clone()).expect("ours");
-        fs::remove_dir_all(root).expect("removed");
+        Home::open(root).expect("ours");
     }
 
     #[test]
     fn unusable_places_say_what_to_do() {
-        let file = scratch("file");
-        fs::write(&file, "").expect("file");
+        let scratch = Scratch::new("file");
+        let file = &scratch.0;
+        fs::write(file, "").expect("file");
         let error = |root: &Path| {
             Home::open(root.to_owned())
                 .and_then(|home| home.lock_file())
                 .expect_err("unusable")
                 .to_string()
         };
-        assert!(error(&file).ends_with("is not a directory; set RPM_HOME to another path"));
+        assert!(error(file).ends_with("is not a directory; set RPM_HOME to another path"));
         assert!(error(&file.join("x")).ends_with("set RPM_HOME to a directory that you can write to"));
-        fs::remove_file(&file).expect("removed");
         assert!(error(&PathBuf::from("/proc/none")).contains("cannot create or use /proc/none"));
         let long = format!("/{}", "x".repeat(MAX_SOCKET_PATH));
         assert!(error(Path::new(&long)).contains("(110 bytes, at most 100)"));
@@ -172,15 +183,14 @@ mod tests {
 
     #[test]
     fn a_directory_of_another_user_is_refused() {
+        let scratch = Scratch::new("theirs");
         let theirs = if rustix::process::geteuid().is_root() {
-            scratch("theirs")
+            fs::create_dir(&scratch.0).expect("directory");
+            std::os::unix::fs::chown(&scratch.0, Some(1), None).expect("chown");
+            scratch.0.clone()
         } else {
-            "/".into()
+            PathBuf::from("/")
         };
-        if rustix::process::geteuid().is_root() {
-            fs::create_dir(&theirs).expect("directory");
-            std::os::unix::fs::chown(&theirs, Some(1), None).expect("chown");
-        }
         let owner = fs::metadata(&theirs).expect("directory").uid();
         let refused = Home::open(theirs).expect_err("not ours");
         assert!(matches!(refused, HomeError::NotOurs { owner: named, .. } if named == owner));

@@ -123,6 +123,13 @@ fn a_worker_that_is_out_but_not_rescued_has_to_accept() {
 }
 
 #[test]
+fn a_second_claim_does_not_put_a_slot_back() {
+    let mut rig = with_one_out();
+    assert_eq!(rig.hold(0, 1), vec![]);
+    assert_eq!(rig.core.eligible(GROUP), slots(&[1]));
+}
+
+#[test]
 fn probes_back_off_to_half_a_second() {
     let mut rig = with_one_rescued();
     responded(&mut rig, 1);

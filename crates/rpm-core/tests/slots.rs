@@ -217,4 +217,5 @@ fn what_waits_behind_a_worker_that_is_ending_is_moved() {
         assert_eq!(rig.tick(&[(0, 2), (1, 0)]), vec![]);
     }
     assert_eq!(rig.tick(&[(0, 2)]), vec![rescue(0, Some(1), &[1])]);
+    assert_eq!(rig.tick(&[(0, 2)]), vec![], "counted from the rescue again");
 }

@@ -22,10 +22,7 @@ impl Supervisor {
     pub(crate) fn message(&mut self, worker: WorkerId, message: Result<FromWorker, Malformed>) {
         let message = match message {
             Ok(message) => message,
-            Err(error) => {
-                warn!(%worker, %error, "a worker sent something that is not a message; it is ignored");
-                return;
-            }
+            Err(error) => return self.malformed(worker, &error),
         };
         match message {
             FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
@@ -39,6 +36,16 @@ impl Supervisor {
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack(), None, None),
             FromWorker::Ready => self.input(Input::Ready { worker }),
             FromWorker::Internal { .. } | FromWorker::Message(_) => {}
+        }
+    }
+
+    /// Logs at the first, second, fourth … line: a worker that sends nothing else must not fill the log.
+    fn malformed(&mut self, worker: WorkerId, error: &Malformed) {
+        let Some(held) = self.workers.get_mut(&worker) else { return };
+        held.malformed += 1;
+        if held.malformed.is_power_of_two() {
+            let count = held.malformed;
+            warn!(%worker, %error, count, "a worker sent something that is not a message; it is ignored");
         }
     }
 

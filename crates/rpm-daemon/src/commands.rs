@@ -130,30 +130,28 @@ impl Supervisor {
 
     /// The answer to a request whose outcome has come.
     pub(crate) fn reply(
-        &self,
-        instances: &[InstanceId],
+        &mut self,
+        concerned: &[InstanceId],
         mut notes: Vec<String>,
         outcome: &Outcome,
     ) -> Result<ChangeReply, ApiError> {
         match outcome {
-            Outcome::Done { instances, silent } => {
-                for id in silent {
-                    notes.push(self.silence(*id));
-                }
-                Ok(self.change(instances, notes))
+            Outcome::Done { silent, .. } => {
+                notes.extend(silent.iter().map(|id| self.silence(*id)));
+                Ok(self.change(concerned, notes))
             }
             Outcome::Failed { failure: Failure::Superseded, .. } => {
                 Err(failure("another command changed the goal before this one was done", None))
             }
             Outcome::Failed { failure: Failure::NoSuchApp, .. } => Err(failure("the app is gone", None)),
             Outcome::Failed { instance, worker, failure: why } => {
-                let _ = instances;
                 Err(self.failed(*instance, *worker, *why))
             }
         }
     }
 
-    pub(crate) fn change(&self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
+    pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
+        self.sample_usage();
         let processes = instances.iter().filter_map(|id| self.process(*id, false)).collect();
         ChangeReply { processes, notes }
     }

@@ -70,13 +70,13 @@ impl Supervisor {
         let held = Worker {
             id: worker,
             app,
-            generation,
             instance: place.0,
             spec: Arc::clone(&spec),
             plane,
             logs,
             life: Life::None,
             trouble: None,
+            malformed: 0,
         };
         self.forget_dead(place.0);
         self.workers.insert(worker, held);

@@ -27,7 +27,7 @@ impl Supervisor {
         let now = Instant::now();
         for process in self.workers.values_mut().filter_map(|worker| worker.process_mut()) {
             let since = now.saturating_duration_since(process.usage.at);
-            if since < USAGE_MINIMUM {
+            if since < USAGE_MINIMUM && process.usage.rss_bytes > 0 {
                 continue;
             }
             // A process that has just ended keeps its last figures.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rpm_core::{AppId, Generation, InstanceId, WorkerId};
+use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_sys::pidfd::PidFd;
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
@@ -17,7 +17,6 @@ use crate::channel::Outgoing;
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) app: AppId,
-    pub(crate) generation: Generation,
     pub(crate) instance: InstanceId,
     pub(crate) spec: Arc<AppSpec>,
     pub(crate) plane: Plane,
@@ -25,6 +24,8 @@ pub(crate) struct Worker {
     pub(crate) life: Life,
     /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
     pub(crate) trouble: Option<String>,
+    /// Lines on its channel that were no messages.
+    pub(crate) malformed: u64,
 }
 
 /// Whether there is a process.

@@ -89,8 +89,16 @@ impl Group {
 
     /// Opens a slot. The first one settles the number of a port 0.
     pub(crate) fn open(&mut self, slot: SlotId) -> io::Result<()> {
+        // A socket bound to port 0 comes back on another port when it is bounced, so every slot is bound
+        // to the number. The reservation holds it until the first slot has it.
+        let reserved = match self.addr.port() {
+            0 => Some(socket::reserve_port(self.addr, self.v6only)?),
+            _ => None,
+        };
+        if let Some(reserved) = &reserved {
+            self.addr = socket::local_addr(reserved)?;
+        }
         let fd = socket::bind_tcp(self.addr, self.v6only)?;
-        self.addr = socket::local_addr(fd.as_fd())?;
         socket::listen(fd.as_fd(), FIRST_BACKLOG)?;
         self.steering.add(slot, fd.as_fd())?;
         self.slots.insert(slot, Slot { fd, holder: None, retiring: None, rescued: 0 });

@@ -6,6 +6,8 @@ use std::net::TcpListener;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::io::FdFlags;
+
 /// The first passed descriptor.
 const FIRST: RawFd = 3;
 
@@ -21,9 +23,10 @@ pub fn listeners() -> Vec<TcpListener> {
     let count = number("LISTEN_FDS")
         .and_then(|count| RawFd::try_from(count).ok())
         .unwrap_or(0);
-    let passed =
-        (FIRST..FIRST.saturating_add(count)).filter(|fd| rustix::io::fcntl_getfd(borrowed(*fd)).is_ok());
-    // SAFETY: the descriptor is open (just asked), the protocol gives it to this process and pid, and it
+    // Setting the flag fails for what is not open, and keeps the others from this process's children.
+    let own = |fd: &RawFd| rustix::io::fcntl_setfd(borrowed(*fd), FdFlags::CLOEXEC).is_ok();
+    let passed = (FIRST..FIRST.saturating_add(count)).filter(own);
+    // SAFETY: the descriptor is open (its flag was just set), the protocol gives it to this process and pid, and it
     // is taken once.
     passed
         .map(|fd| TcpListener::from(unsafe { OwnedFd::from_raw_fd(fd) }))

@@ -1,5 +1,5 @@
 //! Public sockets: bound so that slots can share the address, listening, measured, and put out of
-//! service without the consent of whoever else holds them (KERNEL facts: socket(7), tcp(7)).
+//! service without the consent of whoever else holds them (socket(7), tcp(7)).
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};

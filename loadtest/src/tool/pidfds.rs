@@ -18,12 +18,12 @@ pub(crate) fn hold(roots: &[u32]) -> Vec<OwnedFd> {
 
 /// Kill them and wait until they have ended, 5 s at most.
 pub(crate) fn end(processes: &[OwnedFd]) {
-    for process in processes.iter().take(1) {
+    for process in processes {
         // One that is gone already is what was wanted.
         let _gone = pidfd_send_signal(process, Signal::KILL);
     }
     let deadline = Instant::now() + END_LIMIT;
-    for process in processes.iter().take(1) {
+    for process in processes {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).ok();
         // At the time-out there is nothing more to be done: SIGKILL was sent.

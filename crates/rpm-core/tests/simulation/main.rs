@@ -13,7 +13,7 @@ use rpm_core::protocol::{Failure, Notice, Outcome, Output};
 use world::{Line, World};
 
 /// Takes some seconds in a debug build.
-const SEEDS: u64 = 1600;
+const SEEDS: u64 = 1200;
 const STEPS: u32 = 150;
 
 #[test]

@@ -340,17 +340,22 @@ impl World {
     }
 
     fn check_notice(&self, notice: Notice) -> Verdict {
-        if let Notice::Crashed {
-            retry_in: Some(delay),
-            ..
-        } = notice
-        {
-            let longest = Duration::from_millis(16_500);
-            demand(delay <= longest, || {
-                format!("a delay of {delay:?} is above every cap")
-            })?;
+        match notice {
+            Notice::Crashed { retry_in, .. } => {
+                let longest = Duration::from_millis(16_500);
+                let in_bounds = retry_in.is_none_or(|delay| delay <= longest);
+                demand(in_bounds, || format!("{retry_in:?} is above every cap"))
+            }
+            Notice::Stalled { slot, .. } => demand(!self.steered_to(slot), || {
+                format!("{slot:?} is stalled, and nobody else is there")
+            }),
+            Notice::Recovered { slot } => demand(self.steered_to(slot), || {
+                format!("{slot:?} is said to be back and is not")
+            }),
+            Notice::Online { worker, .. } => demand(self.is_online(worker), || {
+                format!("{worker:?} is said to be online and is not")
+            }),
         }
-        Ok(())
     }
 
     /// What is in force is what the core says, and no group with an open slot goes without.

@@ -24,7 +24,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let bytes = Bytes::from_request(request, state).await.map_err(too_large_or_cut)?;
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| too_large_or_cut(&rejection))?;
         serde_json::from_slice(&bytes).map(Body).map_err(|error| {
             let what = format!("the request is not what this endpoint expects: {error}");
             Refusal(StatusCode::BAD_REQUEST, failure(what, Some("see docs/API.md for the fields of each request")))
@@ -32,7 +32,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
-fn too_large_or_cut(rejection: BytesRejection) -> Refusal {
+fn too_large_or_cut(rejection: &BytesRejection) -> Refusal {
     let status = rejection.status();
     if status == StatusCode::PAYLOAD_TOO_LARGE {
         let what = format!("the request is larger than {BODY_LIMIT} bytes");

@@ -1,0 +1,85 @@
+//! A program of the fixtures, and how it is started.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use rpm_testkit::{Port, Ran, Rpm, fixture, node};
+
+/// `start` with a fixture: its arguments and its environment.
+#[derive(Clone, Debug)]
+pub struct App {
+    args: Vec<OsString>,
+    env: Vec<(String, String)>,
+}
+
+impl App {
+    /// A program in fork mode; one whose name ends in `.js` runs on Node 22.
+    #[must_use]
+    pub fn new(name: &str) -> App {
+        let app = App { args: vec!["start".into(), fixture(name).into()], env: Vec::new() };
+        if name.ends_with(".js") { app.node(22) } else { app }
+    }
+
+    /// The same behind `-i`.
+    #[must_use]
+    pub fn cluster(name: &str, instances: &str) -> App {
+        App::new(name).args(["-i", instances])
+    }
+
+    /// On this version of Node.
+    #[must_use]
+    pub fn node(mut self, major: u32) -> App {
+        if let Some(at) = self.args.iter().position(|arg| arg == "--interpreter") {
+            self.args.drain(at..at + 2);
+        }
+        self.args.extend(["--interpreter".into(), node(major).into()]);
+        self
+    }
+
+    /// Listening there: `PORT`.
+    #[must_use]
+    pub fn port(self, port: &Port) -> App {
+        self.env("PORT", port)
+    }
+
+    /// With this variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: impl ToString) -> App {
+        self.env.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// With more options of `start`.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> App {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The command that starts it, not run yet.
+    #[must_use]
+    pub fn command(&self, rpm: &Rpm) -> Command {
+        let mut command = rpm.command(&self.args);
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        command
+    }
+
+    /// Starts it, with whatever outcome.
+    ///
+    /// # Panics
+    /// The command cannot be run.
+    #[must_use]
+    pub fn try_start(&self, rpm: &Rpm) -> Ran {
+        self.command(rpm).output().expect("rpm runs").into()
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn start(&self, rpm: &Rpm) -> Ran {
+        let ran = self.try_start(rpm);
+        assert_eq!(ran.code, Some(0), "{ran:#?}\n{}", rpm.log());
+        ran
+    }
+}
