@@ -27,7 +27,11 @@ impl Supervisor {
         match message {
             FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
             FromWorker::QueryServer(query) => self.query_server(worker, &query),
-            FromWorker::Listening { .. } => self.input(Input::Listening { worker }),
+            FromWorker::Listening { .. } => {
+                self.input(Input::Listening { worker });
+                // Whoever has answered once is known to understand: later silence then means a frozen loop.
+                self.probe(worker);
+            }
             FromWorker::Close { key, .. } => self.closed(worker, &key),
             FromWorker::ExitedAfterDisconnect { seq } => self.send(worker, channel::ack(seq, Dialect::Node), None, None),
             FromWorker::Ack { seq, accepted } => self.handed(seq, accepted.unwrap_or(false)),

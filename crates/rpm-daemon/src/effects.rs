@@ -102,7 +102,7 @@ impl Supervisor {
 
     /// Asks the worker's event loop for a sign of life: over the channel where there is one, else by
     /// whether the process sleeps (waits for something) rather than runs or is stopped.
-    fn probe(&mut self, worker: WorkerId) {
+    pub(crate) fn probe(&mut self, worker: WorkerId) {
         let Some(held) = self.workers.get_mut(&worker) else { return };
         let plane = held.plane;
         if let Some(channel) = held.channel_mut() {

@@ -27,7 +27,7 @@ use crate::worker::Worker;
 /// Events that may wait; more make their senders wait.
 const EVENT_LIMIT: usize = 1024;
 /// Between two samples of CPU and memory while anything runs.
-const USAGE_INTERVAL: Duration = Duration::from_secs(2);
+const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Something that happened.
 pub(crate) enum Event {

@@ -30,13 +30,20 @@ pub fn fixture(name: &str) -> PathBuf {
 /// It cannot be installed.
 #[must_use]
 pub fn node(major: u32) -> PathBuf {
+    let path = repository().join(format!("tests/fixtures/node_modules/node{major}/bin/node"));
+    if !path.exists() {
+        install();
+    }
+    assert!(path.exists(), "no Node {major} at {}", path.display());
+    path
+}
+
+/// Only if it must: this waits for every other cargo that builds in the same directory.
+fn install() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {
         let done = Command::new(env!("CARGO")).args(["xtask", "fixtures"]).current_dir(repository()).output();
         let done = done.expect("cargo runs");
         assert!(done.status.success(), "cargo xtask fixtures: {}", String::from_utf8_lossy(&done.stderr));
     });
-    let path = repository().join(format!("tests/fixtures/node_modules/node{major}/bin/node"));
-    assert!(path.exists(), "no Node {major} at {}", path.display());
-    path
 }

@@ -238,7 +238,7 @@ impl Drop for Rpm {
             assert_eq!(stopped.code, Some(0), "{stopped:#?}");
         }
         if let Some(pid) = pid {
-            wait_until("the daemon has exited", BOUND, || Path::new(&format!("/proc/{pid}")).exists(), |there| !there);
+            wait_until("the daemon has exited", BOUND, || runs(pid), |runs| !runs);
         }
         let _ = fs::set_permissions(&self.home, fs::Permissions::from_mode(0o700));
         let _ = fs::remove_dir_all(&self.home);
@@ -250,6 +250,13 @@ impl From<Output> for Ran {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
+}
+
+/// Whether a process runs. One that has ended stays visible until its parent, which may be a slow init, has
+/// waited for it.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
 /// The binary under test: `RPM_BIN`, or the release build, made now if it is out of date.
