@@ -29,7 +29,14 @@ fn decode(c: &mut Criterion) {
 
 fn encode(c: &mut Criterion) {
     c.bench_function("channel/encode/reply_server", |b| {
-        b.iter(|| channel::reply_server(black_box(2), "null:3000:4:null:0", ServerReply::Lend(Handle::Stream), None));
+        b.iter(|| {
+            channel::reply_server(
+                black_box(2),
+                "null:3000:4:null:0",
+                ServerReply::Lend(Handle::Stream),
+                None,
+            )
+        });
     });
     c.bench_function("channel/encode/newconn", |b| {
         b.iter(|| channel::newconn(black_box(7), "null:3000:4:null:0"));

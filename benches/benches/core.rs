@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use rpm_core::protocol::{AppConfig, Command, Exit, Input, Output, Policy, Readiness};
-use rpm_core::{AppId, Core, GroupId, SlotId, Ticket, Tick, WorkerId};
+use rpm_core::{AppId, Core, GroupId, SlotId, Tick, Ticket, WorkerId};
 
 /// Two apps of the largest size.
 const APPS: u32 = 2;
@@ -20,14 +20,33 @@ fn at(ms: u64) -> Tick {
 fn running() -> Core {
     let mut core = Core::new(1);
     for app in 0..APPS {
-        let config =
-            AppConfig { instances: WORKERS, readiness: Readiness::Listens, policy: Policy::default() };
-        let command = Command::Start { app: AppId(app), config };
-        core.handle(Input::Command { ticket: Ticket(u64::from(app)), command }, at(0));
+        let config = AppConfig {
+            instances: WORKERS,
+            readiness: Readiness::Listens,
+            policy: Policy::default(),
+        };
+        let command = Command::Start {
+            app: AppId(app),
+            config,
+        };
+        core.handle(
+            Input::Command {
+                ticket: Ticket(u64::from(app)),
+                command,
+            },
+            at(0),
+        );
     }
     for (slot, (worker, app)) in (0..).zip(drain(&mut core)) {
         core.handle(Input::Spawned { worker }, at(1));
-        core.handle(Input::SlotHeld { slot: SlotId(slot), group: GroupId(app.0), worker }, at(2));
+        core.handle(
+            Input::SlotHeld {
+                slot: SlotId(slot),
+                group: GroupId(app.0),
+                worker,
+            },
+            at(2),
+        );
         core.handle(Input::Listening { worker }, at(3));
     }
     drain(&mut core);
@@ -51,7 +70,13 @@ fn steps(c: &mut Criterion) {
     c.bench_function("core/queue_sample/empty", |b| {
         b.iter(|| {
             now += 1;
-            core.handle(Input::Queue { slot: SlotId(black_box(17)), len: 0 }, at(now));
+            core.handle(
+                Input::Queue {
+                    slot: SlotId(black_box(17)),
+                    len: 0,
+                },
+                at(now),
+            );
             drain(&mut core)
         });
     });
@@ -60,21 +85,44 @@ fn steps(c: &mut Criterion) {
         b.iter(|| {
             now += 1;
             len = (len + 1) % 3;
-            core.handle(Input::Queue { slot: SlotId(black_box(17)), len }, at(now));
+            core.handle(
+                Input::Queue {
+                    slot: SlotId(black_box(17)),
+                    len,
+                },
+                at(now),
+            );
             drain(&mut core)
         });
     });
-    c.bench_function("core/poll_timeout", |b| b.iter(|| black_box(&core).poll_timeout()));
+    c.bench_function("core/poll_timeout", |b| {
+        b.iter(|| {
+            black_box(black_box(&core).poll_timeout());
+        });
+    });
     c.bench_function("core/crash_and_replace", |b| {
         let mut worker = WorkerId(17);
         b.iter(|| {
             now += 5_000;
-            core.handle(Input::Exited { worker, exit: Exit::Signal(9) }, at(now));
+            core.handle(
+                Input::Exited {
+                    worker,
+                    exit: Exit::Signal(9),
+                },
+                at(now),
+            );
             core.handle_timeout(at(now));
             for (next, _) in drain(&mut core) {
                 worker = next;
                 core.handle(Input::Spawned { worker }, at(now));
-                core.handle(Input::SlotHeld { slot: SlotId(16), group: GroupId(0), worker }, at(now + 1));
+                core.handle(
+                    Input::SlotHeld {
+                        slot: SlotId(16),
+                        group: GroupId(0),
+                        worker,
+                    },
+                    at(now + 1),
+                );
                 core.handle(Input::Listening { worker }, at(now + 2));
             }
             drain(&mut core)

@@ -50,6 +50,7 @@ async fn act_out(mut stream: TcpStream, acts: &[Act]) {
             Act::End => return,
             Act::Hang => std::future::pending().await,
             Act::Slow(delay) => {
+                // tidy: sleep because a slow server is what this one plays
                 tokio::time::sleep(*delay).await;
                 stream.write_all(HELLO).await.expect("answer");
             }

@@ -16,7 +16,10 @@ impl App {
     /// A program in fork mode; one whose name ends in `.js` runs on Node 22.
     #[must_use]
     pub fn new(name: &str) -> App {
-        let app = App { args: vec!["start".into(), fixture(name).into()], env: Vec::new() };
+        let app = App {
+            args: vec!["start".into(), fixture(name).into()],
+            env: Vec::new(),
+        };
         if name.ends_with(".js") { app.node(22) } else { app }
     }
 
@@ -44,6 +47,10 @@ impl App {
 
     /// With this variable.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and texts are written as they are"
+    )]
     pub fn env(mut self, key: &str, value: impl ToString) -> App {
         self.env.push((key.to_owned(), value.to_string()));
         self

@@ -1,12 +1,13 @@
 //! Questions to the fixtures.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 
-use rpm_testkit::{Port, get, get_from, skip};
+use rpm_testkit::{Port, Rpm, get, get_from, skip, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 pub const BOUND: Duration = Duration::from_secs(20);
@@ -15,26 +16,45 @@ pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// IPv6 loopback.
 pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// The bodies of the answers to `count` requests, each on a connection of its own.
+/// Asks until `count` different answers were heard, then as often again, and returns all of them.
+///
+/// A worker that gets no CPU for a while on a loaded machine is rightly steered around: no fixed number
+/// of questions reaches every worker.
 ///
 /// # Panics
-/// One of them fails.
-#[must_use]
-pub fn answers(port: &Port, count: usize) -> BTreeSet<String> {
-    answers_from(V4, port.number(), count)
+/// There are fewer within [`BOUND`].
+pub fn different<T: Ord + Clone + Debug>(count: usize, mut ask: impl FnMut() -> T) -> BTreeSet<T> {
+    let mut heard = BTreeSet::new();
+    let more = || {
+        heard.insert(ask());
+        heard.clone()
+    };
+    let mut all = wait_until(&format!("{count} different answers"), BOUND, more, |heard| {
+        heard.len() >= count
+    });
+    all.extend((0..2 * count).map(|_| ask()));
+    all
 }
 
-/// The same from another address.
+/// Who serves the port: `NODE_APP_INSTANCE pid` of `count` workers, each asked on a connection of its own.
 ///
 /// # Panics
-/// One of them fails.
+/// A request fails, or there are fewer.
 #[must_use]
-pub fn answers_from(ip: IpAddr, port: u16, count: usize) -> BTreeSet<String> {
-    let one = |_| match get_from(ip, port, "/") {
+pub fn workers(port: &Port, count: usize) -> BTreeSet<String> {
+    different(count, || who(V4, port))
+}
+
+/// Who answers one request at this address.
+///
+/// # Panics
+/// Nobody does.
+#[must_use]
+pub fn who(ip: IpAddr, port: &Port) -> String {
+    match get_from(ip, port.number(), "/") {
         Ok(answer) => answer.body.trim().to_owned(),
         Err(error) => panic!("no answer from {ip} port {port}: {error}"),
-    };
-    (0..count).map(one).collect()
+    }
 }
 
 /// Whether connections to the port are refused.
@@ -71,6 +91,17 @@ pub fn unix(address: &SocketAddr) -> io::Result<String> {
     stream.read_to_string(&mut answer)?;
     let body = answer.split_once("\r\n\r\n").ok_or(ErrorKind::InvalidData)?.1;
     Ok(body.trim().to_owned())
+}
+
+/// All that a process has printed so far (`out`); `None` as id for fork mode.
+///
+/// # Panics
+/// It is not text.
+#[must_use]
+pub fn printed(rpm: &Rpm, app: &str, id: Option<u32>) -> String {
+    // Who asks for logs is answered when what is in the pipes is in the files.
+    let _ = rpm.ok(["logs", "--nostream", "--lines", "0"]);
+    String::from_utf8(rpm.output(app, "out", id)).expect("text")
 }
 
 /// Whether this machine has IPv6; says that the test is skipped where it has not.

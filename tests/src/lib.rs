@@ -1,4 +1,9 @@
 //! End-to-end tests.
 
+pub mod app;
+pub mod ask;
+pub mod complaint;
 pub mod namespace;
+pub mod outside;
 pub mod process;
+pub mod steering;

@@ -6,8 +6,8 @@ use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use rpm_testkit::{Load, Report, skip};
 use rpm_loadtest::Stop;
+use rpm_testkit::{Load, Report, skip};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A network namespace with a loopback device; gone when dropped.
@@ -32,12 +32,17 @@ impl Network {
             .expect("unshare runs");
         let mut said = String::new();
         let output = keeper.stdout.take().expect("it is piped");
-        BufReader::new(output).read_line(&mut said).expect("its output can be read");
+        BufReader::new(output)
+            .read_line(&mut said)
+            .expect("its output can be read");
         let network = Network { keeper };
         if said.trim() == "up" {
             return Some(network);
         }
-        skip(test, "no network namespace can be made here (root, unshare and ip are needed)");
+        skip(
+            test,
+            "no network namespace can be made here (root, unshare and ip are needed)",
+        );
         None
     }
 
@@ -46,7 +51,11 @@ impl Network {
     pub fn inside(&self, command: &Command) -> Command {
         let mut entered = Command::new("nsenter");
         entered.args(["--net", "--target", &self.keeper.id().to_string(), "--"]);
-        entered.arg(command.get_program()).args(command.get_args()).current_dir("/").stdin(Stdio::null());
+        entered
+            .arg(command.get_program())
+            .args(command.get_args())
+            .current_dir("/")
+            .stdin(Stdio::null());
         for (key, value) in command.get_envs() {
             match value {
                 Some(value) => entered.env(key, value),
@@ -66,8 +75,12 @@ impl Network {
         let load = load.clone();
         // Only this thread moves: the others of the test stay where they are.
         let sender = thread::spawn(move || {
-            move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("root may enter");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(load.run(&Stop::new()))
         });
         sender.join().expect("the load ends")

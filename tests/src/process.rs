@@ -8,7 +8,10 @@ use std::process::Command;
 /// # Panics
 /// There is no such process.
 pub fn signal(pid: u32, name: &str) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("sh runs");
+    let sent = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status()
+        .expect("sh runs");
     assert!(sent.success(), "no signal {name} for {pid}");
 }
 
@@ -16,7 +19,10 @@ pub fn signal(pid: u32, name: &str) {
 #[must_use]
 pub fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")
+    stat.rsplit(')')
+        .next()
+        .and_then(|rest| rest.split_whitespace().next())
+        .is_some_and(|state| state != "Z")
 }
 
 /// Its resident memory in bytes; 0 if it does not run.
@@ -26,7 +32,10 @@ pub fn runs(pid: u32) -> bool {
 #[must_use]
 pub fn resident_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap_or("0 kB");
     let kb = line.trim().trim_end_matches(" kB");
     kb.parse::<u64>().expect("a number of kB") * 1024
 }
@@ -37,5 +46,7 @@ pub fn resident_bytes(pid: u32) -> u64 {
 /// It does not run.
 #[must_use]
 pub fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count()
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the process runs")
+        .count()
 }

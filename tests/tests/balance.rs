@@ -1,13 +1,15 @@
 //! How evenly connections are shared: exactly with eBPF, by chance with classic BPF.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rpm_e2e::app::App;
 use rpm_e2e::namespace::Network;
+use rpm_e2e::outside::go_first;
+use rpm_e2e::steering::Path;
 use rpm_loadtest::Stop;
-use rpm_testkit::{Load, Port, Report, Rpm, Status, fixture, node, skip};
+use rpm_testkit::{Load, Port, Report, Rpm, Status};
 
 /// Connections that are counted.
 const CONNECTIONS: u64 = 1_000;
@@ -17,43 +19,30 @@ const ATTEMPTS: u32 = 5;
 /// One at a time: a worker that gets no CPU for 15 ms counts as frozen, which changes who is picked.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
+    go_first();
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn start(rpm: &Rpm, port: &Port, instances: u32) -> Command {
-    let args: [OsString; 8] = [
-        "start".into(),
-        fixture("hello.js").into(),
-        "--name".into(),
-        "web".into(),
-        "--interpreter".into(),
-        node(22).into(),
-        "-i".into(),
-        instances.to_string().into(),
-    ];
-    let mut command = rpm.command(args);
-    command.env("PORT", port.to_string());
-    command
-}
-
-fn run(mut command: Command) {
-    let done = command.output().expect("rpm runs");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+fn app(port: &Port, instances: u32) -> App {
+    App::cluster("hello.js", &instances.to_string())
+        .args(["--name", "web"])
+        .port(port)
 }
 
 /// Sequential connections, a new one per request.
 fn sequence(port: &Port) -> Load {
-    Load { requests: Some(CONNECTIONS), ..Load::local(port.number()) }
+    Load {
+        requests: Some(CONNECTIONS),
+        ..Load::local(port.number())
+    }
 }
 
 fn send(load: &Load) -> Report {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     runtime.block_on(load.run(&Stop::new()))
-}
-
-fn steering(rpm: &Rpm) -> (String, String) {
-    let listener = rpm.describe("web").listeners.into_iter().next().expect("the app listens");
-    (listener.steering, listener.reason)
 }
 
 /// The counts by worker of a measurement during which no worker was taken for frozen: on a machine that
@@ -67,41 +56,43 @@ fn undisturbed(rpm: &Rpm, measure: impl Fn() -> Report) -> BTreeMap<String, u64>
             return report.responders;
         }
     }
-    panic!("a worker was out of steering in each of {ATTEMPTS} measurements\n{}", rpm.log());
+    panic!(
+        "a worker was out of steering in each of {ATTEMPTS} measurements\n{}",
+        rpm.log()
+    );
 }
 
 fn assert_exact(counts: &BTreeMap<String, u64>, workers: u64) {
     assert_eq!(counts.len() as u64, workers, "{counts:?}");
     let share = CONNECTIONS / workers;
     let (least, most) = (counts.values().min(), counts.values().max());
-    assert!(least >= Some(&(share - 1)) && most <= Some(&(share + 1)), "{counts:?}");
-    assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{counts:?}");
+    assert!(
+        least >= Some(&(share - 1)) && most <= Some(&(share + 1)),
+        "{counts:?}"
+    );
 }
 
 /// Within 4 standard deviations of the binomial distribution: a right program fails once in 16,000 counts.
 fn assert_random(counts: &BTreeMap<String, u64>, workers: u64) {
     assert_eq!(counts.len() as u64, workers, "{counts:?}");
     let (connections, chance) = (CONNECTIONS as f64, 1.0 / workers as f64);
-    let (mean, deviation) = (connections * chance, (connections * chance * (1.0 - chance)).sqrt());
+    let (mean, deviation) = (
+        connections * chance,
+        (connections * chance * (1.0 - chance)).sqrt(),
+    );
     for count in counts.values() {
-        assert!((*count as f64 - mean).abs() <= 4.0 * deviation, "{counts:?}: {mean} ± 4 × {deviation}");
+        assert!(
+            (*count as f64 - mean).abs() <= 4.0 * deviation,
+            "{counts:?}: {mean} ± 4 × {deviation}"
+        );
     }
-}
-
-/// The plane under test is the one in use, or the test is skipped where the kernel forbids it.
-fn uses_ebpf(rpm: &Rpm, test: &str) -> bool {
-    let (name, reason) = steering(rpm);
-    if name != "ebpf" {
-        skip(test, &format!("no eBPF here: {reason}"));
-    }
-    name == "ebpf"
 }
 
 fn ebpf_is_exact(test: &str, workers: u32) {
     let _alone = alone();
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    run(start(&rpm, &port, workers));
-    if uses_ebpf(&rpm, test) {
+    app(&port, workers).start(&rpm);
+    if Path::Ebpf.is_used(&rpm, "web", test) {
         assert_exact(&undisturbed(&rpm, || send(&sequence(&port))), workers.into());
     }
 }
@@ -125,8 +116,8 @@ fn four_workers_get_exactly_a_quarter_each() {
 fn the_shares_stay_exact_after_scaling() {
     let _alone = alone();
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    run(start(&rpm, &port, 2));
-    if !uses_ebpf(&rpm, "the_shares_stay_exact_after_scaling") {
+    app(&port, 2).start(&rpm);
+    if !Path::Ebpf.is_used(&rpm, "web", "the_shares_stay_exact_after_scaling") {
         return;
     }
     for count in ["4", "3"] {
@@ -138,13 +129,32 @@ fn the_shares_stay_exact_after_scaling() {
 /// With SYN cookies the program runs twice per connection, for the SYN and for the ACK.
 fn cookies_keep_it_exact(test: &str, workers: u32) {
     let _alone = alone();
-    let Some(network) = Network::new(test, "echo 2 > /proc/sys/net/ipv4/tcp_syncookies") else { return };
+    let Some(network) = Network::new(test, "echo 2 > /proc/sys/net/ipv4/tcp_syncookies") else {
+        return;
+    };
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    run(network.inside(&start(&rpm, &port, workers)));
-    if uses_ebpf(&rpm, test) {
-        assert_exact(&undisturbed(&rpm, || network.send(&sequence(&port))), workers.into());
-        let sent = network.inside(&shell("grep TcpExt: /proc/net/netstat")).output().expect("it runs");
-        assert!(cookies_sent(&String::from_utf8_lossy(&sent.stdout)) >= CONNECTIONS, "cookies were in use");
+    let started = network
+        .inside(&app(&port, workers).command(&rpm))
+        .output()
+        .expect("rpm runs");
+    assert!(
+        started.status.success(),
+        "{}",
+        String::from_utf8_lossy(&started.stderr)
+    );
+    if Path::Ebpf.is_used(&rpm, "web", test) {
+        assert_exact(
+            &undisturbed(&rpm, || network.send(&sequence(&port))),
+            workers.into(),
+        );
+        let sent = network
+            .inside(&shell("grep TcpExt: /proc/net/netstat"))
+            .output()
+            .expect("it runs");
+        assert!(
+            cookies_sent(&String::from_utf8_lossy(&sent.stdout)) >= CONNECTIONS,
+            "cookies were in use"
+        );
     }
 }
 
@@ -159,7 +169,9 @@ fn cookies_sent(table: &str) -> u64 {
     let mut lines = table.lines().map(str::split_whitespace);
     let (names, numbers) = lines.next().zip(lines.next()).expect("names and numbers");
     let found = names.zip(numbers).find(|(name, _)| *name == "SyncookiesSent");
-    found.and_then(|(_, number)| number.parse().ok()).expect("a count of cookies")
+    found
+        .and_then(|(_, number)| number.parse().ok())
+        .expect("a count of cookies")
 }
 
 #[test]
@@ -179,12 +191,17 @@ fn four_workers_get_a_quarter_each_with_syn_cookies() {
 
 fn classic_is_random(test: &str, workers: u32) {
     let _alone = alone();
-    let Some(rpm) = Rpm::unprivileged(test) else { return };
+    let Some(rpm) = Path::Classic.rpm(test) else {
+        return;
+    };
     let port = Port::reserve();
-    run(start(&rpm, &port, workers));
-    let (name, reason) = steering(&rpm);
-    assert_eq!(name, "cbpf");
-    assert!(reason.contains("not permitted") || reason.contains("CAP_BPF"), "{reason}");
+    app(&port, workers).start(&rpm);
+    assert!(Path::Classic.is_used(&rpm, "web", test));
+    let reason = &rpm.describe("web").listeners[0].reason;
+    assert!(
+        reason.contains("not permitted") || reason.contains("CAP_BPF"),
+        "{reason}"
+    );
     assert_random(&undisturbed(&rpm, || send(&sequence(&port))), workers.into());
 }
 
@@ -208,9 +225,11 @@ fn an_unprivileged_daemon_shares_at_random_among_four() {
 fn an_unprivileged_daemon_keeps_the_order_of_its_slots_while_scaling() {
     let _alone = alone();
     let test = "an_unprivileged_daemon_keeps_the_order_of_its_slots_while_scaling";
-    let Some(rpm) = Rpm::unprivileged(test) else { return };
+    let Some(rpm) = Path::Classic.rpm(test) else {
+        return;
+    };
     let port = Port::reserve();
-    run(start(&rpm, &port, 2));
+    app(&port, 2).start(&rpm);
     for (count, workers) in [("4", 4), ("3", 3), ("4", 4), ("2", 2)] {
         rpm.ok(["scale", "web", count]);
         rpm.wait_status("web", Status::Online);

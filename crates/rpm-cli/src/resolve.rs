@@ -16,7 +16,7 @@ pub(crate) use surroundings::Surroundings;
 /// Why an app cannot even be described.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResolveError {
-    #[error("script not found: {script} (looked in {})", list(.looked))]
+    #[error("script not found: {script} (looked in {}); give its path, or set --cwd to where it is", list(.looked))]
     ScriptNotFound { script: String, looked: Vec<PathBuf> },
     #[error("{} is a directory; name the script in it", .0.display())]
     ScriptIsDirectory(PathBuf),
@@ -25,13 +25,15 @@ pub(crate) enum ResolveError {
         path = .0.display()
     )]
     NotExecutable(PathBuf),
-    #[error("interpreter not found: {interpreter}, which {why} (looked in {path})")]
+    #[error(
+        "interpreter not found: {interpreter}, which {why} (looked in {path}); install it, or name one with --interpreter"
+    )]
     InterpreterNotFound {
         interpreter: String,
         why: String,
         path: String,
     },
-    #[error("the working directory {} does not exist", .0.display())]
+    #[error("the working directory {} does not exist; create it, or name another with --cwd", .0.display())]
     NoSuchDirectory(PathBuf),
     #[error("{what} is not UTF-8: {text}")]
     NotUtf8 { what: &'static str, text: String },

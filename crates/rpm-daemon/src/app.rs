@@ -38,7 +38,12 @@ pub(crate) enum Plane {
 impl App {
     pub(crate) fn new(spec: AppSpec, created_at_ms: u64) -> App {
         let name = spec.name.clone();
-        App { name, specs: BTreeMap::from([(Generation(1), Arc::new(spec))]), created_at_ms, data: BTreeMap::new() }
+        App {
+            name,
+            specs: BTreeMap::from([(Generation(1), Arc::new(spec))]),
+            created_at_ms,
+            data: BTreeMap::new(),
+        }
     }
 
     /// What the first worker that asked for the listener `key` sent along; `offered` if this is it.
@@ -46,7 +51,10 @@ impl App {
         if self.data.len() >= DATA_LIMIT && !self.data.contains_key(key) {
             return None;
         }
-        self.data.entry(key.to_owned()).or_insert_with(|| offered.cloned()).as_ref()
+        self.data
+            .entry(key.to_owned())
+            .or_insert_with(|| offered.cloned())
+            .as_ref()
     }
 
     /// The specification of a generation, or the newest if that is forgotten.
@@ -73,12 +81,19 @@ impl Plane {
     /// The plane's name and why it is in use, for `describe`.
     pub(crate) fn explain(self) -> (&'static str, &'static str) {
         match self {
-            Plane::Cluster => ("direct", "Node workers take their slots over node:cluster's channel"),
+            Plane::Cluster => (
+                "direct",
+                "Node workers take their slots over node:cluster's channel",
+            ),
             Plane::Passed => ("direct", "slots are passed by LISTEN_FDS, for --listen was given"),
-            Plane::Copies => {
-                ("none", "only Node programs, and programs given --listen, can share a port; each worker is on its own")
-            }
-            Plane::Fork => ("none", "fork mode: one process that owns its ports; start with -i to share them"),
+            Plane::Copies => (
+                "none",
+                "only Node programs, and programs given --listen, can share a port; each worker is on its own",
+            ),
+            Plane::Fork => (
+                "none",
+                "fork mode: one process that owns its ports; start with -i to share them",
+            ),
         }
     }
 }
@@ -106,7 +121,10 @@ pub(crate) fn config(spec: &AppSpec, cpus: u32) -> AppConfig {
             max_restarts: spec.max_restarts.unwrap_or(default.max_restarts),
             min_uptime: ms(spec.min_uptime_ms, default.min_uptime),
             restart_delay: ms(spec.restart_delay_ms, default.restart_delay),
-            exp_backoff: spec.exp_backoff_restart_delay_ms.filter(|ms| *ms > 0).map(Duration::from_millis),
+            exp_backoff: spec
+                .exp_backoff_restart_delay_ms
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis),
             kill_timeout: ms(spec.kill_timeout_ms, default.kill_timeout),
             listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
         },

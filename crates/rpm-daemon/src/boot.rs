@@ -74,8 +74,14 @@ fn own(home: &Home) -> Result<LockFile, BootError> {
     let path = home.pid_file();
     let taken = LockFile::try_lock(&path).map_err(step("lock the pid file"))?;
     let Some(lock) = taken else {
-        let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
-        return Err(BootError::Running { home: home.root().to_owned(), pid });
+        let pid = std::fs::read_to_string(&path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        return Err(BootError::Running {
+            home: home.root().to_owned(),
+            pid,
+        });
     };
     std::fs::write(&path, format!("{}\n", std::process::id())).map_err(step("write the pid file"))?;
     Ok(lock)
@@ -86,7 +92,11 @@ fn open_log(home: &Home) -> Result<(), BootError> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("RPM_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // A second daemon in one process (a test) keeps the first one's log.
-    let _ = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(file).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_env_filter(filter)
+        .with_writer(file)
+        .try_init();
     Ok(())
 }
 
@@ -94,7 +104,9 @@ fn open_log(home: &Home) -> Result<(), BootError> {
 fn bind(home: &Home) -> Result<UnixListener, BootError> {
     let path = home.socket();
     match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(step("remove a stale socket")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(step("remove a stale socket")(error));
+        }
         Ok(()) | Err(_) => {}
     }
     let listener = UnixListener::bind(&path).map_err(step("bind the control socket"))?;
@@ -105,7 +117,8 @@ fn bind(home: &Home) -> Result<UnixListener, BootError> {
 
 async fn serve(home: Home, logs: LogSink, child_nofile: limits::Rlimit) -> Result<(), BootError> {
     let listener = bind(&home)?;
-    let (supervisor, inbox) = Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))?;
+    let (supervisor, inbox) =
+        Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))?;
     let handle = supervisor.handle();
     obey_signals(&handle).map_err(step("handle signals"))?;
     tokio::spawn(async move {
@@ -114,7 +127,11 @@ async fn serve(home: Home, logs: LogSink, child_nofile: limits::Rlimit) -> Resul
         }
     });
     announce(&home).map_err(step("leave the terminal"))?;
-    info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        "serving"
+    );
     supervisor.run(inbox).await.map_err(step("run the event loop"))
 }
 

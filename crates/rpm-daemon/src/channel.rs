@@ -42,8 +42,11 @@ pub(crate) async fn run(
     let mut decoder = Decoder::new();
     let mut waiting: VecDeque<Outgoing> = VecDeque::new();
     loop {
-        let interest =
-            if waiting.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let interest = if waiting.is_empty() {
+            Interest::READABLE
+        } else {
+            Interest::READABLE | Interest::WRITABLE
+        };
         tokio::select! {
             message = outgoing.recv() => match message {
                 Some(message) => waiting.push_back(message),

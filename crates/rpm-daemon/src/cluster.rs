@@ -33,7 +33,9 @@ impl Supervisor {
                 self.probe(worker);
             }
             FromWorker::Close { key, .. } => self.closed(worker, &key),
-            FromWorker::ExitedAfterDisconnect { seq } => self.send(worker, channel::ack(seq, Dialect::Node), None, None),
+            FromWorker::ExitedAfterDisconnect { seq } => {
+                self.send(worker, channel::ack(seq, Dialect::Node), None, None);
+            }
             FromWorker::Ack { seq, accepted } => self.handed(seq, accepted.unwrap_or(false)),
             FromWorker::HandleAck => self.acknowledged(worker, true),
             FromWorker::HandleNack => self.acknowledged(worker, false),
@@ -45,7 +47,9 @@ impl Supervisor {
 
     /// Logs at the first, second, fourth … line: a worker that sends nothing else must not fill the log.
     fn malformed(&mut self, worker: WorkerId, error: &Malformed) {
-        let Some(held) = self.workers.get_mut(&worker) else { return };
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
         held.malformed += 1;
         if held.malformed.is_power_of_two() {
             let count = held.malformed;
@@ -54,7 +58,9 @@ impl Supervisor {
     }
 
     fn query_server(&mut self, worker: WorkerId, query: &QueryServer) {
-        let Some(held) = self.workers.get(&worker) else { return };
+        let Some(held) = self.workers.get(&worker) else {
+            return;
+        };
         let (app, key) = (held.app, query.key());
         let wanted = match Wanted::from_query(query, Path::new(&held.spec.cwd)) {
             Ok(Wanted::WorkerFd(fd)) => return self.own_descriptor(worker, query, fd),
@@ -67,26 +73,27 @@ impl Supervisor {
         let group = self.listeners.group(app, &key);
         let own = self.listeners.held(app, &key, worker);
         let inherits = own.or_else(|| group.and_then(|group| self.core.slot_for(worker, group)));
-        let granted = match self.listeners.open(app, &key, &wanted, worker, inherits) {
-            Ok(Grant::Slot { slot, group, fd }) => {
-                fd.try_clone_to_owned().map(|fd| (fd, Some(Input::SlotHeld { slot, group, worker })))
-            }
-            Ok(Grant::Shared { fd, .. }) => fd.try_clone_to_owned().map(|fd| (fd, None)),
+        let (copy, held) = match self.listeners.open(app, &key, &wanted, worker, inherits) {
+            Ok(Grant::Slot { slot, group, fd }) => (
+                fd.try_clone_to_owned(),
+                Some(Input::SlotHeld { slot, group, worker }),
+            ),
+            Ok(Grant::Shared { fd, .. }) => (fd.try_clone_to_owned(), None),
             Err(error) => {
                 let errno = error.errno();
                 self.trouble(worker, &error);
                 return self.refuse(worker, query, errno);
             }
         };
-        match granted {
-            Ok((fd, held)) => {
-                if let Some(input) = held {
-                    self.input(input);
-                }
-                self.grant(worker, query, fd);
-            }
+        // The core hears of every slot that is open: nobody else has it closed.
+        if let Some(input) = held {
+            self.input(input);
+        }
+        match copy {
+            Ok(fd) => self.grant(worker, query, fd),
             Err(error) => {
                 warn!(%worker, %error, "no descriptor left for a listener; raise the limit (ulimit -n)");
+                self.closed(worker, &key);
                 self.refuse(worker, query, error.raw_os_error().unwrap_or(EINVAL));
             }
         }
@@ -105,7 +112,11 @@ impl Supervisor {
     }
 
     fn grant(&mut self, worker: WorkerId, query: &QueryServer, fd: OwnedFd) {
-        let kind = if query.address_type.is_udp() { Handle::Datagram } else { Handle::Stream };
+        let kind = if query.address_type.is_udp() {
+            Handle::Datagram
+        } else {
+            Handle::Stream
+        };
         let reply = self.answer(worker, query, ServerReply::Lend(kind));
         self.send(worker, reply, Some(fd), Some(Awaiting::Listener));
     }
@@ -132,7 +143,9 @@ impl Supervisor {
                 if own {
                     format!("{addr} is taken by another server of the same app, on {held}")
                 } else {
-                    format!("{addr} is taken by the app {name:?}, which listens on {held}; stop it or use another port")
+                    format!(
+                        "{addr} is taken by the app {name:?}, which listens on {held}; stop it or use another port"
+                    )
                 }
             }
             OpenError::Foreign { .. } => format!("{error}; stop it or use another port"),
@@ -145,7 +158,9 @@ impl Supervisor {
     }
 
     fn closed(&mut self, worker: WorkerId, key: &str) {
-        let Some(app) = self.workers.get(&worker).map(|w| w.app) else { return };
+        let Some(app) = self.workers.get(&worker).map(|w| w.app) else {
+            return;
+        };
         let slot = self.listeners.held(app, key, worker);
         self.listeners.released(app, key, worker);
         if let Some(slot) = slot {
@@ -154,7 +169,10 @@ impl Supervisor {
     }
 
     fn acknowledged(&mut self, worker: WorkerId, taken: bool) {
-        let awaiting = self.workers.get_mut(&worker).and_then(|w| w.channel_mut()?.unacknowledged.pop_front());
+        let awaiting = self
+            .workers
+            .get_mut(&worker)
+            .and_then(|w| w.channel_mut()?.acknowledge());
         match awaiting {
             Some(Awaiting::Ping) => self.input(Input::Responded { worker }),
             Some(Awaiting::Connection(number)) if !taken => self.handed(number, false),
@@ -167,7 +185,9 @@ impl Supervisor {
     }
 
     fn send(&mut self, worker: WorkerId, bytes: Vec<u8>, fd: Option<OwnedFd>, awaiting: Option<Awaiting>) {
-        let Some(channel) = self.workers.get_mut(&worker).and_then(|w| w.channel_mut()) else { return };
+        let Some(channel) = self.workers.get_mut(&worker).and_then(|w| w.channel_mut()) else {
+            return;
+        };
         if !channel.send(Outgoing { bytes, fd }, awaiting) {
             warn!(%worker, "a worker does not read its channel; a message to it is lost");
         }
@@ -175,6 +195,8 @@ impl Supervisor {
 
     /// Whether the worker shares ports with others.
     pub(crate) fn shares(&self, worker: WorkerId) -> bool {
-        self.workers.get(&worker).is_some_and(|w| matches!(w.plane, Plane::Cluster | Plane::Passed))
+        self.workers
+            .get(&worker)
+            .is_some_and(|w| matches!(w.plane, Plane::Cluster | Plane::Passed))
     }
 }

@@ -34,21 +34,43 @@ impl Supervisor {
         let notes = notes(&spec, config.instances);
         self.apps.insert(id, App::new(spec, now_ms()));
         let outcome = self.command(Command::Start { app: id, config });
-        let instances = self.core.instances().filter(|view| view.app == id).map(|view| view.id).collect();
-        Ok(Accepted { outcome, instances, notes })
+        let instances = self
+            .core
+            .instances()
+            .filter(|view| view.app == id)
+            .map(|view| view.id)
+            .collect();
+        Ok(Accepted {
+            outcome,
+            instances,
+            notes,
+        })
     }
 
     fn check(&self, spec: &AppSpec) -> Result<(), ApiError> {
         if spec.name.is_empty() || spec.name == "all" || spec.name.contains(['/', '\0']) {
             let error = format!("{:?} cannot be the name of an app", spec.name);
-            return Err(failure(error, Some("choose another with --name; it must not be \"all\" or contain /")));
+            return Err(failure(
+                error,
+                Some("choose another with --name; it must not be \"all\" or contain /"),
+            ));
         }
         let nul = |text: &String| text.contains('\0');
         let texts = [&spec.script, &spec.cwd];
-        if texts.into_iter().chain(&spec.args).chain(&spec.interpreter_args).any(nul)
-            || spec.env.iter().any(|(k, v)| nul(k) || nul(v) || k.is_empty() || k.contains('='))
+        if texts
+            .into_iter()
+            .chain(&spec.args)
+            .chain(&spec.interpreter_args)
+            .any(nul)
+            || spec
+                .env
+                .iter()
+                .any(|(k, v)| nul(k) || nul(v) || k.is_empty() || k.contains('='))
         {
-            return Err(failure("the script, an argument or a variable contains a NUL byte", None));
+            return Err(failure(
+                "the script, an argument or a variable contains a NUL byte",
+                None,
+            ));
         }
         match self.apps.values().find(|app| app.name == spec.name) {
             Some(_) => Err(failure(
@@ -62,18 +84,31 @@ impl Supervisor {
     pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Accepted, ApiError> {
         let instances = self.resolve(&request.targets)?;
         let command = match request.action {
-            Action::Stop => Command::Stop { instances: instances.clone() },
-            Action::Restart => Command::Restart { instances: instances.clone() },
-            Action::Delete => Command::Delete { instances: instances.clone() },
+            Action::Stop => Command::Stop {
+                instances: instances.clone(),
+            },
+            Action::Restart => Command::Restart {
+                instances: instances.clone(),
+            },
+            Action::Delete => Command::Delete {
+                instances: instances.clone(),
+            },
         };
-        Ok(Accepted { outcome: self.command(command), instances, notes: Vec::new() })
+        Ok(Accepted {
+            outcome: self.command(command),
+            instances,
+            notes: Vec::new(),
+        })
     }
 
     pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
         let app = self.resolve_app(&request.target)?;
         if self.plane(app) == Some(Plane::Fork) {
             return Err(failure(
-                format!("{:?} runs in fork mode: one process that owns its ports", request.target),
+                format!(
+                    "{:?} runs in fork mode: one process that owns its ports",
+                    request.target
+                ),
                 Some("delete it and start it with -i to have several"),
             ));
         }
@@ -83,8 +118,17 @@ impl Supervisor {
             return Err(too_many(count));
         }
         let outcome = self.command(Command::Scale { app, count });
-        let instances = self.core.instances().filter(|view| view.app == app).map(|view| view.id).collect();
-        Ok(Accepted { outcome, instances, notes: Vec::new() })
+        let instances = self
+            .core
+            .instances()
+            .filter(|view| view.app == app)
+            .map(|view| view.id)
+            .collect();
+        Ok(Accepted {
+            outcome,
+            instances,
+            notes: Vec::new(),
+        })
     }
 
     /// The instances that names, ids and `all` mean, ascending and each once.
@@ -107,8 +151,17 @@ impl Supervisor {
 
     /// The app that a name, or the id of one of its instances, means.
     pub(crate) fn resolve_app(&self, target: &str) -> Result<AppId, ApiError> {
-        let by_name = self.apps.iter().find(|(_, app)| app.name == target).map(|(id, _)| *id);
-        let by_id = || self.core.instances().find(|view| view.id.to_string() == target).map(|view| view.app);
+        let by_name = self
+            .apps
+            .iter()
+            .find(|(_, app)| app.name == target)
+            .map(|(id, _)| *id);
+        let by_id = || {
+            self.core
+                .instances()
+                .find(|view| view.id.to_string() == target)
+                .map(|view| view.app)
+        };
         by_name.or_else(by_id).ok_or_else(|| self.unknown(target))
     }
 
@@ -116,16 +169,27 @@ impl Supervisor {
         let name = self.apps.get(&app).map(|app| app.name.as_str());
         // A name wins over an id that looks the same.
         let named = self.apps.values().any(|app| app.name == target);
-        if named { name == Some(target) } else { id.to_string() == target }
+        if named {
+            name == Some(target)
+        } else {
+            id.to_string() == target
+        }
     }
 
     fn unknown(&self, target: &str) -> ApiError {
         if self.apps.is_empty() {
-            let what = if target == "all" { "there is no process".to_owned() } else { format!("no process or app {target:?}") };
+            let what = if target == "all" {
+                "there is no process".to_owned()
+            } else {
+                format!("no process or app {target:?}")
+            };
             return failure(what, Some("nothing is running; start something first"));
         }
         let names: Vec<&str> = self.apps.values().map(|app| app.name.as_str()).take(20).collect();
-        failure(format!("no process or app {target:?}"), Some(&format!("there are: {}", names.join(", "))))
+        failure(
+            format!("no process or app {target:?}"),
+            Some(&format!("there are: {}", names.join(", "))),
+        )
     }
 
     /// The answer to a request whose outcome has come.
@@ -140,19 +204,31 @@ impl Supervisor {
                 notes.extend(silent.iter().map(|id| self.silence(*id)));
                 Ok(self.change(concerned, notes))
             }
-            Outcome::Failed { failure: Failure::Superseded, .. } => {
-                Err(failure("another command changed the goal before this one was done", None))
-            }
-            Outcome::Failed { failure: Failure::NoSuchApp, .. } => Err(failure("the app is gone", None)),
-            Outcome::Failed { instance, worker, failure: why } => {
-                Err(self.failed(*instance, *worker, *why))
-            }
+            Outcome::Failed {
+                failure: Failure::Superseded,
+                ..
+            } => Err(failure(
+                "another command changed the goal before this one was done",
+                None,
+            )),
+            Outcome::Failed {
+                failure: Failure::NoSuchApp,
+                ..
+            } => Err(failure("the app is gone", None)),
+            Outcome::Failed {
+                instance,
+                worker,
+                failure: why,
+            } => Err(self.failed(*instance, *worker, *why)),
         }
     }
 
     pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
         self.sample_usage();
-        let processes = instances.iter().filter_map(|id| self.process(*id, false)).collect();
+        let processes = instances
+            .iter()
+            .filter_map(|id| self.process(*id, false))
+            .collect();
         ChangeReply { processes, notes }
     }
 
@@ -162,7 +238,10 @@ impl Supervisor {
         if own.is_empty() {
             format!("{name} ({id}) is online and listens on nothing; it is steered to if it does later")
         } else {
-            format!("{name} ({id}) listens on its own, without balancing: {}", own.join(", "))
+            format!(
+                "{name} ({id}) listens on its own, without balancing: {}",
+                own.join(", ")
+            )
         }
     }
 
@@ -178,7 +257,9 @@ impl Supervisor {
         let trouble = held.and_then(|worker| worker.trouble.clone());
         let what = match why {
             Failure::SpawnFailed => "could not be started".to_owned(),
-            Failure::Exited(rpm_core::protocol::Exit::Code(code)) => format!("exited with code {code} before it was ready"),
+            Failure::Exited(rpm_core::protocol::Exit::Code(code)) => {
+                format!("exited with code {code} before it was ready")
+            }
             Failure::Exited(rpm_core::protocol::Exit::Signal(number)) => {
                 format!("was killed by signal {number} before it was ready")
             }
@@ -188,11 +269,22 @@ impl Supervisor {
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
         let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
         let hint = match why {
-            Failure::NotReady { .. } => Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned()),
-            Failure::Exited(_) => Some(format!("it goes on being restarted; see `logs {name}`, or `delete {name}`")),
-            Failure::SpawnFailed | Failure::Superseded | Failure::NoSuchApp => None,
+            Failure::NotReady { .. } => {
+                Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
+            }
+            Failure::Exited(_) => Some(format!(
+                "it goes on being restarted; see `logs {name}`, or `delete {name}`"
+            )),
+            Failure::SpawnFailed => Some(format!(
+                "it goes on being tried; `scale` {name} down, or `delete {name}`"
+            )),
+            Failure::Superseded | Failure::NoSuchApp => None,
         };
-        ApiError { error: format!("{name} ({id}) {what}{cause}"), hint, last_lines }
+        ApiError {
+            error: format!("{name} ({id}) {what}{cause}"),
+            hint,
+            last_lines,
+        }
     }
 
     fn name_of(&self, id: InstanceId) -> Option<&str> {
@@ -211,7 +303,12 @@ fn last_lines(logs: &crate::worker::Logs) -> Vec<String> {
 
 /// `n`, `+n`, `-n` or `max`, seen from the present number.
 fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
-    let wrong = || failure(format!("{text:?} is not a number of instances"), Some("give n, +n, -n or max"));
+    let wrong = || {
+        failure(
+            format!("{text:?} is not a number of instances"),
+            Some("give n, +n, -n or max"),
+        )
+    };
     let number = |digits: &str| digits.parse::<u32>().map_err(|_| wrong());
     let count = match (text, text.split_at_checked(1)) {
         ("max", _) => app::cpus(),
@@ -220,7 +317,10 @@ fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
         _ => number(text)?,
     };
     if count == 0 {
-        return Err(failure("an app has at least one instance", Some("`stop` or `delete` it instead")));
+        return Err(failure(
+            "an app has at least one instance",
+            Some("`stop` or `delete` it instead"),
+        ));
     }
     Ok(count)
 }
@@ -237,11 +337,20 @@ fn notes(spec: &AppSpec, instances: u32) -> Vec<String> {
 }
 
 fn too_many(count: u32) -> ApiError {
-    failure(format!("{count} instances are too many; the most is {INSTANCE_LIMIT}"), None)
+    failure(
+        format!("{count} instances are too many"),
+        Some(&format!(
+            "the most is {INSTANCE_LIMIT}; `-i max` starts one per CPU"
+        )),
+    )
 }
 
 pub(crate) fn failure(error: impl Into<String>, hint: Option<&str>) -> ApiError {
-    ApiError { error: error.into(), hint: hint.map(str::to_owned), last_lines: Vec::new() }
+    ApiError {
+        error: error.into(),
+        hint: hint.map(str::to_owned),
+        last_lines: Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -250,7 +359,13 @@ mod tests {
 
     #[test]
     fn counts_are_absolute_relative_or_max() {
-        let cases = [("3", 2, Some(3)), ("+2", 2, Some(4)), ("-1", 2, Some(1)), ("-9", 2, Some(1)), ("0", 2, None)];
+        let cases = [
+            ("3", 2, Some(3)),
+            ("+2", 2, Some(4)),
+            ("-1", 2, Some(1)),
+            ("-9", 2, Some(1)),
+            ("0", 2, None),
+        ];
         for (text, now, expected) in cases {
             assert_eq!(wanted_count(text, now).ok(), expected, "{text} from {now}");
         }

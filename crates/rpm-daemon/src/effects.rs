@@ -18,7 +18,13 @@ use crate::worker::Awaiting;
 impl Supervisor {
     pub(crate) fn apply(&mut self, output: Output) {
         match output {
-            Output::Spawn { worker, app, generation, instance, number } => {
+            Output::Spawn {
+                worker,
+                app,
+                generation,
+                instance,
+                number,
+            } => {
                 self.spawn(worker, app, generation, (instance, number));
             }
             Output::Terminate { worker } => self.end_tree(worker, Signal::INT),
@@ -47,7 +53,10 @@ impl Supervisor {
         if !migrates && !self.takes_connections(slot) {
             return;
         }
-        let processes = holder.filter(|_| migrates).map(|worker| self.holders_of_slots(worker)).unwrap_or_default();
+        let processes = holder
+            .filter(|_| migrates)
+            .map(|worker| self.holders_of_slots(worker))
+            .unwrap_or_default();
         // While a program runs it would see EINVAL from the moment of the shutdown.
         let frozen: Result<Vec<_>, _> = processes.iter().map(|process| tree::freeze(process)).collect();
         let rescued = match frozen {
@@ -66,12 +75,21 @@ impl Supervisor {
 
     /// The processes that may hold a worker's slots: its leader, and where slots are inherited its children.
     fn holders_of_slots(&self, worker: WorkerId) -> Vec<Arc<PidFd>> {
-        let Some(held) = self.workers.get(&worker) else { return Vec::new() };
-        let Some(process) = held.process() else { return Vec::new() };
+        let Some(held) = self.workers.get(&worker) else {
+            return Vec::new();
+        };
+        let Some(process) = held.process() else {
+            return Vec::new();
+        };
         let mut holders = vec![Arc::clone(&process.pidfd)];
         if held.plane == Plane::Passed {
             let children = tree::descendants(process.pid);
-            holders.extend(children.into_iter().filter_map(|pid| PidFd::open(pid).ok()).map(Arc::new));
+            holders.extend(
+                children
+                    .into_iter()
+                    .filter_map(|pid| PidFd::open(pid).ok())
+                    .map(Arc::new),
+            );
         }
         holders
     }
@@ -83,7 +101,10 @@ impl Supervisor {
     }
 
     pub(crate) fn plane(&self, app: AppId) -> Option<Plane> {
-        self.apps.get(&app).and_then(|app| app.newest()).map(|spec| Plane::of(spec))
+        self.apps
+            .get(&app)
+            .and_then(|app| app.newest())
+            .map(|spec| Plane::of(spec))
     }
 
     fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
@@ -103,11 +124,19 @@ impl Supervisor {
     /// Asks the worker's event loop for a sign of life: over the channel where there is one, else by
     /// whether the process sleeps (waits for something) rather than runs or is stopped.
     pub(crate) fn probe(&mut self, worker: WorkerId) {
-        let Some(held) = self.workers.get_mut(&worker) else { return };
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
         let plane = held.plane;
         if let Some(channel) = held.channel_mut() {
-            if !channel.unacknowledged.contains(&Awaiting::Ping) {
-                channel.send(Outgoing { bytes: channel::ping(), fd: None }, Some(Awaiting::Ping));
+            if !channel.pinged() {
+                channel.send(
+                    Outgoing {
+                        bytes: channel::ping(),
+                        fd: None,
+                    },
+                    Some(Awaiting::Ping),
+                );
             }
             return;
         }
@@ -123,17 +152,30 @@ impl Supervisor {
             Notice::Online { worker, silent } => {
                 info!(app = self.app_name(worker), %worker, silent, "online");
             }
-            Notice::Crashed { worker, exit, retry_in } => {
-                let trouble = self.workers.get(&worker).and_then(|w| w.trouble.clone()).unwrap_or_default();
+            Notice::Crashed {
+                worker,
+                exit,
+                retry_in,
+            } => {
+                let trouble = self
+                    .workers
+                    .get(&worker)
+                    .and_then(|w| w.trouble.clone())
+                    .unwrap_or_default();
                 warn!(app = self.app_name(worker), %worker, ?exit, ?retry_in, trouble, "worker failed");
             }
-            Notice::Stalled { slot, queued } => warn!(%slot, queued, "worker does not accept; out of steering"),
+            Notice::Stalled { slot, queued } => {
+                warn!(%slot, queued, "worker does not accept; out of steering");
+            }
             Notice::Recovered { slot } => info!(%slot, "worker accepts again; back in steering"),
         }
     }
 
     fn app_name(&self, worker: WorkerId) -> &str {
-        let app = self.workers.get(&worker).and_then(|worker| self.apps.get(&worker.app));
+        let app = self
+            .workers
+            .get(&worker)
+            .and_then(|worker| self.apps.get(&worker.app));
         app.map_or("?", |app| app.name.as_str())
     }
 

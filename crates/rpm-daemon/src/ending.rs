@@ -16,7 +16,9 @@ use crate::worker::Life;
 impl Supervisor {
     /// Sends a signal to the worker's whole tree, children before parents.
     pub(crate) fn end_tree(&mut self, worker: WorkerId, signal: Signal) {
-        let Some(held) = self.workers.get_mut(&worker) else { return };
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
         let signalled = match &mut held.life {
             Life::Running(process) => {
                 process.ending = true;
@@ -35,14 +37,19 @@ impl Supervisor {
     }
 
     pub(crate) fn leader_exited(&mut self, worker: WorkerId) {
-        let Some(held) = self.workers.get_mut(&worker) else { return };
-        let Life::Running(process) = &mut held.life else { return };
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let Life::Running(process) = &mut held.life else {
+            return;
+        };
         let (pid, pidfd, ending) = (process.pid, Arc::clone(&process.pidfd), process.ending);
         // Before the leader is waited for, its pid still names its process group and nobody else's.
         let left = remains(held.id, pid);
         if !ending {
             // Nobody asked a crashed worker's children to finish, and they may hold its ports.
-            left.iter().for_each(|process| drop(process.send_signal(Signal::KILL)));
+            left.iter()
+                .for_each(|process| drop(process.send_signal(Signal::KILL)));
         }
         let exit = match pidfd.try_wait() {
             Ok(Some(ExitStatus::Code(code))) => Exit::Code(code),
@@ -51,7 +58,10 @@ impl Supervisor {
         };
         info!(%worker, pid, ?exit, "exited");
         if let Some(held) = self.workers.get_mut(&worker) {
-            held.life = Life::Remains { exit, left: left.clone() };
+            held.life = Life::Remains {
+                exit,
+                left: left.clone(),
+            };
         }
         self.retake(worker);
         if left.is_empty() {
@@ -76,15 +86,23 @@ impl Supervisor {
     }
 
     pub(crate) fn tree_gone(&mut self, worker: WorkerId) {
-        let Some(held) = self.workers.get_mut(&worker) else { return };
-        let Life::Remains { exit, .. } = held.life else { return };
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let Life::Remains { exit, .. } = held.life else {
+            return;
+        };
         held.life = Life::None;
         let app = held.app;
         for (connection, to) in self.listeners.worker_gone(worker) {
             self.hand_over_one(connection, &to);
         }
         self.input(Input::Exited { worker, exit });
-        if !self.core.instances().any(|view| view.app == app && view.worker().is_some()) {
+        if !self
+            .core
+            .instances()
+            .any(|view| view.app == app && view.worker().is_some())
+        {
             self.listeners.close_shared(app);
         }
     }
@@ -98,5 +116,8 @@ fn remains(worker: WorkerId, pid: u32) -> Vec<Arc<PidFd>> {
     left.sort_unstable();
     left.dedup();
     left.retain(|other| *other != pid);
-    left.into_iter().filter_map(|pid| PidFd::open(pid).ok()).map(Arc::new).collect()
+    left.into_iter()
+        .filter_map(|pid| PidFd::open(pid).ok())
+        .map(Arc::new)
+        .collect()
 }

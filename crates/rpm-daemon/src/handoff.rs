@@ -35,7 +35,10 @@ impl Supervisor {
     /// Gives a connection to one of the workers behind these slots.
     pub(crate) fn hand_over_one(&mut self, connection: OwnedFd, to: &[SlotId]) {
         if self.handoffs.pending.len() >= LIMIT {
-            warn!(limit = LIMIT, "too many connections are being handed over; one is closed");
+            warn!(
+                limit = LIMIT,
+                "too many connections are being handed over; one is closed"
+            );
             return;
         }
         self.handoffs.turn = self.handoffs.turn.wrapping_add(1);
@@ -50,15 +53,31 @@ impl Supervisor {
     fn try_next(&mut self, connection: OwnedFd, mut candidates: Vec<SlotId>) {
         while !candidates.is_empty() {
             let slot = candidates.remove(0);
-            let Some(worker) = self.listeners.holder(slot) else { continue };
-            let Some(key) = self.listeners.key_of(slot).map(|(_, key)| key.to_owned()) else { continue };
-            let Ok(copy) = connection.try_clone() else { continue };
+            let Some(worker) = self.listeners.holder(slot) else {
+                continue;
+            };
+            let Some(key) = self.listeners.key_of(slot).map(|(_, key)| key.to_owned()) else {
+                continue;
+            };
+            let Ok(copy) = connection.try_clone() else {
+                continue;
+            };
             let number = self.handoffs.next;
-            let message = Outgoing { bytes: channel::newconn(number, &key), fd: Some(copy) };
+            let message = Outgoing {
+                bytes: channel::newconn(number, &key),
+                fd: Some(copy),
+            };
             let held = self.workers.get_mut(&worker).and_then(|w| w.channel_mut());
             if held.is_some_and(|c| c.send(message, Some(Awaiting::Connection(number)))) {
                 self.handoffs.next += 1;
-                self.handoffs.pending.insert(number, Pending { connection, worker, others: candidates });
+                self.handoffs.pending.insert(
+                    number,
+                    Pending {
+                        connection,
+                        worker,
+                        others: candidates,
+                    },
+                );
                 return;
             }
         }
@@ -76,8 +95,13 @@ impl Supervisor {
 
     /// The worker is gone: what it had not accepted goes to others.
     pub(crate) fn retake(&mut self, worker: WorkerId) {
-        let numbers: Vec<u64> =
-            self.handoffs.pending.iter().filter(|(_, p)| p.worker == worker).map(|(n, _)| *n).collect();
+        let numbers: Vec<u64> = self
+            .handoffs
+            .pending
+            .iter()
+            .filter(|(_, p)| p.worker == worker)
+            .map(|(n, _)| *n)
+            .collect();
         for number in numbers {
             self.handed(number, false);
         }

@@ -48,15 +48,26 @@ impl Home {
     /// # Errors
     /// It cannot be used; the message says what to do.
     pub fn prepare(root: &Path) -> Result<Home, HomeError> {
-        let home = Home { root: root.to_owned() };
+        let home = Home {
+            root: root.to_owned(),
+        };
         private_dir(root)?;
-        let meta = fs::metadata(root).map_err(|source| HomeError::Create { path: root.to_owned(), source })?;
+        let meta = fs::metadata(root).map_err(|source| HomeError::Create {
+            path: root.to_owned(),
+            source,
+        })?;
         if meta.uid() != rpm_sys::peer::effective_uid() {
-            return Err(HomeError::NotOurs { path: root.to_owned(), owner: meta.uid() });
+            return Err(HomeError::NotOurs {
+                path: root.to_owned(),
+                owner: meta.uid(),
+            });
         }
         if meta.mode() & 0o077 != 0 {
             let closed = fs::set_permissions(root, Permissions::from_mode(0o700));
-            closed.map_err(|source| HomeError::Create { path: root.to_owned(), source })?;
+            closed.map_err(|source| HomeError::Create {
+                path: root.to_owned(),
+                source,
+            })?;
         }
         private_dir(&home.logs())?;
         home.prove_writable()?;
@@ -65,9 +76,13 @@ impl Home {
 
     fn prove_writable(&self) -> Result<(), HomeError> {
         let probe = self.root.join(".probe");
-        let written = private_file(&probe).and_then(|mut file| io::Write::write_all(&mut file, &[b'.'; 4096]));
+        let written =
+            private_file(&probe).and_then(|mut file| io::Write::write_all(&mut file, &[b'.'; 4096]));
         let removed = fs::remove_file(&probe);
-        written.and(removed).map_err(|source| HomeError::Write { path: self.root.clone(), source })
+        written.and(removed).map_err(|source| HomeError::Write {
+            path: self.root.clone(),
+            source,
+        })
     }
 
     /// The directory itself.
@@ -116,10 +131,17 @@ impl Home {
 /// # Errors
 /// As `open(2)`.
 pub fn private_file(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
 }
 
 fn private_dir(path: &Path) -> Result<(), HomeError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| HomeError::Create { path: path.to_owned(), source })
+    made.map_err(|source| HomeError::Create {
+        path: path.to_owned(),
+        source,
+    })
 }

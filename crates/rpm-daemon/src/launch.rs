@@ -11,8 +11,8 @@ use std::time::Instant;
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, Generation, InstanceId, WorkerId};
 use rpm_listen::{Grant, Wanted};
-use rpm_sys::spawn::{Spawn, spawn};
 use rpm_sys::scm;
+use rpm_sys::spawn::{Spawn, spawn};
 use rpm_wire::api::AppSpec;
 use tokio::io::Interest;
 use tokio::sync::mpsc;
@@ -83,7 +83,10 @@ impl Supervisor {
         match self.launch(worker, &spec, place) {
             Ok(launched) => {
                 info!(app = spec.name, %worker, pid = launched.process.pid, "started");
-                launched.sources.into_iter().for_each(|source| self.logs.add(source));
+                launched
+                    .sources
+                    .into_iter()
+                    .for_each(|source| self.logs.add(source));
                 self.watch(worker, &launched.process);
                 if let Some(held) = self.workers.get_mut(&worker) {
                     held.life = Life::Running(launched.process);
@@ -168,7 +171,19 @@ impl Supervisor {
             ending: false,
             usage: UsageSample::start(),
         };
-        Ok(Launched { process, sources: [Source { pipe: out, path: logs.out }, Source { pipe: err, path: logs.err }] })
+        Ok(Launched {
+            process,
+            sources: [
+                Source {
+                    pipe: out,
+                    path: logs.out,
+                },
+                Source {
+                    pipe: err,
+                    path: logs.err,
+                },
+            ],
+        })
     }
 
     /// Opens what `--listen` names and gives it to the worker as its slots.
@@ -177,10 +192,15 @@ impl Supervisor {
         worker: WorkerId,
         spec: &AppSpec,
     ) -> Result<Vec<(OwnedFd, i32)>, LaunchError> {
-        let Some(app) = self.workers.get(&worker).map(|w| w.app) else { return Ok(Vec::new()) };
+        let Some(app) = self.workers.get(&worker).map(|w| w.app) else {
+            return Ok(Vec::new());
+        };
         let mut fds = Vec::new();
         for (address, number) in spec.listen.iter().zip(FIRST_FD..) {
-            let refused = |reason| LaunchError::Listen { address: address.clone(), reason };
+            let refused = |reason| LaunchError::Listen {
+                address: address.clone(),
+                reason,
+            };
             let wanted = Wanted::from_listen(address).map_err(|error| refused(error.to_string()))?;
             let key = format!("listen:{address}");
             let group = self.listeners.group(app, &key);
@@ -188,9 +208,11 @@ impl Supervisor {
             match self.listeners.open(app, &key, &wanted, worker, inherits) {
                 Ok(Grant::Slot { slot, group, fd }) => {
                     // A program that was handed a socket expects what `socket(2)` gives: one that blocks.
-                    rustix::io::ioctl_fionbio(fd, false).map_err(|error| refused(error.to_string()))?;
-                    fds.push((fd.try_clone_to_owned().map_err(|error| refused(error.to_string()))?, number));
+                    let blocking = rustix::io::ioctl_fionbio(fd, false).map_err(io::Error::from);
+                    let copy = blocking.and_then(|()| fd.try_clone_to_owned());
+                    // The core hears of every slot that is open: nobody else has it closed.
                     self.input(Input::SlotHeld { slot, group, worker });
+                    fds.push((copy.map_err(|error| refused(error.to_string()))?, number));
                 }
                 Ok(Grant::Shared { .. }) => {}
                 Err(error) => {
@@ -211,7 +233,7 @@ impl Supervisor {
                 tracing::debug!(%worker, %error, "channel ended");
             }
         });
-        Channel { outgoing, unacknowledged: std::collections::VecDeque::new() }
+        Channel::new(outgoing)
     }
 
     /// Reports the end of the leader.
@@ -235,7 +257,10 @@ fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 fn command_line(spec: &AppSpec) -> Result<(PathBuf, Vec<OsString>), LaunchError> {
-    let path = spec.env.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+    let path = spec
+        .env
+        .get("PATH")
+        .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
     let mut argv: Vec<OsString> = Vec::new();
     let program = match &spec.interpreter {
         Some(interpreter) => {
@@ -257,14 +282,21 @@ fn find(program: &str, path: &str) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|found| found.is_file());
     }
-    path.split(':').map(|dir| Path::new(dir).join(program)).find(|candidate| candidate.is_file())
+    path.split(':')
+        .map(|dir| Path::new(dir).join(program))
+        .find(|candidate| candidate.is_file())
 }
 
 fn instance_logs(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs {
     let single = Plane::of(spec) == Plane::Fork;
     let (out, err) = home.log_files(&spec.name, (!single).then_some(instance.0));
     let (out_from, err_from) = (tail::size(&out), tail::size(&err));
-    Logs { out, err, out_from, err_from }
+    Logs {
+        out,
+        err,
+        out_from,
+        err_from,
+    }
 }
 
 /// The app's own environment and what PM2's users find there.
@@ -274,7 +306,11 @@ fn environment(
     (instance, number): (InstanceId, u32),
     logs: &Logs,
 ) -> BTreeMap<String, String> {
-    let mode = if Plane::of(spec) == Plane::Fork { "fork_mode" } else { "cluster_mode" };
+    let mode = if Plane::of(spec) == Plane::Fork {
+        "fork_mode"
+    } else {
+        "cluster_mode"
+    };
     let root = home.root().display().to_string();
     let own = [
         ("NODE_APP_INSTANCE", number.to_string()),
@@ -290,7 +326,13 @@ fn environment(
         ("PM2_HOME", root),
     ];
     let mut env = spec.env.clone();
-    for stale in ["NODE_CHANNEL_FD", "NODE_UNIQUE_ID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+    for stale in [
+        "NODE_CHANNEL_FD",
+        "NODE_UNIQUE_ID",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+    ] {
         env.remove(stale);
     }
     env.extend(own.map(|(key, value)| (key.to_owned(), value)));

@@ -25,9 +25,12 @@ impl Supervisor {
 
     fn worker_metrics(&self) {
         for view in self.core.instances() {
-            let Some(process) = self.process(view.id, false) else { continue };
+            let Some(process) = self.process(view.id, false) else {
+                continue;
+            };
             let labels = [("app", process.name.clone()), ("id", process.id.to_string())];
-            gauge!("rpm_workers", "app" => process.name.clone(), "state" => process.status.as_str()).increment(1.0);
+            gauge!("rpm_workers", "app" => process.name.clone(), "state" => process.status.as_str())
+                .increment(1.0);
             counter!("rpm_restarts_total", &labels).absolute(u64::from(process.restarts));
             gauge!("rpm_worker_cpu_percent", &labels).set(process.cpu_percent);
             gauge!("rpm_worker_memory_bytes", &labels).set(process.memory_bytes as f64);
@@ -68,8 +71,24 @@ fn describe() {
     metrics::describe_gauge!("rpm_worker_memory_bytes", Bytes, "Resident memory");
     metrics::describe_gauge!("rpm_worker_connections", Count, "Established connections");
     metrics::describe_gauge!("rpm_accept_queue", Count, "Connections waiting to be accepted");
-    metrics::describe_gauge!("rpm_slot_eligible", Count, "1 if new connections may go to the slot");
-    metrics::describe_counter!("rpm_slot_rescued_total", Count, "Connections moved out of a slot's queue");
-    metrics::describe_counter!("rpm_steered_connections_total", Count, "Connections steered to a slot (eBPF)");
-    metrics::describe_counter!("rpm_rescued_connections_total", Count, "Connections moved, all slots");
+    metrics::describe_gauge!(
+        "rpm_slot_eligible",
+        Count,
+        "1 if new connections may go to the slot"
+    );
+    metrics::describe_counter!(
+        "rpm_slot_rescued_total",
+        Count,
+        "Connections moved out of a slot's queue"
+    );
+    metrics::describe_counter!(
+        "rpm_steered_connections_total",
+        Count,
+        "Connections steered to a slot (eBPF)"
+    );
+    metrics::describe_counter!(
+        "rpm_rescued_connections_total",
+        Count,
+        "Connections moved, all slots"
+    );
 }

@@ -25,7 +25,11 @@ impl Supervisor {
     /// Takes a sample of CPU and memory of every worker, and waits for orphans that have ended.
     pub(crate) fn sample_usage(&mut self) {
         let now = Instant::now();
-        for process in self.workers.values_mut().filter_map(|worker| worker.process_mut()) {
+        for process in self
+            .workers
+            .values_mut()
+            .filter_map(|worker| worker.process_mut())
+        {
             let since = now.saturating_duration_since(process.usage.at);
             if since < USAGE_MINIMUM && process.usage.rss_bytes > 0 {
                 continue;
@@ -34,16 +38,30 @@ impl Supervisor {
             if let Ok(now_used) = usage::usage(process.pid) {
                 let used = now_used.cpu.saturating_sub(process.usage.cpu);
                 let cpu_percent = 100.0 * used.as_secs_f64() / since.as_secs_f64();
-                process.usage = UsageSample { at: now, cpu: now_used.cpu, cpu_percent, rss_bytes: now_used.rss_bytes };
+                process.usage = UsageSample {
+                    at: now,
+                    cpu: now_used.cpu,
+                    cpu_percent,
+                    rss_bytes: now_used.rss_bytes,
+                };
             }
         }
-        let known: HashSet<u32> = self.workers.values().filter_map(|w| w.process()).map(|p| p.pid).collect();
+        let known: HashSet<u32> = self
+            .workers
+            .values()
+            .filter_map(|w| w.process())
+            .map(|p| p.pid)
+            .collect();
         tree::reap_orphans(|pid| known.contains(&pid));
     }
 
     /// Counts the established connections of every worker that shares ports.
     pub(crate) fn count_connections(&mut self) {
-        if self.connections.counted.is_some_and(|at| at.elapsed() < CONNECTIONS_INTERVAL) {
+        if self
+            .connections
+            .counted
+            .is_some_and(|at| at.elapsed() < CONNECTIONS_INTERVAL)
+        {
             return;
         }
         let mut ports: Vec<u16> = Vec::new();
@@ -55,7 +73,11 @@ impl Supervisor {
         let established: HashSet<u64> = if ports.is_empty() {
             HashSet::new()
         } else {
-            sock_diag::established(&ports).unwrap_or_default().into_iter().map(|(_, inode)| inode).collect()
+            sock_diag::established(&ports)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(_, inode)| inode)
+                .collect()
         };
         let count = |pid: u32| {
             if established.is_empty() {
@@ -76,15 +98,22 @@ impl Supervisor {
 
     /// TCP listeners that the instance's process opened without the daemon.
     pub(crate) fn own_listeners(&self, id: InstanceId) -> Vec<String> {
-        let Some(view) = self.core.instance(id) else { return Vec::new() };
+        let Some(view) = self.core.instance(id) else {
+            return Vec::new();
+        };
         let worker = view.worker().and_then(|worker| self.workers.get(&worker));
-        let Some(pid) = worker.and_then(|worker| worker.process()).map(|process| process.pid) else {
+        let Some(pid) = worker
+            .and_then(|worker| worker.process())
+            .map(|process| process.pid)
+        else {
             return Vec::new();
         };
         let ours: HashSet<u64> = self.listeners.inodes(view.app).collect();
         let held = sock_diag::sockets_of(pid);
         let listening = sock_diag::listeners().unwrap_or_default();
-        let own = listening.into_iter().filter(|l| held.contains(&l.inode) && !ours.contains(&l.inode));
+        let own = listening
+            .into_iter()
+            .filter(|l| held.contains(&l.inode) && !ours.contains(&l.inode));
         own.map(|listener| listener.addr.to_string()).collect()
     }
 }

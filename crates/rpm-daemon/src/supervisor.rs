@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rpm_core::protocol::{Input, Outcome};
 use rpm_core::sampler::{Decision, Sampler};
-use rpm_core::{AppId, Core, Ticket, Tick, WorkerId};
+use rpm_core::{AppId, Core, Tick, Ticket, WorkerId};
 use rpm_listen::Listeners;
 use rpm_sys::limits::Rlimit;
 use tokio::io::Interest;
@@ -88,7 +88,10 @@ impl Handle {
     ) -> Result<T, ShuttingDown> {
         let (reply, answer) = oneshot::channel();
         let call = Box::new(move |supervisor: &mut Supervisor| drop(reply.send(question(supervisor))));
-        self.events.send(Event::Call(call)).await.map_err(|_| ShuttingDown)?;
+        self.events
+            .send(Event::Call(call))
+            .await
+            .map_err(|_| ShuttingDown)?;
         answer.await.map_err(|_| ShuttingDown)
     }
 }
@@ -130,7 +133,10 @@ impl Supervisor {
     /// A way in for other tasks.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { events: self.events.clone(), logs: self.logs.clone() }
+        Handle {
+            events: self.events.clone(),
+            logs: self.logs.clone(),
+        }
     }
 
     /// Runs until [`Event::Terminate`] has been obeyed.
@@ -138,7 +144,10 @@ impl Supervisor {
     /// # Errors
     /// The traffic detector cannot be watched.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> io::Result<()> {
-        let traffic = watched(self.listeners.traffic().as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+        let traffic = watched(
+            self.listeners.traffic().as_fd().try_clone_to_owned()?,
+            Interest::READABLE,
+        )?;
         loop {
             let wake = self.next_wake();
             tokio::select! {
@@ -220,9 +229,15 @@ impl Supervisor {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let due = [self.core.poll_timeout(), self.sampler.poll_timeout()].into_iter().flatten().min();
+        let due = [self.core.poll_timeout(), self.sampler.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min();
         let usage = (!self.workers.is_empty()).then_some(self.usage_due);
-        [due.map(|tick| self.origin + tick.0), usage].into_iter().flatten().min()
+        [due.map(|tick| self.origin + tick.0), usage]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Carries out what the core wants until it wants nothing more.
@@ -255,13 +270,18 @@ impl Supervisor {
 
     /// The worker's process, if it runs.
     pub(crate) fn pidfd(&self, worker: WorkerId) -> Option<Arc<rpm_sys::pidfd::PidFd>> {
-        self.workers.get(&worker)?.process().map(|process| Arc::clone(&process.pidfd))
+        self.workers
+            .get(&worker)?
+            .process()
+            .map(|process| Arc::clone(&process.pidfd))
     }
 }
 
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn sleep(until: Option<Instant>) {

@@ -1,8 +1,8 @@
 //! What the daemon tells about its apps.
 
 use rpm_core::protocol::Exit;
-use rpm_core::{InstanceView, StateView};
 use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_core::{InstanceView, StateView};
 use rpm_listen::{GroupView, SharedKind};
 use rpm_wire::api::{ApiError, AppInfo, ListenerInfo, Process, SlotInfo, Status};
 
@@ -15,7 +15,9 @@ impl Supervisor {
         self.sample_usage();
         self.count_connections();
         let ids: Vec<InstanceId> = self.core.instances().map(|view| view.id).collect();
-        ids.into_iter().filter_map(|id| self.process(id, with_spec)).collect()
+        ids.into_iter()
+            .filter_map(|id| self.process(id, with_spec))
+            .collect()
     }
 
     pub(crate) fn process(&self, id: InstanceId, with_spec: bool) -> Option<Process> {
@@ -23,8 +25,12 @@ impl Supervisor {
         let app = self.apps.get(&view.app)?;
         let spec = app.spec(view.generation)?;
         let worker = view.worker();
-        let process = worker.and_then(|w| self.workers.get(&w)).and_then(|w| w.process());
-        let (out, err) = self.home.log_files(&app.name, (Plane::of(&spec) != Plane::Fork).then_some(id.0));
+        let process = worker
+            .and_then(|w| self.workers.get(&w))
+            .and_then(|w| w.process());
+        let (out, err) = self
+            .home
+            .log_files(&app.name, (Plane::of(&spec) != Plane::Fork).then_some(id.0));
         let uptime = process.map(|p| u64::try_from(p.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         Some(Process {
             id: id.0,
@@ -58,18 +64,27 @@ impl Supervisor {
         let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
         let app = self.apps.get(&id);
         let Some(spec) = app.and_then(|app| app.newest()).cloned() else {
-            return Err(crate::commands::failure(format!("{target:?} is being deleted"), None));
+            return Err(crate::commands::failure(
+                format!("{target:?} is being deleted"),
+                None,
+            ));
         };
         let (plane, reason) = Plane::of(&spec).explain();
-        let mut listeners: Vec<ListenerInfo> =
-            self.listeners.groups(id).map(|group| self.listener(&group)).collect();
+        let mut listeners: Vec<ListenerInfo> = self
+            .listeners
+            .groups(id)
+            .map(|group| self.listener(&group))
+            .collect();
         listeners.extend(self.listeners.shared(id).map(shared));
         listeners.extend(instances.iter().flat_map(|view| self.own(view)));
         Ok(AppInfo {
             plane: plane.to_owned(),
             plane_reason: reason.to_owned(),
             generation: self.core.app(id).map_or(0, |app| app.generation.0),
-            processes: instances.iter().filter_map(|view| self.process(view.id, false)).collect(),
+            processes: instances
+                .iter()
+                .filter_map(|view| self.process(view.id, false))
+                .collect(),
             listeners,
             spec: (*spec).clone(),
         })
@@ -77,7 +92,10 @@ impl Supervisor {
 
     fn listener(&self, group: &GroupView) -> ListenerInfo {
         let slots = group.slots.iter().map(|slot| SlotInfo {
-            instance: slot.holder.and_then(|worker| self.instance_of(worker)).map_or(0, |id| id.0),
+            instance: slot
+                .holder
+                .and_then(|worker| self.instance_of(worker))
+                .map_or(0, |id| id.0),
             eligible: slot.eligible,
             queued: slot.queue.len,
             backlog: slot.queue.max,
@@ -95,7 +113,10 @@ impl Supervisor {
     fn own(&self, view: &InstanceView) -> Vec<ListenerInfo> {
         let cluster = self.plane(view.app) != Some(Plane::Fork);
         let reason = if cluster {
-            format!("opened by worker {} itself (exclusive, or not through node:cluster): not balanced", view.id)
+            format!(
+                "opened by worker {} itself (exclusive, or not through node:cluster): not balanced",
+                view.id
+            )
         } else {
             "fork mode: the process owns its ports".to_owned()
         };
@@ -114,18 +135,27 @@ impl Supervisor {
 
     /// The app's name for labels.
     pub(crate) fn label(&self, app: AppId) -> String {
-        self.apps.get(&app).map(|app| app.name.clone()).unwrap_or_default()
+        self.apps
+            .get(&app)
+            .map(|app| app.name.clone())
+            .unwrap_or_default()
     }
 }
 
 fn shared(kind: &SharedKind) -> ListenerInfo {
     let (address, reason) = match kind {
         SharedKind::Udp(addr) => (format!("udp {addr}"), "all workers read from one UDP socket"),
-        SharedKind::Unix(path) => {
-            (format!("unix {}", path.display()), "all workers accept from one Unix socket")
-        }
+        SharedKind::Unix(path) => (
+            format!("unix {}", path.display()),
+            "all workers accept from one Unix socket",
+        ),
     };
-    ListenerInfo { address, steering: "shared".to_owned(), reason: reason.to_owned(), slots: Vec::new() }
+    ListenerInfo {
+        address,
+        steering: "shared".to_owned(),
+        reason: reason.to_owned(),
+        slots: Vec::new(),
+    }
 }
 
 fn status(state: &StateView) -> Status {

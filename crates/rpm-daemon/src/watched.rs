@@ -10,7 +10,10 @@ use tokio::io::unix::AsyncFd;
 ///
 /// # Errors
 /// The event loop has no room for it.
-#[expect(deprecated, reason = "its unsafe successor guards against types that change their descriptor; ours own one for good")]
+#[expect(
+    deprecated,
+    reason = "its unsafe successor guards against types that change their descriptor; ours own one for good"
+)]
 pub(crate) fn watched<T: AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(owner, interest)
 }

@@ -11,7 +11,7 @@ use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 
 use crate::app::Plane;
-use crate::channel::Outgoing;
+use crate::channel::{OUTGOING_LIMIT, Outgoing};
 
 /// One supervised process.
 pub(crate) struct Worker {
@@ -57,9 +57,11 @@ pub(crate) struct Process {
 
 /// The daemon's side of a Node channel.
 pub(crate) struct Channel {
-    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    outgoing: mpsc::Sender<Outgoing>,
     /// What was sent with a descriptor, or as a ping, and is not acknowledged yet, in order.
-    pub(crate) unacknowledged: VecDeque<Awaiting>,
+    unacknowledged: VecDeque<Awaiting>,
+    /// Messages with descriptors that wait until a ping is answered.
+    held: VecDeque<(Outgoing, Option<Awaiting>)>,
 }
 
 /// What a `NODE_HANDLE_ACK` or `NODE_HANDLE_NACK` answers.
@@ -112,8 +114,48 @@ impl Worker {
 }
 
 impl Channel {
+    pub(crate) fn new(outgoing: mpsc::Sender<Outgoing>) -> Channel {
+        Channel {
+            outgoing,
+            unacknowledged: VecDeque::new(),
+            held: VecDeque::new(),
+        }
+    }
+
     /// Queues a message; `false` if the worker does not read, or is gone.
+    ///
+    /// One with a descriptor waits for the answer to a ping: Node gives the descriptor that it received
+    /// in a read to the first message of that read which may have one. A ping is such a message, and the
+    /// kernel may deliver it together with the next one.
     pub(crate) fn send(&mut self, message: Outgoing, awaiting: Option<Awaiting>) -> bool {
+        if message.fd.is_none() || (!self.pinged() && self.held.is_empty()) {
+            return self.pass(message, awaiting);
+        }
+        let room = self.held.len() < OUTGOING_LIMIT;
+        if room {
+            self.held.push_back((message, awaiting));
+        }
+        room
+    }
+
+    /// Whether a ping is not answered yet.
+    pub(crate) fn pinged(&self) -> bool {
+        self.unacknowledged.contains(&Awaiting::Ping)
+    }
+
+    /// The worker has acknowledged something: what?
+    pub(crate) fn acknowledge(&mut self) -> Option<Awaiting> {
+        let answered = self.unacknowledged.pop_front();
+        while !self.pinged() && self.outgoing.capacity() > 0 {
+            let Some((message, awaiting)) = self.held.pop_front() else {
+                break;
+            };
+            self.pass(message, awaiting);
+        }
+        answered
+    }
+
+    fn pass(&mut self, message: Outgoing, awaiting: Option<Awaiting>) -> bool {
         let sent = self.outgoing.try_send(message).is_ok();
         if sent {
             self.unacknowledged.extend(awaiting);
@@ -124,6 +166,61 @@ impl Channel {
 
 impl UsageSample {
     pub(crate) fn start() -> UsageSample {
-        UsageSample { at: Instant::now(), cpu: Duration::ZERO, cpu_percent: 0.0, rss_bytes: 0 }
+        UsageSample {
+            at: Instant::now(),
+            cpu: Duration::ZERO,
+            cpu_percent: 0.0,
+            rss_bytes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(name: &str, with_fd: bool) -> Outgoing {
+        let fd = with_fd.then(|| std::fs::File::open("/dev/null").unwrap().into());
+        Outgoing {
+            bytes: name.into(),
+            fd,
+        }
+    }
+
+    fn sent(inbox: &mut mpsc::Receiver<Outgoing>) -> Vec<String> {
+        std::iter::from_fn(|| inbox.try_recv().ok())
+            .map(|m| String::from_utf8(m.bytes).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn descriptors_wait_for_the_answer_to_a_ping() {
+        let (outgoing, mut inbox) = mpsc::channel(8);
+        let mut channel = Channel::new(outgoing);
+        assert!(channel.send(message("before", true), Some(Awaiting::Listener)));
+        assert!(channel.send(message("ping", false), Some(Awaiting::Ping)));
+        assert!(channel.send(message("listener", true), Some(Awaiting::Listener)));
+        assert!(channel.send(message("connection", true), Some(Awaiting::Connection(7))));
+        assert!(channel.send(message("refusal", false), None));
+        assert_eq!(sent(&mut inbox), ["before", "ping", "refusal"]);
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Listener));
+        assert_eq!(sent(&mut inbox), Vec::<String>::new());
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Ping));
+        assert_eq!(sent(&mut inbox), ["listener", "connection"]);
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Listener));
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Connection(7)));
+        assert_eq!(channel.acknowledge(), None);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let (outgoing, _inbox) = mpsc::channel(8);
+        let mut channel = Channel::new(outgoing);
+        assert!(channel.send(message("ping", false), Some(Awaiting::Ping)));
+        // Without descriptors: a thousand would meet the limit of the process.
+        channel
+            .held
+            .extend((0..OUTGOING_LIMIT).map(|_| (message("held", false), None)));
+        assert!(!channel.send(message("one more", true), Some(Awaiting::Listener)));
     }
 }

@@ -52,11 +52,19 @@ mod tests {
     fn a_listener_of_this_process_is_found_and_named() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let found = occupant(addr, false).unwrap().expect("the listener stands in the way");
+        let found = occupant(addr, false)
+            .unwrap()
+            .expect("the listener stands in the way");
         assert_eq!(found.process.as_ref().map(|p| p.0), Some(std::process::id()));
         let wildcard = SocketAddr::new("::".parse().unwrap(), addr.port());
-        assert!(occupant(wildcard, false).unwrap().is_some(), "a dual-stack wildcard overlaps it");
-        assert!(occupant(wildcard, true).unwrap().is_none(), "an IPv6-only wildcard does not");
+        assert!(
+            occupant(wildcard, false).unwrap().is_some(),
+            "a dual-stack wildcard overlaps it"
+        );
+        assert!(
+            occupant(wildcard, true).unwrap().is_none(),
+            "an IPv6-only wildcard does not"
+        );
         drop(listener);
         assert_eq!(occupant(addr, false).unwrap(), None);
     }

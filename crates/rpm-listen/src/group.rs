@@ -14,7 +14,11 @@ use crate::steering::{Mechanism, Steering};
 /// refused in between.
 pub(crate) const FIRST_BACKLOG: u32 = 511;
 
-const NO_QUEUE: AcceptQueue = AcceptQueue { len: 0, max: 0, listening: false };
+const NO_QUEUE: AcceptQueue = AcceptQueue {
+    len: 0,
+    max: 0,
+    listening: false,
+};
 
 /// Connections taken from a queue at a time where they are handed over one by one.
 const HANDOFF_BATCH: usize = 256;
@@ -101,19 +105,30 @@ impl Group {
         let fd = socket::bind_tcp(self.addr, self.v6only)?;
         socket::listen(fd.as_fd(), FIRST_BACKLOG)?;
         self.steering.add(slot, fd.as_fd())?;
-        self.slots.insert(slot, Slot { fd, holder: None, retiring: None, rescued: 0 });
+        self.slots.insert(
+            slot,
+            Slot {
+                fd,
+                holder: None,
+                retiring: None,
+                rescued: 0,
+            },
+        );
         Ok(())
     }
 
     pub(crate) fn steer(&mut self, slots: &[SlotId]) -> io::Result<()> {
         self.eligible = slots.to_vec();
         let members = &self.slots;
-        self.steering.steer(slots, |slot| members.get(&slot).map(|s| s.fd.as_fd()))
+        self.steering
+            .steer(slots, |slot| members.get(&slot).map(|s| s.fd.as_fd()))
     }
 
     /// Moves what waits in the slot's queue to `to`. The holder must be dead or stopped.
     pub(crate) fn rescue(&mut self, id: SlotId, to: &[SlotId]) -> io::Result<Rescued> {
-        let Some(slot) = self.slots.get_mut(&id) else { return Ok(Rescued::Moved(0)) };
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return Ok(Rescued::Moved(0));
+        };
         let queue = socket::accept_queue(slot.fd.as_fd())?;
         if queue.len == 0 {
             return Ok(Rescued::Moved(0));
@@ -122,7 +137,8 @@ impl Group {
             let bounced = self.steering.bounce(id, slot.fd.as_fd(), queue.max, to);
             let eligible = self.eligible.clone();
             let members = &self.slots;
-            self.steering.steer(&eligible, |slot| members.get(&slot).map(|s| s.fd.as_fd()))?;
+            self.steering
+                .steer(&eligible, |slot| members.get(&slot).map(|s| s.fd.as_fd()))?;
             bounced?;
             Rescued::Moved(queue.len)
         } else {
@@ -139,13 +155,20 @@ impl Group {
 
     /// Closes the slot: the kernel moves its queue to the eligible slots, or what it held is returned.
     pub(crate) fn close(&mut self, id: SlotId) -> io::Result<Vec<OwnedFd>> {
-        let Some(slot) = self.slots.remove(&id) else { return Ok(Vec::new()) };
+        let Some(slot) = self.slots.remove(&id) else {
+            return Ok(Vec::new());
+        };
         self.eligible.retain(|s| *s != id);
         let migrates = self.steering.can_migrate() || self.slots.is_empty();
-        let mut left = if migrates { Vec::new() } else { take(slot.fd.as_fd())? };
+        let mut left = if migrates {
+            Vec::new()
+        } else {
+            take(slot.fd.as_fd())?
+        };
         let members = &self.slots;
         let fd_of = |other: SlotId| members.get(&other).map(|s| s.fd.as_fd());
-        self.steering.remove(id, fd_of, || socket::unlisten(slot.fd.as_fd()))?;
+        self.steering
+            .remove(id, fd_of, || socket::unlisten(slot.fd.as_fd()))?;
         if !migrates {
             // What completed its handshake between the two.
             left.extend(take(slot.fd.as_fd()).unwrap_or_default());
@@ -162,7 +185,11 @@ impl Group {
             steered: self.steering.steered(*id),
             rescued: slot.rescued,
         });
-        GroupView { addr: self.addr, mechanism: self.steering.mechanism(), slots: slots.collect() }
+        GroupView {
+            addr: self.addr,
+            mechanism: self.steering.mechanism(),
+            slots: slots.collect(),
+        }
     }
 }
 

@@ -108,7 +108,10 @@ impl Listeners {
     /// The group that the workers of `app` know by `key`, if it is open.
     #[must_use]
     pub fn group(&self, app: AppId, key: &str) -> Option<GroupId> {
-        self.groups.iter().find(|(_, g)| g.app == app && g.key == key).map(|(id, _)| *id)
+        self.groups
+            .iter()
+            .find(|(_, g)| g.app == app && g.key == key)
+            .map(|(id, _)| *id)
     }
 
     /// Gives `worker` something to listen on: the slot it inherits, a new one, or the shared socket.
@@ -125,7 +128,11 @@ impl Listeners {
     ) -> Result<Grant<'_>, OpenError> {
         match wanted {
             Wanted::Tcp { addr, v6only } => self.open_tcp(app, key, (*addr, *v6only), worker, inherits),
-            Wanted::Udp { addr, v6only, reuse_addr } => {
+            Wanted::Udp {
+                addr,
+                v6only,
+                reuse_addr,
+            } => {
                 let what = format!("udp {addr}");
                 let make = || Shared::udp(app, key, *addr, *v6only, *reuse_addr);
                 self.open_shared(app, key, worker, what, make)
@@ -173,21 +180,37 @@ impl Listeners {
         match slot_of {
             Some(held) => {
                 held.holder = Some(worker);
-                Ok(Grant::Slot { slot, group, fd: held.fd.as_fd() })
+                Ok(Grant::Slot {
+                    slot,
+                    group,
+                    fd: held.fd.as_fd(),
+                })
             }
-            None => Err(OpenError::Io { what: addr.to_string(), source: io::ErrorKind::NotFound.into() }),
+            None => Err(OpenError::Io {
+                what: addr.to_string(),
+                source: io::ErrorKind::NotFound.into(),
+            }),
         }
     }
 
     fn open_slot(&mut self, group: GroupId) -> Result<SlotId, OpenError> {
         let slot = SlotId(self.next_slot);
         let Some(open) = self.groups.get_mut(&group) else {
-            return Err(OpenError::Io { what: format!("group {group}"), source: io::ErrorKind::NotFound.into() });
+            return Err(OpenError::Io {
+                what: format!("group {group}"),
+                source: io::ErrorKind::NotFound.into(),
+            });
         };
-        open.open(slot).map_err(|source| OpenError::Io { what: open.addr.to_string(), source })?;
+        open.open(slot).map_err(|source| OpenError::Io {
+            what: open.addr.to_string(),
+            source,
+        })?;
         if let Some(opened) = open.slots.get(&slot) {
             let watched = self.traffic.add(opened.fd.as_fd(), u64::from(slot.0));
-            watched.map_err(|source| OpenError::Io { what: "its traffic detector".to_owned(), source })?;
+            watched.map_err(|source| OpenError::Io {
+                what: "its traffic detector".to_owned(),
+                source,
+            })?;
         }
         self.next_slot += 1;
         self.group_of.insert(slot, group);
@@ -199,12 +222,19 @@ impl Listeners {
             addr.port() != 0 && sock_diag::overlaps(addr, v6only, g.addr, g.v6only) && !g.slots.is_empty()
         };
         if let Some(other) = self.groups.values().find(overlaps) {
-            return Err(OpenError::Ours { addr, held: other.addr, app: other.app });
+            return Err(OpenError::Ours {
+                addr,
+                held: other.addr,
+                app: other.app,
+            });
         }
         match occupant(addr, v6only) {
             Ok(None) => Ok(()),
             Ok(Some(by)) => Err(OpenError::Foreign { addr, by }),
-            Err(source) => Err(OpenError::Io { what: format!("{addr}: the socket table"), source }),
+            Err(source) => Err(OpenError::Io {
+                what: format!("{addr}: the socket table"),
+                source,
+            }),
         }
     }
 
@@ -219,20 +249,28 @@ impl Listeners {
         let at = match self.shared.iter().position(|s| s.app == app && s.key == key) {
             Some(at) => at,
             None => {
-                self.shared.push(make().map_err(|source| OpenError::Io { what, source })?);
+                self.shared
+                    .push(make().map_err(|source| OpenError::Io { what, source })?);
                 self.shared.len() - 1
             }
         };
         let shared = &mut self.shared[at];
         shared.holders.insert(worker);
-        Ok(Grant::Shared { kind: shared.kind.clone(), fd: shared.fd.as_fd() })
+        Ok(Grant::Shared {
+            kind: shared.kind.clone(),
+            fd: shared.fd.as_fd(),
+        })
     }
 
     /// The slot that `worker` holds under `key`.
     #[must_use]
     pub fn held(&self, app: AppId, key: &str, worker: WorkerId) -> Option<SlotId> {
         let group = self.groups.get(&self.group(app, key)?)?;
-        group.slots.iter().find(|(_, s)| s.holder == Some(worker) && s.retiring.is_none()).map(|(id, _)| *id)
+        group
+            .slots
+            .iter()
+            .find(|(_, s)| s.holder == Some(worker) && s.retiring.is_none())
+            .map(|(id, _)| *id)
     }
 
     /// The worker closed its listener of `key`: a slot has no holder any more, a shared socket nobody
@@ -246,19 +284,26 @@ impl Listeners {
         for shared in self.shared.iter_mut().filter(|s| s.app == app && s.key == key) {
             shared.holders.remove(&worker);
         }
-        self.shared.retain(|s| !(s.app == app && s.key == key && s.holders.is_empty()));
+        self.shared
+            .retain(|s| !(s.app == app && s.key == key && s.holders.is_empty()));
     }
 
     /// The key under which the workers of the slot's app know its group, and the app.
     #[must_use]
     pub fn key_of(&self, slot: SlotId) -> Option<(AppId, &str)> {
-        self.groups.get(self.group_of.get(&slot)?).map(|g| (g.app, g.key.as_str()))
+        self.groups
+            .get(self.group_of.get(&slot)?)
+            .map(|g| (g.app, g.key.as_str()))
     }
 
     /// Who holds a slot.
     #[must_use]
     pub fn holder(&self, slot: SlotId) -> Option<WorkerId> {
-        self.groups.get(self.group_of.get(&slot)?)?.slots.get(&slot)?.holder
+        self.groups
+            .get(self.group_of.get(&slot)?)?
+            .slots
+            .get(&slot)?
+            .holder
     }
 
     /// New connections of the group go to these slots from now on.
@@ -282,7 +327,10 @@ impl Listeners {
     /// Whether [`Listeners::rescue`] moves this slot's queue in the kernel.
     #[must_use]
     pub fn can_migrate(&self, slot: SlotId) -> bool {
-        self.group_of.get(&slot).and_then(|id| self.groups.get(id)).is_some_and(|g| g.steering.can_migrate())
+        self.group_of
+            .get(&slot)
+            .and_then(|id| self.groups.get(id))
+            .is_some_and(|g| g.steering.can_migrate())
     }
 
     /// Retires a slot that the core closed. With somewhere for its queue to go and a living holder it
@@ -303,8 +351,12 @@ impl Listeners {
     }
 
     fn close_now(&mut self, slot: SlotId) -> io::Result<Vec<OwnedFd>> {
-        let Some(id) = self.group_of.remove(&slot) else { return Ok(Vec::new()) };
-        let Some(group) = self.groups.get_mut(&id) else { return Ok(Vec::new()) };
+        let Some(id) = self.group_of.remove(&slot) else {
+            return Ok(Vec::new());
+        };
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Ok(Vec::new());
+        };
         if let Some(closing) = group.slots.get(&slot) {
             self.traffic.remove(closing.fd.as_fd())?;
         }
@@ -343,9 +395,16 @@ impl Listeners {
 
     /// The accept queue of every open slot.
     pub fn queues(&self) -> impl Iterator<Item = (SlotId, u32)> {
-        self.groups.values().flat_map(|g| &g.slots).filter(|(_, slot)| slot.retiring.is_none()).map(
-            |(id, slot)| (*id, socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len)),
-        )
+        self.groups
+            .values()
+            .flat_map(|g| &g.slots)
+            .filter(|(_, slot)| slot.retiring.is_none())
+            .map(|(id, slot)| {
+                (
+                    *id,
+                    socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len),
+                )
+            })
     }
 
     /// Becomes readable when a connection arrives at an armed slot.
@@ -364,7 +423,10 @@ impl Listeners {
 
     /// The app's TCP listeners.
     pub fn groups(&self, app: AppId) -> impl Iterator<Item = GroupView> {
-        self.groups.values().filter(move |g| g.app == app).map(Group::view)
+        self.groups
+            .values()
+            .filter(move |g| g.app == app)
+            .map(Group::view)
     }
 
     /// The app's shared sockets.
@@ -374,11 +436,18 @@ impl Listeners {
 
     /// Inodes of all sockets that the daemon opened for the app, to tell them from a worker's own.
     pub fn inodes(&self, app: AppId) -> impl Iterator<Item = u64> {
-        let slots = self.groups.values().filter(move |g| g.app == app).flat_map(|g| g.slots.values());
+        let slots = self
+            .groups
+            .values()
+            .filter(move |g| g.app == app)
+            .flat_map(|g| g.slots.values());
         slots.filter_map(|slot| socket::inode(slot.fd.as_fd()).ok())
     }
 
     fn slot_mut(&mut self, slot: SlotId) -> Option<&mut crate::group::Slot> {
-        self.groups.get_mut(self.group_of.get(&slot)?)?.slots.get_mut(&slot)
+        self.groups
+            .get_mut(self.group_of.get(&slot)?)?
+            .slots
+            .get_mut(&slot)
     }
 }

@@ -36,9 +36,22 @@ impl Shared {
         v6only: bool,
         reuse_addr: bool,
     ) -> io::Result<Shared> {
-        let fd = socket::bind_udp(addr, UdpOptions { v6only, reuse_addr, reuse_port: false })?;
+        let fd = socket::bind_udp(
+            addr,
+            UdpOptions {
+                v6only,
+                reuse_addr,
+                reuse_port: false,
+            },
+        )?;
         let addr = socket::local_addr(fd.as_fd())?;
-        Ok(Shared { app, key: key.to_owned(), kind: SharedKind::Udp(addr), fd, holders: BTreeSet::new() })
+        Ok(Shared {
+            app,
+            key: key.to_owned(),
+            kind: SharedKind::Udp(addr),
+            fd,
+            holders: BTreeSet::new(),
+        })
     }
 
     /// Binds a Unix socket. One that a dead process left behind is replaced.
@@ -51,7 +64,13 @@ impl Shared {
             bound => bound?,
         };
         let path = PathBuf::from(OsStr::from_bytes(path));
-        Ok(Shared { app, key: key.to_owned(), kind: SharedKind::Unix(path), fd, holders: BTreeSet::new() })
+        Ok(Shared {
+            app,
+            key: key.to_owned(),
+            kind: SharedKind::Unix(path),
+            fd,
+            holders: BTreeSet::new(),
+        })
     }
 }
 

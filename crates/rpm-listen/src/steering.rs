@@ -43,16 +43,24 @@ impl Steering {
     /// eBPF where this kernel and user permit it, classic BPF otherwise.
     pub(crate) fn choose() -> Steering {
         match ebpf::Selector::load(MAX_SLOTS) {
-            Ok(selector) if selector.can_migrate() => {
-                Steering::Ebpf(Table { selector, index: BTreeMap::new(), attached: false })
+            Ok(selector) if selector.can_migrate() => Steering::Ebpf(Table {
+                selector,
+                index: BTreeMap::new(),
+                attached: false,
+            }),
+            Ok(_) => {
+                Steering::classic("the kernel cannot migrate queues between sockets (needs 5.14)".to_owned())
             }
-            Ok(_) => Steering::classic("the kernel cannot migrate queues between sockets (needs 5.14)".to_owned()),
             Err(error) => Steering::classic(error.to_string()),
         }
     }
 
     fn classic(why_not_ebpf: String) -> Steering {
-        Steering::Classic(Order { slots: Vec::new(), eligible: Vec::new(), why_not_ebpf })
+        Steering::Classic(Order {
+            slots: Vec::new(),
+            eligible: Vec::new(),
+            why_not_ebpf,
+        })
     }
 
     pub(crate) fn mechanism(&self) -> Mechanism {
@@ -63,7 +71,10 @@ impl Steering {
             },
             Steering::Classic(order) => Mechanism {
                 name: "cbpf",
-                reason: format!("random among eligible workers by classic BPF; no eBPF: {}", order.why_not_ebpf),
+                reason: format!(
+                    "random among eligible workers by classic BPF; no eBPF: {}",
+                    order.why_not_ebpf
+                ),
             },
         }
     }
@@ -128,7 +139,9 @@ impl Steering {
         backlog: u32,
         to: &[SlotId],
     ) -> io::Result<()> {
-        let Steering::Ebpf(table) = self else { return Ok(()) };
+        let Steering::Ebpf(table) = self else {
+            return Ok(());
+        };
         let targets = table.indexes(to);
         table.selector.set_migration_targets(&targets);
         // Out of the array before the shutdown: a connection that picks the slot in between is reset.
@@ -147,7 +160,10 @@ impl Steering {
     /// Connections steered to the slot; unknown to classic BPF.
     pub(crate) fn steered(&self, slot: SlotId) -> Option<u64> {
         match self {
-            Steering::Ebpf(table) => table.index.get(&slot).map(|index| table.selector.counters(*index).steered),
+            Steering::Ebpf(table) => table
+                .index
+                .get(&slot)
+                .map(|index| table.selector.counters(*index).steered),
             Steering::Classic(_) => None,
         }
     }
@@ -157,7 +173,9 @@ impl Table {
     fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
         let used: Vec<u32> = self.index.values().copied().collect();
         let index = (0..MAX_SLOTS).find(|i| !used.contains(i)).ok_or_else(|| {
-            io::Error::other(format!("a listener has at most {MAX_SLOTS} workers; scale the app down"))
+            io::Error::other(format!(
+                "a listener has at most {MAX_SLOTS} workers; scale the app down"
+            ))
         })?;
         if !self.attached {
             self.selector.attach(fd)?;
@@ -170,7 +188,10 @@ impl Table {
     }
 
     fn indexes(&self, slots: &[SlotId]) -> Vec<u32> {
-        slots.iter().filter_map(|slot| self.index.get(slot).copied()).collect()
+        slots
+            .iter()
+            .filter_map(|slot| self.index.get(slot).copied())
+            .collect()
     }
 
     fn take_out(&mut self, slot: SlotId) -> io::Result<()> {
@@ -183,10 +204,19 @@ impl Table {
 
 impl Order {
     fn positions(&self, slots: &[SlotId]) -> Vec<u32> {
-        self.slots.iter().enumerate().filter(|(_, s)| slots.contains(s)).map(|(i, _)| i as u32).collect()
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| slots.contains(s))
+            .map(|(i, _)| i as u32)
+            .collect()
     }
 
-    fn attach<'a>(&self, indexes: &[u32], fd_of: impl Fn(SlotId) -> Option<BorrowedFd<'a>>) -> io::Result<()> {
+    fn attach<'a>(
+        &self,
+        indexes: &[u32],
+        fd_of: impl Fn(SlotId) -> Option<BorrowedFd<'a>>,
+    ) -> io::Result<()> {
         // Every slot in the order listens, so any of them is a live member to attach through.
         match self.slots.iter().find_map(|slot| fd_of(*slot)) {
             Some(fd) if !indexes.is_empty() => cbpf::attach_random(fd, indexes),
@@ -202,7 +232,9 @@ impl Order {
         fd_of: impl Fn(SlotId) -> Option<BorrowedFd<'a>>,
         leave: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
-        let Some(at) = self.slots.iter().position(|s| *s == slot) else { return leave() };
+        let Some(at) = self.slots.iter().position(|s| *s == slot) else {
+            return leave();
+        };
         let last = self.slots.len() - 1;
         let mut steady = self.positions(&self.eligible);
         steady.retain(|i| *i as usize != at && (*i as usize) < last);

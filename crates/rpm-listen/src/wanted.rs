@@ -64,8 +64,13 @@ impl Wanted {
         let v6only = query.ipv6_only();
         match query.address_type {
             AddressType::Fd => Err(WantedError::NoDescriptor),
-            AddressType::Unix => Ok(Wanted::Unix { path: unix_path(query.address.as_deref(), cwd) }),
-            AddressType::V4 | AddressType::V6 => Ok(Wanted::Tcp { addr: socket_addr(query)?, v6only }),
+            AddressType::Unix => Ok(Wanted::Unix {
+                path: unix_path(query.address.as_deref(), cwd),
+            }),
+            AddressType::V4 | AddressType::V6 => Ok(Wanted::Tcp {
+                addr: socket_addr(query)?,
+                v6only,
+            }),
             AddressType::Udp4 | AddressType::Udp6 => Ok(Wanted::Udp {
                 addr: socket_addr(query)?,
                 v6only,
@@ -88,7 +93,11 @@ impl Wanted {
 }
 
 fn any_address() -> IpAddr {
-    if rpm_sys::socket::ipv6_available() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    if rpm_sys::socket::ipv6_available() {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    }
 }
 
 fn socket_addr(query: &QueryServer) -> Result<SocketAddr, WantedError> {
@@ -98,7 +107,9 @@ fn socket_addr(query: &QueryServer) -> Result<SocketAddr, WantedError> {
         (Some(text), _) => ip_address(text, port),
         (None, AddressType::Udp4) => Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)),
         (None, AddressType::Udp6) => Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)),
-        (None, AddressType::V4 | AddressType::V6 | AddressType::Unix | AddressType::Fd) => Ok(SocketAddr::new(any_address(), port)),
+        (None, AddressType::V4 | AddressType::V6 | AddressType::Unix | AddressType::Fd) => {
+            Ok(SocketAddr::new(any_address(), port))
+        }
     }
 }
 
@@ -117,14 +128,22 @@ fn interface_index(zone: &str) -> Option<u32> {
     if let Ok(number) = zone.parse() {
         return Some(number);
     }
-    let plain = zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) && !zone.contains("..");
+    let plain = zone
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && !zone.contains("..");
     let text = plain.then(|| std::fs::read_to_string(format!("/sys/class/net/{zone}/ifindex")).ok())??;
     text.trim().parse().ok()
 }
 
+/// Node's workers make every path absolute, an abstract name too. No file has a NUL in its path, so what
+/// follows the first one is the name that the program meant.
 fn unix_path(address: Option<&str>, cwd: &Path) -> Vec<u8> {
     let text = address.unwrap_or_default();
-    if text.starts_with('\0') { text.as_bytes().to_vec() } else { cwd.join(text).as_os_str().as_bytes().to_vec() }
+    match text.find('\0') {
+        Some(name) => text.as_bytes()[name..].to_vec(),
+        None => cwd.join(text).as_os_str().as_bytes().to_vec(),
+    }
 }
 
 #[cfg(test)]
@@ -151,17 +170,33 @@ mod tests {
 
     #[test]
     fn a_plain_listen_is_every_interface() {
-        let Ok(Wanted::Tcp { addr, v6only }) = read(&query(None, 3000, AddressType::V4)) else { panic!("not TCP") };
+        let Ok(Wanted::Tcp { addr, v6only }) = read(&query(None, 3000, AddressType::V4)) else {
+            panic!("not TCP")
+        };
         assert!(addr.ip().is_unspecified() && addr.port() == 3000 && !v6only);
     }
 
     #[test]
     fn addresses_zones_and_ports_are_read() {
-        let tcp = |addr: &str| Ok(Wanted::Tcp { addr: addr.parse().unwrap(), v6only: false });
-        assert_eq!(read(&query(Some("127.0.0.1"), 80, AddressType::V4)), tcp("127.0.0.1:80"));
+        let tcp = |addr: &str| {
+            Ok(Wanted::Tcp {
+                addr: addr.parse().unwrap(),
+                v6only: false,
+            })
+        };
+        assert_eq!(
+            read(&query(Some("127.0.0.1"), 80, AddressType::V4)),
+            tcp("127.0.0.1:80")
+        );
         assert_eq!(read(&query(Some("::1"), 80, AddressType::V6)), tcp("[::1]:80"));
-        assert_eq!(read(&query(Some("fe80::1%7"), 80, AddressType::V6)), tcp("[fe80::1%7]:80"));
-        assert_eq!(read(&query(Some("::1"), 70_000, AddressType::V6)), Err(WantedError::Port(70_000)));
+        assert_eq!(
+            read(&query(Some("fe80::1%7"), 80, AddressType::V6)),
+            tcp("[fe80::1%7]:80")
+        );
+        assert_eq!(
+            read(&query(Some("::1"), 70_000, AddressType::V6)),
+            Err(WantedError::Port(70_000))
+        );
         assert!(read(&query(Some("nonsense"), 1, AddressType::V4)).is_err());
         assert!(read(&query(Some("fe80::1%../../x"), 1, AddressType::V6)).is_err());
     }
@@ -188,13 +223,16 @@ mod tests {
         assert_eq!(path("run/x.sock"), "/srv/app/run/x.sock");
         assert_eq!(path("/run/x.sock"), "/run/x.sock");
         assert_eq!(path("\0name"), "\0name");
+        assert_eq!(path("/srv/\0name"), "\0name", "Node has made it absolute");
     }
 
     #[test]
     fn listen_options_are_read() {
         assert!(matches!(Wanted::from_listen("8080"), Ok(Wanted::Tcp { addr, .. }) if addr.port() == 8080));
         assert!(matches!(Wanted::from_listen(":8080"), Ok(Wanted::Tcp { addr, .. }) if addr.port() == 8080));
-        assert!(matches!(Wanted::from_listen("[::1]:80"), Ok(Wanted::Tcp { addr, .. }) if addr.ip().is_loopback()));
+        assert!(
+            matches!(Wanted::from_listen("[::1]:80"), Ok(Wanted::Tcp { addr, .. }) if addr.ip().is_loopback())
+        );
         assert!(Wanted::from_listen("localhost:http").is_err());
     }
 }

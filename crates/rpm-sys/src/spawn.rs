@@ -190,7 +190,7 @@ impl fmt::Display for Headline<'_> {
 fn limit_hint(stage: Stage, source: &io::Error) -> Option<String> {
     match source.raw_os_error()? {
         libc::EMFILE => Some(format!(
-            "RLIMIT_NOFILE, the limit of open files, is {}",
+            "RLIMIT_NOFILE, the limit of open files, is {}; raise it with ulimit -n",
             crate::limits::nofile().soft
         )),
         libc::ENFILE => Some("fs.file-max, the system's limit of open files, is reached".to_owned()),

@@ -10,7 +10,10 @@ use std::sync::OnceLock;
 /// It is not where this crate was built from.
 #[must_use]
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().and_then(Path::parent).expect("crates/rpm-testkit is two deep")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .and_then(Path::parent)
+        .expect("crates/rpm-testkit is two deep")
 }
 
 /// A program of `tests/fixtures/apps`.
@@ -42,8 +45,15 @@ pub fn node(major: u32) -> PathBuf {
 fn install() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {
-        let done = Command::new(env!("CARGO")).args(["xtask", "fixtures"]).current_dir(repository()).output();
+        let done = Command::new(env!("CARGO"))
+            .args(["xtask", "fixtures"])
+            .current_dir(repository())
+            .output();
         let done = done.expect("cargo runs");
-        assert!(done.status.success(), "cargo xtask fixtures: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "cargo xtask fixtures: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     });
 }

@@ -43,7 +43,12 @@ pub(crate) fn unix(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::
     exchange(stream, method, path, body)
 }
 
-fn exchange(mut stream: impl io::Read + io::Write, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+fn exchange(
+    mut stream: impl io::Read + io::Write,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> io::Result<Answer> {
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
@@ -53,7 +58,11 @@ fn exchange(mut stream: impl io::Read + io::Write, method: &str, path: &str, bod
     let sent = stream.write_all(body);
     let mut bytes = Vec::new();
     let read = io::Read::read_to_end(&mut stream, &mut bytes);
-    parse(&bytes).ok_or_else(|| sent.and(read.map(|_| ())).err().unwrap_or_else(|| io::ErrorKind::InvalidData.into()))
+    parse(&bytes).ok_or_else(|| {
+        sent.and(read.map(|_| ()))
+            .err()
+            .unwrap_or_else(|| io::ErrorKind::InvalidData.into())
+    })
 }
 
 fn parse(bytes: &[u8]) -> Option<Answer> {

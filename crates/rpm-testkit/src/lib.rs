@@ -12,7 +12,7 @@ mod wait;
 pub use fixtures::{fixture, node, repository};
 pub use http::{Answer, get, get_from};
 pub use port::Port;
-pub use rpm::{Rpm, Ran};
+pub use rpm::{Ran, Rpm};
 pub use rpm_loadtest::{Kind, Load, Outcome, Pace, Report};
 pub use rpm_wire::api::{AppInfo, ListenerInfo, Process, Status};
 pub use traffic::Traffic;

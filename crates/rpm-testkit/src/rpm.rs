@@ -52,7 +52,12 @@ impl Rpm {
         let home = PathBuf::from(format!("/tmp/rpm-t{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&home);
         fs::create_dir(&home).expect("a home");
-        Rpm { home, binary: binary().to_owned(), unprivileged: false, env: Vec::new() }
+        Rpm {
+            home,
+            binary: binary().to_owned(),
+            unprivileged: false,
+            env: Vec::new(),
+        }
     }
 
     /// As an unprivileged user without capabilities (`setpriv`), who can load no eBPF program. `None`
@@ -73,7 +78,10 @@ impl Rpm {
             Ok(done) if done.status.success() => Some(rpm),
             Ok(done) => {
                 // The checkout may lie where nobody may go.
-                crate::skip(test, &format!("as nobody: {}", String::from_utf8_lossy(&done.stderr)));
+                crate::skip(
+                    test,
+                    &format!("as nobody: {}", String::from_utf8_lossy(&done.stderr)),
+                );
                 None
             }
             Err(error) => {
@@ -101,14 +109,27 @@ impl Rpm {
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = if self.unprivileged {
             let mut setpriv = Command::new("setpriv");
-            setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
-            setpriv.args(["--bounding-set=-all", "--no-new-privs", "--"]).arg(&self.binary);
+            setpriv.args([
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+                "--inh-caps=-all",
+            ]);
+            setpriv
+                .args(["--bounding-set=-all", "--no-new-privs", "--"])
+                .arg(&self.binary);
             setpriv
         } else {
             Command::new(&self.binary)
         };
-        command.args(args).env("RPM_HOME", &self.home).env("NO_COLOR", "1").current_dir("/");
-        command.envs(self.env.iter().map(|(key, value)| (key, value))).stdin(Stdio::null());
+        command
+            .args(args)
+            .env("RPM_HOME", &self.home)
+            .env("NO_COLOR", "1")
+            .current_dir("/");
+        command
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null());
         command
     }
 
@@ -147,7 +168,11 @@ impl Rpm {
     /// It does not start.
     #[must_use]
     pub fn spawn(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Child {
-        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("rpm runs")
+        self.command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("rpm runs")
     }
 
     /// `rpm list --json`.
@@ -165,13 +190,20 @@ impl Rpm {
     /// It is not in it.
     #[must_use]
     pub fn process(&self, id: u32) -> Process {
-        self.list().into_iter().find(|process| process.id == id).expect("the process is listed")
+        self.list()
+            .into_iter()
+            .find(|process| process.id == id)
+            .expect("the process is listed")
     }
 
     /// The pids of an app's processes, by id.
     #[must_use]
     pub fn pids(&self, name: &str) -> Vec<u32> {
-        self.list().into_iter().filter(|process| process.name == name).filter_map(|process| process.pid).collect()
+        self.list()
+            .into_iter()
+            .filter(|process| process.name == name)
+            .filter_map(|process| process.pid)
+            .collect()
     }
 
     /// Waits until every process of the app has this status, and returns them.
@@ -179,8 +211,14 @@ impl Rpm {
     /// # Panics
     /// Not in time.
     pub fn wait_status(&self, name: &str, status: Status) -> Vec<Process> {
-        let ours = || self.list().into_iter().filter(|process| process.name == name).collect::<Vec<_>>();
-        let all = |list: &Vec<Process>| !list.is_empty() && list.iter().all(|process| process.status == status);
+        let ours = || {
+            self.list()
+                .into_iter()
+                .filter(|process| process.name == name)
+                .collect::<Vec<_>>()
+        };
+        let all =
+            |list: &Vec<Process>| !list.is_empty() && list.iter().all(|process| process.status == status);
         wait_until(&format!("{name} is {}", status.as_str()), BOUND, ours, all)
     }
 
@@ -205,7 +243,11 @@ impl Rpm {
     /// The daemon's pid, if one runs.
     #[must_use]
     pub fn daemon_pid(&self) -> Option<u32> {
-        fs::read_to_string(self.home.join("rpm.pid")).ok()?.trim().parse().ok()
+        fs::read_to_string(self.home.join("rpm.pid"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// The daemon's log.
@@ -248,7 +290,11 @@ impl Drop for Rpm {
 impl From<Output> for Ran {
     fn from(output: Output) -> Ran {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        Ran {
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 }
 
@@ -256,7 +302,9 @@ impl From<Output> for Ran {
 /// waited for it.
 fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
 /// The binary under test: `RPM_BIN`, or the release build, made now if it is out of date.
@@ -271,8 +319,13 @@ fn binary() -> &'static Path {
             .current_dir(repository())
             .output()
             .expect("cargo runs");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
         target.join("release/rpm")
     })
 }

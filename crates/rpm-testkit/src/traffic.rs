@@ -20,14 +20,21 @@ impl Traffic {
     /// There is no thread to be had.
     #[must_use]
     pub fn start(load: &Load) -> Traffic {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
         let runtime = runtime.expect("a runtime for the clients");
         let stop = Stop::new();
         let running = {
             let _inside = runtime.enter();
             load.start(&stop)
         };
-        Traffic { runtime, running, stop }
+        Traffic {
+            runtime,
+            running,
+            stop,
+        }
     }
 
     /// The account up to now.
@@ -43,7 +50,9 @@ impl Traffic {
     pub fn wait_ok(&self, count: u64) {
         let goal = self.so_far().outcomes.ok() + count;
         let seen = || self.so_far().outcomes.ok();
-        crate::wait_until("answers to the clients", Duration::from_secs(20), seen, |ok| *ok >= goal);
+        crate::wait_until("answers to the clients", Duration::from_secs(20), seen, |ok| {
+            *ok >= goal
+        });
     }
 
     /// Ends it: no new request, and an outcome for each one sent.

@@ -11,14 +11,22 @@ const LOOK: Duration = Duration::from_millis(10);
 ///
 /// # Panics
 /// After `bound`, with the state seen last.
-pub fn wait_until<S: Debug>(what: &str, bound: Duration, mut look: impl FnMut() -> S, wanted: impl Fn(&S) -> bool) -> S {
+pub fn wait_until<S: Debug>(
+    what: &str,
+    bound: Duration,
+    mut look: impl FnMut() -> S,
+    wanted: impl Fn(&S) -> bool,
+) -> S {
     let deadline = Instant::now() + bound;
     loop {
         let seen = look();
         if wanted(&seen) {
             return seen;
         }
-        assert!(Instant::now() < deadline, "not within {bound:?}: {what}; last seen: {seen:#?}");
+        assert!(
+            Instant::now() < deadline,
+            "not within {bound:?}: {what}; last seen: {seen:#?}"
+        );
         // tidy: sleep because the state belongs to another process and is polled up to a bound
         thread::sleep(LOOK);
     }

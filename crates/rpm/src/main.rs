@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use rpm_cli::Invocation;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|first| first == demo::WORKER) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == demo::WORKER)
+    {
         return demo::worker::run();
     }
     match rpm_cli::parse(std::env::args_os()) {

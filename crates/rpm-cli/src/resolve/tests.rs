@@ -175,10 +175,15 @@ fn a_missing_script_says_where_it_was_looked_for() {
     let error = place.start("app.js").expect_err("missing").to_string();
     assert_eq!(
         error,
-        format!("script not found: app.js (looked in {root}, {root}/bin)")
+        format!(
+            "script not found: app.js (looked in {root}, {root}/bin); give its path, or set --cwd to where it is"
+        )
     );
     let error = place.start("x/app.js").expect_err("missing").to_string();
-    assert_eq!(error, format!("script not found: x/app.js (looked in {root})"));
+    assert_eq!(
+        error,
+        format!("script not found: x/app.js (looked in {root}); give its path, or set --cwd to where it is")
+    );
     let error = place.start("./bin").expect_err("directory").to_string();
     assert_eq!(error, format!("{root}/bin is a directory; name the script in it"));
 }
@@ -191,7 +196,9 @@ fn a_missing_interpreter_is_named_with_path() {
     let error = place.start("app.js").expect_err("no node").to_string();
     assert_eq!(
         error,
-        format!("interpreter not found: node, which runs .js files (looked in PATH: {bin})")
+        format!(
+            "interpreter not found: node, which runs .js files (looked in PATH: {bin}); install it, or name one with --interpreter"
+        )
     );
     for (interpreter, shown) in [
         (
@@ -212,7 +219,10 @@ fn a_missing_interpreter_is_named_with_path() {
             ..StartArgs::default()
         };
         let error = place.resolve(&args).expect_err("no deno").to_string();
-        assert_eq!(error, format!("interpreter not found: {shown}"));
+        assert_eq!(
+            error,
+            format!("interpreter not found: {shown}; install it, or name one with --interpreter")
+        );
     }
 }
 

@@ -24,10 +24,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| too_large_or_cut(&rejection))?;
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| too_large_or_cut(&rejection))?;
         serde_json::from_slice(&bytes).map(Body).map_err(|error| {
             let what = format!("the request is not what this endpoint expects: {error}");
-            Refusal(StatusCode::BAD_REQUEST, failure(what, Some("see docs/API.md for the fields of each request")))
+            Refusal(
+                StatusCode::BAD_REQUEST,
+                failure(what, Some("see docs/API.md for the fields of each request")),
+            )
         })
     }
 }
@@ -36,7 +41,10 @@ fn too_large_or_cut(rejection: &BytesRejection) -> Refusal {
     let status = rejection.status();
     if status == StatusCode::PAYLOAD_TOO_LARGE {
         let what = format!("the request is larger than {BODY_LIMIT} bytes");
-        return Refusal(status, failure(what, Some("shorten the environment or the arguments")));
+        return Refusal(
+            status,
+            failure(what, Some("shorten the environment or the arguments")),
+        );
     }
     Refusal(status, failure(rejection.body_text(), None))
 }
@@ -55,6 +63,9 @@ impl From<ApiError> for Refusal {
 
 impl From<ShuttingDown> for Refusal {
     fn from(error: ShuttingDown) -> Refusal {
-        Refusal(StatusCode::SERVICE_UNAVAILABLE, failure(error.to_string(), Some("try again in a moment")))
+        Refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            failure(error.to_string(), Some("try again in a moment")),
+        )
     }
 }

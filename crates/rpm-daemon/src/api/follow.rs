@@ -40,9 +40,14 @@ struct Origin {
     path: PathBuf,
 }
 
-pub(super) async fn logs(State(handle): State<Handle>, Query(wish): Query<Wish>) -> Result<Response, Refusal> {
+pub(super) async fn logs(
+    State(handle): State<Handle>,
+    Query(wish): Query<Wish>,
+) -> Result<Response, Refusal> {
     let target = wish.target.unwrap_or_else(|| "all".to_owned());
-    let origins = handle.ask(move |supervisor| supervisor.origins(&target)).await??;
+    let origins = handle
+        .ask(move |supervisor| supervisor.origins(&target))
+        .await??;
     handle.logs.sync().await;
     let lines = wish.lines.unwrap_or(15).min(LINES_LIMIT);
     let (sender, receiver) = mpsc::channel(CHUNKS);
@@ -89,7 +94,12 @@ async fn send(
 fn encode(origin: &Origin, lines: Vec<String>) -> Bytes {
     let mut bytes = Vec::new();
     for line in lines {
-        let line = LogLine { id: origin.id, name: origin.name.clone(), stream: origin.stream, line };
+        let line = LogLine {
+            id: origin.id,
+            name: origin.name.clone(),
+            stream: origin.stream,
+            line,
+        };
         // A struct of strings and numbers always serializes.
         if serde_json::to_writer(&mut bytes, &line).is_ok() {
             bytes.push(b'\n');
@@ -101,11 +111,20 @@ fn encode(origin: &Origin, lines: Vec<String>) -> Bytes {
 impl Supervisor {
     fn origins(&self, target: &str) -> Result<Vec<Origin>, ApiError> {
         let everything = target == "all" && self.core.instances().next().is_none();
-        let ids = if everything { Vec::new() } else { self.resolve(&[target.to_owned()])? };
+        let ids = if everything {
+            Vec::new()
+        } else {
+            self.resolve(&[target.to_owned()])?
+        };
         let mut origins = Vec::new();
         for process in ids.into_iter().filter_map(|id| self.process(id, false)) {
             for (stream, path) in [(Stream::Out, process.out_log), (Stream::Err, process.err_log)] {
-                origins.push(Origin { id: process.id, name: process.name.clone(), stream, path: path.into() });
+                origins.push(Origin {
+                    id: process.id,
+                    name: process.name.clone(),
+                    stream,
+                    path: path.into(),
+                });
             }
         }
         Ok(origins)
@@ -123,6 +142,8 @@ impl hyper::body::Body for Chunks {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
+        self.0
+            .poll_recv(context)
+            .map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -38,12 +38,19 @@ pub(super) fn router(handle: Handle) -> Router {
 }
 
 async fn unknown() -> Refusal {
-    Refusal(StatusCode::NOT_FOUND, failure("there is no such endpoint", Some("see docs/API.md")))
+    Refusal(
+        StatusCode::NOT_FOUND,
+        failure("there is no such endpoint", Some("see docs/API.md")),
+    )
 }
 
 async fn ping() -> axum::Json<Pong> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    axum::Json(Pong { msg: "pong".to_owned(), version, pid: std::process::id() })
+    axum::Json(Pong {
+        msg: "pong".to_owned(),
+        version,
+        pid: std::process::id(),
+    })
 }
 
 async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Reply<ChangeReply> {
@@ -67,9 +74,15 @@ async fn change(
     wait: bool,
     request: impl FnOnce(&mut Supervisor) -> Result<Accepted, ApiError> + Send + 'static,
 ) -> Reply<ChangeReply> {
-    let Accepted { outcome, instances, notes } = handle.ask(request).await??;
+    let Accepted {
+        outcome,
+        instances,
+        notes,
+    } = handle.ask(request).await??;
     if !wait {
-        let reply = handle.ask(move |supervisor| supervisor.change(&instances, notes)).await?;
+        let reply = handle
+            .ask(move |supervisor| supervisor.change(&instances, notes))
+            .await?;
         return Ok(axum::Json(reply));
     }
     let outcome = settled(outcome).await?;
@@ -77,7 +90,9 @@ async fn change(
         // Its last words may still be in the pipe.
         handle.logs.sync().await;
     }
-    let reply = handle.ask(move |supervisor| supervisor.reply(&instances, notes, &outcome)).await??;
+    let reply = handle
+        .ask(move |supervisor| supervisor.reply(&instances, notes, &outcome))
+        .await??;
     Ok(axum::Json(reply))
 }
 
@@ -92,11 +107,19 @@ struct Listing {
 }
 
 async fn processes(State(handle): State<Handle>, Query(listing): Query<Listing>) -> Reply<Vec<Process>> {
-    Ok(axum::Json(handle.ask(move |supervisor| supervisor.processes(listing.spec)).await?))
+    Ok(axum::Json(
+        handle
+            .ask(move |supervisor| supervisor.processes(listing.spec))
+            .await?,
+    ))
 }
 
 async fn describe(State(handle): State<Handle>, Path(target): Path<String>) -> Reply<AppInfo> {
-    Ok(axum::Json(handle.ask(move |supervisor| supervisor.describe(&target)).await??))
+    Ok(axum::Json(
+        handle
+            .ask(move |supervisor| supervisor.describe(&target))
+            .await??,
+    ))
 }
 
 async fn metrics(State(handle): State<Handle>) -> Result<impl IntoResponse, Refusal> {
@@ -107,7 +130,9 @@ async fn metrics(State(handle): State<Handle>) -> Result<impl IntoResponse, Refu
 /// Stops everything, answers, and only then does the daemon exit.
 async fn kill(State(handle): State<Handle>) -> Reply<ChangeReply> {
     let everything = rpm_core::protocol::Command::Shutdown;
-    let outcome = handle.ask(move |supervisor| supervisor.command(everything)).await?;
+    let outcome = handle
+        .ask(move |supervisor| supervisor.command(everything))
+        .await?;
     settled(outcome).await?;
     tokio::spawn(async move { handle.events.send(Event::Terminate).await });
     Ok(axum::Json(ChangeReply::default()))

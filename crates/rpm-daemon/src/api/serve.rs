@@ -51,5 +51,7 @@ impl Listener for OwnerOnly {
 }
 
 fn allowed(stream: &UnixStream) -> bool {
-    stream.peer_cred().is_ok_and(|peer| peer.uid() == peer::effective_uid() || peer.uid() == 0)
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == peer::effective_uid() || peer.uid() == 0)
 }

@@ -54,7 +54,15 @@ impl Drain {
         let poller = Poller::new()?;
         poller.add(waker.as_fd(), WAKE_TOKEN)?;
         let buffer = vec![0; TURN_BYTES];
-        Ok(Drain { inbox, waker, progress, poller, streams: BTreeMap::new(), next_token: 1, buffer })
+        Ok(Drain {
+            inbox,
+            waker,
+            progress,
+            poller,
+            streams: BTreeMap::new(),
+            next_token: 1,
+            buffer,
+        })
     }
 
     pub(super) fn run(mut self) {
@@ -107,7 +115,12 @@ impl Drain {
     fn add(&mut self, source: Source) {
         let token = self.next_token;
         self.next_token += 1;
-        let stream = Stream { pipe: File::from(source.pipe), path: source.path, file: None, lost: 0 };
+        let stream = Stream {
+            pipe: File::from(source.pipe),
+            path: source.path,
+            file: None,
+            lost: 0,
+        };
         match self.poller.add(stream.pipe.as_fd(), token) {
             Ok(()) => drop(self.streams.insert(token, stream)),
             Err(error) => warn!(path = %stream.path.display(), %error, "cannot watch a worker's output"),
@@ -128,14 +141,25 @@ impl Drain {
     }
 
     fn turn(&mut self, token: u64) -> Turn {
-        let Some(stream) = self.streams.get_mut(&token) else { return Turn::Ended };
+        let Some(stream) = self.streams.get_mut(&token) else {
+            return Turn::Ended;
+        };
         match stream.pipe.read(&mut self.buffer) {
             Ok(0) => {}
             Ok(count) => {
                 stream.store(&self.buffer[..count]);
-                return if count == self.buffer.len() { Turn::Full } else { Turn::Empty };
+                return if count == self.buffer.len() {
+                    Turn::Full
+                } else {
+                    Turn::Empty
+                };
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
                 return Turn::Empty;
             }
             Err(error) => warn!(path = %stream.path.display(), %error, "cannot read a worker's output"),
@@ -187,14 +211,20 @@ mod tests {
         let (read, write) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
         let sink = LogSink::start().unwrap();
-        sink.add(Source { pipe: read.into(), path: path.clone() });
+        sink.add(Source {
+            pipe: read.into(),
+            path: path.clone(),
+        });
         let long = vec![b'x'; 1 << 20];
         let mut writer = std::fs::File::from(std::os::fd::OwnedFd::from(write));
         writer.write_all(b"part").unwrap();
         writer.write_all(&long).unwrap();
         writer.write_all(b"\xff\xfe\n").unwrap();
         drop(writer);
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(sink.sync());
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(sink.sync());
         let stored = std::fs::read(&path).unwrap();
         assert_eq!(stored.len(), 4 + long.len() + 3);
         assert!(stored.starts_with(b"partxxx") && stored.ends_with(b"x\xff\xfe\n"));
@@ -206,7 +236,10 @@ mod tests {
         let (read, mut write) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
         let sink = LogSink::start().unwrap();
-        sink.add(Source { pipe: read.into(), path: "/dev/full".into() });
+        sink.add(Source {
+            pipe: read.into(),
+            path: "/dev/full".into(),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         // Far more than a pipe holds: the writer would block for ever if the thread stopped reading.
         for _ in 0..64 {

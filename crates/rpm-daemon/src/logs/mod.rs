@@ -51,8 +51,15 @@ impl LogSink {
         let (progress, written) = watch::channel(0);
         let waker = Arc::new(Waker::new()?);
         let drain = drain::Drain::new(inbox, Arc::clone(&waker), progress)?;
-        thread::Builder::new().name("rpm-logs".to_owned()).stack_size(128 * 1024).spawn(move || drain.run())?;
-        Ok(LogSink { orders: Arc::new(Mutex::new(orders)), waker, written })
+        thread::Builder::new()
+            .name("rpm-logs".to_owned())
+            .stack_size(128 * 1024)
+            .spawn(move || drain.run())?;
+        Ok(LogSink {
+            orders: Arc::new(Mutex::new(orders)),
+            waker,
+            written,
+        })
     }
 
     /// Copies a stream to its file until its last writer has closed it.
@@ -80,7 +87,10 @@ impl LogSink {
     }
 
     fn order(&self, order: Order) {
-        let sender = self.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sender = self
+            .orders
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if sender.send(order).is_ok() {
             self.waker.wake();
         }

@@ -12,7 +12,9 @@ const WINDOW_BYTES: u64 = 1024 * 1024;
 /// A file that cannot be read has none.
 #[must_use]
 pub fn last_lines(path: &Path, from: u64, count: usize) -> Vec<String> {
-    read_end(path, from, count).map(|(lines, _)| lines).unwrap_or_default()
+    read_end(path, from, count)
+        .map(|(lines, _)| lines)
+        .unwrap_or_default()
 }
 
 /// The size of a file in bytes; 0 if there is none.
@@ -36,14 +38,26 @@ impl Follower {
     pub fn start(path: &Path, count: usize) -> (Vec<String>, Follower) {
         let inode = std::fs::metadata(path).ok().map(|meta| meta.ino());
         let (lines, offset) = read_end(path, 0, count).unwrap_or_default();
-        (lines, Follower { path: path.to_owned(), offset, inode, partial: Vec::new() })
+        (
+            lines,
+            Follower {
+                path: path.to_owned(),
+                offset,
+                inode,
+                partial: Vec::new(),
+            },
+        )
     }
 
     /// Complete lines added since the last call, at most about a megabyte of them; `true` if there may
     /// be more.
     pub fn more(&mut self) -> (Vec<String>, bool) {
-        let Ok(mut file) = File::open(&self.path) else { return (Vec::new(), false) };
-        let Ok(meta) = file.metadata() else { return (Vec::new(), false) };
+        let Ok(mut file) = File::open(&self.path) else {
+            return (Vec::new(), false);
+        };
+        let Ok(meta) = file.metadata() else {
+            return (Vec::new(), false);
+        };
         if self.inode != Some(meta.ino()) || meta.len() < self.offset {
             self.inode = Some(meta.ino());
             self.offset = 0;
@@ -75,7 +89,9 @@ fn split(bytes: &[u8]) -> Vec<String> {
     if text.is_empty() && bytes.is_empty() {
         return Vec::new();
     }
-    text.split(|b| *b == b'\n').map(|line| String::from_utf8_lossy(line).into_owned()).collect()
+    text.split(|b| *b == b'\n')
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect()
 }
 
 fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<String>, u64)> {

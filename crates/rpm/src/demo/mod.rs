@@ -23,7 +23,10 @@ const CLIENTS: usize = 16;
 
 /// Runs the demonstration; on `port` it goes on serving until it is interrupted.
 pub(crate) fn run(port: Option<u16>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
     let stage = Stage::set()?;
     let played = runtime.block_on(async {
         tokio::select! {
@@ -48,7 +51,10 @@ impl Stage {
     }
 
     fn rpm(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<String> {
-        let ran = Command::new(&self.exe).args(args).env("RPM_HOME", &self.home).output()?;
+        let ran = Command::new(&self.exe)
+            .args(args)
+            .env("RPM_HOME", &self.home)
+            .output()?;
         if !ran.status.success() {
             bail!("{}", String::from_utf8_lossy(&ran.stderr).trim().to_owned());
         }
@@ -80,16 +86,28 @@ async fn play(stage: &Stage, port: Option<u16>) -> anyhow::Result<()> {
     start(stage, address)?;
     let before = processes(stage)?;
     let info: AppInfo = serde_json::from_str(&stage.rpm(["describe", "demo", "--json"])?)?;
-    let steering = info.listeners.first().map(|l| format!("{} ({})", l.steering, l.reason)).unwrap_or_default();
+    let steering = info
+        .listeners
+        .first()
+        .map(|l| format!("{} ({})", l.steering, l.reason))
+        .unwrap_or_default();
     println!("{} workers share http://{address}/", before.len());
     println!("steering: {steering}\n");
 
     let stop = Stop::new();
-    let load = Load { kind: Kind::NewConnection, clients: CLIENTS, ..Load::new(address) };
+    let load = Load {
+        kind: Kind::NewConnection,
+        clients: CLIENTS,
+        ..Load::new(address)
+    };
     let running = load.start(&stop);
     tokio::time::sleep(HALF).await;
     let victim = kill_one(&before)?;
-    println!("kill -9 {} (worker {}), under load", victim.pid.unwrap_or_default(), victim.instance);
+    println!(
+        "kill -9 {} (worker {}), under load",
+        victim.pid.unwrap_or_default(),
+        victim.instance
+    );
     let replaced = replacement(stage, &victim, &running).await?;
     tokio::time::sleep(HALF).await;
     stop.stop();
@@ -146,28 +164,49 @@ fn kill_one(processes: &[Process]) -> anyhow::Result<Process> {
 async fn replacement(stage: &Stage, victim: &Process, running: &Running) -> anyhow::Result<u32> {
     let patience = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
-        let now = processes(stage)?.into_iter().find(|process| process.id == victim.id);
-        if let Some(pid) = now.and_then(|process| process.pid).filter(|pid| Some(*pid) != victim.pid) {
+        let now = processes(stage)?
+            .into_iter()
+            .find(|process| process.id == victim.id);
+        if let Some(pid) = now
+            .and_then(|process| process.pid)
+            .filter(|pid| Some(*pid) != victim.pid)
+        {
             return Ok(pid);
         }
         if tokio::time::Instant::now() > patience {
-            bail!("the killed worker was not replaced ({} requests were answered)", running.so_far().outcomes.ok());
+            bail!(
+                "the killed worker was not replaced ({} requests were answered)",
+                running.so_far().outcomes.ok()
+            );
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 fn show(report: &Report) -> anyhow::Result<()> {
-    println!("{} requests, a new connection each, {:.0} per second:", report.outcomes.total(), report.throughput());
+    println!(
+        "{} requests, a new connection each, {:.0} per second:",
+        report.outcomes.total(),
+        report.throughput()
+    );
     for (outcome, count) in report.outcomes.counts() {
-        if count > 0 || matches!(outcome, Outcome::Refused | Outcome::ResetFresh | Outcome::TimedOut) {
+        if count > 0
+            || matches!(
+                outcome,
+                Outcome::Refused | Outcome::ResetFresh | Outcome::TimedOut
+            )
+        {
             println!("  {:<12} {count}", outcome.as_str());
         }
     }
     for (worker, count) in &report.responders {
         println!("  by worker {worker:<3} {count}");
     }
-    println!("  p50 {} µs, p99 {} µs", report.latency.p50_us(), report.latency.p99_us());
+    println!(
+        "  p50 {} µs, p99 {} µs",
+        report.latency.p50_us(),
+        report.latency.p99_us()
+    );
     // A request that the killed worker was answering is lost with it, and nothing else may be.
     report.check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])?;
     Ok(())

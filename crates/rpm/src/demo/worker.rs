@@ -51,7 +51,8 @@ fn answer(mut stream: &TcpStream, instance: &str, name: &str) -> io::Result<()> 
             break;
         }
     }
-    let body = format!("<!doctype html><title>rpm</title><h1>Hello from {name}</h1><p>Reload to meet another.\n");
+    let body =
+        format!("<!doctype html><title>rpm</title><h1>Hello from {name}</h1><p>Reload to meet another.\n");
     write!(
         stream,
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nx-worker: {instance}\r\nConnection: close\r\n\

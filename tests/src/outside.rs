@@ -1,0 +1,98 @@
+//! What is done to workers, and seen of them, from outside.
+
+use std::fs;
+use std::time::Duration;
+
+use rpm_testkit::wait_until;
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+
+/// Long enough for the kernel to deliver a signal on a loaded machine.
+const BOUND: Duration = Duration::from_secs(15);
+
+/// Puts this thread, and every process and thread that it starts from now on, before what else the machine
+/// does (where permitted): what is measured is rpm, not how the CPUs are shared with a compiler.
+pub fn go_first() {
+    // Only root may; without it the measurements are as exact as the machine is quiet.
+    let _ = setpriority_process(None, -15);
+}
+
+/// `kill -9`.
+///
+/// # Panics
+/// There is no such process.
+pub fn kill(pid: u32) {
+    send(pid, Signal::KILL);
+}
+
+/// `kill -STOP`; returns once the process stands still.
+///
+/// # Panics
+/// There is no such process, or it does not stop.
+pub fn freeze(pid: u32) {
+    send(pid, Signal::STOP);
+    wait_until(
+        "the process is stopped",
+        BOUND,
+        || state(pid),
+        |state| *state == Some('T'),
+    );
+}
+
+/// `kill -CONT`.
+///
+/// # Panics
+/// There is no such process.
+pub fn thaw(pid: u32) {
+    send(pid, Signal::CONT);
+}
+
+fn send(pid: u32, signal: Signal) {
+    let target = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(target, signal).expect("the process is there");
+}
+
+/// The state letter of a process; `None` if there is no such process.
+#[must_use]
+pub fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+/// How many sockets the process holds. What a worker has beyond those it had before the first client came are
+/// connections that it accepted; of one that stands still the number is exact.
+///
+/// # Panics
+/// There is no such process.
+#[must_use]
+pub fn sockets(pid: u32) -> u64 {
+    let held = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the process runs")
+        .flatten();
+    let targets = held.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count() as u64
+}
+
+/// How often the threads of a process have gone to sleep by themselves.
+///
+/// # Panics
+/// There is no such process.
+#[must_use]
+pub fn voluntary_switches(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("the threads")
+        .flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
+        .map(|s| switches(&s))
+        .sum()
+}
+
+fn switches(status: &str) -> u64 {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok())
+        .expect("a count of switches")
+}

@@ -1,0 +1,313 @@
+//! The command line: exit codes, what is printed where, and the daemon that comes and goes with it.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output};
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::{BOUND, workers};
+use rpm_e2e::process::{runs, signal};
+use rpm_testkit::{Port, Ran, Rpm, Status, wait_until};
+use rpm_wire::api::{AppInfo, Pong, Process};
+use serde_json::Value;
+
+#[test]
+fn mistakes_exit_with_1_and_say_what_to_do() {
+    let rpm = Rpm::new();
+    let cases: [(&[&str], &str); 9] = [
+        (&[], "Usage:"),
+        (&["nonsense"], "nonsense"),
+        (&["list", "--nonsense"], "--nonsense"),
+        (&["start"], "<SCRIPT>"),
+        (&["start", "/nowhere/app.js"], "script not found"),
+        (&["stop", "ghost"], "ghost"),
+        (&["restart", "ghost"], "ghost"),
+        (&["describe", "ghost"], "ghost"),
+        (&["scale", "ghost", "many"], "many"),
+    ];
+    for (args, wanted) in cases {
+        let ran = rpm.run(args);
+        assert_eq!(ran.code, Some(1), "{args:?}: {ran:#?}");
+        assert!(ran.stderr.contains(wanted), "{args:?}: {ran:#?}");
+        assert_eq!(ran.stdout, "", "{args:?}");
+    }
+    assert!(rpm.ok(["--version"]).contains(env!("CARGO_PKG_VERSION")));
+    assert!(rpm.ok(["help"]).contains("Usage:"));
+}
+
+#[test]
+fn every_reading_command_speaks_json() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    for alias in ["list", "ls", "status"] {
+        let list: Vec<Process> = serde_json::from_str(&rpm.ok([alias, "--json"])).expect("processes");
+        assert_eq!(list.len(), 2, "{alias}");
+    }
+    let info: AppInfo = serde_json::from_str(&rpm.ok(["describe", "1", "--json"])).expect("an app");
+    assert_eq!(
+        (
+            info.spec.name.as_str(),
+            info.processes.len(),
+            info.listeners.len()
+        ),
+        ("hello", 2, 1)
+    );
+    let pong: Pong = serde_json::from_str(&rpm.ok(["ping", "--json"])).expect("a pong");
+    assert_eq!((pong.msg.as_str(), Some(pong.pid)), ("pong", rpm.daemon_pid()));
+    let described = rpm.ok(["describe", "hello"]);
+    for wanted in ["hello", "cluster", &format!("tcp 127.0.0.1:{port}"), "eligible"] {
+        assert!(described.contains(wanted), "{wanted:?} in\n{described}");
+    }
+}
+
+#[test]
+fn jlist_prints_one_array_and_nothing_else_even_when_it_starts_the_daemon() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let first = rpm.run(["jlist"]);
+    assert_eq!(
+        (first.code, first.stdout.as_str()),
+        (Some(0), "[]\n"),
+        "{first:#?}"
+    );
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    let list: Vec<Value> = serde_json::from_str(&rpm.ok(["jlist"])).expect("an array");
+    assert_eq!(list.len(), 2);
+    for (id, entry) in list.iter().enumerate() {
+        let env = &entry["pm2_env"];
+        assert_eq!((&entry["pm_id"], &entry["name"]), (&id.into(), &"hello".into()));
+        assert_eq!(
+            (&env["status"], &env["exec_mode"]),
+            (&"online".into(), &"cluster_mode".into())
+        );
+        assert_eq!(env["restart_time"], 0);
+        assert!(
+            entry["pid"].as_u64().is_some() && entry["monit"]["memory"].as_u64() > Some(0),
+            "{entry}"
+        );
+    }
+}
+
+#[test]
+fn the_table_has_a_line_for_each_process() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let started = App::cluster("hello.js", "2")
+        .port(&port)
+        .args(["--name", "web"])
+        .start(&rpm)
+        .stdout;
+    for table in [started, rpm.ok(["list"])] {
+        let header = table
+            .lines()
+            .find(|line| line.contains("status"))
+            .expect("a header");
+        for column in [
+            "id", "name", "plane", "pid", "uptime", "↺", "status", "cpu", "memory", "conn",
+        ] {
+            assert!(header.contains(column), "{column} in {header}");
+        }
+        let rows: Vec<&str> = table.lines().filter(|line| line.contains("web")).collect();
+        assert_eq!(rows.len(), 2, "{table}");
+        assert!(
+            rows.iter()
+                .all(|row| row.contains("online") && row.contains("direct")),
+            "{table}"
+        );
+        assert!(!table.contains('\u{1b}'), "no colours into a pipe");
+    }
+}
+
+#[test]
+fn ping_and_kill() {
+    let rpm = Rpm::new();
+    assert!(rpm.run(["kill"]).stderr.contains("nothing to kill"));
+    assert_eq!(rpm.daemon_pid(), None, "kill starts no daemon");
+    assert_eq!(rpm.ok(["ping"]), "{ msg: 'pong' }\n");
+    let pid = rpm.daemon_pid().expect("a daemon");
+    rpm.ok(["kill"]);
+    wait_until("the daemon has ended", BOUND, || runs(pid), |runs| !runs);
+    assert!(!rpm.home().join("rpm.sock").exists());
+}
+
+#[test]
+fn kill_ends_every_process() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    let pids = rpm.pids("hello");
+    rpm.ok(["kill"]);
+    assert!(pids.len() == 2 && !pids.into_iter().any(runs));
+}
+
+#[test]
+fn help_and_completions_use_the_name_it_was_called_by() {
+    let rpm = Rpm::new();
+    let other = rpm.home().join("pm2");
+    symlink(rpm.command(["x"]).get_program(), &other).expect("a link");
+    let called = |args: &[&str]| -> Ran {
+        let output: Output = Command::new(&other)
+            .args(args)
+            .env("RPM_HOME", rpm.home())
+            .output()
+            .expect("it runs");
+        output.into()
+    };
+    assert!(called(&["--help"]).stdout.contains("Usage: pm2 "));
+    for shell in ["bash", "zsh", "fish"] {
+        let script = called(&["completion", shell]);
+        assert_eq!(script.code, Some(0));
+        assert!(
+            script.stdout.contains("pm2") && script.stdout.contains("scale"),
+            "{shell}"
+        );
+        assert!(rpm.ok(["completion", shell]).contains("rpm"), "{shell}");
+    }
+    assert_eq!(rpm.daemon_pid(), None, "none of this needs a daemon");
+}
+
+#[test]
+fn no_wait_returns_before_the_workers_are_ready() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::cluster("ready.js", "1")
+        .port(&port)
+        .env("READY_MS", "never")
+        .args(["--wait-ready"]);
+    let ran = app.args(["--listen-timeout", "60000", "--no-wait"]).start(&rpm);
+    assert!(ran.stdout.contains("launching"), "{}", ran.stdout);
+    assert_eq!(rpm.process(0).status, Status::Launching);
+    rpm.ok(["delete", "ready"]);
+    assert!(rpm.list().is_empty());
+}
+
+#[test]
+fn a_failing_app_shows_its_last_lines() {
+    let rpm = Rpm::new();
+    let thrown = App::cluster("throws.js", "2").try_start(&rpm);
+    assert_eq!(thrown.code, Some(1), "{thrown:#?}");
+    for wanted in ["throws", "exited with code 1", "broken on purpose"] {
+        assert!(thrown.stderr.contains(wanted), "{wanted:?} in {}", thrown.stderr);
+    }
+    let left = App::cluster("exit-at-once.js", "1")
+        .env("EXIT_CODE", 3)
+        .try_start(&rpm);
+    assert_eq!(left.code, Some(1), "{left:#?}");
+    assert!(
+        left.stderr.contains("code 3") && left.stderr.contains("leaving at once"),
+        "{}",
+        left.stderr
+    );
+}
+
+#[test]
+fn a_silent_app_is_online_with_a_note() {
+    let rpm = Rpm::new();
+    let ran = App::cluster("no-listen.js", "2")
+        .args(["--listen-timeout", "800"])
+        .start(&rpm);
+    assert_eq!(ran.stderr.matches("listens on nothing").count(), 2, "{ran:#?}");
+    assert!(rpm.list().iter().all(|process| process.status == Status::Online));
+}
+
+#[test]
+fn twenty_commands_at_once_start_one_daemon() {
+    let rpm = Rpm::new();
+    let running: Vec<_> = (0..20).map(|_| rpm.spawn(["ping", "--json"])).collect();
+    let outputs: Vec<Ran> = running
+        .into_iter()
+        .map(|c| c.wait_with_output().expect("it ends").into())
+        .collect();
+    let pids: BTreeSet<u32> = outputs
+        .iter()
+        .map(|ran| {
+            assert_eq!(ran.code, Some(0), "{ran:#?}");
+            serde_json::from_str::<Pong>(&ran.stdout).expect("a pong").pid
+        })
+        .collect();
+    assert_eq!(pids, rpm.daemon_pid().into_iter().collect());
+    assert_eq!(rpm.log().matches("serving").count(), 1, "{}", rpm.log());
+}
+
+#[test]
+fn what_a_killed_daemon_left_behind_is_no_obstacle() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    rpm.ok(["ping"]);
+    let first = rpm.daemon_pid().expect("a daemon");
+    signal(first, "KILL");
+    wait_until("it is gone", BOUND, || runs(first), |runs| !runs);
+    assert!(
+        rpm.home().join("rpm.sock").exists() && rpm.daemon_pid() == Some(first),
+        "it could not clean up"
+    );
+    App::cluster("hello.js", "1").port(&port).start(&rpm);
+    assert_ne!(rpm.daemon_pid(), Some(first));
+    assert_eq!(workers(&port, 1).len(), 1);
+}
+
+#[test]
+fn a_second_daemon_on_the_same_home_refuses() {
+    let rpm = Rpm::new();
+    rpm.ok(["ping"]);
+    let pid = rpm.daemon_pid().expect("a daemon");
+    let second = rpm.run(["daemon"]);
+    assert_eq!(second.code, Some(1), "{second:#?}");
+    assert!(second.stdout.contains(&format!("pid {pid}")), "{second:#?}");
+    assert_eq!(rpm.daemon_pid(), Some(pid));
+    rpm.ok(["ping"]);
+}
+
+/// The sum of a metric over all lines whose labels contain every one of `labels`.
+fn metric(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let ours = |line: &&str| {
+        line.starts_with(&format!("{name}{{")) && labels.iter().all(|label| line.contains(label))
+    };
+    let values = text
+        .lines()
+        .filter(ours)
+        .map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()));
+    values
+        .map(|value| value.expect("a number"))
+        .reduce(|sum, value| sum + value)
+}
+
+#[test]
+fn metrics_tell_of_workers_and_slots() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    let _ = workers(&port, 2);
+    signal(rpm.process(0).pid.expect("it runs"), "KILL");
+    let replaced = |p: &Process| p.restarts == 1 && p.status == Status::Online;
+    wait_until("a replacement", BOUND, || rpm.process(0), replaced);
+    // A figure of a process that has just been executed is kept for a moment.
+    let scrape = || rpm.api("GET", "/metrics", "").body;
+    let memory = |text: &String, id: &str| metric(text, "rpm_worker_memory_bytes", &["app=\"hello\"", id]);
+    let both = |text: &String| {
+        ["id=\"0\"", "id=\"1\""]
+            .iter()
+            .all(|id| memory(text, id) > Some(1e6))
+    };
+    let text = wait_until("the memory of both", BOUND, scrape, both);
+    let of = |name: &str, labels: &[&str]| metric(&text, name, labels);
+    assert_eq!(
+        of("rpm_workers", &["app=\"hello\"", "state=\"online\""]),
+        Some(2.0),
+        "{text}"
+    );
+    assert_eq!(
+        of("rpm_restarts_total", &["app=\"hello\"", "id=\"0\""]),
+        Some(1.0),
+        "{text}"
+    );
+    assert_eq!(
+        of("rpm_restarts_total", &["app=\"hello\"", "id=\"1\""]),
+        Some(0.0),
+        "{text}"
+    );
+    assert_eq!(of("rpm_accept_queue", &["app=\"hello\""]), Some(0.0), "{text}");
+    assert_eq!(of("rpm_slot_rescued_total", &["id=\"1\""]), Some(0.0), "{text}");
+    assert!(of("rpm_worker_cpu_percent", &["id=\"1\""]) >= Some(0.0), "{text}");
+    assert!(text.contains("rpm_rescued_connections_total "), "{text}");
+    if rpm.describe("hello").listeners[0].steering == "ebpf" {
+        assert!(
+            of("rpm_steered_connections_total", &["app=\"hello\""]) >= Some(4.0),
+            "{text}"
+        );
+    }
+}

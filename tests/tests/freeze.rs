@@ -1,0 +1,350 @@
+//! Workers that stand still: stopped from outside, or in a handler that spins.
+//!
+//! What a frozen worker had accepted is its own, and waits for it; everything else is served by others within
+//! 100 ms. The bound is exact: a process that stands still accepts nothing, so the connections among its
+//! descriptors are those that may be slow.
+
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rpm_e2e::app::App;
+use rpm_e2e::outside::{freeze, go_first, kill, sockets, thaw, voluntary_switches};
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Load, Outcome, Port, Report, Rpm, Status, Traffic, get, wait_for, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(15);
+/// What nobody may wait longer for.
+const SLOW: Duration = Duration::from_millis(100);
+/// Clients, a new connection per request.
+const CLIENTS: usize = 16;
+/// How long a worker is stopped.
+const STOPPED: Duration = Duration::from_secs(2);
+/// For this long a worker that moves is never passed over; a collection of garbage or another program's turn on
+/// the CPU takes tens of milliseconds.
+const CLEARLY: Duration = Duration::from_millis(500);
+
+/// One at a time, and before others: all of this is about milliseconds.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    go_first();
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn app(script: &str, port: &Port, instances: &str) -> App {
+    App::cluster(script, instances).args(["--name", "web"]).port(port)
+}
+
+fn load(port: &Port) -> Load {
+    Load {
+        clients: CLIENTS,
+        ..Load::local(port.number())
+    }
+}
+
+/// The worker that answers nothing while the other goes on answering.
+fn standing_still(traffic: &Traffic) -> String {
+    let (mut base, mut since) = (traffic.so_far().responders, Instant::now());
+    wait_for("one of two workers stands still", BOUND, || {
+        let now = traffic.so_far().responders;
+        let grown = grown(&base, &now);
+        if grown.values().all(|count| *count > 0) {
+            (base, since) = (now, Instant::now());
+            return None;
+        }
+        let still = |(worker, count): (String, u64)| (count == 0).then_some(worker);
+        grown
+            .into_iter()
+            .filter(|_| since.elapsed() >= CLEARLY)
+            .find_map(still)
+    })
+}
+
+fn grown(base: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    now.iter()
+        .map(|(worker, count)| (worker.clone(), count - base.get(worker).unwrap_or(&0)))
+        .collect()
+}
+
+/// The pid in an `x-worker` of the fixtures.
+fn pid_of(worker: &str) -> u32 {
+    worker
+        .rsplit(' ')
+        .next()
+        .and_then(|pid| pid.parse().ok())
+        .expect("`instance pid`")
+}
+
+fn wait_answers_again(traffic: &Traffic, worker: &str) {
+    let count = || {
+        traffic
+            .so_far()
+            .responders
+            .get(worker)
+            .copied()
+            .unwrap_or_default()
+    };
+    let before = count();
+    wait_until(
+        "the worker that moves again gets connections",
+        BOUND,
+        count,
+        |now| *now > before + 20,
+    );
+}
+
+fn assert_only_accepted_waited(report: &Report, accepted: u64) {
+    println!("{accepted} accepted\n{report}");
+    report.check_clean().expect("every request is answered");
+    let slow = report.latency.slower_than(SLOW);
+    assert!(
+        slow <= accepted,
+        "{slow} requests took more than {SLOW:?}, {accepted} had been accepted\n{report}"
+    );
+}
+
+fn stopped_from_outside(test: &str, path: Path) {
+    let _alone = alone();
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    app("hello.js", &port, "2").start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return;
+    }
+    let victim = rpm.process(0).pid.expect("the worker runs");
+    let idle = sockets(victim);
+    let traffic = Traffic::start(&load(&port));
+    traffic.wait_ok(500);
+    freeze(victim);
+    let until = Instant::now() + STOPPED;
+    let held = sockets(victim) - idle;
+    let worker = standing_still(&traffic);
+    assert_eq!(pid_of(&worker), victim);
+    // tidy: sleep because how long the worker stands still is the input of the test
+    thread::sleep(until.saturating_duration_since(Instant::now()));
+    thaw(victim);
+    wait_answers_again(&traffic, &worker);
+    assert_only_accepted_waited(&traffic.finish(), held);
+}
+
+#[test]
+fn a_stopped_worker_delays_only_what_it_had_accepted() {
+    stopped_from_outside("a_stopped_worker_delays_only_what_it_had_accepted", Path::Ebpf);
+}
+
+#[test]
+fn so_it_is_under_an_unprivileged_daemon() {
+    stopped_from_outside("so_it_is_under_an_unprivileged_daemon", Path::Classic);
+}
+
+fn spinning(test: &str, path: Path) {
+    let _alone = alone();
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    app("spin.js", &port, "2").start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return;
+    }
+    let idle: BTreeMap<u32, u64> = rpm
+        .pids("web")
+        .into_iter()
+        .map(|pid| (pid, sockets(pid)))
+        .collect();
+    let traffic = Traffic::start(&load(&port));
+    traffic.wait_ok(500);
+    let number = port.number();
+    let spin = thread::spawn(move || get(number, "/spin"));
+    let worker = standing_still(&traffic);
+    // The connection of the request that spins is among them, and not one of the load's.
+    let held = sockets(pid_of(&worker)) - idle[&pid_of(&worker)] - 1;
+    assert!(!spin.is_finished(), "it was seen while it spun");
+    let answer = spin.join().expect("it is asked").expect("it is answered");
+    assert_eq!(answer.body.trim(), worker);
+    wait_answers_again(&traffic, &worker);
+    assert_only_accepted_waited(&traffic.finish(), held);
+}
+
+#[test]
+fn a_spinning_worker_delays_only_what_it_had_accepted() {
+    spinning("a_spinning_worker_delays_only_what_it_had_accepted", Path::Ebpf);
+}
+
+#[test]
+fn so_does_one_of_an_unprivileged_daemon() {
+    spinning("so_does_one_of_an_unprivileged_daemon", Path::Classic);
+}
+
+/// Workers that are merely busy: their queues are never empty, and nothing may be lost by that.
+fn saturated(test: &str, path: Path) {
+    let _alone = alone();
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    app("cpu.js", &port, "2").start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return;
+    }
+    let load = Load {
+        clients: 64,
+        lasting: Some(Duration::from_secs(3)),
+        ..Load::local(port.number())
+    };
+    let report = Traffic::start(&load).wait();
+    println!("{report}");
+    report.check_clean().expect("every request is answered");
+    assert_eq!(report.responders.len(), 2, "both serve");
+    assert!(
+        report.latency.max_us() < 3_000_000,
+        "nobody is forgotten\n{report}"
+    );
+}
+
+#[test]
+fn saturated_workers_lose_nothing() {
+    saturated("saturated_workers_lose_nothing", Path::Ebpf);
+}
+
+#[test]
+fn saturated_workers_of_an_unprivileged_daemon_lose_nothing() {
+    saturated(
+        "saturated_workers_of_an_unprivileged_daemon_lose_nothing",
+        Path::Classic,
+    );
+}
+
+fn queued(rpm: &Rpm) -> u32 {
+    rpm.describe("web")
+        .listeners
+        .iter()
+        .flat_map(|listener| &listener.slots)
+        .map(|slot| slot.queued)
+        .sum()
+}
+
+fn all_stopped(test: &str, path: Path, instances: &str) {
+    let _alone = alone();
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    app("hello.js", &port, instances).start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return;
+    }
+    let workers = rpm.pids("web");
+    workers.iter().copied().for_each(freeze);
+    let few = Load {
+        requests: Some(CLIENTS as u64),
+        ..load(&port)
+    };
+    let traffic = Traffic::start(&few);
+    wait_until(
+        "every connection is queued",
+        BOUND,
+        || queued(&rpm),
+        |queued| *queued == CLIENTS as u32,
+    );
+    assert_eq!(traffic.so_far().outcomes.total(), 0, "nobody is there to answer");
+    workers.into_iter().for_each(thaw);
+    let report = traffic.wait();
+    report.check_clean().expect("what waited is served");
+    assert_eq!(report.outcomes.ok(), CLIENTS as u64);
+}
+
+#[test]
+fn connections_wait_while_both_workers_are_stopped() {
+    all_stopped("connections_wait_while_both_workers_are_stopped", Path::Ebpf, "2");
+}
+
+#[test]
+fn connections_wait_while_both_workers_of_an_unprivileged_daemon_are_stopped() {
+    let test = "connections_wait_while_both_workers_of_an_unprivileged_daemon_are_stopped";
+    all_stopped(test, Path::Classic, "2");
+}
+
+#[test]
+fn connections_wait_while_the_only_worker_is_stopped() {
+    all_stopped(
+        "connections_wait_while_the_only_worker_is_stopped",
+        Path::Ebpf,
+        "1",
+    );
+}
+
+fn killed_while_stopped(test: &str, path: Path) {
+    let _alone = alone();
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    app("hello.js", &port, "2").start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return;
+    }
+    let victim = rpm.process(0).pid.expect("the worker runs");
+    let idle = sockets(victim);
+    let traffic = Traffic::start(&load(&port));
+    traffic.wait_ok(500);
+    freeze(victim);
+    let held = sockets(victim) - idle;
+    traffic.wait_ok(500);
+    kill(victim);
+    let successor = || rpm.process(0).pid.filter(|pid| *pid != victim);
+    let successor = wait_for("the killed worker is replaced", BOUND, successor);
+    rpm.wait_status("web", Status::Online);
+    wait_answers_again(&traffic, &format!("0 {successor}"));
+    let report = traffic.finish();
+    report
+        .check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])
+        .expect("nothing is refused or hangs");
+    assert!(
+        report.outcomes.failures() <= held,
+        "{held} requests had been accepted\n{report}"
+    );
+}
+
+#[test]
+fn the_replacement_of_a_stopped_worker_takes_over() {
+    killed_while_stopped("the_replacement_of_a_stopped_worker_takes_over", Path::Ebpf);
+}
+
+#[test]
+fn the_replacement_takes_over_under_an_unprivileged_daemon() {
+    killed_while_stopped(
+        "the_replacement_takes_over_under_an_unprivileged_daemon",
+        Path::Classic,
+    );
+}
+
+/// The queues are sampled every 5 ms while there is traffic. What remains is the sample of CPU and memory every
+/// 2 s; the kernel counts how often the daemon went to sleep.
+#[test]
+fn a_daemon_without_traffic_sleeps() {
+    let _alone = alone();
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    app("hello.js", &port, "2").start(&rpm);
+    Traffic::start(&Load {
+        requests: Some(1_000),
+        ..load(&port)
+    })
+    .wait()
+    .check_clean()
+    .expect("answers");
+    // A connection that stays open and says nothing is no traffic either.
+    let _silent = TcpStream::connect(("127.0.0.1", port.number())).expect("the app listens");
+    let daemon = rpm.daemon_pid().expect("the daemon runs");
+    let (mut last, mut since) = (voluntary_switches(daemon), Instant::now());
+    let quiet = || {
+        let now = voluntary_switches(daemon);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed()
+    };
+    wait_until("the daemon falls asleep", BOUND, quiet, |quiet| {
+        *quiet > Duration::from_millis(250)
+    });
+    let before = voluntary_switches(daemon);
+    // tidy: sleep because what is measured is that nothing happens in this time
+    thread::sleep(Duration::from_secs(3));
+    let woken = voluntary_switches(daemon) - before;
+    assert!(woken <= 6, "the idle daemon woke up {woken} times in 3 s");
+}
