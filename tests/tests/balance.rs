@@ -28,6 +28,11 @@ fn app(port: &Port, instances: u32) -> App {
         .port(port)
 }
 
+/// Its daemon notes each time that a worker leaves steering.
+fn talkative(rpm: Rpm) -> Rpm {
+    rpm.with_env("RPM_LOG", "info,rpm_daemon=debug")
+}
+
 /// Sequential connections, a new one per request.
 fn sequence(port: &Port) -> Load {
     Load {
@@ -47,6 +52,7 @@ fn send(load: &Load) -> Report {
 /// The counts by worker of a measurement during which no worker was taken for frozen: on a machine that
 /// gives a worker no CPU for 15 ms the daemon rightly steers around it, and that run proves nothing.
 fn undisturbed(rpm: &Rpm, measure: impl Fn() -> Report) -> BTreeMap<String, u64> {
+    assert!(rpm.log().contains(" DEBUG "), "the daemon notes every detail");
     wait_for("a measurement without a worker out of steering", BOUND, || {
         let before = rpm.log().matches("out of steering").count();
         let report = measure();
@@ -83,7 +89,7 @@ fn assert_random(counts: &BTreeMap<String, u64>, workers: u64) {
 
 fn ebpf_is_exact(test: &str, workers: u32) {
     let _alone = alone();
-    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let (rpm, port) = (talkative(Rpm::new()), Port::reserve());
     app(&port, workers).start(&rpm);
     if Path::Ebpf.is_used(&rpm, "web", test) {
         assert_exact(&undisturbed(&rpm, || send(&sequence(&port))), workers.into());
@@ -108,7 +114,7 @@ fn four_workers_get_exactly_a_quarter_each() {
 #[test]
 fn the_shares_stay_exact_after_scaling() {
     let _alone = alone();
-    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let (rpm, port) = (talkative(Rpm::new()), Port::reserve());
     app(&port, 2).start(&rpm);
     if !Path::Ebpf.is_used(&rpm, "web", "the_shares_stay_exact_after_scaling") {
         return;
@@ -125,7 +131,7 @@ fn cookies_keep_it_exact(test: &str, workers: u32) {
     let Some(network) = Network::new(test, "echo 2 > /proc/sys/net/ipv4/tcp_syncookies") else {
         return;
     };
-    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let (rpm, port) = (talkative(Rpm::new()), Port::reserve());
     let started = network
         .inside(&app(&port, workers).command(&rpm))
         .output()
@@ -183,7 +189,7 @@ fn four_workers_get_a_quarter_each_with_syn_cookies() {
 
 fn classic_is_random(test: &str, workers: u32) {
     let _alone = alone();
-    let Some(rpm) = Path::Classic.rpm(test) else {
+    let Some(rpm) = Path::Classic.rpm(test).map(talkative) else {
         return;
     };
     let port = Port::reserve();
@@ -217,7 +223,7 @@ fn an_unprivileged_daemon_shares_at_random_among_four() {
 fn an_unprivileged_daemon_keeps_the_order_of_its_slots_while_scaling() {
     let _alone = alone();
     let test = "an_unprivileged_daemon_keeps_the_order_of_its_slots_while_scaling";
-    let Some(rpm) = Path::Classic.rpm(test) else {
+    let Some(rpm) = Path::Classic.rpm(test).map(talkative) else {
         return;
     };
     let port = Port::reserve();

@@ -173,6 +173,13 @@ fn queue_is_inherited(test: &str, path: Path) {
     let report = traffic.wait();
     report.check_clean().expect("the replacement serves the queue");
     assert_eq!(report.outcomes.ok(), CLIENTS as u64);
+    let metrics = rpm.api("GET", "/metrics", "").body;
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line == "rpm_rescued_connections_total 0"),
+        "it inherits the slot, nothing is moved:\n{metrics}"
+    );
     assert!(
         !report
             .responders

@@ -123,6 +123,25 @@ fn only_accepted_wait(rpm: &Rpm, freeze: impl Fn() -> (Report, u64)) {
     panic!("other programs kept the CPUs busy in each of {ATTEMPTS} attempts");
 }
 
+/// How many connections were moved out of the queue of this worker so far.
+fn rescued(rpm: &Rpm, pid: u32) -> u64 {
+    let info = rpm.describe("web");
+    let process = info.processes.iter().find(|process| process.pid == Some(pid));
+    let id = process.expect("the worker is listed").id;
+    let slots = info.listeners.iter().flat_map(|listener| &listener.slots);
+    slots
+        .filter(|slot| slot.instance == id)
+        .map(|slot| slot.rescued)
+        .sum()
+}
+
+/// Whatever a frozen worker gets has to be moved away again: what came before it was seen to be frozen, and what
+/// comes at each trial (after 1 s, 2 s more, 4 s more). While it stays in steering it gets all 16 every 50 ms.
+fn assert_hardly_steered_to(rescued: u64) {
+    let most = 4 * CLIENTS as u64;
+    assert!(rescued <= most, "{rescued} connections came to a frozen worker");
+}
+
 fn stopped_from_outside(test: &str, path: Path) {
     let _alone = alone();
     let Some(rpm) = path.rpm(test) else { return };
@@ -136,10 +155,12 @@ fn stopped_from_outside(test: &str, path: Path) {
     only_accepted_wait(&rpm, || {
         let traffic = Traffic::start(&load(&port));
         traffic.wait_ok(500);
+        let before = rescued(&rpm, victim);
         freeze(victim);
         let held = sockets(victim) - idle;
         // tidy: sleep because how long the worker stands still is the input of the test
         thread::sleep(STOPPED);
+        assert_hardly_steered_to(rescued(&rpm, victim) - before);
         thaw(victim);
         wait_answers_again(&traffic, &format!("0 {victim}"));
         (traffic.finish(), held)
@@ -173,12 +194,14 @@ fn spinning(test: &str, path: Path) {
         let traffic = Traffic::start(&load(&port));
         traffic.wait_ok(500);
         let number = port.number();
+        let before: BTreeMap<u32, u64> = idle.keys().map(|pid| (*pid, rescued(&rpm, *pid))).collect();
         let spin = thread::spawn(move || get(number, "/spin"));
         wait_for_standstill(&traffic);
         let then = sockets_of_all();
         assert!(!spin.is_finished(), "it was seen while it spun");
         let answer = spin.join().expect("it is asked").expect("it is answered");
         let spinner = pid_of(&answer.body);
+        assert_hardly_steered_to(rescued(&rpm, spinner) - before[&spinner]);
         // The connection of the request that spins is among them, and not one of the load's.
         let held = (then[&spinner] - idle[&spinner]).saturating_sub(1);
         wait_answers_again(&traffic, answer.body.trim());
