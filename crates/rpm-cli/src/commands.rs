@@ -5,7 +5,7 @@ mod complaint;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use rpm_wire::api::{Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ScaleRequest};
+use rpm_wire::api::{Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ReloadRequest, ScaleRequest};
 use rpm_wire::pm2;
 use serde::Serialize;
 
@@ -59,6 +59,10 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         Command::Describe { target, json } => describe(target, *json, output).await,
         Command::Stop(targets) => act(Action::Stop, targets, output).await,
         Command::Restart(targets) => act(Action::Restart, targets, output).await,
+        Command::Reload(targets) => {
+            let request = ReloadRequest { targets: targets.targets.clone(), wait: !targets.no_wait };
+            change("/v1/reload", &request, output).await
+        }
         Command::Delete(targets) => act(Action::Delete, targets, output).await,
         Command::Scale { app, count, no_wait } => {
             let request = ScaleRequest {

@@ -268,7 +268,11 @@ impl Supervisor {
         };
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
         let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
+        let serves = instance.and_then(|id| self.core.instance(id)).is_some_and(|view| {
+            matches!(view.state, rpm_core::StateView::Online { .. })
+        });
         let hint = match why {
+            _ if serves => Some("the workers that ran before serve on".to_owned()),
             Failure::NotReady { .. } => {
                 Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
             }
