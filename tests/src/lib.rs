@@ -3,6 +3,7 @@
 pub mod app;
 pub mod ask;
 pub mod complaint;
+pub mod machine;
 pub mod namespace;
 pub mod outside;
 pub mod process;

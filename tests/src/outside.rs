@@ -4,17 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use rpm_testkit::wait_until;
-use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Long enough for the kernel to deliver a signal on a loaded machine.
 const BOUND: Duration = Duration::from_secs(15);
-
-/// Puts this thread, and every process and thread that it starts from now on, before what else the machine
-/// does (where permitted): what is measured is rpm, not how the CPUs are shared with a compiler.
-pub fn go_first() {
-    // Only root may; without it the measurements are as exact as the machine is quiet.
-    let _ = setpriority_process(None, -15);
-}
 
 /// `kill -9`.
 ///

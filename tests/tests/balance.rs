@@ -3,23 +3,22 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::namespace::Network;
-use rpm_e2e::outside::go_first;
 use rpm_e2e::steering::Path;
 use rpm_loadtest::Stop;
-use rpm_testkit::{Load, Port, Report, Rpm, Status};
+use rpm_testkit::{Load, Port, Report, Rpm, Status, wait_for};
 
 /// Connections that are counted.
 const CONNECTIONS: u64 = 1_000;
-/// Measurements until one was not disturbed.
-const ATTEMPTS: u32 = 5;
+/// For how long an undisturbed measurement is waited for.
+const BOUND: Duration = Duration::from_secs(60);
 
 /// One at a time: a worker that gets no CPU for 15 ms counts as frozen, which changes who is picked.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    go_first();
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -48,18 +47,12 @@ fn send(load: &Load) -> Report {
 /// The counts by worker of a measurement during which no worker was taken for frozen: on a machine that
 /// gives a worker no CPU for 15 ms the daemon rightly steers around it, and that run proves nothing.
 fn undisturbed(rpm: &Rpm, measure: impl Fn() -> Report) -> BTreeMap<String, u64> {
-    for _ in 0..ATTEMPTS {
+    wait_for("a measurement without a worker out of steering", BOUND, || {
         let before = rpm.log().matches("out of steering").count();
         let report = measure();
         report.check_clean().expect("every request is answered");
-        if rpm.log().matches("out of steering").count() == before {
-            return report.responders;
-        }
-    }
-    panic!(
-        "a worker was out of steering in each of {ATTEMPTS} measurements\n{}",
-        rpm.log()
-    );
+        (rpm.log().matches("out of steering").count() == before).then_some(report.responders)
+    })
 }
 
 fn assert_exact(counts: &BTreeMap<String, u64>, workers: u64) {
@@ -151,10 +144,9 @@ fn cookies_keep_it_exact(test: &str, workers: u32) {
             .inside(&shell("grep TcpExt: /proc/net/netstat"))
             .output()
             .expect("it runs");
-        assert!(
-            cookies_sent(&String::from_utf8_lossy(&sent.stdout)) >= CONNECTIONS,
-            "cookies were in use"
-        );
+        // A SYN that reuses the addresses and port of a connection in TIME_WAIT gets none: a few of 1,000.
+        let cookies = cookies_sent(&String::from_utf8_lossy(&sent.stdout));
+        assert!(cookies >= CONNECTIONS * 9 / 10, "{cookies} cookies were sent");
     }
 }
 

@@ -8,7 +8,7 @@ use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_listen::Rescued;
 use rpm_sys::{PidFd, Signal, tree};
 use rpm_wire::channel;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::app::Plane;
 use crate::channel::Outgoing;
@@ -65,12 +65,20 @@ impl Supervisor {
             Err(error) => return warn!(%slot, %error, "cannot stop a worker to move its queue"),
         };
         match rescued {
-            Ok(Rescued::Moved(count)) => self.rescues += u64::from(count),
+            Ok(Rescued::Moved(count)) => self.count_rescued(slot, u64::from(count)),
             Ok(Rescued::Taken(fds)) => {
-                self.rescues += fds.len() as u64;
+                self.count_rescued(slot, fds.len() as u64);
                 self.hand_over(fds, to);
             }
             Err(error) => warn!(%slot, %error, "cannot move a queue"),
+        }
+    }
+
+    /// A busy worker's slot comes and goes unseen; connections that had to be moved are worth a line.
+    fn count_rescued(&mut self, slot: SlotId, count: u64) {
+        self.rescues += count;
+        if count > 0 {
+            info!(%slot, count, "moved connections that a worker did not accept to others");
         }
     }
 
@@ -174,9 +182,9 @@ impl Supervisor {
                 warn!(app = self.label(app), "the reload failed; the old workers serve as before");
             }
             Notice::Stalled { slot, queued } => {
-                warn!(%slot, queued, "worker does not accept; out of steering");
+                debug!(%slot, queued, "worker does not accept; out of steering");
             }
-            Notice::Recovered { slot } => info!(%slot, "worker accepts again; back in steering"),
+            Notice::Recovered { slot } => debug!(%slot, "worker accepts again; back in steering"),
         }
     }
 

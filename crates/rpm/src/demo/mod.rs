@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use rpm_loadtest::{Kind, Load, Outcome, Report, Running, Stop};
 use rpm_sys::{PidFd, Signal};
 use rpm_wire::api::{AppInfo, Process};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// First argument of a sample worker.
 pub(crate) const WORKER: &str = "demo-worker";
@@ -29,9 +30,13 @@ pub(crate) fn run(port: Option<u16>) -> anyhow::Result<()> {
         .build()?;
     let stage = Stage::set()?;
     let played = runtime.block_on(async {
+        // Before anything is started: without them an interruption would leave it behind.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
             played = play(&stage, port) => played,
-            _ = tokio::signal::ctrl_c() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
         }
     });
     played.and(stage.clear())
