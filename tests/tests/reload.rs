@@ -25,7 +25,12 @@ struct Clients {
 
 impl Clients {
     fn begin(port: &Port, path: &str) -> Clients {
-        let load = |kind| Load { kind, clients: CLIENTS, path: path.to_owned(), ..Load::local(port.number()) };
+        let load = |kind| Load {
+            kind,
+            clients: CLIENTS,
+            path: path.to_owned(),
+            ..Load::local(port.number())
+        };
         Clients {
             fresh: Traffic::start(&load(Kind::NewConnection)),
             kept: Traffic::start(&load(Kind::KeepAlive)),
@@ -54,7 +59,11 @@ struct Site {
 
 impl Site {
     fn start(rpm: Rpm, body: &str, args: &[&str]) -> Site {
-        let site = Site { script: rpm.home().join("site.js"), port: Port::reserve(), rpm };
+        let site = Site {
+            script: rpm.home().join("site.js"),
+            port: Port::reserve(),
+            rpm,
+        };
         site.write(body);
         let started = site
             .rpm
@@ -124,7 +133,9 @@ fn reloads_lose_nothing(rpm: &Rpm, app: &App, port: &Port, path: &str) {
 }
 
 fn web(name: &str, port: &Port) -> App {
-    App::cluster(name, "2").args(["--name", "web", "--drain-timeout", "10000"]).port(port)
+    App::cluster(name, "2")
+        .args(["--name", "web", "--drain-timeout", "10000"])
+        .port(port)
 }
 
 #[test]
@@ -136,7 +147,9 @@ fn an_unmodified_app_loses_nothing() {
 
 #[test]
 fn an_unmodified_app_loses_nothing_without_privileges() {
-    let Some(rpm) = Path::Classic.rpm("an_unmodified_app_loses_nothing_without_privileges") else { return };
+    let Some(rpm) = Path::Classic.rpm("an_unmodified_app_loses_nothing_without_privileges") else {
+        return;
+    };
     let port = Port::reserve();
     reloads_lose_nothing(&rpm, &web("hello.js", &port), &port, "/");
 }
@@ -168,7 +181,10 @@ fn a_program_that_was_passed_its_socket_loses_nothing() {
     let app = App::new("listen-fds.py").args(["-i", "2", "--name", "web", "--listen", &listen]);
     app.start(&rpm);
     // Python's server closes each connection, so there are clients of one kind.
-    let load = Load { clients: CLIENTS, ..Load::local(port.number()) };
+    let load = Load {
+        clients: CLIENTS,
+        ..Load::local(port.number())
+    };
     let clients = Traffic::start(&load);
     clients.wait_ok(SOME);
     for _ in 0..3 {
@@ -179,6 +195,27 @@ fn a_program_that_was_passed_its_socket_loses_nothing() {
     }
     let report = clients.finish();
     assert!(report.check_clean().is_ok(), "{report}\n{}", rpm.log());
+}
+
+#[test]
+fn restarting_a_whole_cluster_is_a_reload_unless_hard() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/");
+    clients.wait_ok(SOME);
+    let before = rpm.list();
+    rpm.ok(["restart", "web"]);
+    let gentle = rpm.list();
+    assert_replaced(&before, &gentle);
+    clients.wait_ok(SOME);
+    clients.finish(&rpm);
+    rpm.ok(["restart", "web", "--hard"]);
+    let hard = rpm.list();
+    assert!(
+        hard.iter()
+            .zip(&gentle)
+            .all(|(new, old)| new.pid != old.pid && new.generation == old.generation)
+    );
 }
 
 #[test]
@@ -196,7 +233,11 @@ fn scaling_up_and_down_loses_nothing() {
 
 #[test]
 fn a_version_that_does_not_work_never_serves() {
-    let site = Site::start(Rpm::new(), &hello(), &["--reload-timeout", "2000", "--drain-timeout", "2000"]);
+    let site = Site::start(
+        Rpm::new(),
+        &hello(),
+        &["--reload-timeout", "2000", "--drain-timeout", "2000"],
+    );
     site.reload_fails("throw new Error('no such luck')", "no such luck");
     site.reload_fails("process.exit(0)", "exited with code 0");
     site.reload_fails("setInterval(() => {}, 1000)", "was not ready within 2000 ms");
@@ -225,7 +266,9 @@ fn slow_reload(site: &Site) -> (Child, Vec<u32>) {
 
 fn children_of(pid: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
 }
 
 #[test]
@@ -269,7 +312,10 @@ fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
 #[test]
 fn a_fork_mode_app_is_restarted_and_says_so() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    App::new("hello.js").args(["--name", "web"]).port(&port).start(&rpm);
+    App::new("hello.js")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
     let before = rpm.pids("web");
     let ran = rpm.run(["reload", "web"]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");

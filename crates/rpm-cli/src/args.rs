@@ -146,8 +146,14 @@ pub(crate) enum Command {
     },
     /// Stop processes and keep them in the list
     Stop(Targets),
-    /// Stop and start processes
-    Restart(Targets),
+    /// Stop and start processes; a cluster that serves is reloaded
+    Restart {
+        #[command(flatten)]
+        targets: Targets,
+        /// Stop and start even where a reload would do
+        #[arg(long)]
+        hard: bool,
+    },
     /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain
     Reload(Targets),
     /// Stop and forget processes

@@ -27,7 +27,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What happened on an agent's connection.
 pub(crate) enum AgentEvent {
     /// A process named itself.
-    Hello { connection: u64, token: String, pid: u32, to: mpsc::Sender<ToAgent> },
+    Hello {
+        connection: u64,
+        token: String,
+        pid: u32,
+        to: mpsc::Sender<ToAgent>,
+    },
     /// It said something else.
     Said { connection: u64, message: FromAgent },
     /// It is gone.
@@ -78,7 +83,11 @@ async fn serve(connection: u64, stream: UnixStream, events: mpsc::Sender<Event>)
 }
 
 async fn converse(connection: u64, mut stream: UnixStream, events: &mpsc::Sender<Event>) -> io::Result<()> {
-    let pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+    let pid = stream
+        .peer_cred()?
+        .pid()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .unwrap_or(0);
     let (to, mut outgoing) = mpsc::channel::<ToAgent>(OUTGOING_LIMIT);
     let mut unnamed = Some(to);
     let mut decoder = Decoder::new();
@@ -96,7 +105,12 @@ async fn converse(connection: u64, mut stream: UnixStream, events: &mpsc::Sender
         while let Some(message) = decoder.next() {
             let message = message.map_err(io::Error::other)?;
             let event = match (message, unnamed.take()) {
-                (FromAgent::Hello { token, .. }, Some(to)) => AgentEvent::Hello { connection, token, pid, to },
+                (FromAgent::Hello { token, .. }, Some(to)) => AgentEvent::Hello {
+                    connection,
+                    token,
+                    pid,
+                    to,
+                },
                 (message, None) => AgentEvent::Said { connection, message },
                 (_, Some(_)) => return Err(io::Error::other("it did not say hello")),
             };
@@ -108,16 +122,31 @@ async fn converse(connection: u64, mut stream: UnixStream, events: &mpsc::Sender
 impl Supervisor {
     pub(crate) fn agent_event(&mut self, event: AgentEvent) {
         match event {
-            AgentEvent::Hello { connection, token, pid, to } => {
+            AgentEvent::Hello {
+                connection,
+                token,
+                pid,
+                to,
+            } => {
                 let named = self.workers.values().find(|worker| worker.token == token);
                 // A child of the worker inherits the token; its listeners are not the app's slots.
-                let worker = named.filter(|worker| worker.process().is_some_and(|p| p.pid == pid)).map(|w| w.id);
+                let worker = named
+                    .filter(|worker| worker.process().is_some_and(|p| p.pid == pid))
+                    .map(|w| w.id);
                 if let Some(worker) = worker {
-                    self.agents.insert(worker, Agent { connection, to, open: None });
+                    self.agents.insert(
+                        worker,
+                        Agent {
+                            connection,
+                            to,
+                            open: None,
+                        },
+                    );
                 }
             }
             AgentEvent::Said { connection, message } => {
-                let Some((worker, agent)) = self.agents.iter_mut().find(|(_, a)| a.connection == connection) else {
+                let Some((worker, agent)) = self.agents.iter_mut().find(|(_, a)| a.connection == connection)
+                else {
                     return;
                 };
                 let worker = *worker;
@@ -133,7 +162,9 @@ impl Supervisor {
 
     /// Whether the worker is to carry the agent: Node that shares ports, unless it is switched off.
     pub(crate) fn has_agent(&self, worker: WorkerId) -> bool {
-        let Some(held) = self.workers.get(&worker) else { return false };
+        let Some(held) = self.workers.get(&worker) else {
+            return false;
+        };
         let refused = self.apps.get(&held.app).is_some_and(|app| app.agent_refused);
         held.plane == Plane::Cluster && held.spec.agent && !refused
     }
@@ -143,15 +174,22 @@ impl Supervisor {
         if !self.has_agent(worker) {
             return;
         }
-        let Some(app) = self.workers.get(&worker).map(|held| held.app) else { return };
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return;
+        };
         if let Some(app) = self.apps.get_mut(&app) {
-            warn!(app = app.name, "Node does not take the agent (it needs 18.18); the app goes on without it");
+            warn!(
+                app = app.name,
+                "Node does not take the agent (it needs 18.18); the app goes on without it"
+            );
             app.agent_refused = true;
         }
     }
 
     /// Tells a worker's agent something; `false` if it has none, or none that reads.
     pub(crate) fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
-        self.agents.get(&worker).is_some_and(|agent| agent.to.try_send(message).is_ok())
+        self.agents
+            .get(&worker)
+            .is_some_and(|agent| agent.to.try_send(message).is_ok())
     }
 }

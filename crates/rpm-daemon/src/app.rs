@@ -140,7 +140,8 @@ pub(crate) fn config(spec: &AppSpec, cpus: u32) -> AppConfig {
 
 /// How long a worker that was replaced may take to finish.
 pub(crate) fn drain_timeout(spec: &AppSpec) -> Duration {
-    spec.drain_timeout_ms.map_or(Policy::default().drain_timeout, Duration::from_millis)
+    spec.drain_timeout_ms
+        .map_or(Policy::default().drain_timeout, Duration::from_millis)
 }
 
 /// The number of instances meant by `-i`: 0 is one per CPU, -1 one fewer, and so on; at least 1.

@@ -11,10 +11,10 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use crate::{agents, api};
 use crate::home::{Home, HomeError, private_file};
 use crate::logs::LogSink;
 use crate::supervisor::{Event, Handle, Supervisor};
+use crate::{agents, api};
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]

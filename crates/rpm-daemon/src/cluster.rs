@@ -75,12 +75,19 @@ impl Supervisor {
         let inherits = own.or_else(|| group.and_then(|group| self.core.slot_for(worker, group)));
         let fixed = wanted.is_fixed();
         let (copy, held) = match self.listeners.open(app, &key, &wanted, worker, inherits) {
-            Ok(Grant::Slot { slot, group, fd }) => {
-                (fd.try_clone_to_owned(), Input::SlotHeld { slot, group, worker, fixed })
-            }
-            Ok(Grant::Shared { group, fd, .. }) => {
-                (fd.try_clone_to_owned(), Input::SharedHeld { group, worker, fixed })
-            }
+            Ok(Grant::Slot { slot, group, fd }) => (
+                fd.try_clone_to_owned(),
+                Input::SlotHeld {
+                    slot,
+                    group,
+                    worker,
+                    fixed,
+                },
+            ),
+            Ok(Grant::Shared { group, fd, .. }) => (
+                fd.try_clone_to_owned(),
+                Input::SharedHeld { group, worker, fixed },
+            ),
             Err(error) => {
                 let errno = error.errno();
                 self.trouble(worker, &error);

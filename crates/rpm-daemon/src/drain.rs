@@ -50,7 +50,9 @@ enum Witness {
 impl Drains {
     /// Until when the worker may take, if it is being drained.
     pub(crate) fn left(&self, worker: WorkerId) -> Option<Duration> {
-        self.running.get(&worker).map(|drain| drain.deadline.saturating_duration_since(Instant::now()))
+        self.running
+            .get(&worker)
+            .map(|drain| drain.deadline.saturating_duration_since(Instant::now()))
     }
 
     pub(crate) fn end(&mut self, worker: WorkerId) {
@@ -63,7 +65,9 @@ impl Drains {
 
 impl Supervisor {
     pub(crate) fn begin_drain(&mut self, worker: WorkerId) {
-        let Some(held) = self.workers.get(&worker) else { return };
+        let Some(held) = self.workers.get(&worker) else {
+            return;
+        };
         let (plane, within) = (held.plane, crate::app::drain_timeout(&held.spec));
         let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let witness = match plane {
@@ -72,7 +76,13 @@ impl Supervisor {
             Plane::Passed | Plane::Copies => Witness::Kernel,
         };
         let since = Instant::now();
-        let drain = Drain { since, deadline: since + within, witness, settled: false, closing: false };
+        let drain = Drain {
+            since,
+            deadline: since + within,
+            witness,
+            settled: false,
+            closing: false,
+        };
         self.drains.running.insert(worker, drain);
         self.drains.due = Some(since + LOOK);
     }
@@ -107,7 +117,9 @@ impl Supervisor {
     fn look_at_drain(&mut self, worker: WorkerId) {
         let ports = self.listeners.ports_of(worker);
         let idle = self.listeners.queued(worker) == 0 && self.serves_nothing(worker);
-        let Some(drain) = self.drains.running.get_mut(&worker) else { return };
+        let Some(drain) = self.drains.running.get_mut(&worker) else {
+            return;
+        };
         let now = Instant::now();
         if drain.witness == Witness::Expected {
             if now.saturating_duration_since(drain.since) >= ACKNOWLEDGE_WITHIN {
@@ -117,7 +129,9 @@ impl Supervisor {
             return;
         }
         drain.settled |= now.saturating_duration_since(drain.since) >= HANDSHAKES_WITHIN
-            || ports.iter().all(|port| sock_diag::half_open(*port).is_ok_and(|count| count == 0));
+            || ports
+                .iter()
+                .all(|port| sock_diag::half_open(*port).is_ok_and(|count| count == 0));
         if drain.settled && idle {
             self.drains.end(worker);
             return self.input(Input::Drained { worker });

@@ -179,7 +179,10 @@ impl Supervisor {
             Notice::Retiring { worker } => info!(app = self.app_name(worker), %worker, "draining"),
             Notice::ReloadDone { app } => info!(app = self.label(app), "reloaded"),
             Notice::ReloadUndone { app } => {
-                warn!(app = self.label(app), "the reload failed; the old workers serve as before");
+                warn!(
+                    app = self.label(app),
+                    "the reload failed; the old workers serve as before"
+                );
             }
             Notice::Stalled { slot, queued } => {
                 debug!(%slot, queued, "worker does not accept; out of steering");

@@ -151,8 +151,17 @@ impl Supervisor {
             let users = env.get("NODE_OPTIONS").map(String::as_str);
             let options = rpm_agent::node_options(users);
             env.insert("NODE_OPTIONS".into(), options);
-            env.insert(rpm_agent::SOCKET_ENV.into(), self.home.agent_socket().display().to_string());
-            env.insert(rpm_agent::TOKEN_ENV.into(), self.workers.get(&worker).map(|w| w.token.clone()).unwrap_or_default());
+            env.insert(
+                rpm_agent::SOCKET_ENV.into(),
+                self.home.agent_socket().display().to_string(),
+            );
+            env.insert(
+                rpm_agent::TOKEN_ENV.into(),
+                self.workers
+                    .get(&worker)
+                    .map(|w| w.token.clone())
+                    .unwrap_or_default(),
+            );
         }
         if Plane::of(spec) == Plane::Cluster {
             env.insert("NODE_UNIQUE_ID".into(), worker.to_string());
@@ -219,7 +228,12 @@ impl Supervisor {
                     let blocking = rustix::io::ioctl_fionbio(fd, false).map_err(io::Error::from);
                     let copy = blocking.and_then(|()| fd.try_clone_to_owned());
                     // The core hears of every slot that is open: nobody else has it closed.
-                    self.input(Input::SlotHeld { slot, group, worker, fixed: wanted.is_fixed() });
+                    self.input(Input::SlotHeld {
+                        slot,
+                        group,
+                        worker,
+                        fixed: wanted.is_fixed(),
+                    });
                     fds.push((copy.map_err(|error| refused(error.to_string()))?, number));
                 }
                 Ok(Grant::Shared { .. }) => {}

@@ -59,7 +59,10 @@ impl Supervisor {
     }
 
     fn draining(&self, id: InstanceId) -> Vec<Draining> {
-        let retiring = self.workers.values().filter(|w| w.instance == id && self.drains.left(w.id).is_some());
+        let retiring = self
+            .workers
+            .values()
+            .filter(|w| w.instance == id && self.drains.left(w.id).is_some());
         let view = |worker: &Worker| {
             let process = worker.process()?;
             let open = self.agents.get(&worker.id).and_then(|agent| agent.open);

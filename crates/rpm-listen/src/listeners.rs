@@ -281,14 +281,21 @@ impl Listeners {
     /// The shared socket that the workers of `app` know by `key`, if it is open.
     #[must_use]
     pub fn shared_group(&self, app: AppId, key: &str) -> Option<GroupId> {
-        self.shared.iter().find(|s| s.app == app && s.key == key).map(|s| s.group)
+        self.shared
+            .iter()
+            .find(|s| s.app == app && s.key == key)
+            .map(|s| s.group)
     }
 
     /// The TCP ports on which `worker` has a slot.
     #[must_use]
     pub fn ports_of(&self, worker: WorkerId) -> Vec<u16> {
         let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder == Some(worker));
-        self.groups.values().filter(holds).map(|g| g.addr.port()).collect()
+        self.groups
+            .values()
+            .filter(holds)
+            .map(|g| g.addr.port())
+            .collect()
     }
 
     /// How many connections wait in the slots of `worker`.
@@ -296,7 +303,8 @@ impl Listeners {
     pub fn queued(&self, worker: WorkerId) -> u32 {
         let slots = self.groups.values().flat_map(|g| g.slots.values());
         let own = slots.filter(|slot| slot.holder == Some(worker));
-        own.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len)).sum()
+        own.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len))
+            .sum()
     }
 
     /// The worker closed its listener of `key`: a slot has no holder any more, a shared socket nobody

@@ -145,6 +145,9 @@ pub struct ActionRequest {
     pub action: Action,
     /// Names, ids or `all`.
     pub targets: Vec<String>,
+    /// Restart by stopping and starting even where a reload would lose nothing.
+    #[serde(default)]
+    pub hard: bool,
     /// Answer only when it is done.
     #[serde(default = "yes")]
     pub wait: bool,

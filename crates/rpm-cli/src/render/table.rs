@@ -32,7 +32,10 @@ pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
 
 /// A predecessor that still serves what it had begun.
 fn draining_row(process: &Process, old: &Draining, look: Look) -> Vec<Cell> {
-    let left = old.left_ms.map(|ms| format!(", {} left", duration(ms))).unwrap_or_default();
+    let left = old
+        .left_ms
+        .map(|ms| format!(", {} left", duration(ms)))
+        .unwrap_or_default();
     let mut cells: Vec<Cell> = (0..HEADER.len()).map(|_| Cell::new("")).collect();
     cells[0] = Cell::new(process.id);
     cells[4] = Cell::new(old.pid);

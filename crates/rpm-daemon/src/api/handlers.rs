@@ -61,7 +61,8 @@ async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) 
 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Reply<ChangeReply> {
     let wait = request.wait;
-    change(&handle, wait, move |supervisor| supervisor.act(&request)).await
+    let accepted = handle.ask(move |supervisor| supervisor.act(&request)).await??;
+    conclude_all(&handle, wait, accepted).await
 }
 
 async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) -> Reply<ChangeReply> {
@@ -72,13 +73,20 @@ async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) 
 /// Reloads several apps side by side; the first failure is the answer.
 async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>) -> Reply<ChangeReply> {
     let wait = request.wait;
-    let accepted = handle.ask(move |supervisor| supervisor.reload(&request)).await??;
+    let accepted = handle
+        .ask(move |supervisor| supervisor.reload(&request))
+        .await??;
+    conclude_all(&handle, wait, accepted).await
+}
+
+async fn conclude_all(handle: &Handle, wait: bool, accepted: Vec<Accepted>) -> Reply<ChangeReply> {
     let mut whole = ChangeReply::default();
     for one in accepted {
-        let reply = conclude(&handle, wait, one).await?;
+        let reply = conclude(handle, wait, one).await?;
         whole.processes.extend(reply.processes);
         whole.notes.extend(reply.notes);
     }
+    whole.processes.sort_by_key(|process| process.id);
     Ok(axum::Json(whole))
 }
 
@@ -93,16 +101,24 @@ async fn change(
 }
 
 async fn conclude(handle: &Handle, wait: bool, accepted: Accepted) -> Result<ChangeReply, Refusal> {
-    let Accepted { outcome, instances, notes } = accepted;
+    let Accepted {
+        outcome,
+        instances,
+        notes,
+    } = accepted;
     if !wait {
-        return Ok(handle.ask(move |supervisor| supervisor.change(&instances, notes)).await?);
+        return Ok(handle
+            .ask(move |supervisor| supervisor.change(&instances, notes))
+            .await?);
     }
     let outcome = settled(outcome).await?;
     if matches!(outcome, Outcome::Failed { .. }) {
         // Its last words may still be in the pipe.
         handle.logs.sync().await;
     }
-    Ok(handle.ask(move |supervisor| supervisor.reply(&instances, notes, &outcome)).await??)
+    Ok(handle
+        .ask(move |supervisor| supervisor.reply(&instances, notes, &outcome))
+        .await??)
 }
 
 async fn settled(outcome: oneshot::Receiver<Outcome>) -> Result<Outcome, ShuttingDown> {
