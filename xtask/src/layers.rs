@@ -32,7 +32,7 @@ const TESTKIT: &str = "rpm-testkit";
 const LAYERS: &[Layer] = &[
     pure("rpm-core", &["thiserror"]),
     pure("rpm-wire", &["serde", "serde_json", "thiserror"]),
-    pure("rpm-agent", &["serde", "serde_json", "thiserror"]),
+    layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),
     layer("rpm-listen", &["rpm-core", "rpm-sys", "rpm-wire"]),
     layer(
