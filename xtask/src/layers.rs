@@ -32,9 +32,13 @@ const TESTKIT: &str = "rpm-testkit";
 const LAYERS: &[Layer] = &[
     pure("rpm-core", &["thiserror"]),
     pure("rpm-wire", &["serde", "serde_json", "thiserror"]),
+    layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),
     layer("rpm-listen", &["rpm-core", "rpm-sys", "rpm-wire"]),
-    layer("rpm-daemon", &["rpm-core", "rpm-sys", "rpm-wire", "rpm-listen"]),
+    layer(
+        "rpm-daemon",
+        &["rpm-agent", "rpm-core", "rpm-sys", "rpm-wire", "rpm-listen"],
+    ),
     layer("rpm-cli", &["rpm-wire"]),
     layer("rpm-loadtest", &["rpm-wire"]),
     layer(

@@ -146,8 +146,16 @@ pub(crate) enum Command {
     },
     /// Stop processes and keep them in the list
     Stop(Targets),
-    /// Stop and start processes
-    Restart(Targets),
+    /// Stop and start processes; a cluster that serves is reloaded
+    Restart {
+        #[command(flatten)]
+        targets: Targets,
+        /// Stop and start even where a reload would do
+        #[arg(long)]
+        hard: bool,
+    },
+    /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain
+    Reload(Targets),
     /// Stop and forget processes
     #[command(visible_alias = "del")]
     Delete(Targets),
@@ -243,6 +251,21 @@ pub(crate) struct StartArgs {
     /// Give up after this many failures to start in a row
     #[arg(long, value_name = "N")]
     pub(crate) max_restarts: Option<u32>,
+    /// On reload: time a new worker has until it must be ready
+    #[arg(long, value_name = "MS")]
+    pub(crate) reload_timeout: Option<u64>,
+    /// On reload: time an old worker has to finish what it has begun
+    #[arg(long, value_name = "MS")]
+    pub(crate) drain_timeout: Option<u64>,
+    /// On reload: how many new workers may be starting at once; 0 is one per CPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) parallel: u32,
+    /// On reload: accept a new version that listens elsewhere
+    #[arg(long)]
+    pub(crate) allow_port_change: bool,
+    /// Do not load the agent that drains Node politely
+    #[arg(long)]
+    pub(crate) no_agent: bool,
     /// An exit after this time is no failure to start
     #[arg(long, value_name = "MS")]
     pub(crate) min_uptime: Option<u64>,

@@ -5,7 +5,9 @@ mod complaint;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use rpm_wire::api::{Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ScaleRequest};
+use rpm_wire::api::{
+    Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ReloadRequest, ScaleRequest,
+};
 use rpm_wire::pm2;
 use serde::Serialize;
 
@@ -57,9 +59,16 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         Command::List { json } => list(*json, &client.program, output).await,
         Command::Jlist => jlist(output).await,
         Command::Describe { target, json } => describe(target, *json, output).await,
-        Command::Stop(targets) => act(Action::Stop, targets, output).await,
-        Command::Restart(targets) => act(Action::Restart, targets, output).await,
-        Command::Delete(targets) => act(Action::Delete, targets, output).await,
+        Command::Stop(targets) => act(Action::Stop, false, targets, output).await,
+        Command::Restart { targets, hard } => act(Action::Restart, *hard, targets, output).await,
+        Command::Reload(targets) => {
+            let request = ReloadRequest {
+                targets: targets.targets.clone(),
+                wait: !targets.no_wait,
+            };
+            change("/v1/reload", &request, output).await
+        }
+        Command::Delete(targets) => act(Action::Delete, false, targets, output).await,
         Command::Scale { app, count, no_wait } => {
             let request = ScaleRequest {
                 target: app.clone(),
@@ -113,10 +122,11 @@ async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
     change("/v1/apps", &request, output).await
 }
 
-async fn act(action: Action, targets: &Targets, output: &mut Output) -> anyhow::Result<()> {
+async fn act(action: Action, hard: bool, targets: &Targets, output: &mut Output) -> anyhow::Result<()> {
     let request = ActionRequest {
         action,
         targets: targets.targets.clone(),
+        hard,
         wait: !targets.no_wait,
     };
     change("/v1/actions", &request, output).await

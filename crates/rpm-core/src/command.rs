@@ -8,7 +8,16 @@ use crate::core::{Core, MAX_INSTANCES, Timer};
 use crate::instance::{App, Instance, State, Then};
 use crate::protocol::{AppConfig, Command, Failure, Output};
 use crate::tickets::{Goal, Reached};
-use crate::{AppId, Generation, InstanceId, Ticket};
+use crate::{AppId, InstanceId, Ticket};
+
+/// How workers are sent away that are to be forgotten.
+#[derive(Clone, Copy, Debug)]
+enum Farewell {
+    /// Told to end at once; their clients are refused.
+    Short,
+    /// They drain.
+    Long,
+}
 
 impl Core {
     pub(crate) fn command(&mut self, ticket: Ticket, command: Command) {
@@ -22,6 +31,7 @@ impl Core {
             Command::Delete { instances } => self.act(ticket, &instances, Goal::Gone),
             Command::Scale { app, count } => self.scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
+            Command::Reload { app, config } => self.reload(ticket, app, config),
             Command::Shutdown => self.shutdown(ticket),
         }
     }
@@ -32,24 +42,14 @@ impl Core {
             return self.tickets.refuse(ticket, Failure::Superseded);
         }
         let count = config.instances.clamp(1, MAX_INSTANCES);
-        let app = App {
-            config: Arc::new(config),
-            generation: Generation(1),
-            instances: BTreeSet::new(),
-            numbers: BTreeSet::new(),
-        };
-        self.apps.insert(id, app);
+        self.apps.insert(id, App::new(config));
         let created = self.create(id, count);
-        self.pursue(
-            ticket,
-            created
-                .into_iter()
-                .map(|instance| (instance, Goal::Online))
-                .collect(),
-        );
+        let goals = created.into_iter().map(|instance| (instance, Goal::Online));
+        self.pursue(ticket, goals.collect(), Farewell::Short);
     }
 
     fn scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
+        self.supersede_reload(id);
         let Some(app) = self.apps.get(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
         };
@@ -65,15 +65,15 @@ impl Core {
         let missing = wanted.saturating_sub(present.len());
         let created = self.create(id, u32::try_from(missing).unwrap_or(MAX_INSTANCES));
         goals.extend(created.into_iter().map(|instance| (instance, Goal::Online)));
-        self.pursue(ticket, goals);
+        self.pursue(ticket, goals, Farewell::Long);
     }
 
     fn configure(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
+        self.supersede_reload(id);
         let Some(app) = self.apps.get_mut(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
         };
-        app.config = Arc::new(config);
-        app.generation = Generation(app.generation.0.saturating_add(1));
+        app.renew(Arc::new(config));
         self.tickets.open(ticket, BTreeMap::new());
     }
 
@@ -85,19 +85,24 @@ impl Core {
 
     /// The same wish for each of these instances that exists.
     fn act(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal) {
+        let apps = instances.iter().filter_map(|id| self.instances.get(id));
+        for app in apps.map(|instance| instance.app).collect::<BTreeSet<_>>() {
+            self.supersede_reload(app);
+        }
         let known = instances.iter().filter(|id| self.instances.contains_key(id));
         let goals = known.map(|&id| (id, goal)).collect();
-        self.pursue(ticket, goals);
+        self.pursue(ticket, goals, Farewell::Short);
     }
 
     /// Opens the ticket first: some goals are met at once.
-    fn pursue(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>) {
+    fn pursue(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>, farewell: Farewell) {
         self.tickets.open(ticket, goals.clone());
         for (instance, goal) in goals {
-            match goal {
-                Goal::Online => self.bring_up(instance),
-                Goal::Down => self.bring_down(instance, Then::Stopped),
-                Goal::Gone => self.bring_down(instance, Then::Forgotten),
+            match (goal, farewell) {
+                (Goal::Online, _) => self.bring_up(instance),
+                (Goal::Down, _) => self.bring_down(instance, Then::Stopped),
+                (Goal::Gone, Farewell::Short) => self.bring_down(instance, Then::Forgotten),
+                (Goal::Gone, Farewell::Long) => self.phase_out(instance),
             }
         }
     }
@@ -137,22 +142,29 @@ impl Core {
                 }
                 self.end(id, worker, Then::Restart);
             }
+            // Nobody inherits from a worker that retires, so nobody has to wait for its end.
+            State::Stopping { worker, .. } if instance.retiring.contains(&worker) => self.spawn(id),
             State::Stopping { worker, .. } => {
-                instance.state = State::Stopping {
-                    worker,
-                    then: Then::Restart,
-                };
+                let then = Then::Restart;
+                instance.state = State::Stopping { worker, then };
             }
             State::Waiting { .. } => {
                 self.timers.clear(Timer::Respawn(id));
                 self.spawn(id);
             }
-            State::Stopped | State::Errored => self.spawn(id),
+            State::Stopped | State::Errored | State::Awaiting { .. } => self.spawn(id),
         }
     }
 
-    /// No worker any more; `then` is `Stopped` or `Forgotten`.
+    /// No worker any more, of whatever generation; `then` is `Stopped` or `Forgotten`.
     fn bring_down(&mut self, id: InstanceId, then: Then) {
+        self.cut_all(id);
+        self.steering.close_all(id);
+        self.lay_down(id, then);
+    }
+
+    /// The same, but for workers that retire.
+    pub(crate) fn lay_down(&mut self, id: InstanceId, then: Then) {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
@@ -160,9 +172,9 @@ impl Core {
             State::Running { worker } => self.end(id, worker, then),
             State::Stopping { worker, .. } => {
                 instance.state = State::Stopping { worker, then };
-                self.steering.close_all(id);
+                self.steering.close_own(id);
             }
-            State::Waiting { .. } | State::Stopped | State::Errored => {
+            State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored => {
                 self.timers.clear(Timer::Respawn(id));
                 self.rest(id, then);
             }
@@ -171,16 +183,21 @@ impl Core {
 
     /// The instance has no worker and gets none.
     pub(crate) fn rest(&mut self, id: InstanceId, then: Then) {
-        self.steering.close_all(id);
-        let state = match then {
-            Then::Forgotten => return self.forget(id),
-            Then::Errored => State::Errored,
-            Then::Stopped | Then::Restart | Then::Retry { .. } => State::Stopped,
+        self.steering.close_own(id);
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
         };
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.state = state;
+        let last = instance.retiring.first().copied();
+        instance.state = match (then, last) {
+            (Then::Errored, _) => State::Errored,
+            // Those that it had before are not gone yet.
+            (_, Some(worker)) => State::Stopping { worker, then },
+            (Then::Forgotten, None) => return self.forget(id),
+            (Then::Stopped | Then::Restart | Then::Retry { .. }, None) => State::Stopped,
+        };
+        if last.is_none() {
+            self.tickets.reached(id, Reached::Down);
         }
-        self.tickets.reached(id, Reached::Down);
     }
 
     fn forget(&mut self, id: InstanceId) {

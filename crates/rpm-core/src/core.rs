@@ -1,6 +1,6 @@
 //! The state machine as a whole: what it consists of, and how an input passes through it.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use crate::deadlines::Deadlines;
@@ -9,7 +9,7 @@ use crate::protocol::{Input, Output};
 use crate::rng::Rng;
 use crate::steering::{Claim, Steering};
 use crate::tickets::Tickets;
-use crate::worker::Worker;
+use crate::worker::{Duty, Worker};
 use crate::{AppId, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
 /// Instances that one command may ask for; more are not created. Far above what a machine
@@ -32,6 +32,8 @@ pub struct Core {
     pub(crate) timers: Deadlines<Timer>,
     pub(crate) steering: Steering,
     pub(crate) tickets: Tickets,
+    /// Workers that have drained, and go when somebody else serves in their stead.
+    pub(crate) lingering: BTreeSet<WorkerId>,
     /// A shutdown was asked for: no command is accepted any more.
     pub(crate) closing: bool,
     /// Follows what steering has to say, in this order: no signal before its slots are closed.
@@ -65,6 +67,7 @@ impl Core {
             timers: Deadlines::new(),
             steering: Steering::new(),
             tickets: Tickets::default(),
+            lingering: BTreeSet::new(),
             closing: false,
             staged: Vec::new(),
             outputs: VecDeque::new(),
@@ -108,10 +111,11 @@ impl Core {
     }
 
     /// The slot of `group` that `worker` takes over: one of the same instance and generation that nobody
-    /// holds. `None`: give it a new one. Either way report it by [`Input::SlotHeld`].
+    /// holds. `None`: give it a new one. Either way report it by [`Input::SlotHeld`]; what a worker opens that is leaving is
+    /// closed again.
     #[must_use]
     pub fn slot_for(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
-        let worker = self.workers.get(&worker)?;
+        let worker = self.workers.get(&worker).filter(|it| !it.duty.is_retire())?;
         self.steering.vacant((worker.instance, worker.generation), group)
     }
 
@@ -129,16 +133,25 @@ impl Core {
             Input::Exited { worker, exit } => self.gone(worker, Some(exit)),
             Input::Listening { worker } => self.listening(worker),
             Input::Ready { worker } => self.ready(worker),
-            Input::SlotHeld { slot, group, worker } => self.slot_held(slot, group, worker),
+            Input::SlotHeld {
+                slot,
+                group,
+                worker,
+                fixed,
+            } => self.slot_held(slot, group, worker, fixed),
             Input::SlotReleased { slot, worker } => self.slot_released(slot, worker),
+            Input::SharedHeld { group, worker, fixed } => self.shared_held(group, worker, fixed),
+            Input::SharedReleased { group, worker } => self.shared_released(group, worker),
+            Input::Drained { worker } | Input::DrainFailed { worker } => self.drained(worker),
             Input::Queue { slot, len } => self.steering.sample(slot, len, self.now),
             Input::Responded { worker } => self.responded(worker),
         }
     }
 
-    fn slot_held(&mut self, slot: SlotId, group: GroupId, id: WorkerId) {
+    fn slot_held(&mut self, slot: SlotId, group: GroupId, id: WorkerId, fixed: bool) {
         let worker = self.workers.get(&id);
-        let Some(worker) = worker.filter(|worker| self.returns(worker.instance)) else {
+        let stays = |worker: &&Worker| !worker.duty.is_retire() && self.returns(worker.instance);
+        let Some(worker) = worker.filter(stays) else {
             return self.steering.refuse(slot, group);
         };
         self.steering.hold(Claim {
@@ -147,14 +160,58 @@ impl Core {
             instance: worker.instance,
             generation: worker.generation,
             worker: id,
-            online: worker.phase.is_online(),
+            role: worker.role(),
             answers: worker.answers,
         });
+        if self.steering.holder(slot) == Some(id) {
+            self.opened(id, fixed.then_some(group));
+        }
     }
 
     fn slot_released(&mut self, slot: SlotId, id: WorkerId) {
-        if let Some(worker) = self.workers.get(&id) {
-            self.steering.release(slot, id, worker.phase.is_ending());
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let group = self.steering.slots.get(&slot).map(|slot| slot.group);
+        if self.steering.holder(slot) != Some(id) {
+            return;
+        }
+        let inherited = worker.phase.is_ending() && worker.duty == Duty::Serve;
+        self.steering.release(slot, id, inherited);
+        if let Some(group) = group {
+            self.closed(id, group);
+        }
+    }
+
+    fn shared_held(&mut self, group: GroupId, id: WorkerId, fixed: bool) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.shared.insert(group);
+            self.opened(id, fixed.then_some(group));
+        }
+    }
+
+    fn shared_released(&mut self, group: GroupId, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.shared.remove(&group);
+            self.closed(id, group);
+        }
+    }
+
+    /// A worker has opened something.
+    pub(crate) fn opened(&mut self, id: WorkerId, group: Option<GroupId>) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.opened(group, self.now);
+            self.compare(id);
+        }
+    }
+
+    /// A worker has closed something; one that ends does so without meaning anything by it.
+    fn closed(&mut self, id: WorkerId, group: GroupId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && !worker.phase.is_ending()
+        {
+            worker.closed(group);
+            self.compare(id);
         }
     }
 
@@ -177,6 +234,8 @@ impl Core {
     }
 
     fn settle(&mut self) {
+        self.steering.settle(&mut self.outputs);
+        self.release_lingering();
         self.steering.settle(&mut self.outputs);
         self.outputs.extend(self.staged.drain(..));
         self.outputs.extend(self.tickets.drain());

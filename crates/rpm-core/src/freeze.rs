@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use crate::protocol::{Notice, Output};
 use crate::restart::grown;
-use crate::steering::{Steering, Tenant};
+use crate::steering::{Role, Steering, Tenant};
 use crate::{SlotId, Tick, WorkerId};
 
 /// A queue that did not move for this long, and the up to 5 ms between its first connection and the sample that
@@ -124,8 +124,15 @@ impl Steering {
                     self.abandoned.insert(id);
                 }
             }
-            Tenant::Idle { worker, waiting } => self.sample_idle(sample, worker, waiting),
-            Tenant::Serving { worker, flow } => {
+            Tenant::Idle { worker, waiting } => {
+                let waiting = self.sample_idle(sample, worker, waiting);
+                self.retain(id, Tenant::Idle { worker, waiting });
+            }
+            Tenant::Leaving { worker, waiting } => {
+                let waiting = self.sample_idle(sample, worker, waiting);
+                self.retain(id, Tenant::Leaving { worker, waiting });
+            }
+            Tenant::Serving { worker, flow, .. } => {
                 let flow = self.sample_serving(sample, worker, flow);
                 self.set_flow(id, worker, flow);
             }
@@ -154,6 +161,7 @@ impl Steering {
             if let Some(Tenant::Serving {
                 worker,
                 flow: Flow::Rescued(rescued),
+                ..
             }) = tenant
             {
                 let flow = self.probe_or_try(rescued, worker, now);
@@ -162,15 +170,18 @@ impl Steering {
         }
     }
 
-    /// A worker that is not online and does not accept: what a healthy one could serve goes there.
-    fn sample_idle(&mut self, sample: Sample, worker: WorkerId, waiting: Option<Tick>) {
+    /// A worker that is not online and does not accept: what a healthy one could serve goes there. Returns since when
+    /// what is left has waited.
+    fn sample_idle(&mut self, sample: Sample, worker: WorkerId, waiting: Option<Tick>) -> Option<Tick> {
         let waiting = sample.watch(waiting);
         let moved = self.rescue_if_due(sample, worker, waiting);
-        if let Some(slot) = self.slots.get_mut(&sample.slot) {
-            slot.tenant = Tenant::Idle {
-                worker,
-                waiting: waiting.filter(|_| !moved),
-            };
+        waiting.filter(|_| !moved)
+    }
+
+    /// The same tenant, of whom more is known.
+    fn retain(&mut self, id: SlotId, tenant: Tenant) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.tenant = tenant;
         }
     }
 
@@ -276,9 +287,11 @@ impl Steering {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
         };
-        let was_in = matches!(slot.tenant, Tenant::Serving { flow, .. } if flow.is_in());
-        slot.tenant = Tenant::Serving { worker, flow };
-        let notice = match (was_in, flow.is_in()) {
+        let Tenant::Serving { role, flow: last, .. } = slot.tenant else {
+            return;
+        };
+        slot.tenant = Tenant::Serving { worker, role, flow };
+        let notice = match (last.is_in(), flow.is_in()) {
             (true, false) => Some(Notice::Stalled {
                 slot: id,
                 queued: slot.len,
@@ -288,7 +301,9 @@ impl Steering {
         };
         if let Some(notice) = notice {
             self.dirty.insert(slot.group);
-            self.staged.push(Output::Notice(notice));
+            // Of one that is not there to serve, nobody wants to know.
+            let told = (role == Role::Active).then_some(Output::Notice(notice));
+            self.staged.extend(told);
         }
         match flow.deadline() {
             Some(at) => self.timers.set(id, at),

@@ -3,9 +3,12 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::mem;
 use core::time::Duration;
 
+use crate::proof::Footprint;
 use crate::protocol::{AppConfig, Exit};
+use crate::reload::Rollout;
 use crate::restart::Record;
 use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
 
@@ -15,9 +18,13 @@ pub(crate) struct App {
     /// For workers spawned from now on; earlier ones keep theirs.
     pub(crate) config: Arc<AppConfig>,
     pub(crate) generation: Generation,
+    /// The highest there ever was: one that was undone is not used again.
+    pub(crate) newest: Generation,
     pub(crate) instances: BTreeSet<InstanceId>,
     /// Instance numbers in use.
     pub(crate) numbers: BTreeSet<u32>,
+    /// The reload that is going on.
+    pub(crate) rollout: Option<Rollout>,
 }
 
 /// A place in the process list.
@@ -25,11 +32,15 @@ pub(crate) struct App {
 pub(crate) struct Instance {
     pub(crate) app: AppId,
     pub(crate) number: u32,
-    /// Of the worker spawned last.
+    /// Of its own worker, or the last it had.
     pub(crate) generation: Generation,
     pub(crate) state: State,
     pub(crate) record: Record,
     pub(crate) last_exit: Option<Exit>,
+    /// What its last ready worker served (not one that a reload may still undo); `None`: it never had one.
+    pub(crate) footprint: Option<Footprint>,
+    /// Workers it had before, which end or drain.
+    pub(crate) retiring: BTreeSet<WorkerId>,
 }
 
 /// What an instance is doing.
@@ -41,6 +52,8 @@ pub(crate) enum State {
     Stopping { worker: WorkerId, then: Then },
     /// It has none, and gets one at `until`.
     Waiting { until: Tick },
+    /// It has none, and gets the candidate of a reload; `then`: if the reload is undone.
+    Awaiting { then: Then },
     /// Not running, by wish or by policy.
     Stopped,
     /// Failed too often.
@@ -76,7 +89,7 @@ impl State {
     /// Does it run, or will it run again without being asked to?
     pub(crate) fn returns(self) -> bool {
         match self {
-            State::Running { .. } | State::Waiting { .. } => true,
+            State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } => true,
             State::Stopping { then, .. } => then.returns(),
             State::Stopped | State::Errored => false,
         }
@@ -86,7 +99,20 @@ impl State {
     pub(crate) fn is_leaving(self) -> bool {
         match self {
             State::Stopping { then, .. } => then == Then::Forgotten,
-            State::Running { .. } | State::Waiting { .. } | State::Stopped | State::Errored => false,
+            State::Running { .. }
+            | State::Waiting { .. }
+            | State::Awaiting { .. }
+            | State::Stopped
+            | State::Errored => false,
+        }
+    }
+
+    /// Does a reload give it a new worker? One that failed gets another chance; one that was stopped stays so.
+    pub(crate) fn is_reloaded(self) -> bool {
+        match self {
+            State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } | State::Errored => true,
+            State::Stopping { then, .. } => then.returns() || then == Then::Errored,
+            State::Stopped => false,
         }
     }
 }
@@ -102,11 +128,32 @@ impl Instance {
             state: State::Stopped,
             record,
             last_exit: None,
+            footprint: None,
+            retiring: BTreeSet::new(),
         }
     }
 }
 
 impl App {
+    /// An app without instances.
+    pub(crate) fn new(config: AppConfig) -> Self {
+        App {
+            config: Arc::new(config),
+            generation: Generation(1),
+            newest: Generation(1),
+            instances: BTreeSet::new(),
+            numbers: BTreeSet::new(),
+            rollout: None,
+        }
+    }
+
+    /// A generation with this configuration begins; returns what was before.
+    pub(crate) fn renew(&mut self, config: Arc<AppConfig>) -> (Generation, Arc<AppConfig>) {
+        self.newest = Generation(self.newest.0.saturating_add(1));
+        let former = mem::replace(&mut self.generation, self.newest);
+        (former, mem::replace(&mut self.config, config))
+    }
+
     /// The lowest instance numbers that are free, ascending.
     pub(crate) fn free_numbers(&self, count: u32) -> Vec<u32> {
         (0..)

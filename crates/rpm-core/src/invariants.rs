@@ -1,13 +1,15 @@
 //! What must hold between any two inputs, checked by the simulation and by fuzzing.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use crate::core::{Core, Timer};
-use crate::instance::State;
-use crate::steering::{Rank, Slot, Tenant};
+use crate::instance::{App, State};
+use crate::reload::Rollout;
+use crate::steering::{Role, Slot, Tenant};
 use crate::tickets::Goal;
-use crate::worker::{Phase, Worker};
-use crate::{AppId, GroupId, InstanceId, SlotId, WorkerId};
+use crate::worker::{Duty, Phase, Worker};
+use crate::{AppId, Generation, GroupId, InstanceId, SlotId, WorkerId};
 
 /// An invariant that does not hold: a bug of this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +41,12 @@ pub enum Violation {
     /// A goal that nothing pursues.
     #[error("a ticket waits for instance {0}, which is not on its way there")]
     Ticket(InstanceId),
+    /// A reload is not what its parts say, or goes too fast.
+    #[error("the reload of app {0} is inconsistent")]
+    Reload(AppId),
+    /// Too much is left behind by reloads.
+    #[error("more than two generations of app {0} drain")]
+    Draining(AppId),
     /// An index is wrong, or work was left undone.
     #[error("an index is inconsistent, or an input was not handled to its end")]
     Bookkeeping,
@@ -53,6 +61,7 @@ impl Core {
         self.check_apps()?;
         self.check_instances()?;
         self.check_workers()?;
+        self.check_reloads()?;
         self.check_timers()?;
         self.check_slots()?;
         self.check_groups()?;
@@ -83,16 +92,24 @@ impl Core {
 
     fn check_instances(&self) -> Result<(), Violation> {
         for (&id, instance) in &self.instances {
-            let phase = |worker| self.workers.get(&worker).map(|worker| worker.phase.is_ending());
+            let ends = |worker| {
+                let worker = self.workers.get(&worker);
+                worker.map(|worker| worker.duty.is_retire() || worker.phase.is_ending())
+            };
             let fits = match instance.state {
-                State::Running { worker } => phase(worker) == Some(false),
-                State::Stopping { worker, .. } => phase(worker) == Some(true),
+                State::Running { worker } => ends(worker) == Some(false),
+                State::Stopping { worker, .. } => ends(worker) == Some(true),
+                State::Awaiting { .. } => self.candidate(id).is_some(),
                 State::Waiting { .. } | State::Stopped | State::Errored => true,
             };
             ensure(fits && id.0 < self.next_instance, Violation::NoWorker(id))?;
             let wanted = match instance.state {
                 State::Waiting { until } => Some(until),
-                State::Running { .. } | State::Stopping { .. } | State::Stopped | State::Errored => None,
+                State::Running { .. }
+                | State::Stopping { .. }
+                | State::Awaiting { .. }
+                | State::Stopped
+                | State::Errored => None,
             };
             let actual = self.timers.get(Timer::Respawn(id));
             ensure(wanted == actual, Violation::InstanceDeadline(id))?;
@@ -102,19 +119,95 @@ impl Core {
 
     fn check_workers(&self) -> Result<(), Violation> {
         for (&id, worker) in &self.workers {
-            let referred = match self
-                .instances
-                .get(&worker.instance)
-                .map(|instance| instance.state)
-            {
-                Some(State::Running { worker } | State::Stopping { worker, .. }) => worker == id,
-                Some(State::Waiting { .. } | State::Stopped | State::Errored) | None => false,
-            };
+            let referred = self.is_referred(id, worker);
             ensure(referred && id.0 < self.next_worker, Violation::Stray(id))?;
             let deadline = self.timers.get(Timer::Phase(id));
             ensure(deadline == worker.phase.deadline(), Violation::WorkerDeadline(id))?;
         }
         Ok(())
+    }
+
+    /// Does what it is there for agree with who knows it?
+    fn is_referred(&self, id: WorkerId, worker: &Worker) -> bool {
+        let Some(instance) = self.instances.get(&worker.instance) else {
+            return false;
+        };
+        let own = match instance.state {
+            State::Running { worker } | State::Stopping { worker, .. } => worker == id,
+            State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored => false,
+        };
+        let stands_by = || self.stand_bys(instance.app).any(|(other, _)| other == id);
+        match worker.duty {
+            Duty::Serve => own && !instance.retiring.contains(&id),
+            Duty::Prove => self.candidate(worker.instance) == Some(id),
+            Duty::StandBy { .. } => !own && stands_by(),
+            Duty::Retire { .. } => instance.retiring.contains(&id),
+        }
+    }
+
+    fn check_reloads(&self) -> Result<(), Violation> {
+        for (&id, app) in &self.apps {
+            let consistent = app
+                .rollout
+                .as_ref()
+                .is_none_or(|rollout| self.is_consistent(app, rollout));
+            ensure(consistent && app.generation <= app.newest, Violation::Reload(id))?;
+            ensure(self.draining(id).len() <= 2, Violation::Draining(id))?;
+        }
+        let idle = |id: &WorkerId| {
+            let worker = self.workers.get(id);
+            !worker.is_some_and(|worker| self.steering.is_needed(worker.instance, *id))
+        };
+        ensure(!self.lingering.iter().any(idle), Violation::Bookkeeping)?;
+        let dangling = |worker: &WorkerId| !self.workers.contains_key(worker);
+        let mut retiring = self.instances.values().flat_map(|instance| &instance.retiring);
+        ensure(!retiring.any(dangling), Violation::Bookkeeping)
+    }
+
+    fn is_consistent(&self, app: &App, rollout: &Rollout) -> bool {
+        let Rollout {
+            queued,
+            launching,
+            proved,
+            ..
+        } = rollout;
+        let members: BTreeSet<_> = queued
+            .iter()
+            .chain(launching.keys())
+            .chain(proved.keys())
+            .collect();
+        let disjoint = members.len() == queued.len() + launching.len() + proved.len();
+        let going_on = !(queued.is_empty() && launching.is_empty());
+        let state = |id: &InstanceId| self.instances.get(id).map(|instance| instance.state);
+        let serves = |id: &InstanceId| match state(id) {
+            Some(State::Running { worker }) => self
+                .workers
+                .get(&worker)
+                .is_some_and(|it| it.generation == app.generation && it.phase.is_online()),
+            Some(_) | None => false,
+        };
+        let beside = |id: &InstanceId| !matches!(state(id), Some(State::Awaiting { .. }));
+        let at_once = launching.keys().filter(|id| beside(id)).count();
+        let limit = app.config.parallel as usize;
+        disjoint
+            && going_on
+            && members.is_subset(&app.instances.iter().collect())
+            && launching
+                .values()
+                .all(|id| self.is_candidate(*id, app.generation))
+            && (limit == 0 || at_once <= limit)
+            && proved.keys().all(serves)
+    }
+
+    fn is_candidate(&self, id: WorkerId, of: Generation) -> bool {
+        self.workers
+            .get(&id)
+            .is_some_and(|worker| match (worker.duty, worker.phase) {
+                (Duty::Prove, Phase::Spawning { .. } | Phase::Launching { .. }) => worker.generation == of,
+                (Duty::Prove, Phase::Online { .. } | Phase::Draining { .. })
+                | (Duty::Prove, Phase::Cancelled(_) | Phase::Stopping(_))
+                | (Duty::Serve | Duty::StandBy { .. } | Duty::Retire { .. }, _) => false,
+            })
     }
 
     fn check_timers(&self) -> Result<(), Violation> {
@@ -145,9 +238,12 @@ impl Core {
     fn check_slots(&self) -> Result<(), Violation> {
         for (&id, slot) in &self.steering.slots {
             let tenant_fits = match slot.tenant {
-                Tenant::Vacant => true,
-                Tenant::Idle { worker, .. } => self.is_tenant(worker, slot, false),
-                Tenant::Serving { worker, .. } => self.is_tenant(worker, slot, true),
+                Tenant::Vacant => self.is_claimable(slot.instance),
+                Tenant::Idle { worker, .. } => self.is_tenant(worker, slot, None, false),
+                Tenant::Serving { worker, role, .. } => {
+                    self.is_tenant(worker, slot, Some(role), role == Role::Draining)
+                }
+                Tenant::Leaving { worker, .. } => self.is_tenant(worker, slot, None, true),
             };
             let indexed = self.steering.of_instance(slot.instance).any(|other| other == id)
                 && self
@@ -156,12 +252,12 @@ impl Core {
                     .get(&slot.group)
                     .is_some_and(|group| group.slots.contains(&id));
             ensure(
-                tenant_fits && indexed && self.returns(slot.instance),
+                tenant_fits && indexed && (slot.tenant.is_last() || self.returns(slot.instance)),
                 Violation::Slot(id),
             )?;
             let wanted = match slot.tenant {
                 Tenant::Serving { flow, .. } => flow.deadline(),
-                Tenant::Vacant | Tenant::Idle { .. } => None,
+                Tenant::Vacant | Tenant::Idle { .. } | Tenant::Leaving { .. } => None,
             };
             ensure(
                 self.steering.timers.get(id) == wanted,
@@ -171,23 +267,36 @@ impl Core {
         Ok(())
     }
 
-    fn is_tenant(&self, worker: WorkerId, slot: &Slot, online: bool) -> bool {
-        self.workers.get(&worker).is_some_and(
-            |Worker {
-                 instance,
-                 generation,
-                 phase,
-                 ..
-             }| {
-                (*instance, *generation) == (slot.instance, slot.generation) && phase.is_online() == online
-            },
-        )
+    /// May this instance have a slot that nobody holds? Beside a ready worker, not for long.
+    fn is_claimable(&self, id: InstanceId) -> bool {
+        let reloads = self.is_proved(id) || self.candidate(id).is_some();
+        match self.instances.get(&id).map(|instance| instance.state) {
+            Some(State::Running { worker }) => {
+                let online = self.workers.get(&worker).is_some_and(|it| it.phase.is_online());
+                reloads || !online || self.timers.get(Timer::Unclaimed(worker)).is_some()
+            }
+            Some(
+                State::Stopping { .. }
+                | State::Waiting { .. }
+                | State::Awaiting { .. }
+                | State::Stopped
+                | State::Errored,
+            )
+            | None => true,
+        }
+    }
+
+    fn is_tenant(&self, worker: WorkerId, slot: &Slot, role: Option<Role>, leaves: bool) -> bool {
+        self.workers.get(&worker).is_some_and(|worker| {
+            (worker.instance, worker.generation) == (slot.instance, slot.generation)
+                && worker.role() == role
+                && worker.duty.is_retire() == leaves
+        })
     }
 
     fn check_groups(&self) -> Result<(), Violation> {
         for (&id, group) in &self.steering.groups {
-            // Every slot here belongs to an instance that runs or will (checked with the slots), so
-            // a group that is not empty must be steered somewhere.
+            // A group that is not empty must be steered somewhere.
             let Some((rank, slots)) = self.steering.choose(group) else {
                 return Err(Violation::Eligible(id));
             };
@@ -198,7 +307,7 @@ impl Core {
                 .copied()
                 .eq(sorted(lengths().map(|slot| slot.len), &slots));
             let right = group.eligible == slots && !slots.is_empty();
-            let indexed = if rank == Rank::Healthy {
+            let indexed = if rank.accepts() {
                 queues
             } else {
                 group.queues.is_empty()
@@ -216,13 +325,18 @@ impl Core {
                         .get(&worker)
                         .is_some_and(|worker| match worker.phase {
                             Phase::Spawning { .. } | Phase::Launching { .. } => true,
-                            Phase::Online { .. } | Phase::Cancelled(_) | Phase::Stopping(_) => false,
+                            Phase::Online { .. }
+                            | Phase::Draining { .. }
+                            | Phase::Cancelled(_)
+                            | Phase::Stopping(_) => false,
                         })
                 }
-                (Some(State::Stopping { then, .. }), Goal::Online) => then.returns(),
+                (Some(State::Stopping { then, .. } | State::Awaiting { then }), Goal::Online) => {
+                    then.returns()
+                }
                 (Some(State::Stopping { then, .. }), Goal::Down) => !then.returns(),
                 (Some(state @ State::Stopping { .. }), Goal::Gone) => state.is_leaving(),
-                (Some(State::Running { .. }), Goal::Down | Goal::Gone)
+                (Some(State::Running { .. } | State::Awaiting { .. }), Goal::Down | Goal::Gone)
                 | (Some(State::Waiting { .. } | State::Stopped | State::Errored) | None, _) => false,
             };
             ensure(on_its_way, Violation::Ticket(id))?;

@@ -36,6 +36,10 @@ pub struct Policy {
     pub kill_timeout: Duration,
     /// From the spawn to readiness.
     pub listen_timeout: Duration,
+    /// The same for a worker that a reload starts, where being late is a failure.
+    pub reload_timeout: Duration,
+    /// How long a worker that was replaced may take to finish what it has begun.
+    pub drain_timeout: Duration,
 }
 
 impl Default for Policy {
@@ -48,6 +52,8 @@ impl Default for Policy {
             exp_backoff: None,
             kill_timeout: Duration::from_millis(1600),
             listen_timeout: Duration::from_secs(3),
+            reload_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -61,6 +67,23 @@ pub struct AppConfig {
     pub readiness: Readiness,
     /// Restart policy and deadlines.
     pub policy: Policy,
+    /// How many new workers of a reload may be starting at once; 0: all. One that takes the place of a worker
+    /// that is gone does not wait for its turn.
+    pub parallel: u32,
+    /// A reload is content with workers that serve other addresses than their predecessors.
+    pub allow_port_change: bool,
+}
+
+impl Default for AppConfig {
+    fn default() -> Self {
+        AppConfig {
+            instances: 1,
+            readiness: Readiness::Listens,
+            policy: Policy::default(),
+            parallel: 0,
+            allow_port_change: false,
+        }
+    }
 }
 
 /// A wish of a user.
@@ -103,6 +126,15 @@ pub enum Command {
         app: AppId,
         /// Its new configuration; `instances` is ignored.
         config: AppConfig,
+    },
+    /// Replace every worker by one of a new generation, which serves only when it is proved ready; the old ones
+    /// then drain. If any new one fails, all is as it was before. While one runs for the app the next waits (and an earlier
+    /// one that waits is [`Failure::Superseded`]); every other command for the app undoes it.
+    Reload {
+        /// The app.
+        app: AppId,
+        /// Its new configuration (`instances` is ignored); `None`: the present one.
+        config: Option<AppConfig>,
     },
     /// Delete everything, for the daemon is about to exit.
     Shutdown,
@@ -163,12 +195,40 @@ pub enum Input {
         group: GroupId,
         /// The new holder.
         worker: WorkerId,
+        /// The address is of the program's choice: its next version must serve it too. `false`: a random port.
+        fixed: bool,
     },
     /// The worker closed its listener.
     SlotReleased {
         /// The slot.
         slot: SlotId,
         /// Who held it.
+        worker: WorkerId,
+    },
+    /// The worker uses a socket that all workers share (UDP, a unix socket): a group without slots.
+    SharedHeld {
+        /// The group; its id is not that of a group with slots.
+        group: GroupId,
+        /// The worker.
+        worker: WorkerId,
+        /// The address is of the program's choice, as in [`Input::SlotHeld`].
+        fixed: bool,
+    },
+    /// It uses it no more.
+    SharedReleased {
+        /// The group.
+        group: GroupId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Nothing is left to do for a worker that was told to [`Output::Drain`].
+    Drained {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The worker cannot drain: it does not know how, or did not answer.
+    DrainFailed {
+        /// Which.
         worker: WorkerId,
     },
     /// The accept queue of a slot, sampled.
@@ -257,6 +317,26 @@ pub enum Notice {
         /// The slot.
         slot: SlotId,
     },
+    /// A worker that a reload started is proved ready and serves; its predecessor stands by.
+    CandidateReady {
+        /// The new worker.
+        worker: WorkerId,
+    },
+    /// A worker drains: it is not needed any more.
+    Retiring {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The new generation serves.
+    ReloadDone {
+        /// Whose.
+        app: AppId,
+    },
+    /// The old generation serves as before; the new one is removed.
+    ReloadUndone {
+        /// Whose.
+        app: AppId,
+    },
 }
 
 /// Something the shell must do, in the order given.
@@ -280,14 +360,20 @@ pub enum Output {
         /// Which.
         worker: WorkerId,
     },
+    /// Let the worker finish what it has begun: it is out of steering (but for groups in which nobody else is online),
+    /// keeps its slots and goes on accepting. Answer with [`Input::Drained`] or [`Input::DrainFailed`];
+    /// [`Output::Terminate`] follows in any case. May come for a worker that is told to end in the same breath.
+    Drain {
+        /// Which.
+        worker: WorkerId,
+    },
     /// End it (SIGKILL to the whole tree).
     Kill {
         /// Which.
         worker: WorkerId,
     },
     /// From now on new connections of the group go to these slots, and no others. Never empty while
-    /// the group has a slot that some worker serves or will serve again; empty when its last slots are
-    /// about to be closed.
+    /// the group has a slot; empty when its last slots are about to be closed.
     Steer {
         /// The group.
         group: GroupId,

@@ -49,16 +49,47 @@ pub(crate) enum Tenant {
     /// A worker that is not ready yet, or that ends in order to be replaced. `waiting`:
     /// since when its queue has not moved.
     Idle { worker: WorkerId, waiting: Option<Tick> },
-    /// A worker that is online.
-    Serving { worker: WorkerId, flow: Flow },
+    /// A worker that accepts.
+    Serving {
+        worker: WorkerId,
+        role: Role,
+        flow: Flow,
+    },
+    /// A worker that was told to end and leaves no heir; the slot ends with it.
+    Leaving { worker: WorkerId, waiting: Option<Tick> },
 }
 
-/// How good a choice a slot is; a group's eligible slots are those of its best rank.
+/// What a worker that accepts is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// To serve.
+    Active,
+    /// To step in if its successor fails.
+    Warm,
+    /// To finish what it has begun.
+    Draining,
+}
+
+/// How good a choice a slot is; a group's eligible slots are those of its best rank. A worker that drains still
+/// accepts, so it is better than having clients wait for one that starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     Healthy,
+    Warm,
     Stalled,
+    Draining,
     Waiting,
+    Last,
+}
+
+impl Rank {
+    /// Is there a worker that is seen to accept?
+    pub(crate) fn accepts(self) -> bool {
+        match self {
+            Rank::Healthy | Rank::Warm | Rank::Draining => true,
+            Rank::Stalled | Rank::Waiting | Rank::Last => false,
+        }
+    }
 }
 
 /// All slots of one address.
@@ -66,7 +97,7 @@ pub(crate) enum Rank {
 pub(crate) struct Group {
     pub(crate) slots: BTreeSet<SlotId>,
     pub(crate) eligible: Vec<SlotId>,
-    /// Queue lengths of the eligible slots, if these are healthy; empty otherwise.
+    /// Queue lengths of the eligible slots, if their workers accept; empty otherwise.
     pub(crate) queues: BTreeSet<(u32, SlotId)>,
 }
 
@@ -78,8 +109,8 @@ pub(crate) struct Claim {
     pub(crate) instance: InstanceId,
     pub(crate) generation: Generation,
     pub(crate) worker: WorkerId,
-    /// The worker is online.
-    pub(crate) online: bool,
+    /// `None`: the worker does not serve yet.
+    pub(crate) role: Option<Role>,
     pub(crate) answers: bool,
 }
 
@@ -87,42 +118,54 @@ impl Tenant {
     pub(crate) fn worker(self) -> Option<WorkerId> {
         match self {
             Tenant::Vacant => None,
-            Tenant::Idle { worker, .. } | Tenant::Serving { worker, .. } => Some(worker),
+            Tenant::Idle { worker, .. } | Tenant::Serving { worker, .. } | Tenant::Leaving { worker, .. } => {
+                Some(worker)
+            }
         }
     }
 
-    fn new(worker: WorkerId, online: bool) -> Tenant {
-        if online {
-            Tenant::Serving {
-                worker,
-                flow: Flow::fresh(),
-            }
-        } else {
-            Tenant::Idle {
-                worker,
-                waiting: None,
-            }
+    /// Does the slot end with this tenant?
+    pub(crate) fn is_last(self) -> bool {
+        match self {
+            Tenant::Serving { role, .. } => role == Role::Draining,
+            Tenant::Leaving { .. } => true,
+            Tenant::Vacant | Tenant::Idle { .. } => false,
         }
+    }
+
+    fn new(worker: WorkerId, role: Option<Role>) -> Tenant {
+        let flow = Flow::fresh();
+        let idle = Tenant::Idle {
+            worker,
+            waiting: None,
+        };
+        role.map_or(idle, |role| Tenant::Serving { worker, role, flow })
     }
 }
 
 impl Slot {
     pub(crate) fn rank(&self) -> Rank {
         match self.tenant {
-            Tenant::Serving { flow, .. } if flow.is_in() => Rank::Healthy,
-            Tenant::Serving { .. } => Rank::Stalled,
+            Tenant::Serving { role, flow, .. } => match (role, flow.is_in()) {
+                (Role::Active, true) => Rank::Healthy,
+                (Role::Warm, true) => Rank::Warm,
+                (Role::Active | Role::Warm, false) => Rank::Stalled,
+                (Role::Draining, true) => Rank::Draining,
+                (Role::Draining, false) => Rank::Last,
+            },
             Tenant::Vacant | Tenant::Idle { .. } => Rank::Waiting,
+            Tenant::Leaving { .. } => Rank::Last,
         }
     }
 }
 
 impl Group {
-    /// Is there an eligible healthy slot whose queue is shorter than `len`?
+    /// Is there an eligible slot, with a worker that accepts, whose queue is shorter than `len`?
     pub(crate) fn has_shorter(&self, len: u32) -> bool {
         self.queues.first().is_some_and(|&(shortest, _)| shortest < len)
     }
 
-    /// Eligible healthy slots whose queue was empty at the last sample.
+    /// Such slots whose queue was empty at the last sample.
     pub(crate) fn drained(&self) -> Vec<SlotId> {
         let empty = self.queues.range(..(1, SlotId(0)));
         empty.map(|&(_, slot)| slot).collect()
@@ -168,7 +211,7 @@ impl Steering {
     /// A worker uses a slot: a new one, or a vacant one of its own instance and generation. A claim to
     /// any other existing slot changes nothing.
     pub(crate) fn hold(&mut self, claim: Claim) {
-        let tenant = Tenant::new(claim.worker, claim.online);
+        let tenant = Tenant::new(claim.worker, claim.role);
         if let Some(slot) = self.slots.get_mut(&claim.slot) {
             let same = (slot.group, slot.instance, slot.generation)
                 == (claim.group, claim.instance, claim.generation);
@@ -208,14 +251,35 @@ impl Steering {
         }
     }
 
-    /// `worker` is online from now on.
-    pub(crate) fn serve(&mut self, instance: InstanceId, worker: WorkerId) {
-        self.retenant(instance, worker, Tenant::new(worker, true));
+    /// `worker` accepts from now on; what is known of the queue of one that did so already stays known.
+    pub(crate) fn serve(&mut self, instance: InstanceId, worker: WorkerId, role: Role) {
+        for id in self.slots_of(instance, worker).collect::<Vec<_>>() {
+            let Some(slot) = self.slots.get_mut(&id) else {
+                continue;
+            };
+            if let Tenant::Serving { flow, .. } = slot.tenant {
+                slot.tenant = Tenant::Serving { worker, role, flow };
+                self.dirty.insert(slot.group);
+            } else {
+                self.set_tenant(id, Tenant::new(worker, Some(role)));
+            }
+        }
     }
 
     /// `worker` ends, and another one will take its slots.
     pub(crate) fn idle(&mut self, instance: InstanceId, worker: WorkerId) {
-        self.retenant(instance, worker, Tenant::new(worker, false));
+        self.retenant(instance, worker, Tenant::new(worker, None));
+    }
+
+    /// `worker` ends, and nobody will take its slots.
+    pub(crate) fn leave(&mut self, instance: InstanceId, worker: WorkerId) {
+        let waiting = None;
+        self.retenant(instance, worker, Tenant::Leaving { worker, waiting });
+    }
+
+    /// `worker` is gone, and so are its slots.
+    pub(crate) fn close_of(&mut self, instance: InstanceId, worker: WorkerId) {
+        self.close_those(instance, |slot| slot.tenant.worker() == Some(worker));
     }
 
     /// `worker` is gone.
@@ -225,24 +289,39 @@ impl Steering {
 
     /// `worker` closed its listener; the slot stays open only if it is to be inherited.
     pub(crate) fn release(&mut self, id: SlotId, worker: WorkerId, keep: bool) {
-        let tenant = self.slots.get(&id).and_then(|slot| slot.tenant.worker());
-        match (tenant == Some(worker), keep) {
+        match (self.holder(id) == Some(worker), keep) {
             (true, true) => self.set_tenant(id, Tenant::Vacant),
             (true, false) => self.close(id),
             (false, _) => {}
         }
     }
 
-    /// The instance will not run again: all its slots are closed.
+    /// All slots of the instance are closed.
     pub(crate) fn close_all(&mut self, instance: InstanceId) {
-        for id in self.of_instance(instance).collect::<Vec<_>>() {
-            self.close(id);
-        }
+        self.close_those(instance, |_| true);
+    }
+
+    /// The instance will not run again: all its slots are closed, but those of workers that are retiring.
+    pub(crate) fn close_own(&mut self, instance: InstanceId) {
+        self.close_those(instance, |slot| !slot.tenant.is_last());
+    }
+
+    /// Closes the vacant slots that no worker of this generation inherits.
+    pub(crate) fn close_outdated(&mut self, instance: InstanceId, generation: Generation) {
+        self.close_those(instance, |slot| {
+            slot.tenant == Tenant::Vacant && slot.generation != generation
+        });
     }
 
     /// Closes the instance's slots that no worker has taken again.
-    pub(crate) fn close_unclaimed(&mut self, instance: InstanceId) {
-        for id in self.unclaimed(instance).collect::<Vec<_>>() {
+    pub(crate) fn close_vacant(&mut self, instance: InstanceId) {
+        self.close_those(instance, |slot| slot.tenant == Tenant::Vacant);
+    }
+
+    fn close_those(&mut self, instance: InstanceId, which: impl Fn(&Slot) -> bool) {
+        let slots = self.of_instance(instance);
+        let chosen = slots.filter(|id| self.slots.get(id).is_some_and(&which));
+        for id in chosen.collect::<Vec<_>>() {
             self.close(id);
         }
     }
@@ -257,6 +336,20 @@ impl Steering {
         self.of_instance(instance).filter(vacant)
     }
 
+    /// Who holds this slot.
+    pub(crate) fn holder(&self, slot: SlotId) -> Option<WorkerId> {
+        self.slots.get(&slot).and_then(|slot| slot.tenant.worker())
+    }
+
+    /// Do connections go to `worker`, which leaves, only because those who are to serve are not ready?
+    pub(crate) fn is_needed(&self, instance: InstanceId, worker: WorkerId) -> bool {
+        let stays = |id: &SlotId| self.slots.get(id).is_some_and(|slot| !slot.tenant.is_last());
+        self.slots_of(instance, worker).any(|id| {
+            let group = self.slots.get(&id).and_then(|slot| self.groups.get(&slot.group));
+            group.is_some_and(|group| group.eligible.contains(&id) && group.slots.iter().any(stays))
+        })
+    }
+
     /// Does `worker` hold a slot?
     pub(crate) fn is_holder(&self, instance: InstanceId, worker: WorkerId) -> bool {
         self.slots_of(instance, worker).next().is_some()
@@ -269,7 +362,7 @@ impl Steering {
         worker: WorkerId,
     ) -> impl Iterator<Item = SlotId> + '_ {
         self.of_instance(instance)
-            .filter(move |id| self.slots.get(id).and_then(|slot| slot.tenant.worker()) == Some(worker))
+            .filter(move |&id| self.holder(id) == Some(worker))
     }
 
     /// Puts out what the changes since the last call amount to.
@@ -325,11 +418,9 @@ impl Steering {
 
     fn refresh(&mut self, id: GroupId, out: &mut VecDeque<Output>) {
         let Some(group) = self.groups.get(&id) else { return };
-        let (rank, slots) = self.choose(group).unwrap_or((Rank::Waiting, Vec::new()));
-        let queues = match rank {
-            Rank::Healthy => slots.iter().map(|&slot| (self.len(slot), slot)).collect(),
-            Rank::Stalled | Rank::Waiting => BTreeSet::new(),
-        };
+        let (rank, slots) = self.choose(group).unwrap_or((Rank::Last, Vec::new()));
+        let lengths = slots.iter().map(|&slot| (self.len(slot), slot));
+        let queues = lengths.filter(|_| rank.accepts()).collect();
         if slots != group.eligible {
             out.push_back(Output::Steer {
                 group: id,
@@ -346,7 +437,7 @@ impl Steering {
         self.slots.get(&slot).map_or(0, |slot| slot.len)
     }
 
-    /// What waits in a vacant slot goes to healthy ones; where there is none it stays, and is inherited.
+    /// What waits in a vacant slot goes to those that accept; where there is none it stays, and is inherited.
     fn rescue_abandoned(&self, id: SlotId) -> Option<Output> {
         let group = self.groups.get(&self.slots.get(&id)?.group)?;
         let to: Vec<SlotId> = match group.queues.is_empty() {

@@ -1,14 +1,16 @@
 //! Supervision: the life of a worker, and what its end means for its instance.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use core::time::Duration;
 
 use crate::core::{Core, Timer};
 use crate::instance::{State, Then};
+use crate::proof::Footprint;
 use crate::protocol::{Exit, Failure, Notice, Output, Readiness};
 use crate::restart::Verdict;
 use crate::tickets::Reached;
-use crate::worker::{Killing, Phase, Worker};
+use crate::worker::{Duty, Killing, Phase, Worker};
 use crate::{InstanceId, WorkerId};
 
 /// How long the shell may take to answer a spawn. Spawning takes milliseconds, and a thousand
@@ -21,16 +23,25 @@ const KILL_AGAIN_MAX: Duration = Duration::from_secs(30);
 impl Core {
     /// Another worker for an instance that has none.
     pub(crate) fn spawn(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get_mut(&id) else {
+        if self.begin_early(id) {
+            return;
+        }
+        let Some(worker) = self.launch(id, Duty::Serve) else {
             return;
         };
-        let Some(app) = self.apps.get(&instance.app) else {
-            return;
-        };
+        let generation = self.workers.get(&worker).map(|worker| worker.generation);
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.state = State::Running { worker };
+            instance.generation = generation.unwrap_or(instance.generation);
+        }
+    }
+
+    /// A new worker for an instance.
+    pub(crate) fn launch(&mut self, id: InstanceId, duty: Duty) -> Option<WorkerId> {
+        let instance = self.instances.get(&id)?;
+        let app = self.apps.get(&instance.app)?;
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
-        instance.state = State::Running { worker };
-        instance.generation = app.generation;
         self.staged.push(Output::Spawn {
             worker,
             app: instance.app,
@@ -46,9 +57,14 @@ impl Core {
             config: Arc::clone(&app.config),
             spawned: None,
             answers: false,
+            heard: false,
+            footprint: Footprint::default(),
+            shared: BTreeSet::new(),
+            duty,
             phase: Phase::Spawning { give_up },
         };
         self.workers.insert(worker, new);
+        Some(worker)
     }
 
     /// The process of a worker runs.
@@ -60,30 +76,48 @@ impl Core {
             Phase::Spawning { .. } => {
                 worker.spawned = Some(self.now);
                 let ready_by = self.now + worker.config.policy.listen_timeout;
-                let readiness = worker.config.readiness;
+                let (duty, readiness) = (worker.duty, worker.config.readiness);
                 self.enter(id, Phase::Launching { ready_by });
-                match readiness {
-                    Readiness::Executed => self.online(id, false),
-                    Readiness::Listens | Readiness::Announces => {}
+                match (duty, readiness) {
+                    (Duty::Prove, _) => self.review(id),
+                    (Duty::Serve | Duty::StandBy { .. }, Readiness::Executed) => self.online(id, false),
+                    (
+                        Duty::Serve | Duty::StandBy { .. } | Duty::Retire { .. },
+                        Readiness::Executed | Readiness::Listens | Readiness::Announces,
+                    ) => {}
                 }
             }
             Phase::Cancelled(_) => {
                 worker.spawned = Some(self.now);
                 self.terminate(id);
             }
-            Phase::Launching { .. } | Phase::Online { .. } | Phase::Stopping(_) => {}
+            Phase::Launching { .. } | Phase::Online { .. } | Phase::Draining { .. } | Phase::Stopping(_) => {}
         }
     }
 
     pub(crate) fn listening(&mut self, id: WorkerId) {
         if self.becomes_ready_by(id, Readiness::Listens) {
-            self.online(id, false);
+            self.heard(id);
         }
+        self.opened(id, None);
     }
 
     pub(crate) fn ready(&mut self, id: WorkerId) {
         if self.becomes_ready_by(id, Readiness::Announces) {
-            self.online(id, false);
+            self.heard(id);
+        }
+    }
+
+    /// A worker gave the word that its readiness waits for.
+    fn heard(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.heard = true;
+        match worker.duty {
+            Duty::Prove => self.review(id),
+            Duty::Serve | Duty::StandBy { .. } => self.online(id, false),
+            Duty::Retire { .. } => {}
         }
     }
 
@@ -95,11 +129,12 @@ impl Core {
         let within = worker.config.policy.listen_timeout;
         match (worker.phase, worker.config.readiness) {
             (Phase::Spawning { .. }, _) => self.not_ready(id, SPAWN_TIMEOUT),
+            (Phase::Launching { .. }, _) if worker.duty == Duty::Prove => self.review(id),
             (Phase::Launching { .. }, Readiness::Announces) => self.not_ready(id, within),
             (Phase::Launching { .. }, Readiness::Listens | Readiness::Executed) => {
-                let silent = !self.steering.is_holder(worker.instance, id);
-                self.online(id, silent);
+                self.online(id, self.is_silent(id));
             }
+            (Phase::Draining { .. }, _) => self.cut(id),
             (Phase::Cancelled(killing), _) => self.kill(id, killing, Phase::Cancelled),
             (Phase::Stopping(killing), _) => self.kill(id, killing, Phase::Stopping),
             (Phase::Online { .. }, _) => {}
@@ -109,7 +144,7 @@ impl Core {
     /// A worker did not take over these slots in time, so it never will.
     pub(crate) fn close_unclaimed(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get(&id) {
-            self.steering.close_unclaimed(worker.instance);
+            self.steering.close_vacant(worker.instance);
         }
     }
 
@@ -133,9 +168,14 @@ impl Core {
         if then.returns() {
             self.steering.idle(id, worker);
         } else {
-            self.steering.close_all(id);
+            self.steering.close_own(id);
         }
         self.timers.clear(Timer::Unclaimed(worker));
+        self.dismiss(worker);
+    }
+
+    /// A worker shall end, as soon as it has a process that can be told to.
+    pub(crate) fn dismiss(&mut self, worker: WorkerId) {
         match self.workers.get(&worker).map(|worker| worker.phase) {
             Some(Phase::Spawning { give_up }) => {
                 let killing = Killing {
@@ -144,7 +184,9 @@ impl Core {
                 };
                 self.enter(worker, Phase::Cancelled(killing));
             }
-            Some(Phase::Launching { .. } | Phase::Online { .. }) => self.terminate(worker),
+            Some(Phase::Launching { .. } | Phase::Online { .. } | Phase::Draining { .. }) => {
+                self.terminate(worker);
+            }
             Some(Phase::Cancelled(_) | Phase::Stopping(_)) | None => {}
         }
     }
@@ -156,23 +198,51 @@ impl Core {
         };
         self.timers.clear(Timer::Phase(id));
         self.timers.clear(Timer::Unclaimed(id));
-        self.steering.vacate(worker.instance, id);
-        let Some(instance) = self.instances.get_mut(&worker.instance) else {
-            return;
-        };
-        instance.last_exit = exit.or(instance.last_exit);
-        match instance.state {
-            State::Running { .. } => self.crashed(id, &worker, exit),
-            State::Stopping { then, .. } => self.ended(id, worker.instance, then, exit),
-            State::Waiting { .. } | State::Stopped | State::Errored => {}
+        let of = worker.instance;
+        if let Some(instance) = self.instances.get_mut(&of) {
+            instance.last_exit = exit.or(instance.last_exit);
+        }
+        match worker.duty {
+            Duty::Serve => {
+                self.steering.vacate(of, id);
+                self.own_gone(id, &worker, exit);
+            }
+            Duty::StandBy { .. } => {
+                self.steering.vacate(of, id);
+                self.note_crash(id, exit, Then::Stopped);
+                self.stand_by_lost(of);
+            }
+            Duty::Prove => {
+                self.steering.close_of(of, id);
+                self.note_crash(id, exit, Then::Stopped);
+                self.candidate_failed(of, id, failure(exit));
+            }
+            Duty::Retire { .. } => {
+                self.steering.close_of(of, id);
+                self.retired(id, of, exit);
+            }
+        }
+    }
+
+    /// The same, for an instance's own worker.
+    fn own_gone(&mut self, id: WorkerId, worker: &Worker, exit: Option<Exit>) {
+        let of = worker.instance;
+        match self.instances.get(&of).map(|instance| instance.state) {
+            Some(State::Running { .. }) if self.is_proved(of) => {
+                self.note_crash(id, exit, Then::Stopped);
+                self.candidate_failed(of, id, failure(exit));
+            }
+            Some(State::Running { .. }) => self.crashed(id, worker, exit),
+            Some(State::Stopping { then, .. }) => self.ended(id, of, then, exit),
+            Some(State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored) | None => {
+            }
         }
     }
 
     /// A worker ended without being asked to.
     fn crashed(&mut self, id: WorkerId, worker: &Worker, exit: Option<Exit>) {
         if !worker.phase.is_online() {
-            let failure = exit.map_or(Failure::SpawnFailed, Failure::Exited);
-            self.tickets.failed(worker.instance, id, failure);
+            self.tickets.failed(worker.instance, id, failure(exit));
         }
         let Some(instance) = self.instances.get_mut(&worker.instance) else {
             return;
@@ -192,7 +262,7 @@ impl Core {
     }
 
     /// A worker that was asked to end has ended.
-    fn ended(&mut self, id: WorkerId, instance: InstanceId, then: Then, exit: Option<Exit>) {
+    pub(crate) fn ended(&mut self, id: WorkerId, instance: InstanceId, then: Then, exit: Option<Exit>) {
         match then {
             Then::Retry { .. } | Then::Errored => self.note_crash(id, exit, then),
             Then::Stopped | Then::Restart | Then::Forgotten => {}
@@ -206,15 +276,22 @@ impl Core {
             Then::Retry { delay } => Some(delay),
             Then::Stopped | Then::Errored | Then::Forgotten => None,
         };
-        self.staged.push(Output::Notice(Notice::Crashed {
+        self.note(Notice::Crashed {
             worker,
             exit,
             retry_in,
-        }));
+        });
+    }
+
+    pub(crate) fn note(&mut self, notice: Notice) {
+        self.staged.push(Output::Notice(notice));
     }
 
     /// The instance has no worker: what now?
-    fn follow(&mut self, id: InstanceId, then: Then) {
+    pub(crate) fn follow(&mut self, id: InstanceId, then: Then) {
+        if self.candidate(id).is_some() {
+            return self.await_candidate(id, then);
+        }
         match then {
             Then::Restart => self.spawn(id),
             Then::Retry { delay } => {
@@ -233,27 +310,88 @@ impl Core {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        let (instance, wait) = (worker.instance, worker.config.policy.listen_timeout);
+        let (instance, duty) = (worker.instance, worker.duty);
         let since = match worker.phase {
             Phase::Online { silent: false, .. } => return,
             Phase::Online { since, silent: true } => since,
-            Phase::Spawning { .. } | Phase::Launching { .. } => {
-                self.steering.serve(instance, id);
-                self.now
-            }
-            Phase::Cancelled(_) | Phase::Stopping(_) => return,
+            Phase::Spawning { .. } | Phase::Launching { .. } => self.now,
+            Phase::Draining { .. } | Phase::Cancelled(_) | Phase::Stopping(_) => return,
         };
         self.enter(id, Phase::Online { since, silent });
-        if self.steering.unclaimed(instance).next().is_some() {
-            self.timers.set(Timer::Unclaimed(id), self.now + wait);
+        if let Some(role) = self.workers.get(&id).and_then(Worker::role) {
+            self.steering.serve(instance, id, role);
         }
-        self.staged
-            .push(Output::Notice(Notice::Online { worker: id, silent }));
+        self.compare(id);
+        if duty == Duty::Serve {
+            self.await_claims(id);
+        }
+        self.note(Notice::Online { worker: id, silent });
         self.tickets.reached(instance, Reached::Online { silent });
     }
 
+    /// What a worker that is ready has not taken over yet, it must take soon.
+    pub(crate) fn await_claims(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get(&id)
+            && worker.phase.is_online()
+            && self.steering.unclaimed(worker.instance).next().is_some()
+        {
+            let until = self.now + worker.config.policy.listen_timeout;
+            self.timers.set(Timer::Unclaimed(id), until);
+        }
+    }
+
+    /// Does a worker that is ready, or taken to be, listen on nothing?
+    pub(crate) fn is_silent(&self, id: WorkerId) -> bool {
+        self.workers
+            .get(&id)
+            .is_some_and(|worker| match worker.config.readiness {
+                Readiness::Executed | Readiness::Announces => false,
+                Readiness::Listens => !worker.heard && !self.steering.is_holder(worker.instance, id),
+            })
+    }
+
+    /// What a worker serves has changed: if it is what a candidate is measured by, so has the measure.
+    pub(crate) fn compare(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let of = worker.instance;
+        let is_measure = match worker.duty {
+            Duty::Prove => return self.review(id),
+            Duty::Serve => worker.phase.is_online() && !self.is_proved(of),
+            Duty::StandBy { .. } => worker.phase.is_online(),
+            Duty::Retire { .. } => false,
+        };
+        if !is_measure {
+            return;
+        }
+        let footprint = worker.footprint.clone();
+        if let Some(instance) = self.instances.get_mut(&of) {
+            instance.footprint = Some(footprint);
+        }
+        if let Some(candidate) = self.candidate(of) {
+            self.review(candidate);
+        }
+    }
+
     /// A worker failed to become ready: it ends, as if it had failed young.
-    fn not_ready(&mut self, id: WorkerId, within: Duration) {
+    pub(crate) fn not_ready(&mut self, id: WorkerId, within: Duration) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let of = worker.instance;
+        match worker.duty {
+            Duty::Serve => self.own_not_ready(id, within),
+            Duty::Prove => self.candidate_failed(of, id, Failure::NotReady { within }),
+            Duty::StandBy { .. } => {
+                self.retire(id);
+                self.stand_by_lost(of);
+            }
+            Duty::Retire { .. } => {}
+        }
+    }
+
+    fn own_not_ready(&mut self, id: WorkerId, within: Duration) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -274,7 +412,7 @@ impl Core {
         self.end(id_of_instance, id, then);
     }
 
-    fn terminate(&mut self, id: WorkerId) {
+    pub(crate) fn terminate(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
@@ -314,7 +452,7 @@ impl Core {
         matches
     }
 
-    fn enter(&mut self, id: WorkerId, phase: Phase) {
+    pub(crate) fn enter(&mut self, id: WorkerId, phase: Phase) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -324,4 +462,9 @@ impl Core {
             None => self.timers.clear(Timer::Phase(id)),
         }
     }
+}
+
+/// What the end of a worker that was not ready is to the command that wanted it.
+fn failure(exit: Option<Exit>) -> Failure {
+    exit.map_or(Failure::SpawnFailed, Failure::Exited)
 }

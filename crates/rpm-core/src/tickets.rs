@@ -99,6 +99,18 @@ impl Tickets {
         self.settled.push(failed(ticket, None, None, failure));
     }
 
+    /// Settles a command that keeps its ticket itself: done.
+    pub(crate) fn grant(&mut self, ticket: Ticket, instances: Vec<InstanceId>, silent: Vec<InstanceId>) {
+        let outcome = Outcome::Done { instances, silent };
+        self.settled.push(Output::Done { ticket, outcome });
+    }
+
+    /// The same: failed, because of this worker.
+    pub(crate) fn deny(&mut self, ticket: Ticket, instance: InstanceId, worker: WorkerId, failure: Failure) {
+        self.settled
+            .push(failed(ticket, Some(instance), Some(worker), failure));
+    }
+
     /// An instance got somewhere.
     pub(crate) fn reached(&mut self, instance: InstanceId, reached: Reached) {
         for key in self.keys_of(instance, |goal| reached.meets(goal)) {
@@ -167,8 +179,7 @@ impl Tickets {
         }) = self.open.remove(&key)
         {
             silent.sort_unstable();
-            let outcome = Outcome::Done { instances, silent };
-            self.settled.push(Output::Done { ticket, outcome });
+            self.grant(ticket, instances, silent);
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::instance::{Instance, State};
 use crate::protocol::{AppConfig, Exit};
-use crate::worker::{Phase, Worker};
+use crate::worker::{Duty, Phase, Worker};
 use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
 
 /// One instance as it is now.
@@ -15,10 +15,12 @@ pub struct InstanceView {
     pub app: AppId,
     /// `NODE_APP_INSTANCE`.
     pub number: u32,
-    /// Generation of the worker that was spawned last.
+    /// Generation of its own worker, or of the last it had.
     pub generation: Generation,
     /// What it is doing.
     pub state: StateView,
+    /// The worker that a reload has started for it, until it is proved ready.
+    pub candidate: Option<WorkerId>,
     /// Automatic restarts, and asked-for ones of a worker that was online.
     pub restarts: u32,
     /// Consecutive failures to start.
@@ -88,6 +90,47 @@ pub struct WorkerView {
     pub online: bool,
 }
 
+/// A worker that its instance has replaced, or is about to do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetiringView {
+    /// Its id.
+    pub worker: WorkerId,
+    /// The instance it worked for.
+    pub instance: InstanceId,
+    /// Whose configuration it was started with.
+    pub generation: Generation,
+    /// When it was replaced.
+    pub since: Tick,
+    /// When its phase ends at the latest (draining: it is told to end; ending: SIGKILL); `None`: with the reload.
+    pub until: Option<Tick>,
+    /// How far it is.
+    pub phase: RetiringPhase,
+}
+
+/// How far a worker is that leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetiringPhase {
+    /// It would serve again if the reload were undone.
+    Warm,
+    /// It finishes what it has begun.
+    Draining,
+    /// It was told to end.
+    Ending,
+}
+
+/// How far a reload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReloadView {
+    /// The generation that it starts.
+    pub generation: Generation,
+    /// Instances whose turn has not come.
+    pub queued: usize,
+    /// Instances whose new worker is starting.
+    pub launching: usize,
+    /// Instances whose new worker serves.
+    pub proved: usize,
+}
+
 /// One app as it is now.
 #[derive(Clone, Copy, Debug)]
 pub struct AppView<'a> {
@@ -97,6 +140,8 @@ pub struct AppView<'a> {
     pub generation: Generation,
     /// The configuration that new workers are started with.
     pub config: &'a AppConfig,
+    /// The reload that is going on.
+    pub reload: Option<ReloadView>,
     instances: &'a alloc::collections::BTreeSet<InstanceId>,
 }
 
@@ -148,8 +193,22 @@ impl Core {
             id,
             generation: app.generation,
             config: &app.config,
+            reload: app.rollout.as_ref().map(|rollout| ReloadView {
+                generation: app.generation,
+                queued: rollout.queued.len(),
+                launching: rollout.launching.len(),
+                proved: rollout.proved.len(),
+            }),
             instances: &app.instances,
         })
+    }
+
+    /// The workers of an app that stand by, drain or end after having been replaced. One that ends together with its
+    /// instance by [`crate::protocol::Command::Scale`] is among them, and is its instance's worker too.
+    pub fn retiring(&self, app: AppId) -> impl Iterator<Item = RetiringView> + '_ {
+        self.stand_bys(app)
+            .chain(self.retirees(app))
+            .filter_map(|(id, worker)| retiring_view(id, worker))
     }
 
     fn view(&self, id: InstanceId, instance: &Instance) -> InstanceView {
@@ -158,14 +217,15 @@ impl Core {
             app: instance.app,
             number: instance.number,
             generation: instance.generation,
-            state: self.state_view(instance.state),
+            state: self.state_view(id, instance.state),
+            candidate: self.candidate(id),
             restarts: instance.record.restarts,
             unstable_restarts: instance.record.unstable,
             last_exit: instance.last_exit,
         }
     }
 
-    fn state_view(&self, state: State) -> StateView {
+    fn state_view(&self, id: InstanceId, state: State) -> StateView {
         match state {
             State::Running { worker } => match self.workers.get(&worker).map(|worker| worker.phase) {
                 Some(Phase::Online { since, silent }) => StateView::Online {
@@ -176,6 +236,7 @@ impl Core {
                 Some(
                     Phase::Spawning { .. }
                     | Phase::Launching { .. }
+                    | Phase::Draining { .. }
                     | Phase::Cancelled(_)
                     | Phase::Stopping(_),
                 )
@@ -183,8 +244,28 @@ impl Core {
             },
             State::Stopping { worker, .. } => StateView::Stopping { worker },
             State::Waiting { until } => StateView::WaitingRestart { until },
+            State::Awaiting { .. } => self
+                .candidate(id)
+                .map_or(StateView::Stopped, |worker| StateView::Launching { worker }),
             State::Stopped => StateView::Stopped,
             State::Errored => StateView::Errored,
         }
     }
+}
+
+fn retiring_view(id: WorkerId, worker: &Worker) -> Option<RetiringView> {
+    let (since, phase) = match (worker.duty, worker.phase) {
+        (Duty::StandBy { since }, _) => (since, RetiringPhase::Warm),
+        (Duty::Retire { since }, Phase::Draining { .. }) => (since, RetiringPhase::Draining),
+        (Duty::Retire { since }, _) => (since, RetiringPhase::Ending),
+        (Duty::Serve | Duty::Prove, _) => return None,
+    };
+    Some(RetiringView {
+        worker: id,
+        instance: worker.instance,
+        generation: worker.generation,
+        since,
+        until: worker.phase.deadline(),
+        phase,
+    })
 }

@@ -2,12 +2,15 @@
 //!
 //! Workers have a table of their own, apart from instances: during a reload an instance has more than one.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use core::time::Duration;
 
+use crate::proof::Footprint;
 use crate::protocol::AppConfig;
 use crate::restart::Life;
-use crate::{Generation, InstanceId, Tick};
+use crate::steering::Role;
+use crate::{Generation, GroupId, InstanceId, Tick};
 
 /// One supervised process.
 #[derive(Debug)]
@@ -20,7 +23,36 @@ pub(crate) struct Worker {
     pub(crate) spawned: Option<Tick>,
     /// It has answered a probe, so it will again unless it is frozen.
     pub(crate) answers: bool,
+    /// It gave the word that its readiness waits for.
+    pub(crate) heard: bool,
+    /// What it opened early in its life.
+    pub(crate) footprint: Footprint,
+    /// The shared sockets that it uses.
+    pub(crate) shared: BTreeSet<GroupId>,
+    pub(crate) duty: Duty,
     pub(crate) phase: Phase,
+}
+
+/// What it is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Its instance's own worker.
+    Serve,
+    /// Started by a reload beside the instance's own worker, and not proved yet.
+    Prove,
+    /// Replaced by a reload that may still be undone.
+    StandBy { since: Tick },
+    /// It leaves, and nobody inherits from it.
+    Retire { since: Tick },
+}
+
+impl Duty {
+    pub(crate) fn is_retire(self) -> bool {
+        match self {
+            Duty::Retire { .. } => true,
+            Duty::Serve | Duty::Prove | Duty::StandBy { .. } => false,
+        }
+    }
 }
 
 /// How far it is.
@@ -32,6 +64,8 @@ pub(crate) enum Phase {
     Launching { ready_by: Tick },
     /// It is ready. `silent`: it listens on nothing.
     Online { since: Tick, silent: bool },
+    /// It finishes what it has begun.
+    Draining { until: Tick },
     /// It shall end, and has no process yet that could be told.
     Cancelled(Killing),
     /// It was told to end.
@@ -52,6 +86,7 @@ impl Phase {
             Phase::Spawning { give_up } => Some(give_up),
             Phase::Launching { ready_by } => Some(ready_by),
             Phase::Online { .. } => None,
+            Phase::Draining { until } => Some(until),
             Phase::Cancelled(killing) | Phase::Stopping(killing) => Some(killing.at),
         }
     }
@@ -59,9 +94,11 @@ impl Phase {
     pub(crate) fn is_online(self) -> bool {
         match self {
             Phase::Online { .. } => true,
-            Phase::Spawning { .. } | Phase::Launching { .. } | Phase::Cancelled(_) | Phase::Stopping(_) => {
-                false
-            }
+            Phase::Spawning { .. }
+            | Phase::Launching { .. }
+            | Phase::Draining { .. }
+            | Phase::Cancelled(_)
+            | Phase::Stopping(_) => false,
         }
     }
 
@@ -69,7 +106,10 @@ impl Phase {
     pub(crate) fn is_ending(self) -> bool {
         match self {
             Phase::Cancelled(_) | Phase::Stopping(_) => true,
-            Phase::Spawning { .. } | Phase::Launching { .. } | Phase::Online { .. } => false,
+            Phase::Spawning { .. }
+            | Phase::Launching { .. }
+            | Phase::Online { .. }
+            | Phase::Draining { .. } => false,
         }
     }
 }
@@ -82,9 +122,26 @@ impl Worker {
                 uptime: now - self.spawned.unwrap_or(since),
                 online: now - since,
             },
-            Phase::Spawning { .. } | Phase::Launching { .. } | Phase::Cancelled(_) | Phase::Stopping(_) => {
-                Life::NeverReady
-            }
+            Phase::Spawning { .. }
+            | Phase::Launching { .. }
+            | Phase::Draining { .. }
+            | Phase::Cancelled(_)
+            | Phase::Stopping(_) => Life::NeverReady,
+        }
+    }
+
+    /// What it is to steering; `None`: it does not serve.
+    pub(crate) fn role(&self) -> Option<Role> {
+        match (self.phase, self.duty) {
+            (Phase::Online { .. }, Duty::Serve) => Some(Role::Active),
+            (Phase::Online { .. }, Duty::StandBy { .. }) => Some(Role::Warm),
+            (Phase::Draining { .. }, Duty::Retire { .. }) => Some(Role::Draining),
+            (Phase::Online { .. }, Duty::Prove | Duty::Retire { .. })
+            | (Phase::Draining { .. }, Duty::Serve | Duty::Prove | Duty::StandBy { .. })
+            | (
+                Phase::Spawning { .. } | Phase::Launching { .. } | Phase::Cancelled(_) | Phase::Stopping(_),
+                Duty::Serve | Duty::Prove | Duty::StandBy { .. } | Duty::Retire { .. },
+            ) => None,
         }
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{APP, Rig, done, instances, kill, ms, online, spawn, terminate};
+use common::{APP, Rig, done, drain, instances, kill, ms, online, retiring, spawn, terminate};
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
@@ -35,7 +35,7 @@ fn config(instances: u32) -> AppConfig {
     AppConfig {
         instances,
         readiness: Readiness::Listens,
-        policy: Policy::default(),
+        ..AppConfig::default()
     }
 }
 
@@ -317,7 +317,7 @@ fn delete_forgets_and_ids_start_again_when_none_is_left() {
 fn scale_adds_and_removes_the_lowest_first() {
     let mut rig = Rig::started(3, Readiness::Executed, Policy::default());
     let outputs = rig.command(Command::Scale { app: APP, count: 1 });
-    assert_eq!(outputs, vec![terminate(1), terminate(2)]);
+    assert_eq!(outputs, vec![retiring(1), drain(1), retiring(2), drain(2)]);
     rig.exited(1);
     assert_eq!(rig.exited(2), vec![done(2, &[0, 1])]);
     let outputs = rig.command(Command::Scale { app: APP, count: 3 });

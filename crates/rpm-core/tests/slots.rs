@@ -178,7 +178,13 @@ fn a_slot_has_one_owner() {
 fn slots_that_the_successor_does_not_take_are_closed() {
     let mut rig = Rig::serving(2);
     let (slot, group, worker) = (SlotId(7), GroupId(1), WorkerId(1));
-    rig.input(Input::SlotHeld { slot, group, worker });
+    let fixed = true;
+    rig.input(Input::SlotHeld {
+        slot,
+        group,
+        worker,
+        fixed,
+    });
     rig.pass(ms(2000));
     rig.exited(1);
     rig.spawned(3);
@@ -195,7 +201,7 @@ fn a_new_generation_gets_new_slots() {
     let config = AppConfig {
         instances: 1,
         readiness: Readiness::Listens,
-        policy: Policy::default(),
+        ..AppConfig::default()
     };
     rig.command(Command::Configure { app: APP, config });
     rig.restart(&[0]);

@@ -20,6 +20,8 @@ pub(crate) struct App {
     pub(crate) specs: BTreeMap<Generation, Arc<AppSpec>>,
     pub(crate) created_at_ms: u64,
     data: BTreeMap<String, Option<Value>>,
+    /// Its Node is too old for the agent.
+    pub(crate) agent_refused: bool,
 }
 
 /// How the workers of an app come by their port.
@@ -43,6 +45,7 @@ impl App {
             specs: BTreeMap::from([(Generation(1), Arc::new(spec))]),
             created_at_ms,
             data: BTreeMap::new(),
+            agent_refused: false,
         }
     }
 
@@ -127,8 +130,18 @@ pub(crate) fn config(spec: &AppSpec, cpus: u32) -> AppConfig {
                 .map(Duration::from_millis),
             kill_timeout: ms(spec.kill_timeout_ms, default.kill_timeout),
             listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
+            reload_timeout: ms(spec.reload_timeout_ms, default.reload_timeout),
+            drain_timeout: drain_timeout(spec),
         },
+        parallel: if spec.parallel == 0 { cpus } else { spec.parallel },
+        allow_port_change: spec.allow_port_change,
     }
+}
+
+/// How long a worker that was replaced may take to finish.
+pub(crate) fn drain_timeout(spec: &AppSpec) -> Duration {
+    spec.drain_timeout_ms
+        .map_or(Policy::default().drain_timeout, Duration::from_millis)
 }
 
 /// The number of instances meant by `-i`: 0 is one per CPU, -1 one fewer, and so on; at least 1.

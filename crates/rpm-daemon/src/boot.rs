@@ -11,10 +11,10 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use crate::api;
 use crate::home::{Home, HomeError, private_file};
 use crate::logs::LogSink;
 use crate::supervisor::{Event, Handle, Supervisor};
+use crate::{agents, api};
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     logs.stop();
     // Whoever starts the next daemon must find neither file nor lock half gone: the lock goes last.
     let _ = std::fs::remove_file(home.socket());
+    let _ = std::fs::remove_file(home.agent_socket());
     let _ = std::fs::remove_file(home.pid_file());
     drop(lock);
     info!("stopped");
@@ -120,6 +121,7 @@ async fn serve(home: Home, logs: LogSink, child_nofile: limits::Rlimit) -> Resul
     let (supervisor, inbox) =
         Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))?;
     let handle = supervisor.handle();
+    agents::listen(&home, handle.events.clone()).map_err(step("listen for the workers' agents"))?;
     obey_signals(&handle).map_err(step("handle signals"))?;
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, handle).await {

@@ -73,12 +73,21 @@ impl Supervisor {
         let group = self.listeners.group(app, &key);
         let own = self.listeners.held(app, &key, worker);
         let inherits = own.or_else(|| group.and_then(|group| self.core.slot_for(worker, group)));
+        let fixed = wanted.is_fixed();
         let (copy, held) = match self.listeners.open(app, &key, &wanted, worker, inherits) {
             Ok(Grant::Slot { slot, group, fd }) => (
                 fd.try_clone_to_owned(),
-                Some(Input::SlotHeld { slot, group, worker }),
+                Input::SlotHeld {
+                    slot,
+                    group,
+                    worker,
+                    fixed,
+                },
             ),
-            Ok(Grant::Shared { fd, .. }) => (fd.try_clone_to_owned(), None),
+            Ok(Grant::Shared { group, fd, .. }) => (
+                fd.try_clone_to_owned(),
+                Input::SharedHeld { group, worker, fixed },
+            ),
             Err(error) => {
                 let errno = error.errno();
                 self.trouble(worker, &error);
@@ -86,9 +95,7 @@ impl Supervisor {
             }
         };
         // The core hears of every slot that is open: nobody else has it closed.
-        if let Some(input) = held {
-            self.input(input);
-        }
+        self.input(held);
         match copy {
             Ok(fd) => self.grant(worker, query, fd),
             Err(error) => {
@@ -162,9 +169,13 @@ impl Supervisor {
             return;
         };
         let slot = self.listeners.held(app, key, worker);
+        let shared = self.listeners.shared_group(app, key);
         self.listeners.released(app, key, worker);
         if let Some(slot) = slot {
             self.input(Input::SlotReleased { slot, worker });
+        }
+        if let Some(group) = shared {
+            self.input(Input::SharedReleased { group, worker });
         }
     }
 

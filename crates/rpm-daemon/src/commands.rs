@@ -81,24 +81,26 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Accepted, ApiError> {
+    pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
         let instances = self.resolve(&request.targets)?;
-        let command = match request.action {
-            Action::Stop => Command::Stop {
-                instances: instances.clone(),
-            },
-            Action::Restart => Command::Restart {
-                instances: instances.clone(),
-            },
-            Action::Delete => Command::Delete {
-                instances: instances.clone(),
-            },
-        };
-        Ok(Accepted {
-            outcome: self.command(command),
+        Ok(match request.action {
+            Action::Restart if !request.hard => self.restart_gently(&instances),
+            Action::Restart => vec![self.obey(instances, |instances| Command::Restart { instances })],
+            Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances })],
+            Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances })],
+        })
+    }
+
+    pub(crate) fn obey(
+        &mut self,
+        instances: Vec<InstanceId>,
+        command: impl FnOnce(Vec<InstanceId>) -> Command,
+    ) -> Accepted {
+        Accepted {
+            outcome: self.command(command(instances.clone())),
             instances,
             notes: Vec::new(),
-        })
+        }
     }
 
     pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
@@ -270,7 +272,11 @@ impl Supervisor {
         };
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
         let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
+        let serves = instance
+            .and_then(|id| self.core.instance(id))
+            .is_some_and(|view| matches!(view.state, rpm_core::StateView::Online { .. }));
         let hint = match why {
+            _ if serves => Some("the workers that ran before serve on".to_owned()),
             Failure::NotReady { .. } => {
                 Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
             }

@@ -37,6 +37,7 @@ impl Supervisor {
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
             Output::CloseSlot { slot, to } => self.close_slot(slot, &to),
             Output::Probe { worker } => self.probe(worker),
+            Output::Drain { worker } => self.begin_drain(worker),
             Output::Done { ticket, outcome } => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
                     // Nobody waits any more if the request was cut.
@@ -171,6 +172,17 @@ impl Supervisor {
                     .and_then(|w| w.trouble.clone())
                     .unwrap_or_default();
                 warn!(app = self.app_name(worker), %worker, ?exit, ?retry_in, trouble, "worker failed");
+            }
+            Notice::CandidateReady { worker } => {
+                info!(app = self.app_name(worker), %worker, "the new worker is ready and serves");
+            }
+            Notice::Retiring { worker } => info!(app = self.app_name(worker), %worker, "draining"),
+            Notice::ReloadDone { app } => info!(app = self.label(app), "reloaded"),
+            Notice::ReloadUndone { app } => {
+                warn!(
+                    app = self.label(app),
+                    "the reload failed; the old workers serve as before"
+                );
             }
             Notice::Stalled { slot, queued } => {
                 debug!(%slot, queued, "worker does not accept; out of steering");

@@ -13,6 +13,9 @@ use crate::supervisor::{Event, Supervisor};
 use crate::watched::watched;
 use crate::worker::Life;
 
+/// Node's exit code for an option it does not know.
+const NODE_BAD_OPTION: i32 = 9;
+
 impl Supervisor {
     /// Sends a signal to the worker's whole tree, children before parents.
     pub(crate) fn end_tree(&mut self, worker: WorkerId, signal: Signal) {
@@ -64,6 +67,11 @@ impl Supervisor {
             };
         }
         self.retake(worker);
+        if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.contains_key(&worker) {
+            self.doubt_agent(worker);
+        }
+        self.agents.remove(&worker);
+        self.drains.end(worker);
         if left.is_empty() {
             self.tree_gone(worker);
         } else {

@@ -97,6 +97,12 @@ impl Home {
         self.root.join("rpm.sock")
     }
 
+    /// Where the agents in the workers connect.
+    #[must_use]
+    pub fn agent_socket(&self) -> PathBuf {
+        self.root.join("agent.sock")
+    }
+
     /// Locked by the daemon while it lives; its content is the daemon's pid.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {

@@ -76,6 +76,7 @@ impl Supervisor {
             logs,
             life: Life::None,
             trouble: None,
+            token: token(worker),
             malformed: 0,
         };
         self.forget_dead(place.0);
@@ -146,6 +147,22 @@ impl Supervisor {
             env.insert("NODE_CHANNEL_FD".into(), fd.to_string());
             env.insert("NODE_CHANNEL_SERIALIZATION_MODE".into(), "json".into());
         }
+        if self.has_agent(worker) {
+            let users = env.get("NODE_OPTIONS").map(String::as_str);
+            let options = rpm_agent::node_options(users);
+            env.insert("NODE_OPTIONS".into(), options);
+            env.insert(
+                rpm_agent::SOCKET_ENV.into(),
+                self.home.agent_socket().display().to_string(),
+            );
+            env.insert(
+                rpm_agent::TOKEN_ENV.into(),
+                self.workers
+                    .get(&worker)
+                    .map(|w| w.token.clone())
+                    .unwrap_or_default(),
+            );
+        }
         if Plane::of(spec) == Plane::Cluster {
             env.insert("NODE_UNIQUE_ID".into(), worker.to_string());
         }
@@ -211,7 +228,12 @@ impl Supervisor {
                     let blocking = rustix::io::ioctl_fionbio(fd, false).map_err(io::Error::from);
                     let copy = blocking.and_then(|()| fd.try_clone_to_owned());
                     // The core hears of every slot that is open: nobody else has it closed.
-                    self.input(Input::SlotHeld { slot, group, worker });
+                    self.input(Input::SlotHeld {
+                        slot,
+                        group,
+                        worker,
+                        fixed: wanted.is_fixed(),
+                    });
                     fds.push((copy.map_err(|error| refused(error.to_string()))?, number));
                 }
                 Ok(Grant::Shared { .. }) => {}
@@ -248,6 +270,12 @@ impl Supervisor {
             let _ = events.send(Event::LeaderExited(worker)).await;
         });
     }
+}
+
+/// A name that another process does not guess. The socket it is used on is private anyway.
+fn token(worker: WorkerId) -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    format!("{worker}-{:016x}", RandomState::new().hash_one(worker))
 }
 
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {

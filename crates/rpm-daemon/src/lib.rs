@@ -1,12 +1,14 @@
 //! The control plane: an event loop that turns kernel events into inputs of `rpm-core` and its outputs
 //! into system calls, the apps' logs, and the control API.
 
+mod agents;
 mod api;
 mod app;
 mod boot;
 mod channel;
 mod cluster;
 mod commands;
+mod drain;
 mod effects;
 mod ending;
 mod handoff;
@@ -14,6 +16,7 @@ mod home;
 mod launch;
 mod logs;
 mod metrics;
+mod reload;
 mod sampling;
 mod supervisor;
 mod views;

@@ -16,8 +16,10 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
+use crate::agents::{Agent, AgentEvent};
 use crate::app::App;
 use crate::channel::Incoming;
+use crate::drain::Drains;
 use crate::handoff::Handoffs;
 use crate::home::Home;
 use crate::logs::LogSink;
@@ -37,6 +39,8 @@ pub(crate) enum Event {
     TreeGone(WorkerId),
     /// A worker sent messages.
     Messages(WorkerId, Incoming),
+    /// An agent connected, spoke or left.
+    Agent(AgentEvent),
     /// Somebody asks something: it runs between two steps.
     Call(Box<dyn FnOnce(&mut Supervisor) + Send>),
     /// Stop everything and exit.
@@ -51,6 +55,8 @@ pub struct Supervisor {
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
     pub(crate) handoffs: Handoffs,
+    pub(crate) agents: BTreeMap<WorkerId, Agent>,
+    pub(crate) drains: Drains,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
     pub(crate) events: mpsc::Sender<Event>,
@@ -114,6 +120,8 @@ impl Supervisor {
             workers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             handoffs: Handoffs::default(),
+            agents: BTreeMap::new(),
+            drains: Drains::default(),
             home,
             logs,
             events,
@@ -179,6 +187,7 @@ impl Supervisor {
                     self.message(worker, message);
                 }
             }
+            Event::Agent(event) => self.agent_event(event),
             Event::Call(question) => question(self),
             Event::Terminate => self.terminate(),
         }
@@ -211,6 +220,9 @@ impl Supervisor {
             }
         }
         self.core.handle_timeout(now);
+        if self.drains.due.is_some_and(|due| due <= Instant::now()) {
+            self.look_at_drains();
+        }
         if self.usage_due <= Instant::now() {
             self.sample_usage();
             self.usage_due = Instant::now() + USAGE_INTERVAL;
@@ -234,7 +246,7 @@ impl Supervisor {
             .flatten()
             .min();
         let usage = (!self.workers.is_empty()).then_some(self.usage_due);
-        [due.map(|tick| self.origin + tick.0), usage]
+        [due.map(|tick| self.origin + tick.0), usage, self.drains.due]
             .into_iter()
             .flatten()
             .min()

@@ -4,10 +4,11 @@ use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_core::{InstanceView, StateView};
 use rpm_listen::{GroupView, SharedKind};
-use rpm_wire::api::{ApiError, AppInfo, ListenerInfo, Process, SlotInfo, Status};
+use rpm_wire::api::{ApiError, AppInfo, Draining, ListenerInfo, Process, SlotInfo, Status};
 
 use crate::app::Plane;
 use crate::supervisor::Supervisor;
+use crate::worker::Worker;
 
 impl Supervisor {
     /// Every instance, by id.
@@ -50,10 +51,29 @@ impl Supervisor {
             memory_bytes: process.map_or(0, |p| p.usage.rss_bytes),
             connections: worker.and_then(|w| self.connections_of(w)),
             exit_code: view.last_exit.map(exit_code),
+            draining: self.draining(id),
             out_log: out.display().to_string(),
             err_log: err.display().to_string(),
             spec: with_spec.then(|| Box::new((*spec).clone())),
         })
+    }
+
+    fn draining(&self, id: InstanceId) -> Vec<Draining> {
+        let retiring = self
+            .workers
+            .values()
+            .filter(|w| w.instance == id && self.drains.left(w.id).is_some());
+        let view = |worker: &Worker| {
+            let process = worker.process()?;
+            let open = self.agents.get(&worker.id).and_then(|agent| agent.open);
+            let left = self.drains.left(worker.id)?;
+            Some(Draining {
+                pid: process.pid,
+                connections: open.map(|open| u32::try_from(open.connections).unwrap_or(u32::MAX)),
+                left_ms: u64::try_from(left.as_millis()).ok(),
+            })
+        };
+        retiring.filter_map(view).collect()
     }
 
     /// All about one app.

@@ -24,6 +24,8 @@ pub(crate) struct Worker {
     pub(crate) life: Life,
     /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
     pub(crate) trouble: Option<String>,
+    /// By which its agent names it.
+    pub(crate) token: String,
     /// Lines on its channel that were no messages.
     pub(crate) malformed: u64,
 }

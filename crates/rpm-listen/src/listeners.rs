@@ -39,6 +39,8 @@ pub enum Grant<'a> {
     },
     /// The socket that all workers share.
     Shared {
+        /// Its number, from the same space as those of groups with slots.
+        group: GroupId,
         /// What it is.
         kind: SharedKind,
         /// The socket.
@@ -249,14 +251,17 @@ impl Listeners {
         let at = match self.shared.iter().position(|s| s.app == app && s.key == key) {
             Some(at) => at,
             None => {
-                self.shared
-                    .push(make().map_err(|source| OpenError::Io { what, source })?);
+                let mut made = make().map_err(|source| OpenError::Io { what, source })?;
+                made.group = GroupId(self.next_group);
+                self.next_group += 1;
+                self.shared.push(made);
                 self.shared.len() - 1
             }
         };
         let shared = &mut self.shared[at];
         shared.holders.insert(worker);
         Ok(Grant::Shared {
+            group: shared.group,
             kind: shared.kind.clone(),
             fd: shared.fd.as_fd(),
         })
@@ -271,6 +276,35 @@ impl Listeners {
             .iter()
             .find(|(_, s)| s.holder == Some(worker) && s.retiring.is_none())
             .map(|(id, _)| *id)
+    }
+
+    /// The shared socket that the workers of `app` know by `key`, if it is open.
+    #[must_use]
+    pub fn shared_group(&self, app: AppId, key: &str) -> Option<GroupId> {
+        self.shared
+            .iter()
+            .find(|s| s.app == app && s.key == key)
+            .map(|s| s.group)
+    }
+
+    /// The TCP ports on which `worker` has a slot.
+    #[must_use]
+    pub fn ports_of(&self, worker: WorkerId) -> Vec<u16> {
+        let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder == Some(worker));
+        self.groups
+            .values()
+            .filter(holds)
+            .map(|g| g.addr.port())
+            .collect()
+    }
+
+    /// How many connections wait in the slots of `worker`.
+    #[must_use]
+    pub fn queued(&self, worker: WorkerId) -> u32 {
+        let slots = self.groups.values().flat_map(|g| g.slots.values());
+        let own = slots.filter(|slot| slot.holder == Some(worker));
+        own.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len))
+            .sum()
     }
 
     /// The worker closed its listener of `key`: a slot has no holder any more, a shared socket nobody

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use rpm_core::{AppId, WorkerId};
+use rpm_core::{AppId, GroupId, WorkerId};
 use rpm_sys::socket::{self, UdpOptions};
 
 /// What a shared socket is.
@@ -26,7 +26,12 @@ pub(crate) struct Shared {
     pub(crate) kind: SharedKind,
     pub(crate) fd: OwnedFd,
     pub(crate) holders: BTreeSet<WorkerId>,
+    /// Numbered when it is opened.
+    pub(crate) group: GroupId,
 }
+
+/// Until it is numbered.
+const UNNUMBERED: GroupId = GroupId(u32::MAX);
 
 impl Shared {
     pub(crate) fn udp(
@@ -51,6 +56,7 @@ impl Shared {
             kind: SharedKind::Udp(addr),
             fd,
             holders: BTreeSet::new(),
+            group: UNNUMBERED,
         })
     }
 
@@ -70,6 +76,7 @@ impl Shared {
             kind: SharedKind::Unix(path),
             fd,
             holders: BTreeSet::new(),
+            group: UNNUMBERED,
         })
     }
 }

@@ -79,6 +79,15 @@ impl Wanted {
         }
     }
 
+    /// Whether the address is of the program's choice, rather than any free port.
+    #[must_use]
+    pub fn is_fixed(&self) -> bool {
+        match self {
+            Wanted::Tcp { addr, .. } | Wanted::Udp { addr, .. } => addr.port() != 0,
+            Wanted::Unix { .. } | Wanted::WorkerFd(_) => true,
+        }
+    }
+
     /// Reads a `--listen` address: `8080` (every interface), `127.0.0.1:8080`, `[::1]:8080`.
     ///
     /// # Errors

@@ -70,6 +70,21 @@ pub struct AppSpec {
     /// From the signal to SIGKILL.
     #[serde(default)]
     pub kill_timeout_ms: Option<u64>,
+    /// From the spawn to readiness, for a worker of a reload.
+    #[serde(default)]
+    pub reload_timeout_ms: Option<u64>,
+    /// How long a worker that was replaced may take to finish what it has begun.
+    #[serde(default)]
+    pub drain_timeout_ms: Option<u64>,
+    /// How many new workers of a reload may be starting at once; 0: one per CPU.
+    #[serde(default)]
+    pub parallel: u32,
+    /// A reload is content with workers that serve other addresses than their predecessors.
+    #[serde(default)]
+    pub allow_port_change: bool,
+    /// Load the agent into Node, which drains a worker politely.
+    #[serde(default = "yes")]
+    pub agent: bool,
     /// Consecutive young failures until `errored`.
     #[serde(default)]
     pub max_restarts: Option<u32>,
@@ -99,6 +114,17 @@ pub struct StartRequest {
     pub wait: bool,
 }
 
+/// `POST /v1/reload`: replace the workers of apps, losing nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// Names, ids of instances, or `all`.
+    pub targets: Vec<String>,
+    /// Answer only when the new workers serve (or one has failed).
+    #[serde(default = "yes")]
+    pub wait: bool,
+}
+
 /// What to do with the instances a target names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,6 +145,9 @@ pub struct ActionRequest {
     pub action: Action,
     /// Names, ids or `all`.
     pub targets: Vec<String>,
+    /// Restart by stopping and starting even where a reload would lose nothing.
+    #[serde(default)]
+    pub hard: bool,
     /// Answer only when it is done.
     #[serde(default = "yes")]
     pub wait: bool,
@@ -218,6 +247,9 @@ pub struct Process {
     pub connections: Option<u32>,
     /// How its last process ended: exit code, or 128 + signal.
     pub exit_code: Option<i32>,
+    /// Predecessors of its process that still serve what they had begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub draining: Vec<Draining>,
     /// Where its output goes.
     pub out_log: String,
     /// Where its errors go.
@@ -228,6 +260,17 @@ pub struct Process {
 }
 
 impl Eq for Process {}
+
+/// A worker that was replaced and is not gone yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Its process id.
+    pub pid: u32,
+    /// Connections it still serves, where they are known.
+    pub connections: Option<u32>,
+    /// Milliseconds until it is asked to end at the latest.
+    pub left_ms: Option<u64>,
+}
 
 /// One slot of a listener, in `describe`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

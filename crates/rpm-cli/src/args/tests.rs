@@ -53,7 +53,8 @@ fn every_option_of_start() {
     let args = start(
         "rpm start srv/a.js -n web --cwd /srv --interpreter bun --node-args --smol --interpreter-args -x \
          --listen 80,127.0.0.1:81 --listen [::1]:82 --wait-ready --listen-timeout 1 --kill-timeout 2 --max-restarts 3 \
-         --min-uptime 4 --restart-delay 5 --exp-backoff-restart-delay 6 --no-autorestart --no-wait -- -p 8 --name y",
+         --min-uptime 4 --restart-delay 5 --exp-backoff-restart-delay 6 --reload-timeout 7 --drain-timeout 8 \
+         --parallel 9 --allow-port-change --no-agent --no-autorestart --no-wait -- -p 8 --name y",
     );
     let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     let expected = StartArgs {
@@ -71,6 +72,11 @@ fn every_option_of_start() {
         min_uptime: Some(4),
         restart_delay: Some(5),
         exp_backoff_restart_delay: Some(6),
+        reload_timeout: Some(7),
+        drain_timeout: Some(8),
+        parallel: 9,
+        allow_port_change: true,
+        no_agent: true,
         no_autorestart: true,
         no_wait: true,
         args: ["-p", "8", "--name", "y"].map(OsString::from).to_vec(),
@@ -93,7 +99,13 @@ fn commands_and_their_other_names() {
         assert_eq!(command(&format!("rpm {name} web")), expected);
     }
     assert_eq!(command("rpm stop web 3"), Command::Stop(targets(&["web", "3"])));
-    assert_eq!(command("rpm restart all"), Command::Restart(targets(&["all"])));
+    assert_eq!(
+        command("rpm restart all"),
+        Command::Restart {
+            targets: targets(&["all"]),
+            hard: false
+        }
+    );
     assert_eq!(command("rpm del 0"), Command::Delete(targets(&["0"])));
     assert_eq!(command("rpm delete 0"), Command::Delete(targets(&["0"])));
     for name in ["logs", "log"] {

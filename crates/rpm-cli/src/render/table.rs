@@ -2,7 +2,7 @@
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
-use rpm_wire::api::{ExecMode, Process, Status};
+use rpm_wire::api::{Draining, ExecMode, Process, Status};
 
 use super::Look;
 use super::units::{bytes, duration, or_dash, percent};
@@ -23,8 +23,25 @@ pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
     let mut table = table(&HEADER, &RIGHT, look);
     for process in processes {
         table.add_row(row(process, look));
+        for old in &process.draining {
+            table.add_row(draining_row(process, old, look));
+        }
     }
     table
+}
+
+/// A predecessor that still serves what it had begun.
+fn draining_row(process: &Process, old: &Draining, look: Look) -> Vec<Cell> {
+    let left = old
+        .left_ms
+        .map(|ms| format!(", {} left", duration(ms)))
+        .unwrap_or_default();
+    let mut cells: Vec<Cell> = (0..HEADER.len()).map(|_| Cell::new("")).collect();
+    cells[0] = Cell::new(process.id);
+    cells[4] = Cell::new(old.pid);
+    cells[7] = painted(Cell::new(format!("draining{left}")), Color::Yellow, look);
+    cells[10] = Cell::new(or_dash(old.connections));
+    cells
 }
 
 fn row(process: &Process, look: Look) -> Vec<Cell> {

@@ -55,6 +55,18 @@ pub(crate) fn terminate(worker: u64) -> Output {
     }
 }
 
+pub(crate) fn drain(worker: u64) -> Output {
+    Output::Drain {
+        worker: WorkerId(worker),
+    }
+}
+
+pub(crate) fn retiring(worker: u64) -> Output {
+    Output::Notice(Notice::Retiring {
+        worker: WorkerId(worker),
+    })
+}
+
 pub(crate) fn kill(worker: u64) -> Output {
     Output::Kill {
         worker: WorkerId(worker),
@@ -147,6 +159,7 @@ impl Rig {
             instances: count,
             readiness,
             policy,
+            ..AppConfig::default()
         };
         self.command(Command::Start { app: APP, config })
     }
@@ -166,6 +179,7 @@ impl Rig {
             slot,
             group: GROUP,
             worker,
+            fixed: true,
         })
     }
 

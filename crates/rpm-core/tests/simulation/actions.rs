@@ -25,31 +25,51 @@ pub(crate) fn run(world: &mut World, steps: u32) -> Verdict {
 /// The shell was asked to spawn: what will come of it.
 pub(crate) fn plan_spawn(world: &mut World, worker: WorkerId) {
     let delay = world.dice.up_to_ms(40);
-    if world.faults && world.dice.percent(10) {
+    if world.mishap(10) {
         // Without a process there is nothing that could die later: told at once.
         world.plan(delay, Event::Tell(Input::SpawnFailed { worker }));
         return;
     }
-    if !(world.faults && world.dice.percent(5)) {
+    if !world.mishap(5) {
         world.plan(delay, Event::Tell(Input::Spawned { worker }));
     }
     plan_life(world, worker, delay);
 }
 
 fn plan_life(world: &mut World, worker: WorkerId, spawned: Duration) {
-    for group in 0..2 {
-        if world.dice.percent(if group == 0 { 90 } else { 20 }) {
+    let first = world
+        .processes
+        .get(&worker)
+        .is_some_and(|it| it.instance.0 % 3 == 0);
+    let chances = match (world.mild, first) {
+        (false, _) => [90, 20],
+        (true, false) => [98, 0],
+        (true, true) => [98, 98],
+    };
+    for (group, chance) in (0..).zip(chances) {
+        if world.dice.percent(chance) {
             let delay = spawned + world.dice.up_to_ms(100);
             world.plan(delay, Event::Listen(worker, GroupId(group)));
         }
     }
-    let ready = spawned + world.dice.up_to_ms(if world.faults { 4000 } else { 200 });
+    let slow = world.faults && !world.mild;
+    let ready = spawned + world.dice.up_to_ms(if slow { 4000 } else { 200 });
     for input in [Input::Listening { worker }, Input::Ready { worker }] {
-        if !(world.faults && world.dice.percent(25)) {
+        if !world.mishap(25) {
             world.plan(ready, Event::Tell(input));
         }
     }
-    if world.faults && world.dice.percent(40) {
+    if world.dice.percent(15) {
+        let (group, fixed) = (GroupId(10), world.dice.percent(80));
+        let delay = spawned + world.dice.up_to_ms(100);
+        let held = Input::SharedHeld { group, worker, fixed };
+        world.plan(delay, Event::Tell(held));
+        if world.dice.percent(30) {
+            let delay = delay + world.dice.up_to_ms(5000);
+            world.plan(delay, Event::Tell(Input::SharedReleased { group, worker }));
+        }
+    }
+    if world.mishap(40) {
         let longest = [50, 2000, 60_000][world.dice.roll(3) as usize];
         let delay = spawned + world.dice.up_to_ms(longest);
         world.plan(delay, Event::Die(worker, Exit::Code(1)));
@@ -111,7 +131,10 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 Input::Spawned { worker } => revive(world, worker),
                 Input::SpawnFailed { worker } => bury(world, worker),
                 // The dead tell nothing.
-                Input::Listening { worker } | Input::Ready { worker } | Input::Responded { worker }
+                Input::Listening { worker }
+                | Input::Ready { worker }
+                | Input::Responded { worker }
+                | Input::SharedHeld { worker, .. }
                     if world
                         .processes
                         .get(&worker)
@@ -125,6 +148,10 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 | Input::Exited { .. }
                 | Input::SlotHeld { .. }
                 | Input::SlotReleased { .. }
+                | Input::SharedHeld { .. }
+                | Input::SharedReleased { .. }
+                | Input::Drained { .. }
+                | Input::DrainFailed { .. }
                 | Input::Queue { .. } => {}
             }
             world.tell(input)
@@ -162,6 +189,7 @@ fn die(world: &mut World, worker: WorkerId, exit: Exit) -> Verdict {
         return Ok(());
     }
     bury(world, worker);
+    world.rollouts.crashed(worker);
     world.tell(Input::Exited { worker, exit })
 }
 
@@ -196,7 +224,12 @@ fn listen(world: &mut World, worker: WorkerId, group: GroupId) -> Verdict {
         queue: 0,
     };
     world.slots.entry(slot).or_insert(new).holder = Some(worker);
-    world.tell(Input::SlotHeld { slot, group, worker })
+    world.tell(Input::SlotHeld {
+        slot,
+        group,
+        worker,
+        fixed: group.0 == 0,
+    })
 }
 
 fn release(world: &mut World) -> Verdict {
@@ -246,7 +279,8 @@ fn accepts(world: &World, slot: SlotId) -> bool {
 
 /// The shell was suspended: everything is late, and comes in any order.
 fn jump(world: &mut World) -> Verdict {
-    world.now = world.now + world.dice.up_to_ms(40_000);
+    let longest = if world.mild { 1500 } else { 40_000 };
+    world.now = world.now + world.dice.up_to_ms(longest);
     if world.dice.percent(50) {
         world.time_out()
     } else {
@@ -257,8 +291,10 @@ fn jump(world: &mut World) -> Verdict {
 fn random_command(world: &mut World) -> Verdict {
     let app = random_app(world);
     let instances = random_instances(world);
-    match world.dice.roll(20) {
-        0..5 => start(world),
+    let few = world.apps.len() < 2;
+    let reload = world.mild && !few && world.dice.percent(70);
+    match if reload { 99 } else { world.dice.roll(26) } {
+        0..5 if few || !world.mild => start(world),
         5..9 => command(world, Command::Stop { instances }),
         9..13 => command(world, Command::Restart { instances }),
         13..15 => command(world, Command::Delete { instances }),
@@ -266,9 +302,13 @@ fn random_command(world: &mut World) -> Verdict {
             let count = world.dice.roll(6) as u32;
             command(world, Command::Scale { app, count })
         }
-        _ => {
+        18..20 => {
             let config = random_config(world);
             command(world, Command::Configure { app, config })
+        }
+        _ => {
+            let config = world.dice.percent(60).then(|| random_config(world));
+            command(world, Command::Reload { app, config })
         }
     }
 }
@@ -287,8 +327,14 @@ fn command(world: &mut World, command: Command) -> Verdict {
         Command::Stop { instances } | Command::Delete { instances } => (instances.clone(), Wish::Rest),
         Command::Restart { instances } => (instances.clone(), Wish::Run),
         Command::Shutdown => (world.core.instances().map(|it| it.id).collect(), Wish::Rest),
-        Command::Start { .. } | Command::Scale { .. } | Command::Configure { .. } => (Vec::new(), Wish::Run),
+        Command::Start { .. }
+        | Command::Scale { .. }
+        | Command::Configure { .. }
+        | Command::Reload { .. } => (Vec::new(), Wish::Run),
     };
+    if let Command::Configure { app, .. } = command {
+        world.rollouts.configured.insert(app);
+    }
     world.wishes.extend(ids.into_iter().map(|id| (id, wish)));
     world.tell(Input::Command { ticket, command })
 }
@@ -310,23 +356,28 @@ fn random_instances(world: &mut World) -> Vec<InstanceId> {
 }
 
 fn random_config(world: &mut World) -> AppConfig {
+    let mild = world.mild;
     let dice = &mut world.dice;
     let readiness = [Readiness::Executed, Readiness::Listens, Readiness::Announces];
     let ms = Duration::from_millis;
     let policy = Policy {
-        autorestart: !dice.percent(10),
-        max_restarts: dice.roll(5) as u32,
+        autorestart: mild || !dice.percent(10),
+        max_restarts: if mild { 16 } else { dice.roll(5) as u32 },
         min_uptime: dice.up_to_ms(2000),
         restart_delay: if dice.percent(20) { ms(700) } else { Duration::ZERO },
         exp_backoff: dice.percent(30).then(|| ms(100)),
         kill_timeout: dice.up_to_ms(1600),
         listen_timeout: dice.up_to_ms(3000),
+        reload_timeout: dice.up_to_ms(6000) + ms(if mild { 500 } else { 0 }),
+        drain_timeout: dice.up_to_ms(20_000),
     };
     let readiness = dice.pick(&readiness).unwrap_or(Readiness::Listens);
     AppConfig {
         instances: dice.roll(5) as u32,
         readiness,
         policy,
+        parallel: dice.roll(3) as u32,
+        allow_port_change: dice.percent(20),
     }
 }
 
@@ -335,7 +386,7 @@ fn stray_input(world: &mut World) -> Verdict {
     let worker = random_worker(world);
     let slot = SlotId(world.dice.roll(200) as u32);
     let open = world.open_slots();
-    match world.dice.roll(6) {
+    match world.dice.roll(8) {
         0 => world.tell(Input::Queue { slot, len: u32::MAX }),
         1 => world.tell(Input::SlotReleased {
             slot,
@@ -354,6 +405,8 @@ fn stray_input(world: &mut World) -> Verdict {
             }
         }
         3 => happen(world, Event::Tell(Input::Responded { worker })),
+        6 => world.tell(Input::Drained { worker }),
+        7 => world.tell(Input::DrainFailed { worker }),
         4 => match world.dice.pick(&open) {
             // Somebody else's slot, a second time or for the wrong worker.
             Some(slot) if world.slots.get(&slot).is_some_and(|slot| slot.holder.is_some()) => {
@@ -361,6 +414,7 @@ fn stray_input(world: &mut World) -> Verdict {
                     slot,
                     group: GroupId(0),
                     worker,
+                    fixed: true,
                 })
             }
             Some(_) | None => Ok(()),
@@ -381,6 +435,7 @@ fn stray_input(world: &mut World) -> Verdict {
                 slot,
                 group,
                 worker: WorkerId(u64::MAX),
+                fixed: true,
             })?;
             let closed = world.slots.get(&slot).is_some_and(|slot| !slot.open);
             demand(closed, || format!("{slot:?} of an unknown worker stays open"))

@@ -1,12 +1,15 @@
 //! What the shell knows: processes, slots and tickets; and what it demands of every output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Exit, Input, Notice, Output};
-use rpm_core::{AppId, Core, Generation, GroupId, InstanceId, SlotId, StateView, Tick, Ticket, WorkerId};
+use rpm_core::{
+    AppId, Core, Generation, GroupId, InstanceId, RetiringPhase, SlotId, StateView, Tick, Ticket, WorkerId,
+};
 
 use crate::dice::Dice;
+use crate::rollout::Rollouts;
 
 /// A broken demand.
 pub(crate) type Verdict = Result<(), String>;
@@ -17,6 +20,8 @@ pub(crate) struct World {
     pub(crate) dice: Dice,
     /// Whether things go wrong.
     pub(crate) faults: bool,
+    /// Whether they do so seldom: then most reloads get somewhere.
+    pub(crate) mild: bool,
     pub(crate) agenda: BTreeMap<(Tick, u64), Event>,
     pub(crate) processes: BTreeMap<WorkerId, Process>,
     pub(crate) slots: BTreeMap<SlotId, Slot>,
@@ -25,6 +30,9 @@ pub(crate) struct World {
     /// Instances that were last asked to rest, or to run.
     pub(crate) wishes: BTreeMap<InstanceId, Wish>,
     pub(crate) history: Vec<(Tick, Line)>,
+    pub(crate) rollouts: Rollouts,
+    /// The step that is being checked was a command.
+    commanded: bool,
     steered: BTreeMap<GroupId, Vec<SlotId>>,
     serial: u64,
 }
@@ -65,6 +73,7 @@ pub(crate) struct Process {
     pub(crate) generation: Generation,
     pub(crate) fate: Fate,
     pub(crate) frozen: bool,
+    draining: bool,
     terminated: bool,
 }
 
@@ -88,6 +97,7 @@ impl World {
             now: Tick::default(),
             dice: Dice::new(seed),
             faults: true,
+            mild: seed % 2 == 1,
             agenda: BTreeMap::new(),
             processes: BTreeMap::new(),
             slots: BTreeMap::new(),
@@ -95,9 +105,16 @@ impl World {
             apps: BTreeMap::new(),
             wishes: BTreeMap::new(),
             history: Vec::new(),
+            rollouts: Rollouts::default(),
+            commanded: false,
             steered: BTreeMap::new(),
             serial: 0,
         }
+    }
+
+    /// Does something go wrong that does so in so many percent of all cases?
+    pub(crate) fn mishap(&mut self, percent: u64) -> bool {
+        self.faults && self.dice.percent(if self.mild { percent / 5 } else { percent })
     }
 
     pub(crate) fn serial(&mut self) -> u64 {
@@ -126,12 +143,14 @@ impl World {
 
     fn pass_on(&mut self, input: Input) -> Verdict {
         self.history.push((self.now, Line::In(input.clone())));
+        self.commanded = matches!(input, Input::Command { .. });
         self.core.handle(input, self.now);
         self.obey_all()
     }
 
     pub(crate) fn time_out(&mut self) -> Verdict {
         self.history.push((self.now, Line::Timeout));
+        self.commanded = false;
         self.core.handle_timeout(self.now);
         self.obey_all()?;
         self.check()
@@ -175,7 +194,9 @@ impl World {
             .map_err(|violation| violation.to_string())?;
         let core = &self.core;
         self.wishes.retain(|id, _| core.instance(*id).is_some());
+        self.rollouts.check(&self.core, self.commanded)?;
         self.check_steering()?;
+        self.check_leaving()?;
         self.check_waits()
     }
 
@@ -194,6 +215,7 @@ impl World {
                     generation,
                     fate,
                     frozen: false,
+                    draining: false,
                     terminated: false,
                 };
                 self.processes.insert(worker, process);
@@ -201,6 +223,7 @@ impl World {
                 Ok(())
             }
             Output::Terminate { worker } => self.terminate(worker),
+            Output::Drain { worker } => self.drain(worker),
             Output::Kill { worker } => self.kill(worker),
             Output::Steer { group, slots } => self.steer(group, slots),
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
@@ -224,13 +247,68 @@ impl World {
     fn check_spawn(&self, worker: WorkerId, instance: InstanceId) -> Verdict {
         let newest = self.processes.keys().all(|&earlier| earlier < worker);
         demand(newest && worker.0 > 0, || format!("{worker:?} is not new"))?;
-        let other = |process: &Process| process.instance == instance && process.fate != Fate::Dead;
-        demand(!self.processes.values().any(other), || {
-            format!("{instance:?} has two workers")
+        let generation = self.core.worker(worker).map(|it| it.generation);
+        let twin = |(&id, process): (&WorkerId, &Process)| {
+            process.fate != Fate::Dead
+                && process.instance == instance
+                && Some(process.generation) == generation
+                && !self.is_leaving(id)
+        };
+        demand(!self.processes.iter().any(twin), || {
+            format!("{instance:?} has two workers of one generation")
         })
     }
 
+    fn is_leaving(&self, worker: WorkerId) -> bool {
+        self.leaving(worker).is_some_and(|phase| match phase {
+            RetiringPhase::Warm => false,
+            RetiringPhase::Draining | RetiringPhase::Ending => true,
+        })
+    }
+
+    fn leaving(&self, worker: WorkerId) -> Option<RetiringPhase> {
+        let instance = self.processes.get(&worker)?.instance;
+        let app = self.core.instance(instance)?.app;
+        let view = self.core.retiring(app).find(|it| it.worker == worker);
+        view.map(|view| view.phase)
+    }
+
+    fn drain(&mut self, worker: WorkerId) -> Verdict {
+        self.rollouts.told(worker)?;
+        self.check_aside(worker)?;
+        let process = self.processes.get_mut(&worker).ok_or("unknown worker drained")?;
+        let first = !std::mem::replace(&mut process.draining, true);
+        demand(
+            first && !process.terminated && process.fate == Fate::Alive,
+            || format!("{worker:?} cannot drain"),
+        )?;
+        let delay = self.dice.up_to_ms(5000);
+        match self.dice.roll(10) {
+            0..6 => self.plan(delay, Event::Tell(Input::Drained { worker })),
+            6 => self.plan(delay / 5, Event::Tell(Input::DrainFailed { worker })),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Nobody is steered to a worker that leaves while another one is online.
+    fn check_aside(&self, worker: WorkerId) -> Verdict {
+        let steered = self.slots.iter().filter(|(id, slot)| {
+            slot.open && slot.holder == Some(worker) && self.steered_in(slot.group).contains(id)
+        });
+        for (id, slot) in steered {
+            let mut others = self.slots.values().filter(|it| it.open && it.group == slot.group);
+            let better = others.any(|it| it.holder.is_some_and(|worker| self.is_online(worker)));
+            demand(!better, || {
+                format!("{worker:?} leaves, others are online, and {id:?} is steered to")
+            })?;
+        }
+        Ok(())
+    }
+
     fn terminate(&mut self, worker: WorkerId) -> Verdict {
+        self.rollouts.told(worker)?;
+        self.check_aside(worker)?;
         let process = self
             .processes
             .get_mut(&worker)
@@ -248,7 +326,7 @@ impl World {
         demand(!(resting && open), || {
             format!("{worker:?} is told to stop before its slots are closed")
         })?;
-        if !self.faults || self.dice.percent(60) {
+        if !self.mishap(40) {
             let delay = self.dice.up_to_ms(if self.faults { 3000 } else { 50 });
             self.plan(delay, Event::Die(worker, Exit::Code(0)));
         }
@@ -256,12 +334,13 @@ impl World {
     }
 
     fn kill(&mut self, worker: WorkerId) -> Verdict {
+        self.rollouts.told(worker)?;
         let process = self.processes.get(&worker).ok_or("unknown worker killed")?;
         let told = process.terminated || self.core.worker(worker).is_some_and(|it| it.spawned.is_none());
         demand(told && process.fate != Fate::Dead, || {
             format!("{worker:?} cannot be killed")
         })?;
-        if !self.faults || self.dice.percent(80) {
+        if !self.mishap(20) {
             let delay = self.dice.up_to_ms(20);
             self.plan(delay, Event::Die(worker, Exit::Signal(9)));
         }
@@ -339,7 +418,8 @@ impl World {
         Ok(())
     }
 
-    fn check_notice(&self, notice: Notice) -> Verdict {
+    fn check_notice(&mut self, notice: Notice) -> Verdict {
+        self.rollouts.note(notice);
         match notice {
             Notice::Crashed { retry_in, .. } => {
                 let longest = Duration::from_millis(16_500);
@@ -352,10 +432,33 @@ impl World {
             Notice::Recovered { slot } => demand(self.steered_to(slot), || {
                 format!("{slot:?} is said to be back and is not")
             }),
-            Notice::Online { worker, .. } => demand(self.is_online(worker), || {
-                format!("{worker:?} is said to be online and is not")
-            }),
+            // Of several deadlines that are met late, one may undo what another did.
+            Notice::Online { worker, .. } => {
+                demand(self.is_online(worker) || self.is_leaving(worker), || {
+                    format!("{worker:?} is said to be online and is not")
+                })
+            }
+            Notice::CandidateReady { .. }
+            | Notice::Retiring { .. }
+            | Notice::ReloadDone { .. }
+            | Notice::ReloadUndone { .. } => Ok(()),
         }
+    }
+
+    /// Workers that leave have a deadline, and are out of steering.
+    fn check_leaving(&self) -> Verdict {
+        let apps: BTreeSet<AppId> = self.core.instances().map(|it| it.app).collect();
+        for view in apps.into_iter().flat_map(|app| self.core.retiring(app)) {
+            let due = match view.phase {
+                RetiringPhase::Warm => true,
+                RetiringPhase::Draining | RetiringPhase::Ending => view.until >= self.core.poll_timeout(),
+            };
+            demand(due, || format!("{view:?} has no deadline"))?;
+            if view.phase != RetiringPhase::Warm {
+                self.check_aside(view.worker)?;
+            }
+        }
+        Ok(())
     }
 
     /// What is in force is what the core says, and no group with an open slot goes without.

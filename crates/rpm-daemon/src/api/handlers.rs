@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_core::protocol::Outcome;
 use rpm_wire::api::{
-    ActionRequest, ApiError, AppInfo, ChangeReply, Pong, Process, ScaleRequest, StartRequest,
+    ActionRequest, ApiError, AppInfo, ChangeReply, Pong, Process, ReloadRequest, ScaleRequest, StartRequest,
 };
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -26,6 +26,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/apps", post(start))
         .route("/v1/apps/{target}", get(describe))
         .route("/v1/actions", post(act))
+        .route("/v1/reload", post(reload))
         .route("/v1/scale", post(scale))
         .route("/v1/processes", get(processes))
         .route("/v1/logs", get(follow::logs))
@@ -60,12 +61,33 @@ async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) 
 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Reply<ChangeReply> {
     let wait = request.wait;
-    change(&handle, wait, move |supervisor| supervisor.act(&request)).await
+    let accepted = handle.ask(move |supervisor| supervisor.act(&request)).await??;
+    conclude_all(&handle, wait, accepted).await
 }
 
 async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) -> Reply<ChangeReply> {
     let wait = request.wait;
     change(&handle, wait, move |supervisor| supervisor.scale(&request)).await
+}
+
+/// Reloads several apps side by side; the first failure is the answer.
+async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>) -> Reply<ChangeReply> {
+    let wait = request.wait;
+    let accepted = handle
+        .ask(move |supervisor| supervisor.reload(&request))
+        .await??;
+    conclude_all(&handle, wait, accepted).await
+}
+
+async fn conclude_all(handle: &Handle, wait: bool, accepted: Vec<Accepted>) -> Reply<ChangeReply> {
+    let mut whole = ChangeReply::default();
+    for one in accepted {
+        let reply = conclude(handle, wait, one).await?;
+        whole.processes.extend(reply.processes);
+        whole.notes.extend(reply.notes);
+    }
+    whole.processes.sort_by_key(|process| process.id);
+    Ok(axum::Json(whole))
 }
 
 /// Carries out a request and answers when it is settled, or at once.
@@ -74,26 +96,29 @@ async fn change(
     wait: bool,
     request: impl FnOnce(&mut Supervisor) -> Result<Accepted, ApiError> + Send + 'static,
 ) -> Reply<ChangeReply> {
+    let accepted = handle.ask(request).await??;
+    conclude(handle, wait, accepted).await.map(axum::Json)
+}
+
+async fn conclude(handle: &Handle, wait: bool, accepted: Accepted) -> Result<ChangeReply, Refusal> {
     let Accepted {
         outcome,
         instances,
         notes,
-    } = handle.ask(request).await??;
+    } = accepted;
     if !wait {
-        let reply = handle
+        return Ok(handle
             .ask(move |supervisor| supervisor.change(&instances, notes))
-            .await?;
-        return Ok(axum::Json(reply));
+            .await?);
     }
     let outcome = settled(outcome).await?;
     if matches!(outcome, Outcome::Failed { .. }) {
         // Its last words may still be in the pipe.
         handle.logs.sync().await;
     }
-    let reply = handle
+    Ok(handle
         .ask(move |supervisor| supervisor.reply(&instances, notes, &outcome))
-        .await??;
-    Ok(axum::Json(reply))
+        .await??)
 }
 
 async fn settled(outcome: oneshot::Receiver<Outcome>) -> Result<Outcome, ShuttingDown> {

@@ -1,0 +1,252 @@
+//! What the daemon and an agent say to each other: a line of JSON each, an object with one field that names it.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest line an agent may send, in bytes. The longest it has reason to send is a greeting of some hundred.
+pub const MAX_LINE: usize = 4096;
+
+/// Bytes of a bad line that are shown.
+const EXCERPT: usize = 80;
+
+/// A message of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromAgent {
+    /// The first message of each connection: this process listens, or did.
+    Hello {
+        /// The value of [`crate::TOKEN_ENV`] in its environment.
+        token: String,
+        /// Its process id, which need not be the worker's: children inherit the token.
+        pid: u32,
+    },
+    /// The answer to [`ToAgent::Drain`]: from now on its answers say `Connection: close`.
+    Draining {},
+    /// What a draining process still has open, whenever that changes, at most every 20 ms.
+    Open(Open),
+}
+
+/// Connections that a draining process has accepted and not closed; what waits in its queues is not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// All of them, on every listener of the process. At 0 it is empty.
+    pub connections: u64,
+    /// Those between two requests, or before the first. They end at the server's `keepAliveTimeout`.
+    pub idle: u64,
+    /// Requests being answered: one per connection of HTTP/1, any number per session of HTTP/2.
+    pub requests: u64,
+    /// Connections that are no longer HTTP: WebSockets and tunnels.
+    pub upgraded: u64,
+}
+
+/// A message to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToAgent {
+    /// Let go of clients politely: each answer says `Connection: close` (HTTP/1), each session GOAWAY (HTTP/2).
+    Drain {
+        /// When [`ToAgent::Close`] will follow, in milliseconds from now. The agent keeps no clock of it.
+        deadline_ms: u64,
+    },
+    /// Serve as before. HTTP/2 sessions that were told to go still go.
+    Resume {},
+    /// The deadline: end WebSockets (1001, going away), tunnels and event streams. Other answers are not cut.
+    Close {},
+}
+
+impl ToAgent {
+    /// The message as it is sent.
+    #[must_use]
+    pub fn line(&self) -> String {
+        match self {
+            ToAgent::Drain { deadline_ms } => format!("{{\"drain\":{{\"deadline_ms\":{deadline_ms}}}}}\n"),
+            ToAgent::Resume {} => "{\"resume\":{}}\n".to_owned(),
+            ToAgent::Close {} => "{\"close\":{}}\n".to_owned(),
+        }
+    }
+}
+
+/// A line that is no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Skipped up to its end.
+    #[error("a message of more than {MAX_LINE} bytes")]
+    TooLong,
+    /// Not JSON, or no message of ours.
+    #[error("not a message ({reason}): {excerpt}")]
+    Unknown {
+        /// What the parser objects to.
+        reason: String,
+        /// The start of the line.
+        excerpt: String,
+    },
+}
+
+/// Cuts an agent's bytes into messages. Holds what was fed last, and at most [`MAX_LINE`] bytes of an unfinished line.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    /// Where in the buffer the next line begins.
+    start: usize,
+    /// The current line is too long: drop bytes up to its end.
+    skipping: bool,
+}
+
+impl Decoder {
+    /// A decoder at the start of a stream.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes of the stream, cut anywhere. What they complete is returned by [`Decoder::next`], which is
+    /// to be called until it is empty before more is fed.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next message, or what is wrong with it; `None` when more bytes are needed.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "empty means `feed me`, not the end of an iterator"
+    )]
+    pub fn next(&mut self) -> Option<Result<FromAgent, Malformed>> {
+        while let Some(line) = self.line() {
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            let line = &self.buffer[line];
+            return Some(if line.len() > MAX_LINE {
+                Err(Malformed::TooLong)
+            } else {
+                parse(line)
+            });
+        }
+        self.keep_unfinished().then_some(Err(Malformed::TooLong))
+    }
+
+    /// Where the next line is, without its end; the one behind it is next.
+    fn line(&mut self) -> Option<Range<usize>> {
+        let start = self.start;
+        let end = start + self.buffer[start..].iter().position(|&byte| byte == b'\n')?;
+        self.start = end + 1;
+        Some(start..end)
+    }
+
+    /// Makes room; true when the unfinished line has just become too long.
+    fn keep_unfinished(&mut self) -> bool {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        if self.skipping || self.buffer.len() > MAX_LINE {
+            self.buffer = Vec::new();
+            return !std::mem::replace(&mut self.skipping, true);
+        }
+        self.buffer.shrink_to(MAX_LINE);
+        false
+    }
+}
+
+fn parse(line: &[u8]) -> Result<FromAgent, Malformed> {
+    serde_json::from_slice(line).map_err(|error| Malformed::Unknown {
+        reason: error.to_string(),
+        excerpt: String::from_utf8_lossy(&line[..line.len().min(EXCERPT)]).into_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(decoder: &mut Decoder) -> Vec<Result<FromAgent, Malformed>> {
+        std::iter::from_fn(|| decoder.next()).collect()
+    }
+
+    const STREAM: &[u8] = b"{\"hello\":{\"token\":\"t\",\"pid\":7}}\n{\"draining\":{}}\n{\"open\":{\"connections\":3,\"idle\":1,\"requests\":2,\"upgraded\":0}}\n";
+
+    fn messages() -> [FromAgent; 3] {
+        let open = Open {
+            connections: 3,
+            idle: 1,
+            requests: 2,
+            upgraded: 0,
+        };
+        [
+            FromAgent::Hello {
+                token: "t".to_owned(),
+                pid: 7,
+            },
+            FromAgent::Draining {},
+            FromAgent::Open(open),
+        ]
+    }
+
+    #[test]
+    fn messages_are_read_wherever_the_stream_is_cut() {
+        for cut in 0..STREAM.len() {
+            let mut decoder = Decoder::new();
+            let mut found = Vec::new();
+            for part in [&STREAM[..cut], &STREAM[cut..]] {
+                decoder.feed(part);
+                found.extend(all(&mut decoder));
+            }
+            assert_eq!(found, messages().map(Ok), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_reported_once_and_skipped() {
+        let mut decoder = Decoder::new();
+        decoder.feed(&vec![b'x'; MAX_LINE]);
+        assert_eq!(all(&mut decoder), []);
+        decoder.feed(b"x");
+        assert_eq!(all(&mut decoder), [Err(Malformed::TooLong)]);
+        decoder.feed(&vec![b'x'; 3 * MAX_LINE]);
+        assert_eq!(all(&mut decoder), []);
+        assert!(decoder.buffer.is_empty(), "nothing of it is held");
+        decoder.feed(b"x\n{\"draining\":{}}\n");
+        assert_eq!(all(&mut decoder), [Ok(FromAgent::Draining {})]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_at_once_is_reported_too() {
+        let mut decoder = Decoder::new();
+        decoder.feed(&[&vec![b'x'; MAX_LINE + 1], &b"\n{\"draining\":{}}\n"[..]].concat());
+        assert_eq!(
+            all(&mut decoder),
+            [Err(Malformed::TooLong), Ok(FromAgent::Draining {})]
+        );
+    }
+
+    #[test]
+    fn what_is_no_message_says_why() {
+        let bad: [&[u8]; 5] = [
+            b"",
+            b"\xff\xfe",
+            b"{\"hello\":{\"pid\":7}}",
+            b"{\"hello\":{\"token\":\"\",\"pid\":-1}}",
+            b"{\"bye\":{}}",
+        ];
+        for line in bad {
+            let found = parse(line);
+            assert!(matches!(found, Err(Malformed::Unknown { .. })), "{found:?}");
+        }
+        let long = parse(&[b'y'; 1000]).expect_err("no JSON").to_string();
+        assert!(
+            long.contains(&"y".repeat(EXCERPT)) && long.len() < 2 * EXCERPT,
+            "{long}"
+        );
+    }
+
+    #[test]
+    fn messages_to_the_agent_are_lines_of_their_json() {
+        for message in [
+            ToAgent::Drain { deadline_ms: 30_000 },
+            ToAgent::Resume {},
+            ToAgent::Close {},
+        ] {
+            let json = serde_json::to_string(&message).expect("plain values");
+            assert_eq!(message.line(), format!("{json}\n"));
+        }
+    }
+}

@@ -1,0 +1,299 @@
+// The agent for Node: tells the daemon that this process listens, and drains it politely on request.
+//
+// It is loaded into every Node process below a worker (`--import` in NODE_OPTIONS), so it must not be noticed: until
+// the first listen() it only stands in front of that method, and its socket keeps nothing alive. What it takes from
+// Node's inside (a leading underscore, a symbol found by its description) may be missing one day: then a connection
+// is counted but not told to close, and the daemon's deadline applies.
+import net from 'node:net';
+import { createRequire } from 'node:module';
+import { isMainThread } from 'node:worker_threads';
+
+const { setTimeout, clearTimeout, setImmediate, performance } = globalThis; // programs replace them by fakes
+const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token } = process.env;
+
+const REPORT_MS = 20; // at most one report in this time
+const RETRY_MS = [100, 5000]; // first and longest pause before a connection to the daemon is tried again
+const STALLED_REPORTS = 100; // unsent for so many rounds: the daemon does not read
+const LINE_LIMIT = 65536; // characters of a message of the daemon
+
+const references = new Set(); // weak, of servers that were told to listen
+const sessions = new Set(); // of HTTP/2
+const upgraded = new Map(); // socket: { webSocket, written }
+let draining = false;
+let prepared = false; // to answer with `Connection: close` when draining
+
+/** Runs our code inside the program's: nothing of it may throw there. */
+function guarded(task) {
+  return function (...args) {
+    try {
+      return task.apply(this, args);
+    } catch {
+      return undefined;
+    }
+  };
+}
+
+function inside(object, description) {
+  const symbol = Object.getOwnPropertySymbols(object).find((symbol) => symbol.description === description);
+  return symbol && object[symbol];
+}
+
+// --- Servers: noted when they are told to listen -----------------------------------------------------------------
+
+function install() {
+  const original = net.Server.prototype.listen;
+  const note = guarded(noteServer);
+  net.Server.prototype.listen = function listen(...args) {
+    note(this);
+    return original.apply(this, args);
+  };
+}
+
+function noteServer(server) {
+  connect();
+  if (alive().includes(server)) return;
+  references.add(new WeakRef(server));
+  server.on('session', guarded(noteSession));
+  for (const event of ['upgrade', 'connect']) followUpgrades(server, event);
+}
+
+function alive() {
+  for (const reference of references) if (!reference.deref()) references.delete(reference);
+  return Array.from(references, (reference) => reference.deref());
+}
+
+function noteSession(session) {
+  sessions.add(session);
+  session.once('close', () => sessions.delete(session));
+  if (draining) retire(session);
+}
+
+/** Connections that stop being HTTP. Without a listener they do not: ours is there only while the program's is. */
+function followUpgrades(server, event) {
+  const note = guarded((request, socket) => {
+    const webSocket = /^websocket$/i.test(request.headers.upgrade ?? '');
+    upgraded.set(socket, { webSocket, written: socket.bytesWritten });
+    socket.once('close', () => upgraded.delete(socket));
+  });
+  const theirs = () => server.listeners(event).some((listener) => listener !== note);
+  const join = () => server.listeners(event).includes(note) || server.on(event, note);
+  if (theirs()) join();
+  server.on('newListener', (name, listener) => name === event && listener !== note && join());
+  server.on('removeListener', (name, listener) => {
+    if (name === event && listener !== note && !theirs()) server.removeListener(event, note);
+  });
+}
+
+// --- The connection to the daemon --------------------------------------------------------------------------------
+
+let channel;
+let pause = RETRY_MS[0];
+
+function connect() {
+  if (channel) return;
+  let received = '';
+  said = '';
+  channel = net.connect(path);
+  channel.unref().setEncoding('utf8');
+  channel.on('error', () => {}); // the daemon is gone: `close` follows
+  channel.on('close', guarded(reconnect));
+  channel.on('data', guarded((text) => {
+    pause = RETRY_MS[0];
+    const lines = (received + text).split('\n');
+    received = lines.pop();
+    if (received.length > LINE_LIMIT) channel.destroy();
+    lines.forEach(guarded((line) => obey(JSON.parse(line))));
+  }));
+  send({ hello: { token, pid: process.pid } });
+}
+
+function reconnect() {
+  const delay = pause * (0.5 + Math.random() / 2);
+  pause = Math.min(pause * 2, RETRY_MS[1]);
+  channel = undefined;
+  setTimeout(guarded(connect), delay).unref();
+}
+
+function send(message) {
+  channel.write(`${JSON.stringify(message)}\n`);
+}
+
+function obey(message) {
+  if (message.drain) drain();
+  else if (message.resume) draining = false;
+  else if (message.close) endLongLived();
+}
+
+// --- Draining ----------------------------------------------------------------------------------------------------
+
+function drain() {
+  send({ draining: {} });
+  said = '';
+  if (!prepared) answerWithClose();
+  prepared = true;
+  draining = true;
+  sessions.forEach(guarded(retire));
+  clearTimeout(nextLook);
+  look();
+}
+
+/** Every answer of HTTP/1 passes `_storeHeader`, and not before is it known whether a request follows. */
+function answerWithClose() {
+  const { ServerResponse } = createRequire('/')('node:http');
+  const store = ServerResponse.prototype._storeHeader;
+  ServerResponse.prototype._storeHeader = function _storeHeader(...args) {
+    const closes = draining && this.shouldKeepAlive && this.statusCode !== 101 && isLast(this);
+    if (closes) this.shouldKeepAlive = false;
+    store.apply(this, args);
+    if (closes) sayClose(this);
+  };
+}
+
+/** Node answers nothing behind a `Connection: close`, so of pipelined requests only the newest gets it. */
+const isLast = guarded((response) => {
+  const newest = response.req?.socket?.parser?.incoming;
+  return !newest || newest === response.req;
+});
+
+const sayClose = guarded((response) => {
+  // The program's own `Connection: keep-alive`, or its removal, wins over shouldKeepAlive.
+  if (!/\r\nconnection:[^\r]*\bclose\b/i.test(response._header)) {
+    const header = response._header.replace(/\r\n(?:connection|keep-alive):[^\r]*/gi, '');
+    response._header = header.replace('\r\n', '\r\nConnection: close\r\n');
+  }
+  response._last = true;
+  const bounded = !response._hasBody || /\r\n(?:content-length|transfer-encoding):/i.test(response._header);
+  const { complete, headers } = response.req;
+  if (bounded && !complete && (headers['transfer-encoding'] || headers['content-length'] > 0)) closeWhenRead(response);
+});
+
+/** Closing while the client still sends its request would reset the connection, and the answer with it. */
+function closeWhenRead(response) {
+  const { req, req: { socket } } = response;
+  const done = guarded(() => {
+    if (response.writableFinished && req.complete && !socket._httpMessage) socket.destroySoon();
+  });
+  response._last = false;
+  response.once('finish', () => setImmediate(done)); // Node lets go of the response after its own listener
+  req.once('end', () => setImmediate(done));
+}
+
+/**
+ * Says GOAWAY. Once Node sent one through its API, it ignores every new stream, those below the last id too, and they
+ * hang; so the announcement (last id 2^31-1, RFC 9113 6.8) is put on the socket past it. When the answer to a ping is
+ * here, so is every request sent before the announcement was seen, and close() refuses none of them. Under TLS a
+ * second writer could abort the process: close() alone, and the client resends what it refuses.
+ */
+function retire(session) {
+  if (!draining || session.closed || session.destroyed) return;
+  const socket = session.encrypted ? undefined : inside(session, 'socket');
+  if (!socket) return session.close();
+  // Nothing may precede our SETTINGS (RFC 9113 3.4): once acknowledged, they were sent.
+  if (session.pendingSettingsAck) return session.once('localSettings', guarded(() => retire(session)));
+  socket.write(Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]));
+  if (!session.ping(guarded((error) => error || session.close()))) session.close();
+}
+
+// --- Reporting ---------------------------------------------------------------------------------------------------
+
+let said = ''; // the last report
+let stalled = 0; // reports that could not be sent
+let nextLook;
+
+/** Looks and looks again; with very many connections less often, so that it takes 2 % of the time at most. */
+function look() {
+  if (!draining) return;
+  const began = performance.now();
+  guarded(report)();
+  nextLook = setTimeout(guarded(look), Math.max(REPORT_MS, (performance.now() - began) * 50));
+  nextLook.unref();
+}
+
+function report() {
+  if (!channel || channel.destroyed || channel.connecting) return;
+  if (channel.writableLength > 0) {
+    // A write that waits keeps the process alive, unref'd or not.
+    if (++stalled > STALLED_REPORTS) channel.destroy();
+    return;
+  }
+  stalled = 0;
+  const open = { connections: 0, idle: 0, requests: 0, upgraded: upgraded.size };
+  const servers = alive();
+  servers.forEach((server) => countHttp1(server, open));
+  sessions.forEach((session) => countHttp2(session, open));
+  countConnections(servers, open);
+}
+
+function countConnections([server, ...others], open) {
+  if (!server) return say(open);
+  return server.getConnections(guarded((error, count) => {
+    open.connections += count ?? 0;
+    countConnections(others, open);
+  }));
+}
+
+function say(open) {
+  const text = JSON.stringify(open);
+  if (text === said || !channel || channel.destroyed) return;
+  said = text;
+  send({ open });
+}
+
+function http1Sockets(server, which = 'all') {
+  return (inside(server, 'http.server.connections')?.[which]() ?? []).flatMap(({ socket }) => socket ?? []);
+}
+
+function countHttp1(server, open) {
+  const between = new Set(http1Sockets(server, 'idle'));
+  for (const socket of http1Sockets(server)) {
+    if (socket._httpMessage) open.requests += 1;
+    // Node takes a connection that never sent anything for one in the middle of a request.
+    else if (between.has(socket) || socket.bytesRead === 0) open.idle += 1;
+  }
+}
+
+function countHttp2(session, open) {
+  const streams = inside(session, 'state')?.streams?.size ?? 1;
+  open.requests += streams;
+  if (streams === 0) open.idle += 1;
+}
+
+// --- The deadline ------------------------------------------------------------------------------------------------
+
+/** Ends what would never end by itself. An ordinary answer is not cut: its end would look like a complete body. */
+function endLongLived() {
+  upgraded.forEach(guarded((state, socket) => endUpgraded(socket, state)));
+  alive().forEach((server) => http1Sockets(server).forEach(guarded(endEventStream)));
+  for (const session of sessions) {
+    inside(session, 'state')?.streams?.forEach(guarded((stream) => {
+      if (/^text\/event-stream/i.test(stream.sentHeaders?.['content-type'] ?? '')) endQuietly(stream);
+    }));
+    if (!session.closed) session.close();
+  }
+}
+
+/** A close frame (1001, going away: RFC 6455 7.4.1) where the handshake was answered; then the end. */
+function endUpgraded(socket, { webSocket, written }) {
+  if (webSocket && socket.bytesWritten > written && socket.writable) socket.write(Buffer.from([0x88, 2, 0x03, 0xe9]));
+  endQuietly(socket);
+}
+
+function endEventStream(socket) {
+  const response = socket._httpMessage;
+  if (!/\r\ncontent-type: *text\/event-stream/i.test(response?._header ?? '')) return;
+  response.once('finish', () => socket.end());
+  endQuietly(response);
+}
+
+/** What the program writes later is an error that it does not expect. */
+function endQuietly(stream) {
+  stream.on('error', () => {});
+  stream.end();
+}
+
+const mark = Symbol.for('rpm.agent');
+if (path && token && isMainThread && !process[mark]) {
+  Object.defineProperty(process, mark, { value: true });
+  install();
+}
+//# sourceURL=rpm-agent

@@ -1,0 +1,128 @@
+//! The preload as a value of `NODE_OPTIONS`.
+
+use std::sync::LazyLock;
+
+/// The preload as it is read and tested.
+const SOURCE: &str = include_str!("node.js");
+
+/// The last line stays whatever else goes: it is the name of the preload in stack traces, which would otherwise
+/// show the whole module as its address.
+const NAME: &str = "//# sourceURL=";
+
+/// Longest string that Linux takes in an environment, `NAME=` and the final zero included (`MAX_ARG_STRLEN`), in bytes.
+const MAX_ENVIRONMENT_STRING: usize = 128 * 1024;
+
+static OPTION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "--import=data:text/javascript;base64,{}",
+        base64(stripped(SOURCE).as_bytes())
+    )
+});
+
+/// The value of `NODE_OPTIONS` for a worker with the agent: the user's own, then ours. For Node 18.18 and later; an
+/// older one refuses to start with it. The user's value comes back as it is if it has the agent already, or if both
+/// together are longer than the system allows.
+#[must_use]
+pub fn node_options(users: Option<&str>) -> String {
+    let users = users.unwrap_or_default().trim_end();
+    let length = "NODE_OPTIONS=".len() + users.len() + " ".len() + OPTION.len() + 1;
+    if users.contains(OPTION.as_str()) || length > MAX_ENVIRONMENT_STRING {
+        users.to_owned()
+    } else if users.is_empty() {
+        OPTION.clone()
+    } else {
+        format!("{users} {}", *OPTION)
+    }
+}
+
+/// The source without indentation, empty lines, and lines that are comment alone: every process carries it.
+fn stripped(source: &str) -> String {
+    let kept = source.lines().map(str::trim).filter(|line| {
+        let comment = ["//", "/*", "* ", "*/"]
+            .iter()
+            .any(|start| line.starts_with(start));
+        !line.is_empty() && (!comment || line.starts_with(NAME))
+    });
+    kept.collect::<Vec<_>>().join("\n")
+}
+
+/// Standard base64 with padding (RFC 4648): its alphabet means nothing to shells, to URLs or to Node's own splitting of
+/// `NODE_OPTIONS`, which spaces, quotes and backslashes do.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+        let group = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let index = (group >> (18 - 6 * digit)) & 0x3f;
+            text.push(if digit <= chunk.len() {
+                char::from(ALPHABET[index as usize])
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        let vectors = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (plain, coded) in vectors {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
+    }
+
+    #[test]
+    fn ours_follows_the_users() {
+        let ours = node_options(None);
+        assert!(
+            ours.starts_with("--import=data:text/javascript;base64,"),
+            "{ours}"
+        );
+        assert_eq!(node_options(Some("  ")), ours);
+        assert_eq!(
+            node_options(Some("--require \"a b.js\" ")),
+            format!("--require \"a b.js\" {ours}")
+        );
+    }
+
+    #[test]
+    fn one_agent_is_enough() {
+        let once = node_options(Some("--no-warnings"));
+        assert_eq!(node_options(Some(&once)), once);
+    }
+
+    #[test]
+    fn options_that_fill_the_environment_are_left_alone() {
+        let long = "x".repeat(MAX_ENVIRONMENT_STRING - OPTION.len() - "NODE_OPTIONS= \0".len());
+        assert_ne!(node_options(Some(&long)), long, "it just fits");
+        let longer = format!("{long}x");
+        assert_eq!(node_options(Some(&longer)), longer);
+    }
+
+    #[test]
+    fn the_preload_is_small_and_named() {
+        assert!(
+            OPTION.len() < 16 * 1024,
+            "every process below a worker carries {} bytes",
+            OPTION.len()
+        );
+        let carried = stripped(SOURCE);
+        assert!(carried.ends_with("\n//# sourceURL=rpm-agent"), "{carried}");
+        let comment = |line: &&str| line.starts_with("//") || line.starts_with('*');
+        assert_eq!(carried.lines().filter(comment).count(), 1, "only the name");
+    }
+}

@@ -1,0 +1,2 @@
+// What a user preloads.
+globalThis.ownPreload = true;

@@ -1,0 +1,39 @@
+// A server of KIND http, https, h2c or h2 on a port that it prints. TLS goes by a shared key: no certificates to expire.
+const KINDS = {
+  http: () => require('node:http').createServer(answer),
+  https: () => require('node:https').createServer(require('./psk'), answer),
+  h2c: () => require('node:http2').createServer(answer),
+  h2: () => require('node:http2').createSecureServer(require('./psk'), answer),
+};
+const held = [];
+const routes = {
+  '/hold': (req, res) => held.push(res),
+  '/release': (req, res) => [...held.splice(0), res].forEach((each) => each.end('ok')),
+  '/explicit': (req, res) => res.setHeader('Connection', 'keep-alive').end('ok'),
+  '/written': (req, res) => res.writeHead(200, { connection: 'keep-alive', 'content-length': 2 }).end('ok'),
+  '/removed': (req, res) => {
+    res.removeHeader('Connection');
+    res.end('ok');
+  },
+  '/begun': (req, res) => {
+    res.write('o');
+    held.push(res);
+  },
+  '/events': (req, res) => res.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n'),
+  '/read': (req, res) => req.resume().on('end', () => res.end('ok')),
+};
+
+function answer(req, res) {
+  (routes[req.url] ?? ((_, ordinary) => ordinary.end('ok')))(req, res);
+}
+
+const server = KINDS[process.env.KIND ?? 'http']();
+server.keepAliveTimeout = Number(process.env.KEEP_ALIVE_MS ?? 5000);
+server.on('sessionError', () => {});
+if (process.env.UPGRADES) {
+  server.on('upgrade', (req, socket) => {
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
+    socket.on('data', (data) => socket.write(data));
+  });
+}
+server.listen(0, '127.0.0.1', () => console.log(server.address().port));

@@ -1,0 +1,15 @@
+// Never listens in its main thread, but in a worker thread; sends that a request, then says who it is not: the marker.
+const { Worker, isMainThread, parentPort } = require('node:worker_threads');
+const http = require('node:http');
+if (isMainThread) {
+  // From a file: Node runs no preload in a thread made from a string.
+  const thread = new Worker(__filename);
+  thread.on('message', (port) => {
+    http.get({ port, host: '127.0.0.1', agent: false }, (res) => {
+      res.resume().on('end', () => thread.terminate().then(() => require('./marker')(() => console.log('done'))));
+    });
+  });
+} else {
+  const server = http.createServer((req, res) => res.end('ok'));
+  server.listen(0, '127.0.0.1', () => parentPort.postMessage(server.address().port));
+}

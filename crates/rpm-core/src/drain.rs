@@ -1,0 +1,179 @@
+//! Retiring: how a worker leaves that nobody needs any more.
+//!
+//! It goes out of steering, but keeps its slots and goes on accepting: a connection may be on its way to it. When it has
+//! nothing left to do, cannot drain, or takes too long, it is told to end; only after its end are its slots closed.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::core::{Core, Timer};
+use crate::instance::{State, Then};
+use crate::protocol::{Exit, Notice, Output};
+use crate::steering::Role;
+use crate::worker::{Duty, Phase, Worker};
+use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
+
+/// Generations of one app that may drain at once: the one replaced last, and the one before it. More
+/// would let a deploy every few seconds fill the machine with old processes.
+const DRAINING_GENERATIONS: usize = 2;
+
+impl Core {
+    /// This worker leaves for good; one that serves drains first.
+    pub(crate) fn retire(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let since = self.now;
+        worker.duty = Duty::Retire { since };
+        let (instance, phase) = (worker.instance, worker.phase);
+        let until = since + worker.config.policy.drain_timeout;
+        if let Some(instance) = self.instances.get_mut(&instance) {
+            instance.retiring.insert(id);
+        }
+        self.timers.clear(Timer::Unclaimed(id));
+        match phase {
+            Phase::Online { .. } => {
+                self.steering.serve(instance, id, Role::Draining);
+                self.enter(id, Phase::Draining { until });
+                self.note(Notice::Retiring { worker: id });
+                self.staged.push(Output::Drain { worker: id });
+            }
+            Phase::Spawning { .. }
+            | Phase::Launching { .. }
+            | Phase::Draining { .. }
+            | Phase::Cancelled(_)
+            | Phase::Stopping(_) => {
+                self.steering.leave(instance, id);
+                self.dismiss(id);
+            }
+        }
+    }
+
+    /// A worker has nothing left to do. While nobody else accepts where clients are about to come back it
+    /// goes on, to the end of its time.
+    pub(crate) fn drained(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let Phase::Draining { .. } = worker.phase else {
+            return;
+        };
+        if self.steering.is_needed(worker.instance, id) {
+            self.lingering.insert(id);
+        } else {
+            self.cut(id);
+        }
+    }
+
+    /// Tells those to end that lingered and are needed no more.
+    pub(crate) fn release_lingering(&mut self) {
+        let useless = |id: &&WorkerId| {
+            let worker = self.workers.get(id);
+            !worker.is_some_and(|worker| self.steering.is_needed(worker.instance, **id))
+        };
+        for id in self.lingering.iter().filter(useless).copied().collect::<Vec<_>>() {
+            self.cut(id);
+        }
+    }
+
+    /// A draining worker has no more time, or no use for it: it is told to end.
+    pub(crate) fn cut(&mut self, id: WorkerId) {
+        self.lingering.remove(&id);
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        if let Phase::Draining { .. } = worker.phase {
+            self.steering.leave(worker.instance, id);
+            self.terminate(id);
+        }
+    }
+
+    /// The workers that an instance had before are told to end.
+    pub(crate) fn cut_all(&mut self, id: InstanceId) {
+        let retiring = self.instances.get(&id).map(|instance| instance.retiring.clone());
+        for worker in retiring.into_iter().flatten() {
+            self.cut(worker);
+        }
+    }
+
+    /// An instance that serves is to be forgotten, when its worker has finished what it has begun.
+    pub(crate) fn phase_out(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        let app = instance.app;
+        match instance.state {
+            State::Running { worker } if self.workers.get(&worker).is_some_and(|it| it.phase.is_online()) => {
+                let then = Then::Forgotten;
+                instance.state = State::Stopping { worker, then };
+                self.steering.close_vacant(id);
+                self.retire(worker);
+                self.limit_draining(app);
+            }
+            State::Running { .. }
+            | State::Stopping { .. }
+            | State::Waiting { .. }
+            | State::Awaiting { .. }
+            | State::Stopped
+            | State::Errored => self.lay_down(id, Then::Forgotten),
+        }
+    }
+
+    /// A worker that was leaving has left.
+    pub(crate) fn retired(&mut self, id: WorkerId, of: InstanceId, exit: Option<Exit>) {
+        let Some(instance) = self.instances.get_mut(&of) else {
+            return;
+        };
+        instance.retiring.remove(&id);
+        self.lingering.remove(&id);
+        match instance.state {
+            State::Stopping { worker, then } if worker == id => self.ended(id, of, then, exit),
+            State::Stopping { .. }
+            | State::Running { .. }
+            | State::Waiting { .. }
+            | State::Awaiting { .. }
+            | State::Stopped
+            | State::Errored => {}
+        }
+    }
+
+    /// Tells the generations that have drained longest to end, if too many do.
+    pub(crate) fn limit_draining(&mut self, app: AppId) {
+        let mut draining = self.draining(app);
+        while draining.len() > DRAINING_GENERATIONS {
+            let since = |(generation, &(since, _)): (&Generation, &(Tick, _))| (since, *generation);
+            let Some((_, oldest)) = draining.iter().map(since).min() else {
+                return;
+            };
+            for worker in draining
+                .remove(&oldest)
+                .into_iter()
+                .flat_map(|(_, workers)| workers)
+            {
+                self.cut(worker);
+            }
+        }
+    }
+
+    /// The draining workers of an app by generation, and since when the first of these drains.
+    pub(crate) fn draining(&self, app: AppId) -> BTreeMap<Generation, (Tick, Vec<WorkerId>)> {
+        let mut draining = BTreeMap::new();
+        for (id, worker) in self.retirees(app) {
+            if let (Phase::Draining { .. }, Duty::Retire { since }) = (worker.phase, worker.duty) {
+                let (first, workers) = draining.entry(worker.generation).or_insert((since, Vec::new()));
+                *first = since.min(*first);
+                workers.push(id);
+            }
+        }
+        draining
+    }
+
+    /// The workers of an app that leave.
+    pub(crate) fn retirees(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
+        let instances = self.apps.get(&app).into_iter().flat_map(|app| &app.instances);
+        instances
+            .filter_map(|id| self.instances.get(id))
+            .flat_map(|instance| &instance.retiring)
+            .filter_map(|id| Some((*id, self.workers.get(id)?)))
+    }
+}

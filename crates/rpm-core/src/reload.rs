@@ -1,0 +1,445 @@
+//! Reload: a new generation beside the old one, which it replaces when all of it is proved.
+//!
+//! Every instance gets a *candidate*. One that is proved takes over at once, and its predecessor stands by, *warm*: out of
+//! steering as long as anybody else serves, and otherwise untouched. When the last candidate is proved, the warm ones retire;
+//! if a new worker fails before that, the warm ones serve again and the new ones retire. Whatever else is wished for the app
+//! meanwhile undoes the reload first, so an app is never left with half a generation.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::core::{Core, Timer};
+use crate::instance::{State, Then};
+use crate::proof::{Proof, assess};
+use crate::protocol::{AppConfig, Failure, Notice};
+use crate::steering::Role;
+use crate::tickets::Reached;
+use crate::worker::{Duty, Phase, Worker};
+use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
+
+/// A reload that is going on. Each instance that takes part is in one of the three maps.
+#[derive(Debug)]
+pub(crate) struct Rollout {
+    ticket: Ticket,
+    /// What the app goes back to if this is undone.
+    former: (Generation, Arc<AppConfig>),
+    /// Their turn has not come.
+    pub(crate) queued: BTreeSet<InstanceId>,
+    /// Those whose candidate is not proved yet.
+    pub(crate) launching: BTreeMap<InstanceId, WorkerId>,
+    /// Those that are served by their new worker.
+    pub(crate) proved: BTreeMap<InstanceId, Proved>,
+    /// The reload that follows.
+    next: Option<Wish>,
+}
+
+/// An instance whose candidate took over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Proved {
+    pub(crate) predecessor: Predecessor,
+    /// It is one of the instance's restarts.
+    counts: bool,
+}
+
+/// The worker that was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Predecessor {
+    /// It stands by.
+    Warm(WorkerId),
+    /// There is none; what becomes of the instance if the reload is undone.
+    Gone(Then),
+}
+
+/// A reload that was asked for.
+#[derive(Debug)]
+struct Wish {
+    ticket: Ticket,
+    config: Option<AppConfig>,
+}
+
+/// Why a reload is undone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cause {
+    /// A worker of the new generation failed.
+    Failed {
+        instance: InstanceId,
+        worker: WorkerId,
+        failure: Failure,
+    },
+    /// Something else is wished for now.
+    Superseded,
+}
+
+impl Core {
+    pub(crate) fn reload(&mut self, ticket: Ticket, id: AppId, config: Option<AppConfig>) {
+        let Some(app) = self.apps.get_mut(&id) else {
+            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+        };
+        let wish = Wish { ticket, config };
+        let Some(rollout) = &mut app.rollout else {
+            return self.roll_out(id, wish);
+        };
+        if let Some(overtaken) = rollout.next.replace(wish) {
+            self.tickets.refuse(overtaken.ticket, Failure::Superseded);
+        }
+    }
+
+    /// Undoes the reload of an app, if there is one: a later command is about to change its instances.
+    pub(crate) fn supersede_reload(&mut self, id: AppId) {
+        self.undo(id, Cause::Superseded);
+    }
+
+    fn roll_out(&mut self, id: AppId, Wish { ticket, config }: Wish) {
+        let Some(app) = self.apps.get_mut(&id) else {
+            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+        };
+        let takes_part = |id: &&InstanceId| {
+            self.instances
+                .get(id)
+                .is_some_and(|instance| instance.state.is_reloaded())
+        };
+        let queued = app.instances.iter().filter(takes_part).copied().collect();
+        let config = config.map_or_else(|| Arc::clone(&app.config), Arc::new);
+        let former = app.renew(config);
+        app.rollout = Some(Rollout {
+            ticket,
+            former,
+            queued,
+            launching: BTreeMap::new(),
+            proved: BTreeMap::new(),
+            next: None,
+        });
+        self.advance(id);
+    }
+
+    /// Starts as many candidates as may be starting; the reload is complete when there is none left to start.
+    fn advance(&mut self, id: AppId) {
+        while let Some(app) = self.apps.get_mut(&id) {
+            let Some(rollout) = &mut app.rollout else { return };
+            if rollout.queued.is_empty() && rollout.launching.is_empty() {
+                return self.complete(id);
+            }
+            let at_once = match app.config.parallel {
+                0 => usize::MAX,
+                limit => limit as usize,
+            };
+            if rollout.launching.len() >= at_once {
+                return;
+            }
+            let Some(instance) = rollout.queued.pop_first() else {
+                return;
+            };
+            self.begin(instance);
+        }
+    }
+
+    /// Starts the candidate of an instance, which has left the queue.
+    fn begin(&mut self, id: InstanceId) {
+        let now = self.now;
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        if !instance.state.is_reloaded() {
+            return;
+        }
+        match instance.state {
+            State::Waiting { until } => {
+                let then = Then::Retry { delay: until - now };
+                instance.state = State::Awaiting { then };
+                self.timers.clear(Timer::Respawn(id));
+            }
+            State::Errored => {
+                let then = Then::Errored;
+                instance.state = State::Awaiting { then };
+            }
+            State::Running { .. } | State::Stopping { .. } | State::Awaiting { .. } | State::Stopped => {}
+        }
+        let app = instance.app;
+        let Some(candidate) = self.launch(id, Duty::Prove) else {
+            return;
+        };
+        if let Some(rollout) = self.rollout_mut(app) {
+            rollout.launching.insert(id, candidate);
+        }
+    }
+
+    /// An instance that has no worker is about to get one of its own: if it waits for its turn in a reload, it
+    /// gets its candidate now. Says whether it does.
+    pub(crate) fn begin_early(&mut self, id: InstanceId) -> bool {
+        let Some(instance) = self.instances.get(&id) else {
+            return false;
+        };
+        let app = instance.app;
+        let queued = self.rollout_mut(app).is_some_and(|it| it.queued.remove(&id));
+        if queued {
+            self.await_candidate(id, Then::Restart);
+            self.begin(id);
+        }
+        queued
+    }
+
+    /// The instance has no worker of its own, and its candidate is to be its next.
+    pub(crate) fn await_candidate(&mut self, id: InstanceId, then: Then) {
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.state = State::Awaiting { then };
+        }
+    }
+
+    /// Looks whether a candidate is proved by now, or will not be.
+    pub(crate) fn review(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let (Phase::Launching { ready_by }, Duty::Prove) = (worker.phase, worker.duty) else {
+            return;
+        };
+        let instance = self.instances.get(&worker.instance);
+        let former = instance.and_then(|instance| instance.footprint.as_ref());
+        let serves = |group| {
+            let slots = self.steering.slots_of(worker.instance, id);
+            let in_group = |slot| self.steering.slots.get(&slot).map(|slot| slot.group) == Some(group);
+            worker.shared.contains(&group) || slots.into_iter().any(in_group)
+        };
+        match assess(worker, former, serves, self.now) {
+            Proof::Given => self.promote(id),
+            Proof::Pending { until } if until == ready_by => {}
+            Proof::Pending { until } => self.enter(id, Phase::Launching { ready_by: until }),
+            Proof::Missing { within } => self.not_ready(id, within),
+        }
+    }
+
+    /// A candidate is proved: it becomes its instance's own worker.
+    fn promote(&mut self, id: WorkerId) {
+        let silent = self.is_silent(id);
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.duty = Duty::Serve;
+        let (of, generation) = (worker.instance, worker.generation);
+        let Some(instance) = self.instances.get_mut(&of) else {
+            return;
+        };
+        let (app, state) = (instance.app, instance.state);
+        instance.state = State::Running { worker: id };
+        instance.generation = generation;
+        let since = self.now;
+        self.enter(id, Phase::Online { since, silent });
+        self.steering.serve(of, id, Role::Active);
+        let proved = self.replace(of, state);
+        if let Some(rollout) = self.rollout_mut(app) {
+            rollout.launching.remove(&of);
+            rollout.proved.insert(of, proved);
+        }
+        self.note(Notice::Online { worker: id, silent });
+        self.note(Notice::CandidateReady { worker: id });
+        self.tickets.reached(of, Reached::Online { silent });
+        self.advance(app);
+    }
+
+    /// What becomes of the worker that an instance had when it was in `state`.
+    fn replace(&mut self, of: InstanceId, state: State) -> Proved {
+        let (predecessor, counts) = match state {
+            State::Running { worker } => (Predecessor::Warm(worker), self.stand_by(worker)),
+            State::Stopping { worker, then } => {
+                // It ends already, and its heir has slots of its own.
+                self.retire(worker);
+                (Predecessor::Gone(then), false)
+            }
+            State::Awaiting { then } => {
+                let automatic = matches!(then, Then::Retry { .. });
+                (Predecessor::Gone(then), automatic)
+            }
+            State::Waiting { .. } | State::Stopped | State::Errored => {
+                debug_assert!(false, "instance {of} had a candidate and was in no state for one");
+                (Predecessor::Gone(Then::Restart), false)
+            }
+        };
+        Proved { predecessor, counts }
+    }
+
+    /// Says whether the worker was ready; one that is not goes on starting.
+    fn stand_by(&mut self, id: WorkerId) -> bool {
+        let since = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return false;
+        };
+        worker.duty = Duty::StandBy { since };
+        if let Some(role) = worker.role() {
+            self.steering.serve(worker.instance, id, role);
+        }
+        worker.phase.is_online()
+    }
+
+    /// The new generation serves.
+    fn complete(&mut self, id: AppId) {
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        let generation = app.generation;
+        let Some(rollout) = app.rollout.take() else { return };
+        self.note(Notice::ReloadDone { app: id });
+        let mut silent = Vec::new();
+        for (&instance, &proved) in &rollout.proved {
+            silent.extend(self.conclude(instance, proved).then_some(instance));
+            self.steering.close_outdated(instance, generation);
+        }
+        self.limit_draining(id);
+        let instances = rollout.proved.into_keys().collect();
+        self.tickets.grant(rollout.ticket, instances, silent);
+        if let Some(next) = rollout.next {
+            self.roll_out(id, next);
+        }
+    }
+
+    /// The new worker of an instance is there to stay. Says whether it is silent.
+    fn conclude(&mut self, id: InstanceId, proved: Proved) -> bool {
+        if let Predecessor::Warm(worker) = proved.predecessor {
+            self.retire(worker);
+        }
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return false;
+        };
+        instance.record.forgive();
+        if proved.counts {
+            instance.record.count_restart();
+        }
+        let State::Running { worker } = instance.state else {
+            return false;
+        };
+        let Some(worker) = self.workers.get(&worker) else {
+            return false;
+        };
+        instance.footprint = Some(worker.footprint.clone());
+        matches!(worker.phase, Phase::Online { silent: true, .. })
+    }
+
+    /// The old generation serves again.
+    pub(crate) fn undo(&mut self, id: AppId, cause: Cause) {
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        let Some(rollout) = app.rollout.take() else { return };
+        (app.generation, app.config) = rollout.former;
+        let generation = app.generation;
+        self.note(Notice::ReloadUndone { app: id });
+        for (instance, proved) in rollout.proved {
+            self.reinstate(instance, proved.predecessor);
+            self.steering.close_outdated(instance, generation);
+        }
+        for (instance, candidate) in rollout.launching {
+            self.retire(candidate);
+            if let Some(State::Awaiting { then }) = self.instances.get(&instance).map(|it| it.state) {
+                self.follow(instance, then);
+            }
+        }
+        self.limit_draining(id);
+        match cause {
+            Cause::Failed {
+                instance,
+                worker,
+                failure,
+            } => {
+                self.tickets.deny(rollout.ticket, instance, worker, failure);
+                if let Some(next) = rollout.next {
+                    self.roll_out(id, next);
+                }
+            }
+            Cause::Superseded => {
+                let next = rollout.next.map(|next| next.ticket);
+                for ticket in [Some(rollout.ticket), next].into_iter().flatten() {
+                    self.tickets.refuse(ticket, Failure::Superseded);
+                }
+            }
+        }
+    }
+
+    /// The predecessor serves again, or the instance goes on without one.
+    fn reinstate(&mut self, id: InstanceId, predecessor: Predecessor) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        let State::Running { worker: successor } = instance.state else {
+            return;
+        };
+        match predecessor {
+            Predecessor::Warm(worker) => {
+                instance.state = State::Running { worker };
+                self.retire(successor);
+                self.resume(id, worker);
+            }
+            Predecessor::Gone(then) => {
+                instance.state = State::Awaiting { then };
+                self.retire(successor);
+                self.follow(id, then);
+            }
+        }
+    }
+
+    fn resume(&mut self, of: InstanceId, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.duty = Duty::Serve;
+        if let Some(instance) = self.instances.get_mut(&of) {
+            instance.generation = worker.generation;
+        }
+        if let Some(role) = worker.role() {
+            self.steering.serve(of, id, role);
+        }
+        self.await_claims(id);
+    }
+
+    /// A new worker ended, or was not ready in time, before the reload was complete.
+    pub(crate) fn candidate_failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure) {
+        let Some(app) = self.instances.get(&instance).map(|instance| instance.app) else {
+            return;
+        };
+        let cause = Cause::Failed {
+            instance,
+            worker,
+            failure,
+        };
+        self.undo(app, cause);
+    }
+
+    /// A worker that stood by is none any more: it ended, or it was not ready in time.
+    pub(crate) fn stand_by_lost(&mut self, instance: InstanceId) {
+        let proved = self
+            .rollout_of(instance)
+            .and_then(|it| it.proved.get_mut(&instance));
+        if let Some(proved) = proved {
+            proved.predecessor = Predecessor::Gone(Then::Restart);
+        }
+    }
+
+    /// The workers of an app that stand by.
+    pub(crate) fn stand_bys(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
+        let rollout = self.apps.get(&app).and_then(|app| app.rollout.as_ref());
+        let proved = rollout.into_iter().flat_map(|rollout| rollout.proved.values());
+        proved.filter_map(|proved| match proved.predecessor {
+            Predecessor::Warm(worker) => Some((worker, self.workers.get(&worker)?)),
+            Predecessor::Gone(_) => None,
+        })
+    }
+
+    /// Does the new worker of a reload that may still be undone serve this instance?
+    pub(crate) fn is_proved(&self, id: InstanceId) -> bool {
+        self.rollout(id).is_some_and(|it| it.proved.contains_key(&id))
+    }
+
+    /// The candidate of an instance.
+    pub(crate) fn candidate(&self, id: InstanceId) -> Option<WorkerId> {
+        self.rollout(id)?.launching.get(&id).copied()
+    }
+
+    fn rollout(&self, id: InstanceId) -> Option<&Rollout> {
+        let instance = self.instances.get(&id)?;
+        self.apps.get(&instance.app)?.rollout.as_ref()
+    }
+
+    fn rollout_of(&mut self, id: InstanceId) -> Option<&mut Rollout> {
+        let app = self.instances.get(&id)?.app;
+        self.rollout_mut(app)
+    }
+
+    fn rollout_mut(&mut self, id: AppId) -> Option<&mut Rollout> {
+        self.apps.get_mut(&id)?.rollout.as_mut()
+    }
+}

@@ -1,0 +1,195 @@
+//! The agents: the preload in each Node worker that answers with `Connection: close` while it is drained.
+//!
+//! An agent connects to `$RPM_HOME/agent.sock` when its process first listens and names the worker by the token
+//! in its environment. It is believed only if the kernel says that its process is that worker's.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use rpm_agent::{Decoder, FromAgent, Open, ToAgent};
+use rpm_core::WorkerId;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::app::Plane;
+use crate::home::Home;
+use crate::supervisor::{Event, Supervisor};
+
+/// An agent says hello at once, or is none.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// Messages that wait for an agent whose process does not read.
+const OUTGOING_LIMIT: usize = 16;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What happened on an agent's connection.
+pub(crate) enum AgentEvent {
+    /// A process named itself.
+    Hello {
+        connection: u64,
+        token: String,
+        pid: u32,
+        to: mpsc::Sender<ToAgent>,
+    },
+    /// It said something else.
+    Said { connection: u64, message: FromAgent },
+    /// It is gone.
+    Gone { connection: u64 },
+}
+
+/// A worker's agent.
+pub(crate) struct Agent {
+    connection: u64,
+    pub(crate) to: mpsc::Sender<ToAgent>,
+    /// What it reported last.
+    pub(crate) open: Option<Open>,
+}
+
+/// Listens for agents.
+///
+/// # Errors
+/// The socket cannot be made.
+pub(crate) fn listen(home: &Home, events: mpsc::Sender<Event>) -> io::Result<()> {
+    let path = home.agent_socket();
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    tokio::spawn(accept(listener, events));
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
+    for connection in 0.. {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(serve(connection, stream, events.clone()))),
+            Err(error) => {
+                warn!(%error, "cannot accept an agent; is the limit of open files (ulimit -n) reached?");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(connection: u64, stream: UnixStream, events: mpsc::Sender<Event>) {
+    if let Err(error) = converse(connection, stream, &events).await {
+        debug!(connection, %error, "an agent's connection ended");
+    }
+    let _ = events.send(Event::Agent(AgentEvent::Gone { connection })).await;
+}
+
+async fn converse(connection: u64, mut stream: UnixStream, events: &mpsc::Sender<Event>) -> io::Result<()> {
+    let pid = stream
+        .peer_cred()?
+        .pid()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .unwrap_or(0);
+    let (to, mut outgoing) = mpsc::channel::<ToAgent>(OUTGOING_LIMIT);
+    let mut unnamed = Some(to);
+    let mut decoder = Decoder::new();
+    let mut buffer = [0; 1024];
+    let hello_by = tokio::time::Instant::now() + HELLO_WITHIN;
+    loop {
+        tokio::select! {
+            read = stream.read(&mut buffer) => match read? {
+                0 => return Ok(()),
+                count => decoder.feed(&buffer[..count]),
+            },
+            Some(message) = outgoing.recv() => stream.write_all(message.line().as_bytes()).await?,
+            () = tokio::time::sleep_until(hello_by), if unnamed.is_some() => return Ok(()),
+        }
+        while let Some(message) = decoder.next() {
+            let message = message.map_err(io::Error::other)?;
+            let event = match (message, unnamed.take()) {
+                (FromAgent::Hello { token, .. }, Some(to)) => AgentEvent::Hello {
+                    connection,
+                    token,
+                    pid,
+                    to,
+                },
+                (message, None) => AgentEvent::Said { connection, message },
+                (_, Some(_)) => return Err(io::Error::other("it did not say hello")),
+            };
+            let _ = events.send(Event::Agent(event)).await;
+        }
+    }
+}
+
+impl Supervisor {
+    pub(crate) fn agent_event(&mut self, event: AgentEvent) {
+        match event {
+            AgentEvent::Hello {
+                connection,
+                token,
+                pid,
+                to,
+            } => {
+                let named = self.workers.values().find(|worker| worker.token == token);
+                // A child of the worker inherits the token; its listeners are not the app's slots.
+                let worker = named
+                    .filter(|worker| worker.process().is_some_and(|p| p.pid == pid))
+                    .map(|w| w.id);
+                if let Some(worker) = worker {
+                    self.agents.insert(
+                        worker,
+                        Agent {
+                            connection,
+                            to,
+                            open: None,
+                        },
+                    );
+                }
+            }
+            AgentEvent::Said { connection, message } => {
+                let Some((worker, agent)) = self.agents.iter_mut().find(|(_, a)| a.connection == connection)
+                else {
+                    return;
+                };
+                let worker = *worker;
+                match message {
+                    FromAgent::Open(open) => agent.open = Some(open),
+                    FromAgent::Draining {} => self.drain_acknowledged(worker),
+                    FromAgent::Hello { .. } => {}
+                }
+            }
+            AgentEvent::Gone { connection } => self.agents.retain(|_, agent| agent.connection != connection),
+        }
+    }
+
+    /// Whether the worker is to carry the agent: Node that shares ports, unless it is switched off.
+    pub(crate) fn has_agent(&self, worker: WorkerId) -> bool {
+        let Some(held) = self.workers.get(&worker) else {
+            return false;
+        };
+        let refused = self.apps.get(&held.app).is_some_and(|app| app.agent_refused);
+        held.plane == Plane::Cluster && held.spec.agent && !refused
+    }
+
+    /// Node before 18.18 does not know `--import` in `NODE_OPTIONS`, and exits with 9 before it runs anything.
+    pub(crate) fn doubt_agent(&mut self, worker: WorkerId) {
+        if !self.has_agent(worker) {
+            return;
+        }
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return;
+        };
+        if let Some(app) = self.apps.get_mut(&app) {
+            warn!(
+                app = app.name,
+                "Node does not take the agent (it needs 18.18); the app goes on without it"
+            );
+            app.agent_refused = true;
+        }
+    }
+
+    /// Tells a worker's agent something; `false` if it has none, or none that reads.
+    pub(crate) fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
+        self.agents
+            .get(&worker)
+            .is_some_and(|agent| agent.to.try_send(message).is_ok())
+    }
+}

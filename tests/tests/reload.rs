@@ -1,0 +1,330 @@
+//! Reload: every worker is replaced under load and nothing is lost; a version that does not work never
+//! touches the one that does.
+
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::outside::kill;
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Kind, Load, Outcome, Port, Process, Rpm, Status, Traffic, fixture, node, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+/// Clients of each kind.
+const CLIENTS: usize = 6;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+/// Clients of both kinds at the same time.
+struct Clients {
+    fresh: Traffic,
+    kept: Traffic,
+}
+
+impl Clients {
+    fn begin(port: &Port, path: &str) -> Clients {
+        let load = |kind| Load {
+            kind,
+            clients: CLIENTS,
+            path: path.to_owned(),
+            ..Load::local(port.number())
+        };
+        Clients {
+            fresh: Traffic::start(&load(Kind::NewConnection)),
+            kept: Traffic::start(&load(Kind::KeepAlive)),
+        }
+    }
+
+    fn wait_ok(&self, count: u64) {
+        self.fresh.wait_ok(count);
+        self.kept.wait_ok(count);
+    }
+
+    fn finish(self, rpm: &Rpm) {
+        for (kind, traffic) in [("new connections", self.fresh), ("kept connections", self.kept)] {
+            let report = traffic.finish();
+            assert!(report.check_clean().is_ok(), "{kind}: {report}\n{}", rpm.log());
+        }
+    }
+}
+
+/// An app whose script the test rewrites.
+struct Site {
+    rpm: Rpm,
+    port: Port,
+    script: PathBuf,
+}
+
+impl Site {
+    fn start(rpm: Rpm, body: &str, args: &[&str]) -> Site {
+        let site = Site {
+            script: rpm.home().join("site.js"),
+            port: Port::reserve(),
+            rpm,
+        };
+        site.write(body);
+        let started = site
+            .rpm
+            .command(["start"])
+            .arg(&site.script)
+            .args(["-i", "2", "--interpreter"])
+            .arg(node(22))
+            .args(args)
+            .env("PORT", site.port.to_string())
+            .output()
+            .expect("rpm runs");
+        assert!(started.status.success(), "{started:?}\n{}", site.rpm.log());
+        site
+    }
+
+    fn write(&self, body: &str) {
+        std::fs::write(&self.script, body).expect("the script is written");
+    }
+
+    /// Reloads into `body`, under load, and checks that the old workers go on as if nothing had been.
+    fn reload_fails(&self, body: &str, says: &str) {
+        let before = self.rpm.pids("site");
+        let clients = Clients::begin(&self.port, "/");
+        clients.wait_ok(SOME);
+        self.write(body);
+        let error = self.rpm.fails(["reload", "site"]);
+        assert!(error.contains(says), "{error}");
+        clients.wait_ok(SOME);
+        assert_eq!(self.rpm.pids("site"), before, "the old workers serve: {error}");
+        clients.finish(&self.rpm);
+        self.rpm.wait_status("site", Status::Online);
+    }
+}
+
+fn hello() -> String {
+    format!("require({:?})\n", fixture("hello.js"))
+}
+
+/// Every process is another one now, in the same place.
+fn assert_replaced(before: &[Process], after: &[Process]) {
+    assert_eq!(before.len(), after.len());
+    for (old, new) in before.iter().zip(after) {
+        assert_eq!((old.id, old.instance), (new.id, new.instance));
+        assert_ne!(old.pid, new.pid, "{after:#?}");
+        assert_eq!(new.restarts, old.restarts + 1);
+        assert_eq!(new.generation, old.generation + 1);
+    }
+}
+
+fn wait_drained(rpm: &Rpm) {
+    let none = |list: &Vec<Process>| list.iter().all(|process| process.draining.is_empty());
+    wait_until("the old workers are gone", BOUND, || rpm.list(), none);
+}
+
+/// Three reloads of an unmodified app under clients of both kinds.
+fn reloads_lose_nothing(rpm: &Rpm, app: &App, port: &Port, path: &str) {
+    app.start(rpm);
+    let clients = Clients::begin(port, path);
+    clients.wait_ok(SOME);
+    for _ in 0..3 {
+        let before = rpm.list();
+        rpm.ok(["reload", "web"]);
+        assert_replaced(&before, &rpm.list());
+        clients.wait_ok(SOME);
+    }
+    clients.finish(rpm);
+}
+
+fn web(name: &str, port: &Port) -> App {
+    App::cluster(name, "2")
+        .args(["--name", "web", "--drain-timeout", "10000"])
+        .port(port)
+}
+
+#[test]
+fn an_unmodified_app_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    reloads_lose_nothing(&rpm, &web("hello.js", &port), &port, "/");
+    wait_drained(&rpm);
+}
+
+#[test]
+fn an_unmodified_app_loses_nothing_without_privileges() {
+    let Some(rpm) = Path::Classic.rpm("an_unmodified_app_loses_nothing_without_privileges") else {
+        return;
+    };
+    let port = Port::reserve();
+    reloads_lose_nothing(&rpm, &web("hello.js", &port), &port, "/");
+}
+
+#[test]
+fn slow_requests_are_finished() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    reloads_lose_nothing(&rpm, &web("slow.js", &port), &port, "/?ms=150");
+}
+
+#[test]
+fn an_app_with_a_signal_handler_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    reloads_lose_nothing(&rpm, &web("sigint.js", &port), &port, "/");
+}
+
+#[test]
+fn every_supported_node_loses_nothing() {
+    for major in [18, 20, 24, 26] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        reloads_lose_nothing(&rpm, &web("hello.js", &port).node(major), &port, "/");
+    }
+}
+
+#[test]
+fn a_program_that_was_passed_its_socket_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let listen = format!("127.0.0.1:{port}");
+    let app = App::new("listen-fds.py").args(["-i", "2", "--name", "web", "--listen", &listen]);
+    app.start(&rpm);
+    // Python's server closes each connection, so there are clients of one kind.
+    let load = Load {
+        clients: CLIENTS,
+        ..Load::local(port.number())
+    };
+    let clients = Traffic::start(&load);
+    clients.wait_ok(SOME);
+    for _ in 0..3 {
+        let before = rpm.list();
+        rpm.ok(["reload", "web"]);
+        assert_replaced(&before, &rpm.list());
+        clients.wait_ok(SOME);
+    }
+    let report = clients.finish();
+    assert!(report.check_clean().is_ok(), "{report}\n{}", rpm.log());
+}
+
+#[test]
+fn restarting_a_whole_cluster_is_a_reload_unless_hard() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/");
+    clients.wait_ok(SOME);
+    let before = rpm.list();
+    rpm.ok(["restart", "web"]);
+    let gentle = rpm.list();
+    assert_replaced(&before, &gentle);
+    clients.wait_ok(SOME);
+    clients.finish(&rpm);
+    rpm.ok(["restart", "web", "--hard"]);
+    let hard = rpm.list();
+    assert!(
+        hard.iter()
+            .zip(&gentle)
+            .all(|(new, old)| new.pid != old.pid && new.generation == old.generation)
+    );
+}
+
+#[test]
+fn scaling_up_and_down_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/");
+    for count in ["4", "1", "3"] {
+        clients.wait_ok(SOME);
+        rpm.ok(["scale", "web", count]);
+    }
+    clients.wait_ok(SOME);
+    clients.finish(&rpm);
+}
+
+#[test]
+fn a_version_that_does_not_work_never_serves() {
+    let site = Site::start(
+        Rpm::new(),
+        &hello(),
+        &["--reload-timeout", "2000", "--drain-timeout", "2000"],
+    );
+    site.reload_fails("throw new Error('no such luck')", "no such luck");
+    site.reload_fails("process.exit(0)", "exited with code 0");
+    site.reload_fails("setInterval(() => {}, 1000)", "was not ready within 2000 ms");
+    let elsewhere = format!("process.env.PORT = 0\n{}", hello());
+    site.reload_fails(&elsewhere, "was not ready within 2000 ms");
+    // And a good one does, after all that.
+    let before = site.rpm.list();
+    site.write(&hello());
+    site.rpm.ok(["reload", "site"]);
+    let after = site.rpm.list();
+    for (old, new) in before.iter().zip(&after) {
+        assert_ne!(old.pid, new.pid);
+    }
+}
+
+/// Reloads into a version that boots for a while; returns the command and the pids of the new workers.
+fn slow_reload(site: &Site) -> (Child, Vec<u32>) {
+    site.write(&format!("setTimeout(() => {{ {} }}, 1500)", hello()));
+    let reload = site.rpm.spawn(["reload", "site"]);
+    let old = site.rpm.pids("site");
+    let booting = || children_of(site.rpm.daemon_pid().expect("a daemon runs"));
+    let new = |all: &Vec<u32>| all.iter().filter(|pid| !old.contains(pid)).count() == 2;
+    let all = wait_until("two new workers boot", BOUND, booting, new);
+    (reload, all.into_iter().filter(|pid| !old.contains(pid)).collect())
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+#[test]
+fn a_new_worker_that_is_killed_undoes_the_reload() {
+    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/");
+    clients.wait_ok(SOME);
+    let (reload, new) = slow_reload(&site);
+    kill(new[0]);
+    let done = reload.wait_with_output().expect("the command ends");
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    clients.wait_ok(SOME);
+    clients.finish(&site.rpm);
+    assert_eq!(site.rpm.pids("site"), before);
+}
+
+#[test]
+fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
+    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/");
+    clients.wait_ok(SOME);
+    let (reload, new) = slow_reload(&site);
+    kill(before[0]);
+    let done = reload.wait_with_output().expect("the command ends");
+    assert_eq!(done.status.code(), Some(0), "{done:?}\n{}", site.rpm.log());
+    clients.wait_ok(SOME);
+    let mut now = site.rpm.pids("site");
+    now.sort_unstable();
+    assert_eq!(now, new);
+    // What the killed worker was answering is lost: at most one request per client.
+    for traffic in [clients.fresh, clients.kept] {
+        let report = traffic.finish();
+        let lost = [Outcome::ResetFresh, Outcome::ResetReused, Outcome::Truncated];
+        assert!(report.check_allowing(&lost).is_ok(), "{report}");
+        assert!(report.outcomes.failures() <= CLIENTS as u64, "{report}");
+    }
+}
+
+#[test]
+fn a_fork_mode_app_is_restarted_and_says_so() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::new("hello.js")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    let before = rpm.pids("web");
+    let ran = rpm.run(["reload", "web"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.stderr.contains("with downtime"), "{ran:#?}");
+    assert_ne!(rpm.pids("web"), before);
+}
+
+#[test]
+fn reload_of_nothing_is_an_error() {
+    let rpm = Rpm::new();
+    assert!(rpm.fails(["reload", "nobody"]).contains("nobody"));
+}
