@@ -24,6 +24,7 @@ fn running() -> Core {
             instances: WORKERS,
             readiness: Readiness::Listens,
             policy: Policy::default(),
+            ..AppConfig::default()
         };
         let command = Command::Start {
             app: AppId(app),
@@ -44,6 +45,7 @@ fn running() -> Core {
                 slot: SlotId(slot),
                 group: GroupId(app.0),
                 worker,
+                fixed: true,
             },
             at(2),
         );
@@ -120,6 +122,7 @@ fn steps(c: &mut Criterion) {
                         slot: SlotId(16),
                         group: GroupId(0),
                         worker,
+                        fixed: true,
                     },
                     at(now + 1),
                 );

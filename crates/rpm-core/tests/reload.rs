@@ -1,4 +1,5 @@
 //! Reload: how a new generation takes over, what counts as proof, and how it is undone.
+// tidy: long because it is one table of everything that can happen in a reload
 
 mod common;
 

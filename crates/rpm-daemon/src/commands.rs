@@ -256,8 +256,14 @@ impl Supervisor {
         let name = instance.and_then(|id| self.name_of(id)).unwrap_or("the app");
         let id = instance.map(|id| id.to_string()).unwrap_or_default();
         // Forgotten if its successors have failed since: the oldest that is known tells the same story.
-        let oldest = || self.workers.values().find(|worker| Some(worker.instance) == instance);
-        let held = worker.and_then(|worker| self.workers.get(&worker)).or_else(oldest);
+        let oldest = || {
+            self.workers
+                .values()
+                .find(|worker| Some(worker.instance) == instance)
+        };
+        let held = worker
+            .and_then(|worker| self.workers.get(&worker))
+            .or_else(oldest);
         let trouble = held.and_then(|worker| worker.trouble.clone());
         let what = match why {
             Failure::SpawnFailed => "could not be started".to_owned(),

@@ -142,30 +142,7 @@ impl Supervisor {
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
         let logs = instance_logs(&self.home, spec, instance);
         let mut env = environment(spec, &self.home, (instance, number), &logs);
-        env.insert("RPM_WORKER".into(), worker.to_string());
-        if let Some(fd) = channel_fd {
-            env.insert("NODE_CHANNEL_FD".into(), fd.to_string());
-            env.insert("NODE_CHANNEL_SERIALIZATION_MODE".into(), "json".into());
-        }
-        if self.has_agent(worker) {
-            let users = env.get("NODE_OPTIONS").map(String::as_str);
-            let options = rpm_agent::node_options(users);
-            env.insert("NODE_OPTIONS".into(), options);
-            env.insert(
-                rpm_agent::SOCKET_ENV.into(),
-                self.home.agent_socket().display().to_string(),
-            );
-            env.insert(
-                rpm_agent::TOKEN_ENV.into(),
-                self.workers
-                    .get(&worker)
-                    .map(|w| w.token.clone())
-                    .unwrap_or_default(),
-            );
-        }
-        if Plane::of(spec) == Plane::Cluster {
-            env.insert("NODE_UNIQUE_ID".into(), worker.to_string());
-        }
+        self.add_runtime_env(&mut env, worker, spec, channel_fd);
         let child = spawn(Spawn {
             program,
             argv,
@@ -201,6 +178,34 @@ impl Supervisor {
                 },
             ],
         })
+    }
+
+    /// What the worker's runtime must know: its channel, its number in the cluster, its agent.
+    fn add_runtime_env(
+        &self,
+        env: &mut BTreeMap<String, String>,
+        worker: WorkerId,
+        spec: &AppSpec,
+        channel_fd: Option<i32>,
+    ) {
+        let mut add = |key: &str, value: String| drop(env.insert(key.to_owned(), value));
+        add("RPM_WORKER", worker.to_string());
+        if let Some(fd) = channel_fd {
+            add("NODE_CHANNEL_FD", fd.to_string());
+            add("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned());
+        }
+        if Plane::of(spec) == Plane::Cluster {
+            add("NODE_UNIQUE_ID", worker.to_string());
+        }
+        if let Some(held) = self.workers.get(&worker).filter(|_| self.has_agent(worker)) {
+            add(rpm_agent::TOKEN_ENV, held.token.clone());
+            add(
+                rpm_agent::SOCKET_ENV,
+                self.home.agent_socket().display().to_string(),
+            );
+            let users = spec.env.get("NODE_OPTIONS").map(String::as_str);
+            add("NODE_OPTIONS", rpm_agent::node_options(users));
+        }
     }
 
     /// Opens what `--listen` names and gives it to the worker as its slots.
@@ -360,6 +365,8 @@ fn environment(
         "LISTEN_FDS",
         "LISTEN_PID",
         "LISTEN_FDNAMES",
+        rpm_agent::SOCKET_ENV,
+        rpm_agent::TOKEN_ENV,
     ] {
         env.remove(stale);
     }
