@@ -402,6 +402,7 @@ fn after_an_undone_reload_a_crashed_predecessor_comes_back() {
 #[test]
 fn when_nobody_else_serves_the_warm_ones_do_and_then_the_draining_ones() {
     let mut rig = halfway();
+    rig.hold(11, 4);
     rig.input(Input::SlotReleased {
         slot: SlotId(1),
         worker: WorkerId(2),
@@ -436,6 +437,36 @@ fn a_worker_that_is_needed_goes_at_the_end_of_its_time_all_the_same() {
     rig.input(Input::SpawnFailed { worker: WorkerId(3) });
     let outputs = rig.pass(ms(28_000));
     assert!(outputs.contains(&terminate(1)), "{outputs:?}");
+}
+
+#[test]
+fn what_a_predecessor_that_stood_by_did_not_take_over_is_closed() {
+    let mut rig = Rig::serving(2);
+    rig.pass(ms(2000));
+    rig.exited(1);
+    reload(&mut rig);
+    prove(&mut rig, 10, 4);
+    rig.spawned(3);
+    rig.listening(3);
+    assert_eq!(leaving(&rig), vec![(3, RetiringPhase::Warm)]);
+    rig.input(Input::SpawnFailed { worker: WorkerId(5) });
+    assert_eq!(rig.view(0).worker(), Some(WorkerId(3)));
+    assert_eq!(rig.pass(ms(2999)), vec![]);
+    assert_eq!(rig.pass(ms(1)), vec![close(0, &[1])]);
+}
+
+#[test]
+fn a_worker_that_leaves_gets_no_slot() {
+    let mut rig = Rig::serving(2);
+    rig.restart(&[0]);
+    rig.input(Input::SlotReleased {
+        slot: SlotId(0),
+        worker: WorkerId(1),
+    });
+    reload(&mut rig);
+    prove(&mut rig, 10, 3);
+    assert_eq!(rig.core.slot_for(WorkerId(1), GROUP), None);
+    assert_eq!(rig.hold(20, 1), vec![close(20, &[1, 10])]);
 }
 
 #[test]
