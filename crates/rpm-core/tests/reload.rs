@@ -1,33 +1,17 @@
-//! Reload: how a new generation takes over, what counts as proof, and how it is undone.
-// tidy: long because it is one table of everything that can happen in a reload
+//! Reload: how a new generation takes over, and how it is undone.
 
 mod common;
 
+use common::rollout::{
+    failed, halfway, is_ready, leaving, prove, proved, reload, reload_done, reload_with, undone,
+};
 use common::{
-    APP, GROUP, Rig, close, done, drain, instances, ms, online, rescue, retiring, slots, spawn, steer,
-    terminate,
+    APP, GROUP, Rig, close, done, drain, instances, ms, rescue, retiring, slots, spawn, steer, terminate,
 };
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
-use rpm_core::{Generation, GroupId, InstanceId, RetiringPhase, SlotId, StateView, Ticket, WorkerId};
-
-const OTHER: GroupId = GroupId(1);
-
-fn proved(worker: u64) -> [Output; 2] {
-    let ready = Notice::CandidateReady {
-        worker: WorkerId(worker),
-    };
-    [online(worker, false), Output::Notice(ready)]
-}
-
-fn reload_done() -> Output {
-    Output::Notice(Notice::ReloadDone { app: APP })
-}
-
-fn undone() -> Output {
-    Output::Notice(Notice::ReloadUndone { app: APP })
-}
+use rpm_core::{Generation, RetiringPhase, SlotId, StateView, Ticket, WorkerId};
 
 fn crashed(worker: u64) -> Output {
     Output::Notice(Notice::Crashed {
@@ -35,17 +19,6 @@ fn crashed(worker: u64) -> Output {
         exit: Some(Exit::Code(1)),
         retry_in: None,
     })
-}
-
-fn failed(ticket: u64, instance: u32, worker: u64, failure: Failure) -> Output {
-    Output::Done {
-        ticket: Ticket(ticket),
-        outcome: Outcome::Failed {
-            instance: Some(InstanceId(instance)),
-            worker: Some(WorkerId(worker)),
-            failure,
-        },
-    }
 }
 
 fn superseded(ticket: u64) -> Output {
@@ -59,73 +32,8 @@ fn superseded(ticket: u64) -> Output {
     }
 }
 
-fn reload(rig: &mut Rig) -> Vec<Output> {
-    rig.command(Command::Reload {
-        app: APP,
-        config: None,
-    })
-}
-
-fn reload_with(rig: &mut Rig, config: AppConfig) -> Vec<Output> {
-    let config = Some(config);
-    rig.command(Command::Reload { app: APP, config })
-}
-
-fn drained(rig: &mut Rig, worker: u64) -> Vec<Output> {
-    rig.input(Input::Drained {
-        worker: WorkerId(worker),
-    })
-}
-
-fn hold_in(rig: &mut Rig, group: GroupId, slot: u32, worker: u64, fixed: bool) -> Vec<Output> {
-    let (slot, worker) = (SlotId(slot), WorkerId(worker));
-    rig.input(Input::SlotHeld {
-        slot,
-        group,
-        worker,
-        fixed,
-    })
-}
-
-/// The candidate runs, takes this slot and listens.
-fn prove(rig: &mut Rig, slot: u32, worker: u64) -> Vec<Output> {
-    rig.spawned(worker);
-    rig.take_slot(slot, worker)
-}
-
 fn generation(rig: &Rig) -> u32 {
     rig.core.app(APP).expect("the app is there").generation.0
-}
-
-fn leaving(rig: &Rig) -> Vec<(u64, RetiringPhase)> {
-    rig.core
-        .retiring(APP)
-        .map(|view| (view.worker.0, view.phase))
-        .collect()
-}
-
-fn is_ready(rig: &Rig, worker: u64) -> bool {
-    rig.core
-        .worker(WorkerId(worker))
-        .is_some_and(|worker| worker.online)
-}
-
-/// Two instances; the first is served by its new worker, 3 on slot 10; the candidate of the second is 4.
-fn halfway() -> Rig {
-    let mut rig = Rig::serving(2);
-    reload(&mut rig);
-    prove(&mut rig, 10, 3);
-    rig.spawned(4);
-    rig
-}
-
-/// One instance on slot 0; the candidate is worker 2, whose process runs.
-fn beginning(policy: Policy) -> Rig {
-    let mut rig = Rig::started(1, Readiness::Listens, policy);
-    rig.take_slot(0, 1);
-    reload(&mut rig);
-    rig.spawned(2);
-    rig
 }
 
 #[test]
@@ -155,35 +63,6 @@ fn each_candidate_takes_over_when_proved_and_the_old_ones_drain_when_all_are() {
     assert_eq!((rig.view(0).restarts, rig.view(1).restarts), (1, 1));
     assert_eq!(rig.view(0).generation, Generation(2));
     assert!(rig.core.app(APP).is_some_and(|app| app.reload.is_none()));
-}
-
-#[test]
-fn a_draining_worker_is_told_to_end_when_done_or_unable_or_late() {
-    let mut rig = Rig::serving(3);
-    reload(&mut rig);
-    for (slot, worker) in [(10, 4), (11, 5), (12, 6)] {
-        prove(&mut rig, slot, worker);
-    }
-    assert_eq!(rig.pass(ms(29_999)), vec![]);
-    assert_eq!(drained(&mut rig, 1), vec![terminate(1)]);
-    assert_eq!(drained(&mut rig, 1), vec![], "it was told already");
-    let failed = Input::DrainFailed { worker: WorkerId(2) };
-    assert_eq!(rig.input(failed), vec![terminate(2)]);
-    assert_eq!(drained(&mut rig, 4), vec![], "it serves");
-    assert_eq!(rig.pass(ms(1)), vec![terminate(3)]);
-    assert_eq!(rig.exited(1), vec![close(0, &[10, 11, 12])]);
-    rig.exited(3);
-    assert_eq!(leaving(&rig), vec![(2, RetiringPhase::Ending)]);
-    rig.exited(2);
-    assert_eq!((leaving(&rig), rig.core.poll_timeout()), (vec![], None));
-}
-
-#[test]
-fn a_draining_worker_that_exits_by_itself_is_simply_gone() {
-    let mut rig = Rig::serving(1);
-    reload(&mut rig);
-    prove(&mut rig, 10, 2);
-    assert_eq!(rig.exited(1), vec![close(0, &[10])]);
 }
 
 #[test]
@@ -229,144 +108,6 @@ fn a_new_worker_that_crashes_before_all_are_proved_undoes_the_reload() {
 }
 
 #[test]
-fn a_candidate_that_does_not_listen_in_time_undoes_the_reload() {
-    let mut rig = beginning(Policy::default());
-    assert_eq!(rig.pass(ms(29_999)), vec![]);
-    let within = ms(30_000);
-    let failure = failed(2, 0, 2, Failure::NotReady { within });
-    assert_eq!(rig.pass(ms(1)), vec![undone(), terminate(2), failure]);
-}
-
-#[test]
-fn it_must_serve_what_its_predecessor_opened_at_its_start() {
-    // What the old worker also holds (fixed, after how many ms), and whether the new one must too.
-    let cases = [
-        (true, 0, true),
-        (true, 2999, true),
-        (true, 3001, false),
-        (false, 0, false),
-    ];
-    for (fixed, after, required) in cases {
-        let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
-        rig.take_slot(0, 1);
-        rig.pass(ms(after));
-        hold_in(&mut rig, OTHER, 1, 1, fixed);
-        reload(&mut rig);
-        prove(&mut rig, 10, 2);
-        assert_eq!(is_ready(&rig, 2), !required, "fixed {fixed}, after {after} ms");
-        hold_in(&mut rig, OTHER, 11, 2, fixed);
-        assert!(is_ready(&rig, 2));
-    }
-}
-
-#[test]
-fn a_slow_start_is_measured_from_the_first_thing_it_opened() {
-    for (after, required) in [(2999, true), (3001, false)] {
-        let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
-        rig.pass(ms(5000));
-        assert!(is_ready(&rig, 1), "silent until now");
-        rig.take_slot(0, 1);
-        rig.pass(ms(after));
-        hold_in(&mut rig, OTHER, 1, 1, true);
-        reload(&mut rig);
-        rig.spawned(2);
-        rig.pass(ms(5000));
-        assert!(!is_ready(&rig, 2), "its predecessor listened in the end");
-        rig.take_slot(10, 2);
-        assert_eq!(is_ready(&rig, 2), !required, "after {after} ms");
-    }
-}
-
-#[test]
-fn shared_sockets_count_and_what_was_closed_does_not() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
-    rig.take_slot(0, 1);
-    for group in [OTHER, GroupId(2)] {
-        rig.input(Input::SharedHeld {
-            group,
-            worker: WorkerId(1),
-            fixed: true,
-        });
-    }
-    reload(&mut rig);
-    prove(&mut rig, 10, 2);
-    rig.input(Input::SharedHeld {
-        group: OTHER,
-        worker: WorkerId(2),
-        fixed: true,
-    });
-    assert!(!is_ready(&rig, 2));
-    rig.input(Input::SharedReleased {
-        group: GroupId(2),
-        worker: WorkerId(1),
-    });
-    assert!(is_ready(&rig, 2), "the old one needs it no more");
-}
-
-#[test]
-fn another_address_is_fine_if_that_is_allowed() {
-    let mut rig = Rig::serving(1);
-    let config = AppConfig {
-        allow_port_change: true,
-        ..AppConfig::default()
-    };
-    reload_with(&mut rig, config);
-    rig.spawned(2);
-    hold_in(&mut rig, OTHER, 10, 2, true);
-    assert!(!is_ready(&rig, 2));
-    rig.listening(2);
-    assert!(is_ready(&rig, 2));
-    assert_eq!(rig.core.eligible(GROUP), slots(&[0]), "nobody else serves it");
-}
-
-#[test]
-fn announcing_takes_the_word_and_the_address() {
-    let mut rig = Rig::started(1, Readiness::Announces, Policy::default());
-    rig.hold(0, 1);
-    rig.input(Input::Ready { worker: WorkerId(1) });
-    reload(&mut rig);
-    rig.spawned(2);
-    rig.input(Input::Ready { worker: WorkerId(2) });
-    rig.listening(2);
-    assert!(!is_ready(&rig, 2));
-    rig.hold(10, 2);
-    assert!(is_ready(&rig, 2));
-}
-
-#[test]
-fn where_nothing_was_served_a_candidate_has_to_live_for_min_uptime() {
-    for readiness in [Readiness::Listens, Readiness::Executed] {
-        let mut rig = Rig::started(1, readiness, Policy::default());
-        rig.pass(ms(5000));
-        reload(&mut rig);
-        rig.spawned(2);
-        rig.pass(ms(999));
-        assert!(!is_ready(&rig, 2), "{readiness:?}");
-        rig.pass(ms(1));
-        assert!(is_ready(&rig, 2), "{readiness:?}");
-        assert_eq!(leaving(&rig), vec![(1, RetiringPhase::Draining)]);
-    }
-}
-
-#[test]
-fn an_instance_that_never_served_is_started_as_at_first() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
-    reload(&mut rig);
-    rig.spawned(2);
-    rig.exited(1);
-    assert_eq!(rig.pass(ms(2999)), vec![]);
-    let outcome = Outcome::Done {
-        instances: instances(&[0]),
-        silent: instances(&[0]),
-    };
-    let wanted = Output::Done {
-        ticket: Ticket(2),
-        outcome,
-    };
-    assert_eq!(rig.pass(ms(1)).last(), Some(&wanted));
-}
-
-#[test]
 fn a_predecessor_that_crashes_waits_for_its_candidate() {
     let mut rig = Rig::serving(2);
     rig.pass(ms(2000));
@@ -401,42 +142,19 @@ fn after_an_undone_reload_a_crashed_predecessor_comes_back() {
 }
 
 #[test]
-fn when_nobody_else_serves_the_warm_ones_do_and_then_the_draining_ones() {
-    let mut rig = halfway();
-    rig.input(Input::SlotReleased {
-        slot: SlotId(1),
-        worker: WorkerId(2),
-    });
-    let released = rig.input(Input::SlotReleased {
-        slot: SlotId(10),
-        worker: WorkerId(3),
-    });
-    assert_eq!(released[..2], [steer(&[0]), close(10, &[0])]);
-    let mut rig = Rig::serving(1);
-    reload(&mut rig);
-    prove(&mut rig, 10, 2);
+fn what_a_predecessor_that_stood_by_did_not_take_over_is_closed() {
+    let mut rig = Rig::serving(2);
     rig.pass(ms(2000));
-    assert_eq!(rig.exited(2)[..2], [steer(&[0]), rescue(10, None, &[0])]);
-    assert_eq!(drained(&mut rig, 1), vec![], "it is needed");
-    rig.spawned(3);
-    assert_eq!(
-        rig.take_slot(10, 3),
-        vec![steer(&[10]), online(3, false), terminate(1)]
-    );
-}
-
-#[test]
-fn a_worker_that_is_needed_goes_at_the_end_of_its_time_all_the_same() {
-    let mut rig = Rig::serving(1);
+    rig.exited(1);
     reload(&mut rig);
-    prove(&mut rig, 10, 2);
-    rig.pass(ms(2000));
-    rig.exited(2);
+    prove(&mut rig, 10, 4);
     rig.spawned(3);
-    drained(&mut rig, 1);
-    rig.input(Input::SpawnFailed { worker: WorkerId(3) });
-    let outputs = rig.pass(ms(28_000));
-    assert!(outputs.contains(&terminate(1)), "{outputs:?}");
+    rig.listening(3);
+    assert_eq!(leaving(&rig), vec![(3, RetiringPhase::Warm)]);
+    rig.input(Input::SpawnFailed { worker: WorkerId(5) });
+    assert_eq!(rig.view(0).worker(), Some(WorkerId(3)));
+    assert_eq!(rig.pass(ms(2999)), vec![]);
+    assert_eq!(rig.pass(ms(1)), vec![close(0, &[1])]);
 }
 
 #[test]
@@ -563,77 +281,6 @@ fn any_other_command_undoes_the_reload_first() {
         };
         assert_eq!(serves, wanted, "{command:?}");
     }
-}
-
-#[test]
-fn stop_is_done_when_those_that_drain_are_gone_too() {
-    let mut rig = Rig::serving(1);
-    reload(&mut rig);
-    prove(&mut rig, 10, 2);
-    let wanted = vec![
-        steer(&[]),
-        close(0, &[]),
-        close(10, &[]),
-        terminate(1),
-        terminate(2),
-    ];
-    assert_eq!(rig.stop(&[0]), wanted);
-    assert_eq!(rig.exited(2), vec![]);
-    assert_eq!(rig.state(0), StateView::Stopping { worker: WorkerId(1) });
-    assert_eq!(rig.exited(1), vec![done(3, &[0])]);
-}
-
-#[test]
-fn scaling_down_drains() {
-    let mut rig = Rig::serving(2);
-    let outputs = rig.command(Command::Scale { app: APP, count: 1 });
-    assert_eq!(outputs, vec![steer(&[1]), retiring(1), drain(1)]);
-    assert_eq!(rig.state(0), StateView::Stopping { worker: WorkerId(1) });
-    assert_eq!(leaving(&rig), vec![(1, RetiringPhase::Draining)]);
-    assert_eq!(drained(&mut rig, 1), vec![terminate(1)]);
-    assert_eq!(rig.exited(1), vec![close(0, &[1]), done(2, &[0])]);
-}
-
-#[test]
-fn a_restart_does_not_wait_for_a_worker_that_drains() {
-    let mut rig = Rig::serving(2);
-    rig.command(Command::Scale { app: APP, count: 1 });
-    assert!(rig.restart(&[0]).contains(&spawn(3, 1, 0, 0)));
-    rig.spawned(3);
-    assert_eq!(rig.take_slot(10, 3)[0], steer(&[1, 10]));
-    assert_eq!(rig.exited(1), vec![close(0, &[1, 10])]);
-}
-
-#[test]
-fn two_generations_may_drain_and_the_third_ends_the_oldest() {
-    let mut rig = Rig::serving(1);
-    for worker in [2, 3] {
-        rig.pass(ms(10));
-        reload(&mut rig);
-        prove(&mut rig, 10 + worker as u32, worker);
-    }
-    rig.pass(ms(10));
-    reload(&mut rig);
-    assert!(prove(&mut rig, 20, 4).contains(&terminate(1)));
-    let draining = RetiringPhase::Draining;
-    let wanted = vec![(1, RetiringPhase::Ending), (2, draining), (3, draining)];
-    assert_eq!(leaving(&rig), wanted);
-}
-
-#[test]
-fn a_frozen_worker_that_drains_loses_its_queue_to_the_others() {
-    let mut rig = Rig::serving(1);
-    reload(&mut rig);
-    prove(&mut rig, 10, 2);
-    let mut outputs = Vec::new();
-    for _ in 0..12 {
-        outputs.extend(rig.tick(&[(0, 3), (10, 0)]));
-    }
-    assert_eq!(
-        outputs[0],
-        rescue(0, Some(1), &[10]),
-        "and nothing is said of steering"
-    );
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A core with a hand on its clock, for tests that tell a story.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod rollout;
+
 use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Command, Exit, Input, Notice, Outcome, Output, Policy, Readiness};

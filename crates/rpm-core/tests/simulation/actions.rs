@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rpm_core::protocol::{AppConfig, Command, Exit, Input, Policy, Readiness};
+use rpm_core::protocol::{Command, Exit, Input};
 use rpm_core::{AppId, GroupId, InstanceId, SlotId, StateView, Ticket, WorkerId};
 
+use crate::chance::{random_app, random_config, random_instances, random_worker};
 use crate::world::{Event, Fate, Slot, Verdict, Wish, World, demand};
 
 /// A random history of so many steps, then quiet, then a shutdown.
@@ -340,48 +341,6 @@ fn command(world: &mut World, command: Command) -> Verdict {
     world.tell(Input::Command { ticket, command })
 }
 
-fn random_app(world: &mut World) -> AppId {
-    let apps: Vec<AppId> = world.apps.keys().copied().collect();
-    world.dice.pick(&apps).unwrap_or(AppId(0))
-}
-
-fn random_instances(world: &mut World) -> Vec<InstanceId> {
-    let all: Vec<InstanceId> = world.core.instances().map(|instance| instance.id).collect();
-    let mut ids: Vec<InstanceId> = (0..world.dice.roll(4))
-        .filter_map(|_| world.dice.pick(&all))
-        .collect();
-    if world.dice.percent(20) {
-        ids.push(InstanceId(world.dice.roll(40) as u32));
-    }
-    if world.dice.percent(10) { all } else { ids }
-}
-
-fn random_config(world: &mut World) -> AppConfig {
-    let mild = world.mild;
-    let dice = &mut world.dice;
-    let readiness = [Readiness::Executed, Readiness::Listens, Readiness::Announces];
-    let ms = Duration::from_millis;
-    let policy = Policy {
-        autorestart: mild || !dice.percent(10),
-        max_restarts: if mild { 16 } else { dice.roll(5) as u32 },
-        min_uptime: dice.up_to_ms(2000),
-        restart_delay: if dice.percent(20) { ms(700) } else { Duration::ZERO },
-        exp_backoff: dice.percent(30).then(|| ms(100)),
-        kill_timeout: dice.up_to_ms(1600),
-        listen_timeout: dice.up_to_ms(3000),
-        reload_timeout: dice.up_to_ms(6000) + ms(if mild { 500 } else { 0 }),
-        drain_timeout: dice.up_to_ms(20_000),
-    };
-    let readiness = dice.pick(&readiness).unwrap_or(Readiness::Listens);
-    AppConfig {
-        instances: dice.roll(5) as u32,
-        readiness,
-        policy,
-        parallel: dice.roll(3) as u32,
-        allow_port_change: dice.percent(20),
-    }
-}
-
 /// Inputs that a correct shell would not give.
 fn stray_input(world: &mut World) -> Verdict {
     let worker = random_worker(world);
@@ -442,11 +401,6 @@ fn stray_input(world: &mut World) -> Verdict {
             demand(closed, || format!("{slot:?} of an unknown worker stays open"))
         }
     }
-}
-
-fn random_worker(world: &mut World) -> WorkerId {
-    let last = world.processes.keys().next_back().map_or(1, |worker| worker.0);
-    WorkerId(world.dice.roll(last + 2))
 }
 
 /// From now on nothing goes wrong any more.

@@ -2,6 +2,7 @@
 //! jumps of time. Every step ends with `check_invariants()`; every run ends in quiet, where nothing may be left over.
 
 mod actions;
+mod chance;
 mod dice;
 mod rollout;
 mod world;
