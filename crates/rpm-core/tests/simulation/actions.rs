@@ -1,5 +1,4 @@
 //! What happens to the world: the course of a run, and its accidents.
-// tidy: long because it is one list of all that the simulated world does
 
 use std::collections::BTreeSet;
 use std::time::Duration;
