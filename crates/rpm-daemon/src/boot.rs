@@ -10,6 +10,9 @@ use rpm_sys::{daemonize, limits, tree};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::home::{Home, HomeError, private_file};
 use crate::logs::LogSink;
@@ -90,14 +93,16 @@ fn own(home: &Home) -> Result<LockFile, BootError> {
 
 fn open_log(home: &Home) -> Result<(), BootError> {
     let file = private_file(&home.daemon_log()).map_err(step("open the daemon's log"))?;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("RPM_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second daemon in one process (a test) keeps the first one's log.
-    let _ = tracing_subscriber::fmt()
+    // `info`, or for example `info,rpm_daemon=debug`.
+    let wanted = std::env::var("RPM_LOG")
+        .ok()
+        .and_then(|text| text.parse::<Targets>().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_env_filter(filter)
-        .with_writer(file)
-        .try_init();
+        .with_writer(file);
+    // A second daemon in one process (a test) keeps the first one's log.
+    let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
     Ok(())
 }
 
