@@ -102,8 +102,8 @@ fn steps(c: &mut Criterion) {
             black_box(black_box(&core).poll_timeout());
         });
     });
+    let mut worker = WorkerId(17);
     c.bench_function("core/crash_and_replace", |b| {
-        let mut worker = WorkerId(17);
         b.iter(|| {
             now += 5_000;
             core.handle(
@@ -131,6 +131,7 @@ fn steps(c: &mut Criterion) {
             drain(&mut core)
         });
     });
+    assert!(worker.0 > 2_000, "each step replaced a worker: {worker}");
 }
 
 criterion_group!(benches, steps);
