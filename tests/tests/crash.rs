@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{freeze, kill};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Kind, Load, Outcome, Port, Rpm, Status, Traffic, wait_until};
+use rpm_testkit::{Load, Outcome, Port, Rpm, Status, Traffic, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(15);
@@ -18,36 +19,6 @@ fn app(port: &Port, instances: &str) -> App {
     App::cluster("hello.js", instances)
         .args(["--name", "web"])
         .port(port)
-}
-
-/// Clients of both kinds at the same time.
-struct Clients {
-    fresh: Traffic,
-    kept: Traffic,
-}
-
-impl Clients {
-    fn begin(port: &Port) -> Clients {
-        let load = |kind| Load {
-            kind,
-            clients: CLIENTS,
-            ..Load::local(port.number())
-        };
-        Clients {
-            fresh: Traffic::start(&load(Kind::NewConnection)),
-            kept: Traffic::start(&load(Kind::KeepAlive)),
-        }
-    }
-
-    fn wait_ok(&self, count: u64) {
-        self.fresh.wait_ok(count);
-        self.kept.wait_ok(count);
-    }
-
-    /// Requests that failed so far, by kind of client.
-    fn failures(&self) -> [u64; 2] {
-        [&self.fresh, &self.kept].map(|traffic| traffic.so_far().outcomes.failures())
-    }
 }
 
 /// Kills one worker after the other, a second apart, and checks that requests fail only then: at most one
@@ -91,7 +62,7 @@ fn survives_kills(test: &str, path: Path, kills: u32) {
     if !path.is_used(&rpm, "web", test) {
         return;
     }
-    let clients = Clients::begin(&port);
+    let clients = Clients::begin(&port, "/", CLIENTS);
     clients.wait_ok(100);
     kill_in_turn(&rpm, &clients, kills);
     let (fresh, kept) = (clients.fresh.finish(), clients.kept.finish());

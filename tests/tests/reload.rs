@@ -6,9 +6,10 @@ use std::process::Child;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill;
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Kind, Load, Outcome, Port, Process, Rpm, Status, Traffic, fixture, node, wait_until};
+use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, fixture, node, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
@@ -16,39 +17,6 @@ const BOUND: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 6;
 /// Answers between two events.
 const SOME: u64 = 50;
-
-/// Clients of both kinds at the same time.
-struct Clients {
-    fresh: Traffic,
-    kept: Traffic,
-}
-
-impl Clients {
-    fn begin(port: &Port, path: &str) -> Clients {
-        let load = |kind| Load {
-            kind,
-            clients: CLIENTS,
-            path: path.to_owned(),
-            ..Load::local(port.number())
-        };
-        Clients {
-            fresh: Traffic::start(&load(Kind::NewConnection)),
-            kept: Traffic::start(&load(Kind::KeepAlive)),
-        }
-    }
-
-    fn wait_ok(&self, count: u64) {
-        self.fresh.wait_ok(count);
-        self.kept.wait_ok(count);
-    }
-
-    fn finish(self, rpm: &Rpm) {
-        for (kind, traffic) in [("new connections", self.fresh), ("kept connections", self.kept)] {
-            let report = traffic.finish();
-            assert!(report.check_clean().is_ok(), "{kind}: {report}\n{}", rpm.log());
-        }
-    }
-}
 
 /// An app whose script the test rewrites.
 struct Site {
@@ -86,14 +54,14 @@ impl Site {
     /// Reloads into `body`, under load, and checks that the old workers go on as if nothing had been.
     fn reload_fails(&self, body: &str, says: &str) {
         let before = self.rpm.pids("site");
-        let clients = Clients::begin(&self.port, "/");
+        let clients = Clients::begin(&self.port, "/", CLIENTS);
         clients.wait_ok(SOME);
         self.write(body);
         let error = self.rpm.fails(["reload", "site"]);
         assert!(error.contains(says), "{error}");
         clients.wait_ok(SOME);
         assert_eq!(self.rpm.pids("site"), before, "the old workers serve: {error}");
-        clients.finish(&self.rpm);
+        clients.finish_clean(&self.rpm);
         self.rpm.wait_status("site", Status::Online);
     }
 }
@@ -121,7 +89,7 @@ fn wait_drained(rpm: &Rpm) {
 /// Three reloads of an unmodified app under clients of both kinds.
 fn reloads_lose_nothing(rpm: &Rpm, app: &App, port: &Port, path: &str) {
     app.start(rpm);
-    let clients = Clients::begin(port, path);
+    let clients = Clients::begin(port, path, CLIENTS);
     clients.wait_ok(SOME);
     for _ in 0..3 {
         let before = rpm.list();
@@ -129,7 +97,7 @@ fn reloads_lose_nothing(rpm: &Rpm, app: &App, port: &Port, path: &str) {
         assert_replaced(&before, &rpm.list());
         clients.wait_ok(SOME);
     }
-    clients.finish(rpm);
+    clients.finish_clean(rpm);
 }
 
 fn web(name: &str, port: &Port) -> App {
@@ -201,14 +169,14 @@ fn a_program_that_was_passed_its_socket_loses_nothing() {
 fn restarting_a_whole_cluster_is_a_reload_unless_hard() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     web("hello.js", &port).start(&rpm);
-    let clients = Clients::begin(&port, "/");
+    let clients = Clients::begin(&port, "/", CLIENTS);
     clients.wait_ok(SOME);
     let before = rpm.list();
     rpm.ok(["restart", "web"]);
     let gentle = rpm.list();
     assert_replaced(&before, &gentle);
     clients.wait_ok(SOME);
-    clients.finish(&rpm);
+    clients.finish_clean(&rpm);
     rpm.ok(["restart", "web", "--hard"]);
     let hard = rpm.list();
     assert!(
@@ -222,13 +190,13 @@ fn restarting_a_whole_cluster_is_a_reload_unless_hard() {
 fn scaling_up_and_down_loses_nothing() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     web("hello.js", &port).start(&rpm);
-    let clients = Clients::begin(&port, "/");
+    let clients = Clients::begin(&port, "/", CLIENTS);
     for count in ["4", "1", "3"] {
         clients.wait_ok(SOME);
         rpm.ok(["scale", "web", count]);
     }
     clients.wait_ok(SOME);
-    clients.finish(&rpm);
+    clients.finish_clean(&rpm);
 }
 
 #[test]
@@ -275,14 +243,14 @@ fn children_of(pid: u32) -> Vec<u32> {
 fn a_new_worker_that_is_killed_undoes_the_reload() {
     let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
     let before = site.rpm.pids("site");
-    let clients = Clients::begin(&site.port, "/");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
     clients.wait_ok(SOME);
     let (reload, new) = slow_reload(&site);
     kill(new[0]);
     let done = reload.wait_with_output().expect("the command ends");
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     clients.wait_ok(SOME);
-    clients.finish(&site.rpm);
+    clients.finish_clean(&site.rpm);
     assert_eq!(site.rpm.pids("site"), before);
 }
 
@@ -290,7 +258,7 @@ fn a_new_worker_that_is_killed_undoes_the_reload() {
 fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
     let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
     let before = site.rpm.pids("site");
-    let clients = Clients::begin(&site.port, "/");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
     clients.wait_ok(SOME);
     let (reload, new) = slow_reload(&site);
     kill(before[0]);
