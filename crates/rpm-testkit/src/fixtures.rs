@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::reachable::{What, reachable};
+
 /// The root of the checkout.
 ///
 /// # Panics
@@ -24,7 +26,7 @@ pub fn repository() -> &'static Path {
 pub fn fixture(name: &str) -> PathBuf {
     let path = repository().join("tests/fixtures/apps").join(name);
     assert!(path.exists(), "no fixture {}", path.display());
-    path
+    reachable(path, What::Directory)
 }
 
 /// The Node of a major version, installed by the first test that needs one.
@@ -38,7 +40,7 @@ pub fn node(major: u32) -> PathBuf {
         install();
     }
     assert!(path.exists(), "no Node {major} at {}", path.display());
-    path
+    reachable(path, What::File)
 }
 
 /// Only if it must: this waits for every other cargo that builds in the same directory.

@@ -5,6 +5,7 @@
 mod fixtures;
 mod http;
 mod port;
+mod reachable;
 mod rpm;
 mod traffic;
 mod wait;

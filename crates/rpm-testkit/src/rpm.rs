@@ -12,6 +12,7 @@ use std::time::Duration;
 use rpm_wire::api::{AppInfo, Process, Status};
 
 use crate::http::{self, Answer};
+use crate::reachable::{What, reachable};
 use crate::{repository, wait_until};
 
 /// The user and group of an unprivileged daemon: nobody.
@@ -312,7 +313,7 @@ fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         if let Some(given) = std::env::var_os("RPM_BIN") {
-            return PathBuf::from(given);
+            return reachable(PathBuf::from(given), What::File);
         }
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--release", "-p", "rpm"])
@@ -326,6 +327,6 @@ fn binary() -> &'static Path {
         );
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
-        target.join("release/rpm")
+        reachable(target.join("release/rpm"), What::File)
     })
 }
