@@ -142,6 +142,7 @@ impl Supervisor {
                             open: None,
                         },
                     );
+                    self.drains.reconnected(worker);
                 }
             }
             AgentEvent::Said { connection, message } => {

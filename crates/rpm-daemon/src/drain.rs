@@ -36,15 +36,46 @@ struct Drain {
     closing: bool,
 }
 
-/// Who says what a draining worker still has.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Who says what a draining worker still has, and how fresh its word is.
+///
+/// An agent reports a change up to 20 ms late, or later if its event loop is busy, and the connection that was
+/// just taken from the queue would be missed. So it is asked once more when the queue has been seen empty: what
+/// it reports after that answer counts everything that was ever accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Witness {
     /// Its agent, which has not acknowledged yet.
     Expected,
-    /// Its agent.
+    /// Its agent, by its last report.
     Agent,
+    /// Its agent, which was asked again and has not answered.
+    Asked,
+    /// Its agent, by reports made since it answered.
+    Answered,
     /// The kernel's socket table: the program has no agent.
     Kernel,
+}
+
+/// What follows from a look at a worker whose queue is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Wait(Witness),
+    Ask,
+    Drained,
+}
+
+impl Witness {
+    /// `left`: connections of the worker by this witness; `None` if it has not said.
+    fn judge(self, left: Option<u64>) -> Verdict {
+        match (self, left) {
+            (Witness::Agent, Some(0)) => Verdict::Ask,
+            (Witness::Answered | Witness::Kernel, Some(0)) => Verdict::Drained,
+            (Witness::Answered, Some(_)) => Verdict::Wait(Witness::Agent),
+            (
+                Witness::Expected | Witness::Agent | Witness::Asked | Witness::Answered | Witness::Kernel,
+                _,
+            ) => Verdict::Wait(self),
+        }
+    }
 }
 
 impl Drains {
@@ -53,6 +84,15 @@ impl Drains {
         self.running
             .get(&worker)
             .map(|drain| drain.deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Its agent has a new connection: an answer that was awaited on the old one does not come.
+    pub(crate) fn reconnected(&mut self, worker: WorkerId) {
+        if let Some(drain) = self.running.get_mut(&worker)
+            && matches!(drain.witness, Witness::Asked | Witness::Answered)
+        {
+            drain.witness = Witness::Agent;
+        }
     }
 
     pub(crate) fn end(&mut self, worker: WorkerId) {
@@ -88,8 +128,16 @@ impl Supervisor {
     }
 
     pub(crate) fn drain_acknowledged(&mut self, worker: WorkerId) {
-        if let Some(drain) = self.drains.running.get_mut(&worker) {
-            drain.witness = Witness::Agent;
+        let Some(drain) = self.drains.running.get_mut(&worker) else {
+            return;
+        };
+        drain.witness = match drain.witness {
+            Witness::Asked => Witness::Answered,
+            Witness::Expected | Witness::Agent | Witness::Answered | Witness::Kernel => Witness::Agent,
+        };
+        if let Some(agent) = self.agents.get_mut(&worker) {
+            // A report that was under way is of before the answer.
+            agent.open = None;
         }
     }
 
@@ -102,43 +150,95 @@ impl Supervisor {
         self.drains.due = (!self.drains.running.is_empty()).then(|| Instant::now() + LOOK);
     }
 
-    /// No connection is left, by the word of who knows.
-    fn serves_nothing(&self, worker: WorkerId) -> bool {
-        match self.drains.running.get(&worker).map(|drain| drain.witness) {
-            Some(Witness::Agent) => {
-                let open = self.agents.get(&worker).and_then(|agent| agent.open);
-                open.is_some_and(|open| open.connections == 0)
-            }
-            Some(Witness::Kernel) => self.established(worker) == 0,
-            Some(Witness::Expected) | None => false,
-        }
-    }
-
     fn look_at_drain(&mut self, worker: WorkerId) {
         let ports = self.listeners.ports_of(worker);
-        let idle = self.listeners.queued(worker) == 0 && self.serves_nothing(worker);
+        // The queue first: what leaves it after this look is counted by the next.
+        let queued = self.listeners.queued(worker);
         let Some(drain) = self.drains.running.get_mut(&worker) else {
             return;
         };
         let now = Instant::now();
+        let since = now.saturating_duration_since(drain.since);
         if drain.witness == Witness::Expected {
-            if now.saturating_duration_since(drain.since) >= ACKNOWLEDGE_WITHIN {
+            if since >= ACKNOWLEDGE_WITHIN {
                 self.drains.end(worker);
                 self.input(Input::DrainFailed { worker });
             }
             return;
         }
-        drain.settled |= now.saturating_duration_since(drain.since) >= HANDSHAKES_WITHIN
+        drain.settled |= since >= HANDSHAKES_WITHIN
             || ports
                 .iter()
                 .all(|port| sock_diag::half_open(*port).is_ok_and(|count| count == 0));
-        if drain.settled && idle {
-            self.drains.end(worker);
-            return self.input(Input::Drained { worker });
-        }
-        if !drain.closing && now + CLOSE_BEFORE >= drain.deadline {
-            drain.closing = true;
+        let closes = !drain.closing && now + CLOSE_BEFORE >= drain.deadline;
+        drain.closing |= closes;
+        let (witness, settled) = (drain.witness, drain.settled);
+        if closes {
             self.tell(worker, ToAgent::Close {});
         }
+        if settled && queued == 0 {
+            self.follow_verdict(worker, witness.judge(self.connections_left(worker, witness)));
+        }
+    }
+
+    fn follow_verdict(&mut self, worker: WorkerId, verdict: Verdict) {
+        let Some(drain) = self.drains.running.get_mut(&worker) else {
+            return;
+        };
+        match verdict {
+            Verdict::Wait(witness) => drain.witness = witness,
+            Verdict::Ask => {
+                drain.witness = Witness::Asked;
+                let left = drain.deadline.saturating_duration_since(Instant::now());
+                let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+                if !self.tell(worker, ToAgent::Drain { deadline_ms }) {
+                    // Its connection is gone: once it is back it reports unasked, and the deadline stands.
+                    self.drains
+                        .running
+                        .entry(worker)
+                        .and_modify(|drain| drain.witness = Witness::Agent);
+                }
+            }
+            Verdict::Drained => {
+                self.drains.end(worker);
+                self.input(Input::Drained { worker });
+            }
+        }
+    }
+
+    fn connections_left(&self, worker: WorkerId, witness: Witness) -> Option<u64> {
+        match witness {
+            Witness::Kernel => Some(self.established(worker) as u64),
+            Witness::Expected | Witness::Agent | Witness::Asked | Witness::Answered => {
+                Some(self.agents.get(&worker)?.open?.connections)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_report_of_nothing_is_not_believed() {
+        assert_eq!(Witness::Agent.judge(Some(0)), Verdict::Ask);
+        assert_eq!(Witness::Asked.judge(Some(0)), Verdict::Wait(Witness::Asked));
+        assert_eq!(Witness::Answered.judge(None), Verdict::Wait(Witness::Answered));
+        assert_eq!(Witness::Answered.judge(Some(0)), Verdict::Drained);
+    }
+
+    #[test]
+    fn a_connection_that_shows_up_late_begins_it_anew() {
+        assert_eq!(Witness::Answered.judge(Some(1)), Verdict::Wait(Witness::Agent));
+        assert_eq!(Witness::Agent.judge(Some(1)), Verdict::Wait(Witness::Agent));
+        assert_eq!(Witness::Agent.judge(None), Verdict::Wait(Witness::Agent));
+    }
+
+    #[test]
+    fn the_kernel_is_believed_at_once_and_an_agent_must_acknowledge_first() {
+        assert_eq!(Witness::Kernel.judge(Some(0)), Verdict::Drained);
+        assert_eq!(Witness::Kernel.judge(Some(2)), Verdict::Wait(Witness::Kernel));
+        assert_eq!(Witness::Expected.judge(Some(0)), Verdict::Wait(Witness::Expected));
     }
 }
