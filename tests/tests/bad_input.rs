@@ -229,7 +229,7 @@ fn a_working_directory_that_vanished() {
     fs::remove_dir(&place).expect("it is empty");
     assert_says(
         &rpm.run(["restart", "hello"]),
-        &[place_arg, "does not exist", "create it or set --cwd"],
+        &[place_arg, "does not exist", "create it"],
     );
 }
 

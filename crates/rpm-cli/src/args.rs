@@ -155,7 +155,21 @@ pub(crate) enum Command {
         hard: bool,
     },
     /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain
-    Reload(Targets),
+    Reload {
+        #[command(flatten)]
+        targets: Targets,
+        /// Give the apps this environment, besides what they have
+        #[arg(long)]
+        update_env: bool,
+    },
+    /// Bring back what an app was started from before its last reload, as a reload does; again: and back
+    Rollback {
+        /// Name, or id of one of its processes
+        app: String,
+        /// Return before the workers are ready
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Stop and forget processes
     #[command(visible_alias = "del")]
     Delete(Targets),

@@ -2,11 +2,13 @@
 
 mod complaint;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ReloadRequest, ScaleRequest,
+    Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ReloadRequest, RollbackRequest,
+    ScaleRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
@@ -61,12 +63,13 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         Command::Describe { target, json } => describe(target, *json, output).await,
         Command::Stop(targets) => act(Action::Stop, false, targets, output).await,
         Command::Restart { targets, hard } => act(Action::Restart, *hard, targets, output).await,
-        Command::Reload(targets) => {
-            let request = ReloadRequest {
-                targets: targets.targets.clone(),
-                wait: !targets.no_wait,
+        Command::Reload { targets, update_env } => reload(targets, *update_env, output).await,
+        Command::Rollback { app, no_wait } => {
+            let request = RollbackRequest {
+                target: app.clone(),
+                wait: !no_wait,
             };
-            change("/v1/reload", &request, output).await
+            change("/v1/rollback", &request, output).await
         }
         Command::Delete(targets) => act(Action::Delete, false, targets, output).await,
         Command::Scale { app, count, no_wait } => {
@@ -111,15 +114,37 @@ fn greeted(session: Session) -> anyhow::Result<Session> {
 }
 
 async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
-    let around = Surroundings::of_process().context("the current directory is gone")?;
+    let around = surroundings()?;
     let request = start_request(args, &around)?;
+    warn_of_skipped(&around);
+    change("/v1/apps", &request, output).await
+}
+
+async fn reload(targets: &Targets, update_env: bool, output: &mut Output) -> anyhow::Result<()> {
+    let mut request = ReloadRequest {
+        targets: targets.targets.clone(),
+        env: BTreeMap::new(),
+        wait: !targets.no_wait,
+    };
+    if update_env {
+        let around = surroundings()?;
+        warn_of_skipped(&around);
+        request.env = around.env;
+    }
+    change("/v1/reload", &request, output).await
+}
+
+fn surroundings() -> anyhow::Result<Surroundings> {
+    Surroundings::of_process().context("the current directory is gone")
+}
+
+fn warn_of_skipped(around: &Surroundings) {
     if !around.skipped.is_empty() {
         tell(format!(
             "warning: not UTF-8 and not passed on: {}",
             around.skipped.join(", ")
         ));
     }
-    change("/v1/apps", &request, output).await
 }
 
 async fn act(action: Action, hard: bool, targets: &Targets, output: &mut Output) -> anyhow::Result<()> {

@@ -73,7 +73,8 @@ impl Core {
         let Some(app) = self.apps.get_mut(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
         };
-        app.renew(Arc::new(config));
+        let (_, former) = app.renew(Arc::new(config));
+        app.previous = Some(former.revision);
         self.tickets.open(ticket, BTreeMap::new());
     }
 

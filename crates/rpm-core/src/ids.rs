@@ -32,6 +32,11 @@ id!(
     Generation(u32)
 );
 id!(
+    /// One version of what an app's workers are started from: program, arguments, environment. Chosen by the shell and
+    /// only handed back by the core.
+    Revision(u32)
+);
+id!(
     /// A listening socket kept by the daemon and lent to one worker.
     SlotId(u32)
 );

@@ -10,7 +10,7 @@ use crate::proof::Footprint;
 use crate::protocol::{AppConfig, Exit};
 use crate::reload::Rollout;
 use crate::restart::Record;
-use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
+use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
 
 /// A named set of instances with one configuration.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct App {
     pub(crate) generation: Generation,
     /// The highest there ever was: one that was undone is not used again.
     pub(crate) newest: Generation,
+    /// What the generation before the present one was started from.
+    pub(crate) previous: Option<Revision>,
     pub(crate) instances: BTreeSet<InstanceId>,
     /// Instance numbers in use.
     pub(crate) numbers: BTreeSet<u32>,
@@ -141,6 +143,7 @@ impl App {
             config: Arc::new(config),
             generation: Generation(1),
             newest: Generation(1),
+            previous: None,
             instances: BTreeSet::new(),
             numbers: BTreeSet::new(),
             rollout: None,

@@ -31,7 +31,7 @@ mod view;
 mod worker;
 
 pub use crate::core::{Core, MAX_INSTANCES};
-pub use ids::{AppId, Generation, GroupId, InstanceId, SlotId, Ticket, WorkerId};
+pub use ids::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 pub use invariants::Violation;
 pub use sampler::Sampler;
 pub use tick::Tick;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use crate::{AppId, Generation, GroupId, InstanceId, SlotId, Ticket, WorkerId};
+use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 
 /// How an app's workers come by their port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ impl Default for Policy {
 /// What the core must know of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppConfig {
+    /// What its workers are started from.
+    pub revision: Revision,
     /// How many instances; taken as 1 to [`crate::MAX_INSTANCES`].
     pub instances: u32,
     /// What makes a worker ready.
@@ -77,6 +79,7 @@ pub struct AppConfig {
 impl Default for AppConfig {
     fn default() -> Self {
         AppConfig {
+            revision: Revision(1),
             instances: 1,
             readiness: Readiness::Listens,
             policy: Policy::default(),
@@ -350,6 +353,8 @@ pub enum Output {
         app: AppId,
         /// Whose configuration.
         generation: Generation,
+        /// What it is started from.
+        revision: Revision,
         /// The place in the list.
         instance: InstanceId,
         /// `NODE_APP_INSTANCE`.

@@ -16,7 +16,7 @@ use crate::protocol::{AppConfig, Failure, Notice};
 use crate::steering::Role;
 use crate::tickets::Reached;
 use crate::worker::{Duty, Phase, Worker};
-use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
+use crate::{AppId, Generation, InstanceId, Revision, Ticket, WorkerId};
 
 /// A reload that is going on. Each instance that takes part is in one of the three maps.
 #[derive(Debug)]
@@ -69,6 +69,13 @@ pub(crate) enum Cause {
     },
     /// Something else is wished for now.
     Superseded,
+}
+
+impl Rollout {
+    /// What the app goes back to if this is undone.
+    pub(crate) fn former(&self) -> Revision {
+        self.former.1.revision
+    }
 }
 
 impl Core {
@@ -276,6 +283,7 @@ impl Core {
         let Some(app) = self.apps.get_mut(&id) else { return };
         let generation = app.generation;
         let Some(rollout) = app.rollout.take() else { return };
+        app.previous = Some(rollout.former());
         self.note(Notice::ReloadDone { app: id });
         let mut silent = Vec::new();
         for (&instance, &proved) in &rollout.proved {

@@ -46,6 +46,7 @@ impl Core {
             worker,
             app: instance.app,
             generation: app.generation,
+            revision: app.config.revision,
             instance: id,
             number: instance.number,
         });

@@ -4,7 +4,7 @@ use crate::core::Core;
 use crate::instance::{Instance, State};
 use crate::protocol::{AppConfig, Exit};
 use crate::worker::{Duty, Phase, Worker};
-use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
+use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
 
 /// One instance as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,8 @@ pub enum RetiringPhase {
 pub struct ReloadView {
     /// The generation that it starts.
     pub generation: Generation,
+    /// What the app goes back to if it is undone.
+    pub former: Revision,
     /// Instances whose turn has not come.
     pub queued: usize,
     /// Instances whose new worker is starting.
@@ -140,6 +142,8 @@ pub struct AppView<'a> {
     pub generation: Generation,
     /// The configuration that new workers are started with.
     pub config: &'a AppConfig,
+    /// What the generation before the present one was started from. One that a reload could not complete is none.
+    pub previous: Option<Revision>,
     /// The reload that is going on.
     pub reload: Option<ReloadView>,
     instances: &'a alloc::collections::BTreeSet<InstanceId>,
@@ -193,8 +197,10 @@ impl Core {
             id,
             generation: app.generation,
             config: &app.config,
+            previous: app.previous,
             reload: app.rollout.as_ref().map(|rollout| ReloadView {
                 generation: app.generation,
+                former: rollout.former(),
                 queued: rollout.queued.len(),
                 launching: rollout.launching.len(),
                 proved: rollout.proved.len(),

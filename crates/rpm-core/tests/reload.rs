@@ -11,7 +11,7 @@ use common::{
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
-use rpm_core::{Generation, RetiringPhase, SlotId, StateView, Ticket, WorkerId};
+use rpm_core::{Generation, RetiringPhase, Revision, SlotId, StateView, Ticket, WorkerId};
 
 fn crashed(worker: u64) -> Output {
     Output::Notice(Notice::Crashed {
@@ -292,4 +292,50 @@ fn an_unfinished_restart_goes_on_in_the_new_generation() {
     let outputs = prove(&mut rig, 10, 3);
     assert!(outputs.contains(&done(2, &[0])), "the restart: {outputs:?}");
     assert!(prove(&mut rig, 11, 4).contains(&close(0, &[10, 11])));
+}
+
+fn revisions(rig: &Rig) -> (u32, Option<u32>) {
+    let app = rig.core.app(APP).expect("the app is there");
+    (app.config.revision.0, app.previous.map(|revision| revision.0))
+}
+
+#[test]
+fn workers_are_started_from_the_revision_that_serves() {
+    let mut rig = Rig::serving(1);
+    let revision = |number| AppConfig {
+        revision: Revision(number),
+        ..AppConfig::default()
+    };
+    let of = |outputs: &[Output]| {
+        outputs.iter().find_map(|output| match output {
+            Output::Spawn { revision, .. } => Some(revision.0),
+            _ => None,
+        })
+    };
+    assert_eq!(of(&reload_with(&mut rig, revision(2))), Some(2));
+    let former = rig
+        .core
+        .app(APP)
+        .and_then(|app| app.reload)
+        .map(|reload| reload.former);
+    assert_eq!(former, Some(Revision(1)));
+    assert_eq!(revisions(&rig), (2, None), "nothing is replaced yet");
+    rig.exited(2);
+    assert_eq!(revisions(&rig), (1, None), "what failed is nothing to go back to");
+    assert_eq!(of(&reload_with(&mut rig, revision(3))), Some(3));
+    prove(&mut rig, 10, 3);
+    assert_eq!(revisions(&rig), (3, Some(1)));
+    rig.pass(ms(2000));
+    assert_eq!(of(&rig.exited(3)), Some(3), "a crash is answered with the same");
+    prove(&mut rig, 10, 4);
+    assert_eq!(of(&reload_with(&mut rig, revision(1))), Some(1));
+    prove(&mut rig, 11, 5);
+    assert_eq!(revisions(&rig), (1, Some(3)));
+    rig.command(Command::Configure {
+        app: APP,
+        config: revision(4),
+    });
+    assert_eq!(revisions(&rig), (4, Some(1)));
+    rig.pass(ms(2000));
+    assert_eq!(of(&rig.exited(5)), Some(4));
 }

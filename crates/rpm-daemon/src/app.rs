@@ -2,22 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rpm_core::Generation;
+use rpm_core::Revision;
 use rpm_core::protocol::{AppConfig, Policy, Readiness};
 use rpm_wire::api::{AppSpec, ExecMode};
 use serde_json::Value;
 
+use crate::revision::Revisions;
+
 /// Listeners of one app whose `data` is remembered.
 const DATA_LIMIT: usize = 1024;
 
-/// An app and its specifications, one per generation that still has workers.
+/// An app and its specifications.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) name: String,
-    pub(crate) specs: BTreeMap<Generation, Arc<AppSpec>>,
+    pub(crate) revisions: Revisions,
     pub(crate) created_at_ms: u64,
     data: BTreeMap<String, Option<Value>>,
     /// Its Node is too old for the agent.
@@ -42,7 +43,7 @@ impl App {
         let name = spec.name.clone();
         App {
             name,
-            specs: BTreeMap::from([(Generation(1), Arc::new(spec))]),
+            revisions: Revisions::new(spec),
             created_at_ms,
             data: BTreeMap::new(),
             agent_refused: false,
@@ -58,16 +59,6 @@ impl App {
             .entry(key.to_owned())
             .or_insert_with(|| offered.cloned())
             .as_ref()
-    }
-
-    /// The specification of a generation, or the newest if that is forgotten.
-    pub(crate) fn spec(&self, generation: Generation) -> Option<Arc<AppSpec>> {
-        self.specs.get(&generation).or_else(|| self.newest()).cloned()
-    }
-
-    /// The specification that new workers are started with.
-    pub(crate) fn newest(&self) -> Option<&Arc<AppSpec>> {
-        self.specs.last_key_value().map(|(_, spec)| spec)
     }
 }
 
@@ -108,11 +99,12 @@ pub(crate) fn is_node(spec: &AppSpec) -> bool {
     base.is_some_and(|name| name == "node" || name == "nodejs" || name.starts_with("node-v"))
 }
 
-/// What the core must know. `cpus` is what `instances: 0` and negative numbers refer to.
-pub(crate) fn config(spec: &AppSpec, cpus: u32) -> AppConfig {
+/// What the core must know of a revision. `cpus` is what `instances: 0` and negative numbers refer to.
+pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig {
     let ms = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_millis);
     let default = Policy::default();
     AppConfig {
+        revision,
         instances: instances(spec.instances, cpus),
         readiness: match Plane::of(spec) {
             _ if spec.wait_ready => Readiness::Announces,

@@ -1,7 +1,9 @@
 //! Requests that change something: names become ids, and the core is told.
 
+use std::collections::BTreeMap;
+
 use rpm_core::protocol::{Command, Failure, Outcome};
-use rpm_core::{AppId, InstanceId};
+use rpm_core::{AppId, InstanceId, Revision};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
 use tokio::sync::oneshot;
 
@@ -25,7 +27,7 @@ impl Supervisor {
     pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
         let spec = request.app;
         self.check(&spec)?;
-        let config = app::config(&spec, app::cpus());
+        let config = app::config(Revision(1), &spec, app::cpus());
         if config.instances > INSTANCE_LIMIT {
             return Err(too_many(config.instances));
         }
@@ -62,10 +64,7 @@ impl Supervisor {
             .chain(&spec.args)
             .chain(&spec.interpreter_args)
             .any(nul)
-            || spec
-                .env
-                .iter()
-                .any(|(k, v)| nul(k) || nul(v) || k.is_empty() || k.contains('='))
+            || !passable(&spec.env)
         {
             return Err(failure(
                 "the script, an argument or a variable contains a NUL byte",
@@ -84,8 +83,8 @@ impl Supervisor {
     pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
         let instances = self.resolve(&request.targets)?;
         Ok(match request.action {
-            Action::Restart if !request.hard => self.restart_gently(&instances),
-            Action::Restart => vec![self.obey(instances, |instances| Command::Restart { instances })],
+            Action::Restart if !request.hard => self.restart_gently(&instances)?,
+            Action::Restart => vec![self.restart(instances)?],
             Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances })],
             Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances })],
         })
@@ -305,6 +304,12 @@ impl Supervisor {
         let app = self.core.instance(id)?.app;
         self.apps.get(&app).map(|app| app.name.as_str())
     }
+}
+
+/// Can these variables be given to a program?
+pub(crate) fn passable(env: &BTreeMap<String, String>) -> bool {
+    let name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    env.iter().all(|(key, value)| name(key) && !value.contains('\0'))
 }
 
 fn last_lines(logs: &crate::worker::Logs) -> Vec<String> {

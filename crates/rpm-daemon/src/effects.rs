@@ -21,11 +21,12 @@ impl Supervisor {
             Output::Spawn {
                 worker,
                 app,
-                generation,
+                generation: _,
+                revision,
                 instance,
                 number,
             } => {
-                self.spawn(worker, app, generation, (instance, number));
+                self.spawn(worker, app, revision, (instance, number));
             }
             Output::Terminate { worker } => self.end_tree(worker, Signal::INT),
             Output::Kill { worker } => self.end_tree(worker, Signal::KILL),
@@ -112,7 +113,7 @@ impl Supervisor {
     pub(crate) fn plane(&self, app: AppId) -> Option<Plane> {
         self.apps
             .get(&app)
-            .and_then(|app| app.newest())
+            .and_then(|app| app.revisions.newest())
             .map(|spec| Plane::of(spec))
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rpm_core::protocol::Input;
-use rpm_core::{AppId, Generation, InstanceId, WorkerId};
+use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 use rpm_listen::{Grant, Wanted};
 use rpm_sys::scm;
 use rpm_sys::spawn::{Spawn, spawn};
@@ -59,10 +59,11 @@ impl Supervisor {
         &mut self,
         worker: WorkerId,
         app: AppId,
-        generation: Generation,
+        revision: Revision,
         place: (InstanceId, u32),
     ) {
-        let Some(spec) = self.apps.get(&app).and_then(|app| app.spec(generation)) else {
+        let known = self.apps.get(&app).and_then(|app| app.revisions.spec(revision));
+        let Some(spec) = known.cloned() else {
             return self.input(Input::SpawnFailed { worker });
         };
         let plane = Plane::of(&spec);

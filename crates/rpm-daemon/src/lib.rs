@@ -17,6 +17,7 @@ mod launch;
 mod logs;
 mod metrics;
 mod reload;
+mod revision;
 mod sampling;
 mod supervisor;
 mod views;

@@ -1,54 +1,97 @@
 //! Reload requests: every worker of an app is replaced, and nothing is lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use rpm_core::protocol::Command;
-use rpm_core::{AppId, InstanceId, InstanceView, StateView};
-use rpm_wire::api::{ApiError, ReloadRequest};
+use rpm_core::protocol::{AppConfig, Command};
+use rpm_core::{AppId, InstanceId, InstanceView, Revision, StateView};
+use rpm_wire::api::{ApiError, AppSpec, ReloadRequest, RollbackRequest};
 
-use crate::app::Plane;
-use crate::commands::Accepted;
+use crate::app::{self, Plane};
+use crate::commands::{Accepted, failure, passable};
 use crate::supervisor::Supervisor;
 
 impl Supervisor {
-    /// Reloads the apps that the targets mean, side by side. One that owns its ports is restarted.
+    /// Reloads the apps that the targets mean, side by side. One that owns its ports is restarted. Their paths and, if
+    /// asked for, their variables are taken anew; if those of one are wrong, none is reloaded.
     pub(crate) fn reload(&mut self, request: &ReloadRequest) -> Result<Vec<Accepted>, ApiError> {
+        if !passable(&request.env) {
+            return Err(failure(
+                "a variable has no name or contains a NUL byte",
+                Some("correct `env`"),
+            ));
+        }
         let instances = self.resolve(&request.targets)?;
-        let apps: BTreeSet<AppId> = instances
-            .iter()
-            .filter_map(|id| self.core.instance(*id))
-            .map(|view| view.app)
-            .collect();
-        Ok(apps.into_iter().map(|app| self.reload_app(app)).collect())
+        self.renew_and_replace(self.apps_of(&instances), &request.env)
+    }
+
+    /// Brings back what served before the present generation, or before the reload that is going on.
+    pub(crate) fn rollback(&mut self, request: &RollbackRequest) -> Result<Accepted, ApiError> {
+        let app = self.resolve_app(&request.target)?;
+        let name = self.label(app);
+        let view = self.core.app(app).ok_or_else(|| going(&name))?;
+        let present = view.config.revision;
+        let Some(wanted) = view.reload.map(|reload| reload.former).or(view.previous) else {
+            return Err(failure(
+                format!("{name} has no generation before the present one"),
+                Some("only what a reload has replaced can be brought back"),
+            ));
+        };
+        let known = self.apps.get(&app).map(|app| &app.revisions);
+        let same = known.is_some_and(|known| known.spec(wanted) == known.spec(present));
+        if let Some(Err(gone)) = known.map(|known| known.check(wanted)) {
+            return Err(failure(
+                format!("the generation before cannot be brought back: {gone}"),
+                Some(&format!("{name} serves on as it is; put the files back")),
+            ));
+        }
+        let mut accepted = self.replace(app, wanted)?;
+        if same {
+            accepted.notes.push(format!(
+                "both generations of {name} were started from the same script, arguments, variables and directory: \
+                 files that were changed in place stay changed"
+            ));
+        }
+        Ok(accepted)
     }
 
     /// Restarts instances: a whole cluster that serves is reloaded, so that nothing is lost; the rest is stopped
     /// and started.
-    pub(crate) fn restart_gently(&mut self, instances: &[InstanceId]) -> Vec<Accepted> {
-        let apps: BTreeSet<AppId> = instances
-            .iter()
-            .filter_map(|id| self.core.instance(*id))
-            .map(|view| view.app)
-            .collect();
-        let mut accepted = Vec::new();
+    pub(crate) fn restart_gently(&mut self, instances: &[InstanceId]) -> Result<Vec<Accepted>, ApiError> {
         let mut hard: Vec<InstanceId> = instances.to_vec();
-        let whole: Vec<AppId> = apps
+        let whole: BTreeSet<AppId> = self
+            .apps_of(instances)
             .into_iter()
             .filter(|app| self.serves_whole(*app, instances))
             .collect();
-        for app in whole {
-            let stopped = |id: &InstanceId| {
-                self.core
-                    .instance(*id)
-                    .is_none_or(|view| view.app != app || view.state == StateView::Stopped)
-            };
-            hard.retain(stopped);
-            accepted.push(self.reload_app(app));
-        }
+        hard.retain(|id| {
+            self.core
+                .instance(*id)
+                .is_none_or(|view| !whole.contains(&view.app) || view.state == StateView::Stopped)
+        });
+        let mut accepted = self.renew_and_replace(whole, &BTreeMap::new())?;
         if !hard.is_empty() || accepted.is_empty() {
-            accepted.push(self.obey(hard, |instances| Command::Restart { instances }));
+            accepted.push(self.restart(hard)?);
         }
-        accepted
+        Ok(accepted)
+    }
+
+    /// Stops and starts instances. The paths of an app of which none is left out are taken anew.
+    pub(crate) fn restart(&mut self, instances: Vec<InstanceId>) -> Result<Accepted, ApiError> {
+        let whole = |app: &AppId| {
+            let mut ours = self.core.instances().filter(|view| view.app == *app);
+            ours.all(|view| instances.contains(&view.id))
+        };
+        let apps: Vec<AppId> = self.apps_of(&instances).into_iter().filter(whole).collect();
+        for (app, revision) in self.renew(apps, &BTreeMap::new())? {
+            self.configure(app, revision)?;
+        }
+        Ok(self.obey(instances, |instances| Command::Restart { instances }))
+    }
+
+    fn apps_of(&self, instances: &[InstanceId]) -> BTreeSet<AppId> {
+        let views = instances.iter().filter_map(|id| self.core.instance(*id));
+        views.map(|view| view.app).collect()
     }
 
     /// A cluster of which something is online and nothing is left out.
@@ -59,31 +102,87 @@ impl Supervisor {
         self.plane(app) != Some(Plane::Fork) && any && ours.all(|view| instances.contains(&view.id))
     }
 
-    fn reload_app(&mut self, app: AppId) -> Accepted {
-        let instances: Vec<InstanceId> = self
-            .core
-            .instances()
-            .filter(|view| view.app == app)
-            .map(|view| view.id)
-            .collect();
-        let (command, notes) = if self.plane(app) == Some(Plane::Fork) {
-            let name = self.label(app);
-            let note = format!(
-                "{name} runs in fork mode and owns its ports: it is restarted, with downtime; start it with -i to avoid that"
-            );
-            (
-                Command::Restart {
-                    instances: instances.clone(),
-                },
-                vec![note],
-            )
-        } else {
-            (Command::Reload { app, config: None }, Vec::new())
-        };
-        Accepted {
-            outcome: self.command(command),
-            instances,
-            notes,
-        }
+    fn renew_and_replace(
+        &mut self,
+        apps: BTreeSet<AppId>,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Vec<Accepted>, ApiError> {
+        let renewed = self.renew(apps, env)?;
+        let replace = |(app, revision)| self.replace(app, revision);
+        renewed.into_iter().map(replace).collect()
     }
+
+    /// A new revision of each of these apps.
+    fn renew(
+        &mut self,
+        apps: impl IntoIterator<Item = AppId>,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Vec<(AppId, Revision)>, ApiError> {
+        let mut renewed = Vec::new();
+        for id in apps {
+            let name = self.label(id);
+            let (Some(view), Some(app)) = (self.core.app(id), self.apps.get_mut(&id)) else {
+                return Err(going(&name));
+            };
+            let present = view.config.revision;
+            let former = view.reload.map(|reload| reload.former);
+            let keep: Vec<Revision> = [Some(present), former, view.previous]
+                .into_iter()
+                .flatten()
+                .collect();
+            let revision = app.revisions.renew(present, env, &keep).map_err(|gone| {
+                failure(
+                    format!("{name} cannot be started anew: {gone}"),
+                    Some("nothing was changed; create it, or delete the app and start it from elsewhere"),
+                )
+            })?;
+            renewed.push((id, revision));
+        }
+        Ok(renewed)
+    }
+
+    /// What the core must know of a revision that the app has.
+    fn config_of(&self, id: AppId, revision: Revision) -> Result<AppConfig, ApiError> {
+        let spec = self.apps.get(&id).and_then(|app| app.revisions.spec(revision));
+        let spec = spec.ok_or_else(|| going(&self.label(id)))?;
+        Ok(app::config(revision, spec, app::cpus()))
+    }
+
+    /// Workers that are started from now on are of this revision.
+    fn configure(&mut self, app: AppId, revision: Revision) -> Result<(), ApiError> {
+        let config = self.config_of(app, revision)?;
+        // Its outcome says nothing that is not known: there is such an app.
+        drop(self.command(Command::Configure { app, config }));
+        Ok(())
+    }
+
+    /// Replaces the workers of an app by ones of this revision.
+    fn replace(&mut self, app: AppId, revision: Revision) -> Result<Accepted, ApiError> {
+        let views = self.core.instances().filter(|view| view.app == app);
+        let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
+        if self.plane(app) == Some(Plane::Fork) {
+            self.configure(app, revision)?;
+            let name = self.label(app);
+            let mut accepted = self.obey(instances, |instances| Command::Restart { instances });
+            accepted.notes.push(format!(
+                "{name} runs in fork mode and owns its ports: it is restarted, with downtime; start it with -i to avoid that"
+            ));
+            return Ok(accepted);
+        }
+        let config = Some(self.config_of(app, revision)?);
+        Ok(self.obey(instances, |_| Command::Reload { app, config }))
+    }
+
+    /// The specification that new workers of an app are started from.
+    pub(crate) fn present_spec(&self, id: AppId) -> Option<&Arc<AppSpec>> {
+        let revisions = &self.apps.get(&id)?.revisions;
+        let present = self.core.app(id).map(|view| view.config.revision);
+        present
+            .and_then(|revision| revisions.spec(revision))
+            .or_else(|| revisions.newest())
+    }
+}
+
+fn going(name: &str) -> ApiError {
+    failure(format!("{name} is being deleted"), None)
 }

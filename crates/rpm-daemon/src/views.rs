@@ -4,7 +4,7 @@ use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_core::{InstanceView, StateView};
 use rpm_listen::{GroupView, SharedKind};
-use rpm_wire::api::{ApiError, AppInfo, Draining, ListenerInfo, Process, SlotInfo, Status};
+use rpm_wire::api::{ApiError, AppInfo, AppSpec, Draining, ListenerInfo, Process, SlotInfo, Status};
 
 use crate::app::Plane;
 use crate::supervisor::Supervisor;
@@ -24,14 +24,17 @@ impl Supervisor {
     pub(crate) fn process(&self, id: InstanceId, with_spec: bool) -> Option<Process> {
         let view = self.core.instance(id)?;
         let app = self.apps.get(&view.app)?;
-        let spec = app.spec(view.generation)?;
         let worker = view.worker();
+        let spec = worker
+            .and_then(|worker| self.workers.get(&worker))
+            .map(|worker| &worker.spec)
+            .or_else(|| self.present_spec(view.app))?;
         let process = worker
             .and_then(|w| self.workers.get(&w))
             .and_then(|w| w.process());
         let (out, err) = self
             .home
-            .log_files(&app.name, (Plane::of(&spec) != Plane::Fork).then_some(id.0));
+            .log_files(&app.name, (Plane::of(spec) != Plane::Fork).then_some(id.0));
         let uptime = process.map(|p| u64::try_from(p.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         Some(Process {
             id: id.0,
@@ -39,7 +42,7 @@ impl Supervisor {
             instance: view.number,
             generation: view.generation.0,
             exec_mode: spec.exec_mode,
-            plane: Plane::of(&spec).explain().0.to_owned(),
+            plane: Plane::of(spec).explain().0.to_owned(),
             status: status(&view.state),
             pid: process.map(|p| p.pid),
             uptime_ms: uptime,
@@ -54,7 +57,7 @@ impl Supervisor {
             draining: self.draining(id),
             out_log: out.display().to_string(),
             err_log: err.display().to_string(),
-            spec: with_spec.then(|| Box::new((*spec).clone())),
+            spec: with_spec.then(|| Box::new(AppSpec::clone(spec))),
         })
     }
 
@@ -82,8 +85,7 @@ impl Supervisor {
         self.sample_usage();
         self.count_connections();
         let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
-        let app = self.apps.get(&id);
-        let Some(spec) = app.and_then(|app| app.newest()).cloned() else {
+        let Some(spec) = self.present_spec(id).cloned() else {
             return Err(crate::commands::failure(
                 format!("{target:?} is being deleted"),
                 None,

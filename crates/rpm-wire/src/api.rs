@@ -120,6 +120,20 @@ pub struct StartRequest {
 pub struct ReloadRequest {
     /// Names, ids of instances, or `all`.
     pub targets: Vec<String>,
+    /// Variables that the apps get besides those they have.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Answer only when the new workers serve (or one has failed).
+    #[serde(default = "yes")]
+    pub wait: bool,
+}
+
+/// `POST /v1/rollback`: bring back what an app was started from before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The app's name or the id of one of its instances.
+    pub target: String,
     /// Answer only when the new workers serve (or one has failed).
     #[serde(default = "yes")]
     pub wait: bool,

@@ -20,7 +20,7 @@ const NOT_INHERITED: &[&str] = &[
 /// What the resolution of a command depends on.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
-    /// Current directory, absolute.
+    /// Current directory, absolute; with its symbolic links where the shell has come by them.
     pub(crate) cwd: PathBuf,
     /// What an app inherits.
     pub(crate) env: BTreeMap<String, String>,
@@ -31,7 +31,10 @@ pub(crate) struct Surroundings {
 impl Surroundings {
     /// Those of this process.
     pub(crate) fn of_process() -> io::Result<Self> {
-        Ok(Self::new(std::env::current_dir()?, std::env::vars_os()))
+        let cwd = std::env::current_dir()?;
+        let logical = std::env::var_os("PWD").map(PathBuf::from);
+        let cwd = logical.filter(|path| is_same(path, &cwd)).unwrap_or(cwd);
+        Ok(Self::new(cwd, std::env::vars_os()))
     }
 
     fn new(cwd: PathBuf, variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
@@ -69,6 +72,11 @@ impl Surroundings {
     }
 }
 
+/// Is `logical` a shell's name for this directory, by way of links that may be moved?
+fn is_same(logical: &Path, real: &Path) -> bool {
+    logical.is_absolute() && logical.canonicalize().is_ok_and(|found| found == real)
+}
+
 /// `path` seen from the absolute directory `dir`, without `.` components.
 pub(super) fn absolute_from(dir: &Path, path: &Path) -> PathBuf {
     dir.join(path).components().collect()
@@ -83,6 +91,7 @@ pub(super) fn is_executable(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt as _;
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -100,5 +109,18 @@ mod tests {
         assert_eq!(around.env, [("PATH".to_owned(), "/bin".to_owned())].into());
         assert_eq!(around.skipped, ["VALUE", "x\u{fffd}"]);
         assert_eq!(around.absolute(Path::new("./a/./b")), Path::new("/srv/a/b"));
+    }
+
+    #[test]
+    fn the_name_that_the_shell_has_for_a_directory_is_believed_if_it_leads_there() {
+        let dir = std::env::temp_dir().join(format!("rpm-pwd-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("one")).expect("a directory");
+        symlink("one", dir.join("current")).expect("a link");
+        let real = dir.join("one").canonicalize().expect("its path");
+        assert!(is_same(&dir.join("current"), &real));
+        for stale in ["/", "current", "/nowhere"] {
+            assert!(!is_same(Path::new(stale), &real), "{stale}");
+        }
+        std::fs::remove_dir_all(dir).expect("removed");
     }
 }

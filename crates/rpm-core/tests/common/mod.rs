@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Command, Exit, Input, Notice, Outcome, Output, Policy, Readiness};
 use rpm_core::{
-    AppId, Core, Generation, GroupId, InstanceId, InstanceView, SlotId, StateView, Tick, Ticket, WorkerId,
+    AppId, Core, Generation, GroupId, InstanceId, InstanceView, Revision, SlotId, StateView, Tick, Ticket,
+    WorkerId,
 };
 
 pub(crate) const APP: AppId = AppId(7);
@@ -104,6 +105,7 @@ pub(crate) fn spawn(worker: u64, generation: u32, instance: u32, number: u32) ->
         worker: WorkerId(worker),
         app: APP,
         generation: Generation(generation),
+        revision: Revision(1),
         instance: InstanceId(instance),
         number,
     }

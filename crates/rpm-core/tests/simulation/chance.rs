@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Policy, Readiness};
-use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 
 use crate::world::World;
 
@@ -41,6 +41,7 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
     };
     let readiness = dice.pick(&readiness).unwrap_or(Readiness::Listens);
     AppConfig {
+        revision: Revision(dice.roll(9) as u32),
         instances: dice.roll(5) as u32,
         readiness,
         policy,

@@ -7,7 +7,8 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_core::protocol::Outcome;
 use rpm_wire::api::{
-    ActionRequest, ApiError, AppInfo, ChangeReply, Pong, Process, ReloadRequest, ScaleRequest, StartRequest,
+    ActionRequest, ApiError, AppInfo, ChangeReply, Pong, Process, ReloadRequest, RollbackRequest,
+    ScaleRequest, StartRequest,
 };
 use serde::Deserialize;
 use tokio::sync::oneshot;
@@ -27,6 +28,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/apps/{target}", get(describe))
         .route("/v1/actions", post(act))
         .route("/v1/reload", post(reload))
+        .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))
         .route("/v1/processes", get(processes))
         .route("/v1/logs", get(follow::logs))
@@ -77,6 +79,11 @@ async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>
         .ask(move |supervisor| supervisor.reload(&request))
         .await??;
     conclude_all(&handle, wait, accepted).await
+}
+
+async fn rollback(State(handle): State<Handle>, Body(request): Body<RollbackRequest>) -> Reply<ChangeReply> {
+    let wait = request.wait;
+    change(&handle, wait, move |supervisor| supervisor.rollback(&request)).await
 }
 
 async fn conclude_all(handle: &Handle, wait: bool, accepted: Vec<Accepted>) -> Reply<ChangeReply> {
