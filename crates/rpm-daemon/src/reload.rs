@@ -84,7 +84,12 @@ impl Supervisor {
         };
         let apps: Vec<AppId> = self.apps_of(&instances).into_iter().filter(whole).collect();
         for (app, revision) in self.renew(apps, &BTreeMap::new())? {
-            self.configure(app, revision)?;
+            let revisions = self.apps.get(&app).map(|app| &app.revisions);
+            let new = revisions.and_then(|revisions| revisions.spec(revision));
+            // The same paths are no new generation, and leave what a rollback goes back to.
+            if new != self.present_spec(app) {
+                self.configure(app, revision)?;
+            }
         }
         Ok(self.obey(instances, |instances| Command::Restart { instances }))
     }
