@@ -129,7 +129,14 @@ struct Script(PathBuf);
 impl Script {
     fn new(name: &str, text: &str, mode: u32) -> Script {
         let path = std::env::temp_dir().join(format!("rpm-sys-{}-{name}", std::process::id()));
-        fs::write(&path, text).unwrap();
+        // Written by another process: a child that another test spawns meanwhile would inherit our descriptor, and
+        // the kernel executes no file that is open for writing.
+        let mut writer = std::process::Command::new("/bin/sh");
+        let status = writer
+            .args(["-c", r#"printf %s "$1" > "$2""#, "sh", text])
+            .arg(&path)
+            .status();
+        assert!(status.unwrap().success());
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         Script(path)
     }
