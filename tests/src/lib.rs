@@ -8,4 +8,5 @@ pub mod machine;
 pub mod namespace;
 pub mod outside;
 pub mod process;
+pub mod site;
 pub mod steering;

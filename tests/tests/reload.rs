@@ -1,15 +1,15 @@
 //! Reload: every worker is replaced under load and nothing is lost; a version that does not work never
 //! touches the one that does.
 
-use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill;
+use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, fixture, node, wait_until};
+use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
@@ -18,56 +18,18 @@ const CLIENTS: usize = 6;
 /// Answers between two events.
 const SOME: u64 = 50;
 
-/// An app whose script the test rewrites.
-struct Site {
-    rpm: Rpm,
-    port: Port,
-    script: PathBuf,
-}
-
-impl Site {
-    fn start(rpm: Rpm, body: &str, args: &[&str]) -> Site {
-        let site = Site {
-            script: rpm.home().join("site.js"),
-            port: Port::reserve(),
-            rpm,
-        };
-        site.write(body);
-        let started = site
-            .rpm
-            .command(["start"])
-            .arg(&site.script)
-            .args(["-i", "2", "--interpreter"])
-            .arg(node(22))
-            .args(args)
-            .env("PORT", site.port.to_string())
-            .output()
-            .expect("rpm runs");
-        assert!(started.status.success(), "{started:?}\n{}", site.rpm.log());
-        site
-    }
-
-    fn write(&self, body: &str) {
-        std::fs::write(&self.script, body).expect("the script is written");
-    }
-
-    /// Reloads into `body`, under load, and checks that the old workers go on as if nothing had been.
-    fn reload_fails(&self, body: &str, says: &str) {
-        let before = self.rpm.pids("site");
-        let clients = Clients::begin(&self.port, "/", CLIENTS);
-        clients.wait_ok(SOME);
-        self.write(body);
-        let error = self.rpm.fails(["reload", "site"]);
-        assert!(error.contains(says), "{error}");
-        clients.wait_ok(SOME);
-        assert_eq!(self.rpm.pids("site"), before, "the old workers serve: {error}");
-        clients.finish_clean(&self.rpm);
-        self.rpm.wait_status("site", Status::Online);
-    }
-}
-
-fn hello() -> String {
-    format!("require({:?})\n", fixture("hello.js"))
+/// Reloads into `body`, under load, and checks that the old workers go on as if nothing had been.
+fn reload_fails(site: &Site, body: &str, says: &str) {
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    site.write(body);
+    let error = site.rpm.fails(["reload", "site"]);
+    assert!(error.contains(says), "{error}");
+    clients.wait_ok(SOME);
+    assert_eq!(site.rpm.pids("site"), before, "the old workers serve: {error}");
+    clients.finish_clean(&site.rpm);
+    site.rpm.wait_status("site", Status::Online);
 }
 
 /// Every process is another one now, in the same place.
@@ -82,7 +44,7 @@ fn assert_replaced(before: &[Process], after: &[Process]) {
 }
 
 fn wait_drained(rpm: &Rpm) {
-    let none = |list: &Vec<Process>| list.iter().all(|process| process.draining.is_empty());
+    let none = |list: &Vec<Process>| list.iter().all(|process| process.others.is_empty());
     wait_until("the old workers are gone", BOUND, || rpm.list(), none);
 }
 
@@ -206,11 +168,15 @@ fn a_version_that_does_not_work_never_serves() {
         &hello(),
         &["--reload-timeout", "2000", "--drain-timeout", "2000"],
     );
-    site.reload_fails("throw new Error('no such luck')", "no such luck");
-    site.reload_fails("process.exit(0)", "exited with code 0");
-    site.reload_fails("setInterval(() => {}, 1000)", "was not ready within 2000 ms");
+    reload_fails(&site, "throw new Error('no such luck')", "no such luck");
+    reload_fails(&site, "process.exit(0)", "exited with code 0");
+    reload_fails(
+        &site,
+        "setInterval(() => {}, 1000)",
+        "was not ready within 2000 ms",
+    );
     let elsewhere = format!("process.env.PORT = 0\n{}", hello());
-    site.reload_fails(&elsewhere, "was not ready within 2000 ms");
+    reload_fails(&site, &elsewhere, "was not ready within 2000 ms");
     // And a good one does, after all that.
     let before = site.rpm.list();
     site.write(&hello());

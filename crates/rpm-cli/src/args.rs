@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use values::{count, instances, listen_address};
+use values::{count, duration, instances, listen_address};
 
 /// The name in help where the program was not told its own.
 const DEFAULT_NAME: &str = "rpm";
@@ -161,6 +161,9 @@ pub(crate) enum Command {
         /// Give the apps this environment, besides what they have
         #[arg(long)]
         update_env: bool,
+        /// Time the old workers stand by when the new ones serve, to take over again if one of these ends
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        watch_after: Option<u64>,
     },
     /// Bring back what an app was started from before its last reload, as a reload does; again: and back
     Rollback {
@@ -257,20 +260,23 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub(crate) wait_ready: bool,
     /// How long a worker may take to become ready
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) listen_timeout: Option<u64>,
     /// From the signal to stop until SIGKILL
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) kill_timeout: Option<u64>,
     /// Give up after this many failures to start in a row
     #[arg(long, value_name = "N")]
     pub(crate) max_restarts: Option<u32>,
     /// On reload: time a new worker has until it must be ready
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) reload_timeout: Option<u64>,
     /// On reload: time an old worker has to finish what it has begun
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) drain_timeout: Option<u64>,
+    /// On reload: time the old workers stand by when the new ones serve, to take over again if one of these ends
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) watch_after: Option<u64>,
     /// On reload: how many new workers may be starting at once; 0 is one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) parallel: u32,
@@ -281,13 +287,13 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub(crate) no_agent: bool,
     /// An exit after this time is no failure to start
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) min_uptime: Option<u64>,
     /// Wait this long before each restart
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) restart_delay: Option<u64>,
     /// Wait this long before the first restart, longer before each further one
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) exp_backoff_restart_delay: Option<u64>,
     /// Do not restart a worker that ended by itself
     #[arg(long)]

@@ -63,7 +63,14 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         Command::Describe { target, json } => describe(target, *json, output).await,
         Command::Stop(targets) => act(Action::Stop, false, targets, output).await,
         Command::Restart { targets, hard } => act(Action::Restart, *hard, targets, output).await,
-        Command::Reload { targets, update_env } => reload(targets, *update_env, output).await,
+        Command::Reload {
+            targets,
+            update_env,
+            watch_after,
+        } => {
+            let request = reload_request(targets, *update_env, *watch_after)?;
+            change("/v1/reload", &request, output).await
+        }
         Command::Rollback { app, no_wait } => {
             let request = RollbackRequest {
                 target: app.clone(),
@@ -120,10 +127,15 @@ async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
     change("/v1/apps", &request, output).await
 }
 
-async fn reload(targets: &Targets, update_env: bool, output: &mut Output) -> anyhow::Result<()> {
+fn reload_request(
+    targets: &Targets,
+    update_env: bool,
+    watch_after: Option<u64>,
+) -> anyhow::Result<ReloadRequest> {
     let mut request = ReloadRequest {
         targets: targets.targets.clone(),
         env: BTreeMap::new(),
+        watch_after_ms: watch_after,
         wait: !targets.no_wait,
     };
     if update_env {
@@ -131,7 +143,7 @@ async fn reload(targets: &Targets, update_env: bool, output: &mut Output) -> any
         warn_of_skipped(&around);
         request.env = around.env;
     }
-    change("/v1/reload", &request, output).await
+    Ok(request)
 }
 
 fn surroundings() -> anyhow::Result<Surroundings> {

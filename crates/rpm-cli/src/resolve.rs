@@ -73,6 +73,7 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         kill_timeout_ms: args.kill_timeout,
         reload_timeout_ms: args.reload_timeout,
         drain_timeout_ms: args.drain_timeout,
+        watch_after_ms: args.watch_after,
         parallel: args.parallel,
         allow_port_change: args.allow_port_change,
         agent: !args.no_agent,

@@ -32,6 +32,7 @@ impl Core {
             Command::Scale { app, count } => self.scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
             Command::Reload { app, config } => self.reload(ticket, app, config),
+            Command::Undo { app } => self.take_back(ticket, app),
             Command::Shutdown => self.shutdown(ticket),
         }
     }

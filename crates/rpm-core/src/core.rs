@@ -50,6 +50,8 @@ pub(crate) enum Timer {
     Unclaimed(WorkerId),
     /// The next worker of a waiting instance.
     Respawn(InstanceId),
+    /// The new workers of a reload have lasted.
+    Verdict(AppId),
 }
 
 impl Core {
@@ -90,6 +92,7 @@ impl Core {
                 Timer::Phase(worker) => self.phase_ended(worker),
                 Timer::Unclaimed(worker) => self.close_unclaimed(worker),
                 Timer::Respawn(instance) => self.respawn(instance),
+                Timer::Verdict(app) => self.complete(app),
             }
         }
         self.steering.handle_timeout(self.now);

@@ -151,6 +151,11 @@ impl Core {
                 .rollout
                 .as_ref()
                 .is_none_or(|rollout| self.is_consistent(app, rollout));
+            let verdict = app.rollout.as_ref().and_then(|rollout| rollout.watched_until);
+            ensure(
+                self.timers.get(Timer::Verdict(id)) == verdict,
+                Violation::Reload(id),
+            )?;
             ensure(consistent && app.generation <= app.newest, Violation::Reload(id))?;
             ensure(self.draining(id).len() <= 2, Violation::Draining(id))?;
         }
@@ -169,6 +174,7 @@ impl Core {
             queued,
             launching,
             proved,
+            watched_until,
             ..
         } = rollout;
         let members: BTreeSet<_> = queued
@@ -177,7 +183,7 @@ impl Core {
             .chain(proved.keys())
             .collect();
         let disjoint = members.len() == queued.len() + launching.len() + proved.len();
-        let going_on = !(queued.is_empty() && launching.is_empty());
+        let going_on = watched_until.is_none() != (queued.is_empty() && launching.is_empty());
         let state = |id: &InstanceId| self.instances.get(id).map(|instance| instance.state);
         let serves = |id: &InstanceId| match state(id) {
             Some(State::Running { worker }) => self
@@ -220,6 +226,7 @@ impl Core {
                     .get(&worker)
                     .is_some_and(|worker| worker.phase.is_online()),
                 Timer::Respawn(instance) => self.instances.contains_key(&instance),
+                Timer::Verdict(app) => self.apps.contains_key(&app),
             };
             ensure(
                 alive && next <= self.timers.get(timer) && next.is_some(),

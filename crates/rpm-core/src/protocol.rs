@@ -40,6 +40,9 @@ pub struct Policy {
     pub reload_timeout: Duration,
     /// How long a worker that was replaced may take to finish what it has begun.
     pub drain_timeout: Duration,
+    /// How long the old workers stand by when all new ones of a reload are ready. A new one that ends within this time has
+    /// the old ones serve again. Zero: they retire at once.
+    pub watch_after: Duration,
 }
 
 impl Default for Policy {
@@ -54,6 +57,7 @@ impl Default for Policy {
             listen_timeout: Duration::from_secs(3),
             reload_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            watch_after: Duration::ZERO,
         }
     }
 }
@@ -132,12 +136,18 @@ pub enum Command {
     },
     /// Replace every worker by one of a new generation, which serves only when it is proved ready; the old ones
     /// then drain. If any new one fails, all is as it was before. While one runs for the app the next waits (and an earlier
-    /// one that waits is [`Failure::Superseded`]); every other command for the app undoes it.
+    /// one that waits is [`Failure::Superseded`]); every other command for the app undoes it, or ends its watch
+    /// ([`Policy::watch_after`]).
     Reload {
         /// The app.
         app: AppId,
         /// Its new configuration (`instances` is ignored); `None`: the present one.
         config: Option<AppConfig>,
+    },
+    /// Undo the reload that is going on: the old workers serve again, at once. Without one nothing changes.
+    Undo {
+        /// The app.
+        app: AppId,
     },
     /// Delete everything, for the daemon is about to exit.
     Shutdown,
@@ -256,6 +266,8 @@ pub enum Failure {
     SpawnFailed,
     /// It exited before it was ready.
     Exited(Exit),
+    /// It was ready and exited before its reload was complete.
+    Crashed(Exit),
     /// It was not ready within this time.
     NotReady {
         /// The deadline that passed.

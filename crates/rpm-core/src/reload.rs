@@ -1,9 +1,10 @@
 //! Reload: a new generation beside the old one, which it replaces when all of it is proved.
 //!
 //! Every instance gets a *candidate*. One that is proved takes over at once, and its predecessor stands by, *warm*: out of
-//! steering as long as anybody else serves, and otherwise untouched. When the last candidate is proved, the warm ones retire;
-//! if a new worker fails before that, the warm ones serve again and the new ones retire. Whatever else is wished for the app
-//! meanwhile undoes the reload first, so an app is never left with half a generation.
+//! steering as long as anybody else serves, and otherwise untouched. When the last candidate is proved, and `watch_after` has
+//! passed since, the warm ones retire; if a new worker fails before that, the warm ones serve again and the new ones retire.
+//! Whatever else is wished for the app meanwhile undoes the reload first (or ends its watch), so an app is never left with
+//! half a generation.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -16,7 +17,7 @@ use crate::protocol::{AppConfig, Failure, Notice};
 use crate::steering::Role;
 use crate::tickets::Reached;
 use crate::worker::{Duty, Phase, Worker};
-use crate::{AppId, Generation, InstanceId, Revision, Ticket, WorkerId};
+use crate::{AppId, Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
 
 /// A reload that is going on. Each instance that takes part is in one of the three maps.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Rollout {
     pub(crate) launching: BTreeMap<InstanceId, WorkerId>,
     /// Those that are served by their new worker.
     pub(crate) proved: BTreeMap<InstanceId, Proved>,
+    /// All are proved, and are watched until then.
+    pub(crate) watched_until: Option<Tick>,
     /// The reload that follows.
     next: Option<Wish>,
 }
@@ -92,9 +95,31 @@ impl Core {
         }
     }
 
-    /// Undoes the reload of an app, if there is one: a later command is about to change its instances.
+    /// Ends the reload of an app, if there is one: a later command is about to change its instances. If all new workers
+    /// serve and are merely watched they stay.
     pub(crate) fn supersede_reload(&mut self, id: AppId) {
+        let rollout = self.rollout_mut(id);
+        match rollout.filter(|rollout| rollout.watched_until.is_some()) {
+            Some(watched) => {
+                if let Some(next) = watched.next.take() {
+                    self.tickets.refuse(next.ticket, Failure::Superseded);
+                }
+                self.complete(id);
+            }
+            None => self.undo(id, Cause::Superseded),
+        }
+    }
+
+    /// The wish to go back to what was before the reload that is going on.
+    pub(crate) fn take_back(&mut self, ticket: Ticket, id: AppId) {
         self.undo(id, Cause::Superseded);
+        match self.apps.get(&id) {
+            Some(app) => {
+                let instances = app.instances.iter().copied().collect();
+                self.tickets.grant(ticket, instances, Vec::new());
+            }
+            None => self.tickets.refuse(ticket, Failure::NoSuchApp),
+        }
     }
 
     fn roll_out(&mut self, id: AppId, Wish { ticket, config }: Wish) {
@@ -115,17 +140,18 @@ impl Core {
             queued,
             launching: BTreeMap::new(),
             proved: BTreeMap::new(),
+            watched_until: None,
             next: None,
         });
         self.advance(id);
     }
 
-    /// Starts as many candidates as may be starting; the reload is complete when there is none left to start.
+    /// Starts as many candidates as may be starting. When there is none left to start they are watched.
     fn advance(&mut self, id: AppId) {
         while let Some(app) = self.apps.get_mut(&id) {
             let Some(rollout) = &mut app.rollout else { return };
             if rollout.queued.is_empty() && rollout.launching.is_empty() {
-                return self.complete(id);
+                return self.watch(id);
             }
             let at_once = match app.config.parallel {
                 0 => usize::MAX,
@@ -139,6 +165,19 @@ impl Core {
             };
             self.begin(instance);
         }
+    }
+
+    /// Every new worker is proved: the reload is complete when they have lasted.
+    fn watch(&mut self, id: AppId) {
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        let Some(rollout) = &mut app.rollout else { return };
+        let time = app.config.policy.watch_after;
+        if time.is_zero() || rollout.proved.is_empty() {
+            return self.complete(id);
+        }
+        let until = self.now + time;
+        rollout.watched_until = Some(until);
+        self.timers.set(Timer::Verdict(id), until);
     }
 
     /// Starts the candidate of an instance, which has left the queue.
@@ -278,8 +317,9 @@ impl Core {
         worker.phase.is_online()
     }
 
-    /// The new generation serves.
-    fn complete(&mut self, id: AppId) {
+    /// The new generation is there to stay.
+    pub(crate) fn complete(&mut self, id: AppId) {
+        self.timers.clear(Timer::Verdict(id));
         let Some(app) = self.apps.get_mut(&id) else { return };
         let generation = app.generation;
         let Some(rollout) = app.rollout.take() else { return };
@@ -322,6 +362,7 @@ impl Core {
 
     /// The old generation serves again.
     pub(crate) fn undo(&mut self, id: AppId, cause: Cause) {
+        self.timers.clear(Timer::Verdict(id));
         let Some(app) = self.apps.get_mut(&id) else { return };
         let Some(rollout) = app.rollout.take() else { return };
         (app.generation, app.config) = rollout.former;

@@ -231,7 +231,7 @@ impl Core {
         match self.instances.get(&of).map(|instance| instance.state) {
             Some(State::Running { .. }) if self.is_proved(of) => {
                 self.note_crash(id, exit, Then::Stopped);
-                self.candidate_failed(of, id, failure(exit));
+                self.candidate_failed(of, id, exit.map_or(Failure::SpawnFailed, Failure::Crashed));
             }
             Some(State::Running { .. }) => self.crashed(id, worker, exit),
             Some(State::Stopping { then, .. }) => self.ended(id, of, then, exit),

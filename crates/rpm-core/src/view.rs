@@ -88,6 +88,8 @@ pub struct WorkerView {
     pub spawned: Option<Tick>,
     /// It is ready.
     pub online: bool,
+    /// When its phase ends at the latest.
+    pub until: Option<Tick>,
 }
 
 /// A worker that its instance has replaced, or is about to do without.
@@ -131,6 +133,8 @@ pub struct ReloadView {
     pub launching: usize,
     /// Instances whose new worker serves.
     pub proved: usize,
+    /// Every new worker serves, and until then the old ones stand by ([`crate::protocol::Policy::watch_after`]).
+    pub watched_until: Option<Tick>,
 }
 
 /// One app as it is now.
@@ -186,6 +190,7 @@ impl Core {
             generation: *generation,
             spawned: *spawned,
             online: phase.is_online(),
+            until: phase.deadline(),
         })
     }
 
@@ -204,6 +209,7 @@ impl Core {
                 queued: rollout.queued.len(),
                 launching: rollout.launching.len(),
                 proved: rollout.proved.len(),
+                watched_until: rollout.watched_until,
             }),
             instances: &app.instances,
         })

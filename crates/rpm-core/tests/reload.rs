@@ -102,7 +102,7 @@ fn a_new_worker_that_crashes_before_all_are_proved_undoes_the_reload() {
     let outputs = rig.exited(3);
     assert_eq!(outputs[0], steer(&[0, 1]));
     assert!(outputs.contains(&terminate(4)));
-    let failure = Failure::Exited(Exit::Code(1));
+    let failure = Failure::Crashed(Exit::Code(1));
     assert_eq!(outputs.last(), Some(&failed(2, 0, 3, failure)));
     assert_eq!(rig.core.eligible(GROUP), slots(&[0, 1]));
 }

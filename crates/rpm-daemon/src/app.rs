@@ -124,6 +124,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
             listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
             reload_timeout: ms(spec.reload_timeout_ms, default.reload_timeout),
             drain_timeout: drain_timeout(spec),
+            watch_after: ms(spec.watch_after_ms, default.watch_after),
         },
         parallel: if spec.parallel == 0 { cpus } else { spec.parallel },
         allow_port_change: spec.allow_port_change,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rpm_core::protocol::{Command, Failure, Outcome};
+use rpm_core::protocol::{Command, Exit, Failure, Outcome};
 use rpm_core::{AppId, InstanceId, Revision};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
 use tokio::sync::oneshot;
@@ -266,11 +266,18 @@ impl Supervisor {
         let trouble = held.and_then(|worker| worker.trouble.clone());
         let what = match why {
             Failure::SpawnFailed => "could not be started".to_owned(),
-            Failure::Exited(rpm_core::protocol::Exit::Code(code)) => {
+            Failure::Exited(Exit::Code(code)) => {
                 format!("exited with code {code} before it was ready")
             }
-            Failure::Exited(rpm_core::protocol::Exit::Signal(number)) => {
+            Failure::Exited(Exit::Signal(number)) => {
                 format!("was killed by signal {number} before it was ready")
+            }
+            Failure::Crashed(exit) => {
+                let how = match exit {
+                    Exit::Code(code) => format!("exited with code {code}"),
+                    Exit::Signal(number) => format!("was killed by signal {number}"),
+                };
+                format!("was ready, then {how} before the reload was complete")
             }
             Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
             Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
@@ -285,7 +292,7 @@ impl Supervisor {
             Failure::NotReady { .. } => {
                 Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
             }
-            Failure::Exited(_) => Some(format!(
+            Failure::Exited(_) | Failure::Crashed(_) => Some(format!(
                 "it goes on being restarted; see `logs {name}`, or `delete {name}`"
             )),
             Failure::SpawnFailed => Some(format!(

@@ -79,13 +79,6 @@ impl Witness {
 }
 
 impl Drains {
-    /// Until when the worker may take, if it is being drained.
-    pub(crate) fn left(&self, worker: WorkerId) -> Option<Duration> {
-        self.running
-            .get(&worker)
-            .map(|drain| drain.deadline.saturating_duration_since(Instant::now()))
-    }
-
     /// Its agent has a new connection: an answer that was awaited on the old one does not come.
     pub(crate) fn reconnected(&mut self, worker: WorkerId) {
         if let Some(drain) = self.running.get_mut(&worker)

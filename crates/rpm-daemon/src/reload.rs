@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Command};
 use rpm_core::{AppId, InstanceId, InstanceView, Revision, StateView};
@@ -22,16 +23,20 @@ impl Supervisor {
             ));
         }
         let instances = self.resolve(&request.targets)?;
-        self.renew_and_replace(self.apps_of(&instances), &request.env)
+        let watch_after = request.watch_after_ms.map(Duration::from_millis);
+        self.renew_and_replace(self.apps_of(&instances), &request.env, watch_after)
     }
 
-    /// Brings back what served before the present generation, or before the reload that is going on.
+    /// Brings back what served before the present generation; a reload that is going on is undone.
     pub(crate) fn rollback(&mut self, request: &RollbackRequest) -> Result<Accepted, ApiError> {
         let app = self.resolve_app(&request.target)?;
         let name = self.label(app);
         let view = self.core.app(app).ok_or_else(|| going(&name))?;
+        if view.reload.is_some() {
+            return Ok(self.undo(app));
+        }
         let present = view.config.revision;
-        let Some(wanted) = view.reload.map(|reload| reload.former).or(view.previous) else {
+        let Some(wanted) = view.previous else {
             return Err(failure(
                 format!("{name} has no generation before the present one"),
                 Some("only what a reload has replaced can be brought back"),
@@ -45,7 +50,7 @@ impl Supervisor {
                 Some(&format!("{name} serves on as it is; put the files back")),
             ));
         }
-        let mut accepted = self.replace(app, wanted)?;
+        let mut accepted = self.replace(app, wanted, None)?;
         if same {
             accepted.notes.push(format!(
                 "both generations of {name} were started from the same script, arguments, variables and directory: \
@@ -53,6 +58,17 @@ impl Supervisor {
             ));
         }
         Ok(accepted)
+    }
+
+    /// The old workers still stand by, and serve again at once.
+    fn undo(&mut self, app: AppId) -> Accepted {
+        let instances = self.core.app(app).map(|view| view.instances().collect());
+        let mut accepted = self.obey(instances.unwrap_or_default(), |_| Command::Undo { app });
+        accepted.notes.push(format!(
+            "the reload of {} was not complete: what served before it serves again",
+            self.label(app)
+        ));
+        accepted
     }
 
     /// Restarts instances: a whole cluster that serves is reloaded, so that nothing is lost; the rest is stopped
@@ -69,7 +85,7 @@ impl Supervisor {
                 .instance(*id)
                 .is_none_or(|view| !whole.contains(&view.app) || view.state == StateView::Stopped)
         });
-        let mut accepted = self.renew_and_replace(whole, &BTreeMap::new())?;
+        let mut accepted = self.renew_and_replace(whole, &BTreeMap::new(), None)?;
         if !hard.is_empty() || accepted.is_empty() {
             accepted.push(self.restart(hard)?);
         }
@@ -111,9 +127,10 @@ impl Supervisor {
         &mut self,
         apps: BTreeSet<AppId>,
         env: &BTreeMap<String, String>,
+        watch_after: Option<Duration>,
     ) -> Result<Vec<Accepted>, ApiError> {
         let renewed = self.renew(apps, env)?;
-        let replace = |(app, revision)| self.replace(app, revision);
+        let replace = |(app, revision)| self.replace(app, revision, watch_after);
         renewed.into_iter().map(replace).collect()
     }
 
@@ -161,8 +178,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Replaces the workers of an app by ones of this revision.
-    fn replace(&mut self, app: AppId, revision: Revision) -> Result<Accepted, ApiError> {
+    /// Replaces the workers of an app by ones of this revision, which are watched for this time instead of the one that the
+    /// app is configured with.
+    fn replace(
+        &mut self,
+        app: AppId,
+        revision: Revision,
+        watch_after: Option<Duration>,
+    ) -> Result<Accepted, ApiError> {
         let views = self.core.instances().filter(|view| view.app == app);
         let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
         if self.plane(app) == Some(Plane::Fork) {
@@ -174,7 +197,9 @@ impl Supervisor {
             ));
             return Ok(accepted);
         }
-        let config = Some(self.config_of(app, revision)?);
+        let mut config = self.config_of(app, revision)?;
+        config.policy.watch_after = watch_after.unwrap_or(config.policy.watch_after);
+        let config = Some(config);
         Ok(self.obey(instances, |_| Command::Reload { app, config }))
     }
 

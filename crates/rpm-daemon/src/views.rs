@@ -1,14 +1,12 @@
 //! What the daemon tells about its apps.
 
 use rpm_core::protocol::Exit;
-use rpm_core::{AppId, InstanceId, WorkerId};
-use rpm_core::{InstanceView, StateView};
+use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, WorkerId};
 use rpm_listen::{GroupView, SharedKind};
-use rpm_wire::api::{ApiError, AppInfo, AppSpec, Draining, ListenerInfo, Process, SlotInfo, Status};
+use rpm_wire::api::{ApiError, AppInfo, AppSpec, ListenerInfo, Other, Phase, Process, SlotInfo, Status};
 
 use crate::app::Plane;
 use crate::supervisor::Supervisor;
-use crate::worker::Worker;
 
 impl Supervisor {
     /// Every instance, by id.
@@ -54,29 +52,39 @@ impl Supervisor {
             memory_bytes: process.map_or(0, |p| p.usage.rss_bytes),
             connections: worker.and_then(|w| self.connections_of(w)),
             exit_code: view.last_exit.map(exit_code),
-            draining: self.draining(id),
+            others: self.others(&view),
             out_log: out.display().to_string(),
             err_log: err.display().to_string(),
             spec: with_spec.then(|| Box::new(AppSpec::clone(spec))),
         })
     }
 
-    fn draining(&self, id: InstanceId) -> Vec<Draining> {
-        let retiring = self
-            .workers
-            .values()
-            .filter(|w| w.instance == id && self.drains.left(w.id).is_some());
-        let view = |worker: &Worker| {
-            let process = worker.process()?;
-            let open = self.agents.get(&worker.id).and_then(|agent| agent.open);
-            let left = self.drains.left(worker.id)?;
-            Some(Draining {
+    /// The processes of an instance beside its own.
+    fn others(&self, view: &InstanceView) -> Vec<Other> {
+        let app = self.core.app(view.app);
+        let verdict = app.and_then(|app| app.reload?.watched_until);
+        let other = |id: WorkerId, phase, until: Option<Tick>| {
+            let process = self.workers.get(&id)?.process()?;
+            let agent = self.agents.get(&id).and_then(|agent| agent.open);
+            let open = agent.map(|open| u32::try_from(open.connections).unwrap_or(u32::MAX));
+            Some(Other {
                 pid: process.pid,
-                connections: open.map(|open| u32::try_from(open.connections).unwrap_or(u32::MAX)),
-                left_ms: u64::try_from(left.as_millis()).ok(),
+                generation: self.core.worker(id)?.generation.0,
+                phase,
+                connections: open.or_else(|| self.connections_of(id)),
+                left_ms: until.and_then(|until| u64::try_from((until - self.now()).as_millis()).ok()),
             })
         };
-        retiring.filter_map(view).collect()
+        let candidate = view.candidate.filter(|id| view.worker() != Some(*id));
+        let candidate = candidate.and_then(|id| other(id, Phase::Launching, self.core.worker(id)?.until));
+        let retiring = self.core.retiring(view.app);
+        let ours = retiring.filter(|it| it.instance == view.id && Some(it.worker) != view.worker());
+        let leaving = ours.filter_map(|it| match it.phase {
+            RetiringPhase::Warm => other(it.worker, Phase::Standby, verdict),
+            RetiringPhase::Draining => other(it.worker, Phase::Draining, it.until),
+            RetiringPhase::Ending => other(it.worker, Phase::Stopping, it.until),
+        });
+        candidate.into_iter().chain(leaving).collect()
     }
 
     /// All about one app.

@@ -15,7 +15,7 @@ pub use http::{Answer, get, get_from};
 pub use port::Port;
 pub use rpm::{Ran, Rpm};
 pub use rpm_loadtest::{Kind, Load, Outcome, Pace, Report};
-pub use rpm_wire::api::{AppInfo, ListenerInfo, Process, Status};
+pub use rpm_wire::api::{AppInfo, ListenerInfo, Phase, Process, Status};
 pub use traffic::Traffic;
 pub use wait::{wait_for, wait_until};
 

@@ -76,6 +76,9 @@ pub struct AppSpec {
     /// How long a worker that was replaced may take to finish what it has begun.
     #[serde(default)]
     pub drain_timeout_ms: Option<u64>,
+    /// How long the old workers of a reload stand by when all new ones are ready, to serve again if one of these ends.
+    #[serde(default)]
+    pub watch_after_ms: Option<u64>,
     /// How many new workers of a reload may be starting at once; 0: one per CPU.
     #[serde(default)]
     pub parallel: u32,
@@ -123,6 +126,9 @@ pub struct ReloadRequest {
     /// Variables that the apps get besides those they have.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// For this reload, instead of what the apps are configured with.
+    #[serde(default)]
+    pub watch_after_ms: Option<u64>,
     /// Answer only when the new workers serve (or one has failed).
     #[serde(default = "yes")]
     pub wait: bool,
@@ -261,9 +267,9 @@ pub struct Process {
     pub connections: Option<u32>,
     /// How its last process ended: exit code, or 128 + signal.
     pub exit_code: Option<i32>,
-    /// Predecessors of its process that still serve what they had begun.
+    /// Other processes of the instance: the one that a reload starts, and those that were replaced and are not gone yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub draining: Vec<Draining>,
+    pub others: Vec<Other>,
     /// Where its output goes.
     pub out_log: String,
     /// Where its errors go.
@@ -275,15 +281,46 @@ pub struct Process {
 
 impl Eq for Process {}
 
-/// A worker that was replaced and is not gone yet.
+/// A process of an instance beside its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Draining {
+pub struct Other {
     /// Its process id.
     pub pid: u32,
+    /// Generation of the configuration it was started with.
+    pub generation: u32,
+    /// How far it is.
+    pub phase: Phase,
     /// Connections it still serves, where they are known.
     pub connections: Option<u32>,
-    /// Milliseconds until it is asked to end at the latest.
+    /// Milliseconds until the phase ends at the latest; `None`: nobody can tell.
     pub left_ms: Option<u64>,
+}
+
+/// How far a process is that comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// A reload has started it, and it is not proved ready.
+    Launching,
+    /// Replaced by one that is ready; it would serve again if the reload were undone.
+    Standby,
+    /// Finishes what it has begun.
+    Draining,
+    /// Told to end.
+    Stopping,
+}
+
+impl Phase {
+    /// The word shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Launching => "launching",
+            Phase::Standby => "standby",
+            Phase::Draining => "draining",
+            Phase::Stopping => "stopping",
+        }
+    }
 }
 
 /// One slot of a listener, in `describe`.

@@ -53,8 +53,8 @@ fn every_option_of_start() {
     let args = start(
         "rpm start srv/a.js -n web --cwd /srv --interpreter bun --node-args --smol --interpreter-args -x \
          --listen 80,127.0.0.1:81 --listen [::1]:82 --wait-ready --listen-timeout 1 --kill-timeout 2 --max-restarts 3 \
-         --min-uptime 4 --restart-delay 5 --exp-backoff-restart-delay 6 --reload-timeout 7 --drain-timeout 8 \
-         --parallel 9 --allow-port-change --no-agent --no-autorestart --no-wait -- -p 8 --name y",
+         --min-uptime 4 --restart-delay 5 --exp-backoff-restart-delay 6 --reload-timeout 7 --drain-timeout 8s \
+         --watch-after 1m --parallel 9 --allow-port-change --no-agent --no-autorestart --no-wait -- -p 8 --name y",
     );
     let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     let expected = StartArgs {
@@ -73,7 +73,8 @@ fn every_option_of_start() {
         restart_delay: Some(5),
         exp_backoff_restart_delay: Some(6),
         reload_timeout: Some(7),
-        drain_timeout: Some(8),
+        drain_timeout: Some(8000),
+        watch_after: Some(60_000),
         parallel: 9,
         allow_port_change: true,
         no_agent: true,
@@ -83,6 +84,10 @@ fn every_option_of_start() {
     };
     assert_eq!(args, expected);
     assert!(error("rpm start a.js --listen example.org:80").contains("expected a port"));
+    for wrong in ["5x", "s", "-1", "1.5s", "99999999999999999h"] {
+        let error = error(&format!("rpm start a.js --drain-timeout={wrong}"));
+        assert!(error.contains("expected milliseconds"), "{wrong}: {error}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
-use rpm_wire::api::{Draining, ExecMode, Process, Status};
+use rpm_wire::api::{ExecMode, Other, Phase, Process, Status};
 
 use super::Look;
 use super::units::{bytes, duration, or_dash, percent};
@@ -23,24 +23,26 @@ pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
     let mut table = table(&HEADER, &RIGHT, look);
     for process in processes {
         table.add_row(row(process, look));
-        for old in &process.draining {
-            table.add_row(draining_row(process, old, look));
+        for other in &process.others {
+            table.add_row(other_row(process, other, look));
         }
     }
     table
 }
 
-/// A predecessor that still serves what it had begun.
-fn draining_row(process: &Process, old: &Draining, look: Look) -> Vec<Cell> {
-    let left = old
-        .left_ms
-        .map(|ms| format!(", {} left", duration(ms)))
-        .unwrap_or_default();
+/// A process that comes or goes beside the instance's own.
+fn other_row(process: &Process, other: &Other, look: Look) -> Vec<Cell> {
+    let left = other.left_ms.map(duration);
+    let left = left.map_or_else(String::new, |time| match other.phase {
+        Phase::Launching | Phase::Standby | Phase::Draining => format!(", {time} left"),
+        Phase::Stopping => format!(", SIGKILL in {time}"),
+    });
     let mut cells: Vec<Cell> = (0..HEADER.len()).map(|_| Cell::new("")).collect();
     cells[0] = Cell::new(process.id);
-    cells[4] = Cell::new(old.pid);
-    cells[7] = painted(Cell::new(format!("draining{left}")), Color::Yellow, look);
-    cells[10] = Cell::new(or_dash(old.connections));
+    cells[4] = Cell::new(other.pid);
+    let status = Cell::new(format!("{}{left}", other.phase.as_str()));
+    cells[7] = painted(status, Color::Yellow, look);
+    cells[10] = Cell::new(or_dash(other.connections));
     cells
 }
 

@@ -1,6 +1,8 @@
 //! What a person sees, to the character.
 
-use rpm_wire::api::{AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, Process, SlotInfo, Status, Stream};
+use rpm_wire::api::{
+    AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, Other, Phase, Process, SlotInfo, Status, Stream,
+};
 
 use super::*;
 
@@ -23,7 +25,7 @@ fn online(id: u32) -> Process {
         memory_bytes: 51_896_320,
         connections: Some(7),
         exit_code: None,
-        draining: Vec::new(),
+        others: Vec::new(),
         out_log: format!("/srv/logs/web-out-{id}.log"),
         err_log: format!("/srv/logs/web-error-{id}.log"),
         spec: None,
@@ -62,6 +64,7 @@ fn spec() -> AppSpec {
         kill_timeout_ms: None,
         reload_timeout_ms: None,
         drain_timeout_ms: None,
+        watch_after_ms: None,
         parallel: 0,
         allow_port_change: false,
         agent: true,
@@ -94,6 +97,29 @@ fn the_table_of_processes() {
         processes(&[online(0), errored()], Look::Plain).to_string(),
         expected
     );
+}
+
+#[test]
+fn what_comes_and_goes_is_listed_below_its_instance() {
+    let other = |phase, left_ms| Other {
+        pid: 99,
+        generation: 1,
+        phase,
+        connections: Some(3),
+        left_ms,
+    };
+    let process = Process {
+        others: vec![
+            other(Phase::Standby, None),
+            other(Phase::Draining, Some(12_000)),
+            other(Phase::Stopping, Some(1600)),
+        ],
+        ..online(0)
+    };
+    let text = processes(&[process], Look::Plain).to_string();
+    for line in ["standby  ", "draining, 12s left ", "stopping, SIGKILL in 1s "] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
 }
 
 #[test]

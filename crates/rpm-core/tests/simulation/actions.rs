@@ -294,7 +294,7 @@ fn random_command(world: &mut World) -> Verdict {
     let instances = random_instances(world);
     let few = world.apps.len() < 2;
     let reload = world.mild && !few && world.dice.percent(70);
-    match if reload { 99 } else { world.dice.roll(26) } {
+    match if reload { 99 } else { world.dice.roll(27) } {
         0..5 if few || !world.mild => start(world),
         5..9 => command(world, Command::Stop { instances }),
         9..13 => command(world, Command::Restart { instances }),
@@ -307,6 +307,7 @@ fn random_command(world: &mut World) -> Verdict {
             let config = random_config(world);
             command(world, Command::Configure { app, config })
         }
+        20 => command(world, Command::Undo { app }),
         _ => {
             let config = world.dice.percent(60).then(|| random_config(world));
             command(world, Command::Reload { app, config })
@@ -331,10 +332,12 @@ fn command(world: &mut World, command: Command) -> Verdict {
         Command::Start { .. }
         | Command::Scale { .. }
         | Command::Configure { .. }
-        | Command::Reload { .. } => (Vec::new(), Wish::Run),
+        | Command::Reload { .. }
+        | Command::Undo { .. } => (Vec::new(), Wish::Run),
     };
     if let Command::Configure { app, .. } = command {
         world.rollouts.configured.insert(app);
+        world.rollouts.configuring = Some(app);
     }
     world.wishes.extend(ids.into_iter().map(|id| (id, wish)));
     world.tell(Input::Command { ticket, command })

@@ -38,6 +38,11 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
         listen_timeout: dice.up_to_ms(3000),
         reload_timeout: dice.up_to_ms(6000) + ms(if mild { 500 } else { 0 }),
         drain_timeout: dice.up_to_ms(20_000),
+        watch_after: if dice.percent(30) {
+            dice.up_to_ms(4000)
+        } else {
+            Duration::ZERO
+        },
     };
     let readiness = dice.pick(&readiness).unwrap_or(Readiness::Listens);
     AppConfig {

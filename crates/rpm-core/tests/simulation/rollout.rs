@@ -16,8 +16,12 @@ pub(crate) struct Rollouts {
     undone: Vec<(AppId, Watch)>,
     /// How often one was undone when a part of the new generation served already.
     pub(crate) halfway: u64,
+    /// How often when all of it did.
+    pub(crate) watched: u64,
     /// Whose instances may differ in generation.
     pub(crate) configured: BTreeSet<AppId>,
+    /// Made so by the command of this step, after whatever reload it ends.
+    pub(crate) configuring: Option<AppId>,
     /// The ready workers after the last step.
     ready: BTreeMap<AppId, BTreeMap<InstanceId, WorkerId>>,
 }
@@ -29,19 +33,24 @@ struct Watch {
     ready: BTreeMap<InstanceId, WorkerId>,
     /// Instances that its new workers serve.
     proved: usize,
+    /// That is all.
+    watched: bool,
 }
 
 impl Rollouts {
     pub(crate) fn note(&mut self, notice: Notice) {
         match notice {
             Notice::ReloadDone { app } => {
-                self.configured.remove(&app);
+                if self.configuring != Some(app) {
+                    self.configured.remove(&app);
+                }
                 self.done
                     .extend(self.running.remove(&app).map(|watch| (app, watch)));
             }
             Notice::ReloadUndone { app } => {
                 let watch = self.running.remove(&app);
                 self.halfway += u64::from(watch.as_ref().is_some_and(|watch| watch.proved > 0));
+                self.watched += u64::from(watch.as_ref().is_some_and(|watch| watch.watched));
                 self.undone.extend(watch.map(|watch| (app, watch)));
             }
             Notice::Online { .. }
@@ -73,8 +82,11 @@ impl Rollouts {
 
     /// After every step. `commanded`: it was a command.
     pub(crate) fn check(&mut self, core: &Core, commanded: bool) -> Verdict {
+        self.configuring = None;
         for (app, watch) in std::mem::take(&mut self.done) {
-            check_done(core, app, &watch)?;
+            if !commanded {
+                check_done(core, app, &watch)?;
+            }
         }
         for (app, watch) in std::mem::take(&mut self.undone) {
             if !commanded {
@@ -104,11 +116,13 @@ impl Rollouts {
                     generation: reload.generation,
                     ready: before,
                     proved: 0,
+                    watched: false,
                 };
                 self.running.insert(app, watch);
             }
             if let Some(watch) = self.running.get_mut(&app) {
                 watch.proved = reload.proved;
+                watch.watched = reload.watched_until.is_some();
             }
         } else {
             demand(!self.running.contains_key(&app), || {
