@@ -153,6 +153,9 @@ pub(crate) enum Command {
         /// Stop and start even where a reload would do
         #[arg(long)]
         hard: bool,
+        /// Return only when the old workers are gone too
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
     },
     /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain
     Reload {
@@ -164,6 +167,9 @@ pub(crate) enum Command {
         /// Time the old workers stand by when the new ones serve, to take over again if one of these ends
         #[arg(long, value_name = "TIME", value_parser = duration)]
         watch_after: Option<u64>,
+        /// Return only when the old workers are gone too
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
     },
     /// Bring back what an app was started from before its last reload, as a reload does; again: and back
     Rollback {
@@ -172,6 +178,9 @@ pub(crate) enum Command {
         /// Return before the workers are ready
         #[arg(long)]
         no_wait: bool,
+        /// Return only when the old workers are gone too
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
     },
     /// Stop and forget processes
     #[command(visible_alias = "del")]

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ChangeReply, LogLine, Process, ReloadRequest, RollbackRequest,
-    ScaleRequest,
+    Action, ActionRequest, AppInfo, ChangeReply, Follow, LogLine, Process, Progress, ReloadRequest,
+    RollbackRequest, ScaleRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
@@ -16,8 +16,9 @@ use serde::Serialize;
 use crate::args::{Client, Command, StartArgs, Targets, grammar};
 use crate::connect::{connect, connect_or_start};
 use crate::home::{Home, home_dir};
-use crate::http::{Session, percent_encoded};
+use crate::http::{RequestError, Session, percent_encoded};
 use crate::output::{Output, OutputError};
+use crate::progress::Board;
 use crate::render;
 use crate::resolve::{Surroundings, start_request};
 use complaint::{complaint, tell};
@@ -61,24 +62,36 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         Command::List { json } => list(*json, &client.program, output).await,
         Command::Jlist => jlist(output).await,
         Command::Describe { target, json } => describe(target, *json, output).await,
-        Command::Stop(targets) => act(Action::Stop, false, targets, output).await,
-        Command::Restart { targets, hard } => act(Action::Restart, *hard, targets, output).await,
+        Command::Stop(targets) => change("/v1/actions", &action(Action::Stop, targets), output).await,
+        Command::Restart { targets, hard, wait } => {
+            let request = ActionRequest {
+                hard: *hard,
+                follow: follow(*wait),
+                ..action(Action::Restart, targets)
+            };
+            change_step_by_step("/v1/actions", &request, request.wait, output).await
+        }
         Command::Reload {
             targets,
             update_env,
             watch_after,
+            wait,
         } => {
-            let request = reload_request(targets, *update_env, *watch_after)?;
-            change("/v1/reload", &request, output).await
+            let request = ReloadRequest {
+                follow: follow(*wait),
+                ..reload_request(targets, *update_env, *watch_after)?
+            };
+            change_step_by_step("/v1/reload", &request, request.wait, output).await
         }
-        Command::Rollback { app, no_wait } => {
+        Command::Rollback { app, no_wait, wait } => {
             let request = RollbackRequest {
                 target: app.clone(),
                 wait: !no_wait,
+                follow: follow(*wait),
             };
-            change("/v1/rollback", &request, output).await
+            change_step_by_step("/v1/rollback", &request, request.wait, output).await
         }
-        Command::Delete(targets) => act(Action::Delete, false, targets, output).await,
+        Command::Delete(targets) => change("/v1/actions", &action(Action::Delete, targets), output).await,
         Command::Scale { app, count, no_wait } => {
             let request = ScaleRequest {
                 target: app.clone(),
@@ -137,6 +150,7 @@ fn reload_request(
         env: BTreeMap::new(),
         watch_after_ms: watch_after,
         wait: !targets.no_wait,
+        follow: Follow::default(),
     };
     if update_env {
         let around = surroundings()?;
@@ -159,18 +173,54 @@ fn warn_of_skipped(around: &Surroundings) {
     }
 }
 
-async fn act(action: Action, hard: bool, targets: &Targets, output: &mut Output) -> anyhow::Result<()> {
-    let request = ActionRequest {
+fn action(action: Action, targets: &Targets) -> ActionRequest {
+    ActionRequest {
         action,
         targets: targets.targets.clone(),
-        hard,
+        hard: false,
         wait: !targets.no_wait,
-    };
-    change("/v1/actions", &request, output).await
+        follow: Follow::default(),
+    }
+}
+
+fn follow(drained: bool) -> Follow {
+    Follow {
+        drained,
+        progress: true,
+    }
 }
 
 async fn change(path: &str, request: &impl Serialize, output: &mut Output) -> anyhow::Result<()> {
     let reply: ChangeReply = session().await?.post(path, request).await?;
+    show(&reply, output)
+}
+
+/// The same for a request that asks to be told of the progress; one that does not `wait` is answered at once.
+async fn change_step_by_step(
+    path: &str,
+    request: &impl Serialize,
+    wait: bool,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    if !wait {
+        return change(path, request, output).await;
+    }
+    let mut session = session().await?;
+    let mut stream = session.post_for_lines(path, request).await?;
+    let mut board = Board::on_stderr();
+    while let Some(lines) = stream.next().await? {
+        for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(line).context("the daemon sent no line of progress")? {
+                Progress::Step(step) => board.step(&step),
+                Progress::Done(reply) => return show(&reply, output),
+                Progress::Failed(error) => return Err(RequestError::Api(error).into()),
+            }
+        }
+    }
+    bail!("the daemon has ended before the change was made; see `list`")
+}
+
+fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
     for note in &reply.notes {
         tell(format!("note: {note}"));
     }

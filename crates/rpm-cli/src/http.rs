@@ -106,10 +106,18 @@ impl Session {
         let response = self
             .send(Method::GET, path, Bytes::new(), Patience::Answer)
             .await?;
-        Ok(Lines {
-            body: response.into_body(),
-            pending: Vec::new(),
-        })
+        Ok(Lines::of(response))
+    }
+
+    /// Asks for a change, and for lines that tell how it goes on.
+    pub(crate) async fn post_for_lines(
+        &mut self,
+        path: &str,
+        body_of: &impl Serialize,
+    ) -> Result<Lines, RequestError> {
+        let bytes = serde_json::to_vec(body_of)?.into();
+        let response = self.send(Method::POST, path, bytes, Patience::Event).await?;
+        Ok(Lines::of(response))
     }
 
     /// Ends the daemon, and waits until its side of the connection is gone.
@@ -185,6 +193,13 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
+    fn of(response: Response<Incoming>) -> Lines {
+        Lines {
+            body: response.into_body(),
+            pending: Vec::new(),
+        }
+    }
+
     /// The next whole lines, as they arrived; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, RequestError> {
         while let Some(frame) = self.body.frame().await {

@@ -9,6 +9,7 @@ mod connect;
 mod home;
 mod http;
 mod output;
+mod progress;
 mod render;
 mod resolve;
 

@@ -7,7 +7,7 @@ mod units;
 
 pub(crate) use app::app;
 pub(crate) use logs::{log_line, origin_width};
-pub(crate) use table::processes;
+pub(crate) use table::{processes, visible};
 
 /// What the reader's end can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

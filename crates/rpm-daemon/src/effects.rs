@@ -7,6 +7,7 @@ use rpm_core::protocol::{Input, Notice, Output};
 use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_listen::Rescued;
 use rpm_sys::{PidFd, Signal, tree};
+use rpm_wire::api::Stage;
 use rpm_wire::channel;
 use tracing::{debug, info, warn};
 
@@ -28,7 +29,10 @@ impl Supervisor {
             } => {
                 self.spawn(worker, app, revision, (instance, number));
             }
-            Output::Terminate { worker } => self.end_tree(worker, Signal::INT),
+            Output::Terminate { worker } => {
+                self.step(worker, Stage::Stopping);
+                self.end_tree(worker, Signal::INT);
+            }
             Output::Kill { worker } => self.end_tree(worker, Signal::KILL),
             Output::Steer { group, slots } => {
                 if let Err(error) = self.listeners.steer(group, &slots) {
@@ -160,6 +164,7 @@ impl Supervisor {
     fn note(&mut self, notice: Notice) {
         match notice {
             Notice::Online { worker, silent } => {
+                self.step(worker, Stage::Ready);
                 info!(app = self.app_name(worker), %worker, silent, "online");
             }
             Notice::Crashed {
@@ -177,7 +182,10 @@ impl Supervisor {
             Notice::CandidateReady { worker } => {
                 info!(app = self.app_name(worker), %worker, "the new worker is ready and serves");
             }
-            Notice::Retiring { worker } => info!(app = self.app_name(worker), %worker, "draining"),
+            Notice::Retiring { worker } => {
+                self.step(worker, Stage::Draining);
+                info!(app = self.app_name(worker), %worker, "draining");
+            }
             Notice::ReloadDone { app } => info!(app = self.label(app), "reloaded"),
             Notice::ReloadUndone { app } => {
                 warn!(
@@ -204,5 +212,6 @@ impl Supervisor {
         self.listeners.close_shared(app);
         self.apps.remove(&app);
         self.workers.retain(|_, worker| worker.app != app);
+        self.reloads.remove(&app);
     }
 }

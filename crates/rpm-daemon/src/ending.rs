@@ -6,6 +6,7 @@ use rpm_core::WorkerId;
 use rpm_core::protocol::{Exit, Input};
 use rpm_sys::tree::{self, Tree};
 use rpm_sys::{ExitStatus, PidFd, Signal};
+use rpm_wire::api::Stage;
 use tokio::io::Interest;
 use tracing::{info, warn};
 
@@ -60,6 +61,7 @@ impl Supervisor {
             Ok(None) | Err(_) => Exit::Signal(Signal::KILL.as_raw()),
         };
         info!(%worker, pid, ?exit, "exited");
+        self.step(worker, if ending { Stage::Gone } else { Stage::Failed });
         if let Some(held) = self.workers.get_mut(&worker) {
             held.life = Life::Remains {
                 exit,

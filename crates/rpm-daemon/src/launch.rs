@@ -13,7 +13,7 @@ use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 use rpm_listen::{Grant, Wanted};
 use rpm_sys::scm;
 use rpm_sys::spawn::{Spawn, spawn};
-use rpm_wire::api::AppSpec;
+use rpm_wire::api::{AppSpec, Stage};
 use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -93,6 +93,7 @@ impl Supervisor {
                 if let Some(held) = self.workers.get_mut(&worker) {
                     held.life = Life::Running(launched.process);
                 }
+                self.step(worker, Stage::Starting);
                 self.input(Input::Spawned { worker });
             }
             Err(error) => {

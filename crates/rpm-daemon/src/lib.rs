@@ -16,6 +16,7 @@ mod home;
 mod launch;
 mod logs;
 mod metrics;
+mod progress;
 mod reload;
 mod revision;
 mod sampling;

@@ -110,7 +110,7 @@ impl Supervisor {
         Ok(self.obey(instances, |instances| Command::Restart { instances }))
     }
 
-    fn apps_of(&self, instances: &[InstanceId]) -> BTreeSet<AppId> {
+    pub(crate) fn apps_of(&self, instances: &[InstanceId]) -> BTreeSet<AppId> {
         let views = instances.iter().filter_map(|id| self.core.instance(*id));
         views.map(|view| view.app).collect()
     }
@@ -197,10 +197,38 @@ impl Supervisor {
             ));
             return Ok(accepted);
         }
+        if let Some(attached) = self.attach(app, revision) {
+            return Ok(attached);
+        }
         let mut config = self.config_of(app, revision)?;
         config.policy.watch_after = watch_after.unwrap_or(config.policy.watch_after);
         let config = Some(config);
         Ok(self.obey(instances, |_| Command::Reload { app, config }))
+    }
+
+    /// Whoever asked for the reload that runs has gone: who asks for the same again gets its outcome.
+    fn attach(&mut self, app: AppId, revision: Revision) -> Option<Accepted> {
+        let view = self.core.app(app)?;
+        view.reload?;
+        let revisions = &self.apps.get(&app)?.revisions;
+        if revisions.spec(view.config.revision) != revisions.spec(revision) {
+            return None;
+        }
+        let instances = view.instances().collect();
+        let ticket = *self.reloads.get(&app)?;
+        if !self.waiting.get(&ticket)?.is_closed() {
+            return None;
+        }
+        let mut accepted = Accepted {
+            outcome: self.await_ticket(ticket),
+            instances,
+            notes: Vec::new(),
+        };
+        let name = self.label(app);
+        accepted.notes.push(format!(
+            "a reload of {name} that nobody waited for any more was running: this is its outcome"
+        ));
+        Some(accepted)
     }
 
     /// The specification that new workers of an app are started from.

@@ -1,13 +1,13 @@
 //! The event loop: kernel events and requests become inputs of the core, and its outputs become
 //! system calls. Everything that decides is in `rpm-core`; everything here is on one thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rpm_core::protocol::{Input, Outcome};
+use rpm_core::protocol::{Command, Input, Outcome};
 use rpm_core::sampler::{Decision, Sampler};
 use rpm_core::{AppId, Core, Tick, Ticket, WorkerId};
 use rpm_listen::Listeners;
@@ -23,6 +23,7 @@ use crate::drain::Drains;
 use crate::handoff::Handoffs;
 use crate::home::Home;
 use crate::logs::LogSink;
+use crate::progress::Steps;
 use crate::watched::watched;
 use crate::worker::Worker;
 
@@ -65,6 +66,11 @@ pub struct Supervisor {
     pub(crate) next_ticket: u64,
     pub(crate) rescues: u64,
     pub(crate) connections: crate::sampling::Connections,
+    pub(crate) steps: Steps,
+    /// Those who wait until nothing of these apps is on its way out.
+    pub(crate) leavers: Vec<(BTreeSet<AppId>, oneshot::Sender<()>)>,
+    /// The ticket of the last reload of each app that one was asked for.
+    pub(crate) reloads: BTreeMap<AppId, Ticket>,
     sampler: Sampler,
     origin: Instant,
     usage_due: Instant,
@@ -130,6 +136,9 @@ impl Supervisor {
             next_ticket: 0,
             rescues: 0,
             connections: crate::sampling::Connections::default(),
+            steps: Steps::new(),
+            leavers: Vec::new(),
+            reloads: BTreeMap::new(),
             sampler: Sampler::new(),
             origin: Instant::now(),
             usage_due: Instant::now(),
@@ -195,7 +204,7 @@ impl Supervisor {
 
     fn terminate(&mut self) {
         if self.shutdown.is_none() {
-            self.shutdown = Some(self.command(rpm_core::protocol::Command::Shutdown));
+            self.shutdown = Some(self.command(Command::Shutdown));
         }
     }
 
@@ -257,6 +266,7 @@ impl Supervisor {
         while let Some(output) = self.core.poll_output() {
             self.apply(output);
         }
+        self.tell_of_leavers();
     }
 
     /// Feeds the core; its outputs are carried out at the end of the step.
@@ -270,14 +280,23 @@ impl Supervisor {
     }
 
     /// Gives the core a command; the receiver resolves when it is settled.
-    pub(crate) fn command(&mut self, command: rpm_core::protocol::Command) -> oneshot::Receiver<Outcome> {
+    pub(crate) fn command(&mut self, command: Command) -> oneshot::Receiver<Outcome> {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        let (done, wait) = oneshot::channel();
-        self.waiting.insert(ticket, done);
+        if let Command::Reload { app, .. } = &command {
+            self.reloads.insert(*app, ticket);
+        }
+        let outcome = self.await_ticket(ticket);
         self.input(Input::Command { ticket, command });
         self.settle();
-        wait
+        outcome
+    }
+
+    /// Whoever waited for it before does so no more.
+    pub(crate) fn await_ticket(&mut self, ticket: Ticket) -> oneshot::Receiver<Outcome> {
+        let (done, outcome) = oneshot::channel();
+        self.waiting.insert(ticket, done);
+        outcome
     }
 
     /// The worker's process, if it runs.

@@ -117,6 +117,76 @@ pub struct StartRequest {
     pub wait: bool,
 }
 
+/// How much of a change is told to who asked for it and waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Follow {
+    /// Answer only when the workers that were replaced are gone too.
+    #[serde(default)]
+    pub drained: bool,
+    /// Answer with lines ([`Progress`]) as it goes on.
+    #[serde(default)]
+    pub progress: bool,
+}
+
+/// One line of an answer that tells how a change goes on (NDJSON); the last is `Done` or `Failed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// A worker got somewhere.
+    Step(Step),
+    /// The change is made.
+    Done(ChangeReply),
+    /// It is not.
+    Failed(ApiError),
+}
+
+/// A worker got somewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The app's name.
+    pub app: String,
+    /// `pm_id`.
+    pub id: u32,
+    /// Its process.
+    pub pid: u32,
+    /// Where.
+    pub to: Stage,
+}
+
+/// Where a worker got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Its process runs.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It ended, and nobody had asked it to.
+    Failed,
+    /// It finishes what it has begun.
+    Draining,
+    /// It was told to end.
+    Stopping,
+    /// Its process has ended.
+    Gone,
+}
+
+impl Stage {
+    /// The word shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Starting => "starting",
+            Stage::Ready => "ready",
+            Stage::Failed => "failed",
+            Stage::Draining => "draining",
+            Stage::Stopping => "stopping",
+            Stage::Gone => "gone",
+        }
+    }
+}
+
 /// `POST /v1/reload`: replace the workers of apps, losing nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +202,9 @@ pub struct ReloadRequest {
     /// Answer only when the new workers serve (or one has failed).
     #[serde(default = "yes")]
     pub wait: bool,
+    /// What else the answer is about.
+    #[serde(default)]
+    pub follow: Follow,
 }
 
 /// `POST /v1/rollback`: bring back what an app was started from before.
@@ -143,6 +216,9 @@ pub struct RollbackRequest {
     /// Answer only when the new workers serve (or one has failed).
     #[serde(default = "yes")]
     pub wait: bool,
+    /// What else the answer is about.
+    #[serde(default)]
+    pub follow: Follow,
 }
 
 /// What to do with the instances a target names.
@@ -171,6 +247,9 @@ pub struct ActionRequest {
     /// Answer only when it is done.
     #[serde(default = "yes")]
     pub wait: bool,
+    /// What else the answer is about.
+    #[serde(default)]
+    pub follow: Follow,
 }
 
 /// `POST /v1/scale`: change the number of instances.

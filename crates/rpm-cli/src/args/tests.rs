@@ -108,9 +108,11 @@ fn commands_and_their_other_names() {
         command("rpm restart all"),
         Command::Restart {
             targets: targets(&["all"]),
-            hard: false
+            hard: false,
+            wait: false
         }
     );
+    assert!(error("rpm reload web --wait --no-wait").contains("cannot be used with"));
     assert_eq!(command("rpm del 0"), Command::Delete(targets(&["0"])));
     assert_eq!(command("rpm delete 0"), Command::Delete(targets(&["0"])));
     for name in ["logs", "log"] {

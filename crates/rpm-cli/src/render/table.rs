@@ -119,7 +119,7 @@ fn bold(cell: Cell, look: Look) -> Cell {
 }
 
 /// The text without what a terminal would obey: names come from users, reasons from the system.
-pub(super) fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

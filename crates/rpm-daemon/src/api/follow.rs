@@ -1,28 +1,22 @@
 //! `GET /v1/logs`: the last lines of some instances, then what is added, as NDJSON.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Query, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
-use hyper::body::Frame;
+use axum::response::Response;
 use rpm_wire::api::{ApiError, LogLine, Stream};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 
 use super::body::Refusal;
+use super::lines::{CHUNKS, line, lines_of};
 use crate::logs::tail::Follower;
 use crate::supervisor::{Handle, Supervisor};
 
 /// Most lines that can be asked for.
 const LINES_LIMIT: usize = 10_000;
-/// Chunks on their way to a reader; a slow one makes the follower wait, never the logs.
-const CHUNKS: usize = 4;
 
 #[derive(Deserialize)]
 pub(super) struct Wish {
@@ -53,8 +47,7 @@ pub(super) async fn logs(
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let written = wish.follow.then(|| handle.logs.written());
     tokio::spawn(send(origins, lines, written, sender));
-    let body = Body::new(Chunks(receiver));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    Ok(lines_of(receiver))
 }
 
 async fn send(
@@ -93,17 +86,13 @@ async fn send(
 
 fn encode(origin: &Origin, lines: Vec<String>) -> Bytes {
     let mut bytes = Vec::new();
-    for line in lines {
-        let line = LogLine {
+    for text in lines {
+        bytes.extend(line(&LogLine {
             id: origin.id,
             name: origin.name.clone(),
             stream: origin.stream,
-            line,
-        };
-        // A struct of strings and numbers always serializes.
-        if serde_json::to_writer(&mut bytes, &line).is_ok() {
-            bytes.push(b'\n');
-        }
+            line: text,
+        }));
     }
     bytes.into()
 }
@@ -128,22 +117,5 @@ impl Supervisor {
             }
         }
         Ok(origins)
-    }
-}
-
-/// A body made of chunks as they come.
-struct Chunks(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Chunks {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0
-            .poll_recv(context)
-            .map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

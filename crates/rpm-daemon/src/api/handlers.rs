@@ -5,17 +5,16 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use rpm_core::protocol::Outcome;
 use rpm_wire::api::{
-    ActionRequest, ApiError, AppInfo, ChangeReply, Pong, Process, ReloadRequest, RollbackRequest,
-    ScaleRequest, StartRequest,
+    ActionRequest, AppInfo, ChangeReply, Follow, Pong, Process, ReloadRequest, RollbackRequest, ScaleRequest,
+    StartRequest,
 };
 use serde::Deserialize;
-use tokio::sync::oneshot;
 
 use super::body::{BODY_LIMIT, Body, Refusal};
+use super::change::{Answer, answer};
 use super::follow;
-use crate::commands::{Accepted, failure};
+use crate::commands::failure;
 use crate::supervisor::{Event, Handle, ShuttingDown, Supervisor};
 
 type Reply<T> = Result<axum::Json<T>, Refusal>;
@@ -56,80 +55,35 @@ async fn ping() -> axum::Json<Pong> {
     })
 }
 
-async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Reply<ChangeReply> {
+async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Answer {
     let wait = request.wait;
-    change(&handle, wait, move |supervisor| supervisor.start(request)).await
+    let one = move |supervisor: &mut Supervisor| Ok(vec![supervisor.start(request)?]);
+    answer(handle, wait, Follow::default(), one).await
 }
 
-async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Reply<ChangeReply> {
+async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Answer {
+    let (wait, follow) = (request.wait, request.follow);
+    answer(handle, wait, follow, move |supervisor| supervisor.act(&request)).await
+}
+
+async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) -> Answer {
     let wait = request.wait;
-    let accepted = handle.ask(move |supervisor| supervisor.act(&request)).await??;
-    conclude_all(&handle, wait, accepted).await
+    let one = move |supervisor: &mut Supervisor| Ok(vec![supervisor.scale(&request)?]);
+    answer(handle, wait, Follow::default(), one).await
 }
 
-async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) -> Reply<ChangeReply> {
-    let wait = request.wait;
-    change(&handle, wait, move |supervisor| supervisor.scale(&request)).await
+async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>) -> Answer {
+    let (wait, follow) = (request.wait, request.follow);
+    answer(handle, wait, follow, move |supervisor| {
+        supervisor.reload(&request)
+    })
+    .await
 }
 
-/// Reloads several apps side by side; the first failure is the answer.
-async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>) -> Reply<ChangeReply> {
-    let wait = request.wait;
-    let accepted = handle
-        .ask(move |supervisor| supervisor.reload(&request))
-        .await??;
-    conclude_all(&handle, wait, accepted).await
-}
-
-async fn rollback(State(handle): State<Handle>, Body(request): Body<RollbackRequest>) -> Reply<ChangeReply> {
-    let wait = request.wait;
-    change(&handle, wait, move |supervisor| supervisor.rollback(&request)).await
-}
-
-async fn conclude_all(handle: &Handle, wait: bool, accepted: Vec<Accepted>) -> Reply<ChangeReply> {
-    let mut whole = ChangeReply::default();
-    for one in accepted {
-        let reply = conclude(handle, wait, one).await?;
-        whole.processes.extend(reply.processes);
-        whole.notes.extend(reply.notes);
-    }
-    whole.processes.sort_by_key(|process| process.id);
-    Ok(axum::Json(whole))
-}
-
-/// Carries out a request and answers when it is settled, or at once.
-async fn change(
-    handle: &Handle,
-    wait: bool,
-    request: impl FnOnce(&mut Supervisor) -> Result<Accepted, ApiError> + Send + 'static,
-) -> Reply<ChangeReply> {
-    let accepted = handle.ask(request).await??;
-    conclude(handle, wait, accepted).await.map(axum::Json)
-}
-
-async fn conclude(handle: &Handle, wait: bool, accepted: Accepted) -> Result<ChangeReply, Refusal> {
-    let Accepted {
-        outcome,
-        instances,
-        notes,
-    } = accepted;
-    if !wait {
-        return Ok(handle
-            .ask(move |supervisor| supervisor.change(&instances, notes))
-            .await?);
-    }
-    let outcome = settled(outcome).await?;
-    if matches!(outcome, Outcome::Failed { .. }) {
-        // Its last words may still be in the pipe.
-        handle.logs.sync().await;
-    }
-    Ok(handle
-        .ask(move |supervisor| supervisor.reply(&instances, notes, &outcome))
-        .await??)
-}
-
-async fn settled(outcome: oneshot::Receiver<Outcome>) -> Result<Outcome, ShuttingDown> {
-    outcome.await.map_err(|_| ShuttingDown)
+async fn rollback(State(handle): State<Handle>, Body(request): Body<RollbackRequest>) -> Answer {
+    let (wait, follow) = (request.wait, request.follow);
+    let one = move |supervisor: &mut Supervisor| Ok(vec![supervisor.rollback(&request)?]);
+    answer(handle, wait, follow, one).await
 }
 
 #[derive(Deserialize)]
@@ -165,7 +119,7 @@ async fn kill(State(handle): State<Handle>) -> Reply<ChangeReply> {
     let outcome = handle
         .ask(move |supervisor| supervisor.command(everything))
         .await?;
-    settled(outcome).await?;
+    outcome.await.map_err(|_| ShuttingDown)?;
     tokio::spawn(async move { handle.events.send(Event::Terminate).await });
     Ok(axum::Json(ChangeReply::default()))
 }

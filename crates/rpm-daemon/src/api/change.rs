@@ -1,0 +1,138 @@
+//! Requests that change something, and how they are answered: at once, when the change is made, or in lines meanwhile.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+
+use axum::body::Bytes;
+use axum::response::{IntoResponse as _, Response};
+use rpm_core::AppId;
+use rpm_core::protocol::Outcome;
+use rpm_wire::api::{ApiError, ChangeReply, Follow, Progress};
+use tokio::sync::mpsc;
+
+use super::body::Refusal;
+use super::lines::{CHUNKS, line, lines_of};
+use crate::commands::Accepted;
+use crate::progress::Watcher;
+use crate::supervisor::{Handle, ShuttingDown, Supervisor};
+
+pub(super) type Answer = Result<Response, Refusal>;
+
+/// Carries out a request. Several apps are changed side by side; the first failure is the answer.
+pub(super) async fn answer(
+    handle: Handle,
+    wait: bool,
+    follow: Follow,
+    request: impl FnOnce(&mut Supervisor) -> Result<Vec<Accepted>, ApiError> + Send + 'static,
+) -> Answer {
+    let begin = move |supervisor: &mut Supervisor| {
+        let mut watcher = supervisor.steps.watch();
+        let accepted = request(supervisor)?;
+        watcher.apps = accepted
+            .iter()
+            .flat_map(|one| supervisor.apps_of(&one.instances))
+            .collect();
+        Ok::<_, ApiError>((accepted, watcher))
+    };
+    let (accepted, watcher) = handle.ask(begin).await??;
+    if !wait {
+        return Ok(axum::Json(present(&handle, accepted).await?).into_response());
+    }
+    if follow.progress {
+        let (sender, receiver) = mpsc::channel(CHUNKS);
+        tokio::spawn(tell(handle, follow, accepted, watcher, sender));
+        return Ok(lines_of(receiver));
+    }
+    let reply = conclude_all(&handle, follow, accepted).await?;
+    Ok(axum::Json(reply).into_response())
+}
+
+/// Nobody waits for the outcome.
+async fn present(handle: &Handle, accepted: Vec<Accepted>) -> Result<ChangeReply, Refusal> {
+    let mut replies = Vec::new();
+    for Accepted {
+        outcome,
+        instances,
+        notes,
+    } in accepted
+    {
+        // That is as it was asked for: nobody has gone away.
+        tokio::spawn(outcome);
+        let now = move |supervisor: &mut Supervisor| supervisor.change(&instances, notes);
+        replies.push(handle.ask(now).await?);
+    }
+    Ok(joined(replies))
+}
+
+/// Tells how the change goes on until it is settled or nobody listens any more.
+async fn tell(
+    handle: Handle,
+    follow: Follow,
+    accepted: Vec<Accepted>,
+    mut watcher: Watcher,
+    sender: mpsc::Sender<Bytes>,
+) {
+    let send = async |progress: Progress| sender.send(line(&progress).into()).await;
+    let mut conclusion = pin!(conclude_all(&handle, follow, accepted));
+    let conclusion = loop {
+        tokio::select! {
+            biased;
+            () = sender.closed() => return,
+            Some(step) = watcher.next() => drop(send(Progress::Step(step)).await),
+            conclusion = &mut conclusion => break conclusion,
+        }
+    };
+    while let Some(step) = watcher.past() {
+        drop(send(Progress::Step(step)).await);
+    }
+    let last = match conclusion {
+        Ok(reply) => Progress::Done(reply),
+        Err(Refusal(_, error)) => Progress::Failed(error),
+    };
+    drop(send(last).await);
+}
+
+async fn conclude_all(
+    handle: &Handle,
+    follow: Follow,
+    accepted: Vec<Accepted>,
+) -> Result<ChangeReply, Refusal> {
+    let mut replies = Vec::new();
+    for one in accepted {
+        replies.push(conclude(handle, follow, one).await?);
+    }
+    Ok(joined(replies))
+}
+
+async fn conclude(handle: &Handle, follow: Follow, accepted: Accepted) -> Result<ChangeReply, Refusal> {
+    let Accepted {
+        outcome,
+        instances,
+        notes,
+    } = accepted;
+    let outcome = outcome.await.map_err(|_| ShuttingDown)?;
+    if matches!(outcome, Outcome::Failed { .. }) {
+        // Its last words may still be in the pipe.
+        handle.logs.sync().await;
+    } else if follow.drained {
+        let concerned = instances.clone();
+        let leavers = move |supervisor: &mut Supervisor| {
+            let apps: BTreeSet<AppId> = supervisor.apps_of(&concerned);
+            supervisor.leavers_gone(apps)
+        };
+        let gone = handle.ask(leavers).await?;
+        gone.await.map_err(|_| ShuttingDown)?;
+    }
+    let reply = move |supervisor: &mut Supervisor| supervisor.reply(&instances, notes, &outcome);
+    Ok(handle.ask(reply).await??)
+}
+
+fn joined(replies: Vec<ChangeReply>) -> ChangeReply {
+    let mut whole = ChangeReply::default();
+    for reply in replies {
+        whole.processes.extend(reply.processes);
+        whole.notes.extend(reply.notes);
+    }
+    whole.processes.sort_by_key(|process| process.id);
+    whole
+}

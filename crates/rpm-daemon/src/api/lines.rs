@@ -1,0 +1,46 @@
+//! Answers of many lines (NDJSON) that come as time goes on.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Frame;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// Chunks on their way to a reader; a slow one makes their source wait.
+pub(super) const CHUNKS: usize = 4;
+
+/// A line, with its end.
+pub(super) fn line(of: &impl Serialize) -> Vec<u8> {
+    // What the API speaks of are structs of strings and numbers, which always serialize.
+    let mut bytes = serde_json::to_vec(of).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// An answer whose lines come from there.
+pub(super) fn lines_of(chunks: mpsc::Receiver<Bytes>) -> Response {
+    let body = Body::new(Chunks(chunks));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// A body made of chunks as they come.
+struct Chunks(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0
+            .poll_recv(context)
+            .map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
