@@ -6,17 +6,58 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Target};
+use crate::client::{Answered, Client, Fate, Leave, Target};
 use crate::schedule::Schedule;
-use crate::{Pace, Report, Stop};
+use crate::{Outcome, Pace, Report, Stop};
 
-/// How a client uses its connections.
+/// What a client sends, and how it uses its connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A connection for every request (`Connection: close`).
     NewConnection,
     /// One connection per client, for as long as the server keeps it.
     KeepAlive,
+    /// The same, with four requests at once.
+    Pipelined,
+    /// POST of 16 KiB with a length, on a kept connection. The answer must begin with the number of bytes received.
+    Post,
+    /// The same in eight chunks that come 50 ms apart.
+    SlowUpload,
+    /// An event stream; each event counts as a request. The server must number them: `data: 0`, `data: 1`, …
+    EventStream,
+    /// A WebSocket whose server must send every message back; each counts as a request. 20 ms between two.
+    WebSocket,
+    /// HTTP/2 in clear text with prior knowledge, four streams at a time on one connection.
+    Http2,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 8] = [
+        Kind::NewConnection,
+        Kind::KeepAlive,
+        Kind::Pipelined,
+        Kind::Post,
+        Kind::SlowUpload,
+        Kind::EventStream,
+        Kind::WebSocket,
+        Kind::Http2,
+    ];
+
+    /// Its name in tables and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::NewConnection => "new",
+            Kind::KeepAlive => "keep-alive",
+            Kind::Pipelined => "pipelined",
+            Kind::Post => "post",
+            Kind::SlowUpload => "slow-upload",
+            Kind::EventStream => "event-stream",
+            Kind::WebSocket => "web-socket",
+            Kind::Http2 => "http2",
+        }
+    }
 }
 
 /// The traffic to send. It ends at the first of: `lasting` is over, `requests` were sent, or the stop.
@@ -27,7 +68,7 @@ pub struct Load {
     pub target: SocketAddr,
     /// Path and query of the request.
     pub path: String,
-    /// New connections or kept ones.
+    /// What the clients are like.
     pub kind: Kind,
     /// Clients that send at the same time.
     pub clients: usize,
@@ -35,12 +76,15 @@ pub struct Load {
     pub pace: Pace,
     /// For how long new requests are sent.
     pub lasting: Option<Duration>,
-    /// How many requests are sent in all.
+    /// How many requests are sent in all; of kinds that send several at once, how often they do.
     pub requests: Option<u64>,
     /// From the beginning of a request to the last byte of its answer.
     pub timeout: Duration,
     /// The status that a good answer has.
     pub expect_status: u16,
+    /// How long a connection that lives long must be left open after the first [`Running::mark`] since it was opened;
+    /// without one the server has no reason to end it.
+    pub holds: Duration,
 }
 
 impl Load {
@@ -57,6 +101,7 @@ impl Load {
             requests: None,
             timeout: Duration::from_secs(10),
             expect_status: 200,
+            holds: Duration::ZERO,
         }
     }
 
@@ -81,7 +126,7 @@ impl Load {
         });
         let mut clients = JoinSet::new();
         for _ in 0..self.clients {
-            clients.spawn(drive(Arc::clone(&shared)));
+            clients.spawn(drive(Arc::clone(&shared), self.kind));
         }
         Running { shared, clients }
     }
@@ -94,17 +139,13 @@ impl Load {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("[{ip}]"),
         };
-        let keep_alive = self.kind == Kind::KeepAlive;
-        let connection = if keep_alive { "keep-alive" } else { "close" };
-        let (path, port) = (&self.path, self.target.port());
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: {connection}\r\n\r\n");
         Target {
             address: self.target,
-            request: request.into_bytes(),
+            authority: format!("{host}:{}", self.target.port()),
+            path: self.path.clone(),
             expect_status: self.expect_status,
             timeout: self.timeout,
-            keep_alive,
+            leave: Leave::new(self.holds),
         }
     }
 }
@@ -130,6 +171,11 @@ impl Shared {
 }
 
 impl Running {
+    /// Says that from now on the server may have a reason to end connections that live long: a reload is about to begin.
+    pub fn mark(&self) {
+        self.shared.target.leave.mark();
+    }
+
     /// The account up to now.
     #[must_use]
     pub fn so_far(&self) -> Report {
@@ -152,19 +198,24 @@ impl Running {
 }
 
 /// One client, request by request.
-async fn drive(shared: Arc<Shared>) {
-    let mut client = Client::new();
+async fn drive(shared: Arc<Shared>, kind: Kind) {
+    let mut client = Client::new(kind);
     let start = shared.schedule.start();
+    let mut fates = Vec::new();
     while let Some(due) = shared.schedule.next().await {
-        let result = client.request(&shared.target).await;
+        client.turn(&shared.target, &mut fates).await;
         {
             let mut report = shared.report();
             report.connections += client.take_opened();
-            match &result {
-                Ok(()) => report.record_ok(&client.worker(), start, due),
-                Err(failure) => report.record_failure(failure.outcome(), failure, start),
+            for Fate { result, worker } in &fates {
+                match result {
+                    Ok(Answered::First) => report.record_good(Outcome::Ok, worker, start, due),
+                    Ok(Answered::Again) => report.record_good(Outcome::Resent, worker, start, due),
+                    Err(failure) => report.record_failure(failure.outcome(), failure, start),
+                }
             }
         }
-        client.settle(&shared.target, &result).await;
+        client.settle(&fates).await;
+        fates.clear();
     }
 }

@@ -77,10 +77,11 @@ impl Report {
         self.samples.extend(other.samples.iter().take(room).cloned());
     }
 
-    /// A good answer to the request that was due (or begun) at `due`, of a load begun at `start`.
-    pub(crate) fn record_ok(&mut self, worker: &str, start: Instant, due: Instant) {
+    /// A good answer ([`Outcome::Ok`] or [`Outcome::Resent`]) to the request that was due (or begun) at `due`, of a load
+    /// begun at `start`.
+    pub(crate) fn record_good(&mut self, outcome: Outcome, worker: &str, start: Instant, due: Instant) {
         let now = Instant::now();
-        self.outcomes.record(Outcome::Ok);
+        self.outcomes.record(outcome);
         self.latency.record(now.saturating_duration_since(due));
         self.elapsed = now.saturating_duration_since(start);
         if let Some(count) = self.responders.get_mut(worker) {
@@ -132,7 +133,7 @@ mod tests {
     fn an_unclean_report_names_its_failures() {
         let start = Instant::now();
         let mut report = Report::default();
-        report.record_ok("0", start, start);
+        report.record_good(Outcome::Ok, "0", start, start);
         assert!(report.check_clean().is_ok());
         report.record_failure(Outcome::Truncated, &"3 bytes missing", start);
         let unclean = report.check_clean().unwrap_err().to_string();
@@ -148,7 +149,7 @@ mod tests {
         let start = Instant::now();
         let mut report = Report::default();
         for number in 0..MAX_RESPONDERS + 10 {
-            report.record_ok(&number.to_string(), start, start);
+            report.record_good(Outcome::Ok, &number.to_string(), start, start);
             report.record_failure(Outcome::Refused, &"nobody listens", start);
         }
         assert_eq!(report.responders.len(), MAX_RESPONDERS);
@@ -160,10 +161,10 @@ mod tests {
     fn merging_adds_up() {
         let start = Instant::now();
         let mut sum = Report::default();
-        sum.record_ok("0", start, start);
+        sum.record_good(Outcome::Ok, "0", start, start);
         let mut other = Report::default();
-        other.record_ok("0", start, start);
-        other.record_ok("1", start, start);
+        other.record_good(Outcome::Ok, "0", start, start);
+        other.record_good(Outcome::Ok, "1", start, start);
         sum.merge(&other);
         assert_eq!(sum.responders.values().copied().collect::<Vec<_>>(), [2, 1]);
         assert_eq!(sum.latency.count(), 3);

@@ -6,6 +6,8 @@ const MAX_HEAD: usize = 64 * 1024;
 const MAX_LINE: usize = 8 * 1024;
 /// As much of a worker's name as is kept.
 const MAX_NAME: usize = 64;
+/// As much of a body as is kept until it is taken.
+const MAX_KEPT: usize = 64 * 1024;
 
 /// The bytes are not an HTTP/1.x response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,7 @@ pub(crate) struct Parser {
     head: Vec<u8>,
     line: Vec<u8>,
     name: Name,
+    body: Vec<u8>,
     status: u16,
     keep_alive: bool,
 }
@@ -62,6 +65,7 @@ impl Parser {
             head: Vec::with_capacity(1024),
             line: Vec::new(),
             name: Name::default(),
+            body: Vec::new(),
             status: 0,
             keep_alive: false,
         }
@@ -74,6 +78,22 @@ impl Parser {
         self.line.clear();
         self.name.text.clear();
         self.name.settled = false;
+        self.body.clear();
+    }
+
+    /// Whether the head was read: status and fields are known.
+    pub(crate) fn has_head(&self) -> bool {
+        self.phase != Phase::Head
+    }
+
+    /// The beginning of the body, as far as it was read.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// What was read of the body since the last time.
+    pub(crate) fn take_body(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.body)
     }
 
     /// Whether a whole response was read.
@@ -122,13 +142,13 @@ impl Parser {
         match self.phase {
             Phase::Head => self.step_head(bytes),
             Phase::Sized(left) => {
-                let used = self.take_body(bytes, left);
+                let used = self.read_body(bytes, left);
                 self.phase = sized(left - used as u64);
                 Ok(used)
             }
-            Phase::UntilEof => Ok(self.take_body(bytes, u64::MAX)),
+            Phase::UntilEof => Ok(self.read_body(bytes, u64::MAX)),
             Phase::Chunk(left) => {
-                let used = self.take_body(bytes, left);
+                let used = self.read_body(bytes, left);
                 let left = left - used as u64;
                 self.phase = if left == 0 {
                     Phase::ChunkEnd
@@ -184,9 +204,11 @@ impl Parser {
         Ok(phase)
     }
 
-    fn take_body(&mut self, bytes: &[u8], left: u64) -> usize {
+    fn read_body(&mut self, bytes: &[u8], left: u64) -> usize {
         let used = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
         self.name.take_body(&bytes[..used]);
+        let room = MAX_KEPT - self.body.len();
+        self.body.extend_from_slice(&bytes[..used.min(room)]);
         used
     }
 

@@ -1,18 +1,18 @@
-//! Clients that open a connection for every request, and clients that keep theirs, at the same time.
+//! Clients of several kinds at the same time.
 
-use rpm_testkit::{Kind, Load, Port, Rpm, Traffic};
+use std::time::Duration;
 
-/// Both kinds of clients.
+use rpm_testkit::{Kind, Load, Port, Report, Rpm, Traffic};
+
+/// Traffic of several kinds.
 #[derive(Debug)]
 pub struct Clients {
-    /// A new connection per request.
-    pub fresh: Traffic,
-    /// Kept connections.
-    pub kept: Traffic,
+    kinds: Vec<(Kind, Traffic)>,
 }
 
 impl Clients {
-    /// Begins to send `GET path`, from so many clients of each kind.
+    /// Begins to send `GET path`, from so many clients that open a connection for every request, and as many that keep
+    /// theirs.
     #[must_use]
     pub fn begin(port: &Port, path: &str, clients: usize) -> Clients {
         let load = |kind| Load {
@@ -21,32 +21,71 @@ impl Clients {
             path: path.to_owned(),
             ..Load::local(port.number())
         };
+        Clients::of(&[load(Kind::NewConnection), load(Kind::KeepAlive)])
+    }
+
+    /// Begins to send everything that the fixture `everything.js` answers, from so many clients of each kind: HTTP/1 at
+    /// `port`, HTTP/2 at `port2`. Long-lived connections must be left open for `holds` after a [`Clients::mark`].
+    #[must_use]
+    pub fn everything(port: &Port, port2: &Port, clients: usize, holds: Duration) -> Clients {
+        let load = |kind| {
+            let number = if kind == Kind::Http2 {
+                port2.number()
+            } else {
+                port.number()
+            };
+            Load {
+                kind,
+                clients,
+                path: if kind == Kind::EventStream { "/events" } else { "/" }.to_owned(),
+                holds,
+                ..Load::local(number)
+            }
+        };
+        Clients::of(&Kind::ALL.map(load))
+    }
+
+    fn of(loads: &[Load]) -> Clients {
+        let start = |load: &Load| (load.kind, Traffic::start(load));
         Clients {
-            fresh: Traffic::start(&load(Kind::NewConnection)),
-            kept: Traffic::start(&load(Kind::KeepAlive)),
+            kinds: loads.iter().map(start).collect(),
         }
+    }
+
+    /// From now on the server may have a reason to end long-lived connections.
+    pub fn mark(&self) {
+        self.kinds.iter().for_each(|(_, traffic)| traffic.mark());
     }
 
     /// Waits until each kind has had so many good answers more.
     pub fn wait_ok(&self, count: u64) {
-        self.fresh.wait_ok(count);
-        self.kept.wait_ok(count);
+        self.kinds.iter().for_each(|(_, traffic)| traffic.wait_ok(count));
     }
 
     /// Requests that failed so far, by kind of client.
     #[must_use]
-    pub fn failures(&self) -> [u64; 2] {
-        [&self.fresh, &self.kept].map(|traffic| traffic.so_far().outcomes.failures())
+    pub fn failures(&self) -> Vec<u64> {
+        let failed = |(_, traffic): &(Kind, Traffic)| traffic.so_far().outcomes.failures();
+        self.kinds.iter().map(failed).collect()
     }
 
-    /// Ends both.
+    /// Ends them, with an outcome for each request.
+    #[must_use]
+    pub fn finish(self) -> Vec<(Kind, Report)> {
+        let finish = |(kind, traffic): (Kind, Traffic)| (kind, traffic.finish());
+        self.kinds.into_iter().map(finish).collect()
+    }
+
+    /// Ends them.
     ///
     /// # Panics
     /// A request was not answered well.
     pub fn finish_clean(self, rpm: &Rpm) {
-        for (kind, traffic) in [("new connections", self.fresh), ("kept connections", self.kept)] {
-            let report = traffic.finish();
-            assert!(report.check_clean().is_ok(), "{kind}: {report}\n{}", rpm.log());
-        }
+        let reports = self.finish();
+        let unclean = reports.iter().filter(|(_, report)| report.check_clean().is_err());
+        let told: Vec<String> = unclean
+            .map(|(kind, report)| format!("{}: {report}", kind.as_str()))
+            .collect();
+        assert!(told.is_empty(), "{}\n{}", told.join("\n"), rpm.log());
     }
 }

@@ -44,7 +44,7 @@ fn kill_in_turn(rpm: &Rpm, clients: &Clients, kills: u32) {
         wait_until("the killed worker is replaced", BOUND, successor, replaced);
         clients.wait_ok(100);
         let now = clients.failures();
-        for (now, before) in now.into_iter().zip(settled) {
+        for (now, before) in now.iter().zip(settled) {
             assert!(
                 now - before <= CLIENTS as u64,
                 "{} requests failed by kill {round}",
@@ -65,7 +65,7 @@ fn survives_kills(test: &str, path: Path, kills: u32) {
     let clients = Clients::begin(&port, "/", CLIENTS);
     clients.wait_ok(100);
     kill_in_turn(&rpm, &clients, kills);
-    let (fresh, kept) = (clients.fresh.finish(), clients.kept.finish());
+    let [(_, fresh), (_, kept)] = clients.finish().try_into().expect("both kinds");
     println!("{kills} kills, {path:?}\n{fresh}{kept}");
     fresh
         .check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])

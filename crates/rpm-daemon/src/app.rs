@@ -9,6 +9,7 @@ use rpm_core::protocol::{AppConfig, Policy, Readiness};
 use rpm_wire::api::{AppSpec, ExecMode};
 use serde_json::Value;
 
+use crate::drain::CLOSE_WITHIN;
 use crate::revision::Revisions;
 
 /// Listeners of one app whose `data` is remembered.
@@ -123,7 +124,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
             kill_timeout: ms(spec.kill_timeout_ms, default.kill_timeout),
             listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
             reload_timeout: ms(spec.reload_timeout_ms, default.reload_timeout),
-            drain_timeout: drain_timeout(spec),
+            drain_timeout: drain_timeout(spec) + CLOSE_WITHIN,
             watch_after: ms(spec.watch_after_ms, default.watch_after),
         },
         parallel: if spec.parallel == 0 { cpus } else { spec.parallel },

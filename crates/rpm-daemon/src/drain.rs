@@ -17,8 +17,8 @@ pub(crate) const LOOK: Duration = Duration::from_millis(25);
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
 /// A handshake that began before the slot left steering has ended by then, its first retransmissions included.
 const HANDSHAKES_WITHIN: Duration = Duration::from_millis(3500);
-/// Before its deadline, what a worker will not end by itself is closed politely.
-const CLOSE_BEFORE: Duration = Duration::from_millis(200);
+/// After its deadline, for closing politely what a worker does not end by itself.
+pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The workers that are being drained.
 #[derive(Default)]
@@ -163,11 +163,13 @@ impl Supervisor {
             || ports
                 .iter()
                 .all(|port| sock_diag::half_open(*port).is_ok_and(|count| count == 0));
-        let closes = !drain.closing && now + CLOSE_BEFORE >= drain.deadline;
+        let closes = !drain.closing && now >= drain.deadline;
         drain.closing |= closes;
         let (witness, settled) = (drain.witness, drain.settled);
-        if closes {
-            self.tell(worker, ToAgent::Close {});
+        if closes && (witness == Witness::Kernel || !self.tell(worker, ToAgent::Close {})) {
+            // Nobody can close anything for it.
+            self.drains.end(worker);
+            return self.input(Input::DrainFailed { worker });
         }
         if settled && queued == 0 {
             self.follow_verdict(worker, witness.judge(self.connections_left(worker, witness)));

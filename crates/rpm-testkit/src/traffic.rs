@@ -37,6 +37,11 @@ impl Traffic {
         }
     }
 
+    /// From now on the server may have a reason to end connections that live long.
+    pub fn mark(&self) {
+        self.running.mark();
+    }
+
     /// The account up to now.
     #[must_use]
     pub fn so_far(&self) -> Report {

@@ -44,7 +44,13 @@ pub(crate) fn comparisons(kind: Kind) -> [Comparison; 4] {
     let compare = |of, by, floor| Comparison { of, by, floor };
     let round_robin = match kind {
         Kind::NewConnection => Some(1.8),
-        Kind::KeepAlive => None,
+        Kind::KeepAlive
+        | Kind::Pipelined
+        | Kind::Post
+        | Kind::SlowUpload
+        | Kind::EventStream
+        | Kind::WebSocket
+        | Kind::Http2 => None,
     };
     [
         compare(Setup::Rpm, Setup::RoundRobin, round_robin),
@@ -84,7 +90,7 @@ impl Results {
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        kind_name(self.kind)
+        self.kind.as_str()
     }
 
     pub(crate) fn add(&mut self, setup: Setup, sample: Sample) {
@@ -160,14 +166,6 @@ fn verdict_json(verdict: &Verdict) -> Value {
         "floor": comparison.floor,
         "met": verdict.met(),
     })
-}
-
-/// The name of a kind of load in tables and JSON.
-pub(crate) fn kind_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::NewConnection => "new connection per request",
-        Kind::KeepAlive => "keep-alive",
-    }
 }
 
 #[cfg(test)]

@@ -16,9 +16,10 @@ pub(crate) struct Arguments {
     /// Where to: `http://host[:port][/path]`.
     #[arg(long)]
     url: String,
-    /// A new connection per request, or one that is kept.
-    #[arg(long, value_enum, default_value_t = KindName::New)]
-    kind: KindName,
+    /// What the clients are like: new (a connection per request), keep-alive, pipelined, post, slow-upload, event-stream,
+    /// web-socket or http2.
+    #[arg(long, value_parser = kind, default_value = "new")]
+    kind: Kind,
     /// Clients that send at the same time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     clients: u16,
@@ -36,12 +37,10 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum KindName {
-    /// A connection per request.
-    New,
-    /// One connection per client.
-    KeepAlive,
+fn kind(text: &str) -> Result<Kind, String> {
+    let known = || Kind::ALL.map(Kind::as_str).join(", ");
+    let found = Kind::ALL.into_iter().find(|kind| kind.as_str() == text);
+    found.ok_or_else(|| format!("expected one of {}", known()))
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -59,10 +58,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (target, path) = parse_url(&arguments.url)?;
     let load = Load {
         path,
-        kind: match arguments.kind {
-            KindName::New => Kind::NewConnection,
-            KindName::KeepAlive => Kind::KeepAlive,
-        },
+        kind: arguments.kind,
         clients: arguments.clients.into(),
         lasting: Some(Duration::from_secs_f64(arguments.seconds)),
         pace: arguments

@@ -1,0 +1,81 @@
+//! Every kind of client at once, through reloads and scaling.
+
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Port, Process, Rpm, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+/// Clients of each kind.
+const CLIENTS: usize = 2;
+/// Answers between two events.
+const SOME: u64 = 10;
+/// `drain_timeout`.
+const HOLDS: Duration = Duration::from_secs(3);
+
+/// The app and everything that is sent to it.
+struct Site {
+    rpm: Rpm,
+    clients: Clients,
+}
+
+impl Site {
+    fn start(rpm: Rpm, node: u32) -> Site {
+        let (port, port2) = (Port::reserve(), Port::reserve());
+        App::cluster("everything.js", "2")
+            .node(node)
+            .args(["--name", "web", "--drain-timeout", "3s"])
+            .port(&port)
+            .env("PORT2", &port2)
+            .start(&rpm);
+        let clients = Clients::everything(&port, &port2, CLIENTS, HOLDS);
+        clients.wait_ok(SOME);
+        Site { rpm, clients }
+    }
+
+    /// Runs a command that has workers leave, to its end and theirs.
+    fn through(&self, command: &[&str]) {
+        self.clients.mark();
+        self.rpm.ok(command);
+        self.clients.wait_ok(SOME);
+        let none = |list: &Vec<Process>| list.iter().all(|process| process.others.is_empty());
+        wait_until("the old workers are gone", BOUND, || self.rpm.list(), none);
+        self.clients.wait_ok(SOME);
+    }
+
+    fn reloads(self) {
+        for _ in 0..2 {
+            self.through(&["reload", "web"]);
+        }
+        self.clients.finish_clean(&self.rpm);
+    }
+}
+
+#[test]
+fn reloads_lose_nothing_on_node_22() {
+    Site::start(Rpm::new(), 22).reloads();
+}
+
+#[test]
+fn reloads_lose_nothing_on_the_newest_node() {
+    Site::start(Rpm::new(), 26).reloads();
+}
+
+#[test]
+fn reloads_lose_nothing_without_privileges() {
+    if let Some(rpm) = Path::Classic.rpm("reloads_lose_nothing_without_privileges") {
+        Site::start(rpm, 20).reloads();
+    }
+}
+
+#[test]
+fn scaling_loses_nothing() {
+    let site = Site::start(Rpm::new(), 24);
+    for count in ["4", "1", "2"] {
+        site.through(&["scale", "web", count]);
+    }
+    site.clients.finish_clean(&site.rpm);
+}
