@@ -30,7 +30,7 @@ enum Foreign {
 const TESTKIT: &str = "rpm-testkit";
 
 const LAYERS: &[Layer] = &[
-    pure("rpm-core", &["thiserror"]),
+    pure("rpm-core", &["serde", "thiserror"]),
     pure("rpm-wire", &["serde", "serde_json", "thiserror"]),
     layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),

@@ -3,6 +3,8 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::deadlines::Deadlines;
 use crate::instance::{App, Instance};
 use crate::protocol::{Input, Output};
@@ -20,7 +22,10 @@ pub const MAX_INSTANCES: u32 = 10_000;
 ///
 /// After every [`Core::handle`] or [`Core::handle_timeout`] the shell carries out what
 /// [`Core::poll_output`] gives, until it gives nothing, in that order.
-#[derive(Debug)]
+///
+/// It can be stored at any time, and taken up by another shell ([`Core::take_up`]). What is stored is everything but who
+/// waits for which outcome, and reloads that wait for their turn.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Core {
     pub(crate) now: Tick,
     pub(crate) rng: Rng,
@@ -31,18 +36,21 @@ pub struct Core {
     pub(crate) next_worker: u64,
     pub(crate) timers: Deadlines<Timer>,
     pub(crate) steering: Steering,
+    #[serde(skip)]
     pub(crate) tickets: Tickets,
     /// Workers that have drained, and go when somebody else serves in their stead.
     pub(crate) lingering: BTreeSet<WorkerId>,
     /// A shutdown was asked for: no command is accepted any more.
     pub(crate) closing: bool,
     /// Follows what steering has to say, in this order: no signal before its slots are closed.
+    #[serde(skip)]
     pub(crate) staged: Vec<Output>,
+    #[serde(skip)]
     outputs: VecDeque<Output>,
 }
 
 /// What a deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Timer {
     /// The end of a worker's phase.
     Phase(WorkerId),
@@ -236,7 +244,7 @@ impl Core {
             .is_some_and(|instance| instance.state.returns())
     }
 
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.steering.settle(&mut self.outputs);
         self.release_lingering();
         self.steering.settle(&mut self.outputs);

@@ -7,6 +7,8 @@
 use core::mem;
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::{Notice, Output};
 use crate::restart::grown;
 use crate::steering::{Role, Steering, Tenant};
@@ -30,7 +32,7 @@ const TRIAL_FIRST: Duration = Duration::from_secs(1);
 const TRIAL_CAP: Duration = Duration::from_secs(32);
 
 /// What is known of the queue of a slot whose worker is online.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Flow {
     /// New connections may come. `stuck`: since when its queue is not empty and did not shrink;
     /// `trials`: how often it was put back without proof since it last accepted.
@@ -42,7 +44,7 @@ pub(crate) enum Flow {
 }
 
 /// A slot after a rescue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rescued {
     /// Since when connections wait that arrived after the rescue (late handshakes).
     waiting: Option<Tick>,

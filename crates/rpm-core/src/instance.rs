@@ -6,6 +6,8 @@ use alloc::vec::Vec;
 use core::mem;
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proof::Footprint;
 use crate::protocol::{AppConfig, Exit};
 use crate::reload::Rollout;
@@ -13,7 +15,7 @@ use crate::restart::Record;
 use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
 
 /// A named set of instances with one configuration.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct App {
     /// For workers spawned from now on; earlier ones keep theirs.
     pub(crate) config: Arc<AppConfig>,
@@ -30,7 +32,7 @@ pub(crate) struct App {
 }
 
 /// A place in the process list.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Instance {
     pub(crate) app: AppId,
     pub(crate) number: u32,
@@ -46,7 +48,7 @@ pub(crate) struct Instance {
 }
 
 /// What an instance is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum State {
     /// It has a worker, which is starting or online.
     Running { worker: WorkerId },
@@ -63,7 +65,7 @@ pub(crate) enum State {
 }
 
 /// What becomes of an instance when the worker that was asked to end is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Then {
     /// It rests.
     Stopped,

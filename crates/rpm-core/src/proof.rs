@@ -6,13 +6,15 @@
 use alloc::collections::BTreeSet;
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::Readiness;
 use crate::worker::Worker;
 use crate::{GroupId, Tick};
 
 /// What a worker opened early in its life, and what its successor must therefore open too: within `listen_timeout` of
 /// its spawn, or of the first thing it opened if that came later but not too late for a reload (a slow start).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Footprint {
     /// When it opened the first thing, of whatever kind.
     first: Option<Tick>,

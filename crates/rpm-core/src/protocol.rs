@@ -3,10 +3,12 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 
 /// How an app's workers come by their port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Readiness {
     /// Ready once the program has been executed: fork mode, and workers that are handed
     /// a socket that listens already (`LISTEN_FDS`).
@@ -19,7 +21,7 @@ pub enum Readiness {
 }
 
 /// When and how an instance is restarted, and how long each step may take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Start again after an exit nobody asked for.
     pub autorestart: bool,
@@ -63,7 +65,7 @@ impl Default for Policy {
 }
 
 /// What the core must know of an app.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppConfig {
     /// What its workers are started from.
     pub revision: Revision,
@@ -154,7 +156,7 @@ pub enum Command {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// `exit(code)`.
     Code(i32),

@@ -10,6 +10,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::{Core, Timer};
 use crate::instance::{State, Then};
 use crate::proof::{Proof, assess};
@@ -20,9 +22,9 @@ use crate::worker::{Duty, Phase, Worker};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
 
 /// A reload that is going on. Each instance that takes part is in one of the three maps.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Rollout {
-    ticket: Ticket,
+    pub(crate) ticket: Ticket,
     /// What the app goes back to if this is undone.
     former: (Generation, Arc<AppConfig>),
     /// Their turn has not come.
@@ -34,11 +36,12 @@ pub(crate) struct Rollout {
     /// All are proved, and are watched until then.
     pub(crate) watched_until: Option<Tick>,
     /// The reload that follows.
+    #[serde(skip)]
     next: Option<Wish>,
 }
 
 /// An instance whose candidate took over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Proved {
     pub(crate) predecessor: Predecessor,
     /// It is one of the instance's restarts.
@@ -46,7 +49,7 @@ pub(crate) struct Proved {
 }
 
 /// The worker that was replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Predecessor {
     /// It stands by.
     Warm(WorkerId),

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::protocol::Policy;
 use crate::rng::Rng;
 
@@ -46,7 +48,7 @@ pub(crate) enum Verdict {
 }
 
 /// What an instance remembers of its workers' failures.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// Restarts, automatic and asked for.
     pub(crate) restarts: u32,

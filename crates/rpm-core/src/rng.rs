@@ -2,8 +2,10 @@
 
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A Weyl sequence through a 64-bit finaliser (the SplitMix64 construction).
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Rng(u64);
 
 impl Rng {

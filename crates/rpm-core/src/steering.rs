@@ -8,13 +8,15 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::mem;
 
+use serde::{Deserialize, Serialize};
+
 use crate::deadlines::Deadlines;
 use crate::freeze::Flow;
 use crate::protocol::Output;
 use crate::{Generation, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
 /// All slots and groups.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Steering {
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) groups: BTreeMap<GroupId, Group>,
@@ -22,14 +24,18 @@ pub(crate) struct Steering {
     /// Probes and trials of slots whose queue was rescued.
     pub(crate) timers: Deadlines<SlotId>,
     /// What needs no order among the rest: rescues of stalled slots, probes, notices.
+    #[serde(skip)]
     pub(crate) staged: Vec<Output>,
+    #[serde(skip)]
     pub(crate) dirty: BTreeSet<GroupId>,
+    #[serde(skip)]
     closing: Vec<(SlotId, GroupId)>,
+    #[serde(skip)]
     pub(crate) abandoned: BTreeSet<SlotId>,
 }
 
 /// One slot.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Slot {
     pub(crate) group: GroupId,
     pub(crate) instance: InstanceId,
@@ -42,7 +48,7 @@ pub(crate) struct Slot {
 }
 
 /// Who uses a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Tenant {
     /// Nobody, until its instance's next worker takes it.
     Vacant,
@@ -60,7 +66,7 @@ pub(crate) enum Tenant {
 }
 
 /// What a worker that accepts is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// To serve.
     Active,
@@ -93,7 +99,7 @@ impl Rank {
 }
 
 /// All slots of one address.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Group {
     pub(crate) slots: BTreeSet<SlotId>,
     pub(crate) eligible: Vec<SlotId>,
@@ -469,7 +475,7 @@ impl Steering {
         }
     }
 
-    fn close(&mut self, id: SlotId) {
+    pub(crate) fn close(&mut self, id: SlotId) {
         let Some(slot) = self.slots.remove(&id) else {
             return;
         };

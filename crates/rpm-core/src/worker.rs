@@ -6,6 +6,8 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::proof::Footprint;
 use crate::protocol::AppConfig;
 use crate::restart::Life;
@@ -13,7 +15,7 @@ use crate::steering::Role;
 use crate::{Generation, GroupId, InstanceId, Tick};
 
 /// One supervised process.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) instance: InstanceId,
     pub(crate) generation: Generation,
@@ -34,7 +36,7 @@ pub(crate) struct Worker {
 }
 
 /// What it is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Duty {
     /// Its instance's own worker.
     Serve,
@@ -56,7 +58,7 @@ impl Duty {
 }
 
 /// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Phase {
     /// Asked for; the shell has not answered yet.
     Spawning { give_up: Tick },
@@ -73,7 +75,7 @@ pub(crate) enum Phase {
 }
 
 /// When SIGKILL is sent, and how long after that once more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Killing {
     pub(crate) at: Tick,
     pub(crate) again: Duration,

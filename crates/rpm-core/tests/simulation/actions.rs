@@ -81,7 +81,8 @@ fn step(world: &mut World) -> Verdict {
     match world.dice.roll(100) {
         0..40 => advance(world),
         40..70 => tick(world),
-        70..80 => random_command(world),
+        70..79 => random_command(world),
+        79 => fall(world),
         80..86 => stray_input(world),
         86..90 => jump(world),
         90..93 => release(world),
@@ -287,6 +288,39 @@ fn jump(world: &mut World) -> Verdict {
     } else {
         Ok(())
     }
+}
+
+/// The shell dies. Some processes do so too while there is none; those that were not known to run are ended by
+/// the next one.
+fn fall(world: &mut World) -> Verdict {
+    let mut ended = Vec::new();
+    for worker in world.processes.keys().copied().collect::<Vec<_>>() {
+        let dies = world.mishap(20);
+        let fate = world.processes.get(&worker).map(|process| process.fate);
+        let spawned = world.core.worker(worker).is_some_and(|it| it.spawned.is_some());
+        match fate {
+            Some(Fate::Alive) if spawned && !dies => {}
+            Some(Fate::Alive | Fate::Asked) => ended.push((worker, spawned)),
+            Some(Fate::Dead) | None => {}
+        }
+    }
+    let ids: Vec<WorkerId> = ended.iter().map(|(worker, _)| *worker).collect();
+    world.fall(&ids)?;
+    for (worker, spawned) in ended {
+        bury(world, worker);
+        let exit = Exit::Signal(9);
+        world.tell(if spawned {
+            Input::Exited { worker, exit }
+        } else {
+            Input::SpawnFailed { worker }
+        })?;
+    }
+    let reloads = |app: &AppId| world.core.app(*app).is_some_and(|view| view.reload.is_some());
+    let apps: Vec<AppId> = world.apps.keys().copied().filter(reloads).collect();
+    for app in apps {
+        command(world, Command::Undo { app })?;
+    }
+    Ok(())
 }
 
 fn random_command(world: &mut World) -> Verdict {

@@ -29,14 +29,16 @@ fn any_history_keeps_the_invariants_and_ends_in_quiet() {
         *seen.entry("undone halfway").or_default() += world.rollouts.halfway;
         *seen.entry("undone while watched").or_default() += world.rollouts.watched;
         for (_, line) in world.history {
-            if let Line::Out(output) = line {
-                *seen.entry(kind(&output)).or_default() += 1;
+            match line {
+                Line::Out(output) => *seen.entry(kind(&output)).or_default() += 1,
+                Line::Fall => *seen.entry("taken up").or_default() += 1,
+                Line::In(_) | Line::Timeout => {}
             }
         }
     }
     // A simulation in which something never happens says nothing about it.
     assert!(
-        seen.len() == KINDS + 2 && seen.values().all(|&times| times >= 20),
+        seen.len() == KINDS + 3 && seen.values().all(|&times| times >= 20),
         "{seen:#?}"
     );
 }

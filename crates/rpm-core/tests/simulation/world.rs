@@ -11,6 +11,9 @@ use rpm_core::{
 use crate::dice::Dice;
 use crate::rollout::Rollouts;
 
+/// Of commands given to a shell that has died.
+const NOBODY: Ticket = Ticket(u64::MAX);
+
 /// A broken demand.
 pub(crate) type Verdict = Result<(), String>;
 
@@ -52,6 +55,7 @@ pub(crate) enum Event {
 pub(crate) enum Line {
     In(Input),
     Timeout,
+    Fall,
     Out(Output),
 }
 
@@ -156,6 +160,33 @@ impl World {
         self.check()
     }
 
+    /// The shell dies and another one goes on. Processes with these ids have ended meanwhile.
+    pub(crate) fn fall(&mut self, ended: &[WorkerId]) -> Verdict {
+        let stored = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
+        self.core = serde_json::from_str(&stored).map_err(|error| error.to_string())?;
+        let again = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
+        demand(again == stored, || format!("stored: {stored}\nread: {again}"))?;
+        for settled in self.tickets.values_mut() {
+            *settled = true;
+        }
+        let lost: Vec<SlotId> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.open && slot.holder.is_none_or(|worker| ended.contains(&worker)))
+            .map(|(id, _)| *id)
+            .collect();
+        self.history.push((self.now, Line::Fall));
+        self.commanded = true;
+        self.core.take_up(self.now, &lost);
+        self.obey_all()?;
+        for &worker in ended {
+            self.rollouts.crashed(worker);
+        }
+        self.core
+            .check_invariants()
+            .map_err(|violation| violation.to_string())
+    }
+
     pub(crate) fn alive(&self) -> Vec<WorkerId> {
         let alive = |(&id, process): (&WorkerId, &Process)| (process.fate == Fate::Alive).then_some(id);
         self.processes.iter().filter_map(alive).collect()
@@ -229,6 +260,7 @@ impl World {
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
             Output::CloseSlot { slot, to } => self.close(slot, &to),
             Output::Probe { worker } => self.probe(worker),
+            Output::Done { ticket: NOBODY, .. } => Ok(()),
             Output::Done { ticket, .. } => {
                 let earlier = self.tickets.insert(ticket, true);
                 demand(earlier == Some(false), || {
