@@ -117,7 +117,8 @@ fn only_accepted_wait(rpm: &Rpm, freeze: impl Fn() -> (Report, u64)) {
         }
         assert!(
             others > DISTURBED,
-            "{slow} requests took more than {SLOW:?}, {accepted} had been accepted\n{report}"
+            "{slow} requests took more than {SLOW:?}, {accepted} had been accepted\n{report}\n{}",
+            rpm.log()
         );
     }
     panic!("other programs kept the CPUs busy in each of {ATTEMPTS} attempts");

@@ -12,7 +12,7 @@ const { setTimeout, clearTimeout, setImmediate, performance } = globalThis; // p
 const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token } = process.env;
 
 const REPORT_MS = 20; // at most one report in this time
-const RETRY_MS = [100, 5000]; // first and longest pause before a connection to the daemon is tried again
+const RETRY_MS = [100, 1000]; // first and longest pause before a connection to the daemon is tried again
 const STALLED_REPORTS = 100; // unsent for so many rounds: the daemon does not read
 const LINE_LIMIT = 65536; // characters of a message of the daemon
 

@@ -3,7 +3,7 @@
 mod values;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -21,7 +21,10 @@ pub enum Invocation {
     /// A command for the daemon: [`crate::run`].
     Client(Client),
     /// The daemon itself, for the directory [`crate::home_dir`].
-    Daemon,
+    Daemon {
+        /// Only say whether this binary could take over from the one that runs.
+        check: bool,
+    },
     /// The demonstration.
     Demo {
         /// Serve there until interrupted.
@@ -64,7 +67,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     let matches = grammar(&program).try_get_matches_from(args).map_err(Usage)?;
     let Cli { command } = Cli::from_arg_matches(&matches).map_err(Usage)?;
     Ok(match command {
-        Top::Daemon => Invocation::Daemon,
+        Top::Daemon { check } => Invocation::Daemon { check },
         Top::Demo { port } => Invocation::Demo { port },
         Top::Client(command) => Invocation::Client(Client { command, program }),
     })
@@ -118,7 +121,11 @@ enum Top {
     },
     /// Run the daemon in the foreground (started by the other commands when it is needed)
     #[command(hide = true)]
-    Daemon,
+    Daemon {
+        /// Only say whether this binary could take over from the one that runs
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 /// Everything a client can ask for.
@@ -216,6 +223,12 @@ pub(crate) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Have this version take over from the daemon that runs; the apps are not touched
+    Update {
+        /// Another binary than the one of this command
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
     },
     /// Stop all apps and the daemon
     Kill,

@@ -3,15 +3,18 @@
 mod complaint;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ChangeReply, Follow, LogLine, Process, Progress, ReloadRequest,
-    RollbackRequest, ScaleRequest,
+    Action, ActionRequest, AppInfo, ChangeReply, Follow, LogLine, Pong, Process, Progress, ReloadRequest,
+    RollbackRequest, ScaleRequest, UpdateRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::args::{Client, Command, StartArgs, Targets, grammar};
 use crate::connect::{connect, connect_or_start};
@@ -22,6 +25,14 @@ use crate::progress::Board;
 use crate::render;
 use crate::resolve::{Surroundings, start_request};
 use complaint::{complaint, tell};
+
+/// How often the daemon is asked for what it knows if it goes away meanwhile, and the pause before the next time.
+const READ_TRIES: u32 = 5;
+const READ_PAUSE: Duration = Duration::from_millis(50);
+/// For a new binary to have taken over.
+const UPDATE_DEADLINE: Duration = Duration::from_secs(15);
+/// Between two looks whether it has.
+const UPDATE_PAUSE: Duration = Duration::from_millis(10);
 
 /// Runs a command to its end and says on standard error what went wrong. Exit code 0 or 1.
 #[must_use]
@@ -110,6 +121,7 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             logs(&path, !nostream, *json, output).await
         }
         Command::Ping { json } => ping(*json, output).await,
+        Command::Update { binary } => update(binary.as_deref(), output).await,
         Command::Kill => kill().await,
         // Needs no daemon and was done before.
         Command::Completion { .. } => Ok(()),
@@ -120,7 +132,35 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
 async fn session() -> anyhow::Result<Session> {
     let home = Home::open(home_dir()?)?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    greeted(Session::open(connect_or_start(&home, &program).await?).await?)
+    let mut tries = READ_TRIES;
+    loop {
+        match Session::open(connect_or_start(&home, &program).await?).await {
+            Ok(session) => return greeted(session),
+            Err(error) => once_more(error, &mut tries).await?,
+        }
+    }
+}
+
+/// What the daemon knows. One that dies or is updated meanwhile has a successor, which is asked instead.
+async fn read<T: DeserializeOwned>(path: &str) -> anyhow::Result<T> {
+    let mut tries = READ_TRIES;
+    loop {
+        match session().await?.get(path).await {
+            Ok(known) => return Ok(known),
+            Err(error) => once_more(error, &mut tries).await?,
+        }
+    }
+}
+
+async fn once_more(error: RequestError, tries: &mut u32) -> Result<(), RequestError> {
+    *tries -= 1;
+    match error {
+        RequestError::Broken(_) | RequestError::Cut(_) if *tries > 0 => {
+            tokio::time::sleep(READ_PAUSE).await;
+            Ok(())
+        }
+        error => Err(error),
+    }
 }
 
 fn greeted(session: Session) -> anyhow::Result<Session> {
@@ -232,7 +272,7 @@ fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
 }
 
 async fn list(json: bool, program: &str, output: &mut Output) -> anyhow::Result<()> {
-    let processes: Vec<Process> = session().await?.get("/v1/processes").await?;
+    let processes: Vec<Process> = read("/v1/processes").await?;
     if json {
         return Ok(output.json(&processes)?);
     }
@@ -244,13 +284,13 @@ async fn list(json: bool, program: &str, output: &mut Output) -> anyhow::Result<
 }
 
 async fn jlist(output: &mut Output) -> anyhow::Result<()> {
-    let processes: Vec<Process> = session().await?.get("/v1/processes?spec=true").await?;
+    let processes: Vec<Process> = read("/v1/processes?spec=true").await?;
     Ok(output.line(pm2::jlist(&processes))?)
 }
 
 async fn describe(target: &str, json: bool, output: &mut Output) -> anyhow::Result<()> {
     let path = format!("/v1/apps/{}", percent_encoded(target));
-    let info: AppInfo = session().await?.get(&path).await?;
+    let info: AppInfo = read(&path).await?;
     if json {
         return Ok(output.json(&info)?);
     }
@@ -292,6 +332,54 @@ async fn ping(json: bool, output: &mut Output) -> anyhow::Result<()> {
         return Ok(output.json(session.pong())?);
     }
     Ok(output.line(format_args!("{{ msg: '{}' }}", session.pong().msg))?)
+}
+
+async fn update(binary: Option<&Path>, output: &mut Output) -> anyhow::Result<()> {
+    let home = Home::open(home_dir()?)?;
+    let binary = match binary {
+        Some(path) => std::path::absolute(path).context("the current directory is gone")?,
+        None => std::env::current_exe().context("cannot find this program's own file")?,
+    };
+    let Some(stream) = connect(&home).await? else {
+        tell("the daemon does not run; the next command starts this version");
+        return Ok(());
+    };
+    let mut session = Session::open(stream).await?;
+    let before = session.pong().clone();
+    let request = UpdateRequest {
+        binary: binary
+            .into_os_string()
+            .into_string()
+            .map_err(|path| anyhow!("the path of the binary is not UTF-8: {}", path.to_string_lossy()))?,
+    };
+    match session.post::<ChangeReply>("/v1/update", &request).await {
+        // The old one is no more.
+        Ok(_) | Err(RequestError::Broken(_) | RequestError::Cut(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let after = successor(&home, before.started_at_ms).await?;
+    Ok(output.line(format_args!(
+        "updated: {} to {} (pid {})",
+        before.version, after.version, after.pid
+    ))?)
+}
+
+/// Waits until another daemon than the one that was started then answers.
+async fn successor(home: &Home, before: u64) -> anyhow::Result<Pong> {
+    let deadline = Instant::now() + UPDATE_DEADLINE;
+    while Instant::now() < deadline {
+        if let Some(stream) = connect(home).await?
+            && let Ok(session) = Session::open(stream).await
+            && session.pong().started_at_ms != before
+        {
+            return Ok(session.pong().clone());
+        }
+        tokio::time::sleep(UPDATE_PAUSE).await;
+    }
+    bail!(
+        "the new daemon does not answer after {} s; the apps run on, and any command starts another one",
+        UPDATE_DEADLINE.as_secs()
+    )
 }
 
 async fn kill() -> anyhow::Result<()> {

@@ -67,6 +67,7 @@ impl Session {
             msg: String::new(),
             version: String::new(),
             pid: 0,
+            started_at_ms: 0,
         };
         let mut session = Session {
             sender,

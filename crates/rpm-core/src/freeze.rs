@@ -20,6 +20,8 @@ const STALL_AFTER: Duration = Duration::from_millis(15);
 /// Moving a queue briefly stops the worker: longer than most garbage collections, and half of the 100 ms
 /// that nobody shall wait.
 const RESCUE_AFTER: Duration = Duration::from_millis(50);
+/// The same where nobody is idle: what waits goes to workers that are busy, but seen to accept.
+const RESCUE_TO_BUSY_AFTER: Duration = Duration::from_millis(70);
 /// First time between probes, about the time a worker needs to be called frozen.
 const PROBE_FIRST: Duration = Duration::from_millis(20);
 /// Last time between probes: how late a worker that wakes up is put back, and the
@@ -231,24 +233,54 @@ impl Steering {
         group.is_some_and(|group| group.has_shorter(len))
     }
 
-    /// Moves a queue that has waited long enough, if there is an idle worker to take it.
+    /// Moves a queue that has waited long enough, if there is a worker to take it.
     fn rescue_if_due(&mut self, sample: Sample, worker: WorkerId, since: Option<Tick>) -> bool {
-        if since.is_none_or(|since| sample.now.since(since) < RESCUE_AFTER) {
+        let waited = since.map_or(Duration::ZERO, |since| sample.now.since(since));
+        if waited < RESCUE_AFTER {
             return false;
         }
         let group = self
             .slots
             .get(&sample.slot)
             .and_then(|slot| self.groups.get(&slot.group));
-        let Some(to) = group.map(|group| group.drained()).filter(|to| !to.is_empty()) else {
+        let Some(group) = group else { return false };
+        let mut to = group.drained();
+        if to.is_empty() && waited >= RESCUE_TO_BUSY_AFTER {
+            let accepts = |id: &SlotId| *id != sample.slot && self.accepts(*id, sample.now);
+            let queues = group.queues.iter().map(|&(_, id)| id).filter(accepts);
+            to = queues.collect();
+            to.sort_unstable();
+        }
+        if to.is_empty() {
             return false;
-        };
+        }
         self.staged.push(Output::Rescue {
             slot: sample.slot,
             holder: Some(worker),
             to,
         });
         true
+    }
+
+    /// Was the worker of this slot seen to accept a moment ago?
+    fn accepts(&self, id: SlotId, now: Tick) -> bool {
+        let tenant = self.slots.get(&id).map(|slot| slot.tenant);
+        match tenant {
+            Some(Tenant::Serving {
+                flow: Flow::In { stuck, .. },
+                ..
+            }) => stuck.is_none_or(|since| now.since(since) < STALL_AFTER),
+            Some(
+                Tenant::Serving {
+                    flow: Flow::Out { .. } | Flow::Rescued(_),
+                    ..
+                }
+                | Tenant::Vacant
+                | Tenant::Idle { .. }
+                | Tenant::Leaving { .. },
+            )
+            | None => false,
+        }
     }
 
     fn rescued(&self, sample: Sample, trials: u32) -> Rescued {

@@ -84,6 +84,8 @@ pub struct WorkerView {
     pub instance: InstanceId,
     /// Whose configuration it was started with.
     pub generation: Generation,
+    /// What it was started from.
+    pub revision: Revision,
     /// When its process began to run; `None`: not yet.
     pub spawned: Option<Tick>,
     /// It is ready.
@@ -177,21 +179,12 @@ impl Core {
     /// One worker; `None`: its process tree is gone, or it never was.
     #[must_use]
     pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
-        let Worker {
-            instance,
-            generation,
-            spawned,
-            phase,
-            ..
-        } = self.workers.get(&id)?;
-        Some(WorkerView {
-            id,
-            instance: *instance,
-            generation: *generation,
-            spawned: *spawned,
-            online: phase.is_online(),
-            until: phase.deadline(),
-        })
+        self.workers.get(&id).map(|worker| worker_view(id, worker))
+    }
+
+    /// All workers, ascending.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
+        self.workers.iter().map(|(&id, worker)| worker_view(id, worker))
     }
 
     /// One app; `None`: there is none of that id.
@@ -262,6 +255,18 @@ impl Core {
             State::Stopped => StateView::Stopped,
             State::Errored => StateView::Errored,
         }
+    }
+}
+
+fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
+    WorkerView {
+        id,
+        instance: worker.instance,
+        generation: worker.generation,
+        revision: worker.config.revision,
+        spawned: worker.spawned,
+        online: worker.phase.is_online(),
+        until: worker.phase.deadline(),
     }
 }
 

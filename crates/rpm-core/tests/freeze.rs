@@ -91,17 +91,35 @@ fn a_busy_worker_is_back_when_its_queue_shrinks() {
 }
 
 #[test]
-fn a_queue_is_moved_only_to_idle_workers() {
+fn a_queue_is_moved_to_idle_workers() {
     let mut rig = with_one_out();
-    for _ in 0..20 {
+    for _ in 0..6 {
         assert_eq!(rig.tick(&[(1, 1), (0, 1)]), vec![]);
         rig.queue(1, 0);
         rig.queue(1, 1);
     }
+    rig.tick(&[(1, 1), (0, 1)]);
     assert_eq!(
         rig.tick(&[(1, 0), (0, 1)]),
         vec![rescue(0, Some(1), &[1]), probe(1)]
     );
+}
+
+/// The ticks until the queue of slot 0 is moved, if slot 1 has these lengths in turn.
+fn ticks_until_rescue(lengths: &[u32]) -> Option<usize> {
+    let mut rig = with_one_out();
+    (0..40).find(|tick| {
+        let len = lengths[tick % lengths.len()];
+        rig.tick(&[(1, len), (0, 1)]).contains(&rescue(0, Some(1), &[1]))
+    })
+}
+
+#[test]
+fn a_queue_is_moved_to_busy_workers_that_accept_if_nobody_is_idle_for_long() {
+    let idle = ticks_until_rescue(&[0]).expect("moved");
+    let busy = ticks_until_rescue(&[3, 2]).expect("moved");
+    assert!(busy > idle && busy <= idle + 5, "{idle} and {busy} ticks of 5 ms");
+    assert_eq!(ticks_until_rescue(&[3]), None, "it does not accept either");
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Supervisor {
                             open: None,
                         },
                     );
-                    self.drains.reconnected(worker);
+                    self.agent_arrived(worker);
                 }
             }
             AgentEvent::Said { connection, message } => {

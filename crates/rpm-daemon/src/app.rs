@@ -7,6 +7,7 @@ use std::time::Duration;
 use rpm_core::Revision;
 use rpm_core::protocol::{AppConfig, Policy, Readiness};
 use rpm_wire::api::{AppSpec, ExecMode};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::drain::CLOSE_WITHIN;
@@ -16,7 +17,7 @@ use crate::revision::Revisions;
 const DATA_LIMIT: usize = 1024;
 
 /// An app and its specifications.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct App {
     pub(crate) name: String,
     pub(crate) revisions: Revisions,

@@ -1,7 +1,7 @@
 //! From process start to serving requests.
 
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::home::{Home, HomeError, private_file};
 use crate::logs::LogSink;
 use crate::supervisor::{Event, Handle, Supervisor};
-use crate::{agents, api};
+use crate::update::Succession;
+use crate::{agents, api, state, update};
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -54,23 +55,42 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> BootError {
 /// # Errors
 /// It cannot start; nothing has been changed then.
 pub fn run(root: &Path) -> Result<(), BootError> {
-    let child_nofile = limits::raise_nofile();
+    let passed = update::succession().map_err(step("take over from the binary before"))?;
+    let own_limit = limits::raise_nofile();
+    let child_nofile = passed.as_ref().map_or(own_limit, |passed| passed.child_nofile);
     let home = Home::prepare(root)?;
-    let lock = own(&home)?;
+    let (lock, listener) = match passed {
+        Some(passed) => (LockFile::passed(passed.lock), Some(passed.listener)),
+        None => (own(&home)?, None),
+    };
     open_log(&home)?;
     tree::set_child_subreaper().map_err(step("become the parent of orphaned processes"))?;
     let logs = LogSink::start().map_err(step("start the log thread"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(step("start the event loop"))?;
-    let served = runtime.block_on(serve(home.clone(), logs.clone(), child_nofile));
+    let served = runtime.block_on(serve(&home, &lock, listener, logs.clone(), child_nofile));
     logs.stop();
     // Whoever starts the next daemon must find neither file nor lock half gone: the lock goes last.
+    if served.is_ok() {
+        state::forget(&home);
+    }
     let _ = std::fs::remove_file(home.socket());
     let _ = std::fs::remove_file(home.agent_socket());
     let _ = std::fs::remove_file(home.pid_file());
     drop(lock);
     info!("stopped");
     served
+}
+
+/// Could this binary take over from the daemon of the directory `root`? Its version if so.
+///
+/// # Errors
+/// It cannot read what that one has written.
+pub fn check(root: &Path) -> Result<&'static str, BootError> {
+    let home = Home::prepare(root)?;
+    let readable = state::read(&home).ok_or_else(|| io::Error::other("it is of another form"));
+    readable.map_err(step("read the state of the daemon that runs"))?;
+    Ok(env!("CARGO_PKG_VERSION"))
 }
 
 /// Takes the directory for this process.
@@ -121,19 +141,43 @@ fn bind(home: &Home) -> Result<UnixListener, BootError> {
     Ok(listener)
 }
 
-async fn serve(home: Home, logs: LogSink, child_nofile: limits::Rlimit) -> Result<(), BootError> {
-    let listener = bind(&home)?;
-    let (supervisor, inbox) =
-        Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))?;
+async fn serve(
+    home: &Home,
+    lock: &LockFile,
+    passed: Option<OwnedFd>,
+    logs: LogSink,
+    child_nofile: limits::Rlimit,
+) -> Result<(), BootError> {
+    // What the daemon before had is taken back first: nobody is answered who could be told half of it.
+    let (mut supervisor, inbox) = match state::read(home) {
+        Some(stored) => Supervisor::take_over(home.clone(), logs, child_nofile, stored)
+            .map_err(step("take over from the daemon before"))?,
+        None => Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))?,
+    };
+    let in_place = passed.is_some();
+    let listener = match passed {
+        Some(listener) => UnixListener::from_std(listener.into()).map_err(step("take the control socket"))?,
+        None => bind(home)?,
+    };
+    let share = || {
+        Ok(Succession {
+            lock: lock.share()?,
+            listener: listener.as_fd().try_clone_to_owned()?,
+            child_nofile,
+        })
+    };
+    supervisor.succession = Some(share().map_err(step("keep the control socket"))?);
     let handle = supervisor.handle();
-    agents::listen(&home, handle.events.clone()).map_err(step("listen for the workers' agents"))?;
+    agents::listen(home, handle.events.clone()).map_err(step("listen for the workers' agents"))?;
     obey_signals(&handle).map_err(step("handle signals"))?;
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, handle).await {
             error!(%error, "the control API ended");
         }
     });
-    announce(&home).map_err(step("leave the terminal"))?;
+    if !in_place {
+        announce(home).map_err(step("leave the terminal"))?;
+    }
     info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),

@@ -15,6 +15,8 @@ use crate::supervisor::Supervisor;
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
 /// A worker that does not acknowledge goes to the signal path.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
+/// An agent that lost the daemon is back by then: it tries once a second.
+const RETURN_WITHIN: Duration = Duration::from_secs(5);
 /// A handshake that began before the slot left steering has ended by then, its first retransmissions included.
 const HANDSHAKES_WITHIN: Duration = Duration::from_millis(3500);
 /// After its deadline, for closing politely what a worker does not end by itself.
@@ -29,6 +31,8 @@ pub(crate) struct Drains {
 
 struct Drain {
     since: Instant,
+    /// An agent that has not acknowledged by then does not know how.
+    acknowledge_by: Instant,
     deadline: Instant,
     witness: Witness,
     /// No handshake was half-open on its ports at some moment since.
@@ -79,6 +83,20 @@ impl Witness {
 }
 
 impl Drains {
+    fn begin(&mut self, worker: WorkerId, within: Duration, witness: Witness, patience: Duration) {
+        let since = Instant::now();
+        let drain = Drain {
+            since,
+            acknowledge_by: since + patience,
+            deadline: since + within,
+            witness,
+            settled: false,
+            closing: false,
+        };
+        self.running.insert(worker, drain);
+        self.due = Some(since + LOOK);
+    }
+
     /// Its agent has a new connection: an answer that was awaited on the old one does not come.
     pub(crate) fn reconnected(&mut self, worker: WorkerId) {
         if let Some(drain) = self.running.get_mut(&worker)
@@ -103,21 +121,45 @@ impl Supervisor {
         };
         let (plane, within) = (held.plane, crate::app::drain_timeout(&held.spec));
         let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let witness = match plane {
-            Plane::Cluster if self.tell(worker, ToAgent::Drain { deadline_ms }) => Witness::Expected,
+        let (witness, patience) = match plane {
+            Plane::Cluster if self.tell(worker, ToAgent::Drain { deadline_ms }) => {
+                (Witness::Expected, ACKNOWLEDGE_WITHIN)
+            }
+            // It lost its connection with the daemon before this one.
+            Plane::Cluster if self.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
             Plane::Cluster | Plane::Fork => return self.input(Input::DrainFailed { worker }),
-            Plane::Passed | Plane::Copies => Witness::Kernel,
+            Plane::Passed | Plane::Copies => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
         };
-        let since = Instant::now();
-        let drain = Drain {
-            since,
-            deadline: since + within,
-            witness,
-            settled: false,
-            closing: false,
+        self.drains.begin(worker, within, witness, patience);
+    }
+
+    /// Goes on with a drain that the daemon before began; so much of its time is left.
+    pub(crate) fn drain_again(&mut self, worker: WorkerId, left: Duration) {
+        let Some(held) = self.workers.get(&worker) else {
+            return;
         };
-        self.drains.running.insert(worker, drain);
-        self.drains.due = Some(since + LOOK);
+        let witness = match held.plane {
+            Plane::Cluster => Witness::Expected,
+            Plane::Passed | Plane::Copies | Plane::Fork => Witness::Kernel,
+        };
+        self.drains.begin(worker, left, witness, RETURN_WITHIN);
+    }
+
+    fn agent_returns(&self, worker: WorkerId) -> bool {
+        let process = self.workers.get(&worker).and_then(|held| held.process());
+        process.is_some_and(|process| process.adopted) && self.has_agent(worker)
+    }
+
+    /// An agent is there (again). If its worker drains it may not have heard of that.
+    pub(crate) fn agent_arrived(&mut self, worker: WorkerId) {
+        self.drains.reconnected(worker);
+        if let Some(drain) = self.drains.running.get(&worker)
+            && drain.witness == Witness::Expected
+        {
+            let left = drain.deadline.saturating_duration_since(Instant::now());
+            let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            self.tell(worker, ToAgent::Drain { deadline_ms });
+        }
     }
 
     pub(crate) fn drain_acknowledged(&mut self, worker: WorkerId) {
@@ -153,7 +195,7 @@ impl Supervisor {
         let now = Instant::now();
         let since = now.saturating_duration_since(drain.since);
         if drain.witness == Witness::Expected {
-            if since >= ACKNOWLEDGE_WITHIN {
+            if now >= drain.acknowledge_by {
                 self.drains.end(worker);
                 self.input(Input::DrainFailed { worker });
             }

@@ -48,17 +48,26 @@ impl Supervisor {
             return;
         };
         let (pid, pidfd, ending) = (process.pid, Arc::clone(&process.pidfd), process.ending);
+        let adopted = process.adopted;
         // Before the leader is waited for, its pid still names its process group and nobody else's.
-        let left = remains(held.id, pid);
+        let mut left = remains(held.id, pid);
+        if adopted {
+            left.extend(self.scattered(worker));
+        }
         if !ending {
             // Nobody asked a crashed worker's children to finish, and they may hold its ports.
             left.iter()
                 .for_each(|process| drop(process.send_signal(Signal::KILL)));
         }
-        let exit = match pidfd.try_wait() {
-            Ok(Some(ExitStatus::Code(code))) => Exit::Code(code),
-            Ok(Some(ExitStatus::Signal(signal))) => Exit::Signal(signal),
-            Ok(None) | Err(_) => Exit::Signal(Signal::KILL.as_raw()),
+        let status = pidfd
+            .try_wait()
+            .ok()
+            .flatten()
+            .or_else(|| pidfd.exit_of_stranger());
+        let exit = match status {
+            Some(ExitStatus::Code(code)) => Exit::Code(code),
+            Some(ExitStatus::Signal(signal)) => Exit::Signal(signal),
+            None => Exit::Signal(Signal::KILL.as_raw()),
         };
         info!(%worker, pid, ?exit, "exited");
         self.step(worker, if ending { Stage::Gone } else { Stage::Failed });
@@ -79,6 +88,18 @@ impl Supervisor {
         } else {
             self.await_remains(worker, left);
         }
+    }
+
+    /// What is left of the tree of a worker that is no child of this daemon: its orphans are not either.
+    fn scattered(&self, worker: WorkerId) -> Vec<Arc<PidFd>> {
+        let home = self.home.root().display().to_string();
+        let ours = |pid: &u32| tree::variable(*pid, "RPM_HOME").as_ref() == Some(&home);
+        let marked = tree::marked(&format!("RPM_WORKER={worker}"));
+        let processes = marked
+            .into_iter()
+            .filter(ours)
+            .filter_map(|pid| PidFd::open(pid).ok());
+        processes.map(Arc::new).collect()
     }
 
     fn await_remains(&self, worker: WorkerId, remains: Vec<Arc<PidFd>>) {

@@ -11,8 +11,8 @@ use std::time::Instant;
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 use rpm_listen::{Grant, Wanted};
-use rpm_sys::scm;
 use rpm_sys::spawn::{Spawn, spawn};
+use rpm_sys::{scm, socket, survive};
 use rpm_wire::api::{AppSpec, Stage};
 use tokio::io::Interest;
 use tokio::sync::mpsc;
@@ -24,10 +24,13 @@ use crate::home::Home;
 use crate::logs::{Source, tail};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::watched::watched;
-use crate::worker::{Channel, Life, Logs, Process, UsageSample, Worker};
+use crate::worker::{Channel, Kept, Life, Logs, Process, UsageSample, Worker};
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
+
+/// What a worker can print before a daemon reads it.
+const PIPE_BYTES: usize = 1 << 20;
 
 /// Why a worker could not be started, for people.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +145,7 @@ impl Supervisor {
             None
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
+        let kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(descriptors)?;
         let logs = instance_logs(&self.home, spec, instance);
         let mut env = environment(spec, &self.home, (instance, number), &logs);
         self.add_runtime_env(&mut env, worker, spec, channel_fd);
@@ -160,11 +164,15 @@ impl Supervisor {
         let channel = ours.map(|socket| self.open_channel(worker, socket));
         let process = Process {
             pid: child.pid,
+            // A process that has ended since is not one that could be taken back.
+            start_ticks: child.pidfd.start_ticks().unwrap_or(0),
             pidfd: Arc::new(child.pidfd),
             started: Instant::now(),
             started_at_ms: now_ms(),
             channel,
             ending: false,
+            adopted: false,
+            kept,
             usage: UsageSample::start(),
         };
         Ok(Launched {
@@ -254,7 +262,7 @@ impl Supervisor {
         Ok(fds)
     }
 
-    fn open_channel(&self, worker: WorkerId, socket: OwnedFd) -> Channel {
+    pub(crate) fn open_channel(&self, worker: WorkerId, socket: OwnedFd) -> Channel {
         let (outgoing, inbox) = mpsc::channel::<Outgoing>(OUTGOING_LIMIT);
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -266,7 +274,7 @@ impl Supervisor {
     }
 
     /// Reports the end of the leader.
-    fn watch(&self, worker: WorkerId, process: &Process) {
+    pub(crate) fn watch(&self, worker: WorkerId, process: &Process) {
         let events = self.events.clone();
         let pidfd = Arc::clone(&process.pidfd);
         tokio::spawn(async move {
@@ -285,10 +293,30 @@ fn token(worker: WorkerId) -> String {
     format!("{worker}-{:016x}", RandomState::new().hash_one(worker))
 }
 
+/// Wide, so that a program can print for a while when there is no daemon.
 fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = io::pipe()?;
     rustix::io::ioctl_fionbio(&read, true)?;
-    Ok((read.into(), write.into()))
+    let write = OwnedFd::from(write);
+    survive::widen_pipe(&write, PIPE_BYTES);
+    Ok((read.into(), write))
+}
+
+/// Has the worker hold the daemon's descriptors too: it lives on if the daemon dies, and the next one takes them back.
+fn keep(
+    fds: &mut Vec<(OwnedFd, i32)>,
+    channel: Option<&OwnedFd>,
+    [out, err]: [&OwnedFd; 2],
+) -> io::Result<Kept> {
+    let first = fds.last().map_or(FIRST_FD, |(_, number)| number + 1);
+    for (fd, number) in [Some(out), Some(err), channel].into_iter().flatten().zip(first..) {
+        fds.push((fd.try_clone()?, number));
+    }
+    Ok(Kept {
+        channel: channel.map(socket::inode).transpose()?,
+        out: socket::inode(out)?,
+        err: socket::inode(err)?,
+    })
 }
 
 fn command_line(spec: &AppSpec) -> Result<(PathBuf, Vec<OsString>), LaunchError> {

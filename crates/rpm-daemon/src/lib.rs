@@ -20,10 +20,14 @@ mod progress;
 mod reload;
 mod revision;
 mod sampling;
+mod state;
 mod supervisor;
+mod takeover;
+mod update;
 mod views;
 mod watched;
 mod worker;
 
-pub use boot::{BootError, run};
+pub use boot::{BootError, check, run};
 pub use home::{Home, HomeError};
+pub use update::CAN_TAKE_OVER;

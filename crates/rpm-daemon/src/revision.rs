@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use rpm_core::Revision;
 use rpm_wire::api::AppSpec;
+use serde::{Deserialize, Serialize};
 
 /// The revisions of one app that may still be needed.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Revisions {
     known: BTreeMap<Revision, Version>,
     last: Revision,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Version {
     given: Arc<AppSpec>,
     real: Arc<AppSpec>,

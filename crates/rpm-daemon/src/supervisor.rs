@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rpm_core::protocol::{Command, Input, Outcome};
+use rpm_core::protocol::{Command, Input, Outcome, Output};
 use rpm_core::sampler::{Decision, Sampler};
 use rpm_core::{AppId, Core, Tick, Ticket, WorkerId};
 use rpm_listen::Listeners;
@@ -24,6 +24,8 @@ use crate::handoff::Handoffs;
 use crate::home::Home;
 use crate::logs::LogSink;
 use crate::progress::Steps;
+use crate::state::Store;
+use crate::update::Succession;
 use crate::watched::watched;
 use crate::worker::Worker;
 
@@ -72,7 +74,12 @@ pub struct Supervisor {
     /// The ticket of the last reload of each app that one was asked for.
     pub(crate) reloads: BTreeMap<AppId, Ticket>,
     sampler: Sampler,
+    pub(crate) store: Store,
+    /// What another binary is passed that takes over.
+    pub(crate) succession: Option<Succession>,
     origin: Instant,
+    /// The tick at the origin: a daemon that took over goes on with the time of the one before.
+    pub(crate) epoch: Duration,
     usage_due: Instant,
     shutdown: Option<oneshot::Receiver<Outcome>>,
 }
@@ -140,7 +147,10 @@ impl Supervisor {
             leavers: Vec::new(),
             reloads: BTreeMap::new(),
             sampler: Sampler::new(),
+            store: Store::new(),
+            succession: None,
             origin: Instant::now(),
+            epoch: Duration::ZERO,
             usage_due: Instant::now(),
             shutdown: None,
         };
@@ -255,28 +265,42 @@ impl Supervisor {
             .flatten()
             .min();
         let usage = (!self.workers.is_empty()).then_some(self.usage_due);
-        [due.map(|tick| self.origin + tick.0), usage, self.drains.due]
+        let due = due.map(|tick| self.origin + tick.0.saturating_sub(self.epoch));
+        [due, usage, self.drains.due, self.store.due()]
             .into_iter()
             .flatten()
             .min()
     }
 
     /// Carries out what the core wants until it wants nothing more.
-    fn settle(&mut self) {
-        while let Some(output) = self.core.poll_output() {
-            self.apply(output);
+    pub(crate) fn settle(&mut self) {
+        loop {
+            let outputs: Vec<Output> = std::iter::from_fn(|| self.core.poll_output()).collect();
+            if outputs.is_empty() {
+                break;
+            }
+            if outputs.iter().any(is_lasting) {
+                // Nothing is done that the next daemon would not know of.
+                self.store.changed();
+                self.store(true);
+            }
+            outputs.into_iter().for_each(|output| self.apply(output));
         }
+        self.store(false);
         self.tell_of_leavers();
     }
 
     /// Feeds the core; its outputs are carried out at the end of the step.
     pub(crate) fn input(&mut self, input: Input) {
         let now = self.now();
+        if !matches!(input, Input::Queue { .. } | Input::Responded { .. }) {
+            self.store.changed();
+        }
         self.core.handle(input, now);
     }
 
     pub(crate) fn now(&self) -> Tick {
-        Tick(self.origin.elapsed())
+        Tick(self.epoch + self.origin.elapsed())
     }
 
     /// Gives the core a command; the receiver resolves when it is settled.
@@ -305,6 +329,20 @@ impl Supervisor {
             .get(&worker)?
             .process()
             .map(|process| Arc::clone(&process.pidfd))
+    }
+}
+
+/// Does this change what the next daemon must know?
+fn is_lasting(output: &Output) -> bool {
+    match output {
+        Output::Spawn { .. }
+        | Output::Terminate { .. }
+        | Output::Drain { .. }
+        | Output::Kill { .. }
+        | Output::CloseSlot { .. }
+        | Output::Done { .. }
+        | Output::AppGone { .. } => true,
+        Output::Steer { .. } | Output::Rescue { .. } | Output::Probe { .. } | Output::Notice(_) => false,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_sys::pidfd::PidFd;
 use rpm_wire::api::AppSpec;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::app::Plane;
@@ -49,12 +50,28 @@ pub(crate) enum Life {
 pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) pidfd: Arc<PidFd>,
+    /// With the pid it names the process.
+    pub(crate) start_ticks: u64,
     pub(crate) started: Instant,
     pub(crate) started_at_ms: u64,
     pub(crate) channel: Option<Channel>,
     /// It was asked to end.
     pub(crate) ending: bool,
+    /// It was started by the daemon before this one, and is no child of this one.
+    pub(crate) adopted: bool,
+    pub(crate) kept: Kept,
     pub(crate) usage: UsageSample,
+}
+
+/// What a worker holds for the next daemon, by inode.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The daemon's end of its channel.
+    pub(crate) channel: Option<u64>,
+    /// The read end of its output.
+    pub(crate) out: u64,
+    /// The read end of its errors.
+    pub(crate) err: u64,
 }
 
 /// The daemon's side of a Node channel.
@@ -87,7 +104,7 @@ pub(crate) struct UsageSample {
 }
 
 /// Where a worker's output goes, and where in the files its own begins.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Logs {
     pub(crate) out: PathBuf,
     pub(crate) err: PathBuf,
@@ -138,6 +155,11 @@ impl Channel {
             self.held.push_back((message, awaiting));
         }
         room
+    }
+
+    /// Nothing waits to be written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.held.is_empty() && self.outgoing.capacity() == self.outgoing.max_capacity()
     }
 
     /// Whether a ping is not answered yet.

@@ -38,7 +38,7 @@ pub(crate) struct Slot {
     pub(crate) holder: Option<WorkerId>,
     /// Closed for the core, and only waiting for its holder's exit.
     pub(crate) retiring: Option<Vec<SlotId>>,
-    rescued: u64,
+    pub(crate) rescued: u64,
 }
 
 /// What became of a queue that was to be moved.

@@ -12,6 +12,7 @@ mod group;
 mod listeners;
 mod shared;
 mod steering;
+mod stored;
 mod wanted;
 
 pub use conflict::{Occupant, occupant};
@@ -19,4 +20,5 @@ pub use group::{GroupView, Rescued, SlotView};
 pub use listeners::{Grant, Listeners, OpenError};
 pub use shared::SharedKind;
 pub use steering::Mechanism;
+pub use stored::Stored;
 pub use wanted::{Wanted, WantedError};

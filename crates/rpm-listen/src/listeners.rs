@@ -17,12 +17,12 @@ use crate::wanted::Wanted;
 
 /// Every listening socket that the daemon owns.
 pub struct Listeners {
-    groups: BTreeMap<GroupId, Group>,
-    shared: Vec<Shared>,
-    group_of: BTreeMap<SlotId, GroupId>,
-    next_group: u32,
-    next_slot: u32,
-    traffic: Oneshot,
+    pub(crate) groups: BTreeMap<GroupId, Group>,
+    pub(crate) shared: Vec<Shared>,
+    pub(crate) group_of: BTreeMap<SlotId, GroupId>,
+    pub(crate) next_group: u32,
+    pub(crate) next_slot: u32,
+    pub(crate) traffic: Oneshot,
 }
 
 /// What a worker gets to listen on.
@@ -453,6 +453,11 @@ impl Listeners {
             // A slot that cannot be armed is sampled while others have traffic.
             let _ = self.traffic.rearm(slot.fd.as_fd(), u64::from(id.0));
         }
+    }
+
+    /// The groups that have slots.
+    pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.keys().copied()
     }
 
     /// The app's TCP listeners.

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 
 use rpm_core::{AppId, GroupId, WorkerId};
 use rpm_sys::socket::{self, UdpOptions};
+use serde::{Deserialize, Serialize};
 
 /// What a shared socket is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SharedKind {
     /// A UDP port.
     Udp(SocketAddr),

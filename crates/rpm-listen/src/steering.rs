@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use rpm_core::SlotId;
 use rpm_sys::cbpf;
 use rpm_sys::ebpf::{self, MAX_SLOTS};
+use rustix::io::Errno;
 
 /// The steering mechanism of a group, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub(crate) struct Table {
 pub(crate) struct Order {
     slots: Vec<SlotId>,
     eligible: Vec<SlotId>,
+    /// Sockets have left while nobody looked, so the order is not known: all of them are eligible.
+    lost: bool,
     why_not_ebpf: String,
 }
 
@@ -59,8 +63,37 @@ impl Steering {
         Steering::Classic(Order {
             slots: Vec::new(),
             eligible: Vec::new(),
+            lost: false,
             why_not_ebpf,
         })
+    }
+
+    /// The kernel's order of the sockets, where it matters.
+    pub(crate) fn order(&self) -> &[SlotId] {
+        match self {
+            Steering::Ebpf(_) => &[],
+            Steering::Classic(order) => &order.slots,
+        }
+    }
+
+    /// Takes charge of sockets that listen already. `order` is that of the kernel, as far as it was known, with sockets
+    /// that have left since.
+    pub(crate) fn take_over(
+        slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
+        order: &[SlotId],
+    ) -> io::Result<Steering> {
+        let mut steering = Steering::choose();
+        match &mut steering {
+            Steering::Ebpf(table) => {
+                for (slot, fd) in slots {
+                    table.take_in(*slot, *fd)?;
+                }
+            }
+            Steering::Classic(classic) => {
+                (classic.slots, classic.lost) = survivors(order, slots);
+            }
+        }
+        Ok(steering)
     }
 
     pub(crate) fn mechanism(&self) -> Mechanism {
@@ -72,7 +105,8 @@ impl Steering {
             Steering::Classic(order) => Mechanism {
                 name: "cbpf",
                 reason: format!(
-                    "random among eligible workers by classic BPF; no eBPF: {}",
+                    "random among {} workers by classic BPF; no eBPF: {}",
+                    if order.lost { "all" } else { "eligible" },
                     order.why_not_ebpf
                 ),
             },
@@ -169,7 +203,28 @@ impl Steering {
     }
 }
 
+/// For the table of a program that was just replaced: the kernel frees it some milliseconds later, and a socket can be
+/// in one table only.
+const TABLE_FREED_WITHIN: Duration = Duration::from_secs(2);
+const TABLE_PAUSE: Duration = Duration::from_millis(1);
+
 impl Table {
+    /// A socket that another table may still have.
+    fn take_in(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.add(slot, fd) {
+                Err(error)
+                    if error.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+                        && began.elapsed() < TABLE_FREED_WITHIN =>
+                {
+                    std::thread::sleep(TABLE_PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
         let used: Vec<u32> = self.index.values().copied().collect();
         let index = (0..MAX_SLOTS).find(|i| !used.contains(i)).ok_or_else(|| {
@@ -207,7 +262,7 @@ impl Order {
         self.slots
             .iter()
             .enumerate()
-            .filter(|(_, s)| slots.contains(s))
+            .filter(|(_, s)| self.lost || slots.contains(s))
             .map(|(i, _)| i as u32)
             .collect()
     }
@@ -237,11 +292,57 @@ impl Order {
         };
         let last = self.slots.len() - 1;
         let mut steady = self.positions(&self.eligible);
-        steady.retain(|i| *i as usize != at && (*i as usize) < last);
+        steady.retain(|i| (self.lost || *i as usize != at) && (*i as usize) < last);
         self.attach(&steady, &fd_of)?;
         leave()?;
         self.slots.swap_remove(at);
+        self.lost &= self.slots.len() > 1;
         self.eligible.retain(|s| *s != slot);
         self.attach(&self.positions(&self.eligible), fd_of)
+    }
+}
+
+/// The order of the sockets that are left, and whether it is unknown: when one leaves, the last takes its place, so
+/// it depends on which left first.
+fn survivors(order: &[SlotId], left: &BTreeMap<SlotId, BorrowedFd<'_>>) -> (Vec<SlotId>, bool) {
+    let mut slots = order.to_vec();
+    let gone: Vec<usize> = (0..slots.len())
+        .filter(|at| !left.contains_key(&slots[*at]))
+        .collect();
+    let unknown = left.keys().any(|slot| !order.contains(slot));
+    match gone[..] {
+        [] if !unknown => (slots, false),
+        [at] if !unknown => {
+            slots.swap_remove(at);
+            (slots, false)
+        }
+        _ => (left.keys().copied().collect(), left.len() > 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn the_order_is_known_if_at_most_one_has_left() {
+        let null = std::fs::File::open("/dev/null").expect("it is there");
+        let ids = |ids: &[u32]| ids.iter().copied().map(SlotId).collect::<Vec<_>>();
+        let order = ids(&[4, 7, 5, 6]);
+        let left = |left: &[u32]| {
+            let slots = ids(left).into_iter().map(|slot| (slot, null.as_fd()));
+            survivors(&order, &slots.collect())
+        };
+        assert_eq!(left(&[4, 5, 6, 7]), (order.clone(), false));
+        assert_eq!(
+            left(&[4, 5, 6]),
+            (ids(&[4, 6, 5]), false),
+            "the last takes its place"
+        );
+        assert_eq!(left(&[4, 5]), (ids(&[4, 5]), true));
+        assert_eq!(left(&[5]), (ids(&[5]), false), "there is one way to order one");
+        assert!(left(&[4, 5, 6, 7, 9]).1, "one that the order does not know");
     }
 }

@@ -24,6 +24,8 @@ pub mod scm;
 pub mod sock_diag;
 pub mod socket;
 pub mod spawn;
+pub mod succession;
+pub mod survive;
 pub mod tree;
 pub mod usage;
 

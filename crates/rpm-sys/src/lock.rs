@@ -13,10 +13,24 @@ const RETRY: Duration = Duration::from_millis(5);
 /// A held lock. The file stays: removing it would let two processes lock two files of one name.
 #[derive(Debug)]
 pub struct LockFile {
-    _file: OwnedFd,
+    file: OwnedFd,
 }
 
 impl LockFile {
+    /// Another descriptor of the same lock, which is held until the last is closed.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone()
+    }
+
+    /// The lock that this process was passed.
+    #[must_use]
+    pub fn passed(file: OwnedFd) -> LockFile {
+        LockFile { file }
+    }
+
     /// Takes the lock on `path` (created if need be, mode 0600); `None` if somebody else has it.
     ///
     /// # Errors
@@ -25,7 +39,7 @@ impl LockFile {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
         match rustix::io::retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
-            Ok(()) => Ok(Some(LockFile { _file: file })),
+            Ok(()) => Ok(Some(LockFile { file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }

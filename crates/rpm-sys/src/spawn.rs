@@ -1,4 +1,4 @@
-//! Starting a process: its own process group, exactly the descriptors it was given, default signal
+//! Starting a process: its own session and process group, exactly the descriptors it was given, default signal
 //! dispositions, and an error that says which step failed on what.
 
 mod child;
@@ -63,7 +63,7 @@ pub enum Stage {
     Descriptors,
     /// Creating the process.
     Fork,
-    /// Giving it its process group.
+    /// Giving it its session and process group.
     Group,
     /// Changing to its working directory.
     Directory,
@@ -97,7 +97,7 @@ const EXEC_DEADLINE: Timespec = Timespec {
 
 /// Starts a process and returns when it executes its program.
 ///
-/// The process leads a process group of its own, starts with default signal dispositions and an empty
+/// The process leads a session and a process group of its own, gets SIGCONT if the calling thread dies, starts with default signal dispositions and an empty
 /// signal mask, and inherits descriptors 0, 1, 2 and `fds` alone.
 ///
 /// # Errors
@@ -131,10 +131,6 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
     };
     let child = child::fork(&plan).map_err(|source| SpawnError::new(Stage::Fork, &program, source))?;
     drop(answer);
-    // The child does the same: whichever comes first, the group exists when either goes on.
-    if let Ok(pid) = crate::pidfd::raw_pid(child.pid) {
-        let _ = rustix::process::setpgid(Some(pid), Some(pid));
-    }
     match await_exec(&report) {
         Ok(None) => Ok(child),
         Ok(Some((stage, source))) => {

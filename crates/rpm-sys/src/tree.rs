@@ -127,6 +127,25 @@ pub fn orphans_of(marker: &str) -> Vec<u32> {
     pids
 }
 
+/// Living processes, whoever's children, that have this entry (`KEY=value`) in their environment.
+#[must_use]
+pub fn marked(entry: &str) -> Vec<u32> {
+    let alive = processes().filter(|(_, stat)| !stat.is_dead());
+    alive
+        .map(|(pid, _)| pid)
+        .filter(|pid| has_entry(*pid, entry))
+        .collect()
+}
+
+/// The value of a variable in the environment that a process was started with.
+#[must_use]
+pub fn variable(pid: u32, key: &str) -> Option<String> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environment.split(|&byte| byte == 0);
+    let value = entries.find_map(|entry| entry.strip_prefix(key.as_bytes())?.strip_prefix(b"="));
+    Some(String::from_utf8_lossy(value?).into_owned())
+}
+
 /// Reaps orphans that have ended: dead children of this process for which `is_known` is false (a known
 /// one is reaped through its own [`PidFd`]). Returns how many.
 pub fn reap_orphans(is_known: impl Fn(u32) -> bool) -> usize {

@@ -124,6 +124,25 @@ fn group_directory_and_limit_are_as_asked() {
     assert_eq!(text, "/tmp\n123\n456\n");
 }
 
+#[test]
+fn a_process_that_is_stopped_goes_on_when_its_starter_dies() {
+    let starter = std::thread::spawn(|| {
+        let child = Victim::of(command("/bin/sleep", &["1000"])).unwrap();
+        child.0.pidfd.send_signal(Signal::STOP).unwrap();
+        wait_until(|| so(child.0.pidfd.is_stopped().unwrap()));
+        child
+    });
+    let child = starter.join().unwrap();
+    wait_until(|| so(!child.0.pidfd.is_stopped().unwrap()));
+    let pid = rustix::process::Pid::from_raw(child.0.pid.cast_signed());
+    assert_eq!(
+        rustix::process::getsid(pid).ok(),
+        pid,
+        "nor can its group be orphaned"
+    );
+    assert!(!child.0.pidfd.peek().unwrap(), "it runs");
+}
+
 struct Script(PathBuf);
 
 impl Script {

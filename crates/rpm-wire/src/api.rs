@@ -458,6 +458,16 @@ pub struct Pong {
     pub version: String,
     /// Its process id.
     pub pid: u32,
+    /// When it began to serve, milliseconds since the Unix epoch: another binary that takes over keeps the pid.
+    pub started_at_ms: u64,
+}
+
+/// `POST /v1/update`: another binary takes over. The connection ends without an answer when it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateRequest {
+    /// The binary, absolute.
+    pub binary: String,
 }
 
 /// Which of a worker's streams.

@@ -15,7 +15,8 @@ fn main() -> ExitCode {
     }
     match rpm_cli::parse(std::env::args_os()) {
         Ok(Invocation::Client(client)) => rpm_cli::run(&client),
-        Ok(Invocation::Daemon) => daemon(),
+        Ok(Invocation::Daemon { check: false }) => daemon(),
+        Ok(Invocation::Daemon { check: true }) => check(),
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
         Err(usage) => usage.report(),
     }
@@ -29,6 +30,21 @@ fn daemon() -> ExitCode {
     };
     match rpm_daemon::run(&home) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => refuse(&error.into()),
+    }
+}
+
+/// The daemon that runs asks whether this binary could take over.
+fn check() -> ExitCode {
+    let home = match rpm_cli::home_dir() {
+        Ok(home) => home,
+        Err(error) => return refuse(&error.into()),
+    };
+    match rpm_daemon::check(&home) {
+        Ok(version) => {
+            println!("{}{version}", rpm_daemon::CAN_TAKE_OVER);
+            ExitCode::SUCCESS
+        }
         Err(error) => refuse(&error.into()),
     }
 }

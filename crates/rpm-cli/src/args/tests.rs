@@ -163,7 +163,10 @@ fn counts_of_scale() {
 
 #[test]
 fn what_the_binary_itself_does() {
-    assert_eq!(try_parse("rpm daemon").ok(), Some(Invocation::Daemon));
+    assert_eq!(
+        try_parse("rpm daemon").ok(),
+        Some(Invocation::Daemon { check: false })
+    );
     assert_eq!(try_parse("rpm demo").ok(), Some(Invocation::Demo { port: None }));
     assert_eq!(
         try_parse("rpm demo --port 3000").ok(),

@@ -7,6 +7,7 @@ use rpm_core::protocol::{Command, Exit, Input};
 use rpm_core::{AppId, GroupId, InstanceId, SlotId, StateView, Ticket, WorkerId};
 
 use crate::chance::{random_app, random_config, random_instances, random_worker};
+use crate::death;
 use crate::world::{Event, Fate, Slot, Verdict, Wish, World, demand};
 
 /// A random history of so many steps, then quiet, then a shutdown.
@@ -82,7 +83,7 @@ fn step(world: &mut World) -> Verdict {
         0..40 => advance(world),
         40..70 => tick(world),
         70..79 => random_command(world),
-        79 => fall(world),
+        79 => death::fall(world),
         80..86 => stray_input(world),
         86..90 => jump(world),
         90..93 => release(world),
@@ -169,7 +170,7 @@ fn revive(world: &mut World, worker: WorkerId) {
     }
 }
 
-fn bury(world: &mut World, worker: WorkerId) {
+pub(crate) fn bury(world: &mut World, worker: WorkerId) {
     if let Some(process) = world.processes.get_mut(&worker) {
         process.fate = Fate::Dead;
     }
@@ -290,39 +291,6 @@ fn jump(world: &mut World) -> Verdict {
     }
 }
 
-/// The shell dies. Some processes do so too while there is none; those that were not known to run are ended by
-/// the next one.
-fn fall(world: &mut World) -> Verdict {
-    let mut ended = Vec::new();
-    for worker in world.processes.keys().copied().collect::<Vec<_>>() {
-        let dies = world.mishap(20);
-        let fate = world.processes.get(&worker).map(|process| process.fate);
-        let spawned = world.core.worker(worker).is_some_and(|it| it.spawned.is_some());
-        match fate {
-            Some(Fate::Alive) if spawned && !dies => {}
-            Some(Fate::Alive | Fate::Asked) => ended.push((worker, spawned)),
-            Some(Fate::Dead) | None => {}
-        }
-    }
-    let ids: Vec<WorkerId> = ended.iter().map(|(worker, _)| *worker).collect();
-    world.fall(&ids)?;
-    for (worker, spawned) in ended {
-        bury(world, worker);
-        let exit = Exit::Signal(9);
-        world.tell(if spawned {
-            Input::Exited { worker, exit }
-        } else {
-            Input::SpawnFailed { worker }
-        })?;
-    }
-    let reloads = |app: &AppId| world.core.app(*app).is_some_and(|view| view.reload.is_some());
-    let apps: Vec<AppId> = world.apps.keys().copied().filter(reloads).collect();
-    for app in apps {
-        command(world, Command::Undo { app })?;
-    }
-    Ok(())
-}
-
 fn random_command(world: &mut World) -> Verdict {
     let app = random_app(world);
     let instances = random_instances(world);
@@ -356,7 +324,7 @@ fn start(world: &mut World) -> Verdict {
     command(world, Command::Start { app, config })
 }
 
-fn command(world: &mut World, command: Command) -> Verdict {
+pub(crate) fn command(world: &mut World, command: Command) -> Verdict {
     let ticket = Ticket(world.serial());
     world.tickets.insert(ticket, false);
     let (ids, wish) = match &command {

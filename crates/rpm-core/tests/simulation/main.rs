@@ -3,6 +3,7 @@
 
 mod actions;
 mod chance;
+mod death;
 mod dice;
 mod rollout;
 mod world;

@@ -35,7 +35,7 @@ pub(crate) struct World {
     pub(crate) history: Vec<(Tick, Line)>,
     pub(crate) rollouts: Rollouts,
     /// The step that is being checked was a command.
-    commanded: bool,
+    pub(crate) commanded: bool,
     steered: BTreeMap<GroupId, Vec<SlotId>>,
     serial: u64,
 }
@@ -160,33 +160,6 @@ impl World {
         self.check()
     }
 
-    /// The shell dies and another one goes on. Processes with these ids have ended meanwhile.
-    pub(crate) fn fall(&mut self, ended: &[WorkerId]) -> Verdict {
-        let stored = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
-        self.core = serde_json::from_str(&stored).map_err(|error| error.to_string())?;
-        let again = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
-        demand(again == stored, || format!("stored: {stored}\nread: {again}"))?;
-        for settled in self.tickets.values_mut() {
-            *settled = true;
-        }
-        let lost: Vec<SlotId> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.open && slot.holder.is_none_or(|worker| ended.contains(&worker)))
-            .map(|(id, _)| *id)
-            .collect();
-        self.history.push((self.now, Line::Fall));
-        self.commanded = true;
-        self.core.take_up(self.now, &lost);
-        self.obey_all()?;
-        for &worker in ended {
-            self.rollouts.crashed(worker);
-        }
-        self.core
-            .check_invariants()
-            .map_err(|violation| violation.to_string())
-    }
-
     pub(crate) fn alive(&self) -> Vec<WorkerId> {
         let alive = |(&id, process): (&WorkerId, &Process)| (process.fate == Fate::Alive).then_some(id);
         self.processes.iter().filter_map(alive).collect()
@@ -211,7 +184,7 @@ impl World {
         self.steered.get(&group).map_or(&[], Vec::as_slice)
     }
 
-    fn obey_all(&mut self) -> Verdict {
+    pub(crate) fn obey_all(&mut self) -> Verdict {
         while let Some(output) = self.core.poll_output() {
             self.history.push((self.now, Line::Out(output.clone())));
             self.obey(output)?;

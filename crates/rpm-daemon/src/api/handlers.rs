@@ -1,5 +1,7 @@
 //! The endpoints.
 
+use std::sync::OnceLock;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -7,7 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
     ActionRequest, AppInfo, ChangeReply, Follow, Pong, Process, ReloadRequest, RollbackRequest, ScaleRequest,
-    StartRequest,
+    StartRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -15,7 +17,7 @@ use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
 use super::follow;
 use crate::commands::failure;
-use crate::supervisor::{Event, Handle, ShuttingDown, Supervisor};
+use crate::supervisor::{Event, Handle, ShuttingDown, Supervisor, now_ms};
 
 type Reply<T> = Result<axum::Json<T>, Refusal>;
 
@@ -31,6 +33,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/scale", post(scale))
         .route("/v1/processes", get(processes))
         .route("/v1/logs", get(follow::logs))
+        .route("/v1/update", post(update))
         .route("/v1/kill", post(kill))
         .route("/metrics", get(metrics))
         .fallback(unknown)
@@ -52,7 +55,15 @@ async fn ping() -> axum::Json<Pong> {
         msg: "pong".to_owned(),
         version,
         pid: std::process::id(),
+        started_at_ms: *STARTED.get_or_init(now_ms),
     })
+}
+
+/// When the first request was answered, which is as good as when the daemon began to serve.
+static STARTED: OnceLock<u64> = OnceLock::new();
+
+async fn update(State(handle): State<Handle>, Body(request): Body<UpdateRequest>) -> Reply<ChangeReply> {
+    Err(crate::update::update(&handle, request.binary.into()).await.into())
 }
 
 async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Answer {

@@ -103,6 +103,12 @@ impl Drain {
                     self.pass();
                     let _ = done.send(());
                 }
+                Order::Pause(done, resumed) => {
+                    self.pass();
+                    let _ = done.send(());
+                    // An error is what it waits for: the other side is gone.
+                    let _ = resumed.recv();
+                }
                 Order::Stop => {
                     self.pass();
                     return std::ops::ControlFlow::Break(());

@@ -30,6 +30,8 @@ enum Order {
     Add(Source),
     /// Answer when everything that is in the pipes now is in the files.
     Sync(oneshot::Sender<()>),
+    /// The same, and wait until the other side of the channel is dropped.
+    Pause(oneshot::Sender<()>, mpsc::Receiver<()>),
     Stop,
 }
 
@@ -73,6 +75,15 @@ impl LogSink {
         self.order(Order::Sync(done));
         // The thread ends only with the daemon; then there is nothing to wait for.
         let _ = wait.await;
+    }
+
+    /// The same, and reads nothing more until what is returned is dropped.
+    pub async fn pause(&self) -> Sender<()> {
+        let (done, wait) = oneshot::channel();
+        let (resume, resumed) = mpsc::channel();
+        self.order(Order::Pause(done, resumed));
+        let _ = wait.await;
+        resume
     }
 
     /// Changes whenever something was added to any file.

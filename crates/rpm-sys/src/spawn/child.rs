@@ -79,10 +79,15 @@ fn code(stage: Stage) -> i32 {
 
 fn run(plan: &Plan<'_>) -> ! {
     default_dispositions();
+    // A session, and not only a process group in that of the daemon: the death of the daemon would orphan the group, and
+    // the kernel sends SIGHUP to an orphaned group of which a member is stopped.
     // SAFETY: no memory is involved.
-    if unsafe { libc::setpgid(0, 0) } != 0 {
+    if unsafe { libc::setsid() } < 0 {
         fail(plan, Stage::Group);
     }
+    // A daemon that dies while it has stopped the process lets it go on by that. To one that runs the signal means nothing.
+    // SAFETY: two numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT as libc::c_ulong) };
     place_descriptors(plan);
     // SAFETY: `cwd` is a live zero-terminated string.
     if unsafe { libc::chdir(plan.image.cwd.as_ptr()) } != 0 {
@@ -94,6 +99,10 @@ fn run(plan: &Plan<'_>) -> ! {
             fail(plan, Stage::Limit);
         }
     }
+    let anybody = libc::c_ulong::MAX;
+    // SAFETY: two numbers. Where Yama restricts tracing (ptrace_scope 1) this lets the next daemon, which is no ancestor, take
+    // back what the process holds for it; elsewhere it fails and changes nothing.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, anybody) };
     write_pid(plan.image.pid_digits);
     set_mask(&empty_mask());
     let Image {

@@ -1,0 +1,203 @@
+//! What the daemon must know if it dies and another one goes on: one file, written before the act.
+//!
+//! The workers run on without a daemon, and hold everything that one would need: their listening sockets, the daemon's
+//! end of their channel, the read ends of their log pipes. The file says what is what.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rpm_core::{AppId, Core, InstanceId, WorkerId};
+use rpm_sys::survive;
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+use crate::app::App;
+use crate::home::Home;
+use crate::supervisor::Supervisor;
+use crate::worker::{Kept, Life, Logs, Worker};
+
+/// Of the file. Another one is not read.
+const FORMAT: u32 = 1;
+/// What changes nothing but figures is written this much later, together with what else happens until then.
+const WRITE_EVERY: Duration = Duration::from_millis(20);
+
+/// The whole state.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Stored<C = Core, A = BTreeMap<AppId, App>> {
+    format: u32,
+    /// Of the daemon that wrote it.
+    version: String,
+    boot_id: String,
+    /// What the monotonic clock said at tick 0.
+    pub(crate) origin: Duration,
+    pub(crate) core: C,
+    pub(crate) apps: A,
+    pub(crate) workers: Vec<StoredWorker>,
+    pub(crate) listeners: rpm_listen::Stored,
+    pub(crate) next_app: u32,
+    pub(crate) next_ticket: u64,
+    pub(crate) rescues: u64,
+}
+
+/// A worker that has a process.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct StoredWorker {
+    pub(crate) id: WorkerId,
+    pub(crate) app: AppId,
+    pub(crate) instance: InstanceId,
+    pub(crate) pid: u32,
+    /// With the pid it names the process.
+    pub(crate) start_ticks: u64,
+    pub(crate) started_at_ms: u64,
+    pub(crate) ending: bool,
+    pub(crate) token: String,
+    pub(crate) logs: Logs,
+    pub(crate) kept: Kept,
+}
+
+/// Whether what is known is also written.
+pub(crate) struct Store {
+    changed: bool,
+    written: Option<Instant>,
+    failed: bool,
+    boot_id: String,
+}
+
+impl Store {
+    pub(crate) fn new() -> Store {
+        Store {
+            changed: false,
+            written: None,
+            failed: false,
+            // Without it the file is never read, which is right.
+            boot_id: survive::boot_id().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// When it is to be written at the latest.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let due = self.written.map_or_else(Instant::now, |at| at + WRITE_EVERY);
+        self.changed.then_some(due)
+    }
+}
+
+impl Supervisor {
+    /// Writes what has changed. `at_once`: something is about to be done that the next daemon must know of.
+    pub(crate) fn store(&mut self, at_once: bool) {
+        let due = self
+            .store
+            .due()
+            .is_some_and(|due| at_once || due <= Instant::now());
+        if !due {
+            return;
+        }
+        let written = self.write_state();
+        self.store.changed = false;
+        self.store.written = Some(Instant::now());
+        match written {
+            Ok(()) => self.store.failed = false,
+            Err(error) if !self.store.failed => {
+                self.store.failed = true;
+                self.store.changed = true;
+                error!(%error, "cannot write the state: if the daemon died now the next one would not know its workers");
+            }
+            Err(_) => self.store.changed = true,
+        }
+    }
+
+    fn write_state(&self) -> io::Result<()> {
+        let stored = Stored {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: self.store.boot_id.clone(),
+            origin: survive::monotonic().saturating_sub(self.now().0),
+            core: &self.core,
+            apps: &self.apps,
+            workers: self.workers.values().filter_map(stored).collect(),
+            listeners: self.listeners.stored(),
+            next_app: self.next_app,
+            next_ticket: self.next_ticket,
+            rescues: self.rescues,
+        };
+        let text = serde_json::to_vec(&stored)?;
+        let (path, new) = (state_file(&self.home), new_file(&self.home));
+        let mut file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&text)?;
+        fs::rename(&new, &path)
+    }
+}
+
+fn stored(worker: &Worker) -> Option<StoredWorker> {
+    let Life::Running(process) = &worker.life else {
+        return None;
+    };
+    Some(StoredWorker {
+        id: worker.id,
+        app: worker.app,
+        instance: worker.instance,
+        pid: process.pid,
+        start_ticks: process.start_ticks,
+        started_at_ms: process.started_at_ms,
+        ending: process.ending,
+        token: worker.token.clone(),
+        logs: worker.logs.clone(),
+        kept: process.kept,
+    })
+}
+
+/// What the daemon before this one left; `None`: it left nothing, or nothing that is still true.
+pub(crate) fn read(home: &Home) -> Option<Stored> {
+    let text = match fs::read(state_file(home)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            error!(%error, "cannot read the state of the daemon before; its workers are not known");
+            return None;
+        }
+    };
+    match serde_json::from_slice::<Stored>(&text) {
+        Ok(stored) if stored.format != FORMAT => {
+            let (format, version) = (stored.format, stored.version);
+            error!(
+                format,
+                version, "the state is of another version of the daemon; its workers are not known"
+            );
+            None
+        }
+        Ok(stored) if Some(&stored.boot_id) != survive::boot_id().ok().as_ref() => {
+            warn!("the state is of before the system was started; its workers are gone");
+            None
+        }
+        Ok(stored) => Some(stored),
+        Err(error) => {
+            error!(%error, "the state of the daemon before is damaged; its workers are not known");
+            None
+        }
+    }
+}
+
+/// The daemon ends, and its workers have done so.
+pub(crate) fn forget(home: &Home) {
+    let _ = fs::remove_file(state_file(home));
+}
+
+fn state_file(home: &Home) -> PathBuf {
+    home.root().join("state.json")
+}
+
+fn new_file(home: &Home) -> PathBuf {
+    home.root().join("state.json.new")
+}

@@ -1,0 +1,240 @@
+//! Going on where a daemon that is no more has stopped: its workers run, and hold what it had.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rpm_core::protocol::{Command, Exit, Input};
+use rpm_core::{AppId, RetiringPhase, SlotId, StateView, WorkerId};
+use rpm_listen::Listeners;
+use rpm_sys::limits::Rlimit;
+use rpm_sys::pidfd::PidFd;
+use rpm_sys::survive::Holdings;
+use rpm_sys::{Signal, survive, tree};
+use rpm_wire::api::AppSpec;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::app::Plane;
+use crate::drain::CLOSE_WITHIN;
+use crate::home::Home;
+use crate::logs::{LogSink, Source};
+use crate::state::{Stored, StoredWorker};
+use crate::supervisor::{Event, Supervisor, now_ms};
+use crate::worker::{Life, Process, UsageSample, Worker};
+
+/// A worker that still runs.
+struct Survivor {
+    stored: StoredWorker,
+    pidfd: Arc<PidFd>,
+}
+
+impl Supervisor {
+    /// A supervisor that has what the one before it had, and the events it is to be run with.
+    ///
+    /// # Errors
+    /// The kernel does not let go of the sockets.
+    pub(crate) fn take_over(
+        home: Home,
+        logs: LogSink,
+        child_nofile: Rlimit,
+        stored: Stored,
+    ) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
+        let (mut supervisor, inbox) = Supervisor::new(home, logs, child_nofile)?;
+        supervisor.epoch = survive::monotonic().saturating_sub(stored.origin);
+        supervisor.core = stored.core;
+        supervisor.apps = stored.apps;
+        supervisor.next_app = stored.next_app;
+        supervisor.next_ticket = stored.next_ticket;
+        supervisor.rescues = stored.rescues;
+        let survivors: Vec<Survivor> = stored.workers.into_iter().filter_map(survivor).collect();
+        let holdings: BTreeMap<WorkerId, Holdings<'_>> = survivors
+            .iter()
+            .map(|survivor| (survivor.stored.id, survivor.pidfd.holdings()))
+            .collect();
+        let take = |worker: WorkerId, inode: u64| take(&holdings, worker, inode);
+        let (listeners, lost) = Listeners::take_over(stored.listeners, take)?;
+        supervisor.listeners = listeners;
+        for survivor in &survivors {
+            supervisor.adopt(survivor, |inode| take(survivor.stored.id, inode));
+        }
+        let alive: BTreeSet<WorkerId> = survivors.iter().map(|survivor| survivor.stored.id).collect();
+        supervisor.end_strays(&alive);
+        supervisor.go_on(&alive, &lost);
+        Ok((supervisor, inbox))
+    }
+
+    /// Takes back a worker: its process, its channel, its output.
+    fn adopt(&mut self, survivor: &Survivor, take: impl Fn(u64) -> Option<OwnedFd>) {
+        let Survivor { stored, pidfd } = survivor;
+        let Some(spec) = self.spec_of(stored) else {
+            return;
+        };
+        let age = Duration::from_millis(now_ms().saturating_sub(stored.started_at_ms));
+        let channel = stored.kept.channel.and_then(&take);
+        let process = Process {
+            pid: stored.pid,
+            pidfd: Arc::clone(pidfd),
+            start_ticks: stored.start_ticks,
+            started: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
+            started_at_ms: stored.started_at_ms,
+            channel: channel.map(|socket| self.open_channel(stored.id, socket)),
+            ending: stored.ending,
+            adopted: true,
+            kept: stored.kept,
+            usage: UsageSample::start(),
+        };
+        let streams = [
+            (stored.kept.out, &stored.logs.out),
+            (stored.kept.err, &stored.logs.err),
+        ];
+        for (inode, path) in streams {
+            match take(inode) {
+                Some(pipe) => self.logs.add(Source {
+                    pipe,
+                    path: path.clone(),
+                }),
+                None => {
+                    warn!(worker = %stored.id, path = %path.display(), "a worker's output cannot be taken back");
+                }
+            }
+        }
+        // The daemon before may have died while it had stopped the worker for a moment.
+        let _ = pidfd.send_signal(Signal::CONT);
+        self.watch(stored.id, &process);
+        let worker = Worker {
+            id: stored.id,
+            app: stored.app,
+            instance: stored.instance,
+            plane: Plane::of(&spec),
+            spec,
+            logs: stored.logs.clone(),
+            life: Life::Running(process),
+            trouble: None,
+            token: stored.token.clone(),
+            malformed: 0,
+        };
+        self.workers.insert(stored.id, worker);
+        info!(worker = %stored.id, pid = stored.pid, "taken back");
+    }
+
+    fn spec_of(&self, stored: &StoredWorker) -> Option<Arc<AppSpec>> {
+        let revisions = &self.apps.get(&stored.app)?.revisions;
+        let revision = self.core.worker(stored.id).map(|worker| worker.revision);
+        let spec = revision.and_then(|revision| revisions.spec(revision));
+        spec.or_else(|| revisions.newest()).cloned()
+    }
+
+    /// Ends what belongs to no worker that is known to run: those started in the last moment, and what is left of
+    /// workers that have ended.
+    fn end_strays(&self, alive: &BTreeSet<WorkerId>) {
+        let home = format!("RPM_HOME={}", self.home.root().display());
+        for pid in tree::marked(&home) {
+            let worker = tree::variable(pid, "RPM_WORKER").and_then(|id| id.parse().ok());
+            let known = worker.is_none_or(|id| alive.contains(&WorkerId(id)));
+            if known || pid == std::process::id() || is_client(pid) {
+                continue;
+            }
+            // Opened before it is asked again whose it is: the pid may have got another owner.
+            let Ok(process) = PidFd::open(pid) else { continue };
+            if tree::variable(pid, "RPM_WORKER").and_then(|id| id.parse().ok()) == worker {
+                info!(pid, "ended: it belongs to no worker that is known");
+                let _ = process.send_signal(Signal::KILL);
+            }
+        }
+    }
+
+    /// Has the core go on, and tells it what has happened since.
+    fn go_on(&mut self, alive: &BTreeSet<WorkerId>, lost: &[SlotId]) {
+        let now = self.now();
+        self.core.take_up(now, lost);
+        let groups: Vec<_> = self.listeners.ids().collect();
+        for group in groups {
+            let eligible = self.core.eligible(group).to_vec();
+            if let Err(error) = self.listeners.steer(group, &eligible) {
+                warn!(%group, %error, "cannot steer");
+            }
+        }
+        self.drain_on();
+        let dead: Vec<_> = self
+            .core
+            .workers()
+            .filter(|view| !alive.contains(&view.id))
+            .collect();
+        for view in dead {
+            let worker = view.id;
+            let exit = Exit::Signal(Signal::KILL.as_raw());
+            self.input(match view.spawned {
+                Some(_) => Input::Exited { worker, exit },
+                None => Input::SpawnFailed { worker },
+            });
+        }
+        let reloaded = |app: &AppId| self.core.app(*app).is_some_and(|view| view.reload.is_some());
+        let apps: Vec<AppId> = self.apps.keys().copied().filter(reloaded).collect();
+        for app in apps {
+            info!(app = self.label(app), "a reload was not complete; it is undone");
+            drop(self.command(Command::Undo { app }));
+        }
+        self.end_unready();
+        self.settle();
+        self.listeners.arm();
+    }
+
+    /// A worker that was not ready may wait for an answer that the daemon before owed it.
+    fn end_unready(&self) {
+        let unready = self.core.instances().filter_map(|view| match view.state {
+            StateView::Launching { worker } => self.pidfd(worker),
+            _ => None,
+        });
+        for process in unready {
+            let _ = process.send_signal(Signal::KILL);
+        }
+    }
+
+    /// Those that drain go on; their agents come back.
+    fn drain_on(&mut self) {
+        let apps: Vec<AppId> = self.apps.keys().copied().collect();
+        let now = self.now();
+        let mut leaving = Vec::new();
+        for app in apps {
+            leaving.extend(self.core.retiring(app));
+        }
+        for view in leaving {
+            if view.phase == RetiringPhase::Draining
+                && let Some(until) = view.until
+            {
+                let left = (until - now).saturating_sub(CLOSE_WITHIN);
+                self.drain_again(view.worker, left);
+            }
+        }
+    }
+}
+
+/// The worker, if its process still runs.
+fn survivor(stored: StoredWorker) -> Option<Survivor> {
+    let pidfd = PidFd::open(stored.pid).ok()?;
+    let same = pidfd.start_ticks().ok()? == stored.start_ticks;
+    let runs = same && !pidfd.peek().unwrap_or(true);
+    runs.then(|| Survivor {
+        stored,
+        pidfd: Arc::new(pidfd),
+    })
+}
+
+fn take(holdings: &BTreeMap<WorkerId, Holdings<'_>>, worker: WorkerId, inode: u64) -> Option<OwnedFd> {
+    match holdings.get(&worker)?.take(inode) {
+        Ok(taken) => taken,
+        Err(error) => {
+            warn!(%worker, %error, "a worker's descriptor cannot be taken back");
+            None
+        }
+    }
+}
+
+/// A command of ours that a worker runs, perhaps the one that has started this daemon.
+fn is_client(pid: u32) -> bool {
+    let of = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    of(pid).is_some() && of(pid) == of(std::process::id())
+}

@@ -1,0 +1,172 @@
+//! Listeners that outlive the daemon: the workers hold the sockets, and what is known of them is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_sys::socket;
+use serde::{Deserialize, Serialize};
+
+use crate::group::{Group, Slot};
+use crate::listeners::Listeners;
+use crate::shared::{Shared, SharedKind};
+use crate::steering::Steering;
+
+/// All that is known of the listeners, but their descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    groups: Vec<StoredGroup>,
+    shared: Vec<StoredShared>,
+    next_group: u32,
+    next_slot: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredGroup {
+    group: GroupId,
+    app: AppId,
+    key: String,
+    addr: SocketAddr,
+    v6only: bool,
+    /// The kernel's order of the slots, where steering depends on it.
+    order: Vec<SlotId>,
+    slots: Vec<StoredSlot>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredSlot {
+    slot: SlotId,
+    inode: u64,
+    holder: Option<WorkerId>,
+    retiring: Option<Vec<SlotId>>,
+    rescued: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct StoredShared {
+    group: GroupId,
+    app: AppId,
+    key: String,
+    kind: SharedKind,
+    inode: u64,
+    holders: BTreeSet<WorkerId>,
+}
+
+impl Listeners {
+    /// What a successor must know. A socket that has no inode is left out, which cannot be.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        let slot = |(id, slot): (&SlotId, &Slot)| {
+            Some(StoredSlot {
+                slot: *id,
+                inode: socket::inode(slot.fd.as_fd()).ok()?,
+                holder: slot.holder,
+                retiring: slot.retiring.clone(),
+                rescued: slot.rescued,
+            })
+        };
+        let group = |(id, group): (&GroupId, &Group)| StoredGroup {
+            group: *id,
+            app: group.app,
+            key: group.key.clone(),
+            addr: group.addr,
+            v6only: group.v6only,
+            order: group.steering.order().to_vec(),
+            slots: group.slots.iter().filter_map(slot).collect(),
+        };
+        let shared = |shared: &Shared| {
+            Some(StoredShared {
+                group: shared.group,
+                app: shared.app,
+                key: shared.key.clone(),
+                kind: shared.kind.clone(),
+                inode: socket::inode(shared.fd.as_fd()).ok()?,
+                holders: shared.holders.clone(),
+            })
+        };
+        Stored {
+            groups: self.groups.iter().map(group).collect(),
+            shared: self.shared.iter().filter_map(shared).collect(),
+            next_group: self.next_group,
+            next_slot: self.next_slot,
+        }
+    }
+
+    /// Takes charge of what a predecessor had. `take` gives a copy of the socket with an inode that a worker holds.
+    /// Returns also the slots that are gone.
+    ///
+    /// # Errors
+    /// The kernel refuses to steer them, or to watch them.
+    pub fn take_over(
+        stored: Stored,
+        mut take: impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
+    ) -> io::Result<(Listeners, Vec<SlotId>)> {
+        let mut listeners = Listeners::new()?;
+        (listeners.next_group, listeners.next_slot) = (stored.next_group, stored.next_slot);
+        let mut lost = Vec::new();
+        for group in stored.groups {
+            let id = group.group;
+            let Some(group) = take_group(group, &mut take, &mut lost)? else {
+                continue;
+            };
+            for (slot, held) in &group.slots {
+                listeners.traffic.add(held.fd.as_fd(), u64::from(slot.0))?;
+                listeners.group_of.insert(*slot, id);
+            }
+            listeners.groups.insert(id, group);
+        }
+        for shared in stored.shared {
+            let fd = shared
+                .holders
+                .iter()
+                .find_map(|worker| take(*worker, shared.inode));
+            listeners.shared.extend(fd.map(|fd| Shared {
+                app: shared.app,
+                key: shared.key,
+                kind: shared.kind,
+                fd,
+                holders: shared.holders,
+                group: shared.group,
+            }));
+        }
+        Ok((listeners, lost))
+    }
+}
+
+fn take_group(
+    stored: StoredGroup,
+    take: &mut impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
+    lost: &mut Vec<SlotId>,
+) -> io::Result<Option<Group>> {
+    let mut slots = BTreeMap::new();
+    for slot in stored.slots {
+        match slot.holder.and_then(|worker| take(worker, slot.inode)) {
+            Some(fd) => drop(slots.insert(
+                slot.slot,
+                Slot {
+                    fd,
+                    holder: slot.holder,
+                    retiring: slot.retiring,
+                    rescued: slot.rescued,
+                },
+            )),
+            None => lost.push(slot.slot),
+        }
+    }
+    if slots.is_empty() {
+        return Ok(None);
+    }
+    let fds = slots.iter().map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
+    let steering = Steering::take_over(&fds, &stored.order)?;
+    Ok(Some(Group {
+        app: stored.app,
+        key: stored.key,
+        addr: stored.addr,
+        v6only: stored.v6only,
+        steering,
+        slots,
+        eligible: Vec::new(),
+    }))
+}

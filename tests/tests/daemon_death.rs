@@ -1,0 +1,251 @@
+//! The daemon is killed, and nobody notices: its workers serve on, and the next one takes them back.
+
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::outside::kill;
+use rpm_e2e::site::{Site, hello};
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Phase, Port, Process, Rpm, Status, get, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+/// Clients of each kind.
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+/// Kills the daemon, and waits until it is gone.
+fn kill_daemon(rpm: &Rpm) {
+    let daemon = rpm.daemon_pid().expect("a daemon runs");
+    kill(daemon);
+    let gone = || !std::path::Path::new(&format!("/proc/{daemon}")).exists() || is_zombie(daemon);
+    wait_until("the daemon is gone", BOUND, gone, |gone| *gone);
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+}
+
+/// What must not change.
+fn facts(list: &[Process]) -> Vec<(u32, Option<u32>, u32, u32, Status)> {
+    let facts = |it: &Process| (it.id, it.pid, it.restarts, it.generation, it.status);
+    list.iter().map(facts).collect()
+}
+
+fn all_gone(list: &[Process]) -> bool {
+    list.iter().all(|process| process.others.is_empty())
+}
+
+/// Kills the daemon under load, has the next one take over, and does all that can be done with the workers then.
+fn taken_over(rpm: &Rpm, app: &App, port: &Port) {
+    app.start(rpm);
+    let clients = Clients::begin(port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    let before = rpm.list();
+    kill_daemon(rpm);
+    clients.wait_ok(SOME);
+    assert_eq!(facts(&rpm.list()), facts(&before), "{}", rpm.log());
+    clients.wait_ok(SOME);
+    rpm.ok(["reload", "web", "--wait"]);
+    let after = rpm.list();
+    assert!(
+        after
+            .iter()
+            .zip(&before)
+            .all(|(new, old)| new.pid != old.pid && new.restarts == old.restarts + 1)
+    );
+    clients.wait_ok(SOME);
+    rpm.ok(["scale", "web", "3"]);
+    rpm.ok(["scale", "web", "2"]);
+    wait_until(
+        "the surplus is gone",
+        BOUND,
+        || rpm.list(),
+        |list| list.len() == 2 && all_gone(list),
+    );
+    clients.wait_ok(SOME);
+    clients.finish_clean(rpm);
+}
+
+fn web(name: &str, port: &Port) -> App {
+    App::cluster(name, "2").args(["--name", "web"]).port(port)
+}
+
+#[test]
+fn workers_serve_on_and_are_taken_back() {
+    for node in [20, 24] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        taken_over(&rpm, &web("hello.js", &port).node(node), &port);
+    }
+}
+
+#[test]
+fn workers_serve_on_and_are_taken_back_without_privileges() {
+    let test = "workers_serve_on_and_are_taken_back_without_privileges";
+    if let Some(rpm) = Path::Classic.rpm(test) {
+        let port = Port::reserve();
+        taken_over(&rpm, &web("hello.js", &port), &port);
+    }
+}
+
+#[test]
+fn a_program_that_was_passed_its_socket_is_taken_back() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let address = format!("127.0.0.1:{}", port.number());
+    let app = App::cluster("listen-fds.py", "2").args(["--name", "web", "--listen", &address]);
+    taken_over(&rpm, &app, &port);
+}
+
+#[test]
+fn it_may_die_again_and_again() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    let before = facts(&rpm.list());
+    for _ in 0..4 {
+        clients.wait_ok(SOME);
+        kill_daemon(&rpm);
+        assert_eq!(facts(&rpm.list()), before, "{}", rpm.log());
+    }
+    rpm.ok(["reload", "web"]);
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn a_worker_that_dies_meanwhile_is_replaced_by_the_next_daemon() {
+    for path in [Path::Ebpf, Path::Classic] {
+        let Some(rpm) = path.rpm("a_worker_that_dies_meanwhile_is_replaced_by_the_next_daemon") else {
+            continue;
+        };
+        let port = Port::reserve();
+        web("hello.js", &port).start(&rpm);
+        let before = rpm.pids("web");
+        kill_daemon(&rpm);
+        kill(before[1]);
+        let list = || rpm.list();
+        let replaced = |list: &Vec<Process>| {
+            list.iter().all(|process| process.status == Status::Online) && list[1].pid != Some(before[1])
+        };
+        wait_until("it is replaced", BOUND, list, replaced);
+        assert_eq!(rpm.process(0).pid, Some(before[0]), "the other one serves on");
+        assert_eq!(rpm.process(1).restarts, 1);
+        let clients = Clients::begin(&port, "/", CLIENTS);
+        clients.wait_ok(SOME);
+        rpm.ok(["reload", "web"]);
+        clients.wait_ok(SOME);
+        clients.finish_clean(&rpm);
+    }
+}
+
+#[test]
+fn a_worker_that_was_taken_back_is_replaced_when_it_crashes() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    kill_daemon(&rpm);
+    let victim = rpm.process(0).pid.expect("it runs");
+    kill(victim);
+    let one = || rpm.process(0);
+    let replaced = |it: &Process| it.status == Status::Online && it.pid != Some(victim);
+    let now = wait_until("it is replaced", BOUND, one, replaced);
+    assert_eq!((now.restarts, now.exit_code), (1, Some(137)), "{now:?}");
+    assert!(get(port.number(), "/").is_ok());
+}
+
+#[test]
+fn lines_are_neither_lost_nor_doubled() {
+    const NOISY: &str = "let n = 0; setInterval(() => console.log(`line ${n++}`), 5); ";
+    let site = Site::start(Rpm::new(), &format!("{NOISY}{}", hello()), &[]);
+    let log = site.rpm.process(0).out_log;
+    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    let lines = |text: &String| text.lines().count();
+    wait_until("it prints", BOUND, read, |text| lines(text) > 20);
+    kill_daemon(&site.rpm);
+    let then = lines(&read());
+    // What it prints while nobody reads is in the pipe.
+    let printed = || get(site.port.number(), "/").is_ok();
+    wait_until("it serves on", BOUND, printed, |ok| *ok);
+    let _ = site.rpm.list();
+    let text = wait_until("it prints on", BOUND, read, |text| lines(text) > then + 20);
+    for (number, line) in text.lines().enumerate().take(then + 20) {
+        assert_eq!(line, format!("line {number}"));
+    }
+}
+
+/// Kills the daemon when a reload has got somewhere; what was before it must serve then, or all that is new.
+fn killed_while(site: &Site, body: &str, reached: impl Fn(&[Process]) -> bool) -> bool {
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    site.write(body);
+    site.rpm.ok(["reload", "site", "--no-wait"]);
+    wait_until(
+        "the reload gets there",
+        BOUND,
+        || site.rpm.list(),
+        |list| reached(list),
+    );
+    kill_daemon(&site.rpm);
+    clients.wait_ok(SOME);
+    let settled =
+        |list: &Vec<Process>| all_gone(list) && list.iter().all(|process| process.status == Status::Online);
+    let list = wait_until("it is settled", BOUND, || site.rpm.list(), settled);
+    let pids: Vec<u32> = list.iter().filter_map(|process| process.pid).collect();
+    let kept = pids.iter().filter(|pid| before.contains(pid)).count();
+    assert!(
+        kept == 0 || kept == before.len(),
+        "half: {before:?}, then {pids:?}"
+    );
+    clients.wait_ok(SOME);
+    clients.finish_clean(&site.rpm);
+    kept == 0
+}
+
+fn others(list: &[Process], phase: Phase) -> usize {
+    list.iter()
+        .flat_map(|process| &process.others)
+        .filter(|other| other.phase == phase)
+        .count()
+}
+
+#[test]
+fn killed_while_the_new_workers_boot() {
+    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "3s"]);
+    let slow = format!("setTimeout(() => {{ {} }}, 3000);", hello());
+    let new = killed_while(&site, &slow, |list| others(list, Phase::Launching) == 2);
+    assert!(!new, "it is undone");
+}
+
+#[test]
+fn killed_while_half_of_the_new_workers_serve() {
+    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "3s"]);
+    let slow = format!(
+        "setTimeout(() => {{ {} }}, process.env.NODE_APP_INSTANCE === '0' ? 0 : 5000);",
+        hello()
+    );
+    let new = killed_while(&site, &slow, |list| others(list, Phase::Standby) == 1);
+    assert!(!new, "it is undone");
+}
+
+#[test]
+fn killed_while_the_old_workers_drain() {
+    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "3s"]);
+    let new = killed_while(&site, &hello(), |list| others(list, Phase::Draining) > 0);
+    assert!(new, "it was complete");
+}
+
+#[test]
+fn a_state_that_cannot_be_read_is_said_so_and_does_no_harm() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    std::fs::write(rpm.home().join("state.json"), "{\"format\":1,").expect("written");
+    web("hello.js", &port).start(&rpm);
+    assert!(rpm.log().contains("is damaged"), "{}", rpm.log());
+    assert!(get(port.number(), "/").is_ok());
+    rpm.ok(["kill"]);
+    assert!(!rpm.home().join("state.json").exists(), "nothing is left of it");
+}
