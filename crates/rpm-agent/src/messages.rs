@@ -51,6 +51,11 @@ pub enum ToAgent {
     },
     /// Serve as before. HTTP/2 sessions that were told to go still go.
     Resume {},
+    /// Take no client any more: close the listeners, idle connections, WebSockets (1001), tunnels and event streams. What
+    /// is being answered is finished. The process does not end by itself; [`ToAgent::Release`] lets it.
+    Refuse {},
+    /// It may end by itself again: it is about to be told to.
+    Release {},
     /// The deadline: end WebSockets (1001, going away), tunnels and event streams. Other answers are not cut.
     Close {},
 }
@@ -62,6 +67,8 @@ impl ToAgent {
         match self {
             ToAgent::Drain { deadline_ms } => format!("{{\"drain\":{{\"deadline_ms\":{deadline_ms}}}}}\n"),
             ToAgent::Resume {} => "{\"resume\":{}}\n".to_owned(),
+            ToAgent::Refuse {} => "{\"refuse\":{}}\n".to_owned(),
+            ToAgent::Release {} => "{\"release\":{}}\n".to_owned(),
             ToAgent::Close {} => "{\"close\":{}}\n".to_owned(),
         }
     }

@@ -8,12 +8,14 @@ import net from 'node:net';
 import { createRequire } from 'node:module';
 import { isMainThread } from 'node:worker_threads';
 
-const { setTimeout, clearTimeout, setImmediate, performance } = globalThis; // programs replace them by fakes
+// Programs replace them by fakes.
+const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate, performance } = globalThis;
 const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token } = process.env;
 
 const REPORT_MS = 20; // at most one report in this time
 const RETRY_MS = [100, 1000]; // first and longest pause before a connection to the daemon is tried again
 const STALLED_REPORTS = 100; // unsent for so many rounds: the daemon does not read
+const FRESH_MS = 1000; // a client that was accepted has so much time to send a request when clients are refused
 const LINE_LIMIT = 65536; // characters of a message of the daemon
 
 const references = new Set(); // weak, of servers that were told to listen
@@ -21,6 +23,8 @@ const sessions = new Set(); // of HTTP/2
 const upgraded = new Map(); // socket: { webSocket, written }
 let draining = false;
 let prepared = false; // to answer with `Connection: close` when draining
+let refusing; // since when
+let alibi; // keeps the process alive: it is told to end, and its handlers run then
 
 /** Runs our code inside the program's: nothing of it may throw there. */
 function guarded(task) {
@@ -122,6 +126,8 @@ function obey(message) {
   if (message.drain) drain();
   else if (message.resume) draining = false;
   else if (message.close) endLongLived();
+  else if (message.refuse) refuse();
+  else if (message.release) clearInterval(alibi);
 }
 
 // --- Draining ----------------------------------------------------------------------------------------------------
@@ -194,6 +200,34 @@ function retire(session) {
   if (!session.ping(guarded((error) => error || session.close()))) session.close();
 }
 
+// --- Refusing ----------------------------------------------------------------------------------------------------
+
+function refuse() {
+  if (refusing) return;
+  refusing = performance.now();
+  alibi = setInterval(() => {}, 0x7fffffff);
+  alive().forEach(guarded(closeListener));
+  endLongLived();
+}
+
+/** The handle goes; an inert one lets the program's own close() work as if it were still there. */
+function closeListener(server) {
+  if (!server._handle) return;
+  server._handle.close();
+  const nothing = () => {};
+  server._handle = { close: (done) => done && setImmediate(done), ref: nothing, unref: nothing, hasRef: () => false };
+}
+
+/** Nobody else serves these clients, so nothing is gained by waiting for their next request. */
+function closeIdle(server) {
+  const late = performance.now() - refusing > FRESH_MS;
+  const between = new Set(http1Sockets(server, 'idle'));
+  for (const socket of http1Sockets(server)) {
+    const fresh = socket.bytesRead === 0;
+    if (!socket._httpMessage && (fresh ? late : between.has(socket))) socket.destroySoon();
+  }
+}
+
 // --- Reporting ---------------------------------------------------------------------------------------------------
 
 let said = ''; // the last report
@@ -219,6 +253,7 @@ function report() {
   stalled = 0;
   const open = { connections: 0, idle: 0, requests: 0, upgraded: upgraded.size };
   const servers = alive();
+  if (refusing) servers.forEach(guarded(closeIdle));
   servers.forEach((server) => countHttp1(server, open));
   sessions.forEach((session) => countHttp2(session, open));
   countConnections(servers, open);

@@ -151,8 +151,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop processes and keep them in the list
-    Stop(Targets),
+    /// Stop processes and keep them in the list: clients are refused, and requests under way are finished
+    Stop {
+        #[command(flatten)]
+        targets: Targets,
+        /// At once: requests under way are cut
+        #[arg(long)]
+        hard: bool,
+    },
     /// Stop and start processes; a cluster that serves is reloaded
     Restart {
         #[command(flatten)]
@@ -191,7 +197,13 @@ pub(crate) enum Command {
     },
     /// Stop and forget processes
     #[command(visible_alias = "del")]
-    Delete(Targets),
+    Delete {
+        #[command(flatten)]
+        targets: Targets,
+        /// At once: requests under way are cut
+        #[arg(long)]
+        hard: bool,
+    },
     /// Change how many workers an app has
     Scale {
         /// Name, or id of one of its processes

@@ -73,7 +73,7 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         Command::List { json } => list(*json, &client.program, output).await,
         Command::Jlist => jlist(output).await,
         Command::Describe { target, json } => describe(target, *json, output).await,
-        Command::Stop(targets) => change("/v1/actions", &action(Action::Stop, targets), output).await,
+        Command::Stop { targets, hard } => stop(Action::Stop, targets, *hard, output).await,
         Command::Restart { targets, hard, wait } => {
             let request = ActionRequest {
                 hard: *hard,
@@ -102,7 +102,7 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             };
             change_step_by_step("/v1/rollback", &request, request.wait, output).await
         }
-        Command::Delete(targets) => change("/v1/actions", &action(Action::Delete, targets), output).await,
+        Command::Delete { targets, hard } => stop(Action::Delete, targets, *hard, output).await,
         Command::Scale { app, count, no_wait } => {
             let request = ScaleRequest {
                 target: app.clone(),
@@ -221,6 +221,14 @@ fn action(action: Action, targets: &Targets) -> ActionRequest {
         wait: !targets.no_wait,
         follow: Follow::default(),
     }
+}
+
+async fn stop(what: Action, targets: &Targets, hard: bool, output: &mut Output) -> anyhow::Result<()> {
+    let request = ActionRequest {
+        hard,
+        ..action(what, targets)
+    };
+    change("/v1/actions", &request, output).await
 }
 
 fn follow(drained: bool) -> Follow {

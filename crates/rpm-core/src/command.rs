@@ -10,13 +10,19 @@ use crate::protocol::{AppConfig, Command, Failure, Output};
 use crate::tickets::{Goal, Reached};
 use crate::{AppId, InstanceId, Ticket};
 
-/// How workers are sent away that are to be forgotten.
+/// How workers are sent away that have no successor.
 #[derive(Clone, Copy, Debug)]
 enum Farewell {
     /// Told to end at once; their clients are refused.
     Short,
-    /// They drain.
+    /// They refuse clients, and finish what they have begun.
+    Polite,
+    /// They drain: others serve those who come.
     Long,
+}
+
+fn farewell(hard: bool) -> Farewell {
+    if hard { Farewell::Short } else { Farewell::Polite }
 }
 
 impl Core {
@@ -26,9 +32,9 @@ impl Core {
         }
         match command {
             Command::Start { app, config } => self.start(ticket, app, config),
-            Command::Stop { instances } => self.act(ticket, &instances, Goal::Down),
-            Command::Restart { instances } => self.act(ticket, &instances, Goal::Online),
-            Command::Delete { instances } => self.act(ticket, &instances, Goal::Gone),
+            Command::Stop { instances, hard } => self.act(ticket, &instances, Goal::Down, farewell(hard)),
+            Command::Restart { instances } => self.act(ticket, &instances, Goal::Online, Farewell::Short),
+            Command::Delete { instances, hard } => self.act(ticket, &instances, Goal::Gone, farewell(hard)),
             Command::Scale { app, count } => self.scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
             Command::Reload { app, config } => self.reload(ticket, app, config),
@@ -82,18 +88,18 @@ impl Core {
     fn shutdown(&mut self, ticket: Ticket) {
         self.closing = true;
         let all: Vec<InstanceId> = self.instances.keys().copied().collect();
-        self.act(ticket, &all, Goal::Gone);
+        self.act(ticket, &all, Goal::Gone, Farewell::Short);
     }
 
     /// The same wish for each of these instances that exists.
-    fn act(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal) {
+    fn act(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal, farewell: Farewell) {
         let apps = instances.iter().filter_map(|id| self.instances.get(id));
         for app in apps.map(|instance| instance.app).collect::<BTreeSet<_>>() {
             self.supersede_reload(app);
         }
         let known = instances.iter().filter(|id| self.instances.contains_key(id));
         let goals = known.map(|&id| (id, goal)).collect();
-        self.pursue(ticket, goals, Farewell::Short);
+        self.pursue(ticket, goals, farewell);
     }
 
     /// Opens the ticket first: some goals are met at once.
@@ -102,9 +108,11 @@ impl Core {
         for (instance, goal) in goals {
             match (goal, farewell) {
                 (Goal::Online, _) => self.bring_up(instance),
-                (Goal::Down, _) => self.bring_down(instance, Then::Stopped),
+                (Goal::Down, Farewell::Short) => self.bring_down(instance, Then::Stopped),
                 (Goal::Gone, Farewell::Short) => self.bring_down(instance, Then::Forgotten),
-                (Goal::Gone, Farewell::Long) => self.phase_out(instance),
+                (Goal::Down, Farewell::Polite) => self.see_off(instance, Then::Stopped),
+                (Goal::Gone, Farewell::Polite) => self.see_off(instance, Then::Forgotten),
+                (Goal::Down | Goal::Gone, Farewell::Long) => self.phase_out(instance, Then::Forgotten),
             }
         }
     }

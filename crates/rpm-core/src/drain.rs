@@ -58,7 +58,7 @@ impl Core {
         let Phase::Draining { .. } = worker.phase else {
             return;
         };
-        if self.steering.is_needed(worker.instance, id) {
+        if !worker.refuses && self.steering.is_needed(worker.instance, id) {
             self.lingering.insert(id);
         } else {
             self.cut(id);
@@ -83,7 +83,11 @@ impl Core {
             return;
         };
         if let Phase::Draining { .. } = worker.phase {
-            self.steering.leave(worker.instance, id);
+            if worker.refuses {
+                self.steering.close_of(worker.instance, id);
+            } else {
+                self.steering.leave(worker.instance, id);
+            }
             self.terminate(id);
         }
     }
@@ -96,15 +100,39 @@ impl Core {
         }
     }
 
-    /// An instance that serves is to be forgotten, when its worker has finished what it has begun.
-    pub(crate) fn phase_out(&mut self, id: InstanceId) {
+    /// No worker any more, and nobody serves in its stead: those that serve refuse clients and finish what they have
+    /// begun. `then` is `Stopped` or `Forgotten`.
+    pub(crate) fn see_off(&mut self, id: InstanceId, then: Then) {
+        self.phase_out(id, then);
+        let retiring = self.instances.get(&id).map(|instance| instance.retiring.clone());
+        for worker in retiring.into_iter().flatten() {
+            let Some(held) = self.workers.get_mut(&worker) else {
+                continue;
+            };
+            match held.phase {
+                Phase::Draining { .. } if held.refuses => {}
+                Phase::Draining { .. } => {
+                    held.refuses = true;
+                    self.lingering.remove(&worker);
+                    self.staged.push(Output::Refuse { worker });
+                }
+                Phase::Spawning { .. }
+                | Phase::Launching { .. }
+                | Phase::Online { .. }
+                | Phase::Cancelled(_)
+                | Phase::Stopping(_) => self.steering.close_of(id, worker),
+            }
+        }
+    }
+
+    /// An instance that serves is to rest, when its worker has finished what it has begun.
+    pub(crate) fn phase_out(&mut self, id: InstanceId, then: Then) {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
         let app = instance.app;
         match instance.state {
             State::Running { worker } if self.workers.get(&worker).is_some_and(|it| it.phase.is_online()) => {
-                let then = Then::Forgotten;
                 instance.state = State::Stopping { worker, then };
                 self.steering.close_vacant(id);
                 self.retire(worker);
@@ -115,7 +143,7 @@ impl Core {
             | State::Waiting { .. }
             | State::Awaiting { .. }
             | State::Stopped
-            | State::Errored => self.lay_down(id, Then::Forgotten),
+            | State::Errored => self.lay_down(id, then),
         }
     }
 

@@ -106,10 +106,13 @@ pub enum Command {
         /// Its configuration.
         config: AppConfig,
     },
-    /// Stop these instances and keep them in the list.
+    /// Stop these instances and keep them in the list. New clients are refused, and what is being answered is
+    /// finished, for up to [`Policy::drain_timeout`].
     Stop {
         /// Which; unknown ids are ignored.
         instances: Vec<InstanceId>,
+        /// At once: nothing is finished.
+        hard: bool,
     },
     /// Stop and start these instances (a stopped or errored one is started).
     Restart {
@@ -120,6 +123,8 @@ pub enum Command {
     Delete {
         /// Which; unknown ids are ignored.
         instances: Vec<InstanceId>,
+        /// As for [`Command::Stop`].
+        hard: bool,
     },
     /// Have `count` instances: new ones get the lowest free instance numbers, surplus ones are
     /// deleted, lowest [`InstanceId`] first.
@@ -236,7 +241,7 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
-    /// Nothing is left to do for a worker that was told to [`Output::Drain`].
+    /// Nothing is left to do for a worker that was told to [`Output::Drain`] or [`Output::Refuse`].
     Drained {
         /// Which.
         worker: WorkerId,
@@ -383,6 +388,12 @@ pub enum Output {
     /// keeps its slots and goes on accepting. Answer with [`Input::Drained`] or [`Input::DrainFailed`];
     /// [`Output::Terminate`] follows in any case. May come for a worker that is told to end in the same breath.
     Drain {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Have the worker close its listeners, which is reported by [`Input::SlotReleased`], and otherwise as
+    /// [`Output::Drain`], which may have come before.
+    Refuse {
         /// Which.
         worker: WorkerId,
     },

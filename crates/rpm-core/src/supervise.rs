@@ -61,6 +61,7 @@ impl Core {
             heard: false,
             footprint: Footprint::default(),
             shared: BTreeSet::new(),
+            refuses: false,
             duty,
             phase: Phase::Spawning { give_up },
         };

@@ -109,6 +109,8 @@ pub struct RetiringView {
     pub until: Option<Tick>,
     /// How far it is.
     pub phase: RetiringPhase,
+    /// It was told to take no client any more ([`crate::protocol::Output::Refuse`]).
+    pub refuses: bool,
 }
 
 /// How far a worker is that leaves.
@@ -284,5 +286,6 @@ fn retiring_view(id: WorkerId, worker: &Worker) -> Option<RetiringView> {
         since,
         until: worker.phase.deadline(),
         phase,
+        refuses: worker.refuses,
     })
 }

@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     pub(crate) footprint: Footprint,
     /// The shared sockets that it uses.
     pub(crate) shared: BTreeSet<GroupId>,
+    /// It was told to close its listeners.
+    pub(crate) refuses: bool,
     pub(crate) duty: Duty,
     pub(crate) phase: Phase,
 }

@@ -252,9 +252,11 @@ fn any_other_command_undoes_the_reload_first() {
     let commands = [
         Command::Stop {
             instances: instances(&[0]),
+            hard: false,
         },
         Command::Delete {
             instances: instances(&[0]),
+            hard: true,
         },
         Command::Restart {
             instances: instances(&[0]),

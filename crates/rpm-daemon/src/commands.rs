@@ -82,11 +82,12 @@ impl Supervisor {
 
     pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
         let instances = self.resolve(&request.targets)?;
+        let hard = request.hard;
         Ok(match request.action {
             Action::Restart if !request.hard => self.restart_gently(&instances)?,
             Action::Restart => vec![self.restart(instances)?],
-            Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances })],
-            Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances })],
+            Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances, hard })],
+            Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances, hard })],
         })
     }
 

@@ -1,6 +1,6 @@
 //! Draining: a worker that is out of steering serves what it has, and only then is asked to end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rpm_agent::ToAgent;
@@ -26,6 +26,8 @@ pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(crate) struct Drains {
     running: BTreeMap<WorkerId, Drain>,
+    /// Those that were told to take no client any more.
+    refusing: BTreeSet<WorkerId>,
     pub(crate) due: Option<Instant>,
 }
 
@@ -115,6 +117,29 @@ impl Drains {
 }
 
 impl Supervisor {
+    /// It closes its listeners and drains, or cannot.
+    pub(crate) fn begin_refusal(&mut self, worker: WorkerId) {
+        if !self.drains.running.contains_key(&worker) {
+            // The drain that came before this has failed already, and said so.
+            return;
+        }
+        self.drains.refusing.insert(worker);
+        let plane = self.workers.get(&worker).map(|held| held.plane);
+        if plane != Some(Plane::Cluster) {
+            // Its program knows by the signal how to stop, and by nothing else.
+            self.drains.end(worker);
+            return self.input(Input::DrainFailed { worker });
+        }
+        self.tell(worker, ToAgent::Refuse {});
+    }
+
+    /// Lets it end by itself.
+    pub(crate) fn end_refusal(&mut self, worker: WorkerId) {
+        if self.drains.refusing.remove(&worker) {
+            self.tell(worker, ToAgent::Release {});
+        }
+    }
+
     pub(crate) fn begin_drain(&mut self, worker: WorkerId) {
         let Some(held) = self.workers.get(&worker) else {
             return;
@@ -159,6 +184,9 @@ impl Supervisor {
             let left = drain.deadline.saturating_duration_since(Instant::now());
             let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             self.tell(worker, ToAgent::Drain { deadline_ms });
+        }
+        if self.drains.refusing.contains(&worker) {
+            self.tell(worker, ToAgent::Refuse {});
         }
     }
 

@@ -30,6 +30,7 @@ impl Supervisor {
                 self.spawn(worker, app, revision, (instance, number));
             }
             Output::Terminate { worker } => {
+                self.end_refusal(worker);
                 self.step(worker, Stage::Stopping);
                 self.end_tree(worker, Signal::INT);
             }
@@ -43,6 +44,7 @@ impl Supervisor {
             Output::CloseSlot { slot, to } => self.close_slot(slot, &to),
             Output::Probe { worker } => self.probe(worker),
             Output::Drain { worker } => self.begin_drain(worker),
+            Output::Refuse { worker } => self.begin_refusal(worker),
             Output::Done { ticket, outcome } => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
                     // Nobody waits any more if the request was cut.

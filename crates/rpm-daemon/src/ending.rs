@@ -83,6 +83,7 @@ impl Supervisor {
         }
         self.agents.remove(&worker);
         self.drains.end(worker);
+        self.end_refusal(worker);
         if left.is_empty() {
             self.tree_gone(worker);
         } else {

@@ -338,6 +338,7 @@ fn is_lasting(output: &Output) -> bool {
         Output::Spawn { .. }
         | Output::Terminate { .. }
         | Output::Drain { .. }
+        | Output::Refuse { .. }
         | Output::Kill { .. }
         | Output::CloseSlot { .. }
         | Output::Done { .. }

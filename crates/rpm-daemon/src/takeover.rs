@@ -207,6 +207,9 @@ impl Supervisor {
             {
                 let left = (until - now).saturating_sub(CLOSE_WITHIN);
                 self.drain_again(view.worker, left);
+                if view.refuses {
+                    self.begin_refusal(view.worker);
+                }
             }
         }
     }

@@ -241,7 +241,8 @@ pub struct ActionRequest {
     pub action: Action,
     /// Names, ids or `all`.
     pub targets: Vec<String>,
-    /// Restart by stopping and starting even where a reload would lose nothing.
+    /// Restart by stopping and starting even where a reload would lose nothing; stop and delete without finishing what is
+    /// being answered.
     #[serde(default)]
     pub hard: bool,
     /// Answer only when it is done.

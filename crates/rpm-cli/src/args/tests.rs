@@ -103,7 +103,13 @@ fn commands_and_their_other_names() {
         };
         assert_eq!(command(&format!("rpm {name} web")), expected);
     }
-    assert_eq!(command("rpm stop web 3"), Command::Stop(targets(&["web", "3"])));
+    assert_eq!(
+        command("rpm stop web 3"),
+        Command::Stop {
+            targets: targets(&["web", "3"]),
+            hard: false
+        }
+    );
     assert_eq!(
         command("rpm restart all"),
         Command::Restart {
@@ -113,8 +119,20 @@ fn commands_and_their_other_names() {
         }
     );
     assert!(error("rpm reload web --wait --no-wait").contains("cannot be used with"));
-    assert_eq!(command("rpm del 0"), Command::Delete(targets(&["0"])));
-    assert_eq!(command("rpm delete 0"), Command::Delete(targets(&["0"])));
+    assert_eq!(
+        command("rpm del 0"),
+        Command::Delete {
+            targets: targets(&["0"]),
+            hard: false
+        }
+    );
+    assert_eq!(
+        command("rpm delete 0"),
+        Command::Delete {
+            targets: targets(&["0"]),
+            hard: false
+        }
+    );
     for name in ["logs", "log"] {
         let expected = Command::Logs {
             target: None,

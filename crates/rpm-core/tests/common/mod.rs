@@ -196,6 +196,7 @@ impl Rig {
     pub(crate) fn stop(&mut self, ids: &[u32]) -> Vec<Output> {
         self.command(Command::Stop {
             instances: instances(ids),
+            hard: true,
         })
     }
 
@@ -208,6 +209,7 @@ impl Rig {
     pub(crate) fn delete(&mut self, ids: &[u32]) -> Vec<Output> {
         self.command(Command::Delete {
             instances: instances(ids),
+            hard: true,
         })
     }
 

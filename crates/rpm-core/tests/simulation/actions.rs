@@ -1,13 +1,13 @@
 //! What happens to the world: the course of a run, and its accidents.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rpm_core::protocol::{Command, Exit, Input};
-use rpm_core::{AppId, GroupId, InstanceId, SlotId, StateView, Ticket, WorkerId};
+use rpm_core::{AppId, GroupId, InstanceId, SlotId, Ticket, WorkerId};
 
 use crate::chance::{random_app, random_config, random_instances, random_worker};
 use crate::death;
+use crate::quiet::{calm, check_end, check_quiet, quiesce};
 use crate::world::{Event, Fate, Slot, Verdict, Wish, World, demand};
 
 /// A random history of so many steps, then quiet, then a shutdown.
@@ -108,7 +108,7 @@ fn step(world: &mut World) -> Verdict {
 }
 
 /// To the next event or deadline.
-fn advance(world: &mut World) -> Verdict {
+pub(crate) fn advance(world: &mut World) -> Verdict {
     let event = world.agenda.keys().next().copied();
     let deadline = world.core.poll_timeout();
     match (event, deadline) {
@@ -128,6 +128,13 @@ fn advance(world: &mut World) -> Verdict {
 fn happen(world: &mut World, event: Event) -> Verdict {
     match event {
         Event::Listen(worker, group) => listen(world, worker, group),
+        Event::Release(slot, worker) => match world.slots.get_mut(&slot) {
+            Some(known) if known.holder == Some(worker) => {
+                known.holder = None;
+                world.tell(Input::SlotReleased { slot, worker })
+            }
+            Some(_) | None => Ok(()),
+        },
         Event::Die(worker, exit) => die(world, worker, exit),
         Event::Tell(input) => {
             match input {
@@ -298,9 +305,15 @@ fn random_command(world: &mut World) -> Verdict {
     let reload = world.mild && !few && world.dice.percent(70);
     match if reload { 99 } else { world.dice.roll(27) } {
         0..5 if few || !world.mild => start(world),
-        5..9 => command(world, Command::Stop { instances }),
+        5..9 => {
+            let hard = world.dice.percent(40);
+            command(world, Command::Stop { instances, hard })
+        }
         9..13 => command(world, Command::Restart { instances }),
-        13..15 => command(world, Command::Delete { instances }),
+        13..15 => {
+            let hard = world.dice.percent(40);
+            command(world, Command::Delete { instances, hard })
+        }
         15..18 => {
             let count = world.dice.roll(6) as u32;
             command(world, Command::Scale { app, count })
@@ -328,7 +341,9 @@ pub(crate) fn command(world: &mut World, command: Command) -> Verdict {
     let ticket = Ticket(world.serial());
     world.tickets.insert(ticket, false);
     let (ids, wish) = match &command {
-        Command::Stop { instances } | Command::Delete { instances } => (instances.clone(), Wish::Rest),
+        Command::Stop { instances, .. } | Command::Delete { instances, .. } => {
+            (instances.clone(), Wish::Rest)
+        }
         Command::Restart { instances } => (instances.clone(), Wish::Run),
         Command::Shutdown => (world.core.instances().map(|it| it.id).collect(), Wish::Rest),
         Command::Start { .. }
@@ -405,84 +420,4 @@ fn stray_input(world: &mut World) -> Verdict {
             demand(closed, || format!("{slot:?} of an unknown worker stays open"))
         }
     }
-}
-
-/// From now on nothing goes wrong any more.
-fn calm(world: &mut World) {
-    world.faults = false;
-    for process in world.processes.values_mut() {
-        process.frozen = false;
-    }
-}
-
-fn quiesce(world: &mut World) -> Verdict {
-    for round in 0..3000 {
-        if round % 10 == 0 {
-            drain_queues(world)?;
-        }
-        if world.agenda.is_empty() && world.core.poll_timeout().is_none() {
-            return drain_queues(world);
-        }
-        advance(world)?;
-    }
-    Err("no end: the core goes on by itself".to_owned())
-}
-
-fn drain_queues(world: &mut World) -> Verdict {
-    let lengths: Vec<(SlotId, u32)> = world.open_slots().into_iter().map(|slot| (slot, 0)).collect();
-    for (slot, _) in &lengths {
-        world.slots.entry(*slot).and_modify(|slot| slot.queue = 0);
-    }
-    world.sample(&lengths)
-}
-
-fn check_quiet(world: &World) -> Verdict {
-    let mut online = 0;
-    for instance in world.core.instances() {
-        match instance.state {
-            StateView::Online { .. } => online += 1,
-            StateView::Stopped | StateView::Errored => {}
-            StateView::Launching { .. } | StateView::Stopping { .. } | StateView::WaitingRestart { .. } => {
-                return Err(format!("left over: {instance:?}"));
-            }
-        }
-    }
-    demand(world.alive().len() == online, || {
-        "processes and instances differ".to_owned()
-    })?;
-    check_settled(world)?;
-    for (id, slot) in world.slots.iter().filter(|(_, slot)| slot.open) {
-        let serving = slot.holder.is_some_and(|worker| world.is_online(worker));
-        demand(serving, || format!("{id:?} is open and nobody serves it"))?;
-        demand(world.steered_to(*id), || {
-            format!("{id:?} is served and not steered to")
-        })?;
-    }
-    Ok(())
-}
-
-fn check_settled(world: &World) -> Verdict {
-    let open: BTreeSet<Ticket> = world
-        .tickets
-        .iter()
-        .filter(|(_, settled)| !**settled)
-        .map(|(ticket, _)| *ticket)
-        .collect();
-    demand(open.is_empty(), || format!("never settled: {open:?}"))
-}
-
-fn check_end(world: &World) -> Verdict {
-    check_settled(world)?;
-    demand(world.core.instances().next().is_none(), || {
-        "instances survive the shutdown".to_owned()
-    })?;
-    demand(world.open_slots().is_empty(), || {
-        "slots survive the shutdown".to_owned()
-    })?;
-    demand(world.alive().is_empty(), || {
-        "processes survive the shutdown".to_owned()
-    })?;
-    demand(world.apps.is_empty(), || {
-        format!("apps survive the shutdown: {:?}", world.apps.keys())
-    })
 }

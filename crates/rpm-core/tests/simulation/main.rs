@@ -5,6 +5,8 @@ mod actions;
 mod chance;
 mod death;
 mod dice;
+mod orders;
+mod quiet;
 mod rollout;
 mod world;
 
@@ -80,7 +82,7 @@ fn check(seed: u64) -> World {
 }
 
 /// How many different answers [`kind`] gives.
-const KINDS: usize = 29;
+const KINDS: usize = 30;
 
 fn kind(output: &Output) -> &'static str {
     match output {
@@ -88,6 +90,7 @@ fn kind(output: &Output) -> &'static str {
         Output::Terminate { .. } => "terminate",
         Output::Kill { .. } => "kill",
         Output::Drain { .. } => "drain",
+        Output::Refuse { .. } => "refuse",
         Output::Steer { slots, .. } if slots.is_empty() => "steer to nothing",
         Output::Steer { .. } => "steer",
         Output::Rescue { holder: Some(_), .. } => "rescue from a worker",

@@ -46,6 +46,8 @@ pub(crate) enum Event {
     Tell(Input),
     /// The worker opens a listener.
     Listen(WorkerId, GroupId),
+    /// It closes one.
+    Release(SlotId, WorkerId),
     /// Its process tree ends.
     Die(WorkerId, Exit),
 }
@@ -77,8 +79,8 @@ pub(crate) struct Process {
     pub(crate) generation: Generation,
     pub(crate) fate: Fate,
     pub(crate) frozen: bool,
-    draining: bool,
-    terminated: bool,
+    pub(crate) draining: bool,
+    pub(crate) terminated: bool,
 }
 
 pub(crate) struct Slot {
@@ -180,7 +182,7 @@ impl World {
             .is_some_and(|known| self.steered_in(known.group).contains(&slot))
     }
 
-    fn steered_in(&self, group: GroupId) -> &[SlotId] {
+    pub(crate) fn steered_in(&self, group: GroupId) -> &[SlotId] {
         self.steered.get(&group).map_or(&[], Vec::as_slice)
     }
 
@@ -228,6 +230,7 @@ impl World {
             }
             Output::Terminate { worker } => self.terminate(worker),
             Output::Drain { worker } => self.drain(worker),
+            Output::Refuse { worker } => self.refuse(worker),
             Output::Kill { worker } => self.kill(worker),
             Output::Steer { group, slots } => self.steer(group, slots),
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
@@ -276,80 +279,6 @@ impl World {
         let app = self.core.instance(instance)?.app;
         let view = self.core.retiring(app).find(|it| it.worker == worker);
         view.map(|view| view.phase)
-    }
-
-    fn drain(&mut self, worker: WorkerId) -> Verdict {
-        self.rollouts.told(worker)?;
-        self.check_aside(worker)?;
-        let process = self.processes.get_mut(&worker).ok_or("unknown worker drained")?;
-        let first = !std::mem::replace(&mut process.draining, true);
-        demand(
-            first && !process.terminated && process.fate == Fate::Alive,
-            || format!("{worker:?} cannot drain"),
-        )?;
-        let delay = self.dice.up_to_ms(5000);
-        match self.dice.roll(10) {
-            0..6 => self.plan(delay, Event::Tell(Input::Drained { worker })),
-            6 => self.plan(delay / 5, Event::Tell(Input::DrainFailed { worker })),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Nobody is steered to a worker that leaves while another one is online.
-    fn check_aside(&self, worker: WorkerId) -> Verdict {
-        let steered = self.slots.iter().filter(|(id, slot)| {
-            slot.open && slot.holder == Some(worker) && self.steered_in(slot.group).contains(id)
-        });
-        for (id, slot) in steered {
-            let mut others = self.slots.values().filter(|it| it.open && it.group == slot.group);
-            let better = others.any(|it| it.holder.is_some_and(|worker| self.is_online(worker)));
-            demand(!better, || {
-                format!("{worker:?} leaves, others are online, and {id:?} is steered to")
-            })?;
-        }
-        Ok(())
-    }
-
-    fn terminate(&mut self, worker: WorkerId) -> Verdict {
-        self.rollouts.told(worker)?;
-        self.check_aside(worker)?;
-        let process = self
-            .processes
-            .get_mut(&worker)
-            .ok_or("unknown worker terminated")?;
-        let first = !std::mem::replace(&mut process.terminated, true);
-        demand(first && process.fate == Fate::Alive, || {
-            format!("{worker:?} cannot be terminated")
-        })?;
-        let instance = process.instance;
-        let resting = self.wishes.get(&instance) == Some(&Wish::Rest);
-        let open = self
-            .slots
-            .values()
-            .any(|slot| slot.open && slot.instance == instance);
-        demand(!(resting && open), || {
-            format!("{worker:?} is told to stop before its slots are closed")
-        })?;
-        if !self.mishap(40) {
-            let delay = self.dice.up_to_ms(if self.faults { 3000 } else { 50 });
-            self.plan(delay, Event::Die(worker, Exit::Code(0)));
-        }
-        Ok(())
-    }
-
-    fn kill(&mut self, worker: WorkerId) -> Verdict {
-        self.rollouts.told(worker)?;
-        let process = self.processes.get(&worker).ok_or("unknown worker killed")?;
-        let told = process.terminated || self.core.worker(worker).is_some_and(|it| it.spawned.is_none());
-        demand(told && process.fate != Fate::Dead, || {
-            format!("{worker:?} cannot be killed")
-        })?;
-        if !self.mishap(20) {
-            let delay = self.dice.up_to_ms(20);
-            self.plan(delay, Event::Die(worker, Exit::Signal(9)));
-        }
-        Ok(())
     }
 
     fn steer(&mut self, group: GroupId, slots: Vec<SlotId>) -> Verdict {

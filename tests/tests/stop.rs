@@ -1,0 +1,146 @@
+//! Stopping: clients are refused, and requests under way are finished.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::site::Site;
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Answer, Port, Process, Rpm, Status, get, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+/// What the slow handler takes.
+const SLOW: &str = "/?ms=3000";
+
+fn slow(rpm: &Rpm, port: &Port) {
+    App::cluster("slow.js", "2")
+        .args(["--name", "web"])
+        .port(port)
+        .start(rpm);
+}
+
+fn connections(rpm: &Rpm) -> u32 {
+    rpm.list().iter().filter_map(|process| process.connections).sum()
+}
+
+/// A slow request, of which the worker knows.
+fn under_way(rpm: &Rpm, port: &Port) -> JoinHandle<std::io::Result<Answer>> {
+    let number = port.number();
+    let request = thread::spawn(move || get(number, SLOW));
+    wait_until("it is accepted", BOUND, || connections(rpm), |count| *count == 1);
+    request
+}
+
+fn connect(port: &Port) -> Result<TcpStream, ErrorKind> {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port.number())).map_err(|error| error.kind())
+}
+
+fn finishes_and_refuses(rpm: &Rpm, command: &str) {
+    let port = Port::reserve();
+    slow(rpm, &port);
+    let request = under_way(rpm, &port);
+    rpm.ok([command, "web", "--no-wait"]);
+    let refused = |outcome: &Result<(), ErrorKind>| *outcome == Err(ErrorKind::ConnectionRefused);
+    let _ = wait_until("clients are refused", BOUND, || connect(&port).map(drop), refused);
+    assert!(!request.is_finished(), "the request is still under way");
+    let answer = request.join().expect("it ends").expect("it is answered");
+    assert_eq!(answer.status, 200);
+    let gone = |list: &Vec<Process>| list.iter().all(|process| process.status == Status::Stopped);
+    wait_until("it is stopped", BOUND, || rpm.list(), gone);
+}
+
+#[test]
+fn a_request_under_way_is_finished_and_clients_are_refused_meanwhile() {
+    for command in ["stop", "delete"] {
+        finishes_and_refuses(&Rpm::new(), command);
+    }
+}
+
+#[test]
+fn so_it_is_without_privileges() {
+    if let Some(rpm) = Path::Classic.rpm("so_it_is_without_privileges") {
+        finishes_and_refuses(&rpm, "stop");
+    }
+}
+
+#[test]
+fn a_hard_stop_does_not_wait() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    slow(&rpm, &port);
+    let request = under_way(&rpm, &port);
+    rpm.ok(["stop", "web", "--hard"]);
+    assert!(request.join().expect("it ends").is_err(), "it was cut");
+}
+
+#[test]
+fn connections_that_are_only_kept_do_not_delay_it() {
+    let site = Site::start(Rpm::new(), &rpm_e2e::site::hello(), &["--drain-timeout", "1h"]);
+    let mut kept = connect(&site.port).expect("it listens");
+    kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("sent");
+    let mut begin = [0; 12];
+    kept.read_exact(&mut begin).expect("an answer");
+    let silent = connect(&site.port).expect("it listens");
+    site.rpm.ok(["stop", "site"]);
+    let mut rest = Vec::new();
+    kept.read_to_end(&mut rest).expect("closed in peace");
+    drop(silent);
+}
+
+#[test]
+fn the_programs_own_handler_runs_last_and_can_close_its_server() {
+    const APP: &str =
+        "const server = require('http').createServer((_, res) => res.end('x')).listen(process.env.PORT);
+        process.on('SIGINT', () => { console.log('address', server.address());
+            server.close((error) => { console.log('closed', error?.code); process.exit(); }); });";
+    let site = Site::start(Rpm::new(), APP, &[]);
+    site.rpm.ok(["stop", "site"]);
+    for process in site.rpm.list() {
+        assert_eq!((process.status, process.exit_code), (Status::Stopped, Some(0)));
+        let log = std::fs::read_to_string(&process.out_log).expect("its output");
+        assert!(log.contains("closed undefined"), "{log}");
+    }
+    site.rpm.ok(["restart", "site"]);
+    assert!(get(site.port.number(), "/").is_ok(), "it starts again");
+}
+
+#[test]
+fn another_app_does_not_notice() {
+    let (rpm, port, other) = (Rpm::new(), Port::reserve(), Port::reserve());
+    App::cluster("hello.js", "2")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    App::cluster("hello.js", "2")
+        .args(["--name", "other"])
+        .port(&other)
+        .start(&rpm);
+    let clients = Clients::begin(&port, "/", 4);
+    for _ in 0..3 {
+        clients.wait_ok(50);
+        rpm.ok(["stop", "other"]);
+        clients.wait_ok(50);
+        rpm.ok(["restart", "other"]);
+    }
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn one_instance_can_be_stopped_and_nothing_is_lost() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "3")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    let clients = Clients::begin(&port, "/", 4);
+    clients.wait_ok(50);
+    rpm.ok(["stop", "0"]);
+    clients.wait_ok(50);
+    rpm.ok(["delete", "1"]);
+    clients.wait_ok(50);
+    clients.finish_clean(&rpm);
+}
