@@ -95,14 +95,15 @@ fn connections_that_are_only_kept_do_not_delay_it() {
 fn the_programs_own_handler_runs_last_and_can_close_its_server() {
     const APP: &str =
         "const server = require('http').createServer((_, res) => res.end('x')).listen(process.env.PORT);
-        process.on('SIGINT', () => { console.log('address', server.address());
+        process.on('SIGINT', () => { console.log('port', server.address().port);
             server.close((error) => { console.log('closed', error?.code); process.exit(); }); });";
     let site = Site::start(Rpm::new(), APP, &[]);
     site.rpm.ok(["stop", "site"]);
     for process in site.rpm.list() {
         assert_eq!((process.status, process.exit_code), (Status::Stopped, Some(0)));
         let log = std::fs::read_to_string(&process.out_log).expect("its output");
-        assert!(log.contains("closed undefined"), "{log}");
+        let wanted = format!("port {}\nclosed undefined", site.port);
+        assert!(log.contains(&wanted), "{log}");
     }
     site.rpm.ok(["restart", "site"]);
     assert!(get(site.port.number(), "/").is_ok(), "it starts again");

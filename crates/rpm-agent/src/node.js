@@ -213,9 +213,16 @@ function refuse() {
 /** The handle goes; an inert one lets the program's own close() work as if it were still there. */
 function closeListener(server) {
   if (!server._handle) return;
+  const address = server.address();
   server._handle.close();
   const nothing = () => {};
-  server._handle = { close: (done) => done && setImmediate(done), ref: nothing, unref: nothing, hasRef: () => false };
+  server._handle = {
+    close: (done) => done && setImmediate(done),
+    getsockname: (out) => Object.assign(out, address) && 0,
+    ref: nothing,
+    unref: nothing,
+    hasRef: () => false,
+  };
 }
 
 /** Nobody else serves these clients, so nothing is gained by waiting for their next request. */

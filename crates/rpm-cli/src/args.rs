@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use values::{count, duration, instances, listen_address};
+use values::{count, duration, health_path, instances, listen_address};
 
 /// The name in help where the program was not told its own.
 const DEFAULT_NAME: &str = "rpm";
@@ -317,6 +317,21 @@ pub(crate) struct StartArgs {
     /// On reload: accept a new version that listens elsewhere
     #[arg(long)]
     pub(crate) allow_port_change: bool,
+    /// On reload: path that a new worker must answer, with HTTP, before it serves
+    #[arg(long, value_name = "PATH", value_parser = health_path)]
+    pub(crate) health_check: Option<String>,
+    /// Status of a good answer to the health check [default: 200]
+    #[arg(long, value_name = "CODE", requires = "health_check", value_parser = clap::value_parser!(u16).range(100..600))]
+    pub(crate) health_status: Option<u16>,
+    /// Time between two health checks [default: 250ms]
+    #[arg(long, value_name = "TIME", requires = "health_check", value_parser = duration)]
+    pub(crate) health_interval: Option<u64>,
+    /// Time for an answer to a health check [default: 2s]
+    #[arg(long, value_name = "TIME", requires = "health_check", value_parser = duration)]
+    pub(crate) health_timeout: Option<u64>,
+    /// So many good answers in a row [default: 1]
+    #[arg(long, value_name = "N", requires = "health_check", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) health_threshold: Option<u32>,
     /// Do not load the agent that drains Node politely
     #[arg(long)]
     pub(crate) no_agent: bool,

@@ -8,7 +8,7 @@ mod words;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rpm_wire::api::{AppSpec, ExecMode, StartRequest};
+use rpm_wire::api::{AppSpec, ExecMode, HealthCheck, StartRequest};
 
 use crate::args::StartArgs;
 pub(crate) use surroundings::Surroundings;
@@ -76,6 +76,7 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         watch_after_ms: args.watch_after,
         parallel: args.parallel,
         allow_port_change: args.allow_port_change,
+        health_check: health_check(args),
         agent: !args.no_agent,
         max_restarts: args.max_restarts,
         min_uptime_ms: args.min_uptime,
@@ -85,6 +86,17 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
     Ok(StartRequest {
         app,
         wait: !args.no_wait,
+    })
+}
+
+fn health_check(args: &StartArgs) -> Option<HealthCheck> {
+    let default = HealthCheck::of(args.health_check.clone()?);
+    Some(HealthCheck {
+        status: args.health_status.unwrap_or(default.status),
+        interval_ms: args.health_interval.unwrap_or(default.interval_ms),
+        timeout_ms: args.health_timeout.unwrap_or(default.timeout_ms),
+        threshold: args.health_threshold.unwrap_or(default.threshold),
+        ..default
     })
 }
 

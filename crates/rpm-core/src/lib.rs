@@ -17,6 +17,7 @@ mod freeze;
 pub mod ids;
 mod instance;
 mod invariants;
+mod promotion;
 mod proof;
 pub mod protocol;
 mod reload;

@@ -80,6 +80,8 @@ pub struct AppConfig {
     pub parallel: u32,
     /// A reload is content with workers that serve other addresses than their predecessors.
     pub allow_port_change: bool,
+    /// A worker that a reload starts must also answer its health check before it takes over.
+    pub health_check: bool,
 }
 
 impl Default for AppConfig {
@@ -91,6 +93,7 @@ impl Default for AppConfig {
             policy: Policy::default(),
             parallel: 0,
             allow_port_change: false,
+            health_check: false,
         }
     }
 }
@@ -241,6 +244,11 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
+    /// The worker answers its health check ([`Output::CheckHealth`]) as it should.
+    Healthy {
+        /// Which.
+        worker: WorkerId,
+    },
     /// Nothing is left to do for a worker that was told to [`Output::Drain`] or [`Output::Refuse`].
     Drained {
         /// Which.
@@ -378,6 +386,12 @@ pub enum Output {
         instance: InstanceId,
         /// `NODE_APP_INSTANCE`.
         number: u32,
+    },
+    /// Ask the worker for its health, on a listener of its own, until it answers as it should or leaves; report that by
+    /// [`Input::Healthy`].
+    CheckHealth {
+        /// Which.
+        worker: WorkerId,
     },
     /// Ask the worker's process tree to end (SIGINT, or the app's own way).
     Terminate {

@@ -14,10 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::{Core, Timer};
 use crate::instance::{State, Then};
-use crate::proof::{Proof, assess};
 use crate::protocol::{AppConfig, Failure, Notice};
-use crate::steering::Role;
-use crate::tickets::Reached;
 use crate::worker::{Duty, Phase, Worker};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
 
@@ -45,7 +42,7 @@ pub(crate) struct Rollout {
 pub(crate) struct Proved {
     pub(crate) predecessor: Predecessor,
     /// It is one of the instance's restarts.
-    counts: bool,
+    pub(crate) counts: bool,
 }
 
 /// The worker that was replaced.
@@ -150,7 +147,7 @@ impl Core {
     }
 
     /// Starts as many candidates as may be starting. When there is none left to start they are watched.
-    fn advance(&mut self, id: AppId) {
+    pub(crate) fn advance(&mut self, id: AppId) {
         while let Some(app) = self.apps.get_mut(&id) {
             let Some(rollout) = &mut app.rollout else { return };
             if rollout.queued.is_empty() && rollout.launching.is_empty() {
@@ -233,91 +230,6 @@ impl Core {
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.state = State::Awaiting { then };
         }
-    }
-
-    /// Looks whether a candidate is proved by now, or will not be.
-    pub(crate) fn review(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
-            return;
-        };
-        let (Phase::Launching { ready_by }, Duty::Prove) = (worker.phase, worker.duty) else {
-            return;
-        };
-        let instance = self.instances.get(&worker.instance);
-        let former = instance.and_then(|instance| instance.footprint.as_ref());
-        let serves = |group| {
-            let slots = self.steering.slots_of(worker.instance, id);
-            let in_group = |slot| self.steering.slots.get(&slot).map(|slot| slot.group) == Some(group);
-            worker.shared.contains(&group) || slots.into_iter().any(in_group)
-        };
-        match assess(worker, former, serves, self.now) {
-            Proof::Given => self.promote(id),
-            Proof::Pending { until } if until == ready_by => {}
-            Proof::Pending { until } => self.enter(id, Phase::Launching { ready_by: until }),
-            Proof::Missing { within } => self.not_ready(id, within),
-        }
-    }
-
-    /// A candidate is proved: it becomes its instance's own worker.
-    fn promote(&mut self, id: WorkerId) {
-        let silent = self.is_silent(id);
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        worker.duty = Duty::Serve;
-        let (of, generation) = (worker.instance, worker.generation);
-        let Some(instance) = self.instances.get_mut(&of) else {
-            return;
-        };
-        let (app, state) = (instance.app, instance.state);
-        instance.state = State::Running { worker: id };
-        instance.generation = generation;
-        let since = self.now;
-        self.enter(id, Phase::Online { since, silent });
-        self.steering.serve(of, id, Role::Active);
-        let proved = self.replace(of, state);
-        if let Some(rollout) = self.rollout_mut(app) {
-            rollout.launching.remove(&of);
-            rollout.proved.insert(of, proved);
-        }
-        self.note(Notice::Online { worker: id, silent });
-        self.note(Notice::CandidateReady { worker: id });
-        self.tickets.reached(of, Reached::Online { silent });
-        self.advance(app);
-    }
-
-    /// What becomes of the worker that an instance had when it was in `state`.
-    fn replace(&mut self, of: InstanceId, state: State) -> Proved {
-        let (predecessor, counts) = match state {
-            State::Running { worker } => (Predecessor::Warm(worker), self.stand_by(worker)),
-            State::Stopping { worker, then } => {
-                // It ends already, and its heir has slots of its own.
-                self.retire(worker);
-                (Predecessor::Gone(then), false)
-            }
-            State::Awaiting { then } => {
-                let automatic = matches!(then, Then::Retry { .. });
-                (Predecessor::Gone(then), automatic)
-            }
-            State::Waiting { .. } | State::Stopped | State::Errored => {
-                debug_assert!(false, "instance {of} had a candidate and was in no state for one");
-                (Predecessor::Gone(Then::Restart), false)
-            }
-        };
-        Proved { predecessor, counts }
-    }
-
-    /// Says whether the worker was ready; one that is not goes on starting.
-    fn stand_by(&mut self, id: WorkerId) -> bool {
-        let since = self.now;
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return false;
-        };
-        worker.duty = Duty::StandBy { since };
-        if let Some(role) = worker.role() {
-            self.steering.serve(worker.instance, id, role);
-        }
-        worker.phase.is_online()
     }
 
     /// The new generation is there to stay.
@@ -491,7 +403,7 @@ impl Core {
         self.rollout_mut(app)
     }
 
-    fn rollout_mut(&mut self, id: AppId) -> Option<&mut Rollout> {
+    pub(crate) fn rollout_mut(&mut self, id: AppId) -> Option<&mut Rollout> {
         self.apps.get_mut(&id)?.rollout.as_mut()
     }
 }

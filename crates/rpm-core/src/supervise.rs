@@ -10,7 +10,7 @@ use crate::proof::Footprint;
 use crate::protocol::{Exit, Failure, Notice, Output, Readiness};
 use crate::restart::Verdict;
 use crate::tickets::Reached;
-use crate::worker::{Duty, Killing, Phase, Worker};
+use crate::worker::{Duty, Health, Killing, Phase, Worker};
 use crate::{InstanceId, WorkerId};
 
 /// How long the shell may take to answer a spawn. Spawning takes milliseconds, and a thousand
@@ -62,6 +62,7 @@ impl Core {
             footprint: Footprint::default(),
             shared: BTreeSet::new(),
             refuses: false,
+            health: Health::Unasked,
             duty,
             phase: Phase::Spawning { give_up },
         };

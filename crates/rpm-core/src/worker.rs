@@ -33,8 +33,20 @@ pub(crate) struct Worker {
     pub(crate) shared: BTreeSet<GroupId>,
     /// It was told to close its listeners.
     pub(crate) refuses: bool,
+    pub(crate) health: Health,
     pub(crate) duty: Duty,
     pub(crate) phase: Phase,
+}
+
+/// What is known of its health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Health {
+    /// Nobody has asked.
+    Unasked,
+    /// It is being asked.
+    Asked,
+    /// It has answered as it should.
+    Good,
 }
 
 /// What it is there for.

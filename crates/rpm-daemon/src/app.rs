@@ -130,6 +130,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
         },
         parallel: if spec.parallel == 0 { cpus } else { spec.parallel },
         allow_port_change: spec.allow_port_change,
+        health_check: spec.health_check.is_some(),
     }
 }
 

@@ -8,6 +8,7 @@ use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, Scale
 use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane};
+use crate::health;
 use crate::logs::tail;
 use crate::supervisor::{Supervisor, now_ms};
 
@@ -71,6 +72,7 @@ impl Supervisor {
                 None,
             ));
         }
+        health::check_spec(Plane::of(spec), spec.health_check.as_ref())?;
         match self.apps.values().find(|app| app.name == spec.name) {
             Some(_) => Err(failure(
                 format!("an app named {:?} exists already", spec.name),

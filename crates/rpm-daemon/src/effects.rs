@@ -43,6 +43,7 @@ impl Supervisor {
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
             Output::CloseSlot { slot, to } => self.close_slot(slot, &to),
             Output::Probe { worker } => self.probe(worker),
+            Output::CheckHealth { worker } => self.check_health(worker),
             Output::Drain { worker } => self.begin_drain(worker),
             Output::Refuse { worker } => self.begin_refusal(worker),
             Output::Done { ticket, outcome } => {

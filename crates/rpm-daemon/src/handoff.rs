@@ -31,6 +31,14 @@ struct Pending {
     others: Vec<SlotId>,
 }
 
+impl Handoffs {
+    /// For a connection that nobody keeps track of.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+}
+
 impl Supervisor {
     /// Gives a connection to one of the workers behind these slots.
     pub(crate) fn hand_over_one(&mut self, connection: OwnedFd, to: &[SlotId]) {

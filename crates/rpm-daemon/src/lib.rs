@@ -12,6 +12,7 @@ mod drain;
 mod effects;
 mod ending;
 mod handoff;
+mod health;
 mod home;
 mod launch;
 mod logs;

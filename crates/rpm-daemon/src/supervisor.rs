@@ -336,6 +336,7 @@ impl Supervisor {
 fn is_lasting(output: &Output) -> bool {
     match output {
         Output::Spawn { .. }
+        | Output::CheckHealth { .. }
         | Output::Terminate { .. }
         | Output::Drain { .. }
         | Output::Refuse { .. }

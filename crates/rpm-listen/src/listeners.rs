@@ -287,6 +287,13 @@ impl Listeners {
             .map(|s| s.group)
     }
 
+    /// The key of the first address, in the order in which the app opened them, on which `worker` has a slot.
+    #[must_use]
+    pub fn first_key(&self, worker: WorkerId) -> Option<&str> {
+        let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder == Some(worker));
+        self.groups.values().find(holds).map(|g| g.key.as_str())
+    }
+
     /// The TCP ports on which `worker` has a slot.
     #[must_use]
     pub fn ports_of(&self, worker: WorkerId) -> Vec<u16> {

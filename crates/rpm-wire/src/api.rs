@@ -1,8 +1,12 @@
 //! The control API: JSON bodies of the HTTP requests on `$RPM_HOME/rpm.sock`. See `docs/API.md`.
 
+mod progress;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use progress::{Follow, Progress, Stage, Step};
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -85,6 +89,9 @@ pub struct AppSpec {
     /// A reload is content with workers that serve other addresses than their predecessors.
     #[serde(default)]
     pub allow_port_change: bool,
+    /// What a worker that a reload starts must answer before it takes over.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
     /// Load the agent into Node, which drains a worker politely.
     #[serde(default = "yes")]
     pub agent: bool,
@@ -102,6 +109,56 @@ pub struct AppSpec {
     pub exp_backoff_restart_delay_ms: Option<u64>,
 }
 
+/// A request by which a worker shows its health: plain HTTP, on the first address that it listened on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// Path and query.
+    pub path: String,
+    /// The status of a good answer.
+    #[serde(default = "ok_status")]
+    pub status: u16,
+    /// Between two requests.
+    #[serde(default = "health_interval")]
+    pub interval_ms: u64,
+    /// For an answer.
+    #[serde(default = "health_timeout")]
+    pub timeout_ms: u64,
+    /// So many good answers in a row.
+    #[serde(default = "one")]
+    pub threshold: u32,
+}
+
+impl HealthCheck {
+    /// With everything but the path as it is by default: status 200, every 250 ms, 2 s for an answer, one good answer.
+    #[must_use]
+    pub fn of(path: String) -> HealthCheck {
+        HealthCheck {
+            path,
+            status: ok_status(),
+            interval_ms: health_interval(),
+            timeout_ms: health_timeout(),
+            threshold: one(),
+        }
+    }
+}
+
+fn ok_status() -> u16 {
+    200
+}
+
+fn health_interval() -> u64 {
+    250
+}
+
+fn health_timeout() -> u64 {
+    2000
+}
+
+fn one() -> u32 {
+    1
+}
+
 fn yes() -> bool {
     true
 }
@@ -115,76 +172,6 @@ pub struct StartRequest {
     /// Answer only when every worker is ready (or one has failed).
     #[serde(default = "yes")]
     pub wait: bool,
-}
-
-/// How much of a change is told to who asked for it and waits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Follow {
-    /// Answer only when the workers that were replaced are gone too.
-    #[serde(default)]
-    pub drained: bool,
-    /// Answer with lines ([`Progress`]) as it goes on.
-    #[serde(default)]
-    pub progress: bool,
-}
-
-/// One line of an answer that tells how a change goes on (NDJSON); the last is `Done` or `Failed`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Progress {
-    /// A worker got somewhere.
-    Step(Step),
-    /// The change is made.
-    Done(ChangeReply),
-    /// It is not.
-    Failed(ApiError),
-}
-
-/// A worker got somewhere.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// The app's name.
-    pub app: String,
-    /// `pm_id`.
-    pub id: u32,
-    /// Its process.
-    pub pid: u32,
-    /// Where.
-    pub to: Stage,
-}
-
-/// Where a worker got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// Its process runs.
-    Starting,
-    /// It serves.
-    Ready,
-    /// It ended, and nobody had asked it to.
-    Failed,
-    /// It finishes what it has begun.
-    Draining,
-    /// It was told to end.
-    Stopping,
-    /// Its process has ended.
-    Gone,
-}
-
-impl Stage {
-    /// The word shown.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Stage::Starting => "starting",
-            Stage::Ready => "ready",
-            Stage::Failed => "failed",
-            Stage::Draining => "draining",
-            Stage::Stopping => "stopping",
-            Stage::Gone => "gone",
-        }
-    }
 }
 
 /// `POST /v1/reload`: replace the workers of apps, losing nothing.
@@ -460,6 +447,7 @@ pub struct Pong {
     /// Its process id.
     pub pid: u32,
     /// When it began to serve, milliseconds since the Unix epoch: another binary that takes over keeps the pid.
+    #[serde(default)]
     pub started_at_ms: u64,
 }
 

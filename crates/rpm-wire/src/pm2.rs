@@ -127,6 +127,7 @@ mod tests {
             watch_after_ms: None,
             parallel: 0,
             allow_port_change: false,
+            health_check: None,
             agent: true,
             max_restarts: None,
             min_uptime_ms: None,

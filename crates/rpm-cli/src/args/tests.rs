@@ -54,7 +54,8 @@ fn every_option_of_start() {
         "rpm start srv/a.js -n web --cwd /srv --interpreter bun --node-args --smol --interpreter-args -x \
          --listen 80,127.0.0.1:81 --listen [::1]:82 --wait-ready --listen-timeout 1 --kill-timeout 2 --max-restarts 3 \
          --min-uptime 4 --restart-delay 5 --exp-backoff-restart-delay 6 --reload-timeout 7 --drain-timeout 8s \
-         --watch-after 1m --parallel 9 --allow-port-change --no-agent --no-autorestart --no-wait -- -p 8 --name y",
+         --watch-after 1m --parallel 9 --health-check /health --health-status 204 --health-interval 1s --health-timeout 2s \
+         --health-threshold 3 --allow-port-change --no-agent --no-autorestart --no-wait -- -p 8 --name y",
     );
     let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     let expected = StartArgs {
@@ -76,6 +77,11 @@ fn every_option_of_start() {
         drain_timeout: Some(8000),
         watch_after: Some(60_000),
         parallel: 9,
+        health_check: Some("/health".into()),
+        health_status: Some(204),
+        health_interval: Some(1000),
+        health_timeout: Some(2000),
+        health_threshold: Some(3),
         allow_port_change: true,
         no_agent: true,
         no_autorestart: true,
@@ -84,6 +90,13 @@ fn every_option_of_start() {
     };
     assert_eq!(args, expected);
     assert!(error("rpm start a.js --listen example.org:80").contains("expected a port"));
+    for wrong in ["health", "/a b", ""] {
+        let mut words: Vec<&str> = "rpm start a.js --health-check".split(' ').collect();
+        words.push(wrong);
+        let refused = parse(words.into_iter().map(OsString::from));
+        assert!(refused.is_err(), "{wrong:?}");
+    }
+    assert!(error("rpm start a.js --health-status 200").contains("--health-check"));
     for wrong in ["5x", "s", "-1", "1.5s", "99999999999999999h"] {
         let error = error(&format!("rpm start a.js --drain-timeout={wrong}"));
         assert!(error.contains("expected milliseconds"), "{wrong}: {error}");

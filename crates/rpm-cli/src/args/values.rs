@@ -41,6 +41,14 @@ pub(super) fn count(text: &str) -> Result<String, String> {
     Err("expected n, +n, -n or max".to_owned())
 }
 
+/// A path of HTTP, as it is.
+pub(super) fn health_path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a path that begins with / and is percent-encoded, such as /health".to_owned())
+}
+
 /// `8080`, `127.0.0.1:8080` or `[::1]:8080`, as it is.
 pub(super) fn listen_address(text: &str) -> Result<String, String> {
     if text.parse::<u16>().is_ok() || text.parse::<SocketAddr>().is_ok() {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, Color, Table};
-use rpm_wire::api::{AppInfo, AppSpec, ListenerInfo, Process, SlotInfo};
+use rpm_wire::api::{AppInfo, AppSpec, HealthCheck, ListenerInfo, Process, SlotInfo};
 
 use super::Look;
 use super::table::{mode, painted, processes, table, visible};
@@ -95,6 +95,10 @@ fn limits(spec: &AppSpec) -> Vec<(&'static str, String)> {
         ),
         ("listen timeout", ms(spec.listen_timeout_ms)),
         ("kill timeout", ms(spec.kill_timeout_ms)),
+        ("reload timeout", ms(spec.reload_timeout_ms)),
+        ("drain timeout", ms(spec.drain_timeout_ms)),
+        ("watch after", ms(spec.watch_after_ms)),
+        ("health check", spec.health_check.as_ref().map(health)),
         ("max restarts", spec.max_restarts.map(|n| n.to_string())),
         ("min uptime", ms(spec.min_uptime_ms)),
         ("restart delay", ms(spec.restart_delay_ms)),
@@ -103,6 +107,19 @@ fn limits(spec: &AppSpec) -> Vec<(&'static str, String)> {
     all.into_iter()
         .filter_map(|(field, value)| Some((field, value?)))
         .collect()
+}
+
+fn health(check: &HealthCheck) -> String {
+    let HealthCheck {
+        path,
+        status,
+        interval_ms,
+        timeout_ms,
+        threshold,
+    } = check;
+    format!(
+        "{path} answers {status} within {timeout_ms} ms, {threshold} in a row, asked every {interval_ms} ms"
+    )
 }
 
 fn command(spec: &AppSpec) -> String {

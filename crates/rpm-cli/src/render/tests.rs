@@ -67,6 +67,7 @@ fn spec() -> AppSpec {
         watch_after_ms: None,
         parallel: 0,
         allow_port_change: false,
+        health_check: None,
         agent: true,
         max_restarts: None,
         min_uptime_ms: None,

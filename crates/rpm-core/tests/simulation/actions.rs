@@ -144,6 +144,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 Input::Listening { worker }
                 | Input::Ready { worker }
                 | Input::Responded { worker }
+                | Input::Healthy { worker }
                 | Input::SharedHeld { worker, .. }
                     if world
                         .processes
@@ -154,6 +155,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 }
                 Input::Listening { worker } | Input::Ready { worker } => revive(world, worker),
                 Input::Responded { .. }
+                | Input::Healthy { .. }
                 | Input::Command { .. }
                 | Input::Exited { .. }
                 | Input::SlotHeld { .. }

@@ -38,7 +38,7 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
         listen_timeout: dice.up_to_ms(3000),
         reload_timeout: dice.up_to_ms(6000) + ms(if mild { 500 } else { 0 }),
         drain_timeout: dice.up_to_ms(20_000),
-        watch_after: if dice.percent(30) {
+        watch_after: if dice.percent(50) {
             dice.up_to_ms(4000)
         } else {
             Duration::ZERO
@@ -52,6 +52,7 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
         policy,
         parallel: dice.roll(3) as u32,
         allow_port_change: dice.percent(20),
+        health_check: dice.percent(25),
     }
 }
 

@@ -82,7 +82,7 @@ fn check(seed: u64) -> World {
 }
 
 /// How many different answers [`kind`] gives.
-const KINDS: usize = 30;
+const KINDS: usize = 31;
 
 fn kind(output: &Output) -> &'static str {
     match output {
@@ -91,6 +91,7 @@ fn kind(output: &Output) -> &'static str {
         Output::Kill { .. } => "kill",
         Output::Drain { .. } => "drain",
         Output::Refuse { .. } => "refuse",
+        Output::CheckHealth { .. } => "check health",
         Output::Steer { slots, .. } if slots.is_empty() => "steer to nothing",
         Output::Steer { .. } => "steer",
         Output::Rescue { holder: Some(_), .. } => "rescue from a worker",

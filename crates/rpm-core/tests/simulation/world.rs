@@ -229,6 +229,13 @@ impl World {
                 Ok(())
             }
             Output::Terminate { worker } => self.terminate(worker),
+            Output::CheckHealth { worker } => {
+                if !self.mishap(10) {
+                    let delay = self.dice.up_to_ms(300);
+                    self.plan(delay, Event::Tell(Input::Healthy { worker }));
+                }
+                Ok(())
+            }
             Output::Drain { worker } => self.drain(worker),
             Output::Refuse { worker } => self.refuse(worker),
             Output::Kill { worker } => self.kill(worker),

@@ -1,0 +1,128 @@
+//! Promotion: how a candidate that has shown all it had to takes over, and what becomes of the worker before it.
+
+use crate::core::Core;
+use crate::instance::{State, Then};
+use crate::proof::{Proof, assess};
+use crate::protocol::{Notice, Output};
+use crate::reload::{Predecessor, Proved};
+use crate::steering::Role;
+use crate::tickets::Reached;
+use crate::worker::{Duty, Health, Phase};
+use crate::{InstanceId, WorkerId};
+
+impl Core {
+    /// Looks whether a candidate is proved by now, or will not be.
+    pub(crate) fn review(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let (Phase::Launching { ready_by }, Duty::Prove) = (worker.phase, worker.duty) else {
+            return;
+        };
+        let instance = self.instances.get(&worker.instance);
+        let former = instance.and_then(|instance| instance.footprint.as_ref());
+        let serves = |group| {
+            let slots = self.steering.slots_of(worker.instance, id);
+            let in_group = |slot| self.steering.slots.get(&slot).map(|slot| slot.group) == Some(group);
+            worker.shared.contains(&group) || slots.into_iter().any(in_group)
+        };
+        match assess(worker, former, serves, self.now) {
+            Proof::Given => self.promote_if_healthy(id),
+            Proof::Pending { until } if until == ready_by => {}
+            Proof::Pending { until } => self.enter(id, Phase::Launching { ready_by: until }),
+            Proof::Missing { within } => self.not_ready(id, within),
+        }
+    }
+
+    /// All that a candidate had to show is there, but its health, if that is asked for.
+    fn promote_if_healthy(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let within = worker.config.policy.reload_timeout;
+        let ready_by = worker.spawned.unwrap_or(self.now) + within;
+        match worker.health {
+            _ if !worker.config.health_check => self.promote(id),
+            Health::Good => self.promote(id),
+            Health::Asked if self.now >= ready_by => self.not_ready(id, within),
+            Health::Asked => self.enter(id, Phase::Launching { ready_by }),
+            Health::Unasked => {
+                worker.health = Health::Asked;
+                self.staged.push(Output::CheckHealth { worker: id });
+                self.enter(id, Phase::Launching { ready_by });
+            }
+        }
+    }
+
+    /// A worker answers its health check.
+    pub(crate) fn healthy(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && worker.health == Health::Asked
+        {
+            worker.health = Health::Good;
+            self.review(id);
+        }
+    }
+
+    /// A candidate is proved: it becomes its instance's own worker.
+    fn promote(&mut self, id: WorkerId) {
+        let silent = self.is_silent(id);
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.duty = Duty::Serve;
+        let (of, generation) = (worker.instance, worker.generation);
+        let Some(instance) = self.instances.get_mut(&of) else {
+            return;
+        };
+        let (app, state) = (instance.app, instance.state);
+        instance.state = State::Running { worker: id };
+        instance.generation = generation;
+        let since = self.now;
+        self.enter(id, Phase::Online { since, silent });
+        self.steering.serve(of, id, Role::Active);
+        let proved = self.replace(of, state);
+        if let Some(rollout) = self.rollout_mut(app) {
+            rollout.launching.remove(&of);
+            rollout.proved.insert(of, proved);
+        }
+        self.note(Notice::Online { worker: id, silent });
+        self.note(Notice::CandidateReady { worker: id });
+        self.tickets.reached(of, Reached::Online { silent });
+        self.advance(app);
+    }
+
+    /// What becomes of the worker that an instance had when it was in `state`.
+    fn replace(&mut self, of: InstanceId, state: State) -> Proved {
+        let (predecessor, counts) = match state {
+            State::Running { worker } => (Predecessor::Warm(worker), self.stand_by(worker)),
+            State::Stopping { worker, then } => {
+                // It ends already, and its heir has slots of its own.
+                self.retire(worker);
+                (Predecessor::Gone(then), false)
+            }
+            State::Awaiting { then } => {
+                let automatic = matches!(then, Then::Retry { .. });
+                (Predecessor::Gone(then), automatic)
+            }
+            State::Waiting { .. } | State::Stopped | State::Errored => {
+                debug_assert!(false, "instance {of} had a candidate and was in no state for one");
+                (Predecessor::Gone(Then::Restart), false)
+            }
+        };
+        Proved { predecessor, counts }
+    }
+
+    /// Says whether the worker was ready; one that is not goes on starting.
+    fn stand_by(&mut self, id: WorkerId) -> bool {
+        let since = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return false;
+        };
+        worker.duty = Duty::StandBy { since };
+        if let Some(role) = worker.role() {
+            self.steering.serve(worker.instance, id, role);
+        }
+        worker.phase.is_online()
+    }
+}

@@ -1,0 +1,142 @@
+//! Health checks: a version that listens and does not work never serves a client.
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::site::Site;
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Port, Rpm, get};
+
+/// Clients of each kind.
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+/// A release that says who asked for what, and answers its health check with this expression.
+fn release(name: &str, health: &str) -> String {
+    format!(
+        "let asked = 0; require('http').createServer((req, res) => {{
+            if (req.url === '/health') {{ asked += 1; res.statusCode = {health};
+                console.log('{name} health', req.headers['user-agent'], res.statusCode); return res.end(); }}
+            console.log('{name} client'); res.end('{name}'); }}).listen(process.env.PORT);\n"
+    )
+}
+
+fn lines_with(site: &Site, wanted: &str) -> usize {
+    let logs = site.rpm.list().into_iter().map(|process| process.out_log);
+    let texts = logs.map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    texts
+        .map(|text| text.lines().filter(|line| line.contains(wanted)).count())
+        .sum()
+}
+
+fn refuses_an_unhealthy_version(rpm: Rpm) {
+    let options = [
+        "--health-check",
+        "/health",
+        "--health-interval",
+        "50ms",
+        "--reload-timeout",
+        "2s",
+    ];
+    let site = Site::start(rpm, &release("one", "200"), &options);
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    site.write(&release("two", "500"));
+    let error = site.rpm.fails(["reload", "site"]);
+    assert!(
+        error.contains(
+            "was not ready within 2000 ms: its last answer to the health check /health was: status 500"
+        ),
+        "{error}"
+    );
+    clients.wait_ok(SOME);
+    assert_eq!(site.rpm.pids("site"), before, "the old workers serve");
+    clients.finish_clean(&site.rpm);
+    assert!(
+        lines_with(&site, "two health rpm-health-check 500") > 2,
+        "it was asked"
+    );
+    assert_eq!(lines_with(&site, "two client"), 0, "no client has reached it");
+}
+
+#[test]
+fn a_version_that_answers_badly_never_serves() {
+    refuses_an_unhealthy_version(Rpm::new());
+}
+
+#[test]
+fn a_version_that_answers_badly_never_serves_without_privileges() {
+    if let Some(rpm) = Path::Classic.rpm("a_version_that_answers_badly_never_serves_without_privileges") {
+        refuses_an_unhealthy_version(rpm);
+    }
+}
+
+#[test]
+fn one_that_becomes_healthy_takes_over_then() {
+    let options = [
+        "--health-check",
+        "/health",
+        "--health-status",
+        "204",
+        "--health-interval",
+        "20ms",
+    ];
+    let threshold = ["--health-threshold", "3"];
+    let site = Site::start(
+        Rpm::new(),
+        &release("one", "204"),
+        &[&options[..], &threshold].concat(),
+    );
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    site.write(&release("two", "asked === 4 || asked < 3 ? 503 : 204"));
+    site.rpm.ok(["reload", "site"]);
+    clients.wait_ok(SOME);
+    assert_eq!(get(site.port.number(), "/").expect("an answer").body, "two");
+    clients.finish_clean(&site.rpm);
+    // Bad, bad, good, bad, and three good ones in a row, of each worker.
+    assert_eq!(lines_with(&site, "two health"), 14);
+}
+
+#[test]
+fn a_version_that_hangs_and_one_that_speaks_no_http() {
+    let options = [
+        "--health-check",
+        "/health",
+        "--health-timeout",
+        "200ms",
+        "--reload-timeout",
+        "1s",
+    ];
+    let site = Site::start(Rpm::new(), &release("one", "200"), &options);
+    let before = site.rpm.pids("site");
+    let hangs = "require('http').createServer(() => {}).listen(process.env.PORT)";
+    let talks = "require('net').createServer((socket) => socket.end('220 mail')).listen(process.env.PORT)";
+    for (body, says) in [(hangs, "no answer within 200 ms"), (talks, "no answer of HTTP")] {
+        site.write(body);
+        let error = site.rpm.fails(["reload", "site"]);
+        assert!(error.contains(says), "{error}");
+        assert_eq!(site.rpm.pids("site"), before);
+    }
+}
+
+#[test]
+fn it_is_refused_where_no_single_worker_can_be_asked() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let check = ["--name", "web", "--health-check", "/"];
+    let fork = App::new("hello.js").args(check).port(&port).try_start(&rpm);
+    assert!(
+        fork.code == Some(1) && fork.stderr.contains("started with -i"),
+        "{fork:?}"
+    );
+    let address = port.to_string();
+    let passed = App::cluster("listen-fds.py", "2")
+        .args(check)
+        .args(["--listen", &address]);
+    let passed = passed.try_start(&rpm);
+    assert!(
+        passed.code == Some(1) && passed.stderr.contains("Node program"),
+        "{passed:?}"
+    );
+}
