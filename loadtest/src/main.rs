@@ -22,6 +22,10 @@ enum Command {
     Compare(tool::compare::Arguments),
     /// Measure what the daemon costs when nothing happens.
     Footprint(tool::footprint::Arguments),
+    /// Reload, scale and stop apps, kill and update the daemon, under every kind of client: what became of each request.
+    Reload(tool::reload::Arguments),
+    /// The same reloads under rpm, PM2 and node:cluster with a rolling script.
+    ReloadPeers(tool::peers::Arguments),
     /// Send load to a URL.
     Run(tool::run::Arguments),
 }
@@ -47,6 +51,8 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Compare(arguments) => tool::compare::compare(arguments).await,
         Command::Footprint(arguments) => tool::footprint::footprint(arguments).await,
+        Command::Reload(arguments) => tool::reload::reload(arguments).await,
+        Command::ReloadPeers(arguments) => tool::peers::peers(arguments).await,
         Command::Run(arguments) => tool::run::run(arguments).await,
     }
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod compare;
 pub(crate) mod footprint;
+pub(crate) mod peers;
+pub(crate) mod reload;
 pub(crate) mod run;
 
 mod group;

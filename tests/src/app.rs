@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::process::Command;
 
-use rpm_testkit::{Port, Ran, Rpm, fixture, node};
+use rpm_testkit::{Port, Ran, Rpm, fixture, node, repository};
 
 /// `start` with a fixture: its arguments and its environment.
 #[derive(Clone, Debug)]
@@ -27,6 +27,17 @@ impl App {
     #[must_use]
     pub fn cluster(name: &str, instances: &str) -> App {
         App::new(name).args(["-i", instances])
+    }
+
+    /// The same, where it lies in the checkout, beside what npm has installed: for daemons that can read that.
+    ///
+    /// # Panics
+    /// It was not made of a name.
+    #[must_use]
+    pub fn in_checkout(mut self) -> App {
+        let name = std::path::Path::new(&self.args[1]).file_name().expect("a file");
+        self.args[1] = repository().join("tests/fixtures/apps").join(name).into();
+        self
     }
 
     /// On this version of Node.

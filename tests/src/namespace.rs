@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rpm_loadtest::Stop;
-use rpm_testkit::{Load, Report, skip};
+use rpm_testkit::{Load, Report, fixture, skip};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A network namespace with a loopback device; gone when dropped.
@@ -71,19 +72,27 @@ impl Network {
     /// The namespace cannot be entered.
     #[must_use]
     pub fn send(&self, load: &Load) -> Report {
+        self.begin(load, &Stop::new()).join().expect("the load ends")
+    }
+
+    /// Begins to send a load from inside; its account comes when it ends, or is stopped.
+    ///
+    /// # Panics
+    /// The namespace cannot be entered.
+    #[must_use]
+    pub fn begin(&self, load: &Load, stop: &Stop) -> JoinHandle<Report> {
         let place = File::open(format!("/proc/{}/ns/net", self.keeper.id())).expect("the namespace");
-        let load = load.clone();
+        let (load, stop) = (load.clone(), stop.clone());
         // Only this thread moves: the others of the test stay where they are.
-        let sender = thread::spawn(move || {
+        thread::spawn(move || {
             move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network))
                 .expect("root may enter");
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .expect("a runtime");
-            runtime.block_on(load.run(&Stop::new()))
-        });
-        sender.join().expect("the load ends")
+            runtime.block_on(load.run(&stop))
+        })
     }
 }
 
@@ -91,5 +100,70 @@ impl Drop for Network {
     fn drop(&mut self) {
         let _ = self.keeper.kill();
         let _ = self.keeper.wait();
+    }
+}
+
+/// Two namespaces, and a path between them on which packets are late and some are lost.
+#[derive(Debug)]
+pub struct Path {
+    /// Here is [`Path::SERVER`].
+    pub server: Network,
+    /// Here are its clients.
+    pub client: Network,
+    relay: Child,
+}
+
+impl Path {
+    /// The address of the server.
+    pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+    /// Packets take so many milliseconds each way, give or take some, and so many percent are lost. `None` where only root
+    /// may; in CI that fails.
+    ///
+    /// # Panics
+    /// In CI, if it cannot be had.
+    #[must_use]
+    pub fn new(test: &str, delay_ms: u32, jitter_ms: u32, loss_percent: u32) -> Option<Path> {
+        let [server, client] = [Network::new(test, "true")?, Network::new(test, "true")?];
+        let mut relay = Command::new("python3")
+            .arg(fixture("relay.py"))
+            .args([&server, &client].map(|network| network.keeper.id().to_string()))
+            .args([delay_ms, jitter_ms, loss_percent].map(|number| number.to_string()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let mut said = String::new();
+        let output = relay.stdout.take().expect("it is piped");
+        BufReader::new(output)
+            .read_line(&mut said)
+            .expect("its output can be read");
+        let path = Path {
+            server,
+            client,
+            relay,
+        };
+        if said.trim() != "ready" {
+            skip(test, "no TUN devices can be had here");
+            return None;
+        }
+        for (network, address) in [(&path.server, "10.77.0.1/24"), (&path.client, "10.77.0.2/24")] {
+            for args in [
+                &["addr", "add", address, "dev", "relay0"][..],
+                &["link", "set", "relay0", "up"],
+            ] {
+                let mut ip = Command::new("ip");
+                let done = network.inside(ip.args(args)).status().expect("nsenter runs");
+                assert!(done.success(), "ip {args:?}");
+            }
+        }
+        Some(path)
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        let _ = self.relay.kill();
+        let _ = self.relay.wait();
     }
 }

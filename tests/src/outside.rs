@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use rpm_testkit::wait_until;
+use rpm_testkit::{Rpm, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Long enough for the kernel to deliver a signal on a loaded machine.
@@ -88,4 +88,22 @@ fn switches(status: &str) -> u64 {
         .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     line.and_then(|count| count.trim().parse().ok())
         .expect("a count of switches")
+}
+
+/// Kills the daemon, and waits until it is gone.
+///
+/// # Panics
+/// None runs, or it does not end.
+pub fn kill_daemon(rpm: &Rpm) {
+    let daemon = rpm.daemon_pid().expect("a daemon runs");
+    kill(daemon);
+    let gone = || !std::path::Path::new(&format!("/proc/{daemon}")).exists() || is_zombie(daemon);
+    wait_until("the daemon is gone", BOUND, gone, |gone| *gone);
+}
+
+fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }

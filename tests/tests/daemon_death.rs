@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
-use rpm_e2e::outside::kill;
+use rpm_e2e::outside::{kill, kill_daemon};
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Phase, Port, Process, Rpm, Status, get, wait_until};
@@ -15,21 +15,6 @@ const BOUND: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 4;
 /// Answers between two events.
 const SOME: u64 = 50;
-
-/// Kills the daemon, and waits until it is gone.
-fn kill_daemon(rpm: &Rpm) {
-    let daemon = rpm.daemon_pid().expect("a daemon runs");
-    kill(daemon);
-    let gone = || !std::path::Path::new(&format!("/proc/{daemon}")).exists() || is_zombie(daemon);
-    wait_until("the daemon is gone", BOUND, gone, |gone| *gone);
-}
-
-fn is_zombie(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
-}
 
 /// What must not change.
 fn facts(list: &[Process]) -> Vec<(u32, Option<u32>, u32, u32, Status)> {

@@ -1,9 +1,11 @@
-//! Every kind of client at once, through reloads and scaling.
+//! Every kind of client at once, while workers and the daemon come and go: the short cover of what `rpm-loadtest reload`
+//! crosses.
 
 use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
+use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Port, Process, Rpm, wait_until};
 
@@ -23,14 +25,30 @@ struct Site {
 }
 
 impl Site {
-    fn start(rpm: Rpm, node: u32) -> Site {
+    fn start(rpm: Rpm, node: u32, env: &[(&str, &str)]) -> Site {
         let (port, port2) = (Port::reserve(), Port::reserve());
-        App::cluster("everything.js", "2")
+        let app = App::cluster("everything.js", "2")
             .node(node)
-            .args(["--name", "web", "--drain-timeout", "3s"])
+            .args([
+                "--name",
+                "web",
+                "--drain-timeout",
+                "3s",
+                "--listen-timeout",
+                "10s",
+            ])
             .port(&port)
-            .env("PORT2", &port2)
-            .start(&rpm);
+            .env("PORT2", &port2);
+        let app = env.iter().fold(app, |app, (key, value)| app.env(key, value));
+        let frameworks = env.iter().any(|(key, _)| *key == "FRAMEWORK");
+        let app = if frameworks { app.in_checkout() } else { app };
+        app.start(&rpm);
+        for port in [&port, &port2] {
+            let connects = || std::net::TcpStream::connect(("127.0.0.1", port.number())).is_ok();
+            wait_until("it listens on both ports", BOUND, connects, |connected| {
+                *connected
+            });
+        }
         let clients = Clients::everything(&port, &port2, CLIENTS, HOLDS);
         clients.wait_ok(SOME);
         Site { rpm, clients }
@@ -55,27 +73,60 @@ impl Site {
 }
 
 #[test]
-fn reloads_lose_nothing_on_node_22() {
-    Site::start(Rpm::new(), 22).reloads();
+fn reloads_lose_nothing() {
+    Site::start(Rpm::new(), 22, &[]).reloads();
 }
 
 #[test]
-fn reloads_lose_nothing_on_the_newest_node() {
-    Site::start(Rpm::new(), 26).reloads();
+fn reloads_lose_nothing_on_the_newest_node_with_a_handler() {
+    Site::start(Rpm::new(), 26, &[("HANDLER", "1")]).reloads();
 }
 
 #[test]
 fn reloads_lose_nothing_without_privileges() {
     if let Some(rpm) = Path::Classic.rpm("reloads_lose_nothing_without_privileges") {
-        Site::start(rpm, 20).reloads();
+        Site::start(rpm, 20, &[]).reloads();
     }
 }
 
 #[test]
+fn reloads_of_slow_handlers_and_of_ports_that_open_late_lose_nothing() {
+    Site::start(Rpm::new(), 24, &[("DELAY_MS", "200"), ("SECOND_MS", "2000")]).reloads();
+}
+
+#[test]
+fn reloads_of_express_lose_nothing() {
+    Site::start(Rpm::new(), 22, &[("FRAMEWORK", "express")]).reloads();
+}
+
+#[test]
+fn reloads_of_fastify_lose_nothing() {
+    Site::start(Rpm::new(), 24, &[("FRAMEWORK", "fastify")]).reloads();
+}
+
+#[test]
 fn scaling_loses_nothing() {
-    let site = Site::start(Rpm::new(), 24);
+    let site = Site::start(Rpm::new(), 24, &[]);
     for count in ["4", "1", "2"] {
         site.through(&["scale", "web", count]);
     }
     site.clients.finish_clean(&site.rpm);
+}
+
+#[test]
+fn the_death_of_the_daemon_loses_nothing() {
+    let site = Site::start(Rpm::new(), 20, &[]);
+    kill_daemon(&site.rpm);
+    site.clients.wait_ok(SOME);
+    site.reloads();
+}
+
+#[test]
+fn an_update_of_the_daemon_loses_nothing() {
+    if let Some(rpm) = Path::Classic.rpm("an_update_of_the_daemon_loses_nothing") {
+        let site = Site::start(rpm, 22, &[]);
+        site.rpm.ok(["update"]);
+        site.clients.wait_ok(SOME);
+        site.reloads();
+    }
 }

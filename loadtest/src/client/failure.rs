@@ -36,6 +36,24 @@ fn cause(error: Option<&io::Error>) -> String {
 }
 
 impl Failure {
+    /// The failure of a request that was sent together with the one of this failure.
+    pub(super) fn of_another(&self) -> Failure {
+        match self {
+            Failure::Socket(error) => Failure::Socket(error.kind().into()),
+            Failure::Connect(error) => Failure::Connect(error.kind().into()),
+            Failure::TimedOut(after) => Failure::TimedOut(*after),
+            Failure::Ended { .. } | Failure::Truncated(_) => Failure::Ended {
+                reused: true,
+                error: Some(io::Error::other(format!("behind one that failed: {self}"))),
+            },
+            Failure::Status(_)
+            | Failure::Malformed(_)
+            | Failure::Body(_)
+            | Failure::Early { .. }
+            | Failure::Protocol(_) => Failure::Protocol(format!("behind one that failed: {self}")),
+        }
+    }
+
     /// The class of the failure.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {

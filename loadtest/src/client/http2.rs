@@ -54,10 +54,9 @@ impl Http2 {
         let talk = timeout(target.timeout, self.talk(opener, target, fates)).await;
         if let Err(failure) = talk.unwrap_or(Err(Failure::TimedOut(target.timeout))) {
             self.open = None;
+            let missing = (before + STREAMS).saturating_sub(fates.len() + 1);
+            fates.extend((0..missing).map(|_| Fate::of(Err(failure.of_another()), "")));
             fates.push(Fate::of(Err(failure), ""));
-            let missing = (before + STREAMS).saturating_sub(fates.len());
-            let lost = || Failure::TimedOut(target.timeout);
-            fates.extend((0..missing).map(|_| Fate::of(Err(lost()), "")));
         }
     }
 

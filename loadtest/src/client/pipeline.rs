@@ -36,22 +36,7 @@ impl Pipeline {
         };
         self.connection = None;
         let others = waiting.len().saturating_sub(1);
-        let text = format!("pipelined behind one that failed: {failure}");
-        let class = |failure: &Failure| match failure {
-            Failure::TimedOut(after) => Failure::TimedOut(*after),
-            Failure::Ended { .. } | Failure::Truncated(_) => Failure::Ended {
-                reused: true,
-                error: Some(std::io::Error::other(text.clone())),
-            },
-            Failure::Socket(_)
-            | Failure::Connect(_)
-            | Failure::Status(_)
-            | Failure::Malformed(_)
-            | Failure::Body(_)
-            | Failure::Early { .. }
-            | Failure::Protocol(_) => Failure::Protocol(text.clone()),
-        };
-        let behind: Vec<Failure> = (0..others).map(|_| class(&failure)).collect();
+        let behind: Vec<Failure> = (0..others).map(|_| failure.of_another()).collect();
         let failed = std::iter::once(failure).chain(behind);
         fates.extend(failed.map(|failure| Fate::of(Err(failure), "")));
     }

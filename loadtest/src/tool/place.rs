@@ -20,13 +20,41 @@ pub(crate) fn script(name: &str) -> PathBuf {
     package().join("apps").join(name)
 }
 
+/// A script of the fixtures.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    repository().join("tests/fixtures/apps").join(name)
+}
+
+/// A file of a package of the fixtures, which are installed if they are not.
+///
+/// # Errors
+/// As [`node`].
+pub(crate) async fn npm(path: &str) -> anyhow::Result<PathBuf> {
+    node().await?;
+    let file = repository().join("tests/fixtures/node_modules").join(path);
+    ensure!(
+        file.exists(),
+        "{} is not installed: npm ci in tests/fixtures",
+        file.display()
+    );
+    Ok(file)
+}
+
 /// Node 22 of the fixtures, which are installed if they are not.
 ///
 /// # Errors
 /// `npm ci` fails, or does not bring it.
 pub(crate) async fn node() -> anyhow::Result<PathBuf> {
+    node_of("22").await
+}
+
+/// The same of another major version.
+///
+/// # Errors
+/// As [`node`].
+pub(crate) async fn node_of(major: &str) -> anyhow::Result<PathBuf> {
     let fixtures = repository().join("tests/fixtures");
-    let node = fixtures.join("node_modules/node22/bin/node");
+    let node = fixtures.join(format!("node_modules/node{major}/bin/node"));
     if !node.exists() {
         eprintln!("installing the Node versions of tests/fixtures");
         succeed(Command::new("npm").arg("ci").current_dir(&fixtures)).await?;

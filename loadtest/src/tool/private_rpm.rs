@@ -27,16 +27,47 @@ pub(crate) struct PrivateRpm {
     program: PathBuf,
     home: PathBuf,
     env: Vec<(String, String)>,
+    user: User,
 }
+
+/// Whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum User {
+    /// The one that runs this.
+    Own,
+    /// One without any privilege: `nobody`, if this is run by root.
+    Nobody,
+}
+
+/// Debian's `nobody`.
+const NOBODY: u32 = 65_534;
 
 impl PrivateRpm {
     /// With a new home and these variables in the environment of everything; starts nothing.
     pub(crate) fn new(program: PathBuf, env: Vec<(String, String)>) -> anyhow::Result<Self> {
+        PrivateRpm::new_as(program, env, User::Own)
+    }
+
+    /// The same as this user.
+    pub(crate) fn new_as(program: PathBuf, env: Vec<(String, String)>, user: User) -> anyhow::Result<Self> {
         let number = HOMES.fetch_add(1, Ordering::Relaxed);
         let home = std::env::temp_dir().join(format!("rpm-loadtest-{}-{number}", std::process::id()));
         let created = std::fs::DirBuilder::new().mode(0o700).create(&home);
         created.with_context(|| format!("creating the home {}", home.display()))?;
-        Ok(PrivateRpm { program, home, env })
+        let user = match user {
+            User::Nobody if rustix::process::geteuid().is_root() => {
+                let given = std::os::unix::fs::chown(&home, Some(NOBODY), Some(NOBODY));
+                given.with_context(|| format!("giving {} to nobody", home.display()))?;
+                User::Nobody
+            }
+            User::Own | User::Nobody => User::Own,
+        };
+        Ok(PrivateRpm {
+            program,
+            home,
+            env,
+            user,
+        })
     }
 
     /// Run an rpm command and return what it prints.
@@ -44,7 +75,20 @@ impl PrivateRpm {
     /// # Errors
     /// It fails (with its output in the error) or takes longer than a minute.
     pub(crate) async fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.command_with(arguments, &[]).await
+    }
+
+    /// The same, with more variables in its environment.
+    ///
+    /// # Errors
+    /// As [`PrivateRpm::command`].
+    pub(crate) async fn command_with(
+        &self,
+        arguments: &[&str],
+        env: &[(&str, &str)],
+    ) -> anyhow::Result<String> {
         let mut command = Command::from(self.std_command());
+        command.envs(env.iter().copied());
         let running = command.args(arguments).kill_on_drop(true).output();
         let shown = format!("rpm {}", arguments.join(" "));
         let Output {
@@ -84,7 +128,22 @@ impl PrivateRpm {
     }
 
     fn std_command(&self) -> std::process::Command {
-        let mut command = std::process::Command::new(&self.program);
+        let mut command = match self.user {
+            User::Own => std::process::Command::new(&self.program),
+            User::Nobody => {
+                let mut command = std::process::Command::new("setpriv");
+                let (uid, gid) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
+                command.args([
+                    &uid,
+                    &gid,
+                    "--clear-groups",
+                    "--bounding-set=-all",
+                    "--inh-caps=-all",
+                ]);
+                command.arg(&self.program);
+                command
+            }
+        };
         command
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("RPM_HOME", &self.home);
