@@ -54,8 +54,16 @@ impl Supervisor {
             .iter()
             .map(|survivor| (survivor.stored.id, survivor.pidfd.holdings()))
             .collect();
-        let take = |worker: WorkerId, inode: u64| take(&holdings, worker, inode);
-        let (listeners, lost) = Listeners::take_over(stored.listeners, take)?;
+        let denied: BTreeSet<WorkerId> = survivors
+            .iter()
+            .filter(|survivor| is_denied(&holdings, survivor))
+            .map(|survivor| survivor.stored.id)
+            .collect();
+        let take = |worker: WorkerId, inode: u64| {
+            let allowed = !denied.contains(&worker);
+            allowed.then(|| take(&holdings, worker, inode)).flatten()
+        };
+        let (listeners, lost) = Listeners::take_over(stored.listeners, &denied, take)?;
         supervisor.listeners = listeners;
         for survivor in &survivors {
             supervisor.adopt(survivor, |inode| take(survivor.stored.id, inode));
@@ -63,6 +71,7 @@ impl Supervisor {
         let alive: BTreeSet<WorkerId> = survivors.iter().map(|survivor| survivor.stored.id).collect();
         supervisor.end_strays(&alive);
         supervisor.go_on(&alive, &lost);
+        supervisor.replace_denied(&denied);
         Ok((supervisor, inbox))
     }
 
@@ -182,6 +191,21 @@ impl Supervisor {
         self.listeners.arm();
     }
 
+    /// Workers whose descriptors cannot be had serve on, and are replaced by others beside them.
+    fn replace_denied(&mut self, denied: &BTreeSet<WorkerId>) {
+        let held = denied.iter().filter_map(|worker| self.workers.get(worker));
+        let apps: BTreeSet<AppId> = held.map(|worker| worker.app).collect();
+        for app in apps {
+            warn!(
+                app = self.label(app),
+                "its workers serve on, but this daemon may not take back what they hold for it (ptrace is restricted): \
+                 they are replaced by a reload"
+            );
+            // Nobody waits for it; if it fails the workers serve on.
+            drop(self.command(Command::Reload { app, config: None }));
+        }
+    }
+
     /// A worker that was not ready may wait for an answer that the daemon before owed it.
     fn end_unready(&self) {
         let unready = self.core.instances().filter_map(|view| match view.state {
@@ -224,6 +248,13 @@ fn survivor(stored: StoredWorker) -> Option<Survivor> {
         stored,
         pidfd: Arc::new(pidfd),
     })
+}
+
+/// Is it the system that keeps us from taking what the worker holds?
+fn is_denied(holdings: &BTreeMap<WorkerId, Holdings<'_>>, survivor: &Survivor) -> bool {
+    let held = holdings.get(&survivor.stored.id);
+    let taken = held.map(|held| held.take(survivor.stored.kept.out));
+    matches!(taken, Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn take(holdings: &BTreeMap<WorkerId, Holdings<'_>>, worker: WorkerId, inode: u64) -> Option<OwnedFd> {

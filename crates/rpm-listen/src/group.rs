@@ -31,6 +31,8 @@ pub(crate) struct Group {
     pub(crate) steering: Steering,
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) eligible: Vec<SlotId>,
+    /// Sockets of the kernel's group that are workers' alone: the daemon before had them, and they could not be taken back.
+    pub(crate) foreign: BTreeMap<SlotId, WorkerId>,
 }
 
 pub(crate) struct Slot {
@@ -88,6 +90,25 @@ impl Group {
             steering: Steering::choose(),
             slots: BTreeMap::new(),
             eligible: Vec::new(),
+            foreign: BTreeMap::new(),
+        }
+    }
+
+    /// The worker has ended: the kernel's group has lost the sockets that only it had.
+    pub(crate) fn foreign_gone(&mut self, worker: WorkerId) {
+        let gone: Vec<SlotId> = self
+            .foreign
+            .iter()
+            .filter(|(_, holder)| **holder == worker)
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in gone {
+            self.foreign.remove(&slot);
+            let members = &self.slots;
+            // It left by itself; what fails here is told by the next change.
+            let _ = self
+                .steering
+                .remove(slot, |slot| members.get(&slot).map(|s| s.fd.as_fd()), || Ok(()));
         }
     }
 

@@ -10,6 +10,7 @@
 mod conflict;
 mod group;
 mod listeners;
+mod look;
 mod shared;
 mod steering;
 mod stored;

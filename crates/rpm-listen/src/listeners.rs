@@ -11,7 +11,7 @@ use rpm_sys::{sock_diag, socket};
 use rustix::io::Errno;
 
 use crate::conflict::{Occupant, occupant};
-use crate::group::{Group, GroupView, Rescued};
+use crate::group::{Group, Rescued};
 use crate::shared::{Shared, SharedKind};
 use crate::wanted::Wanted;
 
@@ -287,33 +287,6 @@ impl Listeners {
             .map(|s| s.group)
     }
 
-    /// The key of the first address, in the order in which the app opened them, on which `worker` has a slot.
-    #[must_use]
-    pub fn first_key(&self, worker: WorkerId) -> Option<&str> {
-        let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder == Some(worker));
-        self.groups.values().find(holds).map(|g| g.key.as_str())
-    }
-
-    /// The TCP ports on which `worker` has a slot.
-    #[must_use]
-    pub fn ports_of(&self, worker: WorkerId) -> Vec<u16> {
-        let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder == Some(worker));
-        self.groups
-            .values()
-            .filter(holds)
-            .map(|g| g.addr.port())
-            .collect()
-    }
-
-    /// How many connections wait in the slots of `worker`.
-    #[must_use]
-    pub fn queued(&self, worker: WorkerId) -> u32 {
-        let slots = self.groups.values().flat_map(|g| g.slots.values());
-        let own = slots.filter(|slot| slot.holder == Some(worker));
-        own.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len))
-            .sum()
-    }
-
     /// The worker closed its listener of `key`: a slot has no holder any more, a shared socket nobody
     /// uses is closed.
     pub fn released(&mut self, app: AppId, key: &str, worker: WorkerId) {
@@ -402,7 +375,7 @@ impl Listeners {
             self.traffic.remove(closing.fd.as_fd())?;
         }
         let left = group.close(slot);
-        if group.slots.is_empty() {
+        if group.slots.is_empty() && group.foreign.is_empty() {
             self.groups.remove(&id);
         }
         left
@@ -414,6 +387,11 @@ impl Listeners {
         for shared in &mut self.shared {
             shared.holders.remove(&worker);
         }
+        self.groups
+            .values_mut()
+            .for_each(|group| group.foreign_gone(worker));
+        self.groups
+            .retain(|_, group| !(group.slots.is_empty() && group.foreign.is_empty()));
         let mut retired = Vec::new();
         for (id, slot) in self.groups.values_mut().flat_map(|g| g.slots.iter_mut()) {
             if slot.holder == Some(worker) {
@@ -460,34 +438,6 @@ impl Listeners {
             // A slot that cannot be armed is sampled while others have traffic.
             let _ = self.traffic.rearm(slot.fd.as_fd(), u64::from(id.0));
         }
-    }
-
-    /// The groups that have slots.
-    pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.groups.keys().copied()
-    }
-
-    /// The app's TCP listeners.
-    pub fn groups(&self, app: AppId) -> impl Iterator<Item = GroupView> {
-        self.groups
-            .values()
-            .filter(move |g| g.app == app)
-            .map(Group::view)
-    }
-
-    /// The app's shared sockets.
-    pub fn shared(&self, app: AppId) -> impl Iterator<Item = &SharedKind> {
-        self.shared.iter().filter(move |s| s.app == app).map(|s| &s.kind)
-    }
-
-    /// Inodes of all sockets that the daemon opened for the app, to tell them from a worker's own.
-    pub fn inodes(&self, app: AppId) -> impl Iterator<Item = u64> {
-        let slots = self
-            .groups
-            .values()
-            .filter(move |g| g.app == app)
-            .flat_map(|g| g.slots.values());
-        slots.filter_map(|slot| socket::inode(slot.fd.as_fd()).ok())
     }
 
     fn slot_mut(&mut self, slot: SlotId) -> Option<&mut crate::group::Slot> {

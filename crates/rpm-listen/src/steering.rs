@@ -31,6 +31,8 @@ pub(crate) struct Table {
     selector: ebpf::Selector,
     index: BTreeMap<SlotId, u32>,
     attached: bool,
+    /// Another program steers the group, to sockets that are not in the table, until this one has somewhere to steer to.
+    waits: bool,
 }
 
 /// The kernel's own order of the group's sockets, which is what a classic program's result counts in:
@@ -51,6 +53,7 @@ impl Steering {
                 selector,
                 index: BTreeMap::new(),
                 attached: false,
+                waits: false,
             }),
             Ok(_) => {
                 Steering::classic("the kernel cannot migrate queues between sockets (needs 5.14)".to_owned())
@@ -94,6 +97,17 @@ impl Steering {
             }
         }
         Ok(steering)
+    }
+
+    /// For a group whose sockets, in the kernel's order, cannot be taken charge of: they stay steered to as they are until
+    /// there are others.
+    pub(crate) fn beside(order: &[SlotId]) -> Steering {
+        let mut steering = Steering::choose();
+        match &mut steering {
+            Steering::Ebpf(table) => table.waits = true,
+            Steering::Classic(classic) => classic.slots = order.to_vec(),
+        }
+        steering
     }
 
     pub(crate) fn mechanism(&self) -> Mechanism {
@@ -140,7 +154,10 @@ impl Steering {
                 let indexes = table.indexes(eligible);
                 table.selector.set_eligible(&indexes);
                 table.selector.set_migration_targets(&indexes);
-                Ok(())
+                match eligible.first().and_then(|slot| fd_of(*slot)) {
+                    Some(fd) => table.attach(fd),
+                    None => Ok(()),
+                }
             }
             Steering::Classic(order) => {
                 order.eligible = eligible.to_vec();
@@ -232,13 +249,21 @@ impl Table {
                 "a listener has at most {MAX_SLOTS} workers; scale the app down"
             ))
         })?;
-        if !self.attached {
-            self.selector.attach(fd)?;
-            self.attached = true;
+        if !self.waits {
+            self.attach(fd)?;
         }
         self.selector.clear_counters(index);
         self.selector.insert(index, fd)?;
         self.index.insert(slot, index);
+        Ok(())
+    }
+
+    fn attach(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        if !self.attached {
+            self.selector.attach(fd)?;
+            self.attached = true;
+            self.waits = false;
+        }
         Ok(())
     }
 

@@ -95,12 +95,14 @@ impl Listeners {
     }
 
     /// Takes charge of what a predecessor had. `take` gives a copy of the socket with an inode that a worker holds.
-    /// Returns also the slots that are gone.
+    /// Returns also the slots that are gone. Of workers in `denied` nothing can be taken, though they serve on: their addresses
+    /// stay known, so that others can be opened beside them.
     ///
     /// # Errors
     /// The kernel refuses to steer them, or to watch them.
     pub fn take_over(
         stored: Stored,
+        denied: &BTreeSet<WorkerId>,
         mut take: impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
     ) -> io::Result<(Listeners, Vec<SlotId>)> {
         let mut listeners = Listeners::new()?;
@@ -108,7 +110,7 @@ impl Listeners {
         let mut lost = Vec::new();
         for group in stored.groups {
             let id = group.group;
-            let Some(group) = take_group(group, &mut take, &mut lost)? else {
+            let Some(group) = take_group(group, denied, &mut take, &mut lost)? else {
                 continue;
             };
             for (slot, held) in &group.slots {
@@ -137,9 +139,12 @@ impl Listeners {
 
 fn take_group(
     stored: StoredGroup,
+    denied: &BTreeSet<WorkerId>,
     take: &mut impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
     lost: &mut Vec<SlotId>,
 ) -> io::Result<Option<Group>> {
+    let held = |slot: &StoredSlot| Some((slot.slot, slot.holder.filter(|worker| denied.contains(worker))?));
+    let foreign: BTreeMap<SlotId, WorkerId> = stored.slots.iter().filter_map(held).collect();
     let mut slots = BTreeMap::new();
     for slot in stored.slots {
         match slot.holder.and_then(|worker| take(worker, slot.inode)) {
@@ -155,11 +160,14 @@ fn take_group(
             None => lost.push(slot.slot),
         }
     }
-    if slots.is_empty() {
-        return Ok(None);
-    }
-    let fds = slots.iter().map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
-    let steering = Steering::take_over(&fds, &stored.order)?;
+    let steering = match (slots.is_empty(), foreign.is_empty()) {
+        (true, true) => return Ok(None),
+        (true, false) => Steering::beside(&stored.order),
+        (false, _) => {
+            let fds = slots.iter().map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
+            Steering::take_over(&fds, &stored.order)?
+        }
+    };
     Ok(Some(Group {
         app: stored.app,
         key: stored.key,
@@ -168,5 +176,6 @@ fn take_group(
         steering,
         slots,
         eligible: Vec::new(),
+        foreign,
     }))
 }

@@ -280,10 +280,11 @@ async fn finished(clients: Vec<rpm_loadtest::Running>, stop: &Stop) -> Latency {
 async fn boot_beside(workers: u16, port: u16) -> anyhow::Result<()> {
     let node = place::node().await?;
     let mut booting = Vec::new();
-    for _ in 0..workers {
+    for instance in 0..workers {
         let mut command = Command::new(&node);
         command.arg(place::script("app.js"));
         command.env("PORT", port.to_string()).env("REUSE_PORT", "1");
+        command.env("NODE_APP_INSTANCE", instance.to_string());
         booting.push(
             command
                 .stdin(Stdio::null())

@@ -1,0 +1,70 @@
+//! What is known of the listeners.
+
+use std::os::fd::AsFd as _;
+
+use rpm_core::{AppId, GroupId, WorkerId};
+use rpm_sys::socket;
+
+use crate::group::{Group, GroupView};
+use crate::listeners::Listeners;
+use crate::shared::SharedKind;
+
+impl Listeners {
+    /// The key of the first address, in the order in which the app opened them, on which `worker` has a slot.
+    #[must_use]
+    pub fn first_key(&self, worker: WorkerId) -> Option<&str> {
+        let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder == Some(worker));
+        self.groups.values().find(holds).map(|g| g.key.as_str())
+    }
+
+    /// The TCP ports on which `worker` has a slot.
+    #[must_use]
+    pub fn ports_of(&self, worker: WorkerId) -> Vec<u16> {
+        let holds = |g: &&Group| {
+            let own = g.slots.values().any(|slot| slot.holder == Some(worker));
+            own || g.foreign.values().any(|holder| *holder == worker)
+        };
+        self.groups
+            .values()
+            .filter(holds)
+            .map(|g| g.addr.port())
+            .collect()
+    }
+
+    /// How many connections wait in the slots of `worker`.
+    #[must_use]
+    pub fn queued(&self, worker: WorkerId) -> u32 {
+        let slots = self.groups.values().flat_map(|g| g.slots.values());
+        let own = slots.filter(|slot| slot.holder == Some(worker));
+        own.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len))
+            .sum()
+    }
+
+    /// The groups that have slots.
+    pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.keys().copied()
+    }
+
+    /// The app's TCP listeners.
+    pub fn groups(&self, app: AppId) -> impl Iterator<Item = GroupView> {
+        self.groups
+            .values()
+            .filter(move |g| g.app == app)
+            .map(Group::view)
+    }
+
+    /// The app's shared sockets.
+    pub fn shared(&self, app: AppId) -> impl Iterator<Item = &SharedKind> {
+        self.shared.iter().filter(move |s| s.app == app).map(|s| &s.kind)
+    }
+
+    /// Inodes of all sockets that the daemon opened for the app, to tell them from a worker's own.
+    pub fn inodes(&self, app: AppId) -> impl Iterator<Item = u64> {
+        let slots = self
+            .groups
+            .values()
+            .filter(move |g| g.app == app)
+            .flat_map(|g| g.slots.values());
+        slots.filter_map(|slot| socket::inode(slot.fd.as_fd()).ok())
+    }
+}

@@ -1,0 +1,80 @@
+//! The next daemon may not take back what the workers hold: they are replaced, and nobody notices.
+
+use std::process::Command;
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::outside::kill_daemon;
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Port, Process, Rpm, Status, fixture, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(30);
+/// Clients of each kind.
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+/// The command, and the daemon that it starts, where pidfd_getfd is denied.
+fn without_getfd(command: &Command) -> Command {
+    let mut launched = Command::new("python3");
+    launched
+        .arg(fixture("without-getfd.py"))
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => launched.env(key, value),
+            None => launched.env_remove(key),
+        };
+    }
+    launched
+}
+
+fn replaced(rpm: &Rpm) {
+    let port = Port::reserve();
+    App::cluster("hello.js", "2")
+        .args(["--name", "web", "--drain-timeout", "5s"])
+        .port(&port)
+        .start(rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    let before = rpm.pids("web");
+    kill_daemon(rpm);
+    clients.wait_ok(SOME);
+    let listed = without_getfd(&rpm.command(["list"]))
+        .output()
+        .expect("python3 runs");
+    assert!(listed.status.success(), "{listed:?}\n{}", rpm.log());
+    let others = |list: &Vec<Process>| {
+        list.iter().all(|process| {
+            process.status == Status::Online
+                && process.others.is_empty()
+                && process.pid.is_some_and(|pid| !before.contains(&pid))
+        })
+    };
+    wait_until("all workers are others", BOUND, || rpm.list(), others);
+    clients.wait_ok(SOME);
+    rpm.ok(["reload", "web", "--wait"]);
+    clients.wait_ok(SOME);
+    clients.finish_clean(rpm);
+    assert!(
+        rpm.log().contains("they are replaced by a reload"),
+        "{}",
+        rpm.log()
+    );
+}
+
+#[test]
+fn workers_that_cannot_be_taken_back_are_replaced() {
+    replaced(&Rpm::new());
+}
+
+#[test]
+fn workers_that_cannot_be_taken_back_are_replaced_without_privileges() {
+    let test = "workers_that_cannot_be_taken_back_are_replaced_without_privileges";
+    if let Some(rpm) = Path::Classic.rpm(test) {
+        replaced(&rpm);
+    }
+}
