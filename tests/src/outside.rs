@@ -97,13 +97,16 @@ fn switches(status: &str) -> u64 {
 pub fn kill_daemon(rpm: &Rpm) {
     let daemon = rpm.daemon_pid().expect("a daemon runs");
     kill(daemon);
-    let gone = || !std::path::Path::new(&format!("/proc/{daemon}")).exists() || is_zombie(daemon);
-    wait_until("the daemon is gone", BOUND, gone, |gone| *gone);
+    wait_until("the daemon is gone", BOUND, || has_ended(daemon), |ended| *ended);
 }
 
-fn is_zombie(pid: u32) -> bool {
+/// Whether a process has ended; nobody need have waited for it.
+#[must_use]
+pub fn has_ended(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    stat.is_empty()
+        || stat
+            .rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }

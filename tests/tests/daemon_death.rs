@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
-use rpm_e2e::outside::{kill, kill_daemon};
+use rpm_e2e::outside::{has_ended, kill, kill_daemon};
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Phase, Port, Process, Rpm, Status, get, wait_until};
@@ -222,6 +222,22 @@ fn killed_while_the_old_workers_drain() {
     let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "3s"]);
     let new = killed_while(&site, &hello(), |list| others(list, Phase::Draining) > 0);
     assert!(new, "it was complete");
+}
+
+#[test]
+fn kill_ends_what_a_dead_daemon_has_left() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let pids = rpm.pids("web");
+    kill_daemon(&rpm);
+    assert!(get(port.number(), "/").is_ok(), "they serve on");
+    rpm.ok(["kill"]);
+    for pid in pids {
+        wait_until("the worker is gone", BOUND, || has_ended(pid), |ended| *ended);
+    }
+    assert_eq!(rpm.daemon_pid(), None);
+    let ran = rpm.run(["kill"]);
+    assert!(ran.stderr.contains("nothing to kill"), "{ran:?}");
 }
 
 #[test]

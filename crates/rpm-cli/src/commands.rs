@@ -392,11 +392,12 @@ async fn successor(home: &Home, before: u64) -> anyhow::Result<Pong> {
 
 async fn kill() -> anyhow::Result<()> {
     let home = Home::open(home_dir()?)?;
-    let Some(stream) = connect(&home).await? else {
+    if connect(&home).await?.is_none() && !home.has_workers_left() {
         tell("the daemon does not run; nothing to kill");
         return Ok(());
-    };
-    greeted(Session::open(stream).await?)?.kill().await?;
+    }
+    // One that died has left its workers: the next one takes them back, and ends them.
+    session().await?.kill().await?;
     tell("all apps and the daemon have ended");
     Ok(())
 }

@@ -91,6 +91,11 @@ impl Home {
         }
     }
 
+    /// Whether a daemon that is no more has left workers behind, or may have.
+    pub(crate) fn has_workers_left(&self) -> bool {
+        self.root().join("state.json").exists()
+    }
+
     /// Makes the directory (0700) if it is absent, and opens the file that start-ups of the daemon lock.
     pub(crate) fn lock_file(&self) -> Result<fs::File, HomeError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.root);

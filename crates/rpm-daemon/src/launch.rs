@@ -29,8 +29,8 @@ use crate::worker::{Channel, Kept, Life, Logs, Process, UsageSample, Worker};
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
 
-/// What a worker can print before a daemon reads it.
-const PIPE_BYTES: usize = 1 << 20;
+/// What a worker can print before a daemon reads it. Users have 64 MiB for all their pipes before new ones get two pages.
+const PIPE_BYTES: usize = 256 << 10;
 
 /// Why a worker could not be started, for people.
 #[derive(Debug, thiserror::Error)]
