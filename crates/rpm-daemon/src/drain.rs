@@ -15,6 +15,8 @@ use crate::supervisor::Supervisor;
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
 /// A worker that does not acknowledge goes to the signal path.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
+/// Between the ends of two workers whose sockets could not be taken back.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(1);
 /// An agent that lost the daemon is back by then: it tries once a second.
 const RETURN_WITHIN: Duration = Duration::from_secs(5);
 /// A handshake that began before the slot left steering has ended by then, its first retransmissions included.
@@ -29,6 +31,8 @@ pub(crate) struct Drains {
     /// Those that were told to take no client any more.
     refusing: BTreeSet<WorkerId>,
     pub(crate) due: Option<Instant>,
+    /// When a worker was last told to end whose sockets could not be taken back.
+    foreign_left: Option<Instant>,
 }
 
 struct Drain {
@@ -264,11 +268,26 @@ impl Supervisor {
                         .and_modify(|drain| drain.witness = Witness::Agent);
                 }
             }
+            Verdict::Drained if self.waits_for_others(worker) => {}
             Verdict::Drained => {
                 self.drains.end(worker);
                 self.input(Input::Drained { worker });
             }
         }
+    }
+
+    /// When a socket that the daemon has no hold of leaves its group, the kernel may choose any of the group for a moment: none
+    /// of the others may be about to go then.
+    fn waits_for_others(&mut self, worker: WorkerId) -> bool {
+        if !self.listeners.is_foreign(worker) {
+            return false;
+        }
+        let last = self.drains.foreign_left.map(|at| at.elapsed());
+        let waits = last.is_some_and(|since| since < FOREIGN_PAUSE);
+        if !waits {
+            self.drains.foreign_left = Some(Instant::now());
+        }
+        waits
     }
 
     fn connections_left(&self, worker: WorkerId, witness: Witness) -> Option<u64> {

@@ -40,6 +40,13 @@ impl Listeners {
             .sum()
     }
 
+    /// Whether the worker listens on sockets that could not be taken back.
+    #[must_use]
+    pub fn is_foreign(&self, worker: WorkerId) -> bool {
+        let mut groups = self.groups.values();
+        groups.any(|group| group.foreign.values().any(|holder| *holder == worker))
+    }
+
     /// The groups that have slots.
     pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.groups.keys().copied()
