@@ -15,7 +15,7 @@ use crate::{AppId, InstanceId, Ticket};
 enum Farewell {
     /// Told to end at once; their clients are refused.
     Short,
-    /// They refuse clients, and finish what they have begun.
+    /// They finish what they have begun, and refuse clients where no others of the app serve on.
     Polite,
     /// They drain: others serve those who come.
     Long,
@@ -105,16 +105,36 @@ impl Core {
     /// Opens the ticket first: some goals are met at once.
     fn pursue(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>, farewell: Farewell) {
         self.tickets.open(ticket, goals.clone());
+        let served: BTreeSet<AppId> = self.served_without(&goals);
         for (instance, goal) in goals {
+            let app = self.instances.get(&instance).map(|instance| instance.app);
+            let refuse = !app.is_some_and(|app| served.contains(&app));
             match (goal, farewell) {
                 (Goal::Online, _) => self.bring_up(instance),
                 (Goal::Down, Farewell::Short) => self.bring_down(instance, Then::Stopped),
                 (Goal::Gone, Farewell::Short) => self.bring_down(instance, Then::Forgotten),
-                (Goal::Down, Farewell::Polite) => self.see_off(instance, Then::Stopped),
-                (Goal::Gone, Farewell::Polite) => self.see_off(instance, Then::Forgotten),
+                (Goal::Down, Farewell::Polite) => self.see_off(instance, Then::Stopped, refuse),
+                (Goal::Gone, Farewell::Polite) => self.see_off(instance, Then::Forgotten, refuse),
                 (Goal::Down | Goal::Gone, Farewell::Long) => self.phase_out(instance, Then::Forgotten),
             }
         }
+    }
+
+    /// The apps of which others than these instances are online.
+    fn served_without(&self, goals: &BTreeMap<InstanceId, Goal>) -> BTreeSet<AppId> {
+        let others = self.instances.iter().filter(|(id, _)| !goals.contains_key(id));
+        let online = others.filter(|(_, instance)| match instance.state {
+            State::Running { worker } => self
+                .workers
+                .get(&worker)
+                .is_some_and(|worker| worker.phase.is_online()),
+            State::Stopping { .. }
+            | State::Waiting { .. }
+            | State::Awaiting { .. }
+            | State::Stopped
+            | State::Errored => false,
+        });
+        online.map(|(_, instance)| instance.app).collect()
     }
 
     /// Adds instances to an app, not running yet.

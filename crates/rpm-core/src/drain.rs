@@ -100,9 +100,9 @@ impl Core {
         }
     }
 
-    /// No worker any more, and nobody serves in its stead: those that serve refuse clients and finish what they have
-    /// begun. `then` is `Stopped` or `Forgotten`.
-    pub(crate) fn see_off(&mut self, id: InstanceId, then: Then) {
+    /// No worker any more: those that serve finish what they have begun, and `refuse` clients if nobody else is there for
+    /// them. `then` is `Stopped` or `Forgotten`.
+    pub(crate) fn see_off(&mut self, id: InstanceId, then: Then, refuse: bool) {
         self.phase_out(id, then);
         let retiring = self.instances.get(&id).map(|instance| instance.retiring.clone());
         for worker in retiring.into_iter().flatten() {
@@ -110,7 +110,7 @@ impl Core {
                 continue;
             };
             match held.phase {
-                Phase::Draining { .. } if held.refuses => {}
+                Phase::Draining { .. } if held.refuses || !refuse => {}
                 Phase::Draining { .. } => {
                     held.refuses = true;
                     self.lingering.remove(&worker);

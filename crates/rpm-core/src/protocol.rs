@@ -109,8 +109,8 @@ pub enum Command {
         /// Its configuration.
         config: AppConfig,
     },
-    /// Stop these instances and keep them in the list. New clients are refused, and what is being answered is
-    /// finished, for up to [`Policy::drain_timeout`].
+    /// Stop these instances and keep them in the list. What is being answered is finished, for up to
+    /// [`Policy::drain_timeout`]; new clients are refused, or served by others of the app if such are online.
     Stop {
         /// Which; unknown ids are ignored.
         instances: Vec<InstanceId>,

@@ -55,12 +55,15 @@ fn one_that_cannot_is_told_to_end_after_its_slots_are_closed() {
 fn others_of_the_app_serve_on() {
     let mut rig = Rig::serving(2);
     let outputs = stop(&mut rig, &[0]);
-    assert_eq!(outputs, vec![steer(&[1]), retiring(1), drain(1), refuse(1)]);
     assert_eq!(
-        released(&mut rig, 0, 1),
-        vec![close(0, &[1])],
-        "what waits goes to the other"
+        outputs,
+        vec![steer(&[1]), retiring(1), drain(1)],
+        "nobody need be refused"
     );
+    assert_eq!(drained(&mut rig, 1), vec![terminate(1)]);
+    assert_eq!(rig.exited(1), vec![close(0, &[1]), done(2, &[0])]);
+    let outputs = stop(&mut rig, &[1]);
+    assert!(outputs.contains(&refuse(2)), "the last one: {outputs:?}");
 }
 
 #[test]

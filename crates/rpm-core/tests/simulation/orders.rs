@@ -74,13 +74,14 @@ impl World {
         demand(first && process.fate == Fate::Alive, || {
             format!("{worker:?} cannot be terminated")
         })?;
-        let instance = process.instance;
+        let (instance, drained) = (process.instance, process.draining);
         let resting = self.wishes.get(&instance) == Some(&Wish::Rest);
         let open = self
             .slots
             .values()
             .any(|slot| slot.open && slot.holder == Some(worker));
-        demand(!(resting && open), || {
+        // One that drains while others serve keeps its slots to its end: what waits in them is moved.
+        demand(!(resting && open) || drained, || {
             format!("{worker:?} is told to stop before its slots are closed")
         })?;
         if !self.mishap(40) {
