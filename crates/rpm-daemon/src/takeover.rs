@@ -93,7 +93,11 @@ impl Supervisor {
             ending: stored.ending,
             adopted: true,
             kept: stored.kept,
-            usage: UsageSample::start(),
+            // What it used before this is no share of the time since.
+            usage: UsageSample {
+                cpu: rpm_sys::usage::usage(stored.pid).map_or(Duration::ZERO, |used| used.cpu),
+                ..UsageSample::start()
+            },
         };
         let streams = [
             (stored.kept.out, &stored.logs.out),
