@@ -28,6 +28,18 @@ fn warm(rpm: &Rpm) -> usize {
     others.filter(|other| other.phase == Phase::Standby).count()
 }
 
+/// Reloads into `body`, until its workers serve and are watched.
+fn begin_watched(site: &Site, body: &str) {
+    site.write(body);
+    site.rpm.ok(["reload", "site", "--no-wait"]);
+    wait_until(
+        "the new workers serve",
+        BOUND,
+        || warm(&site.rpm),
+        |&warm| warm == 2,
+    );
+}
+
 #[test]
 fn a_version_that_crashes_a_second_after_it_was_ready_is_swapped_back() {
     let site = Site::start(Rpm::new(), &hello(), &["--watch-after", "5s"]);
@@ -70,14 +82,7 @@ fn a_rollback_meanwhile_brings_the_old_workers_back() {
     let site = Site::start(Rpm::new(), &release("one"), &["--watch-after", "1h"]);
     let before = site.rpm.pids("site");
     let clients = Clients::begin(&site.port, "/", CLIENTS);
-    site.write(&release("two"));
-    site.rpm.ok(["reload", "site", "--no-wait"]);
-    wait_until(
-        "the new workers serve",
-        BOUND,
-        || warm(&site.rpm),
-        |&warm| warm == 2,
-    );
+    begin_watched(&site, &release("two"));
     assert_eq!(answer(&site), "two");
     clients.wait_ok(SOME);
     site.rpm.ok(["rollback", "site"]);
@@ -89,14 +94,7 @@ fn a_rollback_meanwhile_brings_the_old_workers_back() {
 #[test]
 fn another_command_meanwhile_accepts_the_new_workers() {
     let site = Site::start(Rpm::new(), &release("one"), &["--watch-after", "1h"]);
-    site.write(&release("two"));
-    site.rpm.ok(["reload", "site", "--no-wait"]);
-    wait_until(
-        "the new workers serve",
-        BOUND,
-        || warm(&site.rpm),
-        |&warm| warm == 2,
-    );
+    begin_watched(&site, &release("two"));
     let serving = site.rpm.pids("site");
     site.rpm.ok(["scale", "site", "3"]);
     assert_eq!(site.rpm.pids("site")[..2], serving);

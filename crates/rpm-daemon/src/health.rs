@@ -74,14 +74,14 @@ impl Supervisor {
         let Some(key) = self.listeners.first_key(worker).map(str::to_owned) else {
             return false;
         };
-        let leaves = self.core.worker(worker).is_none_or(|view| view.online);
+        let settled = self.core.worker(worker).is_none_or(|view| view.online);
         let number = self.handoffs.number();
         let message = Outgoing {
             bytes: channel::newconn(number, &key),
             fd: Some(connection),
         };
         let channel = self.workers.get_mut(&worker).and_then(|held| held.channel_mut());
-        !leaves && channel.is_some_and(|it| it.send(message, Some(Awaiting::Connection(number))))
+        !settled && channel.is_some_and(|it| it.send(message, Some(Awaiting::Connection(number))))
     }
 }
 

@@ -81,22 +81,19 @@ impl Steering {
 
     /// Takes charge of sockets that listen already. `order` is that of the kernel, as far as it was known, with sockets
     /// that have left since.
-    pub(crate) fn take_over(
-        slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
-        order: &[SlotId],
-    ) -> io::Result<Steering> {
+    pub(crate) fn take_over(slots: &BTreeMap<SlotId, BorrowedFd<'_>>, order: &[SlotId]) -> Steering {
         let mut steering = Steering::choose();
-        match &mut steering {
-            Steering::Ebpf(table) => {
-                for (slot, fd) in slots {
-                    table.take_in(*slot, *fd)?;
-                }
-            }
-            Steering::Classic(classic) => {
-                (classic.slots, classic.lost) = survivors(order, slots);
+        if let Steering::Ebpf(table) = &mut steering {
+            let mut all = slots.iter();
+            if let Err(error) = all.try_for_each(|(slot, fd)| table.take_in(*slot, *fd)) {
+                // Steered less well, they are still supervised.
+                steering = Steering::classic(format!("the sockets could not be taken over: {error}"));
             }
         }
-        Ok(steering)
+        if let Steering::Classic(classic) = &mut steering {
+            (classic.slots, classic.lost) = survivors(order, slots);
+        }
+        steering
     }
 
     /// For a group whose sockets, in the kernel's order, cannot be taken charge of: they stay steered to as they are until

@@ -99,7 +99,7 @@ impl Listeners {
     /// stay known, so that others can be opened beside them.
     ///
     /// # Errors
-    /// The kernel refuses to steer them, or to watch them.
+    /// The kernel refuses to watch them.
     pub fn take_over(
         stored: Stored,
         denied: &BTreeSet<WorkerId>,
@@ -110,7 +110,7 @@ impl Listeners {
         let mut lost = Vec::new();
         for group in stored.groups {
             let id = group.group;
-            let Some(group) = take_group(group, denied, &mut take, &mut lost)? else {
+            let Some(group) = take_group(group, denied, &mut take, &mut lost) else {
                 continue;
             };
             for (slot, held) in &group.slots {
@@ -142,7 +142,7 @@ fn take_group(
     denied: &BTreeSet<WorkerId>,
     take: &mut impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
     lost: &mut Vec<SlotId>,
-) -> io::Result<Option<Group>> {
+) -> Option<Group> {
     let held = |slot: &StoredSlot| Some((slot.slot, slot.holder.filter(|worker| denied.contains(worker))?));
     let foreign: BTreeMap<SlotId, WorkerId> = stored.slots.iter().filter_map(held).collect();
     let mut slots = BTreeMap::new();
@@ -161,14 +161,14 @@ fn take_group(
         }
     }
     let steering = match (slots.is_empty(), foreign.is_empty()) {
-        (true, true) => return Ok(None),
+        (true, true) => return None,
         (true, false) => Steering::beside(&stored.order),
         (false, _) => {
             let fds = slots.iter().map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
-            Steering::take_over(&fds, &stored.order)?
+            Steering::take_over(&fds, &stored.order)
         }
     };
-    Ok(Some(Group {
+    Some(Group {
         app: stored.app,
         key: stored.key,
         addr: stored.addr,
@@ -177,5 +177,5 @@ fn take_group(
         slots,
         eligible: Vec::new(),
         foreign,
-    }))
+    })
 }

@@ -20,6 +20,8 @@ use super::{pidfds, place};
 const CLIENTS: usize = 8;
 /// Requests per second of each kind: a load that leaves the machine room for what a reload costs.
 const RATE: f64 = 150.0;
+/// Load alone, between two reloads.
+const BETWEEN: Duration = Duration::from_millis(500);
 /// The longest a reload may take.
 const RELOAD_WITHIN: Duration = Duration::from_secs(120);
 /// For workers to answer.
@@ -222,7 +224,7 @@ async fn under_load(peer: Peer, arguments: &Arguments) -> anyhow::Result<Measure
     let mut seconds = Vec::new();
     for _ in 0..arguments.rounds {
         seconds.push(running.reload().await?.as_secs_f64());
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(BETWEEN).await;
     }
     stop.stop();
     let mut report = Report::default();

@@ -23,6 +23,7 @@ type Reply<T> = Result<axum::Json<T>, Refusal>;
 
 /// Every route.
 pub(super) fn router(handle: Handle) -> Router {
+    STARTED.get_or_init(now_ms);
     Router::new()
         .route("/v1/ping", get(ping))
         .route("/v1/apps", post(start))
@@ -59,7 +60,7 @@ async fn ping() -> axum::Json<Pong> {
     })
 }
 
-/// When the first request was answered, which is as good as when the daemon began to serve.
+/// When the daemon began to serve.
 static STARTED: OnceLock<u64> = OnceLock::new();
 
 async fn update(State(handle): State<Handle>, Body(request): Body<UpdateRequest>) -> Reply<ChangeReply> {
