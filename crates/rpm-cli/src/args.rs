@@ -314,6 +314,12 @@ pub(crate) struct StartArgs {
     /// On reload: how many new workers may be starting at once; 0 is one per CPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) parallel: u32,
+    /// On reload: how many workers more than instances there may be, those that drain included [default: any number]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_surge: Option<u32>,
+    /// On reload: for how many instances an old worker may leave before its successor is started
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) max_unavailable: u32,
     /// On reload: accept a new version that listens elsewhere
     #[arg(long)]
     pub(crate) allow_port_change: bool,

@@ -75,6 +75,8 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         drain_timeout_ms: args.drain_timeout,
         watch_after_ms: args.watch_after,
         parallel: args.parallel,
+        max_surge: args.max_surge,
+        max_unavailable: args.max_unavailable,
         allow_port_change: args.allow_port_change,
         health_check: health_check(args),
         agent: !args.no_agent,

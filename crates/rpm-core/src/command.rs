@@ -123,17 +123,7 @@ impl Core {
     /// The apps of which others than these instances are online.
     fn served_without(&self, goals: &BTreeMap<InstanceId, Goal>) -> BTreeSet<AppId> {
         let others = self.instances.iter().filter(|(id, _)| !goals.contains_key(id));
-        let online = others.filter(|(_, instance)| match instance.state {
-            State::Running { worker } => self
-                .workers
-                .get(&worker)
-                .is_some_and(|worker| worker.phase.is_online()),
-            State::Stopping { .. }
-            | State::Waiting { .. }
-            | State::Awaiting { .. }
-            | State::Stopped
-            | State::Errored => false,
-        });
+        let online = others.filter(|(id, _)| self.is_served(**id));
         online.map(|(_, instance)| instance.app).collect()
     }
 

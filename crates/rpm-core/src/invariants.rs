@@ -276,7 +276,7 @@ impl Core {
 
     /// May this instance have a slot that nobody holds? Beside a ready worker, not for long.
     fn is_claimable(&self, id: InstanceId) -> bool {
-        let reloads = self.is_proved(id) || self.candidate(id).is_some();
+        let reloads = self.is_proved(id) || self.candidate(id).is_some() || self.goes_back(id);
         match self.instances.get(&id).map(|instance| instance.state) {
             Some(State::Running { worker }) => {
                 let online = self.workers.get(&worker).is_some_and(|it| it.phase.is_online());

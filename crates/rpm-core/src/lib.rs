@@ -23,12 +23,14 @@ pub mod protocol;
 mod reload;
 mod restart;
 mod rng;
+mod room;
 pub mod sampler;
 mod steering;
 mod supervise;
 pub mod takeover;
 mod tick;
 mod tickets;
+mod undo;
 mod view;
 mod worker;
 

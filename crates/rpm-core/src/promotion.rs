@@ -82,10 +82,7 @@ impl Core {
         self.enter(id, Phase::Online { since, silent });
         self.steering.serve(of, id, Role::Active);
         let proved = self.replace(of, state);
-        if let Some(rollout) = self.rollout_mut(app) {
-            rollout.launching.remove(&of);
-            rollout.proved.insert(of, proved);
-        }
+        self.succeeded(app, of, proved);
         self.note(Notice::Online { worker: id, silent });
         self.note(Notice::CandidateReady { worker: id });
         self.tickets.reached(of, Reached::Online { silent });

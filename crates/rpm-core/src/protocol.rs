@@ -78,6 +78,13 @@ pub struct AppConfig {
     /// How many new workers of a reload may be starting at once; 0: all. One that takes the place of a worker
     /// that is gone does not wait for its turn.
     pub parallel: u32,
+    /// How many workers more than instances a reload may have at once, those that drain included; `None`: as many as it
+    /// likes. Where there is no room an old worker retires as soon as its own successor serves, and is not there to serve
+    /// again should the reload be undone.
+    pub max_surge: Option<u32>,
+    /// For how many instances an old worker may retire before its successor is started, where there is no room for that.
+    /// If this and `max_surge` are 0, `max_surge` is taken as 1.
+    pub max_unavailable: u32,
     /// A reload is content with workers that serve other addresses than their predecessors.
     pub allow_port_change: bool,
     /// A worker that a reload starts must also answer its health check before it takes over.
@@ -92,6 +99,8 @@ impl Default for AppConfig {
             readiness: Readiness::Listens,
             policy: Policy::default(),
             parallel: 0,
+            max_surge: None,
+            max_unavailable: 0,
             allow_port_change: false,
             health_check: false,
         }

@@ -5,6 +5,10 @@
 //! passed since, the warm ones retire; if a new worker fails before that, the warm ones serve again and the new ones retire.
 //! Whatever else is wished for the app meanwhile undoes the reload first (or ends its watch), so an app is never left with
 //! half a generation.
+//!
+//! Where there is not room for two generations old workers retire before all is proved (`room`). Undoing then
+//! starts them again, by a reload in the opposite direction (`Aim::Return`). If that fails too the last of the new
+//! workers retire, and their instances get workers of the old generation as after any crash.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -22,8 +26,9 @@ use crate::{AppId, Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Rollout {
     pub(crate) ticket: Ticket,
+    pub(crate) aim: Aim,
     /// What the app goes back to if this is undone.
-    former: (Generation, Arc<AppConfig>),
+    pub(crate) former: (Generation, Arc<AppConfig>),
     /// Their turn has not come.
     pub(crate) queued: BTreeSet<InstanceId>,
     /// Those whose candidate is not proved yet.
@@ -34,7 +39,16 @@ pub(crate) struct Rollout {
     pub(crate) watched_until: Option<Tick>,
     /// The reload that follows.
     #[serde(skip)]
-    next: Option<Wish>,
+    pub(crate) next: Option<Wish>,
+}
+
+/// Where a reload leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Aim {
+    /// To a new generation.
+    Renew,
+    /// Back to the one before, of which some workers are gone. Nobody waits for it.
+    Return,
 }
 
 /// An instance whose candidate took over.
@@ -56,8 +70,8 @@ pub(crate) enum Predecessor {
 
 /// A reload that was asked for.
 #[derive(Debug)]
-struct Wish {
-    ticket: Ticket,
+pub(crate) struct Wish {
+    pub(crate) ticket: Ticket,
     config: Option<AppConfig>,
 }
 
@@ -72,6 +86,8 @@ pub(crate) enum Cause {
     },
     /// Something else is wished for now.
     Superseded,
+    /// It is not wished for any more.
+    Unwanted,
 }
 
 impl Rollout {
@@ -112,7 +128,12 @@ impl Core {
 
     /// The wish to go back to what was before the reload that is going on.
     pub(crate) fn take_back(&mut self, ticket: Ticket, id: AppId) {
-        self.undo(id, Cause::Superseded);
+        if self
+            .rollout_mut(id)
+            .is_some_and(|rollout| rollout.aim == Aim::Renew)
+        {
+            self.undo(id, Cause::Unwanted);
+        }
         match self.apps.get(&id) {
             Some(app) => {
                 let instances = app.instances.iter().copied().collect();
@@ -122,7 +143,7 @@ impl Core {
         }
     }
 
-    fn roll_out(&mut self, id: AppId, Wish { ticket, config }: Wish) {
+    pub(crate) fn roll_out(&mut self, id: AppId, Wish { ticket, config }: Wish) {
         let Some(app) = self.apps.get_mut(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
         };
@@ -136,6 +157,7 @@ impl Core {
         let former = app.renew(config);
         app.rollout = Some(Rollout {
             ticket,
+            aim: Aim::Renew,
             former,
             queued,
             launching: BTreeMap::new(),
@@ -146,10 +168,11 @@ impl Core {
         self.advance(id);
     }
 
-    /// Starts as many candidates as may be starting. When there is none left to start they are watched.
+    /// Starts as many candidates as may be starting and there is room for. When there is none left to start they are
+    /// watched.
     pub(crate) fn advance(&mut self, id: AppId) {
-        while let Some(app) = self.apps.get_mut(&id) {
-            let Some(rollout) = &mut app.rollout else { return };
+        while let Some(app) = self.apps.get(&id) {
+            let Some(rollout) = &app.rollout else { return };
             if rollout.queued.is_empty() && rollout.launching.is_empty() {
                 return self.watch(id);
             }
@@ -160,9 +183,13 @@ impl Core {
             if rollout.launching.len() >= at_once {
                 return;
             }
-            let Some(instance) = rollout.queued.pop_first() else {
-                return;
-            };
+            if !self.has_room(id) {
+                return self.make_room(id);
+            }
+            let next = self
+                .rollout_mut(id)
+                .and_then(|rollout| rollout.queued.pop_first());
+            let Some(instance) = next else { return };
             self.begin(instance);
         }
     }
@@ -171,6 +198,9 @@ impl Core {
     fn watch(&mut self, id: AppId) {
         let Some(app) = self.apps.get_mut(&id) else { return };
         let Some(rollout) = &mut app.rollout else { return };
+        if rollout.watched_until.is_some() {
+            return;
+        }
         let time = app.config.policy.watch_after;
         if time.is_zero() || rollout.proved.is_empty() {
             return self.complete(id);
@@ -232,13 +262,32 @@ impl Core {
         }
     }
 
+    /// The candidate of an instance has taken over. Nobody goes back to a generation that was taken back.
+    pub(crate) fn succeeded(&mut self, id: AppId, instance: InstanceId, proved: Proved) {
+        let Some(rollout) = self.rollout_mut(id) else {
+            return;
+        };
+        rollout.launching.remove(&instance);
+        match rollout.aim {
+            Aim::Renew => {
+                rollout.proved.insert(instance, proved);
+            }
+            Aim::Return => {
+                self.conclude(instance, proved);
+                self.limit_draining(id);
+            }
+        }
+    }
+
     /// The new generation is there to stay.
     pub(crate) fn complete(&mut self, id: AppId) {
         self.timers.clear(Timer::Verdict(id));
         let Some(app) = self.apps.get_mut(&id) else { return };
         let generation = app.generation;
         let Some(rollout) = app.rollout.take() else { return };
-        app.previous = Some(rollout.former());
+        if rollout.aim == Aim::Renew {
+            app.previous = Some(rollout.former());
+        }
         self.note(Notice::ReloadDone { app: id });
         let mut silent = Vec::new();
         for (&instance, &proved) in &rollout.proved {
@@ -255,9 +304,7 @@ impl Core {
 
     /// The new worker of an instance is there to stay. Says whether it is silent.
     fn conclude(&mut self, id: InstanceId, proved: Proved) -> bool {
-        if let Predecessor::Warm(worker) = proved.predecessor {
-            self.retire(worker);
-        }
+        self.release(proved.predecessor);
         let Some(instance) = self.instances.get_mut(&id) else {
             return false;
         };
@@ -265,102 +312,24 @@ impl Core {
         if proved.counts {
             instance.record.count_restart();
         }
-        let State::Running { worker } = instance.state else {
+        let State::Running { worker: own } = instance.state else {
             return false;
         };
-        let Some(worker) = self.workers.get(&worker) else {
+        // After a reload that was undone there may be slots which a worker of its generation has left.
+        self.await_claims(own);
+        let (Some(worker), Some(instance)) = (self.workers.get(&own), self.instances.get_mut(&id)) else {
             return false;
         };
         instance.footprint = Some(worker.footprint.clone());
         matches!(worker.phase, Phase::Online { silent: true, .. })
     }
 
-    /// The old generation serves again.
-    pub(crate) fn undo(&mut self, id: AppId, cause: Cause) {
-        self.timers.clear(Timer::Verdict(id));
-        let Some(app) = self.apps.get_mut(&id) else { return };
-        let Some(rollout) = app.rollout.take() else { return };
-        (app.generation, app.config) = rollout.former;
-        let generation = app.generation;
-        self.note(Notice::ReloadUndone { app: id });
-        for (instance, proved) in rollout.proved {
-            self.reinstate(instance, proved.predecessor);
-            self.steering.close_outdated(instance, generation);
-        }
-        for (instance, candidate) in rollout.launching {
-            self.retire(candidate);
-            if let Some(State::Awaiting { then }) = self.instances.get(&instance).map(|it| it.state) {
-                self.follow(instance, then);
-            }
-        }
-        self.limit_draining(id);
-        match cause {
-            Cause::Failed {
-                instance,
-                worker,
-                failure,
-            } => {
-                self.tickets.deny(rollout.ticket, instance, worker, failure);
-                if let Some(next) = rollout.next {
-                    self.roll_out(id, next);
-                }
-            }
-            Cause::Superseded => {
-                let next = rollout.next.map(|next| next.ticket);
-                for ticket in [Some(rollout.ticket), next].into_iter().flatten() {
-                    self.tickets.refuse(ticket, Failure::Superseded);
-                }
-            }
-        }
-    }
-
-    /// The predecessor serves again, or the instance goes on without one.
-    fn reinstate(&mut self, id: InstanceId, predecessor: Predecessor) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        let State::Running { worker: successor } = instance.state else {
-            return;
-        };
+    /// A worker that stands by need not any more.
+    fn release(&mut self, predecessor: Predecessor) {
         match predecessor {
-            Predecessor::Warm(worker) => {
-                instance.state = State::Running { worker };
-                self.retire(successor);
-                self.resume(id, worker);
-            }
-            Predecessor::Gone(then) => {
-                instance.state = State::Awaiting { then };
-                self.retire(successor);
-                self.follow(id, then);
-            }
+            Predecessor::Warm(worker) => self.retire(worker),
+            Predecessor::Gone(_) => {}
         }
-    }
-
-    fn resume(&mut self, of: InstanceId, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        worker.duty = Duty::Serve;
-        if let Some(instance) = self.instances.get_mut(&of) {
-            instance.generation = worker.generation;
-        }
-        if let Some(role) = worker.role() {
-            self.steering.serve(of, id, role);
-        }
-        self.await_claims(id);
-    }
-
-    /// A new worker ended, or was not ready in time, before the reload was complete.
-    pub(crate) fn candidate_failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure) {
-        let Some(app) = self.instances.get(&instance).map(|instance| instance.app) else {
-            return;
-        };
-        let cause = Cause::Failed {
-            instance,
-            worker,
-            failure,
-        };
-        self.undo(app, cause);
     }
 
     /// A worker that stood by is none any more: it ended, or it was not ready in time.
@@ -386,6 +355,12 @@ impl Core {
     /// Does the new worker of a reload that may still be undone serve this instance?
     pub(crate) fn is_proved(&self, id: InstanceId) -> bool {
         self.rollout(id).is_some_and(|it| it.proved.contains_key(&id))
+    }
+
+    /// Is the instance to have a worker of the generation before again, and waits for its turn?
+    pub(crate) fn goes_back(&self, id: InstanceId) -> bool {
+        let rollout = self.rollout(id);
+        rollout.is_some_and(|it| it.aim == Aim::Return && it.queued.contains(&id))
     }
 
     /// The candidate of an instance.

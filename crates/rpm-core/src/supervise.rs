@@ -202,6 +202,8 @@ impl Core {
         self.timers.clear(Timer::Phase(id));
         self.timers.clear(Timer::Unclaimed(id));
         let of = worker.instance;
+        // Its instance may be forgotten with it.
+        let app = self.instances.get(&of).map(|instance| instance.app);
         if let Some(instance) = self.instances.get_mut(&of) {
             instance.last_exit = exit.or(instance.last_exit);
         }
@@ -225,6 +227,7 @@ impl Core {
                 self.retired(id, of, exit);
             }
         }
+        self.reconsider(app);
     }
 
     /// The same, for an instance's own worker.
@@ -330,6 +333,8 @@ impl Core {
         }
         self.note(Notice::Online { worker: id, silent });
         self.tickets.reached(instance, Reached::Online { silent });
+        let app = self.instances.get(&instance).map(|instance| instance.app);
+        self.reconsider(app);
     }
 
     /// What a worker that is ready has not taken over yet, it must take soon.

@@ -3,6 +3,7 @@
 use crate::core::Core;
 use crate::instance::{Instance, State};
 use crate::protocol::{AppConfig, Exit};
+use crate::reload::Aim;
 use crate::worker::{Duty, Phase, Worker};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
 
@@ -131,6 +132,8 @@ pub struct ReloadView {
     pub generation: Generation,
     /// What the app goes back to if it is undone.
     pub former: Revision,
+    /// A reload that was undone could not keep all old workers: those that are missing are being started again.
+    pub returns: bool,
     /// Instances whose turn has not come.
     pub queued: usize,
     /// Instances whose new worker is starting.
@@ -201,6 +204,7 @@ impl Core {
             reload: app.rollout.as_ref().map(|rollout| ReloadView {
                 generation: app.generation,
                 former: rollout.former(),
+                returns: rollout.aim == Aim::Return,
                 queued: rollout.queued.len(),
                 launching: rollout.launching.len(),
                 proved: rollout.proved.len(),

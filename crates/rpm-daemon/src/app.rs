@@ -129,6 +129,8 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
             watch_after: ms(spec.watch_after_ms, default.watch_after),
         },
         parallel: if spec.parallel == 0 { cpus } else { spec.parallel },
+        max_surge: spec.max_surge,
+        max_unavailable: spec.max_unavailable,
         allow_port_change: spec.allow_port_change,
         health_check: spec.health_check.is_some(),
     }

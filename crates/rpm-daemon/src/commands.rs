@@ -73,6 +73,12 @@ impl Supervisor {
             ));
         }
         health::check_spec(Plane::of(spec), spec.health_check.as_ref())?;
+        if spec.max_surge == Some(0) && spec.max_unavailable == 0 {
+            return Err(failure(
+                "a reload that may have no worker more and none fewer cannot replace any",
+                Some("--max-surge must be at least 1, or --max-unavailable"),
+            ));
+        }
         match self.apps.values().find(|app| app.name == spec.name) {
             Some(_) => Err(failure(
                 format!("an app named {:?} exists already", spec.name),

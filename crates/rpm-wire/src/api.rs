@@ -86,6 +86,12 @@ pub struct AppSpec {
     /// How many new workers of a reload may be starting at once; 0: one per CPU.
     #[serde(default)]
     pub parallel: u32,
+    /// How many workers more than instances a reload may have at once, those that drain included; `None`: any number.
+    #[serde(default)]
+    pub max_surge: Option<u32>,
+    /// For how many instances an old worker may leave before its successor is started.
+    #[serde(default)]
+    pub max_unavailable: u32,
     /// A reload is content with workers that serve other addresses than their predecessors.
     #[serde(default)]
     pub allow_port_change: bool,

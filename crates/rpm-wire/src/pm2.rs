@@ -126,6 +126,8 @@ mod tests {
             drain_timeout_ms: None,
             watch_after_ms: None,
             parallel: 0,
+            max_surge: None,
+            max_unavailable: 0,
             allow_port_change: false,
             health_check: None,
             agent: true,

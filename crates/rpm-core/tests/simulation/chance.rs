@@ -51,6 +51,8 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
         readiness,
         policy,
         parallel: dice.roll(3) as u32,
+        max_surge: dice.percent(40).then(|| dice.roll(3) as u32),
+        max_unavailable: dice.roll(3) as u32,
         allow_port_change: dice.percent(20),
         health_check: dice.percent(25),
     }

@@ -24,6 +24,7 @@ pub(crate) fn fall(world: &mut World) -> Verdict {
     world.fall(&ids)?;
     for (worker, spawned) in ended {
         bury(world, worker);
+        world.rollouts.crashed(worker);
         let exit = Exit::Signal(9);
         world.tell(if spawned {
             Input::Exited { worker, exit }

@@ -31,6 +31,7 @@ fn any_history_keeps_the_invariants_and_ends_in_quiet() {
         let world = check(seed);
         *seen.entry("undone halfway").or_default() += world.rollouts.halfway;
         *seen.entry("undone while watched").or_default() += world.rollouts.watched;
+        *seen.entry("returned").or_default() += world.rollouts.returned;
         for (_, line) in world.history {
             match line {
                 Line::Out(output) => *seen.entry(kind(&output)).or_default() += 1,
@@ -41,7 +42,7 @@ fn any_history_keeps_the_invariants_and_ends_in_quiet() {
     }
     // A simulation in which something never happens says nothing about it.
     assert!(
-        seen.len() == KINDS + 3 && seen.values().all(|&times| times >= 20),
+        seen.len() == KINDS + 4 && seen.values().all(|&times| times >= 20),
         "{seen:#?}"
     );
 }

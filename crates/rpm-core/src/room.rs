@@ -1,0 +1,102 @@
+//! Room: a reload on a machine that has not enough of it for two generations of an app at once.
+//!
+//! Every worker counts, those that drain included, for what is scarce is memory. Room is made in the order of what it
+//! costs: old workers that stand by retire, and cannot serve again; then, as far as that is allowed, old workers retire that
+//! have no successor yet. What was told to go makes room when it is gone, at its deadline at the latest.
+
+use alloc::vec::Vec;
+
+use crate::core::Core;
+use crate::instance::{State, Then};
+use crate::{AppId, InstanceId, WorkerId};
+
+impl Core {
+    /// May a reload of this app start one more worker?
+    pub(crate) fn has_room(&self, id: AppId) -> bool {
+        self.limit(id).is_none_or(|limit| self.population(id) < limit)
+    }
+
+    /// How many workers a reload of this app may have.
+    pub(crate) fn limit(&self, id: AppId) -> Option<usize> {
+        let app = self.apps.get(&id)?;
+        let surge = match (app.config.max_surge?, app.config.max_unavailable) {
+            (0, 0) => 1,
+            (surge, _) => surge,
+        };
+        Some(app.instances.len().saturating_add(surge as usize))
+    }
+
+    /// The workers of an app, whatever they are doing.
+    pub(crate) fn population(&self, id: AppId) -> usize {
+        let of = |instance: InstanceId| self.instances.get(&instance).map(|instance| instance.app);
+        let ours = |worker: &&crate::worker::Worker| of(worker.instance) == Some(id);
+        self.workers.values().filter(ours).count()
+    }
+
+    /// Has as many workers retire as there are candidates to start, if so many can be spared.
+    pub(crate) fn make_room(&mut self, id: AppId) {
+        let Some(app) = self.apps.get(&id) else { return };
+        let Some(rollout) = &app.rollout else { return };
+        let leaving = self.retirees(id).count();
+        let needed = rollout.queued.len().saturating_sub(leaving);
+        let stand_bys: Vec<WorkerId> = self
+            .stand_bys(id)
+            .map(|(worker, _)| worker)
+            .take(needed)
+            .collect();
+        let needed = needed.saturating_sub(stand_bys.len());
+        for worker in stand_bys {
+            self.retire(worker);
+            if let Some(worker) = self.workers.get(&worker) {
+                let instance = worker.instance;
+                self.stand_by_lost(instance);
+            }
+        }
+        self.limit_draining(id);
+        for id in self.expendable(id).into_iter().take(needed) {
+            if let Some(instance) = self.instances.get_mut(&id) {
+                instance.record.count_restart();
+            }
+            self.phase_out(id, Then::Restart);
+        }
+    }
+
+    /// Instances that wait for their turn, and whose worker may go before it has a successor; those that do not serve
+    /// first.
+    fn expendable(&self, id: AppId) -> Vec<InstanceId> {
+        let Some(app) = self.apps.get(&id) else {
+            return Vec::new();
+        };
+        let queued = app.rollout.iter().flat_map(|rollout| &rollout.queued).copied();
+        let runs = |id: &InstanceId| {
+            let state = self.instances.get(id).map(|instance| instance.state);
+            matches!(state, Some(State::Running { .. }))
+        };
+        let (serving, idle): (Vec<_>, Vec<_>) = queued.filter(runs).partition(|id| self.is_served(*id));
+        let unserved = app.instances.iter().filter(|id| !self.is_served(**id)).count();
+        let spare = (app.config.max_unavailable as usize).saturating_sub(unserved);
+        idle.into_iter().chain(serving.into_iter().take(spare)).collect()
+    }
+
+    /// Is its own worker online?
+    pub(crate) fn is_served(&self, id: InstanceId) -> bool {
+        let Some(instance) = self.instances.get(&id) else {
+            return false;
+        };
+        match instance.state {
+            State::Running { worker } => self.workers.get(&worker).is_some_and(|it| it.phase.is_online()),
+            State::Stopping { .. }
+            | State::Waiting { .. }
+            | State::Awaiting { .. }
+            | State::Stopped
+            | State::Errored => false,
+        }
+    }
+
+    /// A worker is gone, or serves: a reload may have waited for that.
+    pub(crate) fn reconsider(&mut self, app: Option<AppId>) {
+        if let Some(app) = app {
+            self.advance(app);
+        }
+    }
+}

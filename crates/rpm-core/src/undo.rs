@@ -1,0 +1,162 @@
+//! Undoing a reload: the old generation serves again.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem;
+
+use crate::core::{Core, Timer};
+use crate::instance::{State, Then};
+use crate::protocol::{Failure, Notice};
+use crate::reload::{Aim, Cause, Predecessor, Rollout, Wish};
+use crate::takeover::NOBODY;
+use crate::worker::Duty;
+use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
+
+impl Core {
+    /// The old generation serves again.
+    pub(crate) fn undo(&mut self, id: AppId, cause: Cause) {
+        self.timers.clear(Timer::Verdict(id));
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        let Some(rollout) = app.rollout.take() else { return };
+        (app.generation, app.config) = rollout.former;
+        let generation = app.generation;
+        self.note(Notice::ReloadUndone { app: id });
+        let mut bereft = BTreeSet::new();
+        for (instance, proved) in rollout.proved {
+            if self.is_bereft(instance, proved.predecessor) {
+                bereft.insert(instance);
+            } else {
+                self.reinstate(instance, proved.predecessor);
+                self.steering.close_outdated(instance, generation);
+            }
+        }
+        let launching = rollout.launching.keys().copied();
+        let pending: Vec<_> = launching.chain(rollout.queued).collect();
+        for (instance, candidate) in rollout.launching {
+            self.retire(candidate);
+            if let Some(State::Awaiting { then }) = self.instances.get(&instance).map(|it| it.state) {
+                self.follow(instance, then);
+            }
+        }
+        let lost = match (rollout.aim, cause) {
+            (Aim::Return, _) => pending,
+            (Aim::Renew, Cause::Superseded) => mem::take(&mut bereft).into_iter().collect(),
+            (Aim::Renew, Cause::Failed { .. } | Cause::Unwanted) => Vec::new(),
+        };
+        for instance in lost {
+            self.replace_outdated(instance, generation);
+        }
+        self.limit_draining(id);
+        let next = self.undone(rollout.ticket, rollout.next, cause);
+        if !bereft.is_empty() {
+            self.go_back(id, bereft, next);
+        } else if let Some(next) = next {
+            self.roll_out(id, next);
+        }
+    }
+
+    /// Tells those who wait for a reload that it was undone. Returns the one that follows, if it still does.
+    fn undone(&mut self, ticket: Ticket, next: Option<Wish>, cause: Cause) -> Option<Wish> {
+        let follows = match cause {
+            Cause::Failed {
+                instance,
+                worker,
+                failure,
+            } => {
+                self.tickets.deny(ticket, instance, worker, failure);
+                return next;
+            }
+            Cause::Superseded | Cause::Unwanted => next.map(|next| next.ticket),
+        };
+        for ticket in [Some(ticket), follows].into_iter().flatten() {
+            self.tickets.refuse(ticket, Failure::Superseded);
+        }
+        None
+    }
+
+    /// Has an instance lost its predecessor to its successor, which serves?
+    fn is_bereft(&self, id: InstanceId, predecessor: Predecessor) -> bool {
+        predecessor == Predecessor::Gone(Then::Restart) && self.is_served(id)
+    }
+
+    /// These instances are served by workers of a generation that was taken back, until they have others.
+    fn go_back(&mut self, id: AppId, instances: BTreeSet<InstanceId>, next: Option<Wish>) {
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        app.rollout = Some(Rollout {
+            ticket: NOBODY,
+            aim: Aim::Return,
+            former: (app.generation, Arc::clone(&app.config)),
+            queued: instances,
+            launching: BTreeMap::new(),
+            proved: BTreeMap::new(),
+            watched_until: None,
+            next,
+        });
+        self.advance(id);
+    }
+
+    /// An instance whose worker is not of this generation gets one that is, in the ordinary way.
+    fn replace_outdated(&mut self, id: InstanceId, generation: Generation) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        if let State::Running { worker } = instance.state
+            && instance.generation != generation
+        {
+            instance.state = State::Stopped;
+            self.retire(worker);
+            self.steering.close_outdated(id, generation);
+            self.spawn(id);
+        }
+    }
+
+    /// The predecessor serves again, or the instance goes on without one.
+    fn reinstate(&mut self, id: InstanceId, predecessor: Predecessor) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        let State::Running { worker: successor } = instance.state else {
+            return;
+        };
+        match predecessor {
+            Predecessor::Warm(worker) => {
+                instance.state = State::Running { worker };
+                self.retire(successor);
+                self.resume(id, worker);
+            }
+            Predecessor::Gone(then) => {
+                instance.state = State::Awaiting { then };
+                self.retire(successor);
+                self.follow(id, then);
+            }
+        }
+    }
+
+    fn resume(&mut self, of: InstanceId, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.duty = Duty::Serve;
+        if let Some(instance) = self.instances.get_mut(&of) {
+            instance.generation = worker.generation;
+        }
+        if let Some(role) = worker.role() {
+            self.steering.serve(of, id, role);
+        }
+        self.await_claims(id);
+    }
+
+    /// A new worker ended, or was not ready in time, before the reload was complete.
+    pub(crate) fn candidate_failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure) {
+        let Some(app) = self.instances.get(&instance).map(|instance| instance.app) else {
+            return;
+        };
+        let cause = Cause::Failed {
+            instance,
+            worker,
+            failure,
+        };
+        self.undo(app, cause);
+    }
+}
