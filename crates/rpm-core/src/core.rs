@@ -153,6 +153,7 @@ impl Core {
             Input::SlotReleased { slot, worker } => self.slot_released(slot, worker),
             Input::SharedHeld { group, worker, fixed } => self.shared_held(group, worker, fixed),
             Input::SharedReleased { group, worker } => self.shared_released(group, worker),
+            Input::Withheld { worker } => self.withheld(worker),
             Input::Healthy { worker } => self.healthy(worker),
             Input::Drained { worker } | Input::DrainFailed { worker } => self.drained(worker),
             Input::Queue { slot, len } => self.steering.sample(slot, len, self.now),

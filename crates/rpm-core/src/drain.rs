@@ -9,9 +9,9 @@ use alloc::vec::Vec;
 use crate::core::{Core, Timer};
 use crate::instance::{State, Then};
 use crate::protocol::{Exit, Notice, Output};
-use crate::steering::Role;
+use crate::steering::{Role, Steering};
 use crate::worker::{Duty, Phase, Worker};
-use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
+use crate::{AppId, Generation, InstanceId, SlotId, Tick, WorkerId};
 
 /// Generations of one app that may drain at once: the one replaced last, and the one before it. More
 /// would let a deploy every few seconds fill the machine with old processes.
@@ -106,22 +106,43 @@ impl Core {
         self.phase_out(id, then);
         let retiring = self.instances.get(&id).map(|instance| instance.retiring.clone());
         for worker in retiring.into_iter().flatten() {
-            let Some(held) = self.workers.get_mut(&worker) else {
+            let Some(held) = self.workers.get(&worker) else {
                 continue;
             };
             match held.phase {
-                Phase::Draining { .. } if held.refuses || !refuse => {}
-                Phase::Draining { .. } => {
-                    held.refuses = true;
-                    self.lingering.remove(&worker);
-                    self.staged.push(Output::Refuse { worker });
-                }
+                Phase::Draining { .. } if refuse => self.turn_away(worker),
+                Phase::Draining { .. } => {}
                 Phase::Spawning { .. }
                 | Phase::Launching { .. }
                 | Phase::Online { .. }
                 | Phase::Cancelled(_)
                 | Phase::Stopping(_) => self.steering.close_of(id, worker),
             }
+        }
+    }
+
+    /// A draining worker takes no client any more.
+    fn turn_away(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && !worker.refuses
+        {
+            worker.refuses = true;
+            self.lingering.remove(&id);
+            self.staged.push(Output::Refuse { worker: id });
+        }
+    }
+
+    /// A worker was replaced by one that serves other addresses: if nobody else is steered to where it serves, clients go on
+    /// coming to it, and it would end with some of them.
+    pub(crate) fn turn_away_if_abandoned(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let Phase::Draining { .. } = worker.phase else {
+            return;
+        };
+        if self.steering.is_abandoned(worker.instance, id) {
+            self.turn_away(id);
         }
     }
 
@@ -203,5 +224,31 @@ impl Core {
             .filter_map(|id| self.instances.get(id))
             .flat_map(|instance| &instance.retiring)
             .filter_map(|id| Some((*id, self.workers.get(id)?)))
+    }
+}
+
+/// Who goes on coming to those that leave.
+impl Steering {
+    /// Do connections go to `worker`, which leaves, only because those who are to serve are not ready?
+    pub(crate) fn is_needed(&self, instance: InstanceId, worker: WorkerId) -> bool {
+        let steered = |id: &SlotId| {
+            let group = self.slots.get(id).and_then(|slot| self.groups.get(&slot.group));
+            group.is_some_and(|group| group.eligible.contains(id))
+        };
+        self.slots_of(instance, worker)
+            .any(|id| steered(&id) && self.is_stayed_at(id))
+    }
+
+    /// Does nobody stay at any of the addresses that `worker` serves?
+    pub(crate) fn is_abandoned(&self, instance: InstanceId, worker: WorkerId) -> bool {
+        let mut slots = self.slots_of(instance, worker).peekable();
+        slots.peek().is_some() && !slots.any(|id| self.is_stayed_at(id))
+    }
+
+    /// Is there a slot beside this one whose worker stays?
+    fn is_stayed_at(&self, id: SlotId) -> bool {
+        let group = self.slots.get(&id).and_then(|slot| self.groups.get(&slot.group));
+        let stays = |id: &SlotId| self.slots.get(id).is_some_and(|slot| !slot.tenant.is_last());
+        group.is_some_and(|group| group.slots.iter().any(stays))
     }
 }

@@ -253,6 +253,12 @@ pub enum Input {
         /// The worker.
         worker: WorkerId,
     },
+    /// A new worker of a reload has asked for a listener that would take clients from the old workers at once, because its
+    /// address overlaps one of theirs: it gets that when the reload is done. Until then it can show no more.
+    Withheld {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The worker answers its health check ([`Output::CheckHealth`]) as it should.
     Healthy {
         /// Which.

@@ -294,6 +294,12 @@ impl Core {
             silent.extend(self.conclude(instance, proved).then_some(instance));
             self.steering.close_outdated(instance, generation);
         }
+        for proved in rollout.proved.values() {
+            match proved.predecessor {
+                Predecessor::Warm(worker) => self.turn_away_if_abandoned(worker),
+                Predecessor::Gone(_) => {}
+            }
+        }
         self.limit_draining(id);
         let instances = rollout.proved.into_keys().collect();
         self.tickets.grant(rollout.ticket, instances, silent);

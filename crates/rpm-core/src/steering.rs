@@ -347,15 +347,6 @@ impl Steering {
         self.slots.get(&slot).and_then(|slot| slot.tenant.worker())
     }
 
-    /// Do connections go to `worker`, which leaves, only because those who are to serve are not ready?
-    pub(crate) fn is_needed(&self, instance: InstanceId, worker: WorkerId) -> bool {
-        let stays = |id: &SlotId| self.slots.get(id).is_some_and(|slot| !slot.tenant.is_last());
-        self.slots_of(instance, worker).any(|id| {
-            let group = self.slots.get(&id).and_then(|slot| self.groups.get(&slot.group));
-            group.is_some_and(|group| group.eligible.contains(&id) && group.slots.iter().any(stays))
-        })
-    }
-
     /// Does `worker` hold a slot?
     pub(crate) fn is_holder(&self, instance: InstanceId, worker: WorkerId) -> bool {
         self.slots_of(instance, worker).next().is_some()

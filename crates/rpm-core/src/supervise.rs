@@ -105,6 +105,13 @@ impl Core {
         self.opened(id, None);
     }
 
+    /// A worker is as ready as it can be before the cut-over.
+    pub(crate) fn withheld(&mut self, id: WorkerId) {
+        self.becomes_ready_by(id, Readiness::Listens);
+        self.opened(id, None);
+        self.heard(id);
+    }
+
     pub(crate) fn ready(&mut self, id: WorkerId) {
         if self.becomes_ready_by(id, Readiness::Announces) {
             self.heard(id);

@@ -11,7 +11,7 @@ use common::{
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
-use rpm_core::{Generation, RetiringPhase, Revision, SlotId, StateView, Ticket, WorkerId};
+use rpm_core::{Generation, GroupId, RetiringPhase, Revision, SlotId, StateView, Ticket, WorkerId};
 
 fn crashed(worker: u64) -> Output {
     Output::Notice(Notice::Crashed {
@@ -344,4 +344,40 @@ fn workers_are_started_from_the_revision_that_serves() {
     assert_eq!(revisions(&rig), (4, Some(1)));
     rig.pass(ms(2000));
     assert_eq!(of(&rig.exited(5)), Some(4));
+}
+
+#[test]
+fn a_version_that_moves_is_proved_without_its_listener_and_turns_the_old_clients_away() {
+    let mut rig = Rig::serving(1);
+    let config = AppConfig {
+        allow_port_change: true,
+        ..AppConfig::default()
+    };
+    reload_with(&mut rig, config);
+    rig.spawned(2);
+    let worker = WorkerId(2);
+    let outputs = rig.input(Input::Withheld { worker });
+    let refuse = Output::Refuse { worker: WorkerId(1) };
+    for wanted in [reload_done(), drain(1), refuse] {
+        assert!(outputs.contains(&wanted), "{outputs:?}");
+    }
+    assert_eq!(
+        rig.core.eligible(GROUP),
+        [SlotId(0)],
+        "until it has closed its listener"
+    );
+    let other = GroupId(1);
+    let held = Input::SlotHeld {
+        slot: SlotId(1),
+        group: other,
+        worker,
+        fixed: true,
+    };
+    rig.input(held);
+    assert_eq!(rig.core.eligible(other), [SlotId(1)]);
+    let released = Input::SlotReleased {
+        slot: SlotId(0),
+        worker: WorkerId(1),
+    };
+    assert!(rig.input(released).contains(&close(0, &[])));
 }

@@ -2,19 +2,20 @@
 //!
 //! Protocol: Node's `lib/internal/cluster/{primary,child,shared_handle}.js`.
 
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
-use rpm_listen::{Grant, OpenError, Wanted};
+use rpm_core::{AppId, WorkerId};
+use rpm_listen::{Grant, OpenError, Request, Wanted};
 use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServer, ServerReply};
 use tracing::{debug, info, warn};
 
 use crate::app::Plane;
 use crate::channel::Outgoing;
 use crate::supervisor::Supervisor;
-use crate::worker::Awaiting;
+use crate::worker::{Awaiting, WITHHELD_LIMIT};
 
 const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
 
@@ -26,7 +27,7 @@ impl Supervisor {
         };
         match message {
             FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
-            FromWorker::QueryServer(query) => self.query_server(worker, &query),
+            FromWorker::QueryServer(query) => self.query_server(worker, query),
             FromWorker::Listening { .. } => {
                 self.input(Input::Listening { worker });
                 // Whoever has answered once is known to understand: later silence then means a frozen loop.
@@ -57,24 +58,73 @@ impl Supervisor {
         }
     }
 
-    fn query_server(&mut self, worker: WorkerId, query: &QueryServer) {
+    fn query_server(&mut self, worker: WorkerId, query: QueryServer) {
         let Some(held) = self.workers.get(&worker) else {
             return;
         };
-        let (app, key) = (held.app, query.key());
-        let wanted = match Wanted::from_query(query, Path::new(&held.spec.cwd)) {
-            Ok(Wanted::WorkerFd(fd)) => return self.own_descriptor(worker, query, fd),
-            Ok(wanted) => wanted,
+        match Wanted::from_query(&query, Path::new(&held.spec.cwd)) {
+            Ok(Wanted::WorkerFd(fd)) => self.own_descriptor(worker, &query, fd),
+            Ok(wanted) if self.is_withheld(worker, &query.key(), &wanted) => self.withhold(worker, query),
+            Ok(wanted) => self.open(worker, &query, &wanted, false),
             Err(error) => {
                 info!(%worker, %error, "a worker asked for an address that makes no sense");
-                return self.refuse(worker, query, EINVAL);
+                self.refuse(worker, &query, EINVAL);
             }
+        }
+    }
+
+    /// Would what a new worker of a reload asks for take clients from the old ones before the reload is done? If it may
+    /// not listen elsewhere than they it is refused instead.
+    fn is_withheld(&self, worker: WorkerId, key: &str, wanted: &Wanted) -> bool {
+        let Some(held) = self.workers.get(&worker) else {
+            return false;
         };
+        let reload = self.core.app(held.app).and_then(|app| app.reload);
+        let generation = self.core.worker(worker).map(|view| view.generation);
+        held.spec.allow_port_change
+            && held.withheld.len() < WITHHELD_LIMIT
+            && reload.is_some_and(|reload| Some(reload.generation) == generation)
+            && self.listeners.overlaps_own(held.app, key, wanted)
+    }
+
+    fn withhold(&mut self, worker: WorkerId, query: QueryServer) {
+        info!(%worker, key = query.key(), "a listener that overlaps an old one is opened when the reload is done");
+        if let Some(held) = self.workers.get_mut(&worker) {
+            held.withheld.push(query);
+            self.input(Input::Withheld { worker });
+        }
+    }
+
+    /// The reload of an app is done: its new workers get what was withheld from them.
+    pub(crate) fn cut_over(&mut self, app: AppId) {
+        let ours = self.workers.values_mut().filter(|held| held.app == app);
+        let withheld = ours.map(|held| (held.id, held.spec.cwd.clone(), mem::take(&mut held.withheld)));
+        for (worker, cwd, queries) in withheld.collect::<Vec<_>>() {
+            for query in queries {
+                if let Ok(wanted) = Wanted::from_query(&query, Path::new(&cwd)) {
+                    self.open(worker, &query, &wanted, true);
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, worker: WorkerId, query: &QueryServer, wanted: &Wanted, beside: bool) {
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return;
+        };
+        let key = query.key();
         let group = self.listeners.group(app, &key);
         let own = self.listeners.held(app, &key, worker);
         let inherits = own.or_else(|| group.and_then(|group| self.core.slot_for(worker, group)));
         let fixed = wanted.is_fixed();
-        let (copy, held) = match self.listeners.open(app, &key, &wanted, worker, inherits) {
+        let request = Request {
+            app,
+            key: &key,
+            worker,
+            inherits,
+            beside,
+        };
+        let (copy, held) = match self.listeners.open(wanted, &request) {
             Ok(Grant::Slot { slot, group, fd }) => (
                 fd.try_clone_to_owned(),
                 Input::SlotHeld {
@@ -148,7 +198,10 @@ impl Supervisor {
                 let name = self.apps.get(app).map_or("?", |app| app.name.as_str());
                 let own = self.workers.get(&worker).is_some_and(|w| w.app == *app);
                 if own {
-                    format!("{addr} is taken by another server of the same app, on {held}")
+                    format!(
+                        "{addr} is taken by another server of the same app, on {held} (a new version moves there by a \
+                         reload if the app was started with --allow-port-change)"
+                    )
                 } else {
                     format!(
                         "{addr} is taken by the app {name:?}, which listens on {held}; stop it or use another port"

@@ -126,7 +126,11 @@ impl Supervisor {
 
     fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
         match self.listeners.close(slot, to) {
-            Ok(left) => self.hand_over(left, to),
+            Ok(left) => {
+                for (connection, to) in left {
+                    self.hand_over_one(connection, &to);
+                }
+            }
             Err(error) => warn!(%slot, %error, "cannot close a listener properly"),
         }
     }
@@ -189,7 +193,10 @@ impl Supervisor {
                 self.step(worker, Stage::Draining);
                 info!(app = self.app_name(worker), %worker, "draining");
             }
-            Notice::ReloadDone { app } => info!(app = self.label(app), "reloaded"),
+            Notice::ReloadDone { app } => {
+                info!(app = self.label(app), "reloaded");
+                self.cut_over(app);
+            }
             Notice::ReloadUndone { app } => {
                 warn!(
                     app = self.label(app),

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
-use rpm_listen::{Grant, Wanted};
+use rpm_listen::{Grant, Request, Wanted};
 use rpm_sys::spawn::{Spawn, spawn};
 use rpm_sys::{scm, socket, survive};
 use rpm_wire::api::{AppSpec, Stage};
@@ -82,6 +82,7 @@ impl Supervisor {
             trouble: None,
             token: token(worker),
             malformed: 0,
+            withheld: Vec::new(),
         };
         self.forget_dead(place.0);
         self.workers.insert(worker, held);
@@ -237,7 +238,14 @@ impl Supervisor {
             let key = format!("listen:{address}");
             let group = self.listeners.group(app, &key);
             let inherits = group.and_then(|group| self.core.slot_for(worker, group));
-            match self.listeners.open(app, &key, &wanted, worker, inherits) {
+            let request = Request {
+                app,
+                key: &key,
+                worker,
+                inherits,
+                beside: false,
+            };
+            match self.listeners.open(&wanted, &request) {
                 Ok(Grant::Slot { slot, group, fd }) => {
                     // A program that was handed a socket expects what `socket(2)` gives: one that blocks.
                     let blocking = rustix::io::ioctl_fionbio(fd, false).map_err(io::Error::from);

@@ -128,6 +128,7 @@ impl Supervisor {
             trouble: None,
             token: stored.token.clone(),
             malformed: 0,
+            withheld: Vec::new(),
         };
         self.workers.insert(stored.id, worker);
         info!(worker = %stored.id, pid = stored.pid, "taken back");

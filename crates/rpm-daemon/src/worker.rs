@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_sys::pidfd::PidFd;
 use rpm_wire::api::AppSpec;
+use rpm_wire::channel::QueryServer;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -29,7 +30,12 @@ pub(crate) struct Worker {
     pub(crate) token: String,
     /// Lines on its channel that were no messages.
     pub(crate) malformed: u64,
+    /// Listeners that it asked for and gets when its reload is done.
+    pub(crate) withheld: Vec<QueryServer>,
 }
+
+/// Listeners that one worker may be waiting for; what is asked for beyond that is refused.
+pub(crate) const WITHHELD_LIMIT: usize = 64;
 
 /// Whether there is a process.
 pub(crate) enum Life {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, SlotId, WorkerId};
+use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
 use crate::steering::{Mechanism, Steering};
@@ -174,13 +175,20 @@ impl Group {
         Ok(rescued)
     }
 
-    /// Closes the slot: the kernel moves its queue to the eligible slots, or what it held is returned.
-    pub(crate) fn close(&mut self, id: SlotId) -> io::Result<Vec<OwnedFd>> {
+    /// Closes the slot: the kernel moves its queue to the eligible slots, or what it held is returned. With the last slot that
+    /// is only so if it is `inherited`.
+    pub(crate) fn close(&mut self, id: SlotId, inherited: bool) -> io::Result<Vec<OwnedFd>> {
         let Some(slot) = self.slots.remove(&id) else {
             return Ok(Vec::new());
         };
         self.eligible.retain(|s| *s != id);
-        let migrates = self.steering.can_migrate() || self.slots.is_empty();
+        let migrates = match self.slots.is_empty() {
+            true => !inherited,
+            false => self.steering.can_migrate(),
+        };
+        if self.slots.is_empty() && inherited {
+            cbpf::hold_off(slot.fd.as_fd())?;
+        }
         let mut left = if migrates {
             Vec::new()
         } else {

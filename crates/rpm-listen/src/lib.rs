@@ -18,7 +18,7 @@ mod wanted;
 
 pub use conflict::{Occupant, occupant};
 pub use group::{GroupView, Rescued, SlotView};
-pub use listeners::{Grant, Listeners, OpenError};
+pub use listeners::{Grant, Listeners, OpenError, Request};
 pub use shared::SharedKind;
 pub use steering::Mechanism;
 pub use stored::Stored;

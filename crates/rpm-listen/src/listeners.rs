@@ -25,6 +25,21 @@ pub struct Listeners {
     pub(crate) traffic: Oneshot,
 }
 
+/// Who asks for something to listen on.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Its app.
+    pub app: AppId,
+    /// How the workers of the app call the address.
+    pub key: &'a str,
+    /// The worker.
+    pub worker: WorkerId,
+    /// A slot that it takes over.
+    pub inherits: Option<SlotId>,
+    /// It may overlap another address of the app.
+    pub beside: bool,
+}
+
 /// What a worker gets to listen on.
 #[derive(Debug)]
 pub enum Grant<'a> {
@@ -116,20 +131,43 @@ impl Listeners {
             .map(|(id, _)| *id)
     }
 
-    /// Gives `worker` something to listen on: the slot it inherits, a new one, or the shared socket.
+    /// Does this TCP address overlap one that the same app serves under another key? A new listener there would take
+    /// clients from the other one at once, past steering.
+    #[must_use]
+    pub fn overlaps_own(&self, app: AppId, key: &str, wanted: &Wanted) -> bool {
+        match wanted {
+            Wanted::Tcp { addr, v6only } => {
+                self.group(app, key).is_none()
+                    && self
+                        .overlapping(*addr, *v6only)
+                        .any(|(_, group)| group.app == app)
+            }
+            Wanted::Udp { .. } | Wanted::Unix { .. } | Wanted::WorkerFd(_) => false,
+        }
+    }
+
+    fn overlapping(&self, addr: SocketAddr, v6only: bool) -> impl Iterator<Item = (&GroupId, &Group)> {
+        self.groups.iter().filter(move |(_, group)| {
+            addr.port() != 0
+                && sock_diag::overlaps(addr, v6only, group.addr, group.v6only)
+                && !group.slots.is_empty()
+        })
+    }
+
+    /// Gives a worker something to listen on: the slot it inherits, a new one, or the shared socket.
     ///
     /// # Errors
     /// The address is taken, or the kernel refuses it. A [`Wanted::WorkerFd`] is not for this call.
-    pub fn open(
-        &mut self,
-        app: AppId,
-        key: &str,
-        wanted: &Wanted,
-        worker: WorkerId,
-        inherits: Option<SlotId>,
-    ) -> Result<Grant<'_>, OpenError> {
+    pub fn open(&mut self, wanted: &Wanted, by: &Request<'_>) -> Result<Grant<'_>, OpenError> {
+        let Request { app, key, worker, .. } = *by;
         match wanted {
-            Wanted::Tcp { addr, v6only } => self.open_tcp(app, key, (*addr, *v6only), worker, inherits),
+            Wanted::Tcp { addr, v6only } => {
+                let new = by.inherits.is_none() && self.group(app, key).is_none();
+                if new && !(by.beside && self.overlaps_own(app, key, wanted)) {
+                    self.refuse_overlap(*addr, *v6only)?;
+                }
+                self.open_tcp(*addr, *v6only, by)
+            }
             Wanted::Udp {
                 addr,
                 v6only,
@@ -150,20 +188,13 @@ impl Listeners {
         }
     }
 
-    fn open_tcp(
-        &mut self,
-        app: AppId,
-        key: &str,
-        (addr, v6only): (SocketAddr, bool),
-        worker: WorkerId,
-        inherits: Option<SlotId>,
-    ) -> Result<Grant<'_>, OpenError> {
-        let inherits = inherits.filter(|slot| self.group_of.contains_key(slot));
+    fn open_tcp(&mut self, addr: SocketAddr, v6only: bool, by: &Request<'_>) -> Result<Grant<'_>, OpenError> {
+        let Request { app, key, worker, .. } = *by;
+        let inherits = by.inherits.filter(|slot| self.group_of.contains_key(slot));
         let (group, slot) = match (inherits, self.group(app, key)) {
             (Some(slot), Some(group)) => (group, slot),
             (None, Some(group)) => (group, self.open_slot(group)?),
             (_, None) => {
-                self.refuse_overlap(addr, v6only)?;
                 let group = GroupId(self.next_group);
                 self.groups.insert(group, Group::new(app, key, addr, v6only));
                 match self.open_slot(group) {
@@ -220,10 +251,7 @@ impl Listeners {
     }
 
     fn refuse_overlap(&self, addr: SocketAddr, v6only: bool) -> Result<(), OpenError> {
-        let overlaps = |g: &&Group| {
-            addr.port() != 0 && sock_diag::overlaps(addr, v6only, g.addr, g.v6only) && !g.slots.is_empty()
-        };
-        if let Some(other) = self.groups.values().find(overlaps) {
+        if let Some((_, other)) = self.overlapping(addr, v6only).next() {
             return Err(OpenError::Ours {
                 addr,
                 held: other.addr,
@@ -349,11 +377,11 @@ impl Listeners {
 
     /// Retires a slot that the core closed. With somewhere for its queue to go and a living holder it
     /// is closed when that exits (what it still accepts is served); otherwise now. What the kernel did
-    /// not move is returned.
+    /// not move is returned, with the slots that may take it.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn close(&mut self, slot: SlotId, to: &[SlotId]) -> io::Result<Vec<OwnedFd>> {
+    pub fn close(&mut self, slot: SlotId, to: &[SlotId]) -> io::Result<Vec<(OwnedFd, Vec<SlotId>)>> {
         let holder = self.holder(slot);
         if let (Some(_), false) = (holder, to.is_empty())
             && let Some(held) = self.slot_mut(slot)
@@ -361,24 +389,36 @@ impl Listeners {
             held.retiring = Some(to.to_vec());
             return Ok(Vec::new());
         }
-        self.close_now(slot)
+        self.close_now(slot, to)
     }
 
-    fn close_now(&mut self, slot: SlotId) -> io::Result<Vec<OwnedFd>> {
+    fn close_now(&mut self, slot: SlotId, to: &[SlotId]) -> io::Result<Vec<(OwnedFd, Vec<SlotId>)>> {
         let Some(id) = self.group_of.remove(&slot) else {
             return Ok(Vec::new());
         };
+        let heirs = self.heirs(id);
         let Some(group) = self.groups.get_mut(&id) else {
             return Ok(Vec::new());
         };
         if let Some(closing) = group.slots.get(&slot) {
             self.traffic.remove(closing.fd.as_fd())?;
         }
-        let left = group.close(slot);
+        let left = group.close(slot, !heirs.is_empty());
+        let to = if group.slots.is_empty() { &heirs } else { to };
         if group.slots.is_empty() && group.foreign.is_empty() {
             self.groups.remove(&id);
         }
-        left
+        Ok(left?.into_iter().map(|fd| (fd, to.to_vec())).collect())
+    }
+
+    /// Where clients of this group go when it is closed: to the slots of one of the same app that overlaps it.
+    fn heirs(&self, id: GroupId) -> Vec<SlotId> {
+        let Some(group) = self.groups.get(&id) else {
+            return Vec::new();
+        };
+        let mut others = self.overlapping(group.addr, group.v6only);
+        let heir = others.find(|(other, heir)| **other != id && heir.app == group.app);
+        heir.map(|(_, heir)| heir.eligible.clone()).unwrap_or_default()
     }
 
     /// The worker is gone: its slots have no holder, those that waited for its exit are closed. Returns
@@ -401,8 +441,7 @@ impl Listeners {
         }
         let mut left = Vec::new();
         for (slot, to) in retired {
-            let fds = self.close_now(slot).unwrap_or_default();
-            left.extend(fds.into_iter().map(|fd| (fd, to.clone())));
+            left.extend(self.close_now(slot, &to).unwrap_or_default());
         }
         left
     }

@@ -3,6 +3,8 @@
 //!
 //! A slot's index is its place in the order in which the group's sockets began to listen; when one
 //! leaves, the last takes its place. An index that no socket has falls back to the kernel's hash.
+//!
+//! And a filter that keeps new clients from a listener which is about to be closed (`SO_ATTACH_FILTER`).
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -17,6 +19,13 @@ const ADD: u16 = 0x04;
 const MODULO: u16 = 0x94;
 /// Skip `jt` instructions if `A == K`, else `jf`.
 const JUMP_EQUAL: u16 = 0x15;
+/// `A = the byte at K`.
+const LOAD_BYTE: u16 = 0x30;
+/// Skip `jt` instructions if `A & K`, else `jf`.
+const JUMP_SET: u16 = 0x45;
+/// Where TCP's header, which is where a TCP socket's filter begins, has its flags; and which of them is SYN.
+const TCP_FLAGS: u32 = 13;
+const SYN: u32 = 2;
 const RETURN_K: u16 = 0x06;
 const RETURN_A: u16 = 0x16;
 /// `SKF_AD_OFF + SKF_AD_RANDOM`: where a load yields 32 random bits.
@@ -31,7 +40,26 @@ const MAX_INDEXES: usize = 1024;
 /// # Errors
 /// `InvalidInput` for no index or more than 1024, `EINVAL` if the socket shares no address.
 pub fn attach_random(socket: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> {
-    let mut program = random_among(indexes).ok_or(io::ErrorKind::InvalidInput)?;
+    let program = random_among(indexes).ok_or(io::ErrorKind::InvalidInput)?;
+    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+/// New handshakes of a listening socket are dropped from now on: their clients repeat them a second later, and find whoever
+/// listens then. Those under way are finished.
+///
+/// # Errors
+/// `ENOMEM` where the memory for socket options is used up.
+pub fn hold_off(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let program = vec![
+        insn(LOAD_BYTE, 0, 0, TCP_FLAGS),
+        insn(JUMP_SET, 0, 1, SYN),
+        insn(RETURN_K, 0, 0, 0),
+        insn(RETURN_K, 0, 0, u32::MAX),
+    ];
+    attach(socket, libc::SO_ATTACH_FILTER, program)
+}
+
+fn attach(socket: BorrowedFd<'_>, option: i32, mut program: Vec<sock_filter>) -> io::Result<()> {
     let fprog = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
         filter: program.as_mut_ptr(),
@@ -42,7 +70,7 @@ pub fn attach_random(socket: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> 
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
+            option,
             (&raw const fprog).cast(),
             size,
         )

@@ -4,6 +4,7 @@ mod support;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 use rpm_sys::sock_diag::{established, listeners, listeners_on, owner, sockets_of, udp_on};
 use rpm_sys::socket::{
@@ -192,4 +193,31 @@ fn connections_are_counted_by_port_and_named_by_inode() {
         4
     );
     assert!(established(&[]).unwrap().is_empty());
+}
+
+/// Does a client wait for an answer of this local port?
+fn is_knocked_at(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let peer = format!(":{port:04X} 02 ");
+    table.lines().any(|line| line.contains(&peer))
+}
+
+#[test]
+fn what_comes_to_a_listener_that_is_held_off_goes_to_the_next_one() {
+    let old = bind_tcp(LOCAL, false).unwrap();
+    listen(&old, 8).unwrap();
+    let addr = local_addr(&old).unwrap();
+    let _queued = TcpStream::connect(addr).unwrap();
+    rpm_sys::cbpf::hold_off(old.as_fd()).unwrap();
+    let late = std::thread::spawn(move || TcpStream::connect_timeout(&addr, Duration::from_secs(10)));
+    let begun = Instant::now();
+    while !is_knocked_at(addr.port()) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody has come");
+    }
+    assert!(accept(old.as_fd()).unwrap().is_some(), "it was there before");
+    assert!(accept(old.as_fd()).unwrap().is_none(), "it was kept away");
+    let new = bind_tcp(addr, false).unwrap();
+    drop(old);
+    listen(&new, 8).unwrap();
+    late.join().unwrap().expect("it comes again");
 }

@@ -61,6 +61,9 @@ fn plan_life(world: &mut World, worker: WorkerId, spawned: Duration) {
             world.plan(ready, Event::Tell(input));
         }
     }
+    if world.dice.percent(5) {
+        world.plan(ready, Event::Tell(Input::Withheld { worker }));
+    }
     if world.dice.percent(15) {
         let (group, fixed) = (GroupId(10), world.dice.percent(80));
         let delay = spawned + world.dice.up_to_ms(100);
@@ -145,6 +148,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 | Input::Ready { worker }
                 | Input::Responded { worker }
                 | Input::Healthy { worker }
+                | Input::Withheld { worker }
                 | Input::SharedHeld { worker, .. }
                     if world
                         .processes
@@ -156,6 +160,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 Input::Listening { worker } | Input::Ready { worker } => revive(world, worker),
                 Input::Responded { .. }
                 | Input::Healthy { .. }
+                | Input::Withheld { .. }
                 | Input::Command { .. }
                 | Input::Exited { .. }
                 | Input::SlotHeld { .. }
