@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::home::{Home, HomeError};
 
+/// What the program is told to be the daemon.
+pub const DAEMON: &str = "daemon";
+
 /// What the daemon (`<this program> daemon`, with `RPM_HOME` set) writes to its standard output once it
 /// accepts connections. Anything else it writes there is the reason why it cannot.
 pub const DAEMON_READY: &str = "ready\n";
@@ -123,7 +126,7 @@ async fn locked(home: &Home) -> Result<Turn, ConnectError> {
 
 async fn start(home: &Home, program: &Path) -> Result<(), ConnectError> {
     let mut child = Command::new(program)
-        .arg("daemon")
+        .arg(DAEMON)
         .env("RPM_HOME", home.root())
         .current_dir("/")
         .stdin(Stdio::null())

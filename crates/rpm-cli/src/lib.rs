@@ -15,5 +15,5 @@ mod resolve;
 
 pub use args::{Client, Invocation, Usage, parse};
 pub use commands::run;
-pub use connect::DAEMON_READY;
+pub use connect::{DAEMON, DAEMON_READY};
 pub use home::{HomeError, home_dir};

@@ -13,6 +13,10 @@ fn main() -> ExitCode {
     {
         return demo::worker::run();
     }
+    // What the parser of arguments touches stays in the memory of a process that runs for months.
+    if std::env::args_os().skip(1).eq([rpm_cli::DAEMON]) {
+        return daemon();
+    }
     match rpm_cli::parse(std::env::args_os()) {
         Ok(Invocation::Client(client)) => rpm_cli::run(&client),
         Ok(Invocation::Daemon { check: false }) => daemon(),
