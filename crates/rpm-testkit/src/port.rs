@@ -1,7 +1,6 @@
 //! Port numbers that no other test takes.
 
 use std::fs::File;
-use std::net::{Ipv6Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Below the ephemeral range, so that no outgoing connection takes one.
@@ -40,8 +39,7 @@ impl Port {
         std::fs::create_dir_all(&directory).expect("a directory for port locks");
         let lock = File::create(directory.join(number.to_string())).ok()?;
         lock.try_lock().ok()?;
-        TcpListener::bind((Ipv6Addr::UNSPECIFIED, number)).ok()?;
-        Some(Port { number, _lock: lock })
+        is_free(number).then(|| Port { number, _lock: lock })
     }
 
     /// Its number.
@@ -49,6 +47,22 @@ impl Port {
     pub fn number(&self) -> u16 {
         self.number
     }
+}
+
+/// Nobody listens there. The kernel is asked, and no socket is bound to see: another thread that forks at that moment would
+/// keep a copy of it, and the port, until its child has executed its program.
+fn is_free(number: u16) -> bool {
+    // Local address, remote address, state; 0A is LISTEN.
+    let local = format!(":{number:04X} ");
+    let listens = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let listening = fields.get(3).is_some_and(|state| *state == "0A");
+        listening && fields.get(1).is_some_and(|at| format!("{at} ").ends_with(&local))
+    };
+    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().all(|table| {
+        let table = std::fs::read_to_string(table).unwrap_or_default();
+        !table.lines().any(listens)
+    })
 }
 
 impl std::fmt::Display for Port {
