@@ -161,6 +161,7 @@ impl Supervisor {
             fds,
             listen_fds,
             nofile: Some(self.child_nofile),
+            intercept: None,
         })?;
         let channel = ours.map(|socket| self.open_channel(worker, socket));
         let process = Process {

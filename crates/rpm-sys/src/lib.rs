@@ -15,6 +15,7 @@ pub mod activation;
 pub mod cbpf;
 pub mod daemonize;
 pub mod ebpf;
+pub mod intercept;
 pub mod limits;
 pub mod lock;
 pub mod oneshot;

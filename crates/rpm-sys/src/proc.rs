@@ -75,6 +75,30 @@ pub(crate) fn read<'b>(path: std::fmt::Arguments<'_>, buffer: &'b mut [u8]) -> i
     Ok(&buffer[..len])
 }
 
+/// The process of a thread.
+pub(crate) fn process_of(thread: u32) -> io::Result<u32> {
+    let mut buffer = [0; 512];
+    let text = read(format_args!("/proc/{thread}/status"), &mut buffer)?;
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let number = lines.find_map(|line| {
+        str::from_utf8(line.strip_prefix(b"Tgid:")?)
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    });
+    number.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The flags of a descriptor as fcntl(2) tells them, `O_CLOEXEC` among them; `None`: there is none, or it is not for us to know.
+pub(crate) fn fd_flags(pid: u32, number: i32) -> Option<i32> {
+    let mut buffer = [0; 128];
+    let text = read(format_args!("/proc/{pid}/fdinfo/{number}"), &mut buffer).ok()?;
+    let mut lines = str::from_utf8(text).ok()?.lines();
+    let flags = lines.find_map(|line| line.strip_prefix("flags:"))?;
+    i32::from_str_radix(flags.trim(), 8).ok()
+}
+
 /// The numbers among the entries of a directory; nothing if it cannot be read.
 pub(crate) fn numbers_in(path: &str) -> impl Iterator<Item = u32> + use<> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();

@@ -115,6 +115,50 @@ pub fn unlisten(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Read)?)
 }
 
+/// A TCP socket, and whether it is of IPv6 and leaves IPv4 alone; `None` for any other descriptor.
+#[must_use]
+pub fn tcp(socket: impl AsFd) -> Option<Tcp> {
+    let socket = socket.as_fd();
+    let domain = sockopt::socket_domain(socket).ok()?;
+    let stream = sockopt::socket_type(socket).ok()? == SocketType::STREAM;
+    // Protocol 0 cannot be told from it: the kernel fills in what it stands for.
+    let tcp = sockopt::socket_protocol(socket).ok()? == Some(rustix::net::ipproto::TCP);
+    let v6 = domain == AddressFamily::INET6;
+    let internet = v6 || domain == AddressFamily::INET;
+    let v6only = v6 && sockopt::ipv6_v6only(socket).ok()?;
+    (stream && tcp && internet).then_some(Tcp { v6only })
+}
+
+/// What is to be known of a TCP socket besides its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// An IPv6 socket that leaves IPv4 alone.
+    pub v6only: bool,
+}
+
+/// Lets the socket, which is not bound yet, share its address with others of the same user that allow it too.
+///
+/// # Errors
+/// `EBADF`, `ENOTSOCK`.
+pub fn share(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_reuseport(socket, true)?)
+}
+
+/// Whether it may be shared.
+#[must_use]
+pub fn is_shared(socket: impl AsFd) -> bool {
+    sockopt::socket_reuseport(socket).unwrap_or(false)
+}
+
+/// Makes the one wait, or not, as the other does.
+///
+/// # Errors
+/// `EBADF`.
+pub fn match_blocking(socket: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    let waits = !rustix::fs::fcntl_getfl(to)?.contains(rustix::fs::OFlags::NONBLOCK);
+    Ok(rustix::io::ioctl_fionbio(socket, !waits)?)
+}
+
 /// The address an internet socket is bound to.
 ///
 /// # Errors

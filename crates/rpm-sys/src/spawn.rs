@@ -15,7 +15,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use self::image::Image;
+use crate::intercept::{Filter, Notifications};
 use crate::pidfd::{PidFd, Signal};
+use crate::scm;
 
 /// What to start.
 #[derive(Debug)]
@@ -41,6 +43,9 @@ pub struct Spawn {
     pub listen_fds: usize,
     /// `RLIMIT_NOFILE` of the process; `None` leaves the daemon's own.
     pub nofile: Option<Rlimit>,
+    /// Have `bind` and `listen` of the process and all its descendants reported ([`crate::intercept`]). The process holds the
+    /// descriptor of the reports too, under this number: it works on if this one dies, until another one takes it.
+    pub intercept: Option<RawFd>,
 }
 
 pub use crate::limits::Rlimit;
@@ -52,6 +57,8 @@ pub struct Child {
     pub pid: u32,
     /// The process.
     pub pidfd: PidFd,
+    /// Its calls of `bind` and `listen`, if they are intercepted.
+    pub notifications: Option<Notifications>,
 }
 
 /// The step of a spawn that failed.
@@ -69,6 +76,8 @@ pub enum Stage {
     Directory,
     /// Setting its limit of open files.
     Limit,
+    /// Intercepting its calls: the system does not permit it.
+    Intercept,
     /// Executing the program.
     Execute,
 }
@@ -114,6 +123,7 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
         fds,
         listen_fds,
         nofile,
+        intercept,
     } = spawn;
     let image = Image::new(&program, &argv, &env, &cwd, listen_fds)?;
     check_targets(&program, &fds)?;
@@ -121,29 +131,29 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
     let stdin = stdin.map_or_else(dev_null, Ok).map_err(descriptors)?;
     let stdio = [(stdin, 0), (stdout, 1), (stderr, 2)];
     let placed = place(stdio.into_iter().chain(fds).collect()).map_err(descriptors)?;
-    let (report, answer) = report_pipe(&placed).map_err(descriptors)?;
+    let filter = intercept.map(|number| (Filter::new(), number));
+    let (report, answer) = report_socket(&placed, intercept).map_err(descriptors)?;
     let dups: Vec<(RawFd, RawFd)> = placed.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
     let plan = child::Plan {
         image: &image,
         dups: &dups,
         nofile: nofile.map(raw_limit),
+        filter: filter.as_ref().map(|(filter, number)| (filter.as_ref(), *number)),
         answer: answer.as_raw_fd(),
     };
-    let child = child::fork(&plan).map_err(|source| SpawnError::new(Stage::Fork, &program, source))?;
+    let mut child = child::fork(&plan).map_err(|source| SpawnError::new(Stage::Fork, &program, source))?;
     drop(answer);
-    match await_exec(&report) {
-        Ok(None) => Ok(child),
-        Ok(Some((stage, source))) => {
-            reap(&child);
-            let operand = if stage == Stage::Directory { &cwd } else { &program };
-            Err(SpawnError::new(stage, operand, source))
+    let (stage, source) = match await_exec(&report, &child.pidfd) {
+        Ok(notifications) => {
+            child.notifications = notifications;
+            return Ok(child);
         }
-        Err(source) => {
-            let _ = child.pidfd.send_signal(Signal::KILL);
-            reap(&child);
-            Err(SpawnError::new(Stage::Execute, &program, source))
-        }
-    }
+        Err(failed) => failed,
+    };
+    let _ = child.pidfd.send_signal(Signal::KILL);
+    reap(&child);
+    let operand = if stage == Stage::Directory { &cwd } else { &program };
+    Err(SpawnError::new(stage, operand, source))
 }
 
 impl SpawnError {
@@ -173,6 +183,7 @@ impl fmt::Display for Headline<'_> {
             Stage::Fork => write!(f, "cannot create a process for {operand}"),
             Stage::Group => write!(f, "cannot create a process group for {operand}"),
             Stage::Directory => write!(f, "cannot change to the directory {operand}"),
+            Stage::Intercept => write!(f, "cannot intercept the calls of {operand}"),
             Stage::Limit => write!(f, "cannot set the limit of open files of {operand}"),
             Stage::Execute => write!(f, "cannot execute {operand}"),
         }?;
@@ -274,9 +285,11 @@ fn floor_above(fds: &[(OwnedFd, RawFd)]) -> RawFd {
     fds.iter().map(|(_, to)| to.saturating_add(1)).max().unwrap_or(3)
 }
 
-fn report_pipe(placed: &[(OwnedFd, RawFd)]) -> io::Result<(OwnedFd, OwnedFd)> {
-    let (report, answer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    Ok((report, raise(answer, floor_above(placed))?))
+/// Where the child tells how far it has come. Its end is above all numbers that it is to place something at.
+fn report_socket(placed: &[(OwnedFd, RawFd)], intercept: Option<RawFd>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (report, answer) = scm::pair()?;
+    let floor = floor_above(placed).max(intercept.map_or(0, |number| number.saturating_add(1)));
+    Ok((report, raise(answer, floor)?))
 }
 
 fn raw_limit(limit: Rlimit) -> libc::rlimit {
@@ -286,17 +299,31 @@ fn raw_limit(limit: Rlimit) -> libc::rlimit {
     }
 }
 
-/// `None` when the pipe closed without a word: the program is being executed.
-fn await_exec(report: &OwnedFd) -> io::Result<Option<(Stage, io::Error)>> {
-    let mut fds = [PollFd::new(report, PollFlags::IN)];
-    if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&EXEC_DEADLINE)))? == 0 {
-        return Err(io::ErrorKind::TimedOut.into());
+/// Until the socket is closed without another word: the program is being executed.
+fn await_exec(report: &OwnedFd, child: &PidFd) -> Result<Option<Notifications>, (Stage, io::Error)> {
+    let execute = |source| (Stage::Execute, source);
+    let mut received = Vec::new();
+    loop {
+        let mut fds = [PollFd::new(report, PollFlags::IN)];
+        let waited = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&EXEC_DEADLINE)));
+        if waited.map_err(|errno| execute(errno.into()))? == 0 {
+            return Err(execute(io::ErrorKind::TimedOut.into()));
+        }
+        let mut message = [0; child::MESSAGE];
+        match scm::recv(report, &mut message, &mut received).map_err(execute)? {
+            0 => return Ok(received.pop().map(Notifications::new)),
+            _ => child::decode(message).map_or_else(|| may_intercept(child, &received), Err)?,
+        }
     }
-    let mut message = [0; 8];
-    match rustix::io::retry_on_intr(|| rustix::io::read(report, &mut message))? {
-        0 => Ok(None),
-        _ => Ok(Some(child::decode(message))),
+}
+
+/// The child has its filter. Without the right to take its sockets nothing could be done about its calls.
+fn may_intercept(child: &PidFd, received: &[OwnedFd]) -> Result<(), (Stage, io::Error)> {
+    let intercept = |source| (Stage::Intercept, source);
+    if received.is_empty() {
+        return Err(intercept(io::Error::from_raw_os_error(libc::EMFILE)));
     }
+    child.getfd(1).map(drop).map_err(intercept)
 }
 
 /// The child exits by itself or was killed: the wait is short.

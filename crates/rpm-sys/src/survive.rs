@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::pidfd::{ExitStatus, PidFd};
-use crate::proc::{Stat, numbers_in};
+use crate::proc::{Stat, fd_flags, numbers_in};
 
 /// Names this run of the system (`/proc/sys/kernel/random/boot_id`): pids and inodes mean nothing in another.
 ///
@@ -126,10 +126,7 @@ impl Holdings<'_> {
 }
 
 fn is_read_only(pid: u32, number: RawFd) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).unwrap_or_default();
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-    let flags = flags.and_then(|text| i32::from_str_radix(text.trim(), 8).ok());
-    flags.is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
+    fd_flags(pid, number).is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
 }
 
 fn libc_fd(process: &PidFd) -> libc::c_int {
@@ -154,6 +151,7 @@ mod tests {
             fds: vec![(extra, 9)],
             listen_fds: 0,
             nofile: None,
+            intercept: None,
         })
         .unwrap()
     }

@@ -8,6 +8,7 @@ use std::ptr;
 
 use super::image::{Image, PID_DIGITS};
 use super::{Child, Stage};
+use crate::intercept::{Filter, install};
 use crate::pidfd::PidFd;
 
 /// `_NSIG` of the kernel.
@@ -21,6 +22,8 @@ pub(super) struct Plan<'a> {
     /// Source, target; every source is above every target.
     pub(super) dups: &'a [(RawFd, RawFd)],
     pub(super) nofile: Option<libc::rlimit>,
+    /// The filter, `None` if there is none for this processor, and the number that its descriptor shall have.
+    pub(super) filter: Option<(Option<&'a Filter>, RawFd)>,
     /// Where a failure is reported; close-on-exec, above every target.
     pub(super) answer: RawFd,
 }
@@ -48,23 +51,29 @@ pub(super) fn fork(plan: &Plan<'_>) -> io::Result<Child> {
     Ok(Child {
         pid,
         pidfd: PidFd::from_parts(fd, pid),
+        notifications: None,
     })
 }
 
-/// What a child that failed has written.
-pub(super) fn decode(message: [u8; 8]) -> (Stage, io::Error) {
+/// Bytes of what a child tells: a step and an error number.
+pub(super) const MESSAGE: usize = 8;
+/// The step that went well: a descriptor comes with it.
+const INTERCEPTED: i32 = 0;
+
+/// What a child that failed has written; `None`: it has come as far as to have its calls intercepted.
+pub(super) fn decode(message: [u8; MESSAGE]) -> Option<(Stage, io::Error)> {
     let [a, b, c, d, e, f, g, h] = message;
     let stage = match i32::from_ne_bytes([a, b, c, d]) {
+        INTERCEPTED => return None,
         1 => Stage::Group,
         2 => Stage::Descriptors,
         3 => Stage::Directory,
         4 => Stage::Limit,
+        5 => Stage::Intercept,
         _ => Stage::Execute,
     };
-    (
-        stage,
-        io::Error::from_raw_os_error(i32::from_ne_bytes([e, f, g, h])),
-    )
+    let errno = i32::from_ne_bytes([e, f, g, h]);
+    Some((stage, io::Error::from_raw_os_error(errno)))
 }
 
 fn code(stage: Stage) -> i32 {
@@ -73,7 +82,8 @@ fn code(stage: Stage) -> i32 {
         Stage::Descriptors => 2,
         Stage::Directory => 3,
         Stage::Limit => 4,
-        Stage::Prepare | Stage::Fork | Stage::Execute => 5,
+        Stage::Intercept => 5,
+        Stage::Prepare | Stage::Fork | Stage::Execute => 6,
     }
 }
 
@@ -104,6 +114,9 @@ fn run(plan: &Plan<'_>) -> ! {
     // back what the process holds for it; elsewhere it fails and changes nothing.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, anybody) };
     write_pid(plan.image.pid_digits);
+    if let Some((filter, number)) = plan.filter {
+        intercept(plan, filter, number);
+    }
     set_mask(&empty_mask());
     let Image {
         program, argv, envp, ..
@@ -111,6 +124,54 @@ fn run(plan: &Plan<'_>) -> ! {
     // SAFETY: a zero-terminated string and two null-terminated lists of such, all owned by the live image.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     fail(plan, Stage::Execute)
+}
+
+/// From now on `bind` and `listen` wait for the parent, which gets the descriptor of the reports; the process keeps it too.
+fn intercept(plan: &Plan<'_>, filter: Option<&Filter>, number: RawFd) {
+    let Some(filter) = filter else {
+        fail_with(plan, Stage::Intercept, libc::ENOSYS)
+    };
+    let Ok(reports) = install(filter) else {
+        fail(plan, Stage::Intercept)
+    };
+    // SAFETY: numbers alone. It has been made close-on-exec; the copy is not.
+    if (reports != number && unsafe { libc::dup2(reports, number) } < 0) || !send(plan.answer, number) {
+        fail(plan, Stage::Intercept);
+    }
+    // Where it has the number already it must lose the flag.
+    // SAFETY: numbers alone.
+    unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+}
+
+/// Sends a descriptor to the parent.
+fn send(to: RawFd, number: RawFd) -> bool {
+    #[repr(C)]
+    struct Ancillary {
+        header: libc::cmsghdr,
+        number: RawFd,
+    }
+    let message = [INTERCEPTED, 0];
+    let mut bytes = libc::iovec {
+        iov_base: message.as_ptr().cast_mut().cast(),
+        iov_len: MESSAGE,
+    };
+    let length = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
+    let mut ancillary = Ancillary {
+        // SAFETY: numbers, for which zero is a value.
+        header: unsafe { MaybeUninit::zeroed().assume_init() },
+        number,
+    };
+    ancillary.header.cmsg_len = length as _;
+    ancillary.header.cmsg_level = libc::SOL_SOCKET;
+    ancillary.header.cmsg_type = libc::SCM_RIGHTS;
+    // SAFETY: numbers and pointers, for which zero is a value.
+    let mut parts: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    parts.msg_iov = &raw mut bytes;
+    parts.msg_iovlen = 1;
+    parts.msg_control = (&raw mut ancillary).cast();
+    parts.msg_controllen = length as _;
+    // SAFETY: everything that `parts` points at is live, and as long as it says.
+    unsafe { libc::sendmsg(to, &raw const parts, libc::MSG_NOSIGNAL) >= 0 }
 }
 
 /// Everything above standard error becomes close-on-exec (Linux 5.11; before, what this program
@@ -175,6 +236,10 @@ fn write_pid(digits: *mut u8) {
 fn fail(plan: &Plan<'_>, stage: Stage) -> ! {
     // Reads errno and nothing else.
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    fail_with(plan, stage, errno)
+}
+
+fn fail_with(plan: &Plan<'_>, stage: Stage, errno: i32) -> ! {
     let message = [code(stage), errno];
     // SAFETY: 8 bytes from a live array.
     unsafe { libc::write(plan.answer, message.as_ptr().cast(), size_of_val(&message)) };
@@ -223,6 +288,7 @@ mod tests {
             fds: Vec::new(),
             listen_fds: 0,
             nofile: None,
+            intercept: None,
         };
         let child = crate::spawn::spawn(what).unwrap();
         let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();

@@ -13,7 +13,7 @@ use rpm_sys::spawn::{Child, Spawn, SpawnError, spawn};
 use rpm_sys::{PidFd, Signal};
 
 /// Far beyond what any of it takes, for a loaded machine.
-const BOUND: Duration = Duration::from_secs(10);
+pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
 /// Looks until `look` is satisfied; fails with the last thing seen.
 pub(crate) fn wait_until<T: std::fmt::Debug>(mut look: impl FnMut() -> Result<(), T>) {
@@ -50,6 +50,7 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Spawn {
         fds: Vec::new(),
         listen_fds: 0,
         nofile: None,
+        intercept: None,
     }
 }
 

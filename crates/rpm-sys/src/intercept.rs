@@ -1,0 +1,364 @@
+//! Interception of `bind` and `listen` in a process and all that descends from it, by seccomp user notification
+//! (seccomp_unotify(2), Linux 5.9; pidfd_getfd(2), Linux 5.6).
+//!
+//! The filter is installed between fork and exec and inherited from there on. A process that calls one of the two waits in the
+//! kernel until its supervisor has answered: mostly that the call shall go on as it is, after something was done to the
+//! socket, or after the socket was replaced by another one.
+//!
+//! What a process passes in memory may change before the kernel reads it. So nothing here is a matter of security: a
+//! program that cheats gets the port that it would have had without.
+
+mod filter;
+
+use std::io;
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+pub(crate) use filter::{Filter, install};
+
+use crate::pidfd::raw_pid;
+use crate::proc;
+
+/// Linux, include/uapi/linux/pidfd.h: the pidfd may be that of a thread (Linux 6.9).
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
+/// What `/proc/<pid>/fd` shows for the descriptor of [`Notifications`].
+const LINK: &str = "anon_inode:seccomp notify";
+
+/// The calls of one process tree that wait for an answer.
+#[derive(Debug)]
+pub struct Notifications {
+    fd: OwnedFd,
+}
+
+/// A call that waits for its answer.
+#[derive(Debug)]
+pub struct Call {
+    id: u64,
+    /// The thread, by its number; its process is asked for descriptors by this too.
+    thread: u32,
+    /// The number that the socket has there.
+    number: RawFd,
+    what: What,
+}
+
+/// Which call it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// `bind`; where the address lies in the caller's memory, and how long it is.
+    Bind {
+        /// Address in memory.
+        at: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// `listen`.
+    Listen {
+        /// The backlog that is asked for.
+        backlog: u32,
+    },
+}
+
+/// What is waiting.
+#[derive(Debug)]
+pub enum Received {
+    /// This call.
+    Call(Call),
+    /// Nothing.
+    Nothing,
+    /// Nothing, and nothing will: no process is left that has the filter.
+    End,
+}
+
+impl Notifications {
+    pub(crate) fn new(fd: OwnedFd) -> Notifications {
+        Notifications { fd }
+    }
+
+    /// Takes back the descriptor that a worker holds under this number, as a daemon does that goes on after the death of
+    /// another; `None` if it is none, or no more.
+    ///
+    /// # Errors
+    /// `EPERM` without the right to trace the process, `EMFILE`.
+    pub fn take_back(process: &crate::PidFd, number: RawFd) -> io::Result<Option<Notifications>> {
+        let link = std::fs::read_link(format!("/proc/{}/fd/{number}", process.pid()));
+        if !link.is_ok_and(|link| link.as_os_str() == LINK) {
+            return Ok(None);
+        }
+        match process.getfd(number) {
+            Ok(fd) => Ok(Some(Notifications { fd })),
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next call. It does not wait, unless the descriptor is also read by the processes themselves, who inherit it: then it
+    /// may wait as long as one of these lives.
+    ///
+    /// # Errors
+    /// `EMFILE` and the like; not that a caller has died, which is [`Received::Nothing`].
+    pub fn receive(&self) -> io::Result<Received> {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))?;
+        let events = fds[0].revents();
+        if !events.contains(PollFlags::IN) {
+            let ended = events.intersects(PollFlags::HUP | PollFlags::ERR);
+            return Ok(if ended { Received::End } else { Received::Nothing });
+        }
+        // SAFETY: plain integers; the kernel demands zeroes.
+        let mut notice: libc::seccomp_notif = unsafe { mem::zeroed() };
+        // SAFETY: the kernel writes one `seccomp_notif`, which is what it is given.
+        let done = unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                libc::SECCOMP_IOCTL_NOTIF_RECV,
+                &raw mut notice,
+            )
+        };
+        if done != 0 {
+            let error = io::Error::last_os_error();
+            // The caller has died since, or somebody else took it.
+            let nothing = matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR));
+            return if nothing {
+                Ok(Received::Nothing)
+            } else {
+                Err(error)
+            };
+        }
+        Ok(Received::Call(Call::read(&notice)))
+    }
+
+    /// The caller still waits for the answer.
+    #[must_use]
+    pub fn is_waiting(&self, call: &Call) -> bool {
+        // SAFETY: the kernel reads one u64.
+        let done = unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                libc::SECCOMP_IOCTL_NOTIF_ID_VALID,
+                &raw const call.id,
+            )
+        };
+        done == 0
+    }
+
+    /// The call goes on as if nothing had been.
+    ///
+    /// # Errors
+    /// `ENOENT` if the caller has died.
+    pub fn proceed(&self, call: &Call) -> io::Result<()> {
+        let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+        let response = libc::seccomp_notif_resp {
+            id: call.id,
+            val: 0,
+            error: 0,
+            // It is the bit 0.
+            flags: u32::try_from(flags).unwrap_or(1),
+        };
+        // SAFETY: the kernel reads one `seccomp_notif_resp`.
+        let done = unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                libc::SECCOMP_IOCTL_NOTIF_SEND,
+                &raw const response,
+            )
+        };
+        check(done)
+    }
+
+    /// The socket that the call is about.
+    ///
+    /// # Errors
+    /// `EPERM` without the right to trace the caller, `EBADF` if it has no such descriptor, `ESRCH` if it is gone, `EMFILE`.
+    pub fn socket(&self, call: &Call) -> io::Result<OwnedFd> {
+        let process = thread(call.thread)?;
+        let copy = pidfd_getfd(&process, call.number, PidfdGetfdFlags::empty())?;
+        // The thread might have died before, and its number have gone to another one.
+        if self.is_waiting(call) {
+            Ok(copy)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESRCH))
+        }
+    }
+
+    /// Where the caller wants to bind its socket; `None` if that is not an internet address.
+    ///
+    /// # Errors
+    /// Those of reading its memory (process_vm_readv(2)).
+    pub fn address(&self, call: &Call) -> io::Result<Option<SocketAddr>> {
+        let What::Bind { at, len } = call.what else {
+            return Ok(None);
+        };
+        let mut bytes = [0_u8; size_of::<libc::sockaddr_in6>()];
+        let wanted = usize::try_from(len).unwrap_or(bytes.len()).min(bytes.len());
+        let local = libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: wanted,
+        };
+        let remote = libc::iovec {
+            iov_base: std::ptr::with_exposed_provenance_mut(usize::try_from(at).unwrap_or(0)),
+            iov_len: wanted,
+        };
+        let pid = libc::pid_t::try_from(call.thread).unwrap_or(0);
+        // SAFETY: the kernel writes at most `wanted` bytes to `bytes`; the other address is the other process's and is not
+        // dereferenced here.
+        let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+        if read < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if !self.is_waiting(call) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        let read = usize::try_from(read).unwrap_or(0);
+        Ok(internet_address(bytes.get(..read).unwrap_or(&[])))
+    }
+
+    /// Puts another socket in the place of the one that the call is about, which closes that there. The answer is still to be
+    /// given.
+    ///
+    /// # Errors
+    /// `ENOENT` if the caller has died, `EMFILE`.
+    pub fn replace(&self, call: &Call, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let closes =
+            proc::fd_flags(call.thread, call.number).is_some_and(|flags| flags & libc::O_CLOEXEC != 0);
+        let request = libc::seccomp_notif_addfd {
+            id: call.id,
+            flags: u32::try_from(libc::SECCOMP_ADDFD_FLAG_SETFD).unwrap_or(1),
+            srcfd: u32::try_from(socket.as_raw_fd()).unwrap_or(u32::MAX),
+            newfd: u32::try_from(call.number).unwrap_or(u32::MAX),
+            newfd_flags: if closes { libc::O_CLOEXEC.unsigned_abs() } else { 0 },
+        };
+        // SAFETY: the kernel reads one `seccomp_notif_addfd`.
+        let done = unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                libc::SECCOMP_IOCTL_NOTIF_ADDFD,
+                &raw const request,
+            )
+        };
+        // It returns the number, or -1.
+        check(done.min(0))
+    }
+}
+
+impl AsRawFd for Notifications {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl AsFd for Notifications {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Call {
+    fn read(notice: &libc::seccomp_notif) -> Call {
+        let [number, second, third, ..] = notice.data.args;
+        let what = if libc::c_long::from(notice.data.nr) == libc::SYS_bind {
+            What::Bind {
+                at: second,
+                len: third,
+            }
+        } else {
+            // The kernel takes the low half, and a negative one for the largest.
+            What::Listen {
+                backlog: second as u32,
+            }
+        };
+        Call {
+            id: notice.id,
+            thread: notice.pid,
+            number: number as RawFd,
+            what,
+        }
+    }
+
+    /// Which call it is.
+    #[must_use]
+    pub fn what(&self) -> What {
+        self.what
+    }
+
+    /// The number of the thread that calls.
+    #[must_use]
+    pub fn thread(&self) -> u32 {
+        self.thread
+    }
+}
+
+fn thread(number: u32) -> io::Result<OwnedFd> {
+    let pid = raw_pid(number)?;
+    match pidfd_open(pid, PIDFD_THREAD) {
+        Ok(fd) => Ok(fd),
+        // An older kernel opens processes alone.
+        Err(rustix::io::Errno::INVAL) => Ok(pidfd_open(
+            raw_pid(proc::process_of(number)?)?,
+            PidfdFlags::empty(),
+        )?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads `sockaddr_in` and `sockaddr_in6` (ip(7), ipv6(7)).
+fn internet_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let field = |at: usize| bytes.get(at..at + 2)?.first_chunk::<2>().copied();
+    let family = i32::from(u16::from_ne_bytes(field(0)?));
+    let port = u16::from_be_bytes(field(2)?);
+    match family {
+        libc::AF_INET => {
+            let ip = Ipv4Addr::from(*bytes.get(4..8)?.first_chunk::<4>()?);
+            Some(SocketAddr::new(ip.into(), port))
+        }
+        libc::AF_INET6 => {
+            let ip = Ipv6Addr::from(*bytes.get(8..24)?.first_chunk::<16>()?);
+            let scope = bytes.get(24..28).and_then(|scope| scope.first_chunk::<4>());
+            let scope = scope.map_or(0, |scope| u32::from_ne_bytes(*scope));
+            Some(SocketAddrV6::new(ip, port, 0, scope).into())
+        }
+        _ => None,
+    }
+}
+
+fn check(done: i32) -> io::Result<()> {
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn internet_addresses_are_read_and_others_are_not() {
+        let mut four = [0_u8; 16];
+        four[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        four[2..8].copy_from_slice(&[0x1f, 0x90, 127, 0, 0, 1]);
+        assert_eq!(internet_address(&four), "127.0.0.1:8080".parse().ok());
+        assert_eq!(internet_address(&four[..7]), None, "cut short");
+        let mut six = [0_u8; 28];
+        six[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+        six[2..4].copy_from_slice(&[0, 80]);
+        six[23] = 1;
+        assert_eq!(internet_address(&six), "[::1]:80".parse().ok());
+        assert_eq!(
+            internet_address(&six[..24]),
+            "[::1]:80".parse().ok(),
+            "without a scope"
+        );
+        four[..2].copy_from_slice(&(libc::AF_UNIX as u16).to_ne_bytes());
+        assert_eq!(internet_address(&four), None);
+        assert_eq!(internet_address(&[]), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! The filter, and how it is installed between fork and exec: system calls only.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use libc::sock_filter;
+
+/// Linux, include/uapi/linux/audit.h.
+#[cfg(target_arch = "x86_64")]
+const ARCH: Option<u32> = Some(0xC000_003E);
+#[cfg(target_arch = "aarch64")]
+const ARCH: Option<u32> = Some(0xC000_00B7);
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+const ARCH: Option<u32> = None;
+
+/// Of `seccomp_data`.
+const NUMBER_AT: u32 = 0;
+const ARCH_AT: u32 = 4;
+
+const LOAD: u16 = 0x20;
+const JUMP_EQUAL: u16 = 0x15;
+const RETURN: u16 = 0x06;
+
+/// A program for [`install`].
+#[derive(Clone, Debug)]
+pub(crate) struct Filter {
+    program: [sock_filter; 7],
+}
+
+impl Filter {
+    /// Notifies of `bind` and `listen`, and lets everything else pass: programs of another architecture too, for their calls have
+    /// other numbers (x32, whose numbers have a bit of their own, included). `None` on a processor whose numbers are not known.
+    pub(crate) fn new() -> Option<Filter> {
+        let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
+        let step = |code, yes, no, k| sock_filter {
+            code,
+            jt: yes,
+            jf: no,
+            k,
+        };
+        Some(Filter {
+            program: [
+                step(LOAD, 0, 0, ARCH_AT),
+                step(JUMP_EQUAL, 0, 3, ARCH?),
+                step(LOAD, 0, 0, NUMBER_AT),
+                step(JUMP_EQUAL, 2, 0, number(libc::SYS_bind)),
+                step(JUMP_EQUAL, 1, 0, number(libc::SYS_listen)),
+                step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+                step(RETURN, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
+            ],
+        })
+    }
+}
+
+/// Installs the filter in the calling thread, for good, and returns the number of the descriptor that its calls are reported to.
+/// With `CAP_SYS_ADMIN` set-user-ID programs go on working below it; without, the kernel wants that given up. Raw system calls
+/// alone: this runs between fork and exec.
+///
+/// # Errors
+/// `EBUSY` where another filter with such a descriptor is in force (as under some container runtimes), `EINVAL` and `ENOSYS` on
+/// kernels before 5.9, what the filter of a container says.
+pub(crate) fn install(filter: &Filter) -> io::Result<RawFd> {
+    // A caller is not disturbed by signals while it waits, so that it sees no EINTR that it would not have seen (Linux 5.19).
+    let undisturbed = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    match load(filter, undisturbed) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            load(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)
+        }
+        other => other,
+    }
+}
+
+fn load(filter: &Filter, flags: libc::c_ulong) -> io::Result<RawFd> {
+    match try_load(filter, flags) {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            let (yes, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
+            // SAFETY: numbers alone.
+            let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, unused, unused, unused) };
+            if done == 0 {
+                try_load(filter, flags)
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        }
+        other => other,
+    }
+}
+
+fn try_load(filter: &Filter, flags: libc::c_ulong) -> io::Result<RawFd> {
+    let mode = libc::c_long::from(libc::SECCOMP_SET_MODE_FILTER);
+    let program = libc::sock_fprog {
+        len: filter.program.len() as u16,
+        filter: filter.program.as_ptr().cast_mut(),
+    };
+    // SAFETY: `program` names as many live instructions as it says; the kernel reads them and writes nothing.
+    let number = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
+    if number < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(number as RawFd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the filter says of a call.
+    fn verdict(filter: &Filter, arch: u32, number: u32) -> u32 {
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let step = &filter.program[at];
+            at += 1;
+            match step.code {
+                LOAD if step.k == ARCH_AT => a = arch,
+                LOAD => a = number,
+                JUMP_EQUAL => at += usize::from(if a == step.k { step.jt } else { step.jf }),
+                _ => return step.k,
+            }
+        }
+    }
+
+    #[test]
+    fn two_calls_of_this_architecture_are_reported() {
+        let filter = Filter::new().expect("a known processor");
+        let arch = ARCH.unwrap();
+        for (call, wanted) in [
+            (libc::SYS_bind, libc::SECCOMP_RET_USER_NOTIF),
+            (libc::SYS_listen, libc::SECCOMP_RET_USER_NOTIF),
+            (libc::SYS_accept4, libc::SECCOMP_RET_ALLOW),
+            (libc::SYS_bind | 0x4000_0000, libc::SECCOMP_RET_ALLOW),
+        ] {
+            assert_eq!(verdict(&filter, arch, call as u32), wanted, "{call}");
+        }
+        let other = arch ^ 1;
+        let bind = libc::SYS_bind as u32;
+        assert_eq!(verdict(&filter, other, bind), libc::SECCOMP_RET_ALLOW);
+    }
+}
