@@ -62,7 +62,10 @@ fn pass(from: &Notifications, with: impl FnOnce(&Call, &OwnedFd)) {
 /// The byte that a server answers with.
 fn asked(port: u16) -> char {
     let mut byte = [0];
-    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), BOUND).unwrap();
+    let mut connected = None;
+    // The answer is not yet the call.
+    wait_until(|| TcpStream::connect(("127.0.0.1", port)).map(|stream| connected = Some(stream)));
+    let mut stream = connected.unwrap();
     stream.set_read_timeout(Some(BOUND)).unwrap();
     stream.read_exact(&mut byte).unwrap();
     char::from(byte[0])
