@@ -23,6 +23,16 @@ impl App {
         if name.ends_with(".js") { app.node(22) } else { app }
     }
 
+    /// What is started by these words.
+    #[must_use]
+    pub fn of(words: impl IntoIterator<Item = impl Into<OsString>>) -> App {
+        App {
+            args: vec!["start".into()],
+            env: Vec::new(),
+        }
+        .args(words)
+    }
+
     /// The same behind `-i`.
     #[must_use]
     pub fn cluster(name: &str, instances: &str) -> App {

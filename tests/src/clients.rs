@@ -24,6 +24,15 @@ impl Clients {
         Clients::of(&[load(Kind::NewConnection), load(Kind::KeepAlive)])
     }
 
+    /// The same with a connection for every request alone, as for servers that keep none.
+    #[must_use]
+    pub fn fresh(port: &Port, clients: usize) -> Clients {
+        Clients::of(&[Load {
+            clients,
+            ..Load::local(port.number())
+        }])
+    }
+
     /// Begins to send everything that the fixture `everything.js` answers, from so many clients of each kind: HTTP/1 at
     /// `port`, HTTP/2 at `port2`. Long-lived connections must be left open for `holds` after a [`Clients::mark`].
     #[must_use]

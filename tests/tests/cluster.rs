@@ -140,14 +140,15 @@ fn without_instances_one_process_owns_its_port() {
     );
     assert_eq!(seen["send"], "function", "{seen}");
     let info = rpm.describe("ipc");
-    assert_eq!((info.plane.as_str(), info.processes.len()), ("none", 1));
+    assert_eq!((info.plane.as_str(), info.processes.len()), ("direct", 1));
     assert_eq!(info.processes[0].exec_mode, ExecMode::Fork);
     let own: Vec<_> = info
         .listeners
         .iter()
         .map(|l| (l.address.clone(), l.steering.as_str()))
         .collect();
-    assert_eq!(own, [(format!("tcp 127.0.0.1:{port}"), "own")]);
+    assert_eq!(own.len(), 1, "{own:?}");
+    assert_eq!(own[0].0, format!("tcp 127.0.0.1:{port}"));
     assert!(rpm.fails(["scale", "ipc", "2"]).contains("fork mode"));
 }
 

@@ -342,11 +342,27 @@ fn when_all_have_closed_the_port_is_refused() {
 }
 
 #[test]
-fn an_exclusive_listener_is_the_workers_own() {
+fn listeners_that_bypass_node_cluster_are_balanced_too() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let there = format!(r#""port":{port},"host":"127.0.0.1""#);
+    for (name, options) in [
+        ("exclusive", r#""exclusive":true"#),
+        ("reusePort", r#""reusePort":true"#),
+    ] {
+        listening(&format!("[{{{there},{options}}}]"), "2")
+            .args(["--name", name])
+            .start(&rpm);
+        assert_eq!(workers(&port, 2).len(), 2, "{name}");
+        rpm.ok(["delete", name]);
+    }
+}
+
+#[test]
+fn an_exclusive_listener_is_the_workers_own_if_it_is_left_alone() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     let ran = App::cluster("exclusive.js", "2")
         .port(&port)
-        .args(["--listen-timeout", "1500"])
+        .args(["--listen-timeout", "1500", "--no-intercept"])
         .start(&rpm);
     assert!(
         ran.stderr.contains("without balancing") || ran.stderr.contains("listens on nothing"),

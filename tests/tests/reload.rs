@@ -9,7 +9,7 @@ use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill;
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, wait_until};
+use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
@@ -243,17 +243,37 @@ fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
 }
 
 #[test]
-fn a_fork_mode_app_is_restarted_and_says_so() {
+fn a_fork_mode_app_loses_nothing() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    App::new("hello.js")
-        .args(["--name", "web"])
-        .port(&port)
-        .start(&rpm);
-    let before = rpm.pids("web");
-    let ran = rpm.run(["reload", "web"]);
+    let app = App::new("hello.js").args(["--name", "web", "--drain-timeout", "10000"]);
+    let app = app.port(&port);
+    app.start(&rpm);
+    wait_until(
+        "it serves",
+        BOUND,
+        || get(port.number(), "/").is_ok(),
+        |serves| *serves,
+    );
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    for _ in 0..3 {
+        let before = rpm.list();
+        rpm.ok(["reload", "web"]);
+        assert_replaced(&before, &rpm.list());
+        clients.wait_ok(SOME);
+    }
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn a_fork_mode_app_that_listens_on_nothing_is_restarted_and_says_so() {
+    let rpm = Rpm::new();
+    App::new("no-listen.js").args(["--name", "job"]).start(&rpm);
+    let before = rpm.pids("job");
+    let ran = rpm.run(["reload", "job"]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
-    assert!(ran.stderr.contains("with downtime"), "{ran:#?}");
-    assert_ne!(rpm.pids("web"), before);
+    assert!(ran.stderr.contains("it is restarted"), "{ran:#?}");
+    assert_ne!(rpm.pids("job"), before);
 }
 
 #[test]

@@ -290,6 +290,12 @@ pub(crate) struct StartArgs {
     /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
     pub(crate) listen: Vec<String>,
+    /// Share only these of the ports that the program opens [default: all but random ones]
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) ports: Vec<u16>,
+    /// Leave the ports that the program opens by itself to it (it is not balanced then, unless it is Node)
+    #[arg(long)]
+    pub(crate) no_intercept: bool,
     /// A worker is ready when it sends `ready` (process.send)
     #[arg(long)]
     pub(crate) wait_ready: bool,

@@ -41,25 +41,39 @@ pub(crate) enum ResolveError {
     Quotes(String),
 }
 
+/// A longer command does not fit into a table.
+const LONGEST_NAME: usize = 40;
+
 /// Resolves the arguments of `start`.
 pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<StartRequest, ResolveError> {
     let cwd = working_directory(args, around)?;
-    let script = program::find_script(&args.script, &cwd, around)?;
-    let interpreter = program::find_interpreter(args.interpreter.as_deref(), &script, &cwd, around)?;
+    let line = program::command_line(&args.script, &cwd, around)?;
+    let script = match &line {
+        Some((shell, _)) => shell.clone(),
+        None => program::find_script(&args.script, &cwd, around)?,
+    };
+    let interpreter = match &line {
+        Some(_) => None,
+        None => program::find_interpreter(args.interpreter.as_deref(), &script, &cwd, around)?,
+    };
+    let line = line.map(|(_, line)| line);
+    let own_args = line.iter().flat_map(|line| [OsString::from("-c"), line.into()]);
+    let default_name = line
+        .as_deref()
+        .map_or_else(|| default_name(&script), name_of_line);
     let (exec_mode, instances) = match args.instances {
         Some(instances) => (ExecMode::Cluster, instances),
         None => (ExecMode::Fork, 1),
     };
     let app = AppSpec {
-        name: args.name.clone().unwrap_or_else(|| default_name(&script)),
+        name: args.name.clone().unwrap_or(default_name),
         script: utf8("the path of the script", script)?,
         interpreter: interpreter
             .map(|path| utf8("the path of the interpreter", path))
             .transpose()?,
         interpreter_args: interpreter_args(&args.interpreter_args)?,
-        args: args
-            .args
-            .iter()
+        args: own_args
+            .chain(args.args.iter().cloned())
             .map(|arg| utf8("an argument", arg))
             .collect::<Result<_, _>>()?,
         cwd: utf8("the working directory", cwd)?,
@@ -67,6 +81,8 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         exec_mode,
         instances,
         listen: args.listen.clone(),
+        intercept: !args.no_intercept,
+        ports: args.ports.clone(),
         wait_ready: args.wait_ready,
         autorestart: !args.no_autorestart,
         listen_timeout_ms: args.listen_timeout,
@@ -112,6 +128,14 @@ fn working_directory(args: &StartArgs, around: &Surroundings) -> Result<PathBuf,
     } else {
         Err(ResolveError::NoSuchDirectory(dir))
     }
+}
+
+/// A command is called by what it is, if that can be a name, or by its program.
+fn name_of_line(line: &str) -> String {
+    if line.len() <= LONGEST_NAME && !line.contains('/') {
+        return line.to_owned();
+    }
+    default_name(Path::new(line.split_whitespace().next().unwrap_or_default()))
 }
 
 /// The file name without its last extension.

@@ -89,11 +89,13 @@ pub(crate) fn assess(
 fn term(worker: &Worker, former: Option<&Footprint>) -> (Duration, bool) {
     let policy = &worker.config.policy;
     match (worker.config.readiness, former) {
-        (Readiness::Executed, _) => (policy.min_uptime, true),
+        (Readiness::Executed, _) | (Readiness::Runs, None) => (policy.min_uptime, true),
         (Readiness::Announces, _) => (policy.reload_timeout, false),
         // There is nothing to compare with: as at a first start.
         (Readiness::Listens, None) => (policy.listen_timeout, true),
-        (Readiness::Listens, Some(former)) if former.is_silent() => (policy.min_uptime, true),
-        (Readiness::Listens, Some(_)) => (policy.reload_timeout, false),
+        (Readiness::Listens | Readiness::Runs, Some(former)) if former.is_silent() => {
+            (policy.min_uptime, true)
+        }
+        (Readiness::Listens | Readiness::Runs, Some(_)) => (policy.reload_timeout, false),
     }
 }

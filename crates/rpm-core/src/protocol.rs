@@ -10,9 +10,11 @@ use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, Wo
 /// How an app's workers come by their port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Readiness {
-    /// Ready once the program has been executed: fork mode, and workers that are handed
-    /// a socket that listens already (`LISTEN_FDS`).
+    /// Ready once the program has been executed: workers that are handed a socket that listens already (`LISTEN_FDS`).
     Executed,
+    /// The same at a first start, for a program that may have no port at all. A worker that a reload starts must listen where
+    /// its predecessor does.
+    Runs,
     /// Ready once it listens. A worker that is alive at `listen_timeout` and listens on nothing is
     /// `online` too (a queue consumer), and is reported as silent.
     Listens,

@@ -83,10 +83,12 @@ impl Core {
                 self.enter(id, Phase::Launching { ready_by });
                 match (duty, readiness) {
                     (Duty::Prove, _) => self.review(id),
-                    (Duty::Serve | Duty::StandBy { .. }, Readiness::Executed) => self.online(id, false),
+                    (Duty::Serve | Duty::StandBy { .. }, Readiness::Executed | Readiness::Runs) => {
+                        self.online(id, false);
+                    }
                     (
                         Duty::Serve | Duty::StandBy { .. } | Duty::Retire { .. },
-                        Readiness::Executed | Readiness::Listens | Readiness::Announces,
+                        Readiness::Executed | Readiness::Runs | Readiness::Listens | Readiness::Announces,
                     ) => {}
                 }
             }
@@ -141,7 +143,7 @@ impl Core {
             (Phase::Spawning { .. }, _) => self.not_ready(id, SPAWN_TIMEOUT),
             (Phase::Launching { .. }, _) if worker.duty == Duty::Prove => self.review(id),
             (Phase::Launching { .. }, Readiness::Announces) => self.not_ready(id, within),
-            (Phase::Launching { .. }, Readiness::Listens | Readiness::Executed) => {
+            (Phase::Launching { .. }, Readiness::Listens | Readiness::Executed | Readiness::Runs) => {
                 self.online(id, self.is_silent(id));
             }
             (Phase::Draining { .. }, _) => self.cut(id),
@@ -360,7 +362,7 @@ impl Core {
         self.workers
             .get(&id)
             .is_some_and(|worker| match worker.config.readiness {
-                Readiness::Executed | Readiness::Announces => false,
+                Readiness::Executed | Readiness::Runs | Readiness::Announces => false,
                 Readiness::Listens => !worker.heard && !self.steering.is_holder(worker.instance, id),
             })
     }
@@ -460,7 +462,8 @@ impl Core {
         let Some(worker) = self.workers.get(&id) else {
             return false;
         };
-        let matches = worker.config.readiness == readiness;
+        let listens = (worker.config.readiness, readiness) == (Readiness::Runs, Readiness::Listens);
+        let matches = worker.config.readiness == readiness || listens;
         if let Phase::Spawning { .. } = worker.phase {
             self.spawned(id);
         }

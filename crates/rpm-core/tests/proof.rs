@@ -156,3 +156,16 @@ fn an_instance_that_never_served_is_started_as_at_first() {
     };
     assert_eq!(rig.pass(ms(1)).last(), Some(&wanted));
 }
+
+#[test]
+fn one_that_is_ready_when_it_runs_must_listen_where_its_predecessor_does() {
+    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    assert!(is_ready(&rig, 1), "at a first start it need not listen");
+    rig.take_slot(0, 1);
+    reload(&mut rig);
+    rig.spawned(2);
+    assert_eq!(rig.pass(ms(5000)), vec![]);
+    assert!(!is_ready(&rig, 2));
+    rig.take_slot(10, 2);
+    assert!(is_ready(&rig, 2));
+}

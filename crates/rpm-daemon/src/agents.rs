@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rpm_agent::{Decoder, FromAgent, Open, ToAgent};
 use rpm_core::WorkerId;
+use rpm_sys::tree;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use tracing::{debug, warn};
 use crate::app::Plane;
 use crate::home::Home;
 use crate::supervisor::{Event, Supervisor};
+use crate::worker::Process;
 
 /// An agent says hello at once, or is none.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
@@ -129,9 +131,9 @@ impl Supervisor {
                 to,
             } => {
                 let named = self.workers.values().find(|worker| worker.token == token);
-                // A child of the worker inherits the token; its listeners are not the app's slots.
+                // A child of the worker inherits the token; its listeners are slots only if its calls are intercepted.
                 let worker = named
-                    .filter(|worker| worker.process().is_some_and(|p| p.pid == pid))
+                    .filter(|worker| worker.process().is_some_and(|process| is_agent(process, pid)))
                     .map(|w| w.id);
                 if let Some(worker) = worker {
                     self.agents.insert(
@@ -161,13 +163,14 @@ impl Supervisor {
         }
     }
 
-    /// Whether the worker is to carry the agent: Node that shares ports, unless it is switched off.
+    /// Whether the worker is to carry the agent: it is there for whatever Node its tree has, unless it is switched off.
     pub(crate) fn has_agent(&self, worker: WorkerId) -> bool {
         let Some(held) = self.workers.get(&worker) else {
             return false;
         };
         let refused = self.apps.get(&held.app).is_some_and(|app| app.agent_refused);
-        held.plane == Plane::Cluster && held.spec.agent && !refused
+        let serves = held.plane == Plane::Cluster || self.intercepts(&held.spec);
+        serves && held.spec.agent && !refused
     }
 
     /// Node before 18.18 does not know `--import` in `NODE_OPTIONS`, and exits with 9 before it runs anything.
@@ -193,4 +196,9 @@ impl Supervisor {
             .get(&worker)
             .is_some_and(|agent| agent.to.try_send(message).is_ok())
     }
+}
+
+/// May this process speak for the worker?
+fn is_agent(process: &Process, pid: u32) -> bool {
+    process.pid == pid || (process.notifications.is_some() && tree::descendants(process.pid).contains(&pid))
 }

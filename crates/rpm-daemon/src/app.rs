@@ -73,24 +73,40 @@ impl Plane {
             ExecMode::Cluster => Plane::Copies,
         }
     }
+}
 
-    /// The plane's name and why it is in use, for `describe`.
-    pub(crate) fn explain(self) -> (&'static str, &'static str) {
-        match self {
-            Plane::Cluster => (
-                "direct",
-                "Node workers take their slots over node:cluster's channel",
+/// The name of the plane that is in use, and why it is, for `describe`. `denied`: why calls cannot be intercepted.
+pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, String) {
+    let captured = "the sockets of the programs are captured when they listen (seccomp)";
+    let denied = match denied {
+        _ if !spec.intercept => Some("interception is switched off (--no-intercept)".to_owned()),
+        Some(reason) => Some(format!("calls cannot be intercepted: {reason}")),
+        None => None,
+    };
+    match (Plane::of(spec), denied) {
+        (Plane::Cluster, _) => (
+            "direct",
+            "Node workers take their slots over node:cluster's channel".to_owned(),
+        ),
+        (Plane::Passed, _) => (
+            "direct",
+            "slots are passed by LISTEN_FDS, for --listen was given".to_owned(),
+        ),
+        (Plane::Copies, None) => ("direct", captured.to_owned()),
+        (Plane::Copies, Some(why)) => (
+            "none",
+            format!(
+                "{why}; only Node programs, and programs given --listen, can share a port then: each worker is on its own"
             ),
-            Plane::Passed => ("direct", "slots are passed by LISTEN_FDS, for --listen was given"),
-            Plane::Copies => (
-                "none",
-                "only Node programs, and programs given --listen, can share a port; each worker is on its own",
-            ),
-            Plane::Fork => (
-                "none",
-                "fork mode: one process that owns its ports; start with -i to share them",
-            ),
-        }
+        ),
+        (Plane::Fork, None) => (
+            "direct",
+            format!("fork mode: one process, which a reload replaces without a gap: {captured}"),
+        ),
+        (Plane::Fork, Some(why)) => (
+            "none",
+            format!("fork mode: one process that owns its ports; start it with -i to share them ({why})"),
+        ),
     }
 }
 
@@ -111,6 +127,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
         readiness: match Plane::of(spec) {
             _ if spec.wait_ready => Readiness::Announces,
             Plane::Cluster | Plane::Copies => Readiness::Listens,
+            Plane::Fork if spec.intercept => Readiness::Runs,
             Plane::Passed | Plane::Fork => Readiness::Executed,
         },
         policy: Policy {

@@ -76,6 +76,18 @@ impl Supervisor {
     /// Would what a new worker of a reload asks for take clients from the old ones before the reload is done? If it may
     /// not listen elsewhere than they it is refused instead.
     fn is_withheld(&self, worker: WorkerId, key: &str, wanted: &Wanted) -> bool {
+        match wanted {
+            Wanted::Tcp { addr, v6only } => {
+                let app = self.workers.get(&worker).map(|held| held.app);
+                let overlaps = app.is_some_and(|app| self.listeners.overlaps_own(app, key, *addr, *v6only));
+                overlaps && self.may_move(worker)
+            }
+            Wanted::Udp { .. } | Wanted::Unix { .. } | Wanted::WorkerFd(_) => false,
+        }
+    }
+
+    /// Is it a new worker of a reload that is not done, which may listen elsewhere than its predecessor?
+    pub(crate) fn may_move(&self, worker: WorkerId) -> bool {
         let Some(held) = self.workers.get(&worker) else {
             return false;
         };
@@ -84,7 +96,6 @@ impl Supervisor {
         held.spec.allow_port_change
             && held.withheld.len() < WITHHELD_LIMIT
             && reload.is_some_and(|reload| Some(reload.generation) == generation)
-            && self.listeners.overlaps_own(held.app, key, wanted)
     }
 
     fn withhold(&mut self, worker: WorkerId, query: QueryServer) {
@@ -97,6 +108,7 @@ impl Supervisor {
 
     /// The reload of an app is done: its new workers get what was withheld from them.
     pub(crate) fn cut_over(&mut self, app: AppId) {
+        self.let_go(app);
         let ours = self.workers.values_mut().filter(|held| held.app == app);
         let withheld = ours.map(|held| (held.id, held.spec.cwd.clone(), mem::take(&mut held.withheld)));
         for (worker, cwd, queries) in withheld.collect::<Vec<_>>() {

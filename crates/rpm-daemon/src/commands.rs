@@ -34,9 +34,11 @@ impl Supervisor {
         }
         let id = AppId(self.next_app);
         self.next_app += 1;
-        let notes = notes(&spec, config.instances);
-        self.apps.insert(id, App::new(spec, now_ms()));
+        let count = config.instances;
+        self.apps.insert(id, App::new(spec.clone(), now_ms()));
         let outcome = self.command(Command::Start { app: id, config });
+        // The first program that is started shows what the system permits.
+        let notes = notes(&spec, count, self.intercepts(&spec));
         let instances = self
             .core
             .instances()
@@ -360,11 +362,12 @@ fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
     Ok(count)
 }
 
-fn notes(spec: &AppSpec, instances: u32) -> Vec<String> {
+/// What the user may not expect. `shares`: the calls of its programs are intercepted, as far as is known.
+fn notes(spec: &AppSpec, instances: u32, shares: bool) -> Vec<String> {
     match Plane::of(spec) {
-        Plane::Copies if instances > 1 => vec![format!(
-            "{} is not a Node program: its {instances} workers run side by side and share no port; \
-             pass one with --listen to a program that knows LISTEN_FDS",
+        Plane::Copies if instances > 1 && !shares => vec![format!(
+            "{} is not a Node program, and its calls cannot be intercepted (see describe): its {instances} workers run side by \
+             side and share no port; pass one with --listen to a program that knows LISTEN_FDS",
             spec.name
         )],
         Plane::Cluster | Plane::Passed | Plane::Copies | Plane::Fork => Vec::new(),

@@ -128,13 +128,18 @@ impl Supervisor {
             return;
         }
         self.drains.refusing.insert(worker);
-        let plane = self.workers.get(&worker).map(|held| held.plane);
-        if plane != Some(Plane::Cluster) {
+        if self.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster) {
+            self.tell(worker, ToAgent::Refuse {});
+        } else if self.tell(worker, ToAgent::Refuse {}) {
+            // It does not tell of the sockets that it made itself.
+            for slot in self.listeners.slots_of(worker) {
+                self.input(Input::SlotReleased { slot, worker });
+            }
+        } else {
             // Its program knows by the signal how to stop, and by nothing else.
             self.drains.end(worker);
-            return self.input(Input::DrainFailed { worker });
+            self.input(Input::DrainFailed { worker });
         }
-        self.tell(worker, ToAgent::Refuse {});
     }
 
     /// Lets it end by itself.
@@ -151,11 +156,10 @@ impl Supervisor {
         let (plane, within) = (held.plane, crate::app::drain_timeout(&held.spec));
         let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let (witness, patience) = match plane {
-            Plane::Cluster if self.tell(worker, ToAgent::Drain { deadline_ms }) => {
-                (Witness::Expected, ACKNOWLEDGE_WITHIN)
-            }
+            _ if self.tell(worker, ToAgent::Drain { deadline_ms }) => (Witness::Expected, ACKNOWLEDGE_WITHIN),
             // It lost its connection with the daemon before this one.
             Plane::Cluster if self.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
+            Plane::Fork if self.is_intercepted(worker) => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
             Plane::Cluster | Plane::Fork => return self.input(Input::DrainFailed { worker }),
             Plane::Passed | Plane::Copies => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
         };

@@ -99,7 +99,7 @@ impl Supervisor {
             return Vec::new();
         };
         let mut holders = vec![Arc::clone(&process.pidfd)];
-        if held.plane == Plane::Passed {
+        if held.plane == Plane::Passed || process.notifications.is_some() {
             let children = tree::descendants(process.pid);
             holders.extend(
                 children
@@ -114,7 +114,7 @@ impl Supervisor {
     /// Whether the workers behind the slot can be handed single connections.
     fn takes_connections(&self, slot: SlotId) -> bool {
         let app = self.listeners.key_of(slot).map(|(app, _)| app);
-        app.and_then(|app| self.plane(app)) == Some(Plane::Cluster)
+        app.and_then(|app| self.plane(app)) == Some(Plane::Cluster) && !self.listeners.is_captured(slot)
     }
 
     pub(crate) fn plane(&self, app: AppId) -> Option<Plane> {

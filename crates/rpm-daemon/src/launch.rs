@@ -1,6 +1,6 @@
 //! From an app's specification to a running process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -83,10 +83,25 @@ impl Supervisor {
             token: token(worker),
             malformed: 0,
             withheld: Vec::new(),
+            held_back: Vec::new(),
+            bound: BTreeSet::new(),
         };
         self.forget_dead(place.0);
         self.workers.insert(worker, held);
-        match self.launch(worker, &spec, place) {
+        let mut launched = self.launch(worker, &spec, place);
+        if let Err(LaunchError::Spawn(error)) = &launched
+            && error.stage == rpm_sys::spawn::Stage::Intercept
+        {
+            let text = chain(error);
+            warn!(
+                app = spec.name,
+                error = text,
+                "programs are started without interception from now on"
+            );
+            self.interception.denied = Some(text);
+            launched = self.launch(worker, &spec, place);
+        }
+        match launched {
             Ok(launched) => {
                 info!(app = spec.name, %worker, pid = launched.process.pid, "started");
                 launched
@@ -146,7 +161,9 @@ impl Supervisor {
             None
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
-        let kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(descriptors)?;
+        let mut kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(descriptors)?;
+        let next = fds.last().map_or(FIRST_FD, |(_, number)| number + 1);
+        kept.reports = self.intercepts(spec).then_some(next);
         let logs = instance_logs(&self.home, spec, instance);
         let mut env = environment(spec, &self.home, (instance, number), &logs);
         self.add_runtime_env(&mut env, worker, spec, channel_fd);
@@ -161,9 +178,13 @@ impl Supervisor {
             fds,
             listen_fds,
             nofile: Some(self.child_nofile),
-            intercept: None,
+            intercept: kept.reports,
         })?;
         let channel = ours.map(|socket| self.open_channel(worker, socket));
+        let notifications = child.notifications.map(Arc::new);
+        if let Some(reports) = &notifications {
+            self.watch_calls(worker, reports);
+        }
         let process = Process {
             pid: child.pid,
             // A process that has ended since is not one that could be taken back.
@@ -175,6 +196,7 @@ impl Supervisor {
             ending: false,
             adopted: false,
             kept,
+            notifications,
             usage: UsageSample::start(),
         };
         Ok(Launched {
@@ -325,6 +347,7 @@ fn keep(
         channel: channel.map(socket::inode).transpose()?,
         out: socket::inode(out)?,
         err: socket::inode(err)?,
+        reports: None,
     })
 }
 

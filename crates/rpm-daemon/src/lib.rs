@@ -14,6 +14,7 @@ mod ending;
 mod handoff;
 mod health;
 mod home;
+mod interception;
 mod launch;
 mod logs;
 mod metrics;

@@ -188,12 +188,12 @@ impl Supervisor {
     ) -> Result<Accepted, ApiError> {
         let views = self.core.instances().filter(|view| view.app == app);
         let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
-        if self.plane(app) == Some(Plane::Fork) {
+        if self.plane(app) == Some(Plane::Fork) && !self.has_slots(app) {
             self.configure(app, revision)?;
             let name = self.label(app);
             let mut accepted = self.obey(instances, |instances| Command::Restart { instances });
             accepted.notes.push(format!(
-                "{name} runs in fork mode and owns its ports: it is restarted, with downtime; start it with -i to avoid that"
+                "{name} runs in fork mode and listens on nothing that a second process could share: it is restarted"
             ));
             return Ok(accepted);
         }
@@ -204,6 +204,13 @@ impl Supervisor {
         config.policy.watch_after = watch_after.unwrap_or(config.policy.watch_after);
         let config = Some(config);
         Ok(self.obey(instances, |_| Command::Reload { app, config }))
+    }
+
+    /// Has a worker of the app a slot? Then clients reach it, and two of them can serve side by side.
+    fn has_slots(&self, app: AppId) -> bool {
+        let ours = self.workers.values().filter(|held| held.app == app);
+        ours.map(|held| held.id)
+            .any(|worker| self.listeners.count_of(worker) > 0)
     }
 
     /// Whoever asked for the reload that runs has gone: who asks for the same again gets its outcome.

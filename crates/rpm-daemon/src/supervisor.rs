@@ -22,6 +22,7 @@ use crate::channel::Incoming;
 use crate::drain::Drains;
 use crate::handoff::Handoffs;
 use crate::home::Home;
+use crate::interception::{Intercepted, Interception};
 use crate::logs::LogSink;
 use crate::progress::Steps;
 use crate::state::Store;
@@ -42,6 +43,8 @@ pub(crate) enum Event {
     TreeGone(WorkerId),
     /// A worker sent messages.
     Messages(WorkerId, Incoming),
+    /// A process of a worker waits until its call is answered.
+    Called(WorkerId, Intercepted),
     /// An agent connected, spoke or left.
     Agent(AgentEvent),
     /// Somebody asks something: it runs between two steps.
@@ -60,6 +63,7 @@ pub struct Supervisor {
     pub(crate) handoffs: Handoffs,
     pub(crate) agents: BTreeMap<WorkerId, Agent>,
     pub(crate) drains: Drains,
+    pub(crate) interception: Interception,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
     pub(crate) events: mpsc::Sender<Event>,
@@ -135,6 +139,7 @@ impl Supervisor {
             handoffs: Handoffs::default(),
             agents: BTreeMap::new(),
             drains: Drains::default(),
+            interception: Interception::default(),
             home,
             logs,
             events,
@@ -206,6 +211,7 @@ impl Supervisor {
                     self.message(worker, message);
                 }
             }
+            Event::Called(worker, call) => self.called(worker, call),
             Event::Agent(event) => self.agent_event(event),
             Event::Call(question) => question(self),
             Event::Terminate => self.terminate(),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rpm_core::protocol::{Command, Exit, Input};
 use rpm_core::{AppId, RetiringPhase, SlotId, StateView, WorkerId};
 use rpm_listen::Listeners;
+use rpm_sys::intercept::Notifications;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::pidfd::PidFd;
 use rpm_sys::survive::Holdings;
@@ -29,7 +30,12 @@ use crate::worker::{Life, Process, UsageSample, Worker};
 struct Survivor {
     stored: StoredWorker,
     pidfd: Arc<PidFd>,
+    /// Those below it, if one of them may be who listens.
+    below: Vec<PidFd>,
 }
+
+/// What a worker's processes hold, its leader first.
+type Held<'p> = Vec<Holdings<'p>>;
 
 impl Supervisor {
     /// A supervisor that has what the one before it had, and the events it is to be run with.
@@ -50,9 +56,9 @@ impl Supervisor {
         supervisor.next_ticket = stored.next_ticket;
         supervisor.rescues = stored.rescues;
         let survivors: Vec<Survivor> = stored.workers.into_iter().filter_map(survivor).collect();
-        let holdings: BTreeMap<WorkerId, Holdings<'_>> = survivors
+        let holdings: BTreeMap<WorkerId, Held<'_>> = survivors
             .iter()
-            .map(|survivor| (survivor.stored.id, survivor.pidfd.holdings()))
+            .map(|survivor| (survivor.stored.id, survivor.holdings()))
             .collect();
         let denied: BTreeSet<WorkerId> = survivors
             .iter()
@@ -77,12 +83,13 @@ impl Supervisor {
 
     /// Takes back a worker: its process, its channel, its output.
     fn adopt(&mut self, survivor: &Survivor, take: impl Fn(u64) -> Option<OwnedFd>) {
-        let Survivor { stored, pidfd } = survivor;
+        let Survivor { stored, pidfd, .. } = survivor;
         let Some(spec) = self.spec_of(stored) else {
             return;
         };
         let age = Duration::from_millis(now_ms().saturating_sub(stored.started_at_ms));
         let channel = stored.kept.channel.and_then(&take);
+        let notifications = self.take_calls(stored, pidfd);
         let process = Process {
             pid: stored.pid,
             pidfd: Arc::clone(pidfd),
@@ -93,6 +100,7 @@ impl Supervisor {
             ending: stored.ending,
             adopted: true,
             kept: stored.kept,
+            notifications,
             // What it used before this is no share of the time since.
             usage: UsageSample {
                 cpu: rpm_sys::usage::usage(stored.pid).map_or(Duration::ZERO, |used| used.cpu),
@@ -129,9 +137,31 @@ impl Supervisor {
             token: stored.token.clone(),
             malformed: 0,
             withheld: Vec::new(),
+            held_back: Vec::new(),
+            bound: BTreeSet::new(),
         };
         self.workers.insert(stored.id, worker);
         info!(worker = %stored.id, pid = stored.pid, "taken back");
+    }
+
+    /// What its processes call goes on being answered; those that called meanwhile wait.
+    fn take_calls(&self, stored: &StoredWorker, pidfd: &PidFd) -> Option<Arc<Notifications>> {
+        let number = stored.kept.reports?;
+        match Notifications::take_back(pidfd, number) {
+            Ok(Some(reports)) => {
+                let reports = Arc::new(reports);
+                self.watch_calls(stored.id, &reports);
+                Some(reports)
+            }
+            Ok(None) => {
+                warn!(worker = %stored.id, "a worker does not hold the reports of its calls any more: it will wait when it wants to listen");
+                None
+            }
+            Err(error) => {
+                warn!(worker = %stored.id, %error, "the reports of a worker's calls cannot be taken back");
+                None
+            }
+        }
     }
 
     fn spec_of(&self, stored: &StoredWorker) -> Option<Arc<AppSpec>> {
@@ -249,27 +279,39 @@ fn survivor(stored: StoredWorker) -> Option<Survivor> {
     let pidfd = PidFd::open(stored.pid).ok()?;
     let same = pidfd.start_ticks().ok()? == stored.start_ticks;
     let runs = same && !pidfd.peek().unwrap_or(true);
+    let intercepted = stored.kept.reports.is_some();
+    let below = tree::descendants(stored.pid).into_iter().filter(|_| intercepted);
+    let below = below.filter_map(|pid| PidFd::open(pid).ok()).collect();
     runs.then(|| Survivor {
         stored,
         pidfd: Arc::new(pidfd),
+        below,
     })
 }
 
+impl Survivor {
+    fn holdings(&self) -> Held<'_> {
+        let below = self.below.iter().map(PidFd::holdings);
+        [self.pidfd.holdings()].into_iter().chain(below).collect()
+    }
+}
+
 /// Is it the system that keeps us from taking what the worker holds?
-fn is_denied(holdings: &BTreeMap<WorkerId, Holdings<'_>>, survivor: &Survivor) -> bool {
-    let held = holdings.get(&survivor.stored.id);
+fn is_denied(holdings: &BTreeMap<WorkerId, Held<'_>>, survivor: &Survivor) -> bool {
+    let held = holdings.get(&survivor.stored.id).and_then(|held| held.first());
     let taken = held.map(|held| held.take(survivor.stored.kept.out));
     matches!(taken, Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-fn take(holdings: &BTreeMap<WorkerId, Holdings<'_>>, worker: WorkerId, inode: u64) -> Option<OwnedFd> {
-    match holdings.get(&worker)?.take(inode) {
+fn take(holdings: &BTreeMap<WorkerId, Held<'_>>, worker: WorkerId, inode: u64) -> Option<OwnedFd> {
+    let take = |held: &Holdings<'_>| match held.take(inode) {
         Ok(taken) => taken,
         Err(error) => {
             warn!(%worker, %error, "a worker's descriptor cannot be taken back");
             None
         }
-    }
+    };
+    holdings.get(&worker)?.iter().find_map(take)
 }
 
 /// A command of ours that a worker runs, perhaps the one that has started this daemon.

@@ -5,7 +5,7 @@ use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, 
 use rpm_listen::{GroupView, SharedKind};
 use rpm_wire::api::{ApiError, AppInfo, AppSpec, ListenerInfo, Other, Phase, Process, SlotInfo, Status};
 
-use crate::app::Plane;
+use crate::app::{Plane, explain};
 use crate::supervisor::Supervisor;
 
 impl Supervisor {
@@ -40,7 +40,7 @@ impl Supervisor {
             instance: view.number,
             generation: view.generation.0,
             exec_mode: spec.exec_mode,
-            plane: Plane::of(spec).explain().0.to_owned(),
+            plane: explain(spec, self.interception.denied.as_deref()).0.to_owned(),
             status: status(&view.state),
             pid: process.map(|p| p.pid),
             uptime_ms: uptime,
@@ -99,7 +99,7 @@ impl Supervisor {
                 None,
             ));
         };
-        let (plane, reason) = Plane::of(&spec).explain();
+        let (plane, reason) = explain(&spec, self.interception.denied.as_deref());
         let mut listeners: Vec<ListenerInfo> = self
             .listeners
             .groups(id)
@@ -109,7 +109,7 @@ impl Supervisor {
         listeners.extend(instances.iter().flat_map(|view| self.own(view)));
         Ok(AppInfo {
             plane: plane.to_owned(),
-            plane_reason: reason.to_owned(),
+            plane_reason: reason,
             generation: self.core.app(id).map_or(0, |app| app.generation.0),
             processes: instances
                 .iter()

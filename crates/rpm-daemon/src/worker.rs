@@ -1,11 +1,12 @@
 //! A supervised process as the daemon holds it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_sys::intercept::Notifications;
 use rpm_sys::pidfd::PidFd;
 use rpm_wire::api::AppSpec;
 use rpm_wire::channel::QueryServer;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::app::Plane;
 use crate::channel::{OUTGOING_LIMIT, Outgoing};
+use crate::interception::HeldBack;
 
 /// One supervised process.
 pub(crate) struct Worker {
@@ -32,6 +34,10 @@ pub(crate) struct Worker {
     pub(crate) malformed: u64,
     /// Listeners that it asked for and gets when its reload is done.
     pub(crate) withheld: Vec<QueryServer>,
+    /// Calls of `listen` that are answered then.
+    pub(crate) held_back: Vec<HeldBack>,
+    /// Sockets that share their address and are not listened on yet, by cookie.
+    pub(crate) bound: BTreeSet<u64>,
 }
 
 /// Listeners that one worker may be waiting for; what is asked for beyond that is refused.
@@ -66,6 +72,8 @@ pub(crate) struct Process {
     /// It was started by the daemon before this one, and is no child of this one.
     pub(crate) adopted: bool,
     pub(crate) kept: Kept,
+    /// Its calls of `bind` and `listen`, if they are intercepted.
+    pub(crate) notifications: Option<Arc<Notifications>>,
     pub(crate) usage: UsageSample,
 }
 
@@ -78,6 +86,9 @@ pub(crate) struct Kept {
     pub(crate) out: u64,
     /// The read end of its errors.
     pub(crate) err: u64,
+    /// The reports of its calls: the number of the descriptor, for these have no inode of their own.
+    #[serde(default)]
+    pub(crate) reports: Option<i32>,
 }
 
 /// The daemon's side of a Node channel.

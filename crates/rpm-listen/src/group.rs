@@ -38,6 +38,8 @@ pub(crate) struct Group {
 
 pub(crate) struct Slot {
     pub(crate) fd: OwnedFd,
+    /// Names the socket.
+    pub(crate) cookie: u64,
     pub(crate) holder: Option<WorkerId>,
     /// Closed for the core, and only waiting for its holder's exit.
     pub(crate) retiring: Option<Vec<SlotId>>,
@@ -125,11 +127,17 @@ impl Group {
             self.addr = socket::local_addr(reserved)?;
         }
         let fd = socket::bind_tcp(self.addr, self.v6only)?;
-        socket::listen(fd.as_fd(), FIRST_BACKLOG)?;
+        self.adopt(slot, fd, FIRST_BACKLOG)
+    }
+
+    /// Takes in a socket that is bound to the address, and has it listen.
+    pub(crate) fn adopt(&mut self, slot: SlotId, fd: OwnedFd, backlog: u32) -> io::Result<()> {
+        socket::listen(fd.as_fd(), backlog)?;
         self.steering.add(slot, fd.as_fd())?;
         self.slots.insert(
             slot,
             Slot {
+                cookie: socket::cookie(&fd)?,
                 fd,
                 holder: None,
                 retiring: None,

@@ -7,15 +7,18 @@
 //!
 //! No packet passes through this crate: it changes tables and moves queues.
 
+mod captured;
 mod conflict;
 mod group;
 mod listeners;
 mod look;
+mod overlap;
 mod shared;
 mod steering;
 mod stored;
 mod wanted;
 
+pub use captured::{Captured, captured_key};
 pub use conflict::{Occupant, occupant};
 pub use group::{GroupView, Rescued, SlotView};
 pub use listeners::{Grant, Listeners, OpenError, Request};

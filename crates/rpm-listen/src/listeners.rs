@@ -7,10 +7,10 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_sys::oneshot::Oneshot;
-use rpm_sys::{sock_diag, socket};
+use rpm_sys::socket;
 use rustix::io::Errno;
 
-use crate::conflict::{Occupant, occupant};
+use crate::conflict::Occupant;
 use crate::group::{Group, Rescued};
 use crate::shared::{Shared, SharedKind};
 use crate::wanted::Wanted;
@@ -131,29 +131,6 @@ impl Listeners {
             .map(|(id, _)| *id)
     }
 
-    /// Does this TCP address overlap one that the same app serves under another key? A new listener there would take
-    /// clients from the other one at once, past steering.
-    #[must_use]
-    pub fn overlaps_own(&self, app: AppId, key: &str, wanted: &Wanted) -> bool {
-        match wanted {
-            Wanted::Tcp { addr, v6only } => {
-                self.group(app, key).is_none()
-                    && self
-                        .overlapping(*addr, *v6only)
-                        .any(|(_, group)| group.app == app)
-            }
-            Wanted::Udp { .. } | Wanted::Unix { .. } | Wanted::WorkerFd(_) => false,
-        }
-    }
-
-    fn overlapping(&self, addr: SocketAddr, v6only: bool) -> impl Iterator<Item = (&GroupId, &Group)> {
-        self.groups.iter().filter(move |(_, group)| {
-            addr.port() != 0
-                && sock_diag::overlaps(addr, v6only, group.addr, group.v6only)
-                && !group.slots.is_empty()
-        })
-    }
-
     /// Gives a worker something to listen on: the slot it inherits, a new one, or the shared socket.
     ///
     /// # Errors
@@ -163,7 +140,7 @@ impl Listeners {
         match wanted {
             Wanted::Tcp { addr, v6only } => {
                 let new = by.inherits.is_none() && self.group(app, key).is_none();
-                if new && !(by.beside && self.overlaps_own(app, key, wanted)) {
+                if new && !(by.beside && self.overlaps_own(app, key, *addr, *v6only)) {
                     self.refuse_overlap(*addr, *v6only)?;
                 }
                 self.open_tcp(*addr, *v6only, by)
@@ -195,18 +172,8 @@ impl Listeners {
             (Some(slot), Some(group)) => (group, slot),
             (None, Some(group)) => (group, self.open_slot(group)?),
             (_, None) => {
-                let group = GroupId(self.next_group);
-                self.groups.insert(group, Group::new(app, key, addr, v6only));
-                match self.open_slot(group) {
-                    Ok(slot) => {
-                        self.next_group += 1;
-                        (group, slot)
-                    }
-                    Err(error) => {
-                        self.groups.remove(&group);
-                        return Err(error);
-                    }
-                }
+                let group = self.new_group(Group::new(app, key, addr, v6only));
+                (group, self.open_slot(group)?)
             }
         };
         let slot_of = self.groups.get_mut(&group).and_then(|g| g.slots.get_mut(&slot));
@@ -227,6 +194,22 @@ impl Listeners {
     }
 
     fn open_slot(&mut self, group: GroupId) -> Result<SlotId, OpenError> {
+        self.enter(group, Group::open)
+    }
+
+    pub(crate) fn new_group(&mut self, group: Group) -> GroupId {
+        let id = GroupId(self.next_group);
+        self.next_group += 1;
+        self.groups.insert(id, group);
+        id
+    }
+
+    /// A new slot of a group, which `make` opens. A group that stays empty is forgotten.
+    pub(crate) fn enter(
+        &mut self,
+        group: GroupId,
+        make: impl FnOnce(&mut Group, SlotId) -> io::Result<()>,
+    ) -> Result<SlotId, OpenError> {
         let slot = SlotId(self.next_slot);
         let Some(open) = self.groups.get_mut(&group) else {
             return Err(OpenError::Io {
@@ -234,38 +217,21 @@ impl Listeners {
                 source: io::ErrorKind::NotFound.into(),
             });
         };
-        open.open(slot).map_err(|source| OpenError::Io {
-            what: open.addr.to_string(),
-            source,
-        })?;
-        if let Some(opened) = open.slots.get(&slot) {
-            let watched = self.traffic.add(opened.fd.as_fd(), u64::from(slot.0));
-            watched.map_err(|source| OpenError::Io {
-                what: "its traffic detector".to_owned(),
-                source,
-            })?;
+        let what = open.addr.to_string();
+        let traffic = &self.traffic;
+        let made = make(open, slot).and_then(|()| {
+            let opened = open.slots.get(&slot).map(|opened| opened.fd.as_fd());
+            opened.map_or(Ok(()), |fd| traffic.add(fd, u64::from(slot.0)))
+        });
+        if let Err(source) = made {
+            if open.slots.is_empty() && open.foreign.is_empty() {
+                self.groups.remove(&group);
+            }
+            return Err(OpenError::Io { what, source });
         }
         self.next_slot += 1;
         self.group_of.insert(slot, group);
         Ok(slot)
-    }
-
-    fn refuse_overlap(&self, addr: SocketAddr, v6only: bool) -> Result<(), OpenError> {
-        if let Some((_, other)) = self.overlapping(addr, v6only).next() {
-            return Err(OpenError::Ours {
-                addr,
-                held: other.addr,
-                app: other.app,
-            });
-        }
-        match occupant(addr, v6only) {
-            Ok(None) => Ok(()),
-            Ok(Some(by)) => Err(OpenError::Foreign { addr, by }),
-            Err(source) => Err(OpenError::Io {
-                what: format!("{addr}: the socket table"),
-                source,
-            }),
-        }
     }
 
     fn open_shared(
@@ -383,6 +349,10 @@ impl Listeners {
     /// The kernel refuses.
     pub fn close(&mut self, slot: SlotId, to: &[SlotId]) -> io::Result<Vec<(OwnedFd, Vec<SlotId>)>> {
         let holder = self.holder(slot);
+        if let (Some(worker), true, true) = (holder, to.is_empty(), self.is_captured(slot)) {
+            self.leave_to(slot, worker);
+            return Ok(Vec::new());
+        }
         if let (Some(_), false) = (holder, to.is_empty())
             && let Some(held) = self.slot_mut(slot)
         {
@@ -409,16 +379,6 @@ impl Listeners {
             self.groups.remove(&id);
         }
         Ok(left?.into_iter().map(|fd| (fd, to.to_vec())).collect())
-    }
-
-    /// Where clients of this group go when it is closed: to the slots of one of the same app that overlaps it.
-    fn heirs(&self, id: GroupId) -> Vec<SlotId> {
-        let Some(group) = self.groups.get(&id) else {
-            return Vec::new();
-        };
-        let mut others = self.overlapping(group.addr, group.v6only);
-        let heir = others.find(|(other, heir)| **other != id && heir.app == group.app);
-        heir.map(|(_, heir)| heir.eligible.clone()).unwrap_or_default()
     }
 
     /// The worker is gone: its slots have no holder, those that waited for its exit are closed. Returns
@@ -479,7 +439,7 @@ impl Listeners {
         }
     }
 
-    fn slot_mut(&mut self, slot: SlotId) -> Option<&mut crate::group::Slot> {
+    pub(crate) fn slot_mut(&mut self, slot: SlotId) -> Option<&mut crate::group::Slot> {
         self.groups
             .get_mut(self.group_of.get(&slot)?)?
             .slots

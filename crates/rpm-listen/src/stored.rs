@@ -151,6 +151,7 @@ fn take_group(
             Some(fd) => drop(slots.insert(
                 slot.slot,
                 Slot {
+                    cookie: socket::cookie(&fd).unwrap_or_default(),
                     fd,
                     holder: slot.holder,
                     retiring: slot.retiring,

@@ -35,11 +35,33 @@ pub fn fixture(name: &str) -> PathBuf {
 /// It cannot be installed.
 #[must_use]
 pub fn node(major: u32) -> PathBuf {
-    let path = repository().join(format!("tests/fixtures/node_modules/node{major}/bin/node"));
+    installed(&format!("node{major}/bin/node"))
+}
+
+/// Bun, installed in the same way.
+///
+/// # Panics
+/// It cannot be installed.
+#[must_use]
+pub fn bun() -> PathBuf {
+    installed("bun/bin/bun")
+}
+
+/// Deno, installed in the same way.
+///
+/// # Panics
+/// It cannot be installed.
+#[must_use]
+pub fn deno() -> PathBuf {
+    installed("deno/deno")
+}
+
+fn installed(program: &str) -> PathBuf {
+    let path = repository().join("tests/fixtures/node_modules").join(program);
     if !path.exists() {
         install();
     }
-    assert!(path.exists(), "no Node {major} at {}", path.display());
+    assert!(path.exists(), "no {}", path.display());
     reachable(path, What::File)
 }
 

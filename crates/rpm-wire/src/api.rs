@@ -62,6 +62,12 @@ pub struct AppSpec {
     /// Addresses to open and pass by `LISTEN_FDS` (`8080`, `127.0.0.1:8080`, `[::1]:8080`).
     #[serde(default)]
     pub listen: Vec<String>,
+    /// Let the workers share the ports that they open by themselves (seccomp user notification).
+    #[serde(default = "yes")]
+    pub intercept: bool,
+    /// The only ports that they share that way; none: all but random ones.
+    #[serde(default)]
+    pub ports: Vec<u16>,
     /// Ready only after `process.send('ready')`.
     #[serde(default)]
     pub wait_ready: bool,

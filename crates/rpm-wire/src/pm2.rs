@@ -118,6 +118,8 @@ mod tests {
             exec_mode: ExecMode::Cluster,
             instances: 0,
             listen: Vec::new(),
+            intercept: true,
+            ports: Vec::new(),
             wait_ready: false,
             autorestart: true,
             listen_timeout_ms: None,

@@ -58,6 +58,8 @@ fn spec() -> AppSpec {
         exec_mode: ExecMode::Cluster,
         instances: -1,
         listen: vec!["8080".into()],
+        intercept: true,
+        ports: Vec::new(),
         wait_ready: true,
         autorestart: true,
         listen_timeout_ms: Some(5000),

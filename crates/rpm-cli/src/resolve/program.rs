@@ -40,6 +40,29 @@ pub(super) fn find_script(
     })
 }
 
+/// A command line, and the shell that runs it: what has blanks in it and is no file, as for PM2.
+pub(super) fn command_line(
+    script: &OsStr,
+    cwd: &Path,
+    around: &Surroundings,
+) -> Result<Option<(PathBuf, String)>, ResolveError> {
+    let Some(line) = script
+        .to_str()
+        .map(str::trim)
+        .filter(|line| line.contains(char::is_whitespace))
+    else {
+        return Ok(None);
+    };
+    let is_file = [cwd, &around.cwd]
+        .iter()
+        .any(|dir| absolute_from(dir, Path::new(script)).exists());
+    if is_file {
+        return Ok(None);
+    }
+    let shell = on_path(&["bash", "sh"], "runs command lines", around)?;
+    Ok(Some((shell, line.to_owned())))
+}
+
 /// The program that runs `script`, absolute; `None` if it is executed itself.
 pub(super) fn find_interpreter(
     wanted: Option<&str>,

@@ -26,7 +26,12 @@ pub(crate) fn random_instances(world: &mut World) -> Vec<InstanceId> {
 pub(crate) fn random_config(world: &mut World) -> AppConfig {
     let mild = world.mild;
     let dice = &mut world.dice;
-    let readiness = [Readiness::Executed, Readiness::Listens, Readiness::Announces];
+    let readiness = [
+        Readiness::Executed,
+        Readiness::Runs,
+        Readiness::Listens,
+        Readiness::Announces,
+    ];
     let ms = Duration::from_millis;
     let policy = Policy {
         autorestart: mild || !dice.percent(10),

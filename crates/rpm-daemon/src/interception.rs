@@ -1,0 +1,264 @@
+//! What programs do about their listeners by themselves: a socket that they bind may be shared with their siblings, and becomes a
+//! slot when they listen.
+//!
+//! A call that cannot be dealt with goes on as it is: the program then has what it would have without a daemon.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rpm_core::protocol::Input;
+use rpm_core::{AppId, WorkerId};
+use rpm_listen::{Captured, Request, captured_key};
+use rpm_sys::intercept::{Call, Notifications, Received, What};
+use rpm_sys::socket;
+use rpm_wire::api::AppSpec;
+use tokio::io::Interest;
+use tracing::{debug, info, warn};
+
+use crate::app::Plane;
+use crate::supervisor::{Event, Supervisor};
+use crate::watched::watched;
+
+/// Sockets of one worker that are bound and not listened on yet, and slots that it may have. What goes beyond is not shared: no
+/// program needs as many, and one that runs wild costs the daemon no more descriptors than this.
+const SOCKETS_LIMIT: usize = 64;
+/// After a report could not be read.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A call that waits for an answer, and where that is to be given.
+pub(crate) struct Intercepted {
+    pub(crate) from: Arc<Notifications>,
+    pub(crate) call: Call,
+}
+
+/// A call of `listen` that waits for the end of a reload.
+pub(crate) struct HeldBack {
+    intercepted: Intercepted,
+    captured: Captured,
+}
+
+/// Whether this system lets calls be intercepted.
+#[derive(Default)]
+pub(crate) struct Interception {
+    /// Why it does not.
+    pub(crate) denied: Option<String>,
+}
+
+impl Intercepted {
+    fn proceed(&self) {
+        if let Err(error) = self.from.proceed(&self.call) {
+            debug!(thread = self.call.thread(), %error, "the caller has died");
+        }
+    }
+}
+
+impl Supervisor {
+    /// Are the calls of this app's workers intercepted, as far as is known?
+    pub(crate) fn intercepts(&self, spec: &AppSpec) -> bool {
+        spec.intercept && Plane::of(spec) != Plane::Passed && self.interception.denied.is_none()
+    }
+
+    /// Are those of this worker?
+    pub(crate) fn is_intercepted(&self, worker: WorkerId) -> bool {
+        let process = self.workers.get(&worker).and_then(|held| held.process());
+        process.is_some_and(|process| process.notifications.is_some())
+    }
+
+    /// Passes on what the processes of a worker call, as long as one lives.
+    pub(crate) fn watch_calls(&self, worker: WorkerId, from: &Arc<Notifications>) {
+        let (events, from) = (self.events.clone(), Arc::clone(from));
+        tokio::spawn(async move {
+            let Ok(reports) = watched(Arc::clone(&from), Interest::READABLE) else {
+                return warn!(%worker, "its calls cannot be watched; it will wait when it wants to listen");
+            };
+            while let Ok(mut ready) = reports.readable().await {
+                loop {
+                    let reader = Arc::clone(&from);
+                    // Not on the event loop: the worker has a copy of the descriptor, and could have it wait there.
+                    match tokio::task::spawn_blocking(move || reader.receive()).await {
+                        Ok(Ok(Received::Call(call))) => {
+                            let from = Arc::clone(&from);
+                            let called = Event::Called(worker, Intercepted { from, call });
+                            let _ = events.send(called).await;
+                        }
+                        Ok(Ok(Received::Nothing)) => break,
+                        Ok(Ok(Received::End)) | Err(_) => return,
+                        Ok(Err(error)) => {
+                            warn!(%worker, %error, "cannot read what a worker calls");
+                            tokio::time::sleep(PAUSE).await;
+                        }
+                    }
+                }
+                ready.clear_ready();
+            }
+        });
+    }
+
+    /// A process of a worker waits for an answer.
+    pub(crate) fn called(&mut self, worker: WorkerId, intercepted: Intercepted) {
+        match intercepted.call.what() {
+            What::Bind { .. } => {
+                if let Err(error) = self.binds(worker, &intercepted) {
+                    debug!(%worker, %error, "a socket is left as it is");
+                }
+                intercepted.proceed();
+            }
+            What::Listen { backlog } => self.listens(worker, intercepted, backlog),
+        }
+    }
+
+    /// Has the socket share its address, if it is one that the app's workers may share.
+    fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> std::io::Result<()> {
+        let Intercepted { from, call } = intercepted;
+        let Some(addr) = from.address(call)? else {
+            return Ok(());
+        };
+        let Some(app) = self.sharing_app(worker, addr) else {
+            return Ok(());
+        };
+        let socket = from.socket(call)?;
+        let Some(tcp) = socket::tcp(&socket) else {
+            return Ok(());
+        };
+        let moves = self.may_move(worker);
+        if let Err(error) = self.listeners.may_capture(app, addr, tcp.v6only, moves) {
+            self.trouble(worker, &error);
+            return Ok(());
+        }
+        let cookie = socket::cookie(&socket)?;
+        socket::share(&socket)?;
+        if let Some(held) = self.workers.get_mut(&worker)
+            && held.bound.len() < SOCKETS_LIMIT
+        {
+            held.bound.insert(cookie);
+        }
+        Ok(())
+    }
+
+    /// The app, if its workers share a port like that.
+    fn sharing_app(&self, worker: WorkerId, addr: SocketAddr) -> Option<AppId> {
+        let held = self.workers.get(&worker)?;
+        let ports = &held.spec.ports;
+        let shared = addr.port() != 0 && (ports.is_empty() || ports.contains(&addr.port()));
+        shared.then_some(held.app)
+    }
+
+    fn listens(&mut self, worker: WorkerId, intercepted: Intercepted, backlog: u32) {
+        match self.captured(worker, &intercepted, backlog) {
+            Some(captured) if self.is_held_back(worker, &captured) => {
+                info!(%worker, addr = %captured.addr, "a listener that overlaps an old one is opened when the reload is done");
+                if let Some(held) = self.workers.get_mut(&worker) {
+                    held.held_back.push(HeldBack {
+                        intercepted,
+                        captured,
+                    });
+                    self.input(Input::Withheld { worker });
+                }
+            }
+            Some(captured) => self.capture(worker, &intercepted, captured),
+            None => {
+                intercepted.proceed();
+            }
+        }
+    }
+
+    /// The socket that is to listen, if it is to become a slot. One that is a slot already, and one that is the worker's own affair,
+    /// are no less a sign that it is ready.
+    fn captured(&mut self, worker: WorkerId, intercepted: &Intercepted, backlog: u32) -> Option<Captured> {
+        let fd = intercepted.from.socket(&intercepted.call).ok()?;
+        let tcp = socket::tcp(&fd)?;
+        let addr = socket::local_addr(&fd).ok()?;
+        let cookie = socket::cookie(&fd).ok()?;
+        let known = self.listeners.slot_of(&fd).is_some();
+        let free = self.listeners.count_of(worker) < SOCKETS_LIMIT;
+        let held = self.workers.get_mut(&worker)?;
+        let shared = held.bound.remove(&cookie) && !known && free;
+        if !shared && held.plane != Plane::Cluster {
+            self.input(Input::Listening { worker });
+        }
+        shared.then_some(Captured {
+            addr,
+            v6only: tcp.v6only,
+            backlog,
+            fd,
+        })
+    }
+
+    fn is_held_back(&self, worker: WorkerId, captured: &Captured) -> bool {
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return false;
+        };
+        let key = captured_key(captured.addr, captured.v6only);
+        self.may_move(worker)
+            && self
+                .listeners
+                .overlaps_own(app, &key, captured.addr, captured.v6only)
+    }
+
+    /// The socket becomes a slot, or the worker gets the one that was left by its predecessor in its place.
+    fn capture(&mut self, worker: WorkerId, intercepted: &Intercepted, captured: Captured) {
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return intercepted.proceed();
+        };
+        let key = captured_key(captured.addr, captured.v6only);
+        let group = self.listeners.group(app, &key);
+        let left = group.and_then(|group| Some((group, self.core.slot_for(worker, group)?)));
+        let taken = match left {
+            Some((group, slot)) => self
+                .inherit(intercepted, slot, &captured.fd)
+                .map(|()| self.listeners.hold(slot, worker))
+                .map(|()| (group, slot))
+                .map_err(|error| error.to_string()),
+            None => {
+                let request = Request {
+                    app,
+                    key: &key,
+                    worker,
+                    inherits: None,
+                    beside: true,
+                };
+                let captured = self.listeners.capture(captured, &request);
+                captured.map_err(|error| crate::launch::chain(&error))
+            }
+        };
+        match taken {
+            Ok((group, slot)) => self.input(Input::SlotHeld {
+                slot,
+                group,
+                worker,
+                fixed: true,
+            }),
+            Err(error) => warn!(%worker, error, "a listener is not balanced"),
+        }
+        intercepted.proceed();
+        self.input(Input::Listening { worker });
+    }
+
+    /// The worker gets a slot in the place of its socket.
+    fn inherit(
+        &self,
+        intercepted: &Intercepted,
+        slot: rpm_core::SlotId,
+        instead_of: &OwnedFd,
+    ) -> std::io::Result<()> {
+        let socket = self.listeners.socket(slot).ok_or(std::io::ErrorKind::NotFound)?;
+        socket::match_blocking(socket, instead_of)?;
+        intercepted.from.replace(&intercepted.call, socket)
+    }
+
+    /// The reload is done: what was held back goes on.
+    pub(crate) fn let_go(&mut self, app: AppId) {
+        let ours = self.workers.values_mut().filter(|held| held.app == app);
+        let held_back = ours.flat_map(|held| {
+            let worker = held.id;
+            std::mem::take(&mut held.held_back)
+                .into_iter()
+                .map(move |it| (worker, it))
+        });
+        for (worker, waiting) in held_back.collect::<Vec<_>>() {
+            self.capture(worker, &waiting.intercepted, waiting.captured);
+        }
+    }
+}

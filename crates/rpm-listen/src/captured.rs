@@ -1,0 +1,154 @@
+//! Sockets that workers made themselves, and that became slots when they listened.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_sys::socket;
+
+use crate::group::Group;
+use crate::listeners::{Listeners, OpenError, Request};
+
+/// How the keys of groups of such sockets begin. The other keys are addresses, or begin with `listen:`.
+const PREFIX: &str = "captured:";
+
+/// A socket that a worker has bound, and is about to listen on.
+#[derive(Debug)]
+pub struct Captured {
+    /// Where.
+    pub addr: SocketAddr,
+    /// An IPv6 wildcard that leaves IPv4 alone.
+    pub v6only: bool,
+    /// The backlog that is asked for.
+    pub backlog: u32,
+    /// The socket.
+    pub fd: OwnedFd,
+}
+
+/// How the workers of an app call an address at which they listen by themselves.
+#[must_use]
+pub fn captured_key(addr: SocketAddr, v6only: bool) -> String {
+    let only = if v6only { ",ipv6only" } else { "" };
+    format!("{PREFIX}{addr}{only}")
+}
+
+impl Group {
+    /// Its slots were made by the workers.
+    pub(crate) fn is_captured(&self) -> bool {
+        self.key.starts_with(PREFIX)
+    }
+}
+
+impl Listeners {
+    /// May a socket of the app be one of several at this address? `beside`: also where it overlaps another one of the app.
+    ///
+    /// # Errors
+    /// Who is there.
+    pub fn may_capture(
+        &self,
+        app: AppId,
+        addr: SocketAddr,
+        v6only: bool,
+        beside: bool,
+    ) -> Result<(), OpenError> {
+        let key = captured_key(addr, v6only);
+        let known = self.group(app, &key).is_some();
+        if known || (beside && self.overlaps_own(app, &key, addr, v6only)) {
+            return Ok(());
+        }
+        self.refuse_overlap(addr, v6only)
+    }
+
+    /// Makes the socket a slot of its worker, and has it listen. [`Listeners::may_capture`] was asked when it was bound.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the address has too many slots.
+    pub fn capture(&mut self, captured: Captured, by: &Request<'_>) -> Result<(GroupId, SlotId), OpenError> {
+        let Captured {
+            addr,
+            v6only,
+            backlog,
+            fd,
+        } = captured;
+        let group = match self.group(by.app, by.key) {
+            Some(group) => group,
+            None => self.new_group(Group::new(by.app, by.key, addr, v6only)),
+        };
+        let slot = self.enter(group, |open, slot| open.adopt(slot, fd, backlog))?;
+        self.hold(slot, by.worker);
+        Ok((group, slot))
+    }
+
+    /// Whose slot is this socket?
+    #[must_use]
+    pub fn slot_of(&self, socket: impl AsFd) -> Option<SlotId> {
+        let cookie = socket::cookie(socket).ok()?;
+        let mut slots = self.groups.values().flat_map(|group| &group.slots);
+        slots.find(|(_, slot)| slot.cookie == cookie).map(|(id, _)| *id)
+    }
+
+    /// The socket of a slot.
+    #[must_use]
+    pub fn socket(&self, slot: SlotId) -> Option<BorrowedFd<'_>> {
+        let group = self.groups.get(self.group_of.get(&slot)?)?;
+        group.slots.get(&slot).map(|slot| slot.fd.as_fd())
+    }
+
+    /// Is the slot a socket that its worker made?
+    #[must_use]
+    pub fn is_captured(&self, slot: SlotId) -> bool {
+        let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
+        group.is_some_and(Group::is_captured)
+    }
+
+    /// A socket of the worker's own making is its alone from now on: it closes it when it likes.
+    pub(crate) fn leave_to(&mut self, slot: SlotId, worker: WorkerId) {
+        let group = self
+            .group_of
+            .remove(&slot)
+            .and_then(|id| self.groups.get_mut(&id));
+        if let Some(group) = group
+            && let Some(left) = group.slots.remove(&slot)
+        {
+            // What cannot be unwatched is forgotten with the socket.
+            let _ = self.traffic.remove(left.fd.as_fd());
+            group.eligible.retain(|other| *other != slot);
+            group.foreign.insert(slot, worker);
+        }
+    }
+
+    /// The slots of a worker.
+    #[must_use]
+    pub fn slots_of(&self, worker: WorkerId) -> Vec<SlotId> {
+        let slots = self.groups.values().flat_map(|group| &group.slots);
+        slots
+            .filter(|(_, slot)| slot.holder == Some(worker))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// How many slots a worker has.
+    #[must_use]
+    pub fn count_of(&self, worker: WorkerId) -> usize {
+        self.slots_of(worker).len()
+    }
+
+    /// The worker has the slot from now on.
+    pub fn hold(&mut self, slot: SlotId, worker: WorkerId) {
+        if let Some(held) = self.slot_mut(slot) {
+            held.holder = Some(worker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_tell_addresses_apart() {
+        let key = |addr: &str, v6only| captured_key(addr.parse().unwrap(), v6only);
+        assert_eq!(key("127.0.0.1:80", false), "captured:127.0.0.1:80");
+        assert_ne!(key("[::]:80", false), key("[::]:80", true));
+    }
+}

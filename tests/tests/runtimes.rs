@@ -1,0 +1,295 @@
+//! Programs in any language, none of which knows of us: several copies share a port, are replaced when they are killed, and
+//! reloaded, and no client notices.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::{V4, who, workers};
+use rpm_e2e::clients::Clients;
+use rpm_e2e::outside::{freeze, kill, kill_daemon, thaw};
+use rpm_e2e::steering;
+use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, bun, deno, fixture, node, wait_until};
+
+const BOUND: Duration = Duration::from_secs(30);
+/// Copies of each program.
+const COPIES: usize = 4;
+/// Clients with a connection for every request.
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 100;
+/// Connections that are counted.
+const CONNECTIONS: usize = 1000;
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+/// Copies of a program behind one port.
+struct Site {
+    rpm: Rpm,
+    port: Port,
+}
+
+impl Site {
+    fn start(rpm: Rpm, what: &[OsString]) -> Site {
+        let port = Port::reserve();
+        let copies = COPIES.to_string();
+        let options = ["-i", copies.as_str(), "--name", "web", "--drain-timeout", "5s"];
+        // What follows `--` is the program's.
+        let at = what.iter().position(|word| word == "--").unwrap_or(what.len());
+        let (ours, theirs) = what.split_at(at);
+        let filled =
+            |word: &OsString| OsString::from(word.to_string_lossy().replace("PORT", &port.to_string()));
+        App::of(ours.iter().map(filled))
+            .args(options)
+            .args(theirs.iter().map(filled))
+            .port(&port)
+            .start(&rpm);
+        Site { rpm, port }
+    }
+
+    /// New connections go round, exactly.
+    fn spreads(&self) {
+        let mut served = BTreeMap::new();
+        for _ in 0..CONNECTIONS {
+            *served.entry(who(V4, &self.port)).or_insert(0) += 1;
+        }
+        let each: Vec<usize> = served.values().copied().collect();
+        assert_eq!(each, [CONNECTIONS / COPIES; COPIES], "{served:?}");
+    }
+
+    /// A reload under load.
+    fn reloads(&self) {
+        let before = self.rpm.pids("web");
+        let clients = Clients::fresh(&self.port, CLIENTS);
+        clients.wait_ok(SOME);
+        self.rpm.ok(["reload", "web", "--wait"]);
+        assert!(self.rpm.pids("web").iter().all(|pid| !before.contains(pid)));
+        clients.wait_ok(SOME);
+        clients.finish_clean(&self.rpm);
+    }
+
+    /// A worker is killed under load: its clients lose what it was answering, and nobody else anything.
+    fn is_killed(&self) {
+        let clients = Clients::fresh(&self.port, CLIENTS);
+        clients.wait_ok(SOME);
+        let victim = self.rpm.process(1).pid.expect("it runs");
+        kill(victim);
+        let replaced =
+            |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
+        wait_until("a replacement", BOUND, || self.rpm.process(1), replaced);
+        clients.wait_ok(SOME);
+        for (_, report) in clients.finish() {
+            let allowed = report.check_allowing(&[Outcome::ResetFresh, Outcome::Truncated]);
+            assert!(allowed.is_ok(), "{report}\n{}", self.rpm.log());
+            assert!(report.outcomes.failures() <= CLIENTS as u64, "{report}");
+        }
+        assert_eq!(workers(&self.port, COPIES).len(), COPIES);
+    }
+}
+
+impl Site {
+    /// The daemon dies under load, and the next one takes the programs back.
+    fn outlives_the_daemon(&self) {
+        let pids = self.rpm.pids("web");
+        let clients = Clients::fresh(&self.port, CLIENTS);
+        clients.wait_ok(SOME);
+        kill_daemon(&self.rpm);
+        clients.wait_ok(SOME);
+        assert_eq!(self.rpm.pids("web"), pids, "{}", self.rpm.log());
+        clients.wait_ok(SOME);
+        clients.finish_clean(&self.rpm);
+    }
+
+    /// The process that serves as one of the copies is stopped: what it had accepted waits, and nothing else does.
+    fn is_frozen(&self) {
+        let load = Load {
+            // So many that not all of them are at one copy in the same moment.
+            clients: 4 * CLIENTS,
+            ..Load::local(self.port.number())
+        };
+        let answers = workers(&self.port, COPIES);
+        let victim = answers
+            .iter()
+            .next()
+            .and_then(|answer| answer.split(' ').nth(1)?.parse().ok());
+        let victim = victim.expect("a pid");
+        let traffic = Traffic::start(&load);
+        traffic.wait_ok(SOME);
+        freeze(victim);
+        traffic.wait_ok(10 * SOME);
+        thaw(victim);
+        let report = traffic.finish();
+        assert!(report.check_clean().is_ok(), "{report}\n{}", self.rpm.log());
+    }
+}
+
+/// What is promised of every program.
+fn serves(test: &str, what: &[OsString]) {
+    let Some(rpm) = steering::Path::Ebpf.rpm(test) else {
+        return;
+    };
+    let site = Site::start(rpm, what);
+    assert_eq!(workers(&site.port, COPIES).len(), COPIES, "{}", site.rpm.log());
+    if steering::Path::Ebpf.is_used(&site.rpm, "web", test) {
+        site.spreads();
+    }
+    site.is_killed();
+    site.is_frozen();
+    site.outlives_the_daemon();
+    site.reloads();
+}
+
+/// A fixture run by this program.
+fn run_by(interpreter: &Path, name: &str) -> Vec<OsString> {
+    let mut all = vec![fixture(name).into_os_string()];
+    all.extend(words(&["--interpreter"]));
+    all.push(interpreter.into());
+    all
+}
+
+/// Compiled once for all tests of this file.
+fn compiled(
+    cell: &OnceLock<PathBuf>,
+    name: &str,
+    compile: impl FnOnce(&Path, &Path) -> Command,
+) -> Vec<OsString> {
+    let path = cell.get_or_init(|| {
+        let source = fixture(name);
+        let directory = std::env::temp_dir().join(format!("rpm-compiled-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory for programs");
+        let program = directory.join(name.replace('.', "-"));
+        let done = compile(&source, &program).output().expect("the compiler runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        program
+    });
+    vec![path.clone().into_os_string()]
+}
+
+#[test]
+fn python() {
+    serves("python", &[fixture("hello.py").into_os_string()]);
+}
+
+#[test]
+fn python_without_privileges() {
+    let Some(rpm) = steering::Path::Classic.rpm("python_without_privileges") else {
+        return;
+    };
+    let site = Site::start(rpm, &[fixture("hello.py").into_os_string()]);
+    assert!(steering::Path::Classic.is_used(&site.rpm, "web", "python_without_privileges"));
+    assert_eq!(workers(&site.port, COPIES).len(), COPIES);
+    site.is_killed();
+    site.reloads();
+}
+
+#[test]
+fn gunicorn() {
+    let mut what = words(&["gunicorn", "--cwd"]);
+    what.push(fixture("wsgi.py").parent().expect("a directory").into());
+    what.extend(words(&[
+        "--",
+        "--bind",
+        "127.0.0.1:PORT",
+        "--workers",
+        "2",
+        "wsgi:app",
+    ]));
+    serves("gunicorn", &what);
+}
+
+#[test]
+fn uvicorn() {
+    let mut what = words(&["uvicorn", "--cwd"]);
+    what.push(fixture("asgi.py").parent().expect("a directory").into());
+    what.extend(words(&[
+        "--",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "PORT",
+        "--log-level",
+        "warning",
+        "asgi:app",
+    ]));
+    serves("uvicorn", &what);
+}
+
+#[test]
+fn go() {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let what = compiled(&PROGRAM, "hello.go", |source, program| {
+        let mut command = Command::new("go");
+        let cache = program.with_extension("cache");
+        command
+            .args(["build", "-o"])
+            .arg(program)
+            .arg(source)
+            .env("GOCACHE", cache);
+        command.env("GO111MODULE", "off");
+        command
+    });
+    serves("go", &what);
+}
+
+#[test]
+fn rust() {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let what = compiled(&PROGRAM, "hello.rs", |source, program| {
+        let mut command = Command::new("rustc");
+        command.args(["--edition", "2024", "-o"]).arg(program).arg(source);
+        command
+    });
+    serves("rust", &what);
+}
+
+#[test]
+fn a_static_binary() {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let what = compiled(&PROGRAM, "hello.c", |source, program| {
+        let mut command = Command::new("cc");
+        command.args(["-static", "-O1", "-o"]).arg(program).arg(source);
+        command
+    });
+    serves("a_static_binary", &what);
+}
+
+#[test]
+fn bun_serve() {
+    serves("bun_serve", &run_by(&bun(), "hello-bun.ts"));
+}
+
+#[test]
+fn bun_with_node_http() {
+    serves("bun_with_node_http", &run_by(&bun(), "hello.js"));
+}
+
+#[test]
+fn deno_serve() {
+    let mut what = run_by(&deno(), "hello-deno.ts");
+    what.extend(words(&["--interpreter-args", "run -A --no-lock"]));
+    serves("deno_serve", &what);
+}
+
+#[test]
+fn npm_start() {
+    let directory = std::env::temp_dir().join(format!("rpm-npm-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let start = format!("{} {}", node(22).display(), fixture("hello.js").display());
+    let package = serde_json::json!({ "name": "hello", "private": true, "scripts": { "start": start } });
+    std::fs::write(directory.join("package.json"), package.to_string()).expect("it is written");
+    let mut what = words(&["npm start", "--cwd"]);
+    what.push(directory.into());
+    serves("npm_start", &what);
+}
+
+#[test]
+fn a_command_line() {
+    let line = format!("cd / && {} {}", node(22).display(), fixture("hello.js").display());
+    serves("a_command_line", &words(&[&line]));
+}
