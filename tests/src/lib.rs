@@ -4,6 +4,7 @@ pub mod app;
 pub mod ask;
 pub mod clients;
 pub mod complaint;
+pub mod denied;
 pub mod machine;
 pub mod namespace;
 pub mod outside;

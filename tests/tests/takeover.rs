@@ -1,13 +1,13 @@
 //! The next daemon may not take back what the workers hold: they are replaced, and nobody notices.
 
-use std::process::Command;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
+use rpm_e2e::denied::Denied;
 use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Port, Process, Rpm, Status, fixture, wait_until};
+use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(30);
@@ -15,22 +15,6 @@ const BOUND: Duration = Duration::from_secs(30);
 const CLIENTS: usize = 4;
 /// Answers between two events.
 const SOME: u64 = 50;
-
-/// The command, and the daemon that it starts, where pidfd_getfd is denied.
-fn without_getfd(command: &Command) -> Command {
-    let mut launched = Command::new("python3");
-    launched
-        .arg(fixture("without-getfd.py"))
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (key, value) in command.get_envs() {
-        match value {
-            Some(value) => launched.env(key, value),
-            None => launched.env_remove(key),
-        };
-    }
-    launched
-}
 
 fn replaced(rpm: &Rpm) {
     let port = Port::reserve();
@@ -43,7 +27,8 @@ fn replaced(rpm: &Rpm) {
     let before = rpm.pids("web");
     kill_daemon(rpm);
     clients.wait_ok(SOME);
-    let listed = without_getfd(&rpm.command(["list"]))
+    let listed = Denied::Getfd
+        .to(&rpm.command(["list"]))
         .output()
         .expect("python3 runs");
     assert!(listed.status.success(), "{listed:?}\n{}", rpm.log());

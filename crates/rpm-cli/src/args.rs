@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use rpm_wire::api::StopSignal;
 
 use values::{count, duration, health_path, instances, listen_address};
 
@@ -305,6 +306,12 @@ pub(crate) struct StartArgs {
     /// From the signal to stop until SIGKILL
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) kill_timeout: Option<u64>,
+    /// What asks the program to stop: SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1 or SIGUSR2
+    #[arg(long, value_name = "SIGNAL", default_value_t)]
+    pub(crate) kill_signal: StopSignal,
+    /// Signal the program alone, and not what it has started
+    #[arg(long)]
+    pub(crate) no_treekill: bool,
     /// Give up after this many failures to start in a row
     #[arg(long, value_name = "N")]
     pub(crate) max_restarts: Option<u32>,

@@ -87,6 +87,8 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         autorestart: !args.no_autorestart,
         listen_timeout_ms: args.listen_timeout,
         kill_timeout_ms: args.kill_timeout,
+        kill_signal: args.kill_signal,
+        treekill: !args.no_treekill,
         reload_timeout_ms: args.reload_timeout,
         drain_timeout_ms: args.drain_timeout,
         watch_after_ms: args.watch_after,

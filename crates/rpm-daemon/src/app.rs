@@ -80,7 +80,7 @@ pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, St
     let captured = "the sockets of the programs are captured when they listen (seccomp)";
     let denied = match denied {
         _ if !spec.intercept => Some("interception is switched off (--no-intercept)".to_owned()),
-        Some(reason) => Some(format!("calls cannot be intercepted: {reason}")),
+        Some(reason) => Some(format!("its calls cannot be intercepted ({reason})")),
         None => None,
     };
     match (Plane::of(spec), denied) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rpm_core::protocol::{Command, Exit, Failure, Outcome};
+use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
 use rpm_core::{AppId, InstanceId, Revision};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
 use tokio::sync::oneshot;
@@ -34,11 +34,14 @@ impl Supervisor {
         }
         let id = AppId(self.next_app);
         self.next_app += 1;
-        let count = config.instances;
+        let wanted = config.instances;
+        let note = self.alone(&spec, wanted);
+        let config = AppConfig {
+            instances: if note.is_some() { 1 } else { wanted },
+            ..config
+        };
         self.apps.insert(id, App::new(spec.clone(), now_ms()));
         let outcome = self.command(Command::Start { app: id, config });
-        // The first program that is started shows what the system permits.
-        let notes = notes(&spec, count, self.intercepts(&spec));
         let instances = self
             .core
             .instances()
@@ -48,7 +51,21 @@ impl Supervisor {
         Ok(Accepted {
             outcome,
             instances,
-            notes,
+            notes: note.into_iter().collect(),
+        })
+    }
+
+    /// Why several workers of an app would stand in each other's way, if they would.
+    fn alone(&mut self, spec: &AppSpec, count: u32) -> Option<String> {
+        self.probe_interception();
+        let denied = self.interception.denied.as_deref()?;
+        let alone = Plane::of(spec) == Plane::Copies && spec.intercept && count > 1;
+        alone.then(|| {
+            format!(
+                "{} is started as one instance, not {count}: only Node programs, and programs given --listen, can share a port \
+                 here ({denied}); if it binds with SO_REUSEPORT by itself use --no-intercept",
+                spec.name
+            )
         })
     }
 
@@ -360,18 +377,6 @@ fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
         ));
     }
     Ok(count)
-}
-
-/// What the user may not expect. `shares`: the calls of its programs are intercepted, as far as is known.
-fn notes(spec: &AppSpec, instances: u32, shares: bool) -> Vec<String> {
-    match Plane::of(spec) {
-        Plane::Copies if instances > 1 && !shares => vec![format!(
-            "{} is not a Node program, and its calls cannot be intercepted (see describe): its {instances} workers run side by \
-             side and share no port; pass one with --listen to a program that knows LISTEN_FDS",
-            spec.name
-        )],
-        Plane::Cluster | Plane::Passed | Plane::Copies | Plane::Fork => Vec::new(),
-    }
 }
 
 fn too_many(count: u32) -> ApiError {

@@ -32,7 +32,7 @@ impl Supervisor {
             Output::Terminate { worker } => {
                 self.end_refusal(worker);
                 self.step(worker, Stage::Stopping);
-                self.end_tree(worker, Signal::INT);
+                self.ask_to_stop(worker);
             }
             Output::Kill { worker } => self.end_tree(worker, Signal::KILL),
             Output::Steer { group, slots } => {

@@ -6,7 +6,7 @@ use rpm_core::WorkerId;
 use rpm_core::protocol::{Exit, Input};
 use rpm_sys::tree::{self, Tree};
 use rpm_sys::{ExitStatus, PidFd, Signal};
-use rpm_wire::api::Stage;
+use rpm_wire::api::{Stage, StopSignal};
 use tokio::io::Interest;
 use tracing::{info, warn};
 
@@ -18,6 +18,23 @@ use crate::worker::Life;
 const NODE_BAD_OPTION: i32 = 9;
 
 impl Supervisor {
+    /// Asks a worker to stop, in the way that its program knows.
+    pub(crate) fn ask_to_stop(&mut self, worker: WorkerId) {
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let signal = signal(held.spec.kill_signal);
+        let treekill = held.spec.treekill;
+        match &mut held.life {
+            Life::Running(process) if !treekill => {
+                process.ending = true;
+                // One that has ended since is found to have.
+                let _ = process.pidfd.send_signal(signal);
+            }
+            Life::Running(_) | Life::Remains { .. } | Life::None => self.end_tree(worker, signal),
+        }
+    }
+
     /// Sends a signal to the worker's whole tree, children before parents.
     pub(crate) fn end_tree(&mut self, worker: WorkerId, signal: Signal) {
         let Some(held) = self.workers.get_mut(&worker) else {
@@ -152,4 +169,15 @@ fn remains(worker: WorkerId, pid: u32) -> Vec<Arc<PidFd>> {
         .filter_map(|pid| PidFd::open(pid).ok())
         .map(Arc::new)
         .collect()
+}
+
+fn signal(of: StopSignal) -> Signal {
+    match of {
+        StopSignal::Interrupt => Signal::INT,
+        StopSignal::Terminate => Signal::TERM,
+        StopSignal::Quit => Signal::QUIT,
+        StopSignal::HangUp => Signal::HUP,
+        StopSignal::User1 => Signal::USR1,
+        StopSignal::User2 => Signal::USR2,
+    }
 }

@@ -13,7 +13,9 @@ use rpm_core::{AppId, WorkerId};
 use rpm_listen::{Captured, Request, captured_key};
 use rpm_sys::intercept::{Call, Notifications, Received, What};
 use rpm_sys::socket;
+use rpm_sys::spawn::{Child, Spawn, SpawnError, Stage, spawn};
 use rpm_wire::api::AppSpec;
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tracing::{debug, info, warn};
 
@@ -24,6 +26,8 @@ use crate::watched::watched;
 /// Sockets of one worker that are bound and not listened on yet, and slots that it may have. What goes beyond is not shared: no
 /// program needs as many, and one that runs wild costs the daemon no more descriptors than this.
 const SOCKETS_LIMIT: usize = 64;
+/// The number at which the process of [`probe`] has its reports.
+const PROBE_REPORTS: i32 = 3;
 /// After a report could not be read.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,6 +46,7 @@ pub(crate) struct HeldBack {
 /// Whether this system lets calls be intercepted.
 #[derive(Default)]
 pub(crate) struct Interception {
+    probed: bool,
     /// Why it does not.
     pub(crate) denied: Option<String>,
 }
@@ -58,6 +63,43 @@ impl Supervisor {
     /// Are the calls of this app's workers intercepted, as far as is known?
     pub(crate) fn intercepts(&self, spec: &AppSpec) -> bool {
         spec.intercept && Plane::of(spec) != Plane::Passed && self.interception.denied.is_none()
+    }
+
+    /// Finds out whether calls can be intercepted, with a program that does nothing.
+    pub(crate) fn probe_interception(&mut self) {
+        if std::mem::replace(&mut self.interception.probed, true) {
+            return;
+        }
+        match probe() {
+            Ok(child) => drop(tokio::spawn(reap(child))),
+            Err(error) if error.stage == Stage::Intercept => {
+                self.deny_interception(&error);
+            }
+            // That will show again, and be told, when a worker is started.
+            Err(_) => {}
+        }
+    }
+
+    /// From now on programs are started without it.
+    pub(crate) fn deny_interception(&mut self, error: &SpawnError) {
+        let why = match Errno::from_io_error(&error.source) {
+            Some(Errno::NOSYS | Errno::INVAL) => {
+                "the kernel has no seccomp notification (Linux 5.9) for this processor"
+            }
+            Some(Errno::BUSY) => {
+                "another seccomp filter is in force that reports to somebody, as under some container runtimes"
+            }
+            Some(Errno::PERM | Errno::ACCESS) => {
+                "seccomp, or taking descriptors of other processes (ptrace, pidfd_getfd), is not permitted here"
+            }
+            Some(_) | None => "the system refuses it",
+        };
+        let text = format!("{why}: {}", error.source);
+        warn!(
+            reason = text,
+            "calls cannot be intercepted: only Node shares ports"
+        );
+        self.interception.denied = Some(text);
     }
 
     /// Are those of this worker?
@@ -260,5 +302,38 @@ impl Supervisor {
         for (worker, waiting) in held_back.collect::<Vec<_>>() {
             self.capture(worker, &waiting.intercepted, waiting.captured);
         }
+    }
+}
+
+/// A process that has its calls intercepted, and makes none.
+fn probe() -> Result<Child, SpawnError> {
+    let null = || {
+        let opened = std::fs::File::options().write(true).open("/dev/null");
+        opened.map(OwnedFd::from).map_err(|source| SpawnError {
+            stage: Stage::Descriptors,
+            operand: "/dev/null".into(),
+            hint: None,
+            source,
+        })
+    };
+    spawn(Spawn {
+        program: "/proc/self/exe".into(),
+        argv: vec!["rpm".into(), "--version".into()],
+        env: Vec::new(),
+        cwd: "/".into(),
+        stdout: null()?,
+        stderr: null()?,
+        stdin: None,
+        fds: Vec::new(),
+        listen_fds: 0,
+        nofile: None,
+        intercept: Some(PROBE_REPORTS),
+    })
+}
+
+async fn reap(child: Child) {
+    if let Ok(ended) = watched(child.pidfd, Interest::READABLE) {
+        let _ = ended.readable().await;
+        let _ = ended.get_ref().try_wait();
     }
 }

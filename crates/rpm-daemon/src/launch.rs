@@ -92,13 +92,7 @@ impl Supervisor {
         if let Err(LaunchError::Spawn(error)) = &launched
             && error.stage == rpm_sys::spawn::Stage::Intercept
         {
-            let text = chain(error);
-            warn!(
-                app = spec.name,
-                error = text,
-                "programs are started without interception from now on"
-            );
-            self.interception.denied = Some(text);
+            self.deny_interception(error);
             launched = self.launch(worker, &spec, place);
         }
         match launched {

@@ -188,12 +188,12 @@ impl Supervisor {
     ) -> Result<Accepted, ApiError> {
         let views = self.core.instances().filter(|view| view.app == app);
         let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
-        if self.plane(app) == Some(Plane::Fork) && !self.has_slots(app) {
+        if self.owns_ports(app) && !self.has_slots(app) {
             self.configure(app, revision)?;
             let name = self.label(app);
             let mut accepted = self.obey(instances, |instances| Command::Restart { instances });
             accepted.notes.push(format!(
-                "{name} runs in fork mode and listens on nothing that a second process could share: it is restarted"
+                "{name} listens on nothing that a second process could share: it is restarted"
             ));
             return Ok(accepted);
         }
@@ -204,6 +204,17 @@ impl Supervisor {
         config.policy.watch_after = watch_after.unwrap_or(config.policy.watch_after);
         let config = Some(config);
         Ok(self.obey(instances, |_| Command::Reload { app, config }))
+    }
+
+    /// Would a second process of the app find its ports taken?
+    fn owns_ports(&self, app: AppId) -> bool {
+        match self.plane(app) {
+            Some(Plane::Fork) => true,
+            Some(Plane::Copies) => self
+                .present_spec(app)
+                .is_some_and(|spec| spec.intercept && !self.intercepts(spec)),
+            Some(Plane::Cluster | Plane::Passed) | None => false,
+        }
     }
 
     /// Has a worker of the app a slot? Then clients reach it, and two of them can serve side by side.

@@ -1,12 +1,16 @@
 //! The control API: JSON bodies of the HTTP requests on `$RPM_HOME/rpm.sock`. See `docs/API.md`.
 
 mod progress;
+mod signal;
+mod spec;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use progress::{Follow, Progress, Stage, Step};
+pub use signal::{StopSignal, UnknownSignal};
+pub use spec::{AppSpec, ExecMode, HealthCheck};
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -20,155 +24,6 @@ pub struct ApiError {
     /// The last lines the failing worker printed, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
-}
-
-/// How an app's processes share the work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExecMode {
-    /// N workers behind shared ports (any `-i`).
-    Cluster,
-    /// One process that owns its ports.
-    Fork,
-}
-
-/// An app as the user described it, resolved by the CLI to what the daemon can execute.
-/// Durations are in milliseconds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AppSpec {
-    /// Unique name.
-    pub name: String,
-    /// The script or program, absolute.
-    pub script: String,
-    /// The interpreter, absolute or to be found on `env["PATH"]`; `None` executes the script itself.
-    #[serde(default)]
-    pub interpreter: Option<String>,
-    /// Arguments of the interpreter, before the script.
-    #[serde(default)]
-    pub interpreter_args: Vec<String>,
-    /// Arguments of the script.
-    #[serde(default)]
-    pub args: Vec<String>,
-    /// Working directory, absolute.
-    pub cwd: String,
-    /// The whole environment of the app (the caller's, plus its own).
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    /// Cluster or fork.
-    pub exec_mode: ExecMode,
-    /// How many instances; 0 = one per CPU the daemon may use, negative = that many fewer.
-    pub instances: i32,
-    /// Addresses to open and pass by `LISTEN_FDS` (`8080`, `127.0.0.1:8080`, `[::1]:8080`).
-    #[serde(default)]
-    pub listen: Vec<String>,
-    /// Let the workers share the ports that they open by themselves (seccomp user notification).
-    #[serde(default = "yes")]
-    pub intercept: bool,
-    /// The only ports that they share that way; none: all but random ones.
-    #[serde(default)]
-    pub ports: Vec<u16>,
-    /// Ready only after `process.send('ready')`.
-    #[serde(default)]
-    pub wait_ready: bool,
-    /// Restart after an exit nobody asked for.
-    #[serde(default = "yes")]
-    pub autorestart: bool,
-    /// From the spawn to readiness.
-    #[serde(default)]
-    pub listen_timeout_ms: Option<u64>,
-    /// From the signal to SIGKILL.
-    #[serde(default)]
-    pub kill_timeout_ms: Option<u64>,
-    /// From the spawn to readiness, for a worker of a reload.
-    #[serde(default)]
-    pub reload_timeout_ms: Option<u64>,
-    /// How long a worker that was replaced may take to finish what it has begun.
-    #[serde(default)]
-    pub drain_timeout_ms: Option<u64>,
-    /// How long the old workers of a reload stand by when all new ones are ready, to serve again if one of these ends.
-    #[serde(default)]
-    pub watch_after_ms: Option<u64>,
-    /// How many new workers of a reload may be starting at once; 0: one per CPU.
-    #[serde(default)]
-    pub parallel: u32,
-    /// How many workers more than instances a reload may have at once, those that drain included; `None`: any number.
-    #[serde(default)]
-    pub max_surge: Option<u32>,
-    /// For how many instances an old worker may leave before its successor is started.
-    #[serde(default)]
-    pub max_unavailable: u32,
-    /// A reload is content with workers that serve other addresses than their predecessors.
-    #[serde(default)]
-    pub allow_port_change: bool,
-    /// What a worker that a reload starts must answer before it takes over.
-    #[serde(default)]
-    pub health_check: Option<HealthCheck>,
-    /// Load the agent into Node, which drains a worker politely.
-    #[serde(default = "yes")]
-    pub agent: bool,
-    /// Consecutive young failures until `errored`.
-    #[serde(default)]
-    pub max_restarts: Option<u32>,
-    /// Uptime from which an exit is not a failure to start.
-    #[serde(default)]
-    pub min_uptime_ms: Option<u64>,
-    /// Fixed delay before a restart.
-    #[serde(default)]
-    pub restart_delay_ms: Option<u64>,
-    /// First delay of an exponential back-off.
-    #[serde(default)]
-    pub exp_backoff_restart_delay_ms: Option<u64>,
-}
-
-/// A request by which a worker shows its health: plain HTTP, on the first address that it listened on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HealthCheck {
-    /// Path and query.
-    pub path: String,
-    /// The status of a good answer.
-    #[serde(default = "ok_status")]
-    pub status: u16,
-    /// Between two requests.
-    #[serde(default = "health_interval")]
-    pub interval_ms: u64,
-    /// For an answer.
-    #[serde(default = "health_timeout")]
-    pub timeout_ms: u64,
-    /// So many good answers in a row.
-    #[serde(default = "one")]
-    pub threshold: u32,
-}
-
-impl HealthCheck {
-    /// With everything but the path as it is by default: status 200, every 250 ms, 2 s for an answer, one good answer.
-    #[must_use]
-    pub fn of(path: String) -> HealthCheck {
-        HealthCheck {
-            path,
-            status: ok_status(),
-            interval_ms: health_interval(),
-            timeout_ms: health_timeout(),
-            threshold: one(),
-        }
-    }
-}
-
-fn ok_status() -> u16 {
-    200
-}
-
-fn health_interval() -> u64 {
-    250
-}
-
-fn health_timeout() -> u64 {
-    2000
-}
-
-fn one() -> u32 {
-    1
 }
 
 fn yes() -> bool {

@@ -124,6 +124,8 @@ mod tests {
             autorestart: true,
             listen_timeout_ms: None,
             kill_timeout_ms: Some(2000),
+            kill_signal: crate::api::StopSignal::default(),
+            treekill: true,
             reload_timeout_ms: None,
             drain_timeout_ms: None,
             watch_after_ms: None,

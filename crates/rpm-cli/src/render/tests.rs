@@ -64,6 +64,8 @@ fn spec() -> AppSpec {
         autorestart: true,
         listen_timeout_ms: Some(5000),
         kill_timeout_ms: None,
+        kill_signal: rpm_wire::api::StopSignal::Terminate,
+        treekill: true,
         reload_timeout_ms: None,
         drain_timeout_ms: None,
         watch_after_ms: None,

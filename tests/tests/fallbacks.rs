@@ -1,0 +1,100 @@
+//! What is left where the system does not let calls be intercepted, and how it is told.
+
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::workers;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::denied::Denied;
+use rpm_testkit::{Port, Ran, Rpm, get, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+/// A daemon that is denied this, and an app that another one started.
+fn start(denied: Denied, rpm: &Rpm, app: &App) -> Ran {
+    let ran: Ran = denied
+        .to(&app.command(rpm))
+        .output()
+        .expect("python3 runs")
+        .into();
+    assert_eq!(ran.code, Some(0), "{ran:#?}\n{}", rpm.log());
+    ran
+}
+
+/// A program that is not Node is one instance, and is told why.
+fn one_instance(denied: Denied, reason: &str) {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::cluster("hello.py", "3").args(["--name", "web"]).port(&port);
+    let ran = start(denied, &rpm, &app);
+    assert!(ran.stderr.contains("one instance"), "{ran:#?}");
+    assert_eq!(rpm.list().len(), 1);
+    wait_until(
+        "it serves",
+        BOUND,
+        || get(port.number(), "/").is_ok(),
+        |serves| *serves,
+    );
+    let info = rpm.describe("web");
+    assert_eq!(info.plane, "none");
+    assert!(info.plane_reason.contains(reason), "{}", info.plane_reason);
+    // It has a port of its own, so it is restarted.
+    let before = rpm.pids("web");
+    let ran = rpm.run(["reload", "web"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.stderr.contains("it is restarted"), "{ran:#?}");
+    assert_ne!(rpm.pids("web"), before);
+}
+
+#[test]
+fn without_seccomp() {
+    one_instance(Denied::Seccomp, "Linux 5.9");
+}
+
+#[test]
+fn where_somebody_else_listens_to_a_filter() {
+    one_instance(Denied::Listener, "container");
+}
+
+#[test]
+fn without_the_right_to_take_descriptors() {
+    one_instance(Denied::Getfd, "pidfd_getfd");
+}
+
+#[test]
+fn node_is_clustered_all_the_same() {
+    for denied in [Denied::Seccomp, Denied::Listener, Denied::Getfd] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        let app = App::cluster("hello.js", "3")
+            .args(["--name", "web", "--drain-timeout", "5s"])
+            .port(&port);
+        start(denied, &rpm, &app);
+        assert_eq!(workers(&port, 3).len(), 3, "{denied:?}");
+        let clients = Clients::begin(&port, "/", CLIENTS);
+        clients.wait_ok(SOME);
+        rpm.ok(["reload", "web"]);
+        clients.wait_ok(SOME);
+        clients.finish_clean(&rpm);
+    }
+}
+
+#[test]
+fn fork_mode_is_restarted() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    start(
+        Denied::Seccomp,
+        &rpm,
+        &App::new("hello.js").args(["--name", "web"]).port(&port),
+    );
+    wait_until(
+        "it serves",
+        BOUND,
+        || get(port.number(), "/").is_ok(),
+        |serves| *serves,
+    );
+    let ran = rpm.run(["reload", "web"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.stderr.contains("it is restarted"), "{ran:#?}");
+}
