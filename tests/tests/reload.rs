@@ -244,8 +244,17 @@ fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
 
 #[test]
 fn a_fork_mode_app_loses_nothing() {
+    fork_mode_loses_nothing("hello.js");
+}
+
+#[test]
+fn nor_does_one_that_is_a_cluster_by_itself() {
+    fork_mode_loses_nothing("forks.js");
+}
+
+fn fork_mode_loses_nothing(name: &str) {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    let app = App::new("hello.js").args(["--name", "web", "--drain-timeout", "10000"]);
+    let app = App::new(name).args(["--name", "web", "--drain-timeout", "10000"]);
     let app = app.port(&port);
     app.start(&rpm);
     wait_until(

@@ -1,6 +1,6 @@
 //! What the daemon and an agent say to each other: a line of JSON each, an object with one field that names it.
 
-use std::ops::Range;
+use std::ops::{Add, Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,20 @@ pub struct Open {
     pub requests: u64,
     /// Connections that are no longer HTTP: WebSockets and tunnels.
     pub upgraded: u64,
+}
+
+impl Add for Open {
+    type Output = Open;
+
+    /// Of two processes together.
+    fn add(self, other: Open) -> Open {
+        Open {
+            connections: self.connections.saturating_add(other.connections),
+            idle: self.idle.saturating_add(other.idle),
+            requests: self.requests.saturating_add(other.requests),
+            upgraded: self.upgraded.saturating_add(other.upgraded),
+        }
+    }
 }
 
 /// A message to an agent.

@@ -3,6 +3,7 @@
 //! An agent connects to `$RPM_HOME/agent.sock` when its process first listens and names the worker by the token
 //! in its environment. It is believed only if the kernel says that its process is that worker's.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
@@ -41,12 +42,60 @@ pub(crate) enum AgentEvent {
     Gone { connection: u64 },
 }
 
-/// A worker's agent.
-pub(crate) struct Agent {
-    connection: u64,
-    pub(crate) to: mpsc::Sender<ToAgent>,
+/// The agents, by connection. A worker has one in each process of its tree that listens.
+#[derive(Default)]
+pub(crate) struct Agents {
+    all: BTreeMap<u64, Agent>,
+}
+
+struct Agent {
+    worker: WorkerId,
+    to: mpsc::Sender<ToAgent>,
     /// What it reported last.
-    pub(crate) open: Option<Open>,
+    open: Option<Open>,
+    /// It was told to drain, and has not said that it does.
+    awaited: bool,
+}
+
+impl Agents {
+    /// Has the worker one?
+    pub(crate) fn has(&self, worker: WorkerId) -> bool {
+        self.all.values().any(|agent| agent.worker == worker)
+    }
+
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        self.all.retain(|_, agent| agent.worker != worker);
+    }
+
+    /// What all agents of the worker together reported; `None` as long as one has not, or there is none.
+    pub(crate) fn open(&self, worker: WorkerId) -> Option<Open> {
+        let ours = self.all.values().filter(|agent| agent.worker == worker);
+        let mut ours = ours.peekable();
+        ours.peek()?;
+        ours.try_fold(Open::default(), |sum, agent| Some(sum + agent.open?))
+    }
+
+    /// Tells each agent of the worker; `false` if there is none that reads.
+    fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
+        let mut told = false;
+        for agent in self.all.values_mut().filter(|agent| agent.worker == worker) {
+            let taken = agent.to.try_send(message).is_ok();
+            agent.awaited |= taken && matches!(message, ToAgent::Drain { .. });
+            told |= taken;
+        }
+        told
+    }
+
+    /// An agent says that it drains: the one with this connection. Gives its worker if no other one is awaited.
+    fn drains(&mut self, connection: u64) -> Option<WorkerId> {
+        let agent = self.all.get_mut(&connection)?;
+        agent.awaited = false;
+        // A report that was under way is of before the answer.
+        agent.open = None;
+        let worker = agent.worker;
+        let mut ours = self.all.values().filter(|agent| agent.worker == worker);
+        (!ours.any(|agent| agent.awaited)).then_some(worker)
+    }
 }
 
 /// Listens for agents.
@@ -136,30 +185,30 @@ impl Supervisor {
                     .filter(|worker| worker.process().is_some_and(|process| is_agent(process, pid)))
                     .map(|w| w.id);
                 if let Some(worker) = worker {
-                    self.agents.insert(
+                    let agent = Agent {
                         worker,
-                        Agent {
-                            connection,
-                            to,
-                            open: None,
-                        },
-                    );
+                        to,
+                        open: None,
+                        awaited: false,
+                    };
+                    self.agents.all.insert(connection, agent);
                     self.agent_arrived(worker);
                 }
             }
-            AgentEvent::Said { connection, message } => {
-                let Some((worker, agent)) = self.agents.iter_mut().find(|(_, a)| a.connection == connection)
-                else {
-                    return;
-                };
-                let worker = *worker;
-                match message {
-                    FromAgent::Open(open) => agent.open = Some(open),
-                    FromAgent::Draining {} => self.drain_acknowledged(worker),
-                    FromAgent::Hello { .. } => {}
+            AgentEvent::Said { connection, message } => match message {
+                FromAgent::Open(open) => {
+                    if let Some(agent) = self.agents.all.get_mut(&connection) {
+                        agent.open = Some(open);
+                    }
                 }
-            }
-            AgentEvent::Gone { connection } => self.agents.retain(|_, agent| agent.connection != connection),
+                FromAgent::Draining {} => {
+                    if let Some(worker) = self.agents.drains(connection) {
+                        self.drain_acknowledged(worker);
+                    }
+                }
+                FromAgent::Hello { .. } => {}
+            },
+            AgentEvent::Gone { connection } => drop(self.agents.all.remove(&connection)),
         }
     }
 
@@ -190,11 +239,9 @@ impl Supervisor {
         }
     }
 
-    /// Tells a worker's agent something; `false` if it has none, or none that reads.
+    /// Tells a worker's agents something; `false` if it has none, or none that reads.
     pub(crate) fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
-        self.agents
-            .get(&worker)
-            .is_some_and(|agent| agent.to.try_send(message).is_ok())
+        self.agents.tell(worker, message)
     }
 }
 

@@ -206,10 +206,6 @@ impl Supervisor {
             Witness::Asked => Witness::Answered,
             Witness::Expected | Witness::Agent | Witness::Answered | Witness::Kernel => Witness::Agent,
         };
-        if let Some(agent) = self.agents.get_mut(&worker) {
-            // A report that was under way is of before the answer.
-            agent.open = None;
-        }
     }
 
     /// Looks at every draining worker.
@@ -298,7 +294,7 @@ impl Supervisor {
         match witness {
             Witness::Kernel => Some(self.established(worker) as u64),
             Witness::Expected | Witness::Agent | Witness::Asked | Witness::Answered => {
-                Some(self.agents.get(&worker)?.open?.connections)
+                Some(self.agents.open(worker)?.connections)
             }
         }
     }

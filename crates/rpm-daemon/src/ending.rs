@@ -95,10 +95,10 @@ impl Supervisor {
             };
         }
         self.retake(worker);
-        if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.contains_key(&worker) {
+        if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.has(worker) {
             self.doubt_agent(worker);
         }
-        self.agents.remove(&worker);
+        self.agents.forget(worker);
         self.drains.end(worker);
         self.end_refusal(worker);
         if left.is_empty() {

@@ -16,7 +16,7 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use crate::agents::{Agent, AgentEvent};
+use crate::agents::{AgentEvent, Agents};
 use crate::app::App;
 use crate::channel::Incoming;
 use crate::drain::Drains;
@@ -61,7 +61,7 @@ pub struct Supervisor {
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
     pub(crate) handoffs: Handoffs,
-    pub(crate) agents: BTreeMap<WorkerId, Agent>,
+    pub(crate) agents: Agents,
     pub(crate) drains: Drains,
     pub(crate) interception: Interception,
     pub(crate) home: Home,
@@ -137,7 +137,7 @@ impl Supervisor {
             workers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             handoffs: Handoffs::default(),
-            agents: BTreeMap::new(),
+            agents: Agents::default(),
             drains: Drains::default(),
             interception: Interception::default(),
             home,

@@ -65,8 +65,10 @@ impl Supervisor {
         let verdict = app.and_then(|app| app.reload?.watched_until);
         let other = |id: WorkerId, phase, until: Option<Tick>| {
             let process = self.workers.get(&id)?.process()?;
-            let agent = self.agents.get(&id).and_then(|agent| agent.open);
-            let open = agent.map(|open| u32::try_from(open.connections).unwrap_or(u32::MAX));
+            let open = self
+                .agents
+                .open(id)
+                .map(|open| u32::try_from(open.connections).unwrap_or(u32::MAX));
             Some(Other {
                 pid: process.pid,
                 generation: self.core.worker(id)?.generation.0,
