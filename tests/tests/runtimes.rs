@@ -145,6 +145,18 @@ fn serves(test: &str, what: &[OsString]) {
     site.reloads();
 }
 
+/// A program with an agent answers clients that keep their connections so that they lose nothing either.
+fn keeps_connections(what: &[OsString]) {
+    let site = Site::start(Rpm::new(), what);
+    for _ in 0..3 {
+        let clients = Clients::begin(&site.port, "/", CLIENTS);
+        clients.wait_ok(SOME);
+        site.rpm.ok(["reload", "web", "--wait"]);
+        clients.wait_ok(SOME);
+        clients.finish_clean(&site.rpm);
+    }
+}
+
 /// A fixture run by this program.
 fn run_by(interpreter: &Path, name: &str) -> Vec<OsString> {
     let mut all = vec![fixture(name).into_os_string()];
@@ -270,22 +282,55 @@ fn bun_with_node_http() {
 }
 
 #[test]
+fn bun_serve_with_kept_connections() {
+    keeps_connections(&run_by(&bun(), "hello-bun.ts"));
+}
+
+#[test]
+fn bun_with_node_http_with_kept_connections() {
+    keeps_connections(&run_by(&bun(), "hello.js"));
+}
+
+#[test]
+fn npm_start_with_kept_connections() {
+    keeps_connections(&npm());
+}
+
+#[test]
+fn bun_says_that_it_is_ready() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let mut what = run_by(&bun(), "ready.js");
+    what.extend(words(&["-i", "2", "--wait-ready", "--name", "web"]));
+    App::of(what).port(&port).start(&rpm);
+    assert_eq!(workers(&port, 2).len(), 2, "it serves, and has said so");
+}
+
+#[test]
 fn deno_serve() {
     let mut what = run_by(&deno(), "hello-deno.ts");
     what.extend(words(&["--interpreter-args", "run -A --no-lock"]));
     serves("deno_serve", &what);
 }
 
-#[test]
-fn npm_start() {
-    let directory = std::env::temp_dir().join(format!("rpm-npm-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("a directory");
-    let start = format!("{} {}", node(22).display(), fixture("hello.js").display());
-    let package = serde_json::json!({ "name": "hello", "private": true, "scripts": { "start": start } });
-    std::fs::write(directory.join("package.json"), package.to_string()).expect("it is written");
+/// `npm start` of an app of its own.
+fn npm() -> Vec<OsString> {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| {
+        let directory = std::env::temp_dir().join(format!("rpm-npm-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let start = format!("{} {}", node(22).display(), fixture("hello.js").display());
+        let package = serde_json::json!({ "name": "hello", "private": true, "scripts": { "start": start } });
+        std::fs::write(directory.join("package.json"), package.to_string()).expect("it is written");
+        directory
+    });
     let mut what = words(&["npm start", "--cwd"]);
     what.push(directory.into());
-    serves("npm_start", &what);
+    what
+}
+
+#[test]
+fn npm_start() {
+    serves("npm_start", &npm());
 }
 
 #[test]

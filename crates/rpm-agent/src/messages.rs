@@ -20,11 +20,18 @@ pub enum FromAgent {
         token: String,
         /// Its process id, which need not be the worker's: children inherit the token.
         pid: u32,
+        /// It reports what is open ([`FromAgent::Open`]). The agent in Bun does not.
+        #[serde(default = "yes")]
+        counts: bool,
     },
     /// The answer to [`ToAgent::Drain`]: from now on its answers say `Connection: close`.
     Draining {},
     /// What a draining process still has open, whenever that changes, at most every 20 ms.
     Open(Open),
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Connections that a draining process has accepted and not closed; what waits in its queues is not among them.
@@ -195,6 +202,7 @@ mod tests {
         [
             FromAgent::Hello {
                 token: "t".to_owned(),
+                counts: true,
                 pid: 7,
             },
             FromAgent::Draining {},

@@ -5,6 +5,9 @@ use std::sync::LazyLock;
 /// The preload as it is read and tested.
 const SOURCE: &str = include_str!("node.js");
 
+/// The same for Bun.
+const BUN_SOURCE: &str = include_str!("bun.js");
+
 /// The last line stays whatever else goes: it is the name of the preload in stack traces, which would otherwise
 /// show the whole module as its address.
 const NAME: &str = "//# sourceURL=";
@@ -33,6 +36,34 @@ pub fn node_options(users: Option<&str>) -> String {
     } else {
         format!("{users} {}", *OPTION)
     }
+}
+
+/// The preload for Bun, which takes files alone: what is to be written, and the name of the file, which says what it is.
+#[must_use]
+pub fn bun_preload() -> (String, String) {
+    let text = stripped(BUN_SOURCE);
+    let name = format!("agent-{:016x}.js", hash(text.as_bytes()));
+    (text, name)
+}
+
+/// The value of `BUN_OPTIONS` for a worker with the agent at this path; the user's own come first. `None` for a path that Bun could
+/// not be told, for it splits the value at blanks.
+#[must_use]
+pub fn bun_options(users: Option<&str>, path: &str) -> Option<String> {
+    let plain = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\'));
+    let users = users.unwrap_or_default().trim_end();
+    plain.then(|| match users.is_empty() {
+        true => format!("--preload {path}"),
+        false => format!("{users} --preload {path}"),
+    })
+}
+
+/// FNV-1a: the same in every version of this program, which the standard library's is not.
+fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// The source without indentation, empty lines, and lines that are comment alone: every process carries it.

@@ -34,6 +34,7 @@ pub(crate) enum AgentEvent {
         connection: u64,
         token: String,
         pid: u32,
+        counts: bool,
         to: mpsc::Sender<ToAgent>,
     },
     /// It said something else.
@@ -53,6 +54,8 @@ struct Agent {
     to: mpsc::Sender<ToAgent>,
     /// What it reported last.
     open: Option<Open>,
+    /// It reports.
+    counts: bool,
     /// It was told to drain, and has not said that it does.
     awaited: bool,
 }
@@ -61,6 +64,12 @@ impl Agents {
     /// Has the worker one?
     pub(crate) fn has(&self, worker: WorkerId) -> bool {
         self.all.values().any(|agent| agent.worker == worker)
+    }
+
+    /// Do all of them report what is open?
+    pub(crate) fn count(&self, worker: WorkerId) -> bool {
+        let mut ours = self.all.values().filter(|agent| agent.worker == worker);
+        ours.all(|agent| agent.counts)
     }
 
     pub(crate) fn forget(&mut self, worker: WorkerId) {
@@ -156,10 +165,11 @@ async fn converse(connection: u64, mut stream: UnixStream, events: &mpsc::Sender
         while let Some(message) = decoder.next() {
             let message = message.map_err(io::Error::other)?;
             let event = match (message, unnamed.take()) {
-                (FromAgent::Hello { token, .. }, Some(to)) => AgentEvent::Hello {
+                (FromAgent::Hello { token, counts, .. }, Some(to)) => AgentEvent::Hello {
                     connection,
                     token,
                     pid,
+                    counts,
                     to,
                 },
                 (message, None) => AgentEvent::Said { connection, message },
@@ -177,6 +187,7 @@ impl Supervisor {
                 connection,
                 token,
                 pid,
+                counts,
                 to,
             } => {
                 let named = self.workers.values().find(|worker| worker.token == token);
@@ -189,6 +200,7 @@ impl Supervisor {
                         worker,
                         to,
                         open: None,
+                        counts,
                         awaited: false,
                     };
                     self.agents.all.insert(connection, agent);

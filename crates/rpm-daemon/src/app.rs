@@ -110,11 +110,20 @@ pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, St
     }
 }
 
-/// Whether the program is Node, which speaks the IPC channel.
+/// Whether the program is Node, which speaks the IPC channel, and node:cluster's part of it.
 pub(crate) fn is_node(spec: &AppSpec) -> bool {
-    let program = spec.interpreter.as_deref().unwrap_or(&spec.script);
-    let base = Path::new(program).file_name().map(|name| name.to_string_lossy());
+    let base = program(spec);
     base.is_some_and(|name| name == "node" || name == "nodejs" || name.starts_with("node-v"))
+}
+
+/// Whether it is Bun, which speaks the IPC channel too, and takes no descriptors over it.
+pub(crate) fn is_bun(spec: &AppSpec) -> bool {
+    program(spec).is_some_and(|name| name == "bun")
+}
+
+fn program(spec: &AppSpec) -> Option<std::borrow::Cow<'_, str>> {
+    let program = spec.interpreter.as_deref().unwrap_or(&spec.script);
+    Path::new(program).file_name().map(|name| name.to_string_lossy())
 }
 
 /// What the core must know of a revision. `cpus` is what `instances: 0` and negative numbers refer to.

@@ -273,6 +273,6 @@ impl Supervisor {
     pub(crate) fn shares(&self, worker: WorkerId) -> bool {
         self.workers
             .get(&worker)
-            .is_some_and(|w| matches!(w.plane, Plane::Cluster | Plane::Passed))
+            .is_some_and(|w| matches!(w.plane, Plane::Cluster | Plane::Passed) || self.is_intercepted(worker))
     }
 }

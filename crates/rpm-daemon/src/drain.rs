@@ -203,6 +203,7 @@ impl Supervisor {
             return;
         };
         drain.witness = match drain.witness {
+            _ if !self.agents.count(worker) => Witness::Kernel,
             Witness::Asked => Witness::Answered,
             Witness::Expected | Witness::Agent | Witness::Answered | Witness::Kernel => Witness::Agent,
         };

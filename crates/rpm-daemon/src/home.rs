@@ -103,6 +103,12 @@ impl Home {
         self.root.join("agent.sock")
     }
 
+    /// Where a preload of this name lies.
+    #[must_use]
+    pub fn preload(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
     /// Locked by the daemon while it lives; its content is the daemon's pid.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use std::{fs, io};
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::{Plane, is_node};
+use crate::app::{Plane, is_bun, is_node};
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::home::Home;
 use crate::logs::{Source, tail};
@@ -147,7 +147,7 @@ impl Supervisor {
         let (err, stderr) = output_pipe().map_err(descriptors)?;
         let mut fds = self.passed_sockets(worker, spec)?;
         let listen_fds = fds.len();
-        let ours = if is_node(spec) {
+        let ours = if is_node(spec) || is_bun(spec) {
             let (ours, theirs) = scm::pair().map_err(descriptors)?;
             fds.push((theirs, FIRST_FD + i32::try_from(listen_fds).unwrap_or(0)));
             Some(ours)
@@ -233,7 +233,26 @@ impl Supervisor {
             );
             let users = spec.env.get("NODE_OPTIONS").map(String::as_str);
             add("NODE_OPTIONS", rpm_agent::node_options(users));
+            let users = spec.env.get("BUN_OPTIONS").map(String::as_str);
+            if let Some(options) = self.bun_options(users) {
+                add("BUN_OPTIONS", options);
+            }
         }
+    }
+
+    /// What has Bun load its agent. The file is written when it is not there: it may have been removed.
+    fn bun_options(&self, users: Option<&str>) -> Option<String> {
+        let (text, name) = rpm_agent::bun_preload();
+        let path = self.home.preload(&name);
+        if !path.exists() {
+            let new = path.with_extension("new");
+            let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+            if let Err(error) = written {
+                warn!(path = %path.display(), %error, "cannot write the agent for Bun; its workers go on without it");
+                return None;
+            }
+        }
+        rpm_agent::bun_options(users, path.to_str()?)
     }
 
     /// Opens what `--listen` names and gives it to the worker as its slots.

@@ -1,6 +1,6 @@
 //! Figures about processes: CPU, memory, connections, listeners of their own.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rpm_core::{InstanceId, WorkerId};
@@ -80,15 +80,22 @@ impl Supervisor {
                 .collect()
         };
         let count = |pid: u32| {
-            if established.is_empty() {
-                return 0;
-            }
             let held = sock_diag::sockets_of(pid);
             u32::try_from(held.intersection(&established).count()).unwrap_or(u32::MAX)
         };
-        let shares = self.workers.iter().filter(|(id, _)| self.shares(**id));
-        let counts = shares.filter_map(|(id, worker)| Some((*id, count(worker.process()?.pid))));
-        self.connections.by_worker = counts.collect();
+        let ours = self.workers.values().filter(|held| self.shares(held.id));
+        let by_leader: HashMap<u32, WorkerId> = ours
+            .filter_map(|held| Some((held.process()?.pid, held.id)))
+            .collect();
+        let mut counts: BTreeMap<WorkerId, u32> = by_leader.values().map(|id| (*id, 0)).collect();
+        if !established.is_empty() {
+            for (leader, pid) in tree::below(&by_leader.keys().copied().collect()) {
+                if let Some(of) = by_leader.get(&leader).and_then(|id| counts.get_mut(id)) {
+                    *of = of.saturating_add(count(pid));
+                }
+            }
+        }
+        self.connections.by_worker = counts;
         self.connections.counted = Some(Instant::now());
     }
 

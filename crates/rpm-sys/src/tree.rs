@@ -31,6 +31,25 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     members.into_iter().map(|member| member.pid).collect()
 }
 
+/// The same for many at once, in one pass: each of `roots` that lives and each process below one, with that root.
+#[must_use]
+pub fn below(roots: &HashSet<u32>) -> Vec<(u32, u32)> {
+    let alive = processes().filter(|(_, stat)| !stat.is_dead());
+    let parents: HashMap<u32, u32> = alive.map(|(pid, stat)| (pid, stat.parent)).collect();
+    let root_of = |pid: u32| {
+        let mut at = pid;
+        // As deep as there are processes: the table is no snapshot, and might show a circle.
+        for _ in 0..parents.len() {
+            if roots.contains(&at) {
+                return Some((at, pid));
+            }
+            at = *parents.get(&at)?;
+        }
+        None
+    };
+    parents.keys().filter_map(|pid| root_of(*pid)).collect()
+}
+
 /// A process and everything that descends from it, held by pidfds.
 #[derive(Debug)]
 pub struct Tree {

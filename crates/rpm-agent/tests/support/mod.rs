@@ -72,7 +72,7 @@ impl Daemon {
             pid: 0,
         };
         match agent.next() {
-            FromAgent::Hello { token, pid } => (agent.token, agent.pid) = (token, pid),
+            FromAgent::Hello { token, pid, .. } => (agent.token, agent.pid) = (token, pid),
             other => panic!("the first message is {other:?}"),
         }
         agent
