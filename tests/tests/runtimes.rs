@@ -338,3 +338,31 @@ fn a_command_line() {
     let line = format!("cd / && {} {}", node(22).display(), fixture("hello.js").display());
     serves("a_command_line", &words(&[&line]));
 }
+
+#[test]
+fn a_program_that_closes_its_listener_is_steered_around() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("closes.py", "2")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    assert_eq!(workers(&port, 2).len(), 2);
+    rpm_testkit::get(port.number(), "/close").expect("an answer");
+    let clients = Clients::fresh(&port, CLIENTS);
+    clients.wait_ok(SOME);
+    let slots = || {
+        rpm.describe("web")
+            .listeners
+            .iter()
+            .map(|listener| listener.slots.len())
+            .sum::<usize>()
+    };
+    wait_until("its slot is gone", BOUND, slots, |count| *count == 1);
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+    assert!(
+        rpm.list()
+            .iter()
+            .all(|process| process.status == Status::Online && process.restarts == 0)
+    );
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rpm_core::protocol::{Input, Notice, Output};
 use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_listen::Rescued;
-use rpm_sys::{PidFd, Signal, tree};
+use rpm_sys::{PidFd, Signal, sock_diag, tree};
 use rpm_wire::api::Stage;
 use rpm_wire::channel;
 use tracing::{debug, info, warn};
@@ -58,6 +58,14 @@ impl Supervisor {
     }
 
     fn rescue(&mut self, slot: SlotId, holder: Option<WorkerId>, to: &[SlotId]) {
+        if let Some(worker) = holder
+            && self.listeners.is_captured(slot)
+            && !self.is_held(slot, worker)
+        {
+            // The program has closed its listener, which it tells nobody: nobody will ever accept there.
+            self.listeners.drop_holder(slot);
+            return self.input(Input::SlotReleased { slot, worker });
+        }
         let migrates = self.listeners.can_migrate(slot);
         if !migrates && !self.takes_connections(slot) {
             return;
@@ -88,6 +96,20 @@ impl Supervisor {
         if count > 0 {
             info!(%slot, count, "moved connections that a worker did not accept to others");
         }
+    }
+
+    /// Does a process of the worker still have the socket?
+    fn is_held(&self, slot: SlotId, worker: WorkerId) -> bool {
+        let Some(socket) = self.listeners.socket(slot) else {
+            return false;
+        };
+        let Ok(inode) = rpm_sys::socket::inode(socket) else {
+            return true;
+        };
+        let holders = self.holders_of_slots(worker);
+        holders
+            .iter()
+            .any(|process| sock_diag::sockets_of(process.pid()).contains(&inode))
     }
 
     /// The processes that may hold a worker's slots: its leader, and where slots are inherited its children.

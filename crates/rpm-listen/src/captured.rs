@@ -117,6 +117,13 @@ impl Listeners {
         }
     }
 
+    /// Its worker has closed the listener.
+    pub fn drop_holder(&mut self, slot: SlotId) {
+        if let Some(held) = self.slot_mut(slot) {
+            held.holder = None;
+        }
+    }
+
     /// The slots of a worker.
     #[must_use]
     pub fn slots_of(&self, worker: WorkerId) -> Vec<SlotId> {
