@@ -97,14 +97,14 @@ fn passes(results: &Results) -> bool {
         .verdicts()
         .iter()
         .all(|verdict| verdict.met() != Some(false));
-    floors && results.failures(Setup::Rpm) == 0
+    floors && results.failures(Setup::Rpm) == 0 && results.failures(Setup::Captured) == 0
 }
 
 async fn start(setting: &Setting) -> anyhow::Result<Vec<Group>> {
     let ports = free_ports::<{ Setup::ALL.len() }>()?;
     let mut groups = Vec::new();
     for (setup, port) in Setup::ALL.into_iter().zip(ports) {
-        if setup == Setup::Rpm && setting.with.rpm.is_none() {
+        if matches!(setup, Setup::Rpm | Setup::Captured) && setting.with.rpm.is_none() {
             continue;
         }
         let group = Group::start(setup, port, &setting.with).await;

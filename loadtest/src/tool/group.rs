@@ -23,6 +23,8 @@ const READY_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum Setup {
     /// rpm, `-i N`.
     Rpm,
+    /// The same, of workers that open the port by themselves as the bare ones do: their sockets are captured.
+    Captured,
     /// node:cluster; the primary accepts.
     RoundRobin,
     /// node:cluster; the workers share a listener.
@@ -34,8 +36,9 @@ pub(crate) enum Setup {
 }
 
 impl Setup {
-    pub(crate) const ALL: [Setup; 5] = [
+    pub(crate) const ALL: [Setup; 6] = [
         Setup::Rpm,
+        Setup::Captured,
         Setup::RoundRobin,
         Setup::Shared,
         Setup::Bare,
@@ -45,6 +48,7 @@ impl Setup {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Setup::Rpm => "rpm",
+            Setup::Captured => "rpm-captured",
             Setup::RoundRobin => "cluster-rr",
             Setup::Shared => "cluster-shared",
             Setup::Bare => "bare",
@@ -100,7 +104,8 @@ impl Group {
     /// It cannot be started, or is not ready in time.
     pub(crate) async fn start(setup: Setup, port: u16, with: &Ingredients) -> anyhow::Result<Group> {
         let (roots, processes) = match setup {
-            Setup::Rpm => start_rpm(port, with).await?,
+            Setup::Rpm => start_rpm(port, with, "0").await?,
+            Setup::Captured => start_rpm(port, with, "1").await?,
             Setup::RoundRobin => start_cluster("rr", port, with)?,
             Setup::Shared => start_cluster("none", port, with)?,
             Setup::Bare | Setup::BareAgain => start_bare(port, with)?,
@@ -165,9 +170,11 @@ pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     Ok(ports)
 }
 
-async fn start_rpm(port: u16, with: &Ingredients) -> anyhow::Result<(Vec<u32>, Processes)> {
+async fn start_rpm(port: u16, with: &Ingredients, reuse_port: &str) -> anyhow::Result<(Vec<u32>, Processes)> {
     let program = with.rpm.clone().context("rpm is not among the groups")?;
-    let rpm = PrivateRpm::new(program, vec![("PORT".to_owned(), port.to_string())])?;
+    let variables = [("PORT", port.to_string()), ("REUSE_PORT", reuse_port.to_owned())];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value));
+    let rpm = PrivateRpm::new(program, variables.to_vec())?;
     let (app, workers) = (place::script("app.js"), with.workers.to_string());
     let interpreter = argument(&with.node)?;
     let start = [
