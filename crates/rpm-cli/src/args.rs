@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use rpm_wire::api::StopSignal;
+use rpm_wire::api::{Policy, StopSignal};
 
 use values::{count, duration, health_path, instances, listen_address};
 
@@ -291,6 +291,9 @@ pub(crate) struct StartArgs {
     /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
     pub(crate) listen: Vec<String>,
+    /// Who gets a connection: round-robin, or ip-hash (the same client to the same worker while it lives, as for socket.io)
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    pub(crate) policy: Policy,
     /// Share only these of the ports that the program opens [default: all but random ones]
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) ports: Vec<u16>,

@@ -81,6 +81,7 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         exec_mode,
         instances,
         listen: args.listen.clone(),
+        policy: args.policy,
         intercept: !args.no_intercept,
         ports: args.ports.clone(),
         wait_ready: args.wait_ready,

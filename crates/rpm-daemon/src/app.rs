@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use rpm_core::Revision;
-use rpm_core::protocol::{AppConfig, Policy, Readiness};
-use rpm_wire::api::{AppSpec, ExecMode};
+use rpm_core::protocol::{AppConfig, Policy as RestartPolicy, Readiness};
+use rpm_wire::api::{AppSpec, ExecMode, Policy};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -129,7 +129,7 @@ fn program(spec: &AppSpec) -> Option<std::borrow::Cow<'_, str>> {
 /// What the core must know of a revision. `cpus` is what `instances: 0` and negative numbers refer to.
 pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig {
     let ms = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_millis);
-    let default = Policy::default();
+    let default = RestartPolicy::default();
     AppConfig {
         revision,
         instances: instances(spec.instances, cpus),
@@ -139,7 +139,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
             Plane::Fork if spec.intercept => Readiness::Runs,
             Plane::Passed | Plane::Fork => Readiness::Executed,
         },
-        policy: Policy {
+        policy: RestartPolicy {
             autorestart: spec.autorestart,
             max_restarts: spec.max_restarts.unwrap_or(default.max_restarts),
             min_uptime: ms(spec.min_uptime_ms, default.min_uptime),
@@ -162,10 +162,18 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
     }
 }
 
+/// How connections are spread over its workers.
+pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
+    match spec.policy {
+        Policy::RoundRobin => rpm_listen::Policy::RoundRobin,
+        Policy::IpHash => rpm_listen::Policy::IpHash,
+    }
+}
+
 /// How long a worker that was replaced may take to finish.
 pub(crate) fn drain_timeout(spec: &AppSpec) -> Duration {
     spec.drain_timeout_ms
-        .map_or(Policy::default().drain_timeout, Duration::from_millis)
+        .map_or(RestartPolicy::default().drain_timeout, Duration::from_millis)
 }
 
 /// The number of instances meant by `-i`: 0 is one per CPU, -1 one fewer, and so on; at least 1.

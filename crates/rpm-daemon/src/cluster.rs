@@ -12,7 +12,7 @@ use rpm_listen::{Grant, OpenError, Request, Wanted};
 use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServer, ServerReply};
 use tracing::{debug, info, warn};
 
-use crate::app::Plane;
+use crate::app::{Plane, policy};
 use crate::channel::Outgoing;
 use crate::supervisor::Supervisor;
 use crate::worker::{Awaiting, WITHHELD_LIMIT};
@@ -135,6 +135,7 @@ impl Supervisor {
             worker,
             inherits,
             beside,
+            policy: self.policy(worker),
         };
         let (copy, held) = match self.listeners.open(wanted, &request) {
             Ok(Grant::Slot { slot, group, fd }) => (
@@ -267,6 +268,12 @@ impl Supervisor {
         if !channel.send(Outgoing { bytes, fd }, awaiting) {
             warn!(%worker, "a worker does not read its channel; a message to it is lost");
         }
+    }
+
+    /// How connections to the worker's app are spread.
+    pub(crate) fn policy(&self, worker: WorkerId) -> rpm_listen::Policy {
+        let held = self.workers.get(&worker);
+        held.map(|held| policy(&held.spec)).unwrap_or_default()
     }
 
     /// Whether the worker shares ports with others.

@@ -260,6 +260,7 @@ impl Supervisor {
                     worker,
                     inherits: None,
                     beside: true,
+                    policy: self.policy(worker),
                 };
                 let captured = self.listeners.capture(captured, &request);
                 captured.map_err(|error| crate::launch::chain(&error))

@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::{Plane, is_bun, is_node};
+use crate::app::{Plane, is_bun, is_node, policy};
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::home::Home;
 use crate::logs::{Source, tail};
@@ -280,6 +280,7 @@ impl Supervisor {
                 worker,
                 inherits,
                 beside: false,
+                policy: policy(spec),
             };
             match self.listeners.open(&wanted, &request) {
                 Ok(Grant::Slot { slot, group, fd }) => {

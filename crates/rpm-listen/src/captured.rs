@@ -72,7 +72,7 @@ impl Listeners {
         } = captured;
         let group = match self.group(by.app, by.key) {
             Some(group) => group,
-            None => self.new_group(Group::new(by.app, by.key, addr, v6only)),
+            None => self.new_group(Group::new(by.app, by.key, addr, v6only, by.policy)),
         };
         let slot = self.enter(group, |open, slot| open.adopt(slot, fd, backlog))?;
         self.hold(slot, by.worker);

@@ -9,6 +9,7 @@ use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
+use crate::policy::Policy;
 use crate::steering::{Mechanism, Steering};
 
 /// Backlog of a slot until its worker calls `listen` with its own: Node's default, so that nothing is
@@ -29,6 +30,7 @@ pub(crate) struct Group {
     pub(crate) key: String,
     pub(crate) addr: SocketAddr,
     pub(crate) v6only: bool,
+    pub(crate) policy: Policy,
     pub(crate) steering: Steering,
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) eligible: Vec<SlotId>,
@@ -84,13 +86,14 @@ pub struct SlotView {
 }
 
 impl Group {
-    pub(crate) fn new(app: AppId, key: &str, addr: SocketAddr, v6only: bool) -> Group {
+    pub(crate) fn new(app: AppId, key: &str, addr: SocketAddr, v6only: bool, policy: Policy) -> Group {
         Group {
             app,
             key: key.to_owned(),
             addr,
             v6only,
-            steering: Steering::choose(),
+            policy,
+            steering: Steering::choose(policy),
             slots: BTreeMap::new(),
             eligible: Vec::new(),
             foreign: BTreeMap::new(),

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::conflict::Occupant;
 use crate::group::{Group, Rescued};
+use crate::policy::Policy;
 use crate::shared::{Shared, SharedKind};
 use crate::wanted::Wanted;
 
@@ -38,6 +39,8 @@ pub struct Request<'a> {
     pub inherits: Option<SlotId>,
     /// It may overlap another address of the app.
     pub beside: bool,
+    /// How connections are spread, if it is the first to open the address.
+    pub policy: Policy,
 }
 
 /// What a worker gets to listen on.
@@ -172,7 +175,7 @@ impl Listeners {
             (Some(slot), Some(group)) => (group, slot),
             (None, Some(group)) => (group, self.open_slot(group)?),
             (_, None) => {
-                let group = self.new_group(Group::new(app, key, addr, v6only));
+                let group = self.new_group(Group::new(app, key, addr, v6only, by.policy));
                 (group, self.open_slot(group)?)
             }
         };

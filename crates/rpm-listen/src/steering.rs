@@ -11,6 +11,8 @@ use rpm_sys::cbpf;
 use rpm_sys::ebpf::{self, MAX_SLOTS};
 use rustix::io::Errno;
 
+use crate::policy::{Policy, buckets};
+
 /// The steering mechanism of a group, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mechanism {
@@ -28,6 +30,7 @@ pub(crate) enum Steering {
 
 /// The eBPF program and which index each slot has in its socket array.
 pub(crate) struct Table {
+    policy: Policy,
     selector: ebpf::Selector,
     index: BTreeMap<SlotId, u32>,
     attached: bool,
@@ -38,6 +41,7 @@ pub(crate) struct Table {
 /// The kernel's own order of the group's sockets, which is what a classic program's result counts in:
 /// by `listen()`, and when one leaves, the last takes its place.
 pub(crate) struct Order {
+    policy: Policy,
     slots: Vec<SlotId>,
     eligible: Vec<SlotId>,
     /// Sockets have left while nobody looked, so the order is not known: all of them are eligible.
@@ -47,23 +51,26 @@ pub(crate) struct Order {
 
 impl Steering {
     /// eBPF where this kernel and user permit it, classic BPF otherwise.
-    pub(crate) fn choose() -> Steering {
+    pub(crate) fn choose(policy: Policy) -> Steering {
         match ebpf::Selector::load(MAX_SLOTS) {
             Ok(selector) if selector.can_migrate() => Steering::Ebpf(Table {
+                policy,
                 selector,
                 index: BTreeMap::new(),
                 attached: false,
                 waits: false,
             }),
             Ok(_) => {
-                Steering::classic("the kernel cannot migrate queues between sockets (needs 5.14)".to_owned())
+                let why = "the kernel cannot migrate queues between sockets (needs 5.14)";
+                Steering::classic(policy, why.to_owned())
             }
-            Err(error) => Steering::classic(error.to_string()),
+            Err(error) => Steering::classic(policy, error.to_string()),
         }
     }
 
-    fn classic(why_not_ebpf: String) -> Steering {
+    fn classic(policy: Policy, why_not_ebpf: String) -> Steering {
         Steering::Classic(Order {
+            policy,
             slots: Vec::new(),
             eligible: Vec::new(),
             lost: false,
@@ -81,13 +88,18 @@ impl Steering {
 
     /// Takes charge of sockets that listen already. `order` is that of the kernel, as far as it was known, with sockets
     /// that have left since.
-    pub(crate) fn take_over(slots: &BTreeMap<SlotId, BorrowedFd<'_>>, order: &[SlotId]) -> Steering {
-        let mut steering = Steering::choose();
+    pub(crate) fn take_over(
+        policy: Policy,
+        slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
+        order: &[SlotId],
+    ) -> Steering {
+        let mut steering = Steering::choose(policy);
         if let Steering::Ebpf(table) = &mut steering {
             let mut all = slots.iter();
             if let Err(error) = all.try_for_each(|(slot, fd)| table.take_in(*slot, *fd)) {
                 // Steered less well, they are still supervised.
-                steering = Steering::classic(format!("the sockets could not be taken over: {error}"));
+                let why = format!("the sockets could not be taken over: {error}");
+                steering = Steering::classic(policy, why);
             }
         }
         if let Steering::Classic(classic) = &mut steering {
@@ -98,8 +110,8 @@ impl Steering {
 
     /// For a group whose sockets, in the kernel's order, cannot be taken charge of: they stay steered to as they are until
     /// there are others.
-    pub(crate) fn beside(order: &[SlotId]) -> Steering {
-        let mut steering = Steering::choose();
+    pub(crate) fn beside(policy: Policy, order: &[SlotId]) -> Steering {
+        let mut steering = Steering::choose(policy);
         match &mut steering {
             Steering::Ebpf(table) => table.waits = true,
             Steering::Classic(classic) => classic.slots = order.to_vec(),
@@ -109,14 +121,24 @@ impl Steering {
 
     pub(crate) fn mechanism(&self) -> Mechanism {
         match self {
-            Steering::Ebpf(_) => Mechanism {
+            Steering::Ebpf(table) => Mechanism {
                 name: "ebpf",
-                reason: "exact round-robin by an eBPF program, queues can migrate".to_owned(),
+                reason: match table.policy {
+                    Policy::RoundRobin => "exact round-robin by an eBPF program, queues can migrate",
+                    Policy::IpHash => {
+                        "by the client's address (ip-hash) by an eBPF program, queues can migrate"
+                    }
+                }
+                .to_owned(),
             },
             Steering::Classic(order) => Mechanism {
                 name: "cbpf",
                 reason: format!(
-                    "random among {} workers by classic BPF; no eBPF: {}",
+                    "{} among {} workers by classic BPF; no eBPF: {}",
+                    match order.policy {
+                        Policy::RoundRobin => "random",
+                        Policy::IpHash => "by the client's address (ip-hash)",
+                    },
                     if order.lost { "all" } else { "eligible" },
                     order.why_not_ebpf
                 ),
@@ -148,9 +170,11 @@ impl Steering {
     ) -> io::Result<()> {
         match self {
             Steering::Ebpf(table) => {
-                let indexes = table.indexes(eligible);
-                table.selector.set_eligible(&indexes);
-                table.selector.set_migration_targets(&indexes);
+                table.selector.set_eligible(&match table.policy {
+                    Policy::RoundRobin => table.indexes(eligible),
+                    Policy::IpHash => table.indexes(&buckets(eligible)),
+                });
+                table.selector.set_migration_targets(&table.indexes(eligible));
                 match eligible.first().and_then(|slot| fd_of(*slot)) {
                     Some(fd) => table.attach(fd),
                     None => Ok(()),
@@ -257,6 +281,7 @@ impl Table {
 
     fn attach(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         if !self.attached {
+            self.selector.set_by_address(self.policy == Policy::IpHash);
             self.selector.attach(fd)?;
             self.attached = true;
             self.waits = false;
@@ -295,10 +320,23 @@ impl Order {
         fd_of: impl Fn(SlotId) -> Option<BorrowedFd<'a>>,
     ) -> io::Result<()> {
         // Every slot in the order listens, so any of them is a live member to attach through.
-        match self.slots.iter().find_map(|slot| fd_of(*slot)) {
-            Some(fd) if !indexes.is_empty() => cbpf::attach_random(fd, indexes),
-            Some(_) | None => Ok(()),
+        let Some(fd) = self.slots.iter().find_map(|slot| fd_of(*slot)) else {
+            return Ok(());
+        };
+        match self.policy {
+            _ if indexes.is_empty() => Ok(()),
+            Policy::RoundRobin => cbpf::attach_random(fd, indexes),
+            Policy::IpHash => cbpf::attach_by_address(fd, &self.buckets(indexes)),
         }
+    }
+
+    /// The buckets of the slots at these positions, by position.
+    fn buckets(&self, indexes: &[u32]) -> Vec<u32> {
+        let at = |index: &u32| self.slots.get(*index as usize).copied();
+        let slots: Vec<SlotId> = indexes.iter().filter_map(at).collect();
+        let position = |slot: SlotId| self.slots.iter().position(|other| *other == slot);
+        let positions = buckets(&slots).into_iter().filter_map(position);
+        positions.filter_map(|at| u32::try_from(at).ok()).collect()
     }
 
     /// The last socket takes the place of the one that leaves. While that happens only positions that

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::group::{Group, Slot};
 use crate::listeners::Listeners;
+use crate::policy::Policy;
 use crate::shared::{Shared, SharedKind};
 use crate::steering::Steering;
 
@@ -30,6 +31,8 @@ struct StoredGroup {
     key: String,
     addr: SocketAddr,
     v6only: bool,
+    #[serde(default)]
+    policy: Policy,
     /// The kernel's order of the slots, where steering depends on it.
     order: Vec<SlotId>,
     slots: Vec<StoredSlot>,
@@ -73,6 +76,7 @@ impl Listeners {
             key: group.key.clone(),
             addr: group.addr,
             v6only: group.v6only,
+            policy: group.policy,
             order: group.steering.order().to_vec(),
             slots: group.slots.iter().filter_map(slot).collect(),
         };
@@ -163,10 +167,10 @@ fn take_group(
     }
     let steering = match (slots.is_empty(), foreign.is_empty()) {
         (true, true) => return None,
-        (true, false) => Steering::beside(&stored.order),
+        (true, false) => Steering::beside(stored.policy, &stored.order),
         (false, _) => {
             let fds = slots.iter().map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
-            Steering::take_over(&fds, &stored.order)
+            Steering::take_over(stored.policy, &fds, &stored.order)
         }
     };
     Some(Group {
@@ -174,6 +178,7 @@ fn take_group(
         key: stored.key,
         addr: stored.addr,
         v6only: stored.v6only,
+        policy: stored.policy,
         steering,
         slots,
         eligible: Vec::new(),

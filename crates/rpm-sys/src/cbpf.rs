@@ -27,6 +27,20 @@ const JUMP_SET: u16 = 0x45;
 const TCP_FLAGS: u32 = 13;
 const SYN: u32 = 2;
 const RETURN_K: u16 = 0x06;
+const JUMP_ALWAYS: u16 = 0x05;
+/// `A = A * K`, `A >> K`, `A & K`, `A ^ X`, `X = A`.
+const MULTIPLY: u16 = 0x24;
+const SHIFT_RIGHT: u16 = 0x74;
+const AND: u16 = 0x54;
+const XOR_X: u16 = 0xac;
+const TO_X: u16 = 0x07;
+/// `SKF_NET_OFF`: offsets from here on are those in the network header.
+const NETWORK_HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
+/// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the protocol of that, in the host's byte order.
+const PROTOCOL: u32 = (-0x1000_i32).cast_unsigned();
+const ETH_P_IP: u32 = 0x0800;
+/// Knuth's multiplicative hash: 2^32 by the golden ratio.
+const GOLDEN: u32 = 0x9e37_79b1;
 const RETURN_A: u16 = 0x16;
 /// `SKF_AD_OFF + SKF_AD_RANDOM`: where a load yields 32 random bits.
 const RANDOM: u32 = (-0x1000_i32 + 56).cast_unsigned();
@@ -41,6 +55,16 @@ const MAX_INDEXES: usize = 1024;
 /// `InvalidInput` for no index or more than 1024, `EINVAL` if the socket shares no address.
 pub fn attach_random(socket: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> {
     let program = random_among(indexes).ok_or(io::ErrorKind::InvalidInput)?;
+    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+}
+
+/// The same by the client's address: the same client gets the same index. `buckets`: a power of two of indexes, of which each
+/// address has one.
+///
+/// # Errors
+/// `InvalidInput` for no power of two or more than 1024, `EINVAL` if the socket shares no address.
+pub fn attach_by_address(socket: BorrowedFd<'_>, buckets: &[u32]) -> io::Result<()> {
+    let program = by_address(buckets).ok_or(io::ErrorKind::InvalidInput)?;
     attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
 }
 
@@ -99,6 +123,42 @@ fn random_among(indexes: &[u32]) -> Option<Vec<sock_filter>> {
         program.extend([insn(JUMP_EQUAL, 0, 1, at), insn(RETURN_K, 0, 0, *index)]);
     }
     program.push(insn(RETURN_K, 0, 0, *indexes.last()?));
+    Some(program)
+}
+
+fn by_address(buckets: &[u32]) -> Option<Vec<sock_filter>> {
+    let (last, rest) = buckets.split_last()?;
+    if !buckets.len().is_power_of_two() || buckets.len() > MAX_INDEXES {
+        return None;
+    }
+    let mask = u32::try_from(buckets.len()).ok()? - 1;
+    let word = |at| insn(LOAD_ABSOLUTE, 0, 0, NETWORK_HEADER + at);
+    let mut program = vec![
+        insn(LOAD_ABSOLUTE, 0, 0, PROTOCOL),
+        insn(JUMP_EQUAL, 0, 2, ETH_P_IP),
+        word(12),
+        insn(JUMP_ALWAYS, 0, 0, 10),
+        // The four words of an IPv6 address, each hashed into the ones before it.
+        word(8),
+    ];
+    for at in [12, 16, 20] {
+        program.extend([
+            insn(MULTIPLY, 0, 0, GOLDEN),
+            insn(TO_X, 0, 0, 0),
+            word(at),
+            insn(XOR_X, 0, 0, 0),
+        ]);
+    }
+    program[3].k = u32::try_from(program.len()).ok()? - 4;
+    program.extend([
+        insn(MULTIPLY, 0, 0, GOLDEN),
+        insn(SHIFT_RIGHT, 0, 0, 16),
+        insn(AND, 0, 0, mask),
+    ]);
+    for (bucket, index) in (0..).zip(rest) {
+        program.extend([insn(JUMP_EQUAL, 0, 1, bucket), insn(RETURN_K, 0, 0, *index)]);
+    }
+    program.push(insn(RETURN_K, 0, 0, *last));
     Some(program)
 }
 

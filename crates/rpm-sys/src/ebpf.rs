@@ -155,6 +155,12 @@ impl Selector {
         self.state.set(List::Select, indexes);
     }
 
+    /// Has the client's address decide which entry of the list it gets, so that the same client gets the same one; or they
+    /// go round, as they do at first. An index may be in the list several times.
+    pub fn set_by_address(&self, by_address: bool) {
+        self.state.set_by_address(by_address);
+    }
+
     /// Where the queue of a slot that is shut down or closed goes, in turn; as
     /// [`Selector::set_eligible`] otherwise.
     pub fn set_migration_targets(&self, indexes: &[u32]) {

@@ -210,3 +210,55 @@ fn classic_program_picks_among_the_indexes_given_and_no_other() {
     }
     assert!(cbpf::attach_random(slots.fds[0].as_fd(), &[]).is_err());
 }
+
+/// Connections from this many addresses of 127.0.0.0/8, `each` of every one; which slot they came to, by address.
+fn from_addresses(slots: &Slots, addresses: u8, each: usize) -> Vec<Vec<usize>> {
+    let mut all = Vec::new();
+    for last in 1..=addresses {
+        let before: Vec<usize> = (0..slots.fds.len()).map(|_| 0).collect();
+        let mut clients = Vec::new();
+        for _ in 0..each {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            let from: std::net::SocketAddr = ([127, 0, 7, last], 0).into();
+            socket.bind(&from.into()).unwrap();
+            socket.connect(&slots.address.into()).unwrap();
+            clients.push(socket);
+        }
+        let served = slots.serve();
+        all.push(served.iter().zip(before).map(|(now, then)| now - then).collect());
+    }
+    all
+}
+
+fn each_has_its_own(spread: &[Vec<usize>], each: usize, slots: usize) {
+    let whole = |row: &Vec<usize>| row.contains(&each) && row.iter().sum::<usize>() == each;
+    assert!(spread.iter().all(whole), "{spread:?}");
+    let used = (0..slots)
+        .filter(|slot| spread.iter().any(|row| row[*slot] > 0))
+        .count();
+    assert_eq!(used, slots, "{spread:?}");
+}
+
+#[test]
+fn the_same_client_comes_to_the_same_slot() {
+    let slots = Slots::new(3);
+    let Some(selector) = selector(&slots) else { return };
+    selector.set_by_address(true);
+    selector.set_eligible(&[0, 1, 2, 0, 1, 2, 0, 1]);
+    each_has_its_own(&from_addresses(&slots, 40, 5), 5, 3);
+    selector.set_by_address(false);
+    let _clients = slots.connect(8);
+    assert_eq!(slots.queues(8), [3, 3, 2]);
+}
+
+#[test]
+fn so_it_does_by_classic_bpf() {
+    let slots = Slots::new(3);
+    let buckets: Vec<u32> = (0..64).map(|bucket| bucket % 3).collect();
+    cbpf::attach_by_address(slots.fds[0].as_fd(), &buckets).unwrap();
+    each_has_its_own(&from_addresses(&slots, 40, 5), 5, 3);
+    assert!(
+        cbpf::attach_by_address(slots.fds[0].as_fd(), &[0, 1, 2]).is_err(),
+        "no power of two"
+    );
+}

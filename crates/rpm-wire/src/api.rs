@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use progress::{Follow, Progress, Stage, Step};
 pub use signal::{StopSignal, UnknownSignal};
-pub use spec::{AppSpec, ExecMode, HealthCheck};
+pub use spec::{AppSpec, ExecMode, HealthCheck, Policy, UnknownPolicy};
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

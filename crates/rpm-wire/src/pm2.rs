@@ -118,6 +118,7 @@ mod tests {
             exec_mode: ExecMode::Cluster,
             instances: 0,
             listen: Vec::new(),
+            policy: crate::api::Policy::default(),
             intercept: true,
             ports: Vec::new(),
             wait_ready: false,

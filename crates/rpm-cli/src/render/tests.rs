@@ -58,6 +58,7 @@ fn spec() -> AppSpec {
         exec_mode: ExecMode::Cluster,
         instances: -1,
         listen: vec!["8080".into()],
+        policy: rpm_wire::api::Policy::IpHash,
         intercept: true,
         ports: Vec::new(),
         wait_ready: true,

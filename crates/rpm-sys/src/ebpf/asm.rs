@@ -15,6 +15,7 @@ pub(super) enum Reg {
     R2,
     R3,
     R4,
+    R5,
     /// Kept across calls, as are the following.
     R6 = 6,
     R7,
@@ -39,10 +40,12 @@ pub(super) enum Size {
 pub(super) enum Alu {
     Add = 0x00,
     Sub = 0x10,
+    Mul = 0x20,
     And = 0x50,
     Shl = 0x60,
     Shr = 0x70,
     Mod = 0x90,
+    Xor = 0xa0,
     Mov = 0xb0,
 }
 

@@ -3,7 +3,8 @@
 //! In words: a connection that migrates out of a closing slot takes the next of the migration list. A
 //! packet with SYN takes the next of the eligible list; any other packet that reaches the group is the
 //! ACK of a SYN cookie and counts apart, or every connection would count twice and a round robin over an
-//! even number of slots would use half of them. A slot that cannot be selected (its map entry went with
+//! even number of slots would use half of them. Where the client's address decides, its hash is the place in the list instead of a
+//! counter, for SYN and ACK alike. A slot that cannot be selected (its map entry went with
 //! its shutdown) is skipped; after [`TRIES`] of those, or with an empty list, the kernel's hash decides.
 //! No packet is ever dropped.
 
@@ -13,6 +14,16 @@ use super::state::Layout;
 /// How many slots in a row may refuse before the hash decides; also the verifier's bound of the loop.
 const TRIES: i32 = 8;
 
+/// `eth_protocol` in it: network byte order.
+const ETH_PROTOCOL: i16 = 20;
+const ETH_P_IP: i32 = 0x0800_u16.to_be() as i32;
+/// Where IPv4 and IPv6 have the source address, from the beginning of their header.
+const SOURCE_OF_IPV4: i32 = 12;
+const SOURCE_OF_IPV6: i32 = 8;
+const FROM_NETWORK_HEADER: i32 = 1;
+/// Knuth's multiplicative hash: 2^32 by the golden ratio.
+const GOLDEN: i32 = 0x9e37_79b1_u32.cast_signed();
+
 /// `migrating_sk` in `struct sk_reuseport_md` (Linux 5.14).
 const MIGRATING_SK: i16 = 48;
 /// The byte of a TCP header with the flags, and SYN in it.
@@ -20,14 +31,16 @@ const TCP_FLAGS: i32 = 13;
 const SYN: i32 = 2;
 
 const SKB_LOAD_BYTES: i32 = 26;
+const SKB_LOAD_BYTES_RELATIVE: i32 = 68;
 const SK_SELECT_REUSEPORT: i32 = 82;
 const SK_PASS: i32 = 1;
 
-/// Stack: length of the list, its base, the index tried, the flags byte.
+/// Stack: length of the list, its base, the index tried, the flags byte, the client's address.
 const LEN: i16 = -8;
 const BASE: i16 = -16;
 const INDEX: i16 = -20;
 const FLAGS: i16 = -24;
+const ADDRESS: i16 = -40;
 
 /// Assembles the program for two maps. Without `migrating` it runs on kernels that never call it for a
 /// connection that migrates.
@@ -43,6 +56,7 @@ pub(super) fn assemble(
         migration(&mut asm, state, layout);
     }
     fresh(&mut asm, state, layout);
+    by_address(&mut asm, state);
     pick(&mut asm, state, slots, layout);
     count(&mut asm, state, layout);
     asm.label("pass");
@@ -80,6 +94,36 @@ fn fresh(asm: &mut Asm, state: i32, layout: Layout) {
     asm.label("syn");
     asm.mov(Reg::R9, Src::Imm((layout.counters() + Layout::STEERED) as i32));
     next(asm, Layout::SYN_COUNTER);
+}
+
+/// Where the client's address decides it takes the place of the counter in R7. The list's word stays in R3, and R9 as it is.
+fn by_address(asm: &mut Asm, state: i32) {
+    asm.map_value(Reg::R2, state, 0);
+    asm.load(Size::Double, Reg::R1, Reg::R2, Layout::BY_ADDRESS as i16);
+    asm.jump_if(If::Eq, Reg::R1, Src::Imm(0), "pick");
+    asm.mov(Reg::R8, Src::Reg(Reg::R3));
+    asm.mov(Reg::R1, Src::Imm(0));
+    asm.store(Size::Double, Reg::Fp, ADDRESS, Reg::R1);
+    asm.store(Size::Double, Reg::Fp, ADDRESS + 8, Reg::R1);
+    asm.load(Size::Word, Reg::R1, Reg::R6, ETH_PROTOCOL);
+    asm.mov(Reg::R2, Src::Imm(SOURCE_OF_IPV6));
+    asm.mov(Reg::R4, Src::Imm(16));
+    asm.jump_if(If::Ne, Reg::R1, Src::Imm(ETH_P_IP), "read");
+    asm.mov(Reg::R2, Src::Imm(SOURCE_OF_IPV4));
+    asm.mov(Reg::R4, Src::Imm(4));
+    asm.label("read");
+    asm.mov(Reg::R1, Src::Reg(Reg::R6));
+    stack_address(asm, Reg::R3, ADDRESS);
+    asm.mov(Reg::R5, Src::Imm(FROM_NETWORK_HEADER));
+    asm.call(SKB_LOAD_BYTES_RELATIVE);
+    asm.load(Size::Double, Reg::R7, Reg::Fp, ADDRESS);
+    asm.load(Size::Double, Reg::R1, Reg::Fp, ADDRESS + 8);
+    asm.mov(Reg::R2, Src::Imm(GOLDEN));
+    asm.alu(Alu::Mul, Reg::R7, Src::Reg(Reg::R2));
+    asm.alu(Alu::Xor, Reg::R7, Src::Reg(Reg::R1));
+    asm.alu(Alu::Mul, Reg::R7, Src::Reg(Reg::R2));
+    asm.alu(Alu::Shr, Reg::R7, Src::Imm(32));
+    asm.mov(Reg::R3, Src::Reg(Reg::R8));
 }
 
 fn next(asm: &mut Asm, counter: usize) {

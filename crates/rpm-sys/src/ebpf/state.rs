@@ -6,6 +6,7 @@
 //! |---|---|
 //! | counter of SYNs, counter of other packets, counter of migrations | 3 × u64 |
 //! | `select` word, `migrate` word | 2 × u64 |
+//! | 1 if the client's address decides, 0 if they go round | u64 |
 //! | tables of slot indexes: two halves for `select`, two for `migrate` | 4 × slots × u32 |
 //! | per slot: connections steered, connections migrated to it | slots × 2 × u64 |
 //!
@@ -39,7 +40,8 @@ impl Layout {
     pub(super) const MIGRATE_COUNTER: usize = 16;
     pub(super) const SELECT_WORD: usize = 24;
     pub(super) const MIGRATE_WORD: usize = 32;
-    pub(super) const TABLES: usize = 40;
+    pub(super) const BY_ADDRESS: usize = 40;
+    pub(super) const TABLES: usize = 48;
     /// Within a slot's counters.
     pub(super) const STEERED: usize = 0;
     pub(super) const MIGRATED: usize = 8;
@@ -120,6 +122,12 @@ impl State {
             len += 1;
         }
         word.store(u64::from(base) << 16 | u64::from(len), Ordering::Release);
+    }
+
+    /// Whether the client's address decides which entry of the list it gets, or they go round.
+    pub(super) fn set_by_address(&self, by_address: bool) {
+        self.word(Layout::BY_ADDRESS)
+            .store(by_address.into(), Ordering::Release);
     }
 
     /// The list in force.

@@ -1,6 +1,8 @@
 //! What an app is started from.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,9 @@ pub struct AppSpec {
     pub exec_mode: ExecMode,
     /// How many instances; 0 = one per CPU the daemon may use, negative = that many fewer.
     pub instances: i32,
+    /// How connections are spread over the workers.
+    #[serde(default)]
+    pub policy: Policy,
     /// Addresses to open and pass by `LISTEN_FDS` (`8080`, `127.0.0.1:8080`, `[::1]:8080`).
     #[serde(default)]
     pub listen: Vec<String>,
@@ -111,6 +116,41 @@ pub struct AppSpec {
     #[serde(default)]
     pub exp_backoff_restart_delay_ms: Option<u64>,
 }
+
+/// How connections are spread over the workers of an app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// The same client to the same worker while it lives: by the address.
+    IpHash,
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Policy::RoundRobin => "round-robin",
+            Policy::IpHash => "ip-hash",
+        })
+    }
+}
+
+impl FromStr for Policy {
+    type Err = UnknownPolicy;
+
+    fn from_str(text: &str) -> Result<Policy, UnknownPolicy> {
+        let all = [Policy::RoundRobin, Policy::IpHash];
+        let named = all.into_iter().find(|policy| policy.to_string() == text);
+        named.ok_or(UnknownPolicy)
+    }
+}
+
+/// There is no policy of that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected round-robin or ip-hash")]
+pub struct UnknownPolicy;
 
 /// A request by which a worker shows its health: plain HTTP, on the first address that it listened on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

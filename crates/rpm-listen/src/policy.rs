@@ -1,0 +1,72 @@
+//! Who gets a connection, among those that may.
+
+use rpm_core::SlotId;
+use serde::{Deserialize, Serialize};
+
+/// How connections are spread over the workers of an app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// In turn (by classic BPF: at random).
+    #[default]
+    RoundRobin,
+    /// By the address of the client: the same one comes to the same worker.
+    IpHash,
+}
+
+/// Addresses are spread over so many buckets, and these over the workers: about even for some tens of workers.
+pub(crate) const BUCKETS: u32 = 256;
+
+/// Which of these slots each bucket belongs to, by rendezvous hashing: the one that scores highest. When one leaves, only its buckets
+/// go elsewhere, and they come back with it; one that is new gets a share of each.
+pub(crate) fn buckets(slots: &[SlotId]) -> Vec<SlotId> {
+    let best = |bucket| {
+        slots
+            .iter()
+            .copied()
+            .max_by_key(|slot| (score(bucket, *slot), *slot))
+    };
+    (0..BUCKETS).filter_map(best).collect()
+}
+
+/// SplitMix64's finalizer, which spreads neighbouring numbers well.
+fn score(bucket: u32, slot: SlotId) -> u64 {
+    let mut x = u64::from(bucket) << 32 | u64::from(slot.0);
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(ids: &[u32]) -> Vec<SlotId> {
+        ids.iter().copied().map(SlotId).collect()
+    }
+
+    #[test]
+    fn every_slot_has_about_its_share() {
+        for count in [1, 2, 4, 8, 16] {
+            let slots: Vec<SlotId> = (10..10 + count).map(SlotId).collect();
+            let all = buckets(&slots);
+            assert_eq!(all.len(), BUCKETS as usize);
+            let fair = BUCKETS / count;
+            for slot in slots {
+                let share = all.iter().filter(|of| **of == slot).count() as u32;
+                assert!((fair / 3..=3 * fair).contains(&share), "{share} of {count}");
+            }
+        }
+        assert!(buckets(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_others_have_stays_when_one_leaves_and_comes_back() {
+        let before = buckets(&slots(&[1, 2, 3, 4]));
+        let without = buckets(&slots(&[1, 2, 4]));
+        for (then, now) in before.iter().zip(&without) {
+            assert!(then == now || *then == SlotId(3));
+        }
+        assert_eq!(buckets(&slots(&[4, 3, 2, 1])), before, "whatever the order");
+    }
+}

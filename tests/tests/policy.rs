@@ -1,0 +1,77 @@
+//! `--policy ip-hash`: the same client comes to the same worker while it lives.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::outside::kill;
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Port, Process, Status, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
+/// Clients, each with an address of its own, and connections of each.
+const CLIENTS: u8 = 24;
+const EACH: usize = 4;
+const WORKERS: usize = 3;
+
+/// Who answers a client with this address: the number of the instance.
+fn instance_for(client: u8, port: &Port) -> u32 {
+    let ran = Command::new("curl")
+        .args(["-sS", "--max-time", "10", "--interface", &format!("127.0.7.{client}")])
+        .arg(format!("http://127.0.0.1:{port}/"))
+        .output()
+        .expect("curl runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let instance = said.split(' ').next().and_then(|text| text.parse().ok());
+    instance.unwrap_or_else(|| panic!("{ran:?}"))
+}
+
+/// The worker of each client.
+fn homes(port: &Port) -> BTreeMap<u8, u32> {
+    let home = |client| {
+        let instances: BTreeSet<u32> = (0..EACH).map(|_| instance_for(client, port)).collect();
+        assert_eq!(instances.len(), 1, "client {client} came to {instances:?}");
+        (client, *instances.first().expect("one"))
+    };
+    (1..=CLIENTS).map(home).collect()
+}
+
+fn stick(test: &str, path: Path) {
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    App::cluster("hello.js", &WORKERS.to_string())
+        .args(["--name", "web", "--policy", "ip-hash"])
+        .port(&port)
+        .start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return;
+    }
+    assert!(rpm.describe("web").listeners[0].reason.contains("ip-hash"));
+    let before = homes(&port);
+    let used: BTreeSet<u32> = before.values().copied().collect();
+    assert_eq!(used.len(), WORKERS, "{before:?}");
+    // Its replacement has its socket, and so its clients.
+    let victim = rpm.process(1).pid.expect("it runs");
+    kill(victim);
+    let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
+    wait_until("a replacement", BOUND, || rpm.process(1), replaced);
+    assert_eq!(homes(&port), before);
+    // Those of the others stay when one is gone for good.
+    rpm.ok(["stop", "1"]);
+    for (client, home) in homes(&port) {
+        let then = before[&client];
+        assert!(home == then || then == 1, "client {client} went from {then} to {home}");
+        assert_ne!(home, 1);
+    }
+}
+
+#[test]
+fn clients_stick_to_their_worker() {
+    stick("clients_stick_to_their_worker", Path::Ebpf);
+}
+
+#[test]
+fn so_they_do_without_privileges() {
+    stick("so_they_do_without_privileges", Path::Classic);
+}
