@@ -7,6 +7,8 @@ use rpm_testkit::{Rpm, skip};
 pub enum Path {
     /// eBPF, by a daemon of the user that runs the tests.
     Ebpf,
+    /// eBPF, by an unprivileged daemon whose binary has the file capabilities for it.
+    Capable,
     /// Classic BPF, by an unprivileged daemon.
     Classic,
 }
@@ -16,7 +18,7 @@ impl Path {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Path::Ebpf => "ebpf",
+            Path::Ebpf | Path::Capable => "ebpf",
             Path::Classic => "cbpf",
         }
     }
@@ -29,6 +31,7 @@ impl Path {
     pub fn rpm(self, test: &str) -> Option<Rpm> {
         match self {
             Path::Ebpf => Some(Rpm::new()),
+            Path::Capable => Rpm::capable(test, "cap_bpf,cap_perfmon+ep"),
             Path::Classic => Rpm::unprivileged(test),
         }
     }

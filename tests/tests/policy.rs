@@ -18,7 +18,13 @@ const WORKERS: usize = 3;
 /// Who answers a client with this address: the number of the instance.
 fn instance_for(client: u8, port: &Port) -> u32 {
     let ran = Command::new("curl")
-        .args(["-sS", "--max-time", "10", "--interface", &format!("127.0.7.{client}")])
+        .args([
+            "-sS",
+            "--max-time",
+            "10",
+            "--interface",
+            &format!("127.0.7.{client}"),
+        ])
         .arg(format!("http://127.0.0.1:{port}/"))
         .output()
         .expect("curl runs");
@@ -61,7 +67,10 @@ fn stick(test: &str, path: Path) {
     rpm.ok(["stop", "1"]);
     for (client, home) in homes(&port) {
         let then = before[&client];
-        assert!(home == then || then == 1, "client {client} went from {then} to {home}");
+        assert!(
+            home == then || then == 1,
+            "client {client} went from {then} to {home}"
+        );
         assert_ne!(home, 1);
     }
 }

@@ -131,12 +131,16 @@ impl Site {
 
 /// What is promised of every program.
 fn serves(test: &str, what: &[OsString]) {
-    let Some(rpm) = steering::Path::Ebpf.rpm(test) else {
+    serves_by(steering::Path::Ebpf, test, what);
+}
+
+fn serves_by(path: steering::Path, test: &str, what: &[OsString]) {
+    let Some(rpm) = path.rpm(test) else {
         return;
     };
     let site = Site::start(rpm, what);
     assert_eq!(workers(&site.port, COPIES).len(), COPIES, "{}", site.rpm.log());
-    if steering::Path::Ebpf.is_used(&site.rpm, "web", test) {
+    if path.is_used(&site.rpm, "web", test) {
         site.spreads();
     }
     site.is_killed();
@@ -186,6 +190,12 @@ fn compiled(
 #[test]
 fn python() {
     serves("python", &[fixture("hello.py").into_os_string()]);
+}
+
+#[test]
+fn python_with_file_capabilities() {
+    let what = [fixture("hello.py").into_os_string()];
+    serves_by(steering::Path::Capable, "python_with_file_capabilities", &what);
 }
 
 #[test]

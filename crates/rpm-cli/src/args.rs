@@ -237,6 +237,12 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what this kernel, user and container permit, and what to change to have more
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Have this version take over from the daemon that runs; the apps are not touched
     Update {
         /// Another binary than the one of this command

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ChangeReply, Follow, LogLine, Pong, Process, Progress, ReloadRequest,
-    RollbackRequest, ScaleRequest, UpdateRequest,
+    Action, ActionRequest, AppInfo, ChangeReply, Finding, Follow, LogLine, Pong, Process, Progress,
+    ReloadRequest, RollbackRequest, ScaleRequest, UpdateRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
@@ -121,6 +121,7 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             logs(&path, !nostream, *json, output).await
         }
         Command::Ping { json } => ping(*json, output).await,
+        Command::Doctor { json } => doctor(*json, output).await,
         Command::Update { binary } => update(binary.as_deref(), output).await,
         Command::Kill => kill().await,
         // Needs no daemon and was done before.
@@ -340,6 +341,15 @@ async fn ping(json: bool, output: &mut Output) -> anyhow::Result<()> {
         return Ok(output.json(session.pong())?);
     }
     Ok(output.line(format_args!("{{ msg: '{}' }}", session.pong().msg))?)
+}
+
+async fn doctor(json: bool, output: &mut Output) -> anyhow::Result<()> {
+    let findings: Vec<Finding> = read("/v1/doctor").await?;
+    if json {
+        return Ok(output.json(&findings)?);
+    }
+    let table = render::doctor(&findings, output.look);
+    Ok(output.line(format_args!("{table}"))?)
 }
 
 async fn update(binary: Option<&Path>, output: &mut Output) -> anyhow::Result<()> {

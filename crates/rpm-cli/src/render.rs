@@ -1,11 +1,13 @@
 //! Answers as text for people.
 
 mod app;
+mod doctor;
 mod logs;
 mod table;
 mod units;
 
 pub(crate) use app::app;
+pub(crate) use doctor::doctor;
 pub(crate) use logs::{log_line, origin_width};
 pub(crate) use table::{processes, visible};
 

@@ -8,6 +8,7 @@ mod boot;
 mod channel;
 mod cluster;
 mod commands;
+mod doctor;
 mod drain;
 mod effects;
 mod ending;

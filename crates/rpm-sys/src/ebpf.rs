@@ -2,7 +2,7 @@
 //! exact rotation, and moves what waits at a closing slot to the others.
 //!
 //! Loaded with bpf(2) from instructions written here (`BPF_PROG_TYPE_SK_REUSEPORT`, Linux 4.19; needs
-//! `CAP_BPF` or root). Once loaded it needs no privilege any more.
+//! `CAP_BPF` and `CAP_PERFMON`, or root). Once loaded it needs no privilege any more.
 
 mod asm;
 mod call;
@@ -197,6 +197,9 @@ impl Selector {
     }
 }
 
+/// What the user lacks.
+const NEEDED: &str = "needs CAP_BPF and CAP_PERFMON, or root";
+
 impl LoadStage {
     fn name(self) -> &'static str {
         match self {
@@ -210,7 +213,15 @@ impl LoadStage {
 impl LoadError {
     fn new(stage: LoadStage, source: io::Error, log: Option<String>) -> LoadError {
         let reason = match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) if log.is_none() => "needs CAP_BPF or root (EPERM)".to_owned(),
+            Some(libc::EPERM | libc::EACCES) if log.is_none() => NEEDED.to_owned(),
+            // With CAP_BPF alone the verifier guards against speculation, and takes no computed addresses.
+            Some(libc::EACCES)
+                if log
+                    .as_ref()
+                    .is_some_and(|log| log.contains("prohibited for !root")) =>
+            {
+                NEEDED.to_owned()
+            }
             Some(libc::ENOSYS) => "this kernel has no bpf(2) (ENOSYS)".to_owned(),
             _ => log.unwrap_or_else(|| "this kernel lacks a part of it (Linux 5.12 has them all)".to_owned()),
         };
@@ -267,7 +278,7 @@ mod tests {
         let refusal = LoadError::new(LoadStage::State, io::Error::from_raw_os_error(libc::EPERM), None);
         assert_eq!(
             refusal.to_string(),
-            "cannot load the eBPF state map: needs CAP_BPF or root (EPERM)"
+            "cannot load the eBPF state map: needs CAP_BPF and CAP_PERFMON, or root"
         );
         let log = Some("R9 !read_ok".to_owned());
         let refusal = LoadError::new(

@@ -323,7 +323,11 @@ fn may_intercept(child: &PidFd, received: &[OwnedFd]) -> Result<(), (Stage, io::
     if received.is_empty() {
         return Err(intercept(io::Error::from_raw_os_error(libc::EMFILE)));
     }
-    child.getfd(1).map(drop).map_err(intercept)
+    match child.getfd(1) {
+        // It may have executed its program by now, and even ended.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => Ok(()),
+        tried => tried.map(drop).map_err(intercept),
+    }
 }
 
 /// The child exits by itself or was killed: the wait is short.

@@ -26,6 +26,7 @@ pub struct Rpm {
     home: PathBuf,
     binary: PathBuf,
     unprivileged: bool,
+    capable: bool,
     env: Vec<(String, String)>,
 }
 
@@ -57,6 +58,7 @@ impl Rpm {
             home,
             binary: binary().to_owned(),
             unprivileged: false,
+            capable: false,
             env: Vec::new(),
         }
     }
@@ -92,6 +94,35 @@ impl Rpm {
         }
     }
 
+    /// As an unprivileged user, with a copy of the program that has these file capabilities (`setcap`). `None` where that cannot
+    /// be had; in CI that fails.
+    ///
+    /// # Panics
+    /// In CI, if it cannot be had.
+    #[must_use]
+    pub fn capable(test: &str, capabilities: &str) -> Option<Rpm> {
+        let mut rpm = Rpm::new();
+        rpm.capable = true;
+        let copy = rpm.home.join("rpm-capable");
+        let given = fs::copy(&rpm.binary, &copy)
+            .and_then(|_| std::os::unix::fs::chown(&rpm.home, Some(NOBODY), Some(NOBODY)))
+            .and_then(|()| Command::new("setcap").arg(capabilities).arg(&copy).output());
+        match given {
+            Ok(done) if done.status.success() => {
+                rpm.binary = copy;
+                Some(rpm)
+            }
+            Ok(done) => {
+                crate::skip(test, &String::from_utf8_lossy(&done.stderr));
+                None
+            }
+            Err(error) => {
+                crate::skip(test, &format!("no program with capabilities: {error}"));
+                None
+            }
+        }
+    }
+
     /// The same with an environment variable more.
     #[must_use]
     pub fn with_env(mut self, key: &str, value: &str) -> Rpm {
@@ -108,7 +139,7 @@ impl Rpm {
     /// A command that has not run yet, for those who want its output live or its environment changed.
     #[must_use]
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = if self.unprivileged {
+        let mut command = if self.unprivileged || self.capable {
             let mut setpriv = Command::new("setpriv");
             setpriv.args([
                 "--reuid=65534",
@@ -116,9 +147,10 @@ impl Rpm {
                 "--clear-groups",
                 "--inh-caps=-all",
             ]);
-            setpriv
-                .args(["--bounding-set=-all", "--no-new-privs", "--"])
-                .arg(&self.binary);
+            if self.unprivileged {
+                setpriv.args(["--bounding-set=-all", "--no-new-privs"]);
+            }
+            setpriv.arg("--").arg(&self.binary);
             setpriv
         } else {
             Command::new(&self.binary)

@@ -1,5 +1,6 @@
 //! The control API: JSON bodies of the HTTP requests on `$RPM_HOME/rpm.sock`. See `docs/API.md`.
 
+mod doctor;
 mod progress;
 mod signal;
 mod spec;
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use doctor::Finding;
 pub use progress::{Follow, Progress, Stage, Step};
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{AppSpec, ExecMode, HealthCheck, Policy, UnknownPolicy};

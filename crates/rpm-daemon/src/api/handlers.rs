@@ -8,8 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
-    ActionRequest, AppInfo, ChangeReply, Follow, Pong, Process, ReloadRequest, RollbackRequest, ScaleRequest,
-    StartRequest, UpdateRequest,
+    ActionRequest, AppInfo, ChangeReply, Finding, Follow, Pong, Process, ReloadRequest, RollbackRequest,
+    ScaleRequest, StartRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -33,6 +33,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))
         .route("/v1/processes", get(processes))
+        .route("/v1/doctor", get(doctor))
         .route("/v1/logs", get(follow::logs))
         .route("/v1/update", post(update))
         .route("/v1/kill", post(kill))
@@ -110,6 +111,10 @@ async fn processes(State(handle): State<Handle>, Query(listing): Query<Listing>)
             .ask(move |supervisor| supervisor.processes(listing.spec))
             .await?,
     ))
+}
+
+async fn doctor(State(handle): State<Handle>) -> Reply<Vec<Finding>> {
+    Ok(axum::Json(handle.ask(Supervisor::doctor).await?))
 }
 
 async fn describe(State(handle): State<Handle>, Path(target): Path<String>) -> Reply<AppInfo> {
