@@ -5,9 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
+use rpm_e2e::ask::{V4, who, workers};
 use rpm_e2e::outside::kill;
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Port, Process, Status, wait_until};
+use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients, each with an address of its own, and connections of each.
@@ -83,4 +84,59 @@ fn clients_stick_to_their_worker() {
 #[test]
 fn so_they_do_without_privileges() {
     stick("so_they_do_without_privileges", Path::Classic);
+}
+
+/// Three parts of four go to the first.
+fn by_weight(test: &str, path: Path) -> Option<BTreeMap<String, usize>> {
+    let rpm = path.rpm(test)?;
+    let port = Port::reserve();
+    App::cluster("hello.js", "2")
+        .args(["--name", "web", "--policy", "weighted", "--weights", "3,1"])
+        .port(&port)
+        .start(&rpm);
+    if !path.is_used(&rpm, "web", test) {
+        return None;
+    }
+    assert_eq!(workers(&port, 2).len(), 2);
+    let mut served = BTreeMap::new();
+    for _ in 0..400 {
+        let answer = who(V4, &port);
+        let instance = answer.split(' ').next().unwrap_or_default().to_owned();
+        *served.entry(instance).or_insert(0) += 1;
+    }
+    Some(served)
+}
+
+#[test]
+fn the_heavy_get_more() {
+    if let Some(served) = by_weight("the_heavy_get_more", Path::Ebpf) {
+        assert_eq!(
+            served,
+            BTreeMap::from([("0".to_owned(), 300), ("1".to_owned(), 100)])
+        );
+    }
+}
+
+#[test]
+fn so_they_do_at_random() {
+    if let Some(served) = by_weight("so_they_do_at_random", Path::Classic) {
+        // Six standard deviations of 400 tosses at 3 to 1.
+        assert!((248..=352).contains(&served["0"]), "{served:?}");
+    }
+}
+
+#[test]
+fn weights_and_their_policy_belong_together() {
+    let rpm = Rpm::new();
+    for wrong in [
+        &["--policy", "weighted"][..],
+        &["--weights", "1,2"],
+        &["--policy", "nonsense"],
+    ] {
+        let error = rpm.fails([&["start", "/bin/cat", "-i", "2"], wrong].concat());
+        assert!(
+            error.contains("--weights") || error.contains("expected round-robin"),
+            "{error}"
+        );
+    }
 }

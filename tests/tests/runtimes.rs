@@ -376,3 +376,22 @@ fn a_program_that_closes_its_listener_is_steered_around() {
             .all(|process| process.status == Status::Online && process.restarts == 0)
     );
 }
+
+#[test]
+fn the_pid_that_is_shown_is_the_programs_and_the_figures_are_the_trees() {
+    let site = Site::start(Rpm::new(), &npm());
+    let answers: Vec<String> = workers(&site.port, COPIES).into_iter().collect();
+    let pids: Vec<String> = answers
+        .iter()
+        .filter_map(|answer| Some(answer.split(' ').nth(1)?.to_owned()))
+        .collect();
+    let list = || site.rpm.list();
+    // npm and its shell are below it, and Node is what serves.
+    let settled = |list: &Vec<Process>| {
+        list.iter().all(|process| {
+            let shown = process.pid.is_some_and(|pid| pids.contains(&pid.to_string()));
+            shown && process.memory_bytes > 60 << 20
+        })
+    };
+    wait_until("the programs are shown", BOUND, list, settled);
+}

@@ -297,9 +297,12 @@ pub(crate) struct StartArgs {
     /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
     pub(crate) listen: Vec<String>,
-    /// Who gets a connection: round-robin, or ip-hash (the same client to the same worker while it lives, as for socket.io)
+    /// Who gets a connection: round-robin, ip-hash (the same client to the same worker while it lives, as for socket.io) or weighted
     #[arg(long, value_name = "POLICY", default_value_t)]
     pub(crate) policy: Policy,
+    /// What the workers weigh with --policy weighted, 1 to 100 each; those beyond the list begin it again
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) weights: Vec<u32>,
     /// Share only these of the ports that the program opens [default: all but random ones]
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) ports: Vec<u16>,

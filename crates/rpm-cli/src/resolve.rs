@@ -82,6 +82,7 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         instances,
         listen: args.listen.clone(),
         policy: args.policy,
+        weights: args.weights.clone(),
         intercept: !args.no_intercept,
         ports: args.ports.clone(),
         wait_ready: args.wait_ready,

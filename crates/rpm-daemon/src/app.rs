@@ -167,6 +167,7 @@ pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
     match spec.policy {
         Policy::RoundRobin => rpm_listen::Policy::RoundRobin,
         Policy::IpHash => rpm_listen::Policy::IpHash,
+        Policy::Weighted => rpm_listen::Policy::Weighted,
     }
 }
 

@@ -136,6 +136,7 @@ impl Supervisor {
             inherits,
             beside,
             policy: self.policy(worker),
+            weight: self.weight(worker),
         };
         let (copy, held) = match self.listeners.open(wanted, &request) {
             Ok(Grant::Slot { slot, group, fd }) => (
@@ -274,6 +275,20 @@ impl Supervisor {
     pub(crate) fn policy(&self, worker: WorkerId) -> rpm_listen::Policy {
         let held = self.workers.get(&worker);
         held.map(|held| policy(&held.spec)).unwrap_or_default()
+    }
+
+    /// The worker's part of the connections, where they are weighted.
+    pub(crate) fn weight(&self, worker: WorkerId) -> u32 {
+        let Some(held) = self.workers.get(&worker) else {
+            return 1;
+        };
+        let number = self
+            .core
+            .instance(held.instance)
+            .map_or(0, |view| view.number as usize);
+        let weights = &held.spec.weights;
+        let weight = number.checked_rem(weights.len()).and_then(|at| weights.get(at));
+        weight.copied().unwrap_or(1)
     }
 
     /// Whether the worker shares ports with others.

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
 use rpm_core::{AppId, InstanceId, Revision};
-use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
+use rpm_listen::MAX_WEIGHT;
+use rpm_wire::api::{
+    Action, ActionRequest, ApiError, AppSpec, ChangeReply, Policy, ScaleRequest, StartRequest,
+};
 use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane};
@@ -92,6 +95,15 @@ impl Supervisor {
             ));
         }
         health::check_spec(Plane::of(spec), spec.health_check.as_ref())?;
+        let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
+        if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {
+            return Err(failure(
+                "the weights of the workers do not fit the policy",
+                Some(
+                    "--policy weighted and --weights belong together, each weight from 1 to 100: --policy weighted --weights 3,1",
+                ),
+            ));
+        }
         if spec.max_surge == Some(0) && spec.max_unavailable == 0 {
             return Err(failure(
                 "a reload that may have no worker more and none fewer cannot replace any",

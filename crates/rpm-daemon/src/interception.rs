@@ -216,6 +216,9 @@ impl Supervisor {
         let known = self.listeners.slot_of(&fd).is_some();
         let free = self.listeners.count_of(worker) < SOCKETS_LIMIT;
         let held = self.workers.get_mut(&worker)?;
+        if held.listeners.len() < SOCKETS_LIMIT {
+            held.listeners.extend(intercepted.call.process());
+        }
         let shared = held.bound.remove(&cookie) && !known && free;
         if !shared && held.plane != Plane::Cluster {
             self.input(Input::Listening { worker });
@@ -261,6 +264,7 @@ impl Supervisor {
                     inherits: None,
                     beside: true,
                     policy: self.policy(worker),
+                    weight: self.weight(worker),
                 };
                 let captured = self.listeners.capture(captured, &request);
                 captured.map_err(|error| crate::launch::chain(&error))

@@ -85,6 +85,7 @@ impl Supervisor {
             withheld: Vec::new(),
             held_back: Vec::new(),
             bound: BTreeSet::new(),
+            listeners: BTreeSet::new(),
         };
         self.forget_dead(place.0);
         self.workers.insert(worker, held);
@@ -281,6 +282,7 @@ impl Supervisor {
                 inherits,
                 beside: false,
                 policy: policy(spec),
+                weight: self.weight(worker),
             };
             match self.listeners.open(&wanted, &request) {
                 Ok(Grant::Slot { slot, group, fd }) => {

@@ -14,17 +14,61 @@ const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
 /// A CPU share over less than this is noise.
 const USAGE_MINIMUM: Duration = Duration::from_millis(200);
 
+/// Who descends from whom is not looked up more often than this: it takes a pass over all processes.
+const FAMILIES_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Established connections by worker, as last counted.
 #[derive(Default)]
 pub(crate) struct Connections {
     counted: Option<Instant>,
     by_worker: BTreeMap<WorkerId, u32>,
+    families: Families,
+}
+
+/// The processes of each worker, by its leader, as last looked up.
+#[derive(Default)]
+struct Families {
+    seen: Option<Instant>,
+    by_leader: HashMap<u32, Vec<u32>>,
+}
+
+/// CPU time and memory of a worker: all its processes together.
+pub(crate) fn usage_of(family: impl IntoIterator<Item = u32>) -> (Duration, u64) {
+    let used = family.into_iter().filter_map(|pid| usage::usage(pid).ok());
+    used.fold((Duration::ZERO, 0), |(cpu, rss), one| {
+        (cpu + one.cpu, rss + one.rss_bytes)
+    })
 }
 
 impl Supervisor {
+    /// Looks up the processes of every worker.
+    fn meet_families(&mut self) {
+        let families = &mut self.connections.families;
+        if families.seen.is_some_and(|at| at.elapsed() < FAMILIES_INTERVAL) {
+            return;
+        }
+        families.seen = Some(Instant::now());
+        families.by_leader.clear();
+        let running = self.workers.values().filter_map(|held| held.process());
+        let leaders: HashSet<u32> = running.map(|process| process.pid).collect();
+        for (leader, pid) in tree::below(&leaders) {
+            families.by_leader.entry(leader).or_default().push(pid);
+        }
+        for held in self.workers.values_mut() {
+            let members = held
+                .process()
+                .and_then(|process| families.by_leader.get(&process.pid));
+            // A number that is not in the family any more may be somebody else's by now.
+            let members = members.cloned().unwrap_or_default();
+            held.listeners.retain(|pid| members.contains(pid));
+        }
+    }
+
     /// Takes a sample of CPU and memory of every worker, and waits for orphans that have ended.
     pub(crate) fn sample_usage(&mut self) {
+        self.meet_families();
         let now = Instant::now();
+        let families = &self.connections.families.by_leader;
         for process in self
             .workers
             .values_mut()
@@ -34,15 +78,17 @@ impl Supervisor {
             if since < USAGE_MINIMUM && process.usage.rss_bytes > 0 {
                 continue;
             }
+            let family = families.get(&process.pid).cloned();
+            let (cpu, rss_bytes) = usage_of(family.unwrap_or_else(|| vec![process.pid]));
             // A process that has just ended keeps its last figures.
-            if let Ok(now_used) = usage::usage(process.pid) {
-                let used = now_used.cpu.saturating_sub(process.usage.cpu);
+            if rss_bytes > 0 {
+                let used = cpu.saturating_sub(process.usage.cpu);
                 let cpu_percent = 100.0 * used.as_secs_f64() / since.as_secs_f64();
                 process.usage = UsageSample {
                     at: now,
-                    cpu: now_used.cpu,
+                    cpu,
                     cpu_percent,
-                    rss_bytes: now_used.rss_bytes,
+                    rss_bytes,
                 };
             }
         }
@@ -64,6 +110,7 @@ impl Supervisor {
         {
             return;
         }
+        self.meet_families();
         let mut ports: Vec<u16> = Vec::new();
         for app in self.apps.keys() {
             ports.extend(self.listeners.groups(*app).map(|group| group.addr.port()));
@@ -89,10 +136,10 @@ impl Supervisor {
             .collect();
         let mut counts: BTreeMap<WorkerId, u32> = by_leader.values().map(|id| (*id, 0)).collect();
         if !established.is_empty() {
-            for (leader, pid) in tree::below(&by_leader.keys().copied().collect()) {
-                if let Some(of) = by_leader.get(&leader).and_then(|id| counts.get_mut(id)) {
-                    *of = of.saturating_add(count(pid));
-                }
+            for (leader, id) in &by_leader {
+                let family = self.connections.families.by_leader.get(leader);
+                let of = family.into_iter().flatten().map(|pid| count(*pid));
+                counts.insert(*id, of.fold(0, u32::saturating_add));
             }
         }
         self.connections.by_worker = counts;

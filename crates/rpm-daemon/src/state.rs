@@ -3,7 +3,7 @@
 //! The workers run on without a daemon, and hold everything that one would need: their listening sockets, the daemon's
 //! end of their channel, the read ends of their log pipes. The file says what is what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -57,6 +57,9 @@ pub(crate) struct StoredWorker {
     pub(crate) token: String,
     pub(crate) logs: Logs,
     pub(crate) kept: Kept,
+    /// Its processes that have called `listen`.
+    #[serde(default)]
+    pub(crate) listeners: BTreeSet<u32>,
 }
 
 /// Whether what is known is also written.
@@ -155,6 +158,7 @@ fn stored(worker: &Worker) -> Option<StoredWorker> {
         token: worker.token.clone(),
         logs: worker.logs.clone(),
         kept: process.kept,
+        listeners: worker.listeners.clone(),
     })
 }
 

@@ -22,6 +22,7 @@ use crate::app::Plane;
 use crate::drain::CLOSE_WITHIN;
 use crate::home::Home;
 use crate::logs::{LogSink, Source};
+use crate::sampling::usage_of;
 use crate::state::{Stored, StoredWorker};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::worker::{Life, Process, UsageSample, Worker};
@@ -103,7 +104,7 @@ impl Supervisor {
             notifications,
             // What it used before this is no share of the time since.
             usage: UsageSample {
-                cpu: rpm_sys::usage::usage(stored.pid).map_or(Duration::ZERO, |used| used.cpu),
+                cpu: usage_of(tree::descendants(stored.pid).into_iter().chain([stored.pid])).0,
                 ..UsageSample::start()
             },
         };
@@ -139,6 +140,7 @@ impl Supervisor {
             withheld: Vec::new(),
             held_back: Vec::new(),
             bound: BTreeSet::new(),
+            listeners: stored.listeners.clone(),
         };
         self.workers.insert(stored.id, worker);
         info!(worker = %stored.id, pid = stored.pid, "taken back");

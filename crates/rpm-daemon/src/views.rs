@@ -42,7 +42,7 @@ impl Supervisor {
             exec_mode: spec.exec_mode,
             plane: explain(spec, self.interception.denied.as_deref()).0.to_owned(),
             status: status(&view.state),
-            pid: process.map(|p| p.pid),
+            pid: worker.and_then(|w| self.workers.get(&w)?.program_pid()),
             uptime_ms: uptime,
             started_at_ms: process.map_or(0, |p| p.started_at_ms),
             created_at_ms: app.created_at_ms,
@@ -144,13 +144,19 @@ impl Supervisor {
 
     fn own(&self, view: &InstanceView) -> Vec<ListenerInfo> {
         let cluster = self.plane(view.app) != Some(Plane::Fork);
-        let reason = if cluster {
-            format!(
+        let intercepted = self
+            .present_spec(view.app)
+            .is_some_and(|spec| self.intercepts(spec));
+        let reason = match (intercepted, cluster) {
+            (true, _) => format!(
+                "opened by worker {} itself, and left to it: a random port, or one that --ports leaves out",
+                view.id
+            ),
+            (false, true) => format!(
                 "opened by worker {} itself (exclusive, or not through node:cluster): not balanced",
                 view.id
-            )
-        } else {
-            "fork mode: the process owns its ports".to_owned()
+            ),
+            (false, false) => "fork mode: the process owns its ports".to_owned(),
         };
         let info = |address| ListenerInfo {
             address: format!("tcp {address}"),

@@ -38,6 +38,8 @@ pub(crate) struct Worker {
     pub(crate) held_back: Vec<HeldBack>,
     /// Sockets that share their address and are not listened on yet, by cookie.
     pub(crate) bound: BTreeSet<u64>,
+    /// Its processes that have called `listen`.
+    pub(crate) listeners: BTreeSet<u32>,
 }
 
 /// Listeners that one worker may be waiting for; what is asked for beyond that is refused.
@@ -130,6 +132,16 @@ pub(crate) struct Logs {
 }
 
 impl Worker {
+    /// The pid of the program: of the one process that listens, where the leader has only started it (a shell, npm).
+    pub(crate) fn program_pid(&self) -> Option<u32> {
+        let leader = self.process()?.pid;
+        let mut listeners = self.listeners.iter();
+        match (listeners.next(), listeners.next()) {
+            (Some(only), None) => Some(*only),
+            (Some(_), Some(_)) | (None, _) => Some(leader),
+        }
+    }
+
     pub(crate) fn process(&self) -> Option<&Process> {
         match &self.life {
             Life::Running(process) => Some(process),

@@ -74,7 +74,7 @@ impl Listeners {
             Some(group) => group,
             None => self.new_group(Group::new(by.app, by.key, addr, v6only, by.policy)),
         };
-        let slot = self.enter(group, |open, slot| open.adopt(slot, fd, backlog))?;
+        let slot = self.enter(group, |open, slot| open.adopt(slot, fd, backlog, by.weight))?;
         self.hold(slot, by.worker);
         Ok((group, slot))
     }

@@ -42,6 +42,8 @@ pub(crate) struct Slot {
     pub(crate) fd: OwnedFd,
     /// Names the socket.
     pub(crate) cookie: u64,
+    /// Its part of the connections, where they are weighted.
+    pub(crate) weight: u32,
     pub(crate) holder: Option<WorkerId>,
     /// Closed for the core, and only waiting for its holder's exit.
     pub(crate) retiring: Option<Vec<SlotId>>,
@@ -119,7 +121,7 @@ impl Group {
     }
 
     /// Opens a slot. The first one settles the number of a port 0.
-    pub(crate) fn open(&mut self, slot: SlotId) -> io::Result<()> {
+    pub(crate) fn open(&mut self, slot: SlotId, weight: u32) -> io::Result<()> {
         // A socket bound to port 0 comes back on another port when it is bounced, so every slot is bound
         // to the number. The reservation holds it until the first slot has it.
         let reserved = match self.addr.port() {
@@ -130,17 +132,18 @@ impl Group {
             self.addr = socket::local_addr(reserved)?;
         }
         let fd = socket::bind_tcp(self.addr, self.v6only)?;
-        self.adopt(slot, fd, FIRST_BACKLOG)
+        self.adopt(slot, fd, FIRST_BACKLOG, weight)
     }
 
     /// Takes in a socket that is bound to the address, and has it listen.
-    pub(crate) fn adopt(&mut self, slot: SlotId, fd: OwnedFd, backlog: u32) -> io::Result<()> {
+    pub(crate) fn adopt(&mut self, slot: SlotId, fd: OwnedFd, backlog: u32, weight: u32) -> io::Result<()> {
         socket::listen(fd.as_fd(), backlog)?;
-        self.steering.add(slot, fd.as_fd())?;
+        self.steering.add(slot, fd.as_fd(), weight)?;
         self.slots.insert(
             slot,
             Slot {
                 cookie: socket::cookie(&fd)?,
+                weight,
                 fd,
                 holder: None,
                 retiring: None,

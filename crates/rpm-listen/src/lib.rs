@@ -23,7 +23,7 @@ pub use captured::{Captured, captured_key};
 pub use conflict::{Occupant, occupant};
 pub use group::{GroupView, Rescued, SlotView};
 pub use listeners::{Grant, Listeners, OpenError, Request};
-pub use policy::Policy;
+pub use policy::{MAX_WEIGHT, Policy};
 pub use shared::SharedKind;
 pub use steering::Mechanism;
 pub use stored::Stored;

@@ -41,6 +41,8 @@ pub struct Request<'a> {
     pub beside: bool,
     /// How connections are spread, if it is the first to open the address.
     pub policy: Policy,
+    /// Its part of them, where they are weighted.
+    pub weight: u32,
 }
 
 /// What a worker gets to listen on.
@@ -173,10 +175,10 @@ impl Listeners {
         let inherits = by.inherits.filter(|slot| self.group_of.contains_key(slot));
         let (group, slot) = match (inherits, self.group(app, key)) {
             (Some(slot), Some(group)) => (group, slot),
-            (None, Some(group)) => (group, self.open_slot(group)?),
+            (None, Some(group)) => (group, self.open_slot(group, by.weight)?),
             (_, None) => {
                 let group = self.new_group(Group::new(app, key, addr, v6only, by.policy));
-                (group, self.open_slot(group)?)
+                (group, self.open_slot(group, by.weight)?)
             }
         };
         let slot_of = self.groups.get_mut(&group).and_then(|g| g.slots.get_mut(&slot));
@@ -196,8 +198,8 @@ impl Listeners {
         }
     }
 
-    fn open_slot(&mut self, group: GroupId) -> Result<SlotId, OpenError> {
-        self.enter(group, Group::open)
+    fn open_slot(&mut self, group: GroupId, weight: u32) -> Result<SlotId, OpenError> {
+        self.enter(group, |open, slot| open.open(slot, weight))
     }
 
     pub(crate) fn new_group(&mut self, group: Group) -> GroupId {

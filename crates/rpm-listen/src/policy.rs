@@ -11,10 +11,43 @@ pub enum Policy {
     RoundRobin,
     /// By the address of the client: the same one comes to the same worker.
     IpHash,
+    /// In turn (by classic BPF: at random), and to each in proportion to its weight.
+    Weighted,
 }
+
+/// The heaviest that a slot can be; taken as that if it is more. The lightest is 1.
+pub const MAX_WEIGHT: u32 = 100;
+
+/// Turns that a program can remember; a few less, for rounding up.
+const TURNS: u32 = 900;
 
 /// Addresses are spread over so many buckets, and these over the workers: about even for some tens of workers.
 pub(crate) const BUCKETS: u32 = 256;
+
+/// The slots, each as often as its weight says, and as evenly mixed as that can be: each round the one that is furthest behind its share
+/// has its turn.
+pub(crate) fn mixed(slots: &[(SlotId, u32)]) -> Vec<SlotId> {
+    let whole: u32 = slots.iter().map(|(_, weight)| *weight).sum();
+    // More turns than the programs have room for are as many as they have, with the proportions as near as may be.
+    let scaled = |(slot, weight): &(SlotId, u32)| match whole {
+        0..=TURNS => (*slot, *weight),
+        _ => (*slot, (weight * TURNS / whole).max(1)),
+    };
+    let slots: Vec<(SlotId, u32)> = slots.iter().map(scaled).take(TURNS as usize).collect();
+    let total: i64 = slots.iter().map(|(_, weight)| i64::from(*weight)).sum();
+    let mut behind: Vec<i64> = slots.iter().map(|_| 0).collect();
+    let mut turns = Vec::new();
+    for _ in 0..total {
+        for (behind, (_, weight)) in behind.iter_mut().zip(&slots) {
+            *behind += i64::from(*weight);
+        }
+        let furthest = (0..slots.len()).max_by_key(|at| (behind[*at], core::cmp::Reverse(*at)));
+        let Some(at) = furthest else { break };
+        behind[at] -= total;
+        turns.push(slots[at].0);
+    }
+    turns
+}
 
 /// Which of these slots each bucket belongs to, by rendezvous hashing: the one that scores highest. When one leaves, only its buckets
 /// go elsewhere, and they come back with it; one that is new gets a share of each.
@@ -58,6 +91,24 @@ mod tests {
             }
         }
         assert!(buckets(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_heavy_have_more_turns_but_not_in_a_row() {
+        let ids = |weights: &[(u32, u32)]| {
+            let slots: Vec<_> = weights
+                .iter()
+                .map(|(id, weight)| (SlotId(*id), *weight))
+                .collect();
+            mixed(&slots).iter().map(|slot| slot.0).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&[(1, 3), (2, 1)]), [1, 1, 2, 1]);
+        assert_eq!(ids(&[(1, 1), (2, 1), (3, 1)]), [1, 2, 3]);
+        assert_eq!(ids(&[(7, 5)]), [7; 5]);
+        assert_eq!(ids(&[]), [0; 0]);
+        let many: Vec<(u32, u32)> = (0..64).map(|id| (id, if id == 0 { 100 } else { 50 })).collect();
+        let turns = ids(&many);
+        assert!(turns.len() <= 1024 && turns.iter().filter(|id| **id == 0).count() >= 20);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rpm_sys::cbpf;
 use rpm_sys::ebpf::{self, MAX_SLOTS};
 use rustix::io::Errno;
 
-use crate::policy::{Policy, buckets};
+use crate::policy::{MAX_WEIGHT, Policy, buckets, mixed};
 
 /// The steering mechanism of a group, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,7 @@ pub(crate) enum Steering {
 /// The eBPF program and which index each slot has in its socket array.
 pub(crate) struct Table {
     policy: Policy,
+    weights: BTreeMap<SlotId, u32>,
     selector: ebpf::Selector,
     index: BTreeMap<SlotId, u32>,
     attached: bool,
@@ -42,6 +43,7 @@ pub(crate) struct Table {
 /// by `listen()`, and when one leaves, the last takes its place.
 pub(crate) struct Order {
     policy: Policy,
+    weights: BTreeMap<SlotId, u32>,
     slots: Vec<SlotId>,
     eligible: Vec<SlotId>,
     /// Sockets have left while nobody looked, so the order is not known: all of them are eligible.
@@ -55,6 +57,7 @@ impl Steering {
         match ebpf::Selector::load(MAX_SLOTS) {
             Ok(selector) if selector.can_migrate() => Steering::Ebpf(Table {
                 policy,
+                weights: BTreeMap::new(),
                 selector,
                 index: BTreeMap::new(),
                 attached: false,
@@ -71,6 +74,7 @@ impl Steering {
     fn classic(policy: Policy, why_not_ebpf: String) -> Steering {
         Steering::Classic(Order {
             policy,
+            weights: BTreeMap::new(),
             slots: Vec::new(),
             eligible: Vec::new(),
             lost: false,
@@ -128,6 +132,7 @@ impl Steering {
                     Policy::IpHash => {
                         "by the client's address (ip-hash) by an eBPF program, queues can migrate"
                     }
+                    Policy::Weighted => "exact weighted round-robin by an eBPF program, queues can migrate",
                 }
                 .to_owned(),
             },
@@ -138,6 +143,7 @@ impl Steering {
                     match order.policy {
                         Policy::RoundRobin => "random",
                         Policy::IpHash => "by the client's address (ip-hash)",
+                        Policy::Weighted => "random by weight",
                     },
                     if order.lost { "all" } else { "eligible" },
                     order.why_not_ebpf
@@ -151,8 +157,9 @@ impl Steering {
         matches!(self, Steering::Ebpf(_))
     }
 
-    /// Takes in a slot that listens.
-    pub(crate) fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
+    /// Takes in a slot that listens, of this weight.
+    pub(crate) fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>, weight: u32) -> io::Result<()> {
+        self.weigh(slot, weight);
         match self {
             Steering::Ebpf(table) => table.add(slot, fd),
             Steering::Classic(order) => {
@@ -160,6 +167,15 @@ impl Steering {
                 Ok(())
             }
         }
+    }
+
+    /// What a slot weighs, where that matters.
+    pub(crate) fn weigh(&mut self, slot: SlotId, weight: u32) {
+        let weights = match self {
+            Steering::Ebpf(table) => &mut table.weights,
+            Steering::Classic(order) => &mut order.weights,
+        };
+        weights.insert(slot, weight.clamp(1, MAX_WEIGHT));
     }
 
     /// From now on new connections go to `eligible` only. `fd_of` gives the descriptor of a slot.
@@ -173,6 +189,7 @@ impl Steering {
                 table.selector.set_eligible(&match table.policy {
                     Policy::RoundRobin => table.indexes(eligible),
                     Policy::IpHash => table.indexes(&buckets(eligible)),
+                    Policy::Weighted => table.indexes(&mixed(&weighed(eligible, &table.weights))),
                 });
                 table.selector.set_migration_targets(&table.indexes(eligible));
                 match eligible.first().and_then(|slot| fd_of(*slot)) {
@@ -196,6 +213,7 @@ impl Steering {
     ) -> io::Result<()> {
         match self {
             Steering::Ebpf(table) => {
+                table.weights.remove(&slot);
                 table.take_out(slot)?;
                 leave()
             }
@@ -326,16 +344,24 @@ impl Order {
         match self.policy {
             _ if indexes.is_empty() => Ok(()),
             Policy::RoundRobin => cbpf::attach_random(fd, indexes),
-            Policy::IpHash => cbpf::attach_by_address(fd, &self.buckets(indexes)),
+            Policy::IpHash => cbpf::attach_by_address(fd, &self.positions_of(&buckets(&self.at(indexes)))),
+            Policy::Weighted => {
+                let mixed = mixed(&weighed(&self.at(indexes), &self.weights));
+                cbpf::attach_random(fd, &self.positions_of(&mixed))
+            }
         }
     }
 
-    /// The buckets of the slots at these positions, by position.
-    fn buckets(&self, indexes: &[u32]) -> Vec<u32> {
+    /// The slots at these positions.
+    fn at(&self, indexes: &[u32]) -> Vec<SlotId> {
         let at = |index: &u32| self.slots.get(*index as usize).copied();
-        let slots: Vec<SlotId> = indexes.iter().filter_map(at).collect();
-        let position = |slot: SlotId| self.slots.iter().position(|other| *other == slot);
-        let positions = buckets(&slots).into_iter().filter_map(position);
+        indexes.iter().filter_map(at).collect()
+    }
+
+    /// The positions of these slots, one after the other.
+    fn positions_of(&self, slots: &[SlotId]) -> Vec<u32> {
+        let position = |slot: &SlotId| self.slots.iter().position(|other| other == slot);
+        let positions = slots.iter().filter_map(position);
         positions.filter_map(|at| u32::try_from(at).ok()).collect()
     }
 
@@ -355,11 +381,17 @@ impl Order {
         steady.retain(|i| (self.lost || *i as usize != at) && (*i as usize) < last);
         self.attach(&steady, &fd_of)?;
         leave()?;
+        self.weights.remove(&slot);
         self.slots.swap_remove(at);
         self.lost &= self.slots.len() > 1;
         self.eligible.retain(|s| *s != slot);
         self.attach(&self.positions(&self.eligible), fd_of)
     }
+}
+
+fn weighed(slots: &[SlotId], weights: &BTreeMap<SlotId, u32>) -> Vec<(SlotId, u32)> {
+    let weight = |slot: &SlotId| (*slot, weights.get(slot).copied().unwrap_or(1));
+    slots.iter().map(weight).collect()
 }
 
 /// The order of the sockets that are left, and whether it is unknown: when one leaves, the last takes its place, so

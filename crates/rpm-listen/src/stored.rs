@@ -45,6 +45,12 @@ struct StoredSlot {
     holder: Option<WorkerId>,
     retiring: Option<Vec<SlotId>>,
     rescued: u64,
+    #[serde(default = "one")]
+    weight: u32,
+}
+
+fn one() -> u32 {
+    1
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +74,7 @@ impl Listeners {
                 holder: slot.holder,
                 retiring: slot.retiring.clone(),
                 rescued: slot.rescued,
+                weight: slot.weight,
             })
         };
         let group = |(id, group): (&GroupId, &Group)| StoredGroup {
@@ -156,6 +163,7 @@ fn take_group(
                 slot.slot,
                 Slot {
                     cookie: socket::cookie(&fd).unwrap_or_default(),
+                    weight: slot.weight,
                     fd,
                     holder: slot.holder,
                     retiring: slot.retiring,
@@ -165,7 +173,7 @@ fn take_group(
             None => lost.push(slot.slot),
         }
     }
-    let steering = match (slots.is_empty(), foreign.is_empty()) {
+    let mut steering = match (slots.is_empty(), foreign.is_empty()) {
         (true, true) => return None,
         (true, false) => Steering::beside(stored.policy, &stored.order),
         (false, _) => {
@@ -173,6 +181,9 @@ fn take_group(
             Steering::take_over(stored.policy, &fds, &stored.order)
         }
     };
+    for (id, slot) in &slots {
+        steering.weigh(*id, slot.weight);
+    }
     Some(Group {
         app: stored.app,
         key: stored.key,

@@ -288,6 +288,12 @@ impl Call {
         self.what
     }
 
+    /// The process of the thread; `None` if it is gone.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        proc::process_of(self.thread).ok()
+    }
+
     /// The number of the thread that calls.
     #[must_use]
     pub fn thread(&self) -> u32 {

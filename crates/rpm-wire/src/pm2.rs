@@ -119,6 +119,7 @@ mod tests {
             instances: 0,
             listen: Vec::new(),
             policy: crate::api::Policy::default(),
+            weights: Vec::new(),
             intercept: true,
             ports: Vec::new(),
             wait_ready: false,

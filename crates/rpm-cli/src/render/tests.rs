@@ -59,6 +59,7 @@ fn spec() -> AppSpec {
         instances: -1,
         listen: vec!["8080".into()],
         policy: rpm_wire::api::Policy::IpHash,
+        weights: Vec::new(),
         intercept: true,
         ports: Vec::new(),
         wait_ready: true,

@@ -49,6 +49,9 @@ pub struct AppSpec {
     /// How connections are spread over the workers.
     #[serde(default)]
     pub policy: Policy,
+    /// What the workers weigh, by `NODE_APP_INSTANCE`, from 1 to 100; those beyond the list begin it again. For `weighted` alone.
+    #[serde(default)]
+    pub weights: Vec<u32>,
     /// Addresses to open and pass by `LISTEN_FDS` (`8080`, `127.0.0.1:8080`, `[::1]:8080`).
     #[serde(default)]
     pub listen: Vec<String>,
@@ -126,6 +129,8 @@ pub enum Policy {
     RoundRobin,
     /// The same client to the same worker while it lives: by the address.
     IpHash,
+    /// In turn, and to each worker in proportion to its weight.
+    Weighted,
 }
 
 impl fmt::Display for Policy {
@@ -133,6 +138,7 @@ impl fmt::Display for Policy {
         f.write_str(match self {
             Policy::RoundRobin => "round-robin",
             Policy::IpHash => "ip-hash",
+            Policy::Weighted => "weighted",
         })
     }
 }
@@ -141,7 +147,7 @@ impl FromStr for Policy {
     type Err = UnknownPolicy;
 
     fn from_str(text: &str) -> Result<Policy, UnknownPolicy> {
-        let all = [Policy::RoundRobin, Policy::IpHash];
+        let all = [Policy::RoundRobin, Policy::IpHash, Policy::Weighted];
         let named = all.into_iter().find(|policy| policy.to_string() == text);
         named.ok_or(UnknownPolicy)
     }
@@ -149,7 +155,7 @@ impl FromStr for Policy {
 
 /// There is no policy of that name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected round-robin or ip-hash")]
+#[error("expected round-robin, ip-hash or weighted")]
 pub struct UnknownPolicy;
 
 /// A request by which a worker shows its health: plain HTTP, on the first address that it listened on.
