@@ -1,6 +1,8 @@
 //! Which way of steering a test is about, and whether this machine permits it.
 
-use rpm_testkit::{Rpm, skip};
+use std::time::Duration;
+
+use rpm_testkit::{Rpm, skip, wait_for};
 
 /// A way to steer connections, and the daemon that uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,4 +57,27 @@ impl Path {
         skip(test, &format!("no eBPF here: {}", listener.reason));
         false
     }
+}
+
+/// For how long an undisturbed measurement is waited for.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A daemon that notes each time that a worker leaves steering, for [`undisturbed`].
+#[must_use]
+pub fn talkative(rpm: Rpm) -> Rpm {
+    rpm.with_env("RPM_LOG", "info,rpm_daemon=debug")
+}
+
+/// A measurement during which no worker was taken for frozen: on a machine that gives a worker no CPU for 15 ms the daemon
+/// rightly steers around it, and what is measured then proves nothing.
+///
+/// # Panics
+/// The daemon is not [`talkative`], or there is none within a minute.
+pub fn undisturbed<T: std::fmt::Debug>(rpm: &Rpm, measure: impl Fn() -> T) -> T {
+    assert!(rpm.log().contains(" DEBUG "), "the daemon notes every detail");
+    wait_for("a measurement without a worker out of steering", BOUND, || {
+        let before = rpm.log().matches("out of steering").count();
+        let measured = measure();
+        (rpm.log().matches("out of steering").count() == before).then_some(measured)
+    })
 }

@@ -3,19 +3,15 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::namespace::Network;
-use rpm_e2e::steering::Path;
+use rpm_e2e::steering::{Path, talkative, undisturbed};
 use rpm_loadtest::Stop;
-use rpm_testkit::{Load, Port, Report, Rpm, Status, wait_for};
+use rpm_testkit::{Load, Port, Report, Rpm, Status};
 
 /// Connections that are counted.
 const CONNECTIONS: u64 = 1_000;
-/// For how long an undisturbed measurement is waited for.
-const BOUND: Duration = Duration::from_secs(60);
-
 /// One at a time: a worker that gets no CPU for 15 ms counts as frozen, which changes who is picked.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
@@ -26,11 +22,6 @@ fn app(port: &Port, instances: u32) -> App {
     App::cluster("hello.js", &instances.to_string())
         .args(["--name", "web"])
         .port(port)
-}
-
-/// Its daemon notes each time that a worker leaves steering.
-fn talkative(rpm: Rpm) -> Rpm {
-    rpm.with_env("RPM_LOG", "info,rpm_daemon=debug")
 }
 
 /// Sequential connections, a new one per request.
@@ -49,15 +40,12 @@ fn send(load: &Load) -> Report {
     runtime.block_on(load.run(&Stop::new()))
 }
 
-/// The counts by worker of a measurement during which no worker was taken for frozen: on a machine that
-/// gives a worker no CPU for 15 ms the daemon rightly steers around it, and that run proves nothing.
-fn undisturbed(rpm: &Rpm, measure: impl Fn() -> Report) -> BTreeMap<String, u64> {
-    assert!(rpm.log().contains(" DEBUG "), "the daemon notes every detail");
-    wait_for("a measurement without a worker out of steering", BOUND, || {
-        let before = rpm.log().matches("out of steering").count();
+/// The counts by worker of an undisturbed measurement.
+fn counts(rpm: &Rpm, measure: impl Fn() -> Report) -> BTreeMap<String, u64> {
+    undisturbed(rpm, || {
         let report = measure();
         report.check_clean().expect("every request is answered");
-        (rpm.log().matches("out of steering").count() == before).then_some(report.responders)
+        report.responders
     })
 }
 
@@ -92,7 +80,7 @@ fn ebpf_is_exact(test: &str, workers: u32) {
     let (rpm, port) = (talkative(Rpm::new()), Port::reserve());
     app(&port, workers).start(&rpm);
     if Path::Ebpf.is_used(&rpm, "web", test) {
-        assert_exact(&undisturbed(&rpm, || send(&sequence(&port))), workers.into());
+        assert_exact(&counts(&rpm, || send(&sequence(&port))), workers.into());
     }
 }
 
@@ -122,7 +110,7 @@ fn the_shares_stay_exact_after_scaling() {
     for count in ["4", "3"] {
         rpm.ok(["scale", "web", count]);
     }
-    assert_exact(&undisturbed(&rpm, || send(&sequence(&port))), 3);
+    assert_exact(&counts(&rpm, || send(&sequence(&port))), 3);
 }
 
 /// With SYN cookies the program runs twice per connection, for the SYN and for the ACK.
@@ -142,10 +130,7 @@ fn cookies_keep_it_exact(test: &str, workers: u32) {
         String::from_utf8_lossy(&started.stderr)
     );
     if Path::Ebpf.is_used(&rpm, "web", test) {
-        assert_exact(
-            &undisturbed(&rpm, || network.send(&sequence(&port))),
-            workers.into(),
-        );
+        assert_exact(&counts(&rpm, || network.send(&sequence(&port))), workers.into());
         let sent = network
             .inside(&shell("grep TcpExt: /proc/net/netstat"))
             .output()
@@ -200,7 +185,7 @@ fn classic_is_random(test: &str, workers: u32) {
         reason.contains("not permitted") || reason.contains("CAP_BPF"),
         "{reason}"
     );
-    assert_random(&undisturbed(&rpm, || send(&sequence(&port))), workers.into());
+    assert_random(&counts(&rpm, || send(&sequence(&port))), workers.into());
 }
 
 #[test]
@@ -231,6 +216,6 @@ fn an_unprivileged_daemon_keeps_the_order_of_its_slots_while_scaling() {
     for (count, workers) in [("4", 4), ("3", 3), ("4", 4), ("2", 2)] {
         rpm.ok(["scale", "web", count]);
         rpm.wait_status("web", Status::Online);
-        assert_random(&undisturbed(&rpm, || send(&sequence(&port))), workers);
+        assert_random(&counts(&rpm, || send(&sequence(&port))), workers);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{V4, who, workers};
 use rpm_e2e::outside::kill;
-use rpm_e2e::steering::Path;
+use rpm_e2e::steering::{Path, talkative, undisturbed};
 use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -35,17 +35,21 @@ fn instance_for(client: u8, port: &Port) -> u32 {
 }
 
 /// The worker of each client.
-fn homes(port: &Port) -> BTreeMap<u8, u32> {
-    let home = |client| {
+fn homes(rpm: &Rpm, port: &Port) -> BTreeMap<u8, u32> {
+    let came_to = |client| {
         let instances: BTreeSet<u32> = (0..EACH).map(|_| instance_for(client, port)).collect();
-        assert_eq!(instances.len(), 1, "client {client} came to {instances:?}");
-        (client, *instances.first().expect("one"))
+        (client, instances)
     };
-    (1..=CLIENTS).map(home).collect()
+    let all: BTreeMap<u8, BTreeSet<u32>> = undisturbed(rpm, || (1..=CLIENTS).map(came_to).collect());
+    assert!(all.values().all(|instances| instances.len() == 1), "{all:?}");
+    let home = |(client, instances): (u8, BTreeSet<u32>)| Some((client, *instances.first()?));
+    all.into_iter().filter_map(home).collect()
 }
 
 fn stick(test: &str, path: Path) {
-    let Some(rpm) = path.rpm(test) else { return };
+    let Some(rpm) = path.rpm(test).map(talkative) else {
+        return;
+    };
     let port = Port::reserve();
     App::cluster("hello.js", &WORKERS.to_string())
         .args(["--name", "web", "--policy", "ip-hash"])
@@ -55,7 +59,7 @@ fn stick(test: &str, path: Path) {
         return;
     }
     assert!(rpm.describe("web").listeners[0].reason.contains("ip-hash"));
-    let before = homes(&port);
+    let before = homes(&rpm, &port);
     let used: BTreeSet<u32> = before.values().copied().collect();
     assert_eq!(used.len(), WORKERS, "{before:?}");
     // Its replacement has its socket, and so its clients.
@@ -63,10 +67,10 @@ fn stick(test: &str, path: Path) {
     kill(victim);
     let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
     wait_until("a replacement", BOUND, || rpm.process(1), replaced);
-    assert_eq!(homes(&port), before);
+    assert_eq!(homes(&rpm, &port), before);
     // Those of the others stay when one is gone for good.
     rpm.ok(["stop", "1"]);
-    for (client, home) in homes(&port) {
+    for (client, home) in homes(&rpm, &port) {
         let then = before[&client];
         assert!(
             home == then || then == 1,
@@ -88,7 +92,7 @@ fn so_they_do_without_privileges() {
 
 /// Three parts of four go to the first.
 fn by_weight(test: &str, path: Path) -> Option<BTreeMap<String, usize>> {
-    let rpm = path.rpm(test)?;
+    let rpm = talkative(path.rpm(test)?);
     let port = Port::reserve();
     App::cluster("hello.js", "2")
         .args(["--name", "web", "--policy", "weighted", "--weights", "3,1"])
@@ -98,12 +102,15 @@ fn by_weight(test: &str, path: Path) -> Option<BTreeMap<String, usize>> {
         return None;
     }
     assert_eq!(workers(&port, 2).len(), 2);
-    let mut served = BTreeMap::new();
-    for _ in 0..400 {
-        let answer = who(V4, &port);
-        let instance = answer.split(' ').next().unwrap_or_default().to_owned();
-        *served.entry(instance).or_insert(0) += 1;
-    }
+    let served = undisturbed(&rpm, || {
+        let mut served = BTreeMap::new();
+        for _ in 0..400 {
+            let answer = who(V4, &port);
+            let instance = answer.split(' ').next().unwrap_or_default().to_owned();
+            *served.entry(instance).or_insert(0) += 1;
+        }
+        served
+    });
     Some(served)
 }
 

@@ -12,7 +12,7 @@ use rpm_e2e::app::App;
 use rpm_e2e::ask::{V4, who, workers};
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{freeze, kill, kill_daemon, thaw};
-use rpm_e2e::steering;
+use rpm_e2e::steering::{self, talkative, undisturbed};
 use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, bun, deno, fixture, node, wait_until};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -55,10 +55,13 @@ impl Site {
 
     /// New connections go round, exactly.
     fn spreads(&self) {
-        let mut served = BTreeMap::new();
-        for _ in 0..CONNECTIONS {
-            *served.entry(who(V4, &self.port)).or_insert(0) += 1;
-        }
+        let served: BTreeMap<String, usize> = undisturbed(&self.rpm, || {
+            let mut served = BTreeMap::new();
+            for _ in 0..CONNECTIONS {
+                *served.entry(who(V4, &self.port)).or_insert(0) += 1;
+            }
+            served
+        });
         let each: Vec<usize> = served.values().copied().collect();
         assert_eq!(each, [CONNECTIONS / COPIES; COPIES], "{served:?}");
     }
@@ -135,7 +138,7 @@ fn serves(test: &str, what: &[OsString]) {
 }
 
 fn serves_by(path: steering::Path, test: &str, what: &[OsString]) {
-    let Some(rpm) = path.rpm(test) else {
+    let Some(rpm) = path.rpm(test).map(talkative) else {
         return;
     };
     let site = Site::start(rpm, what);

@@ -271,12 +271,15 @@ impl Supervisor {
             }
         };
         match taken {
-            Ok((group, slot)) => self.input(Input::SlotHeld {
-                slot,
-                group,
-                worker,
-                fixed: true,
-            }),
+            Ok((group, slot)) => {
+                debug!(%worker, key, %slot, inherited = left.is_some(), "a listener is a slot");
+                self.input(Input::SlotHeld {
+                    slot,
+                    group,
+                    worker,
+                    fixed: true,
+                });
+            }
             Err(error) => warn!(%worker, error, "a listener is not balanced"),
         }
         intercepted.proceed();
