@@ -4,9 +4,10 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rpm_sys::lock::LockFile;
-use rpm_sys::{daemonize, limits, tree};
+use rpm_sys::{daemonize, limits, memory, tree};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -19,6 +20,9 @@ use crate::logs::LogSink;
 use crate::supervisor::{Event, Handle, Supervisor};
 use crate::update::Succession;
 use crate::{agents, api, state, update};
+
+/// Threads for calls that may wait are seldom needed: at the start of an app, and not until the next one.
+const THREAD_KEPT: Duration = Duration::from_secs(1);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +59,7 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> BootError {
 /// # Errors
 /// It cannot start; nothing has been changed then.
 pub fn run(root: &Path) -> Result<(), BootError> {
+    memory::keep_one_heap();
     let passed = update::succession().map_err(step("take over from the binary before"))?;
     let own_limit = limits::raise_nofile();
     let child_nofile = passed.as_ref().map_or(own_limit, |passed| passed.child_nofile);
@@ -66,10 +71,15 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     open_log(&home)?;
     tree::set_child_subreaper().map_err(step("become the parent of orphaned processes"))?;
     let logs = LogSink::start().map_err(step("start the log thread"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(THREAD_KEPT)
+        .build();
     let runtime = runtime.map_err(step("start the event loop"))?;
     let served = runtime.block_on(serve(&home, &lock, listener, logs.clone(), child_nofile));
     logs.stop();
+    // What waits for a report of a worker's calls may wait for ever.
+    runtime.shutdown_background();
     // Whoever starts the next daemon must find neither file nor lock half gone: the lock goes last.
     if served.is_ok() {
         state::forget(&home);

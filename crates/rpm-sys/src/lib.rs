@@ -18,6 +18,7 @@ pub mod ebpf;
 pub mod intercept;
 pub mod limits;
 pub mod lock;
+pub mod memory;
 pub mod oneshot;
 pub mod peer;
 pub mod pidfd;
