@@ -398,3 +398,17 @@ fn the_pid_that_is_shown_is_the_programs_and_the_figures_are_the_trees() {
     };
     wait_until("the programs are shown", BOUND, list, settled);
 }
+
+#[test]
+fn who_has_the_port_is_named() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let _taken = std::net::TcpListener::bind((V4, port.number())).expect("it is free");
+    let app = App::cluster("hello.py", "2").args(["--name", "web"]).port(&port);
+    let ran = app.try_start(&rpm);
+    let owner = format!("pid {}", std::process::id());
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(
+        ran.stderr.contains("is taken by") && ran.stderr.contains(&owner),
+        "{ran:#?}"
+    );
+}
