@@ -78,8 +78,6 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     let runtime = runtime.map_err(step("start the event loop"))?;
     let served = runtime.block_on(serve(&home, &lock, listener, logs.clone(), child_nofile));
     logs.stop();
-    // What waits for a report of a worker's calls may wait for ever.
-    runtime.shutdown_background();
     // Whoever starts the next daemon must find neither file nor lock half gone: the lock goes last.
     if served.is_ok() {
         state::forget(&home);
@@ -89,6 +87,9 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     let _ = std::fs::remove_file(home.pid_file());
     drop(lock);
     info!("stopped");
+    // Whoever asked for it takes the end of the connection for the end. What waits for a report of a worker's calls is not waited
+    // for: it may wait for ever.
+    runtime.shutdown_background();
     served
 }
 
