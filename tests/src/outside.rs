@@ -1,5 +1,7 @@
 //! What is done to workers, and seen of them, from outside.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
 
@@ -67,19 +69,20 @@ pub fn sockets(pid: u32) -> u64 {
         .count() as u64
 }
 
-/// How often the threads of a process have gone to sleep by themselves.
+/// How often each thread of a process has gone to sleep by itself, by its number.
 ///
 /// # Panics
 /// There is no such process.
 #[must_use]
-pub fn voluntary_switches(pid: u32) -> u64 {
+pub fn voluntary_switches(pid: u32) -> BTreeMap<OsString, u64> {
     let threads = fs::read_dir(format!("/proc/{pid}/task"))
         .expect("the threads")
         .flatten();
-    threads
-        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
-        .map(|s| switches(&s))
-        .sum()
+    let count = |thread: fs::DirEntry| {
+        let status = fs::read_to_string(thread.path().join("status")).ok()?;
+        Some((thread.file_name(), switches(&status)))
+    };
+    threads.filter_map(count).collect()
 }
 
 fn switches(status: &str) -> u64 {

@@ -13,7 +13,9 @@ use rpm_e2e::ask::{V4, who, workers};
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{freeze, kill, kill_daemon, thaw};
 use rpm_e2e::steering::{self, talkative, undisturbed};
-use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, bun, deno, fixture, node, wait_until};
+use rpm_testkit::{
+    Load, Outcome, Port, Process, Rpm, Status, Traffic, bun, deno, fixture, node, skip, wait_until,
+};
 
 const BOUND: Duration = Duration::from_secs(30);
 /// Copies of each program.
@@ -164,6 +166,16 @@ fn keeps_connections(what: &[OsString]) {
     }
 }
 
+/// Whether the machine has this program; says that the test is skipped where it has not.
+fn has(test: &str, program: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()));
+    if !found {
+        skip(test, &format!("{program} is not installed"));
+    }
+    found
+}
+
 /// A fixture run by this program.
 fn run_by(interpreter: &Path, name: &str) -> Vec<OsString> {
     let mut all = vec![fixture(name).into_os_string()];
@@ -215,6 +227,9 @@ fn python_without_privileges() {
 
 #[test]
 fn gunicorn() {
+    if !has("gunicorn", "gunicorn") {
+        return;
+    }
     let mut what = words(&["gunicorn", "--cwd"]);
     what.push(fixture("wsgi.py").parent().expect("a directory").into());
     what.extend(words(&[
@@ -230,6 +245,9 @@ fn gunicorn() {
 
 #[test]
 fn uvicorn() {
+    if !has("uvicorn", "uvicorn") {
+        return;
+    }
     let mut what = words(&["uvicorn", "--cwd"]);
     what.push(fixture("asgi.py").parent().expect("a directory").into());
     what.extend(words(&[
@@ -247,6 +265,9 @@ fn uvicorn() {
 
 #[test]
 fn go() {
+    if !has("go", "go") {
+        return;
+    }
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let what = compiled(&PROGRAM, "hello.go", |source, program| {
         let mut command = Command::new("go");
@@ -264,6 +285,9 @@ fn go() {
 
 #[test]
 fn rust() {
+    if !has("rust", "rustc") {
+        return;
+    }
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let what = compiled(&PROGRAM, "hello.rs", |source, program| {
         let mut command = Command::new("rustc");
@@ -275,6 +299,9 @@ fn rust() {
 
 #[test]
 fn a_static_binary() {
+    if !has("a_static_binary", "cc") {
+        return;
+    }
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let what = compiled(&PROGRAM, "hello.c", |source, program| {
         let mut command = Command::new("cc");
