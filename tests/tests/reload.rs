@@ -51,6 +51,13 @@ fn wait_drained(rpm: &Rpm) {
 /// Three reloads of an unmodified app under clients of both kinds.
 fn reloads_lose_nothing(rpm: &Rpm, app: &App, port: &Port, path: &str) {
     app.start(rpm);
+    // One process is online when it runs, and may not listen yet.
+    wait_until(
+        "it serves",
+        BOUND,
+        || get(port.number(), "/").is_ok(),
+        |serves| *serves,
+    );
     let clients = Clients::begin(port, path, CLIENTS);
     clients.wait_ok(SOME);
     for _ in 0..3 {
@@ -255,23 +262,7 @@ fn nor_does_one_that_is_a_cluster_by_itself() {
 fn fork_mode_loses_nothing(name: &str) {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     let app = App::new(name).args(["--name", "web", "--drain-timeout", "10000"]);
-    let app = app.port(&port);
-    app.start(&rpm);
-    wait_until(
-        "it serves",
-        BOUND,
-        || get(port.number(), "/").is_ok(),
-        |serves| *serves,
-    );
-    let clients = Clients::begin(&port, "/", CLIENTS);
-    clients.wait_ok(SOME);
-    for _ in 0..3 {
-        let before = rpm.list();
-        rpm.ok(["reload", "web"]);
-        assert_replaced(&before, &rpm.list());
-        clients.wait_ok(SOME);
-    }
-    clients.finish_clean(&rpm);
+    reloads_lose_nothing(&rpm, &app.port(&port), &port, "/");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
-use rpm_e2e::ask::{V4, who, workers};
+use rpm_e2e::ask::{V4, printed, who, workers};
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{freeze, kill, kill_daemon, thaw};
 use rpm_e2e::steering::{self, talkative, undisturbed};
@@ -438,4 +438,24 @@ fn who_has_the_port_is_named() {
         ran.stderr.contains("is taken by") && ran.stderr.contains(&owner),
         "{ran:#?}"
     );
+}
+
+#[test]
+fn a_port_that_is_tried_first_leaves_no_slot_behind() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::new("probes.js")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    let said = || printed(&rpm, "web", None);
+    wait_until("it listens", BOUND, said, |said| said.contains("listening"));
+    // Before any client has come to one that nobody accepts at.
+    let slots: Vec<usize> = rpm
+        .describe("web")
+        .listeners
+        .iter()
+        .map(|listener| listener.slots.len())
+        .collect();
+    assert_eq!(slots, [1]);
+    assert_eq!(workers(&port, 1).len(), 1);
 }

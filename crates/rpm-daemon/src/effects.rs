@@ -1,5 +1,6 @@
 //! Carrying out what the core decided.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ impl Supervisor {
     fn rescue(&mut self, slot: SlotId, holder: Option<WorkerId>, to: &[SlotId]) {
         if let Some(worker) = holder
             && self.listeners.is_captured(slot)
-            && !self.is_held(slot, worker)
+            && !self.closed_among(vec![slot], worker).is_empty()
         {
             // The program has closed its listener, which it tells nobody: nobody will ever accept there.
             self.listeners.drop_holder(slot);
@@ -98,18 +99,19 @@ impl Supervisor {
         }
     }
 
-    /// Does a process of the worker still have the socket?
-    fn is_held(&self, slot: SlotId, worker: WorkerId) -> bool {
-        let Some(socket) = self.listeners.socket(slot) else {
-            return false;
-        };
-        let Ok(inode) = rpm_sys::socket::inode(socket) else {
-            return true;
-        };
+    /// The slots, of these, whose socket no process of the worker has any more.
+    pub(crate) fn closed_among(&self, mut slots: Vec<SlotId>, worker: WorkerId) -> Vec<SlotId> {
+        if slots.is_empty() {
+            return slots;
+        }
         let holders = self.holders_of_slots(worker);
-        holders
+        let held: HashSet<u64> = holders
             .iter()
-            .any(|process| sock_diag::sockets_of(process.pid()).contains(&inode))
+            .flat_map(|process| sock_diag::sockets_of(process.pid()))
+            .collect();
+        let inode = |slot: &SlotId| rpm_sys::socket::inode(self.listeners.socket(*slot)?).ok();
+        slots.retain(|slot| inode(slot).is_none_or(|inode| !held.contains(&inode)));
+        slots
     }
 
     /// The processes that may hold a worker's slots: its leader, and where slots are inherited its children.

@@ -23,8 +23,8 @@ use crate::app::Plane;
 use crate::supervisor::{Event, Supervisor};
 use crate::watched::watched;
 
-/// Sockets of one worker that are bound and not listened on yet, and slots that it may have. What goes beyond is not shared: no
-/// program needs as many, and one that runs wild costs the daemon no more descriptors than this.
+/// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
+/// shared: no program needs as many, and one that runs wild costs the daemon no more descriptors than this.
 const SOCKETS_LIMIT: usize = 64;
 /// The number at which the process of [`probe`] has its reports.
 const PROBE_REPORTS: i32 = 3;
@@ -164,6 +164,10 @@ impl Supervisor {
         let Some(tcp) = socket::tcp(&socket) else {
             return Ok(());
         };
+        if self.listeners.count_of(worker) >= SOCKETS_LIMIT {
+            return Ok(());
+        }
+        self.release_closed(worker);
         let moves = self.may_move(worker);
         if let Err(error) = self.listeners.may_capture(app, addr, tcp.v6only, moves) {
             self.trouble(worker, &error);
@@ -171,12 +175,25 @@ impl Supervisor {
         }
         let cookie = socket::cookie(&socket)?;
         socket::share(&socket)?;
-        if let Some(held) = self.workers.get_mut(&worker)
-            && held.bound.len() < SOCKETS_LIMIT
-        {
+        if let Some(held) = self.workers.get_mut(&worker) {
+            // What was bound so many sockets ago and is not listened on has been closed.
+            if held.bound.len() >= SOCKETS_LIMIT {
+                held.bound.pop_first();
+            }
             held.bound.insert(cookie);
         }
         Ok(())
+    }
+
+    /// A program that listens to see whether a port is free, closes, and listens in earnest, would leave a slot behind where
+    /// nobody accepts.
+    fn release_closed(&mut self, worker: WorkerId) {
+        let mut slots = self.listeners.slots_of(worker);
+        slots.retain(|slot| self.listeners.is_captured(*slot));
+        for slot in self.closed_among(slots, worker) {
+            self.listeners.drop_holder(slot);
+            self.input(Input::SlotReleased { slot, worker });
+        }
     }
 
     /// The app, if its workers share a port like that.
@@ -214,12 +231,11 @@ impl Supervisor {
         let addr = socket::local_addr(&fd).ok()?;
         let cookie = socket::cookie(&fd).ok()?;
         let known = self.listeners.slot_of(&fd).is_some();
-        let free = self.listeners.count_of(worker) < SOCKETS_LIMIT;
         let held = self.workers.get_mut(&worker)?;
         if held.listeners.len() < SOCKETS_LIMIT {
             held.listeners.extend(intercepted.call.process());
         }
-        let shared = held.bound.remove(&cookie) && !known && free;
+        let shared = held.bound.remove(&cookie) && !known;
         if !shared && held.plane != Plane::Cluster {
             self.input(Input::Listening { worker });
         }
