@@ -297,7 +297,8 @@ pub(crate) struct StartArgs {
     /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
     pub(crate) listen: Vec<String>,
-    /// Who gets a connection: round-robin, ip-hash (the same client to the same worker while it lives, as for socket.io) or weighted
+    /// Who gets a connection: round-robin, least-connections (who has the fewest open), ip-hash (the same client to the same worker
+    /// while it lives, as for socket.io) or weighted
     #[arg(long, value_name = "POLICY", default_value_t)]
     pub(crate) policy: Policy,
     /// What the workers weigh with --policy weighted, 1 to 100 each; those beyond the list begin it again

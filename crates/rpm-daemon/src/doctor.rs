@@ -18,6 +18,7 @@ impl Supervisor {
         self.probe_interception();
         vec![
             ebpf_steering(),
+            counting(),
             classic_steering(),
             self.interception_finding(),
             socket_table(),
@@ -56,6 +57,15 @@ fn ebpf_steering() -> Finding {
             "queues cannot move between sockets",
             "Linux 5.14 or later; without it classic BPF is used",
         ),
+        Err(error) => fails(what, error.to_string(), advice),
+    }
+}
+
+fn counting() -> Finding {
+    let what = "counting connections (least-connections)";
+    let advice = "setcap cap_bpf,cap_perfmon,cap_net_admin+ep on the rpm binary, or run the daemon as root; Linux 5.7 or later, with control groups of version 2 mounted";
+    match ebpf::Counts::load() {
+        Ok(_) => works(what, "the worker with the fewest connections is known at once"),
         Err(error) => fails(what, error.to_string(), advice),
     }
 }

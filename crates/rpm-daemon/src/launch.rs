@@ -157,8 +157,8 @@ impl Supervisor {
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
         let mut kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(descriptors)?;
-        let next = fds.last().map_or(FIRST_FD, |(_, number)| number + 1);
-        kept.reports = self.intercepts(spec).then_some(next);
+        kept.counts = add(&mut fds, self.listeners.counts_to_keep(policy(spec)));
+        kept.reports = self.intercepts(spec).then_some(next(&fds));
         let logs = instance_logs(&self.home, spec, instance);
         let mut env = environment(spec, &self.home, (instance, number), &logs);
         self.add_runtime_env(&mut env, worker, spec, channel_fd);
@@ -349,13 +349,26 @@ fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((read.into(), write))
 }
 
+/// The first number that is free after these.
+fn next(fds: &[(OwnedFd, i32)]) -> i32 {
+    fds.last().map_or(FIRST_FD, |(_, number)| number + 1)
+}
+
+/// Has the worker get more of them; the number of the first, if there are any.
+fn add(fds: &mut Vec<(OwnedFd, i32)>, more: Vec<OwnedFd>) -> Option<i32> {
+    let first = next(fds);
+    let any = !more.is_empty();
+    fds.extend(more.into_iter().zip(first..));
+    any.then_some(first)
+}
+
 /// Has the worker hold the daemon's descriptors too: it lives on if the daemon dies, and the next one takes them back.
 fn keep(
     fds: &mut Vec<(OwnedFd, i32)>,
     channel: Option<&OwnedFd>,
     [out, err]: [&OwnedFd; 2],
 ) -> io::Result<Kept> {
-    let first = fds.last().map_or(FIRST_FD, |(_, number)| number + 1);
+    let first = next(fds);
     for (fd, number) in [Some(out), Some(err), channel].into_iter().flatten().zip(first..) {
         fds.push((fd.try_clone()?, number));
     }
@@ -364,6 +377,7 @@ fn keep(
         out: socket::inode(out)?,
         err: socket::inode(err)?,
         reports: None,
+        counts: None,
     })
 }
 

@@ -57,6 +57,9 @@ impl Supervisor {
                     if let Some(steered) = slot.steered {
                         counter!("rpm_steered_connections_total", &labels).absolute(steered);
                     }
+                    if let Some(connections) = slot.connections {
+                        gauge!("rpm_slot_connections", &labels).set(connections as f64);
+                    }
                 }
             }
         }
@@ -70,6 +73,11 @@ fn describe() {
     metrics::describe_gauge!("rpm_worker_cpu_percent", Percent, "Share of one CPU");
     metrics::describe_gauge!("rpm_worker_memory_bytes", Bytes, "Resident memory");
     metrics::describe_gauge!("rpm_worker_connections", Count, "Established connections");
+    metrics::describe_gauge!(
+        "rpm_slot_connections",
+        Count,
+        "Connections of a slot, open or waiting (least-connections)"
+    );
     metrics::describe_gauge!("rpm_accept_queue", Count, "Connections waiting to be accepted");
     metrics::describe_gauge!(
         "rpm_slot_eligible",

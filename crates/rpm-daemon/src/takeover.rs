@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rpm_core::protocol::{Command, Exit, Input};
 use rpm_core::{AppId, RetiringPhase, SlotId, StateView, WorkerId};
 use rpm_listen::Listeners;
+use rpm_sys::ebpf::Counts;
 use rpm_sys::intercept::Notifications;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::pidfd::PidFd;
@@ -70,7 +71,7 @@ impl Supervisor {
             let allowed = !denied.contains(&worker);
             allowed.then(|| take(&holdings, worker, inode)).flatten()
         };
-        let (listeners, lost) = Listeners::take_over(stored.listeners, &denied, take)?;
+        let (listeners, lost) = Listeners::take_over(stored.listeners, &denied, take, counts(&survivors))?;
         supervisor.listeners = listeners;
         for survivor in &survivors {
             supervisor.adopt(survivor, |inode| take(survivor.stored.id, inode));
@@ -296,6 +297,17 @@ impl Survivor {
         let below = self.below.iter().map(PidFd::holdings);
         [self.pidfd.holdings()].into_iter().chain(below).collect()
     }
+}
+
+/// What counts the connections of the workers: each of them that may need it holds the same.
+fn counts(survivors: &[Survivor]) -> Option<Counts> {
+    survivors.iter().find_map(|survivor| {
+        let first = survivor.stored.kept.counts?;
+        Counts::take_back(&survivor.pidfd, first).unwrap_or_else(|error| {
+            warn!(worker = %survivor.stored.id, %error, "the counts of connections cannot be taken back");
+            None
+        })
+    })
 }
 
 /// Is it the system that keeps us from taking what the worker holds?

@@ -132,6 +132,7 @@ impl Supervisor {
             queued: slot.queue.len,
             backlog: slot.queue.max,
             steered: slot.steered,
+            connections: slot.connections,
             rescued: slot.rescued,
         });
         ListenerInfo {

@@ -91,6 +91,9 @@ pub(crate) struct Kept {
     /// The reports of its calls: the number of the descriptor, for these have no inode of their own.
     #[serde(default)]
     pub(crate) reports: Option<i32>,
+    /// What counts connections, where that is wanted: the number of the first descriptor of several.
+    #[serde(default)]
+    pub(crate) counts: Option<i32>,
 }
 
 /// The daemon's side of a Node channel.

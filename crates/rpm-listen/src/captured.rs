@@ -72,7 +72,10 @@ impl Listeners {
         } = captured;
         let group = match self.group(by.app, by.key) {
             Some(group) => group,
-            None => self.new_group(Group::new(by.app, by.key, addr, v6only, by.policy)),
+            None => {
+                let counted = (by.policy, self.counting.of(by.policy));
+                self.new_group(Group::new((by.app, by.key), (addr, v6only), counted))
+            }
         };
         let slot = self.enter(group, |open, slot| open.adopt(slot, fd, backlog, by.weight))?;
         self.hold(slot, by.worker);

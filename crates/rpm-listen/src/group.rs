@@ -9,6 +9,7 @@ use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
+use crate::counting::Count;
 use crate::policy::Policy;
 use crate::steering::{Mechanism, Steering};
 
@@ -83,19 +84,25 @@ pub struct SlotView {
     pub queue: AcceptQueue,
     /// Connections steered to it; unknown to classic BPF.
     pub steered: Option<u64>,
+    /// The connections that its worker has open, and those that wait to be accepted; where they are counted.
+    pub connections: Option<u64>,
     /// Connections moved away from it.
     pub rescued: u64,
 }
 
 impl Group {
-    pub(crate) fn new(app: AppId, key: &str, addr: SocketAddr, v6only: bool, policy: Policy) -> Group {
+    pub(crate) fn new(
+        (app, key): (AppId, &str),
+        (addr, v6only): (SocketAddr, bool),
+        (policy, count): (Policy, Count),
+    ) -> Group {
         Group {
             app,
             key: key.to_owned(),
             addr,
             v6only,
             policy,
-            steering: Steering::choose(policy),
+            steering: Steering::choose(policy, count),
             slots: BTreeMap::new(),
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
@@ -226,6 +233,7 @@ impl Group {
             eligible: self.eligible.contains(id),
             queue: socket::accept_queue(slot.fd.as_fd()).unwrap_or(NO_QUEUE),
             steered: self.steering.steered(*id),
+            connections: self.steering.connections(*id),
             rescued: slot.rescued,
         });
         GroupView {

@@ -9,6 +9,7 @@
 
 mod captured;
 mod conflict;
+mod counting;
 mod group;
 mod listeners;
 mod look;

@@ -11,6 +11,7 @@ use rpm_sys::socket;
 use rustix::io::Errno;
 
 use crate::conflict::Occupant;
+use crate::counting::{Count, Counting};
 use crate::group::{Group, Rescued};
 use crate::policy::Policy;
 use crate::shared::{Shared, SharedKind};
@@ -24,6 +25,7 @@ pub struct Listeners {
     pub(crate) next_group: u32,
     pub(crate) next_slot: u32,
     pub(crate) traffic: Oneshot,
+    pub(crate) counting: Counting,
 }
 
 /// Who asks for something to listen on.
@@ -124,6 +126,7 @@ impl Listeners {
             next_group: 0,
             next_slot: 0,
             traffic: Oneshot::new()?,
+            counting: Counting::default(),
         })
     }
 
@@ -177,7 +180,8 @@ impl Listeners {
             (Some(slot), Some(group)) => (group, slot),
             (None, Some(group)) => (group, self.open_slot(group, by.weight)?),
             (_, None) => {
-                let group = self.new_group(Group::new(app, key, addr, v6only, by.policy));
+                let counted = (by.policy, self.counting.of(by.policy));
+                let group = self.new_group(Group::new((app, key), (addr, v6only), counted));
                 (group, self.open_slot(group, by.weight)?)
             }
         };
@@ -317,6 +321,15 @@ impl Listeners {
             .slots
             .get(&slot)?
             .holder
+    }
+
+    /// What the workers of an app with this policy must hold, so that its connections are counted while there is no daemon, and
+    /// the next one has the counts.
+    pub fn counts_to_keep(&mut self, policy: Policy) -> Vec<OwnedFd> {
+        match self.counting.of(policy) {
+            Count::By(_) => self.counting.kept(),
+            Count::Unwanted | Count::Fails(_) => Vec::new(),
+        }
     }
 
     /// New connections of the group go to these slots from now on.

@@ -9,6 +9,8 @@ pub enum Policy {
     /// In turn (by classic BPF: at random).
     #[default]
     RoundRobin,
+    /// To the worker that has the fewest connections (by classic BPF: at random).
+    LeastConnections,
     /// By the address of the client: the same one comes to the same worker.
     IpHash,
     /// In turn (by classic BPF: at random), and to each in proportion to its weight.

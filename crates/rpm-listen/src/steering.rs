@@ -7,10 +7,11 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use rpm_core::SlotId;
-use rpm_sys::cbpf;
-use rpm_sys::ebpf::{self, MAX_SLOTS};
+use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
+use rpm_sys::{cbpf, socket};
 use rustix::io::Errno;
 
+use crate::counting::Count;
 use crate::policy::{MAX_WEIGHT, Policy, buckets, mixed};
 
 /// The steering mechanism of a group, for people.
@@ -33,6 +34,9 @@ pub(crate) struct Table {
     policy: Policy,
     weights: BTreeMap<SlotId, u32>,
     selector: ebpf::Selector,
+    count: Count,
+    /// Where each slot's connections are counted, and its cookie.
+    tags: BTreeMap<SlotId, (Tag, u64)>,
     index: BTreeMap<SlotId, u32>,
     attached: bool,
     /// Another program steers the group, to sockets that are not in the table, until this one has somewhere to steer to.
@@ -53,10 +57,16 @@ pub(crate) struct Order {
 
 impl Steering {
     /// eBPF where this kernel and user permit it, classic BPF otherwise.
-    pub(crate) fn choose(policy: Policy) -> Steering {
-        match ebpf::Selector::load(MAX_SLOTS) {
+    pub(crate) fn choose(policy: Policy, count: Count) -> Steering {
+        let selector = match &count {
+            Count::By(counts) => ebpf::Selector::load_least(MAX_SLOTS, counts),
+            Count::Unwanted | Count::Fails(_) => ebpf::Selector::load(MAX_SLOTS),
+        };
+        match selector {
             Ok(selector) if selector.can_migrate() => Steering::Ebpf(Table {
                 policy,
+                count,
+                tags: BTreeMap::new(),
                 weights: BTreeMap::new(),
                 selector,
                 index: BTreeMap::new(),
@@ -93,11 +103,11 @@ impl Steering {
     /// Takes charge of sockets that listen already. `order` is that of the kernel, as far as it was known, with sockets
     /// that have left since.
     pub(crate) fn take_over(
-        policy: Policy,
+        (policy, count): (Policy, Count),
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
         order: &[SlotId],
     ) -> Steering {
-        let mut steering = Steering::choose(policy);
+        let mut steering = Steering::choose(policy, count);
         if let Steering::Ebpf(table) = &mut steering {
             let mut all = slots.iter();
             if let Err(error) = all.try_for_each(|(slot, fd)| table.take_in(*slot, *fd)) {
@@ -114,8 +124,8 @@ impl Steering {
 
     /// For a group whose sockets, in the kernel's order, cannot be taken charge of: they stay steered to as they are until
     /// there are others.
-    pub(crate) fn beside(policy: Policy, order: &[SlotId]) -> Steering {
-        let mut steering = Steering::choose(policy);
+    pub(crate) fn beside((policy, count): (Policy, Count), order: &[SlotId]) -> Steering {
+        let mut steering = Steering::choose(policy, count);
         match &mut steering {
             Steering::Ebpf(table) => table.waits = true,
             Steering::Classic(classic) => classic.slots = order.to_vec(),
@@ -127,21 +137,14 @@ impl Steering {
         match self {
             Steering::Ebpf(table) => Mechanism {
                 name: "ebpf",
-                reason: match table.policy {
-                    Policy::RoundRobin => "exact round-robin by an eBPF program, queues can migrate",
-                    Policy::IpHash => {
-                        "by the client's address (ip-hash) by an eBPF program, queues can migrate"
-                    }
-                    Policy::Weighted => "exact weighted round-robin by an eBPF program, queues can migrate",
-                }
-                .to_owned(),
+                reason: table.reason(),
             },
             Steering::Classic(order) => Mechanism {
                 name: "cbpf",
                 reason: format!(
                     "{} among {} workers by classic BPF; no eBPF: {}",
                     match order.policy {
-                        Policy::RoundRobin => "random",
+                        Policy::RoundRobin | Policy::LeastConnections => "random",
                         Policy::IpHash => "by the client's address (ip-hash)",
                         Policy::Weighted => "random by weight",
                     },
@@ -187,7 +190,7 @@ impl Steering {
         match self {
             Steering::Ebpf(table) => {
                 table.selector.set_eligible(&match table.policy {
-                    Policy::RoundRobin => table.indexes(eligible),
+                    Policy::RoundRobin | Policy::LeastConnections => table.indexes(eligible),
                     Policy::IpHash => table.indexes(&buckets(eligible)),
                     Policy::Weighted => table.indexes(&mixed(&weighed(eligible, &table.weights))),
                 });
@@ -239,11 +242,31 @@ impl Steering {
         if let Some(index) = index {
             table.selector.remove(index)?;
         }
-        rpm_sys::socket::unlisten(fd)?;
-        rpm_sys::socket::listen(fd, backlog)?;
+        socket::unlisten(fd)?;
+        socket::listen(fd, backlog)?;
         match index {
             Some(index) => table.selector.insert(index, fd),
             None => Ok(()),
+        }
+    }
+
+    /// The connections that the slot's worker has open, and those that wait; where they are counted.
+    pub(crate) fn connections(&self, slot: SlotId) -> Option<u64> {
+        match self {
+            Steering::Ebpf(Table {
+                count: Count::By(counts),
+                tags,
+                ..
+            }) => tags.get(&slot).map(|(tag, _)| counts.connections(*tag)),
+            Steering::Ebpf(_) | Steering::Classic(_) => None,
+        }
+    }
+
+    /// Where connections are counted.
+    pub(crate) fn tags(&self) -> Vec<Tag> {
+        match self {
+            Steering::Ebpf(table) => table.tags.values().map(|(tag, _)| *tag).collect(),
+            Steering::Classic(_) => Vec::new(),
         }
     }
 
@@ -265,6 +288,22 @@ const TABLE_FREED_WITHIN: Duration = Duration::from_secs(2);
 const TABLE_PAUSE: Duration = Duration::from_millis(1);
 
 impl Table {
+    fn reason(&self) -> String {
+        let how = match (self.policy, &self.count) {
+            (Policy::LeastConnections, Count::By(_)) => {
+                "to the worker with the fewest connections (least-connections)"
+            }
+            (Policy::RoundRobin | Policy::LeastConnections, _) => "exact round-robin",
+            (Policy::IpHash, _) => "by the client's address (ip-hash)",
+            (Policy::Weighted, _) => "exact weighted round-robin",
+        };
+        let why_not = match &self.count {
+            Count::Fails(why) => format!("; no least-connections: {why}"),
+            Count::Unwanted | Count::By(_) => String::new(),
+        };
+        format!("{how} by an eBPF program, queues can migrate{why_not}")
+    }
+
     /// A socket that another table may still have.
     fn take_in(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
         let began = Instant::now();
@@ -292,6 +331,12 @@ impl Table {
             self.attach(fd)?;
         }
         self.selector.clear_counters(index);
+        if let Count::By(counts) = &self.count {
+            let cookie = socket::cookie(fd)?;
+            let tag = counts.tag_of(fd).map_or_else(|| counts.begin(fd, cookie), Ok)?;
+            self.selector.set_tag(index, tag);
+            self.tags.insert(slot, (tag, cookie));
+        }
         self.selector.insert(index, fd)?;
         self.index.insert(slot, index);
         Ok(())
@@ -315,6 +360,9 @@ impl Table {
     }
 
     fn take_out(&mut self, slot: SlotId) -> io::Result<()> {
+        if let (Count::By(counts), Some((tag, cookie))) = (&self.count, self.tags.remove(&slot)) {
+            counts.end(tag, cookie);
+        }
         match self.index.remove(&slot) {
             Some(index) => self.selector.remove(index),
             None => Ok(()),
@@ -343,7 +391,7 @@ impl Order {
         };
         match self.policy {
             _ if indexes.is_empty() => Ok(()),
-            Policy::RoundRobin => cbpf::attach_random(fd, indexes),
+            Policy::RoundRobin | Policy::LeastConnections => cbpf::attach_random(fd, indexes),
             Policy::IpHash => cbpf::attach_by_address(fd, &self.positions_of(&buckets(&self.at(indexes)))),
             Policy::Weighted => {
                 let mixed = mixed(&weighed(&self.at(indexes), &self.weights));

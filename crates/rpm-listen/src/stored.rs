@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_sys::ebpf::{Counts, Tag};
 use rpm_sys::socket;
 use serde::{Deserialize, Serialize};
 
+use crate::counting::{Count, Counting};
 use crate::group::{Group, Slot};
 use crate::listeners::Listeners;
 use crate::policy::Policy;
@@ -107,7 +109,7 @@ impl Listeners {
 
     /// Takes charge of what a predecessor had. `take` gives a copy of the socket with an inode that a worker holds.
     /// Returns also the slots that are gone. Of workers in `denied` nothing can be taken, though they serve on: their addresses
-    /// stay known, so that others can be opened beside them.
+    /// stay known, so that others can be opened beside them. `counts` are those that the workers kept.
     ///
     /// # Errors
     /// The kernel refuses to watch them.
@@ -115,13 +117,16 @@ impl Listeners {
         stored: Stored,
         denied: &BTreeSet<WorkerId>,
         mut take: impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
+        counts: Option<Counts>,
     ) -> io::Result<(Listeners, Vec<SlotId>)> {
         let mut listeners = Listeners::new()?;
+        listeners.counting = Counting::taken_back(counts);
         (listeners.next_group, listeners.next_slot) = (stored.next_group, stored.next_slot);
         let mut lost = Vec::new();
         for group in stored.groups {
             let id = group.group;
-            let Some(group) = take_group(group, denied, &mut take, &mut lost) else {
+            let count = listeners.counting.of(group.policy);
+            let Some(group) = take_group((group, count), denied, &mut take, &mut lost) else {
                 continue;
             };
             for (slot, held) in &group.slots {
@@ -130,6 +135,12 @@ impl Listeners {
             }
             listeners.groups.insert(id, group);
         }
+        let known: Vec<Tag> = listeners
+            .groups
+            .values()
+            .flat_map(|group| group.steering.tags())
+            .collect();
+        listeners.counting.end_all_but(&known);
         for shared in stored.shared {
             let fd = shared
                 .holders
@@ -149,7 +160,7 @@ impl Listeners {
 }
 
 fn take_group(
-    stored: StoredGroup,
+    (stored, count): (StoredGroup, Count),
     denied: &BTreeSet<WorkerId>,
     take: &mut impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
     lost: &mut Vec<SlotId>,
@@ -175,10 +186,10 @@ fn take_group(
     }
     let mut steering = match (slots.is_empty(), foreign.is_empty()) {
         (true, true) => return None,
-        (true, false) => Steering::beside(stored.policy, &stored.order),
+        (true, false) => Steering::beside((stored.policy, count), &stored.order),
         (false, _) => {
             let fds = slots.iter().map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
-            Steering::take_over(stored.policy, &fds, &stored.order)
+            Steering::take_over((stored.policy, count), &fds, &stored.order)
         }
     };
     for (id, slot) in &slots {

@@ -6,6 +6,10 @@
 
 mod asm;
 mod call;
+mod counting;
+mod counts;
+mod least;
+mod memory;
 mod program;
 mod state;
 
@@ -13,6 +17,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
+pub use self::counts::{Counts, DESCRIPTORS as COUNTS_DESCRIPTORS, Tag};
+use self::least::Maps;
 use self::state::{Layout, List, State};
 
 /// The most slots a selector can have.
@@ -27,6 +33,12 @@ pub enum LoadStage {
     Sockets,
     /// The program.
     Program,
+    /// What tells the slots' connections apart.
+    Tags,
+    /// The program that counts them.
+    Counting,
+    /// Its place at the root of the control groups.
+    Link,
 }
 
 /// Why there is no selector.
@@ -66,6 +78,19 @@ impl Selector {
     /// # Errors
     /// No privilege, or a kernel that lacks something; the reason says which.
     pub fn load(max_slots: u32) -> Result<Selector, LoadError> {
+        Selector::load_with(max_slots, None)
+    }
+
+    /// The same, for slots that are counted: new connections go to the eligible one that has the fewest, open, waiting to be
+    /// accepted, or in a handshake that began within about a second; to those that have as few, in turn.
+    ///
+    /// # Errors
+    /// As [`Selector::load`].
+    pub fn load_least(max_slots: u32, counts: &Counts) -> Result<Selector, LoadError> {
+        Selector::load_with(max_slots, Some(Maps::of(counts)))
+    }
+
+    fn load_with(max_slots: u32, counts: Option<Maps>) -> Result<Selector, LoadError> {
         let layout = Layout {
             slots: max_slots.clamp(1, MAX_SLOTS),
         };
@@ -75,7 +100,7 @@ impl Selector {
         let state = State::map(&memory, layout).map_err(at(LoadStage::State))?;
         let sockets = call::create_map(call::REUSEPORT_SOCKARRAY, 8, layout.slots, 0)
             .map_err(at(LoadStage::Sockets))?;
-        let load = |migrating| load_program(&memory, &sockets, layout, migrating);
+        let load = |migrating| load_program(&memory, &sockets, layout, (migrating, counts));
         match load(true) {
             Ok(program) => Ok(Selector {
                 program,
@@ -143,7 +168,7 @@ impl Selector {
     /// # Errors
     /// `EINVAL` for an index out of range.
     pub fn remove(&self, index: u32) -> io::Result<()> {
-        match call::remove(&self.sockets, index) {
+        match call::remove(&self.sockets, &index) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             other => other,
         }
@@ -159,6 +184,11 @@ impl Selector {
     /// go round, as they do at first. An index may be in the list several times.
     pub fn set_by_address(&self, by_address: bool) {
         self.state.set_by_address(by_address);
+    }
+
+    /// Where the connections of slot `index` are counted.
+    pub fn set_tag(&self, index: u32, tag: Tag) {
+        self.state.set_tag(index, tag.0);
     }
 
     /// Where the queue of a slot that is shut down or closed goes, in turn; as
@@ -199,6 +229,7 @@ impl Selector {
 
 /// What the user lacks.
 const NEEDED: &str = "needs CAP_BPF and CAP_PERFMON, or root";
+const NEEDED_TO_COUNT: &str = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root";
 
 impl LoadStage {
     fn name(self) -> &'static str {
@@ -206,21 +237,29 @@ impl LoadStage {
             LoadStage::State => "state map",
             LoadStage::Sockets => "socket table",
             LoadStage::Program => "select program",
+            LoadStage::Tags => "socket storage",
+            LoadStage::Counting => "counting program",
+            LoadStage::Link => "link to the control groups",
         }
     }
 }
 
 impl LoadError {
     fn new(stage: LoadStage, source: io::Error, log: Option<String>) -> LoadError {
+        let needed = match stage {
+            LoadStage::Tags | LoadStage::Counting | LoadStage::Link => NEEDED_TO_COUNT,
+            LoadStage::State | LoadStage::Sockets | LoadStage::Program => NEEDED,
+        };
         let reason = match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) if log.is_none() => NEEDED.to_owned(),
+            None => source.to_string(),
+            Some(libc::EPERM | libc::EACCES) if log.is_none() => needed.to_owned(),
             // With CAP_BPF alone the verifier guards against speculation, and takes no computed addresses.
             Some(libc::EACCES)
                 if log
                     .as_ref()
                     .is_some_and(|log| log.contains("prohibited for !root")) =>
             {
-                NEEDED.to_owned()
+                needed.to_owned()
             }
             Some(libc::ENOSYS) => "this kernel has no bpf(2) (ENOSYS)".to_owned(),
             _ => log.unwrap_or_else(|| "this kernel lacks a part of it (Linux 5.12 has them all)".to_owned()),
@@ -237,17 +276,22 @@ fn load_program(
     memory: &OwnedFd,
     sockets: &OwnedFd,
     layout: Layout,
-    migrating: bool,
+    (migrating, counts): (bool, Option<Maps>),
 ) -> Result<OwnedFd, LoadError> {
     let rejected = |source, log| LoadError::new(LoadStage::Program, source, log);
-    let insns = program::assemble(memory.as_raw_fd(), sockets.as_raw_fd(), layout, migrating)
-        .map_err(|bad| rejected(io::Error::other(format!("no label {}", bad.0)), None))?;
+    let insns = program::assemble(
+        memory.as_raw_fd(),
+        sockets.as_raw_fd(),
+        layout,
+        (migrating, counts),
+    )
+    .map_err(|bad| rejected(io::Error::other(format!("no label {}", bad.0)), None))?;
     let attach_type = if migrating {
         call::SELECT_OR_MIGRATE
     } else {
         call::SELECT
     };
-    call::load_program(&insns, attach_type).map_err(|bad| rejected(bad.source, bad.log))
+    call::load_program(&insns, (call::SK_REUSEPORT, attach_type)).map_err(|bad| rejected(bad.source, bad.log))
 }
 
 #[cfg(test)]
@@ -269,7 +313,7 @@ mod tests {
             assert!(selector.can_migrate());
             let layout = Layout { slots };
             let memory = call::create_map(call::ARRAY, layout.size() as u32, 1, call::MMAPABLE).unwrap();
-            load_program(&memory, &selector.sockets, layout, false).unwrap();
+            load_program(&memory, &selector.sockets, layout, (false, None)).unwrap();
         }
     }
 

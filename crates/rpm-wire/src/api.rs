@@ -272,6 +272,9 @@ pub struct SlotInfo {
     pub backlog: u32,
     /// Connections steered to it so far; unknown on the classic BPF path.
     pub steered: Option<u64>,
+    /// Connections that its worker has open, and those that wait; known with `least-connections`.
+    #[serde(default)]
+    pub connections: Option<u64>,
     /// Connections moved out of its queue so far.
     pub rescued: u64,
 }

@@ -155,8 +155,10 @@ fn files(processes: &[Process], look: Look) -> Table {
 }
 
 fn slots(listener: &ListenerInfo, look: Look) -> Table {
-    let header = ["instance", "eligible", "queued", "backlog", "steered", "rescued"];
-    let mut table = table(&header, &[0, 2, 3, 4, 5], look);
+    let header = [
+        "instance", "eligible", "open", "queued", "backlog", "steered", "rescued",
+    ];
+    let mut table = table(&header, &[0, 2, 3, 4, 5, 6], look);
     for slot in &listener.slots {
         let SlotInfo {
             instance,
@@ -164,6 +166,7 @@ fn slots(listener: &ListenerInfo, look: Look) -> Table {
             queued,
             backlog,
             steered,
+            connections,
             rescued,
         } = slot;
         let eligible = match eligible {
@@ -173,6 +176,7 @@ fn slots(listener: &ListenerInfo, look: Look) -> Table {
         table.add_row([
             Cell::new(instance),
             eligible,
+            Cell::new(or_dash(*connections)),
             Cell::new(queued),
             Cell::new(backlog),
             Cell::new(or_dash(*steered)),

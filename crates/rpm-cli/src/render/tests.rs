@@ -139,6 +139,7 @@ fn a_description_has_its_sections_and_no_secrets() {
         queued: 3,
         backlog: 511,
         steered: None,
+        connections: Some(7),
         rescued: 2,
     };
     let mut info = AppInfo {
@@ -173,11 +174,11 @@ processes
     assert!(text.starts_with(expected), "{text}");
     let expected = "
 listener tcp [::]:3000: ebpf (CAP_BPF)
-╭──────────┬──────────┬────────┬─────────┬─────────┬─────────╮
-│ instance ┆ eligible ┆ queued ┆ backlog ┆ steered ┆ rescued │
-╞══════════╪══════════╪════════╪═════════╪═════════╪═════════╡
-│        0 ┆ no       ┆      3 ┆     511 ┆       - ┆       2 │
-╰──────────┴──────────┴────────┴─────────┴─────────┴─────────╯
+╭──────────┬──────────┬──────┬────────┬─────────┬─────────┬─────────╮
+│ instance ┆ eligible ┆ open ┆ queued ┆ backlog ┆ steered ┆ rescued │
+╞══════════╪══════════╪══════╪════════╪═════════╪═════════╪═════════╡
+│        0 ┆ no       ┆    7 ┆      3 ┆     511 ┆       - ┆       2 │
+╰──────────┴──────────┴──────┴────────┴─────────┴─────────┴─────────╯
 
 listener tcp [::]:3000: ebpf (CAP_BPF)
 ";

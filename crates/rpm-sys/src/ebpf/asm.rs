@@ -41,12 +41,15 @@ pub(super) enum Alu {
     Add = 0x00,
     Sub = 0x10,
     Mul = 0x20,
+    Or = 0x40,
     And = 0x50,
     Shl = 0x60,
     Shr = 0x70,
     Mod = 0x90,
     Xor = 0xa0,
     Mov = 0xb0,
+    /// To the right, with the sign.
+    Arsh = 0xc0,
 }
 
 /// Condition of a jump, unsigned, on 64 bits.
@@ -160,7 +163,7 @@ impl Asm {
         self.push(0, 0, 0, 0, offset);
     }
 
-    /// Calls the helper with this number.
+    /// Calls the helper with this number: the result in R0, R1 to R5 are lost.
     pub(super) fn call(&mut self, helper: i32) {
         self.push(CALL, 0, 0, 0, helper);
     }

@@ -11,9 +11,23 @@ use super::asm::Insn;
 const MAP_CREATE: c_int = 0;
 const MAP_UPDATE_ELEM: c_int = 2;
 const MAP_DELETE_ELEM: c_int = 3;
+const MAP_LOOKUP_ELEM: c_int = 1;
 const PROG_LOAD: c_int = 5;
+const BTF_LOAD: c_int = 18;
+const LINK_CREATE: c_int = 28;
 
-const PROG_TYPE_SK_REUSEPORT: u32 = 21;
+/// `BPF_PROG_TYPE_SK_REUSEPORT`.
+pub(super) const SK_REUSEPORT: u32 = 21;
+/// `BPF_PROG_TYPE_SOCK_OPS`, and how it is attached to a control group.
+pub(super) const SOCK_OPS: u32 = 13;
+pub(super) const CGROUP_SOCK_OPS: u32 = 3;
+
+/// `BPF_MAP_TYPE_HASH`.
+pub(super) const HASH: u32 = 1;
+/// `BPF_MAP_TYPE_SK_STORAGE` (Linux 5.2): a value in each socket. A connection has that of its listener (`BPF_F_CLONE`).
+const SK_STORAGE: u32 = 24;
+const NO_PREALLOC: u32 = 1;
+const CLONE: u32 = 1 << 9;
 
 /// `BPF_MAP_TYPE_ARRAY`.
 pub(super) const ARRAY: u32 = 2;
@@ -42,6 +56,29 @@ struct MapCreate {
     inner_map_fd: u32,
     numa_node: u32,
     map_name: [u8; 16],
+    map_ifindex: u32,
+    btf_fd: u32,
+    btf_key_type_id: u32,
+    btf_value_type_id: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BtfLoad {
+    btf: u64,
+    log_buf: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -88,27 +125,146 @@ pub(super) fn create_map(map_type: u32, value_size: u32, entries: u32, flags: u3
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Creates a table of u64 by u64.
+pub(super) fn create_hash(entries: u32) -> io::Result<OwnedFd> {
+    let attr = MapCreate {
+        map_type: HASH,
+        key_size: 8,
+        value_size: 8,
+        max_entries: entries,
+        map_flags: NO_PREALLOC,
+        map_name: name(b"rpm_counts"),
+        ..MapCreate::default()
+    };
+    // SAFETY: the attributes of MAP_CREATE hold no pointer.
+    let fd = unsafe { bpf(MAP_CREATE, &attr) }?;
+    // SAFETY: the command returned a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Creates a map of a u64 in each socket, which its connections inherit.
+pub(super) fn create_storage() -> io::Result<OwnedFd> {
+    let types = load_btf(&TYPES)?;
+    let attr = MapCreate {
+        map_type: SK_STORAGE,
+        key_size: 4,
+        value_size: 8,
+        map_flags: NO_PREALLOC | CLONE,
+        map_name: name(b"rpm_counts"),
+        btf_fd: raw(&types),
+        btf_key_type_id: 1,
+        btf_value_type_id: 2,
+        ..MapCreate::default()
+    };
+    // SAFETY: the attributes of MAP_CREATE hold no pointer.
+    let fd = unsafe { bpf(MAP_CREATE, &attr) }?;
+    // SAFETY: the command returned a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Documentation/bpf/btf.rst of the Linux kernel: type 1 is an `int`, which is the key of a socket's storage, and 2 an integer of 64
+/// bits, which is the value.
+const TYPES: [u32; 16] = {
+    const HEADER: u32 = 24;
+    const INT: u32 = 1 << 24;
+    const SIGNED: u32 = 1 << 24;
+    [
+        // Magic, version and flags, in the order of this machine.
+        u32::from_ne_bytes(if cfg!(target_endian = "little") {
+            [0x9f, 0xeb, 1, 0]
+        } else {
+            [0xeb, 0x9f, 1, 0]
+        }),
+        HEADER,
+        // Where the types are after the header, and how long; the same for the names.
+        0,
+        32,
+        32,
+        8,
+        // Name, kind, bytes; encoding and bits.
+        1,
+        INT,
+        4,
+        SIGNED | 32,
+        5,
+        INT,
+        8,
+        64,
+        u32::from_ne_bytes(*b"\0int"),
+        u32::from_ne_bytes(*b"\0u8\0"),
+    ]
+};
+
+fn load_btf(types: &[u32]) -> io::Result<OwnedFd> {
+    let attr = BtfLoad {
+        btf: expose(types.as_ptr()),
+        size: u32::try_from(size_of_val(types)).unwrap_or(u32::MAX),
+        ..BtfLoad::default()
+    };
+    // SAFETY: the blob is live for the call, with the length stated; there is no log.
+    let fd = unsafe { bpf(BTF_LOAD, &attr) }?;
+    // SAFETY: the command returned a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has the program run for the sockets of a control group and of those below it, as long as the link is open somewhere (Linux 5.7).
+pub(super) fn attach_to_group(program: &OwnedFd, group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attr = LinkCreate {
+        prog_fd: raw(program),
+        target_fd: raw(group),
+        attach_type: CGROUP_SOCK_OPS,
+        ..LinkCreate::default()
+    };
+    // SAFETY: the attributes of LINK_CREATE hold no pointer.
+    let fd = unsafe { bpf(LINK_CREATE, &attr) }?;
+    // SAFETY: the command returned a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Puts a socket into a `REUSEPORT_SOCKARRAY` whose values have 8 bytes.
 pub(super) fn insert_socket(map: &OwnedFd, index: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-    let value = u64::from(raw(socket));
+    update(map, &index, u64::from(raw(socket)))
+}
+
+/// Sets the value of a key, which is of the size that the map was created with, as is the u64.
+pub(super) fn update<K: Key>(map: &OwnedFd, key: &K, value: u64) -> io::Result<()> {
     let attr = MapElement {
         map_fd: raw(map),
-        key: expose(&raw const index),
+        key: expose(key),
         value: expose(&raw const value),
         ..MapElement::default()
     };
-    // SAFETY: key and value point at live locals of the sizes the map was created with.
+    // SAFETY: key and value point at live integers of the sizes the map was created with.
     unsafe { bpf(MAP_UPDATE_ELEM, &attr) }.map(drop)
 }
 
-/// Empties an index; `ENOENT` if it is empty.
-pub(super) fn remove(map: &OwnedFd, index: u32) -> io::Result<()> {
+/// The value of a key; `ENOENT`.
+pub(super) fn lookup<K: Key>(map: &OwnedFd, key: &K) -> io::Result<u64> {
+    let mut value = 0_u64;
     let attr = MapElement {
         map_fd: raw(map),
-        key: expose(&raw const index),
+        key: expose(key),
+        value: expose(&raw mut value),
         ..MapElement::default()
     };
-    // SAFETY: the key points at a live local of the size the map was created with.
+    // SAFETY: key and value point at live integers of the sizes the map was created with.
+    unsafe { bpf(MAP_LOOKUP_ELEM, &attr) }?;
+    Ok(value)
+}
+
+/// Keys of the maps here: an index or a socket's descriptor, and a cookie.
+pub(super) trait Key {}
+impl Key for u32 {}
+impl Key for u64 {}
+
+/// Empties an index; `ENOENT` if it is empty.
+pub(super) fn remove<K: Key>(map: &OwnedFd, key: &K) -> io::Result<()> {
+    let attr = MapElement {
+        map_fd: raw(map),
+        key: expose(key),
+        ..MapElement::default()
+    };
+    // SAFETY: the key points at a live integer of the size the map was created with.
     unsafe { bpf(MAP_DELETE_ELEM, &attr) }.map(drop)
 }
 
@@ -120,15 +276,15 @@ pub(super) struct Rejected {
     pub(super) log: Option<String>,
 }
 
-/// Loads a select program.
-pub(super) fn load_program(insns: &[Insn], attach_type: u32) -> Result<OwnedFd, Rejected> {
-    try_load(insns, attach_type, &mut []).map_err(|source| {
+/// Loads a program of this type, to be attached so.
+pub(super) fn load_program(insns: &[Insn], of: (u32, u32)) -> Result<OwnedFd, Rejected> {
+    try_load(insns, of, &mut []).map_err(|source| {
         if matches!(source.raw_os_error(), Some(libc::EPERM)) {
             return Rejected { source, log: None };
         }
         // Once more for the reasons: a log costs memory and time, and normally nobody reads it.
         let mut log = vec![0; LOG_SIZE];
-        let _ = try_load(insns, attach_type, &mut log);
+        let _ = try_load(insns, of, &mut log);
         Rejected {
             source,
             log: last_lines(&log),
@@ -136,10 +292,10 @@ pub(super) fn load_program(insns: &[Insn], attach_type: u32) -> Result<OwnedFd, 
     })
 }
 
-fn try_load(insns: &[Insn], attach_type: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
+fn try_load(insns: &[Insn], (prog_type, attach_type): (u32, u32), log: &mut [u8]) -> io::Result<OwnedFd> {
     let licence = c"MIT";
     let attr = ProgLoad {
-        prog_type: PROG_TYPE_SK_REUSEPORT,
+        prog_type,
         insn_cnt: u32::try_from(insns.len()).unwrap_or(u32::MAX),
         insns: expose(insns.as_ptr()),
         license: expose(licence.as_ptr()),
@@ -212,7 +368,7 @@ mod tests {
         let mut asm = Asm::default();
         asm.mov(Reg::R0, Src::Reg(Reg::R9));
         asm.exit();
-        let rejected = load_program(&asm.assemble().unwrap(), SELECT).unwrap_err();
+        let rejected = load_program(&asm.assemble().unwrap(), (SK_REUSEPORT, SELECT)).unwrap_err();
         if rejected.source.raw_os_error() == Some(libc::EPERM) {
             assert!(
                 std::env::var("CI").as_deref() != Ok("true"),

@@ -4,11 +4,12 @@
 //! packet with SYN takes the next of the eligible list; any other packet that reaches the group is the
 //! ACK of a SYN cookie and counts apart, or every connection would count twice and a round robin over an
 //! even number of slots would use half of them. Where the client's address decides, its hash is the place in the list instead of a
-//! counter, for SYN and ACK alike. A slot that cannot be selected (its map entry went with
+//! counter, for SYN and ACK alike; where the fewest connections decide, it is the place to look from. A slot that cannot be selected (its map entry went with
 //! its shutdown) is skipped; after [`TRIES`] of those, or with an empty list, the kernel's hash decides.
 //! No packet is ever dropped.
 
 use super::asm::{Alu, Asm, BadLabel, If, Insn, Reg, Size, Src};
+use super::least::{self, Maps};
 use super::state::Layout;
 
 /// How many slots in a row may refuse before the hash decides; also the verifier's bound of the loop.
@@ -25,7 +26,7 @@ const FROM_NETWORK_HEADER: i32 = 1;
 const GOLDEN: i32 = 0x9e37_79b1_u32.cast_signed();
 
 /// `migrating_sk` in `struct sk_reuseport_md` (Linux 5.14).
-const MIGRATING_SK: i16 = 48;
+pub(super) const MIGRATING_SK: i16 = 48;
 /// The byte of a TCP header with the flags, and SYN in it.
 const TCP_FLAGS: i32 = 13;
 const SYN: i32 = 2;
@@ -36,19 +37,19 @@ const SK_SELECT_REUSEPORT: i32 = 82;
 const SK_PASS: i32 = 1;
 
 /// Stack: length of the list, its base, the index tried, the flags byte, the client's address.
-const LEN: i16 = -8;
-const BASE: i16 = -16;
-const INDEX: i16 = -20;
+pub(super) const LEN: i16 = -8;
+pub(super) const BASE: i16 = -16;
+pub(super) const INDEX: i16 = -20;
 const FLAGS: i16 = -24;
 const ADDRESS: i16 = -40;
 
 /// Assembles the program for two maps. Without `migrating` it runs on kernels that never call it for a
-/// connection that migrates.
+/// connection that migrates. With counts it picks the slot that has the fewest.
 pub(super) fn assemble(
     state: i32,
     slots: i32,
     layout: Layout,
-    migrating: bool,
+    (migrating, counts): (bool, Option<Maps>),
 ) -> Result<Vec<Insn>, BadLabel> {
     let mut asm = Asm::default();
     asm.mov(Reg::R6, Src::Reg(Reg::R1));
@@ -57,9 +58,12 @@ pub(super) fn assemble(
     }
     fresh(&mut asm, state, layout);
     by_address(&mut asm, state);
-    pick(&mut asm, state, slots, layout);
+    pick(&mut asm, (state, slots), layout, counts);
     count(&mut asm, state, layout);
-    asm.label("pass");
+    if let Some(maps) = counts {
+        least::note(&mut asm, state, layout, maps);
+    }
+    asm.label("done");
     asm.mov(Reg::R0, Src::Imm(SK_PASS));
     asm.exit();
     asm.assemble()
@@ -131,21 +135,24 @@ fn next(asm: &mut Asm, counter: usize) {
     asm.fetch_add(Reg::R2, counter as i16, Reg::R7);
 }
 
-fn pick(asm: &mut Asm, state: i32, slots: i32, layout: Layout) {
+fn pick(asm: &mut Asm, (state, slots): (i32, i32), layout: Layout, counts: Option<Maps>) {
     asm.label("pick");
     asm.mov(Reg::R4, Src::Reg(Reg::R3));
     asm.alu(Alu::And, Reg::R4, Src::Imm(0xffff));
     asm.alu(Alu::Shr, Reg::R3, Src::Imm(16));
-    asm.jump_if(If::Eq, Reg::R4, Src::Imm(0), "pass");
+    asm.jump_if(If::Eq, Reg::R4, Src::Imm(0), "done");
     asm.alu(Alu::Mod, Reg::R7, Src::Reg(Reg::R4));
     asm.store(Size::Double, Reg::Fp, LEN, Reg::R4);
     asm.store(Size::Double, Reg::Fp, BASE, Reg::R3);
+    if let Some(maps) = counts {
+        least::scan(asm, state, layout, maps);
+    }
     asm.mov(Reg::R8, Src::Imm(TRIES));
 
     asm.label("try");
     asm.load(Size::Double, Reg::R1, Reg::Fp, BASE);
     asm.alu(Alu::Add, Reg::R1, Src::Reg(Reg::R7));
-    asm.jump_if(If::Ge, Reg::R1, Src::Imm(layout.table_len() as i32), "pass");
+    asm.jump_if(If::Ge, Reg::R1, Src::Imm(layout.table_len() as i32), "done");
     asm.alu(Alu::Shl, Reg::R1, Src::Imm(2));
     asm.map_value(Reg::R2, state, Layout::TABLES as i32);
     asm.alu(Alu::Add, Reg::R2, Src::Reg(Reg::R1));
@@ -165,14 +172,14 @@ fn pick(asm: &mut Asm, state: i32, slots: i32, layout: Layout) {
     asm.label("next");
     asm.alu(Alu::Sub, Reg::R8, Src::Imm(1));
     asm.jump_if(If::Ne, Reg::R8, Src::Imm(0), "try");
-    asm.jump("pass");
+    asm.jump("done");
 }
 
 fn count(asm: &mut Asm, state: i32, layout: Layout) {
     asm.label("chosen");
-    asm.jump_if(If::Eq, Reg::R9, Src::Imm(0), "pass");
+    asm.jump_if(If::Eq, Reg::R9, Src::Imm(0), "done");
     asm.load(Size::Word, Reg::R1, Reg::Fp, INDEX);
-    asm.jump_if(If::Ge, Reg::R1, Src::Imm(layout.slots as i32), "pass");
+    asm.jump_if(If::Ge, Reg::R1, Src::Imm(layout.slots as i32), "done");
     asm.alu(Alu::Shl, Reg::R1, Src::Imm(4));
     asm.map_value(Reg::R2, state, 0);
     asm.alu(Alu::Add, Reg::R2, Src::Reg(Reg::R9));
@@ -181,7 +188,7 @@ fn count(asm: &mut Asm, state: i32, layout: Layout) {
     asm.fetch_add(Reg::R2, 0, Reg::R1);
 }
 
-fn stack_address(asm: &mut Asm, dst: Reg, offset: i16) {
+pub(super) fn stack_address(asm: &mut Asm, dst: Reg, offset: i16) {
     asm.mov(dst, Src::Reg(Reg::Fp));
     asm.alu(Alu::Add, dst, Src::Imm(i32::from(offset)));
 }

@@ -9,15 +9,19 @@
 //! | 1 if the client's address decides, 0 if they go round | u64 |
 //! | tables of slot indexes: two halves for `select`, two for `migrate` | 4 × slots × u32 |
 //! | per slot: connections steered, connections migrated to it | slots × 2 × u64 |
+//! | per slot: where its connections are counted ([`super::counts`]) | slots × u64 |
 //!
 //! A word is `base << 16 | n`: the list in force is the `n` table entries from `base` on. Update: write
 //! the half that is not in force, then store the word. The program may be reading the old half
 //! meanwhile; if it is overtaken by two updates it uses an entry of the newer list, which is as good.
 
+use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::ptr::{self, NonNull};
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::memory::Memory;
 
 /// Offsets and sizes for a number of slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,46 +59,30 @@ impl Layout {
         Layout::TABLES + 4 * self.table_len()
     }
 
-    pub(super) fn size(self) -> usize {
+    pub(super) fn tags(self) -> usize {
         self.counters() + 16 * self.slots as usize
+    }
+
+    pub(super) fn size(self) -> usize {
+        self.tags() + 8 * self.slots as usize
     }
 }
 
 /// The mapping. Not `Sync`: two writers would mix their lists.
 #[derive(Debug)]
 pub(super) struct State {
-    start: NonNull<u8>,
-    mapped: usize,
+    memory: Memory,
     layout: Layout,
+    one_writer: PhantomData<Cell<()>>,
 }
-
-// SAFETY: the mapping belongs to this value alone and any thread may access and unmap it.
-unsafe impl Send for State {}
 
 impl State {
     pub(super) fn map(map: &OwnedFd, layout: Layout) -> io::Result<State> {
-        let page = rustix::param::page_size();
-        let mapped = layout.size().next_multiple_of(page);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice, of a map that has `mapped` bytes.
-        let start = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                mapped,
-                protection,
-                libc::MAP_SHARED,
-                map.as_raw_fd(),
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let memory = Memory::map(map, layout.size())?;
         Ok(State {
-            start,
-            mapped,
+            memory,
             layout,
+            one_writer: PhantomData,
         })
     }
 
@@ -149,26 +137,21 @@ impl State {
         (index < self.layout.slots).then(|| self.word(start + which))
     }
 
+    /// Names the slot to what counts its connections.
+    pub(super) fn set_tag(&self, index: u32, tag: u64) {
+        if index < self.layout.slots {
+            self.word(self.layout.tags() + 8 * index as usize)
+                .store(tag, Ordering::Release);
+        }
+    }
+
     fn word(&self, offset: usize) -> &AtomicU64 {
-        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= self.mapped);
-        let word = self.start.as_ptr().wrapping_add(offset);
-        // SAFETY: an aligned u64 inside the mapping, which lives as long as `self`; this process and
-        // the kernel access it by atomic operations only.
-        unsafe { AtomicU64::from_ptr(word.cast()) }
+        self.memory.word(offset)
     }
 
     fn entry(&self, at: u32) -> &AtomicU32 {
         let at = (at as usize).min(self.layout.table_len() - 1);
-        let entry = self.start.as_ptr().wrapping_add(Layout::TABLES + 4 * at);
-        // SAFETY: as in `word`, for an aligned u32 of the tables.
-        unsafe { AtomicU32::from_ptr(entry.cast()) }
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        // SAFETY: exactly what `map` has mapped; no reference into it outlives `self`.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.mapped) };
+        self.memory.half(Layout::TABLES + 4 * at)
     }
 }
 

@@ -127,6 +127,8 @@ pub enum Policy {
     /// In turn.
     #[default]
     RoundRobin,
+    /// To the worker that has the fewest open.
+    LeastConnections,
     /// The same client to the same worker while it lives: by the address.
     IpHash,
     /// In turn, and to each worker in proportion to its weight.
@@ -137,6 +139,7 @@ impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Policy::RoundRobin => "round-robin",
+            Policy::LeastConnections => "least-connections",
             Policy::IpHash => "ip-hash",
             Policy::Weighted => "weighted",
         })
@@ -147,7 +150,12 @@ impl FromStr for Policy {
     type Err = UnknownPolicy;
 
     fn from_str(text: &str) -> Result<Policy, UnknownPolicy> {
-        let all = [Policy::RoundRobin, Policy::IpHash, Policy::Weighted];
+        let all = [
+            Policy::RoundRobin,
+            Policy::LeastConnections,
+            Policy::IpHash,
+            Policy::Weighted,
+        ];
         let named = all.into_iter().find(|policy| policy.to_string() == text);
         named.ok_or(UnknownPolicy)
     }
@@ -155,7 +163,7 @@ impl FromStr for Policy {
 
 /// There is no policy of that name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected round-robin, ip-hash or weighted")]
+#[error("expected round-robin, least-connections, ip-hash or weighted")]
 pub struct UnknownPolicy;
 
 /// A request by which a worker shows its health: plain HTTP, on the first address that it listened on.
