@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use rpm_wire::api::{Policy, StopSignal};
+use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use values::{count, duration, health_path, instances, listen_address};
 
@@ -297,6 +297,9 @@ pub(crate) struct StartArgs {
     /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
     pub(crate) listen: Vec<String>,
+    /// How connections come to the workers: direct (the kernel delivers them) or handoff (the daemon accepts, for Node workers)
+    #[arg(long, value_name = "HOW", default_value_t)]
+    pub(crate) balance: Balance,
     /// Who gets a connection: round-robin, least-connections (who has the fewest open), ip-hash (the same client to the same worker
     /// while it lives, as for socket.io) or weighted
     #[arg(long, value_name = "POLICY", default_value_t)]

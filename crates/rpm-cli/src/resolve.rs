@@ -81,6 +81,7 @@ pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<S
         exec_mode,
         instances,
         listen: args.listen.clone(),
+        balance: args.balance,
         policy: args.policy,
         weights: args.weights.clone(),
         intercept: !args.no_intercept,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rpm_core::Revision;
 use rpm_core::protocol::{AppConfig, Policy as RestartPolicy, Readiness};
-use rpm_wire::api::{AppSpec, ExecMode, Policy};
+use rpm_wire::api::{AppSpec, Balance, ExecMode, Policy};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -84,6 +84,11 @@ pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, St
         None => None,
     };
     match (Plane::of(spec), denied) {
+        (Plane::Cluster, _) if is_handed(spec) => (
+            "handoff",
+            "the daemon accepts, and hands connections to Node workers over node:cluster's channel (--balance handoff)"
+                .to_owned(),
+        ),
         (Plane::Cluster, _) => (
             "direct",
             "Node workers take their slots over node:cluster's channel".to_owned(),
@@ -170,6 +175,11 @@ pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
         Policy::IpHash => rpm_listen::Policy::IpHash,
         Policy::Weighted => rpm_listen::Policy::Weighted,
     }
+}
+
+/// Does the daemon accept its connections, and hand them to the workers?
+pub(crate) fn is_handed(spec: &AppSpec) -> bool {
+    spec.balance == Balance::Handoff && Plane::of(spec) == Plane::Cluster
 }
 
 /// How long a worker that was replaced may take to finish.

@@ -36,7 +36,7 @@ pub(crate) async fn run(
     worker: WorkerId,
     socket: OwnedFd,
     mut outgoing: mpsc::Receiver<Outgoing>,
-    events: mpsc::Sender<Event>,
+    events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
     let socket = watched(socket, Interest::READABLE | Interest::WRITABLE)?;
     let mut decoder = Decoder::new();

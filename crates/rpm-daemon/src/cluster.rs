@@ -3,16 +3,17 @@
 //! Protocol: Node's `lib/internal/cluster/{primary,child,shared_handle}.js`.
 
 use std::mem;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, WorkerId};
 use rpm_listen::{Grant, OpenError, Request, Wanted};
+use rpm_sys::socket;
 use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServer, ServerReply};
 use tracing::{debug, info, warn};
 
-use crate::app::{Plane, policy};
+use crate::app::{Plane, is_handed, policy};
 use crate::channel::Outgoing;
 use crate::supervisor::Supervisor;
 use crate::worker::{Awaiting, WITHHELD_LIMIT};
@@ -44,6 +45,14 @@ impl Supervisor {
             FromWorker::Ready => self.input(Input::Ready { worker }),
             FromWorker::Internal { .. } | FromWorker::Message(_) => {}
         }
+    }
+
+    /// Nothing comes from the worker any more, and nothing gets there: it has ended, or disconnected itself.
+    pub(crate) fn channel_ended(&mut self, worker: WorkerId) {
+        if let Some(process) = self.workers.get_mut(&worker).and_then(|held| held.process_mut()) {
+            process.channel = None;
+        }
+        self.retake(worker);
     }
 
     /// Logs at the first, second, fourth … line: a worker that sends nothing else must not fill the log.
@@ -137,6 +146,10 @@ impl Supervisor {
             beside,
             policy: self.policy(worker),
             weight: self.weight(worker),
+            handoff: self
+                .workers
+                .get(&worker)
+                .is_some_and(|held| is_handed(&held.spec)),
         };
         let (copy, held) = match self.listeners.open(wanted, &request) {
             Ok(Grant::Slot { slot, group, fd }) => (
@@ -160,7 +173,10 @@ impl Supervisor {
         };
         // The core hears of every slot that is open: nobody else has it closed.
         self.input(held);
+        let slot = self.listeners.held(app, &key, worker);
+        let handed = slot.is_some_and(|slot| self.listeners.is_handoff(slot));
         match copy {
+            Ok(fd) if handed => self.promise(worker, query, &fd),
             Ok(fd) => self.grant(worker, query, fd),
             Err(error) => {
                 warn!(%worker, %error, "no descriptor left for a listener; raise the limit (ulimit -n)");
@@ -190,6 +206,24 @@ impl Supervisor {
         };
         let reply = self.answer(worker, query, ServerReply::Lend(kind));
         self.send(worker, reply, Some(fd), Some(Awaiting::Listener));
+    }
+
+    /// The worker gets the connections of this slot one by one, and keeps it for the next daemon.
+    fn promise(&mut self, worker: WorkerId, query: &QueryServer, slot: &OwnedFd) {
+        let process = self.workers.get(&worker).and_then(|held| held.process());
+        let parked = process
+            .and_then(|process| process.parking.as_ref())
+            .map(|parking| parking.park(slot.as_fd()));
+        if let Some(Err(error)) = parked {
+            warn!(%worker, %error, "a listener would not outlive this daemon");
+        }
+        match socket::local_addr(slot) {
+            Ok(addr) => {
+                let reply = self.answer(worker, query, ServerReply::Hand(addr));
+                self.send(worker, reply, None, None);
+            }
+            Err(error) => self.refuse(worker, query, error.raw_os_error().unwrap_or(EINVAL)),
+        }
     }
 
     fn refuse(&mut self, worker: WorkerId, query: &QueryServer, errno: i32) {

@@ -6,7 +6,7 @@ use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
 use rpm_core::{AppId, InstanceId, Revision};
 use rpm_listen::MAX_WEIGHT;
 use rpm_wire::api::{
-    Action, ActionRequest, ApiError, AppSpec, ChangeReply, Policy, ScaleRequest, StartRequest,
+    Action, ActionRequest, ApiError, AppSpec, Balance, ChangeReply, Policy, ScaleRequest, StartRequest,
 };
 use tokio::sync::oneshot;
 
@@ -92,6 +92,17 @@ impl Supervisor {
             return Err(failure(
                 "the script, an argument or a variable contains a NUL byte",
                 None,
+            ));
+        }
+        if spec.balance == Balance::Handoff && Plane::of(spec) != Plane::Cluster {
+            return Err(failure(
+                format!(
+                    "{} cannot be handed connections: that needs Node, and several instances",
+                    spec.name
+                ),
+                Some(
+                    "leave --balance out: the kernel delivers connections to any program; or, for Node, add -i max",
+                ),
             ));
         }
         health::check_spec(Plane::of(spec), spec.health_check.as_ref())?;

@@ -67,6 +67,10 @@ impl Supervisor {
             self.listeners.drop_holder(slot);
             return self.input(Input::SlotReleased { slot, worker });
         }
+        if let Some(worker) = holder.filter(|_| self.listeners.is_handoff(slot)) {
+            let count = self.retake_unsent(worker);
+            return self.count_rescued(slot, count as u64);
+        }
         let migrates = self.listeners.can_migrate(slot);
         if !migrates && !self.takes_connections(slot) {
             return;

@@ -94,7 +94,6 @@ impl Supervisor {
                 left: left.clone(),
             };
         }
-        self.retake(worker);
         if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.has(worker) {
             self.doubt_agent(worker);
         }
@@ -143,6 +142,8 @@ impl Supervisor {
         };
         held.life = Life::None;
         let app = held.app;
+        // It has none any more, or never told of its end.
+        self.retake(worker);
         for (connection, to) in self.listeners.worker_gone(worker) {
             self.hand_over_one(connection, &to);
         }

@@ -1,11 +1,16 @@
-//! Connections that the daemon hands to a worker one by one (`newconn`), where the kernel cannot move a
-//! queue. A connection is kept until its worker has accepted it; if the worker refuses it or dies first,
-//! another one gets it.
+//! Connections that the daemon hands to a worker one by one (`newconn`): all of them on the plane `handoff`, and elsewhere what the
+//! kernel cannot move. A connection is kept until its worker has accepted it; if the worker refuses it or dies first, another one gets it.
+//!
+//! On the plane `handoff` a worker has at most [`WINDOW`] connections that it has not answered. When all have, none is accepted any
+//! more: what comes waits in the backlog, as it would at a busy server.
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
-use rpm_core::{SlotId, WorkerId};
+use rpm_core::{GroupId, SlotId, WorkerId};
+use rpm_listen::Policy;
+use rpm_sys::{sock_diag, socket};
 use rpm_wire::channel;
 use tracing::warn;
 
@@ -15,20 +20,47 @@ use crate::worker::Awaiting;
 
 /// Connections that are on their way; one more is closed.
 const LIMIT: usize = 4096;
+/// Connections that a worker may have without having answered. A frozen one keeps as many, so it is small.
+const WINDOW: usize = 8;
+/// Connections accepted before other events have their turn.
+const BATCH: usize = 256;
+/// When accepting failed (no descriptor is left) it is tried again after so long.
+const RETRY: Duration = Duration::from_millis(50);
+/// Between two looks at which connections are still open, and how many times as long as the last look took at least.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOK_SHARE: u32 = 50;
 
-/// Connections that are on their way to a worker.
+/// Connections that are on their way to a worker, and, where the fewest decide, those that have arrived.
 #[derive(Default)]
 pub(crate) struct Handoffs {
     next: u64,
     pending: BTreeMap<u64, Pending>,
+    /// How many of them each worker has.
+    unanswered: BTreeMap<WorkerId, usize>,
     turn: usize,
+    /// Those whose worker died, when no other had room, by the group that they came to.
+    homeless: VecDeque<(GroupId, OwnedFd)>,
+    /// Slots at which connections may wait.
+    waiting: BTreeSet<SlotId>,
+    /// When to accept again.
+    due: Option<Instant>,
+    /// Nothing is accepted: another daemon is about to.
+    pub(crate) paused: bool,
+    /// Accepting has failed, and that was said.
+    complained: bool,
+    open: BTreeMap<WorkerId, HashSet<u64>>,
+    look_due: Option<Instant>,
 }
 
 struct Pending {
     connection: OwnedFd,
     worker: WorkerId,
+    /// Where it came from, on the plane `handoff`.
+    group: Option<GroupId>,
     /// Where else it may go.
     others: Vec<SlotId>,
+    /// It counts when it has arrived.
+    counted: bool,
 }
 
 impl Handoffs {
@@ -37,9 +69,165 @@ impl Handoffs {
         self.next += 1;
         self.next - 1
     }
+
+    /// Nothing is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && self.homeless.is_empty()
+    }
+
+    /// When it wants to be called next.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let due = self.due.filter(|_| !self.paused);
+        [due, self.look_due].into_iter().flatten().min()
+    }
+
+    /// The connections that the worker has, where they are counted.
+    pub(crate) fn open(&self, worker: WorkerId) -> usize {
+        self.open.get(&worker).map_or(0, HashSet::len)
+    }
+
+    fn unanswered(&self, worker: WorkerId) -> usize {
+        self.unanswered.get(&worker).copied().unwrap_or(0)
+    }
+
+    fn take(&mut self, number: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&number)?;
+        if let Some(count) = self.unanswered.get_mut(&pending.worker) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.unanswered.remove(&pending.worker);
+            }
+        }
+        Some(pending)
+    }
 }
 
 impl Supervisor {
+    /// Connections have come to slots that are handed over.
+    pub(crate) fn on_arrivals(&mut self) {
+        let mut fired = Vec::new();
+        if let Err(error) = self.listeners.arrivals().ready(&mut fired) {
+            warn!(%error, "the detector of arrivals fails");
+        }
+        let slots = fired.into_iter().filter_map(|slot| u32::try_from(slot).ok());
+        self.handoffs.waiting.extend(slots.map(SlotId));
+    }
+
+    /// Accepts what waits, as far as workers have room.
+    pub(crate) fn deal(&mut self) {
+        self.house();
+        if self.handoffs.waiting.is_empty() || self.handoffs.paused {
+            return;
+        }
+        self.handoffs.due = None;
+        let mut left = BATCH;
+        for slot in self.handoffs.waiting.clone() {
+            while left > 0 && self.has_room(slot) {
+                match self.listeners.take_one(slot) {
+                    Ok(Some(connection)) => {
+                        left -= 1;
+                        self.handoffs.complained = false;
+                        self.deal_one(slot, connection);
+                    }
+                    Ok(None) => {
+                        self.handoffs.waiting.remove(&slot);
+                        break;
+                    }
+                    Err(error) => {
+                        self.cannot_accept(&error);
+                        break;
+                    }
+                }
+            }
+        }
+        if left == 0 {
+            self.handoffs.due = Some(Instant::now());
+        }
+    }
+
+    /// Gives those that had a worker, and lost it, another.
+    fn house(&mut self) {
+        for _ in 0..self.handoffs.homeless.len() {
+            let Some((group, connection)) = self.handoffs.homeless.pop_front() else {
+                break;
+            };
+            match self.listeners.a_slot_of(group) {
+                Some(slot) if self.has_room(slot) => self.deal_one(slot, connection),
+                Some(_) => self.handoffs.homeless.push_back((group, connection)),
+                // Nobody listens there any more.
+                None => {}
+            }
+        }
+    }
+
+    fn cannot_accept(&mut self, error: &std::io::Error) {
+        self.handoffs.due = Some(Instant::now() + RETRY);
+        if !self.handoffs.complained {
+            let limit = rpm_sys::limits::nofile().soft;
+            warn!(%error, limit, "connections cannot be accepted, and wait; the daemon may open so many files (ulimit -n)");
+            self.handoffs.complained = true;
+        }
+    }
+
+    /// May one of the workers that share the slot's connections have one more?
+    fn has_room(&self, slot: SlotId) -> bool {
+        // Where the address decides each client has its worker, whoever else has room.
+        let window = match self.listeners.policy_of(slot) {
+            Policy::IpHash => LIMIT,
+            Policy::RoundRobin | Policy::LeastConnections | Policy::Weighted => WINDOW,
+        };
+        let room = |slot: &SlotId| {
+            let worker = self.listeners.holder(*slot);
+            worker.is_some_and(|worker| self.handoffs.unanswered(worker) < window && self.hears(worker))
+        };
+        self.handoffs.pending.len() < LIMIT && self.listeners.eligible_with(slot).iter().any(room)
+    }
+
+    fn hears(&self, worker: WorkerId) -> bool {
+        let process = self.workers.get(&worker).and_then(|held| held.process());
+        process.is_some_and(|process| process.channel.is_some())
+    }
+
+    fn deal_one(&mut self, slot: SlotId, connection: OwnedFd) {
+        let policy = self.listeners.policy_of(slot);
+        let holders: BTreeMap<SlotId, WorkerId> = self
+            .listeners
+            .eligible_with(slot)
+            .iter()
+            .filter_map(|slot| Some((*slot, self.listeners.holder(*slot)?)))
+            .collect();
+        let handoffs = &self.handoffs;
+        let load = |slot: SlotId| {
+            let worker = holders.get(&slot);
+            worker.map_or(u64::MAX, |worker| {
+                (handoffs.open(*worker) + handoffs.unanswered(*worker)) as u64
+            })
+        };
+        let mut candidates = self.listeners.candidates(slot, connection.as_fd(), load);
+        if policy != Policy::IpHash {
+            // Those without room come last.
+            let full = |slot: &SlotId| {
+                let worker = holders.get(slot);
+                worker.is_none_or(|worker| handoffs.unanswered(*worker) >= WINDOW)
+            };
+            candidates.sort_by_key(full);
+        }
+        let now = self.now();
+        self.note_traffic(now);
+        let from = self.listeners.group_with(slot);
+        self.try_next(connection, candidates, (from, policy == Policy::LeastConnections));
+    }
+
+    /// What the workers of slots that are handed over have not answered: their queues.
+    pub(crate) fn handed_queues(&self) -> Vec<(SlotId, u32)> {
+        let queue = |slot: SlotId| {
+            let worker = self.listeners.holder(slot)?;
+            let len = u32::try_from(self.handoffs.unanswered(worker)).unwrap_or(u32::MAX);
+            Some((slot, len))
+        };
+        self.listeners.handed_over().filter_map(queue).collect()
+    }
+
     /// Gives a connection to one of the workers behind these slots.
     pub(crate) fn hand_over_one(&mut self, connection: OwnedFd, to: &[SlotId]) {
         if self.handoffs.pending.len() >= LIMIT {
@@ -55,10 +243,22 @@ impl Supervisor {
             let first = self.handoffs.turn % candidates.len();
             candidates.rotate_left(first);
         }
-        self.try_next(connection, candidates);
+        let from = to
+            .iter()
+            .find(|slot| self.listeners.is_handoff(**slot))
+            .and_then(|slot| self.listeners.group_with(*slot));
+        let counted = to
+            .iter()
+            .any(|slot| self.listeners.policy_of(*slot) == Policy::LeastConnections);
+        self.try_next(connection, candidates, (from, counted && from.is_some()));
     }
 
-    fn try_next(&mut self, connection: OwnedFd, mut candidates: Vec<SlotId>) {
+    fn try_next(
+        &mut self,
+        connection: OwnedFd,
+        mut candidates: Vec<SlotId>,
+        (group, counted): (Option<GroupId>, bool),
+    ) {
         while !candidates.is_empty() {
             let slot = candidates.remove(0);
             let Some(worker) = self.listeners.holder(slot) else {
@@ -78,12 +278,15 @@ impl Supervisor {
             let held = self.workers.get_mut(&worker).and_then(|w| w.channel_mut());
             if held.is_some_and(|c| c.send(message, Some(Awaiting::Connection(number)))) {
                 self.handoffs.next += 1;
+                *self.handoffs.unanswered.entry(worker).or_default() += 1;
                 self.handoffs.pending.insert(
                     number,
                     Pending {
                         connection,
                         worker,
+                        group,
                         others: candidates,
+                        counted,
                     },
                 );
                 return;
@@ -94,11 +297,51 @@ impl Supervisor {
 
     /// The worker has accepted connection `number`, or refused it.
     pub(crate) fn handed(&mut self, number: u64, accepted: bool) {
-        if let Some(pending) = self.handoffs.pending.remove(&number)
-            && !accepted
-        {
-            self.try_next(pending.connection, pending.others);
+        let Some(pending) = self.handoffs.take(number) else {
+            return;
+        };
+        if !accepted {
+            return self.try_next(
+                pending.connection,
+                pending.others,
+                (pending.group, pending.counted),
+            );
         }
+        if pending.counted
+            && let Ok(inode) = socket::inode(&pending.connection)
+        {
+            let open = self.handoffs.open.entry(pending.worker).or_default();
+            open.insert(inode);
+            self.handoffs.look_due.get_or_insert(Instant::now() + LOOK);
+        }
+    }
+
+    /// Looks which of the connections that arrived are still open.
+    pub(crate) fn look_at_open(&mut self) {
+        if self.handoffs.look_due.is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        let began = Instant::now();
+        let workers: Vec<WorkerId> = self.handoffs.open.keys().copied().collect();
+        let ports: BTreeSet<u16> = workers
+            .into_iter()
+            .flat_map(|worker| self.listeners.ports_of(worker))
+            .collect();
+        let ports: Vec<u16> = ports.into_iter().collect();
+        match sock_diag::open(&ports) {
+            Ok(open) => self.handoffs.open.retain(|_, inodes| {
+                inodes.retain(|inode| open.contains(inode));
+                !inodes.is_empty()
+            }),
+            Err(error) => {
+                // All have as many then, and have turns.
+                warn!(%error, "the connections of workers cannot be counted");
+                self.handoffs.open.clear();
+            }
+        }
+        let pause = LOOK.max(began.elapsed() * LOOK_SHARE);
+        let any = !self.handoffs.open.is_empty();
+        self.handoffs.look_due = any.then(|| Instant::now() + pause);
     }
 
     /// The worker is gone: what it had not accepted goes to others.
@@ -111,7 +354,28 @@ impl Supervisor {
             .map(|(n, _)| *n)
             .collect();
         for number in numbers {
-            self.handed(number, false);
+            self.give_back(number);
         }
+    }
+
+    /// The connection is nobody's again.
+    fn give_back(&mut self, number: u64) {
+        let Some(pending) = self.handoffs.take(number) else {
+            return;
+        };
+        match pending.group {
+            Some(group) => self.handoffs.homeless.push_back((group, pending.connection)),
+            None => self.try_next(pending.connection, pending.others, (None, false)),
+        }
+    }
+
+    /// The worker is frozen: what has not been sent to it yet goes to others. What has been it may take, as from a queue of its own.
+    pub(crate) fn retake_unsent(&mut self, worker: WorkerId) -> usize {
+        let channel = self.workers.get_mut(&worker).and_then(|held| held.channel_mut());
+        let unsent = channel.map(|channel| channel.take_unsent()).unwrap_or_default();
+        for number in &unsent {
+            self.give_back(*number);
+        }
+        unsent.len()
     }
 }

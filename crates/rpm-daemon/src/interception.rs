@@ -281,6 +281,7 @@ impl Supervisor {
                     beside: true,
                     policy: self.policy(worker),
                     weight: self.weight(worker),
+                    handoff: false,
                 };
                 let captured = self.listeners.capture(captured, &request);
                 captured.map_err(|error| crate::launch::chain(&error))

@@ -18,13 +18,13 @@ use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::{Plane, is_bun, is_node, policy};
+use crate::app::{Plane, is_bun, is_handed, is_node, policy};
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::home::Home;
 use crate::logs::{Source, tail};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::watched::watched;
-use crate::worker::{Channel, Kept, Life, Logs, Process, UsageSample, Worker};
+use crate::worker::{Channel, Kept, Life, Logs, Parking, Process, UsageSample, Worker};
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
@@ -105,7 +105,7 @@ impl Supervisor {
                     .for_each(|source| self.logs.add(source));
                 self.watch(worker, &launched.process);
                 if let Some(held) = self.workers.get_mut(&worker) {
-                    held.life = Life::Running(launched.process);
+                    held.life = Life::Running(Box::new(launched.process));
                 }
                 self.step(worker, Stage::Starting);
                 self.input(Input::Spawned { worker });
@@ -157,6 +157,7 @@ impl Supervisor {
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
         let mut kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(descriptors)?;
+        let parking = self.parking(spec, &mut fds, &mut kept).map_err(descriptors)?;
         kept.counts = add(&mut fds, self.listeners.counts_to_keep(policy(spec)));
         kept.reports = self.intercepts(spec).then_some(next(&fds));
         let logs = instance_logs(&self.home, spec, instance);
@@ -191,6 +192,7 @@ impl Supervisor {
             ending: false,
             adopted: false,
             kept,
+            parking,
             notifications,
             usage: UsageSample::start(),
         };
@@ -207,6 +209,22 @@ impl Supervisor {
                 },
             ],
         })
+    }
+
+    /// Where the sockets are kept that the worker does not have itself.
+    fn parking(
+        &self,
+        spec: &AppSpec,
+        fds: &mut Vec<(OwnedFd, i32)>,
+        kept: &mut Kept,
+    ) -> io::Result<Option<Parking>> {
+        if !is_handed(spec) {
+            return Ok(None);
+        }
+        let (parking, copies) = Parking::new()?;
+        kept.parked = Some(parking.inodes()?);
+        add(fds, copies.into());
+        Ok(Some(parking))
     }
 
     /// What the worker's runtime must know: its channel, its number in the cluster, its agent.
@@ -283,6 +301,7 @@ impl Supervisor {
                 beside: false,
                 policy: policy(spec),
                 weight: self.weight(worker),
+                handoff: false,
             };
             match self.listeners.open(&wanted, &request) {
                 Ok(Grant::Slot { slot, group, fd }) => {
@@ -313,9 +332,10 @@ impl Supervisor {
         let (outgoing, inbox) = mpsc::channel::<Outgoing>(OUTGOING_LIMIT);
         let events = self.events.clone();
         tokio::spawn(async move {
-            if let Err(error) = channel::run(worker, socket, inbox, events).await {
+            if let Err(error) = channel::run(worker, socket, inbox, &events).await {
                 tracing::debug!(%worker, %error, "channel ended");
             }
+            let _ = events.send(Event::ChannelEnded(worker)).await;
         });
         Channel::new(outgoing)
     }
@@ -378,6 +398,7 @@ fn keep(
         err: socket::inode(err)?,
         reports: None,
         counts: None,
+        parked: None,
     })
 }
 

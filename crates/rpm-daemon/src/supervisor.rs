@@ -43,6 +43,8 @@ pub(crate) enum Event {
     TreeGone(WorkerId),
     /// A worker sent messages.
     Messages(WorkerId, Incoming),
+    /// A worker's channel has ended: no message of it is to come.
+    ChannelEnded(WorkerId),
     /// A process of a worker waits until its call is answered.
     Called(WorkerId, Intercepted),
     /// An agent connected, spoke or left.
@@ -180,6 +182,10 @@ impl Supervisor {
             self.listeners.traffic().as_fd().try_clone_to_owned()?,
             Interest::READABLE,
         )?;
+        let arrivals = watched(
+            self.listeners.arrivals().as_fd().try_clone_to_owned()?,
+            Interest::READABLE,
+        )?;
         loop {
             let wake = self.next_wake();
             tokio::select! {
@@ -196,8 +202,13 @@ impl Supervisor {
                     ready?.clear_ready();
                     self.on_traffic();
                 }
+                ready = arrivals.readable() => {
+                    ready?.clear_ready();
+                    self.on_arrivals();
+                }
                 () = sleep(wake) => self.on_time(),
             }
+            self.deal();
             self.settle();
         }
     }
@@ -211,6 +222,7 @@ impl Supervisor {
                     self.message(worker, message);
                 }
             }
+            Event::ChannelEnded(worker) => self.channel_ended(worker),
             Event::Called(worker, call) => self.called(worker, call),
             Event::Agent(event) => self.agent_event(event),
             Event::Call(question) => question(self),
@@ -235,6 +247,11 @@ impl Supervisor {
         }
     }
 
+    /// Queues are to be looked at for a while.
+    pub(crate) fn note_traffic(&mut self, now: Tick) {
+        self.sampler.traffic(now);
+    }
+
     fn on_time(&mut self) {
         let now = self.now();
         if self.sampler.poll_timeout().is_some_and(|due| due <= now) {
@@ -248,6 +265,7 @@ impl Supervisor {
         if self.drains.due.is_some_and(|due| due <= Instant::now()) {
             self.look_at_drains();
         }
+        self.look_at_open();
         if self.usage_due <= Instant::now() {
             self.sample_usage();
             self.usage_due = Instant::now() + USAGE_INTERVAL;
@@ -257,7 +275,8 @@ impl Supervisor {
     /// Tells the core the length of every accept queue; `true` if anything waits anywhere.
     fn sample_queues(&mut self) -> bool {
         let now = self.now();
-        let queues: Vec<_> = self.listeners.queues().collect();
+        let mut queues: Vec<_> = self.listeners.queues().collect();
+        queues.extend(self.handed_queues());
         let busy = queues.iter().any(|(_, len)| *len > 0);
         for (slot, len) in queues {
             self.core.handle(Input::Queue { slot, len }, now);
@@ -272,7 +291,7 @@ impl Supervisor {
             .min();
         let usage = (!self.workers.is_empty()).then_some(self.usage_due);
         let due = due.map(|tick| self.origin + tick.0.saturating_sub(self.epoch));
-        [due, usage, self.drains.due, self.store.due()]
+        [due, usage, self.drains.due, self.store.due(), self.handoffs.due()]
             .into_iter()
             .flatten()
             .min()

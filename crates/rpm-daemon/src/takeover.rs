@@ -1,6 +1,6 @@
 //! Going on where a daemon that is no more has stopped: its workers run, and hold what it had.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use rpm_sys::intercept::Notifications;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::pidfd::PidFd;
 use rpm_sys::survive::Holdings;
-use rpm_sys::{Signal, survive, tree};
+use rpm_sys::{Signal, socket, survive, tree};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -26,7 +26,7 @@ use crate::logs::{LogSink, Source};
 use crate::sampling::usage_of;
 use crate::state::{Stored, StoredWorker};
 use crate::supervisor::{Event, Supervisor, now_ms};
-use crate::worker::{Life, Process, UsageSample, Worker};
+use crate::worker::{Life, Parking, Process, UsageSample, Worker};
 
 /// A worker that still runs.
 struct Survivor {
@@ -67,14 +67,29 @@ impl Supervisor {
             .filter(|survivor| is_denied(&holdings, survivor))
             .map(|survivor| survivor.stored.id)
             .collect();
+        let mut parkings = BTreeMap::new();
+        let mut parked = HashMap::new();
+        for survivor in survivors
+            .iter()
+            .filter(|survivor| !denied.contains(&survivor.stored.id))
+        {
+            if let Some(parking) = parking(&holdings, survivor) {
+                parked.extend(contents(&parking));
+                parkings.insert(survivor.stored.id, parking);
+            }
+        }
         let take = |worker: WorkerId, inode: u64| {
+            if let Some(fd) = parked.get(&inode) {
+                return fd.try_clone().ok();
+            }
             let allowed = !denied.contains(&worker);
             allowed.then(|| take(&holdings, worker, inode)).flatten()
         };
         let (listeners, lost) = Listeners::take_over(stored.listeners, &denied, take, counts(&survivors))?;
         supervisor.listeners = listeners;
         for survivor in &survivors {
-            supervisor.adopt(survivor, |inode| take(survivor.stored.id, inode));
+            let id = survivor.stored.id;
+            supervisor.adopt(survivor, parkings.remove(&id), |inode| take(id, inode));
         }
         let alive: BTreeSet<WorkerId> = survivors.iter().map(|survivor| survivor.stored.id).collect();
         supervisor.end_strays(&alive);
@@ -84,7 +99,12 @@ impl Supervisor {
     }
 
     /// Takes back a worker: its process, its channel, its output.
-    fn adopt(&mut self, survivor: &Survivor, take: impl Fn(u64) -> Option<OwnedFd>) {
+    fn adopt(
+        &mut self,
+        survivor: &Survivor,
+        parking: Option<Parking>,
+        take: impl Fn(u64) -> Option<OwnedFd>,
+    ) {
         let Survivor { stored, pidfd, .. } = survivor;
         let Some(spec) = self.spec_of(stored) else {
             return;
@@ -102,6 +122,7 @@ impl Supervisor {
             ending: stored.ending,
             adopted: true,
             kept: stored.kept,
+            parking,
             notifications,
             // What it used before this is no share of the time since.
             usage: UsageSample {
@@ -134,7 +155,7 @@ impl Supervisor {
             plane: Plane::of(&spec),
             spec,
             logs: stored.logs.clone(),
-            life: Life::Running(process),
+            life: Life::Running(Box::new(process)),
             trouble: None,
             token: stored.token.clone(),
             malformed: 0,
@@ -297,6 +318,25 @@ impl Survivor {
         let below = self.below.iter().map(PidFd::holdings);
         [self.pidfd.holdings()].into_iter().chain(below).collect()
     }
+}
+
+/// Where the worker keeps sockets that it does not use itself.
+fn parking(holdings: &BTreeMap<WorkerId, Held<'_>>, survivor: &Survivor) -> Option<Parking> {
+    let [enter, leave] = survivor.stored.kept.parked?;
+    let end = |inode| take(holdings, survivor.stored.id, inode);
+    Some(Parking::of([end(enter)?, end(leave)?]))
+}
+
+/// They, by inode.
+fn contents(parking: &Parking) -> Vec<(u64, OwnedFd)> {
+    let parked = parking.parked().unwrap_or_else(|error| {
+        warn!(%error, "sockets that a worker keeps cannot be taken back");
+        Vec::new()
+    });
+    let by_inode = parked
+        .into_iter()
+        .filter_map(|fd| Some((socket::inode(&fd).ok()?, fd)));
+    by_inode.collect()
 }
 
 /// What counts the connections of the workers: each of them that may need it holds the same.

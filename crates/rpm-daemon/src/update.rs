@@ -91,7 +91,13 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
     let pause = handle.logs.pause().await;
     for last in (0..TRIES).rev() {
         let binary = binary.clone();
-        let tried = handle.ask(move |supervisor| supervisor.hand_on(&binary, last == 0));
+        let tried = handle.ask(move |supervisor| {
+            // Connections wait in the backlog meanwhile.
+            supervisor.handoffs.paused = true;
+            let refused = supervisor.hand_on(&binary, last == 0);
+            supervisor.handoffs.paused = refused.is_none();
+            refused
+        });
         if let Some(refused) = tried.await.map_err(|_| gone())? {
             drop(pause);
             warn!(error = refused.error, "the new binary did not take over");
@@ -174,8 +180,9 @@ impl Supervisor {
                     .is_none_or(|channel| channel.is_flushed())
             })
         };
-        let quiet =
-            self.events.capacity() == self.events.max_capacity() && self.workers.values().all(flushed);
+        let quiet = self.handoffs.is_quiet()
+            && self.events.capacity() == self.events.max_capacity()
+            && self.workers.values().all(flushed);
         if !quiet && !anyway {
             return None;
         }

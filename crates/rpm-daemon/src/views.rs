@@ -2,7 +2,7 @@
 
 use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, WorkerId};
-use rpm_listen::{GroupView, SharedKind};
+use rpm_listen::{GroupView, SharedKind, SlotView};
 use rpm_wire::api::{ApiError, AppInfo, AppSpec, ListenerInfo, Other, Phase, Process, SlotInfo, Status};
 
 use crate::app::{Plane, explain};
@@ -132,7 +132,7 @@ impl Supervisor {
             queued: slot.queue.len,
             backlog: slot.queue.max,
             steered: slot.steered,
-            connections: slot.connections,
+            connections: slot.connections.or_else(|| self.handed_to(slot)),
             rescued: slot.rescued,
         });
         ListenerInfo {
@@ -141,6 +141,13 @@ impl Supervisor {
             reason: group.mechanism.reason.clone(),
             slots: slots.collect(),
         }
+    }
+
+    /// How many connections the worker of a slot has that were handed to it, where that is counted.
+    fn handed_to(&self, slot: &SlotView) -> Option<u64> {
+        let counted = self.listeners.is_handoff(slot.slot)
+            && self.listeners.policy_of(slot.slot) == rpm_listen::Policy::LeastConnections;
+        counted.then(|| slot.holder.map_or(0, |worker| self.handoffs.open(worker) as u64))
     }
 
     fn own(&self, view: &InstanceView) -> Vec<ListenerInfo> {

@@ -1,6 +1,8 @@
 //! A supervised process as the daemon holds it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use std::time::{Duration, Instant};
 use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_sys::intercept::Notifications;
 use rpm_sys::pidfd::PidFd;
+use rpm_sys::{scm, socket};
 use rpm_wire::api::AppSpec;
 use rpm_wire::channel::QueryServer;
 use serde::{Deserialize, Serialize};
@@ -50,7 +53,7 @@ pub(crate) enum Life {
     /// Not spawned (yet, or it could not be).
     None,
     /// The leader runs, or has ended and is not yet waited for.
-    Running(Process),
+    Running(Box<Process>),
     /// The leader has ended; others of its tree have not.
     Remains {
         /// How the leader ended.
@@ -74,6 +77,8 @@ pub(crate) struct Process {
     /// It was started by the daemon before this one, and is no child of this one.
     pub(crate) adopted: bool,
     pub(crate) kept: Kept,
+    /// Where descriptors are put that it keeps for the next daemon.
+    pub(crate) parking: Option<Parking>,
     /// Its calls of `bind` and `listen`, if they are intercepted.
     pub(crate) notifications: Option<Arc<Notifications>>,
     pub(crate) usage: UsageSample,
@@ -94,6 +99,54 @@ pub(crate) struct Kept {
     /// What counts connections, where that is wanted: the number of the first descriptor of several.
     #[serde(default)]
     pub(crate) counts: Option<i32>,
+    /// Both ends of a socket in which descriptors wait that the worker does not use itself.
+    #[serde(default)]
+    pub(crate) parked: Option<[u64; 2]>,
+}
+
+/// A pair of sockets of which a worker holds both ends: what is sent into it stays there as long as the worker lives.
+pub(crate) struct Parking {
+    enter: OwnedFd,
+    leave: OwnedFd,
+}
+
+impl Parking {
+    /// A new one, and the copies that the worker must hold.
+    pub(crate) fn new() -> io::Result<(Parking, [OwnedFd; 2])> {
+        let (enter, leave) = scm::pair()?;
+        let copies = [enter.try_clone()?, leave.try_clone()?];
+        Ok((Parking { enter, leave }, copies))
+    }
+
+    /// One that was taken back.
+    pub(crate) fn of([enter, leave]: [OwnedFd; 2]) -> Parking {
+        Parking { enter, leave }
+    }
+
+    /// By which the next daemon knows it.
+    pub(crate) fn inodes(&self) -> io::Result<[u64; 2]> {
+        Ok([socket::inode(&self.enter)?, socket::inode(&self.leave)?])
+    }
+
+    /// The worker keeps this one too.
+    pub(crate) fn park(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        scm::send(&self.enter, b"x", Some(fd)).map(drop)
+    }
+
+    /// Copies of all that is in it.
+    pub(crate) fn parked(&self) -> io::Result<Vec<OwnedFd>> {
+        let mut all = Vec::new();
+        loop {
+            match scm::recv(&self.leave, &mut [0], &mut all) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        all.iter().try_for_each(|fd| self.park(fd.as_fd()))?;
+        Ok(all)
+    }
 }
 
 /// The daemon's side of a Node channel.
@@ -187,6 +240,19 @@ impl Channel {
             self.held.push_back((message, awaiting));
         }
         room
+    }
+
+    /// Takes back the connections that wait to be sent: their numbers.
+    pub(crate) fn take_unsent(&mut self) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        self.held.retain(|(_, awaiting)| match awaiting {
+            Some(Awaiting::Connection(number)) => {
+                numbers.push(*number);
+                false
+            }
+            Some(Awaiting::Listener | Awaiting::Ping) | None => true,
+        });
+        numbers
     }
 
     /// Nothing waits to be written.

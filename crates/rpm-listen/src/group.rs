@@ -10,7 +10,8 @@ use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
 use crate::counting::Count;
-use crate::policy::Policy;
+use crate::handoff::Deal;
+use crate::policy::{Policy, buckets, mixed};
 use crate::steering::{Mechanism, Steering};
 
 /// Backlog of a slot until its worker calls `listen` with its own: Node's default, so that nothing is
@@ -37,6 +38,8 @@ pub(crate) struct Group {
     pub(crate) eligible: Vec<SlotId>,
     /// Sockets of the kernel's group that are workers' alone: the daemon before had them, and they could not be taken back.
     pub(crate) foreign: BTreeMap<SlotId, WorkerId>,
+    /// The daemon accepts, and hands each connection to a worker.
+    pub(crate) deal: Option<Deal>,
 }
 
 pub(crate) struct Slot {
@@ -106,6 +109,7 @@ impl Group {
             slots: BTreeMap::new(),
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
+            deal: None,
         }
     }
 
@@ -162,6 +166,16 @@ impl Group {
 
     pub(crate) fn steer(&mut self, slots: &[SlotId]) -> io::Result<()> {
         self.eligible = slots.to_vec();
+        if let Some(deal) = &mut self.deal {
+            deal.list = match self.policy {
+                Policy::RoundRobin | Policy::LeastConnections => Vec::new(),
+                Policy::IpHash => buckets(slots),
+                Policy::Weighted => {
+                    let weight = |slot: &SlotId| self.slots.get(slot).map_or(1, |held| held.weight);
+                    mixed(&slots.iter().map(|slot| (*slot, weight(slot))).collect::<Vec<_>>())
+                }
+            };
+        }
         let members = &self.slots;
         self.steering
             .steer(slots, |slot| members.get(&slot).map(|s| s.fd.as_fd()))
@@ -169,7 +183,7 @@ impl Group {
 
     /// Moves what waits in the slot's queue to `to`. The holder must be dead or stopped.
     pub(crate) fn rescue(&mut self, id: SlotId, to: &[SlotId]) -> io::Result<Rescued> {
-        let Some(slot) = self.slots.get_mut(&id) else {
+        let Some(slot) = self.slots.get_mut(&id).filter(|_| self.deal.is_none()) else {
             return Ok(Rescued::Moved(0));
         };
         let queue = socket::accept_queue(slot.fd.as_fd())?;
@@ -238,9 +252,25 @@ impl Group {
         });
         GroupView {
             addr: self.addr,
-            mechanism: self.steering.mechanism(),
+            mechanism: match &self.deal {
+                Some(_) => handed(self.policy),
+                None => self.steering.mechanism(),
+            },
             slots: slots.collect(),
         }
+    }
+}
+
+fn handed(policy: Policy) -> Mechanism {
+    let how = match policy {
+        Policy::RoundRobin => "in exact rotation",
+        Policy::LeastConnections => "to the one with the fewest (least-connections)",
+        Policy::IpHash => "by the client's address (ip-hash)",
+        Policy::Weighted => "in exact weighted rotation",
+    };
+    Mechanism {
+        name: "handoff",
+        reason: format!("the daemon accepts connections and hands them to the workers, {how}"),
     }
 }
 

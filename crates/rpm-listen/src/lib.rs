@@ -11,6 +11,7 @@ mod captured;
 mod conflict;
 mod counting;
 mod group;
+mod handoff;
 mod listeners;
 mod look;
 mod overlap;

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::conflict::Occupant;
 use crate::counting::{Count, Counting};
 use crate::group::{Group, Rescued};
+use crate::handoff::Deal;
 use crate::policy::Policy;
 use crate::shared::{Shared, SharedKind};
 use crate::wanted::Wanted;
@@ -25,6 +26,7 @@ pub struct Listeners {
     pub(crate) next_group: u32,
     pub(crate) next_slot: u32,
     pub(crate) traffic: Oneshot,
+    pub(crate) arrivals: Oneshot,
     pub(crate) counting: Counting,
 }
 
@@ -45,6 +47,8 @@ pub struct Request<'a> {
     pub policy: Policy,
     /// Its part of them, where they are weighted.
     pub weight: u32,
+    /// The daemon accepts them and hands them over, if it is the first to open the address.
+    pub handoff: bool,
 }
 
 /// What a worker gets to listen on.
@@ -126,6 +130,7 @@ impl Listeners {
             next_group: 0,
             next_slot: 0,
             traffic: Oneshot::new()?,
+            arrivals: Oneshot::new()?,
             counting: Counting::default(),
         })
     }
@@ -180,8 +185,13 @@ impl Listeners {
             (Some(slot), Some(group)) => (group, slot),
             (None, Some(group)) => (group, self.open_slot(group, by.weight)?),
             (_, None) => {
-                let counted = (by.policy, self.counting.of(by.policy));
-                let group = self.new_group(Group::new((app, key), (addr, v6only), counted));
+                let counted = match by.handoff {
+                    true => (by.policy, Count::Unwanted),
+                    false => (by.policy, self.counting.of(by.policy)),
+                };
+                let mut group = Group::new((app, key), (addr, v6only), counted);
+                group.deal = by.handoff.then(Deal::default);
+                let group = self.new_group(group);
                 (group, self.open_slot(group, by.weight)?)
             }
         };
@@ -227,10 +237,13 @@ impl Listeners {
             });
         };
         let what = open.addr.to_string();
-        let traffic = &self.traffic;
+        let watch = match &open.deal {
+            Some(_) => &self.arrivals,
+            None => &self.traffic,
+        };
         let made = make(open, slot).and_then(|()| {
             let opened = open.slots.get(&slot).map(|opened| opened.fd.as_fd());
-            opened.map_or(Ok(()), |fd| traffic.add(fd, u64::from(slot.0)))
+            opened.map_or(Ok(()), |fd| watch.add(fd, u64::from(slot.0)))
         });
         if let Err(source) = made {
             if open.slots.is_empty() && open.foreign.is_empty() {
@@ -356,7 +369,7 @@ impl Listeners {
         self.group_of
             .get(&slot)
             .and_then(|id| self.groups.get(id))
-            .is_some_and(|g| g.steering.can_migrate())
+            .is_some_and(|g| g.deal.is_none() && g.steering.can_migrate())
     }
 
     /// Retires a slot that the core closed. With somewhere for its queue to go and a living holder it
@@ -371,7 +384,7 @@ impl Listeners {
             self.leave_to(slot, worker);
             return Ok(Vec::new());
         }
-        if let (Some(_), false) = (holder, to.is_empty())
+        if let (Some(_), false, false) = (holder, to.is_empty(), self.is_handoff(slot))
             && let Some(held) = self.slot_mut(slot)
         {
             held.retiring = Some(to.to_vec());
@@ -389,7 +402,10 @@ impl Listeners {
             return Ok(Vec::new());
         };
         if let Some(closing) = group.slots.get(&slot) {
-            self.traffic.remove(closing.fd.as_fd())?;
+            match &group.deal {
+                Some(_) => self.arrivals.remove(closing.fd.as_fd())?,
+                None => self.traffic.remove(closing.fd.as_fd())?,
+            }
         }
         let left = group.close(slot, !heirs.is_empty());
         let to = if group.slots.is_empty() { &heirs } else { to };
@@ -429,10 +445,11 @@ impl Listeners {
         self.shared.retain(|s| s.app != app);
     }
 
-    /// The accept queue of every open slot.
+    /// The accept queue of every open slot that its worker accepts from.
     pub fn queues(&self) -> impl Iterator<Item = (SlotId, u32)> {
         self.groups
             .values()
+            .filter(|group| group.deal.is_none())
             .flat_map(|g| &g.slots)
             .filter(|(_, slot)| slot.retiring.is_none())
             .map(|(id, slot)| {
@@ -451,7 +468,8 @@ impl Listeners {
 
     /// Arms the traffic detector of every slot.
     pub fn arm(&self) {
-        for (id, slot) in self.groups.values().flat_map(|g| &g.slots) {
+        let steered = self.groups.values().filter(|group| group.deal.is_none());
+        for (id, slot) in steered.flat_map(|g| &g.slots) {
             // A slot that cannot be armed is sampled while others have traffic.
             let _ = self.traffic.rearm(slot.fd.as_fd(), u64::from(id.0));
         }

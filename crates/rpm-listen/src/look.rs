@@ -34,7 +34,8 @@ impl Listeners {
     /// How many connections wait in the slots of `worker`.
     #[must_use]
     pub fn queued(&self, worker: WorkerId) -> u32 {
-        let slots = self.groups.values().flat_map(|g| g.slots.values());
+        let groups = self.groups.values().filter(|group| group.deal.is_none());
+        let slots = groups.flat_map(|g| g.slots.values());
         let own = slots.filter(|slot| slot.holder == Some(worker));
         own.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len))
             .sum()

@@ -1,5 +1,7 @@
 //! Who gets a connection, among those that may.
 
+use std::net::IpAddr;
+
 use rpm_core::SlotId;
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +63,17 @@ pub(crate) fn buckets(slots: &[SlotId]) -> Vec<SlotId> {
             .max_by_key(|slot| (score(bucket, *slot), *slot))
     };
     (0..BUCKETS).filter_map(best).collect()
+}
+
+/// The bucket of a client.
+pub(crate) fn bucket_of(ip: IpAddr) -> usize {
+    let bits = match ip {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let folded = (bits >> 64) as u64 ^ bits as u64;
+    let high = (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
+    (high % BUCKETS) as usize
 }
 
 /// SplitMix64's finalizer, which spreads neighbouring numbers well.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counting::{Count, Counting};
 use crate::group::{Group, Slot};
+use crate::handoff::Deal;
 use crate::listeners::Listeners;
 use crate::policy::Policy;
 use crate::shared::{Shared, SharedKind};
@@ -35,6 +36,8 @@ struct StoredGroup {
     v6only: bool,
     #[serde(default)]
     policy: Policy,
+    #[serde(default)]
+    handoff: bool,
     /// The kernel's order of the slots, where steering depends on it.
     order: Vec<SlotId>,
     slots: Vec<StoredSlot>,
@@ -86,6 +89,7 @@ impl Listeners {
             addr: group.addr,
             v6only: group.v6only,
             policy: group.policy,
+            handoff: group.deal.is_some(),
             order: group.steering.order().to_vec(),
             slots: group.slots.iter().filter_map(slot).collect(),
         };
@@ -125,12 +129,19 @@ impl Listeners {
         let mut lost = Vec::new();
         for group in stored.groups {
             let id = group.group;
-            let count = listeners.counting.of(group.policy);
+            let count = match group.handoff {
+                true => Count::Unwanted,
+                false => listeners.counting.of(group.policy),
+            };
             let Some(group) = take_group((group, count), denied, &mut take, &mut lost) else {
                 continue;
             };
             for (slot, held) in &group.slots {
-                listeners.traffic.add(held.fd.as_fd(), u64::from(slot.0))?;
+                let watch = match &group.deal {
+                    Some(_) => &listeners.arrivals,
+                    None => &listeners.traffic,
+                };
+                watch.add(held.fd.as_fd(), u64::from(slot.0))?;
                 listeners.group_of.insert(*slot, id);
             }
             listeners.groups.insert(id, group);
@@ -205,5 +216,6 @@ fn take_group(
         slots,
         eligible: Vec::new(),
         foreign,
+        deal: stored.handoff.then(Deal::default),
     })
 }

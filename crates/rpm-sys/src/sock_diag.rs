@@ -14,6 +14,7 @@ const UDP: u8 = 17;
 
 const ESTABLISHED: u32 = 1 << 1;
 const SYN_RECV: u32 = 1 << 3;
+const CLOSE_WAIT: u32 = 1 << 8;
 const LISTEN: u32 = 1 << 10;
 const ANY_STATE: u32 = u32::MAX;
 
@@ -89,23 +90,36 @@ pub fn udp_on(port: u16) -> io::Result<Vec<Listener>> {
 /// # Errors
 /// As [`listeners`].
 pub fn established(ports: &[u16]) -> io::Result<Vec<(SocketAddr, u64)>> {
+    let entries = connections(ports, ESTABLISHED)?;
+    Ok(entries
+        .into_iter()
+        .map(|entry| (canonical(entry.local), entry.inode))
+        .collect())
+}
+
+/// The inodes of the TCP connections on these local ports that this end has not closed.
+///
+/// # Errors
+/// As [`listeners`].
+pub fn open(ports: &[u16]) -> io::Result<HashSet<u64>> {
+    let entries = connections(ports, ESTABLISHED | CLOSE_WAIT)?;
+    Ok(entries.into_iter().map(|entry| entry.inode).collect())
+}
+
+fn connections(ports: &[u16], states: u32) -> io::Result<Vec<Entry>> {
     // Both kinds walk all connections of the machine; the kernel copies only what it is asked for.
     let port = match ports {
         [] => return Ok(Vec::new()),
         [port] => *port,
         _ => 0,
     };
-    let entries = dump(Query {
+    let mut entries = dump(Query {
         protocol: TCP,
-        states: ESTABLISHED,
+        states,
         port,
     })?;
-    let wanted = entries
-        .into_iter()
-        .filter(|entry| ports.contains(&entry.local.port()));
-    Ok(wanted
-        .map(|entry| (canonical(entry.local), entry.inode))
-        .collect())
+    entries.retain(|entry| ports.contains(&entry.local.port()));
+    Ok(entries)
 }
 
 /// How many handshakes are half-open on a local port (`SYN_RECV`).

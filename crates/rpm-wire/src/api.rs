@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use doctor::Finding;
 pub use progress::{Follow, Progress, Stage, Step};
 pub use signal::{StopSignal, UnknownSignal};
-pub use spec::{AppSpec, ExecMode, HealthCheck, Policy, UnknownPolicy};
+pub use spec::{AppSpec, Balance, ExecMode, HealthCheck, Policy, UnknownBalance, UnknownPolicy};
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

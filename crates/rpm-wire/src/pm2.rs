@@ -118,6 +118,7 @@ mod tests {
             exec_mode: ExecMode::Cluster,
             instances: 0,
             listen: Vec::new(),
+            balance: crate::api::Balance::default(),
             policy: crate::api::Policy::default(),
             weights: Vec::new(),
             intercept: true,

@@ -55,7 +55,7 @@ fn every_option_of_start() {
          --listen 80,127.0.0.1:81 --listen [::1]:82 --wait-ready --listen-timeout 1 --kill-timeout 2 --max-restarts 3 \
          --min-uptime 4 --restart-delay 5 --exp-backoff-restart-delay 6 --reload-timeout 7 --drain-timeout 8s \
          --watch-after 1m --parallel 9 --max-surge 1 --max-unavailable 2 --health-check /health --health-status 204 --health-interval 1s --health-timeout 2s \
-         --health-threshold 3 --allow-port-change --ports 80,81 --no-intercept --policy ip-hash --weights 3,1 --kill-signal term --no-treekill --no-agent --no-autorestart --no-wait -- -p 8 --name y",
+         --health-threshold 3 --allow-port-change --ports 80,81 --no-intercept --balance handoff --policy ip-hash --weights 3,1 --kill-signal term --no-treekill --no-agent --no-autorestart --no-wait -- -p 8 --name y",
     );
     let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     let expected = StartArgs {
@@ -76,6 +76,7 @@ fn every_option_of_start() {
         reload_timeout: Some(7),
         drain_timeout: Some(8000),
         watch_after: Some(60_000),
+        balance: Balance::Handoff,
         policy: Policy::IpHash,
         weights: vec![3, 1],
         ports: vec![80, 81],

@@ -58,6 +58,7 @@ fn spec() -> AppSpec {
         exec_mode: ExecMode::Cluster,
         instances: -1,
         listen: vec!["8080".into()],
+        balance: rpm_wire::api::Balance::Handoff,
         policy: rpm_wire::api::Policy::IpHash,
         weights: Vec::new(),
         intercept: true,

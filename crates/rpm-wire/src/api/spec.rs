@@ -46,6 +46,9 @@ pub struct AppSpec {
     pub exec_mode: ExecMode,
     /// How many instances; 0 = one per CPU the daemon may use, negative = that many fewer.
     pub instances: i32,
+    /// How connections come to the workers.
+    #[serde(default)]
+    pub balance: Balance,
     /// How connections are spread over the workers.
     #[serde(default)]
     pub policy: Policy,
@@ -119,6 +122,44 @@ pub struct AppSpec {
     #[serde(default)]
     pub exp_backoff_restart_delay_ms: Option<u64>,
 }
+
+/// How connections come to the workers of an app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// As well as this system can: `direct`.
+    #[default]
+    Auto,
+    /// The kernel delivers them; nothing is on the way.
+    Direct,
+    /// The daemon accepts them and hands each to a Node worker.
+    Handoff,
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Balance::Auto => "auto",
+            Balance::Direct => "direct",
+            Balance::Handoff => "handoff",
+        })
+    }
+}
+
+impl FromStr for Balance {
+    type Err = UnknownBalance;
+
+    fn from_str(text: &str) -> Result<Balance, UnknownBalance> {
+        let all = [Balance::Auto, Balance::Direct, Balance::Handoff];
+        let named = all.into_iter().find(|balance| balance.to_string() == text);
+        named.ok_or(UnknownBalance)
+    }
+}
+
+/// There is no way of balancing of that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected auto, direct or handoff")]
+pub struct UnknownBalance;
 
 /// How connections are spread over the workers of an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What the primary says: each function gives one whole line.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use super::{BUN_INTERNAL, Dialect};
@@ -27,6 +29,8 @@ impl Handle {
 pub enum ServerReply {
     /// The line goes out with this kind of descriptor, which the worker uses from then on.
     Lend(Handle),
+    /// The worker listens on nothing, and gets the connections to this address one by one ([`newconn`]).
+    Hand(SocketAddr),
     /// The worker's `listen` fails with this errno (`EADDRINUSE` = 98; the sign does not matter).
     Refuse(i32),
 }
@@ -39,6 +43,13 @@ pub fn reply_server(seq: u64, key: &str, reply: ServerReply, data: Option<&Value
         |errno: i32| json!({"cmd": "NODE_CLUSTER", "ack": seq, "key": key, "errno": errno, "data": data});
     match reply {
         ServerReply::Lend(handle) => with_handle(handle, &answer(0)),
+        ServerReply::Hand(address) => {
+            let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+            let mut answer = answer(0);
+            answer["sockname"] =
+                json!({"address": address.ip().to_string(), "family": family, "port": address.port()});
+            line(&answer)
+        }
         ServerReply::Refuse(errno) => line(&answer(-errno.saturating_abs())),
     }
 }

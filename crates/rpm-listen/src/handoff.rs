@@ -1,0 +1,122 @@
+//! Listeners whose connections the daemon accepts and hands to workers one by one: who gets the next.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rpm_core::{GroupId, SlotId};
+use rpm_sys::oneshot::Oneshot;
+use rpm_sys::socket;
+
+use crate::listeners::Listeners;
+use crate::policy::{Policy, bucket_of};
+
+/// Whose turn it is.
+#[derive(Default)]
+pub(crate) struct Deal {
+    /// The eligible slots as the policy has them: by weight, or by bucket.
+    pub(crate) list: Vec<SlotId>,
+    next: usize,
+}
+
+impl Listeners {
+    /// Becomes readable when a connection arrives at a slot that is handed over; the tokens are slots, and each is disarmed then.
+    #[must_use]
+    pub fn arrivals(&self) -> &Oneshot {
+        &self.arrivals
+    }
+
+    /// Does the daemon accept what comes to this slot?
+    #[must_use]
+    pub fn is_handoff(&self, slot: SlotId) -> bool {
+        let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
+        group.is_some_and(|group| group.deal.is_some())
+    }
+
+    /// The group of a slot.
+    #[must_use]
+    pub fn group_with(&self, slot: SlotId) -> Option<GroupId> {
+        self.group_of.get(&slot).copied()
+    }
+
+    /// One of its slots.
+    #[must_use]
+    pub fn a_slot_of(&self, group: GroupId) -> Option<SlotId> {
+        self.groups.get(&group)?.slots.keys().next().copied()
+    }
+
+    /// The slots that are handed over.
+    pub fn handed_over(&self) -> impl Iterator<Item = SlotId> {
+        let groups = self.groups.values().filter(|group| group.deal.is_some());
+        groups.flat_map(|group| group.slots.keys().copied())
+    }
+
+    /// The slots that may have the connections which come to this one.
+    #[must_use]
+    pub fn eligible_with(&self, slot: SlotId) -> &[SlotId] {
+        let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
+        group.map_or(&[], |group| &group.eligible)
+    }
+
+    /// Takes a connection that waits at the slot; if there is none, the slot is armed again.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENFILE`, `ENOMEM`: it goes on waiting.
+    pub fn take_one(&self, slot: SlotId) -> io::Result<Option<OwnedFd>> {
+        let Some(fd) = self.socket(slot) else {
+            return Ok(None);
+        };
+        let taken = socket::accept(fd)?;
+        if taken.is_none() {
+            self.arrivals.rearm(fd, u64::from(slot.0))?;
+        }
+        Ok(taken)
+    }
+
+    /// How connections that come to the slot are spread.
+    #[must_use]
+    pub fn policy_of(&self, slot: SlotId) -> Policy {
+        let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
+        group.map(|group| group.policy).unwrap_or_default()
+    }
+
+    /// The eligible slots, the one that should have this connection first. `load`: how many a slot has.
+    pub fn candidates(
+        &mut self,
+        slot: SlotId,
+        connection: BorrowedFd<'_>,
+        load: impl Fn(SlotId) -> u64,
+    ) -> Vec<SlotId> {
+        let group = self.group_of.get(&slot).and_then(|id| self.groups.get_mut(id));
+        let Some(group) = group else {
+            return Vec::new();
+        };
+        let Some(deal) = &mut group.deal else {
+            return Vec::new();
+        };
+        let mut all = group.eligible.clone();
+        if all.is_empty() {
+            return all;
+        }
+        let turn = deal.next;
+        deal.next = deal.next.wrapping_add(1);
+        let first = match group.policy {
+            Policy::RoundRobin | Policy::LeastConnections => all.get(turn % all.len()),
+            Policy::Weighted => deal.list.get(turn % deal.list.len().max(1)),
+            Policy::IpHash => peer(connection).and_then(|ip| deal.list.get(bucket_of(ip))),
+        };
+        let first = first.and_then(|first| all.iter().position(|slot| slot == first));
+        all.rotate_left(first.unwrap_or(0));
+        if group.policy == Policy::LeastConnections {
+            // Stable: those that have as few have turns.
+            all.sort_by_key(|slot| load(*slot));
+        }
+        all
+    }
+}
+
+fn peer(connection: BorrowedFd<'_>) -> Option<IpAddr> {
+    let peer = rustix::net::getpeername(connection).ok()??;
+    let peer = std::net::SocketAddr::try_from(peer).ok()?;
+    Some(peer.ip().to_canonical())
+}
