@@ -109,6 +109,12 @@ impl Home {
         self.root.join(name)
     }
 
+    /// Calls of workers that wait for an answer.
+    #[must_use]
+    pub fn calls(&self) -> PathBuf {
+        self.root.join("calls")
+    }
+
     /// Locked by the daemon while it lives; its content is the daemon's pid.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {

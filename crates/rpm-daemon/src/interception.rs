@@ -3,6 +3,7 @@
 //!
 //! A call that cannot be dealt with goes on as it is: the program then has what it would have without a daemon.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use tokio::io::Interest;
 use tracing::{debug, info, warn};
 
 use crate::app::Plane;
+use crate::home::Home;
+use crate::journal::Journal;
 use crate::supervisor::{Event, Supervisor};
 use crate::watched::watched;
 
@@ -49,6 +52,21 @@ pub(crate) struct Interception {
     probed: bool,
     /// Why it does not.
     pub(crate) denied: Option<String>,
+    /// What was received; none if there is no room for the file.
+    pub(crate) journal: Option<Arc<Journal>>,
+}
+
+impl Interception {
+    pub(crate) fn new(home: &Home) -> Interception {
+        let journal = Journal::open(&home.calls());
+        let warned = journal.inspect_err(|error| {
+            warn!(%error, "a call that a worker makes while this daemon dies may wait for ever");
+        });
+        Interception {
+            journal: warned.ok().map(Arc::new),
+            ..Interception::default()
+        }
+    }
 }
 
 impl Intercepted {
@@ -108,18 +126,35 @@ impl Supervisor {
         process.is_some_and(|process| process.notifications.is_some())
     }
 
+    /// Answers what the daemon before this one may have received and not answered: the calls go on.
+    pub(crate) fn answer_stuck(&self, worker: WorkerId, from: &Notifications) {
+        let calls = self
+            .interception
+            .journal
+            .as_ref()
+            .map(|journal| journal.calls_of(worker));
+        for call in calls.into_iter().flatten().flatten() {
+            if from.proceed_with(call).is_ok() {
+                info!(%worker, "a call that nobody had answered goes on");
+            }
+        }
+    }
+
     /// Passes on what the processes of a worker call, as long as one lives.
     pub(crate) fn watch_calls(&self, worker: WorkerId, from: &Arc<Notifications>) {
         let (events, from) = (self.events.clone(), Arc::clone(from));
+        let journal = self.interception.journal.clone();
         tokio::spawn(async move {
             let Ok(reports) = watched(Arc::clone(&from), Interest::READABLE) else {
                 return warn!(%worker, "its calls cannot be watched; it will wait when it wants to listen");
             };
             while let Ok(mut ready) = reports.readable().await {
                 loop {
-                    let reader = Arc::clone(&from);
+                    let (reader, journal) = (Arc::clone(&from), journal.clone());
                     // Not on the event loop: the worker has a copy of the descriptor, and could have it wait there.
-                    match tokio::task::spawn_blocking(move || reader.receive()).await {
+                    match tokio::task::spawn_blocking(move || receive(&reader, worker, journal.as_deref()))
+                        .await
+                    {
                         Ok(Ok(Received::Call(call))) => {
                             let from = Arc::clone(&from);
                             let called = Event::Called(worker, Intercepted { from, call });
@@ -152,7 +187,7 @@ impl Supervisor {
     }
 
     /// Has the socket share its address, if it is one that the app's workers may share.
-    fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> std::io::Result<()> {
+    fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> io::Result<()> {
         let Intercepted { from, call } = intercepted;
         let Some(addr) = from.address(call)? else {
             return Ok(());
@@ -309,8 +344,8 @@ impl Supervisor {
         intercepted: &Intercepted,
         slot: rpm_core::SlotId,
         instead_of: &OwnedFd,
-    ) -> std::io::Result<()> {
-        let socket = self.listeners.socket(slot).ok_or(std::io::ErrorKind::NotFound)?;
+    ) -> io::Result<()> {
+        let socket = self.listeners.socket(slot).ok_or(io::ErrorKind::NotFound)?;
         socket::match_blocking(socket, instead_of)?;
         intercepted.from.replace(&intercepted.call, socket)
     }
@@ -361,4 +396,14 @@ async fn reap(child: Child) {
         let _ = ended.readable().await;
         let _ = ended.get_ref().try_wait();
     }
+}
+/// The next call, which is noted before anything is done about it.
+fn receive(from: &Notifications, worker: WorkerId, journal: Option<&Journal>) -> io::Result<Received> {
+    let received = from.receive()?;
+    if let (Received::Call(call), Some(journal)) = (&received, journal)
+        && let Err(error) = journal.note(worker, call.id())
+    {
+        debug!(%worker, %error, "a call is not noted");
+    }
+    Ok(received)
 }

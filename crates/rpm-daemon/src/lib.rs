@@ -16,6 +16,7 @@ mod handoff;
 mod health;
 mod home;
 mod interception;
+mod journal;
 mod launch;
 mod logs;
 mod metrics;

@@ -141,7 +141,7 @@ impl Supervisor {
             handoffs: Handoffs::default(),
             agents: Agents::default(),
             drains: Drains::default(),
-            interception: Interception::default(),
+            interception: Interception::new(&home),
             home,
             logs,
             events,

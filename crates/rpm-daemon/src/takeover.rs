@@ -173,6 +173,7 @@ impl Supervisor {
         let number = stored.kept.reports?;
         match Notifications::take_back(pidfd, number) {
             Ok(Some(reports)) => {
+                self.answer_stuck(stored.id, &reports);
                 let reports = Arc::new(reports);
                 self.watch_calls(stored.id, &reports);
                 Some(reports)

@@ -154,9 +154,17 @@ impl Notifications {
     /// # Errors
     /// `ENOENT` if the caller has died.
     pub fn proceed(&self, call: &Call) -> io::Result<()> {
+        self.proceed_with(call.id)
+    }
+
+    /// The same for a call that another process received, by its [`Call::id`].
+    ///
+    /// # Errors
+    /// `ENOENT` if the caller has died, or the call is answered.
+    pub fn proceed_with(&self, id: u64) -> io::Result<()> {
         let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE;
         let response = libc::seccomp_notif_resp {
-            id: call.id,
+            id,
             val: 0,
             error: 0,
             // It is the bit 0.
@@ -280,6 +288,12 @@ impl Call {
             number: number as RawFd,
             what,
         }
+    }
+
+    /// Names it among all calls of this process tree.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Which call it is.

@@ -78,6 +78,31 @@ fn free_port() -> (OwnedFd, u16) {
 }
 
 #[test]
+fn who_takes_over_answers_what_another_has_received() {
+    // Nobody shares it here.
+    let (reserved, port) = free_port();
+    drop(reserved);
+    let mut victim = Victim::of(python(&server(port, 'x'))).unwrap();
+    let received = {
+        let died = victim.0.notifications.take().expect("its calls are intercepted");
+        next(&died)
+    };
+    let from = Notifications::take_back(victim.pidfd(), NUMBER)
+        .unwrap()
+        .expect("it has a copy");
+    assert!(
+        matches!(from.receive().unwrap(), Received::Nothing),
+        "it was received"
+    );
+    from.proceed_with(received.id()).unwrap();
+    assert!(from.proceed_with(received.id()).is_err(), "it is answered");
+    pass(&from, |call, _| {
+        assert!(matches!(call.what(), What::Listen { .. }));
+    });
+    assert_eq!(asked(port), 'x');
+}
+
+#[test]
 fn programs_that_know_nothing_of_it_share_a_port() {
     let (_reserved, port) = free_port();
     let servers: Vec<Victim> = ['a', 'b']

@@ -25,6 +25,10 @@ pub(crate) enum Setup {
     Rpm,
     /// The same, of workers that open the port by themselves as the bare ones do: their sockets are captured.
     Captured,
+    /// The same as the first; the worker with the fewest connections gets the next.
+    Least,
+    /// The same; the daemon accepts, and hands connections over.
+    Handoff,
     /// node:cluster; the primary accepts.
     RoundRobin,
     /// node:cluster; the workers share a listener.
@@ -36,9 +40,16 @@ pub(crate) enum Setup {
 }
 
 impl Setup {
-    pub(crate) const ALL: [Setup; 6] = [
+    /// Is rpm needed for it?
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Setup::Rpm | Setup::Captured | Setup::Least | Setup::Handoff)
+    }
+
+    pub(crate) const ALL: [Setup; 8] = [
         Setup::Rpm,
         Setup::Captured,
+        Setup::Least,
+        Setup::Handoff,
         Setup::RoundRobin,
         Setup::Shared,
         Setup::Bare,
@@ -49,6 +60,8 @@ impl Setup {
         match self {
             Setup::Rpm => "rpm",
             Setup::Captured => "rpm-captured",
+            Setup::Least => "rpm-least",
+            Setup::Handoff => "rpm-handoff",
             Setup::RoundRobin => "cluster-rr",
             Setup::Shared => "cluster-shared",
             Setup::Bare => "bare",
@@ -104,8 +117,10 @@ impl Group {
     /// It cannot be started, or is not ready in time.
     pub(crate) async fn start(setup: Setup, port: u16, with: &Ingredients) -> anyhow::Result<Group> {
         let (roots, processes) = match setup {
-            Setup::Rpm => start_rpm(port, with, "0").await?,
-            Setup::Captured => start_rpm(port, with, "1").await?,
+            Setup::Rpm => start_rpm(port, with, "0", &[]).await?,
+            Setup::Captured => start_rpm(port, with, "1", &[]).await?,
+            Setup::Least => start_rpm(port, with, "0", &["--policy", "least-connections"]).await?,
+            Setup::Handoff => start_rpm(port, with, "0", &["--balance", "handoff"]).await?,
             Setup::RoundRobin => start_cluster("rr", port, with)?,
             Setup::Shared => start_cluster("none", port, with)?,
             Setup::Bare | Setup::BareAgain => start_bare(port, with)?,
@@ -170,7 +185,12 @@ pub(crate) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     Ok(ports)
 }
 
-async fn start_rpm(port: u16, with: &Ingredients, reuse_port: &str) -> anyhow::Result<(Vec<u32>, Processes)> {
+async fn start_rpm(
+    port: u16,
+    with: &Ingredients,
+    reuse_port: &str,
+    options: &[&str],
+) -> anyhow::Result<(Vec<u32>, Processes)> {
     let program = with.rpm.clone().context("rpm is not among the groups")?;
     let variables = [("PORT", port.to_string()), ("REUSE_PORT", reuse_port.to_owned())];
     let variables = variables.map(|(name, value)| (name.to_owned(), value));
@@ -187,7 +207,7 @@ async fn start_rpm(port: u16, with: &Ingredients, reuse_port: &str) -> anyhow::R
         "--interpreter",
         interpreter,
     ];
-    rpm.command(&start).await?;
+    rpm.command(&[&start, options].concat()).await?;
     let mut roots = rpm.workers().await?;
     roots.push(rpm.daemon().await?);
     Ok((roots, Processes::Rpm { _rpm: rpm }))

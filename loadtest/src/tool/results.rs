@@ -40,7 +40,7 @@ pub(crate) struct Comparison {
 }
 
 /// The comparisons made for a kind of load.
-pub(crate) fn comparisons(kind: Kind) -> [Comparison; 5] {
+pub(crate) fn comparisons(kind: Kind) -> [Comparison; 7] {
     let compare = |of, by, floor| Comparison { of, by, floor };
     let round_robin = match kind {
         Kind::NewConnection => Some(1.8),
@@ -57,6 +57,8 @@ pub(crate) fn comparisons(kind: Kind) -> [Comparison; 5] {
         compare(Setup::Rpm, Setup::Shared, None),
         compare(Setup::Rpm, Setup::Bare, Some(0.97)),
         compare(Setup::Captured, Setup::Bare, Some(0.97)),
+        compare(Setup::Least, Setup::Rpm, None),
+        compare(Setup::Handoff, Setup::RoundRobin, None),
         compare(Setup::BareAgain, Setup::Bare, None),
     ]
 }
