@@ -264,6 +264,17 @@ fn uvicorn() {
 }
 
 #[test]
+fn puma() {
+    if !has("puma", "puma") {
+        return;
+    }
+    let rackup = fixture("hello.ru").into_os_string();
+    let mut what = words(&["puma", "--", "--bind", "tcp://127.0.0.1:PORT", "--quiet"]);
+    what.push(rackup);
+    serves("puma", &what);
+}
+
+#[test]
 fn go() {
     if !has("go", "go") {
         return;
