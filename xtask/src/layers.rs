@@ -32,6 +32,10 @@ const TESTKIT: &str = "rpm-testkit";
 const LAYERS: &[Layer] = &[
     pure("rpm-core", &["serde", "thiserror"]),
     pure("rpm-wire", &["serde", "serde_json", "thiserror"]),
+    pure(
+        "rpm-spec",
+        &["json5", "serde-saphyr", "serde_json", "thiserror", "toml"],
+    ),
     layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),
     layer("rpm-listen", &["rpm-core", "rpm-sys", "rpm-wire"]),
@@ -39,7 +43,7 @@ const LAYERS: &[Layer] = &[
         "rpm-daemon",
         &["rpm-agent", "rpm-core", "rpm-sys", "rpm-wire", "rpm-listen"],
     ),
-    layer("rpm-cli", &["rpm-wire"]),
+    layer("rpm-cli", &["rpm-spec", "rpm-wire"]),
     layer("rpm-loadtest", &["rpm-wire"]),
     layer(
         "rpm",

@@ -1,0 +1,231 @@
+//! A value becomes apps.
+
+use serde_json::{Map, Value};
+
+use crate::keys::{self, KEYS, State};
+use crate::nearest::nearest;
+use crate::options::{AppOptions, variables};
+
+/// What a file describes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ecosystem {
+    /// The apps, in their order.
+    pub apps: Vec<AppOptions>,
+    /// Worth saying, and no fault.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that is not understood, and left out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {text}")]
+pub struct Warning {
+    /// Which app, by its name or number; or `the file`.
+    pub place: String,
+    /// What.
+    pub text: String,
+}
+
+/// A fault: nothing is started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {text}")]
+pub struct Problem {
+    /// Which app, by its name or number; or `the file`.
+    pub place: String,
+    /// What is wrong and what was expected.
+    pub text: String,
+}
+
+/// Most apps of one file.
+const APPS_LIMIT: usize = 2000;
+/// What a file may have beside its apps.
+const TOP_KEYS: [&str; 5] = ["apps", "pm2", "deploy", "static", "$schema"];
+
+/// The apps of a value: `{apps: [...]}` (or `pm2`), a list of apps, or one app.
+///
+/// # Errors
+/// All faults, in their order.
+pub fn read(value: &Value) -> Result<Ecosystem, Vec<Problem>> {
+    let mut reader = Reader::default();
+    let apps = reader.apps(value);
+    for (number, app) in apps.into_iter().enumerate().take(APPS_LIMIT) {
+        reader.app(number, app);
+    }
+    reader.same_names();
+    if reader.problems.is_empty() {
+        Ok(reader.found)
+    } else {
+        Err(reader.problems)
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    found: Ecosystem,
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    fn apps<'v>(&mut self, value: &'v Value) -> Vec<&'v Value> {
+        let apps = match value {
+            Value::Array(list) => list.iter().collect(),
+            Value::Object(fields) if fields.contains_key("apps") || fields.contains_key("pm2") => {
+                for name in fields.keys().filter(|name| !TOP_KEYS.contains(&name.as_str())) {
+                    let text = unknown(name, TOP_KEYS);
+                    self.warn("the file", text);
+                }
+                match fields.get("apps").or_else(|| fields.get("pm2")) {
+                    Some(Value::Array(list)) => list.iter().collect(),
+                    Some(one @ Value::Object(_)) => vec![one],
+                    other => {
+                        let found = other.map_or_else(String::new, shown);
+                        self.problem("the file", format!("`apps` must be a list of apps, not {found}"));
+                        return Vec::new();
+                    }
+                }
+            }
+            Value::Object(_) => vec![value],
+            other => {
+                let text = format!(
+                    "it must be an object with `apps`, a list of apps, or one app, not {}",
+                    shown(other)
+                );
+                self.problem("the file", text);
+                return Vec::new();
+            }
+        };
+        if apps.len() > APPS_LIMIT {
+            self.problem(
+                "the file",
+                format!("it has {} apps; at most {APPS_LIMIT} are read", apps.len()),
+            );
+        }
+        apps
+    }
+
+    fn app(&mut self, number: usize, value: &Value) {
+        let Some(fields) = value.as_object() else {
+            let text = format!("an app is an object with at least `script`, not {}", shown(value));
+            return self.problem(&place(number, None), text);
+        };
+        let place = place(number, fields.get("name").and_then(Value::as_str));
+        let mut app = AppOptions::default();
+        for (name, value) in fields {
+            self.key(&place, &mut app, name, value);
+        }
+        if app.script.is_none() && !names_script(fields) {
+            self.problem(
+                &place,
+                "`script` is missing: the file or program to run".to_owned(),
+            );
+        }
+        self.found.apps.push(app);
+    }
+
+    fn key(&mut self, place: &str, app: &mut AppOptions, name: &str, value: &Value) {
+        if let Some(of) = name.strip_prefix("env_").filter(|of| !of.is_empty()) {
+            match variables(value) {
+                Ok(variables) => drop(app.envs.insert(of.to_owned(), variables)),
+                Err(_) => {
+                    let expected = keys::Kind::Variables.expected();
+                    self.problem(
+                        place,
+                        format!("`{name}` must be {expected}, not {}", shown(value)),
+                    );
+                }
+            }
+            return;
+        }
+        let Some(key) = keys::find(name) else {
+            let names = KEYS
+                .iter()
+                .flat_map(|key| key.aliases.iter().chain([&key.name]))
+                .copied();
+            let text = unknown(&keys::snake_case(name), names);
+            return self.warn(
+                place,
+                text.replace(&format!("`{}`", keys::snake_case(name)), &format!("`{name}`")),
+            );
+        };
+        match key.state {
+            State::Works if value.is_null() => {}
+            State::Works => {
+                if app.set(key, value).is_err() {
+                    let expected = key.kind.expected();
+                    self.problem(
+                        place,
+                        format!("`{name}` must be {expected}, not {}", shown(value)),
+                    );
+                }
+            }
+            State::Needless(_) => {}
+            State::Instead(what) => self.warn(place, format!("`{name}` is not supported: {what}")),
+        }
+    }
+
+    /// Two apps of one name would be one.
+    fn same_names(&mut self) {
+        let names: Vec<String> = self
+            .found
+            .apps
+            .iter()
+            .filter_map(|app| app.name.clone())
+            .collect();
+        for (at, name) in names.iter().enumerate() {
+            if names[..at].contains(name) && names[..at].iter().filter(|other| *other == name).count() == 1 {
+                self.problem(
+                    "the file",
+                    format!("two apps are named {name:?}; give each a name of its own"),
+                );
+            }
+        }
+    }
+
+    fn warn(&mut self, place: &str, text: String) {
+        let place = place.to_owned();
+        self.found.warnings.push(Warning { place, text });
+    }
+
+    fn problem(&mut self, place: &str, text: String) {
+        let place = place.to_owned();
+        self.problems.push(Problem { place, text });
+    }
+}
+
+/// A script of the wrong type is reported as that.
+fn names_script(fields: &Map<String, Value>) -> bool {
+    fields
+        .keys()
+        .any(|name| keys::find(name).is_some_and(|key| key.name == "script"))
+}
+
+fn place(number: usize, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("app {name:?}"),
+        None => format!("app {}", number + 1),
+    }
+}
+
+fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    match nearest(name, known) {
+        Some(near) => format!("there is no key `{name}`; did you mean `{near}`?"),
+        None => format!("there is no key `{name}`; it is left out"),
+    }
+}
+
+/// A value as an error shows it: briefly.
+fn shown(value: &Value) -> String {
+    const LONGEST: usize = 40;
+    let text = match value {
+        Value::Null => "null".to_owned(),
+        Value::Array(list) => format!("a list of {}", list.len()),
+        Value::Object(_) => "an object".to_owned(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests;

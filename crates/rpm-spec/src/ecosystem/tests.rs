@@ -1,0 +1,189 @@
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::*;
+use crate::keys::Kind;
+use crate::options::{EnvFilter, Health, Logging, Mode, Watch};
+
+fn one(fields: Value) -> AppOptions {
+    let mut fields = fields;
+    fields["script"] = json!("app.js");
+    let read = read(&fields).unwrap_or_else(|problems| panic!("{problems:?}"));
+    assert_eq!(read.warnings, []);
+    read.apps.into_iter().next().expect("an app")
+}
+
+fn problems(value: &Value) -> Vec<String> {
+    match read(value) {
+        Ok(read) => panic!("{read:?}"),
+        Err(problems) => problems.iter().map(Problem::to_string).collect(),
+    }
+}
+
+/// A value that each kind takes, and ones that it does not.
+fn examples(kind: Kind) -> (Value, Vec<Value>) {
+    match kind {
+        Kind::Text => (json!("text"), vec![json!(1), json!(""), json!([]), json!({})]),
+        Kind::Switch => (json!(true), vec![json!(1), json!("yes"), json!([])]),
+        Kind::Number(_) => (json!(7), vec![json!(-1), json!("x"), json!(1.5), json!(true)]),
+        Kind::Instances => (json!("max"), vec![json!("some"), json!(true), json!(1.5)]),
+        Kind::Time => (json!("10s"), vec![json!("soon"), json!(-1), json!([])]),
+        Kind::Memory => (json!("300M"), vec![json!("much"), json!(-1), json!({})]),
+        Kind::Words => (json!("a 'b c'"), vec![json!(1), json!("a 'b"), json!([{}])]),
+        Kind::List => (json!(["a"]), vec![json!(1), json!([[]])]),
+        Kind::Numbers => (json!([1, 2]), vec![json!("x"), json!([1.5]), json!({})]),
+        Kind::Variables => (json!({"A": 1}), vec![json!("A=1"), json!({"A=": 1}), json!([])]),
+        Kind::Choice(words) => (json!(words[0]), vec![json!("nothing"), json!(1)]),
+        Kind::Path => (json!("out.log"), vec![json!(1), json!([])]),
+        Kind::Watch => (json!(["src"]), vec![json!(1), json!({})]),
+        Kind::Filter => (json!("SECRET"), vec![json!(1), json!({})]),
+        Kind::Cron => (json!("0 3 * * *"), vec![json!(5), json!([])]),
+        Kind::User => (json!("www"), vec![json!(-1), json!([])]),
+        Kind::Health => (
+            json!("/health"),
+            vec![json!("health"), json!({"path": "/", "colour": 1}), json!(1)],
+        ),
+        Kind::Anything => (json!([1]), Vec::new()),
+    }
+}
+
+/// Each key that works, under each of its names, changes what is read, and refuses what it does not want with its own name.
+#[test]
+fn every_key_is_read_and_checked() {
+    let plain = one(json!({}));
+    for key in KEYS {
+        let (good, bad) = examples(key.kind);
+        for name in [key.name].into_iter().chain(key.aliases.iter().copied()) {
+            let mut fields = if key.name == "script" {
+                json!({})
+            } else {
+                json!({"script": "app.js"})
+            };
+            fields[name] = good.clone();
+            let read = read(&fields).unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+            match key.state {
+                State::Works => {
+                    assert_eq!(read.warnings, [], "{name}");
+                    assert!(read.apps[0] != plain, "{name} is not taken");
+                }
+                State::Needless(_) => assert!(read.warnings.is_empty() && read.apps[0] == plain, "{name}"),
+                State::Instead(what) => assert!(read.warnings[0].text.contains(what), "{name}"),
+            }
+            for bad in &bad {
+                let mut fields = json!({"script": "app.js", "name": "web"});
+                fields[name] = bad.clone();
+                let told = problems(&fields).join("; ");
+                let expected = format!("`{name}` must be {}", key.kind.expected());
+                assert!(told.contains(&expected), "{name} = {bad}: {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_shapes_of_a_file() {
+    let app = json!({"script": "a.js", "name": "a"});
+    for shape in [
+        json!({"apps": [app]}),
+        json!({"apps": app}),
+        json!({"pm2": [app], "deploy": {}}),
+        json!([app]),
+        app,
+    ] {
+        let read = read(&shape).expect("it is one");
+        assert_eq!((read.apps.len(), read.warnings.len()), (1, 0), "{shape}");
+        assert_eq!(read.apps[0].name.as_deref(), Some("a"));
+    }
+    assert_eq!(read(&json!([])).expect("empty").apps, []);
+    let told = problems(&json!("text"));
+    assert!(told[0].contains("must be an object with `apps`"), "{told:?}");
+    let told = problems(&json!({"apps": 3}));
+    assert_eq!(told, ["the file: `apps` must be a list of apps, not 3"]);
+}
+
+#[test]
+fn values_mean_what_pm2_has_them_mean() {
+    let app = one(json!({
+        "name": "web", "instances": -1, "exec_mode": "cluster_mode", "args": "-p 80 --name 'a b'", "node_args": ["--harmony"],
+        "env": {"PORT": 3000, "LIST": [1, 2], "GONE": null, "FLAG": true}, "env_production": {"NODE_ENV": "production"},
+        "out_file": "NULL", "error_file": false, "log_file": true, "max_memory_restart": "1.5G", "min_uptime": "5m",
+        "stop_exit_codes": 0, "cron_restart": 0, "watch": true, "ignore_watch": "a, b", "filter_env": true, "uid": 1000,
+        "disable_source_map_support": true, "health_check": {"path": "/ok", "interval": "1s"}, "maxRestarts": "5",
+    }));
+    let expected = AppOptions {
+        script: Some("app.js".into()),
+        name: Some("web".into()),
+        instances: Some(-1),
+        exec_mode: Some(Mode::Cluster),
+        args: Some(["-p", "80", "--name", "a b"].map(str::to_owned).into()),
+        interpreter_args: Some(vec!["--harmony".into()]),
+        env: [("PORT", "3000"), ("LIST", "[1,2]"), ("FLAG", "true")]
+            .map(|(k, v)| (k.into(), v.into()))
+            .into(),
+        envs: BTreeMap::from([(
+            "production".into(),
+            BTreeMap::from([("NODE_ENV".into(), "production".into())]),
+        )]),
+        out_file: Some(Logging::Nowhere),
+        error_file: Some(Logging::Nowhere),
+        log_file: Some(Logging::Usual),
+        max_memory_restart: Some(3 << 29),
+        min_uptime_ms: Some(300_000),
+        stop_exit_codes: Some(vec![0]),
+        cron_restart: Some(String::new()),
+        watch: Some(Watch::Everything),
+        ignore_watch: Some(vec!["a".into(), "b".into()]),
+        filter_env: Some(EnvFilter::Everything),
+        uid: Some("1000".into()),
+        source_map_support: Some(false),
+        health_check: Some(Health {
+            path: "/ok".into(),
+            status: None,
+            interval_ms: Some(1000),
+            timeout_ms: None,
+            threshold: None,
+        }),
+        max_restarts: Some(5),
+        ..AppOptions::default()
+    };
+    assert_eq!(app, expected);
+}
+
+#[test]
+fn all_faults_are_told_at_once_and_where_they_are() {
+    let told = problems(&json!({"apps": [
+        {"name": "web", "script": "a.js", "instances": "many", "kill_timeout": "soon"},
+        {"script": ["b.js"]},
+        {"name": "job"},
+        7,
+        {"name": "web", "script": "c.js"},
+    ]}));
+    assert_eq!(
+        told,
+        [
+            "app \"web\": `instances` must be a number of instances: 4, \"max\", or -1 for one fewer than CPUs, not \"many\"",
+            "app \"web\": `kill_timeout` must be a time: milliseconds, or a number with ms, s, m, h or d, as \"10s\", not \"soon\"",
+            "app 2: `script` must be a string, not a list of 1",
+            "app \"job\": `script` is missing: the file or program to run",
+            "app 4: an app is an object with at least `script`, not 7",
+            "the file: two apps are named \"web\"; give each a name of its own",
+        ]
+    );
+}
+
+#[test]
+fn unknown_keys_are_told_with_what_may_have_been_meant() {
+    let read = read(&json!({"apps": [{"script": "a.js", "instnaces": 2, "colour": "red", "maxMemoryRestrat": 1}], "app": []}))
+        .expect("no fault");
+    let told: Vec<String> = read.warnings.iter().map(Warning::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "the file: there is no key `app`; did you mean `apps`?",
+            "app 1: there is no key `colour`; it is left out",
+            "app 1: there is no key `instnaces`; did you mean `instances`?",
+            "app 1: there is no key `maxMemoryRestrat`; did you mean `max_memory_restart`?",
+        ]
+    );
+}

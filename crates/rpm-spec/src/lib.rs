@@ -1,0 +1,20 @@
+//! Ecosystem files: what a user says of apps becomes [`AppOptions`], and whatever is wrong with it is reported, all at once.
+//!
+//! The keys are those of PM2's ecosystem file and rpm's own, in one table ([`keys`]), from which also the JSON Schema for editors
+//! ([`schema()`]) and the documentation are made. This crate reads text and values that others have fetched: no file, process or
+//! environment is touched here. A `.config.js` is evaluated elsewhere, by the user's own Node or Bun, and comes here as JSON.
+
+mod ecosystem;
+pub mod keys;
+mod nearest;
+mod options;
+mod parse;
+mod schema;
+mod units;
+
+pub use ecosystem::{Ecosystem, Problem, Warning, read};
+pub use nearest::nearest;
+pub use options::{AppOptions, EnvFilter, Health, Logging, Mode, Watch};
+pub use parse::{Format, MAX_BYTES, MAX_DEPTH, ParseError, format_of, parse};
+pub use schema::schema;
+pub use units::{UnitError, memory, time};

@@ -1,0 +1,497 @@
+//! What is said of an app: what is not said is `None`.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::keys::{Key, Kind};
+use crate::units::{memory, time};
+
+/// How an app's processes share the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// N workers behind shared ports.
+    Cluster,
+    /// One process.
+    Fork,
+}
+
+/// Where a stream goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Logging {
+    /// The usual file.
+    Usual,
+    /// Nowhere.
+    Nowhere,
+    /// This file.
+    File(String),
+}
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Nothing.
+    Nothing,
+    /// The working directory.
+    Everything,
+    /// These.
+    Paths(Vec<String>),
+}
+
+/// Variables that are not inherited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvFilter {
+    /// All are.
+    Nothing,
+    /// None is.
+    Everything,
+    /// Those whose name contains one of these.
+    Containing(Vec<String>),
+}
+
+/// A request by which a worker shows its health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Path and query.
+    pub path: String,
+    /// The status of a good answer.
+    pub status: Option<u16>,
+    /// Between two requests, in milliseconds.
+    pub interval_ms: Option<u64>,
+    /// For an answer, in milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Good answers in a row.
+    pub threshold: Option<u32>,
+}
+
+/// An app, as far as it is described. Times are in milliseconds, memory in bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "each field is the key of its name, which the table of keys describes"
+)]
+pub struct AppOptions {
+    pub script: Option<String>,
+    pub name: Option<String>,
+    pub cwd: Option<String>,
+    pub args: Option<Vec<String>>,
+    pub interpreter: Option<String>,
+    pub interpreter_args: Option<Vec<String>>,
+    pub instances: Option<i32>,
+    pub exec_mode: Option<Mode>,
+    pub env: BTreeMap<String, String>,
+    /// Of `env_<name>`, by name.
+    pub envs: BTreeMap<String, BTreeMap<String, String>>,
+    pub out_file: Option<Logging>,
+    pub error_file: Option<Logging>,
+    pub log_file: Option<Logging>,
+    pub merge_logs: Option<bool>,
+    pub log_date_format: Option<String>,
+    pub time: Option<bool>,
+    pub log_json: Option<bool>,
+    pub disable_logs: Option<bool>,
+    pub pid_file: Option<String>,
+    pub autorestart: Option<bool>,
+    pub autostart: Option<bool>,
+    pub max_restarts: Option<u32>,
+    pub min_uptime_ms: Option<u64>,
+    pub restart_delay_ms: Option<u64>,
+    pub exp_backoff_restart_delay_ms: Option<u64>,
+    pub stop_exit_codes: Option<Vec<i32>>,
+    pub max_memory_restart: Option<u64>,
+    /// An empty text: none.
+    pub cron_restart: Option<String>,
+    pub cron_timezone: Option<String>,
+    pub kill_timeout_ms: Option<u64>,
+    pub wait_ready: Option<bool>,
+    pub listen_timeout_ms: Option<u64>,
+    pub shutdown_with_message: Option<bool>,
+    pub treekill: Option<bool>,
+    pub watch: Option<Watch>,
+    pub ignore_watch: Option<Vec<String>>,
+    pub watch_delay_ms: Option<u64>,
+    pub instance_var: Option<String>,
+    pub increment_var: Option<String>,
+    pub namespace: Option<String>,
+    pub filter_env: Option<EnvFilter>,
+    pub port: Option<u32>,
+    pub uid: Option<String>,
+    pub gid: Option<String>,
+    pub append_env_to_name: Option<bool>,
+    pub name_prefix: Option<String>,
+    pub force: Option<bool>,
+    pub source_map_support: Option<bool>,
+    pub balance: Option<String>,
+    pub policy: Option<String>,
+    pub weights: Option<Vec<u32>>,
+    pub listen: Option<Vec<String>>,
+    pub ports: Option<Vec<u16>>,
+    pub intercept: Option<bool>,
+    pub kill_signal: Option<String>,
+    pub reload_timeout_ms: Option<u64>,
+    pub drain_timeout_ms: Option<u64>,
+    pub watch_after_ms: Option<u64>,
+    pub parallel: Option<u32>,
+    pub max_surge: Option<u32>,
+    pub max_unavailable: Option<u32>,
+    pub allow_port_change: Option<bool>,
+    pub health_check: Option<Health>,
+    pub agent: Option<bool>,
+}
+
+/// The value is not what the key wants.
+pub(crate) struct Wrong;
+
+type Fits<T> = Result<T, Wrong>;
+
+impl AppOptions {
+    /// Takes what is said by a key that [`crate::keys::State::Works`].
+    pub(crate) fn set(&mut self, key: &Key, value: &Value) -> Result<(), Wrong> {
+        match key.name {
+            "script" => self.script = Some(text(value)?),
+            "name" => self.name = Some(text(value)?),
+            "cwd" => self.cwd = Some(text(value)?),
+            "args" => self.args = Some(words(value)?),
+            "exec_interpreter" => self.interpreter = Some(text(value)?),
+            "node_args" => self.interpreter_args = Some(words(value)?),
+            "instances" => self.instances = Some(instances(value)?),
+            "exec_mode" => self.exec_mode = Some(mode(value)?),
+            "env" => self.env = variables(value)?,
+            "autorestart" => self.autorestart = Some(switch(value)?),
+            "autostart" => self.autostart = Some(switch(value)?),
+            "max_restarts" => self.max_restarts = Some(number(value, 0)?),
+            "min_uptime" => self.min_uptime_ms = Some(milliseconds(value)?),
+            "restart_delay" => self.restart_delay_ms = Some(milliseconds(value)?),
+            "exp_backoff_restart_delay" => self.exp_backoff_restart_delay_ms = Some(milliseconds(value)?),
+            "stop_exit_codes" => self.stop_exit_codes = Some(numbers(value)?),
+            "max_memory_restart" => self.max_memory_restart = Some(bytes(value)?),
+            "cron_restart" => self.cron_restart = Some(cron(value)?),
+            "cron_timezone" => self.cron_timezone = Some(text(value)?),
+            "kill_timeout" => self.kill_timeout_ms = Some(milliseconds(value)?),
+            "wait_ready" => self.wait_ready = Some(switch(value)?),
+            "listen_timeout" => self.listen_timeout_ms = Some(milliseconds(value)?),
+            "shutdown_with_message" => self.shutdown_with_message = Some(switch(value)?),
+            "treekill" => self.treekill = Some(switch(value)?),
+            "watch" => self.watch = Some(watch(value)?),
+            "ignore_watch" => self.ignore_watch = Some(list(value)?),
+            "watch_delay" => self.watch_delay_ms = Some(milliseconds(value)?),
+            "namespace" => self.namespace = Some(text(value)?),
+            "uid" => self.uid = Some(user(value)?),
+            "gid" => self.gid = Some(user(value)?),
+            _ => return self.set_more(key, value),
+        }
+        Ok(())
+    }
+
+    /// How it is named, what it is given, and what becomes of its output.
+    fn set_more(&mut self, key: &Key, value: &Value) -> Result<(), Wrong> {
+        match key.name {
+            "out_file" => self.out_file = Some(path(value)?),
+            "error_file" => self.error_file = Some(path(value)?),
+            "log_file" => self.log_file = Some(path(value)?),
+            "merge_logs" => self.merge_logs = Some(switch(value)?),
+            "log_date_format" => self.log_date_format = Some(text(value)?),
+            "time" => self.time = Some(switch(value)?),
+            "log_type" => self.log_json = Some(choice(value, key.kind)? == "json"),
+            "disable_logs" => self.disable_logs = Some(switch(value)?),
+            "pid_file" => self.pid_file = Some(text(value)?),
+            "instance_var" => self.instance_var = Some(text(value)?),
+            "increment_var" => self.increment_var = Some(text(value)?),
+            "filter_env" => self.filter_env = Some(filter(value)?),
+            "port" => self.port = Some(number(value, 0)?),
+            "append_env_to_name" => self.append_env_to_name = Some(switch(value)?),
+            "name_prefix" => self.name_prefix = Some(text(value)?),
+            "force" => self.force = Some(switch(value)?),
+            "source_map_support" => self.source_map_support = Some(switch(value)?),
+            "disable_source_map_support" => self.source_map_support = Some(!switch(value)?),
+            _ => return self.set_balance(key, value),
+        }
+        Ok(())
+    }
+
+    /// What PM2 does not have.
+    fn set_balance(&mut self, key: &Key, value: &Value) -> Result<(), Wrong> {
+        match key.name {
+            "balance" => self.balance = Some(choice(value, key.kind)?),
+            "policy" => self.policy = Some(choice(value, key.kind)?),
+            "kill_signal" => self.kill_signal = Some(choice(value, key.kind)?),
+            "weights" => self.weights = Some(numbers(value)?),
+            "ports" => self.ports = Some(numbers(value)?),
+            "listen" => self.listen = Some(list(value)?),
+            "intercept" => self.intercept = Some(switch(value)?),
+            "reload_timeout" => self.reload_timeout_ms = Some(milliseconds(value)?),
+            "drain_timeout" => self.drain_timeout_ms = Some(milliseconds(value)?),
+            "watch_after" => self.watch_after_ms = Some(milliseconds(value)?),
+            "parallel" => self.parallel = Some(number(value, 0)?),
+            "max_surge" => self.max_surge = Some(number(value, 0)?),
+            "max_unavailable" => self.max_unavailable = Some(number(value, 0)?),
+            "allow_port_change" => self.allow_port_change = Some(switch(value)?),
+            "health_check" => self.health_check = Some(health(value)?),
+            "agent" => self.agent = Some(switch(value)?),
+            unknown => {
+                debug_assert!(false, "{unknown} works, and nothing is done for it");
+                return Err(Wrong);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text(value: &Value) -> Fits<String> {
+    value
+        .as_str()
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
+        .ok_or(Wrong)
+}
+
+fn switch(value: &Value) -> Fits<bool> {
+    match value {
+        Value::Bool(on) => Ok(*on),
+        Value::String(word) if word == "true" => Ok(true),
+        Value::String(word) if word == "false" => Ok(false),
+        _ => Err(Wrong),
+    }
+}
+
+/// A whole number, which JSON and JavaScript may write as 2.0 or "2".
+fn whole(value: &Value) -> Fits<i64> {
+    let float = |number: f64| (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64);
+    match value {
+        Value::Number(number) => number
+            .as_i64()
+            .or_else(|| number.as_f64().and_then(float))
+            .ok_or(Wrong),
+        Value::String(text) => text.trim().parse().map_err(|_| Wrong),
+        _ => Err(Wrong),
+    }
+}
+
+fn number(value: &Value, least: u32) -> Fits<u32> {
+    let number = u32::try_from(whole(value)?).map_err(|_| Wrong)?;
+    if number >= least { Ok(number) } else { Err(Wrong) }
+}
+
+fn numbers<T: TryFrom<i64>>(value: &Value) -> Fits<Vec<T>> {
+    let one = |value: &Value| T::try_from(whole(value)?).map_err(|_| Wrong);
+    match value {
+        Value::Array(list) => list.iter().map(one).collect(),
+        Value::String(text) if text.contains(',') => text
+            .split(',')
+            .map(|part| one(&Value::String(part.to_owned())))
+            .collect(),
+        one_value => Ok(vec![one(one_value)?]),
+    }
+}
+
+fn instances(value: &Value) -> Fits<i32> {
+    match value {
+        Value::String(word) if word == "max" => Ok(0),
+        other => i32::try_from(whole(other)?).map_err(|_| Wrong),
+    }
+}
+
+fn mode(value: &Value) -> Fits<Mode> {
+    match text(value)?.as_str() {
+        "cluster" | "cluster_mode" => Ok(Mode::Cluster),
+        "fork" | "fork_mode" => Ok(Mode::Fork),
+        _ => Err(Wrong),
+    }
+}
+
+fn milliseconds(value: &Value) -> Fits<u64> {
+    match value {
+        Value::String(text) => time(text).map_err(|_| Wrong),
+        other => u64::try_from(whole(other)?).map_err(|_| Wrong),
+    }
+}
+
+fn bytes(value: &Value) -> Fits<u64> {
+    match value {
+        Value::String(text) => memory(text).map_err(|_| Wrong),
+        other => u64::try_from(whole(other)?).map_err(|_| Wrong),
+    }
+}
+
+fn words(value: &Value) -> Fits<Vec<String>> {
+    match value {
+        Value::String(line) => split_words(line).ok_or(Wrong),
+        other => strings(other),
+    }
+}
+
+fn list(value: &Value) -> Fits<Vec<String>> {
+    match value {
+        Value::String(line) => Ok(line
+            .split(',')
+            .map(|part| part.trim().to_owned())
+            .filter(|part| !part.is_empty())
+            .collect()),
+        other => strings(other),
+    }
+}
+
+/// Elements may be numbers: ports, and arguments.
+fn strings(value: &Value) -> Fits<Vec<String>> {
+    let one = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        Value::Bool(on) => Ok(on.to_string()),
+        _ => Err(Wrong),
+    };
+    value.as_array().ok_or(Wrong)?.iter().map(one).collect()
+}
+
+/// Objects become JSON, as under PM2; what is null is left out.
+pub(crate) fn variables(value: &Value) -> Fits<BTreeMap<String, String>> {
+    let mut variables = BTreeMap::new();
+    for (name, value) in value.as_object().ok_or(Wrong)? {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Wrong);
+        }
+        let text = match value {
+            Value::Null => continue,
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        variables.insert(name.clone(), text);
+    }
+    Ok(variables)
+}
+
+fn choice(value: &Value, kind: Kind) -> Fits<String> {
+    let word = text(value)?;
+    match kind {
+        Kind::Choice(words) if words.contains(&word.as_str()) => Ok(word),
+        _ => Err(Wrong),
+    }
+}
+
+fn path(value: &Value) -> Fits<Logging> {
+    match value {
+        Value::Bool(true) => Ok(Logging::Usual),
+        Value::Bool(false) | Value::Null => Ok(Logging::Nowhere),
+        other => Ok(match text(other)?.as_str() {
+            "NULL" | "/dev/null" => Logging::Nowhere,
+            path => Logging::File(path.to_owned()),
+        }),
+    }
+}
+
+fn watch(value: &Value) -> Fits<Watch> {
+    match value {
+        Value::Bool(true) => Ok(Watch::Everything),
+        Value::Bool(false) | Value::Null => Ok(Watch::Nothing),
+        Value::String(word) if word == "true" => Ok(Watch::Everything),
+        Value::String(word) if word == "false" => Ok(Watch::Nothing),
+        other => {
+            let paths = match other {
+                Value::String(path) => vec![path.clone()],
+                list => strings(list)?,
+            };
+            Ok(if paths.is_empty() {
+                Watch::Nothing
+            } else {
+                Watch::Paths(paths)
+            })
+        }
+    }
+}
+
+fn filter(value: &Value) -> Fits<EnvFilter> {
+    match value {
+        Value::Bool(true) => Ok(EnvFilter::Everything),
+        Value::Bool(false) | Value::Null => Ok(EnvFilter::Nothing),
+        other => {
+            let names = list(other)?;
+            Ok(if names.is_empty() {
+                EnvFilter::Nothing
+            } else {
+                EnvFilter::Containing(names)
+            })
+        }
+    }
+}
+
+fn cron(value: &Value) -> Fits<String> {
+    match value {
+        Value::Bool(false) | Value::Null => Ok(String::new()),
+        Value::Number(zero) if zero.as_i64() == Some(0) => Ok(String::new()),
+        Value::String(zero) if zero.is_empty() || zero == "0" => Ok(String::new()),
+        other => text(other),
+    }
+}
+
+fn user(value: &Value) -> Fits<String> {
+    match value {
+        Value::Number(_) => number(value, 0).map(|number| number.to_string()),
+        other => text(other),
+    }
+}
+
+fn health(value: &Value) -> Fits<Health> {
+    let path_of = |value: &Value| {
+        text(value).and_then(|path| {
+            if path.starts_with('/') {
+                Ok(path)
+            } else {
+                Err(Wrong)
+            }
+        })
+    };
+    let Some(fields) = value.as_object() else {
+        return Ok(Health {
+            path: path_of(value)?,
+            status: None,
+            interval_ms: None,
+            timeout_ms: None,
+            threshold: None,
+        });
+    };
+    let known = ["path", "status", "interval", "timeout", "threshold"];
+    if fields.keys().any(|name| !known.contains(&name.as_str())) {
+        return Err(Wrong);
+    }
+    let status = fields.get("status").map(|value| number(value, 100)).transpose()?;
+    Ok(Health {
+        path: path_of(fields.get("path").ok_or(Wrong)?)?,
+        status: status
+            .map(|status| {
+                u16::try_from(status)
+                    .ok()
+                    .filter(|status| *status < 600)
+                    .ok_or(Wrong)
+            })
+            .transpose()?,
+        interval_ms: fields.get("interval").map(milliseconds).transpose()?,
+        timeout_ms: fields.get("timeout").map(milliseconds).transpose()?,
+        threshold: fields
+            .get("threshold")
+            .map(|value| number(value, 1))
+            .transpose()?,
+    })
+}
+
+/// As a shell splits: blanks separate, quotes hold together, a backslash takes the next letter as it is. `None`: a quote is not closed.
+#[must_use]
+fn split_words(line: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut letters = line.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, quote) {
+            (mark, Some(open)) if mark == open => quote = None,
+            ('\\', None | Some('"')) => word.get_or_insert_default().push(letters.next()?),
+            (letter, Some(_)) => word.get_or_insert_default().push(letter),
+            ('"' | '\'', None) => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (letter, None) if letter.is_whitespace() => words.extend(word.take()),
+            (letter, None) => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    quote.is_none().then_some(words)
+}

@@ -1,0 +1,156 @@
+//! The JSON Schema of ecosystem files, for editors.
+
+use serde_json::{Map, Value, json};
+
+use crate::keys::{KEYS, Key, Kind, State};
+
+/// The schema (draft 2020-12), made from the table of keys. Unknown keys are faults here: an editor is to mark them.
+#[must_use]
+pub fn schema() -> Value {
+    let mut properties = Map::new();
+    for key in KEYS.iter().filter(|key| key.name != "_mode") {
+        for name in [key.name].into_iter().chain(key.aliases.iter().copied()) {
+            let mut property = of_kind(key.kind);
+            describe(&mut property, key, name);
+            properties.insert(name.to_owned(), property);
+            let camel = camel_case(name);
+            if camel != name {
+                properties.insert(camel, json!({"$ref": format!("#/$defs/app/properties/{name}")}));
+            }
+        }
+    }
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Ecosystem file",
+        "description": "Apps for rpm. PM2's files are understood as they are.",
+        "anyOf": [
+            {"$ref": "#/$defs/file"},
+            {"type": "array", "items": {"$ref": "#/$defs/app"}},
+            {"$ref": "#/$defs/app"},
+        ],
+        "$defs": {
+            "file": {
+                "type": "object",
+                "properties": {
+                    "apps": {
+                        "description": "The apps",
+                        "anyOf": [{"type": "array", "items": {"$ref": "#/$defs/app"}}, {"$ref": "#/$defs/app"}],
+                    },
+                    "deploy": {"type": "object", "description": "PM2's deployments; not read"},
+                },
+                "required": ["apps"],
+            },
+            "app": {
+                "type": "object",
+                "properties": properties,
+                "patternProperties": {"^env_.+": of_kind(Kind::Variables)},
+                "anyOf": [{"required": ["script"]}, {"required": ["exec"]}, {"required": ["cmd"]}, {"required": ["command"]}],
+                "additionalProperties": false,
+            },
+        },
+    })
+}
+
+fn describe(property: &mut Value, key: &Key, name: &str) {
+    let text = match key.state {
+        State::Works if name == key.name => key.doc.to_owned(),
+        State::Works => format!("The same as {}: {}", key.name, key.doc),
+        State::Needless(why) => format!("Does nothing: {why}"),
+        State::Instead(what) => format!("Not supported: {what}"),
+    };
+    property["description"] = text.into();
+    if key.state != State::Works {
+        property["deprecated"] = true.into();
+    }
+}
+
+fn of_kind(kind: Kind) -> Value {
+    let strings = json!({"type": "array", "items": {"type": ["string", "number", "boolean"]}});
+    match kind {
+        Kind::Text => json!({"type": "string", "minLength": 1}),
+        Kind::Switch => json!({"type": "boolean"}),
+        Kind::Number(least) => json!({"type": "integer", "minimum": least}),
+        Kind::Instances => json!({"anyOf": [{"type": "integer"}, {"const": "max"}]}),
+        Kind::Time => {
+            json!({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)?$"}]})
+        }
+        Kind::Memory => {
+            json!({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([KMGkmg]i?)?[Bb]?$"}]})
+        }
+        Kind::Words | Kind::List => json!({"anyOf": [{"type": "string"}, strings]}),
+        Kind::Numbers => {
+            json!({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]})
+        }
+        Kind::Variables => json!({"type": "object"}),
+        Kind::Choice(words) => json!({"enum": words}),
+        Kind::Path => json!({"type": ["string", "boolean"]}),
+        Kind::Watch | Kind::Filter => json!({"anyOf": [{"type": ["string", "boolean"]}, strings]}),
+        Kind::Cron => json!({"anyOf": [{"type": "string"}, {"const": 0}, {"const": false}]}),
+        Kind::User => json!({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}),
+        Kind::Health => json!({
+            "anyOf": [
+                {"type": "string", "pattern": "^/"},
+                {
+                    "type": "object",
+                    "properties": {
+                        "path": {"type": "string", "pattern": "^/"},
+                        "status": {"type": "integer", "minimum": 100, "maximum": 599},
+                        "interval": of_kind(Kind::Time),
+                        "timeout": of_kind(Kind::Time),
+                        "threshold": {"type": "integer", "minimum": 1},
+                    },
+                    "required": ["path"],
+                    "additionalProperties": false,
+                },
+            ],
+        }),
+        Kind::Anything => json!({}),
+    }
+}
+
+fn camel_case(name: &str) -> String {
+    let mut parts = name.split('_').filter(|part| !part.is_empty());
+    let mut camel = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut letters = part.chars();
+        camel.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        camel.extend(letters);
+    }
+    camel
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_published_schema_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ecosystem.schema.json");
+        let text = format!("{:#}\n", schema());
+        if std::env::var_os("RPM_WRITE_DOCS").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        let published = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            published == text,
+            "RPM_WRITE_DOCS=1 cargo test -p rpm-spec writes it"
+        );
+    }
+
+    #[test]
+    fn every_spelling_is_there() {
+        let schema = schema();
+        let properties = &schema["$defs"]["app"]["properties"];
+        for name in [
+            "max_memory_restart",
+            "maxMemoryRestart",
+            "interpreter",
+            "cmd",
+            "errorFile",
+            "health_check",
+        ] {
+            assert!(properties.get(name).is_some(), "{name}");
+        }
+        assert_eq!(properties["vizion"]["deprecated"], true);
+    }
+}
