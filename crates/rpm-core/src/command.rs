@@ -38,6 +38,8 @@ impl Core {
             Command::Scale { app, count } => self.scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
             Command::Reload { app, config } => self.reload(ticket, app, config),
+            Command::Replace { app, instances } => self.replace_some(ticket, app, instances),
+            Command::Reset { instances } => self.reset(ticket, &instances),
             Command::Undo { app } => self.take_back(ticket, app),
             Command::Shutdown => self.shutdown(ticket),
         }
@@ -48,9 +50,12 @@ impl Core {
         if self.apps.contains_key(&id) {
             return self.tickets.refuse(ticket, Failure::Superseded);
         }
-        let count = config.instances.clamp(1, MAX_INSTANCES);
+        let (count, stopped) = (config.instances.clamp(1, MAX_INSTANCES), config.stopped);
         self.apps.insert(id, App::new(config));
         let created = self.create(id, count);
+        if stopped {
+            return self.tickets.grant(ticket, created, Vec::new());
+        }
         let goals = created.into_iter().map(|instance| (instance, Goal::Online));
         self.pursue(ticket, goals.collect(), Farewell::Short);
     }
@@ -83,6 +88,18 @@ impl Core {
         let (_, former) = app.renew(Arc::new(config));
         app.previous = Some(former.revision);
         self.tickets.open(ticket, BTreeMap::new());
+    }
+
+    fn reset(&mut self, ticket: Ticket, instances: &[InstanceId]) {
+        let mut known = instances.to_vec();
+        known.retain(|id| match self.instances.get_mut(id) {
+            Some(instance) => {
+                instance.record.reset();
+                true
+            }
+            None => false,
+        });
+        self.tickets.grant(ticket, known, Vec::new());
     }
 
     fn shutdown(&mut self, ticket: Ticket) {

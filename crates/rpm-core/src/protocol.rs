@@ -27,6 +27,9 @@ pub enum Readiness {
 pub struct Policy {
     /// Start again after an exit nobody asked for.
     pub autorestart: bool,
+    /// Exit codes after which it is not started again all the same.
+    #[serde(default)]
+    pub stop_exit_codes: Vec<i32>,
     /// Consecutive exits younger than `min_uptime` after which an instance is `Errored`.
     pub max_restarts: u32,
     /// Uptime from which an exit is not a failure to start.
@@ -53,6 +56,7 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             autorestart: true,
+            stop_exit_codes: Vec::new(),
             max_restarts: 16,
             min_uptime: Duration::from_secs(1),
             restart_delay: Duration::ZERO,
@@ -73,6 +77,9 @@ pub struct AppConfig {
     pub revision: Revision,
     /// How many instances; taken as 1 to [`crate::MAX_INSTANCES`].
     pub instances: u32,
+    /// They are not started with the app, but by a later command.
+    #[serde(default)]
+    pub stopped: bool,
     /// What makes a worker ready.
     pub readiness: Readiness,
     /// Restart policy and deadlines.
@@ -98,6 +105,7 @@ impl Default for AppConfig {
         AppConfig {
             revision: Revision(1),
             instances: 1,
+            stopped: false,
             readiness: Readiness::Listens,
             policy: Policy::default(),
             parallel: 0,
@@ -164,6 +172,19 @@ pub enum Command {
         app: AppId,
         /// Its new configuration (`instances` is ignored); `None`: the present one.
         config: Option<AppConfig>,
+    },
+    /// The same for some of the instances of an app, with its present configuration. Unknown ones, and those of others, are
+    /// ignored.
+    Replace {
+        /// The app.
+        app: AppId,
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Start the counts of restarts of these instances again.
+    Reset {
+        /// Which; unknown ids are ignored.
+        instances: Vec<InstanceId>,
     },
     /// Undo the reload that is going on: the old workers serve again, at once. Without one nothing changes.
     Undo {

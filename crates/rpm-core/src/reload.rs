@@ -73,6 +73,8 @@ pub(crate) enum Predecessor {
 pub(crate) struct Wish {
     pub(crate) ticket: Ticket,
     config: Option<AppConfig>,
+    /// No other instances than these.
+    only: Option<Vec<InstanceId>>,
 }
 
 /// Why a reload is undone.
@@ -99,10 +101,25 @@ impl Rollout {
 
 impl Core {
     pub(crate) fn reload(&mut self, ticket: Ticket, id: AppId, config: Option<AppConfig>) {
+        let only = None;
+        self.wish(id, Wish { ticket, config, only });
+    }
+
+    /// New workers for some instances.
+    pub(crate) fn replace_some(&mut self, ticket: Ticket, id: AppId, instances: Vec<InstanceId>) {
+        let wish = Wish {
+            ticket,
+            config: None,
+            only: Some(instances),
+        };
+        self.wish(id, wish);
+    }
+
+    fn wish(&mut self, id: AppId, wish: Wish) {
+        let ticket = wish.ticket;
         let Some(app) = self.apps.get_mut(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
         };
-        let wish = Wish { ticket, config };
         let Some(rollout) = &mut app.rollout else {
             return self.roll_out(id, wish);
         };
@@ -143,14 +160,15 @@ impl Core {
         }
     }
 
-    pub(crate) fn roll_out(&mut self, id: AppId, Wish { ticket, config }: Wish) {
+    pub(crate) fn roll_out(&mut self, id: AppId, wish: Wish) {
+        let Wish { ticket, config, only } = wish;
         let Some(app) = self.apps.get_mut(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
         };
         let takes_part = |id: &&InstanceId| {
-            self.instances
-                .get(id)
-                .is_some_and(|instance| instance.state.is_reloaded())
+            let meant = only.as_ref().is_none_or(|only| only.contains(id));
+            let instance = self.instances.get(id);
+            meant && instance.is_some_and(|instance| instance.state.is_reloaded())
         };
         let queued = app.instances.iter().filter(takes_part).copied().collect();
         let config = config.map_or_else(|| Arc::clone(&app.config), Arc::new);
@@ -285,7 +303,8 @@ impl Core {
         let Some(app) = self.apps.get_mut(&id) else { return };
         let generation = app.generation;
         let Some(rollout) = app.rollout.take() else { return };
-        if rollout.aim == Aim::Renew {
+        // New workers of what was there before leave what a rollback goes back to.
+        if rollout.aim == Aim::Renew && (rollout.former() != app.config.revision || app.previous.is_none()) {
             app.previous = Some(rollout.former());
         }
         self.note(Notice::ReloadDone { app: id });

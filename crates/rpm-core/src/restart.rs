@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Policy;
+use crate::protocol::{Exit, Policy};
 use crate::rng::Rng;
 
 /// First delay of the built-in scale: long enough not to spin, too short for a person to notice.
@@ -65,11 +65,34 @@ impl Record {
         self.attempts = 0;
     }
 
+    /// A user wants to count anew.
+    pub(crate) fn reset(&mut self) {
+        self.restarts = 0;
+        self.forgive();
+    }
+
     pub(crate) fn count_restart(&mut self) {
         self.restarts = self.restarts.saturating_add(1);
     }
 
     /// Decides after an exit that nobody asked for, and remembers it.
+    pub(crate) fn judge_exit(
+        &mut self,
+        exit: Option<Exit>,
+        life: Life,
+        policy: &Policy,
+        rng: &mut Rng,
+    ) -> Verdict {
+        match exit {
+            Some(Exit::Code(code)) if policy.stop_exit_codes.contains(&code) => {
+                self.credit(life, policy);
+                Verdict::Stopped
+            }
+            Some(Exit::Code(_) | Exit::Signal(_)) | None => self.judge(life, policy, rng),
+        }
+    }
+
+    /// The same, whatever the exit.
     pub(crate) fn judge(&mut self, life: Life, policy: &Policy, rng: &mut Rng) -> Verdict {
         self.credit(life, policy);
         if !policy.autorestart {

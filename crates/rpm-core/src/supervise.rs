@@ -263,7 +263,10 @@ impl Core {
             return;
         };
         let life = worker.life(self.now);
-        let then = match instance.record.judge(life, &worker.config.policy, &mut self.rng) {
+        let then = match instance
+            .record
+            .judge_exit(exit, life, &worker.config.policy, &mut self.rng)
+        {
             Verdict::Now => {
                 instance.record.count_restart();
                 Then::Restart

@@ -435,3 +435,50 @@ fn time_that_runs_backwards_stands_still() {
     assert_eq!(rig.exited(1).len(), 2);
     assert_eq!(rig.view(0).unstable_restarts, 0, "it was up for five seconds");
 }
+
+#[test]
+fn an_exit_code_that_stops_is_the_end_of_it_and_no_failure() {
+    let policy = Policy {
+        stop_exit_codes: vec![0, 1],
+        ..Policy::default()
+    };
+    let mut rig = Rig::started(1, Readiness::Listens, policy);
+    rig.listening(1);
+    rig.exited(1);
+    assert_eq!(rig.state(0), StateView::Stopped);
+    rig.restart(&[0]);
+    rig.spawned(2);
+    rig.listening(2);
+    rig.input(Input::Exited {
+        worker: WorkerId(2),
+        exit: Exit::Signal(9),
+    });
+    assert!(matches!(
+        rig.state(0),
+        StateView::WaitingRestart { .. } | StateView::Launching { .. }
+    ));
+}
+
+#[test]
+fn what_is_not_to_start_waits_in_the_list() {
+    let mut rig = Rig::new();
+    let config = AppConfig {
+        stopped: true,
+        ..config(2)
+    };
+    let outputs = rig.command(Command::Start { app: APP, config });
+    assert_eq!(outputs, vec![done(1, &[0, 1])]);
+    assert_eq!([rig.state(0), rig.state(1)], [StateView::Stopped; 2]);
+    assert_eq!(rig.restart(&[1]), vec![spawn(1, 1, 1, 1)]);
+}
+
+#[test]
+fn counts_of_restarts_begin_again() {
+    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    rig.exited(1);
+    rig.pass(ms(600));
+    assert_eq!((rig.view(0).restarts, rig.view(0).unstable_restarts), (1, 1));
+    let instances = instances(&[0, 9]);
+    rig.command(Command::Reset { instances });
+    assert_eq!((rig.view(0).restarts, rig.view(0).unstable_restarts), (0, 0));
+}

@@ -381,3 +381,23 @@ fn a_version_that_moves_is_proved_without_its_listener_and_turns_the_old_clients
     };
     assert!(rig.input(released).contains(&close(0, &[])));
 }
+
+#[test]
+fn some_instances_alone_get_new_workers_and_a_rollback_goes_where_it_went_before() {
+    let mut rig = Rig::serving(2);
+    let previous = rig.core.app(APP).and_then(|app| app.previous);
+    let replace = Command::Replace {
+        app: APP,
+        instances: instances(&[1, 9]),
+    };
+    assert_eq!(rig.command(replace), vec![spawn(3, 2, 1, 1)]);
+    rig.spawned(3);
+    let outputs = prove(&mut rig, 11, 3);
+    assert!(
+        outputs.contains(&drain(2)) && !outputs.contains(&drain(1)),
+        "{outputs:?}"
+    );
+    assert_eq!(outputs.last(), Some(&done(2, &[1])));
+    assert_eq!((rig.view(0).restarts, rig.view(1).restarts), (0, 1));
+    assert_eq!(previous, None);
+}

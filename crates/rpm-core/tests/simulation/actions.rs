@@ -310,7 +310,7 @@ fn random_command(world: &mut World) -> Verdict {
     let instances = random_instances(world);
     let few = world.apps.len() < 2;
     let reload = world.mild && !few && world.dice.percent(70);
-    match if reload { 99 } else { world.dice.roll(27) } {
+    match if reload { 99 } else { world.dice.roll(30) } {
         0..5 if few || !world.mild => start(world),
         5..9 => {
             let hard = world.dice.percent(40);
@@ -330,6 +330,9 @@ fn random_command(world: &mut World) -> Verdict {
             command(world, Command::Configure { app, config })
         }
         20 => command(world, Command::Undo { app }),
+        21 => command(world, Command::Reset { instances }),
+        // What is proved of whole reloads is proved of the others.
+        22..24 if app.0.is_multiple_of(2) => command(world, Command::Replace { app, instances }),
         _ => {
             let config = world.dice.percent(60).then(|| random_config(world));
             command(world, Command::Reload { app, config })
@@ -357,11 +360,16 @@ pub(crate) fn command(world: &mut World, command: Command) -> Verdict {
         | Command::Scale { .. }
         | Command::Configure { .. }
         | Command::Reload { .. }
+        | Command::Replace { .. }
+        | Command::Reset { .. }
         | Command::Undo { .. } => (Vec::new(), Wish::Run),
     };
     if let Command::Configure { app, .. } = command {
         world.rollouts.configured.insert(app);
         world.rollouts.configuring = Some(app);
+    }
+    if let Command::Replace { app, .. } = command {
+        world.rollouts.mixed.insert(app);
     }
     world.wishes.extend(ids.into_iter().map(|id| (id, wish)));
     world.tell(Input::Command { ticket, command })

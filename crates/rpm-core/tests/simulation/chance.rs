@@ -35,6 +35,11 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
     let ms = Duration::from_millis;
     let policy = Policy {
         autorestart: mild || !dice.percent(10),
+        stop_exit_codes: if !mild && dice.percent(20) {
+            vec![0, 1]
+        } else {
+            Vec::new()
+        },
         max_restarts: if mild { 16 } else { dice.roll(5) as u32 },
         min_uptime: dice.up_to_ms(2000),
         restart_delay: if dice.percent(20) { ms(700) } else { Duration::ZERO },
@@ -53,6 +58,7 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
     AppConfig {
         revision: Revision(dice.roll(9) as u32),
         instances: dice.roll(5) as u32,
+        stopped: !mild && dice.percent(5),
         readiness,
         policy,
         parallel: dice.roll(3) as u32,

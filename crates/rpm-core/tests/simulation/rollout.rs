@@ -27,6 +27,8 @@ pub(crate) struct Rollouts {
     pub(crate) configured: BTreeSet<AppId>,
     /// Made so by the command of this step, after whatever reload it ends.
     pub(crate) configuring: Option<AppId>,
+    /// Some of whose instances were replaced alone.
+    pub(crate) mixed: BTreeSet<AppId>,
     /// The ready workers after the last step.
     ready: BTreeMap<AppId, Ready>,
     /// Told to leave in this step.
@@ -109,7 +111,7 @@ impl Rollouts {
         self.configuring = None;
         for (app, watch) in std::mem::take(&mut self.done) {
             // One that goes back concerns but a part of the app.
-            if !commanded && !watch.returns {
+            if !commanded && !watch.returns && !self.mixed.contains(&app) {
                 check_done(core, app, &watch)?;
             }
         }
@@ -148,7 +150,7 @@ impl Rollouts {
             demand(!self.running.contains_key(&app), || {
                 format!("the reload of {app:?} ended without a word")
             })?;
-            if !self.configured.contains(&app) {
+            if !self.configured.contains(&app) && !self.mixed.contains(&app) {
                 check_uniform(core, app)?;
             }
             return Ok(false);

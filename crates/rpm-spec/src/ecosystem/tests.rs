@@ -1,3 +1,5 @@
+//! What is read of ecosystem files, key by key.
+
 use std::collections::BTreeMap;
 
 use serde_json::json;
