@@ -36,6 +36,7 @@ fn program() -> Child {
         listen_fds: 0,
         nofile: None,
         intercept: Some(3),
+        user: None,
     })
     .expect("calls can be intercepted here")
 }

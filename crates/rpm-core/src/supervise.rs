@@ -110,7 +110,11 @@ impl Core {
     /// A worker is as ready as it can be before the cut-over.
     pub(crate) fn withheld(&mut self, id: WorkerId) {
         // What does not run has asked for nothing.
-        if self.workers.get(&id).is_none_or(|worker| worker.spawned.is_none()) {
+        if self
+            .workers
+            .get(&id)
+            .is_none_or(|worker| worker.spawned.is_none())
+        {
             return;
         }
         self.becomes_ready_by(id, Readiness::Listens);

@@ -25,6 +25,12 @@ pub(crate) struct App {
     data: BTreeMap<String, Option<Value>>,
     /// Its Node is too old for the agent.
     pub(crate) agent_refused: bool,
+    /// A user has stopped all of it: nothing is done for it until somebody starts it.
+    #[serde(default)]
+    pub(crate) rests: bool,
+    /// A user has switched off the watching of its files.
+    #[serde(default)]
+    pub(crate) unwatched: bool,
 }
 
 /// How the workers of an app come by their port.
@@ -49,6 +55,8 @@ impl App {
             created_at_ms,
             data: BTreeMap::new(),
             agent_refused: false,
+            rests: false,
+            unwatched: false,
         }
     }
 
@@ -138,6 +146,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
     AppConfig {
         revision,
         instances: instances(spec.instances, cpus),
+        stopped: !spec.autostart,
         readiness: match Plane::of(spec) {
             _ if spec.wait_ready => Readiness::Announces,
             Plane::Cluster | Plane::Copies => Readiness::Listens,
@@ -146,6 +155,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
         },
         policy: RestartPolicy {
             autorestart: spec.autorestart,
+            stop_exit_codes: spec.stop_exit_codes.clone(),
             max_restarts: spec.max_restarts.unwrap_or(default.max_restarts),
             min_uptime: ms(spec.min_uptime_ms, default.min_uptime),
             restart_delay: ms(spec.restart_delay_ms, default.restart_delay),

@@ -100,10 +100,11 @@ impl Supervisor {
         let Some(held) = self.workers.get(&worker) else {
             return false;
         };
-        let reload = self.core.app(held.app).and_then(|app| app.reload);
+        let view = self.core.app(held.app);
+        let may = view.as_ref().is_some_and(|app| app.config.allow_port_change);
+        let reload = view.and_then(|app| app.reload);
         let generation = self.core.worker(worker).map(|view| view.generation);
-        held.spec.allow_port_change
-            && held.withheld.len() < WITHHELD_LIMIT
+        may && held.withheld.len() < WITHHELD_LIMIT
             && reload.is_some_and(|reload| Some(reload.generation) == generation)
     }
 

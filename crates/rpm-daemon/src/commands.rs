@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::app::{self, App, Plane};
 use crate::health;
 use crate::logs::tail;
+use crate::schedule::Schedule;
 use crate::supervisor::{Supervisor, now_ms};
 
 /// Lines of a failing worker that are shown.
@@ -31,6 +32,17 @@ impl Supervisor {
     pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
         let spec = request.app;
         self.check(&spec)?;
+        if self.find_app(&spec.name).is_some() {
+            return Err(failure(
+                format!("an app named {:?} exists already", spec.name),
+                Some("restart it with `restart`, delete it first, or choose another name with --name"),
+            ));
+        }
+        self.add(spec)
+    }
+
+    /// Starts an app of which it was checked that it can be.
+    pub(crate) fn add(&mut self, spec: AppSpec) -> Result<Accepted, ApiError> {
         let config = app::config(Revision(1), &spec, app::cpus());
         if config.instances > INSTANCE_LIMIT {
             return Err(too_many(config.instances));
@@ -43,7 +55,11 @@ impl Supervisor {
             instances: if note.is_some() { 1 } else { wanted },
             ..config
         };
-        self.apps.insert(id, App::new(spec.clone(), now_ms()));
+        let rests = !spec.autostart;
+        let mut app = App::new(spec, now_ms());
+        app.rests = rests;
+        self.apps.insert(id, app);
+        self.upkeep.stale = true;
         let outcome = self.command(Command::Start { app: id, config });
         let instances = self
             .core
@@ -72,7 +88,7 @@ impl Supervisor {
         })
     }
 
-    fn check(&self, spec: &AppSpec) -> Result<(), ApiError> {
+    pub(crate) fn check(&self, spec: &AppSpec) -> Result<(), ApiError> {
         if spec.name.is_empty() || spec.name == "all" || spec.name.contains(['/', '\0']) {
             let error = format!("{:?} cannot be the name of an app", spec.name);
             return Err(failure(
@@ -121,18 +137,31 @@ impl Supervisor {
                 Some("--max-surge must be at least 1, or --max-unavailable"),
             ));
         }
-        match self.apps.values().find(|app| app.name == spec.name) {
-            Some(_) => Err(failure(
-                format!("an app named {:?} exists already", spec.name),
-                Some("restart it with `restart`, delete it first, or choose another name with --name"),
-            )),
-            None => Ok(()),
+        let schedule = spec.cron_restart.as_deref().filter(|text| !text.is_empty());
+        if let Some(Err(error)) = schedule.map(|text| Schedule::parse(text, spec.cron_timezone.as_deref())) {
+            return Err(failure(
+                format!("{} cannot be restarted by the clock: {error}", spec.name),
+                Some(
+                    "five fields (minute, hour, day, month, weekday), or six with seconds first: '0 3 * * *'",
+                ),
+            ));
         }
+        if (spec.uid.is_some() || spec.gid.is_some()) && rpm_sys::peer::effective_uid() != 0 {
+            return Err(failure(
+                format!(
+                    "{} cannot run as another user: the daemon is not root's",
+                    spec.name
+                ),
+                Some("leave uid and gid out, or run the daemon as root"),
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
         let instances = self.resolve(&request.targets)?;
         let hard = request.hard;
+        self.note_wish(&instances, request);
         Ok(match request.action {
             Action::Restart if !request.hard => self.restart_gently(&instances)?,
             Action::Restart => vec![self.restart(instances)?],
@@ -183,65 +212,22 @@ impl Supervisor {
         })
     }
 
-    /// The instances that names, ids and `all` mean, ascending and each once.
-    pub(crate) fn resolve(&self, targets: &[String]) -> Result<Vec<InstanceId>, ApiError> {
-        let mut found = std::collections::BTreeSet::new();
-        for target in targets {
-            let before = found.len();
-            for view in self.core.instances() {
-                if target == "all" || self.means(target, view.app, view.id) {
-                    found.insert(view.id);
-                }
-            }
-            let known = found.len() > before || found.iter().any(|id| target == &id.to_string());
-            if !known && !self.apps.values().any(|app| &app.name == target) {
-                return Err(self.unknown(target));
-            }
-        }
-        Ok(found.into_iter().collect())
-    }
-
-    /// The app that a name, or the id of one of its instances, means.
-    pub(crate) fn resolve_app(&self, target: &str) -> Result<AppId, ApiError> {
-        let by_name = self
-            .apps
-            .iter()
-            .find(|(_, app)| app.name == target)
-            .map(|(id, _)| *id);
-        let by_id = || {
-            self.core
-                .instances()
-                .find(|view| view.id.to_string() == target)
-                .map(|view| view.app)
-        };
-        by_name.or_else(by_id).ok_or_else(|| self.unknown(target))
-    }
-
-    fn means(&self, target: &str, app: AppId, id: InstanceId) -> bool {
-        let name = self.apps.get(&app).map(|app| app.name.as_str());
-        // A name wins over an id that looks the same.
-        let named = self.apps.values().any(|app| app.name == target);
-        if named {
-            name == Some(target)
-        } else {
-            id.to_string() == target
-        }
-    }
-
-    fn unknown(&self, target: &str) -> ApiError {
-        if self.apps.is_empty() {
-            let what = if target == "all" {
-                "there is no process".to_owned()
-            } else {
-                format!("no process or app {target:?}")
+    /// What a user has stopped is left alone, until it is started.
+    fn note_wish(&mut self, instances: &[InstanceId], request: &ActionRequest) {
+        for id in self.apps_of(instances) {
+            let mut ours = self.core.instances().filter(|view| view.app == id);
+            let whole = ours.all(|view| instances.contains(&view.id));
+            let Some(app) = self.apps.get_mut(&id) else {
+                continue;
             };
-            return failure(what, Some("nothing is running; start something first"));
+            match request.action {
+                Action::Stop => app.rests |= whole,
+                Action::Restart => app.rests = false,
+                Action::Delete => {}
+            }
+            app.unwatched ^= request.toggle_watch;
         }
-        let names: Vec<&str> = self.apps.values().map(|app| app.name.as_str()).take(20).collect();
-        failure(
-            format!("no process or app {target:?}"),
-            Some(&format!("there are: {}", names.join(", "))),
-        )
+        self.upkeep.stale = true;
     }
 
     /// The answer to a request whose outcome has come.

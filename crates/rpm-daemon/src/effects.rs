@@ -248,6 +248,7 @@ impl Supervisor {
 
     fn forget(&mut self, app: AppId) {
         self.listeners.close_shared(app);
+        self.upkeep.stale = true;
         self.apps.remove(&app);
         self.workers.retain(|_, worker| worker.app != app);
         self.reloads.remove(&app);

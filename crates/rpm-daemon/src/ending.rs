@@ -7,12 +7,15 @@ use rpm_core::protocol::{Exit, Input};
 use rpm_sys::tree::{self, Tree};
 use rpm_sys::{ExitStatus, PidFd, Signal};
 use rpm_wire::api::{Stage, StopSignal};
+use rpm_wire::channel;
 use tokio::io::Interest;
 use tracing::{info, warn};
 
+use crate::channel::Outgoing;
+use crate::outputs::{pid_file, remove_pid};
 use crate::supervisor::{Event, Supervisor};
 use crate::watched::watched;
-use crate::worker::Life;
+use crate::worker::{Life, Worker};
 
 /// Node's exit code for an option it does not know.
 const NODE_BAD_OPTION: i32 = 9;
@@ -23,6 +26,9 @@ impl Supervisor {
         let Some(held) = self.workers.get_mut(&worker) else {
             return;
         };
+        if held.spec.shutdown_with_message && told_to_shut_down(held) {
+            return;
+        }
         let signal = signal(held.spec.kill_signal);
         let treekill = held.spec.treekill;
         match &mut held.life {
@@ -87,6 +93,9 @@ impl Supervisor {
             None => Exit::Signal(Signal::KILL.as_raw()),
         };
         info!(%worker, pid, ?exit, "exited");
+        if let Some(held) = self.workers.get(&worker) {
+            remove_pid(&pid_file(&self.home, &held.spec, held.instance), pid);
+        }
         self.step(worker, if ending { Stage::Gone } else { Stage::Failed });
         if let Some(held) = self.workers.get_mut(&worker) {
             held.life = Life::Remains {
@@ -156,6 +165,23 @@ impl Supervisor {
             self.listeners.close_shared(app);
         }
     }
+}
+
+/// Sends the message that PM2 has programs wait for; `false`: it has no channel.
+fn told_to_shut_down(held: &mut Worker) -> bool {
+    let Some(process) = held.process_mut() else {
+        return false;
+    };
+    let message = Outgoing {
+        bytes: channel::message(&"shutdown".into()),
+        fd: None,
+    };
+    let told = process
+        .channel
+        .as_mut()
+        .is_some_and(|channel| channel.send(message, None));
+    process.ending |= told;
+    told
 }
 
 /// What survives the leader: members of its process group, descendants, and orphans of its tree that

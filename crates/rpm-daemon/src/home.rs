@@ -133,6 +133,12 @@ impl Home {
         self.root.join("logs")
     }
 
+    /// The pids of the apps' processes.
+    #[must_use]
+    pub fn pids(&self) -> PathBuf {
+        self.root.join("pids")
+    }
+
     /// Where the output and the errors of an instance go: `<name>-out.log` for a single process,
     /// `<name>-out-<id>.log` in a cluster, as under PM2.
     #[must_use]

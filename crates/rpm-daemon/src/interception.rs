@@ -388,6 +388,7 @@ fn probe() -> Result<Child, SpawnError> {
         listen_fds: 0,
         nofile: None,
         intercept: Some(PROBE_REPORTS),
+        user: None,
     })
 }
 

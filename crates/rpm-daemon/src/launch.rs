@@ -12,6 +12,7 @@ use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 use rpm_listen::{Grant, Request, Wanted};
 use rpm_sys::spawn::{Spawn, spawn};
+use rpm_sys::user::User;
 use rpm_sys::{scm, socket, survive};
 use rpm_wire::api::{AppSpec, Stage};
 use tokio::io::Interest;
@@ -20,11 +21,12 @@ use tracing::{info, warn};
 
 use crate::app::{Plane, is_bun, is_handed, is_node, policy};
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
-use crate::home::Home;
-use crate::logs::{Source, tail};
+use crate::environment::environment;
+use crate::logs::Source;
+use crate::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::watched::watched;
-use crate::worker::{Channel, Kept, Life, Logs, Parking, Process, UsageSample, Worker};
+use crate::worker::{Channel, Kept, Life, Parking, Process, UsageSample, Worker};
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
@@ -49,12 +51,14 @@ pub(crate) enum LaunchError {
     Listen { address: String, reason: String },
     #[error(transparent)]
     Spawn(#[from] rpm_sys::spawn::SpawnError),
+    #[error("it cannot run as {who}: {why}")]
+    User { who: String, why: String },
 }
 
 /// What is left in the daemon's hands when a process is started.
 struct Launched {
     process: Process,
-    sources: [Source; 2],
+    sources: Vec<Source>,
 }
 
 impl Supervisor {
@@ -70,7 +74,7 @@ impl Supervisor {
             return self.input(Input::SpawnFailed { worker });
         };
         let plane = Plane::of(&spec);
-        let logs = instance_logs(&self.home, &spec, place.0);
+        let logs = logs_of(&self.home, &spec, place.0);
         let held = Worker {
             id: worker,
             app,
@@ -103,6 +107,7 @@ impl Supervisor {
                     .sources
                     .into_iter()
                     .for_each(|source| self.logs.add(source));
+                self.note_pid(&spec, place.0, launched.process.pid);
                 self.watch(worker, &launched.process);
                 if let Some(held) = self.workers.get_mut(&worker) {
                     held.life = Life::Running(Box::new(launched.process));
@@ -160,7 +165,7 @@ impl Supervisor {
         let parking = self.parking(spec, &mut fds, &mut kept).map_err(descriptors)?;
         kept.counts = add(&mut fds, self.listeners.counts_to_keep(policy(spec)));
         kept.reports = self.intercepts(spec).then_some(next(&fds));
-        let logs = instance_logs(&self.home, spec, instance);
+        let logs = logs_of(&self.home, spec, instance);
         let mut env = environment(spec, &self.home, (instance, number), &logs);
         self.add_runtime_env(&mut env, worker, spec, channel_fd);
         let child = spawn(Spawn {
@@ -175,6 +180,7 @@ impl Supervisor {
             listen_fds,
             nofile: Some(self.child_nofile),
             intercept: kept.reports,
+            user: user(spec)?,
         })?;
         let channel = ours.map(|socket| self.open_channel(worker, socket));
         let notifications = child.notifications.map(Arc::new);
@@ -198,17 +204,15 @@ impl Supervisor {
         };
         Ok(Launched {
             process,
-            sources: [
-                Source {
-                    pipe: out,
-                    path: logs.out,
-                },
-                Source {
-                    pipe: err,
-                    path: logs.err,
-                },
-            ],
+            sources: sources(spec, instance, &logs, [(out, false), (err, true)]),
         })
+    }
+
+    fn note_pid(&self, spec: &AppSpec, instance: InstanceId, pid: u32) {
+        let path = pid_file(&self.home, spec, instance);
+        if let Err(error) = write_pid(&path, pid) {
+            warn!(app = spec.name, path = %path.display(), %error, "cannot write the pid");
+        }
     }
 
     /// Where the sockets are kept that the worker does not have itself.
@@ -354,6 +358,35 @@ impl Supervisor {
     }
 }
 
+/// Whom it runs as, if that is somebody else.
+fn user(spec: &AppSpec) -> Result<Option<User>, LaunchError> {
+    let Some(name) = spec.uid.as_ref().or(spec.gid.as_ref()) else {
+        return Ok(None);
+    };
+    let refused = |why: String| LaunchError::User {
+        who: name.clone(),
+        why,
+    };
+    if rpm_sys::peer::effective_uid() != 0 {
+        return Err(refused(
+            "only a daemon of root can; leave uid and gid out".to_owned(),
+        ));
+    }
+    let unknown = |what: &str, name: &str| refused(format!("there is no {what} {name:?}"));
+    let read = |error: io::Error| refused(error.to_string());
+    let own = spec.uid.as_deref().unwrap_or("0");
+    let mut user = User::find(own)
+        .map_err(read)?
+        .ok_or_else(|| unknown("user", own))?;
+    if let Some(group) = &spec.gid {
+        user = user
+            .in_group(group)
+            .map_err(read)?
+            .ok_or_else(|| unknown("group", group))?;
+    }
+    Ok(Some(user))
+}
+
 /// A name that another process does not guess. The socket it is used on is private anyway.
 fn token(worker: WorkerId) -> String {
     use std::hash::{BuildHasher as _, RandomState};
@@ -431,60 +464,6 @@ fn find(program: &str, path: &str) -> Option<PathBuf> {
     path.split(':')
         .map(|dir| Path::new(dir).join(program))
         .find(|candidate| candidate.is_file())
-}
-
-fn instance_logs(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs {
-    let single = Plane::of(spec) == Plane::Fork;
-    let (out, err) = home.log_files(&spec.name, (!single).then_some(instance.0));
-    let (out_from, err_from) = (tail::size(&out), tail::size(&err));
-    Logs {
-        out,
-        err,
-        out_from,
-        err_from,
-    }
-}
-
-/// The app's own environment and what PM2's users find there.
-fn environment(
-    spec: &AppSpec,
-    home: &Home,
-    (instance, number): (InstanceId, u32),
-    logs: &Logs,
-) -> BTreeMap<String, String> {
-    let mode = if Plane::of(spec) == Plane::Fork {
-        "fork_mode"
-    } else {
-        "cluster_mode"
-    };
-    let root = home.root().display().to_string();
-    let own = [
-        ("NODE_APP_INSTANCE", number.to_string()),
-        ("pm_id", instance.to_string()),
-        ("name", spec.name.clone()),
-        ("namespace", "default".to_owned()),
-        ("exec_mode", mode.to_owned()),
-        ("pm_cwd", spec.cwd.clone()),
-        ("pm_exec_path", spec.script.clone()),
-        ("pm_out_log_path", logs.out.display().to_string()),
-        ("pm_err_log_path", logs.err.display().to_string()),
-        ("RPM_HOME", root.clone()),
-        ("PM2_HOME", root),
-    ];
-    let mut env = spec.env.clone();
-    for stale in [
-        "NODE_CHANNEL_FD",
-        "NODE_UNIQUE_ID",
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "LISTEN_FDNAMES",
-        rpm_agent::SOCKET_ENV,
-        rpm_agent::TOKEN_ENV,
-    ] {
-        env.remove(stale);
-    }
-    env.extend(own.map(|(key, value)| (key.to_owned(), value)));
-    env
 }
 
 /// An error and its causes on one line.

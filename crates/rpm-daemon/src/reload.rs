@@ -171,7 +171,7 @@ impl Supervisor {
     }
 
     /// Workers that are started from now on are of this revision.
-    fn configure(&mut self, app: AppId, revision: Revision) -> Result<(), ApiError> {
+    pub(crate) fn configure(&mut self, app: AppId, revision: Revision) -> Result<(), ApiError> {
         let config = self.config_of(app, revision)?;
         // Its outcome says nothing that is not known: there is such an app.
         drop(self.command(Command::Configure { app, config }));
@@ -185,6 +185,25 @@ impl Supervisor {
         app: AppId,
         revision: Revision,
         watch_after: Option<Duration>,
+    ) -> Result<Accepted, ApiError> {
+        self.replace_as(app, revision, (watch_after, false))
+    }
+
+    /// The same. `moves`: workers of the revision come by their ports in another way, and so by other listeners.
+    pub(crate) fn replace_moving(
+        &mut self,
+        app: AppId,
+        revision: Revision,
+        moves: bool,
+    ) -> Result<Accepted, ApiError> {
+        self.replace_as(app, revision, (None, moves))
+    }
+
+    fn replace_as(
+        &mut self,
+        app: AppId,
+        revision: Revision,
+        (watch_after, moves): (Option<Duration>, bool),
     ) -> Result<Accepted, ApiError> {
         let views = self.core.instances().filter(|view| view.app == app);
         let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
@@ -201,6 +220,7 @@ impl Supervisor {
             return Ok(attached);
         }
         let mut config = self.config_of(app, revision)?;
+        config.allow_port_change |= moves;
         config.policy.watch_after = watch_after.unwrap_or(config.policy.watch_after);
         let config = Some(config);
         Ok(self.obey(instances, |_| Command::Reload { app, config }))
@@ -218,7 +238,7 @@ impl Supervisor {
     }
 
     /// Has a worker of the app a slot? Then clients reach it, and two of them can serve side by side.
-    fn has_slots(&self, app: AppId) -> bool {
+    pub(crate) fn has_slots(&self, app: AppId) -> bool {
         let ours = self.workers.values().filter(|held| held.app == app);
         ours.map(|held| held.id)
             .any(|worker| self.listeners.count_of(worker) > 0)

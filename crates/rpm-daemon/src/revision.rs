@@ -53,6 +53,27 @@ impl Revisions {
         self.known.get(&revision).map(|version| &version.real)
     }
 
+    /// The specification of a revision as it was given.
+    pub(crate) fn given(&self, revision: Revision) -> Option<&Arc<AppSpec>> {
+        self.known.get(&revision).map(|version| &version.given)
+    }
+
+    /// A revision of this specification. Others than this and those in `keep` are forgotten.
+    ///
+    /// # Errors
+    /// A path leads nowhere; nothing has changed.
+    pub(crate) fn put(&mut self, given: AppSpec, keep: &[Revision]) -> Result<Revision, Gone> {
+        let real = real(&given)?;
+        self.last = Revision(self.last.0.saturating_add(1));
+        self.known.retain(|revision, _| keep.contains(revision));
+        let version = Version {
+            given: Arc::new(given),
+            real: Arc::new(real),
+        };
+        self.known.insert(self.last, version);
+        Ok(self.last)
+    }
+
     /// The specification that was made last.
     pub(crate) fn newest(&self) -> Option<&Arc<AppSpec>> {
         self.known.last_key_value().map(|(_, version)| &version.real)
@@ -75,15 +96,7 @@ impl Revisions {
         };
         let mut given = AppSpec::clone(&version.given);
         given.env.extend(env.clone());
-        let real = real(&given)?;
-        self.last = Revision(self.last.0.saturating_add(1));
-        self.known.retain(|revision, _| keep.contains(revision));
-        let version = Version {
-            given: Arc::new(given),
-            real: Arc::new(real),
-        };
-        self.known.insert(self.last, version);
-        Ok(self.last)
+        self.put(given, keep)
     }
 
     /// Are the files of this revision still there?

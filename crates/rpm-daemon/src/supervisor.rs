@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,7 @@ use crate::logs::LogSink;
 use crate::progress::Steps;
 use crate::state::Store;
 use crate::update::Succession;
+use crate::upkeep::Upkeep;
 use crate::watched::watched;
 use crate::worker::Worker;
 
@@ -34,6 +36,9 @@ use crate::worker::Worker;
 const EVENT_LIMIT: usize = 1024;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The same while an app has a limit of memory.
+const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Something that happened.
 pub(crate) enum Event {
@@ -47,6 +52,8 @@ pub(crate) enum Event {
     ChannelEnded(WorkerId),
     /// A process of a worker waits until its call is answered.
     Called(WorkerId, Intercepted),
+    /// Files that are watched for an app have changed: one of them.
+    FilesChanged(AppId, PathBuf),
     /// An agent connected, spoke or left.
     Agent(AgentEvent),
     /// Somebody asks something: it runs between two steps.
@@ -66,6 +73,7 @@ pub struct Supervisor {
     pub(crate) agents: Agents,
     pub(crate) drains: Drains,
     pub(crate) interception: Interception,
+    pub(crate) upkeep: Upkeep,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
     pub(crate) events: mpsc::Sender<Event>,
@@ -142,6 +150,7 @@ impl Supervisor {
             agents: Agents::default(),
             drains: Drains::default(),
             interception: Interception::new(&home),
+            upkeep: Upkeep::default(),
             home,
             logs,
             events,
@@ -210,6 +219,7 @@ impl Supervisor {
             }
             self.deal();
             self.settle();
+            self.refresh_upkeep();
         }
     }
 
@@ -224,6 +234,7 @@ impl Supervisor {
             }
             Event::ChannelEnded(worker) => self.channel_ended(worker),
             Event::Called(worker, call) => self.called(worker, call),
+            Event::FilesChanged(app, path) => self.files_changed(app, &path),
             Event::Agent(event) => self.agent_event(event),
             Event::Call(question) => question(self),
             Event::Terminate => self.terminate(),
@@ -266,9 +277,16 @@ impl Supervisor {
             self.look_at_drains();
         }
         self.look_at_open();
+        self.look_at_clock();
         if self.usage_due <= Instant::now() {
             self.sample_usage();
-            self.usage_due = Instant::now() + USAGE_INTERVAL;
+            self.enforce_limits();
+            let interval = if self.upkeep.limits {
+                LIMITS_INTERVAL
+            } else {
+                USAGE_INTERVAL
+            };
+            self.usage_due = Instant::now() + interval;
         }
     }
 
@@ -291,10 +309,17 @@ impl Supervisor {
             .min();
         let usage = (!self.workers.is_empty()).then_some(self.usage_due);
         let due = due.map(|tick| self.origin + tick.0.saturating_sub(self.epoch));
-        [due, usage, self.drains.due, self.store.due(), self.handoffs.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            due,
+            usage,
+            self.drains.due,
+            self.store.due(),
+            self.handoffs.due(),
+            self.upkeep.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Carries out what the core wants until it wants nothing more.

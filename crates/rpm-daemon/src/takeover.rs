@@ -22,7 +22,8 @@ use tracing::{info, warn};
 use crate::app::Plane;
 use crate::drain::CLOSE_WITHIN;
 use crate::home::Home;
-use crate::logs::{LogSink, Source};
+use crate::logs::LogSink;
+use crate::outputs::sources;
 use crate::sampling::usage_of;
 use crate::state::{Stored, StoredWorker};
 use crate::supervisor::{Event, Supervisor, now_ms};
@@ -130,20 +131,16 @@ impl Supervisor {
                 ..UsageSample::start()
             },
         };
-        let streams = [
-            (stored.kept.out, &stored.logs.out),
-            (stored.kept.err, &stored.logs.err),
-        ];
-        for (inode, path) in streams {
-            match take(inode) {
-                Some(pipe) => self.logs.add(Source {
-                    pipe,
-                    path: path.clone(),
-                }),
-                None => {
-                    warn!(worker = %stored.id, path = %path.display(), "a worker's output cannot be taken back");
-                }
+        let pipes = [(stored.kept.out, false), (stored.kept.err, true)];
+        let pipes = pipes.into_iter().filter_map(|(inode, is_err)| match take(inode) {
+            Some(pipe) => Some((pipe, is_err)),
+            None => {
+                warn!(worker = %stored.id, "a worker's output cannot be taken back");
+                None
             }
+        });
+        for source in sources(&spec, stored.instance, &stored.logs, pipes) {
+            self.logs.add(source);
         }
         // The daemon before may have died while it had stopped the worker for a moment.
         let _ = pidfd.send_signal(Signal::CONT);
@@ -248,6 +245,7 @@ impl Supervisor {
         }
         self.end_unready();
         self.settle();
+        self.upkeep.stale = true;
         self.listeners.arm();
     }
 

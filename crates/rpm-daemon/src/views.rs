@@ -30,13 +30,13 @@ impl Supervisor {
         let process = worker
             .and_then(|w| self.workers.get(&w))
             .and_then(|w| w.process());
-        let (out, err) = self
-            .home
-            .log_files(&app.name, (Plane::of(spec) != Plane::Fork).then_some(id.0));
+        let logs = crate::outputs::logs_of(&self.home, spec, id);
         let uptime = process.map(|p| u64::try_from(p.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         Some(Process {
             id: id.0,
             name: app.name.clone(),
+            namespace: spec.namespace.clone(),
+            watching: self.is_watched(view.app),
             instance: view.number,
             generation: view.generation.0,
             exec_mode: spec.exec_mode,
@@ -53,8 +53,8 @@ impl Supervisor {
             connections: worker.and_then(|w| self.connections_of(w)),
             exit_code: view.last_exit.map(exit_code),
             others: self.others(&view),
-            out_log: out.display().to_string(),
-            err_log: err.display().to_string(),
+            out_log: logs.out.display().to_string(),
+            err_log: logs.err.display().to_string(),
             spec: with_spec.then(|| Box::new(AppSpec::clone(spec))),
         })
     }

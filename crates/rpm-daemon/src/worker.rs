@@ -183,6 +183,9 @@ pub(crate) struct UsageSample {
 pub(crate) struct Logs {
     pub(crate) out: PathBuf,
     pub(crate) err: PathBuf,
+    /// What takes both, besides.
+    #[serde(default)]
+    pub(crate) both: Option<PathBuf>,
     pub(crate) out_from: u64,
     pub(crate) err_from: u64,
 }

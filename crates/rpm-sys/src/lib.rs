@@ -30,5 +30,6 @@ pub mod succession;
 pub mod survive;
 pub mod tree;
 pub mod usage;
+pub mod user;
 
 pub use pidfd::{ExitStatus, PidFd, Signal};

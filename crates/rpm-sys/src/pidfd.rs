@@ -136,3 +136,46 @@ pub(crate) fn raw_pid(pid: u32) -> io::Result<Pid> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
+
+/// The signal of this name (`SIGUSR2`, `usr2`) or number. Those that mean nothing to a program are left out.
+#[must_use]
+pub fn signal_by_name(name: &str) -> Option<Signal> {
+    let named = [
+        ("HUP", Signal::HUP),
+        ("INT", Signal::INT),
+        ("QUIT", Signal::QUIT),
+        ("ABRT", Signal::ABORT),
+        ("KILL", Signal::KILL),
+        ("USR1", Signal::USR1),
+        ("USR2", Signal::USR2),
+        ("PIPE", Signal::PIPE),
+        ("ALRM", Signal::ALARM),
+        ("TERM", Signal::TERM),
+        ("CHLD", Signal::CHILD),
+        ("CONT", Signal::CONT),
+        ("STOP", Signal::STOP),
+        ("TSTP", Signal::TSTP),
+        ("WINCH", Signal::WINCH),
+        ("IO", Signal::IO),
+    ];
+    let upper = name.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = name.parse::<i32>().ok();
+    let known = |(word, signal): &&(&str, Signal)| *word == short || Some(signal.as_raw()) == number;
+    named.iter().find(known).map(|(_, signal)| *signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for name in ["SIGUSR2", "usr2", "SigUsr2", "12"] {
+            assert_eq!(signal_by_name(name), Some(Signal::USR2), "{name}");
+        }
+        for none in ["", "SIG", "usr3", "0", "-9", "99"] {
+            assert_eq!(signal_by_name(none), None, "{none}");
+        }
+    }
+}

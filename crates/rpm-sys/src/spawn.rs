@@ -18,6 +18,7 @@ use self::image::Image;
 use crate::intercept::{Filter, Notifications};
 use crate::pidfd::{PidFd, Signal};
 use crate::scm;
+use crate::user::User;
 
 /// What to start.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Spawn {
     /// Have `bind` and `listen` of the process and all its descendants reported ([`crate::intercept`]). The process holds the
     /// descriptor of the reports too, under this number: it works on if this one dies, until another one takes it.
     pub intercept: Option<RawFd>,
+    /// Whom it runs as; `None`: as this process.
+    pub user: Option<User>,
 }
 
 pub use crate::limits::Rlimit;
@@ -78,6 +81,8 @@ pub enum Stage {
     Limit,
     /// Intercepting its calls: the system does not permit it.
     Intercept,
+    /// Becoming another user.
+    User,
     /// Executing the program.
     Execute,
 }
@@ -124,6 +129,7 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
         listen_fds,
         nofile,
         intercept,
+        user,
     } = spawn;
     let image = Image::new(&program, &argv, &env, &cwd, listen_fds)?;
     check_targets(&program, &fds)?;
@@ -138,6 +144,7 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
         image: &image,
         dups: &dups,
         nofile: nofile.map(raw_limit),
+        user: user.as_ref(),
         filter: filter.as_ref().map(|(filter, number)| (filter.as_ref(), *number)),
         answer: answer.as_raw_fd(),
     };
@@ -184,6 +191,7 @@ impl fmt::Display for Headline<'_> {
             Stage::Group => write!(f, "cannot create a process group for {operand}"),
             Stage::Directory => write!(f, "cannot change to the directory {operand}"),
             Stage::Intercept => write!(f, "cannot intercept the calls of {operand}"),
+            Stage::User => write!(f, "cannot run {operand} as another user"),
             Stage::Limit => write!(f, "cannot set the limit of open files of {operand}"),
             Stage::Execute => write!(f, "cannot execute {operand}"),
         }?;

@@ -152,6 +152,7 @@ mod tests {
             listen_fds: 0,
             nofile: None,
             intercept: None,
+            user: None,
         })
         .unwrap()
     }

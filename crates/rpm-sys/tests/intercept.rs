@@ -18,6 +18,7 @@ const NUMBER: i32 = 9;
 fn python(program: &str) -> Spawn {
     Spawn {
         intercept: Some(NUMBER),
+        user: None,
         ..command("/usr/bin/python3", &["-c", program])
     }
 }

@@ -1,18 +1,25 @@
 //! The control API: JSON bodies of the HTTP requests on `$RPM_HOME/rpm.sock`. See `docs/API.md`.
 
+mod apply;
 mod doctor;
 mod progress;
 mod signal;
 mod spec;
+mod targets;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest};
 pub use doctor::Finding;
 pub use progress::{Follow, Progress, Stage, Step};
 pub use signal::{StopSignal, UnknownSignal};
-pub use spec::{AppSpec, Balance, ExecMode, HealthCheck, Policy, UnknownBalance, UnknownPolicy};
+pub use spec::{
+    AppSpec, Balance, ExecMode, HealthCheck, LogSpec, LogTarget, Policy, UnknownBalance, UnknownPolicy,
+    WatchSpec,
+};
+pub use targets::{SendRequest, SignalRequest, TargetsRequest};
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -101,6 +108,9 @@ pub struct ActionRequest {
     /// being answered.
     #[serde(default)]
     pub hard: bool,
+    /// Switch the watching of files off, or on again.
+    #[serde(default)]
+    pub toggle_watch: bool,
     /// Answer only when it is done.
     #[serde(default = "yes")]
     pub wait: bool,
@@ -173,6 +183,12 @@ pub struct Process {
     pub id: u32,
     /// The app's name.
     pub name: String,
+    /// Its namespace.
+    #[serde(default)]
+    pub namespace: String,
+    /// Files are watched for it.
+    #[serde(default)]
+    pub watching: bool,
     /// `NODE_APP_INSTANCE`.
     pub instance: u32,
     /// Generation of the configuration its process was started with.

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use crate::commands::failure;
 use crate::supervisor::ShuttingDown;
 
-/// Largest request: an app's whole environment and more.
-pub(super) const BODY_LIMIT: usize = 4 * 1024 * 1024;
+/// Largest request: the whole environments of some hundred apps.
+pub(super) const BODY_LIMIT: usize = 32 * 1024 * 1024;
 
 /// A request body that is what the endpoint expects.
 pub(super) struct Body<T>(pub(super) T);

@@ -8,8 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
-    ActionRequest, AppInfo, ChangeReply, Finding, Follow, Pong, Process, ReloadRequest, RollbackRequest,
-    ScaleRequest, StartRequest, UpdateRequest,
+    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Plan, PlanRequest, Pong, Process,
+    ReloadRequest, RollbackRequest, ScaleRequest, SignalRequest, StartRequest, TargetsRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -28,6 +28,12 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/ping", get(ping))
         .route("/v1/apps", post(start))
         .route("/v1/apps/{target}", get(describe))
+        .route("/v1/plan", post(plan))
+        .route("/v1/apply", post(apply))
+        .route("/v1/reset", post(reset))
+        .route("/v1/signal", post(signal))
+        .route("/v1/flush", post(flush))
+        .route("/v1/reopen-logs", post(reopen_logs))
         .route("/v1/actions", post(act))
         .route("/v1/reload", post(reload))
         .route("/v1/rollback", post(rollback))
@@ -77,6 +83,46 @@ async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| supervisor.act(&request)).await
+}
+
+async fn plan(State(handle): State<Handle>, Body(request): Body<PlanRequest>) -> Reply<Vec<Plan>> {
+    Ok(axum::Json(
+        handle
+            .ask(move |supervisor| supervisor.plan(&request.apps))
+            .await?,
+    ))
+}
+
+async fn apply(State(handle): State<Handle>, Body(request): Body<ApplyRequest>) -> Answer {
+    let (wait, follow) = (request.wait, request.follow);
+    answer(handle, wait, follow, move |supervisor| {
+        supervisor.have_be(request)
+    })
+    .await
+}
+
+async fn reset(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<ChangeReply> {
+    let reset = move |supervisor: &mut Supervisor| supervisor.reset(&request.targets);
+    Ok(axum::Json(handle.ask(reset).await??))
+}
+
+async fn signal(State(handle): State<Handle>, Body(request): Body<SignalRequest>) -> Reply<ChangeReply> {
+    let send = move |supervisor: &mut Supervisor| supervisor.signal(&request.targets, &request.signal);
+    Ok(axum::Json(handle.ask(send).await??))
+}
+
+async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<Vec<String>> {
+    let files = handle
+        .ask(move |supervisor| supervisor.log_files(&request.targets))
+        .await??;
+    let names = files.iter().map(|path| path.display().to_string()).collect();
+    handle.logs.flush(files).await;
+    Ok(axum::Json(names))
+}
+
+async fn reopen_logs(State(handle): State<Handle>) -> Reply<ChangeReply> {
+    handle.logs.reopen();
+    Ok(axum::Json(ChangeReply::default()))
 }
 
 async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) -> Answer {

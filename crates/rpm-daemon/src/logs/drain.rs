@@ -1,17 +1,19 @@
 //! The log thread: one poller over all pipes.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
+use jiff::Zoned;
 use rpm_sys::oneshot::{Poller, Waker};
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::stamp::Lines;
 use super::{Order, Source};
 use crate::home::private_file;
 
@@ -33,6 +35,12 @@ pub(super) struct Drain {
 
 struct Stream {
     pipe: File,
+    sinks: Vec<Sink>,
+    lines: Lines,
+}
+
+/// A file that takes a stream.
+struct Sink {
     path: PathBuf,
     file: Option<File>,
     /// Bytes that could not be written since the last success.
@@ -109,6 +117,14 @@ impl Drain {
                     // An error is what it waits for: the other side is gone.
                     let _ = resumed.recv();
                 }
+                Order::Reopen => self.reopen(),
+                Order::Flush(files, done) => {
+                    self.pass();
+                    for path in files {
+                        empty(&path);
+                    }
+                    let _ = done.send(());
+                }
                 Order::Stop => {
                     self.pass();
                     return std::ops::ControlFlow::Break(());
@@ -121,15 +137,26 @@ impl Drain {
     fn add(&mut self, source: Source) {
         let token = self.next_token;
         self.next_token += 1;
-        let stream = Stream {
-            pipe: File::from(source.pipe),
-            path: source.path,
+        let sinks = [Some(source.path), source.also].into_iter().flatten();
+        let sink = |path| Sink {
+            path,
             file: None,
             lost: 0,
         };
+        let stream = Stream {
+            pipe: File::from(source.pipe),
+            sinks: sinks.map(sink).collect(),
+            lines: Lines::new(source.style),
+        };
         match self.poller.add(stream.pipe.as_fd(), token) {
             Ok(()) => drop(self.streams.insert(token, stream)),
-            Err(error) => warn!(path = %stream.path.display(), %error, "cannot watch a worker's output"),
+            Err(error) => warn!(path = stream.name(), %error, "cannot watch a worker's output"),
+        }
+    }
+
+    fn reopen(&mut self) {
+        for sink in self.streams.values_mut().flat_map(|stream| &mut stream.sinks) {
+            sink.file = None;
         }
     }
 
@@ -168,9 +195,10 @@ impl Drain {
             {
                 return Turn::Empty;
             }
-            Err(error) => warn!(path = %stream.path.display(), %error, "cannot read a worker's output"),
+            Err(error) => warn!(path = stream.name(), %error, "cannot read a worker's output"),
         }
-        if let Some(ended) = self.streams.remove(&token) {
+        if let Some(mut ended) = self.streams.remove(&token) {
+            ended.finish();
             let _ = self.poller.remove(ended.pipe.as_fd());
         }
         Turn::Ended
@@ -178,6 +206,44 @@ impl Drain {
 }
 
 impl Stream {
+    fn name(&self) -> String {
+        let first = self.sinks.first();
+        first.map_or_else(String::new, |sink| sink.path.display().to_string())
+    }
+
+    fn store(&mut self, bytes: &[u8]) {
+        let styled = self.lines.style(bytes, Zoned::now);
+        let bytes = styled.as_deref().unwrap_or(bytes);
+        self.sinks.iter_mut().for_each(|sink| sink.store(bytes));
+    }
+
+    fn finish(&mut self) {
+        let rest = self.lines.finish(Zoned::now);
+        if !rest.is_empty() {
+            self.sinks.iter_mut().for_each(|sink| sink.store(&rest));
+        }
+    }
+}
+
+/// A file that is not there is empty.
+fn empty(path: &Path) {
+    let emptied =
+        OpenOptions::new()
+            .write(true)
+            .open(path)
+            .and_then(|file| match file.metadata()?.is_file() {
+                true => file.set_len(0),
+                false => Ok(()),
+            });
+    match emptied {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(path = %path.display(), %error, "cannot empty a log");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+impl Sink {
     /// Writes to the file. What a full disk does not take is dropped and counted, so that the program
     /// goes on; the gap is marked in the file once it takes bytes again.
     fn store(&mut self, bytes: &[u8]) {
@@ -206,7 +272,7 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LogSink, Source};
+    use super::super::{LogSink, Source, Style};
     use std::io::Write as _;
 
     #[test]
@@ -220,6 +286,8 @@ mod tests {
         sink.add(Source {
             pipe: read.into(),
             path: path.clone(),
+            also: None,
+            style: Style::Raw,
         });
         let long = vec![b'x'; 1 << 20];
         let mut writer = std::fs::File::from(std::os::fd::OwnedFd::from(write));
@@ -245,6 +313,8 @@ mod tests {
         sink.add(Source {
             pipe: read.into(),
             path: "/dev/full".into(),
+            also: None,
+            style: Style::Raw,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         // Far more than a pipe holds: the writer would block for ever if the thread stopped reading.

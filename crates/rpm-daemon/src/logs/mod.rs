@@ -5,7 +5,10 @@
 //! is told when something was added.
 
 mod drain;
+mod stamp;
 pub mod tail;
+
+pub use stamp::Style;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,6 +27,10 @@ pub struct Source {
     pub pipe: OwnedFd,
     /// The file that takes it.
     pub path: PathBuf,
+    /// Another file that takes it too.
+    pub also: Option<PathBuf>,
+    /// How its lines are written.
+    pub style: Style,
 }
 
 enum Order {
@@ -32,6 +39,10 @@ enum Order {
     Sync(oneshot::Sender<()>),
     /// The same, and wait until the other side of the channel is dropped.
     Pause(oneshot::Sender<()>, mpsc::Receiver<()>),
+    /// Open the files anew: somebody has moved them.
+    Reopen,
+    /// Empty these files.
+    Flush(Vec<PathBuf>, oneshot::Sender<()>),
     Stop,
 }
 
@@ -90,6 +101,18 @@ impl LogSink {
     #[must_use]
     pub fn written(&self) -> watch::Receiver<u64> {
         self.written.clone()
+    }
+
+    /// Opens the files anew before the next bytes: somebody has moved them.
+    pub fn reopen(&self) {
+        self.order(Order::Reopen);
+    }
+
+    /// Empties these files.
+    pub async fn flush(&self, files: Vec<PathBuf>) {
+        let (done, wait) = oneshot::channel();
+        self.order(Order::Flush(files, done));
+        let _ = wait.await;
     }
 
     /// Ends the thread after a last pass.

@@ -10,6 +10,7 @@ use super::image::{Image, PID_DIGITS};
 use super::{Child, Stage};
 use crate::intercept::{Filter, install};
 use crate::pidfd::PidFd;
+use crate::user::User;
 
 /// `_NSIG` of the kernel.
 const SIGNALS: i32 = 64;
@@ -22,6 +23,7 @@ pub(super) struct Plan<'a> {
     /// Source, target; every source is above every target.
     pub(super) dups: &'a [(RawFd, RawFd)],
     pub(super) nofile: Option<libc::rlimit>,
+    pub(super) user: Option<&'a User>,
     /// The filter, `None` if there is none for this processor, and the number that its descriptor shall have.
     pub(super) filter: Option<(Option<&'a Filter>, RawFd)>,
     /// Where a failure is reported; close-on-exec, above every target.
@@ -70,6 +72,7 @@ pub(super) fn decode(message: [u8; MESSAGE]) -> Option<(Stage, io::Error)> {
         3 => Stage::Directory,
         4 => Stage::Limit,
         5 => Stage::Intercept,
+        7 => Stage::User,
         _ => Stage::Execute,
     };
     let errno = i32::from_ne_bytes([e, f, g, h]);
@@ -83,6 +86,7 @@ fn code(stage: Stage) -> i32 {
         Stage::Directory => 3,
         Stage::Limit => 4,
         Stage::Intercept => 5,
+        Stage::User => 7,
         Stage::Prepare | Stage::Fork | Stage::Execute => 6,
     }
 }
@@ -116,6 +120,9 @@ fn run(plan: &Plan<'_>) -> ! {
     write_pid(plan.image.pid_digits);
     if let Some((filter, number)) = plan.filter {
         intercept(plan, filter, number);
+    }
+    if let Some(user) = plan.user {
+        become_user(plan, user);
     }
     set_mask(&empty_mask());
     let Image {
@@ -176,6 +183,25 @@ fn send(to: RawFd, number: RawFd) -> bool {
 
 /// Everything above standard error becomes close-on-exec (Linux 5.11; before, what this program
 /// inherited from its own parent may leak), then the wanted ones get their numbers without the flag.
+/// By the system calls themselves: those of the C library have all threads follow, and there are none.
+fn become_user(plan: &Plan<'_>, user: &User) {
+    // SAFETY: a live list of that length.
+    if unsafe { libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) } != 0 {
+        fail(plan, Stage::User);
+    }
+    // SAFETY: three numbers.
+    if unsafe { libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) } != 0 {
+        fail(plan, Stage::User);
+    }
+    // SAFETY: three numbers.
+    if unsafe { libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) } != 0 {
+        fail(plan, Stage::User);
+    }
+    // It went with the user.
+    // SAFETY: two numbers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT as libc::c_ulong) };
+}
+
 fn place_descriptors(plan: &Plan<'_>) {
     let all = libc::c_long::from(u32::MAX);
     let flags = libc::c_long::from(libc::CLOSE_RANGE_CLOEXEC);
@@ -289,6 +315,7 @@ mod tests {
             listen_fds: 0,
             nofile: None,
             intercept: None,
+            user: None,
         };
         let child = crate::spawn::spawn(what).unwrap();
         let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();

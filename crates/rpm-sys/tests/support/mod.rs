@@ -51,6 +51,7 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Spawn {
         listen_fds: 0,
         nofile: None,
         intercept: None,
+        user: None,
     }
 }
 

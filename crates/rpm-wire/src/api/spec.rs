@@ -121,6 +121,164 @@ pub struct AppSpec {
     /// First delay of an exponential back-off.
     #[serde(default)]
     pub exp_backoff_restart_delay_ms: Option<u64>,
+    /// A group of apps that requests may name.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// `false`: it is put in the list, and started by a later request.
+    #[serde(default = "yes")]
+    pub autostart: bool,
+    /// Exit codes after which it is not restarted.
+    #[serde(default)]
+    pub stop_exit_codes: Vec<i32>,
+    /// A worker whose processes have more memory than this, in bytes, is replaced.
+    #[serde(default)]
+    pub max_memory_restart: Option<u64>,
+    /// When to restart: a time table of cron, five fields or six with seconds.
+    #[serde(default)]
+    pub cron_restart: Option<String>,
+    /// The time zone of that, by its IANA name; the daemon's if it is missing.
+    #[serde(default)]
+    pub cron_timezone: Option<String>,
+    /// It is asked to stop by the message `shutdown`, where it has a channel.
+    #[serde(default)]
+    pub shutdown_with_message: bool,
+    /// Restart when files change.
+    #[serde(default)]
+    pub watch: Option<WatchSpec>,
+    /// The variable with the number of the instance, instead of `NODE_APP_INSTANCE`.
+    #[serde(default)]
+    pub instance_var: Option<String>,
+    /// A variable of `env` that is one higher for each further instance.
+    #[serde(default)]
+    pub increment_var: Option<String>,
+    /// The user that it runs as, a name or a number. Only for a daemon of root.
+    #[serde(default)]
+    pub uid: Option<String>,
+    /// The group, likewise; that of the user if it is missing.
+    #[serde(default)]
+    pub gid: Option<String>,
+    /// Node reads source maps.
+    #[serde(default = "yes")]
+    pub source_map_support: bool,
+    /// Where its output goes.
+    #[serde(default)]
+    pub logs: LogSpec,
+    /// Where the pids are written: the number of the instance is added to its name.
+    #[serde(default)]
+    pub pid_file: Option<String>,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+impl Default for AppSpec {
+    /// One process of nothing, with the defaults of everything else.
+    fn default() -> AppSpec {
+        AppSpec {
+            name: String::new(),
+            script: String::new(),
+            interpreter: None,
+            interpreter_args: Vec::new(),
+            args: Vec::new(),
+            cwd: "/".to_owned(),
+            env: BTreeMap::new(),
+            exec_mode: ExecMode::Fork,
+            instances: 1,
+            balance: Balance::default(),
+            policy: Policy::default(),
+            weights: Vec::new(),
+            listen: Vec::new(),
+            intercept: true,
+            ports: Vec::new(),
+            wait_ready: false,
+            autorestart: true,
+            listen_timeout_ms: None,
+            kill_timeout_ms: None,
+            kill_signal: StopSignal::default(),
+            treekill: true,
+            reload_timeout_ms: None,
+            drain_timeout_ms: None,
+            watch_after_ms: None,
+            parallel: 0,
+            max_surge: None,
+            max_unavailable: 0,
+            allow_port_change: false,
+            health_check: None,
+            agent: true,
+            max_restarts: None,
+            min_uptime_ms: None,
+            restart_delay_ms: None,
+            exp_backoff_restart_delay_ms: None,
+            namespace: default_namespace(),
+            autostart: true,
+            stop_exit_codes: Vec::new(),
+            max_memory_restart: None,
+            cron_restart: None,
+            cron_timezone: None,
+            shutdown_with_message: false,
+            watch: None,
+            instance_var: None,
+            increment_var: None,
+            uid: None,
+            gid: None,
+            source_map_support: true,
+            logs: LogSpec::default(),
+            pid_file: None,
+        }
+    }
+}
+
+/// What is watched for changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchSpec {
+    /// Files and directories, absolute; directories with all that is in them.
+    pub paths: Vec<String>,
+    /// Changes of these do not matter: names, paths or patterns with `*`. What begins with a dot, and `node_modules`, is never watched
+    /// below a watched directory.
+    #[serde(default)]
+    pub ignore: Vec<String>,
+    /// From the first change to the restart.
+    #[serde(default)]
+    pub delay_ms: u64,
+}
+
+/// Where an app's output goes, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSpec {
+    /// Standard output.
+    #[serde(default)]
+    pub out: LogTarget,
+    /// Standard error.
+    #[serde(default)]
+    pub err: LogTarget,
+    /// Both, besides; `usual` is `<name>.log`.
+    #[serde(default)]
+    pub both: Option<LogTarget>,
+    /// All instances write to the same files.
+    #[serde(default)]
+    pub merge: bool,
+    /// The time before each line: `YYYY-MM-DD HH:mm:ss.SSS Z`.
+    #[serde(default)]
+    pub date_format: Option<String>,
+    /// Each line as a JSON object.
+    #[serde(default)]
+    pub json: bool,
+}
+
+/// Where a stream goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogTarget {
+    /// `$RPM_HOME/logs/<name>-out.log`, `-error.log`.
+    #[default]
+    Usual,
+    /// Nowhere.
+    Nowhere,
+    /// This file, absolute; the number of the instance is added unless they are merged.
+    File(String),
 }
 
 /// How connections come to the workers of an app.

@@ -1,0 +1,277 @@
+//! What apps shall be, and the way from what they are: new ones are started, and those that differ are replaced, losing nothing.
+
+use rpm_core::protocol::{Command, Outcome};
+use rpm_core::{AppId, InstanceId, Revision, StateView};
+use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest, Change, KeyChange, Plan};
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+
+use crate::app::{self, Plane};
+use crate::commands::{Accepted, failure};
+use crate::supervisor::Supervisor;
+
+/// Longest value that is told.
+const VALUE_LIMIT: usize = 200;
+
+impl Supervisor {
+    /// What would change.
+    pub(crate) fn plan(&self, apps: &[AppSpec]) -> Vec<Plan> {
+        let plan = |spec: &AppSpec| {
+            let given = self.find_app(&spec.name).and_then(|app| self.given(app));
+            let keys = given.map(|given| differences(given, spec)).unwrap_or_default();
+            Plan {
+                name: spec.name.clone(),
+                change: match given {
+                    None => Change::Added,
+                    Some(_) if keys.is_empty() => Change::Unchanged,
+                    Some(_) => Change::Changed,
+                },
+                keys,
+            }
+        };
+        apps.iter().map(plan).collect()
+    }
+
+    /// Has the apps be so. If one of them cannot be, nothing is changed.
+    pub(crate) fn have_be(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
+        let faults: Vec<String> = request
+            .apps
+            .iter()
+            .filter_map(|spec| self.check(spec).err())
+            .map(|error| match error.hint {
+                Some(hint) => format!("{} ({hint})", error.error),
+                None => error.error,
+            })
+            .collect();
+        if !faults.is_empty() {
+            return Err(failure(faults.join("; "), Some("nothing was changed")));
+        }
+        let mut accepted = Vec::new();
+        for spec in request.apps {
+            match self.find_app(&spec.name) {
+                None => accepted.push(self.add(spec)?),
+                Some(app) => accepted.extend(self.bring_to(app, spec, request.mode)?),
+            }
+        }
+        self.upkeep.stale = true;
+        Ok(accepted)
+    }
+
+    fn bring_to(&mut self, app: AppId, spec: AppSpec, mode: ApplyMode) -> Result<Option<Accepted>, ApiError> {
+        let changed = self
+            .given(app)
+            .is_none_or(|given| !differences(given, &spec).is_empty());
+        if let Some(app) = self.apps.get_mut(&app) {
+            app.rests = false;
+        }
+        let ids: Vec<InstanceId> = self
+            .core
+            .instances()
+            .filter(|view| view.app == app)
+            .map(|view| view.id)
+            .collect();
+        let online = |id: &InstanceId| {
+            let view = self.core.instance(*id);
+            view.is_some_and(|view| matches!(view.state, StateView::Online { .. }))
+        };
+        if mode == ApplyMode::Changed && !changed && ids.iter().all(online) {
+            let notes = vec![format!("{} is as it shall be", spec.name)];
+            return Ok(Some(self.settled(ids, notes)));
+        }
+        let (serves, wanted) = (
+            ids.iter().any(online),
+            app::instances(spec.instances, app::cpus()),
+        );
+        let was = self.given(app).map(Plane::of);
+        let moves = was.is_some_and(|was| was != Plane::of(&spec));
+        let revision = self.revise(app, spec)?;
+        let accepted = if serves && !(mode == ApplyMode::Restart && self.is_fork(app) && !self.has_slots(app))
+        {
+            self.replace_moving(app, revision, moves)?
+        } else {
+            self.configure(app, revision)?;
+            self.obey(ids.clone(), |instances| Command::Restart { instances })
+        };
+        Ok(Some(self.then_scale(
+            app,
+            accepted,
+            u32::try_from(ids.len()).unwrap_or(u32::MAX),
+            wanted,
+        )))
+    }
+
+    /// After that, this many instances.
+    fn then_scale(&self, app: AppId, accepted: Accepted, now: u32, wanted: u32) -> Accepted {
+        if now == wanted {
+            return accepted;
+        }
+        let Accepted {
+            outcome,
+            instances,
+            mut notes,
+        } = accepted;
+        notes.push(format!("{}: {now} instances become {wanted}", self.label(app)));
+        let (sender, chained) = oneshot::channel();
+        let handle = self.handle();
+        tokio::spawn(async move {
+            let last = match outcome.await {
+                Ok(Outcome::Done { .. }) => {
+                    let scale = move |supervisor: &mut Supervisor| {
+                        supervisor.command(Command::Scale { app, count: wanted })
+                    };
+                    match handle.ask(scale).await {
+                        Ok(scaled) => scaled.await.ok(),
+                        Err(_) => None,
+                    }
+                }
+                other => other.ok(),
+            };
+            if let Some(last) = last {
+                // Nobody waits any more if the request was cut.
+                let _ = sender.send(last);
+            }
+        });
+        Accepted {
+            outcome: chained,
+            instances,
+            notes,
+        }
+    }
+
+    /// A revision of this specification.
+    fn revise(&mut self, id: AppId, spec: AppSpec) -> Result<Revision, ApiError> {
+        let name = self.label(id);
+        let view = self.core.app(id);
+        let keep: Vec<Revision> = view
+            .map(|view| {
+                [
+                    Some(view.config.revision),
+                    view.reload.map(|reload| reload.former),
+                    view.previous,
+                ]
+            })
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        let app = self.apps.get_mut(&id);
+        let app = app.ok_or_else(|| failure(format!("{name} is being deleted"), None))?;
+        app.revisions.put(spec, &keep).map_err(|gone| {
+            failure(
+                format!("{name} cannot be started anew: {gone}"),
+                Some("nothing was changed"),
+            )
+        })
+    }
+
+    pub(crate) fn find_app(&self, name: &str) -> Option<AppId> {
+        self.apps
+            .iter()
+            .find(|(_, app)| app.name == name)
+            .map(|(id, _)| *id)
+    }
+
+    /// What the app was described by.
+    fn given(&self, app: AppId) -> Option<&AppSpec> {
+        let present = self.core.app(app)?.config.revision;
+        self.apps.get(&app)?.revisions.given(present).map(AsRef::as_ref)
+    }
+}
+
+/// The keys that differ, in their order, variables last.
+fn differences(from: &AppSpec, to: &AppSpec) -> Vec<KeyChange> {
+    let (mut old, mut new) = (fields(from), fields(to));
+    let (old_env, new_env) = (old.remove("env"), new.remove("env"));
+    let mut changes = compare(&old, &new, "");
+    for change in compare(&object(old_env), &object(new_env), "env.") {
+        // What is in a variable is nobody's business.
+        changes.push(KeyChange {
+            from: None,
+            to: None,
+            ..change
+        });
+    }
+    changes
+}
+
+fn compare(old: &Map<String, Value>, new: &Map<String, Value>, prefix: &str) -> Vec<KeyChange> {
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let present =
+        |fields: &Map<String, Value>, key: &str| fields.get(key).filter(|value| !value.is_null()).cloned();
+    let mut changes = Vec::new();
+    for key in keys {
+        let (from, to) = (present(old, key), present(new, key));
+        if from != to {
+            changes.push(KeyChange {
+                key: format!("{prefix}{key}"),
+                removed: to.is_none(),
+                from: from.map(|value| shown(&value)),
+                to: to.map(|value| shown(&value)),
+            });
+        }
+    }
+    changes
+}
+
+fn fields(spec: &AppSpec) -> Map<String, Value> {
+    object(serde_json::to_value(spec).ok())
+}
+
+fn object(value: Option<Value>) -> Map<String, Value> {
+    match value {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(VALUE_LIMIT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn differences_are_told_but_no_secret() {
+        let from = AppSpec {
+            name: "web".to_owned(),
+            script: "/srv/a.js".to_owned(),
+            env: BTreeMap::from([
+                ("TOKEN".to_owned(), "hunter2".to_owned()),
+                ("OLD".to_owned(), "1".to_owned()),
+            ]),
+            max_restarts: Some(3),
+            ..AppSpec::default()
+        };
+        let to = AppSpec {
+            script: "/srv/b.js".to_owned(),
+            env: BTreeMap::from([("TOKEN".to_owned(), "hunter3".to_owned())]),
+            max_restarts: None,
+            ..from.clone()
+        };
+        let told = differences(&from, &to);
+        let lines: Vec<(&str, Option<&str>, Option<&str>, bool)> = told
+            .iter()
+            .map(|it| (it.key.as_str(), it.from.as_deref(), it.to.as_deref(), it.removed))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                ("max_restarts", Some("3"), None, true),
+                ("script", Some("\"/srv/a.js\""), Some("\"/srv/b.js\""), false),
+                ("env.OLD", None, None, true),
+                ("env.TOKEN", None, None, false),
+            ]
+        );
+        assert!(differences(&to, &to).is_empty());
+    }
+}

@@ -1,0 +1,227 @@
+//! What is put before each line: the time, or the whole line as an object.
+
+use std::fmt::Write as _;
+
+use jiff::Zoned;
+use serde_json::json;
+
+/// Longest line that is kept together as one object, in bytes.
+const LINE_LIMIT: usize = 64 * 1024;
+
+/// How lines are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// As they come.
+    Raw,
+    /// After the time, in this format.
+    Dated(String),
+    /// As JSON objects, one a line.
+    Json {
+        /// The app.
+        app: String,
+        /// The instance.
+        id: u32,
+        /// `out` or `err`.
+        stream: &'static str,
+        /// The format of the time; that of ISO 8601 without one.
+        format: Option<String>,
+    },
+}
+
+/// The formatter of one stream.
+#[derive(Debug)]
+pub(super) struct Lines {
+    style: Style,
+    /// The next byte begins a line.
+    fresh: bool,
+    /// The beginning of a line that is not complete.
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    pub(super) fn new(style: Style) -> Lines {
+        Lines {
+            style,
+            fresh: true,
+            partial: Vec::new(),
+        }
+    }
+
+    /// The bytes as they are written; `None`: as they are.
+    pub(super) fn style(&mut self, bytes: &[u8], now: impl Fn() -> Zoned) -> Option<Vec<u8>> {
+        match &self.style {
+            Style::Raw => None,
+            Style::Dated(format) => {
+                let mut styled = Vec::with_capacity(bytes.len() + 64);
+                let mut time = None;
+                for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+                    if self.fresh {
+                        let time = time.get_or_insert_with(|| format_time(format, &now()));
+                        styled.extend_from_slice(time.as_bytes());
+                        styled.extend_from_slice(b": ");
+                    }
+                    styled.extend_from_slice(part);
+                    self.fresh = part.ends_with(b"\n");
+                }
+                Some(styled)
+            }
+            Style::Json { .. } => {
+                self.partial.extend_from_slice(bytes);
+                let end = match self.partial.iter().rposition(|byte| *byte == b'\n') {
+                    Some(newline) => newline + 1,
+                    None if self.partial.len() > LINE_LIMIT => self.partial.len(),
+                    None => return Some(Vec::new()),
+                };
+                let rest = self.partial.split_off(end);
+                let whole = std::mem::replace(&mut self.partial, rest);
+                Some(self.objects(&whole, &now()))
+            }
+        }
+    }
+
+    /// What has no end, when there is nothing more to come.
+    pub(super) fn finish(&mut self, now: impl Fn() -> Zoned) -> Vec<u8> {
+        let rest = std::mem::take(&mut self.partial);
+        if rest.is_empty() {
+            rest
+        } else {
+            self.objects(&rest, &now())
+        }
+    }
+
+    fn objects(&self, whole: &[u8], now: &Zoned) -> Vec<u8> {
+        let Style::Json {
+            app,
+            id,
+            stream,
+            format,
+        } = &self.style
+        else {
+            return whole.to_vec();
+        };
+        let timestamp = match format {
+            Some(format) => format_time(format, now),
+            None => now.timestamp().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+        };
+        let mut objects = Vec::new();
+        for line in whole.split_inclusive(|byte| *byte == b'\n') {
+            let object = json!({
+                "message": String::from_utf8_lossy(line),
+                "timestamp": timestamp,
+                "type": stream,
+                "process_id": id,
+                "app_name": app,
+            });
+            objects.extend_from_slice(object.to_string().as_bytes());
+            objects.push(b'\n');
+        }
+        objects
+    }
+}
+
+/// The tokens of dayjs and moment that mean times; what is none stays, and so does what stands in brackets.
+const TOKENS: [(&str, &str); 22] = [
+    ("YYYY", "%Y"),
+    ("SSS", "%3f"),
+    ("YY", "%y"),
+    ("MMMM", "%B"),
+    ("MMM", "%b"),
+    ("MM", "%m"),
+    ("DD", "%d"),
+    ("dddd", "%A"),
+    ("ddd", "%a"),
+    ("HH", "%H"),
+    ("hh", "%I"),
+    ("mm", "%M"),
+    ("ss", "%S"),
+    ("ZZ", "%z"),
+    ("M", "%-m"),
+    ("D", "%-d"),
+    ("H", "%-H"),
+    ("h", "%-I"),
+    ("A", "%p"),
+    ("a", "%P"),
+    ("X", "%s"),
+    ("Z", "%:z"),
+];
+
+/// A time in the format of dayjs: `YYYY-MM-DD HH:mm:ss.SSS Z`.
+pub(crate) fn format_time(format: &str, time: &Zoned) -> String {
+    let mut text = String::new();
+    let mut rest = format;
+    while let Some(letter) = rest.chars().next() {
+        if letter == '['
+            && let Some(end) = rest.find(']')
+        {
+            text.push_str(&rest[1..end]);
+            rest = &rest[end + 1..];
+            continue;
+        }
+        let token = TOKENS.iter().find(|(token, _)| rest.starts_with(token));
+        match token {
+            Some((token, directive)) => {
+                // All of these are known to the formatter.
+                let _ = write!(text, "{}", time.strftime(directive));
+                rest = &rest[token.len()..];
+            }
+            None => {
+                text.push(letter);
+                rest = &rest[letter.len_utf8()..];
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Zoned {
+        "2026-03-05T14:07:09.042+01:00[Europe/Berlin]".parse().unwrap()
+    }
+
+    #[test]
+    fn formats_are_those_of_dayjs() {
+        for (format, expected) in [
+            ("YYYY-MM-DD HH:mm:ss.SSS Z", "2026-03-05 14:07:09.042 +01:00"),
+            ("YYYY-MM-DDTHH:mm:ss", "2026-03-05T14:07:09"),
+            ("D/M/YY h:mm A", "5/3/26 2:07 PM"),
+            ("ddd [at] HH ZZ", "Thu at 14 +0100"),
+            ("[", "["),
+        ] {
+            assert_eq!(format_time(format, &now()), expected, "{format}");
+        }
+    }
+
+    #[test]
+    fn the_time_stands_before_each_line_once() {
+        let mut lines = Lines::new(Style::Dated("HH:mm".to_owned()));
+        assert_eq!(lines.style(b"one\ntw", now).unwrap(), b"14:07: one\n14:07: tw");
+        assert_eq!(lines.style(b"o\nthree\n", now).unwrap(), b"o\n14:07: three\n");
+        assert_eq!(Lines::new(Style::Raw).style(b"x", now), None);
+    }
+
+    #[test]
+    fn each_line_is_an_object() {
+        let mut lines = Lines::new(Style::Json {
+            app: "web".to_owned(),
+            id: 3,
+            stream: "out",
+            format: None,
+        });
+        assert_eq!(lines.style(b"a \"b\"", now).unwrap(), b"");
+        let styled = String::from_utf8(lines.style(b" c\n\xff\nrest", now).unwrap()).unwrap();
+        let objects: Vec<serde_json::Value> = styled
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let expected = json!({
+            "message": "a \"b\" c\n", "timestamp": "2026-03-05T13:07:09.042Z", "type": "out", "process_id": 3, "app_name": "web",
+        });
+        assert_eq!(objects[0], expected);
+        assert_eq!((objects.len(), &objects[1]["message"]), (2, &json!("\u{fffd}\n")));
+        let rest = String::from_utf8(lines.finish(now)).unwrap();
+        assert!(rest.contains("\"message\":\"rest\""), "{rest}");
+    }
+}

@@ -1,0 +1,78 @@
+//! `POST /v1/plan` and `POST /v1/apply`: what apps shall be, and the way from what they are.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AppSpec, Follow, yes};
+
+/// `POST /v1/plan`: what would change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// The apps as they shall be.
+    pub apps: Vec<AppSpec>,
+}
+
+/// How apps that run become what they shall be. Those that do not exist are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApplyMode {
+    /// Those that run already are restarted (a cluster that serves is reloaded).
+    Restart,
+    /// They are reloaded.
+    Reload,
+    /// They are left alone, unless something changes or they do not run.
+    Changed,
+}
+
+/// `POST /v1/apply`: have apps be so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// The apps as they shall be. Others are left alone.
+    pub apps: Vec<AppSpec>,
+    /// How.
+    pub mode: ApplyMode,
+    /// Answer only when it is done.
+    #[serde(default = "yes")]
+    pub wait: bool,
+    /// What else the answer is about.
+    #[serde(default)]
+    pub follow: Follow,
+}
+
+/// What becomes of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It is new.
+    Added,
+    /// It is there, and some keys differ.
+    Changed,
+    /// It is there as it shall be.
+    Unchanged,
+}
+
+/// An app of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// What becomes of it.
+    pub change: Change,
+    /// What differs.
+    pub keys: Vec<KeyChange>,
+}
+
+/// A key whose value changes. The values of variables are not told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyChange {
+    /// Which: `script`, or `env.PORT`.
+    pub key: String,
+    /// What it was, as JSON; `None`: it was not there, or is not told.
+    pub from: Option<String>,
+    /// What it becomes; `None`: it goes, or is not told.
+    pub to: Option<String>,
+    /// It was there, and is not any more.
+    #[serde(default)]
+    pub removed: bool,
+}

@@ -1,0 +1,31 @@
+//! Requests about some processes: `POST /v1/reset`, `/v1/flush`, `/v1/signal`, `/v1/send`.
+
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/reset`: count restarts from 0. `POST /v1/flush`: empty the log files (no target: of all apps, and the daemon's).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetsRequest {
+    /// Names, ids, namespaces, `/patterns/` or `all`.
+    pub targets: Vec<String>,
+}
+
+/// `POST /v1/signal`: send a signal to the programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignalRequest {
+    /// Names, ids, namespaces, `/patterns/` or `all`.
+    pub targets: Vec<String>,
+    /// `SIGUSR2`, `usr2` or its number.
+    pub signal: String,
+}
+
+/// `POST /v1/send`: write a line to the standard input of a process in fork mode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendRequest {
+    /// The id, or a name.
+    pub target: String,
+    /// What is written, without anything added.
+    pub line: String,
+}
