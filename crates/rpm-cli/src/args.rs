@@ -1,5 +1,6 @@
 //! What may be typed, and what it means.
 
+mod start;
 mod values;
 
 use std::ffi::OsString;
@@ -9,9 +10,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
-use rpm_wire::api::{Balance, Policy, StopSignal};
 
-use values::{count, duration, health_path, instances, listen_address};
+pub(crate) use start::StartArgs;
+use values::{count, duration};
 
 /// The name in help where the program was not told its own.
 const DEFAULT_NAME: &str = "rpm";
@@ -71,6 +72,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
         Top::Daemon { check } => Invocation::Daemon { check },
         Top::Demo { port } => Invocation::Demo { port },
         Top::Client(command) => Invocation::Client(Client { command, program }),
+        Top::Missing(words) => {
+            let name = words.first().map(|name| name.to_string_lossy().into_owned());
+            let text = crate::compat::missing(&name.unwrap_or_default());
+            return Err(Usage(grammar(&program).error(ErrorKind::InvalidSubcommand, text)));
+        }
     })
 }
 
@@ -120,6 +126,8 @@ enum Top {
         #[arg(long)]
         port: Option<u16>,
     },
+    #[command(external_subcommand)]
+    Missing(Vec<OsString>),
     /// Run the daemon in the foreground (started by the other commands when it is needed)
     #[command(hide = true)]
     Daemon {
@@ -143,6 +151,23 @@ pub(crate) enum Command {
     },
     /// Print all processes as JSON in PM2's shape
     Jlist,
+    /// Print all processes as Node shows them, a field a line
+    Prettylist,
+    /// Print pids, one a line: of all processes, or of an app
+    Pid {
+        /// Name or id
+        target: Option<String>,
+    },
+    /// Print the ids of an app's processes
+    Id {
+        /// Name
+        name: String,
+    },
+    /// Print the variables of a process
+    Env {
+        /// Id or name
+        target: String,
+    },
     /// Show an app: configuration, processes, listeners
     #[command(visible_aliases = ["desc", "info", "show"])]
     Describe {
@@ -156,6 +181,8 @@ pub(crate) enum Command {
     Stop {
         #[command(flatten)]
         targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
         /// At once: requests under way are cut
         #[arg(long)]
         hard: bool,
@@ -164,6 +191,14 @@ pub(crate) enum Command {
     Restart {
         #[command(flatten)]
         targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
+        /// Give the apps this environment, besides what they have
+        #[arg(short = 'a', long)]
+        update_env: bool,
+        /// Switch the watching of files off, or on again
+        #[arg(long)]
+        watch: bool,
         /// Stop and start even where a reload would do
         #[arg(long)]
         hard: bool,
@@ -175,8 +210,10 @@ pub(crate) enum Command {
     Reload {
         #[command(flatten)]
         targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
         /// Give the apps this environment, besides what they have
-        #[arg(long)]
+        #[arg(short = 'a', long)]
         update_env: bool,
         /// Time the old workers stand by when the new ones serve, to take over again if one of these ends
         #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -201,6 +238,8 @@ pub(crate) enum Command {
     Delete {
         #[command(flatten)]
         targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
         /// At once: requests under way are cut
         #[arg(long)]
         hard: bool,
@@ -231,6 +270,55 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Empty the log files: of some apps, or all and the daemon's
+    Flush {
+        /// Names, ids, namespaces or /patterns/
+        targets: Vec<String>,
+    },
+    /// Open the log files anew, after somebody moved them
+    #[command(name = "reloadLogs", visible_alias = "reload-logs")]
+    ReloadLogs,
+    /// Count restarts from 0
+    Reset {
+        /// Names, ids, namespaces, /patterns/ or `all`
+        #[arg(required = true)]
+        targets: Vec<String>,
+    },
+    /// Send a signal to programs: rpm sendSignal SIGUSR2 web
+    #[command(name = "sendSignal", visible_alias = "send-signal")]
+    SendSignal {
+        /// Its name or number
+        signal: String,
+        /// Names, ids, namespaces, /patterns/ or `all`
+        #[arg(required = true)]
+        targets: Vec<String>,
+    },
+    /// Have the apps of an ecosystem file run: start those that are absent, restart the others
+    #[command(name = "startOrRestart", visible_alias = "start-or-restart")]
+    StartOrRestart {
+        #[command(flatten)]
+        file: OneFile,
+    },
+    /// The same; the others are reloaded
+    #[command(name = "startOrReload", visible_aliases = ["startOrGracefulReload", "start-or-reload"])]
+    StartOrReload {
+        #[command(flatten)]
+        file: OneFile,
+    },
+    /// Read ecosystem files and say what is wrong with them
+    Validate {
+        /// Files [default: ecosystem.config.js]
+        files: Vec<OsString>,
+    },
+    /// Write a sample of an ecosystem file
+    #[command(visible_alias = "ecosystem")]
+    Init {
+        /// Accepted for PM2's sake
+        #[arg(hide = true)]
+        kind: Option<String>,
+    },
+    /// Print what somebody who helps wants to know
+    Report,
     /// Check that the daemon answers
     Ping {
         /// Print JSON
@@ -244,6 +332,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Have this version take over from the daemon that runs; the apps are not touched
+    #[command(visible_alias = "updatePM2")]
     Update {
         /// Another binary than the one of this command
         #[arg(long, value_name = "PATH")]
@@ -258,136 +347,44 @@ pub(crate) enum Command {
     },
 }
 
-/// Instances to act on.
-#[derive(Args, Debug, PartialEq, Eq)]
-pub(crate) struct Targets {
-    /// Names, ids or `all`
-    #[arg(required = true)]
-    pub(crate) targets: Vec<String>,
+/// Which part of an ecosystem file.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileArgs {
+    /// Of an ecosystem file, only these apps
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Of an ecosystem file, add the variables of env_<NAME>
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// Show what an ecosystem file would change, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// An ecosystem file.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OneFile {
+    /// The file; `-` reads one from standard input
+    pub(crate) file: OsString,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    /// Accepted for PM2's sake: a file's environment is always taken
+    #[arg(short = 'a', long, hide = true)]
+    pub(crate) update_env: bool,
     /// Return before it is done
     #[arg(long)]
     pub(crate) no_wait: bool,
 }
 
-/// Of `start`.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StartArgs {
-    /// A script or program: a path, or a name on PATH
-    pub(crate) script: OsString,
-    /// Workers that share the app's ports: n, 0 or max for one per CPU, -n for that many fewer
-    #[arg(short, long, value_name = "N", allow_hyphen_values = true, value_parser = instances)]
-    pub(crate) instances: Option<i32>,
-    /// Name [default: the script's, without its extension]
-    #[arg(short, long)]
-    pub(crate) name: Option<String>,
-    /// Working directory [default: the current one]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) cwd: Option<OsString>,
-    /// Run the script with this program; `none` executes it [default: by its extension]
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) interpreter: Option<String>,
-    /// Arguments of the interpreter, separated by spaces
-    #[arg(
-        long,
-        visible_alias = "node-args",
-        value_name = "ARGS",
-        allow_hyphen_values = true
-    )]
-    pub(crate) interpreter_args: Vec<String>,
-    /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
-    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
-    pub(crate) listen: Vec<String>,
-    /// How connections come to the workers: direct (the kernel delivers them) or handoff (the daemon accepts, for Node workers)
-    #[arg(long, value_name = "HOW", default_value_t)]
-    pub(crate) balance: Balance,
-    /// Who gets a connection: round-robin, least-connections (who has the fewest open), ip-hash (the same client to the same worker
-    /// while it lives, as for socket.io) or weighted
-    #[arg(long, value_name = "POLICY", default_value_t)]
-    pub(crate) policy: Policy,
-    /// What the workers weigh with --policy weighted, 1 to 100 each; those beyond the list begin it again
-    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) weights: Vec<u32>,
-    /// Share only these of the ports that the program opens [default: all but random ones]
-    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) ports: Vec<u16>,
-    /// Leave the ports that the program opens by itself to it (it is not balanced then, unless it is Node)
-    #[arg(long)]
-    pub(crate) no_intercept: bool,
-    /// A worker is ready when it sends `ready` (process.send)
-    #[arg(long)]
-    pub(crate) wait_ready: bool,
-    /// How long a worker may take to become ready
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) listen_timeout: Option<u64>,
-    /// From the signal to stop until SIGKILL
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) kill_timeout: Option<u64>,
-    /// What asks the program to stop: SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1 or SIGUSR2
-    #[arg(long, value_name = "SIGNAL", default_value_t)]
-    pub(crate) kill_signal: StopSignal,
-    /// Signal the program alone, and not what it has started
-    #[arg(long)]
-    pub(crate) no_treekill: bool,
-    /// Give up after this many failures to start in a row
-    #[arg(long, value_name = "N")]
-    pub(crate) max_restarts: Option<u32>,
-    /// On reload: time a new worker has until it must be ready
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) reload_timeout: Option<u64>,
-    /// On reload: time an old worker has to finish what it has begun
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) drain_timeout: Option<u64>,
-    /// On reload: time the old workers stand by when the new ones serve, to take over again if one of these ends
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) watch_after: Option<u64>,
-    /// On reload: how many new workers may be starting at once; 0 is one per CPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) parallel: u32,
-    /// On reload: how many workers more than instances there may be, those that drain included [default: any number]
-    #[arg(long, value_name = "N")]
-    pub(crate) max_surge: Option<u32>,
-    /// On reload: for how many instances an old worker may leave before its successor is started
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) max_unavailable: u32,
-    /// On reload: accept a new version that listens elsewhere
-    #[arg(long)]
-    pub(crate) allow_port_change: bool,
-    /// On reload: path that a new worker must answer, with HTTP, before it serves
-    #[arg(long, value_name = "PATH", value_parser = health_path)]
-    pub(crate) health_check: Option<String>,
-    /// Status of a good answer to the health check [default: 200]
-    #[arg(long, value_name = "CODE", requires = "health_check", value_parser = clap::value_parser!(u16).range(100..600))]
-    pub(crate) health_status: Option<u16>,
-    /// Time between two health checks [default: 250ms]
-    #[arg(long, value_name = "TIME", requires = "health_check", value_parser = duration)]
-    pub(crate) health_interval: Option<u64>,
-    /// Time for an answer to a health check [default: 2s]
-    #[arg(long, value_name = "TIME", requires = "health_check", value_parser = duration)]
-    pub(crate) health_timeout: Option<u64>,
-    /// So many good answers in a row [default: 1]
-    #[arg(long, value_name = "N", requires = "health_check", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) health_threshold: Option<u32>,
-    /// Do not load the agent that drains Node politely
-    #[arg(long)]
-    pub(crate) no_agent: bool,
-    /// An exit after this time is no failure to start
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) min_uptime: Option<u64>,
-    /// Wait this long before each restart
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) restart_delay: Option<u64>,
-    /// Wait this long before the first restart, longer before each further one
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) exp_backoff_restart_delay: Option<u64>,
-    /// Do not restart a worker that ended by itself
-    #[arg(long)]
-    pub(crate) no_autorestart: bool,
-    /// Return once the workers are spawned
+/// Instances to act on.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub(crate) struct Targets {
+    /// Names, ids, namespaces, /patterns/, ecosystem files or `all`
+    #[arg(required = true)]
+    pub(crate) targets: Vec<String>,
+    /// Return before it is done
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Arguments of the script
-    #[arg(last = true)]
-    pub(crate) args: Vec<OsString>,
 }
 
 #[cfg(test)]

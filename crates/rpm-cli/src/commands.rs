@@ -1,6 +1,8 @@
 //! Each command: its requests, and what is printed of the answers.
 
 mod complaint;
+mod inspect;
+mod start;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,22 +11,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ChangeReply, Finding, Follow, LogLine, Pong, Process, Progress,
-    ReloadRequest, RollbackRequest, ScaleRequest, UpdateRequest,
+    Action, ActionRequest, AppInfo, ApplyMode, ChangeReply, Finding, Follow, LogLine, Pong, Process,
+    Progress, ReloadRequest, RollbackRequest, ScaleRequest, UpdateRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{Client, Command, StartArgs, Targets, grammar};
+use crate::args::{Client, Command, FileArgs, Targets, grammar};
 use crate::connect::{connect, connect_or_start};
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
 use crate::output::{Output, OutputError};
 use crate::progress::Board;
 use crate::render;
-use crate::resolve::{Surroundings, start_request};
-use complaint::{complaint, tell};
+use crate::resolve::Surroundings;
+use complaint::complaint;
+pub(crate) use complaint::tell;
 
 /// How often the daemon is asked for what it knows if it goes away meanwhile, and the pause before the next time.
 const READ_TRIES: u32 = 5;
@@ -69,31 +72,22 @@ fn execute(client: &Client) -> anyhow::Result<()> {
 
 async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
     match &client.command {
-        Command::Start(args) => start(args, output).await,
-        Command::List { json } => list(*json, &client.program, output).await,
-        Command::Jlist => jlist(output).await,
-        Command::Describe { target, json } => describe(target, *json, output).await,
-        Command::Stop { targets, hard } => stop(Action::Stop, targets, *hard, output).await,
-        Command::Restart { targets, hard, wait } => {
-            let request = ActionRequest {
-                hard: *hard,
-                follow: follow(*wait),
-                ..action(Action::Restart, targets)
-            };
-            change_step_by_step("/v1/actions", &request, request.wait, output).await
+        Command::Start(args) => start::start(args, output).await,
+        Command::StartOrRestart { file } => {
+            let mode = (ApplyMode::Restart, !file.no_wait);
+            start::start_or(&file.file, &file.files, mode, output).await
         }
-        Command::Reload {
-            targets,
-            update_env,
-            watch_after,
-            wait,
-        } => {
-            let request = ReloadRequest {
-                follow: follow(*wait),
-                ..reload_request(targets, *update_env, *watch_after)?
-            };
-            change_step_by_step("/v1/reload", &request, request.wait, output).await
+        Command::StartOrReload { file } => {
+            let mode = (ApplyMode::Reload, !file.no_wait);
+            start::start_or(&file.file, &file.files, mode, output).await
         }
+        Command::Validate { files } => start::validate(files, output),
+        Command::Init { .. } => inspect::init(),
+        Command::Stop { targets, files, hard } => stop(Action::Stop, (targets, files), *hard, output).await,
+        Command::Delete { targets, files, hard } => {
+            stop(Action::Delete, (targets, files), *hard, output).await
+        }
+        command @ (Command::Restart { .. } | Command::Reload { .. }) => renew(command, output).await,
         Command::Rollback { app, no_wait, wait } => {
             let request = RollbackRequest {
                 target: app.clone(),
@@ -102,7 +96,6 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             };
             change_step_by_step("/v1/rollback", &request, request.wait, output).await
         }
-        Command::Delete { targets, hard } => stop(Action::Delete, targets, *hard, output).await,
         Command::Scale { app, count, no_wait } => {
             let request = ScaleRequest {
                 target: app.clone(),
@@ -111,6 +104,69 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             };
             change("/v1/scale", &request, output).await
         }
+        Command::Update { binary } => update(binary.as_deref(), output).await,
+        Command::Kill => kill().await,
+        question => ask(question, &client.program, output).await,
+    }
+}
+
+/// `restart` and `reload`: of ecosystem files, and of what is known.
+async fn renew(command: &Command, output: &mut Output) -> anyhow::Result<()> {
+    match command {
+        Command::Restart {
+            targets,
+            files,
+            update_env,
+            watch,
+            hard,
+            wait,
+        } => {
+            let mode = (ApplyMode::Restart, !targets.no_wait);
+            let others = start::apply_files(&targets.targets, files, mode, output).await?;
+            if others.is_empty() {
+                return Ok(());
+            }
+            let request = ActionRequest {
+                hard: *hard,
+                toggle_watch: *watch,
+                env: own_env(*update_env)?,
+                follow: follow(*wait),
+                ..action(Action::Restart, others, !targets.no_wait)
+            };
+            change_step_by_step("/v1/actions", &request, request.wait, output).await
+        }
+        Command::Reload {
+            targets,
+            files,
+            update_env,
+            watch_after,
+            wait,
+        } => {
+            let mode = (ApplyMode::Reload, !targets.no_wait);
+            let others = start::apply_files(&targets.targets, files, mode, output).await?;
+            if others.is_empty() {
+                return Ok(());
+            }
+            let request = ReloadRequest {
+                targets: others,
+                env: own_env(*update_env)?,
+                watch_after_ms: *watch_after,
+                wait: !targets.no_wait,
+                follow: follow(*wait),
+            };
+            change_step_by_step("/v1/reload", &request, request.wait, output).await
+        }
+        // Nothing else comes here.
+        _ => Ok(()),
+    }
+}
+
+/// Commands that change no process.
+async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::Result<()> {
+    match command {
+        Command::List { json } => list(*json, program, output).await,
+        Command::Jlist => jlist(output).await,
+        Command::Describe { target, json } => describe(target, *json, output).await,
         Command::Logs {
             target,
             lines,
@@ -122,10 +178,17 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         }
         Command::Ping { json } => ping(*json, output).await,
         Command::Doctor { json } => doctor(*json, output).await,
-        Command::Update { binary } => update(binary.as_deref(), output).await,
-        Command::Kill => kill().await,
+        Command::Prettylist => inspect::prettylist(output).await,
+        Command::Pid { target } => inspect::pid(target.as_deref(), output).await,
+        Command::Id { name } => inspect::id(name, output).await,
+        Command::Env { target } => inspect::env(target, output).await,
+        Command::Flush { targets } => inspect::flush(targets).await,
+        Command::ReloadLogs => inspect::reload_logs().await,
+        Command::Reset { targets } => inspect::reset(targets, output).await,
+        Command::SendSignal { signal, targets } => inspect::send_signal(signal, targets, output).await,
+        Command::Report => inspect::report(output).await,
         // Needs no daemon and was done before.
-        Command::Completion { .. } => Ok(()),
+        _ => Ok(()),
     }
 }
 
@@ -174,31 +237,14 @@ fn greeted(session: Session) -> anyhow::Result<Session> {
     Ok(session)
 }
 
-async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
-    let around = surroundings()?;
-    let request = start_request(args, &around)?;
-    warn_of_skipped(&around);
-    change("/v1/apps", &request, output).await
-}
-
-fn reload_request(
-    targets: &Targets,
-    update_env: bool,
-    watch_after: Option<u64>,
-) -> anyhow::Result<ReloadRequest> {
-    let mut request = ReloadRequest {
-        targets: targets.targets.clone(),
-        env: BTreeMap::new(),
-        watch_after_ms: watch_after,
-        wait: !targets.no_wait,
-        follow: Follow::default(),
-    };
-    if update_env {
-        let around = surroundings()?;
-        warn_of_skipped(&around);
-        request.env = around.env;
+/// The environment of this command, if the apps are to have it.
+fn own_env(wanted: bool) -> anyhow::Result<BTreeMap<String, String>> {
+    if !wanted {
+        return Ok(BTreeMap::new());
     }
-    Ok(request)
+    let around = surroundings()?;
+    warn_of_skipped(&around);
+    Ok(around.env)
 }
 
 fn surroundings() -> anyhow::Result<Surroundings> {
@@ -214,20 +260,28 @@ fn warn_of_skipped(around: &Surroundings) {
     }
 }
 
-fn action(action: Action, targets: &Targets) -> ActionRequest {
+fn action(action: Action, targets: Vec<String>, wait: bool) -> ActionRequest {
     ActionRequest {
         action,
-        targets: targets.targets.clone(),
+        targets,
         hard: false,
-        wait: !targets.no_wait,
+        toggle_watch: false,
+        env: BTreeMap::new(),
+        wait,
         follow: Follow::default(),
     }
 }
 
-async fn stop(what: Action, targets: &Targets, hard: bool, output: &mut Output) -> anyhow::Result<()> {
+async fn stop(
+    what: Action,
+    (targets, files): (&Targets, &FileArgs),
+    hard: bool,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let names = start::names_of(&targets.targets, files)?;
     let request = ActionRequest {
         hard,
-        ..action(what, targets)
+        ..action(what, names, !targets.no_wait)
     };
     change("/v1/actions", &request, output).await
 }

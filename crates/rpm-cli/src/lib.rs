@@ -5,6 +5,8 @@
 
 mod args;
 mod commands;
+mod compat;
+mod config;
 mod connect;
 mod home;
 mod http;

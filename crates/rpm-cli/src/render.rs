@@ -2,12 +2,14 @@
 
 mod app;
 mod doctor;
+mod inspect;
 mod logs;
 mod table;
 mod units;
 
 pub(crate) use app::app;
 pub(crate) use doctor::doctor;
+pub(crate) use inspect::inspected;
 pub(crate) use logs::{log_line, origin_width};
 pub(crate) use table::{processes, visible};
 

@@ -1,16 +1,20 @@
 //! From what was typed after `start` to what the daemon can execute: absolute paths, a program that is
 //! there, the environment.
 
+mod flags;
 mod program;
+mod settings;
 mod surroundings;
 mod words;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rpm_wire::api::{AppSpec, ExecMode, HealthCheck, StartRequest};
+use rpm_spec::{AppOptions, EnvFilter, Mode};
+use rpm_wire::api::{AppSpec, ExecMode};
 
-use crate::args::StartArgs;
+pub(crate) use flags::{options_of, overlay};
 pub(crate) use surroundings::Surroundings;
 
 /// Why an app cannot even be described.
@@ -39,93 +43,108 @@ pub(crate) enum ResolveError {
     NotUtf8 { what: &'static str, text: String },
     #[error("unbalanced quotes in --interpreter-args: {0}")]
     Quotes(String),
+    #[error("{0}")]
+    Value(String),
 }
 
 /// A longer command does not fit into a table.
 const LONGEST_NAME: usize = 40;
 
-/// Resolves the arguments of `start`.
-pub(crate) fn start_request(args: &StartArgs, around: &Surroundings) -> Result<StartRequest, ResolveError> {
-    let cwd = working_directory(args, around)?;
-    let line = program::command_line(&args.script, &cwd, around)?;
+/// What the daemon can execute of an app as it is described. `env_name`: of `env_<name>`. `beside`: where its script is looked for, too.
+pub(crate) fn app_spec(
+    options: &AppOptions,
+    around: &Surroundings,
+    env_name: Option<&str>,
+    beside: Option<&Path>,
+) -> Result<AppSpec, ResolveError> {
+    let script = OsString::from(options.script.clone().unwrap_or_default());
+    let cwd = working_directory(options, &script, around, beside)?;
+    let line = program::command_line(&script, &cwd, around)?;
     let script = match &line {
         Some((shell, _)) => shell.clone(),
-        None => program::find_script(&args.script, &cwd, around)?,
+        None => program::find_script(&script, &cwd, around)?,
     };
     let interpreter = match &line {
         Some(_) => None,
-        None => program::find_interpreter(args.interpreter.as_deref(), &script, &cwd, around)?,
+        None => program::find_interpreter(options.interpreter.as_deref(), &script, &cwd, around)?,
     };
     let line = line.map(|(_, line)| line);
-    let own_args = line.iter().flat_map(|line| [OsString::from("-c"), line.into()]);
-    let default_name = line
+    let own_args = line.iter().flat_map(|line| ["-c".to_owned(), line.clone()]);
+    let args = own_args.chain(options.args.iter().flatten().cloned()).collect();
+    let fallback = line
         .as_deref()
         .map_or_else(|| default_name(&script), name_of_line);
-    let (exec_mode, instances) = match args.instances {
-        Some(instances) => (ExecMode::Cluster, instances),
-        None => (ExecMode::Fork, 1),
+    let (exec_mode, instances) = match (options.exec_mode, options.instances) {
+        (Some(Mode::Fork), instances) => (ExecMode::Fork, instances.unwrap_or(1)),
+        (Some(Mode::Cluster), instances) => (ExecMode::Cluster, instances.unwrap_or(1)),
+        (None, Some(instances)) => (ExecMode::Cluster, instances),
+        (None, None) => (ExecMode::Fork, 1),
     };
-    let app = AppSpec {
-        name: args.name.clone().unwrap_or(default_name),
+    let spec = AppSpec {
+        name: name(options, &fallback, env_name),
         script: utf8("the path of the script", script)?,
         interpreter: interpreter
             .map(|path| utf8("the path of the interpreter", path))
             .transpose()?,
-        interpreter_args: interpreter_args(&args.interpreter_args)?,
-        args: own_args
-            .chain(args.args.iter().cloned())
-            .map(|arg| utf8("an argument", arg))
-            .collect::<Result<_, _>>()?,
-        cwd: utf8("the working directory", cwd)?,
-        env: around.env.clone(),
+        interpreter_args: options.interpreter_args.clone().unwrap_or_default(),
+        args,
+        env: environment(options, around, env_name),
         exec_mode,
         instances,
-        listen: args.listen.clone(),
-        balance: args.balance,
-        policy: args.policy,
-        weights: args.weights.clone(),
-        intercept: !args.no_intercept,
-        ports: args.ports.clone(),
-        wait_ready: args.wait_ready,
-        autorestart: !args.no_autorestart,
-        listen_timeout_ms: args.listen_timeout,
-        kill_timeout_ms: args.kill_timeout,
-        kill_signal: args.kill_signal,
-        treekill: !args.no_treekill,
-        reload_timeout_ms: args.reload_timeout,
-        drain_timeout_ms: args.drain_timeout,
-        watch_after_ms: args.watch_after,
-        parallel: args.parallel,
-        max_surge: args.max_surge,
-        max_unavailable: args.max_unavailable,
-        allow_port_change: args.allow_port_change,
-        health_check: health_check(args),
-        agent: !args.no_agent,
-        max_restarts: args.max_restarts,
-        min_uptime_ms: args.min_uptime,
-        restart_delay_ms: args.restart_delay,
-        exp_backoff_restart_delay_ms: args.exp_backoff_restart_delay,
+        cwd: utf8("the working directory", cwd)?,
+        ..AppSpec::default()
     };
-    Ok(StartRequest {
-        app,
-        wait: !args.no_wait,
-    })
+    settings::with(spec, options)
 }
 
-fn health_check(args: &StartArgs) -> Option<HealthCheck> {
-    let default = HealthCheck::of(args.health_check.clone()?);
-    Some(HealthCheck {
-        status: args.health_status.unwrap_or(default.status),
-        interval_ms: args.health_interval.unwrap_or(default.interval_ms),
-        timeout_ms: args.health_timeout.unwrap_or(default.timeout_ms),
-        threshold: args.health_threshold.unwrap_or(default.threshold),
-        ..default
-    })
+/// The variables that an app inherits, and its own.
+fn environment(
+    options: &AppOptions,
+    around: &Surroundings,
+    env_name: Option<&str>,
+) -> BTreeMap<String, String> {
+    let mut env = around.env.clone();
+    match &options.filter_env {
+        None | Some(EnvFilter::Nothing) => {}
+        Some(EnvFilter::Everything) => env.retain(|name, _| ALWAYS.contains(&name.as_str())),
+        Some(EnvFilter::Containing(parts)) => {
+            env.retain(|name, _| !parts.iter().any(|part| name.contains(part.as_str())));
+        }
+    }
+    env.extend(options.port.map(|port| ("PORT".to_owned(), port.to_string())));
+    env.extend(options.env.clone());
+    let more = env_name.and_then(|name| options.envs.get(name));
+    env.extend(
+        more.into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
+    env
 }
 
-fn working_directory(args: &StartArgs, around: &Surroundings) -> Result<PathBuf, ResolveError> {
-    let Some(dir) = &args.cwd else {
-        return Ok(around.cwd.clone());
+/// Without these no program is found, and none finds its files.
+const ALWAYS: [&str; 2] = ["PATH", "HOME"];
+
+fn name(options: &AppOptions, fallback: &str, env_name: Option<&str>) -> String {
+    let base = options.name.as_deref().unwrap_or(fallback);
+    let prefix = options.name_prefix.as_deref().unwrap_or("");
+    match env_name.filter(|_| options.append_env_to_name == Some(true)) {
+        Some(env) => format!("{prefix}{base}-{env}"),
+        None => format!("{prefix}{base}"),
+    }
+}
+
+fn working_directory(
+    options: &AppOptions,
+    script: &OsString,
+    around: &Surroundings,
+    beside: Option<&Path>,
+) -> Result<PathBuf, ResolveError> {
+    let Some(dir) = &options.cwd else {
+        // As under PM2 it is the present one; but a script that lies beside its ecosystem file is found there.
+        let here = around.absolute(script.as_ref()).exists();
+        let there = beside.filter(|dir| !here && surroundings::absolute_from(dir, script.as_ref()).exists());
+        return Ok(there.map_or_else(|| around.cwd.clone(), Path::to_owned));
     };
     let dir = around.absolute(dir.as_ref());
     if dir.is_dir() {
@@ -150,12 +169,6 @@ fn default_name(script: &Path) -> String {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
-}
-
-fn interpreter_args(values: &[String]) -> Result<Vec<String>, ResolveError> {
-    let split = |value: &String| words::split(value).ok_or_else(|| ResolveError::Quotes(value.clone()));
-    let lists: Vec<_> = values.iter().map(split).collect::<Result<_, _>>()?;
-    Ok(lists.concat())
 }
 
 /// The control API speaks JSON.

@@ -162,9 +162,15 @@ impl Supervisor {
         let instances = self.resolve(&request.targets)?;
         let hard = request.hard;
         self.note_wish(&instances, request);
+        if !passable(&request.env) {
+            return Err(failure(
+                "a variable has no name or contains a NUL byte",
+                Some("correct `env`"),
+            ));
+        }
         Ok(match request.action {
-            Action::Restart if !request.hard => self.restart_gently(&instances)?,
-            Action::Restart => vec![self.restart(instances)?],
+            Action::Restart if !request.hard => self.restart_gently(&instances, &request.env)?,
+            Action::Restart => vec![self.restart(instances, &request.env)?],
             Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances, hard })],
             Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances, hard })],
         })

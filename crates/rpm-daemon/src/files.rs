@@ -54,7 +54,7 @@ impl FileWatch {
         let delay = Duration::from_millis(spec.delay_ms);
         thread::Builder::new()
             .name("rpm-watch".to_owned())
-            .stack_size(256 * 1024)
+            .stack_size(512 * 1024)
             .spawn(move || {
                 let weak = events;
                 let made = notify::recommended_watcher(move |event| {

@@ -73,7 +73,11 @@ impl Supervisor {
 
     /// Restarts instances: a whole cluster that serves is reloaded, so that nothing is lost; the rest is stopped
     /// and started.
-    pub(crate) fn restart_gently(&mut self, instances: &[InstanceId]) -> Result<Vec<Accepted>, ApiError> {
+    pub(crate) fn restart_gently(
+        &mut self,
+        instances: &[InstanceId],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Vec<Accepted>, ApiError> {
         let mut hard: Vec<InstanceId> = instances.to_vec();
         let whole: BTreeSet<AppId> = self
             .apps_of(instances)
@@ -85,21 +89,25 @@ impl Supervisor {
                 .instance(*id)
                 .is_none_or(|view| !whole.contains(&view.app) || view.state == StateView::Stopped)
         });
-        let mut accepted = self.renew_and_replace(whole, &BTreeMap::new(), None)?;
+        let mut accepted = self.renew_and_replace(whole, env, None)?;
         if !hard.is_empty() || accepted.is_empty() {
-            accepted.push(self.restart(hard)?);
+            accepted.push(self.restart(hard, env)?);
         }
         Ok(accepted)
     }
 
     /// Stops and starts instances. The paths of an app of which none is left out are taken anew.
-    pub(crate) fn restart(&mut self, instances: Vec<InstanceId>) -> Result<Accepted, ApiError> {
+    pub(crate) fn restart(
+        &mut self,
+        instances: Vec<InstanceId>,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Accepted, ApiError> {
         let whole = |app: &AppId| {
             let mut ours = self.core.instances().filter(|view| view.app == *app);
             ours.all(|view| instances.contains(&view.id))
         };
         let apps: Vec<AppId> = self.apps_of(&instances).into_iter().filter(whole).collect();
-        for (app, revision) in self.renew(apps, &BTreeMap::new())? {
+        for (app, revision) in self.renew(apps, env)? {
             let revisions = self.apps.get(&app).map(|app| &app.revisions);
             let new = revisions.and_then(|revisions| revisions.spec(revision));
             // The same paths are no new generation, and leave what a rollback goes back to.

@@ -166,7 +166,7 @@ impl Supervisor {
             .filter(|view| view.app == app)
             .map(|view| view.id)
             .collect();
-        if let Err(error) = self.restart_gently(&ids) {
+        if let Err(error) = self.restart_gently(&ids, &BTreeMap::new()) {
             warn!(
                 app = self.label(app),
                 error = error.error,

@@ -111,6 +111,9 @@ pub struct ActionRequest {
     /// Switch the watching of files off, or on again.
     #[serde(default)]
     pub toggle_watch: bool,
+    /// For a restart: variables that the apps get besides those they have.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
     /// Answer only when it is done.
     #[serde(default = "yes")]
     pub wait: bool,

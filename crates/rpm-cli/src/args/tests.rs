@@ -1,5 +1,7 @@
 //! The parse table: what is typed, what comes out.
 
+use rpm_wire::api::{Balance, Policy, StopSignal};
+
 use super::*;
 
 fn try_parse(line: &str) -> Result<Invocation, Usage> {
@@ -59,7 +61,7 @@ fn every_option_of_start() {
     );
     let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     let expected = StartArgs {
-        script: "srv/a.js".into(),
+        targets: vec!["srv/a.js".into()],
         instances: None,
         name: Some("web".into()),
         cwd: Some("/srv".into()),
@@ -76,16 +78,16 @@ fn every_option_of_start() {
         reload_timeout: Some(7),
         drain_timeout: Some(8000),
         watch_after: Some(60_000),
-        balance: Balance::Handoff,
-        policy: Policy::IpHash,
+        balance: Some(Balance::Handoff),
+        policy: Some(Policy::IpHash),
         weights: vec![3, 1],
         ports: vec![80, 81],
-        kill_signal: StopSignal::Terminate,
+        kill_signal: Some(StopSignal::Terminate),
         no_treekill: true,
         no_intercept: true,
-        parallel: 9,
+        parallel: Some(9),
         max_surge: Some(1),
-        max_unavailable: 2,
+        max_unavailable: Some(2),
         health_check: Some("/health".into()),
         health_status: Some(204),
         health_interval: Some(1000),
@@ -96,6 +98,7 @@ fn every_option_of_start() {
         no_autorestart: true,
         no_wait: true,
         args: ["-p", "8", "--name", "y"].map(OsString::from).to_vec(),
+        ..StartArgs::default()
     };
     assert_eq!(args, expected);
     assert!(error("rpm start a.js --listen example.org:80").contains("expected a port"));
@@ -106,9 +109,9 @@ fn every_option_of_start() {
         assert!(refused.is_err(), "{wrong:?}");
     }
     assert!(error("rpm start a.js --health-status 200").contains("--health-check"));
-    for wrong in ["5x", "s", "-1", "1.5s", "99999999999999999h"] {
+    for wrong in ["5x", "s", "-1", "1..5s", "99999999999999999h"] {
         let error = error(&format!("rpm start a.js --drain-timeout={wrong}"));
-        assert!(error.contains("expected milliseconds"), "{wrong}: {error}");
+        assert!(error.contains("expected a time"), "{wrong}: {error}");
     }
 }
 
@@ -129,6 +132,7 @@ fn commands_and_their_other_names() {
         command("rpm stop web 3"),
         Command::Stop {
             targets: targets(&["web", "3"]),
+            files: FileArgs::default(),
             hard: false
         }
     );
@@ -136,6 +140,9 @@ fn commands_and_their_other_names() {
         command("rpm restart all"),
         Command::Restart {
             targets: targets(&["all"]),
+            files: FileArgs::default(),
+            update_env: false,
+            watch: false,
             hard: false,
             wait: false
         }
@@ -145,6 +152,7 @@ fn commands_and_their_other_names() {
         command("rpm del 0"),
         Command::Delete {
             targets: targets(&["0"]),
+            files: FileArgs::default(),
             hard: false
         }
     );
@@ -152,6 +160,7 @@ fn commands_and_their_other_names() {
         command("rpm delete 0"),
         Command::Delete {
             targets: targets(&["0"]),
+            files: FileArgs::default(),
             hard: false
         }
     );
@@ -245,4 +254,50 @@ fn exit_codes_of_usage() {
 #[test]
 fn the_grammar_is_sound() {
     grammar("rpm").debug_assert();
+}
+
+#[test]
+fn options_of_pm2() {
+    let args = start(
+        "pm2 start a.js -x -f -a --namespace shop --env production --only web,api --max-memory-restart 1.5G -c 0 --watch=src,lib \
+         --ignore-watch node_modules,logs --watch-delay 2s -o out.log -e NULL --log --disable-logs --merge-logs --time --log-type json \
+         --log-date-format YYYY -p web.pid --uid www --gid 33 --filter-env=A,B --stop-exit-codes 0 2 --shutdown-with-message --no-autostart",
+    );
+    let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let expected = StartArgs {
+        targets: vec!["a.js".into()],
+        execute_command: true,
+        force: true,
+        update_env: true,
+        namespace: Some("shop".into()),
+        env: Some("production".into()),
+        only: strings(&["web", "api"]),
+        max_memory_restart: Some(3 << 29),
+        cron_restart: Some("0".into()),
+        watch: Some(strings(&["src", "lib"])),
+        ignore_watch: strings(&["node_modules", "logs"]),
+        watch_delay: Some(2000),
+        output: Some("out.log".into()),
+        error: Some("NULL".into()),
+        log: Some(String::new()),
+        disable_logs: true,
+        merge_logs: true,
+        time: true,
+        log_type: Some("json".into()),
+        log_date_format: Some("YYYY".into()),
+        pid: Some("web.pid".into()),
+        uid: Some("www".into()),
+        gid: Some("33".into()),
+        filter_env: Some(strings(&["A", "B"])),
+        stop_exit_codes: vec![0, 2],
+        shutdown_with_message: true,
+        no_autostart: true,
+        ..StartArgs::default()
+    };
+    assert_eq!(args, expected);
+    assert_eq!(start("pm2 start a.js --watch").watch, Some(Vec::new()));
+    assert_eq!(start("pm2 start").targets, Vec::<OsString>::new());
+    assert_eq!(start("pm2 start a.js b.js").targets.len(), 2);
+    assert!(error("pm2 save").contains("not there yet"));
+    assert!(error("pm2 restrat x").contains("did you mean `restart`?"));
 }

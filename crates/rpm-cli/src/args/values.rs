@@ -13,19 +13,12 @@ pub(super) fn instances(text: &str) -> Result<i32, String> {
 
 /// Milliseconds: `1500`, `1500ms`, `90s`, `5m` or `1h`.
 pub(super) fn duration(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "" | "ms" => Some(1),
-        "s" => Some(1000),
-        "m" | "min" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let number = digits.parse::<u64>().ok();
-    let time = number
-        .zip(factor)
-        .and_then(|(number, factor)| number.checked_mul(factor));
-    time.ok_or_else(|| "expected milliseconds, or a number with a unit: 500ms, 30s, 5m or 1h".to_owned())
+    rpm_spec::time(text).map_err(|error| format!("expected {error}"))
+}
+
+/// Bytes: `300M`, `1G`.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
+    rpm_spec::memory(text).map_err(|error| format!("expected {error}"))
 }
 
 /// `n`, `+n`, `-n` or `max`, as it is.

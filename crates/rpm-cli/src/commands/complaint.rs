@@ -8,7 +8,7 @@ use rpm_wire::api::ApiError;
 use crate::http::RequestError;
 
 /// Writes a line to standard error; nobody is left to be told that it is closed.
-pub(super) fn tell(text: impl Display) {
+pub(crate) fn tell(text: impl Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::args::StartArgs;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -41,12 +42,15 @@ impl Place {
     }
 
     fn resolve(&self, args: &StartArgs) -> Result<AppSpec, ResolveError> {
-        start_request(args, &self.around()).map(|request| request.app)
+        {
+            let options = options_of(args, args.targets.first().map(OsString::as_os_str))?;
+            app_spec(&options, &self.around(), args.env.as_deref(), None)
+        }
     }
 
     fn start(&self, script: &str) -> Result<AppSpec, ResolveError> {
         self.resolve(&StartArgs {
-            script: script.into(),
+            targets: vec![script.into()],
             ..StartArgs::default()
         })
     }
@@ -77,7 +81,7 @@ fn without_instances_it_is_a_fork_with_any_it_is_a_cluster() {
     assert_eq!(spec.env, place.around().env);
     for instances in [1, 0, -1] {
         let args = StartArgs {
-            script: "app.js".into(),
+            targets: vec!["app.js".into()],
             instances: Some(instances),
             ..StartArgs::default()
         };
@@ -132,7 +136,7 @@ fn programs_without_an_interpreter() {
         Err(ResolveError::NotExecutable(place.0.join("plain")))
     );
     let none = |script: &str| StartArgs {
-        script: script.into(),
+        targets: vec![script.into()],
         interpreter: Some("none".to_owned()),
         ..StartArgs::default()
     };
@@ -214,7 +218,7 @@ fn a_missing_interpreter_is_named_with_path() {
         ),
     ] {
         let args = StartArgs {
-            script: "app.js".into(),
+            targets: vec!["app.js".into()],
             interpreter: Some(interpreter.to_owned()),
             ..StartArgs::default()
         };
@@ -232,7 +236,7 @@ fn the_working_directory_comes_first_and_must_exist() {
     place.file("bin/node", 0o755);
     place.file("app.js", 0o644);
     let in_sub = |script: &str| StartArgs {
-        script: script.into(),
+        targets: vec![script.into()],
         cwd: Some("sub".into()),
         name: Some("web".to_owned()),
         interpreter_args: vec!["--a 'b c'".to_owned(), "-d".to_owned()],
@@ -269,7 +273,7 @@ fn what_is_not_utf8_is_refused() {
     place.file("bin/node", 0o755);
     place.file("app.js", 0o644);
     let args = StartArgs {
-        script: "app.js".into(),
+        targets: vec!["app.js".into()],
         args: vec![OsString::from_vec(vec![b'a', 0xff])],
         ..StartArgs::default()
     };

@@ -66,7 +66,7 @@ impl LogSink {
         let drain = drain::Drain::new(inbox, Arc::clone(&waker), progress)?;
         thread::Builder::new()
             .name("rpm-logs".to_owned())
-            .stack_size(128 * 1024)
+            .stack_size(512 * 1024)
             .spawn(move || drain.run())?;
         Ok(LogSink {
             orders: Arc::new(Mutex::new(orders)),

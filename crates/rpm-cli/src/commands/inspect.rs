@@ -1,0 +1,166 @@
+//! Small questions, and their answers as scripts expect them.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, anyhow};
+use rpm_wire::api::{ChangeReply, Finding, Process, SignalRequest, TargetsRequest};
+use rpm_wire::pm2;
+
+use super::{read, session, surroundings, tell};
+use crate::output::Output;
+use crate::render;
+
+/// What `init` writes.
+const SAMPLE: &str = "\
+module.exports = {
+  apps: [
+    {
+      name: 'app',
+      script: './app.js',
+      instances: 'max',
+      env: { NODE_ENV: 'development' },
+      env_production: { NODE_ENV: 'production' },
+    },
+  ],
+};
+";
+
+async fn all() -> anyhow::Result<Vec<Process>> {
+    read("/v1/processes?spec=true").await
+}
+
+/// `prettylist`.
+pub(super) async fn prettylist(output: &mut Output) -> anyhow::Result<()> {
+    let list = pm2::jlist(&all().await?);
+    Ok(output.line(render::inspected(&list))?)
+}
+
+/// `pid`: one a line; of everything, or of the apps of a name.
+pub(super) async fn pid(target: Option<&str>, output: &mut Output) -> anyhow::Result<()> {
+    let processes = all().await?;
+    let meant = |process: &&Process| {
+        target.is_none_or(|target| process.name == target || process.id.to_string() == target)
+    };
+    for process in processes.iter().filter(meant) {
+        output.line(process.pid.unwrap_or(0))?;
+    }
+    Ok(())
+}
+
+/// `id`: those of a name.
+pub(super) async fn id(name: &str, output: &mut Output) -> anyhow::Result<()> {
+    let processes = all().await?;
+    let ids: Vec<String> = processes
+        .iter()
+        .filter(|process| process.name == name)
+        .map(|process| process.id.to_string())
+        .collect();
+    let text = if ids.is_empty() {
+        "[]".to_owned()
+    } else {
+        format!("[ {} ]", ids.join(", "))
+    };
+    Ok(output.line(text)?)
+}
+
+/// `env`: the variables of a process.
+pub(super) async fn env(target: &str, output: &mut Output) -> anyhow::Result<()> {
+    let processes = all().await?;
+    let meant = |process: &&Process| process.id.to_string() == target || process.name == target;
+    let process = processes.iter().find(meant);
+    let process = process.ok_or_else(|| anyhow!("no process or app {target:?}; see `list`"))?;
+    let spec = process
+        .spec
+        .as_ref()
+        .context("the daemon has not told its variables")?;
+    for (name, value) in &spec.env {
+        output.line(format_args!("{name}: {value}"))?;
+    }
+    Ok(())
+}
+
+/// `reset`.
+pub(super) async fn reset(targets: &[String], output: &mut Output) -> anyhow::Result<()> {
+    let request = TargetsRequest {
+        targets: targets.to_vec(),
+    };
+    let reply: ChangeReply = session().await?.post("/v1/reset", &request).await?;
+    super::show(&reply, output)
+}
+
+/// `sendSignal`.
+pub(super) async fn send_signal(signal: &str, targets: &[String], output: &mut Output) -> anyhow::Result<()> {
+    let request = SignalRequest {
+        targets: targets.to_vec(),
+        signal: signal.to_owned(),
+    };
+    let reply: ChangeReply = session().await?.post("/v1/signal", &request).await?;
+    super::show(&reply, output)
+}
+
+/// `flush`.
+pub(super) async fn flush(targets: &[String]) -> anyhow::Result<()> {
+    let request = TargetsRequest {
+        targets: targets.to_vec(),
+    };
+    let files: Vec<String> = session().await?.post("/v1/flush", &request).await?;
+    for file in files.iter().filter(|file| *file != "/dev/null") {
+        tell(format!("emptied {file}"));
+    }
+    Ok(())
+}
+
+/// `reloadLogs`.
+pub(super) async fn reload_logs() -> anyhow::Result<()> {
+    let _: ChangeReply = session()
+        .await?
+        .post("/v1/reopen-logs", &serde_json::json!({}))
+        .await?;
+    tell("the log files are opened anew");
+    Ok(())
+}
+
+/// `init`: writes a sample.
+pub(super) fn init() -> anyhow::Result<()> {
+    let path: PathBuf = surroundings()?.cwd.join("ecosystem.config.js");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(SAMPLE.as_bytes())?;
+    tell(format!(
+        "{} written; edit it, and: start ecosystem.config.js",
+        path.display()
+    ));
+    Ok(())
+}
+
+/// `report`: what somebody who helps wants to know, and no secret.
+pub(super) async fn report(output: &mut Output) -> anyhow::Result<()> {
+    let session = session().await?;
+    let pong = session.pong().clone();
+    drop(session);
+    let processes: Vec<Process> = read("/v1/processes").await?;
+    let findings: Vec<Finding> = read("/v1/doctor").await?;
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    output.line(format_args!(
+        "version  {} (daemon {}, pid {})",
+        env!("CARGO_PKG_VERSION"),
+        pong.version,
+        pong.pid
+    ))?;
+    output.line(format_args!("kernel   {}", kernel.trim()))?;
+    output.line(format_args!(
+        "cpus     {}",
+        std::thread::available_parallelism().map_or(1, usize::from)
+    ))?;
+    output.line("")?;
+    output.line(render::doctor(&findings, output.look))?;
+    if !processes.is_empty() {
+        output.line(render::processes(&processes, output.look))?;
+    }
+    Ok(())
+}

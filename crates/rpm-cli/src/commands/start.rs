@@ -1,0 +1,345 @@
+//! `start`, and what else is about ecosystem files.
+
+use std::ffi::{OsStr, OsString};
+
+use anyhow::{anyhow, bail};
+use rpm_spec::AppOptions;
+use rpm_wire::api::{
+    Action, ActionRequest, AppSpec, ApplyMode, ApplyRequest, Change, Plan, PlanRequest, Process,
+    StartRequest, Status,
+};
+
+use super::{change, change_step_by_step, follow, read, session, surroundings, tell, warn_of_skipped};
+use crate::args::{FileArgs, StartArgs};
+use crate::config::{self, File};
+use crate::output::Output;
+use crate::resolve::{Surroundings, app_spec, options_of, overlay};
+
+/// What an argument of `start` means.
+enum Meant {
+    File,
+    /// It is known: by name, namespace, pattern or id.
+    Known(String),
+    Script,
+}
+
+/// `start`: an ecosystem file, something known, or a script.
+pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
+    let around = surroundings()?;
+    warn_of_skipped(&around);
+    let targets = match args.targets.is_empty() {
+        true => vec![config::usual(&around)?],
+        false => args.targets.clone(),
+    };
+    let mut known: Option<Vec<Process>> = None;
+    for target in &targets {
+        match meaning(target, &around, &mut known).await? {
+            Meant::File => {
+                let files = FileArgs {
+                    only: args.only.clone(),
+                    env: args.env.clone(),
+                    dry_run: args.dry_run,
+                };
+                let flags = options_of(args, None)?;
+                let specs = specs_of(target, &around, &files, &flags)?;
+                apply(specs, ApplyMode::Restart, (args.dry_run, !args.no_wait), output).await?;
+            }
+            Meant::Known(name) => start_known(name, args, &around, output).await?,
+            Meant::Script => {
+                let all = processes(&mut known).await?;
+                start_script(target, args, &around, all, output).await?;
+                known = None;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn processes(known: &mut Option<Vec<Process>>) -> anyhow::Result<&[Process]> {
+    if known.is_none() {
+        *known = Some(read("/v1/processes?spec=true").await?);
+    }
+    Ok(known.as_deref().unwrap_or_default())
+}
+
+/// As PM2 has it: a name, a namespace or an id that is known wins over a script.
+async fn meaning(
+    target: &OsStr,
+    around: &Surroundings,
+    known: &mut Option<Vec<Process>>,
+) -> anyhow::Result<Meant> {
+    if config::is_file(target, around) {
+        return Ok(Meant::File);
+    }
+    let Some(text) = target.to_str() else {
+        return Ok(Meant::Script);
+    };
+    let all = processes(known).await?;
+    let is_known = all
+        .iter()
+        .any(|process| process.name == text || process.namespace == text || process.id.to_string() == text);
+    let is_file = around.absolute(text.as_ref()).is_file();
+    // A namespace is called `default` without anybody's doing.
+    let known = is_known && !(is_file && all.iter().all(|process| process.name != text));
+    Ok(if known || (text == "all" && !is_file) {
+        Meant::Known(text.to_owned())
+    } else {
+        Meant::Script
+    })
+}
+
+async fn start_known(
+    name: String,
+    args: &StartArgs,
+    around: &Surroundings,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let request = ActionRequest {
+        action: Action::Restart,
+        targets: vec![name],
+        hard: false,
+        toggle_watch: false,
+        env: if args.update_env {
+            around.env.clone()
+        } else {
+            Default::default()
+        },
+        wait: !args.no_wait,
+        follow: follow(false),
+    };
+    change_step_by_step("/v1/actions", &request, request.wait, output).await
+}
+
+async fn start_script(
+    script: &OsStr,
+    args: &StartArgs,
+    around: &Surroundings,
+    known: &[Process],
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let options = options_of(args, Some(script))?;
+    let mut spec = app_spec(&options, around, args.env.as_deref(), None)?;
+    let same: Vec<&Process> = known.iter().filter(|process| process.name == spec.name).collect();
+    if !same.is_empty() {
+        let of_script = same.iter().any(|process| {
+            process
+                .spec
+                .as_ref()
+                .is_some_and(|known| known.script == spec.script)
+        });
+        let rests = same
+            .iter()
+            .all(|process| matches!(process.status, Status::Stopped | Status::Errored));
+        if args.force {
+            spec.name = free_name(&spec.name, known);
+            tell(format!("note: it is named {:?}", spec.name));
+        } else if of_script && rests {
+            return apply(vec![spec], ApplyMode::Restart, (false, !args.no_wait), output).await;
+        } else if of_script {
+            bail!(
+                "{:?} runs already: restart it, or start it once more with --force",
+                spec.name
+            );
+        }
+    }
+    let request = StartRequest {
+        app: spec,
+        wait: !args.no_wait,
+    };
+    change("/v1/apps", &request, output).await
+}
+
+fn free_name(name: &str, known: &[Process]) -> String {
+    let taken = |name: &String| known.iter().any(|process| &process.name == name);
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    numbered.into_iter().find(|name| !taken(name)).unwrap_or_default()
+}
+
+/// The apps of an ecosystem file that are meant, as the daemon can execute them.
+pub(super) fn specs_of(
+    target: &OsStr,
+    around: &Surroundings,
+    files: &FileArgs,
+    flags: &AppOptions,
+) -> anyhow::Result<Vec<AppSpec>> {
+    let file = config::load(target, around)?;
+    let mut specs = Vec::new();
+    let mut faults = Vec::new();
+    for (number, app) in file.apps.iter().enumerate() {
+        let app = overlay(app.clone(), flags.clone());
+        let place = app.name.clone().unwrap_or_else(|| format!("app {}", number + 1));
+        match app_spec(&app, around, files.env.as_deref(), file.dir.as_deref()) {
+            Ok(spec) => specs.push(spec),
+            Err(error) => faults.push((place, error)),
+        }
+    }
+    let wanted = |name: &str| files.only.is_empty() || files.only.iter().any(|only| only == name);
+    faults.retain(|(name, _)| wanted(name));
+    if !faults.is_empty() {
+        let lines: Vec<String> = faults
+            .iter()
+            .map(|(place, error)| format!("{}: {place}: {error}", file.name))
+            .collect();
+        bail!("{}", lines.join("\n"));
+    }
+    check_only(&files.only, &specs, &file)?;
+    specs.retain(|spec| wanted(&spec.name));
+    if let Some(env) = &files.env {
+        let has = |app: &AppOptions| app.envs.contains_key(env);
+        if !file.apps.iter().any(has) {
+            tell(format!("warning: {}: no app has env_{env}", file.name));
+        }
+    }
+    if specs.is_empty() {
+        bail!("{} has no app", file.name);
+    }
+    Ok(specs)
+}
+
+fn check_only(only: &[String], specs: &[AppSpec], file: &File) -> anyhow::Result<()> {
+    let missing = only
+        .iter()
+        .find(|name| specs.iter().all(|spec| &spec.name != *name));
+    let Some(missing) = missing else { return Ok(()) };
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let near = rpm_spec::nearest(missing, names.iter().copied());
+    let hint = near.map_or_else(
+        || format!("there are: {}", names.join(", ")),
+        |near| format!("did you mean {near:?}?"),
+    );
+    Err(anyhow!("{} has no app {missing:?}; {hint}", file.name))
+}
+
+/// Says what changes, and has the daemon change it.
+pub(super) async fn apply(
+    apps: Vec<AppSpec>,
+    mode: ApplyMode,
+    (dry_run, wait): (bool, bool),
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let plans: Vec<Plan> = session()
+        .await?
+        .post("/v1/plan", &PlanRequest { apps: apps.clone() })
+        .await?;
+    let lines = plans.iter().map(described);
+    if dry_run {
+        for line in lines {
+            output.line(line)?;
+        }
+        return Ok(());
+    }
+    lines.for_each(tell);
+    let request = ApplyRequest {
+        apps,
+        mode,
+        wait,
+        follow: follow(false),
+    };
+    change_step_by_step("/v1/apply", &request, wait, output).await
+}
+
+/// Variables of the terminal differ from one to the next: so many are named.
+const SHOWN_VARIABLES: usize = 6;
+
+fn described(plan: &Plan) -> String {
+    let name = &plan.name;
+    match plan.change {
+        Change::Added => format!("{name}: new"),
+        Change::Unchanged => format!("{name}: unchanged"),
+        Change::Changed => {
+            let (variables, keys): (Vec<_>, Vec<_>) =
+                plan.keys.iter().partition(|key| key.key.starts_with("env."));
+            let key = |it: &&rpm_wire::api::KeyChange| match (&it.from, &it.to) {
+                (Some(from), Some(to)) => format!("{} {from} -> {to}", it.key),
+                (None, Some(to)) => format!("{} -> {to}", it.key),
+                (Some(from), None) => format!("{} {from} -> (default)", it.key),
+                (None, None) => it.key.clone(),
+            };
+            let mut parts: Vec<String> = keys.iter().map(key).collect();
+            let named = variables.iter().take(SHOWN_VARIABLES);
+            parts.extend(named.map(|it| match it.removed {
+                true => format!("{} removed", it.key),
+                false => it.key.clone(),
+            }));
+            let more = variables.len().saturating_sub(SHOWN_VARIABLES);
+            if more > 0 {
+                parts.push(format!("{more} more variables"));
+            }
+            format!("{name}: {}", parts.join(", "))
+        }
+    }
+}
+
+/// The names of the apps where an ecosystem file is meant; the targets otherwise.
+pub(super) fn names_of(targets: &[String], files: &FileArgs) -> anyhow::Result<Vec<String>> {
+    let around = surroundings()?;
+    let mut names = Vec::new();
+    for target in targets {
+        if config::is_file(target.as_ref(), &around) {
+            let specs = specs_of(target.as_ref(), &around, files, &AppOptions::default())?;
+            names.extend(specs.into_iter().map(|spec| spec.name));
+        } else {
+            names.push(target.clone());
+        }
+    }
+    Ok(names)
+}
+
+/// Applies the ecosystem files among the targets; the others are returned.
+pub(super) async fn apply_files(
+    targets: &[String],
+    files: &FileArgs,
+    (mode, wait): (ApplyMode, bool),
+    output: &mut Output,
+) -> anyhow::Result<Vec<String>> {
+    let around = surroundings()?;
+    let mut others = Vec::new();
+    for target in targets {
+        if config::is_file(target.as_ref(), &around) {
+            warn_of_skipped(&around);
+            let specs = specs_of(target.as_ref(), &around, files, &AppOptions::default())?;
+            apply(specs, mode, (files.dry_run, wait), output).await?;
+        } else {
+            others.push(target.clone());
+        }
+    }
+    Ok(others)
+}
+
+/// `startOrRestart`, `startOrReload`: of a file alone.
+pub(super) async fn start_or(
+    file: &OsString,
+    files: &FileArgs,
+    (mode, wait): (ApplyMode, bool),
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let around = surroundings()?;
+    if !config::is_file(file, &around) {
+        bail!("{} is not an ecosystem file", file.to_string_lossy());
+    }
+    let specs = specs_of(file, &around, files, &AppOptions::default())?;
+    apply(specs, mode, (files.dry_run, wait), output).await
+}
+
+/// `validate`: reads ecosystem files, and says what is wrong.
+pub(super) fn validate(files: &[OsString], output: &mut Output) -> anyhow::Result<()> {
+    let around = surroundings()?;
+    let files = match files.is_empty() {
+        true => vec![config::usual(&around)?],
+        false => files.to_vec(),
+    };
+    for file in &files {
+        if !config::is_file(file, &around) {
+            bail!("{} is not an ecosystem file", file.to_string_lossy());
+        }
+        let specs = specs_of(file, &around, &FileArgs::default(), &AppOptions::default())?;
+        let names: Vec<String> = specs.into_iter().map(|spec| spec.name).collect();
+        output.line(format_args!(
+            "{}: {} apps: {}",
+            file.to_string_lossy(),
+            names.len(),
+            names.join(", ")
+        ))?;
+    }
+    Ok(())
+}

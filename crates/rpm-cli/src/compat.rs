@@ -1,0 +1,173 @@
+//! PM2's commands, and what becomes of each here. The documentation is made from this table, and the tests go through it.
+
+/// What becomes of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Here {
+    /// It does what it does there.
+    Works,
+    /// It is not here: what to use instead.
+    Instead(&'static str),
+}
+
+/// A command of PM2, with its other names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pm2Command {
+    pub(crate) names: &'static [&'static str],
+    pub(crate) here: Here,
+}
+
+const fn works(names: &'static [&'static str]) -> Pm2Command {
+    Pm2Command {
+        names,
+        here: Here::Works,
+    }
+}
+
+const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Command {
+    Pm2Command {
+        names,
+        here: Here::Instead(what),
+    }
+}
+
+const DASHBOARD: &str = "there is no hosted dashboard; figures are at GET /metrics, for Prometheus";
+const MODULES: &str = "there are no modules; metrics and rotation need none";
+const AT_BOOT: &str = "not there yet: have the service manager run `start ecosystem.config.js` at boot";
+
+/// All of them.
+pub(crate) const COMMANDS: &[Pm2Command] = &[
+    works(&["start"]),
+    works(&["stop"]),
+    works(&["restart"]),
+    works(&["reload"]),
+    works(&["delete", "del"]),
+    works(&["list", "ls", "l", "ps", "status"]),
+    works(&["jlist"]),
+    works(&["prettylist"]),
+    works(&["describe", "desc", "info", "show"]),
+    works(&["logs", "log"]),
+    works(&["flush"]),
+    works(&["reloadLogs"]),
+    works(&["scale"]),
+    works(&["kill"]),
+    works(&["update", "updatePM2"]),
+    works(&["ping"]),
+    works(&["report"]),
+    works(&["pid"]),
+    works(&["id"]),
+    works(&["env"]),
+    works(&["reset"]),
+    works(&["sendSignal"]),
+    works(&["startOrRestart"]),
+    works(&["startOrReload", "startOrGracefulReload"]),
+    works(&["ecosystem", "init"]),
+    works(&["completion"]),
+    instead(&["save", "dump"], AT_BOOT),
+    instead(&["resurrect", "cleardump"], AT_BOOT),
+    instead(&["startup", "unstartup"], AT_BOOT),
+    instead(
+        &["monit", "dashboard", "dash", "imonit"],
+        "not there yet: `list` shows CPU and memory, `logs` follows the output",
+    ),
+    instead(&["deepUpdate"], "install the new version, then `update`"),
+    instead(
+        &["deploy"],
+        "deploy with your own script, and `reload` at its end",
+    ),
+    instead(
+        &["serve", "expose"],
+        "not there yet: serve static files with any server, started as an app",
+    ),
+    instead(
+        &["send", "attach"],
+        "a worker has no standard input here; use a signal (`sendSignal`) or a port",
+    ),
+    instead(
+        &["trigger"],
+        "custom actions are not there; use a signal (`sendSignal`) or a port",
+    ),
+    instead(
+        &["set", "get", "multiset", "unset", "conf", "config"],
+        "they configure modules; set an app's variables in its ecosystem file",
+    ),
+    instead(&["examples"], "see `start --help` and the README"),
+    instead(&["logrotate"], "use logrotate with `reloadLogs`"),
+    instead(
+        &["pull", "forward", "backward"],
+        "use git, then `reload`; `rollback` goes back to what served before",
+    ),
+    instead(
+        &["inspect", "profile:cpu", "profile:mem"],
+        "start the app with --node-args=--inspect",
+    ),
+    instead(&["slist", "sysinfos"], "`report` and `doctor` tell of the system"),
+    instead(&["create", "autoinstall"], "write an ecosystem file with `init`"),
+    instead(
+        &["install-otel", "uninstall-otel"],
+        "load OpenTelemetry with --node-args",
+    ),
+    instead(
+        &[
+            "install",
+            "module:install",
+            "module:update",
+            "uninstall",
+            "module:generate",
+            "package",
+            "publish",
+        ],
+        MODULES,
+    ),
+    instead(
+        &[
+            "link",
+            "unlink",
+            "monitor",
+            "unmonitor",
+            "open",
+            "plus",
+            "register",
+            "login",
+            "logout",
+        ],
+        DASHBOARD,
+    ),
+];
+
+/// What to say of a command that does not exist.
+pub(crate) fn missing(name: &str) -> String {
+    let known = COMMANDS.iter().find(|command| command.names.contains(&name));
+    match known.map(|command| command.here) {
+        Some(Here::Instead(what)) => format!("{name}: {what}"),
+        Some(Here::Works) | None => {
+            let names = COMMANDS.iter().filter(|command| command.here == Here::Works);
+            let own = ["rollback", "doctor", "validate", "demo"];
+            let all = names.flat_map(|command| command.names.iter().copied()).chain(own);
+            match rpm_spec::nearest(name, all) {
+                Some(near) => format!("there is no command {name:?}; did you mean `{near}`?"),
+                None => format!("there is no command {name:?}; see --help"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_here_or_says_what_to_use() {
+        let grammar = crate::args::grammar("rpm");
+        for command in COMMANDS {
+            for name in command.names {
+                let found = grammar.find_subcommand(name).is_some();
+                assert_eq!(found, command.here == Here::Works, "{name}");
+            }
+        }
+        assert!(missing("save").starts_with("save: not there yet"));
+        assert_eq!(
+            missing("restrat"),
+            "there is no command \"restrat\"; did you mean `restart`?"
+        );
+    }
+}

@@ -1,0 +1,249 @@
+//! Ecosystem files from the disk, from standard input, and from the user's own JavaScript runtime.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use anyhow::{Context as _, anyhow, bail};
+use rpm_spec::{AppOptions, Format, MAX_BYTES, format_of, parse};
+
+use crate::commands::tell;
+use crate::resolve::Surroundings;
+
+/// What is looked for where no file is named.
+pub(crate) const USUAL: [&str; 9] = [
+    "ecosystem.config.js",
+    "ecosystem.config.cjs",
+    "ecosystem.config.mjs",
+    "ecosystem.config.ts",
+    "ecosystem.json",
+    "ecosystem.yaml",
+    "ecosystem.yml",
+    "ecosystem.toml",
+    "pm2.config.js",
+];
+/// For a file to be evaluated.
+const EVALUATED_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Evaluates the module whose path follows and writes what it exports, as JSON, to descriptor 0, which goes both ways: what the module
+/// prints is its own affair. Regular expressions become what they are written as.
+const EVALUATE: &str = "\
+const { pathToFileURL } = require('node:url');
+const plain = (key, value) => (value instanceof RegExp ? String(value) : value);
+import(pathToFileURL(process.argv[1]).href)
+  .then(async (module) => {
+    let value = module.default ?? module;
+    if (typeof value === 'function') value = value();
+    value = await value;
+    if (value && value.__esModule && value.default) value = value.default;
+    const text = JSON.stringify(value, plain);
+    if (text === undefined) throw new Error('it exports nothing that can be read: module.exports = { apps: [...] }');
+    const bytes = Buffer.from(text);
+    for (let at = 0; at < bytes.length;) at += require('node:fs').writeSync(0, bytes, at);
+    process.exit(0);
+  })
+  .catch((error) => {
+    console.error(error?.stack ?? error);
+    process.exit(1);
+  });
+";
+
+/// An ecosystem file that was read.
+#[derive(Debug)]
+pub(crate) struct File {
+    /// As it was named.
+    pub(crate) name: String,
+    /// Where it lies; `None`: it was on standard input.
+    pub(crate) dir: Option<PathBuf>,
+    /// Its apps.
+    pub(crate) apps: Vec<AppOptions>,
+}
+
+/// Is an ecosystem file meant by this argument? `-` is standard input.
+pub(crate) fn is_file(argument: &OsStr, around: &Surroundings) -> bool {
+    let named = || argument.to_str().is_some_and(|name| format_of(name).is_some());
+    argument == "-" || (named() && around.absolute(argument.as_ref()).is_file())
+}
+
+/// The file that is meant where none is named.
+pub(crate) fn usual(around: &Surroundings) -> anyhow::Result<OsString> {
+    let there = USUAL.iter().find(|name| around.absolute(name.as_ref()).is_file());
+    there.map(OsString::from).ok_or_else(|| {
+        anyhow!(
+            "there is no {} here; name a script or a file, or write one with `init`",
+            USUAL[0]
+        )
+    })
+}
+
+/// Reads an ecosystem file.
+///
+/// # Errors
+/// It cannot be read or evaluated, or something in it is wrong: all faults, a line each.
+pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<File> {
+    let name = argument.to_string_lossy().into_owned();
+    let (value, dir) = if argument == "-" {
+        let mut text = String::new();
+        io::stdin()
+            .take(MAX_BYTES as u64 + 1)
+            .read_to_string(&mut text)
+            .context("cannot read standard input")?;
+        (parse(&text, Format::Json), None)
+    } else {
+        let path = around.absolute(argument.as_ref());
+        let dir = path.parent().map(Path::to_owned);
+        (text_of(&name, &path, around)?, dir)
+    };
+    let value = value.map_err(|error| anyhow!("{name} cannot be read: {error}"))?;
+    let found = rpm_spec::read(&value).map_err(|problems| {
+        let lines: Vec<String> = problems
+            .iter()
+            .map(|problem| format!("{name}: {problem}"))
+            .collect();
+        anyhow!("{}", lines.join("\n"))
+    })?;
+    for warning in &found.warnings {
+        tell(format!("warning: {name}: {warning}"));
+    }
+    Ok(File {
+        name,
+        dir,
+        apps: found.apps,
+    })
+}
+
+type Parsed = Result<serde_json::Value, rpm_spec::ParseError>;
+
+fn text_of(name: &str, path: &Path, around: &Surroundings) -> anyhow::Result<Parsed> {
+    let format = format_of(name).ok_or_else(|| anyhow!("{name} is not an ecosystem file"))?;
+    if format == Format::Script {
+        let text = evaluate(path, around).with_context(|| format!("{name} cannot be evaluated"))?;
+        return Ok(parse(&text, Format::Script));
+    }
+    let size = fs::metadata(path)
+        .with_context(|| format!("cannot read {name}"))?
+        .len();
+    if size > MAX_BYTES as u64 {
+        return Ok(Err(rpm_spec::ParseError::TooLong));
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let parsed = parse(&text, format);
+    match (format, &parsed) {
+        // PM2 takes .json for JavaScript.
+        (Format::Json, Err(rpm_spec::ParseError::Syntax(_)))
+            if text.contains("process.") || text.contains("require(") =>
+        {
+            let script = format!("module.exports = (\n{text}\n)");
+            let text = evaluate_text(&script, path, around)
+                .with_context(|| format!("{name} cannot be evaluated"))?;
+            Ok(parse(&text, Format::Script))
+        }
+        _ => Ok(parsed),
+    }
+}
+
+/// What a module exports, as JSON.
+fn evaluate(path: &Path, around: &Surroundings) -> anyhow::Result<String> {
+    let is_typed = path
+        .extension()
+        .is_some_and(|extension| extension.to_string_lossy().ends_with("ts"));
+    let names = if is_typed {
+        ["bun", "node"]
+    } else {
+        ["node", "bun"]
+    };
+    let runtime = names.iter().find_map(|name| around.which(OsStr::new(name)));
+    let Some(runtime) = runtime else {
+        bail!(
+            "it is JavaScript, and neither node nor bun is in PATH: install one, or use .json, .yaml or .toml"
+        );
+    };
+    let (ours, theirs) = UnixStream::pair().context("no descriptor is left")?;
+    let child = Command::new(&runtime)
+        .args(["-e", EVALUATE])
+        .arg(path)
+        .current_dir(&around.cwd)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        // What it prints is for people.
+        .stdout(Stdio::from(errors()?))
+        .spawn()
+        .with_context(|| format!("cannot run {}", runtime.display()))?;
+    collect(ours, child)
+}
+
+/// A text is evaluated as if it lay beside the file.
+fn evaluate_text(script: &str, path: &Path, around: &Surroundings) -> anyhow::Result<String> {
+    let beside = path.with_file_name(format!(".rpm-{}.config.cjs", std::process::id()));
+    fs::write(&beside, script).with_context(|| format!("cannot write {}", beside.display()))?;
+    let value = evaluate(&beside, around);
+    // It is of no use to anybody.
+    let _ = fs::remove_file(&beside);
+    value
+}
+
+fn collect(mut from: UnixStream, mut child: Child) -> anyhow::Result<String> {
+    let deadline = Instant::now() + EVALUATED_WITHIN;
+    let read = read_until(&mut from, deadline);
+    let status = match &read {
+        Ok(_) => wait_until(&mut child, deadline)?,
+        Err(_) => None,
+    };
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let text = read?;
+    match status {
+        Some(status) if status.success() => Ok(text),
+        Some(status) => bail!("it ended with {status}"),
+        None => bail!("it was not done within {} s", EVALUATED_WITHIN.as_secs()),
+    }
+}
+
+fn read_until(from: &mut UnixStream, deadline: Instant) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!("it was not done within {} s", EVALUATED_WITHIN.as_secs());
+        }
+        from.set_read_timeout(Some(left))?;
+        match from.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // It has ended with something unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error.into()),
+        }
+        if bytes.len() > MAX_BYTES {
+            bail!("what it exports has more than {MAX_BYTES} bytes");
+        }
+    }
+    String::from_utf8(bytes).context("what it exports is not UTF-8")
+}
+
+fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<std::process::ExitStatus>> {
+    loop {
+        match child.try_wait()? {
+            Some(status) => return Ok(Some(status)),
+            None if Instant::now() >= deadline => return Ok(None),
+            None => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// Standard error, for somebody else's standard output.
+fn errors() -> io::Result<OwnedFd> {
+    use std::os::fd::AsFd as _;
+    io::stderr().as_fd().try_clone_to_owned()
+}
