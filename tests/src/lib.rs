@@ -8,6 +8,7 @@ pub mod denied;
 pub mod machine;
 pub mod namespace;
 pub mod outside;
+pub mod place;
 pub mod process;
 pub mod site;
 pub mod steering;

@@ -238,10 +238,7 @@ fn a_name_that_exists() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     hello(&port).start(&rpm);
     let ran = hello(&Port::reserve()).try_start(&rpm);
-    assert_says(
-        &ran,
-        &["an app named \"hello\" exists already", "`restart`", "--name"],
-    );
+    assert_says(&ran, &["\"hello\" runs already", "restart it", "--force"]);
     assert_eq!(rpm.list().len(), 2);
     let ran = hello(&port).args(["--name", "all"]).try_start(&rpm);
     assert_says(
@@ -312,14 +309,14 @@ fn refusal(rpm: &Rpm, method: &str, path: &str, body: &str) -> (u16, ApiError) {
 fn requests_that_the_api_does_not_take() {
     let rpm = Rpm::new();
     rpm.ok(["ping"]);
-    let large = " ".repeat(5 << 20);
+    let large = " ".repeat(33 << 20);
     let cases = [
         (
             "POST",
             "/v1/apps",
             large.as_str(),
             413,
-            "larger than 4194304 bytes",
+            "larger than 33554432 bytes",
         ),
         ("POST", "/v1/apps", "{", 400, "EOF"),
         ("POST", "/v1/apps", "hello", 400, "expected value"),
@@ -358,6 +355,9 @@ fn requests_that_the_api_does_not_take() {
 fn what_is_not_a_command() {
     let rpm = Rpm::new();
     assert_says(&rpm.run(["strat"]), &["strat"]);
-    assert_says(&rpm.run(["start"]), &["<SCRIPT>"]);
+    assert_says(
+        &rpm.run(["start"]),
+        &["there is no ecosystem.config.js here", "init"],
+    );
     assert_eq!(rpm.daemon_pid(), None, "no daemon is started for that");
 }

@@ -18,7 +18,7 @@ fn mistakes_exit_with_1_and_say_what_to_do() {
         (&[], "Usage:"),
         (&["nonsense"], "nonsense"),
         (&["list", "--nonsense"], "--nonsense"),
-        (&["start"], "<SCRIPT>"),
+        (&["start"], "ecosystem.config.js"),
         (&["start", "/nowhere/app.js"], "script not found"),
         (&["stop", "ghost"], "ghost"),
         (&["restart", "ghost"], "ghost"),

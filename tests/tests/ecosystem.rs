@@ -1,0 +1,318 @@
+//! Ecosystem files: read in every format, compared with what runs, and applied without losing a request.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rpm_e2e::clients::Clients;
+use rpm_e2e::complaint::assert_says;
+use rpm_e2e::place::Place;
+use rpm_testkit::{Port, Rpm, Status, fixture, get, wait_until};
+use serde_json::{Value, json};
+
+const BOUND: Duration = Duration::from_secs(20);
+/// Clients of each kind.
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+/// The text of a file, for a port.
+type Text<'t> = &'t dyn Fn(&Port) -> String;
+
+/// An ecosystem file with these apps.
+fn ecosystem(apps: &Value) -> String {
+    format!("module.exports = {};", json!({ "apps": apps }))
+}
+
+/// The environment of an app that answers with it.
+fn env_of(port: &Port) -> BTreeMap<String, String> {
+    let answer = get(port.number(), "/").expect("it answers");
+    serde_json::from_str(&answer.body).expect("variables")
+}
+
+fn env_app(port: &Port) -> Value {
+    json!({
+        "name": "web", "script": fixture("env.js"), "instances": 2,
+        "env": {"HOST": "127.0.0.1", "PORT": port.number(), "COLOUR": "red"},
+        "env_blue": {"COLOUR": "blue"},
+    })
+}
+
+#[test]
+fn every_format_starts_the_same_apps() {
+    let (place, hello) = (Place::new(), fixture("hello.js"));
+    let hello = hello.to_str().expect("UTF-8");
+    let js = |port: &Port| {
+        format!(
+            "[{{ name: 'web', script: '{hello}', instances: 2, env: {{ HOST: '127.0.0.1', PORT: {port} }} }}]"
+        )
+    };
+    let files: [(&str, Text<'_>); 8] = [
+        ("ecosystem.config.js", &|port| {
+            format!(
+                "console.log('noise');\nmodule.exports = {{ apps: {} }};",
+                js(port)
+            )
+        }),
+        ("a.config.cjs", &|port| {
+            format!("module.exports = {{ apps: {} }};", js(port))
+        }),
+        ("a.config.mjs", &|port| {
+            format!("export default {{ apps: {} }};", js(port))
+        }),
+        ("b.config.mjs", &|port| {
+            format!("export default async () => ({{ apps: {} }});", js(port))
+        }),
+        ("a.json", &|port| {
+            format!("{{ /* as JavaScript */ apps: {}, }}", js(port))
+        }),
+        ("code.json", &|port| {
+            format!("{{ apps: process.env.HOME ? {} : [] }}", js(port))
+        }),
+        ("a.yaml", &|port| {
+            format!(
+                "apps:\n  - name: web\n    script: {hello}\n    instances: 2\n    env: {{ HOST: 127.0.0.1, PORT: {port} }}\n"
+            )
+        }),
+        ("a.toml", &|port| {
+            format!(
+                "[[apps]]\nname = 'web'\nscript = '{hello}'\ninstances = 2\nenv = {{ HOST = '127.0.0.1', PORT = {port} }}\n"
+            )
+        }),
+    ];
+    for (name, text) in files {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        place.write(name, &text(&port));
+        let ran = place.ok(&rpm, ["start", name]);
+        assert!(!ran.stdout.contains("noise"), "{name}: {ran:?}");
+        assert_eq!(rpm.list().len(), 2, "{name}");
+        assert!(get(port.number(), "/").is_ok(), "{name}");
+    }
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let ran = place.pipe(&rpm, ["start", "-"], &format!("{{apps: {}}}", js(&port)));
+    assert_eq!((ran.code, rpm.list().len()), (Some(0), 2), "{ran:?}");
+}
+
+#[test]
+fn a_changed_file_is_applied_and_nothing_is_lost() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let mut app = json!({
+        "name": "web", "script": fixture("hello.js"), "instances": 2, "env": {"HOST": "127.0.0.1", "PORT": port.number(), "OLD": "1"},
+    });
+    let file = "ecosystem.config.js";
+    place.write(file, &ecosystem(&json!([app])));
+    place.ok(&rpm, ["start"]);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    // More workers, another script, a variable gone, another directory, and back to fewer.
+    app["instances"] = json!(3);
+    place.write(file, &ecosystem(&json!([app])));
+    let ran = place.ok(&rpm, ["reload", file]);
+    assert!(ran.stderr.contains("web: instances 2 -> 3"), "{ran:?}");
+    assert_eq!(rpm.pids("web").len(), 3);
+    clients.wait_ok(SOME);
+    app["script"] = json!(fixture("listen.js"));
+    app["cwd"] = json!(place.path());
+    app["env"].as_object_mut().expect("an object").remove("OLD");
+    place.write(file, &ecosystem(&json!([app])));
+    let ran = place.run(&rpm, ["reload", file, "--dry-run"]);
+    assert!(
+        ran.stdout.contains("script") && ran.stdout.contains("env.OLD removed"),
+        "{ran:?}"
+    );
+    assert!(rpm.describe("web").spec.script.ends_with("hello.js"), "a dry run");
+    app["script"] = json!(fixture("env.js"));
+    place.write(file, &ecosystem(&json!([app])));
+    place.ok(&rpm, ["restart", file]);
+    clients.wait_ok(SOME);
+    let env = env_of(&port);
+    assert!(
+        !env.contains_key("OLD") && env["pm_cwd"] == place.path().display().to_string(),
+        "{env:?}"
+    );
+    app["instances"] = json!(1);
+    place.write(file, &ecosystem(&json!([app])));
+    place.ok(&rpm, ["startOrReload", file]);
+    clients.wait_ok(SOME);
+    assert_eq!(rpm.list().len(), 1);
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn from_one_process_to_a_cluster_and_back_without_a_gap() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let mut app = json!({
+        "name": "web", "script": fixture("hello.js"), "exec_mode": "fork", "env": {"HOST": "127.0.0.1", "PORT": port.number()},
+    });
+    place.write("ecosystem.config.js", &ecosystem(&json!([app])));
+    place.ok(&rpm, ["start"]);
+    // One process is online before it listens.
+    wait_until(
+        "it listens",
+        BOUND,
+        || get(port.number(), "/").is_ok(),
+        |answers| *answers,
+    );
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    app["exec_mode"] = json!("cluster");
+    app["instances"] = json!(2);
+    place.write("ecosystem.config.js", &ecosystem(&json!([app])));
+    place.ok(&rpm, ["reload", "ecosystem.config.js"]);
+    clients.wait_ok(SOME);
+    assert_eq!(rpm.pids("web").len(), 2);
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn environments_are_chosen_by_name_and_taken_from_the_file() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write("ecosystem.config.js", &ecosystem(&json!([env_app(&port)])));
+    place.ok(&rpm, ["start"]);
+    assert_eq!(env_of(&port)["COLOUR"], "red");
+    place.ok(&rpm, ["restart", "ecosystem.config.js", "--env", "blue"]);
+    assert_eq!(env_of(&port)["COLOUR"], "blue");
+    let ran = place.ok(&rpm, ["reload", "ecosystem.config.js", "--env", "green"]);
+    assert!(ran.stderr.contains("no app has env_green"), "{ran:?}");
+    assert_eq!(env_of(&port)["COLOUR"], "red");
+}
+
+#[test]
+fn parts_of_a_file_are_named() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let app = |name: &str| json!({"name": name, "script": "sleep 1000", "namespace": "jobs"});
+    place.write(
+        "jobs.config.js",
+        &ecosystem(&json!([app("one"), app("two"), app("three")])),
+    );
+    place.ok(&rpm, ["start", "jobs.config.js", "--only", "one,three"]);
+    let names = || {
+        rpm.list()
+            .into_iter()
+            .map(|process| process.name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(), ["one", "three"]);
+    assert_says(
+        &place.run(&rpm, ["start", "jobs.config.js", "--only", "tow"]),
+        &["no app \"tow\"", "did you mean \"two\"?"],
+    );
+    place.ok(&rpm, ["start", "jobs.config.js"]);
+    assert_eq!(names(), ["one", "three", "two"]);
+    place.ok(&rpm, ["stop", "jobs.config.js", "--only", "two"]);
+    let stopped = |process: &rpm_testkit::Process| process.status == Status::Stopped;
+    assert_eq!(rpm.list().iter().filter(|process| stopped(process)).count(), 1);
+    rpm.ok(["stop", "jobs"]);
+    assert!(rpm.list().iter().all(stopped), "by namespace");
+    rpm.ok(["restart", "/^t/"]);
+    assert_eq!(rpm.list().iter().filter(|process| stopped(process)).count(), 1);
+    place.ok(&rpm, ["delete", "jobs.config.js"]);
+    assert!(rpm.list().is_empty());
+}
+
+#[test]
+fn faults_are_all_told_and_nothing_is_started() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write(
+        "bad.config.js",
+        &ecosystem(&json!([
+            {"name": "a", "script": "sleep 1", "instances": "many"},
+            {"name": "b"},
+            {"name": "c", "script": "nowhere.js", "instnaces": 2},
+        ])),
+    );
+    for command in ["validate", "start"] {
+        let parts = ["app \"a\": `instances` must be", "app \"b\": `script` is missing"];
+        assert_says(&place.run(&rpm, [command, "bad.config.js"]), &parts);
+    }
+    place.write(
+        "gone.config.js",
+        &ecosystem(&json!([{"name": "c", "script": "nowhere.js", "instnaces": 2}])),
+    );
+    let ran = place.run(&rpm, ["start", "gone.config.js"]);
+    assert_says(
+        &ran,
+        &["did you mean `instances`?", "script not found: nowhere.js"],
+    );
+    place.write(
+        "cron.config.js",
+        &ecosystem(&json!([{"name": "d", "script": "sleep 1", "cron_restart": "soon"}])),
+    );
+    assert_says(
+        &place.run(&rpm, ["start", "cron.config.js"]),
+        &["no time table of cron", "0 3 * * *"],
+    );
+    assert!(rpm.list().is_empty());
+    for (name, text, part) in [
+        ("throws.config.js", "throw new Error('boom')", "boom"),
+        (
+            "cyclic.config.js",
+            "const a = { apps: [] }; a.apps.push(a); module.exports = a;",
+            "circular",
+        ),
+        ("nothing.config.js", "module.exports = 7;", "must be an object"),
+        ("syntax.json", "{ apps: [", "syntax.json cannot be read"),
+        (
+            "large.config.js",
+            "module.exports = { apps: ['x'.repeat(5 << 20)] };",
+            "more than",
+        ),
+        ("deep.json", &"[".repeat(100_000), "nested"),
+    ] {
+        place.write(name, text);
+        assert_says(&place.run(&rpm, ["validate", name]), &[part]);
+    }
+    place.write(
+        "ever.config.js",
+        "module.exports = new Promise(() => setInterval(() => {}, 1000));",
+    );
+    let began = Instant::now();
+    assert_says(
+        &place.run(&rpm, ["validate", "ever.config.js"]),
+        &["not done within 10 s"],
+    );
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn without_a_runtime_only_javascript_is_refused() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("a.config.js", "module.exports = { apps: [] };");
+    place.write("a.yaml", "apps: [{ name: a, script: /bin/cat }]\n");
+    let run = |file: &str| {
+        let mut command = rpm.command(["validate", file]);
+        command
+            .current_dir(place.path())
+            .env("PWD", place.path())
+            .env("PATH", "/nowhere");
+        let output = command.output().expect("it runs");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (code, error) = run("a.config.js");
+    assert!(
+        code == Some(1) && error.contains("neither node nor bun is in PATH"),
+        "{error}"
+    );
+    assert_eq!(run("a.yaml").0, Some(0));
+}
+
+#[test]
+fn five_hundred_apps_are_compared_and_applied() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let app = |number: usize| json!({"name": format!("app-{number}"), "script": "/bin/true", "autostart": false, "env": {"N": number}});
+    let mut apps: Vec<Value> = (0..500).map(app).collect();
+    place.write("many.json", &json!({ "apps": apps }).to_string());
+    place.ok(&rpm, ["start", "many.json"]);
+    assert_eq!(rpm.list().len(), 500);
+    apps[7]["env"]["N"] = json!("other");
+    place.write("many.json", &json!({ "apps": apps }).to_string());
+    let ran = place.ok(&rpm, ["start", "many.json", "--dry-run"]);
+    let changed: Vec<&str> = ran
+        .stdout
+        .lines()
+        .filter(|line| !line.ends_with(": unchanged"))
+        .collect();
+    assert_eq!(changed, ["app-7: env.N"]);
+}
