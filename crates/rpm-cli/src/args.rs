@@ -40,6 +40,8 @@ pub struct Client {
     pub(crate) command: Command,
     /// The name the program was called by.
     pub(crate) program: String,
+    /// Only data and errors are printed.
+    pub(crate) silent: bool,
 }
 
 /// The arguments are no command; or they ask for help or the version, which is no failure.
@@ -67,11 +69,16 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     let args: Vec<OsString> = args.into_iter().collect();
     let program = invoked_name(args.first());
     let matches = grammar(&program).try_get_matches_from(args).map_err(Usage)?;
-    let Cli { command } = Cli::from_arg_matches(&matches).map_err(Usage)?;
+    let Cli { command, silent } = Cli::from_arg_matches(&matches).map_err(Usage)?;
+    let silent = silent || variable("RPM_SILENT") || variable("PM2_SILENT");
     Ok(match command {
         Top::Daemon { check } => Invocation::Daemon { check },
         Top::Demo { port } => Invocation::Demo { port },
-        Top::Client(command) => Invocation::Client(Client { command, program }),
+        Top::Client(command) => Invocation::Client(Client {
+            command,
+            program,
+            silent,
+        }),
         Top::Missing(words) => {
             let name = words.first().map(|name| name.to_string_lossy().into_owned());
             let text = crate::compat::missing(&name.unwrap_or_default());
@@ -95,6 +102,11 @@ pub(crate) fn grammar(program: &str) -> clap::Command {
         .arg(version.action(ArgAction::Version))
 }
 
+/// Is this one set to `true` or `1`?
+fn variable(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| value == "true" || value == "1")
+}
+
 fn invoked_name(argv0: Option<&OsString>) -> String {
     let base = argv0.and_then(|path| Path::new(path).file_name());
     base.map_or_else(
@@ -112,6 +124,9 @@ fn invoked_name(argv0: Option<&OsString>) -> String {
     max_term_width = 100
 )]
 struct Cli {
+    /// Print data and errors alone
+    #[arg(short, long, global = true)]
+    silent: bool,
     #[command(subcommand)]
     command: Top,
 }

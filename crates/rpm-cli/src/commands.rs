@@ -26,8 +26,8 @@ use crate::output::{Output, OutputError};
 use crate::progress::Board;
 use crate::render;
 use crate::resolve::Surroundings;
-use complaint::complaint;
 pub(crate) use complaint::tell;
+use complaint::{be_silent, complain, complaint, is_silent};
 
 /// How often the daemon is asked for what it knows if it goes away meanwhile, and the pause before the next time.
 const READ_TRIES: u32 = 5;
@@ -40,11 +40,14 @@ const UPDATE_PAUSE: Duration = Duration::from_millis(10);
 /// Runs a command to its end and says on standard error what went wrong. Exit code 0 or 1.
 #[must_use]
 pub fn run(client: &Client) -> ExitCode {
+    if client.silent {
+        be_silent();
+    }
     match execute(client) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.downcast_ref().is_some_and(OutputError::is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(complaint(&error));
+            complain(complaint(&error));
             ExitCode::FAILURE
         }
     }
@@ -314,6 +317,7 @@ async fn change_step_by_step(
     while let Some(lines) = stream.next().await? {
         for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line).context("the daemon sent no line of progress")? {
+                Progress::Step(_) if is_silent() => {}
                 Progress::Step(step) => board.step(&step),
                 Progress::Done(reply) => return show(&reply, output),
                 Progress::Failed(error) => return Err(RequestError::Api(error).into()),
@@ -324,6 +328,9 @@ async fn change_step_by_step(
 }
 
 fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     for note in &reply.notes {
         tell(format!("note: {note}"));
     }

@@ -152,22 +152,4 @@ pub(crate) fn missing(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_command_is_here_or_says_what_to_use() {
-        let grammar = crate::args::grammar("rpm");
-        for command in COMMANDS {
-            for name in command.names {
-                let found = grammar.find_subcommand(name).is_some();
-                assert_eq!(found, command.here == Here::Works, "{name}");
-            }
-        }
-        assert!(missing("save").starts_with("save: not there yet"));
-        assert_eq!(
-            missing("restrat"),
-            "there is no command \"restrat\"; did you mean `restart`?"
-        );
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::home::like_pm2;
 use crate::home::{Home, HomeError};
 
 /// What the program is told to be the daemon.
@@ -125,7 +126,11 @@ async fn locked(home: &Home) -> Result<Turn, ConnectError> {
 }
 
 async fn start(home: &Home, program: &Path) -> Result<(), ConnectError> {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    if like_pm2() {
+        command.env("RPM_COMPAT", "pm2");
+    }
+    let mut child = command
         .arg(DAEMON)
         .env("RPM_HOME", home.root())
         .current_dir("/")

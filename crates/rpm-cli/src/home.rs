@@ -47,12 +47,22 @@ pub enum HomeError {
     TooLong(PathBuf),
 }
 
-/// The directory in use: `RPM_HOME`, or `.rpm` in the home directory; absolute.
+/// The directory in use: `RPM_HOME`, or `PM2_HOME`, or `.rpm` in the home directory; absolute.
 ///
 /// # Errors
-/// Neither `RPM_HOME` nor `HOME` is set, or the current directory is gone.
+/// None of these is set, nor `HOME`, or the current directory is gone.
 pub fn home_dir() -> Result<PathBuf, HomeError> {
-    from_variables(std::env::var_os("RPM_HOME"), std::env::var_os("HOME"))
+    let named = std::env::var_os("RPM_HOME").filter(|path| !path.is_empty());
+    let named = named.or_else(|| std::env::var_os("PM2_HOME"));
+    from_variables(named, std::env::var_os("HOME"))
+}
+
+/// PM2's names for files are wanted beside ours: this is called `pm2`, or `RPM_COMPAT=pm2` is set.
+#[must_use]
+pub(crate) fn like_pm2() -> bool {
+    let called = std::env::args_os().next();
+    let by_name = called.is_some_and(|path| Path::new(&path).file_name().is_some_and(|name| name == "pm2"));
+    by_name || std::env::var_os("RPM_COMPAT").is_some_and(|value| value == "pm2")
 }
 
 fn from_variables(rpm_home: Option<OsString>, home: Option<OsString>) -> Result<PathBuf, HomeError> {

@@ -69,6 +69,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
         None => (own(&home)?, None),
     };
     open_log(&home)?;
+    home.name_like_pm2();
     tree::set_child_subreaper().map_err(step("become the parent of orphaned processes"))?;
     let logs = LogSink::start().map_err(step("start the log thread"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -85,6 +86,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     let _ = std::fs::remove_file(home.socket());
     let _ = std::fs::remove_file(home.agent_socket());
     let _ = std::fs::remove_file(home.pid_file());
+    home.unname_like_pm2();
     drop(lock);
     info!("stopped");
     // Whoever asked for it takes the end of the connection for the end. What waits for a report of a worker's calls is not waited

@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// Ours, and PM2's.
+const PM2_NAMES: [(&str, &str); 2] = [("rpm.pid", "pm2.pid"), ("rpm.log", "pm2.log")];
+
 /// `$RPM_HOME`.
 #[derive(Clone, Debug)]
 pub struct Home {
@@ -125,6 +128,30 @@ impl Home {
     #[must_use]
     pub fn daemon_log(&self) -> PathBuf {
         self.root.join("rpm.log")
+    }
+
+    /// PM2's names for our files, where they are wanted (`RPM_COMPAT=pm2`): for scripts that look there.
+    pub(crate) fn name_like_pm2(&self) {
+        if std::env::var_os("RPM_COMPAT").is_none_or(|value| value != "pm2") {
+            return;
+        }
+        for (ours, theirs) in PM2_NAMES {
+            let link = self.root.join(theirs);
+            let is_ours = fs::symlink_metadata(&link).is_ok_and(|meta| meta.is_symlink());
+            if is_ours {
+                let _ = fs::remove_file(&link);
+            }
+            // A file of PM2's own stays.
+            let _ = std::os::unix::fs::symlink(ours, &link);
+        }
+    }
+
+    /// They are gone with the daemon.
+    pub(crate) fn unname_like_pm2(&self) {
+        let link = self.root.join("pm2.pid");
+        if fs::read_link(&link).is_ok_and(|target| target == Path::new("rpm.pid")) {
+            let _ = fs::remove_file(link);
+        }
     }
 
     /// The apps' logs.

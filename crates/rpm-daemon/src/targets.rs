@@ -36,7 +36,12 @@ impl Supervisor {
         };
         let named = |app: AppId| self.apps.get(&app).is_some_and(|app| app.name == target);
         if target == "all" {
-            return Ok(of(&|_| true));
+            let all = of(&|_| true);
+            return if all.is_empty() {
+                Err(self.unknown(target))
+            } else {
+                Ok(all)
+            };
         }
         if self.apps.keys().any(|app| named(*app)) {
             return Ok(of(&named));

@@ -227,7 +227,10 @@ fn what_the_binary_itself_does() {
 fn help_and_version_carry_the_name_it_was_called_by() {
     for (argv0, name) in [("/usr/bin/pm2", "pm2"), ("rpm", "rpm"), ("./x/keeper", "keeper")] {
         let help = error(&format!("{argv0} --help"));
-        assert!(help.contains(&format!("Usage: {name} <COMMAND>")), "{help}");
+        assert!(
+            help.contains(&format!("Usage: {name} [OPTIONS] <COMMAND>")),
+            "{help}"
+        );
         assert!(!help.contains("daemon  "), "{help}");
         let help = error(&format!("{argv0} start --help"));
         assert!(help.contains(&format!("Usage: {name} start ")), "{help}");

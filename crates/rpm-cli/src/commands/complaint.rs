@@ -2,13 +2,34 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rpm_wire::api::ApiError;
 
 use crate::http::RequestError;
 
-/// Writes a line to standard error; nobody is left to be told that it is closed.
+/// Only data and errors are wanted.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`tell`] says nothing.
+pub(super) fn be_silent() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+/// Is that so?
+pub(super) fn is_silent() -> bool {
+    SILENT.load(Ordering::Relaxed)
+}
+
+/// Writes a line to standard error, unless nobody wants to know.
 pub(crate) fn tell(text: impl Display) {
+    if !is_silent() {
+        complain(text);
+    }
+}
+
+/// Writes a line to standard error; nobody is left to be told that it is closed.
+pub(super) fn complain(text: impl Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 

@@ -8,6 +8,9 @@ use serde_json::Value;
 const LINE: usize = 80;
 const LEVELS: usize = 3;
 
+/// The keys of a process, in the order in which PM2 has them.
+const PROCESS: [&str; 5] = ["pid", "name", "pm2_env", "pm_id", "monit"];
+
 /// The whole value.
 pub(crate) fn inspected(value: &Value) -> String {
     let mut text = String::new();
@@ -23,11 +26,17 @@ fn write_value(text: &mut String, value: &Value, indent: usize) {
             ']',
             list.iter().map(|value| (None, value)).collect::<Vec<_>>(),
         ),
-        Value::Object(fields) => (
-            '{',
-            '}',
-            fields.iter().map(|(name, value)| (Some(name), value)).collect(),
-        ),
+        Value::Object(fields) => {
+            let mut entries: Vec<_> = fields.iter().map(|(name, value)| (Some(name), value)).collect();
+            if fields.contains_key("pm2_env") {
+                entries.sort_by_key(|(name, _)| {
+                    PROCESS
+                        .iter()
+                        .position(|known| Some(*known) == name.map(String::as_str))
+                });
+            }
+            ('{', '}', entries)
+        }
         other => return text.push_str(&other.to_string()),
     };
     if entries.is_empty() {

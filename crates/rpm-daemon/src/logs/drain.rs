@@ -138,10 +138,14 @@ impl Drain {
         let token = self.next_token;
         self.next_token += 1;
         let sinks = [Some(source.path), source.also].into_iter().flatten();
-        let sink = |path| Sink {
-            path,
-            file: None,
-            lost: 0,
+        let sink = |path: PathBuf| {
+            // Who looks for the file finds it, also before the first line. What fails here fails again, and is told then.
+            drop(private_file(&path));
+            Sink {
+                path,
+                file: None,
+                lost: 0,
+            }
         };
         let stream = Stream {
             pipe: File::from(source.pipe),

@@ -1,0 +1,193 @@
+//! The tables are true, and so is the documentation that is made of them.
+
+use std::fmt::Write as _;
+
+use rpm_spec::keys::{KEYS, State};
+
+use super::*;
+
+/// An option of PM2's command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pm2Flag {
+    /// Long, without the dashes.
+    name: &'static str,
+    here: Here,
+}
+
+const fn flag(name: &'static str) -> Pm2Flag {
+    Pm2Flag {
+        name,
+        here: Here::Works,
+    }
+}
+
+const fn no_flag(name: &'static str, what: &'static str) -> Pm2Flag {
+    Pm2Flag {
+        name,
+        here: Here::Instead(what),
+    }
+}
+
+const SERVICE: &str = "the service manager's file says it";
+
+/// Those of `start`, which the others share.
+const FLAGS: &[Pm2Flag] = &[
+    flag("name"),
+    flag("interpreter"),
+    flag("interpreter-args"),
+    flag("node-args"),
+    flag("output"),
+    flag("error"),
+    flag("log"),
+    flag("log-type"),
+    flag("log-date-format"),
+    flag("time"),
+    flag("merge-logs"),
+    flag("disable-logs"),
+    flag("env"),
+    flag("update-env"),
+    flag("filter-env"),
+    flag("force"),
+    flag("instances"),
+    flag("parallel"),
+    flag("shutdown-with-message"),
+    flag("pid"),
+    flag("kill-timeout"),
+    flag("listen-timeout"),
+    flag("wait-ready"),
+    flag("max-memory-restart"),
+    flag("restart-delay"),
+    flag("exp-backoff-restart-delay"),
+    flag("max-restarts"),
+    flag("stop-exit-codes"),
+    flag("execute-command"),
+    flag("uid"),
+    flag("gid"),
+    flag("namespace"),
+    flag("cwd"),
+    flag("cron"),
+    flag("cron-restart"),
+    flag("disable-source-map-support"),
+    flag("only"),
+    flag("watch"),
+    flag("ignore-watch"),
+    flag("watch-delay"),
+    flag("no-autostart"),
+    flag("no-autorestart"),
+    flag("no-treekill"),
+    flag("silent"),
+    no_flag("mini-list", "`list --json` is for programs"),
+    no_flag("user", SERVICE),
+    no_flag("hp", SERVICE),
+    no_flag("service-name", SERVICE),
+    no_flag("wait-ip", SERVICE),
+    no_flag("write", "it is for PM2's own files"),
+    no_flag("no-daemon", "`daemon` stays in the foreground"),
+    no_flag("source-map-support", "it is on"),
+    no_flag("ext", "--ignore-watch says what does not matter"),
+    no_flag("no-color", "NO_COLOR=1, or a pipe"),
+    no_flag("no-vizion", "git is not asked"),
+    no_flag("no-pmx", "nothing is injected for a dashboard"),
+    no_flag("trace", DASHBOARD),
+    no_flag("v8", DASHBOARD),
+    no_flag("event-loop-inspector", DASHBOARD),
+    no_flag("deep-monitoring", DASHBOARD),
+    no_flag("sort", "`list --json` and a program that sorts"),
+    no_flag("attach", "`logs` follows the output"),
+];
+
+#[test]
+fn every_command_is_here_or_says_what_to_use() {
+    let grammar = crate::args::grammar("rpm");
+    for command in COMMANDS {
+        for name in command.names {
+            let found = grammar.find_subcommand(name).is_some();
+            assert_eq!(found, command.here == Here::Works, "{name}");
+        }
+    }
+    assert!(missing("save").starts_with("save: not there yet"));
+    assert_eq!(
+        missing("restrat"),
+        "there is no command \"restrat\"; did you mean `restart`?"
+    );
+}
+
+#[test]
+fn every_option_is_here_or_is_not() {
+    let grammar = crate::args::grammar("rpm");
+    let start = grammar.find_subcommand("start").expect("it is there");
+    for flag in FLAGS {
+        let found = start
+            .get_arguments()
+            .chain(grammar.get_arguments())
+            .any(|argument| {
+                let aliases = argument.get_visible_aliases().unwrap_or_default();
+                argument.get_long() == Some(flag.name) || aliases.contains(&flag.name)
+            });
+        assert_eq!(found, flag.here == Here::Works, "--{}", flag.name);
+    }
+}
+
+fn row(names: &str, here: Here) -> String {
+    match here {
+        Here::Works => format!("| {names} | works |\n"),
+        Here::Instead(what) => format!("| {names} | not here: {what} |\n"),
+    }
+}
+
+fn code(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+fn commands() -> String {
+    let mut table = "| command | here |\n|---|---|\n".to_owned();
+    for command in COMMANDS {
+        table.push_str(&row(&code(command.names), command.here));
+    }
+    table
+}
+
+fn flags() -> String {
+    let mut table = "| option | here |\n|---|---|\n".to_owned();
+    for flag in FLAGS {
+        table.push_str(&row(&format!("`--{}`", flag.name), flag.here));
+    }
+    table
+}
+
+fn keys() -> String {
+    let mut table = "| key | other names | here |\n|---|---|---|\n".to_owned();
+    for key in KEYS {
+        let here = match key.state {
+            State::Works if key.pm2 => key.doc.to_owned(),
+            State::Works => format!("{} (not in PM2)", key.doc),
+            State::Needless(why) => format!("accepted, and does nothing: {why}"),
+            State::Instead(what) => format!("not here: {what}"),
+        };
+        let _ = writeln!(table, "| `{}` | {} | {here} |", key.name, code(key.aliases));
+    }
+    table
+}
+
+/// `RPM_WRITE_DOCS=1 cargo test -p rpm-cli` writes the tables into the document.
+#[test]
+fn the_tables_of_the_document_are_these() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/FROM-PM2.md");
+    let text = std::fs::read_to_string(path).expect("the document");
+    let mut wanted = text;
+    for (name, table) in [("commands", commands()), ("options", flags()), ("keys", keys())] {
+        let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+        let from = wanted.find(&open).expect("its place") + open.len();
+        let to = from + wanted[from..].find(&close).expect("its end");
+        wanted.replace_range(from..to, &table);
+    }
+    if std::env::var_os("RPM_WRITE_DOCS").is_some() {
+        std::fs::write(path, &wanted).expect("it is written");
+    }
+    let text = std::fs::read_to_string(path).expect("the document");
+    assert!(
+        text == wanted,
+        "RPM_WRITE_DOCS=1 cargo test -p rpm-cli writes them"
+    );
+}
