@@ -1,5 +1,6 @@
 //! The subcommands and what they share.
 
+pub(crate) mod commands;
 pub(crate) mod compare;
 pub(crate) mod footprint;
 pub(crate) mod peers;
@@ -9,6 +10,7 @@ pub(crate) mod run;
 mod group;
 mod pidfds;
 mod place;
+mod pm2;
 mod private_rpm;
 mod procfs;
 mod results;

@@ -213,7 +213,7 @@ mod tests {
         let found = one("rpm-cli", "rpm-sys", Kind::Normal, true);
         assert_eq!(
             found,
-            ["rpm-cli -> rpm-sys: of ours, rpm-cli may depend on rpm-wire only"]
+            ["rpm-cli -> rpm-sys: of ours, rpm-cli may depend on rpm-spec, rpm-wire only"]
         );
         let found = one("rpm-core", "rpm-sys", Kind::Build, true);
         assert_eq!(

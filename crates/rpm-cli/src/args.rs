@@ -14,6 +14,11 @@ use clap_complete::Shell;
 pub(crate) use start::StartArgs;
 use values::{count, duration};
 
+/// The command of the process of `serve`, and where it finds what must not be on a command line.
+pub(crate) const STATIC_SITE: &str = "static-site";
+pub(crate) const SITE_USER: &str = "RPM_SERVE_USERNAME";
+pub(crate) const SITE_PASSWORD: &str = "RPM_SERVE_PASSWORD";
+
 /// The name in help where the program was not told its own.
 const DEFAULT_NAME: &str = "rpm";
 
@@ -27,11 +32,26 @@ pub enum Invocation {
         /// Only say whether this binary could take over from the one that runs.
         check: bool,
     },
+    /// A server of static files, which `serve` has the daemon start.
+    Static(StaticSite),
     /// The demonstration.
     Demo {
         /// Serve there until interrupted.
         port: Option<u16>,
     },
+}
+
+/// Static files, and how they are served.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StaticSite {
+    /// The directory.
+    pub path: PathBuf,
+    /// Where.
+    pub port: u16,
+    /// What is not there is the index: an application of one page, which knows its own paths.
+    pub spa: bool,
+    /// User and password that a client must know.
+    pub password: Option<(String, String)>,
 }
 
 /// A command for the daemon.
@@ -74,6 +94,16 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     Ok(match command {
         Top::Daemon { check } => Invocation::Daemon { check },
         Top::Demo { port } => Invocation::Demo { port },
+        Top::StaticSite { path, port, spa } => {
+            let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+            let password = own(SITE_USER).zip(own(SITE_PASSWORD));
+            Invocation::Static(StaticSite {
+                path,
+                port,
+                spa,
+                password,
+            })
+        }
         Top::Client(command) => Invocation::Client(Client {
             command,
             program,
@@ -140,6 +170,15 @@ enum Top {
         /// Keep serving this port for a browser
         #[arg(long)]
         port: Option<u16>,
+    },
+    /// The process of `serve`
+    #[command(hide = true, name = STATIC_SITE)]
+    StaticSite {
+        path: PathBuf,
+        #[arg(long)]
+        port: u16,
+        #[arg(long)]
+        spa: bool,
     },
     #[command(external_subcommand)]
     Missing(Vec<OsString>),
@@ -334,6 +373,9 @@ pub(crate) enum Command {
     },
     /// Print what somebody who helps wants to know
     Report,
+    /// Serve static files, as an app
+    #[command(visible_alias = "expose")]
+    Serve(ServeArgs),
     /// Check that the daemon answers
     Ping {
         /// Print JSON
@@ -374,6 +416,33 @@ pub(crate) struct FileArgs {
     /// Show what an ecosystem file would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Of `serve`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServeArgs {
+    /// The directory [default: the current one]
+    pub(crate) path: Option<PathBuf>,
+    /// Where it is served [default: 8080]
+    pub(crate) at: Option<u16>,
+    /// The same
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Answer with the index what is not there (an application of one page)
+    #[arg(long)]
+    pub(crate) spa: bool,
+    /// User that a client must know
+    #[arg(long, value_name = "USER", requires = "basic_auth_password")]
+    pub(crate) basic_auth_username: Option<String>,
+    /// Password that a client must know
+    #[arg(long, value_name = "PASSWORD", requires = "basic_auth_username")]
+    pub(crate) basic_auth_password: Option<String>,
+    /// Name of the app [default: static-page-server-<port>]
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
+    /// Processes that share the port
+    #[arg(short, long, value_name = "N", allow_hyphen_values = true, value_parser = values::instances)]
+    pub(crate) instances: Option<i32>,
 }
 
 /// An ecosystem file.

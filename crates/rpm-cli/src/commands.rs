@@ -84,6 +84,7 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             let mode = (ApplyMode::Reload, !file.no_wait);
             start::start_or(&file.file, &file.files, mode, output).await
         }
+        Command::Serve(args) => start::serve(args, output).await,
         Command::Validate { files } => start::validate(files, output),
         Command::Init { .. } => inspect::init(),
         Command::Stop { targets, files, hard } => stop(Action::Stop, (targets, files), *hard, output).await,

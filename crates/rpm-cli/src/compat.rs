@@ -62,6 +62,7 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     works(&["startOrReload", "startOrGracefulReload"]),
     works(&["ecosystem", "init"]),
     works(&["completion"]),
+    works(&["serve", "expose"]),
     instead(&["save", "dump"], AT_BOOT),
     instead(&["resurrect", "cleardump"], AT_BOOT),
     instead(&["startup", "unstartup"], AT_BOOT),
@@ -73,10 +74,6 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     instead(
         &["deploy"],
         "deploy with your own script, and `reload` at its end",
-    ),
-    instead(
-        &["serve", "expose"],
-        "not there yet: serve static files with any server, started as an app",
     ),
     instead(
         &["send", "attach"],

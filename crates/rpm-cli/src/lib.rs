@@ -15,7 +15,7 @@ mod progress;
 mod render;
 mod resolve;
 
-pub use args::{Client, Invocation, Usage, parse};
+pub use args::{Client, Invocation, StaticSite, Usage, parse};
 pub use commands::run;
 pub use connect::{DAEMON, DAEMON_READY};
 pub use home::{HomeError, home_dir};

@@ -21,7 +21,23 @@ pub(crate) struct Revisions {
 #[derive(Debug, Serialize, Deserialize)]
 struct Version {
     given: Arc<AppSpec>,
-    real: Arc<AppSpec>,
+    /// If it is another one: specifications are large.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    real: Option<Arc<AppSpec>>,
+}
+
+impl Version {
+    fn new(given: AppSpec, real: AppSpec) -> Version {
+        let real = (real != given).then(|| Arc::new(real));
+        Version {
+            given: Arc::new(given),
+            real,
+        }
+    }
+
+    fn real(&self) -> &Arc<AppSpec> {
+        self.real.as_ref().unwrap_or(&self.given)
+    }
 }
 
 /// A path of a specification that leads nowhere any more.
@@ -38,10 +54,7 @@ impl Revisions {
     pub(crate) fn new(given: AppSpec) -> Revisions {
         let first = Revision(1);
         let real = real(&given).unwrap_or_else(|_| given.clone());
-        let version = Version {
-            given: Arc::new(given),
-            real: Arc::new(real),
-        };
+        let version = Version::new(given, real);
         Revisions {
             known: BTreeMap::from([(first, version)]),
             last: first,
@@ -50,7 +63,7 @@ impl Revisions {
 
     /// The specification of a revision, its symbolic links resolved.
     pub(crate) fn spec(&self, revision: Revision) -> Option<&Arc<AppSpec>> {
-        self.known.get(&revision).map(|version| &version.real)
+        self.known.get(&revision).map(Version::real)
     }
 
     /// The specification of a revision as it was given.
@@ -66,17 +79,14 @@ impl Revisions {
         let real = real(&given)?;
         self.last = Revision(self.last.0.saturating_add(1));
         self.known.retain(|revision, _| keep.contains(revision));
-        let version = Version {
-            given: Arc::new(given),
-            real: Arc::new(real),
-        };
+        let version = Version::new(given, real);
         self.known.insert(self.last, version);
         Ok(self.last)
     }
 
     /// The specification that was made last.
     pub(crate) fn newest(&self) -> Option<&Arc<AppSpec>> {
-        self.known.last_key_value().map(|(_, version)| &version.real)
+        self.known.last_key_value().map(|(_, version)| version.real())
     }
 
     /// A revision of what `base` was given, with these variables added, its paths resolved anew. Others than this and

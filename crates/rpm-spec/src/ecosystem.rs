@@ -73,6 +73,9 @@ impl Reader {
                     let text = unknown(name, TOP_KEYS);
                     self.warn("the file", text);
                 }
+                if fields.contains_key("static") {
+                    self.warn("the file", "`static` is not read: use `serve`".to_owned());
+                }
                 match fields.get("apps").or_else(|| fields.get("pm2")) {
                     Some(Value::Array(list)) => list.iter().collect(),
                     Some(one @ Value::Object(_)) => vec![one],

@@ -1,6 +1,7 @@
 //! The `rpm` command: client, daemon and demonstration in one binary.
 
 mod demo;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Daemon { check: false }) => daemon(),
         Ok(Invocation::Daemon { check: true }) => check(),
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
+        Ok(Invocation::Static(site)) => report(serve::run(&site)),
         Err(usage) => usage.report(),
     }
 }

@@ -1,6 +1,5 @@
 //! `reload-peers`: the same reloads under rpm, PM2 and node:cluster with a rolling script, side by side.
 
-use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::group::free_ports;
+use super::pm2::Pm2;
 use super::private_rpm::{PrivateRpm, argument};
 use super::stats::median;
 use super::{pidfds, place};
@@ -79,38 +79,6 @@ enum Running {
 struct Cluster {
     primary: Child,
     lines: Lines<BufReader<ChildStdout>>,
-}
-
-/// A PM2 of its own.
-struct Pm2 {
-    program: PathBuf,
-    node: PathBuf,
-    home: PathBuf,
-}
-
-impl Pm2 {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.node);
-        command
-            .arg(&self.program)
-            .args(arguments)
-            .env("PM2_HOME", &self.home);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command.kill_on_drop(true);
-        command
-    }
-}
-
-impl Drop for Pm2 {
-    fn drop(&mut self) {
-        let pid = std::fs::read_to_string(self.home.join("pm2.pid")).ok();
-        let pid = pid.and_then(|text| text.trim().parse().ok());
-        pidfds::end(&pidfds::hold(&pid.into_iter().collect::<Vec<u32>>()));
-        let _ = std::fs::remove_dir_all(&self.home);
-    }
 }
 
 impl Drop for Cluster {
@@ -330,10 +298,7 @@ impl Running {
                 Running::Rpm(rpm)
             }
             Peer::Pm2 => {
-                let home = std::env::temp_dir().join(format!("rpm-peer-pm2-{}-{port}", std::process::id()));
-                std::fs::create_dir_all(&home)?;
-                let program = place::npm("pm2/bin/pm2").await?;
-                let pm2 = Pm2 { program, node, home };
+                let pm2 = Pm2::new(node).await?;
                 let start = ["start", argument(&app)?, "--name", "web", "-i", &count];
                 let status = pm2.command(&start).env("PORT", text).status().await?;
                 ensure!(status.success(), "pm2 start: {status}");

@@ -5,12 +5,12 @@ use std::ffi::{OsStr, OsString};
 use anyhow::{anyhow, bail};
 use rpm_spec::AppOptions;
 use rpm_wire::api::{
-    Action, ActionRequest, AppSpec, ApplyMode, ApplyRequest, Change, Plan, PlanRequest, Process,
+    Action, ActionRequest, AppSpec, ApplyMode, ApplyRequest, Change, ExecMode, Plan, PlanRequest, Process,
     StartRequest, Status,
 };
 
 use super::{change, change_step_by_step, follow, read, session, surroundings, tell, warn_of_skipped};
-use crate::args::{FileArgs, StartArgs};
+use crate::args::{FileArgs, SITE_PASSWORD, SITE_USER, STATIC_SITE, ServeArgs, StartArgs};
 use crate::config::{self, File};
 use crate::output::Output;
 use crate::resolve::{Surroundings, app_spec, options_of, overlay};
@@ -319,6 +319,56 @@ pub(super) async fn start_or(
     }
     let specs = specs_of(file, &around, files, &AppOptions::default())?;
     apply(specs, mode, (files.dry_run, wait), output).await
+}
+
+/// Where static files are served, if nobody says.
+const USUAL_PORT: u16 = 8080;
+
+/// `serve`: this program itself, as an app.
+pub(super) async fn serve(args: &ServeArgs, output: &mut Output) -> anyhow::Result<()> {
+    let around = surroundings()?;
+    let path = around.absolute(args.path.as_deref().unwrap_or_else(|| ".".as_ref()));
+    if !path.is_dir() {
+        bail!(
+            "{} is not a directory; name one that has files to serve",
+            path.display()
+        );
+    }
+    let port = args.port.or(args.at).unwrap_or(USUAL_PORT).to_string();
+    let text = |path: std::path::PathBuf| {
+        let text = path.into_os_string().into_string();
+        text.map_err(|path| anyhow!("not UTF-8: {}", path.to_string_lossy()))
+    };
+    let mut words = vec![
+        STATIC_SITE.to_owned(),
+        text(path.clone())?,
+        "--port".to_owned(),
+        port.clone(),
+    ];
+    words.extend(args.spa.then(|| "--spa".to_owned()));
+    let mut env = around.env.clone();
+    let secrets = [
+        (SITE_USER, &args.basic_auth_username),
+        (SITE_PASSWORD, &args.basic_auth_password),
+    ];
+    for (name, value) in secrets {
+        env.extend(value.clone().map(|value| (name.to_owned(), value)));
+    }
+    let app = AppSpec {
+        name: args
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("static-page-server-{port}")),
+        script: text(std::env::current_exe()?)?,
+        args: words,
+        cwd: text(path)?,
+        env,
+        // Its listening is how it is known to be ready.
+        exec_mode: ExecMode::Cluster,
+        instances: args.instances.unwrap_or(1),
+        ..AppSpec::default()
+    };
+    change("/v1/apps", &StartRequest { app, wait: true }, output).await
 }
 
 /// `validate`: reads ecosystem files, and says what is wrong.

@@ -1,0 +1,110 @@
+//! `serve`: static files over HTTP, as an app that is supervised like any other.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rpm_cli::StaticSite;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tower_http::services::{ServeDir, ServeFile};
+
+/// Serves until it is told to stop; what is being answered is finished.
+///
+/// # Errors
+/// The directory is not there, or the port cannot be had.
+pub(crate) fn run(site: &StaticSite) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        site.path.is_dir(),
+        "{} is not a directory; name one that has files to serve",
+        site.path.display()
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .context("cannot set up the event loop")?
+        .block_on(serve(site))
+}
+
+async fn serve(site: &StaticSite) -> anyhow::Result<()> {
+    let listener = listen(site.port).await?;
+    let app = router(&site.path, site.spa, password(site));
+    println!("serving {} on port {}", site.path.display(), site.port);
+    axum::serve(listener, app).with_graceful_shutdown(told()).await?;
+    Ok(())
+}
+
+/// On IPv6 and IPv4, as far as there is the one.
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let bound = match TcpListener::bind(both).await {
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported || error.raw_os_error() == Some(97) => {
+            TcpListener::bind(("0.0.0.0", port)).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("cannot listen on port {port}"))
+}
+
+fn router(path: &Path, spa: bool, password: Option<Arc<str>>) -> Router {
+    // With slashes at the end, ranges, types by extension and dates; what leads out of the directory is not found.
+    let files = ServeDir::new(path).append_index_html_on_directories(true);
+    let app = if spa {
+        Router::new().fallback_service(files.fallback(ServeFile::new(path.join("index.html"))))
+    } else {
+        Router::new().fallback_service(files)
+    };
+    match password {
+        Some(password) => app.layer(from_fn_with_state(password, guard)),
+        None => app,
+    }
+}
+
+/// What a client must send, if anything.
+fn password(site: &StaticSite) -> Option<Arc<str>> {
+    let (user, password) = site.password.as_ref()?;
+    let encoded = STANDARD.encode(format!("{user}:{password}"));
+    Some(format!("Basic {encoded}").into())
+}
+
+async fn guard(State(wanted): State<Arc<str>>, request: Request<Body>, next: Next) -> Response {
+    if is_right(request.headers(), &wanted) {
+        return next.run(request).await;
+    }
+    let ask = HeaderValue::from_static("Basic realm=\"files\", charset=\"UTF-8\"");
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, ask)]).into_response()
+}
+
+/// Takes as long for a password that is nearly right as for any other.
+fn is_right(headers: &HeaderMap, wanted: &str) -> bool {
+    let sent = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let Some(sent) = sent.filter(|sent| sent.len() == wanted.len()) else {
+        return false;
+    };
+    let differing = sent
+        .iter()
+        .zip(wanted.as_bytes())
+        .fold(0, |all, (a, b)| all | (a ^ b));
+    differing == 0
+}
+
+/// SIGINT or SIGTERM.
+async fn told() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

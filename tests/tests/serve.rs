@@ -1,0 +1,115 @@
+//! `serve`: static files, as an app.
+
+use std::process::Command;
+use std::time::Duration;
+
+use rpm_e2e::place::Place;
+use rpm_testkit::{Port, Rpm, Status, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// Status, type, and body of an answer; `more` is what curl is told besides.
+fn asked(port: &Port, path: &str, more: &[&str]) -> (u16, String, String) {
+    let format = "\n%{http_code} %{content_type}";
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let ran = Command::new("curl")
+        .args(["-sS", "--max-time", "10", "--path-as-is", "-w", format])
+        .args(more)
+        .arg(url)
+        .output()
+        .expect("curl runs");
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let (body, last) = said.rsplit_once('\n').unwrap_or_else(|| panic!("{ran:?}"));
+    let (status, kind) = last.split_once(' ').unwrap_or((last, ""));
+    (
+        status.parse().expect("a status"),
+        kind.to_owned(),
+        body.to_owned(),
+    )
+}
+
+fn site() -> Place {
+    let place = Place::new();
+    place.write("public/index.html", "<h1>front</h1>");
+    place.write("public/app.js", "let a = 1;");
+    place.write("public/data/list.json", "[1,2,3,4]");
+    place.write("secret.txt", "secret");
+    place
+}
+
+#[test]
+fn files_have_their_types_and_ranges_and_nothing_else_is_told() {
+    let (rpm, place, port) = (Rpm::new(), site(), Port::reserve());
+    let ran = place.ok(&rpm, ["serve", "public", &port.to_string()]);
+    assert!(
+        ran.stdout.contains(&format!("static-page-server-{port}")),
+        "{ran:?}"
+    );
+    assert_eq!(rpm.list()[0].status, Status::Online);
+    for (path, status, kind, body) in [
+        ("/", 200, "text/html", "<h1>front</h1>"),
+        ("/app.js", 200, "text/javascript", "let a = 1;"),
+        ("/data/list.json", 200, "application/json", "[1,2,3,4]"),
+        ("/nowhere", 404, "", ""),
+        ("/../secret.txt", 404, "", ""),
+        ("/%2e%2e/secret.txt", 404, "", ""),
+        ("/data/..%2f..%2fsecret.txt", 404, "", ""),
+    ] {
+        let (found, of, text) = asked(&port, path, &[]);
+        assert_eq!(found, status, "{path}");
+        assert!(of.starts_with(kind) && text == body, "{path}: {of} {text}");
+    }
+    let (status, _, part) = asked(&port, "/data/list.json", &["-r", "1-3"]);
+    assert_eq!((status, part.as_str()), (206, "1,2"));
+    assert_eq!(asked(&port, "/data/list.json", &["-r", "99-"]).0, 416);
+    // It is an app like any other.
+    let before = rpm.pids(&format!("static-page-server-{port}"));
+    rpm.ok(["reload", "all"]);
+    assert_ne!(rpm.pids(&format!("static-page-server-{port}")), before);
+    assert_eq!(asked(&port, "/", &[]).0, 200);
+}
+
+#[test]
+fn an_application_of_one_page_behind_a_password() {
+    let (rpm, place, port) = (Rpm::new(), site(), Port::reserve());
+    let port_text = port.to_string();
+    let start = [
+        "serve",
+        "public",
+        "--port",
+        &port_text,
+        "--spa",
+        "--name",
+        "site",
+        "-i",
+        "2",
+        "--basic-auth-username",
+        "me",
+        "--basic-auth-password",
+        "it's me",
+    ];
+    place.ok(&rpm, start);
+    assert_eq!(rpm.list().len(), 2);
+    assert_eq!(asked(&port, "/", &[]).0, 401);
+    assert_eq!(asked(&port, "/", &["-u", "me:it's mE"]).0, 401);
+    let (status, _, body) = asked(&port, "/some/page", &["-u", "me:it's me"]);
+    assert_eq!((status, body.as_str()), (200, "<h1>front</h1>"));
+    assert_eq!(asked(&port, "/app.js", &["-u", "me:it's me"]).2, "let a = 1;");
+    let words = std::fs::read(format!("/proc/{}/cmdline", rpm.pids("site")[0])).expect("it runs");
+    assert!(
+        !String::from_utf8_lossy(&words).contains("it's me"),
+        "nobody reads it in a list of processes"
+    );
+    let missing = place.run(&rpm, ["serve", "nowhere"]);
+    assert!(
+        missing.code == Some(1) && missing.stderr.contains("is not a directory"),
+        "{missing:?}"
+    );
+    rpm.ok(["stop", "site"]);
+    wait_until(
+        "they end",
+        BOUND,
+        || rpm.list(),
+        |list| list.iter().all(|it| it.status == Status::Stopped),
+    );
+}
