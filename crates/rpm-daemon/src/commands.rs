@@ -269,6 +269,11 @@ impl Supervisor {
 
     pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
         self.sample_usage();
+        self.brief_change(instances, notes)
+    }
+
+    /// The same, with the figures of the last sample.
+    pub(crate) fn brief_change(&self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
         let processes = instances
             .iter()
             .filter_map(|id| self.process(*id, false))

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ use crate::worker::{Kept, Life, Logs, Worker};
 const FORMAT: u32 = 1;
 /// What changes nothing but figures is written this much later, together with what else happens until then.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
+
+/// Written at a time.
+const WRITE_BYTES: usize = 32 * 1024;
 
 /// The whole state.
 #[derive(Serialize, Deserialize)]
@@ -130,15 +133,17 @@ impl Supervisor {
             next_ticket: self.next_ticket,
             rescues: self.rescues,
         };
-        let text = serde_json::to_vec(&stored)?;
         let (path, new) = (state_file(&self.home), new_file(&self.home));
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .write(true)
             .truncate(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(&text)?;
+        // Not as a whole in memory: with hundreds of apps it has megabytes.
+        let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
+        serde_json::to_writer(&mut file, &stored)?;
+        file.flush()?;
         fs::rename(&new, &path)
     }
 }

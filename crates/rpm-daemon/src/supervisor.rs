@@ -281,6 +281,7 @@ impl Supervisor {
         if self.usage_due <= Instant::now() {
             self.sample_usage();
             self.enforce_limits();
+            rpm_sys::memory::give_back();
             let interval = if self.upkeep.limits {
                 LIMITS_INTERVAL
             } else {

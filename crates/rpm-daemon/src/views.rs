@@ -3,7 +3,9 @@
 use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, WorkerId};
 use rpm_listen::{GroupView, SharedKind, SlotView};
-use rpm_wire::api::{ApiError, AppInfo, AppSpec, ListenerInfo, Other, Phase, Process, SlotInfo, Status};
+use rpm_wire::api::{
+    ApiError, AppInfo, AppSpec, Known, ListenerInfo, Other, Phase, Process, SlotInfo, Status,
+};
 
 use crate::app::{Plane, explain};
 use crate::supervisor::Supervisor;
@@ -57,6 +59,21 @@ impl Supervisor {
             err_log: logs.err.display().to_string(),
             spec: with_spec.then(|| Box::new(AppSpec::clone(spec))),
         })
+    }
+
+    /// All instances, in a word each.
+    pub(crate) fn known(&self) -> Vec<Known> {
+        let known = |view: InstanceView| {
+            let spec = self.present_spec(view.app)?;
+            Some(Known {
+                id: view.id.0,
+                name: spec.name.clone(),
+                namespace: spec.namespace.clone(),
+                script: spec.script.clone(),
+                status: status(&view.state),
+            })
+        };
+        self.core.instances().filter_map(known).collect()
     }
 
     /// The processes of an instance beside its own.

@@ -236,6 +236,21 @@ pub struct Process {
 
 impl Eq for Process {}
 
+/// A process in a word: an element of `GET /v1/known`, which takes no figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// `pm_id`.
+    pub id: u32,
+    /// The app's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its script.
+    pub script: String,
+    /// State.
+    pub status: Status,
+}
+
 /// A process of an instance beside its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Other {

@@ -1,10 +1,9 @@
-//! `commands`: what the commands of rpm and of PM2 take, one after the other in each round, on the same apps.
+//! `commands`: what the commands of rpm and of PM2 take, on the same apps: in each round some times the one, then as often the other.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use super::pm2::Pm2;
 use super::private_rpm::{PrivateRpm, argument};
@@ -17,6 +16,8 @@ const APPS: usize = 10;
 const MANY: usize = 100;
 /// What the last command has started is up by then, so that the next has the machine for itself.
 const SETTLE: Duration = Duration::from_secs(2);
+/// The daemon has put away by then what starting them took.
+const AT_REST: Duration = Duration::from_secs(8);
 /// The most that it may have then, in MB.
 const MANY_LIMIT: f64 = 12.0;
 
@@ -35,14 +36,17 @@ pub(crate) struct Arguments {
 struct Row {
     name: &'static str,
     floor: f64,
+    /// In each round.
+    often: u32,
     times: Vec<(f64, f64)>,
 }
 
 impl Row {
-    fn new(name: &'static str, floor: f64) -> Row {
+    fn new(name: &'static str, floor: f64, often: u32) -> Row {
         Row {
             name,
             floor,
+            often,
             times: Vec::new(),
         }
     }
@@ -70,14 +74,14 @@ pub(crate) async fn commands(arguments: Arguments) -> anyhow::Result<ExitCode> {
         pm2.run(&["start", app, "--name", &name]).await?;
     }
     let mut rows = [
-        Row::new("list", 25.0),
-        Row::new("start --no-wait", 20.0),
-        Row::new("restart all --no-wait", 3.0),
+        Row::new("list", 25.0, 10),
+        Row::new("start --no-wait", 20.0, 5),
+        Row::new("restart all --no-wait", 3.0, 1),
     ];
     for round in 0..arguments.rounds {
         eprint!("\rround {} of {} ", round + 1, arguments.rounds);
         for row in &mut rows {
-            row.times.push(measure(row.name, &rpm, &pm2, (app, &node)).await?);
+            measure(row, &rpm, &pm2, lines(row.name, app, argument(&node)?)).await?;
         }
     }
     eprintln!();
@@ -117,41 +121,53 @@ pub(crate) async fn commands(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn measure(
-    name: &str,
+    row: &mut Row,
     rpm: &PrivateRpm,
     pm2: &Pm2,
-    (app, node): (&str, &Path),
-) -> anyhow::Result<(f64, f64)> {
-    let interpreter = argument(node)?;
-    let (ours, theirs): (Vec<&str>, Vec<&str>) = match name {
+    (ours, theirs): Lines<'_>,
+) -> anyhow::Result<()> {
+    let is_start = row.name.starts_with("start");
+    tokio::time::sleep(SETTLE).await;
+    let mut of_rpm = Vec::new();
+    for _ in 0..row.often {
+        of_rpm.push(timed(&mut rpm.quiet(&ours))?);
+        if is_start {
+            rpm.command(&["delete", "new"]).await?;
+        }
+    }
+    tokio::time::sleep(SETTLE).await;
+    for of_rpm in of_rpm {
+        row.times
+            .push((of_rpm, timed(pm2.command(&theirs).as_std_mut())?));
+        if is_start {
+            pm2.run(&["delete", "new"]).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is typed for rpm, and for PM2.
+type Lines<'a> = (Vec<&'a str>, Vec<&'a str>);
+
+/// What is typed for rpm and for PM2.
+fn lines<'a>(name: &str, app: &'a str, node: &'a str) -> Lines<'a> {
+    match name {
         "list" => (vec!["list"], vec!["list"]),
         "start --no-wait" => (
-            vec![
-                "start",
-                app,
-                "--name",
-                "new",
-                "--interpreter",
-                interpreter,
-                "--no-wait",
-            ],
+            vec!["start", app, "--name", "new", "--interpreter", node, "--no-wait"],
             vec!["start", app, "--name", "new"],
         ),
         _ => (vec!["restart", "all", "--no-wait"], vec!["restart", "all"]),
-    };
-    tokio::time::sleep(SETTLE).await;
-    let began = Instant::now();
-    rpm.command(&ours).await?;
-    let of_rpm = began.elapsed().as_secs_f64();
-    tokio::time::sleep(SETTLE).await;
-    let began = Instant::now();
-    pm2.run(&theirs).await?;
-    let of_pm2 = began.elapsed().as_secs_f64();
-    if name.starts_with("start") {
-        rpm.command(&["delete", "new"]).await?;
-        pm2.run(&["delete", "new"]).await?;
     }
-    Ok((of_rpm, of_pm2))
+}
+
+/// How long a command takes, in seconds.
+fn timed(command: &mut std::process::Command) -> anyhow::Result<f64> {
+    let began = Instant::now();
+    let status = command.status()?;
+    let took = began.elapsed();
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(took.as_secs_f64())
 }
 
 /// The daemon's memory in MB with many apps, which do nothing.
@@ -163,7 +179,7 @@ async fn weigh(rpm: &PrivateRpm) -> anyhow::Result<f64> {
             .await?;
     }
     let daemon = rpm.daemon().await?;
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(AT_REST).await;
     let resident = procfs::resident_bytes(daemon).context("the daemon is gone")?;
     Ok(resident as f64 / 1e6)
 }

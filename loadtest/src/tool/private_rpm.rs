@@ -104,6 +104,16 @@ impl PrivateRpm {
         Ok(stdout)
     }
 
+    /// A command that has not run yet, whose output nobody wants.
+    pub(crate) fn quiet(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = self.std_command();
+        command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
     /// The process ids of all running workers.
     ///
     /// # Errors

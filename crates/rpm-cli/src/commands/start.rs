@@ -5,13 +5,14 @@ use std::ffi::{OsStr, OsString};
 use anyhow::{anyhow, bail};
 use rpm_spec::AppOptions;
 use rpm_wire::api::{
-    Action, ActionRequest, AppSpec, ApplyMode, ApplyRequest, Change, ExecMode, Plan, PlanRequest, Process,
-    StartRequest, Status,
+    Action, ActionRequest, AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, ExecMode, Known, Plan,
+    PlanRequest, StartRequest, Status,
 };
 
-use super::{change, change_step_by_step, follow, read, session, surroundings, tell, warn_of_skipped};
+use super::{change, change_step_by_step, follow, session, show, surroundings, tell, warn_of_skipped};
 use crate::args::{FileArgs, SITE_PASSWORD, SITE_USER, STATIC_SITE, ServeArgs, StartArgs};
 use crate::config::{self, File};
+use crate::http::Session;
 use crate::output::Output;
 use crate::resolve::{Surroundings, app_spec, options_of, overlay};
 
@@ -31,9 +32,10 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
         true => vec![config::usual(&around)?],
         false => args.targets.clone(),
     };
-    let mut known: Option<Vec<Process>> = None;
+    let mut known: Option<Vec<Known>> = None;
+    let mut open: Option<Session> = None;
     for target in &targets {
-        match meaning(target, &around, &mut known).await? {
+        match meaning(target, &around, (&mut known, &mut open)).await? {
             Meant::File => {
                 let files = FileArgs {
                     only: args.only.clone(),
@@ -46,8 +48,8 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
             }
             Meant::Known(name) => start_known(name, args, &around, output).await?,
             Meant::Script => {
-                let all = processes(&mut known).await?;
-                start_script(target, args, &around, all, output).await?;
+                let all = processes((&mut known, &mut open)).await?.to_vec();
+                start_script(target, args, &around, &all, (&mut open, output)).await?;
                 known = None;
             }
         }
@@ -55,26 +57,32 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
     Ok(())
 }
 
-async fn processes(known: &mut Option<Vec<Process>>) -> anyhow::Result<&[Process]> {
+/// What is known, and the connection that it was asked on.
+type Asked<'a> = (&'a mut Option<Vec<Known>>, &'a mut Option<Session>);
+
+async fn processes((known, open): Asked<'_>) -> anyhow::Result<&[Known]> {
     if known.is_none() {
-        *known = Some(read("/v1/processes?spec=true").await?);
+        *known = Some(on(open).await?.get("/v1/known").await?);
     }
     Ok(known.as_deref().unwrap_or_default())
 }
 
+async fn on(open: &mut Option<Session>) -> anyhow::Result<&mut Session> {
+    if open.is_none() {
+        *open = Some(session().await?);
+    }
+    open.as_mut().ok_or_else(|| anyhow!("no connection"))
+}
+
 /// As PM2 has it: a name, a namespace or an id that is known wins over a script.
-async fn meaning(
-    target: &OsStr,
-    around: &Surroundings,
-    known: &mut Option<Vec<Process>>,
-) -> anyhow::Result<Meant> {
+async fn meaning(target: &OsStr, around: &Surroundings, asked: Asked<'_>) -> anyhow::Result<Meant> {
     if config::is_file(target, around) {
         return Ok(Meant::File);
     }
     let Some(text) = target.to_str() else {
         return Ok(Meant::Script);
     };
-    let all = processes(known).await?;
+    let all = processes(asked).await?;
     let is_known = all
         .iter()
         .any(|process| process.name == text || process.namespace == text || process.id.to_string() == text);
@@ -114,19 +122,14 @@ async fn start_script(
     script: &OsStr,
     args: &StartArgs,
     around: &Surroundings,
-    known: &[Process],
-    output: &mut Output,
+    known: &[Known],
+    (open, output): (&mut Option<Session>, &mut Output),
 ) -> anyhow::Result<()> {
     let options = options_of(args, Some(script))?;
     let mut spec = app_spec(&options, around, args.env.as_deref(), None)?;
-    let same: Vec<&Process> = known.iter().filter(|process| process.name == spec.name).collect();
+    let same: Vec<&Known> = known.iter().filter(|process| process.name == spec.name).collect();
     if !same.is_empty() {
-        let of_script = same.iter().any(|process| {
-            process
-                .spec
-                .as_ref()
-                .is_some_and(|known| known.script == spec.script)
-        });
+        let of_script = same.iter().any(|process| process.script == spec.script);
         let rests = same
             .iter()
             .all(|process| matches!(process.status, Status::Stopped | Status::Errored));
@@ -146,10 +149,11 @@ async fn start_script(
         app: spec,
         wait: !args.no_wait,
     };
-    change("/v1/apps", &request, output).await
+    let reply: ChangeReply = on(open).await?.post("/v1/apps", &request).await?;
+    show(&reply, output)
 }
 
-fn free_name(name: &str, known: &[Process]) -> String {
+fn free_name(name: &str, known: &[Known]) -> String {
     let taken = |name: &String| known.iter().any(|process| &process.name == name);
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     numbered.into_iter().find(|name| !taken(name)).unwrap_or_default()

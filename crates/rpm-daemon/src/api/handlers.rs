@@ -8,8 +8,9 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
-    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Plan, PlanRequest, Pong, Process,
-    ReloadRequest, RollbackRequest, ScaleRequest, SignalRequest, StartRequest, TargetsRequest, UpdateRequest,
+    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest, Pong,
+    Process, ReloadRequest, RollbackRequest, ScaleRequest, SignalRequest, StartRequest, TargetsRequest,
+    UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -39,6 +40,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))
         .route("/v1/processes", get(processes))
+        .route("/v1/known", get(known))
         .route("/v1/doctor", get(doctor))
         .route("/v1/logs", get(follow::logs))
         .route("/v1/update", post(update))
@@ -83,6 +85,14 @@ async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| supervisor.act(&request)).await
+}
+
+async fn known(State(handle): State<Handle>) -> Reply<Vec<Known>> {
+    Ok(axum::Json(
+        handle
+            .ask(|supervisor: &mut Supervisor| supervisor.known())
+            .await?,
+    ))
 }
 
 async fn plan(State(handle): State<Handle>, Body(request): Body<PlanRequest>) -> Reply<Vec<Plan>> {
