@@ -54,6 +54,7 @@ impl Supervisor {
             }
         }
         self.upkeep.stale = true;
+        self.put_away_soon();
         Ok(accepted)
     }
 

@@ -60,6 +60,7 @@ impl Supervisor {
         app.rests = rests;
         self.apps.insert(id, app);
         self.upkeep.stale = true;
+        self.put_away_soon();
         let outcome = self.command(Command::Start { app: id, config });
         let instances = self
             .core

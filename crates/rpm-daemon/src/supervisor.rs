@@ -37,6 +37,8 @@ const EVENT_LIMIT: usize = 1024;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Between two times that memory is given back.
+const PUT_AWAY_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while an app has a limit of memory.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -95,6 +97,7 @@ pub struct Supervisor {
     /// The tick at the origin: a daemon that took over goes on with the time of the one before.
     pub(crate) epoch: Duration,
     usage_due: Instant,
+    put_away_due: Instant,
     shutdown: Option<oneshot::Receiver<Outcome>>,
 }
 
@@ -168,6 +171,7 @@ impl Supervisor {
             origin: Instant::now(),
             epoch: Duration::ZERO,
             usage_due: Instant::now(),
+            put_away_due: Instant::now() + USAGE_INTERVAL,
             shutdown: None,
         };
         Ok((supervisor, inbox))
@@ -281,7 +285,7 @@ impl Supervisor {
         if self.usage_due <= Instant::now() {
             self.sample_usage();
             self.enforce_limits();
-            rpm_sys::memory::give_back();
+            self.put_away();
             let interval = if self.upkeep.limits {
                 LIMITS_INTERVAL
             } else {
@@ -289,6 +293,21 @@ impl Supervisor {
             };
             self.usage_due = Instant::now() + interval;
         }
+    }
+
+    /// Gives back what a start or a large request has taken: now and then, for what is needed must be fetched again.
+    fn put_away(&mut self) {
+        let now = Instant::now();
+        if now >= self.put_away_due {
+            rpm_sys::memory::give_back();
+            rpm_sys::memory::give_back_program();
+            self.put_away_due = now + PUT_AWAY_INTERVAL;
+        }
+    }
+
+    /// A request has taken memory that nobody needs when it is answered.
+    pub(crate) fn put_away_soon(&mut self) {
+        self.put_away_due = self.put_away_due.min(Instant::now() + USAGE_INTERVAL);
     }
 
     /// Tells the core the length of every accept queue; `true` if anything waits anywhere.

@@ -17,7 +17,7 @@ const MANY: usize = 100;
 /// What the last command has started is up by then, so that the next has the machine for itself.
 const SETTLE: Duration = Duration::from_secs(2);
 /// The daemon has put away by then what starting them took.
-const AT_REST: Duration = Duration::from_secs(8);
+const AT_REST: Duration = Duration::from_secs(12);
 /// The most that it may have then, in MB.
 const MANY_LIMIT: f64 = 12.0;
 
