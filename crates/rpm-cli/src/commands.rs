@@ -1,8 +1,10 @@
 //! Each command: its requests, and what is printed of the answers.
 
 mod complaint;
+mod conf;
 mod inspect;
 mod start;
+mod talk;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -108,6 +110,8 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             };
             change("/v1/scale", &request, output).await
         }
+        Command::Set { key, value } => conf::set(key.as_deref(), value.as_deref(), output).await,
+        Command::Multiset { values } => conf::multiset(values, output).await,
         Command::Update { binary } => update(binary.as_deref(), output).await,
         Command::Kill => kill().await,
         question => ask(question, &client.program, output).await,
@@ -191,6 +195,15 @@ async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::R
         Command::Reset { targets } => inspect::reset(targets, output).await,
         Command::SendSignal { signal, targets } => inspect::send_signal(signal, targets, output).await,
         Command::Report => inspect::report(output).await,
+        Command::Get { key } => conf::get(key.as_deref(), output),
+        Command::Unset { key } => conf::unset(key),
+        Command::Send { target, line } => talk::send(target, line).await,
+        Command::Attach { target, .. } => talk::attach(target, output).await,
+        Command::Trigger {
+            target,
+            action,
+            params,
+        } => talk::trigger(target, action, params.as_deref(), output).await,
         // Needs no daemon and was done before.
         _ => Ok(()),
     }

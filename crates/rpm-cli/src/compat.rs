@@ -62,6 +62,13 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     works(&["startOrReload", "startOrGracefulReload"]),
     works(&["ecosystem", "init"]),
     works(&["completion"]),
+    works(&["send"]),
+    works(&["attach"]),
+    works(&["trigger"]),
+    works(&["set", "conf", "config"]),
+    works(&["get"]),
+    works(&["multiset"]),
+    works(&["unset"]),
     works(&["serve", "expose"]),
     instead(&["save", "dump"], AT_BOOT),
     instead(&["resurrect", "cleardump"], AT_BOOT),
@@ -74,18 +81,6 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     instead(
         &["deploy"],
         "deploy with your own script, and `reload` at its end",
-    ),
-    instead(
-        &["send", "attach"],
-        "a worker has no standard input here; use a signal (`sendSignal`) or a port",
-    ),
-    instead(
-        &["trigger"],
-        "custom actions are not there; use a signal (`sendSignal`) or a port",
-    ),
-    instead(
-        &["set", "get", "multiset", "unset", "conf", "config"],
-        "they configure modules; set an app's variables in its ecosystem file",
     ),
     instead(&["examples"], "see `start --help` and the README"),
     instead(&["logrotate"], "use logrotate with `reloadLogs`"),

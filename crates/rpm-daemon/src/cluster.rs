@@ -43,7 +43,8 @@ impl Supervisor {
             FromWorker::HandleNack => self.acknowledged(worker, false),
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack(), None, None),
             FromWorker::Ready => self.input(Input::Ready { worker }),
-            FromWorker::Internal { .. } | FromWorker::Message(_) => {}
+            FromWorker::Message(message) => self.answered(worker, &message),
+            FromWorker::Internal { .. } => {}
         }
     }
 

@@ -163,6 +163,7 @@ impl Supervisor {
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
         let mut kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(descriptors)?;
         let parking = self.parking(spec, &mut fds, &mut kept).map_err(descriptors)?;
+        let (stdin, theirs) = standard_input(spec, &mut fds, &mut kept).map_err(descriptors)?;
         kept.counts = add(&mut fds, self.listeners.counts_to_keep(policy(spec)));
         kept.reports = self.intercepts(spec).then_some(next(&fds));
         let logs = logs_of(&self.home, spec, instance);
@@ -173,7 +174,7 @@ impl Supervisor {
             argv,
             env: env.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
             cwd: PathBuf::from(&spec.cwd),
-            stdin: None,
+            stdin: theirs,
             stdout,
             stderr,
             fds,
@@ -198,6 +199,7 @@ impl Supervisor {
             ending: false,
             adopted: false,
             kept,
+            stdin,
             parking,
             notifications,
             usage: UsageSample::start(),
@@ -358,6 +360,21 @@ impl Supervisor {
     }
 }
 
+/// In fork mode somebody may write to its standard input: the daemon's end, which the worker keeps too, and its own.
+fn standard_input(
+    spec: &AppSpec,
+    fds: &mut Vec<(OwnedFd, i32)>,
+    kept: &mut Kept,
+) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    if Plane::of(spec) != Plane::Fork {
+        return Ok((None, None));
+    }
+    let (ours, theirs) = scm::pair()?;
+    kept.stdin = Some(socket::inode(&ours)?);
+    add(fds, vec![ours.try_clone()?]);
+    Ok((Some(ours), Some(theirs)))
+}
+
 /// Whom it runs as, if that is somebody else.
 fn user(spec: &AppSpec) -> Result<Option<User>, LaunchError> {
     let Some(name) = spec.uid.as_ref().or(spec.gid.as_ref()) else {
@@ -432,6 +449,7 @@ fn keep(
         reports: None,
         counts: None,
         parked: None,
+        stdin: None,
     })
 }
 

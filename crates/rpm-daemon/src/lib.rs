@@ -32,6 +32,7 @@ mod schedule;
 mod state;
 mod supervisor;
 mod takeover;
+mod talk;
 mod targets;
 mod update;
 mod upkeep;

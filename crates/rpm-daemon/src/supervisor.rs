@@ -27,6 +27,7 @@ use crate::interception::{Intercepted, Interception};
 use crate::logs::LogSink;
 use crate::progress::Steps;
 use crate::state::Store;
+use crate::talk::Called;
 use crate::update::Succession;
 use crate::upkeep::Upkeep;
 use crate::watched::watched;
@@ -76,6 +77,8 @@ pub struct Supervisor {
     pub(crate) drains: Drains,
     pub(crate) interception: Interception,
     pub(crate) upkeep: Upkeep,
+    /// Actions of programs whose answers are waited for.
+    pub(crate) called: Vec<Called>,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
     pub(crate) events: mpsc::Sender<Event>,
@@ -154,6 +157,7 @@ impl Supervisor {
             drains: Drains::default(),
             interception: Interception::new(&home),
             upkeep: Upkeep::default(),
+            called: Vec::new(),
             home,
             logs,
             events,

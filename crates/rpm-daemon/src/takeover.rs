@@ -124,6 +124,7 @@ impl Supervisor {
             adopted: true,
             kept: stored.kept,
             parking,
+            stdin: stored.kept.stdin.and_then(&take),
             notifications,
             // What it used before this is no share of the time since.
             usage: UsageSample {

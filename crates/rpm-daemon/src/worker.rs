@@ -79,6 +79,8 @@ pub(crate) struct Process {
     pub(crate) kept: Kept,
     /// Where descriptors are put that it keeps for the next daemon.
     pub(crate) parking: Option<Parking>,
+    /// Where its standard input is written, in fork mode.
+    pub(crate) stdin: Option<OwnedFd>,
     /// Its calls of `bind` and `listen`, if they are intercepted.
     pub(crate) notifications: Option<Arc<Notifications>>,
     pub(crate) usage: UsageSample,
@@ -99,6 +101,9 @@ pub(crate) struct Kept {
     /// What counts connections, where that is wanted: the number of the first descriptor of several.
     #[serde(default)]
     pub(crate) counts: Option<i32>,
+    /// The daemon's end of its standard input.
+    #[serde(default)]
+    pub(crate) stdin: Option<u64>,
     /// Both ends of a socket in which descriptors wait that the worker does not use itself.
     #[serde(default)]
     pub(crate) parked: Option<[u64; 2]>,

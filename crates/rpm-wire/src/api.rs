@@ -19,7 +19,7 @@ pub use spec::{
     AppSpec, Balance, ExecMode, HealthCheck, LogSpec, LogTarget, Policy, UnknownBalance, UnknownPolicy,
     WatchSpec,
 };
-pub use targets::{SendRequest, SignalRequest, TargetsRequest};
+pub use targets::{SendRequest, SignalRequest, TargetsRequest, TriggerReply, TriggerRequest};
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! The parse table: what is typed, what comes out.
 
+use clap_complete::Shell;
 use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use super::*;

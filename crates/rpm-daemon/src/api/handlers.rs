@@ -1,6 +1,7 @@
 //! The endpoints.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -9,8 +10,8 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
     ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest, Pong,
-    Process, ReloadRequest, RollbackRequest, ScaleRequest, SignalRequest, StartRequest, TargetsRequest,
-    UpdateRequest,
+    Process, ReloadRequest, RollbackRequest, ScaleRequest, SendRequest, SignalRequest, StartRequest,
+    TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -34,6 +35,8 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/reset", post(reset))
         .route("/v1/signal", post(signal))
         .route("/v1/flush", post(flush))
+        .route("/v1/send", post(send))
+        .route("/v1/trigger", post(trigger))
         .route("/v1/reopen-logs", post(reopen_logs))
         .route("/v1/actions", post(act))
         .route("/v1/reload", post(reload))
@@ -68,6 +71,9 @@ async fn ping() -> axum::Json<Pong> {
         started_at_ms: *STARTED.get_or_init(now_ms),
     })
 }
+
+/// For programs to answer an action.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// When the daemon began to serve.
 static STARTED: OnceLock<u64> = OnceLock::new();
@@ -128,6 +134,29 @@ async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>
     let names = files.iter().map(|path| path.display().to_string()).collect();
     handle.logs.flush(files).await;
     Ok(axum::Json(names))
+}
+
+async fn send(State(handle): State<Handle>, Body(request): Body<SendRequest>) -> Reply<ChangeReply> {
+    handle
+        .ask(move |supervisor| supervisor.send_line(&request))
+        .await??;
+    Ok(axum::Json(ChangeReply::default()))
+}
+
+async fn trigger(
+    State(handle): State<Handle>,
+    Body(request): Body<TriggerRequest>,
+) -> Reply<Vec<TriggerReply>> {
+    let mut answers = handle
+        .ask(move |supervisor| supervisor.trigger(&request))
+        .await??;
+    let mut replies = Vec::new();
+    let deadline = tokio::time::Instant::now() + ANSWERED_WITHIN;
+    // It ends when all have answered.
+    while let Ok(Some(reply)) = tokio::time::timeout_at(deadline, answers.recv()).await {
+        replies.push(reply);
+    }
+    Ok(axum::Json(replies))
 }
 
 async fn reopen_logs(State(handle): State<Handle>) -> Reply<ChangeReply> {

@@ -29,3 +29,29 @@ pub struct SendRequest {
     /// What is written, without anything added.
     pub line: String,
 }
+
+/// `POST /v1/trigger`: call an action that the programs offer, over their channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TriggerRequest {
+    /// Name, id, namespace, `/pattern/` or `all`.
+    pub target: String,
+    /// Its name.
+    pub action: String,
+    /// What it is given.
+    #[serde(default)]
+    pub params: Option<String>,
+}
+
+/// What a program has answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriggerReply {
+    /// `pm_id`.
+    pub id: u32,
+    /// The app's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its answer.
+    pub answer: serde_json::Value,
+}

@@ -1,0 +1,339 @@
+//! The commands of a client, and their options.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use clap_complete::Shell;
+
+use super::start::StartArgs;
+use super::values::{self, count, duration};
+
+/// Everything a client can ask for.
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Command {
+    /// Start an app and wait until every worker is ready
+    Start(Box<StartArgs>),
+    /// Show all processes
+    #[command(visible_aliases = ["ls", "l", "ps", "status"])]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print all processes as JSON in PM2's shape
+    Jlist,
+    /// Print all processes as Node shows them, a field a line
+    Prettylist,
+    /// Print pids, one a line: of all processes, or of an app
+    Pid {
+        /// Name or id
+        target: Option<String>,
+    },
+    /// Print the ids of an app's processes
+    Id {
+        /// Name
+        name: String,
+    },
+    /// Print the variables of a process
+    Env {
+        /// Id or name
+        target: String,
+    },
+    /// Show an app: configuration, processes, listeners
+    #[command(visible_aliases = ["desc", "info", "show"])]
+    Describe {
+        /// Name or id
+        target: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop processes and keep them in the list: clients are refused, and requests under way are finished
+    Stop {
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
+        /// At once: requests under way are cut
+        #[arg(long)]
+        hard: bool,
+    },
+    /// Stop and start processes; a cluster that serves is reloaded
+    Restart {
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
+        /// Give the apps this environment, besides what they have
+        #[arg(short = 'a', long)]
+        update_env: bool,
+        /// Switch the watching of files off, or on again
+        #[arg(long)]
+        watch: bool,
+        /// Stop and start even where a reload would do
+        #[arg(long)]
+        hard: bool,
+        /// Return only when the old workers are gone too
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
+    },
+    /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain
+    Reload {
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
+        /// Give the apps this environment, besides what they have
+        #[arg(short = 'a', long)]
+        update_env: bool,
+        /// Time the old workers stand by when the new ones serve, to take over again if one of these ends
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        watch_after: Option<u64>,
+        /// Return only when the old workers are gone too
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
+    },
+    /// Bring back what an app was started from before its last reload, as a reload does; again: and back
+    Rollback {
+        /// Name, or id of one of its processes
+        app: String,
+        /// Return before the workers are ready
+        #[arg(long)]
+        no_wait: bool,
+        /// Return only when the old workers are gone too
+        #[arg(long, conflicts_with = "no_wait")]
+        wait: bool,
+    },
+    /// Stop and forget processes
+    #[command(visible_alias = "del")]
+    Delete {
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        files: FileArgs,
+        /// At once: requests under way are cut
+        #[arg(long)]
+        hard: bool,
+    },
+    /// Change how many workers an app has
+    Scale {
+        /// Name, or id of one of its processes
+        app: String,
+        /// How many: n, +n, -n or max
+        #[arg(allow_hyphen_values = true, value_parser = count)]
+        count: String,
+        /// Return before the new workers are ready
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Show the last lines of the logs and follow them
+    #[command(visible_alias = "log")]
+    Logs {
+        /// Name or id; without it, all
+        target: Option<String>,
+        /// How many lines of the past
+        #[arg(long, default_value_t = 15)]
+        lines: u32,
+        /// Do not follow
+        #[arg(long)]
+        nostream: bool,
+        /// Print JSON, one object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Empty the log files: of some apps, or all and the daemon's
+    Flush {
+        /// Names, ids, namespaces or /patterns/
+        targets: Vec<String>,
+    },
+    /// Open the log files anew, after somebody moved them
+    #[command(name = "reloadLogs", visible_alias = "reload-logs")]
+    ReloadLogs,
+    /// Count restarts from 0
+    Reset {
+        /// Names, ids, namespaces, /patterns/ or `all`
+        #[arg(required = true)]
+        targets: Vec<String>,
+    },
+    /// Send a signal to programs: rpm sendSignal SIGUSR2 web
+    #[command(name = "sendSignal", visible_alias = "send-signal")]
+    SendSignal {
+        /// Its name or number
+        signal: String,
+        /// Names, ids, namespaces, /patterns/ or `all`
+        #[arg(required = true)]
+        targets: Vec<String>,
+    },
+    /// Have the apps of an ecosystem file run: start those that are absent, restart the others
+    #[command(name = "startOrRestart", visible_alias = "start-or-restart")]
+    StartOrRestart {
+        #[command(flatten)]
+        file: OneFile,
+    },
+    /// The same; the others are reloaded
+    #[command(name = "startOrReload", visible_aliases = ["startOrGracefulReload", "start-or-reload"])]
+    StartOrReload {
+        #[command(flatten)]
+        file: OneFile,
+    },
+    /// Read ecosystem files and say what is wrong with them
+    Validate {
+        /// Files [default: ecosystem.config.js]
+        files: Vec<OsString>,
+    },
+    /// Write a sample of an ecosystem file
+    #[command(visible_alias = "ecosystem")]
+    Init {
+        /// Accepted for PM2's sake
+        #[arg(hide = true)]
+        kind: Option<String>,
+    },
+    /// Set a value; one of an app (app.KEY) becomes its variable, with a restart. Without a value: print it
+    #[command(visible_aliases = ["conf", "config"])]
+    Set {
+        /// Its name
+        key: Option<String>,
+        /// The value
+        value: Option<String>,
+    },
+    /// Set several values: 'key value key value'
+    Multiset {
+        /// Keys and values, in turn
+        values: String,
+    },
+    /// Print a value that was set, or all
+    Get {
+        /// Its name
+        key: Option<String>,
+    },
+    /// Forget a value, or `all`
+    Unset {
+        /// Its name
+        key: String,
+    },
+    /// Write a line to the standard input of a process (fork mode)
+    Send {
+        /// Id or name
+        target: String,
+        /// The line
+        #[arg(allow_hyphen_values = true)]
+        line: String,
+    },
+    /// Follow the output of a process, and write what is typed to its standard input (fork mode)
+    Attach {
+        /// Id or name
+        target: String,
+        /// Accepted for PM2's sake
+        #[arg(hide = true)]
+        separator: Option<String>,
+    },
+    /// Call an action that the programs offer (io.action of @pm2/io), and print their answers
+    Trigger {
+        /// Name, id, namespace, /pattern/ or `all`
+        target: String,
+        /// Its name
+        action: String,
+        /// What it is given
+        #[arg(allow_hyphen_values = true)]
+        params: Option<String>,
+    },
+    /// Print what somebody who helps wants to know
+    Report,
+    /// Serve static files, as an app
+    #[command(visible_alias = "expose")]
+    Serve(ServeArgs),
+    /// Check that the daemon answers
+    Ping {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what this kernel, user and container permit, and what to change to have more
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have this version take over from the daemon that runs; the apps are not touched
+    #[command(visible_alias = "updatePM2")]
+    Update {
+        /// Another binary than the one of this command
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
+    /// Stop all apps and the daemon
+    Kill,
+    /// Print a completion script
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+/// Which part of an ecosystem file.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileArgs {
+    /// Of an ecosystem file, only these apps
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Of an ecosystem file, add the variables of env_<NAME>
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// Show what an ecosystem file would change, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Of `serve`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServeArgs {
+    /// The directory [default: the current one]
+    pub(crate) path: Option<PathBuf>,
+    /// Where it is served [default: 8080]
+    pub(crate) at: Option<u16>,
+    /// The same
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Answer with the index what is not there (an application of one page)
+    #[arg(long)]
+    pub(crate) spa: bool,
+    /// User that a client must know
+    #[arg(long, value_name = "USER", requires = "basic_auth_password")]
+    pub(crate) basic_auth_username: Option<String>,
+    /// Password that a client must know
+    #[arg(long, value_name = "PASSWORD", requires = "basic_auth_username")]
+    pub(crate) basic_auth_password: Option<String>,
+    /// Name of the app [default: static-page-server-<port>]
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
+    /// Processes that share the port
+    #[arg(short, long, value_name = "N", allow_hyphen_values = true, value_parser = values::instances)]
+    pub(crate) instances: Option<i32>,
+}
+
+/// An ecosystem file.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OneFile {
+    /// The file; `-` reads one from standard input
+    pub(crate) file: OsString,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    /// Accepted for PM2's sake: a file's environment is always taken
+    #[arg(short = 'a', long, hide = true)]
+    pub(crate) update_env: bool,
+    /// Return before it is done
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// Instances to act on.
+#[derive(Args, Debug, PartialEq, Eq)]
+pub(crate) struct Targets {
+    /// Names, ids, namespaces, /patterns/, ecosystem files or `all`
+    #[arg(required = true)]
+    pub(crate) targets: Vec<String>,
+    /// Return before it is done
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}

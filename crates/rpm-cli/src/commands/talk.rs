@@ -1,0 +1,71 @@
+//! Talking to a process: its standard input, and the actions that it offers.
+
+use std::io::BufRead as _;
+
+use anyhow::bail;
+use rpm_wire::api::{ChangeReply, SendRequest, TriggerReply, TriggerRequest};
+
+use super::{logs, logs_path, session};
+use crate::output::Output;
+
+/// `send`.
+pub(super) async fn send(target: &str, line: &str) -> anyhow::Result<()> {
+    let request = SendRequest {
+        target: target.to_owned(),
+        line: format!("{line}\n"),
+    };
+    let _: ChangeReply = session().await?.post("/v1/send", &request).await?;
+    Ok(())
+}
+
+/// `attach`: until the end of what is typed.
+pub(super) async fn attach(target: &str, output: &mut Output) -> anyhow::Result<()> {
+    let (lines, mut typed) = tokio::sync::mpsc::channel::<String>(16);
+    // It reads as long as somebody types: a thread may wait for that, and ends with the process.
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if lines.blocking_send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let path = logs_path(Some(target), 0, true);
+    let typing = async {
+        while let Some(line) = typed.recv().await {
+            send(target, &line).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        typed = typing => typed,
+        shown = logs(&path, true, false, output) => shown,
+    }
+}
+
+/// `trigger`.
+pub(super) async fn trigger(
+    target: &str,
+    action: &str,
+    params: Option<&str>,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let request = TriggerRequest {
+        target: target.to_owned(),
+        action: action.to_owned(),
+        params: params.map(str::to_owned),
+    };
+    let replies: Vec<TriggerReply> = session().await?.post("/v1/trigger", &request).await?;
+    for reply in &replies {
+        let TriggerReply {
+            id,
+            name,
+            namespace,
+            answer,
+        } = reply;
+        output.line(format_args!("[{name}:{id}:{namespace}]={answer}"))?;
+    }
+    if replies.is_empty() {
+        bail!("no process has answered the action {action:?}; do they offer it (io.action)?");
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Talking to processes: their standard input, and the actions that programs offer over their channel (`axm:reply`, the
+//! protocol of @pm2/io).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rpm_core::WorkerId;
+use rpm_wire::api::{ApiError, SendRequest, TriggerReply, TriggerRequest};
+use rpm_wire::channel;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::channel::Outgoing;
+use crate::commands::failure;
+use crate::supervisor::Supervisor;
+
+/// Actions that are waited for at a time.
+const LIMIT: usize = 64;
+
+/// An action that was called.
+pub(crate) struct Called {
+    action: String,
+    waiting: BTreeSet<WorkerId>,
+    answers: mpsc::UnboundedSender<TriggerReply>,
+}
+
+impl Supervisor {
+    /// Writes to the standard input of a process.
+    pub(crate) fn send_line(&mut self, request: &SendRequest) -> Result<(), ApiError> {
+        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let worker = ids.iter().find_map(|id| self.core.instance(*id)?.worker());
+        let process = worker.and_then(|worker| self.workers.get(&worker)?.process());
+        let process = process.ok_or_else(|| {
+            failure(
+                format!("{:?} does not run", request.target),
+                Some("start it first"),
+            )
+        })?;
+        let Some(stdin) = &process.stdin else {
+            return Err(failure(
+                format!(
+                    "{:?} is a cluster: its workers have no standard input",
+                    request.target
+                ),
+                Some("only a process in fork mode has one; use a signal (`sendSignal`) or a port"),
+            ));
+        };
+        write(stdin, request.line.as_bytes()).map_err(|error| {
+            failure(
+                format!("{:?} does not read its standard input: {error}", request.target),
+                Some("it must read what was sent before"),
+            )
+        })
+    }
+
+    /// Calls an action; the answers come as they are given. `None`: nobody has a channel.
+    pub(crate) fn trigger(
+        &mut self,
+        request: &TriggerRequest,
+    ) -> Result<mpsc::UnboundedReceiver<TriggerReply>, ApiError> {
+        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let message = match &request.params {
+            Some(params) => json!({"msg": request.action, "opts": params}),
+            None => Value::from(request.action.clone()),
+        };
+        let (answers, receiver) = mpsc::unbounded_channel();
+        let mut waiting = BTreeSet::new();
+        for id in ids {
+            let Some(worker) = self.core.instance(id).and_then(|view| view.worker()) else {
+                continue;
+            };
+            let outgoing = Outgoing {
+                bytes: channel::message(&message),
+                fd: None,
+            };
+            let channel = self.workers.get_mut(&worker).and_then(|held| held.channel_mut());
+            if channel.is_some_and(|channel| channel.send(outgoing, None)) {
+                waiting.insert(worker);
+            }
+        }
+        self.called.retain(|called| !called.answers.is_closed());
+        if self.called.len() >= LIMIT {
+            return Err(failure(
+                "too many actions are waited for",
+                Some("try again in a moment"),
+            ));
+        }
+        if !waiting.is_empty() {
+            self.called.push(Called {
+                action: request.action.clone(),
+                waiting,
+                answers,
+            });
+        }
+        Ok(receiver)
+    }
+
+    /// A program has sent a message: it may be the answer to an action.
+    pub(crate) fn answered(&mut self, worker: WorkerId, message: &Value) {
+        if self.called.is_empty() || message["type"] != "axm:reply" {
+            return;
+        }
+        let name = message["data"]["action_name"].as_str().unwrap_or_default();
+        let Some(held) = self.workers.get(&worker) else {
+            return;
+        };
+        let called = self
+            .called
+            .iter_mut()
+            .find(|called| called.action == name && called.waiting.contains(&worker));
+        if let Some(called) = called {
+            called.waiting.remove(&worker);
+            // Nobody waits any more if the request was cut.
+            let _ = called.answers.send(TriggerReply {
+                id: held.instance.0,
+                name: held.spec.name.clone(),
+                namespace: held.spec.namespace.clone(),
+                answer: message["data"]["return"].clone(),
+            });
+        }
+        self.called.retain(|called| !called.waiting.is_empty());
+    }
+}
+
+/// All of it, or nothing that can be helped.
+fn write(to: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    let written = rustix::io::write(to, bytes)?;
+    if written == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
