@@ -1,11 +1,12 @@
 //! An app as the daemon keeps it: its specification, and what the core is told of it.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
-use rpm_core::Revision;
 use rpm_core::protocol::{AppConfig, Policy as RestartPolicy, Readiness};
+use rpm_core::{AppId, Revision};
 use rpm_wire::api::{AppSpec, Balance, ExecMode, Policy};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -33,6 +34,66 @@ pub(crate) struct App {
     pub(crate) unwatched: bool,
 }
 
+/// All apps, and whether any has changed since they were written.
+#[derive(Debug, Default)]
+pub(crate) struct Apps {
+    known: BTreeMap<AppId, App>,
+    changed: bool,
+}
+
+impl Apps {
+    pub(crate) fn get_mut(&mut self, id: &AppId) -> Option<&mut App> {
+        let app = self.known.get_mut(id)?;
+        self.changed = true;
+        Some(app)
+    }
+
+    pub(crate) fn insert(&mut self, id: AppId, app: App) {
+        self.changed = true;
+        self.known.insert(id, app);
+    }
+
+    pub(crate) fn remove(&mut self, id: &AppId) {
+        // Known still to the file, where it does no harm: there is nothing else of that number.
+        self.known.remove(id);
+    }
+
+    /// What a worker of the app sent along when it asked for the listener `key` first; `offered` if this is it.
+    pub(crate) fn first_data(&mut self, id: AppId, key: &str, offered: Option<&Value>) -> Option<&Value> {
+        let app = self.known.get_mut(&id)?;
+        if !app.data.contains_key(key) {
+            if app.data.len() >= DATA_LIMIT {
+                return None;
+            }
+            app.data.insert(key.to_owned(), offered.cloned());
+            self.changed = true;
+        }
+        app.data.get(key)?.as_ref()
+    }
+
+    pub(crate) fn have_changed(&self) -> bool {
+        self.changed
+    }
+
+    pub(crate) fn written(&mut self) {
+        self.changed = false;
+    }
+}
+
+impl From<BTreeMap<AppId, App>> for Apps {
+    fn from(known: BTreeMap<AppId, App>) -> Apps {
+        Apps { known, changed: true }
+    }
+}
+
+impl Deref for Apps {
+    type Target = BTreeMap<AppId, App>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.known
+    }
+}
+
 /// How the workers of an app come by their port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plane {
@@ -58,17 +119,6 @@ impl App {
             rests: false,
             unwatched: false,
         }
-    }
-
-    /// What the first worker that asked for the listener `key` sent along; `offered` if this is it.
-    pub(crate) fn first_data(&mut self, key: &str, offered: Option<&Value>) -> Option<&Value> {
-        if self.data.len() >= DATA_LIMIT && !self.data.contains_key(key) {
-            return None;
-        }
-        self.data
-            .entry(key.to_owned())
-            .or_insert_with(|| offered.cloned())
-            .as_ref()
     }
 }
 

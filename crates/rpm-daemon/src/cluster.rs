@@ -236,8 +236,8 @@ impl Supervisor {
     /// All workers of a group get the `data` of its first one (TLS ticket keys travel that way).
     fn answer(&mut self, worker: WorkerId, query: &QueryServer, reply: ServerReply) -> Vec<u8> {
         let key = query.key();
-        let app = self.workers.get(&worker).and_then(|w| self.apps.get_mut(&w.app));
-        let data = app.and_then(|app| app.first_data(&key, query.data.as_ref()));
+        let app = self.workers.get(&worker).map(|worker| worker.app);
+        let data = app.and_then(|app| self.apps.first_data(app, &key, query.data.as_ref()));
         channel::reply_server(query.seq, &key, reply, data)
     }
 

@@ -1,5 +1,6 @@
 //! The end of a worker: its leader, then whatever is left of its process tree.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use rpm_core::WorkerId;
@@ -64,16 +65,21 @@ impl Supervisor {
     }
 
     pub(crate) fn leader_exited(&mut self, worker: WorkerId) {
-        let Some(held) = self.workers.get_mut(&worker) else {
+        let Some(held) = self.workers.get(&worker) else {
             return;
         };
-        let Life::Running(process) = &mut held.life else {
+        let Life::Running(process) = &held.life else {
             return;
         };
         let (pid, pidfd, ending) = (process.pid, Arc::clone(&process.pidfd), process.ending);
         let adopted = process.adopted;
         // Before the leader is waited for, its pid still names its process group and nobody else's.
-        let mut left = remains(held.id, pid);
+        let known: HashSet<u32> = self
+            .workers
+            .values()
+            .filter_map(|held| Some(held.process()?.pid))
+            .collect();
+        let mut left = remains(worker, pid, &known);
         if adopted {
             left.extend(self.scattered(worker));
         }
@@ -186,9 +192,11 @@ fn told_to_shut_down(held: &mut Worker) -> bool {
 
 /// What survives the leader: members of its process group, descendants, and orphans of its tree that
 /// left both and became the daemon's children.
-fn remains(worker: WorkerId, pid: u32) -> Vec<Arc<PidFd>> {
+fn remains(worker: WorkerId, pid: u32, leaders: &HashSet<u32>) -> Vec<Arc<PidFd>> {
     let mut left = tree::descendants(pid);
-    left.extend(tree::orphans_of(&format!("RPM_WORKER={worker}")));
+    left.extend(tree::orphans_of(&format!("RPM_WORKER={worker}"), |pid| {
+        leaders.contains(&pid)
+    }));
     left.sort_unstable();
     left.dedup();
     left.retain(|other| *other != pid);

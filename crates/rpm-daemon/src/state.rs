@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, Core, InstanceId, WorkerId};
 use rpm_sys::survive;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
@@ -21,16 +21,20 @@ use crate::supervisor::Supervisor;
 use crate::worker::{Kept, Life, Logs, Worker};
 
 /// Of the file. Another one is not read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// What changes nothing but figures is written this much later, together with what else happens until then.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
+
+/// The files.
+const STATE: &str = "state.json";
+const APPS: &str = "apps.json";
 
 /// Written at a time.
 const WRITE_BYTES: usize = 32 * 1024;
 
-/// The whole state.
+/// The whole state, without what apps are started from: that is much, changes rarely, and has a file of its own.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Stored<C = Core, A = BTreeMap<AppId, App>> {
+pub(crate) struct Stored<C = Core> {
     format: u32,
     /// Of the daemon that wrote it.
     version: String,
@@ -38,7 +42,8 @@ pub(crate) struct Stored<C = Core, A = BTreeMap<AppId, App>> {
     /// What the monotonic clock said at tick 0.
     pub(crate) origin: Duration,
     pub(crate) core: C,
-    pub(crate) apps: A,
+    #[serde(skip)]
+    pub(crate) apps: BTreeMap<AppId, App>,
     pub(crate) workers: Vec<StoredWorker>,
     pub(crate) listeners: rpm_listen::Stored,
     pub(crate) next_app: u32,
@@ -119,33 +124,42 @@ impl Supervisor {
         }
     }
 
-    fn write_state(&self) -> io::Result<()> {
+    fn write_state(&mut self) -> io::Result<()> {
+        // First: the state names apps and their revisions, and those that it does not name are of no account.
+        if self.apps.have_changed() {
+            write(&self.home, APPS, &*self.apps)?;
+            self.apps.written();
+        }
         let stored = Stored {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.store.boot_id.clone(),
             origin: survive::monotonic().saturating_sub(self.now().0),
             core: &self.core,
-            apps: &self.apps,
+            apps: BTreeMap::new(),
             workers: self.workers.values().filter_map(stored).collect(),
             listeners: self.listeners.stored(),
             next_app: self.next_app,
             next_ticket: self.next_ticket,
             rescues: self.rescues,
         };
-        let (path, new) = (state_file(&self.home), new_file(&self.home));
-        let file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        // Not as a whole in memory: with hundreds of apps it has megabytes.
-        let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
-        serde_json::to_writer(&mut file, &stored)?;
-        file.flush()?;
-        fs::rename(&new, &path)
+        write(&self.home, STATE, &stored)
     }
+}
+
+fn write(home: &Home, name: &str, what: &impl Serialize) -> io::Result<()> {
+    let new = home.root().join(format!("{name}.new"));
+    let file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
+    // Not as a whole in memory: with hundreds of apps it has megabytes.
+    let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
+    serde_json::to_writer(&mut file, what)?;
+    file.flush()?;
+    fs::rename(&new, home.root().join(name))
 }
 
 fn stored(worker: &Worker) -> Option<StoredWorker> {
@@ -169,44 +183,43 @@ fn stored(worker: &Worker) -> Option<StoredWorker> {
 
 /// What the daemon before this one left; `None`: it left nothing, or nothing that is still true.
 pub(crate) fn read(home: &Home) -> Option<Stored> {
-    let text = match fs::read(state_file(home)) {
+    let mut stored: Stored = read_file(home, STATE)?;
+    if stored.format != FORMAT {
+        let (format, version) = (stored.format, stored.version);
+        error!(
+            format,
+            version, "the state is of another version of the daemon; its workers are not known"
+        );
+        return None;
+    }
+    if Some(&stored.boot_id) != survive::boot_id().ok().as_ref() {
+        warn!("the state is of before the system was started; its workers are gone");
+        return None;
+    }
+    stored.apps = read_file(home, APPS)?;
+    stored.apps.retain(|app, _| stored.core.app(*app).is_some());
+    Some(stored)
+}
+
+fn read_file<T: DeserializeOwned>(home: &Home, name: &str) -> Option<T> {
+    let text = match fs::read(home.root().join(name)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
-            error!(%error, "cannot read the state of the daemon before; its workers are not known");
+            error!(%error, name, "cannot read the state of the daemon before; its workers are not known");
             return None;
         }
     };
-    match serde_json::from_slice::<Stored>(&text) {
-        Ok(stored) if stored.format != FORMAT => {
-            let (format, version) = (stored.format, stored.version);
-            error!(
-                format,
-                version, "the state is of another version of the daemon; its workers are not known"
-            );
-            None
-        }
-        Ok(stored) if Some(&stored.boot_id) != survive::boot_id().ok().as_ref() => {
-            warn!("the state is of before the system was started; its workers are gone");
-            None
-        }
-        Ok(stored) => Some(stored),
-        Err(error) => {
-            error!(%error, "the state of the daemon before is damaged; its workers are not known");
-            None
-        }
-    }
+    let read = serde_json::from_slice(&text);
+    read.inspect_err(
+        |error| error!(%error, name, "the state of the daemon before is damaged; its workers are not known"),
+    )
+    .ok()
 }
 
 /// The daemon ends, and its workers have done so.
 pub(crate) fn forget(home: &Home) {
-    let _ = fs::remove_file(state_file(home));
-}
-
-fn state_file(home: &Home) -> PathBuf {
-    home.root().join("state.json")
-}
-
-fn new_file(home: &Home) -> PathBuf {
-    home.root().join("state.json.new")
+    for name in [STATE, APPS] {
+        let _ = fs::remove_file(home.root().join(name));
+    }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
 use crate::agents::{AgentEvent, Agents};
-use crate::app::App;
+use crate::app::Apps;
 use crate::channel::Incoming;
 use crate::drain::Drains;
 use crate::handoff::Handoffs;
@@ -69,7 +69,7 @@ pub(crate) enum Event {
 pub struct Supervisor {
     pub(crate) core: Core,
     pub(crate) listeners: Listeners,
-    pub(crate) apps: BTreeMap<AppId, App>,
+    pub(crate) apps: Apps,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
     pub(crate) handoffs: Handoffs,
@@ -94,6 +94,8 @@ pub struct Supervisor {
     pub(crate) reloads: BTreeMap<AppId, Ticket>,
     sampler: Sampler,
     pub(crate) store: Store,
+    /// Outputs of the core wait until more is commanded.
+    holding: bool,
     /// What another binary is passed that takes over.
     pub(crate) succession: Option<Succession>,
     origin: Instant,
@@ -149,7 +151,7 @@ impl Supervisor {
         let supervisor = Supervisor {
             core: Core::new(now_ms()),
             listeners: Listeners::new()?,
-            apps: BTreeMap::new(),
+            apps: Apps::default(),
             workers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             handoffs: Handoffs::default(),
@@ -171,6 +173,7 @@ impl Supervisor {
             reloads: BTreeMap::new(),
             sampler: Sampler::new(),
             store: Store::new(),
+            holding: false,
             succession: None,
             origin: Instant::now(),
             epoch: Duration::ZERO,
@@ -348,6 +351,9 @@ impl Supervisor {
 
     /// Carries out what the core wants until it wants nothing more.
     pub(crate) fn settle(&mut self) {
+        if self.holding {
+            return;
+        }
         loop {
             let outputs: Vec<Output> = std::iter::from_fn(|| self.core.poll_output()).collect();
             if outputs.is_empty() {
@@ -362,6 +368,15 @@ impl Supervisor {
         }
         self.store(false);
         self.tell_of_leavers();
+    }
+
+    /// Has what `act` commands carried out together, at its end: what must be known of all of it is written once.
+    pub(crate) fn together<T>(&mut self, act: impl FnOnce(&mut Supervisor) -> T) -> T {
+        let outer = std::mem::replace(&mut self.holding, true);
+        let made = act(self);
+        self.holding = outer;
+        self.settle();
+        made
     }
 
     /// Feeds the core; its outputs are carried out at the end of the step.

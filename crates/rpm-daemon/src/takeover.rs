@@ -54,7 +54,7 @@ impl Supervisor {
         let (mut supervisor, inbox) = Supervisor::new(home, logs, child_nofile)?;
         supervisor.epoch = survive::monotonic().saturating_sub(stored.origin);
         supervisor.core = stored.core;
-        supervisor.apps = stored.apps;
+        supervisor.apps = stored.apps.into();
         supervisor.next_app = stored.next_app;
         supervisor.next_ticket = stored.next_ticket;
         supervisor.rescues = stored.rescues;

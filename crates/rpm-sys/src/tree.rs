@@ -23,7 +23,7 @@ const FREEZE_SPIN: Duration = Duration::from_micros(200);
 const FREEZE_PAUSE: Duration = Duration::from_micros(50);
 
 /// Living processes that descend from `pid` or belong to the process group `pid`, or descend from a
-/// member of it; parents before children, without `pid` itself. One pass over `/proc`.
+/// member of it; parents before children, without `pid` itself.
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut members = members(pid);
@@ -135,15 +135,15 @@ pub fn set_child_subreaper() -> io::Result<()> {
 }
 
 /// Living children of this process whose environment has the entry `marker` (`KEY=value`): with
-/// [`set_child_subreaper`], what is left of a tree that carried it, besides its leader.
+/// [`set_child_subreaper`], what is left of a tree that carried it, besides its leader. Those for which `is_known` is
+/// true are not looked at.
 #[must_use]
-pub fn orphans_of(marker: &str) -> Vec<u32> {
-    let mut pids: Vec<u32> = children()
-        .filter(|(_, stat)| !stat.is_dead())
-        .map(|(pid, _)| pid)
-        .collect();
-    pids.retain(|pid| has_entry(*pid, marker));
-    pids
+pub fn orphans_of(marker: &str, is_known: impl Fn(u32) -> bool) -> Vec<u32> {
+    let unknown = own_children().into_iter().filter(|pid| !is_known(*pid));
+    unknown
+        .filter(|pid| Stat::of(*pid).is_ok_and(|stat| !stat.is_dead()))
+        .filter(|pid| has_entry(*pid, marker))
+        .collect()
 }
 
 /// Living processes, whoever's children, that have this entry (`KEY=value`) in their environment.
@@ -168,8 +168,9 @@ pub fn variable(pid: u32, key: &str) -> Option<String> {
 /// Reaps orphans that have ended: dead children of this process for which `is_known` is false (a known
 /// one is reaped through its own [`PidFd`]). Returns how many.
 pub fn reap_orphans(is_known: impl Fn(u32) -> bool) -> usize {
-    let dead = children().filter(|(pid, stat)| stat.is_dead() && !is_known(*pid));
-    dead.filter(|(pid, _)| {
+    let unknown = own_children().into_iter().filter(|pid| !is_known(*pid));
+    let dead = unknown.filter(|pid| Stat::of(*pid).is_ok_and(|stat| stat.is_dead()));
+    dead.filter(|pid| {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         raw_pid(*pid).is_ok_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
     })
@@ -247,6 +248,51 @@ struct Member {
 
 /// Breadth first from `pid` and its process group.
 fn members(pid: u32) -> Vec<Member> {
+    members_of_child(pid).unwrap_or_else(|| members_of_any(pid))
+}
+
+/// The same for a child of this process, at the price of its tree: orphans of it are children of this process, too.
+/// `None`: it is none, or the kernel does not tell of children.
+fn members_of_child(pid: u32) -> Option<Vec<Member>> {
+    let leader = Stat::of(pid).ok()?;
+    let adopts = rustix::process::child_subreaper().is_ok_and(|adopter| adopter.is_some());
+    if leader.parent != std::process::id() || !adopts {
+        return None;
+    }
+    let group = children_of(std::process::id())?;
+    let in_group = |child: &u32| {
+        let group = raw_pid(*child).and_then(|child| Ok(rustix::process::getpgid(Some(child))?));
+        *child != pid && group.is_ok_and(|group| group.as_raw_nonzero().get().cast_unsigned() == pid)
+    };
+    let mut group: Vec<u32> = group.into_iter().filter(in_group).collect();
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    let mut next = 0;
+    let mut queue = vec![pid];
+    loop {
+        while let Some(at) = queue.get(next).copied() {
+            next += 1;
+            let Some(stat) = Stat::of(at).ok().filter(|_| seen.insert(at)) else {
+                continue;
+            };
+            if stat.is_dead() {
+                continue;
+            }
+            found.push(Member {
+                pid: at,
+                start_ticks: stat.start_ticks,
+            });
+            queue.extend(children_of(at).unwrap_or_default());
+        }
+        // Members of the group whose parents have gone come last, each with what is below it.
+        let Some(orphan) = group.pop() else { break };
+        queue.push(orphan);
+    }
+    Some(found)
+}
+
+/// The same with one pass over all processes.
+fn members_of_any(pid: u32) -> Vec<Member> {
     let mut children: HashMap<u32, Vec<Member>> = HashMap::new();
     let mut found = Vec::new();
     let mut group = Vec::new();
@@ -295,9 +341,45 @@ fn processes() -> impl Iterator<Item = (u32, Stat)> {
     numbers_in("/proc").filter_map(|pid| Some((pid, Stat::of(pid).ok()?)))
 }
 
-fn children() -> impl Iterator<Item = (u32, Stat)> {
-    let parent = std::process::id();
-    processes().filter(move |(_, stat)| stat.parent == parent)
+/// Children of this process, those that have ended and are not waited for included.
+fn own_children() -> Vec<u32> {
+    let own = std::process::id();
+    children_of(own).unwrap_or_else(|| {
+        let children = processes().filter(|(_, stat)| stat.parent == own);
+        children.map(|(pid, _)| pid).collect()
+    })
+}
+
+/// Readings of a list before it is taken as it is.
+const READINGS: usize = 8;
+
+/// The children of a process, of all its threads; `None`: the kernel does not tell (`CONFIG_PROC_CHILDREN`).
+///
+/// A list that loses an entry while it is read may lose another in the reading (proc_pid_children(5)): it is read until it has been
+/// the same twice. That of this process loses entries only when this process waits for a child.
+fn children_of(pid: u32) -> Option<Vec<u32>> {
+    let mut before = None;
+    let readings = if pid == std::process::id() { 1 } else { READINGS };
+    for _ in 0..readings {
+        let mut children = Vec::new();
+        for thread in numbers_in(&format!("/proc/{pid}/task")) {
+            match std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
+                Ok(list) => children.extend(
+                    list.split_ascii_whitespace()
+                        .filter_map(|pid| pid.parse::<u32>().ok()),
+                ),
+                // The thread has ended, or the kernel has no such files.
+                Err(_) if thread != pid => {}
+                Err(_) if Stat::of(pid).is_ok() => return None,
+                Err(_) => {}
+            }
+        }
+        if before.as_ref() == Some(&children) {
+            break;
+        }
+        before = Some(children);
+    }
+    before
 }
 
 fn started(pid: u32) -> Option<u64> {
@@ -309,4 +391,46 @@ fn has_entry(pid: u32, marker: &str) -> bool {
     environment
         .split(|&byte| byte == 0)
         .any(|entry| entry == marker.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn both_ways_of_looking_see_the_same_tree() {
+        set_child_subreaper().unwrap();
+        let mut shell = Command::new("/bin/sh")
+            .args([
+                "-c",
+                "sleep 1000 >/dev/null & (sleep 1000 >/dev/null & sleep 1000 >/dev/null) & echo; wait",
+            ])
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let mut output = shell.stdout.take().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        let pids = |members: Vec<Member>| {
+            let mut pids: Vec<u32> = members.into_iter().map(|member| member.pid).collect();
+            pids.sort_unstable();
+            pids
+        };
+        // The subshell may not have started its own yet.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (quick, whole) = loop {
+            let whole = pids(members_of_any(shell.id()));
+            let quick = pids(members_of_child(shell.id()).expect("a child of this process"));
+            if (whole.len() == 4 && quick == whole) || Instant::now() > deadline {
+                break (quick, whole);
+            }
+            std::thread::yield_now();
+        };
+        kill_group(shell.id(), Signal::KILL).unwrap();
+        shell.wait().unwrap();
+        assert_eq!((quick.len(), &quick), (4, &whole));
+    }
 }

@@ -277,6 +277,7 @@ fn exits_are_seen_and_reaped_once() {
 
 #[test]
 fn a_tree_is_found_whole_and_killed_whole() {
+    tree::set_child_subreaper().unwrap();
     let script = "sleep 1000 & sh -c 'sleep 1000 & sleep 1000; :' & (sleep 1000 &) ; wait";
     let root = Victim::of(shell(script)).unwrap();
     // Four sleeps, one of them orphaned inside the group, and the inner shell.
@@ -337,14 +338,14 @@ fn orphans_are_adopted_recognised_and_reaped() {
     });
     let mut orphans = Vec::new();
     wait_until(|| {
-        orphans = tree::orphans_of(&marker);
+        orphans = tree::orphans_of(&marker, |_| false);
         if orphans.len() == 1 {
             Ok(())
         } else {
             Err(orphans.clone())
         }
     });
-    assert!(tree::orphans_of(&format!("{marker}0")).is_empty());
+    assert!(tree::orphans_of(&format!("{marker}0"), |_| false).is_empty());
     let orphan = orphans[0];
     let pidfd = PidFd::open(orphan).unwrap();
     assert_eq!(tree::reap_orphans(|pid| pid != orphan), 0);

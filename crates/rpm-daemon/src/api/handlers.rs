@@ -90,7 +90,10 @@ async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) 
 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
-    answer(handle, wait, follow, move |supervisor| supervisor.act(&request)).await
+    answer(handle, wait, follow, move |supervisor| {
+        supervisor.together(|it| it.act(&request))
+    })
+    .await
 }
 
 async fn known(State(handle): State<Handle>) -> Reply<Vec<Known>> {
@@ -112,7 +115,7 @@ async fn plan(State(handle): State<Handle>, Body(request): Body<PlanRequest>) ->
 async fn apply(State(handle): State<Handle>, Body(request): Body<ApplyRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| {
-        supervisor.have_be(request)
+        supervisor.together(|it| it.have_be(request))
     })
     .await
 }
@@ -173,7 +176,7 @@ async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) 
 async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| {
-        supervisor.reload(&request)
+        supervisor.together(|it| it.reload(&request))
     })
     .await
 }
