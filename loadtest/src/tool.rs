@@ -8,6 +8,7 @@ pub(crate) mod reload;
 pub(crate) mod run;
 
 mod group;
+mod many;
 mod pidfds;
 mod place;
 mod pm2;

@@ -35,6 +35,8 @@ use crate::worker::Worker;
 
 /// Events that may wait; more make their senders wait.
 const EVENT_LIMIT: usize = 1024;
+/// Ends of processes that are one step.
+const ENDS_AT_ONCE: usize = 256;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -215,7 +217,7 @@ impl Supervisor {
                     return Ok(());
                 }
                 event = inbox.recv() => match event {
-                    Some(event) => self.on_event(event),
+                    Some(event) => self.on_events(event, &mut inbox),
                     None => return Ok(()),
                 },
                 ready = traffic.readable() => {
@@ -231,6 +233,24 @@ impl Supervisor {
             self.deal();
             self.settle();
             self.refresh_upkeep();
+        }
+    }
+
+    /// Many processes that end at once are one step: what must be written of it is written once.
+    fn on_events(&mut self, first: Event, inbox: &mut mpsc::Receiver<Event>) {
+        let mut other = Some(first);
+        self.together(|it| {
+            for _ in 0..ENDS_AT_ONCE {
+                match other.take() {
+                    Some(event @ (Event::LeaderExited(_) | Event::TreeGone(_))) => it.on_event(event),
+                    Some(event) => return other = Some(event),
+                    None => return,
+                }
+                other = inbox.try_recv().ok();
+            }
+        });
+        if let Some(event) = other {
+            self.on_event(event);
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::group::free_ports;
 use super::private_rpm::{PrivateRpm, argument};
 use super::stats::median;
-use super::{place, procfs};
+use super::{many, place, procfs};
 
 /// What a start leaves to be done is over by then.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -84,7 +84,7 @@ pub(crate) async fn footprint(arguments: Arguments) -> anyhow::Result<ExitCode> 
     })
 }
 
-async fn measure(arguments: &Arguments) -> anyhow::Result<[Figure; 4]> {
+async fn measure(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {
     let node = place::node().await?;
     let [port] = free_ports()?;
     let rpm = PrivateRpm::new(place::rpm().await?, vec![("PORT".to_owned(), port.to_string())])?;
@@ -106,13 +106,16 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<[Figure; 4]> {
     let resident = procfs::resident_bytes(daemon).context("the daemon is gone")?;
     let list_ms = list_ms(&rpm).await?;
     let spawn_s = spawn_s(&rpm).await?;
+    drop(rpm);
+    let (started, applied) = many::file_of_many_apps().await?;
+    let (watching, reaction) = many::watched_tree().await?;
     let figure = |name, unit, value, limit| Figure {
         name,
         unit,
         value,
         limit,
     };
-    Ok([
+    Ok(vec![
         figure("daemon resident, 10 workers", "MB", resident as f64 / 1e6, 8.0),
         figure(
             "daemon wake-ups per second, idle",
@@ -122,6 +125,10 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<[Figure; 4]> {
         ),
         figure("rpm list, median of 50", "ms", list_ms, 5.0),
         figure("100 workers spawned with --no-wait", "s", spawn_s, 0.5),
+        figure("daemon's CPU, 500 apps started from a file", "s", started, 2.0),
+        figure("the same, 500 running apps changed by it", "s", applied, 2.0),
+        figure("daemon's CPU, 50,000 watched files, idle", "%", watching, 1.0),
+        figure("from a change to the old worker's end", "ms", reaction, 200.0),
     ])
 }
 

@@ -43,6 +43,11 @@ pub(crate) enum User {
 const NOBODY: u32 = 65_534;
 
 impl PrivateRpm {
+    /// Where its files are.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
     /// With a new home and these variables in the environment of everything; starts nothing.
     pub(crate) fn new(program: PathBuf, env: Vec<(String, String)>) -> anyhow::Result<Self> {
         PrivateRpm::new_as(program, env, User::Own)
@@ -123,17 +128,18 @@ impl PrivateRpm {
         worker_pids(&text).with_context(|| format!("`rpm list --json` printed {text:?}"))
     }
 
-    /// The process id of the daemon: the parent of a worker.
+    /// The process id of the daemon.
     ///
     /// # Errors
-    /// There is no worker, or its parent is another program.
+    /// None runs, or its number is another program's.
     pub(crate) async fn daemon(&self) -> anyhow::Result<u32> {
-        let workers = self.workers().await?;
-        let worker = *workers.first().context("rpm has no running worker")?;
-        let daemon = procfs::parent(worker).with_context(|| format!("worker {worker} is gone"))?;
+        let pong = self.command(&["ping", "--json"]).await?;
+        let pong: Value = serde_json::from_str(&pong).context("`rpm ping --json` printed no JSON")?;
+        let daemon = pong["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let daemon = daemon.context("`rpm ping --json` told no pid")?;
         match procfs::program(daemon) {
             Some(program) if program == self.program => Ok(daemon),
-            other => bail!("the parent of worker {worker} is not the daemon but process {daemon}, {other:?}"),
+            other => bail!("process {daemon} is not the daemon but {other:?}"),
         }
     }
 

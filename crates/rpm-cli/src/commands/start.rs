@@ -28,6 +28,7 @@ enum Meant {
 pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
     let around = surroundings()?;
     warn_of_skipped(&around);
+    let args = &directories_to_watch(args, &around);
     let targets = match args.targets.is_empty() {
         true => vec![config::usual(&around)?],
         false => args.targets.clone(),
@@ -55,6 +56,24 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
         }
     }
     Ok(())
+}
+
+/// `start app.js --watch src` as PM2 has it: a directory cannot be started, so it is what shall be watched.
+fn directories_to_watch(args: &StartArgs, around: &Surroundings) -> StartArgs {
+    let mut args = args.clone();
+    if let Some(paths) = &mut args.watch
+        && paths.is_empty()
+        && args.targets.len() > 1
+    {
+        args.targets.retain(|target| {
+            let directory = around.absolute(target.as_ref()).is_dir();
+            if directory {
+                paths.extend(target.to_str().map(str::to_owned));
+            }
+            !directory
+        });
+    }
+    args
 }
 
 /// What is known, and the connection that it was asked on.
