@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use command::{Command, FileArgs, ServeArgs, Targets};
+pub(crate) use command::{Command, FileArgs, ServeArgs, StartupArgs, Targets};
 pub(crate) use start::StartArgs;
 
 /// The command of the process of `serve`, and where it finds what must not be on a command line.

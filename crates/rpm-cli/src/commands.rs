@@ -2,8 +2,10 @@
 
 mod complaint;
 mod conf;
+mod dump;
 mod inspect;
 mod start;
+mod startup;
 mod talk;
 
 use std::collections::BTreeMap;
@@ -112,6 +114,8 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         }
         Command::Set { key, value } => conf::set(key.as_deref(), value.as_deref(), output).await,
         Command::Multiset { values } => conf::multiset(values, output).await,
+        Command::Resurrect { no_wait } => dump::resurrect(!no_wait, output).await,
+        Command::Import { file, no_wait } => dump::import(file.as_deref(), !no_wait, output).await,
         Command::Update { binary } => update(binary.as_deref(), output).await,
         Command::Kill => kill().await,
         question => ask(question, &client.program, output).await,
@@ -195,6 +199,10 @@ async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::R
         Command::Reset { targets } => inspect::reset(targets, output).await,
         Command::SendSignal { signal, targets } => inspect::send_signal(signal, targets, output).await,
         Command::Report => inspect::report(output).await,
+        Command::Save { force } => dump::save(*force).await,
+        Command::Cleardump => dump::clear(),
+        Command::Startup(args) => startup::install(args, output),
+        Command::Unstartup(args) => startup::remove(args, output),
         Command::Get { key } => conf::get(key.as_deref(), output),
         Command::Unset { key } => conf::unset(key),
         Command::Send { target, line } => talk::send(target, line).await,

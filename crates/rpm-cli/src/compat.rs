@@ -32,7 +32,6 @@ const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Comma
 
 const DASHBOARD: &str = "there is no hosted dashboard; figures are at GET /metrics, for Prometheus";
 const MODULES: &str = "there are no modules; metrics and rotation need none";
-const AT_BOOT: &str = "not there yet: have the service manager run `start ecosystem.config.js` at boot";
 
 /// All of them.
 pub(crate) const COMMANDS: &[Pm2Command] = &[
@@ -70,9 +69,11 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     works(&["multiset"]),
     works(&["unset"]),
     works(&["serve", "expose"]),
-    instead(&["save", "dump"], AT_BOOT),
-    instead(&["resurrect", "cleardump"], AT_BOOT),
-    instead(&["startup", "unstartup"], AT_BOOT),
+    works(&["save", "dump"]),
+    works(&["resurrect"]),
+    works(&["cleardump"]),
+    works(&["startup"]),
+    works(&["unstartup"]),
     instead(
         &["monit", "dashboard", "dash", "imonit"],
         "not there yet: `list` shows CPU and memory, `logs` follows the output",

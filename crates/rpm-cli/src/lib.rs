@@ -8,6 +8,7 @@ mod commands;
 mod compat;
 mod config;
 mod connect;
+mod files;
 mod home;
 mod http;
 mod output;

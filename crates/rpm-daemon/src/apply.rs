@@ -2,11 +2,11 @@
 
 use rpm_core::protocol::{Command, Outcome};
 use rpm_core::{AppId, InstanceId, Revision, StateView};
-use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest, Change, KeyChange, Plan};
+use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest, Change, ExecMode, KeyChange, Plan, Saved};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use crate::app::{self, Plane};
+use crate::app::{self, App, Plane};
 use crate::commands::{Accepted, failure};
 use crate::supervisor::Supervisor;
 
@@ -49,7 +49,14 @@ impl Supervisor {
         let mut accepted = Vec::new();
         for spec in request.apps {
             match self.find_app(&spec.name) {
-                None => accepted.push(self.add(spec)?),
+                None => {
+                    let rests = !spec.autostart || request.stopped.contains(&spec.name);
+                    accepted.push(self.add(spec, rests)?);
+                }
+                Some(app) if request.mode == ApplyMode::Absent => {
+                    let ids = self.instances_of(app);
+                    accepted.push(self.settled(ids, vec![format!("{} is there already", spec.name)]));
+                }
                 Some(app) => accepted.extend(self.bring_to(app, spec, request.mode)?),
             }
         }
@@ -65,12 +72,7 @@ impl Supervisor {
         if let Some(app) = self.apps.get_mut(&app) {
             app.rests = false;
         }
-        let ids: Vec<InstanceId> = self
-            .core
-            .instances()
-            .filter(|view| view.app == app)
-            .map(|view| view.id)
-            .collect();
+        let ids = self.instances_of(app);
         let online = |id: &InstanceId| {
             let view = self.core.instance(*id);
             view.is_some_and(|view| matches!(view.state, StateView::Online { .. }))
@@ -170,6 +172,30 @@ impl Supervisor {
             .iter()
             .find(|(_, app)| app.name == name)
             .map(|(id, _)| *id)
+    }
+
+    fn instances_of(&self, app: AppId) -> Vec<InstanceId> {
+        let ours = self.core.instances().filter(|view| view.app == app);
+        ours.map(|view| view.id).collect()
+    }
+
+    /// The apps as they are, to be started so again.
+    pub(crate) fn dump(&self) -> Vec<Saved> {
+        let saved = |(id, app): (&AppId, &App)| {
+            let mut spec = self.given(*id)?.clone();
+            if let Ok(count) = i32::try_from(self.instances_of(*id).len())
+                && spec.exec_mode == ExecMode::Cluster
+                && app::instances(spec.instances, app::cpus()) != count.cast_unsigned()
+            {
+                // It was scaled since; `max` stays what it is.
+                spec.instances = count;
+            }
+            Some(Saved {
+                app: spec,
+                stopped: app.rests,
+            })
+        };
+        self.apps.iter().filter_map(saved).collect()
     }
 
     /// What the app was described by.

@@ -38,11 +38,12 @@ impl Supervisor {
                 Some("restart it with `restart`, delete it first, or choose another name with --name"),
             ));
         }
-        self.add(spec)
+        let rests = !spec.autostart;
+        self.add(spec, rests)
     }
 
-    /// Starts an app of which it was checked that it can be.
-    pub(crate) fn add(&mut self, spec: AppSpec) -> Result<Accepted, ApiError> {
+    /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
+    pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
         let config = app::config(Revision(1), &spec, app::cpus());
         if config.instances > INSTANCE_LIMIT {
             return Err(too_many(config.instances));
@@ -53,9 +54,9 @@ impl Supervisor {
         let note = self.alone(&spec, wanted);
         let config = AppConfig {
             instances: if note.is_some() { 1 } else { wanted },
+            stopped: rests,
             ..config
         };
-        let rests = !spec.autostart;
         let mut app = App::new(spec, now_ms());
         app.rests = rests;
         self.apps.insert(id, app);

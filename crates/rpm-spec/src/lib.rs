@@ -9,6 +9,7 @@ pub mod keys;
 mod nearest;
 mod options;
 mod parse;
+pub mod pm2_dump;
 mod schema;
 mod units;
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest};
+pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest, Saved};
 pub use doctor::Finding;
 pub use progress::{Follow, Progress, Stage, Step};
 pub use signal::{StopSignal, UnknownSignal};

@@ -262,6 +262,33 @@ pub(crate) enum Command {
         #[arg(long, value_name = "PATH")]
         binary: Option<PathBuf>,
     },
+    /// Write the list of apps to a file: `resurrect` brings them back
+    #[command(visible_alias = "dump")]
+    Save {
+        /// Also an empty list
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Start the apps that were saved; those that are there are left alone
+    Resurrect {
+        /// Return before it is done
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Remove the list that was saved
+    Cleardump,
+    /// Start the apps that PM2 has saved (`pm2 save`)
+    Import {
+        /// Its file [default: ~/.pm2/dump.pm2]
+        file: Option<PathBuf>,
+        /// Return before it is done
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Have the system start the daemon and what was saved when it boots
+    Startup(StartupArgs),
+    /// Undo `startup`
+    Unstartup(StartupArgs),
     /// Stop all apps and the daemon
     Kill,
     /// Print a completion script
@@ -310,6 +337,28 @@ pub(crate) struct ServeArgs {
     /// Processes that share the port
     #[arg(short, long, value_name = "N", allow_hyphen_values = true, value_parser = values::instances)]
     pub(crate) instances: Option<i32>,
+}
+
+/// Of `startup`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StartupArgs {
+    /// systemd or openrc [default: what runs here]
+    pub(crate) platform: Option<String>,
+    /// Whose daemon [default: yours]
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// The user's home directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) hp: Option<PathBuf>,
+    /// Name of the service [default: rpm-<user>]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service_name: Option<String>,
+    /// Start when the network has addresses
+    #[arg(long)]
+    pub(crate) wait_ip: bool,
+    /// Print the service file, and change nothing
+    #[arg(long)]
+    pub(crate) print: bool,
 }
 
 /// An ecosystem file.

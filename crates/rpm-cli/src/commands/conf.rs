@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +9,7 @@ use rpm_wire::api::{Action, ActionRequest, Known};
 use serde_json::{Map, Value};
 
 use super::{change_step_by_step, follow, read, tell};
+use crate::files::write_private;
 use crate::home::{home_dir, like_pm2};
 use crate::output::Output;
 
@@ -36,19 +35,7 @@ fn load() -> anyhow::Result<Map<String, Value>> {
 }
 
 fn save(values: &Map<String, Value>) -> anyhow::Result<()> {
-    let path = file()?;
-    let new = path.with_extension("new");
-    let written = fs::create_dir_all(path.parent().unwrap_or_else(|| "/".as_ref())).and_then(|()| {
-        let mut file = fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(format!("{:#}\n", Value::Object(values.clone())).as_bytes())?;
-        fs::rename(&new, &path)
-    });
-    written.with_context(|| format!("cannot write {}", path.display()))
+    write_private(&file()?, &format!("{:#}\n", Value::Object(values.clone())))
 }
 
 /// `app.key` or `app:key`; a key alone has no app.

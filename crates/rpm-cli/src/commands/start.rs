@@ -255,6 +255,7 @@ pub(super) async fn apply(
     let request = ApplyRequest {
         apps,
         mode,
+        stopped: Vec::new(),
         wait,
         follow: follow(false),
     };

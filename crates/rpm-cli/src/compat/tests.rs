@@ -105,7 +105,7 @@ fn every_command_is_here_or_says_what_to_use() {
             assert_eq!(found, command.here == Here::Works, "{name}");
         }
     }
-    assert!(missing("save").starts_with("save: not there yet"));
+    assert!(missing("link").starts_with("link: there is no hosted dashboard"));
     assert_eq!(
         missing("restrat"),
         "there is no command \"restrat\"; did you mean `restart`?"

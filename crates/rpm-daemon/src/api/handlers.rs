@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
     ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest, Pong,
-    Process, ReloadRequest, RollbackRequest, ScaleRequest, SendRequest, SignalRequest, StartRequest,
+    Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest, SignalRequest, StartRequest,
     TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
 };
 use serde::Deserialize;
@@ -31,6 +31,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/apps", post(start))
         .route("/v1/apps/{target}", get(describe))
         .route("/v1/plan", post(plan))
+        .route("/v1/dump", get(dump))
         .route("/v1/apply", post(apply))
         .route("/v1/reset", post(reset))
         .route("/v1/signal", post(signal))
@@ -100,6 +101,14 @@ async fn known(State(handle): State<Handle>) -> Reply<Vec<Known>> {
     Ok(axum::Json(
         handle
             .ask(|supervisor: &mut Supervisor| supervisor.known())
+            .await?,
+    ))
+}
+
+async fn dump(State(handle): State<Handle>) -> Reply<Vec<Saved>> {
+    Ok(axum::Json(
+        handle
+            .ask(|supervisor: &mut Supervisor| supervisor.dump())
             .await?,
     ))
 }

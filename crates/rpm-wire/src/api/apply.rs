@@ -22,6 +22,8 @@ pub enum ApplyMode {
     Reload,
     /// They are left alone, unless something changes or they do not run.
     Changed,
+    /// They are left alone.
+    Absent,
 }
 
 /// `POST /v1/apply`: have apps be so.
@@ -32,12 +34,26 @@ pub struct ApplyRequest {
     pub apps: Vec<AppSpec>,
     /// How.
     pub mode: ApplyMode,
+    /// Names of those among them that are only put in the list if they are new.
+    #[serde(default)]
+    pub stopped: Vec<String>,
     /// Answer only when it is done.
     #[serde(default = "yes")]
     pub wait: bool,
     /// What else the answer is about.
     #[serde(default)]
     pub follow: Follow,
+}
+
+/// An app as it is: an element of `GET /v1/dump`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saved {
+    /// What it was described by, with as many instances as it has.
+    pub app: AppSpec,
+    /// A user has stopped it.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 /// What becomes of an app.

@@ -1,0 +1,446 @@
+//! `startup`, `unstartup`: have the system start the daemon, and with it what was saved, when it boots.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::tell;
+use crate::args::StartupArgs;
+use crate::home::like_pm2;
+use crate::output::Output;
+
+/// What starts services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Init {
+    Systemd,
+    OpenRc,
+}
+
+/// A service that runs the daemon of a user.
+#[derive(Debug, PartialEq, Eq)]
+struct Service {
+    name: String,
+    user: String,
+    /// This program.
+    program: String,
+    /// Of the daemon.
+    home: String,
+    path: String,
+    wait_ip: bool,
+    like_pm2: bool,
+}
+
+/// Init systems that PM2 writes files for, and this program does not.
+const OTHERS: [&str; 7] = [
+    "upstart",
+    "systemv",
+    "launchd",
+    "rcd",
+    "rcd-openbsd",
+    "smf",
+    "rcd-freebsd",
+];
+
+impl Init {
+    fn named(name: &str) -> anyhow::Result<Init> {
+        match name {
+            // PM2 takes distributions for it, too.
+            "systemd" | "ubuntu" | "debian" | "centos" | "redhat" | "arch" | "amazon" | "oracle" => {
+                Ok(Init::Systemd)
+            }
+            "openrc" | "gentoo" | "alpine" => Ok(Init::OpenRc),
+            other if OTHERS.contains(&other) => bail!(
+                "services of {other} are not written; have it run `resurrect` at boot, as the user whose apps they are"
+            ),
+            other => bail!("{other:?} is no init system; expected systemd or openrc"),
+        }
+    }
+
+    fn of_this_system() -> anyhow::Result<Init> {
+        let runs = |path: &str| Path::new(path).exists();
+        if runs("/run/systemd/system") {
+            Ok(Init::Systemd)
+        } else if runs("/run/openrc") {
+            Ok(Init::OpenRc)
+        } else if on_path("systemctl") {
+            Ok(Init::Systemd)
+        } else {
+            Err(anyhow!(
+                "neither systemd nor openrc runs here; name the one that will: startup systemd (in a container, start apps with \
+                 `start --no-daemon` instead)"
+            ))
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Init::Systemd => "systemd",
+            Init::OpenRc => "openrc",
+        }
+    }
+
+    fn file(self, service: &str) -> PathBuf {
+        match self {
+            Init::Systemd => format!("/etc/systemd/system/{service}.service").into(),
+            Init::OpenRc => format!("/etc/init.d/{service}").into(),
+        }
+    }
+
+    fn mode(self) -> u32 {
+        match self {
+            Init::Systemd => 0o644,
+            Init::OpenRc => 0o755,
+        }
+    }
+
+    fn text(self, service: &Service) -> String {
+        match self {
+            Init::Systemd => systemd(service),
+            Init::OpenRc => openrc(service),
+        }
+    }
+
+    /// What makes the system know it.
+    fn enable(self, service: &str) -> Vec<Vec<&str>> {
+        match self {
+            Init::Systemd => vec![
+                vec!["systemctl", "daemon-reload"],
+                vec!["systemctl", "enable", service],
+            ],
+            Init::OpenRc => vec![vec!["rc-update", "add", service, "default"]],
+        }
+    }
+
+    /// What makes it forget. What runs is not stopped.
+    fn disable(self, service: &str) -> Vec<Vec<&str>> {
+        match self {
+            Init::Systemd => vec![vec!["systemctl", "disable", service]],
+            Init::OpenRc => vec![vec!["rc-update", "del", service, "default"]],
+        }
+    }
+}
+
+/// `startup`.
+pub(super) fn install(args: &StartupArgs, output: &mut Output) -> anyhow::Result<()> {
+    let init = init_of(args)?;
+    let service = service(args)?;
+    let (path, text) = (init.file(&service.name), init.text(&service));
+    if args.print {
+        return Ok(output.bytes(text.as_bytes())?);
+    }
+    refuse_others("startup", init, args, output)?;
+    write(&path, &text, init.mode())?;
+    tell(format!("{} written", path.display()));
+    for words in init.enable(&service.name) {
+        run(&words)?;
+    }
+    tell(format!(
+        "the daemon of {} starts when the system does; `save` has it start the apps that run then",
+        service.user
+    ));
+    Ok(())
+}
+
+/// `unstartup`.
+pub(super) fn remove(args: &StartupArgs, output: &mut Output) -> anyhow::Result<()> {
+    let init = init_of(args)?;
+    let service = service(args)?;
+    let path = init.file(&service.name);
+    refuse_others("unstartup", init, args, output)?;
+    if !path.exists() {
+        tell(format!("{} is not there; nothing to do", path.display()));
+        return Ok(());
+    }
+    for words in init.disable(&service.name) {
+        run(&words)?;
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    tell(format!(
+        "{} removed; what runs goes on until `kill`",
+        path.display()
+    ));
+    Ok(())
+}
+
+fn init_of(args: &StartupArgs) -> anyhow::Result<Init> {
+    match &args.platform {
+        Some(name) => Init::named(name),
+        None => Init::of_this_system(),
+    }
+}
+
+/// Only root may write services: others are told what to type, on standard output, as PM2 does.
+fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Output) -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let service = service(args)?;
+    let home = args
+        .hp
+        .clone()
+        .or_else(|| std::env::var_os("HOME").map(PathBuf::from));
+    let home = home
+        .map(|home| format!(" --hp {}", home.display()))
+        .unwrap_or_default();
+    output.line(format_args!(
+        "sudo env PATH=\"{}\" {} {command} {} -u {}{home}",
+        service.path,
+        service.program,
+        init.name(),
+        service.user
+    ))?;
+    bail!("only root may do that; type the line above")
+}
+
+fn service(args: &StartupArgs) -> anyhow::Result<Service> {
+    let user = match &args.user {
+        Some(user) => user.clone(),
+        None => own_name()?,
+    };
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let home = match (
+        std::env::var_os("RPM_HOME").filter(|home| !home.is_empty()),
+        &args.hp,
+    ) {
+        (Some(home), _) => PathBuf::from(home),
+        (None, Some(home)) => home.join(".rpm"),
+        (None, None) => home_of(&user)?.join(".rpm"),
+    };
+    let text = |path: PathBuf| {
+        let text = path.into_os_string().into_string();
+        text.map_err(|path| anyhow!("not UTF-8: {}", path.to_string_lossy()))
+    };
+    let name = args.service_name.clone().unwrap_or_else(|| format!("rpm-{user}"));
+    if name.is_empty() || name.contains(|letter: char| letter.is_whitespace() || letter == '/') {
+        bail!("{name:?} cannot be the name of a service; give another with --service-name");
+    }
+    Ok(Service {
+        name,
+        user,
+        program: text(program)?,
+        home: text(home)?,
+        path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        wait_ip: args.wait_ip,
+        like_pm2: like_pm2(),
+    })
+}
+
+/// A line of passwd(5), in fields.
+fn account(wanted: impl Fn(&[&str]) -> bool) -> Option<(String, PathBuf)> {
+    let accounts = fs::read_to_string("/etc/passwd").ok()?;
+    let fields = accounts.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let mut known = fields.filter(|fields| fields.len() >= 6);
+    let found = known.find(|fields| wanted(fields))?;
+    Some((found[0].to_owned(), PathBuf::from(found[5])))
+}
+
+fn own_name() -> anyhow::Result<String> {
+    let id = rustix::process::geteuid().as_raw().to_string();
+    let own = account(|fields| fields[2] == id).map(|(name, _)| name);
+    own.or_else(|| std::env::var("USER").ok())
+        .with_context(|| format!("user {id} has no name here; give one with -u"))
+}
+
+fn home_of(user: &str) -> anyhow::Result<PathBuf> {
+    let known = account(|fields| fields[0] == user).map(|(_, home)| home);
+    known.with_context(|| {
+        format!("there is no user {user:?} in /etc/passwd; give the home directory with --hp")
+    })
+}
+
+/// As systemd reads it (systemd.syntax(7)): in quotes, specifiers escaped.
+fn quoted(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", escaped.replace('%', "%%"))
+}
+
+fn systemd(service: &Service) -> String {
+    let Service { user, home, path, .. } = service;
+    let network = if service.wait_ip {
+        "Wants=network-online.target\nAfter=network-online.target"
+    } else {
+        "After=network.target"
+    };
+    let compat = if service.like_pm2 {
+        "Environment=RPM_COMPAT=pm2\n"
+    } else {
+        ""
+    };
+    let program = quoted(&service.program);
+    format!(
+        "[Unit]
+Description=rpm, the apps of {user}
+{network}
+
+[Service]
+Type=forking
+User={user}
+LimitNOFILE=infinity
+LimitNPROC=infinity
+LimitCORE=infinity
+Environment={}
+Environment={}
+{compat}PIDFile={}
+Restart=on-failure
+# A daemon that dies leaves its workers serving, and the next one takes them back.
+KillMode=process
+ExecStart={program} resurrect
+ExecReload={program} reload all
+ExecStop={program} kill
+
+[Install]
+WantedBy=multi-user.target
+",
+        quoted(&format!("PATH={path}")),
+        quoted(&format!("RPM_HOME={home}")),
+        format!("{home}/rpm.pid").replace('%', "%%"),
+    )
+}
+
+/// As a shell reads it.
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn openrc(service: &Service) -> String {
+    let compat = if service.like_pm2 {
+        "export RPM_COMPAT=pm2\n"
+    } else {
+        ""
+    };
+    let program = shell_quoted(&service.program);
+    let as_user = format!("su -s /bin/sh {} -c", shell_quoted(&service.user));
+    let run = |command: &str| format!("{as_user} {}", shell_quoted(&format!("{program} {command}")));
+    format!(
+        "#!/sbin/openrc-run
+description={}
+export PATH={}
+export RPM_HOME={}
+{compat}extra_started_commands='reload'
+
+depend() {{
+    need {}
+    use logger dns
+}}
+
+start() {{
+    ebegin 'Starting rpm'
+    {}
+    eend $?
+}}
+
+stop() {{
+    ebegin 'Stopping rpm'
+    {}
+    eend $?
+}}
+
+reload() {{
+    ebegin 'Reloading the apps of rpm'
+    {}
+    eend $?
+}}
+",
+        shell_quoted(&format!("rpm, the apps of {}", service.user)),
+        shell_quoted(&service.path),
+        shell_quoted(&service.home),
+        if service.wait_ip { "net" } else { "localmount" },
+        run("resurrect"),
+        run("kill"),
+        run("reload all"),
+    )
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+    let new = path.with_extension("new");
+    let written = fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&new)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            fs::rename(&new, path)
+        });
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+fn run(words: &[&str]) -> anyhow::Result<()> {
+    let line = words.join(" ");
+    let [program, rest @ ..] = words else {
+        return Ok(());
+    };
+    let status = Command::new(program)
+        .args(rest)
+        .status()
+        .with_context(|| format!("cannot run `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` has failed ({status})");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service() -> Service {
+        Service {
+            name: "rpm-deploy".to_owned(),
+            user: "deploy".to_owned(),
+            program: "/opt/my tools/rpm".to_owned(),
+            home: "/home/deploy/50%/.rpm".to_owned(),
+            path: "/usr/bin:/bin".to_owned(),
+            wait_ip: true,
+            like_pm2: false,
+        }
+    }
+
+    #[test]
+    fn a_unit_starts_what_was_saved_and_leaves_the_workers_to_the_next_daemon() {
+        let unit = systemd(&service());
+        for line in [
+            "User=deploy",
+            "After=network-online.target",
+            "Environment=\"RPM_HOME=/home/deploy/50%%/.rpm\"",
+            "PIDFile=/home/deploy/50%%/.rpm/rpm.pid",
+            "KillMode=process",
+            "ExecStart=\"/opt/my tools/rpm\" resurrect",
+            "ExecStop=\"/opt/my tools/rpm\" kill",
+        ] {
+            assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
+        }
+        assert!(!unit.contains("RPM_COMPAT"));
+    }
+
+    #[test]
+    fn a_script_of_openrc_runs_as_the_user() {
+        let script = openrc(&service());
+        let start = r"su -s /bin/sh 'deploy' -c ''\''/opt/my tools/rpm'\'' resurrect'";
+        assert!(script.lines().any(|line| line.trim() == start), "{script}");
+    }
+
+    #[test]
+    fn init_systems_are_known_or_said_not_to_be() {
+        assert_eq!(Init::named("systemd").ok(), Some(Init::Systemd));
+        assert_eq!(Init::named("alpine").ok(), Some(Init::OpenRc));
+        let refused = |name| Init::named(name).expect_err("unknown").to_string();
+        assert!(refused("launchd").contains("have it run `resurrect` at boot"));
+        assert!(refused("sysd").contains("expected systemd or openrc"));
+    }
+}
