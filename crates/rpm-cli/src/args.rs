@@ -1,6 +1,7 @@
 //! What may be typed, and what it means.
 
 mod command;
+mod needless;
 mod start;
 mod values;
 
@@ -11,7 +12,11 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub(crate) use command::{Command, FileArgs, ServeArgs, StartupArgs, Targets};
+pub(crate) use command::{
+    Column, Command, FileArgs, ListArgs, LogsArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets,
+};
+#[cfg(test)]
+pub(crate) use needless::Needless;
 pub(crate) use start::StartArgs;
 
 /// The command of the process of `serve`, and where it finds what must not be on a command line.
@@ -62,6 +67,8 @@ pub struct Client {
     pub(crate) program: String,
     /// Only data and errors are printed.
     pub(crate) silent: bool,
+    /// Without colours.
+    pub(crate) no_color: bool,
 }
 
 /// The arguments are no command; or they ask for help or the version, which is no failure.
@@ -86,10 +93,18 @@ impl Usage {
 /// # Errors
 /// They are no command, or ask for help or the version: [`Usage::report`] says so.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
-    let args: Vec<OsString> = args.into_iter().collect();
+    let mut args: Vec<OsString> = args.into_iter().collect();
     let program = invoked_name(args.first());
+    if program.ends_with("-runtime") || program.ends_with("-docker") {
+        // A program of its own with PM2.
+        args.insert(1, "runtime".into());
+    }
     let matches = grammar(&program).try_get_matches_from(args).map_err(Usage)?;
-    let Cli { command, silent } = Cli::from_arg_matches(&matches).map_err(Usage)?;
+    let Cli {
+        command,
+        silent,
+        no_color,
+    } = Cli::from_arg_matches(&matches).map_err(Usage)?;
     let silent = silent || variable("RPM_SILENT") || variable("PM2_SILENT");
     Ok(match command {
         Top::Daemon { check } => Invocation::Daemon { check },
@@ -105,9 +120,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             })
         }
         Top::Client(command) => Invocation::Client(Client {
-            command,
+            command: in_foreground(command),
             program,
             silent,
+            no_color,
         }),
         Top::Missing(words) => {
             let name = words.first().map(|name| name.to_string_lossy().into_owned());
@@ -115,6 +131,17 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             return Err(Usage(grammar(&program).error(ErrorKind::InvalidSubcommand, text)));
         }
     })
+}
+
+/// `start --no-daemon` is `runtime`.
+fn in_foreground(command: Command) -> Command {
+    match command {
+        Command::Start(start) if start.no_daemon => Command::Runtime(Box::new(RuntimeArgs {
+            start: *start,
+            ..RuntimeArgs::default()
+        })),
+        other => other,
+    }
 }
 
 /// The grammar under the name `program`.
@@ -157,6 +184,9 @@ struct Cli {
     /// Print data and errors alone
     #[arg(short, long, global = true)]
     silent: bool,
+    /// Without colours
+    #[arg(long, global = true)]
+    no_color: bool,
     #[command(subcommand)]
     command: Top,
 }

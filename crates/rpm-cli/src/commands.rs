@@ -4,6 +4,8 @@ mod complaint;
 mod conf;
 mod dump;
 mod inspect;
+mod logs;
+mod runtime;
 mod start;
 mod startup;
 mod talk;
@@ -15,14 +17,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ApplyMode, ChangeReply, Finding, Follow, LogLine, Pong, Process,
-    Progress, ReloadRequest, RollbackRequest, ScaleRequest, UpdateRequest,
+    Action, ActionRequest, AppInfo, ApplyMode, ChangeReply, Finding, Follow, Pong, Process, Progress,
+    ReloadRequest, RollbackRequest, ScaleRequest, UpdateRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{Client, Command, FileArgs, Targets, grammar};
+use crate::args::{Client, Command, FileArgs, LogsArgs, Targets, grammar};
 use crate::connect::{connect, connect_or_start};
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
@@ -52,13 +54,16 @@ pub fn run(client: &Client) -> ExitCode {
         Err(error) if error.downcast_ref().is_some_and(OutputError::is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
             complain(complaint(&error));
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(runtime::NothingRuns) => ExitCode::from(2),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }
 
 fn execute(client: &Client) -> anyhow::Result<()> {
-    let mut output = Output::new();
+    let mut output = Output::new(client.no_color);
     if let Command::Completion { shell } = &client.command {
         let mut script = Vec::new();
         clap_complete::generate(
@@ -79,7 +84,17 @@ fn execute(client: &Client) -> anyhow::Result<()> {
 
 async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
     match &client.command {
-        Command::Start(args) => start::start(args, output).await,
+        Command::Start(args) => {
+            start::start(args, output).await?;
+            if args.attach {
+                let all = LogsArgs {
+                    lines: 15,
+                    ..LogsArgs::default()
+                };
+                logs::logs(&all, output).await?;
+            }
+            Ok(())
+        }
         Command::StartOrRestart { file } => {
             let mode = (ApplyMode::Restart, !file.no_wait);
             start::start_or(&file.file, &file.files, mode, output).await
@@ -112,6 +127,7 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             };
             change("/v1/scale", &request, output).await
         }
+        Command::Runtime(args) => runtime::run(args, output).await,
         Command::Set { key, value } => conf::set(key.as_deref(), value.as_deref(), output).await,
         Command::Multiset { values } => conf::multiset(values, output).await,
         Command::Resurrect { no_wait } => dump::resurrect(!no_wait, output).await,
@@ -176,18 +192,10 @@ async fn renew(command: &Command, output: &mut Output) -> anyhow::Result<()> {
 /// Commands that change no process.
 async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::Result<()> {
     match command {
-        Command::List { json } => list(*json, program, output).await,
+        Command::List(args) => inspect::list(args, program, output).await,
         Command::Jlist => jlist(output).await,
         Command::Describe { target, json } => describe(target, *json, output).await,
-        Command::Logs {
-            target,
-            lines,
-            nostream,
-            json,
-        } => {
-            let path = logs_path(target.as_deref(), *lines, !nostream);
-            logs(&path, !nostream, *json, output).await
-        }
+        Command::Logs(args) => logs::logs(args, output).await,
         Command::Ping { json } => ping(*json, output).await,
         Command::Doctor { json } => doctor(*json, output).await,
         Command::Prettylist => inspect::prettylist(output).await,
@@ -363,18 +371,6 @@ fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
     Ok(output.line(render::processes(&reply.processes, output.look))?)
 }
 
-async fn list(json: bool, program: &str, output: &mut Output) -> anyhow::Result<()> {
-    let processes: Vec<Process> = read("/v1/processes").await?;
-    if json {
-        return Ok(output.json(&processes)?);
-    }
-    if processes.is_empty() {
-        tell(format!("no apps; start one with: {program} start app.js -i max"));
-        return Ok(());
-    }
-    Ok(output.line(render::processes(&processes, output.look))?)
-}
-
 async fn jlist(output: &mut Output) -> anyhow::Result<()> {
     let processes: Vec<Process> = read("/v1/processes?spec=true").await?;
     Ok(output.line(pm2::jlist(&processes))?)
@@ -387,35 +383,6 @@ async fn describe(target: &str, json: bool, output: &mut Output) -> anyhow::Resu
         return Ok(output.json(&info)?);
     }
     Ok(output.bytes(render::app(&info, output.look).as_bytes())?)
-}
-
-fn logs_path(target: Option<&str>, lines: u32, follow: bool) -> String {
-    let target = target.map_or_else(String::new, |target| {
-        format!("&target={}", percent_encoded(target))
-    });
-    format!("/v1/logs?lines={lines}&follow={follow}{target}")
-}
-
-async fn logs(path: &str, follow: bool, json: bool, output: &mut Output) -> anyhow::Result<()> {
-    let mut session = session().await?;
-    let mut stream = session.lines(path).await?;
-    let mut width = 0;
-    while let Some(lines) = stream.next().await? {
-        if json {
-            output.bytes(&lines)?;
-        } else {
-            for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-                let line: LogLine = serde_json::from_slice(line).context("the daemon sent no log line")?;
-                width = render::origin_width(width, &line);
-                output.line(render::log_line(&line, width, output.look))?;
-            }
-        }
-        output.flush()?;
-    }
-    if follow {
-        bail!("the daemon has ended the stream");
-    }
-    Ok(())
 }
 
 async fn ping(json: bool, output: &mut Output) -> anyhow::Result<()> {
@@ -494,6 +461,3 @@ async fn kill() -> anyhow::Result<()> {
     tell("all apps and the daemon have ended");
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

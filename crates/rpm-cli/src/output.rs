@@ -28,9 +28,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    pub(crate) fn new() -> Self {
+    /// `plain`: without colours.
+    pub(crate) fn new(plain: bool) -> Self {
         let stdout = io::stdout();
-        let look = match (stdout.is_terminal(), colours_wanted(std::env::var_os("NO_COLOR"))) {
+        let coloured = !plain && colours_wanted(std::env::var_os("NO_COLOR"));
+        let look = match (stdout.is_terminal(), coloured) {
             (false, _) => Look::Plain,
             (true, false) => Look::Terminal,
             (true, true) => Look::Coloured,

@@ -14,13 +14,11 @@ use super::values::{self, count, duration};
 pub(crate) enum Command {
     /// Start an app and wait until every worker is ready
     Start(Box<StartArgs>),
+    /// Start apps and stay in the foreground, as a container wants it: a signal ends everything
+    Runtime(Box<RuntimeArgs>),
     /// Show all processes
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(ListArgs),
     /// Print all processes as JSON in PM2's shape
     Jlist,
     /// Print all processes as Node shows them, a field a line
@@ -129,19 +127,7 @@ pub(crate) enum Command {
     },
     /// Show the last lines of the logs and follow them
     #[command(visible_alias = "log")]
-    Logs {
-        /// Name or id; without it, all
-        target: Option<String>,
-        /// How many lines of the past
-        #[arg(long, default_value_t = 15)]
-        lines: u32,
-        /// Do not follow
-        #[arg(long)]
-        nostream: bool,
-        /// Print JSON, one object a line
-        #[arg(long)]
-        json: bool,
-    },
+    Logs(LogsArgs),
     /// Empty the log files: of some apps, or all and the daemon's
     Flush {
         /// Names, ids, namespaces or /patterns/
@@ -310,6 +296,93 @@ pub(crate) struct FileArgs {
     /// Show what an ecosystem file would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+/// Of `list`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// In the order of a column: id, name, namespace, pid, uptime, restarts, status, cpu or memory; `:desc` turns it round
+    #[arg(long, value_name = "COLUMN[:desc]", value_parser = values::order)]
+    pub(crate) sort: Option<(Column, bool)>,
+    /// A line for each figure instead of a table
+    #[arg(short, long)]
+    pub(crate) mini_list: bool,
+}
+
+/// What processes may be ordered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    Id,
+    Name,
+    Namespace,
+    Pid,
+    Uptime,
+    Restarts,
+    Status,
+    Cpu,
+    Memory,
+}
+
+/// Of `runtime`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RuntimeArgs {
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
+    /// Go on when no app runs any more
+    #[arg(long)]
+    pub(crate) no_auto_exit: bool,
+    /// Print the apps' lines as JSON, one object a line
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+    /// Print them as timestamp=… app=… id=… type=… message=…
+    #[arg(long, visible_alias = "formatted")]
+    pub(crate) format: bool,
+    /// Print them as they are (which is the default)
+    #[arg(long, hide = true)]
+    pub(crate) raw: bool,
+}
+
+/// Of `logs`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogsArgs {
+    /// Name, id, namespace or /pattern/; without it, all
+    pub(crate) target: Option<String>,
+    /// How many lines of the past
+    #[arg(long, default_value_t = 15)]
+    pub(crate) lines: u32,
+    /// Do not follow
+    #[arg(long)]
+    pub(crate) nostream: bool,
+    /// Only standard output
+    #[arg(long, conflicts_with = "err")]
+    pub(crate) out: bool,
+    /// Only standard error
+    #[arg(long)]
+    pub(crate) err: bool,
+    /// The lines alone
+    #[arg(long, conflicts_with_all = ["json", "format"])]
+    pub(crate) raw: bool,
+    /// Print JSON, one object a line
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+    /// Print timestamp=… app=… id=… type=… message=…
+    #[arg(long)]
+    pub(crate) format: bool,
+    /// Before each line the time at which it is shown, in this format [default: YYYY-MM-DDTHH:mm:ss]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "YYYY-MM-DDTHH:mm:ss"
+    )]
+    pub(crate) timestamp: Option<String>,
+    /// Make this text stand out
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) highlight: Option<String>,
 }
 
 /// Of `serve`.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use rpm_wire::api::{Balance, Policy, StopSignal};
 
+use super::needless::Needless;
 use super::values::{amount, duration, health_path, instances, listen_address};
 
 /// Of `start`.
@@ -39,6 +40,12 @@ pub(crate) struct StartArgs {
     /// One process, also with -i (fork mode)
     #[arg(short = 'x', long)]
     pub(crate) execute_command: bool,
+    /// Stay in the foreground, as a container wants it: see `runtime`
+    #[arg(long)]
+    pub(crate) no_daemon: bool,
+    /// Follow the apps' output when they are started
+    #[arg(long, conflicts_with = "no_daemon")]
+    pub(crate) attach: bool,
     /// Only put it in the list
     #[arg(long)]
     pub(crate) no_autostart: bool,
@@ -207,6 +214,8 @@ pub(crate) struct StartArgs {
     /// Return once the workers are spawned
     #[arg(long)]
     pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) needless: Needless,
     /// Arguments of the script
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,

@@ -119,9 +119,18 @@ fn every_option_of_start() {
 #[test]
 fn commands_and_their_other_names() {
     for name in ["list", "ls", "l", "ps", "status"] {
-        assert_eq!(command(&format!("rpm {name}")), Command::List { json: false });
+        assert_eq!(
+            command(&format!("rpm {name}")),
+            Command::List(ListArgs::default())
+        );
     }
-    assert_eq!(command("rpm ls --json"), Command::List { json: true });
+    let expected = Command::List(ListArgs {
+        json: true,
+        sort: Some((Column::Memory, true)),
+        mini_list: true,
+    });
+    assert_eq!(command("rpm ls --json --sort memory:desc -m"), expected);
+    assert!(try_parse("rpm ls --sort colour").is_err());
     for name in ["describe", "desc", "info", "show"] {
         let expected = Command::Describe {
             target: "web".into(),
@@ -165,21 +174,24 @@ fn commands_and_their_other_names() {
             hard: false
         }
     );
+}
+
+#[test]
+fn commands_that_only_show() {
     for name in ["logs", "log"] {
-        let expected = Command::Logs {
-            target: None,
+        let expected = Command::Logs(LogsArgs {
             lines: 15,
-            nostream: false,
-            json: false,
-        };
+            ..LogsArgs::default()
+        });
         assert_eq!(command(&format!("rpm {name}")), expected);
     }
-    let expected = Command::Logs {
+    let expected = Command::Logs(LogsArgs {
         target: Some("web".into()),
         lines: 3,
         nostream: true,
         json: true,
-    };
+        ..LogsArgs::default()
+    });
     assert_eq!(command("rpm logs web --lines 3 --nostream --json"), expected);
     assert_eq!(command("rpm jlist"), Command::Jlist);
     assert_eq!(command("rpm ping"), Command::Ping { json: false });
@@ -302,6 +314,6 @@ fn options_of_pm2() {
     assert_eq!(start("pm2 start a.js --watch").watch, Some(Vec::new()));
     assert_eq!(start("pm2 start").targets, Vec::<OsString>::new());
     assert_eq!(start("pm2 start a.js b.js").targets.len(), 2);
-    assert!(error("pm2 save").contains("not there yet"));
+    assert!(error("pm2 link").contains("no hosted dashboard"));
     assert!(error("pm2 restrat x").contains("did you mean `restart`?"));
 }

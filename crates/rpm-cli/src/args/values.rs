@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::Column;
+
 /// `n`, `max` (one per CPU, 0) or `-n` (that many fewer).
 pub(super) fn instances(text: &str) -> Result<i32, String> {
     if text == "max" {
@@ -48,4 +50,30 @@ pub(super) fn listen_address(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("expected a port, or an IP address and a port such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}
+
+/// A column, and whether the largest comes first: `memory:desc`.
+pub(super) fn order(text: &str) -> Result<(Column, bool), String> {
+    let (name, way) = text.split_once(':').unwrap_or((text, "asc"));
+    let column = match name {
+        "id" | "pm_id" => Column::Id,
+        "name" => Column::Name,
+        "namespace" => Column::Namespace,
+        "pid" => Column::Pid,
+        "uptime" => Column::Uptime,
+        "restarts" | "restart" => Column::Restarts,
+        "status" => Column::Status,
+        "cpu" => Column::Cpu,
+        "memory" | "mem" => Column::Memory,
+        _ => {
+            return Err(
+                "expected id, name, namespace, pid, uptime, restarts, status, cpu or memory".to_owned(),
+            );
+        }
+    };
+    match way {
+        "asc" => Ok((column, false)),
+        "desc" => Ok((column, true)),
+        _ => Err("expected :asc or :desc after the column".to_owned()),
+    }
 }

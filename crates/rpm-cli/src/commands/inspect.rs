@@ -1,5 +1,6 @@
 //! Small questions, and their answers as scripts expect them.
 
+use std::cmp::Ordering;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use rpm_wire::api::{ChangeReply, Finding, Process, SignalRequest, TargetsRequest
 use rpm_wire::pm2;
 
 use super::{read, session, surroundings, tell};
+use crate::args::{Column, ListArgs};
 use crate::output::Output;
 use crate::render;
 
@@ -29,6 +31,42 @@ module.exports = {
 
 async fn all() -> anyhow::Result<Vec<Process>> {
     read("/v1/processes?spec=true").await
+}
+
+/// `list`.
+pub(super) async fn list(args: &ListArgs, program: &str, output: &mut Output) -> anyhow::Result<()> {
+    let mut processes: Vec<Process> = read("/v1/processes").await?;
+    if let Some((column, descending)) = args.sort {
+        processes.sort_by(|a, b| by(column, a, b));
+        if descending {
+            processes.reverse();
+        }
+    }
+    if args.json {
+        return Ok(output.json(&processes)?);
+    }
+    if processes.is_empty() {
+        tell(format!("no apps; start one with: {program} start app.js -i max"));
+        return Ok(());
+    }
+    if args.mini_list {
+        return Ok(output.bytes(render::lines(&processes).as_bytes())?);
+    }
+    Ok(output.line(render::processes(&processes, output.look))?)
+}
+
+fn by(column: Column, a: &Process, b: &Process) -> Ordering {
+    match column {
+        Column::Id => a.id.cmp(&b.id),
+        Column::Name => a.name.cmp(&b.name),
+        Column::Namespace => a.namespace.cmp(&b.namespace),
+        Column::Pid => a.pid.cmp(&b.pid),
+        Column::Uptime => a.uptime_ms.cmp(&b.uptime_ms),
+        Column::Restarts => a.restarts.cmp(&b.restarts),
+        Column::Status => a.status.as_str().cmp(b.status.as_str()),
+        Column::Cpu => a.cpu_percent.total_cmp(&b.cpu_percent),
+        Column::Memory => a.memory_bytes.cmp(&b.memory_bytes),
+    }
 }
 
 /// `prettylist`.

@@ -28,6 +28,7 @@ enum Meant {
 pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
     let around = surroundings()?;
     warn_of_skipped(&around);
+    args.needless.said().iter().for_each(tell);
     let args = &directories_to_watch(args, &around);
     let targets = match args.targets.is_empty() {
         true => vec![config::usual(&around)?],

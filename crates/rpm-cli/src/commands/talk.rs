@@ -5,7 +5,8 @@ use std::io::BufRead as _;
 use anyhow::bail;
 use rpm_wire::api::{ChangeReply, SendRequest, TriggerReply, TriggerRequest};
 
-use super::{logs, logs_path, session};
+use super::{logs, session};
+use crate::args::LogsArgs;
 use crate::output::Output;
 
 /// `send`.
@@ -29,7 +30,11 @@ pub(super) async fn attach(target: &str, output: &mut Output) -> anyhow::Result<
             }
         }
     });
-    let path = logs_path(Some(target), 0, true);
+    let shown = LogsArgs {
+        target: Some(target.to_owned()),
+        lines: 0,
+        ..LogsArgs::default()
+    };
     let typing = async {
         while let Some(line) = typed.recv().await {
             send(target, &line).await?;
@@ -38,7 +43,7 @@ pub(super) async fn attach(target: &str, output: &mut Output) -> anyhow::Result<
     };
     tokio::select! {
         typed = typing => typed,
-        shown = logs(&path, true, false, output) => shown,
+        ended = logs::logs(&shown, output) => ended,
     }
 }
 

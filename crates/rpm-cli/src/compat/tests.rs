@@ -28,9 +28,7 @@ const fn no_flag(name: &'static str, what: &'static str) -> Pm2Flag {
     }
 }
 
-const SERVICE: &str = "the service manager's file says it";
-
-/// Those of `start`, which the others share.
+/// Those of `start`, which the others share, and of `list` and `startup`.
 const FLAGS: &[Pm2Flag] = &[
     flag("name"),
     flag("interpreter"),
@@ -76,24 +74,15 @@ const FLAGS: &[Pm2Flag] = &[
     flag("no-autorestart"),
     flag("no-treekill"),
     flag("silent"),
-    no_flag("mini-list", "`list --json` is for programs"),
-    no_flag("user", SERVICE),
-    no_flag("hp", SERVICE),
-    no_flag("service-name", SERVICE),
-    no_flag("wait-ip", SERVICE),
-    no_flag("write", "it is for PM2's own files"),
-    no_flag("no-daemon", "`daemon` stays in the foreground"),
-    no_flag("source-map-support", "it is on"),
-    no_flag("ext", "--ignore-watch says what does not matter"),
-    no_flag("no-color", "NO_COLOR=1, or a pipe"),
-    no_flag("no-vizion", "git is not asked"),
-    no_flag("no-pmx", "nothing is injected for a dashboard"),
-    no_flag("trace", DASHBOARD),
-    no_flag("v8", DASHBOARD),
-    no_flag("event-loop-inspector", DASHBOARD),
-    no_flag("deep-monitoring", DASHBOARD),
-    no_flag("sort", "`list --json` and a program that sorts"),
-    no_flag("attach", "`logs` follows the output"),
+    flag("mini-list"),
+    flag("user"),
+    flag("hp"),
+    flag("service-name"),
+    flag("wait-ip"),
+    flag("no-daemon"),
+    flag("no-color"),
+    flag("sort"),
+    flag("attach"),
 ];
 
 #[test]
@@ -115,10 +104,16 @@ fn every_command_is_here_or_says_what_to_use() {
 #[test]
 fn every_option_is_here_or_is_not() {
     let grammar = crate::args::grammar("rpm");
-    let start = grammar.find_subcommand("start").expect("it is there");
-    for flag in FLAGS {
-        let found = start
+    let of = |name| {
+        grammar
+            .find_subcommand(name)
+            .expect("it is there")
             .get_arguments()
+    };
+    for flag in FLAGS {
+        let found = of("start")
+            .chain(of("list"))
+            .chain(of("startup"))
             .chain(grammar.get_arguments())
             .any(|argument| {
                 let aliases = argument.get_visible_aliases().unwrap_or_default();
@@ -152,6 +147,9 @@ fn flags() -> String {
     let mut table = "| option | here |\n|---|---|\n".to_owned();
     for flag in FLAGS {
         table.push_str(&row(&format!("`--{}`", flag.name), flag.here));
+    }
+    for (name, what) in crate::args::Needless::NAMES {
+        let _ = writeln!(table, "| `--{name}` | accepted, and does nothing: {what} |");
     }
     table
 }

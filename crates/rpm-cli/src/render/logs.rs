@@ -6,6 +6,8 @@ use super::Look;
 
 const GREEN: &str = "\u{1b}[32m";
 const RED: &str = "\u{1b}[31m";
+const REVERSED: &str = "\u{1b}[7m";
+const UPRIGHT: &str = "\u{1b}[27m";
 const RESET: &str = "\u{1b}[0m";
 
 /// How wide `id|name` has become: it grows with what has been seen, so that columns align.
@@ -26,5 +28,13 @@ pub(crate) fn log_line(line: &LogLine, width: usize, look: Look) -> String {
         (Look::Coloured, Stream::Out) => format!("{GREEN}{origin:width$} |{RESET} {text}{RESET}"),
         (Look::Coloured, Stream::Err) => format!("{RED}{origin:width$} |{RESET} {text}{RESET}"),
         (Look::Plain | Look::Terminal, _) => format!("{origin:width$} | {text}"),
+    }
+}
+
+/// The text with every occurrence of `what` reversed, where that can be seen.
+pub(crate) fn highlighted(text: &str, what: &str, look: Look) -> String {
+    match look {
+        Look::Coloured => text.replace(what, &format!("{REVERSED}{what}{UPRIGHT}")),
+        Look::Plain | Look::Terminal => text.to_owned(),
     }
 }

@@ -1,5 +1,7 @@
 //! The table of processes, and what all tables have in common.
 
+use std::fmt::Write as _;
+
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
 use rpm_wire::api::{ExecMode, Other, Phase, Process, Status};
@@ -28,6 +30,29 @@ pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
         }
     }
     table
+}
+
+/// A line for each figure, as `list --mini-list` of PM2 has it.
+pub(crate) fn lines(processes: &[Process]) -> String {
+    let mut text = String::new();
+    for process in processes {
+        let fields = [
+            ("namespace", visible(&process.namespace)),
+            ("pid", or_dash(process.pid)),
+            ("id", process.id.to_string()),
+            ("status", process.status.as_str().to_owned()),
+            ("mode", mode(process.exec_mode).to_owned()),
+            ("restarted", process.restarts.to_string()),
+            ("uptime", or_dash(process.uptime_ms.map(duration))),
+            ("memory usage", bytes(process.memory_bytes)),
+            ("cpu usage", percent(process.cpu_percent)),
+        ];
+        let _ = writeln!(text, "+--- {}", visible(&process.name));
+        for (name, value) in fields {
+            let _ = writeln!(text, "{name} : {value}");
+        }
+    }
+    text
 }
 
 /// A process that comes or goes beside the instance's own.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -9,6 +10,7 @@ use axum::response::Response;
 use rpm_wire::api::{ApiError, LogLine, Stream};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
@@ -26,6 +28,9 @@ pub(super) struct Wish {
     follow: bool,
 }
 
+/// After something was written it is looked, so much later, whose output is new.
+const LOOK_AFTER: Duration = Duration::from_millis(500);
+
 /// One file and whose lines are in it.
 struct Origin {
     id: u32,
@@ -39,23 +44,36 @@ pub(super) async fn logs(
     Query(wish): Query<Wish>,
 ) -> Result<Response, Refusal> {
     let target = wish.target.unwrap_or_else(|| "all".to_owned());
-    let origins = handle
-        .ask(move |supervisor| supervisor.origins(&target))
-        .await??;
+    let origins = origins(&handle, &target).await??;
     handle.logs.sync().await;
     let lines = wish.lines.unwrap_or(15).min(LINES_LIMIT);
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let written = wish.follow.then(|| handle.logs.written());
-    tokio::spawn(send(origins, lines, written, sender));
+    let followed = written.map(|written| Followed {
+        handle,
+        target,
+        written,
+    });
+    tokio::spawn(send(origins, lines, followed, sender));
     Ok(lines_of(receiver))
 }
 
-async fn send(
-    origins: Vec<Origin>,
-    lines: usize,
-    written: Option<watch::Receiver<u64>>,
-    sender: mpsc::Sender<Bytes>,
-) {
+/// What is followed, and by what it is known that there is more.
+struct Followed {
+    handle: Handle,
+    target: String,
+    written: watch::Receiver<u64>,
+}
+
+async fn origins(
+    handle: &Handle,
+    target: &str,
+) -> Result<Result<Vec<Origin>, ApiError>, crate::supervisor::ShuttingDown> {
+    let target = target.to_owned();
+    handle.ask(move |supervisor| supervisor.origins(&target)).await
+}
+
+async fn send(origins: Vec<Origin>, lines: usize, followed: Option<Followed>, sender: mpsc::Sender<Bytes>) {
     let mut followers = VecDeque::new();
     for origin in origins {
         let (last, follower) = Follower::start(&origin.path, lines);
@@ -64,7 +82,8 @@ async fn send(
         }
         followers.push_back((origin, follower));
     }
-    let Some(mut written) = written else { return };
+    let Some(mut followed) = followed else { return };
+    let mut look: Option<Instant> = None;
     loop {
         let mut again = false;
         for (origin, follower) in &mut followers {
@@ -78,9 +97,47 @@ async fn send(
             continue;
         }
         tokio::select! {
-            changed = written.changed() => if changed.is_err() { return },
+            changed = followed.written.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                look.get_or_insert_with(|| Instant::now() + LOOK_AFTER);
+            }
+            () = due(look) => {
+                look = None;
+                for origin in followed.others(&followers).await {
+                    let (last, follower) = Follower::start(&origin.path, lines);
+                    if sender.send(encode(&origin, last)).await.is_err() {
+                        return;
+                    }
+                    followers.push_back((origin, follower));
+                }
+            }
             () = sender.closed() => return,
         }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Followed {
+    /// What has come since.
+    async fn others(&self, known: &VecDeque<(Origin, Follower)>) -> Vec<Origin> {
+        // What was followed may be gone, and the daemon, too: then there is nothing more.
+        let Ok(Ok(mut all)) = origins(&self.handle, &self.target).await else {
+            return Vec::new();
+        };
+        all.retain(|new| {
+            known
+                .iter()
+                .all(|(old, _)| (old.id, &old.path) != (new.id, &new.path))
+        });
+        all
     }
 }
 

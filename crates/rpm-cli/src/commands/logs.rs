@@ -1,0 +1,168 @@
+//! `logs`: the last lines of the apps, and what is added.
+
+use anyhow::{Context as _, bail};
+use jiff::Zoned;
+use rpm_wire::api::{LogLine, Stream};
+use rpm_wire::dayjs::format_time;
+use serde_json::{Value, json};
+
+use super::session;
+use crate::args::LogsArgs;
+use crate::http::percent_encoded;
+use crate::output::Output;
+use crate::render;
+
+/// Of what has no other format.
+const ISO: &str = "YYYY-MM-DDTHH:mm:ss.SSSZ";
+
+pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result<()> {
+    let mut session = session().await?;
+    let mut stream = session.lines(&path(args)).await?;
+    let mut printer = Printer { args, width: 0 };
+    while let Some(lines) = stream.next().await? {
+        printer.print(&lines, output)?;
+    }
+    if !args.nostream {
+        bail!("the daemon has ended the stream");
+    }
+    Ok(())
+}
+
+fn path(args: &LogsArgs) -> String {
+    let target = args.target.as_deref().map_or_else(String::new, |target| {
+        format!("&target={}", percent_encoded(target))
+    });
+    format!("/v1/logs?lines={}&follow={}{target}", args.lines, !args.nostream)
+}
+
+/// Prints lines as they are wanted.
+struct Printer<'a> {
+    args: &'a LogsArgs,
+    width: usize,
+}
+
+impl Printer<'_> {
+    /// What the daemon has sent: whole lines, each an object.
+    fn print(&mut self, lines: &[u8], output: &mut Output) -> anyhow::Result<()> {
+        for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            let line: LogLine = serde_json::from_slice(line).context("the daemon sent no log line")?;
+            let unwanted = match line.stream {
+                Stream::Out => self.args.err,
+                Stream::Err => self.args.out,
+            };
+            if !unwanted {
+                self.width = render::origin_width(self.width, &line);
+                output.line(self.text(&line, &Zoned::now(), output.look))?;
+            }
+        }
+        Ok(output.flush()?)
+    }
+
+    fn text(&self, line: &LogLine, now: &Zoned, look: render::Look) -> String {
+        let args = self.args;
+        let time = |usual: &str| format_time(args.timestamp.as_deref().unwrap_or(usual), now);
+        let kind = match line.stream {
+            Stream::Out => "out",
+            Stream::Err => "error",
+        };
+        if args.json {
+            return object(line, &time(ISO)).to_string();
+        }
+        if args.format {
+            let LogLine { id, name, line, .. } = line;
+            return format!(
+                "timestamp={} app={name} id={id} type={kind} message={line}",
+                time(ISO)
+            );
+        }
+        let text = if args.raw {
+            line.line.clone()
+        } else {
+            render::log_line(line, self.width, look)
+        };
+        let text = match &args.highlight {
+            Some(what) if !what.is_empty() => render::highlighted(&text, what, look),
+            _ => text,
+        };
+        match &args.timestamp {
+            Some(format) => format!("{}: {text}", format_time(format, now)),
+            None => text,
+        }
+    }
+}
+
+/// The line as this program has it, and with the names that PM2 gives its parts.
+fn object(line: &LogLine, time: &str) -> Value {
+    let kind = match line.stream {
+        Stream::Out => "out",
+        Stream::Err => "err",
+    };
+    json!({
+        "id": line.id, "name": line.name, "stream": line.stream, "line": line.line,
+        "message": line.line, "timestamp": time, "type": kind, "process_id": line.id, "app_name": line.name,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(args: &LogsArgs) -> String {
+        let line = LogLine {
+            id: 3,
+            name: "web".to_owned(),
+            stream: Stream::Err,
+            line: "it failed".to_owned(),
+        };
+        let now = "2026-03-05T14:07:09.042+01:00[Europe/Berlin]".parse().unwrap();
+        Printer { args, width: 0 }.text(&line, &now, render::Look::Plain)
+    }
+
+    #[test]
+    fn the_address_asks_for_what_is_wanted() {
+        let args = |target: Option<&str>, lines, nostream| LogsArgs {
+            target: target.map(str::to_owned),
+            lines,
+            nostream,
+            ..LogsArgs::default()
+        };
+        assert_eq!(path(&args(None, 15, false)), "/v1/logs?lines=15&follow=true");
+        assert_eq!(
+            path(&args(Some("a b&c"), 0, true)),
+            "/v1/logs?lines=0&follow=false&target=a%20b%26c"
+        );
+    }
+
+    #[test]
+    fn each_format_is_that_of_pm2() {
+        let usual = LogsArgs::default;
+        assert_eq!(shown(&usual()), "3|web | it failed");
+        assert_eq!(shown(&LogsArgs { raw: true, ..usual() }), "it failed");
+        assert_eq!(
+            shown(&LogsArgs {
+                format: true,
+                ..usual()
+            }),
+            "timestamp=2026-03-05T14:07:09.042+01:00 app=web id=3 type=error message=it failed"
+        );
+        let stamped = LogsArgs {
+            timestamp: Some("HH:mm".to_owned()),
+            raw: true,
+            ..usual()
+        };
+        assert_eq!(shown(&stamped), "14:07: it failed");
+        let json: Value = serde_json::from_str(&shown(&LogsArgs {
+            json: true,
+            ..usual()
+        }))
+        .unwrap();
+        for (key, value) in [
+            ("message", json!("it failed")),
+            ("type", json!("err")),
+            ("process_id", json!(3)),
+            ("app_name", json!("web")),
+        ] {
+            assert_eq!(json[key], value, "{key}");
+        }
+    }
+}
