@@ -5,6 +5,7 @@ mod conf;
 mod dump;
 mod inspect;
 mod logs;
+mod monit;
 mod runtime;
 mod start;
 mod startup;
@@ -206,6 +207,7 @@ async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::R
         Command::ReloadLogs => inspect::reload_logs().await,
         Command::Reset { targets } => inspect::reset(targets, output).await,
         Command::SendSignal { signal, targets } => inspect::send_signal(signal, targets, output).await,
+        Command::Monit => monit::monit().await,
         Command::Report => inspect::report(output).await,
         Command::Save { force } => dump::save(*force).await,
         Command::Cleardump => dump::clear(),

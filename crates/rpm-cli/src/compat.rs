@@ -74,10 +74,7 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     works(&["cleardump"]),
     works(&["startup"]),
     works(&["unstartup"]),
-    instead(
-        &["monit", "dashboard", "dash", "imonit"],
-        "not there yet: `list` shows CPU and memory, `logs` follows the output",
-    ),
+    works(&["monit", "dashboard", "dash", "imonit"]),
     instead(&["deepUpdate"], "install the new version, then `update`"),
     instead(
         &["deploy"],

@@ -224,6 +224,9 @@ pub(crate) enum Command {
         #[arg(allow_hyphen_values = true)]
         params: Option<String>,
     },
+    /// Watch processes and their output, and reload, restart or stop them by a key
+    #[command(visible_aliases = ["dashboard", "dash", "imonit"])]
+    Monit,
     /// Print what somebody who helps wants to know
     Report,
     /// Serve static files, as an app

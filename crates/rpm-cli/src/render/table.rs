@@ -36,6 +36,7 @@ pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
 pub(crate) fn lines(processes: &[Process]) -> String {
     let mut text = String::new();
     for process in processes {
+        let figures = Figures::of(process);
         let fields = [
             ("namespace", visible(&process.namespace)),
             ("pid", or_dash(process.pid)),
@@ -43,9 +44,9 @@ pub(crate) fn lines(processes: &[Process]) -> String {
             ("status", process.status.as_str().to_owned()),
             ("mode", mode(process.exec_mode).to_owned()),
             ("restarted", process.restarts.to_string()),
-            ("uptime", or_dash(process.uptime_ms.map(duration))),
-            ("memory usage", bytes(process.memory_bytes)),
-            ("cpu usage", percent(process.cpu_percent)),
+            ("uptime", figures.uptime),
+            ("memory usage", figures.memory),
+            ("cpu usage", figures.cpu),
         ];
         let _ = writeln!(text, "+--- {}", visible(&process.name));
         for (name, value) in fields {
@@ -71,20 +72,40 @@ fn other_row(process: &Process, other: &Other, look: Look) -> Vec<Cell> {
     cells
 }
 
+/// What is measured of a process, as text; a dash where it does not run.
+pub(crate) struct Figures {
+    pub(crate) uptime: String,
+    pub(crate) cpu: String,
+    pub(crate) memory: String,
+    pub(crate) connections: String,
+}
+
+impl Figures {
+    pub(crate) fn of(process: &Process) -> Figures {
+        let running = process.pid.is_some();
+        Figures {
+            uptime: or_dash(process.uptime_ms.filter(|_| running).map(duration)),
+            cpu: or_dash(running.then(|| percent(process.cpu_percent))),
+            memory: or_dash(running.then(|| bytes(process.memory_bytes))),
+            connections: or_dash(process.connections),
+        }
+    }
+}
+
 fn row(process: &Process, look: Look) -> Vec<Cell> {
-    let running = process.pid.is_some();
+    let figures = Figures::of(process);
     vec![
         Cell::new(process.id),
         bold(Cell::new(visible(&process.name)), look),
         Cell::new(mode(process.exec_mode)),
         Cell::new(visible(&process.plane)),
         Cell::new(or_dash(process.pid)),
-        Cell::new(or_dash(process.uptime_ms.filter(|_| running).map(duration))),
+        Cell::new(figures.uptime),
         Cell::new(process.restarts),
         painted(Cell::new(process.status.as_str()), colour(process.status), look),
-        Cell::new(or_dash(running.then(|| percent(process.cpu_percent)))),
-        Cell::new(or_dash(running.then(|| bytes(process.memory_bytes)))),
-        Cell::new(or_dash(process.connections)),
+        Cell::new(figures.cpu),
+        Cell::new(figures.memory),
+        Cell::new(figures.connections),
     ]
 }
 

@@ -1,0 +1,315 @@
+//! `monit`: processes and their output, live, on a terminal.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use ratatui::Frame;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
+use rpm_wire::api::{Action, ChangeReply, Follow, LogLine, Process, ReloadRequest, Status, Stream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{action, read, session};
+use crate::render;
+
+/// Between two looks at the processes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Lines of output that are kept.
+const LINES: usize = 500;
+/// Lines of the past that a newly chosen process shows.
+const PAST: u32 = 50;
+/// What has happened and is not shown yet.
+const QUEUE: usize = 256;
+
+/// What there is to see.
+#[derive(Default)]
+struct Screen {
+    processes: Vec<Process>,
+    chosen: TableState,
+    lines: VecDeque<(Stream, String)>,
+    /// What became of the last command.
+    said: String,
+}
+
+/// What a key asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wish {
+    Quit,
+    Move(isize),
+    Reload,
+    Restart,
+    Stop,
+    Nothing,
+}
+
+pub(super) async fn monit() -> anyhow::Result<()> {
+    if !std::io::stdout().is_terminal() {
+        bail!("monit needs a terminal; `list --json` and `logs --json` are for programs");
+    }
+    let first: Vec<Process> = read("/v1/processes").await?;
+    let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
+    let ended = show(&mut terminal, first).await;
+    ratatui::restore();
+    ended
+}
+
+async fn show(terminal: &mut ratatui::DefaultTerminal, first: Vec<Process>) -> anyhow::Result<()> {
+    let mut screen = Screen {
+        processes: first,
+        ..Screen::default()
+    };
+    let mut keys = keys();
+    let (sender, mut lines) = mpsc::channel(QUEUE);
+    let (said, mut replies) = mpsc::channel(QUEUE);
+    let mut following: Option<(u32, JoinHandle<()>)> = None;
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        screen.clamp();
+        let chosen = screen.process().map(|process| process.id);
+        if following.as_ref().map(|(id, _)| *id) != chosen {
+            if let Some((_, task)) = following.take() {
+                task.abort();
+                while lines.try_recv().is_ok() {}
+            }
+            screen.lines.clear();
+            following = chosen.map(|id| (id, tokio::spawn(follow(id, sender.clone()))));
+        }
+        terminal.draw(|frame| screen.draw(frame))?;
+        tokio::select! {
+            _ = ticks.tick() => screen.processes = read("/v1/processes").await?,
+            line = lines.recv() => screen.push(line),
+            reply = replies.recv() => screen.said = reply.unwrap_or_default(),
+            key = keys.recv() => match key {
+                None | Some(Wish::Quit) => return Ok(()),
+                Some(Wish::Move(by)) => screen.choose(by),
+                Some(Wish::Nothing) => {}
+                Some(wish) => if let Some(process) = screen.process() {
+                    tokio::spawn(carry_out(wish, process.name.clone(), process.id, said.clone()));
+                },
+            },
+        }
+    }
+}
+
+/// Keys, from a thread that ends with the process.
+fn keys() -> mpsc::Receiver<Wish> {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    std::thread::spawn(move || {
+        while let Ok(event) = event::read() {
+            let wish = match event {
+                Event::Key(key) if key.kind == KeyEventKind::Press => wish(key.code, key.modifiers),
+                // The size may have changed: it is drawn anew.
+                _ => Wish::Nothing,
+            };
+            if sender.blocking_send(wish).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+fn wish(key: KeyCode, with: KeyModifiers) -> Wish {
+    match key {
+        KeyCode::Char('c') if with.contains(KeyModifiers::CONTROL) => Wish::Quit,
+        KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
+        KeyCode::Up | KeyCode::Char('k') => Wish::Move(-1),
+        KeyCode::Down | KeyCode::Char('j') => Wish::Move(1),
+        KeyCode::Char('r') => Wish::Reload,
+        KeyCode::Char('t') => Wish::Restart,
+        KeyCode::Char('s') => Wish::Stop,
+        _ => Wish::Nothing,
+    }
+}
+
+/// The lines of a process until it is aborted or the daemon ends the stream.
+async fn follow(id: u32, lines: mpsc::Sender<LogLine>) {
+    let path = format!("/v1/logs?lines={PAST}&follow=true&target={id}");
+    let Ok(mut session) = session().await else { return };
+    let Ok(mut stream) = session.lines(&path).await else {
+        return;
+    };
+    while let Ok(Some(part)) = stream.next().await {
+        for line in part.split(|&byte| byte == b'\n') {
+            if let Ok(line) = serde_json::from_slice(line)
+                && lines.send(line).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+async fn carry_out(wish: Wish, name: String, id: u32, said: mpsc::Sender<String>) {
+    let done = async {
+        let mut session = session().await?;
+        let reply: ChangeReply = match wish {
+            Wish::Reload => {
+                let request = ReloadRequest {
+                    targets: vec![name.clone()],
+                    env: std::collections::BTreeMap::new(),
+                    watch_after_ms: None,
+                    wait: true,
+                    follow: Follow::default(),
+                };
+                session.post("/v1/reload", &request).await?
+            }
+            Wish::Restart => {
+                let request = action(Action::Restart, vec![name.clone()], true);
+                session.post("/v1/actions", &request).await?
+            }
+            _ => {
+                let request = action(Action::Stop, vec![id.to_string()], true);
+                session.post("/v1/actions", &request).await?
+            }
+        };
+        anyhow::Ok(reply)
+    };
+    let text = match done.await {
+        Ok(reply) => reply
+            .notes
+            .first()
+            .cloned()
+            .unwrap_or_else(|| format!("{name}: done")),
+        Err(error) => format!("{name}: {error}"),
+    };
+    // Nobody looks any more if this fails.
+    let _ = said.send(text).await;
+}
+
+impl Screen {
+    fn process(&self) -> Option<&Process> {
+        self.processes.get(self.chosen.selected()?)
+    }
+
+    /// One of those that are there is chosen.
+    fn clamp(&mut self) {
+        let last = self.processes.len().checked_sub(1);
+        let chosen = last.map(|last| self.chosen.selected().unwrap_or(0).min(last));
+        self.chosen.select(chosen);
+    }
+
+    fn choose(&mut self, by: isize) {
+        let now = self.chosen.selected().unwrap_or(0);
+        self.chosen.select(Some(now.saturating_add_signed(by)));
+        self.clamp();
+    }
+
+    fn push(&mut self, line: Option<LogLine>) {
+        if self.lines.len() >= LINES {
+            self.lines.pop_front();
+        }
+        self.lines
+            .extend(line.map(|line| (line.stream, render::visible(&line.line))));
+    }
+
+    fn draw(&mut self, frame: &mut Frame<'_>) {
+        let [above, below, foot] = Layout::vertical([
+            Constraint::Percentage(50),
+            Constraint::Fill(1),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
+        self.draw_processes(frame, above);
+        self.draw_lines(frame, below);
+        let keys = "↑↓ choose  r reload  t restart  s stop  q quit";
+        frame.render_widget(Paragraph::new(format!("{keys}   {}", self.said)), foot);
+    }
+
+    fn draw_processes(&mut self, frame: &mut Frame<'_>, area: Rect) {
+        let header = Row::new(["id", "name", "status", "cpu", "memory", "↺", "uptime", "conns"]);
+        let rows: Vec<Row<'_>> = self.processes.iter().map(row).collect();
+        let widths = [
+            Constraint::Length(5),
+            Constraint::Fill(1),
+            Constraint::Length(16),
+            Constraint::Length(8),
+            Constraint::Length(10),
+            Constraint::Length(5),
+            Constraint::Length(8),
+            Constraint::Length(7),
+        ];
+        let table = Table::new(rows, widths)
+            .header(header.style(Style::new().add_modifier(Modifier::BOLD)))
+            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+            .block(Block::bordered().title(" processes "));
+        frame.render_stateful_widget(table, area, &mut self.chosen);
+    }
+
+    fn draw_lines(&self, frame: &mut Frame<'_>, area: Rect) {
+        let title = self.process().map_or_else(String::new, |process| {
+            format!(" output of {} ({}) ", render::visible(&process.name), process.id)
+        });
+        let room = usize::from(area.height.saturating_sub(2));
+        let from = self.lines.len().saturating_sub(room);
+        let lines = self.lines.iter().skip(from).map(|(stream, line)| {
+            let style = match stream {
+                Stream::Out => Style::new(),
+                Stream::Err => Style::new().fg(Color::Red),
+            };
+            Line::styled(line.as_str(), style)
+        });
+        let text: Vec<Line<'_>> = lines.collect();
+        frame.render_widget(Paragraph::new(text).block(Block::bordered().title(title)), area);
+    }
+}
+
+fn row(process: &Process) -> Row<'_> {
+    let colour = match process.status {
+        Status::Online => Color::Green,
+        Status::Launching | Status::Stopping | Status::WaitingRestart => Color::Yellow,
+        Status::Stopped => Color::DarkGray,
+        Status::Errored => Color::Red,
+    };
+    let figures = render::Figures::of(process);
+    Row::new([
+        Cell::new(process.id.to_string()),
+        Cell::new(render::visible(&process.name)),
+        Cell::new(process.status.as_str()).style(Style::new().fg(colour)),
+        Cell::new(figures.cpu),
+        Cell::new(figures.memory),
+        Cell::new(process.restarts.to_string()),
+        Cell::new(figures.uptime),
+        Cell::new(figures.connections),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_what_they_ask_for() {
+        let plain = KeyModifiers::NONE;
+        assert_eq!(wish(KeyCode::Char('q'), plain), Wish::Quit);
+        assert_eq!(wish(KeyCode::Char('c'), KeyModifiers::CONTROL), Wish::Quit);
+        assert_eq!(wish(KeyCode::Char('c'), plain), Wish::Nothing);
+        assert_eq!(wish(KeyCode::Down, plain), Wish::Move(1));
+        assert_eq!(wish(KeyCode::Char('r'), plain), Wish::Reload);
+    }
+
+    #[test]
+    fn nothing_is_chosen_where_nothing_is() {
+        let mut screen = Screen::default();
+        screen.choose(1);
+        assert!(screen.process().is_none());
+        for number in 0..LINES + 10 {
+            screen.push(Some(LogLine {
+                id: 0,
+                name: "a".to_owned(),
+                stream: Stream::Out,
+                line: format!("{number}\u{1b}[2J"),
+            }));
+        }
+        assert_eq!(screen.lines.len(), LINES);
+        assert!(screen.lines.iter().all(|(_, line)| !line.contains('\u{1b}')));
+    }
+}
