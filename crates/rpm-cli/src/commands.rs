@@ -2,6 +2,7 @@
 
 mod complaint;
 mod conf;
+mod deploy;
 mod dump;
 mod inspect;
 mod logs;
@@ -207,6 +208,7 @@ async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::R
         Command::ReloadLogs => inspect::reload_logs().await,
         Command::Reset { targets } => inspect::reset(targets, output).await,
         Command::SendSignal { signal, targets } => inspect::send_signal(signal, targets, output).await,
+        Command::Deploy { words } => deploy::deploy(words),
         Command::Monit => monit::monit().await,
         Command::Report => inspect::report(output).await,
         Command::Save { force } => dump::save(*force).await,

@@ -76,10 +76,7 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     works(&["unstartup"]),
     works(&["monit", "dashboard", "dash", "imonit"]),
     instead(&["deepUpdate"], "install the new version, then `update`"),
-    instead(
-        &["deploy"],
-        "deploy with your own script, and `reload` at its end",
-    ),
+    works(&["deploy"]),
     instead(&["examples"], "see `start --help` and the README"),
     instead(&["logrotate"], "use logrotate with `reloadLogs`"),
     instead(

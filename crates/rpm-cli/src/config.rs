@@ -89,19 +89,7 @@ pub(crate) fn usual(around: &Surroundings) -> anyhow::Result<OsString> {
 /// It cannot be read or evaluated, or something in it is wrong: all faults, a line each.
 pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<File> {
     let name = argument.to_string_lossy().into_owned();
-    let (value, dir) = if argument == "-" {
-        let mut text = String::new();
-        io::stdin()
-            .take(MAX_BYTES as u64 + 1)
-            .read_to_string(&mut text)
-            .context("cannot read standard input")?;
-        (parse(&text, Format::Json), None)
-    } else {
-        let path = around.absolute(argument.as_ref());
-        let dir = path.parent().map(Path::to_owned);
-        (text_of(&name, &path, around)?, dir)
-    };
-    let value = value.map_err(|error| anyhow!("{name} cannot be read: {error}"))?;
+    let (value, dir) = value_and_place(argument, around)?;
     let found = rpm_spec::read(&value).map_err(|problems| {
         let lines: Vec<String> = problems
             .iter()
@@ -117,6 +105,35 @@ pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<Fi
         dir,
         apps: found.apps,
     })
+}
+
+/// All that an ecosystem file holds.
+///
+/// # Errors
+/// It cannot be read or evaluated.
+pub(crate) fn value(argument: &OsStr, around: &Surroundings) -> anyhow::Result<serde_json::Value> {
+    Ok(value_and_place(argument, around)?.0)
+}
+
+fn value_and_place(
+    argument: &OsStr,
+    around: &Surroundings,
+) -> anyhow::Result<(serde_json::Value, Option<PathBuf>)> {
+    let name = argument.to_string_lossy().into_owned();
+    let (value, dir) = if argument == "-" {
+        let mut text = String::new();
+        io::stdin()
+            .take(MAX_BYTES as u64 + 1)
+            .read_to_string(&mut text)
+            .context("cannot read standard input")?;
+        (parse(&text, Format::Json), None)
+    } else {
+        let path = around.absolute(argument.as_ref());
+        let dir = path.parent().map(Path::to_owned);
+        (text_of(&name, &path, around)?, dir)
+    };
+    let value = value.map_err(|error| anyhow!("{name} cannot be read: {error}"))?;
+    Ok((value, dir))
 }
 
 type Parsed = Result<serde_json::Value, rpm_spec::ParseError>;

@@ -208,7 +208,7 @@ fn place(number: usize, name: Option<&str>) -> String {
     }
 }
 
-fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     match nearest(name, known) {
         Some(near) => format!("there is no key `{name}`; did you mean `{near}`?"),
         None => format!("there is no key `{name}`; it is left out"),
@@ -216,7 +216,7 @@ fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// A value as an error shows it: briefly.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 40;
     let text = match value {
         Value::Null => "null".to_owned(),

@@ -4,6 +4,7 @@
 //! ([`schema()`]) and the documentation are made. This crate reads text and values that others have fetched: no file, process or
 //! environment is touched here. A `.config.js` is evaluated elsewhere, by the user's own Node or Bun, and comes here as JSON.
 
+mod deploy;
 mod ecosystem;
 pub mod keys;
 mod nearest;
@@ -13,6 +14,7 @@ pub mod pm2_dump;
 mod schema;
 mod units;
 
+pub use deploy::{Deployment, deployments};
 pub use ecosystem::{Ecosystem, Problem, Warning, read};
 pub use nearest::nearest;
 pub use options::{AppOptions, EnvFilter, Health, Logging, Mode, Watch};

@@ -36,7 +36,7 @@ pub fn schema() -> Value {
                         "description": "The apps",
                         "anyOf": [{"type": "array", "items": {"$ref": "#/$defs/app"}}, {"$ref": "#/$defs/app"}],
                     },
-                    "deploy": {"type": "object", "description": "PM2's deployments; not read"},
+                    "deploy": {"type": "object", "description": "where `deploy` brings the apps, an environment a key: user, host, repo, ref, path, hooks"},
                 },
                 "required": ["apps"],
             },

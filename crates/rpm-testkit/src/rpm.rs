@@ -130,6 +130,12 @@ impl Rpm {
         self
     }
 
+    /// The program.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Its home directory.
     #[must_use]
     pub fn home(&self) -> &Path {

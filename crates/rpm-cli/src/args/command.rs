@@ -227,6 +227,12 @@ pub(crate) enum Command {
     /// Watch processes and their output, and reload, restart or stop them by a key
     #[command(visible_aliases = ["dashboard", "dash", "imonit"])]
     Monit,
+    /// Bring the apps of an ecosystem file to other machines, as its `deploy` section says
+    Deploy {
+        /// [file] <environment> [setup | update | ref <version> | revert <n> | curr | prev | list | exec <command>]
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Print what somebody who helps wants to know
     Report,
     /// Serve static files, as an app

@@ -1,0 +1,276 @@
+//! `deploy`: brings the apps of an ecosystem file to other machines, by ssh and git, as its `deploy` section says.
+//!
+//! On the host, below `path`: `source` is the clone, `current` a link to it, `shared` is the app's own, and `.deploys` has a line for each
+//! version that was deployed.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::process::Command;
+
+use anyhow::{Context as _, anyhow, bail};
+use rpm_spec::{Deployment, deployments};
+
+use super::{surroundings, tell};
+use crate::config;
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Setup,
+    /// To this version; `None`: the one that the file names.
+    Update(Option<String>),
+    Revert(u32),
+    Current,
+    Previous,
+    List,
+    Exec(String),
+}
+
+impl Step {
+    fn of(words: &[String]) -> anyhow::Result<Step> {
+        let (first, rest) = match words {
+            [] => return Ok(Step::Update(None)),
+            [first, rest @ ..] => (first.as_str(), rest),
+        };
+        let step = match first {
+            "setup" => Step::Setup,
+            "update" => Step::Update(None),
+            "ref" => match rest {
+                [version] => return Ok(Step::Update(Some(version.clone()))),
+                _ => bail!("name the version: deploy <environment> ref <version>"),
+            },
+            "revert" => {
+                let back = rest.first().map_or(Ok(1), |n| n.parse());
+                Step::Revert(back.context("expected how many versions back: deploy <environment> revert 1")?)
+            }
+            "curr" | "current" => Step::Current,
+            "prev" | "previous" => Step::Previous,
+            "list" => Step::List,
+            "exec" | "run" => match rest {
+                [] => bail!("name the command: deploy <environment> exec \"npm ls\""),
+                words => Step::Exec(words.join(" ")),
+            },
+            version => Step::Update(Some(version.to_owned())),
+        };
+        Ok(step)
+    }
+}
+
+/// `deploy [file] <environment> [what]`.
+pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
+    let around = surroundings()?;
+    let (file, words) = match words {
+        [first, rest @ ..] if config::is_file(first, &around) => (first.clone(), rest),
+        words => (config::usual(&around)?, words),
+    };
+    let words: Vec<String> = words
+        .iter()
+        .map(|word| {
+            word.to_str()
+                .map(str::to_owned)
+                .context("an argument is not UTF-8")
+        })
+        .collect::<anyhow::Result<_>>()?;
+    let name = file.to_string_lossy().into_owned();
+    let known = read(&file, &name)?;
+    let Some((environment, words)) = words.split_first() else {
+        bail!(
+            "name the environment: deploy {name} <environment>; {}",
+            list(&known)
+        );
+    };
+    let deployment = known.get(environment).ok_or_else(|| {
+        anyhow!(
+            "{name} has no environment {environment:?} in `deploy`; {}",
+            list(&known)
+        )
+    })?;
+    let step = Step::of(words)?;
+    if let (Step::Update(_), Some(command)) = (&step, &deployment.pre_deploy_local) {
+        tell(format!("here: {command}"));
+        let status = Command::new("sh")
+            .args(["-c", command])
+            .envs(&deployment.env)
+            .status()
+            .context("cannot run sh")?;
+        if !status.success() {
+            bail!("pre-deploy-local has failed ({status}); nothing was deployed");
+        }
+    }
+    let script = script(&step, deployment, (&name, environment));
+    for host in &deployment.hosts {
+        tell(format!("{host}: {}", described(&step)));
+        let status = ssh(deployment, host, &script)
+            .status()
+            .context("cannot run ssh; install it")?;
+        if !status.success() {
+            bail!("{host}: it has failed ({status}); hosts after it were left alone");
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &OsStr, name: &str) -> anyhow::Result<BTreeMap<String, Deployment>> {
+    let value = config::value(file, &surroundings()?)?;
+    deployments(&value).map_err(|problems| {
+        let lines: Vec<String> = problems
+            .iter()
+            .map(|problem| format!("{name}: {problem}"))
+            .collect();
+        anyhow!("{}", lines.join("\n"))
+    })
+}
+
+fn list(known: &BTreeMap<String, Deployment>) -> String {
+    if known.is_empty() {
+        return "it has no `deploy` section".to_owned();
+    }
+    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+    format!("there are: {}", names.join(", "))
+}
+
+fn described(step: &Step) -> String {
+    match step {
+        Step::Setup => "set up".to_owned(),
+        Step::Update(None) => "update".to_owned(),
+        Step::Update(Some(version)) => format!("update to {version}"),
+        Step::Revert(back) => format!("back by {back}"),
+        Step::Current => "the version that is current".to_owned(),
+        Step::Previous => "the version before it".to_owned(),
+        Step::List => "what was deployed".to_owned(),
+        Step::Exec(command) => command.clone(),
+    }
+}
+
+fn ssh(deployment: &Deployment, host: &str, script: &str) -> Command {
+    let mut ssh = Command::new("ssh");
+    if let Some(port) = deployment.port {
+        ssh.args(["-p", &port.to_string()]);
+    }
+    if let Some(key) = &deployment.key {
+        ssh.args(["-i", key]);
+    }
+    for option in &deployment.ssh_options {
+        ssh.args(["-o", option]);
+    }
+    ssh.arg(match &deployment.user {
+        Some(user) => format!("{user}@{host}"),
+        None => host.to_owned(),
+    });
+    ssh.arg(format!("bash -c {}", quoted(script)));
+    ssh
+}
+
+/// As a shell reads it.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// What runs on the host. `origin`: the file and the environment.
+fn script(step: &Step, deployment: &Deployment, (file, environment): (&str, &str)) -> String {
+    let mut script = "set -e\n".to_owned();
+    for (name, value) in &deployment.env {
+        let _ = writeln!(script, "export {name}={}", quoted(value));
+    }
+    let _ = writeln!(script, "path={}", quoted(&deployment.path));
+    // `~` is the home directory there.
+    script.push_str("case $path in \"~\"|\"~/\"*) path=$HOME${path#\"~\"};; esac\n");
+    let hook = |script: &mut String, command: Option<&str>| {
+        if let Some(command) = command {
+            let _ = writeln!(script, "( {command}\n)");
+        }
+    };
+    let usual = format!("rpm startOrReload {} --env {}", quoted(file), quoted(environment));
+    let after = deployment.post_deploy.as_deref().unwrap_or(&usual);
+    match step {
+        Step::Setup => {
+            script.push_str("mkdir -p \"$path/shared/logs\" \"$path/shared/pids\"\ncd \"$path\"\n");
+            hook(&mut script, deployment.pre_setup.as_deref());
+            let _ = writeln!(
+                script,
+                "test -d source/.git || git clone {} source\ncd source\ngit fetch --all --tags --quiet\ngit checkout --quiet --detach {}",
+                quoted(&deployment.repo),
+                quoted(&deployment.git_ref)
+            );
+            script.push_str("ln -sfn \"$path/source\" \"$path/current\"\n");
+            hook(&mut script, deployment.post_setup.as_deref());
+        }
+        Step::Update(version) => {
+            let version = version.as_deref().unwrap_or(&deployment.git_ref);
+            script.push_str(NEEDS_SETUP);
+            hook(&mut script, deployment.pre_deploy.as_deref());
+            let _ = writeln!(
+                script,
+                "git fetch --all --tags --quiet\ngit reset --hard --quiet {}",
+                quoted(version)
+            );
+            script.push_str(NOTE);
+            hook(&mut script, Some(after));
+        }
+        Step::Revert(back) => {
+            script.push_str(NEEDS_SETUP);
+            let _ = writeln!(
+                script,
+                "version=$(tail -n {} \"$path/.deploys\" | head -n 1)\ntest $(wc -l < \"$path/.deploys\") -gt {back} || \
+                 {{ echo \"so many versions were not deployed\" >&2; exit 1; }}\ngit reset --hard --quiet \"$version\"",
+                u64::from(*back) + 1
+            );
+            script.push_str(NOTE);
+            hook(&mut script, Some(after));
+        }
+        Step::Current => script.push_str("tail -n 1 \"$path/.deploys\"\n"),
+        Step::Previous => script.push_str("tail -n 2 \"$path/.deploys\" | head -n 1\n"),
+        Step::List => script.push_str("tail -n 20 \"$path/.deploys\"\n"),
+        Step::Exec(command) => {
+            script.push_str("cd \"$path/current\"\n");
+            let _ = writeln!(script, "{command}");
+        }
+    }
+    script
+}
+
+const NEEDS_SETUP: &str = "\
+test -d \"$path/source/.git\" || { echo \"$path is not set up; deploy <environment> setup\" >&2; exit 1; }
+cd \"$path/source\"
+";
+/// What was deployed is written down.
+const NOTE: &str = "\
+ln -sfn \"$path/source\" \"$path/current\"
+cd \"$path/current\"
+git rev-parse HEAD >> \"$path/.deploys\"
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(words: &[&str]) -> anyhow::Result<Step> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        Step::of(&words)
+    }
+
+    #[test]
+    fn steps_are_those_of_pm2() {
+        assert_eq!(step(&[]).ok(), Some(Step::Update(None)));
+        assert_eq!(step(&["setup"]).ok(), Some(Step::Setup));
+        assert_eq!(step(&["revert", "2"]).ok(), Some(Step::Revert(2)));
+        assert_eq!(step(&["v1.2"]).ok(), Some(Step::Update(Some("v1.2".to_owned()))));
+        assert_eq!(
+            step(&["exec", "npm", "ls"]).ok(),
+            Some(Step::Exec("npm ls".to_owned()))
+        );
+        assert!(step(&["revert", "x"]).is_err() && step(&["exec"]).is_err());
+    }
+
+    #[test]
+    fn nothing_of_a_value_is_read_by_the_shell() {
+        let deployment = Deployment {
+            path: "/srv/it's; rm -rf x".to_owned(),
+            env: BTreeMap::from([("A".to_owned(), "$(id)".to_owned())]),
+            ..Deployment::default()
+        };
+        let text = script(&Step::Current, &deployment, ("f", "e"));
+        assert!(text.contains(r"path='/srv/it'\''s; rm -rf x'") && text.contains("export A='$(id)'"));
+    }
+}
