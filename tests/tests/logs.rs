@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, workers};
+use rpm_e2e::place::Place;
 use rpm_e2e::process::resident_bytes;
 use rpm_testkit::{Load, Port, Rpm, Traffic, get, wait_until};
 use rpm_wire::api::{LogLine, Stream};
@@ -191,4 +192,45 @@ fn a_full_disk_costs_the_logs_and_nothing_else() {
         text.ends_with("again\n")
     });
     assert!(text.contains("bytes of output were lost here]"), "{text}");
+}
+
+#[test]
+fn large_logs_are_put_aside_and_who_follows_misses_nothing() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    // A line each time that it is asked, and a thousand at the end.
+    place.write(
+        "app.js",
+        "let n = 0; const line = () => console.log(`line ${n++} ${'x'.repeat(80)}`);
+        line(); process.on('SIGUSR2', () => { for (let i = 0; i < 1000; i++) line(); });
+        setInterval(() => {}, 1000);",
+    );
+    place.ok(
+        &rpm,
+        ["start", "app.js", "--log-max-size", "20K", "--log-keep", "4"],
+    );
+    let following = Following::start(&rpm, &["app", "--raw"]);
+    assert!(following.next().starts_with("line 0 "));
+    for round in 0..4 {
+        place.ok(&rpm, ["sendSignal", "SIGUSR2", "app"]);
+        for number in 1..=1000 {
+            let expected = format!("line {} ", round * 1000 + number);
+            let line = following.next();
+            assert!(line.starts_with(&expected), "{line} instead of {expected}");
+        }
+    }
+    let logs = rpm.home().join("logs");
+    let mut names: Vec<String> = fs::read_dir(logs)
+        .expect("a directory")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .filter(|name| name.starts_with("app-out.log."))
+        .collect();
+    names.sort();
+    let kept = [1, 2, 3, 4].map(|number| format!("app-out.log.{number}"));
+    assert_eq!(names, kept);
 }

@@ -21,7 +21,7 @@ fn exit_codes_are_those_of_pm2() {
     sleeper(&place);
     place.write("bad.js", "process.exit(1)");
     // One after the other: each line finds what those before it have left.
-    let lines: [(&[&str], i32); 41] = [
+    let lines: [(&[&str], i32); 50] = [
         (&[], 1),
         (&["nonsense"], 1),
         (&["restart", "all"], 1),
@@ -55,6 +55,15 @@ fn exit_codes_are_those_of_pm2() {
         (&["flush"], 0),
         (&["reloadLogs"], 0),
         (&["report"], 0),
+        (&["save"], 0),
+        (&["resurrect"], 0),
+        (&["update"], 0),
+        (&["init"], 0),
+        (&["init"], 1),
+        (&["set", "color", "red"], 0),
+        (&["get", "color"], 0),
+        (&["unset", "color"], 0),
+        (&["get", "color"], 1),
         (&["stop", "app"], 0),
         (&["start", "app.js"], 0),
         (&["stop", "ghost"], 1),

@@ -72,7 +72,7 @@ fn the_list_of_pm2_is_taken_over() {
             "name": name, "pm_id": id, "status": status, "exec_mode": mode, "pm_exec_path": script, "pm_cwd": place.path(),
             "exec_interpreter": "node", "node_args": [], "args": ["one"], "namespace": "shop",
             "env": {"PATH": std::env::var("PATH").expect("a path"), "COLOR": "green", "web": {}}, "autorestart": true,
-            "pm_out_log_path": "/root/.pm2/logs/web-out.log",
+            "pm_out_log_path": "/srv/.pm2/logs/web-out.log",
         })
     };
     let list = json!([

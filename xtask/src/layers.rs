@@ -31,7 +31,7 @@ const TESTKIT: &str = "rpm-testkit";
 
 const LAYERS: &[Layer] = &[
     pure("rpm-core", &["serde", "thiserror"]),
-    pure("rpm-wire", &["serde", "serde_json", "thiserror"]),
+    pure("rpm-wire", &["jiff", "serde", "serde_json", "thiserror"]),
     pure(
         "rpm-spec",
         &["json5", "serde-saphyr", "serde_json", "thiserror", "toml"],

@@ -31,7 +31,8 @@ const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Comma
 }
 
 const DASHBOARD: &str = "there is no hosted dashboard; figures are at GET /metrics, for Prometheus";
-const MODULES: &str = "there are no modules; metrics and rotation need none";
+const MODULES: &str =
+    "there are no modules; figures are at GET /metrics, and logs are put aside by log_max_size";
 
 /// All of them.
 pub(crate) const COMMANDS: &[Pm2Command] = &[
@@ -78,7 +79,10 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     instead(&["deepUpdate"], "install the new version, then `update`"),
     works(&["deploy"]),
     instead(&["examples"], "see `start --help` and the README"),
-    instead(&["logrotate"], "use logrotate with `reloadLogs`"),
+    instead(
+        &["logrotate"],
+        "it is built in: log_max_size, log_keep; logrotate works as well, with `reloadLogs`",
+    ),
     instead(
         &["pull", "forward", "backward"],
         "use git, then `reload`; `rollback` goes back to what served before",
@@ -128,7 +132,7 @@ pub(crate) fn missing(name: &str) -> String {
         Some(Here::Instead(what)) => format!("{name}: {what}"),
         Some(Here::Works) | None => {
             let names = COMMANDS.iter().filter(|command| command.here == Here::Works);
-            let own = ["rollback", "doctor", "validate", "demo"];
+            let own = ["rollback", "doctor", "validate", "demo", "runtime", "import"];
             let all = names.flat_map(|command| command.names.iter().copied()).chain(own);
             match rpm_spec::nearest(name, all) {
                 Some(near) => format!("there is no command {name:?}; did you mean `{near}`?"),

@@ -177,7 +177,11 @@ impl Rules {
         let Some(root) = self.roots.iter().find(|root| path.starts_with(root)) else {
             return false;
         };
-        if self.ours.iter().any(|ours| path.starts_with(ours)) {
+        if self
+            .ours
+            .iter()
+            .any(|ours| path.starts_with(ours) || is_numbered(ours, path))
+        {
             return false;
         }
         let inside = path.strip_prefix(root).unwrap_or(path);
@@ -227,6 +231,13 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
+/// A log that was put aside: `<ours>.<number>`.
+fn is_numbered(ours: &Path, path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|end| end.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+        && path.with_extension("") == ours
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +283,7 @@ mod tests {
             "/srv/web/node_modules/x/index.js",
             "/srv/web/a.tmp",
             "/srv/web/own/out.log",
+            "/srv/web/own.12",
             "/srv/other/app.js",
         ] {
             assert!(!rules.apply(Path::new(path)), "{path}");

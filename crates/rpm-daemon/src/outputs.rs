@@ -9,13 +9,16 @@ use rpm_wire::api::{AppSpec, LogTarget};
 
 use crate::app::Plane;
 use crate::home::Home;
-use crate::logs::{Source, Style, tail};
+use crate::logs::{Limit, Source, Style, tail};
 use crate::worker::Logs;
 
 /// What is thrown away.
 const NOWHERE: &str = "/dev/null";
 /// The time before each line, where an app wants it and does not say how.
 const USUAL_DATE: &str = "YYYY-MM-DDTHH:mm:ss";
+
+/// Of files that were put aside, if nobody says how many are kept.
+const KEPT_FILES: u32 = 10;
 
 /// The files of an instance.
 pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs {
@@ -85,6 +88,10 @@ pub(crate) fn sources(
         },
         also: logs.both.clone(),
         style: style(if is_err { "err" } else { "out" }),
+        limit: spec.logs.max_bytes.map(|bytes| Limit {
+            bytes,
+            keep: spec.logs.keep.unwrap_or(KEPT_FILES),
+        }),
     };
     pipes.into_iter().map(source).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::ecosystem::{Problem, shown, unknown};
-use crate::options::variables;
+use crate::values::variables;
 
 /// One environment of the section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::keys::{self, KEYS, State};
 use crate::nearest::nearest;
-use crate::options::{AppOptions, variables};
+use crate::options::AppOptions;
+use crate::values::variables;
 
 /// What a file describes.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,4 +1,7 @@
 //! Every key that an app may have in an ecosystem file.
+//!
+//! One table: the schema, the documentation and the tests are made from it.
+// tidy: long because it is one table
 
 /// What kind of value a key wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -377,6 +380,16 @@ pub const KEYS: &[Key] = &[
         "weights",
         Kind::Numbers,
         "what the workers weigh with `weighted`, 1 to 100 each",
+    ),
+    own(
+        "log_max_size",
+        Kind::Memory,
+        "a log file that has grown so large is put aside: <file>.1, the one before it becomes <file>.2",
+    ),
+    own(
+        "log_keep",
+        Kind::Number(0),
+        "so many of those are kept; 10 by default",
     ),
     own("listen", Kind::List, "addresses to open and pass by LISTEN_FDS"),
     own(

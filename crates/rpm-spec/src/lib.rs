@@ -13,6 +13,7 @@ mod parse;
 pub mod pm2_dump;
 mod schema;
 mod units;
+mod values;
 
 pub use deploy::{Deployment, deployments};
 pub use ecosystem::{Ecosystem, Problem, Warning, read};

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::keys::{Key, Kind};
-use crate::units::{memory, time};
+use crate::values::{
+    Wrong, bytes, choice, cron, filter, health, instances, list, milliseconds, mode, number, numbers, path,
+    switch, text, user, variables, watch, words,
+};
+
+use crate::keys::Key;
 
 /// How an app's processes share the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +93,8 @@ pub struct AppOptions {
     pub log_date_format: Option<String>,
     pub time: Option<bool>,
     pub log_json: Option<bool>,
+    pub log_max_size: Option<u64>,
+    pub log_keep: Option<u32>,
     pub disable_logs: Option<bool>,
     pub pid_file: Option<String>,
     pub autorestart: Option<bool>,
@@ -139,11 +145,6 @@ pub struct AppOptions {
     pub agent: Option<bool>,
 }
 
-/// The value is not what the key wants.
-pub(crate) struct Wrong;
-
-type Fits<T> = Result<T, Wrong>;
-
 impl AppOptions {
     /// Takes what is said by a key that [`crate::keys::State::Works`].
     pub(crate) fn set(&mut self, key: &Key, value: &Value) -> Result<(), Wrong> {
@@ -193,6 +194,8 @@ impl AppOptions {
             "log_date_format" => self.log_date_format = Some(text(value)?),
             "time" => self.time = Some(switch(value)?),
             "log_type" => self.log_json = Some(choice(value, key.kind)? == "json"),
+            "log_max_size" => self.log_max_size = Some(bytes(value)?),
+            "log_keep" => self.log_keep = Some(number(value, 0)?),
             "disable_logs" => self.disable_logs = Some(switch(value)?),
             "pid_file" => self.pid_file = Some(text(value)?),
             "instance_var" => self.instance_var = Some(text(value)?),
@@ -235,263 +238,4 @@ impl AppOptions {
         }
         Ok(())
     }
-}
-
-fn text(value: &Value) -> Fits<String> {
-    value
-        .as_str()
-        .filter(|text| !text.is_empty())
-        .map(str::to_owned)
-        .ok_or(Wrong)
-}
-
-fn switch(value: &Value) -> Fits<bool> {
-    match value {
-        Value::Bool(on) => Ok(*on),
-        Value::String(word) if word == "true" => Ok(true),
-        Value::String(word) if word == "false" => Ok(false),
-        _ => Err(Wrong),
-    }
-}
-
-/// A whole number, which JSON and JavaScript may write as 2.0 or "2".
-fn whole(value: &Value) -> Fits<i64> {
-    let float = |number: f64| (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64);
-    match value {
-        Value::Number(number) => number
-            .as_i64()
-            .or_else(|| number.as_f64().and_then(float))
-            .ok_or(Wrong),
-        Value::String(text) => text.trim().parse().map_err(|_| Wrong),
-        _ => Err(Wrong),
-    }
-}
-
-fn number(value: &Value, least: u32) -> Fits<u32> {
-    let number = u32::try_from(whole(value)?).map_err(|_| Wrong)?;
-    if number >= least { Ok(number) } else { Err(Wrong) }
-}
-
-fn numbers<T: TryFrom<i64>>(value: &Value) -> Fits<Vec<T>> {
-    let one = |value: &Value| T::try_from(whole(value)?).map_err(|_| Wrong);
-    match value {
-        Value::Array(list) => list.iter().map(one).collect(),
-        Value::String(text) if text.contains(',') => text
-            .split(',')
-            .map(|part| one(&Value::String(part.to_owned())))
-            .collect(),
-        one_value => Ok(vec![one(one_value)?]),
-    }
-}
-
-fn instances(value: &Value) -> Fits<i32> {
-    match value {
-        Value::String(word) if word == "max" => Ok(0),
-        other => i32::try_from(whole(other)?).map_err(|_| Wrong),
-    }
-}
-
-fn mode(value: &Value) -> Fits<Mode> {
-    match text(value)?.as_str() {
-        "cluster" | "cluster_mode" => Ok(Mode::Cluster),
-        "fork" | "fork_mode" => Ok(Mode::Fork),
-        _ => Err(Wrong),
-    }
-}
-
-fn milliseconds(value: &Value) -> Fits<u64> {
-    match value {
-        Value::String(text) => time(text).map_err(|_| Wrong),
-        other => u64::try_from(whole(other)?).map_err(|_| Wrong),
-    }
-}
-
-fn bytes(value: &Value) -> Fits<u64> {
-    match value {
-        Value::String(text) => memory(text).map_err(|_| Wrong),
-        other => u64::try_from(whole(other)?).map_err(|_| Wrong),
-    }
-}
-
-fn words(value: &Value) -> Fits<Vec<String>> {
-    match value {
-        Value::String(line) => split_words(line).ok_or(Wrong),
-        other => strings(other),
-    }
-}
-
-fn list(value: &Value) -> Fits<Vec<String>> {
-    match value {
-        Value::String(line) => Ok(line
-            .split(',')
-            .map(|part| part.trim().to_owned())
-            .filter(|part| !part.is_empty())
-            .collect()),
-        other => strings(other),
-    }
-}
-
-/// Elements may be numbers: ports, and arguments.
-fn strings(value: &Value) -> Fits<Vec<String>> {
-    let one = |value: &Value| match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(on) => Ok(on.to_string()),
-        _ => Err(Wrong),
-    };
-    value.as_array().ok_or(Wrong)?.iter().map(one).collect()
-}
-
-/// Objects become JSON, as under PM2; what is null is left out.
-pub(crate) fn variables(value: &Value) -> Fits<BTreeMap<String, String>> {
-    let mut variables = BTreeMap::new();
-    for (name, value) in value.as_object().ok_or(Wrong)? {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Wrong);
-        }
-        let text = match value {
-            Value::Null => continue,
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        variables.insert(name.clone(), text);
-    }
-    Ok(variables)
-}
-
-fn choice(value: &Value, kind: Kind) -> Fits<String> {
-    let word = text(value)?;
-    match kind {
-        Kind::Choice(words) if words.contains(&word.as_str()) => Ok(word),
-        _ => Err(Wrong),
-    }
-}
-
-fn path(value: &Value) -> Fits<Logging> {
-    match value {
-        Value::Bool(true) => Ok(Logging::Usual),
-        Value::Bool(false) | Value::Null => Ok(Logging::Nowhere),
-        other => Ok(match text(other)?.as_str() {
-            "NULL" | "/dev/null" => Logging::Nowhere,
-            path => Logging::File(path.to_owned()),
-        }),
-    }
-}
-
-fn watch(value: &Value) -> Fits<Watch> {
-    match value {
-        Value::Bool(true) => Ok(Watch::Everything),
-        Value::Bool(false) | Value::Null => Ok(Watch::Nothing),
-        Value::String(word) if word == "true" => Ok(Watch::Everything),
-        Value::String(word) if word == "false" => Ok(Watch::Nothing),
-        other => {
-            let paths = match other {
-                Value::String(path) => vec![path.clone()],
-                list => strings(list)?,
-            };
-            Ok(if paths.is_empty() {
-                Watch::Nothing
-            } else {
-                Watch::Paths(paths)
-            })
-        }
-    }
-}
-
-fn filter(value: &Value) -> Fits<EnvFilter> {
-    match value {
-        Value::Bool(true) => Ok(EnvFilter::Everything),
-        Value::Bool(false) | Value::Null => Ok(EnvFilter::Nothing),
-        other => {
-            let names = list(other)?;
-            Ok(if names.is_empty() {
-                EnvFilter::Nothing
-            } else {
-                EnvFilter::Containing(names)
-            })
-        }
-    }
-}
-
-fn cron(value: &Value) -> Fits<String> {
-    match value {
-        Value::Bool(false) | Value::Null => Ok(String::new()),
-        Value::Number(zero) if zero.as_i64() == Some(0) => Ok(String::new()),
-        Value::String(zero) if zero.is_empty() || zero == "0" => Ok(String::new()),
-        other => text(other),
-    }
-}
-
-fn user(value: &Value) -> Fits<String> {
-    match value {
-        Value::Number(_) => number(value, 0).map(|number| number.to_string()),
-        other => text(other),
-    }
-}
-
-fn health(value: &Value) -> Fits<Health> {
-    let path_of = |value: &Value| {
-        text(value).and_then(|path| {
-            if path.starts_with('/') {
-                Ok(path)
-            } else {
-                Err(Wrong)
-            }
-        })
-    };
-    let Some(fields) = value.as_object() else {
-        return Ok(Health {
-            path: path_of(value)?,
-            status: None,
-            interval_ms: None,
-            timeout_ms: None,
-            threshold: None,
-        });
-    };
-    let known = ["path", "status", "interval", "timeout", "threshold"];
-    if fields.keys().any(|name| !known.contains(&name.as_str())) {
-        return Err(Wrong);
-    }
-    let status = fields.get("status").map(|value| number(value, 100)).transpose()?;
-    Ok(Health {
-        path: path_of(fields.get("path").ok_or(Wrong)?)?,
-        status: status
-            .map(|status| {
-                u16::try_from(status)
-                    .ok()
-                    .filter(|status| *status < 600)
-                    .ok_or(Wrong)
-            })
-            .transpose()?,
-        interval_ms: fields.get("interval").map(milliseconds).transpose()?,
-        timeout_ms: fields.get("timeout").map(milliseconds).transpose()?,
-        threshold: fields
-            .get("threshold")
-            .map(|value| number(value, 1))
-            .transpose()?,
-    })
-}
-
-/// As a shell splits: blanks separate, quotes hold together, a backslash takes the next letter as it is. `None`: a quote is not closed.
-#[must_use]
-fn split_words(line: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut letters = line.chars();
-    while let Some(letter) = letters.next() {
-        match (letter, quote) {
-            (mark, Some(open)) if mark == open => quote = None,
-            ('\\', None | Some('"')) => word.get_or_insert_default().push(letters.next()?),
-            (letter, Some(_)) => word.get_or_insert_default().push(letter),
-            ('"' | '\'', None) => {
-                quote = Some(letter);
-                word.get_or_insert_default();
-            }
-            (letter, None) if letter.is_whitespace() => words.extend(word.take()),
-            (letter, None) => word.get_or_insert_default().push(letter),
-        }
-    }
-    words.extend(word);
-    quote.is_none().then_some(words)
 }

@@ -141,7 +141,7 @@ mod tests {
                 "name": "web", "pm_id": id, "status": status, "exec_mode": "cluster_mode", "pm_exec_path": "/srv/app.js",
                 "pm_cwd": "/srv", "exec_interpreter": "node", "node_args": ["--harmony"], "args": ["-v"],
                 "env": {"PORT": 3000, "DEBUG": "yes", "web": {}, "a=b": "x"}, "max_memory_restart": 314_572_800,
-                "pm_out_log_path": "/home/me/.pm2/logs/web-out.log", "pm_err_log_path": "/var/log/web.err",
+                "pm_out_log_path": "/srv/me/.pm2/logs/web-out.log", "pm_err_log_path": "/var/log/web.err",
                 "autorestart": true, "watch": false, "axm_monitor": {}, "km_link": false,
             })
         };

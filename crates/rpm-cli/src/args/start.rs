@@ -142,6 +142,12 @@ pub(crate) struct StartArgs {
     /// `json`: each line as an object
     #[arg(long, value_name = "TYPE", value_parser = ["json", "raw"])]
     pub(crate) log_type: Option<String>,
+    /// Put a log file aside when it has grown so large: <file>.1, .2 and so on
+    #[arg(long, value_name = "SIZE", value_parser = amount)]
+    pub(crate) log_max_size: Option<u64>,
+    /// So many of those are kept [default: 10]
+    #[arg(long, value_name = "N", requires = "log_max_size")]
+    pub(crate) log_keep: Option<u32>,
     /// Where the pid is written; -<id> is added
     #[arg(short, long, value_name = "FILE")]
     pub(crate) pid: Option<String>,

@@ -84,6 +84,8 @@ fn output(args: &StartArgs) -> AppOptions {
         log_date_format: args.log_date_format.clone(),
         time: args.time.then_some(true),
         log_json: args.log_type.as_ref().map(|kind| kind == "json"),
+        log_max_size: args.log_max_size,
+        log_keep: args.log_keep,
         pid_file: args.pid.clone(),
         ..AppOptions::default()
     }
@@ -144,7 +146,7 @@ pub(crate) fn overlay(app: AppOptions, flags: AppOptions) -> AppOptions {
     }
     first!(
         script, name, cwd, args, interpreter, interpreter_args, instances, exec_mode, out_file, error_file, log_file,
-        merge_logs, log_date_format, time, log_json, disable_logs, pid_file, autorestart, autostart, max_restarts,
+        merge_logs, log_date_format, time, log_json, log_max_size, log_keep, disable_logs, pid_file, autorestart, autostart, max_restarts,
         min_uptime_ms, restart_delay_ms, exp_backoff_restart_delay_ms, stop_exit_codes, max_memory_restart, cron_restart,
         cron_timezone, kill_timeout_ms, wait_ready, listen_timeout_ms, shutdown_with_message, treekill, watch, ignore_watch,
         watch_delay_ms, instance_var, increment_var, namespace, filter_env, port, uid, gid, append_env_to_name, name_prefix,

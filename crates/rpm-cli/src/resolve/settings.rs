@@ -110,6 +110,8 @@ fn logs(options: &AppOptions, path: impl Fn(&String) -> String) -> LogSpec {
         merge: options.merge_logs.unwrap_or(false),
         date_format: options.log_date_format.clone().or(usual),
         json: options.log_json.unwrap_or(false),
+        max_bytes: options.log_max_size,
+        keep: options.log_keep,
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::stamp::Lines;
-use super::{Order, Source};
+use super::{Limit, Order, Source, aside};
 use crate::home::private_file;
 
 /// Read at most this much from one pipe before the others have their turn: the size of a pipe.
@@ -37,6 +37,7 @@ struct Stream {
     pipe: File,
     sinks: Vec<Sink>,
     lines: Lines,
+    limit: Option<Limit>,
 }
 
 /// A file that takes a stream.
@@ -45,6 +46,8 @@ struct Sink {
     file: Option<File>,
     /// Bytes that could not be written since the last success.
     lost: u64,
+    /// What was written last ends a line.
+    whole: bool,
 }
 
 enum Turn {
@@ -145,12 +148,14 @@ impl Drain {
                 path,
                 file: None,
                 lost: 0,
+                whole: true,
             }
         };
         let stream = Stream {
             pipe: File::from(source.pipe),
             sinks: sinks.map(sink).collect(),
             lines: Lines::new(source.style),
+            limit: source.limit,
         };
         match self.poller.add(stream.pipe.as_fd(), token) {
             Ok(()) => drop(self.streams.insert(token, stream)),
@@ -162,6 +167,19 @@ impl Drain {
         for sink in self.streams.values_mut().flat_map(|stream| &mut stream.sinks) {
             sink.file = None;
         }
+    }
+
+    /// Starts a file anew, for all who write to it.
+    fn put_aside(&mut self, path: &Path, keep: u32) {
+        if let Err(error) = aside::put_aside(path, keep) {
+            warn!(path = %path.display(), %error, "cannot put a log aside; it goes on growing");
+        }
+        // Who looks for it finds it.
+        drop(private_file(path));
+        let sinks = self.streams.values_mut().flat_map(|stream| &mut stream.sinks);
+        sinks
+            .filter(|sink| sink.path == path)
+            .for_each(|sink| sink.file = None);
     }
 
     fn pass(&mut self) {
@@ -185,6 +203,8 @@ impl Drain {
             Ok(0) => {}
             Ok(count) => {
                 stream.store(&self.buffer[..count]);
+                let full = stream.full();
+                full.iter().for_each(|(path, keep)| self.put_aside(path, *keep));
                 return if count == self.buffer.len() {
                     Turn::Full
                 } else {
@@ -219,6 +239,26 @@ impl Stream {
         let styled = self.lines.style(bytes, Zoned::now);
         let bytes = styled.as_deref().unwrap_or(bytes);
         self.sinks.iter_mut().for_each(|sink| sink.store(bytes));
+    }
+
+    /// The files that have grown too large; at the end of a line, if there is one in time.
+    fn full(&self) -> Vec<(PathBuf, u32)> {
+        let Some(limit) = self.limit else {
+            return Vec::new();
+        };
+        let too_large = |sink: &&Sink| {
+            let meta = sink.file.as_ref().and_then(|file| file.metadata().ok());
+            meta.is_some_and(|meta| {
+                let due = if sink.whole {
+                    limit.bytes
+                } else {
+                    limit.bytes.saturating_mul(2)
+                };
+                meta.is_file() && meta.len() >= due
+            })
+        };
+        let full = self.sinks.iter().filter(too_large);
+        full.map(|sink| (sink.path.clone(), limit.keep)).collect()
     }
 
     fn finish(&mut self) {
@@ -270,13 +310,14 @@ impl Sink {
             writeln!(file, "\n[rpm: {} bytes of output were lost here]", self.lost)?;
             self.lost = 0;
         }
+        self.whole = bytes.is_empty() || bytes.ends_with(b"\n");
         file.write_all(bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LogSink, Source, Style};
+    use super::super::{Limit, LogSink, Source, Style};
     use std::io::Write as _;
 
     #[test]
@@ -292,6 +333,7 @@ mod tests {
             path: path.clone(),
             also: None,
             style: Style::Raw,
+            limit: None,
         });
         let long = vec![b'x'; 1 << 20];
         let mut writer = std::fs::File::from(std::os::fd::OwnedFd::from(write));
@@ -310,6 +352,68 @@ mod tests {
     }
 
     #[test]
+    fn large_files_are_put_aside_and_not_a_byte_is_lost() {
+        let dir = std::env::temp_dir().join(format!("rpm-aside-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("out.log");
+        let sink = LogSink::start().unwrap();
+        // Two writers of one file, as with merged logs.
+        let writers: Vec<_> = (0..2)
+            .map(|_| {
+                let (read, write) = std::io::pipe().unwrap();
+                rustix::io::ioctl_fionbio(&read, true).unwrap();
+                sink.add(Source {
+                    pipe: read.into(),
+                    path: path.clone(),
+                    also: None,
+                    style: Style::Raw,
+                    limit: Some(Limit {
+                        bytes: 10_000,
+                        keep: 100,
+                    }),
+                });
+                std::fs::File::from(std::os::fd::OwnedFd::from(write))
+            })
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for number in 0..5000 {
+            for (of, mut writer) in writers.iter().enumerate() {
+                writer.write_all(format!("{of} {number}\n").as_bytes()).unwrap();
+            }
+            if number % 50 == 0 {
+                runtime.block_on(sink.sync());
+            }
+        }
+        runtime.block_on(sink.sync());
+        let mut files: Vec<_> = std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(files.len() > 5, "{files:?}");
+        // The highest number is the oldest.
+        files.sort_by_key(|path| {
+            std::cmp::Reverse(
+                path.extension()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .parse::<u32>()
+                    .unwrap_or(0),
+            )
+        });
+        let text: String = files
+            .iter()
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .collect();
+        for of in ["0", "1"] {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(of));
+            let numbers: Vec<usize> = lines.map(|number| number.trim().parse().unwrap()).collect();
+            assert_eq!(numbers, (0..5000).collect::<Vec<_>>());
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
     fn a_full_disk_loses_output_and_nothing_else() {
         let (read, mut write) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
@@ -319,6 +423,7 @@ mod tests {
             path: "/dev/full".into(),
             also: None,
             style: Style::Raw,
+            limit: None,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         // Far more than a pipe holds: the writer would block for ever if the thread stopped reading.

@@ -4,6 +4,7 @@
 //! Bytes are copied as they are; nothing is split, decoded or kept. Who follows a log reads the file, and
 //! is told when something was added.
 
+mod aside;
 mod drain;
 mod stamp;
 pub mod tail;
@@ -31,6 +32,17 @@ pub struct Source {
     pub also: Option<PathBuf>,
     /// How its lines are written.
     pub style: Style,
+    /// When its files are put aside; `None`: they grow.
+    pub limit: Option<Limit>,
+}
+
+/// When a file is put aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// It has so many bytes.
+    pub bytes: u64,
+    /// So many are kept besides.
+    pub keep: u32,
 }
 
 enum Order {

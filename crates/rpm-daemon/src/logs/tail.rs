@@ -5,8 +5,13 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::aside;
+
 /// How far back the last lines are looked for, and the longest line that is shown whole.
 const WINDOW_BYTES: u64 = 1024 * 1024;
+
+/// A file that is followed may have been put aside so often since it was looked at.
+const ASIDE_LIMIT: u32 = 100;
 
 /// The last `count` lines of a file, oldest first, looking at nothing before `from` (an offset in bytes).
 /// A file that cannot be read has none.
@@ -52,23 +57,53 @@ impl Follower {
     /// Complete lines added since the last call, at most about a megabyte of them; `true` if there may
     /// be more.
     pub fn more(&mut self) -> (Vec<String>, bool) {
-        let Ok(mut file) = File::open(&self.path) else {
+        let Ok((file, inode, len)) = opened(&self.path) else {
             return (Vec::new(), false);
         };
-        let Ok(meta) = file.metadata() else {
-            return (Vec::new(), false);
-        };
-        if self.inode != Some(meta.ino()) || meta.len() < self.offset {
-            self.inode = Some(meta.ino());
-            self.offset = 0;
-            self.partial.clear();
+        if self.inode == Some(inode) && len >= self.offset {
+            let read = self.read(file);
+            return (self.complete_lines(), read == WINDOW_BYTES);
         }
-        let mut chunk = Vec::new();
+        if self.inode != Some(inode)
+            && let Some((number, file)) = self.put_aside()
+        {
+            if self.read(file) == 0 {
+                // It is read to its end; a line that has none goes on in the one after it.
+                let next = match number {
+                    1 => Ok(inode),
+                    number => opened(&aside::numbered(&self.path, number - 1)).map(|(_, inode, _)| inode),
+                };
+                self.inode = next.ok();
+                self.offset = 0;
+            }
+            return (self.complete_lines(), true);
+        }
+        self.inode = Some(inode);
+        self.offset = 0;
+        self.partial.clear();
+        let read = self.read(file);
+        (self.complete_lines(), read == WINDOW_BYTES)
+    }
+
+    /// The file that was read, if it has got a number since.
+    fn put_aside(&self) -> Option<(u32, File)> {
+        let numbers = (1..=ASIDE_LIMIT).map_while(|number| {
+            let (file, inode, _) = opened(&aside::numbered(&self.path, number)).ok()?;
+            Some((number, file, inode))
+        });
+        let mut same = numbers.filter(|(_, _, inode)| Some(*inode) == self.inode);
+        same.next().map(|(number, file, _)| (number, file))
+    }
+
+    /// Takes what is new in the file; how much that was, in bytes.
+    fn read(&mut self, mut file: File) -> u64 {
+        let before = self.partial.len();
         let read = file.seek(SeekFrom::Start(self.offset));
-        let read = read.and_then(|_| file.take(WINDOW_BYTES).read_to_end(&mut chunk));
-        self.offset += read.unwrap_or(0) as u64;
-        self.partial.extend_from_slice(&chunk);
-        (self.complete_lines(), chunk.len() as u64 == WINDOW_BYTES)
+        // What cannot be read is not shown; it is in the file.
+        let _ = read.and_then(|_| file.take(WINDOW_BYTES).read_to_end(&mut self.partial));
+        let read = (self.partial.len() - before) as u64;
+        self.offset += read;
+        read
     }
 
     fn complete_lines(&mut self) -> Vec<String> {
@@ -84,6 +119,12 @@ impl Follower {
     }
 }
 
+fn opened(path: &Path) -> io::Result<(File, u64, u64)> {
+    let file = File::open(path)?;
+    let meta = file.metadata()?;
+    Ok((file, meta.ino(), meta.len()))
+}
+
 fn split(bytes: &[u8]) -> Vec<String> {
     let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if text.is_empty() && bytes.is_empty() {
@@ -97,7 +138,9 @@ fn split(bytes: &[u8]) -> Vec<String> {
 fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<String>, u64)> {
     let mut file = File::open(path)?;
     let end = file.metadata()?.len();
-    let start = end.saturating_sub(WINDOW_BYTES).max(from.min(end));
+    // One that is shorter was put aside since.
+    let from = if from > end { 0 } else { from };
+    let start = end.saturating_sub(WINDOW_BYTES).max(from);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(end - start).read_to_end(&mut bytes)?;
@@ -123,7 +166,8 @@ mod tests {
         std::fs::write(&path, "old\none\ntwo\nthree").unwrap();
         assert_eq!(last_lines(&path, 0, 2), ["two", "three"]);
         assert_eq!(last_lines(&path, 4, 9), ["one", "two", "three"]);
-        assert_eq!(last_lines(&path, 999, 9), Vec::<String>::new());
+        assert_eq!(last_lines(&path, 17, 9), Vec::<String>::new());
+        assert_eq!(last_lines(&path, 999, 1), ["three"]);
         assert_eq!(last_lines(Path::new("/nonexistent"), 0, 9), Vec::<String>::new());
         std::fs::remove_file(&path).unwrap();
     }

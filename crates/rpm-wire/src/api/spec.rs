@@ -266,6 +266,12 @@ pub struct LogSpec {
     /// Each line as a JSON object.
     #[serde(default)]
     pub json: bool,
+    /// A file that has grown to so many bytes is put aside: `<file>.1`, and what was that becomes `<file>.2`.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
+    /// So many files that were put aside are kept; 10 by default.
+    #[serde(default)]
+    pub keep: Option<u32>,
 }
 
 /// Where a stream goes.
