@@ -143,6 +143,24 @@ fn a_worker_that_was_taken_back_is_replaced_when_it_crashes() {
 }
 
 #[test]
+fn a_worker_that_has_just_become_ready_is_taken_back() {
+    const TIMES: usize = 8;
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    for _ in 0..TIMES {
+        let victim = rpm.process(1).pid.expect("it runs");
+        kill(victim);
+        let replaced = |it: &Process| it.status == Status::Online && it.pid.is_some_and(|pid| pid != victim);
+        let before = wait_until("a replacement", BOUND, || rpm.process(1), replaced);
+        kill_daemon(&rpm);
+        let after = rpm.process(1);
+        assert_eq!(after.pid, before.pid, "{}", rpm.log());
+        // The crash is to be forgotten: the next one must not wait longer than this one.
+        rpm.ok(["reset", "web"]);
+    }
+}
+
+#[test]
 fn lines_are_neither_lost_nor_doubled() {
     const NOISY: &str = "let n = 0; setInterval(() => console.log(`line ${n++}`), 5); ";
     let site = Site::start(Rpm::new(), &format!("{NOISY}{}", hello()), &[]);

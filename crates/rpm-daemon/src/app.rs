@@ -142,6 +142,10 @@ pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, St
         None => None,
     };
     match (Plane::of(spec), denied) {
+        (Plane::Cluster | Plane::Passed | Plane::Copies, _) if is_proxied(spec) => (
+            "proxy",
+            "the daemon's proxy passes on each request to a private listener of a worker (--balance proxy)".to_owned(),
+        ),
         (Plane::Cluster, _) if is_handed(spec) => (
             "handoff",
             "the daemon accepts, and hands connections to Node workers over node:cluster's channel (--balance handoff)"
@@ -240,6 +244,11 @@ pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
 /// Does the daemon accept its connections, and hand them to the workers?
 pub(crate) fn is_handed(spec: &AppSpec) -> bool {
     spec.balance == Balance::Handoff && Plane::of(spec) == Plane::Cluster
+}
+
+/// Does the daemon's proxy serve its addresses?
+pub(crate) fn is_proxied(spec: &AppSpec) -> bool {
+    spec.balance == Balance::Proxy && Plane::of(spec) != Plane::Fork
 }
 
 /// How long a worker that was replaced may take to finish.

@@ -13,7 +13,7 @@ use rpm_sys::socket;
 use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServer, ServerReply};
 use tracing::{debug, info, warn};
 
-use crate::app::{Plane, is_handed, policy};
+use crate::app::{Plane, is_handed, is_proxied, policy};
 use crate::channel::Outgoing;
 use crate::supervisor::Supervisor;
 use crate::worker::{Awaiting, WITHHELD_LIMIT};
@@ -152,6 +152,7 @@ impl Supervisor {
                 .workers
                 .get(&worker)
                 .is_some_and(|held| is_handed(&held.spec)),
+            proxy: self.is_proxied(worker),
         };
         let (copy, held) = match self.listeners.open(wanted, &request) {
             Ok(Grant::Slot { slot, group, fd }) => (
@@ -305,6 +306,13 @@ impl Supervisor {
         if !channel.send(Outgoing { bytes, fd }, awaiting) {
             warn!(%worker, "a worker does not read its channel; a message to it is lost");
         }
+    }
+
+    /// Does the proxy serve the addresses of the worker's app?
+    pub(crate) fn is_proxied(&self, worker: WorkerId) -> bool {
+        self.workers
+            .get(&worker)
+            .is_some_and(|held| is_proxied(&held.spec))
     }
 
     /// How connections to the worker's app are spread.

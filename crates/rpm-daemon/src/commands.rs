@@ -28,6 +28,28 @@ pub(crate) struct Accepted {
     pub(crate) notes: Vec<String>,
 }
 
+/// Can it be balanced as it shall be?
+fn check_balance(spec: &AppSpec) -> Result<(), ApiError> {
+    if spec.balance == Balance::Handoff && Plane::of(spec) != Plane::Cluster {
+        return Err(failure(
+            format!(
+                "{} cannot be handed connections: that needs Node, and several instances",
+                spec.name
+            ),
+            Some(
+                "leave --balance out: the kernel delivers connections to any program; or, for Node, add -i max",
+            ),
+        ));
+    }
+    if spec.balance == Balance::Proxy && Plane::of(spec) == Plane::Fork {
+        return Err(failure(
+            format!("{} cannot be behind the proxy: it runs in fork mode", spec.name),
+            Some("give it instances, also a single one: -i 1"),
+        ));
+    }
+    Ok(())
+}
+
 impl Supervisor {
     pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
         let spec = request.app;
@@ -112,17 +134,7 @@ impl Supervisor {
                 None,
             ));
         }
-        if spec.balance == Balance::Handoff && Plane::of(spec) != Plane::Cluster {
-            return Err(failure(
-                format!(
-                    "{} cannot be handed connections: that needs Node, and several instances",
-                    spec.name
-                ),
-                Some(
-                    "leave --balance out: the kernel delivers connections to any program; or, for Node, add -i max",
-                ),
-            ));
-        }
+        check_balance(spec)?;
         health::check_spec(Plane::of(spec), spec.health_check.as_ref())?;
         let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
         if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {

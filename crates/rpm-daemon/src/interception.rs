@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, WorkerId};
-use rpm_listen::{Captured, Request, captured_key};
+use rpm_listen::{Captured, Grant, Request, Wanted, captured_key};
 use rpm_sys::intercept::{Call, Notifications, Received, What};
 use rpm_sys::socket;
 use rpm_sys::spawn::{Child, Spawn, SpawnError, Stage, spawn};
@@ -317,9 +317,14 @@ impl Supervisor {
                     policy: self.policy(worker),
                     weight: self.weight(worker),
                     handoff: false,
+                    proxy: self.is_proxied(worker),
                 };
-                let captured = self.listeners.capture(captured, &request);
-                captured.map_err(|error| crate::launch::chain(&error))
+                if request.proxy {
+                    self.open_private(intercepted, &captured, &request)
+                } else {
+                    let captured = self.listeners.capture(captured, &request);
+                    captured.map_err(|error| crate::launch::chain(&error))
+                }
             }
         };
         match taken {
@@ -336,6 +341,27 @@ impl Supervisor {
         }
         intercepted.proceed();
         self.input(Input::Listening { worker });
+    }
+
+    /// The worker gets a private slot in the place of its socket; the proxy serves the address.
+    fn open_private(
+        &mut self,
+        intercepted: &Intercepted,
+        captured: &Captured,
+        request: &Request<'_>,
+    ) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
+        let wanted = Wanted::Tcp {
+            addr: captured.addr,
+            v6only: captured.v6only,
+        };
+        let opened = match self.listeners.open(&wanted, request) {
+            Ok(Grant::Slot { slot, group, .. }) => Ok((group, slot)),
+            Ok(Grant::Shared { .. }) => Err("it is shared".to_owned()),
+            Err(error) => Err(crate::launch::chain(&error)),
+        }?;
+        self.inherit(intercepted, opened.1, &captured.fd)
+            .map_err(|error| error.to_string())?;
+        Ok(opened)
     }
 
     /// The worker gets a slot in the place of its socket.

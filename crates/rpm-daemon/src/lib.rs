@@ -15,6 +15,7 @@ mod effects;
 mod ending;
 mod environment;
 mod files;
+mod fronts;
 mod handoff;
 mod health;
 mod home;

@@ -18,6 +18,7 @@ impl Supervisor {
             describe();
             self.worker_metrics();
             self.listener_metrics();
+            self.proxy_metrics();
             counter!("rpm_rescued_connections_total").absolute(self.rescues);
         });
         rendered.render()
@@ -36,6 +37,29 @@ impl Supervisor {
             gauge!("rpm_worker_memory_bytes", &labels).set(process.memory_bytes as f64);
             if let Some(count) = process.connections {
                 gauge!("rpm_worker_connections", &labels).set(f64::from(count));
+            }
+        }
+    }
+
+    fn proxy_metrics(&self) {
+        for app in self.apps.keys() {
+            let name = self.label(*app);
+            for figures in self.fronts.figures(*app) {
+                for (class, count) in figures.answers.iter().enumerate() {
+                    let status = format!("{}xx", class + 1);
+                    counter!("rpm_proxy_answers_total", "app" => name.clone(), "status" => status)
+                        .absolute(*count);
+                }
+                counter!("rpm_proxy_retries_total", "app" => name.clone()).absolute(figures.retries);
+                counter!("rpm_proxy_unavailable_total", "app" => name.clone()).absolute(figures.unavailable);
+                for upstream in figures.upstreams {
+                    let labels = [("app", name.clone()), ("slot", upstream.id.0.to_string())];
+                    counter!("rpm_proxy_requests_total", &labels).absolute(upstream.requests);
+                    gauge!("rpm_proxy_in_flight", &labels).set(f64::from(upstream.in_flight));
+                    gauge!("rpm_proxy_latency_seconds", &labels).set(upstream.latency_us as f64 / 1e6);
+                    gauge!("rpm_proxy_ejected", &labels).set(f64::from(u8::from(upstream.ejected)));
+                    counter!("rpm_proxy_ejections_total", &labels).absolute(u64::from(upstream.ejections));
+                }
             }
         }
     }

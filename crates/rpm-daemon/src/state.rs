@@ -24,6 +24,9 @@ use crate::worker::{Kept, Life, Logs, Worker};
 const FORMAT: u32 = 2;
 /// What changes nothing but figures is written this much later, together with what else happens until then.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
+/// With no more workers than these it is written as soon as one of them is ready: the next daemon ends a worker that it believes to wait
+/// for an answer. With hundreds that takes long, and all that become ready within [`WRITE_EVERY`] are written together.
+const FEW: usize = 128;
 
 /// The files.
 const STATE: &str = "state.json";
@@ -101,6 +104,11 @@ impl Store {
 }
 
 impl Supervisor {
+    /// Is it written for each worker that becomes ready?
+    pub(crate) fn stores_at_once(&self) -> bool {
+        self.workers.len() <= FEW
+    }
+
     /// Writes what has changed. `at_once`: something is about to be done that the next daemon must know of.
     pub(crate) fn store(&mut self, at_once: bool) {
         let due = self

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rpm_core::protocol::{Command, Input, Outcome, Output};
+use rpm_core::protocol::{Command, Input, Notice, Outcome, Output};
 use rpm_core::sampler::{Decision, Sampler};
 use rpm_core::{AppId, Core, Tick, Ticket, WorkerId};
 use rpm_listen::Listeners;
@@ -21,6 +21,7 @@ use crate::agents::{AgentEvent, Agents};
 use crate::app::Apps;
 use crate::channel::Incoming;
 use crate::drain::Drains;
+use crate::fronts::Fronts;
 use crate::handoff::Handoffs;
 use crate::home::Home;
 use crate::interception::{Intercepted, Interception};
@@ -75,6 +76,7 @@ pub struct Supervisor {
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
     pub(crate) handoffs: Handoffs,
+    pub(crate) fronts: Fronts,
     pub(crate) agents: Agents,
     pub(crate) drains: Drains,
     pub(crate) interception: Interception,
@@ -157,6 +159,7 @@ impl Supervisor {
             workers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             handoffs: Handoffs::default(),
+            fronts: Fronts::default(),
             agents: Agents::default(),
             drains: Drains::default(),
             interception: Interception::new(&home),
@@ -379,13 +382,15 @@ impl Supervisor {
             if outputs.is_empty() {
                 break;
             }
-            if outputs.iter().any(is_lasting) {
+            let ready = self.stores_at_once() && outputs.iter().any(is_ready);
+            if ready || outputs.iter().any(is_lasting) {
                 // Nothing is done that the next daemon would not know of.
                 self.store.changed();
                 self.store(true);
             }
             outputs.into_iter().for_each(|output| self.apply(output));
         }
+        self.tend_fronts();
         self.store(false);
         self.tell_of_leavers();
     }
@@ -455,6 +460,14 @@ fn is_lasting(output: &Output) -> bool {
         | Output::AppGone { .. } => true,
         Output::Steer { .. } | Output::Rescue { .. } | Output::Probe { .. } | Output::Notice(_) => false,
     }
+}
+
+/// Will a worker serve from now on?
+fn is_ready(output: &Output) -> bool {
+    matches!(
+        output,
+        Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. })
+    )
 }
 
 /// Milliseconds since the Unix epoch.

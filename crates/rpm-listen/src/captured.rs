@@ -35,7 +35,7 @@ pub fn captured_key(addr: SocketAddr, v6only: bool) -> String {
 impl Group {
     /// Its slots were made by the workers.
     pub(crate) fn is_captured(&self) -> bool {
-        self.key.starts_with(PREFIX)
+        self.key.starts_with(PREFIX) && self.front.is_none()
     }
 }
 

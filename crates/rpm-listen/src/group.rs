@@ -40,6 +40,8 @@ pub(crate) struct Group {
     pub(crate) foreign: BTreeMap<SlotId, WorkerId>,
     /// The daemon accepts, and hands each connection to a worker.
     pub(crate) deal: Option<Deal>,
+    /// The public socket, where the daemon's proxy serves it; the slots are private ones then.
+    pub(crate) front: Option<OwnedFd>,
 }
 
 pub(crate) struct Slot {
@@ -110,6 +112,7 @@ impl Group {
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
             deal: None,
+            front: None,
         }
     }
 
@@ -133,6 +136,9 @@ impl Group {
 
     /// Opens a slot. The first one settles the number of a port 0.
     pub(crate) fn open(&mut self, slot: SlotId, weight: u32) -> io::Result<()> {
+        if self.front.is_some() {
+            return self.open_private(slot, weight);
+        }
         // A socket bound to port 0 comes back on another port when it is bounced, so every slot is bound
         // to the number. The reservation holds it until the first slot has it.
         let reserved = match self.addr.port() {
@@ -254,7 +260,7 @@ impl Group {
             addr: self.addr,
             mechanism: match &self.deal {
                 Some(_) => handed(self.policy),
-                None => self.steering.mechanism(),
+                None => self.steering.mechanism(self.policy),
             },
             slots: slots.collect(),
         }

@@ -10,6 +10,7 @@
 mod captured;
 mod conflict;
 mod counting;
+mod front;
 mod group;
 mod handoff;
 mod listeners;
@@ -23,6 +24,7 @@ mod wanted;
 
 pub use captured::{Captured, captured_key};
 pub use conflict::{Occupant, occupant};
+pub use front::Fronted;
 pub use group::{GroupView, Rescued, SlotView};
 pub use listeners::{Grant, Listeners, OpenError, Request};
 pub use policy::{MAX_WEIGHT, Policy};

@@ -49,6 +49,8 @@ pub struct Request<'a> {
     pub weight: u32,
     /// The daemon accepts them and hands them over, if it is the first to open the address.
     pub handoff: bool,
+    /// The daemon's proxy serves the address, if it is the first to open it.
+    pub proxy: bool,
 }
 
 /// What a worker gets to listen on.
@@ -185,11 +187,19 @@ impl Listeners {
             (Some(slot), Some(group)) => (group, slot),
             (None, Some(group)) => (group, self.open_slot(group, by.weight)?),
             (_, None) => {
-                let counted = match by.handoff {
+                let counted = match by.handoff || by.proxy {
                     true => (by.policy, Count::Unwanted),
                     false => (by.policy, self.counting.of(by.policy)),
                 };
-                let mut group = Group::new((app, key), (addr, v6only), counted);
+                let mut group = match by.proxy {
+                    true => Group::fronted((app, key), (addr, v6only), by.policy).map_err(|source| {
+                        OpenError::Io {
+                            what: addr.to_string(),
+                            source,
+                        }
+                    })?,
+                    false => Group::new((app, key), (addr, v6only), counted),
+                };
                 group.deal = by.handoff.then(Deal::default);
                 let group = self.new_group(group);
                 (group, self.open_slot(group, by.weight)?)

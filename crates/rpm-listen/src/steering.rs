@@ -27,6 +27,8 @@ pub struct Mechanism {
 pub(crate) enum Steering {
     Ebpf(Table),
     Classic(Order),
+    /// The kernel chooses nothing: the proxy connects to each slot by its own address.
+    Apart,
 }
 
 /// The eBPF program and which index each slot has in its socket array.
@@ -95,7 +97,7 @@ impl Steering {
     /// The kernel's order of the sockets, where it matters.
     pub(crate) fn order(&self) -> &[SlotId] {
         match self {
-            Steering::Ebpf(_) => &[],
+            Steering::Ebpf(_) | Steering::Apart => &[],
             Steering::Classic(order) => &order.slots,
         }
     }
@@ -129,12 +131,27 @@ impl Steering {
         match &mut steering {
             Steering::Ebpf(table) => table.waits = true,
             Steering::Classic(classic) => classic.slots = order.to_vec(),
+            Steering::Apart => {}
         }
         steering
     }
 
-    pub(crate) fn mechanism(&self) -> Mechanism {
+    pub(crate) fn mechanism(&self, policy: Policy) -> Mechanism {
         match self {
+            Steering::Apart => Mechanism {
+                name: "proxy",
+                reason: format!(
+                    "the daemon passes on each request, {}",
+                    match policy {
+                        Policy::RoundRobin => "in exact rotation",
+                        Policy::LeastConnections => {
+                            "to the worker with the fewest in flight (least-connections)"
+                        }
+                        Policy::IpHash => "by the client's address (ip-hash)",
+                        Policy::Weighted => "in exact weighted rotation",
+                    }
+                ),
+            },
             Steering::Ebpf(table) => Mechanism {
                 name: "ebpf",
                 reason: table.reason(),
@@ -169,6 +186,7 @@ impl Steering {
                 order.slots.push(slot);
                 Ok(())
             }
+            Steering::Apart => Ok(()),
         }
     }
 
@@ -177,6 +195,7 @@ impl Steering {
         let weights = match self {
             Steering::Ebpf(table) => &mut table.weights,
             Steering::Classic(order) => &mut order.weights,
+            Steering::Apart => return,
         };
         weights.insert(slot, weight.clamp(1, MAX_WEIGHT));
     }
@@ -204,6 +223,7 @@ impl Steering {
                 order.eligible = eligible.to_vec();
                 order.attach(&order.positions(eligible), fd_of)
             }
+            Steering::Apart => Ok(()),
         }
     }
 
@@ -221,6 +241,7 @@ impl Steering {
                 leave()
             }
             Steering::Classic(order) => order.remove(slot, fd_of, leave),
+            Steering::Apart => leave(),
         }
     }
 
@@ -258,7 +279,7 @@ impl Steering {
                 tags,
                 ..
             }) => tags.get(&slot).map(|(tag, _)| counts.connections(*tag)),
-            Steering::Ebpf(_) | Steering::Classic(_) => None,
+            Steering::Ebpf(_) | Steering::Classic(_) | Steering::Apart => None,
         }
     }
 
@@ -266,7 +287,7 @@ impl Steering {
     pub(crate) fn tags(&self) -> Vec<Tag> {
         match self {
             Steering::Ebpf(table) => table.tags.values().map(|(tag, _)| *tag).collect(),
-            Steering::Classic(_) => Vec::new(),
+            Steering::Classic(_) | Steering::Apart => Vec::new(),
         }
     }
 
@@ -277,7 +298,7 @@ impl Steering {
                 .index
                 .get(&slot)
                 .map(|index| table.selector.counters(*index).steered),
-            Steering::Classic(_) => None,
+            Steering::Classic(_) | Steering::Apart => None,
         }
     }
 }

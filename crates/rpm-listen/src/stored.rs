@@ -11,6 +11,7 @@ use rpm_sys::socket;
 use serde::{Deserialize, Serialize};
 
 use crate::counting::{Count, Counting};
+use crate::front::public;
 use crate::group::{Group, Slot};
 use crate::handoff::Deal;
 use crate::listeners::Listeners;
@@ -38,6 +39,8 @@ struct StoredGroup {
     policy: Policy,
     #[serde(default)]
     handoff: bool,
+    #[serde(default)]
+    proxy: bool,
     /// The kernel's order of the slots, where steering depends on it.
     order: Vec<SlotId>,
     slots: Vec<StoredSlot>,
@@ -90,6 +93,7 @@ impl Listeners {
             v6only: group.v6only,
             policy: group.policy,
             handoff: group.deal.is_some(),
+            proxy: group.front.is_some(),
             order: group.steering.order().to_vec(),
             slots: group.slots.iter().filter_map(slot).collect(),
         };
@@ -129,7 +133,7 @@ impl Listeners {
         let mut lost = Vec::new();
         for group in stored.groups {
             let id = group.group;
-            let count = match group.handoff {
+            let count = match group.handoff || group.proxy {
                 true => Count::Unwanted,
                 false => listeners.counting.of(group.policy),
             };
@@ -195,7 +199,21 @@ fn take_group(
             None => lost.push(slot.slot),
         }
     }
+    // Clients are refused from the death of the daemon until here.
+    let front = match (stored.proxy, slots.is_empty()) {
+        (true, false) => match public(stored.addr, stored.v6only) {
+            Ok(listener) => Some(listener),
+            Err(_) => {
+                // Somebody has taken the address meanwhile.
+                lost.extend(slots.keys());
+                return None;
+            }
+        },
+        (true, true) => return None,
+        (false, _) => None,
+    };
     let mut steering = match (slots.is_empty(), foreign.is_empty()) {
+        _ if front.is_some() => Steering::Apart,
         (true, true) => return None,
         (true, false) => Steering::beside((stored.policy, count), &stored.order),
         (false, _) => {
@@ -217,5 +235,6 @@ fn take_group(
         eligible: Vec::new(),
         foreign,
         deal: stored.handoff.then(Deal::default),
+        front,
     })
 }

@@ -368,7 +368,7 @@ pub const KEYS: &[Key] = &[
     instead("install_url", "install what the app needs before it is started"),
     own(
         "balance",
-        Kind::Choice(&["auto", "direct", "handoff"]),
+        Kind::Choice(&["auto", "direct", "handoff", "proxy"]),
         "how connections come to the workers",
     ),
     own(

@@ -66,7 +66,8 @@ pub(crate) struct StartArgs {
     /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
     pub(crate) listen: Vec<String>,
-    /// How connections come to the workers: direct (the kernel delivers them) or handoff (the daemon accepts, for Node workers)
+    /// How connections come to the workers: direct (the kernel delivers them), handoff (the daemon accepts, for Node workers) or
+    /// proxy (the daemon speaks HTTP and passes on each request)
     #[arg(long, value_name = "HOW")]
     pub(crate) balance: Option<Balance>,
     /// Who gets a connection: round-robin, least-connections (who has the fewest open), ip-hash (the same client to the same worker

@@ -298,6 +298,8 @@ pub enum Balance {
     Direct,
     /// The daemon accepts them and hands each to a Node worker.
     Handoff,
+    /// The daemon's proxy speaks HTTP with the clients, and passes on each request.
+    Proxy,
 }
 
 impl fmt::Display for Balance {
@@ -306,6 +308,7 @@ impl fmt::Display for Balance {
             Balance::Auto => "auto",
             Balance::Direct => "direct",
             Balance::Handoff => "handoff",
+            Balance::Proxy => "proxy",
         })
     }
 }
@@ -314,7 +317,7 @@ impl FromStr for Balance {
     type Err = UnknownBalance;
 
     fn from_str(text: &str) -> Result<Balance, UnknownBalance> {
-        let all = [Balance::Auto, Balance::Direct, Balance::Handoff];
+        let all = [Balance::Auto, Balance::Direct, Balance::Handoff, Balance::Proxy];
         let named = all.into_iter().find(|balance| balance.to_string() == text);
         named.ok_or(UnknownBalance)
     }
@@ -322,7 +325,7 @@ impl FromStr for Balance {
 
 /// There is no way of balancing of that name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected auto, direct or handoff")]
+#[error("expected auto, direct, handoff or proxy")]
 pub struct UnknownBalance;
 
 /// How connections are spread over the workers of an app.

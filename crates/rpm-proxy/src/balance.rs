@@ -1,0 +1,196 @@
+//! Which upstream has the next request.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::upstream::{Upstream, UpstreamId, Upstreams};
+
+/// How requests are spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// To the one with the fewest requests in flight.
+    LeastInFlight,
+    /// To the better of two that are drawn: by latency, times what is in flight (peak EWMA).
+    Latency,
+    /// By the client's address.
+    IpHash,
+    /// In turn, and to each in proportion to its weight.
+    Weighted,
+}
+
+/// Who asks, and what is known of it.
+pub(crate) struct Asking<'a> {
+    pub(crate) policy: Policy,
+    pub(crate) client: IpAddr,
+    /// Those that have failed this request.
+    pub(crate) tried: &'a [UpstreamId],
+    pub(crate) now_ms: u64,
+}
+
+/// The upstream for a request; `None`: there is none that it has not tried.
+///
+/// One that is ejected is chosen only if all are: somebody must find out whether they work again, and a client is better off with a try
+/// than without.
+pub(crate) fn choose<'u>(set: &'u Upstreams, asking: &Asking<'_>) -> Option<&'u Arc<Upstream>> {
+    let untried = || set.list.iter().filter(|one| !asking.tried.contains(&one.id()));
+    let fit: Vec<&Arc<Upstream>> = untried().filter(|one| !one.is_ejected(asking.now_ms)).collect();
+    let fit = if fit.is_empty() { untried().collect() } else { fit };
+    if fit.len() < 2 {
+        return fit.first().copied();
+    }
+    let turn = set.next_turn();
+    match asking.policy {
+        Policy::RoundRobin => fit.get(turn % fit.len()).copied(),
+        Policy::LeastInFlight => {
+            let least = fit.iter().map(|one| one.in_flight()).min()?;
+            let ties: Vec<_> = fit.into_iter().filter(|one| one.in_flight() <= least).collect();
+            // Another thread may have sent it something since.
+            ties.get(turn % ties.len().max(1))
+                .or(set.list.first().as_ref())
+                .copied()
+        }
+        Policy::Latency => {
+            let (first, second) = two(turn as u64, fit.len());
+            let cost = |one: &Upstream| one.latency_us().saturating_mul(u64::from(one.in_flight()) + 1);
+            let (first, second) = (fit[first], fit[second]);
+            Some(if cost(second) < cost(first) { second } else { first })
+        }
+        Policy::IpHash => {
+            let client = bits(asking.client);
+            fit.into_iter()
+                .max_by_key(|one| mixed(client ^ mixed(u64::from(one.id().0))))
+        }
+        Policy::Weighted => {
+            // Who is furthest behind its share.
+            let after = |one: &Upstream| (u64::from(one.turns()) + 1) * 10_000 / u64::from(one.weight());
+            let chosen = fit.into_iter().min_by_key(|one| after(one))?;
+            chosen.take_turn();
+            Some(chosen)
+        }
+    }
+}
+
+/// Two different numbers below `count`, which is at least 2; another pair for each `turn`.
+fn two(turn: u64, count: usize) -> (usize, usize) {
+    let drawn = mixed(turn);
+    let first = (drawn >> 32) as usize % count;
+    let other = drawn as u32 as usize % (count - 1);
+    (first, if other >= first { other + 1 } else { other })
+}
+
+fn bits(ip: IpAddr) -> u64 {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => u64::from(ip.to_bits()),
+        IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ ip.to_bits() as u64,
+    }
+}
+
+/// SplitMix64's finalizer, which spreads neighbouring numbers well.
+fn mixed(number: u64) -> u64 {
+    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::upstream::Target;
+
+    fn set(weights: &[u32]) -> Upstreams {
+        let target = |(id, weight): (usize, &u32)| Target {
+            id: UpstreamId(id as u32),
+            addr: ([127, 0, 0, 1], 1).into(),
+            weight: *weight,
+        };
+        let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
+        Upstreams::new(&targets, &Upstreams::default())
+    }
+
+    fn chosen(set: &Upstreams, policy: Policy, client: u8, tried: &[UpstreamId]) -> Option<u32> {
+        let asking = Asking {
+            policy,
+            client: [10, 0, 0, client].into(),
+            tried,
+            now_ms: 0,
+        };
+        choose(set, &asking).map(|one| one.id().0)
+    }
+
+    fn counts(set: &Upstreams, policy: Policy, times: u32) -> BTreeMap<u32, u32> {
+        let mut counts = BTreeMap::new();
+        for number in 0..times {
+            let one = chosen(set, policy, number as u8, &[]).expect("there are some");
+            *counts.entry(one).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn turns_and_weights_are_exact() {
+        assert_eq!(
+            counts(&set(&[1, 1, 1]), Policy::RoundRobin, 30),
+            BTreeMap::from([(0, 10), (1, 10), (2, 10)])
+        );
+        assert_eq!(
+            counts(&set(&[3, 1]), Policy::Weighted, 40),
+            BTreeMap::from([(0, 30), (1, 10)])
+        );
+    }
+
+    #[test]
+    fn the_fewest_in_flight_wins_and_ties_take_turns() {
+        let set = set(&[1, 1, 1]);
+        let _busy = [set.list[0].begin(), set.list[0].begin(), set.list[2].begin()];
+        assert_eq!(counts(&set, Policy::LeastInFlight, 9), BTreeMap::from([(1, 9)]));
+        let _one = set.list[1].begin();
+        assert_eq!(
+            counts(&set, Policy::LeastInFlight, 90),
+            BTreeMap::from([(1, 45), (2, 45)])
+        );
+    }
+
+    #[test]
+    fn a_slow_one_gets_what_no_other_can_take() {
+        let set = set(&[1, 1, 1, 1]);
+        for (number, one) in set.list.iter().enumerate() {
+            one.answered(200, if number == 3 { 50_000 } else { 500 }, 0);
+        }
+        let counts = counts(&set, Policy::Latency, 1000);
+        assert_eq!(counts.get(&3), None);
+        assert!(counts.values().all(|count| *count > 200), "{counts:?}");
+    }
+
+    #[test]
+    fn a_client_stays_with_its_upstream_while_it_is_there() {
+        let four = set(&[1, 1, 1, 1]);
+        let of = |client| chosen(&four, Policy::IpHash, client, &[]);
+        assert!((0..200).all(|client| of(client) == of(client)));
+        let first = UpstreamId(of(7).expect("one"));
+        for client in 0..200 {
+            let moved = chosen(&four, Policy::IpHash, client, &[first]);
+            assert!(
+                of(client) == Some(first.0) || moved == of(client),
+                "only its clients move"
+            );
+        }
+    }
+
+    #[test]
+    fn ejected_ones_are_left_out_unless_all_are() {
+        let set = set(&[1, 1]);
+        (0..5).for_each(|_| set.list[0].failed(0));
+        assert_eq!(counts(&set, Policy::RoundRobin, 10), BTreeMap::from([(1, 10)]));
+        (0..5).for_each(|_| set.list[1].failed(0));
+        assert_eq!(counts(&set, Policy::RoundRobin, 10).len(), 2);
+        let all = [UpstreamId(0), UpstreamId(1)];
+        assert_eq!(chosen(&set, Policy::RoundRobin, 1, &all), None);
+        assert_eq!(chosen(&Upstreams::default(), Policy::RoundRobin, 1, &[]), None);
+    }
+}

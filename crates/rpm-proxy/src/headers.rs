@@ -1,0 +1,258 @@
+//! What a proxy changes in the head of a message: fields of one connection end here (RFC 9110, 7.6.1), and the client is named.
+
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use hyper::http::request::Parts;
+use hyper::http::uri::{PathAndQuery, Uri};
+use hyper::{Method, Version};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Who sends requests over a connection, in the form that goes into headers.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The address, for `X-Forwarded-For`.
+    pub address: HeaderValue,
+    /// `http` or `https`.
+    pub scheme: HeaderValue,
+}
+
+/// A request that is refused: two readers might see different messages in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused(pub &'static str);
+
+/// Does the request want to leave HTTP (WebSocket)? Then its `Upgrade` is kept.
+#[must_use]
+pub fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE)
+        && names_in(headers, &CONNECTION).any(|name| name.eq_ignore_ascii_case("upgrade"))
+}
+
+/// May the upstream be sent it twice? By its method (RFC 9110, 9.2.2), and because it has no body that is gone by then.
+#[must_use]
+pub fn is_replayable(method: &Method, has_body: bool) -> bool {
+    !has_body && (method.is_idempotent() || method == Method::TRACE)
+}
+
+/// Makes the head of a client's request that of an upstream's: HTTP/1.1, origin form, a `Host`, without what concerns the client's
+/// connection alone. `trusted`: what it says of earlier proxies is true; otherwise it is dropped.
+///
+/// # Errors
+/// Its framing is ambiguous, or it names no host.
+pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<(), Refused> {
+    let headers = &mut parts.headers;
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Refused("both Transfer-Encoding and Content-Length"));
+    }
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(Refused("more than one Host"));
+    }
+    if let Some(authority) = parts.uri.authority() {
+        // What the request line says wins (RFC 9112, 3.2.2).
+        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| Refused("a host that is none"))?;
+        headers.insert(HOST, host);
+    } else if !headers.contains_key(HOST) && parts.version == Version::HTTP_11 {
+        return Err(Refused("no Host"));
+    }
+    let upgrade = wants_upgrade(headers)
+        .then(|| headers.get(UPGRADE).cloned())
+        .flatten();
+    drop_hop_by_hop(headers);
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    name_client(headers, client, trusted);
+    let path = parts.uri.path_and_query().cloned();
+    parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    parts.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Makes the head of an upstream's answer one for the client; `true`: the upstream ends the connection after it.
+pub fn to_client(headers: &mut HeaderMap, switches: bool) -> bool {
+    let closes = names_in(headers, &CONNECTION).any(|name| name.eq_ignore_ascii_case("close"));
+    let upgrade = switches.then(|| headers.get(UPGRADE).cloned()).flatten();
+    drop_hop_by_hop(headers);
+    if let Some(upgrade) = upgrade {
+        headers.insert(UPGRADE, upgrade);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    closes
+}
+
+fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = names_in(headers, &CONNECTION)
+            .filter_map(|name| name.parse().ok())
+            .collect();
+        for name in named {
+            // These decide where the message ends and where it goes; no connection may take them away.
+            if name != CONTENT_LENGTH && name != HOST && name != TRANSFER_ENCODING {
+                headers.remove(name);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TRANSFER_ENCODING] {
+        headers.remove(name);
+    }
+    let trailers = names_in(headers, &TE).any(|name| name.eq_ignore_ascii_case("trailers"));
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        // It is of this connection, too.
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+fn name_client(headers: &mut HeaderMap, client: &Client, trusted: bool) {
+    if !trusted {
+        for name in [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
+            headers.remove(name);
+        }
+    }
+    headers.append(X_FORWARDED_FOR, client.address.clone());
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, client.scheme.clone());
+    }
+    if !headers.contains_key(X_FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+/// The comma-separated words of a field, of all its lines.
+fn names_in<'h>(headers: &'h HeaderMap, field: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let lines = headers
+        .get_all(field)
+        .into_iter()
+        .filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    fn client() -> Client {
+        Client {
+            address: HeaderValue::from_static("192.0.2.7"),
+            scheme: HeaderValue::from_static("http"),
+        }
+    }
+
+    fn sent(request: hyper::http::request::Builder, trusted: bool) -> Result<Parts, Refused> {
+        let (mut parts, ()) = request.body(()).expect("a request").into_parts();
+        to_upstream(&mut parts, &client(), trusted)?;
+        Ok(parts)
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn fields_of_the_connection_end_here() {
+        let request = Request::get("/a?b")
+            .header("host", "x.org")
+            .header("connection", "keep-alive, X-Own, Content-Length")
+            .header("x-own", "1")
+            .header("keep-alive", "timeout=5")
+            .header("proxy-connection", "keep-alive")
+            .header("te", "gzip, trailers")
+            .header("content-length", "0")
+            .header("accept", "*/*");
+        let parts = sent(request, false).expect("it is sent");
+        let expected = [
+            "accept",
+            "connection",
+            "content-length",
+            "host",
+            "te",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+        ];
+        assert_eq!(names(&parts.headers), expected);
+        assert_eq!(parts.headers["te"], "trailers");
+        assert_eq!(parts.uri, "/a?b");
+    }
+
+    #[test]
+    fn what_clients_say_of_proxies_is_dropped_unless_it_is_trusted() {
+        let request = || {
+            Request::get("http://shop.example:8080/x")
+                .header("host", "evil")
+                .header("x-forwarded-for", "10.0.0.1")
+                .header("x-forwarded-proto", "https")
+                .header("forwarded", "for=10.0.0.1")
+        };
+        let parts = sent(request(), false).expect("it is sent");
+        let all: Vec<_> = parts.headers.get_all("x-forwarded-for").iter().collect();
+        assert_eq!(all, ["192.0.2.7"]);
+        assert_eq!(parts.headers["x-forwarded-proto"], "http");
+        assert_eq!(parts.headers["host"], "shop.example:8080");
+        assert_eq!(parts.uri, "/x");
+        assert!(!parts.headers.contains_key("forwarded"));
+        let parts = sent(request(), true).expect("it is sent");
+        let all: Vec<_> = parts.headers.get_all("x-forwarded-for").iter().collect();
+        assert_eq!(all, ["10.0.0.1", "192.0.2.7"]);
+        assert_eq!(parts.headers["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn two_meanings_are_refused() {
+        let both = Request::post("/")
+            .header("host", "x")
+            .header("transfer-encoding", "chunked")
+            .header("content-length", "5");
+        assert!(sent(both, false).is_err());
+        let hosts = Request::get("/").header("host", "x").header("host", "y");
+        assert!(sent(hosts, false).is_err());
+        assert_eq!(sent(Request::get("/"), false).err(), Some(Refused("no Host")));
+    }
+
+    #[test]
+    fn a_websocket_keeps_its_upgrade() {
+        let request = Request::get("/")
+            .header("host", "x")
+            .header("connection", "Upgrade, keep-alive")
+            .header("upgrade", "websocket");
+        let parts = sent(request, false).expect("it is sent");
+        assert_eq!(
+            (&parts.headers["connection"], &parts.headers["upgrade"]),
+            (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+        );
+        let mut answer = HeaderMap::new();
+        answer.insert("connection", "close".parse().expect("a value"));
+        answer.insert("upgrade", "h2c".parse().expect("a value"));
+        assert!(to_client(&mut answer, false));
+        assert!(answer.is_empty());
+    }
+
+    #[test]
+    fn what_may_be_sent_twice() {
+        for (method, body, expected) in [
+            (Method::GET, false, true),
+            (Method::PUT, false, true),
+            (Method::PUT, true, false),
+            (Method::POST, false, false),
+            (Method::PATCH, false, false),
+            (Method::DELETE, false, true),
+        ] {
+            assert_eq!(is_replayable(&method, body), expected, "{method}");
+        }
+    }
+}

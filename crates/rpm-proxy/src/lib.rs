@@ -1,0 +1,24 @@
+//! The HTTP plane: clients' connections end here, and each *request* goes to the worker that should have it.
+//!
+//! A [`Front`] is a public address with its upstreams, the private listeners of the workers behind it. It is served by all threads of a
+//! [`Proxy`]: each has its own runtime, accepts from the same listener, and keeps its own idle connections to the workers, so that a
+//! request takes no lock. Which upstreams there are is a snapshot that is replaced as a whole ([`Front::set_upstreams`]); what is
+//! counted of an upstream survives that.
+//!
+//! A request is *chosen* an upstream for ([`balance`]), *sent* over an idle connection or a new one (`pool`), and *tried again* elsewhere if
+//! it cannot have been processed, or may be processed twice (`forward`). Bodies are streamed, never kept.
+
+pub mod balance;
+mod body;
+mod forward;
+mod front;
+pub mod headers;
+mod pool;
+mod serve;
+mod threads;
+mod upstream;
+
+pub use balance::Policy;
+pub use front::{Figures, Front, Settings};
+pub use threads::Proxy;
+pub use upstream::{Target, Upstream, UpstreamFigures, UpstreamId};

@@ -1,0 +1,97 @@
+//! The threads that serve all fronts.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+use tracing::{error, warn};
+
+use crate::front::Front;
+use crate::serve::accept;
+
+/// Orders that a thread has not taken yet. There are as many as fronts that come and go at the same moment.
+const ORDERS: usize = 1024;
+/// Of a thread's stack, in bytes: what is large is on the heap.
+const STACK: usize = 512 * 1024;
+
+enum Order {
+    Open(u32, TcpListener, Arc<Front>),
+    Close(u32),
+}
+
+/// All threads. They end when it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    threads: Vec<mpsc::Sender<Order>>,
+}
+
+impl Proxy {
+    /// Starts so many threads, at least one.
+    ///
+    /// # Errors
+    /// No thread or no descriptor is to be had.
+    pub fn start(count: usize) -> io::Result<Proxy> {
+        let mut threads = Vec::new();
+        for number in 0..count.max(1) {
+            let (orders, inbox) = mpsc::channel(ORDERS);
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new()
+                .name(format!("rpm-proxy-{number}"))
+                .stack_size(STACK)
+                .spawn(move || LocalSet::new().block_on(&runtime, obey(inbox)))?;
+            threads.push(orders);
+        }
+        Ok(Proxy { threads })
+    }
+
+    /// Serves a front on a socket that listens; `id` names it for [`Proxy::close`].
+    ///
+    /// # Errors
+    /// No descriptor is left for each thread.
+    pub fn open(&self, id: u32, listener: &OwnedFd, front: &Arc<Front>) -> io::Result<()> {
+        for orders in &self.threads {
+            let own = TcpListener::from(listener.try_clone()?);
+            own.set_nonblocking(true)?;
+            if orders.try_send(Order::Open(id, own, Arc::clone(front))).is_err() {
+                return Err(io::Error::other("a thread of the proxy does not take orders"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Accepts no more for the front; clients finish what they have begun.
+    pub fn close(&self, id: u32) {
+        for orders in &self.threads {
+            if orders.try_send(Order::Close(id)).is_err() {
+                warn!(id, "a thread of the proxy does not take orders");
+            }
+        }
+    }
+}
+
+async fn obey(mut inbox: mpsc::Receiver<Order>) {
+    let mut open: HashMap<u32, watch::Sender<bool>> = HashMap::new();
+    while let Some(order) = inbox.recv().await {
+        match order {
+            Order::Open(id, listener, front) => match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let (closing, told) = watch::channel(false);
+                    open.insert(id, closing);
+                    tokio::task::spawn_local(accept(listener, front, told));
+                }
+                Err(error) => error!(id, %error, "a thread of the proxy cannot serve a listener"),
+            },
+            Order::Close(id) => {
+                if let Some(closing) = open.remove(&id) {
+                    let _ = closing.send(true);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! What is behind a front: a worker's private listener, and what is known of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// Names an upstream for as long as there is one; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(pub u32);
+
+/// An upstream as the caller describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which.
+    pub id: UpstreamId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its part of the requests, where they are weighted; at least 1.
+    pub weight: u32,
+}
+
+/// Failures in a row after which an upstream is left out.
+const FAILURES: u32 = 5;
+/// Answers of 500 and above in a row after which it is left out.
+const BAD_ANSWERS: u32 = 20;
+/// For how long, in ms: at first, and at most.
+const EJECTED_FIRST: u64 = 500;
+const EJECTED_LONGEST: u64 = 30_000;
+/// Of the moving average of latency, the part of the newest measurement is one in so many.
+const EWMA: u64 = 8;
+
+/// An upstream and what is counted of it.
+#[derive(Debug)]
+pub struct Upstream {
+    target: Target,
+    in_flight: AtomicU32,
+    /// Moving average of the time to the head of an answer, in µs.
+    latency: AtomicU64,
+    failures: AtomicU32,
+    bad_answers: AtomicU32,
+    ejections: AtomicU32,
+    /// In ms since the start of the proxy; in the past: it is not ejected.
+    ejected_until: AtomicU64,
+    requests: AtomicU64,
+    /// Turns that it has had in the present set, for weights.
+    turns: AtomicU32,
+}
+
+/// What is known of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamFigures {
+    /// Which.
+    pub id: UpstreamId,
+    /// Requests that it has been sent.
+    pub requests: u64,
+    /// Requests without a complete answer.
+    pub in_flight: u32,
+    /// Moving average of the time to the head of an answer, in µs.
+    pub latency_us: u64,
+    /// How often it was left out.
+    pub ejections: u32,
+    /// It is left out now.
+    pub ejected: bool,
+}
+
+impl Upstream {
+    fn new(target: Target) -> Upstream {
+        Upstream {
+            target,
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            bad_answers: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            turns: AtomicU32::new(0),
+        }
+    }
+
+    /// Which.
+    #[must_use]
+    pub fn id(&self) -> UpstreamId {
+        self.target.id
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.target.addr
+    }
+
+    pub(crate) fn weight(&self) -> u32 {
+        self.target.weight.max(1)
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn latency_us(&self) -> u64 {
+        self.latency.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn turns(&self) -> u32 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take_turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_ejected(&self, now_ms: u64) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) > now_ms
+    }
+
+    /// It was sent a request; until what is returned is dropped that is in flight.
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// It has answered, after so many µs.
+    pub(crate) fn answered(&self, status: u16, after_us: u64, now_ms: u64) {
+        self.failures.store(0, Ordering::Relaxed);
+        let old = self.latency.load(Ordering::Relaxed);
+        // Peaks count at once, and are forgotten slowly.
+        let new = if after_us > old {
+            after_us
+        } else {
+            old - (old - after_us) / EWMA
+        };
+        self.latency.store(new, Ordering::Relaxed);
+        if status < 500 {
+            self.bad_answers.store(0, Ordering::Relaxed);
+        } else if self.bad_answers.fetch_add(1, Ordering::Relaxed) + 1 >= BAD_ANSWERS {
+            self.bad_answers.store(0, Ordering::Relaxed);
+            self.eject(now_ms);
+        }
+    }
+
+    /// It has not answered: no connection was to be had, or it ended early.
+    pub(crate) fn failed(&self, now_ms: u64) {
+        if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
+            self.failures.store(0, Ordering::Relaxed);
+            self.eject(now_ms);
+        }
+    }
+
+    fn eject(&self, now_ms: u64) {
+        let times = self.ejections.fetch_add(1, Ordering::Relaxed).min(16);
+        let time = (EJECTED_FIRST << times).min(EJECTED_LONGEST);
+        self.ejected_until.store(now_ms + time, Ordering::Relaxed);
+    }
+
+    pub(crate) fn figures(&self, now_ms: u64) -> UpstreamFigures {
+        UpstreamFigures {
+            id: self.target.id,
+            requests: self.requests.load(Ordering::Relaxed),
+            in_flight: self.in_flight(),
+            latency_us: self.latency_us(),
+            ejections: self.ejections.load(Ordering::Relaxed),
+            ejected: self.is_ejected(now_ms),
+        }
+    }
+}
+
+/// A request that an upstream has.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Upstream>);
+
+impl InFlight {
+    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The upstreams of a front at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Upstreams {
+    pub(crate) list: Vec<Arc<Upstream>>,
+    turn: AtomicUsize,
+}
+
+impl Upstreams {
+    /// Those that were there before keep what is known of them.
+    pub(crate) fn new(targets: &[Target], before: &Upstreams) -> Upstreams {
+        let known = |target: &Target| {
+            let old = before.list.iter().find(|old| old.target == *target);
+            old.map_or_else(
+                || Arc::new(Upstream::new(*target)),
+                |old| {
+                    old.turns.store(0, Ordering::Relaxed);
+                    Arc::clone(old)
+                },
+            )
+        };
+        Upstreams {
+            list: targets.iter().map(known).collect(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn has(&self, id: UpstreamId) -> bool {
+        self.list.iter().any(|upstream| upstream.id() == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(id: u32) -> Target {
+        Target {
+            id: UpstreamId(id),
+            addr: ([127, 0, 0, 1], 1).into(),
+            weight: 1,
+        }
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_for_longer_and_longer() {
+        let upstream = Upstream::new(target(1));
+        let fail = |now| (0..FAILURES).for_each(|_| upstream.failed(now));
+        (1..FAILURES).for_each(|_| upstream.failed(0));
+        upstream.answered(200, 10, 0);
+        upstream.failed(0);
+        assert!(!upstream.is_ejected(0), "an answer forgives");
+        upstream.answered(200, 10, 0);
+        fail(1000);
+        assert!(upstream.is_ejected(1000 + EJECTED_FIRST - 1) && !upstream.is_ejected(1000 + EJECTED_FIRST));
+        fail(5000);
+        assert!(upstream.is_ejected(5000 + 2 * EJECTED_FIRST - 1));
+        (0..20).for_each(|_| fail(9000));
+        assert!(!upstream.is_ejected(9000 + EJECTED_LONGEST));
+    }
+
+    #[test]
+    fn answers_of_a_broken_worker_eject_it_too() {
+        let upstream = Upstream::new(target(1));
+        (1..BAD_ANSWERS).for_each(|_| upstream.answered(503, 10, 0));
+        assert!(!upstream.is_ejected(0));
+        upstream.answered(500, 10, 0);
+        assert!(upstream.is_ejected(0));
+    }
+
+    #[test]
+    fn latency_rises_at_once_and_falls_slowly() {
+        let upstream = Upstream::new(target(1));
+        upstream.answered(200, 800, 0);
+        assert_eq!(upstream.latency_us(), 800);
+        upstream.answered(200, 0, 0);
+        assert_eq!(upstream.latency_us(), 700);
+    }
+
+    #[test]
+    fn what_is_known_survives_a_change_of_the_set() {
+        let first = Upstreams::new(&[target(1), target(2)], &Upstreams::default());
+        let held = first.list[1].begin();
+        let second = Upstreams::new(&[target(2), target(3)], &first);
+        assert_eq!(second.list[0].in_flight(), 1);
+        drop(held);
+        assert_eq!(second.list[0].in_flight(), 0);
+        assert!(!second.has(UpstreamId(1)));
+    }
+}

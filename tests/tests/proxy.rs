@@ -1,0 +1,349 @@
+//! `--balance proxy`: the daemon speaks HTTP and passes on each request.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::complaint::assert_says;
+use rpm_e2e::outside::{freeze, kill, thaw};
+use rpm_e2e::place::Place;
+use rpm_testkit::{Outcome, Port, Process, Rpm, Status, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
+/// Clients of each kind.
+const CLIENTS: usize = 8;
+/// Answers between two events.
+const SOME: u64 = 100;
+
+fn web(instances: &str, port: &Port) -> App {
+    App::cluster("hello.js", instances)
+        .args(["--name", "web", "--balance", "proxy"])
+        .port(port)
+}
+
+/// A client's connection.
+struct Connection(BufReader<TcpStream>);
+
+/// What came back: status, head, body.
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Connection {
+    fn open(port: &Port) -> Connection {
+        let stream = TcpStream::connect(("127.0.0.1", port.number())).expect("somebody listens");
+        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+        Connection(BufReader::new(stream))
+    }
+
+    fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).expect("it is sent");
+    }
+
+    fn answer(&mut self) -> Answer {
+        let mut head = String::new();
+        loop {
+            let mut line = String::new();
+            let count = self.0.read_line(&mut line).expect("a line");
+            assert!(count > 0, "the connection ended after {head:?}");
+            if line == "\r\n" {
+                break;
+            }
+            head.push_str(&line.to_lowercase());
+        }
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a length"))];
+        self.0.read_exact(&mut body).expect("a body");
+        Answer {
+            status: head[9..12].parse().expect("a status"),
+            head,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        }
+    }
+
+    fn get(&mut self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: example.org\r\n\r\n"));
+        self.answer()
+    }
+
+    fn has_ended(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
+    }
+}
+
+#[test]
+fn requests_of_one_connection_take_turns() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("3", &port).start(&rpm);
+    let app = rpm.describe("web");
+    assert_eq!(
+        (app.plane.as_str(), app.listeners[0].steering.as_str()),
+        ("proxy", "proxy")
+    );
+    assert_eq!(
+        app.listeners[0].address,
+        format!("tcp 127.0.0.1:{}", port.number())
+    );
+    let mut connection = Connection::open(&port);
+    let mut served: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..30 {
+        let answer = connection.get("/");
+        assert_eq!(answer.status, 200);
+        *served.entry(answer.body).or_insert(0) += 1;
+    }
+    assert_eq!(
+        served.values().copied().collect::<Vec<_>>(),
+        [10; 3],
+        "{served:?}"
+    );
+    rpm.ok(["delete", "web"]);
+    assert!(
+        TcpStream::connect(("127.0.0.1", port.number())).is_err(),
+        "nobody accepts"
+    );
+}
+
+#[test]
+fn reloads_and_scaling_lose_nothing_and_cut_no_client() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("2", &port).start(&rpm);
+    let mut kept = Connection::open(&port);
+    assert_eq!(kept.get("/").status, 200);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    for _ in 0..3 {
+        rpm.ok(["reload", "web", "--wait"]);
+        clients.wait_ok(SOME);
+    }
+    rpm.ok(["scale", "web", "4"]);
+    clients.wait_ok(SOME);
+    rpm.ok(["scale", "web", "2"]);
+    clients.wait_ok(SOME);
+    let answer = kept.get("/");
+    assert!(
+        answer.status == 200 && !answer.head.contains("connection: close"),
+        "{}",
+        answer.head
+    );
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn programs_that_know_nothing_of_it_are_behind_it_too() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.py", "2")
+        .args(["--name", "web", "--balance", "proxy"])
+        .port(&port)
+        .start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    for _ in 0..2 {
+        rpm.ok(["reload", "web", "--wait"]);
+        clients.wait_ok(SOME);
+    }
+    clients.finish_clean(&rpm);
+}
+
+fn replaced(rpm: &Rpm, id: u32, victim: u32) {
+    let now = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
+    wait_until("a replacement", BOUND, || rpm.process(id), now);
+}
+
+#[test]
+fn a_killed_worker_costs_no_get() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("2", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    for round in 0..5 {
+        let victim = rpm.process(round % 2).pid.expect("it runs");
+        kill(victim);
+        replaced(&rpm, round % 2, victim);
+        clients.wait_ok(SOME);
+    }
+    for (kind, report) in clients.finish() {
+        // What it had begun to send cannot be sent again.
+        report
+            .check_allowing(&[Outcome::Truncated])
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}\n{}", rpm.log()));
+    }
+}
+
+#[test]
+fn requests_wait_while_the_only_worker_is_replaced() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("1", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    for _ in 0..3 {
+        let victim = rpm.process(0).pid.expect("it runs");
+        kill(victim);
+        replaced(&rpm, 0, victim);
+        clients.wait_ok(SOME);
+    }
+    for (kind, report) in clients.finish() {
+        report
+            .check_allowing(&[Outcome::Truncated])
+            .unwrap_or_else(|error| panic!("{kind:?}: {error}\n{}", rpm.log()));
+    }
+}
+
+#[test]
+fn a_frozen_worker_gets_nothing_new() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("4", &port).start(&rpm);
+    let victim = rpm.process(1).pid.expect("it runs");
+    freeze(victim);
+    // Some find out; the others are served by its siblings.
+    let served = wait_until(
+        "answers of the others alone",
+        BOUND,
+        || {
+            let answers = (0..20).filter(|_| {
+                let mut connection = Connection::open(&port);
+                let deadline = Some(Duration::from_millis(500));
+                connection
+                    .0
+                    .get_ref()
+                    .set_read_timeout(deadline)
+                    .expect("a deadline");
+                connection.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+                let mut line = String::new();
+                connection
+                    .0
+                    .read_line(&mut line)
+                    .is_ok_and(|_| line.contains("200"))
+            });
+            answers.count()
+        },
+        |count| *count == 20,
+    );
+    assert_eq!(served, 20);
+    thaw(victim);
+}
+
+#[test]
+fn heads_are_made_for_whom_they_go_to() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write(
+        "app.js",
+        "require('http').createServer((q, r) => {
+            if (q.url === '/echo') { r.setHeader('x-hop', '1'); r.setHeader('connection', 'x-hop'); }
+            const body = JSON.stringify(q.headers); r.setHeader('content-length', body.length); r.end(body);
+        }).listen(process.env.PORT);",
+    );
+    let mut start = rpm.command(["start", "app.js", "-i", "1", "--balance", "proxy"]);
+    start
+        .current_dir(place.path())
+        .env("PORT", port.number().to_string());
+    assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
+    let mut connection = Connection::open(&port);
+    connection.send(
+        "GET /echo HTTP/1.1\r\nHost: shop\r\nConnection: x-own\r\nX-Own: 1\r\nX-Forwarded-For: 10.9.9.9\r\n\r\n",
+    );
+    let answer = connection.answer();
+    let seen: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(seen["x-forwarded-for"], "127.0.0.1", "{seen}");
+    assert_eq!(
+        (&seen["host"], &seen["x-forwarded-host"]),
+        (&"shop".into(), &"shop".into())
+    );
+    assert_eq!(
+        (seen.get("x-own"), seen.get("connection")),
+        (None, None),
+        "{seen}"
+    );
+    assert!(!answer.head.contains("x-hop"), "{}", answer.head);
+    // What two readers could take for two things is refused, and the connection with it.
+    for (text, status) in [
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd",
+            400,
+        ),
+        ("GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: x\r\nBad Name: 1\r\n\r\n", 400),
+        ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+    ] {
+        let mut connection = Connection::open(&port);
+        connection.send(text);
+        assert_eq!(connection.answer().status, status, "{text:?}");
+    }
+}
+
+#[test]
+fn a_websocket_goes_through_and_ends_with_its_worker() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    // What is needed of the protocol: it switches, and echoes bytes.
+    place.write(
+        "app.js",
+        "const s = require('http').createServer((q, r) => r.end('http'));
+        s.on('upgrade', (q, socket) => {
+            socket.write('HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: echo\\r\\nConnection: Upgrade\\r\\n\\r\\n');
+            socket.pipe(socket);
+        });
+        s.listen(process.env.PORT);",
+    );
+    let mut start = rpm.command(["start", "app.js", "-n", "app", "-i", "1", "--balance", "proxy"]);
+    start
+        .current_dir(place.path())
+        .env("PORT", port.number().to_string());
+    assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
+    let mut connection = Connection::open(&port);
+    connection.send("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+    let answer = connection.answer();
+    assert!(
+        answer.status == 101 && answer.head.contains("upgrade: echo"),
+        "{}",
+        answer.head
+    );
+    connection.send("ping\r\n");
+    let mut line = String::new();
+    connection.0.read_line(&mut line).expect("an echo");
+    assert_eq!(line, "ping\r\n");
+    rpm.ok(["delete", "app", "--hard"]);
+    assert!(connection.has_ended());
+}
+
+#[test]
+fn clients_may_speak_http_2() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("2", &port).start(&rpm);
+    let url = format!("http://127.0.0.1:{}/", port.number());
+    let mut served = BTreeMap::new();
+    for _ in 0..4 {
+        let done = Command::new("curl")
+            .args([
+                "--silent",
+                "--http2-prior-knowledge",
+                "--write-out",
+                " %{http_version} %{http_code}",
+                &url,
+            ])
+            .output()
+            .expect("curl runs");
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(text.ends_with(" 2 200"), "{text}");
+        *served.entry(text).or_insert(0) += 1;
+    }
+    assert_eq!(
+        served.into_values().collect::<Vec<_>>(),
+        [2, 2],
+        "each worker has half"
+    );
+}
+
+#[test]
+fn one_process_that_owns_its_port_cannot_be_behind_it() {
+    let rpm = Rpm::new();
+    let refused = App::new("hello.js").args(["--balance", "proxy"]).try_start(&rpm);
+    assert_says(&refused, &["runs in fork mode", "-i 1"]);
+}
