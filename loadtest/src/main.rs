@@ -22,6 +22,8 @@ enum Command {
     Compare(tool::compare::Arguments),
     /// Measure what the commands of rpm and of PM2 take, and the daemon with 100 apps.
     Commands(tool::commands::Arguments),
+    /// Compare rpm's proxy, nginx and HAProxy before the same app, in interleaved rounds.
+    Edge(tool::edge::Arguments),
     /// Measure what the daemon costs when nothing happens.
     Footprint(tool::footprint::Arguments),
     /// Reload, scale and stop apps, kill and update the daemon, under every kind of client: what became of each request.
@@ -53,6 +55,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Compare(arguments) => tool::compare::compare(arguments).await,
         Command::Commands(arguments) => tool::commands::commands(arguments).await,
+        Command::Edge(arguments) => tool::edge::edge(arguments).await,
         Command::Footprint(arguments) => tool::footprint::footprint(arguments).await,
         Command::Reload(arguments) => tool::reload::reload(arguments).await,
         Command::ReloadPeers(arguments) => tool::peers::peers(arguments).await,

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rpm_core::{AppId, GroupId};
+use rpm_core::{AppId, GroupId, SlotId};
 use rpm_proxy::{Figures, Front, Policy, Proxy, Settings, Target, UpstreamId};
 use tracing::error;
 
@@ -40,7 +41,8 @@ impl Fronts {
             policy: policy(fronted.policy),
             ..Settings::default()
         });
-        let opened = proxy.open(fronted.group.0, fronted.listener, &front);
+        let listeners = fronted.listeners(proxy.threads());
+        let opened = listeners.and_then(|listeners| proxy.open(fronted.group.0, listeners, &front));
         self.proxy = Some(proxy);
         self.open.insert(
             fronted.group,
@@ -66,15 +68,29 @@ impl Supervisor {
             {
                 error!(group = %fronted.group, %error, "the proxy cannot serve an address");
             }
-            let target = |(slot, addr, weight): &(rpm_core::SlotId, std::net::SocketAddr, u32)| Target {
-                id: UpstreamId(slot.0),
-                addr: *addr,
-                weight: *weight,
+            let Some(open) = fronts.open.get_mut(&fronted.group) else {
+                continue;
+            };
+            let target = |(slot, addr, weight): &(SlotId, SocketAddr, u32)| {
+                let id = UpstreamId(slot.0);
+                let before = open.targets.iter().find(|target| target.id == id);
+                let holder = self
+                    .listeners
+                    .holder(*slot)
+                    .and_then(|worker| self.workers.get(&worker));
+                Target {
+                    id,
+                    addr: *addr,
+                    weight: *weight,
+                    // While its worker is replaced nobody holds it.
+                    key: holder.map_or_else(
+                        || before.map_or(0, |target| target.key),
+                        |worker| worker.instance.0,
+                    ),
+                }
             };
             let targets: Vec<Target> = fronted.upstreams.iter().map(target).collect();
-            if let Some(open) = fronts.open.get_mut(&fronted.group)
-                && open.targets != targets
-            {
+            if open.targets != targets {
                 open.front.set_upstreams(&targets);
                 open.targets = targets;
             }

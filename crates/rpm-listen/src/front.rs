@@ -24,11 +24,24 @@ pub struct Fronted<'l> {
     /// Whose.
     pub app: AppId,
     /// Where clients come to.
-    pub listener: &'l OwnedFd,
+    listener: &'l OwnedFd,
+    v6only: bool,
     /// How requests are spread.
     pub policy: Policy,
     /// The eligible slots: which, where it listens, and its weight.
     pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
+}
+
+impl Fronted<'_> {
+    /// As many sockets that listen to the address, the group's own among them.
+    ///
+    /// # Errors
+    /// No descriptor is left, or the address cannot be shared any more.
+    pub fn listeners(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        let addr = socket::local_addr(self.listener)?;
+        let more = (1..count).map(|_| public(addr, self.v6only));
+        std::iter::once(self.listener.try_clone()).chain(more).collect()
+    }
 }
 
 impl Group {
@@ -85,6 +98,7 @@ impl Listeners {
                 group: *id,
                 app: group.app,
                 listener: group.front.as_ref()?,
+                v6only: group.v6only,
                 policy: group.policy,
                 upstreams: group.eligible.iter().filter_map(upstream).collect(),
             })

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::upstream::{Upstream, UpstreamId, Upstreams};
+use crate::upstream::{InFlight, Upstream, UpstreamId, Upstreams};
 
 /// How requests are spread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,48 +25,100 @@ pub enum Policy {
 pub(crate) struct Asking<'a> {
     pub(crate) policy: Policy,
     pub(crate) client: IpAddr,
+    /// The worker that it had, by its key.
+    pub(crate) sticky: Option<u32>,
     /// Those that have failed this request.
     pub(crate) tried: &'a [UpstreamId],
+    /// Requests that an upstream may have at once.
+    pub(crate) max_in_flight: Option<u32>,
     pub(crate) now_ms: u64,
 }
 
-/// The upstream for a request; `None`: there is none that it has not tried.
+/// What a choice comes to.
+#[derive(Debug)]
+pub(crate) enum Chosen {
+    /// It has the request now.
+    Upstream(InFlight),
+    /// All have failed it.
+    Tried,
+    /// All have as many as they may.
+    Busy,
+    /// There is none.
+    Nobody,
+}
+
+/// An upstream for a request.
 ///
 /// One that is ejected is chosen only if all are: somebody must find out whether they work again, and a client is better off with a try
 /// than without.
-pub(crate) fn choose<'u>(set: &'u Upstreams, asking: &Asking<'_>) -> Option<&'u Arc<Upstream>> {
-    let untried = || set.list.iter().filter(|one| !asking.tried.contains(&one.id()));
-    let fit: Vec<&Arc<Upstream>> = untried().filter(|one| !one.is_ejected(asking.now_ms)).collect();
-    let fit = if fit.is_empty() { untried().collect() } else { fit };
-    if fit.len() < 2 {
-        return fit.first().copied();
+pub(crate) fn choose(set: &Upstreams, asking: &Asking<'_>) -> Chosen {
+    let untried = |one: &&Arc<Upstream>| !asking.tried.contains(&one.id());
+    let sound = |one: &&Arc<Upstream>| untried(one) && !one.is_ejected(asking.now_ms);
+    let room = |one: &&Arc<Upstream>| asking.max_in_flight.is_none_or(|max| one.in_flight() < max);
+    if set.list.is_empty() {
+        return Chosen::Nobody;
+    }
+    if !set.list.iter().any(|one| untried(&one)) {
+        return Chosen::Tried;
+    }
+    let any_sound = set.list.iter().any(|one| sound(&one));
+    let fit = |one: &&Arc<Upstream>| if any_sound { sound(one) } else { untried(one) };
+    // Between the look and the choice another thread may take the last place.
+    for _ in 0..=set.list.len() {
+        let candidates = set.list.iter().filter(|one| fit(one) && room(one));
+        let Some(chosen) = prefer(set, asking, &candidates) else {
+            return Chosen::Busy;
+        };
+        if let Some(in_flight) = chosen.begin_below(asking.max_in_flight) {
+            return Chosen::Upstream(in_flight);
+        }
+    }
+    Chosen::Busy
+}
+
+/// The best of the candidates.
+fn prefer<'u>(
+    set: &Upstreams,
+    asking: &Asking<'_>,
+    candidates: &(impl Iterator<Item = &'u Arc<Upstream>> + Clone),
+) -> Option<&'u Arc<Upstream>> {
+    let count = candidates.clone().count();
+    if count < 2 {
+        return candidates.clone().next();
+    }
+    if let Some(key) = asking.sticky
+        && let Some(own) = candidates.clone().find(|one| one.key() == key)
+    {
+        return Some(own);
     }
     let turn = set.next_turn();
+    let nth = |number: usize| candidates.clone().nth(number);
     match asking.policy {
-        Policy::RoundRobin => fit.get(turn % fit.len()).copied(),
+        Policy::RoundRobin => nth(turn % count),
         Policy::LeastInFlight => {
-            let least = fit.iter().map(|one| one.in_flight()).min()?;
-            let ties: Vec<_> = fit.into_iter().filter(|one| one.in_flight() <= least).collect();
-            // Another thread may have sent it something since.
-            ties.get(turn % ties.len().max(1))
-                .or(set.list.first().as_ref())
-                .copied()
+            let loads = candidates.clone().map(|one| one.load(asking.now_ms));
+            let least = loads.min()?;
+            // Of those with the fewest, another one each time. Another thread may have sent one something since.
+            let ties = candidates.clone().filter(|one| one.load(asking.now_ms) <= least);
+            let count = ties.clone().count().max(1);
+            ties.clone().nth(turn % count).or_else(|| nth(turn % count))
         }
         Policy::Latency => {
-            let (first, second) = two(turn as u64, fit.len());
-            let cost = |one: &Upstream| one.latency_us().saturating_mul(u64::from(one.in_flight()) + 1);
-            let (first, second) = (fit[first], fit[second]);
+            let (first, second) = two(turn as u64, count);
+            let cost = |one: &Upstream| (one.latency_us() + 1).saturating_mul(one.load(asking.now_ms) + 1);
+            let (first, second) = (nth(first)?, nth(second)?);
             Some(if cost(second) < cost(first) { second } else { first })
         }
         Policy::IpHash => {
             let client = bits(asking.client);
-            fit.into_iter()
-                .max_by_key(|one| mixed(client ^ mixed(u64::from(one.id().0))))
+            candidates
+                .clone()
+                .max_by_key(|one| mixed(client ^ mixed(u64::from(one.key()))))
         }
         Policy::Weighted => {
             // Who is furthest behind its share.
             let after = |one: &Upstream| (u64::from(one.turns()) + 1) * 10_000 / u64::from(one.weight());
-            let chosen = fit.into_iter().min_by_key(|one| after(one))?;
+            let chosen = candidates.clone().min_by_key(|one| after(one))?;
             chosen.take_turn();
             Some(chosen)
         }
@@ -101,26 +153,32 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::upstream::Target;
+    use crate::upstream::{Common, Target};
 
     fn set(weights: &[u32]) -> Upstreams {
         let target = |(id, weight): (usize, &u32)| Target {
             id: UpstreamId(id as u32),
             addr: ([127, 0, 0, 1], 1).into(),
             weight: *weight,
+            key: id as u32,
         };
         let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
-        Upstreams::new(&targets, &Upstreams::default())
+        Upstreams::new(&targets, &Upstreams::default(), &Common::default())
     }
 
     fn chosen(set: &Upstreams, policy: Policy, client: u8, tried: &[UpstreamId]) -> Option<u32> {
         let asking = Asking {
             policy,
             client: [10, 0, 0, client].into(),
+            sticky: None,
             tried,
+            max_in_flight: None,
             now_ms: 0,
         };
-        choose(set, &asking).map(|one| one.id().0)
+        match choose(set, &asking) {
+            Chosen::Upstream(in_flight) => Some(in_flight.upstream().id().0),
+            Chosen::Tried | Chosen::Busy | Chosen::Nobody => None,
+        }
     }
 
     fn counts(set: &Upstreams, policy: Policy, times: u32) -> BTreeMap<u32, u32> {
@@ -147,9 +205,13 @@ mod tests {
     #[test]
     fn the_fewest_in_flight_wins_and_ties_take_turns() {
         let set = set(&[1, 1, 1]);
-        let _busy = [set.list[0].begin(), set.list[0].begin(), set.list[2].begin()];
+        let _busy = [
+            set.list[0].begin_below(None),
+            set.list[0].begin_below(None),
+            set.list[2].begin_below(None),
+        ];
         assert_eq!(counts(&set, Policy::LeastInFlight, 9), BTreeMap::from([(1, 9)]));
-        let _one = set.list[1].begin();
+        let _one = set.list[1].begin_below(None);
         assert_eq!(
             counts(&set, Policy::LeastInFlight, 90),
             BTreeMap::from([(1, 45), (2, 45)])

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
-use crate::pool::{Connection, Pool};
+use crate::pool::{Connection, Pools};
 use crate::upstream::InFlight;
 
 /// The body of a request to an upstream.
@@ -63,7 +63,7 @@ pub(crate) struct Passing {
     pub(crate) in_flight: InFlight,
     /// Goes back when the body is complete; one that is not leaves the connection unusable.
     pub(crate) connection: Option<Connection>,
-    pub(crate) pool: Rc<Pool>,
+    pub(crate) pools: Rc<Pools>,
 }
 
 impl Drop for Passing {
@@ -71,7 +71,9 @@ impl Drop for Passing {
         if let Some(connection) = self.connection.take()
             && (self.ended || self.body.is_end_stream())
         {
-            self.pool.put(self.in_flight.upstream().id(), connection);
+            self.pools
+                .connections
+                .put(self.in_flight.upstream().id(), connection);
         }
     }
 }

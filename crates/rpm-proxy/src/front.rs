@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::balance::Policy;
-use crate::upstream::{Target, UpstreamFigures, Upstreams};
+use crate::upstream::{Common, Freed, Target, UpstreamFigures, Upstreams};
 
 /// How requests are passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,22 @@ pub struct Settings {
     pub retries: u32,
     /// What clients say of earlier proxies is true.
     pub trust_forwarded: bool,
+    /// How long a client's connection may be idle.
+    pub idle_timeout: Duration,
+    /// How long a body may not move, in either direction, once the answer has begun.
+    pub stream_timeout: Duration,
+    /// Longest body of a request, in bytes.
+    pub max_body: u64,
+    /// Requests that an upstream may have at once.
+    pub max_in_flight: Option<u32>,
+    /// Requests that may wait when all have as many.
+    pub queue_limit: u32,
+    /// How long they may wait.
+    pub queue_timeout: Duration,
+    /// The name of a cookie by which a client stays with its worker.
+    pub cookie: Option<String>,
+    /// How long a new upstream is spared, where the policy looks at what they have.
+    pub slow_start: Duration,
 }
 
 impl Default for Settings {
@@ -39,6 +55,14 @@ impl Default for Settings {
             hold_timeout: Duration::from_secs(10),
             retries: 2,
             trust_forwarded: false,
+            idle_timeout: Duration::from_secs(75),
+            stream_timeout: Duration::from_secs(600),
+            max_body: u64::MAX,
+            max_in_flight: None,
+            queue_limit: 1024,
+            queue_timeout: Duration::from_secs(10),
+            cookie: None,
+            slow_start: Duration::ZERO,
         }
     }
 }
@@ -57,6 +81,10 @@ pub struct Figures {
     pub retries: u64,
     /// Requests that found no upstream in time.
     pub unavailable: u64,
+    /// Requests that wait for an upstream with room.
+    pub queued: u32,
+    /// Bytes of bodies from clients, and to them.
+    pub bytes: [u64; 2],
     /// Of each upstream.
     pub upstreams: Vec<UpstreamFigures>,
 }
@@ -67,6 +95,8 @@ pub struct Front {
     pub(crate) settings: Settings,
     pub(crate) upstreams: ArcSwap<Upstreams>,
     changed: watch::Sender<u64>,
+    pub(crate) freed: Arc<Freed>,
+    bytes: [AtomicU64; 2],
     answers: [AtomicU64; 5],
     retries: AtomicU64,
     unavailable: AtomicU64,
@@ -82,6 +112,8 @@ impl Front {
             settings,
             upstreams: ArcSwap::default(),
             changed: watch::Sender::new(0),
+            freed: Arc::default(),
+            bytes: Default::default(),
             answers: Default::default(),
             retries: AtomicU64::new(0),
             unavailable: AtomicU64::new(0),
@@ -93,7 +125,13 @@ impl Front {
     /// New requests go to these from now on. What others have been sent they finish; idle connections to them are ended.
     pub fn set_upstreams(&self, targets: &[Target]) {
         let before = self.upstreams.load();
-        self.upstreams.store(Arc::new(Upstreams::new(targets, &before)));
+        let common = Common {
+            now_ms: self.now_ms(),
+            slow_start_ms: u64::try_from(self.settings.slow_start.as_millis()).unwrap_or(u64::MAX),
+            freed: Arc::clone(&self.freed),
+        };
+        self.upstreams
+            .store(Arc::new(Upstreams::new(targets, &before, &common)));
         self.changed.send_modify(|version| *version += 1);
     }
 
@@ -106,6 +144,8 @@ impl Front {
             answers: [0, 1, 2, 3, 4].map(|class| self.answers[class].load(Ordering::Relaxed)),
             retries: self.retries.load(Ordering::Relaxed),
             unavailable: self.unavailable.load(Ordering::Relaxed),
+            queued: self.freed.waiting.load(Ordering::Relaxed),
+            bytes: [0, 1].map(|way| self.bytes[way].load(Ordering::Relaxed)),
             upstreams: upstreams.list.iter().map(|one| one.figures(now)).collect(),
         }
     }
@@ -127,6 +167,21 @@ impl Front {
         self.unavailable.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Bytes of bodies: from a client, and to it.
+    pub(crate) fn count_bytes(&self, (up, down): (u64, u64)) {
+        if up > 0 {
+            self.bytes[0].fetch_add(up, Ordering::Relaxed);
+        }
+        self.bytes[1].fetch_add(down, Ordering::Relaxed);
+    }
+
+    /// A place in the queue for requests that find all upstreams busy; `None`: it is full.
+    pub(crate) fn queue(&self) -> Option<Place<'_>> {
+        let before = self.freed.waiting.fetch_add(1, Ordering::AcqRel);
+        let place = Place(&self.freed);
+        (before < self.settings.queue_limit).then_some(place)
+    }
+
     /// A request has come.
     pub(crate) fn earn_retry(&self) {
         if self.budget.load(Ordering::Relaxed) < BUDGET_RESERVE * BUDGET_PART {
@@ -143,5 +198,15 @@ impl Front {
             self.budget.fetch_add(BUDGET_PART, Ordering::Relaxed);
         }
         allowed
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct Place<'f>(&'f Freed);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -21,18 +21,15 @@ pub struct Client {
     pub address: HeaderValue,
     /// `http` or `https`.
     pub scheme: HeaderValue,
+    /// The same for `Forwarded` (RFC 7239), without the host.
+    pub forwarded: HeaderValue,
+    /// By TLS.
+    pub secure: bool,
 }
 
 /// A request that is refused: two readers might see different messages in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused(pub &'static str);
-
-/// Does the request want to leave HTTP (WebSocket)? Then its `Upgrade` is kept.
-#[must_use]
-pub fn wants_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(UPGRADE)
-        && names_in(headers, &CONNECTION).any(|name| name.eq_ignore_ascii_case("upgrade"))
-}
 
 /// May the upstream be sent it twice? By its method (RFC 9110, 9.2.2), and because it has no body that is gone by then.
 #[must_use]
@@ -60,14 +57,7 @@ pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<
     } else if !headers.contains_key(HOST) && parts.version == Version::HTTP_11 {
         return Err(Refused("no Host"));
     }
-    let upgrade = wants_upgrade(headers)
-        .then(|| headers.get(UPGRADE).cloned())
-        .flatten();
     drop_hop_by_hop(headers);
-    if let Some(upgrade) = upgrade {
-        headers.insert(UPGRADE, upgrade);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    }
     name_client(headers, client, trusted);
     let path = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
@@ -76,14 +66,9 @@ pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<
 }
 
 /// Makes the head of an upstream's answer one for the client; `true`: the upstream ends the connection after it.
-pub fn to_client(headers: &mut HeaderMap, switches: bool) -> bool {
+pub fn to_client(headers: &mut HeaderMap) -> bool {
     let closes = names_in(headers, &CONNECTION).any(|name| name.eq_ignore_ascii_case("close"));
-    let upgrade = switches.then(|| headers.get(UPGRADE).cloned()).flatten();
     drop_hop_by_hop(headers);
-    if let Some(upgrade) = upgrade {
-        headers.insert(UPGRADE, upgrade);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    }
     closes
 }
 
@@ -122,10 +107,18 @@ fn name_client(headers: &mut HeaderMap, client: &Client, trusted: bool) {
     if !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, client.scheme.clone());
     }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Some(host) = headers.get(HOST).cloned()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
+    let host = headers.get(HOST).cloned();
+    let mut forwarded = client.forwarded.as_bytes().to_vec();
+    if let Some(host) = host.filter(|host| !host.is_empty()) {
+        forwarded.extend_from_slice(b";host=\"");
+        forwarded.extend_from_slice(host.as_bytes());
+        forwarded.push(b'"');
+        if !headers.contains_key(X_FORWARDED_HOST) {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+    }
+    if let Ok(forwarded) = HeaderValue::try_from(forwarded) {
+        headers.append(FORWARDED, forwarded);
     }
 }
 
@@ -145,10 +138,7 @@ mod tests {
     use super::*;
 
     fn client() -> Client {
-        Client {
-            address: HeaderValue::from_static("192.0.2.7"),
-            scheme: HeaderValue::from_static("http"),
-        }
+        Client::new([192, 0, 2, 7].into(), false).expect("a client")
     }
 
     fn sent(request: hyper::http::request::Builder, trusted: bool) -> Result<Parts, Refused> {
@@ -179,6 +169,7 @@ mod tests {
             "accept",
             "connection",
             "content-length",
+            "forwarded",
             "host",
             "te",
             "x-forwarded-for",
@@ -205,7 +196,8 @@ mod tests {
         assert_eq!(parts.headers["x-forwarded-proto"], "http");
         assert_eq!(parts.headers["host"], "shop.example:8080");
         assert_eq!(parts.uri, "/x");
-        assert!(!parts.headers.contains_key("forwarded"));
+        let all: Vec<_> = parts.headers.get_all("forwarded").iter().collect();
+        assert_eq!(all, ["for=192.0.2.7;proto=http;host=\"shop.example:8080\""]);
         let parts = sent(request(), true).expect("it is sent");
         let all: Vec<_> = parts.headers.get_all("x-forwarded-for").iter().collect();
         assert_eq!(all, ["10.0.0.1", "192.0.2.7"]);
@@ -225,20 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn a_websocket_keeps_its_upgrade() {
-        let request = Request::get("/")
-            .header("host", "x")
-            .header("connection", "Upgrade, keep-alive")
-            .header("upgrade", "websocket");
-        let parts = sent(request, false).expect("it is sent");
-        assert_eq!(
-            (&parts.headers["connection"], &parts.headers["upgrade"]),
-            (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
-        );
+    fn an_answer_ends_a_connection_and_not_the_clients() {
         let mut answer = HeaderMap::new();
         answer.insert("connection", "close".parse().expect("a value"));
         answer.insert("upgrade", "h2c".parse().expect("a value"));
-        assert!(to_client(&mut answer, false));
+        assert!(to_client(&mut answer));
         assert!(answer.is_empty());
     }
 

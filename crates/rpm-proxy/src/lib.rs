@@ -8,12 +8,15 @@
 //! A request is *chosen* an upstream for ([`balance`]), *sent* over an idle connection or a new one (`pool`), and *tried again* elsewhere if
 //! it cannot have been processed, or may be processed twice (`forward`). Bodies are streamed, never kept.
 
+mod attempt;
 pub mod balance;
 mod body;
 mod forward;
 mod front;
 pub mod headers;
+pub mod http1;
 mod pool;
+mod rewound;
 mod serve;
 mod threads;
 mod upstream;

@@ -2,17 +2,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::body::Upward;
+use crate::http1::Wire;
 use crate::upstream::UpstreamId;
 
 /// Idle connections that a thread keeps to one upstream.
@@ -20,41 +22,99 @@ const IDLE_LIMIT: usize = 512;
 /// Node ends connections that were idle for 5 s, and so do others: one that is nearly as old is not used any more.
 const IDLE_LONGEST: Duration = Duration::from_secs(4);
 
-/// A connection to an upstream.
-pub(crate) type Connection = http1::SendRequest<Upward>;
+/// A connection to an upstream, for requests that come over HTTP/2.
+pub(crate) type Connection = SendRequest<Upward>;
 
-#[derive(Default)]
-pub(crate) struct Pool {
-    idle: RefCell<HashMap<UpstreamId, Vec<Idle>>>,
-    filled: Notify,
+/// What can be used once more.
+pub(crate) trait Reusable {
+    /// Can it be sent a request?
+    fn is_open(&self) -> bool;
 }
 
-struct Idle {
-    connection: Connection,
+impl Reusable for Connection {
+    fn is_open(&self) -> bool {
+        self.is_ready()
+    }
+}
+
+impl Reusable for Wire<TcpStream> {
+    fn is_open(&self) -> bool {
+        // Neither has it ended, nor has come what nobody has asked for.
+        let read = self.io.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// The pools of a thread.
+#[derive(Debug, Default)]
+pub(crate) struct Pools {
+    /// For requests that come over HTTP/1.
+    pub(crate) wires: Pool<Wire<TcpStream>>,
+    /// For those that come over HTTP/2.
+    pub(crate) connections: Pool<Connection>,
+    used: Notify,
+}
+
+impl Pools {
+    /// Ends what is too old or closed, and all connections to upstreams for which `stays` is false; `true`: some are left.
+    pub(crate) fn prune(&self, stays: impl Fn(UpstreamId) -> bool) -> bool {
+        let wires = self.wires.prune(&stays);
+        let connections = self.connections.prune(&stays);
+        wires || connections
+    }
+
+    /// A client has come: there may soon be idle connections.
+    pub(crate) fn use_them(&self) {
+        self.used.notify_one();
+    }
+
+    /// Resolves when a client has come.
+    pub(crate) async fn used(&self) {
+        self.used.notified().await;
+    }
+}
+
+/// Idle connections of one kind.
+pub(crate) struct Pool<C> {
+    idle: RefCell<HashMap<UpstreamId, Vec<Idle<C>>>>,
+}
+
+struct Idle<C> {
+    connection: C,
     since: Instant,
 }
 
-impl Pool {
+impl<C> Default for Pool<C> {
+    fn default() -> Pool<C> {
+        Pool {
+            idle: RefCell::default(),
+        }
+    }
+}
+
+impl<C> fmt::Debug for Pool<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("upstreams", &self.idle.borrow().len())
+            .finish()
+    }
+}
+
+impl<C: Reusable> Pool<C> {
     /// An idle connection that can be used at once.
-    pub(crate) fn take(&self, upstream: UpstreamId) -> Option<Connection> {
+    pub(crate) fn take(&self, upstream: UpstreamId) -> Option<C> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&upstream)?;
         while let Some(last) = list.pop() {
-            if last.since.elapsed() < IDLE_LONGEST && last.connection.is_ready() {
+            if last.since.elapsed() < IDLE_LONGEST && last.connection.is_open() {
                 return Some(last.connection);
             }
         }
         None
     }
 
-    pub(crate) fn put(&self, upstream: UpstreamId, connection: Connection) {
-        if connection.is_closed() {
-            return;
-        }
+    pub(crate) fn put(&self, upstream: UpstreamId, connection: C) {
         let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
-            self.filled.notify_one();
-        }
         let list = idle.entry(upstream).or_default();
         if list.len() < IDLE_LIMIT {
             list.push(Idle {
@@ -64,21 +124,13 @@ impl Pool {
         }
     }
 
-    /// Ends what is too old or closed, and all connections to upstreams for which `stays` is false.
-    pub(crate) fn prune(&self, stays: impl Fn(UpstreamId) -> bool) {
+    fn prune(&self, stays: impl Fn(UpstreamId) -> bool) -> bool {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|upstream, list| {
-            list.retain(|one| one.since.elapsed() < IDLE_LONGEST && !one.connection.is_closed());
+            list.retain(|one| one.since.elapsed() < IDLE_LONGEST && one.connection.is_open());
             !list.is_empty() && stays(*upstream)
         });
-        if !idle.is_empty() {
-            self.filled.notify_one();
-        }
-    }
-
-    /// Resolves when there are idle connections.
-    pub(crate) async fn filled(&self) {
-        self.filled.notified().await;
+        !idle.is_empty()
     }
 
     /// All connections to this upstream are ended.
@@ -96,9 +148,7 @@ pub(crate) async fn connect(addr: SocketAddr, within: Duration) -> io::Result<Co
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.
     tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
     Ok(sender)

@@ -50,13 +50,20 @@ impl Proxy {
         Ok(Proxy { threads })
     }
 
-    /// Serves a front on a socket that listens; `id` names it for [`Proxy::close`].
+    /// How many threads there are.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Serves a front on sockets that listen, one for each thread, so that the kernel spreads the clients over them: of one socket an idle
+    /// system's first thread would take all. `id` names the front for [`Proxy::close`].
     ///
     /// # Errors
-    /// No descriptor is left for each thread.
-    pub fn open(&self, id: u32, listener: &OwnedFd, front: &Arc<Front>) -> io::Result<()> {
-        for orders in &self.threads {
-            let own = TcpListener::from(listener.try_clone()?);
+    /// A thread does not take orders.
+    pub fn open(&self, id: u32, listeners: Vec<OwnedFd>, front: &Arc<Front>) -> io::Result<()> {
+        for (orders, listener) in self.threads.iter().zip(listeners) {
+            let own = TcpListener::from(listener);
             own.set_nonblocking(true)?;
             if orders.try_send(Order::Open(id, own, Arc::clone(front))).is_err() {
                 return Err(io::Error::other("a thread of the proxy does not take orders"));

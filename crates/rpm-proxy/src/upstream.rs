@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
+
 /// Names an upstream for as long as there is one; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamId(pub u32);
@@ -17,6 +19,8 @@ pub struct Target {
     pub addr: SocketAddr,
     /// Its part of the requests, where they are weighted; at least 1.
     pub weight: u32,
+    /// What a client's cookie names it by: its successor has the same.
+    pub key: u32,
 }
 
 /// Failures in a row after which an upstream is left out.
@@ -44,6 +48,26 @@ pub struct Upstream {
     requests: AtomicU64,
     /// Turns that it has had in the present set, for weights.
     turns: AtomicU32,
+    /// When it came, in ms since the start of the proxy, and for how long it is spared.
+    since_ms: u64,
+    slow_start_ms: u64,
+    /// Told when a request has ended and others wait.
+    freed: Arc<Freed>,
+}
+
+/// Requests that wait until an upstream has room.
+#[derive(Debug, Default)]
+pub(crate) struct Freed {
+    pub(crate) waiting: AtomicU32,
+    pub(crate) notify: Notify,
+}
+
+/// What new upstreams of a front have in common.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Common {
+    pub(crate) now_ms: u64,
+    pub(crate) slow_start_ms: u64,
+    pub(crate) freed: Arc<Freed>,
 }
 
 /// What is known of an upstream.
@@ -64,7 +88,7 @@ pub struct UpstreamFigures {
 }
 
 impl Upstream {
-    fn new(target: Target) -> Upstream {
+    fn new(target: Target, common: &Common) -> Upstream {
         Upstream {
             target,
             in_flight: AtomicU32::new(0),
@@ -75,6 +99,9 @@ impl Upstream {
             ejected_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             turns: AtomicU32::new(0),
+            since_ms: common.now_ms,
+            slow_start_ms: common.slow_start_ms,
+            freed: Arc::clone(&common.freed),
         }
     }
 
@@ -110,15 +137,34 @@ impl Upstream {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn key(&self) -> u32 {
+        self.target.key
+    }
+
+    /// Requests in flight, as if a new upstream had more of them: it warms up with a part of what the others get.
+    pub(crate) fn load(&self, now_ms: u64) -> u64 {
+        let age = now_ms.saturating_sub(self.since_ms);
+        let in_flight = u64::from(self.in_flight()) + 1;
+        if self.slow_start_ms == 0 || age >= self.slow_start_ms {
+            in_flight - 1
+        } else {
+            in_flight * self.slow_start_ms / (age + 1)
+        }
+    }
+
     pub(crate) fn is_ejected(&self, now_ms: u64) -> bool {
         self.ejected_until.load(Ordering::Relaxed) > now_ms
     }
 
-    /// It was sent a request; until what is returned is dropped that is in flight.
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// It is sent a request, unless it has `max`; until what is returned is dropped that is in flight.
+    pub(crate) fn begin_below(self: &Arc<Self>, max: Option<u32>) -> Option<InFlight> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if max.is_some_and(|max| before >= max) {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
         self.requests.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+        Some(InFlight(Arc::clone(self)))
     }
 
     /// It has answered, after so many µs.
@@ -178,7 +224,10 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Release);
+        if self.0.freed.waiting.load(Ordering::Acquire) > 0 {
+            self.0.freed.notify.notify_one();
+        }
     }
 }
 
@@ -191,11 +240,20 @@ pub(crate) struct Upstreams {
 
 impl Upstreams {
     /// Those that were there before keep what is known of them.
-    pub(crate) fn new(targets: &[Target], before: &Upstreams) -> Upstreams {
+    pub(crate) fn new(targets: &[Target], before: &Upstreams, common: &Common) -> Upstreams {
+        // The first ones have nobody to be spared by.
+        let common = if before.list.is_empty() {
+            &Common {
+                slow_start_ms: 0,
+                ..common.clone()
+            }
+        } else {
+            common
+        };
         let known = |target: &Target| {
             let old = before.list.iter().find(|old| old.target == *target);
             old.map_or_else(
-                || Arc::new(Upstream::new(*target)),
+                || Arc::new(Upstream::new(*target, common)),
                 |old| {
                     old.turns.store(0, Ordering::Relaxed);
                     Arc::clone(old)
@@ -226,12 +284,17 @@ mod tests {
             id: UpstreamId(id),
             addr: ([127, 0, 0, 1], 1).into(),
             weight: 1,
+            key: id,
         }
+    }
+
+    fn upstream() -> Upstream {
+        Upstream::new(target(1), &Common::default())
     }
 
     #[test]
     fn failures_in_a_row_eject_for_longer_and_longer() {
-        let upstream = Upstream::new(target(1));
+        let upstream = upstream();
         let fail = |now| (0..FAILURES).for_each(|_| upstream.failed(now));
         (1..FAILURES).for_each(|_| upstream.failed(0));
         upstream.answered(200, 10, 0);
@@ -248,7 +311,7 @@ mod tests {
 
     #[test]
     fn answers_of_a_broken_worker_eject_it_too() {
-        let upstream = Upstream::new(target(1));
+        let upstream = upstream();
         (1..BAD_ANSWERS).for_each(|_| upstream.answered(503, 10, 0));
         assert!(!upstream.is_ejected(0));
         upstream.answered(500, 10, 0);
@@ -257,7 +320,7 @@ mod tests {
 
     #[test]
     fn latency_rises_at_once_and_falls_slowly() {
-        let upstream = Upstream::new(target(1));
+        let upstream = upstream();
         upstream.answered(200, 800, 0);
         assert_eq!(upstream.latency_us(), 800);
         upstream.answered(200, 0, 0);
@@ -265,10 +328,26 @@ mod tests {
     }
 
     #[test]
+    fn a_new_one_warms_up() {
+        let common = Common {
+            now_ms: 1000,
+            slow_start_ms: 500,
+            ..Common::default()
+        };
+        let first = Upstreams::new(&[target(1)], &Upstreams::default(), &common);
+        assert_eq!(first.list[0].load(1000), 0, "nobody could spare it");
+        let second = Upstreams::new(&[target(1), target(2)], &first, &common);
+        let loads = [1000, 1250, 1400, 1500].map(|now| second.list[1].load(now));
+        assert!(loads.is_sorted_by(|a, b| a >= b) && loads[0] > 100, "{loads:?}");
+        assert_eq!((loads[3], second.list[0].load(1000)), (0, 0));
+    }
+
+    #[test]
     fn what_is_known_survives_a_change_of_the_set() {
-        let first = Upstreams::new(&[target(1), target(2)], &Upstreams::default());
-        let held = first.list[1].begin();
-        let second = Upstreams::new(&[target(2), target(3)], &first);
+        let first = Upstreams::new(&[target(1), target(2)], &Upstreams::default(), &Common::default());
+        let held = first.list[1].begin_below(Some(1)).expect("there is room");
+        assert!(first.list[1].begin_below(Some(1)).is_none());
+        let second = Upstreams::new(&[target(2), target(3)], &first, &Common::default());
         assert_eq!(second.list[0].in_flight(), 1);
         drop(held);
         assert_eq!(second.list[0].in_flight(), 0);

@@ -20,6 +20,11 @@ pub(crate) fn script(name: &str) -> PathBuf {
     package().join("apps").join(name)
 }
 
+/// A configuration of another proxy.
+pub(crate) fn edge(name: &str) -> PathBuf {
+    package().join("edge").join(name)
+}
+
 /// A script of the fixtures.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     repository().join("tests/fixtures/apps").join(name)

@@ -1,0 +1,128 @@
+//! Looking for an upstream for a request: again, if the first one fails it, and later, if there is none.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::balance::{Asking, Chosen, choose};
+use crate::front::Front;
+use crate::upstream::{InFlight, Upstream, UpstreamId};
+
+/// When every upstream has failed a request, the pause before they are tried anew.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a request has no upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    /// There was none in time.
+    Nobody,
+    /// All have as many requests as they may, and too many wait, or for too long.
+    Full,
+}
+
+impl Unavailable {
+    /// What the client is told.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Unavailable::Nobody => "no worker serves",
+            Unavailable::Full => "all workers are busy",
+        }
+    }
+}
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub(crate) struct Attempts<'f> {
+    front: &'f Front,
+    client: IpAddr,
+    sticky: Option<u32>,
+    /// Upstreams that have failed it.
+    tried: Vec<UpstreamId>,
+    left: u32,
+}
+
+impl<'f> Attempts<'f> {
+    pub(crate) fn new(front: &'f Front, client: IpAddr, sticky: Option<u32>) -> Attempts<'f> {
+        Attempts {
+            front,
+            client,
+            sticky,
+            tried: Vec::new(),
+            left: front.settings.retries,
+        }
+    }
+
+    /// An upstream that has the request from now on. Where there is none, or all are busy, it is waited for.
+    pub(crate) async fn upstream(&mut self) -> Result<InFlight, Unavailable> {
+        match self.choose() {
+            Chosen::Upstream(in_flight) => Ok(in_flight),
+            Chosen::Tried | Chosen::Busy | Chosen::Nobody => self.wait().await,
+        }
+    }
+
+    fn choose(&self) -> Chosen {
+        let asking = Asking {
+            policy: self.front.settings.policy,
+            client: self.client,
+            sticky: self.sticky,
+            tried: &self.tried,
+            max_in_flight: self.front.settings.max_in_flight,
+            now_ms: self.front.now_ms(),
+        };
+        choose(&self.front.upstreams.load(), &asking)
+    }
+
+    async fn wait(&mut self) -> Result<InFlight, Unavailable> {
+        let settings = &self.front.settings;
+        let now = Instant::now();
+        let (held, queued) = (now + settings.hold_timeout, now + settings.queue_timeout);
+        let mut changes = self.front.changes();
+        let mut place = None;
+        loop {
+            changes.mark_unchanged();
+            let freed = self.front.freed.notify.notified();
+            match self.choose() {
+                Chosen::Upstream(in_flight) => {
+                    // One wake-up may stand for several places.
+                    if place.is_some() {
+                        self.front.freed.notify.notify_one();
+                    }
+                    return Ok(in_flight);
+                }
+                Chosen::Tried => {
+                    // All have failed it. A worker that is replaced listens already, and answers soon.
+                    self.tried.clear();
+                    sleep(PAUSE).await;
+                }
+                Chosen::Nobody => {
+                    let changed = timeout_at(held, changes.changed()).await;
+                    changed.map(drop).map_err(|_| Unavailable::Nobody)?;
+                }
+                Chosen::Busy => {
+                    if place.is_none() {
+                        place = Some(self.front.queue().ok_or(Unavailable::Full)?);
+                    }
+                    let either = async {
+                        tokio::select! {
+                            () = freed => {}
+                            _ = changes.changed() => {}
+                        }
+                    };
+                    timeout_at(queued, either).await.map_err(|_| Unavailable::Full)?;
+                }
+            }
+        }
+    }
+
+    /// The upstream has not answered: may another be asked?
+    pub(crate) fn again(&mut self, upstream: &Upstream) -> bool {
+        upstream.failed(self.front.now_ms());
+        self.tried.push(upstream.id());
+        if self.left == 0 || !self.front.spend_retry() {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+}

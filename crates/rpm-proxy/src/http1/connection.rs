@@ -1,0 +1,478 @@
+//! A client's connection, request by request.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Buf as _;
+use hyper::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep_until};
+
+use super::exchange::{Ended, Exchange, Failed};
+use super::framing::Framing;
+use super::head::{Parsed, Passing, Refusal, RequestHead, may_be_complete, request};
+use super::wire::Wire;
+use crate::attempt::{Attempts, Unavailable};
+use crate::serve::Peer;
+use crate::upstream::{InFlight, Upstream};
+
+/// How an HTTP/2 connection begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Read at a time while a head is waited for.
+const HEAD_READ: usize = 16 * 1024;
+/// For a client to take the last answer, and how much it may still send meanwhile.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// What becomes of a connection.
+pub(crate) enum Left<S> {
+    /// It has ended.
+    Ended,
+    /// It is one of HTTP/2, of which this has come.
+    Http2(Wire<S>),
+}
+
+/// Serves a client until it goes, or is to go.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    peer: &Peer,
+    closing: watch::Receiver<bool>,
+) -> Left<S> {
+    let mut session = Session {
+        client: Wire::new(stream),
+        peer,
+        closing,
+        deadline: Deadline::new(),
+        upward: Vec::new(),
+        downward: Vec::new(),
+        served: 0,
+    };
+    loop {
+        match session.turn().await {
+            Turn::Next => session.served += 1,
+            Turn::End => return Left::Ended,
+            Turn::Linger => {
+                session.linger().await;
+                return Left::Ended;
+            }
+            Turn::Http2 => return Left::Http2(session.client),
+            Turn::Switched(upstream, in_flight) => {
+                join(session.client, upstream).await;
+                drop(in_flight);
+                return Left::Ended;
+            }
+        }
+    }
+}
+
+struct Session<'p, S> {
+    client: Wire<S>,
+    peer: &'p Peer,
+    closing: watch::Receiver<bool>,
+    deadline: Deadline,
+    /// The head that an upstream is sent.
+    upward: Vec<u8>,
+    /// The head that the client is sent.
+    downward: Vec<u8>,
+    served: u64,
+}
+
+/// How a request has ended.
+enum Turn {
+    /// The client may send another one.
+    Next,
+    /// Nothing more is to be said.
+    End,
+    /// The client is to read what it was sent, whatever it is sending.
+    Linger,
+    /// It speaks HTTP/2.
+    Http2,
+    /// Both sides have left HTTP.
+    Switched(Wire<TcpStream>, InFlight),
+}
+
+/// What has come of a head.
+enum Come {
+    Head(usize, RequestHead),
+    Refused(Refusal),
+    /// The client has ended, or was silent for too long between two requests.
+    Nothing,
+    Http2,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
+    /// One request.
+    async fn turn(&mut self) -> Turn {
+        let head = match self.head().await {
+            Come::Head(length, head) => {
+                self.client.come.advance(length);
+                head
+            }
+            Come::Refused(refusal) => return self.refuse(refusal).await,
+            Come::Nothing => return Turn::End,
+            Come::Http2 => return Turn::Http2,
+        };
+        self.peer.front.earn_retry();
+        self.forward(&head).await
+    }
+
+    /// Waits for the head of a request.
+    async fn head(&mut self) -> Come {
+        self.client.shrink();
+        let settings = &self.peer.front.settings;
+        let (idle, within) = (settings.idle_timeout, settings.header_timeout);
+        self.deadline.set(if self.served == 0 { within } else { idle });
+        let mut begun = false;
+        let mut seen = 0;
+        loop {
+            let new = !self.client.come.is_empty() && (seen == 0 || may_be_complete(&self.client.come, seen));
+            if new {
+                if self.served == 0
+                    && PREFACE.starts_with(&self.client.come[..self.client.come.len().min(PREFACE.len())])
+                {
+                    if self.client.come.len() >= PREFACE.len() {
+                        return Come::Http2;
+                    }
+                } else {
+                    let passing = Passing {
+                        client: &self.peer.client,
+                        trusted: settings.trust_forwarded,
+                        cookie: settings.cookie.as_deref(),
+                    };
+                    match request(&self.client.come, passing, &mut self.upward) {
+                        Parsed::Partial => {}
+                        Parsed::Complete(length, head) => return Come::Head(length, head),
+                        Parsed::Refused(refusal) => return Come::Refused(refusal),
+                    }
+                }
+            }
+            if !begun && !self.client.come.is_empty() {
+                begun = true;
+                self.deadline.set(within);
+            }
+            seen = self.client.come.len();
+            match self.fill(!begun).await {
+                Filled::Some => {}
+                Filled::Nothing => return Come::Nothing,
+                Filled::Late if begun => {
+                    return Come::Refused(Refusal {
+                        status: 408,
+                        why: "the head of the request has not come in time",
+                    });
+                }
+                Filled::Late => return Come::Nothing,
+            }
+        }
+    }
+
+    /// Reads more. `idle`: nothing is under way, so that it can end when the listener is closed.
+    async fn fill(&mut self, idle: bool) -> Filled {
+        let Session {
+            client,
+            deadline,
+            closing,
+            ..
+        } = self;
+        let mut closed = pin!(closing.wait_for(|closing| *closing));
+        poll_fn(|context| {
+            match client.poll_fill(HEAD_READ, context) {
+                Poll::Ready(Ok(1..)) => return Poll::Ready(Filled::Some),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Filled::Nothing),
+                Poll::Pending => {}
+            }
+            if idle && closed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Filled::Nothing);
+            }
+            deadline.poll(context).map(|()| Filled::Late)
+        })
+        .await
+    }
+
+    /// Finds an upstream for the request and has it answered; another one if that is right.
+    async fn forward(&mut self, head: &RequestHead) -> Turn {
+        let front = &self.peer.front;
+        let replayable = head.is_idempotent && head.framing == Framing::Nothing && !head.upgrades;
+        let mut attempts = Attempts::new(front, self.peer.ip, head.sticky);
+        loop {
+            let in_flight = match attempts.upstream().await {
+                Ok(in_flight) => in_flight,
+                Err(unavailable) => return self.unavailable(unavailable, head).await,
+            };
+            let upstream = Arc::clone(in_flight.upstream());
+            let (mut wire, reused) = match self.peer.pools.wires.take(upstream.id()) {
+                Some(wire) => (wire, true),
+                None => match connect(&upstream, front.settings.connect_timeout).await {
+                    Some(wire) => (wire, false),
+                    None if attempts.again(&upstream) => continue,
+                    None => return self.fail(bad_gateway(), head).await,
+                },
+            };
+            match self.exchange(head, &upstream, &mut wire).await {
+                Ok((
+                    Ended::Complete {
+                        reusable,
+                        stays,
+                        whole,
+                    },
+                    _,
+                )) => {
+                    if reusable {
+                        wire.shrink();
+                        self.peer.pools.wires.put(upstream.id(), wire);
+                    }
+                    return match (
+                        stays,
+                        whole && self.client.come.is_empty() && !self.peer.client.secure,
+                    ) {
+                        (true, _) => Turn::Next,
+                        (false, true) => Turn::End,
+                        (false, false) => Turn::Linger,
+                    };
+                }
+                Ok((Ended::Switched, _)) => return Turn::Switched(wire, in_flight),
+                Err((Failed::Unanswered { unsent }, taken)) => {
+                    let again = !taken && (unsent || replayable);
+                    if again && reused {
+                        // The worker had ended it meanwhile, and the others that were idle, too.
+                        self.peer.pools.wires.forget(upstream.id());
+                        continue;
+                    }
+                    if again && attempts.again(&upstream) {
+                        continue;
+                    }
+                    if !again {
+                        upstream.failed(front.now_ms());
+                    }
+                    return self.fail(bad_gateway(), head).await;
+                }
+                Err((Failed::BadAnswer(refusal), _)) => {
+                    upstream.failed(front.now_ms());
+                    return self.fail(refusal, head).await;
+                }
+                Err((Failed::Refused(refusal), _)) => return self.refuse(refusal).await,
+                Err((Failed::Broken | Failed::Gone, _)) => return Turn::End,
+            }
+        }
+    }
+
+    /// Sends the request, and the answer. With a failure: whether something of the body was taken.
+    async fn exchange(
+        &mut self,
+        head: &RequestHead,
+        upstream: &Upstream,
+        wire: &mut Wire<TcpStream>,
+    ) -> Result<(Ended, bool), (Failed, bool)> {
+        let front = &self.peer.front;
+        let settings = &front.settings;
+        let stays = !*self.closing.borrow();
+        let extra = self.peer.cookie_for(head, upstream);
+        wire.going.extend_from_slice(&self.upward);
+        let mut exchange = Exchange::new(
+            (&mut self.client, wire),
+            head,
+            (stays, &extra),
+            settings.max_body,
+            &mut self.downward,
+        );
+        let deadline = &mut self.deadline;
+        deadline.set(settings.response_timeout);
+        let began = Instant::now();
+        let (mut answered, mut progress) = (None, 0);
+        let ended = poll_fn(|context| {
+            let polled = exchange.poll(context);
+            if answered.is_none()
+                && let Some(head) = exchange.answer()
+            {
+                answered = Some(head.status);
+                let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                upstream.answered(head.status, after, front.now_ms());
+                front.count_answer(head.status);
+            }
+            if polled.is_ready() {
+                return polled.map(Some);
+            }
+            if exchange.progress() != progress {
+                progress = exchange.progress();
+                let within = if answered.is_some() {
+                    settings.stream_timeout
+                } else {
+                    settings.response_timeout
+                };
+                deadline.set(within);
+            }
+            deadline.poll(context).map(|()| None)
+        })
+        .await;
+        let taken = exchange.has_taken();
+        front.count_bytes(exchange.bytes());
+        match ended {
+            Some(Ok(ended)) => {
+                if matches!(ended, Ended::Switched) {
+                    front.count_answer(101);
+                }
+                Ok((ended, taken))
+            }
+            Some(Err(failed)) => Err((failed, taken)),
+            None if answered.is_some() => Err((Failed::Broken, taken)),
+            None => {
+                let slow = Refusal {
+                    status: 504,
+                    why: "the worker has not answered in time",
+                };
+                Err((Failed::BadAnswer(slow), taken))
+            }
+        }
+    }
+
+    async fn unavailable(&mut self, unavailable: Unavailable, head: &RequestHead) -> Turn {
+        self.peer.front.count_unavailable();
+        let why = unavailable.text();
+        self.fail(Refusal { status: 503, why }, head).await
+    }
+
+    /// The client's request is not answered by a worker.
+    async fn fail(&mut self, refusal: Refusal, head: &RequestHead) -> Turn {
+        let stays = head.keep_alive && head.framing == Framing::Nothing && !*self.closing.borrow();
+        self.answer(refusal, stays && head.is_11, head.is_head).await;
+        if stays && head.is_11 {
+            Turn::Next
+        } else {
+            Turn::Linger
+        }
+    }
+
+    /// The client's connection is not understood any more.
+    async fn refuse(&mut self, refusal: Refusal) -> Turn {
+        self.answer(refusal, false, false).await;
+        Turn::Linger
+    }
+
+    /// An answer of the proxy's own.
+    async fn answer(&mut self, refusal: Refusal, stays: bool, is_head: bool) {
+        let Refusal { status, why } = refusal;
+        self.peer.front.count_answer(status);
+        let reason = StatusCode::from_u16(status)
+            .ok()
+            .and_then(|status| status.canonical_reason());
+        let reason = reason.unwrap_or_default();
+        let retry = if status == 503 { "retry-after: 1\r\n" } else { "" };
+        let connection = if stays { "" } else { "connection: close\r\n" };
+        let body = if is_head {
+            String::new()
+        } else {
+            format!("{why}\n")
+        };
+        let text = format!(
+            "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{retry}{connection}\r\n{body}",
+            why.len() + 1,
+        );
+        self.client.going.extend_from_slice(text.as_bytes());
+        self.deadline.set(LINGER);
+        let Session { client, deadline, .. } = self;
+        // Whoever does not take it in time does not get it.
+        poll_fn(|context| match client.poll_flush(context) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => deadline.poll(context),
+        })
+        .await;
+    }
+
+    /// Ends the connection so that the client can read what it was sent: with something unread on our side the system would reset it.
+    async fn linger(&mut self) {
+        self.deadline.set(LINGER);
+        let Session { client, deadline, .. } = self;
+        let mut left = LINGER_BYTES;
+        let mut shut = false;
+        poll_fn(|context| {
+            if !shut {
+                match Pin::new(&mut client.io).poll_shutdown(context) {
+                    Poll::Ready(Ok(())) => shut = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return deadline.poll(context),
+                }
+            }
+            loop {
+                client.come.clear();
+                match client.poll_fill(HEAD_READ, context) {
+                    Poll::Ready(Ok(count @ 1..)) if count <= left => left -= count,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return deadline.poll(context),
+                }
+            }
+        })
+        .await;
+    }
+}
+
+enum Filled {
+    Some,
+    Nothing,
+    Late,
+}
+
+const fn bad_gateway() -> Refusal {
+    Refusal {
+        status: 502,
+        why: "the worker has not answered",
+    }
+}
+
+async fn connect(upstream: &Upstream, within: Duration) -> Option<Wire<TcpStream>> {
+    let connected = tokio::time::timeout(within, TcpStream::connect(upstream.addr())).await;
+    let stream = connected.ok()?.ok()?;
+    stream.set_nodelay(true).ok()?;
+    Some(Wire::new(stream))
+}
+
+/// Bytes go to and fro until one side has ended.
+async fn join<S: AsyncRead + AsyncWrite + Unpin>(mut client: Wire<S>, mut upstream: Wire<TcpStream>) {
+    client.going.extend_from_slice(&upstream.come);
+    upstream.going.extend_from_slice(&client.come);
+    let first = async {
+        client.io.write_all_buf(&mut client.going).await?;
+        client.io.flush().await?;
+        upstream.io.write_all_buf(&mut upstream.going).await?;
+        copy_bidirectional(&mut client.io, &mut upstream.io).await
+    };
+    // How it ends is theirs to know.
+    drop(first.await);
+}
+
+/// A time that is put off with every request, without a timer being set for each.
+struct Deadline {
+    due: tokio::time::Instant,
+    armed: Pin<Box<Sleep>>,
+}
+
+impl Deadline {
+    fn new() -> Deadline {
+        let due = tokio::time::Instant::now() + Duration::from_secs(3600);
+        Deadline {
+            due,
+            armed: Box::pin(sleep_until(due)),
+        }
+    }
+
+    fn set(&mut self, within: Duration) {
+        self.due = tokio::time::Instant::now() + within;
+        if self.due < self.armed.deadline() {
+            self.armed.as_mut().reset(self.due);
+        }
+    }
+
+    /// Is it over?
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.armed.as_mut().poll(context).is_ready() {
+            if self.due <= tokio::time::Instant::now() {
+                return Poll::Ready(());
+            }
+            self.armed.as_mut().reset(self.due);
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,214 @@
+//! One request and its answer, between two connections.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Buf as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::framing::Scanner;
+use super::head::{Parsed, Refusal, RequestHead, ResponseHead, response};
+use super::wire::{Pump, Stuck, Wire};
+
+/// Read at a time until the head of an answer is complete.
+const HEAD_READ: usize = 16 * 1024;
+/// What a client may send ahead while it waits for an answer: further requests.
+const AHEAD: usize = 16 * 1024;
+
+/// A request that is being sent, and its answer.
+pub(crate) struct Exchange<'x, S> {
+    client: &'x mut Wire<S>,
+    upstream: &'x mut Wire<TcpStream>,
+    request: &'x RequestHead,
+    /// The client's connection may be kept.
+    stays: bool,
+    /// Lines for the head of the answer.
+    extra: &'x [u8],
+    /// Longest body of a request.
+    limit: u64,
+    upload: Pump,
+    uploaded: bool,
+    /// The upstream takes no more; what it has answered counts.
+    deaf: bool,
+    answer: Option<(ResponseHead, Pump)>,
+    /// Where the head of an answer is written.
+    out: &'x mut Vec<u8>,
+}
+
+/// How it came to an end.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The answer is with the client.
+    Complete {
+        /// The upstream's connection can be used again.
+        reusable: bool,
+        /// And the client's.
+        stays: bool,
+        /// All of the request was read.
+        whole: bool,
+    },
+    /// Both sides leave HTTP.
+    Switched,
+}
+
+/// Why it came to none.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The upstream has not answered. `unsent`: it cannot have processed the request.
+    Unanswered { unsent: bool },
+    /// Its answer is none.
+    BadAnswer(Refusal),
+    /// The answer has broken off.
+    Broken,
+    /// The client has gone.
+    Gone,
+    /// What the client sends is not accepted.
+    Refused(Refusal),
+}
+
+impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
+    /// The head of the request is what the upstream is to be sent already.
+    pub(crate) fn new(
+        (client, upstream): (&'x mut Wire<S>, &'x mut Wire<TcpStream>),
+        request: &'x RequestHead,
+        (stays, extra): (bool, &'x [u8]),
+        limit: u64,
+        out: &'x mut Vec<u8>,
+    ) -> Exchange<'x, S> {
+        Exchange {
+            client,
+            upstream,
+            request,
+            stays,
+            extra,
+            limit,
+            upload: Pump::new(Scanner::new(request.framing), false),
+            uploaded: false,
+            deaf: false,
+            answer: None,
+            out,
+        }
+    }
+
+    /// What it has come to: with each step that makes progress this is another number.
+    pub(crate) fn progress(&self) -> u64 {
+        let answered = self.answer.as_ref();
+        self.upload.bytes + answered.map_or(0, |(_, download)| download.bytes + 1)
+    }
+
+    /// The head of the answer, when there is one.
+    pub(crate) fn answer(&self) -> Option<&ResponseHead> {
+        self.answer.as_ref().map(|(head, _)| head)
+    }
+
+    /// Of bodies: what has come from the client, and from the upstream.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (
+            self.upload.bytes,
+            self.answer.as_ref().map_or(0, |(_, download)| download.bytes),
+        )
+    }
+
+    /// The body of the request was begun to be read: it is not there for another attempt.
+    pub(crate) fn has_taken(&self) -> bool {
+        self.upload.bytes > 0
+    }
+
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Ended, Failed>> {
+        self.poll_upload(context)?;
+        if self.answer.is_none()
+            && let Some(ended) = ready!(self.poll_head(context))?
+        {
+            return Poll::Ready(Ok(ended));
+        }
+        let Some((head, download)) = &mut self.answer else {
+            return Poll::Pending;
+        };
+        ready!(download.poll(self.upstream, self.client, u64::MAX, context)).map_err(
+            |stuck| match stuck {
+                Stuck::Sink => Failed::Gone,
+                Stuck::Source | Stuck::Framing(_) | Stuck::TooLong => Failed::Broken,
+            },
+        )?;
+        let clean =
+            self.uploaded && !self.deaf && self.upstream.come.is_empty() && self.upstream.going.is_empty();
+        Poll::Ready(Ok(Ended::Complete {
+            reusable: head.upstream_stays && clean,
+            stays: head.client_stays && self.uploaded,
+            whole: self.uploaded,
+        }))
+    }
+
+    /// Sends the request on; when that is done, sees whether the client goes.
+    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Failed> {
+        if !self.uploaded {
+            match self.upload.poll(self.client, self.upstream, self.limit, context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => self.uploaded = true,
+                Poll::Ready(Err(Stuck::Source)) => return Err(Failed::Gone),
+                Poll::Ready(Err(Stuck::Framing(why))) => {
+                    return Err(Failed::Refused(Refusal { status: 400, why }));
+                }
+                Poll::Ready(Err(Stuck::TooLong)) => {
+                    return Err(Failed::Refused(Refusal {
+                        status: 413,
+                        why: "a body that is too long",
+                    }));
+                }
+                Poll::Ready(Err(Stuck::Sink)) => {
+                    self.deaf = true;
+                    self.uploaded = true;
+                }
+            }
+        }
+        while self.client.come.len() < AHEAD {
+            match self.client.poll_fill(AHEAD, context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Failed::Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the head of the answer, and passes on interim ones.
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Ended>, Failed>> {
+        loop {
+            if !self.client.going.is_empty() {
+                // An interim answer; what waits behind it need not wait for it.
+                let flushed = self.client.poll_flush(context);
+                if let Poll::Ready(Err(_)) = flushed {
+                    return Poll::Ready(Err(Failed::Gone));
+                }
+            }
+            let filled: Poll<io::Result<usize>> = self.upstream.poll_fill(HEAD_READ, context);
+            match ready!(filled) {
+                Ok(0) | Err(_) => {
+                    let unsent = self.deaf && !self.has_taken();
+                    return Poll::Ready(Err(Failed::Unanswered { unsent }));
+                }
+                Ok(_) => {}
+            }
+            loop {
+                let stays = self.stays && self.uploaded && !self.deaf;
+                match response(&self.upstream.come, self.request, stays, self.extra, self.out) {
+                    Parsed::Partial => break,
+                    Parsed::Refused(refusal) => return Poll::Ready(Err(Failed::BadAnswer(refusal))),
+                    Parsed::Complete(length, head) => {
+                        self.upstream.come.advance(length);
+                        self.client.going.extend_from_slice(self.out);
+                        if head.status == 101 {
+                            return Poll::Ready(Ok(Some(Ended::Switched)));
+                        }
+                        if head.status >= 200 {
+                            let download = Pump::new(Scanner::new(head.framing), head.unchunk);
+                            self.answer = Some((head, download));
+                            return Poll::Ready(Ok(None));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,625 @@
+//! Heads of HTTP/1 messages: what they say of their message, and what they become on the other side (RFC 9110, 7.6; RFC 9112).
+
+use std::mem::MaybeUninit;
+
+use httparse::{Header, Status};
+use hyper::header::HeaderValue;
+
+use super::framing::Framing;
+use crate::headers::Client;
+
+/// Header fields of a message.
+const FIELDS: usize = 128;
+/// Longest head, in bytes.
+pub(crate) const HEAD_LIMIT: usize = 64 * 1024;
+
+/// What reading a head comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed<T> {
+    /// More of it must come.
+    Partial,
+    /// It is so many bytes long, and says this.
+    Complete(usize, T),
+    /// Nobody may have to guess what it means.
+    Refused(Refusal),
+}
+
+/// Why a request is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of the answer.
+    pub status: u16,
+    /// Its text.
+    pub why: &'static str,
+}
+
+const fn bad(why: &'static str) -> Refusal {
+    Refusal { status: 400, why }
+}
+
+/// What matters of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// Where its body ends.
+    pub framing: Framing,
+    /// The client wants to send more over the connection.
+    pub keep_alive: bool,
+    /// It is HTTP/1.1, not 1.0.
+    pub is_11: bool,
+    /// HEAD: the answer has no body.
+    pub is_head: bool,
+    /// It may be processed twice (RFC 9110, 9.2.2).
+    pub is_idempotent: bool,
+    /// It wants to leave HTTP.
+    pub upgrades: bool,
+    /// What the cookie says of the worker that the client had.
+    pub sticky: Option<u32>,
+}
+
+/// What matters of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: u16,
+    /// Where its body ends.
+    pub framing: Framing,
+    /// The upstream takes more requests over the connection.
+    pub upstream_stays: bool,
+    /// The client may send more over its connection.
+    pub client_stays: bool,
+    /// The client does not know chunks: it gets what is in them.
+    pub unchunk: bool,
+}
+
+/// How a request is to be passed on.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing<'a> {
+    /// Who sends it.
+    pub client: &'a Client,
+    /// What it says of earlier proxies is true.
+    pub trusted: bool,
+    /// The cookie that names the worker.
+    pub cookie: Option<&'a str>,
+}
+
+/// Reads a request's head at the beginning of `bytes`, and writes to `out` what an upstream is sent.
+pub fn request(bytes: &[u8], passing: Passing<'_>, out: &mut Vec<u8>) -> Parsed<RequestHead> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let length = match parsed.parse_with_uninit_headers(bytes, &mut fields) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) if bytes.len() < HEAD_LIMIT => return Parsed::Partial,
+        Ok(Status::Partial) => return Parsed::Refused(too_large(bytes)),
+        Err(error) => return Parsed::Refused(refusal(error, bytes)),
+    };
+    if has_bare_lf(&bytes[..length]) {
+        return Parsed::Refused(bad("a line that does not end with CRLF"));
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+        return Parsed::Refused(bad("not a request"));
+    };
+    match read_request(method, target, version == 1, parsed.headers, passing, out) {
+        Ok(head) => Parsed::Complete(length, head),
+        Err(refusal) => Parsed::Refused(refusal),
+    }
+}
+
+fn read_request<'h>(
+    method: &str,
+    target: &'h str,
+    is_11: bool,
+    fields: &[Header<'h>],
+    passing: Passing<'_>,
+    out: &mut Vec<u8>,
+) -> Result<RequestHead, Refusal> {
+    let (authority, path) = split_target(method, target)?;
+    let told = Told::of(fields)?;
+    let host = told.host_of(authority, is_11)?;
+    let framing = told.request_framing(is_11)?;
+    let upgrades = is_11 && told.upgrades;
+    out.clear();
+    for part in [method.as_bytes(), b" ", path.0, path.1, b" HTTP/1.1\r\n"] {
+        out.extend_from_slice(part);
+    }
+    if let Some(host) = host {
+        field(out, b"host", host);
+    }
+    for it in fields {
+        match Name::of(it.name) {
+            Name::Host
+            | Name::Hop
+            | Name::Connection
+            | Name::Upgrade
+            | Name::TransferEncoding
+            | Name::Te
+            | Name::ContentLength => {}
+            Name::Forwarded if !passing.trusted => {}
+            Name::Expect if !is_11 => {}
+            Name::Forwarded | Name::Expect | Name::Cookie | Name::Other => {
+                if !told.names(fields, it.name) {
+                    field(out, it.name.as_bytes(), it.value);
+                }
+            }
+        }
+    }
+    match framing {
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Length(_) => field(out, b"content-length", told.length_text),
+        Framing::Nothing | Framing::UntilClose => {}
+    }
+    if upgrades {
+        field(out, b"upgrade", told.upgrade.unwrap_or_default());
+        out.extend_from_slice(b"connection: upgrade\r\n");
+    } else if told.trailers {
+        out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
+    }
+    name_client(out, fields, host, passing);
+    out.extend_from_slice(b"\r\n");
+    let keep_alive = if is_11 {
+        !told.closes
+    } else {
+        told.keeps && !told.closes
+    };
+    Ok(RequestHead {
+        framing,
+        keep_alive,
+        is_11,
+        is_head: method == "HEAD",
+        is_idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+        upgrades,
+        sticky: passing.cookie.and_then(|name| cookie(fields, name)),
+    })
+}
+
+/// The authority of an absolute target, and the path in two parts that are to be put together.
+type Target<'t> = (Option<&'t str>, (&'t [u8], &'t [u8]));
+
+fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Refusal> {
+    if method == "CONNECT" {
+        return Err(Refusal {
+            status: 501,
+            why: "CONNECT is not served",
+        });
+    }
+    if target.contains('#') {
+        return Err(bad("a target with a fragment"));
+    }
+    if target.starts_with('/') {
+        return Ok((None, (target.as_bytes(), b"")));
+    }
+    if target == "*" {
+        return match method {
+            "OPTIONS" => Ok((None, (b"*", b""))),
+            _ => Err(bad("a target that only OPTIONS may have")),
+        };
+    }
+    let rest = ["http://", "https://"].into_iter().find_map(|scheme| {
+        let (first, rest) = target.split_at_checked(scheme.len())?;
+        first.eq_ignore_ascii_case(scheme).then_some(rest)
+    });
+    let rest = rest.ok_or(bad("a target that is neither a path nor a URL"))?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if authority.is_empty() || authority.contains('@') {
+        return Err(bad("a target without a host, or with a user"));
+    }
+    let slash: &[u8] = if path.starts_with('/') { b"" } else { b"/" };
+    Ok((Some(authority), (slash, path.as_bytes())))
+}
+
+/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. `stays`: its connection may be kept; `extra`:
+/// lines that are added to what is not interim. The refusal's status is that of a bad gateway.
+pub fn response(
+    bytes: &[u8],
+    to: &RequestHead,
+    stays: bool,
+    extra: &[u8],
+    out: &mut Vec<u8>,
+) -> Parsed<ResponseHead> {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) if bytes.len() < HEAD_LIMIT => return Parsed::Partial,
+        Ok(Status::Partial) | Err(_) => return Parsed::Refused(gateway("an answer that is none")),
+    };
+    let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
+        return Parsed::Refused(gateway("an answer that is none"));
+    };
+    let line = (status, parsed.reason.unwrap_or_default(), version == 1);
+    match read_response(line, parsed.headers, to, stays, extra, out) {
+        Ok(head) => Parsed::Complete(length, head),
+        Err(refusal) => Parsed::Refused(Refusal {
+            status: 502,
+            ..refusal
+        }),
+    }
+}
+
+const fn gateway(why: &'static str) -> Refusal {
+    Refusal { status: 502, why }
+}
+
+fn read_response(
+    (status, reason, is_11): (u16, &str, bool),
+    fields: &[Header<'_>],
+    to: &RequestHead,
+    stays: bool,
+    extra: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<ResponseHead, Refusal> {
+    let told = Told::of(fields)?;
+    let interim = (100..200).contains(&status) && status != 101;
+    let switches = status == 101;
+    if switches && !to.upgrades {
+        return Err(gateway("a change of protocol that nobody has asked for"));
+    }
+    let has_body = !(status < 200 || status == 204 || status == 304 || to.is_head);
+    let framing = match (told.coding, told.length) {
+        _ if !has_body => Framing::Nothing,
+        // What a length says beside that does not count (RFC 9112, 6.3).
+        (Some(coding), _) => coding.framing()?,
+        (None, Some(length)) => Framing::Length(length),
+        (None, None) => Framing::UntilClose,
+    };
+    let unchunk = framing == Framing::Chunked && !to.is_11;
+    let client_stays = stays && to.keep_alive && framing != Framing::UntilClose && !unchunk;
+    let mut code = [0; 3];
+    for (digit, unit) in code.iter_mut().zip([100, 10, 1]) {
+        *digit = b'0' + u8::try_from(status / unit % 10).unwrap_or(0);
+    }
+    out.clear();
+    for part in [b"HTTP/1.1 ", &code[..], b" ", reason.as_bytes(), b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+    for it in fields {
+        match Name::of(it.name) {
+            Name::Hop | Name::Connection | Name::Te | Name::Upgrade | Name::TransferEncoding => {}
+            Name::ContentLength if told.coding.is_some() => {}
+            Name::ContentLength if has_body && it.value == told.length_text => {}
+            Name::ContentLength
+            | Name::Host
+            | Name::Forwarded
+            | Name::Expect
+            | Name::Cookie
+            | Name::Other => {
+                if !told.names(fields, it.name) {
+                    field(out, it.name.as_bytes(), it.value);
+                }
+            }
+        }
+    }
+    match framing {
+        Framing::Chunked if !unchunk => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Length(_) => field(out, b"content-length", told.length_text),
+        Framing::Chunked | Framing::Nothing | Framing::UntilClose => {}
+    }
+    if switches {
+        field(out, b"upgrade", told.upgrade.unwrap_or_default());
+        out.extend_from_slice(b"connection: upgrade\r\n");
+    } else if !interim {
+        if !client_stays {
+            out.extend_from_slice(b"connection: close\r\n");
+        } else if !to.is_11 {
+            out.extend_from_slice(b"connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(extra);
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(ResponseHead {
+        status,
+        framing,
+        upstream_stays: framing != Framing::UntilClose && !told.closes && (is_11 || told.keeps) && !switches,
+        client_stays,
+        unchunk,
+    })
+}
+
+fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn name_client(out: &mut Vec<u8>, fields: &[Header<'_>], host: Option<&[u8]>, passing: Passing<'_>) {
+    let Passing { client, trusted, .. } = passing;
+    let told = |name: &str| trusted && fields.iter().any(|it| it.name.eq_ignore_ascii_case(name));
+    let value = HeaderValue::as_bytes;
+    field(out, b"x-forwarded-for", value(&client.address));
+    if !told("x-forwarded-proto") {
+        field(out, b"x-forwarded-proto", value(&client.scheme));
+    }
+    let host = host.unwrap_or_default();
+    if !host.is_empty() && !told("x-forwarded-host") {
+        field(out, b"x-forwarded-host", host);
+    }
+    out.extend_from_slice(b"forwarded: ");
+    out.extend_from_slice(value(&client.forwarded));
+    if !host.is_empty() {
+        out.extend_from_slice(b";host=\"");
+        out.extend_from_slice(host);
+        out.push(b'"');
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Which worker the cookie names.
+fn cookie(fields: &[Header<'_>], name: &str) -> Option<u32> {
+    let lines = fields.iter().filter(|it| it.name.eq_ignore_ascii_case("cookie"));
+    let texts = lines.filter_map(|it| std::str::from_utf8(it.value).ok());
+    let mut pairs = texts
+        .flat_map(|text| text.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name)?.1.parse().ok()
+}
+
+/// Fields that are not simply passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Host,
+    Connection,
+    Upgrade,
+    TransferEncoding,
+    ContentLength,
+    Te,
+    Expect,
+    Cookie,
+    /// What a client says of proxies before us.
+    Forwarded,
+    /// Of one connection.
+    Hop,
+    Other,
+}
+
+impl Name {
+    fn of(name: &str) -> Name {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            2 if is("te") => Name::Te,
+            4 if is("host") => Name::Host,
+            6 if is("expect") => Name::Expect,
+            6 if is("cookie") => Name::Cookie,
+            7 if is("upgrade") => Name::Upgrade,
+            9 if is("forwarded") => Name::Forwarded,
+            10 if is("connection") => Name::Connection,
+            10 if is("keep-alive") => Name::Hop,
+            14 if is("content-length") => Name::ContentLength,
+            14 if is("http2-settings") => Name::Hop,
+            15 if is("x-forwarded-for") => Name::Forwarded,
+            16 if is("x-forwarded-host") => Name::Forwarded,
+            16 if is("proxy-connection") => Name::Hop,
+            17 if is("x-forwarded-proto") => Name::Forwarded,
+            17 if is("transfer-encoding") => Name::TransferEncoding,
+            _ => Name::Other,
+        }
+    }
+}
+
+/// Transfer codings of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// `chunked` alone.
+    Chunked,
+    /// Others, and `chunked` at the end.
+    Others,
+    /// Anything else: nobody knows where it ends.
+    Unclear,
+}
+
+impl Coding {
+    fn framing(self) -> Result<Framing, Refusal> {
+        match self {
+            Coding::Chunked => Ok(Framing::Chunked),
+            Coding::Others => Err(Refusal {
+                status: 501,
+                why: "a transfer coding that is not known",
+            }),
+            Coding::Unclear => Err(bad("a Transfer-Encoding that does not tell where the body ends")),
+        }
+    }
+}
+
+/// What the fields say of the message and its connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told<'h> {
+    hosts: u32,
+    host: Option<&'h [u8]>,
+    length: Option<u64>,
+    length_text: &'h [u8],
+    coding: Option<Coding>,
+    upgrade: Option<&'h [u8]>,
+    upgrades: bool,
+    closes: bool,
+    keeps: bool,
+    /// `Connection` names fields besides those that end here anyway.
+    names_others: bool,
+    trailers: bool,
+    expects_other: bool,
+}
+
+impl<'h> Told<'h> {
+    fn of(fields: &[Header<'h>]) -> Result<Told<'h>, Refusal> {
+        let mut told = Told::default();
+        for it in fields {
+            match Name::of(it.name) {
+                Name::Host => {
+                    told.hosts += 1;
+                    told.host = Some(it.value);
+                }
+                Name::ContentLength => told.length(it.value)?,
+                Name::TransferEncoding => told.coding(it.value),
+                Name::Connection => told.connection(it.value),
+                Name::Upgrade if told.upgrade.is_none() => told.upgrade = Some(it.value),
+                // It was two lines: which of them is meant is not said.
+                Name::Upgrade => told.upgrade = Some(b""),
+                Name::Te => {
+                    told.trailers |= words(it.value).any(|word| word.eq_ignore_ascii_case(b"trailers"));
+                }
+                Name::Expect => told.expects_other |= !it.value.eq_ignore_ascii_case(b"100-continue"),
+                Name::Cookie | Name::Forwarded | Name::Hop | Name::Other => {}
+            }
+        }
+        // HTTP/2 over an upgrade would be a connection that nobody here understands.
+        let upgrade = told.upgrade.unwrap_or_default();
+        told.upgrades &= !upgrade.is_empty() && !words(upgrade).any(|word| word.eq_ignore_ascii_case(b"h2c"));
+        Ok(told)
+    }
+
+    /// The host of a request.
+    fn host_of(&self, authority: Option<&'h str>, is_11: bool) -> Result<Option<&'h [u8]>, Refusal> {
+        if self.hosts > 1 {
+            return Err(bad("more than one Host"));
+        }
+        if self.hosts == 0 && is_11 {
+            return Err(bad("no Host"));
+        }
+        // What the request line says wins (RFC 9112, 3.2.2).
+        let host = authority.map(str::as_bytes).or(self.host);
+        if host.is_some_and(|host| !host.iter().all(|byte| is_host(*byte))) {
+            return Err(bad("a Host that is none"));
+        }
+        Ok(host)
+    }
+
+    fn request_framing(&self, is_11: bool) -> Result<Framing, Refusal> {
+        if self.expects_other {
+            return Err(Refusal {
+                status: 417,
+                why: "an expectation that nobody knows",
+            });
+        }
+        match (self.coding, self.length) {
+            (Some(_), Some(_)) => Err(bad("both Transfer-Encoding and Content-Length")),
+            (Some(_), None) if !is_11 => Err(bad("Transfer-Encoding in HTTP/1.0")),
+            (Some(coding), None) => coding.framing(),
+            (None, Some(length)) => Ok(Framing::Length(length)),
+            (None, None) => Ok(Framing::Nothing),
+        }
+    }
+
+    fn length(&mut self, text: &'h [u8]) -> Result<(), Refusal> {
+        let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+        let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+        let number = number
+            .filter(|_| digits)
+            .ok_or(bad("a Content-Length that is no number"))?;
+        if self.length.is_some_and(|other| other != number) {
+            return Err(bad("more than one Content-Length"));
+        }
+        self.length = Some(number);
+        if self.length_text.is_empty() {
+            self.length_text = text;
+        } else if self.length_text != text {
+            return Err(bad("more than one Content-Length"));
+        }
+        Ok(())
+    }
+
+    fn coding(&mut self, value: &[u8]) {
+        for word in words(value) {
+            let chunked = word.eq_ignore_ascii_case(b"chunked");
+            self.coding = Some(match (self.coding, chunked) {
+                (None, true) => Coding::Chunked,
+                (None | Some(Coding::Unclear), false) => Coding::Unclear,
+                // The last one says where it ends.
+                (Some(Coding::Unclear), true) => Coding::Others,
+                // Chunked twice, or something after it.
+                (Some(Coding::Chunked | Coding::Others), _) => Coding::Unclear,
+            });
+        }
+        self.coding = self.coding.or(Some(Coding::Unclear));
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for word in words(value) {
+            let is = |other: &[u8]| word.eq_ignore_ascii_case(other);
+            match word.len() {
+                5 if is(b"close") => self.closes = true,
+                10 if is(b"keep-alive") => self.keeps = true,
+                7 if is(b"upgrade") => self.upgrades = true,
+                _ => self.names_others = true,
+            }
+        }
+    }
+
+    /// Does `Connection` say that this field is of the connection? What decides over the message and where it goes is never.
+    fn names(&self, fields: &[Header<'_>], name: &str) -> bool {
+        self.names_others
+            && fields
+                .iter()
+                .filter(|it| Name::of(it.name) == Name::Connection)
+                .flat_map(|it| words(it.value))
+                .any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// The comma-separated words of a field.
+fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|word| !word.is_empty())
+}
+
+/// A byte of a host with its port (RFC 3986, 3.2.2 and 3.2.3).
+fn is_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
+}
+
+/// Might a head end in what has come since it was read up to `from`?
+pub(crate) fn may_be_complete(bytes: &[u8], from: usize) -> bool {
+    let new = &bytes[from.saturating_sub(3).min(bytes.len())..];
+    let ends = new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
+    ends || bytes.len() >= HEAD_LIMIT
+}
+
+fn has_bare_lf(bytes: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
+}
+
+fn too_large(bytes: &[u8]) -> Refusal {
+    if memchr::memchr(b'\n', bytes).is_some() {
+        Refusal {
+            status: 431,
+            why: "header fields that are too large",
+        }
+    } else {
+        Refusal {
+            status: 414,
+            why: "a target that is too long",
+        }
+    }
+}
+
+fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => Refusal {
+            status: 431,
+            why: "too many header fields",
+        },
+        httparse::Error::Version if names_a_version(bytes) => Refusal {
+            status: 505,
+            why: "a version of HTTP that is not spoken here",
+        },
+        httparse::Error::HeaderName
+        | httparse::Error::HeaderValue
+        | httparse::Error::NewLine
+        | httparse::Error::Status
+        | httparse::Error::Token
+        | httparse::Error::Version => bad("not a request"),
+    }
+}
+
+/// Does the first line end with a version of HTTP?
+fn names_a_version(bytes: &[u8]) -> bool {
+    let line = bytes.trim_ascii_start().split(|byte| *byte == b'\n').next();
+    let line = line.unwrap_or_default().trim_ascii_end();
+    let last = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let Some(version) = last.strip_prefix(b"HTTP/") else {
+        return false;
+    };
+    matches!(version, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+}

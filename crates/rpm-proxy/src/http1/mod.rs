@@ -1,0 +1,10 @@
+//! HTTP/1 between a client and an upstream, without a detour: heads are rewritten as they are read, bodies are passed on as they come.
+
+mod connection;
+mod exchange;
+pub mod framing;
+pub mod head;
+mod wire;
+
+pub(crate) use connection::{Left, serve};
+pub(crate) use wire::Wire;

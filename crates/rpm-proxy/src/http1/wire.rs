@@ -1,0 +1,223 @@
+//! A connection, what has come over it and is not used yet, and what is to be sent.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::framing::Scanner;
+
+/// Read at a time. What is read is used before anything else is read on the thread, so that one buffer does for all connections, and one
+/// that is idle has none.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// A connection that speaks HTTP/1.
+#[derive(Debug)]
+pub(crate) struct Wire<S> {
+    pub(crate) io: S,
+    /// Has come, and is not used yet.
+    pub(crate) come: BytesMut,
+    /// Is to be sent.
+    pub(crate) going: BytesMut,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(crate) fn new(io: S) -> Wire<S> {
+        Wire {
+            io,
+            come: BytesMut::new(),
+            going: BytesMut::new(),
+        }
+    }
+
+    /// Reads up to `limit` bytes to what has come; 0: the other side has ended.
+    pub(crate) fn poll_fill(&mut self, limit: usize, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let limit = limit.min(buffer.len());
+            let count = ready!(read(&mut self.io, &mut buffer[..limit], context))?;
+            self.come.extend_from_slice(&buffer[..count]);
+            Poll::Ready(Ok(count))
+        })
+    }
+
+    /// Sends what is to be sent.
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.going.has_remaining() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(context, &self.going))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.going.advance(count);
+        }
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    /// Sends these bytes after those that wait; what does not go at once waits, too.
+    fn send(&mut self, bytes: &[u8], context: &mut Context<'_>) -> io::Result<()> {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            let both = [IoSlice::new(&self.going), IoSlice::new(&bytes[sent..])];
+            let first = usize::from(!self.going.has_remaining());
+            match Pin::new(&mut self.io).poll_write_vectored(context, &both[first..]) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => {
+                    let waited = count.min(self.going.remaining());
+                    self.going.advance(waited);
+                    sent += count - waited;
+                }
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {
+                    self.going.extend_from_slice(&bytes[sent..]);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of the memory of an idle connection.
+    pub(crate) fn shrink(&mut self) {
+        if self.come.is_empty() {
+            self.come = BytesMut::new();
+        }
+        if self.going.is_empty() {
+            self.going = BytesMut::new();
+        }
+    }
+}
+
+fn read<S: AsyncRead + Unpin>(
+    io: &mut S,
+    buffer: &mut [u8],
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
+    ready!(Pin::new(io).poll_read(context, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
+}
+
+/// A body on its way from one connection to another.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    scanner: Scanner,
+    /// Only what the body holds is passed on, not how it is framed.
+    bare: bool,
+    /// Bytes of the body that have come.
+    pub(crate) bytes: u64,
+}
+
+/// Why a body does not come to its end.
+#[derive(Debug)]
+pub(crate) enum Stuck {
+    /// It cannot be read, or ends early.
+    Source,
+    /// It is framed wrongly: how.
+    Framing(&'static str),
+    /// It cannot be sent on.
+    Sink,
+    /// It is longer than allowed.
+    TooLong,
+}
+
+impl Pump {
+    pub(crate) fn new(scanner: Scanner, bare: bool) -> Pump {
+        Pump {
+            scanner,
+            bare,
+            bytes: 0,
+        }
+    }
+
+    /// Passes on what comes, until the body is complete and sent. Nothing is read while the sink takes nothing.
+    pub(crate) fn poll<A, B>(
+        &mut self,
+        from: &mut Wire<A>,
+        to: &mut Wire<B>,
+        limit: u64,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Stuck>>
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        if !from.come.is_empty() && !self.scanner.is_done() {
+            let come = from.come.split();
+            let used = self.pass(&come, to, context)?;
+            from.come = come;
+            from.come.advance(used);
+            self.check(limit)?;
+        }
+        loop {
+            ready!(to.poll_flush(context)).map_err(|_| Stuck::Sink)?;
+            if self.scanner.is_done() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_more(from, to, context))?;
+            self.check(limit)?;
+        }
+    }
+
+    fn check(&self, limit: u64) -> Result<(), Stuck> {
+        if self.bytes > limit {
+            Err(Stuck::TooLong)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Reads once, and sends what was read.
+    fn poll_more<A, B>(
+        &mut self,
+        from: &mut Wire<A>,
+        to: &mut Wire<B>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Stuck>>
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        BUFFER.with_borrow_mut(|buffer| {
+            match ready!(read(&mut from.io, buffer, context)) {
+                Ok(0) if self.scanner.may_end() => {
+                    self.scanner = Scanner::new(super::framing::Framing::Nothing);
+                }
+                Ok(0) | Err(_) => return Poll::Ready(Err(Stuck::Source)),
+                Ok(count) => {
+                    let used = self.pass(&buffer[..count], to, context)?;
+                    from.come.extend_from_slice(&buffer[used..count]);
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Sends what of `bytes` belongs to the body, and says how many they are.
+    fn pass<B: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        bytes: &[u8],
+        to: &mut Wire<B>,
+        context: &mut Context<'_>,
+    ) -> Result<usize, Stuck> {
+        let framing = |error: super::framing::BadBody| Stuck::Framing(error.0);
+        if self.bare {
+            let going = &mut to.going;
+            let used = self
+                .scanner
+                .scan(bytes, |data| going.extend_from_slice(data))
+                .map_err(framing)?;
+            self.bytes += used as u64;
+            return Ok(used);
+        }
+        let used = self.scanner.scan(bytes, |_| ()).map_err(framing)?;
+        self.bytes += used as u64;
+        to.send(&bytes[..used], context).map_err(|_| Stuck::Sink)?;
+        Ok(used)
+    }
+}

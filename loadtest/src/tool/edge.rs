@@ -1,0 +1,476 @@
+//! `edge`: rpm's proxy, nginx and HAProxy before the same app, in interleaved rounds.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use rpm_loadtest::{Kind, Load, Report, Stop};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use super::compare::seconds;
+use super::group::free_ports;
+use super::private_rpm::{PrivateRpm, argument};
+use super::results::Sample;
+use super::stats::{Median, median};
+use super::{pidfds, place, procfs};
+
+/// Long enough for the JIT to compile what a request needs.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// For all to answer.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Options of `edge`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Rounds; 15 or more give a useful interval.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=500))]
+    rounds: u16,
+    /// Seconds of load per proxy, cell and round.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    seconds: f64,
+    /// Workers of the app, and threads of each proxy.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Exit 1 if a floor is missed or a request through rpm failed.
+    #[arg(long)]
+    check: bool,
+}
+
+/// What is before the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Edge {
+    Rpm,
+    Nginx,
+    /// What two identical ones differ by is noise.
+    NginxAgain,
+    HaProxy,
+}
+
+impl Edge {
+    const ALL: [Edge; 4] = [Edge::Rpm, Edge::Nginx, Edge::NginxAgain, Edge::HaProxy];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Edge::Rpm => "rpm",
+            Edge::Nginx => "nginx",
+            Edge::NginxAgain => "nginx-again",
+            Edge::HaProxy => "haproxy",
+        }
+    }
+}
+
+/// A load that all get.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    kind: Kind,
+    clients: usize,
+    bytes: usize,
+    /// Who must be reached, at what part of its throughput.
+    floor: Edge,
+}
+
+const CELLS: [Cell; 5] = [
+    cell(Kind::KeepAlive, 64, 1024, Edge::Nginx),
+    cell(Kind::KeepAlive, 1024, 1024, Edge::Nginx),
+    cell(Kind::KeepAlive, 64, 65_536, Edge::Nginx),
+    cell(Kind::KeepAlive, 1024, 65_536, Edge::Nginx),
+    cell(Kind::NewConnection, 64, 1024, Edge::HaProxy),
+];
+const FLOOR: f64 = 0.9;
+
+const fn cell(kind: Kind, clients: usize, bytes: usize, floor: Edge) -> Cell {
+    Cell {
+        kind,
+        clients,
+        bytes,
+        floor,
+    }
+}
+
+/// Run it.
+///
+/// # Errors
+/// A proxy is not installed, or cannot be started.
+pub(crate) async fn edge(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let sites = start(&arguments).await?;
+    let mut tables: Vec<Measured> = CELLS.into_iter().map(Measured::new).collect();
+    for site in &sites {
+        for cell in CELLS {
+            sample(site, cell, WARM_UP).await;
+        }
+    }
+    let lasting = Duration::from_secs_f64(arguments.seconds);
+    for round in 0..usize::from(arguments.rounds) {
+        eprint!("\rround {} of {} ", round + 1, arguments.rounds);
+        for table in &mut tables {
+            for (index, site) in sites
+                .iter()
+                .enumerate()
+                .cycle()
+                .skip(round % sites.len())
+                .take(sites.len())
+            {
+                table.samples[index].push(sample(site, table.cell, lasting).await);
+            }
+        }
+    }
+    eprintln!();
+    if arguments.json {
+        let tables: Vec<Value> = tables.iter().map(Measured::to_json).collect();
+        println!("{:#}", json!({ "rounds": arguments.rounds, "cells": tables }));
+    } else {
+        tables.iter().for_each(Measured::print);
+    }
+    let good = tables.iter().all(Measured::passes);
+    Ok(if good || !arguments.check {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A proxy with workers of its own; dropping it ends all.
+struct Site {
+    port: u16,
+    /// The proxy's processes alone.
+    proxy: BTreeSet<u32>,
+    _rpm: Option<PrivateRpm>,
+    _processes: Processes,
+    _dir: Dir,
+}
+
+struct Processes(Vec<Child>);
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        let pids: Vec<u32> = self.0.iter().filter_map(Child::id).collect();
+        pidfds::end(&pidfds::hold(&pids));
+    }
+}
+
+struct Dir(PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn start(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
+    let ports = free_ports::<{ Edge::ALL.len() }>()?;
+    let mut sites = Vec::new();
+    for (edge, port) in Edge::ALL.into_iter().zip(ports) {
+        let site = match edge {
+            Edge::Rpm => before_rpm(port, arguments.workers).await,
+            Edge::Nginx | Edge::NginxAgain | Edge::HaProxy => before(edge, port, arguments.workers).await,
+        };
+        let site = site.with_context(|| format!("starting {}", edge.as_str()))?;
+        ready(port, usize::from(arguments.workers))
+            .await
+            .with_context(|| format!("{} is not ready", edge.as_str()))?;
+        sites.push(site);
+    }
+    for (site, edge) in sites.iter_mut().zip(Edge::ALL) {
+        // nginx has its workers by now.
+        site.proxy = match edge {
+            Edge::Rpm => site.proxy.clone(),
+            Edge::Nginx | Edge::NginxAgain | Edge::HaProxy => {
+                procfs::trees(&site.proxy.iter().copied().collect::<Vec<_>>())
+            }
+        };
+    }
+    Ok(sites)
+}
+
+async fn before_rpm(port: u16, workers: u16) -> anyhow::Result<Site> {
+    let rpm = PrivateRpm::new(place::rpm().await?, vec![("PORT".to_owned(), port.to_string())])?;
+    let (app, node, workers) = (
+        place::script("edge.js"),
+        place::node().await?,
+        workers.to_string(),
+    );
+    let start = [
+        "start",
+        argument(&app)?,
+        "-i",
+        &workers,
+        "--name",
+        "edge",
+        "--balance",
+        "proxy",
+        "--interpreter",
+        argument(&node)?,
+    ];
+    rpm.command(&start).await?;
+    let daemon = rpm.daemon().await?;
+    Ok(Site {
+        port,
+        proxy: BTreeSet::from([daemon]),
+        _dir: Dir(rpm.home().join("edge")),
+        _rpm: Some(rpm),
+        _processes: Processes(Vec::new()),
+    })
+}
+
+/// Processes of Node, and before them one of the others.
+async fn before(edge: Edge, port: u16, workers: u16) -> anyhow::Result<Site> {
+    let node = place::node().await?;
+    let dir = std::env::temp_dir().join(format!("rpm-edge-{}-{}", std::process::id(), edge.as_str()));
+    fs::create_dir_all(&dir)?;
+    let dir = Dir(dir);
+    let mut processes = Processes(Vec::new());
+    let mut upstreams = Vec::new();
+    for instance in 0..workers {
+        let [own] = free_ports::<1>()?;
+        upstreams.push(own);
+        processes.0.push(quiet(
+            Command::new(&node)
+                .arg(place::script("edge.js"))
+                .env("PORT", own.to_string())
+                .env("NODE_APP_INSTANCE", instance.to_string()),
+        )?);
+    }
+    let (program, template) = match edge {
+        Edge::HaProxy => ("haproxy", "haproxy.cfg"),
+        Edge::Rpm | Edge::Nginx | Edge::NginxAgain => ("nginx", "nginx.conf"),
+    };
+    let config = dir.0.join(template);
+    fs::write(
+        &config,
+        filled(
+            &fs::read_to_string(place::edge(template))?,
+            &dir.0,
+            port,
+            &upstreams,
+        ),
+    )?;
+    let mut command = Command::new(found(program)?);
+    match edge {
+        Edge::HaProxy => command.arg("-f").arg(&config),
+        Edge::Rpm | Edge::Nginx | Edge::NginxAgain => command.arg("-c").arg(&config).arg("-p").arg(&dir.0),
+    };
+    let proxy = quiet(&mut command)?;
+    let pid = proxy.id().context("it has ended at once")?;
+    processes.0.push(proxy);
+    Ok(Site {
+        port,
+        proxy: BTreeSet::from([pid]),
+        _rpm: None,
+        _processes: processes,
+        _dir: dir,
+    })
+}
+
+/// Debian has them where only root looks.
+fn found(program: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = places
+        .iter()
+        .map(|place| place.join(program))
+        .find(|it| it.is_file());
+    found.with_context(|| format!("{program} is not installed: apt-get install nginx-light haproxy"))
+}
+
+fn quiet(command: &mut Command) -> anyhow::Result<Child> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .env_remove("NODE_OPTIONS")
+        .kill_on_drop(true);
+    let shown = format!("{:?}", command.as_std());
+    command.spawn().with_context(|| format!("executing {shown}"))
+}
+
+fn filled(template: &str, dir: &Path, port: u16, upstreams: &[u16]) -> String {
+    let lines = |line: &dyn Fn(usize, u16) -> String| {
+        let lines: Vec<String> = upstreams
+            .iter()
+            .enumerate()
+            .map(|(at, port)| line(at, *port))
+            .collect();
+        lines.join("\n        ")
+    };
+    template
+        .replace("@THREADS@", &upstreams.len().to_string())
+        .replace("@DIR@", &dir.display().to_string())
+        .replace("@PORT@", &port.to_string())
+        .replace(
+            "@NGINX_SERVERS@",
+            &lines(&|_, port| format!("server 127.0.0.1:{port};")),
+        )
+        .replace(
+            "@HAPROXY_SERVERS@",
+            &lines(&|at, port| format!("server w{at} 127.0.0.1:{port}")),
+        )
+}
+
+async fn ready(port: u16, workers: usize) -> anyhow::Result<()> {
+    let deadline = Instant::now() + READY_WITHIN;
+    let hello = Load {
+        clients: 8,
+        requests: Some(64),
+        timeout: Duration::from_secs(1),
+        ..Load::local(port)
+    };
+    let mut last = Report::default();
+    while Instant::now() < deadline {
+        last = hello.run(&Stop::new()).await;
+        if last.check_clean().is_ok() && last.responders.len() >= workers {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    bail!("after {READY_WITHIN:?}:\n{last}")
+}
+
+async fn sample(site: &Site, cell: Cell, lasting: Duration) -> Sample {
+    let load = Load {
+        path: format!("/{}", cell.bytes),
+        kind: cell.kind,
+        clients: cell.clients,
+        lasting: Some(lasting),
+        target: SocketAddr::from(([127, 0, 0, 1], site.port)),
+        ..Load::local(site.port)
+    };
+    let before = procfs::cpu(&site.proxy);
+    let report = load.run(&Stop::new()).await;
+    let cpu = procfs::cpu(&site.proxy).saturating_sub(before);
+    Sample::new(&report, cpu.as_secs_f64())
+}
+
+/// A cell and what was measured of it, in the order of [`Edge::ALL`].
+struct Measured {
+    cell: Cell,
+    samples: [Vec<Sample>; Edge::ALL.len()],
+}
+
+impl Measured {
+    fn new(cell: Cell) -> Measured {
+        Measured {
+            cell,
+            samples: Default::default(),
+        }
+    }
+
+    fn of(&self, edge: Edge) -> &[Sample] {
+        let at = Edge::ALL.iter().position(|one| *one == edge);
+        at.map(|at| self.samples[at].as_slice()).unwrap_or_default()
+    }
+
+    /// Of a figure, round by round.
+    fn ratio(&self, of: Edge, by: Edge, figure: impl Fn(&Sample) -> f64) -> Option<Median> {
+        let pairs = self.of(of).iter().zip(self.of(by));
+        let ratios: Vec<f64> = pairs
+            .map(|(of, by)| figure(of) / figure(by))
+            .filter(|ratio| ratio.is_finite())
+            .collect();
+        Median::of(&ratios)
+    }
+
+    fn median(&self, edge: Edge, figure: impl Fn(&Sample) -> f64) -> f64 {
+        median(&self.of(edge).iter().map(figure).collect::<Vec<_>>())
+    }
+
+    /// What is to be reached, and was it?
+    fn verdicts(&self) -> Vec<(String, Median, Option<bool>)> {
+        let rate = |sample: &Sample| sample.per_second;
+        let per_cpu = |sample: &Sample| 1.0 / sample.cpu_s_per_1000;
+        let p99 = |sample: &Sample| sample.p99_ms;
+        let mut verdicts = Vec::new();
+        for by in [Edge::Nginx, Edge::HaProxy] {
+            let floor = by == self.cell.floor;
+            let name = by.as_str();
+            let mut add = |what: &str, ratio: Option<Median>, met: &dyn Fn(Median) -> bool| {
+                if let Some(ratio) = ratio {
+                    verdicts.push((format!("{what}: rpm / {name}"), ratio, floor.then(|| met(ratio))));
+                }
+            };
+            add("req/s", self.ratio(Edge::Rpm, by, rate), &|it| it.high >= FLOOR);
+            add("req/CPU s", self.ratio(Edge::Rpm, by, per_cpu), &|it| {
+                it.high >= FLOOR
+            });
+            add("p99", self.ratio(Edge::Rpm, by, p99), &|it| it.low <= 1.0);
+        }
+        for (what, ratio) in [
+            ("req/s", self.ratio(Edge::NginxAgain, Edge::Nginx, rate)),
+            ("req/CPU s", self.ratio(Edge::NginxAgain, Edge::Nginx, per_cpu)),
+        ] {
+            verdicts.extend(ratio.map(|ratio| (format!("{what}: nginx-again / nginx"), ratio, None)));
+        }
+        verdicts
+    }
+
+    fn failures(&self, edge: Edge) -> u64 {
+        self.of(edge).iter().map(|sample| sample.failures).sum()
+    }
+
+    fn passes(&self) -> bool {
+        self.failures(Edge::Rpm) == 0 && self.verdicts().iter().all(|(_, _, met)| *met != Some(false))
+    }
+
+    fn title(&self) -> String {
+        let Cell {
+            kind, clients, bytes, ..
+        } = self.cell;
+        format!("{}, {clients} clients, {bytes} bytes", kind.as_str())
+    }
+
+    fn print(&self) {
+        println!("{}", self.title());
+        println!(
+            "  {:<14}{:>9}{:>9}{:>9}{:>18}{:>10}",
+            "proxy", "req/s", "p50 ms", "p99 ms", "its CPU s/1000", "failures"
+        );
+        for edge in Edge::ALL {
+            println!(
+                "  {:<14}{:>9.0}{:>9.2}{:>9.2}{:>18.4}{:>10}",
+                edge.as_str(),
+                self.median(edge, |sample| sample.per_second),
+                self.median(edge, |sample| sample.p50_ms),
+                self.median(edge, |sample| sample.p99_ms),
+                self.median(edge, |sample| sample.cpu_s_per_1000),
+                self.failures(edge)
+            );
+        }
+        for (name, ratio, met) in self.verdicts() {
+            let met = met.map_or("", |met| if met { "  met" } else { "  missed" });
+            println!(
+                "  {name:<32}{:>8.3}  {:.3} to {:.3}{met}",
+                ratio.value, ratio.low, ratio.high
+            );
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let proxies: Vec<Value> = Edge::ALL
+            .into_iter()
+            .map(|edge| {
+                json!({
+                    "proxy": edge.as_str(),
+                    "requests_per_second": self.median(edge, |sample| sample.per_second),
+                    "p99_ms": self.median(edge, |sample| sample.p99_ms),
+                    "cpu_s_per_1000_requests": self.median(edge, |sample| sample.cpu_s_per_1000),
+                    "failures": self.failures(edge),
+                })
+            })
+            .collect();
+        let ratios: Vec<Value> = self
+            .verdicts()
+            .into_iter()
+            .map(|(name, ratio, met)| json!({ "ratio": name, "median": ratio.value, "low": ratio.low, "high": ratio.high, "met": met }))
+            .collect();
+        json!({ "cell": self.title(), "proxies": proxies, "ratios": ratios })
+    }
+}
