@@ -10,5 +10,6 @@ pub mod namespace;
 pub mod outside;
 pub mod place;
 pub mod process;
+pub mod raw;
 pub mod site;
 pub mod steering;

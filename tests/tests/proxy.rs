@@ -1,7 +1,6 @@
 //! `--balance proxy`: the daemon speaks HTTP and passes on each request.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use rpm_e2e::clients::Clients;
 use rpm_e2e::complaint::assert_says;
 use rpm_e2e::outside::{freeze, kill, thaw};
 use rpm_e2e::place::Place;
+use rpm_e2e::raw::Connection;
 use rpm_testkit::{Outcome, Port, Process, Rpm, Status, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -23,60 +23,6 @@ fn web(instances: &str, port: &Port) -> App {
     App::cluster("hello.js", instances)
         .args(["--name", "web", "--balance", "proxy"])
         .port(port)
-}
-
-/// A client's connection.
-struct Connection(BufReader<TcpStream>);
-
-/// What came back: status, head, body.
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Connection {
-    fn open(port: &Port) -> Connection {
-        let stream = TcpStream::connect(("127.0.0.1", port.number())).expect("somebody listens");
-        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
-        Connection(BufReader::new(stream))
-    }
-
-    fn send(&mut self, text: &str) {
-        self.0.get_mut().write_all(text.as_bytes()).expect("it is sent");
-    }
-
-    fn answer(&mut self) -> Answer {
-        let mut head = String::new();
-        loop {
-            let mut line = String::new();
-            let count = self.0.read_line(&mut line).expect("a line");
-            assert!(count > 0, "the connection ended after {head:?}");
-            if line == "\r\n" {
-                break;
-            }
-            head.push_str(&line.to_lowercase());
-        }
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "));
-        let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a length"))];
-        self.0.read_exact(&mut body).expect("a body");
-        Answer {
-            status: head[9..12].parse().expect("a status"),
-            head,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        }
-    }
-
-    fn get(&mut self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: example.org\r\n\r\n"));
-        self.answer()
-    }
-
-    fn has_ended(&mut self) -> bool {
-        matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
-    }
 }
 
 #[test]
@@ -209,18 +155,8 @@ fn a_frozen_worker_gets_nothing_new() {
         || {
             let answers = (0..20).filter(|_| {
                 let mut connection = Connection::open(&port);
-                let deadline = Some(Duration::from_millis(500));
-                connection
-                    .0
-                    .get_ref()
-                    .set_read_timeout(deadline)
-                    .expect("a deadline");
                 connection.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-                let mut line = String::new();
-                connection
-                    .0
-                    .read_line(&mut line)
-                    .is_ok_and(|_| line.contains("200"))
+                !connection.is_silent(Duration::from_millis(500)) && connection.line().contains("200")
             });
             answers.count()
         },
@@ -307,7 +243,7 @@ fn a_websocket_goes_through_and_ends_with_its_worker() {
     );
     connection.send("ping\r\n");
     let mut line = String::new();
-    connection.0.read_line(&mut line).expect("an echo");
+    line.push_str(&connection.line());
     assert_eq!(line, "ping\r\n");
     rpm.ok(["delete", "app", "--hard"]);
     assert!(connection.has_ended());

@@ -2,6 +2,7 @@
 
 mod command;
 mod needless;
+mod proxy;
 mod start;
 mod values;
 

@@ -3,6 +3,7 @@
 
 mod flags;
 mod program;
+mod proxy;
 mod settings;
 mod surroundings;
 mod words;

@@ -234,7 +234,8 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
 /// How connections are spread over its workers.
 pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
     match spec.policy {
-        Policy::RoundRobin => rpm_listen::Policy::RoundRobin,
+        // By latency the proxy balances alone, and by itself.
+        Policy::RoundRobin | Policy::Latency => rpm_listen::Policy::RoundRobin,
         Policy::LeastConnections => rpm_listen::Policy::LeastConnections,
         Policy::IpHash => rpm_listen::Policy::IpHash,
         Policy::Weighted => rpm_listen::Policy::Weighted,

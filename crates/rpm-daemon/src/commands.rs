@@ -11,6 +11,7 @@ use rpm_wire::api::{
 use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane};
+use crate::fronts;
 use crate::health;
 use crate::logs::tail;
 use crate::schedule::Schedule;
@@ -47,7 +48,7 @@ fn check_balance(spec: &AppSpec) -> Result<(), ApiError> {
             Some("give it instances, also a single one: -i 1"),
         ));
     }
-    Ok(())
+    fronts::check(spec)
 }
 
 impl Supervisor {

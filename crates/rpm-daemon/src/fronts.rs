@@ -1,16 +1,25 @@
-//! What the proxy is told: which addresses it serves, and which workers are behind them.
+//! What the proxy is told: which addresses it serves, which workers are behind them, and what it is to do.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rpm_core::{AppId, GroupId, SlotId};
-use rpm_proxy::{Figures, Front, Policy, Proxy, Settings, Target, UpstreamId};
+use rpm_proxy::{
+    Certificate, Check, Figures, Front, LogSettings, Policy, Proxy, Settings, Target, UpstreamFigures,
+    UpstreamId,
+};
+use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 use tracing::error;
 
 use crate::app::cpus;
+use crate::commands::failure;
 use crate::supervisor::Supervisor;
+
+/// Bad answers to health checks in a row after which a worker gets no requests.
+const BAD_CHECKS: u32 = 3;
 
 /// The addresses that the proxy serves. Its threads are started when there is the first.
 #[derive(Default)]
@@ -23,6 +32,12 @@ struct Open {
     app: AppId,
     front: Arc<Front>,
     targets: Vec<Target>,
+    /// What the front was told last.
+    spec: Option<Arc<AppSpec>>,
+    /// The port whose clients are sent on to this one.
+    redirect: Option<u16>,
+    /// What of that it cannot do.
+    trouble: Option<String>,
 }
 
 impl Fronts {
@@ -32,45 +47,111 @@ impl Fronts {
         ours.map(|open| open.front.figures())
     }
 
-    fn open(&mut self, fronted: &rpm_listen::Fronted<'_>) -> io::Result<()> {
+    /// What is known of the upstreams of a front.
+    pub(crate) fn upstreams(&self, group: GroupId) -> Option<Vec<UpstreamFigures>> {
+        Some(self.open.get(&group)?.front.figures().upstreams)
+    }
+
+    /// What a front cannot do of what it is to do.
+    pub(crate) fn trouble(&self, group: GroupId) -> Option<&str> {
+        self.open.get(&group)?.trouble.as_deref()
+    }
+
+    fn open(&mut self, fronted: &rpm_listen::Fronted<'_>, spec: Option<&Arc<AppSpec>>) -> io::Result<()> {
         let proxy = match self.proxy.take() {
             Some(proxy) => proxy,
             None => Proxy::start(cpus() as usize)?,
         };
-        let front = Front::new(Settings {
-            policy: policy(fronted.policy),
-            ..Settings::default()
-        });
+        let front = Front::new();
+        let mut open = Open {
+            app: fronted.app,
+            front: Arc::clone(&front),
+            targets: Vec::new(),
+            spec: None,
+            redirect: None,
+            trouble: None,
+        };
+        // Before the first client comes: it may have to speak TLS.
+        open.tell(fronted, spec, &proxy);
         let listeners = fronted.listeners(proxy.threads());
         let opened = listeners.and_then(|listeners| proxy.open(fronted.group.0, listeners, &front));
         self.proxy = Some(proxy);
-        self.open.insert(
-            fronted.group,
-            Open {
-                app: fronted.app,
-                front,
-                targets: Vec::new(),
-            },
-        );
+        self.open.insert(fronted.group, open);
         opened
     }
+}
+
+impl Open {
+    /// Tells the front what it is to do, if that is something else than before.
+    fn tell(&mut self, fronted: &rpm_listen::Fronted<'_>, spec: Option<&Arc<AppSpec>>, proxy: &Proxy) {
+        let same = match (&self.spec, spec) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (_, None) => self.spec.is_none(),
+            (None, Some(_)) => false,
+        };
+        let Some(new) = spec.filter(|_| !same) else {
+            return;
+        };
+        self.spec = Some(Arc::clone(new));
+        self.trouble = None;
+        if let Err(error) = self.front.set(settings(new)) {
+            error!(app = new.name, %error, "the proxy goes on as before");
+            self.trouble = Some(error.to_string());
+        }
+        let wanted = new.proxy.redirect_http.and_then(|port| u16::try_from(port).ok());
+        if wanted == self.redirect {
+            return;
+        }
+        let id = redirect_id(fronted.group);
+        if self.redirect.take().is_some() {
+            proxy.close(id);
+        }
+        let Some(port) = wanted else { return };
+        match redirect(fronted, port, id, proxy) {
+            Ok(()) => self.redirect = Some(port),
+            Err(error) => {
+                error!(app = new.name, port, %error, "cannot listen for clients that are to be sent to https");
+                self.trouble = Some(format!(
+                    "port {port}, whose clients are to be sent to https, cannot be opened: {error}"
+                ));
+            }
+        }
+    }
+}
+
+/// Serves a port whose clients are sent to https.
+fn redirect(fronted: &rpm_listen::Fronted<'_>, port: u16, id: u32, proxy: &Proxy) -> io::Result<()> {
+    let front = Front::new();
+    let settings = Settings {
+        redirect: Some(fronted.addr()?.port()),
+        ..Settings::default()
+    };
+    front.set(settings).map_err(io::Error::other)?;
+    proxy.open(id, fronted.beside(port, proxy.threads())?, &front)
+}
+
+/// Groups are numbered from below.
+fn redirect_id(group: GroupId) -> u32 {
+    u32::MAX - group.0
 }
 
 impl Supervisor {
     /// Brings the proxy in line with the listeners.
     pub(crate) fn tend_fronts(&mut self) {
-        let fronts = &mut self.fronts;
+        let mut fronts = std::mem::take(&mut self.fronts);
         let mut there = Vec::new();
         for fronted in self.listeners.fronted() {
             there.push(fronted.group);
+            let spec = self.present_spec(fronted.app);
             if !fronts.open.contains_key(&fronted.group)
-                && let Err(error) = fronts.open(&fronted)
+                && let Err(error) = fronts.open(&fronted, spec)
             {
                 error!(group = %fronted.group, %error, "the proxy cannot serve an address");
             }
-            let Some(open) = fronts.open.get_mut(&fronted.group) else {
+            let (Some(open), Some(proxy)) = (fronts.open.get_mut(&fronted.group), &fronts.proxy) else {
                 continue;
             };
+            open.tell(&fronted, spec, proxy);
             let target = |(slot, addr, weight): &(SlotId, SocketAddr, u32)| {
                 let id = UpstreamId(slot.0);
                 let before = open.targets.iter().find(|target| target.id == id);
@@ -96,21 +177,140 @@ impl Supervisor {
             }
         }
         let proxy = &fronts.proxy;
-        fronts.open.retain(|group, _| {
+        fronts.open.retain(|group, open| {
             let stays = there.contains(group);
             if let (false, Some(proxy)) = (stays, proxy) {
                 proxy.close(group.0);
+                if open.redirect.is_some() {
+                    proxy.close(redirect_id(*group));
+                }
             }
             stays
         });
+        self.fronts = fronts;
     }
 }
 
-fn policy(policy: rpm_listen::Policy) -> Policy {
+/// Can the proxy do what is asked of it?
+///
+/// # Errors
+/// No: why, and what to do.
+pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
+    let proxy = &spec.proxy;
+    let name = &spec.name;
+    if spec.balance != Balance::Proxy {
+        let policy = spec.policy == rpm_wire::api::Policy::Latency;
+        if *proxy != ProxySpec::default() || policy {
+            let what = if policy {
+                "the policy `latency`"
+            } else {
+                "what is said of the proxy"
+            };
+            return Err(failure(
+                format!("{name} is not behind the proxy, which {what} is for"),
+                Some("add --balance proxy (`balance: 'proxy'` in a file)"),
+            ));
+        }
+        return Ok(());
+    }
+    if proxy.tls_cert.len() != proxy.tls_key.len() {
+        return Err(failure(
+            format!(
+                "{name} has {} certificates and {} keys",
+                proxy.tls_cert.len(),
+                proxy.tls_key.len()
+            ),
+            Some("give each --tls-cert its --tls-key, in the same order"),
+        ));
+    }
+    if proxy.redirect_http.is_some() && proxy.tls_cert.is_empty() {
+        return Err(failure(
+            format!("{name} has no certificate: its clients cannot be sent to https"),
+            Some("give it --tls-cert and --tls-key, or leave --redirect-http out"),
+        ));
+    }
+    if let Some(cookie) = &proxy.sticky
+        && !cookie
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    {
+        return Err(failure(
+            format!("{cookie:?} cannot be the name of a cookie"),
+            Some("letters, digits, - and _ only: --sticky worker"),
+        ));
+    }
+    if proxy.check_interval_ms.is_some() && spec.health_check.is_none() {
+        return Err(failure(
+            format!("{name} has no health check that could be made again and again"),
+            Some("say which path is asked: --health-check /health"),
+        ));
+    }
+    rpm_proxy::tls::check(&certificates(proxy)).map_err(|error| {
+        failure(
+            format!("{name} cannot serve TLS: {error}"),
+            Some("--tls-cert names a PEM file with the certificate and those above it, --tls-key one with its private key, which the daemon's user may read"),
+        )
+    })
+}
+
+fn certificates(proxy: &ProxySpec) -> Vec<Certificate> {
+    let pairs = proxy.tls_cert.iter().zip(&proxy.tls_key);
+    let pair = |(chain, key): (&String, &String)| Certificate {
+        chain: chain.into(),
+        key: key.into(),
+    };
+    pairs.map(pair).collect()
+}
+
+fn settings(spec: &AppSpec) -> Settings {
+    let proxy = &spec.proxy;
+    let usual = Settings::default();
+    let time = |ms: Option<u64>, usual: Duration| ms.map_or(usual, Duration::from_millis);
+    let check = spec.health_check.as_ref().zip(proxy.check_interval_ms);
+    Settings {
+        policy: policy(spec.policy),
+        connect_timeout: time(proxy.connect_timeout_ms, usual.connect_timeout),
+        response_timeout: time(proxy.response_timeout_ms, usual.response_timeout),
+        header_timeout: time(proxy.header_timeout_ms, usual.header_timeout),
+        hold_timeout: time(proxy.hold_timeout_ms, usual.hold_timeout),
+        idle_timeout: time(proxy.idle_timeout_ms, usual.idle_timeout),
+        stream_timeout: time(proxy.stream_timeout_ms, usual.stream_timeout),
+        queue_timeout: time(proxy.queue_timeout_ms, usual.queue_timeout),
+        slow_start: time(proxy.slow_start_ms, usual.slow_start),
+        retries: proxy.retries.unwrap_or(usual.retries),
+        trust_forwarded: proxy.trust_forwarded,
+        max_body: proxy.max_body.unwrap_or(usual.max_body),
+        max_in_flight: proxy.max_in_flight,
+        queue_limit: proxy.queue_limit.unwrap_or(usual.queue_limit),
+        cookie: proxy.sticky.clone(),
+        check: check.map(|(check, interval)| Check {
+            path: check.path.clone(),
+            status: check.status,
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(check.timeout_ms),
+            good: check.threshold,
+            bad: BAD_CHECKS,
+        }),
+        max_connections: proxy.max_connections,
+        proxy_protocol: proxy.proxy_protocol,
+        tcp: proxy.protocol.as_deref() == Some("tcp"),
+        compress: proxy.compress,
+        certificates: certificates(proxy),
+        redirect: None,
+        access_log: proxy.access_log.as_ref().map(|path| LogSettings {
+            path: path.into(),
+            json: proxy.access_log_format.as_deref() == Some("json"),
+            every: proxy.access_log_every.unwrap_or(1),
+        }),
+    }
+}
+
+fn policy(policy: rpm_wire::api::Policy) -> Policy {
     match policy {
-        rpm_listen::Policy::RoundRobin => Policy::RoundRobin,
-        rpm_listen::Policy::LeastConnections => Policy::LeastInFlight,
-        rpm_listen::Policy::IpHash => Policy::IpHash,
-        rpm_listen::Policy::Weighted => Policy::Weighted,
+        rpm_wire::api::Policy::RoundRobin => Policy::RoundRobin,
+        rpm_wire::api::Policy::LeastConnections => Policy::LeastInFlight,
+        rpm_wire::api::Policy::IpHash => Policy::IpHash,
+        rpm_wire::api::Policy::Weighted => Policy::Weighted,
+        rpm_wire::api::Policy::Latency => Policy::Latency,
     }
 }

@@ -5,6 +5,8 @@
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
+use rpm_proxy::{BOUNDS_MS, Figures};
+
 use crate::supervisor::Supervisor;
 
 impl Supervisor {
@@ -52,6 +54,14 @@ impl Supervisor {
                 }
                 counter!("rpm_proxy_retries_total", "app" => name.clone()).absolute(figures.retries);
                 counter!("rpm_proxy_unavailable_total", "app" => name.clone()).absolute(figures.unavailable);
+                gauge!("rpm_proxy_connections", "app" => name.clone()).set(f64::from(figures.connections));
+                counter!("rpm_proxy_turned_away_total", "app" => name.clone()).absolute(figures.turned_away);
+                gauge!("rpm_proxy_queued", "app" => name.clone()).set(f64::from(figures.queued));
+                for (way, bytes) in ["from_clients", "to_clients"].into_iter().zip(figures.bytes) {
+                    counter!("rpm_proxy_body_bytes_total", "app" => name.clone(), "way" => way)
+                        .absolute(bytes);
+                }
+                times(&name, &figures);
                 for upstream in figures.upstreams {
                     let labels = [("app", name.clone()), ("slot", upstream.id.0.to_string())];
                     counter!("rpm_proxy_requests_total", &labels).absolute(upstream.requests);
@@ -88,6 +98,19 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// The histogram of times, as Prometheus has it: the buckets hold those before them.
+fn times(app: &str, figures: &Figures) {
+    let bounds = BOUNDS_MS.map(|ms| (ms as f64 / 1000.0).to_string());
+    let bounds = bounds.into_iter().chain(["+Inf".to_owned()]);
+    let mut all = 0;
+    for (le, count) in bounds.zip(figures.times) {
+        all += count;
+        counter!("rpm_proxy_answer_seconds_bucket", "app" => app.to_owned(), "le" => le).absolute(all);
+    }
+    counter!("rpm_proxy_answer_seconds_count", "app" => app.to_owned()).absolute(all);
+    gauge!("rpm_proxy_answer_seconds_sum", "app" => app.to_owned()).set(figures.time_us as f64 / 1e6);
 }
 
 fn describe() {

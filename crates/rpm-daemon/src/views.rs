@@ -3,8 +3,10 @@
 use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, WorkerId};
 use rpm_listen::{GroupView, SharedKind, SlotView};
+use rpm_proxy::UpstreamFigures;
 use rpm_wire::api::{
-    ApiError, AppInfo, AppSpec, Known, ListenerInfo, Other, Phase, Process, SlotInfo, Status,
+    ApiError, AppInfo, AppSpec, Circuit, Known, ListenerInfo, Other, Phase, Process, ProxiedInfo, SlotInfo,
+    Status,
 };
 
 use crate::app::{Plane, explain};
@@ -140,6 +142,8 @@ impl Supervisor {
     }
 
     fn listener(&self, group: &GroupView) -> ListenerInfo {
+        let upstreams = self.fronts.upstreams(group.id);
+        let trouble = self.fronts.trouble(group.id);
         let slots = group.slots.iter().map(|slot| SlotInfo {
             instance: slot
                 .holder
@@ -151,11 +155,19 @@ impl Supervisor {
             steered: slot.steered,
             connections: slot.connections.or_else(|| self.handed_to(slot)),
             rescued: slot.rescued,
+            proxied: upstreams
+                .iter()
+                .flatten()
+                .find(|upstream| upstream.id.0 == slot.slot.0)
+                .map(proxied),
         });
         ListenerInfo {
             address: format!("tcp {}", group.addr),
             steering: group.mechanism.name.to_owned(),
-            reason: group.mechanism.reason.clone(),
+            reason: match trouble {
+                Some(trouble) => format!("{}; {trouble}", group.mechanism.reason),
+                None => group.mechanism.reason.clone(),
+            },
             slots: slots.collect(),
         }
     }
@@ -202,6 +214,20 @@ impl Supervisor {
             .get(&app)
             .map(|app| app.name.clone())
             .unwrap_or_default()
+    }
+}
+
+fn proxied(upstream: &UpstreamFigures) -> ProxiedInfo {
+    ProxiedInfo {
+        requests: upstream.requests,
+        in_flight: upstream.in_flight,
+        latency_us: upstream.latency_us,
+        ejections: upstream.ejections,
+        circuit: match (upstream.ill, upstream.ejected) {
+            (true, _) => Circuit::Ill,
+            (false, true) => Circuit::Open,
+            (false, false) => Circuit::Closed,
+        },
     }
 }
 

@@ -26,8 +26,6 @@ pub struct Fronted<'l> {
     /// Where clients come to.
     listener: &'l OwnedFd,
     v6only: bool,
-    /// How requests are spread.
-    pub policy: Policy,
     /// The eligible slots: which, where it listens, and its weight.
     pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
 }
@@ -38,9 +36,27 @@ impl Fronted<'_> {
     /// # Errors
     /// No descriptor is left, or the address cannot be shared any more.
     pub fn listeners(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
-        let addr = socket::local_addr(self.listener)?;
+        let addr = self.addr()?;
         let more = (1..count).map(|_| public(addr, self.v6only));
         std::iter::once(self.listener.try_clone()).chain(more).collect()
+    }
+
+    /// As many that listen to another port of the same address.
+    ///
+    /// # Errors
+    /// The port is used by somebody else, or no descriptor is left.
+    pub fn beside(&self, port: u16, count: usize) -> io::Result<Vec<OwnedFd>> {
+        let mut addr = self.addr()?;
+        addr.set_port(port);
+        (0..count).map(|_| public(addr, self.v6only)).collect()
+    }
+
+    /// The address.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn addr(&self) -> io::Result<SocketAddr> {
+        socket::local_addr(self.listener)
     }
 }
 
@@ -99,7 +115,6 @@ impl Listeners {
                 app: group.app,
                 listener: group.front.as_ref()?,
                 v6only: group.v6only,
-                policy: group.policy,
                 upstreams: group.eligible.iter().filter_map(upstream).collect(),
             })
         })

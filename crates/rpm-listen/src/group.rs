@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rpm_core::{AppId, SlotId, WorkerId};
+use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
@@ -68,6 +68,8 @@ pub enum Rescued {
 /// A listener as `describe` shows it.
 #[derive(Debug)]
 pub struct GroupView {
+    /// Which.
+    pub id: GroupId,
     /// Its address.
     pub addr: SocketAddr,
     /// How it is steered, and why so.
@@ -246,7 +248,7 @@ impl Group {
         Ok(left)
     }
 
-    pub(crate) fn view(&self) -> GroupView {
+    pub(crate) fn view(&self, id: GroupId) -> GroupView {
         let slots = self.slots.iter().map(|(id, slot)| SlotView {
             slot: *id,
             holder: slot.holder,
@@ -257,6 +259,7 @@ impl Group {
             rescued: slot.rescued,
         });
         GroupView {
+            id,
             addr: self.addr,
             mechanism: match &self.deal {
                 Some(_) => handed(self.policy),

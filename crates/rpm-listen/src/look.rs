@@ -55,10 +55,8 @@ impl Listeners {
 
     /// The app's TCP listeners.
     pub fn groups(&self, app: AppId) -> impl Iterator<Item = GroupView> {
-        self.groups
-            .values()
-            .filter(move |g| g.app == app)
-            .map(Group::view)
+        let own = self.groups.iter().filter(move |(_, group)| group.app == app);
+        own.map(|(id, group)| group.view(*id))
     }
 
     /// The app's shared sockets.

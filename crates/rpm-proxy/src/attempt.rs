@@ -1,12 +1,13 @@
 //! Looking for an upstream for a request: again, if the first one fails it, and later, if there is none.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::balance::{Asking, Chosen, choose};
-use crate::front::Front;
+use crate::front::{Front, Settings};
 use crate::upstream::{InFlight, Upstream, UpstreamId};
 
 /// When every upstream has failed a request, the pause before they are tried anew.
@@ -35,6 +36,7 @@ impl Unavailable {
 #[derive(Debug)]
 pub(crate) struct Attempts<'f> {
     front: &'f Front,
+    settings: Arc<Settings>,
     client: IpAddr,
     sticky: Option<u32>,
     /// Upstreams that have failed it.
@@ -43,13 +45,19 @@ pub(crate) struct Attempts<'f> {
 }
 
 impl<'f> Attempts<'f> {
-    pub(crate) fn new(front: &'f Front, client: IpAddr, sticky: Option<u32>) -> Attempts<'f> {
+    pub(crate) fn new(
+        front: &'f Front,
+        settings: Arc<Settings>,
+        client: IpAddr,
+        sticky: Option<u32>,
+    ) -> Attempts<'f> {
         Attempts {
             front,
             client,
             sticky,
             tried: Vec::new(),
-            left: front.settings.retries,
+            left: settings.retries,
+            settings,
         }
     }
 
@@ -63,18 +71,18 @@ impl<'f> Attempts<'f> {
 
     fn choose(&self) -> Chosen {
         let asking = Asking {
-            policy: self.front.settings.policy,
+            policy: self.settings.policy,
             client: self.client,
             sticky: self.sticky,
             tried: &self.tried,
-            max_in_flight: self.front.settings.max_in_flight,
+            max_in_flight: self.settings.max_in_flight,
             now_ms: self.front.now_ms(),
         };
         choose(&self.front.upstreams.load(), &asking)
     }
 
     async fn wait(&mut self) -> Result<InFlight, Unavailable> {
-        let settings = &self.front.settings;
+        let settings = Arc::clone(&self.settings);
         let now = Instant::now();
         let (held, queued) = (now + settings.hold_timeout, now + settings.queue_timeout);
         let mut changes = self.front.changes();

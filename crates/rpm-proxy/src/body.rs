@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 
+use crate::compress::Gzip;
 use crate::pool::{Connection, Pools};
 use crate::upstream::InFlight;
 
@@ -64,6 +65,38 @@ pub(crate) struct Passing {
     /// Goes back when the body is complete; one that is not leaves the connection unusable.
     pub(crate) connection: Option<Connection>,
     pub(crate) pools: Rc<Pools>,
+    /// It is compressed on its way.
+    pub(crate) gzip: Option<Gzip>,
+}
+
+impl Passing {
+    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            self.ended |= frame.is_none();
+            let Some(gzip) = &mut self.gzip else {
+                return Poll::Ready(frame);
+            };
+            let bytes = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        gzip.push(&data);
+                        gzip.take()
+                    }
+                    // Trailers are of what was compressed.
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => gzip.finish().unwrap_or_default(),
+            };
+            if !bytes.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
+            }
+        }
+    }
 }
 
 impl Drop for Passing {
@@ -87,11 +120,7 @@ impl Body for Downward {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Downward::Upstream(passing) => {
-                let frame = ready!(Pin::new(&mut passing.body).poll_frame(context));
-                passing.ended |= frame.is_none();
-                Poll::Ready(frame)
-            }
+            Downward::Upstream(passing) => passing.poll_body(context),
             // It cannot fail.
             Downward::Own(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
         }
@@ -99,6 +128,7 @@ impl Body for Downward {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Downward::Upstream(passing) if passing.gzip.is_some() => passing.ended,
             Downward::Upstream(passing) => passing.body.is_end_stream(),
             Downward::Own(body) => body.is_end_stream(),
         }
@@ -106,6 +136,7 @@ impl Body for Downward {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Downward::Upstream(passing) if passing.gzip.is_some() => SizeHint::default(),
             Downward::Upstream(passing) => passing.body.size_hint(),
             Downward::Own(body) => body.size_hint(),
         }

@@ -6,14 +6,18 @@ use std::time::Instant;
 
 use http_body_util::Full;
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, RETRY_AFTER, VARY,
+};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::timeout;
 
 use crate::attempt::{Attempts, Unavailable};
 use crate::body::{Downward, Passing, Upward};
-use crate::front::Front;
+use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
+use crate::front::{Front, Settings};
 use crate::headers::{Refused, is_replayable, to_client, to_upstream};
 use crate::pool::{Connection, connect};
 use crate::serve::Peer;
@@ -45,10 +49,11 @@ async fn exchange(peer: &Peer, request: Request<Incoming>) -> Result<Response<Do
     if request.method() == Method::CONNECT {
         return Err(Failure::Refused(Refused("CONNECT")));
     }
+    let settings = peer.front.settings();
+    let gzip = settings.compress && knows_gzip(request.headers());
     let has_body = !request.body().is_end_stream();
     let (mut parts, body) = request.into_parts();
-    let trusted = peer.front.settings.trust_forwarded;
-    to_upstream(&mut parts, &peer.client, trusted).map_err(Failure::Refused)?;
+    to_upstream(&mut parts, &peer.client, settings.trust_forwarded).map_err(Failure::Refused)?;
     let replay = is_replayable(&parts.method, has_body).then(|| Head::of(&parts));
     let body = if has_body {
         Upward::Client(body)
@@ -59,11 +64,12 @@ async fn exchange(peer: &Peer, request: Request<Incoming>) -> Result<Response<Do
         peer,
         request: Some(Request::from_parts(parts, body)),
         replay,
-        attempts: Attempts::new(&peer.front, peer.ip, None),
+        attempts: Attempts::new(&peer.front, Arc::clone(&settings), peer.ip, None),
+        settings,
     };
     loop {
         if let Some(answer) = attempt.once().await? {
-            return Ok(deliver(peer, answer));
+            return Ok(deliver(peer, answer, gzip));
         }
     }
 }
@@ -108,6 +114,7 @@ struct Attempt<'c> {
     /// It may be sent again then.
     replay: Option<Head>,
     attempts: Attempts<'c>,
+    settings: Arc<Settings>,
 }
 
 impl Attempt<'_> {
@@ -119,7 +126,7 @@ impl Attempt<'_> {
         let pool = &self.peer.pools.connections;
         let (mut connection, reused) = match pool.take(upstream.id()) {
             Some(connection) => (connection, true),
-            None => match connect(upstream.addr(), front.settings.connect_timeout).await {
+            None => match connect(upstream.addr(), self.settings.connect_timeout).await {
                 Ok(connection) => (connection, false),
                 Err(_) => return self.failed(&upstream),
             },
@@ -131,10 +138,11 @@ impl Attempt<'_> {
         let request = request.ok_or(Failure::Bad)?;
         let began = Instant::now();
         let sent = connection.try_send_request(request);
-        match timeout(front.settings.response_timeout, sent).await {
+        match timeout(self.settings.response_timeout, sent).await {
             Ok(Ok(response)) => {
                 let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 upstream.answered(response.status().as_u16(), after, front.now_ms());
+                front.count_time(after);
                 Ok(Some(Answer {
                     response,
                     connection,
@@ -171,7 +179,7 @@ impl Attempt<'_> {
 }
 
 /// The answer as the client gets it.
-fn deliver(peer: &Peer, answer: Answer) -> Response<Downward> {
+fn deliver(peer: &Peer, answer: Answer, gzip: bool) -> Response<Downward> {
     let Answer {
         response,
         connection,
@@ -180,7 +188,19 @@ fn deliver(peer: &Peer, answer: Answer) -> Response<Downward> {
     let (mut parts, body) = response.into_parts();
     let closes = to_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
+    let gzip = gzip && !body.is_end_stream() && may_be_compressed(&parts);
+    if gzip {
+        parts.headers.remove(CONTENT_LENGTH);
+        parts
+            .headers
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        parts
+            .headers
+            .append(VARY, HeaderValue::from_static("accept-encoding"));
+        weaken(&mut parts.headers);
+    }
     let passing = Passing {
+        gzip: gzip.then(Gzip::new),
         body,
         ended: false,
         in_flight,
@@ -188,6 +208,31 @@ fn deliver(peer: &Peer, answer: Answer) -> Response<Downward> {
         pools: Rc::clone(&peer.pools),
     };
     Response::from_parts(parts, Downward::Upstream(Box::new(passing)))
+}
+
+fn knows_gzip(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(ACCEPT_ENCODING).iter();
+    lines.any(|line| line.to_str().is_ok_and(accepts))
+}
+
+/// Is it of a kind that is worth it, and nobody has forbidden it?
+fn may_be_compressed(parts: &hyper::http::response::Parts) -> bool {
+    let of = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let short = of(CONTENT_LENGTH)
+        .and_then(|length| length.parse().ok())
+        .is_some_and(|length: u64| length < SHORTEST);
+    let forbidden = of(CACHE_CONTROL).is_some_and(|value| value.contains("no-transform"));
+    let free = !short && !forbidden && parts.status != StatusCode::PARTIAL_CONTENT;
+    free && of(CONTENT_ENCODING).is_none() && of(CONTENT_TYPE).is_some_and(is_worth)
+}
+
+/// The same for readers, no more the same bytes.
+fn weaken(headers: &mut HeaderMap) {
+    let weak = headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
+    let weak = weak.and_then(|tag| HeaderValue::try_from([b"W/", tag.as_bytes()].concat()).ok());
+    if let Some(weak) = weak {
+        headers.insert(ETAG, weak);
+    }
 }
 
 fn own(text: &'static str) -> Downward {

@@ -8,20 +8,29 @@
 //! A request is *chosen* an upstream for ([`balance`]), *sent* over an idle connection or a new one (`pool`), and *tried again* elsewhere if
 //! it cannot have been processed, or may be processed twice (`forward`). Bodies are streamed, never kept.
 
+mod access_log;
 mod attempt;
 pub mod balance;
 mod body;
+mod compress;
 mod forward;
 mod front;
 pub mod headers;
+mod health;
 pub mod http1;
 mod pool;
+pub mod proxy_protocol;
 mod rewound;
 mod serve;
+mod tcp;
 mod threads;
+pub mod tls;
 mod upstream;
 
+pub use access_log::LogSettings;
 pub use balance::Policy;
-pub use front::{Figures, Front, Settings};
+pub use front::{BOUNDS_MS, Figures, Front, Settings, Unusable};
+pub use health::Check;
 pub use threads::Proxy;
+pub use tls::Certificate;
 pub use upstream::{Target, Upstream, UpstreamFigures, UpstreamId};

@@ -2,18 +2,20 @@
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use hyper::header::HeaderValue;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -22,10 +24,13 @@ use tracing::{debug, warn};
 use crate::forward::forward;
 use crate::front::Front;
 use crate::headers::Client;
+use crate::health::check;
 use crate::http1::head::RequestHead;
 use crate::http1::{self, Left, Wire};
 use crate::pool::Pools;
+use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
+use crate::tcp;
 use crate::upstream::Upstream;
 
 /// When no descriptor is left: until some client has gone.
@@ -62,7 +67,7 @@ impl Peer {
     /// The line of an answer's head by which the client stays with this upstream, if it needs one.
     pub(crate) fn cookie_for(&self, request: &RequestHead, upstream: &Upstream) -> Vec<u8> {
         let mut line = String::new();
-        if let Some(name) = &self.front.settings.cookie
+        if let Some(name) = &self.front.settings().cookie
             && request.sticky != Some(upstream.key())
         {
             let secure = if self.client.secure { "; Secure" } else { "" };
@@ -78,7 +83,15 @@ impl Peer {
 }
 
 /// Accepts until `closing` says so, or is gone.
-pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut closing: watch::Receiver<bool>) {
+///
+/// `checks`: this thread is the one that asks the upstreams how they are.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    front: Arc<Front>,
+    checks: bool,
+    mut closing: watch::Receiver<bool>,
+) {
+    let checker = checks.then(|| tokio::task::spawn_local(check(Arc::clone(&front))));
     let pools = Rc::new(Pools::default());
     let pruner = tokio::task::spawn_local(prune(Rc::clone(&pools), Arc::clone(&front)));
     loop {
@@ -101,7 +114,7 @@ pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut closing
             }
             Err(error) => {
                 // The client's own, or no descriptor is left: it waits in the backlog.
-                if !matches!(error.kind(), std::io::ErrorKind::ConnectionAborted) {
+                if !matches!(error.kind(), io::ErrorKind::ConnectionAborted) {
                     warn!(%error, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -109,6 +122,9 @@ pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, mut closing
         }
     }
     pruner.abort();
+    if let Some(checker) = checker {
+        checker.abort();
+    }
 }
 
 /// Ends idle connections to upstreams that have left at once, and others when they are old.
@@ -134,16 +150,72 @@ async fn serve(
 ) {
     // One that has gone already is found to have.
     let _ = stream.set_nodelay(true);
-    if let Some(peer) = Peer::new(front, pools, address.ip(), false) {
-        speak(stream, Rc::new(peer), closing).await;
+    let settings = front.settings();
+    if !settings.proxy_protocol {
+        return admit(stream, address.ip(), front, pools, closing).await;
+    }
+    match timeout(settings.header_timeout, told(stream)).await {
+        Ok(Ok((stream, ip))) => admit(stream, ip.unwrap_or(address.ip()), front, pools, closing).await,
+        Ok(Err(error)) => debug!(%address, %error, "a client does not speak the PROXY protocol"),
+        Err(_) => debug!(%address, "a client has not spoken the PROXY protocol in time"),
     }
 }
 
-/// Speaks what the client speaks.
-async fn speak<S>(stream: S, peer: Rc<Peer>, closing: watch::Receiver<bool>)
+/// Reads what a load balancer before us says of the client.
+async fn told(mut stream: TcpStream) -> io::Result<(Rewound<TcpStream>, Option<IpAddr>)> {
+    let mut come = BytesMut::new();
+    loop {
+        match proxy_protocol::read(&come) {
+            Told::Partial => {}
+            Told::Complete(length, ip) => {
+                come.advance(length);
+                return Ok((Rewound::new(come.freeze(), stream), ip));
+            }
+            Told::Bad => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        if stream.read_buf(&mut come).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Lets a client in, and speaks TLS with it if that is wanted.
+async fn admit<S>(stream: S, ip: IpAddr, front: Arc<Front>, pools: Rc<Pools>, closing: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let ip = ip.to_canonical();
+    let settings = front.settings();
+    let Some(admission) = front.admit(ip, settings.max_connections) else {
+        return;
+    };
+    let tls = front.tls();
+    let Some(peer) = Peer::new(front, pools, ip, tls.is_some()).map(Rc::new) else {
+        return;
+    };
+    let Some(tls) = tls else {
+        speak(stream, peer, settings.tcp, closing).await;
+        return drop(admission);
+    };
+    match timeout(settings.header_timeout, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") && !settings.tcp => {
+            http2(Wire::new(stream), peer, closing).await;
+        }
+        Ok(Ok(stream)) => speak(stream, peer, settings.tcp, closing).await,
+        Ok(Err(error)) => debug!(%ip, %error, "no TLS with a client"),
+        Err(_) => debug!(%ip, "no TLS with a client in time"),
+    }
+    drop(admission);
+}
+
+/// Speaks what the client speaks.
+async fn speak<S>(stream: S, peer: Rc<Peer>, tcp: bool, closing: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    if tcp {
+        return tcp::serve(stream, &peer).await;
+    }
     match http1::serve(stream, &peer, closing.clone()).await {
         Left::Ended => {}
         Left::Http2(wire) => http2(wire, peer, closing).await,
@@ -155,7 +227,7 @@ async fn http2<S>(wire: Wire<S>, peer: Rc<Peer>, mut closing: watch::Receiver<bo
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let header_timeout = peer.front.settings.header_timeout;
+    let header_timeout = peer.front.settings().header_timeout;
     let service = service_fn(move |request| {
         let peer = Rc::clone(&peer);
         async move { Ok::<_, Infallible>(forward(&peer, request).await) }

@@ -44,7 +44,7 @@ impl Proxy {
             thread::Builder::new()
                 .name(format!("rpm-proxy-{number}"))
                 .stack_size(STACK)
-                .spawn(move || LocalSet::new().block_on(&runtime, obey(inbox)))?;
+                .spawn(move || LocalSet::new().block_on(&runtime, obey(inbox, number == 0)))?;
             threads.push(orders);
         }
         Ok(Proxy { threads })
@@ -82,7 +82,7 @@ impl Proxy {
     }
 }
 
-async fn obey(mut inbox: mpsc::Receiver<Order>) {
+async fn obey(mut inbox: mpsc::Receiver<Order>, first: bool) {
     let mut open: HashMap<u32, watch::Sender<bool>> = HashMap::new();
     while let Some(order) = inbox.recv().await {
         match order {
@@ -90,7 +90,7 @@ async fn obey(mut inbox: mpsc::Receiver<Order>) {
                 Ok(listener) => {
                     let (closing, told) = watch::channel(false);
                     open.insert(id, closing);
-                    tokio::task::spawn_local(accept(listener, front, told));
+                    tokio::task::spawn_local(accept(listener, front, first, told));
                 }
                 Err(error) => error!(id, %error, "a thread of the proxy cannot serve a listener"),
             },

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -48,6 +48,8 @@ pub struct Upstream {
     requests: AtomicU64,
     /// Turns that it has had in the present set, for weights.
     turns: AtomicU32,
+    /// It fails its health checks.
+    ill: AtomicBool,
     /// When it came, in ms since the start of the proxy, and for how long it is spared.
     since_ms: u64,
     slow_start_ms: u64,
@@ -85,6 +87,10 @@ pub struct UpstreamFigures {
     pub ejections: u32,
     /// It is left out now.
     pub ejected: bool,
+    /// It fails its health checks.
+    pub ill: bool,
+    /// What a client's cookie names it by.
+    pub key: u32,
 }
 
 impl Upstream {
@@ -99,6 +105,7 @@ impl Upstream {
             ejected_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             turns: AtomicU32::new(0),
+            ill: AtomicBool::new(false),
             since_ms: common.now_ms,
             slow_start_ms: common.slow_start_ms,
             freed: Arc::clone(&common.freed),
@@ -153,7 +160,17 @@ impl Upstream {
     }
 
     pub(crate) fn is_ejected(&self, now_ms: u64) -> bool {
-        self.ejected_until.load(Ordering::Relaxed) > now_ms
+        self.ill.load(Ordering::Relaxed) || self.ejected_until.load(Ordering::Relaxed) > now_ms
+    }
+
+    /// Says whether it fails its health checks; returns what was said before.
+    pub(crate) fn set_ill(&self, ill: bool) -> bool {
+        self.ill.swap(ill, Ordering::Relaxed)
+    }
+
+    /// It takes connections.
+    pub(crate) fn connected(&self) {
+        self.failures.store(0, Ordering::Relaxed);
     }
 
     /// It is sent a request, unless it has `max`; until what is returned is dropped that is in flight.
@@ -208,6 +225,8 @@ impl Upstream {
             latency_us: self.latency_us(),
             ejections: self.ejections.load(Ordering::Relaxed),
             ejected: self.is_ejected(now_ms),
+            ill: self.ill.load(Ordering::Relaxed),
+            key: self.key(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::keys::{self, KEYS, State};
+use crate::keys::{self, State};
 use crate::nearest::nearest;
 use crate::options::AppOptions;
 use crate::values::variables;
@@ -140,8 +140,7 @@ impl Reader {
             return;
         }
         let Some(key) = keys::find(name) else {
-            let names = KEYS
-                .iter()
+            let names = keys::all()
                 .flat_map(|key| key.aliases.iter().chain([&key.name]))
                 .copied();
             let text = unknown(&keys::snake_case(name), names);

@@ -3,6 +3,8 @@
 //! One table: the schema, the documentation and the tests are made from it.
 // tidy: long because it is one table
 
+use crate::proxy::PROXY;
+
 /// What kind of value a key wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -83,7 +85,7 @@ const fn works(name: &'static str, aliases: &'static [&'static str], kind: Kind,
     }
 }
 
-const fn own(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+pub(crate) const fn own(name: &'static str, kind: Kind, doc: &'static str) -> Key {
     Key {
         pm2: false,
         ..works(name, &[], kind, doc)
@@ -107,8 +109,8 @@ const fn instead(name: &'static str, what: &'static str) -> Key {
 /// Why the probes of PM2's dashboard are needless.
 const DASHBOARD: &str = "it was for PM2's dashboard; figures are at GET /metrics";
 
-/// All of them.
-pub const KEYS: &[Key] = &[
+/// All of them but those of the proxy.
+const KEYS: &[Key] = &[
     works(
         "script",
         &["exec", "cmd", "command"],
@@ -373,7 +375,13 @@ pub const KEYS: &[Key] = &[
     ),
     own(
         "policy",
-        Kind::Choice(&["round-robin", "least-connections", "ip-hash", "weighted"]),
+        Kind::Choice(&[
+            "round-robin",
+            "least-connections",
+            "ip-hash",
+            "weighted",
+            "latency",
+        ]),
         "who gets a connection",
     ),
     own(
@@ -463,7 +471,12 @@ pub fn find(name: &str) -> Option<&'static Key> {
         let mut names = [key.name].into_iter().chain(key.aliases.iter().copied());
         names.any(|known| known == name || known == snake)
     };
-    KEYS.iter().find(known)
+    all().find(known)
+}
+
+/// Every key.
+pub fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(PROXY)
 }
 
 /// `maxMemoryRestart` is `max_memory_restart`.
@@ -525,8 +538,7 @@ mod tests {
             assert_eq!(find(name).map(|key| key.name), Some(canonical), "{name}");
         }
         assert_eq!(find("colour"), None);
-        let mut names: Vec<&str> = KEYS
-            .iter()
+        let mut names: Vec<&str> = all()
             .flat_map(|key| key.aliases.iter().chain([&key.name]))
             .copied()
             .collect();

@@ -10,6 +10,7 @@ use crate::values::{
 };
 
 use crate::keys::Key;
+use crate::proxy::ProxyOptions;
 
 /// How an app's processes share the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,7 @@ pub struct AppOptions {
     pub allow_port_change: Option<bool>,
     pub health_check: Option<Health>,
     pub agent: Option<bool>,
+    pub proxy: ProxyOptions,
 }
 
 impl AppOptions {
@@ -232,6 +234,9 @@ impl AppOptions {
             "health_check" => self.health_check = Some(health(value)?),
             "agent" => self.agent = Some(switch(value)?),
             unknown => {
+                if self.proxy.set(key, value)? {
+                    return Ok(());
+                }
                 debug_assert!(false, "{unknown} works, and nothing is done for it");
                 return Err(Wrong);
             }

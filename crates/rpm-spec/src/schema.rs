@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::keys::{KEYS, Key, Kind, State};
+use crate::keys::{self, Key, Kind, State};
 
 /// The schema (draft 2020-12), made from the table of keys. Unknown keys are faults here: an editor is to mark them.
 #[must_use]
 pub fn schema() -> Value {
     let mut properties = Map::new();
-    for key in KEYS.iter().filter(|key| key.name != "_mode") {
+    for key in keys::all().filter(|key| key.name != "_mode") {
         for name in [key.name].into_iter().chain(key.aliases.iter().copied()) {
             let mut property = of_kind(key.kind);
             describe(&mut property, key, name);

@@ -140,7 +140,7 @@ fn values_of_the_wrong_kind_are_told_and_never_a_panic() {
         "18446744073709551615",
     ];
     let mut told = 0;
-    for key in rpm_spec::keys::KEYS {
+    for key in rpm_spec::keys::all() {
         for value in odd {
             let text = format!(
                 "{{\"script\": \"a.js\", \"{}\": {value}, \"env_x\": {value}}}",

@@ -3,6 +3,7 @@
 mod apply;
 mod doctor;
 mod progress;
+mod proxy;
 mod signal;
 mod spec;
 mod targets;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest, Saved};
 pub use doctor::Finding;
 pub use progress::{Follow, Progress, Stage, Step};
+pub use proxy::ProxySpec;
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
     AppSpec, Balance, ExecMode, HealthCheck, LogSpec, LogTarget, Policy, UnknownBalance, UnknownPolicy,
@@ -311,6 +313,36 @@ pub struct SlotInfo {
     pub connections: Option<u64>,
     /// Connections moved out of its queue so far.
     pub rescued: u64,
+    /// What the proxy knows of it, where that balances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxied: Option<ProxiedInfo>,
+}
+
+/// What the proxy knows of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxiedInfo {
+    /// Requests that it was sent.
+    pub requests: u64,
+    /// Requests without a complete answer.
+    pub in_flight: u32,
+    /// Moving average of the time to the head of an answer, in µs.
+    pub latency_us: u64,
+    /// How often it was left out.
+    pub ejections: u32,
+    /// Its circuit: does it get requests?
+    pub circuit: Circuit,
+}
+
+/// Does a worker get requests of the proxy?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Circuit {
+    /// Yes.
+    Closed,
+    /// Not for a while: it has failed several in a row.
+    Open,
+    /// Not as long as it fails its health checks.
+    Ill,
 }
 
 /// One public address of an app.

@@ -6,6 +6,7 @@ use clap::Args;
 use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use super::needless::Needless;
+use super::proxy::ProxyArgs;
 use super::values::{amount, duration, health_path, instances, listen_address};
 
 /// Of `start`.
@@ -221,6 +222,8 @@ pub(crate) struct StartArgs {
     /// Return once the workers are spawned
     #[arg(long)]
     pub(crate) no_wait: bool,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArgs,
     #[command(flatten)]
     pub(crate) needless: Needless,
     /// Arguments of the script

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use rpm_spec::keys::{KEYS, State};
+use rpm_spec::keys::{self, State};
 
 use super::*;
 
@@ -134,7 +134,7 @@ fn flags() -> String {
 
 fn keys() -> String {
     let mut table = "| key | other names | here |\n|---|---|---|\n".to_owned();
-    for key in KEYS {
+    for key in keys::all() {
         let here = match key.state {
             State::Works if key.pm2 => key.doc.to_owned(),
             State::Works => format!("{} (not in PM2)", key.doc),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, Color, Table};
-use rpm_wire::api::{AppInfo, AppSpec, HealthCheck, ListenerInfo, Process, SlotInfo};
+use rpm_wire::api::{AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, SlotInfo};
 
 use super::Look;
 use super::table::{mode, painted, processes, table, visible};
@@ -154,11 +154,43 @@ fn files(processes: &[Process], look: Look) -> Table {
     table
 }
 
+/// A worker behind the proxy.
+fn behind_proxy(instance: u32, eligible: bool, proxied: &ProxiedInfo, look: Look) -> [Cell; 6] {
+    let circuit = match (eligible, proxied.circuit) {
+        (false, _) => painted(Cell::new("out"), Color::Yellow, look),
+        (true, Circuit::Closed) => painted(Cell::new("closed"), Color::Green, look),
+        (true, Circuit::Open) => painted(Cell::new("open"), Color::Red, look),
+        (true, Circuit::Ill) => painted(Cell::new("fails its health check"), Color::Red, look),
+    };
+    [
+        Cell::new(instance),
+        circuit,
+        Cell::new(proxied.requests),
+        Cell::new(proxied.in_flight),
+        Cell::new(format!(
+            "{:.1} ms",
+            f64::from(u32::try_from(proxied.latency_us).unwrap_or(u32::MAX)) / 1000.0
+        )),
+        Cell::new(proxied.ejections),
+    ]
+}
+
 fn slots(listener: &ListenerInfo, look: Look) -> Table {
-    let header = [
-        "instance", "eligible", "open", "queued", "backlog", "steered", "rescued",
-    ];
-    let mut table = table(&header, &[0, 2, 3, 4, 5, 6], look);
+    let header: &[&str] = match listener.slots.iter().any(|slot| slot.proxied.is_some()) {
+        true => &[
+            "instance",
+            "circuit",
+            "requests",
+            "in flight",
+            "latency",
+            "ejections",
+        ],
+        false => &[
+            "instance", "eligible", "open", "queued", "backlog", "steered", "rescued",
+        ],
+    };
+    let numbers: Vec<usize> = [0].into_iter().chain(2..header.len()).collect();
+    let mut table = table(header, &numbers, look);
     for slot in &listener.slots {
         let SlotInfo {
             instance,
@@ -168,7 +200,12 @@ fn slots(listener: &ListenerInfo, look: Look) -> Table {
             steered,
             connections,
             rescued,
+            proxied,
         } = slot;
+        if let Some(proxied) = proxied {
+            table.add_row(behind_proxy(*instance, *eligible, proxied, look));
+            continue;
+        }
         let eligible = match eligible {
             true => painted(Cell::new("yes"), Color::Green, look),
             false => painted(Cell::new("no"), Color::Yellow, look),

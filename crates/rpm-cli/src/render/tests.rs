@@ -125,6 +125,7 @@ fn a_description_has_its_sections_and_no_secrets() {
         steered: None,
         connections: Some(7),
         rescued: 2,
+        proxied: None,
     };
     let mut info = AppInfo {
         spec: spec(),

@@ -114,6 +114,7 @@ fn balance(args: &StartArgs, options: AppOptions) -> AppOptions {
             threshold: args.health_threshold,
         }),
         agent: args.no_agent.then_some(false),
+        proxy: args.proxy.options(),
         ..options
     }
 }
@@ -152,5 +153,6 @@ pub(crate) fn overlay(app: AppOptions, flags: AppOptions) -> AppOptions {
         watch_delay_ms, instance_var, increment_var, namespace, filter_env, port, uid, gid, append_env_to_name, name_prefix,
         force, source_map_support, balance, policy, weights, listen, ports, intercept, kill_signal, reload_timeout_ms,
         drain_timeout_ms, watch_after_ms, parallel, max_surge, max_unavailable, allow_port_change, health_check, agent,
+        proxy,
     )
 }

@@ -6,6 +6,7 @@ use rpm_spec::{AppOptions, Health, Logging, Watch};
 use rpm_wire::api::{AppSpec, HealthCheck, LogSpec, LogTarget, WatchSpec};
 
 use super::ResolveError;
+use super::proxy::proxy;
 use super::surroundings::absolute_from;
 
 /// What `time` means.
@@ -57,6 +58,7 @@ pub(super) fn with(spec: AppSpec, options: &AppOptions) -> Result<AppSpec, Resol
         allow_port_change: options.allow_port_change.unwrap_or(false),
         health_check: options.health_check.as_ref().map(health),
         agent: options.agent.unwrap_or(true),
+        proxy: proxy(&options.proxy, &cwd),
         ..spec
     })
 }

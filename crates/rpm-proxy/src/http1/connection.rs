@@ -17,7 +17,9 @@ use super::exchange::{Ended, Exchange, Failed};
 use super::framing::Framing;
 use super::head::{Parsed, Passing, Refusal, RequestHead, may_be_complete, request};
 use super::wire::Wire;
+use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::{Attempts, Unavailable};
+use crate::front::Settings;
 use crate::serve::Peer;
 use crate::upstream::{InFlight, Upstream};
 
@@ -44,6 +46,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     closing: watch::Receiver<bool>,
 ) -> Left<S> {
     let mut session = Session {
+        settings: peer.front.settings(),
         client: Wire::new(stream),
         peer,
         closing,
@@ -51,6 +54,12 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         upward: Vec::new(),
         downward: Vec::new(),
         served: 0,
+        entry: None,
+        outcome: Outcome {
+            status: 0,
+            bytes: 0,
+            upstream: None,
+        },
     };
     loop {
         match session.turn().await {
@@ -73,6 +82,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 struct Session<'p, S> {
     client: Wire<S>,
     peer: &'p Peer,
+    settings: Arc<Settings>,
     closing: watch::Receiver<bool>,
     deadline: Deadline,
     /// The head that an upstream is sent.
@@ -80,6 +90,9 @@ struct Session<'p, S> {
     /// The head that the client is sent.
     downward: Vec<u8>,
     served: u64,
+    /// What the log is to say.
+    entry: Option<(Arc<AccessLog>, Entry)>,
+    outcome: Outcome,
 }
 
 /// How a request has ended.
@@ -110,6 +123,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     async fn turn(&mut self) -> Turn {
         let head = match self.head().await {
             Come::Head(length, head) => {
+                self.settings = self.peer.front.settings();
+                let come = &self.client.come[..length];
+                self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(come)));
                 self.client.come.advance(length);
                 head
             }
@@ -118,13 +134,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Come::Http2 => return Turn::Http2,
         };
         self.peer.front.earn_retry();
-        self.forward(&head).await
+        if let Some(port) = self.settings.redirect {
+            return self.redirect(port, &head).await;
+        }
+        let turn = self.forward(&head).await;
+        if let Some((log, entry)) = self.entry.take() {
+            log.add(&entry, self.peer.ip, self.outcome);
+        }
+        turn
     }
 
     /// Waits for the head of a request.
     async fn head(&mut self) -> Come {
         self.client.shrink();
-        let settings = &self.peer.front.settings;
+        let settings = Arc::clone(&self.settings);
         let (idle, within) = (settings.idle_timeout, settings.header_timeout);
         self.deadline.set(if self.served == 0 { within } else { idle });
         let mut begun = false;
@@ -142,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     let passing = Passing {
                         client: &self.peer.client,
                         trusted: settings.trust_forwarded,
+                        compress: settings.compress,
                         cookie: settings.cookie.as_deref(),
                     };
                     match request(&self.client.come, passing, &mut self.upward) {
@@ -197,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     async fn forward(&mut self, head: &RequestHead) -> Turn {
         let front = &self.peer.front;
         let replayable = head.is_idempotent && head.framing == Framing::Nothing && !head.upgrades;
-        let mut attempts = Attempts::new(front, self.peer.ip, head.sticky);
+        let mut attempts = Attempts::new(front, Arc::clone(&self.settings), self.peer.ip, head.sticky);
         loop {
             let in_flight = match attempts.upstream().await {
                 Ok(in_flight) => in_flight,
@@ -206,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             let upstream = Arc::clone(in_flight.upstream());
             let (mut wire, reused) = match self.peer.pools.wires.take(upstream.id()) {
                 Some(wire) => (wire, true),
-                None => match connect(&upstream, front.settings.connect_timeout).await {
+                None => match connect(&upstream, self.settings.connect_timeout).await {
                     Some(wire) => (wire, false),
                     None if attempts.again(&upstream) => continue,
                     None => return self.fail(bad_gateway(), head).await,
@@ -268,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         wire: &mut Wire<TcpStream>,
     ) -> Result<(Ended, bool), (Failed, bool)> {
         let front = &self.peer.front;
-        let settings = &front.settings;
+        let settings = Arc::clone(&self.settings);
         let stays = !*self.closing.borrow();
         let extra = self.peer.cookie_for(head, upstream);
         wire.going.extend_from_slice(&self.upward);
@@ -291,6 +315,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 answered = Some(head.status);
                 let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 upstream.answered(head.status, after, front.now_ms());
+                front.count_time(after);
                 front.count_answer(head.status);
             }
             if polled.is_ready() {
@@ -310,9 +335,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         .await;
         let taken = exchange.has_taken();
         front.count_bytes(exchange.bytes());
+        self.outcome = Outcome {
+            status: answered.unwrap_or(0),
+            bytes: exchange.bytes().1,
+            upstream: Some(upstream.key()),
+        };
         match ended {
             Some(Ok(ended)) => {
                 if matches!(ended, Ended::Switched) {
+                    self.outcome.status = 101;
                     front.count_answer(101);
                 }
                 Ok((ended, taken))
@@ -338,7 +369,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// The client's request is not answered by a worker.
     async fn fail(&mut self, refusal: Refusal, head: &RequestHead) -> Turn {
         let stays = head.keep_alive && head.framing == Framing::Nothing && !*self.closing.borrow();
-        self.answer(refusal, stays && head.is_11, head.is_head).await;
+        let retry = if refusal.status == 503 {
+            "retry-after: 1\r\n"
+        } else {
+            ""
+        };
+        self.answer(refusal, retry, stays && head.is_11, head.is_head)
+            .await;
         if stays && head.is_11 {
             Turn::Next
         } else {
@@ -346,21 +383,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
+    /// The client is to come by TLS.
+    async fn redirect(&mut self, port: u16, head: &RequestHead) -> Turn {
+        let location = location(&self.upward, port);
+        let Some(location) = location else {
+            let why = "no Host to be redirected to";
+            return self.refuse(Refusal { status: 400, why }).await;
+        };
+        let stays = head.keep_alive && head.is_11 && head.framing == Framing::Nothing;
+        let moved = Refusal {
+            status: 308,
+            why: "it is served by https",
+        };
+        self.answer(moved, &format!("location: {location}\r\n"), stays, head.is_head)
+            .await;
+        if stays { Turn::Next } else { Turn::Linger }
+    }
+
     /// The client's connection is not understood any more.
     async fn refuse(&mut self, refusal: Refusal) -> Turn {
-        self.answer(refusal, false, false).await;
+        self.answer(refusal, "", false, false).await;
         Turn::Linger
     }
 
     /// An answer of the proxy's own.
-    async fn answer(&mut self, refusal: Refusal, stays: bool, is_head: bool) {
+    async fn answer(&mut self, refusal: Refusal, extra: &str, stays: bool, is_head: bool) {
         let Refusal { status, why } = refusal;
         self.peer.front.count_answer(status);
+        self.outcome = Outcome {
+            status,
+            bytes: why.len() as u64 + 1,
+            upstream: None,
+        };
         let reason = StatusCode::from_u16(status)
             .ok()
             .and_then(|status| status.canonical_reason());
         let reason = reason.unwrap_or_default();
-        let retry = if status == 503 { "retry-after: 1\r\n" } else { "" };
         let connection = if stays { "" } else { "connection: close\r\n" };
         let body = if is_head {
             String::new()
@@ -368,7 +426,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             format!("{why}\n")
         };
         let text = format!(
-            "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{retry}{connection}\r\n{body}",
+            "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{extra}{connection}\r\n{body}",
             why.len() + 1,
         );
         self.client.going.extend_from_slice(text.as_bytes());
@@ -413,6 +471,25 @@ enum Filled {
     Some,
     Nothing,
     Late,
+}
+
+/// Where a request would have gone by TLS: from the head that an upstream would be sent.
+fn location(upward: &[u8], port: u16) -> Option<String> {
+    let mut lines = std::str::from_utf8(upward).ok()?.split("\r\n");
+    let path = lines.next()?.split(' ').nth(1)?;
+    let host = lines
+        .next()?
+        .strip_prefix("host: ")
+        .filter(|host| !host.is_empty())?;
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        Some(_) | None => host,
+    };
+    let path = if path == "*" { "/" } else { path };
+    Some(match port {
+        443 => format!("https://{name}{path}"),
+        port => format!("https://{name}:{port}{path}"),
+    })
 }
 
 const fn bad_gateway() -> Refusal {

@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 
 use super::framing::Scanner;
 use super::head::{Parsed, Refusal, RequestHead, ResponseHead, response};
-use super::wire::{Pump, Stuck, Wire};
+use super::wire::{Form, Pump, Stuck, Wire};
+use crate::compress::Gzip;
 
 /// Read at a time until the head of an answer is complete.
 const HEAD_READ: usize = 16 * 1024;
@@ -83,7 +84,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             stays,
             extra,
             limit,
-            upload: Pump::new(Scanner::new(request.framing), false),
+            upload: Pump::new(Scanner::new(request.framing), Form::Same),
             uploaded: false,
             deaf: false,
             answer: None,
@@ -202,7 +203,12 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
                             return Poll::Ready(Ok(Some(Ended::Switched)));
                         }
                         if head.status >= 200 {
-                            let download = Pump::new(Scanner::new(head.framing), head.unchunk);
+                            let form = match (head.gzip, head.unchunk) {
+                                (true, _) => Form::Gzip(Box::new(Gzip::new()), self.request.is_11),
+                                (false, true) => Form::Bare,
+                                (false, false) => Form::Same,
+                            };
+                            let download = Pump::new(Scanner::new(head.framing), form);
                             self.answer = Some((head, download));
                             return Poll::Ready(Ok(None));
                         }

@@ -6,6 +6,8 @@ use httparse::{Header, Status};
 use hyper::header::HeaderValue;
 
 use super::framing::Framing;
+use super::told::{Name, Told};
+use crate::compress::{SHORTEST, is_worth};
 use crate::headers::Client;
 
 /// Header fields of a message.
@@ -33,7 +35,7 @@ pub struct Refusal {
     pub why: &'static str,
 }
 
-const fn bad(why: &'static str) -> Refusal {
+pub(super) const fn bad(why: &'static str) -> Refusal {
     Refusal { status: 400, why }
 }
 
@@ -52,6 +54,8 @@ pub struct RequestHead {
     pub is_idempotent: bool,
     /// It wants to leave HTTP.
     pub upgrades: bool,
+    /// The answer may be compressed.
+    pub gzip: bool,
     /// What the cookie says of the worker that the client had.
     pub sticky: Option<u32>,
 }
@@ -69,6 +73,8 @@ pub struct ResponseHead {
     pub client_stays: bool,
     /// The client does not know chunks: it gets what is in them.
     pub unchunk: bool,
+    /// The body is to be compressed; for clients that know chunks it is chunked then.
+    pub gzip: bool,
 }
 
 /// How a request is to be passed on.
@@ -78,6 +84,8 @@ pub struct Passing<'a> {
     pub client: &'a Client,
     /// What it says of earlier proxies is true.
     pub trusted: bool,
+    /// Answers are compressed for clients that know gzip.
+    pub compress: bool,
     /// The cookie that names the worker.
     pub cookie: Option<&'a str>,
 }
@@ -135,7 +143,7 @@ fn read_request<'h>(
             | Name::ContentLength => {}
             Name::Forwarded if !passing.trusted => {}
             Name::Expect if !is_11 => {}
-            Name::Forwarded | Name::Expect | Name::Cookie | Name::Other => {
+            Name::Forwarded | Name::Expect | Name::Cookie | Name::AcceptEncoding | Name::Other => {
                 if !told.names(fields, it.name) {
                     field(out, it.name.as_bytes(), it.value);
                 }
@@ -167,6 +175,7 @@ fn read_request<'h>(
         is_head: method == "HEAD",
         is_idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
         upgrades,
+        gzip: passing.compress && told.gzip,
         sticky: passing.cookie.and_then(|name| cookie(fields, name)),
     })
 }
@@ -263,34 +272,31 @@ fn read_response(
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::UntilClose,
     };
-    let unchunk = framing == Framing::Chunked && !to.is_11;
-    let client_stays = stays && to.keep_alive && framing != Framing::UntilClose && !unchunk;
-    let mut code = [0; 3];
-    for (digit, unit) in code.iter_mut().zip([100, 10, 1]) {
-        *digit = b'0' + u8::try_from(status / unit % 10).unwrap_or(0);
-    }
-    out.clear();
-    for part in [b"HTTP/1.1 ", &code[..], b" ", reason.as_bytes(), b"\r\n"] {
-        out.extend_from_slice(part);
-    }
-    for it in fields {
-        match Name::of(it.name) {
-            Name::Hop | Name::Connection | Name::Te | Name::Upgrade | Name::TransferEncoding => {}
-            Name::ContentLength if told.coding.is_some() => {}
-            Name::ContentLength if has_body && it.value == told.length_text => {}
-            Name::ContentLength
-            | Name::Host
-            | Name::Forwarded
-            | Name::Expect
-            | Name::Cookie
-            | Name::Other => {
-                if !told.names(fields, it.name) {
-                    field(out, it.name.as_bytes(), it.value);
-                }
+    let gzip = to.gzip && has_body && status != 206 && may_be_compressed(fields, framing);
+    let unchunk = framing == Framing::Chunked && !to.is_11 && !gzip;
+    let ends_by_close = if gzip {
+        !to.is_11
+    } else {
+        framing == Framing::UntilClose || unchunk
+    };
+    let client_stays = stays && to.keep_alive && !ends_by_close;
+    let head = ResponseHead {
+        status,
+        framing,
+        upstream_stays: framing != Framing::UntilClose && !told.closes && (is_11 || told.keeps) && !switches,
+        client_stays,
+        unchunk,
+        gzip,
+    };
+    status_line(status, reason, out);
+    pass_fields(fields, &told, &head, has_body, out);
+    match framing {
+        _ if gzip => {
+            out.extend_from_slice(b"content-encoding: gzip\r\nvary: accept-encoding\r\n");
+            if to.is_11 {
+                out.extend_from_slice(b"transfer-encoding: chunked\r\n");
             }
         }
-    }
-    match framing {
         Framing::Chunked if !unchunk => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         Framing::Length(_) => field(out, b"content-length", told.length_text),
         Framing::Chunked | Framing::Nothing | Framing::UntilClose => {}
@@ -307,13 +313,65 @@ fn read_response(
         out.extend_from_slice(extra);
     }
     out.extend_from_slice(b"\r\n");
-    Ok(ResponseHead {
-        status,
-        framing,
-        upstream_stays: framing != Framing::UntilClose && !told.closes && (is_11 || told.keeps) && !switches,
-        client_stays,
-        unchunk,
-    })
+    Ok(head)
+}
+
+fn status_line(status: u16, reason: &str, out: &mut Vec<u8>) {
+    let mut code = [0; 3];
+    for (digit, unit) in code.iter_mut().zip([100, 10, 1]) {
+        *digit = b'0' + u8::try_from(status / unit % 10).unwrap_or(0);
+    }
+    out.clear();
+    for part in [b"HTTP/1.1 ", &code[..], b" ", reason.as_bytes(), b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Writes the fields of an answer that are not of the connection, nor say where the body ends.
+fn pass_fields(
+    fields: &[Header<'_>],
+    told: &Told<'_>,
+    head: &ResponseHead,
+    has_body: bool,
+    out: &mut Vec<u8>,
+) {
+    for it in fields {
+        match Name::of(it.name) {
+            Name::Hop | Name::Connection | Name::Te | Name::Upgrade | Name::TransferEncoding => {}
+            Name::ContentLength if told.coding.is_some() => {}
+            Name::ContentLength if has_body && it.value == told.length_text => {}
+            Name::Other
+                if head.gzip && it.name.eq_ignore_ascii_case("etag") && !it.value.starts_with(b"W/") =>
+            {
+                // The same for readers, no more the same bytes.
+                field(out, b"etag", &[b"W/", it.value].concat());
+            }
+            Name::ContentLength
+            | Name::Host
+            | Name::Forwarded
+            | Name::Expect
+            | Name::Cookie
+            | Name::AcceptEncoding
+            | Name::Other => {
+                if !told.names(fields, it.name) {
+                    field(out, it.name.as_bytes(), it.value);
+                }
+            }
+        }
+    }
+}
+
+/// Is it of a kind that is worth it, and nobody has forbidden it?
+fn may_be_compressed(fields: &[Header<'_>], framing: Framing) -> bool {
+    if matches!(framing, Framing::Length(length) if length < SHORTEST) {
+        return false;
+    }
+    let of = |name: &str| {
+        let own = fields.iter().find(|it| it.name.eq_ignore_ascii_case(name));
+        own.and_then(|it| std::str::from_utf8(it.value).ok())
+    };
+    let forbidden = of("cache-control").is_some_and(|value| value.contains("no-transform"));
+    !forbidden && of("content-encoding").is_none() && of("content-type").is_some_and(is_worth)
 }
 
 fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -354,219 +412,6 @@ fn cookie(fields: &[Header<'_>], name: &str) -> Option<u32> {
         .flat_map(|text| text.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(key, _)| *key == name)?.1.parse().ok()
-}
-
-/// Fields that are not simply passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
-    Host,
-    Connection,
-    Upgrade,
-    TransferEncoding,
-    ContentLength,
-    Te,
-    Expect,
-    Cookie,
-    /// What a client says of proxies before us.
-    Forwarded,
-    /// Of one connection.
-    Hop,
-    Other,
-}
-
-impl Name {
-    fn of(name: &str) -> Name {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        match name.len() {
-            2 if is("te") => Name::Te,
-            4 if is("host") => Name::Host,
-            6 if is("expect") => Name::Expect,
-            6 if is("cookie") => Name::Cookie,
-            7 if is("upgrade") => Name::Upgrade,
-            9 if is("forwarded") => Name::Forwarded,
-            10 if is("connection") => Name::Connection,
-            10 if is("keep-alive") => Name::Hop,
-            14 if is("content-length") => Name::ContentLength,
-            14 if is("http2-settings") => Name::Hop,
-            15 if is("x-forwarded-for") => Name::Forwarded,
-            16 if is("x-forwarded-host") => Name::Forwarded,
-            16 if is("proxy-connection") => Name::Hop,
-            17 if is("x-forwarded-proto") => Name::Forwarded,
-            17 if is("transfer-encoding") => Name::TransferEncoding,
-            _ => Name::Other,
-        }
-    }
-}
-
-/// Transfer codings of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    /// `chunked` alone.
-    Chunked,
-    /// Others, and `chunked` at the end.
-    Others,
-    /// Anything else: nobody knows where it ends.
-    Unclear,
-}
-
-impl Coding {
-    fn framing(self) -> Result<Framing, Refusal> {
-        match self {
-            Coding::Chunked => Ok(Framing::Chunked),
-            Coding::Others => Err(Refusal {
-                status: 501,
-                why: "a transfer coding that is not known",
-            }),
-            Coding::Unclear => Err(bad("a Transfer-Encoding that does not tell where the body ends")),
-        }
-    }
-}
-
-/// What the fields say of the message and its connection.
-#[derive(Clone, Copy, Debug, Default)]
-struct Told<'h> {
-    hosts: u32,
-    host: Option<&'h [u8]>,
-    length: Option<u64>,
-    length_text: &'h [u8],
-    coding: Option<Coding>,
-    upgrade: Option<&'h [u8]>,
-    upgrades: bool,
-    closes: bool,
-    keeps: bool,
-    /// `Connection` names fields besides those that end here anyway.
-    names_others: bool,
-    trailers: bool,
-    expects_other: bool,
-}
-
-impl<'h> Told<'h> {
-    fn of(fields: &[Header<'h>]) -> Result<Told<'h>, Refusal> {
-        let mut told = Told::default();
-        for it in fields {
-            match Name::of(it.name) {
-                Name::Host => {
-                    told.hosts += 1;
-                    told.host = Some(it.value);
-                }
-                Name::ContentLength => told.length(it.value)?,
-                Name::TransferEncoding => told.coding(it.value),
-                Name::Connection => told.connection(it.value),
-                Name::Upgrade if told.upgrade.is_none() => told.upgrade = Some(it.value),
-                // It was two lines: which of them is meant is not said.
-                Name::Upgrade => told.upgrade = Some(b""),
-                Name::Te => {
-                    told.trailers |= words(it.value).any(|word| word.eq_ignore_ascii_case(b"trailers"));
-                }
-                Name::Expect => told.expects_other |= !it.value.eq_ignore_ascii_case(b"100-continue"),
-                Name::Cookie | Name::Forwarded | Name::Hop | Name::Other => {}
-            }
-        }
-        // HTTP/2 over an upgrade would be a connection that nobody here understands.
-        let upgrade = told.upgrade.unwrap_or_default();
-        told.upgrades &= !upgrade.is_empty() && !words(upgrade).any(|word| word.eq_ignore_ascii_case(b"h2c"));
-        Ok(told)
-    }
-
-    /// The host of a request.
-    fn host_of(&self, authority: Option<&'h str>, is_11: bool) -> Result<Option<&'h [u8]>, Refusal> {
-        if self.hosts > 1 {
-            return Err(bad("more than one Host"));
-        }
-        if self.hosts == 0 && is_11 {
-            return Err(bad("no Host"));
-        }
-        // What the request line says wins (RFC 9112, 3.2.2).
-        let host = authority.map(str::as_bytes).or(self.host);
-        if host.is_some_and(|host| !host.iter().all(|byte| is_host(*byte))) {
-            return Err(bad("a Host that is none"));
-        }
-        Ok(host)
-    }
-
-    fn request_framing(&self, is_11: bool) -> Result<Framing, Refusal> {
-        if self.expects_other {
-            return Err(Refusal {
-                status: 417,
-                why: "an expectation that nobody knows",
-            });
-        }
-        match (self.coding, self.length) {
-            (Some(_), Some(_)) => Err(bad("both Transfer-Encoding and Content-Length")),
-            (Some(_), None) if !is_11 => Err(bad("Transfer-Encoding in HTTP/1.0")),
-            (Some(coding), None) => coding.framing(),
-            (None, Some(length)) => Ok(Framing::Length(length)),
-            (None, None) => Ok(Framing::Nothing),
-        }
-    }
-
-    fn length(&mut self, text: &'h [u8]) -> Result<(), Refusal> {
-        let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-        let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-        let number = number
-            .filter(|_| digits)
-            .ok_or(bad("a Content-Length that is no number"))?;
-        if self.length.is_some_and(|other| other != number) {
-            return Err(bad("more than one Content-Length"));
-        }
-        self.length = Some(number);
-        if self.length_text.is_empty() {
-            self.length_text = text;
-        } else if self.length_text != text {
-            return Err(bad("more than one Content-Length"));
-        }
-        Ok(())
-    }
-
-    fn coding(&mut self, value: &[u8]) {
-        for word in words(value) {
-            let chunked = word.eq_ignore_ascii_case(b"chunked");
-            self.coding = Some(match (self.coding, chunked) {
-                (None, true) => Coding::Chunked,
-                (None | Some(Coding::Unclear), false) => Coding::Unclear,
-                // The last one says where it ends.
-                (Some(Coding::Unclear), true) => Coding::Others,
-                // Chunked twice, or something after it.
-                (Some(Coding::Chunked | Coding::Others), _) => Coding::Unclear,
-            });
-        }
-        self.coding = self.coding.or(Some(Coding::Unclear));
-    }
-
-    fn connection(&mut self, value: &[u8]) {
-        for word in words(value) {
-            let is = |other: &[u8]| word.eq_ignore_ascii_case(other);
-            match word.len() {
-                5 if is(b"close") => self.closes = true,
-                10 if is(b"keep-alive") => self.keeps = true,
-                7 if is(b"upgrade") => self.upgrades = true,
-                _ => self.names_others = true,
-            }
-        }
-    }
-
-    /// Does `Connection` say that this field is of the connection? What decides over the message and where it goes is never.
-    fn names(&self, fields: &[Header<'_>], name: &str) -> bool {
-        self.names_others
-            && fields
-                .iter()
-                .filter(|it| Name::of(it.name) == Name::Connection)
-                .flat_map(|it| words(it.value))
-                .any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
-    }
-}
-
-/// The comma-separated words of a field.
-fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|word| !word.is_empty())
-}
-
-/// A byte of a host with its port (RFC 3986, 3.2.2 and 3.2.3).
-fn is_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
 }
 
 /// Might a head end in what has come since it was read up to `from`?
@@ -617,7 +462,8 @@ fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
 fn names_a_version(bytes: &[u8]) -> bool {
     let line = bytes.trim_ascii_start().split(|byte| *byte == b'\n').next();
     let line = line.unwrap_or_default().trim_ascii_end();
-    let last = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let [_, _, last] = words[..] else { return false };
     let Some(version) = last.strip_prefix(b"HTTP/") else {
         return false;
     };

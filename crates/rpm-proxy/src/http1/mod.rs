@@ -4,6 +4,7 @@ mod connection;
 mod exchange;
 pub mod framing;
 pub mod head;
+mod told;
 mod wire;
 
 pub(crate) use connection::{Left, serve};

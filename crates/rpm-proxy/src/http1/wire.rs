@@ -9,6 +9,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::Scanner;
+use crate::compress::Gzip;
 
 /// Read at a time. What is read is used before anything else is read on the thread, so that one buffer does for all connections, and one
 /// that is idle has none.
@@ -103,12 +104,21 @@ fn read<S: AsyncRead + Unpin>(
     Poll::Ready(Ok(buffer.filled().len()))
 }
 
+/// How a body is passed on.
+pub(crate) enum Form {
+    /// As it comes.
+    Same,
+    /// What it holds, not how that is framed.
+    Bare,
+    /// What it holds, compressed, in chunks or bare.
+    Gzip(Box<Gzip>, bool),
+}
+
 /// A body on its way from one connection to another.
-#[derive(Debug)]
 pub(crate) struct Pump {
     scanner: Scanner,
-    /// Only what the body holds is passed on, not how it is framed.
-    bare: bool,
+    form: Form,
+    concluded: bool,
     /// Bytes of the body that have come.
     pub(crate) bytes: u64,
 }
@@ -127,10 +137,11 @@ pub(crate) enum Stuck {
 }
 
 impl Pump {
-    pub(crate) fn new(scanner: Scanner, bare: bool) -> Pump {
+    pub(crate) fn new(scanner: Scanner, form: Form) -> Pump {
         Pump {
             scanner,
-            bare,
+            form,
+            concluded: false,
             bytes: 0,
         }
     }
@@ -155,6 +166,9 @@ impl Pump {
             self.check(limit)?;
         }
         loop {
+            if self.scanner.is_done() {
+                self.conclude(&mut to.going)?;
+            }
             ready!(to.poll_flush(context)).map_err(|_| Stuck::Sink)?;
             if self.scanner.is_done() {
                 return Poll::Ready(Ok(()));
@@ -170,6 +184,18 @@ impl Pump {
         } else {
             Ok(())
         }
+    }
+
+    /// What comes after the last of the body.
+    fn conclude(&mut self, going: &mut BytesMut) -> Result<(), Stuck> {
+        if let (Form::Gzip(gzip, chunked), false) = (&mut self.form, self.concluded) {
+            add(going, &gzip.finish().map_err(|_| Stuck::Source)?, *chunked);
+            if *chunked {
+                going.extend_from_slice(b"0\r\n\r\n");
+            }
+        }
+        self.concluded = true;
+        Ok(())
     }
 
     /// Reads once, and sends what was read.
@@ -206,18 +232,45 @@ impl Pump {
         context: &mut Context<'_>,
     ) -> Result<usize, Stuck> {
         let framing = |error: super::framing::BadBody| Stuck::Framing(error.0);
-        if self.bare {
-            let going = &mut to.going;
-            let used = self
-                .scanner
-                .scan(bytes, |data| going.extend_from_slice(data))
-                .map_err(framing)?;
-            self.bytes += used as u64;
-            return Ok(used);
+        let going = &mut to.going;
+        match &mut self.form {
+            Form::Same => {}
+            Form::Bare => {
+                let used = self
+                    .scanner
+                    .scan(bytes, |data| going.extend_from_slice(data))
+                    .map_err(framing)?;
+                self.bytes += used as u64;
+                return Ok(used);
+            }
+            Form::Gzip(gzip, chunked) => {
+                let used = self
+                    .scanner
+                    .scan(bytes, |data| gzip.push(data))
+                    .map_err(framing)?;
+                self.bytes += used as u64;
+                if !self.scanner.is_done() {
+                    add(going, &gzip.take(), *chunked);
+                }
+                return Ok(used);
+            }
         }
         let used = self.scanner.scan(bytes, |_| ()).map_err(framing)?;
         self.bytes += used as u64;
         to.send(&bytes[..used], context).map_err(|_| Stuck::Sink)?;
         Ok(used)
+    }
+}
+
+fn add(going: &mut BytesMut, bytes: &[u8], chunked: bool) {
+    if bytes.is_empty() {
+        return;
+    }
+    if chunked {
+        going.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+    }
+    going.extend_from_slice(bytes);
+    if chunked {
+        going.extend_from_slice(b"\r\n");
     }
 }

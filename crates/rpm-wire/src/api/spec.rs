@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::proxy::ProxySpec;
 use super::signal::StopSignal;
 use super::yes;
 
@@ -52,6 +53,9 @@ pub struct AppSpec {
     /// How connections are spread over the workers.
     #[serde(default)]
     pub policy: Policy,
+    /// What the proxy is to do, where it is what balances.
+    #[serde(default)]
+    pub proxy: ProxySpec,
     /// What the workers weigh, by `NODE_APP_INSTANCE`, from 1 to 100; those beyond the list begin it again. For `weighted` alone.
     #[serde(default)]
     pub weights: Vec<u32>,
@@ -187,6 +191,7 @@ impl Default for AppSpec {
             instances: 1,
             balance: Balance::default(),
             policy: Policy::default(),
+            proxy: ProxySpec::default(),
             weights: Vec::new(),
             listen: Vec::new(),
             intercept: true,
@@ -341,6 +346,8 @@ pub enum Policy {
     IpHash,
     /// In turn, and to each worker in proportion to its weight.
     Weighted,
+    /// To the better of two workers that are drawn, by the time they take and what they have to do. For the proxy alone.
+    Latency,
 }
 
 impl fmt::Display for Policy {
@@ -350,6 +357,7 @@ impl fmt::Display for Policy {
             Policy::LeastConnections => "least-connections",
             Policy::IpHash => "ip-hash",
             Policy::Weighted => "weighted",
+            Policy::Latency => "latency",
         })
     }
 }
@@ -363,6 +371,7 @@ impl FromStr for Policy {
             Policy::LeastConnections,
             Policy::IpHash,
             Policy::Weighted,
+            Policy::Latency,
         ];
         let named = all.into_iter().find(|policy| policy.to_string() == text);
         named.ok_or(UnknownPolicy)
@@ -371,7 +380,7 @@ impl FromStr for Policy {
 
 /// There is no policy of that name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected round-robin, least-connections, ip-hash or weighted")]
+#[error("expected round-robin, least-connections, ip-hash, weighted or latency")]
 pub struct UnknownPolicy;
 
 /// A request by which a worker shows its health: plain HTTP, on the first address that it listened on.

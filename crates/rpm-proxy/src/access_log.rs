@@ -1,0 +1,323 @@
+//! A line for each request, in the combined format of Apache or as JSON. Lines are written by a thread of their own: a slow disk delays nobody,
+//! it costs lines, and how many is told.
+
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::tz::TimeZone;
+use tracing::warn;
+
+/// Lines that may wait for the disk.
+const WAITING: usize = 8192;
+/// Written at a time, in bytes, and at the latest after this time.
+const BUFFER: usize = 64 * 1024;
+const FLUSH_AFTER: Duration = Duration::from_millis(500);
+
+/// How and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The file; one that is put aside by another program is begun anew.
+    pub path: PathBuf,
+    /// A JSON object a line, not the combined format.
+    pub json: bool,
+    /// One of so many requests has a line; at least 1.
+    pub every: u32,
+}
+
+/// The log of a front.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    pub(crate) settings: LogSettings,
+    lines: SyncSender<String>,
+    requests: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// What is known of a request when it comes.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    began: Instant,
+    line: String,
+    host: String,
+    referer: String,
+    agent: String,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) status: u16,
+    pub(crate) bytes: u64,
+    /// The key of the upstream that has answered.
+    pub(crate) upstream: Option<u32>,
+}
+
+impl AccessLog {
+    /// Begins to write.
+    pub(crate) fn open(settings: &LogSettings) -> io::Result<AccessLog> {
+        let file = open(&settings.path)?;
+        let (lines, inbox) = sync_channel(WAITING);
+        let path = settings.path.clone();
+        thread::Builder::new()
+            .name("rpm-access-log".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || write(&path, file, &inbox))?;
+        Ok(AccessLog {
+            settings: settings.clone(),
+            lines,
+            requests: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        })
+    }
+
+    /// Does this request have a line?
+    pub(crate) fn wants(&self) -> bool {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        number.is_multiple_of(u64::from(self.settings.every.max(1)))
+    }
+
+    pub(crate) fn add(&self, entry: &Entry, client: IpAddr, outcome: Outcome) {
+        let line = if self.settings.json {
+            entry.json(client, outcome)
+        } else {
+            entry.combined(client, outcome)
+        };
+        if self.lines.try_send(line).is_err() {
+            let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+            // Not for each of them.
+            if lost.is_power_of_two() {
+                warn!(path = %self.settings.path.display(), lost, "the access log cannot be written fast enough: lines are lost");
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// Of the head of a request that was read already.
+    pub(crate) fn of_head(head: &[u8]) -> Entry {
+        let text = String::from_utf8_lossy(head);
+        let mut lines = text.trim_start().lines();
+        let mut entry = Entry::new(lines.next().unwrap_or_default());
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            entry.field(name, value.trim());
+        }
+        entry
+    }
+
+    pub(crate) fn new(line: &str) -> Entry {
+        Entry {
+            began: Instant::now(),
+            line: line.to_owned(),
+            host: String::new(),
+            referer: String::new(),
+            agent: String::new(),
+        }
+    }
+
+    pub(crate) fn field(&mut self, name: &str, value: &str) {
+        let own = match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => &mut self.host,
+            7 if name.eq_ignore_ascii_case("referer") => &mut self.referer,
+            10 if name.eq_ignore_ascii_case("user-agent") => &mut self.agent,
+            _ => return,
+        };
+        value.clone_into(own);
+    }
+
+    fn combined(&self, client: IpAddr, outcome: Outcome) -> String {
+        let time = jiff::Timestamp::now().to_zoned(TimeZone::system());
+        let time = time.strftime("%d/%b/%Y:%H:%M:%S %z");
+        let mut line = format!("{client} - - [{time}] \"");
+        escape(&mut line, &self.line);
+        // Writing to a string cannot fail.
+        let _ = write!(line, "\" {} {}", outcome.status, outcome.bytes);
+        for text in [&self.referer, &self.agent] {
+            line.push_str(" \"");
+            escape(&mut line, if text.is_empty() { "-" } else { text });
+            line.push('"');
+        }
+        line.push('\n');
+        line
+    }
+
+    fn json(&self, client: IpAddr, outcome: Outcome) -> String {
+        let mut words = self.line.split(' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (method, target, protocol) = (word(), word(), word());
+        let mut line = format!(
+            "{{\"time\":\"{}\",\"client\":\"{client}\",\"method\":",
+            jiff::Timestamp::now()
+        );
+        for (text, next) in [
+            (method, ",\"target\":"),
+            (target, ",\"protocol\":"),
+            (protocol, ",\"host\":"),
+            (self.host.as_str(), ",\"referer\":"),
+            (self.referer.as_str(), ",\"user_agent\":"),
+            (self.agent.as_str(), ""),
+        ] {
+            line.push('"');
+            escape(&mut line, text);
+            line.push('"');
+            line.push_str(next);
+        }
+        let took = self.began.elapsed().as_secs_f64() * 1000.0;
+        let _ = write!(
+            line,
+            ",\"status\":{},\"bytes\":{},\"ms\":{took:.3},\"instance\":",
+            outcome.status, outcome.bytes
+        );
+        let _ = match outcome.upstream {
+            Some(key) => write!(line, "{key}"),
+            None => write!(line, "null"),
+        };
+        line.push_str("}\n");
+        line
+    }
+}
+
+/// So that neither a line nor a string ends early; as JSON has it, which is also understood in the other format.
+fn escape(line: &mut String, text: &str) {
+    for letter in text.chars() {
+        match letter {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            control if control.is_control() => {
+                let _ = write!(line, "\\u{:04x}", u32::from(control));
+            }
+            other => line.push(other),
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Writes what comes, until nobody sends any more.
+fn write(path: &Path, file: File, inbox: &Receiver<String>) {
+    let mut out = BufWriter::with_capacity(BUFFER, file);
+    let mut failing = false;
+    let mut due = None;
+    loop {
+        let line = match due {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => inbox.recv_timeout(Instant::saturating_duration_since(&due, Instant::now())),
+        };
+        let mut done = match &line {
+            Ok(line) => out.write_all(line.as_bytes()),
+            Err(_) => Ok(()),
+        };
+        let due_at = *due.get_or_insert_with(|| Instant::now() + FLUSH_AFTER);
+        if line.is_err() || due_at <= Instant::now() {
+            done = done.and_then(|()| out.flush());
+            due = None;
+        }
+        if due.is_none() && (done.is_err() || !is_same(path, out.get_ref())) {
+            // What cannot be written now is lost: it must not grow.
+            match open(path) {
+                Ok(file) => {
+                    drop(std::mem::replace(&mut out, BufWriter::with_capacity(BUFFER, file)).into_parts());
+                }
+                Err(error) => done = done.and(Err(error)),
+            }
+        }
+        if let (Err(error), false) = (&done, failing) {
+            warn!(path = %path.display(), %error, "the access log cannot be written: lines are lost");
+        }
+        failing = done.is_err();
+        if matches!(line, Err(RecvTimeoutError::Disconnected)) {
+            return;
+        }
+    }
+}
+
+/// Is the file still the one of that name?
+fn is_same(path: &Path, file: &File) -> bool {
+    let own = file.metadata().ok().map(|it| (it.dev(), it.ino()));
+    path.metadata().ok().map(|it| (it.dev(), it.ino())) == own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &[u8] =
+        b"GET /a\"b HTTP/1.1\r\nHost: x.org\r\nUser-Agent: curl/8\\\r\nReferer: http://y/\r\n\r\n";
+
+    fn outcome() -> Outcome {
+        Outcome {
+            status: 200,
+            bytes: 12,
+            upstream: Some(3),
+        }
+    }
+
+    #[test]
+    fn lines_hold_what_is_known_and_end_once() {
+        let entry = Entry::of_head(HEAD);
+        let line = entry.combined([192, 0, 2, 7].into(), outcome());
+        assert!(line.starts_with("192.0.2.7 - - ["), "{line}");
+        assert!(
+            line.ends_with("] \"GET /a\\\"b HTTP/1.1\" 200 12 \"http://y/\" \"curl/8\\\\\"\n"),
+            "{line}"
+        );
+        let line = entry.json([192, 0, 2, 7].into(), outcome());
+        for part in [
+            "\"client\":\"192.0.2.7\",\"method\":\"GET\",\"target\":\"/a\\\"b\",\"protocol\":\"HTTP/1.1\",\"host\":\"x.org\"",
+            "\"user_agent\":\"curl/8\\\\\",\"status\":200,\"bytes\":12,\"ms\":",
+            ",\"instance\":3}\n",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        let odd = Entry::of_head(b"GET /\x01\xff HTTP/1.1\r\n\r\n").combined([1, 1, 1, 1].into(), outcome());
+        assert!(odd.contains("/\\u0001\u{fffd} HTTP"), "{odd}");
+    }
+
+    #[test]
+    fn one_of_so_many_is_written_and_a_file_that_was_put_aside_is_begun_anew() {
+        let path = std::env::temp_dir().join(format!("rpm-access-log-{}", std::process::id()));
+        let log = AccessLog::open(&LogSettings {
+            path: path.clone(),
+            json: false,
+            every: 3,
+        })
+        .expect("it is opened");
+        assert_eq!((0..9).filter(|_| log.wants()).count(), 3);
+        let lines = |path: &Path| std::fs::read_to_string(path).unwrap_or_default().lines().count();
+        let written = |path: &Path, count: usize| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while lines(path) < count {
+                assert!(Instant::now() < deadline, "not written");
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let entry = Entry::of_head(HEAD);
+        log.add(&entry, [1, 1, 1, 1].into(), outcome());
+        written(&path, 1);
+        let aside = path.with_extension("1");
+        std::fs::rename(&path, &aside).expect("it is put aside");
+        // The first one after that may still go to the old file.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while lines(&path) == 0 {
+            assert!(Instant::now() < deadline, "not begun anew");
+            log.add(&entry, [1, 1, 1, 1].into(), outcome());
+            thread::sleep(Duration::from_millis(50));
+        }
+        drop(log);
+        std::fs::remove_file(&path).expect("it is there");
+        std::fs::remove_file(&aside).expect("it is there");
+    }
+}

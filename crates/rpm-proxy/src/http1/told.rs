@@ -1,0 +1,229 @@
+//! What the fields of a message say of itself and its connection.
+
+use httparse::Header;
+
+use super::framing::Framing;
+use super::head::{Refusal, bad};
+use crate::compress::accepts;
+
+/// Fields that are not simply passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    Host,
+    Connection,
+    Upgrade,
+    TransferEncoding,
+    ContentLength,
+    Te,
+    Expect,
+    Cookie,
+    /// What a client says of proxies before us.
+    Forwarded,
+    AcceptEncoding,
+    /// Of one connection.
+    Hop,
+    Other,
+}
+
+impl Name {
+    pub(super) fn of(name: &str) -> Name {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            2 if is("te") => Name::Te,
+            4 if is("host") => Name::Host,
+            6 if is("expect") => Name::Expect,
+            6 if is("cookie") => Name::Cookie,
+            7 if is("upgrade") => Name::Upgrade,
+            9 if is("forwarded") => Name::Forwarded,
+            10 if is("connection") => Name::Connection,
+            10 if is("keep-alive") => Name::Hop,
+            14 if is("content-length") => Name::ContentLength,
+            14 if is("http2-settings") => Name::Hop,
+            15 if is("accept-encoding") => Name::AcceptEncoding,
+            15 if is("x-forwarded-for") => Name::Forwarded,
+            16 if is("x-forwarded-host") => Name::Forwarded,
+            16 if is("proxy-connection") => Name::Hop,
+            17 if is("x-forwarded-proto") => Name::Forwarded,
+            17 if is("transfer-encoding") => Name::TransferEncoding,
+            _ => Name::Other,
+        }
+    }
+}
+
+/// Transfer codings of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// `chunked` alone.
+    Chunked,
+    /// Others, and `chunked` at the end.
+    Others,
+    /// Anything else: nobody knows where it ends.
+    Unclear,
+}
+
+impl Coding {
+    pub(super) fn framing(self) -> Result<Framing, Refusal> {
+        match self {
+            Coding::Chunked => Ok(Framing::Chunked),
+            Coding::Others => Err(Refusal {
+                status: 501,
+                why: "a transfer coding that is not known",
+            }),
+            Coding::Unclear => Err(bad("a Transfer-Encoding that does not tell where the body ends")),
+        }
+    }
+}
+
+/// What the fields say of the message and its connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told<'h> {
+    pub(super) hosts: u32,
+    pub(super) host: Option<&'h [u8]>,
+    pub(super) length: Option<u64>,
+    pub(super) length_text: &'h [u8],
+    pub(super) coding: Option<Coding>,
+    pub(super) upgrade: Option<&'h [u8]>,
+    pub(super) upgrades: bool,
+    pub(super) closes: bool,
+    pub(super) keeps: bool,
+    /// `Connection` names fields besides those that end here anyway.
+    pub(super) names_others: bool,
+    pub(super) trailers: bool,
+    pub(super) expects_other: bool,
+    /// The client knows gzip.
+    pub(super) gzip: bool,
+}
+
+impl<'h> Told<'h> {
+    pub(super) fn of(fields: &[Header<'h>]) -> Result<Told<'h>, Refusal> {
+        let mut told = Told::default();
+        for it in fields {
+            match Name::of(it.name) {
+                Name::Host => {
+                    told.hosts += 1;
+                    told.host = Some(it.value);
+                }
+                Name::ContentLength => told.length(it.value)?,
+                Name::TransferEncoding => told.coding(it.value),
+                Name::Connection => told.connection(it.value),
+                Name::Upgrade if told.upgrade.is_none() => told.upgrade = Some(it.value),
+                // It was two lines: which of them is meant is not said.
+                Name::Upgrade => told.upgrade = Some(b""),
+                Name::Te => {
+                    told.trailers |= words(it.value).any(|word| word.eq_ignore_ascii_case(b"trailers"));
+                }
+                Name::Expect => told.expects_other |= !it.value.eq_ignore_ascii_case(b"100-continue"),
+                Name::AcceptEncoding => told.gzip |= std::str::from_utf8(it.value).is_ok_and(accepts),
+                Name::Cookie | Name::Forwarded | Name::Hop | Name::Other => {}
+            }
+        }
+        // HTTP/2 over an upgrade would be a connection that nobody here understands.
+        let upgrade = told.upgrade.unwrap_or_default();
+        told.upgrades &= !upgrade.is_empty() && !words(upgrade).any(|word| word.eq_ignore_ascii_case(b"h2c"));
+        Ok(told)
+    }
+
+    /// The host of a request.
+    pub(super) fn host_of(
+        &self,
+        authority: Option<&'h str>,
+        is_11: bool,
+    ) -> Result<Option<&'h [u8]>, Refusal> {
+        if self.hosts > 1 {
+            return Err(bad("more than one Host"));
+        }
+        if self.hosts == 0 && is_11 {
+            return Err(bad("no Host"));
+        }
+        // What the request line says wins (RFC 9112, 3.2.2).
+        let host = authority.map(str::as_bytes).or(self.host);
+        if host.is_some_and(|host| !host.iter().all(|byte| is_host(*byte))) {
+            return Err(bad("a Host that is none"));
+        }
+        Ok(host)
+    }
+
+    pub(super) fn request_framing(&self, is_11: bool) -> Result<Framing, Refusal> {
+        if self.expects_other {
+            return Err(Refusal {
+                status: 417,
+                why: "an expectation that nobody knows",
+            });
+        }
+        match (self.coding, self.length) {
+            (Some(_), Some(_)) => Err(bad("both Transfer-Encoding and Content-Length")),
+            (Some(_), None) if !is_11 => Err(bad("Transfer-Encoding in HTTP/1.0")),
+            (Some(coding), None) => coding.framing(),
+            (None, Some(length)) => Ok(Framing::Length(length)),
+            (None, None) => Ok(Framing::Nothing),
+        }
+    }
+
+    fn length(&mut self, text: &'h [u8]) -> Result<(), Refusal> {
+        let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+        let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+        let number = number
+            .filter(|_| digits)
+            .ok_or(bad("a Content-Length that is no number"))?;
+        if self.length.is_some_and(|other| other != number) {
+            return Err(bad("more than one Content-Length"));
+        }
+        self.length = Some(number);
+        if self.length_text.is_empty() {
+            self.length_text = text;
+        } else if self.length_text != text {
+            return Err(bad("more than one Content-Length"));
+        }
+        Ok(())
+    }
+
+    fn coding(&mut self, value: &[u8]) {
+        for word in words(value) {
+            let chunked = word.eq_ignore_ascii_case(b"chunked");
+            self.coding = Some(match (self.coding, chunked) {
+                (None, true) => Coding::Chunked,
+                (None | Some(Coding::Unclear), false) => Coding::Unclear,
+                // The last one says where it ends.
+                (Some(Coding::Unclear), true) => Coding::Others,
+                // Chunked twice, or something after it.
+                (Some(Coding::Chunked | Coding::Others), _) => Coding::Unclear,
+            });
+        }
+        self.coding = self.coding.or(Some(Coding::Unclear));
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for word in words(value) {
+            let is = |other: &[u8]| word.eq_ignore_ascii_case(other);
+            match word.len() {
+                5 if is(b"close") => self.closes = true,
+                10 if is(b"keep-alive") => self.keeps = true,
+                7 if is(b"upgrade") => self.upgrades = true,
+                _ => self.names_others = true,
+            }
+        }
+    }
+
+    /// Does `Connection` say that this field is of the connection? What decides over the message and where it goes is never.
+    pub(super) fn names(&self, fields: &[Header<'_>], name: &str) -> bool {
+        self.names_others
+            && fields
+                .iter()
+                .filter(|it| Name::of(it.name) == Name::Connection)
+                .flat_map(|it| words(it.value))
+                .any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// The comma-separated words of a field.
+fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|word| !word.is_empty())
+}
+
+/// A byte of a host with its port (RFC 3986, 3.2.2 and 3.2.3).
+fn is_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
+}

@@ -1,0 +1,515 @@
+//! What the proxy does at the edge: TLS, limits, names, logs.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::complaint::assert_says;
+use rpm_e2e::place::Place;
+use rpm_e2e::raw::Connection;
+use rpm_testkit::{Port, Rpm, fixture, wait_until};
+use serde_json::Value;
+
+const BOUND: Duration = Duration::from_secs(20);
+
+fn edge(instances: &str, port: &Port) -> App {
+    App::cluster("edge.js", instances)
+        .args(["--name", "edge", "--balance", "proxy"])
+        .port(port)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("it is UTF-8")
+}
+
+/// A certificate for a name, signed by itself.
+fn certificate(place: &Place, name: &str, host: &str) -> [PathBuf; 2] {
+    let files = ["crt", "key"].map(|kind| place.path().join(format!("{name}.{kind}")));
+    let done = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args([
+            "-subj",
+            &format!("/CN={host}"),
+            "-addext",
+            &format!("subjectAltName=DNS:{host}"),
+        ])
+        .args(["-out", text(&files[0]), "-keyout", text(&files[1])])
+        .output()
+        .expect("openssl runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    files
+}
+
+/// What curl gets from a host, which it takes for this machine, if it trusts this certificate.
+fn curl(host: &str, port: &Port, trusted: &Path, more: &[&str]) -> Output {
+    let number = port.number();
+    Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "20",
+            "--cacert",
+            text(trusted),
+        ])
+        .args(["--resolve", &format!("{host}:{number}:127.0.0.1")])
+        .args(["--write-out", "\n%{http_version} %{http_code}"])
+        .args(more)
+        .arg(format!("https://{host}:{number}/"))
+        .output()
+        .expect("curl runs")
+}
+
+fn answered(done: &Output) -> (Value, String) {
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let (body, last) = text.rsplit_once('\n').expect("two lines");
+    assert!(
+        done.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    (serde_json::from_str(body).expect("JSON"), last.to_owned())
+}
+
+/// A figure of the only app.
+fn metric(rpm: &Rpm, name: &str) -> f64 {
+    let metrics = rpm.api("GET", "/metrics", "").body;
+    let line = metrics.lines().find(|line| line.starts_with(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0.0)
+}
+
+#[test]
+fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for() {
+    let (rpm, place, port, plain) = (Rpm::new(), Place::new(), Port::reserve(), Port::reserve());
+    let [first, second] = ["a.test", "b.test"].map(|host| certificate(&place, host, host));
+    let plain_port = plain.number().to_string();
+    edge("2", &port)
+        .args(["--tls-cert", text(&first[0]), "--tls-key", text(&first[1])])
+        .args(["--tls-cert", text(&second[0]), "--tls-key", text(&second[1])])
+        .args(["--redirect-http", &plain_port])
+        .start(&rpm);
+    for (host, own) in [("a.test", &first), ("b.test", &second)] {
+        let (seen, version) = answered(&curl(host, &port, &own[0], &[]));
+        assert_eq!(version, "2 200", "HTTP/2 is agreed on");
+        assert_eq!(seen["headers"]["x-forwarded-proto"], "https", "{seen}");
+        let (seen, version) = answered(&curl(host, &port, &own[0], &["--http1.1"]));
+        assert_eq!(version, "1.1 200");
+        let forwarded = format!("for=127.0.0.1;proto=https;host=\"{host}:{}\"", port.number());
+        assert_eq!(seen["headers"]["forwarded"], forwarded.as_str());
+    }
+    let other = curl("a.test", &port, &second[0], &[]);
+    assert_eq!(other.status.code(), Some(60), "it is not the other's certificate");
+    let mut connection = Connection::open(&plain);
+    connection.send("GET /x?y HTTP/1.1\r\nHost: a.test:80\r\n\r\n");
+    let answer = connection.answer();
+    assert_eq!(answer.status, 308);
+    let location = format!("location: https://a.test:{}/x?y\r\n", port.number());
+    assert!(answer.head.contains(&location), "{}", answer.head);
+    rpm.ok(["delete", "edge"]);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", plain.number())).is_err());
+}
+
+#[test]
+fn a_certificate_is_replaced_and_nobody_is_cut() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let old = certificate(&place, "old", "a.test");
+    let new = certificate(&place, "new", "a.test");
+    let used = ["used.crt", "used.key"].map(|name| place.path().join(name));
+    let put = |files: &[PathBuf; 2]| {
+        for (from, to) in files.iter().zip(&used) {
+            std::fs::copy(from, to).expect("it is copied");
+        }
+    };
+    put(&old);
+    edge("1", &port)
+        .args(["--tls-cert", text(&used[0]), "--tls-key", text(&used[1])])
+        .start(&rpm);
+    assert!(curl("a.test", &port, &old[0], &[]).status.success());
+    // Half of it: the old one goes on.
+    std::fs::copy(&new[0], &used[0]).expect("it is copied");
+    wait_until(
+        "it is seen that they do not fit",
+        BOUND,
+        || {
+            assert!(
+                curl("a.test", &port, &old[0], &[]).status.success(),
+                "{}",
+                rpm.log()
+            );
+            rpm.log()
+        },
+        |log| log.contains("those of before go on"),
+    );
+    put(&new);
+    let served = |trusted: &PathBuf| curl("a.test", &port, trusted, &[]).status.success();
+    wait_until(
+        "the new one is served",
+        BOUND,
+        || served(&new[0]),
+        |served| *served,
+    );
+    assert!(!served(&old[0]));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_with_what_to_do() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let [one, other] = ["one", "other"].map(|name| certificate(&place, name, "a.test"));
+    let refused = |options: &[&str], said: &[&str]| {
+        let done = edge("1", &port).args(options.iter().copied()).try_start(&rpm);
+        assert_says(&done, said);
+    };
+    let missing = place.path().join("missing.crt");
+    refused(
+        &["--tls-cert", text(&one[0]), "--tls-key", text(&other[1])],
+        &["it is not the key of the certificate", "other.key"],
+    );
+    refused(
+        &["--tls-cert", text(&missing), "--tls-key", text(&one[1])],
+        &["missing.crt", "no certificate can be read"],
+    );
+    refused(&["--tls-cert", text(&one[0])], &["1 certificates and 0 keys"]);
+    refused(&["--redirect-http", "8080"], &["has no certificate"]);
+    refused(
+        &["--check-interval", "1s"],
+        &["has no health check", "--health-check"],
+    );
+    refused(&["--sticky", "a b"], &["cannot be the name of a cookie"]);
+    let direct = App::cluster("edge.js", "1")
+        .args(["--compress"])
+        .port(&port)
+        .try_start(&rpm);
+    assert_says(&direct, &["is not behind the proxy", "--balance proxy"]);
+    let direct = App::cluster("edge.js", "2")
+        .args(["--policy", "latency"])
+        .port(&port)
+        .try_start(&rpm);
+    assert_says(&direct, &["`latency`", "--balance proxy"]);
+}
+
+#[test]
+fn a_load_balancer_before_it_says_who_the_client_is() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    edge("1", &port).args(["--proxy-protocol"]).start(&rpm);
+    let seen = |first: &[u8]| -> Value {
+        let mut connection = Connection::open(&port);
+        connection.send_bytes(first);
+        serde_json::from_str(&connection.get("/").body).expect("JSON")
+    };
+    let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\n";
+    assert_eq!(seen(line)["headers"]["x-forwarded-for"], "192.0.2.7");
+    let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24".to_vec();
+    binary.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+    binary.extend([0; 16]);
+    binary.extend([0x12, 0x34, 0, 80]);
+    assert_eq!(seen(&binary)["headers"]["x-forwarded-for"], "2001:db8::7");
+    let mut without = Connection::open(&port);
+    without.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(without.has_ended(), "whoever does not speak it is not served");
+}
+
+#[test]
+fn clients_are_held_to_limits() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    edge("1", &port)
+        .args([
+            "--max-body",
+            "1K",
+            "--max-connections",
+            "3",
+            "--header-timeout",
+            "300ms",
+            "--idle-timeout",
+            "1s",
+        ])
+        .start(&rpm);
+    let post = |length: usize, framing: &str, body: &str| {
+        let mut connection = Connection::open(&port);
+        connection.send(&format!(
+            "POST /{length} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n{body}"
+        ));
+        let answer = connection.answer();
+        assert_eq!(answer.head.contains("connection: close"), answer.status != 200);
+        answer.status
+    };
+    let long = "x".repeat(1025);
+    assert_eq!(post(1024, "Content-Length: 1024", &long[1..]), 200);
+    assert_eq!(post(1025, "Content-Length: 1025", &long), 413);
+    let chunked = format!("401\r\n{long}\r\n0\r\n\r\n");
+    assert_eq!(post(1025, "Transfer-Encoding: chunked", &chunked), 413);
+    // A head that does not come to its end, and a client that sends nothing more.
+    let mut slow = Connection::open(&port);
+    slow.send("GET / HTTP/1.1\r\nHost:");
+    assert_eq!(slow.answer().status, 408);
+    let mut idle = Connection::open(&port);
+    assert_eq!(idle.get("/").status, 200);
+    assert!(idle.has_ended());
+    // As many as the address may have; who leaves makes room.
+    let connected = || metric(&rpm, "rpm_proxy_connections");
+    wait_until("all have left", BOUND, connected, |count| *count < 1.0);
+    let mut three: Vec<Connection> = (0..3).map(|_| Connection::open(&port)).collect();
+    wait_until("three are let in", BOUND, connected, |count| *count > 2.0);
+    assert!(Connection::open(&port).has_ended(), "a fourth is not let in");
+    drop(three.pop());
+    wait_until("one has left", BOUND, connected, |count| *count < 3.0);
+    assert_eq!(Connection::open(&port).get("/").status, 200);
+    assert!(metric(&rpm, "rpm_proxy_turned_away_total") > 0.0);
+}
+
+#[test]
+fn a_busy_worker_has_a_queue_before_it_and_it_has_an_end() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    edge("2", &port)
+        .args([
+            "--max-in-flight",
+            "1",
+            "--queue-limit",
+            "1",
+            "--queue-timeout",
+            "20s",
+        ])
+        .start(&rpm);
+    let ask = |path: &str| {
+        let mut connection = Connection::open(&port);
+        connection.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        connection
+    };
+    let in_flight = || {
+        rpm.describe("edge").listeners[0]
+            .slots
+            .iter()
+            .filter_map(|slot| slot.proxied)
+            .map(|it| it.in_flight)
+            .sum::<u32>()
+    };
+    let held = [ask("/hold"), ask("/hold")];
+    wait_until("both are busy", BOUND, in_flight, |count| *count == 2);
+    let mut waiting = ask("/");
+    wait_until(
+        "one waits",
+        BOUND,
+        || metric(&rpm, "rpm_proxy_queued"),
+        |count| *count >= 1.0,
+    );
+    let answer = ask("/").answer();
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.head.contains("retry-after: 1") && answer.body.contains("busy"),
+        "{}",
+        answer.head
+    );
+    // The worker of the one that goes has room for the one that waits.
+    let [_stays, goes] = held;
+    drop(goes);
+    assert_eq!(waiting.answer().status, 200);
+}
+
+#[test]
+fn a_cookie_keeps_a_client_with_its_worker_across_reloads() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    edge("3", &port).args(["--sticky", "worker"]).start(&rpm);
+    let ask = |cookie: Option<&str>| {
+        let cookie = cookie
+            .map(|cookie| format!("Cookie: other=9; {cookie}\r\n"))
+            .unwrap_or_default();
+        let mut connection = Connection::open(&port);
+        connection.send(&format!("GET / HTTP/1.1\r\nHost: x\r\n{cookie}\r\n"));
+        let answer = connection.answer();
+        let seen: Value = serde_json::from_str(&answer.body).expect("JSON");
+        let set = answer
+            .head
+            .lines()
+            .find_map(|line| line.strip_prefix("set-cookie: "));
+        let set = set.map(|line| line.split(';').next().unwrap_or_default().to_owned());
+        (seen["number"].as_u64().expect("a number"), set)
+    };
+    let clients: Vec<(u64, String)> = (0..6)
+        .map(|_| {
+            let (number, cookie) = ask(None);
+            (number, cookie.expect("a cookie"))
+        })
+        .collect();
+    let numbers: BTreeSet<u64> = clients.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers.len(), 3, "new clients take turns");
+    let stay = || {
+        for (number, cookie) in clients.iter().cycle().take(24) {
+            assert_eq!(ask(Some(cookie)), (*number, None));
+        }
+    };
+    stay();
+    rpm.ok(["reload", "edge"]);
+    stay();
+    let (_, again) = ask(Some("worker=4711"));
+    assert!(again.is_some(), "whose worker is not there gets another");
+}
+
+#[test]
+fn a_worker_that_fails_its_health_check_gets_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    edge("2", &port)
+        .args(["--health-check", "/health", "--check-interval", "50ms"])
+        .start(&rpm);
+    let mut connection = Connection::open(&port);
+    let body: Value = serde_json::from_str(&connection.get("/ill").body).expect("JSON");
+    let ill = body["number"].as_u64().expect("a number");
+    let circuits = || -> Vec<String> {
+        let shown = rpm.ok(["describe", "edge"]);
+        shown
+            .lines()
+            .filter(|line| line.contains("fails its health check"))
+            .map(str::to_owned)
+            .collect()
+    };
+    wait_until("it is found out", BOUND, circuits, |circuits| circuits.len() == 1);
+    for _ in 0..20 {
+        let body: Value = serde_json::from_str(&connection.get("/").body).expect("JSON");
+        assert_ne!(body["number"], ill, "{body}");
+    }
+}
+
+#[test]
+fn each_request_has_a_line_in_the_access_log() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let log = place.path().join("access.log");
+    edge("1", &port)
+        .args(["--access-log", text(&log), "--access-log-format", "json"])
+        .start(&rpm);
+    let mut connection = Connection::open(&port);
+    let length = connection.get("/a?b=\\c").body.len();
+    connection.send("BAD\r\n\r\n");
+    assert_eq!(connection.answer().status, 400);
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    let lines = wait_until("the line is written", BOUND, lines, |text| {
+        text.lines().count() == 1
+    });
+    let line: Value = serde_json::from_str(&lines).expect("JSON");
+    assert_eq!(
+        (
+            &line["client"],
+            &line["method"],
+            &line["target"],
+            &line["status"],
+            &line["bytes"]
+        ),
+        (
+            &"127.0.0.1".into(),
+            &"GET".into(),
+            &"/a?b=\\c".into(),
+            &200.into(),
+            &length.into()
+        ),
+        "{line}"
+    );
+}
+
+#[test]
+fn answers_are_compressed_for_those_who_want_it() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    edge("1", &port).args(["--compress"]).start(&rpm);
+    let page = |options: &[&str]| {
+        let done = Command::new("curl")
+            .args(["--silent", "--include", "--max-time", "20"])
+            .args(options)
+            .arg(format!("http://127.0.0.1:{}/text", port.number()))
+            .output()
+            .expect("curl runs");
+        assert!(done.status.success(), "{done:?}");
+        let text = String::from_utf8(done.stdout).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        (head.to_lowercase(), body.to_owned())
+    };
+    let (head, plain) = page(&[]);
+    assert!(
+        !head.contains("content-encoding") && head.contains("etag: \"1\""),
+        "{head}"
+    );
+    for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
+        let (head, body) = page(&["--compressed", version]);
+        assert_eq!(body, plain, "{version}");
+        assert!(
+            head.contains("content-encoding: gzip") && head.contains("vary: accept-encoding"),
+            "{head}"
+        );
+        assert!(head.contains("etag: w/\"1\""), "{head}");
+    }
+}
+
+#[test]
+fn what_is_not_http_is_passed_on_as_it_is() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write(
+        "app.js",
+        "require('net').createServer((c) => { c.write(`${process.env.NODE_APP_INSTANCE}\\n`); c.pipe(c); }).listen(process.env.PORT);",
+    );
+    let mut start = rpm.command([
+        "start",
+        "app.js",
+        "-i",
+        "2",
+        "--balance",
+        "proxy",
+        "--protocol",
+        "tcp",
+    ]);
+    start
+        .current_dir(place.path())
+        .env("PORT", port.number().to_string());
+    assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
+    let mut numbers = BTreeSet::new();
+    for _ in 0..8 {
+        let mut connection = Connection::open(&port);
+        numbers.insert(connection.line());
+        connection.send("\x16\x03 not HTTP\n");
+        assert_eq!(connection.line(), "\x16\x03 not HTTP\n");
+    }
+    assert_eq!(numbers.len(), 2, "connections take turns");
+}
+
+#[test]
+fn what_the_proxy_is_to_do_is_changed_by_a_reload_without_a_loss() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let app = fixture("edge.js");
+    let file = |more: &str| {
+        place.write(
+            "ecosystem.json",
+            &format!(
+                r#"{{"apps": [{{"name": "edge", "script": {:?}, "instances": 2, "balance": "proxy", "env": {{"PORT": "{}"}}{more}}}]}}"#,
+                text(&app),
+                port.number()
+            ),
+        );
+    };
+    let run = |verb: &str| {
+        let mut command = rpm.command([verb, "ecosystem.json"]);
+        let done = command.current_dir(place.path()).output().expect("it runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    file("");
+    run("start");
+    let clients = Clients::begin(&port, "/", 4);
+    clients.wait_ok(50);
+    file(r#", "sticky": "worker""#);
+    run("reload");
+    clients.wait_ok(50);
+    clients.finish_clean(&rpm);
+    assert!(
+        Connection::open(&port)
+            .get("/")
+            .head
+            .contains("set-cookie: worker=")
+    );
+}
