@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod ask;
+pub mod certificate;
 pub mod clients;
 pub mod complaint;
 pub mod denied;

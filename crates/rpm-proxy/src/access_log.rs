@@ -301,6 +301,7 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(20);
             while lines(path) < count {
                 assert!(Instant::now() < deadline, "not written");
+                // tidy: sleep because another thread writes, and a file tells nobody that it has grown
                 thread::sleep(Duration::from_millis(5));
             }
         };
@@ -314,6 +315,7 @@ mod tests {
         while lines(&path) == 0 {
             assert!(Instant::now() < deadline, "not begun anew");
             log.add(&entry, [1, 1, 1, 1].into(), outcome());
+            // tidy: sleep because the writer looks at the file's name only now and then
             thread::sleep(Duration::from_millis(50));
         }
         drop(log);

@@ -1,18 +1,17 @@
 //! A client's connection, request by request.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Buf as _;
-use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep_until};
 
+use super::deadline::Deadline;
 use super::exchange::{Ended, Exchange, Failed};
 use super::framing::Framing;
 use super::head::{Parsed, Passing, Refusal, RequestHead, may_be_complete, request};
@@ -26,11 +25,7 @@ use crate::upstream::{InFlight, Upstream};
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Read at a time while a head is waited for.
-const HEAD_READ: usize = 16 * 1024;
-/// For a client to take the last answer, and how much it may still send meanwhile.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1 << 20;
-
+pub(super) const HEAD_READ: usize = 16 * 1024;
 /// What becomes of a connection.
 pub(crate) enum Left<S> {
     /// It has ended.
@@ -79,24 +74,24 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-struct Session<'p, S> {
-    client: Wire<S>,
-    peer: &'p Peer,
-    settings: Arc<Settings>,
-    closing: watch::Receiver<bool>,
-    deadline: Deadline,
+pub(super) struct Session<'p, S> {
+    pub(super) client: Wire<S>,
+    pub(super) peer: &'p Peer,
+    pub(super) settings: Arc<Settings>,
+    pub(super) closing: watch::Receiver<bool>,
+    pub(super) deadline: Deadline,
     /// The head that an upstream is sent.
-    upward: Vec<u8>,
+    pub(super) upward: Vec<u8>,
     /// The head that the client is sent.
-    downward: Vec<u8>,
-    served: u64,
+    pub(super) downward: Vec<u8>,
+    pub(super) served: u64,
     /// What the log is to say.
-    entry: Option<(Arc<AccessLog>, Entry)>,
-    outcome: Outcome,
+    pub(super) entry: Option<(Arc<AccessLog>, Entry)>,
+    pub(super) outcome: Outcome,
 }
 
 /// How a request has ended.
-enum Turn {
+pub(super) enum Turn {
     /// The client may send another one.
     Next,
     /// Nothing more is to be said.
@@ -382,114 +377,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Turn::Linger
         }
     }
-
-    /// The client is to come by TLS.
-    async fn redirect(&mut self, port: u16, head: &RequestHead) -> Turn {
-        let location = location(&self.upward, port);
-        let Some(location) = location else {
-            let why = "no Host to be redirected to";
-            return self.refuse(Refusal { status: 400, why }).await;
-        };
-        let stays = head.keep_alive && head.is_11 && head.framing == Framing::Nothing;
-        let moved = Refusal {
-            status: 308,
-            why: "it is served by https",
-        };
-        self.answer(moved, &format!("location: {location}\r\n"), stays, head.is_head)
-            .await;
-        if stays { Turn::Next } else { Turn::Linger }
-    }
-
-    /// The client's connection is not understood any more.
-    async fn refuse(&mut self, refusal: Refusal) -> Turn {
-        self.answer(refusal, "", false, false).await;
-        Turn::Linger
-    }
-
-    /// An answer of the proxy's own.
-    async fn answer(&mut self, refusal: Refusal, extra: &str, stays: bool, is_head: bool) {
-        let Refusal { status, why } = refusal;
-        self.peer.front.count_answer(status);
-        self.outcome = Outcome {
-            status,
-            bytes: why.len() as u64 + 1,
-            upstream: None,
-        };
-        let reason = StatusCode::from_u16(status)
-            .ok()
-            .and_then(|status| status.canonical_reason());
-        let reason = reason.unwrap_or_default();
-        let connection = if stays { "" } else { "connection: close\r\n" };
-        let body = if is_head {
-            String::new()
-        } else {
-            format!("{why}\n")
-        };
-        let text = format!(
-            "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{extra}{connection}\r\n{body}",
-            why.len() + 1,
-        );
-        self.client.going.extend_from_slice(text.as_bytes());
-        self.deadline.set(LINGER);
-        let Session { client, deadline, .. } = self;
-        // Whoever does not take it in time does not get it.
-        poll_fn(|context| match client.poll_flush(context) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => deadline.poll(context),
-        })
-        .await;
-    }
-
-    /// Ends the connection so that the client can read what it was sent: with something unread on our side the system would reset it.
-    async fn linger(&mut self) {
-        self.deadline.set(LINGER);
-        let Session { client, deadline, .. } = self;
-        let mut left = LINGER_BYTES;
-        let mut shut = false;
-        poll_fn(|context| {
-            if !shut {
-                match Pin::new(&mut client.io).poll_shutdown(context) {
-                    Poll::Ready(Ok(())) => shut = true,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => return deadline.poll(context),
-                }
-            }
-            loop {
-                client.come.clear();
-                match client.poll_fill(HEAD_READ, context) {
-                    Poll::Ready(Ok(count @ 1..)) if count <= left => left -= count,
-                    Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => return deadline.poll(context),
-                }
-            }
-        })
-        .await;
-    }
 }
 
 enum Filled {
     Some,
     Nothing,
     Late,
-}
-
-/// Where a request would have gone by TLS: from the head that an upstream would be sent.
-fn location(upward: &[u8], port: u16) -> Option<String> {
-    let mut lines = std::str::from_utf8(upward).ok()?.split("\r\n");
-    let path = lines.next()?.split(' ').nth(1)?;
-    let host = lines
-        .next()?
-        .strip_prefix("host: ")
-        .filter(|host| !host.is_empty())?;
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => host,
-    };
-    let path = if path == "*" { "/" } else { path };
-    Some(match port {
-        443 => format!("https://{name}{path}"),
-        port => format!("https://{name}:{port}{path}"),
-    })
 }
 
 const fn bad_gateway() -> Refusal {
@@ -518,38 +411,4 @@ async fn join<S: AsyncRead + AsyncWrite + Unpin>(mut client: Wire<S>, mut upstre
     };
     // How it ends is theirs to know.
     drop(first.await);
-}
-
-/// A time that is put off with every request, without a timer being set for each.
-struct Deadline {
-    due: tokio::time::Instant,
-    armed: Pin<Box<Sleep>>,
-}
-
-impl Deadline {
-    fn new() -> Deadline {
-        let due = tokio::time::Instant::now() + Duration::from_secs(3600);
-        Deadline {
-            due,
-            armed: Box::pin(sleep_until(due)),
-        }
-    }
-
-    fn set(&mut self, within: Duration) {
-        self.due = tokio::time::Instant::now() + within;
-        if self.due < self.armed.deadline() {
-            self.armed.as_mut().reset(self.due);
-        }
-    }
-
-    /// Is it over?
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while self.armed.as_mut().poll(context).is_ready() {
-            if self.due <= tokio::time::Instant::now() {
-                return Poll::Ready(());
-            }
-            self.armed.as_mut().reset(self.due);
-        }
-        Poll::Pending
-    }
 }

@@ -1,0 +1,40 @@
+//! Certificates for tests.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::place::Place;
+
+/// A certificate for a host and its key, as files of a name, signed by itself.
+///
+/// # Panics
+/// openssl does not make it.
+pub fn certificate(place: &Place, name: &str, host: &str) -> [PathBuf; 2] {
+    let files = ["crt", "key"].map(|kind| place.path().join(format!("{name}.{kind}")));
+    let done = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args([
+            "-subj",
+            &format!("/CN={host}"),
+            "-addext",
+            &format!("subjectAltName=DNS:{host}"),
+        ])
+        .arg("-out")
+        .arg(&files[0])
+        .arg("-keyout")
+        .arg(&files[1])
+        .output()
+        .expect("openssl runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    files
+}

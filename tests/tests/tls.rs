@@ -1,0 +1,128 @@
+//! TLS at the edge of the proxy.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::certificate::certificate;
+use rpm_e2e::place::Place;
+use rpm_e2e::raw::Connection;
+use rpm_testkit::{Port, Rpm, wait_until};
+use serde_json::Value;
+
+const BOUND: Duration = Duration::from_secs(20);
+
+fn edge(instances: &str, port: &Port) -> App {
+    App::cluster("edge.js", instances)
+        .args(["--name", "edge", "--balance", "proxy"])
+        .port(port)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("it is UTF-8")
+}
+
+/// What curl gets from a host, which it takes for this machine, if it trusts this certificate.
+fn curl(host: &str, port: &Port, trusted: &Path, more: &[&str]) -> Output {
+    let number = port.number();
+    Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "20",
+            "--cacert",
+            text(trusted),
+        ])
+        .args(["--resolve", &format!("{host}:{number}:127.0.0.1")])
+        .args(["--write-out", "\n%{http_version} %{http_code}"])
+        .args(more)
+        .arg(format!("https://{host}:{number}/"))
+        .output()
+        .expect("curl runs")
+}
+
+fn answered(done: &Output) -> (Value, String) {
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let (body, last) = text.rsplit_once('\n').expect("two lines");
+    assert!(
+        done.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    (serde_json::from_str(body).expect("JSON"), last.to_owned())
+}
+
+#[test]
+fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for() {
+    let (rpm, place, port, plain) = (Rpm::new(), Place::new(), Port::reserve(), Port::reserve());
+    let [first, second] = ["a.test", "b.test"].map(|host| certificate(&place, host, host));
+    let plain_port = plain.number().to_string();
+    edge("2", &port)
+        .args(["--tls-cert", text(&first[0]), "--tls-key", text(&first[1])])
+        .args(["--tls-cert", text(&second[0]), "--tls-key", text(&second[1])])
+        .args(["--redirect-http", &plain_port])
+        .start(&rpm);
+    for (host, own) in [("a.test", &first), ("b.test", &second)] {
+        let (seen, version) = answered(&curl(host, &port, &own[0], &[]));
+        assert_eq!(version, "2 200", "HTTP/2 is agreed on");
+        assert_eq!(seen["headers"]["x-forwarded-proto"], "https", "{seen}");
+        let (seen, version) = answered(&curl(host, &port, &own[0], &["--http1.1"]));
+        assert_eq!(version, "1.1 200");
+        let forwarded = format!("for=127.0.0.1;proto=https;host=\"{host}:{}\"", port.number());
+        assert_eq!(seen["headers"]["forwarded"], forwarded.as_str());
+    }
+    let other = curl("a.test", &port, &second[0], &[]);
+    assert_eq!(other.status.code(), Some(60), "it is not the other's certificate");
+    let mut connection = Connection::open(&plain);
+    connection.send("GET /x?y HTTP/1.1\r\nHost: a.test:80\r\n\r\n");
+    let answer = connection.answer();
+    assert_eq!(answer.status, 308);
+    let location = format!("location: https://a.test:{}/x?y\r\n", port.number());
+    assert!(answer.head.contains(&location), "{}", answer.head);
+    rpm.ok(["delete", "edge"]);
+    assert!(std::net::TcpStream::connect(("127.0.0.1", plain.number())).is_err());
+}
+
+#[test]
+fn a_certificate_is_replaced_and_nobody_is_cut() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let old = certificate(&place, "old", "a.test");
+    let new = certificate(&place, "new", "a.test");
+    let used = ["used.crt", "used.key"].map(|name| place.path().join(name));
+    let put = |files: &[PathBuf; 2]| {
+        for (from, to) in files.iter().zip(&used) {
+            std::fs::copy(from, to).expect("it is copied");
+        }
+    };
+    put(&old);
+    edge("1", &port)
+        .args(["--tls-cert", text(&used[0]), "--tls-key", text(&used[1])])
+        .start(&rpm);
+    assert!(curl("a.test", &port, &old[0], &[]).status.success());
+    // Half of it: the old one goes on.
+    std::fs::copy(&new[0], &used[0]).expect("it is copied");
+    wait_until(
+        "it is seen that they do not fit",
+        BOUND,
+        || {
+            assert!(
+                curl("a.test", &port, &old[0], &[]).status.success(),
+                "{}",
+                rpm.log()
+            );
+            rpm.log()
+        },
+        |log| log.contains("those of before go on"),
+    );
+    put(&new);
+    let served = |trusted: &PathBuf| curl("a.test", &port, trusted, &[]).status.success();
+    wait_until(
+        "the new one is served",
+        BOUND,
+        || served(&new[0]),
+        |served| *served,
+    );
+    assert!(!served(&old[0]));
+}
