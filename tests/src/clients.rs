@@ -54,7 +54,9 @@ impl Clients {
         Clients::of(&Kind::ALL.map(load))
     }
 
-    fn of(loads: &[Load]) -> Clients {
+    /// Begins to send these.
+    #[must_use]
+    pub fn of(loads: &[Load]) -> Clients {
         let start = |load: &Load| (load.kind, Traffic::start(load));
         Clients {
             kinds: loads.iter().map(start).collect(),

@@ -382,3 +382,36 @@ fn what_the_proxy_is_to_do_is_changed_by_a_reload_without_a_loss() {
             .contains("set-cookie: worker=")
     );
 }
+
+#[test]
+fn an_app_that_serves_does_not_go_behind_the_proxy_by_a_reload() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let file = |balance: &str| {
+        let (script, port) = (fixture("edge.js"), port.number());
+        let script = text(&script);
+        place.write(
+            "ecosystem.json",
+            &format!(
+                r#"{{"apps": [{{"name": "edge", "script": {script:?}, "instances": 2, "balance": {balance:?}, "env": {{"PORT": "{port}"}}}}]}}"#
+            ),
+        );
+    };
+    let run = |verb: &str| {
+        let mut command = rpm.command([verb, "ecosystem.json"]);
+        let done = command.current_dir(place.path()).output().expect("it runs");
+        (
+            done.status.success(),
+            String::from_utf8_lossy(&done.stderr).into_owned(),
+        )
+    };
+    file("direct");
+    assert!(run("start").0);
+    file("proxy");
+    let (done, said) = run("reload");
+    assert!(
+        !done && said.contains("cannot change to `balance: proxy`") && said.contains("delete it"),
+        "{said}"
+    );
+    assert_eq!(rpm.describe("edge").plane, "direct");
+    assert_eq!(Connection::open(&port).get("/").status, 200);
+}

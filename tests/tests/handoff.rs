@@ -273,6 +273,6 @@ fn other_programs_are_told_what_they_need() {
     );
     assert!(
         rpm.fails(["start", "/bin/cat", "--balance", "proxxy"])
-            .contains("expected auto, direct or handoff")
+            .contains("expected auto, direct, handoff or proxy")
     );
 }

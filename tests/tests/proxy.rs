@@ -11,7 +11,7 @@ use rpm_e2e::complaint::assert_says;
 use rpm_e2e::outside::{freeze, kill, thaw};
 use rpm_e2e::place::Place;
 use rpm_e2e::raw::Connection;
-use rpm_testkit::{Outcome, Port, Process, Rpm, Status, wait_until};
+use rpm_testkit::{Outcome, Port, Process, Rpm, Status, node, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
@@ -218,16 +218,7 @@ fn heads_are_made_for_whom_they_go_to() {
 #[test]
 fn a_websocket_goes_through_and_ends_with_its_worker() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
-    // What is needed of the protocol: it switches, and echoes bytes.
-    place.write(
-        "app.js",
-        "const s = require('http').createServer((q, r) => r.end('http'));
-        s.on('upgrade', (q, socket) => {
-            socket.write('HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: echo\\r\\nConnection: Upgrade\\r\\n\\r\\n');
-            socket.pipe(socket);
-        });
-        s.listen(process.env.PORT);",
-    );
+    place.write("app.js", ECHO);
     let mut start = rpm.command(["start", "app.js", "-n", "app", "-i", "1", "--balance", "proxy"]);
     start
         .current_dir(place.path())
@@ -274,6 +265,59 @@ fn clients_may_speak_http_2() {
         served.into_values().collect::<Vec<_>>(),
         [2, 2],
         "each worker has half"
+    );
+}
+
+/// What it needs of a WebSocket: it switches, and echoes bytes.
+const ECHO: &str = "const s = require('http').createServer((q, r) => r.end('http'));
+    s.on('upgrade', (q, socket) => {
+        socket.write(`HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: ${q.headers.upgrade}\\r\\nConnection: Upgrade\\r\\n\\r\\n`);
+        socket.pipe(socket);
+    });
+    s.listen(process.env.PORT);";
+
+#[test]
+fn websockets_come_over_http_2_too() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write("app.js", ECHO);
+    place.write(
+        "client.js",
+        "const client = require('http2').connect(`http://127.0.0.1:${process.env.PORT}`);
+        client.on('remoteSettings', (settings) => {
+            if (!settings.enableConnectProtocol) throw new Error('not offered');
+            const socket = client.request({ ':method': 'CONNECT', ':protocol': 'websocket', ':path': '/chat', 'sec-websocket-version': '13' });
+            socket.on('response', (head) => { console.log(head[':status']); socket.write('ping'); });
+            socket.on('data', (data) => { console.log(String(data)); client.destroy(); });
+        });",
+    );
+    let mut start = rpm.command(["start", "app.js", "-n", "app", "-i", "1", "--balance", "proxy"]);
+    start
+        .current_dir(place.path())
+        .env("PORT", port.number().to_string());
+    assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
+    let client = Command::new(node(22))
+        .arg(place.path().join("client.js"))
+        .env("PORT", port.number().to_string())
+        .output()
+        .expect("Node runs");
+    let said = String::from_utf8_lossy(&client.stdout).into_owned();
+    assert_eq!(said, "200\nping\n", "{}", String::from_utf8_lossy(&client.stderr));
+}
+
+#[test]
+fn a_client_that_nobody_here_wrote_is_served_over_http_2() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("2", &port).start(&rpm);
+    let done = Command::new("h2load")
+        .args(["-n", "2000", "-c", "10", "-m", "10", "-T", "20"])
+        .arg(format!("http://127.0.0.1:{}/", port.number()))
+        .output()
+        .expect("h2load runs");
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(
+        said.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout")
+            && said.contains("status codes: 2000 2xx"),
+        "{said}"
     );
 }
 

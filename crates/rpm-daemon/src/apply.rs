@@ -6,7 +6,7 @@ use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest, Change, ExecMode
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use crate::app::{self, App, Plane};
+use crate::app::{self, App, Plane, is_handed, is_proxied};
 use crate::commands::{Accepted, failure};
 use crate::supervisor::Supervisor;
 
@@ -141,9 +141,29 @@ impl Supervisor {
         }
     }
 
+    /// The sockets of an app that serves are the workers' or the proxy's: they are not exchanged by a reload.
+    fn stays_where_it_is(&self, id: AppId, spec: &AppSpec) -> Result<(), ApiError> {
+        let serves = self.has_slots(id);
+        let present = self.present_spec(id).filter(|_| serves);
+        let moved = present
+            .is_some_and(|old| is_proxied(old) != is_proxied(spec) || is_handed(old) != is_handed(spec));
+        if !moved {
+            return Ok(());
+        }
+        let name = &spec.name;
+        Err(failure(
+            format!(
+                "{name} cannot change to `balance: {}` while it serves; it goes on as it is",
+                spec.balance
+            ),
+            Some("delete it and start it anew: its clients are refused in between"),
+        ))
+    }
+
     /// A revision of this specification.
     fn revise(&mut self, id: AppId, spec: AppSpec) -> Result<Revision, ApiError> {
         let name = self.label(id);
+        self.stays_where_it_is(id, &spec)?;
         let view = self.core.app(id);
         let keep: Vec<Revision> = view
             .map(|view| {

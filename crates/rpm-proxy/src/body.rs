@@ -1,12 +1,19 @@
 //! Bodies on their way: what the upstream sends is passed on as it comes, and tells when it is complete.
 
+use std::cell::Cell;
+use std::error::Error;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http_body_util::Full;
+use hyper::Request;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::header::{REFERER, USER_AGENT};
 
+use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::compress::Gzip;
 use crate::pool::{Connection, Pools};
 use crate::upstream::InFlight;
@@ -14,37 +21,105 @@ use crate::upstream::InFlight;
 /// The body of a request to an upstream.
 pub(crate) enum Upward {
     /// The client's, as it comes.
-    Client(Incoming),
+    Client(Box<FromClient>),
     /// None: it can be sent again.
     Nothing,
 }
 
+/// A client's body, and how much of it may still come.
+pub(crate) struct FromClient {
+    body: Incoming,
+    left: u64,
+    /// It was more.
+    over: Rc<Cell<bool>>,
+}
+
+impl Upward {
+    /// Up to `max` bytes; `over` says whether there were more.
+    pub(crate) fn client(body: Incoming, max: u64, over: Rc<Cell<bool>>) -> Upward {
+        Upward::Client(Box::new(FromClient {
+            body,
+            left: max,
+            over,
+        }))
+    }
+}
+
 impl Body for Upward {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Box<dyn Error + Send + Sync>;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Upward::Client(body) => Pin::new(body).poll_frame(context),
-            Upward::Nothing => Poll::Ready(None),
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Upward::Client(from) = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut from.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let Some(left) = from.left.checked_sub(data.len() as u64) else {
+                from.over.set(true);
+                return Poll::Ready(Some(Err("the body is longer than allowed".into())));
+            };
+            from.left = left;
         }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Upward::Client(body) => body.is_end_stream(),
+            Upward::Client(from) => from.body.is_end_stream(),
             Upward::Nothing => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Upward::Client(body) => body.size_hint(),
+            Upward::Client(from) => from.body.size_hint(),
             Upward::Nothing => SizeHint::with_exact(0),
         }
+    }
+}
+
+/// A line of the access log that is written when the answer has ended.
+pub(crate) struct Line {
+    log: Arc<AccessLog>,
+    entry: Entry,
+    client: IpAddr,
+    outcome: Outcome,
+}
+
+impl Line {
+    pub(crate) fn new(log: Arc<AccessLog>, client: IpAddr, request: &Request<Incoming>) -> Line {
+        let mut entry = Entry::new(&format!(
+            "{} {} HTTP/2",
+            request.method(),
+            request.uri().path_and_query().map_or("*", |it| it.as_str())
+        ));
+        entry.field("host", request.uri().host().unwrap_or_default());
+        for name in [REFERER, USER_AGENT] {
+            let value = request.headers().get(&name).and_then(|value| value.to_str().ok());
+            entry.field(name.as_str(), value.unwrap_or_default());
+        }
+        Line {
+            log,
+            entry,
+            client,
+            outcome: Outcome {
+                status: 0,
+                bytes: 0,
+                upstream: None,
+            },
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.log.add(&self.entry, self.client, self.outcome);
     }
 }
 
@@ -53,7 +128,29 @@ pub(crate) enum Downward {
     /// The upstream's.
     Upstream(Box<Passing>),
     /// The proxy's own.
-    Own(Full<Bytes>),
+    Own(Full<Bytes>, Option<Box<Line>>),
+}
+
+impl Downward {
+    /// None.
+    pub(crate) fn nothing() -> Downward {
+        Downward::Own(Full::default(), None)
+    }
+
+    /// Has the answer noted when it has ended.
+    pub(crate) fn note(&mut self, mut line: Line, status: u16) {
+        line.outcome.status = status;
+        match self {
+            Downward::Upstream(passing) => {
+                line.outcome.upstream = Some(passing.in_flight.upstream().key());
+                passing.line = Some(line);
+            }
+            Downward::Own(body, noted) => {
+                line.outcome.bytes = body.size_hint().exact().unwrap_or(0);
+                *noted = Some(Box::new(line));
+            }
+        }
+    }
 }
 
 /// An upstream's body, and what it occupies until it is complete.
@@ -67,6 +164,10 @@ pub(crate) struct Passing {
     pub(crate) pools: Rc<Pools>,
     /// It is compressed on its way.
     pub(crate) gzip: Option<Gzip>,
+    /// What the log is to say of it.
+    pub(crate) line: Option<Line>,
+    /// What has come of it.
+    pub(crate) bytes: u64,
 }
 
 impl Passing {
@@ -77,6 +178,9 @@ impl Passing {
             }
             let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
             self.ended |= frame.is_none();
+            if let Some(Ok(frame)) = &frame {
+                self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
             let Some(gzip) = &mut self.gzip else {
                 return Poll::Ready(frame);
             };
@@ -101,6 +205,9 @@ impl Passing {
 
 impl Drop for Passing {
     fn drop(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.outcome.bytes = self.bytes;
+        }
         if let Some(connection) = self.connection.take()
             && (self.ended || self.body.is_end_stream())
         {
@@ -122,7 +229,7 @@ impl Body for Downward {
         match self.get_mut() {
             Downward::Upstream(passing) => passing.poll_body(context),
             // It cannot fail.
-            Downward::Own(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Downward::Own(body, _) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
         }
     }
 
@@ -130,7 +237,7 @@ impl Body for Downward {
         match self {
             Downward::Upstream(passing) if passing.gzip.is_some() => passing.ended,
             Downward::Upstream(passing) => passing.body.is_end_stream(),
-            Downward::Own(body) => body.is_end_stream(),
+            Downward::Own(body, _) => body.is_end_stream(),
         }
     }
 
@@ -138,7 +245,7 @@ impl Body for Downward {
         match self {
             Downward::Upstream(passing) if passing.gzip.is_some() => SizeHint::default(),
             Downward::Upstream(passing) => passing.body.size_hint(),
-            Downward::Own(body) => body.size_hint(),
+            Downward::Own(body, _) => body.size_hint(),
         }
     }
 }

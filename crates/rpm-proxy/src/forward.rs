@@ -1,5 +1,6 @@
 //! One request that came over HTTP/2: an upstream is chosen, it is sent, and tried again where that is right.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,21 +8,23 @@ use std::time::Instant;
 use http_body_util::Full;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap,
-    HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE, VARY,
 };
 use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::timeout;
 
 use crate::attempt::{Attempts, Unavailable};
-use crate::body::{Downward, Passing, Upward};
+use crate::body::{Downward, Line, Passing, Upward};
 use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
 use crate::front::{Front, Settings};
 use crate::headers::{Refused, is_replayable, to_client, to_upstream};
 use crate::pool::{Connection, connect};
 use crate::serve::Peer;
 use crate::upstream::{InFlight, Upstream};
+use crate::websocket;
 
 /// Why a client gets an answer of the proxy's own.
 enum Failure {
@@ -32,31 +35,48 @@ enum Failure {
     Bad,
     /// It took too long.
     Slow,
+    /// The body of the request is longer than allowed.
+    TooLong,
 }
 
 /// Answers a request.
 pub(crate) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response<Downward> {
     peer.front.earn_retry();
-    let response = match exchange(peer, request).await {
+    let line = peer.front.log().map(|log| Line::new(log, peer.ip, &request));
+    let mut response = match exchange(peer, request).await {
         Ok(response) => response,
         Err(failure) => failure.response(&peer.front),
     };
-    peer.front.count_answer(response.status().as_u16());
+    let status = response.status().as_u16();
+    peer.front.count_answer(status);
+    if let Some(line) = line {
+        response.body_mut().note(line, status);
+    }
     response
 }
 
-async fn exchange(peer: &Peer, request: Request<Incoming>) -> Result<Response<Downward>, Failure> {
-    if request.method() == Method::CONNECT {
+async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Response<Downward>, Failure> {
+    let websocket = websocket::is_asked_for(&request);
+    if request.method() == Method::CONNECT && !websocket {
         return Err(Failure::Refused(Refused("CONNECT")));
     }
     let settings = peer.front.settings();
+    let client = websocket.then(|| hyper::upgrade::on(&mut request));
     let gzip = settings.compress && knows_gzip(request.headers());
-    let has_body = !request.body().is_end_stream();
+    let sticky = settings
+        .cookie
+        .as_deref()
+        .and_then(|name| cookie(request.headers(), name));
+    let has_body = !websocket && !request.body().is_end_stream();
     let (mut parts, body) = request.into_parts();
     to_upstream(&mut parts, &peer.client, settings.trust_forwarded).map_err(Failure::Refused)?;
-    let replay = is_replayable(&parts.method, has_body).then(|| Head::of(&parts));
+    if websocket {
+        websocket::ask(&mut parts, peer.front.now_ms());
+    }
+    let replay = (!websocket && is_replayable(&parts.method, has_body)).then(|| Head::of(&parts));
+    let over = Rc::new(Cell::new(false));
     let body = if has_body {
-        Upward::Client(body)
+        Upward::client(body, settings.max_body, Rc::clone(&over))
     } else {
         Upward::Nothing
     };
@@ -64,14 +84,59 @@ async fn exchange(peer: &Peer, request: Request<Incoming>) -> Result<Response<Do
         peer,
         request: Some(Request::from_parts(parts, body)),
         replay,
-        attempts: Attempts::new(&peer.front, Arc::clone(&settings), peer.ip, None),
+        attempts: Attempts::new(&peer.front, Arc::clone(&settings), peer.ip, sticky),
         settings,
     };
-    loop {
-        if let Some(answer) = attempt.once().await? {
-            return Ok(deliver(peer, answer, gzip));
+    let answer = loop {
+        match attempt.once().await {
+            Ok(Some(answer)) => break answer,
+            Ok(None) => {}
+            Err(_) if over.get() => return Err(Failure::TooLong),
+            Err(failure) => return Err(failure),
         }
+    };
+    let set = peer.cookie_for(sticky, answer.in_flight.upstream());
+    let mut response = match client {
+        Some(client) => switch(peer, client, answer),
+        None => deliver(peer, answer, gzip),
+    };
+    if let Some(set) = set.and_then(|set| HeaderValue::try_from(set).ok()) {
+        response.headers_mut().append(SET_COOKIE, set);
     }
+    Ok(response)
+}
+
+/// A WebSocket, if the worker wants it.
+fn switch(peer: &Peer, client: OnUpgrade, answer: Answer) -> Response<Downward> {
+    let Answer {
+        response,
+        connection,
+        in_flight,
+    } = answer;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return websocket::join(client, response, in_flight);
+    }
+    deliver(
+        peer,
+        Answer {
+            response,
+            connection,
+            in_flight,
+        },
+        false,
+    )
+}
+
+/// Which worker the cookie names.
+fn cookie(headers: &HeaderMap, name: &str) -> Option<u32> {
+    let lines = headers
+        .get_all(COOKIE)
+        .into_iter()
+        .filter_map(|line| line.to_str().ok());
+    let mut pairs = lines
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name)?.1.parse().ok()
 }
 
 /// What is needed of a request to send it again.
@@ -201,6 +266,8 @@ fn deliver(peer: &Peer, answer: Answer, gzip: bool) -> Response<Downward> {
     }
     let passing = Passing {
         gzip: gzip.then(Gzip::new),
+        line: None,
+        bytes: 0,
         body,
         ended: false,
         in_flight,
@@ -236,7 +303,7 @@ fn weaken(headers: &mut HeaderMap) {
 }
 
 fn own(text: &'static str) -> Downward {
-    Downward::Own(Full::new(Bytes::from_static(text.as_bytes())))
+    Downward::Own(Full::new(Bytes::from_static(text.as_bytes())), None)
 }
 
 impl Failure {
@@ -248,6 +315,7 @@ impl Failure {
                 front.count_unavailable();
                 (StatusCode::SERVICE_UNAVAILABLE, why.text())
             }
+            Failure::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "a body that is too long\n"),
             Failure::Bad => (StatusCode::BAD_GATEWAY, "the worker has not answered\n"),
             Failure::Slow => (
                 StatusCode::GATEWAY_TIMEOUT,

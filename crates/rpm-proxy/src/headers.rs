@@ -1,5 +1,7 @@
 //! What a proxy changes in the head of a message: fields of one connection end here (RFC 9110, 7.6.1), and the client is named.
 
+use std::net::IpAddr;
+
 use hyper::header::{
     CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
     UPGRADE,
@@ -25,6 +27,24 @@ pub struct Client {
     pub forwarded: HeaderValue,
     /// By TLS.
     pub secure: bool,
+}
+
+impl Client {
+    /// Of this address. `None`: it cannot be written in a header, which no address is.
+    #[must_use]
+    pub fn new(ip: IpAddr, secure: bool) -> Option<Client> {
+        let scheme = if secure { "https" } else { "http" };
+        let node = match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        };
+        Some(Client {
+            address: HeaderValue::try_from(ip.to_string()).ok()?,
+            scheme: HeaderValue::from_static(scheme),
+            forwarded: HeaderValue::try_from(format!("for={node};proto={scheme}")).ok()?,
+            secure,
+        })
+    }
 }
 
 /// A request that is refused: two readers might see different messages in it.

@@ -26,6 +26,7 @@ mod tcp;
 mod threads;
 pub mod tls;
 mod upstream;
+mod websocket;
 
 pub use access_log::LogSettings;
 pub use balance::Policy;

@@ -1,7 +1,6 @@
 //! Clients' connections: accepted, and served until they end.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -10,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use hyper::header::HeaderValue;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -25,7 +23,6 @@ use crate::forward::forward;
 use crate::front::Front;
 use crate::headers::Client;
 use crate::health::check;
-use crate::http1::head::RequestHead;
 use crate::http1::{self, Left, Wire};
 use crate::pool::Pools;
 use crate::proxy_protocol::{self, Told};
@@ -64,21 +61,18 @@ impl Peer {
         })
     }
 
-    /// The line of an answer's head by which the client stays with this upstream, if it needs one.
-    pub(crate) fn cookie_for(&self, request: &RequestHead, upstream: &Upstream) -> Vec<u8> {
-        let mut line = String::new();
-        if let Some(name) = &self.front.settings().cookie
-            && request.sticky != Some(upstream.key())
-        {
-            let secure = if self.client.secure { "; Secure" } else { "" };
-            // Writing to a string cannot fail.
-            let _ = write!(
-                line,
-                "set-cookie: {name}={}; Path=/; HttpOnly; SameSite=Lax{secure}\r\n",
-                upstream.key()
-            );
-        }
-        line.into_bytes()
+    /// The cookie by which the client stays with this upstream, if it needs one. `sticky`: what its own says.
+    pub(crate) fn cookie_for(&self, sticky: Option<u32>, upstream: &Upstream) -> Option<String> {
+        let settings = self.front.settings();
+        let name = settings
+            .cookie
+            .as_ref()
+            .filter(|_| sticky != Some(upstream.key()))?;
+        let secure = if self.client.secure { "; Secure" } else { "" };
+        Some(format!(
+            "{name}={}; Path=/; HttpOnly; SameSite=Lax{secure}",
+            upstream.key()
+        ))
     }
 }
 
@@ -236,6 +230,7 @@ where
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .enable_connect_protocol()
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(header_timeout));
     let io = TokioIo::new(Rewound::new(wire.come.freeze(), wire.io));
@@ -262,22 +257,5 @@ where
 {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(async move { drop(future.await) });
-    }
-}
-
-impl Client {
-    /// Of this address.
-    pub(crate) fn new(ip: IpAddr, secure: bool) -> Option<Client> {
-        let scheme = if secure { "https" } else { "http" };
-        let node = match ip {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("\"[{ip}]\""),
-        };
-        Some(Client {
-            address: HeaderValue::try_from(ip.to_string()).ok()?,
-            scheme: HeaderValue::from_static(scheme),
-            forwarded: HeaderValue::try_from(format!("for={node};proto={scheme}")).ok()?,
-            secure,
-        })
     }
 }

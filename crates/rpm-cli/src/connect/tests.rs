@@ -1,8 +1,9 @@
 //! Start-up against programs that pretend to be the daemon.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
+use std::io::Write as _;
 use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 
 use super::*;
 
@@ -15,8 +16,18 @@ impl Fixture {
         let _ = fs::remove_dir_all(&root);
         fs::create_dir(&root).expect("directory");
         let program = root.join("program");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("script");
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("mode");
+        // Written by another process: a child that another test forks meanwhile would hold it open for writing, and then it cannot be executed.
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+            .arg(&program)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let text = format!("#!/bin/sh\n{script}\n");
+        let mut input = writer.stdin.take().expect("its input");
+        input.write_all(text.as_bytes()).expect("script");
+        drop(input);
+        assert!(writer.wait().expect("it ends").success());
         Fixture(root)
     }
 

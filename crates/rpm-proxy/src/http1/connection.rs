@@ -289,12 +289,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let front = &self.peer.front;
         let settings = Arc::clone(&self.settings);
         let stays = !*self.closing.borrow();
-        let extra = self.peer.cookie_for(head, upstream);
+        let cookie = self.peer.cookie_for(head.sticky, upstream);
+        let extra = cookie
+            .map(|cookie| format!("set-cookie: {cookie}\r\n"))
+            .unwrap_or_default();
         wire.going.extend_from_slice(&self.upward);
         let mut exchange = Exchange::new(
             (&mut self.client, wire),
             head,
-            (stays, &extra),
+            (stays, extra.as_bytes()),
             settings.max_body,
             &mut self.downward,
         );
@@ -345,13 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             Some(Err(failed)) => Err((failed, taken)),
             None if answered.is_some() => Err((Failed::Broken, taken)),
-            None => {
-                let slow = Refusal {
-                    status: 504,
-                    why: "the worker has not answered in time",
-                };
-                Err((Failed::BadAnswer(slow), taken))
-            }
+            None => Err((Failed::BadAnswer(too_slow()), taken)),
         }
     }
 
@@ -383,6 +380,13 @@ enum Filled {
     Some,
     Nothing,
     Late,
+}
+
+const fn too_slow() -> Refusal {
+    Refusal {
+        status: 504,
+        why: "the worker has not answered in time",
+    }
 }
 
 const fn bad_gateway() -> Refusal {

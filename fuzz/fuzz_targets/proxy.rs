@@ -1,0 +1,67 @@
+//! What clients and workers send to the proxy: heads in both directions, chunks, and the PROXY protocol. What it passes on it would accept
+//! itself, and takes for the same thing.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rpm_proxy::headers::Client;
+use rpm_proxy::http1::framing::{Framing, Scanner};
+use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, request, response};
+use rpm_proxy::proxy_protocol;
+
+fuzz_target!(|data: &[u8]| {
+    let client = Client::new([192, 0, 2, 7].into(), false).expect("a client");
+    let passing = Passing {
+        client: &client,
+        trusted: data.len() % 2 == 0,
+        compress: true,
+        cookie: Some("worker"),
+    };
+    let mut out = Vec::new();
+    if let Parsed::Complete(length, head) = request(data, passing, &mut out) {
+        assert!(length <= data.len());
+        let mut again = Vec::new();
+        match request(&out, passing, &mut again) {
+            Parsed::Complete(all, same) => {
+                assert_eq!(all, out.len(), "one head, and nothing after it");
+                assert_eq!((same.framing, same.is_head), (head.framing, head.is_head));
+            }
+            // HTTP/1.0 needs no host, and what goes out is HTTP/1.1.
+            Parsed::Refused(_) if !head.is_11 => {}
+            other => panic!("{other:?}: {}", String::from_utf8_lossy(&out)),
+        }
+    }
+    let to = RequestHead {
+        framing: Framing::Nothing,
+        keep_alive: true,
+        is_11: data.first().is_some_and(|byte| byte % 2 == 0),
+        is_head: data.first().is_some_and(|byte| byte % 5 == 0),
+        is_idempotent: true,
+        upgrades: data.first().is_some_and(|byte| byte % 3 == 0),
+        gzip: true,
+        sticky: None,
+    };
+    let _ = response(data, &to, true, b"", &mut out);
+    // In pieces of any size a body is the same.
+    let mut whole = Scanner::new(Framing::Chunked);
+    let (mut all, mut parts) = (Vec::new(), Vec::new());
+    let read = whole.scan(data, |bytes| all.extend_from_slice(bytes));
+    let mut pieces = Scanner::new(Framing::Chunked);
+    let mut used = Ok(0);
+    for piece in data.chunks(3) {
+        match pieces.scan(piece, |bytes| parts.extend_from_slice(bytes)) {
+            Ok(count) => used = used.map(|used| used + count),
+            Err(error) => used = Err(error),
+        }
+        if used.is_err() || pieces.is_done() {
+            break;
+        }
+    }
+    assert_eq!(read, used);
+    if read.is_ok() {
+        assert_eq!((all, whole.is_done()), (parts, pieces.is_done()));
+    }
+    if let proxy_protocol::Told::Complete(length, _) = proxy_protocol::read(data) {
+        assert!(length <= data.len());
+    }
+});
