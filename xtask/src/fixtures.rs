@@ -95,8 +95,9 @@ fn npm_ci(directory: &Path, npm: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::io::Write as _;
     use std::path::PathBuf;
+    use std::process::Stdio;
 
     /// A directory with a lock file and an `npm` that counts its calls; gone when dropped.
     struct Sandbox(PathBuf);
@@ -107,9 +108,18 @@ mod tests {
             fs::create_dir_all(&directory).expect("temporary directory");
             fs::write(directory.join("package-lock.json"), "one").expect("lock file");
             let script = format!("#!/bin/sh\necho \"$1\" >> calls\nexit {exit}\n");
-            fs::write(directory.join("npm"), script).expect("script");
-            let executable = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(directory.join("npm"), executable).expect("permissions");
+            // Written by another process: a child that another test forks meanwhile would hold it open for writing, and then it cannot
+            // be executed.
+            let mut writer = Command::new("/bin/sh")
+                .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+                .arg(directory.join("npm"))
+                .stdin(Stdio::piped())
+                .spawn()
+                .expect("a shell");
+            let mut input = writer.stdin.take().expect("its input");
+            input.write_all(script.as_bytes()).expect("script");
+            drop(input);
+            assert!(writer.wait().expect("it ends").success());
             Sandbox(directory)
         }
 
@@ -164,6 +174,7 @@ mod tests {
         let error = hold(&path, Duration::ZERO).expect_err("taken");
         assert!(error.to_string().contains("another install"), "{error}");
         drop(held);
-        hold(&path, Duration::ZERO).expect("free again");
+        // A child that another test forks meanwhile has the lock, too, until it executes its program.
+        hold(&path, Duration::from_secs(20)).expect("free again");
     }
 }
