@@ -1,6 +1,5 @@
 //! One request and its answer, between two connections.
 
-use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::Buf as _;
@@ -9,11 +8,9 @@ use tokio::net::TcpStream;
 
 use super::framing::Scanner;
 use super::head::{Parsed, Refusal, RequestHead, ResponseHead, response};
-use super::wire::{Form, Pump, Stuck, Wire};
+use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
 use crate::compress::Gzip;
 
-/// Read at a time until the head of an answer is complete.
-const HEAD_READ: usize = 16 * 1024;
 /// What a client may send ahead while it waits for an answer: further requests.
 const AHEAD: usize = 16 * 1024;
 
@@ -126,12 +123,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         let Some((head, download)) = &mut self.answer else {
             return Poll::Pending;
         };
-        ready!(download.poll(self.upstream, self.client, u64::MAX, context)).map_err(
-            |stuck| match stuck {
-                Stuck::Sink => Failed::Gone,
-                Stuck::Source | Stuck::Framing(_) | Stuck::TooLong => Failed::Broken,
-            },
-        )?;
+        ready!(download.poll(self.upstream, self.client, u64::MAX, context)).map_err(broken)?;
         let clean =
             self.uploaded && !self.deaf && self.upstream.come.is_empty() && self.upstream.going.is_empty();
         Poll::Ready(Ok(Ended::Complete {
@@ -183,38 +175,103 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
                     return Poll::Ready(Err(Failed::Gone));
                 }
             }
-            let filled: Poll<io::Result<usize>> = self.upstream.poll_fill(HEAD_READ, context);
-            match ready!(filled) {
-                Ok(0) | Err(_) => {
-                    let unsent = self.deaf && !self.has_taken();
-                    return Poll::Ready(Err(Failed::Unanswered { unsent }));
-                }
-                Ok(_) => {}
+            match ready!(self.poll_read_head(context))? {
+                Read::More => {}
+                Read::Switched => return Poll::Ready(Ok(Some(Ended::Switched))),
+                Read::Answer => return Poll::Ready(Ok(None)),
             }
-            loop {
-                let stays = self.stays && self.uploaded && !self.deaf;
-                match response(&self.upstream.come, self.request, stays, self.extra, self.out) {
-                    Parsed::Partial => break,
-                    Parsed::Refused(refusal) => return Poll::Ready(Err(Failed::BadAnswer(refusal))),
-                    Parsed::Complete(length, head) => {
-                        self.upstream.come.advance(length);
-                        self.client.going.extend_from_slice(self.out);
-                        if head.status == 101 {
-                            return Poll::Ready(Ok(Some(Ended::Switched)));
-                        }
-                        if head.status >= 200 {
-                            let form = match (head.gzip, head.unchunk) {
-                                (true, _) => Form::Gzip(Box::new(Gzip::new()), self.request.is_11),
-                                (false, true) => Form::Bare,
-                                (false, false) => Form::Same,
-                            };
-                            let download = Pump::new(Scanner::new(head.framing), form);
-                            self.answer = Some((head, download));
-                            return Poll::Ready(Ok(None));
-                        }
+        }
+    }
+
+    /// Reads once. What comes with the head of an answer goes on with it, from the buffer that it was read to.
+    fn poll_read_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Read, Failed>> {
+        let unsent = self.deaf && !self.has_taken();
+        let stays = self.stays && self.uploaded && !self.deaf;
+        let Wire { io, come, .. } = &mut *self.upstream;
+        let mut heads = Heads {
+            client: self.client,
+            request: self.request,
+            stays,
+            extra: self.extra,
+            out: self.out,
+            answer: &mut self.answer,
+        };
+        let read = ready!(poll_scratch(io, context, |bytes, context| {
+            if bytes.is_empty() {
+                return Err(Failed::Unanswered { unsent });
+            }
+            if come.is_empty() {
+                let (used, read) = heads.read(bytes, context)?;
+                come.extend_from_slice(&bytes[used..]);
+                return Ok(read);
+            }
+            come.extend_from_slice(bytes);
+            let mut all = come.split();
+            let (used, read) = heads.read(&all, context)?;
+            all.advance(used);
+            *come = all;
+            Ok(read)
+        }));
+        Poll::Ready(read.unwrap_or(Err(Failed::Unanswered { unsent })))
+    }
+}
+
+/// What reading heads comes to.
+enum Read {
+    /// More must come.
+    More,
+    /// Both sides leave HTTP.
+    Switched,
+    /// That of the answer was read.
+    Answer,
+}
+
+/// Heads of answers on their way to the client.
+struct Heads<'h, S> {
+    client: &'h mut Wire<S>,
+    request: &'h RequestHead,
+    stays: bool,
+    extra: &'h [u8],
+    out: &'h mut Vec<u8>,
+    answer: &'h mut Option<(ResponseHead, Pump)>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
+    /// Passes on what is in these bytes; with it, how many were used.
+    fn read(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<(usize, Read), Failed> {
+        let mut used = 0;
+        loop {
+            match response(&bytes[used..], self.request, self.stays, self.extra, self.out) {
+                Parsed::Partial => return Ok((used, Read::More)),
+                Parsed::Refused(refusal) => return Err(Failed::BadAnswer(refusal)),
+                Parsed::Complete(length, head) => {
+                    used += length;
+                    self.client.going.extend_from_slice(self.out);
+                    if head.status == 101 {
+                        return Ok((used, Read::Switched));
+                    }
+                    if head.status >= 200 {
+                        let form = match (head.gzip, head.unchunk) {
+                            (true, _) => Form::Gzip(Box::new(Gzip::new()), self.request.is_11),
+                            (false, true) => Form::Bare,
+                            (false, false) => Form::Same,
+                        };
+                        let mut download = Pump::new(Scanner::new(head.framing), form);
+                        used += download
+                            .pass(&bytes[used..], self.client, context)
+                            .map_err(broken)?;
+                        *self.answer = Some((head, download));
+                        return Ok((used, Read::Answer));
                     }
                 }
             }
         }
+    }
+}
+
+fn broken(stuck: Stuck) -> Failed {
+    match stuck {
+        Stuck::Sink => Failed::Gone,
+        Stuck::Source | Stuck::Framing(_) | Stuck::TooLong => Failed::Broken,
     }
 }

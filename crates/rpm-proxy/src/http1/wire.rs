@@ -94,6 +94,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
+/// Reads once, to the buffer of the thread, and has it used there. Nothing: the other side has ended.
+pub(crate) fn poll_scratch<S: AsyncRead + Unpin, R>(
+    io: &mut S,
+    context: &mut Context<'_>,
+    consume: impl FnOnce(&[u8], &mut Context<'_>) -> R,
+) -> Poll<io::Result<R>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let count = ready!(read(io, buffer, context))?;
+        Poll::Ready(Ok(consume(&buffer[..count], context)))
+    })
+}
+
 fn read<S: AsyncRead + Unpin>(
     io: &mut S,
     buffer: &mut [u8],
@@ -124,7 +136,7 @@ pub(crate) struct Pump {
 }
 
 /// Why a body does not come to its end.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Stuck {
     /// It cannot be read, or ends early.
     Source,
@@ -225,7 +237,7 @@ impl Pump {
     }
 
     /// Sends what of `bytes` belongs to the body, and says how many they are.
-    fn pass<B: AsyncRead + AsyncWrite + Unpin>(
+    pub(crate) fn pass<B: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         bytes: &[u8],
         to: &mut Wire<B>,
