@@ -6,6 +6,7 @@ mod program;
 mod proxy;
 mod settings;
 mod surroundings;
+mod versions;
 mod words;
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::ResolveError;
 use super::surroundings::{Surroundings, absolute_from, is_executable};
+use super::versions;
 
 /// What `--interpreter` says for: execute the script itself.
 const NO_INTERPRETER: &str = "none";
@@ -85,7 +86,10 @@ pub(super) fn find_interpreter(
                 path,
             })
         }
-        Some(name) => on_path(&[name], "was asked for", around).map(Some),
+        Some(name) => match name.strip_prefix("node@") {
+            Some(version) => versions::node(version, around).map(Some),
+            None => on_path(&[name], "was asked for", around).map(Some),
+        },
         None => match by_extension(script) {
             Some((extension, names)) => on_path(names, &format!("runs .{extension} files"), around).map(Some),
             None => executable(script),

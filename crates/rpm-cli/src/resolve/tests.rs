@@ -280,3 +280,49 @@ fn what_is_not_utf8_is_refused() {
     let error = place.resolve(&args).expect_err("not UTF-8").to_string();
     assert_eq!(error, "an argument is not UTF-8: a\u{fffd}");
 }
+
+#[test]
+fn a_version_of_node_is_the_newest_that_is_installed() {
+    let place = Place::new();
+    place.file("app.js", 0o644);
+    for version in ["v18.1.0", "v20.2.0", "v20.11.1", "v20.9.3", "system"] {
+        place.file(&format!(".nvm/versions/node/{version}/bin/node"), 0o755);
+    }
+    place.file(
+        ".local/share/fnm/node-versions/v22.3.0/installation/bin/node",
+        0o755,
+    );
+    let start = |interpreter: &str| {
+        let args = StartArgs {
+            targets: vec!["app.js".into()],
+            interpreter: Some(interpreter.into()),
+            ..StartArgs::default()
+        };
+        let options = options_of(&args, args.targets.first().map(OsString::as_os_str))?;
+        let mut around = place.around();
+        around.env.insert("HOME".into(), place.text(""));
+        app_spec(&options, &around, None, None).map(|spec| spec.interpreter)
+    };
+    for (wanted, found) in [
+        ("node@20", ".nvm/versions/node/v20.11.1/bin/node"),
+        ("node@v20.2", ".nvm/versions/node/v20.2.0/bin/node"),
+        ("node@18.1.0", ".nvm/versions/node/v18.1.0/bin/node"),
+        (
+            "node@22",
+            ".local/share/fnm/node-versions/v22.3.0/installation/bin/node",
+        ),
+    ] {
+        assert_eq!(
+            start(wanted).expect("it is installed"),
+            Some(place.text(found)),
+            "{wanted}"
+        );
+    }
+    for wanted in ["node@2", "node@21", "node@lts", "node@"] {
+        let error = start(wanted).expect_err("it is not installed").to_string();
+        assert!(
+            error.contains(wanted) && error.contains(".nvm/versions/node"),
+            "{error}"
+        );
+    }
+}
