@@ -104,6 +104,8 @@ fn clients_are_held_to_limits() {
             "300ms",
             "--idle-timeout",
             "1s",
+            "--response-timeout",
+            "1s",
         ])
         .start(&rpm);
     let post = |length: usize, framing: &str, body: &str| {
@@ -124,6 +126,10 @@ fn clients_are_held_to_limits() {
     let mut slow = Connection::open(&port);
     slow.send("GET / HTTP/1.1\r\nHost:");
     assert_eq!(slow.answer().status, 408);
+    // Nor a body: it is not the worker's fault.
+    let mut half = Connection::open(&port);
+    half.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf");
+    assert_eq!(half.answer().status, 408);
     let mut idle = Connection::open(&port);
     assert_eq!(idle.get("/").status, 200);
     assert!(idle.has_ended());

@@ -177,16 +177,25 @@ impl Home {
     }
 }
 
-/// Opens a file for appending that only its owner can read.
+/// Opens a file for appending that only its owner can read. Its directory is made if there is none, as PM2 does.
 ///
 /// # Errors
-/// As `open(2)`.
+/// As `open(2)` and `mkdir(2)`.
 pub fn private_file(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
+    let open = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
+    };
+    match (open(), path.parent()) {
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            open()
+        }
+        (opened, _) => opened,
+    }
 }
 
 fn private_dir(path: &Path) -> Result<(), HomeError> {

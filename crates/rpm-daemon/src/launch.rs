@@ -241,6 +241,8 @@ impl Supervisor {
         spec: &AppSpec,
         channel_fd: Option<i32>,
     ) {
+        // What is in there by now is the user's, and what is added for source maps.
+        let options = env.get("NODE_OPTIONS").cloned();
         let mut add = |key: &str, value: String| drop(env.insert(key.to_owned(), value));
         add("RPM_WORKER", worker.to_string());
         if let Some(fd) = channel_fd {
@@ -256,8 +258,7 @@ impl Supervisor {
                 rpm_agent::SOCKET_ENV,
                 self.home.agent_socket().display().to_string(),
             );
-            let users = spec.env.get("NODE_OPTIONS").map(String::as_str);
-            add("NODE_OPTIONS", rpm_agent::node_options(users));
+            add("NODE_OPTIONS", rpm_agent::node_options(options.as_deref()));
             let users = spec.env.get("BUN_OPTIONS").map(String::as_str);
             if let Some(options) = self.bun_options(users) {
                 add("BUN_OPTIONS", options);

@@ -331,7 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             deadline.poll(context).map(|()| None)
         })
         .await;
-        let taken = exchange.has_taken();
+        let (taken, whole) = (exchange.has_taken(), exchange.has_whole());
         front.count_bytes(exchange.bytes());
         self.outcome = Outcome {
             status: answered.unwrap_or(0),
@@ -348,6 +348,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             Some(Err(failed)) => Err((failed, taken)),
             None if answered.is_some() => Err((Failed::Broken, taken)),
+            // It is the client that the worker waits for.
+            None if !whole => Err((Failed::Refused(too_slow_a_client()), taken)),
             None => Err((Failed::BadAnswer(too_slow()), taken)),
         }
     }
@@ -380,6 +382,13 @@ enum Filled {
     Some,
     Nothing,
     Late,
+}
+
+const fn too_slow_a_client() -> Refusal {
+    Refusal {
+        status: 408,
+        why: "the body of the request has not come in time",
+    }
 }
 
 const fn too_slow() -> Refusal {

@@ -108,6 +108,11 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         )
     }
 
+    /// All of the request has come from the client.
+    pub(crate) fn has_whole(&self) -> bool {
+        self.uploaded
+    }
+
     /// The body of the request was begun to be read: it is not there for another attempt.
     pub(crate) fn has_taken(&self) -> bool {
         self.upload.bytes > 0
