@@ -216,6 +216,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     async fn forward(&mut self, head: &RequestHead) -> Turn {
         let front = &self.peer.front;
         let replayable = head.is_idempotent && head.framing == Framing::Nothing && !head.upgrades;
+        // An idle connection that its worker has ended is found once for free: a request that ends workers must not reach them all.
+        let mut stale = false;
         let mut attempts = Attempts::new(front, Arc::clone(&self.settings), self.peer.ip, head.sticky);
         loop {
             let in_flight = match attempts.upstream().await {
@@ -256,7 +258,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Ok((Ended::Switched, _)) => return Turn::Switched(wire, in_flight),
                 Err((Failed::Unanswered { unsent }, taken)) => {
                     let again = !taken && (unsent || replayable);
-                    if again && reused {
+                    if again && reused && !stale {
+                        stale = true;
                         // The worker had ended it meanwhile, and the others that were idle, too.
                         self.peer.pools.wires.forget(upstream.id());
                         continue;
