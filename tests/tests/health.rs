@@ -106,12 +106,16 @@ fn a_version_that_hangs_and_one_that_speaks_no_http() {
         "/health",
         "--health-timeout",
         "200ms",
+        "--health-interval",
+        "10ms",
         "--reload-timeout",
         "1s",
     ];
     let site = Site::start(Rpm::new(), &release("one", "200"), &options);
     let before = site.rpm.pids("site");
-    let hangs = "require('http').createServer(() => {}).listen(process.env.PORT)";
+    // What it cuts when it is told to end was not its answer.
+    let hangs = "const server = require('http').createServer(() => {}).listen(process.env.PORT);
+        process.on('SIGINT', () => { server.closeAllConnections(); setTimeout(() => process.exit(), 300) })";
     let talks = "require('net').createServer((socket) => socket.end('220 mail')).listen(process.env.PORT)";
     for (body, says) in [(hangs, "no answer within 200 ms"), (talks, "no answer of HTTP")] {
         site.write(body);

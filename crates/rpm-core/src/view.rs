@@ -91,6 +91,8 @@ pub struct WorkerView {
     pub spawned: Option<Tick>,
     /// It is ready.
     pub online: bool,
+    /// It is not ready, and nobody has told it to end.
+    pub launching: bool,
     /// When its phase ends at the latest.
     pub until: Option<Tick>,
 }
@@ -272,6 +274,7 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         revision: worker.config.revision,
         spawned: worker.spawned,
         online: worker.phase.is_online(),
+        launching: matches!(worker.phase, Phase::Spawning { .. } | Phase::Launching { .. }),
         until: worker.phase.deadline(),
     }
 }

@@ -98,7 +98,9 @@ async fn ask_until_healthy(handle: Handle, worker: WorkerId, check: HealthCheck)
                 let path = &check.path;
                 let text = format!("its last answer to the health check {path} was: {unhealthy}");
                 let note = move |supervisor: &mut Supervisor| {
-                    if let Some(held) = supervisor.workers.get_mut(&worker) {
+                    // One that was told to end cuts what it is asked: that is not why it was told.
+                    let launching = supervisor.core.worker(worker).is_some_and(|view| view.launching);
+                    if let Some(held) = supervisor.workers.get_mut(&worker).filter(|_| launching) {
                         held.trouble = Some(text);
                     }
                 };
