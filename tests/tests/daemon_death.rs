@@ -162,21 +162,25 @@ fn a_worker_that_has_just_become_ready_is_taken_back() {
 
 #[test]
 fn lines_are_neither_lost_nor_doubled() {
-    const NOISY: &str = "let n = 0; setInterval(() => console.log(`line ${n++}`), 5); ";
+    const NOISY: &str =
+        "let n = 0; setInterval(() => { for (let i = 0; i < 9; i++) console.log(`line ${n++}`) }, 1); ";
+    const DEATHS: usize = 8;
     let site = Site::start(Rpm::new(), &format!("{NOISY}{}", hello()), &[]);
     let log = site.rpm.process(0).out_log;
     let read = || std::fs::read_to_string(&log).unwrap_or_default();
     let lines = |text: &String| text.lines().count();
     wait_until("it prints", BOUND, read, |text| lines(text) > 20);
-    kill_daemon(&site.rpm);
-    let then = lines(&read());
-    // What it prints while nobody reads is in the pipe.
-    let printed = || get(site.port.number(), "/").is_ok();
-    wait_until("it serves on", BOUND, printed, |ok| *ok);
-    let _ = site.rpm.list();
-    let text = wait_until("it prints on", BOUND, read, |text| lines(text) > then + 20);
-    for (number, line) in text.lines().enumerate().take(then + 20) {
-        assert_eq!(line, format!("line {number}"));
+    for _ in 0..DEATHS {
+        kill_daemon(&site.rpm);
+        let then = lines(&read());
+        // What it prints while nobody reads is in the pipe.
+        let printed = || get(site.port.number(), "/").is_ok();
+        wait_until("it serves on", BOUND, printed, |ok| *ok);
+        let _ = site.rpm.list();
+        let text = wait_until("it prints on", BOUND, read, |text| lines(text) > then + 20);
+        for (number, line) in text.lines().enumerate().take(then + 20) {
+            assert_eq!(line, format!("line {number}"));
+        }
     }
 }
 

@@ -118,6 +118,12 @@ impl Home {
         self.root.join("calls")
     }
 
+    /// Output that is on its way from a worker to its files.
+    #[must_use]
+    pub fn underway(&self) -> PathBuf {
+        self.root.join("output")
+    }
+
     /// Locked by the daemon while it lives; its content is the daemon's pid.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::stamp::Lines;
+use super::underway::{Left, Underway, is_transient};
 use super::{Limit, Order, Source, aside};
 use crate::home::private_file;
 
@@ -31,10 +32,13 @@ pub(super) struct Drain {
     streams: BTreeMap<u64, Stream>,
     next_token: u64,
     buffer: Vec<u8>,
+    underway: Underway,
+    /// Of the daemon before; its pipe is not taken back yet.
+    left: Option<Left>,
 }
 
-struct Stream {
-    pipe: File,
+pub(super) struct Stream {
+    pub(super) pipe: File,
     sinks: Vec<Sink>,
     lines: Lines,
     limit: Option<Limit>,
@@ -61,10 +65,12 @@ impl Drain {
         inbox: Receiver<Order>,
         waker: Arc<Waker>,
         progress: watch::Sender<u64>,
+        underway: &Path,
     ) -> io::Result<Drain> {
         let poller = Poller::new()?;
         poller.add(waker.as_fd(), WAKE_TOKEN)?;
         let buffer = vec![0; TURN_BYTES];
+        let (underway, left) = Underway::open(underway);
         Ok(Drain {
             inbox,
             waker,
@@ -73,6 +79,8 @@ impl Drain {
             streams: BTreeMap::new(),
             next_token: 1,
             buffer,
+            underway,
+            left,
         })
     }
 
@@ -140,23 +148,10 @@ impl Drain {
     fn add(&mut self, source: Source) {
         let token = self.next_token;
         self.next_token += 1;
-        let sinks = [Some(source.path), source.also].into_iter().flatten();
-        let sink = |path: PathBuf| {
-            // Who looks for the file finds it, also before the first line. What fails here fails again, and is told then.
-            drop(private_file(&path));
-            Sink {
-                path,
-                file: None,
-                lost: 0,
-                whole: true,
-            }
-        };
-        let stream = Stream {
-            pipe: File::from(source.pipe),
-            sinks: sinks.map(sink).collect(),
-            lines: Lines::new(source.style),
-            limit: source.limit,
-        };
+        let mut stream = Stream::new(source);
+        if let Some(left) = self.left.take_if(|left| left.is_of(&stream.pipe)) {
+            stream.complete(&left);
+        }
         match self.poller.add(stream.pipe.as_fd(), token) {
             Ok(()) => drop(self.streams.insert(token, stream)),
             Err(error) => warn!(path = stream.name(), %error, "cannot watch a worker's output"),
@@ -199,10 +194,11 @@ impl Drain {
         let Some(stream) = self.streams.get_mut(&token) else {
             return Turn::Ended;
         };
-        match stream.pipe.read(&mut self.buffer) {
+        match self.underway.take(stream, &mut self.buffer) {
             Ok(0) => {}
             Ok(count) => {
                 stream.store(&self.buffer[..count]);
+                self.underway.written();
                 let full = stream.full();
                 full.iter().for_each(|(path, keep)| self.put_aside(path, *keep));
                 return if count == self.buffer.len() {
@@ -211,14 +207,7 @@ impl Drain {
                     Turn::Empty
                 };
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                return Turn::Empty;
-            }
+            Err(error) if is_transient(&error) => return Turn::Empty,
             Err(error) => warn!(path = stream.name(), %error, "cannot read a worker's output"),
         }
         if let Some(mut ended) = self.streams.remove(&token) {
@@ -230,6 +219,26 @@ impl Drain {
 }
 
 impl Stream {
+    fn new(source: Source) -> Stream {
+        let sinks = [Some(source.path), source.also].into_iter().flatten();
+        let sink = |path: PathBuf| {
+            // Who looks for the file finds it, also before the first line. What fails here fails again, and is told then.
+            drop(private_file(&path));
+            Sink {
+                path,
+                file: None,
+                lost: 0,
+                whole: true,
+            }
+        };
+        Stream {
+            pipe: File::from(source.pipe),
+            sinks: sinks.map(sink).collect(),
+            lines: Lines::new(source.style),
+            limit: source.limit,
+        }
+    }
+
     fn name(&self) -> String {
         let first = self.sinks.first();
         first.map_or_else(String::new, |sink| sink.path.display().to_string())
@@ -239,6 +248,22 @@ impl Stream {
         let styled = self.lines.style(bytes, Zoned::now);
         let bytes = styled.as_deref().unwrap_or(bytes);
         self.sinks.iter_mut().for_each(|sink| sink.store(bytes));
+    }
+
+    /// How long its files are; `None`: it is none, or cannot be opened.
+    pub(super) fn lengths(&mut self) -> impl Iterator<Item = Option<u64>> {
+        self.sinks.iter_mut().map(Sink::length)
+    }
+
+    /// Writes what a daemon that was killed had read, where it is missing.
+    fn complete(&mut self, left: &Left) {
+        let styled = self.lines.style(left.bytes(), Zoned::now);
+        let bytes = styled.as_deref().unwrap_or(left.bytes());
+        for (number, sink) in self.sinks.iter_mut().enumerate() {
+            let length = sink.length();
+            let lacking = left.lacking(number, length, bytes);
+            sink.store(lacking);
+        }
     }
 
     /// The files that have grown too large; at the end of a line, if there is one in time.
@@ -301,23 +326,34 @@ impl Sink {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.file.is_none() {
-            self.file = Some(private_file(&self.path)?);
+    fn open(&mut self) -> io::Result<&mut File> {
+        match &mut self.file {
+            Some(file) => Ok(file),
+            none => Ok(none.insert(private_file(&self.path)?)),
         }
-        let Some(file) = &mut self.file else { return Ok(()) };
-        if self.lost > 0 {
-            writeln!(file, "\n[rpm: {} bytes of output were lost here]", self.lost)?;
+    }
+
+    fn length(&mut self) -> Option<u64> {
+        let meta = self.open().and_then(|file| file.metadata()).ok()?;
+        meta.is_file().then_some(meta.len())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let lost = self.lost;
+        let file = self.open()?;
+        if lost > 0 {
+            writeln!(file, "\n[rpm: {lost} bytes of output were lost here]")?;
             self.lost = 0;
         }
         self.whole = bytes.is_empty() || bytes.ends_with(b"\n");
-        file.write_all(bytes)
+        self.open()?.write_all(bytes)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{Limit, LogSink, Source, Style};
+    use super::{Path, Stream, Underway};
     use std::io::Write as _;
 
     #[test]
@@ -327,7 +363,7 @@ mod tests {
         let path = dir.join("out.log");
         let (read, write) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
-        let sink = LogSink::start().unwrap();
+        let sink = LogSink::start(&dir.join("output")).unwrap();
         sink.add(Source {
             pipe: read.into(),
             path: path.clone(),
@@ -351,12 +387,58 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
+    /// A daemon that is killed after it has taken output from a pipe, when so much of it is in the file.
+    fn killed_with(written: usize) -> Vec<u8> {
+        let dir = std::env::temp_dir().join(format!("rpm-killed-{written}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (path, output) = (dir.join("out.log"), dir.join("output"));
+        std::fs::write(&path, "before\n").unwrap();
+        let (read, mut write) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        let source = |pipe: &std::io::PipeReader| Source {
+            pipe: pipe.try_clone().unwrap().into(),
+            path: path.clone(),
+            also: None,
+            style: Style::Raw,
+            limit: None,
+        };
+        write.write_all(b"one\ntwo\n").unwrap();
+        {
+            let (underway, _) = Underway::open(&output);
+            let mut stream = Stream::new(source(&read));
+            let mut buffer = [0; 100];
+            let count = underway.take(&mut stream, &mut buffer).unwrap();
+            stream.store(&buffer[..count.min(written)]);
+        }
+        write.write_all(b"three\n").unwrap();
+        let sink = LogSink::start(&output).unwrap();
+        sink.add(source(&read));
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(sink.sync());
+        let stored = std::fs::read(&path).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
+        stored
+    }
+
+    #[test]
+    fn what_a_killed_daemon_had_read_is_written_once() {
+        for written in [0, 3, 8] {
+            let stored = killed_with(written);
+            assert_eq!(
+                stored, b"before\none\ntwo\nthree\n",
+                "{written} bytes were written"
+            );
+        }
+    }
+
     #[test]
     fn large_files_are_put_aside_and_not_a_byte_is_lost() {
         let dir = std::env::temp_dir().join(format!("rpm-aside-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("out.log");
-        let sink = LogSink::start().unwrap();
+        let sink = LogSink::start(Path::new("/dev/null")).unwrap();
         // Two writers of one file, as with merged logs.
         let writers: Vec<_> = (0..2)
             .map(|_| {
@@ -417,7 +499,7 @@ mod tests {
     fn a_full_disk_loses_output_and_nothing_else() {
         let (read, mut write) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
-        let sink = LogSink::start().unwrap();
+        let sink = LogSink::start(Path::new("/dev/null")).unwrap();
         sink.add(Source {
             pipe: read.into(),
             path: "/dev/full".into(),

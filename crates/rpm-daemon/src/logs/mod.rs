@@ -8,12 +8,13 @@ mod aside;
 mod drain;
 mod stamp;
 pub mod tail;
+mod underway;
 
 pub use stamp::Style;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -67,15 +68,15 @@ pub struct LogSink {
 }
 
 impl LogSink {
-    /// Starts the thread.
+    /// Starts the thread; `underway` is the file for what is on its way, and may be left by a daemon that was killed.
     ///
     /// # Errors
     /// No thread or no descriptor is to be had.
-    pub fn start() -> io::Result<LogSink> {
+    pub fn start(underway: &Path) -> io::Result<LogSink> {
         let (orders, inbox) = mpsc::channel();
         let (progress, written) = watch::channel(0);
         let waker = Arc::new(Waker::new()?);
-        let drain = drain::Drain::new(inbox, Arc::clone(&waker), progress)?;
+        let drain = drain::Drain::new(inbox, Arc::clone(&waker), progress, underway)?;
         thread::Builder::new()
             .name("rpm-logs".to_owned())
             .stack_size(512 * 1024)
