@@ -5,6 +5,7 @@ use std::thread::available_parallelism;
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, different, json, refused, workers};
+use rpm_e2e::clients::Clients;
 use rpm_e2e::process::signal;
 use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
 use rpm_wire::api::ExecMode;
@@ -149,7 +150,31 @@ fn without_instances_one_process_owns_its_port() {
         .collect();
     assert_eq!(own.len(), 1, "{own:?}");
     assert_eq!(own[0].0, format!("tcp 127.0.0.1:{port}"));
-    assert!(rpm.fails(["scale", "ipc", "2"]).contains("fork mode"));
+}
+
+#[test]
+fn an_app_in_fork_mode_is_scaled_and_its_processes_share_its_port() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::new("hello.js").port(&port).start(&rpm);
+    let serves = || get(port.number(), "/").ok();
+    wait_until("the app serves", BOUND, serves, Option::is_some);
+    let first = rpm.pids("hello");
+    let clients = Clients::begin(&port, "/", 4);
+    clients.wait_ok(50);
+    rpm.ok(["scale", "hello", "+2"]);
+    let list = rpm.list();
+    assert_eq!(list.len(), 3);
+    assert!(
+        list.iter().all(|process| process.exec_mode == ExecMode::Fork),
+        "{list:?}"
+    );
+    assert!(rpm.pids("hello").contains(&first[0]), "{list:?}");
+    assert_eq!(workers(&port, 3), listed(&rpm));
+    rpm.ok(["reload", "hello"]);
+    rpm.ok(["scale", "hello", "1"]);
+    assert_eq!(rpm.pids("hello").len(), 1);
+    clients.wait_ok(50);
+    clients.finish_clean(&rpm);
 }
 
 /// `pm_id` and `NODE_APP_INSTANCE` of every process.

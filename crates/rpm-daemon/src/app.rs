@@ -168,11 +168,11 @@ pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, St
         ),
         (Plane::Fork, None) => (
             "direct",
-            format!("fork mode: one process, which a reload replaces without a gap: {captured}"),
+            format!("fork mode: a process on its own, which a reload replaces without a gap: {captured}"),
         ),
         (Plane::Fork, Some(why)) => (
             "none",
-            format!("fork mode: one process that owns its ports; start it with -i to share them ({why})"),
+            format!("fork mode: a process that owns its ports; start it with -i to share them ({why})"),
         ),
     }
 }

@@ -205,15 +205,6 @@ impl Supervisor {
 
     pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
         let app = self.resolve_app(&request.target)?;
-        if self.plane(app) == Some(Plane::Fork) {
-            return Err(failure(
-                format!(
-                    "{:?} runs in fork mode: one process that owns its ports",
-                    request.target
-                ),
-                Some("delete it and start it with -i to have several"),
-            ));
-        }
         let now = self.core.instances().filter(|view| view.app == app).count();
         let count = wanted_count(&request.count, u32::try_from(now).unwrap_or(u32::MAX))?;
         if count > INSTANCE_LIMIT {
