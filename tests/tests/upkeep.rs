@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
+use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Process, Rpm, Status, fixture, get, wait_for, wait_until};
 
@@ -233,6 +234,36 @@ fn root_can_have_it_run_as_somebody_else() {
     assert_eq!(text, "65534\n4242\n");
     let error = rpm.fails(["start", "/bin/cat", "--uid", "nobody-of-this-name"]);
     assert!(error.contains("there is no user"), "{error}");
+}
+
+/// The agents of another user's workers reach the daemon, whose home is closed to them: also the next daemon.
+#[test]
+fn clients_of_another_users_workers_are_told_to_go_before_a_worker_ends() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let script = "require('http').createServer((_, res) => res.end(String(process.getuid()))).listen(process.env.PORT)";
+    let script = place.write("site.js", script);
+    let app = App::of([script]).args(["--name", "site", "-i", "2", "--uid", "65534"]);
+    app.port(&port).start(&rpm);
+    assert_eq!(get(port.number(), "/").expect("an answer").body, "65534");
+    let reload = || {
+        let clients = Clients::begin(&port, "/", 4);
+        clients.wait_ok(50);
+        rpm.ok(["reload", "site", "--wait"]);
+        clients.wait_ok(50);
+        clients.finish_clean(&rpm);
+        let left = rpm
+            .list()
+            .iter()
+            .map(|process| process.others.len())
+            .sum::<usize>();
+        assert_eq!(left, 0, "{}", rpm.log());
+    };
+    reload();
+    kill_daemon(&rpm);
+    reload();
 }
 
 #[test]

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rpm_agent::{Decoder, FromAgent, Open, ToAgent};
@@ -17,7 +19,6 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::app::Plane;
-use crate::home::Home;
 use crate::supervisor::{Event, Supervisor};
 use crate::worker::Process;
 
@@ -25,6 +26,8 @@ use crate::worker::Process;
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Messages that wait for an agent whose process does not read.
 const OUTGOING_LIMIT: usize = 16;
+/// Connections are numbered over all sockets.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What happened on an agent's connection.
@@ -111,22 +114,24 @@ impl Agents {
 ///
 /// # Errors
 /// The socket cannot be made.
-pub(crate) fn listen(home: &Home, events: mpsc::Sender<Event>) -> io::Result<()> {
-    let path = home.agent_socket();
-    match std::fs::remove_file(&path) {
+pub(crate) fn listen(path: &Path, events: mpsc::Sender<Event>) -> io::Result<()> {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     tokio::spawn(accept(listener, events));
     Ok(())
 }
 
 async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
-    for connection in 0.. {
+    loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(serve(connection, stream, events.clone()))),
+            Ok((stream, _)) => {
+                let connection = NEXT.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(serve(connection, stream, events.clone()));
+            }
             Err(error) => {
                 warn!(%error, "cannot accept an agent; is the limit of open files (ulimit -n) reached?");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -85,6 +85,9 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     }
     let _ = std::fs::remove_file(home.socket());
     let _ = std::fs::remove_file(home.agent_socket());
+    if let Some(path) = home.open_to_others().ok().filter(|path| path.is_dir()) {
+        let _ = std::fs::remove_dir_all(path);
+    }
     let _ = std::fs::remove_file(home.pid_file());
     home.unname_like_pm2();
     drop(lock);
@@ -181,7 +184,8 @@ async fn serve(
     };
     supervisor.succession = Some(share().map_err(step("keep the control socket"))?);
     let handle = supervisor.handle();
-    agents::listen(home, handle.events.clone()).map_err(step("listen for the workers' agents"))?;
+    agents::listen(&home.agent_socket(), handle.events.clone())
+        .map_err(step("listen for the workers' agents"))?;
     obey_signals(&handle).map_err(step("handle signals"))?;
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, handle).await {

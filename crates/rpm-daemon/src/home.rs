@@ -106,10 +106,17 @@ impl Home {
         self.root.join("agent.sock")
     }
 
-    /// Where a preload of this name lies.
-    #[must_use]
-    pub fn preload(&self, name: &str) -> PathBuf {
-        self.root.join(name)
+    /// The directory beside it in which workers of other users find what they need: of root, and the same for each daemon of this home.
+    ///
+    /// # Errors
+    /// The home cannot be looked at.
+    pub fn open_to_others(&self) -> io::Result<PathBuf> {
+        let meta = fs::metadata(&self.root)?;
+        Ok(PathBuf::from(format!(
+            "/run/rpm-{:x}-{:x}",
+            meta.dev(),
+            meta.ino()
+        )))
     }
 
     /// Calls of workers that wait for an answer.

@@ -12,7 +12,6 @@ use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 use rpm_listen::{Grant, Request, Wanted};
 use rpm_sys::spawn::{Spawn, spawn};
-use rpm_sys::user::User;
 use rpm_sys::{scm, socket, survive};
 use rpm_wire::api::{AppSpec, Stage};
 use tokio::io::Interest;
@@ -25,6 +24,7 @@ use crate::environment::environment;
 use crate::logs::Source;
 use crate::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::supervisor::{Event, Supervisor, now_ms};
+use crate::users::{AgentPlace, user};
 use crate::watched::watched;
 use crate::worker::{Channel, Kept, Life, Parking, Process, UsageSample, Worker};
 
@@ -168,7 +168,8 @@ impl Supervisor {
         kept.reports = self.intercepts(spec).then_some(next(&fds));
         let logs = logs_of(&self.home, spec, instance);
         let mut env = environment(spec, &self.home, (instance, number), &logs);
-        self.add_runtime_env(&mut env, worker, spec, channel_fd);
+        let agent = self.has_agent(worker).then(|| self.agent_place(spec)).flatten();
+        self.add_runtime_env(&mut env, worker, spec, channel_fd, agent);
         let child = spawn(Spawn {
             program,
             argv,
@@ -240,6 +241,7 @@ impl Supervisor {
         worker: WorkerId,
         spec: &AppSpec,
         channel_fd: Option<i32>,
+        agent: Option<AgentPlace>,
     ) {
         // What is in there by now is the user's, and what is added for source maps.
         let options = env.get("NODE_OPTIONS").cloned();
@@ -252,33 +254,15 @@ impl Supervisor {
         if Plane::of(spec) == Plane::Cluster {
             add("NODE_UNIQUE_ID", worker.to_string());
         }
-        if let Some(held) = self.workers.get(&worker).filter(|_| self.has_agent(worker)) {
+        if let Some((place, held)) = agent.zip(self.workers.get(&worker)) {
             add(rpm_agent::TOKEN_ENV, held.token.clone());
-            add(
-                rpm_agent::SOCKET_ENV,
-                self.home.agent_socket().display().to_string(),
-            );
+            add(rpm_agent::SOCKET_ENV, place.socket.display().to_string());
             add("NODE_OPTIONS", rpm_agent::node_options(options.as_deref()));
             let users = spec.env.get("BUN_OPTIONS").map(String::as_str);
-            if let Some(options) = self.bun_options(users) {
+            if let Some(options) = bun_options(&place.preloads, users) {
                 add("BUN_OPTIONS", options);
             }
         }
-    }
-
-    /// What has Bun load its agent. The file is written when it is not there: it may have been removed.
-    fn bun_options(&self, users: Option<&str>) -> Option<String> {
-        let (text, name) = rpm_agent::bun_preload();
-        let path = self.home.preload(&name);
-        if !path.exists() {
-            let new = path.with_extension("new");
-            let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
-            if let Err(error) = written {
-                warn!(path = %path.display(), %error, "cannot write the agent for Bun; its workers go on without it");
-                return None;
-            }
-        }
-        rpm_agent::bun_options(users, path.to_str()?)
     }
 
     /// Opens what `--listen` names and gives it to the worker as its slots.
@@ -377,33 +361,19 @@ fn standard_input(
     Ok((Some(ours), Some(theirs)))
 }
 
-/// Whom it runs as, if that is somebody else.
-fn user(spec: &AppSpec) -> Result<Option<User>, LaunchError> {
-    let Some(name) = spec.uid.as_ref().or(spec.gid.as_ref()) else {
-        return Ok(None);
-    };
-    let refused = |why: String| LaunchError::User {
-        who: name.clone(),
-        why,
-    };
-    if rpm_sys::peer::effective_uid() != 0 {
-        return Err(refused(
-            "only a daemon of root can; leave uid and gid out".to_owned(),
-        ));
+/// What has Bun load its agent. The file is written when it is not there: it may have been removed.
+fn bun_options(place: &Path, users: Option<&str>) -> Option<String> {
+    let (text, name) = rpm_agent::bun_preload();
+    let path = place.join(&name);
+    if !path.exists() {
+        let new = path.with_extension("new");
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        if let Err(error) = written {
+            warn!(path = %path.display(), %error, "cannot write the agent for Bun; its workers go on without it");
+            return None;
+        }
     }
-    let unknown = |what: &str, name: &str| refused(format!("there is no {what} {name:?}"));
-    let read = |error: io::Error| refused(error.to_string());
-    let own = spec.uid.as_deref().unwrap_or("0");
-    let mut user = User::find(own)
-        .map_err(read)?
-        .ok_or_else(|| unknown("user", own))?;
-    if let Some(group) = &spec.gid {
-        user = user
-            .in_group(group)
-            .map_err(read)?
-            .ok_or_else(|| unknown("group", group))?;
-    }
-    Ok(Some(user))
+    rpm_agent::bun_options(users, path.to_str()?)
 }
 
 /// A name that another process does not guess. The socket it is used on is private anyway.

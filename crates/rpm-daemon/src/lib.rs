@@ -37,6 +37,7 @@ mod talk;
 mod targets;
 mod update;
 mod upkeep;
+mod users;
 mod views;
 mod watched;
 mod worker;

@@ -78,6 +78,8 @@ pub struct Supervisor {
     pub(crate) handoffs: Handoffs,
     pub(crate) fronts: Fronts,
     pub(crate) agents: Agents,
+    /// Other users whose agents have a socket.
+    pub(crate) agent_users: BTreeSet<u32>,
     pub(crate) drains: Drains,
     pub(crate) interception: Interception,
     pub(crate) upkeep: Upkeep,
@@ -161,6 +163,7 @@ impl Supervisor {
             handoffs: Handoffs::default(),
             fronts: Fronts::default(),
             agents: Agents::default(),
+            agent_users: BTreeSet::new(),
             drains: Drains::default(),
             interception: Interception::new(&home),
             upkeep: Upkeep::default(),

@@ -162,6 +162,8 @@ impl Supervisor {
             bound: BTreeSet::new(),
             listeners: stored.listeners.clone(),
         };
+        // Its agent tries to come back to where it was.
+        let _ = self.agent_place(&worker.spec);
         self.workers.insert(stored.id, worker);
         info!(worker = %stored.id, pid = stored.pid, "taken back");
     }
