@@ -98,6 +98,42 @@ fn the_clock_restarts_what_runs_and_starts_what_has_ended() {
 }
 
 #[test]
+fn regular_expressions_of_a_file_tell_what_does_not_matter() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", "setInterval(() => console.log('line'), 50);");
+    let with = |expression: &str| {
+        let app =
+            format!("{{ script: 'app.js', watch: true, ignore_watch: [{expression}], out_file: 'own.log' }}");
+        place.write(
+            "ecosystem.config.js",
+            &format!("module.exports = {{ apps: [{app}] }};"),
+        );
+    };
+    with(r"/(?!x)y/");
+    let refused = place.run(&rpm, ["start", "ecosystem.config.js"]);
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("look-around"),
+        "{refused:?}"
+    );
+    with(r"/[\/\\]DATA[\/\\]/i, /\.tmp$/");
+    place.ok(&rpm, ["start", "ecosystem.config.js"]);
+    wait_for("a restart", BOUND, || {
+        place.write("app.js", "setInterval(() => console.log('other'), 50);");
+        (rpm.process(0).restarts > 0).then_some(())
+    });
+    let quiet = || {
+        let restarts = rpm.process(0).restarts;
+        place.write("data/x", "changed");
+        place.write("a.tmp", "changed");
+        let printed = || place.read("own.log").matches("other").count();
+        let before = printed();
+        wait_until("its own lines", BOUND, printed, |lines| *lines > before + 10);
+        (rpm.process(0).restarts == restarts).then_some(())
+    };
+    wait_for("only changes that matter", BOUND, quiet);
+}
+
+#[test]
 fn changed_files_restart_and_others_do_not() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write("app.js", "setInterval(() => console.log('line'), 50);");

@@ -33,10 +33,10 @@ const EVALUATED_WITHIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Evaluates the module whose path follows and writes what it exports, as JSON, to descriptor 0, which goes both ways: what the module
-/// prints is its own affair. Regular expressions become what they are written as.
+/// prints is its own affair. Regular expressions become what the daemon knows as patterns.
 const EVALUATE: &str = "\
 const { pathToFileURL } = require('node:url');
-const plain = (key, value) => (value instanceof RegExp ? String(value) : value);
+const plain = (key, value) => (value instanceof RegExp ? `regex:${value.ignoreCase ? '(?i)' : ''}${value.source}` : value);
 import(pathToFileURL(process.argv[1]).href)
   .then(async (module) => {
     let value = module.default ?? module;

@@ -11,6 +11,7 @@ use rpm_wire::api::{
 use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane};
+use crate::files;
 use crate::fronts;
 use crate::health;
 use crate::logs::tail;
@@ -136,6 +137,12 @@ impl Supervisor {
             ));
         }
         check_balance(spec)?;
+        if let Some(Err(error)) = spec.watch.as_ref().map(files::check) {
+            return Err(failure(
+                format!("an expression of ignore_watch cannot be read: {error}"),
+                Some("write it without look-around and back references, or as names and paths with *"),
+            ));
+        }
         health::check_spec(Plane::of(spec), spec.health_check.as_ref())?;
         let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
         if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {

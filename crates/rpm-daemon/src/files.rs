@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use notify::event::ModifyKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use regex_lite::Regex;
 use rpm_wire::api::WatchSpec;
 use tracing::warn;
 
@@ -48,7 +49,11 @@ impl FileWatch {
         let events = told.clone();
         let rules = Rules {
             roots: spec.paths.iter().map(PathBuf::from).collect(),
-            ignore: spec.ignore.clone(),
+            ignore: spec
+                .ignore
+                .iter()
+                .filter_map(|text| Pattern::parse(text).ok())
+                .collect(),
             ours,
         };
         let delay = Duration::from_millis(spec.delay_ms);
@@ -85,7 +90,7 @@ impl FileWatch {
 /// Which files matter.
 struct Rules {
     roots: Vec<PathBuf>,
-    ignore: Vec<String>,
+    ignore: Vec<Pattern>,
     ours: Vec<PathBuf>,
 }
 
@@ -189,11 +194,54 @@ impl Rules {
         if inside.components().any(|part| hidden(part.as_os_str())) {
             return false;
         }
-        !self
-            .ignore
-            .iter()
-            .any(|pattern| is_ignored(pattern, inside, path))
+        !self.ignore.iter().any(|pattern| pattern.means(inside, path))
     }
+}
+
+/// Begins a pattern that is a regular expression.
+const EXPRESSION: &str = "regex:";
+
+/// Files that do not matter.
+enum Pattern {
+    /// By name or path, with `*`.
+    Glob(String),
+    /// By a regular expression that is found somewhere in the path.
+    Expression(Regex),
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Pattern, regex_lite::Error> {
+        match text.strip_prefix(EXPRESSION) {
+            Some(expression) => Regex::new(expression).map(Pattern::Expression),
+            None => Ok(Pattern::Glob(text.to_owned())),
+        }
+    }
+
+    fn means(&self, inside: &Path, whole: &Path) -> bool {
+        match self {
+            Pattern::Glob(glob) => is_ignored(glob, inside, whole),
+            // A directory that it means is not looked into: `/data$/` means what lies in `data`, too.
+            Pattern::Expression(regex) => {
+                let within = whole.ancestors().take(inside.components().count().max(1));
+                within
+                    .into_iter()
+                    .any(|path| regex.is_match(&path.to_string_lossy()))
+            }
+        }
+    }
+}
+
+/// Can all patterns be read?
+///
+/// # Errors
+/// The first that cannot, and why.
+pub(crate) fn check(spec: &WatchSpec) -> Result<(), String> {
+    spec.ignore
+        .iter()
+        .try_for_each(|text| match Pattern::parse(text) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{:?}: {error}", text.trim_start_matches(EXPRESSION))),
+        })
 }
 
 /// Is the file, or a directory that it is in, meant by the pattern? One without a slash means names at any depth, another one paths from the
@@ -272,7 +320,7 @@ mod tests {
     fn what_never_matters() {
         let rules = Rules {
             roots: vec!["/srv/web".into()],
-            ignore: vec!["*.tmp".to_owned()],
+            ignore: vec![Pattern::Glob("*.tmp".to_owned())],
             ours: vec!["/srv/web/own".into()],
         };
         for path in ["/srv/web/app.js", "/srv/web/src/deep/x.ts", "/srv/web"] {
@@ -297,7 +345,7 @@ mod tests {
         let dir = dir.canonicalize().unwrap();
         let spec = WatchSpec {
             paths: vec![dir.display().to_string()],
-            ignore: vec!["*.log".to_owned()],
+            ignore: vec!["*.log".to_owned(), r"regex:[\/\\]data$".to_owned()],
             delay_ms: 0,
         };
         let (sender, changes) = channel();
@@ -319,6 +367,8 @@ mod tests {
         };
         assert_eq!(first(), dir.join("src/a.js"));
         std::fs::write(dir.join("x.log"), "x").unwrap();
+        std::fs::create_dir(dir.join("data")).unwrap();
+        std::fs::write(dir.join("data/x"), "x").unwrap();
         std::fs::create_dir(dir.join("new")).unwrap();
         assert_eq!(changes.recv_timeout(bound).unwrap(), dir.join("new"));
         std::fs::write(dir.join("new/b.js"), "x").unwrap();

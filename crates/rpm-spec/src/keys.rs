@@ -288,7 +288,7 @@ const KEYS: &[Key] = &[
         "ignore_watch",
         &[],
         Kind::List,
-        "files whose changes do not matter",
+        "files whose changes do not matter: names, paths with `*`, regular expressions (`regex:…` in JSON and YAML)",
     ),
     works("watch_delay", &[], Kind::Time, "so long after the first change"),
     works(

@@ -240,7 +240,8 @@ impl Default for AppSpec {
 pub struct WatchSpec {
     /// Files and directories, absolute; directories with all that is in them.
     pub paths: Vec<String>,
-    /// Changes of these do not matter: names, paths or patterns with `*`. What begins with a dot, and `node_modules`, is never watched
+    /// Changes of these do not matter: names, paths or patterns with `*`, or `regex:` and an
+    /// expression that is found in the path. What begins with a dot, and `node_modules`, is never watched
     /// below a watched directory.
     #[serde(default)]
     pub ignore: Vec<String>,
