@@ -390,19 +390,17 @@ fn what_the_proxy_is_to_do_is_changed_by_a_reload_without_a_loss() {
 }
 
 #[test]
-fn an_app_that_serves_does_not_go_behind_the_proxy_by_a_reload() {
+fn from_fork_mode_an_app_goes_behind_the_proxy_by_two_reloads() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
-    let file = |balance: &str| {
+    let run = |verb: &str, how: &str| {
         let (script, port) = (fixture("edge.js"), port.number());
         let script = text(&script);
         place.write(
             "ecosystem.json",
             &format!(
-                r#"{{"apps": [{{"name": "edge", "script": {script:?}, "instances": 2, "balance": {balance:?}, "env": {{"PORT": "{port}"}}}}]}}"#
+                r#"{{"apps": [{{"name": "edge", "script": {script:?}, {how} "env": {{"PORT": "{port}"}}}}]}}"#
             ),
         );
-    };
-    let run = |verb: &str| {
         let mut command = rpm.command([verb, "ecosystem.json"]);
         let done = command.current_dir(place.path()).output().expect("it runs");
         (
@@ -410,14 +408,20 @@ fn an_app_that_serves_does_not_go_behind_the_proxy_by_a_reload() {
             String::from_utf8_lossy(&done.stderr).into_owned(),
         )
     };
-    file("direct");
-    assert!(run("start").0);
-    file("proxy");
-    let (done, said) = run("reload");
+    assert!(run("start", "").0);
+    let listens = || !rpm.describe("edge").listeners.is_empty();
+    wait_until("it listens", BOUND, listens, |listens| *listens);
+    let proxied = r#""instances": 2, "balance": "proxy","#;
+    let (done, said) = run("reload", proxied);
     assert!(
-        !done && said.contains("cannot change to `balance: proxy`") && said.contains("delete it"),
+        !done && said.contains("cannot change to `balance: proxy`") && said.contains("two reloads"),
         "{said}"
     );
     assert_eq!(rpm.describe("edge").plane, "direct");
+    for how in [r#""instances": 2,"#, proxied] {
+        let (done, said) = run("reload", how);
+        assert!(done, "{said}");
+    }
+    assert_eq!(rpm.describe("edge").plane, "proxy");
     assert_eq!(Connection::open(&port).get("/").status, 200);
 }

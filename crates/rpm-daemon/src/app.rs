@@ -247,6 +247,11 @@ pub(crate) fn is_handed(spec: &AppSpec) -> bool {
     spec.balance == Balance::Handoff && Plane::of(spec) == Plane::Cluster
 }
 
+/// With how many sockets the proxy serves its addresses, one for each of its threads; 0: it does not.
+pub(crate) fn proxy_sockets(spec: &AppSpec) -> usize {
+    if is_proxied(spec) { cpus() as usize } else { 0 }
+}
+
 /// Does the daemon's proxy serve its addresses?
 pub(crate) fn is_proxied(spec: &AppSpec) -> bool {
     spec.balance == Balance::Proxy && Plane::of(spec) != Plane::Fork

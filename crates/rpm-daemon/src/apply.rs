@@ -141,12 +141,17 @@ impl Supervisor {
         }
     }
 
-    /// The sockets of an app that serves are the workers' or the proxy's: they are not exchanged by a reload.
+    /// Not everything is exchanged by one reload: connections that are handed over come by other sockets, and a proxy for workers that also
+    /// come by their ports in another way would have the address beside them.
     fn stays_where_it_is(&self, id: AppId, spec: &AppSpec) -> Result<(), ApiError> {
         let serves = self.has_slots(id);
         let present = self.present_spec(id).filter(|_| serves);
-        let moved = present
-            .is_some_and(|old| is_proxied(old) != is_proxied(spec) || is_handed(old) != is_handed(spec));
+        let Some(old) = present else { return Ok(()) };
+        let balance_alone = Plane::of(old) == Plane::of(spec);
+        let moved = match balance_alone {
+            true => is_handed(old) != is_handed(spec),
+            false => is_proxied(old) != is_proxied(spec) || is_handed(old) != is_handed(spec),
+        };
         if !moved {
             return Ok(());
         }
@@ -156,7 +161,10 @@ impl Supervisor {
                 "{name} cannot change to `balance: {}` while it serves; it goes on as it is",
                 spec.balance
             ),
-            Some("delete it and start it anew: its clients are refused in between"),
+            Some(match balance_alone {
+                true => "delete it and start it anew: its clients are refused in between",
+                false => "do it by two reloads: change exec_mode and instances first, then balance",
+            }),
         ))
     }
 

@@ -13,7 +13,7 @@ use rpm_sys::socket;
 use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServer, ServerReply};
 use tracing::{debug, info, warn};
 
-use crate::app::{Plane, is_handed, is_proxied, policy};
+use crate::app::{Plane, is_handed, policy, proxy_sockets};
 use crate::channel::Outgoing;
 use crate::supervisor::Supervisor;
 use crate::worker::{Awaiting, WITHHELD_LIMIT};
@@ -152,7 +152,7 @@ impl Supervisor {
                 .workers
                 .get(&worker)
                 .is_some_and(|held| is_handed(&held.spec)),
-            proxy: self.is_proxied(worker),
+            proxy: self.proxy_sockets(worker),
         };
         let (copy, held) = match self.listeners.open(wanted, &request) {
             Ok(Grant::Slot { slot, group, fd }) => (
@@ -308,11 +308,10 @@ impl Supervisor {
         }
     }
 
-    /// Does the proxy serve the addresses of the worker's app?
-    pub(crate) fn is_proxied(&self, worker: WorkerId) -> bool {
-        self.workers
-            .get(&worker)
-            .is_some_and(|held| is_proxied(&held.spec))
+    /// With how many sockets the proxy serves the addresses of the worker's app; 0: it does not.
+    pub(crate) fn proxy_sockets(&self, worker: WorkerId) -> usize {
+        let held = self.workers.get(&worker);
+        held.map_or(0, |held| proxy_sockets(&held.spec))
     }
 
     /// How connections to the worker's app are spread.

@@ -14,7 +14,7 @@ use rpm_proxy::{
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 use tracing::error;
 
-use crate::app::cpus;
+use crate::app::{cpus, is_proxied};
 use crate::commands::failure;
 use crate::supervisor::Supervisor;
 
@@ -34,6 +34,8 @@ struct Open {
     targets: Vec<Target>,
     /// What the front was told last.
     spec: Option<Arc<AppSpec>>,
+    /// Its clients are asked to go.
+    leaves: bool,
     /// The port whose clients are sent on to this one.
     redirect: Option<u16>,
     /// What of that it cannot do.
@@ -68,12 +70,13 @@ impl Fronts {
             front: Arc::clone(&front),
             targets: Vec::new(),
             spec: None,
+            leaves: false,
             redirect: None,
             trouble: None,
         };
         // Before the first client comes: it may have to speak TLS.
         open.tell(fronted, spec, &proxy);
-        let listeners = fronted.listeners(proxy.threads());
+        let listeners = fronted.listeners();
         let opened = listeners.and_then(|listeners| proxy.open(fronted.group.0, listeners, &front));
         self.proxy = Some(proxy);
         self.open.insert(fronted.group, open);
@@ -139,7 +142,7 @@ impl Supervisor {
     /// Brings the proxy in line with the listeners.
     pub(crate) fn tend_fronts(&mut self) {
         let mut fronts = std::mem::take(&mut self.fronts);
-        let mut there = Vec::new();
+        let (mut there, mut left) = (Vec::new(), Vec::new());
         for fronted in self.listeners.fronted() {
             there.push(fronted.group);
             let spec = self.present_spec(fronted.app);
@@ -151,7 +154,21 @@ impl Supervisor {
             let (Some(open), Some(proxy)) = (fronts.open.get_mut(&fronted.group), &fronts.proxy) else {
                 continue;
             };
-            open.tell(&fronted, spec, proxy);
+            // While it leaves, what it was told holds: the app's specification is that of workers without a proxy.
+            if !fronted.leaves {
+                open.tell(&fronted, spec.filter(|spec| is_proxied(spec)), proxy);
+            }
+            if open.leaves != fronted.leaves {
+                open.leaves = fronted.leaves;
+                proxy.leave(fronted.group.0, open.leaves);
+            }
+            if fronted.leaves
+                && fronted.empty
+                && open.front.figures().connections == 0
+                && !fronted.is_awaited()
+            {
+                left.push(fronted.group);
+            }
             let target = |(slot, addr, weight): &(SlotId, SocketAddr, u32)| {
                 let id = UpstreamId(slot.0);
                 let before = open.targets.iter().find(|target| target.id == id);
@@ -174,6 +191,14 @@ impl Supervisor {
             if open.targets != targets {
                 open.front.set_upstreams(&targets);
                 open.targets = targets;
+            }
+        }
+        for group in left {
+            there.retain(|other| *other != group);
+            // The next daemon must know which sockets the kernel chooses from.
+            self.store.changed();
+            if let Err(error) = self.listeners.close_front(group) {
+                error!(%group, %error, "the proxy cannot leave an address to the workers");
             }
         }
         let proxy = &fronts.proxy;

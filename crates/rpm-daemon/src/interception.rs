@@ -317,9 +317,9 @@ impl Supervisor {
                     policy: self.policy(worker),
                     weight: self.weight(worker),
                     handoff: false,
-                    proxy: self.is_proxied(worker),
+                    proxy: self.proxy_sockets(worker),
                 };
-                if request.proxy {
+                if request.proxy > 0 {
                     self.open_private(intercepted, &captured, &request)
                 } else {
                     let captured = self.listeners.capture(captured, &request);

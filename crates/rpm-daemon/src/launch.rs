@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::{Plane, is_bun, is_handed, is_node, is_proxied, policy};
+use crate::app::{Plane, is_bun, is_handed, is_node, policy, proxy_sockets};
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::environment::environment;
 use crate::logs::Source;
@@ -293,7 +293,7 @@ impl Supervisor {
                 policy: policy(spec),
                 weight: self.weight(worker),
                 handoff: false,
-                proxy: is_proxied(spec),
+                proxy: proxy_sockets(spec),
             };
             match self.listeners.open(&wanted, &request) {
                 Ok(Grant::Slot { slot, group, fd }) => {

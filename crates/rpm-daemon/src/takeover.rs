@@ -19,7 +19,7 @@ use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::Plane;
+use crate::app::{Plane, cpus};
 use crate::drain::CLOSE_WITHIN;
 use crate::home::Home;
 use crate::logs::LogSink;
@@ -86,7 +86,12 @@ impl Supervisor {
             let allowed = !denied.contains(&worker);
             allowed.then(|| take(&holdings, worker, inode)).flatten()
         };
-        let (listeners, lost) = Listeners::take_over(stored.listeners, &denied, take, counts(&survivors))?;
+        let (listeners, lost) = Listeners::take_over(
+            stored.listeners,
+            &denied,
+            take,
+            (counts(&survivors), cpus() as usize),
+        )?;
         supervisor.listeners = listeners;
         for survivor in &survivors {
             let id = survivor.stored.id;

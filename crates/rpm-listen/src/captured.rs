@@ -32,13 +32,6 @@ pub fn captured_key(addr: SocketAddr, v6only: bool) -> String {
     format!("{PREFIX}{addr}{only}")
 }
 
-impl Group {
-    /// Its slots were made by the workers.
-    pub(crate) fn is_captured(&self) -> bool {
-        self.key.starts_with(PREFIX) && self.front.is_none()
-    }
-}
-
 impl Listeners {
     /// May a socket of the app be one of several at this address? `beside`: also where it overlaps another one of the app.
     ///
@@ -77,7 +70,11 @@ impl Listeners {
                 self.new_group(Group::new((by.app, by.key), (addr, v6only), counted))
             }
         };
-        let slot = self.enter(group, |open, slot| open.adopt(slot, fd, backlog, by.weight))?;
+        let count = self.counting_of(group, by.policy);
+        let slot = self.enter(group, |open, slot| {
+            open.steer_front(count)?;
+            open.adopt(slot, fd, backlog, by.weight)
+        })?;
         self.hold(slot, by.worker);
         Ok((group, slot))
     }
@@ -101,7 +98,7 @@ impl Listeners {
     #[must_use]
     pub fn is_captured(&self, slot: SlotId) -> bool {
         let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
-        group.is_some_and(Group::is_captured)
+        group.is_some_and(|group| group.key.starts_with(PREFIX) && !group.is_private(slot))
     }
 
     /// A socket of the worker's own making is its alone from now on: it closes it when it likes.

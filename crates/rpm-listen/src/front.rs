@@ -1,22 +1,25 @@
-//! Listeners that the daemon's proxy serves: one public socket, and behind it a private slot for each worker.
+//! Addresses that the daemon's proxy serves: public sockets of its own, and behind them a private slot for each worker. Where workers that
+//! have the address themselves come or go, by a reload, the proxy's sockets and theirs are of one group, and the kernel is told
+//! which to choose.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId};
 use rpm_sys::{sock_diag, socket};
 
-use crate::group::{FIRST_BACKLOG, Group};
-use crate::listeners::Listeners;
+use crate::counting::Count;
+use crate::group::{FIRST_BACKLOG, Group, Slot};
+use crate::listeners::{Listeners, OpenError, Request};
 use crate::policy::Policy;
 use crate::steering::Steering;
 
 /// Clients that may wait while the proxy is busy; the kernel's own limit (somaxconn) holds too.
 const PUBLIC_BACKLOG: u32 = 4096;
 
-/// A public socket and what is behind it.
+/// An address that the proxy serves, and what is behind it.
 #[derive(Debug)]
 pub struct Fronted<'l> {
     /// Its group.
@@ -24,21 +27,23 @@ pub struct Fronted<'l> {
     /// Whose.
     pub app: AppId,
     /// Where clients come to.
-    listener: &'l OwnedFd,
+    listeners: &'l [OwnedFd],
     v6only: bool,
     /// The eligible slots: which, where it listens, and its weight.
     pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
+    /// The workers have the address themselves again, and new clients go to them. Those of before are passed on to the address.
+    pub leaves: bool,
+    /// None of its workers is left that only the proxy connects to.
+    pub empty: bool,
 }
 
 impl Fronted<'_> {
-    /// As many sockets that listen to the address, the group's own among them.
+    /// The sockets that listen to the address.
     ///
     /// # Errors
-    /// No descriptor is left, or the address cannot be shared any more.
-    pub fn listeners(&self, count: usize) -> io::Result<Vec<OwnedFd>> {
-        let addr = self.addr()?;
-        let more = (1..count).map(|_| public(addr, self.v6only));
-        std::iter::once(self.listener.try_clone()).chain(more).collect()
+    /// No descriptor is left.
+    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        self.listeners.iter().map(OwnedFd::try_clone).collect()
     }
 
     /// As many that listen to another port of the same address.
@@ -56,30 +61,49 @@ impl Fronted<'_> {
     /// # Errors
     /// The kernel does not say.
     pub fn addr(&self) -> io::Result<SocketAddr> {
-        socket::local_addr(self.listener)
+        let first = self.listeners.first().ok_or(io::ErrorKind::NotFound)?;
+        socket::local_addr(first)
+    }
+
+    /// Do clients wait to be accepted by the proxy?
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        let waits = |fd: &OwnedFd| socket::accept_queue(fd.as_fd()).is_ok_and(|queue| queue.len > 0);
+        self.listeners.iter().any(waits)
+    }
+}
+
+/// The listeners of the proxy are numbered from above where the kernel chooses between them and slots.
+fn front_slot(number: usize) -> SlotId {
+    SlotId(u32::MAX - number as u32)
+}
+
+/// The sockets that the kernel chooses from.
+pub(crate) fn members<'g>(
+    slots: &'g BTreeMap<SlotId, Slot>,
+    front: &'g [OwnedFd],
+) -> impl Fn(SlotId) -> Option<BorrowedFd<'g>> + Copy {
+    move |slot| match slots.get(&slot) {
+        Some(held) if held.private => None,
+        Some(held) => Some(held.fd.as_fd()),
+        None => front.get((u32::MAX - slot.0) as usize).map(OwnedFd::as_fd),
     }
 }
 
 impl Group {
-    /// One whose address the proxy serves.
+    /// One whose address the proxy serves, with so many sockets.
     pub(crate) fn fronted(
         (app, key): (AppId, &str),
         (addr, v6only): (SocketAddr, bool),
         policy: Policy,
+        count: usize,
     ) -> io::Result<Group> {
-        let listener = public(addr, v6only)?;
-        let addr = socket::local_addr(&listener)?;
-        Ok(Group::behind(listener, (app, key), (addr, v6only), policy))
-    }
-
-    /// The same with a socket that listens already.
-    pub(crate) fn behind(
-        listener: OwnedFd,
-        (app, key): (AppId, &str),
-        (addr, v6only): (SocketAddr, bool),
-        policy: Policy,
-    ) -> Group {
-        Group {
+        let mut front = vec![public(addr, v6only)?];
+        let addr = socket::local_addr(&front[0])?;
+        for _ in 1..count {
+            front.push(public(addr, v6only)?);
+        }
+        Ok(Group {
             app,
             key: key.to_owned(),
             addr,
@@ -90,8 +114,71 @@ impl Group {
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
             deal: None,
-            front: Some(listener),
+            front,
+        })
+    }
+
+    /// Has the proxy listen at the address too, where workers have it. Nobody is steered there yet.
+    pub(crate) fn open_front(&mut self, count: usize) -> io::Result<()> {
+        if !self.front.is_empty() {
+            return Ok(());
         }
+        let opened = (0..count).try_for_each(|number| {
+            let listener = public(self.addr, self.v6only)?;
+            self.steering.add(front_slot(number), listener.as_fd(), 1)?;
+            self.front.push(listener);
+            Ok(())
+        });
+        if opened.is_err() {
+            // All of them, or none.
+            let _ = self.close_front();
+        }
+        opened
+    }
+
+    /// Has the kernel choose the proxy and nobody else, before there are others to choose from.
+    pub(crate) fn steer_front(&mut self, count: Count) -> io::Result<()> {
+        if self.front.is_empty() || !matches!(self.steering, Steering::Apart) {
+            return Ok(());
+        }
+        let mut steering = Steering::choose(self.policy, count);
+        for (number, listener) in self.front.iter().enumerate() {
+            steering.add(front_slot(number), listener.as_fd(), 1)?;
+        }
+        let all: Vec<SlotId> = (0..self.front.len()).map(front_slot).collect();
+        steering.steer(&all, members(&self.slots, &self.front))?;
+        self.steering = steering;
+        Ok(())
+    }
+
+    /// The sockets by which the kernel reaches these slots: the proxy's for those that are private.
+    pub(crate) fn reached(&self, slots: &[SlotId]) -> Vec<SlotId> {
+        let mut reached = slots.to_vec();
+        reached.retain(|slot| !self.is_private(*slot));
+        if reached.len() < slots.len() {
+            reached.extend((0..self.front.len()).map(front_slot));
+        }
+        reached
+    }
+
+    pub(crate) fn is_private(&self, slot: SlotId) -> bool {
+        self.slots.get(&slot).is_some_and(|held| held.private)
+    }
+
+    /// Do all connections go to the proxy?
+    pub(crate) fn is_served_by_proxy(&self) -> bool {
+        !self.front.is_empty() && self.eligible.iter().all(|slot| self.is_private(*slot))
+    }
+
+    /// The proxy listens here no more. What came to it since it looked last goes to the slots, where the kernel can.
+    fn close_front(&mut self) -> io::Result<()> {
+        let front = std::mem::take(&mut self.front);
+        for (number, listener) in front.iter().enumerate() {
+            let leave = || socket::unlisten(listener.as_fd());
+            self.steering
+                .remove(front_slot(number), members(&self.slots, &front), leave)?;
+        }
+        Ok(())
     }
 }
 
@@ -103,29 +190,74 @@ pub(crate) fn public(addr: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
 }
 
 impl Listeners {
+    /// Opens a slot: a private one if the proxy serves the address for the worker.
+    pub(crate) fn open_slot(&mut self, group: GroupId, by: &Request<'_>) -> Result<SlotId, OpenError> {
+        match by.proxy {
+            0 => {
+                let count = self.counting_of(group, by.policy);
+                self.enter(group, |open, slot| {
+                    open.steer_front(count)?;
+                    open.open(slot, by.weight)
+                })
+            }
+            count => self.enter(group, |open, slot| {
+                open.open_front(count)?;
+                open.open_private(slot, by.weight)
+            }),
+        }
+    }
+
+    /// How connections are counted if the kernel is to choose from now on where it did not.
+    pub(crate) fn counting_of(&mut self, group: GroupId, policy: Policy) -> Count {
+        match self.groups.get(&group).map(|group| &group.steering) {
+            Some(Steering::Apart) => self.counting.of(policy),
+            Some(Steering::Ebpf(_) | Steering::Classic(_)) | None => Count::Unwanted,
+        }
+    }
+
     /// All that the proxy serves.
     pub fn fronted(&self) -> impl Iterator<Item = Fronted<'_>> {
-        self.groups.iter().filter_map(|(id, group)| {
+        let fronted = |(_, group): &(&GroupId, &Group)| !group.front.is_empty();
+        self.groups.iter().filter(fronted).map(|(id, group)| {
             let upstream = |slot: &SlotId| {
-                let held = group.slots.get(slot)?;
+                let held = group.slots.get(slot).filter(|held| held.private)?;
                 Some((*slot, socket::local_addr(&held.fd).ok()?, held.weight))
             };
-            Some(Fronted {
+            let mut upstreams: Vec<_> = group.eligible.iter().filter_map(upstream).collect();
+            let leaves = upstreams.is_empty() && !group.eligible.is_empty();
+            // Where the kernel may choose the proxy again nobody is passed on.
+            if leaves && !group.steering.is_lost() {
+                upstreams.push((front_slot(0), reachable(group.addr), 1));
+            }
+            Fronted {
                 group: *id,
                 app: group.app,
-                listener: group.front.as_ref()?,
+                listeners: &group.front,
                 v6only: group.v6only,
-                upstreams: group.eligible.iter().filter_map(upstream).collect(),
-            })
+                upstreams,
+                leaves,
+                empty: !group.slots.values().any(|held| held.private),
+            }
         })
     }
 
-    /// Does the proxy serve the address of this slot?
-    #[must_use]
-    pub fn is_fronted(&self, slot: SlotId) -> bool {
-        let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
-        group.is_some_and(|group| group.front.is_some())
+    /// The proxy serves the address no more: its workers have it.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn close_front(&mut self, group: GroupId) -> io::Result<()> {
+        self.groups.get_mut(&group).map_or(Ok(()), Group::close_front)
     }
+}
+
+/// Where somebody on this machine reaches a listener of this address.
+fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    addr
 }
 
 impl Group {
@@ -141,7 +273,8 @@ impl Group {
         let free = candidates.find(|addr| !used.contains(addr));
         let free = free.ok_or(io::ErrorKind::AddrInUse)?;
         let fd = socket::bind_tcp(free, false)?;
-        self.adopt(slot, fd, FIRST_BACKLOG, weight)
+        socket::listen(fd.as_fd(), FIRST_BACKLOG)?;
+        self.put(slot, fd, weight, true)
     }
 }
 

@@ -10,6 +10,7 @@ use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
 use crate::counting::Count;
+use crate::front::members;
 use crate::handoff::Deal;
 use crate::policy::{Policy, buckets, mixed};
 use crate::steering::{Mechanism, Steering};
@@ -40,14 +41,16 @@ pub(crate) struct Group {
     pub(crate) foreign: BTreeMap<SlotId, WorkerId>,
     /// The daemon accepts, and hands each connection to a worker.
     pub(crate) deal: Option<Deal>,
-    /// The public socket, where the daemon's proxy serves it; the slots are private ones then.
-    pub(crate) front: Option<OwnedFd>,
+    /// The public sockets of the daemon's proxy, where it serves the address for slots that are private.
+    pub(crate) front: Vec<OwnedFd>,
 }
 
 pub(crate) struct Slot {
     pub(crate) fd: OwnedFd,
     /// Names the socket.
     pub(crate) cookie: u64,
+    /// It is private: only the proxy connects to it, at an address of its own.
+    pub(crate) private: bool,
     /// Its part of the connections, where they are weighted.
     pub(crate) weight: u32,
     pub(crate) holder: Option<WorkerId>,
@@ -114,7 +117,7 @@ impl Group {
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
             deal: None,
-            front: None,
+            front: Vec::new(),
         }
     }
 
@@ -128,19 +131,15 @@ impl Group {
             .collect();
         for slot in gone {
             self.foreign.remove(&slot);
-            let members = &self.slots;
             // It left by itself; what fails here is told by the next change.
             let _ = self
                 .steering
-                .remove(slot, |slot| members.get(&slot).map(|s| s.fd.as_fd()), || Ok(()));
+                .remove(slot, members(&self.slots, &self.front), || Ok(()));
         }
     }
 
-    /// Opens a slot. The first one settles the number of a port 0.
+    /// Opens a slot that clients connect to. The first one settles the number of a port 0.
     pub(crate) fn open(&mut self, slot: SlotId, weight: u32) -> io::Result<()> {
-        if self.front.is_some() {
-            return self.open_private(slot, weight);
-        }
         // A socket bound to port 0 comes back on another port when it is bounced, so every slot is bound
         // to the number. The reservation holds it until the first slot has it.
         let reserved = match self.addr.port() {
@@ -158,10 +157,15 @@ impl Group {
     pub(crate) fn adopt(&mut self, slot: SlotId, fd: OwnedFd, backlog: u32, weight: u32) -> io::Result<()> {
         socket::listen(fd.as_fd(), backlog)?;
         self.steering.add(slot, fd.as_fd(), weight)?;
+        self.put(slot, fd, weight, false)
+    }
+
+    pub(crate) fn put(&mut self, slot: SlotId, fd: OwnedFd, weight: u32, private: bool) -> io::Result<()> {
         self.slots.insert(
             slot,
             Slot {
                 cookie: socket::cookie(&fd)?,
+                private,
                 weight,
                 fd,
                 holder: None,
@@ -184,26 +188,27 @@ impl Group {
                 }
             };
         }
-        let members = &self.slots;
-        self.steering
-            .steer(slots, |slot| members.get(&slot).map(|s| s.fd.as_fd()))
+        let reached = self.reached(slots);
+        self.steering.steer(&reached, members(&self.slots, &self.front))
     }
 
     /// Moves what waits in the slot's queue to `to`. The holder must be dead or stopped.
     pub(crate) fn rescue(&mut self, id: SlotId, to: &[SlotId]) -> io::Result<Rescued> {
-        let Some(slot) = self.slots.get_mut(&id).filter(|_| self.deal.is_none()) else {
+        let Some(slot) = self.slots.get(&id).filter(|_| self.deal.is_none()) else {
             return Ok(Rescued::Moved(0));
         };
         let queue = socket::accept_queue(slot.fd.as_fd())?;
         if queue.len == 0 {
             return Ok(Rescued::Moved(0));
         }
-        let rescued = if self.steering.can_migrate() {
-            let bounced = self.steering.bounce(id, slot.fd.as_fd(), queue.max, to);
-            let eligible = self.eligible.clone();
-            let members = &self.slots;
-            self.steering
-                .steer(&eligible, |slot| members.get(&slot).map(|s| s.fd.as_fd()))?;
+        let rescued = if self.steering.can_migrate() && !slot.private {
+            let (to, eligible) = (self.reached(to), self.reached(&self.eligible));
+            let fd_of = members(&self.slots, &self.front);
+            let bounced = match fd_of(id) {
+                Some(fd) => self.steering.bounce(id, fd, queue.max, &to),
+                None => Ok(()),
+            };
+            self.steering.steer(&eligible, fd_of)?;
             bounced?;
             Rescued::Moved(queue.len)
         } else {
@@ -227,9 +232,9 @@ impl Group {
         self.eligible.retain(|s| *s != id);
         let migrates = match self.slots.is_empty() {
             true => !inherited,
-            false => self.steering.can_migrate(),
+            false => self.steering.can_migrate() && !slot.private,
         };
-        if self.slots.is_empty() && inherited {
+        if self.slots.is_empty() && inherited && !slot.private {
             cbpf::hold_off(slot.fd.as_fd())?;
         }
         let mut left = if migrates {
@@ -237,10 +242,12 @@ impl Group {
         } else {
             take(slot.fd.as_fd())?
         };
-        let members = &self.slots;
-        let fd_of = |other: SlotId| members.get(&other).map(|s| s.fd.as_fd());
-        self.steering
-            .remove(id, fd_of, || socket::unlisten(slot.fd.as_fd()))?;
+        let fd_of = members(&self.slots, &self.front);
+        let leave = || socket::unlisten(slot.fd.as_fd());
+        match slot.private {
+            true => leave()?,
+            false => self.steering.remove(id, fd_of, leave)?,
+        }
         if !migrates {
             // What completed its handshake between the two.
             left.extend(take(slot.fd.as_fd()).unwrap_or_default());
@@ -263,6 +270,7 @@ impl Group {
             addr: self.addr,
             mechanism: match &self.deal {
                 Some(_) => handed(self.policy),
+                None if self.is_served_by_proxy() => Steering::Apart.mechanism(self.policy),
                 None => self.steering.mechanism(self.policy),
             },
             slots: slots.collect(),

@@ -49,8 +49,8 @@ pub struct Request<'a> {
     pub weight: u32,
     /// The daemon accepts them and hands them over, if it is the first to open the address.
     pub handoff: bool,
-    /// The daemon's proxy serves the address, if it is the first to open it.
-    pub proxy: bool,
+    /// The daemon's proxy serves the address for it, with so many sockets; 0: it does not.
+    pub proxy: usize,
 }
 
 /// What a worker gets to listen on.
@@ -185,24 +185,25 @@ impl Listeners {
         let inherits = by.inherits.filter(|slot| self.group_of.contains_key(slot));
         let (group, slot) = match (inherits, self.group(app, key)) {
             (Some(slot), Some(group)) => (group, slot),
-            (None, Some(group)) => (group, self.open_slot(group, by.weight)?),
+            (None, Some(group)) => (group, self.open_slot(group, by)?),
             (_, None) => {
-                let counted = match by.handoff || by.proxy {
+                let counted = match by.handoff || by.proxy > 0 {
                     true => (by.policy, Count::Unwanted),
                     false => (by.policy, self.counting.of(by.policy)),
                 };
-                let mut group = match by.proxy {
-                    true => Group::fronted((app, key), (addr, v6only), by.policy).map_err(|source| {
-                        OpenError::Io {
-                            what: addr.to_string(),
-                            source,
-                        }
-                    })?,
-                    false => Group::new((app, key), (addr, v6only), counted),
-                };
+                let mut group =
+                    match by.proxy {
+                        0 => Group::new((app, key), (addr, v6only), counted),
+                        count => Group::fronted((app, key), (addr, v6only), by.policy, count).map_err(
+                            |source| OpenError::Io {
+                                what: addr.to_string(),
+                                source,
+                            },
+                        )?,
+                    };
                 group.deal = by.handoff.then(Deal::default);
                 let group = self.new_group(group);
-                (group, self.open_slot(group, by.weight)?)
+                (group, self.open_slot(group, by)?)
             }
         };
         let slot_of = self.groups.get_mut(&group).and_then(|g| g.slots.get_mut(&slot));
@@ -220,10 +221,6 @@ impl Listeners {
                 source: io::ErrorKind::NotFound.into(),
             }),
         }
-    }
-
-    fn open_slot(&mut self, group: GroupId, weight: u32) -> Result<SlotId, OpenError> {
-        self.enter(group, |open, slot| open.open(slot, weight))
     }
 
     pub(crate) fn new_group(&mut self, group: Group) -> GroupId {
@@ -379,7 +376,7 @@ impl Listeners {
         self.group_of
             .get(&slot)
             .and_then(|id| self.groups.get(id))
-            .is_some_and(|g| g.deal.is_none() && g.steering.can_migrate())
+            .is_some_and(|g| g.deal.is_none() && !g.is_private(slot) && g.steering.can_migrate())
     }
 
     /// Retires a slot that the core closed. With somewhere for its queue to go and a living holder it

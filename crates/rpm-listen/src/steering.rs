@@ -102,6 +102,14 @@ impl Steering {
         }
     }
 
+    /// The kernel chooses between all sockets, eligible or not: their order is not known.
+    pub(crate) fn is_lost(&self) -> bool {
+        match self {
+            Steering::Classic(order) => order.lost,
+            Steering::Ebpf(_) | Steering::Apart => false,
+        }
+    }
+
     /// Takes charge of sockets that listen already. `order` is that of the kernel, as far as it was known, with sockets
     /// that have left since.
     pub(crate) fn take_over(

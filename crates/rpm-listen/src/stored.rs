@@ -11,7 +11,6 @@ use rpm_sys::socket;
 use serde::{Deserialize, Serialize};
 
 use crate::counting::{Count, Counting};
-use crate::front::public;
 use crate::group::{Group, Slot};
 use crate::handoff::Deal;
 use crate::listeners::Listeners;
@@ -55,6 +54,8 @@ struct StoredSlot {
     rescued: u64,
     #[serde(default = "one")]
     weight: u32,
+    #[serde(default)]
+    private: bool,
 }
 
 fn one() -> u32 {
@@ -83,6 +84,7 @@ impl Listeners {
                 retiring: slot.retiring.clone(),
                 rescued: slot.rescued,
                 weight: slot.weight,
+                private: slot.private,
             })
         };
         let group = |(id, group): (&GroupId, &Group)| StoredGroup {
@@ -93,7 +95,7 @@ impl Listeners {
             v6only: group.v6only,
             policy: group.policy,
             handoff: group.deal.is_some(),
-            proxy: group.front.is_some(),
+            proxy: group.slots.values().any(|slot| slot.private),
             order: group.steering.order().to_vec(),
             slots: group.slots.iter().filter_map(slot).collect(),
         };
@@ -117,7 +119,8 @@ impl Listeners {
 
     /// Takes charge of what a predecessor had. `take` gives a copy of the socket with an inode that a worker holds.
     /// Returns also the slots that are gone. Of workers in `denied` nothing can be taken, though they serve on: their addresses
-    /// stay known, so that others can be opened beside them. `counts` are those that the workers kept.
+    /// stay known, so that others can be opened beside them. `counts` are those that the workers kept;
+    /// `front` is how many sockets the proxy has for an address.
     ///
     /// # Errors
     /// The kernel refuses to watch them.
@@ -125,7 +128,7 @@ impl Listeners {
         stored: Stored,
         denied: &BTreeSet<WorkerId>,
         mut take: impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
-        counts: Option<Counts>,
+        (counts, front): (Option<Counts>, usize),
     ) -> io::Result<(Listeners, Vec<SlotId>)> {
         let mut listeners = Listeners::new()?;
         listeners.counting = Counting::taken_back(counts);
@@ -137,7 +140,7 @@ impl Listeners {
                 true => Count::Unwanted,
                 false => listeners.counting.of(group.policy),
             };
-            let Some(group) = take_group((group, count), denied, &mut take, &mut lost) else {
+            let Some(group) = take_group((group, count, front), denied, &mut take, &mut lost) else {
                 continue;
             };
             for (slot, held) in &group.slots {
@@ -175,12 +178,17 @@ impl Listeners {
 }
 
 fn take_group(
-    (stored, count): (StoredGroup, Count),
+    (stored, count, front): (StoredGroup, Count, usize),
     denied: &BTreeSet<WorkerId>,
     take: &mut impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
     lost: &mut Vec<SlotId>,
 ) -> Option<Group> {
-    let held = |slot: &StoredSlot| Some((slot.slot, slot.holder.filter(|worker| denied.contains(worker))?));
+    let held = |slot: &StoredSlot| {
+        let holder = slot
+            .holder
+            .filter(|worker| !slot.private && denied.contains(worker))?;
+        Some((slot.slot, holder))
+    };
     let foreign: BTreeMap<SlotId, WorkerId> = stored.slots.iter().filter_map(held).collect();
     let mut slots = BTreeMap::new();
     for slot in stored.slots {
@@ -189,6 +197,7 @@ fn take_group(
                 slot.slot,
                 Slot {
                     cookie: socket::cookie(&fd).unwrap_or_default(),
+                    private: slot.private,
                     weight: slot.weight,
                     fd,
                     holder: slot.holder,
@@ -199,32 +208,18 @@ fn take_group(
             None => lost.push(slot.slot),
         }
     }
-    // Clients are refused from the death of the daemon until here.
-    let front = match (stored.proxy, slots.is_empty()) {
-        (true, false) => match public(stored.addr, stored.v6only) {
-            Ok(listener) => Some(listener),
-            Err(_) => {
-                // Somebody has taken the address meanwhile.
-                lost.extend(slots.keys());
-                return None;
-            }
-        },
-        (true, true) => return None,
-        (false, _) => None,
-    };
-    let mut steering = match (slots.is_empty(), foreign.is_empty()) {
-        _ if front.is_some() => Steering::Apart,
-        (true, true) => return None,
+    let steered = slots.iter().filter(|(_, slot)| !slot.private);
+    let steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
+    let mut steering = match (steered.is_empty(), foreign.is_empty()) {
+        (true, true) if slots.is_empty() => return None,
+        (true, true) => Steering::Apart,
         (true, false) => Steering::beside((stored.policy, count), &stored.order),
-        (false, _) => {
-            let fds = slots.iter().map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
-            Steering::take_over((stored.policy, count), &fds, &stored.order)
-        }
+        (false, _) => Steering::take_over((stored.policy, count), &steered, &stored.order),
     };
     for (id, slot) in &slots {
         steering.weigh(*id, slot.weight);
     }
-    Some(Group {
+    let mut group = Group {
         app: stored.app,
         key: stored.key,
         addr: stored.addr,
@@ -235,6 +230,20 @@ fn take_group(
         eligible: Vec::new(),
         foreign,
         deal: stored.handoff.then(Deal::default),
-        front,
-    })
+        front: Vec::new(),
+    };
+    // Clients of the proxy are refused from the death of the daemon until here.
+    if group.slots.values().any(|slot| slot.private) && group.open_front(front).is_err() {
+        // Somebody has taken the address meanwhile.
+        lost.extend(
+            group
+                .slots
+                .extract_if(.., |_, slot| slot.private)
+                .map(|(id, _)| id),
+        );
+        if group.slots.is_empty() && group.foreign.is_empty() {
+            return None;
+        }
+    }
+    Some(group)
 }

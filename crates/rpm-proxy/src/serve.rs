@@ -28,6 +28,7 @@ use crate::pool::Pools;
 use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
 use crate::tcp;
+use crate::threads::Stage;
 use crate::upstream::Upstream;
 
 /// When no descriptor is left: until some client has gone.
@@ -83,7 +84,7 @@ pub(crate) async fn accept(
     listener: TcpListener,
     front: Arc<Front>,
     checks: bool,
-    mut closing: watch::Receiver<bool>,
+    mut closing: watch::Receiver<Stage>,
 ) {
     let checker = checks.then(|| tokio::task::spawn_local(check(Arc::clone(&front))));
     let pools = Rc::new(Pools::default());
@@ -93,7 +94,7 @@ pub(crate) async fn accept(
             biased;
             accepted = listener.accept() => accepted,
             // Whoever waits is accepted before.
-            _ = closing.changed() => break,
+            _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -108,6 +109,9 @@ pub(crate) async fn accept(
             }
             Err(error) => {
                 // The client's own, or no descriptor is left: it waits in the backlog.
+                if closing.has_changed().is_err() || *closing.borrow() == Stage::Closed {
+                    break;
+                }
                 if !matches!(error.kind(), io::ErrorKind::ConnectionAborted) {
                     warn!(%error, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
@@ -140,7 +144,7 @@ async fn serve(
     (stream, address): (TcpStream, SocketAddr),
     front: Arc<Front>,
     pools: Rc<Pools>,
-    closing: watch::Receiver<bool>,
+    closing: watch::Receiver<Stage>,
 ) {
     // One that has gone already is found to have.
     let _ = stream.set_nodelay(true);
@@ -174,7 +178,7 @@ async fn told(mut stream: TcpStream) -> io::Result<(Rewound<TcpStream>, Option<I
 }
 
 /// Lets a client in, and speaks TLS with it if that is wanted.
-async fn admit<S>(stream: S, ip: IpAddr, front: Arc<Front>, pools: Rc<Pools>, closing: watch::Receiver<bool>)
+async fn admit<S>(stream: S, ip: IpAddr, front: Arc<Front>, pools: Rc<Pools>, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -203,7 +207,7 @@ where
 }
 
 /// Speaks what the client speaks.
-async fn speak<S>(stream: S, peer: Rc<Peer>, tcp: bool, closing: watch::Receiver<bool>)
+async fn speak<S>(stream: S, peer: Rc<Peer>, tcp: bool, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -217,7 +221,7 @@ where
 }
 
 /// Serves a client that speaks HTTP/2.
-async fn http2<S>(wire: Wire<S>, peer: Rc<Peer>, mut closing: watch::Receiver<bool>)
+async fn http2<S>(wire: Wire<S>, peer: Rc<Peer>, mut closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -235,15 +239,17 @@ where
         .keep_alive_interval(Some(header_timeout));
     let io = TokioIo::new(Rewound::new(wire.come.freeze(), wire.io));
     let mut connection = pin!(builder.serve_connection(io, service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        _ = closing.changed() => None,
-    };
-    if ended.is_none() {
-        connection.as_mut().graceful_shutdown();
-        if timeout(CLOSE_WITHIN, connection).await.is_err() {
-            debug!("a client was cut: it has not ended in time");
-        }
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|stage| *stage != Stage::Open) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|stage| *stage == Stage::Closed) => {}
+    }
+    if timeout(CLOSE_WITHIN, connection).await.is_err() {
+        debug!("a client was cut: it has not ended in time");
     }
 }
 

@@ -22,7 +22,19 @@ const STACK: usize = 512 * 1024;
 
 enum Order {
     Open(u32, TcpListener, Arc<Front>),
+    Tell(u32, Stage),
     Close(u32),
+}
+
+/// What a listener's connections are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Clients may stay.
+    Open,
+    /// Others serve new clients: whoever is here is asked to go, and served until it does.
+    Leaving,
+    /// Nobody is accepted any more, and whoever is idle has to go.
+    Closed,
 }
 
 /// All threads. They end when it is dropped.
@@ -72,10 +84,20 @@ impl Proxy {
         Ok(())
     }
 
+    /// Has the front's clients go elsewhere when they have had the next answer, or stay again.
+    pub fn leave(&self, id: u32, leaves: bool) {
+        let stage = if leaves { Stage::Leaving } else { Stage::Open };
+        self.order(id, || Order::Tell(id, stage));
+    }
+
     /// Accepts no more for the front; clients finish what they have begun.
     pub fn close(&self, id: u32) {
+        self.order(id, || Order::Close(id));
+    }
+
+    fn order(&self, id: u32, order: impl Fn() -> Order) {
         for orders in &self.threads {
-            if orders.try_send(Order::Close(id)).is_err() {
+            if orders.try_send(order()).is_err() {
                 warn!(id, "a thread of the proxy does not take orders");
             }
         }
@@ -83,20 +105,25 @@ impl Proxy {
 }
 
 async fn obey(mut inbox: mpsc::Receiver<Order>, first: bool) {
-    let mut open: HashMap<u32, watch::Sender<bool>> = HashMap::new();
+    let mut open: HashMap<u32, watch::Sender<Stage>> = HashMap::new();
     while let Some(order) = inbox.recv().await {
         match order {
             Order::Open(id, listener, front) => match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let (closing, told) = watch::channel(false);
+                    let (closing, told) = watch::channel(Stage::Open);
                     open.insert(id, closing);
                     tokio::task::spawn_local(accept(listener, front, first, told));
                 }
                 Err(error) => error!(id, %error, "a thread of the proxy cannot serve a listener"),
             },
+            Order::Tell(id, stage) => {
+                if let Some(told) = open.get(&id) {
+                    told.send_replace(stage);
+                }
+            }
             Order::Close(id) => {
-                if let Some(closing) = open.remove(&id) {
-                    let _ = closing.send(true);
+                if let Some(told) = open.remove(&id) {
+                    told.send_replace(Stage::Closed);
                 }
             }
         }

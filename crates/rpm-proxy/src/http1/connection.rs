@@ -20,6 +20,7 @@ use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::{Attempts, Unavailable};
 use crate::front::Settings;
 use crate::serve::Peer;
+use crate::threads::Stage;
 use crate::upstream::{InFlight, Upstream};
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
@@ -38,7 +39,7 @@ pub(crate) enum Left<S> {
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     peer: &Peer,
-    closing: watch::Receiver<bool>,
+    closing: watch::Receiver<Stage>,
 ) -> Left<S> {
     let mut session = Session {
         settings: peer.front.settings(),
@@ -78,7 +79,7 @@ pub(super) struct Session<'p, S> {
     pub(super) client: Wire<S>,
     pub(super) peer: &'p Peer,
     pub(super) settings: Arc<Settings>,
-    pub(super) closing: watch::Receiver<bool>,
+    pub(super) closing: watch::Receiver<Stage>,
     pub(super) deadline: Deadline,
     /// The head that an upstream is sent.
     pub(super) upward: Vec<u8>,
@@ -197,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             closing,
             ..
         } = self;
-        let mut closed = pin!(closing.wait_for(|closing| *closing));
+        let mut closed = pin!(closing.wait_for(|stage| *stage == Stage::Closed));
         poll_fn(|context| {
             match client.poll_fill(HEAD_READ, context) {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(Filled::Some),
@@ -291,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     ) -> Result<(Ended, bool), (Failed, bool)> {
         let front = &self.peer.front;
         let settings = Arc::clone(&self.settings);
-        let stays = !*self.closing.borrow();
+        let stays = *self.closing.borrow() == Stage::Open;
         let cookie = self.peer.cookie_for(head.sticky, upstream);
         let extra = cookie
             .map(|cookie| format!("set-cookie: {cookie}\r\n"))
@@ -365,7 +366,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// The client's request is not answered by a worker.
     async fn fail(&mut self, refusal: Refusal, head: &RequestHead) -> Turn {
-        let stays = head.keep_alive && head.framing == Framing::Nothing && !*self.closing.borrow();
+        let stays =
+            head.keep_alive && head.framing == Framing::Nothing && *self.closing.borrow() == Stage::Open;
         let retry = if refusal.status == 503 {
             "retry-after: 1\r\n"
         } else {
