@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::{PathAndQuery, Uri};
@@ -71,18 +71,43 @@ pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<
         return Err(Refused("more than one Host"));
     }
     if let Some(authority) = parts.uri.authority() {
-        // What the request line says wins (RFC 9112, 3.2.2).
+        // RFC 9113, 8.3.1.
+        let other = |host: &HeaderValue| {
+            !host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes())
+        };
+        if authority.as_str().contains('@') || headers.get(HOST).is_some_and(other) {
+            return Err(Refused("an authority that is not the Host"));
+        }
         let host = HeaderValue::try_from(authority.as_str()).map_err(|_| Refused("a host that is none"))?;
         headers.insert(HOST, host);
-    } else if !headers.contains_key(HOST) && parts.version == Version::HTTP_11 {
+    } else if !headers.contains_key(HOST) {
         return Err(Refused("no Host"));
     }
+    join_cookies(headers);
     drop_hop_by_hop(headers);
     name_client(headers, client, trusted);
     let path = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     parts.version = Version::HTTP_11;
     Ok(())
+}
+
+/// HTTP/2 may have the pairs of a cookie in fields of their own; HTTP/1.1 has one (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let all: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if all.len() < 2 {
+        return;
+    }
+    // Fields that were valid are so together.
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Makes the head of an upstream's answer one for the client; `true`: the upstream ends the connection after it.
@@ -205,7 +230,7 @@ mod tests {
     fn what_clients_say_of_proxies_is_dropped_unless_it_is_trusted() {
         let request = || {
             Request::get("http://shop.example:8080/x")
-                .header("host", "evil")
+                .header("host", "Shop.example:8080")
                 .header("x-forwarded-for", "10.0.0.1")
                 .header("x-forwarded-proto", "https")
                 .header("forwarded", "for=10.0.0.1")
@@ -234,6 +259,9 @@ mod tests {
         let hosts = Request::get("/").header("host", "x").header("host", "y");
         assert!(sent(hosts, false).is_err());
         assert_eq!(sent(Request::get("/"), false).err(), Some(Refused("no Host")));
+        let other = Request::get("http://shop.example/").header("host", "evil");
+        assert!(sent(other, false).is_err());
+        assert!(sent(Request::get("http://user@shop.example/"), false).is_err());
     }
 
     #[test]

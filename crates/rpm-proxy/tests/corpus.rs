@@ -5,120 +5,32 @@
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 
-use rpm_proxy::{Front, Proxy, Settings, Target, UpstreamId};
+use site::{BOUND, Site, is_whole};
 
-const BOUND: Duration = Duration::from_secs(20);
+mod site;
 
-/// Says what it was sent. It answers each connection once, when a request has come whole.
-struct Upstream {
-    addr: SocketAddr,
-    seen: Receiver<Vec<u8>>,
-}
-
-impl Upstream {
-    fn start() -> Upstream {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let addr = listener.local_addr().expect("an address");
-        let (sender, seen) = channel();
-        thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let sender = sender.clone();
-                thread::spawn(move || {
-                    let mut all = Vec::new();
-                    let mut part = [0; 4096];
-                    while !is_whole(&all) {
-                        match stream.read(&mut part) {
-                            Ok(count @ 1..) => all.extend_from_slice(&part[..count]),
-                            Ok(0) | Err(_) => break,
-                        }
-                    }
-                    let _ = sender.send(all);
-                    let _ = stream
-                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
-                });
-            }
-        });
-        Upstream { addr, seen }
-    }
-}
-
-/// Has a request come whole, as the proxy writes them?
-fn is_whole(bytes: &[u8]) -> bool {
-    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return false;
-    };
-    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-    if head.contains("transfer-encoding: chunked") {
-        return bytes.ends_with(b"0\r\n\r\n") || bytes.ends_with(b"x: y\r\n\r\n");
-    }
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
-    bytes.len() >= end + 4 + length.map_or(0, |length| length.parse().expect("a number"))
-}
-
-struct Site {
-    _proxy: Proxy,
-    port: u16,
-    upstream: Upstream,
-}
-
-impl Site {
-    fn start() -> Site {
-        let upstream = Upstream::start();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let proxy = Proxy::start(1).expect("a thread");
-        let front = Front::new();
-        let settings = Settings {
-            retries: 0,
-            header_timeout: Duration::from_secs(1),
-            ..Settings::default()
-        };
-        front.set(settings).expect("nothing can fail");
-        front.set_upstreams(&[Target {
-            id: UpstreamId(1),
-            addr: upstream.addr,
-            weight: 1,
-            key: 0,
-        }]);
-        proxy
-            .open(1, vec![OwnedFd::from(listener)], &front)
-            .expect("it takes orders");
-        Site {
-            _proxy: proxy,
-            port,
-            upstream,
+/// The status of each answer to these bytes.
+fn ask(site: &Site, bytes: &[u8]) -> Vec<u16> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+    stream.write_all(bytes).expect("it is sent");
+    let mut answers = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&answers).into_owned();
+        let statuses = statuses(&text);
+        // Whoever is refused is let go; whoever is served may go.
+        if statuses.first() == Some(&200) && text.ends_with("ok") {
+            let _ = stream.shutdown(Shutdown::Both);
+            return statuses;
         }
-    }
-
-    /// The status of each answer to these bytes.
-    fn ask(&self, bytes: &[u8]) -> Vec<u16> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("it listens");
-        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
-        stream.write_all(bytes).expect("it is sent");
-        let mut answers = Vec::new();
-        let mut part = [0; 4096];
-        loop {
-            let text = String::from_utf8_lossy(&answers).into_owned();
-            let statuses = statuses(&text);
-            // Whoever is refused is let go; whoever is served may go.
-            if statuses.first() == Some(&200) && text.ends_with("ok") {
-                let _ = stream.shutdown(Shutdown::Both);
-                return statuses;
-            }
-            match stream.read(&mut part) {
-                Ok(count @ 1..) => answers.extend_from_slice(&part[..count]),
-                Ok(0) => return statuses,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return statuses,
-                Err(error) => panic!("{error}: {text:?} to {:?}", String::from_utf8_lossy(bytes)),
-            }
+        match stream.read(&mut part) {
+            Ok(count @ 1..) => answers.extend_from_slice(&part[..count]),
+            Ok(0) => return statuses,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return statuses,
+            Err(error) => panic!("{error}: {text:?} to {:?}", String::from_utf8_lossy(bytes)),
         }
     }
 }
@@ -400,7 +312,7 @@ fn what_is_malformed_is_refused_and_never_reaches_an_upstream() {
     assert!(cases.len() >= 150, "{}", cases.len());
     let mut wrong = Vec::new();
     for (why, bytes, expected) in &cases {
-        let statuses = site.ask(bytes);
+        let statuses = ask(&site, bytes);
         if statuses != [*expected] {
             let text: String = String::from_utf8_lossy(bytes).chars().take(120).collect();
             wrong.push(format!("{why}: {statuses:?}, not {expected}: {text:?}"));
@@ -509,7 +421,7 @@ fn what_is_well_formed_reaches_the_upstream_as_one_request() {
             "transfer-encoding: chunked\r\n",
         ),
     ] {
-        assert_eq!(site.ask(bytes.as_bytes()), [200], "{bytes:?}");
+        assert_eq!(ask(&site, bytes.as_bytes()), [200], "{bytes:?}");
         let seen = site
             .upstream
             .seen
@@ -530,7 +442,7 @@ fn what_follows_a_refusal_is_not_read_as_a_request() {
         &b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n"[..],
         b"GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\nGET /admin HTTP/1.1\r\nHost: x\r\n\r\n",
     ] {
-        assert_eq!(site.ask(bytes), [400]);
+        assert_eq!(ask(&site, bytes), [400]);
     }
     assert!(
         site.upstream.seen.try_recv().is_err(),

@@ -333,7 +333,11 @@ impl Sink {
         }
     }
 
+    /// How long its file is; `None`: it is none, or takes nothing: who makes room may replace it.
     fn length(&mut self) -> Option<u64> {
+        if self.lost > 0 {
+            return None;
+        }
         let meta = self.open().and_then(|file| file.metadata()).ok()?;
         meta.is_file().then_some(meta.len())
     }
