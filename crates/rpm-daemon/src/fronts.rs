@@ -264,6 +264,14 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
             Some("letters, digits, - and _ only: --sticky worker"),
         ));
     }
+    if proxy.protocol.as_deref() == Some("h2c") && spec.health_check.is_some() {
+        return Err(failure(
+            format!(
+                "{name} has a health check, which is asked in HTTP/1.1, and workers that speak HTTP/2 alone"
+            ),
+            Some("leave --health-check out: workers that do not answer are found by the requests that fail"),
+        ));
+    }
     if proxy.check_interval_ms.is_some() && spec.health_check.is_none() {
         return Err(failure(
             format!("{name} has no health check that could be made again and again"),
@@ -319,6 +327,7 @@ fn settings(spec: &AppSpec) -> Settings {
         max_connections: proxy.max_connections,
         proxy_protocol: proxy.proxy_protocol,
         tcp: proxy.protocol.as_deref() == Some("tcp"),
+        h2c: proxy.protocol.as_deref() == Some("h2c"),
         compress: proxy.compress,
         certificates: certificates(proxy),
         redirect: None,

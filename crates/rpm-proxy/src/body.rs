@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http_body_util::Full;
-use hyper::Request;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{REFERER, USER_AGENT};
+use hyper::{Request, Version};
 
 use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::compress::Gzip;
@@ -95,9 +95,14 @@ pub(crate) struct Line {
 impl Line {
     pub(crate) fn new(log: Arc<AccessLog>, client: IpAddr, request: &Request<Incoming>) -> Line {
         let mut entry = Entry::new(&format!(
-            "{} {} HTTP/2",
+            "{} {} {}",
             request.method(),
-            request.uri().path_and_query().map_or("*", |it| it.as_str())
+            request.uri().path_and_query().map_or("*", |it| it.as_str()),
+            match request.version() {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            }
         ));
         entry.field("host", request.uri().host().unwrap_or_default());
         for name in [REFERER, USER_AGENT] {
@@ -211,9 +216,7 @@ impl Drop for Passing {
         if let Some(connection) = self.connection.take()
             && (self.ended || self.body.is_end_stream())
         {
-            self.pools
-                .connections
-                .put(self.in_flight.upstream().id(), connection);
+            self.pools.put(self.in_flight.upstream().id(), connection);
         }
     }
 }

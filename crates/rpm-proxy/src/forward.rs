@@ -20,8 +20,8 @@ use crate::attempt::{Attempts, Unavailable};
 use crate::body::{Downward, Line, Passing, Upward};
 use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
 use crate::front::{Front, Settings};
-use crate::headers::{Refused, is_replayable, to_client, to_upstream};
-use crate::pool::{Connection, connect};
+use crate::headers::{Refused, is_replayable, to_client, to_h2c, to_upstream};
+use crate::pool::Connection;
 use crate::serve::Peer;
 use crate::upstream::{InFlight, Upstream};
 use crate::websocket;
@@ -57,10 +57,10 @@ pub(crate) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response
 
 async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Response<Downward>, Failure> {
     let websocket = websocket::is_asked_for(&request);
-    if request.method() == Method::CONNECT && !websocket {
+    let settings = peer.front.settings();
+    if request.method() == Method::CONNECT && (!websocket || settings.h2c) {
         return Err(Failure::Refused(Refused("CONNECT")));
     }
-    let settings = peer.front.settings();
     let client = websocket.then(|| hyper::upgrade::on(&mut request));
     let gzip = settings.compress && knows_gzip(request.headers());
     let sticky = settings
@@ -70,6 +70,9 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     let has_body = !websocket && !request.body().is_end_stream();
     let (mut parts, body) = request.into_parts();
     to_upstream(&mut parts, &peer.client, settings.trust_forwarded).map_err(Failure::Refused)?;
+    if settings.h2c {
+        to_h2c(&mut parts).map_err(Failure::Refused)?;
+    }
     if websocket {
         websocket::ask(&mut parts, peer.front.now_ms());
     }
@@ -188,13 +191,16 @@ impl Attempt<'_> {
         let front = &self.peer.front;
         let in_flight = self.attempts.upstream().await.map_err(Failure::Unavailable)?;
         let upstream = Arc::clone(in_flight.upstream());
-        let pool = &self.peer.pools.connections;
-        let (mut connection, reused) = match pool.take(upstream.id()) {
+        let (pools, h2c) = (&self.peer.pools, self.settings.h2c);
+        let (mut connection, reused) = match pools.take(upstream.id(), h2c) {
             Some(connection) => (connection, true),
-            None => match connect(upstream.addr(), self.settings.connect_timeout).await {
-                Ok(connection) => (connection, false),
-                Err(_) => return self.failed(&upstream),
-            },
+            None => {
+                let wanted = (upstream.addr(), self.settings.connect_timeout);
+                match pools.connect(upstream.id(), wanted, h2c).await {
+                    Ok(connection) => (connection, false),
+                    Err(_) => return self.failed(&upstream),
+                }
+            }
         };
         let request = self
             .request
@@ -202,7 +208,7 @@ impl Attempt<'_> {
             .or_else(|| self.replay.as_ref().map(Head::request));
         let request = request.ok_or(Failure::Bad)?;
         let began = Instant::now();
-        let sent = connection.try_send_request(request);
+        let sent = connection.send(request);
         match timeout(self.settings.response_timeout, sent).await {
             Ok(Ok(response)) => {
                 let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -218,7 +224,7 @@ impl Attempt<'_> {
                 self.request = error.take_message();
                 if self.request.is_some() && reused {
                     // The worker had ended it meanwhile, and the others that were idle, too.
-                    pool.forget(upstream.id());
+                    pools.forget(upstream.id());
                     return Ok(None);
                 }
                 self.failed(&upstream)

@@ -58,6 +58,8 @@ pub struct Settings {
     pub proxy_protocol: bool,
     /// Connections are passed on as they are.
     pub tcp: bool,
+    /// Workers are spoken to in HTTP/2, in clear text and with prior knowledge.
+    pub h2c: bool,
     /// Answers are compressed for clients that know gzip.
     pub compress: bool,
     /// Clients speak TLS: the certificates, of which the first is for those that name none.
@@ -90,6 +92,7 @@ impl Default for Settings {
             max_connections: None,
             proxy_protocol: false,
             tcp: false,
+            h2c: false,
             compress: false,
             certificates: Vec::new(),
             redirect: None,

@@ -7,7 +7,7 @@ use hyper::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
-use hyper::http::uri::{PathAndQuery, Uri};
+use hyper::http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use hyper::{Method, Version};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -91,6 +91,23 @@ pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<
     let path = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     parts.version = Version::HTTP_11;
+    Ok(())
+}
+
+/// Makes the head of an upstream's request one of HTTP/2.
+///
+/// # Errors
+/// Its host is none.
+pub fn to_h2c(parts: &mut Parts) -> Result<(), Refused> {
+    let none = Refused("a host that is none");
+    let host = parts.headers.remove(HOST).ok_or(none)?;
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| none)?;
+    parts.headers.remove(CONNECTION);
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(authority);
+    parts.uri = Uri::from_parts(uri).map_err(|_| none)?;
+    parts.version = Version::HTTP_2;
     Ok(())
 }
 

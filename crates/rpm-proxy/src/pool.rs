@@ -7,7 +7,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -15,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::body::Upward;
 use crate::http1::Wire;
+use crate::serve::Local;
 use crate::upstream::UpstreamId;
 
 /// Idle connections that a thread keeps to one upstream.
@@ -22,8 +25,26 @@ const IDLE_LIMIT: usize = 512;
 /// Node ends connections that were idle for 5 s, and so do others: one that is nearly as old is not used any more.
 const IDLE_LONGEST: Duration = Duration::from_secs(4);
 
-/// A connection to an upstream, for requests that come over HTTP/2.
-pub(crate) type Connection = SendRequest<Upward>;
+/// A connection to an upstream, for requests that hyper has read.
+pub(crate) enum Connection {
+    /// It takes one request at a time.
+    Http1(http1::SendRequest<Upward>),
+    /// It takes any number of them.
+    Http2(http2::SendRequest<Upward>),
+}
+
+impl Connection {
+    /// Sends a request. What was not sent comes back.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Upward>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<Upward>>> {
+        match self {
+            Connection::Http1(sender) => sender.try_send_request(request).await,
+            Connection::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+}
 
 /// What can be used once more.
 pub(crate) trait Reusable {
@@ -31,7 +52,7 @@ pub(crate) trait Reusable {
     fn is_open(&self) -> bool;
 }
 
-impl Reusable for Connection {
+impl Reusable for http1::SendRequest<Upward> {
     fn is_open(&self) -> bool {
         self.is_ready()
     }
@@ -51,7 +72,9 @@ pub(crate) struct Pools {
     /// For requests that come over HTTP/1.
     pub(crate) wires: Pool<Wire<TcpStream>>,
     /// For those that come over HTTP/2.
-    pub(crate) connections: Pool<Connection>,
+    pub(crate) connections: Pool<http1::SendRequest<Upward>>,
+    /// Those to upstreams that speak HTTP/2: one each, for all requests.
+    shared: RefCell<HashMap<UpstreamId, http2::SendRequest<Upward>>>,
     used: Notify,
 }
 
@@ -60,7 +83,61 @@ impl Pools {
     pub(crate) fn prune(&self, stays: impl Fn(UpstreamId) -> bool) -> bool {
         let wires = self.wires.prune(&stays);
         let connections = self.connections.prune(&stays);
-        wires || connections
+        // Requests under way keep theirs until they are answered.
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|upstream, sender| stays(*upstream) && !sender.is_closed());
+        wires || connections || !shared.is_empty()
+    }
+
+    /// A connection to the upstream that is there already.
+    pub(crate) fn take(&self, upstream: UpstreamId, h2c: bool) -> Option<Connection> {
+        if !h2c {
+            return self.connections.take(upstream).map(Connection::Http1);
+        }
+        let shared = self.shared.borrow();
+        let sender = shared.get(&upstream).filter(|sender| !sender.is_closed())?;
+        Some(Connection::Http2(sender.clone()))
+    }
+
+    /// A new one.
+    ///
+    /// # Errors
+    /// It is refused, or takes too long.
+    pub(crate) async fn connect(
+        &self,
+        upstream: UpstreamId,
+        (addr, within): (SocketAddr, Duration),
+        h2c: bool,
+    ) -> io::Result<Connection> {
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let stream = timeout(within, TcpStream::connect(addr)).await.map_err(late)??;
+        stream.set_nodelay(true)?;
+        let io = TokioIo::new(stream);
+        // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.
+        if h2c {
+            let shaken = timeout(within, http2::handshake(Local, io)).await.map_err(late)?;
+            let (sender, connection) = shaken.map_err(io::Error::other)?;
+            tokio::task::spawn_local(async move { drop(connection.await) });
+            self.shared.borrow_mut().insert(upstream, sender.clone());
+            return Ok(Connection::Http2(sender));
+        }
+        let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+        tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
+        Ok(Connection::Http1(sender))
+    }
+
+    /// The connection can be used again, if it is one that takes one request at a time.
+    pub(crate) fn put(&self, upstream: UpstreamId, connection: Connection) {
+        match connection {
+            Connection::Http1(sender) => self.connections.put(upstream, sender),
+            Connection::Http2(_) => {}
+        }
+    }
+
+    /// All connections for requests that hyper has read are ended, and those of HTTP/2 take no more.
+    pub(crate) fn forget(&self, upstream: UpstreamId) {
+        self.connections.forget(upstream);
+        self.shared.borrow_mut().remove(&upstream);
     }
 
     /// A client has come: there may soon be idle connections.
@@ -137,19 +214,4 @@ impl<C: Reusable> Pool<C> {
     pub(crate) fn forget(&self, upstream: UpstreamId) {
         self.idle.borrow_mut().remove(&upstream);
     }
-}
-
-/// A new connection.
-///
-/// # Errors
-/// It is refused, or takes too long.
-pub(crate) async fn connect(addr: SocketAddr, within: Duration) -> io::Result<Connection> {
-    let stream = timeout(within, TcpStream::connect(addr))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.
-    tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
-    Ok(sender)
 }

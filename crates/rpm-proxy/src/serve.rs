@@ -13,6 +13,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -214,9 +215,44 @@ where
     if tcp {
         return tcp::serve(stream, &peer).await;
     }
+    if peer.front.settings().h2c {
+        return either(stream, peer, closing).await;
+    }
     match http1::serve(stream, &peer, closing.clone()).await {
         Left::Ended => {}
         Left::Http2(wire) => http2(wire, peer, closing).await,
+    }
+}
+
+/// Serves a client of any version of HTTP before workers that speak HTTP/2: what is passed on has no framing of HTTP/1 any more.
+async fn either<S>(stream: S, peer: Rc<Peer>, mut closing: watch::Receiver<Stage>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let settings = peer.front.settings();
+    let mut builder = auto::Builder::new(Local);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADERS_LIMIT)
+        .keep_alive_interval(Some(settings.header_timeout));
+    let service = service_fn(move |request| {
+        let peer = Rc::clone(&peer);
+        async move { Ok::<_, Infallible>(forward(&peer, request).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|stage| *stage != Stage::Open) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    if timeout(CLOSE_WITHIN, connection).await.is_err() {
+        debug!("a client was cut: it has not ended in time");
     }
 }
 
@@ -255,7 +291,7 @@ where
 
 /// Runs what a connection needs to run beside it on this thread.
 #[derive(Clone, Copy, Debug)]
-struct Local;
+pub(crate) struct Local;
 
 impl<F> Executor<F> for Local
 where

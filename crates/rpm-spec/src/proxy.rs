@@ -35,8 +35,8 @@ pub(crate) const PROXY: &[Key] = &[
     ),
     own(
         "protocol",
-        Kind::Choice(&["http", "tcp"]),
-        "with `balance: proxy`: `tcp` passes on connections as they are",
+        Kind::Choice(&["http", "h2c", "tcp"]),
+        "with `balance: proxy`: `h2c` speaks HTTP/2 to the workers (gRPC), `tcp` passes on connections as they are",
     ),
     own(
         "compress",

@@ -23,8 +23,8 @@ pub(crate) struct ProxyArgs {
     /// What clients say of earlier proxies (X-Forwarded-For and the like) is true
     #[arg(long)]
     pub(crate) trust_forwarded: bool,
-    /// `tcp` passes on connections as they are
-    #[arg(long, value_name = "NAME", value_parser = ["http", "tcp"])]
+    /// `h2c` speaks HTTP/2 to the workers (gRPC), `tcp` passes on connections as they are
+    #[arg(long, value_name = "NAME", value_parser = ["http", "h2c", "tcp"])]
     pub(crate) protocol: Option<String>,
     /// Compress answers for clients that know gzip
     #[arg(long)]

@@ -16,7 +16,7 @@ pub struct ProxySpec {
     pub proxy_protocol: bool,
     /// What clients say of earlier proxies (X-Forwarded-For and the like) is true.
     pub trust_forwarded: bool,
-    /// `tcp` passes on connections as they are.
+    /// `h2c` speaks HTTP/2 to the workers, `tcp` passes on connections as they are.
     pub protocol: Option<String>,
     /// Compress answers for clients that know gzip.
     pub compress: bool,
