@@ -6,6 +6,7 @@ mod exchange;
 mod failure;
 mod http2;
 mod pipeline;
+mod transport;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub(crate) use failure::Failure;
+pub(crate) use transport::Tls;
 
 use connection::Opener;
 
@@ -30,6 +32,8 @@ pub(crate) struct Target {
     pub(crate) expect_status: u16,
     pub(crate) timeout: Duration,
     pub(crate) leave: Leave,
+    /// They speak TLS.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// When a connection that lives long may be ended by the server.

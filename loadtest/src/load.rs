@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::client::{Answered, Client, Fate, Leave, Target};
+use crate::client::{Answered, Client, Fate, Leave, Target, Tls};
 use crate::schedule::Schedule;
 use crate::{Outcome, Pace, Report, Stop};
 
@@ -85,6 +85,8 @@ pub struct Load {
     /// How long a connection that lives long must be left open after the first [`Running::mark`] since it was opened;
     /// without one the server has no reason to end it.
     pub holds: Duration,
+    /// Clients speak TLS, and take any certificate.
+    pub tls: bool,
 }
 
 impl Load {
@@ -102,6 +104,7 @@ impl Load {
             timeout: Duration::from_secs(10),
             expect_status: 200,
             holds: Duration::ZERO,
+            tls: false,
         }
     }
 
@@ -146,6 +149,7 @@ impl Load {
             expect_status: self.expect_status,
             timeout: self.timeout,
             leave: Leave::new(self.holds),
+            tls: self.tls.then(Tls::new),
         }
     }
 }

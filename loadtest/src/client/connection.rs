@@ -4,11 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use super::Target;
 use super::failure::Failure;
+use super::transport::Transport;
 use crate::response::Parser;
 use crate::source::Sources;
 
@@ -33,7 +34,13 @@ impl Opener {
         }
     }
 
-    pub(super) async fn open(&mut self, target: &Target) -> Result<TcpStream, Failure> {
+    /// A connection for HTTP/1.
+    pub(super) async fn open(&mut self, target: &Target) -> Result<Transport, Failure> {
+        self.open_for(target, false).await
+    }
+
+    /// A connection for HTTP/2, or HTTP/1.
+    pub(super) async fn open_for(&mut self, target: &Target, http2: bool) -> Result<Transport, Failure> {
         let v4 = target.address.is_ipv4();
         let socket = if v4 {
             TcpSocket::new_v4()
@@ -46,14 +53,21 @@ impl Opener {
         }
         let stream = socket.connect(target.address).await.map_err(Failure::Connect)?;
         self.opened += 1;
-        Ok(stream)
+        let Some(tls) = &target.tls else {
+            return Ok(Transport::Plain(stream));
+        };
+        let shaken = tls.connect(stream, http2).await;
+        shaken.map_err(|error| Failure::Ended {
+            reused: false,
+            error: Some(error),
+        })
     }
 }
 
 /// A connection, and whether it has carried an answer.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Transport,
     pub(super) reused: bool,
     buffer: Box<[u8]>,
     /// What was read and belongs to the next answer.
@@ -61,7 +75,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Connection {
+    pub(super) fn new(stream: Transport) -> Connection {
         Connection {
             stream,
             reused: false,
@@ -72,9 +86,8 @@ impl Connection {
 
     /// Whether it may be used when idle: a peer that closed it in peace, or sent something nobody
     /// asked for, is met by a new connection, as every HTTP client does it.
-    pub(super) fn is_open(&self) -> bool {
-        let read = self.stream.try_read(&mut [0]);
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    pub(super) fn if_open(mut self) -> Option<Connection> {
+        self.stream.is_idle().then_some(self)
     }
 
     /// Reads a whole answer. `sent`: why not everything could be sent; a peer that has closed may have answered before
@@ -129,7 +142,12 @@ impl Connection {
 
     /// Writes a part of a request; what fails is told by what can be read then.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Option<io::Error> {
-        self.stream.write_all(bytes).await.err()
+        let written = self.stream.write_all(bytes).await;
+        // TLS may keep some back.
+        match written {
+            Ok(()) => self.stream.flush().await.err(),
+            Err(error) => Some(error),
+        }
     }
 
     /// Let the peer close first, for whoever closes first keeps the port in TIME_WAIT for a minute.

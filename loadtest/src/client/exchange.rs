@@ -68,7 +68,7 @@ impl Exchange {
     }
 
     async fn exchange(&mut self, opener: &mut Opener, target: &Target) -> Result<(), Failure> {
-        let mut connection = match self.connection.take().filter(Connection::is_open) {
+        let mut connection = match self.connection.take().and_then(Connection::if_open) {
             Some(connection) => connection,
             None => Connection::new(opener.open(target).await?),
         };

@@ -111,7 +111,7 @@ impl Http2 {
             session.streams = streams;
             return Ok(session);
         }
-        let stream = opener.open(target).await?;
+        let stream = opener.open_for(target, true).await?;
         let (streams, connection) = handshake(stream).await.map_err(|error| failure(error, false))?;
         // How it ends is seen by its streams.
         let connection = tokio::spawn(async move { drop(connection.await) });

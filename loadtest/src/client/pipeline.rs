@@ -51,7 +51,7 @@ impl Pipeline {
         let (path, authority) = (&target.path, &target.authority);
         let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
         while !waiting.is_empty() {
-            let mut connection = match self.connection.take().filter(Connection::is_open) {
+            let mut connection = match self.connection.take().and_then(Connection::if_open) {
                 Some(connection) => connection,
                 None => Connection::new(opener.open(target).await?),
             };

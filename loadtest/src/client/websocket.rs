@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -12,6 +11,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::connection::Opener;
 use super::failure::Failure;
+use super::transport::Transport;
 use super::{Answered, Fate, Target};
 
 /// Between two messages: it is to be there all the time, not to keep a CPU busy.
@@ -26,7 +26,7 @@ pub(super) struct WebSocket {
 
 #[derive(Debug)]
 struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Transport>,
     opened: Instant,
     /// Who serves it.
     worker: String,
