@@ -24,6 +24,8 @@ enum Command {
     Commands(tool::commands::Arguments),
     /// Compare rpm's proxy, nginx and HAProxy before the same app, in interleaved rounds.
     Edge(tool::edge::Arguments),
+    /// Compare four workers behind rpm's proxy, one of which is frozen, with three, in interleaved rounds.
+    EdgeFrozen(tool::edge_frozen::Arguments),
     /// Measure what idle and slow clients of rpm's proxy cost the daemon.
     EdgeMemory(tool::edge_memory::Arguments),
     /// Measure what the daemon costs when nothing happens.
@@ -58,6 +60,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::Compare(arguments) => tool::compare::compare(arguments).await,
         Command::Commands(arguments) => tool::commands::commands(arguments).await,
         Command::Edge(arguments) => tool::edge::edge(arguments).await,
+        Command::EdgeFrozen(arguments) => tool::edge_frozen::edge_frozen(arguments).await,
         Command::EdgeMemory(arguments) => tool::edge_memory::edge_memory(arguments).await,
         Command::Footprint(arguments) => tool::footprint::footprint(arguments).await,
         Command::Reload(arguments) => tool::reload::reload(arguments).await,

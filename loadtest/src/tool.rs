@@ -3,6 +3,7 @@
 pub(crate) mod commands;
 pub(crate) mod compare;
 pub(crate) mod edge;
+pub(crate) mod edge_frozen;
 pub(crate) mod edge_memory;
 pub(crate) mod footprint;
 pub(crate) mod peers;

@@ -140,13 +140,24 @@ pub(crate) async fn edge(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// A proxy with workers of its own; dropping it ends all.
-struct Site {
+pub(super) struct Site {
     port: u16,
     /// The proxy's processes alone.
     proxy: BTreeSet<u32>,
-    _rpm: Option<PrivateRpm>,
+    rpm: Option<PrivateRpm>,
     _processes: Processes,
     _dir: Dir,
+}
+
+impl Site {
+    /// The workers of rpm's, by process.
+    ///
+    /// # Errors
+    /// They are another proxy's.
+    pub(super) async fn workers(&self) -> anyhow::Result<Vec<u32>> {
+        let rpm = self.rpm.as_ref().context("it is another proxy's")?;
+        rpm.workers().await
+    }
 }
 
 struct Processes(Vec<Child>);
@@ -192,7 +203,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
     Ok(sites)
 }
 
-async fn before_rpm(port: u16, workers: u16) -> anyhow::Result<Site> {
+pub(super) async fn before_rpm(port: u16, workers: u16) -> anyhow::Result<Site> {
     let rpm = PrivateRpm::new(place::rpm().await?, vec![("PORT".to_owned(), port.to_string())])?;
     let (app, node, workers) = (
         place::script("edge.js"),
@@ -217,7 +228,7 @@ async fn before_rpm(port: u16, workers: u16) -> anyhow::Result<Site> {
         port,
         proxy: BTreeSet::from([daemon]),
         _dir: Dir(rpm.home().join("edge")),
-        _rpm: Some(rpm),
+        rpm: Some(rpm),
         _processes: Processes(Vec::new()),
     })
 }
@@ -265,7 +276,7 @@ async fn before(edge: Edge, port: u16, workers: u16) -> anyhow::Result<Site> {
     Ok(Site {
         port,
         proxy: BTreeSet::from([pid]),
-        _rpm: None,
+        rpm: None,
         _processes: processes,
         _dir: dir,
     })
