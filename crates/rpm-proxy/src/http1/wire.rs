@@ -13,7 +13,7 @@ use crate::compress::Gzip;
 
 /// Read at a time. What is read is used before anything else is read on the thread, so that one buffer does for all connections, and one
 /// that is idle has none.
-const SCRATCH: usize = 64 * 1024;
+const SCRATCH: usize = 128 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
