@@ -7,7 +7,7 @@ use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{has_ended, kill, kill_daemon};
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Phase, Port, Process, Rpm, Status, get, wait_until};
+use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, get, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
@@ -158,6 +158,39 @@ fn a_worker_that_has_just_become_ready_is_taken_back() {
         // The crash is to be forgotten: the next one must not wait longer than this one.
         rpm.ok(["reset", "web"]);
     }
+}
+
+/// What is under way through the proxy ends with the daemon; whoever comes then waits for the next one.
+#[test]
+fn clients_of_the_proxy_wait_for_the_next_daemon() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::cluster("hello.js", "2").args(["--name", "web", "--balance", "proxy"]);
+    app.port(&port).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    for round in 0..3 {
+        if round == 2 {
+            // The sockets go on to new workers.
+            rpm.ok(["reload", "web", "--wait"]);
+            clients.wait_ok(SOME);
+        }
+        let before = rpm.pids("web");
+        kill_daemon(&rpm);
+        let waiting = std::net::TcpStream::connect(("127.0.0.1", port.number()));
+        assert!(waiting.is_ok(), "{waiting:?}");
+        assert_eq!(rpm.pids("web"), before, "{}", rpm.log());
+        clients.wait_ok(SOME);
+    }
+    let cut = [Outcome::ResetFresh, Outcome::ResetReused, Outcome::Truncated];
+    for (kind, report) in clients.finish() {
+        // One of each client's at each death, and nobody is refused.
+        let allowed = report.outcomes.check_allowing(&cut).is_ok();
+        let met = allowed && report.outcomes.failures() <= 3 * CLIENTS as u64;
+        assert!(met, "{}: {report}\n{}", kind.as_str(), rpm.log());
+    }
+    rpm.ok(["delete", "web"]);
+    let refused = std::net::TcpStream::connect(("127.0.0.1", port.number()));
+    assert!(refused.is_err(), "nobody listens any more");
 }
 
 #[test]

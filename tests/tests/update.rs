@@ -7,7 +7,7 @@ use std::time::Duration;
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Phase, Port, Process, Rpm, wait_until};
+use rpm_testkit::{Kind, Load, Phase, Port, Process, Rpm, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
@@ -53,6 +53,30 @@ fn updated_under_load(rpm: &Rpm) {
     clients.finish_clean(rpm);
     rpm.ok(["kill"]);
     assert!(!rpm.home().join("rpm.sock").exists(), "the last one cleans up");
+}
+
+/// Their connections are the daemon's: they are told to go before it becomes another program, and new ones wait.
+#[test]
+fn clients_of_the_proxy_notice_nothing_either() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).args(["--balance", "proxy"]).start(&rpm);
+    let load = |kind| Load {
+        kind,
+        clients: CLIENTS,
+        ..Load::local(port.number())
+    };
+    let clients = Clients::of(&[Kind::KeepAlive, Kind::NewConnection, Kind::Http2].map(load));
+    clients.wait_ok(SOME);
+    let before = facts(&rpm);
+    for _ in 0..3 {
+        let said = rpm.ok(["update"]);
+        assert!(said.contains("updated: "), "{said}");
+        assert_eq!(facts(&rpm), before, "{}", rpm.log());
+        clients.wait_ok(SOME);
+    }
+    rpm.ok(["reload", "web", "--wait"]);
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
 }
 
 #[test]

@@ -1,18 +1,19 @@
 //! What the proxy is told: which addresses it serves, which workers are behind them, and what it is to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rpm_core::{AppId, GroupId, SlotId};
+use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_proxy::{
     Certificate, Check, Figures, Front, LogSettings, Policy, Proxy, Settings, Target, UpstreamFigures,
     UpstreamId,
 };
+use rpm_sys::survive;
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::app::{cpus, is_proxied};
 use crate::commands::failure;
@@ -36,6 +37,8 @@ struct Open {
     spec: Option<Arc<AppSpec>>,
     /// Its clients are asked to go.
     leaves: bool,
+    /// The workers that keep its sockets for the next daemon.
+    keepers: BTreeSet<WorkerId>,
     /// The port whose clients are sent on to this one.
     redirect: Option<u16>,
     /// What of that it cannot do.
@@ -59,6 +62,26 @@ impl Fronts {
         self.open.get(&group)?.trouble.as_deref()
     }
 
+    /// Has all clients go with their next answer, and accepts no more meanwhile; or goes on.
+    pub(crate) fn part(&self, parts: bool) {
+        let Some(proxy) = &self.proxy else { return };
+        for group in self.open.keys() {
+            proxy.part(group.0, parts);
+        }
+    }
+
+    /// The connections of all clients, and the requests that are not answered yet.
+    pub(crate) fn busy(&self) -> (u32, u32) {
+        let figures = self.open.values().map(|open| open.front.figures());
+        figures.fold((0, 0), |(connections, requests), figures| {
+            let in_flight: u32 = figures.upstreams.iter().map(|one| one.in_flight).sum();
+            (
+                connections + figures.connections,
+                requests + in_flight + figures.queued,
+            )
+        })
+    }
+
     fn open(&mut self, fronted: &rpm_listen::Fronted<'_>, spec: Option<&Arc<AppSpec>>) -> io::Result<()> {
         let proxy = match self.proxy.take() {
             Some(proxy) => proxy,
@@ -71,6 +94,7 @@ impl Fronts {
             targets: Vec::new(),
             spec: None,
             leaves: false,
+            keepers: BTreeSet::new(),
             redirect: None,
             trouble: None,
         };
@@ -169,6 +193,7 @@ impl Supervisor {
             {
                 left.push(fronted.group);
             }
+            self.have_it_kept(&fronted, &mut open.keepers);
             let target = |(slot, addr, weight): &(SlotId, SocketAddr, u32)| {
                 let id = UpstreamId(slot.0);
                 let before = open.targets.iter().find(|target| target.id == id);
@@ -213,6 +238,27 @@ impl Supervisor {
             stays
         });
         self.fronts = fronts;
+    }
+}
+
+impl Supervisor {
+    /// Has each worker behind the front keep its sockets, so that clients wait while there is no daemon, and the next one has them.
+    fn have_it_kept(&self, fronted: &rpm_listen::Fronted<'_>, keepers: &mut BTreeSet<WorkerId>) {
+        if !survive::can_be_taken_back() {
+            return;
+        }
+        for worker in &fronted.workers {
+            let process = self.workers.get(worker).and_then(|held| held.process());
+            let Some(parking) = process.and_then(|process| process.parking.as_ref()) else {
+                continue;
+            };
+            if keepers.insert(*worker)
+                && let Err(error) = fronted.listeners().and_then(|fds| parking.park_all(&fds))
+            {
+                warn!(%worker, %error, "clients of the proxy will be refused while there is no daemon");
+            }
+        }
+        keepers.retain(|worker| self.workers.contains_key(worker));
     }
 }
 

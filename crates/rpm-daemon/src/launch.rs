@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::{Plane, is_bun, is_handed, is_node, policy, proxy_sockets};
+use crate::app::{Plane, is_bun, is_handed, is_node, is_proxied, policy, proxy_sockets};
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::environment::environment;
 use crate::logs::Source;
@@ -225,7 +225,7 @@ impl Supervisor {
         fds: &mut Vec<(OwnedFd, i32)>,
         kept: &mut Kept,
     ) -> io::Result<Option<Parking>> {
-        if !is_handed(spec) {
+        if !is_handed(spec) && !is_proxied(spec) {
             return Ok(None);
         }
         let (parking, copies) = Parking::new()?;

@@ -27,6 +27,10 @@ const CHECK_WITHIN: Duration = Duration::from_secs(10);
 const CHECK_PAUSE: Duration = Duration::from_millis(5);
 /// Most of what it may say, in bytes.
 const CHECK_LIMIT: u64 = 4096;
+/// For requests of clients of the proxy to be answered before their connections end.
+const PARTED_WITHIN: Duration = Duration::from_secs(10);
+/// For clients of the proxy that are idle to ask once more, and be told to go.
+const IDLE_WITHIN: Duration = Duration::from_secs(1);
 /// Tries to find a moment in which nothing is under way.
 const TRIES: u32 = 1000;
 /// Tells the new binary what it was passed.
@@ -87,6 +91,7 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         )
     })?;
     info!(binary = %binary.display(), version, "taking over");
+    part(handle).await.map_err(|()| gone())?;
     // Output that was read is written, and what comes now waits in the pipes.
     let pause = handle.logs.pause().await;
     for last in (0..TRIES).rev() {
@@ -96,6 +101,9 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
             supervisor.handoffs.paused = true;
             let refused = supervisor.hand_on(&binary, last == 0);
             supervisor.handoffs.paused = refused.is_none();
+            if refused.is_some() {
+                supervisor.fronts.part(false);
+            }
             refused
         });
         if let Some(refused) = tried.await.map_err(|_| gone())? {
@@ -105,7 +113,25 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         }
         tokio::task::yield_now().await;
     }
+    let _ = handle.ask(|supervisor| supervisor.fronts.part(false)).await;
     Err(failure("there was no quiet moment", Some("try again")))
+}
+
+/// Has the clients of the proxy go, for their connections end with this program. New ones wait in the backlog for the next.
+async fn part(handle: &Handle) -> Result<(), ()> {
+    let began = Instant::now();
+    let ask = |supervisor: &mut Supervisor| {
+        supervisor.fronts.part(true);
+        supervisor.fronts.busy()
+    };
+    let (mut connections, mut requests) = handle.ask(ask).await.map_err(drop)?;
+    // Those that are idle may have nothing more to ask for a long time.
+    while connections > 0 && began.elapsed() < if requests > 0 { PARTED_WITHIN } else { IDLE_WITHIN } {
+        tokio::time::sleep(CHECK_PAUSE).await;
+        let busy = handle.ask(|supervisor| supervisor.fronts.busy()).await;
+        (connections, requests) = busy.map_err(drop)?;
+    }
+    Ok(())
 }
 
 /// Runs `binary` to see whether it can take over; its version.

@@ -138,6 +138,18 @@ impl Parking {
         scm::send(&self.enter, b"x", Some(fd)).map(drop)
     }
 
+    /// The worker keeps these too, if it does not yet.
+    pub(crate) fn park_all(&self, fds: &[OwnedFd]) -> io::Result<()> {
+        let there = self.parked()?;
+        let there: Vec<u64> = there.iter().map(socket::inode).collect::<io::Result<_>>()?;
+        for fd in fds {
+            if !there.contains(&socket::inode(fd)?) {
+                self.park(fd.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Copies of all that is in it.
     pub(crate) fn parked(&self) -> io::Result<Vec<OwnedFd>> {
         let mut all = Vec::new();

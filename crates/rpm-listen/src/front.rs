@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rpm_core::{AppId, GroupId, SlotId};
+use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_sys::{sock_diag, socket};
 
 use crate::counting::Count;
@@ -35,6 +35,8 @@ pub struct Fronted<'l> {
     pub leaves: bool,
     /// None of its workers is left that only the proxy connects to.
     pub empty: bool,
+    /// The workers that only the proxy connects to, eligible or not.
+    pub workers: Vec<WorkerId>,
 }
 
 impl Fronted<'_> {
@@ -76,6 +78,17 @@ impl Fronted<'_> {
 /// The listeners of the proxy are numbered from above where the kernel chooses between them and slots.
 fn front_slot(number: usize) -> SlotId {
     SlotId(u32::MAX - number as u32)
+}
+
+/// The listeners of the proxy, as the kernel chooses between them.
+pub(crate) fn front_slots(front: &[OwnedFd]) -> impl Iterator<Item = (SlotId, BorrowedFd<'_>)> {
+    let numbered = front.iter().enumerate();
+    numbered.map(|(number, listener)| (front_slot(number), listener.as_fd()))
+}
+
+/// Has a socket that was kept listen, also if the daemon before has closed it.
+pub(crate) fn listen_again(listener: &OwnedFd) -> io::Result<()> {
+    socket::listen(listener.as_fd(), PUBLIC_BACKLOG)
 }
 
 /// The sockets that the kernel chooses from.
@@ -120,10 +133,7 @@ impl Group {
 
     /// Has the proxy listen at the address too, where workers have it. Nobody is steered there yet.
     pub(crate) fn open_front(&mut self, count: usize) -> io::Result<()> {
-        if !self.front.is_empty() {
-            return Ok(());
-        }
-        let opened = (0..count).try_for_each(|number| {
+        let opened = (self.front.len()..count).try_for_each(|number| {
             let listener = public(self.addr, self.v6only)?;
             self.steering.add(front_slot(number), listener.as_fd(), 1)?;
             self.front.push(listener);
@@ -141,11 +151,10 @@ impl Group {
         if self.front.is_empty() || !matches!(self.steering, Steering::Apart) {
             return Ok(());
         }
-        let mut steering = Steering::choose(self.policy, count);
-        for (number, listener) in self.front.iter().enumerate() {
-            steering.add(front_slot(number), listener.as_fd(), 1)?;
-        }
         let all: Vec<SlotId> = (0..self.front.len()).map(front_slot).collect();
+        let fds = front_slots(&self.front).collect();
+        // The program of a daemon before may still be there.
+        let mut steering = Steering::take_over((self.policy, count), &fds, &all);
         steering.steer(&all, members(&self.slots, &self.front))?;
         self.steering = steering;
         Ok(())
@@ -179,6 +188,16 @@ impl Group {
                 .remove(front_slot(number), members(&self.slots, &front), leave)?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Group {
+    /// Workers may keep sockets of the proxy: nobody is to wait there for ever.
+    fn drop(&mut self) {
+        for listener in &self.front {
+            // What fails here has failed to listen before.
+            let _ = socket::unlisten(listener.as_fd());
+        }
     }
 }
 
@@ -224,6 +243,7 @@ impl Listeners {
                 Some((*slot, socket::local_addr(&held.fd).ok()?, held.weight))
             };
             let mut upstreams: Vec<_> = group.eligible.iter().filter_map(upstream).collect();
+            let private = group.slots.values().filter(|held| held.private);
             let leaves = upstreams.is_empty() && !group.eligible.is_empty();
             // Where the kernel may choose the proxy again nobody is passed on.
             if leaves && !group.steering.is_lost() {
@@ -237,6 +257,7 @@ impl Listeners {
                 upstreams,
                 leaves,
                 empty: !group.slots.values().any(|held| held.private),
+                workers: private.filter_map(|held| held.holder).collect(),
             }
         })
     }

@@ -11,6 +11,7 @@ use rpm_sys::socket;
 use serde::{Deserialize, Serialize};
 
 use crate::counting::{Count, Counting};
+use crate::front::{front_slots, listen_again};
 use crate::group::{Group, Slot};
 use crate::handoff::Deal;
 use crate::listeners::Listeners;
@@ -40,6 +41,9 @@ struct StoredGroup {
     handoff: bool,
     #[serde(default)]
     proxy: bool,
+    /// The sockets of the proxy.
+    #[serde(default)]
+    front: Vec<u64>,
     /// The kernel's order of the slots, where steering depends on it.
     order: Vec<SlotId>,
     slots: Vec<StoredSlot>,
@@ -96,6 +100,11 @@ impl Listeners {
             policy: group.policy,
             handoff: group.deal.is_some(),
             proxy: group.slots.values().any(|slot| slot.private),
+            front: group
+                .front
+                .iter()
+                .filter_map(|fd| socket::inode(fd).ok())
+                .collect(),
             order: group.steering.order().to_vec(),
             slots: group.slots.iter().filter_map(slot).collect(),
         };
@@ -177,6 +186,27 @@ impl Listeners {
     }
 }
 
+/// The sockets of the proxy that workers have kept: as many as it has, or none.
+fn take_front(
+    stored: &StoredGroup,
+    count: usize,
+    take: &mut impl FnMut(WorkerId, u64) -> Option<OwnedFd>,
+) -> Vec<OwnedFd> {
+    let mut kept = Vec::new();
+    for inode in &stored.front {
+        let mut keepers = stored.slots.iter().filter_map(|slot| slot.holder);
+        kept.extend(keepers.find_map(|worker| take(worker, *inode)));
+    }
+    if stored.proxy && kept.len() == count && kept.iter().all(|listener| listen_again(listener).is_ok()) {
+        return kept;
+    }
+    // Nobody is to wait at those that are not used.
+    for listener in &kept {
+        let _ = socket::unlisten(listener.as_fd());
+    }
+    Vec::new()
+}
+
 fn take_group(
     (stored, count, front): (StoredGroup, Count, usize),
     denied: &BTreeSet<WorkerId>,
@@ -190,6 +220,7 @@ fn take_group(
         Some((slot.slot, holder))
     };
     let foreign: BTreeMap<SlotId, WorkerId> = stored.slots.iter().filter_map(held).collect();
+    let sockets = take_front(&stored, front, take);
     let mut slots = BTreeMap::new();
     for slot in stored.slots {
         match slot.holder.and_then(|worker| take(worker, slot.inode)) {
@@ -209,7 +240,10 @@ fn take_group(
         }
     }
     let steered = slots.iter().filter(|(_, slot)| !slot.private);
-    let steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
+    let mut steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
+    if !steered.is_empty() {
+        steered.extend(front_slots(&sockets));
+    }
     let mut steering = match (steered.is_empty(), foreign.is_empty()) {
         (true, true) if slots.is_empty() => return None,
         (true, true) => Steering::Apart,
@@ -230,9 +264,9 @@ fn take_group(
         eligible: Vec::new(),
         foreign,
         deal: stored.handoff.then(Deal::default),
-        front: Vec::new(),
+        front: sockets,
     };
-    // Clients of the proxy are refused from the death of the daemon until here.
+    // Where its sockets were not kept clients of the proxy are refused from the death of the daemon until here.
     if group.slots.values().any(|slot| slot.private) && group.open_front(front).is_err() {
         // Somebody has taken the address meanwhile.
         lost.extend(

@@ -90,12 +90,17 @@ pub(crate) async fn accept(
     let checker = checks.then(|| tokio::task::spawn_local(check(Arc::clone(&front))));
     let pools = Rc::new(Pools::default());
     let pruner = tokio::task::spawn_local(prune(Rc::clone(&pools), Arc::clone(&front)));
+    let mut parting = closing.clone();
     loop {
+        if parting.wait_for(|stage| *stage != Stage::Parting).await.is_err() {
+            break;
+        }
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
             // Whoever waits is accepted before.
             _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
+            Ok(_) = parting.wait_for(|stage| *stage == Stage::Parting) => continue,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -33,6 +33,8 @@ pub(crate) enum Stage {
     Open,
     /// Others serve new clients: whoever is here is asked to go, and served until it does.
     Leaving,
+    /// The same, and new clients wait in the backlog: the process is about to be another program.
+    Parting,
     /// Nobody is accepted any more, and whoever is idle has to go.
     Closed,
 }
@@ -87,6 +89,12 @@ impl Proxy {
     /// Has the front's clients go elsewhere when they have had the next answer, or stay again.
     pub fn leave(&self, id: u32, leaves: bool) {
         let stage = if leaves { Stage::Leaving } else { Stage::Open };
+        self.order(id, || Order::Tell(id, stage));
+    }
+
+    /// Accepts no more for now, and has the clients go when they have had the next answer; or goes on.
+    pub fn part(&self, id: u32, parts: bool) {
+        let stage = if parts { Stage::Parting } else { Stage::Open };
         self.order(id, || Order::Tell(id, stage));
     }
 

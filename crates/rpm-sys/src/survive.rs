@@ -27,6 +27,14 @@ pub fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// May a daemon take descriptors from processes that another one has started? Yama lets only root take them from those that are
+/// not its own children (`kernel.yama.ptrace_scope`).
+#[must_use]
+pub fn can_be_taken_back() -> bool {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    rustix::process::geteuid().is_root() || matches!(scope.trim(), "" | "0")
+}
+
 /// Gives a pipe room for so many bytes, or for as many as this user may have.
 pub fn widen_pipe(pipe: &OwnedFd, bytes: usize) {
     let mut bytes = bytes;
