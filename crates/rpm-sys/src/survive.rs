@@ -27,12 +27,16 @@ pub fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// May a daemon take descriptors from processes that another one has started? Yama lets only root take them from those that are
-/// not its own children (`kernel.yama.ptrace_scope`).
+/// May a daemon take descriptors from processes that another one has started? They allow it (`PR_SET_PTRACER`), but Yama may leave
+/// it to root alone, or to nobody (`kernel.yama.ptrace_scope` of 2 and 3).
 #[must_use]
 pub fn can_be_taken_back() -> bool {
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    rustix::process::geteuid().is_root() || matches!(scope.trim(), "" | "0")
+    match scope.trim() {
+        "3" => false,
+        "2" => rustix::process::geteuid().is_root(),
+        _ => true,
+    }
 }
 
 /// Gives a pipe room for so many bytes, or for as many as this user may have.
