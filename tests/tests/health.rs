@@ -2,6 +2,7 @@
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
+use rpm_e2e::place::Place;
 use rpm_e2e::site::Site;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Port, Rpm, get};
@@ -123,6 +124,49 @@ fn a_version_that_hangs_and_one_that_speaks_no_http() {
         assert!(error.contains(says), "{error}");
         assert_eq!(site.rpm.pids("site"), before);
     }
+}
+
+/// Each worker has an address of its own there, in whatever language it is written.
+#[test]
+fn behind_the_proxy_any_program_can_be_asked() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let program = |status: &str| {
+        let text = format!(
+            "import http.server, os\nclass Handler(http.server.BaseHTTPRequestHandler):\n  def do_GET(self):\n    \
+             self.send_response({status} if self.path == '/health' else 200)\n    self.send_header('content-length', '0')\n    \
+             self.end_headers()\n  def log_message(self, *_): pass\n\
+             http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Handler).serve_forever()\n"
+        );
+        place.write("site.py", &text)
+    };
+    let script = program("200");
+    App::of([script])
+        .args([
+            "--name",
+            "site",
+            "-i",
+            "2",
+            "--balance",
+            "proxy",
+            "--health-check",
+            "/health",
+            "--reload-timeout",
+            "2s",
+        ])
+        .port(&port)
+        .start(&rpm);
+    let before = rpm.pids("site");
+    let clients = Clients::fresh(&port, 4);
+    clients.wait_ok(50);
+    program("503");
+    let error = rpm.fails(["reload", "site"]);
+    assert!(error.contains("status 503") || error.contains("503"), "{error}");
+    assert_eq!(rpm.pids("site"), before);
+    program("200");
+    rpm.ok(["reload", "site"]);
+    assert_ne!(rpm.pids("site"), before);
+    clients.wait_ok(50);
+    clients.finish_clean(&rpm);
 }
 
 #[test]

@@ -143,7 +143,7 @@ impl Supervisor {
                 Some("write it without look-around and back references, or as names and paths with *"),
             ));
         }
-        health::check_spec(Plane::of(spec), spec.health_check.as_ref())?;
+        health::check_spec(spec)?;
         let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
         if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {
             return Err(failure(

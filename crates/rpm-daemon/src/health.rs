@@ -3,7 +3,7 @@
 //! The daemon makes a connection of its own, to itself, and hands the far end to the worker over its channel, as one that
 //! it accepted for it (`newconn`). So it is this worker that answers, whatever the kernel would have chosen.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
-use rpm_wire::api::{ApiError, HealthCheck};
+use rpm_wire::api::{ApiError, AppSpec, HealthCheck};
 use rpm_wire::channel;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::app::Plane;
+use crate::app::{Plane, is_proxied};
 use crate::channel::Outgoing;
 use crate::commands::failure;
 use crate::supervisor::{Handle, Supervisor};
@@ -39,13 +39,15 @@ enum Unhealthy {
 }
 
 /// Can the workers of this app be asked?
-pub(crate) fn check_spec(plane: Plane, check: Option<&HealthCheck>) -> Result<(), ApiError> {
-    let Some(check) = check else { return Ok(()) };
-    if plane != Plane::Cluster {
+pub(crate) fn check_spec(spec: &AppSpec) -> Result<(), ApiError> {
+    let Some(check) = &spec.health_check else {
+        return Ok(());
+    };
+    if Plane::of(spec) != Plane::Cluster && !is_proxied(spec) {
         return Err(failure(
-            "only the workers of a Node program that is started with -i can be asked for their health",
+            "only the workers of a Node program that is started with -i, or those behind the proxy, can be asked for their health",
             Some(
-                "start it with -i, or leave the health check out: a reload then goes by what the workers listen on",
+                "start it with -i or --balance proxy, or leave the health check out: a reload then goes by what the workers listen on",
             ),
         ));
     }
@@ -66,6 +68,14 @@ impl Supervisor {
         let spec = self.workers.get(&worker).map(|held| &held.spec);
         if let Some(check) = spec.and_then(|spec| spec.health_check.clone()) {
             tokio::spawn(ask_until_healthy(self.handle(), worker, check));
+        }
+    }
+
+    /// Where only this worker is asked, if it has an address of its own; an error: it is gone, or leaves.
+    fn own_address(&self, worker: WorkerId) -> Result<Option<SocketAddr>, ()> {
+        match self.core.worker(worker) {
+            Some(view) if view.launching => Ok(self.listeners.private_address(worker)),
+            Some(_) | None => Err(()),
         }
     }
 
@@ -126,6 +136,20 @@ async fn ask_until_healthy(handle: Handle, worker: WorkerId, check: HealthCheck)
 
 /// One request. `false`: there is nobody to ask any more.
 async fn ask(handle: &Handle, worker: WorkerId, check: &HealthCheck) -> Result<bool, Unhealthy> {
+    let own = handle.ask(move |supervisor| supervisor.own_address(worker)).await;
+    let connection = match own {
+        Ok(Ok(Some(address))) => Some(TcpStream::connect(address).await?),
+        Ok(Ok(None)) => given(handle, worker).await?,
+        Ok(Err(())) | Err(_) => None,
+    };
+    match connection {
+        Some(connection) => request(connection, check).await,
+        None => Ok(false),
+    }
+}
+
+/// A connection of which the worker is given the other end.
+async fn given(handle: &Handle, worker: WorkerId) -> Result<Option<TcpStream>, Unhealthy> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let (ours, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
     let (ours, (theirs, peer)) = (ours?, accepted?);
@@ -137,9 +161,12 @@ async fn ask(handle: &Handle, worker: WorkerId, check: &HealthCheck) -> Result<b
         .ask(move |supervisor| supervisor.give(worker, theirs))
         .await
     {
-        Ok(true) => {}
-        Ok(false) | Err(_) => return Ok(false),
+        Ok(true) => Ok(Some(ours)),
+        Ok(false) | Err(_) => Ok(None),
     }
+}
+
+async fn request(ours: TcpStream, check: &HealthCheck) -> Result<bool, Unhealthy> {
     let (mut sender, connection) = handshake(TokioIo::new(ours)).await?;
     // How it ends is seen by the request.
     let connection = tokio::spawn(async { drop(connection.await) });

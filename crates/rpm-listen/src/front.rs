@@ -262,6 +262,14 @@ impl Listeners {
         })
     }
 
+    /// Where only this worker listens, if the proxy is before it.
+    #[must_use]
+    pub fn private_address(&self, worker: WorkerId) -> Option<SocketAddr> {
+        let slots = self.groups.values().flat_map(|group| group.slots.values());
+        let mut own = slots.filter(|slot| slot.private && slot.holder == Some(worker));
+        socket::local_addr(&own.next()?.fd).ok()
+    }
+
     /// The proxy serves the address no more: its workers have it.
     ///
     /// # Errors
