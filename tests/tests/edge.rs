@@ -106,6 +106,8 @@ fn clients_are_held_to_limits() {
             "1s",
             "--response-timeout",
             "1s",
+            "--request-timeout",
+            "20s",
         ])
         .start(&rpm);
     let post = |length: usize, framing: &str, body: &str| {

@@ -350,6 +350,7 @@ fn settings(spec: &AppSpec) -> Settings {
         policy: policy(spec.policy),
         connect_timeout: time(proxy.connect_timeout_ms, usual.connect_timeout),
         response_timeout: time(proxy.response_timeout_ms, usual.response_timeout),
+        request_timeout: proxy.request_timeout_ms.map(Duration::from_millis),
         header_timeout: time(proxy.header_timeout_ms, usual.header_timeout),
         hold_timeout: time(proxy.hold_timeout_ms, usual.hold_timeout),
         idle_timeout: time(proxy.idle_timeout_ms, usual.idle_timeout),

@@ -42,6 +42,8 @@ pub(crate) struct Attempts<'f> {
     /// Upstreams that have failed it.
     tried: Vec<UpstreamId>,
     left: u32,
+    /// When the answer must have begun, whatever is tried.
+    until: Option<Instant>,
 }
 
 impl<'f> Attempts<'f> {
@@ -57,8 +59,17 @@ impl<'f> Attempts<'f> {
             sticky,
             tried: Vec::new(),
             left: settings.retries,
+            until: settings.request_timeout.map(|within| Instant::now() + within),
             settings,
         }
+    }
+
+    /// This time, or what is left of that for all attempts.
+    pub(crate) fn within(&self, time: Duration) -> Duration {
+        let left = self
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        left.map_or(time, |left| left.min(time))
     }
 
     /// An upstream that has the request from now on. Where there is none, or all are busy, it is waited for.
@@ -84,7 +95,8 @@ impl<'f> Attempts<'f> {
     async fn wait(&mut self) -> Result<InFlight, Unavailable> {
         let settings = Arc::clone(&self.settings);
         let now = Instant::now();
-        let (held, queued) = (now + settings.hold_timeout, now + settings.queue_timeout);
+        let held = now + self.within(settings.hold_timeout);
+        let queued = now + self.within(settings.queue_timeout);
         let mut changes = self.front.changes();
         let mut place = None;
         loop {
@@ -127,7 +139,7 @@ impl<'f> Attempts<'f> {
     pub(crate) fn again(&mut self, upstream: &Upstream) -> bool {
         upstream.failed(self.front.now_ms());
         self.tried.push(upstream.id());
-        if self.left == 0 || !self.front.spend_retry() {
+        if self.left == 0 || self.within(Duration::MAX).is_zero() || !self.front.spend_retry() {
             return false;
         }
         self.left -= 1;

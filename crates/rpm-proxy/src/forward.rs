@@ -195,7 +195,10 @@ impl Attempt<'_> {
         let (mut connection, reused) = match pools.take(upstream.id(), h2c) {
             Some(connection) => (connection, true),
             None => {
-                let wanted = (upstream.addr(), self.settings.connect_timeout);
+                let wanted = (
+                    upstream.addr(),
+                    self.attempts.within(self.settings.connect_timeout),
+                );
                 match pools.connect(upstream.id(), wanted, h2c).await {
                     Ok(connection) => (connection, false),
                     Err(_) => return self.failed(&upstream),
@@ -209,7 +212,7 @@ impl Attempt<'_> {
         let request = request.ok_or(Failure::Bad)?;
         let began = Instant::now();
         let sent = connection.send(request);
-        match timeout(self.settings.response_timeout, sent).await {
+        match timeout(self.attempts.within(self.settings.response_timeout), sent).await {
             Ok(Ok(response)) => {
                 let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 upstream.answered(response.status().as_u16(), after, front.now_ms());

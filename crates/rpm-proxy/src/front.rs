@@ -26,6 +26,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// For the head of an answer.
     pub response_timeout: Duration,
+    /// For the head of an answer, over all attempts and all waiting.
+    pub request_timeout: Option<Duration>,
     /// For the head of a request.
     pub header_timeout: Duration,
     /// How long a request waits for an upstream where there is none.
@@ -76,6 +78,7 @@ impl Default for Settings {
             policy: Policy::default(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(60),
+            request_timeout: None,
             header_timeout: Duration::from_secs(20),
             hold_timeout: Duration::from_secs(10),
             retries: 2,

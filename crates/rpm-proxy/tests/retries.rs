@@ -38,11 +38,16 @@ fn worker(broken: bool) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 fn serve(workers: &[SocketAddr]) -> (Proxy, u16) {
+    serve_within(workers, None)
+}
+
+fn serve_within(workers: &[SocketAddr], request_timeout: Option<Duration>) -> (Proxy, u16) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let (proxy, front) = (Proxy::start(1).expect("a thread"), Front::new());
     let settings = Settings {
         retries: RETRIES,
+        request_timeout,
         ..Settings::default()
     };
     front.set(settings).expect("nothing can fail");
@@ -103,4 +108,22 @@ fn a_request_that_ends_workers_does_not_reach_them_all() {
         poisoned <= RETRIES as usize + 2,
         "{poisoned} workers were sent it"
     );
+}
+
+#[test]
+fn a_request_has_so_much_time_whatever_is_tried_for_it() {
+    // They take connections and say nothing; an attempt alone may take a minute.
+    let silent: Vec<TcpListener> = (0..2)
+        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"))
+        .collect();
+    let addresses: Vec<SocketAddr> = silent
+        .iter()
+        .map(|it| it.local_addr().expect("an address"))
+        .collect();
+    let within = Some(Duration::from_millis(300));
+    let (_proxy, port) = serve_within(&addresses, within);
+    assert_eq!(status(port, "GET /", "\r\n"), "504");
+    // Nor is a worker waited for longer.
+    let (_proxy, port) = serve_within(&[], within);
+    assert_eq!(status(port, "GET /", "\r\n"), "503");
 }

@@ -84,6 +84,11 @@ pub(crate) const PROXY: &[Key] = &[
         "with `balance: proxy`: for the head of an answer; 60s by default",
     ),
     own(
+        "request_timeout",
+        Kind::Time,
+        "with `balance: proxy`: for the head of an answer over all attempts and all waiting; none by default",
+    ),
+    own(
         "stream_timeout",
         Kind::Time,
         "with `balance: proxy`: how long a body may not move once the answer has begun; 10m by default",
@@ -168,6 +173,8 @@ pub struct ProxyOptions {
     pub connect_timeout_ms: Option<u64>,
     /// For the head of an answer; 60s by default.
     pub response_timeout_ms: Option<u64>,
+    /// For the head of an answer over all attempts and all waiting.
+    pub request_timeout_ms: Option<u64>,
     /// How long a body may not move once the answer has begun; 10m by default.
     pub stream_timeout_ms: Option<u64>,
     /// For the head of a request; 20s by default.
@@ -209,6 +216,7 @@ impl ProxyOptions {
             "retries" => self.retries = Some(number(value, 0)?),
             "connect_timeout" => self.connect_timeout_ms = Some(milliseconds(value)?),
             "response_timeout" => self.response_timeout_ms = Some(milliseconds(value)?),
+            "request_timeout" => self.request_timeout_ms = Some(milliseconds(value)?),
             "stream_timeout" => self.stream_timeout_ms = Some(milliseconds(value)?),
             "header_timeout" => self.header_timeout_ms = Some(milliseconds(value)?),
             "idle_timeout" => self.idle_timeout_ms = Some(milliseconds(value)?),
@@ -243,6 +251,7 @@ impl ProxyOptions {
             retries: self.retries.or(other.retries),
             connect_timeout_ms: self.connect_timeout_ms.or(other.connect_timeout_ms),
             response_timeout_ms: self.response_timeout_ms.or(other.response_timeout_ms),
+            request_timeout_ms: self.request_timeout_ms.or(other.request_timeout_ms),
             stream_timeout_ms: self.stream_timeout_ms.or(other.stream_timeout_ms),
             header_timeout_ms: self.header_timeout_ms.or(other.header_timeout_ms),
             idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),

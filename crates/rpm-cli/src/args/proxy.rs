@@ -53,6 +53,9 @@ pub(crate) struct ProxyArgs {
     /// For the head of an answer; 60s by default
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) response_timeout: Option<u64>,
+    /// For the head of an answer over all attempts and all waiting; none by default
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) request_timeout: Option<u64>,
     /// How long a body may not move once the answer has begun; 10m by default
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) stream_timeout: Option<u64>,
@@ -104,6 +107,7 @@ impl ProxyArgs {
             retries: self.retries,
             connect_timeout_ms: self.connect_timeout,
             response_timeout_ms: self.response_timeout,
+            request_timeout_ms: self.request_timeout,
             stream_timeout_ms: self.stream_timeout,
             header_timeout_ms: self.header_timeout,
             idle_timeout_ms: self.idle_timeout,

@@ -27,6 +27,7 @@ pub(super) fn proxy(options: &ProxyOptions, cwd: &Path) -> ProxySpec {
         retries: options.retries,
         connect_timeout_ms: options.connect_timeout_ms,
         response_timeout_ms: options.response_timeout_ms,
+        request_timeout_ms: options.request_timeout_ms,
         stream_timeout_ms: options.stream_timeout_ms,
         header_timeout_ms: options.header_timeout_ms,
         idle_timeout_ms: options.idle_timeout_ms,

@@ -228,13 +228,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             let upstream = Arc::clone(in_flight.upstream());
             let (mut wire, reused) = match self.peer.pools.wires.take(upstream.id()) {
                 Some(wire) => (wire, true),
-                None => match connect(&upstream, self.settings.connect_timeout).await {
+                None => match connect(&upstream, attempts.within(self.settings.connect_timeout)).await {
                     Some(wire) => (wire, false),
                     None if attempts.again(&upstream) => continue,
                     None => return self.fail(bad_gateway(), head).await,
                 },
             };
-            match self.exchange(head, &upstream, &mut wire).await {
+            match self.exchange(head, (&upstream, &mut wire), &attempts).await {
                 Ok((
                     Ended::Complete {
                         reusable,
@@ -287,8 +287,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     async fn exchange(
         &mut self,
         head: &RequestHead,
-        upstream: &Upstream,
-        wire: &mut Wire<TcpStream>,
+        (upstream, wire): (&Upstream, &mut Wire<TcpStream>),
+        attempts: &Attempts<'_>,
     ) -> Result<(Ended, bool), (Failed, bool)> {
         let front = &self.peer.front;
         let settings = Arc::clone(&self.settings);
@@ -306,7 +306,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             &mut self.downward,
         );
         let deadline = &mut self.deadline;
-        deadline.set(settings.response_timeout);
+        deadline.set(attempts.within(settings.response_timeout));
         let began = Instant::now();
         let (mut answered, mut progress) = (None, 0);
         let ended = poll_fn(|context| {
@@ -328,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 let within = if answered.is_some() {
                     settings.stream_timeout
                 } else {
-                    settings.response_timeout
+                    attempts.within(settings.response_timeout)
                 };
                 deadline.set(within);
             }

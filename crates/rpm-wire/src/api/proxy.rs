@@ -36,6 +36,8 @@ pub struct ProxySpec {
     pub connect_timeout_ms: Option<u64>,
     /// For the head of an answer; 60s by default.
     pub response_timeout_ms: Option<u64>,
+    /// For the head of an answer over all attempts and all waiting; none by default.
+    pub request_timeout_ms: Option<u64>,
     /// How long a body may not move once the answer has begun; 10m by default.
     pub stream_timeout_ms: Option<u64>,
     /// For the head of a request; 20s by default.
