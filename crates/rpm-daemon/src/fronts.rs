@@ -35,6 +35,8 @@ struct Open {
     targets: Vec<Target>,
     /// What the front was told last.
     spec: Option<Arc<AppSpec>>,
+    /// It has had workers that served: there may be clients.
+    served: bool,
     /// Its clients are asked to go.
     leaves: bool,
     /// The workers that keep its sockets for the next daemon.
@@ -65,8 +67,11 @@ impl Fronts {
     /// Has all clients go with their next answer, and accepts no more meanwhile; or goes on.
     pub(crate) fn part(&self, parts: bool) {
         let Some(proxy) = &self.proxy else { return };
-        for group in self.open.keys() {
-            proxy.part(group.0, parts);
+        for (group, open) in &self.open {
+            match parts {
+                true => proxy.part(group.0),
+                false => proxy.leave(group.0, open.leaves),
+            }
         }
     }
 
@@ -93,6 +98,7 @@ impl Fronts {
             front: Arc::clone(&front),
             targets: Vec::new(),
             spec: None,
+            served: false,
             leaves: false,
             keepers: BTreeSet::new(),
             redirect: None,
@@ -182,8 +188,12 @@ impl Supervisor {
             if !fronted.leaves {
                 open.tell(&fronted, spec.filter(|spec| is_proxied(spec)), proxy);
             }
-            if open.leaves != fronted.leaves {
-                open.leaves = fronted.leaves;
+            open.served |= !fronted.leaves && !fronted.upstreams.is_empty();
+            // Before the first of its workers serves it has no clients, and is not left: whoever comes in the moment in which it gets them
+            // waits for them, for the address is its own then.
+            let leaves = fronted.leaves && open.served;
+            if open.leaves != leaves {
+                open.leaves = leaves;
                 proxy.leave(fronted.group.0, open.leaves);
             }
             if fronted.leaves
@@ -194,25 +204,9 @@ impl Supervisor {
                 left.push(fronted.group);
             }
             self.have_it_kept(&fronted, &mut open.keepers);
-            let target = |(slot, addr, weight): &(SlotId, SocketAddr, u32)| {
-                let id = UpstreamId(slot.0);
-                let before = open.targets.iter().find(|target| target.id == id);
-                let holder = self
-                    .listeners
-                    .holder(*slot)
-                    .and_then(|worker| self.workers.get(&worker));
-                Target {
-                    id,
-                    addr: *addr,
-                    weight: *weight,
-                    // While its worker is replaced nobody holds it.
-                    key: holder.map_or_else(
-                        || before.map_or(0, |target| target.key),
-                        |worker| worker.instance.0,
-                    ),
-                }
-            };
-            let targets: Vec<Target> = fronted.upstreams.iter().map(target).collect();
+            let target = |upstream: &_| self.target(upstream, &open.targets);
+            let upstreams = fronted.upstreams.iter().filter(|_| leaves || !fronted.leaves);
+            let targets: Vec<Target> = upstreams.map(target).collect();
             if open.targets != targets {
                 open.front.set_upstreams(&targets);
                 open.targets = targets;
@@ -242,22 +236,38 @@ impl Supervisor {
 }
 
 impl Supervisor {
+    fn target(&self, (slot, addr, weight): &(SlotId, SocketAddr, u32), before: &[Target]) -> Target {
+        let id = UpstreamId(slot.0);
+        let holder = self.listeners.holder(*slot);
+        let holder = holder.and_then(|worker| self.workers.get(&worker));
+        // While its worker is replaced nobody holds it.
+        let known = || {
+            before
+                .iter()
+                .find(|target| target.id == id)
+                .map_or(0, |target| target.key)
+        };
+        Target {
+            id,
+            addr: *addr,
+            weight: *weight,
+            key: holder.map_or_else(known, |worker| worker.instance.0),
+        }
+    }
+
     /// Has each worker behind the front keep its sockets, so that clients wait while there is no daemon, and the next one has them.
     fn have_it_kept(&self, fronted: &rpm_listen::Fronted<'_>, keepers: &mut BTreeSet<WorkerId>) {
-        if !survive::can_be_taken_back() {
-            return;
-        }
-        for worker in &fronted.workers {
+        for worker in fronted.workers.iter().filter(|worker| !keepers.contains(worker)) {
             let process = self.workers.get(worker).and_then(|held| held.process());
-            let Some(parking) = process.and_then(|process| process.parking.as_ref()) else {
+            let parking = process.and_then(|process| process.parking.as_ref());
+            let Some(parking) = parking.filter(|_| survive::can_be_taken_back()) else {
                 continue;
             };
-            if keepers.insert(*worker)
-                && let Err(error) = fronted.listeners().and_then(|fds| parking.park_all(&fds))
-            {
+            if let Err(error) = fronted.listeners().and_then(|fds| parking.park_all(&fds)) {
                 warn!(%worker, %error, "clients of the proxy will be refused while there is no daemon");
             }
         }
+        keepers.extend(&fronted.workers);
         keepers.retain(|worker| self.workers.contains_key(worker));
     }
 }

@@ -182,12 +182,14 @@ impl Group {
     /// The proxy listens here no more. What came to it since it looked last goes to the slots, where the kernel can.
     fn close_front(&mut self) -> io::Result<()> {
         let front = std::mem::take(&mut self.front);
-        for (number, listener) in front.iter().enumerate() {
-            let leave = || socket::unlisten(listener.as_fd());
-            self.steering
-                .remove(front_slot(number), members(&self.slots, &front), leave)?;
+        let mut closed = Ok(());
+        for (slot, listener) in front_slots(&front) {
+            let leave = || socket::unlisten(listener);
+            let left = self.steering.remove(slot, members(&self.slots, &front), leave);
+            // Also the others: workers may keep them.
+            closed = closed.and(left);
         }
-        Ok(())
+        closed
     }
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,7 +230,7 @@ where
 }
 
 /// Serves a client of any version of HTTP before workers that speak HTTP/2: what is passed on has no framing of HTTP/1 any more.
-async fn either<S>(stream: S, peer: Rc<Peer>, mut closing: watch::Receiver<Stage>)
+async fn either<S>(stream: S, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -250,19 +250,12 @@ where
         let peer = Rc::clone(&peer);
         async move { Ok::<_, Infallible>(forward(&peer, request).await) }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = closing.wait_for(|stage| *stage != Stage::Open) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    if timeout(CLOSE_WITHIN, connection).await.is_err() {
-        debug!("a client was cut: it has not ended in time");
-    }
+    let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    until_gone(connection, |connection| connection.graceful_shutdown(), closing).await;
 }
 
 /// Serves a client that speaks HTTP/2.
-async fn http2<S>(wire: Wire<S>, peer: Rc<Peer>, mut closing: watch::Receiver<Stage>)
+async fn http2<S>(wire: Wire<S>, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -279,12 +272,21 @@ where
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(header_timeout));
     let io = TokioIo::new(Rewound::new(wire.come.freeze(), wire.io));
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let connection = pin!(builder.serve_connection(io, service));
+    until_gone(connection, |connection| connection.graceful_shutdown(), closing).await;
+}
+
+/// Serves a connection that hyper drives until it ends: it is asked to when its listener is left, and cut some time after that is closed.
+async fn until_gone<C: Future>(
+    mut connection: Pin<&mut C>,
+    ask: impl FnOnce(Pin<&mut C>),
+    mut closing: watch::Receiver<Stage>,
+) {
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|stage| *stage != Stage::Open) => {}
     }
-    connection.as_mut().graceful_shutdown();
+    ask(connection.as_mut());
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|stage| *stage == Stage::Closed) => {}

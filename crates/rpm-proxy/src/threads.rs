@@ -92,10 +92,9 @@ impl Proxy {
         self.order(id, || Order::Tell(id, stage));
     }
 
-    /// Accepts no more for now, and has the clients go when they have had the next answer; or goes on.
-    pub fn part(&self, id: u32, parts: bool) {
-        let stage = if parts { Stage::Parting } else { Stage::Open };
-        self.order(id, || Order::Tell(id, stage));
+    /// Accepts no more, and has the clients go when they have had the next answer, until [`Proxy::leave`] says otherwise.
+    pub fn part(&self, id: u32) {
+        self.order(id, || Order::Tell(id, Stage::Parting));
     }
 
     /// Accepts no more for the front; clients finish what they have begun.
