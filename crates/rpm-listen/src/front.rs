@@ -11,13 +11,14 @@ use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_sys::{sock_diag, socket};
 
 use crate::counting::Count;
-use crate::group::{FIRST_BACKLOG, Group, Slot};
+use crate::group::{Group, Slot};
 use crate::listeners::{Listeners, OpenError, Request};
 use crate::policy::Policy;
 use crate::steering::Steering;
 
-/// Clients that may wait while the proxy is busy; the kernel's own limit (somaxconn) holds too.
-const PUBLIC_BACKLOG: u32 = 4096;
+/// Clients that may wait while the proxy is busy, and connections of the proxy while a worker is; the kernel's own limit (somaxconn) holds
+/// too.
+const BACKLOG: u32 = 4096;
 
 /// An address that the proxy serves, and what is behind it.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ pub(crate) fn front_slots(front: &[OwnedFd]) -> impl Iterator<Item = (SlotId, Bo
 
 /// Has a socket that was kept listen, also if the daemon before has closed it.
 pub(crate) fn listen_again(listener: &OwnedFd) -> io::Result<()> {
-    socket::listen(listener.as_fd(), PUBLIC_BACKLOG)
+    socket::listen(listener.as_fd(), BACKLOG)
 }
 
 /// The sockets that the kernel chooses from.
@@ -206,7 +207,7 @@ impl Drop for Group {
 /// The public socket of an address.
 pub(crate) fn public(addr: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
     let listener = socket::bind_tcp(addr, v6only)?;
-    socket::listen(listener.as_fd(), PUBLIC_BACKLOG)?;
+    socket::listen(listener.as_fd(), BACKLOG)?;
     Ok(listener)
 }
 
@@ -304,8 +305,16 @@ impl Group {
         let free = candidates.find(|addr| !used.contains(addr));
         let free = free.ok_or(io::ErrorKind::AddrInUse)?;
         let fd = socket::bind_tcp(free, false)?;
-        socket::listen(fd.as_fd(), FIRST_BACKLOG)?;
+        socket::listen(fd.as_fd(), BACKLOG)?;
         self.put(slot, fd, weight, true)
+    }
+
+    /// Workers have set the backlogs of their listeners as they would for clients. Of the proxy's connections as many come at once as there
+    /// are clients of all workers, and those that find no room would come again only after a second.
+    pub(crate) fn deepen_private(&self, slots: &[SlotId]) -> io::Result<()> {
+        let newly = slots.iter().filter(|slot| !self.eligible.contains(slot));
+        let mut private = newly.filter_map(|slot| self.slots.get(slot).filter(|held| held.private));
+        private.try_for_each(|held| socket::listen(held.fd.as_fd(), BACKLOG))
     }
 }
 

@@ -245,7 +245,7 @@ async fn before(edge: Edge, port: u16, workers: u16) -> anyhow::Result<Site> {
         let [own] = free_ports::<1>()?;
         upstreams.push(own);
         processes.0.push(quiet(
-            Command::new(&node)
+            in_own_session(&node)
                 .arg(place::script("edge.js"))
                 .env("PORT", own.to_string())
                 .env("NODE_APP_INSTANCE", instance.to_string()),
@@ -265,7 +265,7 @@ async fn before(edge: Edge, port: u16, workers: u16) -> anyhow::Result<Site> {
             &upstreams,
         ),
     )?;
-    let mut command = Command::new(found(program)?);
+    let mut command = in_own_session(&found(program)?);
     match edge {
         Edge::HaProxy => command.arg("-f").arg(&config),
         Edge::Rpm | Edge::Nginx | Edge::NginxAgain => command.arg("-c").arg(&config).arg("-p").arg(&dir.0),
@@ -292,6 +292,14 @@ fn found(program: &str) -> anyhow::Result<PathBuf> {
         .map(|place| place.join(program))
         .find(|it| it.is_file());
     found.with_context(|| format!("{program} is not installed: apt-get install nginx-light haproxy"))
+}
+
+/// A program that is started as rpm starts its workers, and as a proxy in the background is: where the kernel shares the CPU by session
+/// (`kernel.sched_autogroup_enabled`), those in the session of the clients would get another part of it.
+fn in_own_session(program: &Path) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(program);
+    command
 }
 
 fn quiet(command: &mut Command) -> anyhow::Result<Child> {
