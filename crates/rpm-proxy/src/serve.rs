@@ -30,6 +30,7 @@ use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
 use crate::tcp;
 use crate::threads::Stage;
+use crate::tls::Tls;
 use crate::upstream::Upstream;
 
 /// When no descriptor is left: until some client has gone.
@@ -154,11 +155,20 @@ async fn serve(
 ) {
     // One that has gone already is found to have.
     let _ = stream.set_nodelay(true);
-    let settings = front.settings();
-    if !settings.proxy_protocol {
-        return admit(stream, address.ip(), front, pools, closing).await;
+    match front.settings().proxy_protocol {
+        false => admit(stream, address.ip(), front, pools, closing).await,
+        true => Box::pin(announced((stream, address), front, pools, closing)).await,
     }
-    match timeout(settings.header_timeout, told(stream)).await {
+}
+
+/// The same of a client of a load balancer before us.
+async fn announced(
+    (stream, address): (TcpStream, SocketAddr),
+    front: Arc<Front>,
+    pools: Rc<Pools>,
+    closing: watch::Receiver<Stage>,
+) {
+    match timeout(front.settings().header_timeout, told(stream)).await {
         Ok(Ok((stream, ip))) => admit(stream, ip.unwrap_or(address.ip()), front, pools, closing).await,
         Ok(Err(error)) => debug!(%address, %error, "a client does not speak the PROXY protocol"),
         Err(_) => debug!(%address, "a client has not spoken the PROXY protocol in time"),
@@ -197,10 +207,19 @@ where
     let Some(peer) = Peer::new(front, pools, ip, tls.is_some()).map(Rc::new) else {
         return;
     };
-    let Some(tls) = tls else {
-        speak(stream, peer, settings.tcp, closing).await;
-        return drop(admission);
-    };
+    match tls {
+        None => speak(stream, peer, settings.tcp, closing).await,
+        Some(tls) => Box::pin(secured(stream, tls, peer, closing)).await,
+    }
+    drop(admission);
+}
+
+/// Speaks TLS with a client, and within it what the two agree on.
+async fn secured<S>(stream: S, tls: Arc<Tls>, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (settings, ip) = (peer.front.settings(), peer.ip);
     match timeout(settings.header_timeout, tls.acceptor().accept(stream)).await {
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") && !settings.tcp => {
             http2(Wire::new(stream), peer, closing).await;
@@ -209,23 +228,24 @@ where
         Ok(Err(error)) => debug!(%ip, %error, "no TLS with a client"),
         Err(_) => debug!(%ip, "no TLS with a client in time"),
     }
-    drop(admission);
 }
 
 /// Speaks what the client speaks.
+///
+/// HTTP/1 without TLS is what most clients speak: all else is in boxes, so that their tasks have no room for it.
 async fn speak<S>(stream: S, peer: Rc<Peer>, tcp: bool, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     if tcp {
-        return tcp::serve(stream, &peer).await;
+        return Box::pin(tcp::serve(stream, &peer)).await;
     }
     if peer.front.settings().h2c {
-        return either(stream, peer, closing).await;
+        return Box::pin(either(stream, peer, closing)).await;
     }
     match http1::serve(stream, &peer, closing.clone()).await {
         Left::Ended => {}
-        Left::Http2(wire) => http2(wire, peer, closing).await,
+        Left::Http2(wire) => Box::pin(http2(wire, peer, closing)).await,
     }
 }
 
