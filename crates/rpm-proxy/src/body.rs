@@ -7,16 +7,23 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{REFERER, USER_AGENT};
 use hyper::{Request, Version};
+use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::compress::Gzip;
+use crate::deadline::Deadline;
+use crate::front::Front;
 use crate::pool::{Connection, Pools};
+use crate::streams::{Stream, Streams};
 use crate::upstream::InFlight;
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The body of a request to an upstream.
 pub(crate) enum Upward {
@@ -30,24 +37,60 @@ pub(crate) enum Upward {
 pub(crate) struct FromClient {
     body: Incoming,
     left: u64,
-    /// It was more.
-    over: Rc<Cell<bool>>,
+    upload: Rc<Upload>,
+}
+
+/// What has come of a client's body.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    streams: Rc<Streams>,
+    /// It was longer than allowed.
+    over: Cell<bool>,
+    /// All of it is here.
+    ended: Cell<bool>,
+    bytes: Cell<u64>,
+    moved: Cell<Instant>,
+}
+
+impl Upload {
+    pub(crate) fn new(streams: Rc<Streams>) -> Rc<Upload> {
+        Rc::new(Upload {
+            streams,
+            over: Cell::new(false),
+            ended: Cell::new(false),
+            bytes: Cell::new(0),
+            moved: Cell::new(Instant::now()),
+        })
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// When something of it came last.
+    pub(crate) fn moved(&self) -> Instant {
+        self.moved.get()
+    }
 }
 
 impl Upward {
-    /// Up to `max` bytes; `over` says whether there were more.
-    pub(crate) fn client(body: Incoming, max: u64, over: Rc<Cell<bool>>) -> Upward {
+    /// Up to `max` bytes.
+    pub(crate) fn client(body: Incoming, max: u64, upload: Rc<Upload>) -> Upward {
         Upward::Client(Box::new(FromClient {
             body,
             left: max,
-            over,
+            upload,
         }))
     }
 }
 
 impl Body for Upward {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -57,14 +100,20 @@ impl Body for Upward {
             return Poll::Ready(None);
         };
         let frame = ready!(Pin::new(&mut from.body).poll_frame(context));
+        let upload = &from.upload;
+        upload.moved.set(Instant::now());
+        upload.streams.moved();
+        upload.ended.set(frame.is_none() || from.body.is_end_stream());
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            let Some(left) = from.left.checked_sub(data.len() as u64) else {
-                from.over.set(true);
+            let length = data.len() as u64;
+            let Some(left) = from.left.checked_sub(length) else {
+                upload.over.set(true);
                 return Poll::Ready(Some(Err("the body is longer than allowed".into())));
             };
             from.left = left;
+            upload.bytes.set(upload.bytes.get() + length);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -173,21 +222,73 @@ pub(crate) struct Passing {
     pub(crate) line: Option<Line>,
     /// What has come of it.
     pub(crate) bytes: u64,
+    pub(crate) front: Arc<Front>,
+    /// What comes of the request meanwhile, if that has a body.
+    pub(crate) upload: Option<Rc<Upload>>,
+    /// Dropped with the body: then its connection is at rest.
+    pub(crate) stream: Stream,
+    pub(crate) silence: Silence,
+}
+
+/// How long neither body may move.
+pub(crate) struct Silence {
+    within: Duration,
+    /// There is none before the first silence.
+    deadline: Option<Deadline>,
+}
+
+impl Silence {
+    pub(crate) fn new(within: Duration) -> Silence {
+        Silence {
+            within,
+            deadline: None,
+        }
+    }
+
+    fn is_broken(&mut self) {
+        if let Some(deadline) = &mut self.deadline {
+            deadline.set(self.within);
+        }
+    }
+
+    /// Has it lasted for too long? `other`: when the other body moved.
+    fn poll(&mut self, other: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
+        let within = self.within;
+        let deadline = self.deadline.get_or_insert_with(|| {
+            let mut deadline = Deadline::new();
+            deadline.set(within);
+            deadline
+        });
+        loop {
+            ready!(deadline.poll(context));
+            let left = other.map(|other| (other + within).saturating_duration_since(Instant::now()));
+            match left.filter(|left| !left.is_zero()) {
+                Some(left) => deadline.set(left),
+                None => return Poll::Ready(()),
+            }
+        }
+    }
 }
 
 impl Passing {
-    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             if self.ended {
                 return Poll::Ready(None);
             }
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+                let other = self.upload.as_ref().map(|upload| upload.moved());
+                ready!(self.silence.poll(other, context));
+                return Poll::Ready(Some(Err("the answer goes on no more".into())));
+            };
+            self.silence.is_broken();
+            self.stream.moved();
             self.ended |= frame.is_none();
             if let Some(Ok(frame)) = &frame {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             let Some(gzip) = &mut self.gzip else {
-                return Poll::Ready(frame);
+                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
             };
             let bytes = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -198,7 +299,7 @@ impl Passing {
                     // Trailers are of what was compressed.
                     Err(_) => continue,
                 },
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => gzip.finish().unwrap_or_default(),
             };
             if !bytes.is_empty() {
@@ -213,6 +314,8 @@ impl Drop for Passing {
         if let Some(line) = &mut self.line {
             line.outcome.bytes = self.bytes;
         }
+        let up = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
+        self.front.count_bytes((up, self.bytes));
         if let Some(connection) = self.connection.take()
             && (self.ended || self.body.is_end_stream())
         {
@@ -223,12 +326,12 @@ impl Drop for Passing {
 
 impl Body for Downward {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Downward::Upstream(passing) => passing.poll_body(context),
             // It cannot fail.

@@ -1,9 +1,9 @@
 //! One request that came over HTTP/2: an upstream is chosen, it is sent, and tried again where that is right.
 
-use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -17,12 +17,13 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::timeout;
 
 use crate::attempt::{Attempts, Unavailable};
-use crate::body::{Downward, Line, Passing, Upward};
+use crate::body::{Downward, Line, Passing, Silence, Upload, Upward};
 use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
 use crate::front::{Front, Settings};
 use crate::headers::{Refused, is_replayable, to_client, to_h2c, to_upstream};
 use crate::pool::Connection;
 use crate::serve::Peer;
+use crate::streams::Stream;
 use crate::upstream::{InFlight, Upstream};
 use crate::websocket;
 
@@ -35,6 +36,8 @@ enum Failure {
     Bad,
     /// It took too long.
     Slow,
+    /// It was the client's body that the upstream waited for.
+    SlowClient,
     /// The body of the request is longer than allowed.
     TooLong,
 }
@@ -56,6 +59,7 @@ pub(crate) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response
 }
 
 async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Response<Downward>, Failure> {
+    let stream = peer.streams().open();
     let websocket = websocket::is_asked_for(&request);
     let settings = peer.front.settings();
     if request.method() == Method::CONNECT && (!websocket || settings.h2c) {
@@ -77,31 +81,39 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
         websocket::ask(&mut parts, peer.front.now_ms());
     }
     let replay = (!websocket && is_replayable(&parts.method, has_body)).then(|| Head::of(&parts));
-    let over = Rc::new(Cell::new(false));
-    let body = if has_body {
-        Upward::client(body, settings.max_body, Rc::clone(&over))
-    } else {
-        Upward::Nothing
+    let upload = has_body.then(|| Upload::new(Rc::clone(peer.streams())));
+    let body = match &upload {
+        Some(upload) => Upward::client(body, settings.max_body, Rc::clone(upload)),
+        None => Upward::Nothing,
     };
     let mut attempt = Attempt {
         peer,
         request: Some(Request::from_parts(parts, body)),
         replay,
         attempts: Attempts::new(&peer.front, Arc::clone(&settings), peer.ip, sticky),
+        upload,
         settings,
     };
     let answer = loop {
         match attempt.once().await {
             Ok(Some(answer)) => break answer,
             Ok(None) => {}
-            Err(_) if over.get() => return Err(Failure::TooLong),
+            Err(_) if attempt.upload.as_ref().is_some_and(|upload| upload.is_over()) => {
+                return Err(Failure::TooLong);
+            }
             Err(failure) => return Err(failure),
         }
     };
+    let kept = Kept {
+        stream,
+        upload: attempt.upload,
+        gzip,
+        within: attempt.settings.stream_timeout,
+    };
     let set = peer.cookie_for(sticky, answer.in_flight.upstream());
     let mut response = match client {
-        Some(client) => switch(peer, client, answer),
-        None => deliver(peer, answer, gzip),
+        Some(client) => switch(peer, client, answer, kept),
+        None => deliver(peer, answer, kept),
     };
     if let Some(set) = set.and_then(|set| HeaderValue::try_from(set).ok()) {
         response.headers_mut().append(SET_COOKIE, set);
@@ -110,24 +122,11 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
 }
 
 /// A WebSocket, if the worker wants it.
-fn switch(peer: &Peer, client: OnUpgrade, answer: Answer) -> Response<Downward> {
-    let Answer {
-        response,
-        connection,
-        in_flight,
-    } = answer;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return websocket::join(client, response, in_flight);
+fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Response<Downward> {
+    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return websocket::join(client, answer.response, (answer.in_flight, kept.stream));
     }
-    deliver(
-        peer,
-        Answer {
-            response,
-            connection,
-            in_flight,
-        },
-        false,
-    )
+    deliver(peer, answer, Kept { gzip: false, ..kept })
 }
 
 /// Which worker the cookie names.
@@ -174,6 +173,16 @@ struct Answer {
     in_flight: InFlight,
 }
 
+/// What is known of a request when it has its answer.
+struct Kept {
+    stream: Stream,
+    upload: Option<Rc<Upload>>,
+    /// The answer may be compressed.
+    gzip: bool,
+    /// How long neither body may move.
+    within: Duration,
+}
+
 /// A request on its way to an answer.
 struct Attempt<'c> {
     peer: &'c Peer,
@@ -182,6 +191,8 @@ struct Attempt<'c> {
     /// It may be sent again then.
     replay: Option<Head>,
     attempts: Attempts<'c>,
+    /// What has come of its body, if it has one.
+    upload: Option<Rc<Upload>>,
     settings: Arc<Settings>,
 }
 
@@ -211,9 +222,8 @@ impl Attempt<'_> {
             .or_else(|| self.replay.as_ref().map(Head::request));
         let request = request.ok_or(Failure::Bad)?;
         let began = Instant::now();
-        let sent = connection.send(request);
-        match timeout(self.attempts.within(self.settings.response_timeout), sent).await {
-            Ok(Ok(response)) => {
+        match self.in_time(connection.send(request)).await {
+            Some(Ok(response)) => {
                 let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 upstream.answered(response.status().as_u16(), after, front.now_ms());
                 front.count_time(after);
@@ -223,7 +233,7 @@ impl Attempt<'_> {
                     in_flight,
                 }))
             }
-            Ok(Err(mut error)) => {
+            Some(Err(mut error)) => {
                 self.request = error.take_message();
                 if self.request.is_some() && reused {
                     // The worker had ended it meanwhile, and the others that were idle, too.
@@ -232,9 +242,29 @@ impl Attempt<'_> {
                 }
                 self.failed(&upstream)
             }
-            Err(_) => {
+            None if self.upload.as_ref().is_some_and(|upload| !upload.has_ended()) => {
+                Err(Failure::SlowClient)
+            }
+            None => {
                 upstream.failed(front.now_ms());
                 Err(Failure::Slow)
+            }
+        }
+    }
+
+    /// Waits for what is sent to be answered. What comes of the request's body puts the time for that off.
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let mut answer = pin!(answer);
+        let longest = self.settings.response_timeout;
+        let mut within = longest;
+        loop {
+            if let Ok(answer) = timeout(self.attempts.within(within), answer.as_mut()).await {
+                return Some(answer);
+            }
+            let moved = self.upload.as_ref()?.moved();
+            within = (moved + longest).saturating_duration_since(tokio::time::Instant::now());
+            if self.attempts.within(within).is_zero() {
+                return None;
             }
         }
     }
@@ -253,12 +283,19 @@ impl Attempt<'_> {
 }
 
 /// The answer as the client gets it.
-fn deliver(peer: &Peer, answer: Answer, gzip: bool) -> Response<Downward> {
+fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
     let Answer {
         response,
         connection,
         in_flight,
     } = answer;
+    let Kept {
+        mut stream,
+        upload,
+        gzip,
+        within,
+    } = kept;
+    stream.answered();
     let (mut parts, body) = response.into_parts();
     let closes = to_client(&mut parts.headers);
     parts.version = Version::HTTP_11;
@@ -282,6 +319,10 @@ fn deliver(peer: &Peer, answer: Answer, gzip: bool) -> Response<Downward> {
         in_flight,
         connection: (!closes).then_some(connection),
         pools: Rc::clone(&peer.pools),
+        front: Arc::clone(&peer.front),
+        upload,
+        stream,
+        silence: Silence::new(within),
     };
     Response::from_parts(parts, Downward::Upstream(Box::new(passing)))
 }
@@ -326,6 +367,10 @@ impl Failure {
             }
             Failure::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "a body that is too long\n"),
             Failure::Bad => (StatusCode::BAD_GATEWAY, "the worker has not answered\n"),
+            Failure::SlowClient => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the body of the request has not come in time\n",
+            ),
             Failure::Slow => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "the worker has not answered in time\n",

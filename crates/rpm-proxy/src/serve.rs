@@ -1,5 +1,6 @@
 //! Clients' connections: accepted, and served until they end.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,17 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
+use crate::body::Downward;
 use crate::forward::forward;
 use crate::front::Front;
 use crate::headers::Client;
@@ -28,6 +32,7 @@ use crate::http1::{self, Left, Wire};
 use crate::pool::Pools;
 use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
+use crate::streams::{Limits, Streams};
 use crate::tcp;
 use crate::threads::Stage;
 use crate::tls::Tls;
@@ -51,6 +56,8 @@ pub(crate) struct Peer {
     pub(crate) pools: Rc<Pools>,
     pub(crate) client: Client,
     pub(crate) ip: IpAddr,
+    /// Its requests, if it speaks HTTP/2.
+    streams: OnceCell<Rc<Streams>>,
 }
 
 impl Peer {
@@ -61,7 +68,12 @@ impl Peer {
             pools,
             client: Client::new(ip, secure)?,
             ip,
+            streams: OnceCell::new(),
         })
+    }
+
+    pub(crate) fn streams(&self) -> &Rc<Streams> {
+        self.streams.get_or_init(Streams::new)
     }
 
     /// The cookie by which the client stays with this upstream, if it needs one. `sticky`: what its own says.
@@ -266,12 +278,14 @@ where
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(settings.header_timeout));
-    let service = service_fn(move |request| {
-        let peer = Rc::clone(&peer);
-        async move { Ok::<_, Infallible>(forward(&peer, request).await) }
-    });
-    let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    until_gone(connection, |connection| connection.graceful_shutdown(), closing).await;
+    let connection = pin!(builder.serve_connection(TokioIo::new(stream), answering(&peer)));
+    until_gone(
+        connection,
+        |connection| connection.graceful_shutdown(),
+        &peer,
+        closing,
+    )
+    .await;
 }
 
 /// Serves a client that speaks HTTP/2.
@@ -280,10 +294,6 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let header_timeout = peer.front.settings().header_timeout;
-    let service = service_fn(move |request| {
-        let peer = Rc::clone(&peer);
-        async move { Ok::<_, Infallible>(forward(&peer, request).await) }
-    });
     let mut builder = http2::Builder::new(Local);
     builder
         .timer(TokioTimer::new())
@@ -292,24 +302,57 @@ where
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(header_timeout));
     let io = TokioIo::new(Rewound::new(wire.come.freeze(), wire.io));
-    let connection = pin!(builder.serve_connection(io, service));
-    until_gone(connection, |connection| connection.graceful_shutdown(), closing).await;
+    let connection = pin!(builder.serve_connection(io, answering(&peer)));
+    until_gone(
+        connection,
+        |connection| connection.graceful_shutdown(),
+        &peer,
+        closing,
+    )
+    .await;
 }
 
-/// Serves a connection that hyper drives until it ends: it is asked to when its listener is left, and cut some time after that is closed.
+/// Answers requests that hyper has read.
+fn answering(
+    peer: &Rc<Peer>,
+) -> impl Service<Request<Incoming>, Response = Response<Downward>, Error = Infallible, Future: 'static> + use<>
+{
+    let peer = Rc::clone(peer);
+    service_fn(move |request| {
+        let peer = Rc::clone(&peer);
+        async move { Ok::<_, Infallible>(forward(&peer, request).await) }
+    })
+}
+
+/// Serves a connection that hyper drives until it ends. It is asked to when it is at rest for too long or its listener is left, and cut
+/// when it stays at rest, and some time after the listener is closed.
 async fn until_gone<C: Future>(
     mut connection: Pin<&mut C>,
     ask: impl FnOnce(Pin<&mut C>),
+    peer: &Peer,
     mut closing: watch::Receiver<Stage>,
 ) {
+    let settings = peer.front.settings();
+    let limits = Limits {
+        first: settings.header_timeout,
+        idle: settings.idle_timeout,
+        answer: settings.stream_timeout,
+    };
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|stage| *stage != Stage::Open) => {}
+        () = peer.streams().rest(limits, Instant::now()) => {}
     }
     ask(connection.as_mut());
+    let limits = Limits {
+        first: CLOSE_WITHIN,
+        idle: CLOSE_WITHIN,
+        ..limits
+    };
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|stage| *stage == Stage::Closed) => {}
+        () = peer.streams().rest(limits, Instant::now()) => return debug!("a client was cut: it is at rest"),
     }
     if timeout(CLOSE_WITHIN, connection).await.is_err() {
         debug!("a client was cut: it has not ended in time");

@@ -13,6 +13,7 @@ use tokio::io::copy_bidirectional;
 
 use crate::balance::mixed;
 use crate::body::Downward;
+use crate::streams::Stream;
 use crate::upstream::InFlight;
 
 /// Does the request ask for one?
@@ -39,7 +40,7 @@ pub(crate) fn ask(parts: &mut Parts, seed: u64) {
 pub(crate) fn join(
     client: OnUpgrade,
     mut answer: Response<Incoming>,
-    in_flight: InFlight,
+    until_it_ends: (InFlight, Stream),
 ) -> Response<Downward> {
     let worker = hyper::upgrade::on(&mut answer);
     tokio::task::spawn_local(async move {
@@ -48,7 +49,7 @@ pub(crate) fn join(
             // How it ends is theirs to know.
             let _ = copy_bidirectional(&mut client, &mut worker).await;
         }
-        drop(in_flight);
+        drop(until_it_ends);
     });
     let mut response = Response::new(Downward::nothing());
     *response.headers_mut() = std::mem::take(answer.headers_mut());

@@ -2,102 +2,18 @@
 // tidy: long because it is one table
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{Ipv4Addr, TcpStream};
 
+use frames::*;
 use site::{BOUND, Site, is_whole};
 
+mod frames;
 mod site;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
-const WITH_PRIORITY: u8 = 0x20;
-
-const PROTOCOL_ERROR: u32 = 1;
-const FLOW_CONTROL_ERROR: u32 = 3;
-const STREAM_CLOSED: u32 = 5;
-const FRAME_SIZE_ERROR: u32 = 6;
-const REFUSED_STREAM: u32 = 7;
-const COMPRESSION_ERROR: u32 = 9;
-const ENHANCE_YOUR_CALM: u32 = 11;
 
 // What cannot be read ends the connection; for some of it hyper's `h2` tells the more general error.
 const UNDECODED: [u32; 2] = [COMPRESSION_ERROR, PROTOCOL_ERROR];
 const MISSIZED: [u32; 2] = [FRAME_SIZE_ERROR, PROTOCOL_ERROR];
-
-/// HPACK for `:status: 200` and `:status: 400`.
-const OK: u8 = 0x88;
-const BAD_REQUEST: u8 = 0x8c;
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("it is short").to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-fn settings(list: &[(u16, u32)]) -> Vec<u8> {
-    let entry = |(id, value): &(u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
-    frame(SETTINGS, 0, 0, &list.iter().flat_map(entry).collect::<Vec<_>>())
-}
-
-/// HPACK: fields that are not indexed, and not compressed.
-fn fields(list: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in list {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).expect("it is short"));
-            block.extend(text.as_bytes());
-        }
-    }
-    block
-}
-
-const GET: [(&str, &str); 4] = [
-    (":method", "GET"),
-    (":scheme", "http"),
-    (":path", "/"),
-    (":authority", "x"),
-];
-const POST: [(&str, &str); 4] = [
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":path", "/"),
-    (":authority", "x"),
-];
-
-/// The head of a GET with these fields besides.
-fn get_with(more: &[(&str, &str)]) -> Vec<u8> {
-    fields(&[&GET, more].concat())
-}
-
-fn get(stream: u32) -> Vec<u8> {
-    frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields(&GET))
-}
-
-/// The head of a POST whose body follows.
-fn post(stream: u32) -> Vec<u8> {
-    frame(HEADERS, END_HEADERS, stream, &fields(&POST))
-}
 
 /// What must come of it.
 #[derive(Clone, Debug)]
@@ -110,97 +26,6 @@ enum Expected {
     Malformed(u32),
     /// The request of this stream is answered.
     Answered(u32),
-}
-
-/// What has come.
-#[derive(Debug, Default)]
-struct Seen {
-    ended: bool,
-    goaway: Option<u32>,
-    resets: BTreeMap<u32, u32>,
-    statuses: BTreeMap<u32, u8>,
-    complete: BTreeSet<u32>,
-    data: Vec<(u32, usize)>,
-    settings_acks: usize,
-    pongs: Vec<Vec<u8>>,
-}
-
-impl Seen {
-    fn take(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let number = |at: usize| {
-            let four = payload[at..].first_chunk().expect("four bytes");
-            u32::from_be_bytes(*four)
-        };
-        match kind {
-            HEADERS => {
-                // A new size of the table comes before the status.
-                let first = payload.iter().find(|byte| **byte & 0xe0 != 0x20);
-                self.statuses.entry(stream).or_insert(*first.expect("a status"));
-            }
-            DATA => self.data.push((stream, payload.len())),
-            RST_STREAM => drop(self.resets.insert(stream, number(0))),
-            SETTINGS if flags & ACK != 0 => self.settings_acks += 1,
-            PING if flags & ACK != 0 => self.pongs.push(payload.to_vec()),
-            // One that ends a connection for an error comes after others that only announce it.
-            GOAWAY => self.goaway = Some(number(4)),
-            _ => {}
-        }
-        if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
-            self.complete.insert(stream);
-        }
-    }
-}
-
-/// A client that speaks in frames.
-struct Client {
-    stream: TcpStream,
-    come: Vec<u8>,
-    seen: Seen,
-}
-
-impl Client {
-    fn connect(site: &Site, own: &[(u16, u32)]) -> Client {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
-        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
-        let mut client = Client {
-            stream,
-            come: Vec::new(),
-            seen: Seen::default(),
-        };
-        client.send(PREFACE);
-        client.send(&settings(own));
-        client
-    }
-
-    /// What cannot be sent any more is not: the answer has come before.
-    fn send(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
-    }
-
-    fn read_until(&mut self, done: impl Fn(&Seen) -> bool) {
-        let mut part = [0; 16 * 1024];
-        while !done(&self.seen) && !self.seen.ended {
-            if let Some(length) = self.whole() {
-                let frame: Vec<u8> = self.come.drain(..9 + length).collect();
-                let stream = u32::from_be_bytes(*frame[5..].first_chunk().expect("four bytes"));
-                self.seen.take(frame[3], frame[4], stream, &frame[9..]);
-                continue;
-            }
-            match self.stream.read(&mut part) {
-                Ok(0) => self.seen.ended = true,
-                Ok(count) => self.come.extend_from_slice(&part[..count]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => self.seen.ended = true,
-                Err(error) => panic!("{error}: {:?}", self.seen),
-            }
-        }
-    }
-
-    /// The length of the payload of the next frame, if it has come whole.
-    fn whole(&self) -> Option<usize> {
-        let [high, middle, low] = *self.come.first_chunk()?;
-        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        (self.come.len() >= 9 + length).then_some(length)
-    }
 }
 
 fn check(site: &Site, (what, own, bytes, expected): &Case) {

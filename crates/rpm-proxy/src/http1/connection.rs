@@ -11,13 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::deadline::Deadline;
 use super::exchange::{Ended, Exchange, Failed};
 use super::framing::Framing;
 use super::head::{Parsed, Passing, Refusal, RequestHead, may_be_complete, request};
 use super::wire::Wire;
 use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::{Attempts, Unavailable};
+use crate::deadline::Deadline;
 use crate::front::Settings;
 use crate::serve::Peer;
 use crate::threads::Stage;

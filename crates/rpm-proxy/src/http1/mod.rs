@@ -1,7 +1,6 @@
 //! HTTP/1 between a client and an upstream, without a detour: heads are rewritten as they are read, bodies are passed on as they come.
 
 mod connection;
-mod deadline;
 mod exchange;
 pub mod framing;
 pub mod head;

@@ -1,8 +1,10 @@
 //! A proxy with one thread, before an upstream that says what it was sent.
+#![allow(dead_code, reason = "each test needs a part of it")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use rpm_proxy::{Front, Proxy, Settings, Target, UpstreamId};
 
 pub const BOUND: Duration = Duration::from_secs(20);
 
-/// Says what it was sent. It answers each connection once, when a request has come whole.
+/// Says what it was sent. It answers each connection once, when a request has come whole; one for `/half` by half.
 pub struct Upstream {
     addr: SocketAddr,
     pub seen: Receiver<Vec<u8>>,
@@ -34,7 +36,14 @@ impl Upstream {
                             Ok(0) | Err(_) => break,
                         }
                     }
+                    let half = all.starts_with(b"GET /half ");
                     let _ = sender.send(all);
+                    if half {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nok");
+                        // Until the proxy gives it up.
+                        let _ = stream.read(&mut part);
+                        return;
+                    }
                     let _ = stream
                         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
                 });
@@ -63,20 +72,24 @@ pub struct Site {
     _proxy: Proxy,
     pub port: u16,
     pub upstream: Upstream,
+    pub front: Arc<Front>,
 }
 
 impl Site {
     pub fn start() -> Site {
+        Site::with(Settings {
+            retries: 0,
+            header_timeout: Duration::from_secs(1),
+            ..Settings::default()
+        })
+    }
+
+    pub fn with(settings: Settings) -> Site {
         let upstream = Upstream::start();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let proxy = Proxy::start(1).expect("a thread");
         let front = Front::new();
-        let settings = Settings {
-            retries: 0,
-            header_timeout: Duration::from_secs(1),
-            ..Settings::default()
-        };
         front.set(settings).expect("nothing can fail");
         front.set_upstreams(&[Target {
             id: UpstreamId(1),
@@ -91,6 +104,7 @@ impl Site {
             _proxy: proxy,
             port,
             upstream,
+            front,
         }
     }
 }

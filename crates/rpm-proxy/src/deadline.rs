@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep_until};
 
 /// A time that is put off with every request, without a timer being set for each.
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     due: tokio::time::Instant,
     armed: Pin<Box<Sleep>>,
 }
 
 impl Deadline {
-    pub(super) fn new() -> Deadline {
+    pub(crate) fn new() -> Deadline {
         let due = tokio::time::Instant::now() + Duration::from_secs(3600);
         Deadline {
             due,
@@ -21,7 +21,7 @@ impl Deadline {
         }
     }
 
-    pub(super) fn set(&mut self, within: Duration) {
+    pub(crate) fn set(&mut self, within: Duration) {
         self.due = tokio::time::Instant::now() + within;
         if self.due < self.armed.deadline() {
             self.armed.as_mut().reset(self.due);
@@ -29,7 +29,7 @@ impl Deadline {
     }
 
     /// Is it over?
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while self.armed.as_mut().poll(context).is_ready() {
             if self.due <= tokio::time::Instant::now() {
                 return Poll::Ready(());

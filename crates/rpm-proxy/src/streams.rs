@@ -1,0 +1,175 @@
+//! What is under way on a connection of HTTP/2. hyper lets one stay on which nothing is, or nothing moves.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// How long a connection may be at rest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Before its first request.
+    pub(crate) first: Duration,
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// While answers are under way.
+    pub(crate) answer: Duration,
+}
+
+/// The requests of a connection.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    open: Cell<u32>,
+    /// Those of them that time-outs of their own hold for, or none.
+    apart: Cell<u32>,
+    served: Cell<bool>,
+    moved: Cell<Instant>,
+    changed: Notify,
+}
+
+impl Streams {
+    pub(crate) fn new() -> Rc<Streams> {
+        Rc::new(Streams {
+            open: Cell::new(0),
+            apart: Cell::new(0),
+            served: Cell::new(false),
+            moved: Cell::new(Instant::now()),
+            changed: Notify::new(),
+        })
+    }
+
+    /// A request has come; it waits for its answer.
+    pub(crate) fn open(self: &Rc<Self>) -> Stream {
+        self.open.set(self.open.get() + 1);
+        self.apart.set(self.apart.get() + 1);
+        self.served.set(true);
+        self.changed();
+        Stream {
+            of: Rc::clone(self),
+            is_apart: true,
+        }
+    }
+
+    /// Something of a body has gone through.
+    pub(crate) fn moved(&self) {
+        self.moved.set(Instant::now());
+    }
+
+    fn changed(&self) {
+        self.moved();
+        self.changed.notify_one();
+    }
+
+    /// For how long nothing may move now.
+    fn within(&self, limits: Limits) -> Option<Duration> {
+        match (self.open.get(), self.apart.get(), self.served.get()) {
+            (0, _, false) => Some(limits.first),
+            (0, _, true) => Some(limits.idle),
+            (_, 0, _) => Some(limits.answer),
+            _ => None,
+        }
+    }
+
+    /// Ends when the connection is at rest for too long, where that it had no request counts from `since` on.
+    pub(crate) async fn rest(&self, limits: Limits, since: Instant) {
+        loop {
+            let Some(within) = self.within(limits) else {
+                self.changed.notified().await;
+                continue;
+            };
+            let moved = self.moved.get();
+            let from = if self.open.get() == 0 {
+                moved.max(since)
+            } else {
+                moved
+            };
+            let due = from + within;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = sleep_until(due) => {}
+            }
+        }
+    }
+}
+
+/// A request until its answer has ended.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    of: Rc<Streams>,
+    is_apart: bool,
+}
+
+impl Stream {
+    /// Its answer has begun: from now on it moves.
+    pub(crate) fn answered(&mut self) {
+        if std::mem::take(&mut self.is_apart) {
+            self.of.apart.set(self.of.apart.get() - 1);
+            self.of.changed();
+        }
+    }
+
+    pub(crate) fn moved(&self) {
+        self.of.moved();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.answered();
+        self.of.open.set(self.of.open.get() - 1);
+        self.of.changed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        first: Duration::from_secs(20),
+        idle: Duration::from_secs(75),
+        answer: Duration::from_secs(600),
+    };
+
+    /// How long it takes until the connection is at rest for too long.
+    async fn rests(streams: &Streams) -> u64 {
+        let began = Instant::now();
+        streams.rest(LIMITS, began).await;
+        began.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_rests_before_between_and_in_requests() {
+        let streams = Streams::new();
+        assert_eq!(rests(&streams).await, 20);
+        let mut stream = streams.open();
+        let waits = tokio::time::timeout(Duration::from_secs(3600), streams.rest(LIMITS, Instant::now()));
+        assert!(
+            waits.await.is_err(),
+            "a request that waits has time-outs of its own"
+        );
+        stream.answered();
+        assert_eq!(rests(&streams).await, 600);
+        stream.moved();
+        assert_eq!(rests(&streams).await, 600, "what moves puts it off");
+        drop(stream);
+        assert_eq!(rests(&streams).await, 75);
+        assert_eq!(rests(&streams).await, 75, "from when it was asked to go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_lasts_keeps_the_others() {
+        let streams = Streams::new();
+        let (lasting, mut other) = (streams.open(), streams.open());
+        other.answered();
+        let waits = tokio::time::timeout(Duration::from_secs(3600), streams.rest(LIMITS, Instant::now()));
+        assert!(waits.await.is_err());
+        drop(lasting);
+        assert_eq!(rests(&streams).await, 600);
+    }
+}

@@ -1,0 +1,188 @@
+//! A client of HTTP/2 that speaks in frames.
+#![allow(dead_code, reason = "each test needs a part of it")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+
+use crate::site::{BOUND, Site};
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
+pub const RST_STREAM: u8 = 3;
+pub const SETTINGS: u8 = 4;
+pub const PUSH_PROMISE: u8 = 5;
+pub const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+
+pub const END_STREAM: u8 = 1;
+pub const ACK: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+pub const PADDED: u8 = 8;
+pub const WITH_PRIORITY: u8 = 0x20;
+
+pub const PROTOCOL_ERROR: u32 = 1;
+pub const FLOW_CONTROL_ERROR: u32 = 3;
+pub const STREAM_CLOSED: u32 = 5;
+pub const FRAME_SIZE_ERROR: u32 = 6;
+pub const REFUSED_STREAM: u32 = 7;
+pub const COMPRESSION_ERROR: u32 = 9;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// HPACK for `:status: 200` and `:status: 400`.
+pub const OK: u8 = 0x88;
+pub const BAD_REQUEST: u8 = 0x8c;
+
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("it is short").to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+pub fn settings(list: &[(u16, u32)]) -> Vec<u8> {
+    let entry = |(id, value): &(u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
+    frame(SETTINGS, 0, 0, &list.iter().flat_map(entry).collect::<Vec<_>>())
+}
+
+/// HPACK: fields that are not indexed, and not compressed.
+pub fn fields(list: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in list {
+        block.push(0);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).expect("it is short"));
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
+pub const GET: [(&str, &str); 4] = [
+    (":method", "GET"),
+    (":scheme", "http"),
+    (":path", "/"),
+    (":authority", "x"),
+];
+pub const POST: [(&str, &str); 4] = [
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", "/"),
+    (":authority", "x"),
+];
+
+/// The head of a GET with these fields besides.
+pub fn get_with(more: &[(&str, &str)]) -> Vec<u8> {
+    fields(&[&GET, more].concat())
+}
+
+pub fn get(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &fields(&GET))
+}
+
+/// The head of a POST whose body follows.
+pub fn post(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, stream, &fields(&POST))
+}
+
+/// What has come.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub ended: bool,
+    pub goaway: Option<u32>,
+    pub resets: BTreeMap<u32, u32>,
+    pub statuses: BTreeMap<u32, u8>,
+    pub complete: BTreeSet<u32>,
+    pub data: Vec<(u32, usize)>,
+    pub settings_acks: usize,
+    pub pongs: Vec<Vec<u8>>,
+}
+
+impl Seen {
+    pub fn take(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let number = |at: usize| {
+            let four = payload[at..].first_chunk().expect("four bytes");
+            u32::from_be_bytes(*four)
+        };
+        match kind {
+            HEADERS => {
+                // A new size of the table comes before the status.
+                let first = payload.iter().find(|byte| **byte & 0xe0 != 0x20);
+                self.statuses.entry(stream).or_insert(*first.expect("a status"));
+            }
+            DATA => self.data.push((stream, payload.len())),
+            RST_STREAM => drop(self.resets.insert(stream, number(0))),
+            SETTINGS if flags & ACK != 0 => self.settings_acks += 1,
+            PING if flags & ACK != 0 => self.pongs.push(payload.to_vec()),
+            // One that ends a connection for an error comes after others that only announce it.
+            GOAWAY => self.goaway = Some(number(4)),
+            _ => {}
+        }
+        if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
+            self.complete.insert(stream);
+        }
+    }
+}
+
+/// A client that speaks in frames.
+pub struct Client {
+    pub stream: TcpStream,
+    pub come: Vec<u8>,
+    pub seen: Seen,
+}
+
+impl Client {
+    pub fn connect(site: &Site, own: &[(u16, u32)]) -> Client {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+        let mut client = Client {
+            stream,
+            come: Vec::new(),
+            seen: Seen::default(),
+        };
+        client.send(PREFACE);
+        client.send(&settings(own));
+        client
+    }
+
+    /// What cannot be sent any more is not: the answer has come before.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    pub fn read_until(&mut self, done: impl Fn(&Seen) -> bool) {
+        let mut part = [0; 16 * 1024];
+        while !done(&self.seen) && !self.seen.ended {
+            if let Some(length) = self.whole() {
+                let frame: Vec<u8> = self.come.drain(..9 + length).collect();
+                let stream = u32::from_be_bytes(*frame[5..].first_chunk().expect("four bytes"));
+                self.seen.take(frame[3], frame[4], stream, &frame[9..]);
+                if frame[3] == PING && frame[4] & ACK == 0 {
+                    let answer = self::frame(PING, ACK, 0, &frame[9..]);
+                    self.send(&answer);
+                }
+                continue;
+            }
+            match self.stream.read(&mut part) {
+                Ok(0) => self.seen.ended = true,
+                Ok(count) => self.come.extend_from_slice(&part[..count]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => self.seen.ended = true,
+                Err(error) => panic!("{error}: {:?}", self.seen),
+            }
+        }
+    }
+
+    /// The length of the payload of the next frame, if it has come whole.
+    pub fn whole(&self) -> Option<usize> {
+        let [high, middle, low] = *self.come.first_chunk()?;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        (self.come.len() >= 9 + length).then_some(length)
+    }
+}

@@ -1,0 +1,132 @@
+//! Clients and workers of HTTP/2 that are at rest, or slow.
+
+use std::time::Duration;
+
+use frames::*;
+use rpm_proxy::Settings;
+use site::{BOUND, Site};
+
+mod frames;
+mod site;
+
+/// What is meant to end does so after this time.
+const SHORT: Duration = Duration::from_millis(300);
+/// And what is not, not.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A site where nothing is in time but by these settings.
+fn site(settings: impl FnOnce(Settings) -> Settings) -> Site {
+    Site::with(settings(Settings {
+        retries: 0,
+        header_timeout: LONG,
+        idle_timeout: LONG,
+        stream_timeout: LONG,
+        response_timeout: LONG,
+        ..Settings::default()
+    }))
+}
+
+/// Without an error, and with nothing that it was sent unanswered.
+fn is_let_go(mut client: Client) {
+    client.read_until(|seen| seen.ended);
+    assert_eq!(client.seen.goaway, Some(0), "{:?}", client.seen);
+    assert!(client.seen.resets.is_empty(), "{:?}", client.seen);
+}
+
+#[test]
+fn an_idle_connection_is_ended() {
+    let site = site(|usual| Settings {
+        idle_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    client.send(&get(1));
+    client.read_until(|seen| seen.complete.contains(&1));
+    assert_eq!(client.seen.statuses.get(&1), Some(&OK));
+    is_let_go(client);
+}
+
+#[test]
+fn a_connection_that_asks_for_nothing_is_ended() {
+    let site = site(|usual| Settings {
+        header_timeout: SHORT,
+        ..usual
+    });
+    is_let_go(Client::connect(&site, &[]));
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut() {
+    let site = site(|usual| Settings {
+        stream_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[(4, 0)]);
+    client.send(&get(1));
+    client.read_until(|seen| seen.ended);
+    assert_eq!(client.seen.statuses.get(&1), Some(&OK), "{:?}", client.seen);
+    assert!(client.seen.data.is_empty(), "there was no window");
+}
+
+#[test]
+fn an_answer_that_goes_on_no_more_is_reset_and_nothing_else() {
+    let site = site(|usual| Settings {
+        stream_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    let half = fields(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/half"),
+        (":authority", "x"),
+    ]);
+    client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &half));
+    client.read_until(|seen| seen.resets.contains_key(&1));
+    assert_eq!(client.seen.data, [(1, 2)], "{:?}", client.seen);
+    client.send(&get(3));
+    client.read_until(|seen| seen.complete.contains(&3));
+    assert_eq!(client.seen.statuses.get(&3), Some(&OK), "{:?}", client.seen);
+}
+
+#[test]
+fn a_body_that_comes_slowly_has_the_time_it_needs() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    client.send(&post(1));
+    for part in 0..8 {
+        // tidy: sleep because it is the pace of the client
+        std::thread::sleep(SHORT / 3);
+        client.send(&frame(DATA, if part == 7 { END_STREAM } else { 0 }, 1, b"x"));
+    }
+    client.read_until(|seen| seen.complete.contains(&1));
+    assert_eq!(client.seen.statuses.get(&1), Some(&OK), "{:?}", client.seen);
+    let seen = site.upstream.seen.recv_timeout(BOUND).expect("it came through");
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    assert_eq!(seen.matches("1\r\nx\r\n").count(), 8, "{seen}");
+}
+
+#[test]
+fn a_client_that_does_not_go_on_is_told_and_not_its_worker_blamed() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    // More than would have a worker left out.
+    let streams = [1, 3, 5, 7, 9, 11];
+    for stream in streams {
+        client.send(&post(stream));
+        client.send(&frame(DATA, 0, stream, b"x"));
+    }
+    client.read_until(|seen| streams.iter().all(|stream| seen.complete.contains(stream)));
+    let told = "the body of the request has not come in time\n".len();
+    for stream in streams {
+        assert!(client.seen.data.contains(&(stream, told)), "{:?}", client.seen);
+    }
+    let figures = site.front.figures();
+    assert_eq!(figures.upstreams[0].ejections, 0);
+}
