@@ -98,7 +98,7 @@ pub(crate) fn members<'g>(
     front: &'g [OwnedFd],
 ) -> impl Fn(SlotId) -> Option<BorrowedFd<'g>> + Copy {
     move |slot| match slots.get(&slot) {
-        Some(held) if held.private => None,
+        Some(held) if held.is_private() => None,
         Some(held) => Some(held.fd.as_fd()),
         None => front.get((u32::MAX - slot.0) as usize).map(OwnedFd::as_fd),
     }
@@ -172,7 +172,7 @@ impl Group {
     }
 
     pub(crate) fn is_private(&self, slot: SlotId) -> bool {
-        self.slots.get(&slot).is_some_and(|held| held.private)
+        self.slots.get(&slot).is_some_and(|held| held.is_private())
     }
 
     /// Do all connections go to the proxy?
@@ -242,11 +242,11 @@ impl Listeners {
         let fronted = |(_, group): &(&GroupId, &Group)| !group.front.is_empty();
         self.groups.iter().filter(fronted).map(|(id, group)| {
             let upstream = |slot: &SlotId| {
-                let held = group.slots.get(slot).filter(|held| held.private)?;
-                Some((*slot, socket::local_addr(&held.fd).ok()?, held.weight))
+                let held = group.slots.get(slot)?;
+                Some((*slot, held.private?, held.weight))
             };
             let mut upstreams: Vec<_> = group.eligible.iter().filter_map(upstream).collect();
-            let private = group.slots.values().filter(|held| held.private);
+            let private = group.slots.values().filter(|held| held.is_private());
             let leaves = upstreams.is_empty() && !group.eligible.is_empty();
             // Where the kernel may choose the proxy again nobody is passed on.
             if leaves && !group.steering.is_lost() {
@@ -259,7 +259,7 @@ impl Listeners {
                 v6only: group.v6only,
                 upstreams,
                 leaves,
-                empty: !group.slots.values().any(|held| held.private),
+                empty: !group.slots.values().any(|held| held.is_private()),
                 workers: private.filter_map(|held| held.holder).collect(),
             }
         })
@@ -269,8 +269,8 @@ impl Listeners {
     #[must_use]
     pub fn private_address(&self, worker: WorkerId) -> Option<SocketAddr> {
         let slots = self.groups.values().flat_map(|group| group.slots.values());
-        let mut own = slots.filter(|slot| slot.private && slot.holder == Some(worker));
-        socket::local_addr(&own.next()?.fd).ok()
+        let mut own = slots.filter(|slot| slot.holder == Some(worker));
+        own.find_map(|slot| slot.private)
     }
 
     /// The proxy serves the address no more: its workers have it.
@@ -313,7 +313,7 @@ impl Group {
     /// are clients of all workers, and those that find no room would come again only after a second.
     pub(crate) fn deepen_private(&self, slots: &[SlotId]) -> io::Result<()> {
         let newly = slots.iter().filter(|slot| !self.eligible.contains(slot));
-        let mut private = newly.filter_map(|slot| self.slots.get(slot).filter(|held| held.private));
+        let mut private = newly.filter_map(|slot| self.slots.get(slot).filter(|held| held.is_private()));
         private.try_for_each(|held| socket::listen(held.fd.as_fd(), BACKLOG))
     }
 }

@@ -49,14 +49,20 @@ pub(crate) struct Slot {
     pub(crate) fd: OwnedFd,
     /// Names the socket.
     pub(crate) cookie: u64,
-    /// It is private: only the proxy connects to it, at an address of its own.
-    pub(crate) private: bool,
+    /// Where the proxy connects to it, if nobody else does: it is private.
+    pub(crate) private: Option<SocketAddr>,
     /// Its part of the connections, where they are weighted.
     pub(crate) weight: u32,
     pub(crate) holder: Option<WorkerId>,
     /// Closed for the core, and only waiting for its holder's exit.
     pub(crate) retiring: Option<Vec<SlotId>>,
     pub(crate) rescued: u64,
+}
+
+impl Slot {
+    pub(crate) fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
 }
 
 /// What became of a queue that was to be moved.
@@ -161,6 +167,7 @@ impl Group {
     }
 
     pub(crate) fn put(&mut self, slot: SlotId, fd: OwnedFd, weight: u32, private: bool) -> io::Result<()> {
+        let private = private.then(|| socket::local_addr(&fd)).transpose()?;
         self.slots.insert(
             slot,
             Slot {
@@ -202,7 +209,7 @@ impl Group {
         if queue.len == 0 {
             return Ok(Rescued::Moved(0));
         }
-        let rescued = if self.steering.can_migrate() && !slot.private {
+        let rescued = if self.steering.can_migrate() && !slot.is_private() {
             let (to, eligible) = (self.reached(to), self.reached(&self.eligible));
             let fd_of = members(&self.slots, &self.front);
             let bounced = match fd_of(id) {
@@ -233,9 +240,9 @@ impl Group {
         self.eligible.retain(|s| *s != id);
         let migrates = match self.slots.is_empty() {
             true => !inherited,
-            false => self.steering.can_migrate() && !slot.private,
+            false => self.steering.can_migrate() && !slot.is_private(),
         };
-        if self.slots.is_empty() && inherited && !slot.private {
+        if self.slots.is_empty() && inherited && !slot.is_private() {
             cbpf::hold_off(slot.fd.as_fd())?;
         }
         let mut left = if migrates {
@@ -245,7 +252,7 @@ impl Group {
         };
         let fd_of = members(&self.slots, &self.front);
         let leave = || socket::unlisten(slot.fd.as_fd());
-        match slot.private {
+        match slot.is_private() {
             true => leave()?,
             false => self.steering.remove(id, fd_of, leave)?,
         }

@@ -88,7 +88,7 @@ impl Listeners {
                 retiring: slot.retiring.clone(),
                 rescued: slot.rescued,
                 weight: slot.weight,
-                private: slot.private,
+                private: slot.is_private(),
             })
         };
         let group = |(id, group): (&GroupId, &Group)| StoredGroup {
@@ -99,7 +99,7 @@ impl Listeners {
             v6only: group.v6only,
             policy: group.policy,
             handoff: group.deal.is_some(),
-            proxy: group.slots.values().any(|slot| slot.private),
+            proxy: group.slots.values().any(|slot| slot.is_private()),
             front: group
                 .front
                 .iter()
@@ -223,12 +223,17 @@ fn take_group(
     let sockets = take_front(&stored, front, take);
     let mut slots = BTreeMap::new();
     for slot in stored.slots {
-        match slot.holder.and_then(|worker| take(worker, slot.inode)) {
-            Some(fd) => drop(slots.insert(
+        let taken = slot.holder.and_then(|worker| take(worker, slot.inode));
+        let addressed = taken.and_then(|fd| {
+            let private = slot.private.then(|| socket::local_addr(&fd)).transpose();
+            Some((private.ok()?, fd))
+        });
+        match addressed {
+            Some((private, fd)) => drop(slots.insert(
                 slot.slot,
                 Slot {
                     cookie: socket::cookie(&fd).unwrap_or_default(),
-                    private: slot.private,
+                    private,
                     weight: slot.weight,
                     fd,
                     holder: slot.holder,
@@ -239,7 +244,7 @@ fn take_group(
             None => lost.push(slot.slot),
         }
     }
-    let steered = slots.iter().filter(|(_, slot)| !slot.private);
+    let steered = slots.iter().filter(|(_, slot)| !slot.is_private());
     let mut steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
     if !steered.is_empty() {
         steered.extend(front_slots(&sockets));
@@ -267,12 +272,12 @@ fn take_group(
         front: sockets,
     };
     // Where its sockets were not kept clients of the proxy are refused from the death of the daemon until here.
-    if group.slots.values().any(|slot| slot.private) && group.open_front(front).is_err() {
+    if group.slots.values().any(|slot| slot.is_private()) && group.open_front(front).is_err() {
         // Somebody has taken the address meanwhile.
         lost.extend(
             group
                 .slots
-                .extract_if(.., |_, slot| slot.private)
+                .extract_if(.., |_, slot| slot.is_private())
                 .map(|(id, _)| id),
         );
         if group.slots.is_empty() && group.foreign.is_empty() {

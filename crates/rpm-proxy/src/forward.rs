@@ -20,7 +20,7 @@ use crate::attempt::{Attempts, Unavailable};
 use crate::body::{Downward, Line, Passing, Silence, Upload, Upward};
 use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
 use crate::front::{Front, Settings};
-use crate::headers::{Refused, is_replayable, to_client, to_h2c, to_upstream};
+use crate::headers::{Refused, is_replayable, named_worker, to_client, to_h2c, to_upstream};
 use crate::pool::Connection;
 use crate::serve::Peer;
 use crate::streams::Stream;
@@ -131,14 +131,8 @@ fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Respons
 
 /// Which worker the cookie names.
 fn cookie(headers: &HeaderMap, name: &str) -> Option<u32> {
-    let lines = headers
-        .get_all(COOKIE)
-        .into_iter()
-        .filter_map(|line| line.to_str().ok());
-    let mut pairs = lines
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name)?.1.parse().ok()
+    let lines = headers.get_all(COOKIE).into_iter();
+    named_worker(lines.filter_map(|line| line.to_str().ok()), name)
 }
 
 /// What is needed of a request to send it again.

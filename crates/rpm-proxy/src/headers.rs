@@ -51,6 +51,13 @@ impl Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused(pub &'static str);
 
+/// Which worker the cookie of this name says, in the lines of `Cookie`.
+pub(crate) fn named_worker<'c>(lines: impl Iterator<Item = &'c str>, name: &str) -> Option<u32> {
+    let pairs = lines.flat_map(|line| line.split(';'));
+    let mut pairs = pairs.filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(key, _)| *key == name)?.1.parse().ok()
+}
+
 /// May the upstream be sent it twice? By its method (RFC 9110, 9.2.2), and because it has no body that is gone by then.
 #[must_use]
 pub fn is_replayable(method: &Method, has_body: bool) -> bool {

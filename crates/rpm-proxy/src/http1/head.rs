@@ -8,7 +8,7 @@ use hyper::header::HeaderValue;
 use super::framing::Framing;
 use super::told::{Name, Told};
 use crate::compress::{SHORTEST, is_worth};
-use crate::headers::Client;
+use crate::headers::{Client, named_worker};
 
 /// Header fields of a message.
 const FIELDS: usize = 128;
@@ -412,11 +412,7 @@ fn name_client(out: &mut Vec<u8>, fields: &[Header<'_>], host: Option<&[u8]>, pa
 /// Which worker the cookie names.
 fn cookie(fields: &[Header<'_>], name: &str) -> Option<u32> {
     let lines = fields.iter().filter(|it| it.name.eq_ignore_ascii_case("cookie"));
-    let texts = lines.filter_map(|it| std::str::from_utf8(it.value).ok());
-    let mut pairs = texts
-        .flat_map(|text| text.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(key, _)| *key == name)?.1.parse().ok()
+    named_worker(lines.filter_map(|it| std::str::from_utf8(it.value).ok()), name)
 }
 
 /// Might a head end in what has come since it was read up to `from`?
