@@ -30,6 +30,10 @@ impl Supervisor {
             FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
             FromWorker::QueryServer(query) => self.query_server(worker, query),
             FromWorker::Listening { .. } => {
+                // Where no call is intercepted it has set its own backlog.
+                for slot in self.listeners.slots_of(worker) {
+                    self.listeners.listen_private(slot);
+                }
                 self.input(Input::Listening { worker });
                 // Whoever has answered once is known to understand: later silence then means a frozen loop.
                 self.probe(worker);

@@ -71,7 +71,16 @@ impl Interception {
 
 impl Intercepted {
     fn proceed(&self) {
-        if let Err(error) = self.from.proceed(&self.call) {
+        self.told(self.from.proceed(&self.call));
+    }
+
+    /// In place of the call, what it is to do was done.
+    fn done(&self) {
+        self.told(self.from.done(&self.call));
+    }
+
+    fn told(&self, answered: io::Result<()>) {
+        if let Err(error) = answered {
             debug!(thread = self.call.thread(), %error, "the caller has died");
         }
     }
@@ -252,9 +261,17 @@ impl Supervisor {
                 }
             }
             Some(captured) => self.capture(worker, &intercepted, captured),
-            None => {
-                intercepted.proceed();
-            }
+            None => self.listen_on(&intercepted),
+        }
+    }
+
+    /// Has the socket of the call listen: one that only the proxy connects to for as many connections as that may have.
+    fn listen_on(&self, intercepted: &Intercepted) {
+        let socket = intercepted.from.socket(&intercepted.call);
+        let slot = socket.ok().and_then(|fd| self.listeners.slot_of(&fd));
+        match slot {
+            Some(slot) if self.listeners.listen_private(slot) => intercepted.done(),
+            Some(_) | None => intercepted.proceed(),
         }
     }
 
@@ -339,7 +356,7 @@ impl Supervisor {
             }
             Err(error) => warn!(%worker, error, "a listener is not balanced"),
         }
-        intercepted.proceed();
+        self.listen_on(intercepted);
         self.input(Input::Listening { worker });
     }
 

@@ -265,6 +265,15 @@ impl Listeners {
         })
     }
 
+    /// Has the slot listen, if it is one that only the proxy connects to, and says whether it does: for as many connections as there may be
+    /// clients, and not as many as the worker has asked for. All clients may come at once, and a connection that finds no room is tried
+    /// again only after a second.
+    pub fn listen_private(&self, slot: SlotId) -> bool {
+        let mut slots = self.groups.values().filter_map(|group| group.slots.get(&slot));
+        let held = slots.find(|held| held.is_private());
+        held.is_some_and(|held| socket::listen(held.fd.as_fd(), BACKLOG).is_ok())
+    }
+
     /// Where only this worker listens, if the proxy is before it.
     #[must_use]
     pub fn private_address(&self, worker: WorkerId) -> Option<SocketAddr> {
@@ -307,14 +316,6 @@ impl Group {
         let fd = socket::bind_tcp(free, false)?;
         socket::listen(fd.as_fd(), BACKLOG)?;
         self.put(slot, fd, weight, true)
-    }
-
-    /// Workers have set the backlogs of their listeners as they would for clients. Of the proxy's connections as many come at once as there
-    /// are clients of all workers, and those that find no room would come again only after a second.
-    pub(crate) fn deepen_private(&self, slots: &[SlotId]) -> io::Result<()> {
-        let newly = slots.iter().filter(|slot| !self.eligible.contains(slot));
-        let mut private = newly.filter_map(|slot| self.slots.get(slot).filter(|held| held.is_private()));
-        private.try_for_each(|held| socket::listen(held.fd.as_fd(), BACKLOG))
     }
 }
 

@@ -184,7 +184,6 @@ impl Group {
     }
 
     pub(crate) fn steer(&mut self, slots: &[SlotId]) -> io::Result<()> {
-        self.deepen_private(slots)?;
         self.eligible = slots.to_vec();
         if let Some(deal) = &mut self.deal {
             deal.list = match self.policy {

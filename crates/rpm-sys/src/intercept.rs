@@ -162,13 +162,27 @@ impl Notifications {
     /// # Errors
     /// `ENOENT` if the caller has died, or the call is answered.
     pub fn proceed_with(&self, id: u64) -> io::Result<()> {
-        let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+        // It is the bit 0.
+        self.respond(
+            id,
+            u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or(1),
+        )
+    }
+
+    /// The call has succeeded: what it is to do was done in its place.
+    ///
+    /// # Errors
+    /// `ENOENT` if the caller has died.
+    pub fn done(&self, call: &Call) -> io::Result<()> {
+        self.respond(call.id, 0)
+    }
+
+    fn respond(&self, id: u64, flags: u32) -> io::Result<()> {
         let response = libc::seccomp_notif_resp {
             id,
             val: 0,
             error: 0,
-            // It is the bit 0.
-            flags: u32::try_from(flags).unwrap_or(1),
+            flags,
         };
         // SAFETY: the kernel reads one `seccomp_notif_resp`.
         let done = unsafe {
