@@ -101,8 +101,7 @@ impl Body for Upward {
         };
         let frame = ready!(Pin::new(&mut from.body).poll_frame(context));
         let upload = &from.upload;
-        upload.moved.set(Instant::now());
-        upload.streams.moved();
+        upload.moved.set(upload.streams.moved());
         upload.ended.set(frame.is_none() || from.body.is_end_stream());
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()

@@ -17,6 +17,7 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -279,13 +280,7 @@ where
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(settings.header_timeout));
     let connection = pin!(builder.serve_connection(TokioIo::new(stream), answering(&peer)));
-    until_gone(
-        connection,
-        |connection| connection.graceful_shutdown(),
-        &peer,
-        closing,
-    )
-    .await;
+    until_gone(connection, &peer, closing).await;
 }
 
 /// Serves a client that speaks HTTP/2.
@@ -303,13 +298,7 @@ where
         .keep_alive_interval(Some(header_timeout));
     let io = TokioIo::new(Rewound::new(wire.come.freeze(), wire.io));
     let connection = pin!(builder.serve_connection(io, answering(&peer)));
-    until_gone(
-        connection,
-        |connection| connection.graceful_shutdown(),
-        &peer,
-        closing,
-    )
-    .await;
+    until_gone(connection, &peer, closing).await;
 }
 
 /// Answers requests that hyper has read.
@@ -326,9 +315,8 @@ fn answering(
 
 /// Serves a connection that hyper drives until it ends. It is asked to when it is at rest for too long or its listener is left, and cut
 /// when it stays at rest, and some time after the listener is closed.
-async fn until_gone<C: Future>(
+async fn until_gone<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
-    ask: impl FnOnce(Pin<&mut C>),
     peer: &Peer,
     mut closing: watch::Receiver<Stage>,
 ) {
@@ -343,7 +331,7 @@ async fn until_gone<C: Future>(
         _ = closing.wait_for(|stage| *stage != Stage::Open) => {}
         () = peer.streams().rest(limits, Instant::now()) => {}
     }
-    ask(connection.as_mut());
+    connection.as_mut().graceful_shutdown();
     let limits = Limits {
         first: CLOSE_WITHIN,
         idle: CLOSE_WITHIN,

@@ -45,21 +45,26 @@ impl Streams {
         self.open.set(self.open.get() + 1);
         self.apart.set(self.apart.get() + 1);
         self.served.set(true);
-        self.changed();
+        self.moved();
         Stream {
             of: Rc::clone(self),
             is_apart: true,
         }
     }
 
-    /// Something of a body has gone through.
-    pub(crate) fn moved(&self) {
-        self.moved.set(Instant::now());
+    /// Something of a body has gone through, now.
+    pub(crate) fn moved(&self) -> Instant {
+        let now = Instant::now();
+        self.moved.set(now);
+        now
     }
 
+    /// Whoever waits for a rest is told only if that may come earlier than before.
     fn changed(&self) {
         self.moved();
-        self.changed.notify_one();
+        if self.apart.get() == 0 {
+            self.changed.notify_one();
+        }
     }
 
     /// For how long nothing may move now.
@@ -160,6 +165,26 @@ mod tests {
         drop(stream);
         assert_eq!(rests(&streams).await, 75);
         assert_eq!(rests(&streams).await, 75, "from when it was asked to go");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_meanwhile_counts() {
+        let streams = Streams::new();
+        let mut stream = streams.open();
+        // tidy: sleep because the clock is not the real one
+        let after = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        let changes = async {
+            after(30).await;
+            stream.answered();
+            after(40).await;
+            drop(stream);
+        };
+        // 75 s from the end of the request, and not 600 from the beginning of its answer.
+        let both = async { tokio::join!(rests(&streams), changes) };
+        let (rested, ()) = tokio::time::timeout(Duration::from_secs(3600), both)
+            .await
+            .expect("it rests");
+        assert_eq!(rested, 30 + 40 + 75);
     }
 
     #[tokio::test(start_paused = true)]

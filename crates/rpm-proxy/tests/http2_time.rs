@@ -98,8 +98,7 @@ fn a_body_that_comes_slowly_has_the_time_it_needs() {
     let mut client = Client::connect(&site, &[]);
     client.send(&post(1));
     for part in 0..8 {
-        // tidy: sleep because it is the pace of the client
-        std::thread::sleep(SHORT / 3);
+        client.hears_nothing(SHORT / 3);
         client.send(&frame(DATA, if part == 7 { END_STREAM } else { 0 }, 1, b"x"));
     }
     client.read_until(|seen| seen.complete.contains(&1));

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::time::{Duration, Instant};
 
 use crate::site::{BOUND, Site};
 
@@ -160,14 +161,7 @@ impl Client {
     pub fn read_until(&mut self, done: impl Fn(&Seen) -> bool) {
         let mut part = [0; 16 * 1024];
         while !done(&self.seen) && !self.seen.ended {
-            if let Some(length) = self.whole() {
-                let frame: Vec<u8> = self.come.drain(..9 + length).collect();
-                let stream = u32::from_be_bytes(*frame[5..].first_chunk().expect("four bytes"));
-                self.seen.take(frame[3], frame[4], stream, &frame[9..]);
-                if frame[3] == PING && frame[4] & ACK == 0 {
-                    let answer = self::frame(PING, ACK, 0, &frame[9..]);
-                    self.send(&answer);
-                }
+            if self.take_one() {
                 continue;
             }
             match self.stream.read(&mut part) {
@@ -177,6 +171,42 @@ impl Client {
                 Err(error) => panic!("{error}: {:?}", self.seen),
             }
         }
+    }
+
+    /// For so long no request is answered, and none given up.
+    pub fn hears_nothing(&mut self, within: Duration) {
+        let until = Instant::now() + within;
+        while let left = until.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            self.stream.set_read_timeout(Some(left)).expect("a deadline");
+            let mut part = [0; 1024];
+            match self.stream.read(&mut part) {
+                Ok(count @ 1..) => self.come.extend_from_slice(&part[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                ended => panic!("{ended:?}: {:?}", self.seen),
+            }
+            while self.take_one() {}
+        }
+        self.stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+        let seen = &self.seen;
+        let nothing = seen.statuses.is_empty() && seen.resets.is_empty() && seen.goaway.is_none();
+        assert!(nothing, "{seen:?}");
+    }
+
+    /// Takes the next frame, if it has come whole.
+    fn take_one(&mut self) -> bool {
+        let Some(length) = self.whole() else {
+            return false;
+        };
+        let frame: Vec<u8> = self.come.drain(..9 + length).collect();
+        let stream = u32::from_be_bytes(*frame[5..].first_chunk().expect("four bytes"));
+        self.seen.take(frame[3], frame[4], stream, &frame[9..]);
+        if frame[3] == PING && frame[4] & ACK == 0 {
+            let answer = self::frame(PING, ACK, 0, &frame[9..]);
+            self.send(&answer);
+        }
+        true
     }
 
     /// The length of the payload of the next frame, if it has come whole.
