@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::app::{Plane, is_handed, policy, proxy_sockets};
 use crate::channel::Outgoing;
+use crate::launch::hint;
 use crate::supervisor::Supervisor;
 use crate::worker::{Awaiting, WITHHELD_LIMIT};
 
@@ -264,7 +265,7 @@ impl Supervisor {
                 }
             }
             OpenError::Foreign { .. } => format!("{error}; stop it or use another port"),
-            OpenError::Io { source, .. } => format!("{error}: {source}"),
+            OpenError::Io { source, .. } => format!("{error}{}: {source}", hint(source)),
         };
         warn!(%worker, trouble = text, "a worker cannot listen");
         if let Some(held) = self.workers.get_mut(&worker) {

@@ -163,8 +163,8 @@ impl Supervisor {
     fn cannot_accept(&mut self, error: &std::io::Error) {
         self.handoffs.due = Some(Instant::now() + RETRY);
         if !self.handoffs.complained {
-            let limit = rpm_sys::limits::nofile().soft;
-            warn!(%error, limit, "connections cannot be accepted, and wait; the daemon may open so many files (ulimit -n)");
+            let hint = rpm_sys::limits::explain(error);
+            warn!(%error, hint, "connections cannot be accepted, and wait");
             self.handoffs.complained = true;
         }
     }

@@ -41,18 +41,19 @@ pub(crate) enum LaunchError {
     NoInterpreter(String),
     #[error("the working directory {0} does not exist; create it or set --cwd")]
     NoDirectory(String),
-    #[error("cannot make a pipe or channel; the daemon may open {limit} files (ulimit -n)")]
-    Descriptors {
-        limit: u64,
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot make a pipe or channel{}", hint(.0))]
+    Descriptors(#[source] io::Error),
     #[error("{address:?} cannot be passed: {reason}")]
     Listen { address: String, reason: String },
     #[error(transparent)]
     Spawn(#[from] rpm_sys::spawn::SpawnError),
     #[error("it cannot run as {who}: {why}")]
     User { who: String, why: String },
+}
+
+/// In parentheses which limit of open files is behind `error`, if one is.
+pub(crate) fn hint(error: &io::Error) -> String {
+    rpm_sys::limits::explain(error).map_or_else(String::new, |limit| format!(" ({limit})"))
 }
 
 /// What is left in the daemon's hands when a process is started.
@@ -147,23 +148,23 @@ impl Supervisor {
         if !Path::new(&spec.cwd).is_dir() {
             return Err(LaunchError::NoDirectory(spec.cwd.clone()));
         }
-        let limit = rpm_sys::limits::nofile().soft;
-        let descriptors = |source| LaunchError::Descriptors { limit, source };
-        let (out, stdout) = output_pipe().map_err(descriptors)?;
-        let (err, stderr) = output_pipe().map_err(descriptors)?;
+        let (out, stdout) = output_pipe().map_err(LaunchError::Descriptors)?;
+        let (err, stderr) = output_pipe().map_err(LaunchError::Descriptors)?;
         let mut fds = self.passed_sockets(worker, spec)?;
         let listen_fds = fds.len();
         let ours = if is_node(spec) || is_bun(spec) {
-            let (ours, theirs) = scm::pair().map_err(descriptors)?;
+            let (ours, theirs) = scm::pair().map_err(LaunchError::Descriptors)?;
             fds.push((theirs, FIRST_FD + i32::try_from(listen_fds).unwrap_or(0)));
             Some(ours)
         } else {
             None
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
-        let mut kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(descriptors)?;
-        let parking = self.parking(spec, &mut fds, &mut kept).map_err(descriptors)?;
-        let (stdin, theirs) = standard_input(spec, &mut fds, &mut kept).map_err(descriptors)?;
+        let mut kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(LaunchError::Descriptors)?;
+        let parking = self
+            .parking(spec, &mut fds, &mut kept)
+            .map_err(LaunchError::Descriptors)?;
+        let (stdin, theirs) = standard_input(spec, &mut fds, &mut kept).map_err(LaunchError::Descriptors)?;
         kept.counts = add(&mut fds, self.listeners.counts_to_keep(policy(spec)));
         kept.reports = self.intercepts(spec).then_some(next(&fds));
         let logs = logs_of(&self.home, spec, instance);
@@ -307,7 +308,7 @@ impl Supervisor {
                         worker,
                         fixed: wanted.is_fixed(),
                     });
-                    fds.push((copy.map_err(|error| refused(error.to_string()))?, number));
+                    fds.push((copy.map_err(LaunchError::Descriptors)?, number));
                 }
                 Ok(Grant::Shared { .. }) => {}
                 Err(error) => {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// A resource limit; `u64::MAX` is no limit.
@@ -38,6 +39,19 @@ pub fn raise_nofile() -> Rlimit {
         },
     );
     before
+}
+
+/// Which limit of open files is behind `error`, what it is and what to do, for people; `None` if none is.
+#[must_use]
+pub fn explain(error: &io::Error) -> Option<String> {
+    match Errno::from_io_error(error)? {
+        Errno::MFILE => Some(format!(
+            "RLIMIT_NOFILE, the limit of open files, is {}; raise it with ulimit -n",
+            nofile().soft
+        )),
+        Errno::NFILE => Some("fs.file-max, the system's limit of open files, is reached".to_owned()),
+        _ => None,
+    }
 }
 
 /// How many descriptors this process has open.

@@ -16,6 +16,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use self::image::Image;
 use crate::intercept::{Filter, Notifications};
+use crate::limits;
 use crate::pidfd::{PidFd, Signal};
 use crate::scm;
 use crate::user::User;
@@ -155,7 +156,7 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
             child.notifications = notifications;
             return Ok(child);
         }
-        Err(failed) => failed,
+        Err(failed) => of_the_moment(failed),
     };
     let _ = child.pidfd.send_signal(Signal::KILL);
     reap(&child);
@@ -203,21 +204,14 @@ impl fmt::Display for Headline<'_> {
 }
 
 fn limit_hint(stage: Stage, source: &io::Error) -> Option<String> {
-    match source.raw_os_error()? {
-        libc::EMFILE => Some(format!(
-            "RLIMIT_NOFILE, the limit of open files, is {}; raise it with ulimit -n",
-            crate::limits::nofile().soft
-        )),
-        libc::ENFILE => Some("fs.file-max, the system's limit of open files, is reached".to_owned()),
-        libc::EAGAIN if matches!(stage, Stage::Fork | Stage::Execute) => {
-            let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
-            let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
-            Some(format!(
-                "RLIMIT_NPROC, the limit of processes, is {limit}; a cgroup may have a lower pids.max"
-            ))
-        }
-        _ => None,
+    if source.raw_os_error() != Some(libc::EAGAIN) || !matches!(stage, Stage::Fork | Stage::Execute) {
+        return limits::explain(source);
     }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
+    let limit = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    Some(format!(
+        "RLIMIT_NPROC, the limit of processes, is {limit}; a cgroup may have a lower pids.max"
+    ))
 }
 
 /// `ENOENT` for a file that exists means its interpreter, `ENOEXEC` that it names none.
@@ -335,6 +329,14 @@ fn may_intercept(child: &PidFd, received: &[OwnedFd]) -> Result<(), (Stage, io::
         // It may have executed its program by now, and even ended.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => Ok(()),
         tried => tried.map(drop).map_err(intercept),
+    }
+}
+
+/// What is missing now and may be there later does not mean that calls cannot be intercepted.
+fn of_the_moment((stage, source): (Stage, io::Error)) -> (Stage, io::Error) {
+    match (stage, source.raw_os_error()) {
+        (Stage::Intercept, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => (Stage::Descriptors, source),
+        _ => (stage, source),
     }
 }
 

@@ -31,6 +31,24 @@ fn at_the_limit_a_spawn_names_it() {
         text.contains(&format!("RLIMIT_NOFILE, the limit of open files, is {low}")),
         "{text}"
     );
+    // With room for some of what an intercepted process takes, it is for want of room, whatever was asked for last.
+    let mut failed = 0;
+    let child = (low..low + 32).find_map(|room| {
+        setrlimit(Resource::Nofile, limit(hard)).unwrap();
+        let mut what = support::command("/bin/true", &[]);
+        what.intercept = Some(3);
+        setrlimit(Resource::Nofile, limit(room)).unwrap();
+        support::Victim::of(what)
+            .inspect_err(|error| {
+                failed += 1;
+                assert_ne!(error.stage, Stage::Intercept, "with room up to {room}: {error}");
+                assert!(error.to_string().contains("raise it with ulimit -n"), "{error}");
+            })
+            .ok()
+    });
+    assert!(failed > 3, "{failed}");
+    assert!(child.is_some(), "there is room for it in the end");
+    setrlimit(Resource::Nofile, limit(low)).unwrap();
     let before = raise_nofile();
     assert_eq!((before.soft, before.hard), (low, hard));
     assert_eq!(nofile().soft, hard);
