@@ -46,8 +46,8 @@ pub(crate) struct Upload {
     streams: Rc<Streams>,
     /// It was longer than allowed.
     over: Cell<bool>,
-    /// All of it is here.
-    ended: Cell<bool>,
+    /// Nothing of it is here, and the upstream would take it.
+    awaited: Cell<bool>,
     bytes: Cell<u64>,
     moved: Cell<Instant>,
 }
@@ -57,7 +57,7 @@ impl Upload {
         Rc::new(Upload {
             streams,
             over: Cell::new(false),
-            ended: Cell::new(false),
+            awaited: Cell::new(false),
             bytes: Cell::new(0),
             moved: Cell::new(Instant::now()),
         })
@@ -67,8 +67,9 @@ impl Upload {
         self.over.get()
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.get()
+    /// It is the client that the upstream waits for.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.get()
     }
 
     /// When something of it came last.
@@ -99,10 +100,11 @@ impl Body for Upward {
         let Upward::Client(from) = self.get_mut() else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(&mut from.body).poll_frame(context));
+        let polled = Pin::new(&mut from.body).poll_frame(context);
         let upload = &from.upload;
+        upload.awaited.set(polled.is_pending());
+        let frame = ready!(polled);
         upload.moved.set(upload.streams.moved());
-        upload.ended.set(frame.is_none() || from.body.is_end_stream());
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

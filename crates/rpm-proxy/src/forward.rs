@@ -236,7 +236,7 @@ impl Attempt<'_> {
                 }
                 self.failed(&upstream)
             }
-            None if self.upload.as_ref().is_some_and(|upload| !upload.has_ended()) => {
+            None if self.upload.as_ref().is_some_and(|upload| upload.is_awaited()) => {
                 Err(Failure::SlowClient)
             }
             None => {

@@ -335,7 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             deadline.poll(context).map(|()| None)
         })
         .await;
-        let (taken, whole) = (exchange.has_taken(), exchange.has_whole());
+        let (taken, awaits_client) = (exchange.has_taken(), exchange.awaits_client());
         front.count_bytes(exchange.bytes());
         self.outcome = Outcome {
             status: answered.unwrap_or(0),
@@ -352,8 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             Some(Err(failed)) => Err((failed, taken)),
             None if answered.is_some() => Err((Failed::Broken, taken)),
-            // It is the client that the worker waits for.
-            None if !whole => Err((Failed::Refused(too_slow_a_client()), taken)),
+            None if awaits_client => Err((Failed::Refused(too_slow_a_client()), taken)),
             None => Err((Failed::BadAnswer(too_slow()), taken)),
         }
     }

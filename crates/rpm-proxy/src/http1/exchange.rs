@@ -108,9 +108,9 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         )
     }
 
-    /// All of the request has come from the client.
-    pub(crate) fn has_whole(&self) -> bool {
-        self.uploaded
+    /// It is the client that the upstream waits for: it has been sent all that has come.
+    pub(crate) fn awaits_client(&self) -> bool {
+        !self.uploaded && self.upstream.going.is_empty()
     }
 
     /// The body of the request was begun to be read: it is not there for another attempt.

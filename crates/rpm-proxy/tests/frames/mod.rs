@@ -37,6 +37,11 @@ pub const ENHANCE_YOUR_CALM: u32 = 11;
 pub const OK: u8 = 0x88;
 pub const BAD_REQUEST: u8 = 0x8c;
 
+/// That of a connection, and of a stream if nobody says otherwise.
+pub const WINDOW: usize = 65_535;
+/// The longest payload of a frame if nobody says otherwise.
+const FRAME: usize = 16_384;
+
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -79,6 +84,15 @@ pub const POST: [(&str, &str); 4] = [
     (":authority", "x"),
 ];
 
+/// The same for another path.
+pub fn at(
+    mut request: [(&'static str, &'static str); 4],
+    path: &'static str,
+) -> [(&'static str, &'static str); 4] {
+    request[2].1 = path;
+    request
+}
+
 /// The head of a GET with these fields besides.
 pub fn get_with(more: &[(&str, &str)]) -> Vec<u8> {
     fields(&[&GET, more].concat())
@@ -104,6 +118,10 @@ pub struct Seen {
     pub data: Vec<(u32, usize)>,
     pub settings_acks: usize,
     pub pongs: Vec<Vec<u8>>,
+    /// The window of a stream that is begun.
+    pub initial_window: Option<usize>,
+    /// By how much the windows of streams, and of the connection (0), were widened.
+    pub widened: BTreeMap<u32, usize>,
 }
 
 impl Seen {
@@ -121,6 +139,12 @@ impl Seen {
             DATA => self.data.push((stream, payload.len())),
             RST_STREAM => drop(self.resets.insert(stream, number(0))),
             SETTINGS if flags & ACK != 0 => self.settings_acks += 1,
+            SETTINGS => {
+                let window = payload.chunks(6).find(|entry| entry[..2] == [0, 4]);
+                let window = window.and_then(|entry| entry[2..].first_chunk().copied());
+                self.initial_window = Some(window.map_or(WINDOW, |four| u32::from_be_bytes(four) as usize));
+            }
+            WINDOW_UPDATE => *self.widened.entry(stream).or_default() += number(0) as usize,
             PING if flags & ACK != 0 => self.pongs.push(payload.to_vec()),
             // One that ends a connection for an error comes after others that only announce it.
             GOAWAY => self.goaway = Some(number(4)),
@@ -173,6 +197,26 @@ impl Client {
         }
     }
 
+    /// Sends as much of the body of this stream as is taken, until the answer is complete.
+    pub fn send_what_is_taken(&mut self, stream: u32) {
+        self.read_until(|seen| seen.initial_window.is_some());
+        let initial = self.seen.initial_window.expect("it was just seen");
+        let mut sent = 0;
+        while !self.seen.complete.contains(&stream) && !self.seen.ended {
+            let room = |seen: &Seen| {
+                let widened = |stream| seen.widened.get(&stream).copied().unwrap_or(0);
+                (initial + widened(stream)).min(WINDOW + widened(0)) - sent
+            };
+            match room(&self.seen).min(FRAME) {
+                0 => self.read_until(|seen| room(seen) > 0 || seen.complete.contains(&stream)),
+                count => {
+                    self.send(&frame(DATA, 0, stream, &vec![b'x'; count]));
+                    sent += count;
+                }
+            }
+        }
+    }
+
     /// For so long no request is answered, and none given up.
     pub fn hears_nothing(&mut self, within: Duration) {
         let until = Instant::now() + within;
@@ -202,9 +246,11 @@ impl Client {
         let frame: Vec<u8> = self.come.drain(..9 + length).collect();
         let stream = u32::from_be_bytes(*frame[5..].first_chunk().expect("four bytes"));
         self.seen.take(frame[3], frame[4], stream, &frame[9..]);
-        if frame[3] == PING && frame[4] & ACK == 0 {
-            let answer = self::frame(PING, ACK, 0, &frame[9..]);
-            self.send(&answer);
+        match frame[3] {
+            PING if frame[4] & ACK == 0 => self.send(&self::frame(PING, ACK, 0, &frame[9..])),
+            // They hold from then on.
+            SETTINGS if frame[4] & ACK == 0 => self.send(&self::frame(SETTINGS, ACK, 0, &[])),
+            _ => {}
         }
         true
     }

@@ -1,5 +1,8 @@
-//! Clients and workers of HTTP/2 that are at rest, or slow.
+//! Clients and workers that are at rest, or slow.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use frames::*;
@@ -75,12 +78,7 @@ fn an_answer_that_goes_on_no_more_is_reset_and_nothing_else() {
         ..usual
     });
     let mut client = Client::connect(&site, &[]);
-    let half = fields(&[
-        (":method", "GET"),
-        (":scheme", "http"),
-        (":path", "/half"),
-        (":authority", "x"),
-    ]);
+    let half = fields(&at(GET, "/half"));
     client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &half));
     client.read_until(|seen| seen.resets.contains_key(&1));
     assert_eq!(client.seen.data, [(1, 2)], "{:?}", client.seen);
@@ -110,7 +108,7 @@ fn a_body_that_comes_slowly_has_the_time_it_needs() {
     let deadline = Instant::now() + BOUND;
     while site.front.figures().bytes != [8, 2] {
         assert!(Instant::now() < deadline, "{:?}", site.front.figures());
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -134,4 +132,51 @@ fn a_client_that_does_not_go_on_is_told_and_not_its_worker_blamed() {
     }
     let figures = site.front.figures();
     assert_eq!(figures.upstreams[0].ejections, 0);
+}
+
+/// More than a worker is asked for after that.
+const FAILURES: usize = 6;
+
+/// A worker that reads nothing of a body is not its client's fault.
+#[test]
+fn a_worker_that_does_not_read_is_blamed_over_http2() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    for _ in 0..FAILURES {
+        let mut client = Client::connect(&site, &[]);
+        client.send(&frame(HEADERS, END_HEADERS, 1, &fields(&at(POST, "/deaf"))));
+        client.send_what_is_taken(1);
+        let told = "the worker has not answered in time\n".len();
+        assert_eq!(client.seen.data, [(1, told)], "{:?}", client.seen);
+    }
+    assert!(site.front.figures().upstreams[0].ejections > 0);
+}
+
+#[test]
+fn a_worker_that_does_not_read_is_blamed_over_http1() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    for _ in 0..FAILURES {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+        stream.set_write_timeout(Some(BOUND)).expect("a deadline");
+        let mut body = stream.try_clone().expect("a descriptor");
+        let upload = thread::spawn(move || {
+            let head = b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: 67108864\r\n\r\n";
+            body.write_all(head).expect("it is read");
+            // The proxy ends it in the middle.
+            while body.write_all(&[b'x'; 65_536]).is_ok() {}
+        });
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 504");
+        // The proxy may have ended it before.
+        let _ = stream.shutdown(Shutdown::Both);
+        upload.join().expect("it has ended");
+    }
+    assert!(site.front.figures().upstreams[0].ejections > 0);
 }
