@@ -10,6 +10,7 @@ pub(crate) mod peers;
 pub(crate) mod reload;
 pub(crate) mod run;
 
+mod fair;
 mod group;
 mod many;
 mod pidfds;

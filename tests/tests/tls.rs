@@ -1,11 +1,16 @@
 //! TLS at the edge of the proxy.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::certificate::certificate;
+use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
 use rpm_e2e::raw::Connection;
 use rpm_testkit::{Port, Rpm, wait_until};
@@ -82,7 +87,54 @@ fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for(
     let location = format!("location: https://a.test:{}/x?y\r\n", port.number());
     assert!(answer.head.contains(&location), "{}", answer.head);
     rpm.ok(["delete", "edge"]);
-    assert!(std::net::TcpStream::connect(("127.0.0.1", plain.number())).is_err());
+    assert!(TcpStream::connect(("127.0.0.1", plain.number())).is_err());
+}
+
+/// One connection to the port whose clients are sent to https, after the other, until it is told to stop: how many were sent on, and
+/// what became of the others.
+fn sent_on(port: u16, stop: &AtomicBool) -> (u32, Vec<String>) {
+    let (mut sent_on, mut others) = (0, Vec::new());
+    while !stop.load(Ordering::SeqCst) {
+        let asked = TcpStream::connect(("127.0.0.1", port)).and_then(|mut stream| {
+            stream.set_read_timeout(Some(BOUND))?;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).map(|_| answer)
+        });
+        match asked {
+            Ok(answer) if answer.starts_with("HTTP/1.1 308 ") => sent_on += 1,
+            other => others.push(format!("{other:?}")),
+        }
+    }
+    (sent_on, others)
+}
+
+#[test]
+fn the_port_that_sends_to_https_is_kept_for_the_next_daemon() {
+    let (rpm, place, port, plain) = (Rpm::new(), Place::new(), Port::reserve(), Port::reserve());
+    let [chain, key] = certificate(&place, "own", "a.test");
+    edge("2", &port)
+        .args(["--tls-cert", text(&chain), "--tls-key", text(&key)])
+        .args(["--redirect-http", &plain.number().to_string()])
+        .start(&rpm);
+    for _ in 0..2 {
+        kill_daemon(&rpm);
+        let mut waiting = Connection::open(&plain);
+        waiting.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        rpm.ok(["ping"]);
+        assert_eq!(waiting.answer().status, 308);
+    }
+    let stop = AtomicBool::new(false);
+    let (sent_on, others) = thread::scope(|scope| {
+        let client = scope.spawn(|| sent_on(plain.number(), &stop));
+        rpm.ok(["update"]);
+        rpm.ok(["reload", "edge"]);
+        stop.store(true, Ordering::SeqCst);
+        client.join().expect("it counts")
+    });
+    assert!(sent_on > 0 && others.is_empty(), "{sent_on} and {others:?}");
+    rpm.ok(["delete", "edge"]);
+    assert!(TcpStream::connect(("127.0.0.1", plain.number())).is_err());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tracing::{error, warn};
 
 use crate::app::{cpus, is_proxied};
 use crate::commands::failure;
+use crate::redirect::Redirect;
 use crate::supervisor::Supervisor;
 
 /// Bad answers to health checks in a row after which a worker gets no requests.
@@ -27,6 +29,8 @@ const BAD_CHECKS: u32 = 3;
 pub(crate) struct Fronts {
     proxy: Option<Proxy>,
     open: BTreeMap<GroupId, Open>,
+    /// Sockets that workers have kept for this daemon, until all fronts are open.
+    pub(crate) kept: Vec<OwnedFd>,
 }
 
 struct Open {
@@ -42,7 +46,7 @@ struct Open {
     /// The workers that keep its sockets for the next daemon.
     keepers: BTreeSet<WorkerId>,
     /// The port whose clients are sent on to this one.
-    redirect: Option<u16>,
+    redirect: Option<Redirect>,
     /// What of that it cannot do.
     trouble: Option<String>,
 }
@@ -72,16 +76,20 @@ impl Fronts {
                 true => proxy.part(group.0),
                 false => proxy.leave(group.0, open.leaves),
             }
+            if let Some(redirect) = &open.redirect {
+                redirect.part(proxy, parts);
+            }
         }
     }
 
     /// The connections of all clients, and the requests that are not answered yet.
     pub(crate) fn busy(&self) -> (u32, u32) {
-        let figures = self.open.values().map(|open| open.front.figures());
-        figures.fold((0, 0), |(connections, requests), figures| {
+        self.open.values().fold((0, 0), |(connections, requests), open| {
+            let figures = open.front.figures();
             let in_flight: u32 = figures.upstreams.iter().map(|one| one.in_flight).sum();
+            let sent_on = open.redirect.as_ref().map_or(0, Redirect::connections);
             (
-                connections + figures.connections,
+                connections + figures.connections + sent_on,
                 requests + in_flight + figures.queued,
             )
         })
@@ -105,7 +113,7 @@ impl Fronts {
             trouble: None,
         };
         // Before the first client comes: it may have to speak TLS.
-        open.tell(fronted, spec, &proxy);
+        open.tell(fronted, spec, &proxy, &mut self.kept);
         let listeners = fronted.listeners();
         let opened = listeners.and_then(|listeners| proxy.open(fronted.group.0, listeners, &front));
         self.proxy = Some(proxy);
@@ -116,7 +124,13 @@ impl Fronts {
 
 impl Open {
     /// Tells the front what it is to do, if that is something else than before.
-    fn tell(&mut self, fronted: &rpm_listen::Fronted<'_>, spec: Option<&Arc<AppSpec>>, proxy: &Proxy) {
+    fn tell(
+        &mut self,
+        fronted: &rpm_listen::Fronted<'_>,
+        spec: Option<&Arc<AppSpec>>,
+        proxy: &Proxy,
+        kept: &mut Vec<OwnedFd>,
+    ) {
         let same = match (&self.spec, spec) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
             (_, None) => self.spec.is_none(),
@@ -132,16 +146,19 @@ impl Open {
             self.trouble = Some(error.to_string());
         }
         let wanted = new.proxy.redirect_http.and_then(|port| u16::try_from(port).ok());
-        if wanted == self.redirect {
+        if wanted == self.redirect.as_ref().map(|redirect| redirect.port) {
             return;
         }
-        let id = redirect_id(fronted.group);
-        if self.redirect.take().is_some() {
-            proxy.close(id);
+        if let Some(redirect) = self.redirect.take() {
+            redirect.close(proxy);
         }
         let Some(port) = wanted else { return };
-        match redirect(fronted, port, id, proxy) {
-            Ok(()) => self.redirect = Some(port),
+        match Redirect::open(fronted, port, proxy, kept) {
+            Ok(redirect) => {
+                self.redirect = Some(redirect);
+                // They are to keep these, too.
+                self.keepers.clear();
+            }
             Err(error) => {
                 error!(app = new.name, port, %error, "cannot listen for clients that are to be sent to https");
                 self.trouble = Some(format!(
@@ -150,22 +167,6 @@ impl Open {
             }
         }
     }
-}
-
-/// Serves a port whose clients are sent to https.
-fn redirect(fronted: &rpm_listen::Fronted<'_>, port: u16, id: u32, proxy: &Proxy) -> io::Result<()> {
-    let front = Front::new();
-    let settings = Settings {
-        redirect: Some(fronted.addr()?.port()),
-        ..Settings::default()
-    };
-    front.set(settings).map_err(io::Error::other)?;
-    proxy.open(id, fronted.beside(port, proxy.threads())?, &front)
-}
-
-/// Groups are numbered from below.
-fn redirect_id(group: GroupId) -> u32 {
-    u32::MAX - group.0
 }
 
 impl Supervisor {
@@ -186,7 +187,8 @@ impl Supervisor {
             };
             // While it leaves, what it was told holds: the app's specification is that of workers without a proxy.
             if !fronted.leaves {
-                open.tell(&fronted, spec.filter(|spec| is_proxied(spec)), proxy);
+                let spec = spec.filter(|spec| is_proxied(spec));
+                open.tell(&fronted, spec, proxy, &mut fronts.kept);
             }
             open.served |= !fronted.leaves && !fronted.upstreams.is_empty();
             // Before the first of its workers serves it has no clients, and is not left: whoever comes in the moment in which it gets them
@@ -203,7 +205,7 @@ impl Supervisor {
             {
                 left.push(fronted.group);
             }
-            self.have_it_kept(&fronted, &mut open.keepers);
+            self.have_it_kept(&fronted, open.redirect.as_ref(), &mut open.keepers);
             let target = |upstream: &_| self.target(upstream, &open.targets);
             let upstreams = fronted.upstreams.iter().filter(|_| leaves || !fronted.leaves);
             let targets: Vec<Target> = upstreams.map(target).collect();
@@ -220,13 +222,14 @@ impl Supervisor {
                 error!(%group, %error, "the proxy cannot leave an address to the workers");
             }
         }
+        fronts.kept.clear();
         let proxy = &fronts.proxy;
         fronts.open.retain(|group, open| {
             let stays = there.contains(group);
             if let (false, Some(proxy)) = (stays, proxy) {
                 proxy.close(group.0);
-                if open.redirect.is_some() {
-                    proxy.close(redirect_id(*group));
+                if let Some(redirect) = open.redirect.take() {
+                    redirect.close(proxy);
                 }
             }
             stays
@@ -256,14 +259,26 @@ impl Supervisor {
     }
 
     /// Has each worker behind the front keep its sockets, so that clients wait while there is no daemon, and the next one has them.
-    fn have_it_kept(&self, fronted: &rpm_listen::Fronted<'_>, keepers: &mut BTreeSet<WorkerId>) {
+    fn have_it_kept(
+        &self,
+        fronted: &rpm_listen::Fronted<'_>,
+        redirect: Option<&Redirect>,
+        keepers: &mut BTreeSet<WorkerId>,
+    ) {
+        let sockets = || -> io::Result<Vec<OwnedFd>> {
+            let mut sockets = fronted.listeners()?;
+            if let Some(redirect) = redirect {
+                sockets.extend(redirect.listeners()?);
+            }
+            Ok(sockets)
+        };
         for worker in fronted.workers.iter().filter(|worker| !keepers.contains(worker)) {
             let process = self.workers.get(worker).and_then(|held| held.process());
             let parking = process.and_then(|process| process.parking.as_ref());
             let Some(parking) = parking.filter(|_| survive::can_be_taken_back()) else {
                 continue;
             };
-            if let Err(error) = fronted.listeners().and_then(|fds| parking.park_all(&fds)) {
+            if let Err(error) = sockets().and_then(|fds| parking.park_all(&fds)) {
                 warn!(%worker, %error, "clients of the proxy will be refused while there is no daemon");
             }
         }

@@ -93,6 +93,8 @@ impl Supervisor {
             (counts(&survivors), cpus() as usize),
         )?;
         supervisor.listeners = listeners;
+        // Those of ports whose clients are sent on are not among the listeners' own.
+        supervisor.fronts.kept = parked.values().filter_map(|fd| fd.try_clone().ok()).collect();
         for survivor in &survivors {
             let id = survivor.stored.id;
             supervisor.adopt(survivor, parkings.remove(&id), |inode| take(id, inode));

@@ -49,14 +49,24 @@ impl Fronted<'_> {
         self.listeners.iter().map(OwnedFd::try_clone).collect()
     }
 
-    /// As many that listen to another port of the same address.
+    /// So many that listen to another port of the same address. Those of `kept` that are bound there are taken first.
     ///
     /// # Errors
     /// The port is used by somebody else, or no descriptor is left.
-    pub fn beside(&self, port: u16, count: usize) -> io::Result<Vec<OwnedFd>> {
+    pub fn beside(&self, port: u16, count: usize, kept: &mut Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
         let mut addr = self.addr()?;
         addr.set_port(port);
-        (0..count).map(|_| public(addr, self.v6only)).collect()
+        let is_there = |fd: &mut OwnedFd| socket::local_addr(fd).is_ok_and(|bound| bound == addr);
+        let mut sockets: Vec<OwnedFd> = kept.extract_if(.., is_there).collect();
+        for too_many in sockets.drain(count.min(sockets.len())..) {
+            // Nobody would accept from it, and workers may keep it.
+            socket::unlisten(too_many)?;
+        }
+        sockets.iter().try_for_each(listen_again)?;
+        for _ in sockets.len()..count {
+            sockets.push(public(addr, self.v6only)?);
+        }
+        Ok(sockets)
     }
 
     /// The address.

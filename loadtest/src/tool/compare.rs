@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use rpm_loadtest::{Kind, Load, Stop};
 use serde_json::{Value, json};
 
+use super::fair::order;
 use super::group::{Group, Ingredients, Setup, free_ports};
 use super::place;
 use super::procfs::Machine;
@@ -19,8 +20,8 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// Options of `compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Rounds; 15 or more give a useful interval.
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=500))]
+    /// Rounds; 16 or more give a useful interval, and in a multiple of 8 each group follows each other one as often.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=500))]
     rounds: u16,
     /// Seconds of load per group, kind and round.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
@@ -125,13 +126,7 @@ async fn measure(groups: &[Group], arguments: &Arguments) -> [Results; 2] {
     for round in 0..usize::from(arguments.rounds) {
         eprint!("\rround {} of {} ", round + 1, arguments.rounds);
         for results in &mut results {
-            // Who comes first changes by the round: what the one leaves behind, the next pays for.
-            let order = groups
-                .iter()
-                .cycle()
-                .skip(round % groups.len())
-                .take(groups.len());
-            for group in order {
+            for group in order(groups.len(), round).map(|index| &groups[index]) {
                 results.add(group.setup, sample(group, results.kind, lasting, arguments).await);
             }
         }

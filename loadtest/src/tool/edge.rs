@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use super::compare::seconds;
+use super::fair::{in_own_session, order};
 use super::group::free_ports;
 use super::private_rpm::{PrivateRpm, argument};
 use super::results::Sample;
@@ -113,7 +114,7 @@ pub(crate) async fn edge(arguments: Arguments) -> anyhow::Result<ExitCode> {
     for round in 0..usize::from(arguments.rounds) {
         eprint!("\rround {} of {} ", round + 1, arguments.rounds);
         for table in &mut tables {
-            for index in order(round) {
+            for index in order(Edge::ALL.len(), round) {
                 table.samples[index].push(sample(&sites[index], table.cell, lasting).await);
             }
         }
@@ -131,12 +132,6 @@ pub(crate) async fn edge(arguments: Arguments) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// In which order all have their turn. What one leaves behind, a thousand connections that end, is the next one's burden: over four rounds
-/// each follows each other one as often (Williams, 1949).
-fn order(round: usize) -> [usize; Edge::ALL.len()] {
-    [0, 1, 3, 2].map(|place| (place + round) % Edge::ALL.len())
 }
 
 /// A proxy with workers of its own; dropping it ends all.
@@ -292,14 +287,6 @@ fn found(program: &str) -> anyhow::Result<PathBuf> {
         .map(|place| place.join(program))
         .find(|it| it.is_file());
     found.with_context(|| format!("{program} is not installed: apt-get install nginx-light haproxy"))
-}
-
-/// A program that is started as rpm starts its workers, and as a proxy in the background is: where the kernel shares the CPU by session
-/// (`kernel.sched_autogroup_enabled`), those in the session of the clients would get another part of it.
-fn in_own_session(program: &Path) -> Command {
-    let mut command = Command::new("setsid");
-    command.arg(program);
-    command
 }
 
 fn quiet(command: &mut Command) -> anyhow::Result<Child> {
@@ -491,22 +478,5 @@ impl Measured {
             .map(|(name, ratio, met)| json!({ "ratio": name, "median": ratio.value, "low": ratio.low, "high": ratio.high, "met": met }))
             .collect();
         json!({ "cell": self.title(), "proxies": proxies, "ratios": ratios })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn over_four_rounds_each_follows_each_other_once() {
-        let after = |round| {
-            order(round)
-                .windows(2)
-                .map(|two| [two[0], two[1]])
-                .collect::<Vec<_>>()
-        };
-        let pairs: BTreeSet<[usize; 2]> = (0..4).flat_map(after).collect();
-        assert_eq!(pairs.len(), 12);
     }
 }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use rpm_loadtest::{Load, Report, Stop};
 use tokio::process::{Child, Command};
 
+use super::fair::in_own_session;
 use super::private_rpm::{PrivateRpm, argument};
 use super::{pidfds, place, procfs};
 
@@ -232,7 +233,7 @@ fn start_bare(port: u16, with: &Ingredients) -> anyhow::Result<(Vec<u32>, Proces
 }
 
 fn node(node: &Path, script: &str, port: u16) -> Command {
-    let mut command = Command::new(node);
+    let mut command = in_own_session(node);
     command.arg(place::script(script)).env("PORT", port.to_string());
     for foreign in [
         "NODE_OPTIONS",

@@ -7,9 +7,10 @@ use anyhow::{Context as _, bail, ensure};
 use rpm_loadtest::{Kind, Latency, Load, Pace, Report, Stop};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
 
+use super::fair::in_own_session;
 use super::group::free_ports;
 use super::pm2::Pm2;
 use super::private_rpm::{PrivateRpm, argument};
@@ -251,7 +252,7 @@ async fn boot_beside(workers: u16, port: u16) -> anyhow::Result<()> {
     let node = place::node().await?;
     let mut booting = Vec::new();
     for instance in 0..workers {
-        let mut command = Command::new(&node);
+        let mut command = in_own_session(&node);
         command.arg(place::script("app.js"));
         command.env("PORT", port.to_string()).env("REUSE_PORT", "1");
         command.env("NODE_APP_INSTANCE", instance.to_string());
@@ -305,7 +306,7 @@ impl Running {
                 Running::Pm2(pm2)
             }
             Peer::Cluster => {
-                let mut primary = Command::new(&node);
+                let mut primary = in_own_session(&node);
                 primary.arg(place::script("rolling.js"));
                 primary.env("PORT", text).env("WORKERS", count);
                 primary
