@@ -237,6 +237,11 @@ impl Supervisor {
 fn differences(from: &AppSpec, to: &AppSpec) -> Vec<KeyChange> {
     let (mut old, mut new) = (fields(from), fields(to));
     let (old_env, new_env) = (old.remove("env"), new.remove("env"));
+    for fields in [&mut old, &mut new] {
+        // Where a user has them.
+        let proxy = object(fields.remove("proxy"));
+        fields.extend(proxy);
+    }
     let mut changes = compare(&old, &new, "");
     for change in compare(&object(old_env), &object(new_env), "env.") {
         // What is in a variable is nobody's business.
@@ -293,6 +298,8 @@ fn shown(value: &Value) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
+    use rpm_wire::api::ProxySpec;
+
     use super::*;
 
     #[test]
@@ -305,9 +312,17 @@ mod tests {
                 ("OLD".to_owned(), "1".to_owned()),
             ]),
             max_restarts: Some(3),
+            proxy: ProxySpec {
+                redirect_http: Some(80),
+                ..ProxySpec::default()
+            },
             ..AppSpec::default()
         };
         let to = AppSpec {
+            proxy: ProxySpec {
+                redirect_http: Some(8080),
+                ..ProxySpec::default()
+            },
             script: "/srv/b.js".to_owned(),
             env: BTreeMap::from([("TOKEN".to_owned(), "hunter3".to_owned())]),
             max_restarts: None,
@@ -322,6 +337,7 @@ mod tests {
             lines,
             [
                 ("max_restarts", Some("3"), None, true),
+                ("redirect_http", Some("80"), Some("8080"), false),
                 ("script", Some("\"/srv/a.js\""), Some("\"/srv/b.js\""), false),
                 ("env.OLD", None, None, true),
                 ("env.TOKEN", None, None, false),
