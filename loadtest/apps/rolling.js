@@ -2,8 +2,7 @@
 // that listens, disconnected, and ended if it has not gone after GRACE_MS. Prints "rolled" when all are.
 const cluster = require('node:cluster');
 const GRACE_MS = Number(process.env.GRACE_MS ?? 5000);
-// Each worker has a session of its own, as those have that it is compared with.
-cluster.setupPrimary({ exec: require.resolve('./app.js'), execPath: 'setsid', execArgv: [process.execPath] });
+cluster.setupPrimary({ exec: require.resolve('./app.js') });
 const fork = (instance) => Object.assign(cluster.fork({ NODE_APP_INSTANCE: instance }), { instance });
 
 function replace(old) {

@@ -14,7 +14,9 @@ use super::procfs::Machine;
 use super::results::{Results, Sample};
 use super::table::Table;
 
-/// Long enough for the JIT to compile what a request needs.
+/// Long enough for the JIT to compile what a request needs. At once, before the next group is started: a Node that has nothing to do for
+/// some seconds after its first requests, and is then put under load, is slower by a quarter for good (V8's memory reducer; not so with
+/// `--no-memory-reducer`).
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Options of `compare`.
@@ -60,7 +62,7 @@ pub(crate) async fn compare(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if !arguments.json {
         println!("{setting}");
     }
-    let groups = start(&setting).await?;
+    let groups = start(&setting, &arguments).await?;
     let before = Machine::now();
     let results = measure(&groups, &arguments).await;
     let stolen = before.and_then(|before| Some(Machine::now()?.stolen_since(&before)));
@@ -102,7 +104,7 @@ fn passes(results: &Results) -> bool {
     floors && ours.all(|setup| results.failures(setup) == 0)
 }
 
-async fn start(setting: &Setting) -> anyhow::Result<Vec<Group>> {
+async fn start(setting: &Setting, arguments: &Arguments) -> anyhow::Result<Vec<Group>> {
     let ports = free_ports::<{ Setup::ALL.len() }>()?;
     let mut groups = Vec::new();
     for (setup, port) in Setup::ALL.into_iter().zip(ports) {
@@ -110,18 +112,17 @@ async fn start(setting: &Setting) -> anyhow::Result<Vec<Group>> {
             continue;
         }
         let group = Group::start(setup, port, &setting.with).await;
-        groups.push(group.with_context(|| format!("starting the group {}", setup.as_str()))?);
+        let group = group.with_context(|| format!("starting the group {}", setup.as_str()))?;
+        for kind in [Kind::NewConnection, Kind::KeepAlive] {
+            sample(&group, kind, WARM_UP, arguments).await;
+        }
+        groups.push(group);
     }
     Ok(groups)
 }
 
 async fn measure(groups: &[Group], arguments: &Arguments) -> [Results; 2] {
     let mut results = [Kind::NewConnection, Kind::KeepAlive].map(Results::new);
-    for group in groups {
-        for kind in [Kind::NewConnection, Kind::KeepAlive] {
-            sample(group, kind, WARM_UP, arguments).await;
-        }
-    }
     let lasting = Duration::from_secs_f64(arguments.seconds);
     for round in 0..usize::from(arguments.rounds) {
         eprint!("\rround {} of {} ", round + 1, arguments.rounds);

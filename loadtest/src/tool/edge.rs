@@ -21,6 +21,7 @@ use super::stats::{Median, median};
 use super::{pidfds, place, procfs};
 
 /// Long enough for the JIT to compile what a request needs.
+/// At once, for the reason that `compare` has.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// For all to answer.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -105,11 +106,6 @@ const fn cell(kind: Kind, clients: usize, bytes: usize, floor: Edge) -> Cell {
 pub(crate) async fn edge(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let sites = start(&arguments).await?;
     let mut tables: Vec<Measured> = CELLS.into_iter().map(Measured::new).collect();
-    for site in &sites {
-        for cell in CELLS {
-            sample(site, cell, WARM_UP).await;
-        }
-    }
     let lasting = Duration::from_secs_f64(arguments.seconds);
     for round in 0..usize::from(arguments.rounds) {
         eprint!("\rround {} of {} ", round + 1, arguments.rounds);
@@ -184,6 +180,9 @@ async fn start(arguments: &Arguments) -> anyhow::Result<Vec<Site>> {
         ready(port, usize::from(arguments.workers))
             .await
             .with_context(|| format!("{} is not ready", edge.as_str()))?;
+        for cell in CELLS {
+            sample(&site, cell, WARM_UP).await;
+        }
         sites.push(site);
     }
     for (site, edge) in sites.iter_mut().zip(Edge::ALL) {

@@ -18,7 +18,7 @@ pub(crate) fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
 }
 
 /// A program that is started as rpm starts its workers, and as a proxy in the background is: where the kernel shares the CPU by session
-/// (`kernel.sched_autogroup_enabled`), those in the session of the clients, or in one together, would get another part of it.
+/// (`kernel.sched_autogroup_enabled`), those in the session of the clients would get another part of it.
 pub(crate) fn in_own_session(program: &Path) -> Command {
     let mut command = Command::new("setsid");
     command.arg(program);
