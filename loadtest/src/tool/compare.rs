@@ -19,6 +19,9 @@ use super::table::Table;
 /// `--no-memory-reducer`).
 const WARM_UP: Duration = Duration::from_secs(1);
 
+/// What V8 makes of an app is another thing each time, by some percent: after so many rounds all groups are started anew.
+const ROUNDS_PER_START: usize = 2;
+
 /// Options of `compare`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -62,11 +65,9 @@ pub(crate) async fn compare(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if !arguments.json {
         println!("{setting}");
     }
-    let groups = start(&setting, &arguments).await?;
     let before = Machine::now();
-    let results = measure(&groups, &arguments).await;
+    let results = measure(&setting, &arguments).await?;
     let stolen = before.and_then(|before| Some(Machine::now()?.stolen_since(&before)));
-    drop(groups);
     if arguments.json {
         let kinds: Vec<Value> = results.iter().map(Results::to_json).collect();
         println!(
@@ -121,11 +122,17 @@ async fn start(setting: &Setting, arguments: &Arguments) -> anyhow::Result<Vec<G
     Ok(groups)
 }
 
-async fn measure(groups: &[Group], arguments: &Arguments) -> [Results; 2] {
+async fn measure(setting: &Setting, arguments: &Arguments) -> anyhow::Result<[Results; 2]> {
     let mut results = [Kind::NewConnection, Kind::KeepAlive].map(Results::new);
     let lasting = Duration::from_secs_f64(arguments.seconds);
+    let mut groups = Vec::new();
     for round in 0..usize::from(arguments.rounds) {
         eprint!("\rround {} of {} ", round + 1, arguments.rounds);
+        if round % ROUNDS_PER_START == 0 {
+            // Those of before have their ports until then.
+            groups.clear();
+            groups = start(setting, arguments).await?;
+        }
         for results in &mut results {
             for group in order(groups.len(), round).map(|index| &groups[index]) {
                 results.add(group.setup, sample(group, results.kind, lasting, arguments).await);
@@ -133,7 +140,7 @@ async fn measure(groups: &[Group], arguments: &Arguments) -> [Results; 2] {
         }
     }
     eprintln!();
-    results
+    Ok(results)
 }
 
 async fn sample(group: &Group, kind: Kind, lasting: Duration, arguments: &Arguments) -> Sample {
