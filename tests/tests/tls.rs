@@ -127,10 +127,12 @@ fn the_port_that_sends_to_https_is_kept_for_the_next_daemon() {
     let stop = AtomicBool::new(false);
     let (sent_on, others) = thread::scope(|scope| {
         let client = scope.spawn(|| sent_on(plain.number(), &stop));
-        rpm.ok(["update"]);
-        rpm.ok(["reload", "edge"]);
+        let ran = [rpm.run(["update"]), rpm.run(["reload", "edge"])];
+        // Before anything is asserted, for the client ends only then.
         stop.store(true, Ordering::SeqCst);
-        client.join().expect("it counts")
+        let counted = client.join().expect("it counts");
+        assert!(ran.iter().all(|ran| ran.code == Some(0)), "{ran:#?}");
+        counted
     });
     assert!(sent_on > 0 && others.is_empty(), "{sent_on} and {others:?}");
     rpm.ok(["delete", "edge"]);

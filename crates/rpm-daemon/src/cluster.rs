@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::app::{Plane, is_handed, policy, proxy_sockets};
 use crate::channel::Outgoing;
-use crate::launch::hint;
+use crate::launch::limit_hint;
 use crate::supervisor::Supervisor;
 use crate::worker::{Awaiting, WITHHELD_LIMIT};
 
@@ -265,7 +265,7 @@ impl Supervisor {
                 }
             }
             OpenError::Foreign { .. } => format!("{error}; stop it or use another port"),
-            OpenError::Io { source, .. } => format!("{error}{}: {source}", hint(source)),
+            OpenError::Io { source, .. } => format!("{error}{}: {source}", limit_hint(source)),
         };
         warn!(%worker, trouble = text, "a worker cannot listen");
         if let Some(held) = self.workers.get_mut(&worker) {

@@ -41,7 +41,7 @@ pub(crate) enum LaunchError {
     NoInterpreter(String),
     #[error("the working directory {0} does not exist; create it or set --cwd")]
     NoDirectory(String),
-    #[error("cannot make a pipe or channel{}", hint(.0))]
+    #[error("cannot make a pipe or channel{}", limit_hint(.0))]
     Descriptors(#[source] io::Error),
     #[error("{address:?} cannot be passed: {reason}")]
     Listen { address: String, reason: String },
@@ -52,7 +52,7 @@ pub(crate) enum LaunchError {
 }
 
 /// In parentheses which limit of open files is behind `error`, if one is.
-pub(crate) fn hint(error: &io::Error) -> String {
+pub(crate) fn limit_hint(error: &io::Error) -> String {
     rpm_sys::limits::explain(error).map_or_else(String::new, |limit| format!(" ({limit})"))
 }
 

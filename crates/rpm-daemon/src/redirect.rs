@@ -40,8 +40,16 @@ impl Redirect {
             front,
             listeners: fronted.beside(port, proxy.threads(), kept)?,
         };
-        proxy.open(redirect.id, redirect.listeners()?, &redirect.front)?;
-        Ok(redirect)
+        let opened = redirect
+            .listeners()
+            .and_then(|listeners| proxy.open(redirect.id, listeners, &redirect.front));
+        match opened {
+            Ok(()) => Ok(redirect),
+            Err(error) => {
+                redirect.close(proxy);
+                Err(error)
+            }
+        }
     }
 
     /// The sockets that listen.

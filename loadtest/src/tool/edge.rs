@@ -20,8 +20,7 @@ use super::results::Sample;
 use super::stats::{Median, median};
 use super::{pidfds, place, procfs};
 
-/// Long enough for the JIT to compile what a request needs.
-/// At once, for the reason that `compare` has.
+/// Long enough for the JIT to compile what a request needs; at once, before the next site is started, for the reason that `compare` has.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// For all to answer.
 const READY_WITHIN: Duration = Duration::from_secs(20);
