@@ -1,7 +1,7 @@
 //! What is done for an app without anybody asking, and with what it is given: by real processes.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
@@ -117,10 +117,13 @@ fn regular_expressions_of_a_file_tell_what_does_not_matter() {
     );
     with(r"/[\/\\]DATA[\/\\]/i, /\.tmp$/");
     place.ok(&rpm, ["start", "ecosystem.config.js"]);
-    wait_for("a restart", BOUND, || {
-        place.write("app.js", "setInterval(() => console.log('other'), 50);");
-        (rpm.process(0).restarts > 0).then_some(())
-    });
+    change(
+        &rpm,
+        &place,
+        "app.js",
+        "setInterval(() => console.log('other'), 50);",
+    );
+    restarted(&rpm, 1);
     let quiet = || {
         let restarts = rpm.process(0).restarts;
         place.write("data/x", "changed");
@@ -149,11 +152,13 @@ fn changed_files_restart_and_others_do_not() {
     ];
     place.ok(&rpm, start);
     assert!(rpm.process(0).watching);
-    // Watching begins a moment after the start.
-    wait_for("a restart", BOUND, || {
-        place.write("app.js", "setInterval(() => console.log('other'), 50);");
-        (rpm.process(0).restarts > 0).then_some(())
-    });
+    change(
+        &rpm,
+        &place,
+        "app.js",
+        "setInterval(() => console.log('other'), 50);",
+    );
+    restarted(&rpm, 1);
     let quiet = || {
         let restarts = rpm.process(0).restarts;
         for name in [".git/index", "node_modules/x/index.js", "a.tmp", "data/deep/x"] {
@@ -179,29 +184,125 @@ fn changed_files_restart_and_others_do_not() {
     assert!(!rpm.process(0).watching, "stopped by a user");
 }
 
+/// Writes a file until the daemon has seen that it changed: watching begins a moment after the start.
+fn change(rpm: &Rpm, place: &Place, name: &str, text: &str) {
+    let seen = || rpm.log().matches("this file has changed").count();
+    let before = seen();
+    let mut written: Option<Instant> = None;
+    wait_for("the change to be seen", BOUND, || {
+        if written.is_none_or(|at| at.elapsed() > Duration::from_millis(500)) {
+            place.write(name, text);
+            written = Some(Instant::now());
+        }
+        (seen() > before).then_some(())
+    });
+}
+
+/// A site of two workers that answers with a word, or never listens if there is a file named `busy` in the other place.
+fn site(says: &str) -> String {
+    format!(
+        "if (require('fs').existsSync(process.env.BUSY)) setInterval(() => console.log('busy'), 100);
+        else require('http').createServer((_, answer) => answer.end('{says}')).listen(+process.env.PORT, '127.0.0.1');"
+    )
+}
+
+/// Files that are watched, and others.
+struct Watched {
+    rpm: Rpm,
+    place: Place,
+    elsewhere: Place,
+    port: Port,
+}
+
+impl Watched {
+    /// It says "one".
+    fn start() -> Watched {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        let (place, elsewhere) = (Place::new(), Place::new());
+        place.write("app.js", &site("one"));
+        let mut command = rpm.command(["start", "app.js", "-i", "2", "--watch", "--name", "web"]);
+        command
+            .args(["--listen-timeout", "60s"])
+            .current_dir(place.path())
+            .env("PWD", place.path())
+            .env("BUSY", elsewhere.path().join("busy"))
+            .env("PORT", port.to_string());
+        let ran = command.output().expect("it runs");
+        assert!(ran.status.success(), "{ran:?}");
+        Watched {
+            rpm,
+            place,
+            elsewhere,
+            port,
+        }
+    }
+
+    fn change(&self, says: &str) {
+        change(&self.rpm, &self.place, "app.js", &site(says));
+    }
+
+    /// Begins a reload that never ends.
+    fn hang(&self) {
+        self.elsewhere.write("busy", "");
+        self.change("two");
+        let busy = |id| {
+            self.rpm
+                .output("web", "out", Some(id))
+                .starts_with(b"busy")
+                .then_some(())
+        };
+        wait_for("both hang", BOUND, || busy(0).and(busy(1)));
+        std::fs::remove_file(self.elsewhere.path().join("busy")).expect("it is there");
+    }
+
+    /// Of connections enough to meet each worker.
+    fn answers(&self) -> BTreeSet<String> {
+        let answer = |_| get(self.port.number(), "/").expect("it answers").body;
+        (0..30).map(answer).collect()
+    }
+
+    fn all_say(&self, says: &str) {
+        let wanted = BTreeSet::from([says.to_owned()]);
+        wait_until(
+            "this answer",
+            BOUND,
+            || self.answers(),
+            |answers| *answers == wanted,
+        );
+    }
+}
+
 #[test]
 fn a_cluster_that_is_watched_is_reloaded() {
-    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
-    place.write("app.js", "require(process.env.APP)");
-    let (app, port_text) = (fixture("hello.js"), port.to_string());
-    let mut command = rpm.command(["start", "app.js", "-i", "2", "--watch", "--name", "web"]);
-    command
-        .current_dir(place.path())
-        .envs([("PWD", place.path()), ("APP", &app)])
-        .envs([("PORT", port_text.as_str()), ("HOST", "127.0.0.1")]);
-    assert!(command.output().expect("it runs").status.success());
-    let clients = Clients::begin(&port, "/", 2);
+    let site = Watched::start();
+    let clients = Clients::begin(&site.port, "/", 2);
     clients.wait_ok(50);
-    let reloaded = || {
-        place.write("app.js", "require(process.env.APP) // changed");
-        rpm.list()
-            .iter()
-            .all(|process| process.restarts > 0)
-            .then_some(())
-    };
-    wait_for("a reload", BOUND, reloaded);
+    site.change("two");
+    site.all_say("two");
     clients.wait_ok(50);
-    clients.finish_clean(&rpm);
+    clients.finish_clean(&site.rpm);
+}
+
+#[test]
+fn a_change_during_a_reload_is_not_lost_and_does_not_wait_for_it() {
+    let site = Watched::start();
+    let clients = Clients::begin(&site.port, "/", 2);
+    clients.wait_ok(50);
+    site.hang();
+    site.change("three");
+    site.all_say("three");
+    clients.finish_clean(&site.rpm);
+}
+
+#[test]
+fn nobody_waits_for_a_reload_that_nobody_asked_for() {
+    let site = Watched::start();
+    let clients = Clients::begin(&site.port, "/", 2);
+    clients.wait_ok(50);
+    site.hang();
+    site.rpm.ok(["reload", "web"]);
+    site.all_say("two");
+    clients.finish_clean(&site.rpm);
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Core {
             Command::Delete { instances, hard } => self.act(ticket, &instances, Goal::Gone, farewell(hard)),
             Command::Scale { app, count } => self.scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
-            Command::Reload { app, config } => self.reload(ticket, app, config),
+            Command::Reload { app, config, yields } => self.reload(ticket, app, config, yields),
             Command::Replace { app, instances } => self.replace_some(ticket, app, instances),
             Command::Reset { instances } => self.reset(ticket, &instances),
             Command::Undo { app } => self.take_back(ticket, app),

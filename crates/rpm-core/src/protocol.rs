@@ -164,14 +164,18 @@ pub enum Command {
         config: AppConfig,
     },
     /// Replace every worker by one of a new generation, which serves only when it is proved ready; the old ones
-    /// then drain. If any new one fails, all is as it was before. While one runs for the app the next waits (and an earlier
-    /// one that waits is [`Failure::Superseded`]); every other command for the app undoes it, or ends its watch
+    /// then drain. If any new one fails, all is as it was before. While one that does not yield runs for the app the next waits
+    /// (and an earlier one that waits is [`Failure::Superseded`]); every other command for the app undoes it, or ends its watch
     /// ([`Policy::watch_after`]).
     Reload {
         /// The app.
         app: AppId,
         /// Its new configuration (`instances` is ignored); `None`: the present one.
         config: Option<AppConfig>,
+        /// Nobody waits for its outcome, so the next reload ends it instead of waiting: if all new workers serve they stay,
+        /// or else it is undone, unless one of them serves whose predecessor is gone. It does not take the place of a reload
+        /// that waits and does not yield.
+        yields: bool,
     },
     /// The same for some of the instances of an app, with its present configuration. Unknown ones, and those of others, are
     /// ignored.

@@ -37,6 +37,9 @@ pub(crate) struct Rollout {
     pub(crate) proved: BTreeMap<InstanceId, Proved>,
     /// All are proved, and are watched until then.
     pub(crate) watched_until: Option<Tick>,
+    /// The next reload ends it instead of waiting for it.
+    #[serde(default)]
+    pub(crate) yields: bool,
     /// The reload that follows.
     #[serde(skip)]
     pub(crate) next: Option<Wish>,
@@ -75,6 +78,8 @@ pub(crate) struct Wish {
     config: Option<AppConfig>,
     /// No other instances than these.
     only: Option<Vec<InstanceId>>,
+    /// [`Rollout::yields`].
+    yields: bool,
 }
 
 /// Why a reload is undone.
@@ -100,9 +105,14 @@ impl Rollout {
 }
 
 impl Core {
-    pub(crate) fn reload(&mut self, ticket: Ticket, id: AppId, config: Option<AppConfig>) {
-        let only = None;
-        self.wish(id, Wish { ticket, config, only });
+    pub(crate) fn reload(&mut self, ticket: Ticket, id: AppId, config: Option<AppConfig>, yields: bool) {
+        let wish = Wish {
+            ticket,
+            config,
+            only: None,
+            yields,
+        };
+        self.wish(id, wish);
     }
 
     /// New workers for some instances.
@@ -111,11 +121,13 @@ impl Core {
             ticket,
             config: None,
             only: Some(instances),
+            yields: false,
         };
         self.wish(id, wish);
     }
 
     fn wish(&mut self, id: AppId, wish: Wish) {
+        self.give_way(id);
         let ticket = wish.ticket;
         let Some(app) = self.apps.get_mut(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
@@ -123,8 +135,27 @@ impl Core {
         let Some(rollout) = &mut app.rollout else {
             return self.roll_out(id, wish);
         };
-        if let Some(overtaken) = rollout.next.replace(wish) {
+        let overtaken = match &rollout.next {
+            // It has not begun, so it starts from what is there now, and somebody waits for it.
+            Some(next) if wish.yields && !next.yields => Some(wish),
+            _ => rollout.next.replace(wish),
+        };
+        if let Some(overtaken) = overtaken {
             self.tickets.refuse(overtaken.ticket, Failure::Superseded);
+        }
+    }
+
+    /// Ends a reload that yields, if nothing that serves is lost by that: if all its workers serve they stay, or else those that
+    /// stand by serve again.
+    fn give_way(&mut self, id: AppId) {
+        let Some(rollout) = self.rollout_mut(id).filter(|rollout| rollout.yields) else {
+            return;
+        };
+        let warm = |proved: &Proved| matches!(proved.predecessor, Predecessor::Warm(_));
+        if rollout.watched_until.is_some() {
+            self.complete(id);
+        } else if rollout.proved.values().all(warm) {
+            self.undo(id, Cause::Unwanted);
         }
     }
 
@@ -161,7 +192,12 @@ impl Core {
     }
 
     pub(crate) fn roll_out(&mut self, id: AppId, wish: Wish) {
-        let Wish { ticket, config, only } = wish;
+        let Wish {
+            ticket,
+            config,
+            only,
+            yields,
+        } = wish;
         let Some(app) = self.apps.get_mut(&id) else {
             return self.tickets.refuse(ticket, Failure::NoSuchApp);
         };
@@ -181,6 +217,7 @@ impl Core {
             launching: BTreeMap::new(),
             proved: BTreeMap::new(),
             watched_until: None,
+            yields,
             next: None,
         });
         self.advance(id);

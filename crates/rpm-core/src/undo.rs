@@ -91,6 +91,7 @@ impl Core {
             launching: BTreeMap::new(),
             proved: BTreeMap::new(),
             watched_until: None,
+            yields: false,
             next,
         });
         self.advance(id);

@@ -136,6 +136,8 @@ pub struct ReloadView {
     pub former: Revision,
     /// A reload that was undone could not keep all old workers: those that are missing are being started again.
     pub returns: bool,
+    /// The next reload ends it instead of waiting for it.
+    pub yields: bool,
     /// Instances whose turn has not come.
     pub queued: usize,
     /// Instances whose new worker is starting.
@@ -207,6 +209,7 @@ impl Core {
                 generation: app.generation,
                 former: rollout.former(),
                 returns: rollout.aim == Aim::Return,
+                yields: rollout.yields,
                 queued: rollout.queued.len(),
                 launching: rollout.launching.len(),
                 proved: rollout.proved.len(),

@@ -3,7 +3,8 @@
 mod common;
 
 use common::rollout::{
-    failed, halfway, is_ready, leaving, prove, proved, reload, reload_done, reload_with, undone,
+    failed, halfway, is_ready, leaving, prove, proved, reload, reload_done, reload_with, reload_yielding,
+    undone,
 };
 use common::{
     APP, GROUP, Rig, close, done, drain, instances, ms, rescue, retiring, slots, spawn, steer, terminate,
@@ -235,6 +236,49 @@ fn a_reload_waits_for_the_one_that_runs_and_the_newest_wins() {
     assert!(outputs.contains(&spawn(3, 3, 0, 0)), "{outputs:?}");
     assert_eq!(outputs.last(), Some(&done(2, &[0])));
     assert_eq!(prove(&mut rig, 11, 3).last(), Some(&done(4, &[0])));
+}
+
+#[test]
+fn one_that_yields_is_undone_by_the_next() {
+    for next in [reload, reload_yielding] {
+        let mut rig = Rig::serving(2);
+        reload_yielding(&mut rig);
+        prove(&mut rig, 10, 3);
+        rig.spawned(4);
+        let outputs = next(&mut rig);
+        for wanted in [undone(), drain(3), terminate(4), superseded(2), spawn(5, 3, 0, 0)] {
+            assert!(outputs.contains(&wanted), "{outputs:?}");
+        }
+        assert_eq!([1, 2].map(|worker| is_ready(&rig, worker)), [true, true]);
+        prove(&mut rig, 11, 5);
+        assert_eq!(prove(&mut rig, 12, 6).last(), Some(&done(3, &[0, 1])));
+    }
+}
+
+#[test]
+fn one_that_yields_is_waited_for_if_its_end_would_leave_an_instance_unserved() {
+    let mut rig = Rig::serving(2);
+    reload_yielding(&mut rig);
+    prove(&mut rig, 10, 3);
+    rig.spawned(4);
+    rig.exited(1);
+    assert_eq!(reload(&mut rig), vec![]);
+    let outputs = rig.take_slot(11, 4);
+    for wanted in [done(2, &[0, 1]), spawn(5, 3, 0, 0)] {
+        assert!(outputs.contains(&wanted), "{outputs:?}");
+    }
+}
+
+#[test]
+fn one_that_yields_gives_way_to_one_that_waits() {
+    let mut rig = Rig::serving(1);
+    reload(&mut rig);
+    assert_eq!(reload_yielding(&mut rig), vec![]);
+    assert_eq!(reload_yielding(&mut rig), vec![superseded(3)]);
+    assert_eq!(reload(&mut rig), vec![superseded(4)]);
+    assert_eq!(reload_yielding(&mut rig), vec![superseded(6)]);
+    assert!(prove(&mut rig, 10, 2).contains(&done(2, &[0])));
+    assert_eq!(prove(&mut rig, 11, 3).last(), Some(&done(5, &[0])));
 }
 
 #[test]

@@ -3,12 +3,16 @@
 mod common;
 
 use common::rollout::{drained, failed, is_ready, leaving, prove, reload, reload_done, reload_with, undone};
-use common::{APP, GROUP, Rig, done, drain, instances, ms, slots};
+use common::{APP, GROUP, Rig, done, drain, instances, ms, slots, spawn};
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome, Output, Policy, Readiness};
 use rpm_core::{RetiringPhase, Ticket, WorkerId};
 
 /// Two instances; the workers 3 and 4 serve on the slots 10 and 11, and are watched for five seconds.
 fn watched() -> Rig {
+    watched_of(false)
+}
+
+fn watched_of(yields: bool) -> Rig {
     let mut rig = Rig::serving(2);
     let policy = Policy {
         watch_after: ms(5000),
@@ -19,7 +23,11 @@ fn watched() -> Rig {
         policy,
         ..AppConfig::default()
     };
-    reload_with(&mut rig, config);
+    rig.command(Command::Reload {
+        app: APP,
+        config: Some(config),
+        yields,
+    });
     prove(&mut rig, 10, 3);
     let outputs = prove(&mut rig, 11, 4);
     assert!(!outputs.contains(&reload_done()), "{outputs:?}");
@@ -76,6 +84,22 @@ fn the_next_reload_waits_for_the_verdict() {
         outputs.iter().any(|it| matches!(it, Output::Spawn { .. })),
         "{outputs:?}"
     );
+}
+
+#[test]
+fn the_next_reload_accepts_the_new_workers_of_one_that_yields() {
+    let mut rig = watched_of(true);
+    let outputs = reload(&mut rig);
+    for wanted in [
+        reload_done(),
+        drain(1),
+        drain(2),
+        done(2, &[0, 1]),
+        spawn(5, 3, 0, 0),
+    ] {
+        assert!(outputs.contains(&wanted), "{outputs:?}");
+    }
+    assert_eq!([3, 4].map(|worker| is_ready(&rig, worker)), [true, true]);
 }
 
 #[test]

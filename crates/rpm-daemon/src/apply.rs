@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane, is_handed, is_proxied};
 use crate::commands::{Accepted, failure};
+use crate::reload::Manner;
 use crate::supervisor::Supervisor;
 
 /// Longest value that is told.
@@ -90,7 +91,11 @@ impl Supervisor {
         let revision = self.revise(app, spec)?;
         let accepted = if serves && !(mode == ApplyMode::Restart && self.is_fork(app) && !self.has_slots(app))
         {
-            self.replace_moving(app, revision, moves)?
+            let manner = Manner {
+                moves,
+                ..Manner::default()
+            };
+            self.replace(app, revision, manner)?
         } else {
             self.configure(app, revision)?;
             self.obey(ids.clone(), |instances| Command::Restart { instances })

@@ -15,6 +15,7 @@ use crate::files;
 use crate::fronts;
 use crate::health;
 use crate::logs::tail;
+use crate::reload::Manner;
 use crate::schedule::Schedule;
 use crate::supervisor::{Supervisor, now_ms};
 
@@ -191,7 +192,9 @@ impl Supervisor {
             ));
         }
         Ok(match request.action {
-            Action::Restart if !request.hard => self.restart_gently(&instances, &request.env)?,
+            Action::Restart if !request.hard => {
+                self.restart_gently(&instances, &request.env, Manner::default())?
+            }
             Action::Restart => vec![self.restart(instances, &request.env)?],
             Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances, hard })],
             Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances, hard })],

@@ -14,8 +14,10 @@ use tracing::warn;
 
 /// Directories that are watched for one app: each takes a watch of the user's (fs.inotify.max_user_watches).
 const DIRECTORIES: usize = 100_000;
-/// Changes that come so close together are one.
+/// Changes that come so close together are one: a file that is written is not read halfway.
 const QUIET: Duration = Duration::from_millis(50);
+/// Changes that never cease are told so long after the first.
+const LONGEST: Duration = Duration::from_secs(5);
 /// How deep directories may lie.
 const DEPTH: usize = 64;
 
@@ -94,6 +96,32 @@ struct Rules {
     ours: Vec<PathBuf>,
 }
 
+/// Changes that are to be told.
+struct Due {
+    at: Instant,
+    latest: Instant,
+    /// Of the first.
+    path: PathBuf,
+}
+
+impl Due {
+    /// One more change.
+    fn changed(due: Option<Due>, path: PathBuf, delay: Duration, now: Instant) -> Due {
+        let quiet = now + QUIET;
+        match due {
+            Some(due) => Due {
+                at: due.at.max(quiet).min(due.latest),
+                ..due
+            },
+            None => Due {
+                at: quiet.max(now + delay),
+                latest: now + delay.max(LONGEST),
+                path,
+            },
+        }
+    }
+}
+
 struct Thread {
     watcher: RecommendedWatcher,
     rules: Rules,
@@ -105,25 +133,25 @@ impl Thread {
         for root in self.rules.roots.clone() {
             self.add(&root, 0);
         }
-        let mut due: Option<(Instant, PathBuf)> = None;
+        let mut due: Option<Due> = None;
         loop {
-            let wait = due.as_ref().map_or(Duration::from_secs(3600), |(at, _)| {
-                at.saturating_duration_since(Instant::now())
+            let now = Instant::now();
+            if let Some(over) = due.take_if(|due| due.at <= now)
+                && !changed(&over.path)
+            {
+                return;
+            }
+            let wait = due.as_ref().map_or(Duration::from_secs(3600), |due| {
+                due.at.saturating_duration_since(now)
             });
             match inbox.recv_timeout(wait) {
                 Ok(Told::Changed(Ok(event))) => {
                     if let Some(path) = self.matters(&event) {
-                        due.get_or_insert_with(|| (Instant::now() + delay.max(QUIET), path));
+                        due = Some(Due::changed(due, path, delay, Instant::now()));
                     }
                 }
                 Ok(Told::Changed(Err(error))) => warn!(%error, "a change of files may be missed"),
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some((_, path)) = due.take()
-                        && !changed(&path)
-                    {
-                        return;
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Told::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -314,6 +342,27 @@ mod tests {
         ] {
             assert!(!ignored(pattern, path), "{pattern} {path}");
         }
+    }
+
+    #[test]
+    fn changes_are_told_when_they_cease_or_at_last() {
+        let start = Instant::now();
+        let after = |delay: u64, changes: &[u64]| {
+            let change = |due, at: &u64| {
+                let path = PathBuf::from(at.to_string());
+                let now = start + Duration::from_millis(*at);
+                Some(Due::changed(due, path, Duration::from_millis(delay), now))
+            };
+            let due = changes.iter().fold(None, change).unwrap();
+            assert_eq!(due.path, Path::new("0"));
+            (due.at - start).as_millis()
+        };
+        assert_eq!(after(0, &[0]), 50);
+        assert_eq!(after(0, &[0, 30, 60]), 110);
+        assert_eq!(after(700, &[0, 30]), 700);
+        assert_eq!(after(700, &[0, 690]), 740);
+        assert_eq!(after(0, &[0, 4990]), 5000);
+        assert_eq!(after(9000, &[0, 8990]), 9000);
     }
 
     #[test]

@@ -12,6 +12,17 @@ use crate::app::{self, Plane};
 use crate::commands::{Accepted, failure, passable};
 use crate::supervisor::Supervisor;
 
+/// How workers are replaced, otherwise than as usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// How long the new ones are watched, instead of the time that the app is configured with.
+    pub(crate) watch_after: Option<Duration>,
+    /// The new ones come by their ports in another way, and so by other listeners.
+    pub(crate) moves: bool,
+    /// Nobody waits for the outcome: the next reload ends this one.
+    pub(crate) yields: bool,
+}
+
 impl Supervisor {
     /// Reloads the apps that the targets mean, side by side. One that owns its ports is restarted. Their paths and, if
     /// asked for, their variables are taken anew; if those of one are wrong, none is reloaded.
@@ -23,8 +34,11 @@ impl Supervisor {
             ));
         }
         let instances = self.resolve(&request.targets)?;
-        let watch_after = request.watch_after_ms.map(Duration::from_millis);
-        self.renew_and_replace(self.apps_of(&instances), &request.env, watch_after)
+        let manner = Manner {
+            watch_after: request.watch_after_ms.map(Duration::from_millis),
+            ..Manner::default()
+        };
+        self.renew_and_replace(self.apps_of(&instances), &request.env, manner)
     }
 
     /// Brings back what served before the present generation; a reload that is going on is undone.
@@ -50,7 +64,7 @@ impl Supervisor {
                 Some(&format!("{name} serves on as it is; put the files back")),
             ));
         }
-        let mut accepted = self.replace(app, wanted, None)?;
+        let mut accepted = self.replace(app, wanted, Manner::default())?;
         if same {
             accepted.notes.push(format!(
                 "both generations of {name} were started from the same script, arguments, variables and directory: \
@@ -77,6 +91,7 @@ impl Supervisor {
         &mut self,
         instances: &[InstanceId],
         env: &BTreeMap<String, String>,
+        manner: Manner,
     ) -> Result<Vec<Accepted>, ApiError> {
         let mut hard: Vec<InstanceId> = instances.to_vec();
         let whole: BTreeSet<AppId> = self
@@ -89,7 +104,7 @@ impl Supervisor {
                 .instance(*id)
                 .is_none_or(|view| !whole.contains(&view.app) || view.state == StateView::Stopped)
         });
-        let mut accepted = self.renew_and_replace(whole, env, None)?;
+        let mut accepted = self.renew_and_replace(whole, env, manner)?;
         if !hard.is_empty() || accepted.is_empty() {
             accepted.push(self.restart(hard, env)?);
         }
@@ -135,10 +150,10 @@ impl Supervisor {
         &mut self,
         apps: BTreeSet<AppId>,
         env: &BTreeMap<String, String>,
-        watch_after: Option<Duration>,
+        manner: Manner,
     ) -> Result<Vec<Accepted>, ApiError> {
         let renewed = self.renew(apps, env)?;
-        let replace = |(app, revision)| self.replace(app, revision, watch_after);
+        let replace = |(app, revision)| self.replace(app, revision, manner);
         renewed.into_iter().map(replace).collect()
     }
 
@@ -186,32 +201,12 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Replaces the workers of an app by ones of this revision, which are watched for this time instead of the one that the
-    /// app is configured with.
-    fn replace(
+    /// Replaces the workers of an app by ones of this revision.
+    pub(crate) fn replace(
         &mut self,
         app: AppId,
         revision: Revision,
-        watch_after: Option<Duration>,
-    ) -> Result<Accepted, ApiError> {
-        self.replace_as(app, revision, (watch_after, false))
-    }
-
-    /// The same. `moves`: workers of the revision come by their ports in another way, and so by other listeners.
-    pub(crate) fn replace_moving(
-        &mut self,
-        app: AppId,
-        revision: Revision,
-        moves: bool,
-    ) -> Result<Accepted, ApiError> {
-        self.replace_as(app, revision, (None, moves))
-    }
-
-    fn replace_as(
-        &mut self,
-        app: AppId,
-        revision: Revision,
-        (watch_after, moves): (Option<Duration>, bool),
+        manner: Manner,
     ) -> Result<Accepted, ApiError> {
         let views = self.core.instances().filter(|view| view.app == app);
         let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
@@ -224,14 +219,20 @@ impl Supervisor {
             ));
             return Ok(accepted);
         }
-        if let Some(attached) = self.attach(app, revision) {
+        if !manner.yields
+            && let Some(attached) = self.attach(app, revision)
+        {
             return Ok(attached);
         }
         let mut config = self.config_of(app, revision)?;
-        config.allow_port_change |= moves;
-        config.policy.watch_after = watch_after.unwrap_or(config.policy.watch_after);
-        let config = Some(config);
-        Ok(self.obey(instances, |_| Command::Reload { app, config }))
+        config.allow_port_change |= manner.moves;
+        config.policy.watch_after = manner.watch_after.unwrap_or(config.policy.watch_after);
+        let command = Command::Reload {
+            app,
+            config: Some(config),
+            yields: manner.yields,
+        };
+        Ok(self.obey(instances, |_| command))
     }
 
     /// Would a second process of the app find its ports taken?
@@ -255,7 +256,7 @@ impl Supervisor {
     /// Whoever asked for the reload that runs has gone: who asks for the same again gets its outcome.
     fn attach(&mut self, app: AppId, revision: Revision) -> Option<Accepted> {
         let view = self.core.app(app)?;
-        view.reload?;
+        view.reload.filter(|reload| !reload.yields)?;
         let revisions = &self.apps.get(&app)?.revisions;
         if revisions.spec(view.config.revision) != revisions.spec(revision) {
             return None;

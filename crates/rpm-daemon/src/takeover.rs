@@ -270,7 +270,11 @@ impl Supervisor {
                  they are replaced by a reload"
             );
             // Nobody waits for it; if it fails the workers serve on.
-            drop(self.command(Command::Reload { app, config: None }));
+            drop(self.command(Command::Reload {
+                app,
+                config: None,
+                yields: false,
+            }));
         }
     }
 

@@ -10,6 +10,7 @@ use rpm_wire::api::WatchSpec;
 use tracing::{info, warn};
 
 use crate::files::FileWatch;
+use crate::reload::Manner;
 use crate::schedule::Schedule;
 use crate::supervisor::{Event, Supervisor};
 
@@ -147,7 +148,7 @@ impl Supervisor {
         }
         for app in due {
             info!(app = self.label(app), "restarted by the clock");
-            self.renew_all_of(app);
+            self.renew_all_of(app, Manner::default());
         }
     }
 
@@ -155,18 +156,23 @@ impl Supervisor {
     pub(crate) fn files_changed(&mut self, app: AppId, path: &std::path::Path) {
         if self.upkeep.watches.contains_key(&app) {
             info!(app = self.label(app), path = %path.display(), "restarted: this file has changed");
-            self.renew_all_of(app);
+            // A reload that runs has perhaps read what was there before: it is not waited for.
+            let manner = Manner {
+                yields: true,
+                ..Manner::default()
+            };
+            self.renew_all_of(app, manner);
         }
     }
 
-    fn renew_all_of(&mut self, app: AppId) {
+    fn renew_all_of(&mut self, app: AppId, manner: Manner) {
         let ids: Vec<InstanceId> = self
             .core
             .instances()
             .filter(|view| view.app == app)
             .map(|view| view.id)
             .collect();
-        if let Err(error) = self.restart_gently(&ids, &BTreeMap::new()) {
+        if let Err(error) = self.restart_gently(&ids, &BTreeMap::new(), manner) {
             warn!(
                 app = self.label(app),
                 error = error.error,

@@ -36,12 +36,25 @@ pub(crate) fn reload(rig: &mut Rig) -> Vec<Output> {
     rig.command(Command::Reload {
         app: APP,
         config: None,
+        yields: false,
+    })
+}
+
+/// A reload that nobody waits for.
+pub(crate) fn reload_yielding(rig: &mut Rig) -> Vec<Output> {
+    rig.command(Command::Reload {
+        app: APP,
+        config: None,
+        yields: true,
     })
 }
 
 pub(crate) fn reload_with(rig: &mut Rig, config: AppConfig) -> Vec<Output> {
-    let config = Some(config);
-    rig.command(Command::Reload { app: APP, config })
+    rig.command(Command::Reload {
+        app: APP,
+        config: Some(config),
+        yields: false,
+    })
 }
 
 pub(crate) fn drained(rig: &mut Rig, worker: u64) -> Vec<Output> {

@@ -335,7 +335,8 @@ fn random_command(world: &mut World) -> Verdict {
         22..24 if app.0.is_multiple_of(2) => command(world, Command::Replace { app, instances }),
         _ => {
             let config = world.dice.percent(60).then(|| random_config(world));
-            command(world, Command::Reload { app, config })
+            let yields = world.dice.percent(25);
+            command(world, Command::Reload { app, config, yields })
         }
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Rollouts {
     /// Settled in this step.
     done: Vec<(AppId, Watch)>,
     undone: Vec<(AppId, Watch)>,
+    /// Whose reload ended in this step.
+    ended: BTreeSet<AppId>,
     /// How often one was undone when a part of the new generation served already.
     pub(crate) halfway: u64,
     /// How often when all of it did.
@@ -56,6 +58,9 @@ struct Watch {
 
 impl Rollouts {
     pub(crate) fn note(&mut self, notice: Notice) {
+        if let Notice::ReloadDone { app } | Notice::ReloadUndone { app } = notice {
+            self.ended.insert(app);
+        }
         match notice {
             Notice::ReloadDone { app } => {
                 let returns = self.running.get(&app).is_some_and(|watch| watch.returns);
@@ -127,6 +132,7 @@ impl Rollouts {
             self.check_app(core, app, commanded)?;
         }
         self.told.clear();
+        self.ended.clear();
         Ok(())
     }
 
@@ -158,8 +164,9 @@ impl Rollouts {
         let running = self.running.get(&app);
         let fresh = running.is_none_or(|it| it.generation != reload.generation);
         if fresh {
-            // One that was queued, or goes back, begins where the one before it ended.
-            let last = self.ready.get(&app).filter(|_| commanded && !reload.returns);
+            // One that was queued, or goes back, or that another one gave way to, begins where the one before it ended.
+            let first = commanded && !reload.returns && !self.ended.contains(&app);
+            let last = self.ready.get(&app).filter(|_| first);
             let mut before = last.unwrap_or(now).clone();
             let served = before.keys().copied().collect();
             let limits = limits(core, app);
