@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod command;
+mod config;
 mod core;
 mod deadlines;
 mod drain;

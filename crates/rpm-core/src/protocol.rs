@@ -5,117 +5,8 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::config::{AppConfig, Policy, Readiness};
 use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
-
-/// How an app's workers come by their port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Readiness {
-    /// Ready once the program has been executed: workers that are handed a socket that listens already (`LISTEN_FDS`).
-    Executed,
-    /// The same at a first start, for a program that may have no port at all. A worker that a reload starts must listen where
-    /// its predecessor does.
-    Runs,
-    /// Ready once it listens. A worker that is alive at `listen_timeout` and listens on nothing is
-    /// `online` too (a queue consumer), and is reported as silent.
-    Listens,
-    /// Ready once it says so (`process.send('ready')`); silence until `listen_timeout` is a failure.
-    Announces,
-}
-
-/// When and how an instance is restarted, and how long each step may take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// Start again after an exit nobody asked for.
-    pub autorestart: bool,
-    /// Exit codes after which it is not started again all the same.
-    #[serde(default)]
-    pub stop_exit_codes: Vec<i32>,
-    /// Consecutive exits younger than `min_uptime` after which an instance is `Errored`.
-    pub max_restarts: u32,
-    /// Uptime from which an exit is not a failure to start.
-    pub min_uptime: Duration,
-    /// Fixed delay before every automatic restart; zero means at once, unless the worker failed young.
-    pub restart_delay: Duration,
-    /// PM2's `exp_backoff_restart_delay`: first delay, then × 1.5 up to 15 s, forgotten after 30 s of
-    /// uptime. `None`: young failures back off on a built-in scale (50 ms × 1.5 up to 500 ms).
-    pub exp_backoff: Option<Duration>,
-    /// From the first signal to SIGKILL.
-    pub kill_timeout: Duration,
-    /// From the spawn to readiness.
-    pub listen_timeout: Duration,
-    /// The same for a worker that a reload starts, where being late is a failure.
-    pub reload_timeout: Duration,
-    /// How long a worker that was replaced may take to finish what it has begun.
-    pub drain_timeout: Duration,
-    /// How long the old workers stand by when all new ones of a reload are ready. A new one that ends within this time has
-    /// the old ones serve again. Zero: they retire at once.
-    pub watch_after: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Policy {
-            autorestart: true,
-            stop_exit_codes: Vec::new(),
-            max_restarts: 16,
-            min_uptime: Duration::from_secs(1),
-            restart_delay: Duration::ZERO,
-            exp_backoff: None,
-            kill_timeout: Duration::from_millis(1600),
-            listen_timeout: Duration::from_secs(3),
-            reload_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(30),
-            watch_after: Duration::ZERO,
-        }
-    }
-}
-
-/// What the core must know of an app.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppConfig {
-    /// What its workers are started from.
-    pub revision: Revision,
-    /// How many instances; taken as 1 to [`crate::MAX_INSTANCES`].
-    pub instances: u32,
-    /// They are not started with the app, but by a later command.
-    #[serde(default)]
-    pub stopped: bool,
-    /// What makes a worker ready.
-    pub readiness: Readiness,
-    /// Restart policy and deadlines.
-    pub policy: Policy,
-    /// How many new workers of a reload may be starting at once; 0: all. One that takes the place of a worker
-    /// that is gone does not wait for its turn.
-    pub parallel: u32,
-    /// How many workers more than instances a reload may have at once, those that drain included; `None`: as many as it
-    /// likes. Where there is no room an old worker retires as soon as its own successor serves, and is not there to serve
-    /// again should the reload be undone.
-    pub max_surge: Option<u32>,
-    /// For how many instances an old worker may retire before its successor is started, where there is no room for that.
-    /// If this and `max_surge` are 0, `max_surge` is taken as 1.
-    pub max_unavailable: u32,
-    /// A reload is content with workers that serve other addresses than their predecessors.
-    pub allow_port_change: bool,
-    /// A worker that a reload starts must also answer its health check before it takes over.
-    pub health_check: bool,
-}
-
-impl Default for AppConfig {
-    fn default() -> Self {
-        AppConfig {
-            revision: Revision(1),
-            instances: 1,
-            stopped: false,
-            readiness: Readiness::Listens,
-            policy: Policy::default(),
-            parallel: 0,
-            max_surge: None,
-            max_unavailable: 0,
-            allow_port_change: false,
-            health_check: false,
-        }
-    }
-}
 
 /// A wish of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,9 +63,8 @@ pub enum Command {
         app: AppId,
         /// Its new configuration (`instances` is ignored); `None`: the present one.
         config: Option<AppConfig>,
-        /// Nobody waits for its outcome, so the next reload ends it instead of waiting: if all new workers serve they stay,
-        /// or else it is undone, unless one of them serves whose predecessor is gone. It does not take the place of a reload
-        /// that waits and does not yield.
+        /// Nobody waits for its outcome: the next reload ends it, unless somebody would be served by nobody then. It does not
+        /// take the place of one that waits and does not yield.
         yields: bool,
     },
     /// The same for some of the instances of an app, with its present configuration. Unknown ones, and those of others, are

@@ -290,7 +290,12 @@ const KEYS: &[Key] = &[
         Kind::List,
         "files whose changes do not matter: names, paths with `*`, regular expressions (`regex:…` in JSON and YAML)",
     ),
-    works("watch_delay", &[], Kind::Time, "so long after the first change, and not while changes go on (for 5 seconds at most)"),
+    works(
+        "watch_delay",
+        &[],
+        Kind::Time,
+        "so long after the first change, and not while changes go on (for 5 seconds at most)",
+    ),
     works(
         "instance_var",
         &[],
