@@ -234,6 +234,49 @@ fn heads_are_made_for_whom_they_go_to() {
 }
 
 #[test]
+fn whether_a_body_is_wanted_is_for_the_worker_to_say() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write(
+        "app.js",
+        "const server = require('http').createServer((q, r) => {
+            let length = 0;
+            q.on('data', (part) => { length += part.length; });
+            q.on('end', () => r.writeHead(200, { 'content-length': 1 }).end(String(length)));
+        });
+        server.on('checkContinue', (q, r) => {
+            if (q.url === '/no') return r.writeHead(417, { 'content-length': 0 }).end();
+            r.writeContinue();
+            r.writeEarlyHints({ link: '</style.css>; rel=preload' });
+            server.emit('request', q, r);
+        });
+        server.listen(process.env.PORT);",
+    );
+    let mut start = rpm.command(["start", "app.js", "-i", "1", "--balance", "proxy"]);
+    start
+        .current_dir(place.path())
+        .env("PORT", port.number().to_string());
+    assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
+    let post = |path: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    };
+    let mut connection = Connection::open(&port);
+    for _ in 0..2 {
+        connection.send(&post("/"));
+        assert_eq!(connection.answer().status, 100);
+        let hints = connection.answer();
+        assert!(
+            hints.status == 103 && hints.head.contains("</style.css>"),
+            "{hints:?}"
+        );
+        connection.send("hello");
+        let answer = connection.answer();
+        assert_eq!((answer.status, answer.body.as_str()), (200, "5"));
+    }
+    connection.send(&post("/no"));
+    assert_eq!(connection.answer().status, 417);
+}
+
+#[test]
 fn a_websocket_goes_through_and_ends_with_its_worker() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
     place.write("app.js", ECHO);

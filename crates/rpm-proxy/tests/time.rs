@@ -180,3 +180,21 @@ fn a_worker_that_does_not_read_is_blamed_over_http1() {
     }
     assert!(site.front.figures().upstreams[0].ejections > 0);
 }
+
+#[test]
+fn a_worker_that_says_nothing_to_a_client_that_expects_it_to_is_blamed() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    for _ in 0..FAILURES {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+        let head = b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(head).expect("it is read");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 504");
+    }
+    assert!(site.front.figures().upstreams[0].ejections > 0);
+}

@@ -27,6 +27,8 @@ pub(crate) struct Exchange<'x, S> {
     limit: u64,
     upload: Pump,
     uploaded: bool,
+    /// The client may wait for an interim answer before it sends the body.
+    expects: bool,
     /// The upstream takes no more; what it has answered counts.
     deaf: bool,
     answer: Option<(ResponseHead, Pump)>,
@@ -83,6 +85,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             limit,
             upload: Pump::new(Scanner::new(request.framing), Form::Same),
             uploaded: false,
+            expects: request.expects,
             deaf: false,
             answer: None,
             out,
@@ -108,9 +111,10 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         )
     }
 
-    /// It is the client that the upstream waits for: it has been sent all that has come.
+    /// It is the client that the upstream waits for: it has been sent all that has come, and has not kept the client waiting.
     pub(crate) fn awaits_client(&self) -> bool {
-        !self.uploaded && self.upstream.going.is_empty()
+        let asked = !self.expects || self.has_taken();
+        !self.uploaded && asked && self.upstream.going.is_empty()
     }
 
     /// The body of the request was begun to be read: it is not there for another attempt.
@@ -199,6 +203,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             stays,
             extra: self.extra,
             out: self.out,
+            expects: &mut self.expects,
             answer: &mut self.answer,
         };
         let read = ready!(poll_scratch(io, context, |bytes, context| {
@@ -238,6 +243,8 @@ struct Heads<'h, S> {
     stays: bool,
     extra: &'h [u8],
     out: &'h mut Vec<u8>,
+    /// [`Exchange::expects`].
+    expects: &'h mut bool,
     answer: &'h mut Option<(ResponseHead, Pump)>,
 }
 
@@ -252,6 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
                 Parsed::Complete(length, head) => {
                     used += length;
                     self.client.going.extend_from_slice(self.out);
+                    *self.expects &= head.status != 100;
                     if head.status == 101 {
                         return Ok((used, Read::Switched));
                     }

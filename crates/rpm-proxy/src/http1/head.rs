@@ -54,6 +54,8 @@ pub struct RequestHead {
     pub is_idempotent: bool,
     /// It wants to leave HTTP.
     pub upgrades: bool,
+    /// Its body may wait for an interim answer (RFC 9110, 10.1.1).
+    pub expects: bool,
     /// The answer may be compressed.
     pub gzip: bool,
     /// What the cookie says of the worker that the client had.
@@ -179,6 +181,7 @@ fn read_request<'h>(
         is_head: method == "HEAD",
         is_idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
         upgrades,
+        expects: is_11 && told.expects,
         gzip: passing.compress && told.gzip,
         sticky: passing.cookie.and_then(|name| cookie(fields, name)),
     })

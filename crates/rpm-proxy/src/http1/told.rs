@@ -89,6 +89,8 @@ pub(super) struct Told<'h> {
     /// `Connection` names fields besides those that end here anyway.
     pub(super) names_others: bool,
     pub(super) trailers: bool,
+    /// `100-continue`.
+    pub(super) expects: bool,
     pub(super) expects_other: bool,
     /// The client knows gzip.
     pub(super) gzip: bool,
@@ -112,7 +114,8 @@ impl<'h> Told<'h> {
                 Name::Te => {
                     told.trailers |= words(it.value).any(|word| word.eq_ignore_ascii_case(b"trailers"));
                 }
-                Name::Expect => told.expects_other |= !it.value.eq_ignore_ascii_case(b"100-continue"),
+                Name::Expect if it.value.eq_ignore_ascii_case(b"100-continue") => told.expects = true,
+                Name::Expect => told.expects_other = true,
                 Name::AcceptEncoding => told.gzip |= std::str::from_utf8(it.value).is_ok_and(accepts),
                 Name::Cookie | Name::Forwarded | Name::Hop | Name::Other => {}
             }
