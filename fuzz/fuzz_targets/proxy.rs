@@ -25,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
             Parsed::Complete(all, same) => {
                 assert_eq!(all, out.len(), "one head, and nothing after it");
                 assert_eq!((same.framing, same.is_head), (head.framing, head.is_head));
+                assert_eq!(same.expects, head.expects);
             }
             // HTTP/1.0 needs no host, and what goes out is HTTP/1.1.
             Parsed::Refused(_) if !head.is_11 => {}
@@ -40,6 +41,7 @@ fuzz_target!(|data: &[u8]| {
         is_head: data.first().is_some_and(|byte| byte % 5 == 0),
         is_idempotent: true,
         upgrades: data.first().is_some_and(|byte| byte % 3 == 0),
+        expects: data.first().is_some_and(|byte| byte % 7 == 0),
         gzip: true,
         sticky: None,
     };
