@@ -228,7 +228,7 @@ impl Supervisor {
             Notice::ReloadUndone { app } => {
                 warn!(
                     app = self.label(app),
-                    "the reload failed; the old workers serve as before"
+                    "the reload was undone; what served before it serves on"
                 );
             }
             Notice::Stalled { slot, queued } => {
