@@ -255,7 +255,11 @@ fn others(list: &[Process], phase: Phase) -> usize {
 
 #[test]
 fn killed_while_the_new_workers_boot() {
-    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "3s"]);
+    let site = Site::start(
+        Rpm::new(),
+        &hello(),
+        &["--drain-timeout", "3s", "--parallel", "2"],
+    );
     let slow = format!("setTimeout(() => {{ {} }}, 3000);", hello());
     let new = killed_while(&site, &slow, |list| others(list, Phase::Launching) == 2);
     assert!(!new, "it is undone");

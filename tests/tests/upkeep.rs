@@ -222,7 +222,7 @@ impl Watched {
         place.write("app.js", &site("one"));
         let mut command = rpm.command(["start", "app.js", "-i", "2", "--watch", "--name", "web"]);
         command
-            .args(["--listen-timeout", "60s"])
+            .args(["--listen-timeout", "60s", "--parallel", "2"])
             .current_dir(place.path())
             .env("PWD", place.path())
             .env("BUSY", elsewhere.path().join("busy"))
