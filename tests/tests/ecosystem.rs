@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rpm_e2e::clients::Clients;
 use rpm_e2e::complaint::assert_says;
 use rpm_e2e::place::Place;
+use rpm_e2e::raw::Connection;
 use rpm_testkit::{Port, Rpm, Status, fixture, get, wait_until};
 use serde_json::{Value, json};
 
@@ -154,12 +155,20 @@ fn from_one_process_to_a_cluster_and_back_without_a_gap() {
     );
     let clients = Clients::begin(&port, "/", CLIENTS);
     clients.wait_ok(SOME);
+    let mut rests = Connection::open(&port);
+    assert_eq!(rests.get("/").status, 200);
     app["exec_mode"] = json!("cluster");
     app["instances"] = json!(2);
     place.write("ecosystem.config.js", &ecosystem(&json!([app])));
     place.ok(&rpm, ["reload", "ecosystem.config.js"]);
     clients.wait_ok(SOME);
     assert_eq!(rpm.pids("web").len(), 2);
+    // A client that asked for nothing meanwhile is still there.
+    let last = rests.get("/");
+    assert!(
+        last.status == 200 && last.head.contains("connection: close"),
+        "{last:?}"
+    );
     clients.finish_clean(&rpm);
 }
 

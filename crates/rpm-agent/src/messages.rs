@@ -72,9 +72,13 @@ pub enum ToAgent {
     },
     /// Serve as before. HTTP/2 sessions that were told to go still go.
     Resume {},
-    /// Take no client any more: close the listeners, idle connections, WebSockets (1001), tunnels and event streams. What
-    /// is being answered is finished. The process does not end by itself; [`ToAgent::Release`] lets it.
-    Refuse {},
+    /// Take no client any more: close the listeners. What is being answered is finished. The process does not end by itself;
+    /// [`ToAgent::Release`] lets it.
+    Refuse {
+        /// Clients that are there stay until they would after [`ToAgent::Drain`]; or else idle connections, WebSockets (1001),
+        /// tunnels and event streams are closed at once.
+        keeps: bool,
+    },
     /// It may end by itself again: it is about to be told to.
     Release {},
     /// The deadline: end WebSockets (1001, going away), tunnels and event streams. Other answers are not cut.
@@ -88,7 +92,7 @@ impl ToAgent {
         match self {
             ToAgent::Drain { deadline_ms } => format!("{{\"drain\":{{\"deadline_ms\":{deadline_ms}}}}}\n"),
             ToAgent::Resume {} => "{\"resume\":{}}\n".to_owned(),
-            ToAgent::Refuse {} => "{\"refuse\":{}}\n".to_owned(),
+            ToAgent::Refuse { keeps } => format!("{{\"refuse\":{{\"keeps\":{keeps}}}}}\n"),
             ToAgent::Release {} => "{\"release\":{}}\n".to_owned(),
             ToAgent::Close {} => "{\"close\":{}}\n".to_owned(),
         }

@@ -23,7 +23,8 @@ const sessions = new Set(); // of HTTP/2
 const upgraded = new Map(); // socket: { webSocket, written }
 let draining = false;
 let prepared = false; // to answer with `Connection: close` when draining
-let refusing; // since when
+let refusing = false; // clients
+let parting; // from those it has, since when
 let alibi; // keeps the process alive: it is told to end, and its handlers run then
 
 /** Runs our code inside the program's: nothing of it may throw there. */
@@ -126,7 +127,7 @@ function obey(message) {
   if (message.drain) drain();
   else if (message.resume) draining = false;
   else if (message.close) endLongLived();
-  else if (message.refuse) refuse();
+  else if (message.refuse) refuse(message.refuse);
   else if (message.release) clearInterval(alibi);
 }
 
@@ -202,11 +203,14 @@ function retire(session) {
 
 // --- Refusing ----------------------------------------------------------------------------------------------------
 
-function refuse() {
-  if (refusing) return;
-  refusing = performance.now();
-  alibi = setInterval(() => {}, 0x7fffffff);
-  alive().forEach(guarded(closeListener));
+function refuse({ keeps }) {
+  if (!refusing) {
+    refusing = true;
+    alibi = setInterval(() => {}, 0x7fffffff);
+    alive().forEach(guarded(closeListener));
+  }
+  if (keeps || parting) return;
+  parting = performance.now();
   endLongLived();
 }
 
@@ -227,7 +231,7 @@ function closeListener(server) {
 
 /** Nobody else serves these clients, so nothing is gained by waiting for their next request. */
 function closeIdle(server) {
-  const late = performance.now() - refusing > FRESH_MS;
+  const late = performance.now() - parting > FRESH_MS;
   const between = new Set(http1Sockets(server, 'idle'));
   for (const socket of http1Sockets(server)) {
     const fresh = socket.bytesRead === 0;
@@ -260,7 +264,7 @@ function report() {
   stalled = 0;
   const open = { connections: 0, idle: 0, requests: 0, upgraded: upgraded.size };
   const servers = alive();
-  if (refusing) servers.forEach(guarded(closeIdle));
+  if (parting) servers.forEach(guarded(closeIdle));
   servers.forEach((server) => countHttp1(server, open));
   sessions.forEach((session) => countHttp2(session, open));
   countConnections(servers, open);

@@ -2,11 +2,12 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rpm_agent::ToAgent;
-use rpm_testkit::{Kind, Load, Traffic};
+use rpm_testkit::{Kind, Load, Traffic, wait_until};
 use support::{Agent, App, Client, Daemon, NODES, outcomes_of_drains};
 
 /// An application with its agent.
@@ -85,7 +86,7 @@ fn a_drain_that_is_taken_back_leaves_no_trace() {
             assert!(Client::connect(served.port).get("/").says_close(), "node {node}");
             served.agent.say(ToAgent::Resume {});
             let keeps = || Client::connect(served.port).get("/").keeps_alive();
-            rpm_testkit::wait_until(
+            wait_until(
                 "connections that are kept again",
                 Duration::from_secs(5),
                 keeps,
@@ -207,5 +208,37 @@ fn keep_alive_clients_of_https_lose_nothing_either() {
         let outcomes = outcomes_of_drains("https", served.port, &mut served.agent);
         let [_, closes, resent] = outcomes.counts();
         assert!(closes > 0 && resent == 0, "node {node}: {outcomes:?}");
+    }
+}
+
+#[test]
+fn clients_that_are_kept_have_their_next_answer_after_others_are_refused() {
+    for node in NODES {
+        let mut served = serve(node, &[]);
+        let mut idle = [(); 2].map(|()| Client::connect(served.port));
+        for client in &mut idle {
+            assert!(client.get("/").keeps_alive(), "node {node}");
+        }
+        served.agent.drain();
+        served.agent.say(ToAgent::Refuse { keeps: true });
+        let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, served.port)).map_err(|error| error.kind());
+        let refused = |outcome: &Result<TcpStream, ErrorKind>| {
+            outcome
+                .as_ref()
+                .is_err_and(|kind| *kind == ErrorKind::ConnectionRefused)
+        };
+        drop(wait_until(
+            "others are refused",
+            Duration::from_secs(10),
+            connect,
+            refused,
+        ));
+        // It looks anew, and would close them.
+        served.agent.drain();
+        served.agent.wait_open(|open| open.idle == 2);
+        let [first, second] = &mut idle;
+        assert!(first.get("/").says_close(), "node {node}");
+        served.agent.say(ToAgent::Refuse { keeps: false });
+        assert!(second.rest().is_empty(), "node {node}: it is not kept any more");
     }
 }

@@ -110,7 +110,7 @@ impl Core {
                 continue;
             };
             match held.phase {
-                Phase::Draining { .. } if refuse => self.turn_away(worker),
+                Phase::Draining { .. } if refuse => self.turn_away(worker, false),
                 Phase::Draining { .. } => {}
                 Phase::Spawning { .. }
                 | Phase::Launching { .. }
@@ -121,14 +121,15 @@ impl Core {
         }
     }
 
-    /// A draining worker takes no client any more.
-    fn turn_away(&mut self, id: WorkerId) {
+    /// A draining worker takes no client any more; it `keeps` those that it has until they would go anyway.
+    fn turn_away(&mut self, id: WorkerId, keeps: bool) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && !worker.refuses
+            && (!worker.refuses || (worker.keeps && !keeps))
         {
             worker.refuses = true;
+            worker.keeps = keeps;
             self.lingering.remove(&id);
-            self.staged.push(Output::Refuse { worker: id });
+            self.staged.push(Output::Refuse { worker: id, keeps });
         }
     }
 
@@ -142,7 +143,7 @@ impl Core {
             return;
         };
         if self.steering.is_abandoned(worker.instance, id) {
-            self.turn_away(id);
+            self.turn_away(id, true);
         }
     }
 

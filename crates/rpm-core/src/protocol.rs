@@ -342,6 +342,8 @@ pub enum Output {
     Refuse {
         /// Which.
         worker: WorkerId,
+        /// The clients that it has are served elsewhere from now on, and need not hurry there.
+        keeps: bool,
     },
     /// End it (SIGKILL to the whole tree).
     Kill {

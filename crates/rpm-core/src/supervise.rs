@@ -62,6 +62,7 @@ impl Core {
             footprint: Footprint::default(),
             shared: BTreeSet::new(),
             refuses: false,
+            keeps: false,
             health: Health::Unasked,
             duty,
             phase: Phase::Spawning { give_up },

@@ -114,6 +114,8 @@ pub struct RetiringView {
     pub phase: RetiringPhase,
     /// It was told to take no client any more ([`crate::protocol::Output::Refuse`]).
     pub refuses: bool,
+    /// But keeps those that it has.
+    pub keeps: bool,
 }
 
 /// How far a worker is that leaves.
@@ -297,5 +299,6 @@ fn retiring_view(id: WorkerId, worker: &Worker) -> Option<RetiringView> {
         until: worker.phase.deadline(),
         phase,
         refuses: worker.refuses,
+        keeps: worker.keeps,
     })
 }

@@ -33,6 +33,9 @@ pub(crate) struct Worker {
     pub(crate) shared: BTreeSet<GroupId>,
     /// It was told to close its listeners.
     pub(crate) refuses: bool,
+    /// But not those of the clients that it has.
+    #[serde(default)]
+    pub(crate) keeps: bool,
     pub(crate) health: Health,
     pub(crate) duty: Duty,
     pub(crate) phase: Phase,

@@ -401,7 +401,10 @@ fn a_version_that_moves_is_proved_without_its_listener_and_turns_the_old_clients
     rig.spawned(2);
     let worker = WorkerId(2);
     let outputs = rig.input(Input::Withheld { worker });
-    let refuse = Output::Refuse { worker: WorkerId(1) };
+    let refuse = Output::Refuse {
+        worker: WorkerId(1),
+        keeps: true,
+    };
     for wanted in [reload_done(), drain(1), refuse] {
         assert!(outputs.contains(&wanted), "{outputs:?}");
     }
@@ -424,6 +427,17 @@ fn a_version_that_moves_is_proved_without_its_listener_and_turns_the_old_clients
         worker: WorkerId(1),
     };
     assert!(rig.input(released).contains(&close(0, &[])));
+    // The new ones are stopped too: nobody serves its clients any more.
+    let hurry = Output::Refuse {
+        worker: WorkerId(1),
+        keeps: false,
+    };
+    let stop = || Command::Stop {
+        instances: instances(&[0]),
+        hard: false,
+    };
+    assert!(rig.command(stop()).contains(&hurry));
+    assert!(!rig.command(stop()).contains(&hurry), "once");
 }
 
 #[test]

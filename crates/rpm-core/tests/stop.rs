@@ -10,6 +10,7 @@ use rpm_core::{RetiringPhase, SlotId, StateView, WorkerId};
 fn refuse(worker: u64) -> Output {
     Output::Refuse {
         worker: WorkerId(worker),
+        keeps: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Draining: a worker that is out of steering serves what it has, and only then is asked to end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rpm_agent::ToAgent;
@@ -28,8 +28,8 @@ pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(crate) struct Drains {
     running: BTreeMap<WorkerId, Drain>,
-    /// Those that were told to take no client any more.
-    refusing: BTreeSet<WorkerId>,
+    /// Those that were told to take no client any more; do they keep those that they have?
+    refusing: BTreeMap<WorkerId, bool>,
     pub(crate) due: Option<Instant>,
     /// When a worker was last told to end whose sockets could not be taken back.
     foreign_left: Option<Instant>,
@@ -122,15 +122,15 @@ impl Drains {
 
 impl Supervisor {
     /// It closes its listeners and drains, or cannot.
-    pub(crate) fn begin_refusal(&mut self, worker: WorkerId) {
+    pub(crate) fn begin_refusal(&mut self, worker: WorkerId, keeps: bool) {
         if !self.drains.running.contains_key(&worker) {
             // The drain that came before this has failed already, and said so.
             return;
         }
-        self.drains.refusing.insert(worker);
+        self.drains.refusing.insert(worker, keeps);
         if self.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster) {
-            self.tell(worker, ToAgent::Refuse {});
-        } else if self.tell(worker, ToAgent::Refuse {}) {
+            self.tell(worker, ToAgent::Refuse { keeps });
+        } else if self.tell(worker, ToAgent::Refuse { keeps }) {
             // It does not tell of the sockets that it made itself.
             for slot in self.listeners.slots_of(worker) {
                 self.input(Input::SlotReleased { slot, worker });
@@ -144,7 +144,7 @@ impl Supervisor {
 
     /// Lets it end by itself.
     pub(crate) fn end_refusal(&mut self, worker: WorkerId) {
-        if self.drains.refusing.remove(&worker) {
+        if self.drains.refusing.remove(&worker).is_some() {
             self.tell(worker, ToAgent::Release {});
         }
     }
@@ -193,8 +193,8 @@ impl Supervisor {
             let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
             self.tell(worker, ToAgent::Drain { deadline_ms });
         }
-        if self.drains.refusing.contains(&worker) {
-            self.tell(worker, ToAgent::Refuse {});
+        if let Some(&keeps) = self.drains.refusing.get(&worker) {
+            self.tell(worker, ToAgent::Refuse { keeps });
         }
     }
 

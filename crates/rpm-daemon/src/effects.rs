@@ -46,7 +46,7 @@ impl Supervisor {
             Output::Probe { worker } => self.probe(worker),
             Output::CheckHealth { worker } => self.check_health(worker),
             Output::Drain { worker } => self.begin_drain(worker),
-            Output::Refuse { worker } => self.begin_refusal(worker),
+            Output::Refuse { worker, keeps } => self.begin_refusal(worker, keeps),
             Output::Done { ticket, outcome } => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
                     // Nobody waits any more if the request was cut.

@@ -304,7 +304,7 @@ impl Supervisor {
                 let left = (until - now).saturating_sub(CLOSE_WITHIN);
                 self.drain_again(view.worker, left);
                 if view.refuses {
-                    self.begin_refusal(view.worker);
+                    self.begin_refusal(view.worker, view.keeps);
                 }
             }
         }

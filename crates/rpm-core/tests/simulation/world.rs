@@ -237,7 +237,7 @@ impl World {
                 Ok(())
             }
             Output::Drain { worker } => self.drain(worker),
-            Output::Refuse { worker } => self.refuse(worker),
+            Output::Refuse { worker, .. } => self.refuse(worker),
             Output::Kill { worker } => self.kill(worker),
             Output::Steer { group, slots } => self.steer(group, slots),
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
