@@ -237,6 +237,14 @@ impl Watched {
         }
     }
 
+    /// The same, with clients that are served already.
+    fn under_load() -> (Watched, Clients) {
+        let site = Watched::start();
+        let clients = Clients::begin(&site.port, "/", 2);
+        clients.wait_ok(50);
+        (site, clients)
+    }
+
     fn change(&self, says: &str) {
         change(&self.rpm, &self.place, "app.js", &site(says));
     }
@@ -274,9 +282,7 @@ impl Watched {
 
 #[test]
 fn a_cluster_that_is_watched_is_reloaded() {
-    let site = Watched::start();
-    let clients = Clients::begin(&site.port, "/", 2);
-    clients.wait_ok(50);
+    let (site, clients) = Watched::under_load();
     site.change("two");
     site.all_say("two");
     clients.wait_ok(50);
@@ -285,9 +291,7 @@ fn a_cluster_that_is_watched_is_reloaded() {
 
 #[test]
 fn a_change_during_a_reload_is_not_lost_and_does_not_wait_for_it() {
-    let site = Watched::start();
-    let clients = Clients::begin(&site.port, "/", 2);
-    clients.wait_ok(50);
+    let (site, clients) = Watched::under_load();
     site.hang();
     site.change("three");
     site.all_say("three");
@@ -296,9 +300,7 @@ fn a_change_during_a_reload_is_not_lost_and_does_not_wait_for_it() {
 
 #[test]
 fn nobody_waits_for_a_reload_that_nobody_asked_for() {
-    let site = Watched::start();
-    let clients = Clients::begin(&site.port, "/", 2);
-    clients.wait_ok(50);
+    let (site, clients) = Watched::under_load();
     site.hang();
     site.rpm.ok(["reload", "web"]);
     site.all_say("two");

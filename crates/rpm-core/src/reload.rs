@@ -148,13 +148,20 @@ impl Core {
     /// Ends a reload that yields, if nothing that serves is lost by that: if all its workers serve they stay, or else those that
     /// stand by serve again.
     fn give_way(&mut self, id: AppId) {
-        let Some(rollout) = self.rollout_mut(id).filter(|rollout| rollout.yields) else {
+        let rollout = self.apps.get(&id).and_then(|app| app.rollout.as_ref());
+        let Some(rollout) = rollout.filter(|rollout| rollout.yields) else {
             return;
         };
-        let warm = |proved: &Proved| matches!(proved.predecessor, Predecessor::Warm(_));
+        let serves_again = |proved: &Proved| match proved.predecessor {
+            Predecessor::Warm(worker) => {
+                let worker = self.workers.get(&worker);
+                worker.is_some_and(|worker| worker.phase.is_online())
+            }
+            Predecessor::Gone(_) => false,
+        };
         if rollout.watched_until.is_some() {
             self.complete(id);
-        } else if rollout.proved.values().all(warm) {
+        } else if rollout.proved.values().all(serves_again) {
             self.undo(id, Cause::Unwanted);
         }
     }

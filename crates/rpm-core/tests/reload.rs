@@ -270,6 +270,15 @@ fn one_that_yields_is_waited_for_if_its_end_would_leave_an_instance_unserved() {
 }
 
 #[test]
+fn nor_does_it_end_for_an_old_worker_that_is_not_ready() {
+    let mut rig = Rig::started(2, Readiness::Listens, Policy::default());
+    reload_yielding(&mut rig);
+    prove(&mut rig, 10, 3);
+    assert_eq!(reload(&mut rig), vec![]);
+    assert!(is_ready(&rig, 3));
+}
+
+#[test]
 fn one_that_yields_gives_way_to_one_that_waits() {
     let mut rig = Rig::serving(1);
     reload(&mut rig);

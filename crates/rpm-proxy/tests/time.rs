@@ -154,6 +154,20 @@ fn a_worker_that_does_not_read_is_blamed_over_http2() {
     assert!(site.front.figures().upstreams[0].ejections > 0);
 }
 
+/// A connection that is not waited for without end.
+fn connect(site: &Site) -> TcpStream {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+    stream.set_write_timeout(Some(BOUND)).expect("a deadline");
+    stream
+}
+
+fn is_told_that_the_worker_is_late(stream: &mut TcpStream) {
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 504");
+}
+
 #[test]
 fn a_worker_that_does_not_read_is_blamed_over_http1() {
     let site = site(|usual| Settings {
@@ -161,9 +175,7 @@ fn a_worker_that_does_not_read_is_blamed_over_http1() {
         ..usual
     });
     for _ in 0..FAILURES {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
-        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
-        stream.set_write_timeout(Some(BOUND)).expect("a deadline");
+        let mut stream = connect(&site);
         let mut body = stream.try_clone().expect("a descriptor");
         let upload = thread::spawn(move || {
             let head = b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: 67108864\r\n\r\n";
@@ -171,9 +183,7 @@ fn a_worker_that_does_not_read_is_blamed_over_http1() {
             // The proxy ends it in the middle.
             while body.write_all(&[b'x'; 65_536]).is_ok() {}
         });
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).expect("an answer");
-        assert_eq!(&status, b"HTTP/1.1 504");
+        is_told_that_the_worker_is_late(&mut stream);
         // The proxy may have ended it before.
         let _ = stream.shutdown(Shutdown::Both);
         upload.join().expect("it has ended");
@@ -188,13 +198,10 @@ fn a_worker_that_says_nothing_to_a_client_that_expects_it_to_is_blamed() {
         ..usual
     });
     for _ in 0..FAILURES {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
-        stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+        let mut stream = connect(&site);
         let head = b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
         stream.write_all(head).expect("it is read");
-        let mut status = [0; 12];
-        stream.read_exact(&mut status).expect("an answer");
-        assert_eq!(&status, b"HTTP/1.1 504");
+        is_told_that_the_worker_is_late(&mut stream);
     }
     assert!(site.front.figures().upstreams[0].ejections > 0);
 }

@@ -117,7 +117,7 @@ pub(crate) struct StartArgs {
     /// Files whose changes do not matter
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub(crate) ignore_watch: Vec<String>,
-    /// From the first change to the restart
+    /// At least so long from the first change to the restart, which waits until changes cease (5 seconds at most)
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) watch_delay: Option<u64>,
     /// Where its output goes; /dev/null: nowhere

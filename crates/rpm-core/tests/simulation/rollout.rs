@@ -170,6 +170,9 @@ impl Rollouts {
             let mut before = last.unwrap_or(now).clone();
             let served = before.keys().copied().collect();
             let limits = limits(core, app);
+            if commanded && !first && !reload.returns && limits.is_none() {
+                self.check_given_way(app, now)?;
+            }
             let may_leave = limits.is_some() || reload.returns;
             before.retain(|_, worker| !may_leave || !self.told.contains(worker));
             let watch = Watch {
@@ -189,6 +192,15 @@ impl Rollouts {
             watch.watched = reload.watched_until.is_some();
         }
         Ok(fresh)
+    }
+
+    /// A reload has given way to the one that was asked for in this step: whoever was served is.
+    fn check_given_way(&self, app: AppId, now: &Ready) -> Verdict {
+        let before = self.ready.get(&app).into_iter().flatten();
+        let lost: Vec<_> = before.filter(|(id, _)| !now.contains_key(id)).collect();
+        demand(lost.is_empty(), || {
+            format!("the reload of {app:?} has given way, and nobody serves {lost:?}")
+        })
     }
 }
 

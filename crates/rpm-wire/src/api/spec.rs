@@ -245,7 +245,7 @@ pub struct WatchSpec {
     /// below a watched directory.
     #[serde(default)]
     pub ignore: Vec<String>,
-    /// From the first change to the restart.
+    /// At least so long from the first change to the restart, which waits until changes cease (5 seconds at most).
     #[serde(default)]
     pub delay_ms: u64,
 }
