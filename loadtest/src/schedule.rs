@@ -10,6 +10,12 @@ use crate::Stop;
 pub enum Pace {
     /// Closed loop: each client sends its next request when it has the answer to the last.
     Closed,
+    /// The same with a pause after each answer, as a person or a program takes that does something with it. Pauses are spread evenly, so
+    /// that requests do not fall into step with each other or with what happens to the server.
+    Pausing {
+        /// The longest pause.
+        most: Duration,
+    },
     /// Open loop: requests are due at a fixed rate over all clients, whatever the answers do, and
     /// latencies count from the time a request was *due*, so that a stall is charged to every
     /// request it delayed. The timer's resolution of 1 ms is part of such a latency.
@@ -59,6 +65,7 @@ impl Schedule {
         let now = Instant::now();
         let due = match self.pace {
             Pace::Closed => now,
+            Pace::Pausing { most } => now + most.mul_f64(fraction(ticket)),
             Pace::Open { per_second } => self.start + nth(ticket, per_second)?,
         };
         // Late requests are not sent after the end: a backlog would make the load last for ever.
@@ -67,9 +74,13 @@ impl Schedule {
         }
         if due > now {
             tokio::select! {
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = tokio::time::sleep(due - now) => {}
                 () = self.stop.stopped() => return None,
             }
+        }
+        if let Pace::Pausing { .. } = self.pace {
+            // Nobody waits for the end of a pause: it is no part of a latency, nor is what the timer adds to it.
+            return Some(Instant::now());
         }
         Some(due)
     }
@@ -93,6 +104,14 @@ fn nth(ticket: u64, per_second: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(ticket as f64 / per_second).ok()
 }
 
+/// A number from 0 to below 1 that looks random and is the same in every run (SplitMix64).
+fn fraction(ticket: u64) -> f64 {
+    let mut bits = ticket.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((bits ^ (bits >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +125,25 @@ mod tests {
         }
         assert_eq!(due, [0, 1, 2, 3, 4].map(Duration::from_millis));
         assert_eq!(schedule.missed(5), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_are_spread_over_their_whole_length() {
+        let most = Duration::from_millis(8);
+        let schedule = Schedule::new(Pace::Pausing { most }, None, Some(1000), Stop::new());
+        let mut pauses = Vec::new();
+        let mut last = tokio::time::Instant::now();
+        while schedule.next().await.is_some() {
+            let now = tokio::time::Instant::now();
+            pauses.push((now - last).as_millis());
+            last = now;
+        }
+        assert_eq!(pauses.len(), 1000);
+        let between = |from, to| pauses.iter().filter(|pause| (from..=to).contains(*pause)).count();
+        assert!(
+            between(0, 2) > 150 && between(6, 9) > 150 && between(0, 9) == 1000,
+            "{pauses:?}"
+        );
     }
 
     #[tokio::test]

@@ -2,7 +2,26 @@
 
 use std::time::Duration;
 
-use rpm_testkit::{Kind, Load, Port, Report, Rpm, Traffic};
+use rpm_testkit::{Kind, Load, Pace, Port, Report, Rpm, Traffic};
+
+/// The pause of a client, for each client that there is: some 500 requests per second of one load, however many send it.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// So many clients that ask for `/` on a connection each time, beside something that happens to the server. With pauses: a loop without
+/// any takes all CPUs from the other tests and from what it is there to watch. Those that measure, or want the servers saturated, use
+/// [`Load`] itself.
+///
+/// # Panics
+/// There are more than 2³² clients.
+#[must_use]
+pub fn beside(port: &Port, clients: usize) -> Load {
+    let count = u32::try_from(clients).expect("a few clients");
+    Load {
+        clients,
+        pace: Pace::Pausing { most: PAUSE * count },
+        ..Load::local(port.number())
+    }
+}
 
 /// Traffic of several kinds.
 #[derive(Debug)]
@@ -17,9 +36,8 @@ impl Clients {
     pub fn begin(port: &Port, path: &str, clients: usize) -> Clients {
         let load = |kind| Load {
             kind,
-            clients,
             path: path.to_owned(),
-            ..Load::local(port.number())
+            ..beside(port, clients)
         };
         Clients::of(&[load(Kind::NewConnection), load(Kind::KeepAlive)])
     }
@@ -27,29 +45,18 @@ impl Clients {
     /// The same with a connection for every request alone, as for servers that keep none.
     #[must_use]
     pub fn fresh(port: &Port, clients: usize) -> Clients {
-        Clients::of(&[Load {
-            clients,
-            ..Load::local(port.number())
-        }])
+        Clients::of(&[beside(port, clients)])
     }
 
     /// Begins to send everything that the fixture `everything.js` answers, from so many clients of each kind: HTTP/1 at
     /// `port`, HTTP/2 at `port2`. Long-lived connections must be left open for `holds` after a [`Clients::mark`].
     #[must_use]
     pub fn everything(port: &Port, port2: &Port, clients: usize, holds: Duration) -> Clients {
-        let load = |kind| {
-            let number = if kind == Kind::Http2 {
-                port2.number()
-            } else {
-                port.number()
-            };
-            Load {
-                kind,
-                clients,
-                path: if kind == Kind::EventStream { "/events" } else { "/" }.to_owned(),
-                holds,
-                ..Load::local(number)
-            }
+        let load = |kind| Load {
+            kind,
+            path: if kind == Kind::EventStream { "/events" } else { "/" }.to_owned(),
+            holds,
+            ..beside(if kind == Kind::Http2 { port2 } else { port }, clients)
         };
         Clients::of(&Kind::ALL.map(load))
     }

@@ -25,16 +25,17 @@ pub fn runs(pid: u32) -> bool {
         .is_some_and(|state| state != "Z")
 }
 
-/// Its resident memory in bytes; 0 if it does not run.
+/// The memory that it has for itself in bytes (`RssAnon`); 0 if it does not run. What it has mapped of its binary, which a build for tests
+/// makes large, does not count.
 ///
 /// # Panics
 /// The kernel's answer is not understood.
 #[must_use]
-pub fn resident_bytes(pid: u32) -> u64 {
+pub fn own_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix("RssAnon:"))
         .unwrap_or("0 kB");
     let kb = line.trim().trim_end_matches(" kB");
     kb.parse::<u64>().expect("a number of kB") * 1024

@@ -210,6 +210,7 @@ mod tests {
         };
         let package = Package {
             name: package.to_owned(),
+            directory: package.into(),
             dependencies: vec![dependency],
         };
         check(&package).iter().map(Violation::to_string).collect()

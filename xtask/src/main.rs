@@ -1,8 +1,11 @@
-//! `cargo xtask ci | tidy | layers | fixtures`: every check of the repository, one of them or all in order.
+//! `cargo xtask`: every check of the repository, one of them or all in order.
 
 mod ci;
 mod fixtures;
 mod layers;
+mod quick;
+mod step;
+mod test;
 mod tidy;
 mod workspace;
 
@@ -13,6 +16,11 @@ use workspace::Workspace;
 const USAGE: &str = "usage: cargo xtask <command>
 
   ci        every check and every test, in the order and the way CI runs them
+  quick [--since REV] [TEST ...]
+            the checks after an edit: fmt, tidy, layers, clippy, the tests of the crates that differ from REV (HEAD) and of those
+            that depend on them, and the end-to-end tests that were edited or whose names contain TEST
+  test [ARGUMENT ...]
+            tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
   tidy      conventions that rustc and clippy do not know
   layers    which crate may depend on which
   fixtures  npm ci in tests/fixtures, if what is installed there is not what the lock file says";
@@ -22,6 +30,8 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
         ["ci"] => on_workspace(ci::run),
+        ["quick", rest @ ..] => on_workspace(|workspace| quick::run(workspace, &owned(rest))),
+        ["test", rest @ ..] => on_workspace(|workspace| test::run(workspace, &owned(rest))),
         ["tidy"] => on_workspace(tidy::run),
         ["layers"] => on_workspace(layers::run),
         ["fixtures"] => on_workspace(fixtures::run),
@@ -40,6 +50,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn on_workspace(task: fn(&Workspace) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn on_workspace(task: impl FnOnce(&Workspace) -> anyhow::Result<()>) -> anyhow::Result<()> {
     task(&Workspace::load()?)
 }

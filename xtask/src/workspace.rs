@@ -1,7 +1,7 @@
 //! What `cargo metadata` says about this workspace.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -21,6 +21,8 @@ pub(crate) struct Workspace {
 pub(crate) struct Package {
     /// Name as in its Cargo.toml.
     pub(crate) name: String,
+    /// Where it is, from the root of the workspace.
+    pub(crate) directory: PathBuf,
     /// What it asks for directly.
     pub(crate) dependencies: Vec<Dependency>,
 }
@@ -66,9 +68,11 @@ impl Workspace {
 
     /// Reads the document that `cargo metadata --format-version 1` prints.
     pub(crate) fn parse(metadata: &Value) -> anyhow::Result<Workspace> {
-        let packages = list(metadata, "packages")?.iter().map(Package::parse);
+        let root = PathBuf::from(text(metadata, "workspace_root")?);
+        let packages = list(metadata, "packages")?.iter();
+        let packages = packages.map(|package| Package::parse(package, &root));
         Ok(Workspace {
-            root: PathBuf::from(text(metadata, "workspace_root")?),
+            root: root.clone(),
             target: PathBuf::from(text(metadata, "target_directory")?),
             packages: packages.collect::<anyhow::Result<_>>()?,
         })
@@ -76,10 +80,13 @@ impl Workspace {
 }
 
 impl Package {
-    fn parse(package: &Value) -> anyhow::Result<Package> {
+    fn parse(package: &Value, root: &Path) -> anyhow::Result<Package> {
+        let manifest = Path::new(text(package, "manifest_path")?);
+        let directory = manifest.parent().unwrap_or(manifest);
         let dependencies = list(package, "dependencies")?.iter().map(Dependency::parse);
         Ok(Package {
             name: text(package, "name")?.to_owned(),
+            directory: directory.strip_prefix(root).unwrap_or(directory).to_owned(),
             dependencies: dependencies.collect::<anyhow::Result<_>>()?,
         })
     }
@@ -127,7 +134,7 @@ mod tests {
     fn reads_kinds_and_tells_our_crates_from_namesakes() {
         let metadata = json!({
             "workspace_root": "/w", "target_directory": "/w/target",
-            "packages": [{"name": "a", "dependencies": [
+            "packages": [{"name": "a", "manifest_path": "/w/crates/a/Cargo.toml", "dependencies": [
                 {"name": "b", "kind": null, "path": "/w/b", "rename": "c"},
                 {"name": "rpm", "kind": "dev"},
                 {"name": "d", "kind": "build", "path": null},
@@ -145,6 +152,7 @@ mod tests {
             ("d", Kind::Build, false),
         ];
         assert_eq!(seen, expected);
+        assert_eq!(workspace.packages[0].directory, Path::new("crates/a"));
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::{agents, api, state, update};
 
 /// Threads for calls that may wait are seldom needed: at the start of an app, and not until the next one.
 const THREAD_KEPT: Duration = Duration::from_secs(1);
+/// Who follows the output gets what was said last, unless it takes longer than this.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,12 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     let runtime = runtime.map_err(step("start the event loop"))?;
     let served = runtime.block_on(serve(&home, &lock, listener, logs.clone(), child_nofile));
     logs.stop();
+    // One that does not read must not keep the daemon.
+    runtime.block_on(async {
+        tokio::time::timeout(LAST_LINES_WITHIN, logs.all_read())
+            .await
+            .ok()
+    });
     // Whoever starts the next daemon must find neither file nor lock half gone: the lock goes last.
     if served.is_ok() {
         state::forget(&home);

@@ -214,13 +214,23 @@ impl Rpm {
             .expect("rpm runs")
     }
 
-    /// `rpm list --json`.
+    /// What `rpm list --json` prints.
     ///
     /// # Panics
     /// It fails.
     #[must_use]
     pub fn list(&self) -> Vec<Process> {
-        serde_json::from_str(&self.ok(["list", "--json"])).expect("a list of processes")
+        let text = self.read("/v1/processes", &["list", "--json"]);
+        serde_json::from_str(&text).expect("a list of processes")
+    }
+
+    /// What `command` prints, which prints what the control API has at `path`. A state that is waited for is asked for a hundred times a
+    /// second, and a process for each question would take a third of a CPU. Where there is no daemon, the command starts one.
+    fn read(&self, path: &str, command: &[&str]) -> String {
+        match http::unix(&self.home.join("rpm.sock"), "GET", path, b"") {
+            Ok(answer) if answer.status == 200 => answer.body,
+            Ok(_) | Err(_) => self.ok(command),
+        }
     }
 
     /// One process of the list.
@@ -261,13 +271,14 @@ impl Rpm {
         wait_until(&format!("{name} is {}", status.as_str()), BOUND, ours, all)
     }
 
-    /// `rpm describe --json`.
+    /// What `rpm describe --json` prints. The app's name needs no encoding in a path.
     ///
     /// # Panics
     /// It fails.
     #[must_use]
     pub fn describe(&self, app: &str) -> AppInfo {
-        serde_json::from_str(&self.ok(["describe", app, "--json"])).expect("a description")
+        let text = self.read(&format!("/v1/apps/{app}"), &["describe", app, "--json"]);
+        serde_json::from_str(&text).expect("a description")
     }
 
     /// A request to the control API.
@@ -346,25 +357,36 @@ fn runs(pid: u32) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
-/// The binary under test: `RPM_BIN`, or the release build, made now if it is out of date.
+/// The binary under test: `RPM_BIN`, or the one that was built with this test.
 fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        if let Some(given) = std::env::var_os("RPM_BIN") {
-            return reachable(PathBuf::from(given), What::File);
-        }
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--release", "-p", "rpm"])
+        let binary = std::env::var_os("RPM_BIN").map_or_else(built, PathBuf::from);
+        reachable(binary, What::File)
+    })
+}
+
+/// `target/<profile>/rpm`, for a test is `target/<profile>/deps/<name>`. The build of all tests makes it; a build of one package
+/// does not, so without nextest, which is asked to build all (`cargo xtask test`), it is made now if it is out of date.
+fn built() -> PathBuf {
+    let test = std::env::current_exe().expect("a test is a file");
+    let binary = test
+        .ancestors()
+        .nth(2)
+        .expect("a test is in target/<profile>/deps")
+        .join("rpm");
+    if std::env::var_os("NEXTEST").is_none() {
+        let done = Command::new(env!("CARGO"))
+            .args(["test", "--quiet", "--no-run", "--workspace"])
             .current_dir(repository())
             .output()
             .expect("cargo runs");
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        let target =
-            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
-        reachable(target.join("release/rpm"), What::File)
-    })
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    assert!(
+        binary.is_file(),
+        "no {}: run the tests with `cargo xtask test`, which builds it, or name another binary in RPM_BIN",
+        binary.display()
+    );
+    binary
 }

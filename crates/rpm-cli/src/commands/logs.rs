@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::session;
 use crate::args::LogsArgs;
-use crate::http::percent_encoded;
+use crate::http::{Lines, Session, percent_encoded};
 use crate::output::Output;
 use crate::render;
 
@@ -16,16 +16,43 @@ use crate::render;
 const ISO: &str = "YYYY-MM-DDTHH:mm:ss.SSSZ";
 
 pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result<()> {
-    let mut session = session().await?;
-    let mut stream = session.lines(&path(args)).await?;
-    let mut printer = Printer { args, width: 0 };
-    while let Some(lines) = stream.next().await? {
-        printer.print(&lines, output)?;
-    }
+    LogStream::open(args).await?.print(output).await?;
     if !args.nostream {
         bail!("the daemon has ended the stream");
     }
     Ok(())
+}
+
+/// Lines of apps, as the daemon sends them.
+pub(super) struct LogStream<'a> {
+    args: &'a LogsArgs,
+    lines: Lines,
+    /// The stream ends with its connection.
+    _session: Session,
+}
+
+impl LogStream<'_> {
+    /// Asks for them. From now on no line is missed.
+    pub(super) async fn open(args: &LogsArgs) -> anyhow::Result<LogStream<'_>> {
+        let mut session = session().await?;
+        Ok(LogStream {
+            args,
+            lines: session.lines(&path(args)).await?,
+            _session: session,
+        })
+    }
+
+    /// Prints them until the daemon ends the stream: with its own end, if they are followed.
+    pub(super) async fn print(mut self, output: &mut Output) -> anyhow::Result<()> {
+        let mut printer = Printer {
+            args: self.args,
+            width: 0,
+        };
+        while let Some(lines) = self.lines.next().await? {
+            printer.print(&lines, output)?;
+        }
+        Ok(())
+    }
 }
 
 fn path(args: &LogsArgs) -> String {

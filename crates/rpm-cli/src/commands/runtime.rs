@@ -1,15 +1,17 @@
 //! `runtime`, and `start --no-daemon`: the apps in the foreground, as a container wants them. What they print goes to standard output, a
 //! signal ends everything, and so does the end of the last app.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rpm_wire::api::{Known, Status};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::complaint::be_silent;
-use super::{logs, session, start};
+use super::logs::LogStream;
+use super::{session, start};
 use crate::args::{LogsArgs, RuntimeArgs};
 use crate::connect::connect;
 use crate::home::{Home, home_dir};
@@ -18,6 +20,8 @@ use crate::output::Output;
 /// So many looks at which nothing runs, one after the other, end it: an app may be on its way to another try.
 const LOOKS: u32 = 4;
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// After the daemon has ended, for its last lines.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 /// Lines that may be printed before they are followed.
 const EARLY_LINES: u32 = 1000;
 
@@ -43,17 +47,23 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     // Standard output is for what the apps print.
     be_silent();
     let ended = match start::start(&start_args, output).await {
-        Ok(()) => watch(args, output).await,
+        Ok(()) => watch(args, &home, output).await,
         Err(error) => Err(error),
     };
-    // It has started the daemon, if there is one.
-    if connect(&home).await?.is_some() {
-        session().await?.kill().await?;
-    }
+    end_daemon(&home).await?;
     ended
 }
 
-async fn watch(args: &RuntimeArgs, output: &mut Output) -> anyhow::Result<()> {
+/// It was started by this command, if there is one.
+async fn end_daemon(home: &Home) -> anyhow::Result<()> {
+    if connect(home).await?.is_some() {
+        session().await?.kill().await?;
+    }
+    Ok(())
+}
+
+/// Prints what the apps say, to the last word, which they say when they are told to end.
+async fn watch(args: &RuntimeArgs, home: &Home, output: &mut Output) -> anyhow::Result<()> {
     let follow = LogsArgs {
         lines: EARLY_LINES,
         raw: !args.json && !args.format,
@@ -61,11 +71,26 @@ async fn watch(args: &RuntimeArgs, output: &mut Output) -> anyhow::Result<()> {
         format: args.format,
         ..LogsArgs::default()
     };
-    tokio::select! {
-        followed = logs::logs(&follow, output) => followed.context("the output of the apps cannot be followed any more"),
+    let asked = until_asked()?;
+    let mut printed = pin!(LogStream::open(&follow).await?.print(output));
+    let ended = tokio::select! {
+        printed = &mut printed => {
+            printed.context("the output of the apps cannot be followed any more")?;
+            bail!("the daemon has ended");
+        }
         ended = until_nothing_runs(), if !args.no_auto_exit => ended,
-        asked = until_asked() => asked,
+        () = asked => Ok(()),
+    };
+    // The stream ends with the daemon. What cannot be printed any more has no say in how this ends.
+    let mut killed = pin!(end_daemon(home));
+    tokio::select! {
+        killed = &mut killed => {
+            killed?;
+            let _ = timeout(LAST_LINES_WITHIN, printed).await;
+        }
+        _ = &mut printed => killed.await?,
     }
+    ended
 }
 
 async fn until_nothing_runs() -> anyhow::Result<()> {
@@ -88,14 +113,16 @@ async fn until_nothing_runs() -> anyhow::Result<()> {
     }
 }
 
-async fn until_asked() -> anyhow::Result<()> {
+/// Signals are heard from the moment of the call.
+fn until_asked() -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut quit = signal(SignalKind::quit())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = quit.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = quit.recv() => {}
+        }
+    })
 }

@@ -41,7 +41,7 @@ pub(super) async fn answer(
     if follow.progress {
         let (sender, receiver) = mpsc::channel(CHUNKS);
         tokio::spawn(tell(handle, follow, accepted, watcher, sender));
-        return Ok(lines_of(receiver));
+        return Ok(lines_of(receiver, None));
     }
     let reply = conclude_all(&handle, follow, accepted).await?;
     Ok(axum::Json(reply).into_response())

@@ -49,13 +49,14 @@ pub(super) async fn logs(
     let lines = wish.lines.unwrap_or(15).min(LINES_LIMIT);
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let written = wish.follow.then(|| handle.logs.written());
+    let reader = written.is_some().then(|| handle.logs.reader());
     let followed = written.map(|written| Followed {
         handle,
         target,
         written,
     });
     tokio::spawn(send(origins, lines, followed, sender));
-    Ok(lines_of(receiver))
+    Ok(lines_of(receiver, reader))
 }
 
 /// What is followed, and by what it is known that there is more.
@@ -99,7 +100,8 @@ async fn send(origins: Vec<Origin>, lines: usize, followed: Option<Followed>, se
         tokio::select! {
             changed = followed.written.changed() => {
                 if changed.is_err() {
-                    return;
+                    // The log thread has ended, after its last pass: these are the last lines.
+                    return finish(&mut followers, &sender).await;
                 }
                 look.get_or_insert_with(|| Instant::now() + LOOK_AFTER);
             }
@@ -114,6 +116,21 @@ async fn send(origins: Vec<Origin>, lines: usize, followed: Option<Followed>, se
                 }
             }
             () = sender.closed() => return,
+        }
+    }
+}
+
+/// Sends what is left.
+async fn finish(followers: &mut VecDeque<(Origin, Follower)>, sender: &mpsc::Sender<Bytes>) {
+    for (origin, follower) in followers {
+        loop {
+            let (lines, more) = follower.more();
+            if !lines.is_empty() && sender.send(encode(origin, lines)).await.is_err() {
+                return;
+            }
+            if !more {
+                break;
+            }
         }
     }
 }

@@ -11,6 +11,8 @@ use hyper::body::Frame;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::logs::Reader;
+
 /// Chunks on their way to a reader; a slow one makes their source wait.
 pub(super) const CHUNKS: usize = 4;
 
@@ -22,14 +24,20 @@ pub(super) fn line(of: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// An answer whose lines come from there.
-pub(super) fn lines_of(chunks: mpsc::Receiver<Bytes>) -> Response {
-    let body = Body::new(Chunks(chunks));
+/// An answer whose lines come from there. It is what the `reader` reads, if it is one of logs.
+pub(super) fn lines_of(chunks: mpsc::Receiver<Bytes>, reader: Option<Reader>) -> Response {
+    let body = Body::new(Chunks {
+        chunks,
+        _reader: reader,
+    });
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 
 /// A body made of chunks as they come.
-struct Chunks(mpsc::Receiver<Bytes>);
+struct Chunks {
+    chunks: mpsc::Receiver<Bytes>,
+    _reader: Option<Reader>,
+}
 
 impl hyper::body::Body for Chunks {
     type Data = Bytes;
@@ -39,7 +47,7 @@ impl hyper::body::Body for Chunks {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0
+        self.chunks
             .poll_recv(context)
             .map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }

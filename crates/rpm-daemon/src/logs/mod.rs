@@ -65,6 +65,16 @@ pub struct LogSink {
     orders: Arc<Mutex<Sender<Order>>>,
     waker: Arc<Waker>,
     written: watch::Receiver<u64>,
+    readers: Arc<watch::Sender<usize>>,
+}
+
+/// Somebody is sent what is written; while it lives, [`LogSink::all_read`] waits.
+pub(crate) struct Reader(Arc<watch::Sender<usize>>);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.send_modify(|readers| *readers -= 1);
+    }
 }
 
 impl LogSink {
@@ -85,6 +95,7 @@ impl LogSink {
             orders: Arc::new(Mutex::new(orders)),
             waker,
             written,
+            readers: Arc::new(watch::Sender::new(0)),
         })
     }
 
@@ -114,6 +125,20 @@ impl LogSink {
     #[must_use]
     pub fn written(&self) -> watch::Receiver<u64> {
         self.written.clone()
+    }
+
+    /// Counts somebody among those who are sent what is written.
+    #[must_use]
+    pub(crate) fn reader(&self) -> Reader {
+        self.readers.send_modify(|readers| *readers += 1);
+        Reader(Arc::clone(&self.readers))
+    }
+
+    /// Resolves when nobody is sent anything any more: after [`LogSink::stop`], when all have been sent everything.
+    pub(crate) async fn all_read(&self) {
+        let mut readers = self.readers.subscribe();
+        // The sender is this value's own, so it is not gone.
+        let _ = readers.wait_for(|readers| *readers == 0).await;
     }
 
     /// Opens the files anew before the next bytes: somebody has moved them.

@@ -1,0 +1,14 @@
+//! The core, driven by events and a clock of the tests.
+
+mod common;
+mod drain;
+mod freeze;
+mod health;
+mod lifecycle;
+mod proof;
+mod reload;
+mod room;
+mod simulation;
+mod slots;
+mod stop;
+mod watch;

@@ -1,0 +1,70 @@
+//! The shell dies, and another one takes up what it had stored.
+
+use rpm_core::protocol::{Command, Exit, Input};
+use rpm_core::{AppId, SlotId, WorkerId};
+
+use super::actions::{bury, command};
+use super::world::{Fate, Line, Verdict, World, demand};
+
+/// The shell dies. Some processes do so too while there is none; those that were not known to run are ended by
+/// the next one.
+pub(crate) fn fall(world: &mut World) -> Verdict {
+    let mut ended = Vec::new();
+    for worker in world.processes.keys().copied().collect::<Vec<_>>() {
+        let dies = world.mishap(20);
+        let fate = world.processes.get(&worker).map(|process| process.fate);
+        let spawned = world.core.worker(worker).is_some_and(|it| it.spawned.is_some());
+        match fate {
+            Some(Fate::Alive) if spawned && !dies => {}
+            Some(Fate::Alive | Fate::Asked) => ended.push((worker, spawned)),
+            Some(Fate::Dead) | None => {}
+        }
+    }
+    let ids: Vec<WorkerId> = ended.iter().map(|(worker, _)| *worker).collect();
+    world.fall(&ids)?;
+    for (worker, spawned) in ended {
+        bury(world, worker);
+        world.rollouts.crashed(worker);
+        let exit = Exit::Signal(9);
+        world.tell(if spawned {
+            Input::Exited { worker, exit }
+        } else {
+            Input::SpawnFailed { worker }
+        })?;
+    }
+    let reloads = |app: &AppId| world.core.app(*app).is_some_and(|view| view.reload.is_some());
+    let apps: Vec<AppId> = world.apps.keys().copied().filter(reloads).collect();
+    for app in apps {
+        command(world, Command::Undo { app })?;
+    }
+    Ok(())
+}
+
+impl World {
+    /// The shell dies and another one goes on. Processes with these ids have ended meanwhile.
+    fn fall(&mut self, ended: &[WorkerId]) -> Verdict {
+        let stored = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
+        self.core = serde_json::from_str(&stored).map_err(|error| error.to_string())?;
+        let again = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
+        demand(again == stored, || format!("stored: {stored}\nread: {again}"))?;
+        for settled in self.tickets.values_mut() {
+            *settled = true;
+        }
+        let lost: Vec<SlotId> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.open && slot.holder.is_none_or(|worker| ended.contains(&worker)))
+            .map(|(id, _)| *id)
+            .collect();
+        self.history.push((self.now, Line::Fall));
+        self.commanded = true;
+        self.core.take_up(self.now, &lost);
+        self.obey_all()?;
+        for &worker in ended {
+            self.rollouts.crashed(worker);
+        }
+        self.core
+            .check_invariants()
+            .map_err(|violation| violation.to_string())
+    }
+}

@@ -1,0 +1,8 @@
+//! A real proxy between real clients and upstreams.
+
+mod corpus;
+mod frames;
+mod http2;
+mod retries;
+mod site;
+mod time;

@@ -1,0 +1,114 @@
+//! A proxy with one thread, before an upstream that says what it was sent.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use rpm_proxy::{Front, Proxy, Settings, Target, UpstreamId};
+
+pub const BOUND: Duration = Duration::from_secs(20);
+
+/// Says what it was sent. It answers each connection once, when a request has come whole; one for `/half` by half.
+/// Of one for `/deaf` it reads the head alone.
+pub struct Upstream {
+    addr: SocketAddr,
+    pub seen: Receiver<Vec<u8>>,
+}
+
+impl Upstream {
+    fn start() -> Upstream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (sender, seen) = channel();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let sender = sender.clone();
+                thread::spawn(move || {
+                    let mut all = Vec::new();
+                    let mut part = [0; 4096];
+                    while !is_whole(&all) {
+                        if all.starts_with(b"POST /deaf ") && all.windows(4).any(|four| four == b"\r\n\r\n") {
+                            // It stays open.
+                            return std::mem::forget(stream);
+                        }
+                        match stream.read(&mut part) {
+                            Ok(count @ 1..) => all.extend_from_slice(&part[..count]),
+                            Ok(0) | Err(_) => break,
+                        }
+                    }
+                    let half = all.starts_with(b"GET /half ");
+                    let _ = sender.send(all);
+                    if half {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nok");
+                        // Until the proxy gives it up.
+                        let _ = stream.read(&mut part);
+                        return;
+                    }
+                    let _ = stream
+                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+                });
+            }
+        });
+        Upstream { addr, seen }
+    }
+}
+
+/// Has a request come whole, as the proxy writes them?
+pub fn is_whole(bytes: &[u8]) -> bool {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    if head.contains("transfer-encoding: chunked") {
+        return bytes.ends_with(b"0\r\n\r\n") || bytes.ends_with(b"x: y\r\n\r\n");
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    bytes.len() >= end + 4 + length.map_or(0, |length| length.parse().expect("a number"))
+}
+
+pub struct Site {
+    _proxy: Proxy,
+    pub port: u16,
+    pub upstream: Upstream,
+    pub front: Arc<Front>,
+}
+
+impl Site {
+    pub fn start() -> Site {
+        Site::with(Settings {
+            retries: 0,
+            header_timeout: Duration::from_secs(1),
+            ..Settings::default()
+        })
+    }
+
+    pub fn with(settings: Settings) -> Site {
+        let upstream = Upstream::start();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let proxy = Proxy::start(1).expect("a thread");
+        let front = Front::new();
+        front.set(settings).expect("nothing can fail");
+        front.set_upstreams(&[Target {
+            id: UpstreamId(1),
+            addr: upstream.addr,
+            weight: 1,
+            key: 0,
+        }]);
+        proxy
+            .open(1, vec![OwnedFd::from(listener)], &front)
+            .expect("it takes orders");
+        Site {
+            _proxy: proxy,
+            port,
+            upstream,
+            front,
+        }
+    }
+}

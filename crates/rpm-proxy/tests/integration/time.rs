@@ -1,0 +1,204 @@
+//! Clients and workers that are at rest, or slow.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::frames::*;
+use crate::site::{BOUND, Site};
+use rpm_proxy::Settings;
+
+/// What is meant to end does so after this time.
+const SHORT: Duration = Duration::from_millis(300);
+/// And what is not, not.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A site where nothing is in time but by these settings.
+fn site(settings: impl FnOnce(Settings) -> Settings) -> Site {
+    Site::with(settings(Settings {
+        retries: 0,
+        header_timeout: LONG,
+        idle_timeout: LONG,
+        stream_timeout: LONG,
+        response_timeout: LONG,
+        ..Settings::default()
+    }))
+}
+
+/// Without an error, and with nothing that it was sent unanswered.
+fn is_let_go(mut client: Client) {
+    client.read_until(|seen| seen.ended);
+    assert_eq!(client.seen.goaway, Some(0), "{:?}", client.seen);
+    assert!(client.seen.resets.is_empty(), "{:?}", client.seen);
+}
+
+#[test]
+fn an_idle_connection_is_ended() {
+    let site = site(|usual| Settings {
+        idle_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    client.send(&get(1));
+    client.read_until(|seen| seen.complete.contains(&1));
+    assert_eq!(client.seen.statuses.get(&1), Some(&OK));
+    is_let_go(client);
+}
+
+#[test]
+fn a_connection_that_asks_for_nothing_is_ended() {
+    let site = site(|usual| Settings {
+        header_timeout: SHORT,
+        ..usual
+    });
+    is_let_go(Client::connect(&site, &[]));
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_cut() {
+    let site = site(|usual| Settings {
+        stream_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[(4, 0)]);
+    client.send(&get(1));
+    client.read_until(|seen| seen.ended);
+    assert_eq!(client.seen.statuses.get(&1), Some(&OK), "{:?}", client.seen);
+    assert!(client.seen.data.is_empty(), "there was no window");
+}
+
+#[test]
+fn an_answer_that_goes_on_no_more_is_reset_and_nothing_else() {
+    let site = site(|usual| Settings {
+        stream_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    let half = fields(&at(GET, "/half"));
+    client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &half));
+    client.read_until(|seen| seen.resets.contains_key(&1));
+    assert_eq!(client.seen.data, [(1, 2)], "{:?}", client.seen);
+    client.send(&get(3));
+    client.read_until(|seen| seen.complete.contains(&3));
+    assert_eq!(client.seen.statuses.get(&3), Some(&OK), "{:?}", client.seen);
+}
+
+#[test]
+fn a_body_that_comes_slowly_has_the_time_it_needs() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    client.send(&post(1));
+    for part in 0..8 {
+        client.hears_nothing(SHORT / 3);
+        client.send(&frame(DATA, if part == 7 { END_STREAM } else { 0 }, 1, b"x"));
+    }
+    client.read_until(|seen| seen.complete.contains(&1));
+    assert_eq!(client.seen.statuses.get(&1), Some(&OK), "{:?}", client.seen);
+    let seen = site.upstream.seen.recv_timeout(BOUND).expect("it came through");
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    assert_eq!(seen.matches("1\r\nx\r\n").count(), 8, "{seen}");
+    // They are counted when the answer has ended, which the client may know first.
+    let deadline = Instant::now() + BOUND;
+    while site.front.figures().bytes != [8, 2] {
+        assert!(Instant::now() < deadline, "{:?}", site.front.figures());
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_client_that_does_not_go_on_is_told_and_not_its_worker_blamed() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    let mut client = Client::connect(&site, &[]);
+    // More than would have a worker left out.
+    let streams = [1, 3, 5, 7, 9, 11];
+    for stream in streams {
+        client.send(&post(stream));
+        client.send(&frame(DATA, 0, stream, b"x"));
+    }
+    client.read_until(|seen| streams.iter().all(|stream| seen.complete.contains(stream)));
+    let told = "the body of the request has not come in time\n".len();
+    for stream in streams {
+        assert!(client.seen.data.contains(&(stream, told)), "{:?}", client.seen);
+    }
+    let figures = site.front.figures();
+    assert_eq!(figures.upstreams[0].ejections, 0);
+}
+
+/// More than a worker is asked for after that.
+const FAILURES: usize = 6;
+
+/// A worker that reads nothing of a body is not its client's fault.
+#[test]
+fn a_worker_that_does_not_read_is_blamed_over_http2() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    for _ in 0..FAILURES {
+        let mut client = Client::connect(&site, &[]);
+        client.send(&frame(HEADERS, END_HEADERS, 1, &fields(&at(POST, "/deaf"))));
+        client.send_what_is_taken(1);
+        let told = "the worker has not answered in time\n".len();
+        assert_eq!(client.seen.data, [(1, told)], "{:?}", client.seen);
+    }
+    assert!(site.front.figures().upstreams[0].ejections > 0);
+}
+
+/// A connection that is not waited for without end.
+fn connect(site: &Site) -> TcpStream {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+    stream.set_write_timeout(Some(BOUND)).expect("a deadline");
+    stream
+}
+
+fn is_told_that_the_worker_is_late(stream: &mut TcpStream) {
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 504");
+}
+
+#[test]
+fn a_worker_that_does_not_read_is_blamed_over_http1() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    for _ in 0..FAILURES {
+        let mut stream = connect(&site);
+        let mut body = stream.try_clone().expect("a descriptor");
+        let upload = thread::spawn(move || {
+            let head = b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: 67108864\r\n\r\n";
+            body.write_all(head).expect("it is read");
+            // The proxy ends it in the middle.
+            while body.write_all(&[b'x'; 65_536]).is_ok() {}
+        });
+        is_told_that_the_worker_is_late(&mut stream);
+        // The proxy may have ended it before.
+        let _ = stream.shutdown(Shutdown::Both);
+        upload.join().expect("it has ended");
+    }
+    assert!(site.front.figures().upstreams[0].ejections > 0);
+}
+
+#[test]
+fn a_worker_that_says_nothing_to_a_client_that_expects_it_to_is_blamed() {
+    let site = site(|usual| Settings {
+        response_timeout: SHORT,
+        ..usual
+    });
+    for _ in 0..FAILURES {
+        let mut stream = connect(&site);
+        let head = b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
+        stream.write_all(head).expect("it is read");
+        is_told_that_the_worker_is_late(&mut stream);
+    }
+    assert!(site.front.figures().upstreams[0].ejections > 0);
+}

@@ -1,0 +1,221 @@
+//! Sockets, and what the kernel says about them.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use crate::support::{Slots, Victim, command};
+use rpm_sys::sock_diag::{established, listeners, listeners_on, owner, sockets_of, udp_on};
+use rpm_sys::socket::{
+    UdpOptions, accept, accept_queue, bind_tcp, bind_udp, bind_unix, cookie, inode, ipv6_available, listen,
+    local_addr, reserve_port, unix_is_stale, unlisten,
+};
+use rpm_sys::spawn::Spawn;
+
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+#[test]
+fn the_accept_queue_is_counted_exactly() {
+    let slots = Slots::new(1);
+    let listener = &slots.fds[0];
+    listen(listener, 77).unwrap();
+    let mut clients = Vec::new();
+    for expected in 1..=40 {
+        clients.extend(slots.connect(1));
+        assert_eq!(slots.queues(expected), [expected as u32]);
+    }
+    let queue = accept_queue(listener).unwrap();
+    assert_eq!((queue.len, queue.max, queue.listening), (40, 77, true));
+    assert!(accept(listener).unwrap().is_some());
+    assert_eq!(accept_queue(listener).unwrap().len, 39);
+    unlisten(listener).unwrap();
+    let queue = accept_queue(listener).unwrap();
+    assert_eq!((queue.len, queue.max, queue.listening), (0, 0, false));
+}
+
+#[test]
+fn accept_never_waits_even_on_a_socket_made_blocking() {
+    let slots = Slots::new(1);
+    rustix::io::ioctl_fionbio(&slots.fds[0], false).unwrap();
+    assert!(accept(&slots.fds[0]).unwrap().is_none());
+    let _client = slots.connect(1);
+    slots.queues(1);
+    assert!(accept(&slots.fds[0]).unwrap().is_some());
+    let bound = bind_tcp(LOCAL, false).unwrap();
+    assert!(accept(&bound).is_err());
+}
+
+#[test]
+fn a_reserved_port_serves_nobody_and_slots_can_share_it() {
+    let reserved = reserve_port(LOCAL, false).unwrap();
+    let address = local_addr(&reserved).unwrap();
+    assert_ne!(address.port(), 0);
+    assert!(TcpStream::connect(address).is_err());
+    let slot = bind_tcp(address, false).unwrap();
+    listen(&slot, 16).unwrap();
+    assert!(TcpStream::connect(address).is_ok());
+    unlisten(&slot).unwrap();
+    listen(&slot, 16).unwrap();
+    assert_eq!(local_addr(&slot).unwrap(), address);
+}
+
+#[test]
+fn bound_sockets_close_on_exec_and_do_not_block() {
+    let udp = bind_udp(LOCAL, UdpOptions::default()).unwrap();
+    let unix = bind_unix(b"\0rpm-sys-test-flags").unwrap();
+    for fd in [&bind_tcp(LOCAL, false).unwrap(), &udp, &unix] {
+        assert!(
+            rustix::io::fcntl_getfd(fd)
+                .unwrap()
+                .contains(rustix::io::FdFlags::CLOEXEC)
+        );
+        assert!(
+            rustix::fs::fcntl_getfl(fd)
+                .unwrap()
+                .contains(rustix::fs::OFlags::NONBLOCK)
+        );
+    }
+}
+
+#[test]
+fn a_udp_port_is_exclusive_unless_shared() {
+    let exclusive = bind_udp(LOCAL, UdpOptions::default()).unwrap();
+    let address = local_addr(&exclusive).unwrap();
+    let error = bind_udp(address, UdpOptions::default()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    let shared = UdpOptions {
+        reuse_port: true,
+        ..UdpOptions::default()
+    };
+    let first = bind_udp(LOCAL, shared).unwrap();
+    bind_udp(local_addr(&first).unwrap(), shared).unwrap();
+    let seen = udp_on(address.port()).unwrap();
+    let mine = inode(&exclusive).unwrap();
+    assert!(
+        seen.iter()
+            .any(|socket| socket.addr == address && socket.inode == mine),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn a_dual_stack_slot_and_a_v6only_one_say_so() {
+    assert!(ipv6_available(), "the machine needs IPv6 for this test");
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    for v6only in [false, true] {
+        let slot = bind_tcp(any, v6only).unwrap();
+        listen(&slot, 16).unwrap();
+        let port = local_addr(&slot).unwrap().port();
+        let seen = listeners_on(port).unwrap();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        assert_eq!((seen[0].v6only, seen[0].backlog), (v6only, 16));
+        assert_eq!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(), !v6only);
+        assert!(TcpStream::connect((Ipv6Addr::LOCALHOST, port)).is_ok());
+    }
+}
+
+#[test]
+fn a_unix_socket_file_without_a_listener_is_stale() {
+    let path = std::env::temp_dir().join(format!("rpm-sys-stale-{}", std::process::id()));
+    let path = path.to_str().unwrap().as_bytes();
+    assert!(!unix_is_stale(path));
+    let socket = bind_unix(path).unwrap();
+    listen(&socket, 4).unwrap();
+    assert!(!unix_is_stale(path));
+    assert_eq!(bind_unix(path).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    drop(socket);
+    assert!(unix_is_stale(path));
+    std::fs::remove_file(str::from_utf8(path).unwrap()).unwrap();
+    assert!(bind_unix(&[b'x'; 200]).is_err());
+}
+
+#[test]
+fn cookies_name_sockets_not_descriptors() {
+    let (one, two) = (bind_tcp(LOCAL, false).unwrap(), bind_tcp(LOCAL, false).unwrap());
+    assert_ne!(cookie(&one).unwrap(), cookie(&two).unwrap());
+    let copy = one.try_clone().unwrap();
+    assert_eq!(cookie(&one).unwrap(), cookie(&copy).unwrap());
+    assert_eq!(inode(&one).unwrap(), inode(&copy).unwrap());
+}
+
+#[test]
+fn a_foreign_listener_is_found_with_its_owner() {
+    let listener = bind_tcp(LOCAL, false).unwrap();
+    listen(&listener, 33).unwrap();
+    let (address, inode) = (local_addr(&listener).unwrap(), inode(&listener).unwrap());
+    let holder = Spawn {
+        fds: vec![(listener, 5)],
+        ..command("/bin/sleep", &["1000"])
+    };
+    let holder = Victim::of(holder).unwrap();
+
+    let seen = listeners_on(address.port()).unwrap();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(
+        (seen[0].addr, seen[0].inode, seen[0].backlog),
+        (address, inode, 33)
+    );
+    assert_eq!(seen[0].uid, rpm_sys::peer::effective_uid());
+    assert!(listeners().unwrap().contains(&seen[0]));
+    let owner = owner(inode).unwrap();
+    assert_eq!((owner.pid, owner.command.as_str()), (holder.0.pid, "sleep"));
+    assert!(sockets_of(holder.0.pid).contains(&inode));
+
+    let taken = holder.pidfd().getfd(5).unwrap();
+    assert_eq!(rpm_sys::socket::inode(&taken).unwrap(), inode);
+    assert!(
+        rustix::io::fcntl_getfd(taken.as_fd())
+            .unwrap()
+            .contains(rustix::io::FdFlags::CLOEXEC)
+    );
+    drop(holder);
+    drop(taken);
+    assert!(listeners_on(address.port()).unwrap().is_empty());
+}
+
+#[test]
+fn connections_are_counted_by_port_and_named_by_inode() {
+    let (slots, other) = (Slots::new(1), Slots::new(1));
+    let _clients = (slots.connect(3), other.connect(1));
+    slots.queues(3);
+    other.queues(1);
+    let accepted = accept(&slots.fds[0]).unwrap().unwrap();
+    let seen = established(&[slots.address.port()]).unwrap();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    assert!(seen.iter().all(|(local, _)| *local == slots.address));
+    assert!(seen.contains(&(slots.address, inode(&accepted).unwrap())));
+    assert_eq!(
+        established(&[slots.address.port(), other.address.port()])
+            .unwrap()
+            .len(),
+        4
+    );
+    assert!(established(&[]).unwrap().is_empty());
+}
+
+/// Does a client wait for an answer of this local port?
+fn is_knocked_at(port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let peer = format!(":{port:04X} 02 ");
+    table.lines().any(|line| line.contains(&peer))
+}
+
+#[test]
+fn what_comes_to_a_listener_that_is_held_off_goes_to_the_next_one() {
+    let old = bind_tcp(LOCAL, false).unwrap();
+    listen(&old, 8).unwrap();
+    let addr = local_addr(&old).unwrap();
+    let _queued = TcpStream::connect(addr).unwrap();
+    rpm_sys::cbpf::hold_off(old.as_fd()).unwrap();
+    let late = std::thread::spawn(move || TcpStream::connect_timeout(&addr, Duration::from_secs(10)));
+    let begun = Instant::now();
+    while !is_knocked_at(addr.port()) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody has come");
+    }
+    assert!(accept(old.as_fd()).unwrap().is_some(), "it was there before");
+    assert!(accept(old.as_fd()).unwrap().is_none(), "it was kept away");
+    let new = bind_tcp(addr, false).unwrap();
+    drop(old);
+    listen(&new, 8).unwrap();
+    late.join().unwrap().expect("it comes again");
+}

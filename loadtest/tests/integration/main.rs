@@ -1,0 +1,4 @@
+//! Loads against servers that misbehave on purpose.
+
+mod classification;
+mod kinds;

@@ -1,0 +1,234 @@
+//! The output of apps: kept as it is, shown while it grows, and never in anybody's way.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::{BOUND, workers};
+use rpm_e2e::clients::beside;
+use rpm_e2e::place::Place;
+use rpm_e2e::process::own_bytes;
+use rpm_testkit::{Port, Rpm, Traffic, get, wait_until};
+use rpm_wire::api::{LogLine, Stream};
+
+/// A `rpm logs` that follows; ended when dropped.
+struct Following {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Following {
+    fn start(rpm: &Rpm, args: &[&str]) -> Following {
+        let mut command = rpm.command(["logs"].iter().chain(args));
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("rpm runs");
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            output
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        Following { child, lines }
+    }
+
+    fn next(&self) -> String {
+        self.lines.recv_timeout(BOUND).expect("another line")
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Has `say.js` print.
+fn say(port: &Port, what: &str) {
+    assert_eq!(
+        get(port.number(), &format!("/?{what}"))
+            .expect("an answer")
+            .status,
+        200
+    );
+}
+
+fn saying() -> (Rpm, Port) {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("say.js", "1").port(&port).start(&rpm);
+    (rpm, port)
+}
+
+#[test]
+fn parts_binary_bytes_and_long_lines_survive_byte_for_byte() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("longline.js", "1").port(&port).start(&rpm);
+    let mut expected = b"one line in parts\n\xff\x00\xc3(\n".to_vec();
+    expected.extend(vec![b'm'; 1 << 20]);
+    expected.extend(b"\nunfinished");
+    // It listens when it has written everything.
+    let _ = rpm.ok(["logs", "--nostream", "--lines", "0"]);
+    assert!(
+        rpm.output("longline", "out", Some(0)) == expected,
+        "the bytes differ"
+    );
+}
+
+#[test]
+fn the_last_lines_are_shown_behind_their_origin() {
+    let (rpm, port) = saying();
+    for what in ["out=one", "out=two", "out=three", "err=broken"] {
+        say(&port, what);
+    }
+    assert_eq!(
+        rpm.ok(["logs", "say", "--nostream", "--lines", "2"]),
+        "0|say | two\n0|say | three\n0|say | broken\n"
+    );
+    assert_eq!(
+        rpm.ok(["logs", "0", "--nostream", "--lines", "1"]),
+        "0|say | three\n0|say | broken\n"
+    );
+    let json = rpm.ok(["logs", "--nostream", "--lines", "1", "--json"]);
+    let lines: Vec<LogLine> = json
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a log line"))
+        .collect();
+    let line = |stream, line: &str| LogLine {
+        id: 0,
+        name: "say".to_owned(),
+        stream,
+        line: line.to_owned(),
+    };
+    assert_eq!(lines, [line(Stream::Out, "three"), line(Stream::Err, "broken")]);
+    assert!(rpm.fails(["logs", "nobody", "--nostream"]).contains("nobody"));
+}
+
+#[test]
+fn what_is_added_is_shown_as_it_comes() {
+    let (rpm, port) = saying();
+    say(&port, "out=before");
+    let following = Following::start(&rpm, &["say", "--lines", "1"]);
+    assert_eq!(following.next(), "0|say | before");
+    for text in ["first", "second"] {
+        say(&port, &format!("out={text}"));
+        assert_eq!(following.next(), format!("0|say | {text}"));
+    }
+    let json = Following::start(&rpm, &["--lines", "0", "--json"]);
+    // Without a line of the past nothing tells when it has begun to follow: print until it shows.
+    let heard = wait_until(
+        "a line as JSON",
+        BOUND,
+        || {
+            say(&port, "err=later");
+            json.lines.recv_timeout(Duration::from_millis(200)).ok()
+        },
+        Option::is_some,
+    );
+    let line: LogLine = serde_json::from_str(&heard.expect("a line")).expect("JSON");
+    assert_eq!(
+        (line.id, line.stream, line.line.as_str()),
+        (0, Stream::Err, "later")
+    );
+}
+
+#[test]
+fn an_app_that_prints_without_end_is_nobody_elses_trouble() {
+    let (rpm, port, others) = (Rpm::new(), Port::reserve(), Port::reserve());
+    App::cluster("hello.js", "1").port(&others).start(&rpm);
+    App::cluster("noisy.js", "1").port(&port).start(&rpm);
+    let path = rpm.home().join("logs/noisy-out-1.log");
+    let size = || fs::metadata(&path).map_or(0, |meta| meta.len());
+    let traffic = Traffic::start(&beside(&others, 2));
+    let mut slowest = Duration::ZERO;
+    let ping = || {
+        let begun = Instant::now();
+        assert_eq!(rpm.ok(["ping"]), "{ msg: 'pong' }\n");
+        slowest = slowest.max(begun.elapsed());
+        size()
+    };
+    wait_until("it has printed 100 MB", BOUND, ping, |size| *size > 100 << 20);
+    assert!(slowest < Duration::from_secs(2), "a ping took {slowest:?}");
+    traffic.wait_ok(20);
+    traffic
+        .finish()
+        .check_clean()
+        .expect("another app is not disturbed");
+    let own = own_bytes(rpm.daemon_pid().expect("a daemon"));
+    assert!(own < 8 << 20, "{own} bytes of its own");
+    rpm.ok(["delete", "noisy"]);
+}
+
+#[test]
+fn a_full_disk_costs_the_logs_and_nothing_else() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    fs::create_dir(rpm.home().join("logs")).expect("a directory");
+    let log = rpm.home().join("logs/say-out-0.log");
+    std::os::unix::fs::symlink("/dev/full", &log).expect("a link");
+    App::cluster("say.js", "1").port(&port).start(&rpm);
+    for _ in 0..5 {
+        // Twice what a pipe holds: the app would stand still if nobody read.
+        say(&port, &format!("out={}&times=130", "x".repeat(1000)));
+    }
+    assert_eq!(workers(&port, 1).len(), 1);
+    let _ = rpm.ok(["logs", "--nostream", "--lines", "0"]);
+    assert_eq!(
+        rpm.log().matches("output is being lost").count(),
+        1,
+        "{}",
+        rpm.log()
+    );
+    // When there is room again, the gap is marked.
+    fs::remove_file(&log).expect("the link");
+    say(&port, "out=again");
+    let text = || fs::read_to_string(&log).unwrap_or_default();
+    let text = wait_until("it is written again", BOUND, text, |text| {
+        text.ends_with("again\n")
+    });
+    assert!(text.contains("bytes of output were lost here]"), "{text}");
+}
+
+#[test]
+fn large_logs_are_put_aside_and_who_follows_misses_nothing() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    // A line each time that it is asked, and a thousand at the end.
+    place.write(
+        "app.js",
+        "let n = 0; const line = () => console.log(`line ${n++} ${'x'.repeat(80)}`);
+        line(); process.on('SIGUSR2', () => { for (let i = 0; i < 1000; i++) line(); });
+        setInterval(() => {}, 1000);",
+    );
+    place.ok(
+        &rpm,
+        ["start", "app.js", "--log-max-size", "20K", "--log-keep", "4"],
+    );
+    let following = Following::start(&rpm, &["app", "--raw"]);
+    assert!(following.next().starts_with("line 0 "));
+    for round in 0..4 {
+        place.ok(&rpm, ["sendSignal", "SIGUSR2", "app"]);
+        for number in 1..=1000 {
+            let expected = format!("line {} ", round * 1000 + number);
+            let line = following.next();
+            assert!(line.starts_with(&expected), "{line} instead of {expected}");
+        }
+    }
+    let logs = rpm.home().join("logs");
+    let mut names: Vec<String> = fs::read_dir(logs)
+        .expect("a directory")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .filter(|name| name.starts_with("app-out.log."))
+        .collect();
+    names.sort();
+    let kept = [1, 2, 3, 4].map(|number| format!("app-out.log.{number}"));
+    assert_eq!(names, kept);
+}

@@ -1,0 +1,279 @@
+//! Reload: every worker is replaced under load and nothing is lost; a version that does not work never
+//! touches the one that does.
+
+use std::process::Child;
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::{Clients, beside};
+use rpm_e2e::outside::kill;
+use rpm_e2e::site::{Site, hello};
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+/// Clients of each kind.
+const CLIENTS: usize = 6;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+/// Reloads into `body`, under load, and checks that the old workers go on as if nothing had been.
+fn reload_fails(site: &Site, body: &str, says: &str) {
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    site.write(body);
+    let error = site.rpm.fails(["reload", "site"]);
+    assert!(error.contains(says), "{error}");
+    clients.wait_ok(SOME);
+    assert_eq!(site.rpm.pids("site"), before, "the old workers serve: {error}");
+    clients.finish_clean(&site.rpm);
+    site.rpm.wait_status("site", Status::Online);
+}
+
+/// Every process is another one now, in the same place.
+fn assert_replaced(before: &[Process], after: &[Process]) {
+    assert_eq!(before.len(), after.len());
+    for (old, new) in before.iter().zip(after) {
+        assert_eq!((old.id, old.instance), (new.id, new.instance));
+        assert_ne!(old.pid, new.pid, "{after:#?}");
+        assert_eq!(new.restarts, old.restarts + 1);
+        assert_eq!(new.generation, old.generation + 1);
+    }
+}
+
+fn wait_drained(rpm: &Rpm) {
+    let none = |list: &Vec<Process>| list.iter().all(|process| process.others.is_empty());
+    wait_until("the old workers are gone", BOUND, || rpm.list(), none);
+}
+
+/// Three reloads of an unmodified app under clients of both kinds.
+fn reloads_lose_nothing(rpm: &Rpm, app: &App, port: &Port, path: &str) {
+    app.start(rpm);
+    // One process is online when it runs, and may not listen yet.
+    wait_until(
+        "it serves",
+        BOUND,
+        || get(port.number(), "/").is_ok(),
+        |serves| *serves,
+    );
+    let clients = Clients::begin(port, path, CLIENTS);
+    clients.wait_ok(SOME);
+    for _ in 0..3 {
+        let before = rpm.list();
+        rpm.ok(["reload", "web"]);
+        assert_replaced(&before, &rpm.list());
+        clients.wait_ok(SOME);
+    }
+    clients.finish_clean(rpm);
+}
+
+fn web(name: &str, port: &Port) -> App {
+    App::cluster(name, "2")
+        .args(["--name", "web", "--drain-timeout", "10000"])
+        .port(port)
+}
+
+#[test]
+fn an_unmodified_app_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    reloads_lose_nothing(&rpm, &web("hello.js", &port), &port, "/");
+    wait_drained(&rpm);
+}
+
+#[test]
+fn an_unmodified_app_loses_nothing_without_privileges() {
+    let Some(rpm) = Path::Classic.rpm("an_unmodified_app_loses_nothing_without_privileges") else {
+        return;
+    };
+    let port = Port::reserve();
+    reloads_lose_nothing(&rpm, &web("hello.js", &port), &port, "/");
+}
+
+#[test]
+fn slow_requests_are_finished() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    reloads_lose_nothing(&rpm, &web("slow.js", &port), &port, "/?ms=150");
+}
+
+#[test]
+fn an_app_with_a_signal_handler_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    reloads_lose_nothing(&rpm, &web("sigint.js", &port), &port, "/");
+}
+
+#[test]
+fn every_supported_node_loses_nothing() {
+    for major in [18, 20, 24, 26] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        reloads_lose_nothing(&rpm, &web("hello.js", &port).node(major), &port, "/");
+    }
+}
+
+#[test]
+fn a_program_that_was_passed_its_socket_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let listen = format!("127.0.0.1:{port}");
+    let app = App::new("listen-fds.py").args(["-i", "2", "--name", "web", "--listen", &listen]);
+    app.start(&rpm);
+    // Python's server closes each connection, so there are clients of one kind.
+    let clients = Traffic::start(&beside(&port, CLIENTS));
+    clients.wait_ok(SOME);
+    for _ in 0..3 {
+        let before = rpm.list();
+        rpm.ok(["reload", "web"]);
+        assert_replaced(&before, &rpm.list());
+        clients.wait_ok(SOME);
+    }
+    let report = clients.finish();
+    assert!(report.check_clean().is_ok(), "{report}\n{}", rpm.log());
+}
+
+#[test]
+fn restarting_a_whole_cluster_is_a_reload_unless_hard() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    let before = rpm.list();
+    rpm.ok(["restart", "web"]);
+    let gentle = rpm.list();
+    assert_replaced(&before, &gentle);
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+    rpm.ok(["restart", "web", "--hard"]);
+    let hard = rpm.list();
+    assert!(
+        hard.iter()
+            .zip(&gentle)
+            .all(|(new, old)| new.pid != old.pid && new.generation == old.generation)
+    );
+}
+
+#[test]
+fn scaling_up_and_down_loses_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    for count in ["4", "1", "3"] {
+        clients.wait_ok(SOME);
+        rpm.ok(["scale", "web", count]);
+    }
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn a_version_that_does_not_work_never_serves() {
+    let site = Site::start(
+        Rpm::new(),
+        &hello(),
+        &["--reload-timeout", "2000", "--drain-timeout", "2000"],
+    );
+    reload_fails(&site, "throw new Error('no such luck')", "no such luck");
+    reload_fails(&site, "process.exit(0)", "exited with code 0");
+    reload_fails(
+        &site,
+        "setInterval(() => {}, 1000)",
+        "was not ready within 2000 ms",
+    );
+    let elsewhere = format!("process.env.PORT = 0\n{}", hello());
+    reload_fails(&site, &elsewhere, "was not ready within 2000 ms");
+    // And a good one does, after all that.
+    let before = site.rpm.list();
+    site.write(&hello());
+    site.rpm.ok(["reload", "site"]);
+    let after = site.rpm.list();
+    for (old, new) in before.iter().zip(&after) {
+        assert_ne!(old.pid, new.pid);
+    }
+}
+
+/// Reloads into a version that boots for a while; returns the command and the pids of the new workers.
+fn slow_reload(site: &Site) -> (Child, Vec<u32>) {
+    site.write(&format!("setTimeout(() => {{ {} }}, 1500)", hello()));
+    let reload = site.rpm.spawn(["reload", "site"]);
+    let old = site.rpm.pids("site");
+    let booting = || children_of(site.rpm.daemon_pid().expect("a daemon runs"));
+    let new = |all: &Vec<u32>| all.iter().filter(|pid| !old.contains(pid)).count() == 2;
+    let all = wait_until("two new workers boot", BOUND, booting, new);
+    (reload, all.into_iter().filter(|pid| !old.contains(pid)).collect())
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .collect()
+}
+
+#[test]
+fn a_new_worker_that_is_killed_undoes_the_reload() {
+    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    let (reload, new) = slow_reload(&site);
+    kill(new[0]);
+    let done = reload.wait_with_output().expect("the command ends");
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    clients.wait_ok(SOME);
+    clients.finish_clean(&site.rpm);
+    assert_eq!(site.rpm.pids("site"), before);
+}
+
+#[test]
+fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
+    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
+    let before = site.rpm.pids("site");
+    let clients = Clients::begin(&site.port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    let (reload, new) = slow_reload(&site);
+    kill(before[0]);
+    let done = reload.wait_with_output().expect("the command ends");
+    assert_eq!(done.status.code(), Some(0), "{done:?}\n{}", site.rpm.log());
+    clients.wait_ok(SOME);
+    let mut now = site.rpm.pids("site");
+    now.sort_unstable();
+    assert_eq!(now, new);
+    // What the killed worker was answering is lost: at most one request per client.
+    for (_, report) in clients.finish() {
+        let lost = [Outcome::ResetFresh, Outcome::ResetReused, Outcome::Truncated];
+        assert!(report.check_allowing(&lost).is_ok(), "{report}");
+        assert!(report.outcomes.failures() <= CLIENTS as u64, "{report}");
+    }
+}
+
+#[test]
+fn a_fork_mode_app_loses_nothing() {
+    fork_mode_loses_nothing("hello.js");
+}
+
+#[test]
+fn nor_does_one_that_is_a_cluster_by_itself() {
+    fork_mode_loses_nothing("forks.js");
+}
+
+fn fork_mode_loses_nothing(name: &str) {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::new(name).args(["--name", "web", "--drain-timeout", "10000"]);
+    reloads_lose_nothing(&rpm, &app.port(&port), &port, "/");
+}
+
+#[test]
+fn a_fork_mode_app_that_listens_on_nothing_is_restarted_and_says_so() {
+    let rpm = Rpm::new();
+    App::new("no-listen.js").args(["--name", "job"]).start(&rpm);
+    let before = rpm.pids("job");
+    let ran = rpm.run(["reload", "job"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.stderr.contains("it is restarted"), "{ran:#?}");
+    assert_ne!(rpm.pids("job"), before);
+}
+
+#[test]
+fn reload_of_nothing_is_an_error() {
+    let rpm = Rpm::new();
+    assert!(rpm.fails(["reload", "nobody"]).contains("nobody"));
+}

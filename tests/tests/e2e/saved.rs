@@ -1,0 +1,237 @@
+//! What outlives the daemon: the saved list, PM2's list, the service that starts it at boot.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+use rpm_e2e::place::Place;
+use rpm_testkit::{Rpm, Status, wait_until};
+use serde_json::{Value, json};
+
+const BOUND: Duration = Duration::from_secs(20);
+
+fn mode(path: &std::path::Path) -> u32 {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+}
+
+#[test]
+fn what_was_saved_comes_back_as_it_was() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", "setInterval(() => {}, 1000);");
+    let quiet = place.ok(&rpm, ["save"]);
+    assert!(quiet.stderr.contains("nothing is saved"), "{quiet:?}");
+    assert!(!rpm.home().join("dump.json").exists());
+    place.ok(&rpm, ["start", "app.js", "-i", "2", "-n", "two"]);
+    place.ok(&rpm, ["start", "app.js", "-n", "rests", "--cron", "0 3 * * *"]);
+    place.ok(&rpm, ["stop", "rests"]);
+    place.ok(&rpm, ["scale", "two", "3"]);
+    place.ok(&rpm, ["save"]);
+    place.ok(&rpm, ["save"]);
+    for name in ["dump.json", "dump.json.bak"] {
+        assert_eq!(mode(&rpm.home().join(name)), 0o600, "{name} holds variables");
+    }
+    let kill = place.ok(&rpm, ["kill"]);
+    assert_eq!(kill.code, Some(0));
+    place.ok(&rpm, ["resurrect"]);
+    let statuses = |name: &str| -> Vec<Status> {
+        let list = rpm.list();
+        let ours = list.iter().filter(|process| process.name == name);
+        ours.map(|process| process.status).collect()
+    };
+    assert_eq!(statuses("two"), [Status::Online; 3]);
+    assert_eq!(statuses("rests"), [Status::Stopped]);
+    let pids = rpm.pids("two");
+    let again = place.ok(&rpm, ["resurrect"]);
+    assert!(again.stderr.contains("two is there already"), "{again:?}");
+    assert_eq!(rpm.pids("two"), pids, "what runs is left alone");
+    // A list that was cut short by a full disk, say: the one before it is taken.
+    place.ok(&rpm, ["delete", "all"]);
+    fs::write(rpm.home().join("dump.json"), "{\"format\":1,\"apps\":[{").expect("it is written");
+    let healed = place.ok(&rpm, ["resurrect"]);
+    assert!(healed.stderr.contains("dump.json.bak"), "{healed:?}");
+    assert_eq!(statuses("two").len(), 3);
+    place.ok(&rpm, ["cleardump"]);
+    assert!(!rpm.home().join("dump.json").exists());
+}
+
+#[test]
+fn with_nothing_saved_the_daemon_is_started_all_the_same() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let ran = place.ok(&rpm, ["resurrect"]);
+    assert!(ran.stderr.contains("nothing was saved"), "{ran:?}");
+    assert!(rpm.home().join("rpm.sock").exists());
+}
+
+#[test]
+fn the_list_of_pm2_is_taken_over() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let script = place.write("app.js", "setInterval(() => {}, 1000);");
+    let process = |id: u32, name: &str, mode: &str, status: &str| {
+        json!({
+            "name": name, "pm_id": id, "status": status, "exec_mode": mode, "pm_exec_path": script, "pm_cwd": place.path(),
+            "exec_interpreter": "node", "node_args": [], "args": ["one"], "namespace": "shop",
+            "env": {"PATH": std::env::var("PATH").expect("a path"), "COLOR": "green", "web": {}}, "autorestart": true,
+            "pm_out_log_path": "/srv/.pm2/logs/web-out.log",
+        })
+    };
+    let list = json!([
+        process(0, "web", "cluster_mode", "online"),
+        process(1, "web", "cluster_mode", "online"),
+        process(2, "job", "fork_mode", "stopped"),
+        {"name": "pm2-logrotate", "pmx_module": true},
+    ]);
+    place.write("dump.pm2", &list.to_string());
+    place.ok(&rpm, ["import", "dump.pm2"]);
+    let found: Value = serde_json::from_str(&rpm.ok(["jlist"])).expect("JSON");
+    let named = found.as_array().expect("a list").iter().map(|it| {
+        (
+            it["name"].as_str().expect("a name"),
+            it["pm2_env"]["status"].as_str().expect("a status"),
+        )
+    });
+    let named: Vec<_> = named.collect();
+    assert_eq!(named, [("web", "online"), ("web", "online"), ("job", "stopped")]);
+    let env = &found[0]["pm2_env"];
+    assert_eq!(
+        (&env["COLOR"], &env["namespace"], &env["args"][0]),
+        (&json!("green"), &json!("shop"), &json!("one"))
+    );
+    assert_eq!(place.run(&rpm, ["import", "nowhere.pm2"]).code, Some(1));
+}
+
+#[test]
+fn a_service_is_written_for_the_system() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let unit = place
+        .ok(&rpm, ["startup", "systemd", "--print", "-u", "root"])
+        .stdout;
+    let home = format!("Environment=\"RPM_HOME={}\"", rpm.home().display());
+    for line in ["Type=forking", "KillMode=process", "User=root", &home] {
+        assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
+    }
+    let wrong = place.run(&rpm, ["startup", "sysd"]);
+    assert_eq!(wrong.code, Some(1), "{wrong:?}");
+    if let Some(other) = Rpm::unprivileged("a_service_is_written_for_the_system") {
+        let told = place.run(&other, ["startup", "systemd"]);
+        assert_eq!(told.code, Some(1), "{told:?}");
+        assert!(told.stdout.starts_with("sudo env PATH="), "{told:?}");
+    }
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // In a namespace of its own, with a systemctl that only writes down what it is asked.
+    place.write(
+        "systemctl",
+        "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/asked\"\n",
+    );
+    fs::set_permissions(place.path().join("systemctl"), fs::Permissions::from_mode(0o755))
+        .expect("a program");
+    let script = "cp /etc/passwd passwd; mount -t tmpfs tmpfs /etc && mkdir -p /etc/systemd/system && cp passwd /etc/passwd
+        PATH=$PWD:$PATH; $RPM startup systemd --service-name apps && cat /etc/systemd/system/apps.service &&
+        $RPM unstartup systemd --service-name apps && test ! -e /etc/systemd/system/apps.service";
+    let done = Command::new("unshare")
+        .args(["--mount", "sh", "-ec", script])
+        .current_dir(place.path())
+        .env("RPM", rpm.binary())
+        .env("RPM_HOME", rpm.home())
+        .output();
+    let done = done.expect("unshare runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert!(String::from_utf8_lossy(&done.stdout).contains("ExecStart="));
+    assert_eq!(place.read("asked"), "daemon-reload\nenable apps\ndisable apps\n");
+}
+
+#[test]
+fn in_the_foreground_a_signal_or_the_last_end_ends_everything() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write(
+        "app.js",
+        "console.log('up'); setInterval(() => {}, 1000);
+         process.on('SIGINT', () => process.stdout.write('bye\\n', () => process.exit(0)));",
+    );
+    place.write("short.js", "console.log('done');");
+    let start = |args: &[&str]| {
+        let mut command = rpm.command(args);
+        command
+            .current_dir(place.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        command.spawn().expect("it runs")
+    };
+    let running = start(&["start", "app.js", "--no-daemon"]);
+    wait_until(
+        "it is online",
+        BOUND,
+        || rpm.home().join("rpm.sock").exists() && rpm.list().len() == 1,
+        |up| *up,
+    );
+    let refused = place.run(&rpm, ["runtime", "app.js"]);
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("runs already"),
+        "{refused:?}"
+    );
+    wait_until(
+        "it has printed",
+        BOUND,
+        || rpm.output("app", "out", None),
+        |text| text == b"up\n",
+    );
+    let pid = rustix::process::Pid::from_child(&running);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is there");
+    let output = running.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "up\nbye\n",
+        "to the last word"
+    );
+    assert!(!rpm.home().join("state.json").exists(), "nothing is left");
+    let ended = start(&["runtime", "start", "short.js", "--no-autorestart", "--json"]);
+    let output = ended.wait_with_output().expect("it ends by itself");
+    assert_eq!(output.status.code(), Some(2));
+    let line: Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");
+    assert_eq!(
+        (&line["message"], &line["app_name"]),
+        (&json!("done"), &json!("short"))
+    );
+}
+
+#[test]
+fn a_terminal_shows_processes_and_their_output() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", "console.log('saying'); setInterval(() => {}, 1000);");
+    place.ok(&rpm, ["start", "app.js", "-n", "watched"]);
+    let refused = place.run(&rpm, ["monit"]);
+    assert!(
+        refused.code == Some(1) && refused.stderr.contains("needs a terminal"),
+        "{refused:?}"
+    );
+    // `script` (util-linux) gives it one; the key is read when it is drawn.
+    let mut command = Command::new("timeout");
+    command
+        .args([
+            "20",
+            "script",
+            "-qfec",
+            "stty rows 30 cols 100; exec \"$RPM\" monit",
+            "/dev/null",
+        ])
+        .env("RPM", rpm.binary())
+        .env("RPM_HOME", rpm.home())
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped());
+    let mut screen = command.spawn().expect("script runs");
+    let mut shown = String::new();
+    let mut output = screen.stdout.take().expect("a pipe");
+    let mut buffer = [0; 4096];
+    while !(shown.contains("watched") && shown.contains("saying")) {
+        let count = std::io::Read::read(&mut output, &mut buffer).expect("it prints");
+        assert!(count > 0, "it ended: {shown}");
+        shown.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    std::io::Write::write_all(&mut screen.stdin.take().expect("a pipe"), b"q").expect("a key");
+    std::io::copy(&mut output, &mut std::io::sink()).expect("the rest");
+    assert!(screen.wait().expect("it ends").success());
+}

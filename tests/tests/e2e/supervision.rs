@@ -1,0 +1,272 @@
+//! Keeping processes alive, and ending them.
+
+use std::io::ErrorKind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::{BOUND, printed, refused, workers};
+use rpm_e2e::clients::beside;
+use rpm_e2e::process::{runs, signal};
+use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
+
+/// Connections that were being served when their process was ended.
+const IN_FLIGHT: [Outcome; 2] = [Outcome::ResetFresh, Outcome::Truncated];
+
+/// The numbers that `stamp.sh` wrote: when its processes ran, in milliseconds.
+fn stamps(rpm: &Rpm, name: &str) -> Vec<u64> {
+    let text = printed(rpm, name, None);
+    text.lines().map(|line| line.parse().expect("a time")).collect()
+}
+
+fn gaps(stamps: &[u64]) -> Vec<u64> {
+    stamps.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+fn stamping(options: &[&str]) -> App {
+    App::new("stamp.sh")
+        .args(["--interpreter", "sh", "--name", "stamp"])
+        .args(options)
+}
+
+/// The pids of the app, its child and its grandchild, as `tree.js` printed them last.
+fn tree(rpm: &Rpm) -> [u32; 3] {
+    let said = printed(rpm, "tree", Some(0));
+    let last = said
+        .lines()
+        .rfind(|line| line.starts_with("tree "))
+        .expect("the tree is up");
+    let mut pids = last.split(' ').skip(1).map(|pid| pid.parse().expect("a pid"));
+    let [child, grandchild] = [pids.next(), pids.next()].map(|pid| pid.expect("two pids"));
+    [rpm.process(0).pid.expect("it runs"), child, grandchild]
+}
+
+#[test]
+fn a_killed_worker_is_replaced_and_nobody_is_refused() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    let before = rpm.process(1);
+    let traffic = Traffic::start(&beside(&port, 4));
+    traffic.wait_ok(100);
+    signal(before.pid.expect("it runs"), "KILL");
+    let replaced = |now: &Process| now.status == Status::Online && now.pid != before.pid;
+    let after = wait_until("a replacement", BOUND, || rpm.process(1), replaced);
+    traffic.wait_ok(100);
+    traffic
+        .finish()
+        .check_allowing(&IN_FLIGHT)
+        .expect("only what was in flight is lost");
+    assert_eq!(
+        (after.restarts, after.exit_code, after.instance),
+        (1, Some(137), 1)
+    );
+    assert_eq!(rpm.process(0).restarts, 0);
+}
+
+#[test]
+fn young_crashes_end_in_errored_and_a_restart_begins_from_zero() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("crash.js", "1")
+        .port(&port)
+        .args(["--max-restarts", "3", "--min-uptime", "60000"])
+        .start(&rpm);
+    let crash = || {
+        // Refused, reset or answered by nobody: what counts is what becomes of the process.
+        let _ = get(port.number(), "/?exit=7");
+        rpm.process(0)
+    };
+    let errored = wait_until("it is given up", BOUND, crash, |now| {
+        now.status == Status::Errored
+    });
+    assert_eq!(
+        (errored.unstable_restarts, errored.exit_code, errored.pid),
+        (3, Some(7), None)
+    );
+    assert!(refused(&port), "nobody queues behind an app that was given up");
+    rpm.ok(["restart", "crash"]);
+    let again = rpm.process(0);
+    assert_eq!((again.status, again.unstable_restarts), (Status::Online, 0));
+    assert_eq!(workers(&port, 1).len(), 1);
+    let _ = get(port.number(), "/?exit=7");
+    let back = |now: &Process| now.status == Status::Online && now.pid != again.pid;
+    let back = wait_until("one crash is forgiven again", BOUND, || rpm.process(0), back);
+    assert_eq!(back.unstable_restarts, 1);
+}
+
+#[test]
+fn young_crashes_back_off() {
+    let rpm = Rpm::new();
+    stamping(&["--max-restarts", "8"]).start(&rpm);
+    rpm.wait_status("stamp", Status::Errored);
+    let stamps = stamps(&rpm, "stamp");
+    assert_eq!(stamps.len(), 8, "eight failures, then no more");
+    // Half as long again each time from 50 ms on, give or take a tenth.
+    for (gap, least) in gaps(&stamps).into_iter().zip([45, 67, 101, 151, 227, 341, 450]) {
+        assert!(gap >= least, "{gap} ms, not {least}");
+    }
+}
+
+#[test]
+fn the_restart_delay_is_kept() {
+    let rpm = Rpm::new();
+    stamping(&["--max-restarts", "4", "--restart-delay", "400"]).start(&rpm);
+    rpm.wait_status("stamp", Status::Errored);
+    let gaps = gaps(&stamps(&rpm, "stamp"));
+    assert_eq!(gaps.len(), 3);
+    // A tenth of jitter, so that a thousand instances do not come back in one moment.
+    assert!(gaps.iter().all(|gap| (360..1_500).contains(gap)), "{gaps:?}");
+}
+
+#[test]
+fn an_exit_after_the_minimal_uptime_is_no_failure() {
+    let rpm = Rpm::new();
+    stamping(&[
+        "--max-restarts",
+        "2",
+        "--min-uptime",
+        "1",
+        "--restart-delay",
+        "20",
+    ])
+    .start(&rpm);
+    wait_until(
+        "it is restarted again and again",
+        BOUND,
+        || stamps(&rpm, "stamp").len(),
+        |count| *count >= 6,
+    );
+    assert_eq!(rpm.process(0).unstable_restarts, 0);
+    assert!(rpm.process(0).restarts >= 5);
+}
+
+#[test]
+fn without_autorestart_an_exit_is_the_end() {
+    let rpm = Rpm::new().with_env("EXIT_CODE", "5");
+    stamping(&["--no-autorestart"]).start(&rpm);
+    let ended = rpm.wait_status("stamp", Status::Stopped).remove(0);
+    assert_eq!((ended.exit_code, ended.restarts, ended.pid), (Some(5), 0, None));
+    assert_eq!(stamps(&rpm, "stamp").len(), 1);
+}
+
+#[test]
+fn stop_ends_the_whole_tree_and_the_port_is_refused() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("tree.js", "1")
+        .port(&port)
+        .args(["--kill-timeout", "400"])
+        .start(&rpm);
+    let tree = tree(&rpm);
+    assert!(tree.into_iter().all(runs), "{tree:?}");
+    rpm.ok(["stop", "tree"]);
+    assert!(refused(&port));
+    assert!(!tree.into_iter().any(runs), "{tree:?}");
+    let stopped = rpm.process(0);
+    assert_eq!((stopped.status, stopped.pid), (Status::Stopped, None));
+}
+
+/// Although the process ignores the signal and lives on for a while, its clients must not wait for it.
+#[test]
+fn a_stopped_app_refuses_before_its_processes_are_gone() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::cluster("sigint.js", "1").port(&port).env("IGNORE", 1);
+    app.args(["--kill-timeout", "2500"]).start(&rpm);
+    let pid = rpm.process(0).pid.expect("it runs");
+    let begun = Instant::now();
+    rpm.ok(["stop", "sigint", "--no-wait"]);
+    wait_until(
+        "the port is refused",
+        BOUND,
+        || refused(&port),
+        |refused| *refused,
+    );
+    assert!(
+        runs(pid) && rpm.process(0).status == Status::Stopping,
+        "it still has its time"
+    );
+    rpm.wait_status("sigint", Status::Stopped);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(2500),
+        "killed after {:?}",
+        begun.elapsed()
+    );
+    assert!(!runs(pid));
+    assert_eq!(rpm.process(0).exit_code, Some(137));
+    let said = printed(&rpm, "sigint", Some(0));
+    assert_eq!(said.matches("sigint").count(), 1);
+}
+
+#[test]
+fn a_handler_of_its_own_finishes_what_is_in_flight() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("sigint.js", "1")
+        .port(&port)
+        .args(["--kill-timeout", "15000"])
+        .start(&rpm);
+    let number = port.number();
+    let slow = thread::spawn(move || get(number, "/?ms=1200"));
+    let said = || printed(&rpm, "sigint", Some(0));
+    wait_until("the request has arrived", BOUND, said, |said| {
+        said.contains("request")
+    });
+    rpm.ok(["stop", "sigint"]);
+    let answer = slow.join().expect("no panic").expect("the request is answered");
+    assert_eq!(answer.status, 200);
+    assert_eq!(rpm.process(0).exit_code, Some(0));
+    assert!(matches!(get(number, "/"), Err(error) if error.kind() == ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn restart_brings_new_processes_and_never_refuses() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    let before = rpm.pids("hello");
+    let traffic = Traffic::start(&beside(&port, 4));
+    traffic.wait_ok(50);
+    rpm.ok(["restart", "hello"]);
+    traffic.wait_ok(50);
+    let report = traffic.finish();
+    report
+        .check_allowing(&IN_FLIGHT)
+        .expect("connections wait in the backlog meanwhile");
+    assert_eq!(report.outcomes.count(Outcome::Refused), 0);
+    let after = rpm.pids("hello");
+    assert!(
+        after.len() == 2 && after.iter().all(|pid| !before.contains(pid)),
+        "{before:?} {after:?}"
+    );
+    assert!(rpm.list().iter().all(|process| process.restarts == 1));
+}
+
+#[test]
+fn a_deleted_app_is_forgotten() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::cluster("hello.js", "2").port(&port);
+    app.start(&rpm);
+    let pids = rpm.pids("hello");
+    assert_eq!(app.try_start(&rpm).code, Some(1), "its name is taken");
+    rpm.ok(["delete", "0"]);
+    assert_eq!(
+        rpm.list().iter().map(|process| process.id).collect::<Vec<_>>(),
+        [1]
+    );
+    rpm.ok(["delete", "hello"]);
+    assert!(rpm.list().is_empty() && refused(&port) && !pids.into_iter().any(runs));
+    assert!(rpm.fails(["describe", "hello"]).contains("hello"));
+    app.start(&rpm);
+    assert_eq!(workers(&port, 2).len(), 2);
+}
+
+#[test]
+fn the_children_of_a_crashed_worker_do_not_survive_it() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("tree.js", "1").port(&port).start(&rpm);
+    let [leader, child, grandchild] = tree(&rpm);
+    signal(leader, "KILL");
+    let others = || [child, grandchild].map(runs);
+    wait_until("its children are gone", BOUND, others, |runs| {
+        !runs[0] && !runs[1]
+    });
+    let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != leader);
+    wait_until("a replacement", BOUND, || rpm.process(0), replaced);
+    assert!(tree(&rpm).into_iter().all(runs));
+}
