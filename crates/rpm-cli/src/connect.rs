@@ -92,7 +92,13 @@ pub(crate) async fn connect_or_start(home: &Home, program: &Path) -> Result<Unix
     if let Some(stream) = connect(home).await? {
         return Ok(stream);
     }
-    start(home, program).await?;
+    if let Err(error) = start(home, program).await {
+        // Another daemon was there first, started by a client that is gone: it serves by now.
+        return match (&error, connect(home).await?) {
+            (ConnectError::Refused(_), Some(stream)) => Ok(stream),
+            _ => Err(error),
+        };
+    }
     let gone = || ConnectError::Died {
         status: "after it was ready".to_owned(),
         log: home.log(),

@@ -3,8 +3,9 @@
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rpm_sys::lock::LockFile;
 use rpm_sys::{daemonize, limits, memory, tree};
@@ -23,6 +24,10 @@ use crate::{agents, api, state, update};
 
 /// Threads for calls that may wait are seldom needed: at the start of an app, and not until the next one.
 const THREAD_KEPT: Duration = Duration::from_secs(1);
+/// For another daemon to serve or to be gone. Shorter than its client waits for this one.
+const OWNED_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at what another daemon holds.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// Who follows the output gets what was said last, unless it takes longer than this.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
 
@@ -117,19 +122,23 @@ pub fn check(root: &Path) -> Result<&'static str, BootError> {
     Ok(env!("CARGO_PKG_VERSION"))
 }
 
-/// Takes the directory for this process.
+/// Takes the directory for this process. Whoever has it and does not answer is starting, or has been killed and holds it until its last
+/// thread is gone: both end.
 fn own(home: &Home) -> Result<LockFile, BootError> {
     let path = home.pid_file();
-    let taken = LockFile::try_lock(&path).map_err(step("lock the pid file"))?;
-    let Some(lock) = taken else {
-        let pid = std::fs::read_to_string(&path)
-            .unwrap_or_default()
-            .trim()
-            .to_owned();
-        return Err(BootError::Running {
-            home: home.root().to_owned(),
-            pid,
-        });
+    let deadline = Instant::now() + OWNED_WITHIN;
+    let lock = loop {
+        if let Some(lock) = LockFile::try_lock(&path).map_err(step("lock the pid file"))? {
+            break lock;
+        }
+        if UnixStream::connect(home.socket()).is_ok() || Instant::now() >= deadline {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default();
+            return Err(BootError::Running {
+                home: home.root().to_owned(),
+                pid: pid.trim().to_owned(),
+            });
+        }
+        std::thread::sleep(RETRY_INTERVAL);
     };
     std::fs::write(&path, format!("{}\n", std::process::id())).map_err(step("write the pid file"))?;
     Ok(lock)

@@ -120,6 +120,18 @@ impl Drains {
     }
 }
 
+/// What one look has found out about half-open handshakes, by port. The kernel walks its whole table of connections for each answer:
+/// milliseconds, where there are many, so workers that drain together share one.
+#[derive(Default)]
+struct Handshakes(BTreeMap<u16, bool>);
+
+impl Handshakes {
+    fn are_over(&mut self, port: u16) -> bool {
+        let ask = || sock_diag::half_open(port).is_ok_and(|count| count == 0);
+        *self.0.entry(port).or_insert_with(ask)
+    }
+}
+
 impl Supervisor {
     /// It closes its listeners and drains, or cannot.
     pub(crate) fn begin_refusal(&mut self, worker: WorkerId, keeps: bool) {
@@ -212,13 +224,14 @@ impl Supervisor {
     /// Looks at every draining worker.
     pub(crate) fn look_at_drains(&mut self) {
         let workers: Vec<WorkerId> = self.drains.running.keys().copied().collect();
+        let mut handshakes = Handshakes::default();
         for worker in workers {
-            self.look_at_drain(worker);
+            self.look_at_drain(worker, &mut handshakes);
         }
         self.drains.due = (!self.drains.running.is_empty()).then(|| Instant::now() + LOOK);
     }
 
-    fn look_at_drain(&mut self, worker: WorkerId) {
+    fn look_at_drain(&mut self, worker: WorkerId, handshakes: &mut Handshakes) {
         let ports = self.listeners.ports_of(worker);
         // The queue first: what leaves it after this look is counted by the next.
         let queued = self.listeners.queued(worker);
@@ -234,10 +247,9 @@ impl Supervisor {
             }
             return;
         }
-        drain.settled |= since >= HANDSHAKES_WITHIN
-            || ports
-                .iter()
-                .all(|port| sock_diag::half_open(*port).is_ok_and(|count| count == 0));
+        drain.settled = drain.settled
+            || since >= HANDSHAKES_WITHIN
+            || ports.iter().all(|port| handshakes.are_over(*port));
         let closes = !drain.closing && now >= drain.deadline;
         drain.closing |= closes;
         let (witness, settled) = (drain.witness, drain.settled);

@@ -1,10 +1,11 @@
 //! The daemon is killed, and nobody notices: its workers serve on, and the next one takes them back.
 
+use std::fs;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
-use rpm_e2e::outside::{has_ended, kill, kill_daemon};
+use rpm_e2e::outside::{has_ended, kill, kill_daemon, voluntary_switches};
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, get, wait_until};
@@ -100,6 +101,26 @@ fn it_may_die_again_and_again() {
     rpm.ok(["reload", "web"]);
     clients.wait_ok(SOME);
     clients.finish_clean(&rpm);
+}
+
+/// A process that was killed holds its files until the last of its threads is gone, and refuses clients before that.
+#[test]
+fn who_starts_the_next_daemon_waits_for_what_the_last_one_still_holds() {
+    let rpm = Rpm::new();
+    let held = fs::File::create(rpm.home().join("rpm.pid")).expect("a file");
+    held.lock().expect("nobody has it");
+    let mut ping = rpm.spawn(["ping"]);
+    let children = format!("/proc/{0}/task/{0}/children", ping.id());
+    let daemon = || fs::read_to_string(&children).unwrap_or_default();
+    let daemon = wait_until("a daemon is started", BOUND, daemon, |pids| !pids.is_empty());
+    let daemon: u32 = daemon.trim().parse().expect("one child");
+    let looked = || voluntary_switches(daemon).values().sum::<u64>();
+    wait_until("it looks at the file again and again", BOUND, looked, |times| {
+        *times > 20
+    });
+    assert_eq!(ping.try_wait().expect("it is ours"), None);
+    drop(held);
+    assert!(ping.wait().expect("it ends").success(), "{}", rpm.log());
 }
 
 #[test]
@@ -200,7 +221,7 @@ fn lines_are_neither_lost_nor_doubled() {
     const DEATHS: usize = 8;
     let site = Site::start(Rpm::new(), &format!("{NOISY}{}", hello()), &[]);
     let log = site.rpm.process(0).out_log;
-    let read = || std::fs::read_to_string(&log).unwrap_or_default();
+    let read = || fs::read_to_string(&log).unwrap_or_default();
     let lines = |text: &String| text.lines().count();
     wait_until("it prints", BOUND, read, |text| lines(text) > 20);
     for _ in 0..DEATHS {
@@ -302,7 +323,7 @@ fn kill_ends_what_a_dead_daemon_has_left() {
 #[test]
 fn a_state_that_cannot_be_read_is_said_so_and_does_no_harm() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    std::fs::write(rpm.home().join("state.json"), "{\"format\":1,").expect("written");
+    fs::write(rpm.home().join("state.json"), "{\"format\":1,").expect("written");
     web("hello.js", &port).start(&rpm);
     assert!(rpm.log().contains("is damaged"), "{}", rpm.log());
     assert!(get(port.number(), "/").is_ok());

@@ -11,7 +11,7 @@ use rpm_e2e::complaint::assert_says;
 use rpm_e2e::outside::{freeze, kill, kill_daemon, thaw};
 use rpm_e2e::process::descriptors;
 use rpm_e2e::steering::{Path, talkative, undisturbed};
-use rpm_testkit::{Outcome, Port, Process, Rpm, Status, wait_until};
+use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
@@ -162,7 +162,10 @@ fn with_one_worker_connections_wait_for_its_replacement() {
 fn a_frozen_worker_keeps_few_and_the_others_serve() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     web("3", &port).start(&rpm);
-    let clients = Clients::fresh(&port, 24);
+    let clients = Clients::of(&[Load {
+        clients: 24,
+        ..Load::local(port.number())
+    }]);
     clients.wait_ok(SOME);
     let frozen = rpm.process(0).pid.expect("it runs");
     freeze(frozen);
