@@ -84,10 +84,15 @@ impl App {
         self
     }
 
-    /// The command that starts it, not run yet.
+    /// The command that starts it, not run yet. It waits until the program listens, however little CPU that gets, unless another
+    /// `--listen-timeout` is given: after 3 s without a listener it would be online all the same.
     #[must_use]
     pub fn command(&self, rpm: &Rpm) -> Command {
-        let mut command = rpm.command(&self.args);
+        let mut args = self.args.clone();
+        if !args.iter().any(|arg| arg == "--listen-timeout") {
+            args.splice(1..1, ["--listen-timeout", "30s"].map(OsString::from));
+        }
+        let mut command = rpm.command(&args);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         command
     }

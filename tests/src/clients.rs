@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rpm_testkit::{Kind, Load, Pace, Port, Report, Rpm, Traffic};
 
-/// The pause of a client, for each client that there is: some 500 requests per second of one load, however many send it.
-const PAUSE: Duration = Duration::from_millis(4);
+/// The pause of a client, for each client that there is: some 250 requests per second, however many send them.
+const PAUSE: Duration = Duration::from_millis(8);
 
 /// So many clients that ask for `/` on a connection each time, beside something that happens to the server. With pauses: a loop without
 /// any takes all CPUs from the other tests and from what it is there to watch. Those that measure, or want the servers saturated, use
@@ -15,7 +15,16 @@ const PAUSE: Duration = Duration::from_millis(4);
 /// There are more than 2³² clients.
 #[must_use]
 pub fn beside(port: &Port, clients: usize) -> Load {
-    let count = u32::try_from(clients).expect("a few clients");
+    one_of(1, port, clients)
+}
+
+/// One of so many such loads, which have that rate together.
+///
+/// # Panics
+/// There are more than 2³² clients.
+#[must_use]
+pub fn one_of(loads: usize, port: &Port, clients: usize) -> Load {
+    let count = u32::try_from(loads * clients).expect("a few clients");
     Load {
         clients,
         pace: Pace::Pausing { most: PAUSE * count },
@@ -56,7 +65,11 @@ impl Clients {
             kind,
             path: if kind == Kind::EventStream { "/events" } else { "/" }.to_owned(),
             holds,
-            ..beside(if kind == Kind::Http2 { port2 } else { port }, clients)
+            ..one_of(
+                Kind::ALL.len(),
+                if kind == Kind::Http2 { port2 } else { port },
+                clients,
+            )
         };
         Clients::of(&Kind::ALL.map(load))
     }
@@ -75,9 +88,20 @@ impl Clients {
         self.kinds.iter().for_each(|(_, traffic)| traffic.mark());
     }
 
-    /// Waits until each kind has had so many good answers more.
+    /// Waits until each kind has had so many good answers more; a fifth of them to uploads that take half a second each.
     pub fn wait_ok(&self, count: u64) {
-        self.kinds.iter().for_each(|(_, traffic)| traffic.wait_ok(count));
+        let more = |kind: &Kind| match kind {
+            Kind::SlowUpload => count.div_ceil(5),
+            _ => count,
+        };
+        let goals: Vec<u64> = self
+            .kinds
+            .iter()
+            .map(|(kind, traffic)| traffic.ok() + more(kind))
+            .collect();
+        for ((_, traffic), goal) in self.kinds.iter().zip(goals) {
+            traffic.wait_total(goal);
+        }
     }
 
     /// Requests that failed so far, by kind of client.

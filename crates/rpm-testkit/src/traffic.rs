@@ -53,11 +53,27 @@ impl Traffic {
     /// # Panics
     /// Not within 20 s.
     pub fn wait_ok(&self, count: u64) {
-        let goal = self.so_far().outcomes.ok() + count;
-        let seen = || self.so_far().outcomes.ok();
-        crate::wait_until("answers to the clients", Duration::from_secs(20), seen, |ok| {
-            *ok >= goal
-        });
+        self.wait_total(self.ok() + count);
+    }
+
+    /// How many requests were answered well so far.
+    #[must_use]
+    pub fn ok(&self) -> u64 {
+        self.so_far().outcomes.ok()
+    }
+
+    /// Waits until so many requests in all were answered well.
+    ///
+    /// # Panics
+    /// Not within 20 s.
+    pub fn wait_total(&self, goal: u64) {
+        let answered = |ok: &u64| *ok >= goal;
+        crate::wait_until(
+            "answers to the clients",
+            Duration::from_secs(20),
+            || self.ok(),
+            answered,
+        );
     }
 
     /// Ends it: no new request, and an outcome for each one sent.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::certificate::certificate;
-use rpm_e2e::clients::{Clients, beside};
+use rpm_e2e::clients::{Clients, one_of};
 use rpm_e2e::outside::kill;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Kind, Load, Port, Process, Rpm, Status, wait_until};
@@ -110,7 +110,7 @@ fn hundreds_of_clients_see_neither_reloads_nor_killed_workers_nor_certificates()
     let load = |kind, clients| Load {
         kind,
         tls: true,
-        ..beside(&port, clients)
+        ..one_of(2, &port, clients)
     };
     // 200 connections of HTTP/1.1, and 25 of HTTP/2 with four streams each; some come anew for each request.
     let clients = Clients::of(&[

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rpm_e2e::clients::{Clients, beside};
+use rpm_e2e::clients::{Clients, one_of};
 use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
 use rpm_e2e::steering::Path;
@@ -13,7 +13,7 @@ const BOUND: Duration = Duration::from_secs(30);
 /// Good answers between two events.
 const SOME: u64 = 5;
 /// And of clients that do nothing but ask.
-const MANY: u64 = 300;
+const MANY: u64 = 100;
 /// How long a connection that lives long is left open when its worker is replaced.
 const HOLDS: Duration = Duration::from_millis(1500);
 
@@ -68,7 +68,7 @@ impl Site {
             kind,
             path: if kind == Kind::EventStream { "/events" } else { "/" }.to_owned(),
             holds: HOLDS,
-            ..beside(&self.port, 2)
+            ..one_of(Kind::ALL.len(), &self.port, 2)
         };
         Clients::of(&kinds.map(load).collect::<Vec<_>>())
     }

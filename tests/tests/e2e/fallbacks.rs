@@ -27,7 +27,10 @@ fn start(denied: Denied, rpm: &Rpm, app: &App) -> Ran {
 /// A program that is not Node is one instance, and is told why.
 fn one_instance(denied: Denied, reason: &str) {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    let app = App::cluster("hello.py", "3").args(["--name", "web"]).port(&port);
+    // Nothing tells that it listens.
+    let app = App::cluster("hello.py", "3")
+        .args(["--name", "web", "--listen-timeout", "1s"])
+        .port(&port);
     let ran = start(denied, &rpm, &app);
     assert!(ran.stderr.contains("one instance"), "{ran:#?}");
     assert_eq!(rpm.list().len(), 1);

@@ -11,6 +11,8 @@ use rpm_testkit::{Port, Rpm, get};
 const CLIENTS: usize = 4;
 /// Answers between two events.
 const SOME: u64 = 50;
+/// For a worker to start, to listen and to be asked, on a machine that does much else.
+const ENOUGH: &str = "5s";
 
 /// A release that says who asked for what, and answers its health check with this expression.
 fn release(name: &str, health: &str) -> String {
@@ -37,7 +39,7 @@ fn refuses_an_unhealthy_version(rpm: Rpm) {
         "--health-interval",
         "50ms",
         "--reload-timeout",
-        "2s",
+        ENOUGH,
     ];
     let site = Site::start(rpm, &release("one", "200"), &options);
     let before = site.rpm.pids("site");
@@ -47,7 +49,7 @@ fn refuses_an_unhealthy_version(rpm: Rpm) {
     let error = site.rpm.fails(["reload", "site"]);
     assert!(
         error.contains(
-            "was not ready within 2000 ms: its last answer to the health check /health was: status 500"
+            "was not ready within 5000 ms: its last answer to the health check /health was: status 500"
         ),
         "{error}"
     );
@@ -110,7 +112,7 @@ fn a_version_that_hangs_and_one_that_speaks_no_http() {
         "--health-interval",
         "10ms",
         "--reload-timeout",
-        "1s",
+        ENOUGH,
     ];
     let site = Site::start(Rpm::new(), &release("one", "200"), &options);
     let before = site.rpm.pids("site");
@@ -140,21 +142,15 @@ fn behind_the_proxy_any_program_can_be_asked() {
         place.write("site.py", &text)
     };
     let script = program("200");
-    App::of([script])
-        .args([
-            "--name",
-            "site",
-            "-i",
-            "2",
-            "--balance",
-            "proxy",
-            "--health-check",
-            "/health",
-            "--reload-timeout",
-            "2s",
-        ])
-        .port(&port)
-        .start(&rpm);
+    let reload_timeout = |time: &str| {
+        let app = serde_json::json!({
+            "name": "site", "script": script, "instances": 2, "balance": "proxy", "health_check": "/health",
+            "reload_timeout": time, "env": { "PORT": port.number() },
+        });
+        place.write("site.json", &app.to_string());
+    };
+    reload_timeout(ENOUGH);
+    place.ok(&rpm, ["start", "site.json"]);
     let before = rpm.pids("site");
     let clients = Clients::fresh(&port, 4);
     clients.wait_ok(50);
@@ -163,7 +159,8 @@ fn behind_the_proxy_any_program_can_be_asked() {
     assert!(error.contains("status 503") || error.contains("503"), "{error}");
     assert_eq!(rpm.pids("site"), before);
     program("200");
-    rpm.ok(["reload", "site"]);
+    reload_timeout("30s");
+    place.ok(&rpm, ["reload", "site.json"]);
     assert_ne!(rpm.pids("site"), before);
     clients.wait_ok(50);
     clients.finish_clean(&rpm);

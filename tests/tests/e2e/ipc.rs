@@ -106,7 +106,9 @@ fn garbage_on_the_channel_is_logged_and_harms_nobody() {
     let (rpm, port, others) = (Rpm::new(), Port::reserve(), Port::reserve());
     App::cluster("hello.js", "2").port(&others).start(&rpm);
     let traffic = Traffic::start(&beside(&others, 2));
+    // That it listens is lost in the garbage.
     App::cluster("garbage.js", "2")
+        .args(["--listen-timeout", "1s"])
         .port(&port)
         .env("GARBAGE_MB", 2)
         .start(&rpm);

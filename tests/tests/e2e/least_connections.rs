@@ -25,6 +25,12 @@ fn counts(rpm: &Rpm) -> Vec<u64> {
     slots.iter().filter_map(|slot| slot.connections).collect()
 }
 
+/// Connections that no worker has accepted yet.
+fn queued(rpm: &Rpm) -> u32 {
+    let listener = rpm.describe("web").listeners.swap_remove(0);
+    listener.slots.iter().map(|slot| slot.queued).sum()
+}
+
 fn has(rpm: &Rpm, expected: &[u64]) {
     wait_until("the counts", BOUND, || counts(rpm), |counted| counted == expected);
 }
@@ -48,7 +54,8 @@ fn whoever_has_the_fewest_gets_the_next() {
     assert!(reason.contains("(least-connections)"), "{reason}");
     let idle = undisturbed(&rpm, || open(&port, 30));
     has(&rpm, &[10, 10, 10]);
-    // What a dead worker had is gone, and its replacement, with the same slot, gets all until it has as many.
+    // What a dead worker had accepted is gone, and its replacement, with the same slot, gets all until it has as many.
+    wait_until("all are accepted", BOUND, || queued(&rpm), |queued| *queued == 0);
     let victim = rpm.process(1).pid.expect("it runs");
     kill(victim);
     let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rpm_e2e::app::App;
 use rpm_e2e::namespace::Path;
 use rpm_loadtest::Stop;
-use rpm_testkit::{Kind, Load, Port, Process, Rpm, wait_until};
+use rpm_testkit::{Kind, Load, Pace, Port, Process, Rpm, wait_until};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(30);
@@ -32,6 +32,10 @@ fn reloads_lose_nothing(test: &str, rpm: &Rpm) {
         let load = Load {
             kind,
             clients: CLIENTS,
+            // So many that some are in a handshake whenever workers change.
+            pace: Pace::Pausing {
+                most: Duration::from_millis(100),
+            },
             // A lost packet is sent again after 200 ms, a lost SYN after 1 s, 2 s, 4 s.
             timeout: Duration::from_secs(30),
             ..Load::new(SocketAddr::from((Path::SERVER, port.number())))

@@ -219,7 +219,7 @@ fn a_new_worker_that_is_killed_undoes_the_reload() {
     let done = reload.wait_with_output().expect("the command ends");
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     clients.wait_ok(SOME);
-    clients.finish_clean(&site.rpm);
+    assert_lost_by_a_kill(clients);
     assert_eq!(site.rpm.pids("site"), before);
 }
 
@@ -237,7 +237,11 @@ fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
     let mut now = site.rpm.pids("site");
     now.sort_unstable();
     assert_eq!(now, new);
-    // What the killed worker was answering is lost: at most one request per client.
+    assert_lost_by_a_kill(clients);
+}
+
+/// What the killed worker was answering is lost, and nothing else: at most one request per client.
+fn assert_lost_by_a_kill(clients: Clients) {
     for (_, report) in clients.finish() {
         let lost = [Outcome::ResetFresh, Outcome::ResetReused, Outcome::Truncated];
         assert!(report.check_allowing(&lost).is_ok(), "{report}");

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::support::{Agent, App, Client, Daemon, NODES, outcomes_of_drains};
+use crate::support::{Agent, App, Client, Daemon, NODES, on_every_node, outcomes_of_drains};
 use rpm_agent::ToAgent;
 use rpm_testkit::{Kind, Load, Traffic, wait_until};
 
@@ -199,15 +199,12 @@ fn keep_alive_clients_lose_nothing_when_a_drain_begins() {
     }
 }
 
-#[test]
-fn keep_alive_clients_of_https_lose_nothing_either() {
-    for node in NODES {
-        let mut served = serve(node, &[("KIND", "https")]);
-        let outcomes = outcomes_of_drains("https", served.port, &mut served.agent);
-        let [_, closes, resent] = outcomes.counts();
-        assert!(closes > 0 && resent == 0, "node {node}: {outcomes:?}");
-    }
-}
+on_every_node!(keep_alive_clients_of_https_lose_nothing_either, |node| {
+    let mut served = serve(node, &[("KIND", "https")]);
+    let outcomes = outcomes_of_drains("https", served.port, &mut served.agent);
+    let [_, closes, resent] = outcomes.counts();
+    assert!(closes > 0 && resent == 0, "{outcomes:?}");
+});
 
 #[test]
 fn clients_that_are_kept_have_their_next_answer_after_others_are_refused() {

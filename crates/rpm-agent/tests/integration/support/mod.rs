@@ -13,6 +13,41 @@ use rpm_agent::{Decoder, FromAgent, Open, SOCKET_ENV, TOKEN_ENV, ToAgent, node_o
 /// Every major version that the agent is for.
 pub const NODES: [u32; 5] = [18, 20, 22, 24, 26];
 
+/// A test for each of [`NODES`], where one for all would take long.
+macro_rules! on_every_node {
+    ($name:ident, $test:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn node_18() {
+                ($test)(18);
+            }
+
+            #[test]
+            fn node_20() {
+                ($test)(20);
+            }
+
+            #[test]
+            fn node_22() {
+                ($test)(22);
+            }
+
+            #[test]
+            fn node_24() {
+                ($test)(24);
+            }
+
+            #[test]
+            fn node_26() {
+                ($test)(26);
+            }
+        }
+    };
+}
+pub(crate) use on_every_node;
+
 /// Longer than anything here takes, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
