@@ -39,9 +39,18 @@ pub(crate) struct Target {
 /// When a connection that lives long may be ended by the server.
 #[derive(Debug, Default)]
 pub(crate) struct Leave {
-    /// From a mark on, for so long not.
+    /// Not before it was open for so long since the reason came.
     pub(crate) holds: Duration,
-    marks: Mutex<Vec<Instant>>,
+    reasons: Mutex<Vec<Reason>>,
+}
+
+/// A time in which the server had a reason to end what was open, as the first half of a reload is: what is opened meanwhile may
+/// still come to a worker that leaves.
+#[derive(Clone, Copy, Debug)]
+struct Reason {
+    from: Instant,
+    /// `None`: it still has.
+    until: Option<Instant>,
 }
 
 /// What became of one request.
@@ -82,19 +91,31 @@ impl Leave {
     pub(crate) fn new(holds: Duration) -> Leave {
         Leave {
             holds,
-            marks: Mutex::default(),
+            reasons: Mutex::default(),
         }
     }
 
     /// From now on the server may have a reason to end what is open.
     pub(crate) fn mark(&self) {
-        self.marks().push(Instant::now());
+        self.reasons().push(Reason {
+            from: Instant::now(),
+            until: None,
+        });
+    }
+
+    /// What is opened from now on has none, before the next mark.
+    pub(crate) fn mark_end(&self) {
+        let now = Instant::now();
+        for reason in self.reasons().iter_mut() {
+            reason.until.get_or_insert(now);
+        }
     }
 
     /// A connection that was opened then ends now, and in peace: may it?
     fn given(&self, opened: Instant) -> Result<(), Failure> {
-        let first = self.marks().iter().copied().find(|mark| *mark >= opened);
-        let held = first.is_some_and(|mark| mark.elapsed() >= self.holds);
+        let concerned = |reason: &Reason| reason.until.is_none_or(|until| opened <= until);
+        let first = self.reasons().iter().copied().find(concerned);
+        let held = first.is_some_and(|reason| reason.from.max(opened).elapsed() >= self.holds);
         let lived = opened.elapsed();
         if held {
             Ok(())
@@ -103,8 +124,8 @@ impl Leave {
         }
     }
 
-    fn marks(&self) -> std::sync::MutexGuard<'_, Vec<Instant>> {
-        self.marks
+    fn reasons(&self) -> std::sync::MutexGuard<'_, Vec<Reason>> {
+        self.reasons
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }

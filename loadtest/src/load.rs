@@ -82,8 +82,8 @@ pub struct Load {
     pub timeout: Duration,
     /// The status that a good answer has.
     pub expect_status: u16,
-    /// How long a connection that lives long must be left open after the first [`Running::mark`] since it was opened;
-    /// without one the server has no reason to end it.
+    /// How long a connection that lives long must be left open after the first [`Running::mark`] since it was opened, or, if it was
+    /// opened between a mark and its [`Running::mark_end`], since then; without one the server has no reason to end it.
     pub holds: Duration,
     /// Clients speak TLS, and take any certificate.
     pub tls: bool,
@@ -124,7 +124,7 @@ impl Load {
     pub fn start(&self, stop: &Stop) -> Running {
         let shared = Arc::new(Shared {
             target: self.target(),
-            schedule: Schedule::new(self.pace, self.lasting, self.requests, stop.clone()),
+            schedule: Schedule::new(self.paced(), self.lasting, self.requests, stop.clone()),
             report: Mutex::default(),
         });
         let mut clients = JoinSet::new();
@@ -132,6 +132,15 @@ impl Load {
             clients.spawn(drive(Arc::clone(&shared), self.kind));
         }
         Running { shared, clients }
+    }
+
+    /// Events come when the server sends them: a client that paused between them would read what has long been sent, and learn too late
+    /// that its stream has ended.
+    fn paced(&self) -> Pace {
+        match (self.kind, self.pace) {
+            (Kind::EventStream, Pace::Pausing { .. }) => Pace::Closed,
+            (_, pace) => pace,
+        }
     }
 
     fn target(&self) -> Target {
@@ -178,6 +187,11 @@ impl Running {
     /// Says that from now on the server may have a reason to end connections that live long: a reload is about to begin.
     pub fn mark(&self) {
         self.shared.target.leave.mark();
+    }
+
+    /// Says that what is opened from now on goes to workers that stay: the reload has all its new ones.
+    pub fn mark_end(&self) {
+        self.shared.target.leave.mark_end();
     }
 
     /// The account up to now.

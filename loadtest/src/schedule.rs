@@ -11,7 +11,7 @@ pub enum Pace {
     /// Closed loop: each client sends its next request when it has the answer to the last.
     Closed,
     /// The same with a pause after each answer, as a person or a program takes that does something with it. Pauses are spread evenly, so
-    /// that requests do not fall into step with each other or with what happens to the server.
+    /// that requests do not fall into step with each other or with what happens to the server. Event streams have none.
     Pausing {
         /// The longest pause.
         most: Duration,

@@ -58,7 +58,7 @@ impl Clients {
     }
 
     /// Begins to send everything that the fixture `everything.js` answers, from so many clients of each kind: HTTP/1 at
-    /// `port`, HTTP/2 at `port2`. Long-lived connections must be left open for `holds` after a [`Clients::mark`].
+    /// `port`, HTTP/2 at `port2`. Long-lived connections must be left open for `holds` after a [`Clients::through`] began.
     #[must_use]
     pub fn everything(port: &Port, port2: &Port, clients: usize, holds: Duration) -> Clients {
         let load = |kind| Load {
@@ -83,9 +83,13 @@ impl Clients {
         }
     }
 
-    /// From now on the server may have a reason to end long-lived connections.
-    pub fn mark(&self) {
+    /// Does this, which may give the server a reason to end long-lived connections: those that are open, and those that are opened
+    /// meanwhile, which may still come to a worker that leaves.
+    pub fn through<T>(&self, act: impl FnOnce() -> T) -> T {
         self.kinds.iter().for_each(|(_, traffic)| traffic.mark());
+        let done = act();
+        self.kinds.iter().for_each(|(_, traffic)| traffic.mark_end());
+        done
     }
 
     /// Waits until each kind has had so many good answers more; a fifth of them to uploads that take half a second each.

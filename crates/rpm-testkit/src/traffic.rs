@@ -42,6 +42,11 @@ impl Traffic {
         self.running.mark();
     }
 
+    /// What is opened from now on has no such reason.
+    pub fn mark_end(&self) {
+        self.running.mark_end();
+    }
+
     /// The account up to now.
     #[must_use]
     pub fn so_far(&self) -> Report {

@@ -130,6 +130,26 @@ async fn a_stream_may_end_when_it_was_held_long_enough() {
     }
 }
 
+/// As one that comes to a worker that leaves, in the middle of a reload; one that comes later has the new workers.
+#[tokio::test]
+async fn what_is_opened_after_a_mark_may_end_until_the_mark_ends() {
+    for (ends, clean) in [(false, true), (true, false)] {
+        let load = Load {
+            kind: Kind::EventStream,
+            requests: Some(3),
+            ..Load::new(serve(&[EVENTS]).await)
+        };
+        let running = load.start(&Stop::new());
+        running.mark();
+        if ends {
+            running.mark_end();
+        }
+        // The client connects now: it runs when this task waits.
+        let report = running.finish().await;
+        assert_eq!(report.check_clean().is_ok(), clean, "{report}");
+    }
+}
+
 #[tokio::test]
 async fn a_missing_event_and_a_cut_stream_are_failures() {
     const GAP: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";

@@ -36,8 +36,7 @@ fn whatever_a_client_is_a_reload_loses_nothing() {
     let clients = Clients::everything(&port, &port, 2, HOLDS);
     clients.wait_ok(SOME);
     for _ in 0..2 {
-        clients.mark();
-        rpm.ok(["reload", "web"]);
+        clients.through(|| rpm.ok(["reload", "web"]));
         clients.wait_ok(SOME);
         wait_until(
             "the old workers are gone",
@@ -125,8 +124,7 @@ fn hundreds_of_clients_see_neither_reloads_nor_killed_workers_nor_certificates()
     for round in 0..RELOADS {
         clients.wait_ok(SOME);
         sockets.wait_ok(SOME);
-        sockets.mark();
-        rpm.ok(["reload", "web"]);
+        sockets.through(|| rpm.ok(["reload", "web"]));
         if round % 5 == 2 {
             let new = certificate.replace(&format!("round-{round}"));
             certificate.is_served(&new, &port);

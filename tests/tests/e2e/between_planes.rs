@@ -87,8 +87,7 @@ impl Site {
         let (clients, busy) = (self.clients(), self.busy());
         clients.wait_ok(SOME);
         self.write(balance);
-        clients.mark();
-        self.place.ok(&self.rpm, ["reload", "site.json"]);
+        clients.through(|| self.place.ok(&self.rpm, ["reload", "site.json"]));
         clients.wait_ok(SOME);
         assert_eq!(self.steering(), steering, "{}", self.rpm.log());
         wait_until(

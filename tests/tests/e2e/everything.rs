@@ -56,8 +56,7 @@ impl Site {
 
     /// Runs a command that has workers leave, to its end and theirs.
     fn through(&self, command: &[&str]) {
-        self.clients.mark();
-        self.rpm.ok(command);
+        self.clients.through(|| self.rpm.ok(command));
         self.clients.wait_ok(SOME);
         let none = |list: &Vec<Process>| list.iter().all(|process| process.others.is_empty());
         wait_until("the old workers are gone", BOUND, || self.rpm.list(), none);

@@ -297,17 +297,18 @@ fn a_closed_listener_is_out_and_serves_again_when_it_listens_again() {
     let everybody = workers(&port, 2);
     let traffic = Traffic::start(&beside(&port, 4));
     traffic.wait_ok(50);
-    for _ in 0..4 {
-        assert_eq!(get(port.number(), "/relisten").expect("an answer").status, 200);
-        traffic.wait_ok(50);
-    }
     let count = || {
         [0, 1]
             .map(|id| said(&rpm, "relisten", id).matches("listening").count())
             .iter()
             .sum::<usize>()
     };
-    wait_until("each has listened again", BOUND, count, |count| *count == 2 + 4);
+    for round in 1..=4 {
+        assert_eq!(get(port.number(), "/relisten").expect("an answer").status, 200);
+        traffic.wait_ok(50);
+        // Before the next closes: while neither listens, clients are refused.
+        wait_until("it listens again", BOUND, count, |count| *count == 2 + round);
+    }
     traffic
         .finish()
         .check_clean()

@@ -213,6 +213,7 @@ impl Scene {
     async fn through(&self, command: &[&str]) -> anyhow::Result<()> {
         self.clients.iter().for_each(|(_, running)| running.mark());
         self.rpm.command(command).await?;
+        self.clients.iter().for_each(|(_, running)| running.mark_end());
         let deadline = Instant::now() + GONE_WITHIN;
         loop {
             let list: Value = serde_json::from_str(&self.rpm.command(&["list", "--json"]).await?)?;
