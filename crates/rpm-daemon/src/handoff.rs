@@ -20,6 +20,10 @@ use crate::worker::Awaiting;
 
 /// Connections that are on their way; one more is closed.
 const LIMIT: usize = 4096;
+/// How long a connection is kept while no worker can have it: for all to be frozen, or replaced.
+const KEPT: Duration = Duration::from_secs(30);
+/// Workers that may refuse it, as one does that closes its listener at that moment; then it is closed.
+const REFUSALS: u32 = 8;
 /// Connections that a worker may have without having answered. A frozen one keeps as many, so it is small.
 const WINDOW: usize = 8;
 /// Connections accepted before other events have their turn.
@@ -38,8 +42,8 @@ pub(crate) struct Handoffs {
     /// How many of them each worker has.
     unanswered: BTreeMap<WorkerId, usize>,
     turn: usize,
-    /// Those whose worker died, when no other had room, by the group that they came to.
-    homeless: VecDeque<(GroupId, OwnedFd)>,
+    /// Those that no worker could have when they came, or when theirs died.
+    homeless: VecDeque<(Errand, OwnedFd)>,
     /// Slots at which connections may wait.
     waiting: BTreeSet<SlotId>,
     /// When to accept again.
@@ -55,12 +59,36 @@ pub(crate) struct Handoffs {
 struct Pending {
     connection: OwnedFd,
     worker: WorkerId,
-    /// Where it came from, on the plane `handoff`.
-    group: Option<GroupId>,
     /// Where else it may go.
     others: Vec<SlotId>,
+    errand: Errand,
+}
+
+/// What is known of a connection that is handed over, whichever worker is tried.
+#[derive(Clone, Copy, Debug)]
+struct Errand {
+    /// Where it came to.
+    group: Option<GroupId>,
     /// It counts when it has arrived.
     counted: bool,
+    /// How long it is kept.
+    until: Instant,
+    refusals: u32,
+}
+
+impl Errand {
+    fn new(group: Option<GroupId>, counted: bool) -> Errand {
+        Errand {
+            group,
+            counted,
+            until: Instant::now() + KEPT,
+            refusals: 0,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.refusals >= REFUSALS || self.until <= Instant::now()
+    }
 }
 
 impl Handoffs {
@@ -78,7 +106,8 @@ impl Handoffs {
     /// When it wants to be called next.
     pub(crate) fn due(&self) -> Option<Instant> {
         let due = self.due.filter(|_| !self.paused);
-        [due, self.look_due].into_iter().flatten().min()
+        let kept = self.homeless.iter().map(|(errand, _)| errand.until).min();
+        [due, self.look_due, kept].into_iter().flatten().min()
     }
 
     /// The connections that the worker has, where they are counted.
@@ -127,7 +156,9 @@ impl Supervisor {
                     Ok(Some(connection)) => {
                         left -= 1;
                         self.handoffs.complained = false;
-                        self.deal_one(slot, connection);
+                        let counted = self.listeners.policy_of(slot) == Policy::LeastConnections;
+                        let errand = Errand::new(self.listeners.group_with(slot), counted);
+                        self.deal_one(slot, connection, errand);
                     }
                     Ok(None) => {
                         self.handoffs.waiting.remove(&slot);
@@ -145,17 +176,22 @@ impl Supervisor {
         }
     }
 
-    /// Gives those that had a worker, and lost it, another.
+    /// Gives those that no worker could have one that can now.
     fn house(&mut self) {
         for _ in 0..self.handoffs.homeless.len() {
-            let Some((group, connection)) = self.handoffs.homeless.pop_front() else {
+            let Some((errand, connection)) = self.handoffs.homeless.pop_front() else {
                 break;
             };
-            match self.listeners.a_slot_of(group) {
-                Some(slot) if self.has_room(slot) => self.deal_one(slot, connection),
-                Some(_) => self.handoffs.homeless.push_back((group, connection)),
-                // Nobody listens there any more.
-                None => {}
+            // Nobody listens there any more, if there is no slot.
+            let slot = errand.group.and_then(|group| self.listeners.a_slot_of(group));
+            let Some(slot) = slot.filter(|_| !errand.is_over()) else {
+                warn!("no worker could take a connection; it is closed");
+                continue;
+            };
+            if self.has_room(slot) {
+                self.deal_one(slot, connection, errand);
+            } else {
+                self.handoffs.homeless.push_back((errand, connection));
             }
         }
     }
@@ -188,7 +224,12 @@ impl Supervisor {
         process.is_some_and(|process| process.channel.is_some())
     }
 
-    fn deal_one(&mut self, slot: SlotId, connection: OwnedFd) {
+    /// Gives a connection to one of the workers that share those of the slot.
+    fn deal_one(&mut self, slot: SlotId, connection: OwnedFd, errand: Errand) {
+        if !self.listeners.is_handoff(slot) {
+            let to = self.listeners.eligible_with(slot).to_vec();
+            return self.in_turn(connection, to, errand);
+        }
         let policy = self.listeners.policy_of(slot);
         let holders: BTreeMap<SlotId, WorkerId> = self
             .listeners
@@ -214,8 +255,7 @@ impl Supervisor {
         }
         let now = self.now();
         self.note_traffic(now);
-        let from = self.listeners.group_with(slot);
-        self.try_next(connection, candidates, (from, policy == Policy::LeastConnections));
+        self.try_next(connection, candidates, errand);
     }
 
     /// What the workers of slots that are handed over have not answered: their queues.
@@ -230,35 +270,32 @@ impl Supervisor {
 
     /// Gives a connection to one of the workers behind these slots.
     pub(crate) fn hand_over_one(&mut self, connection: OwnedFd, to: &[SlotId]) {
-        if self.handoffs.pending.len() >= LIMIT {
+        if self.handoffs.pending.len() + self.handoffs.homeless.len() >= LIMIT {
             warn!(
                 limit = LIMIT,
                 "too many connections are being handed over; one is closed"
             );
             return;
         }
+        let group = to.iter().find_map(|slot| self.listeners.group_with(*slot));
+        let counts = |slot: &SlotId| {
+            self.listeners.is_handoff(*slot) && self.listeners.policy_of(*slot) == Policy::LeastConnections
+        };
+        let errand = Errand::new(group, to.iter().any(counts));
+        self.in_turn(connection, to.to_vec(), errand);
+    }
+
+    /// Each of them is the first one in turn.
+    fn in_turn(&mut self, connection: OwnedFd, mut candidates: Vec<SlotId>, errand: Errand) {
         self.handoffs.turn = self.handoffs.turn.wrapping_add(1);
-        let mut candidates = to.to_vec();
         if !candidates.is_empty() {
             let first = self.handoffs.turn % candidates.len();
             candidates.rotate_left(first);
         }
-        let from = to
-            .iter()
-            .find(|slot| self.listeners.is_handoff(**slot))
-            .and_then(|slot| self.listeners.group_with(*slot));
-        let counted = to
-            .iter()
-            .any(|slot| self.listeners.policy_of(*slot) == Policy::LeastConnections);
-        self.try_next(connection, candidates, (from, counted && from.is_some()));
+        self.try_next(connection, candidates, errand);
     }
 
-    fn try_next(
-        &mut self,
-        connection: OwnedFd,
-        mut candidates: Vec<SlotId>,
-        (group, counted): (Option<GroupId>, bool),
-    ) {
+    fn try_next(&mut self, connection: OwnedFd, mut candidates: Vec<SlotId>, errand: Errand) {
         while !candidates.is_empty() {
             let slot = candidates.remove(0);
             let Some(worker) = self.listeners.holder(slot) else {
@@ -284,15 +321,14 @@ impl Supervisor {
                     Pending {
                         connection,
                         worker,
-                        group,
                         others: candidates,
-                        counted,
+                        errand,
                     },
                 );
                 return;
             }
         }
-        warn!("no worker could take a connection; it is closed");
+        self.handoffs.homeless.push_back((errand, connection));
     }
 
     /// The worker has accepted connection `number`, or refused it.
@@ -301,13 +337,13 @@ impl Supervisor {
             return;
         };
         if !accepted {
-            return self.try_next(
-                pending.connection,
-                pending.others,
-                (pending.group, pending.counted),
-            );
+            let errand = Errand {
+                refusals: pending.errand.refusals + 1,
+                ..pending.errand
+            };
+            return self.try_next(pending.connection, pending.others, errand);
         }
-        if pending.counted
+        if pending.errand.counted
             && let Ok(inode) = socket::inode(&pending.connection)
         {
             let open = self.handoffs.open.entry(pending.worker).or_default();
@@ -363,10 +399,11 @@ impl Supervisor {
         let Some(pending) = self.handoffs.take(number) else {
             return;
         };
-        match pending.group {
-            Some(group) => self.handoffs.homeless.push_back((group, pending.connection)),
-            None => self.try_next(pending.connection, pending.others, (None, false)),
-        }
+        self.handoffs
+            .homeless
+            .push_back((pending.errand, pending.connection));
+        // They are dealt with before anything else happens, which may take long.
+        self.handoffs.due = Some(Instant::now());
     }
 
     /// The worker is frozen: what has not been sent to it yet goes to others. What has been it may take, as from a queue of its own.

@@ -353,6 +353,42 @@ fn the_replacement_takes_over_under_an_unprivileged_daemon() {
     );
 }
 
+/// Both workers stand still, and only one is seen to: what it had not accepted is sent to the other, which dies. Nobody else is left for it
+/// at that moment, and it is kept for who comes, or moves, next.
+#[test]
+fn what_no_worker_can_have_is_kept_for_one_that_can() {
+    let test = "what_no_worker_can_have_is_kept_for_one_that_can";
+    let _alone = alone();
+    // Where the kernel moves what waits, it waits at the other's slot, which the replacement has.
+    let Some(rpm) = Path::Classic.rpm(test) else {
+        return;
+    };
+    let port = Port::reserve();
+    app("hello.js", &port, "2").start(&rpm);
+    let workers = [0, 1].map(|id| rpm.process(id).pid.expect("the worker runs"));
+    workers.into_iter().for_each(freeze);
+    let traffic = Traffic::start(&Load {
+        clients: 1,
+        requests: Some(1),
+        ..load(&port)
+    });
+    let from = || workers.into_iter().find(|pid| rescued(&rpm, *pid) > 0);
+    let from = wait_for("the connection is sent to the other one", BOUND, from);
+    let victim = workers
+        .into_iter()
+        .find(|pid| *pid != from)
+        .expect("there are two");
+    kill(victim);
+    let replaced = || {
+        let list = rpm.list();
+        list.iter()
+            .all(|process| process.status == Status::Online && process.pid != Some(victim))
+    };
+    wait_until("the other one is replaced", BOUND, replaced, |replaced| *replaced);
+    thaw(from);
+    traffic.wait().check_clean().expect("it is answered");
+}
+
 /// The queues are sampled every 5 ms while there is traffic. What remains is the sample of CPU and memory every
 /// 2 s; the kernel counts how often the daemon went to sleep.
 #[test]
