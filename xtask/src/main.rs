@@ -1,6 +1,7 @@
 //! `cargo xtask`: every check of the repository, one of them or all in order.
 
 mod ci;
+mod dist;
 mod fixtures;
 mod layers;
 mod quick;
@@ -21,6 +22,7 @@ const USAGE: &str = "usage: cargo xtask <command>
             that depend on them, and the end-to-end tests that were edited or whose names contain TEST
   test [ARGUMENT ...]
             tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
+  dist      the program as it is given to users, in target/dist, with its symbols in a file beside it
   tidy      conventions that rustc and clippy do not know
   layers    which crate may depend on which
   fixtures  npm ci in tests/fixtures, if what is installed there is not what the lock file says";
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => on_workspace(|workspace| test::run(workspace, &owned(rest))),
         ["tidy"] => on_workspace(tidy::run),
         ["layers"] => on_workspace(layers::run),
+        ["dist"] => on_workspace(dist::run),
         ["fixtures"] => on_workspace(fixtures::run),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

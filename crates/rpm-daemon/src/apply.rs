@@ -62,7 +62,7 @@ impl Supervisor {
             }
         }
         self.upkeep.stale = true;
-        self.put_away_soon();
+        self.put_away.soon();
         Ok(accepted)
     }
 

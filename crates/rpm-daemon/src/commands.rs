@@ -86,7 +86,7 @@ impl Supervisor {
         app.rests = rests;
         self.apps.insert(id, app);
         self.upkeep.stale = true;
-        self.put_away_soon();
+        self.put_away.soon();
         let outcome = self.command(Command::Start { app: id, config });
         let instances = self
             .core

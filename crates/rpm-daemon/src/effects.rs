@@ -200,6 +200,7 @@ impl Supervisor {
         match notice {
             Notice::Online { worker, silent } => {
                 self.step(worker, Stage::Ready);
+                self.put_away.soon();
                 info!(app = self.app_name(worker), %worker, silent, "online");
             }
             Notice::Crashed {

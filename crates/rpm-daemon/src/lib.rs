@@ -26,6 +26,7 @@ mod logs;
 mod metrics;
 mod outputs;
 mod progress;
+mod put_away;
 mod redirect;
 mod reload;
 mod revision;

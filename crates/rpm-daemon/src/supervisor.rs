@@ -27,6 +27,7 @@ use crate::home::Home;
 use crate::interception::{Intercepted, Interception};
 use crate::logs::LogSink;
 use crate::progress::Steps;
+use crate::put_away::PutAway;
 use crate::state::Store;
 use crate::talk::Called;
 use crate::update::Succession;
@@ -40,9 +41,6 @@ const EVENT_LIMIT: usize = 1024;
 const ENDS_AT_ONCE: usize = 256;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Between two times that memory is given back.
-const PUT_AWAY_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while an app has a limit of memory.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -108,7 +106,7 @@ pub struct Supervisor {
     /// The tick at the origin: a daemon that took over goes on with the time of the one before.
     pub(crate) epoch: Duration,
     usage_due: Instant,
-    put_away_due: Instant,
+    pub(crate) put_away: PutAway,
     shutdown: Option<oneshot::Receiver<Outcome>>,
 }
 
@@ -186,7 +184,7 @@ impl Supervisor {
             origin: Instant::now(),
             epoch: Duration::ZERO,
             usage_due: Instant::now(),
-            put_away_due: Instant::now() + USAGE_INTERVAL,
+            put_away: PutAway::new(Instant::now()),
             shutdown: None,
         };
         Ok((supervisor, inbox))
@@ -315,10 +313,10 @@ impl Supervisor {
         }
         self.look_at_open();
         self.look_at_clock();
+        self.put_away.on_time();
         if self.usage_due <= Instant::now() {
             self.sample_usage();
             self.enforce_limits();
-            self.put_away();
             let interval = if self.upkeep.limits {
                 LIMITS_INTERVAL
             } else {
@@ -326,21 +324,6 @@ impl Supervisor {
             };
             self.usage_due = Instant::now() + interval;
         }
-    }
-
-    /// Gives back what a start or a large request has taken: now and then, for what is needed must be fetched again.
-    fn put_away(&mut self) {
-        let now = Instant::now();
-        if now >= self.put_away_due {
-            rpm_sys::memory::give_back();
-            rpm_sys::memory::give_back_program();
-            self.put_away_due = now + PUT_AWAY_INTERVAL;
-        }
-    }
-
-    /// A request has taken memory that nobody needs when it is answered.
-    pub(crate) fn put_away_soon(&mut self) {
-        self.put_away_due = self.put_away_due.min(Instant::now() + USAGE_INTERVAL);
     }
 
     /// Tells the core the length of every accept queue; `true` if anything waits anywhere.
@@ -366,6 +349,7 @@ impl Supervisor {
             due,
             usage,
             self.drains.due,
+            self.put_away.poll_timeout(),
             self.store.due(),
             self.handoffs.due(),
             self.upkeep.due(),

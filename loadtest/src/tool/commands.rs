@@ -110,7 +110,7 @@ pub(crate) async fn commands(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let met = resident <= MANY_LIMIT;
     good &= met;
     println!(
-        "daemon with {MANY} apps: {resident:.1} MB, at most {MANY_LIMIT} {}",
+        "daemon with {MANY} apps: VmRSS {resident:.1} MB, at most {MANY_LIMIT} {}",
         if met { "met" } else { "missed" }
     );
     Ok(if good || !arguments.check {
@@ -180,6 +180,6 @@ async fn weigh(rpm: &PrivateRpm) -> anyhow::Result<f64> {
     }
     let daemon = rpm.daemon().await?;
     tokio::time::sleep(AT_REST).await;
-    let resident = procfs::resident_bytes(daemon).context("the daemon is gone")?;
-    Ok(resident as f64 / 1e6)
+    let memory = procfs::memory(daemon).context("the daemon is gone")?;
+    Ok(memory.resident as f64 / 1e6)
 }

@@ -62,9 +62,9 @@ pub(crate) async fn edge_memory(arguments: Arguments) -> anyhow::Result<ExitCode
         .await?;
     let daemon = rpm.daemon().await?;
     let resident = || {
-        procfs::resident_bytes(daemon)
+        procfs::memory(daemon)
             .context("the daemon has ended")
-            .map(|bytes| bytes as f64)
+            .map(|memory| memory.resident as f64)
     };
 
     // What the first requests need once is not what a connection costs.

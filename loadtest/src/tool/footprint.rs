@@ -13,6 +13,8 @@ use super::{many, place, procfs};
 
 /// What a start leaves to be done is over by then.
 const SETTLE: Duration = Duration::from_secs(3);
+/// As long as it takes a person to look, after a command has returned.
+const AS_ONLINE: Duration = Duration::from_secs(1);
 const WORKERS: &str = "10";
 const LISTS: usize = 50;
 const TRIVIAL_WORKERS: usize = 100;
@@ -101,13 +103,16 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {
     ];
     rpm.command(&start).await?;
     let daemon = rpm.daemon().await?;
+    let memory = || procfs::memory(daemon).context("the daemon is gone");
+    tokio::time::sleep(AS_ONLINE).await;
+    let started = memory()?;
     tokio::time::sleep(SETTLE).await;
     let wakeups = wakeups_per_second(daemon, Duration::from_secs_f64(arguments.idle_seconds)).await?;
-    let resident = procfs::resident_bytes(daemon).context("the daemon is gone")?;
+    let idle = memory()?;
     let list_ms = list_ms(&rpm).await?;
     let spawn_s = spawn_s(&rpm).await?;
     drop(rpm);
-    let (started, applied) = many::file_of_many_apps().await?;
+    let (file, applied) = many::file_of_many_apps().await?;
     let (watching, reaction) = many::watched_tree().await?;
     let figure = |name, unit, value, limit| Figure {
         name,
@@ -116,7 +121,19 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {
         limit,
     };
     Ok(vec![
-        figure("daemon resident, 10 workers", "MB", resident as f64 / 1e6, 8.0),
+        figure(
+            "VmRSS of the daemon, 10 workers just started",
+            "MB",
+            started.resident as f64 / 1e6,
+            8.0,
+        ),
+        figure("of it RssAnon, its own", "MB", started.own as f64 / 1e6, 2.5),
+        figure(
+            "VmRSS when they have been idle",
+            "MB",
+            idle.resident as f64 / 1e6,
+            8.0,
+        ),
         figure(
             "daemon wake-ups per second, idle",
             "/s",
@@ -125,7 +142,7 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<Vec<Figure>> {
         ),
         figure("rpm list, median of 50", "ms", list_ms, 5.0),
         figure("100 workers spawned with --no-wait", "s", spawn_s, 0.5),
-        figure("daemon's CPU, 500 apps started from a file", "s", started, 2.0),
+        figure("daemon's CPU, 500 apps started from a file", "s", file, 2.0),
         figure("the same, 500 running apps changed by it", "s", applied, 2.0),
         figure("daemon's CPU, 50,000 watched files, idle", "%", watching, 1.0),
         figure("from a change to the old worker's end", "ms", reaction, 200.0),

@@ -48,10 +48,23 @@ pub(crate) fn program(pid: u32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
-/// Resident memory in bytes.
-pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
-    let kib = status_field(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS")?;
-    Some(kib * 1024)
+/// The memory of a process, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// `VmRSS`, which is what `ps` shows: with the pages of the program's file and of libraries, which are the system's cache.
+    pub(crate) resident: u64,
+    /// `RssAnon`, what it has written: that is its own.
+    pub(crate) own: u64,
+}
+
+/// What a process has in memory now.
+pub(crate) fn memory(pid: u32) -> Option<Memory> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |field| Some(status_field(&status, field)? * 1024);
+    Some(Memory {
+        resident: bytes("VmRSS")?,
+        own: bytes("RssAnon")?,
+    })
 }
 
 /// How often all threads of a process went to sleep by themselves: each is a wake-up later.
@@ -185,7 +198,7 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_a_parent() {
         let me = std::process::id();
-        assert!(resident_bytes(me).is_some_and(|bytes| bytes > 100_000));
+        assert!(memory(me).is_some_and(|memory| 100_000 < memory.own && memory.own < memory.resident));
         assert!(parent(me).is_some() && program(me).is_some() && voluntary_switches(me).is_some());
     }
 }
