@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{V4, who};
@@ -169,16 +169,16 @@ fn a_frozen_worker_keeps_few_and_the_others_serve() {
     clients.wait_ok(SOME);
     let frozen = rpm.process(0).pid.expect("it runs");
     freeze(frozen);
+    let since = Instant::now();
     // Those that it has wait; the others go on.
     clients.wait_ok(2000);
+    let stood = since.elapsed();
     thaw(frozen);
     clients.wait_ok(SOME);
     let report = clients.finish().swap_remove(0).1;
     report.check_allowing(&[]).expect("all were served in the end");
-    assert!(
-        report.latency.slower_than(Duration::from_millis(100)) <= 2 * WINDOW,
-        "{report}"
-    );
+    // Whatever else the machine does, nobody but them has waited for it to move again.
+    assert!(report.latency.slower_than(stood / 2) <= 2 * WINDOW, "{report}");
 }
 
 #[test]
