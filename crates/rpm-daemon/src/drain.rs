@@ -305,7 +305,7 @@ impl Supervisor {
 
     fn connections_left(&self, worker: WorkerId, witness: Witness) -> Option<u64> {
         match witness {
-            Witness::Kernel => Some(self.established(worker) as u64),
+            Witness::Kernel => Some(self.established(worker)? as u64),
             Witness::Expected | Witness::Agent | Witness::Asked | Witness::Answered => {
                 Some(self.agents.open(worker)?.connections)
             }

@@ -103,16 +103,20 @@ impl Supervisor {
         }
     }
 
-    /// The slots, of these, whose socket no process of the worker has any more.
+    /// The slots, of these, whose socket no process of the worker has any more. None, while one of them ends or cannot be looked at: what it
+    /// does not hold then says nothing, and its replacement is to have the slots.
     pub(crate) fn closed_among(&self, mut slots: Vec<SlotId>, worker: WorkerId) -> Vec<SlotId> {
         if slots.is_empty() {
             return slots;
         }
         let holders = self.holders_of_slots(worker);
-        let held: HashSet<u64> = holders
+        let sockets = holders
             .iter()
-            .flat_map(|process| sock_diag::sockets_of(process.pid()))
-            .collect();
+            .map(|process| sock_diag::sockets_surely_of(process.pid()));
+        let Some(held) = sockets.collect::<Option<Vec<_>>>() else {
+            return Vec::new();
+        };
+        let held: HashSet<u64> = held.into_iter().flatten().collect();
         let inode = |slot: &SlotId| rpm_sys::socket::inode(self.listeners.socket(*slot)?).ok();
         slots.retain(|slot| inode(slot).is_none_or(|inode| !held.contains(&inode)));
         slots

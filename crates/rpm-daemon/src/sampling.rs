@@ -147,19 +147,22 @@ impl Supervisor {
     }
 
     /// Established connections of a worker and its children on the ports of its slots.
-    pub(crate) fn established(&self, worker: WorkerId) -> usize {
+    pub(crate) fn established(&self, worker: WorkerId) -> Option<usize> {
         let ports = self.listeners.ports_of(worker);
         let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) else {
-            return 0;
+            return Some(0);
         };
         if ports.is_empty() {
-            return 0;
+            return Some(0);
         }
-        let table = sock_diag::established(&ports).unwrap_or_default();
+        // That the kernel does not say it (no descriptor is left) does not mean that there are none.
+        let table = sock_diag::established(&ports).ok()?;
         let established: HashSet<u64> = table.into_iter().map(|(_, inode)| inode).collect();
         let tree = std::iter::once(process.pid).chain(tree::descendants(process.pid));
-        tree.map(|pid| sock_diag::sockets_of(pid).intersection(&established).count())
-            .sum()
+        Some(
+            tree.map(|pid| sock_diag::sockets_of(pid).intersection(&established).count())
+                .sum(),
+        )
     }
 
     pub(crate) fn connections_of(&self, worker: WorkerId) -> Option<u32> {

@@ -11,6 +11,8 @@ pub(crate) struct Stat {
     pub(crate) state: char,
     pub(crate) parent: u32,
     pub(crate) group: u32,
+    /// `PF_…` of the kernel's include/linux/sched.h.
+    flags: u64,
     /// User plus system time, in clock ticks.
     pub(crate) cpu_ticks: u64,
     /// Start time after boot, in clock ticks: with the pid it names one process.
@@ -37,6 +39,12 @@ impl Stat {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 
+    /// The process is on its way there, or arrived: what it held is being given back.
+    pub(crate) fn is_ending(&self) -> bool {
+        const PF_EXITING: u64 = 0x4;
+        self.is_dead() || self.flags & PF_EXITING != 0
+    }
+
     /// Stopped by a signal or by a tracer.
     pub(crate) fn is_stopped(&self) -> bool {
         matches!(self.state, 'T' | 't')
@@ -50,13 +58,15 @@ impl Stat {
         let state = fields.next()?.chars().next()?;
         let parent = fields.next()?.parse().ok()?;
         let group = fields.next()?.parse().ok()?;
-        let user: u64 = fields.nth(8)?.parse().ok()?;
+        let flags = fields.nth(3)?.parse().ok()?;
+        let user: u64 = fields.nth(4)?.parse().ok()?;
         let system: u64 = fields.next()?.parse().ok()?;
         let start_ticks = fields.nth(6)?.parse().ok()?;
         Some(Stat {
             state,
             parent,
             group,
+            flags,
             cpu_ticks: user.saturating_add(system),
             start_ticks,
         })
@@ -119,11 +129,17 @@ mod tests {
                 state: 'T',
                 parent: 7,
                 group: 42,
+                flags: 4_194_560,
                 cpu_ticks: 33,
                 start_ticks: 987_654
             }
         );
-        assert!(stat.is_stopped() && !stat.is_dead());
+        assert!(stat.is_stopped() && !stat.is_dead() && !stat.is_ending());
+        let ending = Stat {
+            flags: 4_194_560 | 4,
+            ..stat
+        };
+        assert!(!ending.is_dead() && ending.is_ending());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use self::netlink::{Entry, Query, dump};
-use crate::proc::numbers_in;
+use crate::proc::{Stat, numbers_in};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -149,6 +149,17 @@ pub fn owner(inode: u64) -> Option<Owner> {
 #[must_use]
 pub fn sockets_of(pid: u32) -> HashSet<u64> {
     socket_inodes(pid).collect()
+}
+
+/// The same, as evidence of what a process does *not* hold. `None` if it is none: the process is somebody else's, or gone, or about to be.
+/// A process that ends has no descriptors any more, long before its end is reported if it has much memory.
+#[must_use]
+pub fn sockets_surely_of(pid: u32) -> Option<HashSet<u64>> {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let held = sockets_of(pid);
+    // It may have begun to end while it was read.
+    let stat = Stat::of(pid).ok()?;
+    (!stat.is_ending()).then_some(held)
 }
 
 /// Whether some connection could be meant for both addresses: same port, and the same address, or one

@@ -5,7 +5,9 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use crate::support::{Slots, Victim, command};
-use rpm_sys::sock_diag::{established, listeners, listeners_on, owner, sockets_of, udp_on};
+use rpm_sys::sock_diag::{
+    established, listeners, listeners_on, owner, sockets_of, sockets_surely_of, udp_on,
+};
 use rpm_sys::socket::{
     UdpOptions, accept, accept_queue, bind_tcp, bind_udp, bind_unix, cookie, inode, ipv6_available, listen,
     local_addr, reserve_port, unix_is_stale, unlisten,
@@ -136,6 +138,32 @@ fn cookies_name_sockets_not_descriptors() {
     let copy = one.try_clone().unwrap();
     assert_eq!(cookie(&one).unwrap(), cookie(&copy).unwrap());
     assert_eq!(inode(&one).unwrap(), inode(&copy).unwrap());
+}
+
+/// As of a process that ends, and of one that ends its first thread alone: the others hold what they held.
+#[test]
+fn what_shows_no_descriptors_is_not_said_to_hold_none() {
+    const ENDS_ITS_FIRST_THREAD: &str = "import ctypes, platform, threading, time\n\
+        threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+        ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)\n";
+    let listener = bind_tcp(LOCAL, false).unwrap();
+    listen(&listener, 33).unwrap();
+    let inode = inode(&listener).unwrap();
+    let spawn = |program: &str, args: &[&str]| Spawn {
+        fds: vec![(listener.try_clone().unwrap(), 5)],
+        ..command(program, args)
+    };
+    let sleeper = Victim::of(spawn("/bin/sleep", &["1000"])).unwrap();
+    assert!(sockets_surely_of(sleeper.0.pid).is_some_and(|held| held.contains(&inode)));
+
+    let headless = Victim::of(spawn("/usr/bin/python3", &["-c", ENDS_ITS_FIRST_THREAD])).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !sockets_of(headless.0.pid).is_empty() {
+        assert!(Instant::now() < until, "its first thread does not end");
+        std::thread::yield_now();
+    }
+    assert_eq!(sockets_surely_of(headless.0.pid), None);
+    assert_eq!(sockets_surely_of(u32::MAX), None, "nobody");
 }
 
 #[test]
