@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{Victim, command, run, shell, so, wait_until};
 use rpm_sys::limits::Rlimit;
@@ -12,20 +12,22 @@ use rpm_sys::spawn::{Spawn, Stage, spawn};
 use rpm_sys::tree::{self, Frozen, Tree};
 use rpm_sys::{ExitStatus, PidFd, Signal, usage};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::time::{ClockId, clock_gettime};
 
+/// Of CPU, which is what they cost whatever else the machine does: `rpm-loadtest footprint` measures how long they take.
 #[test]
 fn a_hundred_spawns_take_less_than_half_a_second() {
-    // The best of a few rounds: the machine may be busy with something else.
     let took = (0..5).map(|_| a_hundred_spawns()).min().unwrap();
     assert!(took < Duration::from_millis(500), "{took:?}");
 }
 
 fn a_hundred_spawns() -> Duration {
-    let began = Instant::now();
+    let cpu = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let began = cpu();
     let children: Vec<_> = (0..100)
         .map(|_| spawn(command("/bin/true", &[])).unwrap())
         .collect();
-    let took = began.elapsed();
+    let took = cpu() - began;
     for child in &children {
         wait_until(|| so(child.pidfd.try_wait().unwrap() == Some(ExitStatus::Code(0))));
     }
