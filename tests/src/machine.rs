@@ -31,6 +31,17 @@ impl Machine {
         }
     }
 
+    /// How many CPUs those under test, and this process, have kept busy since then, on the average.
+    ///
+    /// # Panics
+    /// `/proc` cannot be read.
+    #[must_use]
+    pub fn ours(&self) -> f64 {
+        let ours = used(&self.pids).saturating_sub(self.ours);
+        let elapsed = self.began.elapsed().max(Duration::from_millis(1));
+        ours as f64 / TICKS / elapsed.as_secs_f64()
+    }
+
     /// How many CPUs the others have kept busy since then, on the average.
     ///
     /// # Panics

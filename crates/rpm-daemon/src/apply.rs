@@ -62,7 +62,7 @@ impl Supervisor {
             }
         }
         self.upkeep.stale = true;
-        self.put_away.soon();
+        self.put_away.soon(std::time::Instant::now());
         Ok(accepted)
     }
 

@@ -86,7 +86,7 @@ impl Supervisor {
         app.rests = rests;
         self.apps.insert(id, app);
         self.upkeep.stale = true;
-        self.put_away.soon();
+        self.put_away.soon(std::time::Instant::now());
         let outcome = self.command(Command::Start { app: id, config });
         let instances = self
             .core

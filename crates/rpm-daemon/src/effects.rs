@@ -204,7 +204,7 @@ impl Supervisor {
         match notice {
             Notice::Online { worker, silent } => {
                 self.step(worker, Stage::Ready);
-                self.put_away.soon();
+                self.put_away.soon(std::time::Instant::now());
                 info!(app = self.app_name(worker), %worker, silent, "online");
             }
             Notice::Crashed {

@@ -145,10 +145,14 @@ impl Supervisor {
     /// Accepts what waits, as far as workers have room.
     pub(crate) fn deal(&mut self) {
         self.house();
-        if self.handoffs.waiting.is_empty() || self.handoffs.paused {
+        if self.handoffs.paused {
             return;
         }
+        // Whatever it was due for is done now, also where nothing waits to be accepted.
         self.handoffs.due = None;
+        if self.handoffs.waiting.is_empty() {
+            return;
+        }
         let mut left = BATCH;
         for slot in self.handoffs.waiting.clone() {
             while left > 0 && self.has_room(slot) {

@@ -313,7 +313,7 @@ impl Supervisor {
         }
         self.look_at_open();
         self.look_at_clock();
-        self.put_away.on_time();
+        self.put_away.on_time(Instant::now());
         if self.usage_due <= Instant::now() {
             self.sample_usage();
             self.enforce_limits();

@@ -13,7 +13,7 @@ const BOUND: Duration = Duration::from_secs(30);
 /// Good answers between two events.
 const SOME: u64 = 5;
 /// And of clients that do nothing but ask.
-const MANY: u64 = 100;
+const MANY: u64 = 300;
 /// How long a connection that lives long is left open when its worker is replaced.
 const HOLDS: Duration = Duration::from_millis(1500);
 

@@ -387,6 +387,15 @@ fn what_no_worker_can_have_is_kept_for_one_that_can() {
     wait_until("the other one is replaced", BOUND, replaced, |replaced| *replaced);
     thaw(from);
     traffic.wait().check_clean().expect("it is answered");
+    // And the daemon does not go on looking for somebody who can have it.
+    let daemon = rpm.daemon_pid().expect("it runs");
+    let busy = || {
+        let machine = Machine::watch([daemon]);
+        // tidy: sleep because what is measured is that nothing happens in this time
+        thread::sleep(Duration::from_millis(300));
+        machine.ours()
+    };
+    wait_until("the daemon rests", BOUND, busy, |busy| *busy < 0.1);
 }
 
 /// The queues are sampled every 5 ms while there is traffic. What remains is the sample of CPU and memory every

@@ -8,6 +8,7 @@ use rpm_e2e::app::App;
 use rpm_e2e::ask::{V4, who};
 use rpm_e2e::clients::Clients;
 use rpm_e2e::complaint::assert_says;
+use rpm_e2e::machine::Machine;
 use rpm_e2e::outside::{freeze, kill, kill_daemon, thaw};
 use rpm_e2e::process::descriptors;
 use rpm_e2e::steering::{Path, talkative, undisturbed};
@@ -18,6 +19,8 @@ const BOUND: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 8;
 /// Answers between two events.
 const SOME: u64 = 100;
+/// CPUs that others may keep busy without being an excuse.
+const DISTURBED: f64 = 0.15;
 /// Connections that a worker may have without having answered, as the daemon has it.
 const WINDOW: u64 = 8;
 
@@ -169,16 +172,25 @@ fn a_frozen_worker_keeps_few_and_the_others_serve() {
     clients.wait_ok(SOME);
     let frozen = rpm.process(0).pid.expect("it runs");
     freeze(frozen);
+    let machine = Machine::watch(rpm.pids("web").into_iter().chain(rpm.daemon_pid()));
     let since = Instant::now();
     // Those that it has wait; the others go on.
     clients.wait_ok(2000);
-    let stood = since.elapsed();
+    let (stood, others) = (since.elapsed(), machine.others());
     thaw(frozen);
     clients.wait_ok(SOME);
     let report = clients.finish().swap_remove(0).1;
     report.check_allowing(&[]).expect("all were served in the end");
-    // Whatever else the machine does, nobody but them has waited for it to move again.
-    assert!(report.latency.slower_than(stood / 2) <= 2 * WINDOW, "{report}");
+    // On a busy machine nobody but them has waited for it to move again, and on a quiet one nobody for long.
+    let bound = if others > DISTURBED {
+        stood / 2
+    } else {
+        Duration::from_millis(100)
+    };
+    assert!(
+        report.latency.slower_than(bound) <= 2 * WINDOW,
+        "others {others:.2}, {bound:?}\n{report}"
+    );
 }
 
 #[test]

@@ -23,11 +23,11 @@ const COPIES: usize = 4;
 /// Clients with a connection for every request.
 const CLIENTS: usize = 4;
 /// Answers between two events.
-const SOME: u64 = 50;
+const SOME: u64 = 100;
 /// Connections that are counted.
 const CONNECTIONS: usize = 40;
 /// So often.
-const TIMES: usize = 10;
+const TIMES: usize = 25;
 
 fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
