@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rpm_testkit::{Kind, Load, Pace, Port, Report, Rpm, Traffic};
 
-/// The pause of a client, for each client that there is: some 250 requests per second, however many send them.
-const PAUSE: Duration = Duration::from_millis(8);
+/// The pause of a client, for each client that there is: some 500 requests per second, however many send them.
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// So many clients that ask for `/` on a connection each time, beside something that happens to the server. With pauses: a loop without
 /// any takes all CPUs from the other tests and from what it is there to watch. Those that measure, or want the servers saturated, use
