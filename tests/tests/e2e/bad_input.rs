@@ -18,7 +18,9 @@ struct Foreign(Child);
 
 impl Foreign {
     fn listen(port: &Port, reuse_port: bool) -> Foreign {
+        // As servers do: a client of an earlier test may have left the port in TIME_WAIT.
         let script = "import socket,sys; s=socket.socket(); \
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(sys.argv[2])); \
             s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen(); print('up', flush=True); sys.stdin.read()";
         let flag = if reuse_port { "1" } else { "0" };

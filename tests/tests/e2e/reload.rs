@@ -191,6 +191,9 @@ fn a_version_that_does_not_work_never_serves() {
     }
 }
 
+/// For [`slow_reload`], on any number of CPUs.
+const TWO_AT_ONCE: [&str; 4] = ["--drain-timeout", "2000", "--parallel", "2"];
+
 /// Reloads into a version that boots until there is a file `go` in that place; returns the command and the pids of the new workers.
 fn slow_reload(site: &Site, place: &Place) -> (Child, Vec<u32>) {
     let go = place.path().join("go");
@@ -215,7 +218,7 @@ fn children_of(pid: u32) -> Vec<u32> {
 
 #[test]
 fn a_new_worker_that_is_killed_undoes_the_reload() {
-    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
+    let site = Site::start(Rpm::new(), &hello(), &TWO_AT_ONCE);
     let before = site.rpm.pids("site");
     let clients = Clients::begin(&site.port, "/", CLIENTS);
     clients.wait_ok(SOME);
@@ -231,7 +234,7 @@ fn a_new_worker_that_is_killed_undoes_the_reload() {
 
 #[test]
 fn an_old_worker_that_is_killed_does_not_stop_the_reload() {
-    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "2000"]);
+    let site = Site::start(Rpm::new(), &hello(), &TWO_AT_ONCE);
     let before = site.rpm.pids("site");
     let clients = Clients::begin(&site.port, "/", CLIENTS);
     clients.wait_ok(SOME);
