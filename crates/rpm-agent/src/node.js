@@ -16,6 +16,7 @@ const REPORT_MS = 20; // at most one report in this time
 const RETRY_MS = [100, 1000]; // first and longest pause before a connection to the daemon is tried again
 const STALLED_REPORTS = 100; // unsent for so many rounds: the daemon does not read
 const FRESH_MS = 1000; // a client that was accepted has so much time to send a request when clients are refused
+const RAW_MS = 1000; // so much longer connections count that are not HTTP: nobody can see whether anything is under way there
 const LINE_LIMIT = 65536; // characters of a message of the daemon
 
 const references = new Set(); // weak, of servers that were told to listen
@@ -267,7 +268,14 @@ function report() {
   if (parting) servers.forEach(guarded(closeIdle));
   servers.forEach((server) => countHttp1(server, open));
   sessions.forEach((session) => countHttp2(session, open));
-  countConnections(servers, open);
+  const late = parting && performance.now() - parting > RAW_MS;
+  countConnections(late ? servers.filter((server) => !isRaw(server)) : servers, open);
+}
+
+/** A protocol of the program's own, or a line between its processes. */
+function isRaw(server) {
+  const isHttp2 = typeof server.updateSettings === 'function';
+  return !isHttp2 && !inside(server, 'http.server.connections');
 }
 
 function countConnections([server, ...others], open) {

@@ -5,6 +5,7 @@ mod conf;
 mod deploy;
 mod dump;
 mod inspect;
+mod leaving;
 mod logs;
 mod monit;
 mod runtime;
@@ -320,7 +321,7 @@ async fn stop(
         hard,
         ..action(what, names, !targets.no_wait)
     };
-    change("/v1/actions", &request, output).await
+    leaving::explained(change("/v1/actions", &request, output)).await
 }
 
 fn follow(drained: bool) -> Follow {

@@ -21,6 +21,15 @@ enum Farewell {
     Long,
 }
 
+/// What an app would lose with an instance, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Usefulness {
+    AtRest,
+    Failing,
+    Starting,
+    Serving,
+}
+
 fn farewell(hard: bool) -> Farewell {
     if hard { Farewell::Short } else { Farewell::Polite }
 }
@@ -70,7 +79,9 @@ impl Core {
                 .get(id)
                 .is_some_and(|instance| !instance.state.is_leaving())
         };
-        let present: Vec<InstanceId> = app.instances.iter().filter(staying).copied().collect();
+        let mut present: Vec<InstanceId> = app.instances.iter().filter(staying).copied().collect();
+        // Those that serve stay.
+        present.sort_by_key(|&id| (self.usefulness(id), id));
         let wanted = count.clamp(1, MAX_INSTANCES) as usize;
         let surplus = present.iter().take(present.len().saturating_sub(wanted));
         let mut goals: BTreeMap<_, _> = surplus.map(|&instance| (instance, Goal::Gone)).collect();
@@ -78,6 +89,16 @@ impl Core {
         let created = self.create(id, u32::try_from(missing).unwrap_or(MAX_INSTANCES));
         goals.extend(created.into_iter().map(|instance| (instance, Goal::Online)));
         self.pursue(ticket, goals, Farewell::Long);
+    }
+
+    fn usefulness(&self, id: InstanceId) -> Usefulness {
+        match self.instances.get(&id).map(|instance| instance.state) {
+            Some(State::Stopped | State::Errored) | None => Usefulness::AtRest,
+            Some(State::Waiting { .. }) => Usefulness::Failing,
+            Some(State::Stopping { .. } | State::Awaiting { .. }) => Usefulness::Starting,
+            Some(State::Running { .. }) if self.is_served(id) => Usefulness::Serving,
+            Some(State::Running { .. }) => Usefulness::Starting,
+        }
     }
 
     fn configure(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {

@@ -70,6 +70,19 @@ impl Default for Policy {
     }
 }
 
+/// Whether a client must come to the worker that it had before, which knows its session. What waits at such a worker waits until it accepts
+/// again, is gone, or drains: nobody else can answer it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Affinity {
+    /// Any worker serves any client.
+    #[default]
+    None,
+    /// The client says whose it is (a cookie): clients that belong to nobody go to workers that accept.
+    Named,
+    /// The client's address decides, so a worker that does not accept keeps its share of all clients.
+    ByAddress,
+}
+
 /// What the core must know of an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppConfig {
@@ -94,6 +107,9 @@ pub struct AppConfig {
     /// For how many instances an old worker may retire before its successor is started, where there is no room for that.
     /// If this and `max_surge` are 0, `max_surge` is taken as 1.
     pub max_unavailable: u32,
+    /// Whether clients belong to workers.
+    #[serde(default)]
+    pub affinity: Affinity,
     /// A reload is content with workers that serve other addresses than their predecessors.
     pub allow_port_change: bool,
     /// A worker that a reload starts must also answer its health check before it takes over.
@@ -111,6 +127,7 @@ impl Default for AppConfig {
             parallel: 0,
             max_surge: None,
             max_unavailable: 0,
+            affinity: Affinity::None,
             allow_port_change: false,
             health_check: false,
         }

@@ -136,6 +136,12 @@ impl Core {
         self.steering.eligible(group)
     }
 
+    /// Has this slot left steering, while clients that belong to its worker ([`Affinity`](crate::protocol::Affinity)) still go there?
+    #[must_use]
+    pub fn is_reserved(&self, slot: SlotId) -> bool {
+        self.steering.is_reserved(slot)
+    }
+
     fn dispatch(&mut self, input: Input) {
         match input {
             Input::Command { ticket, command } => self.command(ticket, command),
@@ -156,6 +162,7 @@ impl Core {
             Input::Withheld { worker } => self.withheld(worker),
             Input::Healthy { worker } => self.healthy(worker),
             Input::Drained { worker } | Input::DrainFailed { worker } => self.drained(worker),
+            Input::Room { app, workers } => self.measured(app, workers),
             Input::Queue { slot, len } => self.steering.sample(slot, len, self.now),
             Input::Responded { worker } => self.responded(worker),
         }
@@ -175,6 +182,7 @@ impl Core {
             worker: id,
             role: worker.role(),
             answers: worker.answers,
+            affinity: worker.config.affinity,
         });
         if self.steering.holder(slot) == Some(id) {
             self.opened(id, fixed.then_some(group));

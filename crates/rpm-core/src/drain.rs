@@ -3,19 +3,15 @@
 //! It goes out of steering, but keeps its slots and goes on accepting: a connection may be on its way to it. When it has
 //! nothing left to do, cannot drain, or takes too long, it is told to end; only after its end are its slots closed.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use crate::core::{Core, Timer};
 use crate::instance::{State, Then};
 use crate::protocol::{Exit, Notice, Output};
-use crate::steering::{Role, Steering};
+use crate::slot::Role;
+use crate::steering::Steering;
 use crate::worker::{Duty, Phase, Worker};
-use crate::{AppId, Generation, InstanceId, SlotId, Tick, WorkerId};
-
-/// Generations of one app that may drain at once: the one replaced last, and the one before it. More
-/// would let a deploy every few seconds fill the machine with old processes.
-const DRAINING_GENERATIONS: usize = 2;
+use crate::{AppId, InstanceId, SlotId, WorkerId};
 
 impl Core {
     /// This worker leaves for good; one that serves drains first.
@@ -152,13 +148,11 @@ impl Core {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
-        let app = instance.app;
         match instance.state {
             State::Running { worker } if self.workers.get(&worker).is_some_and(|it| it.phase.is_online()) => {
                 instance.state = State::Stopping { worker, then };
                 self.steering.close_vacant(id);
                 self.retire(worker);
-                self.limit_draining(app);
             }
             State::Running { .. }
             | State::Stopping { .. }
@@ -185,37 +179,6 @@ impl Core {
             | State::Stopped
             | State::Errored => {}
         }
-    }
-
-    /// Tells the generations that have drained longest to end, if too many do.
-    pub(crate) fn limit_draining(&mut self, app: AppId) {
-        let mut draining = self.draining(app);
-        while draining.len() > DRAINING_GENERATIONS {
-            let since = |(generation, &(since, _)): (&Generation, &(Tick, _))| (since, *generation);
-            let Some((_, oldest)) = draining.iter().map(since).min() else {
-                return;
-            };
-            for worker in draining
-                .remove(&oldest)
-                .into_iter()
-                .flat_map(|(_, workers)| workers)
-            {
-                self.cut(worker);
-            }
-        }
-    }
-
-    /// The draining workers of an app by generation, and since when the first of these drains.
-    pub(crate) fn draining(&self, app: AppId) -> BTreeMap<Generation, (Tick, Vec<WorkerId>)> {
-        let mut draining = BTreeMap::new();
-        for (id, worker) in self.retirees(app) {
-            if let (Phase::Draining { .. }, Duty::Retire { since }) = (worker.phase, worker.duty) {
-                let (first, workers) = draining.entry(worker.generation).or_insert((since, Vec::new()));
-                *first = since.min(*first);
-                workers.push(id);
-            }
-        }
-        draining
     }
 
     /// The workers of an app that leave.

@@ -3,15 +3,19 @@
 //! Only a queue that is not empty and does not shrink says anything. Such a slot leaves steering once another one has a
 //! shorter queue, and comes back when its own shrinks. If it does not, what waits in it is moved; an empty queue then proves
 //! nothing, so the worker has to answer a probe, or stand a trial if it does not understand probes.
+//!
+//! Where clients belong to workers ([`Affinity`]) the queue of one that serves is never moved, for nobody else can answer what waits there;
+//! and where the address decides whose they are, the slot does not leave steering either.
 
 use core::mem;
 use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{Notice, Output};
+use crate::protocol::{Affinity, Notice, Output};
 use crate::restart::grown;
-use crate::steering::{Role, Steering, Tenant};
+use crate::slot::{Role, Tenant};
+use crate::steering::Steering;
 use crate::{SlotId, Tick, WorkerId};
 
 /// A queue that did not move for this long, and the up to 5 ms between its first connection and the sample that
@@ -116,7 +120,7 @@ impl Steering {
             len,
             now,
         };
-        let tenant = slot.tenant;
+        let (tenant, affinity) = (slot.tenant, slot.affinity);
         if let Some(group) = self.groups.get_mut(&slot.group)
             && group.queues.remove(&(sample.last, id))
         {
@@ -136,6 +140,11 @@ impl Steering {
                 let waiting = self.sample_idle(sample, worker, waiting);
                 self.retain(id, Tenant::Leaving { worker, waiting });
             }
+            Tenant::Serving {
+                role: Role::Active,
+                worker,
+                ..
+            } if affinity == Affinity::ByAddress => self.set_flow(id, worker, Flow::fresh()),
             Tenant::Serving { worker, flow, .. } => {
                 let flow = self.sample_serving(sample, worker, flow);
                 self.set_flow(id, worker, flow);
@@ -239,11 +248,15 @@ impl Steering {
         if waited < RESCUE_AFTER {
             return false;
         }
-        let group = self
-            .slots
-            .get(&sample.slot)
-            .and_then(|slot| self.groups.get(&slot.group));
-        let Some(group) = group else { return false };
+        let Some(slot) = self.slots.get(&sample.slot) else {
+            return false;
+        };
+        if slot.keeps_queue() {
+            return false;
+        }
+        let Some(group) = self.groups.get(&slot.group) else {
+            return false;
+        };
         let mut to = group.drained();
         if to.is_empty() && waited >= RESCUE_TO_BUSY_AFTER {
             let accepts = |id: &SlotId| *id != sample.slot && self.accepts(*id, sample.now);

@@ -27,6 +27,9 @@ pub(crate) struct App {
     pub(crate) instances: BTreeSet<InstanceId>,
     /// Instance numbers in use.
     pub(crate) numbers: BTreeSet<u32>,
+    /// How many workers fit into memory.
+    #[serde(default)]
+    pub(crate) room: Option<u32>,
     /// The reload that is going on.
     pub(crate) rollout: Option<Rollout>,
 }
@@ -148,6 +151,7 @@ impl App {
             previous: None,
             instances: BTreeSet::new(),
             numbers: BTreeSet::new(),
+            room: None,
             rollout: None,
         }
     }

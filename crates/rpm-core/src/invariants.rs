@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::core::{Core, Timer};
 use crate::instance::{App, State};
 use crate::reload::Rollout;
-use crate::steering::{Role, Slot, Tenant};
+use crate::slot::{Role, Slot, Tenant};
 use crate::tickets::Goal;
 use crate::worker::{Duty, Phase, Worker};
 use crate::{AppId, Generation, GroupId, InstanceId, SlotId, WorkerId};
@@ -44,9 +44,6 @@ pub enum Violation {
     /// A reload is not what its parts say, or goes too fast.
     #[error("the reload of app {0} is inconsistent")]
     Reload(AppId),
-    /// Too much is left behind by reloads.
-    #[error("more than two generations of app {0} drain")]
-    Draining(AppId),
     /// An index is wrong, or work was left undone.
     #[error("an index is inconsistent, or an input was not handled to its end")]
     Bookkeeping,
@@ -157,7 +154,6 @@ impl Core {
                 Violation::Reload(id),
             )?;
             ensure(consistent && app.generation <= app.newest, Violation::Reload(id))?;
-            ensure(self.draining(id).len() <= 2, Violation::Draining(id))?;
         }
         let idle = |id: &WorkerId| {
             let worker = self.workers.get(id);

@@ -26,6 +26,7 @@ mod restart;
 mod rng;
 mod room;
 pub mod sampler;
+mod slot;
 mod steering;
 mod supervise;
 pub mod takeover;

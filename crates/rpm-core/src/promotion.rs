@@ -5,7 +5,7 @@ use crate::instance::{State, Then};
 use crate::proof::{Proof, assess};
 use crate::protocol::{Notice, Output};
 use crate::reload::{Predecessor, Proved};
-use crate::steering::Role;
+use crate::slot::Role;
 use crate::tickets::Reached;
 use crate::worker::{Duty, Health, Phase};
 use crate::{InstanceId, WorkerId};

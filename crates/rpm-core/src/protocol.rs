@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::config::{AppConfig, Policy, Readiness};
+pub use crate::config::{Affinity, AppConfig, Policy, Readiness};
 use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 
 /// A wish of a user.
@@ -39,8 +39,9 @@ pub enum Command {
         /// As for [`Command::Stop`].
         hard: bool,
     },
-    /// Have `count` instances: new ones get the lowest free instance numbers, surplus ones are
-    /// deleted, lowest [`InstanceId`] first.
+    /// Have `count` instances: new ones get the lowest free instance numbers. Surplus ones are deleted: those that do not serve
+    /// first (stopped and errored ones, then those that wait for a restart, then those that start), then by lowest
+    /// [`InstanceId`].
     Scale {
         /// The app; unknown: the outcome says so.
         app: AppId,
@@ -190,6 +191,14 @@ pub enum Input {
     DrainFailed {
         /// Which.
         worker: WorkerId,
+    },
+    /// How many workers of an app fit into memory, those that it has included. Reloads that begin from now on keep to it, as to
+    /// [`AppConfig::max_surge`].
+    Room {
+        /// The app.
+        app: AppId,
+        /// So many; `None`: nothing limits them.
+        workers: Option<u32>,
     },
     /// The accept queue of a slot, sampled.
     Queue {

@@ -37,6 +37,9 @@ pub(crate) struct Rollout {
     pub(crate) proved: BTreeMap<InstanceId, Proved>,
     /// All are proved, and are watched until then.
     pub(crate) watched_until: Option<Tick>,
+    /// How many workers it may have, for memory.
+    #[serde(default)]
+    pub(crate) room: Option<u32>,
     /// The next reload ends it instead of waiting for it.
     #[serde(default)]
     pub(crate) yields: bool,
@@ -224,6 +227,7 @@ impl Core {
             launching: BTreeMap::new(),
             proved: BTreeMap::new(),
             watched_until: None,
+            room: app.room,
             yields,
             next: None,
         });
@@ -336,7 +340,6 @@ impl Core {
             }
             Aim::Return => {
                 self.conclude(instance, proved);
-                self.limit_draining(id);
             }
         }
     }
@@ -363,7 +366,6 @@ impl Core {
                 Predecessor::Gone(_) => {}
             }
         }
-        self.limit_draining(id);
         let instances = rollout.proved.into_keys().collect();
         self.tickets.grant(rollout.ticket, instances, silent);
         if let Some(next) = rollout.next {

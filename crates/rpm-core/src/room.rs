@@ -1,6 +1,7 @@
 //! Room: a reload on a machine that has not enough of it for two generations of an app at once.
 //!
-//! Every worker counts, those that drain included, for what is scarce is memory. Room is made in the order of what it
+//! Every worker counts, those that drain included, for what is scarce is memory: each drains for its own time, so reloads in quick
+//! succession add up. Room is made in the order of what it
 //! costs: old workers that stand by retire, and cannot serve again; then, as far as that is allowed, old workers retire that
 //! have no successor yet. What was told to go makes room when it is gone, at its deadline at the latest.
 
@@ -16,14 +17,26 @@ impl Core {
         self.limit(id).is_none_or(|limit| self.population(id) < limit)
     }
 
-    /// How many workers a reload of this app may have.
+    /// How many workers a reload of this app may have: as its configuration says, and as memory allows. One more than instances
+    /// is always allowed where the configuration does not forbid it.
     pub(crate) fn limit(&self, id: AppId) -> Option<usize> {
         let app = self.apps.get(&id)?;
-        let surge = match (app.config.max_surge?, app.config.max_unavailable) {
-            (0, 0) => 1,
-            (surge, _) => surge,
+        let with = |surge: u32| app.instances.len().saturating_add(surge as usize);
+        let wanted = match (app.config.max_surge, app.config.max_unavailable) {
+            (Some(0), 0) => Some(with(1)),
+            (Some(surge), _) => Some(with(surge)),
+            (None, _) => None,
         };
-        Some(app.instances.len().saturating_add(surge as usize))
+        let room = app.rollout.as_ref().and_then(|rollout| rollout.room);
+        let fitting = room.map(|room| with(1).max(room as usize));
+        [wanted, fitting].into_iter().flatten().min()
+    }
+
+    /// It has been found out how many workers of an app fit into memory: reloads that begin from now on keep to it.
+    pub(crate) fn measured(&mut self, id: AppId, workers: Option<u32>) {
+        if let Some(app) = self.apps.get_mut(&id) {
+            app.room = workers;
+        }
     }
 
     /// The workers of an app, whatever they are doing.
@@ -52,7 +65,6 @@ impl Core {
                 self.stand_by_lost(instance);
             }
         }
-        self.limit_draining(id);
         for id in self.expendable(id).into_iter().take(needed) {
             if let Some(instance) = self.instances.get_mut(&id) {
                 instance.record.count_restart();

@@ -11,9 +11,9 @@ use core::mem;
 use serde::{Deserialize, Serialize};
 
 use crate::deadlines::Deadlines;
-use crate::freeze::Flow;
-use crate::protocol::Output;
-use crate::{Generation, GroupId, InstanceId, SlotId, Tick, WorkerId};
+use crate::protocol::{Affinity, Output};
+use crate::slot::{Rank, Role, Slot, Tenant};
+use crate::{Generation, GroupId, InstanceId, SlotId, WorkerId};
 
 /// All slots and groups.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,70 +32,6 @@ pub(crate) struct Steering {
     closing: Vec<(SlotId, GroupId)>,
     #[serde(skip)]
     pub(crate) abandoned: BTreeSet<SlotId>,
-}
-
-/// One slot.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Slot {
-    pub(crate) group: GroupId,
-    pub(crate) instance: InstanceId,
-    pub(crate) generation: Generation,
-    /// Its queue when it was last sampled.
-    pub(crate) len: u32,
-    /// Its tenant has answered a probe before: silence then means that it is frozen.
-    pub(crate) answers: bool,
-    pub(crate) tenant: Tenant,
-}
-
-/// Who uses a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Tenant {
-    /// Nobody, until its instance's next worker takes it.
-    Vacant,
-    /// A worker that is not ready yet, or that ends in order to be replaced. `waiting`:
-    /// since when its queue has not moved.
-    Idle { worker: WorkerId, waiting: Option<Tick> },
-    /// A worker that accepts.
-    Serving {
-        worker: WorkerId,
-        role: Role,
-        flow: Flow,
-    },
-    /// A worker that was told to end and leaves no heir; the slot ends with it.
-    Leaving { worker: WorkerId, waiting: Option<Tick> },
-}
-
-/// What a worker that accepts is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Role {
-    /// To serve.
-    Active,
-    /// To step in if its successor fails.
-    Warm,
-    /// To finish what it has begun.
-    Draining,
-}
-
-/// How good a choice a slot is; a group's eligible slots are those of its best rank. A worker that drains still
-/// accepts, so it is better than having clients wait for one that starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rank {
-    Healthy,
-    Warm,
-    Stalled,
-    Draining,
-    Waiting,
-    Last,
-}
-
-impl Rank {
-    /// Is there a worker that is seen to accept?
-    pub(crate) fn accepts(self) -> bool {
-        match self {
-            Rank::Healthy | Rank::Warm | Rank::Draining => true,
-            Rank::Stalled | Rank::Waiting | Rank::Last => false,
-        }
-    }
 }
 
 /// All slots of one address.
@@ -118,51 +54,7 @@ pub(crate) struct Claim {
     /// `None`: the worker does not serve yet.
     pub(crate) role: Option<Role>,
     pub(crate) answers: bool,
-}
-
-impl Tenant {
-    pub(crate) fn worker(self) -> Option<WorkerId> {
-        match self {
-            Tenant::Vacant => None,
-            Tenant::Idle { worker, .. } | Tenant::Serving { worker, .. } | Tenant::Leaving { worker, .. } => {
-                Some(worker)
-            }
-        }
-    }
-
-    /// Does the slot end with this tenant?
-    pub(crate) fn is_last(self) -> bool {
-        match self {
-            Tenant::Serving { role, .. } => role == Role::Draining,
-            Tenant::Leaving { .. } => true,
-            Tenant::Vacant | Tenant::Idle { .. } => false,
-        }
-    }
-
-    fn new(worker: WorkerId, role: Option<Role>) -> Tenant {
-        let flow = Flow::fresh();
-        let idle = Tenant::Idle {
-            worker,
-            waiting: None,
-        };
-        role.map_or(idle, |role| Tenant::Serving { worker, role, flow })
-    }
-}
-
-impl Slot {
-    pub(crate) fn rank(&self) -> Rank {
-        match self.tenant {
-            Tenant::Serving { role, flow, .. } => match (role, flow.is_in()) {
-                (Role::Active, true) => Rank::Healthy,
-                (Role::Warm, true) => Rank::Warm,
-                (Role::Active | Role::Warm, false) => Rank::Stalled,
-                (Role::Draining, true) => Rank::Draining,
-                (Role::Draining, false) => Rank::Last,
-            },
-            Tenant::Vacant | Tenant::Idle { .. } => Rank::Waiting,
-            Tenant::Leaving { .. } => Rank::Last,
-        }
-    }
+    pub(crate) affinity: Affinity,
 }
 
 impl Group {
@@ -197,6 +89,18 @@ impl Steering {
         self.by_instance.get(&id).into_iter().flatten().copied()
     }
 
+    /// Is new connections' way to this slot closed, but not that of clients that belong to its worker?
+    pub(crate) fn is_reserved(&self, id: SlotId) -> bool {
+        self.slots.get(&id).is_some_and(|slot| match slot.tenant {
+            Tenant::Serving {
+                role: Role::Active,
+                flow,
+                ..
+            } => slot.affinity != Affinity::None && !flow.is_in(),
+            Tenant::Serving { .. } | Tenant::Vacant | Tenant::Idle { .. } | Tenant::Leaving { .. } => false,
+        })
+    }
+
     pub(crate) fn eligible(&self, group: GroupId) -> &[SlotId] {
         self.groups.get(&group).map_or(&[], |group| &group.eligible)
     }
@@ -226,12 +130,14 @@ impl Steering {
             }
             slot.tenant = tenant;
             slot.answers = claim.answers;
+            slot.affinity = claim.affinity;
         } else {
             let Claim {
                 group,
                 instance,
                 generation,
                 answers,
+                affinity,
                 ..
             } = claim;
             let slot = Slot {
@@ -240,6 +146,7 @@ impl Steering {
                 generation,
                 len: 0,
                 answers,
+                affinity,
                 tenant,
             };
             self.slots.insert(claim.slot, slot);

@@ -47,7 +47,6 @@ impl Core {
         for instance in lost {
             self.replace_outdated(instance, generation);
         }
-        self.limit_draining(id);
         let next = self.undone(rollout.ticket, rollout.next, cause);
         if !bereft.is_empty() {
             self.go_back(id, bereft, next);
@@ -91,6 +90,7 @@ impl Core {
             launching: BTreeMap::new(),
             proved: BTreeMap::new(),
             watched_until: None,
+            room: app.room,
             yields: false,
             next,
         });

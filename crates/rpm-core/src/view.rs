@@ -140,6 +140,8 @@ pub struct ReloadView {
     pub returns: bool,
     /// The next reload ends it instead of waiting for it.
     pub yields: bool,
+    /// How many workers it may have, for memory; `None`: that limits nothing.
+    pub room: Option<u32>,
     /// Instances whose turn has not come.
     pub queued: usize,
     /// Instances whose new worker is starting.
@@ -212,6 +214,7 @@ impl Core {
                 former: rollout.former(),
                 returns: rollout.aim == Aim::Return,
                 yields: rollout.yields,
+                room: rollout.room,
                 queued: rollout.queued.len(),
                 launching: rollout.launching.len(),
                 proved: rollout.proved.len(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::proof::Footprint;
 use crate::protocol::AppConfig;
 use crate::restart::Life;
-use crate::steering::Role;
+use crate::slot::Role;
 use crate::{Generation, GroupId, InstanceId, Tick};
 
 /// One supervised process.

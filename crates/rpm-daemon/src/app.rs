@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
-use rpm_core::protocol::{AppConfig, Policy as RestartPolicy, Readiness};
+use rpm_core::protocol::{Affinity, AppConfig, Policy as RestartPolicy, Readiness};
 use rpm_core::{AppId, Revision};
 use rpm_wire::api::{AppSpec, Balance, ExecMode, Policy};
 use serde::{Deserialize, Serialize};
@@ -226,6 +226,11 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
         parallel: if spec.parallel == 0 { cpus } else { spec.parallel },
         max_surge: spec.max_surge,
         max_unavailable: spec.max_unavailable,
+        affinity: match (spec.policy, &spec.proxy.sticky) {
+            (Policy::IpHash, _) => Affinity::ByAddress,
+            (_, Some(_)) => Affinity::Named,
+            (_, None) => Affinity::None,
+        },
         allow_port_change: spec.allow_port_change,
         health_check: spec.health_check.is_some(),
     }

@@ -13,7 +13,8 @@ use crate::supervisor::Supervisor;
 
 /// Between two looks at what a draining worker still has.
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
-/// A worker that does not acknowledge goes to the signal path.
+/// An agent whose event loop turns has acknowledged by then. From then on, as often, it is found out whether its worker has any connection: one
+/// that has is waited for, and one that has none is asked to end.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
 /// Between the ends of two workers whose sockets could not be taken back.
 const FOREIGN_PAUSE: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ pub(crate) struct Drains {
 
 struct Drain {
     since: Instant,
-    /// An agent that has not acknowledged by then does not know how.
+    /// The agent should have acknowledged by then.
     acknowledge_by: Instant,
     deadline: Instant,
     witness: Witness,
@@ -140,17 +141,25 @@ impl Supervisor {
             return;
         }
         self.drains.refusing.insert(worker, keeps);
-        if self.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster) {
-            self.tell(worker, ToAgent::Refuse { keeps });
-        } else if self.tell(worker, ToAgent::Refuse { keeps }) {
-            // It does not tell of the sockets that it made itself.
-            for slot in self.listeners.slots_of(worker) {
-                self.input(Input::SlotReleased { slot, worker });
-            }
-        } else {
+        let told = self.tell(worker, ToAgent::Refuse { keeps });
+        if !told && self.workers.get(&worker).map(|held| held.plane) != Some(Plane::Cluster) {
             // Its program knows by the signal how to stop, and by nothing else.
             self.drains.end(worker);
-            self.input(Input::DrainFailed { worker });
+            return self.input(Input::DrainFailed { worker });
+        }
+        if told {
+            self.release_own(worker);
+        }
+    }
+
+    /// The worker is about to close the sockets that it made itself, which it tells nobody: they are its alone, so that they are closed when it
+    /// closes them.
+    fn release_own(&mut self, worker: WorkerId) {
+        for slot in self.listeners.slots_of(worker) {
+            if self.listeners.is_own(slot) {
+                self.listeners.leave_to(slot, worker);
+                self.input(Input::SlotReleased { slot, worker });
+            }
         }
     }
 
@@ -242,8 +251,9 @@ impl Supervisor {
         let since = now.saturating_duration_since(drain.since);
         if drain.witness == Witness::Expected {
             if now >= drain.acknowledge_by {
-                self.drains.end(worker);
-                self.input(Input::DrainFailed { worker });
+                drain.acknowledge_by = now + ACKNOWLEDGE_WITHIN;
+                let late = now >= drain.deadline;
+                self.look_at_silent(worker, late, queued);
             }
             return;
         }
@@ -260,6 +270,17 @@ impl Supervisor {
         }
         if settled && queued == 0 {
             self.follow_verdict(worker, witness.judge(self.connections_left(worker, witness)));
+        }
+    }
+
+    /// Its agent has not acknowledged. That its event loop is busy does not mean that nobody waits for it: as long as it has connections it
+    /// has its time.
+    fn look_at_silent(&mut self, worker: WorkerId, late: bool, queued: u32) {
+        // What the kernel does not say is taken for some.
+        let has_clients = || queued > 0 || self.established(worker) != Some(0);
+        if late || !has_clients() {
+            self.drains.end(worker);
+            self.input(Input::DrainFailed { worker });
         }
     }
 
@@ -292,7 +313,8 @@ impl Supervisor {
     /// When a socket that the daemon has no hold of leaves its group, the kernel may choose any of the group for a moment: none
     /// of the others may be about to go then.
     fn waits_for_others(&mut self, worker: WorkerId) -> bool {
-        if !self.listeners.is_foreign(worker) {
+        // One that refuses has closed its listeners already.
+        if !self.listeners.is_foreign(worker) || self.drains.refusing.contains_key(&worker) {
             return false;
         }
         let last = self.drains.foreign_left.map(|at| at.elapsed());

@@ -208,7 +208,15 @@ impl Supervisor {
             self.have_it_kept(&fronted, open.redirect.as_ref(), &mut open.keepers);
             let target = |upstream: &_| self.target(upstream, &open.targets);
             let upstreams = fronted.upstreams.iter().filter(|_| leaves || !fronted.leaves);
-            let targets: Vec<Target> = upstreams.map(target).collect();
+            let reserved = fronted
+                .aside
+                .iter()
+                .filter(|(slot, ..)| self.core.is_reserved(*slot));
+            let reserved = reserved.map(|upstream| Target {
+                reserved: true,
+                ..target(upstream)
+            });
+            let targets: Vec<Target> = upstreams.map(target).chain(reserved).collect();
             if open.targets != targets {
                 open.front.set_upstreams(&targets);
                 open.targets = targets;
@@ -255,6 +263,7 @@ impl Supervisor {
             addr: *addr,
             weight: *weight,
             key: holder.map_or_else(known, |worker| worker.instance.0),
+            reserved: false,
         }
     }
 

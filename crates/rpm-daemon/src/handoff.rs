@@ -264,12 +264,16 @@ impl Supervisor {
 
     /// What the workers of slots that are handed over have not answered: their queues.
     pub(crate) fn handed_queues(&self) -> Vec<(SlotId, u32)> {
-        let queue = |slot: SlotId| {
-            let worker = self.listeners.holder(slot)?;
-            let len = u32::try_from(self.handoffs.unanswered(worker)).unwrap_or(u32::MAX);
-            Some((slot, len))
-        };
-        self.listeners.handed_over().filter_map(queue).collect()
+        let held = |slot: &SlotId| self.listeners.holder(*slot).is_some();
+        let slots = self.listeners.handed_over().filter(held);
+        slots.map(|slot| (slot, self.on_their_way(slot))).collect()
+    }
+
+    /// How many connections were handed to the slot's worker that it has not accepted.
+    pub(crate) fn on_their_way(&self, slot: SlotId) -> u32 {
+        let worker = self.listeners.holder(slot);
+        let count = worker.map_or(0, |worker| self.handoffs.unanswered(worker));
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Gives a connection to one of the workers behind these slots.

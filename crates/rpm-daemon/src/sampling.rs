@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use rpm_core::{InstanceId, WorkerId};
+use rpm_core::protocol::Input;
+use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_sys::{sock_diag, tree, usage};
 
 use crate::supervisor::Supervisor;
@@ -13,6 +14,9 @@ use crate::worker::UsageSample;
 const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
 /// A CPU share over less than this is noise.
 const USAGE_MINIMUM: Duration = Duration::from_millis(200);
+
+/// Of the memory that is available the part that a reload leaves: for what its new workers use later, and for others.
+const MEMORY_SPARE: u64 = 5;
 
 /// Who descends from whom is not looked up more often than this: it takes a pass over all processes.
 const FAMILIES_INTERVAL: Duration = Duration::from_millis(500);
@@ -30,6 +34,12 @@ pub(crate) struct Connections {
 struct Families {
     seen: Option<Instant>,
     by_leader: HashMap<u32, Vec<u32>>,
+}
+
+/// So many workers that use `largest` bytes each fit into so much memory, with a part left for everything else; `None`: nobody knows.
+fn room(available: u64, largest: u64) -> Option<u32> {
+    let fitting = (available - available / MEMORY_SPARE).checked_div(largest)?;
+    Some(u32::try_from(fitting).unwrap_or(u32::MAX))
 }
 
 /// CPU time and memory of a worker: all its processes together.
@@ -165,6 +175,19 @@ impl Supervisor {
         )
     }
 
+    /// Tells the core how many workers of an app fit into memory, before it starts more of them beside those that it has.
+    pub(crate) fn measure_room(&mut self, app: AppId) {
+        let ours = self.workers.values().filter(|held| held.app == app);
+        let used = ours.filter_map(|held| Some(held.process()?.usage.rss_bytes));
+        let (count, largest) = used.fold((0, 0), |(count, most), one| (count + 1, one.max(most)));
+        // What cannot be found out limits nothing.
+        let fitting = rpm_sys::memory::available()
+            .ok()
+            .and_then(|available| room(available, largest));
+        let workers = fitting.map(|more| more.saturating_add(count));
+        self.input(Input::Room { app, workers });
+    }
+
     pub(crate) fn connections_of(&self, worker: WorkerId) -> Option<u32> {
         self.connections.by_worker.get(&worker).copied()
     }
@@ -188,5 +211,23 @@ impl Supervisor {
             .into_iter()
             .filter(|l| held.contains(&l.inode) && !ours.contains(&l.inode));
         own.map(|listener| listener.addr.to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifth_of_the_memory_is_left_free() {
+        let cases = [
+            (1000, 100, Some(8)),
+            (1000, 801, Some(0)),
+            (1000, 0, None),
+            (u64::MAX, 1, Some(u32::MAX)),
+        ];
+        for (available, largest, expected) in cases {
+            assert_eq!(room(available, largest), expected, "{available} by {largest}");
+        }
     }
 }

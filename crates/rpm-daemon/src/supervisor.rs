@@ -411,6 +411,9 @@ impl Supervisor {
         if let Command::Reload { app, .. } = &command {
             self.reloads.insert(*app, ticket);
         }
+        if let Command::Reload { app, .. } | Command::Replace { app, .. } = &command {
+            self.measure_room(*app);
+        }
         let outcome = self.await_ticket(ticket);
         self.input(Input::Command { ticket, command });
         self.settle();

@@ -150,7 +150,7 @@ impl Supervisor {
                 .and_then(|worker| self.instance_of(worker))
                 .map_or(0, |id| id.0),
             eligible: slot.eligible,
-            queued: slot.queue.len,
+            queued: slot.queue.len.saturating_add(self.on_their_way(slot.slot)),
             backlog: slot.queue.max,
             steered: slot.steered,
             connections: slot.connections.or_else(|| self.handed_to(slot)),

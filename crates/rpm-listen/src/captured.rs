@@ -101,8 +101,15 @@ impl Listeners {
         group.is_some_and(|group| group.key.starts_with(PREFIX) && !group.is_private(slot))
     }
 
+    /// Is the slot a socket that its worker made, wherever that listens?
+    #[must_use]
+    pub fn is_own(&self, slot: SlotId) -> bool {
+        let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
+        group.is_some_and(|group| group.key.starts_with(PREFIX))
+    }
+
     /// A socket of the worker's own making is its alone from now on: it closes it when it likes.
-    pub(crate) fn leave_to(&mut self, slot: SlotId, worker: WorkerId) {
+    pub fn leave_to(&mut self, slot: SlotId, worker: WorkerId) {
         let group = self
             .group_of
             .remove(&slot)

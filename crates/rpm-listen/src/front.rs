@@ -32,6 +32,8 @@ pub struct Fronted<'l> {
     v6only: bool,
     /// The eligible slots: which, where it listens, and its weight.
     pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
+    /// Where workers listen that are not eligible.
+    pub aside: Vec<(SlotId, SocketAddr, u32)>,
     /// The workers have the address themselves again, and new clients go to them. Those of before are passed on to the address.
     pub leaves: bool,
     /// None of its workers is left that only the proxy connects to.
@@ -256,6 +258,8 @@ impl Listeners {
                 Some((*slot, held.private?, held.weight))
             };
             let mut upstreams: Vec<_> = group.eligible.iter().filter_map(upstream).collect();
+            let others = group.slots.keys().filter(|slot| !group.eligible.contains(slot));
+            let aside = others.filter_map(upstream).collect();
             let private = group.slots.values().filter(|held| held.is_private());
             let leaves = upstreams.is_empty() && !group.eligible.is_empty();
             // Where the kernel may choose the proxy again nobody is passed on.
@@ -268,6 +272,7 @@ impl Listeners {
                 listeners: &group.front,
                 v6only: group.v6only,
                 upstreams,
+                aside,
                 leaves,
                 empty: !group.slots.values().any(|held| held.is_private()),
                 workers: private.filter_map(|held| held.holder).collect(),

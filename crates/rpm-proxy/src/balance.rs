@@ -55,17 +55,25 @@ pub(crate) fn choose(set: &Upstreams, asking: &Asking<'_>) -> Chosen {
     let untried = |one: &&Arc<Upstream>| !asking.tried.contains(&one.id());
     let sound = |one: &&Arc<Upstream>| untried(one) && !one.is_ejected(asking.now_ms);
     let room = |one: &&Arc<Upstream>| asking.max_in_flight.is_none_or(|max| one.in_flight() < max);
-    if set.list.is_empty() {
+    let belongs = |one: &&Arc<Upstream>| asking.sticky == Some(one.key());
+    let open = |one: &&Arc<Upstream>| !one.is_reserved() || belongs(one);
+    if !set.list.iter().any(|one| open(&one)) {
         return Chosen::Nobody;
     }
-    if !set.list.iter().any(|one| untried(&one)) {
+    let any_sound = set.list.iter().any(|one| open(&one) && sound(&one));
+    let fit = |one: &&Arc<Upstream>| open(one) && if any_sound { sound(one) } else { untried(one) };
+    if !set.list.iter().any(|one| fit(&one)) {
         return Chosen::Tried;
     }
-    let any_sound = set.list.iter().any(|one| sound(&one));
-    let fit = |one: &&Arc<Upstream>| if any_sound { sound(one) } else { untried(one) };
+    // A client that belongs to a worker waits for it, whoever else has room.
+    let owner = owner(asking, set.list.iter().filter(fit));
+    let is_free = |one: &&Arc<Upstream>| owner.is_none_or(|owner| owner.id() == one.id());
     // Between the look and the choice another thread may take the last place.
     for _ in 0..=set.list.len() {
-        let candidates = set.list.iter().filter(|one| fit(one) && room(one));
+        let candidates = set
+            .list
+            .iter()
+            .filter(|one| fit(one) && is_free(one) && room(one));
         let Some(chosen) = prefer(set, asking, &candidates) else {
             return Chosen::Busy;
         };
@@ -74,6 +82,24 @@ pub(crate) fn choose(set: &Upstreams, asking: &Asking<'_>) -> Chosen {
         }
     }
     Chosen::Busy
+}
+
+/// The upstream that the client belongs to: by its cookie, or by its address.
+fn owner<'u>(
+    asking: &Asking<'_>,
+    fit: impl Iterator<Item = &'u Arc<Upstream>> + Clone,
+) -> Option<&'u Arc<Upstream>> {
+    let by_cookie = asking
+        .sticky
+        .and_then(|key| fit.clone().find(|one| one.key() == key));
+    let by_address = || match asking.policy {
+        Policy::IpHash => {
+            let client = bits(asking.client);
+            fit.max_by_key(|one| mixed(client ^ mixed(u64::from(one.key()))))
+        }
+        Policy::RoundRobin | Policy::LeastInFlight | Policy::Latency | Policy::Weighted => None,
+    };
+    by_cookie.or_else(by_address)
 }
 
 /// The best of the candidates.
@@ -86,15 +112,11 @@ fn prefer<'u>(
     if count < 2 {
         return candidates.clone().next();
     }
-    if let Some(key) = asking.sticky
-        && let Some(own) = candidates.clone().find(|one| one.key() == key)
-    {
-        return Some(own);
-    }
     let turn = set.next_turn();
     let nth = |number: usize| candidates.clone().nth(number);
     match asking.policy {
-        Policy::RoundRobin => nth(turn % count),
+        // Whom an address belongs to was decided before.
+        Policy::RoundRobin | Policy::IpHash => nth(turn % count),
         Policy::LeastInFlight => {
             let loads = candidates.clone().map(|one| one.load(asking.now_ms));
             let least = loads.min()?;
@@ -108,12 +130,6 @@ fn prefer<'u>(
             let cost = |one: &Upstream| (one.latency_us() + 1).saturating_mul(one.load(asking.now_ms) + 1);
             let (first, second) = (nth(first)?, nth(second)?);
             Some(if cost(second) < cost(first) { second } else { first })
-        }
-        Policy::IpHash => {
-            let client = bits(asking.client);
-            candidates
-                .clone()
-                .max_by_key(|one| mixed(client ^ mixed(u64::from(one.key()))))
         }
         Policy::Weighted => {
             // Who is furthest behind its share.
@@ -161,21 +177,29 @@ mod tests {
             addr: ([127, 0, 0, 1], 1).into(),
             weight: *weight,
             key: id as u32,
+            reserved: false,
         };
         let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
         Upstreams::new(&targets, &Upstreams::default(), &Common::default())
     }
 
     fn chosen(set: &Upstreams, policy: Policy, client: u8, tried: &[UpstreamId]) -> Option<u32> {
-        let asking = Asking {
+        ask(set, &asking(policy, client, tried))
+    }
+
+    fn asking(policy: Policy, client: u8, tried: &[UpstreamId]) -> Asking<'_> {
+        Asking {
             policy,
             client: [10, 0, 0, client].into(),
             sticky: None,
             tried,
             max_in_flight: None,
             now_ms: 0,
-        };
-        match choose(set, &asking) {
+        }
+    }
+
+    fn ask(set: &Upstreams, asking: &Asking<'_>) -> Option<u32> {
+        match choose(set, asking) {
             Chosen::Upstream(in_flight) => Some(in_flight.upstream().id().0),
             Chosen::Tried | Chosen::Busy | Chosen::Nobody => None,
         }
@@ -242,6 +266,66 @@ mod tests {
                 "only its clients move"
             );
         }
+    }
+
+    #[test]
+    fn a_client_waits_for_its_upstream_when_that_has_no_room() {
+        let four = set(&[1, 1, 1, 1]);
+        let by_cookie = Asking {
+            sticky: Some(2),
+            max_in_flight: Some(1),
+            ..asking(Policy::RoundRobin, 7, &[])
+        };
+        let by_address = Asking {
+            max_in_flight: Some(1),
+            ..asking(Policy::IpHash, 7, &[])
+        };
+        for asking in [by_cookie, by_address] {
+            let Chosen::Upstream(first) = choose(&four, &asking) else {
+                panic!("there is room");
+            };
+            assert!(matches!(choose(&four, &asking), Chosen::Busy));
+            let id = first.upstream().id();
+            drop(first);
+            assert_eq!(ask(&four, &asking), Some(id.0));
+        }
+    }
+
+    #[test]
+    fn a_reserved_one_is_there_for_clients_that_name_it_alone() {
+        let targets = |reserved: u32| -> Vec<Target> {
+            (0..3)
+                .map(|id| Target {
+                    id: UpstreamId(id),
+                    addr: ([127, 0, 0, 1], 1).into(),
+                    weight: 1,
+                    key: id,
+                    reserved: id == reserved,
+                })
+                .collect()
+        };
+        let before = Upstreams::new(&targets(9), &Upstreams::default(), &Common::default());
+        let after = Upstreams::new(&targets(1), &before, &Common::default());
+        assert!(
+            Arc::ptr_eq(&before.list[1], &after.list[1]),
+            "what is known of it stays"
+        );
+        assert_eq!(
+            counts(&after, Policy::RoundRobin, 10),
+            BTreeMap::from([(0, 5), (2, 5)])
+        );
+        let of_it = |tried| Asking {
+            sticky: Some(1),
+            ..asking(Policy::RoundRobin, 7, tried)
+        };
+        assert!((0..10).all(|_| ask(&after, &of_it(&[])) == Some(1)));
+        let tried = [UpstreamId(0), UpstreamId(2)];
+        assert!(matches!(
+            choose(&after, &asking(Policy::RoundRobin, 7, &tried)),
+            Chosen::Tried
+        ));
+        let again = Upstreams::new(&targets(9), &after, &Common::default());
+        assert_eq!(counts(&again, Policy::RoundRobin, 9).len(), 3);
     }
 
     #[test]

@@ -21,6 +21,15 @@ pub struct Target {
     pub weight: u32,
     /// What a client's cookie names it by: its successor has the same.
     pub key: u32,
+    /// Only clients whose cookie names it go there.
+    pub reserved: bool,
+}
+
+impl Target {
+    /// Is it the same upstream, whoever may go there?
+    fn is_same(&self, other: &Target) -> bool {
+        (self.id, self.addr, self.weight, self.key) == (other.id, other.addr, other.weight, other.key)
+    }
 }
 
 /// Failures in a row after which an upstream is left out.
@@ -50,6 +59,8 @@ pub struct Upstream {
     turns: AtomicU32,
     /// It fails its health checks.
     ill: AtomicBool,
+    /// [`Target::reserved`], as it is now.
+    reserved: AtomicBool,
     /// When it came, in ms since the start of the proxy, and for how long it is spared.
     since_ms: u64,
     slow_start_ms: u64,
@@ -106,6 +117,7 @@ impl Upstream {
             requests: AtomicU64::new(0),
             turns: AtomicU32::new(0),
             ill: AtomicBool::new(false),
+            reserved: AtomicBool::new(target.reserved),
             since_ms: common.now_ms,
             slow_start_ms: common.slow_start_ms,
             freed: Arc::clone(&common.freed),
@@ -116,6 +128,11 @@ impl Upstream {
     #[must_use]
     pub fn id(&self) -> UpstreamId {
         self.target.id
+    }
+
+    /// Do only clients that belong to it go there?
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.reserved.load(Ordering::Relaxed)
     }
 
     /// Where it listens.
@@ -270,11 +287,12 @@ impl Upstreams {
             common
         };
         let known = |target: &Target| {
-            let old = before.list.iter().find(|old| old.target == *target);
+            let old = before.list.iter().find(|old| old.target.is_same(target));
             old.map_or_else(
                 || Arc::new(Upstream::new(*target, common)),
                 |old| {
                     old.turns.store(0, Ordering::Relaxed);
+                    old.reserved.store(target.reserved, Ordering::Relaxed);
                     Arc::clone(old)
                 },
             )
@@ -304,6 +322,7 @@ mod tests {
             addr: ([127, 0, 0, 1], 1).into(),
             weight: 1,
             key: id,
+            reserved: false,
         }
     }
 

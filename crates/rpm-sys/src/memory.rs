@@ -1,4 +1,7 @@
-//! How the C library's allocator behaves.
+//! How the C library's allocator behaves, and how much memory the system has left.
+
+use std::io;
+use std::path::Path;
 
 /// One heap for all threads, instead of one for each few: a process whose work is on one thread wins nothing by more, and
 /// each keeps its pages. Nothing changes where the C library has no such thing.
@@ -32,7 +35,7 @@ pub fn give_back_program() {
 
 /// Where the program's code and constants lie: addresses and lengths. What was written at the start (relocations) is not among them.
 #[cfg(target_os = "linux")]
-fn program_mappings() -> std::io::Result<Vec<(usize, usize)>> {
+fn program_mappings() -> io::Result<Vec<(usize, usize)>> {
     let program = std::fs::read_link("/proc/self/exe")?;
     let program = program.to_string_lossy();
     let maps = std::fs::read_to_string("/proc/self/maps")?;
@@ -52,9 +55,109 @@ fn program_mappings() -> std::io::Result<Vec<(usize, usize)>> {
     Ok(maps.lines().filter_map(clean).collect())
 }
 
+/// Memory that new processes may use without taking it from others: what the machine has available (proc_meminfo(5)), or less where a
+/// control group that this process is in has a lower limit.
+///
+/// # Errors
+/// `/proc` is not there, or does not say it.
+pub fn available() -> io::Result<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo")?;
+    let machine = field(&info, "MemAvailable:").ok_or(io::ErrorKind::InvalidData)? * 1024;
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let left = groups
+        .lines()
+        .filter_map(|line| left_in(Path::new("/sys/fs/cgroup"), line));
+    Ok(left.fold(machine, u64::min))
+}
+
+/// What is left of the limits of a control group and those above it (cgroups(7)). `line`: `0::PATH` in version 2,
+/// `N:memory:PATH` in version 1.
+fn left_in(mounted: &Path, line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(':')?;
+    let (controllers, path) = rest.split_once(':')?;
+    let is_second = controllers.is_empty();
+    let (root, limit, used, cache) = match is_second {
+        true => (
+            mounted.to_owned(),
+            "memory.max",
+            "memory.current",
+            "inactive_file",
+        ),
+        false if controllers.split(',').any(|name| name == "memory") => (
+            mounted.join("memory"),
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+        false => return None,
+    };
+    let group = root.join(path.trim_start_matches('/'));
+    let above = group.ancestors().take_while(|above| above.starts_with(&root));
+    let left = |group: &Path| {
+        let number = |name| -> Option<u64> {
+            let text = std::fs::read_to_string(group.join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        // `max` in the place of a number: no limit.
+        let limit = number(limit)?;
+        let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let reclaimable = field(&stat, cache).unwrap_or(0);
+        Some(limit.saturating_sub(number(used)?.saturating_sub(reclaimable)))
+    };
+    above.filter_map(left).min()
+}
+
+/// The number that follows a name.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next()? == name).then(|| words.next()?.parse().ok())?
+    })
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_memory_is_available_and_not_more_than_there_is() {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let total = field(&info, "MemTotal:").unwrap() * 1024;
+        let available = available().unwrap();
+        assert!(
+            available > 1 << 20 && available <= total,
+            "{available} of {total}"
+        );
+    }
+
+    #[test]
+    fn the_lowest_limit_of_a_group_and_those_above_it_counts() {
+        let root = std::env::temp_dir().join(format!("rpm-cgroup-{}", std::process::id()));
+        let write = |name: &str, text: &str| {
+            let path = root.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("a/memory.max", "1000\n");
+        write("a/memory.current", "900\n");
+        write("a/memory.stat", "anon 600\ninactive_file 300\n");
+        write("a/b/memory.max", "max\n");
+        write("a/b/memory.current", "900\n");
+        write("memory/c/memory.limit_in_bytes", "50\n");
+        write("memory/c/memory.usage_in_bytes", "70\n");
+        for (line, expected) in [
+            ("0::/a/b", Some(400)),
+            ("0::/a", Some(400)),
+            ("0::/gone", None),
+            ("0::/", None),
+            ("4:cpu,memory:/c", Some(0)),
+            ("4:cpu:/c", None),
+            ("", None),
+        ] {
+            assert_eq!(left_in(&root, line), expected, "{line}");
+        }
+        std::fs::remove_dir_all(&root).unwrap();
+    }
 
     /// Pages of files that this process has in its memory.
     fn pages_of_files() -> u64 {

@@ -234,6 +234,46 @@ fn a_cookie_keeps_a_client_with_its_worker_across_reloads() {
     assert!(again.is_some(), "whose worker is not there gets another");
 }
 
+/// Who answers a client with this cookie, and the cookie that it is given.
+fn ask_slow(port: &Port, query: &str, cookie: &str) -> (String, Option<String>) {
+    let mut connection = Connection::open(port);
+    connection.send(&format!(
+        "GET /{query} HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n"
+    ));
+    let answer = connection.answer();
+    assert_eq!(answer.status, 200);
+    let mut lines = answer.head.lines();
+    let set = lines.find_map(|line| line.strip_prefix("set-cookie: "));
+    let set = set.and_then(|line| line.split(';').next()).map(str::to_owned);
+    (answer.body.trim().to_owned(), set)
+}
+
+#[test]
+fn a_cookie_keeps_a_client_with_its_worker_while_that_is_busy() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("slow.js", "2")
+        .args(["--name", "slow", "--balance", "proxy", "--sticky", "worker"])
+        .port(&port)
+        .start(&rpm);
+    let (home, cookie) = ask_slow(&port, "", "other=1");
+    let cookie = cookie.expect("a cookie");
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            // Far longer than it takes a worker to count as frozen.
+            let busy = scope.spawn(|| ask_slow(&port, "?block=400", &cookie));
+            for _ in 0..10 {
+                assert_eq!(
+                    ask_slow(&port, "", &cookie),
+                    (home.clone(), None),
+                    "{}",
+                    rpm.log()
+                );
+            }
+            assert_eq!(busy.join().expect("it is answered"), (home.clone(), None));
+        }
+    });
+}
+
 #[test]
 fn a_worker_that_fails_its_health_check_gets_nothing() {
     let (rpm, port) = (Rpm::new(), Port::reserve());

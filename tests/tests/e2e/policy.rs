@@ -8,7 +8,7 @@ use rpm_e2e::app::App;
 use rpm_e2e::ask::{V4, who, workers};
 use rpm_e2e::outside::kill;
 use rpm_e2e::steering::{Path, talkative, undisturbed};
-use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
+use rpm_testkit::{Port, Process, Rpm, Status, get, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients, each with an address of its own, and connections of each.
@@ -88,6 +88,44 @@ fn clients_stick_to_their_worker() {
 #[test]
 fn so_they_do_without_privileges() {
     stick("so_they_do_without_privileges", Path::Classic);
+}
+
+/// How long a worker is busy: far longer than it takes one to count as frozen, and to lose what waits for it.
+const BUSY_MS: u64 = 400;
+
+/// A worker that is busy for some time keeps its clients, and those that come meanwhile wait for it.
+fn busy_workers_keep_clients(test: &str, path: Path, balance: &str) {
+    let Some(rpm) = path.rpm(test) else { return };
+    let port = Port::reserve();
+    App::cluster("slow.js", &WORKERS.to_string())
+        .args(["--name", "web", "--policy", "ip-hash", "--balance", balance])
+        .port(&port)
+        .start(&rpm);
+    let home = who(V4, &port);
+    for _ in 0..3 {
+        let number = port.number();
+        let busy = std::thread::spawn(move || get(number, &format!("/?block={BUSY_MS}")));
+        for _ in 0..10 {
+            assert_eq!(who(V4, &port), home, "{}", rpm.log());
+        }
+        let answer = busy
+            .join()
+            .expect("the client runs to its end")
+            .expect("an answer");
+        assert_eq!(answer.body.trim(), home);
+    }
+}
+
+#[test]
+fn busy_workers_keep_their_clients() {
+    for balance in ["direct", "handoff", "proxy"] {
+        busy_workers_keep_clients("busy_workers_keep_their_clients", Path::Ebpf, balance);
+    }
+}
+
+#[test]
+fn so_they_do_with_classic_bpf() {
+    busy_workers_keep_clients("so_they_do_with_classic_bpf", Path::Classic, "direct");
 }
 
 /// Three parts of four go to the first.

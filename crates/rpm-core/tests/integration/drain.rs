@@ -130,19 +130,19 @@ fn a_restart_does_not_wait_for_a_worker_that_drains() {
 }
 
 #[test]
-fn two_generations_may_drain_and_the_third_ends_the_oldest() {
+fn each_generation_drains_for_its_own_time_however_many_there_are() {
     let mut rig = Rig::serving(1);
-    for worker in [2, 3] {
-        rig.pass(ms(10));
+    for worker in 2..=9 {
+        rig.pass(ms(1000));
         reload(&mut rig);
         prove(&mut rig, 10 + worker as u32, worker);
     }
-    rig.pass(ms(10));
-    reload(&mut rig);
-    assert!(prove(&mut rig, 20, 4).contains(&terminate(1)));
-    let draining = RetiringPhase::Draining;
-    let wanted = vec![(1, RetiringPhase::Ending), (2, draining), (3, draining)];
+    let wanted: Vec<_> = (1..=8).map(|worker| (worker, RetiringPhase::Draining)).collect();
     assert_eq!(leaving(&rig), wanted);
+    // The first began to drain a second after the start, and the time is 30 s.
+    assert_eq!(rig.pass(ms(22_999)), vec![]);
+    assert_eq!(rig.pass(ms(1)), vec![terminate(1)]);
+    assert_eq!(rig.pass(ms(1000)), vec![terminate(2)]);
 }
 
 #[test]

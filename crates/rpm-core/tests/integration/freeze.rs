@@ -1,8 +1,9 @@
 //! The freeze rule: what queue lengths lead to, and when a slot comes back.
 
-use crate::common::{GROUP, Rig, ms, probe, recovered, rescue, slots, spawn, stalled, steer};
-use rpm_core::WorkerId;
-use rpm_core::protocol::{Input, Output};
+use crate::common::rollout::{prove, reload};
+use crate::common::{APP, GROUP, Rig, ms, probe, recovered, rescue, slots, spawn, stalled, steer};
+use rpm_core::protocol::{Affinity, AppConfig, Command, Input, Output};
+use rpm_core::{SlotId, WorkerId};
 
 fn responded(rig: &mut Rig, worker: u64) -> Vec<Output> {
     rig.input(Input::Responded {
@@ -240,4 +241,57 @@ fn when_the_healthy_ones_are_gone_the_stalled_ones_serve() {
     rig.queue(1, 5);
     assert_eq!(responded(&mut rig, 1), vec![recovered(0)]);
     assert_eq!(rig.queue(1, 5), vec![rescue(1, None, &[0])]);
+}
+
+/// The same two workers, whose clients belong to them.
+fn with_affinity(affinity: Affinity) -> Rig {
+    let mut rig = Rig::new();
+    let config = AppConfig {
+        instances: 2,
+        affinity,
+        ..AppConfig::default()
+    };
+    rig.command(Command::Start { app: APP, config });
+    for slot in 0..2 {
+        rig.spawned(u64::from(slot) + 1);
+        rig.take_slot(slot, u64::from(slot) + 1);
+    }
+    rig.pass(ms(2000));
+    rig
+}
+
+#[test]
+fn a_worker_to_which_addresses_belong_keeps_them_and_its_queue_while_it_lives() {
+    let mut rig = with_affinity(Affinity::ByAddress);
+    for _ in 0..2000 {
+        assert_eq!(rig.tick(&[(0, 3), (1, 0)]), vec![]);
+    }
+    assert_eq!(rig.exited(1)[..2], [steer(&[1]), rescue(0, None, &[1])]);
+}
+
+#[test]
+fn a_worker_that_clients_name_gets_no_new_ones_and_keeps_its_queue() {
+    let mut rig = with_affinity(Affinity::Named);
+    let mut outputs = Vec::new();
+    for _ in 0..2000 {
+        outputs.extend(rig.tick(&[(0, 3), (1, 0)]));
+    }
+    assert_eq!(outputs, vec![steer(&[1]), stalled(0, 3)]);
+    assert!(rig.core.is_reserved(SlotId(0)) && !rig.core.is_reserved(SlotId(1)));
+    assert_eq!(rig.tick(&[(0, 2), (1, 0)]), vec![steer(&[0, 1]), recovered(0)]);
+    assert!(!rig.core.is_reserved(SlotId(0)));
+}
+
+#[test]
+fn what_belongs_to_a_worker_that_drains_goes_to_others_when_it_does_not_accept() {
+    let mut rig = with_affinity(Affinity::ByAddress);
+    reload(&mut rig);
+    for (slot, worker) in [(10, 3), (11, 4)] {
+        prove(&mut rig, slot, worker);
+    }
+    let mut outputs = Vec::new();
+    for _ in 0..20 {
+        outputs.extend(rig.tick(&[(0, 3), (1, 0), (10, 0), (11, 0)]));
+    }
+    assert!(outputs.contains(&rescue(0, Some(1), &[10, 11])), "{outputs:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{APP, Rig, done, drain, instances, kill, ms, online, retiring, spawn, terminate};
+use crate::common::{APP, Rig, done, instances, kill, ms, online, spawn, terminate};
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
@@ -309,36 +309,6 @@ fn delete_forgets_and_ids_start_again_when_none_is_left() {
     assert!(rig.core.app(APP).is_none());
     let outputs = rig.start(1, Readiness::Executed, Policy::default());
     assert_eq!(outputs, vec![spawn(4, 1, 0, 0)]);
-}
-
-#[test]
-fn scale_adds_and_removes_the_lowest_first() {
-    let mut rig = Rig::started(3, Readiness::Executed, Policy::default());
-    let outputs = rig.command(Command::Scale { app: APP, count: 1 });
-    assert_eq!(outputs, vec![retiring(1), drain(1), retiring(2), drain(2)]);
-    rig.exited(1);
-    assert_eq!(rig.exited(2), vec![done(2, &[0, 1])]);
-    let outputs = rig.command(Command::Scale { app: APP, count: 3 });
-    assert_eq!(outputs, vec![spawn(4, 1, 3, 0), spawn(5, 1, 4, 1)]);
-    rig.spawned(4);
-    assert_eq!(rig.spawned(5), vec![online(5, false), done(3, &[3, 4])]);
-    assert_eq!(
-        rig.command(Command::Scale { app: APP, count: 3 }),
-        vec![done(4, &[])]
-    );
-    let outputs = rig.command(Command::Scale {
-        app: AppId(1),
-        count: 3,
-    });
-    assert_eq!(outputs, vec![failed(5, None, None, Failure::NoSuchApp)]);
-}
-
-#[test]
-fn scale_does_not_count_what_is_being_deleted() {
-    let mut rig = Rig::started(2, Readiness::Executed, Policy::default());
-    rig.delete(&[0]);
-    let outputs = rig.command(Command::Scale { app: APP, count: 2 });
-    assert_eq!(outputs, vec![spawn(3, 1, 2, 2)], "number 0 is still in use");
 }
 
 #[test]

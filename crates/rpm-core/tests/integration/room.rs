@@ -1,8 +1,8 @@
 //! `max_surge` and `max_unavailable`: reloads on a machine without room for two generations.
 
-use crate::common::rollout::{drained, is_ready, leaving, prove, reload_done, reload_with, undone};
-use crate::common::{GROUP, Rig, done, drain, instances, ms, slots, spawn, terminate};
-use rpm_core::protocol::{AppConfig, Exit, Failure, Input, Outcome, Output, Readiness};
+use crate::common::rollout::{drained, is_ready, leaving, prove, reload, reload_done, reload_with, undone};
+use crate::common::{APP, GROUP, Rig, done, drain, instances, ms, slots, spawn, terminate};
+use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Input, Outcome, Output, Readiness};
 use rpm_core::{RetiringPhase, Ticket, WorkerId};
 
 fn config(surge: u32, unavailable: u32) -> AppConfig {
@@ -101,4 +101,39 @@ fn without_any_room_an_old_worker_leaves_first() {
 fn no_room_at_all_is_room_for_one() {
     let mut rig = Rig::serving(2);
     assert_eq!(reload_with(&mut rig, config(0, 0)), vec![spawn(3, 2, 0, 0)]);
+}
+
+#[test]
+fn without_memory_for_more_a_reload_waits_for_those_that_drain() {
+    let mut rig = Rig::serving(2);
+    reload(&mut rig);
+    for (slot, worker) in [(10, 3), (11, 4)] {
+        prove(&mut rig, slot, worker);
+    }
+    rig.input(Input::Room {
+        app: APP,
+        workers: Some(4),
+    });
+    assert_eq!(reload(&mut rig), vec![], "two serve, and two drain");
+    drained(&mut rig, 2);
+    assert_eq!(rig.exited(2).last(), Some(&spawn(5, 3, 0, 0)));
+    assert_eq!(rig.pass(ms(5000)), vec![], "the other one has its time");
+    drained(&mut rig, 1);
+    assert_eq!(rig.exited(1).last(), Some(&spawn(6, 3, 1, 1)));
+}
+
+#[test]
+fn memory_for_none_is_memory_for_one() {
+    let mut rig = Rig::serving(2);
+    let app = APP;
+    rig.input(Input::Room {
+        app,
+        workers: Some(0),
+    });
+    assert_eq!(reload(&mut rig), vec![spawn(3, 2, 0, 0)]);
+    rig.input(Input::Room { app, workers: None });
+    assert_eq!(reload(&mut rig), vec![], "it waits for the one before");
+    rig.command(Command::Undo { app });
+    let outputs = reload(&mut rig);
+    assert!(outputs.contains(&spawn(4, 3, 0, 0)) && outputs.contains(&spawn(5, 3, 1, 1)));
 }

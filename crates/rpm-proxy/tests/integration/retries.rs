@@ -56,6 +56,7 @@ fn serve_within(workers: &[SocketAddr], request_timeout: Option<Duration>) -> (P
         addr: *addr,
         weight: 1,
         key: id,
+        reserved: false,
     };
     let targets: Vec<Target> = (0..).zip(workers).map(target).collect();
     front.set_upstreams(&targets);

@@ -169,7 +169,8 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 | Input::SharedReleased { .. }
                 | Input::Drained { .. }
                 | Input::DrainFailed { .. }
-                | Input::Queue { .. } => {}
+                | Input::Queue { .. }
+                | Input::Room { .. } => {}
             }
             world.tell(input)
         }
@@ -381,7 +382,12 @@ fn stray_input(world: &mut World) -> Verdict {
     let worker = random_worker(world);
     let slot = SlotId(world.dice.roll(200) as u32);
     let open = world.open_slots();
-    match world.dice.roll(8) {
+    match world.dice.roll(9) {
+        8 => {
+            let app = random_app(world);
+            let workers = world.dice.percent(70).then(|| world.dice.roll(12) as u32);
+            world.tell(Input::Room { app, workers })
+        }
         0 => world.tell(Input::Queue { slot, len: u32::MAX }),
         1 => world.tell(Input::SlotReleased {
             slot,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rpm_core::protocol::{AppConfig, Policy, Readiness};
+use rpm_core::protocol::{Affinity, AppConfig, Policy, Readiness};
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 
 use super::world::World;
@@ -64,6 +64,14 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
         parallel: dice.roll(3) as u32,
         max_surge: dice.percent(40).then(|| dice.roll(3) as u32),
         max_unavailable: dice.roll(3) as u32,
+        affinity: dice
+            .pick(&[
+                Affinity::None,
+                Affinity::None,
+                Affinity::Named,
+                Affinity::ByAddress,
+            ])
+            .unwrap_or_default(),
         allow_port_change: dice.percent(20),
         health_check: dice.percent(25),
     }

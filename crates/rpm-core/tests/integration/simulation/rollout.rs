@@ -228,9 +228,14 @@ fn instance_of(ready: &Ready, worker: WorkerId) -> Option<InstanceId> {
 /// How many workers a reload may have, and how many ready ones it may do without.
 fn limits(core: &Core, app: AppId) -> Option<(usize, usize)> {
     let view = core.app(app)?;
-    let (surge, spare) = (view.config.max_surge?, view.config.max_unavailable);
-    let surge = if spare == 0 { surge.max(1) } else { surge };
-    Some((view.instances().len() + surge as usize, spare as usize))
+    let spare = view.config.max_unavailable;
+    let with = |surge: u32| view.instances().len() + surge as usize;
+    let surge = view.config.max_surge;
+    let wanted = surge.map(|surge| with(if spare == 0 { surge.max(1) } else { surge }));
+    let fitting = view.reload.and_then(|reload| reload.room);
+    let fitting = fitting.map(|room| (room as usize).max(with(1)));
+    let workers = [wanted, fitting].into_iter().flatten().min()?;
+    Some((workers, spare as usize))
 }
 
 fn population(core: &Core, app: AppId) -> usize {

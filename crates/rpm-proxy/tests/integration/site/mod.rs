@@ -100,6 +100,7 @@ impl Site {
             addr: upstream.addr,
             weight: 1,
             key: 0,
+            reserved: false,
         }]);
         proxy
             .open(1, vec![OwnedFd::from(listener)], &front)

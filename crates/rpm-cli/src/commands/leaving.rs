@@ -1,0 +1,93 @@
+//! What a command waits for that ends processes.
+
+use std::fmt::Write as _;
+use std::pin::pin;
+use std::time::Duration;
+
+use rpm_wire::api::{Process, Status};
+use tokio::time::timeout;
+
+use super::{is_silent, read, tell};
+use crate::render::visible;
+
+/// Before a word is said: most processes end within this time.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// Processes that are named; of others only the number is told.
+const MOST: usize = 5;
+
+/// Waits for a change that ends processes. One that takes long is explained on stderr.
+pub(super) async fn explained<T>(change: impl Future<Output = T>) -> T {
+    let mut change = pin!(change);
+    if let Ok(done) = timeout(PATIENCE, &mut change).await {
+        return done;
+    }
+    let explain = async {
+        let processes: Vec<Process> = read("/v1/processes").await.unwrap_or_default();
+        if let Some(text) = explanation(&processes).filter(|_| !is_silent()) {
+            tell(text);
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        done = change => done,
+        never = explain => never,
+    }
+}
+
+/// Which processes have not ended yet, and how to end them now; `None`: none is ending.
+fn explanation(processes: &[Process]) -> Option<String> {
+    let ending: Vec<&Process> = processes
+        .iter()
+        .filter(|process| process.status == Status::Stopping)
+        .collect();
+    if ending.is_empty() {
+        return None;
+    }
+    let mut text = "waiting for requests under way:".to_owned();
+    for (number, process) in ending.iter().take(MOST).enumerate() {
+        let comma = if number == 0 { "" } else { "," };
+        let _ = write!(text, "{comma} {} {}", visible(&process.name), process.id);
+        match (process.pid, process.connections) {
+            (Some(pid), Some(1)) => drop(write!(text, " (pid {pid}, 1 connection)")),
+            (Some(pid), Some(count)) => drop(write!(text, " (pid {pid}, {count} connections)")),
+            (Some(pid), None) => drop(write!(text, " (pid {pid})")),
+            (None, _) => {}
+        }
+    }
+    if let Some(more @ 1..) = ending.len().checked_sub(MOST) {
+        let _ = write!(text, " and {more} more");
+    }
+    text.push_str("; --hard ends processes at once");
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(id: u32, status: &str, connections: Option<u32>) -> Process {
+        let process = serde_json::json!({
+            "id": id, "name": "web", "instance": id, "generation": 1, "exec_mode": "cluster", "plane": "direct", "status": status,
+            "pid": 100 + id, "uptime_ms": null, "started_at_ms": 0, "created_at_ms": 0, "restarts": 0, "unstable_restarts": 0,
+            "cpu_percent": 0.0, "memory_bytes": 0, "connections": connections, "exit_code": null, "out_log": "", "err_log": ""
+        });
+        serde_json::from_value(process).expect("a process")
+    }
+
+    #[test]
+    fn the_processes_that_have_not_ended_are_named() {
+        let processes = [
+            process(0, "stopping", Some(1)),
+            process(1, "online", Some(9)),
+            process(2, "stopping", Some(3)),
+            process(3, "stopping", None),
+        ];
+        let expected = "waiting for requests under way: web 0 (pid 100, 1 connection), web 2 (pid 102, 3 connections), web 3 (pid 103); \
+                        --hard ends processes at once";
+        assert_eq!(explanation(&processes).as_deref(), Some(expected));
+        assert_eq!(explanation(&processes[1..2]), None);
+        let many: Vec<Process> = (0..8).map(|id| process(id, "stopping", None)).collect();
+        let text = explanation(&many).expect("some are ending");
+        assert!(text.contains("web 4 (pid 104) and 3 more; --hard"), "{text}");
+    }
+}

@@ -1,0 +1,128 @@
+//! Slots: who uses one, and how good a choice it is for new connections.
+
+use serde::{Deserialize, Serialize};
+
+use crate::freeze::Flow;
+use crate::protocol::Affinity;
+use crate::{Generation, GroupId, InstanceId, Tick, WorkerId};
+
+/// One slot.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Slot {
+    pub(crate) group: GroupId,
+    pub(crate) instance: InstanceId,
+    pub(crate) generation: Generation,
+    /// Its queue when it was last sampled.
+    pub(crate) len: u32,
+    /// Its tenant has answered a probe before: silence then means that it is frozen.
+    pub(crate) answers: bool,
+    #[serde(default)]
+    pub(crate) affinity: Affinity,
+    pub(crate) tenant: Tenant,
+}
+
+/// Who uses a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Tenant {
+    /// Nobody, until its instance's next worker takes it.
+    Vacant,
+    /// A worker that is not ready yet, or that ends in order to be replaced. `waiting`:
+    /// since when its queue has not moved.
+    Idle { worker: WorkerId, waiting: Option<Tick> },
+    /// A worker that accepts.
+    Serving {
+        worker: WorkerId,
+        role: Role,
+        flow: Flow,
+    },
+    /// A worker that was told to end and leaves no heir; the slot ends with it.
+    Leaving { worker: WorkerId, waiting: Option<Tick> },
+}
+
+/// What a worker that accepts is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Role {
+    /// To serve.
+    Active,
+    /// To step in if its successor fails.
+    Warm,
+    /// To finish what it has begun.
+    Draining,
+}
+
+/// How good a choice a slot is; a group's eligible slots are those of its best rank. A worker that drains still
+/// accepts, so it is better than having clients wait for one that starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    Healthy,
+    Warm,
+    Stalled,
+    Draining,
+    Waiting,
+    Last,
+}
+
+impl Rank {
+    /// Is there a worker that is seen to accept?
+    pub(crate) fn accepts(self) -> bool {
+        match self {
+            Rank::Healthy | Rank::Warm | Rank::Draining => true,
+            Rank::Stalled | Rank::Waiting | Rank::Last => false,
+        }
+    }
+}
+
+impl Tenant {
+    pub(crate) fn worker(self) -> Option<WorkerId> {
+        match self {
+            Tenant::Vacant => None,
+            Tenant::Idle { worker, .. } | Tenant::Serving { worker, .. } | Tenant::Leaving { worker, .. } => {
+                Some(worker)
+            }
+        }
+    }
+
+    /// Does the slot end with this tenant?
+    pub(crate) fn is_last(self) -> bool {
+        match self {
+            Tenant::Serving { role, .. } => role == Role::Draining,
+            Tenant::Leaving { .. } => true,
+            Tenant::Vacant | Tenant::Idle { .. } => false,
+        }
+    }
+
+    pub(crate) fn new(worker: WorkerId, role: Option<Role>) -> Tenant {
+        let flow = Flow::fresh();
+        let idle = Tenant::Idle {
+            worker,
+            waiting: None,
+        };
+        role.map_or(idle, |role| Tenant::Serving { worker, role, flow })
+    }
+}
+
+impl Slot {
+    /// Does what waits in its queue belong to its worker?
+    pub(crate) fn keeps_queue(&self) -> bool {
+        match self.tenant {
+            Tenant::Serving {
+                role: Role::Active, ..
+            } => self.affinity != Affinity::None,
+            Tenant::Serving { .. } | Tenant::Vacant | Tenant::Idle { .. } | Tenant::Leaving { .. } => false,
+        }
+    }
+
+    pub(crate) fn rank(&self) -> Rank {
+        match self.tenant {
+            Tenant::Serving { role, flow, .. } => match (role, flow.is_in()) {
+                (Role::Active, true) => Rank::Healthy,
+                (Role::Warm, true) => Rank::Warm,
+                (Role::Active | Role::Warm, false) => Rank::Stalled,
+                (Role::Draining, true) => Rank::Draining,
+                (Role::Draining, false) => Rank::Last,
+            },
+            Tenant::Vacant | Tenant::Idle { .. } => Rank::Waiting,
+            Tenant::Leaving { .. } => Rank::Last,
+        }
+    }
+}
