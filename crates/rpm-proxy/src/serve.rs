@@ -43,6 +43,9 @@ use crate::upstream::Upstream;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Between two looks at idle connections to upstreams.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(2);
+/// An answer that stands still is ended by itself. Only so much later its connection is: when the client takes nothing, and so nobody asks
+/// the answer for more.
+const STREAM_FIRST: Duration = Duration::from_secs(1);
 /// Streams that a client may have open on one HTTP/2 connection.
 const STREAMS: u32 = 256;
 /// For requests under way when the front is closed.
@@ -324,7 +327,7 @@ async fn until_gone<C: GracefulConnection>(
     let limits = Limits {
         first: settings.header_timeout,
         idle: settings.idle_timeout,
-        answer: settings.stream_timeout,
+        answer: settings.stream_timeout + STREAM_FIRST,
     };
     tokio::select! {
         _ = connection.as_mut() => return,
