@@ -21,6 +21,9 @@ use crate::worker::{Life, Worker};
 /// Node's exit code for an option it does not know.
 const NODE_BAD_OPTION: i32 = 9;
 
+/// Looks at what is left of a tree, at most: each time that something has changed.
+const LOOKS: usize = 8;
+
 impl Supervisor {
     /// Asks a worker to stop, in the way that its program knows.
     pub(crate) fn ask_to_stop(&mut self, worker: WorkerId) {
@@ -74,15 +77,11 @@ impl Supervisor {
         let (pid, pidfd, ending) = (process.pid, Arc::clone(&process.pidfd), process.ending);
         let adopted = process.adopted;
         // Before the leader is waited for, its pid still names its process group and nobody else's.
-        let known: HashSet<u32> = self
-            .workers
-            .values()
-            .filter_map(|held| Some(held.process()?.pid))
-            .collect();
-        let mut left = remains(worker, pid, &known);
-        if adopted {
-            left.extend(self.scattered(worker));
-        }
+        // Those below the leader first: what is handed over meanwhile is found among the orphans.
+        let mut left = tree::descendants(pid);
+        left.extend(self.strays(worker, adopted));
+        left.retain(|other| *other != pid);
+        let left = opened(left);
         if !ending {
             // Nobody asked a crashed worker's children to finish, and they may hold its ports.
             left.iter()
@@ -107,6 +106,8 @@ impl Supervisor {
             held.life = Life::Remains {
                 exit,
                 left: left.clone(),
+                ending,
+                adopted,
             };
         }
         if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.has(worker) {
@@ -116,22 +117,75 @@ impl Supervisor {
         self.drains.end(worker);
         self.end_refusal(worker);
         if left.is_empty() {
-            self.tree_gone(worker);
+            self.tree_is_gone(worker);
         } else {
             self.await_remains(worker, left);
         }
     }
 
-    /// What is left of the tree of a worker that is no child of this daemon: its orphans are not either.
-    fn scattered(&self, worker: WorkerId) -> Vec<Arc<PidFd>> {
-        let home = self.home.root().display().to_string();
-        let ours = |pid: &u32| tree::variable(*pid, "RPM_HOME").as_ref() == Some(&home);
-        let marked = tree::marked(&format!("RPM_WORKER={worker}"));
-        let processes = marked
-            .into_iter()
-            .filter(ours)
-            .filter_map(|pid| PidFd::open(pid).ok());
-        processes.map(Arc::new).collect()
+    /// What is left of the tree of a worker besides what descends from its leader: orphans of it, which became the daemon's children, each with
+    /// what is below it. Those of one that was no child of this daemon (`adopted`) are not its children either.
+    ///
+    /// A process that ends while it is looked at hands its children over behind the look, so there is another one until nothing has changed.
+    fn strays(&self, worker: WorkerId, adopted: bool) -> Vec<u32> {
+        let mut before = self.look_for_strays(worker, adopted);
+        for _ in 1..LOOKS {
+            let now = self.look_for_strays(worker, adopted);
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        before
+    }
+
+    fn look_for_strays(&self, worker: WorkerId, adopted: bool) -> Vec<u32> {
+        let mark = format!("RPM_WORKER={worker}");
+        let leaders = self.workers.values().filter_map(|held| Some(held.process()?.pid));
+        let leaders: HashSet<u32> = leaders.collect();
+        let mut found = tree::orphans_of(&mark, |pid| leaders.contains(&pid));
+        if adopted {
+            let home = self.home.root().display().to_string();
+            let ours = |pid: &u32| tree::variable(*pid, "RPM_HOME").as_ref() == Some(&home);
+            found.extend(tree::marked(&mark).into_iter().filter(ours));
+        }
+        let below: Vec<u32> = found.iter().flat_map(|pid| tree::descendants(*pid)).collect();
+        found.extend(below);
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The end of what was left may have made orphans of what was below it: they are told to end as well. Says whether there are any.
+    fn ends_again(&mut self, worker: WorkerId) -> bool {
+        let Some(held) = self.workers.get(&worker) else {
+            return false;
+        };
+        let Life::Remains { adopted, ending, .. } = held.life else {
+            return false;
+        };
+        let signal = match (ending, held.spec.treekill) {
+            (true, true) => Some(signal(held.spec.kill_signal)),
+            (true, false) => None,
+            (false, _) => Some(Signal::KILL),
+        };
+        let more = opened(self.strays(worker, adopted));
+        if more.is_empty() {
+            return false;
+        }
+        if let Some(signal) = signal {
+            // One that has ended since is found to have.
+            more.iter().for_each(|process| drop(process.send_signal(signal)));
+        }
+        if let Some(Worker {
+            life: Life::Remains { left, .. },
+            ..
+        }) = self.workers.get_mut(&worker)
+        {
+            left.clone_from(&more);
+        }
+        self.await_remains(worker, more);
+        true
     }
 
     fn await_remains(&self, worker: WorkerId, remains: Vec<Arc<PidFd>>) {
@@ -148,7 +202,14 @@ impl Supervisor {
         });
     }
 
+    /// What was left of a tree has ended.
     pub(crate) fn tree_gone(&mut self, worker: WorkerId) {
+        if !self.ends_again(worker) {
+            self.tree_is_gone(worker);
+        }
+    }
+
+    fn tree_is_gone(&mut self, worker: WorkerId) {
         let Some(held) = self.workers.get_mut(&worker) else {
             return;
         };
@@ -190,20 +251,12 @@ fn told_to_shut_down(held: &mut Worker) -> bool {
     told
 }
 
-/// What survives the leader: members of its process group, descendants, and orphans of its tree that
-/// left both and became the daemon's children.
-fn remains(worker: WorkerId, pid: u32, leaders: &HashSet<u32>) -> Vec<Arc<PidFd>> {
-    let mut left = tree::descendants(pid);
-    left.extend(tree::orphans_of(&format!("RPM_WORKER={worker}"), |pid| {
-        leaders.contains(&pid)
-    }));
-    left.sort_unstable();
-    left.dedup();
-    left.retain(|other| *other != pid);
-    left.into_iter()
-        .filter_map(|pid| PidFd::open(pid).ok())
-        .map(Arc::new)
-        .collect()
+/// The processes, by descriptors; those that are gone are left out.
+fn opened(mut pids: Vec<u32>) -> Vec<Arc<PidFd>> {
+    pids.sort_unstable();
+    pids.dedup();
+    let open = |pid: u32| PidFd::open(pid).ok().map(Arc::new);
+    pids.into_iter().filter_map(open).collect()
 }
 
 fn signal(of: StopSignal) -> Signal {

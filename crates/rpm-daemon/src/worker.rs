@@ -60,6 +60,10 @@ pub(crate) enum Life {
         exit: rpm_core::protocol::Exit,
         /// The others.
         left: Vec<Arc<PidFd>>,
+        /// It was asked to end.
+        ending: bool,
+        /// It was no child of this daemon.
+        adopted: bool,
     },
 }
 

@@ -290,6 +290,14 @@ impl Rpm {
         http::unix(&self.home.join("rpm.sock"), method, path, body.as_bytes()).expect("the daemon answers")
     }
 
+    /// The processes that workers of this home have started, their leaders included, whoever's children they are now.
+    #[must_use]
+    pub fn processes_of_workers(&self) -> Vec<u32> {
+        let mut all = rpm_sys::tree::marked(&format!("RPM_HOME={}", self.home().display()));
+        all.retain(|pid| rpm_sys::tree::variable(*pid, "RPM_WORKER").is_some());
+        all
+    }
+
     /// The daemon's pid, if one runs.
     #[must_use]
     pub fn daemon_pid(&self) -> Option<u32> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, printed, refused, workers};
 use rpm_e2e::clients::beside;
+use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::process::{runs, signal};
 use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
 
@@ -254,6 +255,42 @@ fn a_deleted_app_is_forgotten() {
     assert!(rpm.fails(["describe", "hello"]).contains("hello"));
     app.start(&rpm);
     assert_eq!(workers(&port, 2).len(), 2);
+}
+
+/// A process that the worker has put into a session of its own, and that does not leave when it is asked to, serves on while the shells above
+/// it are killed one after the other.
+#[test]
+fn what_a_worker_has_left_in_other_sessions_ends_with_it() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::new("sessions.js").args(["--name", "web", "--kill-timeout", "300"]);
+    app.port(&port).start(&rpm);
+    let serves = || get(port.number(), "/").is_ok();
+    wait_until("it serves", BOUND, serves, |serves| *serves);
+    let before = rpm.processes_of_workers();
+    assert!(
+        before.len() >= 4,
+        "the leader, two shells and the server: {before:?}"
+    );
+    rpm.ok(["restart", "web"]);
+    wait_until("it serves", BOUND, serves, |serves| *serves);
+    let after = rpm.processes_of_workers();
+    assert!(
+        before.iter().all(|pid| !after.contains(pid)),
+        "{before:?} {after:?}"
+    );
+    rpm.ok(["stop", "web"]);
+    assert_eq!(rpm.processes_of_workers(), [] as [u32; 0]);
+    assert!(get(port.number(), "/").is_err());
+    rpm.ok(["start", "web"]);
+    wait_until("it serves", BOUND, serves, |serves| *serves);
+    // The next daemon is nobody's parent.
+    kill_daemon(&rpm);
+    rpm.ok(["stop", "web"]);
+    assert_eq!(rpm.processes_of_workers(), [] as [u32; 0]);
+    rpm.ok(["start", "web"]);
+    wait_until("it serves", BOUND, serves, |serves| *serves);
+    rpm.ok(["kill"]);
+    assert_eq!(rpm.processes_of_workers(), [] as [u32; 0]);
 }
 
 #[test]
