@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rpm_proxy::headers::Client;
 use rpm_proxy::http1::framing::{Framing, Scanner};
-use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, request, response};
+use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Stays, request, response};
 
 /// As a browser sends it.
 const REQUEST: &[u8] = b"GET /api/items?page=2 HTTP/1.1\r\nHost: shop.example\r\nConnection: keep-alive\r\n\
@@ -36,7 +36,7 @@ fn heads(c: &mut Criterion) {
         b.iter(|| read(black_box(REQUEST), &client, &mut out));
     });
     c.bench_function("proxy/response", |b| {
-        b.iter(|| response(black_box(RESPONSE), &head, true, b"", &mut out));
+        b.iter(|| response(black_box(RESPONSE), &head, Stays::Yes, b"", &mut out));
     });
 }
 

@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use rpm_proxy::headers::Client;
 use rpm_proxy::http1::framing::{Framing, Scanner};
-use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, request, response};
+use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Stays, request, response};
 use rpm_proxy::proxy_protocol;
 
 fuzz_target!(|data: &[u8]| {
@@ -45,7 +45,8 @@ fuzz_target!(|data: &[u8]| {
         gzip: true,
         sticky: None,
     };
-    let _ = response(data, &to, true, b"", &mut out);
+    let stays = [Stays::No, Stays::IfUpstreamDoes, Stays::Yes][data.len() % 3];
+    let _ = response(data, &to, stays, b"", &mut out);
     // In pieces of any size a body is the same.
     let mut whole = Scanner::new(Framing::Chunked);
     let (mut all, mut parts) = (Vec::new(), Vec::new());

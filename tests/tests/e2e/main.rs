@@ -45,4 +45,5 @@ mod talk;
 mod tls;
 mod update;
 mod upkeep;
+mod uploads;
 mod watch;

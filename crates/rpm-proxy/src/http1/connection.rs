@@ -325,10 +325,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             if exchange.progress() != progress {
                 progress = exchange.progress();
-                let within = if answered.is_some() {
-                    settings.stream_timeout
-                } else {
-                    attempts.within(settings.response_timeout)
+                let within = match answered {
+                    // What is left of the request has the time that it would have without an answer.
+                    _ if exchange.is_answered() => settings.response_timeout.min(settings.stream_timeout),
+                    Some(_) => settings.stream_timeout,
+                    None => attempts.within(settings.response_timeout),
                 };
                 deadline.set(within);
             }
@@ -351,6 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Ok((ended, taken))
             }
             Some(Err(failed)) => Err((failed, taken)),
+            None if exchange.is_answered() => Ok((exchange.ended(), taken)),
             None if answered.is_some() => Err((Failed::Broken, taken)),
             None if awaits_client => Err((Failed::Refused(too_slow_a_client()), taken)),
             None => Err((Failed::BadAnswer(too_slow()), taken)),

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::framing::Scanner;
-use super::head::{Parsed, Refusal, RequestHead, ResponseHead, response};
+use super::head::{Parsed, Refusal, RequestHead, ResponseHead, Stays, response};
 use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
 use crate::compress::Gzip;
 
@@ -26,14 +26,25 @@ pub(crate) struct Exchange<'x, S> {
     /// Longest body of a request.
     limit: u64,
     upload: Pump,
-    uploaded: bool,
+    sent: Sent,
     /// The client may wait for an interim answer before it sends the body.
     expects: bool,
-    /// The upstream takes no more; what it has answered counts.
-    deaf: bool,
     answer: Option<(ResponseHead, Pump)>,
+    /// All of the answer is with the client.
+    answered: bool,
     /// Where the head of an answer is written.
     out: &'x mut Vec<u8>,
+}
+
+/// What has become of a request on its way to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// It is being sent.
+    Going,
+    /// All of it was.
+    Whole,
+    /// The upstream takes no more of it; what it has answered counts.
+    Refused,
 }
 
 /// How it came to an end.
@@ -45,7 +56,7 @@ pub(crate) enum Ended {
         reusable: bool,
         /// And the client's.
         stays: bool,
-        /// All of the request was read.
+        /// All of the request was read, and sent on.
         whole: bool,
     },
     /// Both sides leave HTTP.
@@ -84,10 +95,10 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             extra,
             limit,
             upload: Pump::new(Scanner::new(request.framing), Form::Same),
-            uploaded: false,
+            sent: Sent::Going,
             expects: request.expects,
-            deaf: false,
             answer: None,
+            answered: false,
             out,
         }
     }
@@ -95,7 +106,12 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
     /// What it has come to: with each step that makes progress this is another number.
     pub(crate) fn progress(&self) -> u64 {
         let answered = self.answer.as_ref();
-        self.upload.bytes + answered.map_or(0, |(_, download)| download.bytes + 1)
+        self.upload.bytes + answered.map_or(0, |(_, download)| download.bytes + 1) + u64::from(self.answered)
+    }
+
+    /// All of the answer is with the client; only the body of the request may be under way still.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
     }
 
     /// The head of the answer, when there is one.
@@ -114,7 +130,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
     /// It is the client that the upstream waits for: it has been sent all that has come, and has not kept the client waiting.
     pub(crate) fn awaits_client(&self) -> bool {
         let asked = !self.expects || self.has_taken();
-        !self.uploaded && asked && self.upstream.going.is_empty()
+        self.sent == Sent::Going && asked && self.upstream.going.is_empty()
     }
 
     /// The body of the request was begun to be read: it is not there for another attempt.
@@ -123,31 +139,68 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
     }
 
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Ended, Failed>> {
-        self.poll_upload(context)?;
+        match self.poll_upload(context) {
+            Ok(()) => {}
+            // What is wrong with the body cannot be said any more.
+            Err(Failed::Refused(_)) if self.answered => return Poll::Ready(Ok(self.ended())),
+            Err(Failed::Refused(_)) if self.answer.is_some() => return Poll::Ready(Err(Failed::Broken)),
+            Err(failed) => return Poll::Ready(Err(failed)),
+        }
         if self.answer.is_none()
             && let Some(ended) = ready!(self.poll_head(context))?
         {
             return Poll::Ready(Ok(ended));
         }
-        let Some((head, download)) = &mut self.answer else {
-            return Poll::Pending;
-        };
-        ready!(download.poll(self.upstream, self.client, u64::MAX, context)).map_err(broken)?;
-        let clean =
-            self.uploaded && !self.deaf && self.upstream.come.is_empty() && self.upstream.going.is_empty();
-        Poll::Ready(Ok(Ended::Complete {
-            reusable: head.upstream_stays && clean,
-            stays: head.client_stays && self.uploaded,
-            whole: self.uploaded,
-        }))
+        if let (Some((_, download)), false) = (&mut self.answer, self.answered) {
+            ready!(download.poll(self.upstream, self.client, u64::MAX, context)).map_err(broken)?;
+            self.answered = true;
+        }
+        // An answer may come before its request is whole: the upstream may read on all the same. But a client that still waits to be asked
+        // for the body need not send it now.
+        if self.sent == Sent::Going && !self.may_be_kept_back() {
+            ready!(self.poll_rest(context));
+        }
+        Poll::Ready(Ok(self.ended()))
+    }
+
+    /// How it ends, with the answer at the client. Connections are kept where the whole request has gone through them, too.
+    pub(crate) fn ended(&self) -> Ended {
+        let whole = self.sent == Sent::Whole;
+        let clean = whole && self.upstream.come.is_empty() && self.upstream.going.is_empty();
+        let head = self.answer();
+        Ended::Complete {
+            reusable: clean && head.is_some_and(|head| head.upstream_stays),
+            stays: whole && head.is_some_and(|head| head.client_stays),
+            whole,
+        }
+    }
+
+    /// The client may have waited to be asked for the body, and not send it now.
+    fn may_be_kept_back(&self) -> bool {
+        self.expects && !self.has_taken()
+    }
+
+    /// Ends when the upstream does, for then it reads no more.
+    fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // Nothing was asked of it: what comes all the same makes its connection unusable, and is not read beyond that.
+        while self.upstream.come.is_empty() {
+            match ready!(self.upstream.poll_fill(AHEAD, context)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => {
+                    self.sent = Sent::Refused;
+                    return Poll::Ready(());
+                }
+            }
+        }
+        Poll::Pending
     }
 
     /// Sends the request on; when that is done, sees whether the client goes.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Failed> {
-        if !self.uploaded {
+        if self.sent == Sent::Going {
             match self.upload.poll(self.client, self.upstream, self.limit, context) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(())) => self.uploaded = true,
+                Poll::Ready(Ok(())) => self.sent = Sent::Whole,
                 Poll::Ready(Err(Stuck::Source)) => return Err(Failed::Gone),
                 Poll::Ready(Err(Stuck::Framing(why))) => {
                     return Err(Failed::Refused(Refusal { status: 400, why }));
@@ -158,20 +211,33 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
                         why: "a body that is too long",
                     }));
                 }
-                Poll::Ready(Err(Stuck::Sink)) => {
-                    self.deaf = true;
-                    self.uploaded = true;
-                }
+                Poll::Ready(Err(Stuck::Sink)) => self.sent = Sent::Refused,
             }
         }
-        while self.client.come.len() < AHEAD {
+        loop {
+            if self.sent == Sent::Refused && self.answer.is_some() {
+                // Nobody wants it, but the client may read the answer only when it has sent all.
+                self.client.come.clear();
+            }
+            if self.client.come.len() >= AHEAD {
+                return Ok(());
+            }
             match self.client.poll_fill(AHEAD, context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Failed::Gone),
             }
         }
-        Ok(())
+    }
+
+    /// May the client's connection be kept after the answer that comes now?
+    fn stays(&self) -> Stays {
+        match self.sent {
+            _ if !self.stays => Stays::No,
+            Sent::Whole => Stays::Yes,
+            Sent::Going if !self.may_be_kept_back() => Stays::IfUpstreamDoes,
+            Sent::Going | Sent::Refused => Stays::No,
+        }
     }
 
     /// Reads the head of the answer, and passes on interim ones.
@@ -194,8 +260,8 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
 
     /// Reads once. What comes with the head of an answer goes on with it, from the buffer that it was read to.
     fn poll_read_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Read, Failed>> {
-        let unsent = self.deaf && !self.has_taken();
-        let stays = self.stays && self.uploaded && !self.deaf;
+        let unsent = self.sent == Sent::Refused && !self.has_taken();
+        let stays = self.stays();
         let Wire { io, come, .. } = &mut *self.upstream;
         let mut heads = Heads {
             client: self.client,
@@ -240,7 +306,7 @@ enum Read {
 struct Heads<'h, S> {
     client: &'h mut Wire<S>,
     request: &'h RequestHead,
-    stays: bool,
+    stays: Stays,
     extra: &'h [u8],
     out: &'h mut Vec<u8>,
     /// [`Exchange::expects`].

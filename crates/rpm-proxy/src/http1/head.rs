@@ -223,12 +223,23 @@ fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Refusal
     Ok((Some(authority), (slash, path.as_bytes())))
 }
 
-/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. `stays`: its connection may be kept; `extra`:
-/// lines that are added to what is not interim. The refusal's status is that of a bad gateway.
+/// Whether a client's connection may be kept after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// It may not.
+    No,
+    /// If the upstream's is: it still takes the body of the request.
+    IfUpstreamDoes,
+    /// It may.
+    Yes,
+}
+
+/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. `extra`: lines that are added to what is
+/// not interim. The refusal's status is that of a bad gateway.
 pub fn response(
     bytes: &[u8],
     to: &RequestHead,
-    stays: bool,
+    stays: Stays,
     extra: &[u8],
     out: &mut Vec<u8>,
 ) -> Parsed<ResponseHead> {
@@ -263,7 +274,7 @@ fn read_response(
     (status, reason, is_11): (u16, &str, bool),
     fields: &[Header<'_>],
     to: &RequestHead,
-    stays: bool,
+    stays: Stays,
     extra: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<ResponseHead, Refusal> {
@@ -288,11 +299,17 @@ fn read_response(
     } else {
         framing == Framing::UntilClose || unchunk
     };
+    let upstream_stays = framing != Framing::UntilClose && !told.closes && (is_11 || told.keeps) && !switches;
+    let stays = match stays {
+        Stays::No => false,
+        Stays::IfUpstreamDoes => upstream_stays,
+        Stays::Yes => true,
+    };
     let client_stays = stays && to.keep_alive && !ends_by_close;
     let head = ResponseHead {
         status,
         framing,
-        upstream_stays: framing != Framing::UntilClose && !told.closes && (is_11 || told.keeps) && !switches,
+        upstream_stays,
         client_stays,
         unchunk,
         gzip,

@@ -7,15 +7,22 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
-use super::connection::{HEAD_READ, Session, Turn};
+use super::connection::{Session, Turn};
 use super::framing::Framing;
 use super::head::{Refusal, RequestHead};
+use super::wire::{Wire, poll_scratch};
 use crate::access_log::Outcome;
+use crate::deadline::Deadline;
 
-/// For a client to take the last answer, and how much it may still send meanwhile.
-const LINGER: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 1 << 20;
+/// For a client to take an answer of the proxy's own.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+/// For how long a client that is let go may still send, in all and between two parts, and how much: many read an answer only when they
+/// have sent everything. It is what nginx gives them (`lingering_time`, `lingering_timeout`).
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_SILENT: Duration = Duration::from_secs(5);
+const LINGER_BYTES: u64 = 1 << 30;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// The client is to come by TLS.
@@ -65,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             why.len() + 1,
         );
         self.client.going.extend_from_slice(text.as_bytes());
-        self.deadline.set(LINGER);
+        self.deadline.set(TAKEN_WITHIN);
         let Session { client, deadline, .. } = self;
         // Whoever does not take it in time does not get it.
         poll_fn(|context| match client.poll_flush(context) {
@@ -75,31 +82,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         .await;
     }
 
-    /// Ends the connection so that the client can read what it was sent: with something unread on our side the system would reset it.
+    /// Ends the connection so that the client can read what it was sent.
     pub(super) async fn linger(&mut self) {
-        self.deadline.set(LINGER);
-        let Session { client, deadline, .. } = self;
-        let mut left = LINGER_BYTES;
-        let mut shut = false;
-        poll_fn(|context| {
-            if !shut {
-                match Pin::new(&mut client.io).poll_shutdown(context) {
-                    Poll::Ready(Ok(())) => shut = true,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => return deadline.poll(context),
-                }
-            }
-            loop {
-                client.come.clear();
-                match client.poll_fill(HEAD_READ, context) {
-                    Poll::Ready(Ok(count @ 1..)) if count <= left => left -= count,
-                    Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => return deadline.poll(context),
-                }
-            }
-        })
-        .await;
+        linger(&mut self.client).await;
     }
+}
+
+/// Ends a connection, and reads what comes until the other side does: with something unread on our side the system would reset it, and
+/// the other side could not read any more what it was sent.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>) {
+    let until = Instant::now() + LINGER;
+    let mut deadline = Deadline::new();
+    deadline.set(LINGER_SILENT);
+    let mut left = LINGER_BYTES;
+    let mut shut = false;
+    poll_fn(|context| {
+        if !shut {
+            match Pin::new(&mut client.io).poll_shutdown(context) {
+                Poll::Ready(Ok(())) => shut = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return deadline.poll(context),
+            }
+        }
+        loop {
+            match poll_scratch(&mut client.io, context, |bytes, _| bytes.len() as u64) {
+                Poll::Ready(Ok(count @ 1..)) if count <= left => left -= count,
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return deadline.poll(context),
+            }
+            deadline.set(LINGER_SILENT.min(until.saturating_duration_since(Instant::now())));
+        }
+    })
+    .await;
 }
 
 /// Where a request would have gone by TLS: from the head that an upstream would be sent.
@@ -119,4 +133,47 @@ fn location(upward: &[u8], port: u16) -> Option<String> {
         443 => format!("https://{name}{path}"),
         port => format!("https://{name}:{port}{path}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// How many seconds a client has that sends something at these intervals.
+    async fn lingers(interval: Duration) -> u64 {
+        let (ours, theirs): (DuplexStream, DuplexStream) = duplex(1 << 16);
+        let sending = tokio::spawn(async move {
+            let (mut reads, mut writes) = tokio::io::split(theirs);
+            assert_eq!(
+                reads.read(&mut [0]).await.expect("no error"),
+                0,
+                "it is told that it may go"
+            );
+            // tidy: sleep because the clock is not the real one
+            while writes.write_all(b"x").await.is_ok() {
+                sleep(interval).await;
+            }
+        });
+        let began = Instant::now();
+        let mut wire = Wire::new(ours);
+        linger(&mut wire).await;
+        assert!(wire.come.is_empty(), "nothing is kept of it");
+        drop(wire);
+        sending.abort();
+        began.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_let_go_has_time_to_stop_sending() {
+        assert_eq!(lingers(Duration::from_secs(3600)).await, LINGER_SILENT.as_secs());
+        assert_eq!(lingers(Duration::from_secs(4)).await, LINGER.as_secs());
+        let (ours, theirs) = duplex(64);
+        drop(theirs);
+        let began = Instant::now();
+        linger(&mut Wire::new(ours)).await;
+        assert!(began.elapsed().is_zero(), "one that has gone is not waited for");
+    }
 }

@@ -6,3 +6,4 @@ mod http2;
 mod retries;
 mod site;
 mod time;
+mod uploads;
