@@ -20,7 +20,8 @@ use crate::attempt::{Attempts, Unavailable};
 use crate::body::{Downward, Line, Passing, Silence, Upload, Upward};
 use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
 use crate::front::{Front, Settings};
-use crate::headers::{Refused, is_replayable, named_worker, to_client, to_h2c, to_upstream};
+use crate::headers::{is_replayable, named_worker, to_client, to_h2c, to_upstream};
+use crate::http1::refusal::{Refusal, SLOW, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNREADABLE};
 use crate::pool::Connection;
 use crate::serve::Peer;
 use crate::streams::Stream;
@@ -29,7 +30,8 @@ use crate::websocket;
 
 /// Why a client gets an answer of the proxy's own.
 enum Failure {
-    Refused(Refused),
+    /// What the client or the worker has sent is not passed on.
+    Refused(Refusal),
     /// There was no upstream for it.
     Unavailable(Unavailable),
     /// The upstreams that were tried have not answered.
@@ -63,7 +65,10 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     let websocket = websocket::is_asked_for(&request);
     let settings = peer.front.settings();
     if request.method() == Method::CONNECT && (!websocket || settings.h2c) {
-        return Err(Failure::Refused(Refused("CONNECT")));
+        return Err(Failure::Refused(Refusal {
+            status: 501,
+            why: "CONNECT is not served",
+        }));
     }
     let client = websocket.then(|| hyper::upgrade::on(&mut request));
     let gzip = settings.compress && knows_gzip(request.headers());
@@ -114,7 +119,7 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     let mut response = match client {
         Some(client) => switch(peer, client, answer, kept),
         None => deliver(peer, answer, kept),
-    };
+    }?;
     if let Some(set) = set.and_then(|set| HeaderValue::try_from(set).ok()) {
         response.headers_mut().append(SET_COOKIE, set);
     }
@@ -122,9 +127,10 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
 }
 
 /// A WebSocket, if the worker wants it.
-fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Response<Downward> {
+fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Result<Response<Downward>, Failure> {
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return websocket::join(client, answer.response, (answer.in_flight, kept.stream));
+        let until_it_ends = (answer.in_flight, kept.stream);
+        return Ok(websocket::join(client, answer.response, until_it_ends));
     }
     deliver(peer, answer, Kept { gzip: false, ..kept })
 }
@@ -216,9 +222,10 @@ impl Attempt<'_> {
             .or_else(|| self.replay.as_ref().map(Head::request));
         let request = request.ok_or(Failure::Bad)?;
         let began = Instant::now();
-        match self.in_time(connection.send(request)).await {
+        let sent = self.in_time(connection.send(request)).await;
+        let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match sent {
             Some(Ok(response)) => {
-                let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                 upstream.answered(response.status().as_u16(), after, front.now_ms());
                 front.count_time(after);
                 Ok(Some(Answer {
@@ -229,6 +236,11 @@ impl Attempt<'_> {
             }
             Some(Err(mut error)) => {
                 self.request = error.take_message();
+                if self.request.is_none() && error.error().is_parse() {
+                    // It has answered: it was not silent, and another would say the same.
+                    upstream.answered(UNREADABLE.status, after, front.now_ms());
+                    return Err(Failure::Refused(UNREADABLE));
+                }
                 if self.request.is_some() && reused {
                     // The worker had ended it meanwhile, and the others that were idle, too.
                     pools.forget(upstream.id());
@@ -277,7 +289,7 @@ impl Attempt<'_> {
 }
 
 /// The answer as the client gets it.
-fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
+fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Result<Response<Downward>, Failure> {
     let Answer {
         response,
         connection,
@@ -291,9 +303,10 @@ fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
     } = kept;
     stream.answered();
     let (mut parts, body) = response.into_parts();
-    let closes = to_client(&mut parts.headers);
+    let has_body = !body.is_end_stream();
+    let closes = to_client(&mut parts.headers, parts.status, has_body).map_err(Failure::Refused)?;
     parts.version = Version::HTTP_11;
-    let gzip = gzip && !body.is_end_stream() && may_be_compressed(&parts);
+    let gzip = gzip && has_body && may_be_compressed(&parts);
     if gzip {
         parts.headers.remove(CONTENT_LENGTH);
         parts
@@ -318,7 +331,7 @@ fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
         stream,
         silence: Silence::new(within),
     };
-    Response::from_parts(parts, Downward::Upstream(Box::new(passing)))
+    Ok(Response::from_parts(parts, Downward::Upstream(Box::new(passing))))
 }
 
 fn knows_gzip(headers: &HeaderMap) -> bool {
@@ -347,30 +360,25 @@ fn weaken(headers: &mut HeaderMap) {
 }
 
 fn own(text: &'static str) -> Downward {
-    Downward::Own(Full::new(Bytes::from_static(text.as_bytes())), None)
+    Downward::Own(Full::new(Bytes::from(format!("{text}\n"))), None)
 }
 
 impl Failure {
     fn response(self, front: &Front) -> Response<Downward> {
-        let (status, text) = match self {
-            Failure::Refused(Refused("CONNECT")) => (StatusCode::NOT_IMPLEMENTED, "CONNECT is not served\n"),
-            Failure::Refused(Refused(what)) => (StatusCode::BAD_REQUEST, what),
+        let Refusal { status, why } = match self {
+            Failure::Refused(refusal) => refusal,
             Failure::Unavailable(why) => {
                 front.count_unavailable();
-                (StatusCode::SERVICE_UNAVAILABLE, why.text())
+                let why = why.text();
+                Refusal { status: 503, why }
             }
-            Failure::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "a body that is too long\n"),
-            Failure::Bad => (StatusCode::BAD_GATEWAY, "the worker has not answered\n"),
-            Failure::SlowClient => (
-                StatusCode::REQUEST_TIMEOUT,
-                "the body of the request has not come in time\n",
-            ),
-            Failure::Slow => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "the worker has not answered in time\n",
-            ),
+            Failure::TooLong => TOO_LONG,
+            Failure::Bad => UNANSWERED,
+            Failure::SlowClient => SLOW_CLIENT,
+            Failure::Slow => SLOW,
         };
-        let mut response = Response::new(own(text));
+        let mut response = Response::new(own(why));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(

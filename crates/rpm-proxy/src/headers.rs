@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use hyper::{Method, Version};
+use hyper::{Method, StatusCode, Version};
+
+use crate::http1::head::FIELDS;
+use crate::http1::refusal::{Refusal, TOO_MANY, UNEXPECTED, UNREADABLE, bad};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -47,9 +50,12 @@ impl Client {
     }
 }
 
-/// A request that is refused: two readers might see different messages in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused(pub &'static str);
+/// Is it made of what a host and its port may be made of (RFC 3986, 3.2.2 and 3.2.3)? Nothing of that ends a string in quotes, in which
+/// workers are told of it.
+pub(crate) fn is_host(text: &[u8]) -> bool {
+    text.iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+}
 
 /// Which worker the cookie of this name says, in the lines of `Cookie`.
 pub(crate) fn named_worker<'c>(lines: impl Iterator<Item = &'c str>, name: &str) -> Option<u32> {
@@ -68,31 +74,25 @@ pub fn is_replayable(method: &Method, has_body: bool) -> bool {
 /// connection alone. `trusted`: what it says of earlier proxies is true; otherwise it is dropped.
 ///
 /// # Errors
-/// Its framing is ambiguous, or it names no host.
-pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<(), Refused> {
+/// Its framing is ambiguous, it names no host, or it wants what nobody can do.
+pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<(), Refusal> {
     let headers = &mut parts.headers;
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
-        return Err(Refused("both Transfer-Encoding and Content-Length"));
+        return Err(bad("both Transfer-Encoding and Content-Length"));
     }
-    if headers.get_all(HOST).iter().count() > 1 {
-        return Err(Refused("more than one Host"));
+    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
+        return Err(bad("a target that only OPTIONS may have"));
     }
-    if let Some(authority) = parts.uri.authority() {
-        // RFC 9113, 8.3.1.
-        let other = |host: &HeaderValue| {
-            !host
-                .as_bytes()
-                .eq_ignore_ascii_case(authority.as_str().as_bytes())
-        };
-        if authority.as_str().contains('@') || headers.get(HOST).is_some_and(other) {
-            return Err(Refused("an authority that is not the Host"));
-        }
-        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| Refused("a host that is none"))?;
-        headers.insert(HOST, host);
-    } else if !headers.contains_key(HOST) {
-        return Err(Refused("no Host"));
+    let others = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(EXPECT).iter().any(others) {
+        return Err(UNEXPECTED);
     }
+    one_host(headers, &parts.uri)?;
+    one_length(headers)?;
     join_cookies(headers);
+    if headers.len() > FIELDS {
+        return Err(TOO_MANY);
+    }
     drop_hop_by_hop(headers);
     name_client(headers, client, trusted);
     let path = parts.uri.path_and_query().cloned();
@@ -101,19 +101,61 @@ pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<
     Ok(())
 }
 
+/// Sees to it that a request has one host, and that it is one.
+fn one_host(headers: &mut HeaderMap, uri: &Uri) -> Result<(), Refusal> {
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Err(bad("more than one Host"));
+    }
+    if let Some(authority) = uri.authority() {
+        // RFC 9113, 8.3.1.
+        let other = |host: &HeaderValue| {
+            !host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes())
+        };
+        if authority.as_str().contains('@') || headers.get(HOST).is_some_and(other) {
+            return Err(bad("an authority that is not the Host"));
+        }
+        let host = HeaderValue::try_from(authority.as_str()).map_err(|_| NO_HOST)?;
+        headers.insert(HOST, host);
+    }
+    let host = headers.get(HOST).ok_or(bad("no Host"))?;
+    // In HTTP/2 it may not be empty (RFC 9113, 8.3.1).
+    if host.is_empty() || !is_host(host.as_bytes()) {
+        return Err(NO_HOST);
+    }
+    Ok(())
+}
+
+const NO_HOST: Refusal = bad("a Host that is none");
+
+/// A length that is said more than once is said once.
+fn one_length(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let mut all = headers.get_all(CONTENT_LENGTH).iter();
+    let (first, mut others) = (all.next(), all.peekable());
+    let Some(first) = first.filter(|_| others.peek().is_some()) else {
+        return Ok(());
+    };
+    if others.any(|other| other != first) {
+        return Err(bad("more than one Content-Length"));
+    }
+    let first = first.clone();
+    headers.insert(CONTENT_LENGTH, first);
+    Ok(())
+}
+
 /// Makes the head of an upstream's request one of HTTP/2.
 ///
 /// # Errors
 /// Its host is none.
-pub fn to_h2c(parts: &mut Parts) -> Result<(), Refused> {
-    let none = Refused("a host that is none");
-    let host = parts.headers.remove(HOST).ok_or(none)?;
-    let authority = Authority::try_from(host.as_bytes()).map_err(|_| none)?;
+pub fn to_h2c(parts: &mut Parts) -> Result<(), Refusal> {
+    let host = parts.headers.remove(HOST).ok_or(NO_HOST)?;
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| NO_HOST)?;
     parts.headers.remove(CONNECTION);
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(authority);
-    parts.uri = Uri::from_parts(uri).map_err(|_| none)?;
+    parts.uri = Uri::from_parts(uri).map_err(|_| NO_HOST)?;
     parts.version = Version::HTTP_2;
     Ok(())
 }
@@ -135,10 +177,28 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Makes the head of an upstream's answer one for the client; `true`: the upstream ends the connection after it.
-pub fn to_client(headers: &mut HeaderMap) -> bool {
+///
+/// # Errors
+/// It says of its body what is not understood here, or changes the protocol. What is odd and clear is put in order.
+pub fn to_client(headers: &mut HeaderMap, status: StatusCode, has_body: bool) -> Result<bool, Refusal> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(UNREADABLE);
+    }
+    if has_body && headers.contains_key(TRANSFER_ENCODING) {
+        let mut codings = names_in(headers, &TRANSFER_ENCODING);
+        let first = codings.next().unwrap_or_default();
+        if !first.eq_ignore_ascii_case("chunked") || codings.next().is_some() {
+            return Err(UNREADABLE);
+        }
+    }
+    // What a length says beside chunks does not count (RFC 9112, 6.3), and what has no content has none (RFC 9110, 8.6).
+    if headers.contains_key(TRANSFER_ENCODING) || status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    }
+    one_length(headers).map_err(|_| UNREADABLE)?;
     let closes = names_in(headers, &CONNECTION).any(|name| name.eq_ignore_ascii_case("close"));
     drop_hop_by_hop(headers);
-    closes
+    Ok(closes)
 }
 
 fn drop_hop_by_hop(headers: &mut HeaderMap) {
@@ -210,7 +270,7 @@ mod tests {
         Client::new([192, 0, 2, 7].into(), false).expect("a client")
     }
 
-    fn sent(request: hyper::http::request::Builder, trusted: bool) -> Result<Parts, Refused> {
+    fn sent(request: hyper::http::request::Builder, trusted: bool) -> Result<Parts, Refusal> {
         let (mut parts, ()) = request.body(()).expect("a request").into_parts();
         to_upstream(&mut parts, &client(), trusted)?;
         Ok(parts)
@@ -282,7 +342,9 @@ mod tests {
         assert!(sent(both, false).is_err());
         let hosts = Request::get("/").header("host", "x").header("host", "y");
         assert!(sent(hosts, false).is_err());
-        assert_eq!(sent(Request::get("/"), false).err(), Some(Refused("no Host")));
+        assert_eq!(sent(Request::get("/"), false).err(), Some(bad("no Host")));
+        let forged = Request::get("/").header("host", "x\", for=203.0.113.9;host=\"x");
+        assert_eq!(sent(forged, false).err(), Some(NO_HOST));
         let other = Request::get("http://shop.example/").header("host", "evil");
         assert!(sent(other, false).is_err());
         assert!(sent(Request::get("http://user@shop.example/"), false).is_err());
@@ -293,7 +355,7 @@ mod tests {
         let mut answer = HeaderMap::new();
         answer.insert("connection", "close".parse().expect("a value"));
         answer.insert("upgrade", "h2c".parse().expect("a value"));
-        assert!(to_client(&mut answer));
+        assert_eq!(to_client(&mut answer, StatusCode::OK, true), Ok(true));
         assert!(answer.is_empty());
     }
 

@@ -17,7 +17,8 @@ use tokio::time::timeout;
 
 use crate::body::Upward;
 use crate::http1::Wire;
-use crate::serve::Local;
+use crate::http1::head::{FIELDS, HEAD_LIMIT};
+use crate::serve::{HEADERS_LIMIT, Local};
 use crate::upstream::UpstreamId;
 
 /// Idle connections that a thread keeps to one upstream.
@@ -115,13 +116,18 @@ impl Pools {
         let io = TokioIo::new(stream);
         // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.
         if h2c {
-            let shaken = timeout(within, http2::handshake(Local, io)).await.map_err(late)?;
+            let mut builder = http2::Builder::new(Local);
+            builder.max_header_list_size(HEADERS_LIMIT);
+            let shaken = timeout(within, builder.handshake(io)).await.map_err(late)?;
             let (sender, connection) = shaken.map_err(io::Error::other)?;
             tokio::task::spawn_local(async move { drop(connection.await) });
             self.shared.borrow_mut().insert(upstream, sender.clone());
             return Ok(Connection::Http2(sender));
         }
-        let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+        // As over HTTP/1: the same answers come through.
+        let mut builder = http1::Builder::new();
+        builder.max_headers(FIELDS).max_header_size(HEAD_LIMIT);
+        let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
         tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
         Ok(Connection::Http1(sender))
     }

@@ -51,7 +51,7 @@ const STREAMS: u32 = 256;
 /// For requests under way when the front is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// Longest header list of HTTP/2, in bytes.
-const HEADERS_LIMIT: u32 = 64 * 1024;
+pub(crate) const HEADERS_LIMIT: u32 = 64 * 1024;
 
 /// What is known of a client, and what its requests need.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::exchange::{Ended, Exchange, Failed};
 use super::framing::Framing;
-use super::head::{Parsed, Passing, Refusal, RequestHead, may_be_complete, request};
+use super::head::{Parsed, Passing, RequestHead, may_be_complete, request};
+use super::refusal::{Refusal, SLOW, SLOW_CLIENT, UNANSWERED, UNREADABLE};
 use super::wire::Wire;
 use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::{Attempts, Unavailable};
@@ -231,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 None => match connect(&upstream, attempts.within(self.settings.connect_timeout)).await {
                     Some(wire) => (wire, false),
                     None if attempts.again(&upstream) => continue,
-                    None => return self.fail(bad_gateway(), head).await,
+                    None => return self.fail(UNANSWERED, head).await,
                 },
             };
             match self.exchange(head, (&upstream, &mut wire), &attempts).await {
@@ -271,11 +272,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     if !again {
                         upstream.failed(front.now_ms());
                     }
-                    return self.fail(bad_gateway(), head).await;
+                    return self.fail(UNANSWERED, head).await;
                 }
-                Err((Failed::BadAnswer(refusal), _)) => {
+                Err((Failed::BadAnswer, _)) => return self.fail(UNREADABLE, head).await,
+                Err((Failed::Late, _)) => {
                     upstream.failed(front.now_ms());
-                    return self.fail(refusal, head).await;
+                    return self.fail(SLOW, head).await;
                 }
                 Err((Failed::Refused(refusal), _)) => return self.refuse(refusal).await,
                 Err((Failed::Broken | Failed::Gone, _)) => return Turn::End,
@@ -311,17 +313,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let (mut answered, mut progress) = (None, 0);
         let ended = poll_fn(|context| {
             let polled = exchange.poll(context);
+            let after = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             if answered.is_none()
                 && let Some(head) = exchange.answer()
             {
                 answered = Some(head.status);
-                let after = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let after = after();
                 upstream.answered(head.status, after, front.now_ms());
                 front.count_time(after);
                 front.count_answer(head.status);
             }
-            if polled.is_ready() {
-                return polled.map(Some);
+            if let Poll::Ready(ended) = polled {
+                if let Err(Failed::BadAnswer) = ended {
+                    // It was not silent.
+                    upstream.answered(UNREADABLE.status, after(), front.now_ms());
+                }
+                return Poll::Ready(Some(ended));
             }
             if exchange.progress() != progress {
                 progress = exchange.progress();
@@ -354,8 +361,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Some(Err(failed)) => Err((failed, taken)),
             None if exchange.is_answered() => Ok((exchange.ended(), taken)),
             None if answered.is_some() => Err((Failed::Broken, taken)),
-            None if awaits_client => Err((Failed::Refused(too_slow_a_client()), taken)),
-            None => Err((Failed::BadAnswer(too_slow()), taken)),
+            None if awaits_client => Err((Failed::Refused(SLOW_CLIENT), taken)),
+            None => Err((Failed::Late, taken)),
         }
     }
 
@@ -388,27 +395,6 @@ enum Filled {
     Some,
     Nothing,
     Late,
-}
-
-const fn too_slow_a_client() -> Refusal {
-    Refusal {
-        status: 408,
-        why: "the body of the request has not come in time",
-    }
-}
-
-const fn too_slow() -> Refusal {
-    Refusal {
-        status: 504,
-        why: "the worker has not answered in time",
-    }
-}
-
-const fn bad_gateway() -> Refusal {
-    Refusal {
-        status: 502,
-        why: "the worker has not answered",
-    }
 }
 
 async fn connect(upstream: &Upstream, within: Duration) -> Option<Wire<TcpStream>> {

@@ -7,7 +7,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::framing::Scanner;
-use super::head::{Parsed, Refusal, RequestHead, ResponseHead, Stays, response};
+use super::head::{Parsed, RequestHead, ResponseHead, Stays, response};
+use super::refusal::{Refusal, TOO_LONG};
 use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
 use crate::compress::Gzip;
 
@@ -68,8 +69,10 @@ pub(crate) enum Ended {
 pub(crate) enum Failed {
     /// The upstream has not answered. `unsent`: it cannot have processed the request.
     Unanswered { unsent: bool },
-    /// Its answer is none.
-    BadAnswer(Refusal),
+    /// Nor has it in the time that it has.
+    Late,
+    /// It has answered, and nobody can read it.
+    BadAnswer,
     /// The answer has broken off.
     Broken,
     /// The client has gone.
@@ -206,10 +209,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
                     return Err(Failed::Refused(Refusal { status: 400, why }));
                 }
                 Poll::Ready(Err(Stuck::TooLong)) => {
-                    return Err(Failed::Refused(Refusal {
-                        status: 413,
-                        why: "a body that is too long",
-                    }));
+                    return Err(Failed::Refused(TOO_LONG));
                 }
                 Poll::Ready(Err(Stuck::Sink)) => self.sent = Sent::Refused,
             }
@@ -321,10 +321,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
         loop {
             match response(&bytes[used..], self.request, self.stays, self.extra, self.out) {
                 Parsed::Partial => return Ok((used, Read::More)),
-                Parsed::Refused(refusal) => return Err(Failed::BadAnswer(refusal)),
+                Parsed::Refused(_) => return Err(Failed::BadAnswer),
                 Parsed::Complete(length, head) => {
                     used += length;
-                    self.client.going.extend_from_slice(self.out);
+                    let before = self.client.going.len();
+                    // HTTP/1.0 knows no interim answers (RFC 9110, 15.2).
+                    if self.request.is_11 || head.status >= 200 {
+                        self.client.going.extend_from_slice(self.out);
+                    }
                     *self.expects &= head.status != 100;
                     if head.status == 101 {
                         return Ok((used, Read::Switched));
@@ -336,9 +340,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
                             (false, false) => Form::Same,
                         };
                         let mut download = Pump::new(Scanner::new(head.framing), form);
-                        used += download
-                            .pass(&bytes[used..], self.client, context)
-                            .map_err(broken)?;
+                        used += match download.pass(&bytes[used..], self.client, context) {
+                            Ok(passed) => passed,
+                            Err(Stuck::Framing(_)) => {
+                                // Nothing of it has gone.
+                                self.client.going.truncate(before);
+                                return Err(Failed::BadAnswer);
+                            }
+                            Err(stuck) => return Err(broken(stuck)),
+                        };
                         *self.answer = Some((head, download));
                         return Ok((used, Read::Answer));
                     }

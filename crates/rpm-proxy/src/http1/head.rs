@@ -6,12 +6,13 @@ use httparse::{Header, Status};
 use hyper::header::HeaderValue;
 
 use super::framing::Framing;
+use super::refusal::{Refusal, TOO_MANY, UNREADABLE, bad};
 use super::told::{Name, Told};
 use crate::compress::{SHORTEST, is_worth};
 use crate::headers::{Client, named_worker};
 
 /// Header fields of a message.
-const FIELDS: usize = 128;
+pub(crate) const FIELDS: usize = 128;
 /// Longest head, in bytes.
 pub(crate) const HEAD_LIMIT: usize = 64 * 1024;
 
@@ -24,19 +25,6 @@ pub enum Parsed<T> {
     Complete(usize, T),
     /// Nobody may have to guess what it means.
     Refused(Refusal),
-}
-
-/// Why a request is not passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Of the answer.
-    pub status: u16,
-    /// Its text.
-    pub why: &'static str,
-}
-
-pub(super) const fn bad(why: &'static str) -> Refusal {
-    Refusal { status: 400, why }
 }
 
 /// What matters of a request.
@@ -249,25 +237,19 @@ pub fn response(
     let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if bytes.len() < HEAD_LIMIT => return Parsed::Partial,
-        Ok(Status::Partial) | Err(_) => return Parsed::Refused(gateway("an answer that is none")),
+        Ok(Status::Partial) | Err(_) => return Parsed::Refused(UNREADABLE),
     };
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
-        return Parsed::Refused(gateway("an answer that is none"));
+        return Parsed::Refused(UNREADABLE);
     };
     let line = (status, parsed.reason.unwrap_or_default(), version == 1);
     out.clear();
     out.reserve(length + extra.len() + ADDED);
     match read_response(line, parsed.headers, to, stays, extra, out) {
-        Ok(head) => Parsed::Complete(length, head),
-        Err(refusal) => Parsed::Refused(Refusal {
-            status: 502,
-            ..refusal
-        }),
+        Ok(head) if length <= HEAD_LIMIT => Parsed::Complete(length, head),
+        // What is wrong with it is nothing that a client could change.
+        Ok(_) | Err(_) => Parsed::Refused(UNREADABLE),
     }
-}
-
-const fn gateway(why: &'static str) -> Refusal {
-    Refusal { status: 502, why }
 }
 
 fn read_response(
@@ -282,7 +264,7 @@ fn read_response(
     let interim = (100..200).contains(&status) && status != 101;
     let switches = status == 101;
     if switches && !to.upgrades {
-        return Err(gateway("a change of protocol that nobody has asked for"));
+        return Err(bad("a change of protocol that nobody has asked for"));
     }
     let has_body = !(status < 200 || status == 204 || status == 304 || to.is_head);
     let framing = match (told.coding, told.length) {
@@ -363,7 +345,8 @@ fn pass_fields(
     for it in fields {
         match Name::of(it.name) {
             Name::Hop | Name::Connection | Name::Te | Name::Upgrade | Name::TransferEncoding => {}
-            Name::ContentLength if told.coding.is_some() => {}
+            // RFC 9110, 8.6.
+            Name::ContentLength if told.coding.is_some() || head.status == 204 => {}
             Name::ContentLength if has_body && it.value == told.length_text => {}
             Name::Other
                 if head.gzip && it.name.eq_ignore_ascii_case("etag") && !it.value.starts_with(b"W/") =>
@@ -462,10 +445,7 @@ fn too_large(bytes: &[u8]) -> Refusal {
 
 fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
     match error {
-        httparse::Error::TooManyHeaders => Refusal {
-            status: 431,
-            why: "too many header fields",
-        },
+        httparse::Error::TooManyHeaders => TOO_MANY,
         httparse::Error::Version if names_a_version(bytes) => Refusal {
             status: 505,
             why: "a version of HTTP that is not spoken here",

@@ -5,6 +5,7 @@ mod exchange;
 pub mod framing;
 pub mod head;
 mod own;
+pub mod refusal;
 mod told;
 mod wire;
 

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::connection::{Session, Turn};
 use super::framing::Framing;
-use super::head::{Refusal, RequestHead};
+use super::head::RequestHead;
+use super::refusal::Refusal;
 use super::wire::{Wire, poll_scratch};
 use crate::access_log::Outcome;
 use crate::deadline::Deadline;

@@ -3,8 +3,9 @@
 use httparse::Header;
 
 use super::framing::Framing;
-use super::head::{Refusal, bad};
+use super::refusal::{Refusal, UNEXPECTED, bad};
 use crate::compress::accepts;
+use crate::headers::is_host;
 
 /// Fields that are not simply passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +141,7 @@ impl<'h> Told<'h> {
         }
         // What the request line says wins (RFC 9112, 3.2.2).
         let host = authority.map(str::as_bytes).or(self.host);
-        if host.is_some_and(|host| !host.iter().all(|byte| is_host(*byte))) {
+        if host.is_some_and(|host| !is_host(host)) {
             return Err(bad("a Host that is none"));
         }
         Ok(host)
@@ -148,10 +149,7 @@ impl<'h> Told<'h> {
 
     pub(super) fn request_framing(&self, is_11: bool) -> Result<Framing, Refusal> {
         if self.expects_other {
-            return Err(Refusal {
-                status: 417,
-                why: "an expectation that nobody knows",
-            });
+            return Err(UNEXPECTED);
         }
         match (self.coding, self.length) {
             (Some(_), Some(_)) => Err(bad("both Transfer-Encoding and Content-Length")),
@@ -224,9 +222,4 @@ fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|word| !word.is_empty())
-}
-
-/// A byte of a host with its port (RFC 3986, 3.2.2 and 3.2.3).
-fn is_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
 }

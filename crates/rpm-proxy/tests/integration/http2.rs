@@ -525,6 +525,8 @@ fn malformed_requests() {
         .collect();
     let late = fields(&[GET[0], GET[1], GET[2], ("x-test", "1"), GET[3]]);
     let trailers = |list: &[(&str, &str)], flags: u8| frame(HEADERS, flags | END_HEADERS, 1, &fields(list));
+    // Named by a field alone.
+    let host = |host: &str| whole(&fields(&[GET[0], GET[1], GET[2], ("host", host)]));
     let sized = |length: &'static str| {
         frame(
             HEADERS,
@@ -568,6 +570,39 @@ fn malformed_requests() {
             Expected::Malformed(1),
         ),
         case(
+            "8.3.1 an authority with a user",
+            &[whole(&fields(&[GET[0], GET[1], GET[2], (":authority", "u@x")]))],
+            Expected::Malformed(1),
+        ),
+        case("8.3.1 an empty host", &[host("")], Expected::Malformed(1)),
+        case(
+            "8.3.1 a host with a path",
+            &[host("a/b?c")],
+            Expected::Malformed(1),
+        ),
+        case(
+            "8.3.1 a host with a blank",
+            &[host("a b")],
+            Expected::Malformed(1),
+        ),
+        case("8.3.1 a host with a user", &[host("u@x")], Expected::Malformed(1)),
+        case(
+            "8.3.1 a host that is not ASCII",
+            &[host("\u{e9}")],
+            Expected::Malformed(1),
+        ),
+        // What the worker is told of the host stands between quotes.
+        case(
+            "8.3.1 a host that says who the client is",
+            &[host("x\", for=203.0.113.9;proto=https;host=\"x")],
+            Expected::Malformed(1),
+        ),
+        case(
+            "9110 7.1 a target that only OPTIONS may have",
+            &[whole(&fields(&[GET[0], GET[1], (":path", "*"), GET[3]]))],
+            Expected::Malformed(1),
+        ),
+        case(
             "8.3.1 neither authority nor host",
             &[without(":authority")],
             Expected::Malformed(1),
@@ -601,7 +636,7 @@ fn malformed_requests() {
             Expected::Malformed(1),
         ),
     ]);
-    all(&cases, 34);
+    all(&cases, 42);
 }
 
 /// RFC 7541.
@@ -770,6 +805,20 @@ fn requests_are_passed_on_as_they_are_meant() {
         !seen.contains("content-length") && !seen.contains("transfer-encoding"),
         "{seen}"
     );
+}
+
+#[test]
+fn a_length_that_is_said_twice_is_passed_on_once() {
+    let site = Site::start();
+    let mut client = Client::connect(&site, &[]);
+    let twice = [("content-length", "1"), ("content-length", "1")];
+    let block = fields(&[&POST[..], &twice].concat());
+    client.send(&frame(HEADERS, END_HEADERS, 1, &block));
+    client.send(&frame(DATA, END_STREAM, 1, b"x"));
+    client.read_until(|seen| seen.complete.contains(&1) || !seen.resets.is_empty());
+    let seen = site.upstream.seen.recv_timeout(BOUND).expect("it came through");
+    let seen = String::from_utf8_lossy(&seen).to_lowercase();
+    assert_eq!(seen.matches("content-length: 1\r\n").count(), 1, "{seen}");
 }
 
 /// RFC 9113, 8.1: there are none in trailers. `h2` leaves them out; nobody is told of them.

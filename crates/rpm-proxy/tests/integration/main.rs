@@ -1,5 +1,6 @@
 //! A real proxy between real clients and upstreams.
 
+mod answers;
 mod corpus;
 mod frames;
 mod http2;

@@ -3,8 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,22 @@ pub const BOUND: Duration = Duration::from_secs(20);
 pub struct Upstream {
     addr: SocketAddr,
     pub seen: Receiver<Vec<u8>>,
+    says: Says,
+}
+
+/// What is answered to requests for `/says/0`, `/says/1`…
+type Says = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// What one of these requests is answered.
+fn said(says: &Says, request: &[u8]) -> Option<Vec<u8>> {
+    let text = String::from_utf8_lossy(request);
+    let number = text
+        .split(' ')
+        .nth(1)?
+        .strip_prefix("/says/")?
+        .parse::<usize>()
+        .ok()?;
+    says.lock().expect("nobody has failed").get(number).cloned()
 }
 
 impl Upstream {
@@ -24,9 +40,12 @@ impl Upstream {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (sender, seen) = channel();
+        let says = Says::default();
+        let known = Arc::clone(&says);
         thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let sender = sender.clone();
+                let known = Arc::clone(&known);
                 thread::spawn(move || {
                     let mut all = Vec::new();
                     let mut part = [0; 4096];
@@ -41,7 +60,12 @@ impl Upstream {
                         }
                     }
                     let half = all.starts_with(b"GET /half ");
+                    let said = said(&known, &all);
                     let _ = sender.send(all);
+                    if let Some(said) = said {
+                        let _ = stream.write_all(&said);
+                        return;
+                    }
                     if half {
                         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nok");
                         // Until the proxy gives it up.
@@ -53,7 +77,14 @@ impl Upstream {
                 });
             }
         });
-        Upstream { addr, seen }
+        Upstream { addr, seen, says }
+    }
+
+    /// A path for which this is answered, as it is; then the connection ends.
+    pub fn says(&self, answer: &[u8]) -> String {
+        let mut says = self.says.lock().expect("nobody has failed");
+        says.push(answer.to_vec());
+        format!("/says/{}", says.len() - 1)
     }
 }
 

@@ -1,0 +1,56 @@
+//! What a client is told instead of a worker's answer.
+
+/// Why a request is not passed on, or its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of what it is answered.
+    pub status: u16,
+    /// Its text.
+    pub why: &'static str,
+}
+
+pub(crate) const fn bad(why: &'static str) -> Refusal {
+    Refusal { status: 400, why }
+}
+
+/// `Expect` says something that nobody here knows (RFC 9110, 10.1.1).
+pub(crate) const UNEXPECTED: Refusal = Refusal {
+    status: 417,
+    why: "an expectation that nobody knows",
+};
+
+/// An answer has come, and is none.
+pub(crate) const UNREADABLE: Refusal = Refusal {
+    status: 502,
+    why: "the worker's answer cannot be read",
+};
+
+/// The worker has not answered.
+pub(crate) const UNANSWERED: Refusal = Refusal {
+    status: 502,
+    why: "the worker has not answered",
+};
+
+/// Nor has it in time.
+pub(crate) const SLOW: Refusal = Refusal {
+    status: 504,
+    why: "the worker has not answered in time",
+};
+
+/// It is the client that it waits for.
+pub(crate) const SLOW_CLIENT: Refusal = Refusal {
+    status: 408,
+    why: "the body of the request has not come in time",
+};
+
+/// More than the settings allow.
+pub(crate) const TOO_LONG: Refusal = Refusal {
+    status: 413,
+    why: "a body that is too long",
+};
+
+/// All fields of a message are too long together, or too many.
+pub(crate) const TOO_MANY: Refusal = Refusal {
+    status: 431,
+    why: "too many header fields",
+};
