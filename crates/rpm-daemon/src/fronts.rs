@@ -236,6 +236,8 @@ impl Supervisor {
             let stays = there.contains(group);
             if let (false, Some(proxy)) = (stays, proxy) {
                 proxy.close(group.0);
+                // It was stopped, or is gone: what its workers have not answered nobody will.
+                open.front.end();
                 if let Some(redirect) = open.redirect.take() {
                     redirect.close(proxy);
                 }

@@ -115,6 +115,7 @@ impl<'f> Attempts<'f> {
                     self.tried.clear();
                     sleep(PAUSE).await;
                 }
+                Chosen::Nobody if self.front.has_ended() => return Err(Unavailable::Nobody),
                 Chosen::Nobody => {
                     let changed = timeout_at(held, changes.changed()).await;
                     changed.map(drop).map_err(|_| Unavailable::Nobody)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -158,6 +158,8 @@ pub struct Front {
     log: ArcSwapOption<AccessLog>,
     pub(crate) upstreams: ArcSwap<Upstreams>,
     changed: watch::Sender<u64>,
+    /// No upstream will come any more.
+    ended: AtomicBool,
     pub(crate) freed: Arc<Freed>,
     bytes: [AtomicU64; 2],
     answers: [AtomicU64; 5],
@@ -192,6 +194,7 @@ impl Front {
             time_us: AtomicU64::new(0),
             upstreams: ArcSwap::default(),
             changed: watch::Sender::new(0),
+            ended: AtomicBool::new(false),
             freed: Arc::default(),
             bytes: Default::default(),
             answers: Default::default(),
@@ -272,6 +275,16 @@ impl Front {
         self.upstreams
             .store(Arc::new(Upstreams::new(targets, &before, &common)));
         self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// There will be no upstream any more: requests that wait for one are answered now, and so are others that find none.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.set_upstreams(&[]);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// What it has done so far.

@@ -116,6 +116,49 @@ fn programs_that_know_nothing_of_it_are_behind_it_too() {
     clients.finish_clean(&rpm);
 }
 
+/// Nobody waits for a worker that was stopped on purpose.
+#[test]
+fn what_a_stopped_program_has_not_answered_is_told_at_once() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write(
+        "app.py",
+        "import http.server, os, threading
+class Never(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        open(os.environ['HERE'] + '/asked', 'w').close()
+        threading.Event().wait()
+http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Never).serve_forever()
+",
+    );
+    let words = ["start", "app.py", "-n", "app", "-i", "2", "--balance", "proxy"];
+    let times = [
+        "--hold-timeout",
+        "10m",
+        "--drain-timeout",
+        "100ms",
+        "--kill-timeout",
+        "100ms",
+    ];
+    let mut start = rpm.command(words);
+    start
+        .args(times)
+        .current_dir(place.path())
+        .env("HERE", place.path())
+        .env("PORT", port.number().to_string());
+    assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
+    let mut connection = Connection::open(&port);
+    connection.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    wait_until(
+        "it is with a worker",
+        BOUND,
+        || place.path().join("asked").exists(),
+        |asked| *asked,
+    );
+    rpm.ok(["stop", "app"]);
+    let answer = connection.answer();
+    assert_eq!((answer.status, answer.body.as_str()), (503, "no worker serves\n"));
+}
+
 fn replaced(rpm: &Rpm, id: u32, victim: u32) {
     let now = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
     wait_until("a replacement", BOUND, || rpm.process(id), now);

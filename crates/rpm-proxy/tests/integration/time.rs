@@ -202,3 +202,40 @@ fn a_worker_that_says_nothing_to_a_client_that_expects_it_to_is_blamed() {
     }
     assert!(site.front.figures().upstreams[0].ejections > 0);
 }
+
+/// What waits for a worker that will not come is told so at once.
+#[test]
+fn a_front_that_has_ended_keeps_nobody_waiting() {
+    let site = site(|usual| Settings {
+        hold_timeout: LONG,
+        retries: 2,
+        ..usual
+    });
+    // A worker has taken one of them, and goes with it.
+    let mut taken = connect(&site);
+    taken
+        .write_all(b"GET /gone HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it is sent");
+    site.upstream.seen.recv_timeout(BOUND).expect("it came through");
+    site.front.set_upstreams(&[]);
+    let mut waiting = connect(&site);
+    waiting
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("it is sent");
+    let mut over2 = Client::connect(&site, &[]);
+    over2.send(&get(1));
+    over2.hears_nothing(SHORT);
+    site.front.end();
+    for stream in [&mut taken, &mut waiting] {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 503");
+    }
+    over2.read_until(|seen| seen.complete.contains(&1));
+    assert_eq!(
+        over2.seen.data,
+        [(1, "no worker serves\n".len())],
+        "{:?}",
+        over2.seen
+    );
+}

@@ -12,7 +12,7 @@ use rpm_proxy::{Front, Proxy, Settings, Target, UpstreamId};
 
 pub const BOUND: Duration = Duration::from_secs(20);
 
-/// Says what it was sent. It answers each connection once, when a request has come whole; one for `/half` by half.
+/// Says what it was sent. It answers each connection once, when a request has come whole; one for `/half` by half, one for `/gone` not at all.
 /// Of one for `/deaf` it reads the head alone.
 pub struct Upstream {
     addr: SocketAddr,
@@ -60,8 +60,12 @@ impl Upstream {
                         }
                     }
                     let half = all.starts_with(b"GET /half ");
+                    let gone = all.starts_with(b"GET /gone ");
                     let said = said(&known, &all);
                     let _ = sender.send(all);
+                    if gone {
+                        return;
+                    }
                     if let Some(said) = said {
                         let _ = stream.write_all(&said);
                         return;
