@@ -129,7 +129,7 @@ fn config(certificates: &[Certificate]) -> Result<ServerConfig, BadCertificate> 
         .map_err(|error| own(&error))?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(named));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).into();
     config.ticketer = ring::Ticketer::new().map_err(|error| own(&error))?;
     Ok(config)
 }

@@ -75,6 +75,9 @@ fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for(
         assert_eq!(seen["headers"]["x-forwarded-proto"], "https", "{seen}");
         let (seen, version) = answered(&curl(host, &port, &own[0], &["--http1.1"]));
         assert_eq!(version, "1.1 200");
+        // It names no other version when it agrees on one.
+        let (_, version) = answered(&curl(host, &port, &own[0], &["--http1.0"]));
+        assert_eq!(version, "1.1 200");
         let forwarded = format!("for=127.0.0.1;proto=https;host=\"{host}:{}\"", port.number());
         assert_eq!(seen["headers"]["forwarded"], forwarded.as_str());
     }
