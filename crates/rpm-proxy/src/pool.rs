@@ -1,6 +1,6 @@
 //! Idle connections of one thread to the upstreams. The one that was used last is used next, so that those too many grow old.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -76,18 +76,35 @@ pub(crate) struct Pools {
     pub(crate) connections: Pool<http1::SendRequest<Upward>>,
     /// Those to upstreams that speak HTTP/2: one each, for all requests.
     shared: RefCell<HashMap<UpstreamId, http2::SendRequest<Upward>>>,
+    /// Whoever looks after them sleeps, for there was none.
+    unwatched: Cell<bool>,
     used: Notify,
 }
 
 impl Pools {
-    /// Ends what is too old or closed, and all connections to upstreams for which `stays` is false; `true`: some are left.
+    /// Ends what is too old or closed, and all connections to upstreams for which `stays` is false; `true`: some are left. Otherwise
+    /// [`Pools::used`] tells of the next one.
     pub(crate) fn prune(&self, stays: impl Fn(UpstreamId) -> bool) -> bool {
         let wires = self.wires.prune(&stays);
         let connections = self.connections.prune(&stays);
         // Requests under way keep theirs until they are answered.
         let mut shared = self.shared.borrow_mut();
         shared.retain(|upstream, sender| stays(*upstream) && !sender.is_closed());
-        wires || connections || !shared.is_empty()
+        let some = wires || connections || !shared.is_empty();
+        self.unwatched.set(!some);
+        some
+    }
+
+    /// A connection over which a request has gone can be used again.
+    pub(crate) fn keep(&self, upstream: UpstreamId, wire: Wire<TcpStream>) {
+        self.wires.put(upstream, wire);
+        self.watch();
+    }
+
+    fn watch(&self) {
+        if self.unwatched.take() {
+            self.used.notify_one();
+        }
     }
 
     /// A connection to the upstream that is there already.
@@ -122,6 +139,7 @@ impl Pools {
             let (sender, connection) = shaken.map_err(io::Error::other)?;
             tokio::task::spawn_local(async move { drop(connection.await) });
             self.shared.borrow_mut().insert(upstream, sender.clone());
+            self.watch();
             return Ok(Connection::Http2(sender));
         }
         // As over HTTP/1: the same answers come through.
@@ -135,7 +153,10 @@ impl Pools {
     /// The connection can be used again, if it is one that takes one request at a time.
     pub(crate) fn put(&self, upstream: UpstreamId, connection: Connection) {
         match connection {
-            Connection::Http1(sender) => self.connections.put(upstream, sender),
+            Connection::Http1(sender) => {
+                self.connections.put(upstream, sender);
+                self.watch();
+            }
             Connection::Http2(_) => {}
         }
     }
@@ -146,12 +167,7 @@ impl Pools {
         self.shared.borrow_mut().remove(&upstream);
     }
 
-    /// A client has come: there may soon be idle connections.
-    pub(crate) fn use_them(&self) {
-        self.used.notify_one();
-    }
-
-    /// Resolves when a client has come.
+    /// Resolves when there is one again.
     pub(crate) async fn used(&self) {
         self.used.notified().await;
     }
@@ -196,7 +212,7 @@ impl<C: Reusable> Pool<C> {
         None
     }
 
-    pub(crate) fn put(&self, upstream: UpstreamId, connection: C) {
+    fn put(&self, upstream: UpstreamId, connection: C) {
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(upstream).or_default();
         if list.len() < IDLE_LIMIT {

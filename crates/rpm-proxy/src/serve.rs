@@ -121,7 +121,6 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                pools.use_them();
                 let served = serve(
                     (stream, peer),
                     Arc::clone(&front),

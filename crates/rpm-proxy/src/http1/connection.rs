@@ -246,7 +246,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 )) => {
                     if reusable {
                         wire.shrink();
-                        self.peer.pools.wires.put(upstream.id(), wire);
+                        self.peer.pools.keep(upstream.id(), wire);
                     }
                     return match (
                         stays,

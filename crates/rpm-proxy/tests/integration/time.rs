@@ -1,13 +1,14 @@
 //! Clients and workers that are at rest, or slow.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::frames::*;
 use crate::site::{BOUND, Site};
-use rpm_proxy::Settings;
+use rpm_proxy::{Settings, Target, UpstreamId};
 
 /// What is meant to end does so after this time.
 const SHORT: Duration = Duration::from_millis(300);
@@ -238,4 +239,52 @@ fn a_front_that_has_ended_keeps_nobody_waiting() {
         "{:?}",
         over2.seen
     );
+}
+
+/// A worker that ends each connection after its answer, on its side; it says when the proxy has ended it, too.
+fn half_closing() -> (SocketAddr, Receiver<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let (sender, ended) = channel();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut part = [0; 4096];
+            let _ = stream.read(&mut part);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+            let _ = stream.shutdown(Shutdown::Write);
+            while stream.read(&mut part).is_ok_and(|count| count > 0) {}
+            let _ = sender.send(());
+        }
+    });
+    (addr, ended)
+}
+
+/// Also of a client that stays when nobody else comes.
+#[test]
+fn what_workers_have_ended_is_ended_here_too() {
+    let site = site(|usual| usual);
+    let (addr, ended) = half_closing();
+    site.front.set_upstreams(&[Target {
+        id: UpstreamId(2),
+        addr,
+        weight: 1,
+        key: 0,
+    }]);
+    let mut client = connect(&site);
+    for request in 0..3 {
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .expect("it is sent");
+        let mut come = Vec::new();
+        while !come.ends_with(b"\r\n\r\nok") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).expect("an answer");
+            come.push(byte[0]);
+        }
+        let is_ended = ended.recv_timeout(BOUND);
+        assert!(
+            is_ended.is_ok(),
+            "after request {request} the connection was kept"
+        );
+    }
 }
