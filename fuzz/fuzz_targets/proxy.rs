@@ -42,7 +42,8 @@ fuzz_target!(|data: &[u8]| {
         is_idempotent: true,
         upgrades: data.first().is_some_and(|byte| byte % 3 == 0),
         expects: data.first().is_some_and(|byte| byte % 7 == 0),
-        gzip: true,
+        compress: true,
+        gzip: data.len() % 2 == 0,
         sticky: None,
     };
     let stays = [Stays::No, Stays::IfUpstreamDoes, Stays::Yes][data.len() % 3];

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use http_body_util::Full;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ETAG, HeaderMap,
-    HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE, VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ETAG, HOST,
+    HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE, VARY,
 };
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
@@ -21,7 +21,10 @@ use crate::body::{Downward, Line, Passing, Silence, Upload, Upward};
 use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
 use crate::front::{Front, Settings};
 use crate::headers::{is_replayable, named_worker, to_client, to_h2c, to_upstream};
-use crate::http1::refusal::{Refusal, SLOW, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNREADABLE};
+use crate::http1::location;
+use crate::http1::refusal::{
+    ENDED, MOVED, Refusal, SLOW, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNCONNECTED, UNDIRECTED, UNREADABLE,
+};
 use crate::pool::Connection;
 use crate::serve::Peer;
 use crate::streams::Stream;
@@ -71,7 +74,7 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
         }));
     }
     let client = websocket.then(|| hyper::upgrade::on(&mut request));
-    let gzip = settings.compress && knows_gzip(request.headers());
+    let gzip = settings.compress.then(|| knows_gzip(request.headers()));
     let sticky = settings
         .cookie
         .as_deref()
@@ -79,6 +82,9 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     let has_body = !websocket && !request.body().is_end_stream();
     let (mut parts, body) = request.into_parts();
     to_upstream(&mut parts, &peer.client, settings.trust_forwarded).map_err(Failure::Refused)?;
+    if let Some(port) = settings.redirect {
+        return redirect(&parts, port);
+    }
     if settings.h2c {
         to_h2c(&mut parts).map_err(Failure::Refused)?;
     }
@@ -126,13 +132,24 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     Ok(response)
 }
 
+/// The client is to come by TLS.
+fn redirect(parts: &Parts, port: u16) -> Result<Response<Downward>, Failure> {
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let location = host.and_then(|host| HeaderValue::try_from(location(host, path, port)).ok());
+    let location = location.ok_or(Failure::Refused(UNDIRECTED))?;
+    let mut response = plain(MOVED);
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
 /// A WebSocket, if the worker wants it.
 fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Result<Response<Downward>, Failure> {
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let until_it_ends = (answer.in_flight, kept.stream);
         return Ok(websocket::join(client, answer.response, until_it_ends));
     }
-    deliver(peer, answer, Kept { gzip: false, ..kept })
+    deliver(peer, answer, Kept { gzip: None, ..kept })
 }
 
 /// Which worker the cookie names.
@@ -177,8 +194,8 @@ struct Answer {
 struct Kept {
     stream: Stream,
     upload: Option<Rc<Upload>>,
-    /// The answer may be compressed.
-    gzip: bool,
+    /// Answers are compressed, for clients that know gzip: whether it does.
+    gzip: Option<bool>,
     /// How long neither body may move.
     within: Duration,
 }
@@ -212,7 +229,7 @@ impl Attempt<'_> {
                 );
                 match pools.connect(upstream.id(), wanted, h2c).await {
                     Ok(connection) => (connection, false),
-                    Err(_) => return self.failed(&upstream),
+                    Err(_) => return self.failed(&upstream, UNCONNECTED.1),
                 }
             }
         };
@@ -239,6 +256,7 @@ impl Attempt<'_> {
                 if self.request.is_none() && error.error().is_parse() {
                     // It has answered: it was not silent, and another would say the same.
                     upstream.answered(UNREADABLE.status, after, front.now_ms());
+                    upstream.blame(UNREADABLE.status, UNREADABLE.why, front.now_ms());
                     return Err(Failure::Refused(UNREADABLE));
                 }
                 if self.request.is_some() && reused {
@@ -246,13 +264,14 @@ impl Attempt<'_> {
                     pools.forget(upstream.id());
                     return Ok(None);
                 }
-                self.failed(&upstream)
+                self.failed(&upstream, ENDED.1)
             }
             None if self.upload.as_ref().is_some_and(|upload| upload.is_awaited()) => {
                 Err(Failure::SlowClient)
             }
             None => {
                 upstream.failed(front.now_ms());
+                upstream.blame(SLOW.status, SLOW.why, front.now_ms());
                 Err(Failure::Slow)
             }
         }
@@ -276,7 +295,7 @@ impl Attempt<'_> {
     }
 
     /// The upstream has not answered: may another be asked?
-    fn failed(&mut self, upstream: &Upstream) -> Result<Option<Answer>, Failure> {
+    fn failed(&mut self, upstream: &Upstream, why: &str) -> Result<Option<Answer>, Failure> {
         let again = self.request.is_some() || self.replay.is_some();
         if again && self.attempts.again(upstream) {
             return Ok(None);
@@ -284,6 +303,7 @@ impl Attempt<'_> {
         if !again {
             upstream.failed(self.peer.front.now_ms());
         }
+        upstream.blame(UNANSWERED.status, why, self.peer.front.now_ms());
         Err(Failure::Bad)
     }
 }
@@ -306,15 +326,17 @@ fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Result<Response<Downward>
     let has_body = !body.is_end_stream();
     let closes = to_client(&mut parts.headers, parts.status, has_body).map_err(Failure::Refused)?;
     parts.version = Version::HTTP_11;
-    let gzip = gzip && has_body && may_be_compressed(&parts);
+    let gzip = gzip.filter(|_| has_body && may_be_compressed(&parts));
+    if gzip.is_some() {
+        let by = HeaderValue::from_static("accept-encoding");
+        parts.headers.append(VARY, by);
+    }
+    let gzip = gzip == Some(true);
     if gzip {
         parts.headers.remove(CONTENT_LENGTH);
         parts
             .headers
             .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        parts
-            .headers
-            .append(VARY, HeaderValue::from_static("accept-encoding"));
         weaken(&mut parts.headers);
     }
     let passing = Passing {
@@ -359,13 +381,9 @@ fn weaken(headers: &mut HeaderMap) {
     }
 }
 
-fn own(text: &'static str) -> Downward {
-    Downward::Own(Full::new(Bytes::from(format!("{text}\n"))), None)
-}
-
 impl Failure {
     fn response(self, front: &Front) -> Response<Downward> {
-        let Refusal { status, why } = match self {
+        let refusal = match self {
             Failure::Refused(refusal) => refusal,
             Failure::Unavailable(why) => {
                 front.count_unavailable();
@@ -377,17 +395,22 @@ impl Failure {
             Failure::SlowClient => SLOW_CLIENT,
             Failure::Slow => SLOW,
         };
-        let mut response = Response::new(own(why));
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        response
+        plain(refusal)
     }
+}
+
+/// An answer of the proxy's own.
+fn plain(Refusal { status, why }: Refusal) -> Response<Downward> {
+    let text = Full::new(Bytes::from(format!("{why}\n")));
+    let mut response = Response::new(Downward::Own(text, None));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    if status == 503 {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }

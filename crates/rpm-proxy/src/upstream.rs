@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
+use tracing::warn;
 
 /// Names an upstream for as long as there is one; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,9 @@ const EJECTED_LONGEST: u64 = 30_000;
 /// Of the moving average of latency, the part of the newest measurement is one in so many.
 const EWMA: u64 = 8;
 
+/// Between two lines in the log that it has not answered, in ms: a worker that fails every request is not to fill the disk.
+const TOLD_EVERY: u64 = 1000;
+
 /// An upstream and what is counted of it.
 #[derive(Debug)]
 pub struct Upstream {
@@ -55,6 +59,9 @@ pub struct Upstream {
     /// In ms since the start of the proxy; in the past: it is not ejected.
     ejected_until: AtomicU64,
     requests: AtomicU64,
+    /// When the log may be told of it again, in ms since the start of the proxy, and of how many requests it was not told.
+    told_again: AtomicU64,
+    untold: AtomicU32,
     /// Turns that it has had in the present set, for weights.
     turns: AtomicU32,
     /// It fails its health checks.
@@ -115,6 +122,8 @@ impl Upstream {
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            told_again: AtomicU64::new(0),
+            untold: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             ill: AtomicBool::new(false),
             reserved: AtomicBool::new(target.reserved),
@@ -226,6 +235,28 @@ impl Upstream {
             self.failures.store(0, Ordering::Relaxed);
             self.eject(now_ms);
         }
+    }
+
+    /// Tells the log that a client was answered in its stead, and why; now and then, if it happens often.
+    pub(crate) fn blame(&self, status: u16, why: &str, now_ms: u64) {
+        let again = self.told_again.load(Ordering::Relaxed);
+        let next = now_ms + TOLD_EVERY;
+        let told = || {
+            let ordering = Ordering::Relaxed;
+            self.told_again.compare_exchange(again, next, ordering, ordering)
+        };
+        if now_ms < again || told().is_err() {
+            self.untold.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let more = self.untold.swap(0, Ordering::Relaxed);
+        warn!(
+            instance = self.key(),
+            addr = %self.addr(),
+            status,
+            more,
+            "a worker has not answered a request: {why}"
+        );
     }
 
     fn eject(&self, now_ms: u64) {

@@ -355,6 +355,9 @@ fn answers_are_compressed_for_those_who_want_it() {
         "{head}"
     );
     for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
+        // A cache in between must not give it to those that know gzip, nor the other way round.
+        let (head, body) = page(&[version]);
+        assert!(body == plain && head.contains("vary: accept-encoding"), "{head}");
         let (head, body) = page(&["--compressed", version]);
         assert_eq!(body, plain, "{version}");
         assert!(

@@ -116,6 +116,52 @@ fn programs_that_know_nothing_of_it_are_behind_it_too() {
     clients.finish_clean(&rpm);
 }
 
+#[test]
+fn the_log_says_which_worker_has_not_answered_and_why() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write(
+        "app.js",
+        "require('http').createServer((q, r) => {
+            if (q.url === '/odd') return q.socket.end('SSH-2.0-OpenSSH\\r\\n\\r\\n');
+            if (q.url === '/end') q.socket.destroy();
+        }).listen(process.env.PORT);",
+    );
+    let words = [
+        "start",
+        "app.js",
+        "-i",
+        "1",
+        "--balance",
+        "proxy",
+        "--response-timeout",
+        "300ms",
+    ];
+    let mut start = rpm.command(words);
+    start
+        .current_dir(place.path())
+        .env("PORT", port.number().to_string());
+    assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
+    for (path, status, why) in [
+        ("/odd", 502, "the worker's answer cannot be read"),
+        ("/end", 502, "it has ended the connection before"),
+        ("/never", 504, "the worker has not answered in time"),
+    ] {
+        // It is told of a worker once a second at most.
+        let told = || {
+            let mut connection = Connection::open(&port);
+            connection.send(&format!(
+                "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+            ));
+            assert_eq!(connection.answer().status, status, "{path}");
+            rpm.log()
+        };
+        wait_until("the log says why", BOUND, told, |log| {
+            let mut lines = log.lines();
+            lines.any(|line| line.contains(why) && line.contains("instance=0"))
+        });
+    }
+}
+
 /// Nobody waits for a worker that was stopped on purpose.
 #[test]
 fn what_a_stopped_program_has_not_answered_is_told_at_once() {

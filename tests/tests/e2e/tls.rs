@@ -89,6 +89,32 @@ fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for(
     assert_eq!(answer.status, 308);
     let location = format!("location: https://a.test:{}/x?y\r\n", port.number());
     assert!(answer.head.contains(&location), "{}", answer.head);
+    let now = answer.head.lines().find_map(|line| line.strip_prefix("date: "));
+    assert!(
+        now.is_some_and(|now| now.len() == 29 && now.ends_with(" gmt")),
+        "{}",
+        answer.head
+    );
+    let by_2 = Command::new("curl")
+        .args([
+            "--silent",
+            "--max-time",
+            "20",
+            "--http2-prior-knowledge",
+            "--output",
+            "/dev/null",
+        ])
+        .args([
+            "--write-out",
+            "%{http_code} %{redirect_url}",
+            "--header",
+            "Host: a.test:80",
+        ])
+        .arg(format!("http://127.0.0.1:{}/x?y", plain.number()))
+        .output()
+        .expect("curl runs");
+    let expected = format!("308 https://a.test:{}/x?y", port.number());
+    assert_eq!(String::from_utf8_lossy(&by_2.stdout), expected, "{by_2:?}");
     rpm.ok(["delete", "edge"]);
     assert!(TcpStream::connect(("127.0.0.1", plain.number())).is_err());
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::exchange::{Ended, Exchange, Failed};
 use super::framing::Framing;
 use super::head::{Parsed, Passing, RequestHead, may_be_complete, request};
-use super::refusal::{Refusal, SLOW, SLOW_CLIENT, UNANSWERED, UNREADABLE};
+use super::refusal::{ENDED, Refusal, SLOW, SLOW_CLIENT, UNCONNECTED, UNREADABLE};
 use super::wire::Wire;
 use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::{Attempts, Unavailable};
@@ -232,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 None => match connect(&upstream, attempts.within(self.settings.connect_timeout)).await {
                     Some(wire) => (wire, false),
                     None if attempts.again(&upstream) => continue,
-                    None => return self.fail(UNANSWERED, head).await,
+                    None => return self.fail_for(&upstream, UNCONNECTED, head).await,
                 },
             };
             match self.exchange(head, (&upstream, &mut wire), &attempts).await {
@@ -272,12 +272,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     if !again {
                         upstream.failed(front.now_ms());
                     }
-                    return self.fail(UNANSWERED, head).await;
+                    return self.fail_for(&upstream, ENDED, head).await;
                 }
-                Err((Failed::BadAnswer, _)) => return self.fail(UNREADABLE, head).await,
+                Err((Failed::BadAnswer, _)) => {
+                    return self.fail_for(&upstream, (UNREADABLE, UNREADABLE.why), head).await;
+                }
                 Err((Failed::Late, _)) => {
                     upstream.failed(front.now_ms());
-                    return self.fail(SLOW, head).await;
+                    return self.fail_for(&upstream, (SLOW, SLOW.why), head).await;
                 }
                 Err((Failed::Refused(refusal), _)) => return self.refuse(refusal).await,
                 Err((Failed::Broken | Failed::Gone, _)) => return Turn::End,
@@ -313,12 +315,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let (mut answered, mut progress) = (None, 0);
         let ended = poll_fn(|context| {
             let polled = exchange.poll(context);
-            let after = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             if answered.is_none()
                 && let Some(head) = exchange.answer()
             {
                 answered = Some(head.status);
-                let after = after();
+                let after = micros_since(began);
                 upstream.answered(head.status, after, front.now_ms());
                 front.count_time(after);
                 front.count_answer(head.status);
@@ -326,19 +327,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             if let Poll::Ready(ended) = polled {
                 if let Err(Failed::BadAnswer) = ended {
                     // It was not silent.
-                    upstream.answered(UNREADABLE.status, after(), front.now_ms());
+                    upstream.answered(UNREADABLE.status, micros_since(began), front.now_ms());
                 }
                 return Poll::Ready(Some(ended));
             }
             if exchange.progress() != progress {
                 progress = exchange.progress();
-                let within = match answered {
+                deadline.set(match answered {
                     // What is left of the request has the time that it would have without an answer.
                     _ if exchange.is_answered() => settings.response_timeout.min(settings.stream_timeout),
                     Some(_) => settings.stream_timeout,
                     None => attempts.within(settings.response_timeout),
-                };
-                deadline.set(within);
+                });
             }
             deadline.poll(context).map(|()| None)
         })
@@ -372,6 +372,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         self.fail(Refusal { status: 503, why }, head).await
     }
 
+    /// The client's request is not answered by the worker that had it: with what the client is told, what the log is.
+    async fn fail_for(
+        &mut self,
+        upstream: &Upstream,
+        (refusal, why): (Refusal, &str),
+        head: &RequestHead,
+    ) -> Turn {
+        upstream.blame(refusal.status, why, self.peer.front.now_ms());
+        self.fail(refusal, head).await
+    }
+
     /// The client's request is not answered by a worker.
     async fn fail(&mut self, refusal: Refusal, head: &RequestHead) -> Turn {
         let stays =
@@ -395,6 +406,10 @@ enum Filled {
     Some,
     Nothing,
     Late,
+}
+
+fn micros_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn connect(upstream: &Upstream, within: Duration) -> Option<Wire<TcpStream>> {

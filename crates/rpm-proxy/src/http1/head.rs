@@ -44,7 +44,9 @@ pub struct RequestHead {
     pub upgrades: bool,
     /// Its body may wait for an interim answer (RFC 9110, 10.1.1).
     pub expects: bool,
-    /// The answer may be compressed.
+    /// Answers are compressed for clients that know gzip.
+    pub compress: bool,
+    /// And this one does.
     pub gzip: bool,
     /// What the cookie says of the worker that the client had.
     pub sticky: Option<u32>,
@@ -170,6 +172,7 @@ fn read_request<'h>(
         is_idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
         upgrades,
         expects: is_11 && told.expects,
+        compress: passing.compress,
         gzip: passing.compress && told.gzip,
         sticky: passing.cookie.and_then(|name| cookie(fields, name)),
     })
@@ -274,7 +277,8 @@ fn read_response(
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::UntilClose,
     };
-    let gzip = to.gzip && has_body && status != 206 && may_be_compressed(fields, framing);
+    let varies = to.compress && has_body && status != 206 && may_be_compressed(fields, framing);
+    let gzip = varies && to.gzip;
     let unchunk = framing == Framing::Chunked && !to.is_11 && !gzip;
     let ends_by_close = if gzip {
         !to.is_11
@@ -298,9 +302,12 @@ fn read_response(
     };
     status_line(status, reason, out);
     pass_fields(fields, &told, &head, has_body, out);
+    if varies {
+        out.extend_from_slice(b"vary: accept-encoding\r\n");
+    }
     match framing {
         _ if gzip => {
-            out.extend_from_slice(b"content-encoding: gzip\r\nvary: accept-encoding\r\n");
+            out.extend_from_slice(b"content-encoding: gzip\r\n");
             if to.is_11 {
                 out.extend_from_slice(b"transfer-encoding: chunked\r\n");
             }

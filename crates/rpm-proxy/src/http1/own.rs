@@ -6,13 +6,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::connection::{Session, Turn};
 use super::framing::Framing;
 use super::head::RequestHead;
-use super::refusal::Refusal;
+use super::refusal::{MOVED, Refusal, UNDIRECTED};
 use super::wire::{Wire, poll_scratch};
 use crate::access_log::Outcome;
 use crate::deadline::Deadline;
@@ -28,17 +29,12 @@ const LINGER_BYTES: u64 = 1 << 30;
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// The client is to come by TLS.
     pub(super) async fn redirect(&mut self, port: u16, head: &RequestHead) -> Turn {
-        let location = location(&self.upward, port);
-        let Some(location) = location else {
-            let why = "no Host to be redirected to";
-            return self.refuse(Refusal { status: 400, why }).await;
+        let Some((host, path)) = target(&self.upward) else {
+            return self.refuse(UNDIRECTED).await;
         };
+        let location = location(host, path, port);
         let stays = head.keep_alive && head.is_11 && head.framing == Framing::Nothing;
-        let moved = Refusal {
-            status: 308,
-            why: "it is served by https",
-        };
-        self.answer(moved, &format!("location: {location}\r\n"), stays, head.is_head)
+        self.answer(MOVED, &format!("location: {location}\r\n"), stays, head.is_head)
             .await;
         if stays { Turn::Next } else { Turn::Linger }
     }
@@ -62,6 +58,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             .ok()
             .and_then(|status| status.canonical_reason());
         let reason = reason.unwrap_or_default();
+        // RFC 9110, 6.6.1.
+        let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
         let connection = if stays { "" } else { "connection: close\r\n" };
         let body = if is_head {
             String::new()
@@ -69,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             format!("{why}\n")
         };
         let text = format!(
-            "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n{extra}{connection}\r\n{body}",
+            "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\ndate: {date}\r\n{extra}{connection}\r\n{body}",
             why.len() + 1,
         );
         self.client.going.extend_from_slice(text.as_bytes());
@@ -117,23 +115,28 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>) {
     .await;
 }
 
-/// Where a request would have gone by TLS: from the head that an upstream would be sent.
-fn location(upward: &[u8], port: u16) -> Option<String> {
+/// Which host a request is for, and which path: from the head that an upstream would be sent.
+fn target(upward: &[u8]) -> Option<(&str, &str)> {
     let mut lines = std::str::from_utf8(upward).ok()?.split("\r\n");
     let path = lines.next()?.split(' ').nth(1)?;
     let host = lines
         .next()?
         .strip_prefix("host: ")
         .filter(|host| !host.is_empty())?;
+    Some((host, path))
+}
+
+/// Where a request would have gone by TLS.
+pub(crate) fn location(host: &str, path: &str, port: u16) -> String {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         Some(_) | None => host,
     };
     let path = if path == "*" { "/" } else { path };
-    Some(match port {
+    match port {
         443 => format!("https://{name}{path}"),
         port => format!("https://{name}:{port}{path}"),
-    })
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ pub(crate) const UNREADABLE: Refusal = Refusal {
     why: "the worker's answer cannot be read",
 };
 
+/// [`UNANSWERED`], and what the log is told of it.
+pub(crate) const UNCONNECTED: (Refusal, &str) = (UNANSWERED, "it cannot be connected to");
+pub(crate) const ENDED: (Refusal, &str) = (UNANSWERED, "it has ended the connection before");
+
 /// The worker has not answered.
 pub(crate) const UNANSWERED: Refusal = Refusal {
     status: 502,
@@ -48,6 +52,15 @@ pub(crate) const TOO_LONG: Refusal = Refusal {
     status: 413,
     why: "a body that is too long",
 };
+
+/// It is served elsewhere.
+pub(crate) const MOVED: Refusal = Refusal {
+    status: 308,
+    why: "it is served by https",
+};
+
+/// And where is not known.
+pub(crate) const UNDIRECTED: Refusal = bad("no Host to be redirected to");
 
 /// All fields of a message are too long together, or too many.
 pub(crate) const TOO_MANY: Refusal = Refusal {
