@@ -156,8 +156,8 @@ mod tests {
                 0,
                 "it is told that it may go"
             );
-            // tidy: sleep because the clock is not the real one
             while writes.write_all(b"x").await.is_ok() {
+                // tidy: sleep because the clock is not the real one
                 sleep(interval).await;
             }
         });
