@@ -22,6 +22,7 @@ pub mod http1;
 mod pool;
 pub mod proxy_protocol;
 mod rewound;
+mod screen;
 mod serve;
 mod streams;
 mod tcp;

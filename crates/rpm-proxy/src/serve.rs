@@ -29,10 +29,12 @@ use crate::forward::forward;
 use crate::front::Front;
 use crate::headers::Client;
 use crate::health::check;
+use crate::http1::refusal::NO_TLS;
 use crate::http1::{self, Left, Wire};
 use crate::pool::Pools;
 use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
+use crate::screen::Screen;
 use crate::streams::{Limits, Streams};
 use crate::tcp;
 use crate::threads::Stage;
@@ -235,12 +237,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (settings, ip) = (peer.front.settings(), peer.ip);
-    match timeout(settings.header_timeout, tls.acceptor().accept(stream)).await {
+    let accepting = tls.acceptor().accept(Screen::new(stream)).into_fallible();
+    match timeout(settings.header_timeout, accepting).await {
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") && !settings.tcp => {
             http2(Wire::new(stream), peer, closing).await;
         }
         Ok(Ok(stream)) => speak(stream, peer, settings.tcp, closing).await,
-        Ok(Err(error)) => debug!(%ip, %error, "no TLS with a client"),
+        Ok(Err((error, screen))) => {
+            debug!(%ip, %error, "no TLS with a client");
+            if let Some(stream) = screen.into_plain().filter(|_| !settings.tcp) {
+                http1::refuse(stream, &peer, NO_TLS).await;
+            }
+        }
         Err(_) => debug!(%ip, "no TLS with a client in time"),
     }
 }

@@ -81,6 +81,14 @@ fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for(
         let forwarded = format!("for=127.0.0.1;proto=https;host=\"{host}:{}\"", port.number());
         assert_eq!(seen["headers"]["forwarded"], forwarded.as_str());
     }
+    let mut unwary = Connection::open(&port);
+    unwary.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let answer = unwary.answer();
+    assert!(
+        answer.status == 400 && answer.body.contains("https"),
+        "{answer:?}"
+    );
+    assert!(unwary.has_ended());
     let other = curl("a.test", &port, &second[0], &[]);
     assert_eq!(other.status.code(), Some(60), "it is not the other's certificate");
     let mut connection = Connection::open(&plain);

@@ -17,6 +17,7 @@ use super::refusal::{MOVED, Refusal, UNDIRECTED};
 use super::wire::{Wire, poll_scratch};
 use crate::access_log::Outcome;
 use crate::deadline::Deadline;
+use crate::serve::Peer;
 
 /// For a client to take an answer of the proxy's own.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
@@ -47,44 +48,64 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// An answer of the proxy's own.
     pub(super) async fn answer(&mut self, refusal: Refusal, extra: &str, stays: bool, is_head: bool) {
-        let Refusal { status, why } = refusal;
-        self.peer.front.count_answer(status);
+        self.peer.front.count_answer(refusal.status);
         self.outcome = Outcome {
-            status,
-            bytes: why.len() as u64 + 1,
+            status: refusal.status,
+            bytes: refusal.why.len() as u64 + 1,
             upstream: None,
         };
-        let reason = StatusCode::from_u16(status)
-            .ok()
-            .and_then(|status| status.canonical_reason());
-        let reason = reason.unwrap_or_default();
-        // RFC 9110, 6.6.1.
-        let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
-        let connection = if stays { "" } else { "connection: close\r\n" };
-        let body = if is_head {
-            String::new()
-        } else {
-            format!("{why}\n")
-        };
-        let text = format!(
-            "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\ndate: {date}\r\n{extra}{connection}\r\n{body}",
-            why.len() + 1,
-        );
-        self.client.going.extend_from_slice(text.as_bytes());
-        self.deadline.set(TAKEN_WITHIN);
-        let Session { client, deadline, .. } = self;
-        // Whoever does not take it in time does not get it.
-        poll_fn(|context| match client.poll_flush(context) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => deadline.poll(context),
-        })
-        .await;
+        let text = text(refusal, extra, stays, is_head);
+        send(&mut self.client, &mut self.deadline, &text).await;
     }
 
     /// Ends the connection so that the client can read what it was sent.
     pub(super) async fn linger(&mut self) {
         linger(&mut self.client).await;
     }
+}
+
+/// Has a client that has said nothing of use go with this answer.
+pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: &Peer, refusal: Refusal) {
+    peer.front.count_answer(refusal.status);
+    let mut client = Wire::new(stream);
+    send(
+        &mut client,
+        &mut Deadline::new(),
+        &text(refusal, "", false, false),
+    )
+    .await;
+    linger(&mut client).await;
+}
+
+/// An answer as it is sent.
+fn text(Refusal { status, why }: Refusal, extra: &str, stays: bool, is_head: bool) -> String {
+    let reason = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
+    let reason = reason.unwrap_or_default();
+    // RFC 9110, 6.6.1.
+    let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
+    let connection = if stays { "" } else { "connection: close\r\n" };
+    let body = if is_head {
+        String::new()
+    } else {
+        format!("{why}\n")
+    };
+    format!(
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\ndate: {date}\r\n{extra}{connection}\r\n{body}",
+        why.len() + 1,
+    )
+}
+
+/// Sends an answer. Whoever does not take it in time does not get it.
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>, deadline: &mut Deadline, text: &str) {
+    client.going.extend_from_slice(text.as_bytes());
+    deadline.set(TAKEN_WITHIN);
+    poll_fn(|context| match client.poll_flush(context) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => deadline.poll(context),
+    })
+    .await;
 }
 
 /// Ends a connection, and reads what comes until the other side does: with something unread on our side the system would reset it, and

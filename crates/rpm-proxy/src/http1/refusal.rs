@@ -59,6 +59,9 @@ pub(crate) const MOVED: Refusal = Refusal {
     why: "it is served by https",
 };
 
+/// It came in clear text where TLS is spoken.
+pub(crate) const NO_TLS: Refusal = bad("HTTP in clear text, and this port is for https");
+
 /// And where is not known.
 pub(crate) const UNDIRECTED: Refusal = bad("no Host to be redirected to");
 

@@ -1,0 +1,81 @@
+//! A stream on which TLS is expected, and which may bring HTTP in clear text.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Remembers whether the first byte was one of a method, and keeps back the alert that rustls answers to that.
+#[derive(Debug)]
+pub(crate) struct Screen<S> {
+    stream: S,
+    /// `None`: nothing has come.
+    is_plain: Option<bool>,
+}
+
+impl<S> Screen<S> {
+    pub(crate) fn new(stream: S) -> Screen<S> {
+        Screen {
+            stream,
+            is_plain: None,
+        }
+    }
+
+    /// The stream, if what has come looks like HTTP.
+    pub(crate) fn into_plain(self) -> Option<S> {
+        (self.is_plain == Some(true)).then_some(self.stream)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.is_plain.is_none() {
+            // A record of TLS begins with its kind, which is no letter.
+            self.is_plain = buffer.filled().get(before).map(u8::is_ascii_alphabetic);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Screen<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_plain == Some(true) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_plain == Some(true) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
