@@ -54,9 +54,12 @@ pub fn bun_options(users: Option<&str>, path: &str) -> Option<String> {
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\'));
     let users = users.unwrap_or_default().trim_end();
+    // One word: of two, `bun run …` takes the second for what it is to run.
+    let ours = format!("--preload={path}");
     plain.then(|| match users.is_empty() {
-        true => format!("--preload {path}"),
-        false => format!("{users} --preload {path}"),
+        true => ours,
+        false if users.split(' ').any(|word| word == ours) => users.to_owned(),
+        false => format!("{users} {ours}"),
     })
 }
 
@@ -128,6 +131,19 @@ mod tests {
             node_options(Some("--require \"a b.js\" ")),
             format!("--require \"a b.js\" {ours}")
         );
+    }
+
+    #[test]
+    fn options_of_bun_are_single_words() {
+        let ours = bun_options(None, "/h/agent.js").expect("a plain path");
+        assert_eq!(ours, "--preload=/h/agent.js");
+        let both = bun_options(Some("--smol "), "/h/agent.js").expect("a plain path");
+        assert_eq!(both, "--smol --preload=/h/agent.js");
+        assert_eq!(
+            bun_options(Some(&both), "/h/agent.js").as_deref(),
+            Some(both.as_str())
+        );
+        assert_eq!(bun_options(None, "/a b/agent.js"), None);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::agents;
 use crate::launch::LaunchError;
 use crate::supervisor::Supervisor;
 
+/// The mode of that directory: Bun lists the directory of a preload before it reads it.
+const OPEN: u32 = 0o755;
+
 /// Whom it runs as, if that is somebody else.
 ///
 /// # Errors
@@ -78,7 +81,7 @@ impl Supervisor {
         let preloads = self.home.open_to_others()?;
         let socket = preloads.join(format!("{uid}.sock"));
         if !self.agent_users.contains(&uid) {
-            let dir = DirBuilder::new().mode(0o711).create(&preloads);
+            let dir = DirBuilder::new().mode(OPEN).create(&preloads);
             dir.or_else(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => Ok(()),
                 _ => Err(error),
@@ -88,7 +91,7 @@ impl Supervisor {
             if !meta.is_dir() || meta.uid() != 0 {
                 return Err(io::Error::other(format!("{} is not root's", preloads.display())));
             }
-            fs::set_permissions(&preloads, Permissions::from_mode(0o711))?;
+            fs::set_permissions(&preloads, Permissions::from_mode(OPEN))?;
             agents::listen(&socket, self.handle().events)?;
             std::os::unix::fs::chown(&socket, Some(uid), None)?;
             self.agent_users.insert(uid);
