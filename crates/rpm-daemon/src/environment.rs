@@ -66,6 +66,11 @@ pub(crate) fn environment(
         env.remove("NODE_APP_INSTANCE");
         env.insert(name.clone(), number.to_string());
     }
+    if !is_node(spec) {
+        // Python's output would stay in its buffer, for it goes to a pipe.
+        env.entry("PYTHONUNBUFFERED".to_owned())
+            .or_insert_with(|| "1".to_owned());
+    }
     if spec.source_map_support && is_node(spec) {
         let options = env.entry("NODE_OPTIONS".to_owned()).or_default();
         if !options.contains(SOURCE_MAPS) {
@@ -113,6 +118,20 @@ mod tests {
             assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
         }
         assert!(!env.contains_key("NODE_APP_INSTANCE") && !env.contains_key("LISTEN_FDS"));
+        assert!(!env.contains_key("PYTHONUNBUFFERED"));
+        let unbuffered = |own: &[(&str, &str)]| {
+            let spec = AppSpec {
+                env: own
+                    .iter()
+                    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                    .collect(),
+                interpreter: Some("/usr/bin/python3".to_owned()),
+                ..AppSpec::default()
+            };
+            environment(&spec, &home, (InstanceId(7), 2), &logs).remove("PYTHONUNBUFFERED")
+        };
+        assert_eq!(unbuffered(&[]).as_deref(), Some("1"));
+        assert_eq!(unbuffered(&[("PYTHONUNBUFFERED", "")]).as_deref(), Some(""));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }
