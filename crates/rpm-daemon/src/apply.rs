@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane, is_handed, is_proxied};
+use crate::check::{faults, in_a_line};
 use crate::commands::{Accepted, failure};
 use crate::reload::Manner;
 use crate::supervisor::Supervisor;
@@ -35,17 +36,14 @@ impl Supervisor {
 
     /// Has the apps be so. If one of them cannot be, nothing is changed.
     pub(crate) fn have_be(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
-        let faults: Vec<String> = request
+        let found: Vec<String> = request
             .apps
             .iter()
-            .filter_map(|spec| self.check(spec).err())
-            .map(|error| match error.hint {
-                Some(hint) => format!("{} ({hint})", error.error),
-                None => error.error,
-            })
+            .flat_map(faults)
+            .map(|error| in_a_line(&error))
             .collect();
-        if !faults.is_empty() {
-            return Err(failure(faults.join("; "), Some("nothing was changed")));
+        if !found.is_empty() {
+            return Err(failure(found.join("; "), Some("nothing was changed")));
         }
         let mut accepted = Vec::new();
         for spec in request.apps {

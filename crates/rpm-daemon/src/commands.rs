@@ -4,25 +4,19 @@ use std::collections::BTreeMap;
 
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
 use rpm_core::{AppId, InstanceId, Revision};
-use rpm_listen::MAX_WEIGHT;
-use rpm_wire::api::{
-    Action, ActionRequest, ApiError, AppSpec, Balance, ChangeReply, Policy, ScaleRequest, StartRequest,
-};
+use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
 use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane};
-use crate::files;
-use crate::fronts;
-use crate::health;
+use crate::check::check;
 use crate::logs::tail;
 use crate::reload::Manner;
-use crate::schedule::Schedule;
 use crate::supervisor::{Supervisor, now_ms};
 
 /// Lines of a failing worker that are shown.
 const SHOWN_LINES: usize = 15;
 /// Most instances of one app: enough for two generations in one group of slots.
-const INSTANCE_LIMIT: u32 = 500;
+pub(crate) const INSTANCE_LIMIT: u32 = 500;
 
 /// A request that was understood: what it concerns, and its outcome to come.
 pub(crate) struct Accepted {
@@ -31,32 +25,10 @@ pub(crate) struct Accepted {
     pub(crate) notes: Vec<String>,
 }
 
-/// Can it be balanced as it shall be?
-fn check_balance(spec: &AppSpec) -> Result<(), ApiError> {
-    if spec.balance == Balance::Handoff && Plane::of(spec) != Plane::Cluster {
-        return Err(failure(
-            format!(
-                "{} cannot be handed connections: that needs Node, and several instances",
-                spec.name
-            ),
-            Some(
-                "leave --balance out: the kernel delivers connections to any program; or, for Node, add -i max",
-            ),
-        ));
-    }
-    if spec.balance == Balance::Proxy && Plane::of(spec) == Plane::Fork {
-        return Err(failure(
-            format!("{} cannot be behind the proxy: it runs in fork mode", spec.name),
-            Some("give it instances, also a single one: -i 1"),
-        ));
-    }
-    fronts::check(spec)
-}
-
 impl Supervisor {
     pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
         let spec = request.app;
-        self.check(&spec)?;
+        check(&spec)?;
         if self.find_app(&spec.name).is_some() {
             return Err(failure(
                 format!("an app named {:?} exists already", spec.name),
@@ -70,9 +42,6 @@ impl Supervisor {
     /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
     pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
         let config = app::config(Revision(1), &spec, app::cpus());
-        if config.instances > INSTANCE_LIMIT {
-            return Err(too_many(config.instances));
-        }
         let id = AppId(self.next_app);
         self.next_app += 1;
         let wanted = config.instances;
@@ -113,72 +82,6 @@ impl Supervisor {
                 spec.name
             )
         })
-    }
-
-    pub(crate) fn check(&self, spec: &AppSpec) -> Result<(), ApiError> {
-        if spec.name.is_empty() || spec.name == "all" || spec.name.contains(['/', '\0']) {
-            let error = format!("{:?} cannot be the name of an app", spec.name);
-            return Err(failure(
-                error,
-                Some("choose another with --name; it must not be \"all\" or contain /"),
-            ));
-        }
-        let nul = |text: &String| text.contains('\0');
-        let texts = [&spec.script, &spec.cwd];
-        if texts
-            .into_iter()
-            .chain(&spec.args)
-            .chain(&spec.interpreter_args)
-            .any(nul)
-            || !passable(&spec.env)
-        {
-            return Err(failure(
-                "the script, an argument or a variable contains a NUL byte",
-                None,
-            ));
-        }
-        check_balance(spec)?;
-        if let Some(Err(error)) = spec.watch.as_ref().map(files::check) {
-            return Err(failure(
-                format!("an expression of ignore_watch cannot be read: {error}"),
-                Some("write it without look-around and back references, or as names and paths with *"),
-            ));
-        }
-        health::check_spec(spec)?;
-        let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
-        if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {
-            return Err(failure(
-                "the weights of the workers do not fit the policy",
-                Some(
-                    "--policy weighted and --weights belong together, each weight from 1 to 100: --policy weighted --weights 3,1",
-                ),
-            ));
-        }
-        if spec.max_surge == Some(0) && spec.max_unavailable == 0 {
-            return Err(failure(
-                "a reload that may have no worker more and none fewer cannot replace any",
-                Some("--max-surge must be at least 1, or --max-unavailable"),
-            ));
-        }
-        let schedule = spec.cron_restart.as_deref().filter(|text| !text.is_empty());
-        if let Some(Err(error)) = schedule.map(|text| Schedule::parse(text, spec.cron_timezone.as_deref())) {
-            return Err(failure(
-                format!("{} cannot be restarted by the clock: {error}", spec.name),
-                Some(
-                    "five fields (minute, hour, day, month, weekday), or six with seconds first: '0 3 * * *'",
-                ),
-            ));
-        }
-        if (spec.uid.is_some() || spec.gid.is_some()) && rpm_sys::peer::effective_uid() != 0 {
-            return Err(failure(
-                format!(
-                    "{} cannot run as another user: the daemon is not root's",
-                    spec.name
-                ),
-                Some("leave uid and gid out, or run the daemon as root"),
-            ));
-        }
-        Ok(())
     }
 
     pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
@@ -415,7 +318,7 @@ fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
     Ok(count)
 }
 
-fn too_many(count: u32) -> ApiError {
+pub(crate) fn too_many(count: u32) -> ApiError {
     failure(
         format!("{count} instances are too many"),
         Some(&format!(

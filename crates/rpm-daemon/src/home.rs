@@ -183,11 +183,21 @@ impl Home {
     /// `<name>-out-<id>.log` in a cluster, as under PM2.
     #[must_use]
     pub fn log_files(&self, name: &str, id: Option<u32>) -> (PathBuf, PathBuf) {
-        let name = name.replace('/', "-");
+        let name = file_name(name);
         let suffix = id.map_or_else(String::new, |id| format!("-{id}"));
         let file = |stream: &str| self.logs().join(format!("{name}-{stream}{suffix}.log"));
         (file("out"), file("error"))
     }
+}
+
+/// An app's name as the name of a file, as under PM2: what is no letter, digit, dot or backslash becomes `-`, so that it stays in its
+/// directory. (PM2 takes letters of ASCII alone; names in other scripts would all be the same.)
+pub(crate) fn file_name(name: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || matches!(letter, '.' | '\\');
+    let letters = name
+        .chars()
+        .map(|letter| if plain(letter) { letter } else { '-' });
+    letters.collect()
 }
 
 /// Opens a file for appending that only its owner can read. Its directory is made if there is none, as PM2 does.

@@ -7,6 +7,7 @@ mod app;
 mod apply;
 mod boot;
 mod channel;
+mod check;
 mod cluster;
 mod commands;
 mod doctor;
@@ -45,5 +46,6 @@ mod watched;
 mod worker;
 
 pub use boot::{BootError, check, run};
+pub use check::faults;
 pub use home::{Home, HomeError};
 pub use update::CAN_TAKE_OVER;

@@ -8,7 +8,7 @@ use rpm_core::InstanceId;
 use rpm_wire::api::{AppSpec, LogTarget};
 
 use crate::app::Plane;
-use crate::home::Home;
+use crate::home::{Home, file_name};
 use crate::logs::{Limit, Source, Style, tail};
 use crate::worker::Logs;
 
@@ -30,10 +30,7 @@ pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs
         LogTarget::File(path) => numbered(Path::new(path), id),
     };
     let (out, err) = (file(&spec.logs.out, usual_out), file(&spec.logs.err, usual_err));
-    let usual = numbered(
-        &home.logs().join(format!("{}.log", spec.name.replace('/', "-"))),
-        id,
-    );
+    let usual = numbered(&home.logs().join(format!("{}.log", file_name(&spec.name))), id);
     let both = spec.logs.both.as_ref().map(|target| file(target, usual));
     let (out_from, err_from) = (tail::size(&out), tail::size(&err));
     Logs {
@@ -102,7 +99,7 @@ pub(crate) fn pid_file(home: &Home, spec: &AppSpec, instance: InstanceId) -> Pat
         Some(path) => numbered(Path::new(path), Some(instance.0)),
         None => home
             .pids()
-            .join(format!("{}-{instance}.pid", spec.name.replace('/', "-"))),
+            .join(format!("{}-{instance}.pid", file_name(&spec.name))),
     }
 }
 
