@@ -45,18 +45,31 @@ impl Supervisor {
         if !found.is_empty() {
             return Err(failure(found.join("; "), Some("nothing was changed")));
         }
+        self.check_names(&request)?;
         let mut accepted = Vec::new();
         for spec in request.apps {
-            match self.find_app(&spec.name) {
+            let before = request.renamed.get(&spec.name).unwrap_or(&spec.name);
+            match self.find_app(before) {
                 None => {
                     let rests = !spec.autostart || request.stopped.contains(&spec.name);
-                    accepted.push(self.add(spec, rests)?);
+                    let some = request.stopped_instances.get(&spec.name).filter(|_| !rests);
+                    accepted.push(match some {
+                        Some(stopped) if !stopped.is_empty() => self.add_partly(spec, stopped)?,
+                        _ => self.add(spec, rests)?,
+                    });
                 }
                 Some(app) if request.mode == ApplyMode::Absent => {
                     let ids = self.instances_of(app);
                     accepted.push(self.settled(ids, vec![format!("{} is there already", spec.name)]));
                 }
-                Some(app) => accepted.extend(self.bring_to(app, spec, request.mode)?),
+                Some(app) => {
+                    let name = spec.name.clone();
+                    accepted.extend(self.bring_to(app, spec, (request.mode, request.hard))?);
+                    if let Some(app) = self.apps.get_mut(&app) {
+                        app.unwatched ^= request.toggle_watch.contains(&name);
+                        app.name = name;
+                    }
+                }
             }
         }
         self.upkeep.stale = true;
@@ -64,12 +77,60 @@ impl Supervisor {
         Ok(accepted)
     }
 
-    fn bring_to(&mut self, app: AppId, spec: AppSpec, mode: ApplyMode) -> Result<Option<Accepted>, ApiError> {
+    /// Starts an app but for these of its instances, counted from 0, which are only put in the list.
+    fn add_partly(&mut self, spec: AppSpec, stopped: &[u32]) -> Result<Accepted, ApiError> {
+        let Accepted { instances, notes, .. } = self.add(spec, true)?;
+        let (_, started): (Vec<_>, Vec<_>) = (0..)
+            .zip(&instances)
+            .partition(|(place, _)| stopped.contains(place));
+        let started: Vec<InstanceId> = started.into_iter().map(|(_, id)| *id).collect();
+        if started.is_empty() {
+            return Ok(self.settled(instances, notes));
+        }
+        let app = self.core.instance(started[0]).map(|view| view.app);
+        if let Some(app) = app.and_then(|app| self.apps.get_mut(&app)) {
+            app.rests = false;
+        }
+        let Accepted { outcome, .. } = self.obey(started, |instances| Command::Restart { instances });
+        Ok(Accepted {
+            outcome,
+            instances,
+            notes,
+        })
+    }
+
+    /// Is the new name of each app that gets one free, and the app there?
+    fn check_names(&self, request: &ApplyRequest) -> Result<(), ApiError> {
+        for (new, old) in &request.renamed {
+            if self.find_app(old).is_none() {
+                return Err(failure(
+                    format!("there is no app {old:?} to be renamed"),
+                    Some("nothing was changed"),
+                ));
+            }
+            if new != old && self.find_app(new).is_some() {
+                return Err(failure(
+                    format!("an app named {new:?} exists already"),
+                    Some("choose another name; nothing was changed"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn bring_to(
+        &mut self,
+        app: AppId,
+        spec: AppSpec,
+        (mode, hard): (ApplyMode, bool),
+    ) -> Result<Option<Accepted>, ApiError> {
+        let watches = spec.watch.is_some() && self.given(app).is_some_and(|given| given.watch.is_none());
         let changed = self
             .given(app)
             .is_none_or(|given| !differences(given, &spec).is_empty());
         if let Some(app) = self.apps.get_mut(&app) {
             app.rests = false;
+            app.unwatched &= !watches;
         }
         let ids = self.instances_of(app);
         let online = |id: &InstanceId| {
@@ -87,7 +148,9 @@ impl Supervisor {
         let was = self.given(app).map(Plane::of);
         let moves = was.is_some_and(|was| was != Plane::of(&spec));
         let revision = self.revise(app, spec)?;
-        let accepted = if serves && !(mode == ApplyMode::Restart && self.is_fork(app) && !self.has_slots(app))
+        let accepted = if serves
+            && !hard
+            && !(mode == ApplyMode::Restart && self.is_fork(app) && !self.has_slots(app))
         {
             let manner = Manner {
                 moves,
@@ -221,9 +284,16 @@ impl Supervisor {
                 // It was scaled since; `max` stays what it is.
                 spec.instances = count;
             }
+            let places = (0..).zip(self.instances_of(*id));
+            let stopped = |id: InstanceId| {
+                let view = self.core.instance(id);
+                view.is_some_and(|view| matches!(view.state, StateView::Stopped))
+            };
+            let rests = places.filter(|(_, id)| !app.rests && stopped(*id));
             Some(Saved {
                 app: spec,
                 stopped: app.rests,
+                stopped_instances: rests.map(|(place, _)| place).collect(),
             })
         };
         self.apps.iter().filter_map(saved).collect()

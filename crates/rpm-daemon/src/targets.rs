@@ -8,7 +8,7 @@ use rpm_core::protocol::{Command, Outcome};
 use rpm_core::{AppId, InstanceId};
 use rpm_sys::pidfd::signal_by_name;
 use rpm_sys::tree::Tree;
-use rpm_wire::api::{ApiError, ChangeReply};
+use rpm_wire::api::{ApiError, ChangeReply, Known};
 use tokio::sync::oneshot;
 
 use crate::app::Plane;
@@ -26,6 +26,13 @@ impl Supervisor {
             found.extend(self.meant(target)?);
         }
         Ok(found.into_iter().collect())
+    }
+
+    /// The processes that these targets mean.
+    pub(crate) fn meant_by(&self, targets: &[String]) -> Result<Vec<Known>, ApiError> {
+        let instances = self.resolve(targets)?;
+        let is_meant = |known: &Known| instances.iter().any(|id| id.0 == known.id);
+        Ok(self.known().into_iter().filter(is_meant).collect())
     }
 
     /// A name wins over a namespace, and that over an id which looks the same.

@@ -69,7 +69,7 @@ impl Supervisor {
             let spec = self.present_spec(view.app)?;
             Some(Known {
                 id: view.id.0,
-                name: spec.name.clone(),
+                name: self.apps.get(&view.app)?.name.clone(),
                 namespace: spec.namespace.clone(),
                 script: spec.script.clone(),
                 status: status(&view.state),

@@ -56,6 +56,19 @@ fn what_was_saved_comes_back_as_it_was() {
 }
 
 #[test]
+fn an_instance_that_was_stopped_stays_so() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", "setInterval(() => {}, 1000);");
+    place.ok(&rpm, ["start", "app.js", "-i", "3"]);
+    place.ok(&rpm, ["stop", "1"]);
+    place.ok(&rpm, ["save"]);
+    place.ok(&rpm, ["delete", "all"]);
+    place.ok(&rpm, ["resurrect"]);
+    let statuses: Vec<Status> = rpm.list().iter().map(|process| process.status).collect();
+    assert_eq!(statuses, [Status::Online, Status::Stopped, Status::Online]);
+}
+
+#[test]
 fn with_nothing_saved_the_daemon_is_started_all_the_same() {
     let (rpm, place) = (Rpm::new(), Place::new());
     let ran = place.ok(&rpm, ["resurrect"]);

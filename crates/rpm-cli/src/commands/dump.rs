@@ -144,6 +144,7 @@ fn of_pm2(value: &Value) -> anyhow::Result<Vec<Saved>> {
         match app_spec(app, &around, None, None) {
             Ok(app) => saved.push(Saved {
                 stopped: dumped.stopped.contains(&app.name),
+                stopped_instances: Vec::new(),
                 app,
             }),
             // The others can be started all the same.
@@ -160,13 +161,17 @@ async fn restore(saved: Vec<Saved>, wait: bool, output: &mut Output) -> anyhow::
     }
     let stopped = saved.iter().filter(|saved| saved.stopped);
     let stopped = stopped.map(|saved| saved.app.name.clone()).collect();
+    let partly = saved.iter().filter(|saved| !saved.stopped_instances.is_empty());
+    let stopped_instances = partly
+        .map(|saved| (saved.app.name.clone(), saved.stopped_instances.clone()))
+        .collect();
     let apps: Vec<AppSpec> = saved.into_iter().map(|saved| saved.app).collect();
     let request = ApplyRequest {
-        apps,
-        mode: ApplyMode::Absent,
         stopped,
+        stopped_instances,
         wait,
         follow: follow(false),
+        ..ApplyRequest::new(apps, ApplyMode::Absent)
     };
     change_step_by_step("/v1/apply", &request, wait, output).await
 }

@@ -254,11 +254,9 @@ pub(super) async fn apply(
     }
     lines.for_each(tell);
     let request = ApplyRequest {
-        apps,
-        mode,
-        stopped: Vec::new(),
         wait,
         follow: follow(false),
+        ..ApplyRequest::new(apps, mode)
     };
     change_step_by_step("/v1/apply", &request, wait, output).await
 }

@@ -45,6 +45,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/scale", post(scale))
         .route("/v1/processes", get(processes))
         .route("/v1/known", get(known))
+        .route("/v1/resolve", post(resolve))
         .route("/v1/doctor", get(doctor))
         .route("/v1/logs", get(follow::logs))
         .route("/v1/update", post(update))
@@ -103,6 +104,11 @@ async fn known(State(handle): State<Handle>) -> Reply<Vec<Known>> {
             .ask(|supervisor: &mut Supervisor| supervisor.known())
             .await?,
     ))
+}
+
+async fn resolve(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<Vec<Known>> {
+    let meant = move |supervisor: &mut Supervisor| supervisor.meant_by(&request.targets);
+    Ok(axum::Json(handle.ask(meant).await??))
 }
 
 async fn dump(State(handle): State<Handle>) -> Reply<Vec<Saved>> {

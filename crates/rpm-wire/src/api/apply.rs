@@ -1,5 +1,7 @@
 //! `POST /v1/plan` and `POST /v1/apply`: what apps shall be, and the way from what they are.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{AppSpec, Follow, yes};
@@ -10,6 +12,24 @@ use super::{AppSpec, Follow, yes};
 pub struct PlanRequest {
     /// The apps as they shall be.
     pub apps: Vec<AppSpec>,
+}
+
+impl ApplyRequest {
+    /// A request that waits, and says nothing more.
+    #[must_use]
+    pub fn new(apps: Vec<AppSpec>, mode: ApplyMode) -> ApplyRequest {
+        ApplyRequest {
+            apps,
+            mode,
+            stopped: Vec::new(),
+            stopped_instances: BTreeMap::new(),
+            renamed: BTreeMap::new(),
+            toggle_watch: Vec::new(),
+            hard: false,
+            wait: true,
+            follow: Follow::default(),
+        }
+    }
 }
 
 /// How apps that run become what they shall be. Those that do not exist are started.
@@ -37,6 +57,18 @@ pub struct ApplyRequest {
     /// Names of those among them that are only put in the list if they are new.
     #[serde(default)]
     pub stopped: Vec<String>,
+    /// Instances that are only put in the list if their app is new: by the app's name, counted from 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stopped_instances: BTreeMap<String, Vec<u32>>,
+    /// Apps that have another name here than they had: the old names, by the new ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub renamed: BTreeMap<String, String>,
+    /// Names of those whose watching of files is switched off, or on again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub toggle_watch: Vec<String>,
+    /// Stop and start those that run, even where a reload would do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hard: bool,
     /// Answer only when it is done.
     #[serde(default = "yes")]
     pub wait: bool,
@@ -54,6 +86,9 @@ pub struct Saved {
     /// A user has stopped it.
     #[serde(default)]
     pub stopped: bool,
+    /// A user has stopped these of its instances, counted from 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stopped_instances: Vec<u32>,
 }
 
 /// What becomes of an app.
