@@ -34,7 +34,14 @@ const LAYERS: &[Layer] = &[
     pure("rpm-wire", &["jiff", "serde", "serde_json", "thiserror"]),
     pure(
         "rpm-spec",
-        &["json5", "serde-saphyr", "serde_json", "thiserror", "toml"],
+        &[
+            "json5",
+            "serde",
+            "serde-saphyr",
+            "serde_json",
+            "thiserror",
+            "toml",
+        ],
     ),
     layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),

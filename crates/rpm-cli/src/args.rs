@@ -2,6 +2,7 @@
 
 mod command;
 mod needless;
+mod options;
 mod proxy;
 mod start;
 mod values;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::home::like_pm2;
 pub(crate) use command::{
     Column, Command, FileArgs, ListArgs, LogsArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets,
 };
@@ -27,6 +29,18 @@ pub(crate) const SITE_PASSWORD: &str = "RPM_SERVE_PASSWORD";
 
 /// The name in help where the program was not told its own.
 const DEFAULT_NAME: &str = "rpm";
+
+/// What the help of `restart` and `reload` shows of the options of `start`.
+const RENEWING: [&str; 8] = [
+    "only",
+    "env",
+    "dry_run",
+    "update_env",
+    "watch_after",
+    "hard",
+    "wait",
+    "no_wait",
+];
 
 /// What the program is to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,7 +114,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
         // A program of its own with PM2.
         args.insert(1, "runtime".into());
     }
-    let matches = grammar(&program).try_get_matches_from(args).map_err(Usage)?;
+    let grammar_of_all = grammar(&program);
+    let args = exit_codes_apart(args);
+    let args = match program.starts_with("pm2") || like_pm2() {
+        true => options::anywhere(args, &grammar_of_all),
+        false => args,
+    };
+    let matches = grammar_of_all.try_get_matches_from(args).map_err(Usage)?;
     let Cli {
         command,
         silent,
@@ -134,6 +154,34 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     })
 }
 
+/// `--stop-exit-codes 0 1 app.js` ends with the last number, as under PM2.
+fn exit_codes_apart(args: Vec<OsString>) -> Vec<OsString> {
+    const OPTION: &str = "--stop-exit-codes";
+    let Some(at) = args.iter().position(|arg| arg == OPTION || arg == "--") else {
+        return args;
+    };
+    let number = |arg: &&OsString| {
+        arg.to_str()
+            .is_some_and(|text| !text.is_empty() && text.split(',').all(|part| part.parse::<i32>().is_ok()))
+    };
+    let numbers: Vec<&str> = args[at + 1..]
+        .iter()
+        .take_while(number)
+        .filter_map(|arg| arg.to_str())
+        .collect();
+    if args[at] == "--" || numbers.is_empty() {
+        return args;
+    }
+    let one = format!("{OPTION}={}", numbers.join(","));
+    let behind = at + 1 + numbers.len();
+    args[..at]
+        .iter()
+        .cloned()
+        .chain([one.into()])
+        .chain(args[behind..].iter().cloned())
+        .collect()
+}
+
 /// `start --no-daemon` is `runtime`.
 fn in_foreground(command: Command) -> Command {
     match command {
@@ -154,10 +202,27 @@ pub(crate) fn grammar(program: &str) -> clap::Command {
         .short_alias('V')
         .long("version")
         .help("Print the version");
+    // In one go: an argument that is changed alone becomes the last.
+    let renewed = |arg: Arg| match arg.get_id().as_str() {
+        "targets" => {
+            let help = "Names, ids, namespaces, /patterns/, scripts, ecosystem files or `all`";
+            arg.required(true).help(help)
+        }
+        "watch" => arg.help("Switch the watching of files off, or on again"),
+        shown if RENEWING.contains(&shown) => arg,
+        _ => arg.hide(true),
+    };
+    let renewing = |command: clap::Command| {
+        command
+            .mut_args(renewed)
+            .after_help("Other options are those of `start`; what they say applies from then on.")
+    };
     Cli::command()
         .name(name)
         .bin_name(name)
         .arg(version.action(ArgAction::Version))
+        .mut_subcommand("restart", renewing)
+        .mut_subcommand("reload", renewing)
 }
 
 /// Is this one set to `true` or `1`?

@@ -1,9 +1,12 @@
 //! Each command: its requests, and what is printed of the answers.
 
+mod changes;
 mod complaint;
 mod conf;
 mod deploy;
+mod described;
 mod dump;
+mod import;
 mod inspect;
 mod leaving;
 mod logs;
@@ -20,21 +23,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ApplyMode, ChangeReply, Finding, Follow, Pong, Process, Progress,
-    ReloadRequest, RollbackRequest, ScaleRequest, UpdateRequest,
+    Action, ActionRequest, ApiError, AppInfo, AppSpec, ApplyMode, ChangeReply, Finding, Follow, Pong,
+    Process, Progress, RollbackRequest, ScaleRequest, UpdateRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{Client, Command, FileArgs, LogsArgs, Targets, grammar};
+use crate::args::{Client, Command, FileArgs, LogsArgs, StartArgs, Targets, grammar};
 use crate::connect::{connect, connect_or_start};
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
 use crate::output::{Output, OutputError};
 use crate::progress::Board;
 use crate::render;
-use crate::resolve::Surroundings;
+use crate::resolve::{self, Surroundings};
+use changes::How;
 pub(crate) use complaint::tell;
 use complaint::{be_silent, complain, complaint, is_silent};
 
@@ -46,13 +50,16 @@ const UPDATE_DEADLINE: Duration = Duration::from_secs(15);
 /// Between two looks whether it has.
 const UPDATE_PAUSE: Duration = Duration::from_millis(10);
 
+/// What a daemon of this version would have against an app, before it is asked to start it.
+pub type Check = fn(&AppSpec) -> Vec<ApiError>;
+
 /// Runs a command to its end and says on standard error what went wrong. Exit code 0 or 1.
 #[must_use]
-pub fn run(client: &Client) -> ExitCode {
+pub fn run(client: &Client, check: Check) -> ExitCode {
     if client.silent {
         be_silent();
     }
-    match execute(client) {
+    match execute(client, check) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.downcast_ref().is_some_and(OutputError::is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
@@ -65,7 +72,7 @@ pub fn run(client: &Client) -> ExitCode {
     }
 }
 
-fn execute(client: &Client) -> anyhow::Result<()> {
+fn execute(client: &Client, check: Check) -> anyhow::Result<()> {
     let mut output = Output::new(client.no_color);
     if let Command::Completion { shell } = &client.command {
         let mut script = Vec::new();
@@ -80,12 +87,12 @@ fn execute(client: &Client) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime
             .context("cannot set up the event loop")?
-            .block_on(converse(client, &mut output))?;
+            .block_on(converse(client, check, &mut output))?;
     }
     Ok(output.flush()?)
 }
 
-async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
+async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow::Result<()> {
     match &client.command {
         Command::Start(args) => {
             start::start(args, output).await?;
@@ -107,13 +114,15 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
             start::start_or(&file.file, &file.files, mode, output).await
         }
         Command::Serve(args) => start::serve(args, output).await,
-        Command::Validate { files } => start::validate(files, output),
+        Command::Validate { files, strict } => described::validate(files, *strict, check, output),
         Command::Init { .. } => inspect::init(),
         Command::Stop { targets, files, hard } => stop(Action::Stop, (targets, files), *hard, output).await,
         Command::Delete { targets, files, hard } => {
             stop(Action::Delete, (targets, files), *hard, output).await
         }
-        command @ (Command::Restart { .. } | Command::Reload { .. }) => renew(command, output).await,
+        command @ (Command::Restart { start, .. } | Command::Reload { start, .. }) => {
+            renew(start, How::of(command, start), output).await
+        }
         Command::Rollback { app, no_wait, wait } => {
             let request = RollbackRequest {
                 target: app.clone(),
@@ -133,8 +142,12 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
         Command::Runtime(args) => runtime::run(args, output).await,
         Command::Set { key, value } => conf::set(key.as_deref(), value.as_deref(), output).await,
         Command::Multiset { values } => conf::multiset(values, output).await,
-        Command::Resurrect { no_wait } => dump::resurrect(!no_wait, output).await,
-        Command::Import { file, no_wait } => dump::import(file.as_deref(), !no_wait, output).await,
+        Command::Resurrect { no_wait } => dump::resurrect(!no_wait, check, output).await,
+        Command::Import {
+            file,
+            dry_run,
+            no_wait,
+        } => import::import(file.as_deref(), (*dry_run, !no_wait), check, output).await,
         Command::Update { binary } => update(binary.as_deref(), output).await,
         Command::Kill => kill().await,
         question => ask(question, &client.program, output).await,
@@ -142,54 +155,16 @@ async fn converse(client: &Client, output: &mut Output) -> anyhow::Result<()> {
 }
 
 /// `restart` and `reload`: of ecosystem files, and of what is known.
-async fn renew(command: &Command, output: &mut Output) -> anyhow::Result<()> {
-    match command {
-        Command::Restart {
-            targets,
-            files,
-            update_env,
-            watch,
-            hard,
-            wait,
-        } => {
-            let mode = (ApplyMode::Restart, !targets.no_wait);
-            let others = start::apply_files(&targets.targets, files, mode, output).await?;
-            if others.is_empty() {
-                return Ok(());
-            }
-            let request = ActionRequest {
-                hard: *hard,
-                toggle_watch: *watch,
-                env: own_env(*update_env)?,
-                follow: follow(*wait),
-                ..action(Action::Restart, others, !targets.no_wait)
-            };
-            change_step_by_step("/v1/actions", &request, request.wait, output).await
-        }
-        Command::Reload {
-            targets,
-            files,
-            update_env,
-            watch_after,
-            wait,
-        } => {
-            let mode = (ApplyMode::Reload, !targets.no_wait);
-            let others = start::apply_files(&targets.targets, files, mode, output).await?;
-            if others.is_empty() {
-                return Ok(());
-            }
-            let request = ReloadRequest {
-                targets: others,
-                env: own_env(*update_env)?,
-                watch_after_ms: *watch_after,
-                wait: !targets.no_wait,
-                follow: follow(*wait),
-            };
-            change_step_by_step("/v1/reload", &request, request.wait, output).await
-        }
-        // Nothing else comes here.
-        _ => Ok(()),
+async fn renew(args: &StartArgs, how: How, output: &mut Output) -> anyhow::Result<()> {
+    let mode = (how.mode, how.wait);
+    let files = FileArgs::of(args);
+    let flags = resolve::options_of(args, None)?;
+    args.needless.said().iter().for_each(tell);
+    let others = start::apply_files(&args.targets, &files, &flags, mode, output).await?;
+    if others.is_empty() {
+        return Ok(());
     }
+    changes::apply(start::by_script(others).await?, args, how, output).await
 }
 
 /// Commands that change no process.
@@ -316,7 +291,7 @@ async fn stop(
     hard: bool,
     output: &mut Output,
 ) -> anyhow::Result<()> {
-    let names = start::names_of(&targets.targets, files)?;
+    let names = start::by_script(described::names_of(&targets.targets, files)?).await?;
     let request = ActionRequest {
         hard,
         ..action(what, names, !targets.no_wait)

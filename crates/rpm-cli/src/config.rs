@@ -12,7 +12,6 @@ use std::{fs, io};
 use anyhow::{Context as _, anyhow, bail};
 use rpm_spec::{AppOptions, Format, MAX_BYTES, format_of, parse};
 
-use crate::commands::tell;
 use crate::resolve::Surroundings;
 
 /// What is looked for where no file is named.
@@ -62,8 +61,12 @@ pub(crate) struct File {
     pub(crate) name: String,
     /// Where it lies; `None`: it was on standard input.
     pub(crate) dir: Option<PathBuf>,
-    /// Its apps.
+    /// Its apps, as far as they could be read.
     pub(crate) apps: Vec<AppOptions>,
+    /// What is not understood and left out, a line each.
+    pub(crate) warnings: Vec<String>,
+    /// What is wrong, a line each: nothing is to be started then.
+    pub(crate) problems: Vec<String>,
 }
 
 /// Is an ecosystem file meant by this argument? `-` is standard input.
@@ -83,24 +86,27 @@ pub(crate) fn usual(around: &Surroundings) -> anyhow::Result<OsString> {
     })
 }
 
-/// Reads an ecosystem file.
+/// Reads an ecosystem file. What is wrong with it is in [`File::problems`].
 ///
 /// # Errors
-/// It cannot be read or evaluated, or something in it is wrong: all faults, a line each.
+/// It cannot be read or evaluated at all.
 pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<File> {
     let name = argument.to_string_lossy().into_owned();
     let (value, dir) = value_and_place(argument, around)?;
-    let found = rpm_spec::read(&value).map_err(|problems| {
-        let lines: Vec<String> = problems
+    let (found, problems) = match rpm_spec::read(&value) {
+        Ok(found) => (found, Vec::new()),
+        Err(faults) => (faults.found, faults.problems),
+    };
+    Ok(File {
+        problems: problems
             .iter()
             .map(|problem| format!("{name}: {problem}"))
-            .collect();
-        anyhow!("{}", lines.join("\n"))
-    })?;
-    for warning in &found.warnings {
-        tell(format!("warning: {name}: {warning}"));
-    }
-    Ok(File {
+            .collect(),
+        warnings: found
+            .warnings
+            .iter()
+            .map(|warning| format!("{name}: {warning}"))
+            .collect(),
         name,
         dir,
         apps: found.apps,

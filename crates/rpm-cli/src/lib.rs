@@ -17,6 +17,6 @@ mod render;
 mod resolve;
 
 pub use args::{Client, Invocation, StaticSite, Usage, parse};
-pub use commands::run;
+pub use commands::{Check, run};
 pub use connect::{DAEMON, DAEMON_READY};
 pub use home::{HomeError, home_dir};

@@ -6,14 +6,13 @@ mod program;
 mod proxy;
 mod settings;
 mod surroundings;
+mod variables;
 mod versions;
-mod words;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use rpm_spec::{AppOptions, EnvFilter, Mode};
+use rpm_spec::{AppOptions, Mode};
 use rpm_wire::api::{AppSpec, ExecMode};
 
 pub(crate) use flags::{options_of, overlay};
@@ -43,8 +42,8 @@ pub(crate) enum ResolveError {
     NoSuchDirectory(PathBuf),
     #[error("{what} is not UTF-8: {text}")]
     NotUtf8 { what: &'static str, text: String },
-    #[error("unbalanced quotes in --interpreter-args: {0}")]
-    Quotes(String),
+    #[error("env_file {path} cannot be read: {why}", path = .path.display())]
+    EnvFile { path: PathBuf, why: String },
     #[error("{0}")]
     Value(String),
 }
@@ -59,12 +58,16 @@ pub(crate) fn app_spec(
     env_name: Option<&str>,
     beside: Option<&Path>,
 ) -> Result<AppSpec, ResolveError> {
-    let script = OsString::from(options.script.clone().unwrap_or_default());
+    let script = script_of(options, around);
     let cwd = working_directory(options, &script, around, beside)?;
     let line = program::command_line(&script, &cwd, around)?;
-    let script = match &line {
-        Some((shell, _)) => shell.clone(),
-        None => program::find_script(&script, &cwd, around)?,
+    // A file that says where its app is at home means a script there, as under PM2; what is typed is seen from here as well.
+    let here = (options.cwd.is_none() || beside.is_none()).then_some(around.cwd.as_path());
+    let directory = program::package(&script, &cwd);
+    let script = match (&line, directory) {
+        (Some((shell, _)), _) => shell.clone(),
+        (None, Some(directory)) => directory,
+        (None, None) => program::find_script(&script, &cwd, here, around)?,
     };
     let interpreter = match &line {
         Some(_) => None,
@@ -76,12 +79,7 @@ pub(crate) fn app_spec(
     let fallback = line
         .as_deref()
         .map_or_else(|| default_name(&script), name_of_line);
-    let (exec_mode, instances) = match (options.exec_mode, options.instances) {
-        (Some(Mode::Fork), instances) => (ExecMode::Fork, instances.unwrap_or(1)),
-        (Some(Mode::Cluster), instances) => (ExecMode::Cluster, instances.unwrap_or(1)),
-        (None, Some(instances)) => (ExecMode::Cluster, instances),
-        (None, None) => (ExecMode::Fork, 1),
-    };
+    let (exec_mode, instances) = mode(options, ExecMode::Fork, 1);
     let spec = AppSpec {
         name: name(options, &fallback, env_name),
         script: utf8("the path of the script", script)?,
@@ -90,42 +88,83 @@ pub(crate) fn app_spec(
             .transpose()?,
         interpreter_args: options.interpreter_args.clone().unwrap_or_default(),
         args,
-        env: environment(options, around, env_name),
+        env: variables::of_new(options, around, env_name, (&cwd, beside))?,
         exec_mode,
         instances,
         cwd: utf8("the working directory", cwd)?,
         ..AppSpec::default()
     };
-    settings::with(spec, options)
+    settings::with(spec, options, around.home())
 }
 
-/// The variables that an app inherits, and its own.
-fn environment(
+/// How it is run, where what is not said stays as it is.
+fn mode(options: &AppOptions, exec_mode: ExecMode, instances: i32) -> (ExecMode, i32) {
+    let said = match options.exec_mode {
+        Some(Mode::Fork) => Some(ExecMode::Fork),
+        Some(Mode::Cluster) => Some(ExecMode::Cluster),
+        None => options.instances.map(|_| ExecMode::Cluster),
+    };
+    (said.unwrap_or(exec_mode), options.instances.unwrap_or(instances))
+}
+
+/// An app that is known, with what the options say; what they do not say stays as it is, its variables too.
+pub(crate) fn changed(
+    spec: AppSpec,
     options: &AppOptions,
     around: &Surroundings,
-    env_name: Option<&str>,
-) -> BTreeMap<String, String> {
-    let mut env = around.env.clone();
-    match &options.filter_env {
-        None | Some(EnvFilter::Nothing) => {}
-        Some(EnvFilter::Everything) => env.retain(|name, _| ALWAYS.contains(&name.as_str())),
-        Some(EnvFilter::Containing(parts)) => {
-            env.retain(|name, _| !parts.iter().any(|part| name.contains(part.as_str())));
-        }
-    }
-    env.extend(options.port.map(|port| ("PORT".to_owned(), port.to_string())));
-    env.extend(options.env.clone());
-    let more = env_name.and_then(|name| options.envs.get(name));
-    env.extend(
-        more.into_iter()
-            .flatten()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
-    env
+    update_env: bool,
+) -> Result<AppSpec, ResolveError> {
+    let cwd = match &options.cwd {
+        Some(_) => working_directory(options, &OsString::new(), around, None)?,
+        None => PathBuf::from(&spec.cwd),
+    };
+    let interpreter = match options.interpreter.as_deref() {
+        Some(wanted) => program::find_interpreter(Some(wanted), Path::new(&spec.script), &cwd, around)?
+            .map(|path| utf8("the path of the interpreter", path))
+            .transpose()?,
+        None => spec.interpreter.clone(),
+    };
+    let (exec_mode, instances) = mode(options, spec.exec_mode, spec.instances);
+    let own_args = || program::own_args(&spec).to_vec();
+    let spec = AppSpec {
+        name: options.name.clone().unwrap_or(spec.name.clone()),
+        interpreter_args: options
+            .interpreter_args
+            .clone()
+            .unwrap_or(spec.interpreter_args.clone()),
+        args: match &options.args {
+            Some(args) => own_args().into_iter().chain(args.iter().cloned()).collect(),
+            None => spec.args.clone(),
+        },
+        env: variables::of_known(spec.env.clone(), options, around, update_env),
+        interpreter,
+        exec_mode,
+        instances,
+        cwd: utf8("the working directory", cwd)?,
+        ..spec
+    };
+    settings::with(spec, options, around.home())
 }
 
-/// Without these no program is found, and none finds its files.
-const ALWAYS: [&str; 2] = ["PATH", "HOME"];
+/// The name that an app will have. Its script need not be there.
+pub(crate) fn app_name(options: &AppOptions, around: &Surroundings, env_name: Option<&str>) -> String {
+    let script = script_of(options, around);
+    let line = script.to_str().map(str::trim).filter(|line| {
+        line.contains(char::is_whitespace)
+            && options.name.is_none()
+            && !around.absolute(line.as_ref()).exists()
+    });
+    let fallback = line.map_or_else(|| default_name(&around.absolute(script.as_ref())), name_of_line);
+    name(options, &fallback, env_name)
+}
+
+fn script_of(options: &AppOptions, around: &Surroundings) -> OsString {
+    let script = options.script.as_deref().unwrap_or_default();
+    match script.strip_prefix("~/") {
+        Some(_) => surroundings::path_from(&around.cwd, script, around.home()).into(),
+        None => script.into(),
+    }
+}
 
 fn name(options: &AppOptions, fallback: &str, env_name: Option<&str>) -> String {
     let base = options.name.as_deref().unwrap_or(fallback);
@@ -148,7 +187,7 @@ fn working_directory(
         let there = beside.filter(|dir| !here && surroundings::absolute_from(dir, script.as_ref()).exists());
         return Ok(there.map_or_else(|| around.cwd.clone(), Path::to_owned));
     };
-    let dir = around.absolute(dir.as_ref());
+    let dir = PathBuf::from(surroundings::path_from(&around.cwd, dir, around.home()));
     if dir.is_dir() {
         Ok(dir)
     } else {

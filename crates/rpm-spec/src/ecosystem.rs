@@ -36,6 +36,15 @@ pub struct Problem {
     pub text: String,
 }
 
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Faults {
+    /// All faults, in their order.
+    pub problems: Vec<Problem>,
+    /// What could be read beside them.
+    pub found: Ecosystem,
+}
+
 /// Most apps of one file.
 const APPS_LIMIT: usize = 2000;
 /// What a file may have beside its apps.
@@ -44,8 +53,8 @@ const TOP_KEYS: [&str; 5] = ["apps", "pm2", "deploy", "static", "$schema"];
 /// The apps of a value: `{apps: [...]}` (or `pm2`), a list of apps, or one app.
 ///
 /// # Errors
-/// All faults, in their order.
-pub fn read(value: &Value) -> Result<Ecosystem, Vec<Problem>> {
+/// All faults, and what could be read beside them.
+pub fn read(value: &Value) -> Result<Ecosystem, Faults> {
     let mut reader = Reader::default();
     let apps = reader.apps(value);
     for (number, app) in apps.into_iter().enumerate().take(APPS_LIMIT) {
@@ -55,7 +64,10 @@ pub fn read(value: &Value) -> Result<Ecosystem, Vec<Problem>> {
     if reader.problems.is_empty() {
         Ok(reader.found)
     } else {
-        Err(reader.problems)
+        Err(Faults {
+            problems: reader.problems,
+            found: reader.found,
+        })
     }
 }
 
@@ -126,7 +138,7 @@ impl Reader {
     }
 
     fn key(&mut self, place: &str, app: &mut AppOptions, name: &str, value: &Value) {
-        if let Some(of) = name.strip_prefix("env_").filter(|of| !of.is_empty()) {
+        if let Some(of) = environment_of(name, value) {
             match variables(value) {
                 Ok(variables) => drop(app.envs.insert(of.to_owned(), variables)),
                 Err(_) => {
@@ -150,7 +162,7 @@ impl Reader {
             );
         };
         match key.state {
-            State::Works if value.is_null() => {}
+            State::Works if !is_set(value) => {}
             State::Works => {
                 if app.set(key, value).is_err() {
                     let expected = key.kind.expected();
@@ -196,9 +208,21 @@ impl Reader {
 
 /// A script of the wrong type is reported as that.
 fn names_script(fields: &Map<String, Value>) -> bool {
+    let is_script = |name: &str| keys::find(name).is_some_and(|key| key.name == "script");
     fields
-        .keys()
-        .any(|name| keys::find(name).is_some_and(|key| key.name == "script"))
+        .iter()
+        .any(|(name, value)| is_script(name) && is_set(value))
+}
+
+/// For PM2 an empty string says as little as `null`.
+fn is_set(value: &Value) -> bool {
+    !value.is_null() && value != ""
+}
+
+/// The name in `env_<name>`. `env_file` is a key of its own, unless it holds variables.
+fn environment_of<'n>(name: &'n str, value: &Value) -> Option<&'n str> {
+    let of = name.strip_prefix("env_").filter(|of| !of.is_empty())?;
+    (keys::find(name).is_none() || value.is_object()).then_some(of)
 }
 
 fn place(number: usize, name: Option<&str>) -> String {

@@ -462,6 +462,11 @@ const KEYS: &[Key] = &[
     ),
     own("agent", Kind::Switch, "load the agent that drains Node politely"),
     own(
+        "env_file",
+        Kind::List,
+        "files of variables, as for node --env-file; what the command's environment or `env` says counts for more",
+    ),
+    own(
         "cron_timezone",
         Kind::Text,
         "time zone of cron_restart, as Europe/Berlin; that of the daemon by default",

@@ -6,6 +6,8 @@
 
 mod deploy;
 mod ecosystem;
+mod env_file;
+mod javascript;
 pub mod keys;
 mod nearest;
 mod options;
@@ -15,12 +17,15 @@ mod proxy;
 mod schema;
 mod units;
 mod values;
+mod yaml;
 
 pub use deploy::{Deployment, deployments};
-pub use ecosystem::{Ecosystem, Problem, Warning, read};
+pub use ecosystem::{Ecosystem, Faults, Problem, Warning, read};
+pub use env_file::parse_env;
 pub use nearest::nearest;
 pub use options::{AppOptions, EnvFilter, Health, Logging, Mode, Watch};
 pub use parse::{Format, MAX_BYTES, MAX_DEPTH, ParseError, format_of, parse};
 pub use proxy::ProxyOptions;
 pub use schema::schema;
 pub use units::{UnitError, memory, time};
+pub use values::split_words;

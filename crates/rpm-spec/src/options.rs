@@ -85,6 +85,7 @@ pub struct AppOptions {
     pub instances: Option<i32>,
     pub exec_mode: Option<Mode>,
     pub env: BTreeMap<String, String>,
+    pub env_file: Option<Vec<String>>,
     /// Of `env_<name>`, by name.
     pub envs: BTreeMap<String, BTreeMap<String, String>>,
     pub out_file: Option<Logging>,
@@ -160,6 +161,7 @@ impl AppOptions {
             "instances" => self.instances = Some(instances(value)?),
             "exec_mode" => self.exec_mode = Some(mode(value)?),
             "env" => self.env = variables(value)?,
+            "env_file" => self.env_file = Some(list(value)?),
             "autorestart" => self.autorestart = Some(switch(value)?),
             "autostart" => self.autostart = Some(switch(value)?),
             "max_restarts" => self.max_restarts = Some(number(value, 0)?),

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::yaml;
+
 /// The largest file that is read, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
 /// How deep lists and objects may lie in each other.
@@ -77,13 +79,32 @@ pub fn parse(text: &str, format: Format) -> Result<Value, ParseError> {
             }
             json5::from_str(text).map_err(|error| syntax(&error))?
         }
-        Format::Yaml => serde_saphyr::from_str(text).map_err(|error| syntax(&error))?,
-        Format::Toml => toml::from_str(text).map_err(|error| syntax(&error))?,
+        Format::Yaml => yaml::parse(text).map_err(|error| syntax(&error))?,
+        Format::Toml => dates_as_text(toml::from_str(text).map_err(|error| syntax(&error))?),
     };
     if is_deep(&value, MAX_DEPTH) {
         return Err(ParseError::TooDeep);
     }
     Ok(value)
+}
+
+/// What the parser has for a date, which JSON has not: an object with this field.
+const TOML_DATE: &str = "$__toml_private_datetime";
+
+fn dates_as_text(value: Value) -> Value {
+    match value {
+        Value::Object(mut fields) => match fields.remove(TOML_DATE) {
+            Some(date) => date,
+            None => Value::Object(
+                fields
+                    .into_iter()
+                    .map(|(name, it)| (name, dates_as_text(it)))
+                    .collect(),
+            ),
+        },
+        Value::Array(list) => Value::Array(list.into_iter().map(dates_as_text).collect()),
+        other => other,
+    }
 }
 
 fn syntax(error: &dyn std::fmt::Display) -> ParseError {
@@ -160,6 +181,13 @@ mod tests {
             };
             assert!(why.contains(['1', '2']), "{format:?}: {why}");
         }
+    }
+
+    #[test]
+    fn a_date_of_toml_is_its_text() {
+        let text = "[env]\nA = 2020-01-01\nB = [2020-01-01T07:32:00Z, 1]\n";
+        let expected = json!({"env": {"A": "2020-01-01", "B": ["2020-01-01T07:32:00Z", 1]}});
+        assert_eq!(parse(text, Format::Toml).unwrap(), expected);
     }
 
     #[test]

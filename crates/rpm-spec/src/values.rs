@@ -1,5 +1,6 @@
 //! Values of keys, as what they mean.
 
+use crate::javascript;
 use crate::keys::Kind;
 use crate::units::{memory, time};
 use serde_json::Value;
@@ -90,7 +91,7 @@ pub(crate) fn bytes(value: &Value) -> Fits<u64> {
 
 pub(crate) fn words(value: &Value) -> Fits<Vec<String>> {
     match value {
-        Value::String(line) => split_words(line).ok_or(Wrong),
+        Value::String(line) => Ok(split_words(line)),
         other => strings(other),
     }
 }
@@ -110,7 +111,7 @@ pub(crate) fn list(value: &Value) -> Fits<Vec<String>> {
 pub(crate) fn strings(value: &Value) -> Fits<Vec<String>> {
     let one = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
+        Value::Number(number) => Ok(javascript::number(number)),
         Value::Bool(on) => Ok(on.to_string()),
         _ => Err(Wrong),
     };
@@ -126,8 +127,7 @@ pub(crate) fn variables(value: &Value) -> Fits<BTreeMap<String, String>> {
         }
         let text = match value {
             Value::Null => continue,
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+            other => javascript::text(other),
         };
         variables.insert(name.clone(), text);
     }
@@ -247,26 +247,56 @@ pub(crate) fn health(value: &Value) -> Fits<Health> {
     })
 }
 
-/// As a shell splits: blanks separate, quotes hold together, a backslash takes the next letter as it is. `None`: a quote is not closed.
+/// As PM2 splits: blanks separate, and quotes hold together what stands between them where a word begins with one. Everything else is
+/// taken as it is: backslashes, quotes within a word, and one that is not closed.
 #[must_use]
-pub(crate) fn split_words(line: &str) -> Option<Vec<String>> {
+pub fn split_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut letters = line.chars();
-    while let Some(letter) = letters.next() {
-        match (letter, quote) {
-            (mark, Some(open)) if mark == open => quote = None,
-            ('\\', None | Some('"')) => word.get_or_insert_default().push(letters.next()?),
-            (letter, Some(_)) => word.get_or_insert_default().push(letter),
-            ('"' | '\'', None) => {
-                quote = Some(letter);
-                word.get_or_insert_default();
-            }
-            (letter, None) if letter.is_whitespace() => words.extend(word.take()),
-            (letter, None) => word.get_or_insert_default().push(letter),
+    let mut rest = line.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let quoted = matches!(first, '"' | '\'')
+            .then(|| rest[1..].split_once(first))
+            .flatten();
+        let (word, left) = quoted.unwrap_or_else(|| {
+            let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+            rest.split_at(end)
+        });
+        if !word.is_empty() {
+            words.push(word.to_owned());
+        }
+        rest = left.trim_start();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The right column is what programs got from PM2 7.
+    #[test]
+    fn words_are_those_of_pm2() {
+        for (line, expected) in [
+            (r#"--json {"a":1}"#, vec!["--json", r#"{"a":1}"#]),
+            (r"--re ^\d+$", vec!["--re", r"^\d+$"]),
+            (r"--path C:\data", vec!["--path", r"C:\data"]),
+            ("--msg it's", vec!["--msg", "it's"]),
+            ("--name 'a b'", vec!["--name", "a b"]),
+            (r#"a"b c"d"#, vec![r#"a"b"#, r#"c"d"#]),
+            (r#""a b"c"#, vec!["a b", "c"]),
+            (r#""" x"#, vec!["x"]),
+            ("'it' s", vec!["it", "s"]),
+            (r#""unclosed x"#, vec![r#""unclosed"#, "x"]),
+            ("a\tb  c\nd", vec!["a", "b", "c", "d"]),
+            (r#"\"q r\""#, vec![r#"\"q"#, r#"r\""#]),
+            (r#" lead "t w" "#, vec!["lead", "t w"]),
+            (r#""a \" b" c"#, vec![r"a \", r#"b""#, "c"]),
+            ("'a' 'b c'", vec!["a", "b c"]),
+            (r#"--x="a b""#, vec![r#"--x="a"#, r#"b""#]),
+            (r#""a b""c d""#, vec!["a b", "c d"]),
+            ("", vec![]),
+        ] {
+            assert_eq!(split_words(line), expected, "{line}");
         }
     }
-    words.extend(word);
-    quote.is_none().then_some(words)
 }

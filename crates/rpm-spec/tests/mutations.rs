@@ -104,9 +104,9 @@ fn mutated_files_are_read_or_refused() {
         let text = mutated(seed, &mut dice);
         match parse(&text, format).map(|value| read(&value)) {
             Ok(Ok(_)) => right += 1,
-            Ok(Err(problems)) => {
+            Ok(Err(faults)) => {
                 assert!(
-                    problems.iter().all(|problem| !problem.text.is_empty()),
+                    faults.problems.iter().all(|problem| !problem.text.is_empty()),
                     "{text:?}"
                 );
                 wrong += 1;

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         return daemon();
     }
     match rpm_cli::parse(std::env::args_os()) {
-        Ok(Invocation::Client(client)) => rpm_cli::run(&client),
+        Ok(Invocation::Client(client)) => rpm_cli::run(&client, rpm_daemon::faults),
         Ok(Invocation::Daemon { check: false }) => daemon(),
         Ok(Invocation::Daemon { check: true }) => check(),
         Ok(Invocation::Demo { port }) => report(demo::run(port)),

@@ -283,6 +283,113 @@ fn faults_are_all_told_and_nothing_is_started() {
 }
 
 #[test]
+fn validate_finds_what_start_refuses() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let stay = "sleep 1000";
+    place.write(
+        "all.json",
+        &json!([
+            {"name": "cron", "script": stay, "cron_restart": "x y"},
+            {"name": "proxied", "script": stay, "balance": "proxy"},
+            {"name": "sticky", "script": stay, "sticky": "w", "wach": true},
+            {"name": "sealed", "script": stay, "instances": 1, "balance": "proxy", "tls_cert": "no.crt", "tls_key": "no.key"},
+            {"name": "user", "script": stay, "uid": "nobody-has-this-name"},
+            {"name": "value", "script": "gone.js", "instances": "many"},
+            {"script": "same.sh"},
+            {"script": "./same.sh"},
+        ])
+        .to_string(),
+    );
+    place.write("same.sh", "sleep 1000");
+    let every = [
+        "cron",
+        "proxied",
+        "sticky",
+        "sealed",
+        "user",
+        "`instances` must be",
+        "script not found: gone.js",
+        "`wach`",
+        "two apps are named \"same\"",
+    ];
+    assert_says(&place.run(&rpm, ["validate", "all.json"]), &every);
+    assert!(rpm.daemon_pid().is_none(), "no daemon is needed");
+    // Each that `start` refuses is one that `validate` finds.
+    for app in ["cron", "proxied", "sticky", "sealed", "user"] {
+        let file: Value = serde_json::from_str(&place.read("all.json")).expect("JSON");
+        let one = file
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|it| it["name"] == app);
+        place.write("one.json", &json!({"apps": [one]}).to_string());
+        assert_says(&place.run(&rpm, ["start", "one.json"]), &[app]);
+        assert_says(&place.run(&rpm, ["validate", "one.json"]), &[app]);
+    }
+    assert!(rpm.list().is_empty());
+    place.write(
+        "typo.json",
+        &json!([{"name": "web", "script": stay, "instancs": 2}]).to_string(),
+    );
+    let lax = place.ok(&rpm, ["validate", "typo.json"]);
+    assert!(lax.stderr.contains("did you mean `instances`?"), "{lax:?}");
+    assert_eq!(lax.stdout, "typo.json: 1 app: web\n");
+    assert_says(
+        &place.run(&rpm, ["validate", "--strict", "typo.json"]),
+        &["`instancs`"],
+    );
+    // Told once, when it is started.
+    place.ok(&rpm, ["start", "typo.json"]);
+    let stopped = place.ok(&rpm, ["delete", "typo.json"]);
+    assert!(!stopped.stderr.contains("instancs"), "{stopped:?}");
+}
+
+#[test]
+fn files_of_variables_are_read() {
+    let (rpm, place) = (Rpm::new().with_env("FROM_HERE", "here"), Place::new());
+    place.write(
+        "site/.env",
+        "export A=1\nB=\"two\\nlines\" # so\nFROM_HERE=file\nC=file\n",
+    );
+    let script = place.write(
+        "site/app.js",
+        "const { A, B, C, FROM_HERE } = process.env;\nconsole.log(JSON.stringify([A, B, C, FROM_HERE]));\nsetInterval(() => {}, 1000);\n",
+    );
+    let app = json!({"name": "app", "script": script, "env_file": ".env", "env": {"C": "own"}});
+    place.write("site/ecosystem.json", &json!({"apps": [app]}).to_string());
+    place.ok(&rpm, ["start", "site/ecosystem.json"]);
+    let out = || String::from_utf8_lossy(&rpm.output("app", "out", None)).into_owned();
+    let line = wait_until("its line", BOUND, out, |text| text.ends_with('\n'));
+    assert_eq!(line, "[\"1\",\"two\\nlines\",\"own\",\"here\"]\n");
+    let app = json!({"name": "other", "script": script, "env_file": ["none.env"]});
+    place.write("site/ecosystem.json", &json!({"apps": [app]}).to_string());
+    assert_says(
+        &place.run(&rpm, ["start", "site/ecosystem.json"]),
+        &["env_file", "none.env"],
+    );
+}
+
+#[test]
+fn where_a_file_says_its_app_is_its_script_is_there() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("conf/app.sh", "sleep 1000");
+    place.write(
+        "conf/ecosystem.json",
+        &json!([{"name": "a", "script": "app.sh", "cwd": ".."}]).to_string(),
+    );
+    let mut command = rpm.command(["start", "ecosystem.json"]);
+    command
+        .current_dir(place.path().join("conf"))
+        .env("PWD", place.path().join("conf"));
+    let ran = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(
+        !ran.status.success() && said.contains("script not found: app.sh"),
+        "{said}"
+    );
+}
+
+#[test]
 fn without_a_runtime_only_javascript_is_refused() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write("a.config.js", "module.exports = { apps: [] };");

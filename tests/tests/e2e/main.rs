@@ -23,6 +23,7 @@ mod handoff;
 mod health;
 mod hostile;
 mod ipc;
+mod known_apps;
 mod least_connections;
 mod logs;
 mod lossy;

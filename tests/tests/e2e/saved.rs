@@ -51,8 +51,11 @@ fn what_was_saved_comes_back_as_it_was() {
     let healed = place.ok(&rpm, ["resurrect"]);
     assert!(healed.stderr.contains("dump.json.bak"), "{healed:?}");
     assert_eq!(statuses("two").len(), 3);
+    place.ok(&rpm, ["save"]);
     place.ok(&rpm, ["cleardump"]);
-    assert!(!rpm.home().join("dump.json").exists());
+    place.ok(&rpm, ["delete", "all"]);
+    place.ok(&rpm, ["resurrect"]);
+    assert!(rpm.list().is_empty(), "not from the copy either");
 }
 
 #[test]
@@ -66,6 +69,90 @@ fn an_instance_that_was_stopped_stays_so() {
     place.ok(&rpm, ["resurrect"]);
     let statuses: Vec<Status> = rpm.list().iter().map(|process| process.status).collect();
     assert_eq!(statuses, [Status::Online, Status::Stopped, Status::Online]);
+}
+
+/// What PM2 would have saved of apps that are not all alike, and not all to be had.
+fn saved_by_pm2(place: &Place) -> Value {
+    let script = place.write("a.js", "setInterval(() => {}, 1000);");
+    place.write("b.js", "setInterval(() => {}, 1000);");
+    let process = |id: u32, started: &str, port: u32, changes: &Value| {
+        let mut process = json!({
+            "name": "web", "pm_id": id, "status": "online", "exec_mode": "cluster_mode", "pm_exec_path": script,
+            "pm_cwd": place.path(), "exec_interpreter": "node", "unique_id": started,
+            "env": {"PATH": std::env::var("PATH").expect("a path"), "PORT": port},
+            "pm_out_log_path": place.path().join(format!("out-{id}.log")),
+        });
+        let fields = process.as_object_mut().expect("an object");
+        fields.extend(changes.as_object().expect("an object").clone());
+        process
+    };
+    json!([
+        process(3, "one", 5901, &json!({})),
+        process(4, "one", 5901, &json!({"status": "stopped"})),
+        process(
+            5,
+            "two",
+            5902,
+            &json!({"pm_exec_path": place.path().join("b.js")})
+        ),
+        process(6, "three", 5903, &json!({"namespace": "admin"})),
+        process(
+            7,
+            "four",
+            5904,
+            &json!({"name": "@acme/api", "exec_mode": "fork_mode"})
+        ),
+        process(
+            8,
+            "five",
+            5905,
+            &json!({"name": "gone", "pm_exec_path": "/nowhere/x.js"})
+        ),
+        process(9, "six", 5906, &json!({"name": "late", "cron_restart": "soon"})),
+    ])
+}
+
+#[test]
+fn nothing_of_the_list_of_pm2_is_lost_without_a_word() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let list = saved_by_pm2(&place);
+    place.write("dump.pm2", &list.to_string());
+    for dry_run in [true, false] {
+        let mut args = vec!["import", "dump.pm2"];
+        args.extend(dry_run.then_some("--dry-run"));
+        let ran = place.run(&rpm, args);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        for part in [
+            "web-2:",
+            "web-admin:",
+            "gone: script not found",
+            "late: ",
+            "2 not:",
+        ] {
+            assert!(ran.stderr.contains(part), "{part}: {ran:?}");
+        }
+        if dry_run {
+            assert!(rpm.list().is_empty(), "nothing is started");
+            assert!(
+                ran.stdout.contains("web: new") && ran.stdout.contains("1 of them stopped"),
+                "{ran:?}"
+            );
+        }
+    }
+    let found = rpm.list();
+    let found: Vec<(&str, Status)> = found.iter().map(|it| (it.name.as_str(), it.status)).collect();
+    let expected = [
+        ("web", Status::Online),
+        ("web", Status::Stopped),
+        ("web-2", Status::Online),
+        ("web-admin", Status::Online),
+        ("@acme/api", Status::Online),
+    ];
+    assert_eq!(found, expected);
+    assert!(
+        place.path().join("out-0.log").exists(),
+        "its number is not there twice"
+    );
 }
 
 #[test]

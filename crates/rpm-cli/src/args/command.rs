@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
 use super::start::StartArgs;
-use super::values::{self, count, duration};
+use super::values::{self, count};
 
 /// Everything a client can ask for.
 #[derive(Debug, PartialEq, Eq, Subcommand)]
@@ -57,18 +57,10 @@ pub(crate) enum Command {
         #[arg(long)]
         hard: bool,
     },
-    /// Stop and start processes; a cluster that serves is reloaded
+    /// Stop and start processes; a cluster that serves is reloaded. Options of `start` apply from then on
     Restart {
         #[command(flatten)]
-        targets: Targets,
-        #[command(flatten)]
-        files: FileArgs,
-        /// Give the apps this environment, besides what they have
-        #[arg(short = 'a', long)]
-        update_env: bool,
-        /// Switch the watching of files off, or on again
-        #[arg(long)]
-        watch: bool,
+        start: Box<StartArgs>,
         /// Stop and start even where a reload would do
         #[arg(long)]
         hard: bool,
@@ -76,18 +68,11 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "no_wait")]
         wait: bool,
     },
-    /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain
+    /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain. Options of `start` apply
+    /// from then on
     Reload {
         #[command(flatten)]
-        targets: Targets,
-        #[command(flatten)]
-        files: FileArgs,
-        /// Give the apps this environment, besides what they have
-        #[arg(short = 'a', long)]
-        update_env: bool,
-        /// Time the old workers stand by when the new ones serve, to take over again if one of these ends
-        #[arg(long, value_name = "TIME", value_parser = duration)]
-        watch_after: Option<u64>,
+        start: Box<StartArgs>,
         /// Return only when the old workers are gone too
         #[arg(long, conflicts_with = "no_wait")]
         wait: bool,
@@ -167,6 +152,9 @@ pub(crate) enum Command {
     Validate {
         /// Files [default: ecosystem.config.js]
         files: Vec<OsString>,
+        /// Fail for what is only worth a warning, too: keys that are unknown or not supported
+        #[arg(long)]
+        strict: bool,
     },
     /// Write a sample of an ecosystem file
     #[command(visible_alias = "ecosystem")]
@@ -276,6 +264,9 @@ pub(crate) enum Command {
     Import {
         /// Its file [default: ~/.pm2/dump.pm2]
         file: Option<PathBuf>,
+        /// Show what would be started, and what would not and why, and start nothing
+        #[arg(long)]
+        dry_run: bool,
         /// Return before it is done
         #[arg(long)]
         no_wait: bool,
@@ -297,7 +288,7 @@ pub(crate) enum Command {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileArgs {
     /// Of an ecosystem file, only these apps
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = values::trimmed)]
     pub(crate) only: Vec<String>,
     /// Of an ecosystem file, add the variables of env_<NAME>
     #[arg(long, value_name = "NAME")]
@@ -305,6 +296,17 @@ pub(crate) struct FileArgs {
     /// Show what an ecosystem file would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+impl FileArgs {
+    /// Those among the arguments of `start`.
+    pub(crate) fn of(args: &StartArgs) -> FileArgs {
+        FileArgs {
+            only: args.only.clone(),
+            env: args.env.clone(),
+            dry_run: args.dry_run,
+        }
+    }
 }
 
 /// Of `list`.
@@ -385,7 +387,6 @@ pub(crate) struct LogsArgs {
         long,
         value_name = "FORMAT",
         num_args = 0..=1,
-        require_equals = true,
         default_missing_value = "YYYY-MM-DDTHH:mm:ss"
     )]
     pub(crate) timestamp: Option<String>,

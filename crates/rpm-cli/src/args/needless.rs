@@ -31,10 +31,19 @@ pub(crate) struct Needless {
     write: bool,
     #[arg(long, hide = true, value_name = "EXTENSIONS")]
     ext: Option<String>,
+    #[arg(short, long, hide = true)]
+    mini_list: bool,
+    #[arg(long, hide = true, value_name = "COLUMN")]
+    sort: Option<String>,
+    #[arg(short, long, hide = true)]
+    user: Option<String>,
+    #[arg(long, hide = true, value_name = "DIR")]
+    hp: Option<String>,
 }
 
 impl Needless {
-    /// What each does here, by its name. The documentation has the same lines.
+    /// What each does here, by its name. The documentation has the same lines. (`-m`, `--sort`, `-u` and `--hp` are of other commands, and
+    /// PM2 takes them everywhere.)
     pub(crate) const NAMES: [(&'static str, &'static str); 11] = [
         ("no-vizion", "git is not asked"),
         ("no-pmx", NOTHING_INJECTED),

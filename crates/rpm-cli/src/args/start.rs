@@ -7,7 +7,7 @@ use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use super::needless::Needless;
 use super::proxy::ProxyArgs;
-use super::values::{amount, duration, health_path, instances, listen_address};
+use super::values::{amount, duration, health_path, instances, listen_address, trimmed};
 
 /// Of `start`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     pub(crate) namespace: Option<String>,
     /// Of an ecosystem file, only these apps
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = trimmed)]
     pub(crate) only: Vec<String>,
     /// Of an ecosystem file, add the variables of env_<NAME>
     #[arg(long, value_name = "NAME")]
@@ -91,7 +91,7 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) listen_timeout: Option<u64>,
     /// From the signal to stop until SIGKILL
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub(crate) kill_timeout: Option<u64>,
     /// What asks the program to stop: SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1 or SIGUSR2
     #[arg(long, value_name = "SIGNAL")]
@@ -114,7 +114,7 @@ pub(crate) struct StartArgs {
     /// Restart when files change: in the working directory, or in these paths
     #[arg(long, value_name = "PATH", num_args = 0.., require_equals = true, value_delimiter = ',')]
     pub(crate) watch: Option<Vec<String>>,
-    /// Files whose changes do not matter
+    /// Files whose changes do not matter; several are separated by commas or blanks
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub(crate) ignore_watch: Vec<String>,
     /// At least so long from the first change to the restart, which waits until changes cease (5 seconds at most)
@@ -127,7 +127,7 @@ pub(crate) struct StartArgs {
     #[arg(short, long, visible_alias = "err", value_name = "FILE")]
     pub(crate) error: Option<String>,
     /// Where both go, besides
-    #[arg(short, long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    #[arg(short, long, value_name = "FILE", num_args = 0..=1, default_missing_value = "")]
     pub(crate) log: Option<String>,
     /// Throw its output away
     #[arg(long)]
@@ -160,8 +160,11 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "GROUP")]
     pub(crate) gid: Option<String>,
     /// Variables that it does not inherit: those whose name contains one of these; without any: all
-    #[arg(long, value_name = "NAME", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", num_args = 0..=1, value_delimiter = ',')]
     pub(crate) filter_env: Option<Vec<String>>,
+    /// Read variables from this file, as node does; those of the environment count for more
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<String>,
     /// Node reads no source maps
     #[arg(long)]
     pub(crate) disable_source_map_support: bool,

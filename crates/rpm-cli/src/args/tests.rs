@@ -149,10 +149,10 @@ fn commands_and_their_other_names() {
     assert_eq!(
         command("rpm restart all"),
         Command::Restart {
-            targets: targets(&["all"]),
-            files: FileArgs::default(),
-            update_env: false,
-            watch: false,
+            start: Box::new(StartArgs {
+                targets: vec!["all".into()],
+                ..StartArgs::default()
+            }),
             hard: false,
             wait: false
         }
@@ -276,7 +276,7 @@ fn the_grammar_is_sound() {
 fn options_of_pm2() {
     let args = start(
         "pm2 start a.js -x -f -a --namespace shop --env production --only web,api --max-memory-restart 1.5G -c 0 --watch=src,lib \
-         --ignore-watch node_modules,logs --watch-delay 2s -o out.log -e NULL --log --disable-logs --merge-logs --time --log-type json \
+         --ignore-watch node_modules,logs --watch-delay 2s -k 3 -o out.log -e NULL --log --disable-logs --merge-logs --time --log-type json \
          --log-date-format YYYY -p web.pid --uid www --gid 33 --filter-env=A,B --stop-exit-codes 0 2 --shutdown-with-message --no-autostart",
     );
     let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
@@ -293,6 +293,7 @@ fn options_of_pm2() {
         watch: Some(strings(&["src", "lib"])),
         ignore_watch: strings(&["node_modules", "logs"]),
         watch_delay: Some(2000),
+        kill_timeout: Some(3),
         output: Some("out.log".into()),
         error: Some("NULL".into()),
         log: Some(String::new()),
@@ -316,4 +317,86 @@ fn options_of_pm2() {
     assert_eq!(start("pm2 start a.js b.js").targets.len(), 2);
     assert!(error("pm2 link").contains("no hosted dashboard"));
     assert!(error("pm2 restrat x").contains("did you mean `restart`?"));
+}
+
+#[test]
+fn values_stand_behind_their_options() {
+    for option in ["-l", "--log"] {
+        let args = start(&format!("rpm start echo.js {option} t.log"));
+        assert_eq!(
+            (args.targets.len(), args.log.as_deref()),
+            (1, Some("t.log")),
+            "{option}"
+        );
+    }
+    let args = start("rpm start echo.js --log -i 2");
+    assert_eq!((args.targets.len(), args.log.as_deref()), (1, Some("")));
+    let args = start("rpm start echo.js --filter-env A,B");
+    assert_eq!(
+        (args.targets.len(), args.filter_env),
+        (1, Some(vec!["A".into(), "B".into()]))
+    );
+    assert_eq!(
+        start("rpm start echo.js --filter-env").filter_env,
+        Some(Vec::new())
+    );
+    let Command::Logs(logs) = command("rpm logs web --timestamp HH:mm") else {
+        panic!("logs");
+    };
+    assert_eq!(
+        (logs.target.as_deref(), logs.timestamp.as_deref()),
+        (Some("web"), Some("HH:mm"))
+    );
+    for line in [
+        "rpm start --stop-exit-codes 0 echo.js",
+        "rpm start --stop-exit-codes 0 echo.js -i 2",
+        "rpm start echo.js --stop-exit-codes 0",
+        "rpm start echo.js --stop-exit-codes=0 -- --stop-exit-codes 3 4",
+    ] {
+        let args = start(line);
+        assert_eq!((args.targets.len(), args.stop_exit_codes), (1, vec![0]), "{line}");
+    }
+    let one_word = ["rpm", "start", "eco.json", "--only", "one, two"].map(OsString::from);
+    let Ok(Invocation::Client(client)) = parse(one_word) else {
+        panic!("a command");
+    };
+    let Command::Start(args) = client.command else {
+        panic!("start");
+    };
+    assert_eq!(args.only, ["one", "two"]);
+    assert!(try_parse("rpm start app.js -m -u me --hp /home/me --sort name -k 10").is_ok());
+}
+
+#[test]
+fn what_is_known_is_renewed_with_the_options_of_start() {
+    let Command::Restart {
+        start, hard: true, ..
+    } = command(
+        "rpm restart web --hard --name y --node-args --harmony --max-memory-restart 1M --kill-timeout 2 --cron-restart 0 --time \
+         --no-autorestart --namespace ns --watch -- -a b",
+    )
+    else {
+        panic!("restart");
+    };
+    let expected = StartArgs {
+        targets: vec!["web".into()],
+        name: Some("y".into()),
+        interpreter_args: vec!["--harmony".into()],
+        max_memory_restart: Some(1 << 20),
+        kill_timeout: Some(2),
+        cron_restart: Some("0".into()),
+        time: true,
+        no_autorestart: true,
+        namespace: Some("ns".into()),
+        watch: Some(Vec::new()),
+        args: vec!["-a".into(), "b".into()],
+        ..StartArgs::default()
+    };
+    assert_eq!(*start, expected);
+    assert!(try_parse("rpm restart").is_err());
+    let help = error("rpm reload --help");
+    assert!(
+        help.contains("--watch-after") && !help.contains("--tls-cert"),
+        "{help}"
+    );
 }

@@ -13,6 +13,12 @@ pub(super) fn instances(text: &str) -> Result<i32, String> {
     text.parse().map_err(bad)
 }
 
+/// One of a list that may have blanks after its commas.
+#[expect(clippy::unnecessary_wraps, reason = "a parser of a value may fail")]
+pub(super) fn trimmed(text: &str) -> Result<String, String> {
+    Ok(text.trim().to_owned())
+}
+
 /// Milliseconds: `1500`, `1500ms`, `90s`, `5m` or `1h`.
 pub(super) fn duration(text: &str) -> Result<u64, String> {
     rpm_spec::time(text).map_err(|error| format!("expected {error}"))

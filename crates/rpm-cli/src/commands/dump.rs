@@ -1,20 +1,19 @@
-//! `save`, `resurrect`, `cleardump`, `import`: the apps as they are, in a file, and back.
+//! `save`, `resurrect`, `cleardump`: the apps as they are, in a file, and back.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
-use rpm_spec::pm2_dump;
+use anyhow::{Context as _, bail};
 use rpm_wire::api::{AppSpec, ApplyMode, ApplyRequest, Saved};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{change_step_by_step, follow, read, session, surroundings, tell};
+use super::import::import;
+use super::{Check, change_step_by_step, follow, read, session, tell};
 use crate::files::write_private;
 use crate::home::{home_dir, like_pm2};
 use crate::output::Output;
-use crate::resolve::app_spec;
 
 /// Of the file. Another one is not read.
 const FORMAT: u32 = 1;
@@ -56,24 +55,36 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
     let count = apps.len();
     let dump = Dump { format: FORMAT, apps };
     write_private(&path, &format!("{}\n", serde_json::to_string_pretty(&dump)?))?;
-    tell(format!("{count} apps saved in {}", path.display()));
+    let apps = if count == 1 { "app" } else { "apps" };
+    tell(format!("{count} {apps} saved in {}", path.display()));
     Ok(())
 }
 
-/// `cleardump`.
+/// `cleardump`: also of what was saved before, which `resurrect` would take instead.
 pub(super) fn clear() -> anyhow::Result<()> {
     let path = file()?;
-    match fs::remove_file(&path) {
-        Ok(()) => tell(format!("{} is removed", path.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => tell("nothing was saved"),
-        Err(error) => return Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    let mut removed = false;
+    for path in [&path, &backup_of(&path)] {
+        match fs::remove_file(path) {
+            Ok(()) => removed = true,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot remove {}", path.display())),
+        }
     }
+    tell(match removed {
+        true => format!("{} is removed", path.display()),
+        false => "nothing was saved".to_owned(),
+    });
     Ok(())
 }
 
 /// `resurrect`: what was saved. What runs is left alone.
-pub(super) async fn resurrect(wait: bool, output: &mut Output) -> anyhow::Result<()> {
+pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> anyhow::Result<()> {
     let path = file()?;
+    if is_of_pm2(&path) {
+        // Under PM2's name for it, in PM2's directory.
+        return import(Some(&path), (false, wait), check, output).await;
+    }
     if !path.exists() && !backup_of(&path).exists() {
         // A service that starts at boot needs the daemon all the same.
         drop(session().await?);
@@ -94,16 +105,9 @@ pub(super) async fn resurrect(wait: bool, output: &mut Output) -> anyhow::Result
     restore(saved, wait, output).await
 }
 
-/// `import`: the apps that PM2 has saved.
-pub(super) async fn import(file: Option<&Path>, wait: bool, output: &mut Output) -> anyhow::Result<()> {
-    let path = match file {
-        Some(path) => path.to_owned(),
-        None => {
-            let home = std::env::var_os("HOME").context("HOME is not set; name the file: import FILE")?;
-            Path::new(&home).join(".pm2/dump.pm2")
-        }
-    };
-    restore(load(&path)?, wait, output).await
+fn is_of_pm2(path: &Path) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim_start().starts_with('[')
 }
 
 fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
@@ -116,9 +120,6 @@ fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
     };
     let damaged = || format!("{} is damaged", path.display());
     let value: Value = serde_json::from_str(&text).with_context(damaged)?;
-    if value.is_array() {
-        return of_pm2(&value).with_context(|| format!("{} cannot be taken over", path.display()));
-    }
     let dump: Dump = serde_json::from_value(value).with_context(damaged)?;
     if dump.format != FORMAT {
         bail!(
@@ -130,31 +131,7 @@ fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
     Ok(dump.apps)
 }
 
-/// What PM2 has written.
-fn of_pm2(value: &Value) -> anyhow::Result<Vec<Saved>> {
-    let around = surroundings()?;
-    let dumped = pm2_dump::apps(value);
-    let found = rpm_spec::read(&Value::Array(dumped.apps)).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        anyhow!("{}", lines.join("\n"))
-    })?;
-    let mut saved = Vec::new();
-    for app in &found.apps {
-        let name = app.name.clone().unwrap_or_default();
-        match app_spec(app, &around, None, None) {
-            Ok(app) => saved.push(Saved {
-                stopped: dumped.stopped.contains(&app.name),
-                stopped_instances: Vec::new(),
-                app,
-            }),
-            // The others can be started all the same.
-            Err(error) => tell(format!("warning: {name} is left out: {error}")),
-        }
-    }
-    Ok(saved)
-}
-
-async fn restore(saved: Vec<Saved>, wait: bool, output: &mut Output) -> anyhow::Result<()> {
+pub(super) async fn restore(saved: Vec<Saved>, wait: bool, output: &mut Output) -> anyhow::Result<()> {
     if saved.is_empty() {
         tell("no apps were saved");
         return Ok(());

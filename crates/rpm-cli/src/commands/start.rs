@@ -1,20 +1,23 @@
 //! `start`, and what else is about ecosystem files.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use rpm_spec::AppOptions;
 use rpm_wire::api::{
-    Action, ActionRequest, AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, ExecMode, Known, Plan,
-    PlanRequest, StartRequest, Status,
+    AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, ExecMode, Known, Plan, PlanRequest, StartRequest,
+    Status,
 };
 
-use super::{change, change_step_by_step, follow, session, show, surroundings, tell, warn_of_skipped};
+use super::changes::{self, How};
+use super::described::specs_of;
+use super::{change, change_step_by_step, follow, read, session, show, surroundings, tell, warn_of_skipped};
 use crate::args::{FileArgs, SITE_PASSWORD, SITE_USER, STATIC_SITE, ServeArgs, StartArgs};
-use crate::config::{self, File};
+use crate::config;
 use crate::http::Session;
 use crate::output::Output;
-use crate::resolve::{Surroundings, app_spec, options_of, overlay};
+use crate::resolve::{Surroundings, app_spec, options_of};
 
 /// What an argument of `start` means.
 enum Meant {
@@ -39,16 +42,14 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
     for target in &targets {
         match meaning(target, &around, (&mut known, &mut open)).await? {
             Meant::File => {
-                let files = FileArgs {
-                    only: args.only.clone(),
-                    env: args.env.clone(),
-                    dry_run: args.dry_run,
-                };
+                let files = FileArgs::of(args);
                 let flags = options_of(args, None)?;
                 let specs = specs_of(target, &around, &files, &flags)?;
                 apply(specs, ApplyMode::Restart, (args.dry_run, !args.no_wait), output).await?;
             }
-            Meant::Known(name) => start_known(name, args, &around, output).await?,
+            Meant::Known(name) => {
+                changes::apply(vec![name], args, How::start(args), output).await?;
+            }
             Meant::Script => {
                 let all = processes((&mut known, &mut open)).await?.to_vec();
                 start_script(target, args, &around, &all, (&mut open, output)).await?;
@@ -116,28 +117,6 @@ async fn meaning(target: &OsStr, around: &Surroundings, asked: Asked<'_>) -> any
     })
 }
 
-async fn start_known(
-    name: String,
-    args: &StartArgs,
-    around: &Surroundings,
-    output: &mut Output,
-) -> anyhow::Result<()> {
-    let request = ActionRequest {
-        action: Action::Restart,
-        targets: vec![name],
-        hard: false,
-        toggle_watch: false,
-        env: if args.update_env {
-            around.env.clone()
-        } else {
-            Default::default()
-        },
-        wait: !args.no_wait,
-        follow: follow(false),
-    };
-    change_step_by_step("/v1/actions", &request, request.wait, output).await
-}
-
 async fn start_script(
     script: &OsStr,
     args: &StartArgs,
@@ -149,7 +128,9 @@ async fn start_script(
     let mut spec = app_spec(&options, around, args.env.as_deref(), None)?;
     let same: Vec<&Known> = known.iter().filter(|process| process.name == spec.name).collect();
     if !same.is_empty() {
-        let of_script = same.iter().any(|process| process.script == spec.script);
+        let of_script = same
+            .iter()
+            .any(|process| is_script(process, spec.script.as_ref()));
         let rests = same
             .iter()
             .all(|process| matches!(process.status, Status::Stopped | Status::Errored));
@@ -157,7 +138,8 @@ async fn start_script(
             spec.name = free_name(&spec.name, known);
             tell(format!("note: it is named {:?}", spec.name));
         } else if of_script && rests {
-            return apply(vec![spec], ApplyMode::Restart, (false, !args.no_wait), output).await;
+            // What is known of it stays as it is where the command says nothing else.
+            return changes::apply(vec![spec.name], args, How::start(args), output).await;
         } else if of_script {
             bail!(
                 "{:?} runs already: restart it, or start it once more with --force",
@@ -173,65 +155,44 @@ async fn start_script(
     show(&reply, output)
 }
 
+/// Is this the file that it runs? What is known is where symbolic links lead.
+fn is_script(process: &Known, path: &Path) -> bool {
+    Path::new(&process.script) == path
+        || path
+            .canonicalize()
+            .is_ok_and(|real| Path::new(&process.script) == real)
+}
+
+/// The ids of the processes of a script, where a target is neither a name nor a namespace nor an id, but a file that was started.
+pub(super) async fn by_script(targets: Vec<String>) -> anyhow::Result<Vec<String>> {
+    let around = surroundings()?;
+    let is_path = |target: &String| target.contains(['/', '.']) || around.absolute(target.as_ref()).is_file();
+    if !targets.iter().any(is_path) {
+        return Ok(targets);
+    }
+    let all: Vec<Known> = read("/v1/known").await?;
+    let mut found = Vec::new();
+    for target in targets {
+        let is_known = all.iter().any(|process| {
+            process.name == target || process.namespace == target || process.id.to_string() == target
+        });
+        let path = around.absolute(target.as_ref());
+        let ids = all
+            .iter()
+            .filter(|process| !is_known && is_script(process, &path));
+        let ids: Vec<String> = ids.map(|process| process.id.to_string()).collect();
+        match ids.is_empty() {
+            true => found.push(target),
+            false => found.extend(ids),
+        }
+    }
+    Ok(found)
+}
+
 fn free_name(name: &str, known: &[Known]) -> String {
     let taken = |name: &String| known.iter().any(|process| &process.name == name);
     let numbered = (2..).map(|number| format!("{name}-{number}"));
     numbered.into_iter().find(|name| !taken(name)).unwrap_or_default()
-}
-
-/// The apps of an ecosystem file that are meant, as the daemon can execute them.
-pub(super) fn specs_of(
-    target: &OsStr,
-    around: &Surroundings,
-    files: &FileArgs,
-    flags: &AppOptions,
-) -> anyhow::Result<Vec<AppSpec>> {
-    let file = config::load(target, around)?;
-    let mut specs = Vec::new();
-    let mut faults = Vec::new();
-    for (number, app) in file.apps.iter().enumerate() {
-        let app = overlay(app.clone(), flags.clone());
-        let place = app.name.clone().unwrap_or_else(|| format!("app {}", number + 1));
-        match app_spec(&app, around, files.env.as_deref(), file.dir.as_deref()) {
-            Ok(spec) => specs.push(spec),
-            Err(error) => faults.push((place, error)),
-        }
-    }
-    let wanted = |name: &str| files.only.is_empty() || files.only.iter().any(|only| only == name);
-    faults.retain(|(name, _)| wanted(name));
-    if !faults.is_empty() {
-        let lines: Vec<String> = faults
-            .iter()
-            .map(|(place, error)| format!("{}: {place}: {error}", file.name))
-            .collect();
-        bail!("{}", lines.join("\n"));
-    }
-    check_only(&files.only, &specs, &file)?;
-    specs.retain(|spec| wanted(&spec.name));
-    if let Some(env) = &files.env {
-        let has = |app: &AppOptions| app.envs.contains_key(env);
-        if !file.apps.iter().any(has) {
-            tell(format!("warning: {}: no app has env_{env}", file.name));
-        }
-    }
-    if specs.is_empty() {
-        bail!("{} has no app", file.name);
-    }
-    Ok(specs)
-}
-
-fn check_only(only: &[String], specs: &[AppSpec], file: &File) -> anyhow::Result<()> {
-    let missing = only
-        .iter()
-        .find(|name| specs.iter().all(|spec| &spec.name != *name));
-    let Some(missing) = missing else { return Ok(()) };
-    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let near = rpm_spec::nearest(missing, names.iter().copied());
-    let hint = near.map_or_else(
-        || format!("there are: {}", names.join(", ")),
-        |near| format!("did you mean {near:?}?"),
-    );
-    Err(anyhow!("{} has no app {missing:?}; {hint}", file.name))
 }
 
 /// Says what changes, and has the daemon change it.
@@ -264,7 +225,7 @@ pub(super) async fn apply(
 /// Variables of the terminal differ from one to the next: so many are named.
 const SHOWN_VARIABLES: usize = 6;
 
-fn described(plan: &Plan) -> String {
+pub(super) fn described(plan: &Plan) -> String {
     let name = &plan.name;
     match plan.change {
         Change::Added => format!("{name}: new"),
@@ -293,37 +254,23 @@ fn described(plan: &Plan) -> String {
     }
 }
 
-/// The names of the apps where an ecosystem file is meant; the targets otherwise.
-pub(super) fn names_of(targets: &[String], files: &FileArgs) -> anyhow::Result<Vec<String>> {
-    let around = surroundings()?;
-    let mut names = Vec::new();
-    for target in targets {
-        if config::is_file(target.as_ref(), &around) {
-            let specs = specs_of(target.as_ref(), &around, files, &AppOptions::default())?;
-            names.extend(specs.into_iter().map(|spec| spec.name));
-        } else {
-            names.push(target.clone());
-        }
-    }
-    Ok(names)
-}
-
 /// Applies the ecosystem files among the targets; the others are returned.
 pub(super) async fn apply_files(
-    targets: &[String],
+    targets: &[OsString],
     files: &FileArgs,
+    flags: &AppOptions,
     (mode, wait): (ApplyMode, bool),
     output: &mut Output,
 ) -> anyhow::Result<Vec<String>> {
     let around = surroundings()?;
     let mut others = Vec::new();
     for target in targets {
-        if config::is_file(target.as_ref(), &around) {
+        if config::is_file(target, &around) {
             warn_of_skipped(&around);
-            let specs = specs_of(target.as_ref(), &around, files, &AppOptions::default())?;
+            let specs = specs_of(target, &around, files, flags)?;
             apply(specs, mode, (files.dry_run, wait), output).await?;
         } else {
-            others.push(target.clone());
+            others.push(target.to_string_lossy().into_owned());
         }
     }
     Ok(others)
@@ -392,27 +339,4 @@ pub(super) async fn serve(args: &ServeArgs, output: &mut Output) -> anyhow::Resu
         ..AppSpec::default()
     };
     change("/v1/apps", &StartRequest { app, wait: true }, output).await
-}
-
-/// `validate`: reads ecosystem files, and says what is wrong.
-pub(super) fn validate(files: &[OsString], output: &mut Output) -> anyhow::Result<()> {
-    let around = surroundings()?;
-    let files = match files.is_empty() {
-        true => vec![config::usual(&around)?],
-        false => files.to_vec(),
-    };
-    for file in &files {
-        if !config::is_file(file, &around) {
-            bail!("{} is not an ecosystem file", file.to_string_lossy());
-        }
-        let specs = specs_of(file, &around, &FileArgs::default(), &AppOptions::default())?;
-        let names: Vec<String> = specs.into_iter().map(|spec| spec.name).collect();
-        output.line(format_args!(
-            "{}: {} apps: {}",
-            file.to_string_lossy(),
-            names.len(),
-            names.join(", ")
-        ))?;
-    }
-    Ok(())
 }

@@ -2,9 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 
-use rpm_spec::{AppOptions, EnvFilter, Health, Logging, Mode, Watch};
+use rpm_spec::{AppOptions, EnvFilter, Health, Logging, Mode, Watch, split_words};
 
-use super::{ResolveError, utf8, words};
+use super::{ResolveError, utf8};
 use crate::args::StartArgs;
 
 /// What the flags say of an app; nothing of what was not given.
@@ -30,7 +30,7 @@ pub(crate) fn options_of(args: &StartArgs, script: Option<&OsStr>) -> Result<App
         name: args.name.clone(),
         namespace: args.namespace.clone(),
         interpreter: args.interpreter.clone(),
-        interpreter_args: interpreter_args(&args.interpreter_args)?,
+        interpreter_args: interpreter_args(&args.interpreter_args),
         instances: args.instances,
         exec_mode: args.execute_command.then_some(Mode::Fork),
         autostart: args.no_autostart.then_some(false),
@@ -40,7 +40,7 @@ pub(crate) fn options_of(args: &StartArgs, script: Option<&OsStr>) -> Result<App
             true => Watch::Everything,
             false => Watch::Paths(paths.clone()),
         }),
-        ignore_watch: some(args.ignore_watch.clone()),
+        ignore_watch: some(patterns(&args.ignore_watch)),
         watch_delay_ms: args.watch_delay,
         stop_exit_codes: some(args.stop_exit_codes.clone()),
         max_memory_restart: args.max_memory_restart,
@@ -60,6 +60,7 @@ pub(crate) fn options_of(args: &StartArgs, script: Option<&OsStr>) -> Result<App
         listen_timeout_ms: args.listen_timeout,
         uid: args.uid.clone(),
         gid: args.gid.clone(),
+        env_file: some(args.env_file.clone()),
         filter_env: args.filter_env.as_ref().map(|names| match names.is_empty() {
             true => EnvFilter::Everything,
             false => EnvFilter::Containing(names.clone()),
@@ -123,19 +124,27 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
+/// As PM2 has them on the command line: separated by blanks, too.
+fn patterns(values: &[String]) -> Vec<String> {
+    let words = values.iter().flat_map(|value| value.split_whitespace());
+    words.map(str::to_owned).collect()
+}
+
 /// `null` takes away what a file says.
-fn interpreter_args(values: &[String]) -> Result<Option<Vec<String>>, ResolveError> {
+fn interpreter_args(values: &[String]) -> Option<Vec<String>> {
     if values == ["null"] {
-        return Ok(Some(Vec::new()));
+        return Some(Vec::new());
     }
-    let split = |value: &String| words::split(value).ok_or_else(|| ResolveError::Quotes(value.clone()));
-    let lists: Vec<_> = values.iter().map(split).collect::<Result<_, _>>()?;
-    Ok(some(lists.concat()))
+    some(values.iter().flat_map(|value| split_words(value)).collect())
 }
 
 /// What is said by the flags wins over what the file says.
 #[rustfmt::skip]
-pub(crate) fn overlay(app: AppOptions, flags: AppOptions) -> AppOptions {
+pub(crate) fn overlay(mut app: AppOptions, flags: AppOptions) -> AppOptions {
+    if flags.log_date_format.is_some() {
+        // It would win over a format.
+        app.time = None;
+    }
     macro_rules! first {
         ($($field:ident),* $(,)?) => {
             AppOptions {
@@ -150,7 +159,7 @@ pub(crate) fn overlay(app: AppOptions, flags: AppOptions) -> AppOptions {
         merge_logs, log_date_format, time, log_json, log_max_size, log_keep, disable_logs, pid_file, autorestart, autostart, max_restarts,
         min_uptime_ms, restart_delay_ms, exp_backoff_restart_delay_ms, stop_exit_codes, max_memory_restart, cron_restart,
         cron_timezone, kill_timeout_ms, wait_ready, listen_timeout_ms, shutdown_with_message, treekill, watch, ignore_watch,
-        watch_delay_ms, instance_var, increment_var, namespace, filter_env, port, uid, gid, append_env_to_name, name_prefix,
+        watch_delay_ms, env_file, instance_var, increment_var, namespace, filter_env, port, uid, gid, append_env_to_name, name_prefix,
         force, source_map_support, balance, policy, weights, listen, ports, intercept, kill_signal, reload_timeout_ms,
         drain_timeout_ms, watch_after_ms, parallel, max_surge, max_unavailable, allow_port_change, health_check, agent,
         proxy,

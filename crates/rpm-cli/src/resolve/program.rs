@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use rpm_wire::api::AppSpec;
+
 use super::ResolveError;
 use super::surroundings::{Surroundings, absolute_from, is_executable};
 use super::versions;
@@ -10,17 +12,17 @@ use super::versions;
 /// What `--interpreter` says for: execute the script itself.
 const NO_INTERPRETER: &str = "none";
 
-/// The script: a path from the app's working directory or from here, or else the name of a program on PATH.
+/// The script: a path from the app's working directory or from `here`, or else the name of a program on PATH.
 pub(super) fn find_script(
     script: &OsStr,
     cwd: &Path,
+    here: Option<&Path>,
     around: &Surroundings,
 ) -> Result<PathBuf, ResolveError> {
     let relative = Path::new(script);
     let mut looked = vec![cwd.to_owned()];
-    if relative.is_relative() && around.cwd != cwd {
-        looked.push(around.cwd.clone());
-    }
+    let here = here.filter(|here| relative.is_relative() && *here != cwd);
+    looked.extend(here.map(Path::to_owned));
     let candidates: Vec<_> = looked.iter().map(|dir| absolute_from(dir, relative)).collect();
     if let Some(file) = candidates.iter().find(|path| path.exists() && !path.is_dir()) {
         return Ok(file.clone());
@@ -39,6 +41,24 @@ pub(super) fn find_script(
         script: script.to_string_lossy().into_owned(),
         looked,
     })
+}
+
+/// A directory that Node can run: a package, or one with an `index.js`.
+pub(super) fn package(script: &OsStr, cwd: &Path) -> Option<PathBuf> {
+    let path = absolute_from(cwd, Path::new(script));
+    let has = |name: &str| path.join(name).is_file();
+    (!script.is_empty() && path.is_dir() && (has("package.json") || has("index.js"))).then_some(path)
+}
+
+/// What stands before the arguments of the user: for a command line, what has the shell run it.
+pub(super) fn own_args(spec: &AppSpec) -> &[String] {
+    let shell = |name: &str| Path::new(&spec.script).file_name().is_some_and(|it| it == name);
+    match spec.args.as_slice() {
+        [first, _, ..] if first == "-c" && spec.interpreter.is_none() && (shell("bash") || shell("sh")) => {
+            &spec.args[..2]
+        }
+        _ => &[],
+    }
 }
 
 /// A command line, and the shell that runs it: what has blanks in it and is no file, as for PM2.
@@ -90,6 +110,7 @@ pub(super) fn find_interpreter(
             Some(version) => versions::node(version, around).map(Some),
             None => on_path(&[name], "was asked for", around).map(Some),
         },
+        None if script.is_dir() => on_path(&["node"], "runs packages", around).map(Some),
         None => match by_extension(script) {
             Some((extension, names)) => on_path(names, &format!("runs .{extension} files"), around).map(Some),
             None => executable(script),

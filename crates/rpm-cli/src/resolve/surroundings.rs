@@ -59,6 +59,14 @@ impl Surroundings {
         absolute_from(&self.cwd, path)
     }
 
+    /// The home directory, where it is known.
+    pub(crate) fn home(&self) -> Option<&str> {
+        self.env
+            .get("HOME")
+            .map(String::as_str)
+            .filter(|home| home.starts_with('/'))
+    }
+
     /// The search path as it is shown.
     pub(crate) fn search_path(&self) -> &str {
         self.env.get("PATH").map_or("", String::as_str)
@@ -80,6 +88,15 @@ fn is_same(logical: &Path, real: &Path) -> bool {
 /// `path` seen from the absolute directory `dir`, without `.` components.
 pub(super) fn absolute_from(dir: &Path, path: &Path) -> PathBuf {
     dir.join(path).components().collect()
+}
+
+/// The same for a path as it is written in a file: `~/` is the home directory.
+pub(super) fn path_from(dir: &Path, path: &str, home: Option<&str>) -> String {
+    let absolute = match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => absolute_from(Path::new(home), Path::new(rest)),
+        _ => absolute_from(dir, Path::new(path)),
+    };
+    absolute.display().to_string()
 }
 
 /// A file that somebody may execute.

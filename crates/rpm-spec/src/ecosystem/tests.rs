@@ -19,20 +19,20 @@ fn one(fields: Value) -> AppOptions {
 fn problems(value: &Value) -> Vec<String> {
     match read(value) {
         Ok(read) => panic!("{read:?}"),
-        Err(problems) => problems.iter().map(Problem::to_string).collect(),
+        Err(faults) => faults.problems.iter().map(Problem::to_string).collect(),
     }
 }
 
 /// A value that each kind takes, and ones that it does not.
 fn examples(kind: Kind) -> (Value, Vec<Value>) {
     match kind {
-        Kind::Text => (json!("text"), vec![json!(1), json!(""), json!([]), json!({})]),
+        Kind::Text => (json!("text"), vec![json!(1), json!([]), json!({})]),
         Kind::Switch => (json!(true), vec![json!(1), json!("yes"), json!([])]),
         Kind::Number(_) => (json!(7), vec![json!(-1), json!("x"), json!(1.5), json!(true)]),
         Kind::Instances => (json!("max"), vec![json!("some"), json!(true), json!(1.5)]),
         Kind::Time => (json!("10s"), vec![json!("soon"), json!(-1), json!([])]),
         Kind::Memory => (json!("300M"), vec![json!("much"), json!(-1), json!({})]),
-        Kind::Words => (json!("a 'b c'"), vec![json!(1), json!("a 'b"), json!([{}])]),
+        Kind::Words => (json!("a 'b c'"), vec![json!(1), json!([{}])]),
         Kind::List => (json!(["a"]), vec![json!(1), json!([[]])]),
         Kind::Numbers => (json!([1, 2]), vec![json!("x"), json!([1.5]), json!({})]),
         Kind::Variables => (json!({"A": 1}), vec![json!("A=1"), json!({"A=": 1}), json!([])]),
@@ -108,7 +108,7 @@ fn the_shapes_of_a_file() {
 fn values_mean_what_pm2_has_them_mean() {
     let app = one(json!({
         "name": "web", "instances": -1, "exec_mode": "cluster_mode", "args": "-p 80 --name 'a b'", "node_args": ["--harmony"],
-        "env": {"PORT": 3000, "LIST": [1, 2], "GONE": null, "FLAG": true}, "env_production": {"NODE_ENV": "production"},
+        "env": {"PORT": 3000.0, "LIST": [1, 2.0], "GONE": null, "FLAG": true}, "env_production": {"NODE_ENV": "production"},
         "out_file": "NULL", "error_file": false, "log_file": true, "max_memory_restart": "1.5G", "min_uptime": "5m",
         "stop_exit_codes": 0, "cron_restart": 0, "watch": true, "ignore_watch": "a, b", "filter_env": true, "uid": 1000,
         "disable_source_map_support": true, "health_check": {"path": "/ok", "interval": "1s"}, "maxRestarts": "5",
@@ -188,4 +188,41 @@ fn unknown_keys_are_told_with_what_may_have_been_meant() {
             "app 1: there is no key `maxMemoryRestrat`; did you mean `max_memory_restart`?",
         ]
     );
+}
+
+#[test]
+fn an_empty_string_says_nothing() {
+    let plain = one(json!({}));
+    for key in keys::all().filter(|key| key.name != "script") {
+        let mut fields = json!({});
+        fields[key.name] = json!("");
+        match key.state {
+            State::Works => assert_eq!(one(fields), plain, "{}", key.name),
+            State::Needless(_) | State::Instead(_) => {}
+        }
+    }
+    for nothing in [json!(""), json!(null)] {
+        let told = problems(&json!({"script": nothing}));
+        assert_eq!(told, ["app 1: `script` is missing: the file or program to run"]);
+    }
+}
+
+#[test]
+fn files_of_variables_are_no_environment_of_that_name() {
+    assert_eq!(
+        one(json!({"env_file": ".env"})).env_file,
+        Some(vec![".env".to_owned()])
+    );
+    let two = Some(vec![".env".to_owned(), "b.env".to_owned()]);
+    assert_eq!(one(json!({"envFile": [".env", "b.env"]})).env_file, two);
+    let named = one(json!({"env_file": {"A": 1}}));
+    assert_eq!((named.env_file, named.envs.contains_key("file")), (None, true));
+}
+
+#[test]
+fn what_can_be_read_is_there_beside_the_faults() {
+    let faults =
+        read(&json!([{"script": "a.js", "instances": "many", "instnaces": 2}])).expect_err("a fault");
+    assert_eq!(faults.found.apps[0].script.as_deref(), Some("a.js"));
+    assert_eq!(faults.found.warnings.len(), 1);
 }

@@ -1,0 +1,96 @@
+//! The variables of an app: what it inherits, what files say, and its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rpm_spec::{AppOptions, EnvFilter, MAX_BYTES, parse_env};
+
+use super::ResolveError;
+use super::surroundings::{Surroundings, path_from};
+
+/// Without these no program is found, and none finds its files.
+const ALWAYS: [&str; 2] = ["PATH", "HOME"];
+
+/// Of an app that is new. Later ones win: files, as with Node's `--env-file`; what this command has; the app's own, and those of
+/// `env_<name>`. `places`: where the files are looked for.
+pub(super) fn of_new(
+    options: &AppOptions,
+    around: &Surroundings,
+    env_name: Option<&str>,
+    places: (&Path, Option<&Path>),
+) -> Result<BTreeMap<String, String>, ResolveError> {
+    let mut inherited = around.env.clone();
+    filter(&mut inherited, options);
+    let mut env = of_files(options, around, places)?;
+    env.extend(inherited);
+    env.extend(own(options));
+    let more = env_name.and_then(|name| options.envs.get(name));
+    env.extend(more.cloned().unwrap_or_default());
+    Ok(env)
+}
+
+/// Of one that is known.
+pub(super) fn of_known(
+    mut env: BTreeMap<String, String>,
+    options: &AppOptions,
+    around: &Surroundings,
+    update_env: bool,
+) -> BTreeMap<String, String> {
+    if update_env {
+        env.extend(around.env.clone());
+    }
+    filter(&mut env, options);
+    env.extend(own(options));
+    env
+}
+
+fn own(options: &AppOptions) -> BTreeMap<String, String> {
+    let port = options.port.map(|port| ("PORT".to_owned(), port.to_string()));
+    port.into_iter().chain(options.env.clone()).collect()
+}
+
+fn filter(env: &mut BTreeMap<String, String>, options: &AppOptions) {
+    match &options.filter_env {
+        None | Some(EnvFilter::Nothing) => {}
+        Some(EnvFilter::Everything) => env.retain(|name, _| ALWAYS.contains(&name.as_str())),
+        Some(EnvFilter::Containing(parts)) => {
+            env.retain(|name, _| !parts.iter().any(|part| name.contains(part.as_str())));
+        }
+    }
+}
+
+fn of_files(
+    options: &AppOptions,
+    around: &Surroundings,
+    (cwd, beside): (&Path, Option<&Path>),
+) -> Result<BTreeMap<String, String>, ResolveError> {
+    let mut env = BTreeMap::new();
+    for name in options.env_file.iter().flatten() {
+        let from = |dir: &Path| PathBuf::from(path_from(dir, name, around.home()));
+        let path = from(cwd);
+        let path = match beside.map(from) {
+            Some(other) if !path.exists() && other.exists() => other,
+            _ => path,
+        };
+        let text = read(&path).map_err(|why| ResolveError::EnvFile { path, why })?;
+        env.extend(
+            parse_env(&text)
+                .into_iter()
+                .filter(|(name, _)| !name.contains('\0')),
+        );
+    }
+    Ok(env)
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let meta = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !meta.is_file() || meta.len() > MAX_BYTES as u64 {
+        return Err(format!("it is no file of at most {MAX_BYTES} bytes"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    match text.contains('\0') {
+        true => Err("it contains a NUL byte".to_owned()),
+        false => Ok(text),
+    }
+}

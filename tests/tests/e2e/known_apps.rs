@@ -1,0 +1,259 @@
+//! What is said of apps that are known: options of `restart`, `reload` and `start`, and apps named by their scripts.
+
+use std::time::Duration;
+
+use rpm_e2e::place::Place;
+use rpm_testkit::{Rpm, Status, wait_until};
+use rpm_wire::api::AppSpec;
+
+const BOUND: Duration = Duration::from_secs(20);
+
+/// An app that prints what it was given.
+fn place() -> (Rpm, Place) {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let text = "console.log(JSON.stringify([process.argv.slice(2), process.execArgv, process.env.COLOUR]));\n\
+                setInterval(() => {}, 1000);\n";
+    place.write("echo.js", text);
+    (rpm, place)
+}
+
+fn spec(rpm: &Rpm, app: &str) -> AppSpec {
+    rpm.describe(app).spec
+}
+
+/// The last line of an app.
+fn last_line(rpm: &Rpm, app: &str, lines: usize) -> String {
+    let out = || String::from_utf8_lossy(&rpm.output(app, "out", None)).into_owned();
+    let text = wait_until("its line", BOUND, out, |text| text.lines().count() >= lines);
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn options_of_a_restart_apply_from_then_on() {
+    let (rpm, place) = place();
+    place.ok(&rpm, ["start", "echo.js", "-n", "x", "--", "-a"]);
+    let options = [
+        "--node-args=--no-warnings",
+        "--max-memory-restart",
+        "1G",
+        "--kill-timeout",
+        "5000",
+        "--",
+        "-b",
+        "c d",
+    ];
+    place.ok(&rpm, [&["restart", "x"][..], &options].concat());
+    assert_eq!(
+        last_line(&rpm, "x", 2),
+        r#"[["-b","c d"],["--no-warnings"],null]"#
+    );
+    let now = spec(&rpm, "x");
+    assert_eq!(
+        (now.max_memory_restart, now.kill_timeout_ms),
+        (Some(1 << 30), Some(5000))
+    );
+    let options = [
+        "--cron-restart",
+        "0 3 * * *",
+        "--time",
+        "--no-autorestart",
+        "--namespace",
+        "shop",
+        "--log-date-format",
+        "HH",
+    ];
+    place.ok(&rpm, [&["reload", "0"][..], &options[..6]].concat());
+    let now = spec(&rpm, "x");
+    assert_eq!(
+        (
+            now.cron_restart.as_deref(),
+            now.autorestart,
+            now.namespace.as_str()
+        ),
+        (Some("0 3 * * *"), false, "shop")
+    );
+    assert_eq!(now.logs.date_format.as_deref(), Some("YYYY-MM-DDTHH:mm:ss"));
+    assert_eq!(now.kill_timeout_ms, Some(5000), "what was said before stays");
+    place.ok(&rpm, ["restart", "shop", "--cron-restart", "0"]);
+    assert_eq!(spec(&rpm, "x").cron_restart, None);
+    // What is known by its new name alone.
+    place.ok(&rpm, ["restart", "x", "--name", "y"]);
+    assert_eq!((rpm.list().len(), rpm.list()[0].name.as_str()), (1, "y"));
+    assert_eq!(place.run(&rpm, ["restart", "x"]).code, Some(1));
+    place.ok(&rpm, ["start", "y", "--kill-timeout", "3", "--", "-q"]);
+    assert_eq!(
+        (spec(&rpm, "y").kill_timeout_ms, spec(&rpm, "y").args),
+        (Some(3), vec!["-q".to_owned()])
+    );
+    // Nothing is changed by what cannot be.
+    place.ok(&rpm, ["start", "echo.js", "-n", "z"]);
+    for wrong in [
+        &["restart", "z", "--name", "y"][..],
+        &["restart", "all", "--name", "w"],
+        &["restart", "z", "--cron", "soon"],
+        &["restart", "z", "--cwd", "/nowhere"],
+    ] {
+        assert_eq!(place.run(&rpm, wrong).code, Some(1), "{wrong:?}");
+    }
+    assert_eq!(rpm.pids("z").len(), 1);
+    rpm.ok(["save"]);
+    rpm.ok(["delete", "all"]);
+    rpm.ok(["resurrect"]);
+    assert_eq!(spec(&rpm, "y").namespace, "shop");
+}
+
+#[test]
+fn watching_is_switched_on_and_off() {
+    let (rpm, place) = place();
+    place.ok(&rpm, ["start", "echo.js"]);
+    let watched = || rpm.list()[0].watching;
+    for expected in [true, false, true] {
+        place.ok(&rpm, ["restart", "echo", "--watch"]);
+        assert_eq!(watched(), expected);
+    }
+    let paths = spec(&rpm, "echo").watch.expect("it is watched").paths;
+    assert_eq!(paths, [place.path().display().to_string()]);
+}
+
+#[test]
+fn a_stopped_cluster_comes_back_as_it_was() {
+    let (rpm, place) = place();
+    let start = |args: &[&str], colour: &str| {
+        let mut command = rpm.command(args);
+        command
+            .current_dir(place.path())
+            .env("PWD", place.path())
+            .env("COLOUR", colour);
+        let done = command.output().expect("it runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    start(&["start", "echo.js", "-i", "4", "--kill-timeout", "7"], "red");
+    rpm.ok(["stop", "echo"]);
+    start(&["start", "echo.js"], "blue");
+    let list = rpm.list();
+    assert!(
+        list.len() == 4 && list.iter().all(|it| it.status == Status::Online),
+        "{list:?}"
+    );
+    let now = spec(&rpm, "echo");
+    assert_eq!(now.kill_timeout_ms, Some(7));
+    assert_eq!(now.env.get("COLOUR").map(String::as_str), Some("red"));
+    rpm.ok(["stop", "echo"]);
+    start(&["start", "echo.js", "-i", "2", "-a"], "blue");
+    let two = wait_until("two of them", BOUND, || rpm.list(), |list| list.len() == 2);
+    assert!(two.iter().all(|it| it.status == Status::Online), "{two:?}");
+    let now = spec(&rpm, "echo");
+    assert_eq!(
+        (now.kill_timeout_ms, now.env.get("COLOUR").map(String::as_str)),
+        (Some(7), Some("blue"))
+    );
+}
+
+#[test]
+fn a_script_means_every_process_of_it() {
+    let (rpm, place) = place();
+    place.write("other.js", "setInterval(() => {}, 1000);");
+    place.ok(&rpm, ["start", "echo.js", "-n", "a", "-i", "2"]);
+    place.ok(&rpm, ["start", "echo.js", "-n", "b"]);
+    place.ok(&rpm, ["start", "other.js"]);
+    let whole = place.path().join("echo.js").display().to_string();
+    let other = rpm.pids("other");
+    for command in ["restart", "reload", "stop", "start", "delete"] {
+        for script in ["echo.js", "./echo.js", &whole] {
+            if command == "start" || (command == "delete" && script != whole) {
+                continue;
+            }
+            let before = [rpm.pids("a"), rpm.pids("b")].concat();
+            place.ok(&rpm, [command, script]);
+            let after = [rpm.pids("a"), rpm.pids("b")].concat();
+            assert!(
+                before.iter().all(|pid| !after.contains(pid)),
+                "{command} {script}"
+            );
+        }
+    }
+    assert_eq!(rpm.pids("other"), other);
+    assert_eq!(rpm.list().len(), 1);
+    assert_eq!(place.run(&rpm, ["stop", "echo.js"]).code, Some(1));
+}
+
+#[test]
+fn names_may_have_slashes() {
+    let (rpm, place) = place();
+    place.ok(&rpm, ["start", "echo.js", "-n", "@acme/api"]);
+    place.ok(&rpm, ["start", "echo.js", "-n", "../../up", "-f"]);
+    let logs = rpm.home().join("logs");
+    wait_until(
+        "its log",
+        BOUND,
+        || logs.join("-acme-api-out.log").exists(),
+        |there| *there,
+    );
+    assert!(logs.join("..-..-up-out.log").exists() && rpm.home().join("pids/-acme-api-0.pid").exists());
+    for args in [
+        &["describe", "@acme/api"][..],
+        &["restart", "@acme/api"],
+        &["logs", "@acme/api", "--nostream"],
+        &["env", "@acme/api"],
+        &["pid", "@acme/api"],
+        &["stop", "../../up"],
+        &["delete", "../../up"],
+    ] {
+        place.ok(&rpm, args);
+    }
+    assert_eq!(rpm.pids("@acme/api").len(), 1);
+    let long = "x".repeat(300);
+    for name in [long.as_str(), "a\nb", "all"] {
+        assert_eq!(
+            place.run(&rpm, ["start", "echo.js", "-n", name]).code,
+            Some(1),
+            "{name:?}"
+        );
+    }
+}
+
+#[test]
+fn a_directory_is_started_as_node_runs_it() {
+    let (rpm, place) = place();
+    place.write("site/package.json", r#"{"main": "main.js"}"#);
+    place.write(
+        "site/main.js",
+        "console.log('at home'); setInterval(() => {}, 1000);",
+    );
+    place.ok(&rpm, ["start", "site"]);
+    assert_eq!(last_line(&rpm, "site", 1), "at home");
+    place.ok(
+        &rpm,
+        [
+            "start",
+            ".",
+            "--cwd",
+            place.path().join("site").to_str().expect("UTF-8"),
+            "-n",
+            "dot",
+        ],
+    );
+    assert_eq!(last_line(&rpm, "dot", 1), "at home");
+    place.write("empty/readme", "");
+    assert_eq!(place.run(&rpm, ["start", "empty"]).code, Some(1));
+}
+
+#[test]
+fn what_python_prints_is_there_at_once() {
+    let (rpm, place) = place();
+    place.write("loop.py", "import time\nprint('here')\ntime.sleep(1000)\n");
+    place.ok(&rpm, ["start", "loop.py"]);
+    assert_eq!(last_line(&rpm, "loop", 1), "here");
+}
+
+#[test]
+fn options_of_pm2_are_taken_everywhere_in_its_name() {
+    let (rpm, place) = (Rpm::new().with_env("RPM_COMPAT", "pm2"), Place::new());
+    place.write("app.js", "setInterval(() => {}, 1000);");
+    place.ok(&rpm, ["--name", "foo", "start", "app.js"]);
+    place.ok(&rpm, ["--no-color", "list", "-i", "2", "--hp", "/root"]);
+    place.ok(&rpm, ["stop", "foo", "--watch", "--kill-timeout", "3"]);
+    place.ok(&rpm, ["delete", "foo", "-f"]);
+    let ours = Rpm::new();
+    assert_eq!(place.run(&ours, ["list", "-i", "2"]).code, Some(1));
+}
