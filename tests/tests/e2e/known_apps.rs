@@ -242,7 +242,12 @@ fn a_directory_is_started_as_node_runs_it() {
 fn what_python_prints_is_there_at_once() {
     let (rpm, place) = place();
     place.write("loop.py", "import time\nprint('here')\ntime.sleep(1000)\n");
-    place.ok(&rpm, ["start", "loop.py"]);
+    let mut command = rpm.command(["start", "loop.py"]);
+    command
+        .current_dir(place.path())
+        .env("PWD", place.path())
+        .env_remove("PYTHONUNBUFFERED");
+    assert!(command.output().expect("it runs").status.success());
     assert_eq!(last_line(&rpm, "loop", 1), "here");
 }
 
