@@ -75,8 +75,16 @@ const FILES: [(&str, &str, &str); 4] = [
     ("pm_log_path", "log_file", "logs"),
     ("pm_pid_path", "pid_file", "pids"),
 ];
-/// Variables by which PM2 tells its processes apart.
-const OF_PM2: [&str; 4] = ["PM2_HOME", "PM2_USAGE", "unique_id", "NODE_APP_INSTANCE"];
+/// Variables that PM2 has added: by them it tells its processes apart, or knows what started it.
+const OF_PM2: [&str; 7] = [
+    "PM2_HOME",
+    "PM2_USAGE",
+    "PM2_INTERACTOR_PROCESSING",
+    "PM2_JSON_PROCESSING",
+    "PM2_PROGRAMMATIC",
+    "unique_id",
+    "NODE_APP_INSTANCE",
+];
 
 /// A process, and what tells which app it is of.
 struct Process {
@@ -237,16 +245,16 @@ fn files(process: &Map<String, Value>, app: &mut Map<String, Value>) {
                 || home
                     .is_some_and(|home| path.starts_with(&format!("{}/{dir}/", home.trim_end_matches('/'))))
         };
-        let Some(path) = path.filter(|path| !by_default(path)) else {
-            continue;
-        };
+        let Some(path) = path else { continue };
         let id = process.get("pm_id").and_then(Value::as_u64);
         let plain = id.and_then(|id| without_number(path, id));
         if plain.is_some() && dir == "logs" {
             // What a dump says there is not what the processes did.
             app.insert("merge_logs".to_owned(), false.into());
         }
-        app.insert(ours.to_owned(), plain.unwrap_or_else(|| path.to_owned()).into());
+        if !by_default(path) {
+            app.insert(ours.to_owned(), plain.unwrap_or_else(|| path.to_owned()).into());
+        }
     }
 }
 
@@ -290,7 +298,8 @@ mod tests {
     #[test]
     fn processes_of_an_app_become_one() {
         let module = json!({"name": "pm2-logrotate", "pmx_module": true, "pm_exec_path": "/x"});
-        let job = json!({"name": "job", "status": "stopped", "exec_mode": "fork_mode", "pm_exec_path": "/srv/job.sh"});
+        let job = json!({"name": "job", "status": "stopped", "exec_mode": "fork_mode", "pm_exec_path": "/srv/job.sh",
+            "pm_id": 4, "merge_logs": true, "pm_out_log_path": "/srv/me/.pm2/logs/job-out-4.log"});
         let list = json!([process(6, "online"), module, process(7, "stopped"), 7, job]);
         let dumped = apps(&list);
         assert_eq!(
@@ -317,13 +326,18 @@ mod tests {
         assert_eq!(web.instances, Some(2));
         assert_eq!(web.env.get("PORT").map(String::as_str), Some("3000"));
         assert_eq!(web.env.len(), 2);
-        assert_eq!((&web.out_file, &web.pid_file), (&None, &None));
+        assert_eq!(
+            (&web.out_file, &web.pid_file),
+            (&None, &None),
+            "where PM2 has them"
+        );
         assert_eq!(
             web.error_file,
             Some(crate::Logging::File("/var/log/web.err.log".to_owned()))
         );
         assert_eq!(web.merge_logs, Some(false));
         assert_eq!(job.exec_mode, Some(crate::Mode::Fork));
+        assert_eq!((&job.out_file, job.merge_logs), (&None, Some(false)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rpm_spec::pm2_dump::{self, Dumped, DumpedApp};
-use rpm_wire::api::{Plan, PlanRequest, Saved};
+use rpm_wire::api::{Change, Plan, PlanRequest, Saved};
 use serde_json::Value;
 
 use super::dump::restore;
@@ -126,6 +126,10 @@ async fn show(saved: &[Saved], output: &mut Output) -> anyhow::Result<()> {
             count => format!(", {count} of them stopped"),
         };
         let app = &saved.app;
+        if plan.change != Change::Added {
+            output.line(format_args!("{} is there already, and left alone", app.name))?;
+            continue;
+        }
         let instances = app.instances;
         output.line(format_args!(
             "{}: {}, instances {instances}{down}",
