@@ -31,10 +31,9 @@ pub(crate) const SITE_PASSWORD: &str = "RPM_SERVE_PASSWORD";
 const DEFAULT_NAME: &str = "rpm";
 
 /// What the help of `restart` and `reload` shows of the options of `start`.
-const RENEWING: [&str; 8] = [
+const RENEWING: [&str; 7] = [
     "only",
     "env",
-    "dry_run",
     "update_env",
     "watch_after",
     "hard",
@@ -203,14 +202,23 @@ pub(crate) fn grammar(program: &str) -> clap::Command {
         .long("version")
         .help("Print the version");
     // In one go: an argument that is changed alone becomes the last.
-    let renewed = |arg: Arg| match arg.get_id().as_str() {
-        "targets" => {
-            let help = "Names, ids, namespaces, /patterns/, scripts, ecosystem files or `all`";
-            arg.required(true).help(help)
+    let renewed = |arg: Arg| {
+        let arg = arg.help_heading(None::<&str>);
+        match arg.get_id().as_str() {
+            "targets" => {
+                let help = "Names, ids, namespaces, /patterns/, scripts, ecosystem files or `all`";
+                arg.required(true).help(help)
+            }
+            "watch" => arg.help("Switch the watching of files off, or on again"),
+            "dry_run" => arg.help("Show what would change, and change nothing"),
+            shown if RENEWING.contains(&shown) => arg,
+            _ => arg.hide(true),
         }
-        "watch" => arg.help("Switch the watching of files off, or on again"),
-        shown if RENEWING.contains(&shown) => arg,
-        _ => arg.hide(true),
+    };
+    // The last heading would go on.
+    let unheaded = |arg: Arg| match arg.get_id().as_str() {
+        "args" => arg.help_heading(None::<&str>),
+        _ => arg,
     };
     let renewing = |command: clap::Command| {
         command
@@ -221,6 +229,7 @@ pub(crate) fn grammar(program: &str) -> clap::Command {
         .name(name)
         .bin_name(name)
         .arg(version.action(ArgAction::Version))
+        .mut_subcommand("start", |command| command.mut_args(unheaded))
         .mut_subcommand("restart", renewing)
         .mut_subcommand("reload", renewing)
 }

@@ -21,11 +21,10 @@ fn spec(rpm: &Rpm, app: &str) -> AppSpec {
     rpm.describe(app).spec
 }
 
-/// The last line of an app.
-fn last_line(rpm: &Rpm, app: &str, lines: usize) -> String {
+/// Waits until the app has printed this line.
+fn prints(rpm: &Rpm, app: &str, line: &str) {
     let out = || String::from_utf8_lossy(&rpm.output(app, "out", None)).into_owned();
-    let text = wait_until("its line", BOUND, out, |text| text.lines().count() >= lines);
-    text.lines().last().unwrap_or_default().to_owned()
+    wait_until("its line", BOUND, out, |text| text.lines().any(|it| it == line));
 }
 
 #[test]
@@ -43,10 +42,7 @@ fn options_of_a_restart_apply_from_then_on() {
         "c d",
     ];
     place.ok(&rpm, [&["restart", "x"][..], &options].concat());
-    assert_eq!(
-        last_line(&rpm, "x", 2),
-        r#"[["-b","c d"],["--no-warnings"],null]"#
-    );
+    prints(&rpm, "x", r#"[["-b","c d"],["--no-warnings"],null]"#);
     let now = spec(&rpm, "x");
     assert_eq!(
         (now.max_memory_restart, now.kill_timeout_ms),
@@ -59,10 +55,8 @@ fn options_of_a_restart_apply_from_then_on() {
         "--no-autorestart",
         "--namespace",
         "shop",
-        "--log-date-format",
-        "HH",
     ];
-    place.ok(&rpm, [&["reload", "0"][..], &options[..6]].concat());
+    place.ok(&rpm, [&["reload", "0"][..], &options].concat());
     let now = spec(&rpm, "x");
     assert_eq!(
         (
@@ -76,6 +70,20 @@ fn options_of_a_restart_apply_from_then_on() {
     assert_eq!(now.kill_timeout_ms, Some(5000), "what was said before stays");
     place.ok(&rpm, ["restart", "shop", "--cron-restart", "0"]);
     assert_eq!(spec(&rpm, "x").cron_restart, None);
+    let would = place.ok(&rpm, ["restart", "x", "--kill-timeout", "9", "--dry-run"]);
+    assert!(would.stdout.contains("kill_timeout_ms 5000 -> 9"), "{would:?}");
+    assert_eq!(spec(&rpm, "x").kill_timeout_ms, Some(5000));
+    let would = place.ok(&rpm, ["start", "echo.js", "-n", "new", "--dry-run"]);
+    assert!(
+        would.stdout.contains("new: new") && rpm.list().len() == 1,
+        "{would:?}"
+    );
+}
+
+#[test]
+fn an_app_can_have_another_name() {
+    let (rpm, place) = place();
+    place.ok(&rpm, ["start", "echo.js", "-n", "x", "--namespace", "shop"]);
     // What is known by its new name alone.
     place.ok(&rpm, ["restart", "x", "--name", "y"]);
     assert_eq!((rpm.list().len(), rpm.list()[0].name.as_str()), (1, "y"));
@@ -221,7 +229,7 @@ fn a_directory_is_started_as_node_runs_it() {
         "console.log('at home'); setInterval(() => {}, 1000);",
     );
     place.ok(&rpm, ["start", "site"]);
-    assert_eq!(last_line(&rpm, "site", 1), "at home");
+    prints(&rpm, "site", "at home");
     place.ok(
         &rpm,
         [
@@ -233,7 +241,7 @@ fn a_directory_is_started_as_node_runs_it() {
             "dot",
         ],
     );
-    assert_eq!(last_line(&rpm, "dot", 1), "at home");
+    prints(&rpm, "dot", "at home");
     place.write("empty/readme", "");
     assert_eq!(place.run(&rpm, ["start", "empty"]).code, Some(1));
 }
@@ -248,7 +256,7 @@ fn what_python_prints_is_there_at_once() {
         .env("PWD", place.path())
         .env_remove("PYTHONUNBUFFERED");
     assert!(command.output().expect("it runs").status.success());
-    assert_eq!(last_line(&rpm, "loop", 1), "here");
+    prints(&rpm, "loop", "here");
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub(crate) struct StartArgs {
     /// Give apps that are known already this environment, too
     #[arg(short = 'a', long)]
     pub(crate) update_env: bool,
-    /// Show what an ecosystem file would change, and change nothing
+    /// Show what would change, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Start a script that runs already once more, under another name

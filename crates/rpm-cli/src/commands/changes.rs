@@ -78,8 +78,9 @@ pub(super) async fn apply(
         watch: None,
         ..said.clone()
     };
-    if said != AppOptions::default()
-        && !(toggle && only_toggled == AppOptions::default() && all_watched(&targets).await?)
+    if args.dry_run
+        || said != AppOptions::default()
+            && !(toggle && only_toggled == AppOptions::default() && all_watched(&targets).await?)
     {
         return change(targets, args, (said, toggle, watch_after_ms), how, output).await;
     }
@@ -160,7 +161,14 @@ async fn change(
     if renamed.is_empty() {
         let request = PlanRequest { apps: apps.clone() };
         let plans: Vec<Plan> = session().await?.post("/v1/plan", &request).await?;
-        plans.iter().map(described).for_each(tell);
+        let mut lines = plans.iter().map(described);
+        match args.dry_run {
+            true => lines.try_for_each(|line| output.line(line))?,
+            false => lines.for_each(tell),
+        }
+    }
+    if args.dry_run {
+        return Ok(());
     }
     let request = ApplyRequest {
         renamed,

@@ -147,6 +147,9 @@ async fn start_script(
             );
         }
     }
+    if args.dry_run {
+        return apply(vec![spec], ApplyMode::Restart, (true, false), output).await;
+    }
     let request = StartRequest {
         app: spec,
         wait: !args.no_wait,
