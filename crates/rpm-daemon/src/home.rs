@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 /// Ours, and PM2's.
 const PM2_NAMES: [(&str, &str); 2] = [("rpm.pid", "pm2.pid"), ("rpm.log", "pm2.log")];
 
@@ -200,16 +202,23 @@ pub(crate) fn file_name(name: &str) -> String {
     letters.collect()
 }
 
+/// Flags for a file that a user names: a pipe without a reader is not waited for, a pipe or a terminal that takes no bytes says so, and a
+/// terminal does not become the daemon's. A regular file knows no difference.
+pub(crate) const PATIENT: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
+
 /// Opens a file for appending that only its owner can read. Its directory is made if there is none, as PM2 does.
 ///
+/// Never waits: a write to what is not a regular file may fail with [`io::ErrorKind::WouldBlock`].
+///
 /// # Errors
-/// As `open(2)` and `mkdir(2)`.
+/// As `open(2)` and `mkdir(2)`; `ENXIO` for a pipe without a reader.
 pub fn private_file(path: &Path) -> io::Result<fs::File> {
     let open = || {
         OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
+            .custom_flags(PATIENT)
             .open(path)
     };
     match (open(), path.parent()) {

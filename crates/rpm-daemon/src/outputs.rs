@@ -1,6 +1,9 @@
 //! What a worker leaves behind on the disk: its output, and its pid.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -8,7 +11,7 @@ use rpm_core::InstanceId;
 use rpm_wire::api::{AppSpec, LogTarget};
 
 use crate::app::Plane;
-use crate::home::{Home, file_name};
+use crate::home::{Home, PATIENT, file_name};
 use crate::logs::{Limit, Source, Style, tail};
 use crate::worker::Logs;
 
@@ -111,13 +114,17 @@ pub(crate) fn write_pid(path: &Path, pid: u32) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    fs::write(path, pid.to_string())
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(true);
+    let mut file = options.custom_flags(PATIENT).open(path)?;
+    file.write_all(pid.to_string().as_bytes())
 }
 
 /// Removes it, if it is still that of this process.
 pub(crate) fn remove_pid(path: &Path, pid: u32) {
-    let ours = fs::read_to_string(path).is_ok_and(|text| text == pid.to_string());
-    if ours {
+    // A pipe would be waited for.
+    let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
+    if is_file && fs::read_to_string(path).is_ok_and(|text| text == pid.to_string()) {
         // Nobody misses it.
         let _ = fs::remove_file(path);
     }

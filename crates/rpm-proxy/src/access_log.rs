@@ -13,6 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tracing::warn;
 
 /// Lines that may wait for the disk.
@@ -20,6 +23,11 @@ const WAITING: usize = 8192;
 /// Written at a time, in bytes, and at the latest after this time.
 const BUFFER: usize = 64 * 1024;
 const FLUSH_AFTER: Duration = Duration::from_millis(500);
+/// A pipe or a terminal that takes nothing for so long costs the lines that wait for it.
+const TAKEN_WITHIN: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 /// How and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,16 +206,47 @@ fn escape(line: &mut String, text: &str) {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+/// Never waits: a pipe without a reader takes no lines until it has one, and a terminal does not become the process's.
+fn open(path: &Path) -> io::Result<Patient> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
-        .open(path)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path);
+    match opened {
+        Ok(file) => Ok(Patient(Some(file))),
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(Patient(None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// A file, or something that may stop taking bytes: that is waited for, but not for ever.
+struct Patient(Option<File>);
+
+impl io::Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let file = self.0.as_mut().ok_or(Errno::NXIO)?;
+        match file.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut room = [PollFd::new(file, PollFlags::OUT)];
+                if rustix::event::poll(&mut room, Some(&TAKEN_WITHIN))? == 0 {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                file.write(bytes)
+            }
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes what comes, until nobody sends any more.
-fn write(path: &Path, file: File, inbox: &Receiver<String>) {
+fn write(path: &Path, file: Patient, inbox: &Receiver<String>) {
     let mut out = BufWriter::with_capacity(BUFFER, file);
     let mut failing = false;
     let mut due = None;
@@ -245,7 +284,8 @@ fn write(path: &Path, file: File, inbox: &Receiver<String>) {
 }
 
 /// Is the file still the one of that name?
-fn is_same(path: &Path, file: &File) -> bool {
+fn is_same(path: &Path, file: &Patient) -> bool {
+    let Some(file) = &file.0 else { return false };
     let own = file.metadata().ok().map(|it| (it.dev(), it.ino()));
     path.metadata().ok().map(|it| (it.dev(), it.ino())) == own
 }

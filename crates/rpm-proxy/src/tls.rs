@@ -144,6 +144,13 @@ fn key(certificate: &Certificate) -> Result<CertifiedKey, BadCertificate> {
         why,
     };
     let Certificate { chain, key } = certificate;
+    // A pipe would be waited for.
+    if let Some(other) = [chain, key]
+        .into_iter()
+        .find(|path| path.metadata().is_ok_and(|meta| !meta.is_file()))
+    {
+        return Err(bad(other, "it is not a file".to_owned()));
+    }
     let read = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates =
         read.map_err(|error| bad(chain, format!("no certificate can be read from it ({error})")))?;

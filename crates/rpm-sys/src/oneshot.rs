@@ -91,7 +91,7 @@ impl AsRawFd for Oneshot {
     }
 }
 
-/// Level-triggered readability, with waiting.
+/// Level-triggered readiness, with waiting.
 #[derive(Debug)]
 pub struct Poller {
     epoll: OwnedFd,
@@ -121,6 +121,19 @@ impl Poller {
         )?)
     }
 
+    /// Watches `fd` for room for output, and for the loss of its reader.
+    ///
+    /// # Errors
+    /// `EEXIST` if it is watched already, `EPERM` if it cannot be (a regular file).
+    pub fn add_writable(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(
+            &self.epoll,
+            fd,
+            EventData::new_u64(token),
+            EventFlags::OUT,
+        )?)
+    }
+
     /// Watches `fd` no more.
     ///
     /// # Errors
@@ -129,7 +142,7 @@ impl Poller {
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
-    /// Waits until something is readable, or for `timeout` (`None`: as long as it takes), and appends the
+    /// Waits until something is ready, or for `timeout` (`None`: as long as it takes), and appends the
     /// tokens of up to 64 descriptors. A signal ends the wait early with none.
     ///
     /// # Errors

@@ -40,6 +40,7 @@ mod room;
 mod runtimes;
 mod saved;
 mod serve;
+mod stalled_logs;
 mod stop;
 mod supervision;
 mod takeover;

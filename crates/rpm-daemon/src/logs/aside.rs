@@ -12,7 +12,7 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// The file becomes number 1, that one number 2, and so on; at most `keep` remain.
-pub(super) fn put_aside(path: &Path, keep: u32) -> io::Result<()> {
+pub(crate) fn put_aside(path: &Path, keep: u32) -> io::Result<()> {
     if keep == 0 {
         return fs::remove_file(path);
     }

@@ -1,28 +1,29 @@
-//! The log thread: one poller over all pipes.
+//! The log thread: one poller over all pipes, and over what takes them where that may stop taking bytes.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
-use jiff::Zoned;
 use rpm_sys::oneshot::{Poller, Waker};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::stamp::Lines;
+use super::sink::{Sinks, empty};
+use super::stream::Stream;
 use super::underway::{Left, Underway, is_transient};
-use super::{Limit, Order, Source, aside};
-use crate::home::private_file;
+use super::{Order, Source};
 
 /// Read at most this much from one pipe before the others have their turn: the size of a pipe.
 const TURN_BYTES: usize = 64 * 1024;
 /// A pass for [`Order::Sync`] ends after this many full turns of one pipe: its writer is still writing.
 const SYNC_TURNS: usize = 16;
 const WAKE_TOKEN: u64 = 0;
+/// The token of a stream is a multiple of this; those between are of what takes it.
+const TOKENS: u64 = 4;
 
 pub(super) struct Drain {
     inbox: Receiver<Order>,
@@ -30,28 +31,14 @@ pub(super) struct Drain {
     progress: watch::Sender<u64>,
     poller: Poller,
     streams: BTreeMap<u64, Stream>,
+    sinks: Sinks,
     next_token: u64,
     buffer: Vec<u8>,
     underway: Underway,
     /// Of the daemon before; its pipe is not taken back yet.
     left: Option<Left>,
-}
-
-pub(super) struct Stream {
-    pub(super) pipe: File,
-    sinks: Vec<Sink>,
-    lines: Lines,
-    limit: Option<Limit>,
-}
-
-/// A file that takes a stream.
-struct Sink {
-    path: PathBuf,
-    file: Option<File>,
-    /// Bytes that could not be written since the last success.
-    lost: u64,
-    /// What was written last ends a line.
-    whole: bool,
+    /// When a line is to be written though it has no end.
+    due: Option<Instant>,
 }
 
 enum Turn {
@@ -77,10 +64,12 @@ impl Drain {
             progress,
             poller,
             streams: BTreeMap::new(),
-            next_token: 1,
+            sinks: Sinks::default(),
+            next_token: TOKENS,
             buffer,
             underway,
             left,
+            due: None,
         })
     }
 
@@ -88,18 +77,23 @@ impl Drain {
         let mut ready = Vec::new();
         loop {
             ready.clear();
-            if let Err(error) = self.poller.wait(&mut ready, None) {
+            let left = self.due.map(|due| due.saturating_duration_since(Instant::now()));
+            if let Err(error) = self.poller.wait(&mut ready, left) {
                 warn!(%error, "the log thread cannot wait for output");
                 return;
             }
+            let mut wrote = self.release_due();
             for token in &ready {
-                if *token == WAKE_TOKEN {
-                    self.waker.drain();
-                } else {
-                    self.turn(*token);
+                match *token {
+                    WAKE_TOKEN => self.waker.drain(),
+                    stream if stream.is_multiple_of(TOKENS) => {
+                        self.turn(stream);
+                        wrote = true;
+                    }
+                    sink => self.sinks.go_on(sink, &self.poller),
                 }
             }
-            if !ready.iter().all(|token| *token == WAKE_TOKEN) {
+            if wrote {
                 self.report();
             }
             if self.obey().is_break() {
@@ -124,20 +118,22 @@ impl Drain {
                 }
                 Order::Pause(done, resumed) => {
                     self.pass();
+                    // Another daemon may go on from here, and knows what is in the files.
+                    self.release(|_| true);
                     let _ = done.send(());
                     // An error is what it waits for: the other side is gone.
                     let _ = resumed.recv();
                 }
-                Order::Reopen => self.reopen(),
+                Order::Reopen => self.sinks.reopen(),
                 Order::Flush(files, done) => {
                     self.pass();
-                    for path in files {
-                        empty(&path);
-                    }
+                    files.iter().for_each(|path| empty(path));
                     let _ = done.send(());
                 }
                 Order::Stop => {
                     self.pass();
+                    self.release(|_| true);
+                    self.report();
                     return std::ops::ControlFlow::Break(());
                 }
             }
@@ -147,34 +143,35 @@ impl Drain {
 
     fn add(&mut self, source: Source) {
         let token = self.next_token;
-        self.next_token += 1;
-        let mut stream = Stream::new(source);
+        self.next_token += TOKENS;
+        let mut stream = Stream::new(source, token, &mut self.sinks);
         if let Some(left) = self.left.take_if(|left| left.is_of(&stream.pipe)) {
-            stream.complete(&left);
+            stream.complete(&left, &mut self.sinks, &self.poller);
         }
         match self.poller.add(stream.pipe.as_fd(), token) {
             Ok(()) => drop(self.streams.insert(token, stream)),
-            Err(error) => warn!(path = stream.name(), %error, "cannot watch a worker's output"),
+            Err(error) => {
+                warn!(path = stream.name(), %error, "cannot watch a worker's output");
+                stream.finish(&mut self.sinks, &self.poller);
+            }
         }
     }
 
-    fn reopen(&mut self) {
-        for sink in self.streams.values_mut().flat_map(|stream| &mut stream.sinks) {
-            sink.file = None;
+    /// Writes what has waited long enough for the end of its line; was there any?
+    fn release_due(&mut self) -> bool {
+        let now = Instant::now();
+        if self.due.is_none_or(|due| due > now) {
+            return false;
         }
+        self.release(|stream| stream.due().is_some_and(|due| due <= now));
+        self.due = self.streams.values().filter_map(Stream::due).min();
+        true
     }
 
-    /// Starts a file anew, for all who write to it.
-    fn put_aside(&mut self, path: &Path, keep: u32) {
-        if let Err(error) = aside::put_aside(path, keep) {
-            warn!(path = %path.display(), %error, "cannot put a log aside; it goes on growing");
+    fn release(&mut self, which: impl Fn(&Stream) -> bool) {
+        for stream in self.streams.values_mut().filter(|stream| which(stream)) {
+            stream.release(&mut self.sinks, &self.poller);
         }
-        // Who looks for it finds it.
-        drop(private_file(path));
-        let sinks = self.streams.values_mut().flat_map(|stream| &mut stream.sinks);
-        sinks
-            .filter(|sink| sink.path == path)
-            .for_each(|sink| sink.file = None);
     }
 
     fn pass(&mut self) {
@@ -194,13 +191,15 @@ impl Drain {
         let Some(stream) = self.streams.get_mut(&token) else {
             return Turn::Ended;
         };
-        match self.underway.take(stream, &mut self.buffer) {
+        match self.underway.take(stream, &mut self.sinks, &mut self.buffer) {
             Ok(0) => {}
             Ok(count) => {
-                stream.store(&self.buffer[..count]);
+                stream.store(&self.buffer[..count], &mut self.sinks, &self.poller);
                 self.underway.written();
-                let full = stream.full();
-                full.iter().for_each(|(path, keep)| self.put_aside(path, *keep));
+                for (path, keep) in stream.full(&self.sinks) {
+                    self.sinks.put_aside(&path, keep);
+                }
+                self.due = [self.due, stream.due()].into_iter().flatten().min();
                 return if count == self.buffer.len() {
                     Turn::Full
                 } else {
@@ -211,153 +210,17 @@ impl Drain {
             Err(error) => warn!(path = stream.name(), %error, "cannot read a worker's output"),
         }
         if let Some(mut ended) = self.streams.remove(&token) {
-            ended.finish();
+            ended.finish(&mut self.sinks, &self.poller);
             let _ = self.poller.remove(ended.pipe.as_fd());
         }
         Turn::Ended
     }
 }
 
-impl Stream {
-    fn new(source: Source) -> Stream {
-        let sinks = [Some(source.path), source.also].into_iter().flatten();
-        let sink = |path: PathBuf| {
-            // Who looks for the file finds it, also before the first line. What fails here fails again, and is told then.
-            drop(private_file(&path));
-            Sink {
-                path,
-                file: None,
-                lost: 0,
-                whole: true,
-            }
-        };
-        Stream {
-            pipe: File::from(source.pipe),
-            sinks: sinks.map(sink).collect(),
-            lines: Lines::new(source.style),
-            limit: source.limit,
-        }
-    }
-
-    fn name(&self) -> String {
-        let first = self.sinks.first();
-        first.map_or_else(String::new, |sink| sink.path.display().to_string())
-    }
-
-    fn store(&mut self, bytes: &[u8]) {
-        let styled = self.lines.style(bytes, Zoned::now);
-        let bytes = styled.as_deref().unwrap_or(bytes);
-        self.sinks.iter_mut().for_each(|sink| sink.store(bytes));
-    }
-
-    /// How long its files are; `None`: it is none, or cannot be opened.
-    pub(super) fn lengths(&mut self) -> impl Iterator<Item = Option<u64>> {
-        self.sinks.iter_mut().map(Sink::length)
-    }
-
-    /// Writes what a daemon that was killed had read, where it is missing.
-    fn complete(&mut self, left: &Left) {
-        let styled = self.lines.style(left.bytes(), Zoned::now);
-        let bytes = styled.as_deref().unwrap_or(left.bytes());
-        for (number, sink) in self.sinks.iter_mut().enumerate() {
-            let length = sink.length();
-            let lacking = left.lacking(number, length, bytes);
-            sink.store(lacking);
-        }
-    }
-
-    /// The files that have grown too large; at the end of a line, if there is one in time.
-    fn full(&self) -> Vec<(PathBuf, u32)> {
-        let Some(limit) = self.limit else {
-            return Vec::new();
-        };
-        let too_large = |sink: &&Sink| {
-            let meta = sink.file.as_ref().and_then(|file| file.metadata().ok());
-            meta.is_some_and(|meta| {
-                let due = if sink.whole {
-                    limit.bytes
-                } else {
-                    limit.bytes.saturating_mul(2)
-                };
-                meta.is_file() && meta.len() >= due
-            })
-        };
-        let full = self.sinks.iter().filter(too_large);
-        full.map(|sink| (sink.path.clone(), limit.keep)).collect()
-    }
-
-    fn finish(&mut self) {
-        let rest = self.lines.finish(Zoned::now);
-        if !rest.is_empty() {
-            self.sinks.iter_mut().for_each(|sink| sink.store(&rest));
-        }
-    }
-}
-
-/// A file that is not there is empty.
-fn empty(path: &Path) {
-    let emptied =
-        OpenOptions::new()
-            .write(true)
-            .open(path)
-            .and_then(|file| match file.metadata()?.is_file() {
-                true => file.set_len(0),
-                false => Ok(()),
-            });
-    match emptied {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            warn!(path = %path.display(), %error, "cannot empty a log");
-        }
-        Ok(()) | Err(_) => {}
-    }
-}
-
-impl Sink {
-    /// Writes to the file. What a full disk does not take is dropped and counted, so that the program
-    /// goes on; the gap is marked in the file once it takes bytes again.
-    fn store(&mut self, bytes: &[u8]) {
-        if let Err(error) = self.write(bytes) {
-            if self.lost == 0 {
-                let path = self.path.display();
-                warn!(%path, %error, "output is being lost; free some space or make the file writable");
-            }
-            self.lost += bytes.len() as u64;
-            self.file = None;
-        }
-    }
-
-    fn open(&mut self) -> io::Result<&mut File> {
-        match &mut self.file {
-            Some(file) => Ok(file),
-            none => Ok(none.insert(private_file(&self.path)?)),
-        }
-    }
-
-    /// How long its file is; `None`: it is none, or takes nothing: who makes room may replace it.
-    fn length(&mut self) -> Option<u64> {
-        if self.lost > 0 {
-            return None;
-        }
-        let meta = self.open().and_then(|file| file.metadata()).ok()?;
-        meta.is_file().then_some(meta.len())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let lost = self.lost;
-        let file = self.open()?;
-        if lost > 0 {
-            writeln!(file, "\n[rpm: {lost} bytes of output were lost here]")?;
-            self.lost = 0;
-        }
-        self.whole = bytes.is_empty() || bytes.ends_with(b"\n");
-        self.open()?.write_all(bytes)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Limit, LogSink, Source, Style};
-    use super::{Path, Stream, Underway};
+    use super::{Path, Poller, Sinks, Stream, Underway};
     use std::io::Write as _;
 
     #[test]
@@ -409,10 +272,11 @@ mod tests {
         write.write_all(b"one\ntwo\n").unwrap();
         {
             let (underway, _) = Underway::open(&output);
-            let mut stream = Stream::new(source(&read));
+            let (mut sinks, poller) = (Sinks::default(), Poller::new().unwrap());
+            let mut stream = Stream::new(source(&read), 4, &mut sinks);
             let mut buffer = [0; 100];
-            let count = underway.take(&mut stream, &mut buffer).unwrap();
-            stream.store(&buffer[..count.min(written)]);
+            let count = underway.take(&mut stream, &mut sinks, &mut buffer).unwrap();
+            stream.store(&buffer[..count.min(written)], &mut sinks, &poller);
         }
         write.write_all(b"three\n").unwrap();
         let sink = LogSink::start(&output).unwrap();
@@ -517,5 +381,50 @@ mod tests {
             write.write_all(&[b'y'; 16 * 1024]).unwrap();
         }
         runtime.block_on(sink.sync());
+    }
+
+    #[test]
+    fn lines_of_several_workers_in_one_file_stay_whole() {
+        let dir = std::env::temp_dir().join(format!("rpm-shared-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("out.log");
+        let sink = LogSink::start(Path::new("/dev/null")).unwrap();
+        let [mut one, mut two] = [0, 1].map(|_| {
+            let (read, write) = std::io::pipe().unwrap();
+            rustix::io::ioctl_fionbio(&read, true).unwrap();
+            sink.add(Source {
+                pipe: read.into(),
+                path: path.clone(),
+                also: None,
+                style: Style::Raw,
+                limit: None,
+            });
+            write
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let stored = || {
+            runtime.block_on(sink.sync());
+            std::fs::read_to_string(&path).unwrap()
+        };
+        one.write_all(b"one begins ").unwrap();
+        assert_eq!(stored(), "");
+        two.write_all(b"two\ntwo begins ").unwrap();
+        assert_eq!(stored(), "two\n");
+        one.write_all(b"and ends\n").unwrap();
+        assert_eq!(stored(), "two\none begins and ends\n");
+        // Not for ever: then it is a line of its own.
+        let begun = std::time::Instant::now();
+        let mut text = stored();
+        while !text.ends_with("two begins ") {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{text:?}");
+            std::thread::yield_now();
+            text = stored();
+        }
+        one.write_all(b"one\n").unwrap();
+        assert!(stored().ends_with("two begins \none\n"));
+        two.write_all(b"last").unwrap();
+        drop(two);
+        assert!(stored().ends_with("one\nlast"));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

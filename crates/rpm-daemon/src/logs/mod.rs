@@ -4,9 +4,12 @@
 //! Bytes are copied as they are; nothing is split, decoded or kept. Who follows a log reads the file, and
 //! is told when something was added.
 
-mod aside;
+pub(crate) mod aside;
 mod drain;
+mod parts;
+mod sink;
 mod stamp;
+mod stream;
 pub mod tail;
 mod underway;
 

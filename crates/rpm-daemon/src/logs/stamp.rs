@@ -5,7 +5,7 @@ use rpm_wire::dayjs::format_time;
 use serde_json::json;
 
 /// Longest line that is kept together as one object, in bytes.
-const LINE_LIMIT: usize = 64 * 1024;
+pub(super) const LINE_LIMIT: usize = 64 * 1024;
 
 /// How lines are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,20 +33,14 @@ pub(super) struct Lines {
     style: Style,
     /// The next byte begins a line.
     fresh: bool,
-    /// The beginning of a line that is not complete.
-    partial: Vec<u8>,
 }
 
 impl Lines {
     pub(super) fn new(style: Style) -> Lines {
-        Lines {
-            style,
-            fresh: true,
-            partial: Vec::new(),
-        }
+        Lines { style, fresh: true }
     }
 
-    /// The bytes as they are written; `None`: as they are.
+    /// The bytes as they are written; `None`: as they are. Objects are made of whole lines, which the caller puts together.
     pub(super) fn style(&mut self, bytes: &[u8], now: impl Fn() -> Zoned) -> Option<Vec<u8>> {
         match &self.style {
             Style::Raw => None,
@@ -64,27 +58,7 @@ impl Lines {
                 }
                 Some(styled)
             }
-            Style::Json { .. } => {
-                self.partial.extend_from_slice(bytes);
-                let end = match self.partial.iter().rposition(|byte| *byte == b'\n') {
-                    Some(newline) => newline + 1,
-                    None if self.partial.len() > LINE_LIMIT => self.partial.len(),
-                    None => return Some(Vec::new()),
-                };
-                let rest = self.partial.split_off(end);
-                let whole = std::mem::replace(&mut self.partial, rest);
-                Some(self.objects(&whole, &now()))
-            }
-        }
-    }
-
-    /// What has no end, when there is nothing more to come.
-    pub(super) fn finish(&mut self, now: impl Fn() -> Zoned) -> Vec<u8> {
-        let rest = std::mem::take(&mut self.partial);
-        if rest.is_empty() {
-            rest
-        } else {
-            self.objects(&rest, &now())
+            Style::Json { .. } => Some(self.objects(bytes, &now())),
         }
     }
 
@@ -142,8 +116,8 @@ mod tests {
             stream: "out",
             format: None,
         });
-        assert_eq!(lines.style(b"a \"b\"", now).unwrap(), b"");
-        let styled = String::from_utf8(lines.style(b" c\n\xff\nrest", now).unwrap()).unwrap();
+        assert_eq!(lines.style(b"", now).unwrap(), b"");
+        let styled = String::from_utf8(lines.style(b"a \"b\" c\n\xff\n", now).unwrap()).unwrap();
         let objects: Vec<serde_json::Value> = styled
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -153,7 +127,7 @@ mod tests {
         });
         assert_eq!(objects[0], expected);
         assert_eq!((objects.len(), &objects[1]["message"]), (2, &json!("\u{fffd}\n")));
-        let rest = String::from_utf8(lines.finish(now)).unwrap();
+        let rest = String::from_utf8(lines.style(b"rest", now).unwrap()).unwrap();
         assert!(rest.contains("\"message\":\"rest\""), "{rest}");
     }
 }

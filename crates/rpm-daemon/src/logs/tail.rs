@@ -1,11 +1,12 @@
 //! Reading log files: the last lines, and what is added.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::aside;
+use crate::home::PATIENT;
 
 /// How far back the last lines are looked for, and the longest line that is shown whole.
 const WINDOW_BYTES: u64 = 1024 * 1024;
@@ -119,9 +120,16 @@ impl Follower {
     }
 }
 
+/// A regular file. Anything else would be waited for, or be taken from its reader.
 fn opened(path: &Path) -> io::Result<(File, u64, u64)> {
-    let file = File::open(path)?;
-    let meta = file.metadata()?;
+    let is_file = |meta: std::fs::Metadata| match meta.is_file() {
+        true => Ok(meta),
+        false => Err(io::Error::other("it is not a file")),
+    };
+    is_file(path.metadata()?)?;
+    // It may have been replaced since.
+    let file = OpenOptions::new().read(true).custom_flags(PATIENT).open(path)?;
+    let meta = is_file(file.metadata()?)?;
     Ok((file, meta.ino(), meta.len()))
 }
 
@@ -136,8 +144,7 @@ fn split(bytes: &[u8]) -> Vec<String> {
 }
 
 fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<String>, u64)> {
-    let mut file = File::open(path)?;
-    let end = file.metadata()?.len();
+    let (mut file, _, end) = opened(path)?;
     // One that is shorter was put aside since.
     let from = if from > end { 0 } else { from };
     let start = end.saturating_sub(WINDOW_BYTES).max(from);
@@ -179,7 +186,7 @@ mod tests {
         let (lines, mut follower) = Follower::start(&path, 1);
         assert_eq!(lines, ["b"]);
         let append = |text: &str| {
-            let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+            let mut file = OpenOptions::new().append(true).open(&path).unwrap();
             io::Write::write_all(&mut file, text.as_bytes()).unwrap();
         };
         append("c\npar");

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use rustix::pipe::{SpliceFlags, splice};
 
-use super::drain::Stream;
+use super::sink::Sinks;
+use super::stream::Stream;
 
 /// The pipe's inode, then how long its files were; native byte order: it is read on this machine.
 const HEADER: usize = 24;
@@ -54,9 +55,14 @@ impl Underway {
     }
 
     /// Moves what is in the stream's pipe into `buffer`, by way of the file.
-    pub(super) fn take(&self, stream: &mut Stream, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn take(
+        &self,
+        stream: &mut Stream,
+        sinks: &mut Sinks,
+        buffer: &mut [u8],
+    ) -> io::Result<usize> {
         match &self.file {
-            Some(file) => match through(file, stream, buffer) {
+            Some(file) => match through(file, stream, sinks, buffer) {
                 Ok(count) => Ok(count),
                 Err(error) if is_transient(&error) => Err(error),
                 Err(_) => stream.pipe.read(buffer),
@@ -82,14 +88,18 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
     )
 }
 
-fn through(file: &File, stream: &mut Stream, buffer: &mut [u8]) -> io::Result<usize> {
+fn through(file: &File, stream: &Stream, sinks: &mut Sinks, buffer: &mut [u8]) -> io::Result<usize> {
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(&inode(&stream.pipe)?.to_ne_bytes());
-    for (field, length) in header[8..].chunks_exact_mut(8).zip(stream.lengths()) {
+    for (field, length) in header[8..].chunks_exact_mut(8).zip(stream.lengths(sinks)) {
         field.copy_from_slice(&length.unwrap_or(UNKNOWN).to_ne_bytes());
     }
     file.write_all_at(&header, 0)?;
-    let mut end = HEADER as u64;
+    // The beginning of a line that is in no file yet comes first.
+    let held = stream.held();
+    file.write_all_at(held, HEADER as u64)?;
+    let begin = (HEADER + held.len()) as u64;
+    let mut end = begin;
     let count = splice(
         stream.pipe.as_fd(),
         None,
@@ -98,7 +108,7 @@ fn through(file: &File, stream: &mut Stream, buffer: &mut [u8]) -> io::Result<us
         buffer.len(),
         SpliceFlags::NONBLOCK,
     )?;
-    file.read_exact_at(&mut buffer[..count], HEADER as u64)?;
+    file.read_exact_at(&mut buffer[..count], begin)?;
     Ok(count)
 }
 

@@ -1,0 +1,310 @@
+//! What takes streams: a file, or something else that has a name in a file system and may stop taking bytes. No write waits: what is
+//! not taken is kept within a bound, and beyond that dropped, counted and marked.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rpm_sys::oneshot::Poller;
+use tracing::warn;
+
+use super::{Limit, aside};
+use crate::home::{PATIENT, private_file};
+
+/// Kept of what a pipe or a terminal does not take now, in bytes.
+const WAITING_BYTES: usize = 256 * 1024;
+
+/// All that take streams, by path: the streams of merged logs share one.
+#[derive(Default)]
+pub(super) struct Sinks {
+    by_path: BTreeMap<PathBuf, Sink>,
+}
+
+struct Sink {
+    path: PathBuf,
+    /// By which the poller names it.
+    token: u64,
+    /// How many streams it takes.
+    streams: usize,
+    file: Option<File>,
+    /// The poller says when there is room.
+    watched: bool,
+    /// Not taken yet.
+    waiting: Vec<u8>,
+    /// Bytes that could not be written since the last success.
+    lost: u64,
+    /// The stream that has written last, if that was no end of a line.
+    unfinished: Option<u64>,
+}
+
+impl Sinks {
+    /// One more stream goes there.
+    pub(super) fn join(&mut self, path: &Path, token: u64) {
+        let sink = self.by_path.entry(path.to_owned());
+        let sink = sink.or_insert_with(|| Sink::new(path, token));
+        sink.streams += 1;
+        sink.appear();
+    }
+
+    /// One stream less.
+    pub(super) fn leave(&mut self, path: &Path) {
+        if let Some(sink) = self.by_path.get_mut(path) {
+            sink.streams -= 1;
+            if sink.is_done() {
+                self.by_path.remove(path);
+            }
+        }
+    }
+
+    /// Does more than one stream go there?
+    pub(super) fn is_shared(&self, path: &Path) -> bool {
+        self.by_path.get(path).is_some_and(|sink| sink.streams > 1)
+    }
+
+    /// Writes bytes of the stream `by`.
+    pub(super) fn store(&mut self, path: &Path, by: u64, bytes: &[u8], poller: &Poller) {
+        if let Some(sink) = self.by_path.get_mut(path) {
+            sink.store(by, bytes);
+            sink.attend(poller);
+        }
+    }
+
+    /// There is room in the one of that token.
+    pub(super) fn go_on(&mut self, token: u64, poller: &Poller) {
+        let Some(sink) = self.by_path.values_mut().find(|sink| sink.token == token) else {
+            return;
+        };
+        if let Err(error) = sink.flush() {
+            sink.lose(&error, 0);
+        }
+        sink.attend(poller);
+        if sink.is_done() {
+            let path = sink.path.clone();
+            self.by_path.remove(&path);
+        }
+    }
+
+    /// How long the file is; `None`: it is none, or its length does not tell what was written.
+    pub(super) fn length(&mut self, path: &Path) -> Option<u64> {
+        self.by_path.get_mut(path)?.length()
+    }
+
+    /// Is the file too large? At the end of a line, if there is one in time.
+    pub(super) fn is_full(&self, path: &Path, limit: Limit) -> bool {
+        let Some(sink) = self.by_path.get(path) else {
+            return false;
+        };
+        let due = match sink.unfinished {
+            None => limit.bytes,
+            Some(_) => limit.bytes.saturating_mul(2),
+        };
+        let meta = sink.file.as_ref().and_then(|file| file.metadata().ok());
+        meta.is_some_and(|meta| meta.is_file() && meta.len() >= due)
+    }
+
+    /// Starts a file anew, for all who write to it.
+    pub(super) fn put_aside(&mut self, path: &Path, keep: u32) {
+        if let Err(error) = aside::put_aside(path, keep) {
+            warn!(path = %path.display(), %error, "cannot put a log aside; it goes on growing");
+        }
+        // Who looks for it finds it.
+        drop(private_file(path));
+        if let Some(sink) = self.by_path.get_mut(path) {
+            sink.close();
+        }
+    }
+
+    /// Opens all anew before the next bytes.
+    pub(super) fn reopen(&mut self) {
+        self.by_path.values_mut().for_each(Sink::close);
+    }
+}
+
+/// Empties a file. One that is not there is empty, and what is none has nothing to be emptied of.
+pub(super) fn empty(path: &Path) {
+    let opened = OpenOptions::new().write(true).custom_flags(PATIENT).open(path);
+    let emptied = opened.and_then(|file| match file.metadata()?.is_file() {
+        true => file.set_len(0),
+        false => Ok(()),
+    });
+    let nothing = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound || path.metadata().is_ok_and(|meta| !meta.is_file())
+    };
+    match emptied {
+        Err(error) if !nothing(&error) => warn!(path = %path.display(), %error, "cannot empty a log"),
+        Ok(()) | Err(_) => {}
+    }
+}
+
+impl Sink {
+    fn new(path: &Path, token: u64) -> Sink {
+        Sink {
+            path: path.to_owned(),
+            token,
+            streams: 0,
+            file: None,
+            watched: false,
+            waiting: Vec::new(),
+            lost: 0,
+            unfinished: None,
+        }
+    }
+
+    /// Who looks for the file finds it, also before the first line; one that was removed is made again. What fails here fails
+    /// again, and is told then.
+    fn appear(&mut self) {
+        let Ok(named) = private_file(&self.path) else {
+            return;
+        };
+        let identity = |file: &File| file.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+        if self
+            .file
+            .as_ref()
+            .is_some_and(|file| identity(file) == identity(&named))
+        {
+            return;
+        }
+        self.close();
+        // Its reader takes it for ended when nobody has it open any more.
+        if named.metadata().is_ok_and(|meta| !meta.is_file()) {
+            self.file = Some(named);
+        }
+    }
+
+    fn close(&mut self) {
+        // The poller forgets what is closed.
+        self.file = None;
+        self.watched = false;
+    }
+
+    fn open(&mut self) -> io::Result<&mut File> {
+        match &mut self.file {
+            Some(file) => Ok(file),
+            none => Ok(none.insert(private_file(&self.path)?)),
+        }
+    }
+
+    /// Nobody has anything more for it, and it has nothing that it may still write.
+    fn is_done(&self) -> bool {
+        self.streams == 0 && self.waiting.is_empty()
+    }
+
+    fn length(&mut self) -> Option<u64> {
+        if self.lost > 0 || !self.waiting.is_empty() {
+            return None;
+        }
+        let meta = self.open().and_then(|file| file.metadata()).ok()?;
+        meta.is_file().then_some(meta.len())
+    }
+
+    /// Writes bytes of a stream. A line that another one has begun is ended first.
+    fn store(&mut self, by: u64, bytes: &[u8]) {
+        let Some(last) = bytes.last() else { return };
+        if self.unfinished.is_some_and(|other| other != by) {
+            self.put(b"\n");
+        }
+        self.unfinished = (*last != b'\n').then_some(by);
+        self.put(bytes);
+    }
+
+    /// What a full disk does not take is dropped at once, so that the program goes on; what a pipe or a terminal does not take now is
+    /// kept within a bound. The gap is marked when bytes are taken again.
+    fn put(&mut self, bytes: &[u8]) {
+        let taken = match self.flush() {
+            Ok(()) if self.waiting.is_empty() && self.lost == 0 => self.write(bytes),
+            Ok(()) => Ok(0),
+            Err(error) => Err(error),
+        };
+        match taken {
+            Ok(taken) => self.keep(&bytes[taken..]),
+            Err(error) => self.lose(&error, bytes.len()),
+        }
+    }
+
+    /// Writes what was kept, and then the mark of a gap.
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.waiting.is_empty() {
+            let kept = std::mem::take(&mut self.waiting);
+            let taken = self.write(&kept);
+            self.waiting = kept;
+            self.waiting.drain(..taken?);
+        }
+        if self.waiting.is_empty() {
+            self.waiting = Vec::new();
+            if self.lost > 0 {
+                let mark = format!("\n[rpm: {} bytes of output were lost here]\n", self.lost);
+                let taken = self.write(mark.as_bytes())?;
+                if taken > 0 {
+                    self.waiting.extend_from_slice(&mark.as_bytes()[taken..]);
+                    self.lost = 0;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How much of it was taken now. An error after that comes again with the rest.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.open()?.write(&bytes[taken..]) {
+                Ok(0) => break,
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || taken > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Keeps whole lines, as many as there is room for; after a gap none until it is marked.
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = match self.lost {
+            0 => WAITING_BYTES.saturating_sub(self.waiting.len()),
+            _ => 0,
+        };
+        let kept = match bytes.get(..room) {
+            None => bytes.len(),
+            Some(fitting) => fitting
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1),
+        };
+        self.waiting.extend_from_slice(&bytes[..kept]);
+        if kept < bytes.len() {
+            self.count(bytes.len() - kept, "nobody reads it");
+        }
+    }
+
+    fn lose(&mut self, error: &io::Error, more: usize) {
+        let waited = std::mem::take(&mut self.waiting).len();
+        self.close();
+        if waited + more > 0 {
+            self.count(waited + more, error);
+        }
+    }
+
+    fn count(&mut self, bytes: usize, why: impl std::fmt::Display) {
+        if self.lost == 0 {
+            let path = self.path.display();
+            warn!(%path, error = %why, "output is being lost; free some space, make the file writable or read it");
+        }
+        self.lost += bytes as u64;
+    }
+
+    /// Has the poller say when there is room, as long as something waits for it.
+    fn attend(&mut self, poller: &Poller) {
+        let wanted = !self.waiting.is_empty() || self.lost > 0;
+        let Some(file) = &self.file else { return };
+        if wanted && !self.watched {
+            // A regular file cannot be watched: it has room or fails.
+            self.watched = poller.add_writable(file, self.token).is_ok();
+        } else if !wanted && self.watched {
+            let _ = poller.remove(file);
+            self.watched = false;
+        }
+    }
+}
