@@ -1,10 +1,12 @@
 //! From process start to serving requests.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_sys::lock::LockFile;
@@ -16,8 +18,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::home::{Home, HomeError, private_file};
+use crate::home::{Home, HomeError};
 use crate::logs::LogSink;
+use crate::own_log::OwnLog;
 use crate::supervisor::{Event, Handle, Supervisor};
 use crate::update::Succession;
 use crate::{agents, api, state, update};
@@ -75,7 +78,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
         Some(passed) => (LockFile::passed(passed.lock), Some(passed.listener)),
         None => (own(&home)?, None),
     };
-    open_log(&home)?;
+    let own_log = open_log(&home)?;
     home.name_like_pm2();
     tree::set_child_subreaper().map_err(step("become the parent of orphaned processes"))?;
     let logs = LogSink::start(&home.underway()).map_err(step("start the log thread"))?;
@@ -84,7 +87,14 @@ pub fn run(root: &Path) -> Result<(), BootError> {
         .thread_keep_alive(THREAD_KEPT)
         .build();
     let runtime = runtime.map_err(step("start the event loop"))?;
-    let served = runtime.block_on(serve(&home, &lock, listener, logs.clone(), child_nofile));
+    let served = runtime.block_on(serve(
+        &home,
+        &own_log,
+        &lock,
+        listener,
+        logs.clone(),
+        child_nofile,
+    ));
     logs.stop();
     // One that does not read must not keep the daemon.
     runtime.block_on(async {
@@ -144,8 +154,9 @@ fn own(home: &Home) -> Result<LockFile, BootError> {
     Ok(lock)
 }
 
-fn open_log(home: &Home) -> Result<(), BootError> {
-    let file = private_file(&home.daemon_log()).map_err(step("open the daemon's log"))?;
+fn open_log(home: &Home) -> Result<Arc<OwnLog>, BootError> {
+    let log = OwnLog::open(&home.daemon_log()).map_err(step("open the daemon's log"))?;
+    let log = Arc::new(log);
     // `info`, or for example `info,rpm_daemon=debug`.
     let wanted = std::env::var("RPM_LOG")
         .ok()
@@ -153,10 +164,10 @@ fn open_log(home: &Home) -> Result<(), BootError> {
     let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
-        .with_writer(file);
+        .with_writer(Arc::clone(&log));
     // A second daemon in one process (a test) keeps the first one's log.
     let _ = tracing_subscriber::registry().with(lines).with(filter).try_init();
-    Ok(())
+    Ok(log)
 }
 
 /// Binds the control socket. A stale one is a dead daemon's: the lock is ours.
@@ -176,6 +187,7 @@ fn bind(home: &Home) -> Result<UnixListener, BootError> {
 
 async fn serve(
     home: &Home,
+    own_log: &OwnLog,
     lock: &LockFile,
     passed: Option<OwnedFd>,
     logs: LogSink,
@@ -209,9 +221,11 @@ async fn serve(
             error!(%error, "the control API ended");
         }
     });
-    if !in_place {
-        announce(home).map_err(step("leave the terminal"))?;
-    }
+    let leave = |log: &File| match in_place {
+        true => daemonize::redirect_stdio(Some(log.as_fd())),
+        false => announce(log),
+    };
+    own_log.take_stdio(leave).map_err(step("leave the terminal"))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),
@@ -220,11 +234,10 @@ async fn serve(
     supervisor.run(inbox).await.map_err(step("run the event loop"))
 }
 
-fn announce(home: &Home) -> io::Result<()> {
+fn announce(log: &File) -> io::Result<()> {
     let mut stdout = io::stdout();
     // Whoever started the daemon may be gone already.
     let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
-    let log = private_file(&home.daemon_log())?;
     daemonize::detach(Some(log.as_fd()))
 }
 

@@ -26,6 +26,7 @@ mod launch;
 mod logs;
 mod metrics;
 mod outputs;
+mod own_log;
 mod progress;
 mod put_away;
 mod redirect;
