@@ -26,13 +26,15 @@ use crate::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::users::{AgentPlace, user};
 use crate::watched::watched;
-use crate::worker::{Channel, Kept, Life, Parking, Process, UsageSample, Worker};
+use crate::worker::{Channel, Kept, Life, Logs, Parking, Process, UsageSample, Worker};
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
 
 /// What a worker can print before a daemon reads it. Users have 64 MiB for all their pipes before new ones get two pages.
 const PIPE_BYTES: usize = 256 << 10;
+/// Log files of which is known how long they were; of one beyond that, how long it was when its present worker started.
+const LOG_STARTS: usize = 4096;
 
 /// Why a worker could not be started, for people.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +78,7 @@ impl Supervisor {
         };
         let plane = Plane::of(&spec);
         let logs = logs_of(&self.home, &spec, place.0);
+        self.note_log_starts(&logs);
         let held = Worker {
             id: worker,
             app,
@@ -210,6 +213,14 @@ impl Supervisor {
             process,
             sources: sources(spec, instance, &logs, [(out, false), (err, true)]),
         })
+    }
+
+    fn note_log_starts(&mut self, logs: &Logs) {
+        for (path, length) in [(&logs.out, logs.out_from), (&logs.err, logs.err_from)] {
+            if self.log_starts.len() < LOG_STARTS && !self.log_starts.contains_key(path) {
+                self.log_starts.insert(path.clone(), length);
+            }
+        }
     }
 
     fn note_pid(&self, spec: &AppSpec, instance: InstanceId, pid: u32) {

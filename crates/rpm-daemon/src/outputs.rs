@@ -28,13 +28,16 @@ pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs
     let id = is_numbered(spec).then_some(instance.0);
     let (usual_out, usual_err) = home.log_files(&spec.name, id);
     let file = |target: &LogTarget, usual: PathBuf| match target {
-        LogTarget::Usual => usual,
+        LogTarget::File(path) if LogTarget::standard(path).is_none() => numbered(Path::new(path), id),
+        // A daemon has no such streams of its own: the lines are kept, and `runtime` prints them there.
+        LogTarget::Usual | LogTarget::File(_) => usual,
         LogTarget::Nowhere => NOWHERE.into(),
-        LogTarget::File(path) => numbered(Path::new(path), id),
     };
     let (out, err) = (file(&spec.logs.out, usual_out), file(&spec.logs.err, usual_err));
     let usual = numbered(&home.logs().join(format!("{}.log", file_name(&spec.name))), id);
-    let both = spec.logs.both.as_ref().map(|target| file(target, usual));
+    let both = spec.logs.both.as_ref();
+    let both = both.filter(|target| target.standard_stream().is_none());
+    let both = both.map(|target| file(target, usual));
     let (out_from, err_from) = (tail::size(&out), tail::size(&err));
     Logs {
         out,
@@ -46,7 +49,7 @@ pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs
 }
 
 /// Do the instances of the app write to files of their own?
-fn is_numbered(spec: &AppSpec) -> bool {
+pub(crate) fn is_numbered(spec: &AppSpec) -> bool {
     Plane::of(spec) != Plane::Fork && !spec.logs.merge
 }
 

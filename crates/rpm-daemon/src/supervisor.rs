@@ -85,6 +85,8 @@ pub struct Supervisor {
     pub(crate) called: Vec<Called>,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
+    /// How long log files were when this daemon first had a worker write there.
+    pub(crate) log_starts: BTreeMap<PathBuf, u64>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) child_nofile: Rlimit,
     pub(crate) next_app: u32,
@@ -168,6 +170,7 @@ impl Supervisor {
             called: Vec::new(),
             home,
             logs,
+            log_starts: BTreeMap::new(),
             events,
             child_nofile,
             next_app: 0,

@@ -418,4 +418,10 @@ pub struct LogLine {
     pub stream: Stream,
     /// The line, without its end; bytes that are not UTF-8 are replaced.
     pub line: String,
+    /// The file is that of several processes, and does not say whose the line is: `id` is one of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
+    /// The standard stream that the app names in the place of a file: `runtime` prints the line there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Stream>,
 }

@@ -103,6 +103,8 @@ fn the_last_lines_are_shown_behind_their_origin() {
         name: "say".to_owned(),
         stream,
         line: line.to_owned(),
+        shared: false,
+        to: None,
     };
     assert_eq!(lines, [line(Stream::Out, "three"), line(Stream::Err, "broken")]);
     assert!(rpm.fails(["logs", "nobody", "--nostream"]).contains("nobody"));
@@ -231,4 +233,27 @@ fn large_logs_are_put_aside_and_who_follows_misses_nothing() {
     names.sort();
     let kept = [1, 2, 3, 4].map(|number| format!("app-out.log.{number}"));
     assert_eq!(names, kept);
+}
+
+#[test]
+fn a_file_of_several_instances_is_shown_once() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("say.js", "3")
+        .args(["--merge-logs"])
+        .port(&port)
+        .start(&rpm);
+    say(&port, "out=before");
+    let following = Following::start(&rpm, &["say", "--lines", "5"]);
+    // Which of them has printed it, the file does not say.
+    assert_eq!(following.next(), "say | before");
+    for text in ["first", "second"] {
+        say(&port, &format!("out={text}"));
+        assert_eq!(following.next(), format!("say | {text}"));
+    }
+    assert_eq!(rpm.ok(["logs", "--nostream", "--raw"]), "before\nfirst\nsecond\n");
+    // One of them means the same file.
+    assert_eq!(
+        rpm.ok(["logs", "1", "--nostream", "--lines", "1"]),
+        "say | second\n"
+    );
 }

@@ -140,6 +140,8 @@ mod tests {
             name: "web".to_owned(),
             stream: Stream::Err,
             line: "it failed".to_owned(),
+            shared: false,
+            to: None,
         };
         let now = "2026-03-05T14:07:09.042+01:00[Europe/Berlin]".parse().unwrap();
         Printer { args, width: 0 }.text(&line, &now, render::Look::Plain)

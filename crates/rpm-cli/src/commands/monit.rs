@@ -307,6 +307,8 @@ mod tests {
                 name: "a".to_owned(),
                 stream: Stream::Out,
                 line: format!("{number}\u{1b}[2J"),
+                shared: false,
+                to: None,
             }));
         }
         assert_eq!(screen.lines.len(), LINES);

@@ -12,8 +12,15 @@ const RESET: &str = "\u{1b}[0m";
 
 /// How wide `id|name` has become: it grows with what has been seen, so that columns align.
 pub(crate) fn origin_width(width: usize, line: &LogLine) -> usize {
-    let own = line.id.to_string().len() + 1 + line.name.chars().count();
-    width.max(own.min(MAX_WIDTH))
+    width.max(origin(line).chars().count().min(MAX_WIDTH))
+}
+
+/// `id|name`, or the name alone of a file that does not say which process has written the line.
+fn origin(line: &LogLine) -> String {
+    match line.shared {
+        true => line.name.clone(),
+        false => format!("{}|{}", line.id, line.name),
+    }
 }
 
 /// Names longer than that are not padded to.
@@ -22,7 +29,7 @@ const MAX_WIDTH: usize = 24;
 /// `id|name | line`, the origin padded to `width` and coloured by the stream. The line is the app's own
 /// and goes out as it is, colours included.
 pub(crate) fn log_line(line: &LogLine, width: usize, look: Look) -> String {
-    let origin = format!("{}|{}", line.id, line.name);
+    let origin = origin(line);
     let text = &line.line;
     match (look, line.stream) {
         (Look::Coloured, Stream::Out) => format!("{GREEN}{origin:width$} |{RESET} {text}{RESET}"),

@@ -207,6 +207,8 @@ fn log_lines_align_and_show_their_stream() {
         name: name.into(),
         stream,
         line: "hello".into(),
+        shared: false,
+        to: None,
     };
     let (short, long) = (line(0, "web", Stream::Out), line(12, "worker", Stream::Err));
     let mut width = origin_width(0, &short);
@@ -216,6 +218,11 @@ fn log_lines_align_and_show_their_stream() {
     assert_eq!(log_line(&short, width, Look::Plain), "0|web     | hello");
     assert!(log_line(&short, width, Look::Coloured).starts_with("\u{1b}[32m0|web"));
     assert!(log_line(&long, width, Look::Coloured).starts_with("\u{1b}[31m12|worker"));
+    let shared = LogLine {
+        shared: true,
+        ..short
+    };
+    assert_eq!(log_line(&shared, width, Look::Plain), "web       | hello");
     let endless = line(1, &"n".repeat(500), Stream::Out);
     assert!(origin_width(width, &endless) < 100);
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use rpm_wire::api::{ApiError, LogLine, Stream};
+use rpm_core::InstanceId;
+use rpm_wire::api::{ApiError, LogLine, LogTarget, Stream};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
 use crate::logs::tail::Follower;
+use crate::outputs;
 use crate::supervisor::{Handle, Supervisor};
 
 /// Most lines that can be asked for.
@@ -26,6 +28,9 @@ pub(super) struct Wish {
     lines: Option<usize>,
     #[serde(default)]
     follow: bool,
+    /// Instead of the last lines, all that this daemon has written.
+    #[serde(default)]
+    fresh: bool,
 }
 
 /// After something was written it is looked, so much later, whose output is new.
@@ -37,6 +42,30 @@ struct Origin {
     name: String,
     stream: Stream,
     path: PathBuf,
+    /// Other processes write to it too.
+    shared: bool,
+    /// The standard stream that it stands for.
+    to: Option<Stream>,
+    /// Where what this daemon has written begins.
+    start: u64,
+}
+
+/// Which lines of the past are wanted.
+#[derive(Clone, Copy)]
+enum Past {
+    /// So many.
+    Last(usize),
+    /// All since this daemon began to write.
+    Fresh,
+}
+
+impl Past {
+    fn of(self, origin: &Origin) -> (Vec<String>, Follower) {
+        match self {
+            Past::Last(lines) => Follower::start(&origin.path, lines),
+            Past::Fresh => (Vec::new(), Follower::start_at(&origin.path, origin.start)),
+        }
+    }
 }
 
 pub(super) async fn logs(
@@ -46,7 +75,10 @@ pub(super) async fn logs(
     let target = wish.target.unwrap_or_else(|| "all".to_owned());
     let origins = origins(&handle, &target).await??;
     handle.logs.sync().await;
-    let lines = wish.lines.unwrap_or(15).min(LINES_LIMIT);
+    let past = match wish.fresh {
+        true => Past::Fresh,
+        false => Past::Last(wish.lines.unwrap_or(15).min(LINES_LIMIT)),
+    };
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let written = wish.follow.then(|| handle.logs.written());
     let reader = written.is_some().then(|| handle.logs.reader());
@@ -55,7 +87,7 @@ pub(super) async fn logs(
         target,
         written,
     });
-    tokio::spawn(send(origins, lines, followed, sender));
+    tokio::spawn(send(origins, past, followed, sender));
     Ok(lines_of(receiver, reader))
 }
 
@@ -74,10 +106,10 @@ async fn origins(
     handle.ask(move |supervisor| supervisor.origins(&target)).await
 }
 
-async fn send(origins: Vec<Origin>, lines: usize, followed: Option<Followed>, sender: mpsc::Sender<Bytes>) {
+async fn send(origins: Vec<Origin>, past: Past, followed: Option<Followed>, sender: mpsc::Sender<Bytes>) {
     let mut followers = VecDeque::new();
     for origin in origins {
-        let (last, follower) = Follower::start(&origin.path, lines);
+        let (last, follower) = past.of(&origin);
         if sender.send(encode(&origin, last)).await.is_err() {
             return;
         }
@@ -108,7 +140,7 @@ async fn send(origins: Vec<Origin>, lines: usize, followed: Option<Followed>, se
             () = due(look) => {
                 look = None;
                 for origin in followed.others(&followers).await {
-                    let (last, follower) = Follower::start(&origin.path, lines);
+                    let (last, follower) = past.of(&origin);
                     if sender.send(encode(&origin, last)).await.is_err() {
                         return;
                     }
@@ -132,6 +164,10 @@ async fn finish(followers: &mut VecDeque<(Origin, Follower)>, sender: &mpsc::Sen
                 break;
             }
         }
+        let rest = follower.rest();
+        if !rest.is_empty() && sender.send(encode(origin, rest)).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -149,11 +185,7 @@ impl Followed {
         let Ok(Ok(mut all)) = origins(&self.handle, &self.target).await else {
             return Vec::new();
         };
-        all.retain(|new| {
-            known
-                .iter()
-                .all(|(old, _)| (old.id, &old.path) != (new.id, &new.path))
-        });
+        all.retain(|new| known.iter().all(|(old, _)| old.path != new.path));
         all
     }
 }
@@ -166,6 +198,8 @@ fn encode(origin: &Origin, lines: Vec<String>) -> Bytes {
             name: origin.name.clone(),
             stream: origin.stream,
             line: text,
+            shared: origin.shared,
+            to: origin.to,
         }));
     }
     bytes.into()
@@ -179,17 +213,42 @@ impl Supervisor {
         } else {
             self.resolve(&[target.to_owned()])?
         };
-        let mut origins = Vec::new();
-        for process in ids.into_iter().filter_map(|id| self.process(id, false)) {
-            for (stream, path) in [(Stream::Out, process.out_log), (Stream::Err, process.err_log)] {
-                origins.push(Origin {
-                    id: process.id,
-                    name: process.name.clone(),
-                    stream,
-                    path: path.into(),
-                });
+        let mut origins: Vec<Origin> = Vec::new();
+        for origin in ids.into_iter().filter_map(|id| self.origins_of(id)).flatten() {
+            match origins.iter_mut().find(|known| known.path == origin.path) {
+                Some(known) => known.shared |= known.id != origin.id,
+                None => origins.push(origin),
             }
         }
         Ok(origins)
+    }
+
+    fn origins_of(&self, id: InstanceId) -> Option<[Origin; 2]> {
+        let view = self.core.instance(id)?;
+        let worker = view.worker().and_then(|worker| self.workers.get(&worker));
+        let spec = worker
+            .map(|worker| &worker.spec)
+            .or_else(|| self.present_spec(view.app))?;
+        let paths = outputs::logs_of(&self.home, spec, id);
+        let same_app = self.core.instances().filter(|other| other.app == view.app);
+        let shared = !outputs::is_numbered(spec) && same_app.count() > 1;
+        let both = spec.logs.both.as_ref().and_then(LogTarget::standard_stream);
+        let origin = |stream, target: &LogTarget, path: PathBuf, length: u64| Origin {
+            id: id.0,
+            name: spec.name.clone(),
+            stream,
+            start: self.log_starts.get(&path).copied().unwrap_or(length),
+            path,
+            shared,
+            to: target.standard_stream().or(both),
+        };
+        // Nobody knows where the daemon began in a file that it has not noted.
+        let (out_from, err_from) = worker.map_or((paths.out_from, paths.err_from), |worker| {
+            (worker.logs.out_from, worker.logs.err_from)
+        });
+        Some([
+            origin(Stream::Out, &spec.logs.out, paths.out, out_from),
+            origin(Stream::Err, &spec.logs.err, paths.err, err_from),
+        ])
     }
 }

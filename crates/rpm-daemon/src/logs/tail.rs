@@ -55,6 +55,25 @@ impl Follower {
         )
     }
 
+    /// Starts at an offset in bytes; at the beginning of a file that is shorter: it was put aside since.
+    #[must_use]
+    pub fn start_at(path: &Path, offset: u64) -> Follower {
+        let meta = std::fs::metadata(path).ok();
+        Follower {
+            path: path.to_owned(),
+            offset: meta
+                .as_ref()
+                .map_or(0, |meta| if offset > meta.len() { 0 } else { offset }),
+            inode: meta.map(|meta| meta.ino()),
+            partial: Vec::new(),
+        }
+    }
+
+    /// What has no end, when there is nothing more to come.
+    pub fn rest(&mut self) -> Vec<String> {
+        split(&std::mem::take(&mut self.partial))
+    }
+
     /// Complete lines added since the last call, at most about a megabyte of them; `true` if there may
     /// be more.
     pub fn more(&mut self) -> (Vec<String>, bool) {

@@ -1,5 +1,6 @@
 //! What an app is started from.
 
+use super::Stream;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -289,8 +290,30 @@ pub enum LogTarget {
     Usual,
     /// Nowhere.
     Nowhere,
-    /// This file, absolute; the number of the instance is added unless they are merged.
+    /// This file, absolute; the number of the instance is added unless they are merged. Names of the standard streams are those of
+    /// `runtime`; the lines are kept as usual.
     File(String),
+}
+
+impl LogTarget {
+    /// The standard stream that a path names.
+    #[must_use]
+    pub fn standard(path: &str) -> Option<Stream> {
+        match path {
+            "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => Some(Stream::Out),
+            "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => Some(Stream::Err),
+            _ => None,
+        }
+    }
+
+    /// The standard stream that this is.
+    #[must_use]
+    pub fn standard_stream(&self) -> Option<Stream> {
+        match self {
+            LogTarget::File(path) => LogTarget::standard(path),
+            LogTarget::Usual | LogTarget::Nowhere => None,
+        }
+    }
 }
 
 /// How connections come to the workers of an app.
