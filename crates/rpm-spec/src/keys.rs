@@ -159,20 +159,20 @@ const KEYS: &[Key] = &[
         "out_file",
         &["out", "output", "out_log"],
         Kind::Path,
-        "where its output goes",
+        "where its output goes; `/dev/stdout` and `/dev/stderr` are those of `rpm runtime`",
     ),
     works(
         "error_file",
         &["err", "error", "err_file", "err_log"],
         Kind::Path,
-        "where its errors go",
+        "where its errors go; the same",
     ),
     works("log_file", &["log"], Kind::Path, "where both go, besides"),
     works(
         "merge_logs",
         &["combine_logs"],
         Kind::Switch,
-        "all instances write to the same files",
+        "all instances write to the same files, whole lines",
     ),
     works(
         "log_date_format",

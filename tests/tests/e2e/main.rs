@@ -17,6 +17,7 @@ mod ecosystem;
 mod edge;
 mod everything;
 mod fallbacks;
+mod foreground;
 mod freeze;
 mod h2c;
 mod handoff;

@@ -14,7 +14,7 @@ use super::values::{self, count};
 pub(crate) enum Command {
     /// Start an app and wait until every worker is ready
     Start(Box<StartArgs>),
-    /// Start apps and stay in the foreground, as a container wants it: a signal ends everything
+    /// Start apps and print their output, in the foreground, as a container wants it: a signal ends everything
     Runtime(Box<RuntimeArgs>),
     /// Show all processes
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]

@@ -1,19 +1,28 @@
 //! `logs`: the last lines of the apps, and what is added.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::thread;
+
 use anyhow::{Context as _, bail};
 use jiff::Zoned;
 use rpm_wire::api::{LogLine, Stream};
 use rpm_wire::dayjs::format_time;
 use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 
 use super::session;
 use crate::args::LogsArgs;
 use crate::http::{Lines, Session, percent_encoded};
-use crate::output::Output;
+use crate::output::{Output, OutputError};
 use crate::render;
 
 /// Of what has no other format.
 const ISO: &str = "YYYY-MM-DDTHH:mm:ss.SSSZ";
+
+/// Parts of the stream that wait to be printed, each as the daemon has sent it.
+const PARTS: usize = 8;
 
 pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result<()> {
     LogStream::open(args).await?.print(output).await?;
@@ -24,33 +33,100 @@ pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result
 }
 
 /// Lines of apps, as the daemon sends them.
-pub(super) struct LogStream<'a> {
-    args: &'a LogsArgs,
+pub(super) struct LogStream {
+    args: LogsArgs,
     lines: Lines,
     /// The stream ends with its connection.
     _session: Session,
 }
 
-impl LogStream<'_> {
+impl LogStream {
     /// Asks for them. From now on no line is missed.
-    pub(super) async fn open(args: &LogsArgs) -> anyhow::Result<LogStream<'_>> {
+    pub(super) async fn open(args: &LogsArgs) -> anyhow::Result<LogStream> {
+        LogStream::at(&path(args), args).await
+    }
+
+    /// The same, but for the past: it is what the daemon has written since its start.
+    pub(super) async fn open_fresh(args: &LogsArgs) -> anyhow::Result<LogStream> {
+        LogStream::at(&format!("{}&fresh=true", path(args)), args).await
+    }
+
+    async fn at(path: &str, args: &LogsArgs) -> anyhow::Result<LogStream> {
         let mut session = session().await?;
         Ok(LogStream {
-            args,
-            lines: session.lines(&path(args)).await?,
+            args: args.clone(),
+            lines: session.lines(path).await?,
             _session: session,
         })
     }
 
     /// Prints them until the daemon ends the stream: with its own end, if they are followed.
-    pub(super) async fn print(mut self, output: &mut Output) -> anyhow::Result<()> {
-        let mut printer = Printer {
-            args: self.args,
-            width: 0,
-        };
+    async fn print(mut self, output: &mut Output) -> anyhow::Result<()> {
+        let mut printer = Printer::new(self.args);
         while let Some(lines) = self.lines.next().await? {
-            printer.print(&lines, output)?;
+            let look = output.look;
+            printer.print(&lines, look, |_, text| output.line(text))?;
+            output.flush()?;
         }
+        Ok(())
+    }
+
+    /// The same, on a thread of its own: whoever waits for this goes on, while nobody reads what is printed. Lines go to the standard
+    /// stream that their app names, and to standard output if it names none.
+    pub(super) async fn print_aside(mut self) -> anyhow::Result<()> {
+        let (parts, mut inbox) = mpsc::channel::<Vec<u8>>(PARTS);
+        let (done, printed) = oneshot::channel();
+        let mut streams = Streams::open(Printer::new(self.args))?;
+        let printing = move || {
+            let mut result = Ok(());
+            while let (Ok(()), Some(lines)) = (&result, inbox.blocking_recv()) {
+                result = streams.print(&lines);
+            }
+            // Nobody waits any more when the command ends.
+            let _ = done.send(result);
+        };
+        thread::Builder::new()
+            .name("rpm-print".to_owned())
+            .spawn(printing)?;
+        while let Some(lines) = self.lines.next().await? {
+            if parts.send(lines).await.is_err() {
+                break;
+            }
+        }
+        drop(parts);
+        printed.await.unwrap_or_else(|_| bail!("printing has ended"))
+    }
+}
+
+/// The standard streams for another thread: the command holds the lock of its own.
+struct Streams {
+    printer: Printer,
+    out: BufWriter<File>,
+    err: BufWriter<File>,
+}
+
+impl Streams {
+    fn open(printer: Printer) -> std::io::Result<Streams> {
+        let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(File::from);
+        Ok(Streams {
+            printer,
+            out: BufWriter::new(own(std::io::stdout().as_fd())?),
+            err: BufWriter::new(own(std::io::stderr().as_fd())?),
+        })
+    }
+
+    fn print(&mut self, lines: &[u8]) -> anyhow::Result<()> {
+        let Streams { printer, out, err } = self;
+        printer.print(lines, render::Look::Plain, |line, text| {
+            let to = match line.to {
+                Some(Stream::Err) => &mut *err,
+                Some(Stream::Out) | None => &mut *out,
+            };
+            Ok(writeln!(to, "{text}")?)
+        })?;
+        out.flush()
+            .and_then(|()| err.flush())
+            .map_err(OutputError::from)?;
         Ok(())
     }
 }
@@ -63,14 +139,23 @@ fn path(args: &LogsArgs) -> String {
 }
 
 /// Prints lines as they are wanted.
-struct Printer<'a> {
-    args: &'a LogsArgs,
+struct Printer {
+    args: LogsArgs,
     width: usize,
 }
 
-impl Printer<'_> {
+impl Printer {
+    fn new(args: LogsArgs) -> Printer {
+        Printer { args, width: 0 }
+    }
+
     /// What the daemon has sent: whole lines, each an object.
-    fn print(&mut self, lines: &[u8], output: &mut Output) -> anyhow::Result<()> {
+    fn print(
+        &mut self,
+        lines: &[u8],
+        look: render::Look,
+        mut write: impl FnMut(&LogLine, String) -> Result<(), OutputError>,
+    ) -> anyhow::Result<()> {
         for line in lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             let line: LogLine = serde_json::from_slice(line).context("the daemon sent no log line")?;
             let unwanted = match line.stream {
@@ -79,14 +164,14 @@ impl Printer<'_> {
             };
             if !unwanted {
                 self.width = render::origin_width(self.width, &line);
-                output.line(self.text(&line, &Zoned::now(), output.look))?;
+                write(&line, self.text(&line, &Zoned::now(), look))?;
             }
         }
-        Ok(output.flush()?)
+        Ok(())
     }
 
     fn text(&self, line: &LogLine, now: &Zoned, look: render::Look) -> String {
-        let args = self.args;
+        let args = &self.args;
         let time = |usual: &str| format_time(args.timestamp.as_deref().unwrap_or(usual), now);
         let kind = match line.stream {
             Stream::Out => "out",
@@ -144,7 +229,7 @@ mod tests {
             to: None,
         };
         let now = "2026-03-05T14:07:09.042+01:00[Europe/Berlin]".parse().unwrap();
-        Printer { args, width: 0 }.text(&line, &now, render::Look::Plain)
+        Printer::new(args.clone()).text(&line, &now, render::Look::Plain)
     }
 
     #[test]

@@ -22,8 +22,6 @@ const LOOKS: u32 = 4;
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// After the daemon has ended, for its last lines.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
-/// Lines that may be printed before they are followed.
-const EARLY_LINES: u32 = 1000;
 
 /// No app runs any more.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +44,14 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     }
     // Standard output is for what the apps print.
     be_silent();
-    let ended = match start::start(&start_args, output).await {
-        Ok(()) => watch(args, &home, output).await,
+    let mut asked = pin!(until_asked()?);
+    let started = tokio::select! {
+        biased;
+        () = &mut asked => return end_daemon(&home).await,
+        started = start::start(&start_args, output) => started,
+    };
+    let ended = match started {
+        Ok(()) => watch(args, &home, asked).await,
         Err(error) => Err(error),
     };
     end_daemon(&home).await?;
@@ -62,17 +66,15 @@ async fn end_daemon(home: &Home) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what the apps say, to the last word, which they say when they are told to end.
-async fn watch(args: &RuntimeArgs, home: &Home, output: &mut Output) -> anyhow::Result<()> {
+/// Prints what the apps say, to the last word, which they say when they are told to end. A signal is heard whether that is read or not.
+async fn watch(args: &RuntimeArgs, home: &Home, asked: impl Future<Output = ()>) -> anyhow::Result<()> {
     let follow = LogsArgs {
-        lines: EARLY_LINES,
         raw: !args.json && !args.format,
         json: args.json,
         format: args.format,
         ..LogsArgs::default()
     };
-    let asked = until_asked()?;
-    let mut printed = pin!(LogStream::open(&follow).await?.print(output));
+    let mut printed = pin!(LogStream::open_fresh(&follow).await?.print_aside());
     let ended = tokio::select! {
         printed = &mut printed => {
             printed.context("the output of the apps cannot be followed any more")?;

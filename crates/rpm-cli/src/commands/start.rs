@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{anyhow, bail};
 use rpm_spec::AppOptions;
 use rpm_wire::api::{
-    AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, ExecMode, Known, Plan, PlanRequest, StartRequest,
-    Status,
+    AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, ExecMode, Known, LogTarget, Plan, PlanRequest,
+    StartRequest, Status,
 };
 
 use super::changes::{self, How};
@@ -147,6 +147,7 @@ async fn start_script(
             );
         }
     }
+    warn_of_standard_streams(&spec);
     if args.dry_run {
         return apply(vec![spec], ApplyMode::Restart, (true, false), output).await;
     }
@@ -192,6 +193,22 @@ pub(super) async fn by_script(targets: Vec<String>) -> anyhow::Result<Vec<String
     Ok(found)
 }
 
+/// In the background there are none.
+fn warn_of_standard_streams(spec: &AppSpec) {
+    let logs = &spec.logs;
+    for target in [Some(&logs.out), Some(&logs.err), logs.both.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        if let (LogTarget::File(path), Some(_)) = (target, target.standard_stream()) {
+            tell(format!(
+                "warning: {}: {path} is written to by `runtime` alone; see the lines with `logs`",
+                spec.name
+            ));
+        }
+    }
+}
+
 fn free_name(name: &str, known: &[Known]) -> String {
     let taken = |name: &String| known.iter().any(|process| &process.name == name);
     let numbered = (2..).map(|number| format!("{name}-{number}"));
@@ -205,6 +222,7 @@ pub(super) async fn apply(
     (dry_run, wait): (bool, bool),
     output: &mut Output,
 ) -> anyhow::Result<()> {
+    apps.iter().for_each(warn_of_standard_streams);
     let plans: Vec<Plan> = session()
         .await?
         .post("/v1/plan", &PlanRequest { apps: apps.clone() })

@@ -1,0 +1,115 @@
+//! `runtime`: what a container prints, and how it ends.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rpm_e2e::ask::BOUND;
+use rpm_e2e::place::Place;
+use rpm_testkit::{Rpm, wait_until};
+
+/// Prints, and has a last word that does not end its line.
+const APP: &str = "console.log('up'); setInterval(() => {}, 1000);
+    process.on('SIGINT', () => process.stdout.write('bye', () => process.exit(0)));";
+
+fn runtime(rpm: &Rpm, place: &Place, args: &[&str]) -> Child {
+    let mut command: Command = rpm.command(["runtime"].iter().chain(args));
+    command
+        .current_dir(place.path())
+        .env("PWD", place.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().expect("it runs")
+}
+
+fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is there");
+}
+
+fn wait_for_output(rpm: &Rpm, name: &str, length: usize) {
+    let written = || rpm.output(name, "out", None).len();
+    wait_until("it has printed", BOUND, written, |written| *written >= length);
+}
+
+#[test]
+fn each_run_prints_its_own_lines_once_and_to_the_last_word() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", APP);
+    let mut length = 0;
+    for run in 0..2 {
+        let running = runtime(&rpm, &place, &["app.js"]);
+        wait_for_output(&rpm, "app", length + "up\n".len());
+        terminate(&running);
+        let output = running.wait_with_output().expect("it ends");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(printed, "up\nbye\n", "run {run}");
+        length = rpm.output("app", "out", None).len();
+    }
+}
+
+#[test]
+fn whoever_does_not_read_does_not_delay_the_end() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write(
+        "app.js",
+        "process.stdout.write(`${'x'.repeat(127)}\\n`.repeat(16 * 1024)); setInterval(() => {}, 1000);
+         process.on('SIGINT', () => { require('fs').writeFileSync('told', ''); process.exit(0); });",
+    );
+    let mut running = runtime(&rpm, &place, &["app.js"]);
+    wait_for_output(&rpm, "app", 128 * 16 * 1024);
+    let asked = Instant::now();
+    terminate(&running);
+    let told = || place.path().join("told").exists();
+    wait_until("the app is told", Duration::from_secs(5), told, |told| *told);
+    let ended = || running.try_wait().expect("it can be waited for");
+    let status = wait_until("it ends", BOUND, ended, Option::is_some);
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    // What `docker stop` waits before it kills.
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn files_named_like_the_standard_streams_are_the_streams_of_the_foreground() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write(
+        "app.js",
+        "console.log('to out'); console.error('to err'); setInterval(() => {}, 1000);
+         process.on('SIGINT', () => process.exit(0));",
+    );
+    place.write(
+        "ecosystem.config.js",
+        "module.exports = { apps: [{ name: 'app', script: 'app.js', out_file: '/dev/stdout', error_file: '/dev/stderr' }] };",
+    );
+    let running = runtime(&rpm, &place, &["ecosystem.config.js"]);
+    let written = || rpm.output("app", "error", None);
+    wait_until("it has printed", BOUND, written, |text| text == b"to err\n");
+    terminate(&running);
+    let output = running.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "to out\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "to err\n");
+    let daemon_log = rpm.log();
+    assert!(
+        !daemon_log.contains("to out") && !daemon_log.contains("to err"),
+        "{daemon_log}"
+    );
+    // In the background nobody has such streams: the lines are kept as usual, and the user hears it.
+    let started = place.ok(&rpm, ["start", "ecosystem.config.js"]);
+    assert!(started.stderr.contains("/dev/stdout"), "{started:?}");
+    let lines = || rpm.ok(["logs", "--nostream", "--raw", "--lines", "1"]);
+    wait_until("each line once", BOUND, lines, |lines| {
+        lines == "to out\nto err\n"
+    });
+}
+
+#[test]
+fn the_daemons_log_is_bounded() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let log = rpm.home().join("rpm.log");
+    let line = format!("{}\n", "o".repeat(1023));
+    std::fs::write(&log, line.repeat(10 * 1024)).expect("a large log");
+    place.write("app.js", APP);
+    place.ok(&rpm, ["start", "app.js"]);
+    assert!(rpm.log().len() < 100 * 1024 && rpm.log().contains("serving"));
+    let before = std::fs::metadata(log.with_extension("log.1")).expect("the one before");
+    assert!(before.len() >= 10 << 20);
+}
