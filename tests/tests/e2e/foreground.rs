@@ -69,6 +69,48 @@ fn whoever_does_not_read_does_not_delay_the_end() {
 }
 
 #[test]
+fn the_end_of_the_last_app_does_not_wait_for_a_reader() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write(
+        "app.js",
+        "process.stdout.write(`${'x'.repeat(127)}\n`.repeat(16 * 1024));",
+    );
+    // As under a container's runtime: one reader for both, which has stopped.
+    let (_reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = rpm.command(["runtime", "app.js", "--no-autorestart"]);
+    command
+        .current_dir(place.path())
+        .stdout(writer.try_clone().expect("a descriptor"))
+        .stderr(writer);
+    let mut running = command.spawn().expect("it runs");
+    let ended = || running.try_wait().expect("it can be waited for");
+    let status = wait_until("it ends", BOUND, ended, Option::is_some);
+    assert_eq!(status.and_then(|status| status.code()), Some(2));
+}
+
+#[test]
+fn a_signal_that_comes_during_the_start_is_heard() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", APP);
+    // It is read until the test lets it.
+    place.write(
+        "ecosystem.config.js",
+        "const { existsSync, writeFileSync } = require('fs');
+         writeFileSync(`${__dirname}/reading`, '');
+         while (!existsSync(`${__dirname}/go`)) {}
+         module.exports = { apps: [{ name: 'app', script: 'app.js' }] };",
+    );
+    let running = runtime(&rpm, &place, &["ecosystem.config.js"]);
+    let reading = || place.path().join("reading").exists();
+    wait_until("the file is read", BOUND, reading, |reading| *reading);
+    terminate(&running);
+    place.write("go", "");
+    let output = running.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(!rpm.home().join("rpm.sock").exists(), "no daemon is left");
+}
+
+#[test]
 fn files_named_like_the_standard_streams_are_the_streams_of_the_foreground() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write(

@@ -5,11 +5,18 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rpm_wire::api::ApiError;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::http::RequestError;
 
 /// Only data and errors are wanted.
 static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// A reader of standard error has so long to make room.
+const READ_WITHIN: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// From now on [`tell`] says nothing.
 pub(super) fn be_silent() {
@@ -28,9 +35,15 @@ pub(crate) fn tell(text: impl Display) {
     }
 }
 
-/// Writes a line to standard error; nobody is left to be told that it is closed.
+/// Writes a line to standard error; nobody is left to be told that it is closed. A command that only ends what it was for does not wait
+/// for a reader that has stopped.
 pub(super) fn complain(text: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let stderr = std::io::stderr();
+    let mut room = [PollFd::new(&stderr, PollFlags::OUT)];
+    if is_silent() && rustix::event::poll(&mut room, Some(&READ_WITHIN)) == Ok(0) {
+        return;
+    }
+    let _ = writeln!(&stderr, "{text}");
 }
 
 /// What failed and why, what to do, and the last lines of the worker that failed.

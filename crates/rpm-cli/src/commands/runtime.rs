@@ -44,13 +44,9 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     }
     // Standard output is for what the apps print.
     be_silent();
-    let mut asked = pin!(until_asked()?);
-    let started = tokio::select! {
-        biased;
-        () = &mut asked => return end_daemon(&home).await,
-        started = start::start(&start_args, output) => started,
-    };
-    let ended = match started {
+    // A signal that comes while they are started is heard when they are: none is left behind half started.
+    let asked = until_asked()?;
+    let ended = match start::start(&start_args, output).await {
         Ok(()) => watch(args, &home, asked).await,
         Err(error) => Err(error),
     };
