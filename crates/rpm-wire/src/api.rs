@@ -421,6 +421,9 @@ pub struct LogLine {
     /// The file is that of several processes, and does not say whose the line is: `id` is one of them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared: bool,
+    /// When it was written, in milliseconds since 1970; `None`: that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_ms: Option<u64>,
     /// The standard stream that the app names in the place of a file: `runtime` prints the line there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Stream>,

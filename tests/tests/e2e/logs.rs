@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, workers};
@@ -104,6 +104,7 @@ fn the_last_lines_are_shown_behind_their_origin() {
         stream,
         line: line.to_owned(),
         shared: false,
+        time_ms: None,
         to: None,
     };
     assert_eq!(lines, [line(Stream::Out, "three"), line(Stream::Err, "broken")]);
@@ -256,4 +257,41 @@ fn a_file_of_several_instances_is_shown_once() {
         rpm.ok(["logs", "1", "--nostream", "--lines", "1"]),
         "say | second\n"
     );
+}
+
+#[test]
+fn past_lines_have_the_time_and_the_order_of_their_writing() {
+    let (rpm, port) = saying();
+    let now = || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        u64::try_from(since.as_millis()).expect("a time")
+    };
+    let pass = |since: u64| wait_until("time passes", BOUND, now, |now| *now > since + 2);
+    let mut spoken = Vec::new();
+    for (stream, text) in [("out", "one"), ("err", "two"), ("out", "three"), ("err", "four")] {
+        let before = now();
+        say(&port, &format!("{stream}={text}"));
+        let written = || rpm.ok(["logs", "--nostream", "--raw", "--lines", "1"]);
+        wait_until("it is written", BOUND, written, |shown| shown.contains(text));
+        spoken.push((text, before..=now()));
+        // The next one is of a later time, and so is what is asked below.
+        pass(now());
+    }
+    assert_eq!(rpm.ok(["logs", "--nostream", "--raw"]), "one\ntwo\nthree\nfour\n");
+    let answer = rpm.api("GET", "/v1/logs?lines=9", "");
+    let lines = answer
+        .body
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line"));
+    let lines: Vec<LogLine> = lines.collect();
+    for (line, (text, when)) in lines.iter().zip(&spoken) {
+        let time = line.time_ms.expect("its time");
+        assert!(line.line == *text && when.contains(&time), "{line:?}, {when:?}");
+    }
+    // Of what somebody else has written nobody knows the time.
+    let file = rpm.home().join("logs/say-out-0.log");
+    fs::remove_file(rpm.home().join("logs/.say-out-0.log.times")).expect("the index");
+    fs::write(&file, "found\n").expect("the file");
+    let shown = rpm.ok(["logs", "--nostream", "--raw", "--timestamp=YYYY"]);
+    assert!(shown.starts_with("-: found\n20"), "{shown}");
 }

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::thread;
 
 use anyhow::{Context as _, bail};
-use jiff::Zoned;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use rpm_wire::api::{LogLine, Stream};
 use rpm_wire::dayjs::format_time;
 use serde_json::{Value, json};
@@ -17,6 +18,9 @@ use crate::args::LogsArgs;
 use crate::http::{Lines, Session, percent_encoded};
 use crate::output::{Output, OutputError};
 use crate::render;
+
+/// In the place of a time that is not known.
+const UNKNOWN: &str = "-";
 
 /// Of what has no other format.
 const ISO: &str = "YYYY-MM-DDTHH:mm:ss.SSSZ";
@@ -142,11 +146,16 @@ fn path(args: &LogsArgs) -> String {
 struct Printer {
     args: LogsArgs,
     width: usize,
+    zone: TimeZone,
 }
 
 impl Printer {
     fn new(args: LogsArgs) -> Printer {
-        Printer { args, width: 0 }
+        Printer {
+            args,
+            width: 0,
+            zone: TimeZone::system(),
+        }
     }
 
     /// What the daemon has sent: whole lines, each an object.
@@ -164,27 +173,31 @@ impl Printer {
             };
             if !unwanted {
                 self.width = render::origin_width(self.width, &line);
-                write(&line, self.text(&line, &Zoned::now(), look))?;
+                write(&line, self.text(&line, look))?;
             }
         }
         Ok(())
     }
 
-    fn text(&self, line: &LogLine, now: &Zoned, look: render::Look) -> String {
+    fn text(&self, line: &LogLine, look: render::Look) -> String {
         let args = &self.args;
-        let time = |usual: &str| format_time(args.timestamp.as_deref().unwrap_or(usual), now);
+        let written = line.time_ms.and_then(|ms| self.zoned(ms));
+        let time = |usual: &str| {
+            let format = args.timestamp.as_deref().unwrap_or(usual);
+            written.as_ref().map(|written| format_time(format, written))
+        };
         let kind = match line.stream {
             Stream::Out => "out",
             Stream::Err => "error",
         };
         if args.json {
-            return object(line, &time(ISO)).to_string();
+            return object(line, time(ISO).as_deref()).to_string();
         }
         if args.format {
             let LogLine { id, name, line, .. } = line;
             return format!(
                 "timestamp={} app={name} id={id} type={kind} message={line}",
-                time(ISO)
+                time(ISO).as_deref().unwrap_or(UNKNOWN)
             );
         }
         let text = if args.raw {
@@ -197,14 +210,19 @@ impl Printer {
             _ => text,
         };
         match &args.timestamp {
-            Some(format) => format!("{}: {text}", format_time(format, now)),
+            Some(format) => format!("{}: {text}", time(format).as_deref().unwrap_or(UNKNOWN)),
             None => text,
         }
+    }
+
+    fn zoned(&self, ms: u64) -> Option<Zoned> {
+        let time = Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
+        Some(time.to_zoned(self.zone.clone()))
     }
 }
 
 /// The line as this program has it, and with the names that PM2 gives its parts.
-fn object(line: &LogLine, time: &str) -> Value {
+fn object(line: &LogLine, time: Option<&str>) -> Value {
     let kind = match line.stream {
         Stream::Out => "out",
         Stream::Err => "err",
@@ -220,16 +238,53 @@ mod tests {
     use super::*;
 
     fn shown(args: &LogsArgs) -> String {
+        // 2026-03-05T13:07:09.042Z.
+        shown_at(args, Some(1_772_716_029_042))
+    }
+
+    fn shown_at(args: &LogsArgs, time_ms: Option<u64>) -> String {
         let line = LogLine {
             id: 3,
             name: "web".to_owned(),
             stream: Stream::Err,
             line: "it failed".to_owned(),
             shared: false,
+            time_ms,
             to: None,
         };
-        let now = "2026-03-05T14:07:09.042+01:00[Europe/Berlin]".parse().unwrap();
-        Printer::new(args.clone()).text(&line, &now, render::Look::Plain)
+        let printer = Printer {
+            zone: TimeZone::fixed(jiff::tz::offset(1)),
+            ..Printer::new(args.clone())
+        };
+        printer.text(&line, render::Look::Plain)
+    }
+
+    #[test]
+    fn a_time_that_is_not_known_is_not_made_up() {
+        let usual = LogsArgs::default;
+        let line = |args: LogsArgs| shown_at(&args, None);
+        assert_eq!(
+            line(LogsArgs {
+                raw: true,
+                timestamp: Some("HH:mm".to_owned()),
+                ..usual()
+            }),
+            "-: it failed"
+        );
+        assert!(
+            line(LogsArgs {
+                format: true,
+                ..usual()
+            })
+            .starts_with("timestamp=- app=web")
+        );
+        assert!(
+            line(LogsArgs {
+                json: true,
+                ..usual()
+            })
+            .contains("\"timestamp\":null")
+        );
     }
 
     #[test]

@@ -308,6 +308,7 @@ mod tests {
                 stream: Stream::Out,
                 line: format!("{number}\u{1b}[2J"),
                 shared: false,
+                time_ms: None,
                 to: None,
             }));
         }

@@ -208,6 +208,7 @@ fn log_lines_align_and_show_their_stream() {
         stream,
         line: "hello".into(),
         shared: false,
+        time_ms: None,
         to: None,
     };
     let (short, long) = (line(0, "web", Stream::Out), line(12, "worker", Stream::Err));

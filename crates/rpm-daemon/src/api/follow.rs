@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
 use crate::logs::tail::Follower;
+use crate::logs::times::now_ms;
 use crate::outputs;
 use crate::supervisor::{Handle, Supervisor};
 
@@ -37,6 +38,7 @@ pub(super) struct Wish {
 const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// One file and whose lines are in it.
+#[derive(Clone)]
 struct Origin {
     id: u32,
     name: String,
@@ -50,6 +52,9 @@ struct Origin {
     start: u64,
 }
 
+/// A line, behind its time in milliseconds since 1970 if that is known.
+type Timed = (Option<u64>, String);
+
 /// Which lines of the past are wanted.
 #[derive(Clone, Copy)]
 enum Past {
@@ -60,7 +65,7 @@ enum Past {
 }
 
 impl Past {
-    fn of(self, origin: &Origin) -> (Vec<String>, Follower) {
+    fn of(self, origin: &Origin) -> (Vec<Timed>, Follower) {
         match self {
             Past::Last(lines) => Follower::start(&origin.path, lines),
             Past::Fresh => (Vec::new(), Follower::start_at(&origin.path, origin.start)),
@@ -108,12 +113,8 @@ async fn origins(
 
 async fn send(origins: Vec<Origin>, past: Past, followed: Option<Followed>, sender: mpsc::Sender<Bytes>) {
     let mut followers = VecDeque::new();
-    for origin in origins {
-        let (last, follower) = past.of(&origin);
-        if sender.send(encode(&origin, last)).await.is_err() {
-            return;
-        }
-        followers.push_back((origin, follower));
+    if begin(origins, past, &mut followers, &sender).await.is_err() {
+        return;
     }
     let Some(mut followed) = followed else { return };
     let mut look: Option<Instant> = None;
@@ -122,7 +123,7 @@ async fn send(origins: Vec<Origin>, past: Past, followed: Option<Followed>, send
         for (origin, follower) in &mut followers {
             let (lines, more) = follower.more();
             again |= more;
-            if !lines.is_empty() && sender.send(encode(origin, lines)).await.is_err() {
+            if !lines.is_empty() && sender.send(encode(origin, now(lines))).await.is_err() {
                 return;
             }
         }
@@ -139,12 +140,9 @@ async fn send(origins: Vec<Origin>, past: Past, followed: Option<Followed>, send
             }
             () = due(look) => {
                 look = None;
-                for origin in followed.others(&followers).await {
-                    let (last, follower) = past.of(&origin);
-                    if sender.send(encode(&origin, last)).await.is_err() {
-                        return;
-                    }
-                    followers.push_back((origin, follower));
+                let others = followed.others(&followers).await;
+                if begin(others, past, &mut followers, &sender).await.is_err() {
+                    return;
                 }
             }
             () = sender.closed() => return,
@@ -152,12 +150,40 @@ async fn send(origins: Vec<Origin>, past: Past, followed: Option<Followed>, send
     }
 }
 
+/// Sends the past of files that are followed from now on: the lines of a process in the order of their times.
+async fn begin(
+    origins: Vec<Origin>,
+    past: Past,
+    followers: &mut VecDeque<(Origin, Follower)>,
+    sender: &mpsc::Sender<Bytes>,
+) -> Result<(), mpsc::error::SendError<Bytes>> {
+    for streams in origins.chunk_by(|one, other| one.id == other.id) {
+        let mut lines = Vec::new();
+        for origin in streams {
+            let (last, follower) = past.of(origin);
+            lines.extend(last.into_iter().map(|line| (line.0, encode(origin, vec![line]))));
+            followers.push_back((origin.clone(), follower));
+        }
+        // Those of which no time is known are the oldest, and stay as they are.
+        lines.sort_by_key(|(time, _)| *time);
+        let lines: Vec<Bytes> = lines.into_iter().map(|(_, line)| line).collect();
+        sender.send(lines.concat().into()).await?;
+    }
+    Ok(())
+}
+
+/// What has just been written.
+fn now(lines: Vec<String>) -> Vec<Timed> {
+    let now = Some(now_ms());
+    lines.into_iter().map(|line| (now, line)).collect()
+}
+
 /// Sends what is left.
 async fn finish(followers: &mut VecDeque<(Origin, Follower)>, sender: &mpsc::Sender<Bytes>) {
     for (origin, follower) in followers {
         loop {
             let (lines, more) = follower.more();
-            if !lines.is_empty() && sender.send(encode(origin, lines)).await.is_err() {
+            if !lines.is_empty() && sender.send(encode(origin, now(lines))).await.is_err() {
                 return;
             }
             if !more {
@@ -165,7 +191,7 @@ async fn finish(followers: &mut VecDeque<(Origin, Follower)>, sender: &mpsc::Sen
             }
         }
         let rest = follower.rest();
-        if !rest.is_empty() && sender.send(encode(origin, rest)).await.is_err() {
+        if !rest.is_empty() && sender.send(encode(origin, now(rest))).await.is_err() {
             return;
         }
     }
@@ -190,15 +216,16 @@ impl Followed {
     }
 }
 
-fn encode(origin: &Origin, lines: Vec<String>) -> Bytes {
+fn encode(origin: &Origin, lines: Vec<Timed>) -> Bytes {
     let mut bytes = Vec::new();
-    for text in lines {
+    for (time_ms, text) in lines {
         bytes.extend(line(&LogLine {
             id: origin.id,
             name: origin.name.clone(),
             stream: origin.stream,
             line: text,
             shared: origin.shared,
+            time_ms,
             to: origin.to,
         }));
     }

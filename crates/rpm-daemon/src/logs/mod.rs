@@ -11,6 +11,7 @@ mod sink;
 mod stamp;
 mod stream;
 pub mod tail;
+pub(crate) mod times;
 mod underway;
 
 pub use stamp::Style;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rpm_sys::oneshot::Poller;
 use tracing::warn;
 
+use super::times::{self, Clock, now_ms};
 use super::{Limit, aside};
 use crate::home::{PATIENT, private_file};
 
@@ -37,6 +38,7 @@ struct Sink {
     lost: u64,
     /// The stream that has written last, if that was no end of a line.
     unfinished: Option<u64>,
+    clock: Clock,
 }
 
 impl Sinks {
@@ -109,6 +111,7 @@ impl Sinks {
         if let Err(error) = aside::put_aside(path, keep) {
             warn!(path = %path.display(), %error, "cannot put a log aside; it goes on growing");
         }
+        times::forget(path);
         // Who looks for it finds it.
         drop(private_file(path));
         if let Some(sink) = self.by_path.get_mut(path) {
@@ -126,7 +129,7 @@ impl Sinks {
 pub(super) fn empty(path: &Path) {
     let opened = OpenOptions::new().write(true).custom_flags(PATIENT).open(path);
     let emptied = opened.and_then(|file| match file.metadata()?.is_file() {
-        true => file.set_len(0),
+        true => file.set_len(0).map(|()| times::forget(path)),
         false => Ok(()),
     });
     let nothing = |error: &io::Error| {
@@ -149,6 +152,7 @@ impl Sink {
             waiting: Vec::new(),
             lost: 0,
             unfinished: None,
+            clock: Clock::default(),
         }
     }
 
@@ -206,6 +210,9 @@ impl Sink {
             self.put(b"\n");
         }
         self.unfinished = (*last != b'\n').then_some(by);
+        if let Some(length) = self.length() {
+            self.clock.note(&self.path, length, now_ms());
+        }
         self.put(bytes);
     }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::aside;
+use super::times::Times;
 use crate::home::PATIENT;
 
 /// How far back the last lines are looked for, and the longest line that is shown whole.
@@ -18,9 +19,8 @@ const ASIDE_LIMIT: u32 = 100;
 /// A file that cannot be read has none.
 #[must_use]
 pub fn last_lines(path: &Path, from: u64, count: usize) -> Vec<String> {
-    read_end(path, from, count)
-        .map(|(lines, _)| lines)
-        .unwrap_or_default()
+    let (lines, _) = read_end(path, from, count).unwrap_or_default();
+    lines.into_iter().map(|(_, line)| line).collect()
 }
 
 /// The size of a file in bytes; 0 if there is none.
@@ -39,13 +39,19 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Starts at the end of the file, and returns its last `count` lines.
+    /// Starts at the end of the file, and returns its last `count` lines, each behind its time in milliseconds since 1970 if that is
+    /// known.
     #[must_use]
-    pub fn start(path: &Path, count: usize) -> (Vec<String>, Follower) {
+    pub fn start(path: &Path, count: usize) -> (Vec<(Option<u64>, String)>, Follower) {
         let inode = std::fs::metadata(path).ok().map(|meta| meta.ino());
         let (lines, offset) = read_end(path, 0, count).unwrap_or_default();
+        let times = match lines.is_empty() {
+            true => Times::default(),
+            false => Times::read(path),
+        };
+        let timed = lines.into_iter().map(|(offset, line)| (times.at(offset), line));
         (
-            lines,
+            timed.collect(),
             Follower {
                 path: path.to_owned(),
                 offset,
@@ -162,7 +168,8 @@ fn split(bytes: &[u8]) -> Vec<String> {
         .collect()
 }
 
-fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<String>, u64)> {
+/// The last lines, each behind its offset, and where they end.
+fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<(u64, String)>, u64)> {
     let (mut file, _, end) = opened(path)?;
     // One that is shorter was put aside since.
     let from = if from > end { 0 } else { from };
@@ -170,12 +177,22 @@ fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<String>, u6
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(end - start).read_to_end(&mut bytes)?;
-    let mut lines = split(&bytes);
+    let mut offset = start;
+    let parts = bytes.split_inclusive(|byte| *byte == b'\n');
+    let mut lines: Vec<(u64, &[u8])> = parts
+        .map(|part| {
+            let begin = offset;
+            offset += part.len() as u64;
+            (begin, part.strip_suffix(b"\n").unwrap_or(part))
+        })
+        .collect();
     if start > from && lines.len() > 1 {
         lines.remove(0);
     }
     let surplus = lines.len().saturating_sub(count);
-    Ok((lines.split_off(surplus), start + bytes.len() as u64))
+    let last = lines.split_off(surplus).into_iter();
+    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+    Ok((last.map(|(offset, line)| (offset, text(line))).collect(), offset))
 }
 
 #[cfg(test)]
@@ -203,7 +220,7 @@ mod tests {
         let path = scratch("follow");
         std::fs::write(&path, "a\nb\n").unwrap();
         let (lines, mut follower) = Follower::start(&path, 1);
-        assert_eq!(lines, ["b"]);
+        assert_eq!(lines, [(None, "b".to_owned())]);
         let append = |text: &str| {
             let mut file = OpenOptions::new().append(true).open(&path).unwrap();
             io::Write::write_all(&mut file, text.as_bytes()).unwrap();

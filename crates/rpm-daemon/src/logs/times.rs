@@ -1,0 +1,150 @@
+//! When what is in a log was written: an index beside the file, whose own format is PM2's and has no place for it.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::home::private_file;
+
+/// An offset in the log, and the time of what begins there in milliseconds since 1970; native byte order: it is read on this machine.
+const RECORD: usize = 16;
+/// The older half of an index that has become so long is dropped.
+const INDEX_BYTES: u64 = 256 * 1024;
+
+/// `.<log>.times`: watching passes over what begins with a dot.
+fn index_of(log: &Path) -> PathBuf {
+    let name = log.file_name().unwrap_or_default().to_string_lossy();
+    log.with_file_name(format!(".{name}.times"))
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Writes the index of one log.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    last: Option<(u64, u64)>,
+}
+
+impl Clock {
+    /// What comes at `offset` is written at `now`. What comes in the same millisecond needs no record.
+    pub(super) fn note(&mut self, log: &Path, offset: u64, now: u64) {
+        let known = |(before, at)| at == now && before <= offset;
+        if !self.last.is_some_and(known) {
+            self.last = Some((offset, now));
+            // Without a record the time is not known, and not shown.
+            let _ = append(&index_of(log), (offset, now));
+        }
+    }
+}
+
+fn append(index: &Path, (offset, at): (u64, u64)) -> io::Result<()> {
+    let mut file = private_file(index)?;
+    if file.metadata()?.len() >= INDEX_BYTES {
+        let all = fs::read(index)?;
+        file.set_len(0)?;
+        file.write_all(&all[all.len() / RECORD / 2 * RECORD..])?;
+    }
+    let mut record = [0; RECORD];
+    record[..8].copy_from_slice(&offset.to_ne_bytes());
+    record[8..].copy_from_slice(&at.to_ne_bytes());
+    file.write_all(&record)
+}
+
+/// The log is empty, or another file now.
+pub(super) fn forget(log: &Path) {
+    let _ = fs::remove_file(index_of(log));
+}
+
+/// The index of one log, as it was when it was read.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    /// Offsets rise.
+    records: Vec<(u64, u64)>,
+}
+
+impl Times {
+    /// Reads it; without an index no time is known.
+    pub(super) fn read(log: &Path) -> Times {
+        let index = index_of(log);
+        let is_index = |meta: fs::Metadata| meta.is_file() && meta.len() <= 2 * INDEX_BYTES;
+        if !index.metadata().is_ok_and(is_index) {
+            return Times::default();
+        }
+        let bytes = fs::read(index).unwrap_or_default();
+        let (fields, _) = bytes.as_chunks::<8>();
+        let number = |at: usize| u64::from_ne_bytes(fields[at]);
+        let mut records: Vec<(u64, u64)> = Vec::new();
+        for at in (0..fields.len() / 2).map(|record| record * 2) {
+            let record = (number(at), number(at + 1));
+            // Offsets fall where the file was emptied: what is before that is of lines that are gone.
+            if records.last().is_some_and(|last| last.0 > record.0) {
+                records.clear();
+            }
+            records.push(record);
+        }
+        Times { records }
+    }
+
+    /// When what begins at `offset` was written.
+    pub(super) fn at(&self, offset: u64) -> Option<u64> {
+        let after = self.records.partition_point(|record| record.0 <= offset);
+        after.checked_sub(1).map(|before| self.records[before].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_last_write_at_or_before() {
+        let log = std::env::temp_dir().join(format!("rpm-times-{}.log", std::process::id()));
+        assert_eq!(Times::read(&log).at(0), None, "without an index");
+        let mut clock = Clock::default();
+        for (offset, at) in [(10, 1000), (20, 1000), (30, 1001), (40, 1002)] {
+            clock.note(&log, offset, at);
+        }
+        let times = Times::read(&log);
+        let seen = [9, 10, 29, 30, 39, 40, 99].map(|offset| times.at(offset));
+        let expected = [
+            None,
+            Some(1000),
+            Some(1000),
+            Some(1001),
+            Some(1001),
+            Some(1002),
+            Some(1002),
+        ];
+        assert_eq!(seen, expected);
+        // The file is emptied by somebody else, and written to in the same millisecond.
+        clock.note(&log, 0, 1002);
+        clock.note(&log, 7, 1003);
+        let times = Times::read(&log);
+        assert_eq!(
+            [0, 7, 50].map(|offset| times.at(offset)),
+            [Some(1002), Some(1003), Some(1003)]
+        );
+        forget(&log);
+        assert_eq!(Times::read(&log).at(50), None);
+    }
+
+    #[test]
+    fn an_index_keeps_its_newer_half() {
+        let log = std::env::temp_dir().join(format!("rpm-many-times-{}.log", std::process::id()));
+        let mut clock = Clock::default();
+        let records = INDEX_BYTES / RECORD as u64;
+        for number in 0..=records {
+            clock.note(&log, number, number + 1);
+        }
+        let times = Times::read(&log);
+        assert_eq!(times.at(records), Some(records + 1));
+        assert_eq!(times.at(records / 2), Some(records / 2 + 1));
+        assert_eq!(times.at(records / 2 - 1), None);
+        forget(&log);
+    }
+}
