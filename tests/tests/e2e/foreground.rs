@@ -8,8 +8,8 @@ use rpm_e2e::place::Place;
 use rpm_testkit::{Rpm, wait_until};
 
 /// Prints, and has a last word that does not end its line.
-const APP: &str = "console.log('up'); setInterval(() => {}, 1000);
-    process.on('SIGINT', () => process.stdout.write('bye', () => process.exit(0)));";
+const APP: &str = "process.on('SIGINT', () => process.stdout.write('bye', () => process.exit(0)));
+    console.log('up'); setInterval(() => {}, 1000);";
 
 fn runtime(rpm: &Rpm, place: &Place, args: &[&str]) -> Child {
     let mut command: Command = rpm.command(["runtime"].iter().chain(args));
@@ -42,7 +42,7 @@ fn each_run_prints_its_own_lines_once_and_to_the_last_word() {
         terminate(&running);
         let output = running.wait_with_output().expect("it ends");
         let printed = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(printed, "up\nbye\n", "run {run}");
+        assert_eq!(printed, "up\nbye\n", "run {run}\n{}", rpm.log());
         length = rpm.output("app", "out", None).len();
     }
 }
@@ -52,8 +52,8 @@ fn whoever_does_not_read_does_not_delay_the_end() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write(
         "app.js",
-        "process.stdout.write(`${'x'.repeat(127)}\\n`.repeat(16 * 1024)); setInterval(() => {}, 1000);
-         process.on('SIGINT', () => { require('fs').writeFileSync('told', ''); process.exit(0); });",
+        "process.on('SIGINT', () => { require('fs').writeFileSync('told', ''); process.exit(0); });
+         process.stdout.write(`${'x'.repeat(127)}\\n`.repeat(16 * 1024)); setInterval(() => {}, 1000);",
     );
     let mut running = runtime(&rpm, &place, &["app.js"]);
     wait_for_output(&rpm, "app", 128 * 16 * 1024);
@@ -115,8 +115,8 @@ fn files_named_like_the_standard_streams_are_the_streams_of_the_foreground() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write(
         "app.js",
-        "console.log('to out'); console.error('to err'); setInterval(() => {}, 1000);
-         process.on('SIGINT', () => process.exit(0));",
+        "process.on('SIGINT', () => process.exit(0));
+         console.log('to out'); console.error('to err'); setInterval(() => {}, 1000);",
     );
     place.write(
         "ecosystem.config.js",
