@@ -31,7 +31,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::{Client, Command, FileArgs, LogsArgs, StartArgs, Targets, grammar};
-use crate::connect::{connect, connect_or_start};
+use crate::connect::{Lost, connect, connect_or_start};
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
 use crate::output::{Output, OutputError};
@@ -207,11 +207,15 @@ async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::R
 
 /// A daemon that answers; it is started if none runs.
 async fn session() -> anyhow::Result<Session> {
+    session_that(Lost::Refuse).await
+}
+
+async fn session_that(lost: Lost) -> anyhow::Result<Session> {
     let home = Home::open(home_dir()?)?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let mut tries = READ_TRIES;
     loop {
-        match Session::open(connect_or_start(&home, &program).await?).await {
+        match Session::open(connect_or_start(&home, &program, lost).await?).await {
             Ok(session) => return greeted(session),
             Err(error) => once_more(error, &mut tries).await?,
         }
@@ -437,7 +441,7 @@ async fn kill() -> anyhow::Result<()> {
         return Ok(());
     }
     // One that died has left its workers: the next one takes them back, and ends them.
-    session().await?.kill().await?;
+    session_that(Lost::End).await?.kill().await?;
     tell("all apps and the daemon have ended");
     Ok(())
 }

@@ -22,6 +22,9 @@ pub const DAEMON: &str = "daemon";
 /// accepts connections. Anything else it writes there is the reason why it cannot.
 pub const DAEMON_READY: &str = "ready\n";
 
+/// Set in the environment of a daemon that is to end workers that it does not know.
+const END_LOST: &str = "RPM_END_LOST";
+
 /// For another client to finish starting the daemon, and for the daemon to accept. A start takes
 /// milliseconds; a machine that swaps gets some patience.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -60,6 +63,15 @@ pub(crate) enum ConnectError {
     NotReady(PathBuf),
 }
 
+/// What a daemon that is started does with workers of the one before that it does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It does not start, and says which they are.
+    Refuse,
+    /// It ends them.
+    End,
+}
+
 /// Connects to a daemon that runs; `None` if none does.
 pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, ConnectError> {
     use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
@@ -80,7 +92,11 @@ pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, ConnectEr
 
 /// Connects, and starts the daemon as `<program> daemon` if none runs. Of several clients that do so at the
 /// same time one starts it.
-pub(crate) async fn connect_or_start(home: &Home, program: &Path) -> Result<UnixStream, ConnectError> {
+pub(crate) async fn connect_or_start(
+    home: &Home,
+    program: &Path,
+    lost: Lost,
+) -> Result<UnixStream, ConnectError> {
     if let Some(stream) = connect(home).await? {
         return Ok(stream);
     }
@@ -92,7 +108,7 @@ pub(crate) async fn connect_or_start(home: &Home, program: &Path) -> Result<Unix
     if let Some(stream) = connect(home).await? {
         return Ok(stream);
     }
-    if let Err(error) = start(home, program).await {
+    if let Err(error) = start(home, program, lost).await {
         // Another daemon was there first, started by a client that is gone: it serves by now.
         return match (&error, connect(home).await?) {
             (ConnectError::Refused(_), Some(stream)) => Ok(stream),
@@ -131,8 +147,11 @@ async fn locked(home: &Home) -> Result<Turn, ConnectError> {
     }
 }
 
-async fn start(home: &Home, program: &Path) -> Result<(), ConnectError> {
+async fn start(home: &Home, program: &Path, lost: Lost) -> Result<(), ConnectError> {
     let mut command = Command::new(program);
+    if lost == Lost::End {
+        command.env(END_LOST, "1");
+    }
     if like_pm2() {
         command.env("RPM_COMPAT", "pm2");
     }

@@ -103,7 +103,9 @@ impl Home {
 
     /// Whether a daemon that is no more has left workers behind, or may have.
     pub(crate) fn has_workers_left(&self) -> bool {
-        self.root().join("state.json").exists()
+        ["state.json", "state.json.old"]
+            .iter()
+            .any(|name| self.root().join(name).exists())
     }
 
     /// Makes the directory (0700) if it is absent, and opens the file that start-ups of the daemon lock.

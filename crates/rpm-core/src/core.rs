@@ -136,6 +136,12 @@ impl Core {
         self.steering.eligible(group)
     }
 
+    /// Is this slot open?
+    #[must_use]
+    pub fn has_slot(&self, slot: SlotId) -> bool {
+        self.steering.slots.contains_key(&slot)
+    }
+
     /// Has this slot left steering, while clients that belong to its worker ([`Affinity`](crate::protocol::Affinity)) still go there?
     #[must_use]
     pub fn is_reserved(&self, slot: SlotId) -> bool {

@@ -93,6 +93,8 @@ pub struct WorkerView {
     pub online: bool,
     /// It is not ready, and nobody has told it to end.
     pub launching: bool,
+    /// It was told to end.
+    pub ending: bool,
     /// When its phase ends at the latest.
     pub until: Option<Tick>,
 }
@@ -283,6 +285,7 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         spawned: worker.spawned,
         online: worker.phase.is_online(),
         launching: matches!(worker.phase, Phase::Spawning { .. } | Phase::Launching { .. }),
+        ending: matches!(worker.phase, Phase::Stopping(_)),
         until: worker.phase.deadline(),
     }
 }

@@ -201,6 +201,10 @@ impl Supervisor {
                     .filter(|worker| worker.process().is_some_and(|process| is_agent(process, pid)))
                     .map(|w| w.id);
                 if let Some(worker) = worker {
+                    if let Some(held) = self.workers.get_mut(&worker) {
+                        held.agent_seen = true;
+                        self.store.changed();
+                    }
                     let agent = Agent {
                         worker,
                         to,

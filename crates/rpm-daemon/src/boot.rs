@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_sys::lock::LockFile;
-use rpm_sys::{daemonize, limits, memory, tree};
+use rpm_sys::{PidFd, Signal, daemonize, limits, memory, tree};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -48,6 +48,14 @@ pub enum BootError {
         /// Its pid, as it wrote it.
         pid: String,
     },
+    /// Workers run that nobody knows any more.
+    #[error(
+        "the state of the daemon before is damaged or gone, and {} of its processes run on, unknown to a new one (pids {}): \
+         they serve until they are ended; `rpm kill` ends them, `rpm resurrect` then starts what was saved",
+        .0.len(),
+        listed(.0)
+    )]
+    Lost(Vec<u32>),
     /// A step failed.
     #[error("cannot {step}")]
     Io {
@@ -59,16 +67,53 @@ pub enum BootError {
     },
 }
 
+/// Set by a command that ends everything: workers that nobody knows are ended, too.
+pub const END_LOST: &str = "RPM_END_LOST";
+
+/// Pids that are named; of others nobody reads.
+const NAMED: usize = 10;
+/// For processes to end that are killed.
+const KILLED_WITHIN: Duration = Duration::from_secs(5);
+
+fn listed(pids: &[u32]) -> String {
+    let named: Vec<String> = pids.iter().take(NAMED).map(u32::to_string).collect();
+    let more = if pids.len() > NAMED { ", …" } else { "" };
+    format!("{}{more}", named.join(", "))
+}
+
+/// Starts from nothing. Where workers run that nobody knows, a new daemon would share their ports with them.
+fn begin(home: &Home, logs: LogSink, child_nofile: limits::Rlimit) -> Result<Begun, BootError> {
+    let mut lost = state::lost(home);
+    if std::env::var_os(END_LOST).is_some() {
+        let deadline = Instant::now() + KILLED_WITHIN;
+        while !lost.is_empty() && Instant::now() < deadline {
+            for process in lost.iter().filter_map(|pid| PidFd::open(*pid).ok()) {
+                let _ = process.send_signal(Signal::KILL);
+            }
+            std::thread::sleep(RETRY_INTERVAL);
+            lost = state::lost(home);
+        }
+    }
+    if !lost.is_empty() {
+        return Err(BootError::Lost(lost));
+    }
+    Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))
+}
+
+type Begun = (Supervisor, tokio::sync::mpsc::Receiver<Event>);
+
 fn step(step: &'static str) -> impl FnOnce(io::Error) -> BootError {
     move |source| BootError::Io { step, source }
 }
 
-/// Runs the daemon of the directory `root` until it is told to stop. Prints `ready` on standard output
-/// when it accepts requests, and leaves the terminal then.
+/// Runs the daemon of the directory `root` until it is told to stop. Leaves the session of its terminal at once. Prints `ready` on standard
+/// output when it accepts requests, and lets go of that.
 ///
 /// # Errors
 /// It cannot start; nothing has been changed then.
 pub fn run(root: &Path) -> Result<(), BootError> {
+    // Before anything else: from here on a Ctrl-C is meant for the command that has started this daemon, and not for the apps.
+    daemonize::leave_session();
     memory::keep_one_heap();
     let passed = update::succession().map_err(step("take over from the binary before"))?;
     let own_limit = limits::raise_nofile();
@@ -197,7 +242,7 @@ async fn serve(
     let (mut supervisor, inbox) = match state::read(home) {
         Some(stored) => Supervisor::take_over(home.clone(), logs, child_nofile, stored)
             .map_err(step("take over from the daemon before"))?,
-        None => Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))?,
+        None => begin(home, logs, child_nofile)?,
     };
     let in_place = passed.is_some();
     let listener = match passed {
@@ -238,7 +283,7 @@ fn announce(log: &File) -> io::Result<()> {
     let mut stdout = io::stdout();
     // Whoever started the daemon may be gone already.
     let _ = stdout.write_all(b"ready\n").and_then(|()| stdout.flush());
-    daemonize::detach(Some(log.as_fd()))
+    daemonize::redirect_stdio(Some(log.as_fd()))
 }
 
 fn obey_signals(handle: &Handle) -> io::Result<()> {

@@ -142,7 +142,9 @@ impl Supervisor {
         }
         self.drains.refusing.insert(worker, keeps);
         let told = self.tell(worker, ToAgent::Refuse { keeps });
-        if !told && self.workers.get(&worker).map(|held| held.plane) != Some(Plane::Cluster) {
+        let waits = self.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster)
+            || self.agent_returns(worker);
+        if !told && !waits {
             // Its program knows by the signal how to stop, and by nothing else.
             self.drains.end(worker);
             return self.input(Input::DrainFailed { worker });
@@ -194,14 +196,18 @@ impl Supervisor {
         };
         let witness = match held.plane {
             Plane::Cluster => Witness::Expected,
+            Plane::Passed | Plane::Copies | Plane::Fork if self.agent_returns(worker) => Witness::Expected,
             Plane::Passed | Plane::Copies | Plane::Fork => Witness::Kernel,
         };
         self.drains.begin(worker, left, witness, RETURN_WITHIN);
     }
 
     fn agent_returns(&self, worker: WorkerId) -> bool {
-        let process = self.workers.get(&worker).and_then(|held| held.process());
-        process.is_some_and(|process| process.adopted) && self.has_agent(worker)
+        let Some(held) = self.workers.get(&worker) else {
+            return false;
+        };
+        let adopted = held.process().is_some_and(|process| process.adopted);
+        adopted && held.agent_seen && self.has_agent(worker)
     }
 
     /// An agent is there (again). If its worker drains it may not have heard of that.

@@ -156,7 +156,7 @@ impl Supervisor {
             .map(|spec| Plane::of(spec))
     }
 
-    fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
+    pub(crate) fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
         match self.listeners.close(slot, to) {
             Ok(left) => {
                 for (connection, to) in left {

@@ -27,6 +27,8 @@ const LOOKS: usize = 8;
 impl Supervisor {
     /// Asks a worker to stop, in the way that its program knows.
     pub(crate) fn ask_to_stop(&mut self, worker: WorkerId) {
+        // The next daemon must not ask it a second time.
+        self.store.changed();
         let Some(held) = self.workers.get_mut(&worker) else {
             return;
         };

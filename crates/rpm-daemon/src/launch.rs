@@ -88,6 +88,7 @@ impl Supervisor {
             logs,
             life: Life::None,
             trouble: None,
+            agent_seen: false,
             token: token(worker),
             malformed: 0,
             withheld: Vec::new(),

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, Core, InstanceId, WorkerId};
-use rpm_sys::survive;
+use rpm_sys::{survive, tree};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
@@ -18,6 +18,7 @@ use tracing::{error, warn};
 use crate::app::App;
 use crate::home::Home;
 use crate::supervisor::Supervisor;
+use crate::takeover::is_client;
 use crate::worker::{Kept, Life, Logs, Worker};
 
 /// Of the file. Another one is not read.
@@ -65,12 +66,19 @@ pub(crate) struct StoredWorker {
     pub(crate) start_ticks: u64,
     pub(crate) started_at_ms: u64,
     pub(crate) ending: bool,
+    #[serde(default = "yes")]
+    pub(crate) agent_seen: bool,
     pub(crate) token: String,
     pub(crate) logs: Logs,
     pub(crate) kept: Kept,
     /// Its processes that have called `listen`.
     #[serde(default)]
     pub(crate) listeners: BTreeSet<u32>,
+}
+
+/// Of the daemon before this was written.
+fn yes() -> bool {
+    true
 }
 
 /// Whether what is known is also written.
@@ -164,10 +172,87 @@ fn write(home: &Home, name: &str, what: &impl Serialize) -> io::Result<()> {
         .mode(0o600)
         .open(&new)?;
     // Not as a whole in memory: with hundreds of apps it has megabytes.
-    let mut file = BufWriter::with_capacity(WRITE_BYTES, file);
+    let mut file = Summed::new(BufWriter::with_capacity(WRITE_BYTES, file));
     serde_json::to_writer(&mut file, what)?;
-    file.flush()?;
-    fs::rename(&new, home.root().join(name))
+    file.finish()?;
+    let path = home.root().join(name);
+    match fs::rename(&path, home.root().join(old(name))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    fs::rename(&new, path)
+}
+
+/// The file before the last one.
+fn old(name: &str) -> String {
+    format!("{name}.old")
+}
+
+/// Before the sum that ends a file.
+const SUM: &[u8] = b"\n#";
+
+/// A file that ends with a sum of what is in it.
+struct Summed<W> {
+    file: W,
+    sum: u64,
+}
+
+impl<W: io::Write> Summed<W> {
+    fn new(file: W) -> Summed<W> {
+        Summed {
+            file,
+            sum: FNV_OFFSET,
+        }
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.file.write_all(SUM)?;
+        writeln!(self.file, "{:016x}", self.sum)?;
+        self.file.flush()
+    }
+}
+
+impl<W: io::Write> io::Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.sum = sum(self.sum, &bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// FNV-1a: against damage, and not against anybody.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+fn sum(before: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(before, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(FNV_PRIME)
+    })
+}
+
+/// What is in such a file. One of a daemon before this was written has no sum.
+fn unsummed(text: &[u8]) -> Result<&[u8], Damage> {
+    let Some(at) = text.windows(SUM.len()).rposition(|window| window == SUM) else {
+        return Ok(text);
+    };
+    let (what, stated) = (&text[..at], &text[at + SUM.len()..]);
+    let is_right = format!("{:016x}\n", sum(FNV_OFFSET, what)).as_bytes() == stated;
+    is_right.then_some(what).ok_or(Damage::Sum)
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Damage {
+    #[error("cannot read it")]
+    Io(#[from] io::Error),
+    #[error("its sum is wrong")]
+    Sum,
+    #[error("it is malformed")]
+    Json(#[from] serde_json::Error),
 }
 
 fn stored(worker: &Worker) -> Option<StoredWorker> {
@@ -182,6 +267,7 @@ fn stored(worker: &Worker) -> Option<StoredWorker> {
         start_ticks: process.start_ticks,
         started_at_ms: process.started_at_ms,
         ending: process.ending,
+        agent_seen: worker.agent_seen,
         token: worker.token.clone(),
         logs: worker.logs.clone(),
         kept: process.kept,
@@ -209,25 +295,76 @@ pub(crate) fn read(home: &Home) -> Option<Stored> {
     Some(stored)
 }
 
+/// The file, or, if it is damaged, the one before it.
 fn read_file<T: DeserializeOwned>(home: &Home, name: &str) -> Option<T> {
+    for name in [name, &old(name)] {
+        match read_one(home, name) {
+            Ok(Some(read)) => return Some(read),
+            Ok(None) => {}
+            Err(error) => {
+                let error = crate::launch::chain(&error);
+                error!(error, name, "the state of the daemon before is damaged");
+            }
+        }
+    }
+    None
+}
+
+fn read_one<T: DeserializeOwned>(home: &Home, name: &str) -> Result<Option<T>, Damage> {
     let text = match fs::read(home.root().join(name)) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            error!(%error, name, "cannot read the state of the daemon before; its workers are not known");
-            return None;
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
-    let read = serde_json::from_slice(&text);
-    read.inspect_err(
-        |error| error!(%error, name, "the state of the daemon before is damaged; its workers are not known"),
-    )
-    .ok()
+    Ok(Some(serde_json::from_slice(unsummed(&text)?)?))
+}
+
+/// Processes of workers of this home, which nobody knows where there is no state to be read.
+pub(crate) fn lost(home: &Home) -> Vec<u32> {
+    let mut all = tree::marked(&format!("RPM_HOME={}", home.root().display()));
+    let own = std::process::id();
+    all.retain(|pid| *pid != own && tree::variable(*pid, "RPM_WORKER").is_some() && !is_client(*pid));
+    all
 }
 
 /// The daemon ends, and its workers have done so.
 pub(crate) fn forget(home: &Home) {
     for name in [STATE, APPS] {
         let _ = fs::remove_file(home.root().join(name));
+        let _ = fs::remove_file(home.root().join(old(name)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    const WHOLE: &[u8] = b"{\"a\":\"\\n#\"}";
+
+    #[test]
+    fn a_file_with_a_wrong_sum_is_not_believed() {
+        let mut text = Vec::new();
+        let mut file = Summed::new(&mut text);
+        file.write_all(WHOLE).expect("memory");
+        file.finish().expect("memory");
+        assert_eq!(unsummed(&text).expect("it is whole"), WHOLE);
+        assert_eq!(unsummed(b"{}").expect("an older one"), b"{}");
+        for at in 0..text.len() {
+            let mut damaged = text.clone();
+            damaged[at] ^= 1;
+            let seen = unsummed(&damaged).ok().map(<[u8]>::to_vec);
+            // Without its mark it is taken for an older one, and is none.
+            let is_json = |seen: &Vec<u8>| serde_json::from_slice::<serde_json::Value>(seen).is_ok();
+            assert!(!seen.as_ref().is_some_and(is_json), "byte {at}");
+            // What is cut off before its mark looks like an older one, which is whole, or is no JSON.
+            let cut = unsummed(&text[..at]).ok().map(<[u8]>::to_vec);
+            let is_whole = |seen: &Vec<u8>| seen.trim_ascii_end() == WHOLE;
+            assert!(
+                !cut.is_some_and(|seen| is_json(&seen) && !is_whole(&seen)),
+                "cut at {at}"
+            );
+        }
     }
 }

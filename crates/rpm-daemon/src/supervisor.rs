@@ -378,7 +378,12 @@ impl Supervisor {
                 self.store.changed();
                 self.store(true);
             }
+            let asked = self.stores_at_once() && outputs.iter().any(is_question);
             outputs.into_iter().for_each(|output| self.apply(output));
+            if asked {
+                // The next daemon would ask again, which many programs take for impatience.
+                self.store(true);
+            }
         }
         self.tend_fronts();
         self.store(false);
@@ -461,6 +466,11 @@ fn is_ready(output: &Output) -> bool {
         output,
         Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. })
     )
+}
+
+/// Is a process asked to end?
+fn is_question(output: &Output) -> bool {
+    matches!(output, Output::Terminate { .. })
 }
 
 /// Milliseconds since the Unix epoch.

@@ -162,6 +162,7 @@ impl Supervisor {
             logs: stored.logs.clone(),
             life: Life::Running(Box::new(process)),
             trouble: None,
+            agent_seen: stored.agent_seen,
             token: stored.token.clone(),
             malformed: 0,
             withheld: Vec::new(),
@@ -234,6 +235,8 @@ impl Supervisor {
             }
         }
         self.drain_on();
+        self.close_closed();
+        self.ask_again(alive);
         let dead: Vec<_> = self
             .core
             .workers()
@@ -257,6 +260,31 @@ impl Supervisor {
         self.settle();
         self.upkeep.stale = true;
         self.listeners.arm();
+    }
+
+    /// Closes slots that the core has closed: what it decides is written before it is done, and the daemon before died between the two.
+    fn close_closed(&mut self) {
+        let closed: Vec<SlotId> = self
+            .listeners
+            .open_slots()
+            .filter(|slot| !self.core.has_slot(*slot))
+            .collect();
+        for slot in closed {
+            let to = self.listeners.eligible_with(slot).to_vec();
+            self.close_slot(slot, &to);
+        }
+    }
+
+    /// Asks workers to end that the core has told to, and that the daemon before did not ask for the same reason.
+    fn ask_again(&mut self, alive: &BTreeSet<WorkerId>) {
+        let told = self.core.workers().filter(|view| view.ending);
+        let told: Vec<WorkerId> = told.map(|view| view.id).filter(|id| alive.contains(id)).collect();
+        for worker in told {
+            let process = self.workers.get(&worker).and_then(|held| held.process());
+            if process.is_some_and(|process| !process.ending) {
+                self.ask_to_stop(worker);
+            }
+        }
     }
 
     /// Workers whose descriptors cannot be had serve on, and are replaced by others beside them.
@@ -382,7 +410,7 @@ fn take(holdings: &BTreeMap<WorkerId, Held<'_>>, worker: WorkerId, inode: u64) -
 }
 
 /// A command of ours that a worker runs, perhaps the one that has started this daemon.
-fn is_client(pid: u32) -> bool {
+pub(crate) fn is_client(pid: u32) -> bool {
     let of = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     of(pid).is_some() && of(pid) == of(std::process::id())
 }

@@ -32,6 +32,8 @@ pub(crate) struct Worker {
     /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
     pub(crate) trouble: Option<String>,
     /// By which its agent names it.
+    /// An agent has spoken for it: one that is gone comes back.
+    pub(crate) agent_seen: bool,
     pub(crate) token: String,
     /// Lines on its channel that were no messages.
     pub(crate) malformed: u64,

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use rpm_core::{AppId, GroupId, WorkerId};
+use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_sys::socket;
 
 use crate::group::{Group, GroupView};
@@ -51,6 +51,12 @@ impl Listeners {
     /// The groups that have slots.
     pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.groups.keys().copied()
+    }
+
+    /// The slots that nobody has asked to be closed.
+    pub fn open_slots(&self) -> impl Iterator<Item = SlotId> + '_ {
+        let all = self.groups.values().flat_map(|group| &group.slots);
+        all.filter(|(_, slot)| slot.retiring.is_none()).map(|(id, _)| *id)
     }
 
     /// The app's TCP listeners.

@@ -5,14 +5,11 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-/// Leaves the session of the terminal, and [`redirect_stdio`].
-///
-/// # Errors
-/// Those of [`redirect_stdio`].
-pub fn detach(log: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    // The leader of a process group cannot, and need not if it leads its session.
+/// Leaves the session of the terminal: what is typed there is not for this process any more. The leader of a process group, which a shell
+/// has started in its own right, stays.
+pub fn leave_session() {
+    // Whoever leads its session has nothing to leave.
     let _ = rustix::process::setsid();
-    redirect_stdio(log)
 }
 
 /// Makes standard input `/dev/null`, and standard output and error `log`, or `/dev/null` too.

@@ -320,6 +320,57 @@ fn kill_ends_what_a_dead_daemon_has_left() {
     assert!(ran.stderr.contains("nothing to kill"), "{ran:?}");
 }
 
+/// What the daemon has stored is damaged while it is dead.
+fn damage(rpm: &Rpm, names: &[&str]) {
+    kill_daemon(rpm);
+    for name in names {
+        let path = rpm.home().join(name);
+        let mut bytes = fs::read(&path).expect("it is there");
+        bytes.truncate(bytes.len() / 2);
+        fs::write(&path, bytes).expect("written");
+    }
+}
+
+#[test]
+fn the_state_before_is_used_when_the_last_one_is_damaged() {
+    for name in ["state.json", "apps.json"] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        web("hello.js", &port).start(&rpm);
+        // There is one before: an app is added and taken away.
+        App::new("no-listen.js").args(["--name", "other"]).start(&rpm);
+        rpm.ok(["delete", "other"]);
+        let pids = rpm.pids("web");
+        damage(&rpm, &[name]);
+        assert_eq!(rpm.pids("web"), pids, "{}", rpm.log());
+        assert!(rpm.log().contains("is damaged"), "{}", rpm.log());
+        rpm.ok(["reload", "web"]);
+    }
+}
+
+#[test]
+fn workers_that_nobody_knows_any_more_are_named_and_can_be_ended() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let pids = rpm.pids("web");
+    damage(&rpm, &["state.json", "state.json.old"]);
+    for command in ["list", "reload"] {
+        let error = rpm.fails(
+            [command, "web"]
+                .iter()
+                .take(if command == "list" { 1 } else { 2 }),
+        );
+        assert!(
+            error.contains("unknown to a new one") && error.contains("rpm kill"),
+            "{error}"
+        );
+        assert!(pids.iter().all(|pid| error.contains(&pid.to_string())), "{error}");
+    }
+    assert!(get(port.number(), "/").is_ok(), "they serve on");
+    rpm.ok(["kill"]);
+    assert_eq!(rpm.processes_of_workers(), [] as [u32; 0]);
+    assert!(rpm.list().is_empty());
+}
+
 #[test]
 fn a_state_that_cannot_be_read_is_said_so_and_does_no_harm() {
     let (rpm, port) = (Rpm::new(), Port::reserve());

@@ -28,6 +28,7 @@ mod known_apps;
 mod least_connections;
 mod logs;
 mod lossy;
+mod matrix;
 mod options;
 mod overlap;
 mod pm2;

@@ -37,7 +37,11 @@ impl Fixture {
 
     /// The outcome of a start, and how often the program ran.
     fn start(&self) -> (Result<UnixStream, ConnectError>, usize) {
-        let outcome = block_on(connect_or_start(&self.home(), &self.0.join("program")));
+        let outcome = block_on(connect_or_start(
+            &self.home(),
+            &self.0.join("program"),
+            Lost::Refuse,
+        ));
         let runs = fs::read_to_string(self.0.join("runs")).unwrap_or_default();
         (outcome, runs.lines().count())
     }
@@ -95,7 +99,11 @@ fn a_daemon_that_dies_silently_or_lies_is_told_from_one_that_runs() {
 #[test]
 fn a_program_that_cannot_be_executed_is_an_error() {
     let fixture = Fixture::new("absent", "");
-    let outcome = block_on(connect_or_start(&fixture.home(), &fixture.0.join("absent")));
+    let outcome = block_on(connect_or_start(
+        &fixture.home(),
+        &fixture.0.join("absent"),
+        Lost::Refuse,
+    ));
     assert!(matches!(outcome, Err(ConnectError::Spawn(_))), "{outcome:?}");
 }
 
@@ -107,7 +115,7 @@ fn a_client_that_waits_for_the_lock_finds_the_daemon_of_its_holder() {
     lock.lock().expect("locked");
     let program = fixture.0.join("program");
     block_on(async {
-        let waiting = connect_or_start(&home, &program);
+        let waiting = connect_or_start(&home, &program, Lost::Refuse);
         let holder = async {
             tokio::task::yield_now().await;
             UnixListener::bind(home.socket()).expect("socket")

@@ -269,6 +269,7 @@ fn what_workers_have_ended_is_ended_here_too() {
         addr,
         weight: 1,
         key: 0,
+        reserved: false,
     }]);
     let mut client = connect(&site);
     for request in 0..3 {

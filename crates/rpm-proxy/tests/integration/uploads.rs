@@ -141,6 +141,7 @@ impl Place {
             addr: *addr,
             weight: 1,
             key: id,
+            reserved: false,
         };
         front.set_upstreams(&(0..).zip(workers).map(target).collect::<Vec<_>>());
         let front: &Arc<Front> = &front;

@@ -31,7 +31,8 @@ fn a_detached_process_leads_a_session_and_writes_to_its_log() {
 #[ignore = "run by a_detached_process_leads_a_session_and_writes_to_its_log in a process of its own"]
 fn detach_and_speak() {
     let log = File::create(std::env::var_os("RPM_SYS_LOG").unwrap()).unwrap();
-    daemonize::detach(Some(log.as_fd())).unwrap();
+    daemonize::leave_session();
+    daemonize::redirect_stdio(Some(log.as_fd())).unwrap();
     println!("spoken into the log");
     let own = rustix::process::getpid();
     assert_eq!(rustix::process::getsid(None).unwrap(), own);

@@ -1,0 +1,342 @@
+//! What ends workers, for each kind of program, on each data path, in each mode, under load: how long it takes, and what clients see.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::beside;
+use rpm_e2e::outside::{freeze, kill};
+use rpm_e2e::place::Place;
+use rpm_testkit::{
+    Answer, Kind, Load, Outcome, Port, Process, Report, Rpm, Status, Traffic, bun, fixture, get, node,
+    wait_until,
+};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+/// A worker that has clients drains for 30 s, and one that does not end is killed 1.6 s later: nothing here may wait for that.
+const PROMPT: Duration = Duration::from_secs(10);
+/// Clients of each kind: with a connection per request, and with one that is kept.
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 30;
+/// A request that is under way while something happens.
+const SLOW_MS: u64 = 1500;
+
+/// A kind of program, by how it is drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    /// By node:cluster's channel and the agent.
+    Node,
+    /// Node that the daemon does not know to be Node: its sockets are captured, and it has the agent.
+    Captured,
+    /// Bun, which has the agent and is counted by the kernel.
+    Bun,
+    /// A program without an agent.
+    Python,
+}
+
+/// One way to run it.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    program: Program,
+    /// `--balance`.
+    path: &'static str,
+    /// `None`: fork mode.
+    instances: Option<&'static str>,
+}
+
+impl Program {
+    fn cells(self) -> Vec<Cell> {
+        let paths: &[&'static str] = match self {
+            Program::Node => &["direct", "handoff", "proxy"],
+            Program::Captured | Program::Bun | Program::Python => &["direct", "proxy"],
+        };
+        let cell = |path, instances| Cell {
+            program: self,
+            path,
+            instances,
+        };
+        let mut cells = vec![cell("direct", None)];
+        for path in paths {
+            cells.extend([cell(path, Some("1")), cell(path, Some("2"))]);
+        }
+        cells
+    }
+
+    /// Does a stop wait for what it has begun?
+    fn finishes(self) -> bool {
+        match self {
+            Program::Node | Program::Captured | Program::Bun => true,
+            Program::Python => false,
+        }
+    }
+
+    fn app(self, place: &Place) -> App {
+        match self {
+            Program::Node => App::new("slow.js"),
+            Program::Captured => {
+                let (node, script) = (node(22), fixture("slow.js"));
+                let start = format!("#!/bin/sh\nexec {} {}\n", node.display(), script.display());
+                let path = place.write("start", &start);
+                let executable = std::fs::Permissions::from_mode(0o755);
+                std::fs::set_permissions(&path, executable).expect("it is ours");
+                App::of([path])
+            }
+            Program::Bun => App::new("hello-bun.ts").args(["--interpreter".into(), bun().into_os_string()]),
+            Program::Python => App::new("hello.py"),
+        }
+    }
+}
+
+/// A cell with clients.
+struct Running {
+    cell: Cell,
+    rpm: Rpm,
+    port: Port,
+    traffic: Vec<Traffic>,
+    _place: Place,
+}
+
+impl Running {
+    fn start(cell: Cell) -> Running {
+        let (rpm, port, place) = (Rpm::new(), Port::reserve(), Place::new());
+        let mut app = cell.program.app(&place).args(["--name", "web"]).port(&port);
+        if let Some(instances) = cell.instances {
+            app = app.args(["-i", instances, "--balance", cell.path]);
+        }
+        app.start(&rpm);
+        // One process is online when it runs, and may not listen yet.
+        wait_until(
+            "it serves",
+            BOUND,
+            || get(port.number(), "/").is_ok(),
+            |serves| *serves,
+        );
+        let kinds: &[Kind] = match cell.program {
+            Program::Python => &[Kind::NewConnection],
+            Program::Node | Program::Captured | Program::Bun => &[Kind::NewConnection, Kind::KeepAlive],
+        };
+        let load = |kind: &Kind| Load {
+            kind: *kind,
+            ..beside(&port, CLIENTS)
+        };
+        let traffic = kinds.iter().map(|kind| Traffic::start(&load(kind))).collect();
+        let running = Running {
+            cell,
+            rpm,
+            port,
+            traffic,
+            _place: place,
+        };
+        running.answers(SOME);
+        running
+    }
+
+    /// Waits until each kind of client has had so many answers more.
+    fn answers(&self, count: u64) {
+        self.traffic.iter().for_each(|traffic| traffic.wait_ok(count));
+    }
+
+    /// A request that is under way from now on.
+    fn slow_request(&self) -> JoinHandle<std::io::Result<Answer>> {
+        let port = self.port.number();
+        let request = std::thread::spawn(move || get(port, &format!("/?ms={SLOW_MS}")));
+        // It is, when those that were sent after it are answered.
+        self.answers(SOME);
+        request
+    }
+
+    /// Ends the clients; no outcome but these, and none of a kind of client more often than it has clients.
+    fn lost_at_most_one_each(self, allowed: &[Outcome]) {
+        let Running {
+            cell, rpm, traffic, ..
+        } = self;
+        for report in traffic.into_iter().map(Traffic::finish) {
+            check(cell, &rpm, &report, allowed);
+            assert!(report.outcomes.failures() <= CLIENTS as u64, "{cell:?}: {report}");
+        }
+    }
+}
+
+fn check(cell: Cell, rpm: &Rpm, report: &Report, allowed: &[Outcome]) {
+    let checked = report.check_allowing(allowed);
+    assert!(checked.is_ok(), "{cell:?}: {report}\n{}", rpm.log());
+}
+
+fn each(program: Program, act: fn(Running)) {
+    for cell in program.cells() {
+        act(Running::start(cell));
+    }
+}
+
+/// `stop` and `delete`: prompt, what is under way is finished, and nobody hangs.
+fn ends(running: Running, command: &str) {
+    let slow = running.slow_request();
+    let began = Instant::now();
+    running.rpm.ok([command, "web"]);
+    let took = began.elapsed();
+    let cell = running.cell;
+    assert!(took < PROMPT, "{cell:?}: {took:?}\n{}", running.rpm.log());
+    let answer = slow.join().expect("the client runs to its end");
+    if cell.program.finishes() {
+        let status = answer.as_ref().map(|answer| answer.status);
+        assert_eq!(
+            status.ok(),
+            Some(200),
+            "{cell:?}: {answer:?}\n{}",
+            running.rpm.log()
+        );
+    }
+    // What waited in the queue is reset, and what comes after that is refused.
+    let mut allowed = vec![Outcome::Refused, Outcome::ResetFresh, Outcome::ResetReused];
+    if !cell.program.finishes() {
+        allowed.push(Outcome::Truncated);
+    }
+    if cell.path == "proxy" {
+        // 503: the app was stopped.
+        allowed.push(Outcome::WrongStatus);
+    }
+    let rpm = running.rpm;
+    for report in running.traffic.into_iter().map(Traffic::finish) {
+        check(cell, &rpm, &report, &allowed);
+    }
+    assert!(
+        get(running.port.number(), "/").is_err(),
+        "{cell:?}: somebody answers"
+    );
+}
+
+fn is_stopped(running: Running) {
+    ends(running, "stop");
+}
+
+fn is_deleted(running: Running) {
+    ends(running, "delete");
+}
+
+/// A worker that stands still is killed: its clients lose what it had accepted, and everything else waits for its replacement.
+fn is_frozen_and_killed(running: Running) {
+    let victim = running.rpm.process(0).pid.expect("it runs");
+    freeze(victim);
+    // Others answer, or all clients wait for it.
+    let goal = running.traffic[0].ok() + SOME;
+    let seen = || (running.traffic[0].ok(), waiting(&running));
+    let suffices = |(answers, waiting): &(u64, u32)| *answers >= goal || *waiting > 0;
+    wait_until("connections wait", BOUND, seen, suffices);
+    kill(victim);
+    let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
+    wait_until("a replacement", BOUND, || running.rpm.process(0), replaced);
+    running.answers(SOME);
+    let lost = [
+        Outcome::ResetFresh,
+        Outcome::ResetReused,
+        Outcome::Truncated,
+        Outcome::WrongStatus,
+    ];
+    let allowed = if running.cell.path == "proxy" {
+        &lost[..]
+    } else {
+        &lost[..3]
+    };
+    running.lost_at_most_one_each(allowed);
+}
+
+/// Connections that the workers have not accepted, or the proxy has not had answered.
+fn waiting(running: &Running) -> u32 {
+    let listeners = running.rpm.describe("web").listeners;
+    let slots = listeners.iter().flat_map(|listener| &listener.slots);
+    slots
+        .map(|slot| slot.queued + slot.proxied.as_ref().map_or(0, |proxied| proxied.in_flight))
+        .sum()
+}
+
+/// Three reloads within the life of a request: it is answered by the worker that has it.
+fn is_reloaded_three_times(running: Running) {
+    let slow = running.slow_request();
+    for _ in 0..3 {
+        running.rpm.ok(["reload", "web"]);
+    }
+    let cell = running.cell;
+    let answer = slow.join().expect("the client runs to its end");
+    let status = answer.as_ref().map(|answer| answer.status);
+    assert_eq!(
+        status.ok(),
+        Some(200),
+        "{cell:?}: {answer:?}\n{}",
+        running.rpm.log()
+    );
+    running.answers(SOME);
+    running.lost_at_most_one_each(&[]);
+}
+
+/// Longer than an agent has to say that it drains.
+const BUSY_MS: u64 = 2500;
+
+/// A worker whose event loop is blocked when it is told to drain: what it has begun is finished all the same.
+fn is_busy_when_it_drains(running: Running) {
+    let slow = running.slow_request();
+    let port = running.port.number();
+    // As many as workers, which have turns.
+    let workers = running.rpm.list().len();
+    let block = || std::thread::spawn(move || get(port, &format!("/?block={BUSY_MS}")));
+    let busy: Vec<_> = (0..workers).map(|_| block()).collect();
+    let waits = |queued: &u32| *queued > 0;
+    wait_until("a worker is busy", BOUND, || waiting(&running), waits);
+    running.rpm.ok(["reload", "web"]);
+    let cell = running.cell;
+    for request in busy.into_iter().chain([slow]) {
+        let answer = request.join().expect("the client runs to its end");
+        let status = answer.as_ref().map(|answer| answer.status);
+        assert_eq!(
+            status.ok(),
+            Some(200),
+            "{cell:?}: {answer:?}\n{}",
+            running.rpm.log()
+        );
+    }
+    running.answers(SOME);
+    running.lost_at_most_one_each(&[]);
+}
+
+macro_rules! matrix {
+    ($($program:ident { $($name:ident: $act:ident,)* })*) => {
+        $($(
+            #[test]
+            fn $name() {
+                each(Program::$program, $act);
+            }
+        )*)*
+    };
+}
+
+matrix! {
+    Node {
+        node_is_stopped: is_stopped,
+        node_is_deleted: is_deleted,
+        node_is_frozen_and_killed: is_frozen_and_killed,
+        node_is_reloaded_three_times: is_reloaded_three_times,
+        node_is_busy_when_it_drains: is_busy_when_it_drains,
+    }
+    Captured {
+        captured_node_is_stopped: is_stopped,
+        captured_node_is_deleted: is_deleted,
+        captured_node_is_frozen_and_killed: is_frozen_and_killed,
+        captured_node_is_reloaded_three_times: is_reloaded_three_times,
+        captured_node_is_busy_when_it_drains: is_busy_when_it_drains,
+    }
+    Bun {
+        bun_is_stopped: is_stopped,
+        bun_is_deleted: is_deleted,
+        bun_is_frozen_and_killed: is_frozen_and_killed,
+        bun_is_reloaded_three_times: is_reloaded_three_times,
+        bun_is_busy_when_it_drains: is_busy_when_it_drains,
+    }
+    Python {
+        python_is_stopped: is_stopped,
+        python_is_deleted: is_deleted,
+        python_is_frozen_and_killed: is_frozen_and_killed,
+        python_is_reloaded_three_times: is_reloaded_three_times,
+    }
+}
