@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, Core, InstanceId, WorkerId};
 use rpm_sys::{survive, tree};
+use rpm_wire::api::ApiError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
 use crate::app::App;
+use crate::commands::failure;
 use crate::home::Home;
 use crate::supervisor::Supervisor;
 use crate::takeover::is_client;
@@ -25,6 +27,10 @@ use crate::worker::{Kept, Life, Logs, Worker};
 const FORMAT: u32 = 2;
 /// What changes nothing but figures is written this much later, together with what else happens until then.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
+/// The same while it cannot be written.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+/// What was written so long ago says that it can be written now.
+const PROVED_FOR: Duration = Duration::from_secs(1);
 /// With no more workers than these it is written as soon as one of them is ready: the next daemon ends a worker that it believes to wait
 /// for an answer. With hundreds that takes long, and all that become ready within [`WRITE_EVERY`] are written together.
 const FEW: usize = 128;
@@ -85,7 +91,8 @@ fn yes() -> bool {
 pub(crate) struct Store {
     changed: bool,
     written: Option<Instant>,
-    failed: bool,
+    /// Why it could not be written the last time.
+    failed: Option<String>,
     boot_id: String,
 }
 
@@ -94,7 +101,7 @@ impl Store {
         Store {
             changed: false,
             written: None,
-            failed: false,
+            failed: None,
             // Without it the file is never read, which is right.
             boot_id: survive::boot_id().unwrap_or_default(),
         }
@@ -106,8 +113,18 @@ impl Store {
 
     /// When it is to be written at the latest.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let due = self.written.map_or_else(Instant::now, |at| at + WRITE_EVERY);
+        let every = if self.failed.is_some() {
+            TRY_EVERY
+        } else {
+            WRITE_EVERY
+        };
+        let due = self.written.map_or_else(Instant::now, |at| at + every);
         self.changed.then_some(due)
+    }
+
+    /// Is it known that the file can be written?
+    fn is_proved(&self) -> bool {
+        self.failed.is_none() && self.written.is_some_and(|at| at.elapsed() < PROVED_FOR)
     }
 }
 
@@ -130,14 +147,35 @@ impl Supervisor {
         self.store.changed = false;
         self.store.written = Some(Instant::now());
         match written {
-            Ok(()) => self.store.failed = false,
-            Err(error) if !self.store.failed => {
-                self.store.failed = true;
+            Ok(()) => self.store.failed = None,
+            Err(error) => {
                 self.store.changed = true;
-                error!(%error, "cannot write the state: if the daemon died now the next one would not know its workers");
+                if self.store.failed.replace(error.to_string()).is_none() {
+                    error!(%error, "cannot write the state: if the daemon died now the next one would not know its workers");
+                }
             }
-            Err(_) => self.store.changed = true,
         }
+    }
+
+    /// Can it be stored what is about to be started? A daemon that died would leave workers that nobody knows.
+    ///
+    /// # Errors
+    /// No: why, and what to do.
+    pub(crate) fn can_store(&mut self) -> Result<(), ApiError> {
+        if !self.store.is_proved() {
+            self.store.changed();
+            self.store(true);
+        }
+        let Some(why) = &self.store.failed else {
+            return Ok(());
+        };
+        let home = self.home.root().display();
+        Err(failure(
+            format!(
+                "the daemon cannot write its state in {home}: {why}; if it died, what is started now would be lost"
+            ),
+            Some("free space there, or make it writable; `stop`, `delete` and `kill` work meanwhile"),
+        ))
     }
 
     fn write_state(&mut self) -> io::Result<()> {

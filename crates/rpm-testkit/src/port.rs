@@ -42,6 +42,16 @@ impl Port {
         is_free(number).then(|| Port { number, _lock: lock })
     }
 
+    /// How many sockets listen there, on whatever address.
+    ///
+    /// # Panics
+    /// The kernel does not say.
+    #[must_use]
+    pub fn listeners(&self) -> usize {
+        let all = rpm_sys::sock_diag::listeners_on(self.number);
+        all.expect("the kernel says who listens").len()
+    }
+
     /// Its number.
     #[must_use]
     pub fn number(&self) -> u16 {

@@ -9,6 +9,9 @@ use rpm_e2e::app::App;
 use rpm_e2e::complaint::assert_says;
 use rpm_testkit::{Port, Ran, Rpm, get, skip, wait_until};
 
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(20);
+
 /// As nobody, for root may write everywhere.
 #[test]
 fn a_home_that_is_not_ours() {
@@ -184,4 +187,47 @@ fn another_user_is_not_served() {
         |noted| *noted,
     );
     rpm.ok(["ping"]);
+}
+
+/// What cannot be stored is not started: a daemon that died then would leave it to nobody.
+#[test]
+fn a_home_that_cannot_be_written_to_any_more() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    // As a full disk would: whoever the daemon is, this cannot be opened for writing.
+    let in_the_way = rpm.home().join("state.json.new");
+    fs::create_dir(&in_the_way).expect("it is not there");
+    let told = [
+        "cannot write its state",
+        "Is a directory",
+        "free space there",
+        "work meanwhile",
+    ];
+    let stored = || rpm.run(["scale", "web", "3"]).code;
+    wait_until(
+        "what was written before proves nothing any more",
+        BOUND,
+        stored,
+        |code| *code == Some(1),
+    );
+    for command in [
+        &["scale", "web", "3"][..],
+        &["reload", "web"],
+        &["restart", "web"],
+        &["restart", "web", "--hard"],
+    ] {
+        assert_says(&rpm.run(command), &told);
+    }
+    assert_says(
+        &App::new("hello.js").args(["--name", "other"]).try_start(&rpm),
+        &told,
+    );
+    assert!(get(port.number(), "/").is_ok(), "what serves goes on");
+    rpm.ok(["stop", "web"]);
+    fs::remove_dir(&in_the_way).expect("it is empty");
+    rpm.ok(["start", "web"]);
+    assert!(get(port.number(), "/").is_ok());
 }

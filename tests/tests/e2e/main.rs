@@ -24,6 +24,7 @@ mod handoff;
 mod health;
 mod hostile;
 mod ipc;
+mod kills;
 mod known_apps;
 mod least_connections;
 mod logs;

@@ -9,9 +9,9 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
-    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest, Pong,
-    Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest, SignalRequest, StartRequest,
-    TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
+    Action, ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest,
+    Pong, Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest, SignalRequest,
+    StartRequest, TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -86,13 +86,20 @@ async fn update(State(handle): State<Handle>, Body(request): Body<UpdateRequest>
 
 async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Answer {
     let wait = request.wait;
-    let one = move |supervisor: &mut Supervisor| Ok(vec![supervisor.start(request)?]);
+    let one = move |supervisor: &mut Supervisor| {
+        supervisor.can_store()?;
+        Ok(vec![supervisor.start(request)?])
+    };
     answer(handle, wait, Follow::default(), one).await
 }
 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| {
+        match request.action {
+            Action::Restart => supervisor.can_store()?,
+            Action::Stop | Action::Delete => {}
+        }
         supervisor.together(|it| it.act(&request))
     })
     .await
@@ -130,6 +137,7 @@ async fn plan(State(handle): State<Handle>, Body(request): Body<PlanRequest>) ->
 async fn apply(State(handle): State<Handle>, Body(request): Body<ApplyRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| {
+        supervisor.can_store()?;
         supervisor.together(|it| it.have_be(request))
     })
     .await
@@ -184,13 +192,17 @@ async fn reopen_logs(State(handle): State<Handle>) -> Reply<ChangeReply> {
 
 async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) -> Answer {
     let wait = request.wait;
-    let one = move |supervisor: &mut Supervisor| Ok(vec![supervisor.scale(&request)?]);
+    let one = move |supervisor: &mut Supervisor| {
+        supervisor.can_store()?;
+        Ok(vec![supervisor.scale(&request)?])
+    };
     answer(handle, wait, Follow::default(), one).await
 }
 
 async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| {
+        supervisor.can_store()?;
         supervisor.together(|it| it.reload(&request))
     })
     .await
@@ -198,7 +210,10 @@ async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>
 
 async fn rollback(State(handle): State<Handle>, Body(request): Body<RollbackRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
-    let one = move |supervisor: &mut Supervisor| Ok(vec![supervisor.rollback(&request)?]);
+    let one = move |supervisor: &mut Supervisor| {
+        supervisor.can_store()?;
+        Ok(vec![supervisor.rollback(&request)?])
+    };
     answer(handle, wait, follow, one).await
 }
 
