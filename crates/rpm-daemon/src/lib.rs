@@ -31,6 +31,7 @@ mod progress;
 mod put_away;
 mod redirect;
 mod reload;
+mod reserve;
 mod revision;
 mod sampling;
 mod schedule;

@@ -19,6 +19,7 @@ use tracing::{error, warn};
 use crate::app::App;
 use crate::commands::failure;
 use crate::home::Home;
+use crate::reserve;
 use crate::supervisor::Supervisor;
 use crate::takeover::is_client;
 use crate::worker::{Kept, Life, Logs, Worker};
@@ -143,7 +144,7 @@ impl Supervisor {
         if !due {
             return;
         }
-        let written = self.write_state();
+        let written = reserve::with(|| self.write_state());
         self.store.changed = false;
         self.store.written = Some(Instant::now());
         match written {

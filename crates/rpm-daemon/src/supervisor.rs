@@ -28,6 +28,7 @@ use crate::interception::{Intercepted, Interception};
 use crate::logs::LogSink;
 use crate::progress::Steps;
 use crate::put_away::PutAway;
+use crate::reserve;
 use crate::state::Store;
 use crate::talk::Called;
 use crate::update::Succession;
@@ -263,8 +264,8 @@ impl Supervisor {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::LeaderExited(worker) => self.leader_exited(worker),
-            Event::TreeGone(worker) => self.tree_gone(worker),
+            Event::LeaderExited(worker) => reserve::with(|| self.leader_exited(worker)),
+            Event::TreeGone(worker) => reserve::with(|| self.tree_gone(worker)),
             Event::Messages(worker, messages) => {
                 for message in messages {
                     self.message(worker, message);
@@ -302,6 +303,7 @@ impl Supervisor {
     }
 
     fn on_time(&mut self) {
+        reserve::fill();
         let now = self.now();
         if self.sampler.poll_timeout().is_some_and(|due| due <= now) {
             let busy = self.sample_queues();
@@ -312,7 +314,7 @@ impl Supervisor {
         }
         self.core.handle_timeout(now);
         if self.drains.due.is_some_and(|due| due <= Instant::now()) {
-            self.look_at_drains();
+            reserve::with(|| self.look_at_drains());
         }
         self.look_at_open();
         self.look_at_clock();
@@ -379,7 +381,12 @@ impl Supervisor {
                 self.store(true);
             }
             let asked = self.stores_at_once() && outputs.iter().any(is_question);
-            outputs.into_iter().for_each(|output| self.apply(output));
+            for output in outputs {
+                match output {
+                    Output::Terminate { .. } | Output::Kill { .. } => reserve::with(|| self.apply(output)),
+                    _ => self.apply(output),
+                }
+            }
             if asked {
                 // The next daemon would ask again, which many programs take for impatience.
                 self.store(true);

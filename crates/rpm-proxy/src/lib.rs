@@ -14,6 +14,7 @@ pub mod balance;
 mod body;
 mod compress;
 mod deadline;
+mod descriptors;
 mod forward;
 mod front;
 pub mod headers;

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::body::Downward;
+use crate::descriptors;
 use crate::forward::forward;
 use crate::front::Front;
 use crate::headers::Client;
@@ -110,9 +112,17 @@ pub(crate) async fn accept(
     let pools = Rc::new(Pools::default());
     let pruner = tokio::task::spawn_local(prune(Rc::clone(&pools), Arc::clone(&front)));
     let mut parting = closing.clone();
+    let (crowded_from, mut crowded) = (descriptors::crowded_from(), false);
     loop {
         if parting.wait_for(|stage| *stage != Stage::Parting).await.is_err() {
             break;
+        }
+        if crowded {
+            tokio::select! {
+                _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
+                () = sleep(ACCEPT_PAUSE) => crowded = descriptors::is_crowded(crowded_from),
+            }
+            continue;
         }
         let accepted = tokio::select! {
             biased;
@@ -123,6 +133,12 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
+                crowded = stream.as_raw_fd() >= crowded_from;
+                if crowded {
+                    warn!(
+                        "few descriptors are left: clients wait until others have gone; raise the limit of open files (ulimit -n)"
+                    );
+                }
                 let served = serve(
                     (stream, peer),
                     Arc::clone(&front),

@@ -10,6 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 
 use super::handlers;
+use crate::reserve;
 use crate::supervisor::Handle;
 
 /// Pause after a failed accept: descriptors come back when requests end.
@@ -36,6 +37,8 @@ impl Listener for OwnerOnly {
             match self.0.accept().await {
                 Ok((stream, addr)) if allowed(&stream) => return (stream, addr),
                 Ok(_) => warn!("a connection of another user to the control socket was closed"),
+                // Whoever wants to end something must be heard.
+                Err(_) if reserve::release() => {}
                 Err(error) => {
                     let limit = limits::nofile().soft;
                     warn!(%error, limit, "cannot accept a request; is the limit of open files (ulimit -n) reached?");
