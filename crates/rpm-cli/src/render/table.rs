@@ -4,32 +4,143 @@ use std::fmt::Write as _;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
-use rpm_wire::api::{ExecMode, Other, Phase, Process, Status};
+use ratatui::text::Span;
+use rpm_wire::api::{ExecMode, Other, Process, Status};
 
 use super::Look;
 use super::units::{bytes, duration, or_dash, percent};
 
-const HEADER: [&str; 11] = [
-    "id", "name", "mode", "plane", "pid", "uptime", "↺", "status", "cpu", "memory", "conns",
+/// A column of the table of processes.
+struct Column {
+    title: &'static str,
+    /// It has numbers.
+    right: bool,
+    /// When it is left out where the terminal is too narrow: the highest first, those with 0 never.
+    rank: u8,
+}
+
+const fn column(title: &'static str, right: bool, rank: u8) -> Column {
+    Column { title, right, rank }
+}
+
+const COLUMNS: [Column; 11] = [
+    column("id", true, 0),
+    column("name", false, 0),
+    column("mode", false, 6),
+    column("plane", false, 8),
+    column("pid", true, 5),
+    column("uptime", true, 3),
+    column("↺", true, 2),
+    column("status", false, 0),
+    column("cpu", true, 4),
+    column("memory", true, 1),
+    column("conns", true, 7),
 ];
 
-/// Columns of numbers.
-const RIGHT: [usize; 7] = [0, 4, 5, 6, 8, 9, 10];
+const NAME: usize = 1;
+const STATUS: usize = 7;
 
 /// A terminal narrower than that breaks the lines itself; cells of two letters would be no better. Some
 /// say 0 when they do not know.
 const MIN_WIDTH: u16 = 60;
 
-/// One line for each process.
+/// The same for the table of processes, which needs less: its columns go, and its names are cut.
+const MIN_PROCESSES_WIDTH: u16 = 34;
+
+/// So much of a name is worth more than another column.
+const NAME_WANTED: usize = 20;
+
+/// What is left of a name at least.
+const NAME_LEAST: usize = 4;
+
+/// What the borders and margins of a column take, and the border that the last one has besides.
+const AROUND: usize = 3;
+const EDGE: usize = 1;
+
+/// The cells of a line, and the colour of its status.
+struct Line {
+    cells: [String; COLUMNS.len()],
+    colour: Color,
+}
+
+/// One line for each process, and one for each that comes or goes beside it. On a terminal no line is wider than that.
 pub(crate) fn processes(processes: &[Process], look: Look) -> Table {
-    let mut table = table(&HEADER, &RIGHT, look);
+    let width = match look {
+        Look::Plain => None,
+        Look::Terminal | Look::Coloured => Table::new().width(),
+    };
+    processes_within(processes, look, width)
+}
+
+/// The same for a terminal of this many columns; `None`: as wide as it gets.
+pub(super) fn processes_within(processes: &[Process], look: Look, width: Option<u16>) -> Table {
+    let mut lines: Vec<Line> = Vec::new();
     for process in processes {
-        table.add_row(row(process, look));
-        for other in &process.others {
-            table.add_row(other_row(process, other, look));
-        }
+        lines.push(line(process));
+        lines.extend(process.others.iter().map(|other| other_line(process, other)));
+    }
+    let wide = |index: usize| {
+        let cells = lines.iter().map(|line| columns_of(&line.cells[index]));
+        cells.fold(columns_of(COLUMNS[index].title), usize::max)
+    };
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(wide);
+    let room = width
+        .filter(|width| *width >= MIN_PROCESSES_WIDTH)
+        .map(usize::from);
+    let (shown, name) = room.map_or_else(
+        || ((0..COLUMNS.len()).collect(), widths[NAME]),
+        |room| fitting(&widths, room),
+    );
+    let titles: Vec<&str> = shown.iter().map(|&index| COLUMNS[index].title).collect();
+    let is_right = |place: &usize| COLUMNS[shown[*place]].right;
+    let right: Vec<usize> = (0..shown.len()).filter(is_right).collect();
+    let mut table = table(&titles, &right, look);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    for Line { cells, colour } in &lines {
+        table.add_row(shown.iter().map(|&index| match index {
+            NAME => bold(Cell::new(cut(&cells[index], name)), look),
+            STATUS => painted(Cell::new(&cells[index]), *colour, look),
+            _ => Cell::new(&cells[index]),
+        }));
     }
     table
+}
+
+/// Which columns are shown where there is so much room, and how wide the names are.
+fn fitting(widths: &[usize; COLUMNS.len()], room: usize) -> (Vec<usize>, usize) {
+    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
+    loop {
+        let others = shown.iter().filter(|&&index| index != NAME);
+        let taken: usize = others.map(|&index| widths[index] + AROUND).sum();
+        let left = room.saturating_sub(taken + AROUND + EDGE);
+        let last = shown.iter().copied().max_by_key(|&index| COLUMNS[index].rank);
+        match last.filter(|&index| COLUMNS[index].rank > 0) {
+            Some(last) if left < widths[NAME].min(NAME_WANTED) => shown.retain(|&index| index != last),
+            _ => return (shown, widths[NAME].min(left.max(NAME_LEAST))),
+        }
+    }
+}
+
+/// How many columns of a terminal the text takes.
+fn columns_of(text: &str) -> usize {
+    Span::raw(text).width()
+}
+
+/// The text in so many columns at most; what is missing is a `…`.
+fn cut(text: &str, most: usize) -> String {
+    if columns_of(text) <= most {
+        return text.to_owned();
+    }
+    let mut short = String::new();
+    for letter in text.chars() {
+        short.push(letter);
+        if columns_of(&short) >= most {
+            short.pop();
+            break;
+        }
+    }
+    short.push('…');
+    short
 }
 
 /// A line for each figure, as `list --mini-list` of PM2 has it.
@@ -56,20 +167,19 @@ pub(crate) fn lines(processes: &[Process]) -> String {
     text
 }
 
-/// A process that comes or goes beside the instance's own.
-fn other_row(process: &Process, other: &Other, look: Look) -> Vec<Cell> {
+/// A process that comes or goes beside the instance's own: how far it is, and how long that takes at most.
+fn other_line(process: &Process, other: &Other) -> Line {
     let left = other.left_ms.map(duration);
-    let left = left.map_or_else(String::new, |time| match other.phase {
-        Phase::Launching | Phase::Standby | Phase::Draining => format!(", {time} left"),
-        Phase::Stopping => format!(", SIGKILL in {time}"),
-    });
-    let mut cells: Vec<Cell> = (0..HEADER.len()).map(|_| Cell::new("")).collect();
-    cells[0] = Cell::new(process.id);
-    cells[4] = Cell::new(other.pid);
-    let status = Cell::new(format!("{}{left}", other.phase.as_str()));
-    cells[7] = painted(status, Color::Yellow, look);
-    cells[10] = Cell::new(or_dash(other.connections));
-    cells
+    let left = left.map_or_else(String::new, |time| format!(" ≤{time}"));
+    let mut cells: [String; COLUMNS.len()] = Default::default();
+    cells[0] = process.id.to_string();
+    cells[4] = other.pid.to_string();
+    cells[STATUS] = format!("{}{left}", other.phase.as_str());
+    cells[10] = or_dash(other.connections);
+    Line {
+        cells,
+        colour: Color::Yellow,
+    }
 }
 
 /// What is measured of a process, as text; a dash where it does not run.
@@ -92,21 +202,24 @@ impl Figures {
     }
 }
 
-fn row(process: &Process, look: Look) -> Vec<Cell> {
+fn line(process: &Process) -> Line {
     let figures = Figures::of(process);
-    vec![
-        Cell::new(process.id),
-        bold(Cell::new(visible(&process.name)), look),
-        Cell::new(mode(process.exec_mode)),
-        Cell::new(visible(&process.plane)),
-        Cell::new(or_dash(process.pid)),
-        Cell::new(figures.uptime),
-        Cell::new(process.restarts),
-        painted(Cell::new(process.status.as_str()), colour(process.status), look),
-        Cell::new(figures.cpu),
-        Cell::new(figures.memory),
-        Cell::new(figures.connections),
-    ]
+    Line {
+        cells: [
+            process.id.to_string(),
+            visible(&process.name),
+            mode(process.exec_mode).to_owned(),
+            visible(&process.plane),
+            or_dash(process.pid),
+            figures.uptime,
+            process.restarts.to_string(),
+            process.status.as_str().to_owned(),
+            figures.cpu,
+            figures.memory,
+            figures.connections,
+        ],
+        colour: colour(process.status),
+    }
 }
 
 pub(super) fn mode(mode: ExecMode) -> &'static str {

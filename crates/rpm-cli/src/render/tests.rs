@@ -110,8 +110,78 @@ fn what_comes_and_goes_is_listed_below_its_instance() {
         ..online(0)
     };
     let text = processes(&[process], Look::Plain).to_string();
-    for line in ["standby  ", "draining, 12s left ", "stopping, SIGKILL in 1s "] {
+    for line in ["standby  ", "draining ≤12s ", "stopping ≤1s "] {
         assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
+/// A name of twenty letters in each instance, and one worker that drains beside the first.
+fn draining(count: u32, name: &str) -> Vec<Process> {
+    let mut all: Vec<Process> = (0..count).map(online).collect();
+    for process in &mut all {
+        name.clone_into(&mut process.name);
+        process.pid = Some(1_234_567);
+        process.uptime_ms = Some(86_399_000);
+    }
+    all[0].others.push(Other {
+        pid: 1_234_566,
+        generation: 1,
+        phase: Phase::Draining,
+        connections: Some(3),
+        left_ms: Some(31_000),
+    });
+    all
+}
+
+#[test]
+fn a_terminal_of_any_width_has_whole_words_and_one_line_for_each_process() {
+    let names = [
+        "w",
+        "server",
+        "payment-service-for-all-the-customers-of-the-shop",
+        "支払いサービスの本番環境と試験環境",
+    ];
+    for width in [34, 40, 60, 72, 80, 100, 160] {
+        for name in names {
+            for count in [1, 12] {
+                let all = draining(count, name);
+                let text = table::processes_within(&all, Look::Terminal, Some(width)).to_string();
+                let case = format!("{width} columns, {count} × {name:?}\n{text}");
+                let widest = text
+                    .lines()
+                    .map(|line| ratatui::text::Span::raw(line).width())
+                    .max();
+                assert!(widest <= Some(usize::from(width)), "{case}");
+                assert_eq!(text.lines().count(), 4 + all.len() + 1, "{case}");
+                assert_eq!(text.matches(" online ").count(), all.len(), "{case}");
+                assert!(text.contains("draining ≤31s "), "{case}");
+                assert!(text.contains(name) || text.contains('…'), "{case}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_narrow_terminal_has_the_columns_that_are_most_wanted() {
+    let shown = |width, name: &str| {
+        let text = table::processes_within(&draining(1, name), Look::Terminal, width).to_string();
+        let header = text.lines().nth(1).expect("a header").to_owned();
+        let words = header
+            .split(['│', '┆'])
+            .map(str::trim)
+            .filter(|word| !word.is_empty());
+        words.map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    let all = "id name mode plane pid uptime ↺ status cpu memory conns";
+    assert_eq!(shown(Some(160), "server"), all);
+    assert_eq!(
+        shown(Some(80), "server"),
+        "id name pid uptime ↺ status cpu memory"
+    );
+    assert_eq!(shown(Some(60), "server"), "id name uptime ↺ status memory");
+    assert_eq!(shown(Some(34), "server"), "id name status");
+    for unknown in [None, Some(0)] {
+        assert_eq!(shown(unknown, &"long".repeat(50)), all);
     }
 }
 
