@@ -333,7 +333,7 @@ async fn change_step_by_step(
             match serde_json::from_slice(line).context("the daemon sent no line of progress")? {
                 Progress::Step(_) if is_silent() => {}
                 Progress::Step(step) => board.step(&step),
-                Progress::Done(reply) => return show(&reply, output),
+                Progress::Done(reply) => return show_served(&reply, output),
                 Progress::Failed(error) => return Err(RequestError::Api(error).into()),
             }
         }
@@ -353,6 +353,17 @@ fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
         return Ok(());
     }
     Ok(output.line(render::processes(&reply.processes, output.look))?)
+}
+
+/// The same after a change that starts workers: and where clients find them.
+fn show_served(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
+    show(reply, output)?;
+    if !is_silent() {
+        // On a terminal it is the last line.
+        output.flush()?;
+        render::served(&reply.processes).iter().for_each(tell);
+    }
+    Ok(())
 }
 
 async fn jlist(output: &mut Output) -> anyhow::Result<()> {

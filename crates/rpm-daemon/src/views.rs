@@ -1,15 +1,17 @@
 //! What the daemon tells about its apps.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, WorkerId};
 use rpm_listen::{GroupView, SharedKind, SlotView};
 use rpm_proxy::UpstreamFigures;
 use rpm_wire::api::{
-    ApiError, AppInfo, AppSpec, Circuit, Known, ListenerInfo, Other, Phase, Process, ProxiedInfo, SlotInfo,
-    Status,
+    ApiError, AppInfo, AppSpec, Circuit, Known, ListenerInfo, Other, Phase, Process, ProxiedInfo, Served,
+    SlotInfo, Status,
 };
 
-use crate::app::{Plane, explain};
+use crate::app::{Plane, explain, is_proxied};
 use crate::supervisor::Supervisor;
 
 impl Supervisor {
@@ -55,6 +57,7 @@ impl Supervisor {
             cpu_percent: process.map_or(0.0, |p| (p.usage.cpu_percent * 10.0).round() / 10.0),
             memory_bytes: process.map_or(0, |p| p.usage.rss_bytes),
             connections: worker.and_then(|w| self.connections_of(w)),
+            serves: worker.map_or_else(Vec::new, |w| self.serves(w, spec)),
             exit_code: view.last_exit.map(exit_code),
             others: self.others(&view),
             out_log: logs.out.display().to_string(),
@@ -76,6 +79,19 @@ impl Supervisor {
             })
         };
         self.core.instances().filter_map(known).collect()
+    }
+
+    /// Where a worker serves, by what the daemon has in memory: this is asked of every process, every second.
+    fn serves(&self, worker: WorkerId, spec: &AppSpec) -> Vec<Served> {
+        let tcp = self.listeners.addresses_of(worker).map(|addr| Served {
+            address: tcp(addr),
+            url: url(addr, spec),
+        });
+        let shared = self.listeners.shared_by(worker).map(|kind| Served {
+            address: shared_address(kind),
+            url: None,
+        });
+        tcp.chain(shared).collect()
     }
 
     /// The processes of an instance beside its own.
@@ -162,7 +178,7 @@ impl Supervisor {
                 .map(proxied),
         });
         ListenerInfo {
-            address: format!("tcp {}", group.addr),
+            address: tcp(group.addr),
             steering: group.mechanism.name.to_owned(),
             reason: match trouble {
                 Some(trouble) => format!("{}; {trouble}", group.mechanism.reason),
@@ -232,19 +248,49 @@ fn proxied(upstream: &UpstreamFigures) -> ProxiedInfo {
 }
 
 fn shared(kind: &SharedKind) -> ListenerInfo {
-    let (address, reason) = match kind {
-        SharedKind::Udp(addr) => (format!("udp {addr}"), "all workers read from one UDP socket"),
-        SharedKind::Unix(path) => (
-            format!("unix {}", path.display()),
-            "all workers accept from one Unix socket",
-        ),
+    let reason = match kind {
+        SharedKind::Udp(_) => "all workers read from one UDP socket",
+        SharedKind::Unix(_) => "all workers accept from one Unix socket",
     };
     ListenerInfo {
-        address,
+        address: shared_address(kind),
         steering: "shared".to_owned(),
         reason: reason.to_owned(),
         slots: Vec::new(),
     }
+}
+
+fn shared_address(kind: &SharedKind) -> String {
+    match kind {
+        SharedKind::Udp(addr) => format!("udp {addr}"),
+        SharedKind::Unix(path) => format!("unix {}", path.display()),
+    }
+}
+
+fn tcp(addr: SocketAddr) -> String {
+    format!("tcp {addr}")
+}
+
+/// What to ask for on this machine. Connections that the proxy passes on as they are may be of any protocol, and without it
+/// nobody says which one it is: most speak HTTP.
+fn url(addr: SocketAddr, spec: &AppSpec) -> Option<String> {
+    let proxied = is_proxied(spec);
+    if proxied && spec.proxy.protocol.as_deref() == Some("tcp") {
+        return None;
+    }
+    let (scheme, usual) = match proxied && !spec.proxy.tls_cert.is_empty() {
+        true => ("https", 443),
+        false => ("http", 80),
+    };
+    let host = match addr.ip() {
+        ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => "localhost".to_owned(),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    Some(match addr.port() {
+        port if port == usual => format!("{scheme}://{host}"),
+        port => format!("{scheme}://{host}:{port}"),
+    })
 }
 
 fn status(state: &StateView) -> Status {
@@ -262,5 +308,47 @@ fn exit_code(exit: Exit) -> i32 {
     match exit {
         Exit::Code(code) => code,
         Exit::Signal(number) => 128 + number,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpm_wire::api::{Balance, ExecMode, ProxySpec};
+
+    use super::*;
+
+    #[test]
+    fn where_clients_on_this_machine_find_an_app() {
+        let direct = AppSpec::default();
+        let proxied = |proxy| AppSpec {
+            exec_mode: ExecMode::Cluster,
+            balance: Balance::Proxy,
+            proxy,
+            ..AppSpec::default()
+        };
+        let tls = proxied(ProxySpec {
+            tls_cert: vec!["/srv/cert.pem".to_owned()],
+            ..ProxySpec::default()
+        });
+        let passed_on = proxied(ProxySpec {
+            protocol: Some("tcp".to_owned()),
+            ..ProxySpec::default()
+        });
+        let plain = proxied(ProxySpec::default());
+        let cases = [
+            ("[::]:3000", &direct, Some("http://localhost:3000")),
+            ("0.0.0.0:80", &direct, Some("http://localhost")),
+            ("127.0.0.1:443", &direct, Some("http://localhost:443")),
+            ("[::1]:3000", &direct, Some("http://[::1]:3000")),
+            ("192.0.2.7:3000", &direct, Some("http://192.0.2.7:3000")),
+            ("[::]:3000", &plain, Some("http://localhost:3000")),
+            ("[::]:8443", &tls, Some("https://localhost:8443")),
+            ("[::]:443", &tls, Some("https://localhost")),
+            ("[::]:5432", &passed_on, None),
+        ];
+        for (addr, spec, wanted) in cases {
+            let addr = addr.parse().expect("an address");
+            assert_eq!(url(addr, spec).as_deref(), wanted, "{addr}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is known of the listeners.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
@@ -20,15 +21,22 @@ impl Listeners {
     /// The TCP ports on which `worker` has a slot.
     #[must_use]
     pub fn ports_of(&self, worker: WorkerId) -> Vec<u16> {
-        let holds = |g: &&Group| {
+        self.addresses_of(worker).map(|addr| addr.port()).collect()
+    }
+
+    /// The TCP addresses at which `worker` has a slot, in the order in which the app opened them.
+    pub fn addresses_of(&self, worker: WorkerId) -> impl Iterator<Item = SocketAddr> {
+        let holds = move |g: &&Group| {
             let own = g.slots.values().any(|slot| slot.holder == Some(worker));
             own || g.foreign.values().any(|holder| *holder == worker)
         };
-        self.groups
-            .values()
-            .filter(holds)
-            .map(|g| g.addr.port())
-            .collect()
+        self.groups.values().filter(holds).map(|g| g.addr)
+    }
+
+    /// The shared sockets that `worker` uses.
+    pub fn shared_by(&self, worker: WorkerId) -> impl Iterator<Item = &SharedKind> {
+        let uses = self.shared.iter().filter(move |s| s.holders.contains(&worker));
+        uses.map(|s| &s.kind)
     }
 
     /// How many connections wait in the slots of `worker`.

@@ -222,6 +222,10 @@ pub struct Process {
     pub memory_bytes: u64,
     /// Established TCP connections of its slots.
     pub connections: Option<u32>,
+    /// Where it serves, as far as that goes through the daemon: what a process opened past it is a listener of
+    /// [`AppInfo`] alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub serves: Vec<Served>,
     /// How its last process ended: exit code, or 128 + signal.
     pub exit_code: Option<i32>,
     /// Other processes of the instance: the one that a reload starts, and those that were replaced and are not gone yet.
@@ -237,6 +241,16 @@ pub struct Process {
 }
 
 impl Eq for Process {}
+
+/// An address at which a process serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// As [`ListenerInfo::address`] has it.
+    pub address: String,
+    /// Where clients on this machine find it, if it speaks HTTP; TCP alone has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
 
 /// A process in a word: an element of `GET /v1/known`, which takes no figures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

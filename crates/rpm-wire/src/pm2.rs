@@ -146,6 +146,7 @@ mod tests {
             cpu_percent: 1.5,
             memory_bytes: 51_896_320,
             connections: Some(4),
+            serves: Vec::new(),
             exit_code: Some(1),
             others: Vec::new(),
             out_log: "/srv/rpm/logs/web-out.log".into(),

@@ -102,10 +102,12 @@ fn hundreds_of_clients_see_neither_reloads_nor_killed_workers_nor_certificates()
     const KILLS: usize = 5;
     let (rpm, port, certificate) = (Rpm::new(), Port::reserve(), Certificate::new());
     let [chain, key] = &certificate.used;
-    everything(&port)
+    let started = everything(&port)
         .args(["--tls-cert".as_ref(), chain.as_os_str()])
         .args(["--tls-key".as_ref(), key.as_os_str()])
         .start(&rpm);
+    let line = format!("serving https://localhost:{port}\n");
+    assert!(started.stderr.ends_with(&line), "{started:#?}");
     let load = |kind, clients| Load {
         kind,
         tls: true,

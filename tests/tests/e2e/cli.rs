@@ -101,7 +101,7 @@ fn the_table_has_a_line_for_each_process() {
             .find(|line| line.contains("status"))
             .expect("a header");
         for column in [
-            "id", "name", "plane", "pid", "uptime", "↺", "status", "cpu", "memory", "conn",
+            "id", "name", "plane", "pid", "uptime", "↺", "status", "port", "cpu", "memory", "conn",
         ] {
             assert!(header.contains(column), "{column} in {header}");
         }
@@ -114,6 +114,37 @@ fn the_table_has_a_line_for_each_process() {
         );
         assert!(!table.contains('\u{1b}'), "no colours into a pipe");
     }
+}
+
+#[test]
+fn where_an_app_is_found_is_said_when_it_starts_and_in_the_list() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let started = App::cluster("hello.js", "2")
+        .port(&port)
+        .args(["--name", "web"])
+        .start(&rpm);
+    let (number, line) = (port.to_string(), format!("serving http://localhost:{port}\n"));
+    assert!(started.stderr.ends_with(&line), "{started:#?}");
+    for change in ["reload", "restart"] {
+        let ran = rpm.run([change, "web"]);
+        assert!(ran.stderr.ends_with(&line), "{ran:#?}");
+    }
+    for process in rpm.list() {
+        let addresses: Vec<&str> = process
+            .serves
+            .iter()
+            .map(|served| served.address.as_str())
+            .collect();
+        assert!(
+            matches!(addresses[..], [one] if one.starts_with("tcp ") && one.ends_with(&format!(":{number}"))),
+            "{process:#?}"
+        );
+    }
+    let rows = rpm.ok(["list"]);
+    assert_eq!(rows.matches(&format!(" {number} ")).count(), 2, "{rows}");
+    let stopped = rpm.run(["stop", "web"]);
+    assert!(!stopped.stderr.contains("serving"), "{stopped:#?}");
+    assert!(rpm.list().iter().all(|process| process.serves.is_empty()));
 }
 
 #[test]

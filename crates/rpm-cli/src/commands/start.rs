@@ -12,7 +12,7 @@ use rpm_wire::api::{
 
 use super::changes::{self, How};
 use super::described::specs_of;
-use super::{change, change_step_by_step, follow, read, session, show, surroundings, tell, warn_of_skipped};
+use super::{change_step_by_step, follow, read, session, show_served, surroundings, tell, warn_of_skipped};
 use crate::args::{FileArgs, SITE_PASSWORD, SITE_USER, STATIC_SITE, ServeArgs, StartArgs};
 use crate::config;
 use crate::http::Session;
@@ -156,7 +156,7 @@ async fn start_script(
         wait: !args.no_wait,
     };
     let reply: ChangeReply = on(open).await?.post("/v1/apps", &request).await?;
-    show(&reply, output)
+    show_served(&reply, output)
 }
 
 /// Is this the file that it runs? What is known is where symbolic links lead.
@@ -359,5 +359,7 @@ pub(super) async fn serve(args: &ServeArgs, output: &mut Output) -> anyhow::Resu
         instances: args.instances.unwrap_or(1),
         ..AppSpec::default()
     };
-    change("/v1/apps", &StartRequest { app, wait: true }, output).await
+    let request = StartRequest { app, wait: true };
+    let reply: ChangeReply = session().await?.post("/v1/apps", &request).await?;
+    show_served(&reply, output)
 }

@@ -23,18 +23,19 @@ const fn column(title: &'static str, right: bool, rank: u8) -> Column {
     Column { title, right, rank }
 }
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     column("id", true, 0),
     column("name", false, 0),
-    column("mode", false, 6),
-    column("plane", false, 8),
-    column("pid", true, 5),
-    column("uptime", true, 3),
-    column("↺", true, 2),
+    column("mode", false, 7),
+    column("plane", false, 9),
+    column("pid", true, 6),
+    column("uptime", true, 4),
+    column("↺", true, 3),
     column("status", false, 0),
-    column("cpu", true, 4),
-    column("memory", true, 1),
-    column("conns", true, 7),
+    column("port", true, 1),
+    column("cpu", true, 5),
+    column("memory", true, 2),
+    column("conns", true, 8),
 ];
 
 const NAME: usize = 1;
@@ -175,7 +176,7 @@ fn other_line(process: &Process, other: &Other) -> Line {
     cells[0] = process.id.to_string();
     cells[4] = other.pid.to_string();
     cells[STATUS] = format!("{}{left}", other.phase.as_str());
-    cells[10] = or_dash(other.connections);
+    cells[11] = or_dash(other.connections);
     Line {
         cells,
         colour: Color::Yellow,
@@ -214,12 +215,55 @@ fn line(process: &Process) -> Line {
             figures.uptime,
             process.restarts.to_string(),
             process.status.as_str().to_owned(),
+            ports(process),
             figures.cpu,
             figures.memory,
             figures.connections,
         ],
         colour: colour(process.status),
     }
+}
+
+/// Where it serves, in a word: so many ports are named.
+const PORTS_NAMED: usize = 2;
+
+/// `3000`, `3000 53/udp`, `80 443 +2`, `unix`. An app that listens on IPv4 and IPv6 has one port.
+fn ports(process: &Process) -> String {
+    let mut ports: Vec<String> = Vec::new();
+    for served in &process.serves {
+        let (kind, address) = served.address.split_once(' ').unwrap_or_default();
+        let number = address.rsplit(':').next().unwrap_or_default();
+        let port = match kind {
+            "tcp" => visible(number),
+            "udp" => visible(&format!("{number}/udp")),
+            other => visible(other),
+        };
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    let more = ports.len().saturating_sub(PORTS_NAMED);
+    ports.truncate(PORTS_NAMED);
+    ports.extend((more > 0).then(|| format!("+{more}")));
+    or_dash((!ports.is_empty()).then(|| ports.join(" ")))
+}
+
+/// A line for each URL at which these are found; where there are several apps it says whose it is.
+pub(crate) fn served(processes: &[Process]) -> Vec<String> {
+    let several = processes.iter().any(|process| process.name != processes[0].name);
+    let mut lines: Vec<String> = Vec::new();
+    for process in processes {
+        for url in process.serves.iter().filter_map(|served| served.url.as_deref()) {
+            let line = match several {
+                true => format!("{}: serving {}", visible(&process.name), visible(url)),
+                false => format!("serving {}", visible(url)),
+            };
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+    }
+    lines
 }
 
 pub(super) fn mode(mode: ExecMode) -> &'static str {

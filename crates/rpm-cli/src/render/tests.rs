@@ -1,7 +1,8 @@
 //! What a person sees, to the character.
 
 use rpm_wire::api::{
-    AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, Other, Phase, Process, SlotInfo, Status, Stream,
+    AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, Other, Phase, Process, Served, SlotInfo, Status,
+    Stream,
 };
 
 use super::*;
@@ -26,11 +27,19 @@ fn online(id: u32) -> Process {
         cpu_percent: 12.25,
         memory_bytes: 51_896_320,
         connections: Some(7),
+        serves: vec![serves("tcp [::]:3000", Some("http://localhost:3000"))],
         exit_code: None,
         others: Vec::new(),
         out_log: format!("/srv/logs/web-out-{id}.log"),
         err_log: format!("/srv/logs/web-error-{id}.log"),
         spec: None,
+    }
+}
+
+fn serves(address: &str, url: Option<&str>) -> Served {
+    Served {
+        address: address.to_owned(),
+        url: url.map(str::to_owned),
     }
 }
 
@@ -43,6 +52,7 @@ fn errored() -> Process {
         pid: None,
         uptime_ms: None,
         connections: None,
+        serves: Vec::new(),
         exit_code: Some(1),
         ..online(16)
     }
@@ -80,12 +90,12 @@ fn listener(slots: Vec<SlotInfo>) -> ListenerInfo {
 #[test]
 fn the_table_of_processes() {
     let expected = "\
-╭────┬─────────┬─────────┬────────┬──────┬────────┬────┬─────────┬───────┬─────────┬───────╮
-│ id ┆ name    ┆ mode    ┆ plane  ┆  pid ┆ uptime ┆  ↺ ┆ status  ┆   cpu ┆  memory ┆ conns │
-╞════╪═════════╪═════════╪════════╪══════╪════════╪════╪═════════╪═══════╪═════════╪═══════╡
-│  0 ┆ web     ┆ cluster ┆ direct ┆ 4711 ┆ 3m 20s ┆  0 ┆ online  ┆ 12.2% ┆ 49.5 MB ┆     7 │
-│ 16 ┆ bad�[2J ┆ fork    ┆ none   ┆    - ┆      - ┆ 16 ┆ errored ┆     - ┆       - ┆     - │
-╰────┴─────────┴─────────┴────────┴──────┴────────┴────┴─────────┴───────┴─────────┴───────╯";
+╭────┬─────────┬─────────┬────────┬──────┬────────┬────┬─────────┬──────┬───────┬─────────┬───────╮
+│ id ┆ name    ┆ mode    ┆ plane  ┆  pid ┆ uptime ┆  ↺ ┆ status  ┆ port ┆   cpu ┆  memory ┆ conns │
+╞════╪═════════╪═════════╪════════╪══════╪════════╪════╪═════════╪══════╪═══════╪═════════╪═══════╡
+│  0 ┆ web     ┆ cluster ┆ direct ┆ 4711 ┆ 3m 20s ┆  0 ┆ online  ┆ 3000 ┆ 12.2% ┆ 49.5 MB ┆     7 │
+│ 16 ┆ bad�[2J ┆ fork    ┆ none   ┆    - ┆      - ┆ 16 ┆ errored ┆    - ┆     - ┆       - ┆     - │
+╰────┴─────────┴─────────┴────────┴──────┴────────┴────┴─────────┴──────┴───────┴─────────┴───────╯";
     assert_eq!(
         processes(&[online(0), errored()], Look::Plain).to_string(),
         expected
@@ -172,17 +182,62 @@ fn a_narrow_terminal_has_the_columns_that_are_most_wanted() {
             .filter(|word| !word.is_empty());
         words.map(str::to_owned).collect::<Vec<_>>().join(" ")
     };
-    let all = "id name mode plane pid uptime ↺ status cpu memory conns";
+    let all = "id name mode plane pid uptime ↺ status port cpu memory conns";
     assert_eq!(shown(Some(160), "server"), all);
     assert_eq!(
         shown(Some(80), "server"),
-        "id name pid uptime ↺ status cpu memory"
+        "id name pid uptime ↺ status port cpu memory"
     );
-    assert_eq!(shown(Some(60), "server"), "id name uptime ↺ status memory");
+    assert_eq!(shown(Some(60), "server"), "id name ↺ status port memory");
     assert_eq!(shown(Some(34), "server"), "id name status");
     for unknown in [None, Some(0)] {
         assert_eq!(shown(unknown, &"long".repeat(50)), all);
     }
+}
+
+#[test]
+fn a_port_is_named_once_and_many_are_counted() {
+    let cases: [(&[&str], &str); 6] = [
+        (&[], "-"),
+        (&["tcp 0.0.0.0:3000", "tcp [::]:3000"], "3000"),
+        (&["tcp [::]:80", "tcp [::]:443"], "80 443"),
+        (
+            &["tcp [::]:80", "tcp [::]:443", "tcp [::]:8080", "tcp [::]:9229"],
+            "80 443 +2",
+        ),
+        (&["udp 0.0.0.0:53", "unix /run/x.sock"], "53/udp unix"),
+        (&["tcp \u{1b}[2J"], "\u{fffd}[2J"),
+    ];
+    for (addresses, port) in cases {
+        let process = Process {
+            serves: addresses.iter().map(|address| serves(address, None)).collect(),
+            ..online(0)
+        };
+        let text = processes(&[process], Look::Plain).to_string();
+        assert!(text.contains(&format!(" {port} ┆")), "{port}\n{text}");
+    }
+}
+
+#[test]
+fn where_an_app_is_found_is_said_once() {
+    let url = "http://localhost:3000";
+    assert_eq!(served(&[online(0), online(1)]), [format!("serving {url}")]);
+    let other = Process {
+        name: "db".into(),
+        serves: vec![
+            serves("tcp [::]:5432", None),
+            serves("tcp [::]:80", Some("http://localhost")),
+        ],
+        ..online(2)
+    };
+    assert_eq!(
+        served(&[online(0), online(1), other]),
+        [
+            format!("web: serving {url}"),
+            "db: serving http://localhost".to_owned()
+        ]
+    );
+    assert!(served(&[errored()]).is_empty() && served(&[]).is_empty());
 }
 
 #[test]
