@@ -28,6 +28,9 @@ const PAST: u32 = 50;
 /// What has happened and is not shown yet.
 const QUEUE: usize = 256;
 
+/// What is at the foot while nothing is asked.
+const KEYS: &str = "↑↓ choose  r reload  t restart  s stop  q quit";
+
 /// What there is to see.
 #[derive(Default)]
 struct Screen {
@@ -36,6 +39,8 @@ struct Screen {
     lines: VecDeque<(Stream, String)>,
     /// What became of the last command.
     said: String,
+    /// What is done only if the answer is yes.
+    asked: Option<Question>,
 }
 
 /// What a key asks for.
@@ -43,9 +48,33 @@ struct Screen {
 enum Wish {
     Quit,
     Move(isize),
+    Change(Change),
+    /// Of what was asked.
+    Yes,
+    Nothing,
+}
+
+/// What is done to a process, after a question: this window is easily taken for a shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
     Reload,
     Restart,
     Stop,
+}
+
+/// A change, and of what: the list may have changed when the answer comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Question {
+    change: Change,
+    name: String,
+    id: u32,
+}
+
+/// What follows from a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Deed {
+    Quit,
+    Change(Question),
     Nothing,
 }
 
@@ -87,27 +116,29 @@ async fn show(terminal: &mut ratatui::DefaultTerminal, first: Vec<Process>) -> a
             _ = ticks.tick() => screen.processes = read("/v1/processes").await?,
             line = lines.recv() => screen.push(line),
             reply = replies.recv() => screen.said = reply.unwrap_or_default(),
-            key = keys.recv() => match key {
-                None | Some(Wish::Quit) => return Ok(()),
-                Some(Wish::Move(by)) => screen.choose(by),
-                Some(Wish::Nothing) => {}
-                Some(wish) => if let Some(process) = screen.process() {
-                    tokio::spawn(carry_out(wish, process.name.clone(), process.id, said.clone()));
+            wish = keys.recv() => match wish {
+                None => return Ok(()),
+                Some(None) => {}
+                Some(Some(wish)) => match screen.follow(wish) {
+                    Deed::Quit => return Ok(()),
+                    Deed::Change(question) => drop(tokio::spawn(carry_out(question, said.clone()))),
+                    Deed::Nothing => {}
                 },
             },
         }
     }
 }
 
-/// Keys, from a thread that ends with the process.
-fn keys() -> mpsc::Receiver<Wish> {
+/// Keys, from a thread that ends with the process; `None`: there is nothing to do but to draw.
+fn keys() -> mpsc::Receiver<Option<Wish>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     std::thread::spawn(move || {
         while let Ok(event) = event::read() {
             let wish = match event {
-                Event::Key(key) if key.kind == KeyEventKind::Press => wish(key.code, key.modifiers),
-                // The size may have changed: it is drawn anew.
-                _ => Wish::Nothing,
+                Event::Key(key) if key.kind == KeyEventKind::Press => Some(wish(key.code, key.modifiers)),
+                // It is drawn for the new size.
+                Event::Resize(..) => None,
+                _ => continue,
             };
             if sender.blocking_send(wish).is_err() {
                 break;
@@ -120,12 +151,15 @@ fn keys() -> mpsc::Receiver<Wish> {
 fn wish(key: KeyCode, with: KeyModifiers) -> Wish {
     match key {
         KeyCode::Char('c') if with.contains(KeyModifiers::CONTROL) => Wish::Quit,
+        // With Ctrl or Alt it is another key, which has no meaning here.
+        _ if !with.difference(KeyModifiers::SHIFT).is_empty() => Wish::Nothing,
         KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
         KeyCode::Up | KeyCode::Char('k') => Wish::Move(-1),
         KeyCode::Down | KeyCode::Char('j') => Wish::Move(1),
-        KeyCode::Char('r') => Wish::Reload,
-        KeyCode::Char('t') => Wish::Restart,
-        KeyCode::Char('s') => Wish::Stop,
+        KeyCode::Char('r') => Wish::Change(Change::Reload),
+        KeyCode::Char('t') => Wish::Change(Change::Restart),
+        KeyCode::Char('s') => Wish::Change(Change::Stop),
+        KeyCode::Char('y' | 'Y') => Wish::Yes,
         _ => Wish::Nothing,
     }
 }
@@ -148,11 +182,11 @@ async fn follow(id: u32, lines: mpsc::Sender<LogLine>) {
     }
 }
 
-async fn carry_out(wish: Wish, name: String, id: u32, said: mpsc::Sender<String>) {
+async fn carry_out(Question { change, name, id }: Question, said: mpsc::Sender<String>) {
     let done = async {
         let mut session = session().await?;
-        let reply: ChangeReply = match wish {
-            Wish::Reload => {
+        let reply: ChangeReply = match change {
+            Change::Reload => {
                 let request = ReloadRequest {
                     targets: vec![name.clone()],
                     env: std::collections::BTreeMap::new(),
@@ -162,11 +196,11 @@ async fn carry_out(wish: Wish, name: String, id: u32, said: mpsc::Sender<String>
                 };
                 session.post("/v1/reload", &request).await?
             }
-            Wish::Restart => {
+            Change::Restart => {
                 let request = action(Action::Restart, vec![name.clone()], true);
                 session.post("/v1/actions", &request).await?
             }
-            _ => {
+            Change::Stop => {
                 let request = action(Action::Stop, vec![id.to_string()], true);
                 session.post("/v1/actions", &request).await?
             }
@@ -183,6 +217,17 @@ async fn carry_out(wish: Wish, name: String, id: u32, said: mpsc::Sender<String>
     };
     // Nobody looks any more if this fails.
     let _ = said.send(text).await;
+}
+
+impl std::fmt::Display for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = render::visible(&self.name);
+        match self.change {
+            Change::Reload => write!(f, "reload {name}?"),
+            Change::Restart => write!(f, "restart {name}?"),
+            Change::Stop => write!(f, "stop {name} ({})?", self.id),
+        }
+    }
 }
 
 impl Screen {
@@ -203,6 +248,35 @@ impl Screen {
         self.clamp();
     }
 
+    /// A key was pressed. While something is asked, it is the answer, and all but one mean no.
+    fn follow(&mut self, wish: Wish) -> Deed {
+        let asked = self.asked.take();
+        match (wish, asked) {
+            (Wish::Yes, Some(question)) => Deed::Change(question),
+            (Wish::Quit, None) => Deed::Quit,
+            (Wish::Move(by), None) => {
+                self.choose(by);
+                Deed::Nothing
+            }
+            (Wish::Change(change), None) => {
+                self.asked = self.process().map(|process| Question {
+                    change,
+                    name: process.name.clone(),
+                    id: process.id,
+                });
+                Deed::Nothing
+            }
+            (_, Some(_)) | (Wish::Yes | Wish::Nothing, None) => Deed::Nothing,
+        }
+    }
+
+    fn foot(&self) -> Line<'_> {
+        match &self.asked {
+            Some(question) => Line::styled(format!("{question} y/N"), Style::new().fg(Color::Yellow)),
+            None => Line::raw(format!("{KEYS}   {}", self.said)),
+        }
+    }
+
     fn push(&mut self, line: Option<LogLine>) {
         if self.lines.len() >= LINES {
             self.lines.pop_front();
@@ -220,8 +294,7 @@ impl Screen {
         .areas(frame.area());
         self.draw_processes(frame, above);
         self.draw_lines(frame, below);
-        let keys = "↑↓ choose  r reload  t restart  s stop  q quit";
-        frame.render_widget(Paragraph::new(format!("{keys}   {}", self.said)), foot);
+        frame.render_widget(Paragraph::new(self.foot()), foot);
     }
 
     fn draw_processes(&mut self, frame: &mut Frame<'_>, area: Rect) {
@@ -293,7 +366,69 @@ mod tests {
         assert_eq!(wish(KeyCode::Char('c'), KeyModifiers::CONTROL), Wish::Quit);
         assert_eq!(wish(KeyCode::Char('c'), plain), Wish::Nothing);
         assert_eq!(wish(KeyCode::Down, plain), Wish::Move(1));
-        assert_eq!(wish(KeyCode::Char('r'), plain), Wish::Reload);
+        assert_eq!(wish(KeyCode::Char('r'), plain), Wish::Change(Change::Reload));
+        assert_eq!(wish(KeyCode::Char('r'), KeyModifiers::CONTROL), Wish::Nothing);
+    }
+
+    /// What is done when these keys are pressed, one after the other.
+    fn deeds(screen: &mut Screen, keys: &str) -> Vec<Deed> {
+        let press = |key| screen.follow(wish(KeyCode::Char(key), KeyModifiers::NONE));
+        keys.chars()
+            .map(press)
+            .filter(|deed| *deed != Deed::Nothing)
+            .collect()
+    }
+
+    fn screen() -> Screen {
+        let process = |id: u32| {
+            serde_json::from_value(serde_json::json!({
+                "id": id, "name": "web", "instance": id, "generation": 1, "exec_mode": "cluster", "plane": "direct",
+                "status": "online", "pid": 1, "uptime_ms": 1, "started_at_ms": 0, "created_at_ms": 0, "restarts": 0,
+                "unstable_restarts": 0, "cpu_percent": 0.0, "memory_bytes": 0, "connections": null, "exit_code": null,
+                "out_log": "", "err_log": ""
+            }))
+            .expect("a process")
+        };
+        let mut screen = Screen {
+            processes: vec![process(0), process(1)],
+            ..Screen::default()
+        };
+        screen.clamp();
+        screen
+    }
+
+    #[test]
+    fn nothing_is_changed_without_a_yes() {
+        let screen = &mut screen();
+        for typed in ["clear; rpm ls", "rrr", "sns", "yyy", "r\u{1b}y", "ssy", "rqy"] {
+            assert_eq!(deeds(screen, typed), [], "{typed:?}");
+            screen.asked = None;
+        }
+        let changes = [('r', Change::Reload), ('t', Change::Restart), ('s', Change::Stop)];
+        for (key, change) in changes {
+            let name = "web".to_owned();
+            let wanted = Deed::Change(Question { change, name, id: 1 });
+            assert_eq!(deeds(screen, &format!("j{key}y")), [wanted]);
+        }
+    }
+
+    #[test]
+    fn the_question_stands_at_the_foot_and_its_answer_is_no_command() {
+        let screen = &mut screen();
+        let foot = |screen: &Screen| screen.foot().to_string();
+        assert!(foot(screen).contains("s stop"));
+        let questions = [
+            ('r', "reload web? y/N"),
+            ('t', "restart web? y/N"),
+            ('s', "stop web (0)? y/N"),
+        ];
+        for (key, question) in questions {
+            assert_eq!(deeds(screen, &key.to_string()), []);
+            assert_eq!(foot(screen), question);
+            assert_eq!(deeds(screen, "q"), [], "it answers the question");
+            assert!(foot(screen).contains("s stop"));
+        }
+        assert_eq!(deeds(screen, "q"), [Deed::Quit]);
     }
 
     #[test]
