@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use crate::core::{Core, MAX_INSTANCES, Timer};
 use crate::instance::{App, Instance, State, Then};
 use crate::protocol::{AppConfig, Command, Failure, Output};
+use crate::restart::Life;
 use crate::tickets::{Goal, Reached};
 use crate::{AppId, InstanceId, Ticket};
 
@@ -191,11 +192,8 @@ impl Core {
         instance.record.forgive();
         match instance.state {
             State::Running { worker } => {
-                if self
-                    .workers
-                    .get(&worker)
-                    .is_some_and(|worker| worker.phase.is_online())
-                {
+                let life = self.workers.get(&worker).map(|worker| worker.life(self.now));
+                if let Some(Life::Ready { .. }) = life {
                     instance.record.count_restart();
                 }
                 self.end(id, worker, Then::Restart);

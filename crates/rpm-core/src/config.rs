@@ -12,8 +12,8 @@ use crate::Revision;
 pub enum Readiness {
     /// Ready once the program has been executed: workers that are handed a socket that listens already (`LISTEN_FDS`).
     Executed,
-    /// The same at a first start, for a program that may have no port at all. A worker that a reload starts must listen where
-    /// its predecessor does.
+    /// For a program that may have no port at all: ready once it listens, or has lived for a second (or `listen_timeout`, if
+    /// that is less). A worker that a reload starts must listen where its predecessor does.
     Runs,
     /// Ready once it listens. A worker that is alive at `listen_timeout` and listens on nothing is
     /// `online` too (a queue consumer), and is reported as silent.

@@ -12,6 +12,7 @@ extern crate alloc;
 mod command;
 mod config;
 mod core;
+mod crash;
 mod deadlines;
 mod drain;
 mod freeze;

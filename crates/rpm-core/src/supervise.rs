@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use core::time::Duration;
 
 use crate::core::{Core, Timer};
+use crate::crash::failure;
 use crate::instance::{State, Then};
 use crate::proof::Footprint;
 use crate::protocol::{Exit, Failure, Notice, Output, Readiness};
@@ -79,14 +80,12 @@ impl Core {
         match worker.phase {
             Phase::Spawning { .. } => {
                 worker.spawned = Some(self.now);
-                let ready_by = self.now + worker.config.policy.listen_timeout;
+                let ready_by = self.now + worker.time_to_be_ready();
                 let (duty, readiness) = (worker.duty, worker.config.readiness);
                 self.enter(id, Phase::Launching { ready_by });
                 match (duty, readiness) {
                     (Duty::Prove, _) => self.review(id),
-                    (Duty::Serve | Duty::StandBy { .. }, Readiness::Executed | Readiness::Runs) => {
-                        self.online(id, false);
-                    }
+                    (Duty::Serve | Duty::StandBy { .. }, Readiness::Executed) => self.online(id, false),
                     (
                         Duty::Serve | Duty::StandBy { .. } | Duty::Retire { .. },
                         Readiness::Executed | Readiness::Runs | Readiness::Listens | Readiness::Announces,
@@ -261,53 +260,6 @@ impl Core {
             Some(State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored) | None => {
             }
         }
-    }
-
-    /// A worker ended without being asked to.
-    fn crashed(&mut self, id: WorkerId, worker: &Worker, exit: Option<Exit>) {
-        if !worker.phase.is_online() {
-            self.tickets.failed(worker.instance, id, failure(exit));
-        }
-        let Some(instance) = self.instances.get_mut(&worker.instance) else {
-            return;
-        };
-        let life = worker.life(self.now);
-        let then = match instance
-            .record
-            .judge_exit(exit, life, &worker.config.policy, &mut self.rng)
-        {
-            Verdict::Now => {
-                instance.record.count_restart();
-                Then::Restart
-            }
-            Verdict::After(delay) => Then::Retry { delay },
-            Verdict::Errored => Then::Errored,
-            Verdict::Stopped => Then::Stopped,
-        };
-        self.note_crash(id, exit, then);
-        self.follow(worker.instance, then);
-    }
-
-    /// A worker that was asked to end has ended.
-    pub(crate) fn ended(&mut self, id: WorkerId, instance: InstanceId, then: Then, exit: Option<Exit>) {
-        match then {
-            Then::Retry { .. } | Then::Errored => self.note_crash(id, exit, then),
-            Then::Stopped | Then::Restart | Then::Forgotten => {}
-        }
-        self.follow(instance, then);
-    }
-
-    fn note_crash(&mut self, worker: WorkerId, exit: Option<Exit>, then: Then) {
-        let retry_in = match then {
-            Then::Restart => Some(Duration::ZERO),
-            Then::Retry { delay } => Some(delay),
-            Then::Stopped | Then::Errored | Then::Forgotten => None,
-        };
-        self.note(Notice::Crashed {
-            worker,
-            exit,
-            retry_in,
-        });
     }
 
     pub(crate) fn note(&mut self, notice: Notice) {
@@ -492,9 +444,4 @@ impl Core {
             None => self.timers.clear(Timer::Phase(id)),
         }
     }
-}
-
-/// What the end of a worker that was not ready is to the command that wanted it.
-fn failure(exit: Option<Exit>) -> Failure {
-    exit.map_or(Failure::SpawnFailed, Failure::Exited)
 }

@@ -9,7 +9,7 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::proof::Footprint;
-use crate::protocol::AppConfig;
+use crate::protocol::{AppConfig, Readiness};
 use crate::restart::Life;
 use crate::slot::Role;
 use crate::{Generation, GroupId, InstanceId, Tick};
@@ -133,7 +133,20 @@ impl Phase {
     }
 }
 
+/// A program that may have no port at all, and has none after this time, is taken to be ready if it lives: what cannot start
+/// (a syntax error, a module or a variable that is missing, a port that is taken) ends sooner.
+const LIVES: Duration = Duration::from_secs(1);
+
 impl Worker {
+    /// From its spawn; at the end of that it is ready because it lives, or has failed.
+    pub(crate) fn time_to_be_ready(&self) -> Duration {
+        let within = self.config.policy.listen_timeout;
+        match self.config.readiness {
+            Readiness::Runs => within.min(LIVES),
+            Readiness::Executed | Readiness::Listens | Readiness::Announces => within,
+        }
+    }
+
     /// Its life, if it ended now.
     pub(crate) fn life(&self, now: Tick) -> Life {
         match self.phase {
@@ -141,6 +154,14 @@ impl Worker {
                 uptime: now - self.spawned.unwrap_or(since),
                 online: now - since,
             },
+            // Nothing but living was wanted of it: it has done that so long.
+            Phase::Launching { .. } if self.config.readiness == Readiness::Runs => {
+                let uptime = now - self.spawned.unwrap_or(now);
+                Life::Ready {
+                    uptime,
+                    online: uptime,
+                }
+            }
             Phase::Spawning { .. }
             | Phase::Launching { .. }
             | Phase::Draining { .. }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rpm_core::protocol::Command;
-use rpm_core::{AppId, InstanceId};
+use rpm_core::{AppId, InstanceId, StateView};
 use rpm_wire::api::WatchSpec;
 use tracing::{info, warn};
 
@@ -147,9 +147,20 @@ impl Supervisor {
             }
         }
         for app in due {
+            // It is as new as it can be, and a time table of every second would not let it become ready, nor a command that
+            // waits for that return.
+            if self.is_starting(app) {
+                continue;
+            }
             info!(app = self.label(app), "restarted by the clock");
             self.renew_all_of(app, Manner::default());
         }
+    }
+
+    /// Is every instance being started at this moment?
+    fn is_starting(&self, app: AppId) -> bool {
+        let mut states = self.core.instances().filter(|view| view.app == app).peekable();
+        states.peek().is_some() && states.all(|view| matches!(view.state, StateView::Launching { .. }))
     }
 
     /// Files of an app have changed.

@@ -129,9 +129,13 @@ fn a_port_that_another_app_has() {
 #[test]
 fn an_app_that_exits_at_once() {
     let rpm = Rpm::new();
-    App::new("exit-at-once.js")
+    let ran = App::new("exit-at-once.js")
         .args(["--max-restarts", "2"])
-        .start(&rpm);
+        .try_start(&rpm);
+    assert_says(
+        &ran,
+        &["exited with code 1 before it was ready", "leaving at once"],
+    );
     let ended = rpm.wait_status("exit-at-once", Status::Errored);
     assert_eq!(ended[0].exit_code, Some(1));
     let lines = rpm.ok(["logs", "exit-at-once", "--nostream"]);

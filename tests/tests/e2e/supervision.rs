@@ -1,5 +1,6 @@
 //! Keeping processes alive, and ending them.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use rpm_e2e::ask::{BOUND, printed, refused, workers};
 use rpm_e2e::clients::beside;
 use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::process::{runs, signal};
-use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
+use rpm_testkit::{Outcome, Port, Process, Ran, Rpm, Status, Traffic, get, wait_until};
 
 /// Connections that were being served when their process was ended.
 const IN_FLIGHT: [Outcome; 2] = [Outcome::ResetFresh, Outcome::Truncated];
@@ -24,9 +25,10 @@ fn gaps(stamps: &[u64]) -> Vec<u64> {
     stamps.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
+/// It never gets ready, so nobody waits for that.
 fn stamping(options: &[&str]) -> App {
     App::new("stamp.sh")
-        .args(["--interpreter", "sh", "--name", "stamp"])
+        .args(["--interpreter", "sh", "--name", "stamp", "--no-wait"])
         .args(options)
 }
 
@@ -92,6 +94,65 @@ fn young_crashes_end_in_errored_and_a_restart_begins_from_zero() {
     let back = |now: &Process| now.status == Status::Online && now.pid != again.pid;
     let back = wait_until("one crash is forgiven again", BOUND, || rpm.process(0), back);
     assert_eq!(back.unstable_restarts, 1);
+}
+
+#[test]
+fn what_cannot_start_says_so_without_a_cluster_too() {
+    let rpm = Rpm::new();
+    let cases: [(&str, &str, &[&str], &str); 5] = [
+        ("syntax", "const x = ;", &[], "SyntaxError"),
+        ("missing", "require('./nowhere')", &[], "MODULE_NOT_FOUND"),
+        ("throws", "throw new Error('no database')", &[], "no database"),
+        (
+            "leaves",
+            "console.error('PORT is not set'); process.exit(3)",
+            &[],
+            "PORT is not set",
+        ),
+        ("argument", "", &["--node-args=--bogus"], "bad option"),
+    ];
+    for (name, body, options, wanted) in cases {
+        let script = rpm.home().join(format!("{name}.js"));
+        fs::write(&script, body).expect("a script");
+        let ran: Ran = rpm
+            .command(["start"])
+            .arg(&script)
+            .args(options)
+            .output()
+            .expect("rpm runs")
+            .into();
+        assert_eq!(ran.code, Some(1), "{name}: {ran:#?}");
+        assert!(ran.stderr.contains("before it was ready"), "{name}: {ran:#?}");
+        assert!(ran.stderr.contains(wanted), "{name}: {ran:#?}");
+        rpm.ok(["delete", name]);
+    }
+}
+
+#[test]
+fn what_starts_without_a_cluster_is_there_when_the_command_returns() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let script = rpm.home().join("late.js");
+    let body =
+        "setTimeout(() => require('http').createServer((q, r) => r.end('ok')).listen(process.env.PORT), 200)";
+    fs::write(&script, body).expect("a script");
+    let started: Ran = rpm
+        .command(["start"])
+        .arg(&script)
+        .env("PORT", port.to_string())
+        .output()
+        .expect("rpm runs")
+        .into();
+    assert_eq!(started.code, Some(0), "{started:#?}");
+    let line = format!("serving http://localhost:{port}\n");
+    assert!(started.stderr.ends_with(&line), "{started:#?}");
+    assert_eq!(get(port.number(), "/").expect("an answer").body, "ok");
+    // A job that has done its work in less time than a server needs to listen has not failed.
+    let job = rpm.home().join("job.js");
+    fs::write(&job, "console.log('done')").expect("a script");
+    let mut command = rpm.command(["start", "--no-autorestart"]);
+    let ran: Ran = command.arg(&job).output().expect("rpm runs").into();
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert_eq!(rpm.process(1).status, Status::Stopped);
 }
 
 #[test]

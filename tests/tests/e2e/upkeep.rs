@@ -41,7 +41,7 @@ fn some_exit_codes_are_the_end_of_it() {
     rpm.ok(["delete", "chores"]);
     chores("exit")
         .env("CODE", 4)
-        .args(["--stop-exit-codes", "0", "3"])
+        .args(["--stop-exit-codes", "0", "3", "--no-wait"])
         .start(&rpm);
     settled(&rpm, 0, Status::Errored);
     rpm.ok(["reset", "chores"]);

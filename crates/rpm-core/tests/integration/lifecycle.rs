@@ -2,23 +2,11 @@
 
 use std::time::Duration;
 
-use crate::common::{APP, Rig, done, instances, kill, ms, online, spawn, terminate};
+use crate::common::{APP, Rig, done, failed, instances, kill, ms, online, spawn, terminate};
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
-use rpm_core::{AppId, Generation, InstanceId, StateView, Ticket, WorkerId};
-
-fn failed(ticket: u64, instance: Option<u32>, worker: Option<u64>, failure: Failure) -> Output {
-    let (instance, worker) = (instance.map(InstanceId), worker.map(WorkerId));
-    Output::Done {
-        ticket: Ticket(ticket),
-        outcome: Outcome::Failed {
-            instance,
-            worker,
-            failure,
-        },
-    }
-}
+use rpm_core::{AppId, Generation, StateView, Ticket, WorkerId};
 
 fn crashed(worker: u64, retry_in: Option<Duration>) -> Output {
     let exit = Some(Exit::Code(1));

@@ -8,6 +8,7 @@ mod lifecycle;
 mod proof;
 mod reload;
 mod room;
+mod runs;
 mod scale;
 mod simulation;
 mod slots;

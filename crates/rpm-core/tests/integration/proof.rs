@@ -158,6 +158,7 @@ fn an_instance_that_never_served_is_started_as_at_first() {
 #[test]
 fn one_that_is_ready_when_it_runs_must_listen_where_its_predecessor_does() {
     let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    rig.pass(ms(1000));
     assert!(is_ready(&rig, 1), "at a first start it need not listen");
     rig.take_slot(0, 1);
     reload(&mut rig);

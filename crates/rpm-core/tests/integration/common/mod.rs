@@ -4,7 +4,9 @@ pub(crate) mod rollout;
 
 use std::time::Duration;
 
-use rpm_core::protocol::{AppConfig, Command, Exit, Input, Notice, Outcome, Output, Policy, Readiness};
+use rpm_core::protocol::{
+    AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
+};
 use rpm_core::{
     AppId, Core, Generation, GroupId, InstanceId, InstanceView, Revision, SlotId, StateView, Tick, Ticket,
     WorkerId,
@@ -103,6 +105,19 @@ pub(crate) fn spawn(worker: u64, generation: u32, instance: u32, number: u32) ->
         revision: Revision(1),
         instance: InstanceId(instance),
         number,
+    }
+}
+
+/// The outcome of a command that failed.
+pub(crate) fn failed(ticket: u64, instance: Option<u32>, worker: Option<u64>, failure: Failure) -> Output {
+    let (instance, worker) = (instance.map(InstanceId), worker.map(WorkerId));
+    Output::Done {
+        ticket: Ticket(ticket),
+        outcome: Outcome::Failed {
+            instance,
+            worker,
+            failure,
+        },
     }
 }
 
@@ -221,9 +236,13 @@ impl Rig {
     }
 
     pub(crate) fn exited(&mut self, worker: u64) -> Vec<Output> {
+        self.exited_with(worker, Exit::Code(1))
+    }
+
+    pub(crate) fn exited_with(&mut self, worker: u64, exit: Exit) -> Vec<Output> {
         self.input(Input::Exited {
             worker: WorkerId(worker),
-            exit: Exit::Code(1),
+            exit,
         })
     }
 

@@ -1,0 +1,81 @@
+//! Ends of workers that nobody asked for, and what follows for their instances.
+
+use core::time::Duration;
+
+use crate::core::Core;
+use crate::instance::Then;
+use crate::protocol::{Exit, Failure, Notice, Readiness};
+use crate::restart::Verdict;
+use crate::tickets::Reached;
+use crate::worker::Worker;
+use crate::{InstanceId, WorkerId};
+
+impl Core {
+    /// A worker ended without being asked to.
+    pub(crate) fn crashed(&mut self, id: WorkerId, worker: &Worker, exit: Option<Exit>) {
+        let Some(instance) = self.instances.get_mut(&worker.instance) else {
+            return;
+        };
+        let life = worker.life(self.now);
+        let then = match instance
+            .record
+            .judge_exit(exit, life, &worker.config.policy, &mut self.rng)
+        {
+            Verdict::Now => {
+                instance.record.count_restart();
+                Then::Restart
+            }
+            Verdict::After(delay) => Then::Retry { delay },
+            Verdict::Errored => Then::Errored,
+            Verdict::Stopped => Then::Stopped,
+        };
+        if !worker.phase.is_online() {
+            match is_accomplished(worker, exit, then) {
+                true => self
+                    .tickets
+                    .reached(worker.instance, Reached::Online { silent: false }),
+                false => self.tickets.failed(worker.instance, id, failure(exit)),
+            }
+        }
+        self.note_crash(id, exit, then);
+        self.follow(worker.instance, then);
+    }
+
+    /// A worker that was asked to end has ended.
+    pub(crate) fn ended(&mut self, id: WorkerId, instance: InstanceId, then: Then, exit: Option<Exit>) {
+        match then {
+            Then::Retry { .. } | Then::Errored => self.note_crash(id, exit, then),
+            Then::Stopped | Then::Restart | Then::Forgotten => {}
+        }
+        self.follow(instance, then);
+    }
+
+    pub(crate) fn note_crash(&mut self, worker: WorkerId, exit: Option<Exit>, then: Then) {
+        let retry_in = match then {
+            Then::Restart => Some(Duration::ZERO),
+            Then::Retry { delay } => Some(delay),
+            Then::Stopped | Then::Errored | Then::Forgotten => None,
+        };
+        self.note(Notice::Crashed {
+            worker,
+            exit,
+            retry_in,
+        });
+    }
+}
+
+/// What the end of a worker that was not ready is to the command that wanted it.
+pub(crate) fn failure(exit: Option<Exit>) -> Failure {
+    exit.map_or(Failure::SpawnFailed, Failure::Exited)
+}
+
+/// Has a worker that ended before it was taken to be ready done all that was wanted of it? A program that need not listen and is not
+/// started again is a job: it may be short.
+fn is_accomplished(worker: &Worker, exit: Option<Exit>, then: Then) -> bool {
+    let policy = &worker.config.policy;
+    let is_good = match exit {
+        Some(Exit::Code(code)) => code == 0 || policy.stop_exit_codes.contains(&code),
+        Some(Exit::Signal(_)) | None => false,
+    };
+    is_good && worker.config.readiness == Readiness::Runs && then == Then::Stopped
+}
