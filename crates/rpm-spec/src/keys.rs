@@ -282,7 +282,7 @@ const KEYS: &[Key] = &[
         "watch",
         &[],
         Kind::Watch,
-        "restart when files change: `true` for the working directory, or paths",
+        "restart when files change: `true` for the working directory, or paths, also with `*`, `**`, `?`, `{a,b}`",
     ),
     works(
         "ignore_watch",
