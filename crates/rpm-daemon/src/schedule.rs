@@ -1,9 +1,14 @@
 //! Time tables of cron (`cron_restart`): five fields, or six with seconds, in a time zone.
 
+use std::time::{Duration, Instant};
+
 use croner::Cron;
 use croner::parser::CronParser;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
+
+/// A clock that is put right by so little goes back without anything being due again.
+const PUT_RIGHT: Duration = Duration::from_secs(5);
 
 /// When something is due.
 #[derive(Debug)]
@@ -36,6 +41,46 @@ impl Schedule {
     }
 }
 
+/// What is due again and again, by a clock that may be set.
+#[derive(Debug)]
+pub(crate) struct Timer {
+    schedule: Schedule,
+    /// `None`: never.
+    pub(crate) next: Option<Timestamp>,
+    /// When it was looked at last: by the clock, and by one that nobody sets.
+    looked: (Timestamp, Instant),
+}
+
+impl Timer {
+    /// Begins now.
+    pub(crate) fn new(schedule: Schedule, now: Timestamp, steady: Instant) -> Timer {
+        let next = schedule.after(now);
+        Timer {
+            schedule,
+            next,
+            looked: (now, steady),
+        }
+    }
+
+    /// Is it due? If so, it is due again at the next time after this.
+    pub(crate) fn handle_look(&mut self, now: Timestamp, steady: Instant) -> bool {
+        let (clock, before) = self.looked;
+        self.looked = (now, steady);
+        let passed = steady.saturating_duration_since(before);
+        // What was computed by the clock before it was set back would be hours away.
+        let expected = clock.checked_add(passed).unwrap_or(clock);
+        let back = Duration::try_from(expected.duration_since(now)).unwrap_or_default();
+        if back > PUT_RIGHT {
+            self.next = self.schedule.after(now);
+        }
+        let is_due = self.next.is_some_and(|next| next <= now);
+        if is_due {
+            self.next = self.schedule.after(now);
+        }
+        is_due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +107,65 @@ mod tests {
         // Clocks are put forward: there is no half past two, and the job runs all the same, that day.
         let spring = next("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00:00Z");
         assert!(spring.starts_with("2026-03-29T0"), "{spring}");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_stop_what_is_due() {
+        // Each look: seconds that have passed, the clock, and whether it is due.
+        for (text, looks) in [
+            // As it goes.
+            (
+                "* * * * *",
+                &[
+                    (30, "12:00:50", false),
+                    (11, "12:01:01", true),
+                    (1, "12:01:02", false),
+                ][..],
+            ),
+            // Four hours back.
+            (
+                "* * * * *",
+                &[
+                    (30, "08:00:50", false),
+                    (11, "08:01:01", true),
+                    (60, "08:02:01", true),
+                ],
+            ),
+            // Back by the moment in which it is put right: the same minute is not due twice.
+            (
+                "* * * * *",
+                &[
+                    (41, "12:01:01", true),
+                    (1, "12:00:59", false),
+                    (2, "12:01:01", false),
+                    (60, "12:02:01", true),
+                ],
+            ),
+            // Forward: what was passed over is due once.
+            ("0 14 * * *", &[(1, "16:00:00", true), (1, "16:00:01", false)]),
+            // Back, and forward again.
+            (
+                "0 13 * * *",
+                &[
+                    (1, "02:00:00", false),
+                    (1, "12:30:00", false),
+                    (1800, "13:00:00", true),
+                ],
+            ),
+        ] {
+            let clock = |time: &str| -> Timestamp { format!("2026-11-26T{time}Z").parse().unwrap() };
+            let mut steady = Instant::now();
+            let schedule = Schedule::parse(text, Some("UTC")).unwrap();
+            let mut timer = Timer::new(schedule, clock("12:00:20"), steady);
+            for (passed, time, due) in looks {
+                steady += Duration::from_secs(*passed);
+                assert_eq!(
+                    timer.handle_look(clock(time), steady),
+                    *due,
+                    "{text}: {looks:?} at {time}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::files::FileWatch;
 use crate::reload::Manner;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Timer};
 use crate::supervisor::{Event, Supervisor};
 
 /// The clock may be set: it is looked at as often as this at least.
@@ -24,24 +24,23 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(crate) struct Upkeep {
     /// Apps have changed since it was looked at.
     pub(crate) stale: bool,
-    timers: BTreeMap<AppId, Timer>,
+    timers: BTreeMap<AppId, Kept>,
     watches: BTreeMap<AppId, FileWatch>,
     /// Some app has a limit of memory.
     pub(crate) limits: bool,
     spared: BTreeMap<InstanceId, Instant>,
 }
 
-struct Timer {
+struct Kept {
     /// Text and zone.
     of: (String, Option<String>),
-    schedule: Schedule,
-    next: Option<Timestamp>,
+    timer: Timer,
 }
 
 impl Upkeep {
     /// When the clock is to be looked at.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let next = self.timers.values().filter_map(|timer| timer.next).min()?;
+        let next = self.timers.values().filter_map(|kept| kept.timer.next).min()?;
         let left = next.duration_since(Timestamp::now());
         let left = Duration::try_from(left).unwrap_or_default();
         Some(Instant::now() + left.min(LOOK))
@@ -85,13 +84,13 @@ impl Supervisor {
             self.upkeep.timers.remove(&app);
             return;
         };
-        if self.upkeep.timers.get(&app).is_some_and(|timer| timer.of == of) {
+        if self.upkeep.timers.get(&app).is_some_and(|kept| kept.of == of) {
             return;
         }
         match Schedule::parse(&of.0, of.1.as_deref()) {
             Ok(schedule) => {
-                let next = schedule.after(Timestamp::now());
-                self.upkeep.timers.insert(app, Timer { of, schedule, next });
+                let timer = Timer::new(schedule, Timestamp::now(), Instant::now());
+                self.upkeep.timers.insert(app, Kept { of, timer });
             }
             Err(error) => warn!(app = self.label(app), error, "it is not restarted by the clock"),
         }
@@ -138,11 +137,10 @@ impl Supervisor {
 
     /// Restarts the apps whose time has come.
     pub(crate) fn look_at_clock(&mut self) {
-        let now = Timestamp::now();
+        let (now, steady) = (Timestamp::now(), Instant::now());
         let mut due = Vec::new();
-        for (app, timer) in &mut self.upkeep.timers {
-            if timer.next.is_some_and(|next| next <= now) {
-                timer.next = timer.schedule.after(now);
+        for (app, kept) in &mut self.upkeep.timers {
+            if kept.timer.handle_look(now, steady) {
                 due.push(*app);
             }
         }
