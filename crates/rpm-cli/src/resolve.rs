@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rpm_spec::{AppOptions, Mode};
 use rpm_wire::api::{AppSpec, ExecMode};
+use rpm_wire::interpreter::found_anew;
 
 pub(crate) use flags::{options_of, overlay};
 pub(crate) use surroundings::Surroundings;
@@ -122,6 +123,7 @@ pub(crate) fn changed(
         Some(wanted) => program::find_interpreter(Some(wanted), Path::new(&spec.script), &cwd, around)?
             .map(|path| utf8("the path of the interpreter", path))
             .transpose()?,
+        None if update_env => anew(&spec, around).or_else(|| spec.interpreter.clone()),
         None => spec.interpreter.clone(),
     };
     let (exec_mode, instances) = mode(options, spec.exec_mode, spec.instances);
@@ -144,6 +146,13 @@ pub(crate) fn changed(
         ..spec
     };
     settings::with(spec, options, around.home())
+}
+
+/// Where PATH has the interpreter now, if it was found in PATH before.
+fn anew(spec: &AppSpec, around: &Surroundings) -> Option<String> {
+    let before = spec.env.get("PATH").map_or("", String::as_str);
+    let paths = (before, around.search_path());
+    found_anew(spec.interpreter.as_deref()?, paths, surroundings::is_executable)
 }
 
 /// The name that an app will have. Its script need not be there.

@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rpm_core::Revision;
 use rpm_wire::api::AppSpec;
+use rpm_wire::interpreter::found_anew;
 use serde::{Deserialize, Serialize};
 
 /// The revisions of one app that may still be needed.
@@ -89,7 +91,7 @@ impl Revisions {
         self.known.last_key_value().map(|(_, version)| version.real())
     }
 
-    /// A revision of what `base` was given, with these variables added, its paths resolved anew. Others than this and
+    /// A revision of what `base` was given, with these variables added, its paths resolved anew, and its interpreter if PATH had it. Others than this and
     /// those in `keep` are forgotten.
     ///
     /// # Errors
@@ -105,7 +107,14 @@ impl Revisions {
             return Ok(base);
         };
         let mut given = AppSpec::clone(&version.given);
+        let before = given.env.get("PATH").cloned().unwrap_or_default();
         given.env.extend(env.clone());
+        let now = given.env.get("PATH").map_or("", String::as_str);
+        let found = given
+            .interpreter
+            .as_deref()
+            .and_then(|path| found_anew(path, (&before, now), is_program));
+        given.interpreter = found.or(given.interpreter);
         self.put(given, keep)
     }
 
@@ -116,6 +125,11 @@ impl Revisions {
     pub(crate) fn check(&self, revision: Revision) -> Result<(), Gone> {
         self.spec(revision).map_or(Ok(()), |spec| real(spec).map(drop))
     }
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// The specification with its symbolic links resolved.

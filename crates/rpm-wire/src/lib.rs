@@ -4,4 +4,5 @@
 pub mod api;
 pub mod channel;
 pub mod dayjs;
+pub mod interpreter;
 pub mod pm2;

@@ -270,3 +270,44 @@ fn options_of_pm2_are_taken_everywhere_in_its_name() {
     let ours = Rpm::new();
     assert_eq!(place.run(&ours, ["list", "-i", "2"]).code, Some(1));
 }
+
+#[test]
+fn an_interpreter_that_path_had_is_found_in_the_path_that_comes_with_update_env() {
+    let (rpm, place) = place();
+    let node = rpm_testkit::node(20);
+    let install = |version: &str| {
+        std::fs::create_dir(place.path().join(version)).expect("a directory");
+        std::os::unix::fs::symlink(&node, place.path().join(version).join("node")).expect("a link");
+    };
+    let run = |args: &[&str], version: &str| {
+        let mut command = rpm.command(args);
+        command.current_dir(place.path()).env("PWD", place.path());
+        let ran = command
+            .env("PATH", place.path().join(version))
+            .output()
+            .expect("it runs");
+        assert!(ran.status.success(), "{args:?}: {ran:?}");
+        spec(&rpm, "echo").interpreter.expect("it has one")
+    };
+    let named = node.display().to_string();
+    let of = |version: &str| place.path().join(version).join("node").display().to_string();
+    install("one");
+    install("two");
+    assert_eq!(run(&["start", "echo.js"], "one"), of("one"));
+    assert_eq!(run(&["reload", "echo"], "two"), of("one"), "it is not asked for");
+    assert_eq!(run(&["reload", "echo", "--update-env"], "two"), of("two"));
+    // Uninstalled.
+    std::fs::remove_dir_all(place.path().join("two")).expect("removed");
+    assert_eq!(run(&["restart", "echo", "--update-env"], "one"), of("one"));
+    install("three");
+    assert_eq!(
+        run(
+            &["restart", "echo", "--update-env", "--max-restarts", "5"],
+            "three"
+        ),
+        of("three")
+    );
+    // One that is named by its path stays.
+    assert_eq!(run(&["restart", "echo", "--interpreter", &named], "one"), named);
+    assert_eq!(run(&["restart", "echo", "--update-env"], "one"), named);
+}
