@@ -43,6 +43,7 @@ mod room;
 mod runtimes;
 mod saved;
 mod serve;
+mod sight;
 mod stalled_logs;
 mod stop;
 mod supervision;
