@@ -259,3 +259,32 @@ impl Supervisor {
         self.reloads.remove(&app);
     }
 }
+
+/// Does this change what the next daemon must know?
+pub(crate) fn is_lasting(output: &Output) -> bool {
+    match output {
+        Output::Spawn { .. }
+        | Output::CheckHealth { .. }
+        | Output::Terminate { .. }
+        | Output::Drain { .. }
+        | Output::Refuse { .. }
+        | Output::Kill { .. }
+        | Output::CloseSlot { .. }
+        | Output::Done { .. }
+        | Output::AppGone { .. } => true,
+        Output::Steer { .. } | Output::Rescue { .. } | Output::Probe { .. } | Output::Notice(_) => false,
+    }
+}
+
+/// Will a worker serve from now on?
+pub(crate) fn is_ready(output: &Output) -> bool {
+    matches!(
+        output,
+        Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. })
+    )
+}
+
+/// Is a process asked to end?
+pub(crate) fn is_question(output: &Output) -> bool {
+    matches!(output, Output::Terminate { .. })
+}

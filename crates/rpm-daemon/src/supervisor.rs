@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rpm_core::protocol::{Command, Input, Notice, Outcome, Output};
+use rpm_core::protocol::{Command, Input, Outcome, Output};
 use rpm_core::sampler::{Decision, Sampler};
 use rpm_core::{AppId, Core, Tick, Ticket, WorkerId};
 use rpm_listen::Listeners;
@@ -21,6 +21,7 @@ use crate::agents::{AgentEvent, Agents};
 use crate::app::Apps;
 use crate::channel::Incoming;
 use crate::drain::Drains;
+use crate::effects::{is_lasting, is_question, is_ready};
 use crate::fronts::Fronts;
 use crate::handoff::Handoffs;
 use crate::home::Home;
@@ -449,35 +450,6 @@ impl Supervisor {
             .process()
             .map(|process| Arc::clone(&process.pidfd))
     }
-}
-
-/// Does this change what the next daemon must know?
-fn is_lasting(output: &Output) -> bool {
-    match output {
-        Output::Spawn { .. }
-        | Output::CheckHealth { .. }
-        | Output::Terminate { .. }
-        | Output::Drain { .. }
-        | Output::Refuse { .. }
-        | Output::Kill { .. }
-        | Output::CloseSlot { .. }
-        | Output::Done { .. }
-        | Output::AppGone { .. } => true,
-        Output::Steer { .. } | Output::Rescue { .. } | Output::Probe { .. } | Output::Notice(_) => false,
-    }
-}
-
-/// Will a worker serve from now on?
-fn is_ready(output: &Output) -> bool {
-    matches!(
-        output,
-        Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. })
-    )
-}
-
-/// Is a process asked to end?
-fn is_question(output: &Output) -> bool {
-    matches!(output, Output::Terminate { .. })
 }
 
 /// Milliseconds since the Unix epoch.
