@@ -45,13 +45,14 @@ fn descriptors_that_a_worker_sends_are_acknowledged_and_closed() {
     // "ready" comes behind them and would be stuck.
     let app = App::cluster("sendfd.js", "1")
         .port(&port)
-        .env("SENDFDS", 60)
+        .env("SENDFDS", 100)
         .args(["--wait-ready"]);
     app.args(["--listen-timeout", "15000"]).start(&rpm);
     assert_eq!(rpm.process(0).status, Status::Online);
     assert_eq!(workers(&port, 1).len(), 1);
     let open = descriptors(rpm.daemon_pid().expect("a daemon"));
-    assert!(open < 60, "the daemon keeps {open} descriptors open");
+    // Of its own it has two thirds of that, half of them in reserve.
+    assert!(open < 100, "the daemon keeps {open} descriptors open");
 }
 
 #[test]
