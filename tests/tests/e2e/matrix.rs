@@ -220,6 +220,9 @@ fn is_deleted(running: Running) {
 fn is_frozen_and_killed(running: Running) {
     let victim = running.rpm.process(0).pid.expect("it runs");
     freeze(victim);
+    // The clients may all be with the one that stands still; this one is not.
+    let port = running.port.number();
+    let newcomer = std::thread::spawn(move || get(port, "/"));
     // Others answer, or all clients wait for it.
     let goal = running.traffic[0].ok() + SOME;
     let seen = || (running.traffic[0].ok(), waiting(&running));
@@ -229,6 +232,17 @@ fn is_frozen_and_killed(running: Running) {
     let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
     wait_until("a replacement", BOUND, || running.rpm.process(0), replaced);
     running.answers(SOME);
+    let answer = newcomer.join().expect("the client runs to its end");
+    if running.cell.path != "proxy" {
+        let status = answer.as_ref().map(|answer| answer.status).ok();
+        assert_eq!(
+            status,
+            Some(200),
+            "{:?}: {answer:?}\n{}",
+            running.cell,
+            running.rpm.log()
+        );
+    }
     let lost = [
         Outcome::ResetFresh,
         Outcome::ResetReused,
