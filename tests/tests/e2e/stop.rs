@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
@@ -144,4 +144,30 @@ fn one_instance_can_be_stopped_and_nothing_is_lost() {
     rpm.ok(["delete", "1"]);
     clients.wait_ok(50);
     clients.finish_clean(&rpm);
+}
+
+/// Nobody can see whether anything is under way on a connection that is not HTTP, and some last as long as the process.
+#[test]
+fn connections_that_are_not_http_do_not_hold_it_up() {
+    for mode in [&[][..], &["-i", "1"]] {
+        let (rpm, port, raw) = (Rpm::new(), Port::reserve(), Port::reserve());
+        App::new("internal.js")
+            .args(["--name", "web"])
+            .args(mode)
+            .port(&port)
+            .env("RAW_PORT", &raw)
+            .start(&rpm);
+        let serves = || get(port.number(), "/").is_ok() && connect(&raw).is_ok();
+        wait_until("it serves", BOUND, serves, |serves| *serves);
+        let _idle = connect(&raw).expect("it listens");
+        let began = Instant::now();
+        rpm.ok(["stop", "web"]);
+        // They are waited for a second; drain_timeout is 30 s.
+        let took = began.elapsed();
+        assert!(
+            took < Duration::from_secs(15),
+            "{mode:?}: {took:?}\n{}",
+            rpm.log()
+        );
+    }
 }
