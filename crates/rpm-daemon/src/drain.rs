@@ -141,28 +141,29 @@ impl Supervisor {
             return;
         }
         self.drains.refusing.insert(worker, keeps);
-        let told = self.tell(worker, ToAgent::Refuse { keeps });
+        let told = self.tell_to_refuse(worker, keeps);
         let waits = self.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster)
             || self.agent_returns(worker);
         if !told && !waits {
             // Its program knows by the signal how to stop, and by nothing else.
             self.drains.end(worker);
-            return self.input(Input::DrainFailed { worker });
-        }
-        if told {
-            self.release_own(worker);
+            self.input(Input::DrainFailed { worker });
         }
     }
 
-    /// The worker is about to close the sockets that it made itself, which it tells nobody: they are its alone, so that they are closed when it
-    /// closes them.
-    fn release_own(&mut self, worker: WorkerId) {
+    /// Has its agent close its listeners; `false`: it has none. It tells nobody of the sockets that it made itself: they are the worker's alone
+    /// from now on, so that they are closed when it closes them.
+    fn tell_to_refuse(&mut self, worker: WorkerId, keeps: bool) -> bool {
+        if !self.tell(worker, ToAgent::Refuse { keeps }) {
+            return false;
+        }
         for slot in self.listeners.slots_of(worker) {
             if self.listeners.is_own(slot) {
                 self.listeners.leave_to(slot, worker);
                 self.input(Input::SlotReleased { slot, worker });
             }
         }
+        true
     }
 
     /// Lets it end by itself.
@@ -221,7 +222,7 @@ impl Supervisor {
             self.tell(worker, ToAgent::Drain { deadline_ms });
         }
         if let Some(&keeps) = self.drains.refusing.get(&worker) {
-            self.tell(worker, ToAgent::Refuse { keeps });
+            self.tell_to_refuse(worker, keeps);
         }
     }
 

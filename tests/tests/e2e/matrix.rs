@@ -1,5 +1,6 @@
 //! What ends workers, for each kind of program, on each data path, in each mode, under load: how long it takes, and what clients see.
 
+use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -140,9 +141,8 @@ impl Running {
     }
 
     /// A request that is under way from now on.
-    fn slow_request(&self) -> JoinHandle<std::io::Result<Answer>> {
-        let port = self.port.number();
-        let request = std::thread::spawn(move || get(port, &format!("/?ms={SLOW_MS}")));
+    fn slow_request(&self) -> Request {
+        let request = request(&self.port, &format!("/?ms={SLOW_MS}"));
         // It is, when those that were sent after it are answered.
         self.answers(SOME);
         request
@@ -157,6 +157,29 @@ impl Running {
             check(cell, &rpm, &report, allowed);
             assert!(report.outcomes.failures() <= CLIENTS as u64, "{cell:?}: {report}");
         }
+    }
+}
+
+type Request = JoinHandle<std::io::Result<Answer>>;
+
+/// `GET path` on a connection of its own, from now on.
+fn request(port: &Port, path: &str) -> Request {
+    let (port, path) = (port.number(), path.to_owned());
+    std::thread::spawn(move || get(port, &path))
+}
+
+impl Running {
+    /// The request is answered well.
+    fn expect_answer(&self, request: Request) {
+        let answer = request.join().expect("the client runs to its end");
+        let status = answer.as_ref().map(|answer| answer.status).ok();
+        assert_eq!(
+            status,
+            Some(200),
+            "{:?}: {answer:?}\n{}",
+            self.cell,
+            self.rpm.log()
+        );
     }
 }
 
@@ -179,15 +202,8 @@ fn ends(running: Running, command: &str) {
     let took = began.elapsed();
     let cell = running.cell;
     assert!(took < PROMPT, "{cell:?}: {took:?}\n{}", running.rpm.log());
-    let answer = slow.join().expect("the client runs to its end");
     if cell.program.finishes() {
-        let status = answer.as_ref().map(|answer| answer.status);
-        assert_eq!(
-            status.ok(),
-            Some(200),
-            "{cell:?}: {answer:?}\n{}",
-            running.rpm.log()
-        );
+        running.expect_answer(slow);
     }
     // What waited in the queue is reset, and what comes after that is refused.
     let mut allowed = vec![Outcome::Refused, Outcome::ResetFresh, Outcome::ResetReused];
@@ -221,8 +237,7 @@ fn is_frozen_and_killed(running: Running) {
     let victim = running.rpm.process(0).pid.expect("it runs");
     freeze(victim);
     // The clients may all be with the one that stands still; this one is not.
-    let port = running.port.number();
-    let newcomer = std::thread::spawn(move || get(port, "/"));
+    let newcomer = request(&running.port, "/");
     // Others answer, or all clients wait for it.
     let goal = running.traffic[0].ok() + SOME;
     let seen = || (running.traffic[0].ok(), waiting(&running));
@@ -232,16 +247,8 @@ fn is_frozen_and_killed(running: Running) {
     let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
     wait_until("a replacement", BOUND, || running.rpm.process(0), replaced);
     running.answers(SOME);
-    let answer = newcomer.join().expect("the client runs to its end");
     if running.cell.path != "proxy" {
-        let status = answer.as_ref().map(|answer| answer.status).ok();
-        assert_eq!(
-            status,
-            Some(200),
-            "{:?}: {answer:?}\n{}",
-            running.cell,
-            running.rpm.log()
-        );
+        running.expect_answer(newcomer);
     }
     let lost = [
         Outcome::ResetFresh,
@@ -272,15 +279,7 @@ fn is_reloaded_three_times(running: Running) {
     for _ in 0..3 {
         running.rpm.ok(["reload", "web"]);
     }
-    let cell = running.cell;
-    let answer = slow.join().expect("the client runs to its end");
-    let status = answer.as_ref().map(|answer| answer.status);
-    assert_eq!(
-        status.ok(),
-        Some(200),
-        "{cell:?}: {answer:?}\n{}",
-        running.rpm.log()
-    );
+    running.expect_answer(slow);
     running.answers(SOME);
     running.lost_at_most_one_each(&[]);
 }
@@ -290,25 +289,25 @@ const BUSY_MS: u64 = 2500;
 
 /// A worker whose event loop is blocked when it is told to drain: what it has begun is finished all the same.
 fn is_busy_when_it_drains(running: Running) {
-    let slow = running.slow_request();
-    let port = running.port.number();
+    let mut under_way = vec![running.slow_request()];
     // As many as workers, which have turns.
-    let workers = running.rpm.list().len();
-    let block = || std::thread::spawn(move || get(port, &format!("/?block={BUSY_MS}")));
-    let busy: Vec<_> = (0..workers).map(|_| block()).collect();
-    let waits = |queued: &u32| *queued > 0;
-    wait_until("a worker is busy", BOUND, || waiting(&running), waits);
+    for _ in running.rpm.list() {
+        under_way.push(request(&running.port, &format!("/?block={BUSY_MS}")));
+    }
+    // Whoever comes when a worker is busy waits; those that came before that are answered.
+    let newcomers = RefCell::new(Vec::new());
+    let look = || {
+        let mut newcomers = newcomers.borrow_mut();
+        if newcomers.last().is_none_or(Request::is_finished) {
+            newcomers.push(request(&running.port, "/"));
+        }
+        waiting(&running)
+    };
+    wait_until("a worker is busy", BOUND, look, |waiting| *waiting > 0);
     running.rpm.ok(["reload", "web"]);
-    let cell = running.cell;
-    for request in busy.into_iter().chain([slow]) {
-        let answer = request.join().expect("the client runs to its end");
-        let status = answer.as_ref().map(|answer| answer.status);
-        assert_eq!(
-            status.ok(),
-            Some(200),
-            "{cell:?}: {answer:?}\n{}",
-            running.rpm.log()
-        );
+    under_way.extend(newcomers.into_inner());
+    for request in under_way {
+        running.expect_answer(request);
     }
     running.answers(SOME);
     running.lost_at_most_one_each(&[]);

@@ -43,7 +43,7 @@ fn explanation(processes: &[Process]) -> Option<String> {
     if ending.is_empty() {
         return None;
     }
-    let mut text = "waiting for requests under way:".to_owned();
+    let mut text = "waiting for processes to end:".to_owned();
     for (number, process) in ending.iter().take(MOST).enumerate() {
         let comma = if number == 0 { "" } else { "," };
         let _ = write!(text, "{comma} {} {}", visible(&process.name), process.id);
@@ -57,7 +57,7 @@ fn explanation(processes: &[Process]) -> Option<String> {
     if let Some(more @ 1..) = ending.len().checked_sub(MOST) {
         let _ = write!(text, " and {more} more");
     }
-    text.push_str("; --hard ends processes at once");
+    text.push_str("; --hard ends them at once");
     Some(text)
 }
 
@@ -82,8 +82,8 @@ mod tests {
             process(2, "stopping", Some(3)),
             process(3, "stopping", None),
         ];
-        let expected = "waiting for requests under way: web 0 (pid 100, 1 connection), web 2 (pid 102, 3 connections), web 3 (pid 103); \
-                        --hard ends processes at once";
+        let expected = "waiting for processes to end: web 0 (pid 100, 1 connection), web 2 (pid 102, 3 connections), web 3 (pid 103); \
+                        --hard ends them at once";
         assert_eq!(explanation(&processes).as_deref(), Some(expected));
         assert_eq!(explanation(&processes[1..2]), None);
         let many: Vec<Process> = (0..8).map(|id| process(id, "stopping", None)).collect();
