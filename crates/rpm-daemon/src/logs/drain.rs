@@ -19,7 +19,7 @@ use super::{Order, Source};
 
 /// Read at most this much from one pipe before the others have their turn: the size of a pipe.
 const TURN_BYTES: usize = 64 * 1024;
-/// A pass for [`Order::Sync`] ends after this many full turns of one pipe: its writer is still writing.
+/// A pass for [`Order::Sync`] ends after this many turns of one pipe: its writer is still writing.
 const SYNC_TURNS: usize = 16;
 const WAKE_TOKEN: u64 = 0;
 /// The token of a stream is a multiple of this; those between are of what takes it.
@@ -43,7 +43,7 @@ pub(super) struct Drain {
 
 enum Turn {
     Empty,
-    Full,
+    Read,
     Ended,
 }
 
@@ -179,7 +179,8 @@ impl Drain {
         for token in tokens {
             for _ in 0..SYNC_TURNS {
                 match self.turn(token) {
-                    Turn::Full => {}
+                    // Its end comes behind the last bytes.
+                    Turn::Read => {}
                     Turn::Empty | Turn::Ended => break,
                 }
             }
@@ -200,11 +201,7 @@ impl Drain {
                     self.sinks.put_aside(&path, keep);
                 }
                 self.due = [self.due, stream.due()].into_iter().flatten().min();
-                return if count == self.buffer.len() {
-                    Turn::Full
-                } else {
-                    Turn::Empty
-                };
+                return Turn::Read;
             }
             Err(error) if is_transient(&error) => return Turn::Empty,
             Err(error) => warn!(path = stream.name(), %error, "cannot read a worker's output"),
