@@ -30,6 +30,8 @@ enum Command {
     EdgeMemory(tool::edge_memory::Arguments),
     /// Measure what the daemon costs when nothing happens.
     Footprint(tool::footprint::Arguments),
+    /// Measure how what the daemon does grows with the number of workers and of apps.
+    Growth(tool::growth::Arguments),
     /// Reload, scale and stop apps, kill and update the daemon, under every kind of client: what became of each request.
     Reload(tool::reload::Arguments),
     /// The same reloads under rpm, PM2 and node:cluster with a rolling script.
@@ -63,6 +65,7 @@ async fn execute(command: Command) -> anyhow::Result<ExitCode> {
         Command::EdgeFrozen(arguments) => tool::edge_frozen::edge_frozen(arguments).await,
         Command::EdgeMemory(arguments) => tool::edge_memory::edge_memory(arguments).await,
         Command::Footprint(arguments) => tool::footprint::footprint(arguments).await,
+        Command::Growth(arguments) => tool::growth::growth(arguments).await,
         Command::Reload(arguments) => tool::reload::reload(arguments).await,
         Command::ReloadPeers(arguments) => tool::peers::peers(arguments).await,
         Command::Run(arguments) => tool::run::run(arguments).await,

@@ -6,6 +6,7 @@ pub(crate) mod edge;
 pub(crate) mod edge_frozen;
 pub(crate) mod edge_memory;
 pub(crate) mod footprint;
+pub(crate) mod growth;
 pub(crate) mod peers;
 pub(crate) mod reload;
 pub(crate) mod run;

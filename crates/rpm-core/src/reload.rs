@@ -416,11 +416,16 @@ impl Core {
     /// The workers of an app that stand by.
     pub(crate) fn stand_bys(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
         let rollout = self.apps.get(&app).and_then(|app| app.rollout.as_ref());
-        let proved = rollout.into_iter().flat_map(|rollout| rollout.proved.values());
-        proved.filter_map(|proved| match proved.predecessor {
+        let proved = rollout.into_iter().flat_map(|rollout| rollout.proved.keys());
+        proved.filter_map(|id| self.stands_by_for(*id))
+    }
+
+    /// The one of this instance.
+    pub(crate) fn stands_by_for(&self, id: InstanceId) -> Option<(WorkerId, &Worker)> {
+        match self.rollout(id)?.proved.get(&id)?.predecessor {
             Predecessor::Warm(worker) => Some((worker, self.workers.get(&worker)?)),
             Predecessor::Gone(_) => None,
-        })
+        }
     }
 
     /// Does the new worker of a reload that may still be undone serve this instance?

@@ -1,9 +1,8 @@
 //! When to look at the accept queues: every 5 ms while there is traffic, never while there is none.
 //!
-//! While idle, every slot's descriptor is armed one-shot. The first that fires starts the ticks
-//! ([`Sampler::traffic`]); at each tick the shell samples all queues, passes them to the core and tells
-//! [`Sampler::tick`] whether any was non-empty or any slot fired. After 100 ms of quiet ticks the shell arms
-//! all slots again and sleeps.
+//! While idle, the set of all slots is armed one-shot. The first connection fires it and starts the ticks
+//! ([`Sampler::traffic`]); at each tick the shell asks which queues are not empty, passes them to the core and tells
+//! [`Sampler::tick`] whether there were any. After 100 ms of quiet ticks the shell arms the set again and sleeps.
 
 use core::time::Duration;
 
@@ -11,8 +10,8 @@ use crate::Tick;
 
 /// Time between two samples: a stall is then seen 20 ms after it began, at the latest.
 pub const PERIOD: Duration = Duration::from_millis(5);
-/// Quiet time after which sampling ends: re-arming costs a syscall per slot, so short gaps
-/// between connections must not cause it.
+/// Quiet time after which sampling ends. The next connection then wakes the daemon, which short gaps
+/// between connections must not do.
 pub const QUIET: Duration = Duration::from_millis(100);
 
 /// Decides when queues are sampled. Pure: used by the shell beside the core.
@@ -35,7 +34,7 @@ enum Mode {
 pub enum Decision {
     /// Sample again at [`Sampler::poll_timeout`].
     Continue,
-    /// No more ticks: arm every slot again. A slot that is not empty then fires at once.
+    /// No more ticks: arm the set again. If a queue is not empty then, it fires at once.
     Rearm,
 }
 
@@ -55,7 +54,7 @@ impl Sampler {
         }
     }
 
-    /// An armed slot fired.
+    /// The armed set fired.
     pub fn traffic(&mut self, now: Tick) {
         self.0 = match self.0 {
             // The queue that fired is sampled at once: its time without progress counts from here.
@@ -67,7 +66,7 @@ impl Sampler {
         };
     }
 
-    /// All queues have been sampled; `busy` says that one was not empty or that a slot fired.
+    /// All queues have been sampled; `busy` says that one was not empty.
     /// Ticks that were missed are not made up for.
     pub fn tick(&mut self, now: Tick, busy: bool) -> Decision {
         let Mode::Ticking { busy_at, .. } = self.0 else {

@@ -234,6 +234,19 @@ impl Core {
             .filter_map(|(id, worker)| retiring_view(id, worker))
     }
 
+    /// Those of one instance.
+    pub fn retiring_of(&self, id: InstanceId) -> impl Iterator<Item = RetiringView> + '_ {
+        let retiring = self.instances.get(&id).map(|instance| &instance.retiring);
+        let retirees = retiring
+            .into_iter()
+            .flatten()
+            .filter_map(|id| Some((*id, self.workers.get(id)?)));
+        self.stands_by_for(id)
+            .into_iter()
+            .chain(retirees)
+            .filter_map(|(id, worker)| retiring_view(id, worker))
+    }
+
     fn view(&self, id: InstanceId, instance: &Instance) -> InstanceView {
         InstanceView {
             id,

@@ -268,5 +268,5 @@ impl Supervisor {
 
 /// May this process speak for the worker?
 fn is_agent(process: &Process, pid: u32) -> bool {
-    process.pid == pid || (process.notifications.is_some() && tree::descendants(process.pid).contains(&pid))
+    process.pid == pid || (process.notifications.is_some() && tree::is_below(pid, process.pid))
 }

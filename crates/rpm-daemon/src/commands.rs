@@ -16,7 +16,7 @@ use crate::supervisor::{Supervisor, now_ms};
 /// Lines of a failing worker that are shown.
 const SHOWN_LINES: usize = 15;
 /// Most instances of one app: enough for two generations in one group of slots.
-pub(crate) const INSTANCE_LIMIT: u32 = 500;
+pub(crate) const INSTANCE_LIMIT: u32 = 1000;
 
 /// A request that was understood: what it concerns, and its outcome to come.
 pub(crate) struct Accepted {
@@ -193,15 +193,22 @@ impl Supervisor {
 
     /// The same, with the figures of the last sample.
     pub(crate) fn brief_change(&self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
+        let held = self.listeners.by_worker();
         let processes = instances
             .iter()
-            .filter_map(|id| self.process(*id, false))
+            .filter_map(|id| self.process(*id, &held, false))
             .collect();
         ChangeReply { processes, notes }
     }
 
     fn silence(&self, id: InstanceId) -> String {
-        let own = self.own_listeners(id);
+        let view = self.core.instance(id);
+        let own = view.map(|view| self.own_listeners(view.app, &[view]));
+        let own: Vec<String> = own
+            .into_iter()
+            .flatten()
+            .map(|(_, addr)| addr.to_string())
+            .collect();
         let name = self.name_of(id).unwrap_or("?");
         if own.is_empty() {
             format!("{name} ({id}) is online and listens on nothing; it is steered to if it does later")

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use rpm_agent::ToAgent;
 use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
-use rpm_sys::sock_diag;
 
 use crate::app::Plane;
+use crate::drain_look::{Found, Look};
 use crate::supervisor::Supervisor;
 
-/// Between two looks at what a draining worker still has.
+/// Between two looks at what draining workers still have.
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
+/// So many times what a look took goes by before the next one.
+const PAUSE_SHARE: u32 = 9;
 /// An agent whose event loop turns has acknowledged by then. From then on, as often, it is found out whether its worker has any connection: one
 /// that has is waited for, and one that has none is asked to end.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
@@ -89,6 +91,17 @@ impl Witness {
     }
 }
 
+impl Drain {
+    /// Does the kernel say what its worker still has, or has its agent been silent for too long?
+    fn asks_kernel(&self, now: Instant) -> bool {
+        match self.witness {
+            Witness::Kernel => true,
+            Witness::Expected => now >= self.acknowledge_by,
+            Witness::Agent | Witness::Asked | Witness::Answered => false,
+        }
+    }
+}
+
 impl Drains {
     fn begin(&mut self, worker: WorkerId, within: Duration, witness: Witness, patience: Duration) {
         let since = Instant::now();
@@ -118,18 +131,6 @@ impl Drains {
         if self.running.is_empty() {
             self.due = None;
         }
-    }
-}
-
-/// What one look has found out about half-open handshakes, by port. The kernel walks its whole table of connections for each answer:
-/// milliseconds, where there are many, so workers that drain together share one.
-#[derive(Default)]
-struct Handshakes(BTreeMap<u16, bool>);
-
-impl Handshakes {
-    fn are_over(&mut self, port: u16) -> bool {
-        let ask = || sock_diag::half_open(port).is_ok_and(|count| count == 0);
-        *self.0.entry(port).or_insert_with(ask)
     }
 }
 
@@ -237,36 +238,41 @@ impl Supervisor {
         };
     }
 
-    /// Looks at every draining worker.
+    /// Looks at every draining worker. The more there are the longer that takes, and the longer it is until the next time: a tenth of the time
+    /// goes into it, at most.
     pub(crate) fn look_at_drains(&mut self) {
-        let workers: Vec<WorkerId> = self.drains.running.keys().copied().collect();
-        let mut handshakes = Handshakes::default();
+        let began = Instant::now();
+        let workers = self.drains.running.iter().map(|(worker, drain)| {
+            let held = self.workers.get(worker).filter(|_| drain.asks_kernel(began));
+            (*worker, held.and_then(|held| held.process()))
+        });
+        let workers: Vec<_> = workers.collect();
+        let unsettled = self.drains.running.values().any(|drain| !drain.settled);
+        let look = Look::at(&workers, unsettled, &self.listeners);
+        let workers: Vec<WorkerId> = workers.into_iter().map(|(worker, _)| worker).collect();
         for worker in workers {
-            self.look_at_drain(worker, &mut handshakes);
+            self.look_at_drain(worker, &look, began);
         }
-        self.drains.due = (!self.drains.running.is_empty()).then(|| Instant::now() + LOOK);
+        let pause = LOOK.max(began.elapsed() * PAUSE_SHARE);
+        self.drains.due = (!self.drains.running.is_empty()).then(|| Instant::now() + pause);
     }
 
-    fn look_at_drain(&mut self, worker: WorkerId, handshakes: &mut Handshakes) {
-        let ports = self.listeners.ports_of(worker);
-        // The queue first: what leaves it after this look is counted by the next.
-        let queued = self.listeners.queued(worker);
+    /// At one of them; `now`: when the look at all of them began.
+    fn look_at_drain(&mut self, worker: WorkerId, look: &Look, now: Instant) {
+        let Some(found) = look.of(worker) else { return };
         let Some(drain) = self.drains.running.get_mut(&worker) else {
             return;
         };
-        let now = Instant::now();
         let since = now.saturating_duration_since(drain.since);
         if drain.witness == Witness::Expected {
-            if now >= drain.acknowledge_by {
+            if drain.asks_kernel(now) {
                 drain.acknowledge_by = now + ACKNOWLEDGE_WITHIN;
                 let late = now >= drain.deadline;
-                self.look_at_silent(worker, late, queued);
+                self.look_at_silent(worker, late, found);
             }
             return;
         }
-        drain.settled = drain.settled
-            || since >= HANDSHAKES_WITHIN
-            || ports.iter().all(|port| handshakes.are_over(*port));
+        drain.settled = drain.settled || since >= HANDSHAKES_WITHIN || look.handshakes_are_over(found);
         let closes = !drain.closing && now >= drain.deadline;
         drain.closing |= closes;
         let (witness, settled) = (drain.witness, drain.settled);
@@ -275,17 +281,20 @@ impl Supervisor {
             self.drains.end(worker);
             return self.input(Input::DrainFailed { worker });
         }
-        if settled && queued == 0 {
-            self.follow_verdict(worker, witness.judge(self.connections_left(worker, witness)));
+        if settled && found.queued == 0 {
+            self.follow_verdict(
+                worker,
+                witness.judge(self.connections_left(worker, witness, found)),
+            );
         }
     }
 
     /// Its agent has not acknowledged. That its event loop is busy does not mean that nobody waits for it: as long as it has connections it
     /// has its time.
-    fn look_at_silent(&mut self, worker: WorkerId, late: bool, queued: u32) {
+    fn look_at_silent(&mut self, worker: WorkerId, late: bool, found: &Found) {
         // What the kernel does not say is taken for some.
-        let has_clients = || queued > 0 || self.established(worker) != Some(0);
-        if late || !has_clients() {
+        let has_clients = found.queued > 0 || found.established != Some(0);
+        if late || !has_clients {
             self.drains.end(worker);
             self.input(Input::DrainFailed { worker });
         }
@@ -332,9 +341,9 @@ impl Supervisor {
         waits
     }
 
-    fn connections_left(&self, worker: WorkerId, witness: Witness) -> Option<u64> {
+    fn connections_left(&self, worker: WorkerId, witness: Witness, found: &Found) -> Option<u64> {
         match witness {
-            Witness::Kernel => Some(self.established(worker)? as u64),
+            Witness::Kernel => Some(found.established? as u64),
             Witness::Expected | Witness::Agent | Witness::Asked | Witness::Answered => {
                 Some(self.agents.open(worker)?.connections)
             }

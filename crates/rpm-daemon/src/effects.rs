@@ -260,11 +260,10 @@ impl Supervisor {
     }
 }
 
-/// Does this change what the next daemon must know?
-pub(crate) fn is_lasting(output: &Output) -> bool {
+/// Does this change what the next daemon must know, before it is done? `each`: of each worker that is started or becomes ready, too.
+pub(crate) fn is_lasting(output: &Output, each: bool) -> bool {
     match output {
-        Output::Spawn { .. }
-        | Output::CheckHealth { .. }
+        Output::CheckHealth { .. }
         | Output::Terminate { .. }
         | Output::Drain { .. }
         | Output::Refuse { .. }
@@ -272,16 +271,9 @@ pub(crate) fn is_lasting(output: &Output) -> bool {
         | Output::CloseSlot { .. }
         | Output::Done { .. }
         | Output::AppGone { .. } => true,
+        Output::Spawn { .. } | Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. }) => each,
         Output::Steer { .. } | Output::Rescue { .. } | Output::Probe { .. } | Output::Notice(_) => false,
     }
-}
-
-/// Will a worker serve from now on?
-pub(crate) fn is_ready(output: &Output) -> bool {
-    matches!(
-        output,
-        Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. })
-    )
 }
 
 /// Is a process asked to end?

@@ -1,11 +1,11 @@
 //! The end of a worker: its leader, then whatever is left of its process tree.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use rpm_core::WorkerId;
 use rpm_core::protocol::{Exit, Input};
-use rpm_sys::tree::{self, Tree};
+use rpm_sys::tree::{self, Census, Tree};
 use rpm_sys::{ExitStatus, PidFd, Signal};
 use rpm_wire::api::{Stage, StopSignal};
 use rpm_wire::channel;
@@ -14,12 +14,15 @@ use tracing::{info, warn};
 
 use crate::channel::Outgoing;
 use crate::outputs::{pid_file, remove_pid};
-use crate::supervisor::{Event, Supervisor};
+use crate::supervisor::{Event, FEW_TREES, Supervisor};
 use crate::watched::watched;
 use crate::worker::{Life, Worker};
 
 /// Node's exit code for an option it does not know.
 const NODE_BAD_OPTION: i32 = 9;
+
+/// The variable that names the worker in the environment of everything that it starts.
+const MARK: &str = "RPM_WORKER";
 
 /// Looks at what is left of a tree, at most: each time that something has changed.
 const LOOKS: usize = 8;
@@ -55,7 +58,11 @@ impl Supervisor {
         let signalled = match &mut held.life {
             Life::Running(process) => {
                 process.ending = true;
-                Tree::snapshot(process.pid).and_then(|tree| tree.signal(signal))
+                let tree = match process.adopted || self.census.is_some() {
+                    true => Tree::within(self.census.get_or_insert_with(Census::take), process.pid),
+                    false => Tree::snapshot(process.pid),
+                };
+                tree.and_then(|tree| tree.signal(signal))
             }
             Life::Remains { left, .. } => {
                 // Each has a pidfd, so one that has ended since is simply not found.
@@ -69,7 +76,37 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn leader_exited(&mut self, worker: WorkerId) {
+    /// The leaders of these workers have ended. Together, because to find what one has left takes a look at all processes.
+    pub(crate) fn leaders_exited(&mut self, workers: &[WorkerId]) {
+        let leader = |worker: &WorkerId| {
+            let process = self.workers.get(worker)?.process()?;
+            Some((*worker, process.pid, process.adopted))
+        };
+        let leaders: Vec<(WorkerId, u32, bool)> = workers.iter().filter_map(leader).collect();
+        let adopted = leaders.iter().any(|(_, _, adopted)| *adopted);
+        let census = (adopted || leaders.len() > FEW_TREES).then(Census::take);
+        // Before a leader is waited for, its pid still names its process group and nobody else's.
+        // Those below the leaders first: what is handed over meanwhile is found among the orphans.
+        let below = |(worker, pid, _): &(WorkerId, u32, bool)| {
+            let below = match &census {
+                Some(census) => census.descendants(*pid),
+                None => tree::descendants(*pid),
+            };
+            (*worker, below)
+        };
+        let below: Vec<(WorkerId, Vec<u32>)> = leaders.iter().map(below).collect();
+        let of: BTreeMap<WorkerId, bool> = leaders
+            .iter()
+            .map(|(worker, _, adopted)| (*worker, *adopted))
+            .collect();
+        let mut strays = self.strays(&of);
+        for (worker, mut left) in below {
+            left.extend(strays.remove(&worker).unwrap_or_default());
+            self.leader_exited(worker, left);
+        }
+    }
+
+    fn leader_exited(&mut self, worker: WorkerId, mut left: Vec<u32>) {
         let Some(held) = self.workers.get(&worker) else {
             return;
         };
@@ -78,10 +115,6 @@ impl Supervisor {
         };
         let (pid, pidfd, ending) = (process.pid, Arc::clone(&process.pidfd), process.ending);
         let adopted = process.adopted;
-        // Before the leader is waited for, its pid still names its process group and nobody else's.
-        // Those below the leader first: what is handed over meanwhile is found among the orphans.
-        let mut left = tree::descendants(pid);
-        left.extend(self.strays(worker, adopted));
         left.retain(|other| *other != pid);
         let left = opened(left);
         if !ending {
@@ -125,14 +158,14 @@ impl Supervisor {
         }
     }
 
-    /// What is left of the tree of a worker besides what descends from its leader: orphans of it, which became the daemon's children, each with
-    /// what is below it. Those of one that was no child of this daemon (`adopted`) are not its children either.
+    /// What is left of the trees of these workers besides what descends from their leaders: orphans, which became the daemon's children, each
+    /// with what is below it. Those of one that was no child of this daemon (adopted: `true`) are not its children either.
     ///
     /// A process that ends while it is looked at hands its children over behind the look, so there is another one until nothing has changed.
-    fn strays(&self, worker: WorkerId, adopted: bool) -> Vec<u32> {
-        let mut before = self.look_for_strays(worker, adopted);
+    fn strays(&self, of: &BTreeMap<WorkerId, bool>) -> BTreeMap<WorkerId, BTreeSet<u32>> {
+        let mut before = self.look_for_strays(of);
         for _ in 1..LOOKS {
-            let now = self.look_for_strays(worker, adopted);
+            let now = self.look_for_strays(of);
             if now == before {
                 break;
             }
@@ -141,29 +174,48 @@ impl Supervisor {
         before
     }
 
-    fn look_for_strays(&self, worker: WorkerId, adopted: bool) -> Vec<u32> {
-        let mark = format!("RPM_WORKER={worker}");
+    fn look_for_strays(&self, of: &BTreeMap<WorkerId, bool>) -> BTreeMap<WorkerId, BTreeSet<u32>> {
         let leaders = self.workers.values().filter_map(|held| Some(held.process()?.pid));
         let leaders: HashSet<u32> = leaders.collect();
-        let mut found = tree::orphans_of(&mark, |pid| leaders.contains(&pid));
-        if adopted {
-            let home = self.home.root().display().to_string();
-            let ours = |pid: &u32| tree::variable(*pid, "RPM_HOME").as_ref() == Some(&home);
-            found.extend(tree::marked(&mark).into_iter().filter(ours));
+        let mut marked = tree::orphans_with(MARK, |pid| leaders.contains(&pid));
+        if of.values().any(|adopted| *adopted) {
+            let home = format!("RPM_HOME={}", self.home.root().display());
+            marked.extend(tree::marked_with(&home, MARK));
         }
-        let below: Vec<u32> = found.iter().flat_map(|pid| tree::descendants(*pid)).collect();
-        found.extend(below);
-        found.sort_unstable();
-        found.dedup();
+        let mut found: BTreeMap<WorkerId, BTreeSet<u32>> = BTreeMap::new();
+        for (pid, worker) in marked {
+            let worker = worker.parse().map(WorkerId);
+            if let Some(worker) = worker.ok().filter(|worker| of.contains_key(worker)) {
+                let found = found.entry(worker).or_default();
+                found.insert(pid);
+                found.extend(tree::descendants(pid));
+            }
+        }
         found
     }
 
-    /// The end of what was left may have made orphans of what was below it: they are told to end as well. Says whether there are any.
-    fn ends_again(&mut self, worker: WorkerId) -> bool {
+    /// What was left of these trees has ended. That may have made orphans of what was below it: they are told to end as well.
+    pub(crate) fn trees_gone(&mut self, workers: &[WorkerId]) {
+        let adopted = |worker: &WorkerId| match self.workers.get(worker)?.life {
+            Life::Remains { adopted, .. } => Some((*worker, adopted)),
+            Life::Running(_) | Life::None => None,
+        };
+        let of: BTreeMap<WorkerId, bool> = workers.iter().filter_map(adopted).collect();
+        let mut strays = self.strays(&of);
+        for worker in of.into_keys() {
+            let left = strays.remove(&worker).unwrap_or_default();
+            if !self.ends_again(worker, left) {
+                self.tree_is_gone(worker);
+            }
+        }
+    }
+
+    /// Says whether there are any.
+    fn ends_again(&mut self, worker: WorkerId, left: BTreeSet<u32>) -> bool {
         let Some(held) = self.workers.get(&worker) else {
             return false;
         };
-        let Life::Remains { adopted, ending, .. } = held.life else {
+        let Life::Remains { ending, .. } = held.life else {
             return false;
         };
         let signal = match (ending, held.spec.treekill) {
@@ -171,7 +223,7 @@ impl Supervisor {
             (true, false) => None,
             (false, _) => Some(Signal::KILL),
         };
-        let more = opened(self.strays(worker, adopted));
+        let more = opened(left.into_iter().collect());
         if more.is_empty() {
             return false;
         }
@@ -202,13 +254,6 @@ impl Supervisor {
             }
             let _ = events.send(Event::TreeGone(worker)).await;
         });
-    }
-
-    /// What was left of a tree has ended.
-    pub(crate) fn tree_gone(&mut self, worker: WorkerId) {
-        if !self.ends_again(worker) {
-            self.tree_is_gone(worker);
-        }
     }
 
     fn tree_is_gone(&mut self, worker: WorkerId) {

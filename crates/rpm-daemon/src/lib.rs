@@ -12,6 +12,7 @@ mod cluster;
 mod commands;
 mod doctor;
 mod drain;
+mod drain_look;
 mod effects;
 mod ending;
 mod environment;

@@ -27,8 +27,9 @@ impl Supervisor {
     }
 
     fn worker_metrics(&self) {
+        let held = self.listeners.by_worker();
         for view in self.core.instances() {
-            let Some(process) = self.process(view.id, false) else {
+            let Some(process) = self.process(view.id, &held, false) else {
                 continue;
             };
             let labels = [("app", process.name.clone()), ("id", process.id.to_string())];

@@ -1,14 +1,16 @@
 //! Figures about processes: CPU, memory, connections, listeners of their own.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rpm_core::protocol::Input;
-use rpm_core::{AppId, InstanceId, WorkerId};
-use rpm_sys::{sock_diag, tree, usage};
+use rpm_core::{AppId, InstanceId, InstanceView, WorkerId};
+use rpm_sys::tree::{self, Census};
+use rpm_sys::{sock_diag, usage};
 
 use crate::supervisor::Supervisor;
-use crate::worker::UsageSample;
+use crate::worker::{Process, UsageSample};
 
 /// Connection counts are not taken more often than this: each costs a pass over the kernel's table.
 const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
@@ -17,9 +19,6 @@ const USAGE_MINIMUM: Duration = Duration::from_millis(200);
 
 /// Of the memory that is available the part that a reload leaves: for what its new workers use later, and for others.
 const MEMORY_SPARE: u64 = 5;
-
-/// Who descends from whom is not looked up more often than this: it takes a pass over all processes.
-const FAMILIES_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Established connections by worker, as last counted.
 #[derive(Default)]
@@ -43,41 +42,51 @@ fn room(available: u64, largest: u64) -> Option<u32> {
 }
 
 /// CPU time and memory of a worker: all its processes together.
-pub(crate) fn usage_of(family: impl IntoIterator<Item = u32>) -> (Duration, u64) {
-    let used = family.into_iter().filter_map(|pid| usage::usage(pid).ok());
-    used.fold((Duration::ZERO, 0), |(cpu, rss), one| {
-        (cpu + one.cpu, rss + one.rss_bytes)
-    })
+fn usage_of(family: &[u32], census: &Census) -> (Duration, u64) {
+    let cpu = family.iter().filter_map(|pid| census.cpu(*pid)).sum();
+    let memory = family.iter().filter_map(|pid| usage::resident_bytes(*pid).ok());
+    (cpu, memory.sum())
+}
+
+/// CPU time of a worker that was taken back: all its processes together.
+pub(crate) fn cpu_of(leader: u32, census: &Census) -> Duration {
+    let family = census.descendants(leader).into_iter().chain([leader]);
+    family.filter_map(|pid| census.cpu(pid)).sum()
 }
 
 impl Supervisor {
     /// Looks up the processes of every worker.
-    fn meet_families(&mut self) {
-        let families = &mut self.connections.families;
-        if families.seen.is_some_and(|at| at.elapsed() < FAMILIES_INTERVAL) {
-            return;
-        }
-        families.seen = Some(Instant::now());
-        families.by_leader.clear();
-        let running = self.workers.values().filter_map(|held| held.process());
-        let leaders: HashSet<u32> = running.map(|process| process.pid).collect();
-        for (leader, pid) in tree::below(&leaders) {
-            families.by_leader.entry(leader).or_default().push(pid);
-        }
+    fn meet_families(&mut self, census: &Census) {
+        let by_leader = &mut self.connections.families.by_leader;
+        by_leader.clear();
         for held in self.workers.values_mut() {
-            let members = held
-                .process()
-                .and_then(|process| families.by_leader.get(&process.pid));
+            let Some(leader) = held.process().map(|process| process.pid) else {
+                continue;
+            };
+            let mut family = census.descendants(leader);
+            family.push(leader);
             // A number that is not in the family any more may be somebody else's by now.
-            let members = members.cloned().unwrap_or_default();
-            held.listeners.retain(|pid| members.contains(pid));
+            held.listeners.retain(|pid| family.contains(pid));
+            by_leader.insert(leader, family);
         }
     }
 
     /// Takes a sample of CPU and memory of every worker, and waits for orphans that have ended.
     pub(crate) fn sample_usage(&mut self) {
-        self.meet_families();
+        let seen = self.connections.families.seen;
+        let is_new = |process: &Process| process.usage.rss_bytes == 0;
+        let news = self
+            .workers
+            .values()
+            .filter_map(|held| held.process())
+            .any(is_new);
+        if !news && seen.is_some_and(|at| at.elapsed() < USAGE_MINIMUM) {
+            return;
+        }
+        let census = Census::take();
         let now = Instant::now();
+        self.connections.families.seen = Some(now);
+        self.meet_families(&census);
         let families = &self.connections.families.by_leader;
         for process in self
             .workers
@@ -85,11 +94,11 @@ impl Supervisor {
             .filter_map(|worker| worker.process_mut())
         {
             let since = now.saturating_duration_since(process.usage.at);
-            if since < USAGE_MINIMUM && process.usage.rss_bytes > 0 {
+            if since < USAGE_MINIMUM && !is_new(process) {
                 continue;
             }
-            let family = families.get(&process.pid).cloned();
-            let (cpu, rss_bytes) = usage_of(family.unwrap_or_else(|| vec![process.pid]));
+            let family = families.get(&process.pid).map_or(&[][..], Vec::as_slice);
+            let (cpu, rss_bytes) = usage_of(family, &census);
             // A process that has just ended keeps its last figures.
             if rss_bytes > 0 {
                 let used = cpu.saturating_sub(process.usage.cpu);
@@ -120,13 +129,7 @@ impl Supervisor {
         {
             return;
         }
-        self.meet_families();
-        let mut ports: Vec<u16> = Vec::new();
-        for app in self.apps.keys() {
-            ports.extend(self.listeners.groups(*app).map(|group| group.addr.port()));
-        }
-        ports.sort_unstable();
-        ports.dedup();
+        let ports = self.listeners.ports();
         let established: HashSet<u64> = if ports.is_empty() {
             HashSet::new()
         } else {
@@ -156,25 +159,6 @@ impl Supervisor {
         self.connections.counted = Some(Instant::now());
     }
 
-    /// Established connections of a worker and its children on the ports of its slots.
-    pub(crate) fn established(&self, worker: WorkerId) -> Option<usize> {
-        let ports = self.listeners.ports_of(worker);
-        let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) else {
-            return Some(0);
-        };
-        if ports.is_empty() {
-            return Some(0);
-        }
-        // That the kernel does not say it (no descriptor is left) does not mean that there are none.
-        let table = sock_diag::established(&ports).ok()?;
-        let established: HashSet<u64> = table.into_iter().map(|(_, inode)| inode).collect();
-        let tree = std::iter::once(process.pid).chain(tree::descendants(process.pid));
-        Some(
-            tree.map(|pid| sock_diag::sockets_of(pid).intersection(&established).count())
-                .sum(),
-        )
-    }
-
     /// Tells the core how many workers of an app fit into memory, before it starts more of them beside those that it has.
     pub(crate) fn measure_room(&mut self, app: AppId) {
         let ours = self.workers.values().filter(|held| held.app == app);
@@ -192,25 +176,31 @@ impl Supervisor {
         self.connections.by_worker.get(&worker).copied()
     }
 
-    /// TCP listeners that the instance's process opened without the daemon.
-    pub(crate) fn own_listeners(&self, id: InstanceId) -> Vec<String> {
-        let Some(view) = self.core.instance(id) else {
-            return Vec::new();
-        };
-        let worker = view.worker().and_then(|worker| self.workers.get(&worker));
-        let Some(pid) = worker
-            .and_then(|worker| worker.process())
-            .map(|process| process.pid)
-        else {
-            return Vec::new();
-        };
-        let ours: HashSet<u64> = self.listeners.inodes(view.app).collect();
-        let held = sock_diag::sockets_of(pid);
+    /// TCP listeners that the processes of these instances opened without the daemon.
+    pub(crate) fn own_listeners(
+        &self,
+        app: AppId,
+        instances: &[InstanceView],
+    ) -> Vec<(InstanceId, SocketAddr)> {
+        let ours: HashSet<u64> = self.listeners.inodes(app).collect();
         let listening = sock_diag::listeners().unwrap_or_default();
-        let own = listening
+        let others: HashMap<u64, SocketAddr> = listening
             .into_iter()
-            .filter(|l| held.contains(&l.inode) && !ours.contains(&l.inode));
-        own.map(|listener| listener.addr.to_string()).collect()
+            .filter(|listener| !ours.contains(&listener.inode))
+            .map(|listener| (listener.inode, listener.addr))
+            .collect();
+        let own = instances.iter().flat_map(|view| {
+            let worker = view.worker().and_then(|worker| self.workers.get(&worker));
+            let pid = worker.and_then(|worker| Some(worker.process()?.pid));
+            let held = pid.map(sock_diag::sockets_of).unwrap_or_default();
+            let mut own: Vec<SocketAddr> = held
+                .iter()
+                .filter_map(|inode| others.get(inode).copied())
+                .collect();
+            own.sort_unstable();
+            own.into_iter().map(|addr| (view.id, addr))
+        });
+        own.collect()
     }
 }
 

@@ -28,12 +28,17 @@ use crate::worker::{Kept, Life, Logs, Worker};
 const FORMAT: u32 = 2;
 /// What changes nothing but figures is written this much later, together with what else happens until then.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
-/// The same while it cannot be written.
+/// So many times what the last write took goes by before it: of the time a tenth goes into writing, at most, however much there is.
+const PAUSE_SHARE: u32 = 9;
+/// The same before what must be written before it is done, and waits for that.
+const REST_SHARE: u32 = 2;
+/// As [`WRITE_EVERY`] while it cannot be written.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 /// What was written so long ago says that it can be written now.
 const PROVED_FOR: Duration = Duration::from_secs(1);
-/// With no more workers than these it is written as soon as one of them is ready: the next daemon ends a worker that it believes to wait
-/// for an answer. With hundreds that takes long, and all that become ready within [`WRITE_EVERY`] are written together.
+/// With no more workers than these it is written before one is started and as soon as one is ready: the next daemon ends a worker that it does
+/// not know, or believes to wait for an answer. With hundreds that takes long, and all that happens to them within [`WRITE_EVERY`] is written
+/// together.
 const FEW: usize = 128;
 
 /// The files.
@@ -92,6 +97,8 @@ fn yes() -> bool {
 pub(crate) struct Store {
     changed: bool,
     written: Option<Instant>,
+    /// How long that took.
+    took: Duration,
     /// Why it could not be written the last time.
     failed: Option<String>,
     boot_id: String,
@@ -102,6 +109,7 @@ impl Store {
         Store {
             changed: false,
             written: None,
+            took: Duration::ZERO,
             failed: None,
             // Without it the file is never read, which is right.
             boot_id: survive::boot_id().unwrap_or_default(),
@@ -117,10 +125,21 @@ impl Store {
         let every = if self.failed.is_some() {
             TRY_EVERY
         } else {
-            WRITE_EVERY
+            WRITE_EVERY.max(self.took * PAUSE_SHARE)
         };
         let due = self.written.map_or_else(Instant::now, |at| at + every);
         self.changed.then_some(due)
+    }
+
+    /// Until when nothing more is written, but to hurry: what must be written before it is done waits, so that it is written together.
+    pub(crate) fn rests_until(&self) -> Option<Instant> {
+        let until = self.written? + self.took * REST_SHARE;
+        (until > Instant::now()).then_some(until)
+    }
+
+    /// What waits is written now.
+    pub(crate) fn hurry(&mut self) {
+        self.took = Duration::ZERO;
     }
 
     /// Is it known that the file can be written?
@@ -130,7 +149,7 @@ impl Store {
 }
 
 impl Supervisor {
-    /// Is it written for each worker that becomes ready?
+    /// Is it written for each worker that is started and becomes ready?
     pub(crate) fn stores_at_once(&self) -> bool {
         self.workers.len() <= FEW
     }
@@ -144,8 +163,10 @@ impl Supervisor {
         if !due {
             return;
         }
+        let began = Instant::now();
         let written = reserve::with(|| self.write_state());
         self.store.changed = false;
+        self.store.took = began.elapsed();
         self.store.written = Some(Instant::now());
         match written {
             Ok(()) => self.store.failed = None,
@@ -211,8 +232,9 @@ fn write(home: &Home, name: &str, what: &impl Serialize) -> io::Result<()> {
         .mode(0o600)
         .open(&new)?;
     // Not as a whole in memory: with hundreds of apps it has megabytes.
-    let mut file = Summed::new(BufWriter::with_capacity(WRITE_BYTES, file));
+    let mut file = BufWriter::with_capacity(WRITE_BYTES, Summed::new(file));
     serde_json::to_writer(&mut file, what)?;
+    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.finish()?;
     let path = home.root().join(name);
     match fs::rename(&path, home.root().join(old(name))) {

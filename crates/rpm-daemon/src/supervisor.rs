@@ -1,7 +1,7 @@
 //! The event loop: kernel events and requests become inputs of the core, and its outputs become
 //! system calls. Everything that decides is in `rpm-core`; everything here is on one thread.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rpm_core::protocol::{Command, Input, Outcome, Output};
 use rpm_core::sampler::{Decision, Sampler};
-use rpm_core::{AppId, Core, Tick, Ticket, WorkerId};
+use rpm_core::{AppId, Core, SlotId, Tick, Ticket, WorkerId};
 use rpm_listen::Listeners;
 use rpm_sys::limits::Rlimit;
+use rpm_sys::tree::Census;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -21,7 +22,7 @@ use crate::agents::{AgentEvent, Agents};
 use crate::app::Apps;
 use crate::channel::Incoming;
 use crate::drain::Drains;
-use crate::effects::{is_lasting, is_question, is_ready};
+use crate::effects::{is_lasting, is_question};
 use crate::fronts::Fronts;
 use crate::handoff::Handoffs;
 use crate::home::Home;
@@ -39,12 +40,17 @@ use crate::worker::Worker;
 
 /// Events that may wait; more make their senders wait.
 const EVENT_LIMIT: usize = 1024;
+/// For more trees than these one look at all processes is less than a search for the children of each.
+pub(crate) const FEW_TREES: usize = 4;
 /// Ends of processes that are one step.
 const ENDS_AT_ONCE: usize = 256;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
+/// So many times what one took goes by before the next, at least.
+const USAGE_SHARE: u32 = 1000;
 /// The same while an app has a limit of memory.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
+const LIMITS_SHARE: u32 = 100;
 
 /// Something that happened.
 pub(crate) enum Event {
@@ -101,7 +107,13 @@ pub struct Supervisor {
     /// The ticket of the last reload of each app that one was asked for.
     pub(crate) reloads: BTreeMap<AppId, Ticket>,
     sampler: Sampler,
+    /// All processes as they were in this step, if somebody has looked.
+    pub(crate) census: Option<Census>,
+    /// The slots whose queues are not empty, as the core knows them.
+    pub(crate) filled: BTreeSet<SlotId>,
     pub(crate) store: Store,
+    /// What the core wants that waits for its being written, in order.
+    undone: VecDeque<Output>,
     /// Outputs of the core wait until more is commanded.
     holding: bool,
     /// What another binary is passed that takes over.
@@ -183,7 +195,10 @@ impl Supervisor {
             leavers: Vec::new(),
             reloads: BTreeMap::new(),
             sampler: Sampler::new(),
+            census: None,
+            filled: BTreeSet::new(),
             store: Store::new(),
+            undone: VecDeque::new(),
             holding: false,
             succession: None,
             origin: Instant::now(),
@@ -245,19 +260,30 @@ impl Supervisor {
         }
     }
 
-    /// Many processes that end at once are one step: what must be written of it is written once.
+    /// Many processes that end at once are one step: what must be looked at for it is looked at once, and what must be written is written once.
     fn on_events(&mut self, first: Event, inbox: &mut mpsc::Receiver<Event>) {
         let mut other = Some(first);
-        self.together(|it| {
-            for _ in 0..ENDS_AT_ONCE {
-                match other.take() {
-                    Some(event @ (Event::LeaderExited(_) | Event::TreeGone(_))) => it.on_event(event),
-                    Some(event) => return other = Some(event),
-                    None => return,
+        let (mut leaders, mut trees) = (Vec::new(), Vec::new());
+        while leaders.len() + trees.len() < ENDS_AT_ONCE {
+            match other.take() {
+                Some(Event::LeaderExited(worker)) => leaders.push(worker),
+                Some(Event::TreeGone(worker)) => trees.push(worker),
+                Some(event) => {
+                    other = Some(event);
+                    break;
                 }
-                other = inbox.try_recv().ok();
+                None => break,
             }
-        });
+            other = inbox.try_recv().ok();
+        }
+        if !(leaders.is_empty() && trees.is_empty()) {
+            self.together(|it| {
+                reserve::with(|| {
+                    it.leaders_exited(&leaders);
+                    it.trees_gone(&trees);
+                });
+            });
+        }
         if let Some(event) = other {
             self.on_event(event);
         }
@@ -265,8 +291,9 @@ impl Supervisor {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::LeaderExited(worker) => reserve::with(|| self.leader_exited(worker)),
-            Event::TreeGone(worker) => reserve::with(|| self.tree_gone(worker)),
+            // They are taken together ([`Supervisor::on_events`]).
+            Event::LeaderExited(worker) => reserve::with(|| self.leaders_exited(&[worker])),
+            Event::TreeGone(worker) => reserve::with(|| self.trees_gone(&[worker])),
             Event::Messages(worker, messages) => {
                 for message in messages {
                     self.message(worker, message);
@@ -288,11 +315,11 @@ impl Supervisor {
     }
 
     fn on_traffic(&mut self) {
-        let mut fired = Vec::new();
-        if let Err(error) = self.listeners.traffic().ready(&mut fired) {
+        let fired = self.listeners.traffic().fired().unwrap_or_else(|error| {
             tracing::warn!(%error, "the traffic detector fails");
-        }
-        if !fired.is_empty() {
+            true
+        });
+        if fired {
             self.sampler.traffic(self.now());
             self.sample_queues();
         }
@@ -310,7 +337,7 @@ impl Supervisor {
             let busy = self.sample_queues();
             match self.sampler.tick(now, busy) {
                 Decision::Continue => {}
-                Decision::Rearm => self.listeners.arm(),
+                Decision::Rearm => self.await_traffic(),
             }
         }
         self.core.handle_timeout(now);
@@ -321,24 +348,34 @@ impl Supervisor {
         self.look_at_clock();
         self.put_away.on_time(Instant::now());
         if self.usage_due <= Instant::now() {
+            let began = Instant::now();
             self.sample_usage();
             self.enforce_limits();
-            let interval = if self.upkeep.limits {
-                LIMITS_INTERVAL
-            } else {
-                USAGE_INTERVAL
+            let took = began.elapsed();
+            let interval = match self.upkeep.limits {
+                true => LIMITS_INTERVAL.max(took * LIMITS_SHARE),
+                false => USAGE_INTERVAL.max(took * USAGE_SHARE),
             };
             self.usage_due = Instant::now() + interval;
         }
     }
 
-    /// Tells the core the length of every accept queue; `true` if anything waits anywhere.
+    /// The next connection wakes the daemon.
+    pub(crate) fn await_traffic(&self) {
+        if let Err(error) = self.listeners.arm() {
+            tracing::warn!(%error, "the traffic detector fails");
+        }
+    }
+
+    /// Tells the core the length of every accept queue that is not empty, or was not the last time; `true` if anything waits anywhere.
     fn sample_queues(&mut self) -> bool {
         let now = self.now();
-        let mut queues: Vec<_> = self.listeners.queues().collect();
-        queues.extend(self.handed_queues());
-        let busy = queues.iter().any(|(_, len)| *len > 0);
-        for (slot, len) in queues {
+        let handed = self.handed_queues().into_iter().filter(|(_, len)| *len > 0);
+        let waiting: BTreeMap<SlotId, u32> = self.listeners.waiting().chain(handed).collect();
+        let before = std::mem::replace(&mut self.filled, waiting.keys().copied().collect());
+        let emptied = before.difference(&self.filled).map(|slot| (*slot, 0));
+        let busy = !waiting.is_empty();
+        for (slot, len) in waiting.into_iter().chain(emptied) {
             self.core.handle(Input::Queue { slot, len }, now);
         }
         busy
@@ -350,10 +387,12 @@ impl Supervisor {
             .flatten()
             .min();
         let usage = (!self.workers.is_empty()).then_some(self.usage_due);
+        let undone = (!self.undone.is_empty()).then(|| self.store.rests_until().unwrap_or_else(Instant::now));
         let due = due.map(|tick| self.origin + tick.0.saturating_sub(self.epoch));
         [
             due,
             usage,
+            undone,
             self.drains.due,
             self.put_away.poll_timeout(),
             self.store.due(),
@@ -365,37 +404,60 @@ impl Supervisor {
         .min()
     }
 
-    /// Carries out what the core wants until it wants nothing more.
+    /// Carries out what the core wants until it wants nothing more, or until it must be written first and much was written a moment ago: what comes
+    /// until then is written with it.
     pub(crate) fn settle(&mut self) {
         if self.holding {
             return;
         }
         loop {
-            let outputs: Vec<Output> = std::iter::from_fn(|| self.core.poll_output()).collect();
-            if outputs.is_empty() {
-                break;
-            }
-            let ready = self.stores_at_once() && outputs.iter().any(is_ready);
-            if ready || outputs.iter().any(is_lasting) {
+            self.undone.extend(std::iter::from_fn(|| self.core.poll_output()));
+            let each = self.stores_at_once();
+            // What nobody must know of is done at once, if it comes before all that somebody must.
+            let passing = self.undone.iter().take_while(|output| !is_lasting(output, each));
+            let mut count = passing.count();
+            if count == 0 {
+                if self.undone.is_empty() || self.store.rests_until().is_some() {
+                    break;
+                }
                 // Nothing is done that the next daemon would not know of.
                 self.store.changed();
                 self.store(true);
+                count = self.undone.len();
             }
-            let asked = self.stores_at_once() && outputs.iter().any(is_question);
-            for output in outputs {
-                match output {
-                    Output::Terminate { .. } | Output::Kill { .. } => reserve::with(|| self.apply(output)),
-                    _ => self.apply(output),
-                }
-            }
-            if asked {
-                // The next daemon would ask again, which many programs take for impatience.
-                self.store(true);
-            }
+            self.carry_out(count);
         }
+        self.census = None;
         self.tend_fronts();
         self.store(false);
         self.tell_of_leavers();
+    }
+
+    /// The first of what is to be done.
+    fn carry_out(&mut self, count: usize) {
+        let outputs: Vec<Output> = self.undone.drain(..count).collect();
+        let asked = outputs.iter().filter(|output| is_question(output)).count();
+        if asked > FEW_TREES {
+            self.census = Some(Census::take());
+        }
+        for output in outputs {
+            match output {
+                Output::Terminate { .. } | Output::Kill { .. } => reserve::with(|| self.apply(output)),
+                _ => self.apply(output),
+            }
+        }
+        if asked > 0 && self.stores_at_once() {
+            // The next daemon would ask again, which many programs take for impatience.
+            self.store(true);
+        }
+    }
+
+    /// Carries out what waits for that, even if much was written a moment ago.
+    pub(crate) fn settle_now(&mut self) {
+        while !self.undone.is_empty() {
+            self.store.hurry();
+            self.settle();
+        }
     }
 
     /// Has what `act` commands carried out together, at its end: what must be known of all of it is written once.

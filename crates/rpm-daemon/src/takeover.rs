@@ -14,6 +14,7 @@ use rpm_sys::intercept::Notifications;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::pidfd::PidFd;
 use rpm_sys::survive::Holdings;
+use rpm_sys::tree::Census;
 use rpm_sys::{Signal, socket, survive, tree};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
@@ -24,7 +25,7 @@ use crate::drain::CLOSE_WITHIN;
 use crate::home::Home;
 use crate::logs::LogSink;
 use crate::outputs::sources;
-use crate::sampling::usage_of;
+use crate::sampling::cpu_of;
 use crate::state::{Stored, StoredWorker};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::worker::{Life, Parking, Process, UsageSample, Worker};
@@ -58,7 +59,9 @@ impl Supervisor {
         supervisor.next_app = stored.next_app;
         supervisor.next_ticket = stored.next_ticket;
         supervisor.rescues = stored.rescues;
-        let survivors: Vec<Survivor> = stored.workers.into_iter().filter_map(survivor).collect();
+        let census = Census::take();
+        let survivors = stored.workers.into_iter();
+        let survivors: Vec<Survivor> = survivors.filter_map(|stored| survivor(stored, &census)).collect();
         let holdings: BTreeMap<WorkerId, Held<'_>> = survivors
             .iter()
             .map(|survivor| (survivor.stored.id, survivor.holdings()))
@@ -97,7 +100,7 @@ impl Supervisor {
         supervisor.fronts.kept = parked.values().filter_map(|fd| fd.try_clone().ok()).collect();
         for survivor in &survivors {
             let id = survivor.stored.id;
-            supervisor.adopt(survivor, parkings.remove(&id), |inode| take(id, inode));
+            supervisor.adopt(survivor, parkings.remove(&id), &census, |inode| take(id, inode));
         }
         let alive: BTreeSet<WorkerId> = survivors.iter().map(|survivor| survivor.stored.id).collect();
         supervisor.end_strays(&alive);
@@ -111,6 +114,7 @@ impl Supervisor {
         &mut self,
         survivor: &Survivor,
         parking: Option<Parking>,
+        census: &Census,
         take: impl Fn(u64) -> Option<OwnedFd>,
     ) {
         let Survivor { stored, pidfd, .. } = survivor;
@@ -135,7 +139,7 @@ impl Supervisor {
             notifications,
             // What it used before this is no share of the time since.
             usage: UsageSample {
-                cpu: usage_of(tree::descendants(stored.pid).into_iter().chain([stored.pid])).0,
+                cpu: cpu_of(stored.pid, census),
                 ..UsageSample::start()
             },
         };
@@ -259,7 +263,9 @@ impl Supervisor {
         self.end_unready();
         self.settle();
         self.upkeep.stale = true;
-        self.listeners.arm();
+        // The daemon before may have left what it knew of any.
+        self.filled = self.listeners.open_slots().collect();
+        self.await_traffic();
     }
 
     /// Closes slots that the core has closed: what it decides is written before it is done, and the daemon before died between the two.
@@ -340,12 +346,12 @@ impl Supervisor {
 }
 
 /// The worker, if its process still runs.
-fn survivor(stored: StoredWorker) -> Option<Survivor> {
+fn survivor(stored: StoredWorker, census: &Census) -> Option<Survivor> {
     let pidfd = PidFd::open(stored.pid).ok()?;
     let same = pidfd.start_ticks().ok()? == stored.start_ticks;
     let runs = same && !pidfd.peek().unwrap_or(true);
     let intercepted = stored.kept.reports.is_some();
-    let below = tree::descendants(stored.pid).into_iter().filter(|_| intercepted);
+    let below = census.descendants(stored.pid).into_iter().filter(|_| intercepted);
     let below = below.filter_map(|pid| PidFd::open(pid).ok()).collect();
     runs.then(|| Survivor {
         stored,

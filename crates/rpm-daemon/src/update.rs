@@ -212,6 +212,8 @@ impl Supervisor {
         if !quiet && !anyway {
             return None;
         }
+        // The next daemon takes for done what is decided.
+        self.settle_now();
         let Some(passed) = &self.succession else {
             return Some(failure("this daemon cannot pass on its socket", None));
         };

@@ -1,10 +1,11 @@
 //! What the daemon tells about its apps.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, WorkerId};
-use rpm_listen::{GroupView, SharedKind, SlotView};
+use rpm_listen::{GroupView, Holding, SharedKind, SlotView};
 use rpm_proxy::UpstreamFigures;
 use rpm_wire::api::{
     ApiError, AppInfo, AppSpec, Circuit, Known, ListenerInfo, Other, Phase, Process, ProxiedInfo, Served,
@@ -14,18 +15,21 @@ use rpm_wire::api::{
 use crate::app::{Plane, explain, is_proxied};
 use crate::supervisor::Supervisor;
 
+/// What each worker has of the listeners.
+pub(crate) type Held = BTreeMap<WorkerId, Holding>;
+
 impl Supervisor {
     /// Every instance, by id.
     pub(crate) fn processes(&mut self, with_spec: bool) -> Vec<Process> {
         self.sample_usage();
         self.count_connections();
-        let ids: Vec<InstanceId> = self.core.instances().map(|view| view.id).collect();
-        ids.into_iter()
-            .filter_map(|id| self.process(id, with_spec))
-            .collect()
+        let held = self.listeners.by_worker();
+        let ids = self.core.instances().map(|view| view.id);
+        ids.filter_map(|id| self.process(id, &held, with_spec)).collect()
     }
 
-    pub(crate) fn process(&self, id: InstanceId, with_spec: bool) -> Option<Process> {
+    /// `held`: what each worker has of the listeners.
+    pub(crate) fn process(&self, id: InstanceId, held: &Held, with_spec: bool) -> Option<Process> {
         let view = self.core.instance(id)?;
         let app = self.apps.get(&view.app)?;
         let worker = view.worker();
@@ -57,7 +61,7 @@ impl Supervisor {
             cpu_percent: process.map_or(0.0, |p| (p.usage.cpu_percent * 10.0).round() / 10.0),
             memory_bytes: process.map_or(0, |p| p.usage.rss_bytes),
             connections: worker.and_then(|w| self.connections_of(w)),
-            serves: worker.map_or_else(Vec::new, |w| self.serves(w, spec)),
+            serves: worker.map_or_else(Vec::new, |w| self.serves(w, held, spec)),
             exit_code: view.last_exit.map(exit_code),
             others: self.others(&view),
             out_log: logs.out.display().to_string(),
@@ -82,8 +86,12 @@ impl Supervisor {
     }
 
     /// Where a worker serves, by what the daemon has in memory: this is asked of every process, every second.
-    fn serves(&self, worker: WorkerId, spec: &AppSpec) -> Vec<Served> {
-        let tcp = self.listeners.addresses_of(worker).map(|addr| Served {
+    fn serves(&self, worker: WorkerId, held: &Held, spec: &AppSpec) -> Vec<Served> {
+        let addresses = held
+            .get(&worker)
+            .into_iter()
+            .flat_map(|holding| &holding.addresses);
+        let tcp = addresses.map(|&addr| Served {
             address: tcp(addr),
             url: url(addr, spec),
         });
@@ -114,8 +122,8 @@ impl Supervisor {
         };
         let candidate = view.candidate.filter(|id| view.worker() != Some(*id));
         let candidate = candidate.and_then(|id| other(id, Phase::Launching, self.core.worker(id)?.until));
-        let retiring = self.core.retiring(view.app);
-        let ours = retiring.filter(|it| it.instance == view.id && Some(it.worker) != view.worker());
+        let retiring = self.core.retiring_of(view.id);
+        let ours = retiring.filter(|it| Some(it.worker) != view.worker());
         let leaving = ours.filter_map(|it| match it.phase {
             RetiringPhase::Warm => other(it.worker, Phase::Standby, verdict),
             RetiringPhase::Draining => other(it.worker, Phase::Draining, it.until),
@@ -137,20 +145,21 @@ impl Supervisor {
             ));
         };
         let (plane, reason) = explain(&spec, self.interception.denied.as_deref());
+        let held = self.listeners.by_worker();
         let mut listeners: Vec<ListenerInfo> = self
             .listeners
             .groups(id)
             .map(|group| self.listener(&group))
             .collect();
         listeners.extend(self.listeners.shared(id).map(shared));
-        listeners.extend(instances.iter().flat_map(|view| self.own(view)));
+        listeners.extend(self.own(id, &instances));
         Ok(AppInfo {
             plane: plane.to_owned(),
             plane_reason: reason,
             generation: self.core.app(id).map_or(0, |app| app.generation.0),
             processes: instances
                 .iter()
-                .filter_map(|view| self.process(view.id, false))
+                .filter_map(|view| self.process(view.id, &held, false))
                 .collect(),
             listeners,
             spec: (*spec).clone(),
@@ -195,29 +204,27 @@ impl Supervisor {
         counted.then(|| slot.holder.map_or(0, |worker| self.handoffs.open(worker) as u64))
     }
 
-    fn own(&self, view: &InstanceView) -> Vec<ListenerInfo> {
-        let cluster = self.plane(view.app) != Some(Plane::Fork);
-        let intercepted = self
-            .present_spec(view.app)
-            .is_some_and(|spec| self.intercepts(spec));
-        let reason = match (intercepted, cluster) {
+    /// What the workers of an app listen on without the daemon.
+    fn own(&self, app: AppId, instances: &[InstanceView]) -> Vec<ListenerInfo> {
+        let cluster = self.plane(app) != Some(Plane::Fork);
+        let intercepted = self.present_spec(app).is_some_and(|spec| self.intercepts(spec));
+        let reason = |id: InstanceId| match (intercepted, cluster) {
             (true, _) => format!(
-                "opened by worker {} itself, and left to it: a random port, or one that --ports leaves out",
-                view.id
+                "opened by worker {id} itself, and left to it: a random port, or one that --ports leaves out"
             ),
-            (false, true) => format!(
-                "opened by worker {} itself (exclusive, or not through node:cluster): not balanced",
-                view.id
-            ),
+            (false, true) => {
+                format!("opened by worker {id} itself (exclusive, or not through node:cluster): not balanced")
+            }
             (false, false) => "fork mode: the process owns its ports".to_owned(),
         };
-        let info = |address| ListenerInfo {
-            address: format!("tcp {address}"),
+        let info = |(id, addr): (InstanceId, SocketAddr)| ListenerInfo {
+            address: tcp(addr),
             steering: "own".to_owned(),
-            reason: reason.clone(),
+            reason: reason(id),
             slots: Vec::new(),
         };
-        self.own_listeners(view.id).into_iter().map(info).collect()
+        let own = self.own_listeners(app, instances);
+        own.into_iter().map(info).collect()
     }
 
     pub(crate) fn instance_of(&self, worker: WorkerId) -> Option<InstanceId> {

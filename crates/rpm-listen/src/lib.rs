@@ -27,6 +27,7 @@ pub use conflict::{Occupant, occupant};
 pub use front::Fronted;
 pub use group::{GroupView, Rescued, SlotView};
 pub use listeners::{Grant, Listeners, OpenError, Request};
+pub use look::Holding;
 pub use policy::{MAX_WEIGHT, Policy};
 pub use shared::SharedKind;
 pub use steering::Mechanism;

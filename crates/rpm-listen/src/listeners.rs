@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
-use rpm_sys::oneshot::Oneshot;
+use rpm_sys::oneshot::{Oneshot, Readable};
 use rpm_sys::socket;
 use rustix::io::Errno;
 
@@ -25,7 +25,8 @@ pub struct Listeners {
     pub(crate) group_of: BTreeMap<SlotId, GroupId>,
     pub(crate) next_group: u32,
     pub(crate) next_slot: u32,
-    pub(crate) traffic: Oneshot,
+    /// The slots that workers accept from.
+    pub(crate) traffic: Readable,
     pub(crate) arrivals: Oneshot,
     pub(crate) counting: Counting,
 }
@@ -131,7 +132,7 @@ impl Listeners {
             group_of: BTreeMap::new(),
             next_group: 0,
             next_slot: 0,
-            traffic: Oneshot::new()?,
+            traffic: Readable::new()?,
             arrivals: Oneshot::new()?,
             counting: Counting::default(),
         })
@@ -244,13 +245,15 @@ impl Listeners {
             });
         };
         let what = open.addr.to_string();
-        let watch = match &open.deal {
-            Some(_) => &self.arrivals,
-            None => &self.traffic,
-        };
+        let (traffic, arrivals) = (&mut self.traffic, &self.arrivals);
         let made = make(open, slot).and_then(|()| {
-            let opened = open.slots.get(&slot).map(|opened| opened.fd.as_fd());
-            opened.map_or(Ok(()), |fd| watch.add(fd, u64::from(slot.0)))
+            let Some(opened) = open.slots.get(&slot) else {
+                return Ok(());
+            };
+            match &open.deal {
+                Some(_) => arrivals.add(opened.fd.as_fd(), u64::from(slot.0)),
+                None => traffic.add(opened.fd.as_fd(), u64::from(slot.0)),
+            }
         });
         if let Err(source) = made {
             if open.slots.is_empty() && open.foreign.is_empty() {
@@ -452,34 +455,33 @@ impl Listeners {
         self.shared.retain(|s| s.app != app);
     }
 
-    /// The accept queue of every open slot that its worker accepts from.
-    pub fn queues(&self) -> impl Iterator<Item = (SlotId, u32)> {
-        self.groups
-            .values()
-            .filter(|group| group.deal.is_none())
-            .flat_map(|g| &g.slots)
-            .filter(|(_, slot)| slot.retiring.is_none())
-            .map(|(id, slot)| {
-                (
-                    *id,
-                    socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len),
-                )
-            })
+    /// The open slots in whose accept queues connections wait, and how many; where workers accept. The others' are empty, and are not asked.
+    pub fn waiting(&self) -> impl Iterator<Item = (SlotId, u32)> {
+        // Without an answer nothing is known of any, as if nothing waited.
+        let readable = self.traffic.now().unwrap_or_default();
+        let slots = readable.into_iter().filter_map(|token| {
+            let id = SlotId(u32::try_from(token).ok()?);
+            let slot = self.groups.get(self.group_of.get(&id)?)?.slots.get(&id)?;
+            slot.retiring.is_none().then_some((id, slot))
+        });
+        slots.filter_map(|(id, slot)| {
+            let len = socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len);
+            (len > 0).then_some((id, len))
+        })
     }
 
-    /// Becomes readable when a connection arrives at an armed slot.
+    /// Becomes readable when a connection arrives at a slot, once until [`Listeners::arm`] is called.
     #[must_use]
-    pub fn traffic(&self) -> &Oneshot {
+    pub fn traffic(&self) -> &Readable {
         &self.traffic
     }
 
-    /// Arms the traffic detector of every slot.
-    pub fn arm(&self) {
-        let steered = self.groups.values().filter(|group| group.deal.is_none());
-        for (id, slot) in steered.flat_map(|g| &g.slots) {
-            // A slot that cannot be armed is sampled while others have traffic.
-            let _ = self.traffic.rearm(slot.fd.as_fd(), u64::from(id.0));
-        }
+    /// Arms the traffic detector.
+    ///
+    /// # Errors
+    /// None that a correct call can meet.
+    pub fn arm(&self) -> io::Result<()> {
+        self.traffic.arm()
     }
 
     pub(crate) fn slot_mut(&mut self, slot: SlotId) -> Option<&mut crate::group::Slot> {

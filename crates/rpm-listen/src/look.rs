@@ -1,5 +1,6 @@
 //! What is known of the listeners.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
@@ -10,7 +11,49 @@ use crate::group::{Group, GroupView};
 use crate::listeners::Listeners;
 use crate::shared::SharedKind;
 
+/// What a worker has of the daemon's TCP listeners.
+#[derive(Debug, Default)]
+pub struct Holding {
+    /// The addresses, in the order in which its app opened them.
+    pub addresses: Vec<SocketAddr>,
+    /// Its slots.
+    pub slots: Vec<SlotId>,
+}
+
 impl Listeners {
+    /// What each worker has: all at once, for whoever asks of many.
+    #[must_use]
+    pub fn by_worker(&self) -> BTreeMap<WorkerId, Holding> {
+        let mut found: BTreeMap<WorkerId, Holding> = BTreeMap::new();
+        for group in self.groups.values() {
+            let own = group
+                .slots
+                .iter()
+                .filter_map(|(id, slot)| Some((slot.holder?, Some(*id))));
+            let foreign = group.foreign.values().map(|worker| (*worker, None));
+            for (worker, slot) in own.chain(foreign) {
+                let holding = found.entry(worker).or_default();
+                // A group has its address once, however many slots of it a worker has.
+                if holding.addresses.last() != Some(&group.addr) {
+                    holding.addresses.push(group.addr);
+                }
+                holding.slots.extend(slot);
+            }
+        }
+        found
+    }
+
+    /// How many connections wait in these slots.
+    #[must_use]
+    pub fn waiting_in(&self, slots: &[SlotId]) -> u32 {
+        let held = slots.iter().filter_map(|slot| {
+            let group = self.groups.get(self.group_of.get(slot)?)?;
+            group.slots.get(slot).filter(|_| group.deal.is_none())
+        });
+        held.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len))
+            .sum()
+    }
+
     /// The key of the first address, in the order in which the app opened them, on which `worker` has a slot.
     #[must_use]
     pub fn first_key(&self, worker: WorkerId) -> Option<&str> {
@@ -39,16 +82,6 @@ impl Listeners {
         uses.map(|s| &s.kind)
     }
 
-    /// How many connections wait in the slots of `worker`.
-    #[must_use]
-    pub fn queued(&self, worker: WorkerId) -> u32 {
-        let groups = self.groups.values().filter(|group| group.deal.is_none());
-        let slots = groups.flat_map(|g| g.slots.values());
-        let own = slots.filter(|slot| slot.holder == Some(worker));
-        own.map(|slot| socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len))
-            .sum()
-    }
-
     /// Whether the worker listens on sockets that could not be taken back.
     #[must_use]
     pub fn is_foreign(&self, worker: WorkerId) -> bool {
@@ -59,6 +92,13 @@ impl Listeners {
     /// The groups that have slots.
     pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.groups.keys().copied()
+    }
+
+    /// The TCP ports that are listened on, ascending.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        let ports: BTreeSet<u16> = self.groups.values().map(|group| group.addr.port()).collect();
+        ports.into_iter().collect()
     }
 
     /// The slots that nobody has asked to be closed.

@@ -1,7 +1,7 @@
 //! How the kernel is told which slots are eligible: an eBPF program with a table, or, without any
 //! privilege, a classic BPF program that is attached anew at every change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -350,7 +350,7 @@ impl Table {
     }
 
     fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let used: Vec<u32> = self.index.values().copied().collect();
+        let used: BTreeSet<u32> = self.index.values().copied().collect();
         let index = (0..MAX_SLOTS).find(|i| !used.contains(i)).ok_or_else(|| {
             io::Error::other(format!(
                 "a listener has at most {MAX_SLOTS} workers; scale the app down"

@@ -153,11 +153,11 @@ impl Listeners {
                 continue;
             };
             for (slot, held) in &group.slots {
-                let watch = match &group.deal {
-                    Some(_) => &listeners.arrivals,
-                    None => &listeners.traffic,
-                };
-                watch.add(held.fd.as_fd(), u64::from(slot.0))?;
+                let (fd, token) = (held.fd.as_fd(), u64::from(slot.0));
+                match &group.deal {
+                    Some(_) => listeners.arrivals.add(fd, token)?,
+                    None => listeners.traffic.add(fd, token)?,
+                }
                 listeners.group_of.insert(*slot, id);
             }
             listeners.groups.insert(id, group);

@@ -21,8 +21,8 @@ pub use self::counts::{Counts, DESCRIPTORS as COUNTS_DESCRIPTORS, Tag};
 use self::least::Maps;
 use self::state::{Layout, List, State};
 
-/// The most slots a selector can have.
-pub const MAX_SLOTS: u32 = 1024;
+/// The most slots a selector can have. Each takes 48 bytes of the kernel's memory, whether it is used or not.
+pub const MAX_SLOTS: u32 = 2048;
 
 /// What was to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

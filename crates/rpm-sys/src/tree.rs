@@ -3,11 +3,15 @@
 //!
 //! The view is a snapshot of `/proc`; a process that goes away meanwhile is never an error.
 
-use std::collections::{HashMap, HashSet};
+mod census;
+
+use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+pub use self::census::Census;
 
 use crate::pidfd::{PidFd, Signal, is_gone, raw_pid};
 use crate::proc::{Stat, numbers_in};
@@ -19,6 +23,9 @@ pub const FREEZE_DEADLINE: Duration = Duration::from_millis(20);
 /// Stopping is a matter of microseconds: until this has passed only the CPU is given up between looks.
 const FREEZE_SPIN: Duration = Duration::from_micros(200);
 
+/// Parents that are looked up: no tree of a program is deeper, and the table is no snapshot, so it might show a circle.
+const DEPTH: usize = 1000;
+
 /// Between looks after [`FREEZE_SPIN`].
 const FREEZE_PAUSE: Duration = Duration::from_micros(50);
 
@@ -29,25 +36,6 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     let mut members = members(pid);
     members.retain(|member| member.pid != pid);
     members.into_iter().map(|member| member.pid).collect()
-}
-
-/// The same for many at once, in one pass: each of `roots` that lives and each process below one, with that root.
-#[must_use]
-pub fn below(roots: &HashSet<u32>) -> Vec<(u32, u32)> {
-    let alive = processes().filter(|(_, stat)| !stat.is_dead());
-    let parents: HashMap<u32, u32> = alive.map(|(pid, stat)| (pid, stat.parent)).collect();
-    let root_of = |pid: u32| {
-        let mut at = pid;
-        // As deep as there are processes: the table is no snapshot, and might show a circle.
-        for _ in 0..parents.len() {
-            if roots.contains(&at) {
-                return Some((at, pid));
-            }
-            at = *parents.get(&at)?;
-        }
-        None
-    };
-    parents.keys().filter_map(|pid| root_of(*pid)).collect()
 }
 
 /// A process and everything that descends from it, held by pidfds.
@@ -63,8 +51,20 @@ impl Tree {
     /// # Errors
     /// `EMFILE` and `ENFILE`; a process that is gone is left out.
     pub fn snapshot(pid: u32) -> io::Result<Tree> {
+        Tree::of(members(pid))
+    }
+
+    /// The same by a look at all processes that was taken a moment ago.
+    ///
+    /// # Errors
+    /// As [`Tree::snapshot`].
+    pub fn within(census: &Census, pid: u32) -> io::Result<Tree> {
+        Tree::of(census.members(pid))
+    }
+
+    fn of(members: Vec<Member>) -> io::Result<Tree> {
         let mut held = Vec::new();
-        for member in members(pid) {
+        for member in members {
             match PidFd::open(member.pid) {
                 // Between the pass and the open the pid may have got another owner.
                 Ok(pidfd) if started(member.pid) == Some(member.start_ticks) => held.push(pidfd),
@@ -134,16 +134,13 @@ pub fn set_child_subreaper() -> io::Result<()> {
     ))?)
 }
 
-/// Living children of this process whose environment has the entry `marker` (`KEY=value`): with
-/// [`set_child_subreaper`], what is left of a tree that carried it, besides its leader. Those for which `is_known` is
-/// true are not looked at.
+/// Living children of this process that have a variable in their environment, with its value: with [`set_child_subreaper`], what is left
+/// of a tree that carried it, besides its leader. Those for which `is_known` is true are not looked at.
 #[must_use]
-pub fn orphans_of(marker: &str, is_known: impl Fn(u32) -> bool) -> Vec<u32> {
+pub fn orphans_with(key: &str, is_known: impl Fn(u32) -> bool) -> Vec<(u32, String)> {
     let unknown = own_children().into_iter().filter(|pid| !is_known(*pid));
-    unknown
-        .filter(|pid| Stat::of(*pid).is_ok_and(|stat| !stat.is_dead()))
-        .filter(|pid| has_entry(*pid, marker))
-        .collect()
+    let alive = unknown.filter(|pid| Stat::of(*pid).is_ok_and(|stat| !stat.is_dead()));
+    alive.filter_map(|pid| Some((pid, variable(pid, key)?))).collect()
 }
 
 /// Living processes, whoever's children, that have this entry (`KEY=value`) in their environment.
@@ -156,13 +153,39 @@ pub fn marked(entry: &str) -> Vec<u32> {
         .collect()
 }
 
+/// The same, of those that have another variable as well, with its value.
+#[must_use]
+pub fn marked_with(entry: &str, key: &str) -> Vec<(u32, String)> {
+    let alive = processes().filter(|(_, stat)| !stat.is_dead());
+    let marked = alive.filter_map(|(pid, _)| {
+        let environment = environment(pid)?;
+        let is_marked = entries(&environment).any(|other| other == entry.as_bytes());
+        is_marked
+            .then(|| value(&environment, key))
+            .flatten()
+            .map(|value| (pid, value))
+    });
+    marked.collect()
+}
+
+/// Does this process descend from `root`, or belong to its process group, or descend from a member of it?
+#[must_use]
+pub fn is_below(pid: u32, root: u32) -> bool {
+    let mut at = pid;
+    for _ in 0..DEPTH {
+        let Ok(stat) = Stat::of(at) else { return false };
+        if at == root || stat.parent == root || stat.group == root {
+            return true;
+        }
+        at = stat.parent;
+    }
+    false
+}
+
 /// The value of a variable in the environment that a process was started with.
 #[must_use]
 pub fn variable(pid: u32, key: &str) -> Option<String> {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-    let mut entries = environment.split(|&byte| byte == 0);
-    let value = entries.find_map(|entry| entry.strip_prefix(key.as_bytes())?.strip_prefix(b"="));
-    Some(String::from_utf8_lossy(value?).into_owned())
+    value(&environment(pid)?, key)
 }
 
 /// Reaps orphans that have ended: dead children of this process for which `is_known` is false (a known
@@ -248,7 +271,7 @@ struct Member {
 
 /// Breadth first from `pid` and its process group.
 fn members(pid: u32) -> Vec<Member> {
-    members_of_child(pid).unwrap_or_else(|| members_of_any(pid))
+    members_of_child(pid).unwrap_or_else(|| Census::take().members(pid))
 }
 
 /// The same for a child of this process, at the price of its tree: orphans of it are children of this process, too.
@@ -289,52 +312,6 @@ fn members_of_child(pid: u32) -> Option<Vec<Member>> {
         queue.push(orphan);
     }
     Some(found)
-}
-
-/// The same with one pass over all processes.
-fn members_of_any(pid: u32) -> Vec<Member> {
-    let mut children: HashMap<u32, Vec<Member>> = HashMap::new();
-    let mut found = Vec::new();
-    let mut group = Vec::new();
-    for (other, stat) in processes() {
-        let member = Member {
-            pid: other,
-            start_ticks: stat.start_ticks,
-        };
-        if other == pid {
-            found.push((member, stat.is_dead()));
-        } else if stat.group == pid {
-            group.push((member, stat.is_dead()));
-        }
-        if !stat.is_dead() {
-            children.entry(stat.parent).or_default().push(member);
-        }
-    }
-    let mut seen: HashSet<u32> = found.iter().map(|(member, _)| member.pid).collect();
-    seen.insert(pid);
-    let mut next = 0;
-    loop {
-        while let Some((parent, _)) = found.get(next).copied() {
-            next += 1;
-            let below = children.remove(&parent.pid).unwrap_or_default();
-            found.extend(
-                below
-                    .into_iter()
-                    .filter(|child| seen.insert(child.pid))
-                    .map(|child| (child, false)),
-            );
-        }
-        // Members of the group whose parents have gone come last, each with what is below it.
-        let Some((member, dead)) = group.pop() else { break };
-        if seen.insert(member.pid) {
-            found.push((member, dead));
-        }
-    }
-    found
-        .into_iter()
-        .filter(|(_, dead)| !dead)
-        .map(|(member, _)| member)
-        .collect()
 }
 
 fn processes() -> impl Iterator<Item = (u32, Stat)> {
@@ -387,10 +364,20 @@ fn started(pid: u32) -> Option<u64> {
 }
 
 fn has_entry(pid: u32, marker: &str) -> bool {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment
-        .split(|&byte| byte == 0)
-        .any(|entry| entry == marker.as_bytes())
+    environment(pid).is_some_and(|environment| entries(&environment).any(|entry| entry == marker.as_bytes()))
+}
+
+fn environment(pid: u32) -> Option<Vec<u8>> {
+    std::fs::read(format!("/proc/{pid}/environ")).ok()
+}
+
+fn entries(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
+    environment.split(|&byte| byte == 0)
+}
+
+fn value(environment: &[u8], key: &str) -> Option<String> {
+    let value = entries(environment).find_map(|entry| entry.strip_prefix(key.as_bytes())?.strip_prefix(b"="));
+    Some(String::from_utf8_lossy(value?).into_owned())
 }
 
 #[cfg(test)]
@@ -422,7 +409,7 @@ mod tests {
         // The subshell may not have started its own yet.
         let deadline = Instant::now() + Duration::from_secs(10);
         let (quick, whole) = loop {
-            let whole = pids(members_of_any(shell.id()));
+            let whole = pids(Census::take().members(shell.id()));
             let quick = pids(members_of_child(shell.id()).expect("a child of this process"));
             if (whole.len() == 4 && quick == whole) || Instant::now() > deadline {
                 break (quick, whole);

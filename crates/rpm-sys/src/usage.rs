@@ -22,16 +22,29 @@ pub struct Usage {
 /// `ENOENT` or `ESRCH` if it is gone.
 pub fn usage(pid: u32) -> io::Result<Usage> {
     let stat = Stat::of(pid)?;
+    Ok(Usage {
+        cpu: cpu_time(stat.cpu_ticks),
+        rss_bytes: resident_bytes(pid)?,
+        start_ticks: stat.start_ticks,
+    })
+}
+
+/// Resident memory of process `pid`, in bytes.
+///
+/// # Errors
+/// As [`usage`].
+pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     let mut buffer = [0; 128];
     let memory = read(format_args!("/proc/{pid}/statm"), &mut buffer)?;
     let pages = resident_pages(memory).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
+/// So many clock ticks.
+pub(crate) fn cpu_time(ticks: u64) -> Duration {
     let hz = rustix::param::clock_ticks_per_second().max(1);
-    let nanos = u128::from(stat.cpu_ticks) * 1_000_000_000 / u128::from(hz);
-    Ok(Usage {
-        cpu: Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
-        rss_bytes: pages.saturating_mul(rustix::param::page_size() as u64),
-        start_ticks: stat.start_ticks,
-    })
+    let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(hz);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// The state letter of process `pid`: `R`, `S`, `D`, `Z`, `T`, `t`, `X` or `I` (proc_pid_stat(5)).

@@ -38,6 +38,14 @@ pub(crate) fn cpu(pids: &BTreeSet<u32>) -> Duration {
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// CPU time that all threads of a process have used, to the nanosecond (`schedstat`); of those that have ended nothing is known.
+pub(crate) fn exact_cpu(pid: u32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
+    let nanos = texts.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok());
+    Some(Duration::from_nanos(nanos.sum()))
+}
+
 /// The parent of a process.
 pub(crate) fn parent(pid: u32) -> Option<u32> {
     stat(pid).map(|stat| stat.parent)

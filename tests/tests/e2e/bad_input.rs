@@ -266,7 +266,7 @@ fn numbers_of_instances_that_make_no_sense() {
     );
     assert_says(
         &rpm.run(["scale", "hello", "100000"]),
-        &["100000 instances are too many", "the most is 500"],
+        &["100000 instances are too many", "the most is 1000"],
     );
     assert_says(
         &rpm.run(["scale", "hello", "many"]),
@@ -281,7 +281,7 @@ fn numbers_of_instances_that_make_no_sense() {
         .args(["--name", "more"])
         .port(&port)
         .try_start(&rpm);
-    assert_says(&more, &["100000 instances are too many", "the most is 500"]);
+    assert_says(&more, &["100000 instances are too many", "the most is 1000"]);
     let most = App::cluster("hello.js", "100000000000")
         .port(&port)
         .try_start(&rpm);

@@ -324,10 +324,10 @@ fn a_group_can_be_killed_and_an_empty_one_is_no_error() {
 #[test]
 fn orphans_are_adopted_recognised_and_reaped() {
     tree::set_child_subreaper().unwrap();
-    let marker = format!("RPM_SYS_MARK={}", std::process::id());
+    let (key, value) = ("RPM_SYS_MARK", std::process::id().to_string());
     let mut what = shell("setsid sleep 1000 & exit 0");
-    let (key, value) = marker.split_once('=').unwrap();
-    what.env.push((key.into(), value.into()));
+    what.env.push((key.into(), (&value).into()));
+    what.env.push(("RPM_SYS_OTHER".into(), "a=b".into()));
     let leader = Victim::of(what).unwrap();
     wait_until(|| {
         so(leader
@@ -338,15 +338,24 @@ fn orphans_are_adopted_recognised_and_reaped() {
     });
     let mut orphans = Vec::new();
     wait_until(|| {
-        orphans = tree::orphans_of(&marker, |_| false);
+        orphans = tree::orphans_with(key, |_| false);
+        orphans.retain(|(_, other)| *other == value);
         if orphans.len() == 1 {
             Ok(())
         } else {
             Err(orphans.clone())
         }
     });
-    assert!(tree::orphans_of(&format!("{marker}0"), |_| false).is_empty());
-    let orphan = orphans[0];
+    let orphan = orphans[0].0;
+    assert!(
+        tree::orphans_with(key, |pid| pid == orphan)
+            .iter()
+            .all(|(_, other)| *other != value)
+    );
+    let marked = tree::marked_with(&format!("{key}={value}"), "RPM_SYS_OTHER");
+    assert_eq!(marked, [(orphan, "a=b".to_owned())]);
+    assert!(tree::marked_with(&format!("{key}={value}0"), "RPM_SYS_OTHER").is_empty());
+    assert!(tree::is_below(orphan, std::process::id()) && !tree::is_below(std::process::id(), orphan));
     let pidfd = PidFd::open(orphan).unwrap();
     assert_eq!(tree::reap_orphans(|pid| pid != orphan), 0);
     pidfd.send_signal(Signal::KILL).unwrap();
