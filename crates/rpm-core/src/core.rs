@@ -107,6 +107,15 @@ impl Core {
         self.settle();
     }
 
+    /// Workers that [`Core::handle_timeout`] would take for ready at `now` because they live: whether they have had the CPU that they would need to
+    /// fail is for the shell to say ([`Input::Starved`]).
+    pub fn ready_by_living(&self, now: Tick) -> impl Iterator<Item = WorkerId> + '_ {
+        self.timers.due(now).filter_map(|timer| match timer {
+            Timer::Phase(id) => self.workers.get(&id)?.is_ready_by_living().then_some(id),
+            Timer::Unclaimed(_) | Timer::Respawn(_) | Timer::Verdict(_) => None,
+        })
+    }
+
     /// When [`Core::handle_timeout`] is due; `None`: only an input changes anything.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
@@ -166,6 +175,7 @@ impl Core {
             Input::SharedHeld { group, worker, fixed } => self.shared_held(group, worker, fixed),
             Input::SharedReleased { group, worker } => self.shared_released(group, worker),
             Input::Withheld { worker } => self.withheld(worker),
+            Input::Starved { worker } => self.starved(worker),
             Input::Healthy { worker } => self.healthy(worker),
             Input::Drained { worker } | Input::DrainFailed { worker } => self.drained(worker),
             Input::Room { app, workers } => self.measured(app, workers),

@@ -76,6 +76,12 @@ impl<K: Ord + Copy> Deadlines<K> {
         Some(key)
     }
 
+    /// The keys whose deadlines have come, the earliest first.
+    pub(crate) fn due(&self, now: Tick) -> impl Iterator<Item = K> + '_ {
+        let due = self.queue.iter().take_while(move |&&(at, _)| at <= now);
+        due.map(|&(_, key)| key)
+    }
+
     /// All keys that have a deadline, ascending.
     pub(crate) fn keys(&self) -> impl Iterator<Item = K> + '_ {
         self.at.keys().copied()

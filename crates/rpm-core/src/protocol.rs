@@ -177,6 +177,12 @@ pub enum Input {
         /// Which.
         worker: WorkerId,
     },
+    /// A worker for which living is enough ([`Readiness::Runs`]) has not had the CPU that it would need to fail: it is given more time, though no
+    /// more than its `listen_timeout`. Belongs before the [`crate::Core::handle_timeout`] that would take it for ready.
+    Starved {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The worker answers its health check ([`Output::CheckHealth`]) as it should.
     Healthy {
         /// Which.

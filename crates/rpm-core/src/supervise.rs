@@ -14,6 +14,9 @@ use crate::tickets::Reached;
 use crate::worker::{Duty, Health, Killing, Phase, Worker};
 use crate::{InstanceId, WorkerId};
 
+/// A worker that has had no CPU is looked at again after this.
+const STARVED_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long the shell may take to answer a spawn. Spawning takes milliseconds, and a thousand
 /// workers may be queued before this one.
 const SPAWN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -158,6 +161,18 @@ impl Core {
             (Phase::Cancelled(killing), _) => self.kill(id, killing, Phase::Cancelled),
             (Phase::Stopping(killing), _) => self.kill(id, killing, Phase::Stopping),
             (Phase::Online { .. }, _) => {}
+        }
+    }
+
+    /// A worker that is ready if it lives has had little of the CPU.
+    pub(crate) fn starved(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.is_ready_by_living()) else {
+            return;
+        };
+        let latest = worker.spawned.unwrap_or(self.now) + worker.config.policy.listen_timeout;
+        let ready_by = latest.min(self.now + STARVED_PAUSE);
+        if worker.phase.deadline().is_some_and(|due| due < ready_by) {
+            self.enter(id, Phase::Launching { ready_by });
         }
     }
 

@@ -147,6 +147,12 @@ impl Worker {
         }
     }
 
+    /// Is it ready at the end of that because it lives?
+    pub(crate) fn is_ready_by_living(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Launching { .. }) && self.duty != Duty::Prove;
+        waits && self.config.readiness == Readiness::Runs
+    }
+
     /// Its life, if it ended now.
     pub(crate) fn life(&self, now: Tick) -> Life {
         match self.phase {

@@ -340,6 +340,7 @@ impl Supervisor {
                 Decision::Rearm => self.await_traffic(),
             }
         }
+        self.note_starved(now);
         self.core.handle_timeout(now);
         if self.drains.due.is_some_and(|due| due <= Instant::now()) {
             reserve::with(|| self.look_at_drains());

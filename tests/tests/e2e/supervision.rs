@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -126,6 +127,67 @@ fn what_cannot_start_says_so_without_a_cluster_too() {
         assert!(ran.stderr.contains(wanted), "{name}: {ran:#?}");
         rpm.ok(["delete", name]);
     }
+}
+
+/// A process that takes its part of a CPU; ended when it is dropped.
+struct Hog(Child);
+
+impl Hog {
+    fn on(cpu: &str) -> Hog {
+        let mut hog = Command::new("taskset");
+        hog.args(["-c", cpu, "sh", "-c", "while :; do :; done"]);
+        Hog(hog.spawn().expect("taskset runs"))
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One that this process may use.
+fn some_cpu() -> String {
+    let status = fs::read_to_string("/proc/self/status").expect("a status");
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = list.expect("a list").trim().split(['-', ',']).next();
+    first.expect("a CPU").to_owned()
+}
+
+#[test]
+fn what_has_had_no_cpu_for_a_second_may_still_fail_to_start() {
+    let (rpm, cpu) = (Rpm::new(), some_cpu());
+    let script = rpm.home().join("late.sh");
+    // Half of a CPU is left to it, so this takes it more than a second.
+    let body = "import sys, time\nwhile time.process_time() < 0.8: pass\nprint('no database', file=sys.stderr)\nsys.exit(3)";
+    fs::write(rpm.home().join("late.py"), body).expect("a script");
+    let run = format!(
+        "exec taskset -c {cpu} python3 {}",
+        rpm.home().join("late.py").display()
+    );
+    fs::write(&script, run).expect("a script");
+    let hog = Hog::on(&cpu);
+    let began = Instant::now();
+    let start = [
+        "start",
+        "--interpreter",
+        "sh",
+        "--no-autorestart",
+        "--listen-timeout",
+        "60000",
+    ];
+    let ran: Ran = rpm.command(start).arg(&script).output().expect("rpm runs").into();
+    drop(hog);
+    let took = began.elapsed();
+    assert!(
+        took > Duration::from_secs(1),
+        "it had the CPU: {took:?}, {ran:#?}"
+    );
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stderr.contains("no database"), "{ran:#?}");
 }
 
 #[test]

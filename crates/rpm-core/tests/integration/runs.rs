@@ -1,8 +1,8 @@
 //! Programs that may have no port at all: when they are ready, and when they have failed to start.
 
 use crate::common::{Rig, done, failed, instances, ms, online, spawn};
-use rpm_core::StateView;
-use rpm_core::protocol::{Command, Exit, Failure, Policy, Readiness};
+use rpm_core::protocol::{Command, Exit, Failure, Input, Policy, Readiness};
+use rpm_core::{StateView, WorkerId};
 
 #[test]
 fn what_may_have_no_port_is_ready_when_it_listens_or_has_lived_for_a_second() {
@@ -19,6 +19,30 @@ fn what_may_have_no_port_is_ready_when_it_listens_or_has_lived_for_a_second() {
     };
     let mut rig = Rig::started(1, Readiness::Runs, hurried);
     assert_eq!(rig.pass(ms(200)), vec![online(1, false), done(1, &[0])]);
+}
+
+#[test]
+fn what_has_had_no_cpu_for_a_second_is_given_more_time_and_not_forever() {
+    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    let starved = || Input::Starved { worker: WorkerId(1) };
+    assert_eq!(rig.input(starved()), vec![], "long before it would be ready");
+    assert_eq!(rig.pass(ms(950)), vec![]);
+    let mut waited = 950;
+    while waited < 2999 {
+        assert_eq!(rig.input(starved()), vec![]);
+        let pause = 99.min(2999 - waited);
+        assert_eq!(rig.pass(ms(pause)), vec![], "after {waited} ms");
+        waited += pause;
+    }
+    rig.input(starved());
+    assert_eq!(rig.pass(ms(1)), vec![online(1, false), done(1, &[0])]);
+    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    rig.pass(ms(999));
+    rig.input(starved());
+    rig.pass(ms(50));
+    let outputs = rig.exited_with(1, Exit::Code(3));
+    let failure = failed(1, Some(0), Some(1), Failure::Exited(Exit::Code(3)));
+    assert!(outputs.contains(&failure), "{outputs:?}");
 }
 
 #[test]

@@ -64,6 +64,10 @@ fn plan_life(world: &mut World, worker: WorkerId, spawned: Duration) {
     if world.dice.percent(5) {
         world.plan(ready, Event::Tell(Input::Withheld { worker }));
     }
+    if world.dice.percent(5) {
+        let delay = spawned + world.dice.up_to_ms(1500);
+        world.plan(delay, Event::Tell(Input::Starved { worker }));
+    }
     if world.dice.percent(15) {
         let (group, fixed) = (GroupId(10), world.dice.percent(80));
         let delay = spawned + world.dice.up_to_ms(100);
@@ -149,6 +153,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 | Input::Responded { worker }
                 | Input::Healthy { worker }
                 | Input::Withheld { worker }
+                | Input::Starved { worker }
                 | Input::SharedHeld { worker, .. }
                     if world
                         .processes
@@ -161,6 +166,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 Input::Responded { .. }
                 | Input::Healthy { .. }
                 | Input::Withheld { .. }
+                | Input::Starved { .. }
                 | Input::Command { .. }
                 | Input::Exited { .. }
                 | Input::SlotHeld { .. }
