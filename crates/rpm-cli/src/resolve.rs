@@ -5,6 +5,7 @@ mod flags;
 mod program;
 mod proxy;
 mod settings;
+mod shebang;
 mod surroundings;
 mod variables;
 mod versions;
@@ -27,7 +28,7 @@ pub(crate) enum ResolveError {
     #[error("{} is a directory; name the script in it", .0.display())]
     ScriptIsDirectory(PathBuf),
     #[error(
-        "{path} is not executable and its extension names no interpreter; chmod +x it, or name one with --interpreter",
+        "{path} is not executable, and neither its extension nor its first line names an interpreter; chmod +x it, or name one with --interpreter",
         path = .0.display()
     )]
     NotExecutable(PathBuf),
@@ -71,7 +72,7 @@ pub(crate) fn app_spec(
         (None, None) => program::find_script(&script, &cwd, here, around)?,
     };
     let interpreter = match &line {
-        Some(_) => None,
+        Some(_) => program::Interpreter::default(),
         None => program::find_interpreter(options.interpreter.as_deref(), &script, &cwd, around)?,
     };
     let line = line.map(|(_, line)| line);
@@ -85,9 +86,14 @@ pub(crate) fn app_spec(
         name: name(options, &fallback, env_name),
         script: utf8("the path of the script", script)?,
         interpreter: interpreter
+            .path
             .map(|path| utf8("the path of the interpreter", path))
             .transpose()?,
-        interpreter_args: options.interpreter_args.clone().unwrap_or_default(),
+        interpreter_args: [
+            interpreter.args,
+            options.interpreter_args.clone().unwrap_or_default(),
+        ]
+        .concat(),
         args,
         env: variables::of_new(options, around, env_name, (&cwd, beside))?,
         exec_mode,
@@ -121,6 +127,7 @@ pub(crate) fn changed(
     };
     let interpreter = match options.interpreter.as_deref() {
         Some(wanted) => program::find_interpreter(Some(wanted), Path::new(&spec.script), &cwd, around)?
+            .path
             .map(|path| utf8("the path of the interpreter", path))
             .transpose()?,
         None if update_env => anew(&spec, around).or_else(|| spec.interpreter.clone()),
@@ -130,10 +137,10 @@ pub(crate) fn changed(
     let own_args = || program::own_args(&spec).to_vec();
     let spec = AppSpec {
         name: options.name.clone().unwrap_or(spec.name.clone()),
-        interpreter_args: options
-            .interpreter_args
-            .clone()
-            .unwrap_or(spec.interpreter_args.clone()),
+        interpreter_args: match &options.interpreter_args {
+            Some(args) => [program::first_line_args(&spec), args.clone()].concat(),
+            None => spec.interpreter_args.clone(),
+        },
         args: match &options.args {
             Some(args) => own_args().into_iter().chain(args.iter().cloned()).collect(),
             None => spec.args.clone(),
@@ -150,6 +157,9 @@ pub(crate) fn changed(
 
 /// Where PATH has the interpreter now, if it was found in PATH before.
 fn anew(spec: &AppSpec, around: &Surroundings) -> Option<String> {
+    if program::names_path(spec) {
+        return None;
+    }
     let before = spec.env.get("PATH").map_or("", String::as_str);
     let paths = (before, around.search_path());
     found_anew(spec.interpreter.as_deref()?, paths, surroundings::is_executable)

@@ -129,7 +129,7 @@ const KEYS: &[Key] = &[
         "exec_interpreter",
         &["interpreter"],
         Kind::Text,
-        "what runs the script; `none` executes it; by its extension by default",
+        "what runs the script; `none` executes it; by its extension or its first line (`#!`) by default",
     ),
     works(
         "node_args",

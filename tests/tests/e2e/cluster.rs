@@ -6,8 +6,9 @@ use std::thread::available_parallelism;
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, different, json, refused, workers};
 use rpm_e2e::clients::{Clients, beside};
+use rpm_e2e::place::Place;
 use rpm_e2e::process::signal;
-use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
+use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, fixture, get, node, wait_until};
 use rpm_wire::api::ExecMode;
 use serde_json::Value;
 
@@ -243,4 +244,37 @@ fn a_program_that_knows_listen_fds_takes_its_slot_and_its_heir_inherits_it() {
         "the slot was inherited, no other was made: {listener:?}"
     );
     assert_eq!(workers(&port, 2), listed(&rpm));
+}
+
+/// A script without an extension whose first line names Node, by way of a link, as npm makes them for what it has installed.
+#[test]
+fn a_script_whose_first_line_names_node_is_a_node_program() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let script = format!(
+        "#!/usr/bin/env -S node --title=first-line\nprocess.title === 'first-line' && require({:?});\n",
+        fixture("ipc.js").display().to_string()
+    );
+    place.write("lib/cli", &script);
+    let bin = place.path().join("node_modules/.bin");
+    std::fs::create_dir_all(&bin).expect("a directory");
+    std::os::unix::fs::symlink("../../lib/cli", bin.join("web")).expect("a link");
+    let path = format!(
+        "{}:{}",
+        node(22).parent().expect("a directory").display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    App::of([bin.join("web")])
+        .args(["-i", "2", "--name", "web"])
+        .port(&port)
+        .env("PATH", path)
+        .start(&rpm);
+    // node:cluster's channel is there: these are workers of a cluster.
+    assert_eq!(worker_ids(&port, 2).len(), 2);
+    let app = rpm.describe("web");
+    assert!(app.plane_reason.contains("node:cluster"), "{app:#?}");
+    let clients = Clients::begin(&port, "/", 2);
+    clients.wait_ok(20);
+    rpm.ok(["reload", "web"]);
+    clients.wait_ok(20);
+    clients.finish_clean(&rpm);
 }

@@ -53,7 +53,7 @@ pub(crate) struct StartArgs {
     /// Working directory [default: the current one]
     #[arg(long, value_name = "DIR")]
     pub(crate) cwd: Option<OsString>,
-    /// Run the script with this program; `none` executes it [default: by its extension]
+    /// Run the script with this program; `none` executes it [default: by its extension or its first line]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) interpreter: Option<String>,
     /// Arguments of the interpreter, separated by spaces

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rpm_wire::api::AppSpec;
 
 use super::ResolveError;
+use super::shebang::{Program, Shebang};
 use super::surroundings::{Surroundings, absolute_from, is_executable};
 use super::versions;
 
@@ -84,8 +85,71 @@ pub(super) fn command_line(
     Ok(Some((shell, line.to_owned())))
 }
 
-/// The program that runs `script`, absolute; `None` if it is executed itself.
+/// The program that runs a script.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Interpreter {
+    /// Absolute; `None` if the script is executed itself.
+    pub(super) path: Option<PathBuf>,
+    /// Arguments that the script's first line has for it.
+    pub(super) args: Vec<String>,
+}
+
+/// The program that runs `script`: the one that is asked for, or else the one that its extension or its first line names.
 pub(super) fn find_interpreter(
+    wanted: Option<&str>,
+    script: &Path,
+    cwd: &Path,
+    around: &Surroundings,
+) -> Result<Interpreter, ResolveError> {
+    let by_itself = match wanted {
+        Some(_) => None,
+        None => by_first_line(script, around),
+    };
+    match by_itself {
+        Some(found) => Ok(found),
+        None => Ok(Interpreter {
+            path: find_path(wanted, script, cwd, around)?,
+            args: Vec::new(),
+        }),
+    }
+}
+
+/// One that its first line names and that is there; where it is not, to execute the script says so.
+fn by_first_line(script: &Path, around: &Surroundings) -> Option<Interpreter> {
+    let shebang = shebang_of(script)?;
+    let path = match shebang.program {
+        Program::At(path) => Some(path).filter(|path| is_executable(path)),
+        Program::OnPath(name) => around.which(OsStr::new(&name)),
+    };
+    Some(Interpreter {
+        path: Some(path?),
+        args: shebang.args,
+    })
+}
+
+/// The first line of a script whose extension names no interpreter.
+fn shebang_of(script: &Path) -> Option<Shebang> {
+    match by_extension(script) {
+        Some(_) => None,
+        None => Shebang::of(script),
+    }
+}
+
+/// The arguments of an app's interpreter that its script's first line has, as far as it is run with them.
+pub(super) fn first_line_args(spec: &AppSpec) -> Vec<String> {
+    let args = shebang_of(Path::new(&spec.script)).map(|shebang| shebang.args);
+    args.filter(|args| spec.interpreter.is_some() && spec.interpreter_args.starts_with(args))
+        .unwrap_or_default()
+}
+
+/// Does the script's first line name its interpreter by a path? Then it is not the one of PATH.
+pub(super) fn names_path(spec: &AppSpec) -> bool {
+    let shebang = shebang_of(Path::new(&spec.script));
+    let path = spec.interpreter.as_deref().map(PathBuf::from);
+    shebang.is_some_and(|shebang| path.map(Program::At) == Some(shebang.program))
+}
+
+fn find_path(
     wanted: Option<&str>,
     script: &Path,
     cwd: &Path,

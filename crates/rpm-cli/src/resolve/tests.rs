@@ -123,6 +123,129 @@ fn interpreters_by_extension() {
     assert_eq!(place.start("a.b.mjs").expect("mjs").name, "a.b");
 }
 
+/// A script with this first line.
+fn script(place: &Place, name: &str, first_line: &str) {
+    fs::write(place.file(name, 0o755), format!("{first_line}\n")).expect("file");
+}
+
+#[test]
+fn interpreters_by_first_line() {
+    let place = Place::new();
+    for name in [
+        "bin/node",
+        "bin/bun",
+        "bin/python3",
+        "opt/node",
+        "venv/bin/python",
+    ] {
+        place.file(name, 0o755);
+    }
+    let opt = format!("#!{} --no-warnings", place.text("opt/node"));
+    let venv = format!("#!{}", place.text("venv/bin/python"));
+    let npm = "lib/node_modules/npm/bin/npm-cli";
+    script(&place, npm, "#!/usr/bin/env node");
+    script(&place, "lib/app/cli", "#!/usr/bin/env node");
+    for (link, target) in [
+        ("node_modules/.bin/app", "../../lib/app/cli"),
+        (
+            "node_modules/.bin/start",
+            "../../lib/node_modules/npm/bin/npm-cli",
+        ),
+        ("node_modules/.bin/pnpm", "../../lib/app/cli"),
+    ] {
+        fs::create_dir_all(place.0.join("node_modules/.bin")).expect("a directory");
+        std::os::unix::fs::symlink(target, place.0.join(link)).expect("a link");
+    }
+    for (name, first_line, interpreter, args) in [
+        ("www", "#!/usr/bin/env node", Some("bin/node"), &[][..]),
+        ("www.v2", "#!/usr/bin/env node", Some("bin/node"), &[]),
+        (
+            "flags",
+            "#!/usr/bin/env -S node --no-warnings",
+            Some("bin/node"),
+            &["--no-warnings"],
+        ),
+        ("opt-www", &opt, Some("opt/node"), &["--no-warnings"]),
+        ("bun-www", "#!/usr/bin/env bun", Some("bin/bun"), &[]),
+        ("wsgi", "#!/usr/bin/env python3", Some("bin/python3"), &[]),
+        ("gunicorn", &venv, Some("venv/bin/python"), &[]),
+        // The extension says it first.
+        ("app.py", "#!/usr/bin/env node", Some("bin/python3"), &[]),
+        // They start another program, which is what listens.
+        ("npm", "#!/usr/bin/env node", None, &[]),
+        ("npx", "#!/usr/bin/env node", None, &[]),
+        ("yarn", "#!/usr/bin/env node", None, &[]),
+        ("corepack", "#!/usr/bin/env node", None, &[]),
+        // Not there: whoever executes it says so.
+        ("gone", "#!/opt/nowhere/node", None, &[]),
+        ("gone-too", "#!/usr/bin/env python2", None, &[]),
+        ("shell", "#!/bin/sh", None, &[]),
+    ] {
+        script(&place, name, first_line);
+        let spec = place.start(name).expect(name);
+        let expected = (interpreter.map(|path| place.text(path)), args);
+        assert_eq!(
+            (spec.interpreter, &*spec.interpreter_args),
+            (expected.0, &*owned(expected.1)),
+            "{name}"
+        );
+    }
+    for (link, interpreter) in [
+        ("node_modules/.bin/app", Some(place.text("bin/node"))),
+        ("node_modules/.bin/start", None),
+        ("node_modules/.bin/pnpm", None),
+    ] {
+        assert_eq!(place.start(link).expect(link).interpreter, interpreter, "{link}");
+    }
+    // Its interpreter reads it.
+    fs::set_permissions(place.0.join("www"), Permissions::from_mode(0o644)).expect("mode");
+    assert_eq!(
+        place.start("www").expect("read").interpreter,
+        Some(place.text("bin/node"))
+    );
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn arguments_of_the_first_line_stay_when_others_change() {
+    let place = Place::new();
+    place.file("bin/node", 0o755);
+    script(&place, "www", "#!/usr/bin/env -S node --no-warnings");
+    let with = |args: &[&str]| StartArgs {
+        targets: vec!["www".into()],
+        interpreter_args: owned(args),
+        ..StartArgs::default()
+    };
+    let spec = place.resolve(&with(&["--inspect"])).expect("resolved");
+    assert_eq!(spec.interpreter_args, owned(&["--no-warnings", "--inspect"]));
+    let options = options_of(&with(&["--title=x"]), None).expect("options");
+    let spec = changed(spec, &options, &place.around(), false).expect("changed");
+    assert_eq!(spec.interpreter_args, owned(&["--no-warnings", "--title=x"]));
+}
+
+#[test]
+fn an_interpreter_that_the_first_line_names_by_its_path_is_not_that_of_another_path() {
+    let place = Place::new();
+    for name in ["bin/node", "other/node"] {
+        place.file(name, 0o755);
+    }
+    let mut around = place.around();
+    around.env.insert("PATH".to_owned(), place.text("other"));
+    for (name, first_line, expected) in [
+        ("by-path", format!("#!{}", place.text("bin/node")), "bin/node"),
+        ("by-env", "#!/usr/bin/env node".to_owned(), "other/node"),
+    ] {
+        script(&place, name, &first_line);
+        let spec = place.start(name).expect(name);
+        assert_eq!(spec.interpreter, Some(place.text("bin/node")), "{name}");
+        let spec = changed(spec, &AppOptions::default(), &around, true).expect(name);
+        assert_eq!(spec.interpreter, Some(place.text(expected)), "{name}");
+    }
+}
+
 #[test]
 fn programs_without_an_interpreter() {
     let place = Place::new();
