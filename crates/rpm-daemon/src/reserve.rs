@@ -1,6 +1,8 @@
 //! Descriptors for what must be possible when all others are in use: to end processes, to write the state, and to be told to.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rpm_sys::limits;
@@ -36,13 +38,25 @@ pub(crate) fn fill() {
     }
 }
 
-/// Lets go of them, if no other is left. They are to be taken again when they are not needed any more: [`fill`].
+/// Lets go of them, if few others are left; `false`: it has not, or there are none. They are to be taken again when they are not needed
+/// any more: [`fill`].
 pub(crate) fn release() -> bool {
-    let short = File::open("/dev/null").is_err();
-    if short {
-        held().clear();
+    let mut held = held();
+    let releases = !held.is_empty() && is_short();
+    if releases {
+        held.clear();
     }
-    short
+    releases
+}
+
+/// Are there fewer left than one step may need? The kernel gives the lowest number that is free, and there may be gaps below it.
+fn is_short() -> bool {
+    let Ok(first) = File::open("/dev/null") else {
+        return true;
+    };
+    let number = u64::try_from(first.as_raw_fd()).unwrap_or(0);
+    let more = || (1..LEAST).map(|_| first.try_clone());
+    number + LEAST >= limits::nofile().soft || more().collect::<io::Result<Vec<File>>>().is_err()
 }
 
 /// Does something that needs descriptors, if need be with those of the reserve.
