@@ -6,7 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use rpm_testkit::{Rpm, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// Long enough for the kernel to deliver a signal on a loaded machine.
 const BOUND: Duration = Duration::from_secs(15);
@@ -44,6 +44,20 @@ pub fn thaw(pid: u32) {
 fn send(pid: u32, signal: Signal) {
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(target, signal).expect("the process is there");
+}
+
+/// Lets the process have only so much of this; `None`: as much as this process may have.
+///
+/// # Panics
+/// There is no such process, or it is somebody else's.
+pub fn limit(pid: u32, what: Resource, most: Option<u64>) {
+    let target = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let maximum = getrlimit(what).maximum;
+    let new = Rlimit {
+        current: most.or(maximum),
+        maximum,
+    };
+    prlimit(Some(target.expect("a pid")), what, new).expect("the process is there");
 }
 
 /// The state letter of a process; `None` if there is no such process.

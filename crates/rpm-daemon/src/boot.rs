@@ -25,8 +25,6 @@ use crate::supervisor::{Event, Handle, Supervisor};
 use crate::update::Succession;
 use crate::{agents, api, state, update};
 
-/// Threads for calls that may wait are seldom needed: at the start of an app, and not until the next one.
-const THREAD_KEPT: Duration = Duration::from_secs(1);
 /// For another daemon to serve or to be gone. Shorter than its client waits for this one.
 const OWNED_WITHIN: Duration = Duration::from_secs(5);
 /// Between two looks at what another daemon holds.
@@ -127,10 +125,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     home.name_like_pm2();
     tree::set_child_subreaper().map_err(step("become the parent of orphaned processes"))?;
     let logs = LogSink::start(&home.underway()).map_err(step("start the log thread"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .thread_keep_alive(THREAD_KEPT)
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(step("start the event loop"))?;
     let served = runtime.block_on(serve(
         &home,
@@ -160,8 +155,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     home.unname_like_pm2();
     drop(lock);
     info!("stopped");
-    // Whoever asked for it takes the end of the connection for the end. What waits for a report of a worker's calls is not waited
-    // for: it may wait for ever.
+    // Whoever asked for it takes the end of the connection for the end.
     runtime.shutdown_background();
     served
 }

@@ -41,6 +41,7 @@ mod supervisor;
 mod takeover;
 mod talk;
 mod targets;
+mod threads;
 mod update;
 mod upkeep;
 mod users;

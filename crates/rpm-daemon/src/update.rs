@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::commands::failure;
 use crate::supervisor::{Handle, Supervisor};
+use crate::threads;
 
 /// What the new binary says first if it can take over; its version follows.
 pub const CAN_TAKE_OVER: &str = "can take over: ";
@@ -83,8 +84,9 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         .await
         .map_err(|_| gone())??;
     let asked = binary.clone();
-    let checked = tokio::task::spawn_blocking(move || check(&asked, &home)).await;
-    let version = checked.map_err(|_| gone())?.map_err(|why| {
+    let checked = threads::run(move || check(&asked, &home)).await;
+    let checked = checked.unwrap_or_else(|error| Err(format!("it cannot be asked: {error}")));
+    let version = checked.map_err(|why| {
         failure(
             format!("{} cannot take over: {why}", binary.display()),
             Some("the daemon that runs stays in charge; nothing has changed"),

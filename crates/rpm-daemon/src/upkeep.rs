@@ -16,6 +16,8 @@ use crate::supervisor::{Event, Supervisor};
 
 /// The clock may be set: it is looked at as often as this at least.
 const LOOK: Duration = Duration::from_secs(60);
+/// After files could not be watched, for lack of a thread or a descriptor.
+const WATCH_AGAIN: Duration = Duration::from_secs(5);
 /// An instance that was replaced for its memory is left alone for this long.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,8 @@ pub(crate) struct Upkeep {
     pub(crate) stale: bool,
     timers: BTreeMap<AppId, Kept>,
     watches: BTreeMap<AppId, FileWatch>,
+    /// Some files are not watched that should be: it is tried again then.
+    watch_again: Option<Instant>,
     /// Some app has a limit of memory.
     pub(crate) limits: bool,
     spared: BTreeMap<InstanceId, Instant>,
@@ -40,10 +44,13 @@ struct Kept {
 impl Upkeep {
     /// When the clock is to be looked at.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let next = self.timers.values().filter_map(|kept| kept.timer.next).min()?;
-        let left = next.duration_since(Timestamp::now());
-        let left = Duration::try_from(left).unwrap_or_default();
-        Some(Instant::now() + left.min(LOOK))
+        let next = self.timers.values().filter_map(|kept| kept.timer.next).min();
+        let next = next.map(|next| {
+            let left = next.duration_since(Timestamp::now());
+            let left = Duration::try_from(left).unwrap_or_default();
+            Instant::now() + left.min(LOOK)
+        });
+        next.into_iter().chain(self.watch_again).min()
     }
 }
 
@@ -131,13 +138,20 @@ impl Supervisor {
         };
         match FileWatch::start(spec, ours, changed) {
             Ok(watch) => drop(self.upkeep.watches.insert(app, watch)),
-            Err(error) => warn!(app = self.label(app), %error, "its files are not watched"),
+            Err(error) => {
+                warn!(app = self.label(app), %error, "its files are not watched yet");
+                self.upkeep.watch_again = Some(Instant::now() + WATCH_AGAIN);
+            }
         }
     }
 
     /// Restarts the apps whose time has come.
     pub(crate) fn look_at_clock(&mut self) {
         let (now, steady) = (Timestamp::now(), Instant::now());
+        if self.upkeep.watch_again.is_some_and(|at| at <= steady) {
+            self.upkeep.watch_again = None;
+            self.upkeep.stale = true;
+        }
         let mut due = Vec::new();
         for (app, kept) in &mut self.upkeep.timers {
             if kept.timer.handle_look(now, steady) {

@@ -14,6 +14,7 @@ use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -101,13 +102,7 @@ impl Notifications {
     /// # Errors
     /// `EMFILE` and the like; not that a caller has died, which is [`Received::Nothing`].
     pub fn receive(&self) -> io::Result<Received> {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))?;
-        let events = fds[0].revents();
+        let events = self.poll(Duration::ZERO)?;
         if !events.contains(PollFlags::IN) {
             let ended = events.intersects(PollFlags::HUP | PollFlags::ERR);
             return Ok(if ended { Received::End } else { Received::Nothing });
@@ -133,6 +128,21 @@ impl Notifications {
             };
         }
         Ok(Received::Call(Call::read(&notice)))
+    }
+
+    /// Waits for the next call, or for the end, for so long at most.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn wait(&self, most: Duration) -> io::Result<()> {
+        self.poll(most).map(drop)
+    }
+
+    fn poll(&self, most: Duration) -> io::Result<PollFlags> {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let most = Timespec::try_from(most).map_err(io::Error::other)?;
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&most)))?;
+        Ok(fds[0].revents())
     }
 
     /// The caller still waits for the answer.

@@ -16,6 +16,7 @@ mod doctor;
 mod ecosystem;
 mod edge;
 mod everything;
+mod exhausted;
 mod fallbacks;
 mod foreground;
 mod freeze;

@@ -1,7 +1,7 @@
 //! `monit`: processes and their output, live, on a terminal.
 
 use std::collections::VecDeque;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -79,7 +79,7 @@ enum Deed {
 }
 
 pub(super) async fn monit() -> anyhow::Result<()> {
-    if !std::io::stdout().is_terminal() {
+    if !io::stdout().is_terminal() {
         bail!("monit needs a terminal; `list --json` and `logs --json` are for programs");
     }
     let first: Vec<Process> = read("/v1/processes").await?;
@@ -94,7 +94,7 @@ async fn show(terminal: &mut ratatui::DefaultTerminal, first: Vec<Process>) -> a
         processes: first,
         ..Screen::default()
     };
-    let mut keys = keys();
+    let mut keys = keys()?;
     let (sender, mut lines) = mpsc::channel(QUEUE);
     let (said, mut replies) = mpsc::channel(QUEUE);
     let mut following: Option<(u32, JoinHandle<()>)> = None;
@@ -130,9 +130,9 @@ async fn show(terminal: &mut ratatui::DefaultTerminal, first: Vec<Process>) -> a
 }
 
 /// Keys, from a thread that ends with the process; `None`: there is nothing to do but to draw.
-fn keys() -> mpsc::Receiver<Option<Wish>> {
+fn keys() -> io::Result<mpsc::Receiver<Option<Wish>>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    std::thread::spawn(move || {
+    std::thread::Builder::new().spawn(move || {
         while let Ok(event) = event::read() {
             let wish = match event {
                 Event::Key(key) if key.kind == KeyEventKind::Press => Some(wish(key.code, key.modifiers)),
@@ -144,8 +144,8 @@ fn keys() -> mpsc::Receiver<Option<Wish>> {
                 break;
             }
         }
-    });
-    receiver
+    })?;
+    Ok(receiver)
 }
 
 fn wish(key: KeyCode, with: KeyModifiers) -> Wish {

@@ -23,13 +23,13 @@ pub(super) async fn send(target: &str, line: &str) -> anyhow::Result<()> {
 pub(super) async fn attach(target: &str, output: &mut Output) -> anyhow::Result<()> {
     let (lines, mut typed) = tokio::sync::mpsc::channel::<String>(16);
     // It reads as long as somebody types: a thread may wait for that, and ends with the process.
-    std::thread::spawn(move || {
+    std::thread::Builder::new().spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if lines.blocking_send(line).is_err() {
                 break;
             }
         }
-    });
+    })?;
     let shown = LogsArgs {
         target: Some(target.to_owned()),
         lines: 0,
