@@ -183,7 +183,7 @@ impl Supervisor {
         let (witness, patience) = match plane {
             _ if self.tell(worker, ToAgent::Drain { deadline_ms }) => (Witness::Expected, ACKNOWLEDGE_WITHIN),
             // It lost its connection with the daemon before this one.
-            Plane::Cluster if self.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
+            _ if self.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
             Plane::Fork if self.is_intercepted(worker) => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
             Plane::Cluster | Plane::Fork => return self.input(Input::DrainFailed { worker }),
             Plane::Passed | Plane::Copies => (Witness::Kernel, ACKNOWLEDGE_WITHIN),

@@ -1,14 +1,21 @@
 //! The daemon is killed, and nobody notices: its workers serve on, and the next one takes them back.
 
 use std::fs;
-use std::time::Duration;
+use std::io::{BufRead as _, BufReader, ErrorKind, PipeReader, PipeWriter, Write as _};
+use std::net::TcpStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
-use rpm_e2e::outside::{has_ended, kill, kill_daemon, voluntary_switches};
+use rpm_e2e::outside::{freeze, has_ended, kill, kill_daemon, thaw, voluntary_switches};
+use rpm_e2e::place::Place;
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, get, wait_until};
+use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, fixture, get, node, wait_until};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
@@ -123,6 +130,111 @@ fn who_starts_the_next_daemon_waits_for_what_the_last_one_still_holds() {
     assert!(ping.wait().expect("it ends").success(), "{}", rpm.log());
 }
 
+/// A pipe that takes nothing until it is read.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    fcntl_setfl(&writer, OFlags::NONBLOCK).expect("it does not wait");
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).expect("it waits");
+    (reader, writer)
+}
+
+/// Whether the process has a handler for SIGINT.
+fn catches_interrupt(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (Signal::INT.as_raw() - 1)) != 0)
+}
+
+/// A Ctrl-C for the command that starts the next daemon, in the last moment of that start.
+#[test]
+fn an_interrupt_while_the_next_daemon_starts_is_not_for_the_apps() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let before = facts(&rpm.list());
+    kill_daemon(&rpm);
+    // A terminal interrupts a process group.
+    let mut leader = Command::new("sleep")
+        .arg("1000")
+        .process_group(0)
+        .spawn()
+        .expect("sleep runs");
+    let group = Pid::from_child(&leader);
+    // The daemon obeys signals, and then waits until it can say that it is ready.
+    let (reader, writer) = full_pipe();
+    let mut next = rpm.command(["daemon"]);
+    next.process_group(group.as_raw_nonzero().get()).stdout(writer);
+    let daemon = next.spawn().expect("rpm runs").id();
+    drop(next);
+    let catches = || catches_interrupt(daemon);
+    wait_until("it obeys signals", BOUND, catches, |catches| *catches);
+    kill_process_group(group, Signal::INT).expect("it is there");
+    let ended = leader.wait().expect("it is ours");
+    assert_eq!(ended.signal(), Some(Signal::INT.as_raw()));
+    let said = BufReader::new(reader)
+        .lines()
+        .map_while(Result::ok)
+        .find(|line| !line.is_empty());
+    assert_eq!(said.as_deref(), Some("ready"));
+    assert_eq!(facts(&rpm.list()), before, "{}", rpm.log());
+    assert_eq!(rpm.daemon_pid(), Some(daemon), "{}", rpm.log());
+}
+
+/// A captured Node program that has a request under way and a client that waits, while its daemon dies and it is stopped, in the order of
+/// `act`: the request is answered, clients are refused, and nobody waits for what nobody will accept.
+fn refuses_while_the_daemon_dies(act: impl FnOnce(&Rpm, u32)) {
+    let (rpm, port, place) = (Rpm::new(), Port::reserve(), Place::new());
+    let start = format!("exec {} {}", node(22).display(), fixture("slow.js").display());
+    App::of([place.write("start.sh", &start)])
+        .args(["-i", "1", "--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    let worker = rpm.process(0).pid.expect("it runs");
+    let number = port.number();
+    let request = std::thread::spawn(move || get(number, "/?ms=3000"));
+    let connections = || rpm.process(0).connections;
+    wait_until("it is accepted", BOUND, connections, |count| *count == Some(1));
+    freeze(worker);
+    let connect = || TcpStream::connect(("127.0.0.1", number)).map_err(|error| error.kind());
+    let waiting = connect().expect("it listens");
+    act(&rpm, worker);
+    let began = Instant::now();
+    let refused = |outcome: &Result<TcpStream, ErrorKind>| {
+        outcome.as_ref().err() == Some(&ErrorKind::ConnectionRefused)
+    };
+    let _ = wait_until("clients are refused", BOUND, connect, refused);
+    let answer = request.join().expect("it ends");
+    let answered = answer.as_ref().is_ok_and(|it| it.status == 200);
+    assert!(answered, "{answer:?}\n{}", rpm.log());
+    rpm.wait_status("web", Status::Stopped);
+    // drain_timeout is 30 s.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(12), "{took:?}\n{}", rpm.log());
+    drop(waiting);
+}
+
+#[test]
+fn a_captured_worker_that_was_told_to_refuse_clients_goes_on_with_that() {
+    refuses_while_the_daemon_dies(|rpm, worker| {
+        rpm.ok(["stop", "web", "--no-wait"]);
+        rpm.wait_status("web", Status::Stopping);
+        kill_daemon(rpm);
+        rpm.wait_status("web", Status::Stopping);
+        thaw(worker);
+    });
+}
+
+#[test]
+fn a_captured_worker_that_is_not_back_yet_is_told_to_refuse_clients_when_it_is() {
+    refuses_while_the_daemon_dies(|rpm, worker| {
+        kill_daemon(rpm);
+        rpm.ok(["stop", "web", "--no-wait"]);
+        rpm.wait_status("web", Status::Stopping);
+        thaw(worker);
+    });
+}
+
 #[test]
 fn a_worker_that_dies_meanwhile_is_replaced_by_the_next_daemon() {
     for path in [Path::Ebpf, Path::Classic] {
@@ -197,7 +309,7 @@ fn clients_of_the_proxy_wait_for_the_next_daemon() {
         }
         let before = rpm.pids("web");
         kill_daemon(&rpm);
-        let waiting = std::net::TcpStream::connect(("127.0.0.1", port.number()));
+        let waiting = TcpStream::connect(("127.0.0.1", port.number()));
         assert!(waiting.is_ok(), "{waiting:?}");
         assert_eq!(rpm.pids("web"), before, "{}", rpm.log());
         clients.wait_ok(SOME);
@@ -210,7 +322,7 @@ fn clients_of_the_proxy_wait_for_the_next_daemon() {
         assert!(met, "{}: {report}\n{}", kind.as_str(), rpm.log());
     }
     rpm.ok(["delete", "web"]);
-    let refused = std::net::TcpStream::connect(("127.0.0.1", port.number()));
+    let refused = TcpStream::connect(("127.0.0.1", port.number()));
     assert!(refused.is_err(), "nobody listens any more");
 }
 
