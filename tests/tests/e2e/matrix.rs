@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Child;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use rpm_e2e::outside::{freeze, kill};
 use rpm_e2e::place::Place;
 use rpm_testkit::{
     Answer, Kind, Load, Outcome, Port, Process, Report, Rpm, Status, Traffic, bun, fixture, get, node,
-    wait_until,
+    wait_for, wait_until,
 };
 
 /// Long enough for anything that happens at all on a loaded machine.
@@ -102,8 +103,17 @@ struct Running {
 
 impl Running {
     fn start(cell: Cell) -> Running {
+        Running::with(cell, |app| app)
+    }
+
+    /// One whose programs have had SIGINT for long before they end.
+    fn lingering(cell: Cell) -> Running {
+        Running::with(cell, |app| app.env("LINGERS", 1).args(["--kill-timeout", "60s"]))
+    }
+
+    fn with(cell: Cell, more: impl FnOnce(App) -> App) -> Running {
         let (rpm, port, place) = (Rpm::new(), Port::reserve(), Place::new());
-        let mut app = cell.program.app(&place).args(["--name", "web"]).port(&port);
+        let mut app = more(cell.program.app(&place).args(["--name", "web"]).port(&port));
         if let Some(instances) = cell.instances {
             app = app.args(["-i", instances, "--balance", cell.path]);
         }
@@ -149,12 +159,10 @@ impl Running {
     }
 
     /// Ends the clients; no outcome but these, and none of a kind of client more often than it has clients.
-    fn lost_at_most_one_each(self, allowed: &[Outcome]) {
-        let Running {
-            cell, rpm, traffic, ..
-        } = self;
-        for report in traffic.into_iter().map(Traffic::finish) {
-            check(cell, &rpm, &report, allowed);
+    fn lost_at_most_one_each(&mut self, allowed: &[Outcome]) {
+        let cell = self.cell;
+        for report in std::mem::take(&mut self.traffic).into_iter().map(Traffic::finish) {
+            check(cell, &self.rpm, &report, allowed);
             assert!(report.outcomes.failures() <= CLIENTS as u64, "{cell:?}: {report}");
         }
     }
@@ -194,6 +202,12 @@ fn each(program: Program, act: fn(Running)) {
     }
 }
 
+fn each_lingering(program: Program, act: fn(Running)) {
+    for cell in program.cells() {
+        act(Running::lingering(cell));
+    }
+}
+
 /// `stop` and `delete`: prompt, what is under way is finished, and nobody hangs.
 fn ends(running: Running, command: &str) {
     let slow = running.slow_request();
@@ -205,11 +219,19 @@ fn ends(running: Running, command: &str) {
     if cell.program.finishes() {
         running.expect_answer(slow);
     }
+    let cut: &[Outcome] = match cell.program.finishes() {
+        true => &[],
+        false => &[Outcome::Truncated],
+    };
+    refuses(running, cut);
+}
+
+/// Nobody serves any more, and no client hangs. `cut`: what else than to be refused has happened to some.
+fn refuses(running: Running, cut: &[Outcome]) {
+    let cell = running.cell;
     // What waited in the queue is reset, and what comes after that is refused.
     let mut allowed = vec![Outcome::Refused, Outcome::ResetFresh, Outcome::ResetReused];
-    if !cell.program.finishes() {
-        allowed.push(Outcome::Truncated);
-    }
+    allowed.extend(cut);
     if cell.path == "proxy" {
         // 503: the app was stopped.
         allowed.push(Outcome::WrongStatus);
@@ -233,7 +255,7 @@ fn is_deleted(running: Running) {
 }
 
 /// A worker that stands still is killed: its clients lose what it had accepted, and everything else waits for its replacement.
-fn is_frozen_and_killed(running: Running) {
+fn is_frozen_and_killed(mut running: Running) {
     let victim = running.rpm.process(0).pid.expect("it runs");
     freeze(victim);
     // The clients may all be with the one that stands still; this one is not.
@@ -274,7 +296,7 @@ fn waiting(running: &Running) -> u32 {
 }
 
 /// Three reloads within the life of a request: it is answered by the worker that has it.
-fn is_reloaded_three_times(running: Running) {
+fn is_reloaded_three_times(mut running: Running) {
     let slow = running.slow_request();
     for _ in 0..3 {
         running.rpm.ok(["reload", "web"]);
@@ -288,7 +310,7 @@ fn is_reloaded_three_times(running: Running) {
 const BUSY_MS: u64 = 2500;
 
 /// A worker whose event loop is blocked when it is told to drain: what it has begun is finished all the same.
-fn is_busy_when_it_drains(running: Running) {
+fn is_busy_when_it_drains(mut running: Running) {
     let mut under_way = vec![running.slow_request()];
     // As many as workers, which have turns.
     for _ in running.rpm.list() {
@@ -313,18 +335,95 @@ fn is_busy_when_it_drains(running: Running) {
     running.lost_at_most_one_each(&[]);
 }
 
+/// Kills these processes when they have had SIGINT, of which they have said so.
+fn kill_lingering(processes: &[Process]) {
+    for process in processes {
+        let mark = format!("sigint {}\n", process.pid.expect("it runs"));
+        let said = || std::fs::read_to_string(&process.out_log).unwrap_or_default();
+        wait_until("it has had SIGINT", BOUND, said, |said| said.contains(&mark));
+    }
+    for pid in processes.iter().filter_map(|process| process.pid) {
+        kill(pid);
+    }
+}
+
+/// The command ends well, and soon.
+fn is_prompt(running: &Running, command: &mut Child, began: Instant) {
+    let ended = || command.try_wait().expect("it is ours");
+    let status = wait_for("the command ends", BOUND, ended);
+    let took = began.elapsed();
+    let met = status.success() && took < PROMPT;
+    assert!(
+        met,
+        "{:?}: {status}, {took:?}\n{}",
+        running.cell,
+        running.rpm.log()
+    );
+}
+
+/// A worker that is restarted, has had SIGINT and still has its listener and its clients, is killed: they lose what it was answering, and
+/// everything else waits for its replacement.
+fn is_killed_while_it_is_restarted(mut running: Running) {
+    let victim = running.rpm.process(0);
+    let mut restart = running.rpm.spawn(["restart", "0", "--hard"]);
+    kill_lingering(std::slice::from_ref(&victim));
+    is_prompt(&running, &mut restart, Instant::now());
+    let now = running.rpm.process(0);
+    assert!(now.status == Status::Online && now.pid != victim.pid, "{now:#?}");
+    running.answers(SOME);
+    let mut allowed = vec![Outcome::ResetFresh, Outcome::ResetReused, Outcome::Truncated];
+    if running.cell.path == "proxy" {
+        // 502: the worker that had the request is gone.
+        allowed.push(Outcome::WrongStatus);
+    }
+    running.lost_at_most_one_each(&allowed);
+    // They would linger at the end of the test, too.
+    let left = running.rpm.list();
+    let mut delete = running.rpm.spawn(["delete", "web", "--hard"]);
+    kill_lingering(&left);
+    is_prompt(&running, &mut delete, Instant::now());
+}
+
+/// All workers are stopped, have had SIGINT, and are killed before their time is over: nobody is left who hangs.
+fn is_killed_while_it_is_stopped(running: Running) {
+    let victims = running.rpm.list();
+    let mut stop = running.rpm.spawn(["stop", "web"]);
+    kill_lingering(&victims);
+    is_prompt(&running, &mut stop, Instant::now());
+    refuses(running, &[Outcome::Truncated]);
+}
+
 macro_rules! matrix {
-    ($($program:ident { $($name:ident: $act:ident,)* })*) => {
+    ($each:ident: $($program:ident { $($name:ident: $act:ident,)* })*) => {
         $($(
             #[test]
             fn $name() {
-                each(Program::$program, $act);
+                $each(Program::$program, $act);
             }
         )*)*
     };
 }
 
-matrix! {
+matrix! { each_lingering:
+    Node {
+        node_is_killed_while_it_is_restarted: is_killed_while_it_is_restarted,
+        node_is_killed_while_it_is_stopped: is_killed_while_it_is_stopped,
+    }
+    Captured {
+        captured_node_is_killed_while_it_is_restarted: is_killed_while_it_is_restarted,
+        captured_node_is_killed_while_it_is_stopped: is_killed_while_it_is_stopped,
+    }
+    Bun {
+        bun_is_killed_while_it_is_restarted: is_killed_while_it_is_restarted,
+        bun_is_killed_while_it_is_stopped: is_killed_while_it_is_stopped,
+    }
+    Python {
+        python_is_killed_while_it_is_restarted: is_killed_while_it_is_restarted,
+        python_is_killed_while_it_is_stopped: is_killed_while_it_is_stopped,
+    }
+}
+
+matrix! { each:
     Node {
         node_is_stopped: is_stopped,
         node_is_deleted: is_deleted,
