@@ -95,6 +95,8 @@ fn begin(home: &Home, logs: LogSink, child_nofile: limits::Rlimit) -> Result<Beg
     if !lost.is_empty() {
         return Err(BootError::Lost(lost));
     }
+    // The numbers of workers begin again.
+    let _ = std::fs::remove_file(home.asked());
     Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))
 }
 

@@ -48,6 +48,9 @@ impl Supervisor {
             }
             Life::Running(_) | Life::Remains { .. } | Life::None => self.end_tree(worker, signal),
         }
+        if let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) {
+            self.store.note_asked(worker, process.start_ticks);
+        }
     }
 
     /// Sends a signal to the worker's whole tree, children before parents.

@@ -127,6 +127,12 @@ impl Home {
         self.root.join("calls")
     }
 
+    /// Workers that were asked to end.
+    #[must_use]
+    pub fn asked(&self) -> PathBuf {
+        self.root.join("asked")
+    }
+
     /// Output that is on its way from a worker to its files.
     #[must_use]
     pub fn underway(&self) -> PathBuf {

@@ -146,7 +146,7 @@ impl Supervisor {
             .interception
             .journal
             .as_ref()
-            .map(|journal| journal.calls_of(worker));
+            .map(|journal| journal.of(worker));
         for call in calls.into_iter().flatten().flatten() {
             if from.proceed_with(call).is_ok() {
                 info!(%worker, "a call that nobody had answered goes on");

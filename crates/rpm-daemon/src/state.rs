@@ -14,11 +14,12 @@ use rpm_sys::{survive, tree};
 use rpm_wire::api::ApiError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::app::App;
 use crate::commands::failure;
 use crate::home::Home;
+use crate::journal::Journal;
 use crate::reserve;
 use crate::supervisor::Supervisor;
 use crate::takeover::is_client;
@@ -102,11 +103,18 @@ pub(crate) struct Store {
     /// Why it could not be written the last time.
     failed: Option<String>,
     boot_id: String,
+    /// Workers that were asked to end, before the state says so; none if there is no room for the file.
+    asked: Option<Journal>,
 }
 
 impl Store {
-    pub(crate) fn new() -> Store {
+    pub(crate) fn new(home: &Home) -> Store {
+        let asked = Journal::open(&home.asked());
+        let warned = asked.inspect_err(|error| {
+            warn!(%error, "a worker may be asked to end a second time if this daemon dies when it has asked");
+        });
         Store {
+            asked: warned.ok(),
             changed: false,
             written: None,
             took: Duration::ZERO,
@@ -118,6 +126,20 @@ impl Store {
 
     pub(crate) fn changed(&mut self) {
         self.changed = true;
+    }
+
+    /// This process of a worker was asked to end a moment ago.
+    pub(crate) fn note_asked(&mut self, worker: WorkerId, start_ticks: u64) {
+        self.changed = true;
+        if let Some(Err(error)) = self.asked.as_ref().map(|it| it.note(worker, start_ticks)) {
+            debug!(%worker, %error, "that it was asked to end is not noted");
+        }
+    }
+
+    /// Was it, by this daemon or the one before?
+    pub(crate) fn was_asked(&self, worker: WorkerId, start_ticks: u64) -> bool {
+        let noted = self.asked.as_ref().and_then(|it| it.of(worker).ok());
+        noted.is_some_and(|noted| noted.contains(&start_ticks))
     }
 
     /// When it is to be written at the latest.
@@ -390,6 +412,7 @@ pub(crate) fn lost(home: &Home) -> Vec<u32> {
 
 /// The daemon ends, and its workers have done so.
 pub(crate) fn forget(home: &Home) {
+    let _ = fs::remove_file(home.asked());
     for name in [STATE, APPS] {
         let _ = fs::remove_file(home.root().join(name));
         let _ = fs::remove_file(home.root().join(old(name)));

@@ -180,6 +180,7 @@ impl Supervisor {
             agent_users: BTreeSet::new(),
             drains: Drains::default(),
             interception: Interception::new(&home),
+            store: Store::new(&home),
             upkeep: Upkeep::default(),
             called: Vec::new(),
             home,
@@ -197,7 +198,6 @@ impl Supervisor {
             sampler: Sampler::new(),
             census: None,
             filled: BTreeSet::new(),
-            store: Store::new(),
             undone: VecDeque::new(),
             holding: false,
             succession: None,
@@ -446,10 +446,6 @@ impl Supervisor {
                 Output::Terminate { .. } | Output::Kill { .. } => reserve::with(|| self.apply(output)),
                 _ => self.apply(output),
             }
-        }
-        if asked > 0 && self.stores_at_once() {
-            // The next daemon would ask again, which many programs take for impatience.
-            self.store(true);
         }
     }
 

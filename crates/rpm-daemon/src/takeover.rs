@@ -286,8 +286,13 @@ impl Supervisor {
         let told = self.core.workers().filter(|view| view.ending);
         let told: Vec<WorkerId> = told.map(|view| view.id).filter(|id| alive.contains(id)).collect();
         for worker in told {
-            let process = self.workers.get(&worker).and_then(|held| held.process());
-            if process.is_some_and(|process| !process.ending) {
+            let process = self.workers.get_mut(&worker).and_then(|held| held.process_mut());
+            let Some(process) = process.filter(|process| !process.ending) else {
+                continue;
+            };
+            // Or it did, and died before that was in the state.
+            process.ending = self.store.was_asked(worker, process.start_ticks);
+            if !process.ending {
                 self.ask_to_stop(worker);
             }
         }

@@ -1,19 +1,18 @@
 //! The daemon is killed, and nobody notices: its workers serve on, and the next one takes them back.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, ErrorKind, PipeReader, PipeWriter, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _};
 use std::net::TcpStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
-use rpm_e2e::outside::{freeze, has_ended, kill, kill_daemon, thaw, voluntary_switches};
-use rpm_e2e::place::Place;
+use rpm_e2e::outside::{has_ended, kill, kill_daemon, voluntary_switches};
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, fixture, get, node, wait_until};
+use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, get, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -179,60 +178,6 @@ fn an_interrupt_while_the_next_daemon_starts_is_not_for_the_apps() {
     assert_eq!(said.as_deref(), Some("ready"));
     assert_eq!(facts(&rpm.list()), before, "{}", rpm.log());
     assert_eq!(rpm.daemon_pid(), Some(daemon), "{}", rpm.log());
-}
-
-/// A captured Node program that has a request under way and a client that waits, while its daemon dies and it is stopped, in the order of
-/// `act`: the request is answered, clients are refused, and nobody waits for what nobody will accept.
-fn refuses_while_the_daemon_dies(act: impl FnOnce(&Rpm, u32)) {
-    let (rpm, port, place) = (Rpm::new(), Port::reserve(), Place::new());
-    let start = format!("exec {} {}", node(22).display(), fixture("slow.js").display());
-    App::of([place.write("start.sh", &start)])
-        .args(["-i", "1", "--name", "web"])
-        .port(&port)
-        .start(&rpm);
-    let worker = rpm.process(0).pid.expect("it runs");
-    let number = port.number();
-    let request = std::thread::spawn(move || get(number, "/?ms=3000"));
-    let connections = || rpm.process(0).connections;
-    wait_until("it is accepted", BOUND, connections, |count| *count == Some(1));
-    freeze(worker);
-    let connect = || TcpStream::connect(("127.0.0.1", number)).map_err(|error| error.kind());
-    let waiting = connect().expect("it listens");
-    act(&rpm, worker);
-    let began = Instant::now();
-    let refused = |outcome: &Result<TcpStream, ErrorKind>| {
-        outcome.as_ref().err() == Some(&ErrorKind::ConnectionRefused)
-    };
-    let _ = wait_until("clients are refused", BOUND, connect, refused);
-    let answer = request.join().expect("it ends");
-    let answered = answer.as_ref().is_ok_and(|it| it.status == 200);
-    assert!(answered, "{answer:?}\n{}", rpm.log());
-    rpm.wait_status("web", Status::Stopped);
-    // drain_timeout is 30 s.
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(12), "{took:?}\n{}", rpm.log());
-    drop(waiting);
-}
-
-#[test]
-fn a_captured_worker_that_was_told_to_refuse_clients_goes_on_with_that() {
-    refuses_while_the_daemon_dies(|rpm, worker| {
-        rpm.ok(["stop", "web", "--no-wait"]);
-        rpm.wait_status("web", Status::Stopping);
-        kill_daemon(rpm);
-        rpm.wait_status("web", Status::Stopping);
-        thaw(worker);
-    });
-}
-
-#[test]
-fn a_captured_worker_that_is_not_back_yet_is_told_to_refuse_clients_when_it_is() {
-    refuses_while_the_daemon_dies(|rpm, worker| {
-        kill_daemon(rpm);
-        rpm.ok(["stop", "web", "--no-wait"]);
-        rpm.wait_status("web", Status::Stopping);
-        thaw(worker);
-    });
 }
 
 #[test]

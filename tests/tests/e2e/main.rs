@@ -21,6 +21,7 @@ mod fallbacks;
 mod foreground;
 mod freeze;
 mod h2c;
+mod half_ended;
 mod handoff;
 mod health;
 mod hostile;
