@@ -4,6 +4,7 @@ mod ci;
 mod dist;
 mod fixtures;
 mod layers;
+mod man;
 mod quick;
 mod step;
 mod test;
@@ -23,6 +24,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   test [ARGUMENT ...]
             tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
   dist      the program as it is given to users, in target/dist, with its symbols in a file beside it
+  man       the man pages, in target/man: one of each command
   tidy      conventions that rustc and clippy do not know
   layers    which crate may depend on which
   fixtures  npm ci in tests/fixtures, if what is installed there is not what the lock file says";
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => on_workspace(|workspace| test::run(workspace, &owned(rest))),
         ["tidy"] => on_workspace(tidy::run),
         ["layers"] => on_workspace(layers::run),
+        ["man"] => on_workspace(man::run),
         ["dist"] => on_workspace(dist::run),
         ["fixtures"] => on_workspace(fixtures::run),
         ["help" | "--help" | "-h"] => {

@@ -1,6 +1,7 @@
 //! What may be typed, and what it means.
 
 mod command;
+mod help;
 mod needless;
 mod options;
 mod proxy;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::complete::{Completion, QUESTION};
 use crate::home::like_pm2;
 pub(crate) use command::{
     Column, Command, FileArgs, ListArgs, LogsArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets,
@@ -21,6 +23,7 @@ pub(crate) use command::{
 #[cfg(test)]
 pub(crate) use needless::Needless;
 pub(crate) use start::StartArgs;
+pub(crate) use values::COLUMNS;
 
 /// The command of the process of `serve`, and where it finds what must not be on a command line.
 pub(crate) const STATIC_SITE: &str = "static-site";
@@ -53,6 +56,8 @@ pub enum Invocation {
     },
     /// A server of static files, which `serve` has the daemon start.
     Static(StaticSite),
+    /// A shell asks what may stand at the cursor: its answer is [`Completion::answer`].
+    Complete(Completion),
     /// The demonstration.
     Demo {
         /// Serve there until interrupted.
@@ -109,6 +114,11 @@ impl Usage {
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let program = invoked_name(args.first());
+    if args.get(1).is_some_and(|first| first == QUESTION)
+        && let Some(question) = Completion::of(&program, &args[2..])
+    {
+        return Ok(Invocation::Complete(question));
+    }
     if program.ends_with("-runtime") || program.ends_with("-docker") {
         // A program of its own with PM2.
         args.insert(1, "runtime".into());
@@ -192,8 +202,9 @@ fn in_foreground(command: Command) -> Command {
     }
 }
 
-/// The grammar under the name `program`.
-pub(crate) fn grammar(program: &str) -> clap::Command {
+/// What may be typed, under the name `program`: help, completion and man pages are made from it.
+#[must_use]
+pub fn grammar(program: &str) -> clap::Command {
     // clap wants names that live for ever; this happens once or twice in a process.
     let name: &'static str = String::leak(program.to_owned());
     let version = Arg::new("version")
@@ -215,23 +226,16 @@ pub(crate) fn grammar(program: &str) -> clap::Command {
             _ => arg.hide(true),
         }
     };
-    // The last heading would go on.
-    let unheaded = |arg: Arg| match arg.get_id().as_str() {
-        "args" => arg.help_heading(None::<&str>),
-        _ => arg,
-    };
-    let renewing = |command: clap::Command| {
-        command
-            .mut_args(renewed)
-            .after_help("Other options are those of `start`; what they say applies from then on.")
-    };
-    Cli::command()
+    let renewing = |command: clap::Command| command.mut_args(renewed);
+    let grammar = Cli::command()
         .name(name)
         .bin_name(name)
         .arg(version.action(ArgAction::Version))
-        .mut_subcommand("start", |command| command.mut_args(unheaded))
+        .mut_subcommand("start", |command| command.mut_args(help::headed))
+        .mut_subcommand("runtime", |command| command.mut_args(help::headed))
         .mut_subcommand("restart", renewing)
-        .mut_subcommand("reload", renewing)
+        .mut_subcommand("reload", renewing);
+    help::with_examples(grammar, name)
 }
 
 /// Is this one set to `true` or `1`?
@@ -247,7 +251,7 @@ fn invoked_name(argv0: Option<&OsString>) -> String {
     )
 }
 
-/// Keeps applications alive and puts a whole machine behind one port
+/// Keeps apps alive and puts all cores of a machine behind one port
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -270,7 +274,7 @@ struct Cli {
 enum Top {
     #[command(flatten)]
     Client(Command),
-    /// Show what it does: a sample app on every core, traffic, a killed worker, and the outcome
+    /// Show it at work: traffic, a killed worker, no lost request
     Demo {
         /// Keep serving this port for a browser
         #[arg(long)]

@@ -30,7 +30,7 @@ use rpm_wire::pm2;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{Client, Command, FileArgs, LogsArgs, StartArgs, Targets, grammar};
+use crate::args::{Client, Command, FileArgs, LogsArgs, StartArgs, Targets};
 use crate::connect::{Lost, connect, connect_or_start};
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
@@ -75,14 +75,7 @@ pub fn run(client: &Client, check: Check) -> ExitCode {
 fn execute(client: &Client, check: Check) -> anyhow::Result<()> {
     let mut output = Output::new(client.no_color);
     if let Command::Completion { shell } = &client.command {
-        let mut script = Vec::new();
-        clap_complete::generate(
-            *shell,
-            &mut grammar(&client.program),
-            &client.program,
-            &mut script,
-        );
-        output.bytes(&script)?;
+        output.bytes(shell.script(&client.program).as_bytes())?;
     } else {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod compat;
+mod complete;
 mod config;
 mod connect;
 mod files;
@@ -16,7 +17,8 @@ mod progress;
 mod render;
 mod resolve;
 
-pub use args::{Client, Invocation, StaticSite, Usage, parse};
+pub use args::{Client, Invocation, StaticSite, Usage, grammar, parse};
 pub use commands::{Check, run};
+pub use complete::Completion;
 pub use connect::{DAEMON, DAEMON_READY};
 pub use home::{HomeError, home_dir};

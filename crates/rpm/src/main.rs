@@ -22,6 +22,10 @@ fn main() -> ExitCode {
         Ok(Invocation::Client(client)) => rpm_cli::run(&client, rpm_daemon::faults),
         Ok(Invocation::Daemon { check: false }) => daemon(),
         Ok(Invocation::Daemon { check: true }) => check(),
+        Ok(Invocation::Complete(question)) => {
+            print!("{}", question.answer());
+            ExitCode::SUCCESS
+        }
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
         Ok(Invocation::Static(site)) => report(serve::run(&site)),
         Err(usage) => usage.report(),

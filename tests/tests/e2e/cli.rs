@@ -186,9 +186,15 @@ fn help_and_completions_use_the_name_it_was_called_by() {
         let script = called(&["completion", shell]);
         assert_eq!(script.code, Some(0));
         assert!(
-            script.stdout.contains("pm2") && script.stdout.contains("scale"),
-            "{shell}"
+            script.stdout.contains("pm2") && !script.stdout.contains("rpm"),
+            "{shell}: {script:?}"
         );
+        let asked = if shell == "bash" { "pm2 sca" } else { "sca" };
+        let answer = match shell {
+            "bash" => called(&["__complete", shell, " =:", asked]),
+            _ => called(&["__complete", shell, asked]),
+        };
+        assert!(answer.stdout.starts_with("scale"), "{shell}: {answer:?}");
         assert!(rpm.ok(["completion", shell]).contains("rpm"), "{shell}");
     }
     assert_eq!(rpm.daemon_pid(), None, "none of this needs a daemon");

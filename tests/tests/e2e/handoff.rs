@@ -286,8 +286,10 @@ fn other_programs_are_told_what_they_need() {
         &python,
         &["cat cannot be handed connections", "leave --balance out"],
     );
+    let error = rpm.fails(["start", "/bin/cat", "--balance", "proxxy"]);
     assert!(
-        rpm.fails(["start", "/bin/cat", "--balance", "proxxy"])
-            .contains("expected auto, direct, handoff or proxy")
+        error.contains("possible values: auto, direct, handoff, proxy")
+            && error.contains("a similar value exists: 'proxy'"),
+        "{error}"
     );
 }

@@ -8,6 +8,7 @@ mod between_planes;
 mod bun;
 mod cli;
 mod cluster;
+mod completion;
 mod crash;
 mod daemon_death;
 mod demo;

@@ -4,26 +4,26 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use clap_complete::Shell;
 
 use super::start::StartArgs;
 use super::values::{self, count};
+use crate::complete::Shell;
 
 /// Everything a client can ask for.
 #[derive(Debug, PartialEq, Eq, Subcommand)]
 pub(crate) enum Command {
     /// Start an app and wait until every worker is ready
     Start(Box<StartArgs>),
-    /// Start apps and print their output, in the foreground, as a container wants it: a signal ends everything
+    /// Start apps in the foreground, for containers
     Runtime(Box<RuntimeArgs>),
     /// Show all processes
     #[command(visible_aliases = ["ls", "l", "ps", "status"])]
     List(ListArgs),
     /// Print all processes as JSON in PM2's shape
     Jlist,
-    /// Print all processes as Node shows them, a field a line
+    /// Print all processes as PM2 prints them, a field a line
     Prettylist,
-    /// Print pids, one a line: of all processes, or of an app
+    /// Print the pids of an app or of all, one a line
     Pid {
         /// Name or id
         target: Option<String>,
@@ -38,7 +38,7 @@ pub(crate) enum Command {
         /// Id or name
         target: String,
     },
-    /// Show an app: configuration, processes, listeners
+    /// Show an app: settings, processes, listeners
     #[command(visible_aliases = ["desc", "info", "show"])]
     Describe {
         /// Name or id
@@ -47,7 +47,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop processes and keep them in the list: clients are refused, and requests under way are finished
+    /// Stop apps and keep them in the list
     Stop {
         #[command(flatten)]
         targets: Targets,
@@ -57,7 +57,7 @@ pub(crate) enum Command {
         #[arg(long)]
         hard: bool,
     },
-    /// Stop and start processes; a cluster that serves is reloaded. Options of `start` apply from then on
+    /// Restart apps; a cluster that serves is reloaded
     Restart {
         #[command(flatten)]
         start: Box<StartArgs>,
@@ -68,8 +68,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "no_wait")]
         wait: bool,
     },
-    /// Replace every worker and lose no request: new ones serve once they are ready, then the old ones drain. Options of `start` apply
-    /// from then on
+    /// Replace every worker without losing a request
     Reload {
         #[command(flatten)]
         start: Box<StartArgs>,
@@ -77,7 +76,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "no_wait")]
         wait: bool,
     },
-    /// Bring back what an app was started from before its last reload, as a reload does; again: and back
+    /// Bring back what served before the last reload
     Rollback {
         /// Name, or id of one of its processes
         app: String,
@@ -88,7 +87,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "no_wait")]
         wait: bool,
     },
-    /// Stop and forget processes
+    /// Stop apps and remove them from the list
     #[command(visible_alias = "del")]
     Delete {
         #[command(flatten)]
@@ -113,21 +112,21 @@ pub(crate) enum Command {
     /// Show the last lines of the logs and follow them
     #[command(visible_alias = "log")]
     Logs(LogsArgs),
-    /// Empty the log files: of some apps, or all and the daemon's
+    /// Empty the log files
     Flush {
         /// Names, ids, namespaces or /patterns/
         targets: Vec<String>,
     },
-    /// Open the log files anew, after somebody moved them
+    /// Reopen the log files after they were moved
     #[command(name = "reloadLogs", visible_alias = "reload-logs")]
     ReloadLogs,
-    /// Count restarts from 0
+    /// Set the count of restarts to 0
     Reset {
         /// Names, ids, namespaces, /patterns/ or `all`
         #[arg(required = true)]
         targets: Vec<String>,
     },
-    /// Send a signal to programs: rpm sendSignal SIGUSR2 web
+    /// Send a signal to programs
     #[command(name = "sendSignal", visible_alias = "send-signal")]
     SendSignal {
         /// Its name or number
@@ -136,19 +135,19 @@ pub(crate) enum Command {
         #[arg(required = true)]
         targets: Vec<String>,
     },
-    /// Have the apps of an ecosystem file run: start those that are absent, restart the others
+    /// Start the apps of a file, restart those that run
     #[command(name = "startOrRestart", visible_alias = "start-or-restart")]
     StartOrRestart {
         #[command(flatten)]
         file: OneFile,
     },
-    /// The same; the others are reloaded
+    /// Start the apps of a file, reload those that run
     #[command(name = "startOrReload", visible_aliases = ["startOrGracefulReload", "start-or-reload"])]
     StartOrReload {
         #[command(flatten)]
         file: OneFile,
     },
-    /// Read ecosystem files and say what is wrong with them
+    /// Check ecosystem files without starting anything
     Validate {
         /// Files [default: ecosystem.config.js]
         files: Vec<OsString>,
@@ -156,14 +155,14 @@ pub(crate) enum Command {
         #[arg(long)]
         strict: bool,
     },
-    /// Write a sample of an ecosystem file
+    /// Write a sample ecosystem file
     #[command(visible_alias = "ecosystem")]
     Init {
         /// Accepted for PM2's sake
         #[arg(hide = true)]
         kind: Option<String>,
     },
-    /// Set a value; one of an app (app.KEY) becomes its variable, with a restart. Without a value: print it
+    /// Set a value, or a variable of an app: web.PORT 8080
     #[command(visible_aliases = ["conf", "config"])]
     Set {
         /// Its name
@@ -171,22 +170,22 @@ pub(crate) enum Command {
         /// The value
         value: Option<String>,
     },
-    /// Set several values: 'key value key value'
+    /// Set several values
     Multiset {
         /// Keys and values, in turn
         values: String,
     },
-    /// Print a value that was set, or all
+    /// Print a value that was set, or all of them
     Get {
         /// Its name
         key: Option<String>,
     },
-    /// Forget a value, or `all`
+    /// Remove a value that was set, or all of them
     Unset {
         /// Its name
         key: String,
     },
-    /// Write a line to the standard input of a process (fork mode)
+    /// Write a line to the standard input of a process
     Send {
         /// Id or name
         target: String,
@@ -194,7 +193,7 @@ pub(crate) enum Command {
         #[arg(allow_hyphen_values = true)]
         line: String,
     },
-    /// Follow the output of a process, and write what is typed to its standard input (fork mode)
+    /// Connect the terminal to a process: output and input
     Attach {
         /// Id or name
         target: String,
@@ -202,7 +201,7 @@ pub(crate) enum Command {
         #[arg(hide = true)]
         separator: Option<String>,
     },
-    /// Call an action that the programs offer (io.action of @pm2/io), and print their answers
+    /// Call an action of a program (io.action of @pm2/io)
     Trigger {
         /// Name, id, namespace, /pattern/ or `all`
         target: String,
@@ -212,16 +211,16 @@ pub(crate) enum Command {
         #[arg(allow_hyphen_values = true)]
         params: Option<String>,
     },
-    /// Watch processes and their output, and reload, restart or stop them by a key
+    /// Watch processes and their output on the terminal
     #[command(visible_aliases = ["dashboard", "dash", "imonit"])]
     Monit,
-    /// Bring the apps of an ecosystem file to other machines, as its `deploy` section says
+    /// Deploy to other machines, as the file's `deploy` says
     Deploy {
         /// [file] <environment> [setup | update | ref <version> | revert <n> | curr | prev | list | exec <command>]
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
-    /// Print what somebody who helps wants to know
+    /// Print what a bug report needs
     Report,
     /// Serve static files, as an app
     #[command(visible_alias = "expose")]
@@ -232,33 +231,33 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show what this kernel, user and container permit, and what to change to have more
+    /// Show what this system permits, and how to get more
     Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Have this version take over from the daemon that runs; the apps are not touched
+    /// Replace the running daemon by this version
     #[command(visible_alias = "updatePM2")]
     Update {
         /// Another binary than the one of this command
         #[arg(long, value_name = "PATH")]
         binary: Option<PathBuf>,
     },
-    /// Write the list of apps to a file: `resurrect` brings them back
+    /// Save the list of apps for `resurrect`
     #[command(visible_alias = "dump")]
     Save {
         /// Also an empty list
         #[arg(short, long)]
         force: bool,
     },
-    /// Start the apps that were saved; those that are there are left alone
+    /// Start the apps that were saved and do not run
     Resurrect {
         /// Return before it is done
         #[arg(long)]
         no_wait: bool,
     },
-    /// Remove the list that was saved
+    /// Remove the saved list
     Cleardump,
     /// Start the apps that PM2 has saved (`pm2 save`)
     Import {
@@ -271,7 +270,7 @@ pub(crate) enum Command {
         #[arg(long)]
         no_wait: bool,
     },
-    /// Have the system start the daemon and what was saved when it boots
+    /// Start the daemon and the saved apps at boot
     Startup(StartupArgs),
     /// Undo `startup`
     Unstartup(StartupArgs),
@@ -279,7 +278,7 @@ pub(crate) enum Command {
     Kill,
     /// Print a completion script
     Completion {
-        /// For which shell
+        /// The shell that will read it
         shell: Shell,
     },
 }

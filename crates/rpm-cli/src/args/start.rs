@@ -7,7 +7,9 @@ use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use super::needless::Needless;
 use super::proxy::ProxyArgs;
-use super::values::{amount, duration, health_path, instances, listen_address, trimmed};
+use super::values::{
+    amount, balance, duration, health_path, instances, listen_address, policy, stop_signal, trimmed,
+};
 
 /// Of `start`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
@@ -67,15 +69,15 @@ pub(crate) struct StartArgs {
     /// Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
     #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_address)]
     pub(crate) listen: Vec<String>,
-    /// How connections come to the workers: direct (the kernel delivers them), handoff (the daemon accepts, for Node workers) or
-    /// proxy (the daemon speaks HTTP and passes on each request)
-    #[arg(long, value_name = "HOW")]
+    /// How connections reach the workers: the kernel delivers them (direct), the daemon accepts them (handoff, for Node), or it speaks
+    /// HTTP and passes on each request (proxy)
+    #[arg(long, value_name = "HOW", value_parser = balance())]
     pub(crate) balance: Option<Balance>,
-    /// Who gets a connection: round-robin, least-connections (who has the fewest open), ip-hash (the same client to the same worker
-    /// while it lives, as for socket.io) or weighted
-    #[arg(long, value_name = "POLICY")]
+    /// Which worker gets a connection: the next (round-robin), the one with the fewest open (least-connections), the client's own
+    /// (ip-hash, as for socket.io), by --weights (weighted), or the fastest (latency, with --balance proxy)
+    #[arg(long, value_name = "POLICY", value_parser = policy())]
     pub(crate) policy: Option<Policy>,
-    /// What the workers weigh with --policy weighted, 1 to 100 each; those beyond the list begin it again
+    /// Weights of the workers for --policy weighted, 1 to 100 each; the list repeats
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) weights: Vec<u32>,
     /// Share only these of the ports that the program opens [default: all but random ones]
@@ -93,8 +95,8 @@ pub(crate) struct StartArgs {
     /// From the signal to stop until SIGKILL
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     pub(crate) kill_timeout: Option<u64>,
-    /// What asks the program to stop: SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGUSR1 or SIGUSR2
-    #[arg(long, value_name = "SIGNAL")]
+    /// Signal that asks the program to stop
+    #[arg(long, value_name = "SIGNAL", ignore_case = true, value_parser = stop_signal())]
     pub(crate) kill_signal: Option<StopSignal>,
     /// Signal the program alone, and not what it has started
     #[arg(long)]
@@ -144,10 +146,10 @@ pub(crate) struct StartArgs {
     /// `json`: each line as an object
     #[arg(long, value_name = "TYPE", value_parser = ["json", "raw"])]
     pub(crate) log_type: Option<String>,
-    /// Put a log file aside when it has grown so large: <file>.1, .2 and so on
+    /// Rotate a log file when it is this large: <file>.1, .2 and so on
     #[arg(long, value_name = "SIZE", value_parser = amount)]
     pub(crate) log_max_size: Option<u64>,
-    /// So many of those are kept [default: 10]
+    /// How many rotated files are kept [default: 10]
     #[arg(long, value_name = "N", requires = "log_max_size")]
     pub(crate) log_keep: Option<u32>,
     /// Where the pid is written; -<id> is added

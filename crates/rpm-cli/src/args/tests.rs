@@ -1,9 +1,9 @@
 //! The parse table: what is typed, what comes out.
 
-use clap_complete::Shell;
 use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use super::*;
+use crate::complete::Shell;
 
 fn try_parse(line: &str) -> Result<Invocation, Usage> {
     parse(line.split(' ').map(OsString::from))

@@ -2,7 +2,61 @@
 
 use std::net::SocketAddr;
 
+use std::str::FromStr;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use rpm_wire::api::{Balance, Policy, StopSignal};
+
 use super::Column;
+
+/// The columns of [`order`], as they are completed.
+pub(crate) const COLUMNS: [&str; 9] = [
+    "id",
+    "name",
+    "namespace",
+    "pid",
+    "uptime",
+    "restarts",
+    "status",
+    "cpu",
+    "memory",
+];
+
+/// Parses one of some words, which help, errors and completion then name.
+fn one_of<T>(words: impl IntoIterator<Item = impl Into<PossibleValue>>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + Clone + Send + Sync + 'static,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| word.parse())
+}
+
+pub(super) fn balance() -> impl TypedValueParser<Value = Balance> {
+    one_of(["auto", "direct", "handoff", "proxy"])
+}
+
+pub(super) fn policy() -> impl TypedValueParser<Value = Policy> {
+    one_of([
+        "round-robin",
+        "least-connections",
+        "ip-hash",
+        "weighted",
+        "latency",
+    ])
+}
+
+/// With or without `SIG`.
+pub(super) fn stop_signal() -> impl TypedValueParser<Value = StopSignal> {
+    let names = [
+        ("SIGINT", "INT"),
+        ("SIGTERM", "TERM"),
+        ("SIGQUIT", "QUIT"),
+        ("SIGHUP", "HUP"),
+        ("SIGUSR1", "USR1"),
+        ("SIGUSR2", "USR2"),
+    ];
+    one_of(names.map(|(name, short)| PossibleValue::new(name).alias(short)))
+}
 
 /// `n`, `max` (one per CPU, 0) or `-n` (that many fewer).
 pub(super) fn instances(text: &str) -> Result<i32, String> {

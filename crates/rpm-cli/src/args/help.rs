@@ -1,0 +1,568 @@
+//! What `--help` says beside the options: the commands in groups, and what to type.
+
+use clap::{Arg, Command};
+
+/// The widest line of the overview.
+const WIDTH: usize = 80;
+/// Where the descriptions of its commands begin.
+const INDENT: usize = 18;
+
+/// The commands of the overview.
+const GROUPS: [(&str, &[&str]); 8] = [
+    (
+        "Start and stop",
+        &["start", "stop", "restart", "scale", "delete", "kill"],
+    ),
+    ("Deploy", &["reload", "rollback", "deploy"]),
+    (
+        "Look",
+        &["list", "describe", "logs", "monit", "doctor", "report", "ping"],
+    ),
+    (
+        "Ecosystem files",
+        &["init", "validate", "startOrReload", "startOrRestart"],
+    ),
+    (
+        "Boot and containers",
+        &[
+            "startup",
+            "unstartup",
+            "save",
+            "resurrect",
+            "cleardump",
+            "import",
+            "runtime",
+        ],
+    ),
+    (
+        "Programs and files",
+        &[
+            "serve",
+            "sendSignal",
+            "send",
+            "attach",
+            "trigger",
+            "set",
+            "get",
+            "multiset",
+            "unset",
+            "flush",
+            "reloadLogs",
+            "reset",
+        ],
+    ),
+    ("For scripts", &["jlist", "prettylist", "pid", "id", "env"]),
+    ("rpm itself", &["demo", "update", "completion", "help"]),
+];
+
+/// What stands below the overview.
+const OVERVIEW: &[(&str, &str)] = &[
+    ("start app.js -i max", "on every core, behind one port"),
+    ("reload app", "the code on disk takes over"),
+    ("start app.js -i max --balance proxy", "TLS, HTTP/2, retries"),
+];
+
+/// A command: what else is to be said of it, and examples with what they do.
+struct Page {
+    command: &'static str,
+    more: &'static str,
+    examples: &'static [(&'static str, &'static str)],
+}
+
+const fn page(
+    command: &'static str,
+    more: &'static str,
+    examples: &'static [(&'static str, &'static str)],
+) -> Page {
+    Page {
+        command,
+        more,
+        examples,
+    }
+}
+
+const RENEWING: &str = "Other options are those of `rpm start`; what they say applies from then on.";
+const IN_FORK_MODE: &str = "For processes in fork mode: the workers of a cluster have no standard input.";
+
+const PAGES: &[Page] = &[
+    page(
+        "start",
+        "It returns when every worker is ready, and fails, with the worker's last lines, if one is not.",
+        &[
+            ("start app.js", "one process"),
+            ("start app.js -i max", "a worker per CPU, behind one port"),
+            ("start app.js --name api --watch", "restart when files change"),
+            ("start app.js -- --port 3000", "arguments of the script"),
+            ("start 'npm start' --name web", "a command line"),
+            ("start app.py -i 4", "any language"),
+            ("start ecosystem.config.js --env production", "the apps of a file"),
+            (
+                "start ecosystem.config.js --only api --dry-run",
+                "show what would change",
+            ),
+        ],
+    ),
+    page(
+        "stop",
+        "Clients are refused at once, and requests under way are finished.",
+        &[
+            ("stop api", ""),
+            ("stop 0 1", "by id"),
+            ("stop all --hard", "at once: requests under way are cut"),
+        ],
+    ),
+    page(
+        "restart",
+        RENEWING,
+        &[
+            ("restart api", ""),
+            ("restart all --update-env", "with the variables of this shell"),
+            ("restart api --max-memory-restart 300M", "with another setting"),
+            ("restart ecosystem.config.js --only api", ""),
+        ],
+    ),
+    page(
+        "reload",
+        "New workers serve once they are ready, then the old ones drain. If a new one does not get ready, the old ones stay.\n\
+         Other options are those of `rpm start`; what they say applies from then on.",
+        &[
+            ("reload api", ""),
+            ("reload ecosystem.config.js --env production", ""),
+            (
+                "reload api --watch-after 10s",
+                "swap back if the new version crashes",
+            ),
+        ],
+    ),
+    page(
+        "rollback",
+        "Script, arguments, environment and directory are those of before. Called again, it goes forward again.",
+        &[("rollback api", "")],
+    ),
+    page("delete", "", &[("delete api", ""), ("delete all", "")]),
+    page(
+        "scale",
+        "",
+        &[
+            ("scale api 4", "four workers"),
+            ("scale api +2", "two more"),
+            ("scale api max", "one per CPU"),
+        ],
+    ),
+    page("kill", "", &[("kill", "`rpm resurrect` starts what was saved")]),
+    page(
+        "list",
+        "",
+        &[
+            ("list", ""),
+            ("list --sort memory:desc", ""),
+            ("list --json", "everything that is known"),
+        ],
+    ),
+    page("describe", "", &[("describe api", ""), ("describe 0 --json", "")]),
+    page(
+        "logs",
+        "",
+        &[
+            ("logs", "of all apps, and follow"),
+            ("logs api --lines 200", ""),
+            ("logs api --err --nostream", "past errors"),
+            ("logs --json", "an object a line"),
+        ],
+    ),
+    page("monit", "", &[("monit", "")]),
+    page("doctor", "", &[("doctor", "")]),
+    page("report", "", &[("report > report.txt", "")]),
+    page("ping", "", &[("ping", "")]),
+    page("init", "", &[("init", "writes ecosystem.config.js")]),
+    page(
+        "validate",
+        "",
+        &[
+            ("validate", "every fault of ecosystem.config.js at once"),
+            ("validate apps.yaml --strict", "unknown keys are faults, too"),
+        ],
+    ),
+    page(
+        "startOrReload",
+        "",
+        &[("startOrReload ecosystem.config.js --env production", "")],
+    ),
+    page(
+        "startOrRestart",
+        "",
+        &[("startOrRestart ecosystem.config.js", "")],
+    ),
+    page(
+        "deploy",
+        "",
+        &[
+            ("deploy ecosystem.config.js production setup", "once"),
+            ("deploy ecosystem.config.js production", "the newest version"),
+            ("deploy ecosystem.config.js production revert 1", "the one before"),
+        ],
+    ),
+    page(
+        "startup",
+        "",
+        &[
+            ("startup", "a service for systemd or OpenRC"),
+            ("startup systemd --print", "only show it"),
+        ],
+    ),
+    page("unstartup", "", &[("unstartup", "")]),
+    page("save", "", &[("save", "`rpm startup` brings these back at boot")]),
+    page("resurrect", "", &[("resurrect", "")]),
+    page("cleardump", "", &[("cleardump", "")]),
+    page(
+        "import",
+        "",
+        &[
+            ("import --dry-run", "what PM2 has saved, and what would not start"),
+            ("import", ""),
+        ],
+    ),
+    page(
+        "runtime",
+        "It prints what the apps print; a signal ends everything.",
+        &[
+            ("runtime ecosystem.config.js --env production", ""),
+            ("runtime app.js -i max --json", ""),
+        ],
+    ),
+    page(
+        "serve",
+        "",
+        &[
+            ("serve public 8080", ""),
+            ("serve dist 8080 --spa", "an application of one page"),
+        ],
+    ),
+    page("sendSignal", "", &[("sendSignal SIGUSR2 api", "")]),
+    page("send", IN_FORK_MODE, &[("send api 'reload config'", "")]),
+    page("attach", IN_FORK_MODE, &[("attach api", "Ctrl-C leaves")]),
+    page("trigger", "", &[("trigger api 'heap dump'", "")]),
+    page(
+        "set",
+        "A variable of an app is set with a restart. Without a value the present one is printed.",
+        &[
+            ("set api.PORT 8080", "a variable of the app `api`"),
+            ("set api.PORT", ""),
+        ],
+    ),
+    page("get", "", &[("get", "all of them"), ("get api.PORT", "")]),
+    page("multiset", "", &[("multiset 'api.PORT 8080 api.DEBUG 1'", "")]),
+    page("unset", "", &[("unset api.PORT", ""), ("unset all", "")]),
+    page(
+        "flush",
+        "",
+        &[("flush", "of all apps, and the daemon's"), ("flush api", "")],
+    ),
+    page("reloadLogs", "", &[("reloadLogs", "in logrotate's postrotate")]),
+    page("reset", "", &[("reset api", ""), ("reset all", "")]),
+    page("jlist", "", &[("jlist", "")]),
+    page("prettylist", "", &[("prettylist", "")]),
+    page("pid", "", &[("pid api", ""), ("pid", "of all")]),
+    page("id", "", &[("id api", "")]),
+    page("env", "", &[("env 0", "")]),
+    page(
+        "demo",
+        "It needs nothing, and leaves nothing behind.",
+        &[("demo", ""), ("demo --port 3000", "keep serving")],
+    ),
+    page(
+        "update",
+        "The apps are not touched, and clients do not notice.",
+        &[("update", ""), ("update --binary ./rpm-new", "")],
+    ),
+    page(
+        "completion",
+        "Names of apps come from the daemon; none is started for it.",
+        &[
+            (
+                "completion bash > ~/.local/share/bash-completion/completions/@NAME@",
+                "",
+            ),
+            ("completion zsh > ~/.zfunc/_@NAME@", "a directory of $fpath"),
+            ("completion fish > ~/.config/fish/completions/@NAME@.fish", ""),
+        ],
+    ),
+];
+
+/// The headings of the options of `start`, and which options they are of.
+const HEADINGS: [(&str, &[&str]); 6] = [
+    ("Ecosystem files", &["only", "env", "dry_run"]),
+    (
+        "Workers and ports",
+        &[
+            "instances",
+            "execute_command",
+            "listen",
+            "balance",
+            "policy",
+            "weights",
+            "ports",
+            "no_intercept",
+            "no_agent",
+        ],
+    ),
+    (
+        "Ready, stop, restart",
+        &[
+            "wait_ready",
+            "listen_timeout",
+            "kill_timeout",
+            "kill_signal",
+            "no_treekill",
+            "shutdown_with_message",
+            "stop_exit_codes",
+            "max_memory_restart",
+            "cron_restart",
+            "watch",
+            "ignore_watch",
+            "watch_delay",
+            "max_restarts",
+            "min_uptime",
+            "restart_delay",
+            "exp_backoff_restart_delay",
+            "no_autorestart",
+        ],
+    ),
+    (
+        "Reload",
+        &[
+            "reload_timeout",
+            "drain_timeout",
+            "watch_after",
+            "parallel",
+            "max_surge",
+            "max_unavailable",
+            "allow_port_change",
+            "health_check",
+            "health_status",
+            "health_interval",
+            "health_timeout",
+            "health_threshold",
+        ],
+    ),
+    (
+        "Output",
+        &[
+            "output",
+            "error",
+            "log",
+            "disable_logs",
+            "merge_logs",
+            "log_date_format",
+            "time",
+            "log_type",
+            "log_max_size",
+            "log_keep",
+            "pid",
+            "json",
+            "format",
+        ],
+    ),
+    (
+        "Environment and user",
+        &[
+            "cwd",
+            "interpreter",
+            "interpreter_args",
+            "update_env",
+            "env_file",
+            "filter_env",
+            "uid",
+            "gid",
+            "disable_source_map_support",
+        ],
+    ),
+];
+
+/// An option of `start` below its heading; those of the proxy have theirs.
+pub(super) fn headed(arg: Arg) -> Arg {
+    let id = arg.get_id().as_str();
+    let found = HEADINGS.iter().find(|(_, options)| options.contains(&id));
+    match found {
+        Some((heading, _)) => arg.help_heading(*heading),
+        // In the order of the options the last heading would go on.
+        None if arg.get_help_heading() == Some("With --balance proxy") && id != "args" => arg,
+        None => arg.help_heading(None::<&str>),
+    }
+}
+
+/// The grammar with its overview, and each command with its examples.
+pub(super) fn with_examples(grammar: Command, program: &str) -> Command {
+    let overview = overview(&grammar, program);
+    PAGES
+        .iter()
+        .fold(grammar, |grammar, page| {
+            grammar.mut_subcommand(page.command, |command| command.after_help(page.text(program)))
+        })
+        .help_template(overview)
+}
+
+impl Page {
+    fn text(&self, program: &str) -> String {
+        let mut text = self.more.replace("`rpm ", &format!("`{program} "));
+        if !text.is_empty() {
+            text.push_str("\n\n");
+        }
+        text.push_str(&heading("Examples"));
+        text.push_str(&lines(self.examples, program));
+        text
+    }
+}
+
+fn heading(text: &str) -> String {
+    format!("\u{1b}[1m\u{1b}[4m{text}:\u{1b}[0m\n")
+}
+
+/// A line for each example. What they do stands behind them where there is room, and in a column.
+fn lines(examples: &[(&str, &str)], program: &str) -> String {
+    let lines: Vec<(String, String)> = examples
+        .iter()
+        .map(|(line, about)| {
+            let line = format!("{program} {}", line.replace("@NAME@", program));
+            (line, about.replace("`rpm ", &format!("`{program} ")))
+        })
+        .collect();
+    let width = |(line, _): &(String, String)| line.chars().count();
+    let column = lines
+        .iter()
+        .filter(|it| !it.1.is_empty())
+        .map(width)
+        .max()
+        .unwrap_or_default();
+    let mut text = String::new();
+    for (line, about) in &lines {
+        // In the column, unless the line would be too wide there.
+        let fits = 2 + column + "  # ".len() + about.chars().count() <= WIDTH;
+        let column = if fits { column } else { 0 };
+        let padded = match about.is_empty() {
+            true => line.clone(),
+            false => format!("{line:<column$}  \u{1b}[2m# {about}\u{1b}[0m"),
+        };
+        text.push_str(&format!("  {padded}\n"));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn overview(grammar: &Command, program: &str) -> String {
+    let mut text = "{about}\n\n{usage-heading} {usage}\n".to_owned();
+    for (group, names) in GROUPS {
+        text.push('\n');
+        text.push_str(&heading(group));
+        for name in names {
+            let command = grammar.find_subcommand(name);
+            let about = command.and_then(Command::get_about).map(ToString::to_string);
+            let about = about.unwrap_or_else(|| "Print this, or the help of a command".to_owned());
+            let aliases: Vec<&str> = command
+                .into_iter()
+                .flat_map(Command::get_visible_aliases)
+                .collect();
+            let also = match aliases.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", aliases.join(", ")),
+            };
+            let fits = INDENT + about.chars().count() + also.len() <= WIDTH;
+            let also = if fits { also.as_str() } else { "" };
+            let pad = INDENT - 3;
+            text.push_str(&format!("  \u{1b}[1m{name:<pad$}\u{1b}[0m {about}{also}\n"));
+        }
+    }
+    text.push_str(&format!("\n{}{{options}}\n\n", heading("Options")));
+    text.push_str(&heading("Examples"));
+    text.push_str(&lines(OVERVIEW, program));
+    text.push_str(&format!(
+        "\n\n`{program} COMMAND --help` has the options of a command, and examples."
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn grammar() -> Command {
+        super::super::grammar("rpm")
+    }
+
+    #[test]
+    fn the_overview_has_every_command_once_and_fits() {
+        let shown: Vec<&str> = GROUPS
+            .iter()
+            .flat_map(|(_, names)| names.iter().copied())
+            .collect();
+        let grammar = grammar();
+        let visible = grammar.get_subcommands().filter(|command| !command.is_hide_set());
+        let visible: BTreeSet<&str> = visible.map(Command::get_name).chain(["help"]).collect();
+        assert_eq!(shown.iter().copied().collect::<BTreeSet<_>>(), visible);
+        assert_eq!(shown.len(), visible.len(), "one is there twice");
+        let help = grammar.clone().render_help().to_string();
+        for line in help.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+        assert!(help.contains("Deploy:\n  reload "), "{help}");
+        assert!(help.contains("(ls, l, ps, status)"), "{help}");
+    }
+
+    #[test]
+    fn every_command_has_examples_that_can_be_typed() {
+        let grammar = grammar();
+        let mut of: BTreeSet<&str> = PAGES.iter().map(|page| page.command).collect();
+        of.insert("help");
+        for command in grammar.get_subcommands().filter(|command| !command.is_hide_set()) {
+            assert!(
+                of.contains(command.get_name()),
+                "{} has no example",
+                command.get_name()
+            );
+        }
+        for page in PAGES {
+            let command = grammar.find_subcommand(page.command).expect(page.command);
+            let help = command.get_after_help().expect(page.command).to_string();
+            let (_, examples) = help.split_once("Examples:\n").expect(page.command);
+            for line in examples.lines() {
+                assert!(line.chars().count() <= WIDTH, "{line}");
+            }
+        }
+        let examples = PAGES.iter().flat_map(|page| page.examples).chain(OVERVIEW);
+        for (line, _) in examples {
+            let typed = line.split(" > ").next().unwrap_or(line);
+            let words = crate::complete::words(&format!("rpm {typed}"));
+            let parsed = grammar
+                .clone()
+                .try_get_matches_from(["rpm".to_owned()].into_iter().chain(words));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn options_of_start_stand_below_headings() {
+        let grammar = grammar();
+        let start = grammar.find_subcommand("start").expect("start");
+        let known: BTreeSet<&str> = start.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+        for (_, options) in HEADINGS {
+            let unknown = options.iter().filter(|option| !known.contains(*option));
+            let unknown: Vec<_> = unknown
+                .filter(|option| !["json", "format"].contains(option))
+                .collect();
+            assert!(unknown.is_empty(), "{unknown:?}");
+        }
+        let help = start.clone().render_help().to_string();
+        let headings: Vec<&str> = help
+            .lines()
+            .filter(|line| !line.starts_with(' ') && line.ends_with(':'))
+            .collect();
+        assert_eq!(headings.first(), Some(&"Arguments:"), "{headings:?}");
+        for (heading, _) in HEADINGS {
+            assert!(help.contains(&format!("\n{heading}:\n")), "{heading}");
+        }
+        let arguments = help.find("[ARGS]...").expect("the script's arguments");
+        assert!(arguments < help.find("Options:").expect("options"), "{help}");
+    }
+}

@@ -1,0 +1,186 @@
+//! Completion in the shells themselves: bash and zsh on a terminal of their own, with keys that are typed; fish by its own command.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rpm_e2e::app::App;
+use rpm_testkit::{Ran, Rpm, skip};
+
+/// Where the scripts are, and a link to the program, which they call by its name.
+struct Shells {
+    rpm: Rpm,
+    bin: PathBuf,
+}
+
+impl Shells {
+    fn new() -> Shells {
+        let rpm = Rpm::new();
+        let bin = rpm.home().join("bin");
+        fs::create_dir(&bin).expect("a directory");
+        let program = rpm.command(["ping"]).get_program().to_owned();
+        std::os::unix::fs::symlink(program, bin.join("rpm")).expect("a link");
+        for (shell, file) in [("bash", "rpm.bash"), ("zsh", "_rpm"), ("fish", "rpm.fish")] {
+            let script = rpm.ok(["completion", shell]);
+            fs::write(bin.join(file), script).expect("a script");
+        }
+        Shells { rpm, bin }
+    }
+
+    fn with_apps() -> Shells {
+        let shells = Shells::new();
+        for (name, namespace) in [("api", "default"), ("npm start", "shop"), ("@acme:db", "default")] {
+            App::new("no-listen.js")
+                .args(["--name", name, "--namespace", namespace])
+                .start(&shells.rpm);
+        }
+        shells
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> Ran {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .env("PATH", format!("{}:{path}", self.bin.display()))
+            .env("RPM_HOME", self.rpm.home())
+            .env("HOME", &self.bin)
+            .env("TERM", "dumb")
+            .current_dir(&self.bin);
+        command.output().expect("the shell runs").into()
+    }
+
+    /// Types `keys`, Tab and Enter at a prompt of zsh, on a terminal, and returns the words that a command of that name then gets.
+    fn typed(&self, keys: &str) -> String {
+        let script = "zmodload zsh/zpty; zpty it zsh -f -i
+             zpty -w it 'PS1=; fpath=($PWD $fpath); autoload -Uz compinit; compinit -D -u'
+             zpty -w it 'rpm() { print -r -- \"<${(j:|:)@}>\" }; echo ready-$((1+1))'
+             zpty -r it seen '*ready-2*'
+             zpty -w it $1$'\\t'
+             zpty -r it seen $'*\\n<*>*'
+             print -r -- ${seen##*$'\\n'}
+             zpty -d it";
+        let ran = self.run("timeout", &["30", "zsh", "-f", "-c", script, "zsh", keys]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{keys}: {ran:#?}");
+        ran.stdout.trim().to_owned()
+    }
+
+    /// What bash puts in the place of the cursor's word; it breaks words at `=` and `:`.
+    fn replies(&self, keys: &str) -> String {
+        let script = "source ./rpm.bash; compopt() { echo \"$@\"; }
+             COMP_WORDBREAKS=$' \\t\\n\"\\'><=;|&(:' COMP_LINE=$1 COMP_POINT=${#1}
+             _rpm_complete rpm; printf '%s\\n' \"${COMPREPLY[@]}\"; complete -p rpm > /dev/null";
+        let ran = self.run("bash", &["--norc", "--noprofile", "-c", script, "bash", keys]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:#?}");
+        ran.stdout
+    }
+}
+
+/// Is it installed?
+fn has(test: &str, program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| Path::is_file(&dir.join(program)));
+    if !found {
+        skip(test, &format!("{program} is not installed"));
+    }
+    found
+}
+
+/// What is typed, the words that it becomes, and what bash puts in the place of the last one.
+const LINES: [(&str, &str, &str); 10] = [
+    ("rpm rollb", "rollback", "rollback"),
+    ("rpm stop ap", "stop|api", "api"),
+    ("rpm stop np", "stop|npm start", "npm\\ start"),
+    ("rpm stop \"np", "stop|npm start", "npm start"),
+    ("rpm stop @acme:d", "stop|@acme:db", "db"),
+    ("rpm stop sh", "stop|shop", "shop"),
+    ("rpm logs --nos", "logs|--nostream", "--nostream"),
+    (
+        "rpm start a.js --balance ha",
+        "start|a.js|--balance|handoff",
+        "handoff",
+    ),
+    (
+        "rpm start a.js --balance=ha",
+        "start|a.js|--balance=handoff",
+        "handoff",
+    ),
+    ("rpm validate _r", "validate|_rpm", "_rpm"),
+];
+
+#[test]
+fn zsh_completes_what_is_typed() {
+    if !has("zsh_completes_what_is_typed", "zsh") {
+        return;
+    }
+    let shells = Shells::with_apps();
+    for (keys, words, _) in LINES {
+        assert_eq!(shells.typed(keys), format!("<{words}>"), "{keys}");
+    }
+}
+
+#[test]
+fn bash_completes_what_is_typed() {
+    let shells = Shells::with_apps();
+    for (keys, _, reply) in LINES {
+        assert_eq!(shells.replies(keys), format!("{reply}\n"), "{keys}");
+    }
+    let all = shells.replies("rpm stop ");
+    assert_eq!(
+        all.lines().collect::<Vec<_>>(),
+        ["@acme:db", "api", "npm\\ start", "shop", "all", "0", "1", "2"]
+    );
+    fs::create_dir(shells.bin.join("public")).expect("a directory");
+    assert_eq!(shells.replies("rpm serve pu"), "-o nospace\npublic/\n");
+}
+
+#[test]
+fn fish_completes_with_descriptions() {
+    if !has("fish_completes_with_descriptions", "fish") {
+        return;
+    }
+    let shells = Shells::with_apps();
+    let complete = |line: &str| {
+        let script = format!("source ./rpm.fish; complete -C '{line}'");
+        shells.run("fish", &["--no-config", "-c", &script]).stdout
+    };
+    for (line, expected) in [
+        (
+            "rpm rollb",
+            "rollback\tBring back what served before the last reload\n",
+        ),
+        ("rpm stop ap", "api\t1 of 1 online\n"),
+        ("rpm stop np", "npm start\t1 of 1 online\n"),
+        ("rpm stop @acme:d", "@acme:db\t1 of 1 online\n"),
+        ("rpm stop sho", "shop\tnamespace\n"),
+        ("rpm start a.js --balance han", "handoff\n"),
+        ("rpm start a.js --balance=han", "--balance=handoff\n"),
+        ("rpm validate _r", "_rpm\n"),
+    ] {
+        assert_eq!(complete(line), expected, "{line}");
+    }
+}
+
+#[test]
+fn completion_starts_no_daemon_and_says_nothing() {
+    let shells = Shells::new();
+    shells.rpm.ok(["kill"]);
+    for args in [["zsh", "stop", ""], ["fish", "logs", "a"]] {
+        let ran = shells.rpm.run(["__complete"].into_iter().chain(args));
+        assert_eq!(
+            (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+            (Some(0), if args[0] == "zsh" { ":files\n" } else { "" }, "")
+        );
+    }
+    assert_eq!(shells.rpm.daemon_pid(), None);
+    let nowhere = shells
+        .rpm
+        .command(["__complete", "fish", "stop", "a"])
+        .env("RPM_HOME", "/proc/nowhere")
+        .output()
+        .expect("rpm runs");
+    assert!(
+        nowhere.status.success() && nowhere.stderr.is_empty(),
+        "{nowhere:?}"
+    );
+}
