@@ -16,6 +16,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::complete::{Completion, QUESTION};
+use crate::hints::pasteable;
 use crate::home::like_pm2;
 pub(crate) use command::{
     Column, Command, FileArgs, ListArgs, LogsArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets,
@@ -156,8 +157,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             no_color,
         }),
         Top::Missing(words) => {
-            let name = words.first().map(|name| name.to_string_lossy().into_owned());
-            let text = crate::compat::missing(&name.unwrap_or_default());
+            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+            let text = pasteable(&crate::compat::missing(&words));
             return Err(Usage(grammar(&program).error(ErrorKind::InvalidSubcommand, text)));
         }
     })

@@ -32,6 +32,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::{Client, Command, FileArgs, LogsArgs, StartArgs, Targets};
 use crate::connect::{Lost, connect, connect_or_start};
+use crate::hints::command;
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
 use crate::output::{Output, OutputError};
@@ -143,7 +144,7 @@ async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow:
         } => import::import(file.as_deref(), (*dry_run, !no_wait), check, output).await,
         Command::Update { binary } => update(binary.as_deref(), output).await,
         Command::Kill => kill().await,
-        question => ask(question, &client.program, output).await,
+        question => ask(question, output).await,
     }
 }
 
@@ -161,9 +162,9 @@ async fn renew(args: &StartArgs, how: How, output: &mut Output) -> anyhow::Resul
 }
 
 /// Commands that change no process.
-async fn ask(command: &Command, program: &str, output: &mut Output) -> anyhow::Result<()> {
+async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
     match command {
-        Command::List(args) => inspect::list(args, program, output).await,
+        Command::List(args) => inspect::list(args, output).await,
         Command::Jlist => jlist(output).await,
         Command::Describe { target, json } => describe(target, *json, output).await,
         Command::Logs(args) => logs::logs(args, output).await,
@@ -293,7 +294,13 @@ async fn stop(
         hard,
         ..action(what, names, !targets.no_wait)
     };
-    leaving::explained(change("/v1/actions", &request, output)).await
+    let verb = match what {
+        Action::Delete => "delete",
+        Action::Stop | Action::Restart => "stop",
+    };
+    let named = request.targets.iter().map(String::as_str);
+    let at_once = command([verb].into_iter().chain(named).chain(["--hard"]));
+    leaving::explained(change("/v1/actions", &request, output), &at_once).await
 }
 
 fn follow(drained: bool) -> Follow {
@@ -331,7 +338,7 @@ async fn change_step_by_step(
             }
         }
     }
-    bail!("the daemon has ended before the change was made; see `list`")
+    bail!("the daemon has ended before the change was made; see `rpm list`")
 }
 
 fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {

@@ -1,5 +1,7 @@
 //! PM2's commands, and what becomes of each here. The documentation is made from this table, and the tests go through it.
 
+use crate::hints::command;
+
 /// What becomes of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Here {
@@ -32,7 +34,7 @@ const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Comma
 
 const DASHBOARD: &str = "there is no hosted dashboard; figures are at GET /metrics, for Prometheus";
 const MODULES: &str =
-    "there are no modules; figures are at GET /metrics, and logs are put aside by log_max_size";
+    "there are no modules; figures are at GET /metrics, and logs are rotated by log_max_size";
 
 /// All of them.
 pub(crate) const COMMANDS: &[Pm2Command] = &[
@@ -76,26 +78,29 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     works(&["startup"]),
     works(&["unstartup"]),
     works(&["monit", "dashboard", "dash", "imonit"]),
-    instead(&["deepUpdate"], "install the new version, then `update`"),
+    instead(&["deepUpdate"], "install the new version, then `rpm update`"),
     works(&["deploy"]),
-    instead(&["examples"], "see `start --help` and the README"),
+    instead(&["examples"], "see `rpm start --help` and the README"),
     instead(
         &["logrotate"],
-        "it is built in: log_max_size, log_keep; logrotate works as well, with `reloadLogs`",
+        "it is built in: log_max_size, log_keep; logrotate works as well, with `rpm reloadLogs`",
     ),
     instead(
         &["pull", "forward", "backward"],
-        "use git, then `reload`; `rollback` goes back to what served before",
+        "use git, then `rpm reload all`; `rpm rollback APP` brings back what served before",
     ),
     instead(
         &["inspect", "profile:cpu", "profile:mem"],
-        "start the app with --node-args=--inspect",
+        "`rpm start app.js --node-args=--inspect`",
     ),
-    instead(&["slist", "sysinfos"], "`report` and `doctor` tell of the system"),
-    instead(&["create", "autoinstall"], "write an ecosystem file with `init`"),
+    instead(
+        &["slist", "sysinfos"],
+        "`rpm report` and `rpm doctor` show the system",
+    ),
+    instead(&["create", "autoinstall"], "`rpm init` writes an ecosystem file"),
     instead(
         &["install-otel", "uninstall-otel"],
-        "load OpenTelemetry with --node-args",
+        "load OpenTelemetry: `rpm start app.js --node-args='--require ./otel.js'`",
     ),
     instead(
         &[
@@ -126,7 +131,10 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
 ];
 
 /// What to say of a command that does not exist.
-pub(crate) fn missing(name: &str) -> String {
+pub(crate) fn missing<T: AsRef<str>>(words: &[T]) -> String {
+    let (name, rest) = words
+        .split_first()
+        .map_or(("", words), |(name, rest)| (name.as_ref(), rest));
     let known = COMMANDS.iter().find(|command| command.names.contains(&name));
     match known.map(|command| command.here) {
         Some(Here::Instead(what)) => format!("{name}: {what}"),
@@ -135,8 +143,11 @@ pub(crate) fn missing(name: &str) -> String {
             let own = ["rollback", "doctor", "validate", "demo", "runtime", "import"];
             let all = names.flat_map(|command| command.names.iter().copied()).chain(own);
             match rpm_spec::nearest(name, all) {
-                Some(near) => format!("there is no command {name:?}; did you mean `{near}`?"),
-                None => format!("there is no command {name:?}; see --help"),
+                Some(near) => {
+                    let line = [near].into_iter().chain(rest.iter().map(AsRef::as_ref));
+                    format!("there is no command {name:?}; did you mean {}?", command(line))
+                }
+                None => format!("there is no command {name:?}; `rpm --help` lists them"),
             }
         }
     }

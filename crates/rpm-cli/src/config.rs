@@ -80,7 +80,7 @@ pub(crate) fn usual(around: &Surroundings) -> anyhow::Result<OsString> {
     let there = USUAL.iter().find(|name| around.absolute(name.as_ref()).is_file());
     there.map(OsString::from).ok_or_else(|| {
         anyhow!(
-            "there is no {} here; name a script or a file, or write one with `init`",
+            "there is no {} here; name a script or a file, or write one with `rpm init`",
             USUAL[0]
         )
     })

@@ -171,6 +171,7 @@ async fn refusal(response: Response<Incoming>) -> Result<RequestError, RequestEr
             error,
             hint: None,
             last_lines: Vec::new(),
+            unknown: None,
         }
     };
     Ok(serde_json::from_slice::<ApiError>(&bytes)

@@ -10,6 +10,7 @@ mod complete;
 mod config;
 mod connect;
 mod files;
+mod hints;
 mod home;
 mod http;
 mod output;

@@ -23,8 +23,14 @@ pub(crate) use surroundings::Surroundings;
 /// Why an app cannot even be described.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResolveError {
-    #[error("script not found: {script} (looked in {}); give its path, or set --cwd to where it is", list(.looked))]
-    ScriptNotFound { script: String, looked: Vec<PathBuf> },
+    #[error("script not found: {script} (looked in {}); {}", looked.join(" and "), advice(.near.as_deref()))]
+    ScriptNotFound {
+        script: String,
+        /// Directories, and `PATH`.
+        looked: Vec<String>,
+        /// What is there, or known, and was probably meant.
+        near: Option<String>,
+    },
     #[error("{} is a directory; name the script in it", .0.display())]
     ScriptIsDirectory(PathBuf),
     #[error(
@@ -240,9 +246,11 @@ fn utf8(what: &'static str, value: impl Into<OsString>) -> Result<String, Resolv
     value.into().into_string().map_err(bad)
 }
 
-fn list(paths: &[PathBuf]) -> String {
-    let shown: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-    shown.join(", ")
+fn advice(near: Option<&str>) -> String {
+    near.map_or_else(
+        || "give its path, or set --cwd to where it is".to_owned(),
+        |near| format!("did you mean {near:?}?"),
+    )
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use rpm_core::protocol::{Command, Outcome};
 use rpm_core::{AppId, InstanceId, Revision, StateView};
 use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest, Change, ExecMode, KeyChange, Plan, Saved};
+use rpm_wire::shell::word;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
@@ -227,9 +228,12 @@ impl Supervisor {
                 "{name} cannot change to `balance: {}` while it serves; it goes on as it is",
                 spec.balance
             ),
-            Some(match balance_alone {
-                true => "delete it and start it anew: its clients are refused in between",
-                false => "do it by two reloads: change exec_mode and instances first, then balance",
+            Some(&match balance_alone {
+                true => format!(
+                    "`rpm delete {}` and start it again: clients are refused in between",
+                    word(name)
+                ),
+                false => "use two reloads: change exec_mode and instances first, then balance".to_owned(),
             }),
         ))
     }
@@ -255,7 +259,7 @@ impl Supervisor {
         let app = app.ok_or_else(|| failure(format!("{name} is being deleted"), None))?;
         app.revisions.put(spec, &keep).map_err(|gone| {
             failure(
-                format!("{name} cannot be started anew: {gone}"),
+                format!("cannot restart {name}: {gone}"),
                 Some("nothing was changed"),
             )
         })

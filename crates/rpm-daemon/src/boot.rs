@@ -49,7 +49,7 @@ pub enum BootError {
     /// Workers run that nobody knows any more.
     #[error(
         "the state of the daemon before is damaged or gone, and {} of its processes run on, unknown to a new one (pids {}): \
-         they serve until they are ended; `rpm kill` ends them, `rpm resurrect` then starts what was saved",
+         they serve until they end; `rpm kill` ends them, then `rpm resurrect` starts what was saved",
         .0.len(),
         listed(.0)
     )]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
 use rpm_core::{AppId, InstanceId, Revision};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
+use rpm_wire::shell::word;
 use tokio::sync::oneshot;
 
 use crate::app::{self, App, Plane};
@@ -32,7 +33,10 @@ impl Supervisor {
         if self.find_app(&spec.name).is_some() {
             return Err(failure(
                 format!("an app named {:?} exists already", spec.name),
-                Some("restart it with `restart`, delete it first, or choose another name with --name"),
+                Some(&format!(
+                    "`rpm restart {name}` restarts it, `rpm delete {name}` removes it; --name gives the new one another name",
+                    name = word(&spec.name)
+                )),
             ));
         }
         let rests = !spec.autostart;
@@ -119,7 +123,8 @@ impl Supervisor {
     pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
         let app = self.resolve_app(&request.target)?;
         let now = self.core.instances().filter(|view| view.app == app).count();
-        let count = wanted_count(&request.count, u32::try_from(now).unwrap_or(u32::MAX))?;
+        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        let count = wanted_count(&request.count, now, &request.target)?;
         if count > INSTANCE_LIMIT {
             return Err(too_many(count));
         }
@@ -261,16 +266,17 @@ impl Supervisor {
         let serves = instance
             .and_then(|id| self.core.instance(id))
             .is_some_and(|view| matches!(view.state, rpm_core::StateView::Online { .. }));
+        let target = word(name);
         let hint = match why {
-            _ if serves => Some("the workers that ran before serve on".to_owned()),
+            _ if serves => Some("the workers that ran before keep serving".to_owned()),
             Failure::NotReady { .. } => {
                 Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
             }
             Failure::Exited(_) | Failure::Crashed(_) => Some(format!(
-                "it goes on being restarted; see `logs {name}`, or `delete {name}`"
+                "it is still being restarted; `rpm logs {target}` shows its output, `rpm delete {target}` removes it"
             )),
             Failure::SpawnFailed => Some(format!(
-                "it goes on being tried; `scale` {name} down, or `delete {name}`"
+                "it is still being started; `rpm delete {target}` removes it"
             )),
             Failure::Superseded | Failure::NoSuchApp => None,
         };
@@ -278,6 +284,7 @@ impl Supervisor {
             error: format!("{name} ({id}) {what}{cause}"),
             hint,
             last_lines,
+            unknown: None,
         }
     }
 
@@ -301,8 +308,8 @@ fn last_lines(logs: &crate::worker::Logs) -> Vec<String> {
     lines.split_off(surplus)
 }
 
-/// `n`, `+n`, `-n` or `max`, seen from the present number.
-fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
+/// `n`, `+n`, `-n` or `max`, seen from the present number of instances of `target`.
+fn wanted_count(text: &str, now: u32, target: &str) -> Result<u32, ApiError> {
     let wrong = || {
         failure(
             format!("{text:?} is not a number of instances"),
@@ -319,7 +326,10 @@ fn wanted_count(text: &str, now: u32) -> Result<u32, ApiError> {
     if count == 0 {
         return Err(failure(
             "an app has at least one instance",
-            Some("`stop` or `delete` it instead"),
+            Some(&format!(
+                "`rpm stop {target}` or `rpm delete {target}` ends it",
+                target = word(target)
+            )),
         ));
     }
     Ok(count)
@@ -339,6 +349,7 @@ pub(crate) fn failure(error: impl Into<String>, hint: Option<&str>) -> ApiError 
         error: error.into(),
         hint: hint.map(str::to_owned),
         last_lines: Vec::new(),
+        unknown: None,
     }
 }
 
@@ -356,11 +367,11 @@ mod tests {
             ("0", 2, None),
         ];
         for (text, now, expected) in cases {
-            assert_eq!(wanted_count(text, now).ok(), expected, "{text} from {now}");
+            assert_eq!(wanted_count(text, now, "web").ok(), expected, "{text} from {now}");
         }
-        assert_eq!(wanted_count("max", 1).ok(), Some(app::cpus()));
+        assert_eq!(wanted_count("max", 1, "web").ok(), Some(app::cpus()));
         for wrong in ["", "x", "+", "--1", "1.5"] {
-            assert!(wanted_count(wrong, 2).is_err(), "{wrong:?}");
+            assert!(wanted_count(wrong, 2, "web").is_err(), "{wrong:?}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 
 use rpm_sys::{cbpf, ebpf, limits, sock_diag, socket};
 use rpm_wire::api::Finding;
+use rpm_wire::shell::word;
 
 use crate::supervisor::Supervisor;
 
@@ -44,9 +45,18 @@ impl Supervisor {
     }
 }
 
+/// How the daemon gets these: for its own program, and a new one takes over.
+fn capabilities(wanted: &str) -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "rpm".into());
+    format!(
+        "`sudo setcap {wanted}+ep {}`, then `rpm update`; or run the daemon as root",
+        word(&program.to_string_lossy())
+    )
+}
+
 fn ebpf_steering() -> Finding {
     let what = "steering by eBPF";
-    let advice = "setcap cap_bpf,cap_perfmon+ep on the rpm binary (once, as root), or run the daemon as root";
+    let advice = capabilities("cap_bpf,cap_perfmon");
     match ebpf::Selector::load(1) {
         Ok(selector) if selector.can_migrate() => works(
             what,
@@ -57,16 +67,19 @@ fn ebpf_steering() -> Finding {
             "queues cannot move between sockets",
             "Linux 5.14 or later; without it classic BPF is used",
         ),
-        Err(error) => fails(what, error.to_string(), advice),
+        Err(error) => fails(what, error.to_string(), &advice),
     }
 }
 
 fn counting() -> Finding {
     let what = "counting connections (least-connections)";
-    let advice = "setcap cap_bpf,cap_perfmon,cap_net_admin+ep on the rpm binary, or run the daemon as root; Linux 5.7 or later, with control groups of version 2 mounted";
+    let advice = format!(
+        "{}; Linux 5.7 or later, with control groups of version 2 mounted",
+        capabilities("cap_bpf,cap_perfmon,cap_net_admin")
+    );
     match ebpf::Counts::load() {
         Ok(_) => works(what, "the worker with the fewest connections is known at once"),
-        Err(error) => fails(what, error.to_string(), advice),
+        Err(error) => fails(what, error.to_string(), &advice),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rpm_core::protocol::{AppConfig, Command};
 use rpm_core::{AppId, InstanceId, InstanceView, Revision, StateView};
 use rpm_wire::api::{ApiError, AppSpec, ReloadRequest, RollbackRequest};
+use rpm_wire::shell::word;
 
 use crate::app::{self, Plane};
 use crate::commands::{Accepted, failure, passable};
@@ -61,7 +62,7 @@ impl Supervisor {
         if let Some(Err(gone)) = known.map(|known| known.check(wanted)) {
             return Err(failure(
                 format!("the generation before cannot be brought back: {gone}"),
-                Some(&format!("{name} serves on as it is; put the files back")),
+                Some(&format!("{name} keeps serving; restore the files")),
             ));
         }
         let mut accepted = self.replace(app, wanted, Manner::default())?;
@@ -177,8 +178,11 @@ impl Supervisor {
                 .collect();
             let revision = app.revisions.renew(present, env, &keep).map_err(|gone| {
                 failure(
-                    format!("{name} cannot be started anew: {gone}"),
-                    Some("nothing was changed; create it, or delete the app and start it from elsewhere"),
+                    format!("cannot restart {name}: {gone}"),
+                    Some(&format!(
+                        "nothing was changed; create it, or `rpm delete {}` and start the app from elsewhere",
+                        word(&name)
+                    )),
                 )
             })?;
             renewed.push((id, revision));

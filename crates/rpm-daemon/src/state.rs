@@ -218,7 +218,9 @@ impl Supervisor {
             format!(
                 "the daemon cannot write its state in {home}: {why}; if it died, what is started now would be lost"
             ),
-            Some("free space there, or make it writable; `stop`, `delete` and `kill` work meanwhile"),
+            Some(
+                "free space there, or make it writable; meanwhile apps can be stopped and deleted, and `rpm kill` works",
+            ),
         ))
     }
 

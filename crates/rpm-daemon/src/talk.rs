@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use rpm_core::WorkerId;
 use rpm_wire::api::{ApiError, SendRequest, TriggerReply, TriggerRequest};
 use rpm_wire::channel;
+use rpm_wire::shell::word;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -34,7 +35,7 @@ impl Supervisor {
         let process = process.ok_or_else(|| {
             failure(
                 format!("{:?} does not run", request.target),
-                Some("start it first"),
+                Some(&format!("`rpm restart {}` starts it", word(&request.target))),
             )
         })?;
         let Some(stdin) = &process.stdin else {
@@ -43,7 +44,10 @@ impl Supervisor {
                     "{:?} is a cluster: its workers have no standard input",
                     request.target
                 ),
-                Some("only a process in fork mode has one; use a signal (`sendSignal`) or a port"),
+                Some(&format!(
+                    "only a process in fork mode has one; use a port, or a signal: `rpm sendSignal SIGUSR2 {}`",
+                    word(&request.target)
+                )),
             ));
         };
         write(stdin, request.line.as_bytes()).map_err(|error| {

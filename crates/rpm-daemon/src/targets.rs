@@ -8,7 +8,7 @@ use rpm_core::protocol::{Command, Outcome};
 use rpm_core::{AppId, InstanceId};
 use rpm_sys::pidfd::signal_by_name;
 use rpm_sys::tree::Tree;
-use rpm_wire::api::{ApiError, ChangeReply, Known};
+use rpm_wire::api::{ApiError, ChangeReply, Known, Unknown};
 use tokio::sync::oneshot;
 
 use crate::app::Plane;
@@ -100,13 +100,22 @@ impl Supervisor {
             } else {
                 format!("no process or app {target:?}")
             };
-            return failure(what, Some("nothing is running; start something first"));
+            return failure(what, Some("there are no apps; `rpm start app.js` starts one"));
         }
+        let specs = self.apps.keys().filter_map(|id| self.present_spec(*id));
+        let namespaces: BTreeSet<String> = specs.map(|spec| spec.namespace.clone()).collect();
+        let known = self.apps.values().map(|app| app.name.clone()).chain(namespaces);
         let names: Vec<&str> = self.apps.values().map(|app| app.name.as_str()).take(20).collect();
-        failure(
-            format!("no process or app {target:?}"),
-            Some(&format!("there are: {}", names.join(", "))),
-        )
+        ApiError {
+            unknown: Some(Box::new(Unknown {
+                target: target.to_owned(),
+                known: known.collect(),
+            })),
+            ..failure(
+                format!("no process or app {target:?}"),
+                Some(&format!("there are: {}", names.join(", "))),
+            )
+        }
     }
 
     /// Counts restarts from 0.
@@ -195,7 +204,7 @@ fn pattern_of(pattern: &str) -> Result<Regex, ApiError> {
     let wrong = |why: String| {
         failure(
             format!("/{pattern}/ is no pattern: {why}"),
-            Some("as in: restart '/^web-/'"),
+            Some("as in `rpm restart '/^web-/'`"),
         )
     };
     if pattern.is_empty() || pattern.len() > PATTERN_LIMIT {

@@ -116,7 +116,10 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         tokio::task::yield_now().await;
     }
     let _ = handle.ask(|supervisor| supervisor.fronts.part(false)).await;
-    Err(failure("there was no quiet moment", Some("try again")))
+    Err(failure(
+        "there was no quiet moment",
+        Some("`rpm update` tries again"),
+    ))
 }
 
 /// Has the clients of the proxy go, for their connections end with this program. New ones wait in the backlog for the next.
@@ -190,7 +193,7 @@ impl Supervisor {
             (None, Some(view)) => format!("a worker of {} is starting", self.label(view.app)),
             (None, None) => return Ok(()),
         };
-        Err(failure(what, Some("update when that is done")))
+        Err(failure(what, Some("when that is done, `rpm update`")))
     }
 
     /// Becomes the new binary, if nothing is under way that would be lost. Returns why that failed; `None`: try

@@ -87,7 +87,10 @@ impl Reader {
                     self.warn("the file", text);
                 }
                 if fields.contains_key("static") {
-                    self.warn("the file", "`static` is not read: use `serve`".to_owned());
+                    self.warn(
+                        "the file",
+                        "`static` is not read: use `rpm serve public 8080`".to_owned(),
+                    );
                 }
                 match fields.get("apps").or_else(|| fields.get("pm2")) {
                     Some(Value::Array(list)) => list.iter().collect(),

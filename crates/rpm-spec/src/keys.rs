@@ -371,7 +371,7 @@ const KEYS: &[Key] = &[
         "watch_options",
         "the kernel tells of changes; ignore_watch and watch_delay are understood",
     ),
-    instead("post_update", "run it in your deploy script, before `reload`"),
+    instead("post_update", "run it in your deploy script, before the reload"),
     instead("install_url", "install what the app needs before it is started"),
     own(
         "balance",

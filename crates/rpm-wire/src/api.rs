@@ -35,6 +35,18 @@ pub struct ApiError {
     /// The last lines the failing worker printed, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,
+    /// A target that names nothing, where that is what failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<Box<Unknown>>,
+}
+
+/// A target that names no app, instance or namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unknown {
+    /// The target, as the request has it.
+    pub target: String,
+    /// The names and namespaces of all apps, among which the nearest may be what was meant.
+    pub known: Vec<String>,
 }
 
 fn yes() -> bool {

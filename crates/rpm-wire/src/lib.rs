@@ -6,3 +6,4 @@ pub mod channel;
 pub mod dayjs;
 pub mod interpreter;
 pub mod pm2;
+pub mod shell;

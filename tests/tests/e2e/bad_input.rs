@@ -244,7 +244,14 @@ fn a_name_that_exists() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     hello(&port).start(&rpm);
     let ran = hello(&Port::reserve()).try_start(&rpm);
-    assert_says(&ran, &["\"hello\" runs already", "restart it", "--force"]);
+    assert_says(
+        &ran,
+        &[
+            "\"hello\" runs already",
+            " restart hello` restarts it",
+            " --force`",
+        ],
+    );
     assert_eq!(rpm.list().len(), 2);
     let ran = hello(&port).args(["--name", "all"]).try_start(&rpm);
     assert_says(
@@ -262,7 +269,7 @@ fn numbers_of_instances_that_make_no_sense() {
     hello(&port).start(&rpm);
     assert_says(
         &rpm.run(["scale", "hello", "0"]),
-        &["at least one instance", "`stop` or `delete` it instead"],
+        &["at least one instance", " delete hello` ends it"],
     );
     assert_says(
         &rpm.run(["scale", "hello", "100000"]),

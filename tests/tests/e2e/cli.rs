@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, workers};
 use rpm_e2e::process::{runs, signal};
-use rpm_testkit::{Port, Ran, Rpm, Status, wait_until};
+use rpm_testkit::{Port, Ran, Rpm, Status, fixture, wait_until};
 use rpm_wire::api::{AppInfo, Pong, Process};
 use serde_json::Value;
 
@@ -33,6 +33,70 @@ fn mistakes_exit_with_1_and_say_what_to_do() {
     }
     assert!(rpm.ok(["--version"]).contains(env!("CARGO_PKG_VERSION")));
     assert!(rpm.ok(["help"]).contains("Usage:"));
+}
+
+/// What is in backticks.
+fn commands_in(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// Types it in a shell that knows nothing of the test.
+fn typed(line: &str) -> Ran {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).env_remove("RPM_HOME");
+    shell.output().expect("sh runs").into()
+}
+
+#[test]
+fn a_name_with_a_letter_wrong_is_asked_about_and_the_hint_can_be_pasted() {
+    let rpm = Rpm::new();
+    for (name, namespace) in [
+        ("api", "default"),
+        ("npm start", "default"),
+        ("worker", "staging"),
+    ] {
+        App::new("no-listen.js")
+            .args(["--name", name, "--namespace", namespace])
+            .start(&rpm);
+    }
+    for (args, near) in [
+        (&["restart", "apii", "--update-env"][..], "api"),
+        (&["describe", "ap1"], "api"),
+        (&["logs", "npm strat", "--nostream"], "npm start"),
+        (&["env", "wroker"], "worker"),
+        (&["scale", "workre", "1"], "worker"),
+        (&["flush", "stagin"], "staging"),
+        (&["reset", "stgaing"], "staging"),
+        (&["stop", "api", "workr"], "worker"),
+    ] {
+        let said = rpm.fails(args);
+        assert!(said.contains(&format!("; did you mean {near:?}?\n")), "{said}");
+        let [line] = commands_in(&said)[..] else {
+            panic!("one command in {said}");
+        };
+        let ran = typed(line);
+        assert_eq!(ran.code, Some(0), "{line}: {ran:#?}");
+    }
+    let said = rpm.fails(["start", "wroker"]);
+    assert!(said.contains("did you mean \"worker\"?"), "{said}");
+    let said = rpm.fails(["stop", "nothing-like-it"]);
+    assert!(
+        said.contains("there are: ") && !said.contains("did you mean"),
+        "{said}"
+    );
+    // A script that runs already: both ways out.
+    let hello = fixture("no-listen.js");
+    let said = rpm.fails([
+        "start".as_ref(),
+        hello.as_os_str(),
+        "--name".as_ref(),
+        "npm start".as_ref(),
+    ]);
+    let [restart, more] = commands_in(&said)[..] else {
+        panic!("two commands in {said}");
+    };
+    assert_eq!(typed(restart).code, Some(0), "{said}");
+    assert!(more.ends_with("--force"), "{said}");
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn nothing_to_go_back_to() {
     std::fs::remove_dir_all(site.path("three")).expect("removed");
     let error = site.rpm.fails(["reload", "site"]);
     assert!(
-        error.contains("cannot be started anew: the working directory"),
+        error.contains("cannot restart site: the working directory"),
         "{error}"
     );
     let error = site.rpm.fails(["restart", "site", "--hard"]);

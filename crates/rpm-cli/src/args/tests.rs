@@ -316,7 +316,7 @@ fn options_of_pm2() {
     assert_eq!(start("pm2 start").targets, Vec::<OsString>::new());
     assert_eq!(start("pm2 start a.js b.js").targets.len(), 2);
     assert!(error("pm2 link").contains("no hosted dashboard"));
-    assert!(error("pm2 restrat x").contains("did you mean `restart`?"));
+    assert!(error("pm2 restrat x").contains("restart x`?"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rpm_wire::api::ApiError;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use crate::hints::{meant, pasteable};
 use crate::http::RequestError;
 
 /// Only data and errors are wanted.
@@ -43,7 +44,7 @@ pub(super) fn complain(text: impl Display) {
     if is_silent() && rustix::event::poll(&mut room, Some(&READ_WITHIN)) == Ok(0) {
         return;
     }
-    let _ = writeln!(&stderr, "{text}");
+    let _ = writeln!(&stderr, "{}", pasteable(&text.to_string()));
 }
 
 /// What failed and why, what to do, and the last lines of the worker that failed.
@@ -59,12 +60,21 @@ fn refusal(
         error,
         hint,
         last_lines,
+        unknown,
     }: &ApiError,
 ) -> String {
     let mut text = format!("error: {error}");
+    let hint = match unknown.as_deref().and_then(meant) {
+        Some((question, line)) => {
+            text.push_str("; ");
+            text.push_str(&question);
+            Some(line).filter(|line| !line.is_empty())
+        }
+        None => hint.clone(),
+    };
     if let Some(hint) = hint {
         text.push_str("\nhint: ");
-        text.push_str(hint);
+        text.push_str(&hint);
     }
     if !last_lines.is_empty() {
         text.push_str("\nits last lines:");
@@ -90,6 +100,7 @@ mod tests {
                 error: "web exited with 1".into(),
                 hint: hint.map(String::from),
                 last_lines,
+                unknown: None,
             };
             complaint(&RequestError::Api(error).into())
         };

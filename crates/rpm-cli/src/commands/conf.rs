@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use rpm_wire::api::{Action, ActionRequest, Known};
+use rpm_wire::shell::word;
 use serde_json::{Map, Value};
 
 use super::{change_step_by_step, follow, read, tell};
@@ -63,7 +64,7 @@ pub(super) async fn multiset(words: &str, output: &mut Output) -> anyhow::Result
     let words: Vec<&str> = words.split_whitespace().collect();
     let (pairs, rest) = words.as_chunks::<2>();
     if pairs.is_empty() || !rest.is_empty() {
-        bail!("expected keys and values in turn: multiset 'key value key value'");
+        bail!("expected keys and values in turn: `rpm multiset 'key value key value'`");
     }
     let mut values = load()?;
     let pairs: Vec<(&str, &str)> = pairs.iter().map(|[key, value]| (*key, *value)).collect();
@@ -85,7 +86,10 @@ fn put(values: &mut Map<String, Value>, key: &str, value: &str) -> anyhow::Resul
         .or_insert_with(|| Value::Object(Map::new()));
     match place {
         Value::Object(fields) => drop(fields.insert(second.to_owned(), value.into())),
-        _ => bail!("{first} has a value of its own; `unset {first}` first"),
+        _ => bail!(
+            "{first} has a value of its own; `rpm unset {}` first",
+            word(first)
+        ),
     }
     Ok(())
 }

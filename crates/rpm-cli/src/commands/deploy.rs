@@ -13,6 +13,7 @@ use rpm_spec::{Deployment, deployments};
 
 use super::{surroundings, tell};
 use crate::config;
+use crate::hints::command;
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,7 +77,12 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
     let known = read(&file, &name)?;
     let Some((environment, words)) = words.split_first() else {
         bail!(
-            "name the environment: deploy {name} <environment>; {}",
+            "name the environment, as in {}; {}",
+            command([
+                "deploy",
+                &name,
+                known.keys().next().map_or("production", String::as_str)
+            ]),
             list(&known)
         );
     };

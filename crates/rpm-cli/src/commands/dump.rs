@@ -42,7 +42,7 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
     let path = file()?;
     if apps.is_empty() && !force {
         tell(format!(
-            "nothing is saved: there are no apps; `save --force` writes the empty list over {}",
+            "nothing is saved: there are no apps; `rpm save --force` writes the empty list over {}",
             path.display()
         ));
         return Ok(());
@@ -88,7 +88,7 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
     if !path.exists() && !backup_of(&path).exists() {
         // A service that starts at boot needs the daemon all the same.
         drop(session().await?);
-        tell("nothing was saved; `save` writes the list of apps");
+        tell("nothing was saved; `rpm save` writes the list of apps");
         return Ok(());
     }
     let saved = match load(&path) {
@@ -114,7 +114,7 @@ fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("{} is not there; `save` writes it", path.display())
+            bail!("{} is not there; `rpm save` writes it", path.display())
         }
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };

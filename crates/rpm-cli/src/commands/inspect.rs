@@ -1,16 +1,18 @@
 //! Small questions, and their answers as scripts expect them.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
-use rpm_wire::api::{ChangeReply, Finding, Process, SignalRequest, TargetsRequest};
+use anyhow::Context as _;
+use rpm_wire::api::{ApiError, ChangeReply, Finding, Process, SignalRequest, TargetsRequest, Unknown};
 use rpm_wire::pm2;
 
 use super::{read, session, surroundings, tell};
 use crate::args::{Column, ListArgs};
+use crate::http::RequestError;
 use crate::output::Output;
 use crate::render;
 
@@ -34,7 +36,7 @@ async fn all() -> anyhow::Result<Vec<Process>> {
 }
 
 /// `list`.
-pub(super) async fn list(args: &ListArgs, program: &str, output: &mut Output) -> anyhow::Result<()> {
+pub(super) async fn list(args: &ListArgs, output: &mut Output) -> anyhow::Result<()> {
     let mut processes: Vec<Process> = read("/v1/processes").await?;
     if let Some((column, descending)) = args.sort {
         processes.sort_by(|a, b| by(column, a, b));
@@ -46,7 +48,7 @@ pub(super) async fn list(args: &ListArgs, program: &str, output: &mut Output) ->
         return Ok(output.json(&processes)?);
     }
     if processes.is_empty() {
-        tell(format!("no apps; start one with: {program} start app.js -i max"));
+        tell("no apps; `rpm start app.js -i max` starts one");
         return Ok(());
     }
     if args.mini_list {
@@ -108,7 +110,7 @@ pub(super) async fn env(target: &str, output: &mut Output) -> anyhow::Result<()>
     let processes = all().await?;
     let meant = |process: &&Process| process.id.to_string() == target || process.name == target;
     let process = processes.iter().find(meant);
-    let process = process.ok_or_else(|| anyhow!("no process or app {target:?}; see `list`"))?;
+    let process = process.ok_or_else(|| no_such(target, &processes))?;
     let spec = process
         .spec
         .as_ref()
@@ -117,6 +119,22 @@ pub(super) async fn env(target: &str, output: &mut Output) -> anyhow::Result<()>
         output.line(format_args!("{name}: {value}"))?;
     }
     Ok(())
+}
+
+/// The error of the daemon, for what is looked for here.
+fn no_such(target: &str, processes: &[Process]) -> anyhow::Error {
+    let known: BTreeSet<&String> = processes.iter().map(|process| &process.name).collect();
+    let known: Vec<String> = known.into_iter().cloned().collect();
+    let error = ApiError {
+        error: format!("no process or app {target:?}"),
+        hint: Some("`rpm list` shows them".to_owned()),
+        last_lines: Vec::new(),
+        unknown: Some(Box::new(Unknown {
+            target: target.to_owned(),
+            known,
+        })),
+    };
+    RequestError::Api(error).into()
 }
 
 /// `reset`.
@@ -156,7 +174,7 @@ pub(super) async fn reload_logs() -> anyhow::Result<()> {
         .await?
         .post("/v1/reopen-logs", &serde_json::json!({}))
         .await?;
-    tell("the log files are opened anew");
+    tell("log files reopened");
     Ok(())
 }
 
@@ -170,7 +188,7 @@ pub(super) fn init() -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))?;
     file.write_all(SAMPLE.as_bytes())?;
     tell(format!(
-        "{} written; edit it, and: start ecosystem.config.js",
+        "{} written; edit it, then `rpm start ecosystem.config.js`",
         path.display()
     ));
     Ok(())

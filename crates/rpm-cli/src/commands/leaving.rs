@@ -15,15 +15,15 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// Processes that are named; of others only the number is told.
 const MOST: usize = 5;
 
-/// Waits for a change that ends processes. One that takes long is explained on stderr.
-pub(super) async fn explained<T>(change: impl Future<Output = T>) -> T {
+/// Waits for a change that ends processes. One that takes long is explained on stderr; `at_once` is the command that does not wait.
+pub(super) async fn explained<T>(change: impl Future<Output = T>, at_once: &str) -> T {
     let mut change = pin!(change);
     if let Ok(done) = timeout(PATIENCE, &mut change).await {
         return done;
     }
     let explain = async {
         let processes: Vec<Process> = read("/v1/processes").await.unwrap_or_default();
-        if let Some(text) = explanation(&processes).filter(|_| !is_silent()) {
+        if let Some(text) = explanation(&processes, at_once).filter(|_| !is_silent()) {
             tell(text);
         }
         std::future::pending().await
@@ -35,7 +35,7 @@ pub(super) async fn explained<T>(change: impl Future<Output = T>) -> T {
 }
 
 /// Which processes have not ended yet, and how to end them now; `None`: none is ending.
-fn explanation(processes: &[Process]) -> Option<String> {
+fn explanation(processes: &[Process], at_once: &str) -> Option<String> {
     let ending: Vec<&Process> = processes
         .iter()
         .filter(|process| process.status == Status::Stopping)
@@ -57,13 +57,15 @@ fn explanation(processes: &[Process]) -> Option<String> {
     if let Some(more @ 1..) = ending.len().checked_sub(MOST) {
         let _ = write!(text, " and {more} more");
     }
-    text.push_str("; --hard ends them at once");
+    let _ = write!(text, "; {at_once} ends them at once");
     Some(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HARD: &str = "`rpm stop web --hard`";
 
     fn process(id: u32, status: &str, connections: Option<u32>) -> Process {
         let process = serde_json::json!({
@@ -83,11 +85,14 @@ mod tests {
             process(3, "stopping", None),
         ];
         let expected = "waiting for processes to end: web 0 (pid 100, 1 connection), web 2 (pid 102, 3 connections), web 3 (pid 103); \
-                        --hard ends them at once";
-        assert_eq!(explanation(&processes).as_deref(), Some(expected));
-        assert_eq!(explanation(&processes[1..2]), None);
+                        `rpm stop web --hard` ends them at once";
+        assert_eq!(explanation(&processes, HARD).as_deref(), Some(expected));
+        assert_eq!(explanation(&processes[1..2], HARD), None);
         let many: Vec<Process> = (0..8).map(|id| process(id, "stopping", None)).collect();
-        let text = explanation(&many).expect("some are ending");
-        assert!(text.contains("web 4 (pid 104) and 3 more; --hard"), "{text}");
+        let text = explanation(&many, HARD).expect("some are ending");
+        assert!(
+            text.contains("web 4 (pid 104) and 3 more; `rpm stop web --hard`"),
+            "{text}"
+        );
     }
 }

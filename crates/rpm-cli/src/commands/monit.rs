@@ -80,7 +80,7 @@ enum Deed {
 
 pub(super) async fn monit() -> anyhow::Result<()> {
     if !io::stdout().is_terminal() {
-        bail!("monit needs a terminal; `list --json` and `logs --json` are for programs");
+        bail!("monit needs a terminal; `rpm list --json` and `rpm logs --json` are for programs");
     }
     let first: Vec<Process> = read("/v1/processes").await?;
     let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;

@@ -32,7 +32,7 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     let home = Home::open(home_dir()?)?;
     if connect(&home).await?.is_some() {
         bail!(
-            "a daemon runs already with {}; start without --no-daemon, or set RPM_HOME to another directory",
+            "a daemon runs already with {}; `rpm start` without --no-daemon has it start apps, or set RPM_HOME to another directory",
             home.root().display()
         );
     }

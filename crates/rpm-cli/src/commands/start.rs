@@ -9,15 +9,17 @@ use rpm_wire::api::{
     AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, ExecMode, Known, LogTarget, Plan, PlanRequest,
     StartRequest, Status,
 };
+use rpm_wire::shell::word;
 
 use super::changes::{self, How};
 use super::described::specs_of;
 use super::{change_step_by_step, follow, read, session, show_served, surroundings, tell, warn_of_skipped};
 use crate::args::{FileArgs, SITE_PASSWORD, SITE_USER, STATIC_SITE, ServeArgs, StartArgs};
 use crate::config;
+use crate::hints::command;
 use crate::http::Session;
 use crate::output::Output;
-use crate::resolve::{Surroundings, app_spec, options_of};
+use crate::resolve::{ResolveError, Surroundings, app_spec, options_of};
 
 /// What an argument of `start` means.
 enum Meant {
@@ -125,7 +127,8 @@ async fn start_script(
     (open, output): (&mut Option<Session>, &mut Output),
 ) -> anyhow::Result<()> {
     let options = options_of(args, Some(script))?;
-    let mut spec = app_spec(&options, around, args.env.as_deref(), None)?;
+    let near_app = |error| near_app(error, known);
+    let mut spec = app_spec(&options, around, args.env.as_deref(), None).map_err(near_app)?;
     let same: Vec<&Known> = known.iter().filter(|process| process.name == spec.name).collect();
     if !same.is_empty() {
         let of_script = same
@@ -142,8 +145,10 @@ async fn start_script(
             return changes::apply(vec![spec.name], args, How::start(args), output).await;
         } else if of_script {
             bail!(
-                "{:?} runs already: restart it, or start it once more with --force",
-                spec.name
+                "{:?} runs already; {} restarts it, and {} starts it once more",
+                spec.name,
+                command(["restart", &spec.name]),
+                command(["start", &script.to_string_lossy(), "--force"])
             );
         }
     }
@@ -193,6 +198,22 @@ pub(super) async fn by_script(targets: Vec<String>) -> anyhow::Result<Vec<String
     Ok(found)
 }
 
+/// A script that is not there, and nothing like it, may be the name of an app with a letter wrong.
+fn near_app(error: ResolveError, known: &[Known]) -> ResolveError {
+    match error {
+        ResolveError::ScriptNotFound {
+            script,
+            looked,
+            near: None,
+        } => {
+            let names = known.iter().map(|process| process.name.as_str());
+            let near = rpm_spec::nearest(&script, names).map(str::to_owned);
+            ResolveError::ScriptNotFound { script, looked, near }
+        }
+        other => other,
+    }
+}
+
 /// In the background there are none.
 fn warn_of_standard_streams(spec: &AppSpec) {
     let logs = &spec.logs;
@@ -202,8 +223,9 @@ fn warn_of_standard_streams(spec: &AppSpec) {
     {
         if let (LogTarget::File(path), Some(_)) = (target, target.standard_stream()) {
             tell(format!(
-                "warning: {}: {path} is written to by `runtime` alone; see the lines with `logs`",
-                spec.name
+                "warning: {}: {path} is written to under `rpm runtime` only; `rpm logs {}` shows the lines",
+                spec.name,
+                word(&spec.name)
             ));
         }
     }

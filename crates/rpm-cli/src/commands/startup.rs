@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, anyhow, bail};
+use rpm_wire::shell::word;
 
 use super::tell;
 use crate::args::StartupArgs;
@@ -54,7 +55,7 @@ impl Init {
             }
             "openrc" | "gentoo" | "alpine" => Ok(Init::OpenRc),
             other if OTHERS.contains(&other) => bail!(
-                "services of {other} are not written; have it run `resurrect` at boot, as the user whose apps they are"
+                "services of {other} are not written; have it run `rpm resurrect` at boot, as the user whose apps they are"
             ),
             other => bail!("{other:?} is no init system; expected systemd or openrc"),
         }
@@ -70,8 +71,8 @@ impl Init {
             Ok(Init::Systemd)
         } else {
             Err(anyhow!(
-                "neither systemd nor openrc runs here; name the one that will: startup systemd (in a container, start apps with \
-                 `start --no-daemon` instead)"
+                "neither systemd nor openrc runs here; name the one that will: `rpm startup systemd` (in a container, \
+                 `rpm runtime ecosystem.config.js` instead)"
             ))
         }
     }
@@ -139,7 +140,7 @@ pub(super) fn install(args: &StartupArgs, output: &mut Output) -> anyhow::Result
         run(&words)?;
     }
     tell(format!(
-        "the daemon of {} starts when the system does; `save` has it start the apps that run then",
+        "the daemon of {} starts when the system does; `rpm save` has it start the apps that run then",
         service.user
     ));
     Ok(())
@@ -165,7 +166,7 @@ pub(super) fn remove(args: &StartupArgs, output: &mut Output) -> anyhow::Result<
         Ok(()) | Err(_) => {}
     }
     tell(format!(
-        "{} removed; what runs goes on until `kill`",
+        "{} removed; what runs goes on until `rpm kill`",
         path.display()
     ));
     Ok(())
@@ -189,14 +190,19 @@ fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Out
         .clone()
         .or_else(|| std::env::var_os("HOME").map(PathBuf::from));
     let home = home
-        .map(|home| format!(" --hp {}", home.display()))
+        .map(|home| format!(" --hp {}", word(&home.to_string_lossy())))
+        .unwrap_or_default();
+    // sudo passes on neither.
+    let own = std::env::var_os("RPM_HOME").filter(|own| !own.is_empty());
+    let own = own
+        .map(|own| format!("RPM_HOME={} ", word(&own.to_string_lossy())))
         .unwrap_or_default();
     output.line(format_args!(
-        "sudo env PATH=\"{}\" {} {command} {} -u {}{home}",
-        service.path,
-        service.program,
+        "sudo env PATH={} {own}{} {command} {} -u {}{home}",
+        word(&service.path),
+        word(&service.program),
         init.name(),
-        service.user
+        word(&service.user)
     ))?;
     bail!("only root may do that; type the line above")
 }
@@ -440,7 +446,7 @@ mod tests {
         assert_eq!(Init::named("systemd").ok(), Some(Init::Systemd));
         assert_eq!(Init::named("alpine").ok(), Some(Init::OpenRc));
         let refused = |name| Init::named(name).expect_err("unknown").to_string();
-        assert!(refused("launchd").contains("have it run `resurrect` at boot"));
+        assert!(refused("launchd").contains("have it run `rpm resurrect` at boot"));
         assert!(refused("sysd").contains("expected systemd or openrc"));
     }
 }

@@ -72,10 +72,10 @@ fn every_command_is_here_or_says_what_to_use() {
             assert_eq!(found, command.here == Here::Works, "{name}");
         }
     }
-    assert!(missing("link").starts_with("link: there is no hosted dashboard"));
+    assert!(missing(&["link"]).starts_with("link: there is no hosted dashboard"));
     assert_eq!(
-        missing("restrat"),
-        "there is no command \"restrat\"; did you mean `restart`?"
+        missing(&["restrat", "my app"]),
+        "there is no command \"restrat\"; did you mean `rpm restart 'my app'`?"
     );
 }
 

@@ -35,13 +35,35 @@ pub(super) fn find_script(
     if let Some(dir) = candidates.into_iter().find(|path| path.is_dir()) {
         return Err(ResolveError::ScriptIsDirectory(dir));
     }
+    let near = looked.iter().find_map(|dir| near_file(dir, relative));
+    let mut looked: Vec<String> = looked.iter().map(|dir| dir.display().to_string()).collect();
     if is_name {
-        looked.extend(std::env::split_paths(around.search_path()));
+        looked.push("PATH".to_owned());
     }
     Err(ResolveError::ScriptNotFound {
         script: script.to_string_lossy().into_owned(),
         looked,
+        near,
     })
+}
+
+/// The file that has nearly the name of `relative` to `dir`: with another or no extension, or a letter wrong.
+fn near_file(dir: &Path, relative: &Path) -> Option<String> {
+    let path = absolute_from(dir, relative);
+    let (parent, wanted) = (path.parent()?, path.file_name()?.to_str()?);
+    let files = std::fs::read_dir(parent).ok()?.flatten();
+    let files = files.filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> = files
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    let runnable = |name: &&String| {
+        let path = Path::new(name);
+        by_extension(path).is_some() && path.file_stem() == Path::new(wanted).file_stem()
+    };
+    let near = rpm_spec::nearest(wanted, names.iter().map(String::as_str));
+    let near = near.or_else(|| names.iter().find(runnable).map(String::as_str))?;
+    Some(relative.with_file_name(near).to_string_lossy().into_owned())
 }
 
 /// A directory that Node can run: a package, or one with an `index.js`.

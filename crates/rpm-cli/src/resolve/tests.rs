@@ -303,9 +303,22 @@ fn a_missing_script_says_where_it_was_looked_for() {
     assert_eq!(
         error,
         format!(
-            "script not found: app.js (looked in {root}, {root}/bin); give its path, or set --cwd to where it is"
+            "script not found: app.js (looked in {root} and PATH); give its path, or set --cwd to where it is"
         )
     );
+    place.file("app.js", 0o644);
+    place.file("serve", 0o755);
+    for (typed, near) in [
+        ("app.j", "app.js"),
+        ("ap.js", "app.js"),
+        ("app", "app.js"),
+        ("app.ts", "app.js"),
+        ("./ap.js", "./app.js"),
+        ("srve", "serve"),
+    ] {
+        let error = place.start(typed).expect_err("missing").to_string();
+        assert!(error.ends_with(&format!("; did you mean {near:?}?")), "{error}");
+    }
     let error = place.start("x/app.js").expect_err("missing").to_string();
     assert_eq!(
         error,

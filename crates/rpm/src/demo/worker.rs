@@ -17,7 +17,7 @@ pub(crate) fn run() -> ExitCode {
         .map(|listener| std::thread::spawn(move || serve(&listener)))
         .collect();
     if threads.is_empty() {
-        eprintln!("the sample worker is started by `demo`, which passes it a socket");
+        eprintln!("the sample worker is started by `rpm demo`, which passes it a socket");
         return ExitCode::FAILURE;
     }
     for thread in threads {
