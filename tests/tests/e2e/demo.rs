@@ -81,6 +81,24 @@ fn the_demonstration_ends_by_itself_and_leaves_nothing() {
     ] {
         assert!(ran.stdout.contains(part), "no {part:?} in:\n{}", ran.stdout);
     }
+    let verdict = ran.stdout.trim_end().lines().last().unwrap_or_default();
+    let (requests, rest) = verdict.split_once(" requests to ").expect(verdict);
+    let (_, lost) = rest
+        .split_once(" workers, one of them killed under load: ")
+        .expect(verdict);
+    let lost: u64 = lost
+        .split(' ')
+        .next()
+        .and_then(|lost| lost.parse().ok())
+        .expect(verdict);
+    let ok = count(&ran.stdout, "ok");
+    assert_eq!(requests.parse::<u64>(), Ok(ok + lost), "{}", ran.stdout);
+    let cut = count(&ran.stdout, "reset_fresh");
+    assert!(
+        lost >= cut && (lost == 0 || verdict.contains("the killed worker was answering")),
+        "{}",
+        ran.stdout
+    );
     assert!(count(&ran.stdout, "ok") > 100, "{}", ran.stdout);
     for failure in ["refused", "timed_out"] {
         assert_eq!(count(&ran.stdout, failure), 0, "{}", ran.stdout);

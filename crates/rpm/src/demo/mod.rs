@@ -118,7 +118,10 @@ async fn play(stage: &Stage, port: Option<u16>) -> anyhow::Result<()> {
     stop.stop();
     let report = running.finish().await;
     println!("pid {replaced} took its place and its socket\n");
-    show(&report)?;
+    show(&report);
+    println!("\n{}", verdict(&report, before.len()));
+    // A request that the killed worker was answering is lost with it, and nothing else may be.
+    report.check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])?;
     if port.is_some() {
         println!("\nserving http://{address}/ until you press Ctrl-C");
         std::future::pending::<()>().await;
@@ -188,7 +191,7 @@ async fn replacement(stage: &Stage, victim: &Process, running: &Running) -> anyh
     }
 }
 
-fn show(report: &Report) -> anyhow::Result<()> {
+fn show(report: &Report) {
     println!(
         "{} requests, a new connection each, {:.0} per second:",
         report.outcomes.total(),
@@ -212,7 +215,23 @@ fn show(report: &Report) -> anyhow::Result<()> {
         report.latency.p50_us(),
         report.latency.p99_us()
     );
-    // A request that the killed worker was answering is lost with it, and nothing else may be.
-    report.check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])?;
-    Ok(())
+}
+
+/// What was shown, in one line.
+fn verdict(report: &Report, workers: usize) -> String {
+    let (total, ok) = (report.outcomes.total(), report.outcomes.ok());
+    let cut: u64 = [Outcome::ResetFresh, Outcome::Truncated]
+        .into_iter()
+        .map(|outcome| report.outcomes.count(outcome))
+        .sum();
+    let lost = total - ok;
+    let mut verdict =
+        format!("{total} requests to {workers} workers, one of them killed under load: {lost} lost");
+    match (lost, cut) {
+        (0, _) => {}
+        (_, 1) if lost == cut => verdict.push_str(" (the killed worker was answering it)"),
+        _ if lost == cut => verdict.push_str(" (the killed worker was answering them)"),
+        _ => verdict.push_str(&format!(", of which the killed worker was answering {cut}")),
+    }
+    verdict
 }
