@@ -311,10 +311,10 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
             let what = if policy {
                 "the policy `latency`"
             } else {
-                "what is said of the proxy"
+                "its settings of the proxy"
             };
             return Err(failure(
-                format!("{name} is not behind the proxy, which {what} is for"),
+                format!("{name} is not behind the proxy: {what} would have no effect"),
                 Some("add --balance proxy (`balance: 'proxy'` in a file)"),
             ));
         }

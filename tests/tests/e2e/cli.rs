@@ -100,6 +100,31 @@ fn a_name_with_a_letter_wrong_is_asked_about_and_the_hint_can_be_pasted() {
 }
 
 #[test]
+fn the_list_shows_what_is_named() {
+    let rpm = Rpm::new();
+    for (name, namespace) in [("api", "default"), ("web", "shop"), ("admin", "shop")] {
+        App::new("no-listen.js")
+            .args(["--name", name, "--namespace", namespace])
+            .start(&rpm);
+    }
+    let named = |targets: &[&str]| -> Vec<String> {
+        let words = ["list", "--json"].iter().chain(targets);
+        let list: Vec<Process> = serde_json::from_str(&rpm.ok(words)).expect("processes");
+        list.into_iter().map(|process| process.name).collect()
+    };
+    for (targets, expected) in [
+        (&[][..], &["api", "web", "admin"][..]),
+        (&["web"], &["web"]),
+        (&["shop"], &["web", "admin"]),
+        (&["0", "admin"], &["api", "admin"]),
+        (&["/^a/"], &["api", "admin"]),
+    ] {
+        assert_eq!(named(targets), expected, "{targets:?}");
+    }
+    assert!(rpm.fails(["list", "wbe"]).contains("did you mean \"web\"?"));
+}
+
+#[test]
 fn every_reading_command_speaks_json() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     App::cluster("hello.js", "2").port(&port).start(&rpm);

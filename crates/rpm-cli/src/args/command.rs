@@ -311,6 +311,8 @@ impl FileArgs {
 /// Of `list`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ListArgs {
+    /// Only these: names, ids, namespaces or /patterns/
+    pub(crate) targets: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -361,11 +363,14 @@ pub(crate) struct LogsArgs {
     /// Name, id, namespace or /pattern/; without it, all
     pub(crate) target: Option<String>,
     /// How many lines of the past
-    #[arg(long, default_value_t = 15)]
+    #[arg(short = 'n', long, default_value_t = 15)]
     pub(crate) lines: u32,
     /// Do not follow
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-follow")]
     pub(crate) nostream: bool,
+    /// Follow, which is the default
+    #[arg(short, long, hide = true, conflicts_with = "nostream")]
+    pub(crate) follow: bool,
     /// Only standard output
     #[arg(long, conflicts_with = "err")]
     pub(crate) out: bool,

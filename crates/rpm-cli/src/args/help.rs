@@ -155,6 +155,7 @@ const PAGES: &[Page] = &[
         "",
         &[
             ("list", ""),
+            ("list api", ""),
             ("list --sort memory:desc", ""),
             ("list --json", "everything that is known"),
         ],
@@ -165,7 +166,7 @@ const PAGES: &[Page] = &[
         "",
         &[
             ("logs", "of all apps, and follow"),
-            ("logs api --lines 200", ""),
+            ("logs api -n 200", ""),
             ("logs api --err --nostream", "past errors"),
             ("logs --json", "an object a line"),
         ],

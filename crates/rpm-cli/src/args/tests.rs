@@ -125,11 +125,12 @@ fn commands_and_their_other_names() {
         );
     }
     let expected = Command::List(ListArgs {
+        targets: vec!["web".into(), "3".into()],
         json: true,
         sort: Some((Column::Memory, true)),
         mini_list: true,
     });
-    assert_eq!(command("rpm ls --json --sort memory:desc -m"), expected);
+    assert_eq!(command("rpm ls web --json --sort memory:desc -m 3"), expected);
     assert!(try_parse("rpm ls --sort colour").is_err());
     for name in ["describe", "desc", "info", "show"] {
         let expected = Command::Describe {
@@ -193,6 +194,15 @@ fn commands_that_only_show() {
         ..LogsArgs::default()
     });
     assert_eq!(command("rpm logs web --lines 3 --nostream --json"), expected);
+    assert_eq!(command("rpm logs web -n 3 --no-follow --json"), expected);
+    assert_eq!(
+        command("rpm logs -f"),
+        Command::Logs(LogsArgs {
+            lines: 15,
+            follow: true,
+            ..LogsArgs::default()
+        })
+    );
     assert_eq!(command("rpm jlist"), Command::Jlist);
     assert_eq!(command("rpm ping"), Command::Ping { json: false });
     assert_eq!(command("rpm kill"), Command::Kill);

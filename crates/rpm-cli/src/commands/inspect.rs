@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use rpm_wire::api::{ApiError, ChangeReply, Finding, Process, SignalRequest, TargetsRequest, Unknown};
+use rpm_wire::api::{ApiError, ChangeReply, Finding, Known, Process, SignalRequest, TargetsRequest, Unknown};
 use rpm_wire::pm2;
 
 use super::{read, session, surroundings, tell};
@@ -38,6 +38,14 @@ async fn all() -> anyhow::Result<Vec<Process>> {
 /// `list`.
 pub(super) async fn list(args: &ListArgs, output: &mut Output) -> anyhow::Result<()> {
     let mut processes: Vec<Process> = read("/v1/processes").await?;
+    if !args.targets.is_empty() {
+        let request = TargetsRequest {
+            targets: args.targets.clone(),
+        };
+        let meant: Vec<Known> = session().await?.post("/v1/resolve", &request).await?;
+        let meant: BTreeSet<u32> = meant.iter().map(|process| process.id).collect();
+        processes.retain(|process| meant.contains(&process.id));
+    }
     if let Some((column, descending)) = args.sort {
         processes.sort_by(|a, b| by(column, a, b));
         if descending {

@@ -46,7 +46,7 @@ fn of(shell: &str, words: &[&str]) -> Vec<String> {
 #[test]
 fn names_groups_ids_and_all() {
     for command in [
-        "stop", "restart", "reload", "delete", "logs", "describe", "reset", "flush",
+        "stop", "restart", "reload", "delete", "logs", "list", "describe", "reset", "flush",
     ] {
         let found = bash(&format!("rpm {command} "));
         let expected = [

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use comfy_table::{Cell, Color, Table};
 use rpm_wire::api::{AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, SlotInfo};
 
+use serde_json::Value;
+
 use super::Look;
 use super::table::{mode, painted, processes, table, visible};
 use super::units::or_dash;
@@ -82,7 +84,71 @@ fn facts(info: &AppInfo, look: Look) -> Table {
     for (field, value) in limits(spec) {
         fact(field, value);
     }
+    for (key, value) in settings(spec) {
+        fact(&key, value);
+    }
     table
+}
+
+/// Keys that other lines show, or that are too long for one: the variables are what `rpm env` is for.
+const SHOWN: [&str; 22] = [
+    "name",
+    "script",
+    "interpreter",
+    "interpreter_args",
+    "args",
+    "cwd",
+    "env",
+    "exec_mode",
+    "instances",
+    "listen",
+    "wait_ready",
+    "autorestart",
+    "listen_timeout_ms",
+    "kill_timeout_ms",
+    "reload_timeout_ms",
+    "drain_timeout_ms",
+    "watch_after_ms",
+    "health_check",
+    "max_restarts",
+    "min_uptime_ms",
+    "restart_delay_ms",
+    "exp_backoff_restart_delay_ms",
+];
+
+/// Everything else that is not as it is by default, by the names of the API.
+fn settings(spec: &AppSpec) -> Vec<(String, String)> {
+    let value = |spec: &AppSpec| serde_json::to_value(spec).unwrap_or_default();
+    let mut found = Vec::new();
+    differences("", &value(spec), &value(&AppSpec::default()), &mut found);
+    found
+}
+
+fn differences(path: &str, value: &Value, usual: &Value, found: &mut Vec<(String, String)>) {
+    match (value, usual) {
+        (Value::Object(fields), _) => {
+            for (key, field) in fields {
+                let whole = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                if !SHOWN.contains(&whole.as_str()) {
+                    differences(&whole, field, usual.get(key).unwrap_or(&Value::Null), found);
+                }
+            }
+        }
+        (Value::Null, _) => {}
+        (value, usual) if value == usual => {}
+        (Value::String(text), _) => found.push((path.to_owned(), text.clone())),
+        (Value::Array(all), _) => {
+            let words = all
+                .iter()
+                .map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned));
+            found.push((path.to_owned(), words.collect::<Vec<_>>().join(", ")));
+        }
+        (value, _) => found.push((path.to_owned(), value.to_string())),
+    }
 }
 
 /// Those that were set; the daemon's defaults are not repeated here.

@@ -9,7 +9,7 @@ use super::table::{painted, table, visible};
 /// One line for each mechanism.
 pub(crate) fn doctor(findings: &[Finding], look: Look) -> Table {
     let mut table = table(
-        &["mechanism", "works", "what it gives, or why not", "to have it"],
+        &["mechanism", "works", "what it gives, or why not", "how to get it"],
         &[],
         look,
     );

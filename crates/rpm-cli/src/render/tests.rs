@@ -277,6 +277,9 @@ app
 │ autorestart       ┆ yes                                 │
 │ ready when        ┆ it sends `ready`                    │
 │ listen timeout    ┆ 5000 ms                             │
+│ balance           ┆ handoff                             │
+│ kill_signal       ┆ SIGTERM                             │
+│ policy            ┆ ip-hash                             │
 ╰───────────────────┴─────────────────────────────────────╯
 
 processes
@@ -351,4 +354,42 @@ fn log_lines_align_and_show_their_stream() {
     assert_eq!(log_line(&shared, width, Look::Plain), "web       | hello");
     let endless = line(1, &"n".repeat(500), Stream::Out);
     assert!(origin_width(width, &endless) < 100);
+}
+
+#[test]
+fn settings_that_are_not_the_usual_ones_are_shown() {
+    let described = |spec: AppSpec| {
+        let info = AppInfo {
+            spec,
+            plane: "proxy".into(),
+            plane_reason: "asked for".into(),
+            generation: 1,
+            processes: Vec::new(),
+            listeners: Vec::new(),
+        };
+        app(&info, Look::Plain)
+    };
+    let usual = described(AppSpec::default());
+    let rows = |text: &str| text.lines().filter(|line| line.starts_with('│')).count();
+    let mut spec = AppSpec::default();
+    spec.proxy.sticky = Some("sid".into());
+    spec.policy = rpm_wire::api::Policy::IpHash;
+    spec.ports = vec![80, 81];
+    spec.max_memory_restart = Some(1 << 20);
+    spec.cron_restart = Some("0 3 * * *".into());
+    spec.env.insert("SECRET".into(), "x".into());
+    let text = described(spec);
+    for line in [
+        ("policy", "ip-hash"),
+        ("proxy.sticky", "sid"),
+        ("ports", "80, 81"),
+        ("max_memory_restart", "1048576"),
+        ("cron_restart", "0 3 * * *"),
+    ] {
+        let shown =
+            |row: &&str| row.contains(&format!("│ {} ", line.0)) && row.contains(&format!("┆ {} ", line.1));
+        assert_eq!(text.lines().filter(shown).count(), 1, "{line:?} in\n{text}");
+    }
+    assert_eq!(rows(&text), rows(&usual) + 5, "{text}");
+    assert!(!text.contains("SECRET"), "{text}");
 }
