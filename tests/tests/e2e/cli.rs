@@ -67,6 +67,7 @@ fn a_name_with_a_letter_wrong_is_asked_about_and_the_hint_can_be_pasted() {
         (&["scale", "workre", "1"], "worker"),
         (&["flush", "stagin"], "staging"),
         (&["reset", "stgaing"], "staging"),
+        (&["attach", "apii"], "api"),
         (&["stop", "api", "workr"], "worker"),
     ] {
         let said = rpm.fails(args);

@@ -240,6 +240,30 @@ fn a_service_is_written_for_the_system() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(String::from_utf8_lossy(&done.stdout).contains("ExecStart="));
     assert_eq!(place.read("asked"), "daemon-reload\nenable apps\ndisable apps\n");
+    // Where systemd refuses, nothing is left; where it does not run, it must be named.
+    place.write("systemctl", "#!/bin/sh\nexit 1\n");
+    let script = "cp /etc/passwd passwd; mount -t tmpfs tmpfs /etc && mkdir -p /etc/systemd/system && cp passwd /etc/passwd
+        PATH=$PWD:$PATH; ! $RPM startup systemd --service-name apps && test ! -e /etc/systemd/system/apps.service
+        echo before > /etc/systemd/system/apps.service
+        ! $RPM startup systemd --service-name apps && cat /etc/systemd/system/apps.service
+        test -e /run/systemd/system || { ! $RPM startup --service-name other; test ! -e /etc/systemd/system/other.service; }";
+    let refused = Command::new("unshare")
+        .args(["--mount", "sh", "-ec", script])
+        .current_dir(place.path())
+        .env("RPM", rpm.binary())
+        .env("RPM_HOME", rpm.home())
+        .output()
+        .expect("unshare runs");
+    assert!(refused.status.success(), "{refused:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&refused.stdout),
+        "before\n",
+        "{refused:?}"
+    );
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("is as it was before"),
+        "{refused:?}"
+    );
 }
 
 #[test]

@@ -67,8 +67,6 @@ impl Init {
             Ok(Init::Systemd)
         } else if runs("/run/openrc") {
             Ok(Init::OpenRc)
-        } else if on_path("systemctl") {
-            Ok(Init::Systemd)
         } else {
             Err(anyhow!(
                 "neither systemd nor openrc runs here; name the one that will: `rpm startup systemd` (in a container, \
@@ -134,10 +132,16 @@ pub(super) fn install(args: &StartupArgs, output: &mut Output) -> anyhow::Result
         return Ok(output.bytes(text.as_bytes())?);
     }
     refuse_others("startup", init, args, output)?;
-    write(&path, &text, init.mode())?;
+    let before = fs::read(&path).ok();
+    write(&path, text.as_bytes(), init.mode())?;
     tell(format!("{} written", path.display()));
-    for words in init.enable(&service.name) {
-        run(&words)?;
+    if let Err(error) = init.enable(&service.name).iter().try_for_each(|words| run(words)) {
+        // Half a service would be started, or not, at some boot.
+        match before {
+            Some(before) => write(&path, &before, init.mode())?,
+            None => fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?,
+        }
+        return Err(error.context(format!("{} is as it was before", path.display())));
     }
     tell(format!(
         "the daemon of {} starts when the system does; `rpm save` has it start the apps that run then",
@@ -366,7 +370,7 @@ reload() {{
     )
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+fn write(path: &Path, text: &[u8], mode: u32) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     let written = fs::OpenOptions::new()
         .create(true)
@@ -375,15 +379,10 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
         .mode(mode)
         .open(&new)
         .and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
+            file.write_all(text)?;
             fs::rename(&new, path)
         });
     written.with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 fn run(words: &[&str]) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::io::BufRead as _;
 
 use anyhow::bail;
-use rpm_wire::api::{ChangeReply, SendRequest, TriggerReply, TriggerRequest};
+use rpm_wire::api::{ChangeReply, Known, SendRequest, TargetsRequest, TriggerReply, TriggerRequest};
 
 use super::{logs, session};
 use crate::args::LogsArgs;
@@ -21,6 +21,11 @@ pub(super) async fn send(target: &str, line: &str) -> anyhow::Result<()> {
 
 /// `attach`: until the end of what is typed.
 pub(super) async fn attach(target: &str, output: &mut Output) -> anyhow::Result<()> {
+    // Where nothing is typed its output may end before that says that there is no such app.
+    let request = TargetsRequest {
+        targets: vec![target.to_owned()],
+    };
+    let _: Vec<Known> = session().await?.post("/v1/resolve", &request).await?;
     let (lines, mut typed) = tokio::sync::mpsc::channel::<String>(16);
     // It reads as long as somebody types: a thread may wait for that, and ends with the process.
     std::thread::Builder::new().spawn(move || {

@@ -460,5 +460,7 @@ fn a_version_of_node_is_the_newest_that_is_installed() {
             error.contains(wanted) && error.contains(".nvm/versions/node"),
             "{error}"
         );
+        assert_eq!(error.matches("looked in").count(), 1, "{error}");
+        assert_eq!(error.matches("install it").count(), 1, "{error}");
     }
 }

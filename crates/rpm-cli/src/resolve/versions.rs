@@ -27,10 +27,12 @@ pub(super) fn node(version: &str, around: &Surroundings) -> Result<PathBuf, Reso
         let looked: Vec<String> = places.iter().map(|(dir, _)| dir.display().to_string()).collect();
         ResolveError::InterpreterNotFound {
             interpreter: format!("node@{version}"),
-            why: "was asked for; install it (nvm install, fnm install, n, volta install), or name the program itself".to_owned(),
+            why: "was asked for, of those that nvm, fnm, n or volta have installed".to_owned(),
             path: match looked.is_empty() {
-                true => "there is neither HOME nor NVM_DIR, FNM_DIR, N_PREFIX or VOLTA_HOME to look in".to_owned(),
-                false => format!("looked in {}", looked.join(", ")),
+                true => {
+                    "no directory: HOME, NVM_DIR, FNM_DIR, N_PREFIX and VOLTA_HOME are not set".to_owned()
+                }
+                false => looked.join(", "),
             },
         }
     })
