@@ -204,7 +204,7 @@ fn a_home_that_cannot_be_written_to_any_more() {
         "cannot write its state",
         "Is a directory",
         "free space there",
-        "work meanwhile",
+        "apps can be stopped and deleted",
     ];
     let stored = || rpm.run(["scale", "web", "3"]).code;
     wait_until(
