@@ -1,17 +1,17 @@
 //! What programs do about their listeners by themselves: a socket that they bind may be shared with their siblings, and becomes a
 //! slot when they listen.
 //!
-//! A call that cannot be dealt with goes on as it is: the program then has what it would have without a daemon.
+//! A call that cannot be dealt with goes on as it is: the program then has what it would have without a daemon. A call that would
+//! share the port of another app fails.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, WorkerId};
-use rpm_listen::{Captured, Grant, Request, Wanted, captured_key};
+use rpm_listen::{Captured, Grant, OpenError, Request, Wanted, captured_key};
 use rpm_sys::intercept::{Call, Notifications, Received, What};
 use rpm_sys::socket;
 use rpm_sys::spawn::{Child, Spawn, SpawnError, Stage, spawn};
@@ -82,6 +82,11 @@ impl Intercepted {
     /// In place of the call, what it is to do was done.
     fn done(&self) {
         self.told(self.from.done(&self.call));
+    }
+
+    /// The call fails as it would where another program has the address.
+    fn refused(&self, error: &OpenError) {
+        self.told(self.from.fail(&self.call, error.errno()));
     }
 
     fn told(&self, answered: io::Result<()>) {
@@ -186,37 +191,70 @@ impl Supervisor {
     /// A process of a worker waits for an answer.
     pub(crate) fn called(&mut self, worker: WorkerId, intercepted: Intercepted) {
         match intercepted.call.what() {
-            What::Bind { .. } => {
-                if let Err(error) = self.binds(worker, &intercepted) {
+            What::Bind { .. } => match self.binds(worker, &intercepted) {
+                Ok(Ok(())) => intercepted.proceed(),
+                Ok(Err(taken)) => self.refuse_call(worker, &intercepted, &taken),
+                Err(error) => {
                     debug!(%worker, %error, "a socket is left as it is");
+                    intercepted.proceed();
                 }
-                intercepted.proceed();
-            }
-            What::Listen { backlog } => self.listens(worker, intercepted, backlog),
+            },
+            What::Listen { backlog } => match self.taken_meanwhile(worker, &intercepted) {
+                Some(taken) => self.refuse_call(worker, &intercepted, &taken),
+                None => self.listens(worker, intercepted, backlog),
+            },
         }
     }
 
-    /// Has the socket share its address, if it is one that the app's workers may share.
-    fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> io::Result<()> {
+    /// The address belongs to another app. A socket that says `SO_REUSEPORT` itself would get a part of that one's clients, or all.
+    fn refuse_call(&mut self, worker: WorkerId, intercepted: &Intercepted, taken: &OpenError) {
+        self.trouble(worker, taken);
+        intercepted.refused(taken);
+    }
+
+    /// Another app has begun to listen where the socket of this call of `listen` is bound: both were bound before either listened.
+    fn taken_meanwhile(&self, worker: WorkerId, intercepted: &Intercepted) -> Option<OpenError> {
+        let app = self.workers.get(&worker)?.app;
+        let fd = intercepted.from.socket(&intercepted.call).ok()?;
+        let tcp = socket::tcp(&fd)?;
+        let addr = socket::local_addr(&fd).ok()?;
+        if self.listeners.slot_of(&fd).is_some() {
+            return None;
+        }
+        self.listeners.refuse_other_app(app, addr, tcp.v6only).err()
+    }
+
+    /// Has the socket share its address, if it is one that the app's workers may share; unless another app has that.
+    fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> io::Result<Result<(), OpenError>> {
         let Intercepted { from, call } = intercepted;
-        let Some(addr) = from.address(call)? else {
-            return Ok(());
+        let Some(addr) = from.address(call)?.filter(|addr| addr.port() != 0) else {
+            return Ok(Ok(()));
         };
-        let Some(app) = self.sharing_app(worker, addr) else {
-            return Ok(());
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return Ok(Ok(()));
         };
         let socket = from.socket(call)?;
         let Some(tcp) = socket::tcp(&socket) else {
-            return Ok(());
+            return Ok(Ok(()));
         };
-        if self.listeners.count_of(worker) >= SOCKETS_LIMIT {
-            return Ok(());
+        if let Err(taken) = self.listeners.refuse_other_app(app, addr, tcp.v6only) {
+            return Ok(Err(taken));
+        }
+        if !self.is_shared(worker, addr.port()) || self.listeners.count_of(worker) >= SOCKETS_LIMIT {
+            return Ok(Ok(()));
         }
         self.release_closed(worker);
         let moves = self.may_move(worker);
-        if let Err(error) = self.listeners.may_capture(app, addr, tcp.v6only, moves) {
-            self.trouble(worker, &error);
-            return Ok(());
+        match self.listeners.may_capture(app, addr, tcp.v6only, moves) {
+            Ok(()) => {}
+            // A port of the daemon's own, which sends clients to https.
+            Err(OpenError::Foreign { addr, by }) if by.is_this_process() => {
+                return Ok(Err(OpenError::Foreign { addr, by }));
+            }
+            Err(error) => {
+                self.trouble(worker, &error);
+                return Ok(Ok(()));
+            }
         }
         let cookie = socket::cookie(&socket)?;
         socket::share(&socket)?;
@@ -227,7 +265,7 @@ impl Supervisor {
             }
             held.bound.insert(cookie);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// A program that listens to see whether a port is free, closes, and listens in earnest, would leave a slot behind where
@@ -241,12 +279,10 @@ impl Supervisor {
         }
     }
 
-    /// The app, if its workers share a port like that.
-    fn sharing_app(&self, worker: WorkerId, addr: SocketAddr) -> Option<AppId> {
-        let held = self.workers.get(&worker)?;
-        let ports = &held.spec.ports;
-        let shared = addr.port() != 0 && (ports.is_empty() || ports.contains(&addr.port()));
-        shared.then_some(held.app)
+    /// Do the workers of this one's app share that port?
+    fn is_shared(&self, worker: WorkerId, port: u16) -> bool {
+        let held = self.workers.get(&worker);
+        held.is_some_and(|held| held.spec.ports.is_empty() || held.spec.ports.contains(&port))
     }
 
     fn listens(&mut self, worker: WorkerId, intercepted: Intercepted, backlog: u32) {

@@ -18,6 +18,15 @@ pub struct Occupant {
     pub process: Option<(u32, String)>,
 }
 
+impl Occupant {
+    /// It is the process that asks.
+    #[must_use]
+    pub fn is_this_process(&self) -> bool {
+        let process = self.process.as_ref();
+        process.is_some_and(|(pid, _)| *pid == std::process::id())
+    }
+}
+
 impl fmt::Display for Occupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.process {
@@ -55,7 +64,7 @@ mod tests {
         let found = occupant(addr, false)
             .unwrap()
             .expect("the listener stands in the way");
-        assert_eq!(found.process.as_ref().map(|p| p.0), Some(std::process::id()));
+        assert!(found.is_this_process());
         let wildcard = SocketAddr::new("::".parse().unwrap(), addr.port());
         assert!(
             occupant(wildcard, false).unwrap().is_some(),

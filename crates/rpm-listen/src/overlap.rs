@@ -17,6 +17,22 @@ impl Listeners {
         self.group(app, key).is_none() && self.overlapping(addr, v6only).any(|(_, group)| group.app == app)
     }
 
+    /// Another app listens where clients of this address arrive. Unlike [`Listeners::open`] this asks nobody outside the daemon.
+    ///
+    /// # Errors
+    /// Who it is.
+    pub fn refuse_other_app(&self, app: AppId, addr: SocketAddr, v6only: bool) -> Result<(), OpenError> {
+        let mut others = self.overlapping(addr, v6only).map(|(_, group)| group);
+        match others.find(|group| group.app != app) {
+            None => Ok(()),
+            Some(other) => Err(OpenError::Ours {
+                addr,
+                held: other.addr,
+                app: other.app,
+            }),
+        }
+    }
+
     fn overlapping(&self, addr: SocketAddr, v6only: bool) -> impl Iterator<Item = (&GroupId, &Group)> {
         self.groups.iter().filter(move |(_, group)| {
             addr.port() != 0

@@ -3,7 +3,7 @@
 //!
 //! The filter is installed between fork and exec and inherited from there on. A process that calls one of the two waits in the
 //! kernel until its supervisor has answered: mostly that the call shall go on as it is, after something was done to the
-//! socket, or after the socket was replaced by another one.
+//! socket, or after the socket was replaced by another one; sometimes that it fails.
 //!
 //! What a process passes in memory may change before the kernel reads it. So nothing here is a matter of security: a
 //! program that cheats gets the port that it would have had without.
@@ -173,10 +173,8 @@ impl Notifications {
     /// `ENOENT` if the caller has died, or the call is answered.
     pub fn proceed_with(&self, id: u64) -> io::Result<()> {
         // It is the bit 0.
-        self.respond(
-            id,
-            u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or(1),
-        )
+        let goes_on = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or(1);
+        self.respond(id, goes_on, 0)
     }
 
     /// The call has succeeded: what it is to do was done in its place.
@@ -184,14 +182,22 @@ impl Notifications {
     /// # Errors
     /// `ENOENT` if the caller has died.
     pub fn done(&self, call: &Call) -> io::Result<()> {
-        self.respond(call.id, 0)
+        self.respond(call.id, 0, 0)
     }
 
-    fn respond(&self, id: u64, flags: u32) -> io::Result<()> {
+    /// The call fails with this errno, which is positive.
+    ///
+    /// # Errors
+    /// `ENOENT` if the caller has died.
+    pub fn fail(&self, call: &Call, errno: i32) -> io::Result<()> {
+        self.respond(call.id, 0, -errno)
+    }
+
+    fn respond(&self, id: u64, flags: u32, error: i32) -> io::Result<()> {
         let response = libc::seccomp_notif_resp {
             id,
             val: 0,
-            error: 0,
+            error,
             flags,
         };
         // SAFETY: the kernel reads one `seccomp_notif_resp`.

@@ -50,6 +50,7 @@ mod sight;
 mod stalled_logs;
 mod stop;
 mod supervision;
+mod taken;
 mod takeover;
 mod talk;
 mod tls;
