@@ -85,7 +85,7 @@ impl App {
     }
 
     /// The command that starts it, not run yet. It waits until the program listens, however little CPU that gets, unless another
-    /// `--listen-timeout` is given: after 3 s without a listener it would be online all the same.
+    /// `--listen-timeout` is given.
     #[must_use]
     pub fn command(&self, rpm: &Rpm) -> Command {
         let mut args = self.args.clone();

@@ -15,10 +15,10 @@ pub enum Readiness {
     /// For a program that may have no port at all: ready once it listens, or has lived for a second (or `listen_timeout`, if
     /// that is less). A worker that a reload starts must listen where its predecessor does.
     Runs,
-    /// Ready once it listens. A worker that is alive at `listen_timeout` and listens on nothing is
-    /// `online` too (a queue consumer), and is reported as silent.
+    /// Ready once it listens. A worker that is alive at `start_timeout` and listens on nothing is
+    /// `online` too (a queue consumer), and is reported as silent. From then on `listen_timeout` is enough for its instance.
     Listens,
-    /// Ready once it says so (`process.send('ready')`); silence until `listen_timeout` is a failure.
+    /// Ready once it says so (`process.send('ready')`); silence until `start_timeout` is a failure.
     Announces,
 }
 
@@ -41,8 +41,11 @@ pub struct Policy {
     pub exp_backoff: Option<Duration>,
     /// From the first signal to SIGKILL.
     pub kill_timeout: Duration,
-    /// From the spawn to readiness.
+    /// How long a program that listens on something usually takes for that.
     pub listen_timeout: Duration,
+    /// From the spawn to readiness, of a worker that no reload starts: a slow program has as long for its first start as for a reload.
+    #[serde(default = "start_timeout")]
+    pub start_timeout: Duration,
     /// The same for a worker that a reload starts, where being late is a failure.
     pub reload_timeout: Duration,
     /// How long a worker that was replaced may take to finish what it has begun.
@@ -50,6 +53,10 @@ pub struct Policy {
     /// How long the old workers stand by when all new ones of a reload are ready. A new one that ends within this time has
     /// the old ones serve again. Zero: they retire at once.
     pub watch_after: Duration,
+}
+
+fn start_timeout() -> Duration {
+    Policy::default().start_timeout
 }
 
 impl Default for Policy {
@@ -63,6 +70,7 @@ impl Default for Policy {
             exp_backoff: None,
             kill_timeout: Duration::from_millis(1600),
             listen_timeout: Duration::from_secs(3),
+            start_timeout: Duration::from_secs(30),
             reload_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             watch_after: Duration::ZERO,

@@ -92,7 +92,7 @@ fn term(worker: &Worker, former: Option<&Footprint>) -> (Duration, bool) {
         (Readiness::Executed, _) | (Readiness::Runs, None) => (policy.min_uptime, true),
         (Readiness::Announces, _) => (policy.reload_timeout, false),
         // There is nothing to compare with: as at a first start.
-        (Readiness::Listens, None) => (policy.listen_timeout, true),
+        (Readiness::Listens, None) => (policy.start_timeout, true),
         (Readiness::Listens | Readiness::Runs, Some(former)) if former.is_silent() => {
             (policy.min_uptime, true)
         }

@@ -83,7 +83,9 @@ impl Core {
         match worker.phase {
             Phase::Spawning { .. } => {
                 worker.spawned = Some(self.now);
-                let ready_by = self.now + worker.time_to_be_ready();
+                let former = self.instances.get(&worker.instance);
+                let former = former.and_then(|instance| instance.footprint.as_ref());
+                let ready_by = self.now + worker.time_to_be_ready(former.is_some_and(Footprint::is_silent));
                 let (duty, readiness) = (worker.duty, worker.config.readiness);
                 self.enter(id, Phase::Launching { ready_by });
                 match (duty, readiness) {
@@ -149,7 +151,7 @@ impl Core {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        let within = worker.config.policy.listen_timeout;
+        let within = worker.config.policy.start_timeout;
         match (worker.phase, worker.config.readiness) {
             (Phase::Spawning { .. }, _) => self.not_ready(id, SPAWN_TIMEOUT),
             (Phase::Launching { .. }, _) if worker.duty == Duty::Prove => self.review(id),

@@ -138,12 +138,15 @@ impl Phase {
 const LIVES: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// From its spawn; at the end of that it is ready because it lives, or has failed.
-    pub(crate) fn time_to_be_ready(&self) -> Duration {
-        let within = self.config.policy.listen_timeout;
+    /// From its spawn; at the end of that it is ready because it lives, or has failed. `silent`: the worker before it was ready and
+    /// listened on nothing.
+    pub(crate) fn time_to_be_ready(&self, silent: bool) -> Duration {
+        let policy = &self.config.policy;
         match self.config.readiness {
-            Readiness::Runs => within.min(LIVES),
-            Readiness::Executed | Readiness::Listens | Readiness::Announces => within,
+            Readiness::Runs => policy.listen_timeout.min(LIVES),
+            Readiness::Executed => policy.listen_timeout,
+            Readiness::Listens if silent => policy.listen_timeout,
+            Readiness::Listens | Readiness::Announces => policy.start_timeout,
         }
     }
 
@@ -153,6 +156,12 @@ impl Worker {
         waits && self.config.readiness == Readiness::Runs
     }
 
+    /// It has lived longer than programs usually take to listen.
+    fn is_late(&self, now: Tick) -> bool {
+        self.spawned
+            .is_some_and(|spawned| now - spawned >= self.config.policy.listen_timeout)
+    }
+
     /// Its life, if it ended now.
     pub(crate) fn life(&self, now: Tick) -> Life {
         match self.phase {
@@ -160,6 +169,14 @@ impl Worker {
                 uptime: now - self.spawned.unwrap_or(since),
                 online: now - since,
             },
+            // It may be one that will never listen.
+            Phase::Launching { .. } if self.config.readiness == Readiness::Listens && self.is_late(now) => {
+                let uptime = now - self.spawned.unwrap_or(now);
+                Life::Ready {
+                    uptime,
+                    online: uptime.saturating_sub(self.config.policy.listen_timeout),
+                }
+            }
             // Nothing but living was wanted of it: it has done that so long.
             Phase::Launching { .. } if self.config.readiness == Readiness::Runs => {
                 let uptime = now - self.spawned.unwrap_or(now);

@@ -193,9 +193,9 @@ fn program(spec: &AppSpec) -> Option<std::borrow::Cow<'_, str>> {
     Path::new(program).file_name().map(|name| name.to_string_lossy())
 }
 
-/// What the core must know of a revision. `cpus` is what `instances: 0` and negative numbers refer to.
-pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig {
-    let ms = |value: Option<u64>, default: Duration| value.map_or(default, Duration::from_millis);
+/// What the core must know of a revision. `cpus` is what `instances: 0` and negative numbers refer to; `intercepted`: the calls of its
+/// workers are.
+pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted: bool) -> AppConfig {
     let default = RestartPolicy::default();
     AppConfig {
         revision,
@@ -219,6 +219,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
                 .map(Duration::from_millis),
             kill_timeout: ms(spec.kill_timeout_ms, default.kill_timeout),
             listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
+            start_timeout: start_timeout(spec, &default, intercepted),
             reload_timeout: ms(spec.reload_timeout_ms, default.reload_timeout),
             drain_timeout: drain_timeout(spec) + CLOSE_WITHIN,
             watch_after: ms(spec.watch_after_ms, default.watch_after),
@@ -234,6 +235,21 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32) -> AppConfig
         allow_port_change: spec.allow_port_change,
         health_check: spec.health_check.is_some(),
     }
+}
+
+/// How long a worker that no reload starts may take to become ready: what the user says, or as long as for a reload.
+fn start_timeout(spec: &AppSpec, default: &RestartPolicy, intercepted: bool) -> Duration {
+    let reload = ms(spec.reload_timeout_ms, default.reload_timeout);
+    let usual = match Plane::of(spec) {
+        // Nothing would tell that it listens.
+        Plane::Copies if !intercepted && !spec.wait_ready => default.listen_timeout,
+        Plane::Cluster | Plane::Passed | Plane::Copies | Plane::Fork => reload.max(default.listen_timeout),
+    };
+    ms(spec.listen_timeout_ms, usual)
+}
+
+fn ms(value: Option<u64>, default: Duration) -> Duration {
+    value.map_or(default, Duration::from_millis)
 }
 
 /// How connections are spread over its workers.

@@ -45,7 +45,7 @@ impl Supervisor {
 
     /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
     pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
-        let config = app::config(Revision(1), &spec, app::cpus());
+        let config = app::config(Revision(1), &spec, app::cpus(), self.intercepts(&spec));
         let id = AppId(self.next_app);
         self.next_app += 1;
         let wanted = config.instances;

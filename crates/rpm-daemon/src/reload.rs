@@ -194,7 +194,7 @@ impl Supervisor {
     fn config_of(&self, id: AppId, revision: Revision) -> Result<AppConfig, ApiError> {
         let spec = self.apps.get(&id).and_then(|app| app.revisions.spec(revision));
         let spec = spec.ok_or_else(|| going(&self.label(id)))?;
-        Ok(app::config(revision, spec, app::cpus()))
+        Ok(app::config(revision, spec, app::cpus(), self.intercepts(spec)))
     }
 
     /// Workers that are started from now on are of this revision.

@@ -334,6 +334,27 @@ fn a_silent_app_is_online_with_a_note() {
 }
 
 #[test]
+fn a_cluster_that_ends_after_some_seconds_of_its_start_has_failed() {
+    let rpm = Rpm::new();
+    let script = rpm.home().join("slow.js");
+    let ends = "setTimeout(() => { console.error('no database'); process.exit(3); }, 3500)";
+    std::fs::write(&script, ends).expect("a script");
+    for program in [vec!["slow.js"], vec!["slow.js", "--wait-ready"]] {
+        let mut start = rpm.command(["start", "--name", "slow", "-i", "1", "--max-restarts", "0"]);
+        let ran: Ran = start
+            .current_dir(rpm.home())
+            .args(&program)
+            .output()
+            .expect("rpm runs")
+            .into();
+        assert_eq!(ran.code, Some(1), "{ran:#?}");
+        let told = ["slow (", "exited with code 3 before it was ready", "no database"];
+        assert!(told.iter().all(|text| ran.stderr.contains(text)), "{ran:#?}");
+        rpm.ok(["delete", "slow"]);
+    }
+}
+
+#[test]
 fn twenty_commands_at_once_start_one_daemon() {
     let rpm = Rpm::new();
     let running: Vec<_> = (0..20).map(|_| rpm.spawn(["ping", "--json"])).collect();

@@ -89,7 +89,7 @@ pub(crate) struct StartArgs {
     /// A worker is ready when it sends `ready` (process.send)
     #[arg(long)]
     pub(crate) wait_ready: bool,
-    /// How long a worker may take to become ready
+    /// How long a worker may take to become ready; usually as long as for a reload
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) listen_timeout: Option<u64>,
     /// From the signal to stop until SIGKILL

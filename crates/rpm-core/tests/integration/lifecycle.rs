@@ -46,7 +46,7 @@ fn executed_is_ready_at_the_spawn() {
 #[test]
 fn a_worker_that_never_listens_is_online_and_silent_until_it_does() {
     let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
-    assert_eq!(rig.pass(ms(2999)), vec![]);
+    assert_eq!(rig.pass(ms(29_999)), vec![]);
     let outcome = Outcome::Done {
         instances: instances(&[0]),
         silent: instances(&[0]),
@@ -70,8 +70,8 @@ fn a_worker_that_never_announces_fails_and_is_tried_again() {
     let mut rig = Rig::started(1, Readiness::Announces, Policy::default());
     rig.listening(1);
     assert!(matches!(rig.state(0), StateView::Launching { .. }));
-    let not_ready = failed(1, Some(0), Some(1), Failure::NotReady { within: ms(3000) });
-    assert_eq!(rig.pass(ms(3000)), vec![terminate(1), not_ready]);
+    let not_ready = failed(1, Some(0), Some(1), Failure::NotReady { within: ms(30_000) });
+    assert_eq!(rig.pass(ms(30_000)), vec![terminate(1), not_ready]);
     assert_eq!(rig.pass(ms(1599)), vec![]);
     assert_eq!(rig.pass(ms(1)), vec![kill(1)]);
     rig.exited(1);

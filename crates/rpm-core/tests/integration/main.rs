@@ -12,5 +12,6 @@ mod runs;
 mod scale;
 mod simulation;
 mod slots;
+mod slow;
 mod stop;
 mod watch;

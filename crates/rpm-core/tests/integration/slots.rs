@@ -29,7 +29,7 @@ fn a_slot_is_steered_to_when_its_worker_is_online_or_nobody_is() {
 #[test]
 fn a_silent_worker_is_steered_to_once_it_listens() {
     let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
-    rig.pass(ms(3000));
+    rig.pass(ms(30_000));
     assert_eq!(rig.hold(0, 1), vec![steer(&[0])]);
 }
 
@@ -37,7 +37,7 @@ fn a_silent_worker_is_steered_to_once_it_listens() {
 fn a_holder_whose_word_was_lost_is_not_silent() {
     let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
     rig.hold(0, 1);
-    assert_eq!(rig.pass(ms(3000)), vec![online(1, false), done(1, &[0])]);
+    assert_eq!(rig.pass(ms(30_000)), vec![online(1, false), done(1, &[0])]);
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_new_generation_gets_new_slots() {
     assert_eq!(rig.hold(1, 2), vec![steer(&[0, 1])]);
     assert_eq!(rig.listening(2)[0], steer(&[1]));
     assert_eq!(rig.queue(0, 2), vec![rescue(0, None, &[1])]);
-    assert_eq!(rig.pass(ms(3000)), vec![close(0, &[1])]);
+    assert_eq!(rig.pass(ms(30_000)), vec![close(0, &[1])]);
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
         exp_backoff: dice.percent(30).then(|| ms(100)),
         kill_timeout: dice.up_to_ms(1600),
         listen_timeout: dice.up_to_ms(3000),
+        start_timeout: dice.up_to_ms(6000),
         reload_timeout: dice.up_to_ms(6000) + ms(if mild { 500 } else { 0 }),
         drain_timeout: dice.up_to_ms(20_000),
         watch_after: if dice.percent(50) {

@@ -42,6 +42,7 @@ pub(crate) struct World {
 
 /// Something that is going to happen.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most of them tell something")]
 pub(crate) enum Event {
     Tell(Input),
     /// The worker opens a listener.

@@ -1,0 +1,63 @@
+//! First starts that take long: a program that must listen has as long for that as for a reload.
+
+use crate::common::{Rig, done, failed, ms, online};
+use rpm_core::StateView;
+use rpm_core::protocol::{Exit, Failure, Outcome, Output, Policy, Readiness};
+
+fn started() -> Rig {
+    Rig::started(1, Readiness::Listens, Policy::default())
+}
+
+#[test]
+fn a_start_waits_until_a_slow_program_listens() {
+    let mut rig = started();
+    assert_eq!(rig.pass(ms(29_000)), vec![]);
+    assert!(matches!(rig.state(0), StateView::Launching { .. }));
+    assert_eq!(rig.listening(1), vec![online(1, false), done(1, &[0])]);
+}
+
+#[test]
+fn a_start_whose_program_ends_while_it_is_waited_for_has_failed() {
+    for after in [2_000, 4_000, 29_000] {
+        let mut rig = started();
+        assert_eq!(rig.pass(ms(after)), vec![]);
+        let failure = failed(1, Some(0), Some(1), Failure::Exited(Exit::Code(1)));
+        let outputs = rig.exited_with(1, Exit::Code(1));
+        assert!(outputs.contains(&failure), "{after}: {outputs:?}");
+    }
+}
+
+#[test]
+fn what_listens_on_nothing_is_waited_for_so_long_once_only() {
+    let mut rig = started();
+    assert_eq!(rig.pass(ms(29_999)), vec![]);
+    let silent = |outputs: &[Output]| {
+        let is_silent = |output: &Output| matches!(output, Output::Done { outcome: Outcome::Done { silent, .. }, .. } if !silent.is_empty());
+        outputs.iter().any(is_silent) && outputs.contains(&online(1, true))
+    };
+    assert!(silent(&rig.pass(ms(1))));
+    rig.exited_with(1, Exit::Code(1));
+    rig.spawned(2);
+    assert_eq!(rig.pass(ms(2_999)), vec![]);
+    assert!(rig.pass(ms(1)).contains(&online(2, true)));
+}
+
+#[test]
+fn one_that_has_lived_for_long_does_not_count_as_failed_young() {
+    let once = Policy {
+        max_restarts: 1,
+        ..Policy::default()
+    };
+    let mut rig = Rig::started(1, Readiness::Listens, once.clone());
+    rig.pass(ms(10_000));
+    rig.exited_with(1, Exit::Code(1));
+    assert!(
+        matches!(rig.state(0), StateView::Launching { .. }),
+        "{:?}",
+        rig.state(0)
+    );
+    let mut rig = Rig::started(1, Readiness::Listens, once);
+    rig.pass(ms(500));
+    rig.exited_with(1, Exit::Code(1));
+    assert!(matches!(rig.state(0), StateView::Errored), "{:?}", rig.state(0));
+}
