@@ -1,12 +1,12 @@
 //! Supervision: the life of a worker, and what its end means for its instance.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use core::time::Duration;
 
 use crate::core::{Core, Timer};
 use crate::crash::failure;
-use crate::instance::{State, Then};
+use crate::instance::{Instance, State, Then};
 use crate::proof::Footprint;
 use crate::protocol::{Exit, Failure, Notice, Output, Readiness};
 use crate::restart::Verdict;
@@ -83,9 +83,8 @@ impl Core {
         match worker.phase {
             Phase::Spawning { .. } => {
                 worker.spawned = Some(self.now);
-                let former = self.instances.get(&worker.instance);
-                let former = former.and_then(|instance| instance.footprint.as_ref());
-                let ready_by = self.now + worker.time_to_be_ready(former.is_some_and(Footprint::is_silent));
+                let ready_by = self.now
+                    + worker.time_to_be_ready(is_known_to_be_silent(&self.instances, worker.instance));
                 let (duty, readiness) = (worker.duty, worker.config.readiness);
                 self.enter(id, Phase::Launching { ready_by });
                 match (duty, readiness) {
@@ -461,4 +460,17 @@ impl Core {
             None => self.timers.clear(Timer::Phase(id)),
         }
     }
+}
+
+/// Has an instance's last ready worker listened on nothing? Where it had none: those of the other instances of the app?
+fn is_known_to_be_silent(instances: &BTreeMap<InstanceId, Instance>, id: InstanceId) -> bool {
+    let Some(instance) = instances.get(&id) else {
+        return false;
+    };
+    if let Some(own) = &instance.footprint {
+        return own.is_silent();
+    }
+    let others = instances.values().filter(|other| other.app == instance.app);
+    let mut known = others.filter_map(|other| other.footprint.as_ref()).peekable();
+    known.peek().is_some() && known.all(Footprint::is_silent)
 }

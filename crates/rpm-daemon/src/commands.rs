@@ -216,7 +216,9 @@ impl Supervisor {
             .collect();
         let name = self.name_of(id).unwrap_or("?");
         if own.is_empty() {
-            format!("{name} ({id}) is online and listens on nothing; it is steered to if it does later")
+            format!(
+                "{name} ({id}) is online and listens on nothing; it is steered to if it does later (for how long a start waits: --listen-timeout)"
+            )
         } else {
             format!(
                 "{name} ({id}) listens on its own, without balancing: {}",

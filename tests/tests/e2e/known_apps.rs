@@ -135,7 +135,19 @@ fn a_stopped_cluster_comes_back_as_it_was() {
         let done = command.output().expect("it runs");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     };
-    start(&["start", "echo.js", "-i", "4", "--kill-timeout", "7"], "red");
+    start(
+        &[
+            "start",
+            "echo.js",
+            "-i",
+            "4",
+            "--kill-timeout",
+            "7",
+            "--listen-timeout",
+            "500",
+        ],
+        "red",
+    );
     rpm.ok(["stop", "echo"]);
     start(&["start", "echo.js"], "blue");
     let list = rpm.list();
@@ -161,7 +173,19 @@ fn a_stopped_cluster_comes_back_as_it_was() {
 fn a_script_means_every_process_of_it() {
     let (rpm, place) = place();
     place.write("other.js", "setInterval(() => {}, 1000);");
-    place.ok(&rpm, ["start", "echo.js", "-n", "a", "-i", "2"]);
+    place.ok(
+        &rpm,
+        [
+            "start",
+            "echo.js",
+            "-n",
+            "a",
+            "-i",
+            "2",
+            "--listen-timeout",
+            "500",
+        ],
+    );
     place.ok(&rpm, ["start", "echo.js", "-n", "b"]);
     place.ok(&rpm, ["start", "other.js"]);
     let whole = place.path().join("echo.js").display().to_string();

@@ -97,6 +97,8 @@ fn answers_are_what_scripts_parse() {
         "--node-args=--no-warnings",
         "--max-memory-restart",
         "1G",
+        "--listen-timeout",
+        "500",
     ];
     place.ok(&rpm, [&["start", "app.js"][..], &options].concat());
     place.ok(
@@ -172,7 +174,7 @@ fn check_list(rpm: &Rpm, place: &Place) {
 fn counts_and_numbers_are_those_of_pm2() {
     let (rpm, place) = (Rpm::new(), Place::new());
     sleeper(&place);
-    place.ok(&rpm, ["start", "app.js", "-i", "3"]);
+    place.ok(&rpm, ["start", "app.js", "-i", "3", "--listen-timeout", "500"]);
     place.ok(&rpm, ["scale", "app", "-1"]);
     wait_until(
         "the lowest goes",

@@ -337,7 +337,7 @@ fn it_waits_in_the_list_until_it_is_started() {
 fn instances_have_numbers_of_their_own() {
     let (rpm, place) = (Rpm::new(), Place::new());
     let file = format!(
-        "apps:\n- name: chores\n  script: {}\n  instances: 2\n  namespace: shop\n  instance_var: INSTANCE_ID\n  increment_var: PORT\n  port: 9000\n",
+        "apps:\n- name: chores\n  script: {}\n  instances: 2\n  namespace: shop\n  instance_var: INSTANCE_ID\n  increment_var: PORT\n  port: 9000\n  listen_timeout: 500\n",
         fixture("chores.js").display()
     );
     place.write("e.yaml", &file);
@@ -425,10 +425,24 @@ fn output_goes_where_it_is_wanted() {
     has("e.log", "complaint");
     has("both.log", "complaint");
     has("both.log", "instance");
-    start("many", &["-i", "2", "-o", "m.log", "-e", "NULL"]);
+    start(
+        "many",
+        &["-i", "2", "--listen-timeout", "500", "-o", "m.log", "-e", "NULL"],
+    );
     has("m-1.log", "instance");
     has("m-2.log", "instance");
-    start("merged", &["-i", "2", "-o", "one.log", "--merge-logs"]);
+    start(
+        "merged",
+        &[
+            "-i",
+            "2",
+            "--listen-timeout",
+            "500",
+            "-o",
+            "one.log",
+            "--merge-logs",
+        ],
+    );
     wait_until(
         "two lines",
         BOUND,

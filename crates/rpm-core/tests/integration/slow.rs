@@ -1,8 +1,8 @@
 //! First starts that take long: a program that must listen has as long for that as for a reload.
 
-use crate::common::{Rig, done, failed, ms, online};
+use crate::common::{APP, Rig, done, failed, ms, online};
 use rpm_core::StateView;
-use rpm_core::protocol::{Exit, Failure, Outcome, Output, Policy, Readiness};
+use rpm_core::protocol::{Command, Exit, Failure, Outcome, Output, Policy, Readiness};
 
 fn started() -> Rig {
     Rig::started(1, Readiness::Listens, Policy::default())
@@ -40,6 +40,21 @@ fn what_listens_on_nothing_is_waited_for_so_long_once_only() {
     rig.spawned(2);
     assert_eq!(rig.pass(ms(2_999)), vec![]);
     assert!(rig.pass(ms(1)).contains(&online(2, true)));
+}
+
+#[test]
+fn nor_are_more_instances_of_it() {
+    let mut rig = started();
+    rig.pass(ms(30_000));
+    rig.command(Command::Scale { app: APP, count: 2 });
+    rig.spawned(2);
+    assert_eq!(rig.pass(ms(2_999)), vec![]);
+    assert!(rig.pass(ms(1)).contains(&online(2, true)));
+    let mut rig = started();
+    rig.take_slot(0, 1);
+    rig.command(Command::Scale { app: APP, count: 2 });
+    rig.spawned(2);
+    assert!(!rig.pass(ms(29_999)).contains(&online(2, true)));
 }
 
 #[test]
