@@ -68,13 +68,14 @@ impl Fronts {
         self.open.get(&group)?.trouble.as_deref()
     }
 
-    /// Has all clients go with their next answer, and accepts no more meanwhile; or goes on.
-    pub(crate) fn part(&self, parts: bool) {
+    /// Has clients go, and accepts no more meanwhile; or goes on.
+    pub(crate) fn part(&self, parts: Parting) {
         let Some(proxy) = &self.proxy else { return };
         for (group, open) in &self.open {
             match parts {
-                true => proxy.part(group.0),
-                false => proxy.leave(group.0, open.leaves),
+                Parting::Stays => proxy.leave(group.0, open.leaves),
+                Parting::Asked => proxy.part(group.0),
+                Parting::Idle => proxy.clear(group.0),
             }
             if let Some(redirect) = &open.redirect {
                 redirect.part(proxy, parts);
@@ -120,6 +121,17 @@ impl Fronts {
         self.open.insert(fronted.group, open);
         opened
     }
+}
+
+/// Which clients are to go before the daemon becomes another program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Parting {
+    /// None.
+    Stays,
+    /// Each with its next answer.
+    Asked,
+    /// Those that ask for nothing, too.
+    Idle,
 }
 
 impl Open {

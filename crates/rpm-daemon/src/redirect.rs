@@ -9,6 +9,8 @@ use rpm_listen::Fronted;
 use rpm_proxy::{Front, Proxy, Settings};
 use rpm_sys::socket;
 
+use crate::fronts::Parting;
+
 /// One that is open.
 pub(crate) struct Redirect {
     pub(crate) port: u16,
@@ -66,10 +68,11 @@ impl Redirect {
     }
 
     /// As the front that it belongs to.
-    pub(crate) fn part(&self, proxy: &Proxy, parts: bool) {
+    pub(crate) fn part(&self, proxy: &Proxy, parts: Parting) {
         match parts {
-            true => proxy.part(self.id),
-            false => proxy.leave(self.id, false),
+            Parting::Stays => proxy.leave(self.id, false),
+            Parting::Asked => proxy.part(self.id),
+            Parting::Idle => proxy.clear(self.id),
         }
     }
 

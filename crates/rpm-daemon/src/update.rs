@@ -17,6 +17,7 @@ use rpm_wire::api::ApiError;
 use tracing::{info, warn};
 
 use crate::commands::failure;
+use crate::fronts::Parting;
 use crate::supervisor::{Handle, Supervisor};
 use crate::threads;
 
@@ -32,6 +33,8 @@ const CHECK_LIMIT: u64 = 4096;
 const PARTED_WITHIN: Duration = Duration::from_secs(10);
 /// For clients of the proxy that are idle to ask once more, and be told to go.
 const IDLE_WITHIN: Duration = Duration::from_secs(1);
+/// For those that have not to see that their connections have ended, and to end them as well.
+const CLEARED_WITHIN: Duration = Duration::from_secs(1);
 /// Tries to find a moment in which nothing is under way.
 const TRIES: u32 = 1000;
 /// Tells the new binary what it was passed.
@@ -104,7 +107,7 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
             let refused = supervisor.hand_on(&binary, last == 0);
             supervisor.handoffs.paused = refused.is_none();
             if refused.is_some() {
-                supervisor.fronts.part(false);
+                supervisor.fronts.part(Parting::Stays);
             }
             refused
         });
@@ -115,7 +118,9 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         }
         tokio::task::yield_now().await;
     }
-    let _ = handle.ask(|supervisor| supervisor.fronts.part(false)).await;
+    let _ = handle
+        .ask(|supervisor| supervisor.fronts.part(Parting::Stays))
+        .await;
     Err(failure(
         "there was no quiet moment",
         Some("`rpm update` tries again"),
@@ -124,17 +129,20 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
 
 /// Has the clients of the proxy go, for their connections end with this program. New ones wait in the backlog for the next.
 async fn part(handle: &Handle) -> Result<(), ()> {
-    let began = Instant::now();
-    let ask = |supervisor: &mut Supervisor| {
-        supervisor.fronts.part(true);
-        supervisor.fronts.busy()
-    };
-    let (mut connections, mut requests) = handle.ask(ask).await.map_err(drop)?;
-    // Those that are idle may have nothing more to ask for a long time.
-    while connections > 0 && began.elapsed() < if requests > 0 { PARTED_WITHIN } else { IDLE_WITHIN } {
-        tokio::time::sleep(CHECK_PAUSE).await;
-        let busy = handle.ask(|supervisor| supervisor.fronts.busy()).await;
-        (connections, requests) = busy.map_err(drop)?;
+    // Those that are idle may have nothing more to ask for a long time. What they send when their connection has ended here they can send
+    // again; had this program become another one meanwhile, the system would have reset it, and a request that came last would be lost.
+    for (stage, within) in [(Parting::Asked, IDLE_WITHIN), (Parting::Idle, CLEARED_WITHIN)] {
+        let began = Instant::now();
+        let ask = move |supervisor: &mut Supervisor| {
+            supervisor.fronts.part(stage);
+            supervisor.fronts.busy()
+        };
+        let (mut connections, mut requests) = handle.ask(ask).await.map_err(drop)?;
+        while connections > 0 && began.elapsed() < if requests > 0 { PARTED_WITHIN } else { within } {
+            tokio::time::sleep(CHECK_PAUSE).await;
+            let busy = handle.ask(|supervisor| supervisor.fronts.busy()).await;
+            (connections, requests) = busy.map_err(drop)?;
+        }
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ mod front;
 pub mod headers;
 mod health;
 pub mod http1;
+mod lent;
 mod pool;
 pub mod proxy_protocol;
 mod rewound;

@@ -33,6 +33,7 @@ use crate::headers::Client;
 use crate::health::check;
 use crate::http1::refusal::NO_TLS;
 use crate::http1::{self, Left, Wire};
+use crate::lent::Lent;
 use crate::pool::Pools;
 use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
@@ -114,7 +115,7 @@ pub(crate) async fn accept(
     let mut parting = closing.clone();
     let (crowded_from, mut crowded) = (descriptors::crowded_from(), false);
     loop {
-        if parting.wait_for(|stage| *stage != Stage::Parting).await.is_err() {
+        if parting.wait_for(|stage| !stage.keeps_waiting()).await.is_err() {
             break;
         }
         if crowded {
@@ -129,7 +130,7 @@ pub(crate) async fn accept(
             accepted = listener.accept() => accepted,
             // Whoever waits is accepted before.
             _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
-            Ok(_) = parting.wait_for(|stage| *stage == Stage::Parting) => continue,
+            Ok(_) = parting.wait_for(|stage| stage.keeps_waiting()) => continue,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -305,8 +306,12 @@ where
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(settings.header_timeout));
-    let connection = pin!(builder.serve_connection(TokioIo::new(stream), answering(&peer)));
-    until_gone(connection, &peer, closing).await;
+    let lent = Lent::new(stream);
+    {
+        let connection = pin!(builder.serve_connection(TokioIo::new(lent.clone()), answering(&peer)));
+        until_gone(connection, &peer, closing).await;
+    }
+    part(lent).await;
 }
 
 /// Serves a client that speaks HTTP/2.
@@ -322,9 +327,19 @@ where
         .enable_connect_protocol()
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(header_timeout));
-    let io = TokioIo::new(Rewound::new(wire.come.freeze(), wire.io));
-    let connection = pin!(builder.serve_connection(io, answering(&peer)));
-    until_gone(connection, &peer, closing).await;
+    let lent = Lent::new(Rewound::new(wire.come.freeze(), wire.io));
+    {
+        let connection = pin!(builder.serve_connection(TokioIo::new(lent.clone()), answering(&peer)));
+        until_gone(connection, &peer, closing).await;
+    }
+    part(lent).await;
+}
+
+/// Ends a connection that hyper has left so that the client can read what it was sent.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(lent: Lent<S>) {
+    if let Some(stream) = lent.back() {
+        http1::part(stream).await;
+    }
 }
 
 /// Answers requests that hyper has read.

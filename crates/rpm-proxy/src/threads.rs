@@ -35,8 +35,28 @@ pub(crate) enum Stage {
     Leaving,
     /// The same, and new clients wait in the backlog: the process is about to be another program.
     Parting,
+    /// The same, and whoever is idle has to go.
+    Clearing,
     /// Nobody is accepted any more, and whoever is idle has to go.
     Closed,
+}
+
+impl Stage {
+    /// New clients wait in the backlog.
+    pub(crate) fn keeps_waiting(self) -> bool {
+        match self {
+            Stage::Parting | Stage::Clearing => true,
+            Stage::Open | Stage::Leaving | Stage::Closed => false,
+        }
+    }
+
+    /// An idle client has to go.
+    pub(crate) fn dismisses(self) -> bool {
+        match self {
+            Stage::Clearing | Stage::Closed => true,
+            Stage::Open | Stage::Leaving | Stage::Parting => false,
+        }
+    }
 }
 
 /// All threads. They end when it is dropped.
@@ -95,6 +115,11 @@ impl Proxy {
     /// Accepts no more, and has the clients go when they have had the next answer, until [`Proxy::leave`] says otherwise.
     pub fn part(&self, id: u32) {
         self.order(id, || Order::Tell(id, Stage::Parting));
+    }
+
+    /// The same, and ends the connections of clients that are idle.
+    pub fn clear(&self, id: u32) {
+        self.order(id, || Order::Tell(id, Stage::Clearing));
     }
 
     /// Accepts no more for the front; clients finish what they have begun.

@@ -66,6 +66,10 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                 session.linger().await;
                 return Left::Ended;
             }
+            Turn::Part => {
+                session.part().await;
+                return Left::Ended;
+            }
             Turn::Http2 => return Left::Http2(session.client),
             Turn::Switched(upstream, in_flight) => {
                 join(session.client, upstream).await;
@@ -100,6 +104,8 @@ pub(super) enum Turn {
     End,
     /// The client is to read what it was sent, whatever it is sending.
     Linger,
+    /// It was idle for too long, or has to go; it may be about to send something.
+    Part,
     /// It speaks HTTP/2.
     Http2,
     /// Both sides have left HTTP.
@@ -110,8 +116,10 @@ pub(super) enum Turn {
 enum Come {
     Head(usize, RequestHead),
     Refused(Refusal),
-    /// The client has ended, or was silent for too long between two requests.
+    /// The client has ended.
     Nothing,
+    /// It was silent for too long before a request, or has to go.
+    Idle,
     Http2,
 }
 
@@ -128,6 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             }
             Come::Refused(refusal) => return self.refuse(refusal).await,
             Come::Nothing => return Turn::End,
+            Come::Idle => return Turn::Part,
             Come::Http2 => return Turn::Http2,
         };
         self.peer.front.earn_retry();
@@ -186,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                         why: "the head of the request has not come in time",
                     });
                 }
-                Filled::Late => return Come::Nothing,
+                Filled::Late | Filled::Dismissed => return Come::Idle,
             }
         }
     }
@@ -199,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             closing,
             ..
         } = self;
-        let mut closed = pin!(closing.wait_for(|stage| *stage == Stage::Closed));
+        let mut closed = pin!(closing.wait_for(|stage| stage.dismisses()));
         poll_fn(|context| {
             match client.poll_fill(HEAD_READ, context) {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(Filled::Some),
@@ -207,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Poll::Pending => {}
             }
             if idle && closed.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Filled::Nothing);
+                return Poll::Ready(Filled::Dismissed);
             }
             deadline.poll(context).map(|()| Filled::Late)
         })
@@ -406,6 +415,8 @@ enum Filled {
     Some,
     Nothing,
     Late,
+    /// The client has to go.
+    Dismissed,
 }
 
 fn micros_since(began: Instant) -> u64 {

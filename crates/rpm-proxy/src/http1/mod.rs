@@ -10,5 +10,5 @@ mod told;
 mod wire;
 
 pub(crate) use connection::{Left, serve};
-pub(crate) use own::{location, refuse};
+pub(crate) use own::{location, part, refuse};
 pub(crate) use wire::Wire;

@@ -21,11 +21,26 @@ use crate::serve::Peer;
 
 /// For a client to take an answer of the proxy's own.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
-/// For how long a client that is let go may still send, in all and between two parts, and how much: many read an answer only when they
-/// have sent everything. It is what nginx gives them (`lingering_time`, `lingering_timeout`).
-const LINGER: Duration = Duration::from_secs(30);
-const LINGER_SILENT: Duration = Duration::from_secs(5);
-const LINGER_BYTES: u64 = 1 << 30;
+/// Many clients read an answer only when they have sent everything. It is what nginx gives them (`lingering_time`, `lingering_timeout`).
+const ANSWERED: Patience = Patience {
+    whole: Duration::from_secs(30),
+    silent: Duration::from_secs(5),
+    bytes: 1 << 30,
+};
+/// A client that was idle may have sent a request before it knew that its connection ends: from a reset it could not tell whether that was
+/// carried out. It ends its side as soon as it knows.
+const IDLE: Patience = Patience {
+    whole: Duration::from_secs(2),
+    silent: Duration::from_secs(2),
+    bytes: 1 << 20,
+};
+
+/// For how long a client that is let go may still send, in all and between two parts, and how much.
+struct Patience {
+    whole: Duration,
+    silent: Duration,
+    bytes: u64,
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// The client is to come by TLS.
@@ -60,8 +75,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Ends the connection so that the client can read what it was sent.
     pub(super) async fn linger(&mut self) {
-        linger(&mut self.client).await;
+        linger(&mut self.client, ANSWERED).await;
     }
+
+    /// Ends a connection on which nothing is under way.
+    pub(super) async fn part(&mut self) {
+        linger(&mut self.client, IDLE).await;
+    }
+}
+
+/// Ends a connection on which nothing is under way, as far as this side knows.
+pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
+    linger(&mut Wire::new(stream), IDLE).await;
 }
 
 /// Has a client that has said nothing of use go with this answer.
@@ -74,7 +99,7 @@ pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: &
         &text(refusal, "", false, false),
     )
     .await;
-    linger(&mut client).await;
+    linger(&mut client, ANSWERED).await;
 }
 
 /// An answer as it is sent.
@@ -110,11 +135,11 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>, deadline:
 
 /// Ends a connection, and reads what comes until the other side does: with something unread on our side the system would reset it, and
 /// the other side could not read any more what it was sent.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>) {
-    let until = Instant::now() + LINGER;
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>, patience: Patience) {
+    let until = Instant::now() + patience.whole;
     let mut deadline = Deadline::new();
-    deadline.set(LINGER_SILENT);
-    let mut left = LINGER_BYTES;
+    deadline.set(patience.silent);
+    let mut left = patience.bytes;
     let mut shut = false;
     poll_fn(|context| {
         if !shut {
@@ -130,7 +155,11 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>) {
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return deadline.poll(context),
             }
-            deadline.set(LINGER_SILENT.min(until.saturating_duration_since(Instant::now())));
+            deadline.set(
+                patience
+                    .silent
+                    .min(until.saturating_duration_since(Instant::now())),
+            );
         }
     })
     .await;
@@ -184,7 +213,7 @@ mod tests {
         });
         let began = Instant::now();
         let mut wire = Wire::new(ours);
-        linger(&mut wire).await;
+        linger(&mut wire, ANSWERED).await;
         assert!(wire.come.is_empty(), "nothing is kept of it");
         drop(wire);
         sending.abort();
@@ -193,12 +222,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_is_let_go_has_time_to_stop_sending() {
-        assert_eq!(lingers(Duration::from_secs(3600)).await, LINGER_SILENT.as_secs());
-        assert_eq!(lingers(Duration::from_secs(4)).await, LINGER.as_secs());
+        assert_eq!(
+            lingers(Duration::from_secs(3600)).await,
+            ANSWERED.silent.as_secs()
+        );
+        assert_eq!(lingers(Duration::from_secs(4)).await, ANSWERED.whole.as_secs());
         let (ours, theirs) = duplex(64);
         drop(theirs);
         let began = Instant::now();
-        linger(&mut Wire::new(ours)).await;
+        linger(&mut Wire::new(ours), ANSWERED).await;
         assert!(began.elapsed().is_zero(), "one that has gone is not waited for");
     }
 }

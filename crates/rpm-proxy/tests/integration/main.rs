@@ -4,6 +4,7 @@ mod answers;
 mod corpus;
 mod frames;
 mod http2;
+mod parting;
 mod retries;
 mod site;
 mod time;

@@ -108,7 +108,7 @@ pub fn is_whole(bytes: &[u8]) -> bool {
 }
 
 pub struct Site {
-    _proxy: Proxy,
+    pub proxy: Proxy,
     pub port: u16,
     pub upstream: Upstream,
     pub front: Arc<Front>,
@@ -141,7 +141,7 @@ impl Site {
             .open(1, vec![OwnedFd::from(listener)], &front)
             .expect("it takes orders");
         Site {
-            _proxy: proxy,
+            proxy,
             port,
             upstream,
             front,

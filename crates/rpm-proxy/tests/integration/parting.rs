@@ -1,0 +1,124 @@
+//! Connections that the proxy ends while their clients ask for nothing. A client may send a request in that moment; it is not reset then,
+//! for it could not tell from that whether the request was carried out.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::frames::{Client, get};
+use crate::site::{BOUND, Site};
+use rpm_proxy::Settings;
+
+/// What is meant to end does so after this time.
+const SHORT: Duration = Duration::from_millis(300);
+/// And what is not, not.
+const LONG: Duration = Duration::from_secs(600);
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cause {
+    Idle,
+    NoRequest,
+    Closed,
+    Update,
+}
+
+const CAUSES: [Cause; 4] = [Cause::Idle, Cause::NoRequest, Cause::Closed, Cause::Update];
+
+impl Cause {
+    fn site(self) -> Site {
+        let within = |cause| if self == cause { SHORT } else { LONG };
+        Site::with(Settings {
+            idle_timeout: within(Cause::Idle),
+            header_timeout: within(Cause::NoRequest),
+            ..Settings::default()
+        })
+    }
+
+    fn begin(self, site: &Site) {
+        match self {
+            Cause::Idle | Cause::NoRequest => {}
+            Cause::Closed => site.proxy.close(1),
+            Cause::Update => {
+                site.proxy.part(1);
+                site.proxy.clear(1);
+            }
+        }
+    }
+}
+
+/// The proxy has ended its side. What the client has sent before it knew does no harm, and when the client ends its side, too, all is over.
+fn is_let_go(cause: Cause, site: &Site, mut client: &TcpStream, request: &[u8]) {
+    client.write_all(request).expect("it is taken");
+    assert!(matches!(client.take_error(), Ok(None)), "{cause:?}: it is reset");
+    let more = client.read(&mut [0]);
+    assert!(matches!(more, Ok(0)), "{cause:?}: {more:?}");
+    client.shutdown(Shutdown::Write).expect("it is not reset");
+    let deadline = Instant::now() + BOUND;
+    while site.front.figures().connections > 0 {
+        assert!(Instant::now() < deadline, "{cause:?}: {:?}", site.front.figures());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_idle_client_of_http1_is_not_reset() {
+    for cause in CAUSES {
+        let site = cause.site();
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+        client.set_read_timeout(Some(BOUND)).expect("a deadline");
+        if cause != Cause::NoRequest {
+            client.write_all(REQUEST).expect("it is sent");
+            let mut come = Vec::new();
+            while !come.ends_with(b"\r\n\r\nok") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).expect("an answer");
+                come.push(byte[0]);
+            }
+        }
+        cause.begin(&site);
+        let end = client.read(&mut [0]);
+        assert!(matches!(end, Ok(0)), "{cause:?}: {end:?}");
+        is_let_go(cause, &site, &client, REQUEST);
+    }
+}
+
+#[test]
+fn an_idle_client_of_http2_is_not_reset() {
+    for cause in CAUSES {
+        let site = cause.site();
+        let mut client = Client::connect(&site, &[]);
+        if cause != Cause::NoRequest {
+            client.send(&get(1));
+            client.read_until(|seen| seen.complete.contains(&1));
+        }
+        cause.begin(&site);
+        client.read_until(|seen| seen.ended);
+        assert_eq!(client.seen.goaway, Some(0), "{cause:?}: {:?}", client.seen);
+        is_let_go(cause, &site, &client.stream, &get(3));
+    }
+}
+
+/// Whoever stays all the same is not waited for.
+#[test]
+fn an_idle_client_that_does_not_go_is_left() {
+    let site = Cause::Idle.site();
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    client.set_read_timeout(Some(BOUND)).expect("a deadline");
+    client.write_all(REQUEST).expect("it is sent");
+    let mut come = Vec::new();
+    client.read_to_end(&mut come).expect("it is not reset");
+    let deadline = Instant::now() + BOUND;
+    let error = loop {
+        match client.write(&[b'G'; 4096]) {
+            Ok(_) => assert!(Instant::now() < deadline, "it is kept"),
+            Err(error) => break error,
+        }
+        std::thread::yield_now();
+    };
+    assert!(
+        matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+        "{error}"
+    );
+}
