@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rpm_e2e::place::Place;
-use rpm_testkit::{Rpm, Status, wait_until};
+use rpm_testkit::{Ran, Rpm, Status, wait_until};
 use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -22,7 +22,19 @@ fn what_was_saved_comes_back_as_it_was() {
     let quiet = place.ok(&rpm, ["save"]);
     assert!(quiet.stderr.contains("nothing is saved"), "{quiet:?}");
     assert!(!rpm.home().join("dump.json").exists());
-    place.ok(&rpm, ["start", "app.js", "-i", "2", "-n", "two"]);
+    place.ok(
+        &rpm,
+        [
+            "start",
+            "app.js",
+            "-i",
+            "2",
+            "-n",
+            "two",
+            "--listen-timeout",
+            "500",
+        ],
+    );
     place.ok(&rpm, ["start", "app.js", "-n", "rests", "--cron", "0 3 * * *"]);
     place.ok(&rpm, ["stop", "rests"]);
     place.ok(&rpm, ["scale", "two", "3"]);
@@ -59,10 +71,31 @@ fn what_was_saved_comes_back_as_it_was() {
 }
 
 #[test]
+fn many_may_save_and_set_at_the_same_time() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write("app.js", "setInterval(() => {}, 1000);");
+    place.ok(&rpm, ["start", "app.js"]);
+    let key = |number: usize| format!("key{number}");
+    let running: Vec<_> = (0..8)
+        .flat_map(|number| [rpm.spawn(["save"]), rpm.spawn(["set", &key(number), "yes"])])
+        .collect();
+    for child in running {
+        let ran: Ran = child.wait_with_output().expect("it ends").into();
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+    }
+    for number in 0..8 {
+        assert_eq!(rpm.ok(["get", &key(number)]), "yes\n", "it was overwritten");
+    }
+    rpm.ok(["delete", "all"]);
+    rpm.ok(["resurrect"]);
+    assert_eq!(rpm.list().len(), 1);
+}
+
+#[test]
 fn an_instance_that_was_stopped_stays_so() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write("app.js", "setInterval(() => {}, 1000);");
-    place.ok(&rpm, ["start", "app.js", "-i", "3"]);
+    place.ok(&rpm, ["start", "app.js", "-i", "3", "--listen-timeout", "500"]);
     place.ok(&rpm, ["stop", "1"]);
     place.ok(&rpm, ["save"]);
     place.ok(&rpm, ["delete", "all"]);
@@ -78,7 +111,7 @@ fn saved_by_pm2(place: &Place) -> Value {
     let process = |id: u32, started: &str, port: u32, changes: &Value| {
         let mut process = json!({
             "name": "web", "pm_id": id, "status": "online", "exec_mode": "cluster_mode", "pm_exec_path": script,
-            "pm_cwd": place.path(), "exec_interpreter": "node", "unique_id": started,
+            "pm_cwd": place.path(), "exec_interpreter": "node", "unique_id": started, "listen_timeout": 500,
             "env": {"PATH": std::env::var("PATH").expect("a path"), "PORT": port},
             "pm_out_log_path": place.path().join(format!("out-{id}.log")),
         });
@@ -170,7 +203,7 @@ fn the_list_of_pm2_is_taken_over() {
     let process = |id: u32, name: &str, mode: &str, status: &str| {
         json!({
             "name": name, "pm_id": id, "status": status, "exec_mode": mode, "pm_exec_path": script, "pm_cwd": place.path(),
-            "exec_interpreter": "node", "node_args": [], "args": ["one"], "namespace": "shop",
+            "exec_interpreter": "node", "node_args": [], "args": ["one"], "namespace": "shop", "listen_timeout": 500,
             "env": {"PATH": std::env::var("PATH").expect("a path"), "COLOR": "green", "web": {}}, "autorestart": true,
             "pm_out_log_path": "/srv/.pm2/logs/web-out.log",
         })

@@ -10,7 +10,7 @@ use rpm_wire::shell::word;
 use serde_json::{Map, Value};
 
 use super::{change_step_by_step, follow, read, tell};
-use crate::files::write_private;
+use crate::files::{alone, write_private};
 use crate::home::{home_dir, like_pm2};
 use crate::output::Output;
 
@@ -52,9 +52,12 @@ pub(super) async fn set(key: Option<&str>, value: Option<&str>, output: &mut Out
     let (Some(key), Some(value)) = (key, value) else {
         return get(key, output);
     };
-    let mut values = load()?;
-    put(&mut values, key, value)?;
-    save(&values)?;
+    {
+        let _alone = alone(&file()?)?;
+        let mut values = load()?;
+        put(&mut values, key, value)?;
+        save(&values)?;
+    }
     tell(format!("{key} is set"));
     pass_on(&[(key, value)], output).await
 }
@@ -66,12 +69,15 @@ pub(super) async fn multiset(words: &str, output: &mut Output) -> anyhow::Result
     if pairs.is_empty() || !rest.is_empty() {
         bail!("expected keys and values in turn: `rpm multiset 'key value key value'`");
     }
-    let mut values = load()?;
     let pairs: Vec<(&str, &str)> = pairs.iter().map(|[key, value]| (*key, *value)).collect();
-    for (key, value) in &pairs {
-        put(&mut values, key, value)?;
+    {
+        let _alone = alone(&file()?)?;
+        let mut values = load()?;
+        for (key, value) in &pairs {
+            put(&mut values, key, value)?;
+        }
+        save(&values)?;
     }
-    save(&values)?;
     pass_on(&pairs, output).await
 }
 
@@ -143,6 +149,7 @@ pub(super) fn get(key: Option<&str>, output: &mut Output) -> anyhow::Result<()> 
 
 /// `unset`: one, or `all`.
 pub(super) fn unset(key: &str) -> anyhow::Result<()> {
+    let _alone = alone(&file()?)?;
     let mut values = load()?;
     if key == "all" {
         values.clear();

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::import::import;
 use super::{Check, change_step_by_step, follow, read, session, tell};
-use crate::files::write_private;
+use crate::files::{alone, write_private};
 use crate::home::{home_dir, like_pm2};
 use crate::output::Output;
 
@@ -47,6 +47,8 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
         ));
         return Ok(());
     }
+    // What is put aside is what this one replaces.
+    let _alone = alone(&path)?;
     match fs::read_to_string(&path) {
         Ok(before) => write_private(&backup_of(&path), &before)?,
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -63,6 +65,7 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
 /// `cleardump`: also of what was saved before, which `resurrect` would take instead.
 pub(super) fn clear() -> anyhow::Result<()> {
     let path = file()?;
+    let _alone = alone(&path)?;
     let mut removed = false;
     for path in [&path, &backup_of(&path)] {
         match fs::remove_file(path) {

@@ -1,8 +1,7 @@
 //! `startup`, `unstartup`: have the system start the daemon, and with it what was saved, when it boots.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,6 +10,7 @@ use rpm_wire::shell::word;
 
 use super::tell;
 use crate::args::StartupArgs;
+use crate::files::replace;
 use crate::home::like_pm2;
 use crate::output::Output;
 
@@ -371,17 +371,7 @@ reload() {{
 }
 
 fn write(path: &Path, text: &[u8], mode: u32) -> anyhow::Result<()> {
-    let new = path.with_extension("new");
-    let written = fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&new)
-        .and_then(|mut file| {
-            file.write_all(text)?;
-            fs::rename(&new, path)
-        });
+    let written = replace(path, text, mode);
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
