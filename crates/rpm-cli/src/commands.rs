@@ -90,14 +90,10 @@ async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow:
     match &client.command {
         Command::Start(args) => {
             start::start(args, output).await?;
-            if args.attach {
-                let all = LogsArgs {
-                    lines: 15,
-                    ..LogsArgs::default()
-                };
-                logs::logs(&all, output).await?;
+            match args.attach {
+                true => follow_all(output).await,
+                false => Ok(()),
             }
-            Ok(())
         }
         Command::StartOrRestart { file } => {
             let mode = (ApplyMode::Restart, !file.no_wait);
@@ -155,10 +151,22 @@ async fn renew(args: &StartArgs, how: How, output: &mut Output) -> anyhow::Resul
     let flags = resolve::options_of(args, None)?;
     args.needless.said().iter().for_each(tell);
     let others = start::apply_files(&args.targets, &files, &flags, mode, output).await?;
-    if others.is_empty() {
-        return Ok(());
+    if !others.is_empty() {
+        changes::apply(start::by_script(others).await?, args, how, output).await?;
     }
-    changes::apply(start::by_script(others).await?, args, how, output).await
+    match args.attach {
+        true => follow_all(output).await,
+        false => Ok(()),
+    }
+}
+
+/// `--attach`.
+async fn follow_all(output: &mut Output) -> anyhow::Result<()> {
+    let all = LogsArgs {
+        lines: 15,
+        ..LogsArgs::default()
+    };
+    logs::logs(&all, output).await
 }
 
 /// Commands that change no process.

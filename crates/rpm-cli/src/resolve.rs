@@ -151,7 +151,7 @@ pub(crate) fn changed(
             Some(args) => own_args().into_iter().chain(args.iter().cloned()).collect(),
             None => spec.args.clone(),
         },
-        env: variables::of_known(spec.env.clone(), options, around, update_env),
+        env: variables::of_known(spec.env.clone(), options, around, (update_env, &cwd))?,
         interpreter,
         exec_mode,
         instances,
@@ -253,5 +253,7 @@ fn advice(near: Option<&str>) -> String {
     )
 }
 
+#[cfg(test)]
+mod known_tests;
 #[cfg(test)]
 mod tests;

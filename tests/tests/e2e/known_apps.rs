@@ -124,6 +124,47 @@ fn watching_is_switched_on_and_off() {
 }
 
 #[test]
+fn what_is_for_files_alone_is_not_swallowed() {
+    let (rpm, place) = place();
+    place.ok(&rpm, ["start", "echo.js"]);
+    let pids = rpm.pids("echo");
+    for command in ["restart", "reload", "start"] {
+        for (option, value) in [("--env", "production"), ("--only", "echo"), ("--no-daemon", "")] {
+            // `start --no-daemon` is another command.
+            if (command, option) == ("start", "--no-daemon") {
+                continue;
+            }
+            let words = [command, "echo", option, value];
+            let ran = place.run(&rpm, words.into_iter().filter(|word| !word.is_empty()));
+            assert_eq!(ran.code, Some(1), "{command} {option}: {ran:?}");
+            assert!(
+                ran.stderr.contains(&format!("{option} is for ")),
+                "{command}: {ran:?}"
+            );
+        }
+    }
+    assert_eq!(rpm.pids("echo"), pids, "nothing was done");
+    // PM2 takes them.
+    let rpm = Rpm::new().with_env("RPM_COMPAT", "pm2");
+    place.ok(&rpm, ["start", "echo.js"]);
+    let ran = place.ok(&rpm, ["restart", "echo", "--env", "production"]);
+    assert!(ran.stderr.contains("warning: --env is for "), "{ran:?}");
+}
+
+#[test]
+fn variables_of_a_file_are_read_by_a_restart() {
+    let (rpm, place) = place();
+    place.write("more.env", "COLOUR=blue\n");
+    place.ok(&rpm, ["start", "echo.js"]);
+    for command in ["restart", "reload"] {
+        place.write("more.env", &format!("COLOUR={command}\n"));
+        place.ok(&rpm, [command, "echo", "--env-file", "more.env"]);
+        let now = spec(&rpm, "echo");
+        assert_eq!(now.env.get("COLOUR").map(String::as_str), Some(command));
+    }
+}
+
+#[test]
 fn a_stopped_cluster_comes_back_as_it_was() {
     let (rpm, place) = place();
     let start = |args: &[&str], colour: &str| {

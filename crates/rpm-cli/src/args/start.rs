@@ -164,7 +164,7 @@ pub(crate) struct StartArgs {
     /// Variables that it does not inherit: those whose name contains one of these; without any: all
     #[arg(long, value_name = "NAME", num_args = 0..=1, value_delimiter = ',')]
     pub(crate) filter_env: Option<Vec<String>>,
-    /// Read variables from this file, as node does; those of the environment count for more
+    /// Read variables from this file, as node does; those of the environment count for more, those that a known app has for less
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<String>,
     /// Node reads no source maps

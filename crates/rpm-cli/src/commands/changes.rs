@@ -12,6 +12,7 @@ use rpm_wire::api::{
 use super::start::described;
 use super::{action, change_step_by_step, follow, own_env, read, session, surroundings, tell};
 use crate::args::{Command, StartArgs};
+use crate::home::like_pm2;
 use crate::output::Output;
 use crate::resolve::{changed, options_of};
 
@@ -66,6 +67,7 @@ pub(super) async fn apply(
     how: How,
     output: &mut Output,
 ) -> anyhow::Result<()> {
+    for_files_alone(args)?;
     let mut said = options_of(args, None)?;
     // What a reload is told for itself alone.
     let watch_after_ms = match how.mode {
@@ -104,6 +106,23 @@ pub(super) async fn apply(
         ..action(Action::Restart, targets, how.wait)
     };
     change_step_by_step("/v1/actions", &request, how.wait, output).await
+}
+
+/// Refuses what is said of ecosystem files where none is named: nothing would come of it. (PM2 takes these options with everything.)
+fn for_files_alone(args: &StartArgs) -> anyhow::Result<()> {
+    let said = [("--env", args.env.is_some()), ("--only", !args.only.is_empty())];
+    for (option, _) in said.into_iter().filter(|(_, is_said)| *is_said) {
+        if !like_pm2() {
+            bail!("{option} is for ecosystem files: name the file, or leave {option} out");
+        }
+        tell(format!(
+            "warning: {option} is for ecosystem files; without one nothing comes of it"
+        ));
+    }
+    if args.no_daemon {
+        bail!("--no-daemon is for `start`, which begins with no app; `logs` follows those that run");
+    }
+    Ok(())
 }
 
 /// The apps that are meant, as they are.

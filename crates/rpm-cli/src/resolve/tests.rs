@@ -10,10 +10,10 @@ use crate::args::StartArgs;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A directory of this test alone, with an empty `bin` that is the whole PATH.
-struct Place(PathBuf);
+pub(super) struct Place(pub(super) PathBuf);
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let name = format!(
             "rpm-cli-{}-{}",
             std::process::id(),
@@ -24,7 +24,7 @@ impl Place {
         Place(root)
     }
 
-    fn file(&self, name: &str, mode: u32) -> PathBuf {
+    pub(super) fn file(&self, name: &str, mode: u32) -> PathBuf {
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().expect("parent")).expect("directory");
         fs::write(&path, "#!/bin/sh\n").expect("file");
@@ -32,7 +32,7 @@ impl Place {
         path
     }
 
-    fn around(&self) -> Surroundings {
+    pub(super) fn around(&self) -> Surroundings {
         let path = self.0.join("bin").to_str().expect("UTF-8").to_owned();
         Surroundings {
             cwd: self.0.clone(),
@@ -48,7 +48,7 @@ impl Place {
         }
     }
 
-    fn start(&self, script: &str) -> Result<AppSpec, ResolveError> {
+    pub(super) fn start(&self, script: &str) -> Result<AppSpec, ResolveError> {
         self.resolve(&StartArgs {
             targets: vec![script.into()],
             ..StartArgs::default()

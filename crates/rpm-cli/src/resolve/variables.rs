@@ -30,19 +30,20 @@ pub(super) fn of_new(
     Ok(env)
 }
 
-/// Of one that is known.
+/// Of one that is known. What files say wins over what it has, of which nobody knows where it came from. `cwd`: its own.
 pub(super) fn of_known(
     mut env: BTreeMap<String, String>,
     options: &AppOptions,
     around: &Surroundings,
-    update_env: bool,
-) -> BTreeMap<String, String> {
+    (update_env, cwd): (bool, &Path),
+) -> Result<BTreeMap<String, String>, ResolveError> {
+    env.extend(of_files(options, around, (&around.cwd, Some(cwd)))?);
     if update_env {
         env.extend(around.env.clone());
     }
     filter(&mut env, options);
     env.extend(own(options));
-    env
+    Ok(env)
 }
 
 fn own(options: &AppOptions) -> BTreeMap<String, String> {
