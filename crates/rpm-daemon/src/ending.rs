@@ -130,11 +130,10 @@ impl Supervisor {
             .ok()
             .flatten()
             .or_else(|| pidfd.exit_of_stranger());
-        let exit = match status {
-            Some(ExitStatus::Code(code)) => Exit::Code(code),
-            Some(ExitStatus::Signal(signal)) => Exit::Signal(signal),
-            None => Exit::Signal(Signal::KILL.as_raw()),
-        };
+        if status.is_none() {
+            info!(%worker, pid, "its parent, which is not this daemon, knows how it ended; it is taken for killed");
+        }
+        let exit = exit_of(status);
         info!(%worker, pid, ?exit, "exited");
         if let Some(held) = self.workers.get(&worker) {
             remove_pid(&pid_file(&self.home, &held.spec, held.instance), pid);
@@ -299,6 +298,15 @@ fn told_to_shut_down(held: &mut Worker) -> bool {
         .is_some_and(|channel| channel.send(message, None));
     process.ending |= told;
     told
+}
+
+/// How a worker ended. What nobody knows is no word of the program's: it counts as a crash.
+pub(crate) fn exit_of(status: Option<ExitStatus>) -> Exit {
+    match status {
+        Some(ExitStatus::Code(code)) => Exit::Code(code),
+        Some(ExitStatus::Signal(signal)) => Exit::Signal(signal),
+        None => Exit::Signal(Signal::KILL.as_raw()),
+    }
 }
 
 /// The processes, by descriptors; those that are gone are left out.

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::app::{Plane, cpus};
 use crate::drain::CLOSE_WITHIN;
+use crate::ending::exit_of;
 use crate::home::Home;
 use crate::logs::LogSink;
 use crate::outputs::sources;
@@ -59,6 +60,7 @@ impl Supervisor {
         supervisor.next_app = stored.next_app;
         supervisor.next_ticket = stored.next_ticket;
         supervisor.rescues = stored.rescues;
+        let ended: BTreeMap<WorkerId, Exit> = stored.workers.iter().filter_map(ended).collect();
         let census = Census::take();
         let survivors = stored.workers.into_iter();
         let survivors: Vec<Survivor> = survivors.filter_map(|stored| survivor(stored, &census)).collect();
@@ -104,7 +106,7 @@ impl Supervisor {
         }
         let alive: BTreeSet<WorkerId> = survivors.iter().map(|survivor| survivor.stored.id).collect();
         supervisor.end_strays(&alive);
-        supervisor.go_on(&alive, &lost);
+        supervisor.go_on(&alive, &lost, &ended);
         supervisor.replace_denied(&denied);
         Ok((supervisor, inbox))
     }
@@ -228,7 +230,7 @@ impl Supervisor {
     }
 
     /// Has the core go on, and tells it what has happened since.
-    fn go_on(&mut self, alive: &BTreeSet<WorkerId>, lost: &[SlotId]) {
+    fn go_on(&mut self, alive: &BTreeSet<WorkerId>, lost: &[SlotId], ended: &BTreeMap<WorkerId, Exit>) {
         let now = self.now();
         self.core.take_up(now, lost);
         let groups: Vec<_> = self.listeners.ids().collect();
@@ -248,7 +250,7 @@ impl Supervisor {
             .collect();
         for view in dead {
             let worker = view.id;
-            let exit = Exit::Signal(Signal::KILL.as_raw());
+            let exit = ended.get(&worker).copied().unwrap_or_else(|| exit_of(None));
             self.input(match view.spawned {
                 Some(_) => Input::Exited { worker, exit },
                 None => Input::SpawnFailed { worker },
@@ -348,6 +350,14 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// How a worker has ended that nobody has waited for yet: the daemon that would have is dead, and a container's first process may wait for none.
+fn ended(stored: &StoredWorker) -> Option<(WorkerId, Exit)> {
+    let pidfd = PidFd::open(stored.pid).ok()?;
+    let same = pidfd.start_ticks().ok()? == stored.start_ticks;
+    let status = pidfd.exit_of_stranger().filter(|_| same)?;
+    Some((stored.id, exit_of(Some(status))))
 }
 
 /// The worker, if its process still runs.

@@ -73,6 +73,19 @@ impl Stat {
     }
 }
 
+/// How a process ended that nobody has waited for, as wait(2) would tell; `None`: it runs, or is gone.
+pub(crate) fn exit_status(pid: u32) -> Option<i32> {
+    const AFTER_STATE: usize = 48;
+    let mut buffer = [0; 1024];
+    let text = read(format_args!("/proc/{pid}/stat"), &mut buffer).ok()?;
+    let end = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = str::from_utf8(text.get(end + 1..)?)
+        .ok()?
+        .split_ascii_whitespace();
+    fields.next().filter(|state| *state == "Z")?;
+    fields.nth(AFTER_STATE)?.parse().ok()
+}
+
 /// Reads the beginning of a file into `buffer` with one `read`.
 pub(crate) fn read<'b>(path: std::fmt::Arguments<'_>, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     let mut name = [0; 64];

@@ -1,14 +1,15 @@
 //! What a successor of a dead process must know to take back what that one had: clocks and ids that outlive it, and
 //! descriptors that another process still holds.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::pidfd::{ExitStatus, PidFd};
-use crate::proc::{Stat, fd_flags, numbers_in};
+use crate::proc::{Stat, exit_status, fd_flags, numbers_in};
 
 /// Names this run of the system (`/proc/sys/kernel/random/boot_id`): pids and inodes mean nothing in another.
 ///
@@ -93,9 +94,26 @@ impl PidFd {
         }
     }
 
-    /// How a process ended that was no child of this one, where the kernel tells (Linux 6.15, `PIDFD_GET_INFO`).
+    /// How a process ended that was no child of this one, as long as its parent has not waited for it; after that where the kernel still
+    /// tells (Linux 6.15, for a descriptor that was opened before).
     #[must_use]
     pub fn exit_of_stranger(&self) -> Option<ExitStatus> {
+        // Its parent may wait for it between the two.
+        self.exit_of_zombie().or_else(|| self.exit_of_reaped())
+    }
+
+    /// The status that its parent has not fetched yet (proc_pid_stat(5), field 52): shown to whoever may trace it; to others it is 0.
+    fn exit_of_zombie(&self) -> Option<ExitStatus> {
+        let status = exit_status(self.pid())?;
+        let is_permitted =
+            File::open(format!("/proc/{}/io", self.pid())).and_then(|mut io| io.read(&mut [0]));
+        // A signal finds it as long as it was not waited for: until then its pid is its own.
+        let is_there = self.signal_nothing();
+        (is_permitted.is_ok() && is_there).then(|| decoded(status))
+    }
+
+    /// `PIDFD_GET_INFO`, which tells once its parent has waited for it.
+    fn exit_of_reaped(&self) -> Option<ExitStatus> {
         // Linux, include/uapi/linux/pidfd.h: struct pidfd_info, version 0.
         const GET_INFO: libc::c_ulong = 0xC040_FF0B;
         const INFO_EXIT: u64 = 1 << 3;
@@ -108,12 +126,31 @@ impl PidFd {
         if done != 0 || mask & INFO_EXIT == 0 {
             return None;
         }
-        let status = i32::from_ne_bytes(*info.get(EXIT_CODE..)?.first_chunk()?);
-        Some(if libc::WIFSIGNALED(status) {
-            ExitStatus::Signal(libc::WTERMSIG(status))
-        } else {
-            ExitStatus::Code(libc::WEXITSTATUS(status))
-        })
+        Some(decoded(i32::from_ne_bytes(
+            *info.get(EXIT_CODE..)?.first_chunk()?,
+        )))
+    }
+
+    fn signal_nothing(&self) -> bool {
+        // SAFETY: the kernel reads nothing: no signal is sent, and there is no siginfo.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                libc_fd(self),
+                0,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        done == 0
+    }
+}
+
+fn decoded(status: i32) -> ExitStatus {
+    if libc::WIFSIGNALED(status) {
+        ExitStatus::Signal(libc::WTERMSIG(status))
+    } else {
+        ExitStatus::Code(libc::WEXITSTATUS(status))
     }
 }
 
@@ -151,7 +188,7 @@ mod tests {
     use super::*;
 
     fn sleeper(extra: OwnedFd) -> crate::spawn::Child {
-        let null = || OwnedFd::from(std::fs::File::create("/dev/null").unwrap());
+        let null = || OwnedFd::from(File::create("/dev/null").unwrap());
         crate::spawn::spawn(crate::spawn::Spawn {
             program: "/bin/sleep".into(),
             argv: vec!["sleep".into(), "60".into()],
@@ -177,7 +214,7 @@ mod tests {
         let back = child.pidfd.holdings().take(inode).unwrap().expect("it is held");
         io::Write::write_all(&mut { write }, b"x").unwrap();
         let mut byte = [0];
-        io::Read::read_exact(&mut std::fs::File::from(back), &mut byte).unwrap();
+        io::Read::read_exact(&mut File::from(back), &mut byte).unwrap();
         assert_eq!(&byte, b"x");
         assert!(child.pidfd.holdings().take(u64::MAX).unwrap().is_none());
         child.pidfd.send_signal(crate::Signal::KILL).unwrap();
@@ -190,6 +227,32 @@ mod tests {
         );
         let told = child.pidfd.exit_of_stranger();
         assert!(matches!(told, None | Some(ExitStatus::Signal(9))), "{told:?}");
+    }
+
+    #[test]
+    fn how_one_ended_is_known_before_its_parent_asks() {
+        for (script, status) in [
+            ("exit 7", ExitStatus::Code(7)),
+            ("exit 0", ExitStatus::Code(0)),
+            ("kill -TERM $$", ExitStatus::Signal(15)),
+        ] {
+            let mut child = std::process::Command::new("/bin/sh")
+                .args(["-c", script])
+                .spawn()
+                .unwrap();
+            let pidfd = PidFd::open(child.id()).unwrap();
+            while !pidfd.peek().unwrap() {
+                std::thread::yield_now();
+            }
+            assert_eq!(pidfd.exit_of_zombie(), Some(status), "{script}");
+            assert_eq!(pidfd.exit_of_stranger(), Some(status), "{script}");
+            child.wait().unwrap();
+            assert_eq!(pidfd.exit_of_zombie(), None, "its pid may be another's by now");
+            let told = pidfd.exit_of_stranger();
+            assert!(told.is_none_or(|told| told == status), "{script}: {told:?}");
+        }
+        let own = PidFd::open(std::process::id()).unwrap();
+        assert_eq!(own.exit_of_stranger(), None, "it runs");
     }
 
     #[test]

@@ -10,9 +10,11 @@ use std::time::Duration;
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{has_ended, kill, kill_daemon, voluntary_switches};
+use rpm_e2e::place::Place;
+use rpm_e2e::process::signal;
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, get, wait_until};
+use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, get, skip, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -426,6 +428,52 @@ fn workers_that_nobody_knows_any_more_are_named_and_can_be_ended() {
     rpm.ok(["kill"]);
     assert_eq!(rpm.processes_of_workers(), [] as [u32; 0]);
     assert!(rpm.list().is_empty());
+}
+
+/// Its parent is gone, and whoever adopts it waits for it: the daemon that took it back asks the kernel.
+#[test]
+fn the_exit_code_of_a_worker_that_was_taken_back_counts() {
+    const TOLD_FROM: (u32, u32) = (6, 15);
+    if kernel() < TOLD_FROM {
+        return skip(
+            "the_exit_code_of_a_worker_that_was_taken_back_counts",
+            "no PIDFD_INFO_EXIT",
+        );
+    }
+    for (code, status) in [(0, Status::Stopped), (3, Status::Stopped), (4, Status::Errored)] {
+        let (rpm, place) = (Rpm::new(), Place::new());
+        let script =
+            format!("process.on('SIGUSR2', () => process.exit({code})); setInterval(() => {{}}, 1000);");
+        place.write("ends.js", &script);
+        let stops = [
+            "--stop-exit-codes",
+            "0,3",
+            "--max-restarts",
+            "0",
+            "--min-uptime",
+            "1h",
+        ];
+        place.ok(&rpm, [&["start", "ends.js"][..], &stops].concat());
+        let pid = rpm.process(0).pid.expect("it runs");
+        kill_daemon(&rpm);
+        assert_eq!(rpm.process(0).pid, Some(pid), "it was taken back");
+        signal(pid, "USR2");
+        let ended = |process: &Process| process.status == status;
+        let process = wait_until("it has ended", BOUND, || rpm.process(0), ended);
+        assert_eq!(
+            (process.exit_code, process.restarts),
+            (Some(code), 0),
+            "{}",
+            rpm.log()
+        );
+    }
+}
+
+/// Of the version.
+fn kernel() -> (u32, u32) {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
+    let mut numbers = text.split(['.', '-']).map_while(|number| number.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 #[test]
