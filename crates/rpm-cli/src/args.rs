@@ -73,8 +73,12 @@ pub struct StaticSite {
     pub path: PathBuf,
     /// Where.
     pub port: u16,
+    /// At this address; all, if there is none.
+    pub host: Option<String>,
     /// What is not there is the index: an application of one page, which knows its own paths.
     pub spa: bool,
+    /// The index, below the directory.
+    pub homepage: String,
     /// User and password that a client must know.
     pub password: Option<(String, String)>,
 }
@@ -140,13 +144,21 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     Ok(match command {
         Top::Daemon { check } => Invocation::Daemon { check },
         Top::Demo { port } => Invocation::Demo { port },
-        Top::StaticSite { path, port, spa } => {
+        Top::StaticSite {
+            path,
+            port,
+            host,
+            spa,
+            homepage,
+        } => {
             let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
             let password = own(SITE_USER).zip(own(SITE_PASSWORD));
             Invocation::Static(StaticSite {
                 path,
                 port,
+                host,
                 spa,
+                homepage,
                 password,
             })
         }
@@ -288,7 +300,11 @@ enum Top {
         #[arg(long)]
         port: u16,
         #[arg(long)]
+        host: Option<String>,
+        #[arg(long)]
         spa: bool,
+        #[arg(long, default_value = "index.html")]
+        homepage: String,
     },
     #[command(external_subcommand)]
     Missing(Vec<OsString>),

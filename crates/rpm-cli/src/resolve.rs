@@ -6,6 +6,7 @@ mod program;
 mod proxy;
 mod settings;
 mod shebang;
+mod site;
 mod surroundings;
 mod variables;
 mod versions;
@@ -18,6 +19,7 @@ use rpm_wire::api::{AppSpec, ExecMode};
 use rpm_wire::interpreter::found_anew;
 
 pub(crate) use flags::{options_of, overlay};
+pub(crate) use site::{Site, USUAL_PORT};
 pub(crate) use surroundings::Surroundings;
 
 /// Why an app cannot even be described.
@@ -66,6 +68,9 @@ pub(crate) fn app_spec(
     env_name: Option<&str>,
     beside: Option<&Path>,
 ) -> Result<AppSpec, ResolveError> {
+    if let Some(spec) = site::resolve(options, around, env_name, beside)? {
+        return settings::with(spec, options, around.home());
+    }
     let script = script_of(options, around);
     let cwd = working_directory(options, &script, around, beside)?;
     let line = program::command_line(&script, &cwd, around)?;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use crate::keys::{self, State};
 use crate::nearest::nearest;
 use crate::options::AppOptions;
+use crate::site;
 use crate::values::variables;
 
 /// What a file describes.
@@ -60,6 +61,7 @@ pub fn read(value: &Value) -> Result<Ecosystem, Faults> {
     for (number, app) in apps.into_iter().enumerate().take(APPS_LIMIT) {
         reader.app(number, app);
     }
+    reader.sites(value);
     reader.same_names();
     if reader.problems.is_empty() {
         Ok(reader.found)
@@ -81,19 +83,18 @@ impl Reader {
     fn apps<'v>(&mut self, value: &'v Value) -> Vec<&'v Value> {
         let apps = match value {
             Value::Array(list) => list.iter().collect(),
-            Value::Object(fields) if fields.contains_key("apps") || fields.contains_key("pm2") => {
+            Value::Object(fields)
+                if ["apps", "pm2", "static"]
+                    .iter()
+                    .any(|key| fields.contains_key(*key)) =>
+            {
                 for name in fields.keys().filter(|name| !TOP_KEYS.contains(&name.as_str())) {
                     let text = unknown(name, TOP_KEYS);
                     self.warn("the file", text);
                 }
-                if fields.contains_key("static") {
-                    self.warn(
-                        "the file",
-                        "`static` is not read: use `rpm serve public 8080`".to_owned(),
-                    );
-                }
                 match fields.get("apps").or_else(|| fields.get("pm2")) {
                     Some(Value::Array(list)) => list.iter().collect(),
+                    None if fields.contains_key("static") => Vec::new(),
                     Some(one @ Value::Object(_)) => vec![one],
                     other => {
                         let found = other.map_or_else(String::new, shown);
@@ -131,6 +132,13 @@ impl Reader {
         for (name, value) in fields {
             self.key(&place, &mut app, name, value);
         }
+        let is_site = app.script.as_deref() == Some(site::SCRIPT);
+        if is_site && app.env.get(site::LISTS).is_some_and(|lists| lists == "true") {
+            self.warn(
+                &place,
+                format!("`{}` is left out: directories are not listed", site::LISTS),
+            );
+        }
         if app.script.is_none() && !names_script(fields) {
             self.problem(
                 &place,
@@ -138,6 +146,35 @@ impl Reader {
             );
         }
         self.found.apps.push(app);
+    }
+
+    /// The directories that are served beside the apps.
+    fn sites(&mut self, value: &Value) {
+        let list = match value.get("static") {
+            None | Some(Value::Null) => return,
+            Some(Value::Array(list)) => list.iter().collect(),
+            Some(one) => vec![one],
+        };
+        for (number, site) in list.into_iter().enumerate().take(APPS_LIMIT) {
+            let place = format!("static {}", number + 1);
+            let Some(fields) = site.as_object() else {
+                let text = format!(
+                    "what is served is an object with `path` and `port`, not {}",
+                    shown(site)
+                );
+                self.problem(&place, text);
+                continue;
+            };
+            let read = site::read(fields);
+            read.warnings.into_iter().for_each(|text| self.warn(&place, text));
+            read.problems
+                .into_iter()
+                .for_each(|text| self.problem(&place, text));
+            if read.app.env.get(site::LISTS).is_some_and(|lists| lists == "true") {
+                self.warn(&place, "`ftp` is left out: directories are not listed".to_owned());
+            }
+            self.found.apps.push(read.app);
+        }
     }
 
     fn key(&mut self, place: &str, app: &mut AppOptions, name: &str, value: &Value) {

@@ -15,6 +15,7 @@ mod parse;
 pub mod pm2_dump;
 mod proxy;
 mod schema;
+mod site;
 mod units;
 mod values;
 mod yaml;

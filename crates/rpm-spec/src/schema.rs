@@ -37,8 +37,29 @@ pub fn schema() -> Value {
                         "anyOf": [{"type": "array", "items": {"$ref": "#/$defs/app"}}, {"$ref": "#/$defs/app"}],
                     },
                     "deploy": {"type": "object", "description": "where `deploy` brings the apps, an environment a key: user, host, repo, ref, path, hooks"},
+                    "static": {
+                        "description": "Directories that are served beside the apps",
+                        "type": "array",
+                        "items": {"$ref": "#/$defs/site"},
+                    },
                 },
-                "required": ["apps"],
+                "anyOf": [{"required": ["apps"]}, {"required": ["static"]}],
+            },
+            "site": {
+                "type": "object",
+                "properties": {
+                    "path": {"type": "string", "description": "the directory; also `directory`"},
+                    "directory": {"type": "string"},
+                    "port": {"type": "integer", "description": "where it is served; 8080 if it does not say"},
+                    "host": {"type": "string", "description": "at this address alone"},
+                    "spa": {"type": "boolean", "description": "what is not there is the index"},
+                    "basic_auth": {
+                        "type": "object",
+                        "properties": {"username": {"type": "string"}, "password": {"type": "string"}},
+                        "required": ["username", "password"],
+                    },
+                    "name": {"type": "string", "description": "name of the app; static-page-server-<port> if it does not say"},
+                },
             },
             "app": {
                 "type": "object",

@@ -1,7 +1,6 @@
 //! `serve`: static files over HTTP, as an app that is supervised like any other.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -35,8 +34,13 @@ pub(crate) fn run(site: &StaticSite) -> anyhow::Result<()> {
 }
 
 async fn serve(site: &StaticSite) -> anyhow::Result<()> {
-    let listener = listen(site.port).await?;
-    let app = router(&site.path, site.spa, password(site));
+    let listener = match &site.host {
+        Some(host) => TcpListener::bind((host.as_str(), site.port))
+            .await
+            .with_context(|| format!("cannot listen on port {} of {host}", site.port))?,
+        None => listen(site.port).await?,
+    };
+    let app = router(site);
     println!("serving {} on port {}", site.path.display(), site.port);
     axum::serve(listener, app).with_graceful_shutdown(told()).await?;
     Ok(())
@@ -54,15 +58,17 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
     bound.with_context(|| format!("cannot listen on port {port}"))
 }
 
-fn router(path: &Path, spa: bool, password: Option<Arc<str>>) -> Router {
+fn router(site: &StaticSite) -> Router {
     // With slashes at the end, ranges, types by extension and dates; what leads out of the directory is not found.
-    let files = ServeDir::new(path).append_index_html_on_directories(true);
-    let app = if spa {
-        Router::new().fallback_service(files.fallback(ServeFile::new(path.join("index.html"))))
+    let files = ServeDir::new(&site.path).append_index_html_on_directories(true);
+    let own = |name: &str| ServeFile::new(site.path.join(name.trim_start_matches('/')));
+    let app = if site.spa {
+        Router::new().fallback_service(files.fallback(own(&site.homepage)))
     } else {
-        Router::new().fallback_service(files)
+        // Nothing, where there is no such file.
+        Router::new().fallback_service(files.not_found_service(own("404.html")))
     };
-    match password {
+    match password(site) {
         Some(password) => app.layer(from_fn_with_state(password, guard)),
         None => app,
     }

@@ -70,6 +70,53 @@ fn files_have_their_types_and_ranges_and_nothing_else_is_told() {
 }
 
 #[test]
+fn what_is_not_there_is_the_404_page_where_there_is_one() {
+    let (rpm, place, port) = (Rpm::new(), site(), Port::reserve());
+    place.write("public/404.html", "<h1>lost</h1>");
+    place.ok(&rpm, ["serve", "public", &port.to_string()]);
+    for path in ["/nowhere", "/data/nowhere.json", "/../secret.txt"] {
+        let (status, kind, body) = asked(&port, path, &[]);
+        assert_eq!((status, body.as_str()), (404, "<h1>lost</h1>"), "{path}");
+        assert!(kind.starts_with("text/html"), "{path}: {kind}");
+    }
+    assert_eq!(asked(&port, "/", &[]).2, "<h1>front</h1>");
+}
+
+#[test]
+fn files_of_pm2_have_directories_served() {
+    let (rpm, place) = (Rpm::new(), site());
+    let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
+    place.write("public/200.html", "<h1>any</h1>");
+    let file = format!(
+        r#"{{"apps": [
+            {{"name": "docs", "script": "serve", "env": {{"PM2_SERVE_PATH": "public", "PM2_SERVE_PORT": {}, "PM2_SERVE_SPA": "true", "PM2_SERVE_HOMEPAGE": "/200.html"}}}},
+            {{"name": "closed", "script": "serve", "env": {{
+                "PM2_SERVE_PATH": "./public/", "PM2_SERVE_PORT": {},
+                "PM2_SERVE_BASIC_AUTH": "true", "PM2_SERVE_BASIC_AUTH_USERNAME": "me", "PM2_SERVE_BASIC_AUTH_PASSWORD": "it's me"
+            }}}}
+        ], "static": [{{"path": "public", "port": {}, "host": "127.0.0.1"}}]}}"#,
+        ports[0], ports[1], ports[2]
+    );
+    place.write("e.json", &file);
+    place.ok(&rpm, ["start", "e.json"]);
+    let name = format!("static-page-server-{}", ports[2]);
+    let names: Vec<String> = rpm.list().into_iter().map(|process| process.name).collect();
+    assert_eq!(names, ["docs", "closed", &name]);
+    assert_eq!(asked(&ports[0], "/some/page", &[]).2, "<h1>any</h1>");
+    assert_eq!(asked(&ports[1], "/", &[]).0, 401);
+    assert_eq!(asked(&ports[1], "/", &["-u", "me:it's me"]).2, "<h1>front</h1>");
+    assert_eq!(asked(&ports[2], "/app.js", &[]).2, "let a = 1;");
+    assert_eq!(
+        rpm.describe(&name).listeners[0].address,
+        format!("tcp 127.0.0.1:{}", ports[2])
+    );
+    let again = place.ok(&rpm, ["reload", "e.json"]);
+    assert!(again.stderr.contains("docs: unchanged"), "{again:?}");
+    place.ok(&rpm, ["delete", "e.json"]);
+    assert!(rpm.list().is_empty());
+}
+
+#[test]
 fn an_application_of_one_page_behind_a_password() {
     let (rpm, place, port) = (Rpm::new(), site(), Port::reserve());
     let port_text = port.to_string();

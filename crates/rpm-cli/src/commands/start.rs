@@ -6,20 +6,20 @@ use std::path::Path;
 use anyhow::{anyhow, bail};
 use rpm_spec::AppOptions;
 use rpm_wire::api::{
-    AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, ExecMode, Known, LogTarget, Plan, PlanRequest,
-    StartRequest, Status,
+    AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, Known, LogTarget, Plan, PlanRequest, StartRequest,
+    Status,
 };
 use rpm_wire::shell::word;
 
 use super::changes::{self, How};
 use super::described::specs_of;
 use super::{change_step_by_step, follow, read, session, show_served, surroundings, tell, warn_of_skipped};
-use crate::args::{FileArgs, SITE_PASSWORD, SITE_USER, STATIC_SITE, ServeArgs, StartArgs};
+use crate::args::{FileArgs, ServeArgs, StartArgs};
 use crate::config;
 use crate::hints::command;
 use crate::http::Session;
 use crate::output::Output;
-use crate::resolve::{ResolveError, Surroundings, app_spec, options_of};
+use crate::resolve::{ResolveError, Site, Surroundings, USUAL_PORT, app_spec, options_of};
 
 /// What an argument of `start` means.
 enum Meant {
@@ -334,52 +334,24 @@ pub(super) async fn start_or(
     apply(specs, mode, (files.dry_run, wait), output).await
 }
 
-/// Where static files are served, if nobody says.
-const USUAL_PORT: u16 = 8080;
-
 /// `serve`: this program itself, as an app.
 pub(super) async fn serve(args: &ServeArgs, output: &mut Output) -> anyhow::Result<()> {
     let around = surroundings()?;
-    let path = around.absolute(args.path.as_deref().unwrap_or_else(|| ".".as_ref()));
-    if !path.is_dir() {
-        bail!(
-            "{} is not a directory; name one that has files to serve",
-            path.display()
-        );
-    }
-    let port = args.port.or(args.at).unwrap_or(USUAL_PORT).to_string();
-    let text = |path: std::path::PathBuf| {
-        let text = path.into_os_string().into_string();
-        text.map_err(|path| anyhow!("not UTF-8: {}", path.to_string_lossy()))
-    };
-    let mut words = vec![
-        STATIC_SITE.to_owned(),
-        text(path.clone())?,
-        "--port".to_owned(),
-        port.clone(),
-    ];
-    words.extend(args.spa.then(|| "--spa".to_owned()));
-    let mut env = around.env.clone();
-    let secrets = [
-        (SITE_USER, &args.basic_auth_username),
-        (SITE_PASSWORD, &args.basic_auth_password),
-    ];
-    for (name, value) in secrets {
-        env.extend(value.clone().map(|value| (name.to_owned(), value)));
-    }
-    let app = AppSpec {
-        name: args
-            .name
+    let site = Site {
+        path: around.absolute(args.path.as_deref().unwrap_or_else(|| ".".as_ref())),
+        port: args.port.or(args.at).unwrap_or(USUAL_PORT),
+        spa: args.spa,
+        auth: args
+            .basic_auth_username
             .clone()
-            .unwrap_or_else(|| format!("static-page-server-{port}")),
-        script: text(std::env::current_exe()?)?,
-        args: words,
-        cwd: text(path)?,
-        env,
-        // Its listening is how it is known to be ready.
-        exec_mode: ExecMode::Cluster,
-        instances: args.instances.unwrap_or(1),
-        ..AppSpec::default()
+            .zip(args.basic_auth_password.clone()),
+        ..Site::default()
+    };
+    let spec = site.app(around.env.clone())?;
+    let app = AppSpec {
+        name: args.name.clone().unwrap_or(spec.name),
+        instances: args.instances.unwrap_or(spec.instances),
+        ..spec
     };
     let request = StartRequest { app, wait: true };
     let reply: ChangeReply = session().await?.post("/v1/apps", &request).await?;

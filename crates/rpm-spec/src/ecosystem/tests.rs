@@ -220,6 +220,75 @@ fn files_of_variables_are_no_environment_of_that_name() {
 }
 
 #[test]
+fn what_is_served_becomes_apps() {
+    let file = json!({"apps": [{"script": "a.js"}], "static": [
+        {"path": "public", "port": 3001, "spa": true, "basic_auth": {"username": "me", "password": "it"}, "monitor": true},
+        {"directory": "docs", "name": "docs", "port": "3002", "host": "127.0.0.1", "ftp": true, "prot": 1},
+    ]});
+    let found = read(&file).expect("no fault");
+    let env = |at: usize| -> Vec<(&str, &str)> {
+        found.apps[at]
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect()
+    };
+    assert_eq!(found.apps.len(), 3);
+    assert_eq!(found.apps[1].name.as_deref(), Some("static-page-server-3001"));
+    assert!(
+        found.apps[1..]
+            .iter()
+            .all(|app| app.script.as_deref() == Some("serve"))
+    );
+    assert_eq!(
+        env(1),
+        [
+            ("PM2_SERVE_BASIC_AUTH", "true"),
+            ("PM2_SERVE_BASIC_AUTH_PASSWORD", "it"),
+            ("PM2_SERVE_BASIC_AUTH_USERNAME", "me"),
+            ("PM2_SERVE_PATH", "public"),
+            ("PM2_SERVE_PORT", "3001"),
+            ("PM2_SERVE_SPA", "true"),
+        ]
+    );
+    assert_eq!(found.apps[2].name.as_deref(), Some("docs"));
+    let rest = [
+        ("PM2_SERVE_HOST", "127.0.0.1"),
+        ("PM2_SERVE_PATH", "docs"),
+        ("PM2_SERVE_PORT", "3002"),
+    ];
+    assert!(rest.iter().all(|one| env(2).contains(one)), "{:?}", env(2));
+    let told: Vec<String> = found.warnings.iter().map(Warning::to_string).collect();
+    let wanted = [
+        "static 2: there is no key `prot`; did you mean `port`?",
+        "static 2: `ftp` is left out: directories are not listed",
+    ];
+    assert_eq!(told, wanted);
+    assert_eq!(
+        read(&json!({"static": {"path": "a"}}))
+            .expect("no fault")
+            .apps
+            .len(),
+        1
+    );
+    for (site, fault) in [
+        (
+            json!("public"),
+            "static 1: what is served is an object with `path` and `port`, not \"public\"",
+        ),
+        (json!({"port": 70000}), "static 1: `port` cannot be 70000"),
+        (
+            json!({"basic_auth": {"username": "me"}}),
+            "static 1: `basic_auth` cannot be an object",
+        ),
+    ] {
+        let faults = read(&json!({"static": [site]})).expect_err("a fault");
+        let told: Vec<String> = faults.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(told, [fault]);
+    }
+}
+
+#[test]
 fn what_can_be_read_is_there_beside_the_faults() {
     let faults =
         read(&json!([{"script": "a.js", "instances": "many", "instnaces": 2}])).expect_err("a fault");
