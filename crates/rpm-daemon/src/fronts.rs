@@ -68,12 +68,13 @@ impl Fronts {
         self.open.get(&group)?.trouble.as_deref()
     }
 
-    /// Has clients go, and accepts no more meanwhile; or goes on.
+    /// Has clients go, or goes on.
     pub(crate) fn part(&self, parts: Parting) {
         let Some(proxy) = &self.proxy else { return };
         for (group, open) in &self.open {
             match parts {
                 Parting::Stays => proxy.leave(group.0, open.leaves),
+                Parting::Thinned => proxy.thin(group.0),
                 Parting::Asked => proxy.part(group.0),
                 Parting::Idle => proxy.clear(group.0),
             }
@@ -128,7 +129,9 @@ impl Fronts {
 pub(crate) enum Parting {
     /// None.
     Stays,
-    /// Each with its next answer.
+    /// Those of HTTP/1, each with its next answer.
+    Thinned,
+    /// All, each with its next answer, and no more are accepted.
     Asked,
     /// Those that ask for nothing, too.
     Idle,

@@ -71,6 +71,7 @@ impl Redirect {
     pub(crate) fn part(&self, proxy: &Proxy, parts: Parting) {
         match parts {
             Parting::Stays => proxy.leave(self.id, false),
+            Parting::Thinned => proxy.thin(self.id),
             Parting::Asked => proxy.part(self.id),
             Parting::Idle => proxy.clear(self.id),
         }

@@ -31,9 +31,11 @@ const CHECK_PAUSE: Duration = Duration::from_millis(5);
 const CHECK_LIMIT: u64 = 4096;
 /// For requests of clients of the proxy to be answered before their connections end.
 const PARTED_WITHIN: Duration = Duration::from_secs(10);
-/// For clients of the proxy that are idle to ask once more, and be told to go.
-const IDLE_WITHIN: Duration = Duration::from_secs(1);
-/// For those that have not to see that their connections have ended, and to end them as well.
+/// For clients of the proxy that are idle to ask once more, and be told to go. New ones are served meanwhile.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
+/// For clients that were accepted last to send their first request.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
+/// For those that have asked for nothing to see that their connections have ended, and to end them as well.
 const CLEARED_WITHIN: Duration = Duration::from_secs(1);
 /// Tries to find a moment in which nothing is under way.
 const TRIES: u32 = 1000;
@@ -128,21 +130,37 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
 }
 
 /// Has the clients of the proxy go, for their connections end with this program. New ones wait in the backlog for the next.
+///
+/// Most learn from their next answer that it was the last. What one sends that has asked for nothing for so long crosses the end of its
+/// connection, which it sees before this program is another one: the system would reset it then.
 async fn part(handle: &Handle) -> Result<(), ()> {
-    // Those that are idle may have nothing more to ask for a long time. What they send when their connection has ended here they can send
-    // again; had this program become another one meanwhile, the system would have reset it, and a request that came last would be lost.
-    for (stage, within) in [(Parting::Asked, IDLE_WITHIN), (Parting::Idle, CLEARED_WITHIN)] {
-        let began = Instant::now();
-        let ask = move |supervisor: &mut Supervisor| {
-            supervisor.fronts.part(stage);
-            supervisor.fronts.busy()
-        };
-        let (mut connections, mut requests) = handle.ask(ask).await.map_err(drop)?;
-        while connections > 0 && began.elapsed() < if requests > 0 { PARTED_WITHIN } else { within } {
-            tokio::time::sleep(CHECK_PAUSE).await;
-            let busy = handle.ask(|supervisor| supervisor.fronts.busy()).await;
-            (connections, requests) = busy.map_err(drop)?;
-        }
+    let idle_until = Instant::now() + LEFT_WITHIN;
+    wait(handle, Parting::Thinned, |connections, requests| {
+        connections > requests && Instant::now() < idle_until
+    })
+    .await?;
+    let until = Instant::now() + PARTED_WITHIN;
+    for (tells, within) in [(Parting::Asked, FIRST_WITHIN), (Parting::Idle, CLEARED_WITHIN)] {
+        let at_rest = Instant::now() + within;
+        wait(handle, tells, |connections, requests| {
+            connections > 0 && Instant::now() < if requests > 0 { until.max(at_rest) } else { at_rest }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Tells the clients of the proxy, and looks at their number, and that of their requests, until it is as it should be.
+async fn wait(handle: &Handle, tells: Parting, goes_on: impl Fn(u32, u32) -> bool) -> Result<(), ()> {
+    let ask = move |supervisor: &mut Supervisor| {
+        supervisor.fronts.part(tells);
+        supervisor.fronts.busy()
+    };
+    let (mut connections, mut requests) = handle.ask(ask).await.map_err(drop)?;
+    while goes_on(connections, requests) {
+        tokio::time::sleep(CHECK_PAUSE).await;
+        let busy = handle.ask(|supervisor| supervisor.fronts.busy()).await;
+        (connections, requests) = busy.map_err(drop)?;
     }
     Ok(())
 }

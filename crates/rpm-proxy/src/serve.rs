@@ -369,7 +369,7 @@ async fn until_gone<C: GracefulConnection>(
     };
     tokio::select! {
         _ = connection.as_mut() => return,
-        _ = closing.wait_for(|stage| *stage != Stage::Open) => {}
+        _ = closing.wait_for(|stage| stage.tells()) => {}
         () = peer.streams().rest(limits, Instant::now()) => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -31,6 +31,9 @@ enum Order {
 pub(crate) enum Stage {
     /// Clients may stay.
     Open,
+    /// Clients of HTTP/1 go with their next answer, and new ones are served. Those of HTTP/2 need not be asked so early: they are told when
+    /// they ask for nothing as well.
+    Thinning,
     /// Others serve new clients: whoever is here is asked to go, and served until it does.
     Leaving,
     /// The same, and new clients wait in the backlog: the process is about to be another program.
@@ -46,7 +49,7 @@ impl Stage {
     pub(crate) fn keeps_waiting(self) -> bool {
         match self {
             Stage::Parting | Stage::Clearing => true,
-            Stage::Open | Stage::Leaving | Stage::Closed => false,
+            Stage::Open | Stage::Thinning | Stage::Leaving | Stage::Closed => false,
         }
     }
 
@@ -54,7 +57,15 @@ impl Stage {
     pub(crate) fn dismisses(self) -> bool {
         match self {
             Stage::Clearing | Stage::Closed => true,
-            Stage::Open | Stage::Leaving | Stage::Parting => false,
+            Stage::Open | Stage::Thinning | Stage::Leaving | Stage::Parting => false,
+        }
+    }
+
+    /// A client that can be told at any time is told to go.
+    pub(crate) fn tells(self) -> bool {
+        match self {
+            Stage::Leaving | Stage::Parting | Stage::Clearing | Stage::Closed => true,
+            Stage::Open | Stage::Thinning => false,
         }
     }
 }
@@ -110,6 +121,11 @@ impl Proxy {
     pub fn leave(&self, id: u32, leaves: bool) {
         let stage = if leaves { Stage::Leaving } else { Stage::Open };
         self.order(id, || Order::Tell(id, stage));
+    }
+
+    /// Has clients of HTTP/1 go when they have had the next answer, until [`Proxy::leave`] says otherwise.
+    pub fn thin(&self, id: u32) {
+        self.order(id, || Order::Tell(id, Stage::Thinning));
     }
 
     /// Accepts no more, and has the clients go when they have had the next answer, until [`Proxy::leave`] says otherwise.
