@@ -2,8 +2,10 @@
 //!
 //! Nothing of a running daemon is needed for that, so that `validate` and `import` ask the same as `start`.
 
+use std::path::Path;
+
 use rpm_listen::MAX_WEIGHT;
-use rpm_wire::api::{ApiError, AppSpec, Balance, Policy};
+use rpm_wire::api::{ApiError, AppSpec, Balance, LogTarget, Policy};
 
 use crate::app::{self, Plane};
 use crate::commands::{INSTANCE_LIMIT, failure, passable, too_many};
@@ -19,7 +21,7 @@ type Checked = Result<(), ApiError>;
 /// Everything for which the daemon would refuse to start an app.
 #[must_use]
 pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
-    let checks: [fn(&AppSpec) -> Checked; 11] = [
+    let checks: [fn(&AppSpec) -> Checked; 12] = [
         name,
         texts,
         count,
@@ -31,6 +33,7 @@ pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
         surge,
         schedule,
         user,
+        logs,
     ];
     checks.iter().filter_map(|check| check(spec).err()).collect()
 }
@@ -132,6 +135,38 @@ fn watch(spec: &AppSpec) -> Checked {
     }
 }
 
+/// A log that can never be written: what it is given would be lost, and only the daemon's own log would say so.
+fn logs(spec: &AppSpec) -> Checked {
+    let logs = &spec.logs;
+    let all = [Some(&logs.out), Some(&logs.err), logs.both.as_ref()];
+    let wrong = all.into_iter().flatten().find_map(|target| match target {
+        LogTarget::File(path) if target.standard_stream().is_none() => unwritable(Path::new(path)),
+        LogTarget::File(_) | LogTarget::Usual | LogTarget::Nowhere => None,
+    });
+    match wrong {
+        Some(why) => Err(failure(
+            why,
+            Some("name a file, in a directory that there is or can be"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn unwritable(path: &Path) -> Option<String> {
+    if path.is_dir() {
+        return Some(format!("{} is a directory, and cannot be a log", path.display()));
+    }
+    let above = path.ancestors().skip(1).find(|above| above.exists())?;
+    let is_file = !above.is_dir();
+    is_file.then(|| {
+        format!(
+            "{} is no directory, so {} cannot be a log",
+            above.display(),
+            path.display()
+        )
+    })
+}
+
 fn weights(spec: &AppSpec) -> Checked {
     let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
     if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {
@@ -220,6 +255,33 @@ mod tests {
         ] {
             assert_eq!(faults(&named(bad)).len(), 1, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_log_is_no_directory_and_is_in_one() {
+        let directory = std::env::temp_dir().join(format!("rpm-check-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("file"), "").unwrap();
+        for (path, told) in [
+            ("", Some("is a directory")),
+            ("file/x.log", Some("is no directory")),
+            ("file/deep/x.log", Some("is no directory")),
+            ("file", None),
+            ("new/deep/x.log", None),
+        ] {
+            let target = LogTarget::File(directory.join(path).display().to_string());
+            let mut spec = named("web");
+            spec.logs.err = target;
+            let fault = logs(&spec).err().map(|fault| fault.error);
+            match told {
+                None => assert_eq!(fault, None, "{path}"),
+                Some(told) => assert!(
+                    fault.as_ref().is_some_and(|fault| fault.contains(told)),
+                    "{path}: {fault:?}"
+                ),
+            }
+        }
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]

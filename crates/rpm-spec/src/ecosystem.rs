@@ -212,6 +212,10 @@ impl Reader {
                     );
                 }
             }
+            State::Needless(_) if polls(name, value) => self.warn(
+                place,
+                format!("`{name}.usePolling` is left out: only changes that this kernel makes are seen, none on network drives"),
+            ),
             State::Needless(_) => {}
             State::Instead(what) => self.warn(place, format!("`{name}` is not supported: {what}")),
         }
@@ -244,6 +248,12 @@ impl Reader {
         let place = place.to_owned();
         self.problems.push(Problem { place, text });
     }
+}
+
+/// For network drives, where no kernel tells of changes.
+fn polls(name: &str, value: &Value) -> bool {
+    keys::find(name).is_some_and(|key| key.name == "watch_options")
+        && value.get("usePolling") == Some(&Value::Bool(true))
 }
 
 /// A script of the wrong type is reported as that.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Variables that describe descriptors of *this* process; an app that believed them would read a
-/// descriptor it does not have.
+/// descriptor it does not have. And `_`, which is another one with each command that a shell runs: apps would seem to have changed.
 const NOT_INHERITED: &[&str] = &[
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
@@ -15,6 +15,7 @@ const NOT_INHERITED: &[&str] = &[
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
+    "_",
 ];
 
 /// What the resolution of a command depends on.
@@ -115,9 +116,10 @@ mod tests {
     #[test]
     fn variables_that_cannot_or_must_not_be_passed_on() {
         let bad = || OsString::from_vec(vec![b'x', 0xff]);
-        let variables: [(OsString, OsString); 5] = [
+        let variables: [(OsString, OsString); 6] = [
             ("PATH".into(), "/bin".into()),
             ("NODE_CHANNEL_FD".into(), "3".into()),
+            ("_".into(), "/usr/bin/rpm".into()),
             ("LISTEN_FDS".into(), bad()),
             ("VALUE".into(), bad()),
             (bad(), "1".into()),

@@ -220,6 +220,20 @@ fn files_of_variables_are_no_environment_of_that_name() {
 }
 
 #[test]
+fn polling_is_said_to_be_left_out() {
+    for (options, told) in [
+        (json!({"usePolling": true}), 1),
+        (json!({"usePolling": false}), 0),
+        (json!({}), 0),
+    ] {
+        for key in ["watch_options", "watchOptions"] {
+            let found = read(&json!([{"script": "a.js", key: options}])).expect("no fault");
+            assert_eq!(found.warnings.len(), told, "{key} {options}");
+        }
+    }
+}
+
+#[test]
 fn what_is_served_becomes_apps() {
     let file = json!({"apps": [{"script": "a.js"}], "static": [
         {"path": "public", "port": 3001, "spa": true, "basic_auth": {"username": "me", "password": "it"}, "monitor": true},
