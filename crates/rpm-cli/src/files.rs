@@ -12,15 +12,15 @@ const NAMES: u32 = 100;
 
 /// Replaces a file (0600); its directory (0700) is made if it is absent.
 pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let written = make_directory(path).and_then(|()| replace(path, text.as_bytes(), 0o600));
+    let written = make_directory(path).and_then(|()| replace(path, text, 0o600));
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Replaces a file.
-pub(crate) fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Result<()> {
     let (mut file, new) = beside(path, mode)?;
     let written = file
-        .write_all(text)
+        .write_all(text.as_ref())
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&new, path));
     if written.is_err() {
@@ -137,7 +137,7 @@ mod tests {
                 for _ in 0..50 {
                     let _alone = alone(&path).expect("a lock");
                     let before = fs::read_to_string(&path).unwrap_or_default();
-                    replace(&path, &format!("{before}."), 0o600).expect("it is written");
+                    replace(&path, format!("{before}."), 0o600).expect("it is written");
                 }
             })
         };
