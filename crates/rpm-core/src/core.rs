@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +117,13 @@ impl Core {
         })
     }
 
+    /// Workers that are waited for because they should listen, each with the time at rest after which it is not
+    /// ([`Input::Rests`]).
+    pub fn should_listen(&self) -> impl Iterator<Item = (WorkerId, Duration)> + '_ {
+        let waits = self.workers.iter().filter(|(_, worker)| worker.should_listen());
+        waits.map(|(&id, worker)| (id, worker.config.policy.listen_timeout))
+    }
+
     /// When [`Core::handle_timeout`] is due; `None`: only an input changes anything.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
@@ -176,6 +184,7 @@ impl Core {
             Input::SharedReleased { group, worker } => self.shared_released(group, worker),
             Input::Withheld { worker } => self.withheld(worker),
             Input::Starved { worker } => self.starved(worker),
+            Input::Rests { worker } => self.rests(worker),
             Input::Healthy { worker } => self.healthy(worker),
             Input::Drained { worker } | Input::DrainFailed { worker } => self.drained(worker),
             Input::Room { app, workers } => self.measured(app, workers),

@@ -187,6 +187,12 @@ pub enum Input {
         /// Which.
         worker: WorkerId,
     },
+    /// A worker that should listen, and does not, has been at rest for its `listen_timeout`: it may be one that listens on nothing, which is
+    /// ready then. One that still works has its `start_timeout`.
+    Rests {
+        /// Which.
+        worker: WorkerId,
+    },
     /// The worker answers its health check ([`Output::CheckHealth`]) as it should.
     Healthy {
         /// Which.

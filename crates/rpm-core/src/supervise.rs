@@ -177,6 +177,13 @@ impl Core {
         }
     }
 
+    /// A worker that should listen does nothing any more.
+    pub(crate) fn rests(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(Worker::should_listen) {
+            self.online(id, self.is_silent(id));
+        }
+    }
+
     /// A worker did not take over these slots in time, so it never will.
     pub(crate) fn close_unclaimed(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get(&id) {

@@ -156,6 +156,12 @@ impl Worker {
         waits && self.config.readiness == Readiness::Runs
     }
 
+    /// Is it waited for because it should listen?
+    pub(crate) fn should_listen(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Launching { .. }) && self.duty != Duty::Prove;
+        waits && self.config.readiness == Readiness::Listens
+    }
+
     /// It has lived longer than programs usually take to listen.
     fn is_late(&self, now: Tick) -> bool {
         self.spawned

@@ -118,6 +118,7 @@ impl Supervisor {
                     held.life = Life::Running(Box::new(launched.process));
                 }
                 self.step(worker, Stage::Starting);
+                self.starting.begin();
                 self.input(Input::Spawned { worker });
             }
             Err(error) => {

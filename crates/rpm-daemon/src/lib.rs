@@ -36,6 +36,7 @@ mod reserve;
 mod revision;
 mod sampling;
 mod schedule;
+mod starting;
 mod state;
 mod supervisor;
 mod takeover;

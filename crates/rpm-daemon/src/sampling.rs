@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rpm_core::protocol::Input;
-use rpm_core::{AppId, InstanceId, InstanceView, Tick, WorkerId};
+use rpm_core::{AppId, InstanceId, InstanceView, WorkerId};
 use rpm_sys::tree::{self, Census};
 use rpm_sys::{sock_diag, usage};
 
@@ -16,9 +16,6 @@ use crate::worker::{Process, UsageSample};
 const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
 /// A CPU share over less than this is noise.
 const USAGE_MINIMUM: Duration = Duration::from_millis(200);
-
-/// A program that has used so much has had its chance to fail.
-const ENOUGH_CPU: Duration = Duration::from_secs(1);
 
 /// Of the memory that is available the part that a reload leaves: for what its new workers use later, and for others.
 const MEMORY_SPARE: u64 = 5;
@@ -55,15 +52,6 @@ fn usage_of(family: &[u32], census: &Census) -> (Duration, u64) {
 pub(crate) fn cpu_of(leader: u32, census: &Census) -> Duration {
     let family = census.descendants(leader).into_iter().chain([leader]);
     family.filter_map(|pid| census.cpu(pid)).sum()
-}
-
-/// Does a process of this tree want the CPU, of which all of them have had little?
-fn is_starved(leader: u32) -> bool {
-    let family: Vec<u32> = tree::descendants(leader).into_iter().chain([leader]).collect();
-    let used = family.iter().filter_map(|pid| usage::usage(*pid).ok());
-    let used: Duration = used.map(|usage| usage.cpu).sum();
-    let wants = |pid: &u32| matches!(usage::state(*pid), Ok('R' | 'D'));
-    used < ENOUGH_CPU && family.iter().any(wants)
 }
 
 impl Supervisor {
@@ -169,18 +157,6 @@ impl Supervisor {
         }
         self.connections.by_worker = counts;
         self.connections.counted = Some(Instant::now());
-    }
-
-    /// Tells the core which of the workers that it would take for ready, because they live, have hardly run: on a machine that is busy a program may
-    /// need seconds to come to where it fails.
-    pub(crate) fn note_starved(&mut self, now: Tick) {
-        let due: Vec<WorkerId> = self.core.ready_by_living(now).collect();
-        for worker in due {
-            let process = self.workers.get(&worker).and_then(|held| held.process());
-            if process.is_some_and(|process| is_starved(process.pid)) {
-                self.input(Input::Starved { worker });
-            }
-        }
     }
 
     /// Tells the core how many workers of an app fit into memory, before it starts more of them beside those that it has.

@@ -31,6 +31,7 @@ use crate::logs::LogSink;
 use crate::progress::Steps;
 use crate::put_away::PutAway;
 use crate::reserve;
+use crate::starting::Starting;
 use crate::state::Store;
 use crate::talk::Called;
 use crate::update::Succession;
@@ -107,6 +108,7 @@ pub struct Supervisor {
     /// The ticket of the last reload of each app that one was asked for.
     pub(crate) reloads: BTreeMap<AppId, Ticket>,
     sampler: Sampler,
+    pub(crate) starting: Starting,
     /// All processes as they were in this step, if somebody has looked.
     pub(crate) census: Option<Census>,
     /// The slots whose queues are not empty, as the core knows them.
@@ -196,6 +198,7 @@ impl Supervisor {
             leavers: Vec::new(),
             reloads: BTreeMap::new(),
             sampler: Sampler::new(),
+            starting: Starting::default(),
             census: None,
             filled: BTreeSet::new(),
             undone: VecDeque::new(),
@@ -341,6 +344,7 @@ impl Supervisor {
             }
         }
         self.note_starved(now);
+        self.look_at_starting();
         self.core.handle_timeout(now);
         if self.drains.due.is_some_and(|due| due <= Instant::now()) {
             reserve::with(|| self.look_at_drains());
@@ -395,6 +399,7 @@ impl Supervisor {
             usage,
             undone,
             self.drains.due,
+            self.starting.due(),
             self.put_away.poll_timeout(),
             self.store.due(),
             self.handoffs.due(),

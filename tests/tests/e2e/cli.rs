@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, workers};
@@ -337,7 +338,9 @@ fn a_silent_app_is_online_with_a_note() {
 fn a_cluster_that_ends_after_some_seconds_of_its_start_has_failed() {
     let rpm = Rpm::new();
     let script = rpm.home().join("slow.js");
-    let ends = "setTimeout(() => { console.error('no database'); process.exit(3); }, 3500)";
+    // It works all the time: what rests may be a program that listens on nothing.
+    let ends = "const end = Date.now() + 3500; const work = () => { if (Date.now() < end) return setImmediate(work); \
+                console.error('no database'); process.exit(3); }; work();";
     std::fs::write(&script, ends).expect("a script");
     for program in [vec!["slow.js"], vec!["slow.js", "--wait-ready"]] {
         let mut start = rpm.command(["start", "--name", "slow", "-i", "1", "--max-restarts", "0"]);
@@ -352,6 +355,24 @@ fn a_cluster_that_ends_after_some_seconds_of_its_start_has_failed() {
         assert!(told.iter().all(|text| ran.stderr.contains(text)), "{ran:#?}");
         rpm.ok(["delete", "slow"]);
     }
+}
+
+#[test]
+fn a_cluster_that_rests_and_listens_on_nothing_is_online() {
+    let rpm = Rpm::new();
+    let script = rpm.home().join("consumer.js");
+    std::fs::write(&script, "setInterval(() => {}, 100)").expect("a script");
+    let began = Instant::now();
+    let ran: Ran = rpm
+        .command(["start", "-i", "2", "--name", "consumer"])
+        .arg(&script)
+        .output()
+        .expect("rpm runs")
+        .into();
+    // A program that works has ten times as long as the 3 s after which this one is online.
+    assert!(began.elapsed() < Duration::from_secs(25), "{ran:#?}");
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.stderr.contains("online and listens on nothing"), "{ran:#?}");
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn for_files_alone(args: &StartArgs) -> anyhow::Result<()> {
         ));
     }
     if args.no_daemon {
-        bail!("--no-daemon is for `start`, which begins with no app; `logs` follows those that run");
+        bail!("--no-daemon is for `rpm start`, which begins with no app; `rpm logs` follows those that run");
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! First starts that take long: a program that must listen has as long for that as for a reload.
 
 use crate::common::{APP, Rig, done, failed, ms, online};
-use rpm_core::StateView;
-use rpm_core::protocol::{Command, Exit, Failure, Outcome, Output, Policy, Readiness};
+use rpm_core::protocol::{Command, Exit, Failure, Input, Outcome, Output, Policy, Readiness};
+use rpm_core::{StateView, WorkerId};
 
 fn started() -> Rig {
     Rig::started(1, Readiness::Listens, Policy::default())
@@ -55,6 +55,28 @@ fn nor_are_more_instances_of_it() {
     rig.command(Command::Scale { app: APP, count: 2 });
     rig.spawned(2);
     assert!(!rig.pass(ms(29_999)).contains(&online(2, true)));
+}
+
+#[test]
+fn what_is_at_rest_and_listens_on_nothing_is_not_waited_for_longer() {
+    let rests = || Input::Rests { worker: WorkerId(1) };
+    let mut rig = started();
+    rig.pass(ms(3_200));
+    assert_eq!(rig.should_listen(), [(WorkerId(1), ms(3_000))]);
+    assert!(rig.input(rests()).contains(&online(1, true)));
+    assert_eq!(rig.should_listen(), []);
+    assert_eq!(rig.input(rests()), vec![], "it is known");
+    let mut rig = started();
+    rig.hold(0, 1);
+    assert!(
+        rig.input(rests()).contains(&online(1, false)),
+        "it has a listener"
+    );
+    // Others are waited for, whatever they do.
+    for readiness in [Readiness::Announces, Readiness::Runs] {
+        let mut rig = Rig::started(1, readiness, Policy::default());
+        assert_eq!((rig.should_listen(), rig.input(rests())), (vec![], vec![]));
+    }
 }
 
 #[test]

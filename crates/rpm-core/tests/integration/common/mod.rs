@@ -286,6 +286,10 @@ impl Rig {
             .expect("no such instance")
     }
 
+    pub(crate) fn should_listen(&self) -> Vec<(WorkerId, Duration)> {
+        self.core.should_listen().collect()
+    }
+
     pub(crate) fn state(&self, instance: u32) -> StateView {
         self.view(instance).state
     }

@@ -68,6 +68,10 @@ fn plan_life(world: &mut World, worker: WorkerId, spawned: Duration) {
         let delay = spawned + world.dice.up_to_ms(1500);
         world.plan(delay, Event::Tell(Input::Starved { worker }));
     }
+    if world.dice.percent(5) {
+        let delay = spawned + world.dice.up_to_ms(4000);
+        world.plan(delay, Event::Tell(Input::Rests { worker }));
+    }
     if world.dice.percent(15) {
         let (group, fixed) = (GroupId(10), world.dice.percent(80));
         let delay = spawned + world.dice.up_to_ms(100);
@@ -154,6 +158,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 | Input::Healthy { worker }
                 | Input::Withheld { worker }
                 | Input::Starved { worker }
+                | Input::Rests { worker }
                 | Input::SharedHeld { worker, .. }
                     if world
                         .processes
@@ -167,6 +172,7 @@ fn happen(world: &mut World, event: Event) -> Verdict {
                 | Input::Healthy { .. }
                 | Input::Withheld { .. }
                 | Input::Starved { .. }
+                | Input::Rests { .. }
                 | Input::Command { .. }
                 | Input::Exited { .. }
                 | Input::SlotHeld { .. }
