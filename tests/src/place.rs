@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rpm_testkit::{Ran, Rpm};
+use rpm_testkit::{Ran, Rpm, fixture};
 
 /// It is removed with the value.
 #[derive(Debug)]
@@ -42,6 +42,19 @@ impl Place {
         fs::create_dir_all(path.parent().expect("it has one")).expect("a directory");
         fs::write(&path, text).expect("a file");
         path
+    }
+
+    /// Compiles a server in C that is small enough to have hundreds of it, and answers one request after the other.
+    ///
+    /// # Panics
+    /// There is no `cc`, or it does not compile it.
+    #[must_use]
+    pub fn small_server(&self) -> PathBuf {
+        let program = self.0.join("hello");
+        let mut cc = Command::new("cc");
+        cc.args(["-O1", "-o"]).arg(&program).arg(fixture("hello.c"));
+        assert!(cc.status().expect("cc runs").success());
+        program
     }
 
     /// What is in a file; nothing if there is none.

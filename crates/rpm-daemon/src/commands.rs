@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
-use rpm_core::{AppId, InstanceId, Revision};
+use rpm_core::{AppId, InstanceId, Revision, StateView};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
 use rpm_wire::shell::word;
 use tokio::sync::oneshot;
@@ -265,15 +265,20 @@ impl Supervisor {
         };
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
         let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
-        let serves = instance
+        let state = instance
             .and_then(|id| self.core.instance(id))
-            .is_some_and(|view| matches!(view.state, rpm_core::StateView::Online { .. }));
+            .map(|view| view.state);
+        let serves = matches!(state, Some(StateView::Online { .. }));
+        let given_up = matches!(state, Some(StateView::Stopped | StateView::Errored));
         let target = word(name);
         let hint = match why {
             _ if serves => Some("the workers that ran before keep serving".to_owned()),
             Failure::NotReady { .. } => {
                 Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
             }
+            Failure::Exited(_) | Failure::Crashed(_) if given_up => Some(format!(
+                "`rpm logs {target}` shows its output, `rpm delete {target}` removes it"
+            )),
             Failure::Exited(_) | Failure::Crashed(_) => Some(format!(
                 "it is still being restarted; `rpm logs {target}` shows its output, `rpm delete {target}` removes it"
             )),

@@ -23,6 +23,7 @@ use crate::app::Apps;
 use crate::channel::Incoming;
 use crate::drain::Drains;
 use crate::effects::{is_lasting, is_question};
+use crate::ends::{self, Ends};
 use crate::fronts::Fronts;
 use crate::handoff::Handoffs;
 use crate::home::Home;
@@ -43,8 +44,6 @@ use crate::worker::Worker;
 const EVENT_LIMIT: usize = 1024;
 /// For more trees than these one look at all processes is less than a search for the children of each, which takes about a thirtieth of it.
 pub(crate) const FEW_TREES: usize = 24;
-/// Ends of processes that are one step.
-const ENDS_AT_ONCE: usize = 256;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// So many times what one took goes by before the next, at least.
@@ -107,7 +106,7 @@ pub struct Supervisor {
     pub(crate) leavers: Vec<(BTreeSet<AppId>, oneshot::Sender<()>)>,
     /// The ticket of the last reload of each app that one was asked for.
     pub(crate) reloads: BTreeMap<AppId, Ticket>,
-    sampler: Sampler,
+    pub(crate) sampler: Sampler,
     pub(crate) starting: Starting,
     /// All processes as they were in this step, if somebody has looked.
     pub(crate) census: Option<Census>,
@@ -244,7 +243,7 @@ impl Supervisor {
                     return Ok(());
                 }
                 event = inbox.recv() => match event {
-                    Some(event) => self.on_events(event, &mut inbox),
+                    Some(event) => self.on_ends(ends::gather(event, &mut inbox).await),
                     None => return Ok(()),
                 },
                 ready = traffic.readable() => {
@@ -264,37 +263,23 @@ impl Supervisor {
     }
 
     /// Many processes that end at once are one step: what must be looked at for it is looked at once, and what must be written is written once.
-    fn on_events(&mut self, first: Event, inbox: &mut mpsc::Receiver<Event>) {
-        let mut other = Some(first);
-        let (mut leaders, mut trees) = (Vec::new(), Vec::new());
-        while leaders.len() + trees.len() < ENDS_AT_ONCE {
-            match other.take() {
-                Some(Event::LeaderExited(worker)) => leaders.push(worker),
-                Some(Event::TreeGone(worker)) => trees.push(worker),
-                Some(event) => {
-                    other = Some(event);
-                    break;
-                }
-                None => break,
-            }
-            other = inbox.try_recv().ok();
-        }
-        if !(leaders.is_empty() && trees.is_empty()) {
+    fn on_ends(&mut self, ends: Ends) {
+        if !ends.is_empty() {
             self.together(|it| {
                 reserve::with(|| {
-                    it.leaders_exited(&leaders);
-                    it.trees_gone(&trees);
+                    it.leaders_exited(&ends.leaders);
+                    it.trees_gone(&ends.trees);
                 });
             });
         }
-        if let Some(event) = other {
+        if let Some(event) = ends.next {
             self.on_event(event);
         }
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
-            // They are taken together ([`Supervisor::on_events`]).
+            // They are taken together ([`Supervisor::on_ends`]).
             Event::LeaderExited(worker) => reserve::with(|| self.leaders_exited(&[worker])),
             Event::TreeGone(worker) => reserve::with(|| self.trees_gone(&[worker])),
             Event::Messages(worker, messages) => {
@@ -315,22 +300,6 @@ impl Supervisor {
         if self.shutdown.is_none() {
             self.shutdown = Some(self.command(Command::Shutdown));
         }
-    }
-
-    fn on_traffic(&mut self) {
-        let fired = self.listeners.traffic().fired().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the traffic detector fails");
-            true
-        });
-        if fired {
-            self.sampler.traffic(self.now());
-            self.sample_queues();
-        }
-    }
-
-    /// Queues are to be looked at for a while.
-    pub(crate) fn note_traffic(&mut self, now: Tick) {
-        self.sampler.traffic(now);
     }
 
     fn on_time(&mut self) {
@@ -365,27 +334,6 @@ impl Supervisor {
         }
     }
 
-    /// The next connection wakes the daemon.
-    pub(crate) fn await_traffic(&self) {
-        if let Err(error) = self.listeners.arm() {
-            tracing::warn!(%error, "the traffic detector fails");
-        }
-    }
-
-    /// Tells the core the length of every accept queue that is not empty, or was not the last time; `true` if anything waits anywhere.
-    fn sample_queues(&mut self) -> bool {
-        let now = self.now();
-        let handed = self.handed_queues().into_iter().filter(|(_, len)| *len > 0);
-        let waiting: BTreeMap<SlotId, u32> = self.listeners.waiting().chain(handed).collect();
-        let before = std::mem::replace(&mut self.filled, waiting.keys().copied().collect());
-        let emptied = before.difference(&self.filled).map(|slot| (*slot, 0));
-        let busy = !waiting.is_empty();
-        for (slot, len) in waiting.into_iter().chain(emptied) {
-            self.core.handle(Input::Queue { slot, len }, now);
-        }
-        busy
-    }
-
     fn next_wake(&self) -> Option<Instant> {
         let due = [self.core.poll_timeout(), self.sampler.poll_timeout()]
             .into_iter()
@@ -410,8 +358,8 @@ impl Supervisor {
         .min()
     }
 
-    /// Carries out what the core wants until it wants nothing more, or until it must be written first and much was written a moment ago: what comes
-    /// until then is written with it.
+    /// Carries out what the core wants until it wants nothing more. With many workers, for which much is written, it waits if something was written a
+    /// moment ago: what comes until then is written with it.
     pub(crate) fn settle(&mut self) {
         if self.holding {
             return;
@@ -423,7 +371,7 @@ impl Supervisor {
             let passing = self.undone.iter().take_while(|output| !is_lasting(output, each));
             let mut count = passing.count();
             if count == 0 {
-                if self.undone.is_empty() || self.store.rests_until().is_some() {
+                if self.undone.is_empty() || (!each && self.store.rests_until().is_some()) {
                     break;
                 }
                 // Nothing is done that the next daemon would not know of.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rpm_e2e::app::App;
 use rpm_e2e::outside::kill;
 use rpm_e2e::place::Place;
-use rpm_testkit::{Port, Process, Rpm, Status, fixture, get, wait_for, wait_until};
+use rpm_testkit::{Port, Process, Rpm, Status, get, wait_for, wait_until};
 
 /// Long enough for a daemon to take over, and for processes to end, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(30);
@@ -40,7 +40,8 @@ impl Dice {
 
 struct World {
     rpm: Rpm,
-    place: Place,
+    program: PathBuf,
+    _place: Place,
     many: Port,
     one: Port,
     /// What was done, for whom it fails.
@@ -49,24 +50,15 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let world = World {
+        let place = Place::new();
+        World {
             rpm: Rpm::new(),
-            place: Place::new(),
+            program: place.small_server(),
+            _place: place,
             many: Port::reserve(),
             one: Port::reserve(),
             history: Vec::new(),
-        };
-        let compiled = Command::new("cc")
-            .args(["-O1", "-o"])
-            .arg(world.program())
-            .arg(fixture("hello.c"))
-            .status();
-        assert!(compiled.expect("cc runs").success());
-        world
-    }
-
-    fn program(&self) -> PathBuf {
-        self.place.path().join("hello")
+        }
     }
 
     /// A command that means something to what there is.
@@ -91,7 +83,7 @@ impl World {
     }
 
     fn start(&self, name: &str) -> Command {
-        let app = App::of([self.program()]).args([
+        let app = App::of([&self.program]).args([
             "--name",
             name,
             "--max-restarts",

@@ -32,6 +32,7 @@ mod known_apps;
 mod least_connections;
 mod logs;
 mod lossy;
+mod many;
 mod matrix;
 mod options;
 mod overlap;

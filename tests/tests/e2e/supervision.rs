@@ -188,6 +188,7 @@ fn what_has_had_no_cpu_for_a_second_may_still_fail_to_start() {
     );
     assert_eq!(ran.code, Some(1), "{ran:#?}");
     assert!(ran.stderr.contains("no database"), "{ran:#?}");
+    assert!(!ran.stderr.contains("restarted"), "nobody does: {ran:#?}");
 }
 
 #[test]
