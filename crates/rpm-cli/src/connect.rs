@@ -46,6 +46,12 @@ pub(crate) enum ConnectError {
     #[error("cannot connect to the daemon at {}", path.display())]
     Connect { path: PathBuf, source: io::Error },
     #[error(
+        "who listens at {} is user {uid}, and not the daemon of user {owner}, whose directory it is: nothing was sent; \
+         end that process and remove the socket",
+        path.display()
+    )]
+    Impostor { path: PathBuf, uid: u32, owner: u32 },
+    #[error(
         "another start of the daemon has not ended after {} s; it locks {}",
         START_DEADLINE.as_secs(),
         .0.display()
@@ -79,7 +85,7 @@ pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, ConnectEr
     let deadline = Instant::now() + CONNECT_DEADLINE;
     loop {
         match UnixStream::connect(&path).await {
-            Ok(stream) => return Ok(Some(stream)),
+            Ok(stream) => return genuine(home, stream).map(Some),
             Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(None),
             // Its backlog is full: many clients at once, or it is stuck.
             Err(error) if error.kind() == WouldBlock && Instant::now() < deadline => {
@@ -87,6 +93,20 @@ pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, ConnectEr
             }
             Err(source) => return Err(ConnectError::Connect { path, source }),
         }
+    }
+}
+
+/// What commands send is meant for the daemon alone: an environment has secrets. So they ask who listens before they send anything.
+fn genuine(home: &Home, stream: UnixStream) -> Result<UnixStream, ConnectError> {
+    let path = home.socket();
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == home.owner() => Ok(stream),
+        Ok(peer) => Err(ConnectError::Impostor {
+            path,
+            uid: peer.uid(),
+            owner: home.owner(),
+        }),
+        Err(source) => Err(ConnectError::Connect { path, source }),
     }
 }
 

@@ -6,6 +6,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
+/// Its group or anybody may write to it.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
 /// Longest path of the socket, in bytes: the kernel takes 107.
 const MAX_SOCKET_PATH: usize = 100;
 
@@ -37,6 +42,19 @@ pub enum HomeError {
         path: PathBuf,
         /// Its owner.
         owner: u32,
+    },
+    /// Whoever may write there may have programs run as its owner, by what the daemon reads from there.
+    #[error(
+        "other users can write to {path} (mode {mode:04o}), and could have their programs run as its owner; look at what is there, \
+         then: chmod go-w {path}",
+        path = path.display(),
+        mode = mode & 0o7777
+    )]
+    Writable {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
     },
     /// The kernel would not take the socket's path.
     #[error(
@@ -77,28 +95,46 @@ fn from_variables(rpm_home: Option<OsString>, home: Option<OsString>) -> Result<
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
     root: PathBuf,
+    /// Whose it is, and whose daemon answers there.
+    owner: u32,
 }
 
 impl Home {
-    /// The directory at `root` if it is ours or is not there yet.
+    /// The directory at `root` if it is ours or is not there yet. Root may use that of any user, to talk to the user's daemon.
     pub(crate) fn open(root: PathBuf) -> Result<Self, HomeError> {
-        let home = Home { root };
+        let own = rustix::process::geteuid();
+        let home = Home {
+            root,
+            owner: own.as_raw(),
+        };
         if home.socket().as_os_str().len() > MAX_SOCKET_PATH {
             return Err(HomeError::TooLong(home.socket()));
         }
         match fs::metadata(&home.root) {
             Ok(meta) if !meta.is_dir() => Err(HomeError::NotADirectory(home.root)),
-            Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => Err(HomeError::NotOurs {
+            Ok(meta) if meta.uid() != own.as_raw() && !own.is_root() => Err(HomeError::NotOurs {
                 path: home.root,
                 owner: meta.uid(),
+            }),
+            Ok(meta) if meta.mode() & WRITABLE_BY_OTHERS != 0 => Err(HomeError::Writable {
+                path: home.root,
+                mode: meta.mode(),
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(home),
             Err(source) => Err(HomeError::Unusable {
                 path: home.root,
                 source,
             }),
-            Ok(_) => Ok(home),
+            Ok(meta) => Ok(Home {
+                owner: meta.uid(),
+                ..home
+            }),
         }
+    }
+
+    /// Whose the directory is: its daemon runs as that user, and as no other.
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner
     }
 
     /// Whether a daemon that is no more has left workers behind, or may have.
@@ -108,8 +144,15 @@ impl Home {
             .any(|name| self.root().join(name).exists())
     }
 
-    /// Makes the directory (0700) if it is absent, and opens the file that start-ups of the daemon lock.
+    /// Makes the directory (0700) if it is absent, and opens the file that start-ups of the daemon lock. In a user's directory root starts
+    /// none: it would run as root what the user has written there.
     pub(crate) fn lock_file(&self) -> Result<fs::File, HomeError> {
+        if self.owner != rustix::process::geteuid().as_raw() {
+            return Err(HomeError::NotOurs {
+                path: self.root.clone(),
+                owner: self.owner,
+            });
+        }
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
         let unusable = |source| HomeError::Unusable {
             path: self.root.clone(),
@@ -122,6 +165,7 @@ impl Home {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(lock)
             .map_err(unusable)
     }
@@ -209,7 +253,10 @@ mod tests {
             PathBuf::from("/")
         };
         let owner = fs::metadata(&theirs).expect("directory").uid();
-        let refused = Home::open(theirs).expect_err("not ours");
+        // Root may look for the daemon of that user, but starts none.
+        let refused = Home::open(theirs)
+            .and_then(|home| home.lock_file())
+            .expect_err("not ours");
         assert!(matches!(refused, HomeError::NotOurs { owner: named, .. } if named == owner));
     }
 }

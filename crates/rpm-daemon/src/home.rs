@@ -7,6 +7,36 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+/// Its group or anybody may write to it.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// What the daemon believes, locks and listens at.
+const FILES: [&str; 14] = [
+    "state.json",
+    "state.json.old",
+    "state.json.new",
+    "apps.json",
+    "apps.json.old",
+    "apps.json.new",
+    "rpm.pid",
+    "rpm.lock",
+    "rpm.sock",
+    "agent.sock",
+    "calls",
+    "asked",
+    "output",
+    ".probe",
+];
+/// What administrators may have put elsewhere, by links of their own.
+const PLACES: [&str; 7] = [
+    "logs",
+    "pids",
+    "rpm.log",
+    "dump.json",
+    "dump.pm2",
+    "conf.json",
+    "module_conf.json",
+];
+
 /// Ours, and PM2's.
 const PM2_NAMES: [(&str, &str); 2] = [("rpm.pid", "pm2.pid"), ("rpm.log", "pm2.log")];
 
@@ -35,6 +65,31 @@ pub enum HomeError {
         path: PathBuf,
         /// Its owner.
         owner: u32,
+    },
+    /// Others may write to it, and so have their programs run as its owner.
+    #[error(
+        "other users can write to {path} (mode {mode:04o}), and could have their programs run as its owner; look at what is there, \
+         then: chmod go-w {path}"
+    )]
+    Writable {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// One of the daemon's files is somebody else's: what it says is not to be believed.
+    #[error("{path} belongs to user {owner}, and is not used; look at it, then: rm -r {path}")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// One of the daemon's files is a link: it is not followed, for it would be written where that leads.
+    #[error("{path} is a link, which is not followed; look at it, then: rm {path}")]
+    Link {
+        /// The link.
+        path: PathBuf,
     },
     /// A probe file cannot be written: a full disk, or a read-only file system.
     #[error("cannot write in {path}; free some space, or set RPM_HOME to another place")]
@@ -67,6 +122,12 @@ impl Home {
                 owner: meta.uid(),
             });
         }
+        if meta.mode() & WRITABLE_BY_OTHERS != 0 {
+            return Err(HomeError::Writable {
+                path: root.to_owned(),
+                mode: meta.mode() & 0o7777,
+            });
+        }
         if meta.mode() & 0o077 != 0 {
             let closed = fs::set_permissions(root, Permissions::from_mode(0o700));
             closed.map_err(|source| HomeError::Create {
@@ -74,9 +135,30 @@ impl Home {
                 source,
             })?;
         }
+        home.look_at_files(meta.uid())?;
         private_dir(&home.logs())?;
         home.prove_writable()?;
         Ok(home)
+    }
+
+    /// What the daemon reads and writes here must have been made by its own user or by root: others may have planted it before the
+    /// directory was closed to them.
+    fn look_at_files(&self, own: u32) -> Result<(), HomeError> {
+        for (names, may_be_link) in [(&FILES[..], false), (&PLACES[..], true)] {
+            for path in names.iter().map(|name| self.root.join(name)) {
+                let Ok(meta) = fs::symlink_metadata(&path) else {
+                    continue;
+                };
+                let owner = meta.uid();
+                if owner != own && owner != 0 {
+                    return Err(HomeError::Foreign { path, owner });
+                }
+                if meta.is_symlink() && !may_be_link {
+                    return Err(HomeError::Link { path });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn prove_writable(&self) -> Result<(), HomeError> {

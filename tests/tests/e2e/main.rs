@@ -5,6 +5,7 @@ mod bad_input;
 mod balance;
 mod behind_the_proxy;
 mod between_planes;
+mod between_users;
 mod bun;
 mod cli;
 mod cluster;

@@ -1,0 +1,133 @@
+//! What other users of the machine, and the output of apps, can do to whoever types commands: nothing.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::process::Command;
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::BOUND;
+use rpm_e2e::complaint::assert_says;
+use rpm_e2e::place::Place;
+use rpm_testkit::{Ran, Rpm, wait_until};
+
+/// Nobody.
+const OTHER: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn mode(rpm: &Rpm, mode: u32) {
+    fs::set_permissions(rpm.home(), Permissions::from_mode(mode)).expect("it is ours");
+}
+
+/// What others put there would run as its owner.
+#[test]
+fn a_home_that_others_can_write_to_is_refused() {
+    let rpm = Rpm::new();
+    let todo = format!("chmod go-w {}", rpm.home().display());
+    for open in [0o777, 0o775, 0o1777, 0o702] {
+        mode(&rpm, open);
+        assert_says(&rpm.run(["ping"]), &["other users can write to", &todo]);
+        let daemon = rpm.run(["daemon"]);
+        assert!(
+            daemon.code == Some(1) && daemon.stdout.contains(&todo),
+            "{open:o}: {daemon:#?}"
+        );
+        assert_eq!(rpm.daemon_pid(), None);
+    }
+    mode(&rpm, 0o755);
+    rpm.ok(["ping"]);
+    mode(&rpm, 0o770);
+    assert_says(&rpm.run(["list"]), &[&todo, "mode 0770"]);
+    mode(&rpm, 0o700);
+    rpm.ok(["list"]);
+}
+
+/// They may lie there since the directory was open to others.
+#[test]
+fn files_of_others_in_a_home_are_not_used_and_links_not_followed() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let target = place.write("target", "precious");
+    for name in [
+        "state.json",
+        "apps.json",
+        "rpm.pid",
+        "rpm.lock",
+        "rpm.sock",
+        "agent.sock",
+        "dump.json",
+    ] {
+        let rpm = Rpm::new();
+        let path = rpm.home().join(name);
+        fs::write(&path, "{}").expect("a file");
+        chown(&path, Some(OTHER), None).expect("root may");
+        let owner = format!("{} belongs to user {OTHER}", path.display());
+        assert_says(&rpm.run(["ping"]), &[&owner, "rm -r"]);
+        fs::remove_file(&path).expect("it is there");
+        rpm.ok(["ping"]);
+        rpm.ok(["kill"]);
+    }
+    for name in ["state.json", "rpm.pid", "rpm.lock", "agent.sock", "calls"] {
+        let rpm = Rpm::new();
+        let link = rpm.home().join(name);
+        symlink(&target, &link).expect("a link");
+        let ran = rpm.run(["ping"]);
+        assert_eq!(ran.code, Some(1), "{name}: {ran:#?}");
+        assert_eq!(place.read("target"), "precious", "{name}");
+        assert_eq!(rpm.run(["daemon"]).code, Some(1), "{name}");
+        assert_eq!(place.read("target"), "precious", "{name}");
+        fs::remove_file(&link).expect("it is there");
+    }
+}
+
+/// A request of `start` has the environment of whoever types it.
+#[test]
+fn nothing_is_sent_to_the_daemon_of_another_user() {
+    let test = "nothing_is_sent_to_the_daemon_of_another_user";
+    let (rpm, Some(other)) = (Rpm::new(), Rpm::unprivileged(test)) else {
+        return;
+    };
+    other.ok(["ping"]);
+    symlink(other.home().join("rpm.sock"), rpm.home().join("rpm.sock")).expect("a link");
+    let who = format!("is user {OTHER}");
+    for command in [&["start", "/bin/cat", "--name", "web"][..], &["list"], &["kill"]] {
+        assert_says(&rpm.run(command), &[&who, "nothing was sent"]);
+    }
+    assert_eq!(other.list(), [], "it has got nothing");
+}
+
+/// `sudo RPM_HOME=… rpm list`.
+#[test]
+fn root_talks_to_the_daemon_of_a_user_but_starts_none_for_it() {
+    let test = "root_talks_to_the_daemon_of_a_user_but_starts_none_for_it";
+    let Some(rpm) = Rpm::unprivileged(test) else {
+        return;
+    };
+    App::of(["sleep 1000"]).args(["--name", "theirs"]).start(&rpm);
+    let as_root = |words: &[&str]| -> Ran {
+        let mut command = Command::new(rpm.binary());
+        command.args(words).env("RPM_HOME", rpm.home());
+        command.output().expect("rpm runs").into()
+    };
+    let listed = as_root(&["list"]);
+    assert!(
+        listed.code == Some(0) && listed.stdout.contains("theirs"),
+        "{listed:#?}"
+    );
+    assert_eq!(as_root(&["stop", "theirs"]).code, Some(0));
+    assert_eq!(as_root(&["kill"]).code, Some(0));
+    wait_until(
+        "the daemon has ended",
+        BOUND,
+        || rpm.daemon_pid(),
+        Option::is_none,
+    );
+    let owner = format!("belongs to user {OTHER}");
+    assert_says(&as_root(&["list"]), &[&owner, "run this as that user"]);
+    assert_eq!(rpm.daemon_pid(), None);
+    rpm.ok(["ping"]);
+}
