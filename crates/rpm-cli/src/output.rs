@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write};
 
+use rpm_wire::terminal;
 use serde::Serialize;
 
 use crate::render::Look;
@@ -43,7 +44,20 @@ impl Output {
         }
     }
 
+    /// A line, or several. Of what a terminal obeys it gets the colours alone: the text may be that of apps.
     pub(crate) fn line(&mut self, text: impl Display) -> Result<(), OutputError> {
+        match self.look {
+            Look::Plain => Ok(writeln!(self.stdout, "{text}")?),
+            Look::Terminal | Look::Coloured => Ok(writeln!(
+                self.stdout,
+                "{}",
+                terminal::coloured(&text.to_string())
+            )?),
+        }
+    }
+
+    /// A line as it is, whatever a terminal makes of it.
+    pub(crate) fn raw_line(&mut self, text: &str) -> Result<(), OutputError> {
         Ok(writeln!(self.stdout, "{text}")?)
     }
 
@@ -52,7 +66,12 @@ impl Output {
     }
 
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), OutputError> {
-        serde_json::to_writer_pretty(&mut self.stdout, value).map_err(io::Error::from)?;
+        if self.look == Look::Plain {
+            serde_json::to_writer_pretty(&mut self.stdout, value).map_err(io::Error::from)?;
+        } else {
+            let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+            self.stdout.write_all(terminal::json(&text).as_bytes())?;
+        }
         Ok(writeln!(self.stdout)?)
     }
 

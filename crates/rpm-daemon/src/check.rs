@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rpm_listen::MAX_WEIGHT;
 use rpm_wire::api::{ApiError, AppSpec, Balance, LogTarget, Policy};
+use rpm_wire::terminal::is_obeyed;
 
 use crate::app::{self, Plane};
 use crate::commands::{INSTANCE_LIMIT, failure, passable, too_many};
@@ -23,6 +24,7 @@ type Checked = Result<(), ApiError>;
 pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
     let checks: [fn(&AppSpec) -> Checked; 12] = [
         name,
+        namespace,
         texts,
         count,
         handed,
@@ -70,12 +72,26 @@ fn name(spec: &AppSpec) -> Checked {
             )),
         ));
     }
-    if name.trim().is_empty() || name == "all" || name.contains(char::is_control) {
+    if name.trim().is_empty() || name == "all" || name.contains(is_obeyed) {
         return Err(failure(
             format!("{name:?} cannot be the name of an app"),
             Some(
                 "choose another with --name; it must not be empty, \"all\", or contain line breaks or other control characters",
             ),
+        ));
+    }
+    Ok(())
+}
+
+fn namespace(spec: &AppSpec) -> Checked {
+    let name = &spec.namespace;
+    if name.len() > NAME_LIMIT || name.contains(is_obeyed) {
+        let start: String = name.chars().take(20).collect();
+        return Err(failure(
+            format!("{start:?} cannot be the name of a namespace"),
+            Some(&format!(
+                "choose another with --namespace, of at most {NAME_LIMIT} bytes and without control characters"
+            )),
         ));
     }
     Ok(())
@@ -251,6 +267,7 @@ mod tests {
             "a\nb",
             "a\0b",
             "\x1b[2J",
+            "gpj\u{202e}exe",
             &"x".repeat(NAME_LIMIT + 1),
         ] {
             assert_eq!(faults(&named(bad)).len(), 1, "{bad:?}");
@@ -282,6 +299,18 @@ mod tests {
             }
         }
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn so_may_names_of_namespaces() {
+        let of = |namespace: &str| AppSpec {
+            namespace: namespace.to_owned(),
+            ..named("web")
+        };
+        assert_eq!(faults(&of("shop: 日本 / a")), []);
+        for bad in ["a\nb", "\x1b]0;x\x07", &"x".repeat(NAME_LIMIT + 1)] {
+            assert_eq!(faults(&of(bad)).len(), 1, "{bad:?}");
+        }
     }
 
     #[test]

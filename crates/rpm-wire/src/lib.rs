@@ -7,3 +7,4 @@ pub mod dayjs;
 pub mod interpreter;
 pub mod pm2;
 pub mod shell;
+pub mod terminal;

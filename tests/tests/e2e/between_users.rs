@@ -131,3 +131,67 @@ fn root_talks_to_the_daemon_of_a_user_but_starts_none_for_it() {
     assert_eq!(rpm.daemon_pid(), None);
     rpm.ok(["ping"]);
 }
+
+/// What the command prints on a terminal.
+fn on_a_terminal(rpm: &Rpm, words: &[&str]) -> String {
+    let line = format!("{} {}", rpm.binary().display(), words.join(" "));
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", &line, "/dev/null"])
+        .env("RPM_HOME", rpm.home())
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm");
+    let done = command.output().expect("script runs");
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// A title, the screen, the clipboard: what a client of an app writes into its log must not reach the administrator's.
+#[test]
+fn a_terminal_obeys_nothing_that_apps_print_but_colours() {
+    let rpm = Rpm::new();
+    let line = "printf '\\033]0;title\\007\\033[31mred\\033[0m\\302\\233H\\033[2Jdone\\n'; sleep 1000";
+    App::of([line]).args(["--name", "rude"]).start(&rpm);
+    let out = || String::from_utf8_lossy(&rpm.output("rude", "out", None)).into_owned();
+    let text = wait_until("its line", BOUND, out, |text| text.contains("done"));
+    let logs = ["logs", "rude", "--nostream"];
+    let bad = ["\u{1b}]0;", "\u{1b}[2J", "\u{9b}", "\u{7}"];
+    for more in [&[][..], &["--json"], &["--format"]] {
+        let shown = on_a_terminal(&rpm, &[&logs[..], more].concat());
+        assert!(shown.contains("done"), "{shown:?}");
+        assert!(bad.iter().all(|bad| !shown.contains(bad)), "{more:?}: {shown:?}");
+    }
+    let shown = on_a_terminal(&rpm, &logs);
+    assert!(
+        shown.contains("\u{1b}[31mred\u{1b}[0m") && shown.contains("\\u{1b}]0;title\\u{7}"),
+        "{shown:?}"
+    );
+    let raw = on_a_terminal(&rpm, &[&logs[..], &["--raw"]].concat());
+    assert!(raw.contains(text.trim_end()), "{raw:?}");
+    assert!(rpm.ok(logs).contains(text.trim_end()), "a pipe gets it as it is");
+}
+
+#[test]
+fn errors_have_the_last_lines_of_apps_and_names_without_control_characters() {
+    let rpm = Rpm::new();
+    let line = "printf '\\033]0;title\\007because\\n' >&2; exit 1";
+    let ran = App::of([line])
+        .args(["--name", "rude", "-i", "1"])
+        .try_start(&rpm);
+    assert_says(&ran, &["\\u{1b}]0;title\\u{7}because"]);
+    assert!(!ran.stderr.contains('\u{1b}'), "{ran:?}");
+    for name in ["\u{1b}]0;x\u{7}", "a\u{202e}b"] {
+        let ran = rpm.run(["start", "/bin/cat", "--name", name]);
+        assert!(ran.code == Some(1) && ran.stderr.contains("--name"), "{ran:?}");
+        assert!(!ran.stderr.contains(['\u{1b}', '\u{202e}']), "{ran:?}");
+        let ran = rpm.run(["stop", name]);
+        assert!(
+            ran.code == Some(1) && !ran.stderr.contains(['\u{1b}', '\u{202e}']),
+            "{ran:?}"
+        );
+        let ran = rpm.run(["start", "/bin/cat", "--namespace", name]);
+        assert!(
+            ran.code == Some(1) && ran.stderr.contains("--namespace"),
+            "{ran:?}"
+        );
+    }
+}

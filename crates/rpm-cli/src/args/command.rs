@@ -377,7 +377,7 @@ pub(crate) struct LogsArgs {
     /// Only standard error
     #[arg(long)]
     pub(crate) err: bool,
-    /// The lines alone
+    /// The lines alone, on a terminal too with all that it obeys; otherwise it gets their colours and no other control characters
     #[arg(long, conflicts_with_all = ["json", "format"])]
     pub(crate) raw: bool,
     /// Print JSON, one object a line

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rpm_wire::api::ApiError;
+use rpm_wire::terminal;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::hints::{meant, pasteable};
@@ -44,7 +45,9 @@ pub(super) fn complain(text: impl Display) {
     if is_silent() && rustix::event::poll(&mut room, Some(&READ_WITHIN)) == Ok(0) {
         return;
     }
-    let _ = writeln!(&stderr, "{}", pasteable(&text.to_string()));
+    // The names and the last lines of apps are in it.
+    let text = terminal::escaped(&text.to_string()).into_owned();
+    let _ = writeln!(&stderr, "{}", pasteable(&text));
 }
 
 /// What failed and why, what to do, and the last lines of the worker that failed.

@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use rpm_wire::api::{LogLine, Stream};
 use rpm_wire::dayjs::format_time;
+use rpm_wire::terminal;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -69,7 +70,11 @@ impl LogStream {
         let mut printer = Printer::new(self.args);
         while let Some(lines) = self.lines.next().await? {
             let look = output.look;
-            printer.print(&lines, look, |_, text| output.line(text))?;
+            let raw = printer.args.raw;
+            printer.print(&lines, look, |_, text| match raw {
+                true => output.raw_line(&text),
+                false => output.line(text),
+            })?;
             output.flush()?;
         }
         Ok(())
@@ -191,7 +196,11 @@ impl Printer {
             Stream::Err => "error",
         };
         if args.json {
-            return object(line, time(ISO).as_deref()).to_string();
+            let object = object(line, time(ISO).as_deref()).to_string();
+            return match look {
+                render::Look::Plain => object,
+                render::Look::Terminal | render::Look::Coloured => terminal::json(&object).into_owned(),
+            };
         }
         if args.format {
             let LogLine { id, name, line, .. } = line;

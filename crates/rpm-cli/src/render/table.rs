@@ -6,6 +6,7 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
 use ratatui::text::Span;
 use rpm_wire::api::{ExecMode, Other, Process, Status};
+use rpm_wire::terminal::is_obeyed;
 
 use super::Look;
 use super::units::{bytes, duration, or_dash, percent};
@@ -324,6 +325,6 @@ fn bold(cell: Cell, look: Look) -> Cell {
 /// The text without what a terminal would obey: names come from users, reasons from the system.
 pub(crate) fn visible(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if is_obeyed(c) { '\u{fffd}' } else { c })
         .collect()
 }
