@@ -149,6 +149,7 @@ fn deployment(place: &str, fields: &Map<String, Value>, problems: &mut Vec<Probl
             problem(format!("`{name}` cannot be {}", shown(value)));
         }
     }
+    faults_of(&found.env).into_iter().for_each(&mut problem);
     found.hosts.retain(|host| !host.is_empty());
     for (name, there) in [
         ("host", !found.hosts.is_empty()),
@@ -172,6 +173,28 @@ fn deployment(place: &str, fields: &Map<String, Value>, problems: &mut Vec<Probl
     found
 }
 
+/// The shell of the host reads the names, and the values up to a NUL.
+fn faults_of(env: &BTreeMap<String, String>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (name, value) in env {
+        if !is_shell_name(name) {
+            faults.push(format!(
+                "{name:?} in `env` cannot be the name of a variable: it has letters, digits and _, and begins with no digit"
+            ));
+        }
+        if value.contains('\0') {
+            faults.push(format!("`env.{name}` contains a NUL byte"));
+        }
+    }
+    faults
+}
+
+/// A name that a shell takes for a variable's.
+fn is_shell_name(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    name.bytes().next().is_some_and(letter) && name.bytes().all(|byte| letter(byte) || byte.is_ascii_digit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +211,9 @@ mod tests {
         assert_eq!(production.hosts, ["a", "b"]);
         assert_eq!(production.port, Some(2222));
         assert_eq!(production.env["A"], "1");
-        let faults = deployments(&json!({"deploy": {"p": {"host": 1, "hots": "a", "repo": "-x"}, "q": 3}}));
+        let faults = deployments(
+            &json!({"deploy": {"p": {"host": 1, "hots": "a", "repo": "-x", "env": {"A;touch x;B": 1, "9A": 1, "_A9": "a\u{0}b"}}, "q": 3}}),
+        );
         let texts: Vec<String> = faults
             .expect_err("faults")
             .iter()
@@ -200,6 +225,9 @@ mod tests {
             "deploy.p: `host` is missing",
             "deploy.p: `path` is missing",
             "\"-x\" begins with a dash",
+            "deploy.p: \"A;touch x;B\" in `env` cannot be the name of a variable",
+            "deploy.p: \"9A\" in `env` cannot be",
+            "deploy.p: `env._A9` contains a NUL byte",
             "deploy.q: it must be an object",
         ] {
             assert!(

@@ -91,6 +91,7 @@ fn versions_come_and_go_by_git() {
     assert_eq!(ok(&["production", "exec", "cat version"]), "1");
     assert_eq!(place.read("hooks"), "local\nlocal\nlocal\n");
     let asked = place.read("asked");
+    assert!(!asked.contains("green"), "all users can read arguments: {asked}");
     assert!(
         asked
             .lines()

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_spec::{Deployment, deployments};
@@ -107,9 +108,7 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
     let script = script(&step, deployment, (&name, environment));
     for host in &deployment.hosts {
         tell(format!("{host}: {}", described(&step)));
-        let status = ssh(deployment, host, &script)
-            .status()
-            .context("cannot run ssh; install it")?;
+        let status = run(ssh(deployment, host, &script), &deployment.env)?;
         if !status.success() {
             bail!("{host}: it has failed ({status}); hosts after it were left alone");
         }
@@ -149,6 +148,26 @@ fn described(step: &Step) -> String {
     }
 }
 
+/// Runs it with the values of these variables on its standard input, in the order of their names, each ended by a NUL: what stands in
+/// arguments, all users of both machines can read. Without variables it has the standard input of this command.
+fn run(mut ssh: Command, variables: &BTreeMap<String, String>) -> anyhow::Result<ExitStatus> {
+    let cannot = "cannot run ssh; install it";
+    if variables.is_empty() {
+        return ssh.status().context(cannot);
+    }
+    let mut child = ssh.stdin(Stdio::piped()).spawn().context(cannot)?;
+    let mut values = String::new();
+    for value in variables.values() {
+        values.push_str(value);
+        values.push('\0');
+    }
+    if let Some(mut input) = child.stdin.take() {
+        // One that ends before it has read them says why by its status.
+        let _ = input.write_all(values.as_bytes());
+    }
+    child.wait().context(cannot)
+}
+
 fn ssh(deployment: &Deployment, host: &str, script: &str) -> Command {
     let mut ssh = Command::new("ssh");
     if let Some(port) = deployment.port {
@@ -176,8 +195,8 @@ fn quoted(text: &str) -> String {
 /// What runs on the host. `origin`: the file and the environment.
 fn script(step: &Step, deployment: &Deployment, (file, environment): (&str, &str)) -> String {
     let mut script = "set -e\n".to_owned();
-    for (name, value) in &deployment.env {
-        let _ = writeln!(script, "export {name}={}", quoted(value));
+    for name in deployment.env.keys() {
+        let _ = writeln!(script, "IFS= read -r -d '' {name}\nexport {name}");
     }
     let _ = writeln!(script, "path={}", quoted(&deployment.path));
     // `~` is the home directory there.
@@ -277,6 +296,7 @@ mod tests {
             ..Deployment::default()
         };
         let text = script(&Step::Current, &deployment, ("f", "e"));
-        assert!(text.contains(r"path='/srv/it'\''s; rm -rf x'") && text.contains("export A='$(id)'"));
+        assert!(text.contains(r"path='/srv/it'\''s; rm -rf x'") && text.contains("export A\n"));
+        assert!(!text.contains("$(id)"), "values are not for everybody's eyes");
     }
 }
