@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
+use rpm_e2e::app::App;
 use rpm_e2e::place::Place;
-use rpm_testkit::{Ran, Rpm, Status, wait_until};
+use rpm_testkit::{Port, Ran, Rpm, Status, wait_until};
 use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -233,6 +234,45 @@ fn the_list_of_pm2_is_taken_over() {
     assert_eq!(place.run(&rpm, ["import", "nowhere.pm2"]).code, Some(1));
 }
 
+/// What the unit of systemd takes from the daemon it does not need.
+#[test]
+fn a_daemon_with_the_capabilities_of_its_service_does_all_that_root_can() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let unit = Rpm::new().ok(["startup", "systemd", "--print", "-u", "root"]);
+    let dropped = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet=~"));
+    let dropped: Vec<String> = dropped
+        .expect("some are dropped")
+        .split(' ')
+        .map(|name| name.replace("CAP_", "-").to_lowercase())
+        .collect();
+    let started = |bounded: bool| {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        let ping = rpm.command(["ping"]);
+        let set = if bounded {
+            dropped.join(",")
+        } else {
+            "+all".to_owned()
+        };
+        let done = Command::new("setpriv")
+            .arg(format!("--bounding-set={set}"))
+            .arg(ping.get_program())
+            .arg("ping")
+            .env("RPM_HOME", rpm.home())
+            .output()
+            .expect("setpriv runs");
+        assert!(done.status.success(), "{done:?}");
+        let app = App::new("hello.py").args(["--name", "web", "-i", "2"]);
+        app.port(&port).start(&rpm);
+        let listener = rpm.describe("web").listeners.remove(0);
+        (listener.steering, listener.slots.len())
+    };
+    assert_eq!(started(true), started(false));
+}
+
 #[test]
 fn a_service_is_written_for_the_system() {
     let (rpm, place) = (Rpm::new(), Place::new());
@@ -243,6 +283,12 @@ fn a_service_is_written_for_the_system() {
     for line in ["Type=forking", "KillMode=process", "User=root", &home] {
         assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
     }
+    let lines = rpm
+        .command(["startup", "systemd", "--print", "-u", "root"])
+        .env("PATH", "/bin\nExecStartPre=/bin/x")
+        .output()
+        .expect("rpm runs");
+    assert!(!lines.status.success() && lines.stdout.is_empty(), "{lines:?}");
     let wrong = place.run(&rpm, ["startup", "sysd"]);
     assert_eq!(wrong.code, Some(1), "{wrong:?}");
     if let Some(other) = Rpm::unprivileged("a_service_is_written_for_the_system") {

@@ -126,7 +126,7 @@ impl Init {
 /// `startup`.
 pub(super) fn install(args: &StartupArgs, output: &mut Output) -> anyhow::Result<()> {
     let init = init_of(args)?;
-    let service = service(args)?;
+    let service = service(init, args)?;
     let (path, text) = (init.file(&service.name), init.text(&service));
     if args.print {
         return Ok(output.bytes(text.as_bytes())?);
@@ -153,7 +153,7 @@ pub(super) fn install(args: &StartupArgs, output: &mut Output) -> anyhow::Result
 /// `unstartup`.
 pub(super) fn remove(args: &StartupArgs, output: &mut Output) -> anyhow::Result<()> {
     let init = init_of(args)?;
-    let service = service(args)?;
+    let service = service(init, args)?;
     let path = init.file(&service.name);
     refuse_others("unstartup", init, args, output)?;
     if !path.exists() {
@@ -188,7 +188,7 @@ fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Out
     if rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let service = service(args)?;
+    let service = service(init, args)?;
     let home = args
         .hp
         .clone()
@@ -211,7 +211,7 @@ fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Out
     bail!("only root may do that; type the line above")
 }
 
-fn service(args: &StartupArgs) -> anyhow::Result<Service> {
+fn service(init: Init, args: &StartupArgs) -> anyhow::Result<Service> {
     let user = match &args.user {
         Some(user) => user.clone(),
         None => own_name()?,
@@ -230,10 +230,7 @@ fn service(args: &StartupArgs) -> anyhow::Result<Service> {
         text.map_err(|path| anyhow!("not UTF-8: {}", path.to_string_lossy()))
     };
     let name = args.service_name.clone().unwrap_or_else(|| format!("rpm-{user}"));
-    if name.is_empty() || name.contains(|letter: char| letter.is_whitespace() || letter == '/') {
-        bail!("{name:?} cannot be the name of a service; give another with --service-name");
-    }
-    Ok(Service {
+    let service = Service {
         name,
         user,
         program: text(program)?,
@@ -241,7 +238,42 @@ fn service(args: &StartupArgs) -> anyhow::Result<Service> {
         path: std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned()),
         wait_ip: args.wait_ip,
         like_pm2: like_pm2(),
-    })
+    };
+    check(init, &service)?;
+    Ok(service)
+}
+
+/// Nothing of it may become a line, an option or a path of its own in what is written for root to read.
+fn check(init: Init, service: &Service) -> anyhow::Result<()> {
+    let Service { name, user, .. } = service;
+    let plain =
+        |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.' | '@' | ':' | '\\');
+    if name.is_empty() || name.starts_with('-') || !name.chars().all(plain) {
+        bail!("{name:?} cannot be the name of a service; give another with --service-name");
+    }
+    let of_user = |letter: char| plain(letter) || letter == '$';
+    if user.is_empty() || user.starts_with('-') || !user.chars().all(of_user) {
+        bail!("{user:?} cannot be the name of a user; correct -u");
+    }
+    for (what, text) in [
+        ("the path of this program", &service.program),
+        ("the daemon's directory", &service.home),
+        ("PATH", &service.path),
+    ] {
+        if text.contains(char::is_control) {
+            bail!(
+                "{what} has a line break or another control character, which a service cannot name: {text:?}"
+            );
+        }
+    }
+    // systemd takes the path for damaged, however it is quoted.
+    if init == Init::Systemd && service.program.contains(['"', '\'', '\\']) {
+        bail!(
+            "systemd starts no program whose path has quotes or backslashes: {}; install it elsewhere",
+            service.program
+        );
+    }
+    Ok(())
 }
 
 /// A line of passwd(5), in fields.
@@ -267,7 +299,12 @@ fn home_of(user: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// As systemd reads it (systemd.syntax(7)): in quotes, specifiers escaped.
+/// Of root, no app needs these, and neither does the daemon; programs that the apps start with `sudo` do not have them either.
+const NEEDLESS: &str = "CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_BLOCK_SUSPEND CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE \
+     CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PACCT CAP_SYS_RAWIO CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_SYSLOG CAP_WAKE_ALARM";
+
+/// As systemd reads it (systemd.syntax(7)): in quotes, specifiers escaped. A dollar sign means nothing where this is used: systemd expands
+/// variables in arguments of commands, and neither in the path of the program nor in `Environment=` (systemd.service(5)).
 fn quoted(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
     format!("\"{}\"", escaped.replace('%', "%%"))
@@ -296,7 +333,9 @@ Type=forking
 User={user}
 LimitNOFILE=infinity
 LimitNPROC=infinity
-LimitCORE=infinity
+# The memory of an app, with its secrets, is not written to disk when it crashes, unless the app raises its limit.
+LimitCORE=0:infinity
+CapabilityBoundingSet=~{NEEDLESS}
 Environment={}
 Environment={}
 {compat}PIDFile={}
@@ -421,6 +460,38 @@ mod tests {
             assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
         }
         assert!(!unit.contains("RPM_COMPAT"));
+    }
+
+    #[test]
+    fn nothing_of_a_value_becomes_a_line_or_a_specifier() {
+        let odd = Service {
+            program: "/opt/a b/50%/$X/rpm".to_owned(),
+            path: r#"/bin:/o"p t/%h/$HOME\"#.to_owned(),
+            ..service()
+        };
+        check(Init::Systemd, &odd).expect("odd, but no more");
+        let unit = systemd(&odd);
+        for line in [
+            r#"ExecStart="/opt/a b/50%%/$X/rpm" resurrect"#,
+            r#"Environment="PATH=/bin:/o\"p t/%%h/$HOME\\""#,
+        ] {
+            assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
+        }
+        let bad: [fn(&mut Service); 8] = [
+            |it| it.program.push('"'),
+            |it| it.path.push_str("\nExecStartPre=/bin/x"),
+            |it| it.home.push('\n'),
+            |it| it.program.push('\r'),
+            |it| it.user.push_str("\nX=1"),
+            |it| it.user = "-x".to_owned(),
+            |it| it.name.push_str("/../x"),
+            |it| it.name = "--now".to_owned(),
+        ];
+        for spoil in bad {
+            let mut it = service();
+            spoil(&mut it);
+            assert!(check(Init::Systemd, &it).is_err(), "{it:?}");
+        }
     }
 
     #[test]
