@@ -14,6 +14,7 @@ use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -107,14 +108,14 @@ impl Notifications {
             let ended = events.intersects(PollFlags::HUP | PollFlags::ERR);
             return Ok(if ended { Received::End } else { Received::Nothing });
         }
-        // SAFETY: plain integers; the kernel demands zeroes.
-        let mut notice: libc::seccomp_notif = unsafe { mem::zeroed() };
-        // SAFETY: the kernel writes one `seccomp_notif`, which is what it is given.
+        // The kernel demands zeroes.
+        let mut notice = room(sizes().seccomp_notif, size_of::<libc::seccomp_notif>());
+        // SAFETY: the kernel writes one of its own `seccomp_notif`, for which there is room.
         let done = unsafe {
             libc::ioctl(
                 self.fd.as_raw_fd(),
                 libc::SECCOMP_IOCTL_NOTIF_RECV,
-                &raw mut notice,
+                notice.as_mut_ptr(),
             )
         };
         if done != 0 {
@@ -127,7 +128,9 @@ impl Notifications {
                 Err(error)
             };
         }
-        Ok(Received::Call(Call::read(&notice)))
+        // SAFETY: the words are aligned as its integers need and at least as many as it has; any bits are integers.
+        let notice = unsafe { &*notice.as_ptr().cast::<libc::seccomp_notif>() };
+        Ok(Received::Call(Call::read(notice)))
     }
 
     /// Waits for the next call, or for the end, for so long at most.
@@ -200,12 +203,20 @@ impl Notifications {
             error,
             flags,
         };
-        // SAFETY: the kernel reads one `seccomp_notif_resp`.
+        let mut words = room(sizes().seccomp_notif_resp, size_of_val(&response));
+        // SAFETY: the words are aligned as its integers need and at least as many as it has.
+        unsafe {
+            words
+                .as_mut_ptr()
+                .cast::<libc::seccomp_notif_resp>()
+                .write(response);
+        };
+        // SAFETY: the kernel reads one of its own `seccomp_notif_resp`, which is no longer than this.
         let done = unsafe {
             libc::ioctl(
                 self.fd.as_raw_fd(),
                 libc::SECCOMP_IOCTL_NOTIF_SEND,
-                &raw const response,
+                words.as_ptr(),
             )
         };
         check(done)
@@ -345,6 +356,24 @@ impl Call {
     }
 }
 
+/// How long the kernel's structures are: they may be longer than those that this program was built with (seccomp(2)).
+fn sizes() -> libc::seccomp_notif_sizes {
+    static SIZES: OnceLock<libc::seccomp_notif_sizes> = OnceLock::new();
+    *SIZES.get_or_init(|| {
+        // SAFETY: plain integers.
+        let mut sizes: libc::seccomp_notif_sizes = unsafe { mem::zeroed() };
+        let ask = libc::SECCOMP_GET_NOTIF_SIZES;
+        // SAFETY: the kernel writes one `seccomp_notif_sizes`. One that does not know the question leaves the zeroes.
+        unsafe { libc::syscall(libc::SYS_seccomp, ask, 0 as libc::c_long, &raw mut sizes) };
+        sizes
+    })
+}
+
+/// Zeroes for a structure that has so many bytes in the kernel, and so many here.
+fn room(kernel: u16, own: usize) -> Vec<u64> {
+    vec![0; usize::from(kernel).max(own).div_ceil(size_of::<u64>())]
+}
+
 fn thread(number: u32) -> io::Result<OwnedFd> {
     let pid = raw_pid(number)?;
     match pidfd_open(pid, PIDFD_THREAD) {
@@ -389,6 +418,15 @@ fn check(done: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_room_for_what_the_kernel_writes() {
+        let own = size_of::<libc::seccomp_notif>();
+        // What the kernel says: `struct seccomp_notif` has 80 bytes and `struct seccomp_notif_resp` 24 since Linux 5.0.
+        assert!(sizes().seccomp_notif >= 80 && sizes().seccomp_notif_resp >= 24);
+        assert_eq!(room(0, own).len() * 8, own, "a kernel that does not say");
+        assert_eq!(room(101, own).len() * 8, 104, "a longer one of a later kernel");
+    }
 
     #[test]
     fn internet_addresses_are_read_and_others_are_not() {

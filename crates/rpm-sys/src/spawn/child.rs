@@ -12,6 +12,10 @@ use crate::intercept::{Filter, install};
 use crate::pidfd::PidFd;
 use crate::user::User;
 
+// Where words have 32 bits, the calls of these names take users of 16 bits on most processors: user 65536 would be root.
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("users are set by system calls that are right on 64-bit Linux alone");
+
 /// `_NSIG` of the kernel.
 const SIGNALS: i32 = 64;
 /// Size of the kernel's sigset_t.
@@ -181,8 +185,6 @@ fn send(to: RawFd, number: RawFd) -> bool {
     unsafe { libc::sendmsg(to, &raw const parts, libc::MSG_NOSIGNAL) >= 0 }
 }
 
-/// Everything above standard error becomes close-on-exec (Linux 5.11; before, what this program
-/// inherited from its own parent may leak), then the wanted ones get their numbers without the flag.
 /// By the system calls themselves: those of the C library have all threads follow, and there are none.
 fn become_user(plan: &Plan<'_>, user: &User) {
     // SAFETY: a live list of that length.
@@ -202,6 +204,8 @@ fn become_user(plan: &Plan<'_>, user: &User) {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT as libc::c_ulong) };
 }
 
+/// Everything above standard error becomes close-on-exec (Linux 5.11; before, what this program
+/// inherited from its own parent may leak), then the wanted ones get their numbers without the flag.
 fn place_descriptors(plan: &Plan<'_>) {
     let all = libc::c_long::from(u32::MAX);
     let flags = libc::c_long::from(libc::CLOSE_RANGE_CLOEXEC);
