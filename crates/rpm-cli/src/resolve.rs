@@ -156,7 +156,7 @@ pub(crate) fn changed(
             Some(args) => own_args().into_iter().chain(args.iter().cloned()).collect(),
             None => spec.args.clone(),
         },
-        env: variables::of_known(spec.env.clone(), options, around, (update_env, &cwd))?,
+        env: variables::of_known(&spec, options, around, (update_env, &cwd))?,
         interpreter,
         exec_mode,
         instances,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rpm_core::InstanceId;
+use rpm_sys::user::User;
 use rpm_wire::api::AppSpec;
 
 use crate::app::{Plane, is_node};
@@ -19,6 +20,8 @@ const STALE: [&str; 7] = [
     rpm_agent::SOCKET_ENV,
     rpm_agent::TOKEN_ENV,
 ];
+/// Of an account that names none (passwd(5)).
+const USUAL_SHELL: &str = "/bin/sh";
 /// What has Node show places in the sources that a program was compiled from.
 const SOURCE_MAPS: &str = "--enable-source-maps";
 
@@ -28,6 +31,7 @@ pub(crate) fn environment(
     home: &Home,
     (instance, number): (InstanceId, u32),
     logs: &Logs,
+    user: Option<&User>,
 ) -> BTreeMap<String, String> {
     let mode = if Plane::of(spec) == Plane::Fork {
         "fork_mode"
@@ -51,6 +55,9 @@ pub(crate) fn environment(
     let mut env = spec.env.clone();
     for stale in STALE {
         env.remove(stale);
+    }
+    for (name, value) in user.into_iter().flat_map(of_user) {
+        env.entry(name.to_owned()).or_insert(value);
     }
     if let Some(name) = &spec.increment_var {
         let first = env.get(name).and_then(|text| text.trim().parse::<i64>().ok());
@@ -83,6 +90,23 @@ pub(crate) fn environment(
     env
 }
 
+/// As login(1) sets them. One without a name has the home that users without one have.
+fn of_user(user: &User) -> Vec<(&'static str, String)> {
+    let Some(account) = &user.account else {
+        return vec![("HOME", "/".to_owned()), ("SHELL", USUAL_SHELL.to_owned())];
+    };
+    let shell = match account.shell.as_str() {
+        "" => USUAL_SHELL,
+        shell => shell,
+    };
+    vec![
+        ("HOME", account.home.clone()),
+        ("USER", account.name.clone()),
+        ("LOGNAME", account.name.clone()),
+        ("SHELL", shell.to_owned()),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +131,7 @@ mod tests {
             ..AppSpec::default()
         };
         let logs = crate::outputs::logs_of(&home, &spec, InstanceId(7));
-        let env = environment(&spec, &home, (InstanceId(7), 2), &logs);
+        let env = environment(&spec, &home, (InstanceId(7), 2), &logs, None);
         for (name, value) in [
             ("PORT", "3002"),
             ("INSTANCE_ID", "2"),
@@ -128,7 +152,7 @@ mod tests {
                 interpreter: Some("/usr/bin/python3".to_owned()),
                 ..AppSpec::default()
             };
-            environment(&spec, &home, (InstanceId(7), 2), &logs).remove("PYTHONUNBUFFERED")
+            environment(&spec, &home, (InstanceId(7), 2), &logs, None).remove("PYTHONUNBUFFERED")
         };
         assert_eq!(unbuffered(&[]).as_deref(), Some("1"));
         assert_eq!(unbuffered(&[("PYTHONUNBUFFERED", "")]).as_deref(), Some(""));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -173,7 +174,8 @@ impl Supervisor {
         kept.counts = add(&mut fds, self.listeners.counts_to_keep(policy(spec)));
         kept.reports = self.intercepts(spec).then_some(next(&fds));
         let logs = logs_of(&self.home, spec, instance);
-        let mut env = environment(spec, &self.home, (instance, number), &logs);
+        let user = user(spec)?;
+        let mut env = environment(spec, &self.home, (instance, number), &logs, user.as_ref());
         let agent = self.has_agent(worker).then(|| self.agent_place(spec)).flatten();
         self.add_runtime_env(&mut env, worker, spec, channel_fd, agent);
         let child = spawn(Spawn {
@@ -188,7 +190,7 @@ impl Supervisor {
             listen_fds,
             nofile: Some(self.child_nofile),
             intercept: kept.reports,
-            user: user(spec)?,
+            user,
         })?;
         let channel = ours.map(|socket| self.open_channel(worker, socket));
         let notifications = child.notifications.map(Arc::new);
@@ -381,7 +383,11 @@ fn bun_options(place: &Path, users: Option<&str>) -> Option<String> {
     let path = place.join(&name);
     if !path.exists() {
         let new = path.with_extension("new");
-        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        // Whatever the umask is: users of other workers read it, and none writes to it.
+        let mode = fs::Permissions::from_mode(0o644);
+        let written = fs::write(&new, text)
+            .and_then(|()| fs::set_permissions(&new, mode))
+            .and_then(|()| fs::rename(&new, &path));
         if let Err(error) = written {
             warn!(path = %path.display(), %error, "cannot write the agent for Bun; its workers go on without it");
             return None;

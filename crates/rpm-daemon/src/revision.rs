@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rpm_core::Revision;
-use rpm_wire::api::AppSpec;
+use rpm_wire::api::{AppSpec, OF_THE_USER};
 use rpm_wire::interpreter::found_anew;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +108,14 @@ impl Revisions {
         };
         let mut given = AppSpec::clone(&version.given);
         let before = given.env.get("PATH").cloned().unwrap_or_default();
-        given.env.extend(env.clone());
+        // Of an app with `uid` those are not of whoever types this.
+        let own_user = given.uid.is_none();
+        let passed = env
+            .iter()
+            .filter(|(name, _)| own_user || !OF_THE_USER.contains(&name.as_str()));
+        given
+            .env
+            .extend(passed.map(|(name, value)| (name.clone(), value.clone())));
         let now = given.env.get("PATH").map_or("", String::as_str);
         let found = given
             .interpreter

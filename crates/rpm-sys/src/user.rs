@@ -14,6 +14,19 @@ pub struct User {
     pub gid: u32,
     /// All groups, the one above among them.
     pub groups: Vec<u32>,
+    /// What the system knows of it besides; `None` for a number without a name.
+    pub account: Option<Account>,
+}
+
+/// Of an entry of passwd(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The name.
+    pub name: String,
+    /// The home directory.
+    pub home: String,
+    /// The shell; empty if the entry has none.
+    pub shell: String,
 }
 
 /// Room for the names and paths of an entry.
@@ -63,6 +76,7 @@ impl User {
                     uid,
                     gid: uid,
                     groups: vec![uid],
+                    account: None,
                 })),
                 (true, None) => Ok(None),
                 (false, _) => Err(io::Error::from_raw_os_error(status)),
@@ -72,10 +86,20 @@ impl User {
         let entry = unsafe { entry.assume_init() };
         // SAFETY: the name is a zero-terminated string in `buffer`.
         let name = unsafe { CStr::from_ptr(entry.pw_name) };
+        // SAFETY: so is the directory.
+        let home = unsafe { CStr::from_ptr(entry.pw_dir) };
+        // SAFETY: so is the shell.
+        let shell = unsafe { CStr::from_ptr(entry.pw_shell) };
+        let text = |text: &CStr| text.to_string_lossy().into_owned();
         Ok(Some(User {
             uid: entry.pw_uid,
             gid: entry.pw_gid,
             groups: groups(name, entry.pw_gid),
+            account: Some(Account {
+                name: text(name),
+                home: text(home),
+                shell: text(shell),
+            }),
         }))
     }
 
@@ -147,6 +171,11 @@ mod tests {
         assert_eq!((root.uid, root.gid), (0, 0));
         assert_eq!(User::find("0").unwrap().as_ref(), Some(&root));
         assert!(root.groups.contains(&0));
+        let account = root.account.as_ref().expect("it has a name");
+        assert!(
+            account.name == "root" && account.home.starts_with('/'),
+            "{account:?}"
+        );
         assert_eq!(User::find("nobody-of-this-name").unwrap(), None);
         let stranger = User::find("4000123").unwrap().expect("any number");
         assert_eq!((stranger.gid, stranger.groups), (4_000_123, vec![4_000_123]));

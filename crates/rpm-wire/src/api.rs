@@ -18,8 +18,8 @@ pub use progress::{Follow, Progress, Stage, Step};
 pub use proxy::ProxySpec;
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
-    AppSpec, Balance, ExecMode, HealthCheck, LogSpec, LogTarget, Policy, UnknownBalance, UnknownPolicy,
-    WatchSpec,
+    AppSpec, Balance, ExecMode, HealthCheck, LogSpec, LogTarget, OF_THE_USER, Policy, UnknownBalance,
+    UnknownPolicy, WatchSpec,
 };
 pub use targets::{SendRequest, SignalRequest, TargetsRequest, TriggerReply, TriggerRequest};
 

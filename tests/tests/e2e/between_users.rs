@@ -9,6 +9,7 @@ use rpm_e2e::ask::BOUND;
 use rpm_e2e::complaint::assert_says;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Ran, Rpm, wait_until};
+use serde_json::json;
 
 /// Nobody.
 const OTHER: u32 = 65_534;
@@ -193,5 +194,48 @@ fn errors_have_the_last_lines_of_apps_and_names_without_control_characters() {
             ran.code == Some(1) && ran.stderr.contains("--namespace"),
             "{ran:?}"
         );
+    }
+}
+
+/// npm, git, ssh and the like look there.
+#[test]
+fn an_app_of_another_user_has_the_home_of_that_user() {
+    if !is_root() {
+        return;
+    }
+    let (rpm, place) = (
+        Rpm::new().with_env("HOME", "/root").with_env("USER", "root"),
+        Place::new(),
+    );
+    let script = place.write(
+        "show.sh",
+        "echo \"<$HOME $USER $LOGNAME $SHELL>\"; exec sleep 1000",
+    );
+    let app = |name: &str, env: serde_json::Value| json!({"name": name, "script": script, "interpreter": "/bin/sh", "uid": "nobody", "env": env});
+    let file =
+        json!({"apps": [app("usual", json!({})), app("own", json!({"HOME": "/srv", "SHELL": "/bin/x"}))]});
+    place.write("ecosystem.json", &file.to_string());
+    place.ok(&rpm, ["start", "ecosystem.json"]);
+    let accounts = fs::read_to_string("/etc/passwd").expect("accounts");
+    let nobody = accounts
+        .lines()
+        .find(|line| line.starts_with("nobody:"))
+        .expect("it is there");
+    let fields: Vec<&str> = nobody.split(':').collect();
+    let (home, shell) = (fields[5], fields[6]);
+    let shows = |name: &str, text: &str, times: usize| {
+        let out = || String::from_utf8_lossy(&rpm.output(name, "out", None)).into_owned();
+        wait_until("its line", BOUND, out, |out| out.matches(text).count() == times);
+    };
+    let usual = format!("<{home} nobody nobody {shell}>");
+    shows("usual", &usual, 1);
+    shows("own", "</srv nobody nobody /bin/x>", 1);
+    for (times, command) in [
+        (2, &["restart", "all", "--update-env"][..]),
+        (3, &["reload", "all", "--update-env"]),
+    ] {
+        place.ok(&rpm, command);
+        shows("usual", &usual, times);
+        shows("own", "</srv nobody nobody /bin/x>", times);
     }
 }

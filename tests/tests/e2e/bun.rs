@@ -1,5 +1,8 @@
 //! What is Bun's own: its commands, and where it looks for its preload.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 use rpm_e2e::place::Place;
@@ -63,4 +66,30 @@ fn bun_of_another_user_has_the_agent() {
         "{}",
         String::from_utf8_lossy(&site.output("index", "error", None))
     );
+}
+
+/// What Bun loads is read by users of all workers, and written by none, whatever the umask of who has started the daemon.
+#[test]
+fn the_agent_of_bun_has_its_own_mode() {
+    for umask in ["000", "077"] {
+        let (site, place) = (Rpm::new(), Place::new());
+        let ping = site.command(["ping"]);
+        let done = Command::new("sh")
+            .args(["-c", &format!("umask {umask} && exec \"$0\" ping")])
+            .arg(ping.get_program())
+            .env("RPM_HOME", site.home())
+            .output();
+        assert!(done.is_ok_and(|done| done.status.success()));
+        place.write("index.ts", "setInterval(() => {}, 1000);");
+        let bun = bun();
+        place.ok(
+            &site,
+            ["start", "index.ts", "--interpreter", bun.to_str().expect("UTF-8")],
+        );
+        let entries = fs::read_dir(site.home()).expect("a directory").flatten();
+        let mut preloads = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("agent-"));
+        let preload = preloads.next().expect("what it loads").path();
+        let mode = fs::metadata(&preload).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644, "{umask}: {}", preload.display());
+    }
 }

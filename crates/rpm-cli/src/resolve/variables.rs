@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rpm_spec::{AppOptions, EnvFilter, MAX_BYTES, parse_env};
+use rpm_wire::api::{AppSpec, OF_THE_USER};
 
 use super::ResolveError;
 use super::surroundings::{Surroundings, path_from};
@@ -22,6 +23,9 @@ pub(super) fn of_new(
 ) -> Result<BTreeMap<String, String>, ResolveError> {
     let mut inherited = around.env.clone();
     filter(&mut inherited, options);
+    if options.uid.is_some() {
+        inherited.retain(|name, _| !OF_THE_USER.contains(&name.as_str()));
+    }
     let mut env = of_files(options, around, places)?;
     env.extend(inherited);
     env.extend(own(options));
@@ -32,14 +36,20 @@ pub(super) fn of_new(
 
 /// Of one that is known. What files say wins over what it has, of which nobody knows where it came from. `cwd`: its own.
 pub(super) fn of_known(
-    mut env: BTreeMap<String, String>,
+    spec: &AppSpec,
     options: &AppOptions,
     around: &Surroundings,
     (update_env, cwd): (bool, &Path),
 ) -> Result<BTreeMap<String, String>, ResolveError> {
+    let mut env = spec.env.clone();
     env.extend(of_files(options, around, (&around.cwd, Some(cwd)))?);
     if update_env {
         env.extend(around.env.clone());
+    }
+    if options.uid.is_some() || spec.uid.is_some() {
+        // Those of another value are the app's own.
+        let inherited = |name: &str, value: &String| around.env.get(name) == Some(value);
+        env.retain(|name, value| !(OF_THE_USER.contains(&name.as_str()) && inherited(name, value)));
     }
     filter(&mut env, options);
     env.extend(own(options));

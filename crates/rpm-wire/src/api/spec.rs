@@ -21,6 +21,9 @@ pub enum ExecMode {
     Fork,
 }
 
+/// Variables that name the user of a process. An app with `uid` has those of its own user, and not those of who has started it.
+pub const OF_THE_USER: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
+
 /// An app as the user described it, resolved by the CLI to what the daemon can execute.
 /// Durations are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
