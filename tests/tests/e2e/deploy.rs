@@ -31,23 +31,20 @@ fn commit(place: &Place, version: &str) {
     git(place, &["commit", "-qm", version]);
 }
 
-fn deploy(rpm: &Rpm, place: &Place, words: &[&str]) -> Ran {
+fn deploy_command(rpm: &Rpm, place: &Place, words: &[&str]) -> Command {
     let path = format!(
         "{}:{}",
         place.path().join("bin").display(),
         std::env::var("PATH").expect("a path")
     );
     let mut command = rpm.command([&["deploy"][..], words].concat());
-    let done = command
-        .env("PATH", path)
-        .current_dir(place.path())
-        .output()
-        .expect("it runs");
-    Ran {
-        code: done.status.code(),
-        stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
-    }
+    command.env("PATH", path).current_dir(place.path());
+    command
+}
+
+fn deploy(rpm: &Rpm, place: &Place, words: &[&str]) -> Ran {
+    let mut command = deploy_command(rpm, place, words);
+    command.output().expect("it runs").into()
 }
 
 #[test]
@@ -91,7 +88,17 @@ fn versions_come_and_go_by_git() {
     assert_eq!(ok(&["production", "exec", "cat version"]), "1");
     assert_eq!(place.read("hooks"), "local\nlocal\nlocal\n");
     let asked = place.read("asked");
-    assert!(!asked.contains("green"), "all users can read arguments: {asked}");
+    for secret in ["green", "origin", "cat version"] {
+        assert!(!asked.contains(secret), "all users can read arguments: {asked}");
+    }
+    let mut piped = deploy_command(&rpm, &place, &["production", "exec", "cat"]);
+    let piped = piped.stdin(fs::File::open(place.path().join("hooks")).expect("it is there"));
+    let piped = piped.output().expect("it runs");
+    assert_eq!(
+        String::from_utf8_lossy(&piped.stdout),
+        "local\nlocal\nlocal\n",
+        "what is piped is the command's"
+    );
     assert!(
         asked
             .lines()

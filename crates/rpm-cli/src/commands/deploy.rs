@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_spec::{Deployment, deployments};
@@ -108,7 +109,8 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
     let script = script(&step, deployment, (&name, environment));
     for host in &deployment.hosts {
         tell(format!("{host}: {}", described(&step)));
-        let status = run(ssh(deployment, host, &script), &deployment.env)?;
+        let alone = deployment.hosts.len() == 1;
+        let status = run(ssh(deployment, host), &script, &deployment.env, alone)?;
         if !status.success() {
             bail!("{host}: it has failed ({status}); hosts after it were left alone");
         }
@@ -148,27 +150,37 @@ fn described(step: &Step) -> String {
     }
 }
 
-/// Runs it with the values of these variables on its standard input, in the order of their names, each ended by a NUL: what stands in
-/// arguments, all users of both machines can read. Without variables it has the standard input of this command.
-fn run(mut ssh: Command, variables: &BTreeMap<String, String>) -> anyhow::Result<ExitStatus> {
+/// Runs the script there. It goes by standard input, and so do the values of the variables, which it reads, in the order of their names,
+/// each ended by a NUL: what stands in arguments, all users of both machines can read, the credentials in a URL too. `more`: what comes on
+/// the standard input of this command is for the script.
+fn run(
+    mut ssh: Command,
+    script: &str,
+    variables: &BTreeMap<String, String>,
+    more: bool,
+) -> anyhow::Result<ExitStatus> {
     let cannot = "cannot run ssh; install it";
-    if variables.is_empty() {
-        return ssh.status().context(cannot);
+    let mut input = String::new();
+    for text in std::iter::once(script).chain(variables.values().map(String::as_str)) {
+        if text.contains('\0') {
+            bail!("a command contains a NUL byte");
+        }
+        input.push_str(text);
+        input.push('\0');
     }
     let mut child = ssh.stdin(Stdio::piped()).spawn().context(cannot)?;
-    let mut values = String::new();
-    for value in variables.values() {
-        values.push_str(value);
-        values.push('\0');
-    }
-    if let Some(mut input) = child.stdin.take() {
-        // One that ends before it has read them says why by its status.
-        let _ = input.write_all(values.as_bytes());
+    if let Some(mut pipe) = child.stdin.take() {
+        // One that ends before it has read everything says why by its status.
+        let written = pipe.write_all(input.as_bytes());
+        if more && written.is_ok() {
+            // It may wait for somebody who types, and ends with this process.
+            thread::spawn(move || io::copy(&mut io::stdin(), &mut pipe));
+        }
     }
     child.wait().context(cannot)
 }
 
-fn ssh(deployment: &Deployment, host: &str, script: &str) -> Command {
+fn ssh(deployment: &Deployment, host: &str) -> Command {
     let mut ssh = Command::new("ssh");
     if let Some(port) = deployment.port {
         ssh.args(["-p", &port.to_string()]);
@@ -183,7 +195,7 @@ fn ssh(deployment: &Deployment, host: &str, script: &str) -> Command {
         Some(user) => format!("{user}@{host}"),
         None => host.to_owned(),
     });
-    ssh.arg(format!("bash -c {}", quoted(script)));
+    ssh.arg(format!("bash -c {}", quoted(READ_SCRIPT)));
     ssh
 }
 
@@ -255,6 +267,8 @@ fn script(step: &Step, deployment: &Deployment, (file, environment): (&str, &str
     script
 }
 
+/// `read` takes no byte after the NUL: those are for what it reads.
+const READ_SCRIPT: &str = "IFS= read -r -d \"\" script; eval \"$script\"";
 const NEEDS_SETUP: &str = "\
 test -d \"$path/source/.git\" || { echo \"$path is not set up; deploy <environment> setup\" >&2; exit 1; }
 cd \"$path/source\"
