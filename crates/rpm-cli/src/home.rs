@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,25 @@ pub fn home_dir() -> Result<PathBuf, HomeError> {
     let named = std::env::var_os("RPM_HOME").filter(|path| !path.is_empty());
     let named = named.or_else(|| std::env::var_os("PM2_HOME"));
     from_variables(named, std::env::var_os("HOME"))
+}
+
+/// The text of a file in the daemon's directory, if the owner of that or root has written it: what is saved there is executed.
+pub(crate) fn read_own(path: &Path) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let owner = file.metadata()?.uid();
+    let of_directory = path
+        .parent()
+        .map(fs::metadata)
+        .transpose()?
+        .map(|meta| meta.uid());
+    if owner != 0 && Some(owner) != of_directory {
+        return Err(io::Error::other(format!(
+            "it belongs to user {owner}, and not to the owner of its directory; look at it, and remove it"
+        )));
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// PM2's names for files are wanted beside ours: this is called `pm2`, or `RPM_COMPAT=pm2` is set.

@@ -22,7 +22,7 @@ type Checked = Result<(), ApiError>;
 /// Everything for which the daemon would refuse to start an app.
 #[must_use]
 pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
-    let checks: [fn(&AppSpec) -> Checked; 12] = [
+    let checks: [fn(&AppSpec) -> Checked; 13] = [
         name,
         namespace,
         texts,

@@ -85,6 +85,29 @@ fn files_of_others_in_a_home_are_not_used_and_links_not_followed() {
     }
 }
 
+/// Also while a daemon runs, which has looked at them when it began.
+#[test]
+fn a_saved_list_of_another_user_is_not_started() {
+    if !is_root() {
+        return;
+    }
+    let rpm = Rpm::new();
+    App::of(["sleep 1000"]).args(["--name", "web"]).start(&rpm);
+    rpm.ok(["save"]);
+    rpm.ok(["delete", "web"]);
+    let list = rpm.home().join("dump.json");
+    chown(&list, Some(OTHER), None).expect("root may");
+    let owner = format!("it belongs to user {OTHER}");
+    assert_says(&rpm.run(["resurrect"]), &["dump.json", &owner]);
+    assert_eq!(rpm.list(), []);
+    chown(&list, Some(0), None).expect("root may");
+    rpm.ok(["resurrect"]);
+    assert_eq!(rpm.list().len(), 1);
+    rpm.ok(["set", "a", "1"]);
+    chown(rpm.home().join("conf.json"), Some(OTHER), None).expect("root may");
+    assert_says(&rpm.run(["get", "a"]), &["conf.json", &owner]);
+}
+
 /// A request of `start` has the environment of whoever types it.
 #[test]
 fn nothing_is_sent_to_the_daemon_of_another_user() {

@@ -1,7 +1,6 @@
 //! `set`, `get`, `conf`, `unset`: a file of values, of which those of an app become its variables.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -11,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{change_step_by_step, follow, read, tell};
 use crate::files::{alone, write_private};
-use crate::home::{home_dir, like_pm2};
+use crate::home::{home_dir, like_pm2, read_own};
 use crate::output::Output;
 
 /// Where they are; PM2's name where it is wanted.
@@ -26,7 +25,7 @@ fn file() -> anyhow::Result<PathBuf> {
 
 fn load() -> anyhow::Result<Map<String, Value>> {
     let path = file()?;
-    let text = match fs::read_to_string(&path) {
+    let text = match read_own(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::import::import;
 use super::{Check, change_step_by_step, follow, read, session, tell};
 use crate::files::{alone, write_private};
-use crate::home::{home_dir, like_pm2};
+use crate::home::{home_dir, like_pm2, read_own};
 use crate::output::Output;
 
 /// Of the file. Another one is not read.
@@ -49,7 +49,7 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
     }
     // What is put aside is what this one replaces.
     let _alone = alone(&path)?;
-    match fs::read_to_string(&path) {
+    match read_own(&path) {
         Ok(before) => write_private(&backup_of(&path), &before)?,
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -109,12 +109,12 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
 }
 
 fn is_of_pm2(path: &Path) -> bool {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = read_own(path).unwrap_or_default();
     text.trim_start().starts_with('[')
 }
 
 fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
-    let text = match fs::read_to_string(path) {
+    let text = match read_own(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("{} is not there; `rpm save` writes it", path.display())
