@@ -79,6 +79,10 @@ pub struct StaticSite {
     pub spa: bool,
     /// The index, below the directory.
     pub homepage: String,
+    /// Files whose names begin with a dot, and what is below such a name.
+    pub dotfiles: bool,
+    /// What links that lead out of the directory lead to.
+    pub follow_links: bool,
     /// User and password that a client must know.
     pub password: Option<(String, String)>,
 }
@@ -150,6 +154,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             host,
             spa,
             homepage,
+            dotfiles,
+            follow_links,
         } => {
             let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
             let password = own(SITE_USER).zip(own(SITE_PASSWORD));
@@ -159,6 +165,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
                 host,
                 spa,
                 homepage,
+                dotfiles,
+                follow_links,
                 password,
             })
         }
@@ -305,6 +313,10 @@ enum Top {
         spa: bool,
         #[arg(long, default_value = "index.html")]
         homepage: String,
+        #[arg(long)]
+        dotfiles: bool,
+        #[arg(long)]
+        follow_links: bool,
     },
     #[command(external_subcommand)]
     Missing(Vec<OsString>),

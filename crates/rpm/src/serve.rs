@@ -1,5 +1,8 @@
 //! `serve`: static files over HTTP, as an app that is supervised like any other.
 
+mod clients;
+mod files;
+
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -8,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +19,9 @@ use rpm_cli::StaticSite;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tower_http::services::{ServeDir, ServeFile};
+
+use self::clients::Limits;
+use self::files::Files;
 
 /// Serves until it is told to stop; what is being answered is finished.
 ///
@@ -42,7 +48,7 @@ async fn serve(site: &StaticSite) -> anyhow::Result<()> {
     };
     let app = router(site);
     println!("serving {} on port {}", site.path.display(), site.port);
-    axum::serve(listener, app).with_graceful_shutdown(told()).await?;
+    clients::serve(listener, app, Limits::default(), told()).await;
     Ok(())
 }
 
@@ -60,25 +66,46 @@ async fn listen(port: u16) -> anyhow::Result<TcpListener> {
 
 fn router(site: &StaticSite) -> Router {
     // With slashes at the end, ranges, types by extension and dates; what leads out of the directory is not found.
-    let files = ServeDir::new(&site.path).append_index_html_on_directories(true);
-    let own = |name: &str| ServeFile::new(site.path.join(name.trim_start_matches('/')));
+    let dir = ServeDir::new(&site.path).append_index_html_on_directories(true);
+    let rules = Files::of(site);
+    let own = |name: &str| {
+        let name = name.trim_start_matches('/');
+        let known = (Arc::clone(&rules), Arc::from(name));
+        let file = ServeFile::new(site.path.join(name));
+        Router::new()
+            .fallback_service(file)
+            .layer(from_fn_with_state(known, files::guard_own))
+    };
     let app = if site.spa {
-        Router::new().fallback_service(files.fallback(own(&site.homepage)))
+        Router::new().fallback_service(dir.fallback(own(&site.homepage)))
     } else {
         // Nothing, where there is no such file.
-        Router::new().fallback_service(files.not_found_service(own("404.html")))
+        Router::new().fallback_service(dir.not_found_service(own("404.html")))
     };
-    match password(site) {
+    let app = app.layer(from_fn_with_state(rules, files::guard));
+    let app = match password(site) {
         Some(password) => app.layer(from_fn_with_state(password, guard)),
         None => app,
-    }
+    };
+    app.layer(from_fn(unsniffed))
+}
+
+/// A file is what its name says, and nothing that a browser finds in it.
+async fn unsniffed(request: Request<Body>, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
 }
 
 /// What a client must send, if anything.
 fn password(site: &StaticSite) -> Option<Arc<str>> {
     let (user, password) = site.password.as_ref()?;
     let encoded = STANDARD.encode(format!("{user}:{password}"));
-    Some(format!("Basic {encoded}").into())
+    Some(encoded.into())
 }
 
 async fn guard(State(wanted): State<Arc<str>>, request: Request<Body>, next: Next) -> Response {
@@ -89,17 +116,26 @@ async fn guard(State(wanted): State<Arc<str>>, request: Request<Body>, next: Nex
     (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, ask)]).into_response()
 }
 
-/// Takes as long for a password that is nearly right as for any other.
+/// The scheme is read as all of them are (RFC 9110, 11.1).
 fn is_right(headers: &HeaderMap, wanted: &str) -> bool {
-    let sent = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let Some(sent) = sent.filter(|sent| sent.len() == wanted.len()) else {
+    let sent = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let Some((scheme, sent)) = sent.and_then(|sent| sent.split_once(' ')) else {
         return false;
     };
-    let differing = sent
-        .iter()
-        .zip(wanted.as_bytes())
-        .fold(0, |all, (a, b)| all | (a ^ b));
-    differing == 0
+    scheme.eq_ignore_ascii_case("basic")
+        && is_same(sent.trim_start_matches(' ').as_bytes(), wanted.as_bytes())
+}
+
+/// Takes as long for one that is nearly right, or nearly as long, as for any other of its length.
+fn is_same(sent: &[u8], wanted: &[u8]) -> bool {
+    let differing = sent.iter().enumerate().fold(0, |all, (at, byte)| {
+        let other = wanted.get(at % wanted.len().max(1)).copied().unwrap_or(0);
+        all | (byte ^ other)
+    });
+    // Nobody may guess what was compared, and leave off where it differs.
+    std::hint::black_box(differing) == 0 && sent.len() == wanted.len()
 }
 
 /// SIGINT or SIGTERM.

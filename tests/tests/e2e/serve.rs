@@ -117,6 +117,51 @@ fn files_of_pm2_have_directories_served() {
 }
 
 #[test]
+fn what_is_not_for_everybody_is_not_there_unless_it_is_asked_for() {
+    let (rpm, place, ports) = (Rpm::new(), site(), [Port::reserve(), Port::reserve()]);
+    place.write("public/.env", "KEY=1");
+    place.write("public/.git/config", "[core]");
+    place.write("public/.well-known/acme-challenge/x", "token");
+    place.write("outside/index.html", "outside");
+    let link = |to: &str, at: &str| {
+        std::os::unix::fs::symlink(to, place.path().join(at)).expect("a link");
+    };
+    link("../outside", "public/out");
+    link("../secret.txt", "public/link.txt");
+    link("../../secret.txt", "public/data/index.html");
+    link("app.js", "public/same.js");
+    let port = ports[0].to_string();
+    place.ok(&rpm, ["serve", "public", &port]);
+    let port = ports[1].to_string();
+    let asked_for = ["serve", "public", &port, "--dotfiles", "--follow-links"];
+    place.ok(&rpm, asked_for);
+    for (path, status, body) in [
+        ("/.env", 404, "KEY=1"),
+        ("/%2Eenv", 404, "KEY=1"),
+        ("/.git/config", 404, "[core]"),
+        ("/out/index.html", 404, "outside"),
+        ("/out/", 404, "outside"),
+        ("/link.txt", 404, "secret"),
+        ("/data/", 404, "secret"),
+        ("/same.js", 200, "let a = 1;"),
+        ("/.well-known/acme-challenge/x", 200, "token"),
+    ] {
+        let (found, _, text) = asked(&ports[0], path, &[]);
+        assert_eq!(found, status, "{path}");
+        assert_eq!(text == body, status == 200, "{path}: {text}");
+        let (found, _, text) = asked(&ports[1], path, &[]);
+        assert_eq!((found, text.as_str()), (200, body), "{path}");
+    }
+    link("../secret.txt", "public/404.html");
+    assert_eq!(asked(&ports[0], "/nowhere", &[]).2, "");
+    let (_, _, head) = asked(&ports[0], "/app.js", &["-D", "-"]);
+    assert!(
+        head.to_lowercase().contains("x-content-type-options: nosniff"),
+        "{head}"
+    );
+}
+
+#[test]
 fn an_application_of_one_page_behind_a_password() {
     let (rpm, place, port) = (Rpm::new(), site(), Port::reserve());
     let port_text = port.to_string();
@@ -139,6 +184,18 @@ fn an_application_of_one_page_behind_a_password() {
     assert_eq!(rpm.list().len(), 2);
     assert_eq!(asked(&port, "/", &[]).0, 401);
     assert_eq!(asked(&port, "/", &["-u", "me:it's mE"]).0, 401);
+    // RFC 9110, 11.1: in any case.
+    let lower = ["-H", "Authorization: bASIC  bWU6aXQncyBtZQ=="];
+    assert_eq!(asked(&port, "/", &lower).0, 200);
+    for wrong in [
+        "Authorization: Basic bWU6aXQncyBt",
+        "Authorization: Basic bWU6aXQncyBtZQ==bWU6aXQncyBtZQ==",
+        "Authorization: Basic",
+        "Authorization: Basic ",
+        "Authorization: Bearer bWU6aXQncyBtZQ==",
+    ] {
+        assert_eq!(asked(&port, "/", &["-H", wrong]).0, 401, "{wrong}");
+    }
     let (status, _, body) = asked(&port, "/some/page", &["-u", "me:it's me"]);
     assert_eq!((status, body.as_str()), (200, "<h1>front</h1>"));
     assert_eq!(asked(&port, "/app.js", &["-u", "me:it's me"]).2, "let a = 1;");

@@ -412,6 +412,12 @@ pub(crate) struct ServeArgs {
     /// Answer with the index what is not there (an application of one page)
     #[arg(long)]
     pub(crate) spa: bool,
+    /// Serve files whose names begin with a dot, too (of `.well-known` what is below it is always served)
+    #[arg(long)]
+    pub(crate) dotfiles: bool,
+    /// Follow links that lead out of the directory
+    #[arg(long)]
+    pub(crate) follow_links: bool,
     /// User that a client must know
     #[arg(long, value_name = "USER", requires = "basic_auth_password")]
     pub(crate) basic_auth_username: Option<String>,

@@ -341,6 +341,8 @@ pub(super) async fn serve(args: &ServeArgs, output: &mut Output) -> anyhow::Resu
         path: around.absolute(args.path.as_deref().unwrap_or_else(|| ".".as_ref())),
         port: args.port.or(args.at).unwrap_or(USUAL_PORT),
         spa: args.spa,
+        dotfiles: args.dotfiles,
+        follow_links: args.follow_links,
         auth: args
             .basic_auth_username
             .clone()

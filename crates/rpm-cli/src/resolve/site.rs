@@ -26,6 +26,10 @@ pub(crate) struct Site {
     pub(crate) host: Option<String>,
     /// What is not there is the index.
     pub(crate) spa: bool,
+    /// Files whose names begin with a dot, too.
+    pub(crate) dotfiles: bool,
+    /// What links that lead out of the directory lead to, too.
+    pub(crate) follow_links: bool,
     /// Another file than `index.html` for that.
     pub(crate) homepage: Option<String>,
     /// User and password.
@@ -44,7 +48,13 @@ impl Site {
         let path = utf8("the directory", self.path)?;
         let port = self.port.to_string();
         let mut args = vec![STATIC_SITE.to_owned(), path.clone(), "--port".to_owned(), port];
-        args.extend(self.spa.then(|| "--spa".to_owned()));
+        for (option, said) in [
+            ("--spa", self.spa),
+            ("--dotfiles", self.dotfiles),
+            ("--follow-links", self.follow_links),
+        ] {
+            args.extend(said.then(|| option.to_owned()));
+        }
         for (option, value) in [("--host", self.host), ("--homepage", self.homepage)] {
             args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
         }
@@ -79,6 +89,7 @@ impl Site {
                 .filter(|value| !value.is_empty());
             found.cloned()
         };
+        let switched = |name: &str| said(name).is_some_and(|text| text == "true");
         let port = match said("PORT") {
             None => USUAL_PORT,
             Some(text) => text
@@ -93,7 +104,9 @@ impl Site {
             path: there.cloned().unwrap_or_default(),
             port,
             host: said("HOST"),
-            spa: said("SPA").is_some_and(|text| text == "true"),
+            spa: switched("SPA"),
+            dotfiles: switched("DOTFILES"),
+            follow_links: switched("FOLLOW_LINKS"),
             homepage: said("HOMEPAGE"),
             auth: match said("BASIC_AUTH").as_deref() {
                 Some("true") => said("BASIC_AUTH_USERNAME").zip(said("BASIC_AUTH_PASSWORD")),

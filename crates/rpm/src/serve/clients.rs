@@ -1,0 +1,232 @@
+//! Clients of static files: accepted, and held to time-outs.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::time::{Sleep, sleep};
+
+/// When no descriptor is left: until some client has gone.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long clients may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// For the head of a request, however it comes, and before it.
+    pub(super) head: Duration,
+    /// To take anything of an answer.
+    pub(super) taking: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head: Duration::from_secs(20),
+            taking: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Serves clients until `told` ends; what is being answered then is finished. Bodies of requests are not read: nobody waits for them.
+pub(super) async fn serve(
+    listener: TcpListener,
+    app: Router,
+    limits: Limits,
+    told: impl Future<Output = ()>,
+) {
+    let all = GracefulShutdown::new();
+    let mut told = pin!(told);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.head);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut told => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                eprintln!("cannot accept a client: {error}");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // One that has gone already is found to have.
+        let _ = stream.set_nodelay(true);
+        let stream = TokioIo::new(Patient::new(stream, limits.taking));
+        let served = builder.serve_connection(stream, TowerToHyperService::new(app.clone()));
+        let served = all.watch(served);
+        // How it ends is the client's to know.
+        tokio::spawn(async move { drop(served.await) });
+    }
+    drop(listener);
+    all.shutdown().await;
+}
+
+/// A stream that fails when nothing that is written to it is taken for too long.
+struct Patient<S> {
+    stream: S,
+    within: Duration,
+    /// Since something waits to be taken.
+    waits: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Patient<S> {
+    fn new(stream: S, within: Duration) -> Patient<S> {
+        Patient {
+            stream,
+            within,
+            waits: None,
+        }
+    }
+
+    fn bounded<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.waits = None;
+            return polled;
+        }
+        let within = self.within;
+        let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(within)));
+        waits
+            .as_mut()
+            .poll(context)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.bounded(polled, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.bounded(polled, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::net::TcpStream;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_secs(20);
+
+    /// A connection to a server whose clients may take a fifth of a second.
+    async fn client() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let limits = Limits {
+            head: Duration::from_millis(200),
+            taking: BOUND,
+        };
+        tokio::spawn(serve(listener, Router::new(), limits, std::future::pending()));
+        TcpStream::connect(addr).await.expect("it listens")
+    }
+
+    /// What comes until the server ends the connection.
+    async fn rest(stream: &mut TcpStream) -> String {
+        let mut all = Vec::new();
+        let ended = timeout(BOUND, stream.read_to_end(&mut all)).await;
+        // It may be reset.
+        drop(ended.expect("it is ended"));
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    #[tokio::test]
+    async fn who_sends_nothing_or_half_a_head_is_let_go() {
+        for sent in ["", "GET / HTTP/1.1\r\nHost: x\r\nA: "] {
+            let mut client = client().await;
+            client.write_all(sent.as_bytes()).await.expect("it is open");
+            let said = rest(&mut client).await;
+            assert!(!said.contains("200"), "{sent:?}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_byte_now_and_then_does_not_put_it_off() {
+        let mut client = client().await;
+        client
+            .write_all(b"GET / HTTP/1.1\r\nA: ")
+            .await
+            .expect("it is open");
+        let ended = async {
+            let pause = Duration::from_millis(50);
+            while client.write_all(b"a").await.is_ok() {
+                if let Ok(Ok(0) | Err(_)) = timeout(pause, client.read(&mut [0; 512])).await {
+                    return;
+                }
+            }
+        };
+        timeout(BOUND, ended).await.expect("it is ended");
+    }
+
+    #[tokio::test]
+    async fn who_is_idle_after_an_answer_is_let_go() {
+        let mut client = client().await;
+        let sent = client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        sent.await.expect("it is open");
+        let said = rest(&mut client).await;
+        assert!(said.starts_with("HTTP/1.1 404"), "{said}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_an_answer_is_let_go() {
+        let (stream, mut client) = duplex(16);
+        let mut stream = Patient::new(stream, Duration::from_secs(60));
+        let began = Instant::now();
+        let written = async { stream.write_all(&[0; 64]).await.map_err(|error| error.kind()) };
+        let taken = async {
+            // tidy: sleep because the clock is not the real one
+            sleep(Duration::from_secs(50)).await;
+            client.read_exact(&mut [0; 16]).await
+        };
+        let (written, taken) = tokio::join!(written, taken);
+        assert!(taken.is_ok(), "{taken:?}");
+        assert_eq!(written, Err(io::ErrorKind::TimedOut));
+        assert_eq!(began.elapsed().as_secs(), 110);
+    }
+}
