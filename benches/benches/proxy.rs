@@ -19,6 +19,7 @@ fn read(bytes: &[u8], client: &Client, out: &mut Vec<u8>) -> RequestHead {
     let passing = Passing {
         client,
         trusted: false,
+        underscores: false,
         compress: false,
         cookie: None,
     };

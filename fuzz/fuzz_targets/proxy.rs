@@ -14,6 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let passing = Passing {
         client: &client,
         trusted: data.len() % 2 == 0,
+        underscores: false,
         compress: true,
         cookie: Some("worker"),
     };

@@ -21,6 +21,7 @@ use crate::deadline::Deadline;
 use crate::front::Front;
 use crate::pool::{Connection, Pools};
 use crate::streams::{Stream, Streams};
+use crate::trailers;
 use crate::upstream::InFlight;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -116,7 +117,7 @@ impl Body for Upward {
             from.left = left;
             upload.bytes.set(upload.bytes.get() + length);
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame.map(|frame| frame.map(trailers::frame).map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -289,7 +290,7 @@ impl Passing {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             let Some(gzip) = &mut self.gzip else {
-                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+                return Poll::Ready(frame.map(|frame| frame.map(trailers::frame).map_err(Into::into)));
             };
             let bytes = match frame {
                 Some(Ok(frame)) => match frame.into_data() {

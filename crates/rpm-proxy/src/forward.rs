@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, ETAG, HOST,
-    HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE, VARY,
+    HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE, TRANSFER_ENCODING, VARY,
 };
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
@@ -81,12 +81,17 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
         .and_then(|name| cookie(request.headers(), name));
     let has_body = !websocket && !request.body().is_end_stream();
     let (mut parts, body) = request.into_parts();
-    to_upstream(&mut parts, &peer.client, settings.trust_forwarded).map_err(Failure::Refused)?;
+    let passing = (settings.trust_forwarded, settings.allow_underscores);
+    to_upstream(&mut parts, &peer.client, passing).map_err(Failure::Refused)?;
     if let Some(port) = settings.redirect {
         return redirect(&parts, port);
     }
     if settings.h2c {
         to_h2c(&mut parts).map_err(Failure::Refused)?;
+    } else if has_body && !parts.headers.contains_key(CONTENT_LENGTH) {
+        // For some methods hyper would send no body without that.
+        let chunked = HeaderValue::from_static("chunked");
+        parts.headers.insert(TRANSFER_ENCODING, chunked);
     }
     if websocket {
         websocket::ask(&mut parts, peer.front.now_ms());
@@ -147,7 +152,8 @@ fn redirect(parts: &Parts, port: u16) -> Result<Response<Downward>, Failure> {
 fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Result<Response<Downward>, Failure> {
     if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let until_it_ends = (answer.in_flight, kept.stream);
-        return Ok(websocket::join(client, answer.response, until_it_ends));
+        let limits = (Arc::clone(&peer.front), peer.front.settings().tunnel_timeout);
+        return Ok(websocket::join(client, answer.response, until_it_ends, limits));
     }
     deliver(peer, answer, Kept { gzip: None, ..kept })
 }

@@ -36,10 +36,14 @@ pub struct Settings {
     pub retries: u32,
     /// What clients say of earlier proxies is true.
     pub trust_forwarded: bool,
+    /// Fields of clients are passed on whose names differ from those of the proxy by underscores alone.
+    pub allow_underscores: bool,
     /// How long a client's connection may be idle.
     pub idle_timeout: Duration,
     /// How long a body may not move, in either direction, once the answer has begun.
     pub stream_timeout: Duration,
+    /// How long neither side of a connection that has left HTTP may send anything; `ZERO`: for ever.
+    pub tunnel_timeout: Duration,
     /// Longest body of a request, in bytes.
     pub max_body: u64,
     /// Requests that an upstream may have at once.
@@ -56,6 +60,8 @@ pub struct Settings {
     pub check: Option<Check>,
     /// Connections that one address may have.
     pub max_connections: Option<u32>,
+    /// Requests that a client may have open on a connection of HTTP/2.
+    pub max_streams: u32,
     /// Connections begin with the PROXY protocol.
     pub proxy_protocol: bool,
     /// Connections are passed on as they are.
@@ -83,8 +89,10 @@ impl Default for Settings {
             hold_timeout: Duration::from_secs(10),
             retries: 2,
             trust_forwarded: false,
+            allow_underscores: false,
             idle_timeout: Duration::from_secs(75),
             stream_timeout: Duration::from_secs(600),
+            tunnel_timeout: Duration::from_secs(3600),
             max_body: u64::MAX,
             max_in_flight: None,
             queue_limit: 1024,
@@ -93,6 +101,7 @@ impl Default for Settings {
             slow_start: Duration::ZERO,
             check: None,
             max_connections: None,
+            max_streams: 256,
             proxy_protocol: false,
             tcp: false,
             h2c: false,

@@ -11,6 +11,7 @@ use hyper::http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use hyper::{Method, StatusCode, Version};
 
 use crate::http1::head::FIELDS;
+use crate::http1::is_disguised;
 use crate::http1::refusal::{Refusal, TOO_MANY, UNEXPECTED, UNREADABLE, bad};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -71,11 +72,16 @@ pub fn is_replayable(method: &Method, has_body: bool) -> bool {
 }
 
 /// Makes the head of a client's request that of an upstream's: HTTP/1.1, origin form, a `Host`, without what concerns the client's
-/// connection alone. `trusted`: what it says of earlier proxies is true; otherwise it is dropped.
+/// connection alone. `trusted`: what it says of earlier proxies is true; otherwise it is dropped. `underscores`: so is not what only looks so
+/// where fields become variables.
 ///
 /// # Errors
 /// Its framing is ambiguous, it names no host, or it wants what nobody can do.
-pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<(), Refusal> {
+pub fn to_upstream(
+    parts: &mut Parts,
+    client: &Client,
+    (trusted, underscores): (bool, bool),
+) -> Result<(), Refusal> {
     let headers = &mut parts.headers;
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         return Err(bad("both Transfer-Encoding and Content-Length"));
@@ -94,6 +100,9 @@ pub fn to_upstream(parts: &mut Parts, client: &Client, trusted: bool) -> Result<
         return Err(TOO_MANY);
     }
     drop_hop_by_hop(headers);
+    if !underscores {
+        drop_disguised(headers);
+    }
     name_client(headers, client, trusted);
     let path = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
@@ -226,6 +235,14 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+fn drop_disguised(headers: &mut HeaderMap) {
+    let names = headers.keys().filter(|name| is_disguised(name.as_str()));
+    let names: Vec<HeaderName> = names.cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
 fn name_client(headers: &mut HeaderMap, client: &Client, trusted: bool) {
     if !trusted {
         for name in [FORWARDED, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
@@ -272,7 +289,7 @@ mod tests {
 
     fn sent(request: hyper::http::request::Builder, trusted: bool) -> Result<Parts, Refusal> {
         let (mut parts, ()) = request.body(()).expect("a request").into_parts();
-        to_upstream(&mut parts, &client(), trusted)?;
+        to_upstream(&mut parts, &client(), (trusted, false))?;
         Ok(parts)
     }
 

@@ -30,6 +30,8 @@ mod streams;
 mod tcp;
 mod threads;
 pub mod tls;
+mod trailers;
+mod tunnel;
 mod upstream;
 mod websocket;
 

@@ -51,8 +51,6 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(2);
 /// An answer that stands still is ended by itself. Only so much later its connection is: when the client takes nothing, and so nobody asks
 /// the answer for more.
 const STREAM_FIRST: Duration = Duration::from_secs(1);
-/// Streams that a client may have open on one HTTP/2 connection.
-const STREAMS: u32 = 256;
 /// For requests under way when the front is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 /// Longest header list of HTTP/2, in bytes.
@@ -303,7 +301,7 @@ where
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(settings.max_streams)
         .max_header_list_size(HEADERS_LIMIT)
         .keep_alive_interval(Some(settings.header_timeout));
     let lent = Lent::new(stream);
@@ -319,14 +317,14 @@ async fn http2<S>(wire: Wire<S>, peer: Rc<Peer>, closing: watch::Receiver<Stage>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let header_timeout = peer.front.settings().header_timeout;
+    let settings = peer.front.settings();
     let mut builder = http2::Builder::new(Local);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(settings.max_streams)
         .enable_connect_protocol()
         .max_header_list_size(HEADERS_LIMIT)
-        .keep_alive_interval(Some(header_timeout));
+        .keep_alive_interval(Some(settings.header_timeout));
     let lent = Lent::new(Rewound::new(wire.come.freeze(), wire.io));
     {
         let connection = pin!(builder.serve_connection(TokioIo::new(lent.clone()), answering(&peer)));

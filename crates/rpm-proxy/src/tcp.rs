@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::attempt::Attempts;
 use crate::serve::Peer;
+use crate::tunnel;
 
-/// Finds an upstream for a client's connection, and passes bytes to and fro until one side has ended.
+/// Finds an upstream for a client's connection, and passes bytes to and fro until one side has ended, or both are silent for too long.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, peer: &Peer) {
     let settings = peer.front.settings();
     let mut attempts = Attempts::new(&peer.front, Arc::clone(&settings), peer.ip, None);
@@ -29,9 +30,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, peer
         upstream.connected();
         // One that has gone already is found to have.
         let _ = stream.set_nodelay(true);
-        if let Ok((up, down)) = copy_bidirectional(&mut client, &mut stream).await {
-            peer.front.count_bytes((up, down));
-        }
+        let bytes = tunnel::join(&mut client, &mut stream, settings.tunnel_timeout).await;
+        peer.front.count_bytes(bytes);
         return;
     }
 }

@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use crate::front::Front;
 use crate::serve::accept;
+use crate::tunnel;
 
 /// Orders that a thread has not taken yet. There are as many as fronts that come and go at the same moment.
 const ORDERS: usize = 1024;
@@ -110,6 +111,7 @@ impl Proxy {
         for (orders, listener) in self.threads.iter().zip(listeners) {
             let own = TcpListener::from(listener);
             own.set_nonblocking(true)?;
+            tunnel::keep_alive(&own)?;
             if orders.try_send(Order::Open(id, own, Arc::clone(front))).is_err() {
                 return Err(io::Error::other("a thread of the proxy does not take orders"));
             }

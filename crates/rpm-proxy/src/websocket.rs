@@ -1,5 +1,8 @@
 //! WebSockets over HTTP/2 (RFC 8441): the client asks for one by an extended CONNECT, the worker by an upgrade of HTTP/1.1.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::header::{
@@ -9,11 +12,12 @@ use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
 
 use crate::balance::mixed;
 use crate::body::Downward;
+use crate::front::Front;
 use crate::streams::Stream;
+use crate::tunnel;
 use crate::upstream::InFlight;
 
 /// Does the request ask for one?
@@ -36,18 +40,19 @@ pub(crate) fn ask(parts: &mut Parts, seed: u64) {
     }
 }
 
-/// The client is told that it has one; bytes go to and fro until one side has ended.
+/// The client is told that it has one; bytes go to and fro until one side has ended, or both are silent for `within`.
 pub(crate) fn join(
     client: OnUpgrade,
     mut answer: Response<Incoming>,
     until_it_ends: (InFlight, Stream),
+    (front, within): (Arc<Front>, Duration),
 ) -> Response<Downward> {
     let worker = hyper::upgrade::on(&mut answer);
     tokio::task::spawn_local(async move {
         if let (Ok(client), Ok(worker)) = (client.await, worker.await) {
             let (mut client, mut worker) = (TokioIo::new(client), TokioIo::new(worker));
-            // How it ends is theirs to know.
-            let _ = copy_bidirectional(&mut client, &mut worker).await;
+            let bytes = tunnel::join(&mut client, &mut worker, within).await;
+            front.count_bytes(bytes);
         }
         drop(until_it_ends);
     });

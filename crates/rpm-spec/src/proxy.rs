@@ -34,6 +34,11 @@ pub(crate) const PROXY: &[Key] = &[
         "with `balance: proxy`: what clients say of earlier proxies (X-Forwarded-For and the like) is true",
     ),
     own(
+        "allow_underscores",
+        Kind::Switch,
+        "with `balance: proxy`: pass on fields that look like those of the proxy where they become variables (X_Forwarded_For)",
+    ),
+    own(
         "protocol",
         Kind::Choice(&["http", "h2c", "tcp"]),
         "with `balance: proxy`: `h2c` speaks HTTP/2 to the workers (gRPC), `tcp` passes on connections as they are",
@@ -94,6 +99,11 @@ pub(crate) const PROXY: &[Key] = &[
         "with `balance: proxy`: how long a body may not move once the answer has begun; 10m by default",
     ),
     own(
+        "tunnel_timeout",
+        Kind::Time,
+        "with `balance: proxy`: how long neither side of a WebSocket or of `protocol: tcp` may send anything; 1h by default, 0 is for ever",
+    ),
+    own(
         "header_timeout",
         Kind::Time,
         "with `balance: proxy`: for the head of a request; 20s by default",
@@ -112,6 +122,11 @@ pub(crate) const PROXY: &[Key] = &[
         "max_connections",
         Kind::Number(1),
         "with `balance: proxy`: connections that one address may have",
+    ),
+    own(
+        "max_streams",
+        Kind::Number(1),
+        "with `balance: proxy`: requests that a client may have open on a connection of HTTP/2; 256 by default",
     ),
     own(
         "slow_start",
@@ -153,6 +168,8 @@ pub struct ProxyOptions {
     pub proxy_protocol: Option<bool>,
     /// What clients say of earlier proxies (X-Forwarded-For and the like) is true.
     pub trust_forwarded: Option<bool>,
+    /// Pass on fields that look like those of the proxy where they become variables (`X_Forwarded_For`).
+    pub allow_underscores: Option<bool>,
     /// `tcp` passes on connections as they are.
     pub protocol: Option<String>,
     /// Compress answers for clients that know gzip.
@@ -177,6 +194,8 @@ pub struct ProxyOptions {
     pub request_timeout_ms: Option<u64>,
     /// How long a body may not move once the answer has begun; 10m by default.
     pub stream_timeout_ms: Option<u64>,
+    /// How long neither side of a WebSocket or of `protocol: tcp` may send anything; 1h by default, 0 is for ever.
+    pub tunnel_timeout_ms: Option<u64>,
     /// For the head of a request; 20s by default.
     pub header_timeout_ms: Option<u64>,
     /// How long the connection of a client may be idle; 75s by default.
@@ -185,6 +204,8 @@ pub struct ProxyOptions {
     pub max_body: Option<u64>,
     /// Connections that one address may have.
     pub max_connections: Option<u32>,
+    /// Requests that a client may have open on a connection of HTTP/2; 256 by default.
+    pub max_streams: Option<u32>,
     /// How long a new worker is spared, with `least-connections` and `latency`.
     pub slow_start_ms: Option<u64>,
     /// Between two requests of the health check to each worker that serves; without it only new workers are asked.
@@ -206,6 +227,7 @@ impl ProxyOptions {
             "redirect_http" => self.redirect_http = Some(number(value, 1)?),
             "proxy_protocol" => self.proxy_protocol = Some(switch(value)?),
             "trust_forwarded" => self.trust_forwarded = Some(switch(value)?),
+            "allow_underscores" => self.allow_underscores = Some(switch(value)?),
             "protocol" => self.protocol = Some(choice(value, key.kind)?),
             "compress" => self.compress = Some(switch(value)?),
             "sticky" => self.sticky = Some(text(value)?),
@@ -218,10 +240,12 @@ impl ProxyOptions {
             "response_timeout" => self.response_timeout_ms = Some(milliseconds(value)?),
             "request_timeout" => self.request_timeout_ms = Some(milliseconds(value)?),
             "stream_timeout" => self.stream_timeout_ms = Some(milliseconds(value)?),
+            "tunnel_timeout" => self.tunnel_timeout_ms = Some(milliseconds(value)?),
             "header_timeout" => self.header_timeout_ms = Some(milliseconds(value)?),
             "idle_timeout" => self.idle_timeout_ms = Some(milliseconds(value)?),
             "max_body" => self.max_body = Some(bytes(value)?),
             "max_connections" => self.max_connections = Some(number(value, 1)?),
+            "max_streams" => self.max_streams = Some(number(value, 1)?),
             "slow_start" => self.slow_start_ms = Some(milliseconds(value)?),
             "check_interval" => self.check_interval_ms = Some(milliseconds(value)?),
             "access_log" => self.access_log = Some(text(value)?),
@@ -241,6 +265,7 @@ impl ProxyOptions {
             redirect_http: self.redirect_http.or(other.redirect_http),
             proxy_protocol: self.proxy_protocol.or(other.proxy_protocol),
             trust_forwarded: self.trust_forwarded.or(other.trust_forwarded),
+            allow_underscores: self.allow_underscores.or(other.allow_underscores),
             protocol: self.protocol.or(other.protocol),
             compress: self.compress.or(other.compress),
             sticky: self.sticky.or(other.sticky),
@@ -253,10 +278,12 @@ impl ProxyOptions {
             response_timeout_ms: self.response_timeout_ms.or(other.response_timeout_ms),
             request_timeout_ms: self.request_timeout_ms.or(other.request_timeout_ms),
             stream_timeout_ms: self.stream_timeout_ms.or(other.stream_timeout_ms),
+            tunnel_timeout_ms: self.tunnel_timeout_ms.or(other.tunnel_timeout_ms),
             header_timeout_ms: self.header_timeout_ms.or(other.header_timeout_ms),
             idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
             max_body: self.max_body.or(other.max_body),
             max_connections: self.max_connections.or(other.max_connections),
+            max_streams: self.max_streams.or(other.max_streams),
             slow_start_ms: self.slow_start_ms.or(other.slow_start_ms),
             check_interval_ms: self.check_interval_ms.or(other.check_interval_ms),
             access_log: self.access_log.or(other.access_log),

@@ -23,6 +23,9 @@ pub(crate) struct ProxyArgs {
     /// What clients say of earlier proxies (X-Forwarded-For and the like) is true
     #[arg(long)]
     pub(crate) trust_forwarded: bool,
+    /// Pass on fields that look like those of the proxy where they become variables (X_Forwarded_For)
+    #[arg(long)]
+    pub(crate) allow_underscores: bool,
     /// `h2c` speaks HTTP/2 to the workers (gRPC), `tcp` passes on connections as they are
     #[arg(long, value_name = "NAME", value_parser = ["http", "h2c", "tcp"])]
     pub(crate) protocol: Option<String>,
@@ -59,6 +62,9 @@ pub(crate) struct ProxyArgs {
     /// How long a body may not move once the answer has begun; 10m by default
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) stream_timeout: Option<u64>,
+    /// How long neither side of a WebSocket or of `--protocol tcp` may send anything; 1h by default, 0 is for ever
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) tunnel_timeout: Option<u64>,
     /// For the head of a request; 20s by default
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) header_timeout: Option<u64>,
@@ -71,6 +77,9 @@ pub(crate) struct ProxyArgs {
     /// Connections that one address may have
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_connections: Option<u32>,
+    /// Requests that a client may have open on a connection of HTTP/2; 256 by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_streams: Option<u32>,
     /// How long a new worker is spared, with `least-connections` and `latency`
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) slow_start: Option<u64>,
@@ -97,6 +106,7 @@ impl ProxyArgs {
             redirect_http: self.redirect_http,
             proxy_protocol: self.proxy_protocol.then_some(true),
             trust_forwarded: self.trust_forwarded.then_some(true),
+            allow_underscores: self.allow_underscores.then_some(true),
             protocol: self.protocol.clone(),
             compress: self.compress.then_some(true),
             sticky: self.sticky.clone(),
@@ -109,10 +119,12 @@ impl ProxyArgs {
             response_timeout_ms: self.response_timeout,
             request_timeout_ms: self.request_timeout,
             stream_timeout_ms: self.stream_timeout,
+            tunnel_timeout_ms: self.tunnel_timeout,
             header_timeout_ms: self.header_timeout,
             idle_timeout_ms: self.idle_timeout,
             max_body: self.max_body,
             max_connections: self.max_connections,
+            max_streams: self.max_streams,
             slow_start_ms: self.slow_start,
             check_interval_ms: self.check_interval,
             access_log: self.access_log.clone(),

@@ -49,7 +49,7 @@ fn value(option: &str) -> Option<&'static str> {
         "protocol" => "tcp",
         "redirect-http" => "8081",
         "sticky" => "w",
-        "max-connections" => "9",
+        "max-connections" | "max-streams" => "9",
         "listen-timeout"
         | "kill-timeout"
         | "watch-delay"
@@ -66,6 +66,7 @@ fn value(option: &str) -> Option<&'static str> {
         | "connect-timeout"
         | "hold-timeout"
         | "stream-timeout"
+        | "tunnel-timeout"
         | "queue-timeout"
         | "slow-start"
         | "check-interval" => "7s",

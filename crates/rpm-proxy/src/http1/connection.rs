@@ -7,9 +7,10 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Buf as _;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::exchange::{Ended, Exchange, Failed};
 use super::framing::Framing;
@@ -22,12 +23,15 @@ use crate::deadline::Deadline;
 use crate::front::Settings;
 use crate::serve::Peer;
 use crate::threads::Stage;
+use crate::tunnel;
 use crate::upstream::{InFlight, Upstream};
 
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Read at a time while a head is waited for.
 pub(super) const HEAD_READ: usize = 16 * 1024;
+/// What no connection lives for.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// What becomes of a connection.
 pub(crate) enum Left<S> {
     /// It has ended.
@@ -72,7 +76,9 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Turn::Http2 => return Left::Http2(session.client),
             Turn::Switched(upstream, in_flight) => {
-                join(session.client, upstream).await;
+                let within = session.settings.tunnel_timeout;
+                let bytes = join(session.client, upstream, within).await;
+                peer.front.count_bytes(bytes);
                 drop(in_flight);
                 return Left::Ended;
             }
@@ -171,6 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     let passing = Passing {
                         client: &self.peer.client,
                         trusted: settings.trust_forwarded,
+                        underscores: settings.allow_underscores,
                         compress: settings.compress,
                         cookie: settings.cookie.as_deref(),
                     };
@@ -424,22 +431,28 @@ fn micros_since(began: Instant) -> u64 {
 }
 
 async fn connect(upstream: &Upstream, within: Duration) -> Option<Wire<TcpStream>> {
-    let connected = tokio::time::timeout(within, TcpStream::connect(upstream.addr())).await;
+    let connected = timeout(within, TcpStream::connect(upstream.addr())).await;
     let stream = connected.ok()?.ok()?;
     stream.set_nodelay(true).ok()?;
     Some(Wire::new(stream))
 }
 
-/// Bytes go to and fro until one side has ended.
-async fn join<S: AsyncRead + AsyncWrite + Unpin>(mut client: Wire<S>, mut upstream: Wire<TcpStream>) {
+/// Bytes go to and fro until one side has ended, or both are silent for too long; says how many.
+async fn join<S: AsyncRead + AsyncWrite + Unpin>(
+    mut client: Wire<S>,
+    mut upstream: Wire<TcpStream>,
+    within: Duration,
+) -> (u64, u64) {
     client.going.extend_from_slice(&upstream.come);
     upstream.going.extend_from_slice(&client.come);
     let first = async {
         client.io.write_all_buf(&mut client.going).await?;
         client.io.flush().await?;
-        upstream.io.write_all_buf(&mut upstream.going).await?;
-        copy_bidirectional(&mut client.io, &mut upstream.io).await
+        upstream.io.write_all_buf(&mut upstream.going).await
     };
-    // How it ends is theirs to know.
-    drop(first.await);
+    let first = timeout(if within.is_zero() { FOR_EVER } else { within }, first);
+    match first.await {
+        Ok(Ok(())) => tunnel::join(&mut client.io, &mut upstream.io, within).await,
+        Ok(Err(_)) | Err(_) => (0, 0),
+    }
 }

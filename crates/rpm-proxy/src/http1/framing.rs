@@ -54,7 +54,8 @@ enum Chunk {
     /// After that CR.
     DataLf,
     /// In a trailer line: its bytes, and those of all.
-    Trailer { length: usize, all: usize },
+    /// `named`: it has its colon.
+    Trailer { length: usize, all: usize, named: bool },
     /// After the CR of a trailer line; an empty one is the end.
     TrailerLf { length: usize, all: usize },
 }
@@ -91,6 +92,23 @@ impl Scanner {
     /// # Errors
     /// It is chunked wrongly.
     pub fn scan(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadBody> {
+        let mut used = 0;
+        while used < bytes.len() && !self.is_done() {
+            used += self.scan_part(&bytes[used..], &mut data)?;
+        }
+        Ok(used)
+    }
+
+    /// What comes next belongs to the trailers, the empty line at their end included.
+    pub(crate) fn is_in_trailers(&self) -> bool {
+        matches!(
+            self.0,
+            State::Chunk(Chunk::Trailer { .. } | Chunk::TrailerLf { .. })
+        )
+    }
+
+    /// The same as [`Scanner::scan`], up to the beginning of the trailers if there are some.
+    pub(crate) fn scan_part(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadBody> {
         match &mut self.0 {
             State::Done => Ok(0),
             State::Open => {
@@ -122,12 +140,16 @@ impl Scanner {
                     }
                     let byte = bytes[at];
                     at += 1;
-                    match chunk.step(byte)? {
+                    let next = chunk.step(byte)?;
+                    match next {
                         Some(next) => *chunk = next,
                         None => {
                             self.0 = State::Done;
                             return Ok(at);
                         }
+                    }
+                    if let Chunk::Trailer { all: 0, .. } = chunk {
+                        return Ok(at);
                     }
                 }
                 Ok(at)
@@ -161,23 +183,35 @@ impl Chunk {
                 }
             }
             (Chunk::Extension { .. }, _) => return Err(BadBody("a chunk extension that is none")),
-            (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::Trailer { length: 0, all: 0 },
+            (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::Trailer {
+                length: 0,
+                all: 0,
+                named: false,
+            },
             (Chunk::SizeLf { size }, b'\n') => Chunk::Data(size),
             (Chunk::DataCr, b'\r') => Chunk::DataLf,
             (Chunk::DataLf, b'\n') => Chunk::Size { size: 0, digits: 0 },
-            (Chunk::Trailer { length, all }, b'\r') => Chunk::TrailerLf { length, all },
-            (Chunk::Trailer { length, all }, _) => {
-                let first = length == 0 && !is_token(byte);
-                if first || byte == b'\n' || byte == 0 || length >= LINE_LIMIT || all >= TRAILER_LIMIT {
+            (Chunk::Trailer { length, all, named }, b'\r') if named || length == 0 => {
+                Chunk::TrailerLf { length, all }
+            }
+            (Chunk::Trailer { length, all, named }, _) => {
+                let colon = byte == b':' && length > 0;
+                let fits = named || colon || is_token(byte);
+                if !fits || b"\r\n\0".contains(&byte) || length >= LINE_LIMIT || all >= TRAILER_LIMIT {
                     return Err(BadBody("a trailer field that is none"));
                 }
                 Chunk::Trailer {
                     length: length + 1,
                     all: all + 1,
+                    named: named || colon,
                 }
             }
             (Chunk::TrailerLf { length: 0, .. }, b'\n') => return Ok(None),
-            (Chunk::TrailerLf { all, .. }, b'\n') => Chunk::Trailer { length: 0, all },
+            (Chunk::TrailerLf { all, .. }, b'\n') => Chunk::Trailer {
+                length: 0,
+                all,
+                named: false,
+            },
             (Chunk::SizeLf { .. } | Chunk::DataCr | Chunk::DataLf | Chunk::TrailerLf { .. }, _) => {
                 return Err(BadBody("a line of a chunked body that does not end with CRLF"));
             }

@@ -7,7 +7,7 @@ use hyper::header::HeaderValue;
 
 use super::framing::Framing;
 use super::refusal::{Refusal, TOO_MANY, UNREADABLE, bad};
-use super::told::{Name, Told};
+use super::told::{Name, Told, is_disguised};
 use crate::compress::{SHORTEST, is_worth};
 use crate::headers::{Client, named_worker};
 
@@ -76,6 +76,8 @@ pub struct Passing<'a> {
     pub client: &'a Client,
     /// What it says of earlier proxies is true.
     pub trusted: bool,
+    /// Fields with underscores are passed on that look like those of the proxy where they become variables.
+    pub underscores: bool,
     /// Answers are compressed for clients that know gzip.
     pub compress: bool,
     /// The cookie that names the worker.
@@ -125,9 +127,8 @@ fn read_request<'h>(
     for part in [method.as_bytes(), b" ", path.0, path.1, b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
     }
-    if let Some(host) = host {
-        field(out, b"host", host);
-    }
+    // HTTP/1.0 need not say any; HTTP/1.1 has one (RFC 9112, 3.2).
+    field(out, b"host", host.unwrap_or_default());
     for it in fields {
         match Name::of(it.name) {
             Name::Host
@@ -139,6 +140,7 @@ fn read_request<'h>(
             | Name::ContentLength => {}
             Name::Forwarded if !passing.trusted => {}
             Name::Expect if !is_11 => {}
+            Name::Other if !passing.underscores && is_disguised(it.name) => {}
             Name::Forwarded | Name::Expect | Name::Cookie | Name::AcceptEncoding | Name::Other => {
                 if !told.names(fields, it.name) {
                     field(out, it.name.as_bytes(), it.value);
@@ -245,6 +247,10 @@ pub fn response(
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
         return Parsed::Refused(UNREADABLE);
     };
+    // RFC 9110, 15.
+    if status < 100 {
+        return Parsed::Refused(UNREADABLE);
+    }
     let line = (status, parsed.reason.unwrap_or_default(), version == 1);
     out.clear();
     out.reserve(length + extra.len() + ADDED);

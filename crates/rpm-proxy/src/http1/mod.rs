@@ -11,4 +11,5 @@ mod wire;
 
 pub(crate) use connection::{Left, serve};
 pub(crate) use own::{location, part, refuse};
+pub(crate) use told::is_disguised;
 pub(crate) use wire::Wire;

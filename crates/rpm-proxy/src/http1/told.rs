@@ -51,6 +51,14 @@ impl Name {
     }
 }
 
+/// The longest name of those that are not simply passed on.
+const LONGEST: usize = 17;
+
+/// Is it taken for one of those that are not simply passed on, by those who make variables of fields, to whom underscores are hyphens?
+pub(crate) fn is_disguised(name: &str) -> bool {
+    name.len() <= LONGEST && name.contains('_') && Name::of(&name.replace('_', "-")) != Name::Other
+}
+
 /// Transfer codings of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {

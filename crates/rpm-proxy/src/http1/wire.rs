@@ -8,8 +8,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::framing::Scanner;
+use super::framing::{BadBody, Scanner};
 use crate::compress::Gzip;
+use crate::trailers;
 
 /// Read at a time. What is read is used before anything else is read on the thread, so that one buffer does for all connections, and one
 /// that is idle has none.
@@ -131,6 +132,8 @@ pub(crate) struct Pump {
     scanner: Scanner,
     form: Form,
     concluded: bool,
+    /// What has come of the trailers, if there are some.
+    trailers: Vec<u8>,
     /// Bytes of the body that have come.
     pub(crate) bytes: u64,
 }
@@ -154,6 +157,7 @@ impl Pump {
             scanner,
             form,
             concluded: false,
+            trailers: Vec::new(),
             bytes: 0,
         }
     }
@@ -243,7 +247,7 @@ impl Pump {
         to: &mut Wire<B>,
         context: &mut Context<'_>,
     ) -> Result<usize, Stuck> {
-        let framing = |error: super::framing::BadBody| Stuck::Framing(error.0);
+        let framing = |error: BadBody| Stuck::Framing(error.0);
         let going = &mut to.going;
         match &mut self.form {
             Form::Same => {}
@@ -267,10 +271,34 @@ impl Pump {
                 return Ok(used);
             }
         }
-        let used = self.scanner.scan(bytes, |_| ()).map_err(framing)?;
+        let (used, same) = self.split(bytes).map_err(framing)?;
         self.bytes += used as u64;
-        to.send(&bytes[..used], context).map_err(|_| Stuck::Sink)?;
+        to.send(&bytes[..same], context).map_err(|_| Stuck::Sink)?;
+        if self.scanner.is_done() && !self.trailers.is_empty() {
+            let lines = trailers::lines(&std::mem::take(&mut self.trailers));
+            to.send(&lines, context).map_err(|_| Stuck::Sink)?;
+        }
         Ok(used)
+    }
+
+    /// How many bytes belong to the body, and how many of them are before its trailers, which are put aside.
+    fn split(&mut self, bytes: &[u8]) -> Result<(usize, usize), BadBody> {
+        let (mut used, mut same) = (0, 0);
+        while used < bytes.len() && !self.scanner.is_done() {
+            let put_aside = self.scanner.is_in_trailers();
+            let from = used;
+            used += self.scanner.scan_part(&bytes[used..], |_| ())?;
+            if put_aside {
+                self.trailers.extend_from_slice(&bytes[from..used]);
+                continue;
+            }
+            // Nearly always there are none.
+            if self.scanner.is_in_trailers() && bytes[used..].starts_with(b"\r\n") {
+                used += self.scanner.scan_part(&bytes[used..used + 2], |_| ())?;
+            }
+            same = used;
+        }
+        Ok((used, same))
     }
 }
 

@@ -66,6 +66,16 @@ fn by_http2(site: &Site, path: &str) -> (Has, HeaderMap) {
 
 /// The same of a request with these fields.
 fn by_http2_with(site: &Site, path: &str, fields: &[(&str, &str)]) -> (Has, HeaderMap) {
+    let (has, head, _) = whole_by_http2(site, path, fields);
+    (has, head)
+}
+
+/// What comes after the body.
+fn trailers_by_http2(site: &Site, path: &str) -> HeaderMap {
+    whole_by_http2(site, path, &[("te", "trailers")]).2
+}
+
+fn whole_by_http2(site: &Site, path: &str, fields: &[(&str, &str)]) -> (Has, HeaderMap, HeaderMap) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -83,14 +93,15 @@ fn by_http2_with(site: &Site, path: &str, fields: &[(&str, &str)]) -> (Has, Head
         }
         let request = request.body(Empty::<Bytes>::new()).expect("a request");
         let Ok(response) = sender.send_request(request).await else {
-            return (Has::Broken, HeaderMap::new());
+            return (Has::Broken, HeaderMap::new(), HeaderMap::new());
         };
         let (parts, body) = response.into_parts();
         let Ok(body) = body.collect().await else {
-            return (Has::Broken, parts.headers);
+            return (Has::Broken, parts.headers, HeaderMap::new());
         };
+        let trailers = body.trailers().cloned().unwrap_or_default();
         let body = String::from_utf8(body.to_bytes().to_vec()).expect("text");
-        (Has::Answer(parts.status.as_u16(), body), parts.headers)
+        (Has::Answer(parts.status.as_u16(), body), parts.headers, trailers)
     };
     runtime.block_on(async { tokio::time::timeout(BOUND, asked).await.expect("in time") })
 }
@@ -108,6 +119,7 @@ fn both(what: &'static str, answer: &str, has: fn() -> Has) -> Case {
     (what, answer.as_bytes().to_vec(), has(), has())
 }
 
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn cases() -> Vec<Case> {
     let mut cases = vec![
         both(
@@ -143,6 +155,16 @@ fn cases() -> Vec<Case> {
         both(
             "two lengths",
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok",
+            bad_gateway,
+        ),
+        both(
+            "a status that is none",
+            "HTTP/1.1 000 x\r\ncontent-length: 2\r\n\r\nok",
+            bad_gateway,
+        ),
+        both(
+            "another status that is none",
+            "HTTP/1.1 099 x\r\ncontent-length: 2\r\n\r\nok",
             bad_gateway,
         ),
         both("no HTTP", "SSH-2.0-OpenSSH_9.6\r\n\r\n", bad_gateway),
@@ -205,6 +227,23 @@ fn what_has_no_body_has_no_length() {
     assert!(!head.contains("content-length"), "{head}");
     let (_, fields) = by_http2(&site, &path);
     assert!(!fields.contains_key("content-length"), "{fields:?}");
+}
+
+/// RFC 9110, 6.5.1.
+#[test]
+fn trailers_have_nothing_that_only_a_head_may_say() {
+    let site = Site::with(Settings::default());
+    let path = site.upstream.says(
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nset-cookie: a=b\r\nX-Sum: 1\r\nContent-Length: 7\r\nlocation: /\r\n\r\n",
+    );
+    let all = raw(
+        &site,
+        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nTE: trailers\r\nConnection: close\r\n\r\n"),
+    );
+    assert!(all.ends_with("2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"), "{all}");
+    let trailers = trailers_by_http2(&site, &path);
+    let names: Vec<&str> = trailers.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-sum"]);
 }
 
 /// RFC 9110, 15.2.

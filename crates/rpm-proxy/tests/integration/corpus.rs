@@ -114,6 +114,13 @@ fn request_lines(cases: &mut Vec<Case>) {
         ));
     }
     cases.push(("CONNECT is not served", line("CONNECT x:443 HTTP/1.1"), 501));
+    // Clients do not all encode what is no ASCII; UTF-8 has one meaning, as over HTTP/2.
+    for bytes in [
+        &b"GET /\xe9 HTTP/1.1\r\nHost: x\r\n\r\n"[..],
+        b"GET /?\xc3 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ] {
+        cases.push(("a target that is no text", bytes.to_vec(), 400));
+    }
     let long = format!("GET /{} HTTP/1.1", "a".repeat(70_000));
     cases.push(("a target that is too long", long.into_bytes(), 414));
     // The end of lines (2.2).
@@ -293,6 +300,10 @@ fn framings(cases: &mut Vec<Case>) {
         "0\r\nA: b\nC: d\r\n\r\n",
         "0\r\nA: \0\r\n\r\n",
         "0\r\nA: b\r\n c\r\n\r\n",
+        "0\r\nA\r\n\r\n",
+        "0\r\nA: b\r\nC\r\n\r\n",
+        "0\r\nA b: c\r\n\r\n",
+        "0\r\nA : b\r\n\r\n",
     ] {
         cases.push(("a chunk", with("Transfer-Encoding: chunked\r\n", body), 400));
     }
@@ -339,7 +350,11 @@ fn what_is_well_formed_reaches_the_upstream_as_one_request() {
             "\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: x\r\n",
         ),
-        ("GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\n"),
+        // RFC 9112, 3.2: HTTP/1.1 has a Host, be it empty.
+        (
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.1\r\nhost: \r\nx-forwarded-for",
+        ),
         (
             "GET /a?b=c%20d HTTP/1.1\r\nHost: x:80\r\n\r\n",
             "GET /a?b=c%20d HTTP/1.1\r\nhost: x:80\r\n",
@@ -364,6 +379,10 @@ fn what_is_well_formed_reaches_the_upstream_as_one_request() {
         (
             "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: [::1]:80\r\n",
+        ),
+        (
+            "GET /\u{e9}?\u{e9} HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET /\u{e9}?\u{e9} HTTP/1.1\r\nhost: x\r\n",
         ),
         ("PURGE / HTTP/1.1\r\nHost: x\r\n\r\n", "PURGE / HTTP/1.1\r\n"),
         (
@@ -390,6 +409,15 @@ fn what_is_well_formed_reaches_the_upstream_as_one_request() {
             "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\n\r\n",
             "host: x\r\nx-forwarded-for: 127.0.0.1\r\n",
         ),
+        // Where fields become variables these are ours.
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nX_Forwarded_For: 9.9.9.9\r\nx_forwarded-proto: 9.9.9.9\r\nX-Forwarded_Host: 9.9.9.9\r\nCONTENT_LENGTH: 9.9.9.9\r\nTransfer_Encoding: 9.9.9.9\r\n\r\n",
+            "host: x\r\nx-forwarded-for: 127.0.0.1\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nX_Own: a\r\n\r\n",
+            "host: x\r\nX_Own: a\r\n",
+        ),
         (
             "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
             "content-length: 3\r\n",
@@ -413,6 +441,14 @@ fn what_is_well_formed_reaches_the_upstream_as_one_request() {
         (
             "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: CHUNKED\r\n\r\nA;x=\"y\"\r\n0123456789\r\n0\r\nx: y\r\n\r\n",
             "transfer-encoding: chunked\r\n",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nHost: 9.9.9.9\r\nContent-Length: 3\r\nauthorization: 9.9.9.9\r\nCookie: 9.9.9.9\r\nX-Forwarded-For: 9.9.9.9\r\nX_Forwarded_Proto: 9.9.9.9\r\nTransfer-Encoding: h2c\r\nx: y\r\n\r\n",
+            "\r\n\r\n1\r\na\r\n0\r\nx: y\r\n\r\n",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nHost: 9.9.9.9\r\n\r\n",
+            "\r\n\r\n1\r\na\r\n0\r\n\r\n",
         ),
         (
             "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: , chunked\r\n\r\n0\r\n\r\n",

@@ -603,6 +603,23 @@ fn malformed_requests() {
             Expected::Malformed(1),
         ),
         case(
+            "8.3.1 a path of UTF-8",
+            &[whole(&fields(&[
+                GET[0],
+                GET[1],
+                (":path", "/\u{e9}?\u{e9}"),
+                GET[3],
+            ]))],
+            Expected::Answered(1),
+        ),
+        case(
+            "8.3.1 a path that is no text",
+            &[whole(
+                &[&fields(&[GET[0], GET[1], GET[3]])[..], b"\0\x05:path\x02/\xe9"].concat(),
+            )],
+            Expected::Malformed(1),
+        ),
+        case(
             "8.3.1 neither authority nor host",
             &[without(":authority")],
             Expected::Malformed(1),
@@ -636,7 +653,7 @@ fn malformed_requests() {
             Expected::Malformed(1),
         ),
     ]);
-    all(&cases, 42);
+    all(&cases, 44);
 }
 
 /// RFC 7541.
@@ -821,6 +838,65 @@ fn a_length_that_is_said_twice_is_passed_on_once() {
     assert_eq!(seen.matches("content-length: 1\r\n").count(), 1, "{seen}");
 }
 
+/// Whatever the method is: a body without a length is one.
+#[test]
+fn a_body_of_unknown_length_is_passed_on() {
+    let site = Site::start();
+    for method in ["GET", "DELETE", "OPTIONS", "POST", "SEARCH"] {
+        let mut client = Client::connect(&site, &[]);
+        let head = fields(&[(":method", method), POST[1], POST[2], POST[3]]);
+        client.send(&frame(HEADERS, END_HEADERS, 1, &head));
+        client.send(&frame(DATA, END_STREAM, 1, b"body"));
+        client.read_until(|seen| seen.complete.contains(&1) || !seen.resets.is_empty());
+        let seen = site.upstream.seen.recv_timeout(BOUND).expect("it came through");
+        let seen = String::from_utf8_lossy(&seen).to_lowercase();
+        assert!(
+            seen.contains("transfer-encoding: chunked\r\n"),
+            "{method}: {seen}"
+        );
+        assert!(
+            seen.ends_with("\r\n\r\n4\r\nbody\r\n0\r\n\r\n"),
+            "{method}: {seen}"
+        );
+    }
+}
+
+/// RFC 9110, 6.5.1; and where fields become variables, those with underscores are ours.
+#[test]
+fn fields_that_pass_for_others_are_dropped() {
+    let site = Site::start();
+    let mut client = Client::connect(&site, &[]);
+    let more = [
+        ("x_forwarded_for", "9.9.9.9"),
+        ("x_forwarded-proto", "9.9.9.9"),
+        ("content_length", "9.9.9.9"),
+        ("x_own", "a"),
+        ("trailer", "authorization, host, x_forwarded_for, x"),
+    ];
+    client.send(&frame(
+        HEADERS,
+        END_HEADERS,
+        1,
+        &fields(&[&POST[..], &more].concat()),
+    ));
+    client.send(&frame(DATA, 0, 1, b"x"));
+    let trailers = fields(&[
+        ("authorization", "9.9.9.9"),
+        ("host", "9.9.9.9"),
+        ("x_forwarded_for", "9.9.9.9"),
+        ("x", "y"),
+    ]);
+    client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &trailers));
+    client.read_until(|seen| seen.complete.contains(&1) || !seen.resets.is_empty());
+    let seen = site.upstream.seen.recv_timeout(BOUND).expect("it came through");
+    let seen = String::from_utf8_lossy(&seen).to_lowercase();
+    assert!(!seen.contains("9.9.9.9"), "{seen}");
+    assert!(
+        seen.contains("x_own: a\r\n") && seen.ends_with("0\r\nx: y\r\n\r\n"),
+        "{seen}"
+    );
+}
+
 /// RFC 9113, 8.1: there are none in trailers. `h2` leaves them out; nobody is told of them.
 #[test]
 fn pseudo_fields_in_trailers_go_nowhere() {
@@ -834,4 +910,21 @@ fn pseudo_fields_in_trailers_go_nowhere() {
     let seen = site.upstream.seen.recv_timeout(BOUND).expect("it came through");
     let seen = String::from_utf8_lossy(&seen).to_lowercase();
     assert!(!seen.contains("delete"), "{seen}");
+}
+
+#[test]
+fn a_client_has_as_many_streams_as_it_may() {
+    let site = Site::with(rpm_proxy::Settings {
+        max_streams: 2,
+        ..rpm_proxy::Settings::default()
+    });
+    let mut client = Client::connect(&site, &[]);
+    client.send(&[post(1), post(3), post(5)].concat());
+    client.read_until(|seen| !seen.resets.is_empty() || seen.goaway.is_some());
+    let refused = client.seen.resets.get(&5).copied().or(client.seen.goaway);
+    assert!(
+        matches!(refused, Some(REFUSED_STREAM | PROTOCOL_ERROR)),
+        "{:?}",
+        client.seen
+    );
 }

@@ -289,3 +289,80 @@ fn what_workers_have_ended_is_ended_here_too() {
         );
     }
 }
+
+/// Reads until the proxy ends the connection.
+fn until_its_end(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(BOUND)).expect("a deadline");
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).expect("it is ended");
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+const SWITCHES: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+
+#[test]
+fn a_tunnel_that_is_silent_is_ended() {
+    let tunnels = |usual: Settings| Settings {
+        tunnel_timeout: SHORT,
+        ..usual
+    };
+    let site = site(tunnels);
+    let path = site.upstream.says(SWITCHES);
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    let upgrade =
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    stream.write_all(upgrade.as_bytes()).expect("it is sent");
+    let said = until_its_end(&mut stream);
+    assert!(said.starts_with("HTTP/1.1 101 "), "{said}");
+
+    let mut client = Client::connect(&site, &[]);
+    let asked = fields(&[
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", &path),
+        (":authority", "x"),
+    ]);
+    client.send(&frame(HEADERS, END_HEADERS, 1, &asked));
+    client.read_until(|seen| seen.complete.contains(&1) || seen.resets.contains_key(&1));
+    assert_eq!(client.seen.statuses.get(&1), Some(&OK), "{:?}", client.seen);
+
+    let site = self::site(|usual| Settings {
+        tcp: true,
+        ..tunnels(usual)
+    });
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("it listens");
+    // The worker says nothing to that, and stays.
+    stream
+        .write_all(b"POST /deaf HTTP/1.1\r\nContent-Length: 1\r\n\r\n")
+        .expect("it is sent");
+    assert_eq!(until_its_end(&mut stream), "");
+}
+
+/// Is the kernel to ask the client of this port whether it is there? Of a line of `/proc/net/tcp` the second and third words are addresses,
+/// and the sixth begins with the timer that runs: 2 is that one.
+fn is_asked(server: u16, client: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("it can be read");
+    let ends = |word: &str, port: u16| word.ends_with(&format!(":{port:04X}"));
+    let mut own = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let own = own.find(|words| words.len() > 5 && ends(words[1], server) && ends(words[2], client));
+    own.is_some_and(|words| words[5].starts_with("02:"))
+}
+
+#[test]
+fn clients_that_vanish_are_asked_for() {
+    let site = site(|usual| usual);
+    let mut client = Client::connect(&site, &[]);
+    client.send(&get(1));
+    client.read_until(|seen| seen.complete.contains(&1));
+    let port = client.stream.local_addr().expect("an address").port();
+    // While something is unacknowledged another timer runs.
+    let deadline = Instant::now() + BOUND;
+    while !is_asked(site.port, port) {
+        assert!(Instant::now() < deadline, "no keepalive for {port}");
+        thread::yield_now();
+    }
+}

@@ -16,6 +16,8 @@ pub struct ProxySpec {
     pub proxy_protocol: bool,
     /// What clients say of earlier proxies (X-Forwarded-For and the like) is true.
     pub trust_forwarded: bool,
+    /// Pass on fields that look like those of the proxy where they become variables (`X_Forwarded_For`).
+    pub allow_underscores: bool,
     /// `h2c` speaks HTTP/2 to the workers, `tcp` passes on connections as they are.
     pub protocol: Option<String>,
     /// Compress answers for clients that know gzip.
@@ -40,6 +42,8 @@ pub struct ProxySpec {
     pub request_timeout_ms: Option<u64>,
     /// How long a body may not move once the answer has begun; 10m by default.
     pub stream_timeout_ms: Option<u64>,
+    /// How long neither side of a WebSocket or of `protocol: tcp` may send anything; 1h by default, 0 is for ever.
+    pub tunnel_timeout_ms: Option<u64>,
     /// For the head of a request; 20s by default.
     pub header_timeout_ms: Option<u64>,
     /// How long the connection of a client may be idle; 75s by default.
@@ -48,6 +52,8 @@ pub struct ProxySpec {
     pub max_body: Option<u64>,
     /// Connections that one address may have.
     pub max_connections: Option<u32>,
+    /// Requests that a client may have open on a connection of HTTP/2; 256 by default.
+    pub max_streams: Option<u32>,
     /// How long a new worker is spared, with `least-connections` and `latency`.
     pub slow_start_ms: Option<u64>,
     /// Between two requests of the health check to each worker that serves; without it only new workers are asked.

@@ -68,6 +68,10 @@ impl Upstream {
                     }
                     if let Some(said) = said {
                         let _ = stream.write_all(&said);
+                        if said.starts_with(b"HTTP/1.1 101 ") {
+                            // What it speaks now is silence.
+                            std::mem::forget(stream);
+                        }
                         return;
                     }
                     if half {
@@ -84,7 +88,7 @@ impl Upstream {
         Upstream { addr, seen, says }
     }
 
-    /// A path for which this is answered, as it is; then the connection ends.
+    /// A path for which this is answered, as it is; then the connection ends, but for one that has left HTTP.
     pub fn says(&self, answer: &[u8]) -> String {
         let mut says = self.says.lock().expect("nobody has failed");
         says.push(answer.to_vec());
