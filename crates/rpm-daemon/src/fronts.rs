@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_proxy::network::Network;
 use rpm_proxy::{
     Certificate, Check, Figures, Front, LogSettings, Policy, Proxy, Settings, Target, UpstreamFigures,
     UpstreamId,
@@ -375,6 +376,7 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
             Some("say which path is asked: --health-check /health"),
         ));
     }
+    check_networks(proxy)?;
     rpm_proxy::tls::check(&certificates(proxy)).map_err(|error| {
         failure(
             format!("{name} cannot serve TLS: {error}"),
@@ -390,6 +392,22 @@ fn certificates(proxy: &ProxySpec) -> Vec<Certificate> {
         key: key.into(),
     };
     pairs.map(pair).collect()
+}
+
+fn check_networks(proxy: &ProxySpec) -> Result<(), ApiError> {
+    let mut all = proxy.trust_forwarded.iter().chain(&proxy.proxy_protocol);
+    match all.find_map(|text| text.parse::<Network>().err()) {
+        None => Ok(()),
+        Some(error) => Err(failure(
+            error.to_string(),
+            Some("name whose word is taken: --trust-forwarded=10.0.0.0/8,::1"),
+        )),
+    }
+}
+
+/// They were looked at before.
+fn networks(said: &[String]) -> Vec<Network> {
+    said.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 fn settings(spec: &AppSpec) -> Settings {
@@ -410,7 +428,7 @@ fn settings(spec: &AppSpec) -> Settings {
         queue_timeout: time(proxy.queue_timeout_ms, usual.queue_timeout),
         slow_start: time(proxy.slow_start_ms, usual.slow_start),
         retries: proxy.retries.unwrap_or(usual.retries),
-        trust_forwarded: proxy.trust_forwarded,
+        trust_forwarded: networks(&proxy.trust_forwarded),
         allow_underscores: proxy.allow_underscores,
         max_body: proxy.max_body.unwrap_or(usual.max_body),
         max_in_flight: proxy.max_in_flight,
@@ -426,7 +444,7 @@ fn settings(spec: &AppSpec) -> Settings {
         }),
         max_connections: proxy.max_connections,
         max_streams: proxy.max_streams.unwrap_or(usual.max_streams),
-        proxy_protocol: proxy.proxy_protocol,
+        proxy_protocol: networks(&proxy.proxy_protocol),
         tcp: proxy.protocol.as_deref() == Some("tcp"),
         h2c: proxy.protocol.as_deref() == Some("h2c"),
         compress: proxy.compress,

@@ -25,6 +25,7 @@ use crate::http1::location;
 use crate::http1::refusal::{
     ENDED, MOVED, Refusal, SLOW, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNCONNECTED, UNDIRECTED, UNREADABLE,
 };
+use crate::network;
 use crate::pool::Connection;
 use crate::serve::Peer;
 use crate::streams::Stream;
@@ -81,17 +82,14 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
         .and_then(|name| cookie(request.headers(), name));
     let has_body = !websocket && !request.body().is_end_stream();
     let (mut parts, body) = request.into_parts();
-    let passing = (settings.trust_forwarded, settings.allow_underscores);
-    to_upstream(&mut parts, &peer.client, passing).map_err(Failure::Refused)?;
+    rewrite(&mut parts, peer, &settings).map_err(Failure::Refused)?;
     if let Some(port) = settings.redirect {
         return redirect(&parts, port);
     }
     if settings.h2c {
         to_h2c(&mut parts).map_err(Failure::Refused)?;
-    } else if has_body && !parts.headers.contains_key(CONTENT_LENGTH) {
-        // For some methods hyper would send no body without that.
-        let chunked = HeaderValue::from_static("chunked");
-        parts.headers.insert(TRANSFER_ENCODING, chunked);
+    } else if has_body {
+        say_length(&mut parts.headers);
     }
     if websocket {
         websocket::ask(&mut parts, peer.front.now_ms());
@@ -135,6 +133,19 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
         response.headers_mut().append(SET_COOKIE, set);
     }
     Ok(response)
+}
+
+/// Makes the head of a client's request that of a worker's.
+fn rewrite(parts: &mut Parts, peer: &Peer, settings: &Settings) -> Result<(), Refusal> {
+    let trusted = network::any(&settings.trust_forwarded, peer.ip);
+    to_upstream(parts, &peer.client, (trusted, settings.allow_underscores))
+}
+
+/// A body that has no length is one in chunks: for some methods hyper would send none otherwise.
+fn say_length(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// The client is to come by TLS.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::access_log::{AccessLog, LogSettings};
 use crate::balance::Policy;
 use crate::health::Check;
+use crate::network::Network;
 use crate::tls::{BadCertificate, Certificate, Tls};
 use crate::upstream::{Common, Freed, Target, UpstreamFigures, Upstreams};
 
@@ -34,8 +35,8 @@ pub struct Settings {
     pub hold_timeout: Duration,
     /// How often a request is tried again, at most.
     pub retries: u32,
-    /// What clients say of earlier proxies is true.
-    pub trust_forwarded: bool,
+    /// What these clients say of earlier proxies is true.
+    pub trust_forwarded: Vec<Network>,
     /// Fields of clients are passed on whose names differ from those of the proxy by underscores alone.
     pub allow_underscores: bool,
     /// How long a client's connection may be idle.
@@ -62,8 +63,8 @@ pub struct Settings {
     pub max_connections: Option<u32>,
     /// Requests that a client may have open on a connection of HTTP/2.
     pub max_streams: u32,
-    /// Connections begin with the PROXY protocol.
-    pub proxy_protocol: bool,
+    /// Connections from here begin with the PROXY protocol.
+    pub proxy_protocol: Vec<Network>,
     /// Connections are passed on as they are.
     pub tcp: bool,
     /// Workers are spoken to in HTTP/2, in clear text and with prior knowledge.
@@ -88,7 +89,7 @@ impl Default for Settings {
             header_timeout: Duration::from_secs(20),
             hold_timeout: Duration::from_secs(10),
             retries: 2,
-            trust_forwarded: false,
+            trust_forwarded: Vec::new(),
             allow_underscores: false,
             idle_timeout: Duration::from_secs(75),
             stream_timeout: Duration::from_secs(600),
@@ -102,7 +103,7 @@ impl Default for Settings {
             check: None,
             max_connections: None,
             max_streams: 256,
-            proxy_protocol: false,
+            proxy_protocol: Vec::new(),
             tcp: false,
             h2c: false,
             compress: false,

@@ -21,6 +21,7 @@ pub mod headers;
 mod health;
 pub mod http1;
 mod lent;
+pub mod network;
 mod pool;
 pub mod proxy_protocol;
 mod rewound;

@@ -34,6 +34,7 @@ use crate::health::check;
 use crate::http1::refusal::NO_TLS;
 use crate::http1::{self, Left, Wire};
 use crate::lent::Lent;
+use crate::network;
 use crate::pool::Pools;
 use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
@@ -187,7 +188,7 @@ async fn serve(
 ) {
     // One that has gone already is found to have.
     let _ = stream.set_nodelay(true);
-    match front.settings().proxy_protocol {
+    match network::any(&front.settings().proxy_protocol, address.ip()) {
         false => admit(stream, address.ip(), front, pools, closing).await,
         true => Box::pin(announced((stream, address), front, pools, closing)).await,
     }

@@ -36,6 +36,8 @@ pub enum Kind {
     Watch,
     /// `true`, `false`, a name, or a list of names.
     Filter,
+    /// `true` for all, `false` for none, an address or a network, or a list of them.
+    Networks,
     /// A time table; `0` or `false` for none.
     Cron,
     /// A name or a number.
@@ -520,6 +522,9 @@ impl Kind {
             Kind::Path => "a path, true or false".to_owned(),
             Kind::Watch => "true, false, a path or a list of paths".to_owned(),
             Kind::Filter => "true, false, a name or a list of names".to_owned(),
+            Kind::Networks => {
+                "true, false, an address or a network, as \"10.0.0.0/8\", or a list of them".to_owned()
+            }
             Kind::Cron => "a time table of cron, as \"0 3 * * *\", or 0 for none".to_owned(),
             Kind::User => "a name or a number".to_owned(),
             Kind::Health => {

@@ -29,4 +29,4 @@ pub use parse::{Format, MAX_BYTES, MAX_DEPTH, ParseError, format_of, parse};
 pub use proxy::ProxyOptions;
 pub use schema::schema;
 pub use units::{UnitError, memory, time};
-pub use values::split_words;
+pub use values::{EVERYBODY, is_network, split_words};

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::keys::{Key, Kind, own};
-use crate::values::{Wrong, bytes, choice, list, milliseconds, number, switch, text};
+use crate::values::{Wrong, bytes, choice, list, milliseconds, networks, number, switch, text};
 
 /// Keys of the proxy.
 pub(crate) const PROXY: &[Key] = &[
@@ -25,13 +25,13 @@ pub(crate) const PROXY: &[Key] = &[
     ),
     own(
         "proxy_protocol",
-        Kind::Switch,
-        "with `balance: proxy`: connections begin with the PROXY protocol, version 1 or 2",
+        Kind::Networks,
+        "with `balance: proxy`: connections from these addresses and networks begin with the PROXY protocol, version 1 or 2; `true`: all do",
     ),
     own(
         "trust_forwarded",
-        Kind::Switch,
-        "with `balance: proxy`: what clients say of earlier proxies (X-Forwarded-For and the like) is true",
+        Kind::Networks,
+        "with `balance: proxy`: what clients from these addresses and networks say of earlier proxies (X-Forwarded-For and the like) is true; `true`: what all say",
     ),
     own(
         "allow_underscores",
@@ -164,10 +164,10 @@ pub struct ProxyOptions {
     pub tls_key: Option<Vec<String>>,
     /// Another port, whose clients are sent to the one with TLS.
     pub redirect_http: Option<u32>,
-    /// Connections begin with the PROXY protocol, version 1 or 2.
-    pub proxy_protocol: Option<bool>,
-    /// What clients say of earlier proxies (X-Forwarded-For and the like) is true.
-    pub trust_forwarded: Option<bool>,
+    /// Connections from these addresses and networks begin with the PROXY protocol, version 1 or 2.
+    pub proxy_protocol: Option<Vec<String>>,
+    /// What clients from these addresses and networks say of earlier proxies (X-Forwarded-For and the like) is true.
+    pub trust_forwarded: Option<Vec<String>>,
     /// Pass on fields that look like those of the proxy where they become variables (`X_Forwarded_For`).
     pub allow_underscores: Option<bool>,
     /// `tcp` passes on connections as they are.
@@ -225,8 +225,8 @@ impl ProxyOptions {
             "tls_cert" => self.tls_cert = Some(list(value)?),
             "tls_key" => self.tls_key = Some(list(value)?),
             "redirect_http" => self.redirect_http = Some(number(value, 1)?),
-            "proxy_protocol" => self.proxy_protocol = Some(switch(value)?),
-            "trust_forwarded" => self.trust_forwarded = Some(switch(value)?),
+            "proxy_protocol" => self.proxy_protocol = Some(networks(value)?),
+            "trust_forwarded" => self.trust_forwarded = Some(networks(value)?),
             "allow_underscores" => self.allow_underscores = Some(switch(value)?),
             "protocol" => self.protocol = Some(choice(value, key.kind)?),
             "compress" => self.compress = Some(switch(value)?),

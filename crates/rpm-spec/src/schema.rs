@@ -105,7 +105,9 @@ fn of_kind(kind: Kind) -> Value {
         Kind::Variables => json!({"type": "object"}),
         Kind::Choice(words) => json!({"enum": words}),
         Kind::Path => json!({"type": ["string", "boolean"]}),
-        Kind::Watch | Kind::Filter => json!({"anyOf": [{"type": ["string", "boolean"]}, strings]}),
+        Kind::Watch | Kind::Filter | Kind::Networks => {
+            json!({"anyOf": [{"type": ["string", "boolean"]}, strings]})
+        }
         Kind::Cron => json!({"anyOf": [{"type": "string"}, {"const": 0}, {"const": false}]}),
         Kind::User => json!({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}),
         Kind::Health => json!({

@@ -1,5 +1,7 @@
 //! Values of keys, as what they mean.
 
+use std::net::IpAddr;
+
 use crate::javascript;
 use crate::keys::Kind;
 use crate::units::{memory, time};
@@ -105,6 +107,35 @@ pub(crate) fn list(value: &Value) -> Fits<Vec<String>> {
             .collect()),
         other => strings(other),
     }
+}
+
+/// The networks that have all addresses.
+pub const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+
+/// A switch is all of them, or none.
+pub(crate) fn networks(value: &Value) -> Fits<Vec<String>> {
+    if let Ok(all) = switch(value) {
+        let everybody = EVERYBODY.map(str::to_owned);
+        return Ok(if all { everybody.to_vec() } else { Vec::new() });
+    }
+    let list = list(value)?;
+    let good = !list.is_empty() && list.iter().all(|text| is_network(text));
+    good.then_some(list).ok_or(Wrong)
+}
+
+/// Is it an address, or one with the number of bits that count?
+#[must_use]
+pub fn is_network(text: &str) -> bool {
+    let (address, bits) = match text.split_once('/') {
+        Some((address, bits)) => (address, Some(bits)),
+        None => (text, None),
+    };
+    let most = match address.parse() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.is_none_or(|bits| bits.parse().is_ok_and(|bits: u8| bits <= most))
 }
 
 /// Elements may be numbers: ports, and arguments.

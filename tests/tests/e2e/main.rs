@@ -60,3 +60,4 @@ mod update;
 mod upkeep;
 mod uploads;
 mod watch;
+mod word;

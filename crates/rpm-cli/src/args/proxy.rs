@@ -1,8 +1,8 @@
 //! Options of the proxy, which make it what balances.
 
-use rpm_spec::ProxyOptions;
+use rpm_spec::{EVERYBODY, ProxyOptions};
 
-use super::values::{amount, duration};
+use super::values::{amount, duration, network};
 
 /// What `--balance proxy` is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -17,12 +17,12 @@ pub(crate) struct ProxyArgs {
     /// Another port, whose clients are sent to the one with TLS
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub(crate) redirect_http: Option<u32>,
-    /// Connections begin with the PROXY protocol, version 1 or 2
-    #[arg(long)]
-    pub(crate) proxy_protocol: bool,
-    /// What clients say of earlier proxies (X-Forwarded-For and the like) is true
-    #[arg(long)]
-    pub(crate) trust_forwarded: bool,
+    /// Connections begin with the PROXY protocol, version 1 or 2: all, or those from these addresses and networks
+    #[arg(long, value_name = "NETWORK", num_args = 0..=1, require_equals = true, value_delimiter = ',', value_parser = network, default_missing_values = EVERYBODY)]
+    pub(crate) proxy_protocol: Vec<String>,
+    /// What clients say of earlier proxies (X-Forwarded-For and the like) is true: all, or those from these addresses and networks
+    #[arg(long, value_name = "NETWORK", num_args = 0..=1, require_equals = true, value_delimiter = ',', value_parser = network, default_missing_values = EVERYBODY)]
+    pub(crate) trust_forwarded: Vec<String>,
     /// Pass on fields that look like those of the proxy where they become variables (X_Forwarded_For)
     #[arg(long)]
     pub(crate) allow_underscores: bool,
@@ -100,12 +100,13 @@ pub(crate) struct ProxyArgs {
 impl ProxyArgs {
     /// What they say.
     pub(crate) fn options(&self) -> ProxyOptions {
+        let some = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
         ProxyOptions {
-            tls_cert: (!self.tls_cert.is_empty()).then(|| self.tls_cert.clone()),
-            tls_key: (!self.tls_key.is_empty()).then(|| self.tls_key.clone()),
+            tls_cert: some(&self.tls_cert),
+            tls_key: some(&self.tls_key),
             redirect_http: self.redirect_http,
-            proxy_protocol: self.proxy_protocol.then_some(true),
-            trust_forwarded: self.trust_forwarded.then_some(true),
+            proxy_protocol: some(&self.proxy_protocol),
+            trust_forwarded: some(&self.trust_forwarded),
             allow_underscores: self.allow_underscores.then_some(true),
             protocol: self.protocol.clone(),
             compress: self.compress.then_some(true),

@@ -83,6 +83,13 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
     rpm_spec::memory(text).map_err(|error| format!("expected {error}"))
 }
 
+/// An address, or a network: `10.0.0.0/8`.
+pub(super) fn network(text: &str) -> Result<String, String> {
+    rpm_spec::is_network(text)
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected an address or a network, as 10.0.0.0/8".to_owned())
+}
+
 /// `n`, `+n`, `-n` or `max`, as it is.
 pub(super) fn count(text: &str) -> Result<String, String> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);

@@ -21,6 +21,7 @@ use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::{Attempts, Unavailable};
 use crate::deadline::Deadline;
 use crate::front::Settings;
+use crate::network;
 use crate::serve::Peer;
 use crate::threads::Stage;
 use crate::tunnel;
@@ -176,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 } else {
                     let passing = Passing {
                         client: &self.peer.client,
-                        trusted: settings.trust_forwarded,
+                        trusted: network::any(&settings.trust_forwarded, self.peer.ip),
                         underscores: settings.allow_underscores,
                         compress: settings.compress,
                         cookie: settings.cookie.as_deref(),

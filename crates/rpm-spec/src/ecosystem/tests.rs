@@ -40,6 +40,16 @@ fn examples(kind: Kind) -> (Value, Vec<Value>) {
         Kind::Path => (json!("out.log"), vec![json!(1), json!([])]),
         Kind::Watch => (json!(["src"]), vec![json!(1), json!({})]),
         Kind::Filter => (json!("SECRET"), vec![json!(1), json!({})]),
+        Kind::Networks => (
+            json!(["10.0.0.0/8", "::1"]),
+            vec![
+                json!(1),
+                json!({}),
+                json!("host"),
+                json!(["10.0.0.0/33"]),
+                json!([]),
+            ],
+        ),
         Kind::Cron => (json!("0 3 * * *"), vec![json!(5), json!([])]),
         Kind::User => (json!("www"), vec![json!(-1), json!([])]),
         Kind::Health => (

@@ -1,6 +1,24 @@
 //! What the proxy is to do with an app's clients.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The networks that have all addresses.
+const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+
+/// `true` or `false` is what older clients and states say.
+fn networks<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Said {
+        All(bool),
+        Of(Vec<String>),
+    }
+    Ok(match Said::deserialize(from)? {
+        Said::All(true) => EVERYBODY.map(str::to_owned).to_vec(),
+        Said::All(false) => Vec::new(),
+        Said::Of(networks) => networks,
+    })
+}
 
 /// For `balance: proxy` alone. What is missing is as it is by default. Durations are in milliseconds, sizes in bytes, paths absolute.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,10 +30,12 @@ pub struct ProxySpec {
     pub tls_key: Vec<String>,
     /// Another port, whose clients are sent to the one with TLS.
     pub redirect_http: Option<u32>,
-    /// Connections begin with the PROXY protocol, version 1 or 2.
-    pub proxy_protocol: bool,
-    /// What clients say of earlier proxies (X-Forwarded-For and the like) is true.
-    pub trust_forwarded: bool,
+    /// Connections from these addresses and networks begin with the PROXY protocol, version 1 or 2; `true` is all.
+    #[serde(deserialize_with = "networks")]
+    pub proxy_protocol: Vec<String>,
+    /// What clients say of earlier proxies (X-Forwarded-For and the like) is true if they come from here; `true` is all.
+    #[serde(deserialize_with = "networks")]
+    pub trust_forwarded: Vec<String>,
     /// Pass on fields that look like those of the proxy where they become variables (`X_Forwarded_For`).
     pub allow_underscores: bool,
     /// `h2c` speaks HTTP/2 to the workers, `tcp` passes on connections as they are.
@@ -64,4 +84,21 @@ pub struct ProxySpec {
     pub access_log_format: Option<String>,
     /// Only one of so many requests has a line.
     pub access_log_every: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_may_be_a_switch() {
+        let said = |text: &str| serde_json::from_str::<ProxySpec>(text).expect("a proxy");
+        let all = said(r#"{"trust_forwarded": true, "proxy_protocol": false}"#);
+        assert_eq!(all.trust_forwarded, EVERYBODY);
+        assert!(all.proxy_protocol.is_empty());
+        let some = said(r#"{"trust_forwarded": ["10.0.0.0/8"]}"#);
+        assert_eq!(some.trust_forwarded, ["10.0.0.0/8"]);
+        let again = serde_json::to_string(&some).expect("JSON");
+        assert_eq!(said(&again), some);
+    }
 }
