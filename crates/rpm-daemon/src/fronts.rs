@@ -15,6 +15,7 @@ use rpm_proxy::{
 };
 use rpm_sys::survive;
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
+use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use crate::app::{cpus, is_proxied};
@@ -83,6 +84,11 @@ impl Fronts {
                 redirect.part(proxy, parts);
             }
         }
+    }
+
+    /// Ends when the proxy has done what it was told.
+    pub(crate) fn reached(&self) -> Option<mpsc::Receiver<()>> {
+        self.proxy.as_ref().map(Proxy::reached)
     }
 
     /// The connections of all clients, and the requests that are not answered yet.

@@ -6,6 +6,7 @@ mod api;
 mod app;
 mod apply;
 mod boot;
+mod calls;
 mod channel;
 mod check;
 mod cluster;

@@ -154,15 +154,20 @@ async fn part(handle: &Handle) -> Result<(), ()> {
 async fn wait(handle: &Handle, tells: Parting, goes_on: impl Fn(u32, u32) -> bool) -> Result<(), ()> {
     let ask = move |supervisor: &mut Supervisor| {
         supervisor.fronts.part(tells);
-        supervisor.fronts.busy()
+        supervisor.fronts.reached()
     };
-    let (mut connections, mut requests) = handle.ask(ask).await.map_err(drop)?;
-    while goes_on(connections, requests) {
-        tokio::time::sleep(CHECK_PAUSE).await;
-        let busy = handle.ask(|supervisor| supervisor.fronts.busy()).await;
-        (connections, requests) = busy.map_err(drop)?;
+    // Somebody who is accepted meanwhile is not counted yet, and would be lost.
+    if let Some(mut reached) = handle.ask(ask).await.map_err(drop)? {
+        let _ = tokio::time::timeout(PARTED_WITHIN, reached.recv()).await;
     }
-    Ok(())
+    loop {
+        let busy = handle.ask(|supervisor| supervisor.fronts.busy()).await;
+        let (connections, requests) = busy.map_err(drop)?;
+        if !goes_on(connections, requests) {
+            return Ok(());
+        }
+        tokio::time::sleep(CHECK_PAUSE).await;
+    }
 }
 
 /// Runs `binary` to see whether it can take over; its version.

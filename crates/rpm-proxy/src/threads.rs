@@ -24,6 +24,8 @@ const STACK: usize = 512 * 1024;
 enum Order {
     Open(u32, TcpListener, Arc<Front>),
     Tell(u32, Stage),
+    /// What was told before is done when this is dropped.
+    Reach(mpsc::Sender<()>),
     Close(u32),
 }
 
@@ -70,6 +72,9 @@ impl Stage {
         }
     }
 }
+
+/// Turns of a thread's tasks until all of them have seen what was told.
+const TURNS: usize = 4;
 
 /// All threads. They end when it is dropped.
 #[derive(Debug)]
@@ -145,6 +150,15 @@ impl Proxy {
         self.order(id, || Order::Close(id));
     }
 
+    /// Ends when every thread has done what it was told before: who is accepted afterwards is accepted in the stage that was told, and who was
+    /// accepted before is counted ([`Front::figures`]).
+    #[must_use]
+    pub fn reached(&self) -> mpsc::Receiver<()> {
+        let (reached, end) = mpsc::channel(1);
+        self.order(0, || Order::Reach(reached.clone()));
+        end
+    }
+
     fn order(&self, id: u32, order: impl Fn() -> Order) {
         for orders in &self.threads {
             if orders.try_send(order()).is_err() {
@@ -170,6 +184,13 @@ async fn obey(mut inbox: mpsc::Receiver<Order>, first: bool) {
                 if let Some(told) = open.get(&id) {
                     told.send_replace(stage);
                 }
+            }
+            Order::Reach(reached) => {
+                // The task that accepts may take one more; the task that serves that one counts it.
+                for _ in 0..TURNS {
+                    tokio::task::yield_now().await;
+                }
+                drop(reached);
             }
             Order::Close(id) => {
                 if let Some(told) = open.remove(&id) {
