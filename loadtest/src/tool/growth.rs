@@ -104,7 +104,10 @@ impl Row {
     fn print(&self) {
         println!("{}", self.what);
         for (name, wall, cpu) in &self.commands {
-            println!("  {name:<28}{wall:>8.2} s, of it the daemon's CPU {cpu:.2} s");
+            match cpu.is_nan() {
+                true => println!("  {name:<28}{wall:>8.2} s"),
+                false => println!("  {name:<28}{wall:>8.2} s, of it the daemon's CPU {cpu:.2} s"),
+            }
         }
         println!("  {:<28}{:>8.1} ms", "list", self.list_ms);
         println!(
