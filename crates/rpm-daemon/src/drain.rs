@@ -9,12 +9,14 @@ use rpm_core::protocol::Input;
 
 use crate::app::Plane;
 use crate::drain_look::{Found, Look};
+use crate::pace::pause;
 use crate::supervisor::Supervisor;
 
 /// Between two looks at what draining workers still have.
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
 /// So many times what a look took goes by before the next one.
 const PAUSE_SHARE: u32 = 9;
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// An agent whose event loop turns has acknowledged by then. From then on, as often, it is found out whether its worker has any connection: one
 /// that has is waited for, and one that has none is asked to end.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(1);
@@ -253,7 +255,7 @@ impl Supervisor {
         for worker in workers {
             self.look_at_drain(worker, &look, began);
         }
-        let pause = LOOK.max(began.elapsed() * PAUSE_SHARE);
+        let pause = pause(began.elapsed(), PAUSE_SHARE, LOOK..=LONGEST_PAUSE);
         self.drains.due = (!self.drains.running.is_empty()).then(|| Instant::now() + pause);
     }
 

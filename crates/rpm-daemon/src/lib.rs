@@ -30,6 +30,7 @@ mod logs;
 mod metrics;
 mod outputs;
 mod own_log;
+mod pace;
 mod progress;
 mod put_away;
 mod redirect;

@@ -84,7 +84,7 @@ impl Supervisor {
             return;
         }
         let census = Census::take();
-        let now = Instant::now();
+        let now = census.taken();
         self.connections.families.seen = Some(now);
         self.meet_families(&census);
         let families = &self.connections.families.by_leader;
@@ -100,7 +100,9 @@ impl Supervisor {
             let family = families.get(&process.pid).map_or(&[][..], Vec::as_slice);
             let (cpu, rss_bytes) = usage_of(family, &census);
             // A process that has just ended keeps its last figures.
-            if rss_bytes > 0 {
+            if rss_bytes > 0 && since < USAGE_MINIMUM {
+                process.usage.rss_bytes = rss_bytes;
+            } else if rss_bytes > 0 {
                 let used = cpu.saturating_sub(process.usage.cpu);
                 let cpu_percent = 100.0 * used.as_secs_f64() / since.as_secs_f64();
                 process.usage = UsageSample {

@@ -7,6 +7,7 @@ use rpm_core::protocol::Input;
 use rpm_core::{Tick, WorkerId};
 use rpm_sys::{tree, usage};
 
+use crate::pace::pause;
 use crate::supervisor::Supervisor;
 
 /// A program that has used so much has had its chance to fail.
@@ -17,6 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const REST_SHARE: u32 = 20;
 /// So many times what a look took goes by before the next one.
 const PAUSE_SHARE: u32 = 9;
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Workers that should listen and do not yet, as they were when they were last looked at.
 #[derive(Default)]
@@ -96,7 +98,7 @@ impl Supervisor {
                 self.input(Input::Rests { worker });
             }
         }
-        let pause = LOOK.max(began.elapsed() * PAUSE_SHARE);
+        let pause = pause(began.elapsed(), PAUSE_SHARE, LOOK..=LONGEST_PAUSE);
         self.starting.due = (!self.starting.seen.is_empty()).then(|| Instant::now() + pause);
     }
 

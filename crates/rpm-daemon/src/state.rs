@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::commands::failure;
 use crate::home::Home;
 use crate::journal::Journal;
+use crate::pace::pause;
 use crate::reserve;
 use crate::supervisor::Supervisor;
 use crate::takeover::is_client;
@@ -31,8 +32,10 @@ const FORMAT: u32 = 2;
 const WRITE_EVERY: Duration = Duration::from_millis(20);
 /// So many times what the last write took goes by before it: of the time a tenth goes into writing, at most, however much there is.
 const PAUSE_SHARE: u32 = 9;
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The same before what must be written before it is done, and waits for that.
 const REST_SHARE: u32 = 2;
+const LONGEST_REST: Duration = Duration::from_millis(100);
 /// As [`WRITE_EVERY`] while it cannot be written.
 const TRY_EVERY: Duration = Duration::from_secs(1);
 /// What was written so long ago says that it can be written now.
@@ -147,7 +150,7 @@ impl Store {
         let every = if self.failed.is_some() {
             TRY_EVERY
         } else {
-            WRITE_EVERY.max(self.took * PAUSE_SHARE)
+            pause(self.took, PAUSE_SHARE, WRITE_EVERY..=LONGEST_PAUSE)
         };
         let due = self.written.map_or_else(Instant::now, |at| at + every);
         self.changed.then_some(due)
@@ -155,7 +158,7 @@ impl Store {
 
     /// Until when nothing more is written, but to hurry: what must be written before it is done waits, so that it is written together.
     pub(crate) fn rests_until(&self) -> Option<Instant> {
-        let until = self.written? + self.took * REST_SHARE;
+        let until = self.written? + pause(self.took, REST_SHARE, Duration::ZERO..=LONGEST_REST);
         (until > Instant::now()).then_some(until)
     }
 

@@ -29,6 +29,7 @@ use crate::handoff::Handoffs;
 use crate::home::Home;
 use crate::interception::{Intercepted, Interception};
 use crate::logs::LogSink;
+use crate::pace::pause;
 use crate::progress::Steps;
 use crate::put_away::PutAway;
 use crate::reserve;
@@ -48,9 +49,11 @@ pub(crate) const FEW_TREES: usize = 24;
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// So many times what one took goes by before the next, at least.
 const USAGE_SHARE: u32 = 1000;
+const LONGEST_USAGE_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while an app has a limit of memory.
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 const LIMITS_SHARE: u32 = 100;
+const LONGEST_LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Something that happened.
 pub(crate) enum Event {
@@ -327,8 +330,8 @@ impl Supervisor {
             self.enforce_limits();
             let took = began.elapsed();
             let interval = match self.upkeep.limits {
-                true => LIMITS_INTERVAL.max(took * LIMITS_SHARE),
-                false => USAGE_INTERVAL.max(took * USAGE_SHARE),
+                true => pause(took, LIMITS_SHARE, LIMITS_INTERVAL..=LONGEST_LIMITS_INTERVAL),
+                false => pause(took, USAGE_SHARE, USAGE_INTERVAL..=LONGEST_USAGE_INTERVAL),
             };
             self.usage_due = Instant::now() + interval;
         }

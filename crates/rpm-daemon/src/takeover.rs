@@ -141,6 +141,7 @@ impl Supervisor {
             notifications,
             // What it used before this is no share of the time since.
             usage: UsageSample {
+                at: census.taken(),
                 cpu: cpu_of(stored.pid, census),
                 ..UsageSample::start()
             },

@@ -1,7 +1,7 @@
 //! All processes in one pass, for questions about many trees: to find one tree among all processes takes as long as to find all of them.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Member, processes};
 use crate::proc::Stat;
@@ -10,6 +10,7 @@ use crate::usage::cpu_time;
 /// The processes of this machine as they were at one moment.
 #[derive(Debug)]
 pub struct Census {
+    taken: Instant,
     stats: HashMap<u32, Stat>,
     /// Living ones, by parent.
     children: HashMap<u32, Vec<u32>>,
@@ -21,6 +22,7 @@ impl Census {
     /// Looks at all processes.
     #[must_use]
     pub fn take() -> Census {
+        let taken = Instant::now();
         let stats: HashMap<u32, Stat> = processes().collect();
         let (mut children, mut groups) = (HashMap::<u32, Vec<u32>>::new(), HashMap::<u32, Vec<u32>>::new());
         for (&pid, stat) in &stats {
@@ -32,6 +34,7 @@ impl Census {
             }
         }
         Census {
+            taken,
             stats,
             children,
             groups,
@@ -44,6 +47,12 @@ impl Census {
     pub fn descendants(&self, pid: u32) -> Vec<u32> {
         let members = self.members(pid).into_iter().map(|member| member.pid);
         members.filter(|member| *member != pid).collect()
+    }
+
+    /// When that was.
+    #[must_use]
+    pub fn taken(&self) -> Instant {
+        self.taken
     }
 
     /// User and system time of a process, all its threads; `None`: there was none.
