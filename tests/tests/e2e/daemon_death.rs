@@ -486,23 +486,3 @@ fn a_state_that_cannot_be_read_is_said_so_and_does_no_harm() {
     rpm.ok(["kill"]);
     assert!(!rpm.home().join("state.json").exists(), "nothing is left of it");
 }
-
-#[test]
-fn a_worker_that_was_just_taken_back_uses_no_more_than_there_is_of_the_cpu() {
-    let (rpm, place) = (Rpm::new(), Place::new());
-    let script = place.write("spin.sh", "while :; do :; done");
-    rpm.ok([
-        "start",
-        &script.display().to_string(),
-        "--interpreter",
-        "sh",
-        "--name",
-        "spin",
-    ]);
-    for _ in 0..5 {
-        kill_daemon(&rpm);
-        let used = rpm.process(0).cpu_percent;
-        // One thread; the kernel counts in 10 ms, and a share is of 200 ms at least.
-        assert!(used <= 120.0, "{used} %");
-    }
-}

@@ -1,4 +1,5 @@
-//! The next daemon may not take back what the workers hold: they are replaced, and nobody notices.
+//! Taking workers back: where the next daemon may not have what they hold they are replaced, and nobody notices; and what is told of them
+//! right after it.
 
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::denied::Denied;
 use rpm_e2e::outside::kill_daemon;
+use rpm_e2e::place::Place;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
 
@@ -61,5 +63,25 @@ fn workers_that_cannot_be_taken_back_are_replaced_without_privileges() {
     let test = "workers_that_cannot_be_taken_back_are_replaced_without_privileges";
     if let Some(rpm) = Path::Classic.rpm(test) {
         replaced(&rpm);
+    }
+}
+
+#[test]
+fn a_worker_that_was_just_taken_back_uses_no_more_than_there_is_of_the_cpu() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let script = place.write("spin.sh", "while :; do :; done");
+    rpm.ok([
+        "start",
+        &script.display().to_string(),
+        "--interpreter",
+        "sh",
+        "--name",
+        "spin",
+    ]);
+    for _ in 0..5 {
+        kill_daemon(&rpm);
+        let used = rpm.process(0).cpu_percent;
+        // One thread; the kernel counts in 10 ms, and a share is of 200 ms at least.
+        assert!(used <= 120.0, "{used} %");
     }
 }
