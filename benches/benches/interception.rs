@@ -35,7 +35,7 @@ fn program() -> Child {
         fds: Vec::new(),
         listen_fds: 0,
         nofile: None,
-        intercept: Some(3),
+        intercept: true,
         user: None,
     })
     .expect("calls can be intercepted here")

@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod clients;
 pub mod complaint;
 pub mod denied;
+pub mod dice;
 pub mod machine;
 pub mod namespace;
 pub mod outside;

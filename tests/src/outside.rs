@@ -117,6 +117,17 @@ pub fn kill_daemon(rpm: &Rpm) {
     wait_until("the daemon is gone", BOUND, || has_ended(daemon), |ended| *ended);
 }
 
+/// Kills the daemon and its keeper, and waits until both are gone.
+///
+/// # Panics
+/// There are none, or they do not end.
+pub fn kill_both(rpm: &Rpm) {
+    let both = [rpm.daemon_pid(), rpm.keeper_pid()].map(|pid| pid.expect("both run"));
+    both.into_iter().for_each(kill);
+    let gone = || both.into_iter().all(has_ended);
+    wait_until("daemon and keeper are gone", BOUND, gone, |gone| *gone);
+}
+
 /// Whether a process has ended; nobody need have waited for it.
 #[must_use]
 pub fn has_ended(pid: u32) -> bool {

@@ -46,12 +46,14 @@ const LAYERS: &[Layer] = &[
     layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),
     layer("rpm-proxy", &[]),
-    layer("rpm-listen", &["rpm-core", "rpm-sys", "rpm-wire"]),
+    layer("rpm-keeper", &["rpm-sys"]),
+    layer("rpm-listen", &["rpm-core", "rpm-keeper", "rpm-sys", "rpm-wire"]),
     layer(
         "rpm-daemon",
         &[
             "rpm-agent",
             "rpm-core",
+            "rpm-keeper",
             "rpm-sys",
             "rpm-wire",
             "rpm-listen",

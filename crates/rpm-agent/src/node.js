@@ -345,9 +345,32 @@ function endQuietly(stream) {
   stream.end();
 }
 
+// --- A channel that ends -----------------------------------------------------------------------------------------
+
+/**
+ * A worker of node:cluster exits when its channel ends unasked, as it does where the daemon and its keeper have both
+ * died. It serves on instead: the next daemon finds it.
+ */
+function outlive() {
+  const cluster = createRequire('/')('node:cluster');
+  const { disconnect } = process;
+  if (!cluster.isWorker || !disconnect) return;
+  let ended = false;
+  process.disconnect = function (...args) {
+    // Node calls it itself when the other side has closed the channel.
+    ended = /node:internal\/child_process/.test(new Error().stack ?? '');
+    return disconnect.apply(this, args);
+  };
+  const stay = () => {
+    if (ended) cluster.worker.exitedAfterDisconnect ??= true;
+  };
+  process.prependListener('disconnect', guarded(stay));
+}
+
 const mark = Symbol.for('rpm.agent');
 if (path && token && isMainThread && !process[mark]) {
   Object.defineProperty(process, mark, { value: true });
   install();
+  guarded(outlive)();
 }
 //# sourceURL=rpm-agent

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rpm_keeper::Keeper;
 use rpm_sys::lock::LockFile;
 use rpm_sys::{PidFd, Signal, daemonize, limits, memory, tree};
 use tokio::net::UnixListener;
@@ -23,7 +24,7 @@ use crate::logs::LogSink;
 use crate::own_log::OwnLog;
 use crate::supervisor::{Event, Handle, Supervisor};
 use crate::update::Succession;
-use crate::{agents, api, state, update};
+use crate::{agents, api, keeping, state, update};
 
 /// For another daemon to serve or to be gone. Shorter than its client waits for this one.
 const OWNED_WITHIN: Duration = Duration::from_secs(5);
@@ -80,7 +81,12 @@ fn listed(pids: &[u32]) -> String {
 }
 
 /// Starts from nothing. Where workers run that nobody knows, a new daemon would share their ports with them.
-fn begin(home: &Home, logs: LogSink, child_nofile: limits::Rlimit) -> Result<Begun, BootError> {
+fn begin(
+    home: &Home,
+    logs: LogSink,
+    child_nofile: limits::Rlimit,
+    keeper: Keeper,
+) -> Result<Begun, BootError> {
     let mut lost = state::lost(home);
     if std::env::var_os(END_LOST).is_some() {
         let deadline = Instant::now() + KILLED_WITHIN;
@@ -97,7 +103,9 @@ fn begin(home: &Home, logs: LogSink, child_nofile: limits::Rlimit) -> Result<Beg
     }
     // The numbers of workers begin again.
     let _ = std::fs::remove_file(home.asked());
-    Supervisor::new(home.clone(), logs, child_nofile).map_err(step("start supervising"))
+    // What is kept belongs to nothing that is known.
+    drop(keeper.take_rest());
+    Supervisor::new(home.clone(), logs, child_nofile, keeper).map_err(step("start supervising"))
 }
 
 type Begun = (Supervisor, tokio::sync::mpsc::Receiver<Event>);
@@ -235,11 +243,13 @@ async fn serve(
     child_nofile: limits::Rlimit,
 ) -> Result<(), BootError> {
     // What the daemon before had is taken back first: nobody is answered who could be told half of it.
+    let keeper = keeping::open(home);
     let (mut supervisor, inbox) = match state::read(home) {
-        Some(stored) => Supervisor::take_over(home.clone(), logs, child_nofile, stored)
+        Some(stored) => Supervisor::take_over((home.clone(), keeper.clone()), logs, child_nofile, stored)
             .map_err(step("take over from the daemon before"))?,
-        None => begin(home, logs, child_nofile)?,
+        None => begin(home, logs, child_nofile, keeper.clone())?,
     };
+    keeping::watch(keeper);
     let in_place = passed.is_some();
     let listener = match passed {
         Some(listener) => UnixListener::from_std(listener.into()).map_err(step("take the control socket"))?,

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rpm_core::WorkerId;
+use rpm_keeper::Kept;
 use rpm_sys::scm;
 use rpm_wire::channel::{Decoder, FromWorker, Malformed};
 use tokio::io::Interest;
@@ -34,7 +35,7 @@ pub(crate) type Incoming = Vec<Result<FromWorker, Malformed>>;
 /// Runs a worker's channel until either side closes it.
 pub(crate) async fn run(
     worker: WorkerId,
-    socket: OwnedFd,
+    socket: Kept<OwnedFd>,
     mut outgoing: mpsc::Receiver<Outgoing>,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
@@ -73,7 +74,7 @@ pub(crate) async fn run(
 }
 
 /// Reads once; `None` at the end of the channel.
-fn read(socket: &OwnedFd, decoder: &mut Decoder) -> io::Result<Option<Incoming>> {
+fn read(socket: &Kept<OwnedFd>, decoder: &mut Decoder) -> io::Result<Option<Incoming>> {
     let mut buffer = [0; READ_BYTES];
     // Whatever a worker sends along is of no use to us, and closed here.
     let mut fds = Vec::new();
@@ -85,7 +86,7 @@ fn read(socket: &OwnedFd, decoder: &mut Decoder) -> io::Result<Option<Incoming>>
     Ok(Some(std::iter::from_fn(|| decoder.next()).collect()))
 }
 
-fn flush(socket: &AsyncFd<OwnedFd>, waiting: &mut VecDeque<Outgoing>) -> io::Result<()> {
+fn flush(socket: &AsyncFd<Kept<OwnedFd>>, waiting: &mut VecDeque<Outgoing>) -> io::Result<()> {
     while let Some(message) = waiting.front_mut() {
         let fd = message.fd.as_ref().map(|fd| fd.as_fd());
         match scm::send(socket.get_ref().as_fd(), &message.bytes, fd) {

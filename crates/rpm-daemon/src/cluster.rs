@@ -3,7 +3,7 @@
 //! Protocol: Node's `lib/internal/cluster/{primary,child,shared_handle}.js`.
 
 use std::mem;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rpm_core::protocol::Input;
@@ -216,15 +216,8 @@ impl Supervisor {
         self.send(worker, reply, Some(fd), Some(Awaiting::Listener));
     }
 
-    /// The worker gets the connections of this slot one by one, and keeps it for the next daemon.
+    /// The worker gets the connections of this slot one by one.
     fn promise(&mut self, worker: WorkerId, query: &QueryServer, slot: &OwnedFd) {
-        let process = self.workers.get(&worker).and_then(|held| held.process());
-        let parked = process
-            .and_then(|process| process.parking.as_ref())
-            .map(|parking| parking.park(slot.as_fd()));
-        if let Some(Err(error)) = parked {
-            warn!(%worker, %error, "a listener would not outlive this daemon");
-        }
         match socket::local_addr(slot) {
             Ok(addr) => {
                 let reply = self.answer(worker, query, ServerReply::Hand(addr));

@@ -130,7 +130,7 @@ impl Supervisor {
         let Some(process) = held.process() else {
             return Vec::new();
         };
-        let mut holders = vec![Arc::clone(&process.pidfd)];
+        let mut holders = vec![process.pidfd.share()];
         if held.plane == Plane::Passed || process.notifications.is_some() {
             let children = tree::descendants(process.pid);
             holders.extend(

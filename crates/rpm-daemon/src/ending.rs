@@ -116,7 +116,7 @@ impl Supervisor {
         let Life::Running(process) = &held.life else {
             return;
         };
-        let (pid, pidfd, ending) = (process.pid, Arc::clone(&process.pidfd), process.ending);
+        let (pid, pidfd, ending) = (process.pid, process.pidfd.share(), process.ending);
         let adopted = process.adopted;
         left.retain(|other| *other != pid);
         let left = opened(left);

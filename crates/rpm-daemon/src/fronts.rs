@@ -1,22 +1,22 @@
 //! What the proxy is told: which addresses it serves, which workers are behind them, and what it is to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_core::{AppId, GroupId, SlotId};
+use rpm_keeper::Kept;
 use rpm_proxy::network::Network;
 use rpm_proxy::{
     Certificate, Check, Figures, Front, LogSettings, Policy, Proxy, Settings, Target, UpstreamFigures,
     UpstreamId,
 };
-use rpm_sys::survive;
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 use tokio::sync::mpsc;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::app::{cpus, is_proxied};
 use crate::commands::failure;
@@ -32,7 +32,7 @@ pub(crate) struct Fronts {
     proxy: Option<Proxy>,
     open: BTreeMap<GroupId, Open>,
     /// Sockets that workers have kept for this daemon, until all fronts are open.
-    pub(crate) kept: Vec<OwnedFd>,
+    pub(crate) kept: Vec<Kept<OwnedFd>>,
 }
 
 struct Open {
@@ -45,8 +45,6 @@ struct Open {
     served: bool,
     /// Its clients are asked to go.
     leaves: bool,
-    /// The workers that keep its sockets for the next daemon.
-    keepers: BTreeSet<WorkerId>,
     /// The port whose clients are sent on to this one.
     redirect: Option<Redirect>,
     /// What of that it cannot do.
@@ -117,7 +115,6 @@ impl Fronts {
             spec: None,
             served: false,
             leaves: false,
-            keepers: BTreeSet::new(),
             redirect: None,
             trouble: None,
         };
@@ -151,7 +148,7 @@ impl Open {
         fronted: &rpm_listen::Fronted<'_>,
         spec: Option<&Arc<AppSpec>>,
         proxy: &Proxy,
-        kept: &mut Vec<OwnedFd>,
+        kept: &mut Vec<Kept<OwnedFd>>,
     ) {
         let same = match (&self.spec, spec) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -178,8 +175,6 @@ impl Open {
         match Redirect::open(fronted, port, proxy, kept) {
             Ok(redirect) => {
                 self.redirect = Some(redirect);
-                // They are to keep these, too.
-                self.keepers.clear();
             }
             Err(error) => {
                 error!(app = new.name, port, %error, "cannot listen for clients that are to be sent to https");
@@ -227,7 +222,6 @@ impl Supervisor {
             {
                 left.push(fronted.group);
             }
-            self.have_it_kept(&fronted, open.redirect.as_ref(), &mut open.keepers);
             let target = |upstream: &_| self.target(upstream, &open.targets);
             let upstreams = fronted.upstreams.iter().filter(|_| leaves || !fronted.leaves);
             let reserved = fronted
@@ -289,34 +283,6 @@ impl Supervisor {
             key: holder.map_or_else(known, |worker| worker.instance.0),
             reserved: false,
         }
-    }
-
-    /// Has each worker behind the front keep its sockets, so that clients wait while there is no daemon, and the next one has them.
-    fn have_it_kept(
-        &self,
-        fronted: &rpm_listen::Fronted<'_>,
-        redirect: Option<&Redirect>,
-        keepers: &mut BTreeSet<WorkerId>,
-    ) {
-        let sockets = || -> io::Result<Vec<OwnedFd>> {
-            let mut sockets = fronted.listeners()?;
-            if let Some(redirect) = redirect {
-                sockets.extend(redirect.listeners()?);
-            }
-            Ok(sockets)
-        };
-        for worker in fronted.workers.iter().filter(|worker| !keepers.contains(worker)) {
-            let process = self.workers.get(worker).and_then(|held| held.process());
-            let parking = process.and_then(|process| process.parking.as_ref());
-            let Some(parking) = parking.filter(|_| survive::can_be_taken_back()) else {
-                continue;
-            };
-            if let Err(error) = sockets().and_then(|fds| parking.park_all(&fds)) {
-                warn!(%worker, %error, "clients of the proxy will be refused while there is no daemon");
-            }
-        }
-        keepers.extend(&fronted.workers);
-        keepers.retain(|worker| self.workers.contains_key(worker));
     }
 }
 

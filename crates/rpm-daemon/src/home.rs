@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 /// Its group or anybody may write to it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// What the daemon believes, locks and listens at.
-const FILES: [&str; 14] = [
+const FILES: [&str; 16] = [
     "state.json",
     "state.json.old",
     "state.json.new",
@@ -21,6 +21,8 @@ const FILES: [&str; 14] = [
     "rpm.lock",
     "rpm.sock",
     "agent.sock",
+    "keep.sock",
+    "keep.pid",
     "calls",
     "asked",
     "output",
@@ -182,6 +184,12 @@ impl Home {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.root.join("rpm.sock")
+    }
+
+    /// Where the next daemon connects to the keeper.
+    #[must_use]
+    pub fn keeper(&self) -> PathBuf {
+        self.root.join("keep.sock")
     }
 
     /// Where the agents in the workers connect.

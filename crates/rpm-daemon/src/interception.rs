@@ -28,8 +28,6 @@ use crate::watched::watched;
 /// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
 /// shared: no program needs as many, and one that runs wild costs the daemon no more descriptors than this.
 const SOCKETS_LIMIT: usize = 64;
-/// The number at which the process of [`probe`] has its reports.
-const PROBE_REPORTS: i32 = 3;
 
 /// A call that waits for an answer, and where that is to be given.
 pub(crate) struct Intercepted {
@@ -430,7 +428,7 @@ fn probe() -> Result<Child, SpawnError> {
         fds: Vec::new(),
         listen_fds: 0,
         nofile: None,
-        intercept: Some(PROBE_REPORTS),
+        intercept: true,
         user: None,
     })
 }

@@ -11,15 +11,16 @@ use std::{fs, io};
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
+use rpm_keeper::Kept;
 use rpm_listen::{Grant, Request, Wanted};
-use rpm_sys::spawn::{Spawn, spawn};
-use rpm_sys::{scm, socket, survive};
+use rpm_sys::spawn::{Child, Spawn, spawn};
+use rpm_sys::{scm, survive};
 use rpm_wire::api::{AppSpec, Stage};
 use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::{Plane, is_bun, is_handed, is_node, is_proxied, policy, proxy_sockets};
+use crate::app::{Plane, is_bun, is_node, policy, proxy_sockets};
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::environment::environment;
 use crate::logs::Source;
@@ -27,7 +28,7 @@ use crate::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::users::{AgentPlace, user};
 use crate::watched::watched;
-use crate::worker::{Channel, Kept, Life, Logs, Parking, Process, UsageSample, Worker};
+use crate::worker::{Channel, Life, Logs, Process, Tokens, UsageSample, Worker};
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
@@ -166,13 +167,7 @@ impl Supervisor {
             None
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
-        let mut kept = keep(&mut fds, ours.as_ref(), [&out, &err]).map_err(LaunchError::Descriptors)?;
-        let parking = self
-            .parking(spec, &mut fds, &mut kept)
-            .map_err(LaunchError::Descriptors)?;
-        let (stdin, theirs) = standard_input(spec, &mut fds, &mut kept).map_err(LaunchError::Descriptors)?;
-        kept.counts = add(&mut fds, self.listeners.counts_to_keep(policy(spec)));
-        kept.reports = self.intercepts(spec).then_some(next(&fds));
+        let (stdin, theirs) = standard_input(spec).map_err(LaunchError::Descriptors)?;
         let logs = logs_of(&self.home, spec, instance);
         let user = user(spec)?;
         let mut env = environment(spec, &self.home, (instance, number), &logs, user.as_ref());
@@ -189,34 +184,57 @@ impl Supervisor {
             fds,
             listen_fds,
             nofile: Some(self.child_nofile),
-            intercept: kept.reports,
+            intercept: self.intercepts(spec),
             user,
         })?;
-        let channel = ours.map(|socket| self.open_channel(worker, socket));
+        let (process, pipes) = self.hold(worker, child, (out, err), (stdin, ours));
+        Ok(Launched {
+            process,
+            sources: sources(spec, instance, &logs, pipes),
+        })
+    }
+
+    /// Has all that belongs to the worker kept for the next daemon.
+    fn hold(
+        &self,
+        worker: WorkerId,
+        child: Child,
+        (out, err): (OwnedFd, OwnedFd),
+        (stdin, channel): (Option<OwnedFd>, Option<OwnedFd>),
+    ) -> (Process, [(Kept<OwnedFd>, bool); 2]) {
+        let owner = rpm_listen::owner(worker);
+        let pidfd = self.keeper.keep_process(Arc::new(child.pidfd), owner);
+        let keep = |fd: OwnedFd| self.keeper.keep(fd, owner);
+        let (out, err, stdin, channel) = (keep(out), keep(err), stdin.map(keep), channel.map(keep));
         let notifications = child.notifications.map(Arc::new);
+        let notifications = notifications.map(|reports| self.keeper.keep_shared(reports, owner));
+        let tokens = Tokens {
+            process: pidfd.token(),
+            channel: channel.as_ref().map(Kept::token),
+            out: Some(out.token()),
+            err: Some(err.token()),
+            reports: notifications.as_ref().map(Kept::token),
+            stdin: stdin.as_ref().map(Kept::token),
+        };
         if let Some(reports) = &notifications {
-            self.watch_calls(worker, reports);
+            self.watch_calls(worker, &reports.share());
         }
         let process = Process {
             pid: child.pid,
             // A process that has ended since is not one that could be taken back.
-            start_ticks: child.pidfd.start_ticks().unwrap_or(0),
-            pidfd: Arc::new(child.pidfd),
+            start_ticks: pidfd.start_ticks().unwrap_or(0),
+            pidfd,
             started: Instant::now(),
             started_at_ms: now_ms(),
-            channel,
+            channel: channel.map(|socket| self.open_channel(worker, socket)),
             ending: false,
             adopted: false,
-            kept,
+            tokens,
             stdin,
-            parking,
             notifications,
             usage: UsageSample::start(),
         };
-        Ok(Launched {
-            process,
-            sources: sources(spec, instance, &logs, [(out, false), (err, true)]),
-        })
+        (process, [(out, false), (err, true)])
     }
 
     fn note_log_starts(&mut self, logs: &Logs) {
@@ -232,22 +250,6 @@ impl Supervisor {
         if let Err(error) = write_pid(&path, pid) {
             warn!(app = spec.name, path = %path.display(), %error, "cannot write the pid");
         }
-    }
-
-    /// Where the sockets are kept that the worker does not have itself.
-    fn parking(
-        &self,
-        spec: &AppSpec,
-        fds: &mut Vec<(OwnedFd, i32)>,
-        kept: &mut Kept,
-    ) -> io::Result<Option<Parking>> {
-        if !is_handed(spec) && !is_proxied(spec) {
-            return Ok(None);
-        }
-        let (parking, copies) = Parking::new()?;
-        kept.parked = Some(parking.inodes()?);
-        add(fds, copies.into());
-        Ok(Some(parking))
     }
 
     /// What the worker's runtime must know: its channel, its number in the cluster, its agent.
@@ -336,7 +338,7 @@ impl Supervisor {
         Ok(fds)
     }
 
-    pub(crate) fn open_channel(&self, worker: WorkerId, socket: OwnedFd) -> Channel {
+    pub(crate) fn open_channel(&self, worker: WorkerId, socket: Kept<OwnedFd>) -> Channel {
         let (outgoing, inbox) = mpsc::channel::<Outgoing>(OUTGOING_LIMIT);
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -351,7 +353,7 @@ impl Supervisor {
     /// Reports the end of the leader.
     pub(crate) fn watch(&self, worker: WorkerId, process: &Process) {
         let events = self.events.clone();
-        let pidfd = Arc::clone(&process.pidfd);
+        let pidfd = process.pidfd.share();
         tokio::spawn(async move {
             match watched(pidfd, Interest::READABLE) {
                 Ok(ended) => drop(ended.readable().await),
@@ -362,18 +364,12 @@ impl Supervisor {
     }
 }
 
-/// In fork mode somebody may write to its standard input: the daemon's end, which the worker keeps too, and its own.
-fn standard_input(
-    spec: &AppSpec,
-    fds: &mut Vec<(OwnedFd, i32)>,
-    kept: &mut Kept,
-) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+/// In fork mode somebody may write to its standard input: the daemon's end, and its own.
+fn standard_input(spec: &AppSpec) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
     if Plane::of(spec) != Plane::Fork {
         return Ok((None, None));
     }
     let (ours, theirs) = scm::pair()?;
-    kept.stdin = Some(socket::inode(&ours)?);
-    add(fds, vec![ours.try_clone()?]);
     Ok((Some(ours), Some(theirs)))
 }
 
@@ -409,40 +405,6 @@ fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let write = OwnedFd::from(write);
     survive::widen_pipe(&write, PIPE_BYTES);
     Ok((read.into(), write))
-}
-
-/// The first number that is free after these.
-fn next(fds: &[(OwnedFd, i32)]) -> i32 {
-    fds.last().map_or(FIRST_FD, |(_, number)| number + 1)
-}
-
-/// Has the worker get more of them; the number of the first, if there are any.
-fn add(fds: &mut Vec<(OwnedFd, i32)>, more: Vec<OwnedFd>) -> Option<i32> {
-    let first = next(fds);
-    let any = !more.is_empty();
-    fds.extend(more.into_iter().zip(first..));
-    any.then_some(first)
-}
-
-/// Has the worker hold the daemon's descriptors too: it lives on if the daemon dies, and the next one takes them back.
-fn keep(
-    fds: &mut Vec<(OwnedFd, i32)>,
-    channel: Option<&OwnedFd>,
-    [out, err]: [&OwnedFd; 2],
-) -> io::Result<Kept> {
-    let first = next(fds);
-    for (fd, number) in [Some(out), Some(err), channel].into_iter().flatten().zip(first..) {
-        fds.push((fd.try_clone()?, number));
-    }
-    Ok(Kept {
-        channel: channel.map(socket::inode).transpose()?,
-        out: socket::inode(out)?,
-        err: socket::inode(err)?,
-        reports: None,
-        counts: None,
-        parked: None,
-        stdin: None,
-    })
 }
 
 fn command_line(spec: &AppSpec) -> Result<(PathBuf, Vec<OsString>), LaunchError> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use rpm_core::InstanceId;
+use rpm_keeper::Kept;
 use rpm_wire::api::{AppSpec, LogTarget};
 
 use crate::app::Plane;
@@ -69,7 +70,7 @@ pub(crate) fn sources(
     spec: &AppSpec,
     instance: InstanceId,
     logs: &Logs,
-    pipes: impl IntoIterator<Item = (OwnedFd, bool)>,
+    pipes: impl IntoIterator<Item = (Kept<OwnedFd>, bool)>,
 ) -> Vec<Source> {
     let style = |stream| match (spec.logs.json, &spec.logs.date_format) {
         (true, format) => Style::Json {
@@ -82,7 +83,7 @@ pub(crate) fn sources(
         (false, Some(format)) => Style::Dated(format.clone()),
         (false, None) => Style::Raw,
     };
-    let source = |(pipe, is_err): (OwnedFd, bool)| Source {
+    let source = |(pipe, is_err): (Kept<OwnedFd>, bool)| Source {
         pipe,
         path: if is_err {
             logs.err.clone()

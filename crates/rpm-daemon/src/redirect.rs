@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rpm_core::GroupId;
+use rpm_keeper::Kept;
 use rpm_listen::Fronted;
 use rpm_proxy::{Front, Proxy, Settings};
 use rpm_sys::socket;
@@ -16,7 +17,7 @@ pub(crate) struct Redirect {
     pub(crate) port: u16,
     id: u32,
     front: Arc<Front>,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<Kept<OwnedFd>>,
 }
 
 impl Redirect {
@@ -28,7 +29,7 @@ impl Redirect {
         fronted: &Fronted<'_>,
         port: u16,
         proxy: &Proxy,
-        kept: &mut Vec<OwnedFd>,
+        kept: &mut Vec<Kept<OwnedFd>>,
     ) -> io::Result<Redirect> {
         let front = Front::new();
         let settings = Settings {
@@ -58,8 +59,11 @@ impl Redirect {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub(crate) fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
-        self.listeners.iter().map(OwnedFd::try_clone).collect()
+    fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        self.listeners
+            .iter()
+            .map(|listener| listener.try_clone())
+            .collect()
     }
 
     /// Connections of clients.
@@ -81,7 +85,7 @@ impl Redirect {
     pub(crate) fn close(self, proxy: &Proxy) {
         proxy.close(self.id);
         for listener in &self.listeners {
-            // Workers may keep them, and nobody is to wait there for ever. What fails here has failed to listen before.
+            // The proxy's threads have copies for a moment. What fails here has failed to listen before.
             let _ = socket::unlisten(listener);
         }
     }

@@ -1,6 +1,6 @@
 //! What the daemon must know if it dies and another one goes on: one file, written before the act.
 //!
-//! The workers run on without a daemon, and hold everything that one would need: their listening sockets, the daemon's
+//! The workers run on without a daemon, and the keeper holds everything that one would need: their listening sockets, the daemon's
 //! end of their channel, the read ends of their log pipes. The file says what is what.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,10 +24,10 @@ use crate::pace::pause;
 use crate::reserve;
 use crate::supervisor::Supervisor;
 use crate::takeover::is_client;
-use crate::worker::{Kept, Life, Logs, Worker};
+use crate::worker::{Life, Logs, Tokens, Worker};
 
 /// Of the file. Another one is not read.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// What changes nothing but figures is written this much later, together with what else happens until then.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
 /// So many times what the last write took goes by before it: of the time a tenth goes into writing, at most, however much there is.
@@ -44,6 +44,9 @@ const PROVED_FOR: Duration = Duration::from_secs(1);
 /// not know, or believes to wait for an answer. With hundreds that takes long: what happens to them within [`WRITE_EVERY`] is written together,
 /// and what must be written before it is done waits for a while, [`REST_SHARE`], for more of it.
 const FEW: usize = 128;
+
+/// For the keeper to have what it is to keep: it has it at once, unless hundreds of workers start.
+const KEPT_WITHIN: Duration = Duration::from_millis(50);
 
 /// The files.
 const STATE: &str = "state.json";
@@ -86,7 +89,7 @@ pub(crate) struct StoredWorker {
     pub(crate) agent_seen: bool,
     pub(crate) token: String,
     pub(crate) logs: Logs,
-    pub(crate) kept: Kept,
+    pub(crate) tokens: Tokens,
     /// Its processes that have called `listen`.
     #[serde(default)]
     pub(crate) listeners: BTreeSet<u32>,
@@ -189,6 +192,8 @@ impl Supervisor {
             return;
         }
         let began = Instant::now();
+        // What the file names is in the keeper's hands.
+        self.keeper.settle(KEPT_WITHIN);
         let written = reserve::with(|| self.write_state());
         self.store.changed = false;
         self.store.took = began.elapsed();
@@ -358,7 +363,7 @@ fn stored(worker: &Worker) -> Option<StoredWorker> {
         agent_seen: worker.agent_seen,
         token: worker.token.clone(),
         logs: worker.logs.clone(),
-        kept: process.kept,
+        tokens: process.tokens,
         listeners: worker.listeners.clone(),
     })
 }

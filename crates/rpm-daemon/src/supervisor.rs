@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rpm_core::protocol::{Command, Input, Outcome, Output};
 use rpm_core::sampler::{Decision, Sampler};
 use rpm_core::{AppId, Core, SlotId, Tick, Ticket, WorkerId};
+use rpm_keeper::Keeper;
 use rpm_listen::Listeners;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::tree::Census;
@@ -81,6 +82,8 @@ pub(crate) enum Event {
 pub struct Supervisor {
     pub(crate) core: Core,
     pub(crate) listeners: Listeners,
+    /// By which descriptors outlive this daemon.
+    pub(crate) keeper: Keeper,
     pub(crate) apps: Apps,
     pub(crate) workers: BTreeMap<WorkerId, Worker>,
     pub(crate) waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
@@ -170,11 +173,13 @@ impl Supervisor {
         home: Home,
         logs: LogSink,
         child_nofile: Rlimit,
+        keeper: Keeper,
     ) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
         let (events, inbox) = mpsc::channel(EVENT_LIMIT);
         let supervisor = Supervisor {
             core: Core::new(now_ms()),
-            listeners: Listeners::new()?,
+            listeners: Listeners::new(keeper.clone())?,
+            keeper,
             apps: Apps::default(),
             workers: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -243,6 +248,7 @@ impl Supervisor {
                 biased;
                 outcome = gone(&mut self.shutdown) => {
                     drop(outcome);
+                    self.keeper.quit();
                     return Ok(());
                 }
                 event = inbox.recv() => match event {
@@ -463,7 +469,7 @@ impl Supervisor {
         self.workers
             .get(&worker)?
             .process()
-            .map(|process| Arc::clone(&process.pidfd))
+            .map(|process| process.pidfd.share())
     }
 }
 

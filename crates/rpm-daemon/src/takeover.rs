@@ -1,6 +1,6 @@
-//! Going on where a daemon that is no more has stopped: its workers run, and hold what it had.
+//! Going on where a daemon that is no more has stopped: its workers run, and the keeper holds what it had.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 
 use rpm_core::protocol::{Command, Exit, Input};
 use rpm_core::{AppId, RetiringPhase, SlotId, StateView, WorkerId};
-use rpm_listen::Listeners;
-use rpm_sys::ebpf::Counts;
+use rpm_keeper::{Keeper, Kept, Token};
+use rpm_listen::{Listeners, StoredSocket};
 use rpm_sys::intercept::Notifications;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::pidfd::PidFd;
-use rpm_sys::survive::Holdings;
 use rpm_sys::tree::Census;
-use rpm_sys::{Signal, socket, survive, tree};
+use rpm_sys::{Signal, survive, tree};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::app::{Plane, cpus};
+use crate::app::{Plane, cpus, is_handed};
 use crate::drain::CLOSE_WITHIN;
 use crate::ending::exit_of;
 use crate::home::Home;
@@ -29,18 +28,17 @@ use crate::outputs::sources;
 use crate::sampling::cpu_of;
 use crate::state::{Stored, StoredWorker};
 use crate::supervisor::{Event, Supervisor, now_ms};
-use crate::worker::{Life, Parking, Process, UsageSample, Worker};
+use crate::worker::{Life, Process, UsageSample, Worker};
 
 /// A worker that still runs.
 struct Survivor {
     stored: StoredWorker,
-    pidfd: Arc<PidFd>,
+    pidfd: Kept<PidFd>,
     /// Those below it, if one of them may be who listens.
     below: Vec<PidFd>,
+    /// The keeper has died too: what the daemon had for it is gone, but for what it holds itself.
+    bereft: bool,
 }
-
-/// What a worker's processes hold, its leader first.
-type Held<'p> = Vec<Holdings<'p>>;
 
 impl Supervisor {
     /// A supervisor that has what the one before it had, and the events it is to be run with.
@@ -48,160 +46,145 @@ impl Supervisor {
     /// # Errors
     /// The kernel does not let go of the sockets.
     pub(crate) fn take_over(
-        home: Home,
+        (home, keeper): (Home, Keeper),
         logs: LogSink,
         child_nofile: Rlimit,
         stored: Stored,
     ) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
-        let (mut supervisor, inbox) = Supervisor::new(home, logs, child_nofile)?;
+        let (mut supervisor, inbox) = Supervisor::new(home, logs, child_nofile, keeper.clone())?;
         supervisor.epoch = survive::monotonic().saturating_sub(stored.origin);
         supervisor.core = stored.core;
         supervisor.apps = stored.apps.into();
         supervisor.next_app = stored.next_app;
         supervisor.next_ticket = stored.next_ticket;
         supervisor.rescues = stored.rescues;
-        let ended: BTreeMap<WorkerId, Exit> = stored.workers.iter().filter_map(ended).collect();
         let census = Census::take();
-        let survivors = stored.workers.into_iter();
-        let survivors: Vec<Survivor> = survivors.filter_map(|stored| survivor(stored, &census)).collect();
-        let holdings: BTreeMap<WorkerId, Held<'_>> = survivors
-            .iter()
-            .map(|survivor| (survivor.stored.id, survivor.holdings()))
-            .collect();
+        let mut survivors = BTreeMap::new();
+        let mut ended = BTreeMap::new();
+        for stored in stored.workers {
+            let id = stored.id;
+            match look(stored, &keeper, &census) {
+                Some(Found::Runs(survivor)) => drop(survivors.insert(id, *survivor)),
+                Some(Found::Ended(exit)) => drop(ended.insert(id, exit)),
+                None => {}
+            }
+        }
         let denied: BTreeSet<WorkerId> = survivors
             .iter()
-            .filter(|survivor| is_denied(&holdings, survivor))
-            .map(|survivor| survivor.stored.id)
+            .filter(|(_, it)| it.is_closed())
+            .map(|(id, _)| *id)
             .collect();
-        let mut parkings = BTreeMap::new();
-        let mut parked = HashMap::new();
-        for survivor in survivors
-            .iter()
-            .filter(|survivor| !denied.contains(&survivor.stored.id))
-        {
-            if let Some(parking) = parking(&holdings, survivor) {
-                parked.extend(contents(&parking));
-                parkings.insert(survivor.stored.id, parking);
-            }
-        }
-        let take = |worker: WorkerId, inode: u64| {
-            if let Some(fd) = parked.get(&inode) {
-                return fd.try_clone().ok();
-            }
-            let allowed = !denied.contains(&worker);
-            allowed.then(|| take(&holdings, worker, inode)).flatten()
+        let take = |socket: &StoredSocket, holder: Option<WorkerId>| {
+            let own = || {
+                let survivor = holder.and_then(|worker| survivors.get(&worker))?;
+                let found = survivor.find(socket)?;
+                Some(keeper.keep(found, rpm_listen::owner(survivor.stored.id)))
+            };
+            keeper.take(socket.token).or_else(own)
         };
-        let (listeners, lost) = Listeners::take_over(
-            stored.listeners,
-            &denied,
-            take,
-            (counts(&survivors), cpus() as usize),
-        )?;
+        let (listeners, lost) =
+            Listeners::take_over(stored.listeners, &denied, take, (&keeper, cpus() as usize))?;
         supervisor.listeners = listeners;
-        // Those of ports whose clients are sent on are not among the listeners' own.
-        supervisor.fronts.kept = parked.values().filter_map(|fd| fd.try_clone().ok()).collect();
-        for survivor in &survivors {
-            let id = survivor.stored.id;
-            supervisor.adopt(survivor, parkings.remove(&id), &census, |inode| take(id, inode));
+        let alive: BTreeSet<WorkerId> = survivors.keys().copied().collect();
+        let bereft = survivors.iter().filter(|(_, survivor)| survivor.bereft);
+        let bereft: BTreeSet<WorkerId> = bereft.map(|(id, _)| *id).collect();
+        for survivor in survivors.into_values() {
+            supervisor.adopt(survivor, &census);
         }
-        let alive: BTreeSet<WorkerId> = survivors.iter().map(|survivor| survivor.stored.id).collect();
+        // Those of ports whose clients are sent on are not among the listeners' own; what nobody wants of the rest is let go.
+        supervisor.fronts.kept = keeper.take_rest();
         supervisor.end_strays(&alive);
         supervisor.go_on(&alive, &lost, &ended);
-        supervisor.replace_denied(&denied);
+        supervisor.replace_bereft(&bereft);
         Ok((supervisor, inbox))
     }
 
     /// Takes back a worker: its process, its channel, its output.
-    fn adopt(
-        &mut self,
-        survivor: &Survivor,
-        parking: Option<Parking>,
-        census: &Census,
-        take: impl Fn(u64) -> Option<OwnedFd>,
-    ) {
+    fn adopt(&mut self, survivor: Survivor, census: &Census) {
         let Survivor { stored, pidfd, .. } = survivor;
-        let Some(spec) = self.spec_of(stored) else {
+        let Some(spec) = self.spec_of(&stored) else {
             return;
         };
         let age = Duration::from_millis(now_ms().saturating_sub(stored.started_at_ms));
-        let channel = stored.kept.channel.and_then(&take);
-        let notifications = self.take_calls(stored, pidfd);
+        let mut tokens = stored.tokens;
+        tokens.process = pidfd.token();
+        let take = |token: Option<Token>| token.and_then(|token| self.keeper.take(token));
+        let pipes = [(1, take(tokens.out)), (2, take(tokens.err))];
+        // A worker whose output nobody can read is ended by the system when it prints.
+        let [out, err] = pipes.map(|(number, kept)| {
+            kept.or_else(|| {
+                let pipe = pidfd.read_end(number).ok()?;
+                Some(self.keeper.keep(pipe, rpm_listen::owner(stored.id)))
+            })
+        });
+        (tokens.out, tokens.err) = (out.as_ref().map(Kept::token), err.as_ref().map(Kept::token));
+        let channel = take(tokens.channel);
+        let stdin = take(tokens.stdin);
         let process = Process {
             pid: stored.pid,
-            pidfd: Arc::clone(pidfd),
             start_ticks: stored.start_ticks,
             started: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
             started_at_ms: stored.started_at_ms,
             channel: channel.map(|socket| self.open_channel(stored.id, socket)),
             ending: stored.ending,
             adopted: true,
-            kept: stored.kept,
-            parking,
-            stdin: stored.kept.stdin.and_then(&take),
-            notifications,
+            tokens,
+            stdin,
+            notifications: self.take_calls(&stored),
             // What it used before this is no share of the time since.
             usage: UsageSample {
                 at: census.taken(),
                 cpu: cpu_of(stored.pid, census),
                 ..UsageSample::start()
             },
+            pidfd,
         };
-        let pipes = [(stored.kept.out, false), (stored.kept.err, true)];
-        let pipes = pipes.into_iter().filter_map(|(inode, is_err)| match take(inode) {
-            Some(pipe) => Some((pipe, is_err)),
-            None => {
-                warn!(worker = %stored.id, "a worker's output cannot be taken back");
-                None
-            }
-        });
+        if out.is_none() || err.is_none() {
+            warn!(worker = %stored.id, "a worker's output cannot be taken back");
+        }
+        let pipes = [(out, false), (err, true)];
+        let pipes = pipes
+            .into_iter()
+            .filter_map(|(pipe, is_err)| Some((pipe?, is_err)));
         for source in sources(&spec, stored.instance, &stored.logs, pipes) {
             self.logs.add(source);
         }
         // The daemon before may have died while it had stopped the worker for a moment.
-        let _ = pidfd.send_signal(Signal::CONT);
+        let _ = process.pidfd.send_signal(Signal::CONT);
         self.watch(stored.id, &process);
+        info!(worker = %stored.id, pid = stored.pid, "taken back");
         let worker = Worker {
             id: stored.id,
             app: stored.app,
             instance: stored.instance,
             plane: Plane::of(&spec),
             spec,
-            logs: stored.logs.clone(),
+            logs: stored.logs,
             life: Life::Running(Box::new(process)),
             trouble: None,
             agent_seen: stored.agent_seen,
-            token: stored.token.clone(),
+            token: stored.token,
             malformed: 0,
             withheld: Vec::new(),
             held_back: Vec::new(),
             bound: BTreeSet::new(),
-            listeners: stored.listeners.clone(),
+            listeners: stored.listeners,
         };
         // Its agent tries to come back to where it was.
         let _ = self.agent_place(&worker.spec);
-        self.workers.insert(stored.id, worker);
-        info!(worker = %stored.id, pid = stored.pid, "taken back");
+        self.workers.insert(worker.id, worker);
     }
 
     /// What its processes call goes on being answered; those that called meanwhile wait.
-    fn take_calls(&self, stored: &StoredWorker, pidfd: &PidFd) -> Option<Arc<Notifications>> {
-        let number = stored.kept.reports?;
-        match Notifications::take_back(pidfd, number) {
-            Ok(Some(reports)) => {
-                self.answer_stuck(stored.id, &reports);
-                let reports = Arc::new(reports);
-                self.watch_calls(stored.id, &reports);
-                Some(reports)
-            }
-            Ok(None) => {
-                warn!(worker = %stored.id, "a worker does not hold the reports of its calls any more: it will wait when it wants to listen");
-                None
-            }
-            Err(error) => {
-                warn!(worker = %stored.id, %error, "the reports of a worker's calls cannot be taken back");
-                None
-            }
-        }
+    fn take_calls(&self, stored: &StoredWorker) -> Option<Kept<Notifications>> {
+        let token = stored.tokens.reports?;
+        let Some(reports) = self.keeper.take_as(token, Notifications::taken_back) else {
+            warn!(worker = %stored.id, "the reports of a worker's calls are gone: it cannot listen any more");
+            return None;
+        };
+        self.answer_stuck(stored.id, &reports);
+        self.watch_calls(stored.id, &reports.share());
+        Some(reports)
     }
 
     fn spec_of(&self, stored: &StoredWorker) -> Option<Arc<AppSpec>> {
@@ -232,6 +215,16 @@ impl Supervisor {
 
     /// Has the core go on, and tells it what has happened since.
     fn go_on(&mut self, alive: &BTreeSet<WorkerId>, lost: &[SlotId], ended: &BTreeMap<WorkerId, Exit>) {
+        // Sockets of workers that have ended are still there: those that only waited for that are closed now.
+        let dead: BTreeSet<WorkerId> = self
+            .listeners
+            .holders()
+            .filter(|holder| !alive.contains(holder))
+            .collect();
+        let mut left = Vec::new();
+        for worker in dead {
+            left.extend(self.listeners.worker_gone(worker));
+        }
         let now = self.now();
         self.core.take_up(now, lost);
         let groups: Vec<_> = self.listeners.ids().collect();
@@ -243,6 +236,9 @@ impl Supervisor {
         }
         self.drain_on();
         self.close_closed();
+        for (connection, to) in left {
+            self.hand_over_one(connection, &to);
+        }
         self.ask_again(alive);
         let dead: Vec<_> = self
             .core
@@ -301,22 +297,35 @@ impl Supervisor {
         }
     }
 
-    /// Workers whose descriptors cannot be had serve on, and are replaced by others beside them.
-    fn replace_denied(&mut self, denied: &BTreeSet<WorkerId>) {
-        let held = denied.iter().filter_map(|worker| self.workers.get(worker));
+    /// Workers for which the daemon before had what is gone with its keeper serve on, and are replaced by others beside them. Those that get
+    /// their connections from the daemon have nothing to serve: they are restarted.
+    fn replace_bereft(&mut self, bereft: &BTreeSet<WorkerId>) {
+        let held = bereft.iter().filter_map(|worker| self.workers.get(worker));
         let apps: BTreeSet<AppId> = held.map(|worker| worker.app).collect();
         for app in apps {
             warn!(
                 app = self.label(app),
-                "its workers serve on, but this daemon may not take back what they hold for it (ptrace is restricted): \
-                 they are replaced by a reload"
+                "its workers serve on, but what the daemon before had for them is gone, for its keeper died as well: they are replaced by a reload"
             );
-            // Nobody waits for it; if it fails the workers serve on.
-            drop(self.command(Command::Reload {
-                app,
-                config: None,
-                yields: false,
-            }));
+            let spec = self.present_spec(app);
+            // Nobody waits for it; if a reload fails the workers serve on.
+            drop(
+                self.command(match spec.is_some_and(|spec| is_handed(spec)) {
+                    true => Command::Restart {
+                        instances: self
+                            .core
+                            .instances()
+                            .filter(|view| view.app == app)
+                            .map(|view| view.id)
+                            .collect(),
+                    },
+                    false => Command::Reload {
+                        app,
+                        config: None,
+                        yields: false,
+                    },
+                }),
+            );
         }
     }
 
@@ -353,82 +362,59 @@ impl Supervisor {
     }
 }
 
-/// How a worker has ended that nobody has waited for yet: the daemon that would have is dead, and a container's first process may wait for none.
-fn ended(stored: &StoredWorker) -> Option<(WorkerId, Exit)> {
-    let pidfd = PidFd::open(stored.pid).ok()?;
-    let same = pidfd.start_ticks().ok()? == stored.start_ticks;
-    let status = pidfd.exit_of_stranger().filter(|_| same)?;
-    Some((stored.id, exit_of(Some(status))))
+/// What has become of a worker.
+enum Found {
+    Runs(Box<Survivor>),
+    /// How is known where nobody has waited for it yet (the daemon that would have is dead, and a container's first process may wait for none), or
+    /// the kernel still tells.
+    Ended(Exit),
 }
 
-/// The worker, if its process still runs.
-fn survivor(stored: StoredWorker, census: &Census) -> Option<Survivor> {
-    let pidfd = PidFd::open(stored.pid).ok()?;
-    let same = pidfd.start_ticks().ok()? == stored.start_ticks;
-    let runs = same && !pidfd.peek().unwrap_or(true);
-    let intercepted = stored.kept.reports.is_some();
+fn look(stored: StoredWorker, keeper: &Keeper, census: &Census) -> Option<Found> {
+    let kept = keeper.take_as(stored.tokens.process, |fd| PidFd::taken_back(fd, stored.pid));
+    let pidfd = match kept {
+        Some(kept) => kept,
+        None => {
+            let opened = PidFd::open(stored.pid).ok()?;
+            let same = opened.start_ticks().ok()? == stored.start_ticks;
+            let owner = rpm_listen::owner(stored.id);
+            same.then(|| keeper.keep_process(Arc::new(opened), owner))?
+        }
+    };
+    if pidfd.peek().unwrap_or(true) {
+        return pidfd
+            .exit_of_stranger()
+            .map(|status| Found::Ended(exit_of(Some(status))));
+    }
+    let intercepted = stored.tokens.reports.is_some();
     let below = census.descendants(stored.pid).into_iter().filter(|_| intercepted);
     let below = below.filter_map(|pid| PidFd::open(pid).ok()).collect();
-    runs.then(|| Survivor {
-        stored,
-        pidfd: Arc::new(pidfd),
+    Some(Found::Runs(Box::new(Survivor {
+        bereft: stored.tokens.out.is_none_or(|out| !keeper.has(out)),
+        pidfd,
         below,
-    })
+        stored,
+    })))
 }
 
 impl Survivor {
-    fn holdings(&self) -> Held<'_> {
-        let below = self.below.iter().map(PidFd::holdings);
-        [self.pidfd.holdings()].into_iter().chain(below).collect()
+    /// The socket, if one of its processes has it.
+    fn find(&self, socket: &StoredSocket) -> Option<OwnedFd> {
+        let find = |process: &PidFd| match process.find_socket(|fd| socket.is(fd)) {
+            Ok(found) => found,
+            Err(error) => {
+                warn!(worker = %self.stored.id, %error, "a worker's socket cannot be taken back");
+                None
+            }
+        };
+        [&*self.pidfd].into_iter().chain(&self.below).find_map(find)
     }
-}
 
-/// Where the worker keeps sockets that it does not use itself.
-fn parking(holdings: &BTreeMap<WorkerId, Held<'_>>, survivor: &Survivor) -> Option<Parking> {
-    let [enter, leave] = survivor.stored.kept.parked?;
-    let end = |inode| take(holdings, survivor.stored.id, inode);
-    Some(Parking::of([end(enter)?, end(leave)?]))
-}
-
-/// They, by inode.
-fn contents(parking: &Parking) -> Vec<(u64, OwnedFd)> {
-    let parked = parking.parked().unwrap_or_else(|error| {
-        warn!(%error, "sockets that a worker keeps cannot be taken back");
-        Vec::new()
-    });
-    let by_inode = parked
-        .into_iter()
-        .filter_map(|fd| Some((socket::inode(&fd).ok()?, fd)));
-    by_inode.collect()
-}
-
-/// What counts the connections of the workers: each of them that may need it holds the same.
-fn counts(survivors: &[Survivor]) -> Option<Counts> {
-    survivors.iter().find_map(|survivor| {
-        let first = survivor.stored.kept.counts?;
-        Counts::take_back(&survivor.pidfd, first).unwrap_or_else(|error| {
-            warn!(worker = %survivor.stored.id, %error, "the counts of connections cannot be taken back");
-            None
-        })
-    })
-}
-
-/// Is it the system that keeps us from taking what the worker holds?
-fn is_denied(holdings: &BTreeMap<WorkerId, Held<'_>>, survivor: &Survivor) -> bool {
-    let held = holdings.get(&survivor.stored.id).and_then(|held| held.first());
-    let taken = held.map(|held| held.take(survivor.stored.kept.out));
-    matches!(taken, Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied)
-}
-
-fn take(holdings: &BTreeMap<WorkerId, Held<'_>>, worker: WorkerId, inode: u64) -> Option<OwnedFd> {
-    let take = |held: &Holdings<'_>| match held.take(inode) {
-        Ok(taken) => taken,
-        Err(error) => {
-            warn!(%worker, %error, "a worker's descriptor cannot be taken back");
-            None
-        }
-    };
-    holdings.get(&worker)?.iter().find_map(take)
+    /// Nothing can be had of it: the keeper is gone, and the system restricts tracing.
+    fn is_closed(&self) -> bool {
+        let denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        self.bereft && self.pidfd.getfd(1).is_err_and(denied)
+    }
 }
 
 /// A command of ours that a worker runs, perhaps the one that has started this daemon.

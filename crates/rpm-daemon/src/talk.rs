@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 
 use rpm_core::WorkerId;
 use rpm_wire::api::{ApiError, SendRequest, TriggerReply, TriggerRequest};
@@ -128,7 +128,7 @@ impl Supervisor {
 }
 
 /// All of it, or nothing that can be helped.
-fn write(to: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     let written = rustix::io::write(to, bytes)?;
     if written == bytes.len() {
         Ok(())

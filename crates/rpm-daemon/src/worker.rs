@@ -1,16 +1,15 @@
 //! A supervised process as the daemon holds it.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_keeper::{Kept, Token};
 use rpm_sys::intercept::Notifications;
 use rpm_sys::pidfd::PidFd;
-use rpm_sys::{scm, socket};
 use rpm_wire::api::AppSpec;
 use rpm_wire::channel::QueryServer;
 use serde::{Deserialize, Serialize};
@@ -72,7 +71,7 @@ pub(crate) enum Life {
 /// The leader of a worker's process tree.
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    pub(crate) pidfd: Arc<PidFd>,
+    pub(crate) pidfd: Kept<PidFd>,
     /// With the pid it names the process.
     pub(crate) start_ticks: u64,
     pub(crate) started: Instant,
@@ -82,94 +81,30 @@ pub(crate) struct Process {
     pub(crate) ending: bool,
     /// It was started by the daemon before this one, and is no child of this one.
     pub(crate) adopted: bool,
-    pub(crate) kept: Kept,
-    /// Where descriptors are put that it keeps for the next daemon.
-    pub(crate) parking: Option<Parking>,
+    /// By which the next daemon has what belongs to it.
+    pub(crate) tokens: Tokens,
     /// Where its standard input is written, in fork mode.
-    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdin: Option<Kept<OwnedFd>>,
     /// Its calls of `bind` and `listen`, if they are intercepted.
-    pub(crate) notifications: Option<Arc<Notifications>>,
+    pub(crate) notifications: Option<Kept<Notifications>>,
     pub(crate) usage: UsageSample,
 }
 
-/// What a worker holds for the next daemon, by inode.
+/// What is kept of a worker for the next daemon.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Kept {
+pub(crate) struct Tokens {
+    /// Its process.
+    pub(crate) process: Token,
     /// The daemon's end of its channel.
-    pub(crate) channel: Option<u64>,
+    pub(crate) channel: Option<Token>,
     /// The read end of its output.
-    pub(crate) out: u64,
+    pub(crate) out: Option<Token>,
     /// The read end of its errors.
-    pub(crate) err: u64,
-    /// The reports of its calls: the number of the descriptor, for these have no inode of their own.
-    #[serde(default)]
-    pub(crate) reports: Option<i32>,
-    /// What counts connections, where that is wanted: the number of the first descriptor of several.
-    #[serde(default)]
-    pub(crate) counts: Option<i32>,
+    pub(crate) err: Option<Token>,
+    /// The reports of its calls.
+    pub(crate) reports: Option<Token>,
     /// The daemon's end of its standard input.
-    #[serde(default)]
-    pub(crate) stdin: Option<u64>,
-    /// Both ends of a socket in which descriptors wait that the worker does not use itself.
-    #[serde(default)]
-    pub(crate) parked: Option<[u64; 2]>,
-}
-
-/// A pair of sockets of which a worker holds both ends: what is sent into it stays there as long as the worker lives.
-pub(crate) struct Parking {
-    enter: OwnedFd,
-    leave: OwnedFd,
-}
-
-impl Parking {
-    /// A new one, and the copies that the worker must hold.
-    pub(crate) fn new() -> io::Result<(Parking, [OwnedFd; 2])> {
-        let (enter, leave) = scm::pair()?;
-        let copies = [enter.try_clone()?, leave.try_clone()?];
-        Ok((Parking { enter, leave }, copies))
-    }
-
-    /// One that was taken back.
-    pub(crate) fn of([enter, leave]: [OwnedFd; 2]) -> Parking {
-        Parking { enter, leave }
-    }
-
-    /// By which the next daemon knows it.
-    pub(crate) fn inodes(&self) -> io::Result<[u64; 2]> {
-        Ok([socket::inode(&self.enter)?, socket::inode(&self.leave)?])
-    }
-
-    /// The worker keeps this one too.
-    pub(crate) fn park(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        scm::send(&self.enter, b"x", Some(fd)).map(drop)
-    }
-
-    /// The worker keeps these too, if it does not yet.
-    pub(crate) fn park_all(&self, fds: &[OwnedFd]) -> io::Result<()> {
-        let there = self.parked()?;
-        let there: Vec<u64> = there.iter().map(socket::inode).collect::<io::Result<_>>()?;
-        for fd in fds {
-            if !there.contains(&socket::inode(fd)?) {
-                self.park(fd.as_fd())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies of all that is in it.
-    pub(crate) fn parked(&self) -> io::Result<Vec<OwnedFd>> {
-        let mut all = Vec::new();
-        loop {
-            match scm::recv(&self.leave, &mut [0], &mut all) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        all.iter().try_for_each(|fd| self.park(fd.as_fd()))?;
-        Ok(all)
-    }
+    pub(crate) stdin: Option<Token>,
 }
 
 /// The daemon's side of a Node channel.

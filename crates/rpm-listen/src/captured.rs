@@ -66,8 +66,13 @@ impl Listeners {
         let group = match self.group(by.app, by.key) {
             Some(group) => group,
             None => {
-                let counted = (by.policy, self.counting.of(by.policy));
-                self.new_group(Group::new((by.app, by.key), (addr, v6only), counted))
+                let counted = (by.policy, self.counting.of(by.policy, &self.keeper));
+                self.new_group(Group::new(
+                    (by.app, by.key),
+                    (addr, v6only),
+                    counted,
+                    &self.keeper,
+                ))
             }
         };
         let count = self.counting_of(group, by.policy);
@@ -127,7 +132,7 @@ impl Listeners {
     /// Its worker has closed the listener.
     pub fn drop_holder(&mut self, slot: SlotId) {
         if let Some(held) = self.slot_mut(slot) {
-            held.holder = None;
+            held.held_by(None);
         }
     }
 
@@ -136,7 +141,7 @@ impl Listeners {
     pub fn slots_of(&self, worker: WorkerId) -> Vec<SlotId> {
         let slots = self.groups.values().flat_map(|group| &group.slots);
         slots
-            .filter(|(_, slot)| slot.holder == Some(worker))
+            .filter(|(_, slot)| slot.holder() == Some(worker))
             .map(|(id, _)| *id)
             .collect()
     }
@@ -150,7 +155,7 @@ impl Listeners {
     /// The worker has the slot from now on.
     pub fn hold(&mut self, slot: SlotId, worker: WorkerId) {
         if let Some(held) = self.slot_mut(slot) {
-            held.holder = Some(worker);
+            held.held_by(Some(worker));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::{sock_diag, socket};
 
 use crate::counting::Count;
@@ -28,8 +29,9 @@ pub struct Fronted<'l> {
     /// Whose.
     pub app: AppId,
     /// Where clients come to.
-    listeners: &'l [OwnedFd],
+    listeners: &'l [Kept<OwnedFd>],
     v6only: bool,
+    keeper: &'l Keeper,
     /// The eligible slots: which, where it listens, and its weight.
     pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
     /// Where workers listen that are not eligible.
@@ -48,25 +50,33 @@ impl Fronted<'_> {
     /// # Errors
     /// No descriptor is left.
     pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
-        self.listeners.iter().map(OwnedFd::try_clone).collect()
+        self.listeners
+            .iter()
+            .map(|listener| listener.try_clone())
+            .collect()
     }
 
     /// So many that listen to another port of the same address. Those of `kept` that are bound there are taken first.
     ///
     /// # Errors
     /// The port is used by somebody else, or no descriptor is left.
-    pub fn beside(&self, port: u16, count: usize, kept: &mut Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    pub fn beside(
+        &self,
+        port: u16,
+        count: usize,
+        kept: &mut Vec<Kept<OwnedFd>>,
+    ) -> io::Result<Vec<Kept<OwnedFd>>> {
         let mut addr = self.addr()?;
         addr.set_port(port);
-        let is_there = |fd: &mut OwnedFd| socket::local_addr(fd).is_ok_and(|bound| bound == addr);
-        let mut sockets: Vec<OwnedFd> = kept.extract_if(.., is_there).collect();
+        let is_there = |fd: &mut Kept<OwnedFd>| socket::local_addr(fd).is_ok_and(|bound| bound == addr);
+        let mut sockets: Vec<Kept<OwnedFd>> = kept.extract_if(.., is_there).collect();
         for too_many in sockets.drain(count.min(sockets.len())..) {
-            // Nobody would accept from it, and workers may keep it.
+            // Nobody would accept from it.
             socket::unlisten(too_many)?;
         }
         sockets.iter().try_for_each(listen_again)?;
         for _ in sockets.len()..count {
-            sockets.push(public(addr, self.v6only)?);
+            sockets.push(self.keeper.keep(public(addr, self.v6only)?, NOBODY));
         }
         Ok(sockets)
     }
@@ -83,7 +93,7 @@ impl Fronted<'_> {
     /// Do clients wait to be accepted by the proxy?
     #[must_use]
     pub fn is_awaited(&self) -> bool {
-        let waits = |fd: &OwnedFd| socket::accept_queue(fd.as_fd()).is_ok_and(|queue| queue.len > 0);
+        let waits = |fd: &Kept<OwnedFd>| socket::accept_queue(fd.as_fd()).is_ok_and(|queue| queue.len > 0);
         self.listeners.iter().any(waits)
     }
 }
@@ -94,25 +104,27 @@ fn front_slot(number: usize) -> SlotId {
 }
 
 /// The listeners of the proxy, as the kernel chooses between them.
-pub(crate) fn front_slots(front: &[OwnedFd]) -> impl Iterator<Item = (SlotId, BorrowedFd<'_>)> {
+pub(crate) fn front_slots(front: &[Kept<OwnedFd>]) -> impl Iterator<Item = (SlotId, BorrowedFd<'_>)> {
     let numbered = front.iter().enumerate();
     numbered.map(|(number, listener)| (front_slot(number), listener.as_fd()))
 }
 
 /// Has a socket that was kept listen, also if the daemon before has closed it.
-pub(crate) fn listen_again(listener: &OwnedFd) -> io::Result<()> {
+pub(crate) fn listen_again(listener: &Kept<OwnedFd>) -> io::Result<()> {
     socket::listen(listener.as_fd(), BACKLOG)
 }
 
 /// The sockets that the kernel chooses from.
 pub(crate) fn members<'g>(
     slots: &'g BTreeMap<SlotId, Slot>,
-    front: &'g [OwnedFd],
+    front: &'g [Kept<OwnedFd>],
 ) -> impl Fn(SlotId) -> Option<BorrowedFd<'g>> + Copy {
     move |slot| match slots.get(&slot) {
         Some(held) if held.is_private() => None,
         Some(held) => Some(held.fd.as_fd()),
-        None => front.get((u32::MAX - slot.0) as usize).map(OwnedFd::as_fd),
+        None => front
+            .get((u32::MAX - slot.0) as usize)
+            .map(|listener| listener.as_fd()),
     }
 }
 
@@ -122,12 +134,13 @@ impl Group {
         (app, key): (AppId, &str),
         (addr, v6only): (SocketAddr, bool),
         policy: Policy,
-        count: usize,
+        (count, keeper): (usize, &Keeper),
     ) -> io::Result<Group> {
-        let mut front = vec![public(addr, v6only)?];
+        let public = |addr| Ok::<_, io::Error>(keeper.keep(public(addr, v6only)?, NOBODY));
+        let mut front = vec![public(addr)?];
         let addr = socket::local_addr(&front[0])?;
         for _ in 1..count {
-            front.push(public(addr, v6only)?);
+            front.push(public(addr)?);
         }
         Ok(Group {
             app,
@@ -141,13 +154,14 @@ impl Group {
             foreign: BTreeMap::new(),
             deal: None,
             front,
+            keeper: keeper.clone(),
         })
     }
 
     /// Has the proxy listen at the address too, where workers have it. Nobody is steered there yet.
     pub(crate) fn open_front(&mut self, count: usize) -> io::Result<()> {
         let opened = (self.front.len()..count).try_for_each(|number| {
-            let listener = public(self.addr, self.v6only)?;
+            let listener = self.keeper.keep(public(self.addr, self.v6only)?, NOBODY);
             self.steering.add(front_slot(number), listener.as_fd(), 1)?;
             self.front.push(listener);
             Ok(())
@@ -167,7 +181,7 @@ impl Group {
         let all: Vec<SlotId> = (0..self.front.len()).map(front_slot).collect();
         let fds = front_slots(&self.front).collect();
         // The program of a daemon before may still be there.
-        let mut steering = Steering::take_over((self.policy, count), &fds, &all);
+        let mut steering = Steering::take_over((self.policy, count), &fds, &all, &self.keeper);
         steering.steer(&all, members(&self.slots, &self.front))?;
         self.steering = steering;
         Ok(())
@@ -199,7 +213,7 @@ impl Group {
         for (slot, listener) in front_slots(&front) {
             let leave = || socket::unlisten(listener);
             let left = self.steering.remove(slot, members(&self.slots, &front), leave);
-            // Also the others: workers may keep them.
+            // Also the others.
             closed = closed.and(left);
         }
         closed
@@ -207,7 +221,7 @@ impl Group {
 }
 
 impl Drop for Group {
-    /// Workers may keep sockets of the proxy: nobody is to wait there for ever.
+    /// The proxy's threads and the keeper have copies for a moment: nobody is to come meanwhile.
     fn drop(&mut self) {
         for listener in &self.front {
             // What fails here has failed to listen before.
@@ -244,7 +258,7 @@ impl Listeners {
     /// How connections are counted if the kernel is to choose from now on where it did not.
     pub(crate) fn counting_of(&mut self, group: GroupId, policy: Policy) -> Count {
         match self.groups.get(&group).map(|group| &group.steering) {
-            Some(Steering::Apart) => self.counting.of(policy),
+            Some(Steering::Apart) => self.counting.of(policy, &self.keeper),
             Some(Steering::Ebpf(_) | Steering::Classic(_)) | None => Count::Unwanted,
         }
     }
@@ -271,11 +285,12 @@ impl Listeners {
                 app: group.app,
                 listeners: &group.front,
                 v6only: group.v6only,
+                keeper: &group.keeper,
                 upstreams,
                 aside,
                 leaves,
                 empty: !group.slots.values().any(|held| held.is_private()),
-                workers: private.filter_map(|held| held.holder).collect(),
+                workers: private.filter_map(|held| held.holder()).collect(),
             }
         })
     }
@@ -293,7 +308,7 @@ impl Listeners {
     #[must_use]
     pub fn private_address(&self, worker: WorkerId) -> Option<SocketAddr> {
         let slots = self.groups.values().flat_map(|group| group.slots.values());
-        let mut own = slots.filter(|slot| slot.holder == Some(worker));
+        let mut own = slots.filter(|slot| slot.holder() == Some(worker));
         own.find_map(|slot| slot.private)
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
@@ -42,27 +43,64 @@ pub(crate) struct Group {
     /// The daemon accepts, and hands each connection to a worker.
     pub(crate) deal: Option<Deal>,
     /// The public sockets of the daemon's proxy, where it serves the address for slots that are private.
-    pub(crate) front: Vec<OwnedFd>,
+    pub(crate) front: Vec<Kept<OwnedFd>>,
+    /// Its sockets outlive the daemon by this.
+    pub(crate) keeper: Keeper,
 }
 
 pub(crate) struct Slot {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Kept<OwnedFd>,
     /// Names the socket.
     pub(crate) cookie: u64,
     /// Where the proxy connects to it, if nobody else does: it is private.
     pub(crate) private: Option<SocketAddr>,
     /// Its part of the connections, where they are weighted.
     pub(crate) weight: u32,
-    pub(crate) holder: Option<WorkerId>,
+    holder: Option<WorkerId>,
     /// Closed for the core, and only waiting for its holder's exit.
     pub(crate) retiring: Option<Vec<SlotId>>,
     pub(crate) rescued: u64,
 }
 
 impl Slot {
+    /// One that `holder` has.
+    pub(crate) fn new(
+        fd: Kept<OwnedFd>,
+        cookie: u64,
+        (private, weight): (Option<SocketAddr>, u32),
+        holder: Option<WorkerId>,
+    ) -> Slot {
+        Slot {
+            fd,
+            cookie,
+            private,
+            weight,
+            holder,
+            retiring: None,
+            rescued: 0,
+        }
+    }
+
+    pub(crate) fn holder(&self) -> Option<WorkerId> {
+        self.holder
+    }
+
+    /// Another worker has it, or none.
+    pub(crate) fn held_by(&mut self, holder: Option<WorkerId>) {
+        self.holder = holder;
+        self.fd.belongs_to(holder.map_or(NOBODY, owner));
+    }
+
     pub(crate) fn is_private(&self) -> bool {
         self.private.is_some()
     }
+}
+
+/// By which the keeper knows a worker: what is kept for it ends with its process while there is no daemon.
+#[must_use]
+pub fn owner(worker: WorkerId) -> u64 {
+    // 0 is nobody.
+    worker.0.saturating_add(1)
 }
 
 /// What became of a queue that was to be moved.
@@ -111,6 +149,7 @@ impl Group {
         (app, key): (AppId, &str),
         (addr, v6only): (SocketAddr, bool),
         (policy, count): (Policy, Count),
+        keeper: &Keeper,
     ) -> Group {
         Group {
             app,
@@ -118,12 +157,13 @@ impl Group {
             addr,
             v6only,
             policy,
-            steering: Steering::choose(policy, count),
+            steering: Steering::choose(policy, count, keeper),
             slots: BTreeMap::new(),
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
             deal: None,
             front: Vec::new(),
+            keeper: keeper.clone(),
         }
     }
 
@@ -168,18 +208,10 @@ impl Group {
 
     pub(crate) fn put(&mut self, slot: SlotId, fd: OwnedFd, weight: u32, private: bool) -> io::Result<()> {
         let private = private.then(|| socket::local_addr(&fd)).transpose()?;
-        self.slots.insert(
-            slot,
-            Slot {
-                cookie: socket::cookie(&fd)?,
-                private,
-                weight,
-                fd,
-                holder: None,
-                retiring: None,
-                rescued: 0,
-            },
-        );
+        let cookie = socket::cookie(&fd)?;
+        let fd = self.keeper.keep(fd, NOBODY);
+        self.slots
+            .insert(slot, Slot::new(fd, cookie, (private, weight), None));
         Ok(())
     }
 

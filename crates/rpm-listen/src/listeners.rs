@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_keeper::Keeper;
 use rpm_sys::oneshot::{Oneshot, Readable};
 use rpm_sys::socket;
 use rustix::io::Errno;
 
 use crate::conflict::Occupant;
 use crate::counting::{Count, Counting};
-use crate::group::{Group, Rescued};
+use crate::group::{Group, Rescued, Slot};
 use crate::handoff::Deal;
 use crate::policy::Policy;
 use crate::shared::{Shared, SharedKind};
@@ -29,6 +30,7 @@ pub struct Listeners {
     pub(crate) traffic: Readable,
     pub(crate) arrivals: Oneshot,
     pub(crate) counting: Counting,
+    pub(crate) keeper: Keeper,
 }
 
 /// Who asks for something to listen on.
@@ -125,8 +127,9 @@ impl Listeners {
     ///
     /// # Errors
     /// No descriptor is left for the traffic detector.
-    pub fn new() -> io::Result<Listeners> {
+    pub fn new(keeper: Keeper) -> io::Result<Listeners> {
         Ok(Listeners {
+            keeper,
             groups: BTreeMap::new(),
             shared: Vec::new(),
             group_of: BTreeMap::new(),
@@ -153,6 +156,7 @@ impl Listeners {
     /// The address is taken, or the kernel refuses it. A [`Wanted::WorkerFd`] is not for this call.
     pub fn open(&mut self, wanted: &Wanted, by: &Request<'_>) -> Result<Grant<'_>, OpenError> {
         let Request { app, key, worker, .. } = *by;
+        let keeper = &self.keeper.clone();
         match wanted {
             Wanted::Tcp { addr, v6only } => {
                 let new = by.inherits.is_none() && self.group(app, key).is_none();
@@ -167,12 +171,12 @@ impl Listeners {
                 reuse_addr,
             } => {
                 let what = format!("udp {addr}");
-                let make = || Shared::udp(app, key, *addr, *v6only, *reuse_addr);
+                let make = || Shared::udp((app, key), *addr, (*v6only, *reuse_addr), keeper);
                 self.open_shared(app, key, worker, what, make)
             }
             Wanted::Unix { path } => {
                 let what = format!("unix {}", String::from_utf8_lossy(path));
-                self.open_shared(app, key, worker, what, || Shared::unix(app, key, path))
+                self.open_shared(app, key, worker, what, || Shared::unix((app, key), path, keeper))
             }
             Wanted::WorkerFd(fd) => Err(OpenError::Io {
                 what: format!("descriptor {fd}"),
@@ -190,18 +194,16 @@ impl Listeners {
             (_, None) => {
                 let counted = match by.handoff || by.proxy > 0 {
                     true => (by.policy, Count::Unwanted),
-                    false => (by.policy, self.counting.of(by.policy)),
+                    false => (by.policy, self.counting.of(by.policy, &self.keeper)),
                 };
-                let mut group =
-                    match by.proxy {
-                        0 => Group::new((app, key), (addr, v6only), counted),
-                        count => Group::fronted((app, key), (addr, v6only), by.policy, count).map_err(
-                            |source| OpenError::Io {
-                                what: addr.to_string(),
-                                source,
-                            },
-                        )?,
-                    };
+                let mut group = match by.proxy {
+                    0 => Group::new((app, key), (addr, v6only), counted, &self.keeper),
+                    count => Group::fronted((app, key), (addr, v6only), by.policy, (count, &self.keeper))
+                        .map_err(|source| OpenError::Io {
+                            what: addr.to_string(),
+                            source,
+                        })?,
+                };
                 group.deal = by.handoff.then(Deal::default);
                 let group = self.new_group(group);
                 (group, self.open_slot(group, by)?)
@@ -210,7 +212,7 @@ impl Listeners {
         let slot_of = self.groups.get_mut(&group).and_then(|g| g.slots.get_mut(&slot));
         match slot_of {
             Some(held) => {
-                held.holder = Some(worker);
+                held.held_by(Some(worker));
                 Ok(Grant::Slot {
                     slot,
                     group,
@@ -300,7 +302,7 @@ impl Listeners {
         group
             .slots
             .iter()
-            .find(|(_, s)| s.holder == Some(worker) && s.retiring.is_none())
+            .find(|(_, s)| s.holder() == Some(worker) && s.retiring.is_none())
             .map(|(id, _)| *id)
     }
 
@@ -319,7 +321,7 @@ impl Listeners {
         if let Some(slot) = self.held(app, key, worker)
             && let Some(held) = self.slot_mut(slot)
         {
-            held.holder = None;
+            held.held_by(None);
         }
         for shared in self.shared.iter_mut().filter(|s| s.app == app && s.key == key) {
             shared.holders.remove(&worker);
@@ -343,16 +345,7 @@ impl Listeners {
             .get(self.group_of.get(&slot)?)?
             .slots
             .get(&slot)?
-            .holder
-    }
-
-    /// What the workers of an app with this policy must hold, so that its connections are counted while there is no daemon, and
-    /// the next one has the counts.
-    pub fn counts_to_keep(&mut self, policy: Policy) -> Vec<OwnedFd> {
-        match self.counting.of(policy) {
-            Count::By(_) => self.counting.kept(),
-            Count::Unwanted | Count::Fails(_) => Vec::new(),
-        }
+            .holder()
     }
 
     /// New connections of the group go to these slots from now on.
@@ -425,6 +418,16 @@ impl Listeners {
         Ok(left?.into_iter().map(|fd| (fd, to.to_vec())).collect())
     }
 
+    /// The workers that have slots or shared sockets, each as often as it has one.
+    pub fn holders(&self) -> impl Iterator<Item = WorkerId> {
+        let slots = self.groups.values().flat_map(|group| group.slots.values());
+        let shared = self
+            .shared
+            .iter()
+            .flat_map(|shared| shared.holders.iter().copied());
+        slots.filter_map(Slot::holder).chain(shared)
+    }
+
     /// The worker is gone: its slots have no holder, those that waited for its exit are closed. Returns
     /// the connections they still held, each with the slots that may take them.
     pub fn worker_gone(&mut self, worker: WorkerId) -> Vec<(OwnedFd, Vec<SlotId>)> {
@@ -438,8 +441,8 @@ impl Listeners {
             .retain(|_, group| !(group.slots.is_empty() && group.foreign.is_empty()));
         let mut retired = Vec::new();
         for (id, slot) in self.groups.values_mut().flat_map(|g| g.slots.iter_mut()) {
-            if slot.holder == Some(worker) {
-                slot.holder = None;
+            if slot.holder() == Some(worker) {
+                slot.held_by(None);
                 retired.extend(slot.retiring.take().map(|to| (*id, to)));
             }
         }
@@ -484,7 +487,7 @@ impl Listeners {
         self.traffic.arm()
     }
 
-    pub(crate) fn slot_mut(&mut self, slot: SlotId) -> Option<&mut crate::group::Slot> {
+    pub(crate) fn slot_mut(&mut self, slot: SlotId) -> Option<&mut Slot> {
         self.groups
             .get_mut(self.group_of.get(&slot)?)?
             .slots

@@ -29,7 +29,7 @@ impl Listeners {
             let own = group
                 .slots
                 .iter()
-                .filter_map(|(id, slot)| Some((slot.holder?, Some(*id))));
+                .filter_map(|(id, slot)| Some((slot.holder()?, Some(*id))));
             let foreign = group.foreign.values().map(|worker| (*worker, None));
             for (worker, slot) in own.chain(foreign) {
                 let holding = found.entry(worker).or_default();
@@ -57,7 +57,7 @@ impl Listeners {
     /// The key of the first address, in the order in which the app opened them, on which `worker` has a slot.
     #[must_use]
     pub fn first_key(&self, worker: WorkerId) -> Option<&str> {
-        let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder == Some(worker));
+        let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder() == Some(worker));
         self.groups.values().find(holds).map(|g| g.key.as_str())
     }
 
@@ -70,7 +70,7 @@ impl Listeners {
     /// The TCP addresses at which `worker` has a slot, in the order in which the app opened them.
     pub fn addresses_of(&self, worker: WorkerId) -> impl Iterator<Item = SocketAddr> {
         let holds = move |g: &&Group| {
-            let own = g.slots.values().any(|slot| slot.holder == Some(worker));
+            let own = g.slots.values().any(|slot| slot.holder() == Some(worker));
             own || g.foreign.values().any(|holder| *holder == worker)
         };
         self.groups.values().filter(holds).map(|g| g.addr)

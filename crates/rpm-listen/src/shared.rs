@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use rpm_core::{AppId, GroupId, WorkerId};
+use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::socket::{self, UdpOptions};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,7 @@ pub(crate) struct Shared {
     pub(crate) app: AppId,
     pub(crate) key: String,
     pub(crate) kind: SharedKind,
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Kept<OwnedFd>,
     pub(crate) holders: BTreeSet<WorkerId>,
     /// Numbered when it is opened.
     pub(crate) group: GroupId,
@@ -36,11 +37,10 @@ const UNNUMBERED: GroupId = GroupId(u32::MAX);
 
 impl Shared {
     pub(crate) fn udp(
-        app: AppId,
-        key: &str,
+        (app, key): (AppId, &str),
         addr: SocketAddr,
-        v6only: bool,
-        reuse_addr: bool,
+        (v6only, reuse_addr): (bool, bool),
+        keeper: &Keeper,
     ) -> io::Result<Shared> {
         let fd = socket::bind_udp(
             addr,
@@ -55,14 +55,14 @@ impl Shared {
             app,
             key: key.to_owned(),
             kind: SharedKind::Udp(addr),
-            fd,
+            fd: keeper.keep(fd, NOBODY),
             holders: BTreeSet::new(),
             group: UNNUMBERED,
         })
     }
 
     /// Binds a Unix socket. One that a dead process left behind is replaced.
-    pub(crate) fn unix(app: AppId, key: &str, path: &[u8]) -> io::Result<Shared> {
+    pub(crate) fn unix((app, key): (AppId, &str), path: &[u8], keeper: &Keeper) -> io::Result<Shared> {
         let fd = match socket::bind_unix(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && socket::unix_is_stale(path) => {
                 std::fs::remove_file(OsStr::from_bytes(path))?;
@@ -75,7 +75,7 @@ impl Shared {
             app,
             key: key.to_owned(),
             kind: SharedKind::Unix(path),
-            fd,
+            fd: keeper.keep(fd, NOBODY),
             holders: BTreeSet::new(),
             group: UNNUMBERED,
         })

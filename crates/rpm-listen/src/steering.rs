@@ -1,18 +1,19 @@
 //! How the kernel is told which slots are eligible: an eBPF program with a table, or, without any
 //! privilege, a classic BPF program that is attached anew at every change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rpm_core::SlotId;
+use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
 use rpm_sys::{cbpf, socket};
-use rustix::io::Errno;
 
 use crate::counting::Count;
 use crate::policy::{MAX_WEIGHT, Policy, buckets, mixed};
+use crate::table::{StoredTable, Table};
 
 /// The steering mechanism of a group, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,20 +32,6 @@ pub(crate) enum Steering {
     Apart,
 }
 
-/// The eBPF program and which index each slot has in its socket array.
-pub(crate) struct Table {
-    policy: Policy,
-    weights: BTreeMap<SlotId, u32>,
-    selector: ebpf::Selector,
-    count: Count,
-    /// Where each slot's connections are counted, and its cookie.
-    tags: BTreeMap<SlotId, (Tag, u64)>,
-    index: BTreeMap<SlotId, u32>,
-    attached: bool,
-    /// Another program steers the group, to sockets that are not in the table, until this one has somewhere to steer to.
-    waits: bool,
-}
-
 /// The kernel's own order of the group's sockets, which is what a classic program's result counts in:
 /// by `listen()`, and when one leaves, the last takes its place.
 pub(crate) struct Order {
@@ -59,22 +46,16 @@ pub(crate) struct Order {
 
 impl Steering {
     /// eBPF where this kernel and user permit it, classic BPF otherwise.
-    pub(crate) fn choose(policy: Policy, count: Count) -> Steering {
+    pub(crate) fn choose(policy: Policy, count: Count, keeper: &Keeper) -> Steering {
         let selector = match &count {
             Count::By(counts) => ebpf::Selector::load_least(MAX_SLOTS, counts),
             Count::Unwanted | Count::Fails(_) => ebpf::Selector::load(MAX_SLOTS),
         };
         match selector {
-            Ok(selector) if selector.can_migrate() => Steering::Ebpf(Table {
-                policy,
-                count,
-                tags: BTreeMap::new(),
-                weights: BTreeMap::new(),
-                selector,
-                index: BTreeMap::new(),
-                attached: false,
-                waits: false,
-            }),
+            Ok(selector) if selector.can_migrate() => {
+                let kept = selector.descriptors().map(|fd| keeper.keep_shared(fd, NOBODY));
+                Steering::Ebpf(Table::new((policy, count), selector, kept.into()))
+            }
             Ok(_) => {
                 let why = "the kernel cannot migrate queues between sockets (needs 5.14)";
                 Steering::classic(policy, why.to_owned())
@@ -116,8 +97,9 @@ impl Steering {
         (policy, count): (Policy, Count),
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
         order: &[SlotId],
+        keeper: &Keeper,
     ) -> Steering {
-        let mut steering = Steering::choose(policy, count);
+        let mut steering = Steering::choose(policy, count, keeper);
         if let Steering::Ebpf(table) = &mut steering {
             let mut all = slots.iter();
             if let Err(error) = all.try_for_each(|(slot, fd)| table.take_in(*slot, *fd)) {
@@ -132,10 +114,43 @@ impl Steering {
         steering
     }
 
+    /// The program of the daemon before and its table, as they are: nothing changes for anybody. The sockets that it had are among these slots.
+    pub(crate) fn taken_back(
+        (policy, count): (Policy, Count),
+        slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
+        stored: &StoredTable,
+        keeper: &Keeper,
+    ) -> Option<Steering> {
+        let kept: Option<Vec<Kept<OwnedFd>>> =
+            stored.tokens.iter().map(|token| keeper.take(*token)).collect();
+        let kept = kept?;
+        let shared: Vec<Arc<OwnedFd>> = kept.iter().map(Kept::share).collect();
+        let selector = ebpf::Selector::taken_back(shared.try_into().ok()?, MAX_SLOTS).ok()??;
+        let mut table = Table::new((policy, count), selector, kept);
+        table.attached = true;
+        if table.take_back(slots, stored).is_ok() {
+            return Some(Steering::Ebpf(table));
+        }
+        // A socket can be in one table only, and another program will have one of its own.
+        (0..MAX_SLOTS).for_each(|index| drop(table.selector.remove(index)));
+        None
+    }
+
+    /// What the next daemon must know of the table.
+    pub(crate) fn stored(&self) -> Option<StoredTable> {
+        match self {
+            Steering::Ebpf(table) if table.attached => Some(StoredTable {
+                tokens: table.kept.iter().map(Kept::token).collect(),
+                indexes: table.index.clone(),
+            }),
+            Steering::Ebpf(_) | Steering::Classic(_) | Steering::Apart => None,
+        }
+    }
+
     /// For a group whose sockets, in the kernel's order, cannot be taken charge of: they stay steered to as they are until
     /// there are others.
-    pub(crate) fn beside((policy, count): (Policy, Count), order: &[SlotId]) -> Steering {
-        let mut steering = Steering::choose(policy, count);
+    pub(crate) fn beside((policy, count): (Policy, Count), order: &[SlotId], keeper: &Keeper) -> Steering {
+        let mut steering = Steering::choose(policy, count, keeper);
         match &mut steering {
             Steering::Ebpf(table) => table.waits = true,
             Steering::Classic(classic) => classic.slots = order.to_vec(),
@@ -307,94 +322,6 @@ impl Steering {
                 .get(&slot)
                 .map(|index| table.selector.counters(*index).steered),
             Steering::Classic(_) | Steering::Apart => None,
-        }
-    }
-}
-
-/// For the table of a program that was just replaced: the kernel frees it some milliseconds later, and a socket can be
-/// in one table only.
-const TABLE_FREED_WITHIN: Duration = Duration::from_secs(2);
-const TABLE_PAUSE: Duration = Duration::from_millis(1);
-
-impl Table {
-    fn reason(&self) -> String {
-        let how = match (self.policy, &self.count) {
-            (Policy::LeastConnections, Count::By(_)) => {
-                "to the worker with the fewest connections (least-connections)"
-            }
-            (Policy::RoundRobin | Policy::LeastConnections, _) => "exact round-robin",
-            (Policy::IpHash, _) => "by the client's address (ip-hash)",
-            (Policy::Weighted, _) => "exact weighted round-robin",
-        };
-        let why_not = match &self.count {
-            Count::Fails(why) => format!("; no least-connections: {why}"),
-            Count::Unwanted | Count::By(_) => String::new(),
-        };
-        format!("{how} by an eBPF program, queues can migrate{why_not}")
-    }
-
-    /// A socket that another table may still have.
-    fn take_in(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let began = Instant::now();
-        loop {
-            match self.add(slot, fd) {
-                Err(error)
-                    if error.raw_os_error() == Some(Errno::BUSY.raw_os_error())
-                        && began.elapsed() < TABLE_FREED_WITHIN =>
-                {
-                    std::thread::sleep(TABLE_PAUSE);
-                }
-                done => return done,
-            }
-        }
-    }
-
-    fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
-        let used: BTreeSet<u32> = self.index.values().copied().collect();
-        let index = (0..MAX_SLOTS).find(|i| !used.contains(i)).ok_or_else(|| {
-            io::Error::other(format!(
-                "a listener has at most {MAX_SLOTS} workers; scale the app down"
-            ))
-        })?;
-        if !self.waits {
-            self.attach(fd)?;
-        }
-        self.selector.clear_counters(index);
-        if let Count::By(counts) = &self.count {
-            let cookie = socket::cookie(fd)?;
-            let tag = counts.tag_of(fd).map_or_else(|| counts.begin(fd, cookie), Ok)?;
-            self.selector.set_tag(index, tag);
-            self.tags.insert(slot, (tag, cookie));
-        }
-        self.selector.insert(index, fd)?;
-        self.index.insert(slot, index);
-        Ok(())
-    }
-
-    fn attach(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        if !self.attached {
-            self.selector.set_by_address(self.policy == Policy::IpHash);
-            self.selector.attach(fd)?;
-            self.attached = true;
-            self.waits = false;
-        }
-        Ok(())
-    }
-
-    fn indexes(&self, slots: &[SlotId]) -> Vec<u32> {
-        slots
-            .iter()
-            .filter_map(|slot| self.index.get(slot).copied())
-            .collect()
-    }
-
-    fn take_out(&mut self, slot: SlotId) -> io::Result<()> {
-        if let (Count::By(counts), Some((tag, cookie))) = (&self.count, self.tags.remove(&slot)) {
-            counts.end(tag, cookie);
-        }
-        match self.index.remove(&slot) {
-            Some(index) => self.selector.remove(index),
-            None => Ok(()),
         }
     }
 }

@@ -15,6 +15,7 @@ mod state;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use self::counts::{Counts, DESCRIPTORS as COUNTS_DESCRIPTORS, Tag};
@@ -23,6 +24,9 @@ use self::state::{Layout, List, State};
 
 /// The most slots a selector can have. Each takes 48 bytes of the kernel's memory, whether it is used or not.
 pub const MAX_SLOTS: u32 = 2048;
+
+/// The descriptors of [`Selector::descriptors`].
+pub const SELECTOR_DESCRIPTORS: usize = 3;
 
 /// What was to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +70,9 @@ pub struct Counters {
 /// The select program and its tables: one per group. `Send`, not `Sync`: one thread updates it.
 #[derive(Debug)]
 pub struct Selector {
-    program: OwnedFd,
-    sockets: OwnedFd,
+    program: Arc<OwnedFd>,
+    sockets: Arc<OwnedFd>,
+    memory: Arc<OwnedFd>,
     state: State,
     can_migrate: bool,
 }
@@ -101,25 +106,55 @@ impl Selector {
         let sockets = call::create_map(call::REUSEPORT_SOCKARRAY, 8, layout.slots, 0)
             .map_err(at(LoadStage::Sockets))?;
         let load = |migrating| load_program(&memory, &sockets, layout, (migrating, counts));
-        match load(true) {
-            Ok(program) => Ok(Selector {
-                program,
-                sockets,
-                state,
-                can_migrate: true,
-            }),
-            Err(error) if error.source.raw_os_error() == Some(libc::EPERM) => Err(error),
+        let (program, can_migrate) = match load(true) {
+            Ok(program) => (program, true),
+            Err(error) if error.source.raw_os_error() == Some(libc::EPERM) => return Err(error),
             // Before Linux 5.14 there is no migration.
-            Err(_) => {
-                let program = load(false)?;
-                Ok(Selector {
-                    program,
-                    sockets,
-                    state,
-                    can_migrate: false,
-                })
-            }
+            Err(_) => (load(false)?, false),
+        };
+        Ok(Selector {
+            program: Arc::new(program),
+            sockets: Arc::new(sockets),
+            memory: Arc::new(memory),
+            state,
+            can_migrate,
+        })
+    }
+
+    /// What another process must hold for the next daemon to go on with it, in the order that [`Selector::taken_back`] wants.
+    #[must_use]
+    pub fn descriptors(&self) -> [Arc<OwnedFd>; SELECTOR_DESCRIPTORS] {
+        [&self.program, &self.sockets, &self.memory].map(Arc::clone)
+    }
+
+    /// From descriptors that another process had kept, as one with these slots that migrates; `None` if they are something else.
+    ///
+    /// # Errors
+    /// The memory cannot be mapped.
+    pub fn taken_back(
+        [program, sockets, memory]: [Arc<OwnedFd>; SELECTOR_DESCRIPTORS],
+        max_slots: u32,
+    ) -> io::Result<Option<Selector>> {
+        let are_right =
+            call::is_a("prog", &program) && call::is_a("map", &sockets) && call::is_a("map", &memory);
+        if !are_right {
+            return Ok(None);
         }
+        let slots = max_slots.clamp(1, MAX_SLOTS);
+        let state = State::map(&memory, Layout { slots })?;
+        Ok(Some(Selector {
+            program,
+            sockets,
+            memory,
+            state,
+            can_migrate: true,
+        }))
+    }
+
+    /// The cookie of the socket that is slot `index`, if one is.
+    #[must_use]
+    pub fn socket_at(&self, index: u32) -> Option<u64> {
+        call::lookup(&self.sockets, &index).ok()
     }
 
     /// Whether the queue of a closing slot moves to the migration targets; otherwise it is reset.

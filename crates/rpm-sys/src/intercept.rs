@@ -80,25 +80,15 @@ impl Notifications {
         Notifications { fd }
     }
 
-    /// Takes back the descriptor that a worker holds under this number, as a daemon does that goes on after the death of
-    /// another; `None` if it is none, or no more.
-    ///
-    /// # Errors
-    /// `EPERM` without the right to trace the process, `EMFILE`.
-    pub fn take_back(process: &crate::PidFd, number: RawFd) -> io::Result<Option<Notifications>> {
-        let link = std::fs::read_link(format!("/proc/{}/fd/{number}", process.pid()));
-        if !link.is_ok_and(|link| link.as_os_str() == LINK) {
-            return Ok(None);
-        }
-        match process.getfd(number) {
-            Ok(fd) => Ok(Some(Notifications { fd })),
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// From a descriptor that another process had kept; `None` if it is something else.
+    #[must_use]
+    pub fn taken_back(fd: OwnedFd) -> Option<Notifications> {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+        (link.as_os_str() == LINK).then_some(Notifications { fd })
     }
 
-    /// The next call. It does not wait, unless the descriptor is also read by the processes themselves, who inherit it: then it
-    /// may wait as long as one of these lives.
+    /// The next call. It does not wait, unless somebody else reads the same descriptor: then it may wait as long as one of the processes
+    /// lives.
     ///
     /// # Errors
     /// `EMFILE` and the like; not that a caller has died, which is [`Received::Nothing`].

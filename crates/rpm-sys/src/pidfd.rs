@@ -40,6 +40,15 @@ impl PidFd {
         Ok(PidFd { fd, pid })
     }
 
+    /// From a descriptor that another process had kept; `None` if it is something else, or the process was another one.
+    #[must_use]
+    pub fn taken_back(fd: OwnedFd, pid: u32) -> Option<PidFd> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+        let said = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+        // -1 when it has ended and was waited for.
+        (said == "-1" || said.parse() == Ok(pid)).then_some(PidFd { fd, pid })
+    }
+
     /// From the descriptor that came with the process (`CLONE_PIDFD`).
     pub(crate) fn from_parts(fd: OwnedFd, pid: u32) -> PidFd {
         PidFd { fd, pid }

@@ -27,6 +27,40 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
+/// Descriptors that [`send_packet`] sends at most.
+pub const PACKET_FDS: usize = 64;
+
+/// A connected pair that keeps packets apart (`SOCK_SEQPACKET`), close-on-exec: ours, which is non-blocking, and the other process's.
+///
+/// # Errors
+/// `EMFILE`, `ENFILE`.
+pub fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// Sends one packet with these descriptors, at most [`PACKET_FDS`]. Never blocks, never raises `SIGPIPE`.
+///
+/// # Errors
+/// As [`send`]; `EINVAL` for too many descriptors.
+pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PACKET_FDS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let bytes = [IoSlice::new(bytes)];
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &bytes, &mut ancillary, flags))?;
+    Ok(())
+}
+
 /// Sends some of `bytes`, with `fd` attached to the first of them. Never blocks, never raises `SIGPIPE`.
 ///
 /// Returns how many bytes went; at least one if `bytes` is not empty, and the descriptor went with it.

@@ -45,9 +45,9 @@ pub struct Spawn {
     pub listen_fds: usize,
     /// `RLIMIT_NOFILE` of the process; `None` leaves the daemon's own.
     pub nofile: Option<Rlimit>,
-    /// Have `bind` and `listen` of the process and all its descendants reported ([`crate::intercept`]). The process holds the
-    /// descriptor of the reports too, under this number: it works on if this one dies, until another one takes it.
-    pub intercept: Option<RawFd>,
+    /// Have `bind` and `listen` of the process and all its descendants reported ([`crate::intercept`]). Its calls fail when nobody holds the
+    /// descriptor of the reports any more: it must survive this process elsewhere.
+    pub intercept: bool,
     /// Whom it runs as; `None`: as this process.
     pub user: Option<User>,
 }
@@ -138,15 +138,15 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
     let stdin = stdin.map_or_else(dev_null, Ok).map_err(descriptors)?;
     let stdio = [(stdin, 0), (stdout, 1), (stderr, 2)];
     let placed = place(stdio.into_iter().chain(fds).collect()).map_err(descriptors)?;
-    let filter = intercept.map(|number| (Filter::new(), number));
-    let (report, answer) = report_socket(&placed, intercept).map_err(descriptors)?;
+    let filter = intercept.then(Filter::new);
+    let (report, answer) = report_socket(&placed).map_err(descriptors)?;
     let dups: Vec<(RawFd, RawFd)> = placed.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
     let plan = child::Plan {
         image: &image,
         dups: &dups,
         nofile: nofile.map(raw_limit),
         user: user.as_ref(),
-        filter: filter.as_ref().map(|(filter, number)| (filter.as_ref(), *number)),
+        filter: filter.as_ref().map(Option::as_ref),
         answer: answer.as_raw_fd(),
     };
     let mut child = child::fork(&plan).map_err(|source| SpawnError::new(Stage::Fork, &program, source))?;
@@ -288,10 +288,9 @@ fn floor_above(fds: &[(OwnedFd, RawFd)]) -> RawFd {
 }
 
 /// Where the child tells how far it has come. Its end is above all numbers that it is to place something at.
-fn report_socket(placed: &[(OwnedFd, RawFd)], intercept: Option<RawFd>) -> io::Result<(OwnedFd, OwnedFd)> {
+fn report_socket(placed: &[(OwnedFd, RawFd)]) -> io::Result<(OwnedFd, OwnedFd)> {
     let (report, answer) = scm::pair()?;
-    let floor = floor_above(placed).max(intercept.map_or(0, |number| number.saturating_add(1)));
-    Ok((report, raise(answer, floor)?))
+    Ok((report, raise(answer, floor_above(placed))?))
 }
 
 fn raw_limit(limit: Rlimit) -> libc::rlimit {

@@ -1,15 +1,16 @@
-//! What a successor of a dead process must know to take back what that one had: clocks and ids that outlive it, and
-//! descriptors that another process still holds.
+//! What a successor of a dead process must know to go on: clocks and ids that outlive it, how workers ended that were not its children, and
+//! what workers hold, where nobody else has it.
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::pidfd::{ExitStatus, PidFd};
-use crate::proc::{Stat, exit_status, fd_flags, numbers_in};
+use crate::proc::{Stat, exit_status, numbers_in};
 
 /// Names this run of the system (`/proc/sys/kernel/random/boot_id`): pids and inodes mean nothing in another.
 ///
@@ -28,18 +29,6 @@ pub fn monotonic() -> Duration {
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// May a daemon take descriptors from processes that another one has started? They allow it (`PR_SET_PTRACER`), but Yama may leave
-/// it to root alone, or to nobody (`kernel.yama.ptrace_scope` of 2 and 3).
-#[must_use]
-pub fn can_be_taken_back() -> bool {
-    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-    match scope.trim() {
-        "3" => false,
-        "2" => rustix::process::geteuid().is_root(),
-        _ => true,
-    }
-}
-
 /// Gives a pipe room for so many bytes, or for as many as this user may have.
 pub fn widen_pipe(pipe: &OwnedFd, bytes: usize) {
     let mut bytes = bytes;
@@ -47,20 +36,6 @@ pub fn widen_pipe(pipe: &OwnedFd, bytes: usize) {
     while rustix::pipe::fcntl_setpipe_size(pipe, bytes).is_err() && bytes > 64 * 1024 {
         bytes /= 2;
     }
-}
-
-/// A descriptor in another process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
-    number: RawFd,
-    inode: u64,
-}
-
-/// The sockets and read ends of pipes that a process holds.
-#[derive(Debug)]
-pub struct Holdings<'p> {
-    process: &'p PidFd,
-    held: Vec<Held>,
 }
 
 impl PidFd {
@@ -72,26 +47,41 @@ impl PidFd {
         Ok(Stat::of(self.pid())?.start_ticks)
     }
 
-    /// What it holds; empty if it is gone or somebody else's.
-    #[must_use]
-    pub fn holdings(&self) -> Holdings<'_> {
+    /// A copy of a socket that the process holds, the first for which `is_it` says so; `None`: it has no such one.
+    ///
+    /// # Errors
+    /// `EPERM` without the right to trace the process, `EMFILE`.
+    pub fn find_socket(&self, is_it: impl Fn(BorrowedFd<'_>) -> bool) -> io::Result<Option<OwnedFd>> {
         let pid = self.pid();
         let numbers = numbers_in(&format!("/proc/{pid}/fd")).filter_map(|number| i32::try_from(number).ok());
-        let held = numbers.filter_map(|number| {
-            let target = std::fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?;
-            let target = target.to_str()?;
-            let inode = match target.strip_prefix("socket:[") {
-                Some(socket) => socket.strip_suffix(']')?,
-                None if is_read_only(pid, number) => target.strip_prefix("pipe:[")?.strip_suffix(']')?,
-                None => return None,
-            };
-            let inode = inode.parse().ok()?;
-            Some(Held { number, inode })
-        });
-        Holdings {
-            process: self,
-            held: held.collect(),
+        for number in numbers {
+            let link = std::fs::read_link(format!("/proc/{pid}/fd/{number}"));
+            if !link.is_ok_and(|link| link.as_os_str().as_encoded_bytes().starts_with(b"socket:")) {
+                continue;
+            }
+            match self.getfd(number) {
+                Ok(copy) if is_it(copy.as_fd()) => return Ok(Some(copy)),
+                // Closed since it was seen.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(None)
+    }
+
+    /// The other end of the pipe that the process writes to by this number, non-blocking.
+    ///
+    /// # Errors
+    /// It is no pipe, or another user's.
+    pub fn read_end(&self, number: RawFd) -> io::Result<OwnedFd> {
+        let path = format!("/proc/{}/fd/{number}", self.pid());
+        let link = std::fs::read_link(&path)?;
+        if !link.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(path, flags, Mode::empty())?)
     }
 
     /// How a process ended that was no child of this one, as long as its parent has not waited for it; after that where the kernel still
@@ -154,30 +144,6 @@ fn decoded(status: i32) -> ExitStatus {
     }
 }
 
-impl Holdings<'_> {
-    /// A copy of the descriptor with this inode; `None`: the process has none, or does not give it.
-    ///
-    /// # Errors
-    /// `EPERM` without the right to trace the process, `EMFILE`.
-    pub fn take(&self, inode: u64) -> io::Result<Option<OwnedFd>> {
-        let Some(held) = self.held.iter().find(|held| held.inode == inode) else {
-            return Ok(None);
-        };
-        let copy = match self.process.getfd(held.number) {
-            Ok(copy) => copy,
-            // Closed since it was seen.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let same = rustix::fs::fstat(&copy)?.st_ino == inode;
-        Ok(same.then_some(copy))
-    }
-}
-
-fn is_read_only(pid: u32, number: RawFd) -> bool {
-    fd_flags(pid, number).is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
-}
-
 fn libc_fd(process: &PidFd) -> libc::c_int {
     use std::os::fd::AsRawFd as _;
     process.as_fd().as_raw_fd()
@@ -200,33 +166,46 @@ mod tests {
             fds: vec![(extra, 9)],
             listen_fds: 0,
             nofile: None,
-            intercept: None,
+            intercept: false,
             user: None,
         })
         .unwrap()
     }
 
     #[test]
-    fn the_read_end_of_a_pipe_is_taken_back() {
-        let (read, write) = io::pipe().unwrap();
-        let inode = rustix::fs::fstat(&read).unwrap().st_ino;
-        let child = sleeper(read.into());
-        let back = child.pidfd.holdings().take(inode).unwrap().expect("it is held");
-        io::Write::write_all(&mut { write }, b"x").unwrap();
-        let mut byte = [0];
-        io::Read::read_exact(&mut File::from(back), &mut byte).unwrap();
-        assert_eq!(&byte, b"x");
-        assert!(child.pidfd.holdings().take(u64::MAX).unwrap().is_none());
+    fn what_a_process_holds_is_found() {
+        let (ours, theirs) = crate::scm::pair().unwrap();
+        let cookie = crate::socket::cookie(&theirs).unwrap();
+        let is =
+            |wanted: u64| move |fd: BorrowedFd<'_>| crate::socket::cookie(fd).is_ok_and(|it| it == wanted);
+        let child = sleeper(theirs);
+        let back = child.pidfd.find_socket(is(cookie)).unwrap().expect("it is held");
+        assert_eq!(crate::socket::cookie(&back).unwrap(), cookie);
+        let other = crate::socket::cookie(&ours).unwrap();
+        assert!(child.pidfd.find_socket(is(other)).unwrap().is_none());
+        assert!(child.pidfd.read_end(1).is_err(), "it is no pipe");
         child.pidfd.send_signal(crate::Signal::KILL).unwrap();
         while child.pidfd.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
         assert!(
-            child.pidfd.holdings().take(inode).unwrap().is_none(),
+            child.pidfd.find_socket(is(cookie)).unwrap().is_none(),
             "it is gone"
         );
         let told = child.pidfd.exit_of_stranger();
         assert!(matches!(told, None | Some(ExitStatus::Signal(9))), "{told:?}");
+    }
+
+    #[test]
+    fn a_pipe_has_a_reader_again() {
+        let (read, write) = io::pipe().unwrap();
+        let own = PidFd::open(std::process::id()).unwrap();
+        drop(read);
+        let back = own.read_end(std::os::fd::AsRawFd::as_raw_fd(&write)).unwrap();
+        io::Write::write_all(&mut { write }, b"x").unwrap();
+        let mut byte = [0];
+        io::Read::read_exact(&mut File::from(back), &mut byte).unwrap();
+        assert_eq!(&byte, b"x");
     }
 
     #[test]

@@ -301,11 +301,18 @@ impl Rpm {
     /// The daemon's pid, if one runs.
     #[must_use]
     pub fn daemon_pid(&self) -> Option<u32> {
-        fs::read_to_string(self.home.join("rpm.pid"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        self.pid_in("rpm.pid")
+    }
+
+    /// The pid of the keeper, which holds what outlives the daemon, if there is one.
+    #[must_use]
+    pub fn keeper_pid(&self) -> Option<u32> {
+        self.pid_in("keep.pid")
+    }
+
+    fn pid_in(&self, name: &str) -> Option<u32> {
+        let text = fs::read_to_string(self.home.join(name)).ok()?;
+        text.trim().parse().ok()
     }
 
     /// The daemon's log.

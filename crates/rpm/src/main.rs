@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     {
         return demo::worker::run();
     }
+    if std::env::args_os().skip(1).eq([rpm_daemon::KEEPER]) {
+        return report(rpm_daemon::hold().map_err(Into::into));
+    }
     // What the parser of arguments touches stays in the memory of a process that runs for months.
     if std::env::args_os().skip(1).eq([rpm_cli::DAEMON]) {
         return daemon();

@@ -1,4 +1,4 @@
-//! Daemon, command or worker killed at a random moment of a command: afterwards the list is what runs, the listeners are those of the list,
+//! Daemon, keeper, command or worker killed at a random moment of a command: afterwards the list is what runs, the listeners are those of the list,
 //! nothing is left over, and nothing is there twice.
 //!
 //! `RPM_KILLS=2000` makes so many instead of a hundred; what fails names the seed, which `RPM_KILL_SEED=N` replays.
@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use rpm_e2e::app::App;
+use rpm_e2e::dice::Dice;
 use rpm_e2e::outside::kill;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Process, Rpm, Status, get, wait_for, wait_until};
@@ -24,19 +25,6 @@ const LONGEST_MS: u64 = 120;
 /// The apps: a cluster of up to four, and one process.
 const CLUSTER: &str = "many";
 const ALONE: &str = "one";
-
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % sides
-    }
-}
 
 struct World {
     rpm: Rpm,
@@ -106,22 +94,27 @@ impl World {
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
         let after = Duration::from_millis(dice.roll(LONGEST_MS));
-        let whom = dice.roll(10);
+        let whom = dice.roll(12);
         let daemon = self.rpm.daemon_pid();
         let workers = self.rpm.processes_of_workers();
         let mut child: Child = command.spawn().expect("rpm runs");
         // tidy: sleep because the moment of the kill is what the test is about
         std::thread::sleep(after);
-        let victim = match whom {
-            0..6 => daemon.or_else(|| self.rpm.daemon_pid()),
-            6..8 => Some(child.id()),
-            _ => workers
-                .get(dice.roll(workers.len().max(1) as u64) as usize)
-                .copied(),
+        let daemon = || daemon.or_else(|| self.rpm.daemon_pid());
+        let victims = match whom {
+            0..4 => vec![daemon()],
+            4..6 => vec![self.rpm.keeper_pid()],
+            6 => vec![daemon(), self.rpm.keeper_pid()],
+            7 => vec![self.rpm.keeper_pid(), daemon()],
+            8..10 => vec![Some(child.id())],
+            _ => {
+                let which = dice.roll(workers.len().max(1) as u64) as usize;
+                vec![workers.get(which).copied()]
+            }
         };
         self.history
             .push(format!("{} / {whom} killed after {after:?}", text.join(" ")));
-        if let Some(victim) = victim {
+        for victim in victims.into_iter().flatten() {
             // One that has ended by itself is as good.
             let _ = std::panic::catch_unwind(|| kill(victim));
         }
@@ -172,7 +165,7 @@ fn interleavings(test: u64) {
     let first = number("RPM_KILL_SEED").unwrap_or(1_000_000 * test);
     let mut world = World::new();
     for seed in first..first + count {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::new(seed);
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             world.interrupt(&mut dice);
             world.check();

@@ -28,6 +28,7 @@ mod handoff;
 mod health;
 mod hostile;
 mod ipc;
+mod keeper;
 mod kills;
 mod known_apps;
 mod least_connections;

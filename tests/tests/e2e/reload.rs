@@ -203,7 +203,11 @@ fn slow_reload(site: &Site, place: &Place) -> (Child, Vec<u32>) {
     ));
     let reload = site.rpm.spawn(["reload", "site"]);
     let old = site.rpm.pids("site");
-    let booting = || children_of(site.rpm.daemon_pid().expect("a daemon runs"));
+    let booting = || {
+        let mut workers = children_of(site.rpm.daemon_pid().expect("a daemon runs"));
+        workers.retain(|pid| Some(*pid) != site.rpm.keeper_pid());
+        workers
+    };
     let new = |all: &Vec<u32>| all.iter().filter(|pid| !old.contains(pid)).count() == 2;
     let all = wait_until("two new workers boot", BOUND, booting, new);
     (reload, all.into_iter().filter(|pid| !old.contains(pid)).collect())

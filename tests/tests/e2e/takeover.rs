@@ -1,12 +1,12 @@
-//! Taking workers back: where the next daemon may not have what they hold they are replaced, and nobody notices; and what is told of them
-//! right after it.
+//! Taking workers back where the system does not let the next daemon have what they hold: nothing of it is needed as long as the keeper lives;
+//! if that has died too they are replaced, and nobody notices. And what is told of them right after it.
 
 use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::denied::Denied;
-use rpm_e2e::outside::kill_daemon;
+use rpm_e2e::outside::{kill_both, kill_daemon};
 use rpm_e2e::place::Place;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
@@ -18,7 +18,8 @@ const CLIENTS: usize = 4;
 /// Answers between two events.
 const SOME: u64 = 50;
 
-fn replaced(rpm: &Rpm) {
+/// Kills the daemon, and the keeper as well or not, and has a daemon take over that may not take descriptors from other processes.
+fn taken_over_by_one_that_is_denied(rpm: &Rpm, keeper_dies: bool) {
     let port = Port::reserve();
     App::cluster("hello.js", "2")
         .args(["--name", "web", "--drain-timeout", "5s"])
@@ -27,42 +28,60 @@ fn replaced(rpm: &Rpm) {
     let clients = Clients::begin(&port, "/", CLIENTS);
     clients.wait_ok(SOME);
     let before = rpm.pids("web");
-    kill_daemon(rpm);
+    if keeper_dies {
+        kill_both(rpm);
+    } else {
+        kill_daemon(rpm);
+    }
     clients.wait_ok(SOME);
     let listed = Denied::Getfd
         .to(&rpm.command(["list"]))
         .output()
         .expect("python3 runs");
     assert!(listed.status.success(), "{listed:?}\n{}", rpm.log());
-    let others = |list: &Vec<Process>| {
-        list.iter().all(|process| {
-            process.status == Status::Online
-                && process.others.is_empty()
-                && process.pid.is_some_and(|pid| !before.contains(&pid))
-        })
-    };
-    wait_until("all workers are others", BOUND, || rpm.list(), others);
+    if keeper_dies {
+        let others = |list: &Vec<Process>| {
+            list.iter().all(|process| {
+                process.status == Status::Online
+                    && process.others.is_empty()
+                    && process.pid.is_some_and(|pid| !before.contains(&pid))
+            })
+        };
+        wait_until("all workers are others", BOUND, || rpm.list(), others);
+    } else {
+        assert_eq!(rpm.pids("web"), before, "{}", rpm.log());
+    }
     clients.wait_ok(SOME);
     rpm.ok(["reload", "web", "--wait"]);
     clients.wait_ok(SOME);
     clients.finish_clean(rpm);
-    assert!(
-        rpm.log().contains("they are replaced by a reload"),
-        "{}",
-        rpm.log()
-    );
+    let replaced = rpm.log().contains("they are replaced by a reload");
+    assert_eq!(replaced, keeper_dies, "{}", rpm.log());
+}
+
+#[test]
+fn a_daemon_that_may_not_trace_takes_workers_back() {
+    taken_over_by_one_that_is_denied(&Rpm::new(), false);
+}
+
+#[test]
+fn a_daemon_that_may_not_trace_takes_workers_back_without_privileges() {
+    if let Some(rpm) = Path::Classic.rpm("a_daemon_that_may_not_trace_takes_workers_back_without_privileges")
+    {
+        taken_over_by_one_that_is_denied(&rpm, false);
+    }
 }
 
 #[test]
 fn workers_that_cannot_be_taken_back_are_replaced() {
-    replaced(&Rpm::new());
+    taken_over_by_one_that_is_denied(&Rpm::new(), true);
 }
 
 #[test]
 fn workers_that_cannot_be_taken_back_are_replaced_without_privileges() {
     let test = "workers_that_cannot_be_taken_back_are_replaced_without_privileges";
     if let Some(rpm) = Path::Classic.rpm(test) {
-        replaced(&rpm);
+        taken_over_by_one_that_is_denied(&rpm, true);
     }
 }
 

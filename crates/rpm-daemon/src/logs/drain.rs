@@ -82,10 +82,17 @@ impl Drain {
                 warn!(%error, "the log thread cannot wait for output");
                 return;
             }
+            // First: who shares a file must be known before what came since is written to it.
+            if ready.contains(&WAKE_TOKEN) {
+                self.waker.drain();
+            }
+            if self.obey().is_break() {
+                return;
+            }
             let mut wrote = self.release_due();
             for token in &ready {
                 match *token {
-                    WAKE_TOKEN => self.waker.drain(),
+                    WAKE_TOKEN => {}
                     stream if stream.is_multiple_of(TOKENS) => {
                         self.turn(stream);
                         wrote = true;
@@ -95,9 +102,6 @@ impl Drain {
             }
             if wrote {
                 self.report();
-            }
-            if self.obey().is_break() {
-                return;
             }
         }
     }
@@ -220,6 +224,10 @@ mod tests {
     use super::{Path, Poller, Sinks, Stream, Underway};
     use std::io::Write as _;
 
+    fn kept(pipe: std::io::PipeReader) -> rpm_keeper::Kept<std::os::fd::OwnedFd> {
+        rpm_keeper::Keeper::none().keep(pipe.into(), rpm_keeper::NOBODY)
+    }
+
     #[test]
     fn bytes_arrive_as_they_were_written() {
         let dir = std::env::temp_dir().join(format!("rpm-drain-{}", std::process::id()));
@@ -229,7 +237,7 @@ mod tests {
         rustix::io::ioctl_fionbio(&read, true).unwrap();
         let sink = LogSink::start(&dir.join("output")).unwrap();
         sink.add(Source {
-            pipe: read.into(),
+            pipe: kept(read),
             path: path.clone(),
             also: None,
             style: Style::Raw,
@@ -260,7 +268,7 @@ mod tests {
         let (read, mut write) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&read, true).unwrap();
         let source = |pipe: &std::io::PipeReader| Source {
-            pipe: pipe.try_clone().unwrap().into(),
+            pipe: kept(pipe.try_clone().unwrap()),
             path: path.clone(),
             also: None,
             style: Style::Raw,
@@ -310,7 +318,7 @@ mod tests {
                 let (read, write) = std::io::pipe().unwrap();
                 rustix::io::ioctl_fionbio(&read, true).unwrap();
                 sink.add(Source {
-                    pipe: read.into(),
+                    pipe: kept(read),
                     path: path.clone(),
                     also: None,
                     style: Style::Raw,
@@ -368,7 +376,7 @@ mod tests {
         rustix::io::ioctl_fionbio(&read, true).unwrap();
         let sink = LogSink::start(Path::new("/dev/null")).unwrap();
         sink.add(Source {
-            pipe: read.into(),
+            pipe: kept(read),
             path: "/dev/full".into(),
             also: None,
             style: Style::Raw,
@@ -392,7 +400,7 @@ mod tests {
             let (read, write) = std::io::pipe().unwrap();
             rustix::io::ioctl_fionbio(&read, true).unwrap();
             sink.add(Source {
-                pipe: read.into(),
+                pipe: kept(read),
                 path: path.clone(),
                 also: None,
                 style: Style::Raw,

@@ -23,6 +23,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rpm_keeper::Kept;
 use rpm_sys::oneshot::Waker;
 use tokio::sync::{oneshot, watch};
 
@@ -30,7 +31,7 @@ use tokio::sync::{oneshot, watch};
 #[derive(Debug)]
 pub struct Source {
     /// The read end of the worker's pipe.
-    pub pipe: OwnedFd,
+    pub pipe: Kept<OwnedFd>,
     /// The file that takes it.
     pub path: PathBuf,
     /// Another file that takes it too.

@@ -1,11 +1,12 @@
 //! A worker's stream on its way from the pipe to what takes it.
 
 use std::borrow::Cow;
-use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jiff::Zoned;
+use rpm_keeper::Kept;
 use rpm_sys::oneshot::Poller;
 
 use super::parts::Parts;
@@ -18,7 +19,7 @@ use super::{Limit, Source, Style};
 const SHARED_LINE_LIMIT: usize = 256 * 1024;
 
 pub(super) struct Stream {
-    pub(super) pipe: File,
+    pub(super) pipe: Kept<OwnedFd>,
     token: u64,
     paths: Vec<PathBuf>,
     lines: Lines,
@@ -35,7 +36,7 @@ impl Stream {
             sinks.join(path, token + number);
         }
         Stream {
-            pipe: File::from(source.pipe),
+            pipe: source.pipe,
             token,
             paths,
             as_objects: matches!(source.style, Style::Json { .. }),

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -65,9 +65,9 @@ impl Underway {
             Some(file) => match through(file, stream, sinks, buffer) {
                 Ok(count) => Ok(count),
                 Err(error) if is_transient(&error) => Err(error),
-                Err(_) => stream.pipe.read(buffer),
+                Err(_) => Ok(rustix::io::read(&stream.pipe, buffer)?),
             },
-            None => stream.pipe.read(buffer),
+            None => Ok(rustix::io::read(&stream.pipe, buffer)?),
         }
     }
 
@@ -112,7 +112,7 @@ fn through(file: &File, stream: &Stream, sinks: &mut Sinks, buffer: &mut [u8]) -
     Ok(count)
 }
 
-fn inode(pipe: &File) -> io::Result<u64> {
+fn inode(pipe: impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstat(pipe)?.st_ino)
 }
 
@@ -131,7 +131,7 @@ impl Left {
     }
 
     /// Whether it came from this pipe.
-    pub(super) fn is_of(&self, pipe: &File) -> bool {
+    pub(super) fn is_of(&self, pipe: impl AsFd) -> bool {
         inode(pipe).is_ok_and(|inode| inode == self.pipe)
     }
 

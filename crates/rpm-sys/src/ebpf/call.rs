@@ -108,6 +108,15 @@ struct ProgLoad {
     expected_attach_type: u32,
 }
 
+/// Is the descriptor of this kind (`map`, `prog`, `link`)?
+pub(super) fn is_a(kind: &str, fd: &OwnedFd) -> bool {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    link.is_ok_and(|link| {
+        let text = link.to_string_lossy();
+        text.starts_with("anon_inode:") && text.trim_end_matches(']').ends_with(kind)
+    })
+}
+
 /// Creates a map with `u32` keys.
 pub(super) fn create_map(map_type: u32, value_size: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
     let attr = MapCreate {

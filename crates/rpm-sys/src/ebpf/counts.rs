@@ -13,12 +13,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use super::memory::Memory;
 use super::{LoadError, LoadStage, call, counting};
-use crate::pidfd::PidFd;
 
 /// Slots that are counted at a time.
 pub(super) const NUMBERS: usize = 4096;
@@ -79,33 +78,22 @@ impl Counts {
         })
     }
 
-    /// What another process must hold for the counts to go on, in the order that [`Counts::take_back`] wants.
+    /// What another process must hold for the counts to go on, in the order that [`Counts::taken_back`] wants.
     #[must_use]
     pub fn descriptors(&self) -> [BorrowedFd<'_>; DESCRIPTORS] {
         [&self.tags, &self.moved, &self.table, &self.link].map(AsFd::as_fd)
     }
 
-    /// Takes them back from a process that holds them at consecutive numbers; `None` if it does not.
+    /// From descriptors that another process had kept; `None` if they are something else.
     ///
     /// # Errors
-    /// `EPERM` without the right to trace the process, `EMFILE`.
-    pub fn take_back(process: &PidFd, first: RawFd) -> io::Result<Option<Counts>> {
+    /// The memory cannot be mapped.
+    pub fn taken_back(fds: [OwnedFd; DESCRIPTORS]) -> io::Result<Option<Counts>> {
         let kinds = ["map", "map", "map", "link"];
-        let mut fds = Vec::new();
-        for (number, kind) in (first..).zip(kinds) {
-            let held = std::fs::read_link(format!("/proc/{}/fd/{number}", process.pid()));
-            let named = |link: std::path::PathBuf| {
-                let text = link.to_string_lossy();
-                text.starts_with("anon_inode:") && text.trim_end_matches(']').ends_with(kind)
-            };
-            if !held.is_ok_and(named) {
-                return Ok(None);
-            }
-            fds.push(process.getfd(number)?);
-        }
-        let Ok([tags, moved, table, link]) = <[OwnedFd; DESCRIPTORS]>::try_from(fds) else {
+        if !fds.iter().zip(kinds).all(|(fd, kind)| call::is_a(kind, fd)) {
             return Ok(None);
-        };
+        }
+        let [tags, moved, table, link] = fds;
         let memory = Memory::map(&table, NUMBERS << ENTRY_SHIFT)?;
         Ok(Some(Counts {
             tags,

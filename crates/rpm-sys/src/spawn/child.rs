@@ -28,8 +28,8 @@ pub(super) struct Plan<'a> {
     pub(super) dups: &'a [(RawFd, RawFd)],
     pub(super) nofile: Option<libc::rlimit>,
     pub(super) user: Option<&'a User>,
-    /// The filter, `None` if there is none for this processor, and the number that its descriptor shall have.
-    pub(super) filter: Option<(Option<&'a Filter>, RawFd)>,
+    /// The filter, if there is to be one; `None` in it if there is none for this processor.
+    pub(super) filter: Option<Option<&'a Filter>>,
     /// Where a failure is reported; close-on-exec, above every target.
     pub(super) answer: RawFd,
 }
@@ -122,8 +122,8 @@ fn run(plan: &Plan<'_>) -> ! {
     // back what the process holds for it; elsewhere it fails and changes nothing.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, anybody) };
     write_pid(plan.image.pid_digits);
-    if let Some((filter, number)) = plan.filter {
-        intercept(plan, filter, number);
+    if let Some(filter) = plan.filter {
+        intercept(plan, filter);
     }
     if let Some(user) = plan.user {
         become_user(plan, user);
@@ -137,21 +137,17 @@ fn run(plan: &Plan<'_>) -> ! {
     fail(plan, Stage::Execute)
 }
 
-/// From now on `bind` and `listen` wait for the parent, which gets the descriptor of the reports; the process keeps it too.
-fn intercept(plan: &Plan<'_>, filter: Option<&Filter>, number: RawFd) {
+/// From now on `bind` and `listen` wait for the parent, which alone gets the descriptor of the reports: it is close-on-exec here.
+fn intercept(plan: &Plan<'_>, filter: Option<&Filter>) {
     let Some(filter) = filter else {
         fail_with(plan, Stage::Intercept, libc::ENOSYS)
     };
     let Ok(reports) = install(filter) else {
         fail(plan, Stage::Intercept)
     };
-    // SAFETY: numbers alone. It has been made close-on-exec; the copy is not.
-    if (reports != number && unsafe { libc::dup2(reports, number) } < 0) || !send(plan.answer, number) {
+    if !send(plan.answer, reports) {
         fail(plan, Stage::Intercept);
     }
-    // Where it has the number already it must lose the flag.
-    // SAFETY: numbers alone.
-    unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
 }
 
 /// Sends a descriptor to the parent.
@@ -318,7 +314,7 @@ mod tests {
             fds: Vec::new(),
             listen_fds: 0,
             nofile: None,
-            intercept: None,
+            intercept: false,
             user: None,
         };
         let child = crate::spawn::spawn(what).unwrap();

@@ -9,13 +9,10 @@ use rpm_sys::intercept::{Call, Notifications, Received, What};
 use rpm_sys::spawn::{Spawn, spawn};
 use rpm_sys::{Signal, socket};
 
-/// Its number in the processes.
-const NUMBER: i32 = 9;
-
 /// A Python program, intercepted.
 fn python(program: &str) -> Spawn {
     Spawn {
-        intercept: Some(NUMBER),
+        intercept: true,
         user: None,
         ..command("/usr/bin/python3", &["-c", program])
     }
@@ -82,13 +79,11 @@ fn who_takes_over_answers_what_another_has_received() {
     let (reserved, port) = free_port();
     drop(reserved);
     let mut victim = Victim::of(python(&server(port, 'x'))).unwrap();
-    let received = {
-        let died = victim.0.notifications.take().expect("its calls are intercepted");
-        next(&died)
-    };
-    let from = Notifications::take_back(victim.pidfd(), NUMBER)
-        .unwrap()
-        .expect("it has a copy");
+    let died = victim.0.notifications.take().expect("its calls are intercepted");
+    let kept = died.as_fd().try_clone_to_owned().unwrap();
+    let received = next(&died);
+    drop(died);
+    let from = Notifications::taken_back(kept).expect("it was kept");
     assert!(
         matches!(from.receive().unwrap(), Received::Nothing),
         "it was received"
@@ -154,7 +149,7 @@ fn descendants_are_intercepted_too() {
     let program = server(port, 'd');
     let mut what = shell("python3 -c \"$PROGRAM\"; exit 3");
     what.env.push(("PROGRAM".into(), program.into()));
-    what.intercept = Some(NUMBER);
+    what.intercept = true;
     let victim = Victim::of(what).unwrap();
     let from = notifications(&victim);
     let call = next(from);
@@ -192,21 +187,24 @@ fn a_caller_that_dies_harms_nobody_and_the_last_one_ends_it() {
 }
 
 #[test]
-fn the_process_keeps_it_for_the_next_daemon() {
+fn what_was_kept_serves_the_next_daemon_and_the_process_has_no_part_in_it() {
     let (_reserved, port) = free_port();
     let mut victim = Victim::of(python(&server(port, 'k'))).unwrap();
+    let first = victim.0.notifications.take().unwrap();
+    let kept = first.as_fd().try_clone_to_owned().unwrap();
     // As if this process had died: the program waits.
-    drop(victim.0.notifications.take());
-    let again = Notifications::take_back(victim.pidfd(), NUMBER)
-        .unwrap()
-        .expect("it is there");
+    drop(first);
+    let again = Notifications::taken_back(kept).expect("it is one");
     pass(&again, |_, bound| socket::share(bound).unwrap());
     pass(&again, |_, _| {});
     assert_eq!(asked(port), 'k');
-    assert!(
-        Notifications::take_back(victim.pidfd(), 1).unwrap().is_none(),
-        "that is its output"
-    );
+    let other = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    assert!(Notifications::taken_back(other).is_none());
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", victim.pidfd().pid())).unwrap();
+    for fd in fds {
+        let held = std::fs::read_link(fd.unwrap().path()).unwrap();
+        assert!(!held.to_string_lossy().contains("seccomp"), "{held:?}");
+    }
 }
 
 #[test]

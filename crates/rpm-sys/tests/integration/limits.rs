@@ -48,7 +48,7 @@ fn reach_the_limit() {
     let child = (low..low + 32).find_map(|room| {
         setrlimit(Resource::Nofile, limit(hard)).unwrap();
         let mut what = command("/bin/true", &[]);
-        what.intercept = Some(3);
+        what.intercept = true;
         setrlimit(Resource::Nofile, limit(room)).unwrap();
         Victim::of(what)
             .inspect_err(|error| {

@@ -49,7 +49,7 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Spawn {
         fds: Vec::new(),
         listen_fds: 0,
         nofile: None,
-        intercept: None,
+        intercept: false,
         user: None,
     }
 }

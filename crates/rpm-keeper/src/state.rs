@@ -1,0 +1,214 @@
+//! What the daemon has kept, and the connection by which the keeper hears of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rpm_sys::spawn::{Spawn, spawn};
+use rpm_sys::{PidFd, Signal, peer, scm};
+
+use crate::hold::{ARGUMENT, LINK, LISTENER, NAME, is_full, send_within};
+use crate::protocol::{ENTRIES, Entry, Kind, PACKET, decode, encode};
+use crate::socket::{await_readable, connect_to, listen_at};
+
+/// For a keeper that is there to give back what it holds.
+const GIVEN_WITHIN: Duration = Duration::from_secs(5);
+/// For one that was killed to be gone.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+/// This program, also after its file was replaced.
+const PROGRAM: &str = "/proc/self/exe";
+
+type AnyDescriptor = dyn AsFd + Send + Sync;
+
+/// A descriptor that the keeper has too.
+pub(crate) enum Held {
+    /// In a [`Kept`].
+    Taken(Weak<AnyDescriptor>),
+    /// The daemon before had it kept, and this one has not taken it yet.
+    Left(Arc<OwnedFd>),
+}
+
+impl Held {
+    fn descriptor(&self) -> Option<Arc<AnyDescriptor>> {
+        match self {
+            Held::Taken(descriptor) => descriptor.upgrade(),
+            Held::Left(descriptor) => Some(Arc::clone(descriptor) as Arc<AnyDescriptor>),
+        }
+    }
+}
+
+pub(crate) struct State {
+    /// Where its socket is; none if nothing is kept.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) link: Option<Arc<OwnedFd>>,
+    pub(crate) process: Option<PidFd>,
+    pub(crate) kept: BTreeMap<u64, (Entry, Held)>,
+    /// Packets for which there was no room.
+    pub(crate) waiting: VecDeque<(Kind, Vec<Entry>)>,
+    /// Since when nothing could be sent.
+    pub(crate) stuck: Option<Instant>,
+    pub(crate) next: u64,
+    pub(crate) wake: Option<Box<dyn Fn() + Send>>,
+}
+
+impl State {
+    pub(crate) fn record<T: AsFd + Send + Sync + 'static>(&mut self, entry: Entry, descriptor: &Arc<T>) {
+        let descriptor: Arc<AnyDescriptor> = Arc::clone(descriptor) as Arc<AnyDescriptor>;
+        self.kept
+            .insert(entry.token, (entry, Held::Taken(Arc::downgrade(&descriptor))));
+    }
+
+    /// Takes out what is left of the daemon before.
+    pub(crate) fn left(&mut self, token: u64) -> Option<(Entry, Arc<OwnedFd>)> {
+        match self.kept.remove(&token)? {
+            (entry, Held::Left(descriptor)) => Some((entry, descriptor)),
+            taken @ (_, Held::Taken(_)) => {
+                self.kept.insert(token, taken);
+                None
+            }
+        }
+    }
+
+    /// Connects to the keeper that is there, and takes what it has.
+    pub(crate) fn take_from(&mut self, path: &Path) -> io::Result<()> {
+        let (link, pid) = connect_to(path, GIVEN_WITHIN)?;
+        // Before it has come to call it its own, the socket is the daemon's that has made it.
+        let process = PidFd::open(pid).ok();
+        self.process = process.filter(|_| peer::process_name(pid).as_deref() == Some(NAME));
+        if let Some(process) = &self.process {
+            // Whoever has stopped it has not meant this.
+            let _ = process.send_signal(Signal::CONT);
+        }
+        let deadline = Instant::now() + GIVEN_WITHIN;
+        send_within(&link, &encode(Kind::Give, &[]), &[], GIVEN_WITHIN)?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !await_readable(&link, left)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let mut buffer = [0; PACKET];
+            let mut descriptors = Vec::new();
+            let count = scm::recv(&link, &mut buffer, &mut descriptors)?;
+            match decode(&buffer[..count]) {
+                Some((Kind::Held, entries)) => {
+                    let held = entries.into_iter().zip(descriptors);
+                    let held = held.map(|(entry, fd)| (entry.token, (entry, Held::Left(Arc::new(fd)))));
+                    self.kept.extend(held);
+                }
+                Some((Kind::End, _)) => break,
+                _ if count == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                _ => {}
+            }
+        }
+        self.link = Some(Arc::new(link));
+        Ok(())
+    }
+
+    pub(crate) fn start_another(&mut self) -> io::Result<()> {
+        self.link = None;
+        if let Some(process) = self.process.take() {
+            let _ = process.send_signal(Signal::KILL);
+            // If it is a child of this process nobody else waits for it.
+            let _ = await_readable(&process, ENDED_WITHIN);
+            let _ = process.try_wait();
+        }
+        let path = self.path.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let listener = listen_at(path)?;
+        let (ours, theirs) = scm::packet_pair()?;
+        rustix::io::ioctl_fionbio(&theirs, true)?;
+        let null = || {
+            Ok::<_, io::Error>(OwnedFd::from(
+                std::fs::File::options().write(true).open("/dev/null")?,
+            ))
+        };
+        let started = spawn(Spawn {
+            program: PROGRAM.into(),
+            argv: vec!["rpm".into(), ARGUMENT.into()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            stdin: None,
+            stdout: null()?,
+            stderr: null()?,
+            fds: vec![(listener, LISTENER), (theirs, LINK)],
+            listen_fds: 0,
+            nofile: None,
+            intercept: false,
+            user: None,
+        });
+        let child = started.map_err(io::Error::other)?;
+        // For who looks at the directory; nothing here reads it.
+        let _ = std::fs::write(path.with_extension("pid"), child.pid.to_string());
+        self.process = Some(child.pidfd);
+        self.link = Some(Arc::new(ours));
+        (self.stuck, self.waiting) = (None, VecDeque::new());
+        let all: Vec<Entry> = self.kept.values().map(|(entry, _)| *entry).collect();
+        let packets = all.chunks(ENTRIES).map(|some| (Kind::Keep, some.to_vec()));
+        self.waiting.extend(packets);
+        if !self.flush() {
+            self.wake();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn post(&mut self, kind: Kind, entry: Entry) {
+        if self.link.is_none() {
+            return;
+        }
+        match self.waiting.back_mut() {
+            Some((last, entries)) if *last == kind && entries.len() < ENTRIES => entries.push(entry),
+            Some(_) | None => self.waiting.push_back((kind, vec![entry])),
+        }
+        if !self.flush() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = &self.wake {
+            wake();
+        }
+    }
+
+    pub(crate) fn flush(&mut self) -> bool {
+        let Some(link) = self.link.clone() else {
+            self.waiting.clear();
+            return true;
+        };
+        while let Some((kind, entries)) = self.waiting.front() {
+            let sent = match kind {
+                Kind::Keep => self.send(&link, entries),
+                _ => scm::send_packet(&link, &encode(*kind, entries), &[]),
+            };
+            match sent {
+                Err(error) if is_full(&error) => {
+                    self.stuck.get_or_insert_with(Instant::now);
+                    return false;
+                }
+                // It has died: the next one gets everything.
+                Ok(()) | Err(_) => {
+                    self.stuck = None;
+                    self.waiting.pop_front();
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends these with their descriptors; what was dropped meanwhile is not kept.
+    fn send(&self, link: &OwnedFd, entries: &[Entry]) -> io::Result<()> {
+        let held = entries.iter().filter_map(|entry| {
+            // As it is now: it may have got another owner.
+            let (entry, held) = self.kept.get(&entry.token)?;
+            Some((*entry, held.descriptor()?))
+        });
+        let (entries, held): (Vec<Entry>, Vec<Arc<AnyDescriptor>>) = held.unzip();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let fds: Vec<BorrowedFd<'_>> = held.iter().map(|descriptor| descriptor.as_fd()).collect();
+        scm::send_packet(link, &encode(Kind::Keep, &entries), &fds)
+    }
+}

@@ -1,0 +1,171 @@
+//! The eBPF program of a group, and the table of sockets that it chooses from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rpm_core::SlotId;
+use rpm_keeper::{Kept, Token};
+use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
+use rpm_sys::socket;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::counting::Count;
+use crate::policy::Policy;
+
+/// The eBPF program and which index each slot has in its socket array.
+pub(crate) struct Table {
+    pub(crate) policy: Policy,
+    pub(crate) weights: BTreeMap<SlotId, u32>,
+    pub(crate) selector: ebpf::Selector,
+    /// By these the next daemon has it.
+    pub(crate) kept: Vec<Kept<OwnedFd>>,
+    pub(crate) count: Count,
+    /// Where each slot's connections are counted, and its cookie.
+    pub(crate) tags: BTreeMap<SlotId, (Tag, u64)>,
+    pub(crate) index: BTreeMap<SlotId, u32>,
+    pub(crate) attached: bool,
+    /// Another program steers the group, to sockets that are not in the table, until this one has somewhere to steer to.
+    pub(crate) waits: bool,
+}
+
+/// For the table of a program that was just replaced: the kernel frees it some milliseconds later, and a socket can be
+/// in one table only.
+const TABLE_FREED_WITHIN: Duration = Duration::from_secs(2);
+const TABLE_PAUSE: Duration = Duration::from_millis(1);
+
+/// The eBPF program and its table, which the keeper has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredTable {
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) indexes: BTreeMap<SlotId, u32>,
+}
+
+impl Table {
+    pub(crate) fn new(
+        (policy, count): (Policy, Count),
+        selector: ebpf::Selector,
+        kept: Vec<Kept<OwnedFd>>,
+    ) -> Table {
+        Table {
+            policy,
+            count,
+            tags: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            selector,
+            kept,
+            index: BTreeMap::new(),
+            attached: false,
+            waits: false,
+        }
+    }
+
+    /// Learns which slot is where, and takes in those that are nowhere yet.
+    pub(crate) fn take_back(
+        &mut self,
+        slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
+        stored: &StoredTable,
+    ) -> io::Result<()> {
+        for (slot, fd) in slots {
+            let cookie = socket::cookie(fd)?;
+            let index = stored.indexes.get(slot).copied();
+            match index.filter(|index| self.selector.socket_at(*index) == Some(cookie)) {
+                Some(index) => {
+                    self.index.insert(*slot, index);
+                    self.tag(*slot, *fd, index)?;
+                }
+                None => self.add(*slot, *fd)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn reason(&self) -> String {
+        let how = match (self.policy, &self.count) {
+            (Policy::LeastConnections, Count::By(_)) => {
+                "to the worker with the fewest connections (least-connections)"
+            }
+            (Policy::RoundRobin | Policy::LeastConnections, _) => "exact round-robin",
+            (Policy::IpHash, _) => "by the client's address (ip-hash)",
+            (Policy::Weighted, _) => "exact weighted round-robin",
+        };
+        let why_not = match &self.count {
+            Count::Fails(why) => format!("; no least-connections: {why}"),
+            Count::Unwanted | Count::By(_) => String::new(),
+        };
+        format!("{how} by an eBPF program, queues can migrate{why_not}")
+    }
+
+    /// A socket that another table may still have.
+    pub(crate) fn take_in(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.add(slot, fd) {
+                Err(error)
+                    if error.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+                        && began.elapsed() < TABLE_FREED_WITHIN =>
+                {
+                    std::thread::sleep(TABLE_PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    pub(crate) fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let used: BTreeSet<u32> = self.index.values().copied().collect();
+        let index = (0..MAX_SLOTS).find(|i| !used.contains(i)).ok_or_else(|| {
+            io::Error::other(format!(
+                "a listener has at most {MAX_SLOTS} workers; scale the app down"
+            ))
+        })?;
+        if !self.waits {
+            self.attach(fd)?;
+        }
+        self.selector.clear_counters(index);
+        self.tag(slot, fd, index)?;
+        self.selector.insert(index, fd)?;
+        self.index.insert(slot, index);
+        Ok(())
+    }
+
+    /// Has its connections counted, if that is wanted.
+    pub(crate) fn tag(&mut self, slot: SlotId, fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+        if let Count::By(counts) = &self.count {
+            let cookie = socket::cookie(fd)?;
+            let tag = counts.tag_of(fd).map_or_else(|| counts.begin(fd, cookie), Ok)?;
+            self.selector.set_tag(index, tag);
+            self.tags.insert(slot, (tag, cookie));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn attach(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        if !self.attached {
+            self.selector.set_by_address(self.policy == Policy::IpHash);
+            self.selector.attach(fd)?;
+            self.attached = true;
+            self.waits = false;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn indexes(&self, slots: &[SlotId]) -> Vec<u32> {
+        slots
+            .iter()
+            .filter_map(|slot| self.index.get(slot).copied())
+            .collect()
+    }
+
+    pub(crate) fn take_out(&mut self, slot: SlotId) -> io::Result<()> {
+        if let (Count::By(counts), Some((tag, cookie))) = (&self.count, self.tags.remove(&slot)) {
+            counts.end(tag, cookie);
+        }
+        match self.index.remove(&slot) {
+            Some(index) => self.selector.remove(index),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! What outlives the daemon is held by a process of its own, and by no worker.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_e2e::dice::Dice;
+use rpm_e2e::outside::{freeze, has_ended, kill, kill_both, kill_daemon};
+use rpm_e2e::place::Place;
+use rpm_e2e::steering::Path;
+use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
+
+/// Long enough for anything that happens at all on a loaded machine.
+const BOUND: Duration = Duration::from_secs(30);
+/// Clients of each kind.
+const CLIENTS: usize = 4;
+/// Answers between two events.
+const SOME: u64 = 50;
+
+fn keeper(rpm: &Rpm) -> u32 {
+    rpm.keeper_pid().expect("it has a keeper")
+}
+
+fn pids(rpm: &Rpm) -> Vec<Option<u32>> {
+    rpm.list().iter().map(|process| process.pid).collect()
+}
+
+/// Kills it, and waits until the daemon has another one.
+fn replaced_keeper(rpm: &Rpm) {
+    let before = keeper(rpm);
+    kill(before);
+    let other = |pid: &Option<u32>| pid.is_some_and(|pid| pid != before);
+    wait_until("another keeper", BOUND, || rpm.keeper_pid(), other);
+}
+
+/// All workers are others, and nothing of before is left.
+fn all_replaced(rpm: &Rpm, before: &[Option<u32>]) {
+    let new = |list: &Vec<Process>| {
+        let is_new =
+            |it: &Process| it.status == Status::Online && it.others.is_empty() && !before.contains(&it.pid);
+        list.iter().all(is_new)
+    };
+    wait_until("all are replaced", BOUND, || rpm.list(), new);
+}
+
+/// What a process holds beyond its standard streams: the kernel's names, without numbers, of what it shares with no descriptor of its own. The
+/// pipes and sockets by which a runtime wakes itself have both ends in it.
+fn foreign(pid: u32) -> BTreeMap<String, u32> {
+    let mut held: BTreeMap<String, u32> = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs") {
+        let entry = entry.expect("an entry").path();
+        let number: u32 = entry
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok())
+            .expect("a number");
+        if let (Ok(link), true) = (fs::read_link(&entry), number > 2) {
+            *held.entry(link.to_string_lossy().into_owned()).or_default() += 1;
+        }
+    }
+    let mut kinds = BTreeMap::new();
+    for (name, count) in held {
+        let kind = name.split(':').next().unwrap_or_default();
+        if kind != "pipe" || count != 2 {
+            *kinds.entry(kind.to_owned()).or_insert(0) += count;
+        }
+    }
+    kinds.remove("/dev/null");
+    kinds
+}
+
+/// Names of descriptors without inode: an epoll set is no business of anybody else, the reports of calls and BPF are.
+fn anonymous(pid: u32) -> Vec<String> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    let links = links.map(|link| link.to_string_lossy().into_owned());
+    links
+        .filter(|link| link.starts_with("anon_inode:") && (link.contains("seccomp") || link.contains("bpf")))
+        .collect()
+}
+
+#[test]
+fn a_worker_holds_what_is_its_own_and_nothing_else() {
+    let place = Place::new();
+    let small = place.small_server();
+    let node = |name: &str| App::cluster(name, "2");
+    // Node: its channel, its agent's connection, and what it listens on.
+    let (channel, agent, listener) = (1, 1, 1);
+    for (app, sockets) in [
+        (node("hello.js"), channel + agent + listener),
+        (
+            node("hello.js").args(["--policy", "least-connections"]),
+            channel + agent + listener,
+        ),
+        (
+            node("hello.js").args(["--balance", "proxy"]),
+            channel + agent + listener,
+        ),
+        // The daemon accepts for it.
+        (node("hello.js").args(["--balance", "handoff"]), channel + agent),
+        (App::new("hello.js"), channel + agent + listener),
+        (App::of([&small]).args(["-i", "2"]), listener),
+        (
+            App::of([&small]).args(["-i", "2", "--balance", "proxy"]),
+            listener,
+        ),
+        (App::of([&small]), listener),
+    ] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        app.clone().args(["--name", "web"]).port(&port).start(&rpm);
+        for pid in pids(&rpm).into_iter().flatten() {
+            let held = foreign(pid);
+            assert_eq!(held.get("socket").copied(), Some(sockets), "{app:?}: {held:?}");
+            assert_eq!(held.get("pipe"), None, "{app:?}: {held:?}");
+            assert_eq!(anonymous(pid), Vec::<String>::new(), "{app:?}");
+        }
+    }
+}
+
+#[test]
+fn it_belongs_to_the_daemons_user_and_ends_with_the_daemon() {
+    let rpm = Rpm::new();
+    rpm.ok(["ping"]);
+    let (keeper, daemon) = (keeper(&rpm), rpm.daemon_pid().expect("it runs"));
+    let name = fs::read_to_string(format!("/proc/{keeper}/comm")).expect("it runs");
+    assert_eq!(name.trim(), "rpm-keeper");
+    let owner = |pid: u32| fs::metadata(format!("/proc/{pid}")).expect("it runs").uid();
+    assert_eq!(owner(keeper), owner(daemon));
+    assert_eq!(
+        fs::read(format!("/proc/{keeper}/environ")).unwrap_or_default(),
+        b""
+    );
+    let socket = fs::metadata(rpm.home().join("keep.sock")).expect("it listens");
+    assert_eq!(socket.mode() & 0o777, 0o600);
+    rpm.ok(["kill"]);
+    wait_until("it has ended", BOUND, || has_ended(keeper), |ended| *ended);
+    assert!(!rpm.home().join("keep.sock").exists());
+}
+
+#[test]
+fn its_death_is_mended_and_the_next_daemon_has_everything() {
+    let place = Place::new();
+    let small = place.small_server();
+    for app in [
+        App::cluster("hello.js", "2"),
+        App::cluster("hello.js", "2").args(["--balance", "handoff"]),
+        App::of([&small]).args(["-i", "2"]),
+        App::new("hello.js"),
+    ] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        app.args(["--name", "web"]).port(&port).start(&rpm);
+        let before = pids(&rpm);
+        let clients = Clients::fresh(&port, CLIENTS);
+        for _ in 0..3 {
+            replaced_keeper(&rpm);
+            clients.wait_ok(SOME);
+            kill_daemon(&rpm);
+            clients.wait_ok(if rpm.list().is_empty() { 0 } else { SOME });
+            assert_eq!(pids(&rpm), before, "{}", rpm.log());
+        }
+        rpm.ok(["reload", "web", "--wait"]);
+        clients.wait_ok(SOME);
+        clients.finish_clean(&rpm);
+    }
+}
+
+#[test]
+fn where_both_die_at_once_the_workers_serve_on_and_are_replaced() {
+    let place = Place::new();
+    let small = place.small_server();
+    for app in [
+        App::cluster("hello.js", "2"),
+        App::of([&small]).args(["-i", "2"]),
+        App::new("hello.js"),
+    ] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        app.args(["--name", "web"]).port(&port).start(&rpm);
+        let before = pids(&rpm);
+        let clients = Clients::fresh(&port, CLIENTS);
+        clients.wait_ok(SOME);
+        kill_both(&rpm);
+        clients.wait_ok(SOME);
+        all_replaced(&rpm, &before);
+        clients.wait_ok(SOME);
+        clients.finish_clean(&rpm);
+    }
+}
+
+/// Its connections come from the daemon: without both they wait for nobody, and the next daemon begins again.
+#[test]
+fn where_both_die_workers_that_depend_on_the_daemon_are_restarted() {
+    for balance in ["handoff", "proxy"] {
+        let (rpm, port) = (Rpm::new(), Port::reserve());
+        let app = App::cluster("hello.js", "2").args(["--name", "web", "--balance", balance]);
+        app.port(&port).start(&rpm);
+        let before = pids(&rpm);
+        kill_both(&rpm);
+        all_replaced(&rpm, &before);
+        let clients = Clients::begin(&port, "/", CLIENTS);
+        clients.wait_ok(SOME);
+        clients.finish_clean(&rpm);
+    }
+}
+
+#[test]
+fn one_that_is_stopped_holds_nobody_up() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    freeze(keeper(&rpm));
+    rpm.ok(["scale", "web", "4"]);
+    rpm.ok(["reload", "web", "--wait"]);
+    let before = pids(&rpm);
+    kill_daemon(&rpm);
+    assert_eq!(pids(&rpm), before, "{}", rpm.log());
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+}
+
+/// Nobody but the kernel decides then who gets a connection: a socket that stays open would get its share.
+#[test]
+fn without_a_daemon_a_dead_workers_clients_go_to_the_others() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "3")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    let pids = pids(&rpm);
+    kill_daemon(&rpm);
+    kill(pids[1].expect("it runs"));
+    wait_until(
+        "its socket is closed",
+        BOUND,
+        || port.listeners(),
+        |count| *count == 2,
+    );
+    let clients = Clients::fresh(&port, CLIENTS);
+    clients.wait_ok(4 * SOME);
+    clients.finish_clean(&rpm);
+}
+
+/// The kernel goes on with the same program and the same table: what it has counted is still there.
+#[test]
+fn the_next_daemon_goes_on_with_the_steering_program() {
+    let test = "the_next_daemon_goes_on_with_the_steering_program";
+    let Some(rpm) = Path::Ebpf.rpm(test) else { return };
+    let port = Port::reserve();
+    for policy in ["round-robin", "least-connections"] {
+        let app = App::cluster("hello.js", "2").args(["--name", policy, "--policy", policy]);
+        app.port(&port).start(&rpm);
+        let steered = || {
+            let listeners = rpm.describe(policy).listeners;
+            listeners
+                .iter()
+                .flat_map(|it| &it.slots)
+                .map(|slot| slot.steered.unwrap_or(0))
+                .sum::<u64>()
+        };
+        let clients = Clients::fresh(&port, CLIENTS);
+        for _ in 0..3 {
+            clients.wait_ok(SOME);
+            let before = steered();
+            assert!(before >= SOME);
+            kill_daemon(&rpm);
+            clients.wait_ok(SOME);
+            let after = steered();
+            assert!(after >= before + SOME, "{before}, and then {after}");
+            rpm.ok(["scale", policy, "4"]);
+            rpm.ok(["scale", policy, "2"]);
+        }
+        clients.finish_clean(&rpm);
+        rpm.ok(["delete", policy]);
+    }
+}
+
+/// Rounds of the next test, unless `RPM_KILLS` says otherwise.
+const ROUNDS: u64 = 24;
+
+/// Daemon, keeper, or both, in any order and at any moment, with commands in between; `RPM_KILL_SEED=N` replays what failed.
+#[test]
+fn whoever_of_the_two_dies_and_when_no_client_notices() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let rounds = number("RPM_KILLS").unwrap_or(ROUNDS);
+    let seed = number("RPM_KILL_SEED").unwrap_or(1);
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::cluster("hello.js", "2").args(["--name", "web", "--drain-timeout", "5s"]);
+    app.port(&port).start(&rpm);
+    let clients = Clients::fresh(&port, CLIENTS);
+    let mut dice = Dice::new(seed);
+    let mut history = Vec::new();
+    for round in 0..rounds {
+        let (daemon, keeper) = (rpm.daemon_pid(), rpm.keeper_pid());
+        let (first, second) = match dice.roll(12) {
+            0..5 => (daemon, None),
+            5..10 => (keeper, None),
+            10 => (daemon, keeper),
+            _ => (keeper, daemon),
+        };
+        let waits = [dice.roll(60), dice.roll(20)].map(Duration::from_millis);
+        history.push((round, first == daemon, second.is_some(), waits));
+        for (victim, wait) in [first, second].into_iter().zip(waits) {
+            // tidy: sleep because the moment of the kill is what the test is about
+            std::thread::sleep(wait);
+            if let Some(victim) = victim.filter(|pid| !has_ended(*pid)) {
+                kill(victim);
+            }
+        }
+        match dice.roll(6) {
+            0 => drop(rpm.run(["reload", "web"])),
+            1 => drop(rpm.run(["scale", "web", ["2", "3"][dice.roll(2) as usize]])),
+            _ => drop(rpm.list()),
+        }
+        clients.wait_ok(SOME / 5);
+        let failures = clients.failures();
+        assert!(
+            failures.iter().all(|count| *count == 0),
+            "seed {seed}: {failures:?} after {history:#?}"
+        );
+    }
+    clients.finish_clean(&rpm);
+}
