@@ -15,6 +15,7 @@ mod runtime;
 mod start;
 mod startup;
 mod talk;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -376,7 +377,7 @@ fn show_served(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
 
 async fn jlist(output: &mut Output) -> anyhow::Result<()> {
     let processes: Vec<Process> = read("/v1/processes?spec=true").await?;
-    Ok(output.line(pm2::jlist(&processes))?)
+    Ok(output.line(pm2::jlist(&processes, versions::of))?)
 }
 
 async fn describe(target: &str, json: bool, output: &mut Output) -> anyhow::Result<()> {

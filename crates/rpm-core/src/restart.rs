@@ -122,6 +122,15 @@ impl Record {
         }
     }
 
+    /// The last delay of the `exp_backoff` scale, if that is in use.
+    pub(crate) fn backed_off(&self, policy: &Policy) -> Option<Duration> {
+        let first = policy
+            .exp_backoff
+            .filter(|first| !first.is_zero() && policy.restart_delay.is_zero())?;
+        let steps = self.attempts.checked_sub(1)?;
+        Some(scaled(first, steps, EXP_CAP))
+    }
+
     fn delay(&mut self, young: bool, policy: &Policy) -> Duration {
         if !policy.restart_delay.is_zero() {
             return policy.restart_delay;

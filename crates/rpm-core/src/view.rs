@@ -1,5 +1,7 @@
 //! Views: what the shell may look at.
 
+use core::time::Duration;
+
 use crate::core::Core;
 use crate::instance::{Instance, State};
 use crate::protocol::{AppConfig, Exit};
@@ -28,6 +30,8 @@ pub struct InstanceView {
     pub unstable_restarts: u32,
     /// How its last process ended; `None` if none has.
     pub last_exit: Option<Exit>,
+    /// With a growing delay before restarts ([`crate::protocol::Policy::exp_backoff`]): the last one, its jitter excepted.
+    pub backed_off: Option<Duration>,
 }
 
 /// What an instance is doing.
@@ -258,6 +262,10 @@ impl Core {
             restarts: instance.record.restarts,
             unstable_restarts: instance.record.unstable,
             last_exit: instance.last_exit,
+            backed_off: self
+                .apps
+                .get(&instance.app)
+                .and_then(|app| instance.record.backed_off(&app.config.policy)),
         }
     }
 

@@ -48,7 +48,7 @@ impl Supervisor {
             FromWorker::HandleNack => self.acknowledged(worker, false),
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack(), None, None),
             FromWorker::Ready => self.input(Input::Ready { worker }),
-            FromWorker::Message(message) => self.answered(worker, &message),
+            FromWorker::Message(message) => self.heard(worker, &message),
             FromWorker::Internal { .. } => {}
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rpm_core::InstanceId;
 use rpm_sys::user::User;
-use rpm_wire::api::AppSpec;
+use rpm_wire::api::{AppSpec, INSTANCE_VAR};
 
 use crate::app::{Plane, is_node};
 use crate::home::Home;
@@ -40,7 +40,7 @@ pub(crate) fn environment(
     };
     let root = home.root().display().to_string();
     let own = [
-        ("NODE_APP_INSTANCE", number.to_string()),
+        (INSTANCE_VAR, number.to_string()),
         ("pm_id", instance.to_string()),
         ("name", spec.name.clone()),
         ("namespace", spec.namespace.clone()),
@@ -59,18 +59,10 @@ pub(crate) fn environment(
     for (name, value) in user.into_iter().flat_map(of_user) {
         env.entry(name.to_owned()).or_insert(value);
     }
-    if let Some(name) = &spec.increment_var {
-        let first = env.get(name).and_then(|text| text.trim().parse::<i64>().ok());
-        let value = first.unwrap_or(0).saturating_add(i64::from(number));
-        env.insert(name.clone(), value.to_string());
-    }
+    env.extend(spec.incremented(number));
     env.extend(own.map(|(key, value)| (key.to_owned(), value)));
-    if let Some(name) = spec
-        .instance_var
-        .as_ref()
-        .filter(|name| *name != "NODE_APP_INSTANCE")
-    {
-        env.remove("NODE_APP_INSTANCE");
+    if let Some(name) = spec.instance_var.as_ref().filter(|name| *name != INSTANCE_VAR) {
+        env.remove(INSTANCE_VAR);
         env.insert(name.clone(), number.to_string());
     }
     if !is_node(spec) {

@@ -15,6 +15,7 @@ use rpm_keeper::Keeper;
 use rpm_listen::Listeners;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::tree::Census;
+use rpm_wire::api::Offer;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -97,6 +98,8 @@ pub struct Supervisor {
     pub(crate) upkeep: Upkeep,
     /// Actions of programs whose answers are waited for.
     pub(crate) called: Vec<Called>,
+    /// What programs have said of themselves.
+    pub(crate) offers: BTreeMap<WorkerId, Offer>,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
     /// How long log files were when this daemon first had a worker write there.
@@ -192,6 +195,7 @@ impl Supervisor {
             store: Store::new(&home),
             upkeep: Upkeep::default(),
             called: Vec::new(),
+            offers: BTreeMap::new(),
             home,
             logs,
             log_starts: BTreeMap::new(),

@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::AsFd;
 
 use rpm_core::WorkerId;
-use rpm_wire::api::{ApiError, SendRequest, TriggerReply, TriggerRequest};
+use rpm_wire::api::{ApiError, Offer, SendRequest, TriggerReply, TriggerRequest};
 use rpm_wire::channel;
 use rpm_wire::shell::word;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use crate::channel::Outgoing;
@@ -18,6 +18,10 @@ use crate::supervisor::Supervisor;
 
 /// Actions that are waited for at a time.
 const LIMIT: usize = 64;
+
+/// What a program says of itself at a time, in bytes, and how many actions, figures and settings are kept of it.
+const OFFER_BYTES: usize = 16 * 1024;
+const OFFER_LIMIT: usize = 128;
 
 /// An action that was called.
 pub(crate) struct Called {
@@ -100,11 +104,28 @@ impl Supervisor {
         Ok(receiver)
     }
 
-    /// A program has sent a message: it may be the answer to an action.
-    pub(crate) fn answered(&mut self, worker: WorkerId, message: &Value) {
-        if self.called.is_empty() || message["type"] != "axm:reply" {
-            return;
+    /// A program has sent a message: it may be the answer to an action, or say what it offers.
+    pub(crate) fn heard(&mut self, worker: WorkerId, message: &Value) {
+        match message["type"].as_str() {
+            Some("axm:reply") => self.answered(worker, message),
+            Some(kind) if kind.starts_with("axm:") => {
+                if self.offers.len() >= self.workers.len() {
+                    self.offers.retain(|worker, _| self.workers.contains_key(worker));
+                }
+                learn(self.offers.entry(worker).or_default(), kind, &message["data"]);
+            }
+            _ => {}
         }
+    }
+
+    /// The names of the actions that a worker's program offers.
+    pub(crate) fn actions_of(&self, worker: WorkerId) -> Vec<String> {
+        let offer = self.offers.get(&worker).into_iter();
+        let names = offer.flat_map(|offer| &offer.actions).filter_map(name_of);
+        names.map(str::to_owned).collect()
+    }
+
+    fn answered(&mut self, worker: WorkerId, message: &Value) {
         let name = message["data"]["action_name"].as_str().unwrap_or_default();
         let Some(held) = self.workers.get(&worker) else {
             return;
@@ -124,6 +145,35 @@ impl Supervisor {
             });
         }
         self.called.retain(|called| !called.waiting.is_empty());
+    }
+}
+
+fn name_of(action: &Value) -> Option<&str> {
+    action["action_name"].as_str()
+}
+
+/// Keeps what a program says of itself, as PM2 does; what is too large is not kept.
+fn learn(offer: &mut Offer, kind: &str, data: &Value) {
+    if data.to_string().len() > OFFER_BYTES {
+        return;
+    }
+    let put = |fields: &mut Map<String, Value>| {
+        for (name, value) in data.as_object().into_iter().flatten() {
+            if fields.len() < OFFER_LIMIT || fields.contains_key(name) {
+                fields.insert(name.clone(), value.clone());
+            }
+        }
+    };
+    match kind {
+        "axm:action" if name_of(data).is_some() => {
+            offer.actions.retain(|known| name_of(known) != name_of(data));
+            if offer.actions.len() < OFFER_LIMIT {
+                offer.actions.push(data.clone());
+            }
+        }
+        "axm:monitor" => put(&mut offer.monitor),
+        "axm:option:configuration" => put(&mut offer.options),
+        _ => {}
     }
 }
 

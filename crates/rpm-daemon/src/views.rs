@@ -8,8 +8,8 @@ use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, 
 use rpm_listen::{GroupView, Holding, SharedKind, SlotView};
 use rpm_proxy::UpstreamFigures;
 use rpm_wire::api::{
-    ApiError, AppInfo, AppSpec, Circuit, Known, ListenerInfo, Other, Phase, Process, ProxiedInfo, Served,
-    SlotInfo, Status,
+    ApiError, AppInfo, AppSpec, Circuit, Details, Known, ListenerInfo, Other, Phase, Process, ProxiedInfo,
+    Served, SlotInfo, Status,
 };
 
 use crate::app::{Plane, explain, is_proxied};
@@ -67,6 +67,21 @@ impl Supervisor {
             out_log: logs.out.display().to_string(),
             err_log: logs.err.display().to_string(),
             spec: with_spec.then(|| Box::new(AppSpec::clone(spec))),
+            details: with_spec.then(|| {
+                Box::new(Details {
+                    both_log: logs.both.map(|path| path.display().to_string()),
+                    pid_file: crate::outputs::pid_file(&self.home, spec, id)
+                        .display()
+                        .to_string(),
+                    restart_delay_ms: view
+                        .backed_off
+                        .map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
+                    offer: worker
+                        .and_then(|w| self.offers.get(&w))
+                        .cloned()
+                        .unwrap_or_default(),
+                })
+            }),
         })
     }
 
@@ -80,6 +95,9 @@ impl Supervisor {
                 namespace: spec.namespace.clone(),
                 script: spec.script.clone(),
                 status: status(&view.state),
+                actions: view
+                    .worker()
+                    .map_or_else(Vec::new, |worker| self.actions_of(worker)),
             })
         };
         self.core.instances().filter_map(known).collect()

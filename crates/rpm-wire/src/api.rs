@@ -11,6 +11,7 @@ mod targets;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest, Saved};
 pub use doctor::Finding;
@@ -18,8 +19,8 @@ pub use progress::{Follow, Progress, Stage, Step};
 pub use proxy::ProxySpec;
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
-    AppSpec, Balance, ExecMode, HealthCheck, LogSpec, LogTarget, OF_THE_USER, Policy, UnknownBalance,
-    UnknownPolicy, WatchSpec,
+    AppSpec, Balance, ExecMode, HealthCheck, INSTANCE_VAR, LogSpec, LogTarget, OF_THE_USER, Policy,
+    UnknownBalance, UnknownPolicy, WatchSpec,
 };
 pub use targets::{SendRequest, SignalRequest, TargetsRequest, TriggerReply, TriggerRequest};
 
@@ -250,6 +251,39 @@ pub struct Process {
     /// The app's configuration, where it was asked for (`?spec=true`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<Box<AppSpec>>,
+    /// What is rarely wanted, with the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<Details>>,
+}
+
+/// What is rarely wanted of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
+    /// Where its output and its errors go, besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub both_log: Option<String>,
+    /// Where its pid is written.
+    pub pid_file: String,
+    /// With `exp_backoff_restart_delay_ms`: how long its last restart was put off, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_delay_ms: Option<u64>,
+    /// What its program has said of itself since this daemon runs.
+    #[serde(default)]
+    pub offer: Offer,
+}
+
+/// What a program offers by its channel, as `@pm2/io` says it (`axm:action`, `axm:monitor`, `axm:option:configuration`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Its actions: objects with an `action_name`.
+    #[serde(default)]
+    pub actions: Vec<Value>,
+    /// Its figures, by name.
+    #[serde(default)]
+    pub monitor: Map<String, Value>,
+    /// Its settings, by name.
+    #[serde(default)]
+    pub options: Map<String, Value>,
 }
 
 impl Eq for Process {}
@@ -277,6 +311,9 @@ pub struct Known {
     pub script: String,
     /// State.
     pub status: Status,
+    /// The actions that its program offers, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
 }
 
 /// A process of an instance beside its own.

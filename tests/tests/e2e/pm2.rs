@@ -1,12 +1,13 @@
 //! What PM2's users type and what their scripts parse: exit codes, standard output, files.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use rpm_e2e::place::Place;
 use rpm_testkit::{Rpm, Status, fixture, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -298,4 +299,33 @@ fn the_environment_is_that_of_the_first_start() {
     assert_eq!(said(2), "colour red");
     run(&["restart", "app", "--update-env"], "blue");
     assert_eq!(said(3), "colour blue");
+}
+
+#[test]
+fn jlist_has_what_is_an_instance_s_own() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let app = |file: &str| place.path().join(file);
+    place.write("package.json", r#"{"version": "2.0.1"}"#);
+    place.write("app.js", "setInterval(() => {}, 1000)");
+    let apps = json!({"apps": [{
+        "name": "own", "script": "app.js", "cwd": place.path(), "exec_mode": "fork",
+        "instance_var": "INSTANCE", "increment_var": "PORT", "env": {"PORT": 7000}, "log_file": "both.log", "watch": ["app.js"],
+    }]});
+    place.write("apps.json", &apps.to_string());
+    rpm.ok([OsStr::new("start"), app("apps.json").as_os_str()]);
+    let list: Value = serde_json::from_str(&rpm.ok(["jlist"])).expect("JSON");
+    let env = &list[0]["pm2_env"];
+    for (field, value) in [
+        ("INSTANCE", json!(0)),
+        ("PORT", json!("7000")),
+        ("version", json!("2.0.1")),
+        ("watch", json!(["app.js"])),
+        ("pm_log_path", json!(app("both.log"))),
+        ("axm_actions", json!([])),
+    ] {
+        assert_eq!(env[field], value, "{field} in {env:#}");
+    }
+    let pid = fs::read_to_string(env["pm_pid_path"].as_str().expect("a path")).expect("its pid");
+    assert_eq!(pid, list[0]["pid"].to_string());
+    assert_eq!(env["unique_id"].as_str().map(str::len), Some(36));
 }

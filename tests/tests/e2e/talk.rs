@@ -7,6 +7,7 @@ use std::time::Duration;
 use rpm_e2e::app::App;
 use rpm_e2e::outside::kill_daemon;
 use rpm_testkit::{Rpm, wait_until};
+use serde_json::Value;
 
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -64,6 +65,28 @@ fn actions_are_answered_by_each_worker() {
         rpm.fails(["trigger", "ghost", "double"])
             .contains("no process or app")
     );
+}
+
+#[test]
+fn what_a_program_offers_is_known() {
+    let rpm = Rpm::new();
+    talks(&rpm);
+    let env = || {
+        let list: Value = serde_json::from_str(&rpm.ok(["jlist"])).expect("JSON");
+        list[0]["pm2_env"].clone()
+    };
+    let known = wait_until("what it offers", BOUND, env, |env| {
+        env["axm_monitor"]["lines"].is_object()
+    });
+    let actions = known["axm_actions"].as_array().expect("actions");
+    let names: Vec<&str> = actions
+        .iter()
+        .filter_map(|action| action["action_name"].as_str())
+        .collect();
+    assert_eq!(names, ["double", "fail"], "{known:#}");
+    assert_eq!(known["axm_options"]["module_name"], "talks");
+    rpm.ok(["stop", "talks"]);
+    assert_eq!(env()["axm_actions"], Value::Array(Vec::new()));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use rpm_wire::api::{ApiError, ChangeReply, Finding, Known, Process, SignalRequest, TargetsRequest, Unknown};
 use rpm_wire::pm2;
 
-use super::{read, session, surroundings, tell};
+use super::{read, session, surroundings, tell, versions};
 use crate::args::{Column, ListArgs};
 use crate::http::RequestError;
 use crate::output::Output;
@@ -81,7 +81,7 @@ fn by(column: Column, a: &Process, b: &Process) -> Ordering {
 
 /// `prettylist`.
 pub(super) async fn prettylist(output: &mut Output) -> anyhow::Result<()> {
-    let list = pm2::jlist(&all().await?);
+    let list = pm2::jlist(&all().await?, versions::of);
     Ok(output.line(render::inspected(&list))?)
 }
 

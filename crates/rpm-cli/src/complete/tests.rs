@@ -9,6 +9,7 @@ fn process(id: u32, name: &str, namespace: &str, status: Status) -> Known {
         namespace: namespace.into(),
         script: "/srv/app.js".into(),
         status,
+        actions: Vec::new(),
     }
 }
 

@@ -33,6 +33,7 @@ fn online(id: u32) -> Process {
         out_log: format!("/srv/logs/web-out-{id}.log"),
         err_log: format!("/srv/logs/web-error-{id}.log"),
         spec: None,
+        details: None,
     }
 }
 

@@ -24,6 +24,9 @@ pub enum ExecMode {
 /// Variables that name the user of a process. An app with `uid` has those of its own user, and not those of who has started it.
 pub const OF_THE_USER: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
 
+/// Where a program finds the number of its instance, if the app names no other variable.
+pub const INSTANCE_VAR: &str = "NODE_APP_INSTANCE";
+
 /// An app as the user described it, resolved by the CLI to what the daemon can execute.
 /// Durations are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +181,20 @@ pub struct AppSpec {
 
 fn default_namespace() -> String {
     "default".to_owned()
+}
+
+impl AppSpec {
+    /// What instance `number` has in the variable that rises; `None`: there is no such variable.
+    #[must_use]
+    pub fn incremented(&self, number: u32) -> Option<(String, String)> {
+        let name = self.increment_var.as_ref()?;
+        let first = self
+            .env
+            .get(name)
+            .and_then(|text| text.trim().parse::<i64>().ok());
+        let value = first.unwrap_or(0).saturating_add(i64::from(number));
+        Some((name.clone(), value.to_string()))
+    }
 }
 
 impl Default for AppSpec {
