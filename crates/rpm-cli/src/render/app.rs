@@ -2,21 +2,34 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, Color, Table};
+use comfy_table::{Cell, Color, ContentArrangement, Table};
 use rpm_wire::api::{AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, SlotInfo};
 
 use serde_json::Value;
 
 use super::Look;
-use super::table::{mode, painted, processes, table, visible};
+use super::table::{columns_of, mode, painted, processes_within, table, visible};
 use super::units::or_dash;
 
-/// The whole description, with a line break at its end.
+/// The whole description, with a line break at its end. On a terminal no line is broken within a word that fits.
 pub(crate) fn app(info: &AppInfo, look: Look) -> String {
-    let mut text = String::new();
-    section(&mut text, "app", &facts(info, look));
-    section(&mut text, "processes", &processes(&info.processes, look));
-    section(&mut text, "files", &files(&info.processes, look));
+    let width = match look {
+        Look::Plain => None,
+        Look::Terminal | Look::Coloured => Table::new().width(),
+    };
+    app_within(info, look, width)
+}
+
+/// The same for a terminal of this many columns; `None`: as wide as it gets.
+pub(super) fn app_within(info: &AppInfo, look: Look, width: Option<u16>) -> String {
+    let mut text = Description {
+        text: String::new(),
+        width: width.filter(|width| *width >= MIN_WIDTH),
+    };
+    text.section("app", facts(info, look));
+    text.section("processes", processes_within(&info.processes, look, width));
+    let files = text.files(&info.processes, look);
+    text.section("files", files);
     for listener in &info.listeners {
         let title = format!(
             "listener {}: {} ({})",
@@ -24,30 +37,66 @@ pub(crate) fn app(info: &AppInfo, look: Look) -> String {
             visible(&listener.steering),
             visible(&listener.reason)
         );
-        if listener.slots.is_empty() {
-            heading(&mut text, &title);
-        } else {
-            section(&mut text, &title, &slots(listener, look));
+        match listener.slots.is_empty() {
+            true => text.heading(&title),
+            false => text.section(&title, slots(listener, look)),
         }
     }
     if info.listeners.is_empty() {
-        heading(&mut text, "no listeners");
+        text.heading("no listeners");
     }
-    text
+    text.text
 }
 
-fn heading(text: &mut String, title: &str) {
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    text.push_str(title);
-    text.push('\n');
+/// A terminal narrower than that breaks the lines itself.
+const MIN_WIDTH: u16 = 60;
+
+/// What is written of a description.
+struct Description {
+    text: String,
+    width: Option<u16>,
 }
 
-fn section(text: &mut String, title: &str, table: &Table) {
-    heading(text, title);
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "{table}");
+impl Description {
+    /// A line, or several where the terminal is narrower: broken at blanks.
+    fn heading(&mut self, title: &str) {
+        if !self.text.is_empty() {
+            self.text.push('\n');
+        }
+        let room = self.width.map_or(usize::MAX, usize::from);
+        let mut taken = 0;
+        for word in title.split(' ') {
+            let wide = columns_of(word);
+            let fits = taken > 0 && taken + 1 + wide <= room;
+            if taken > 0 {
+                self.text.push(if fits { ' ' } else { '\n' });
+            }
+            taken = if fits { taken + 1 + wide } else { wide };
+            self.text.push_str(word);
+        }
+        self.text.push('\n');
+    }
+
+    fn section(&mut self, title: &str, mut table: Table) {
+        self.heading(title);
+        if let Some(width) = self.width {
+            table.set_width(width);
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{table}");
+    }
+
+    /// Where the logs are: a path is whole, so that it can be copied, if there is room for it at all.
+    fn files(&self, processes: &[Process], look: Look) -> Table {
+        let mut side_by_side = files(processes, look);
+        side_by_side.set_content_arrangement(ContentArrangement::Disabled);
+        let natural = side_by_side.lines().map(|line| columns_of(&line)).max();
+        match self.width {
+            Some(width) if natural > Some(usize::from(width)) => files_below(processes, look),
+            _ => side_by_side,
+        }
+    }
 }
 
 fn facts(info: &AppInfo, look: Look) -> Table {
@@ -214,6 +263,19 @@ fn files(processes: &[Process], look: Look) -> Table {
             process.id.to_string(),
             visible(&process.out_log),
             visible(&process.err_log),
+            or_dash(process.exit_code),
+        ]);
+    }
+    table
+}
+
+/// The same, with the errors' file below that of the output.
+fn files_below(processes: &[Process], look: Look) -> Table {
+    let mut table = table(&["id", "output, errors", "last exit"], &[0, 2], look);
+    for process in processes {
+        table.add_row([
+            process.id.to_string(),
+            format!("{}\n{}", visible(&process.out_log), visible(&process.err_log)),
             or_dash(process.exit_code),
         ]);
     }

@@ -124,7 +124,7 @@ fn fitting(widths: &[usize; COLUMNS.len()], room: usize) -> (Vec<usize>, usize) 
 }
 
 /// How many columns of a terminal the text takes.
-fn columns_of(text: &str) -> usize {
+pub(super) fn columns_of(text: &str) -> usize {
     Span::raw(text).width()
 }
 

@@ -358,6 +358,36 @@ fn log_lines_align_and_show_their_stream() {
 }
 
 #[test]
+fn a_description_is_not_broken_within_words() {
+    let mut listener = listener(Vec::new());
+    listener.reason = "exact round-robin by an eBPF program, queues can migrate to any other worker".into();
+    let info = AppInfo {
+        spec: spec(),
+        plane: "direct".into(),
+        plane_reason: "Node workers take their slots over node:cluster's channel".into(),
+        generation: 1,
+        processes: vec![online(0), online(1)],
+        listeners: vec![listener],
+    };
+    for width in [60, 72, 80, 90, 160] {
+        let text = app::app_within(&info, Look::Terminal, Some(width));
+        let widest = text
+            .lines()
+            .map(|line| ratatui::text::Span::raw(line).width())
+            .max();
+        assert!(widest <= Some(usize::from(width)), "{width} columns\n{text}");
+        let words: Vec<&str> = text.split([' ', '\n']).collect();
+        for word in info.listeners[0].reason.split(' ').chain(["node:cluster's"]) {
+            let whole = words.iter().any(|shown| shown.trim_matches(['(', ')']) == word);
+            assert!(whole, "{word} at {width} columns\n{text}");
+        }
+        for path in ["/srv/logs/web-out-1.log", "/srv/logs/web-error-1.log"] {
+            assert!(words.contains(&path), "{path} at {width} columns\n{text}");
+        }
+    }
+}
+
+#[test]
 fn settings_that_are_not_the_usual_ones_are_shown() {
     let described = |spec: AppSpec| {
         let info = AppInfo {
