@@ -342,8 +342,14 @@ async fn change_step_by_step(
             match serde_json::from_slice(line).context("the daemon sent no line of progress")? {
                 Progress::Step(_) if is_silent() => {}
                 Progress::Step(step) => board.step(&step),
-                Progress::Done(reply) => return show_served(&reply, output),
-                Progress::Failed(error) => return Err(RequestError::Api(error).into()),
+                Progress::Done(reply) => {
+                    board.end();
+                    return show_served(&reply, output);
+                }
+                Progress::Failed(error) => {
+                    board.end();
+                    return Err(RequestError::Api(error).into());
+                }
             }
         }
     }

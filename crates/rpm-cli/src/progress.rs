@@ -1,133 +1,286 @@
-//! How a change goes on: on a terminal a line for each instance that changes as its workers do, otherwise a line for
-//! each step.
+//! How a change goes on: on a terminal a line for each app that changes as its workers do, otherwise a line for each step of the
+//! first few workers of an app, and for the first and every ten times as many of the rest.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write};
 
 use rpm_wire::api::{Stage, Step};
 
-use crate::render::visible;
+use crate::render::{cut, visible};
 
-/// More instances than fit a small window are told of line by line.
+/// More apps than fit a small window share one line.
 const MOST_ROWS: usize = 20;
+
+/// An app of more instances is not told of worker by worker.
+const MOST_INSTANCES: usize = 8;
+
+/// In the order in which a worker gets there.
+const STAGES: [Stage; 6] = [
+    Stage::Starting,
+    Stage::Ready,
+    Stage::Draining,
+    Stage::Stopping,
+    Stage::Gone,
+    Stage::Failed,
+];
 
 /// What has been told so far.
 #[derive(Debug)]
 pub(crate) struct Board<W> {
     out: W,
-    /// Lines can be written over.
-    terminal: bool,
-    /// The workers of each instance, in the order in which they appeared.
-    rows: BTreeMap<(String, u32), Vec<(u32, Stage)>>,
+    /// Lines can be written over, and have so many columns.
+    terminal: Option<usize>,
+    /// In the order of their names.
+    apps: BTreeMap<String, Workers>,
     drawn: usize,
+}
+
+/// The workers of an app.
+#[derive(Debug, Default)]
+struct Workers {
+    /// By id and pid.
+    stages: BTreeMap<(u32, u32), Stage>,
+    /// Ids among them.
+    instances: usize,
+    /// How many have ever got to each of [`STAGES`].
+    reached: [usize; STAGES.len()],
+}
+
+impl Workers {
+    /// How many there have been at this stage; `None`: it is known of this one.
+    fn step(&mut self, step: &Step) -> Option<usize> {
+        let ids = (step.id, 0)..=(step.id, u32::MAX);
+        self.instances += usize::from(self.stages.range(ids).next().is_none());
+        if self.stages.insert((step.id, step.pid), step.to) == Some(step.to) {
+            return None;
+        }
+        let at = STAGES.iter().position(|stage| *stage == step.to)?;
+        self.reached[at] += 1;
+        Some(self.reached[at])
+    }
+}
+
+/// Where these workers are: `3 starting, 37 ready`.
+fn counted(workers: &[&Workers]) -> String {
+    let at = |stage| {
+        let stages = workers.iter().flat_map(|workers| workers.stages.values());
+        stages.filter(|other| **other == stage).count()
+    };
+    let counts = STAGES.map(|stage| (at(stage), stage.as_str()));
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let words: Vec<String> = counts.map(|(count, word)| format!("{count} {word}")).collect();
+    words.join(", ")
+}
+
+fn counted_app((app, workers): (&String, &Workers)) -> String {
+    format!("{}: {}", visible(app), counted(&[workers]))
 }
 
 impl Board<std::io::Stderr> {
     pub(crate) fn on_stderr() -> Self {
         let stderr = std::io::stderr();
-        let terminal = stderr.is_terminal();
+        let columns =
+            || ratatui::crossterm::terminal::size().map_or(usize::MAX, |(columns, _)| columns.into());
+        let terminal = stderr.is_terminal().then(columns);
         Board::new(stderr, terminal)
     }
 }
 
 impl<W: Write> Board<W> {
-    fn new(out: W, terminal: bool) -> Self {
+    fn new(out: W, terminal: Option<usize>) -> Self {
         Board {
             out,
             terminal,
-            rows: BTreeMap::new(),
+            apps: BTreeMap::new(),
             drawn: 0,
         }
     }
 
     pub(crate) fn step(&mut self, step: &Step) {
-        let row = self.rows.entry((step.app.clone(), step.id)).or_default();
-        match row.iter_mut().find(|(pid, _)| *pid == step.pid) {
-            Some((_, stage)) => *stage = step.to,
-            None => row.push((step.pid, step.to)),
-        }
-        self.terminal &= self.rows.len() <= MOST_ROWS;
-        let text = if self.terminal {
-            self.picture()
-        } else {
-            let (app, id, pid) = (visible(&step.app), step.id, step.pid);
-            format!("{app} {id}: {} (pid {pid})\n", step.to.as_str())
+        let workers = self.apps.entry(step.app.clone()).or_default();
+        let Some(reached) = workers.step(step) else { return };
+        let whole = workers.instances <= MOST_INSTANCES;
+        let (app, stage) = (visible(&step.app), step.to.as_str());
+        let line = format!("{app} {}: {stage} (pid {})\n", step.id, step.pid);
+        let failed = step.to == Stage::Failed;
+        let text = match self.terminal {
+            Some(columns) => self.picture(if failed { &line } else { "" }, columns),
+            None if whole || failed => line,
+            None if is_ten_times(reached) => format!("{app}: {reached} {stage}\n"),
+            None => return,
         };
+        self.write(&text);
+    }
+
+    /// The change is made, or is not.
+    pub(crate) fn end(&mut self) {
+        if self.terminal.is_none() {
+            let many = self
+                .apps
+                .iter()
+                .filter(|(_, workers)| workers.instances > MOST_INSTANCES);
+            let text: String = many.map(|app| counted_app(app) + "\n").collect();
+            self.write(&text);
+        }
+    }
+
+    fn write(&mut self, text: &str) {
         // Nobody is left to be told that standard error is closed.
         let _ = self.out.write_all(text.as_bytes());
     }
 
-    /// All rows, in place of those drawn before.
-    fn picture(&mut self) -> String {
+    /// All rows, in place of those drawn before; `lasting` stays above them.
+    fn picture(&mut self, lasting: &str, columns: usize) -> String {
         let mut text = match self.drawn {
             0 => String::new(),
-            lines => format!("\u{1b}[{lines}A"),
+            lines => format!("\u{1b}[{lines}A\u{1b}[J"),
         };
-        for ((app, id), workers) in &self.rows {
-            let workers = workers
-                .iter()
-                .map(|(pid, stage)| format!("{pid} {:<9}", stage.as_str()));
-            let line = format!(
-                "{} {id}:  {}",
-                visible(app),
-                workers.collect::<Vec<_>>().join("  ")
-            );
-            text.push_str(line.trim_end());
-            text.push_str("\u{1b}[K\n");
+        text.push_str(lasting);
+        let rows: Vec<String> = if self.apps.len() > MOST_ROWS {
+            let all: Vec<&Workers> = self.apps.values().collect();
+            vec![format!("{} apps: {}", all.len(), counted(&all))]
+        } else {
+            self.apps.iter().map(counted_app).collect()
+        };
+        for row in &rows {
+            text.push_str(&cut(row, columns));
+            text.push('\n');
         }
-        self.drawn = self.rows.len();
+        self.drawn = rows.len();
         text
     }
+}
+
+/// 1, 10, 100 and so on.
+fn is_ten_times(mut count: usize) -> bool {
+    while count > 1 && count.is_multiple_of(10) {
+        count /= 10;
+    }
+    count == 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(terminal: bool, steps: &[(u32, u32, Stage)]) -> String {
+    fn told(terminal: Option<usize>, steps: &[(&str, u32, u32, Stage)]) -> String {
         let mut board = Board::new(Vec::new(), terminal);
-        for &(id, pid, to) in steps {
-            let app = "web".to_owned();
+        for &(app, id, pid, to) in steps {
+            let app = app.to_owned();
             board.step(&Step { app, id, pid, to });
         }
+        board.end();
         String::from_utf8(board.out).expect("UTF-8")
+    }
+
+    /// What a terminal shows in the end.
+    fn shown(text: &str) -> Vec<&str> {
+        let mut lines: Vec<&str> = Vec::new();
+        for line in text.lines() {
+            let (up, line) = match line.split_once("\u{1b}[J") {
+                Some((up, line)) => (up["\u{1b}[".len()..up.len() - 1].parse().expect("lines"), line),
+                None => (0, line),
+            };
+            lines.truncate(lines.len() - up);
+            lines.push(line);
+        }
+        lines
     }
 
     #[test]
     fn a_line_for_each_step() {
-        let text = told(
-            false,
-            &[
-                (0, 7, Stage::Starting),
-                (0, 7, Stage::Ready),
-                (0, 5, Stage::Draining),
-            ],
-        );
+        let steps = [
+            ("web", 0, 7, Stage::Starting),
+            ("web", 0, 7, Stage::Ready),
+            ("web", 0, 7, Stage::Ready),
+            ("web", 0, 5, Stage::Draining),
+        ];
         assert_eq!(
-            text,
+            told(None, &steps),
             "web 0: starting (pid 7)\nweb 0: ready (pid 7)\nweb 0: draining (pid 5)\n"
         );
     }
 
     #[test]
-    fn a_terminal_is_drawn_over() {
-        let text = told(
-            true,
-            &[
-                (1, 7, Stage::Starting),
-                (0, 8, Stage::Starting),
-                (1, 7, Stage::Ready),
-            ],
+    fn a_terminal_has_a_line_for_each_app() {
+        let steps = [
+            ("web", 1, 7, Stage::Starting),
+            ("web", 0, 8, Stage::Starting),
+            ("api", 2, 9, Stage::Starting),
+            ("web", 1, 7, Stage::Ready),
+            ("web", 1, 5, Stage::Draining),
+        ];
+        let text = told(Some(80), &steps);
+        assert_eq!(
+            shown(&text),
+            ["api: 1 starting", "web: 1 starting, 1 ready, 1 draining"]
         );
-        let wanted = "web 1:  7 starting\u{1b}[K\n\
-            \u{1b}[1Aweb 0:  8 starting\u{1b}[K\nweb 1:  7 starting\u{1b}[K\n\
-            \u{1b}[2Aweb 0:  8 starting\u{1b}[K\nweb 1:  7 ready\u{1b}[K\n";
-        assert_eq!(text, wanted);
+        assert!(
+            text.starts_with("web: 1 starting\n\u{1b}[1A\u{1b}[Jweb: 2 starting\n"),
+            "{text:?}"
+        );
+        // A line that goes on in the next one could not be drawn over.
+        for line in shown(&told(Some(20), &steps)) {
+            assert!(ratatui::text::Span::raw(line).width() <= 20, "{line}");
+        }
     }
 
     #[test]
-    fn too_many_rows_are_told_of_line_by_line() {
-        let steps: Vec<_> = (0..30).map(|id| (id, 100 + id, Stage::Starting)).collect();
-        assert!(told(true, &steps).ends_with("web 28: starting (pid 128)\nweb 29: starting (pid 129)\n"));
+    fn failures_stay_above_what_is_drawn_over() {
+        let steps = [
+            ("web", 0, 7, Stage::Starting),
+            ("web", 0, 7, Stage::Failed),
+            ("web", 0, 8, Stage::Starting),
+        ];
+        let text = told(Some(80), &steps);
+        assert_eq!(
+            shown(&text),
+            ["web 0: failed (pid 7)", "web: 1 starting, 1 failed"]
+        );
+    }
+
+    #[test]
+    fn many_apps_share_a_line() {
+        let names: Vec<String> = (0..30).map(|number| format!("app-{number}")).collect();
+        let steps: Vec<_> = names
+            .iter()
+            .map(|name| (name.as_str(), 0, 7, Stage::Starting))
+            .collect();
+        assert_eq!(shown(&told(Some(80), &steps)), ["30 apps: 30 starting"]);
+        assert_eq!(told(None, &steps).lines().count(), 30);
+    }
+
+    /// A reload of 40 workers, of which one fails at first.
+    #[test]
+    fn an_app_of_many_workers_is_told_of_by_numbers() {
+        let stage = |to, first: u32| (0..40).map(move |id| ("web", id, first + id, to));
+        let failure = [("web", 39, 99, Stage::Starting), ("web", 39, 99, Stage::Failed)];
+        let steps: Vec<_> = stage(Stage::Starting, 100)
+            .chain(failure)
+            .chain(stage(Stage::Ready, 100))
+            .chain(stage(Stage::Draining, 200))
+            .chain(stage(Stage::Gone, 200))
+            .collect();
+        let text = told(None, &steps);
+        let lines: Vec<&str> = text.lines().collect();
+        let expected: Vec<String> = (0..8)
+            .map(|id| format!("web {id}: starting (pid {})", 100 + id))
+            .chain(["web: 10 starting", "web 39: failed (pid 99)"].map(str::to_owned))
+            .chain(
+                [
+                    "web: 1 ready",
+                    "web: 10 ready",
+                    "web: 1 draining",
+                    "web: 10 draining",
+                ]
+                .map(str::to_owned),
+            )
+            .chain(["web: 1 gone", "web: 10 gone", "web: 40 ready, 40 gone, 1 failed"].map(str::to_owned))
+            .collect();
+        assert_eq!(lines, expected);
+        assert_eq!(
+            shown(&told(Some(80), &steps)),
+            ["web 39: failed (pid 99)", "web: 40 ready, 40 gone, 1 failed"]
+        );
     }
 }

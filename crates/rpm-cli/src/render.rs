@@ -11,7 +11,7 @@ pub(crate) use app::app;
 pub(crate) use doctor::doctor;
 pub(crate) use inspect::inspected;
 pub(crate) use logs::{highlighted, log_line, origin_width};
-pub(crate) use table::{Figures, lines, processes, served, visible};
+pub(crate) use table::{Figures, cut, lines, processes, served, visible};
 
 /// What the reader's end can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

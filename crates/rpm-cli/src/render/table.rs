@@ -129,7 +129,7 @@ pub(super) fn columns_of(text: &str) -> usize {
 }
 
 /// The text in so many columns at most; what is missing is a `…`.
-fn cut(text: &str, most: usize) -> String {
+pub(crate) fn cut(text: &str, most: usize) -> String {
     if columns_of(text) <= most {
         return text.to_owned();
     }
