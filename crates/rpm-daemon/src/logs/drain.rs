@@ -259,6 +259,42 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
+    #[test]
+    fn a_long_line_is_one_object() {
+        let dir = std::env::temp_dir().join(format!("rpm-objects-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("out.log");
+        let (read, mut write) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        let sink = LogSink::start(&dir.join("output")).unwrap();
+        sink.add(Source {
+            pipe: read.into(),
+            path: path.clone(),
+            also: None,
+            style: Style::Json {
+                app: "web".to_owned(),
+                id: 0,
+                stream: "out",
+                format: None,
+            },
+            limit: None,
+        });
+        let long = "x".repeat(900_000);
+        write.write_all(format!("{long}\nshort\n").as_bytes()).unwrap();
+        drop(write);
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(sink.sync());
+        let stored = std::fs::read_to_string(&path).unwrap();
+        let objects = stored.lines().map(|line| serde_json::from_str(line).unwrap());
+        let lengths: Vec<usize> = objects
+            .map(|object: serde_json::Value| object["message"].as_str().unwrap().len())
+            .collect();
+        assert_eq!(lengths, [long.len() + 1, 6]);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
     /// A daemon that is killed after it has taken output from a pipe, when so much of it is in the file.
     fn killed_with(written: usize) -> Vec<u8> {
         let dir = std::env::temp_dir().join(format!("rpm-killed-{written}-{}", std::process::id()));

@@ -4,8 +4,8 @@ use jiff::Zoned;
 use rpm_wire::dayjs::format_time;
 use serde_json::json;
 
-/// Longest line that is kept together as one object, in bytes.
-pub(super) const LINE_LIMIT: usize = 64 * 1024;
+/// Longest line that is kept together as one object, in bytes: the longest that `logs` shows whole.
+pub(super) const LINE_LIMIT: usize = 1024 * 1024;
 
 /// How lines are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
