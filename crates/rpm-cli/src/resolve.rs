@@ -8,6 +8,8 @@ mod settings;
 mod shebang;
 mod site;
 mod surroundings;
+mod typescript;
+mod usual;
 mod variables;
 mod versions;
 
@@ -48,6 +50,11 @@ pub(crate) enum ResolveError {
         why: String,
         path: String,
     },
+    #[error(
+        "{}: Node {version} does not run such files; install Bun, or Node 22.18 or newer (for .ts), or name what runs them with --interpreter, such as tsx",
+        script.display()
+    )]
+    TypeScript { script: PathBuf, version: String },
     #[error("the working directory {} does not exist; create it, or name another with --cwd", .0.display())]
     NoSuchDirectory(PathBuf),
     #[error("{what} is not UTF-8: {text}")]
@@ -110,8 +117,12 @@ pub(crate) fn app_spec(
         exec_mode,
         instances,
         cwd: utf8("the working directory", cwd)?,
-        ..AppSpec::default()
+        ..usual::spec(around)?
     };
+    if let (None, Some(interpreter)) = (&options.interpreter, &spec.interpreter) {
+        let paths = (Path::new(&spec.script), Path::new(interpreter));
+        typescript::check(paths.0, paths.1, &spec.interpreter_args, &spec.env)?;
+    }
     settings::with(spec, options, around.home())
 }
 

@@ -41,7 +41,7 @@ impl Place {
         }
     }
 
-    fn resolve(&self, args: &StartArgs) -> Result<AppSpec, ResolveError> {
+    pub(super) fn resolve(&self, args: &StartArgs) -> Result<AppSpec, ResolveError> {
         {
             let options = options_of(args, args.targets.first().map(OsString::as_os_str))?;
             app_spec(&options, &self.around(), args.env.as_deref(), None)
