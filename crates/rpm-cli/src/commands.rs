@@ -43,6 +43,7 @@ use crate::resolve::{self, Surroundings};
 use changes::How;
 pub(crate) use complaint::tell;
 use complaint::{be_silent, complain, complaint, is_silent};
+pub(crate) use conf::keys_that_are_set;
 
 /// How often the daemon is asked for what it knows if it goes away meanwhile, and the pause before the next time.
 const READ_TRIES: u32 = 5;

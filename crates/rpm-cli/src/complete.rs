@@ -3,24 +3,19 @@
 
 mod line;
 mod places;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
 
 use rpm_wire::api::{Known, Status};
 
-use crate::connect::connect;
-use crate::home::{Home, home_dir};
-use crate::http::Session;
 use places::{Place, Wanted};
+use sources::{Here, Source};
 
 /// First argument of the question that the scripts ask.
 pub(crate) const QUESTION: &str = "__complete";
-
-/// A person waits at the cursor.
-const ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
 /// Where apps are that name no other namespace.
 const USUAL_NAMESPACE: &str = "default";
@@ -124,24 +119,33 @@ impl Completion {
     /// The lines for the script: a candidate with its description each, and `:files` or `:directories` where the shell has to look.
     #[must_use]
     pub fn answer(&self) -> String {
-        self.answer_from(known)
+        self.answer_from(&Here)
     }
 
-    fn answer_from(&self, known: impl FnOnce() -> Vec<Known>) -> String {
+    fn answer_from(&self, source: &impl Source) -> String {
         let mut grammar = crate::args::grammar(&self.program);
         grammar.build();
         let place = Place::of(&grammar, &self.words, &self.current);
         let mut found = place.fixed;
         if place.wanted.apps() {
-            found.extend(apps(&known(), place.wanted, &self.words));
+            found.extend(apps(&source.known(), place.wanted, &self.words));
         }
         let value = self.current.get(place.lead.len()..).unwrap_or_default();
+        found.extend(self.others(place.wanted, value, source));
         found.retain(|candidate| candidate.text.starts_with(value));
         let files = match place.wanted {
             Wanted::Files | Wanted::AppsOrFiles => true,
             // Ecosystem files and scripts may be named, too; who has the names of apps to choose from wants them.
             Wanted::AppsThenFiles => found.is_empty(),
-            Wanted::Directories | Wanted::Apps | Wanted::Names | Wanted::Namespaces | Wanted::Fixed => false,
+            Wanted::Directories
+            | Wanted::Apps
+            | Wanted::Names
+            | Wanted::Namespaces
+            | Wanted::Fixed
+            | Wanted::Actions
+            | Wanted::Values
+            | Wanted::Variables
+            | Wanted::Environments => false,
         };
         let mut lines = match (files, place.wanted == Wanted::Directories, self.shell) {
             (true, _, Shell::Bash) => {
@@ -159,6 +163,46 @@ impl Completion {
         lines.extend(found.iter().map(|candidate| self.line(candidate, &place.lead)));
         lines.push(String::new());
         lines.join("\n")
+    }
+
+    /// What is neither in the grammar nor an app.
+    fn others(&self, wanted: Wanted, value: &str, source: &impl Source) -> Vec<Candidate> {
+        let plain = |names: Vec<String>| names.into_iter().map(|name| Candidate::new(name, "")).collect();
+        match wanted {
+            Wanted::Actions => {
+                let target = self.words.iter().skip(1).find(|word| !word.starts_with('-'));
+                target.map_or_else(Vec::new, |target| plain(actions(&source.known(), target)))
+            }
+            Wanted::Values => plain(source.values()),
+            Wanted::Variables => {
+                let mut found: Vec<Candidate> = plain(source.values());
+                match value.split_once(['.', ':']) {
+                    Some((app, _)) => {
+                        let before = &value[..=app.len()];
+                        let variables = source.variables(app).into_iter();
+                        found.extend(variables.map(|name| Candidate::new(format!("{before}{name}"), "")));
+                    }
+                    None => {
+                        let names = source.known().into_iter().map(|process| process.name);
+                        let names: BTreeSet<String> = names.collect();
+                        let prefix = |name| Candidate::new(format!("{name}."), "variables of the app");
+                        found.extend(names.into_iter().map(prefix));
+                    }
+                }
+                let mut seen = BTreeSet::new();
+                found.retain(|candidate| seen.insert(candidate.text.clone()));
+                found
+            }
+            Wanted::Environments => plain(source.environments(&self.words)),
+            Wanted::Fixed
+            | Wanted::Apps
+            | Wanted::AppsThenFiles
+            | Wanted::AppsOrFiles
+            | Wanted::Names
+            | Wanted::Namespaces
+            | Wanted::Files
+            | Wanted::Directories => Vec::new(),
+        }
     }
 
     /// A candidate as the shell takes it.
@@ -181,18 +225,18 @@ impl Completion {
     }
 }
 
-/// What a daemon that runs knows; nothing, if that is not said at once.
-fn known() -> Vec<Known> {
-    let asked = async {
-        let home = Home::open(home_dir().ok()?).ok()?;
-        let mut session = Session::open(connect(&home).await.ok()??).await.ok()?;
-        session.get("/v1/known").await.ok()
+/// The actions that the programs of a target offer.
+fn actions(known: &[Known], target: &str) -> Vec<String> {
+    let meant = |process: &&Known| {
+        [&process.name, &process.namespace, &process.id.to_string()].contains(&&target.to_owned())
+            || target == "all"
     };
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
-        return Vec::new();
-    };
-    let answered = runtime.block_on(async { tokio::time::timeout(ANSWER_WITHIN, asked).await });
-    answered.ok().flatten().unwrap_or_default()
+    let names: BTreeSet<&String> = known
+        .iter()
+        .filter(meant)
+        .flat_map(|process| &process.actions)
+        .collect();
+    names.into_iter().cloned().collect()
 }
 
 /// Names, groups and ids, but for those that the line has already.

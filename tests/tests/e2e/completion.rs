@@ -3,9 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rpm_e2e::app::App;
-use rpm_testkit::{Ran, Rpm, skip};
+use rpm_testkit::{Ran, Rpm, skip, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
 
 /// Where the scripts are, and a link to the program, which they call by its name.
 struct Shells {
@@ -29,11 +32,22 @@ impl Shells {
 
     fn with_apps() -> Shells {
         let shells = Shells::new();
-        for (name, namespace) in [("api", "default"), ("npm start", "shop"), ("@acme:db", "default")] {
-            App::new("no-listen.js")
+        for (name, namespace, script) in [
+            ("api", "default", "talks.js"),
+            ("npm start", "shop", "no-listen.js"),
+            ("@acme:db", "default", "no-listen.js"),
+        ] {
+            App::new(script)
                 .args(["--name", name, "--namespace", namespace])
                 .start(&shells.rpm);
         }
+        let offered = || shells.rpm.ok(["__complete", "fish", "trigger", "api", ""]);
+        wait_until("its actions", BOUND, offered, |actions| {
+            actions.contains("double")
+        });
+        shells.rpm.ok(["set", "colour", "red"]);
+        let apps = r#"{"apps": [{"script": "a.js", "env_production": {"A": "1"}}]}"#;
+        fs::write(shells.bin.join("apps.json"), apps).expect("a file");
         shells
     }
 
@@ -87,7 +101,7 @@ fn has(test: &str, program: &str) -> bool {
 }
 
 /// What is typed, the words that it becomes, and what bash puts in the place of the last one.
-const LINES: [(&str, &str, &str); 10] = [
+const LINES: [(&str, &str, &str); 13] = [
     ("rpm rollb", "rollback", "rollback"),
     ("rpm stop ap", "stop|api", "api"),
     ("rpm stop np", "stop|npm start", "npm\\ start"),
@@ -106,6 +120,13 @@ const LINES: [(&str, &str, &str); 10] = [
         "handoff",
     ),
     ("rpm validate _r", "validate|_rpm", "_rpm"),
+    ("rpm trigger api do", "trigger|api|double", "double"),
+    ("rpm get co", "get|colour", "colour"),
+    (
+        "rpm start apps.json --env pro",
+        "start|apps.json|--env|production",
+        "production",
+    ),
 ];
 
 #[test]
@@ -117,6 +138,8 @@ fn zsh_completes_what_is_typed() {
     for (keys, words, _) in LINES {
         assert_eq!(shells.typed(keys), format!("<{words}>"), "{keys}");
     }
+    // Nothing stands behind the name of an app whose variable is meant.
+    assert_eq!(shells.typed("rpm set ap\tPATH"), "<set|api.PATH>");
 }
 
 #[test]
@@ -130,6 +153,8 @@ fn bash_completes_what_is_typed() {
         all.lines().collect::<Vec<_>>(),
         ["@acme:db", "api", "npm\\ start", "shop", "all", "0", "1", "2"]
     );
+    assert_eq!(shells.replies("rpm set ap"), "-o nospace\napi.\n");
+    assert!(shells.replies("rpm set api.PAT").contains("api.PATH\n"));
     fs::create_dir(shells.bin.join("public")).expect("a directory");
     assert_eq!(shells.replies("rpm serve pu"), "-o nospace\npublic/\n");
 }
@@ -156,6 +181,10 @@ fn fish_completes_with_descriptions() {
         ("rpm start a.js --balance han", "handoff\n"),
         ("rpm start a.js --balance=han", "--balance=handoff\n"),
         ("rpm validate _r", "_rpm\n"),
+        ("rpm trigger api do", "double\n"),
+        ("rpm get co", "colour\n"),
+        ("rpm set ap", "api.\tvariables of the app\n"),
+        ("rpm start apps.json --env pro", "production\n"),
     ] {
         assert_eq!(complete(line), expected, "{line}");
     }

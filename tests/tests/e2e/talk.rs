@@ -85,6 +85,10 @@ fn what_a_program_offers_is_known() {
         .collect();
     assert_eq!(names, ["double", "fail"], "{known:#}");
     assert_eq!(known["axm_options"]["module_name"], "talks");
+    assert_eq!(
+        rpm.ok(["__complete", "fish", "trigger", "talks", "d"]),
+        "double\t\n"
+    );
     rpm.ok(["stop", "talks"]);
     assert_eq!(env()["axm_actions"], Value::Array(Vec::new()));
 }

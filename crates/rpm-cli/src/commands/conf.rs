@@ -38,6 +38,18 @@ fn save(values: &Map<String, Value>) -> anyhow::Result<()> {
     write_private(&file()?, &format!("{:#}\n", Value::Object(values.clone())))
 }
 
+/// What is set, each as it is named; nothing of what cannot be read.
+pub(crate) fn keys_that_are_set() -> Vec<String> {
+    let mut keys = Vec::new();
+    for (first, value) in load().unwrap_or_default() {
+        match value {
+            Value::Object(fields) => keys.extend(fields.keys().map(|second| format!("{first}.{second}"))),
+            _ => keys.push(first),
+        }
+    }
+    keys
+}
+
 /// `app.key` or `app:key`; a key alone has no app.
 fn parts(key: &str) -> (&str, Option<&str>) {
     match key.split_once([':', '.']) {

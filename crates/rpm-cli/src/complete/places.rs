@@ -21,12 +21,33 @@ pub(super) enum Wanted {
     Namespaces,
     Files,
     Directories,
+    /// Actions of the app that stands before.
+    Actions,
+    /// What `rpm set` has set.
+    Values,
+    /// The same, and variables of apps.
+    Variables,
+    /// Names of `env_<name>` in ecosystem files.
+    Environments,
 }
 
 impl Wanted {
-    /// Is the daemon asked?
+    /// Are apps named?
     pub(super) fn apps(self) -> bool {
-        !matches!(self, Wanted::Fixed | Wanted::Files | Wanted::Directories)
+        match self {
+            Wanted::Apps
+            | Wanted::AppsThenFiles
+            | Wanted::AppsOrFiles
+            | Wanted::Names
+            | Wanted::Namespaces => true,
+            Wanted::Fixed
+            | Wanted::Files
+            | Wanted::Directories
+            | Wanted::Actions
+            | Wanted::Values
+            | Wanted::Variables
+            | Wanted::Environments => false,
+        }
     }
 }
 
@@ -200,6 +221,10 @@ fn wanted(command: &str, arg: &Arg) -> Wanted {
         ("targets", "stop" | "delete" | "restart" | "reload") => Wanted::AppsThenFiles,
         ("targets", _) => Wanted::Apps,
         ("target" | "app" | "name", _) if arg.is_positional() => Wanted::Apps,
+        ("action", "trigger") => Wanted::Actions,
+        ("key", "set") => Wanted::Variables,
+        ("key", _) => Wanted::Values,
+        ("env", _) => Wanted::Environments,
         ("only", _) => Wanted::Names,
         ("namespace", _) => Wanted::Namespaces,
         ("path", "serve") => Wanted::Directories,

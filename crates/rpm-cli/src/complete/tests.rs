@@ -9,7 +9,7 @@ fn process(id: u32, name: &str, namespace: &str, status: Status) -> Known {
         namespace: namespace.into(),
         script: "/srv/app.js".into(),
         status,
-        actions: Vec::new(),
+        actions: vec![format!("gc-{id}"), "reload-config".into()],
     }
 }
 
@@ -23,22 +23,47 @@ fn some_apps() -> Vec<Known> {
     ]
 }
 
+/// These apps, and some values.
+struct Stub(fn() -> Vec<Known>);
+
+impl Source for Stub {
+    fn known(&self) -> Vec<Known> {
+        (self.0)()
+    }
+
+    fn values(&self) -> Vec<String> {
+        ["api.PORT", "colour"].map(str::to_owned).into()
+    }
+
+    fn variables(&self, app: &str) -> Vec<String> {
+        let names: &[&str] = if app == "api" { &["NODE_ENV", "PORT"] } else { &[] };
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn environments(&self, words: &[String]) -> Vec<String> {
+        let file = words.iter().any(|word| word == "apps.json");
+        let names: &[&str] = if file { &["production", "staging"] } else { &[] };
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+}
+
 /// What bash is answered for a line up to the cursor.
 fn bash(line: &str) -> Vec<String> {
     bash_from(line, some_apps)
 }
 
-fn bash_from(line: &str, known: impl FnOnce() -> Vec<Known>) -> Vec<String> {
+fn bash_from(line: &str, known: fn() -> Vec<Known>) -> Vec<String> {
     let args = ["bash", " \t\n\"'><=;|&(:", line].map(OsString::from);
     let question = Completion::of("rpm", &args).expect("a question");
-    question.answer_from(known).lines().map(str::to_owned).collect()
+    let answer = question.answer_from(&Stub(known));
+    answer.lines().map(str::to_owned).collect()
 }
 
 fn of(shell: &str, words: &[&str]) -> Vec<String> {
     let args: Vec<OsString> = [shell].iter().chain(words).map(OsString::from).collect();
     let question = Completion::of("rpm", &args).expect("a question");
     question
-        .answer_from(some_apps)
+        .answer_from(&Stub(some_apps))
         .lines()
         .map(str::to_owned)
         .collect()
@@ -125,6 +150,37 @@ fn values_of_options() {
 }
 
 #[test]
+fn actions_keys_variables_and_environments() {
+    for (line, expected) in [
+        ("rpm trigger web ", vec!["gc-2", "reload-config"]),
+        ("rpm trigger api gc", vec!["gc-0", "gc-1"]),
+        ("rpm trigger 13 gc", vec!["gc-13"]),
+        ("rpm trigger shop gc", vec!["gc-0", "gc-1"]),
+        ("rpm trigger nobody ", vec![]),
+        ("rpm trigger web gc-2 ", vec![]),
+        ("rpm get ", vec!["api.PORT", "colour"]),
+        ("rpm unset co", vec!["colour"]),
+        (
+            "rpm set ",
+            vec!["api.PORT", "colour", "@acme:db.", "api.", "npm\\ start.", "web."],
+        ),
+        ("rpm conf w", vec!["web."]),
+        ("rpm set api.", vec!["api.PORT", "api.NODE_ENV"]),
+        ("rpm set api.NO", vec!["api.NODE_ENV"]),
+        // bash has cut off what stands before the colon.
+        ("rpm set api:NO", vec!["NODE_ENV"]),
+        ("rpm set colour ", vec![]),
+        ("rpm start apps.json --env ", vec!["production", "staging"]),
+        ("rpm reload apps.json --env=p", vec!["production"]),
+        ("rpm stop apps.json --env st", vec!["staging"]),
+    ] {
+        assert_eq!(bash(line), expected, "{line}");
+    }
+    assert_eq!(of("fish", &["set", "w"]), ["web.\tvariables of the app"]);
+    assert_eq!(of("zsh", &["start", "apps.json", "--env=p"]), ["production\t"]);
+}
+
+#[test]
 fn what_is_special_to_a_shell_is_escaped() {
     for (line, expected) in [
         ("rpm stop np", "npm\\ start"),
@@ -206,7 +262,7 @@ fn what_is_no_question_is_a_command() {
     let args = ["fish", "app.js", "--bal"].map(OsString::from);
     let question = Completion::of("pm2-runtime", &args).expect("a question");
     assert_eq!(
-        question.answer_from(Vec::new),
+        question.answer_from(&Stub(Vec::new)),
         "--balance\tHow connections reach the workers: the kernel delivers them (direct), the daemon accepts them (handoff, for Node), or it speaks HTTP and passes on each request (proxy)\n"
     );
 }
