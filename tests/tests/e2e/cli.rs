@@ -179,6 +179,15 @@ fn jlist_prints_one_array_and_nothing_else_even_when_it_starts_the_daemon() {
 }
 
 #[test]
+fn watching_the_list_needs_a_terminal() {
+    let error = Rpm::new().fails(["list", "--watch"]);
+    assert!(
+        error.contains("needs a terminal") && error.contains("rpm list --json"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_table_has_a_line_for_each_process() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     let started = App::cluster("hello.js", "2")

@@ -112,6 +112,25 @@ fn the_last_lines_are_shown_behind_their_origin() {
 }
 
 #[test]
+fn several_apps_are_shown() {
+    let rpm = Rpm::new();
+    let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
+    for (port, (name, text)) in ports.iter().zip([("one", "1"), ("two", "2"), ("three", "3")]) {
+        App::new("say.js").port(port).args(["--name", name]).start(&rpm);
+        fs::write(
+            rpm.home().join(format!("logs/{name}-out.log")),
+            format!("{text}\n"),
+        )
+        .expect("a log");
+    }
+    let shown = |targets: &[&str]| rpm.ok([&["logs", "--nostream", "--raw"], targets].concat());
+    assert_eq!(shown(&["one", "three"]), "1\n3\n");
+    assert_eq!(shown(&["1", "one", "/tw/"]), "1\n2\n", "each once, by id");
+    assert_eq!(shown(&[]), "1\n2\n3\n");
+    assert!(rpm.fails(["logs", "one", "four"]).contains("four"));
+}
+
+#[test]
 fn what_is_added_is_shown_as_it_comes() {
     let (rpm, port) = saying();
     say(&port, "out=before");
@@ -293,10 +312,38 @@ fn past_lines_have_the_time_and_the_order_of_their_writing() {
         let time = line.time_ms.expect("its time");
         assert!(line.line == *text && when.contains(&time), "{line:?}, {when:?}");
     }
+    let when = |at: usize| {
+        let all = rpm.ok(["logs", "--nostream", "--json"]);
+        let line: serde_json::Value =
+            serde_json::from_str(all.lines().nth(at).expect("a line")).expect("JSON");
+        line["timestamp"].as_str().expect("its time").to_owned()
+    };
+    let (second, third) = (when(1), when(2));
+    let past = |args: &[&str]| rpm.ok([&["logs", "--raw"], args].concat());
+    assert_eq!(past(&["--nostream", "--since", &second]), "two\nthree\nfour\n");
+    assert_eq!(
+        past(&["--until", &third]),
+        "one\ntwo\nthree\n",
+        "it does not follow"
+    );
+    assert_eq!(past(&["--since", &second, "--until", &third]), "two\nthree\n");
+    assert_eq!(past(&["--nostream", "--since", "1h"]), "one\ntwo\nthree\nfour\n");
+    assert_eq!(
+        past(&["--nostream", "--since", &second, "-n", "1"]),
+        "three\nfour\n",
+        "of each file"
+    );
+    let following = Following::start(&rpm, &["--raw", "--since", &third]);
+    assert_eq!([following.next(), following.next()], ["three", "four"]);
+    say(&port, "out=five");
+    assert_eq!(following.next(), "five");
+    drop(following);
+    assert!(rpm.fails(["logs", "--since", "soon"]).contains("how long ago"));
     // Of what somebody else has written nobody knows the time.
     let file = rpm.home().join("logs/say-out-0.log");
     fs::remove_file(rpm.home().join("logs/.say-out-0.log.times")).expect("the index");
     fs::write(&file, "found\n").expect("the file");
     let shown = rpm.ok(["logs", "--nostream", "--raw", "--timestamp=YYYY"]);
     assert!(shown.starts_with("-: found\n20"), "{shown}");
+    assert_eq!(past(&["--nostream", "--since", "1h"]), "two\nfour\n");
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 
 use super::start::StartArgs;
@@ -322,6 +323,9 @@ pub(crate) struct ListArgs {
     /// A line for each figure instead of a table
     #[arg(short, long)]
     pub(crate) mini_list: bool,
+    /// On a terminal: again every 2 s, until `q` or Ctrl-C
+    #[arg(long, conflicts_with_all = ["json", "mini_list"])]
+    pub(crate) watch: bool,
 }
 
 /// What processes may be ordered by.
@@ -360,11 +364,23 @@ pub(crate) struct RuntimeArgs {
 /// Of `logs`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogsArgs {
-    /// Name, id, namespace or /pattern/; without it, all
-    pub(crate) target: Option<String>,
-    /// How many lines of the past
-    #[arg(short = 'n', long, default_value_t = 15)]
+    /// Names, ids, namespaces or /patterns/; without any, all
+    pub(crate) targets: Vec<String>,
+    /// How many lines of the past, of each file
+    #[arg(
+        short = 'n',
+        long,
+        default_value_t = 15,
+        default_value_if("since", ArgPredicate::IsPresent, "10000"),
+        default_value_if("until", ArgPredicate::IsPresent, "10000")
+    )]
     pub(crate) lines: u32,
+    /// Only lines written since then: 10m, 1h, 2d ago, or 2026-11-29T10:00; those of an unknown time are left out
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub(crate) since: Option<u64>,
+    /// Only lines written until then, and do not follow
+    #[arg(long, value_name = "TIME", value_parser = values::moment, conflicts_with_all = ["lines", "follow"])]
+    pub(crate) until: Option<u64>,
     /// Do not follow
     #[arg(long, visible_alias = "no-follow")]
     pub(crate) nostream: bool,
@@ -386,7 +402,7 @@ pub(crate) struct LogsArgs {
     /// Print timestamp=… app=… id=… type=… message=…
     #[arg(long)]
     pub(crate) format: bool,
-    /// Before each line the time at which it is shown, in this format [default: YYYY-MM-DDTHH:mm:ss]
+    /// Before each line the time at which it was written, in this format [default: YYYY-MM-DDTHH:mm:ss]
     #[arg(
         long,
         value_name = "FORMAT",

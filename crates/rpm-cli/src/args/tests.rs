@@ -129,8 +129,15 @@ fn commands_and_their_other_names() {
         json: true,
         sort: Some((Column::Memory, true)),
         mini_list: true,
+        watch: false,
     });
     assert_eq!(command("rpm ls web --json --sort memory:desc -m 3"), expected);
+    let expected = Command::List(ListArgs {
+        watch: true,
+        ..ListArgs::default()
+    });
+    assert_eq!(command("rpm ls --watch"), expected);
+    assert!(try_parse("rpm ls --watch --json").is_err());
     assert!(try_parse("rpm ls --sort colour").is_err());
     for name in ["describe", "desc", "info", "show"] {
         let expected = Command::Describe {
@@ -187,7 +194,7 @@ fn commands_that_only_show() {
         assert_eq!(command(&format!("rpm {name}")), expected);
     }
     let expected = Command::Logs(LogsArgs {
-        target: Some("web".into()),
+        targets: vec!["web".into()],
         lines: 3,
         nostream: true,
         json: true,
@@ -203,6 +210,19 @@ fn commands_that_only_show() {
             ..LogsArgs::default()
         })
     );
+    let Command::Logs(since) = command("rpm logs --since 1764410400 -n 7") else {
+        panic!("another command");
+    };
+    assert_eq!((since.since, since.lines), (Some(1_764_410_400_000), 7));
+    for past in ["--since 10m", "--until 2026-11-29T10:00"] {
+        let Command::Logs(all) = command(&format!("rpm logs {past}")) else {
+            panic!("another command");
+        };
+        assert_eq!(all.lines, 10_000, "all that there are, {past}");
+    }
+    for bad in ["--since soon", "--until 1h -f", "--until 1h -n 5"] {
+        assert!(try_parse(&format!("rpm logs {bad}")).is_err(), "{bad}");
+    }
     assert_eq!(command("rpm jlist"), Command::Jlist);
     assert_eq!(command("rpm ping"), Command::Ping { json: false });
     assert_eq!(command("rpm kill"), Command::Kill);
@@ -354,7 +374,10 @@ fn values_stand_behind_their_options() {
         panic!("logs");
     };
     assert_eq!(
-        (logs.target.as_deref(), logs.timestamp.as_deref()),
+        (
+            logs.targets.first().map(String::as_str),
+            logs.timestamp.as_deref()
+        ),
         (Some("web"), Some("HH:mm"))
     );
     for line in [

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, Timestamp, Zoned};
 use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use super::Column;
@@ -78,6 +80,29 @@ pub(super) fn duration(text: &str) -> Result<u64, String> {
     rpm_spec::time(text).map_err(|error| format!("expected {error}"))
 }
 
+/// A time, in milliseconds since 1970: so long ago (`10m`), a date with or without a time and a zone, or seconds since 1970.
+pub(super) fn moment(text: &str) -> Result<u64, String> {
+    moment_at(text, &Zoned::now()).ok_or_else(|| {
+        "expected how long ago (10m, 1h, 2d), or a time such as 2026-11-29T10:00 or 2026-11-29T10:00:00Z"
+            .to_owned()
+    })
+}
+
+fn moment_at(text: &str, now: &Zoned) -> Option<u64> {
+    let moment = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        Timestamp::from_second(text.parse().ok()?).ok()?
+    } else if let Ok(ago) = rpm_spec::time(text) {
+        let ago = SignedDuration::from_millis(i64::try_from(ago).ok()?);
+        now.timestamp().checked_sub(ago).ok()?
+    } else if let Ok(time) = text.parse::<Timestamp>() {
+        time
+    } else {
+        let local: DateTime = text.parse().ok()?;
+        local.to_zoned(now.time_zone().clone()).ok()?.timestamp()
+    };
+    u64::try_from(moment.as_millisecond()).ok()
+}
+
 /// Bytes: `300M`, `1G`.
 pub(super) fn amount(text: &str) -> Result<u64, String> {
     rpm_spec::memory(text).map_err(|error| format!("expected {error}"))
@@ -142,5 +167,35 @@ pub(super) fn order(text: &str) -> Result<(Column, bool), String> {
         "asc" => Ok((column, false)),
         "desc" => Ok((column, true)),
         _ => Err("expected :asc or :desc after the column".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments() {
+        let now: Zoned = "2026-11-29T12:00:00+01:00[+01:00]".parse().unwrap();
+        let ms = |text: &str| {
+            moment_at(text, &now).map(|ms| Timestamp::from_millisecond(ms.cast_signed()).unwrap().to_string())
+        };
+        for (text, expected) in [
+            ("10m", "2026-11-29T10:50:00Z"),
+            ("1h", "2026-11-29T10:00:00Z"),
+            ("2d", "2026-11-27T11:00:00Z"),
+            ("90s", "2026-11-29T10:58:30Z"),
+            ("2026-11-29T10:00", "2026-11-29T09:00:00Z"),
+            ("2026-11-29 10:00:05", "2026-11-29T09:00:05Z"),
+            ("2026-11-29", "2026-11-28T23:00:00Z"),
+            ("2026-11-29T10:00:00Z", "2026-11-29T10:00:00Z"),
+            ("2026-11-29T10:00:00.250-02:00", "2026-11-29T12:00:00.25Z"),
+            ("1764410400", "2025-11-29T10:00:00Z"),
+        ] {
+            assert_eq!(ms(text).as_deref(), Some(expected), "{text}");
+        }
+        for bad in ["", "soon", "-1h", "2026-13-01", "99999999999d", "1e9s"] {
+            assert_eq!(ms(bad), None, "{bad}");
+        }
     }
 }

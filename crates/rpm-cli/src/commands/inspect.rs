@@ -5,16 +5,20 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use ratatui::crossterm::terminal;
 use rpm_wire::api::{ApiError, ChangeReply, Finding, Known, Process, SignalRequest, TargetsRequest, Unknown};
 use rpm_wire::pm2;
+use rpm_wire::terminal::coloured;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::{read, session, surroundings, tell, versions};
+use super::{monit, read, session, surroundings, tell, versions};
 use crate::args::{Column, ListArgs};
 use crate::http::RequestError;
 use crate::output::Output;
-use crate::render;
+use crate::render::{self, Look};
 
 /// What `init` writes.
 const SAMPLE: &str = "\
@@ -31,12 +35,37 @@ module.exports = {
 };
 ";
 
+/// What an empty list is shown as.
+const NO_APPS: &str = "no apps; `rpm start app.js -i max` starts one";
+
+/// Between two pictures of `list --watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
 async fn all() -> anyhow::Result<Vec<Process>> {
     read("/v1/processes?spec=true").await
 }
 
 /// `list`.
 pub(super) async fn list(args: &ListArgs, output: &mut Output) -> anyhow::Result<()> {
+    if args.watch {
+        return watch(args, output).await;
+    }
+    let processes = wanted(args).await?;
+    if args.json {
+        return Ok(output.json(&processes)?);
+    }
+    if processes.is_empty() {
+        tell(NO_APPS);
+        return Ok(());
+    }
+    if args.mini_list {
+        return Ok(output.bytes(render::lines(&processes).as_bytes())?);
+    }
+    Ok(output.line(render::processes(&processes, output.look))?)
+}
+
+/// Those that are asked for, in the order that is.
+async fn wanted(args: &ListArgs) -> anyhow::Result<Vec<Process>> {
     let mut processes: Vec<Process> = read("/v1/processes").await?;
     if !args.targets.is_empty() {
         let request = TargetsRequest {
@@ -52,17 +81,62 @@ pub(super) async fn list(args: &ListArgs, output: &mut Output) -> anyhow::Result
             processes.reverse();
         }
     }
-    if args.json {
-        return Ok(output.json(&processes)?);
+    Ok(processes)
+}
+
+/// `list --watch`.
+async fn watch(args: &ListArgs, output: &mut Output) -> anyhow::Result<()> {
+    if output.look == Look::Plain {
+        bail!("--watch needs a terminal; `rpm list --json` is for programs");
     }
-    if processes.is_empty() {
-        tell("no apps; `rpm start app.js -i max` starts one");
-        return Ok(());
+    // What is wrong with the targets is said on the usual screen.
+    let first = wanted(args).await?;
+    let terminal = ratatui::try_init().context("the terminal cannot be used")?;
+    let ended = redraw(args, first, output).await;
+    drop(terminal);
+    ratatui::restore();
+    ended
+}
+
+async fn redraw(args: &ListArgs, first: Vec<Process>, output: &mut Output) -> anyhow::Result<()> {
+    let mut keys = monit::keys()?;
+    let mut processes = first;
+    let mut ticks = interval_at(Instant::now() + WATCH_INTERVAL, WATCH_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        output.bytes(picture(&processes, output.look, terminal::size()?.1).as_bytes())?;
+        output.flush()?;
+        tokio::select! {
+            _ = ticks.tick() => processes = wanted(args).await?,
+            key = keys.recv() => match key {
+                None | Some(Some(monit::Wish::Quit)) => return Ok(()),
+                // The window has another size, or it is a key without a meaning.
+                Some(_) => {}
+            },
+        }
     }
-    if args.mini_list {
-        return Ok(output.bytes(render::lines(&processes).as_bytes())?);
+}
+
+/// The table from the first line of the screen on, as far as there is room for it.
+fn picture(processes: &[Process], look: Look, rows: u16) -> String {
+    let table = match processes.is_empty() {
+        true => NO_APPS.to_owned(),
+        false => render::processes(processes, look).to_string(),
+    };
+    let table = coloured(&table);
+    let lines: Vec<&str> = table.lines().collect();
+    let room = usize::from(rows).saturating_sub(2);
+    let mut text = "\u{1b}[H".to_owned();
+    for line in lines.iter().take(room) {
+        text.push_str(line);
+        text.push_str("\u{1b}[K\r\n");
     }
-    Ok(output.line(render::processes(&processes, output.look))?)
+    let more = lines.len().saturating_sub(room);
+    if more > 0 {
+        text.push_str(&format!("… {more} lines more; "));
+    }
+    text.push_str("every 2 s; q quits\u{1b}[K\u{1b}[J");
+    text
 }
 
 fn by(column: Column, a: &Process, b: &Process) -> Ordering {
@@ -227,4 +301,32 @@ pub(super) async fn report(output: &mut Output) -> anyhow::Result<()> {
         output.line(render::processes(&processes, output.look))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_fits_the_screen() {
+        let process = |id: u32| {
+            let text = format!(
+                r#"{{"id":{id},"name":"web","instance":{id},"generation":1,"exec_mode":"fork","plane":"none","status":"online",
+                "pid":7,"uptime_ms":1,"started_at_ms":0,"created_at_ms":0,"restarts":0,"unstable_restarts":0,"cpu_percent":0.0,
+                "memory_bytes":1,"connections":null,"exit_code":null,"out_log":"","err_log":""}}"#
+            );
+            serde_json::from_str(&text).expect("a process")
+        };
+        let all: Vec<Process> = (0..40).map(process).collect();
+        let text = picture(&all, Look::Terminal, 24);
+        assert!(
+            text.starts_with("\u{1b}[H") && text.ends_with("\u{1b}[J"),
+            "{text:?}"
+        );
+        assert_eq!(text.split("\r\n").count(), 23, "{text}");
+        assert!(text.contains("… 22 lines more; every 2 s; q quits"), "{text}");
+        let text = picture(&all[..1], Look::Terminal, 24);
+        assert!(text.contains(" online ") && !text.contains("more"), "{text}");
+        assert!(picture(&[], Look::Terminal, 24).contains("no apps"));
+    }
 }

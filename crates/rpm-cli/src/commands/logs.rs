@@ -31,7 +31,7 @@ const PARTS: usize = 8;
 
 pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result<()> {
     LogStream::open(args).await?.print(output).await?;
-    if !args.nostream {
+    if follows(args) {
         bail!("the daemon has ended the stream");
     }
     Ok(())
@@ -141,10 +141,26 @@ impl Streams {
 }
 
 fn path(args: &LogsArgs) -> String {
-    let target = args.target.as_deref().map_or_else(String::new, |target| {
-        format!("&target={}", percent_encoded(target))
-    });
-    format!("/v1/logs?lines={}&follow={}{target}", args.lines, !args.nostream)
+    // No name has a line break in it.
+    let target = match args.targets.as_slice() {
+        [] => String::new(),
+        targets => format!("&target={}", percent_encoded(&targets.join("\n"))),
+    };
+    format!("/v1/logs?lines={}&follow={}{target}", args.lines, follows(args))
+}
+
+/// Are lines wanted that are still to come?
+fn follows(args: &LogsArgs) -> bool {
+    !args.nostream && args.until.is_none()
+}
+
+/// Was it written when that is wanted? Where that is asked, a line of an unknown time was not.
+fn is_timely(args: &LogsArgs, written: Option<u64>) -> bool {
+    match (args.since, args.until) {
+        (None, None) => true,
+        (since, until) => written
+            .is_some_and(|ms| since.is_none_or(|since| since <= ms) && until.is_none_or(|until| ms <= until)),
+    }
 }
 
 /// Prints lines as they are wanted.
@@ -176,7 +192,7 @@ impl Printer {
                 Stream::Out => self.args.err,
                 Stream::Err => self.args.out,
             };
-            if !unwanted {
+            if !unwanted && is_timely(&self.args, line.time_ms) {
                 self.width = render::origin_width(self.width, &line);
                 write(&line, self.text(&line, look))?;
             }
@@ -298,17 +314,45 @@ mod tests {
 
     #[test]
     fn the_address_asks_for_what_is_wanted() {
-        let args = |target: Option<&str>, lines, nostream| LogsArgs {
-            target: target.map(str::to_owned),
+        let args = |targets: &[&str], lines, nostream| LogsArgs {
+            targets: targets.iter().map(|target| (*target).to_owned()).collect(),
             lines,
             nostream,
             ..LogsArgs::default()
         };
-        assert_eq!(path(&args(None, 15, false)), "/v1/logs?lines=15&follow=true");
+        assert_eq!(path(&args(&[], 15, false)), "/v1/logs?lines=15&follow=true");
         assert_eq!(
-            path(&args(Some("a b&c"), 0, true)),
+            path(&args(&["a b&c"], 0, true)),
             "/v1/logs?lines=0&follow=false&target=a%20b%26c"
         );
+        let until = LogsArgs {
+            until: Some(7),
+            ..args(&["web", "0"], 5, false)
+        };
+        assert_eq!(path(&until), "/v1/logs?lines=5&follow=false&target=web%0A0");
+    }
+
+    #[test]
+    fn lines_of_a_time() {
+        let args = |since, until| LogsArgs {
+            since,
+            until,
+            ..LogsArgs::default()
+        };
+        for (since, until, shown) in [
+            (None, None, "- 5 6 7"),
+            (Some(6), None, "6 7"),
+            (None, Some(6), "5 6"),
+            (Some(6), Some(6), "6"),
+            (Some(8), None, ""),
+        ] {
+            let all = [None, Some(5), Some(6), Some(7)];
+            let timely = all.iter().filter(|time| is_timely(&args(since, until), **time));
+            let timely: Vec<String> = timely
+                .map(|time| time.map_or_else(|| "-".to_owned(), |ms| ms.to_string()))
+                .collect();
+            assert_eq!(timely.join(" "), shown, "{since:?} {until:?}");
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ struct Screen {
 
 /// What a key asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Wish {
+pub(super) enum Wish {
     Quit,
     Move(isize),
     Change(Change),
@@ -56,7 +56,7 @@ enum Wish {
 
 /// What is done to a process, after a question: this window is easily taken for a shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
+pub(super) enum Change {
     Reload,
     Restart,
     Stop,
@@ -130,7 +130,7 @@ async fn show(terminal: &mut ratatui::DefaultTerminal, first: Vec<Process>) -> a
 }
 
 /// Keys, from a thread that ends with the process; `None`: there is nothing to do but to draw.
-fn keys() -> io::Result<mpsc::Receiver<Option<Wish>>> {
+pub(super) fn keys() -> io::Result<mpsc::Receiver<Option<Wish>>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     std::thread::Builder::new().spawn(move || {
         while let Ok(event) = event::read() {

@@ -36,7 +36,7 @@ pub(super) async fn attach(target: &str, output: &mut Output) -> anyhow::Result<
         }
     })?;
     let shown = LogsArgs {
-        target: Some(target.to_owned()),
+        targets: vec![target.to_owned()],
         lines: 0,
         ..LogsArgs::default()
     };

@@ -238,7 +238,8 @@ impl Supervisor {
         let ids = if everything {
             Vec::new()
         } else {
-            self.resolve(&[target.to_owned()])?
+            let targets: Vec<String> = target.split('\n').map(str::to_owned).collect();
+            self.resolve(&targets)?
         };
         let mut origins: Vec<Origin> = Vec::new();
         for origin in ids.into_iter().filter_map(|id| self.origins_of(id)).flatten() {
