@@ -62,6 +62,7 @@ pub fn read(value: &Value) -> Result<Ecosystem, Faults> {
         reader.app(number, app);
     }
     reader.sites(value);
+    reader.deployed(value);
     reader.same_names();
     if reader.problems.is_empty() {
         Ok(reader.found)
@@ -146,6 +147,23 @@ impl Reader {
             );
         }
         self.found.apps.push(app);
+    }
+
+    /// What `deploy.<name>.env` says is said by `env_<name>` of every app that does not say it itself, as under PM2. What is wrong in
+    /// that section is told when it is used to deploy.
+    fn deployed(&mut self, value: &Value) {
+        let section = value.get("deploy").and_then(Value::as_object);
+        for (name, deployment) in section.into_iter().flatten() {
+            let Some(Ok(env)) = deployment.get("env").map(variables) else {
+                continue;
+            };
+            for app in &mut self.found.apps {
+                let own = app.envs.entry(name.clone()).or_default();
+                for (variable, value) in &env {
+                    own.entry(variable.clone()).or_insert_with(|| value.clone());
+                }
+            }
+        }
     }
 
     /// The directories that are served beside the apps.

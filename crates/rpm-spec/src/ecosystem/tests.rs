@@ -319,3 +319,26 @@ fn what_can_be_read_is_there_beside_the_faults() {
     assert_eq!(faults.found.apps[0].script.as_deref(), Some("a.js"));
     assert_eq!(faults.found.warnings.len(), 1);
 }
+
+#[test]
+fn variables_of_a_deployment_are_those_of_its_environment() {
+    let apps = json!([
+        {"script": "a.js", "env": {"A": "env"}, "env_production": {"B": "app"}},
+        {"script": "b.js"},
+    ]);
+    let deploy = json!({
+        "production": {"host": "h", "repo": "r", "path": "/p", "env": {"A": "deployed", "B": "deployed", "PORT": 80}},
+        "staging": {"host": "h"},
+        "broken": {"env": "A=1"},
+    });
+    let read = read(&json!({"apps": apps, "deploy": deploy})).expect("apps");
+    let envs: Vec<_> = read.apps.iter().map(|app| json!(app.envs)).collect();
+    assert_eq!(
+        envs,
+        [
+            json!({"production": {"A": "deployed", "B": "app", "PORT": "80"}}),
+            json!({"production": {"A": "deployed", "B": "deployed", "PORT": "80"}}),
+        ]
+    );
+    assert_eq!(read.apps[0].env["A"], "env");
+}
