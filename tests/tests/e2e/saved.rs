@@ -63,7 +63,12 @@ fn what_was_saved_comes_back_as_it_was() {
     fs::write(rpm.home().join("dump.json"), "{\"format\":1,\"apps\":[{").expect("it is written");
     let healed = place.ok(&rpm, ["resurrect"]);
     assert!(healed.stderr.contains("dump.json.bak"), "{healed:?}");
+    assert!(healed.stderr.contains("dump.json.damaged now"), "{healed:?}");
     assert_eq!(statuses("two").len(), 3);
+    let text = fs::read_to_string(rpm.home().join("dump.json.damaged"));
+    assert_eq!(text.expect("what is left of it"), "{\"format\":1,\"apps\":[{");
+    let next = place.ok(&rpm, ["resurrect"]);
+    assert!(!next.stderr.contains("damaged"), "it is said once: {next:?}");
     place.ok(&rpm, ["save"]);
     place.ok(&rpm, ["cleardump"]);
     place.ok(&rpm, ["delete", "all"]);

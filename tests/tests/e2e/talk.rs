@@ -112,6 +112,12 @@ fn values_are_kept_and_become_variables() {
     rpm.ok(["unset", "key"]);
     assert!(rpm.fails(["get", "key"]).contains("is not set"));
     assert!(rpm.fails(["multiset", "a"]).contains("in turn"));
+    for command in [
+        &["set", "pm2-logrotate:max_size", "10M"][..],
+        &["multiset", "pm2-logrotate:retain 3"],
+    ] {
+        assert!(rpm.fails(command).contains("--log-max-size"), "{command:?}");
+    }
     rpm.ok(["unset", "all"]);
     assert_eq!(rpm.ok(["get"]), "{}\n");
     let mode = std::fs::metadata(rpm.home().join("conf.json"))

@@ -94,6 +94,11 @@ pub(super) async fn multiset(words: &str, output: &mut Output) -> anyhow::Result
 
 fn put(values: &mut Map<String, Value>, key: &str, value: &str) -> anyhow::Result<()> {
     let (first, second) = parts(key);
+    if first == "pm2-logrotate" {
+        bail!(
+            "{key} is not set, for there is no pm2-logrotate here: `rpm restart all --log-max-size 10M --log-keep 30`, or `log_max_size` and `log_keep` in the ecosystem file, have the logs of apps rotated"
+        );
+    }
     let Some(second) = second else {
         values.insert(first.to_owned(), value.into());
         return Ok(());

@@ -101,11 +101,26 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
                 "warning: {error:#}; the list saved before it is taken: {}",
                 backup_of(&path).display()
             ));
-            load(&backup_of(&path))?
+            let saved = load(&backup_of(&path))?;
+            // A file of another version is not damaged.
+            if error.is::<serde_json::Error>() {
+                put_aside(&path)?;
+            }
+            saved
         }
         Err(error) => return Err(error),
     };
     restore(saved, wait, output).await
+}
+
+/// A damaged file, for who wants to know what was in it: the next `resurrect` does not find it again.
+fn put_aside(path: &Path) -> anyhow::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".damaged");
+    let _alone = alone(path)?;
+    fs::rename(path, &aside).with_context(|| format!("cannot rename {}", path.display()))?;
+    tell(format!("the damaged file is named {} now", aside.display()));
+    Ok(())
 }
 
 fn is_of_pm2(path: &Path) -> bool {
