@@ -32,7 +32,23 @@ pub(crate) struct Upkeep {
     watch_again: Option<Instant>,
     /// Some app has a limit of memory.
     pub(crate) limits: bool,
-    spared: BTreeMap<InstanceId, Instant>,
+    spared: Spared,
+}
+
+/// Instances that were replaced for their memory, and until when they are left alone.
+#[derive(Debug, Default)]
+struct Spared(BTreeMap<(AppId, InstanceId), Instant>);
+
+impl Spared {
+    fn add(&mut self, instance: (AppId, InstanceId), now: Instant) {
+        self.0.retain(|_, until| *until > now);
+        self.0.insert(instance, now + GRACE);
+    }
+
+    /// One of another app may have the same number, and is another instance.
+    fn has(&self, instance: (AppId, InstanceId), now: Instant) -> bool {
+        self.0.get(&instance).is_some_and(|until| *until > now)
+    }
 }
 
 struct Kept {
@@ -207,7 +223,6 @@ impl Supervisor {
     /// Replaces instances whose processes have more memory than they may.
     pub(crate) fn enforce_limits(&mut self) {
         let now = Instant::now();
-        self.upkeep.spared.retain(|_, until| *until > now);
         let mut over = Vec::new();
         for view in self.core.instances() {
             let worker = view.worker().and_then(|worker| self.workers.get(&worker));
@@ -218,7 +233,7 @@ impl Supervisor {
                 continue;
             };
             let used = process.usage.rss_bytes;
-            if used > limit && !process.ending && !self.upkeep.spared.contains_key(&view.id) {
+            if used > limit && !process.ending && !self.upkeep.spared.has((view.app, view.id), now) {
                 over.push((view.app, view.id, used, limit));
             }
         }
@@ -228,7 +243,7 @@ impl Supervisor {
             }
             let (used_mb, limit_mb) = (used >> 20, limit >> 20);
             info!(app = self.label(app), %id, used_mb, limit_mb, "replaced: it has more memory than it may");
-            self.upkeep.spared.insert(id, now + GRACE);
+            self.upkeep.spared.add((app, id), now);
             let instances = vec![id];
             let command = match self.is_fork(app) && !self.has_slots(app) {
                 true => Command::Restart { instances },
@@ -236,5 +251,23 @@ impl Supervisor {
             };
             drop(self.command(command));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_spared_and_no_later_one_of_its_number() {
+        let now = Instant::now();
+        let (first, second) = ((AppId(1), InstanceId(0)), (AppId(2), InstanceId(0)));
+        let mut spared = Spared::default();
+        spared.add(first, now);
+        assert!(spared.has(first, now + GRACE / 2));
+        assert!(!spared.has(first, now + GRACE));
+        assert!(!spared.has(second, now), "of another app");
+        spared.add(second, now + GRACE);
+        assert_eq!(spared.0.len(), 1, "those whose time is over are forgotten");
     }
 }
