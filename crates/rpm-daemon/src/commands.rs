@@ -14,8 +14,9 @@ use crate::logs::tail;
 use crate::reload::Manner;
 use crate::supervisor::{Supervisor, now_ms};
 
-/// Lines of a failing worker that are shown.
-const SHOWN_LINES: usize = 15;
+/// Lines of a failing worker that are shown: Node has the source above the error, ten lines of the stack below it, and below those
+/// the fields of the error.
+const SHOWN_LINES: usize = 30;
 /// Most instances of one app: enough for two generations in one group of slots.
 pub(crate) const INSTANCE_LIMIT: u32 = 1000;
 

@@ -1,6 +1,7 @@
 //! The command line: exit codes, what is printed where, and the daemon that comes and goes with it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -322,6 +323,13 @@ fn a_failing_app_shows_its_last_lines() {
     for wanted in ["throws", "exited with code 1", "broken on purpose"] {
         assert!(thrown.stderr.contains(wanted), "{wanted:?} in {}", thrown.stderr);
     }
+    // Node says what is wrong before ten lines of the stack and the fields of the error.
+    let place = rpm.home().join("deep.js");
+    let deep =
+        "const down = (n) => (n ? down(n - 1) : require('fs').readFileSync('/no/such/file')); down(20);";
+    std::fs::write(&place, deep).expect("a script");
+    let read = rpm.run([OsStr::new("start"), place.as_os_str(), "-i1".as_ref()]);
+    assert!(read.stderr.contains("Error: ENOENT: no such file"), "{read:#?}");
     let left = App::cluster("exit-at-once.js", "1")
         .env("EXIT_CODE", 3)
         .try_start(&rpm);
