@@ -415,14 +415,23 @@ fn a_terminal_shows_processes_and_their_output() {
         refused.code == Some(1) && refused.stderr.contains("needs a terminal"),
         "{refused:?}"
     );
-    // `script` (util-linux) gives it one; the key is read when it is drawn.
+    for (what, wanted) in [
+        ("monit", ["watched", "saying"]),
+        ("list --watch", ["watched", "q quits"]),
+    ] {
+        shown_until_q(&rpm, what, wanted);
+    }
+}
+
+/// `script` (util-linux) gives it a terminal; the key is read when it is drawn.
+fn shown_until_q(rpm: &Rpm, what: &str, wanted: [&str; 2]) {
     let mut command = Command::new("timeout");
     command
         .args([
             "20",
             "script",
             "-qfec",
-            "stty rows 30 cols 100; exec \"$RPM\" monit",
+            &format!("stty rows 30 cols 100; exec \"$RPM\" {what}"),
             "/dev/null",
         ])
         .env("RPM", rpm.binary())
@@ -434,7 +443,7 @@ fn a_terminal_shows_processes_and_their_output() {
     let mut shown = String::new();
     let mut output = screen.stdout.take().expect("a pipe");
     let mut buffer = [0; 4096];
-    while !(shown.contains("watched") && shown.contains("saying")) {
+    while !wanted.iter().all(|part| shown.contains(part)) {
         let count = std::io::Read::read(&mut output, &mut buffer).expect("it prints");
         assert!(count > 0, "it ended: {shown}");
         shown.push_str(&String::from_utf8_lossy(&buffer[..count]));
