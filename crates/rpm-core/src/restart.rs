@@ -328,4 +328,21 @@ mod tests {
         assert_eq!(scaled(Duration::MAX, 0, EXP_CAP), EXP_CAP);
         assert_eq!(scaled(Duration::ZERO, u32::MAX, tiny), tiny);
     }
+
+    #[test]
+    fn the_last_delay_of_the_growing_scale_is_known() {
+        let policy = Policy {
+            exp_backoff: Some(ms(100)),
+            ..Policy::default()
+        };
+        let (mut record, mut rng) = (Record::default(), Rng::new(7));
+        assert_eq!(record.backed_off(&policy), None, "none yet");
+        for wanted in [100, 150, 225] {
+            record.judge(Life::NeverReady, &policy, &mut rng);
+            assert_eq!(record.backed_off(&policy), Some(ms(wanted)));
+        }
+        assert_eq!(record.backed_off(&Policy::default()), None, "another scale");
+        record.forgive();
+        assert_eq!(record.backed_off(&policy), None);
+    }
 }
