@@ -4,7 +4,8 @@ use rpm_wire::api::{LogLine, Stream};
 
 use super::Look;
 
-const GREEN: &str = "\u{1b}[32m";
+/// Green, cyan, yellow, blue and magenta: processes are told apart by them.
+const COLOURS: [u32; 5] = [32, 36, 33, 34, 35];
 const RED: &str = "\u{1b}[31m";
 const REVERSED: &str = "\u{1b}[7m";
 const UPRIGHT: &str = "\u{1b}[27m";
@@ -26,13 +27,16 @@ fn origin(line: &LogLine) -> String {
 /// Names longer than that are not padded to.
 const MAX_WIDTH: usize = 24;
 
-/// `id|name | line`, the origin padded to `width` and coloured by the stream. The line is the app's own
-/// and goes out as it is, colours included.
+/// `id|name | line`, the origin padded to `width`, red for errors and otherwise in the colour of the process. The line is the
+/// app's own and goes out as it is, colours included.
 pub(crate) fn log_line(line: &LogLine, width: usize, look: Look) -> String {
     let origin = origin(line);
     let text = &line.line;
     match (look, line.stream) {
-        (Look::Coloured, Stream::Out) => format!("{GREEN}{origin:width$} |{RESET} {text}{RESET}"),
+        (Look::Coloured, Stream::Out) => {
+            let colour = COLOURS[line.id as usize % COLOURS.len()];
+            format!("\u{1b}[{colour}m{origin:width$} |{RESET} {text}{RESET}")
+        }
         (Look::Coloured, Stream::Err) => format!("{RED}{origin:width$} |{RESET} {text}{RESET}"),
         (Look::Plain | Look::Terminal, _) => format!("{origin:width$} | {text}"),
     }

@@ -348,6 +348,9 @@ fn log_lines_align_and_show_their_stream() {
     assert_eq!(log_line(&short, width, Look::Plain), "0|web     | hello");
     assert!(log_line(&short, width, Look::Coloured).starts_with("\u{1b}[32m0|web"));
     assert!(log_line(&long, width, Look::Coloured).starts_with("\u{1b}[31m12|worker"));
+    let (other, same) = (line(1, "web", Stream::Out), line(6, "web", Stream::Out));
+    assert!(log_line(&other, width, Look::Coloured).starts_with("\u{1b}[36m1|web"));
+    assert!(log_line(&same, width, Look::Coloured).starts_with("\u{1b}[36m6|web"));
     let shared = LogLine {
         shared: true,
         ..short
