@@ -268,7 +268,7 @@ mod tests {
         rustix::io::ioctl_fionbio(&read, true).unwrap();
         let sink = LogSink::start(&dir.join("output")).unwrap();
         sink.add(Source {
-            pipe: read.into(),
+            pipe: kept(read),
             path: path.clone(),
             also: None,
             style: Style::Json {
