@@ -12,6 +12,7 @@ use rpm_wire::channel;
 use tokio::io::Interest;
 use tracing::{info, warn};
 
+use crate::behalf::Behalf;
 use crate::channel::Outgoing;
 use crate::outputs::{pid_file, remove_pid};
 use crate::supervisor::{Event, FEW_TREES, Supervisor};
@@ -136,7 +137,8 @@ impl Supervisor {
         let exit = exit_of(status);
         info!(%worker, pid, ?exit, "exited");
         if let Some(held) = self.workers.get(&worker) {
-            remove_pid(&pid_file(&self.home, &held.spec, held.instance), pid);
+            let path = pid_file(&self.home, &held.spec, held.instance);
+            remove_pid(&path, &Behalf::of(&held.spec), pid);
         }
         self.step(worker, if ending { Stage::Gone } else { Stage::Failed });
         if let Some(held) = self.workers.get_mut(&worker) {

@@ -11,14 +11,15 @@ use rpm_core::{AppId, GroupId, SlotId};
 use rpm_keeper::Kept;
 use rpm_proxy::network::Network;
 use rpm_proxy::{
-    Certificate, Check, Figures, Front, LogSettings, Policy, Proxy, Settings, Target, UpstreamFigures,
-    UpstreamId,
+    Certificate, Check, Figures, Front, LogSettings, Opener, Policy, Proxy, Settings, Target,
+    UpstreamFigures, UpstreamId,
 };
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 use tokio::sync::mpsc;
 use tracing::error;
 
 use crate::app::{cpus, is_proxied};
+use crate::behalf::{Behalf, How};
 use crate::commands::failure;
 use crate::redirect::Redirect;
 use crate::supervisor::Supervisor;
@@ -424,10 +425,15 @@ fn settings(spec: &AppSpec) -> Settings {
         redirect: None,
         access_log: proxy.access_log.as_ref().map(|path| LogSettings {
             path: path.into(),
+            opener: opener(Behalf::of(spec)),
             json: proxy.access_log_format.as_deref() == Some("json"),
             every: proxy.access_log_every.unwrap_or(1),
         }),
     }
+}
+
+fn opener(behalf: Behalf) -> Opener {
+    Opener::new(behalf.uid(), move |path| behalf.open(path, How::AppendThere))
 }
 
 fn policy(policy: rpm_wire::api::Policy) -> Policy {

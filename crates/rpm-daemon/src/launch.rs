@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::app::{Plane, is_bun, is_node, policy, proxy_sockets};
+use crate::behalf::Behalf;
 use crate::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::environment::environment;
 use crate::logs::Source;
@@ -247,7 +248,7 @@ impl Supervisor {
 
     fn note_pid(&self, spec: &AppSpec, instance: InstanceId, pid: u32) {
         let path = pid_file(&self.home, spec, instance);
-        if let Err(error) = write_pid(&path, pid) {
+        if let Err(error) = write_pid(&path, &Behalf::of(spec), pid) {
             warn!(app = spec.name, path = %path.display(), %error, "cannot write the pid");
         }
     }

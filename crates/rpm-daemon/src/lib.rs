@@ -5,6 +5,7 @@ mod agents;
 mod api;
 mod app;
 mod apply;
+mod behalf;
 mod boot;
 mod calls;
 mod channel;

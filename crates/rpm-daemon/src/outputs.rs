@@ -1,9 +1,7 @@
 //! What a worker leaves behind on the disk: its output, and its pid.
 
-use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -12,7 +10,8 @@ use rpm_keeper::Kept;
 use rpm_wire::api::{AppSpec, LogTarget};
 
 use crate::app::Plane;
-use crate::home::{Home, PATIENT, file_name};
+use crate::behalf::{Behalf, How};
+use crate::home::{Home, file_name};
 use crate::logs::{Limit, Source, Style, tail};
 use crate::worker::Logs;
 
@@ -83,6 +82,7 @@ pub(crate) fn sources(
         (false, Some(format)) => Style::Dated(format.clone()),
         (false, None) => Style::Raw,
     };
+    let behalf = Behalf::of(spec);
     let source = |(pipe, is_err): (Kept<OwnedFd>, bool)| Source {
         pipe,
         path: if is_err {
@@ -92,6 +92,7 @@ pub(crate) fn sources(
         },
         also: logs.both.clone(),
         style: style(if is_err { "err" } else { "out" }),
+        behalf: behalf.clone(),
         limit: spec.logs.max_bytes.map(|bytes| Limit {
             bytes,
             keep: spec.logs.keep.unwrap_or(KEPT_FILES),
@@ -114,24 +115,25 @@ pub(crate) fn pid_file(home: &Home, spec: &AppSpec, instance: InstanceId) -> Pat
 ///
 /// # Errors
 /// The file cannot be written.
-pub(crate) fn write_pid(path: &Path, pid: u32) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+pub(crate) fn write_pid(path: &Path, behalf: &Behalf, pid: u32) -> io::Result<()> {
+    let mut file = behalf.open(path, How::Rewrite)?;
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
     }
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(true);
-    let mut file = options.custom_flags(PATIENT).open(path)?;
     file.write_all(pid.to_string().as_bytes())
 }
 
 /// Removes it, if it is still that of this process.
-pub(crate) fn remove_pid(path: &Path, pid: u32) {
-    // A pipe would be waited for.
-    let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
-    if is_file && fs::read_to_string(path).is_ok_and(|text| text == pid.to_string()) {
-        // Nobody misses it.
-        let _ = fs::remove_file(path);
-    }
+pub(crate) fn remove_pid(path: &Path, behalf: &Behalf, pid: u32) {
+    // Nobody misses one that is not there.
+    let _ = behalf.act(path, |path| {
+        // A pipe would be waited for.
+        let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
+        match is_file && fs::read_to_string(path).is_ok_and(|text| text == pid.to_string()) {
+            true => fs::remove_file(path),
+            false => Ok(()),
+        }
+    });
 }
 
 #[cfg(test)]

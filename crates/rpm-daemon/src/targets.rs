@@ -1,6 +1,6 @@
 //! What a target means: a name, a namespace, an id, a `/pattern/`, or `all`; and requests that need no more than that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use regex_lite::Regex;
@@ -12,6 +12,7 @@ use rpm_wire::api::{ApiError, ChangeReply, Known, Unknown};
 use tokio::sync::oneshot;
 
 use crate::app::Plane;
+use crate::behalf::Behalf;
 use crate::commands::{Accepted, failure};
 use crate::supervisor::Supervisor;
 
@@ -158,22 +159,24 @@ impl Supervisor {
     }
 
     /// The log files that these targets mean; none: all, and that of the daemon.
-    pub(crate) fn log_files(&self, targets: &[String]) -> Result<Vec<PathBuf>, ApiError> {
+    pub(crate) fn log_files(&self, targets: &[String]) -> Result<Vec<(PathBuf, Behalf)>, ApiError> {
         let all = targets.is_empty();
         let instances = match all {
             true => self.core.instances().map(|view| view.id).collect(),
             false => self.resolve(targets)?,
         };
-        let mut files: BTreeSet<PathBuf> = BTreeSet::new();
+        let mut files: BTreeMap<PathBuf, Behalf> = BTreeMap::new();
         for id in instances {
             let app = self.core.instance(id).map(|view| view.app);
             if let Some(spec) = app.and_then(|app| self.present_spec(app)) {
                 let logs = crate::outputs::logs_of(&self.home, spec, id);
-                files.extend([Some(logs.out), Some(logs.err), logs.both].into_iter().flatten());
+                let behalf = Behalf::of(spec);
+                let paths = [Some(logs.out), Some(logs.err), logs.both].into_iter().flatten();
+                files.extend(paths.map(|path| (path, behalf.clone())));
             }
         }
         if all {
-            files.insert(self.home.daemon_log());
+            files.insert(self.home.daemon_log(), Behalf::default());
         }
         Ok(files.into_iter().collect())
     }

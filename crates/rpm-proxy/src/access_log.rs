@@ -1,12 +1,13 @@
 //! A line for each request, in the combined format of Apache or as JSON. Lines are written by a thread of their own: a slow disk delays nobody,
 //! it costs lines, and how many is told.
 
-use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -14,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tracing::warn;
 
@@ -38,6 +38,55 @@ pub struct LogSettings {
     pub json: bool,
     /// One of so many requests has a line; at least 1.
     pub every: u32,
+    /// Opens the file.
+    pub opener: Opener,
+}
+
+/// Opens a file for lines that are added to it, with the rights of a user. It must never wait: a pipe without a reader takes no lines
+/// until it has one, and a terminal does not become the process's.
+#[derive(Clone)]
+pub struct Opener {
+    user: Option<u32>,
+    open: Arc<Open>,
+}
+
+type Open = dyn Fn(&Path) -> io::Result<File> + Send + Sync;
+
+impl Opener {
+    /// `user`: whose rights, where they are not those of this process.
+    pub fn new(
+        user: Option<u32>,
+        open: impl Fn(&Path) -> io::Result<File> + Send + Sync + 'static,
+    ) -> Opener {
+        Opener {
+            user,
+            open: Arc::new(open),
+        }
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Patient> {
+        match (self.open)(path) {
+            Ok(file) => Ok(Patient(Some(file))),
+            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(Patient(None)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl PartialEq for Opener {
+    fn eq(&self, other: &Opener) -> bool {
+        self.user == other.user
+    }
+}
+
+impl Eq for Opener {}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The log of a front.
@@ -71,13 +120,13 @@ pub(crate) struct Outcome {
 impl AccessLog {
     /// Begins to write.
     pub(crate) fn open(settings: &LogSettings) -> io::Result<AccessLog> {
-        let file = open(&settings.path)?;
+        let file = settings.opener.open(&settings.path)?;
         let (lines, inbox) = sync_channel(WAITING);
-        let path = settings.path.clone();
+        let (path, opener) = (settings.path.clone(), settings.opener.clone());
         thread::Builder::new()
             .name("rpm-access-log".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || write(&path, file, &inbox))?;
+            .spawn(move || write((&path, &opener), file, &inbox))?;
         Ok(AccessLog {
             settings: settings.clone(),
             lines,
@@ -206,22 +255,6 @@ fn escape(line: &mut String, text: &str) {
     }
 }
 
-/// Never waits: a pipe without a reader takes no lines until it has one, and a terminal does not become the process's.
-fn open(path: &Path) -> io::Result<Patient> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let opened = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path);
-    match opened {
-        Ok(file) => Ok(Patient(Some(file))),
-        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(Patient(None)),
-        Err(error) => Err(error),
-    }
-}
-
 /// A file, or something that may stop taking bytes: that is waited for, but not for ever.
 struct Patient(Option<File>);
 
@@ -246,7 +279,7 @@ impl io::Write for Patient {
 }
 
 /// Writes what comes, until nobody sends any more.
-fn write(path: &Path, file: Patient, inbox: &Receiver<String>) {
+fn write((path, opener): (&Path, &Opener), file: Patient, inbox: &Receiver<String>) {
     let mut out = BufWriter::with_capacity(BUFFER, file);
     let mut failing = false;
     let mut due = None;
@@ -266,7 +299,7 @@ fn write(path: &Path, file: Patient, inbox: &Receiver<String>) {
         }
         if due.is_none() && (done.is_err() || !is_same(path, out.get_ref())) {
             // What cannot be written now is lost: it must not grow.
-            match open(path) {
+            match opener.open(path) {
                 Ok(file) => {
                     drop(std::mem::replace(&mut out, BufWriter::with_capacity(BUFFER, file)).into_parts());
                 }
@@ -333,6 +366,7 @@ mod tests {
             path: path.clone(),
             json: false,
             every: 3,
+            opener: Opener::new(None, |path| File::options().create(true).append(true).open(path)),
         })
         .expect("it is opened");
         assert_eq!((0..9).filter(|_| log.wants()).count(), 3);

@@ -36,7 +36,7 @@ mod tunnel;
 mod upstream;
 mod websocket;
 
-pub use access_log::LogSettings;
+pub use access_log::{LogSettings, Opener};
 pub use balance::Policy;
 pub use front::{BOUNDS_MS, Figures, Front, Settings, Unusable};
 pub use health::Check;

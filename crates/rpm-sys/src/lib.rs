@@ -22,6 +22,7 @@ pub mod memory;
 pub mod oneshot;
 pub mod peer;
 pub mod pidfd;
+pub mod rights;
 pub mod scm;
 pub mod sock_diag;
 pub mod socket;

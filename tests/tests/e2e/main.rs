@@ -37,6 +37,7 @@ mod lossy;
 mod many;
 mod matrix;
 mod options;
+mod other_users;
 mod overlap;
 mod pm2;
 mod policy;

@@ -157,7 +157,7 @@ async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>
     let files = handle
         .ask(move |supervisor| supervisor.log_files(&request.targets))
         .await??;
-    let names = files.iter().map(|path| path.display().to_string()).collect();
+    let names = files.iter().map(|(path, _)| path.display().to_string()).collect();
     handle.logs.flush(files).await;
     Ok(axum::Json(names))
 }

@@ -131,7 +131,7 @@ impl Drain {
                 Order::Reopen => self.sinks.reopen(),
                 Order::Flush(files, done) => {
                     self.pass();
-                    files.iter().for_each(|path| empty(path));
+                    files.iter().for_each(|(path, behalf)| empty(path, behalf));
                     let _ = done.send(());
                 }
                 Order::Stop => {
@@ -222,6 +222,7 @@ impl Drain {
 mod tests {
     use super::super::{Limit, LogSink, Source, Style};
     use super::{Path, Poller, Sinks, Stream, Underway};
+    use crate::behalf::Behalf;
     use std::io::Write as _;
 
     fn kept(pipe: std::io::PipeReader) -> rpm_keeper::Kept<std::os::fd::OwnedFd> {
@@ -242,6 +243,7 @@ mod tests {
             also: None,
             style: Style::Raw,
             limit: None,
+            behalf: Behalf::default(),
         });
         let long = vec![b'x'; 1 << 20];
         let mut writer = std::fs::File::from(std::os::fd::OwnedFd::from(write));
@@ -309,6 +311,7 @@ mod tests {
             also: None,
             style: Style::Raw,
             limit: None,
+            behalf: Behalf::default(),
         };
         write.write_all(b"one\ntwo\n").unwrap();
         {
@@ -362,6 +365,7 @@ mod tests {
                         bytes: 10_000,
                         keep: 100,
                     }),
+                    behalf: Behalf::default(),
                 });
                 std::fs::File::from(std::os::fd::OwnedFd::from(write))
             })
@@ -417,6 +421,7 @@ mod tests {
             also: None,
             style: Style::Raw,
             limit: None,
+            behalf: Behalf::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         // Far more than a pipe holds: the writer would block for ever if the thread stopped reading.
@@ -441,6 +446,7 @@ mod tests {
                 also: None,
                 style: Style::Raw,
                 limit: None,
+                behalf: Behalf::default(),
             });
             write
         });

@@ -27,6 +27,8 @@ use rpm_keeper::Kept;
 use rpm_sys::oneshot::Waker;
 use tokio::sync::{oneshot, watch};
 
+use crate::behalf::Behalf;
+
 /// A worker's stream and where it goes.
 #[derive(Debug)]
 pub struct Source {
@@ -40,6 +42,8 @@ pub struct Source {
     pub style: Style,
     /// When its files are put aside; `None`: they grow.
     pub limit: Option<Limit>,
+    /// With whose rights they are opened.
+    pub behalf: Behalf,
 }
 
 /// When a file is put aside.
@@ -60,7 +64,7 @@ enum Order {
     /// Open the files anew: somebody has moved them.
     Reopen,
     /// Empty these files.
-    Flush(Vec<PathBuf>, oneshot::Sender<()>),
+    Flush(Vec<(PathBuf, Behalf)>, oneshot::Sender<()>),
     Stop,
 }
 
@@ -152,7 +156,7 @@ impl LogSink {
     }
 
     /// Empties these files.
-    pub async fn flush(&self, files: Vec<PathBuf>) {
+    pub async fn flush(&self, files: Vec<(PathBuf, Behalf)>) {
         let (done, wait) = oneshot::channel();
         self.order(Order::Flush(files, done));
         let _ = wait.await;

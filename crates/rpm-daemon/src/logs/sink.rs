@@ -2,9 +2,9 @@
 //! not taken is kept within a bound, and beyond that dropped, counted and marked.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rpm_sys::oneshot::Poller;
@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::times::{self, Clock, now_ms};
 use super::{Limit, aside};
-use crate::home::{PATIENT, private_file};
+use crate::behalf::{Behalf, How};
 
 /// Kept of what a pipe or a terminal does not take now, in bytes.
 const WAITING_BYTES: usize = 256 * 1024;
@@ -25,6 +25,7 @@ pub(super) struct Sinks {
 
 struct Sink {
     path: PathBuf,
+    behalf: Behalf,
     /// By which the poller names it.
     token: u64,
     /// How many streams it takes.
@@ -43,9 +44,9 @@ struct Sink {
 
 impl Sinks {
     /// One more stream goes there.
-    pub(super) fn join(&mut self, path: &Path, token: u64) {
+    pub(super) fn join(&mut self, path: &Path, token: u64, behalf: &Behalf) {
         let sink = self.by_path.entry(path.to_owned());
-        let sink = sink.or_insert_with(|| Sink::new(path, token));
+        let sink = sink.or_insert_with(|| Sink::new(path, token, behalf));
         sink.streams += 1;
         sink.appear();
     }
@@ -108,15 +109,20 @@ impl Sinks {
 
     /// Starts a file anew, for all who write to it.
     pub(super) fn put_aside(&mut self, path: &Path, keep: u32) {
-        if let Err(error) = aside::put_aside(path, keep) {
+        let Some(sink) = self.by_path.get_mut(path) else {
+            return;
+        };
+        let done = sink.behalf.act(path, |path| {
+            let done = aside::put_aside(path, keep);
+            times::forget(path);
+            done
+        });
+        if let Err(error) = done {
             warn!(path = %path.display(), %error, "cannot put a log aside; it goes on growing");
         }
-        times::forget(path);
         // Who looks for it finds it.
-        drop(private_file(path));
-        if let Some(sink) = self.by_path.get_mut(path) {
-            sink.close();
-        }
+        drop(sink.behalf.open(path, How::Append));
+        sink.close();
     }
 
     /// Opens all anew before the next bytes.
@@ -126,10 +132,14 @@ impl Sinks {
 }
 
 /// Empties a file. One that is not there is empty, and what is none has nothing to be emptied of.
-pub(super) fn empty(path: &Path) {
-    let opened = OpenOptions::new().write(true).custom_flags(PATIENT).open(path);
+pub(super) fn empty(path: &Path, behalf: &Behalf) {
+    let forget = |path: &Path| {
+        times::forget(path);
+        Ok(())
+    };
+    let opened = behalf.open(path, How::Existing);
     let emptied = opened.and_then(|file| match file.metadata()?.is_file() {
-        true => file.set_len(0).map(|()| times::forget(path)),
+        true => file.set_len(0).and_then(|()| behalf.act(path, forget)),
         false => Ok(()),
     });
     let nothing = |error: &io::Error| {
@@ -142,9 +152,10 @@ pub(super) fn empty(path: &Path) {
 }
 
 impl Sink {
-    fn new(path: &Path, token: u64) -> Sink {
+    fn new(path: &Path, token: u64, behalf: &Behalf) -> Sink {
         Sink {
             path: path.to_owned(),
+            behalf: behalf.clone(),
             token,
             streams: 0,
             file: None,
@@ -159,7 +170,7 @@ impl Sink {
     /// Who looks for the file finds it, also before the first line; one that was removed is made again. What fails here fails
     /// again, and is told then.
     fn appear(&mut self) {
-        let Ok(named) = private_file(&self.path) else {
+        let Ok(named) = self.behalf.open(&self.path, How::Append) else {
             return;
         };
         let identity = |file: &File| file.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
@@ -186,7 +197,7 @@ impl Sink {
     fn open(&mut self) -> io::Result<&mut File> {
         match &mut self.file {
             Some(file) => Ok(file),
-            none => Ok(none.insert(private_file(&self.path)?)),
+            none => Ok(none.insert(self.behalf.open(&self.path, How::Append)?)),
         }
     }
 
@@ -211,7 +222,7 @@ impl Sink {
         }
         self.unfinished = (*last != b'\n').then_some(by);
         if let Some(length) = self.length() {
-            self.clock.note(&self.path, length, now_ms());
+            self.clock.note((&self.path, &self.behalf), length, now_ms());
         }
         self.put(bytes);
     }

@@ -33,7 +33,7 @@ impl Stream {
     pub(super) fn new(source: Source, token: u64, sinks: &mut Sinks) -> Stream {
         let paths: Vec<PathBuf> = [Some(source.path), source.also].into_iter().flatten().collect();
         for (path, number) in paths.iter().zip(1..) {
-            sinks.join(path, token + number);
+            sinks.join(path, token + number, &source.behalf);
         }
         Stream {
             pipe: source.pipe,

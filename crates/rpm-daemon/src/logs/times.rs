@@ -1,11 +1,11 @@
 //! When what is in a log was written: an index beside the file, whose own format is PM2's and has no place for it.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::home::private_file;
+use crate::behalf::{Behalf, How};
 
 /// An offset in the log, and the time of what begins there in milliseconds since 1970; native byte order: it is read on this machine.
 const RECORD: usize = 16;
@@ -32,20 +32,22 @@ pub(super) struct Clock {
 
 impl Clock {
     /// What comes at `offset` is written at `now`. What comes in the same millisecond needs no record.
-    pub(super) fn note(&mut self, log: &Path, offset: u64, now: u64) {
+    pub(super) fn note(&mut self, (log, behalf): (&Path, &Behalf), offset: u64, now: u64) {
         let known = |(before, at)| at == now && before <= offset;
         if !self.last.is_some_and(known) {
             self.last = Some((offset, now));
             // Without a record the time is not known, and not shown.
-            let _ = append(&index_of(log), (offset, now));
+            let _ = append(&index_of(log), behalf, (offset, now));
         }
     }
 }
 
-fn append(index: &Path, (offset, at): (u64, u64)) -> io::Result<()> {
-    let mut file = private_file(index)?;
+fn append(index: &Path, behalf: &Behalf, (offset, at): (u64, u64)) -> io::Result<()> {
+    let mut file = behalf.open(index, How::AppendAndRead)?;
     if file.metadata()?.len() >= INDEX_BYTES {
-        let all = fs::read(index)?;
+        let mut all = Vec::new();
+        // By the same descriptor: another file may have the name by now.
+        (&file).take(2 * INDEX_BYTES).read_to_end(&mut all)?;
         file.set_len(0)?;
         file.write_all(&all[all.len() / RECORD / 2 * RECORD..])?;
     }
@@ -107,7 +109,7 @@ mod tests {
         assert_eq!(Times::read(&log).at(0), None, "without an index");
         let mut clock = Clock::default();
         for (offset, at) in [(10, 1000), (20, 1000), (30, 1001), (40, 1002)] {
-            clock.note(&log, offset, at);
+            clock.note((&log, &Behalf::default()), offset, at);
         }
         let times = Times::read(&log);
         let seen = [9, 10, 29, 30, 39, 40, 99].map(|offset| times.at(offset));
@@ -122,8 +124,8 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         // The file is emptied by somebody else, and written to in the same millisecond.
-        clock.note(&log, 0, 1002);
-        clock.note(&log, 7, 1003);
+        clock.note((&log, &Behalf::default()), 0, 1002);
+        clock.note((&log, &Behalf::default()), 7, 1003);
         let times = Times::read(&log);
         assert_eq!(
             [0, 7, 50].map(|offset| times.at(offset)),
@@ -139,7 +141,7 @@ mod tests {
         let mut clock = Clock::default();
         let records = INDEX_BYTES / RECORD as u64;
         for number in 0..=records {
-            clock.note(&log, number, number + 1);
+            clock.note((&log, &Behalf::default()), number, number + 1);
         }
         let times = Times::read(&log);
         assert_eq!(times.at(records), Some(records + 1));
