@@ -250,6 +250,7 @@ async fn serve(
         None => begin(home, logs, child_nofile, keeper.clone())?,
     };
     keeping::watch(keeper);
+    supervisor.give_sockets();
     let in_place = passed.is_some();
     let listener = match passed {
         Some(listener) => UnixListener::from_std(listener.into()).map_err(step("take the control socket"))?,

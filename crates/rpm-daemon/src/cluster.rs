@@ -145,6 +145,10 @@ impl Supervisor {
         let own = self.listeners.held(app, &key, worker);
         let inherits = own.or_else(|| group.and_then(|group| self.core.slot_for(worker, group)));
         let fixed = wanted.is_fixed();
+        let user = match self.rights_for(worker, wanted) {
+            Ok(user) => user,
+            Err(error) => return self.refuse_for(worker, query, &error),
+        };
         let request = Request {
             app,
             key: &key,
@@ -158,6 +162,7 @@ impl Supervisor {
                 .get(&worker)
                 .is_some_and(|held| is_handed(&held.spec)),
             proxy: self.proxy_sockets(worker),
+            user: user.as_ref(),
         };
         let (copy, held) = match self.listeners.open(wanted, &request) {
             Ok(Grant::Slot { slot, group, fd }) => (
@@ -173,11 +178,7 @@ impl Supervisor {
                 fd.try_clone_to_owned(),
                 Input::SharedHeld { group, worker, fixed },
             ),
-            Err(error) => {
-                let errno = error.errno();
-                self.trouble(worker, &error);
-                return self.refuse(worker, query, errno);
-            }
+            Err(error) => return self.refuse_for(worker, query, &error),
         };
         // The core hears of every slot that is open: nobody else has it closed.
         self.input(held);
@@ -225,6 +226,11 @@ impl Supervisor {
             }
             Err(error) => self.refuse(worker, query, error.raw_os_error().unwrap_or(EINVAL)),
         }
+    }
+
+    fn refuse_for(&mut self, worker: WorkerId, query: &QueryServer, error: &OpenError) {
+        self.trouble(worker, error);
+        self.refuse(worker, query, error.errno());
     }
 
     fn refuse(&mut self, worker: WorkerId, query: &QueryServer, errno: i32) {

@@ -312,6 +312,12 @@ impl Supervisor {
             let Some(key) = self.listeners.key_of(slot).map(|(_, key)| key.to_owned()) else {
                 continue;
             };
+            if let Some(owner) = self.listeners.owner_of(slot)
+                && let Err(error) = socket::give(&connection, owner)
+            {
+                warn!(%worker, %error, "a connection cannot be made that of the worker's user; it does not get it");
+                continue;
+            }
             let Ok(copy) = connection.try_clone() else {
                 continue;
             };

@@ -5,6 +5,7 @@
 //! share the port of another app fails.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::app::Plane;
 use crate::home::Home;
 use crate::journal::Journal;
 use crate::supervisor::Supervisor;
+use crate::users::other_user;
 use crate::watched::watched;
 
 /// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
@@ -179,7 +181,7 @@ impl Supervisor {
         let fd = intercepted.from.socket(&intercepted.call).ok()?;
         let tcp = socket::tcp(&fd)?;
         let addr = socket::local_addr(&fd).ok()?;
-        if self.listeners.slot_of(&fd).is_some() {
+        if self.listeners.slot_of(&fd).is_some() || !socket::is_in_our_network(&fd).ok()? {
             return None;
         }
         self.listeners.refuse_other_app(app, addr, tcp.v6only).err()
@@ -198,6 +200,9 @@ impl Supervisor {
         let Some(tcp) = socket::tcp(&socket) else {
             return Ok(Ok(()));
         };
+        if !socket::is_in_our_network(&socket)? {
+            return Ok(self.binds_elsewhere(worker, addr));
+        }
         if let Err(taken) = self.listeners.refuse_other_app(app, addr, tcp.v6only) {
             return Ok(Err(taken));
         }
@@ -227,6 +232,18 @@ impl Supervisor {
             held.bound.insert(cookie);
         }
         Ok(Ok(()))
+    }
+
+    /// What is bound in another network namespace says nothing about this one: the daemon would open a port here that the program may
+    /// not have. It goes on as it is, unless the proxy is to be before it.
+    fn binds_elsewhere(&self, worker: WorkerId, addr: SocketAddr) -> Result<(), OpenError> {
+        match self.proxy_sockets(worker) > 0 && self.is_shared(worker, addr.port()) {
+            true => Err(OpenError::Io {
+                what: format!("{addr} in another network namespace, where the proxy does not reach it"),
+                source: Errno::ACCESS.into(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// A program that listens to see whether a port is free, closes, and listens in earnest, would leave a slot behind where
@@ -322,25 +339,7 @@ impl Supervisor {
                 .map(|()| self.listeners.hold(slot, worker))
                 .map(|()| (group, slot))
                 .map_err(|error| error.to_string()),
-            None => {
-                let request = Request {
-                    app,
-                    key: &key,
-                    worker,
-                    inherits: None,
-                    beside: true,
-                    policy: self.policy(worker),
-                    weight: self.weight(worker),
-                    handoff: false,
-                    proxy: self.proxy_sockets(worker),
-                };
-                if request.proxy > 0 {
-                    self.open_private(intercepted, &captured, &request)
-                } else {
-                    let captured = self.listeners.capture(captured, &request);
-                    captured.map_err(|error| crate::launch::chain(&error))
-                }
-            }
+            None => self.capture_new((worker, app), intercepted, captured, &key),
         };
         match taken {
             Ok((group, slot)) => {
@@ -356,6 +355,35 @@ impl Supervisor {
         }
         self.listen_on(intercepted);
         self.input(Input::Listening { worker });
+    }
+
+    fn capture_new(
+        &mut self,
+        (worker, app): (WorkerId, AppId),
+        intercepted: &Intercepted,
+        captured: Captured,
+        key: &str,
+    ) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
+        let user = self.workers.get(&worker).map(|held| other_user(&held.spec));
+        let user = user.transpose().map_err(|error| error.to_string())?.flatten();
+        let request = Request {
+            app,
+            key,
+            worker,
+            inherits: None,
+            beside: true,
+            policy: self.policy(worker),
+            weight: self.weight(worker),
+            handoff: false,
+            proxy: self.proxy_sockets(worker),
+            user: user.as_ref(),
+        };
+        if request.proxy > 0 {
+            self.open_private(intercepted, &captured, &request)
+        } else {
+            let captured = self.listeners.capture(captured, &request);
+            captured.map_err(|error| crate::launch::chain(&error))
+        }
     }
 
     /// The worker gets a private slot in the place of its socket; the proxy serves the address.

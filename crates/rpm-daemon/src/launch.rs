@@ -27,7 +27,7 @@ use crate::environment::environment;
 use crate::logs::Source;
 use crate::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::supervisor::{Event, Supervisor, now_ms};
-use crate::users::{AgentPlace, user};
+use crate::users::{AgentPlace, other_user, user};
 use crate::watched::watched;
 use crate::worker::{Channel, Life, Logs, Process, Tokens, UsageSample, Worker};
 
@@ -293,6 +293,7 @@ impl Supervisor {
         let Some(app) = self.workers.get(&worker).map(|w| w.app) else {
             return Ok(Vec::new());
         };
+        let user = other_user(spec)?;
         let mut fds = Vec::new();
         for (address, number) in spec.listen.iter().zip(FIRST_FD..) {
             let refused = |reason| LaunchError::Listen {
@@ -313,6 +314,7 @@ impl Supervisor {
                 weight: self.weight(worker),
                 handoff: false,
                 proxy: proxy_sockets(spec),
+                user: user.as_ref(),
             };
             match self.listeners.open(&wanted, &request) {
                 Ok(Grant::Slot { slot, group, fd }) => {

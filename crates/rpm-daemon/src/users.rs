@@ -5,8 +5,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
+use rpm_core::WorkerId;
+use rpm_listen::{OpenError, Wanted};
 use rpm_sys::user::User;
 use rpm_wire::api::AppSpec;
+use rustix::io::Errno;
 use tracing::warn;
 
 use crate::agents;
@@ -48,6 +51,28 @@ pub(crate) fn user(spec: &AppSpec) -> Result<Option<User>, LaunchError> {
     Ok(Some(user))
 }
 
+/// The same, if it is not the daemon's own user in another group.
+///
+/// # Errors
+/// As [`user`].
+pub(crate) fn other_user(spec: &AppSpec) -> Result<Option<User>, LaunchError> {
+    let found = user(spec)?;
+    Ok(found.filter(|user| user.uid != rpm_sys::peer::effective_uid()))
+}
+
+/// The first port that everybody may bind (ip(7)).
+fn first_unprivileged_port() -> u16 {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let number = text.ok().and_then(|text| text.trim().parse().ok());
+    number.unwrap_or(1024)
+}
+
+/// Does the configuration of the app say that it listens there? `ports`, `listen`, and the variable `PORT`.
+fn names(spec: &AppSpec, port: u16) -> bool {
+    let variable = spec.env.get("PORT").and_then(|port| port.parse().ok());
+    spec.ports.contains(&port) || variable == Some(port)
+}
+
 /// What the agent in a worker is told.
 #[derive(Debug)]
 pub(crate) struct AgentPlace {
@@ -58,6 +83,51 @@ pub(crate) struct AgentPlace {
 }
 
 impl Supervisor {
+    /// With whose rights a worker gets what it asks for. The daemon of root could open any port for it, but opens those alone that the
+    /// user may bind itself, and those that the administrator has named.
+    ///
+    /// # Errors
+    /// It gets nothing.
+    pub(crate) fn rights_for(&self, worker: WorkerId, wanted: &Wanted) -> Result<Option<User>, OpenError> {
+        let Some(spec) = self.workers.get(&worker).map(|held| &held.spec) else {
+            return Ok(None);
+        };
+        let denied = |what: String| OpenError::Io {
+            what,
+            source: Errno::ACCESS.into(),
+        };
+        let found = other_user(spec).map_err(|error| denied(format!("anything: {error}")))?;
+        let addr = match wanted {
+            Wanted::Tcp { addr, .. } | Wanted::Udp { addr, .. } => *addr,
+            Wanted::Unix { .. } | Wanted::WorkerFd(_) => return Ok(found),
+        };
+        let port = addr.port();
+        if let Some(user) = &found
+            && (1..first_unprivileged_port()).contains(&port)
+            && !names(spec, port)
+        {
+            return Err(denied(format!(
+                "{addr} as user {}, who may not: name the port with --ports {port}",
+                user.uid
+            )));
+        }
+        Ok(found)
+    }
+
+    /// Gives the sockets of all apps to the users that these run as: a daemon of before may have made them its own.
+    pub(crate) fn give_sockets(&self) {
+        for id in self.apps.keys() {
+            let user = self
+                .present_spec(*id)
+                .and_then(|spec| other_user(spec).ok().flatten());
+            if let Some(user) = user
+                && let Err(error) = self.listeners.belong_to(*id, user.uid)
+            {
+                warn!(app = %id, uid = user.uid, %error, "the sockets of an app cannot be made those of its user");
+            }
+        }
+    }
+
     /// Where the agents of workers of this app reach the daemon. Those of another user have a socket of their own, which
     /// nobody else can connect to; `None`: it cannot be made, and they go on without an agent.
     pub(crate) fn agent_place(&mut self, spec: &AppSpec) -> Option<AgentPlace> {

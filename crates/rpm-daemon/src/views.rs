@@ -275,7 +275,7 @@ fn proxied(upstream: &UpstreamFigures) -> ProxiedInfo {
 fn shared(kind: &SharedKind) -> ListenerInfo {
     let reason = match kind {
         SharedKind::Udp(_) => "all workers read from one UDP socket",
-        SharedKind::Unix(_) => "all workers accept from one Unix socket",
+        SharedKind::Unix(_) | SharedKind::File { .. } => "all workers accept from one Unix socket",
     };
     ListenerInfo {
         address: shared_address(kind),
@@ -288,7 +288,7 @@ fn shared(kind: &SharedKind) -> ListenerInfo {
 fn shared_address(kind: &SharedKind) -> String {
     match kind {
         SharedKind::Udp(addr) => format!("udp {addr}"),
-        SharedKind::Unix(path) => format!("unix {}", path.display()),
+        SharedKind::Unix(path) | SharedKind::File { path, .. } => format!("unix {}", path.display()),
     }
 }
 

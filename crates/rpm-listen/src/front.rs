@@ -14,6 +14,7 @@ use rpm_sys::{sock_diag, socket};
 use crate::counting::Count;
 use crate::group::{Group, Slot};
 use crate::listeners::{Listeners, OpenError, Request};
+use crate::owners::reserve;
 use crate::policy::Policy;
 use crate::steering::Steering;
 
@@ -75,8 +76,9 @@ impl Fronted<'_> {
             socket::unlisten(too_many)?;
         }
         sockets.iter().try_for_each(listen_again)?;
+        let owner = self.listeners.first().map(socket::owner).transpose()?;
         for _ in sockets.len()..count {
-            sockets.push(self.keeper.keep(public(addr, self.v6only)?, NOBODY));
+            sockets.push(self.keeper.keep(public(owner, addr, self.v6only)?, NOBODY));
         }
         Ok(sockets)
     }
@@ -135,13 +137,16 @@ impl Group {
         (addr, v6only): (SocketAddr, bool),
         policy: Policy,
         (count, keeper): (usize, &Keeper),
+        owner: Option<u32>,
     ) -> io::Result<Group> {
-        let public = |addr| Ok::<_, io::Error>(keeper.keep(public(addr, v6only)?, NOBODY));
-        let mut front = vec![public(addr)?];
-        let addr = socket::local_addr(&front[0])?;
-        for _ in 1..count {
-            front.push(public(addr)?);
-        }
+        // As slots, they are bound to a number: who has a socket whose port the kernel chose can bind it elsewhere.
+        let reserved = reserve(owner, addr, v6only)?;
+        let addr = match &reserved {
+            Some(reserved) => socket::local_addr(reserved)?,
+            None => addr,
+        };
+        let front = (0..count).map(|_| Ok(keeper.keep(public(owner, addr, v6only)?, NOBODY)));
+        let front = front.collect::<io::Result<Vec<Kept<OwnedFd>>>>()?;
         Ok(Group {
             app,
             key: key.to_owned(),
@@ -160,8 +165,9 @@ impl Group {
 
     /// Has the proxy listen at the address too, where workers have it. Nobody is steered there yet.
     pub(crate) fn open_front(&mut self, count: usize) -> io::Result<()> {
+        let owner = self.owner()?;
         let opened = (self.front.len()..count).try_for_each(|number| {
-            let listener = self.keeper.keep(public(self.addr, self.v6only)?, NOBODY);
+            let listener = self.keeper.keep(public(owner, self.addr, self.v6only)?, NOBODY);
             self.steering.add(front_slot(number), listener.as_fd(), 1)?;
             self.front.push(listener);
             Ok(())
@@ -231,8 +237,8 @@ impl Drop for Group {
 }
 
 /// The public socket of an address.
-pub(crate) fn public(addr: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
-    let listener = socket::bind_tcp(addr, v6only)?;
+pub(crate) fn public(owner: Option<u32>, addr: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
+    let listener = socket::bind_tcp_for(owner, addr, v6only)?;
     socket::listen(listener.as_fd(), BACKLOG)?;
     Ok(listener)
 }
@@ -244,13 +250,15 @@ impl Listeners {
             0 => {
                 let count = self.counting_of(group, by.policy);
                 self.enter(group, |open, slot| {
+                    open.belong_to(by.owner())?;
                     open.steer_front(count)?;
-                    open.open(slot, by.weight)
+                    open.open(slot, by.weight, by.owner())
                 })
             }
             count => self.enter(group, |open, slot| {
+                open.belong_to(by.owner())?;
                 open.open_front(count)?;
-                open.open_private(slot, by.weight)
+                open.open_private(slot, by.weight, by.owner())
             }),
         }
     }
@@ -334,7 +342,7 @@ fn reachable(mut addr: SocketAddr) -> SocketAddr {
 impl Group {
     /// Opens a slot that only the proxy connects to: at the same port, for programs look whether they got it, and an address of this
     /// machine alone.
-    pub(crate) fn open_private(&mut self, slot: SlotId, weight: u32) -> io::Result<()> {
+    pub(crate) fn open_private(&mut self, slot: SlotId, weight: u32, owner: Option<u32>) -> io::Result<()> {
         let port = self.addr.port();
         let used: BTreeSet<SocketAddr> = sock_diag::listeners_on(port)?
             .into_iter()
@@ -343,7 +351,7 @@ impl Group {
         let mut candidates = (0..ATTEMPTS).map(|attempt| private(slot, attempt, port));
         let free = candidates.find(|addr| !used.contains(addr));
         let free = free.ok_or(io::ErrorKind::AddrInUse)?;
-        let fd = socket::bind_tcp(free, false)?;
+        let fd = socket::bind_tcp_for(owner, free, false)?;
         socket::listen(fd.as_fd(), BACKLOG)?;
         self.put(slot, fd, weight, true)
     }

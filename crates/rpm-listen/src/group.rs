@@ -13,6 +13,7 @@ use rpm_sys::socket::{self, AcceptQueue};
 use crate::counting::Count;
 use crate::front::members;
 use crate::handoff::Deal;
+use crate::owners::reserve;
 use crate::policy::{Policy, buckets, mixed};
 use crate::steering::{Mechanism, Steering};
 
@@ -185,17 +186,14 @@ impl Group {
     }
 
     /// Opens a slot that clients connect to. The first one settles the number of a port 0.
-    pub(crate) fn open(&mut self, slot: SlotId, weight: u32) -> io::Result<()> {
+    pub(crate) fn open(&mut self, slot: SlotId, weight: u32, owner: Option<u32>) -> io::Result<()> {
         // A socket bound to port 0 comes back on another port when it is bounced, so every slot is bound
         // to the number. The reservation holds it until the first slot has it.
-        let reserved = match self.addr.port() {
-            0 => Some(socket::reserve_port(self.addr, self.v6only)?),
-            _ => None,
-        };
+        let reserved = reserve(owner, self.addr, self.v6only)?;
         if let Some(reserved) = &reserved {
             self.addr = socket::local_addr(reserved)?;
         }
-        let fd = socket::bind_tcp(self.addr, self.v6only)?;
+        let fd = socket::bind_tcp_for(owner, self.addr, self.v6only)?;
         self.adopt(slot, fd, FIRST_BACKLOG, weight)
     }
 

@@ -16,6 +16,7 @@ mod handoff;
 mod listeners;
 mod look;
 mod overlap;
+mod owners;
 mod policy;
 mod shared;
 mod steering;

@@ -9,6 +9,7 @@ use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_keeper::Keeper;
 use rpm_sys::oneshot::{Oneshot, Readable};
 use rpm_sys::socket;
+use rpm_sys::user::User;
 use rustix::io::Errno;
 
 use crate::conflict::Occupant;
@@ -54,6 +55,9 @@ pub struct Request<'a> {
     pub handoff: bool,
     /// The daemon's proxy serves the address for it, with so many sockets; 0: it does not.
     pub proxy: usize,
+    /// Whom the app runs as, if that is another user than the daemon's: the sockets are that user's, and made in the file system with
+    /// its rights.
+    pub user: Option<&'a User>,
 }
 
 /// What a worker gets to listen on.
@@ -171,12 +175,12 @@ impl Listeners {
                 reuse_addr,
             } => {
                 let what = format!("udp {addr}");
-                let make = || Shared::udp((app, key), *addr, (*v6only, *reuse_addr), keeper);
+                let make = || Shared::udp((app, key), (*addr, *v6only), *reuse_addr, (by.owner(), keeper));
                 self.open_shared(app, key, worker, what, make)
             }
             Wanted::Unix { path } => {
                 let what = format!("unix {}", String::from_utf8_lossy(path));
-                self.open_shared(app, key, worker, what, || Shared::unix((app, key), path, keeper))
+                self.open_shared(app, key, worker, what, || Shared::unix((app, key), path, (by.user, keeper)))
             }
             Wanted::WorkerFd(fd) => Err(OpenError::Io {
                 what: format!("descriptor {fd}"),
@@ -198,7 +202,7 @@ impl Listeners {
                 };
                 let mut group = match by.proxy {
                     0 => Group::new((app, key), (addr, v6only), counted, &self.keeper),
-                    count => Group::fronted((app, key), (addr, v6only), by.policy, (count, &self.keeper))
+                    count => Group::fronted((app, key), (addr, v6only), by.policy, (count, &self.keeper), by.owner())
                         .map_err(|source| OpenError::Io {
                             what: addr.to_string(),
                             source,

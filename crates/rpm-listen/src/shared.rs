@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use rpm_core::{AppId, GroupId, WorkerId};
 use rpm_keeper::{Keeper, Kept, NOBODY};
+use rpm_sys::rights::as_user;
 use rpm_sys::socket::{self, UdpOptions};
+use rpm_sys::user::User;
 use serde::{Deserialize, Serialize};
 
 /// What a shared socket is.
@@ -18,8 +20,17 @@ use serde::{Deserialize, Serialize};
 pub enum SharedKind {
     /// A UDP port.
     Udp(SocketAddr),
-    /// A Unix socket.
+    /// A Unix socket: a name in the abstract namespace, or a file of a daemon that did not note which one it made.
     Unix(PathBuf),
+    /// A Unix socket that has a file.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// The device and the inode of what was made there.
+        made: (u64, u64),
+        /// With whose rights: a user, its group, and all its groups; `None`: with the daemon's.
+        user: Option<(u32, u32, Vec<u32>)>,
+    },
 }
 
 pub(crate) struct Shared {
@@ -38,9 +49,9 @@ const UNNUMBERED: GroupId = GroupId(u32::MAX);
 impl Shared {
     pub(crate) fn udp(
         (app, key): (AppId, &str),
-        addr: SocketAddr,
-        (v6only, reuse_addr): (bool, bool),
-        keeper: &Keeper,
+        (addr, v6only): (SocketAddr, bool),
+        reuse_addr: bool,
+        (owner, keeper): (Option<u32>, &Keeper),
     ) -> io::Result<Shared> {
         let fd = socket::bind_udp(
             addr,
@@ -48,6 +59,7 @@ impl Shared {
                 v6only,
                 reuse_addr,
                 reuse_port: false,
+                owner,
             },
         )?;
         let addr = socket::local_addr(fd.as_fd())?;
@@ -61,20 +73,31 @@ impl Shared {
         })
     }
 
-    /// Binds a Unix socket. One that a dead process left behind is replaced.
-    pub(crate) fn unix((app, key): (AppId, &str), path: &[u8], keeper: &Keeper) -> io::Result<Shared> {
-        let fd = match socket::bind_unix(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && socket::unix_is_stale(path) => {
-                std::fs::remove_file(OsStr::from_bytes(path))?;
-                socket::bind_unix(path)?
-            }
-            bound => bound?,
-        };
+    /// Binds a Unix socket, with the rights of `user`. One that a dead process left behind is replaced.
+    pub(crate) fn unix(
+        (app, key): (AppId, &str),
+        path: &[u8],
+        (user, keeper): (Option<&User>, &Keeper),
+    ) -> io::Result<Shared> {
+        let (fd, made) = with_rights_of(user, || {
+            let fd = match socket::bind_unix(path) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && socket::unix_is_stale(path) => {
+                    std::fs::remove_file(OsStr::from_bytes(path))?;
+                    socket::bind_unix(path)?
+                }
+                bound => bound?,
+            };
+            Ok((fd, socket::unix_file(path)))
+        })?;
         let path = PathBuf::from(OsStr::from_bytes(path));
+        let user = user.map(|user| (user.uid, user.gid, user.groups.clone()));
         Ok(Shared {
             app,
             key: key.to_owned(),
-            kind: SharedKind::Unix(path),
+            kind: match made {
+                Some(made) => SharedKind::File { path, made, user },
+                None => SharedKind::Unix(path),
+            },
             fd: keeper.keep(fd, NOBODY),
             holders: BTreeSet::new(),
             group: UNNUMBERED,
@@ -84,11 +107,36 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let SharedKind::Unix(path) = &self.kind
-            && path.as_os_str().as_bytes().first() != Some(&0)
-        {
-            // libuv removes the path of a listener that it closes; whoever removed it before us is right too.
-            let _ = std::fs::remove_file(path);
+        // libuv removes the path of a listener that it closes, and whoever removed it before us is right too. What lies there instead
+        // of the socket that was made is none of ours.
+        let (path, is_ours, user) = match &self.kind {
+            SharedKind::Udp(_) => return,
+            SharedKind::Unix(path) => (
+                path,
+                socket::unix_file(path.as_os_str().as_bytes()).is_some(),
+                &None,
+            ),
+            SharedKind::File { path, made, user } => {
+                let there = socket::unix_file(path.as_os_str().as_bytes());
+                (path, there == Some(*made), user)
+            }
+        };
+        if !is_ours {
+            return;
         }
+        let user = user.as_ref().map(|(uid, gid, groups)| User {
+            uid: *uid,
+            gid: *gid,
+            groups: groups.clone(),
+            account: None,
+        });
+        let _ = with_rights_of(user.as_ref(), || std::fs::remove_file(path));
+    }
+}
+
+fn with_rights_of<T>(user: Option<&User>, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    match user {
+        Some(user) => as_user(user, act)?,
+        None => act(),
     }
 }

@@ -1,15 +1,22 @@
 //! Public sockets: bound so that slots can share the address, listening, measured, and put out of
 //! service without the consent of whoever else holds them (socket(7), tcp(7)).
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Linux, include/uapi/asm-generic/socket.h.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// How a UDP socket is bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +27,8 @@ pub struct UdpOptions {
     pub reuse_addr: bool,
     /// `SO_REUSEPORT`.
     pub reuse_port: bool,
+    /// Whose it is; `None`: of the user of this process.
+    pub owner: Option<u32>,
 }
 
 /// What waits at a TCP listener.
@@ -41,6 +50,14 @@ pub struct AcceptQueue {
 /// # Errors
 /// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` (a privileged port), `EAFNOSUPPORT`, `EMFILE`.
 pub fn bind_tcp(address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
+    bind_tcp_for(None, address, v6only)
+}
+
+/// The same, of another user: [`give`].
+///
+/// # Errors
+/// As [`bind_tcp`] and [`give`].
+pub fn bind_tcp_for(owner: Option<u32>, address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
     let socket = Socket::new(
         Domain::for_address(address),
         nonblocking(Type::STREAM),
@@ -48,7 +65,7 @@ pub fn bind_tcp(address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
     )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    bind(socket, address, v6only)
+    bind(socket, owner, address, v6only)
 }
 
 /// Keeps a port number without serving it: bound, never listening, willing to share it with slots of
@@ -72,7 +89,7 @@ pub fn bind_udp(address: SocketAddr, options: UdpOptions) -> io::Result<OwnedFd>
     )?;
     socket.set_reuse_address(options.reuse_addr)?;
     socket.set_reuse_port(options.reuse_port)?;
-    bind(socket, address, options.v6only)
+    bind(socket, options.owner, address, options.v6only)
 }
 
 /// A Unix stream socket bound to `path`, non-blocking, not listening. A path that begins with a zero
@@ -87,14 +104,92 @@ pub fn bind_unix(path: &[u8]) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether `path` is the socket file of a process that is gone: connecting to it is refused.
+/// Whether `path` is the socket file of a process that is gone: connecting to it is refused, as it is where the file is no socket.
 #[must_use]
 pub fn unix_is_stale(path: &[u8]) -> bool {
+    if unix_file(path).is_none() {
+        return false;
+    }
     let connected = unix_address(path).and_then(|address| {
         let socket = unix_stream()?;
         Ok(rustix::net::connect(&socket, &address)?)
     });
     connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The device and the inode of the socket file `path`; `None`: it is something else, or nothing. A link is something else.
+#[must_use]
+pub fn unix_file(path: &[u8]) -> Option<(u64, u64)> {
+    // A name in the abstract namespace is no path.
+    let path = OsStr::from_bytes(path);
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    meta.file_type().is_socket().then(|| (meta.dev(), meta.ino()))
+}
+
+/// Whose the socket is, as the kernel sees it: only sockets of one user share a port (`SO_REUSEPORT`).
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn owner(socket: impl AsFd) -> io::Result<u32> {
+    Ok(rustix::fs::fstat(socket)?.st_uid)
+}
+
+/// Makes the socket that user's, as if it had created it. Who has a descriptor of a connection, or of a socket whose port the kernel
+/// has chosen, can bind it anew; so one of root's in the hands of somebody else could come to share any port of root's.
+///
+/// # Errors
+/// `EPERM`: this process may not.
+pub fn give(socket: impl AsFd, to: u32) -> io::Result<()> {
+    // sockfs_setattr() of net/socket.c; Linux 4.10.
+    if owner(&socket)? == to {
+        return Ok(());
+    }
+    Ok(rustix::fs::fchown(
+        socket,
+        Some(rustix::fs::Uid::from_raw(to)),
+        None,
+    )?)
+}
+
+/// Is the socket in the network namespace that this process makes sockets in? Where the kernel does not say (before Linux 5.14) it is
+/// taken to be.
+///
+/// # Errors
+/// No descriptor is left, `ENOTSOCK`.
+pub fn is_in_our_network(socket: impl AsFd) -> io::Result<bool> {
+    static OURS: OnceLock<Option<u64>> = OnceLock::new();
+    let ours = match OURS.get() {
+        Some(ours) => *ours,
+        None => {
+            let ours = network(unix_stream()?)?;
+            *OURS.get_or_init(|| ours)
+        }
+    };
+    Ok(network(socket)? == ours)
+}
+
+/// `SO_NETNS_COOKIE`: names a network namespace for as long as the system runs; `None`: the kernel does not know the question.
+fn network(socket: impl AsFd) -> io::Result<Option<u64>> {
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `len` bytes into the live `cookie`, and the length into `len`.
+    let status = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    match status {
+        0 => Ok(Some(cookie)),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(None),
+            error => Err(error),
+        },
+    }
 }
 
 /// Makes a bound socket listen, or changes the backlog of one that does.
@@ -262,7 +357,9 @@ fn nonblocking(kind: Type) -> Type {
     kind.nonblocking().cloexec()
 }
 
-fn bind(socket: Socket, address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
+fn bind(socket: Socket, owner: Option<u32>, address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
+    // Before it has an address: the kernel remembers whose the first socket of a port was.
+    owner.map_or(Ok(()), |owner| give(&socket, owner))?;
     if address.is_ipv6() {
         socket.set_only_v6(v6only)?;
     }

@@ -1,18 +1,22 @@
 //! A daemon of root and apps that run as another user: what that user may not do the daemon does not do for it.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown, lchown, symlink};
 use std::path::Path;
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::BOUND;
+use rpm_e2e::complaint::assert_says;
 use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
-use rpm_testkit::{Port, Rpm, get, skip, wait_until};
+use rpm_testkit::{Port, Rpm, get, get_from, skip, wait_until};
+use rpm_wire::api::Status;
 use serde_json::json;
 
-/// Nobody.
+/// Nobody, and somebody else without a name.
 const OTHER: u32 = 65_534;
+const THIRD: u32 = 65_432;
 /// A server on `PORT`, and on `HOST` if that is given.
 const SITE: &str = "require('http').createServer((q, r) => r.end('pid ' + process.pid + ' uid ' + process.getuid()))\
                     .listen(+process.env.PORT, process.env.HOST);";
@@ -32,6 +36,78 @@ fn closed(place: &Place, name: &str, owner: u32) -> std::path::PathBuf {
     fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("it is ours");
     chown(&path, Some(owner), Some(owner)).expect("root may");
     path
+}
+
+fn serves_unix(place: &Place, path: &Path) -> std::path::PathBuf {
+    let path = path.display();
+    let text = format!(
+        "require('http').createServer((q, r) => r.end('x')).listen({:?});",
+        path.to_string()
+    );
+    place.write("unix.js", &text)
+}
+
+/// `listen(path)`, where that is a file.
+#[test]
+fn a_regular_file_is_no_stale_socket() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let file = place.write("precious.db", "precious\n");
+    let script = serves_unix(&place, &file);
+    let ran = App::of([script]).args(["--name", "x", "-i", "1"]).try_start(&rpm);
+    assert_says(&ran, &["EADDRINUSE"]);
+    assert_eq!(place.read("precious.db"), "precious\n");
+    rpm.ok(["delete", "x"]);
+    assert_eq!(place.read("precious.db"), "precious\n");
+}
+
+/// The app has moved it away, or another one has put something there.
+#[test]
+fn a_path_that_is_no_longer_the_socket_that_was_made_stays() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let path = place.path().join("s");
+    let script = serves_unix(&place, &path);
+    let app = App::of([script]).args(["--name", "x", "-i", "1"]);
+    app.start(&rpm);
+    assert!(fs::metadata(&path).expect("it is there").file_type().is_socket());
+    fs::rename(&path, place.path().join("moved")).expect("it is moved");
+    fs::write(&path, "of somebody else").expect("a file");
+    rpm.ok(["delete", "x"]);
+    assert_eq!(place.read("s"), "of somebody else");
+    fs::remove_file(&path).expect("it is there");
+    // One that a killed program has left is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    app.start(&rpm);
+    rpm.ok(["delete", "x"]);
+    assert!(!path.exists(), "what was made is removed");
+}
+
+#[test]
+fn sockets_are_made_in_the_file_system_as_the_apps_user() {
+    if !may("sockets_are_made_in_the_file_system_as_the_apps_user") {
+        return;
+    }
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let (roots, theirs) = (closed(&place, "roots", 0), closed(&place, "theirs", OTHER));
+    fs::write(roots.join("file"), "precious").expect("a file");
+    drop(std::os::unix::net::UnixListener::bind(roots.join("stale")).expect("a socket"));
+    let app = |path: &Path| {
+        let script = serves_unix(&place, path);
+        App::of([script]).args(["--name", "x", "-i", "1", "--uid", "65534"])
+    };
+    for name in ["file", "stale", "new"] {
+        let ran = app(&roots.join(name)).try_start(&rpm);
+        assert_says(&ran, &["EACCES"]);
+        rpm.ok(["delete", "x"]);
+    }
+    assert_eq!(place.read("roots/file"), "precious");
+    assert!(roots.join("stale").exists() && !roots.join("new").exists());
+    let path = theirs.join("s");
+    app(&path).start(&rpm);
+    assert_eq!(fs::metadata(&path).expect("it is there").uid(), OTHER);
+    kill_daemon(&rpm);
+    assert_eq!(rpm.wait_status("x", Status::Online).len(), 1);
+    rpm.ok(["delete", "x"]);
+    assert!(!path.exists(), "what was made is removed, by the next daemon too");
 }
 
 /// Whoever can write in a directory can have a log there lead elsewhere.
@@ -182,4 +258,223 @@ fn links_of_others_are_not_followed_for_the_daemons_own_apps() {
         || rpm.log(),
         |log| log.contains("output is being lost"),
     );
+}
+
+/// The users of all internet sockets with this port, those that only the proxy connects to among them.
+fn owners(port: u16) -> Vec<u32> {
+    let wanted = format!(":{port:04X}");
+    let mut owners = Vec::new();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let text = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        let rows = text
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // The states of connections are others; 07 is a UDP socket that is bound.
+        let bound = rows.filter(|row| row[1].ends_with(&wanted) && matches!(row[3], "0A" | "07"));
+        owners.extend(bound.map(|row| row[7].parse::<u32>().expect("a number")));
+    }
+    owners
+}
+
+fn wait_owned(port: &Port, count: usize, user: u32) {
+    let all = || owners(port.number());
+    let right = |owners: &Vec<u32>| owners.len() >= count && owners.iter().all(|owner| *owner == user);
+    wait_until("all are of the user", BOUND, all, right);
+}
+
+/// Only sockets of one user share a port, so a user that has none of root's cannot come to share that of others.
+fn sockets_belong_to_the_apps_user(balance: &str, count: usize) {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let site = place.write("site.js", SITE);
+    let app = |uid: u32| {
+        let app = json!({"name": "w", "script": site, "instances": 2, "exec_mode": "cluster", "balance": balance,
+            "uid": uid.to_string(), "env": {"PORT": port.number()}});
+        place.write("ecosystem.json", &json!({"apps": [app]}).to_string());
+    };
+    app(OTHER);
+    place.ok(&rpm, ["start", "ecosystem.json"]);
+    wait_owned(&port, count, OTHER);
+    kill_daemon(&rpm);
+    rpm.ok(["ping"]);
+    wait_owned(&port, count, OTHER);
+    // The new workers share the port with the old ones for a while.
+    app(THIRD);
+    place.ok(&rpm, ["reload", "ecosystem.json"]);
+    wait_owned(&port, count, THIRD);
+    let body = get(port.number(), "/").expect("an answer").body;
+    assert!(body.ends_with("uid 65432"), "{body}");
+}
+
+#[test]
+fn slots_belong_to_the_apps_user() {
+    if may("slots_belong_to_the_apps_user") {
+        sockets_belong_to_the_apps_user("direct", 2);
+    }
+}
+
+#[test]
+fn slots_that_are_handed_over_belong_to_the_apps_user() {
+    if may("slots_that_are_handed_over_belong_to_the_apps_user") {
+        sockets_belong_to_the_apps_user("handoff", 2);
+    }
+}
+
+#[test]
+fn sockets_of_the_proxy_belong_to_the_apps_user() {
+    if may("sockets_of_the_proxy_belong_to_the_apps_user") {
+        sockets_belong_to_the_apps_user("proxy", 3);
+    }
+}
+
+#[test]
+fn udp_ports_and_passed_sockets_belong_to_the_apps_user() {
+    if !may("udp_ports_and_passed_sockets_belong_to_the_apps_user") {
+        return;
+    }
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let (udp, passed) = (Port::reserve(), Port::reserve());
+    let text = "require('dgram').createSocket('udp4').bind(+process.env.PORT, () => process.send('ready'));";
+    App::of([place.write("udp.js", text)])
+        .args(["--name", "udp", "-i", "2", "--uid", "65534", "--wait-ready"])
+        .port(&udp)
+        .start(&rpm);
+    wait_owned(&udp, 1, OTHER);
+    let address = format!("127.0.0.1:{passed}");
+    App::of([place.write("passed.sh", "exec sleep 1000")])
+        .args([
+            "--name", "passed", "-i", "1", "--uid", "65534", "--listen", &address,
+        ])
+        .args(["--interpreter", "/bin/sh"])
+        .start(&rpm);
+    wait_owned(&passed, 1, OTHER);
+}
+
+/// A connection that the daemon accepts and hands over could be bound to another port after that, one of an app of another user.
+#[test]
+fn a_connection_that_is_handed_over_cannot_take_the_port_of_another_user() {
+    if !may("a_connection_that_is_handed_over_cannot_take_the_port_of_another_user") {
+        return;
+    }
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let (victim, port) = (Port::reserve(), Port::reserve());
+    let site = place.write("site.js", SITE);
+    App::of([site])
+        .args(["--name", "victim", "-i", "2", "--uid", "65432"])
+        .port(&victim)
+        .env("HOST", "0.0.0.0")
+        .start(&rpm);
+    place.write(
+        "steal.py",
+        "import ctypes, socket, struct, sys\n\
+         libc = ctypes.CDLL(None)\n\
+         libc.connect(3, struct.pack('H14x', 0), 16)\n\
+         s = socket.socket(fileno=3)\n\
+         s.setblocking(True)\n\
+         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n\
+         try:\n    s.bind(('', int(sys.argv[1])))\n    s.listen()\n    print('stolen', flush=True)\n    s.accept()\n\
+         except Exception as e: print('refused', e, flush=True)\n",
+    );
+    let thief = place.write(
+        "thief.js",
+        "require('net').createServer({pauseOnConnect: true}, s => {\n\
+           require('child_process').spawn('/usr/bin/python3', [__dirname + '/steal.py', process.env.VICTIM],\n\
+             {stdio: ['ignore', 'inherit', 'inherit', s._handle]});\n\
+         }).listen(+process.env.PORT, '0.0.0.0');",
+    );
+    let thief = App::of([thief]).args([
+        "--name",
+        "thief",
+        "-i",
+        "1",
+        "--uid",
+        "65534",
+        "--balance",
+        "handoff",
+        // Whose calls are intercepted is refused before the kernel is asked, which is no boundary.
+        "--no-intercept",
+    ]);
+    thief.env("VICTIM", &victim).port(&port).start(&rpm);
+    let _client = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port.number())).expect("it is accepted");
+    let out = || String::from_utf8_lossy(&rpm.output("thief", "out", Some(2))).into_owned();
+    let text = wait_until("it has tried", BOUND, out, |text| text.ends_with('\n'));
+    assert!(text.contains("refused"), "{text}");
+    for _ in 0..6 {
+        let body = get(victim.number(), "/").expect("an answer").body;
+        assert!(body.contains("uid 65432"), "{body}");
+    }
+}
+
+/// Ports below 1024, where the daemon opens them: those that the configuration names.
+#[test]
+fn privileged_ports_are_those_that_the_configuration_names() {
+    if !may("privileged_ports_are_those_that_the_configuration_names") {
+        return;
+    }
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let host = Ipv4Addr::new(
+        127,
+        81,
+        (std::process::id() >> 8) as u8,
+        std::process::id() as u8 | 1,
+    );
+    let site = place.write("site.js", &SITE.replace("process.env.PORT", "811"));
+    let app = |args: &[&str]| {
+        let app = App::of([&site]).args(["--name", "w", "-i", "1"]).args(args);
+        app.env("HOST", host)
+    };
+    let ran = app(&["--uid", "65534"]).try_start(&rpm);
+    assert_says(&ran, &["EACCES", "--ports 811"]);
+    rpm.ok(["delete", "w"]);
+    for (args, port) in [
+        (&["--uid", "65534", "--ports", "811"][..], ""),
+        (&["--uid", "65534", "--ports", "811", "--balance", "proxy"], ""),
+        (&["--uid", "65534"], "811"),
+        (&["--gid", "65534"], ""),
+        (&[], ""),
+    ] {
+        app(args).env("PORT", port).start(&rpm);
+        get_from(host.into(), 811, "/").expect("an answer");
+        rpm.ok(["delete", "w"]);
+    }
+}
+
+/// What a program has in a network of its own says nothing about this one.
+#[test]
+fn sockets_of_another_network_namespace_are_not_served() {
+    if !may("sockets_of_another_network_namespace_are_not_served") {
+        return;
+    }
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    place.write(
+        "server.py",
+        "import os, socket\n\
+         s = socket.socket()\n\
+         s.setsockopt(1, 2, 1)\n\
+         s.bind(('', int(os.environ['PORT'])))\n\
+         s.listen()\n\
+         print('listens', flush=True)\n\
+         s.accept()\n",
+    );
+    let own = format!(
+        "exec unshare -Urn /usr/bin/python3 {}/server.py",
+        place.path().display()
+    );
+    let script = place.write("own.sh", &own);
+    let app = |args: &[&str]| {
+        let app = App::of([&script]).args(["--interpreter", "/bin/sh", "--name", "w", "--uid", "65534"]);
+        app.args(args).port(&port)
+    };
+    app(&["-i", "1"]).start(&rpm);
+    wait_until(
+        "it listens",
+        BOUND,
+        || rpm.output("w", "out", Some(0)),
+        |out| out == b"listens\n",
+    );
+    assert_eq!(owners(port.number()), [] as [u32; 0], "nothing listens here");
+    rpm.ok(["delete", "w"]);
+    let ran = app(&["-i", "1", "--balance", "proxy", "--no-autorestart"]).try_start(&rpm);
+    assert_says(&ran, &["network namespace"]);
+    assert_eq!(owners(port.number()), [] as [u32; 0], "nothing listens here");
 }

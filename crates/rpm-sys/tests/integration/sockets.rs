@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use crate::support::{Slots, Victim, command};
@@ -9,8 +11,8 @@ use rpm_sys::sock_diag::{
     established, listeners, listeners_on, owner, sockets_of, sockets_surely_of, udp_on,
 };
 use rpm_sys::socket::{
-    UdpOptions, accept, accept_queue, bind_tcp, bind_udp, bind_unix, cookie, inode, ipv6_available, listen,
-    local_addr, reserve_port, unix_is_stale, unlisten,
+    self, UdpOptions, accept, accept_queue, bind_tcp, bind_tcp_for, bind_udp, bind_unix, cookie, inode,
+    ipv6_available, listen, local_addr, reserve_port, unix_file, unix_is_stale, unlisten,
 };
 use rpm_sys::spawn::Spawn;
 
@@ -127,8 +129,57 @@ fn a_unix_socket_file_without_a_listener_is_stale() {
     assert_eq!(bind_unix(path).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
     drop(socket);
     assert!(unix_is_stale(path));
-    std::fs::remove_file(str::from_utf8(path).unwrap()).unwrap();
+    let file = std::path::Path::new(str::from_utf8(path).unwrap());
+    let made = std::fs::metadata(file).unwrap();
+    assert_eq!(unix_file(path), Some((made.dev(), made.ino())));
+    let link = file.with_extension("link");
+    std::os::unix::fs::symlink(file, &link).unwrap();
+    assert!(!unix_is_stale(link.as_os_str().as_bytes()), "a link");
+    std::fs::remove_file(file).unwrap();
+    // Connecting to it is refused, too.
+    std::fs::write(file, "precious").unwrap();
+    assert!(!unix_is_stale(path) && unix_file(path).is_none(), "a file");
+    std::fs::remove_file(file).unwrap();
+    std::fs::remove_file(link).unwrap();
     assert!(bind_unix(&[b'x'; 200]).is_err());
+}
+
+/// What users of the machine rely on: a port is shared by sockets of one user alone.
+#[test]
+fn a_socket_that_was_given_away_shares_the_ports_of_its_user() {
+    let own = socket::owner(bind_tcp(LOCAL, false).unwrap()).unwrap();
+    assert_eq!(own, rpm_sys::peer::effective_uid());
+    let other = own + 65_432;
+    if own != 0 {
+        let error = bind_tcp_for(Some(other), LOCAL, false).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        return;
+    }
+    let theirs = bind_tcp_for(Some(other), LOCAL, false).unwrap();
+    let address = local_addr(&theirs).unwrap();
+    listen(&theirs, 16).unwrap();
+    assert_eq!(
+        bind_tcp(address, false).unwrap_err().kind(),
+        std::io::ErrorKind::AddrInUse
+    );
+    listen(bind_tcp_for(Some(other), address, false).unwrap(), 16).unwrap();
+    // Those that listen become another user's, and only that one's join them.
+    socket::give(&theirs, own).unwrap();
+    assert_eq!(socket::owner(&theirs).unwrap(), own);
+    listen(bind_tcp(address, false).unwrap(), 16).unwrap();
+    assert!(bind_tcp_for(Some(other), address, false).is_err());
+    // A connection that was accepted is that user's who accepts it, until it is given away.
+    let _client = TcpStream::connect(address).unwrap();
+    let accepted = accept(&theirs).unwrap().unwrap();
+    assert_eq!(socket::owner(&accepted).unwrap(), own);
+    socket::give(&accepted, other).unwrap();
+    assert_eq!(socket::owner(&accepted).unwrap(), other);
+}
+
+#[test]
+fn a_socket_says_of_which_network_it_is() {
+    assert!(socket::is_in_our_network(bind_tcp(LOCAL, false).unwrap()).unwrap());
+    assert!(socket::is_in_our_network(bind_udp(LOCAL, UdpOptions::default()).unwrap()).unwrap());
 }
 
 #[test]

@@ -1,0 +1,143 @@
+//! Whose the sockets are. The kernel lets only sockets of one user share a port, so those of an app are of the user that it runs as: in its
+//! workers' hands one of the daemon's user could come to share the port of another app.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rpm_core::{AppId, SlotId};
+use rpm_sys::peer::effective_uid;
+use rpm_sys::socket;
+
+use crate::group::Group;
+use crate::listeners::{Listeners, Request};
+
+impl Request<'_> {
+    /// Whose its sockets are; `None`: the daemon's.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        self.user.map(|user| user.uid)
+    }
+}
+
+impl Group {
+    fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let slots = self.slots.values().map(|slot| slot.fd.as_fd());
+        slots.chain(self.front.iter().map(|listener| listener.as_fd()))
+    }
+
+    /// Whose its sockets are; `None`: it has none.
+    pub(crate) fn owner(&self) -> io::Result<Option<u32>> {
+        self.sockets().next().map(socket::owner).transpose()
+    }
+
+    /// Gives its sockets to the user that the app runs as now; `None`: the daemon's. They may be another one's: before a reload, or of
+    /// a daemon that made them all its own.
+    pub(crate) fn belong_to(&self, owner: Option<u32>) -> io::Result<()> {
+        let owner = owner.unwrap_or_else(effective_uid);
+        self.sockets().try_for_each(|fd| socket::give(fd, owner))
+    }
+}
+
+impl Listeners {
+    /// Whose the connections of the slot are in the hands of a worker; `None`: the daemon's.
+    #[must_use]
+    pub fn owner_of(&self, slot: SlotId) -> Option<u32> {
+        let owner = socket::owner(self.socket(slot)?).ok()?;
+        (owner != effective_uid()).then_some(owner)
+    }
+
+    /// Gives the sockets of an app to the user that it runs as: a daemon of before may have made them its own.
+    ///
+    /// # Errors
+    /// `EPERM`: the daemon may not.
+    pub fn belong_to(&self, app: AppId, owner: u32) -> io::Result<()> {
+        let mut groups = self.groups.values().filter(|group| group.app == app);
+        groups.try_for_each(|group| group.belong_to(Some(owner)))?;
+        let mut shared = self.shared.iter().filter(|shared| shared.app == app);
+        shared.try_for_each(|shared| socket::give(shared.fd.as_fd(), owner))
+    }
+}
+
+/// Holds the number of a port 0 until there is a socket that is bound to it: one whose port the kernel chose can be bound elsewhere by
+/// whoever has it.
+pub(crate) fn reserve(owner: Option<u32>, addr: SocketAddr, v6only: bool) -> io::Result<Option<OwnedFd>> {
+    let reserved = (addr.port() == 0).then(|| socket::bind_tcp_for(owner, addr, v6only));
+    reserved.transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use rpm_core::{AppId, WorkerId};
+    use rpm_sys::user::User;
+
+    use super::*;
+    use crate::policy::Policy;
+    use crate::wanted::Wanted;
+
+    fn any() -> Wanted {
+        Wanted::Tcp {
+            addr: ([127, 0, 0, 1], 0).into(),
+            v6only: false,
+        }
+    }
+
+    fn request(user: Option<&User>, worker: u64, proxy: usize) -> Request<'_> {
+        Request {
+            app: AppId(1),
+            key: "key",
+            worker: WorkerId(worker),
+            inherits: None,
+            beside: false,
+            policy: Policy::RoundRobin,
+            weight: 1,
+            handoff: false,
+            proxy,
+            user,
+        }
+    }
+
+    /// A worker that comes by one of them would have another port of the same user.
+    #[test]
+    fn no_socket_forgets_its_port_when_it_is_disconnected() {
+        for proxy in [0, 2] {
+            let mut listeners = Listeners::new().unwrap();
+            listeners.open(&any(), &request(None, 1, proxy)).unwrap();
+            let group = listeners.groups.values().next().unwrap();
+            let port = group.addr.port();
+            assert_ne!(port, 0);
+            assert_eq!(group.sockets().count(), 1 + proxy);
+            for fd in group.sockets() {
+                rustix::net::connect_unspec(fd).unwrap();
+                assert_eq!(socket::local_addr(fd).unwrap().port(), port);
+            }
+        }
+    }
+
+    #[test]
+    fn sockets_are_of_the_apps_user_also_where_it_has_become_another_one() {
+        if effective_uid() != 0 {
+            return;
+        }
+        let user = |uid| User {
+            uid,
+            gid: uid,
+            groups: vec![uid],
+            account: None,
+        };
+        for proxy in [0, 2] {
+            let mut listeners = Listeners::new().unwrap();
+            for (worker, uid) in [None, Some(65_432), Some(65_433), None].into_iter().enumerate() {
+                let user = uid.map(user);
+                listeners
+                    .open(&any(), &request(user.as_ref(), worker as u64, proxy))
+                    .unwrap();
+                let group = listeners.groups.values().next().unwrap();
+                let owners: Vec<u32> = group.sockets().map(|fd| socket::owner(fd).unwrap()).collect();
+                assert_eq!(owners, vec![uid.unwrap_or(0); worker + 1 + proxy]);
+            }
+            listeners.belong_to(AppId(1), 65_434).unwrap();
+            let slot = listeners.open_slots().next().unwrap();
+            assert_eq!(listeners.owner_of(slot), Some(65_434));
+        }
+    }
+}
