@@ -37,6 +37,7 @@ fn program() -> Child {
         nofile: None,
         intercept: true,
         user: None,
+        no_new_privileges: false,
     })
     .expect("calls can be intercepted here")
 }

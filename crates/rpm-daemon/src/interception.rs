@@ -458,6 +458,7 @@ fn probe() -> Result<Child, SpawnError> {
         nofile: None,
         intercept: true,
         user: None,
+        no_new_privileges: false,
     })
 }
 

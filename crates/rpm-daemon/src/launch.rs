@@ -171,6 +171,7 @@ impl Supervisor {
         let (stdin, theirs) = standard_input(spec).map_err(LaunchError::Descriptors)?;
         let logs = logs_of(&self.home, spec, instance);
         let user = user(spec)?;
+        let no_new_privileges = spec.intercept && other_user(spec)?.is_some();
         let mut env = environment(spec, &self.home, (instance, number), &logs, user.as_ref());
         let agent = self.has_agent(worker).then(|| self.agent_place(spec)).flatten();
         self.add_runtime_env(&mut env, worker, spec, channel_fd, agent);
@@ -186,6 +187,7 @@ impl Supervisor {
             listen_fds,
             nofile: Some(self.child_nofile),
             intercept: self.intercepts(spec),
+            no_new_privileges,
             user,
         })?;
         let (process, pipes) = self.hold(worker, child, (out, err), (stdin, ours));

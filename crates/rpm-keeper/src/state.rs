@@ -136,6 +136,7 @@ impl State {
             listen_fds: 0,
             nofile: None,
             intercept: false,
+            no_new_privileges: true,
             user: None,
         });
         let child = started.map_err(io::Error::other)?;

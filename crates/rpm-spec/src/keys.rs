@@ -327,7 +327,7 @@ const KEYS: &[Key] = &[
         "uid",
         &["user"],
         Kind::User,
-        "the user that it runs as (root only)",
+        "the user that it runs as (root only); its programs gain no privileges (sudo) without `intercept: false`",
     ),
     works("gid", &[], Kind::User, "the group that it runs as (root only)"),
     works(

@@ -50,6 +50,8 @@ pub struct Spawn {
     pub intercept: bool,
     /// Whom it runs as; `None`: as this process.
     pub user: Option<User>,
+    /// Set-user-ID programs and file capabilities give it no rights (`PR_SET_NO_NEW_PRIVS`), nor its descendants.
+    pub no_new_privileges: bool,
 }
 
 pub use crate::limits::Rlimit;
@@ -131,6 +133,7 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
         nofile,
         intercept,
         user,
+        no_new_privileges,
     } = spawn;
     let image = Image::new(&program, &argv, &env, &cwd, listen_fds)?;
     check_targets(&program, &fds)?;
@@ -146,6 +149,7 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
         dups: &dups,
         nofile: nofile.map(raw_limit),
         user: user.as_ref(),
+        no_new_privileges,
         filter: filter.as_ref().map(Option::as_ref),
         answer: answer.as_raw_fd(),
     };

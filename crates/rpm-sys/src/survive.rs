@@ -168,6 +168,7 @@ mod tests {
             nofile: None,
             intercept: false,
             user: None,
+            no_new_privileges: false,
         })
         .unwrap()
     }

@@ -260,6 +260,26 @@ fn links_of_others_are_not_followed_for_the_daemons_own_apps() {
     );
 }
 
+/// A set-user-ID program started by a worker would run with that one's filter.
+#[test]
+fn apps_of_another_user_gain_no_privileges_unless_they_are_to() {
+    if !may("apps_of_another_user_gain_no_privileges_unless_they_are_to") {
+        return;
+    }
+    let rpm = Rpm::new();
+    let line = "grep NoNewPrivs /proc/self/status; exec sleep 1000";
+    for (name, args, expected) in [
+        ("other", &["--uid", "65534"][..], "1"),
+        ("free", &["--uid", "65534", "--no-intercept"], "0"),
+        ("own", &[], "0"),
+    ] {
+        App::of([line]).args(["--name", name]).args(args).start(&rpm);
+        let out = || String::from_utf8_lossy(&rpm.output(name, "out", None)).into_owned();
+        let text = wait_until("its line", BOUND, out, |text| text.ends_with('\n'));
+        assert_eq!(text, format!("NoNewPrivs:\t{expected}\n"), "{name}");
+    }
+}
+
 /// The users of all internet sockets with this port, those that only the proxy connects to among them.
 fn owners(port: u16) -> Vec<u32> {
     let wanted = format!(":{port:04X}");

@@ -80,10 +80,12 @@ pub(crate) struct StartArgs {
     /// Weights of the workers for --policy weighted, 1 to 100 each; the list repeats
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) weights: Vec<u32>,
-    /// Share only these of the ports that the program opens [default: all but random ones]
+    /// Share only these of the ports that the program opens [default: all but random ones]; with --uid also those below 1024 that it
+    /// may have
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) ports: Vec<u16>,
-    /// Leave the ports that the program opens by itself to it (it is not balanced then, unless it is Node)
+    /// Leave the ports that the program opens by itself to it (it is not balanced then, unless it is Node), and let it gain privileges
+    /// (sudo)
     #[arg(long)]
     pub(crate) no_intercept: bool,
     /// A worker is ready when it sends `ready` (process.send)
@@ -155,7 +157,7 @@ pub(crate) struct StartArgs {
     /// Where the pid is written; -<id> is added
     #[arg(short, long, value_name = "FILE")]
     pub(crate) pid: Option<String>,
-    /// The user it runs as (root only)
+    /// The user it runs as (root only); its programs gain no privileges (sudo) without --no-intercept
     #[arg(long, value_name = "USER")]
     pub(crate) uid: Option<String>,
     /// The group it runs as (root only)

@@ -28,6 +28,8 @@ pub(super) struct Plan<'a> {
     pub(super) dups: &'a [(RawFd, RawFd)],
     pub(super) nofile: Option<libc::rlimit>,
     pub(super) user: Option<&'a User>,
+    /// No program that it executes gives it more rights than it has.
+    pub(super) no_new_privileges: bool,
     /// The filter, if there is to be one; `None` in it if there is none for this processor.
     pub(super) filter: Option<Option<&'a Filter>>,
     /// Where a failure is reported; close-on-exec, above every target.
@@ -122,6 +124,13 @@ fn run(plan: &Plan<'_>) -> ! {
     // back what the process holds for it; elsewhere it fails and changes nothing.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, anybody) };
     write_pid(plan.image.pid_digits);
+    if plan.no_new_privileges {
+        let (yes, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
+        // SAFETY: numbers alone.
+        if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, unused, unused, unused) } != 0 {
+            fail(plan, Stage::User);
+        }
+    }
     if let Some(filter) = plan.filter {
         intercept(plan, filter);
     }
@@ -316,6 +325,7 @@ mod tests {
             nofile: None,
             intercept: false,
             user: None,
+            no_new_privileges: false,
         };
         let child = crate::spawn::spawn(what).unwrap();
         let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();

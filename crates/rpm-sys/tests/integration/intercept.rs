@@ -14,6 +14,7 @@ fn python(program: &str) -> Spawn {
     Spawn {
         intercept: true,
         user: None,
+        no_new_privileges: false,
         ..command("/usr/bin/python3", &["-c", program])
     }
 }

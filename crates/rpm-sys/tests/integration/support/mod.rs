@@ -51,6 +51,7 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Spawn {
         nofile: None,
         intercept: false,
         user: None,
+        no_new_privileges: false,
     }
 }
 
