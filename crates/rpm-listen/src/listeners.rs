@@ -180,7 +180,9 @@ impl Listeners {
             }
             Wanted::Unix { path } => {
                 let what = format!("unix {}", String::from_utf8_lossy(path));
-                self.open_shared(app, key, worker, what, || Shared::unix((app, key), path, (by.user, keeper)))
+                self.open_shared(app, key, worker, what, || {
+                    Shared::unix((app, key), path, (by.user, keeper))
+                })
             }
             Wanted::WorkerFd(fd) => Err(OpenError::Io {
                 what: format!("descriptor {fd}"),
@@ -202,11 +204,17 @@ impl Listeners {
                 };
                 let mut group = match by.proxy {
                     0 => Group::new((app, key), (addr, v6only), counted, &self.keeper),
-                    count => Group::fronted((app, key), (addr, v6only), by.policy, (count, &self.keeper), by.owner())
-                        .map_err(|source| OpenError::Io {
-                            what: addr.to_string(),
-                            source,
-                        })?,
+                    count => Group::fronted(
+                        (app, key),
+                        (addr, v6only),
+                        by.policy,
+                        (count, &self.keeper),
+                        by.owner(),
+                    )
+                    .map_err(|source| OpenError::Io {
+                        what: addr.to_string(),
+                        source,
+                    })?,
                 };
                 group.deal = by.handoff.then(Deal::default);
                 let group = self.new_group(group);

@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn no_socket_forgets_its_port_when_it_is_disconnected() {
         for proxy in [0, 2] {
-            let mut listeners = Listeners::new().unwrap();
+            let mut listeners = Listeners::new(rpm_keeper::Keeper::none()).unwrap();
             listeners.open(&any(), &request(None, 1, proxy)).unwrap();
             let group = listeners.groups.values().next().unwrap();
             let port = group.addr.port();
@@ -125,7 +125,7 @@ mod tests {
             account: None,
         };
         for proxy in [0, 2] {
-            let mut listeners = Listeners::new().unwrap();
+            let mut listeners = Listeners::new(rpm_keeper::Keeper::none()).unwrap();
             for (worker, uid) in [None, Some(65_432), Some(65_433), None].into_iter().enumerate() {
                 let user = uid.map(user);
                 listeners

@@ -280,6 +280,7 @@ mod tests {
                 format: None,
             },
             limit: None,
+            behalf: Behalf::default(),
         });
         let long = "x".repeat(900_000);
         write.write_all(format!("{long}\nshort\n").as_bytes()).unwrap();

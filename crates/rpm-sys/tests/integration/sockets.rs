@@ -241,7 +241,7 @@ fn a_foreign_listener_is_found_with_its_owner() {
     assert!(sockets_of(holder.0.pid).contains(&inode));
 
     let taken = holder.pidfd().getfd(5).unwrap();
-    assert_eq!(rpm_sys::socket::inode(&taken).unwrap(), inode);
+    assert_eq!(socket::inode(&taken).unwrap(), inode);
     assert!(
         rustix::io::fcntl_getfd(taken.as_fd())
             .unwrap()
