@@ -164,7 +164,7 @@ const PAGES: &[Page] = &[
     page("describe", "", &[("describe api", ""), ("describe 0 --json", "")]),
     page(
         "logs",
-        "",
+        "Past lines are those of the last MiB of each file, with --since or --until 10,000 lines at most.",
         &[
             ("logs", "of all apps, and follow"),
             ("logs api -n 200", ""),
