@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use rpm_e2e::place::Place;
-use rpm_testkit::{Rpm, Status, fixture, wait_until};
+use rpm_testkit::{Port, Rpm, Status, fixture, wait_until};
 use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -233,7 +233,9 @@ fn called_pm2_it_uses_its_names() {
 
 #[test]
 fn scripts_of_every_kind_find_their_interpreter() {
-    let (rpm, place) = (Rpm::new(), Place::new());
+    let port = Port::reserve();
+    let rpm = Rpm::new().with_env("PORT", &port.number().to_string());
+    let place = Place::new();
     let stay = "setInterval(() => {}, 1000)";
     place.write("module.mjs", &format!("import 'node:fs'; {stay}"));
     place.write("common.cjs", &format!("require('node:fs'); {stay}"));
