@@ -23,6 +23,8 @@ impl Place {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("rpm-place-{}-{number}", std::process::id()));
+        // A test that was killed has left it, whose process had the same number.
+        let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).expect("a directory");
         Place(path.canonicalize().expect("its path"))
     }

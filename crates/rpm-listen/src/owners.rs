@@ -34,7 +34,11 @@ impl Group {
     /// a daemon that made them all its own.
     pub(crate) fn belong_to(&self, owner: Option<u32>) -> io::Result<()> {
         let owner = owner.unwrap_or_else(effective_uid);
-        self.sockets().try_for_each(|fd| socket::give(fd, owner))
+        // They are all of one: a group with many is not looked through for each that comes.
+        match self.owner()? {
+            Some(other) if other != owner => self.sockets().try_for_each(|fd| socket::give(fd, owner)),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
