@@ -157,8 +157,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             dotfiles,
             follow_links,
         } => {
-            let own = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-            let password = own(SITE_USER).zip(own(SITE_PASSWORD));
+            let own = |name: &str| std::env::var(name).ok();
+            let password = match (own(SITE_USER), own(SITE_PASSWORD)) {
+                (None, None) => None,
+                (Some(user), Some(password)) if !password.is_empty() => Some((user, password)),
+                // It would be open to everybody.
+                _ => {
+                    let text = format!("{SITE_USER} and {SITE_PASSWORD} belong together");
+                    return Err(Usage(
+                        grammar(&program).error(ErrorKind::MissingRequiredArgument, text),
+                    ));
+                }
+            };
             Invocation::Static(StaticSite {
                 path,
                 port,

@@ -11,7 +11,7 @@ use rpm_wire::terminal::is_obeyed;
 use crate::app::{self, Plane};
 use crate::commands::{INSTANCE_LIMIT, failure, passable, too_many};
 use crate::schedule::Schedule;
-use crate::{files, fronts, health, users};
+use crate::{files, front_settings, health, users};
 
 /// Longest name, in bytes: with what is added to it (`-error-<id>.log.<n>`) it is the name of a file.
 const NAME_LIMIT: usize = 200;
@@ -28,7 +28,7 @@ pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
         texts,
         count,
         handed,
-        fronts::check,
+        front_settings::check,
         watch,
         health::check_spec,
         weights,
@@ -136,6 +136,15 @@ fn handed(spec: &AppSpec) -> Checked {
         return Err(failure(
             format!("{} cannot be behind the proxy: it runs in fork mode", spec.name),
             Some("give it instances, also a single one: -i 1"),
+        ));
+    }
+    if spec.balance == Balance::Proxy && Plane::of(spec) == Plane::Copies && !spec.intercept {
+        return Err(failure(
+            format!(
+                "{} cannot be behind the proxy: it is not Node, and with --no-intercept its listeners are not seen",
+                spec.name
+            ),
+            Some("leave --no-intercept out, or pass the listener with --listen"),
         ));
     }
     Ok(())

@@ -266,7 +266,12 @@ impl Supervisor {
             OpenError::Foreign { .. } => format!("{error}; stop it or use another port"),
             OpenError::Io { source, .. } => format!("{error}{}: {source}", limit_hint(source)),
         };
-        warn!(%worker, trouble = text, "a worker cannot listen");
+        self.note_trouble(worker, text);
+    }
+
+    /// Remembers why a worker does not get what it needs.
+    pub(crate) fn note_trouble(&mut self, worker: WorkerId, text: String) {
+        self.complain(worker, "a worker cannot listen", &text);
         if let Some(held) = self.workers.get_mut(&worker) {
             held.trouble = Some(text);
         }

@@ -46,6 +46,15 @@ impl Supervisor {
 
     /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
     pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
+        self.probe_interception();
+        if let Some(why) = self.unfronted(&spec) {
+            return Err(failure(
+                why,
+                Some(
+                    "leave out what prevents it, pass the listener with --listen, or leave --balance proxy out: it would be served without TLS and limits",
+                ),
+            ));
+        }
         let config = app::config(Revision(1), &spec, app::cpus(), self.intercepts(&spec));
         let id = AppId(self.next_app);
         self.next_app += 1;
@@ -76,8 +85,7 @@ impl Supervisor {
     }
 
     /// Why several workers of an app would stand in each other's way, if they would.
-    fn alone(&mut self, spec: &AppSpec, count: u32) -> Option<String> {
-        self.probe_interception();
+    fn alone(&self, spec: &AppSpec, count: u32) -> Option<String> {
         let denied = self.interception.denied.as_deref()?;
         let alone = Plane::of(spec) == Plane::Copies && spec.intercept && count > 1;
         alone.then(|| {

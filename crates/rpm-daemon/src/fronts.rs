@@ -5,27 +5,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, GroupId, SlotId};
 use rpm_keeper::Kept;
-use rpm_proxy::network::Network;
-use rpm_proxy::{
-    Certificate, Check, Figures, Front, LogSettings, Opener, Policy, Proxy, Settings, Target,
-    UpstreamFigures, UpstreamId,
-};
-use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
+use rpm_proxy::{Figures, Front, Proxy, Target, UpstreamFigures, UpstreamId};
+use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::error;
 
 use crate::app::{cpus, is_proxied};
-use crate::behalf::{Behalf, How};
-use crate::commands::failure;
+use crate::front_settings::settings;
 use crate::redirect::Redirect;
 use crate::supervisor::Supervisor;
 
-/// Bad answers to health checks in a row after which a worker gets no requests.
-const BAD_CHECKS: u32 = 3;
+/// Settings that the first client waits for are tried again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The addresses that the proxy serves. Its threads are started when there is the first.
 #[derive(Default)]
@@ -40,8 +35,11 @@ struct Open {
     app: AppId,
     front: Arc<Front>,
     targets: Vec<Target>,
-    /// What the front was told last.
-    spec: Option<Arc<AppSpec>>,
+    /// What the front was told last, and when.
+    spec: Option<(Arc<AppSpec>, Instant)>,
+    /// It has settings that hold: without them it would speak HTTP in clear text, and has no clients.
+    is_set: bool,
+    accepts: bool,
     /// It has had workers that served: there may be clients.
     served: bool,
     /// Its clients are asked to go.
@@ -103,29 +101,34 @@ impl Fronts {
         })
     }
 
-    fn open(&mut self, fronted: &rpm_listen::Fronted<'_>, spec: Option<&Arc<AppSpec>>) -> io::Result<()> {
-        let proxy = match self.proxy.take() {
-            Some(proxy) => proxy,
-            None => Proxy::start(cpus() as usize)?,
-        };
-        let front = Front::new();
-        let mut open = Open {
+    fn open(&mut self, fronted: &rpm_listen::Fronted<'_>) -> io::Result<()> {
+        if self.proxy.is_none() {
+            self.proxy = Some(Proxy::start(cpus() as usize)?);
+        }
+        let open = Open {
             app: fronted.app,
-            front: Arc::clone(&front),
+            front: Front::new(),
             targets: Vec::new(),
             spec: None,
+            is_set: false,
+            accepts: false,
             served: false,
             leaves: false,
             redirect: None,
             trouble: None,
         };
-        // Before the first client comes: it may have to speak TLS.
-        open.tell(fronted, spec, &proxy, &mut self.kept);
-        let listeners = fronted.listeners();
-        let opened = listeners.and_then(|listeners| proxy.open(fronted.group.0, listeners, &front));
-        self.proxy = Some(proxy);
         self.open.insert(fronted.group, open);
-        opened
+        Ok(())
+    }
+
+    /// Why the proxy could not serve a worker of this app as it is to, if it does not serve one yet.
+    pub(crate) fn refuses(&self, spec: &AppSpec) -> Option<String> {
+        let same = |open: &Open| open.spec.as_ref().is_some_and(|(known, _)| **known == *spec);
+        if !is_proxied(spec) || self.open.values().any(|open| open.is_set && same(open)) {
+            return None;
+        }
+        let refused = Front::new().set(settings(spec)).err()?;
+        Some(format!("{} cannot be behind the proxy: {refused}", spec.name))
     }
 }
 
@@ -151,19 +154,26 @@ impl Open {
         proxy: &Proxy,
         kept: &mut Vec<Kept<OwnedFd>>,
     ) {
-        let same = match (&self.spec, spec) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (_, None) => self.spec.is_none(),
-            (None, Some(_)) => false,
+        let same = |new: &Arc<AppSpec>| match &self.spec {
+            Some((old, told)) => Arc::ptr_eq(old, new) && (self.is_set || told.elapsed() < AGAIN),
+            None => false,
         };
-        let Some(new) = spec.filter(|_| !same) else {
+        let Some(new) = spec.filter(|new| !same(new)) else {
             return;
         };
-        self.spec = Some(Arc::clone(new));
-        self.trouble = None;
-        if let Err(error) = self.front.set(settings(new)) {
-            error!(app = new.name, %error, "the proxy goes on as before");
-            self.trouble = Some(error.to_string());
+        self.spec = Some((Arc::clone(new), Instant::now()));
+        match self.front.set(settings(new)) {
+            Ok(()) => (self.is_set, self.trouble) = (true, None),
+            Err(error) => {
+                let told = self.trouble.replace(error.to_string());
+                match self.is_set {
+                    true => error!(app = new.name, %error, "the proxy goes on as before"),
+                    false if told == self.trouble => {}
+                    false => {
+                        error!(app = new.name, %error, "the proxy accepts no client until that is mended");
+                    }
+                }
+            }
         }
         let wanted = new.proxy.redirect_http.and_then(|port| u16::try_from(port).ok());
         if wanted == self.redirect.as_ref().map(|redirect| redirect.port) {
@@ -185,6 +195,18 @@ impl Open {
             }
         }
     }
+
+    /// Has the proxy accept its clients, which may have to speak TLS: not before settings hold.
+    fn accept(&mut self, fronted: &rpm_listen::Fronted<'_>, proxy: &Proxy) {
+        if !self.is_set || std::mem::replace(&mut self.accepts, true) {
+            return;
+        }
+        let listeners = fronted.listeners();
+        let opened = listeners.and_then(|all| proxy.open(fronted.group.0, all, &self.front));
+        if let Err(error) = opened {
+            error!(group = %fronted.group, %error, "the proxy cannot serve an address");
+        }
+    }
 }
 
 impl Supervisor {
@@ -194,20 +216,19 @@ impl Supervisor {
         let (mut there, mut left) = (Vec::new(), Vec::new());
         for fronted in self.listeners.fronted() {
             there.push(fronted.group);
-            let spec = self.present_spec(fronted.app);
+            let spec = self.spec_for(&fronted);
             if !fronts.open.contains_key(&fronted.group)
-                && let Err(error) = fronts.open(&fronted, spec)
+                && let Err(error) = fronts.open(&fronted)
             {
                 error!(group = %fronted.group, %error, "the proxy cannot serve an address");
             }
             let (Some(open), Some(proxy)) = (fronts.open.get_mut(&fronted.group), &fronts.proxy) else {
                 continue;
             };
-            // While it leaves, what it was told holds: the app's specification is that of workers without a proxy.
-            if !fronted.leaves {
-                let spec = spec.filter(|spec| is_proxied(spec));
+            if !fronted.leaves || !open.is_set {
                 open.tell(&fronted, spec, proxy, &mut fronts.kept);
             }
+            open.accept(&fronted, proxy);
             open.served |= !fronted.leaves && !fronted.upstreams.is_empty();
             // Before the first of its workers serves it has no clients, and is not left: whoever comes in the moment in which it gets them
             // waits for them, for the address is its own then.
@@ -266,6 +287,20 @@ impl Supervisor {
 }
 
 impl Supervisor {
+    /// What the front is to do. While it leaves, what it was told holds: the app's specification is that of workers without a proxy. One that
+    /// was told nothing does as they do.
+    fn spec_for(&self, fronted: &rpm_listen::Fronted<'_>) -> Option<&Arc<AppSpec>> {
+        let present = self.present_spec(fronted.app);
+        let mut behind = fronted
+            .workers
+            .iter()
+            .filter_map(|id| Some(&self.workers.get(id)?.spec));
+        present
+            .filter(|spec| is_proxied(spec))
+            .or_else(|| behind.find(|spec| is_proxied(spec)))
+            .or_else(|| present.filter(|_| fronted.leaves))
+    }
+
     fn target(&self, (slot, addr, weight): &(SlotId, SocketAddr, u32), before: &[Target]) -> Target {
         let id = UpstreamId(slot.0);
         let holder = self.listeners.holder(*slot);
@@ -284,164 +319,5 @@ impl Supervisor {
             key: holder.map_or_else(known, |worker| worker.instance.0),
             reserved: false,
         }
-    }
-}
-
-/// Can the proxy do what is asked of it?
-///
-/// # Errors
-/// No: why, and what to do.
-pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
-    let proxy = &spec.proxy;
-    let name = &spec.name;
-    if spec.balance != Balance::Proxy {
-        let policy = spec.policy == rpm_wire::api::Policy::Latency;
-        if *proxy != ProxySpec::default() || policy {
-            let what = if policy {
-                "the policy `latency`"
-            } else {
-                "its settings of the proxy"
-            };
-            return Err(failure(
-                format!("{name} is not behind the proxy: {what} would have no effect"),
-                Some("add --balance proxy (`balance: 'proxy'` in a file)"),
-            ));
-        }
-        return Ok(());
-    }
-    if proxy.tls_cert.len() != proxy.tls_key.len() {
-        return Err(failure(
-            format!(
-                "{name} has {} certificates and {} keys",
-                proxy.tls_cert.len(),
-                proxy.tls_key.len()
-            ),
-            Some("give each --tls-cert its --tls-key, in the same order"),
-        ));
-    }
-    if proxy.redirect_http.is_some() && proxy.tls_cert.is_empty() {
-        return Err(failure(
-            format!("{name} has no certificate: its clients cannot be sent to https"),
-            Some("give it --tls-cert and --tls-key, or leave --redirect-http out"),
-        ));
-    }
-    if let Some(cookie) = &proxy.sticky
-        && !cookie
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-    {
-        return Err(failure(
-            format!("{cookie:?} cannot be the name of a cookie"),
-            Some("letters, digits, - and _ only: --sticky worker"),
-        ));
-    }
-    if proxy.protocol.as_deref() == Some("h2c") && spec.health_check.is_some() {
-        return Err(failure(
-            format!(
-                "{name} has a health check, which is asked in HTTP/1.1, and workers that speak HTTP/2 alone"
-            ),
-            Some("leave --health-check out: workers that do not answer are found by the requests that fail"),
-        ));
-    }
-    if proxy.check_interval_ms.is_some() && spec.health_check.is_none() {
-        return Err(failure(
-            format!("{name} has no health check that could be made again and again"),
-            Some("say which path is asked: --health-check /health"),
-        ));
-    }
-    check_networks(proxy)?;
-    rpm_proxy::tls::check(&certificates(proxy)).map_err(|error| {
-        failure(
-            format!("{name} cannot serve TLS: {error}"),
-            Some("--tls-cert names a PEM file with the certificate and those above it, --tls-key one with its private key, which the daemon's user may read"),
-        )
-    })
-}
-
-fn certificates(proxy: &ProxySpec) -> Vec<Certificate> {
-    let pairs = proxy.tls_cert.iter().zip(&proxy.tls_key);
-    let pair = |(chain, key): (&String, &String)| Certificate {
-        chain: chain.into(),
-        key: key.into(),
-    };
-    pairs.map(pair).collect()
-}
-
-fn check_networks(proxy: &ProxySpec) -> Result<(), ApiError> {
-    let mut all = proxy.trust_forwarded.iter().chain(&proxy.proxy_protocol);
-    match all.find_map(|text| text.parse::<Network>().err()) {
-        None => Ok(()),
-        Some(error) => Err(failure(
-            error.to_string(),
-            Some("name whose word is taken: --trust-forwarded=10.0.0.0/8,::1"),
-        )),
-    }
-}
-
-/// They were looked at before.
-fn networks(said: &[String]) -> Vec<Network> {
-    said.iter().filter_map(|text| text.parse().ok()).collect()
-}
-
-fn settings(spec: &AppSpec) -> Settings {
-    let proxy = &spec.proxy;
-    let usual = Settings::default();
-    let time = |ms: Option<u64>, usual: Duration| ms.map_or(usual, Duration::from_millis);
-    let check = spec.health_check.as_ref().zip(proxy.check_interval_ms);
-    Settings {
-        policy: policy(spec.policy),
-        connect_timeout: time(proxy.connect_timeout_ms, usual.connect_timeout),
-        response_timeout: time(proxy.response_timeout_ms, usual.response_timeout),
-        request_timeout: proxy.request_timeout_ms.map(Duration::from_millis),
-        header_timeout: time(proxy.header_timeout_ms, usual.header_timeout),
-        hold_timeout: time(proxy.hold_timeout_ms, usual.hold_timeout),
-        idle_timeout: time(proxy.idle_timeout_ms, usual.idle_timeout),
-        stream_timeout: time(proxy.stream_timeout_ms, usual.stream_timeout),
-        tunnel_timeout: time(proxy.tunnel_timeout_ms, usual.tunnel_timeout),
-        queue_timeout: time(proxy.queue_timeout_ms, usual.queue_timeout),
-        slow_start: time(proxy.slow_start_ms, usual.slow_start),
-        retries: proxy.retries.unwrap_or(usual.retries),
-        trust_forwarded: networks(&proxy.trust_forwarded),
-        allow_underscores: proxy.allow_underscores,
-        max_body: proxy.max_body.unwrap_or(usual.max_body),
-        max_in_flight: proxy.max_in_flight,
-        queue_limit: proxy.queue_limit.unwrap_or(usual.queue_limit),
-        cookie: proxy.sticky.clone(),
-        check: check.map(|(check, interval)| Check {
-            path: check.path.clone(),
-            status: check.status,
-            interval: Duration::from_millis(interval),
-            timeout: Duration::from_millis(check.timeout_ms),
-            good: check.threshold,
-            bad: BAD_CHECKS,
-        }),
-        max_connections: proxy.max_connections,
-        max_streams: proxy.max_streams.unwrap_or(usual.max_streams),
-        proxy_protocol: networks(&proxy.proxy_protocol),
-        tcp: proxy.protocol.as_deref() == Some("tcp"),
-        h2c: proxy.protocol.as_deref() == Some("h2c"),
-        compress: proxy.compress,
-        certificates: certificates(proxy),
-        redirect: None,
-        access_log: proxy.access_log.as_ref().map(|path| LogSettings {
-            path: path.into(),
-            opener: opener(Behalf::of(spec)),
-            json: proxy.access_log_format.as_deref() == Some("json"),
-            every: proxy.access_log_every.unwrap_or(1),
-        }),
-    }
-}
-
-fn opener(behalf: Behalf) -> Opener {
-    Opener::new(behalf.uid(), move |path| behalf.open(path, How::AppendThere))
-}
-
-fn policy(policy: rpm_wire::api::Policy) -> Policy {
-    match policy {
-        rpm_wire::api::Policy::RoundRobin => Policy::RoundRobin,
-        rpm_wire::api::Policy::LeastConnections => Policy::LeastInFlight,
-        rpm_wire::api::Policy::IpHash => Policy::IpHash,
-        rpm_wire::api::Policy::Weighted => Policy::Weighted,
-        rpm_wire::api::Policy::Latency => Policy::Latency,
     }
 }

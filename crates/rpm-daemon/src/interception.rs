@@ -2,7 +2,7 @@
 //! slot when they listen.
 //!
 //! A call that cannot be dealt with goes on as it is: the program then has what it would have without a daemon. A call that would
-//! share the port of another app fails.
+//! share the port of another app fails, and so does one by which a worker behind the proxy would have clients past it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use tokio::io::Interest;
 use tracing::{debug, info, warn};
 
 use crate::app::Plane;
+use crate::bypass::is_void;
 use crate::home::Home;
 use crate::journal::Journal;
 use crate::supervisor::Supervisor;
@@ -76,9 +77,9 @@ impl Intercepted {
         self.told(self.from.done(&self.call));
     }
 
-    /// The call fails as it would where another program has the address.
-    fn refused(&self, error: &OpenError) {
-        self.told(self.from.fail(&self.call, error.errno()));
+    /// The call fails, with this errno.
+    pub(crate) fn refused(&self, errno: i32) {
+        self.told(self.from.fail(&self.call, errno));
     }
 
     fn told(&self, answered: io::Result<()>) {
@@ -137,16 +138,22 @@ impl Supervisor {
         process.is_some_and(|process| process.notifications.is_some())
     }
 
-    /// Answers what the daemon before this one may have received and not answered: the calls go on.
+    /// Answers what the daemon before this one may have received and not answered: the calls go on. Behind the proxy they fail, for they
+    /// may have been such as open a listener past it; the worker is replaced.
     pub(crate) fn answer_stuck(&self, worker: WorkerId, from: &Notifications) {
+        let fronted = self.is_fronted(worker);
         let calls = self
             .interception
             .journal
             .as_ref()
             .map(|journal| journal.of(worker));
         for call in calls.into_iter().flatten().flatten() {
-            if from.proceed_with(call).is_ok() {
-                info!(%worker, "a call that nobody had answered goes on");
+            let answered = match fronted {
+                true => from.fail_with(call, Errno::ACCESS.raw_os_error()),
+                false => from.proceed_with(call),
+            };
+            if answered.is_ok() {
+                info!(%worker, fails = fronted, "a call that nobody had answered is answered");
             }
         }
     }
@@ -172,7 +179,7 @@ impl Supervisor {
     /// The address belongs to another app. A socket that says `SO_REUSEPORT` itself would get a part of that one's clients, or all.
     fn refuse_call(&mut self, worker: WorkerId, intercepted: &Intercepted, taken: &OpenError) {
         self.trouble(worker, taken);
-        intercepted.refused(taken);
+        intercepted.refused(taken.errno());
     }
 
     /// Another app has begun to listen where the socket of this call of `listen` is bound: both were bound before either listened.
@@ -264,7 +271,11 @@ impl Supervisor {
     }
 
     fn listens(&mut self, worker: WorkerId, intercepted: Intercepted, backlog: u32) {
-        match self.captured(worker, &intercepted, backlog) {
+        let captured = match self.captured(worker, &intercepted, backlog) {
+            Ok(captured) => captured,
+            Err(why) => return self.refuse_bypass(worker, &intercepted, &why),
+        };
+        match captured {
             Some(captured) if self.is_held_back(worker, &captured) => {
                 info!(%worker, addr = %captured.addr, "a listener that overlaps an old one is opened when the reload is done");
                 if let Some(held) = self.workers.get_mut(&worker) {
@@ -291,27 +302,57 @@ impl Supervisor {
     }
 
     /// The socket that is to listen, if it is to become a slot. One that is a slot already, and one that is the worker's own affair,
-    /// are no less a sign that it is ready.
-    fn captured(&mut self, worker: WorkerId, intercepted: &Intercepted, backlog: u32) -> Option<Captured> {
-        let fd = intercepted.from.socket(&intercepted.call).ok()?;
-        let tcp = socket::tcp(&fd)?;
-        let addr = socket::local_addr(&fd).ok()?;
-        let cookie = socket::cookie(&fd).ok()?;
+    /// are no less a sign that it is ready; but behind the proxy the latter serves no client.
+    ///
+    /// # Errors
+    /// It is for the network, and the proxy would not serve it: why.
+    fn captured(
+        &mut self,
+        worker: WorkerId,
+        intercepted: &Intercepted,
+        backlog: u32,
+    ) -> Result<Option<Captured>, String> {
+        let fronted = self.is_fronted(worker);
+        let fd = match intercepted.from.socket(&intercepted.call) {
+            Ok(fd) => fd,
+            Err(error) if fronted && !is_void(&error) => {
+                return Err(format!("its socket cannot be looked at: {error}"));
+            }
+            Err(_) => return Ok(None),
+        };
+        let Some(tcp) = socket::tcp(&fd) else {
+            return Ok(None);
+        };
+        let (Ok(addr), Ok(cookie)) = (socket::local_addr(&fd), socket::cookie(&fd)) else {
+            return Ok(None);
+        };
         let known = self.listeners.slot_of(&fd).is_some();
-        let held = self.workers.get_mut(&worker)?;
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return Ok(None);
+        };
         if held.listeners.len() < SOCKETS_LIMIT {
             held.listeners.extend(intercepted.call.process());
         }
         let shared = held.bound.remove(&cookie) && !known;
-        if !shared && held.plane != Plane::Cluster {
+        let past = fronted && !shared && !known;
+        if past && !addr.ip().to_canonical().is_loopback() {
+            let ports = &held.spec.ports;
+            return Err(match addr.port() {
+                port if ports.is_empty() || ports.contains(&port) => {
+                    format!("{addr}: a random port, or an address that is taken")
+                }
+                _ => format!("{addr}: --ports leaves it out"),
+            });
+        }
+        if !shared && !past && held.plane != Plane::Cluster {
             self.input(Input::Listening { worker });
         }
-        shared.then_some(Captured {
+        Ok(shared.then_some(Captured {
             addr,
             v6only: tcp.v6only,
             backlog,
             fd,
-        })
+        }))
     }
 
     fn is_held_back(&self, worker: WorkerId, captured: &Captured) -> bool {
@@ -351,7 +392,10 @@ impl Supervisor {
                     fixed: true,
                 });
             }
-            Err(error) => warn!(%worker, error, "a listener is not balanced"),
+            Err(error) if self.is_fronted(worker) => {
+                return self.refuse_bypass(worker, intercepted, &error);
+            }
+            Err(error) => self.complain(worker, "a listener is not balanced", &error),
         }
         self.listen_on(intercepted);
         self.input(Input::Listening { worker });
@@ -397,14 +441,25 @@ impl Supervisor {
             addr: captured.addr,
             v6only: captured.v6only,
         };
-        let opened = match self.listeners.open(&wanted, request) {
+        let (group, slot) = match self.listeners.open(&wanted, request) {
             Ok(Grant::Slot { slot, group, .. }) => Ok((group, slot)),
             Ok(Grant::Shared { .. }) => Err("it is shared".to_owned()),
             Err(error) => Err(crate::launch::chain(&error)),
         }?;
-        self.inherit(intercepted, opened.1, &captured.fd)
-            .map_err(|error| error.to_string())?;
-        Ok(opened)
+        let worker = request.worker;
+        if let Err(error) = self.inherit(intercepted, slot, &captured.fd) {
+            // The core hears of every slot that is open: nobody else has it closed.
+            self.input(Input::SlotHeld {
+                slot,
+                group,
+                worker,
+                fixed: true,
+            });
+            self.listeners.drop_holder(slot);
+            self.input(Input::SlotReleased { slot, worker });
+            return Err(format!("{}: {error}", captured.addr));
+        }
+        Ok((group, slot))
     }
 
     /// The worker gets a slot in the place of its socket.

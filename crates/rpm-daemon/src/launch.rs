@@ -50,6 +50,8 @@ pub(crate) enum LaunchError {
     Descriptors(#[source] io::Error),
     #[error("{address:?} cannot be passed: {reason}")]
     Listen { address: String, reason: String },
+    #[error("{0}; leave out what prevents it, pass the listener with --listen, or leave --balance proxy out")]
+    Unfronted(String),
     #[error(transparent)]
     Spawn(#[from] rpm_sys::spawn::SpawnError),
     #[error("it cannot run as {who}: {why}")]
@@ -152,6 +154,9 @@ impl Supervisor {
         spec: &AppSpec,
         (instance, number): (InstanceId, u32),
     ) -> Result<Launched, LaunchError> {
+        if let Some(why) = self.unfronted(spec).or_else(|| self.fronts.refuses(spec)) {
+            return Err(LaunchError::Unfronted(why));
+        }
         let (program, argv) = command_line(spec)?;
         if !Path::new(&spec.cwd).is_dir() {
             return Err(LaunchError::NoDirectory(spec.cwd.clone()));

@@ -23,6 +23,7 @@ use tokio::time::sleep_until;
 use crate::agents::{AgentEvent, Agents};
 use crate::app::Apps;
 use crate::channel::Incoming;
+use crate::complaints::Complaints;
 use crate::drain::Drains;
 use crate::effects::{is_lasting, is_question};
 use crate::ends::{self, Ends};
@@ -100,6 +101,7 @@ pub struct Supervisor {
     pub(crate) called: Vec<Called>,
     /// What programs have said of themselves.
     pub(crate) offers: BTreeMap<WorkerId, Offer>,
+    pub(crate) complaints: Complaints,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
     /// How long log files were when this daemon first had a worker write there.
@@ -196,6 +198,7 @@ impl Supervisor {
             upkeep: Upkeep::default(),
             called: Vec::new(),
             offers: BTreeMap::new(),
+            complaints: Complaints::default(),
             home,
             logs,
             log_starts: BTreeMap::new(),

@@ -183,7 +183,15 @@ impl Notifications {
     /// # Errors
     /// `ENOENT` if the caller has died.
     pub fn fail(&self, call: &Call, errno: i32) -> io::Result<()> {
-        self.respond(call.id, 0, -errno)
+        self.fail_with(call.id, errno)
+    }
+
+    /// The same for a call that another process received, by its [`Call::id`].
+    ///
+    /// # Errors
+    /// `ENOENT` if the caller has died, or the call is answered.
+    pub fn fail_with(&self, id: u64, errno: i32) -> io::Result<()> {
+        self.respond(id, 0, -errno)
     }
 
     fn respond(&self, id: u64, flags: u32, error: i32) -> io::Result<()> {

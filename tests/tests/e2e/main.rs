@@ -39,6 +39,7 @@ mod matrix;
 mod options;
 mod other_users;
 mod overlap;
+mod past_the_proxy;
 mod pm2;
 mod policy;
 mod ports;

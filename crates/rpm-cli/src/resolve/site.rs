@@ -12,6 +12,8 @@ use crate::args::{SITE_PASSWORD, SITE_USER, STATIC_SITE};
 
 /// Where they are served, if nobody says.
 pub(crate) const USUAL_PORT: u16 = 8080;
+const NO_PASSWORD: &str =
+    "basic authentication needs a user and a password, or the files would be open to everybody; give both";
 /// The script by which PM2 knows such an app.
 const SCRIPT: &str = "serve";
 /// How the names of the variables begin that say more of it.
@@ -57,6 +59,13 @@ impl Site {
         }
         for (option, value) in [("--host", self.host), ("--homepage", self.homepage)] {
             args.extend(value.into_iter().flat_map(|value| [option.to_owned(), value]));
+        }
+        if self
+            .auth
+            .as_ref()
+            .is_some_and(|(user, password)| user.is_empty() || password.is_empty())
+        {
+            return Err(ResolveError::Value(NO_PASSWORD.to_owned()));
         }
         // Not among the arguments, which everybody may read.
         if let Some((user, password)) = self.auth {
@@ -109,8 +118,16 @@ impl Site {
             follow_links: switched("FOLLOW_LINKS"),
             homepage: said("HOMEPAGE"),
             auth: match said("BASIC_AUTH").as_deref() {
-                Some("true") => said("BASIC_AUTH_USERNAME").zip(said("BASIC_AUTH_PASSWORD")),
-                _ => None,
+                Some("true") => {
+                    let own = |name| said(name).unwrap_or_default();
+                    Some((own("BASIC_AUTH_USERNAME"), own("BASIC_AUTH_PASSWORD")))
+                }
+                None | Some("false") => None,
+                Some(text) => {
+                    return Err(ResolveError::Value(format!(
+                        "PM2_SERVE_BASIC_AUTH must be true or false, not {text:?}"
+                    )));
+                }
             },
         })
     }
