@@ -12,7 +12,7 @@ use hyper::{Method, StatusCode, Version};
 
 use crate::http1::head::FIELDS;
 use crate::http1::is_disguised;
-use crate::http1::refusal::{Refusal, TOO_MANY, UNEXPECTED, UNREADABLE, bad};
+use crate::http1::refusal::{NO_TRACE, Refusal, TOO_MANY, UNEXPECTED, UNREADABLE, bad};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -68,7 +68,7 @@ pub(crate) fn named_worker<'c>(lines: impl Iterator<Item = &'c str>, name: &str)
 /// May the upstream be sent it twice? By its method (RFC 9110, 9.2.2), and because it has no body that is gone by then.
 #[must_use]
 pub fn is_replayable(method: &Method, has_body: bool) -> bool {
-    !has_body && (method.is_idempotent() || method == Method::TRACE)
+    !has_body && method.is_idempotent()
 }
 
 /// Makes the head of a client's request that of an upstream's: HTTP/1.1, origin form, a `Host`, without what concerns the client's
@@ -82,6 +82,9 @@ pub fn to_upstream(
     client: &Client,
     (trusted, underscores): (bool, bool),
 ) -> Result<(), Refusal> {
+    if parts.method == Method::TRACE {
+        return Err(NO_TRACE);
+    }
     let headers = &mut parts.headers;
     if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         return Err(bad("both Transfer-Encoding and Content-Length"));
@@ -365,6 +368,8 @@ mod tests {
         let other = Request::get("http://shop.example/").header("host", "evil");
         assert!(sent(other, false).is_err());
         assert!(sent(Request::get("http://user@shop.example/"), false).is_err());
+        let traced = Request::builder().method("TRACE").uri("http://shop.example/");
+        assert_eq!(sent(traced, false).expect_err("it is refused").status, 501);
     }
 
     #[test]

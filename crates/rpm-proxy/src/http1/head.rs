@@ -6,7 +6,7 @@ use httparse::{Header, Status};
 use hyper::header::HeaderValue;
 
 use super::framing::Framing;
-use super::refusal::{Refusal, TOO_MANY, UNREADABLE, bad};
+use super::refusal::{NO_TRACE, Refusal, TOO_MANY, UNREADABLE, bad};
 use super::told::{Name, Told, is_disguised};
 use crate::compress::{SHORTEST, is_worth};
 use crate::headers::{Client, named_worker};
@@ -171,7 +171,7 @@ fn read_request<'h>(
         keep_alive,
         is_11,
         is_head: method == "HEAD",
-        is_idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+        is_idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"),
         upgrades,
         expects: is_11 && told.expects,
         compress: passing.compress,
@@ -189,6 +189,9 @@ fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Refusal
             status: 501,
             why: "CONNECT is not served",
         });
+    }
+    if method == "TRACE" {
+        return Err(NO_TRACE);
     }
     if target.contains('#') {
         return Err(bad("a target with a fragment"));

@@ -62,6 +62,12 @@ pub(crate) const MOVED: Refusal = Refusal {
 /// It came in clear text where TLS is spoken.
 pub(crate) const NO_TLS: Refusal = bad("HTTP in clear text, and this port is for https");
 
+/// It would be shown what the proxy adds, and cookies that no script may see.
+pub(crate) const NO_TRACE: Refusal = Refusal {
+    status: 501,
+    why: "TRACE is not served",
+};
+
 /// And where is not known.
 pub(crate) const UNDIRECTED: Refusal = bad("no Host to be redirected to");
 

@@ -114,6 +114,7 @@ fn request_lines(cases: &mut Vec<Case>) {
         ));
     }
     cases.push(("CONNECT is not served", line("CONNECT x:443 HTTP/1.1"), 501));
+    cases.push(("nor is TRACE", line("TRACE / HTTP/1.1"), 501));
     // Clients do not all encode what is no ASCII; UTF-8 has one meaning, as over HTTP/2.
     for bytes in [
         &b"GET /\xe9 HTTP/1.1\r\nHost: x\r\n\r\n"[..],
