@@ -3,6 +3,7 @@
 //! which to choose.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -348,22 +349,54 @@ impl Group {
             .into_iter()
             .map(|it| it.addr)
             .collect();
-        let mut candidates = (0..ATTEMPTS).map(|attempt| private(slot, attempt, port));
-        let free = candidates.find(|addr| !used.contains(addr));
-        let free = free.ok_or(io::ErrorKind::AddrInUse)?;
-        let fd = socket::bind_tcp_for(owner, free, false)?;
+        let drawn = std::iter::repeat_with(|| private(port)).take(ATTEMPTS);
+        let fd = first_free(owner, drawn.filter(|addr| !used.contains(addr)))?;
         socket::listen(fd.as_fd(), BACKLOG)?;
         self.put(slot, fd, weight, true)
     }
 }
 
-/// Looks for an address that nobody uses. Only another daemon with the same port would use any.
-const ATTEMPTS: u64 = 64;
+/// Addresses that are tried: nobody can hold most of those that there are.
+const ATTEMPTS: usize = 64;
 
-/// An address between 127.64.0.0 and 127.127.255.255.
-fn private(slot: SlotId, attempt: u64, port: u16) -> SocketAddr {
-    let seed = u64::from(std::process::id()) << 32 | u64::from(slot.0);
-    let drawn = (seed ^ attempt << 24).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+/// A socket at the first of these addresses that nobody has, be it bound only.
+fn first_free(owner: Option<u32>, addrs: impl Iterator<Item = SocketAddr>) -> io::Result<OwnedFd> {
+    let mut taken = io::ErrorKind::AddrInUse.into();
+    for addr in addrs {
+        match socket::bind_tcp_for(owner, addr, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = error,
+            bound => return bound,
+        }
+    }
+    Err(taken)
+}
+
+/// An address between 127.64.0.0 and 127.127.255.255 that nobody can know before: whoever could would bind it first.
+fn private(port: u16) -> SocketAddr {
+    let drawn = RandomState::new().hash_one(port);
     let bits = Ipv4Addr::new(127, 64, 0, 0).to_bits() | (drawn as u32 & 0x003f_ffff);
     SocketAddr::new(Ipv4Addr::from_bits(bits).into(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_workers_are_drawn_and_those_in_use_passed_over() {
+        let mut drawn: Vec<SocketAddr> = (0..100).map(|_| private(80)).collect();
+        let within = |addr: &SocketAddr| matches!(addr.ip(), IpAddr::V4(ip) if ip.octets()[0] == 127 && ip.octets()[1] >> 6 == 1);
+        assert!(drawn.iter().all(within), "{drawn:?}");
+        drawn.sort();
+        drawn.dedup();
+        assert!(drawn.len() > 90, "{drawn:?}");
+        let any = SocketAddr::new(private(0).ip(), 0);
+        let squatter = std::net::TcpListener::bind(any).unwrap();
+        let squatted = squatter.local_addr().unwrap();
+        let free = private(squatted.port());
+        let fd = first_free(None, [squatted, squatted, free].into_iter()).unwrap();
+        assert_eq!(socket::local_addr(&fd).unwrap(), free);
+        let error = first_free(None, [squatted].into_iter()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
 }
