@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use rpm_core::WorkerId;
 use rpm_sys::tree;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::app::Plane;
@@ -24,6 +25,10 @@ use crate::worker::Process;
 
 /// An agent says hello at once, or is none.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// Connections to a socket of which nobody knows yet whose they are; more wait to be accepted. Each user has a socket of its own.
+const UNNAMED_LIMIT: usize = 64;
+/// Connections that name the same worker: one for each of its processes that listens.
+const NAMED_LIMIT: usize = 256;
 /// Messages that wait for an agent whose process does not read.
 const OUTGOING_LIMIT: usize = 16;
 /// Connections are numbered over all sockets.
@@ -39,9 +44,17 @@ pub(crate) enum AgentEvent {
         pid: u32,
         counts: bool,
         to: mpsc::Sender<ToAgent>,
+        /// Given back when it is known whose it is.
+        unnamed: OwnedSemaphorePermit,
+        /// Dropped when it is.
+        heard: oneshot::Sender<()>,
     },
-    /// It said something else.
-    Said { connection: u64, message: FromAgent },
+    /// It said something else, and says more when that was heard.
+    Said {
+        connection: u64,
+        message: FromAgent,
+        heard: oneshot::Sender<()>,
+    },
     /// It is gone.
     Gone { connection: u64 },
 }
@@ -50,6 +63,8 @@ pub(crate) enum AgentEvent {
 #[derive(Default)]
 pub(crate) struct Agents {
     all: BTreeMap<u64, Agent>,
+    /// Children of workers, which have their token and serve no client of theirs: closed, they would come again and again.
+    others: BTreeMap<u64, (WorkerId, mpsc::Sender<ToAgent>)>,
 }
 
 struct Agent {
@@ -77,6 +92,13 @@ impl Agents {
 
     pub(crate) fn forget(&mut self, worker: WorkerId) {
         self.all.retain(|_, agent| agent.worker != worker);
+        self.others.retain(|_, (other, _)| *other != worker);
+    }
+
+    /// Connections that name the worker.
+    fn naming(&self, worker: WorkerId) -> usize {
+        let others = self.others.values().filter(|(other, _)| *other == worker);
+        self.all.values().filter(|agent| agent.worker == worker).count() + others.count()
     }
 
     /// What all agents of the worker together reported; `None` as long as one has not, or there is none.
@@ -126,11 +148,13 @@ pub(crate) fn listen(path: &Path, events: mpsc::Sender<Event>) -> io::Result<()>
 }
 
 async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
-    loop {
+    let unnamed = Arc::new(Semaphore::new(UNNAMED_LIMIT));
+    // It is never closed.
+    while let Ok(permit) = Arc::clone(&unnamed).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let connection = NEXT.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(connection, stream, events.clone()));
+                tokio::spawn(serve(connection, (stream, permit), events.clone()));
             }
             Err(error) => {
                 warn!(%error, "cannot accept an agent; is the limit of open files (ulimit -n) reached?");
@@ -140,21 +164,28 @@ async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
     }
 }
 
-async fn serve(connection: u64, stream: UnixStream, events: mpsc::Sender<Event>) {
-    if let Err(error) = converse(connection, stream, &events).await {
+/// A connection, and its leave to be nobody's yet.
+type Unnamed = (UnixStream, OwnedSemaphorePermit);
+
+async fn serve(connection: u64, client: Unnamed, events: mpsc::Sender<Event>) {
+    if let Err(error) = converse(connection, client, &events).await {
         debug!(connection, %error, "an agent's connection ended");
     }
     let _ = events.send(Event::Agent(AgentEvent::Gone { connection })).await;
 }
 
-async fn converse(connection: u64, mut stream: UnixStream, events: &mpsc::Sender<Event>) -> io::Result<()> {
+async fn converse(
+    connection: u64,
+    (mut stream, permit): Unnamed,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
     let pid = stream
         .peer_cred()?
         .pid()
         .and_then(|pid| u32::try_from(pid).ok())
         .unwrap_or(0);
     let (to, mut outgoing) = mpsc::channel::<ToAgent>(OUTGOING_LIMIT);
-    let mut unnamed = Some(to);
+    let mut unnamed = Some((to, permit));
     let mut decoder = Decoder::new();
     let mut buffer = [0; 1024];
     let hello_by = tokio::time::Instant::now() + HELLO_WITHIN;
@@ -164,23 +195,36 @@ async fn converse(connection: u64, mut stream: UnixStream, events: &mpsc::Sender
                 0 => return Ok(()),
                 count => decoder.feed(&buffer[..count]),
             },
-            Some(message) = outgoing.recv() => stream.write_all(message.line().as_bytes()).await?,
+            message = outgoing.recv(), if unnamed.is_none() => match message {
+                Some(message) => stream.write_all(message.line().as_bytes()).await?,
+                // It is no worker's, or its worker has gone.
+                None => return Ok(()),
+            },
             () = tokio::time::sleep_until(hello_by), if unnamed.is_some() => return Ok(()),
         }
         while let Some(message) = decoder.next() {
             let message = message.map_err(io::Error::other)?;
+            let (heard, done) = oneshot::channel();
             let event = match (message, unnamed.take()) {
-                (FromAgent::Hello { token, counts, .. }, Some(to)) => AgentEvent::Hello {
+                (FromAgent::Hello { token, counts, .. }, Some((to, unnamed))) => AgentEvent::Hello {
                     connection,
                     token,
                     pid,
                     counts,
                     to,
+                    unnamed,
+                    heard,
                 },
-                (message, None) => AgentEvent::Said { connection, message },
+                (message, None) => AgentEvent::Said {
+                    connection,
+                    message,
+                    heard,
+                },
                 (_, Some(_)) => return Err(io::Error::other("it did not say hello")),
             };
             let _ = events.send(Event::Agent(event)).await;
+            // One that says a lot has others heard in between.
+            let _ = done.await;
         }
     }
 }
@@ -194,13 +238,23 @@ impl Supervisor {
                 pid,
                 counts,
                 to,
+                unnamed,
+                heard,
             } => {
-                let named = self.workers.values().find(|worker| worker.token == token);
+                drop((unnamed, heard));
+                let Some(named) = self.workers.values().find(|worker| worker.token == token) else {
+                    return;
+                };
+                let worker = named.id;
                 // A child of the worker inherits the token; its listeners are slots only if its calls are intercepted.
-                let worker = named
-                    .filter(|worker| worker.process().is_some_and(|process| is_agent(process, pid)))
-                    .map(|w| w.id);
-                if let Some(worker) = worker {
+                let speaks = named.process().is_some_and(|process| is_agent(process, pid));
+                if self.agents.naming(worker) >= NAMED_LIMIT {
+                    let most = format!("more than {NAMED_LIMIT} processes name it");
+                    return self.complain(worker, "an agent is not heard", &most);
+                }
+                if !speaks {
+                    self.agents.others.insert(connection, (worker, to));
+                } else {
                     if let Some(held) = self.workers.get_mut(&worker) {
                         held.agent_seen = true;
                         self.store.changed();
@@ -216,20 +270,34 @@ impl Supervisor {
                     self.agent_arrived(worker);
                 }
             }
-            AgentEvent::Said { connection, message } => match message {
-                FromAgent::Open(open) => {
-                    if let Some(agent) = self.agents.all.get_mut(&connection) {
-                        agent.open = Some(open);
-                    }
+            AgentEvent::Said {
+                connection,
+                message,
+                heard,
+            } => {
+                self.agent_said(connection, &message);
+                drop(heard);
+            }
+            AgentEvent::Gone { connection } => {
+                self.agents.all.remove(&connection);
+                self.agents.others.remove(&connection);
+            }
+        }
+    }
+
+    fn agent_said(&mut self, connection: u64, message: &FromAgent) {
+        match message {
+            FromAgent::Open(open) => {
+                if let Some(agent) = self.agents.all.get_mut(&connection) {
+                    agent.open = Some(*open);
                 }
-                FromAgent::Draining {} => {
-                    if let Some(worker) = self.agents.drains(connection) {
-                        self.drain_acknowledged(worker);
-                    }
+            }
+            FromAgent::Draining {} => {
+                if let Some(worker) = self.agents.drains(connection) {
+                    self.drain_acknowledged(worker);
                 }
-                FromAgent::Hello { .. } => {}
-            },
-            AgentEvent::Gone { connection } => drop(self.agents.all.remove(&connection)),
+            }
+            FromAgent::Hello { .. } => {}
         }
     }
 

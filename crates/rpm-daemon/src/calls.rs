@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use rpm_core::WorkerId;
 use rpm_sys::intercept::{Notifications, Received};
+use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::interception::Intercepted;
 use crate::journal::Journal;
@@ -23,6 +24,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
+    /// Answers what the daemon before this one may have received and not answered: the calls go on. Behind the proxy they fail, for they
+    /// may have been such as open a listener past it; the worker is replaced.
+    pub(crate) fn answer_stuck(&self, worker: WorkerId, from: &Notifications) {
+        let fronted = self.is_fronted(worker);
+        let calls = self
+            .interception
+            .journal
+            .as_ref()
+            .map(|journal| journal.of(worker));
+        for call in calls.into_iter().flatten().flatten() {
+            let answered = match fronted {
+                true => from.fail_with(call, Errno::ACCESS.raw_os_error()),
+                false => from.proceed_with(call),
+            };
+            if answered.is_ok() {
+                info!(%worker, fails = fronted, "a call that nobody had answered is answered");
+            }
+        }
+    }
+
     /// Passes on what the processes of a worker call, as long as one lives.
     pub(crate) fn watch_calls(&self, worker: WorkerId, from: &Arc<Notifications>) {
         let (events, from) = (self.events.clone(), Arc::clone(from));
@@ -73,11 +94,19 @@ fn pass_on(
         match receive(from, worker, journal)? {
             Received::Call(call) => {
                 last = Instant::now();
+                // Read here: the memory of a worker may be something that has whoever reads it wait.
+                let address = from.address(&call);
                 let from = Arc::clone(from);
-                let called = Event::Called(worker, Intercepted { from, call });
-                if events.blocking_send(called).is_err() {
+                let intercepted = Intercepted { from, call, address };
+                // One after the other, however many threads of the worker call: others have their turn in between.
+                let (dealt, done) = std::sync::mpsc::channel();
+                if events
+                    .blocking_send(Event::Called(worker, intercepted, dealt))
+                    .is_err()
+                {
                     return Ok(More::Never);
                 }
+                let _ = done.recv();
             }
             Received::Nothing if last.elapsed() < FOLLOWS_WITHIN => from.wait(FOLLOWS_WITHIN)?,
             Received::Nothing => return Ok(More::Later),

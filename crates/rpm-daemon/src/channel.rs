@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use rpm_core::WorkerId;
 use rpm_keeper::Kept;
@@ -13,15 +14,29 @@ use rpm_sys::scm;
 use rpm_wire::channel::{Decoder, FromWorker, Malformed};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
 use crate::supervisor::Event;
+use crate::threads;
 use crate::watched::watched;
 
 /// Messages that wait for a worker which does not read; more are refused.
 pub(crate) const OUTGOING_LIMIT: usize = 1024;
 /// Read at most this much before other events have their turn.
 const READ_BYTES: usize = 16 * 1024;
+/// Messages that are passed on before other events have their turn, by their [`cost`].
+const BATCH: usize = 256;
+/// Messages, and bytes of them, that wait to be written to a worker beyond which nothing is read of it.
+const UNREAD_LIMIT: (usize, usize) = (64, 64 * 1024);
+/// What a worker may say in this time; when it has said as much it is read again at its end.
+const WINDOW: Duration = Duration::from_millis(20);
+/// 100,000 small messages a second, which are acknowledgements of 50,000 connections, or 12 MB…
+const ALLOWANCE: usize = 2000;
+/// …so many bytes count as a message…
+const BYTES: usize = 128;
+/// …and what the daemon has to do something about as so many.
+const REQUEST: usize = 128;
 
 /// A message to a worker, newline included, with at most one descriptor.
 pub(crate) struct Outgoing {
@@ -29,8 +44,51 @@ pub(crate) struct Outgoing {
     pub(crate) fd: Option<OwnedFd>,
 }
 
-/// What came from a worker: messages, in order. Descriptors that it sent are closed.
-pub(crate) type Incoming = Vec<Result<FromWorker, Malformed>>;
+/// What came from a worker: messages, in order.
+pub(crate) struct Incoming {
+    pub(crate) messages: Vec<Result<FromWorker, Malformed>>,
+    /// Dropped when they were dealt with: no more are passed on before.
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// What a worker has said in the present window.
+struct Pace {
+    ends: Instant,
+    said: usize,
+}
+
+impl Pace {
+    /// When to read again, if the worker has said as much as it may.
+    fn after(&mut self, said: usize, now: Instant) -> Option<Instant> {
+        if self.ends <= now {
+            (self.ends, self.said) = (now + WINDOW, 0);
+        }
+        self.said += said;
+        (self.said >= ALLOWANCE).then_some(self.ends)
+    }
+}
+
+fn cost(message: &Result<FromWorker, Malformed>) -> usize {
+    match message {
+        Ok(
+            FromWorker::QueryServer(_)
+            | FromWorker::Listening { .. }
+            | FromWorker::Close { .. }
+            | FromWorker::ExitedAfterDisconnect { .. }
+            | FromWorker::Handle { .. }
+            | FromWorker::Ready,
+        ) => REQUEST,
+        Ok(
+            FromWorker::Online
+            | FromWorker::Ack { .. }
+            | FromWorker::HandleAck
+            | FromWorker::HandleNack
+            | FromWorker::Internal { .. }
+            | FromWorker::Message(_),
+        )
+        | Err(_) => 1,
+    }
+}
 
 /// Runs a worker's channel until either side closes it.
 pub(crate) async fn run(
@@ -42,23 +100,35 @@ pub(crate) async fn run(
     let socket = watched(socket, Interest::READABLE | Interest::WRITABLE)?;
     let mut decoder = Decoder::new();
     let mut waiting: VecDeque<Outgoing> = VecDeque::new();
+    let mut pace = Pace {
+        ends: Instant::now(),
+        said: 0,
+    };
+    // Nothing is read before: the worker has said as much as it may.
+    let mut rests: Option<Instant> = None;
     loop {
-        let interest = if waiting.is_empty() {
-            Interest::READABLE
-        } else {
-            Interest::READABLE | Interest::WRITABLE
-        };
+        // A worker that asks and does not read the answers is not read either: it would have the daemon keep them.
+        let unread = is_full(&waiting);
+        let mut interest = Interest::WRITABLE;
+        if !unread && rests.is_none() {
+            interest = Interest::READABLE;
+            if !waiting.is_empty() {
+                interest |= Interest::WRITABLE;
+            }
+        }
         tokio::select! {
-            message = outgoing.recv() => match message {
+            message = outgoing.recv(), if !unread => match message {
                 Some(message) => waiting.push_back(message),
                 None => return Ok(()),
             },
-            ready = socket.ready(interest) => {
+            () = sleep_until(rests.unwrap_or_else(Instant::now)), if rests.is_some() => rests = None,
+            ready = socket.ready(interest), if interest.is_readable() || !waiting.is_empty() => {
                 let mut ready = ready?;
-                if ready.ready().is_readable() {
+                if interest.is_readable() && ready.ready().is_readable() {
                     match ready.try_io(|socket| read(socket.get_ref(), &mut decoder)) {
-                        Ok(Ok(Some(messages))) if messages.is_empty() => {}
-                        Ok(Ok(Some(messages))) => drop(events.send(Event::Messages(worker, messages)).await),
+                        Ok(Ok(Some(read))) => {
+                            rests = pass_on(worker, read, &mut pace, &mut decoder, events).await;
+                        }
                         Ok(Ok(None)) => return Ok(()),
                         Ok(Err(error)) => return Err(error),
                         Err(_would_block) => {}
@@ -73,17 +143,52 @@ pub(crate) async fn run(
     }
 }
 
-/// Reads once; `None` at the end of the channel.
-fn read(socket: &Kept<OwnedFd>, decoder: &mut Decoder) -> io::Result<Option<Incoming>> {
+/// As much waits to be written as may.
+fn is_full(waiting: &VecDeque<Outgoing>) -> bool {
+    let bytes: usize = waiting.iter().map(|message| message.bytes.len()).sum();
+    waiting.len() >= UNREAD_LIMIT.0 || bytes >= UNREAD_LIMIT.1
+}
+
+/// Passes on what was read, in parts, each when the one before was dealt with. When to read again, if not at once.
+async fn pass_on(
+    worker: WorkerId,
+    (bytes, fds): (usize, Vec<OwnedFd>),
+    pace: &mut Pace,
+    decoder: &mut Decoder,
+    events: &mpsc::Sender<Event>,
+) -> Option<Instant> {
+    if !fds.is_empty() {
+        // They are of no use to us. To close what a worker has made may take long: a socket that lingers.
+        let _ = threads::run(move || drop(fds)).await;
+    }
+    let mut rests = pace.after(bytes / BYTES, Instant::now());
+    loop {
+        let (mut messages, mut said) = (Vec::new(), 0);
+        while said < BATCH
+            && let Some(message) = decoder.next()
+        {
+            said += cost(&message);
+            messages.push(message);
+        }
+        if messages.is_empty() {
+            return rests;
+        }
+        rests = pace.after(said, Instant::now()).or(rests);
+        let (done, dealt) = oneshot::channel();
+        let _ = events
+            .send(Event::Messages(worker, Incoming { messages, done }))
+            .await;
+        let _ = dealt.await;
+    }
+}
+
+/// Reads once: how much, and what descriptors came with it; `None` at the end of the channel.
+fn read(socket: &Kept<OwnedFd>, decoder: &mut Decoder) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
     let mut buffer = [0; READ_BYTES];
-    // Whatever a worker sends along is of no use to us, and closed here.
     let mut fds = Vec::new();
     let count = scm::recv(socket.as_fd(), &mut buffer, &mut fds)?;
-    if count == 0 {
-        return Ok(None);
-    }
     decoder.feed(&buffer[..count]);
-    Ok(Some(std::iter::from_fn(|| decoder.next()).collect()))
+    Ok((count > 0).then_some((count, fds)))
 }
 
 fn flush(socket: &AsyncFd<Kept<OwnedFd>>, waiting: &mut VecDeque<Outgoing>) -> io::Result<()> {
@@ -101,4 +206,36 @@ fn flush(socket: &AsyncFd<Kept<OwnedFd>>, waiting: &mut VecDeque<Outgoing>) -> i
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_said_enough_is_read_again_at_the_end_of_its_window() {
+        let now = Instant::now();
+        let mut pace = Pace { ends: now, said: 0 };
+        assert_eq!(pace.after(ALLOWANCE - 1, now), None);
+        let end = now + WINDOW;
+        assert_eq!(pace.after(1, now), Some(end));
+        assert_eq!(pace.after(ALLOWANCE - 1, end), None, "a new window");
+        assert_eq!(pace.after(READ_BYTES / BYTES, end), Some(end + WINDOW));
+        assert_eq!(
+            (cost(&Ok(FromWorker::HandleAck)), cost(&Ok(FromWorker::Ready))),
+            (1, REQUEST)
+        );
+    }
+
+    #[test]
+    fn what_a_worker_does_not_read_is_bounded() {
+        let message = |bytes| Outgoing {
+            bytes: vec![0; bytes],
+            fd: None,
+        };
+        let small: VecDeque<Outgoing> = (0..UNREAD_LIMIT.0 - 1).map(|_| message(10)).collect();
+        assert!(!is_full(&small));
+        assert!(is_full(&small.into_iter().chain([message(10)]).collect()));
+        assert!(is_full(&VecDeque::from([message(UNREAD_LIMIT.1)])));
+    }
 }

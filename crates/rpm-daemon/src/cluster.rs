@@ -11,6 +11,7 @@ use rpm_core::{AppId, WorkerId};
 use rpm_listen::{Grant, OpenError, Request, Wanted};
 use rpm_sys::socket;
 use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServer, ServerReply};
+use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
 use crate::app::{Plane, is_handed, policy, proxy_sockets};
@@ -19,7 +20,15 @@ use crate::launch::limit_hint;
 use crate::supervisor::Supervisor;
 use crate::worker::{Awaiting, WITHHELD_LIMIT};
 
-const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
+const EINVAL: i32 = Errno::INVAL.raw_os_error();
+/// Listeners that a worker may have by its channel. Each costs the daemon descriptors, and what looks at all of them time.
+const LISTENERS_LIMIT: usize = 256;
+/// Answers with a descriptor that wait until the worker has answered a ping.
+const ANSWERS_LIMIT: usize = 64;
+/// Longest address, in bytes: no path of a socket and no IP address has as many.
+const ADDRESS_LIMIT: usize = 4096;
+/// What is remembered of a listener for other workers, in bytes of JSON: Node sends the keys of TLS tickets.
+const DATA_LIMIT: usize = 16 * 1024;
 
 impl Supervisor {
     pub(crate) fn message(&mut self, worker: WorkerId, message: Result<FromWorker, Malformed>) {
@@ -73,7 +82,42 @@ impl Supervisor {
         }
     }
 
-    fn query_server(&mut self, worker: WorkerId, query: QueryServer) {
+    /// Why a worker gets no more, if it has as much as it may.
+    fn is_beyond(&mut self, worker: WorkerId, query: &QueryServer) -> Option<(Errno, String)> {
+        if query
+            .address
+            .as_ref()
+            .is_some_and(|text| text.len() > ADDRESS_LIMIT)
+        {
+            return Some((
+                Errno::NAMETOOLONG,
+                format!("an address of more than {ADDRESS_LIMIT} bytes"),
+            ));
+        }
+        let held = self.workers.get_mut(&worker)?;
+        if held
+            .channel_mut()
+            .is_some_and(|channel| channel.held() >= ANSWERS_LIMIT)
+        {
+            let why = format!("{ANSWERS_LIMIT} answers wait until it reads its channel");
+            return Some((Errno::NOBUFS, why));
+        }
+        let (app, withheld) = (held.app, held.withheld.len());
+        let known = || self.listeners.held(app, &query.key(), worker).is_some();
+        let has = self.listeners.opened_by(worker) + withheld;
+        (has >= LISTENERS_LIMIT && !known()).then(|| (Errno::MFILE, format!("it has {has} listeners")))
+    }
+
+    fn query_server(&mut self, worker: WorkerId, mut query: QueryServer) {
+        let large = |data: &serde_json::Value| data.to_string().len() > DATA_LIMIT;
+        query.data = query.data.filter(|data| !large(data));
+        if let Some((errno, why)) = self.is_beyond(worker, &query) {
+            self.complain(worker, "a worker gets no further listener", &why);
+            // Nothing is remembered of it: neither a key, which may be long, nor data.
+            let refused = ServerReply::Refuse(errno.raw_os_error());
+            let reply = channel::reply_server(query.seq, "", refused, query.data.as_ref());
+            return self.send(worker, reply, None, None);
+        }
         let Some(held) = self.workers.get(&worker) else {
             return;
         };
@@ -82,7 +126,11 @@ impl Supervisor {
             Ok(wanted) if self.is_withheld(worker, &query.key(), &wanted) => self.withhold(worker, query),
             Ok(wanted) => self.open(worker, &query, &wanted, false),
             Err(error) => {
-                info!(%worker, %error, "a worker asked for an address that makes no sense");
+                self.complain(
+                    worker,
+                    "a worker asked for an address that makes no sense",
+                    &error,
+                );
                 self.refuse(worker, &query, EINVAL);
             }
         }
@@ -188,7 +236,11 @@ impl Supervisor {
             Ok(fd) if handed => self.promise(worker, query, &fd),
             Ok(fd) => self.grant(worker, query, fd),
             Err(error) => {
-                warn!(%worker, %error, "no descriptor left for a listener; raise the limit (ulimit -n)");
+                self.complain(
+                    worker,
+                    "no descriptor left for a listener; raise the limit (ulimit -n)",
+                    &error,
+                );
                 self.closed(worker, &key);
                 self.refuse(worker, query, error.raw_os_error().unwrap_or(EINVAL));
             }
@@ -200,7 +252,11 @@ impl Supervisor {
         match self.pidfd(worker).map(|pidfd| pidfd.getfd(fd)) {
             Some(Ok(fd)) => self.grant(worker, query, fd),
             Some(Err(error)) => {
-                info!(%worker, fd, %error, "a worker wants to listen on a descriptor it does not have");
+                self.complain(
+                    worker,
+                    "a worker wants to listen on a descriptor it does not have",
+                    &error,
+                );
                 self.refuse(worker, query, error.raw_os_error().unwrap_or(EINVAL));
             }
             None => {}
@@ -313,7 +369,11 @@ impl Supervisor {
             return;
         };
         if !channel.send(Outgoing { bytes, fd }, awaiting) {
-            warn!(%worker, "a worker does not read its channel; a message to it is lost");
+            self.complain(
+                worker,
+                "a message to a worker is lost",
+                &"it does not read its channel",
+            );
         }
     }
 

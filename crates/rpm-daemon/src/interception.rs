@@ -36,6 +36,8 @@ const SOCKETS_LIMIT: usize = 64;
 pub(crate) struct Intercepted {
     pub(crate) from: Arc<Notifications>,
     pub(crate) call: Call,
+    /// Where it is to bind a socket.
+    pub(crate) address: io::Result<Option<SocketAddr>>,
 }
 
 /// A call of `listen` that waits for the end of a reload.
@@ -138,26 +140,6 @@ impl Supervisor {
         process.is_some_and(|process| process.notifications.is_some())
     }
 
-    /// Answers what the daemon before this one may have received and not answered: the calls go on. Behind the proxy they fail, for they
-    /// may have been such as open a listener past it; the worker is replaced.
-    pub(crate) fn answer_stuck(&self, worker: WorkerId, from: &Notifications) {
-        let fronted = self.is_fronted(worker);
-        let calls = self
-            .interception
-            .journal
-            .as_ref()
-            .map(|journal| journal.of(worker));
-        for call in calls.into_iter().flatten().flatten() {
-            let answered = match fronted {
-                true => from.fail_with(call, Errno::ACCESS.raw_os_error()),
-                false => from.proceed_with(call),
-            };
-            if answered.is_ok() {
-                info!(%worker, fails = fronted, "a call that nobody had answered is answered");
-            }
-        }
-    }
-
     /// A process of a worker waits for an answer.
     pub(crate) fn called(&mut self, worker: WorkerId, intercepted: Intercepted) {
         match intercepted.call.what() {
@@ -196,8 +178,9 @@ impl Supervisor {
 
     /// Has the socket share its address, if it is one that the app's workers may share; unless another app has that.
     fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> io::Result<Result<(), OpenError>> {
-        let Intercepted { from, call } = intercepted;
-        let Some(addr) = from.address(call)?.filter(|addr| addr.port() != 0) else {
+        let Intercepted { from, call, address } = intercepted;
+        let address = address.as_ref().map_err(|error| io::Error::from(error.kind()))?;
+        let Some(addr) = address.filter(|addr| addr.port() != 0) else {
             return Ok(Ok(()));
         };
         let Some(app) = self.workers.get(&worker).map(|held| held.app) else {

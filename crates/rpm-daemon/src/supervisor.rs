@@ -68,8 +68,8 @@ pub(crate) enum Event {
     Messages(WorkerId, Incoming),
     /// A worker's channel has ended: no message of it is to come.
     ChannelEnded(WorkerId),
-    /// A process of a worker waits until its call is answered.
-    Called(WorkerId, Intercepted),
+    /// A process of a worker waits until its call is answered. The sender is dropped when it was dealt with.
+    Called(WorkerId, Intercepted, std::sync::mpsc::Sender<()>),
     /// Files that are watched for an app have changed: one of them.
     FilesChanged(AppId, PathBuf),
     /// An agent connected, spoke or left.
@@ -298,13 +298,17 @@ impl Supervisor {
             // They are taken together ([`Supervisor::on_ends`]).
             Event::LeaderExited(worker) => reserve::with(|| self.leaders_exited(&[worker])),
             Event::TreeGone(worker) => reserve::with(|| self.trees_gone(&[worker])),
-            Event::Messages(worker, messages) => {
+            Event::Messages(worker, Incoming { messages, done }) => {
                 for message in messages {
                     self.message(worker, message);
                 }
+                drop(done);
             }
             Event::ChannelEnded(worker) => self.channel_ended(worker),
-            Event::Called(worker, call) => self.called(worker, call),
+            Event::Called(worker, call, dealt) => {
+                self.called(worker, call);
+                drop(dealt);
+            }
             Event::FilesChanged(app, path) => self.files_changed(app, &path),
             Event::Agent(event) => self.agent_event(event),
             Event::Call(question) => question(self),

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use rpm_core::WorkerId;
+use rpm_sys::scm;
 use rpm_wire::api::{ApiError, Offer, SendRequest, TriggerReply, TriggerRequest};
 use rpm_wire::channel;
 use rpm_wire::shell::word;
@@ -179,7 +180,7 @@ fn learn(offer: &mut Offer, kind: &str, data: &Value) {
 
 /// All of it, or nothing that can be helped.
 fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
-    let written = rustix::io::write(to, bytes)?;
+    let written = scm::send(to, bytes, None)?;
     if written == bytes.len() {
         Ok(())
     } else {

@@ -203,6 +203,11 @@ impl Channel {
         room
     }
 
+    /// Messages with descriptors that wait until a ping is answered.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Takes back the connections that wait to be sent: their numbers.
     pub(crate) fn take_unsent(&mut self) -> Vec<u64> {
         let mut numbers = Vec::new();

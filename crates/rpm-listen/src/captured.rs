@@ -152,6 +152,16 @@ impl Listeners {
         self.slots_of(worker).len()
     }
 
+    /// How many listeners a worker has, those included that it shares with others of its app.
+    #[must_use]
+    pub fn opened_by(&self, worker: WorkerId) -> usize {
+        let shared = self
+            .shared
+            .iter()
+            .filter(|shared| shared.holders.contains(&worker));
+        self.count_of(worker) + shared.count()
+    }
+
     /// The worker has the slot from now on.
     pub fn hold(&mut self, slot: SlotId, worker: WorkerId) {
         if let Some(held) = self.slot_mut(slot) {

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
@@ -126,7 +127,7 @@ pub(crate) async fn accept(
         }
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
+            accepted = accept_one(&listener) => accepted,
             // Whoever waits is accepted before.
             _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
             Ok(_) = parting.wait_for(|stage| stage.keeps_waiting()) => continue,
@@ -163,6 +164,16 @@ pub(crate) async fn accept(
     if let Some(checker) = checker {
         checker.abort();
     }
+}
+
+/// Waits for a client. Whether `accept` waits belongs to the open file, which others may have too: one that had it wait would stop this thread,
+/// and with it the clients of all apps.
+async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        rustix::io::ioctl_fionbio(listener, true)?;
+        listener.poll_accept(cx)
+    })
+    .await
 }
 
 /// Ends idle connections to upstreams that have left at once, and others when they are old.
@@ -397,5 +408,24 @@ where
 {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(async move { drop(future.await) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_that_others_have_made_wait_does_not_wait() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let addr = listener.local_addr().expect("its address");
+        let client = TcpStream::connect(addr).await.expect("it listens");
+        rustix::io::ioctl_fionbio(&listener, false).expect("it is ours");
+        let (_served, peer) = accept_one(&listener).await.expect("one has come");
+        assert_eq!(peer, client.local_addr().expect("its address"));
+        rustix::io::ioctl_fionbio(&listener, false).expect("it is ours");
+        // Were it to wait in the kernel it would never come back.
+        let other = timeout(Duration::from_millis(1), accept_one(&listener)).await;
+        assert!(other.is_err(), "{other:?}");
     }
 }

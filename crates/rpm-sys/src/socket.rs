@@ -265,22 +265,32 @@ pub fn local_addr(socket: impl AsFd) -> io::Result<SocketAddr> {
 
 /// Accepts one connection, close-on-exec and non-blocking; `None` if none waits.
 ///
-/// Looks first, for a worker may have made the shared socket blocking: call it only while no worker
-/// accepts from the socket, or be prepared to wait for the connection that the worker has snatched.
+/// Whether that waits belongs to the open file, which a worker has too, and could have changed: it is made not to, and what it was
+/// before is restored, for a program may count on it.
 ///
 /// # Errors
 /// `EINVAL` if the socket does not listen, `EMFILE`, `ENFILE`.
 pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    if rustix::fs::fcntl_getfl(&listener)?.contains(rustix::fs::OFlags::NONBLOCK) {
+        return accept_at_once(&listener);
+    }
+    rustix::io::ioctl_fionbio(&listener, true)?;
+    let accepted = accept_at_once(&listener);
+    rustix::io::ioctl_fionbio(&listener, false)?;
+    accepted
+}
+
+fn accept_at_once(listener: &impl AsFd) -> io::Result<Option<OwnedFd>> {
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     loop {
-        let mut fds = [PollFd::new(&listener, PollFlags::IN)];
+        let mut fds = [PollFd::new(listener, PollFlags::IN)];
         if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))? == 0 {
             return Ok(None);
         }
-        match rustix::net::accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(connection) => return Ok(Some(connection)),
             Err(Errno::AGAIN) => return Ok(None),
             // The client has given up, or a signal came: the next may be fine.

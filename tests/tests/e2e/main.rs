@@ -20,6 +20,7 @@ mod edge;
 mod everything;
 mod exhausted;
 mod fallbacks;
+mod floods;
 mod foreground;
 mod freeze;
 mod h2c;

@@ -1,6 +1,6 @@
 //! Sockets, and what the kernel says about them.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -297,4 +297,23 @@ fn what_comes_to_a_listener_that_is_held_off_goes_to_the_next_one() {
     drop(old);
     listen(&new, 8).unwrap();
     late.join().unwrap().expect("it comes again");
+}
+
+/// The flag belongs to the open file, which a program has too that counts on it.
+#[test]
+fn accepting_does_not_wait_and_leaves_a_socket_waiting_that_did() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let waits = || {
+        let flags = rustix::fs::fcntl_getfl(&listener).expect("it is open");
+        !flags.contains(rustix::fs::OFlags::NONBLOCK)
+    };
+    assert!(waits());
+    assert!(accept(&listener).expect("it listens").is_none());
+    assert!(waits());
+    let _client = TcpStream::connect(listener.local_addr().expect("its address")).expect("it listens");
+    assert!(accept(&listener).expect("it listens").is_some());
+    assert!(waits());
+    listener.set_nonblocking(true).expect("it is ours");
+    assert!(accept(&listener).expect("it listens").is_none());
+    assert!(!waits());
 }

@@ -1,0 +1,212 @@
+//! Whatever a worker, or a stranger of its user, sends to the daemon, and as fast as it can: others are heard, and the daemon stays small.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::{BOUND, printed};
+use rpm_e2e::complaint::assert_says;
+use rpm_e2e::place::Place;
+use rpm_e2e::process::own_bytes;
+use rpm_testkit::{Port, Rpm, wait_until};
+
+/// A daemon that does not hear others takes longer, or for ever; one that does some milliseconds, on a machine that has nothing else to do.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+/// Questions that are asked meanwhile.
+const ASKED: usize = 20;
+/// The daemon's own memory, with a few workers.
+const BYTES: u64 = 32 << 20;
+/// The daemon's log: there may be a line each second for each kind of complaint.
+const LOG_BYTES: usize = 64 << 10;
+
+/// Others are heard.
+fn is_heard(rpm: &Rpm, while_what: &str) {
+    let mut times: Vec<Duration> = (0..ASKED)
+        .map(|_| {
+            let began = Instant::now();
+            for path in ["/v1/ping", "/v1/processes"] {
+                let answer = rpm.api("GET", path, "");
+                assert_eq!(answer.status, 200, "{while_what}: {answer:?}");
+            }
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!(
+        "{while_what}: median {:?}, longest {:?}",
+        times[ASKED / 2],
+        times[ASKED - 1]
+    );
+    assert!(times[ASKED - 1] < HEARD_WITHIN, "{while_what}: {times:?}");
+}
+
+fn is_small(rpm: &Rpm, while_what: &str) {
+    let bytes = own_bytes(rpm.daemon_pid().expect("it runs"));
+    assert!(bytes < BYTES, "{while_what}: {bytes} bytes");
+    let log = rpm.log();
+    let last: Vec<&str> = log.lines().rev().take(20).collect();
+    assert!(
+        log.len() < LOG_BYTES,
+        "{while_what}: {} bytes of log, the last of it: {last:#?}",
+        log.len()
+    );
+}
+
+fn descriptors(rpm: &Rpm) -> usize {
+    let pid = rpm.daemon_pid().expect("it runs");
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("it is ours")
+        .count()
+}
+
+/// Workers that send nothing but this, one after the other.
+fn floods(all: &[&str]) {
+    let rpm = Rpm::new();
+    for flood in all {
+        App::cluster("floods.js", "1")
+            .args(["--name", flood, "--no-wait"])
+            .env("FLOOD", flood)
+            .start(&rpm);
+        let id = rpm.list()[0].id;
+        let said = || printed(&rpm, flood, Some(id));
+        wait_until("it floods", BOUND, said, |said| said.contains("flooding"));
+        is_heard(&rpm, flood);
+        is_small(&rpm, flood);
+        assert!(descriptors(&rpm) < 1000, "{flood}: {}", descriptors(&rpm));
+        rpm.ok(["delete", flood, "--hard"]);
+    }
+}
+
+#[test]
+fn a_channel_full_of_lines_keeps_nobody_waiting() {
+    floods(&["lines", "messages", "refusals", "long", "fds"]);
+}
+
+#[test]
+fn a_channel_full_of_requests_keeps_nobody_waiting() {
+    floods(&["handles", "ready", "leaving", "listening", "closing", "asking"]);
+}
+
+/// A port for each customer, and no end: as where the limit of descriptors is reached.
+#[test]
+fn a_worker_has_so_many_listeners_and_then_the_error_that_node_knows() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let script = place.write(
+        "many.js",
+        "const net = require('net');
+         const ends = {};
+         let open = 0;
+         const done = (how) => {
+             ends[how] = (ends[how] ?? 0) + 1;
+             if (++open === 300) console.log(JSON.stringify(ends));
+         };
+         for (let i = 0; i < 300; i++) {
+             const server = net.createServer();
+             server.on('error', (error) => done(error.code)).listen(0, '127.0.0.1', () => done('listening'));
+         }",
+    );
+    App::of([script])
+        .node(22)
+        .args(["-i", "1", "--name", "many"])
+        .start(&rpm);
+    let said = || printed(&rpm, "many", Some(0));
+    let said = wait_until("all have an end", BOUND, said, |said| said.contains('}'));
+    assert_eq!(said, "{\"listening\":256,\"EMFILE\":44}\n");
+    is_heard(&rpm, "listeners");
+    let told = rpm.log().matches("a worker gets no further listener").count();
+    assert!((1..=3).contains(&told), "{told} lines:\n{}", rpm.log());
+    // What it closes it may have again.
+    rpm.ok(["delete", "many"]);
+    wait_until("they are closed", BOUND, || descriptors(&rpm), |now| *now < 100);
+}
+
+/// Whoever has the user's rights may connect to where agents do.
+#[test]
+fn strangers_at_the_socket_of_the_agents_are_closed_and_take_no_descriptors() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2")
+        .args(["--name", "web"])
+        .port(&port)
+        .start(&rpm);
+    let before = descriptors(&rpm);
+    let connect = || {
+        let stream = UnixStream::connect(rpm.home().join("agent.sock")).expect("it listens");
+        stream.set_read_timeout(Some(BOUND)).expect("a socket");
+        stream
+    };
+    for _ in 0..300 {
+        let mut stream = connect();
+        let hello = b"{\"hello\":{\"token\":\"nope\",\"pid\":1,\"counts\":true}}\n";
+        stream.write_all(hello).expect("it is read");
+        assert_eq!(stream.read(&mut [0]).expect("its end"), 0, "it is closed");
+    }
+    let _silent: Vec<UnixStream> = (0..300).map(|_| connect()).collect();
+    is_heard(&rpm, "strangers");
+    let now = descriptors(&rpm);
+    assert!(now <= before + 80, "{now} descriptors, {before} before");
+    is_small(&rpm, "strangers");
+    // The agents of new workers are heard when the strangers' time is over.
+    rpm.ok(["reload", "web", "--wait"]);
+}
+
+/// The worker has the daemon's end of its standard input, and can have writing there wait.
+#[test]
+fn what_is_sent_to_a_worker_that_does_not_read_keeps_nobody_waiting() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let script = place.write(
+        "waits.py",
+        "import fcntl, os, time
+for number in range(3, 40):
+    try:
+        if os.readlink(f'/proc/self/fd/{number}').startswith('socket:'):
+            fcntl.fcntl(number, fcntl.F_SETFL, fcntl.fcntl(number, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+    except OSError: pass
+print('blocking', flush=True)
+time.sleep(1000)
+",
+    );
+    App::of([script]).args(["--name", "deaf"]).start(&rpm);
+    wait_until(
+        "it has",
+        BOUND,
+        || printed(&rpm, "deaf", None),
+        |said| said.contains("blocking"),
+    );
+    let line = "x".repeat(100_000);
+    let send = || rpm.run(["send", "deaf", &line]);
+    let refused = wait_until("it is full", BOUND, send, |ran| ran.code != Some(0));
+    assert_says(&refused, &["does not read its standard input"]);
+    is_heard(&rpm, "standard input");
+}
+
+/// From as many threads as it likes, each of which waits for its answer.
+#[test]
+fn calls_without_end_keep_nobody_waiting() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let script = place.write(
+        "calls.py",
+        "import socket, threading
+def storm():
+    while True:
+        one = socket.socket()
+        try: one.bind(('127.0.0.1', 0))
+        except OSError: pass
+        one.close()
+for _ in range(64): threading.Thread(target=storm).start()
+print('calling', flush=True)
+",
+    );
+    App::of([script])
+        .args(["--name", "calls", "-i", "1", "--no-wait"])
+        .start(&rpm);
+    wait_until(
+        "it calls",
+        BOUND,
+        || printed(&rpm, "calls", Some(0)),
+        |said| said.contains("calling"),
+    );
+    is_heard(&rpm, "calls");
+    is_small(&rpm, "calls");
+    rpm.ok(["delete", "calls", "--hard"]);
+}
