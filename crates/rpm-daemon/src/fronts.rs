@@ -121,6 +121,14 @@ impl Fronts {
         Ok(())
     }
 
+    /// When settings are tried again that the first client waits for.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let told = self.open.values().filter(|open| !open.is_set);
+        let told = told.filter_map(|open| Some(open.spec.as_ref()?.1 + AGAIN));
+        // One that is not told any more is not waited for either.
+        told.filter(|due| due.elapsed() < AGAIN).min()
+    }
+
     /// Why the proxy could not serve a worker of this app as it is to, if it does not serve one yet.
     pub(crate) fn refuses(&self, spec: &AppSpec) -> Option<String> {
         let same = |open: &Open| open.spec.as_ref().is_some_and(|(known, _)| **known == *spec);

@@ -371,6 +371,7 @@ impl Supervisor {
             self.put_away.poll_timeout(),
             self.store.due(),
             self.handoffs.due(),
+            self.fronts.due(),
             self.upkeep.due(),
         ]
         .into_iter()
