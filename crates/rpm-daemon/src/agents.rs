@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use rpm_agent::{Decoder, FromAgent, Open, ToAgent};
 use rpm_core::WorkerId;
-use rpm_sys::tree;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rpm_sys::{scm, tree};
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
 use crate::app::Plane;
 use crate::supervisor::{Event, Supervisor};
+use crate::threads;
 use crate::worker::Process;
 
 /// An agent says hello at once, or is none.
@@ -44,10 +45,8 @@ pub(crate) enum AgentEvent {
         pid: u32,
         counts: bool,
         to: mpsc::Sender<ToAgent>,
-        /// Given back when it is known whose it is.
-        unnamed: OwnedSemaphorePermit,
-        /// Dropped when it is.
-        heard: oneshot::Sender<()>,
+        /// Told when it names a worker, dropped if it names none.
+        named: oneshot::Sender<()>,
     },
     /// It said something else, and says more when that was heard.
     Said {
@@ -164,19 +163,26 @@ async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
     }
 }
 
-/// A connection, and its leave to be nobody's yet.
-type Unnamed = (UnixStream, OwnedSemaphorePermit);
-
-async fn serve(connection: u64, client: Unnamed, events: mpsc::Sender<Event>) {
-    if let Err(error) = converse(connection, client, &events).await {
+async fn serve(
+    connection: u64,
+    (stream, permit): (UnixStream, OwnedSemaphorePermit),
+    events: mpsc::Sender<Event>,
+) {
+    // Of those that name nobody there are so many until they are closed.
+    let mut unnamed = Some(permit);
+    if let Err(error) = converse(connection, &stream, &mut unnamed, &events).await {
         debug!(connection, %error, "an agent's connection ended");
+    }
+    if let Ok(stream) = stream.into_std() {
+        threads::close(stream).await;
     }
     let _ = events.send(Event::Agent(AgentEvent::Gone { connection })).await;
 }
 
 async fn converse(
     connection: u64,
-    (mut stream, permit): Unnamed,
+    stream: &UnixStream,
+    unnamed: &mut Option<OwnedSemaphorePermit>,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
     let pid = stream
@@ -185,19 +191,30 @@ async fn converse(
         .and_then(|pid| u32::try_from(pid).ok())
         .unwrap_or(0);
     let (to, mut outgoing) = mpsc::channel::<ToAgent>(OUTGOING_LIMIT);
-    let mut unnamed = Some((to, permit));
+    let mut to = Some(to);
     let mut decoder = Decoder::new();
     let mut buffer = [0; 1024];
     let hello_by = tokio::time::Instant::now() + HELLO_WITHIN;
     loop {
         tokio::select! {
-            read = stream.read(&mut buffer) => match read? {
-                0 => return Ok(()),
-                count => decoder.feed(&buffer[..count]),
+            ready = stream.readable() => {
+                ready?;
+                // Descriptors are of no use to us. Read without them the kernel would close them, here.
+                let mut fds = Vec::new();
+                let read = stream.try_io(Interest::READABLE, || scm::recv(stream, &mut buffer, &mut fds));
+                if !fds.is_empty() {
+                    threads::close(fds).await;
+                }
+                match read {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => decoder.feed(&buffer[..count]),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
             },
             message = outgoing.recv(), if unnamed.is_none() => match message {
-                Some(message) => stream.write_all(message.line().as_bytes()).await?,
-                // It is no worker's, or its worker has gone.
+                Some(message) => write(stream, message.line().as_bytes()).await?,
+                // Its worker has gone.
                 None => return Ok(()),
             },
             () = tokio::time::sleep_until(hello_by), if unnamed.is_some() => return Ok(()),
@@ -205,15 +222,14 @@ async fn converse(
         while let Some(message) = decoder.next() {
             let message = message.map_err(io::Error::other)?;
             let (heard, done) = oneshot::channel();
-            let event = match (message, unnamed.take()) {
-                (FromAgent::Hello { token, counts, .. }, Some((to, unnamed))) => AgentEvent::Hello {
+            let event = match (message, to.take()) {
+                (FromAgent::Hello { token, counts, .. }, Some(to)) => AgentEvent::Hello {
                     connection,
                     token,
                     pid,
                     counts,
                     to,
-                    unnamed,
-                    heard,
+                    named: heard,
                 },
                 (message, None) => AgentEvent::Said {
                     connection,
@@ -224,9 +240,25 @@ async fn converse(
             };
             let _ = events.send(Event::Agent(event)).await;
             // One that says a lot has others heard in between.
-            let _ = done.await;
+            if done.await.is_ok() {
+                *unnamed = None;
+            } else if unnamed.is_some() {
+                return Err(io::Error::other("it names no worker"));
+            }
         }
     }
+}
+
+async fn write(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl Supervisor {
@@ -238,10 +270,8 @@ impl Supervisor {
                 pid,
                 counts,
                 to,
-                unnamed,
-                heard,
+                named: heard,
             } => {
-                drop((unnamed, heard));
                 let Some(named) = self.workers.values().find(|worker| worker.token == token) else {
                     return;
                 };
@@ -252,6 +282,8 @@ impl Supervisor {
                     let most = format!("more than {NAMED_LIMIT} processes name it");
                     return self.complain(worker, "an agent is not heard", &most);
                 }
+                // One that has gone since is found to have.
+                let _ = heard.send(());
                 if !speaks {
                     self.agents.others.insert(connection, (worker, to));
                 } else {

@@ -44,5 +44,8 @@ impl Supervisor {
 
 /// The call fails by itself, or nobody waits for it any more.
 pub(crate) fn is_void(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::SRCH))
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::BADF | Errno::SRCH | Errno::NOTSOCK)
+    )
 }

@@ -1,11 +1,13 @@
 //! Calls of workers, as they come: received on a thread of their own, noted, and passed on to the event loop.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_core::WorkerId;
 use rpm_sys::intercept::{Notifications, Received};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::sync::mpsc;
@@ -94,10 +96,17 @@ fn pass_on(
         match receive(from, worker, journal)? {
             Received::Call(call) => {
                 last = Instant::now();
-                // Read here: the memory of a worker may be something that has whoever reads it wait.
+                // Here: what a worker has for memory may have whoever reads it wait, and so may closing what it has for a socket.
                 let address = from.address(&call);
+                let socket = from.socket(&call).and_then(only_socket).map(Arc::new);
+                let _last = socket.as_ref().ok().cloned();
                 let from = Arc::clone(from);
-                let intercepted = Intercepted { from, call, address };
+                let intercepted = Intercepted {
+                    from,
+                    call,
+                    address,
+                    socket,
+                };
                 // One after the other, however many threads of the worker call: others have their turn in between.
                 let (dealt, done) = std::sync::mpsc::channel();
                 if events
@@ -112,6 +121,15 @@ fn pass_on(
             Received::Nothing => return Ok(More::Later),
             Received::End => return Ok(More::Never),
         }
+    }
+}
+
+/// Nothing else is a copy made of: closing that would be the affair of its file system, which may be the worker's own.
+fn only_socket(fd: OwnedFd) -> io::Result<OwnedFd> {
+    let mode = rustix::fs::fstat(&fd)?.st_mode;
+    match FileType::from_raw_mode(mode) {
+        FileType::Socket => Ok(fd),
+        _ => Err(Errno::NOTSOCK.into()),
     }
 }
 

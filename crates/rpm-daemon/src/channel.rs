@@ -94,10 +94,22 @@ fn cost(message: &Result<FromWorker, Malformed>) -> usize {
 pub(crate) async fn run(
     worker: WorkerId,
     socket: Kept<OwnedFd>,
-    mut outgoing: mpsc::Receiver<Outgoing>,
+    outgoing: mpsc::Receiver<Outgoing>,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
     let socket = watched(socket, Interest::READABLE | Interest::WRITABLE)?;
+    let ended = converse(worker, &socket, outgoing, events).await;
+    // The worker may have sent descriptors that were not read.
+    threads::close(socket.into_inner()).await;
+    ended
+}
+
+async fn converse(
+    worker: WorkerId,
+    socket: &AsyncFd<OwnedFd>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
     let mut decoder = Decoder::new();
     let mut waiting: VecDeque<Outgoing> = VecDeque::new();
     let mut pace = Pace {
@@ -139,7 +151,7 @@ pub(crate) async fn run(
                 }
             }
         }
-        flush(&socket, &mut waiting)?;
+        flush(socket, &mut waiting)?;
     }
 }
 
@@ -158,8 +170,8 @@ async fn pass_on(
     events: &mpsc::Sender<Event>,
 ) -> Option<Instant> {
     if !fds.is_empty() {
-        // They are of no use to us. To close what a worker has made may take long: a socket that lingers.
-        let _ = threads::run(move || drop(fds)).await;
+        // They are of no use to us.
+        threads::close(fds).await;
     }
     let mut rests = pace.after(bytes / BYTES, Instant::now());
     loop {

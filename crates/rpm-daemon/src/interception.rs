@@ -38,6 +38,8 @@ pub(crate) struct Intercepted {
     pub(crate) call: Call,
     /// Where it is to bind a socket.
     pub(crate) address: io::Result<Option<SocketAddr>>,
+    /// Which that is. The thread that got it has it too, for to close the last one may take long.
+    pub(crate) socket: io::Result<Arc<OwnedFd>>,
 }
 
 /// A call of `listen` that waits for the end of a reload.
@@ -70,6 +72,14 @@ impl Interception {
 }
 
 impl Intercepted {
+    /// A copy of the socket that the call is about.
+    fn socket(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            Ok(socket) => socket.try_clone(),
+            Err(error) => Err(copy_of(error)),
+        }
+    }
+
     fn proceed(&self) {
         self.told(self.from.proceed(&self.call));
     }
@@ -167,7 +177,7 @@ impl Supervisor {
     /// Another app has begun to listen where the socket of this call of `listen` is bound: both were bound before either listened.
     fn taken_meanwhile(&self, worker: WorkerId, intercepted: &Intercepted) -> Option<OpenError> {
         let app = self.workers.get(&worker)?.app;
-        let fd = intercepted.from.socket(&intercepted.call).ok()?;
+        let fd = intercepted.socket().ok()?;
         let tcp = socket::tcp(&fd)?;
         let addr = socket::local_addr(&fd).ok()?;
         if self.listeners.slot_of(&fd).is_some() || !socket::is_in_our_network(&fd).ok()? {
@@ -178,15 +188,14 @@ impl Supervisor {
 
     /// Has the socket share its address, if it is one that the app's workers may share; unless another app has that.
     fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> io::Result<Result<(), OpenError>> {
-        let Intercepted { from, call, address } = intercepted;
-        let address = address.as_ref().map_err(|error| io::Error::from(error.kind()))?;
+        let address = intercepted.address.as_ref().map_err(copy_of)?;
         let Some(addr) = address.filter(|addr| addr.port() != 0) else {
             return Ok(Ok(()));
         };
         let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
             return Ok(Ok(()));
         };
-        let socket = from.socket(call)?;
+        let socket = intercepted.socket()?;
         let Some(tcp) = socket::tcp(&socket) else {
             return Ok(Ok(()));
         };
@@ -276,7 +285,7 @@ impl Supervisor {
 
     /// Has the socket of the call listen: one that only the proxy connects to for as many connections as that may have.
     fn listen_on(&self, intercepted: &Intercepted) {
-        let socket = intercepted.from.socket(&intercepted.call);
+        let socket = intercepted.socket();
         let slot = socket.ok().and_then(|fd| self.listeners.slot_of(&fd));
         match slot {
             Some(slot) if self.listeners.listen_private(slot) => intercepted.done(),
@@ -296,7 +305,7 @@ impl Supervisor {
         backlog: u32,
     ) -> Result<Option<Captured>, String> {
         let fronted = self.is_fronted(worker);
-        let fd = match intercepted.from.socket(&intercepted.call) {
+        let fd = match intercepted.socket() {
             Ok(fd) => fd,
             Err(error) if fronted && !is_void(&error) => {
                 return Err(format!("its socket cannot be looked at: {error}"));
@@ -470,6 +479,12 @@ impl Supervisor {
             self.capture(worker, &waiting.intercepted, waiting.captured);
         }
     }
+}
+
+fn copy_of(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// A process that has its calls intercepted, and makes none.

@@ -380,6 +380,8 @@ fn standard_input(spec: &AppSpec) -> io::Result<(Option<OwnedFd>, Option<OwnedFd
         return Ok((None, None));
     }
     let (ours, theirs) = scm::pair()?;
+    // Nobody reads from it: what a process could leave there would be closed with it.
+    rustix::net::shutdown(&ours, rustix::net::Shutdown::Read)?;
     Ok((Some(ours), Some(theirs)))
 }
 

@@ -24,3 +24,10 @@ pub(crate) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
         .spawn(act)?;
     result.await.map_err(|_| io::Error::other("it panicked"))
 }
+
+/// Drops what a process has made, or may have something of it in its queue, on a thread: to close that may take as long as the process likes, as with
+/// a socket that lingers.
+pub(crate) async fn close<T: Send + 'static>(what: T) {
+    // Without a thread it is closed here.
+    let _ = run(move || drop(what)).await;
+}

@@ -88,6 +88,60 @@ fn a_channel_full_of_requests_keeps_nobody_waiting() {
     floods(&["handles", "ready", "leaving", "listening", "closing", "asking"]);
 }
 
+#[test]
+fn descriptors_that_take_long_to_close_keep_nobody_waiting() {
+    floods(&["lingering"]);
+}
+
+/// Where the daemon reads nothing of what a process can write, too: what is in a queue is closed with it.
+#[test]
+fn nor_do_such_that_it_has_not_read() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let script = place.write(
+        "lingers.py",
+        "import array, os, socket, struct, time
+silent = socket.create_server(('127.0.0.1', 0), backlog=512)
+def lingering():
+    client = socket.create_connection(silent.getsockname())
+    client.setblocking(False)
+    try:
+        while True: client.send(b'x' * 65536)
+    except BlockingIOError: pass
+    client.setblocking(True)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 30))
+    return client
+def send(to, bytes):
+    client = lingering()
+    try: to.sendmsg([bytes], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [client.fileno()]))])
+    except OSError as error:
+        print(error)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    client.close()
+send(socket.socket(fileno=os.dup(0)), b'x')
+agents = socket.socket(socket.AF_UNIX)
+agents.connect(os.environ['AGENTS'])
+send(agents, b'{\"hello\":{\"token\":\"nope\",\"pid\":1}}\\n')
+send(agents, b'more')
+print('sent', flush=True)
+time.sleep(1000)
+",
+    );
+    let agents = rpm.home().join("agent.sock");
+    App::of([script])
+        .args(["--name", "lingers"])
+        .env("AGENTS", agents.display())
+        .start(&rpm);
+    wait_until(
+        "it has sent them",
+        BOUND,
+        || printed(&rpm, "lingers", None),
+        |said| said.contains("sent"),
+    );
+    is_heard(&rpm, "unread descriptors");
+    rpm.ok(["delete", "lingers", "--hard"]);
+    is_heard(&rpm, "unread descriptors of the dead");
+}
+
 /// A port for each customer, and no end: as where the limit of descriptors is reached.
 #[test]
 fn a_worker_has_so_many_listeners_and_then_the_error_that_node_knows() {
