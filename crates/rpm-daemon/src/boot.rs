@@ -19,10 +19,11 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::handle::Handle;
 use crate::home::{Home, HomeError};
 use crate::logs::LogSink;
 use crate::own_log::OwnLog;
-use crate::supervisor::{Event, Handle, Supervisor};
+use crate::supervisor::{Event, Supervisor};
 use crate::update::Succession;
 use crate::{agents, api, keeping, state, update};
 

@@ -106,7 +106,7 @@ pub(crate) async fn run(
 
 async fn converse(
     worker: WorkerId,
-    socket: &AsyncFd<OwnedFd>,
+    socket: &AsyncFd<Kept<OwnedFd>>,
     mut outgoing: mpsc::Receiver<Outgoing>,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {

@@ -20,7 +20,8 @@ use tokio::time::{sleep, timeout};
 use crate::app::{Plane, is_proxied};
 use crate::channel::Outgoing;
 use crate::commands::failure;
-use crate::supervisor::{Handle, Supervisor};
+use crate::handle::Handle;
+use crate::supervisor::Supervisor;
 use crate::worker::Awaiting;
 
 /// Why an answer was none, or not a good one.

@@ -14,19 +14,18 @@ use rpm_core::{AppId, WorkerId};
 use rpm_listen::{Captured, Grant, OpenError, Request, Wanted, captured_key};
 use rpm_sys::intercept::{Call, Notifications, What};
 use rpm_sys::socket;
-use rpm_sys::spawn::{Child, Spawn, SpawnError, Stage, spawn};
+use rpm_sys::spawn::{SpawnError, Stage};
 use rpm_wire::api::AppSpec;
 use rustix::io::Errno;
-use tokio::io::Interest;
 use tracing::{debug, info, warn};
 
 use crate::app::Plane;
 use crate::bypass::is_void;
 use crate::home::Home;
 use crate::journal::Journal;
+use crate::probe::{probe, reap};
 use crate::supervisor::Supervisor;
 use crate::users::other_user;
-use crate::watched::watched;
 
 /// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
 /// shared: no program needs as many, and one that runs wild costs the daemon no more descriptors than this.
@@ -485,39 +484,4 @@ fn copy_of(error: &io::Error) -> io::Error {
     error
         .raw_os_error()
         .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
-}
-
-/// A process that has its calls intercepted, and makes none.
-fn probe() -> Result<Child, SpawnError> {
-    let null = || {
-        let opened = std::fs::File::options().write(true).open("/dev/null");
-        opened.map(OwnedFd::from).map_err(|source| SpawnError {
-            stage: Stage::Descriptors,
-            operand: "/dev/null".into(),
-            hint: None,
-            source,
-        })
-    };
-    spawn(Spawn {
-        program: "/proc/self/exe".into(),
-        argv: vec!["rpm".into(), "--version".into()],
-        env: Vec::new(),
-        cwd: "/".into(),
-        stdout: null()?,
-        stderr: null()?,
-        stdin: None,
-        fds: Vec::new(),
-        listen_fds: 0,
-        nofile: None,
-        intercept: true,
-        user: None,
-        no_new_privileges: false,
-    })
-}
-
-async fn reap(child: Child) {
-    if let Ok(ended) = watched(child.pidfd, Interest::READABLE) {
-        let _ = ended.readable().await;
-        let _ = ended.get_ref().try_wait();
-    }
 }

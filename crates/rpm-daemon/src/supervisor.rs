@@ -28,6 +28,7 @@ use crate::drain::Drains;
 use crate::effects::{is_lasting, is_question};
 use crate::ends::{self, Ends};
 use crate::fronts::Fronts;
+use crate::handle::Handle;
 use crate::handoff::Handoffs;
 use crate::home::Home;
 use crate::interception::{Intercepted, Interception};
@@ -136,37 +137,6 @@ pub struct Supervisor {
     usage_due: Instant,
     pub(crate) put_away: PutAway,
     shutdown: Option<oneshot::Receiver<Outcome>>,
-}
-
-/// A way into the supervisor from other tasks.
-#[derive(Clone)]
-pub struct Handle {
-    pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) logs: LogSink,
-}
-
-/// The daemon is about to exit.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the daemon is shutting down")]
-pub struct ShuttingDown;
-
-impl Handle {
-    /// Runs `question` between two steps of the supervisor.
-    ///
-    /// # Errors
-    /// The daemon is shutting down.
-    pub async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Supervisor) -> T + Send + 'static,
-    ) -> Result<T, ShuttingDown> {
-        let (reply, answer) = oneshot::channel();
-        let call = Box::new(move |supervisor: &mut Supervisor| drop(reply.send(question(supervisor))));
-        self.events
-            .send(Event::Call(call))
-            .await
-            .map_err(|_| ShuttingDown)?;
-        answer.await.map_err(|_| ShuttingDown)
-    }
 }
 
 impl Supervisor {

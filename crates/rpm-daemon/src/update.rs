@@ -18,7 +18,8 @@ use tracing::{info, warn};
 
 use crate::commands::failure;
 use crate::fronts::Parting;
-use crate::supervisor::{Handle, Supervisor};
+use crate::handle::Handle;
+use crate::supervisor::Supervisor;
 use crate::threads;
 
 /// What the new binary says first if it can take over; its version follows.

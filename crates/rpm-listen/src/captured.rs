@@ -7,7 +7,8 @@ use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_sys::socket;
 
 use crate::group::Group;
-use crate::listeners::{Listeners, OpenError, Request};
+use crate::listeners::{Listeners, Request};
+use crate::open_error::OpenError;
 
 /// How the keys of groups of such sockets begin. The other keys are addresses, or begin with `listen:`.
 const PREFIX: &str = "captured:";

@@ -14,7 +14,8 @@ use rpm_sys::{sock_diag, socket};
 
 use crate::counting::Count;
 use crate::group::{Group, Slot};
-use crate::listeners::{Listeners, OpenError, Request};
+use crate::listeners::{Listeners, Request};
+use crate::open_error::OpenError;
 use crate::owners::reserve;
 use crate::policy::Policy;
 use crate::steering::Steering;

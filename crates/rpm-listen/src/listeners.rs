@@ -12,10 +12,10 @@ use rpm_sys::socket;
 use rpm_sys::user::User;
 use rustix::io::Errno;
 
-use crate::conflict::Occupant;
 use crate::counting::{Count, Counting};
 use crate::group::{Group, Rescued, Slot};
 use crate::handoff::Deal;
+use crate::open_error::OpenError;
 use crate::policy::Policy;
 use crate::shared::{Shared, SharedKind};
 use crate::wanted::Wanted;
@@ -81,49 +81,6 @@ pub enum Grant<'a> {
         /// The socket.
         fd: BorrowedFd<'a>,
     },
-}
-
-/// Why a worker gets nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process listens there.
-    #[error("{addr} is taken by {by}")]
-    Foreign {
-        /// What was asked for.
-        addr: SocketAddr,
-        /// Who has it.
-        by: Occupant,
-    },
-    /// Another app, or another server of the same app, listens there.
-    #[error("{addr} is taken by another listener of this daemon, on {held}")]
-    Ours {
-        /// What was asked for.
-        addr: SocketAddr,
-        /// The address of that listener.
-        held: SocketAddr,
-        /// Whose it is.
-        app: AppId,
-    },
-    /// The kernel refuses.
-    #[error("cannot listen on {what}")]
-    Io {
-        /// What was asked for.
-        what: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    /// The positive errno that a program would have got from `bind`.
-    #[must_use]
-    pub fn errno(&self) -> i32 {
-        match self {
-            OpenError::Foreign { .. } | OpenError::Ours { .. } => Errno::ADDRINUSE.raw_os_error(),
-            OpenError::Io { source, .. } => source.raw_os_error().unwrap_or(Errno::INVAL.raw_os_error()),
-        }
-    }
 }
 
 impl Listeners {

@@ -7,7 +7,8 @@ use rpm_sys::sock_diag;
 
 use crate::conflict::occupant;
 use crate::group::Group;
-use crate::listeners::{Listeners, OpenError};
+use crate::listeners::Listeners;
+use crate::open_error::OpenError;
 
 impl Listeners {
     /// Does this TCP address overlap one that the same app serves under another key? A new listener there would take

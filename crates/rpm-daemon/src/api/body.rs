@@ -9,7 +9,7 @@ use rpm_wire::api::ApiError;
 use serde::de::DeserializeOwned;
 
 use crate::commands::failure;
-use crate::supervisor::ShuttingDown;
+use crate::handle::ShuttingDown;
 
 /// Largest request: the whole environments of some hundred apps.
 pub(super) const BODY_LIMIT: usize = 32 * 1024 * 1024;

@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
 use crate::commands::Accepted;
+use crate::handle::{Handle, ShuttingDown};
 use crate::progress::Watcher;
-use crate::supervisor::{Handle, ShuttingDown, Supervisor};
+use crate::supervisor::Supervisor;
 
 pub(super) type Answer = Result<Response, Refusal>;
 

@@ -19,7 +19,8 @@ use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
 use super::follow;
 use crate::commands::failure;
-use crate::supervisor::{Event, Handle, ShuttingDown, Supervisor, now_ms};
+use crate::handle::{Handle, ShuttingDown};
+use crate::supervisor::{Event, Supervisor, now_ms};
 
 type Reply<T> = Result<axum::Json<T>, Refusal>;
 
