@@ -284,8 +284,10 @@ impl Supervisor {
 
     /// Has the socket of the call listen: one that only the proxy connects to for as many connections as that may have.
     fn listen_on(&self, intercepted: &Intercepted) {
-        let socket = intercepted.socket();
-        let slot = socket.ok().and_then(|fd| self.listeners.slot_of(&fd));
+        // The one that is there now: it may be a slot that was put in the place of the program's own.
+        let own = intercepted.socket.is_ok();
+        let socket = own.then(|| intercepted.from.socket(&intercepted.call));
+        let slot = socket.and_then(|it| self.listeners.slot_of(it.ok()?));
         match slot {
             Some(slot) if self.listeners.listen_private(slot) => intercepted.done(),
             Some(_) | None => intercepted.proceed(),
