@@ -347,6 +347,21 @@ function endQuietly(stream) {
 
 // --- A channel that ends -----------------------------------------------------------------------------------------
 
+/** Was process.disconnect called by Node itself, because the other side has closed the channel? */
+function isOfNode() {
+  const { stackTraceLimit, prepareStackTrace } = Error;
+  try {
+    Error.stackTraceLimit = 3;
+    Error.prepareStackTrace = undefined;
+    const [, , , caller] = new Error().stack.split('\n');
+    return /\bonread \(node:internal\/child_process/.test(caller);
+  } catch {
+    return false;
+  } finally {
+    Object.assign(Error, { stackTraceLimit, prepareStackTrace });
+  }
+}
+
 /**
  * A worker of node:cluster exits when its channel ends unasked, as it does where the daemon and its keeper have both
  * died. It serves on instead: the next daemon finds it.
@@ -357,8 +372,7 @@ function outlive() {
   if (!cluster.isWorker || !disconnect) return;
   let ended = false;
   process.disconnect = function (...args) {
-    // Node calls it itself when the other side has closed the channel.
-    ended = /node:internal\/child_process/.test(new Error().stack ?? '');
+    ended = isOfNode();
     return disconnect.apply(this, args);
   };
   const stay = () => {

@@ -250,7 +250,7 @@ async fn serve(
             .map_err(step("take over from the daemon before"))?,
         None => begin(home, logs, child_nofile, keeper.clone())?,
     };
-    keeping::watch(keeper);
+    keeping::watch(keeper.clone());
     supervisor.give_sockets();
     let in_place = passed.is_some();
     let listener = match passed {
@@ -284,6 +284,8 @@ async fn serve(
         pid = std::process::id(),
         "serving"
     );
+    // Until here the next daemon gets whatever is dropped.
+    keeper.serve();
     supervisor.run(inbox).await.map_err(step("run the event loop"))
 }
 

@@ -59,6 +59,9 @@ pub(crate) fn watch(keeper: Keeper) {
             let began = Instant::now();
             if let Some(link) = keeper.link() {
                 let why = follow(&keeper, link, &waiting).await;
+                if keeper.has_quit() {
+                    return;
+                }
                 warn!(%why, "the keeper is gone; another one gets what it had");
             }
             if began.elapsed() > LIVED {

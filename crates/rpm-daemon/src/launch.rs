@@ -238,6 +238,7 @@ impl Supervisor {
             ending: false,
             adopted: false,
             tokens,
+            bereft: false,
             stdin,
             notifications,
             usage: UsageSample::start(),

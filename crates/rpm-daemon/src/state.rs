@@ -90,6 +90,8 @@ pub(crate) struct StoredWorker {
     pub(crate) token: String,
     pub(crate) logs: Logs,
     pub(crate) tokens: Tokens,
+    /// It is to be replaced: much that it needs is gone.
+    pub(crate) bereft: bool,
     /// Its processes that have called `listen`.
     #[serde(default)]
     pub(crate) listeners: BTreeSet<u32>,
@@ -364,6 +366,7 @@ fn stored(worker: &Worker) -> Option<StoredWorker> {
         token: worker.token.clone(),
         logs: worker.logs.clone(),
         tokens: process.tokens,
+        bereft: process.bereft,
         listeners: worker.listeners.clone(),
     })
 }

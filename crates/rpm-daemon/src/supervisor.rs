@@ -211,6 +211,14 @@ impl Supervisor {
     /// # Errors
     /// The traffic detector cannot be watched.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> io::Result<()> {
+        let ended = self.turn(&mut inbox).await;
+        if ended.is_err() {
+            self.keeper.abandon();
+        }
+        ended
+    }
+
+    async fn turn(&mut self, inbox: &mut mpsc::Receiver<Event>) -> io::Result<()> {
         let traffic = watched(
             self.listeners.traffic().as_fd().try_clone_to_owned()?,
             Interest::READABLE,
@@ -229,7 +237,7 @@ impl Supervisor {
                     return Ok(());
                 }
                 event = inbox.recv() => match event {
-                    Some(event) => self.on_ends(ends::gather(event, &mut inbox).await),
+                    Some(event) => self.on_ends(ends::gather(event, inbox).await),
                     None => return Ok(()),
                 },
                 ready = traffic.readable() => {

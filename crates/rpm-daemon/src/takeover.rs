@@ -101,7 +101,12 @@ impl Supervisor {
 
     /// Takes back a worker: its process, its channel, its output.
     fn adopt(&mut self, survivor: Survivor, census: &Census) {
-        let Survivor { stored, pidfd, .. } = survivor;
+        let Survivor {
+            stored,
+            pidfd,
+            bereft,
+            ..
+        } = survivor;
         let Some(spec) = self.spec_of(&stored) else {
             return;
         };
@@ -110,12 +115,10 @@ impl Supervisor {
         tokens.process = pidfd.token();
         let take = |token: Option<Token>| token.and_then(|token| self.keeper.take(token));
         let pipes = [(1, take(tokens.out)), (2, take(tokens.err))];
-        // A worker whose output nobody can read is ended by the system when it prints.
         let [out, err] = pipes.map(|(number, kept)| {
-            kept.or_else(|| {
-                let pipe = pidfd.read_end(number).ok()?;
-                Some(self.keeper.keep(pipe, rpm_listen::owner(stored.id)))
-            })
+            // A worker whose output nobody can read is ended by the system when it prints. One that has closed it needs nobody.
+            let own = || pidfd.read_end(number).ok().filter(|_| bereft);
+            kept.or_else(|| Some(self.keeper.keep(own()?, rpm_listen::owner(stored.id))))
         });
         (tokens.out, tokens.err) = (out.as_ref().map(Kept::token), err.as_ref().map(Kept::token));
         let channel = take(tokens.channel);
@@ -129,6 +132,7 @@ impl Supervisor {
             ending: stored.ending,
             adopted: true,
             tokens,
+            bereft,
             stdin,
             notifications: self.take_calls(&stored),
             // What it used before this is no share of the time since.
@@ -139,9 +143,6 @@ impl Supervisor {
             },
             pidfd,
         };
-        if out.is_none() || err.is_none() {
-            warn!(worker = %stored.id, "a worker's output cannot be taken back");
-        }
         let pipes = [(out, false), (err, true)];
         let pipes = pipes
             .into_iter()
@@ -372,6 +373,7 @@ enum Found {
 
 fn look(stored: StoredWorker, keeper: &Keeper, census: &Census) -> Option<Found> {
     let kept = keeper.take_as(stored.tokens.process, |fd| PidFd::taken_back(fd, stored.pid));
+    let bereft = stored.bereft || kept.is_none();
     let pidfd = match kept {
         Some(kept) => kept,
         None => {
@@ -390,7 +392,7 @@ fn look(stored: StoredWorker, keeper: &Keeper, census: &Census) -> Option<Found>
     let below = census.descendants(stored.pid).into_iter().filter(|_| intercepted);
     let below = below.filter_map(|pid| PidFd::open(pid).ok()).collect();
     Some(Found::Runs(Box::new(Survivor {
-        bereft: stored.tokens.out.is_none_or(|out| !keeper.has(out)),
+        bereft,
         pidfd,
         below,
         stored,

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::commands::failure;
 use crate::fronts::Parting;
 use crate::handle::Handle;
+use crate::launch::chain;
 use crate::supervisor::Supervisor;
 use crate::threads;
 
@@ -38,6 +39,8 @@ const LEFT_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
 /// For those that have asked for nothing to see that their connections have ended, and to end them as well.
 const CLEARED_WITHIN: Duration = Duration::from_secs(1);
+/// For the keeper to have everything.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
 /// Tries to find a moment in which nothing is under way.
 const TRIES: u32 = 1000;
 /// Tells the new binary what it was passed.
@@ -263,6 +266,12 @@ impl Supervisor {
         env.retain(|(key, _)| key != SUCCESSION_ENV);
         env.push((SUCCESSION_ENV.into(), text.into()));
         self.store(true);
+        if let Err(error) = self.keeper.confirm(KEPT_WITHIN) {
+            return Some(failure(
+                format!("what the apps need would not survive it: {}", chain(&error)),
+                Some("the daemon that runs stays in charge; when that is mended, `rpm update`"),
+            ));
+        }
         let passed = self.succession.as_ref()?;
         let argv = [binary.as_os_str(), OsStr::new("daemon")];
         let keep = [passed.lock.as_fd(), passed.listener.as_fd()];

@@ -83,6 +83,8 @@ pub(crate) struct Process {
     pub(crate) adopted: bool,
     /// By which the next daemon has what belongs to it.
     pub(crate) tokens: Tokens,
+    /// Much of that is gone: a keeper has died with a daemon.
+    pub(crate) bereft: bool,
     /// Where its standard input is written, in fork mode.
     pub(crate) stdin: Option<Kept<OwnedFd>>,
     /// Its calls of `bind` and `listen`, if they are intercepted.

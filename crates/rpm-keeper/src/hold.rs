@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rpm_sys::{limits, scm, succession};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
 
@@ -18,7 +19,7 @@ use crate::socket::{BACKLOG, await_readable};
 pub const ARGUMENT: &str = "keeper";
 
 /// Its name, as `ps` shows it.
-pub(crate) const NAME: &str = "rpm-keeper";
+const NAME: &str = "rpm-keeper";
 
 /// Where it was passed the socket at which the next daemon connects, and the connection of this one.
 pub(crate) const LISTENER: RawFd = 3;
@@ -26,6 +27,10 @@ pub(crate) const LINK: RawFd = 4;
 
 /// Without a daemon and without any worker it stays for so long: the next daemon may be on its way.
 const ALONE: Duration = Duration::from_secs(10);
+/// Before one is accepted for whom there was no descriptor.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Of a thread that closes descriptors.
+const STACK: usize = 64 * 1024;
 /// For a daemon to read what it has asked for.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
@@ -93,7 +98,7 @@ impl Holder {
         let ended: Vec<u64> = ended.map(|((entry, _), _)| entry.owner).collect();
         drop(polled);
         for owner in ended {
-            self.shelf.ended(owner);
+            close(self.shelf.ended(owner));
         }
         // In this order: what the daemon said last is heard before the next one asks.
         if is_told && !self.hear() {
@@ -109,6 +114,8 @@ impl Holder {
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(link) = rustix::net::accept_with(&self.listener, flags) else {
+            // No descriptor is left: it comes again, and there is nothing to do meanwhile.
+            std::thread::sleep(AGAIN);
             return;
         };
         let peer = rustix::net::sockopt::socket_peercred(&link);
@@ -154,7 +161,7 @@ impl Holder {
                     self.say(&encode(Kind::Lost, &lost), &[]);
                 }
             }
-            Kind::Release => self.shelf.release(&entries),
+            Kind::Release => close(self.shelf.release(&entries)),
             Kind::Own => self.shelf.own(&entries),
             Kind::Give => self.give(),
             Kind::Quit => return false,
@@ -183,6 +190,17 @@ impl Holder {
     }
 }
 
+/// Closes them, on a thread: in what a worker has sent and nobody has read there may be a connection that lingers (SO_LINGER), and
+/// whoever closes the last copy of that waits.
+fn close(descriptors: Vec<OwnedFd>) {
+    if descriptors.is_empty() {
+        return;
+    }
+    let thread = std::thread::Builder::new().stack_size(STACK);
+    // Where no thread can be made it is done here: the closure is dropped.
+    let _ = thread.spawn(move || drop(descriptors));
+}
+
 /// Sends a packet as soon as there is room for it.
 pub(crate) fn send_within(
     link: &OwnedFd,
@@ -204,10 +222,10 @@ pub(crate) fn send_within(
     }
 }
 
-/// Is there no room for the packet, now?
+/// Is there no room for the packet, now: in the socket, for descriptors under way, or in memory?
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    let too_many = rustix::io::Errno::TOOMANYREFS.raw_os_error();
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(too_many)
+    let lacking = [Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+    error.kind() == io::ErrorKind::WouldBlock || lacking.contains(&error.raw_os_error())
 }
 
 /// Where too many descriptors are under way the socket has room, but does not take more.

@@ -43,6 +43,7 @@ impl Keeper {
     fn with(path: Option<PathBuf>) -> Keeper {
         // The clock never goes back while the system runs, and nobody keeps something every nanosecond.
         let next = u64::try_from(survive::monotonic().as_nanos()).unwrap_or(u64::MAX >> 1);
+        let path_is_none = path.is_none();
         Keeper(Arc::new(Mutex::new(State {
             path,
             link: None,
@@ -50,6 +51,9 @@ impl Keeper {
             kept: BTreeMap::new(),
             waiting: VecDeque::new(),
             stuck: None,
+            lost: 0,
+            lets_go: path_is_none,
+            dropped: Vec::new(),
             next,
             wake: None,
         })))
@@ -65,6 +69,8 @@ impl Keeper {
         let mut state = keeper.lock();
         let (lost, started) = match state.take_from(path) {
             Ok(()) => (None, Ok(())),
+            // It has no more than it gave.
+            Err(error) if state.link.is_some() => (Some(error), Ok(())),
             Err(error) => {
                 let is_there = error.kind() != io::ErrorKind::NotFound;
                 (is_there.then_some(error), state.start_another())
@@ -144,7 +150,7 @@ impl Keeper {
         let mut state = self.lock();
         let (entry, descriptor) = state.left(token.0)?;
         let Some(made) = Arc::into_inner(descriptor).and_then(make) else {
-            state.post(Kind::Release, entry);
+            state.let_go(entry);
             return None;
         };
         let made = Arc::new(made);
@@ -173,6 +179,50 @@ impl Keeper {
             .into_iter()
             .filter_map(|token| self.take(Token(token)))
             .collect()
+    }
+
+    /// The daemon serves: what is dropped from now on is let go, and so is what was dropped before.
+    pub fn serve(&self) {
+        let mut state = self.lock();
+        state.lets_go = true;
+        for entry in std::mem::take(&mut state.dropped) {
+            state.post(Kind::Release, entry);
+        }
+    }
+
+    /// The daemon gives up: whatever is dropped, the next one gets everything.
+    pub fn abandon(&self) {
+        let mut state = self.lock();
+        state.lets_go = false;
+        state.link = None;
+    }
+
+    /// Is what is dropped gone for good? Not while the daemon begins, when it gives up, or when it panics.
+    #[must_use]
+    pub fn lets_go(&self) -> bool {
+        self.lock().lets_go && !std::thread::panicking()
+    }
+
+    /// Has the keeper have everything, now: for a daemon that is about to become another program.
+    ///
+    /// # Errors
+    /// It has not: why.
+    pub fn confirm(&self, within: Duration) -> io::Result<()> {
+        if self.hear().is_err() {
+            self.renew()?;
+        }
+        self.settle(within);
+        self.hear()?;
+        let mut state = self.lock();
+        let lost = state.lost;
+        if !state.flush() {
+            return Err(io::Error::other("its keeper takes nothing"));
+        }
+        if lost > 0 {
+            let why = format!("its keeper has no room for {lost} descriptors (its limit of open files)");
+            return Err(io::Error::other(why));
+        }
+        Ok(())
     }
 
     /// The connection, to be watched: it becomes readable when the keeper says something, and when it has died; `None` while there is none.
@@ -227,6 +277,7 @@ impl Keeper {
                 Ok(count) => {
                     if let Some((Kind::Lost, entries)) = decode(&buffer[..count]) {
                         lost += entries.len();
+                        self.lock().lost += entries.len();
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
@@ -241,6 +292,12 @@ impl Keeper {
     /// It cannot be started: no descriptor or process is left, or its socket cannot be made.
     pub fn renew(&self) -> io::Result<()> {
         self.lock().start_another()
+    }
+
+    /// It was told to end.
+    #[must_use]
+    pub fn has_quit(&self) -> bool {
+        self.lock().path.is_none()
     }
 
     /// Its pid.
@@ -300,6 +357,7 @@ mod tests {
             let (ours, theirs) = scm::packet_pair().unwrap();
             rustix::io::ioctl_fionbio(&theirs, true).unwrap();
             keeper.lock().link = Some(Arc::new(ours));
+            keeper.serve();
             let holder = Some(Holder {
                 listener: listen_at(&path).unwrap(),
                 link: Some(theirs),
@@ -319,6 +377,7 @@ mod tests {
         fn next(&self) -> Keeper {
             let opened = Keeper::open(&self.path);
             assert!(opened.lost.is_none() && opened.started.is_ok(), "{opened:?}");
+            opened.keeper.serve();
             opened.keeper
         }
 
@@ -442,6 +501,38 @@ mod tests {
         wait_until("it is closed", || is_closed(&writer));
         second.quit();
         world.end();
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_come_to_serve_leaves_everything_to_the_next() {
+        let (mut world, first) = World::new("gives-up", BOUND);
+        world.begin();
+        let (kept, writer) = kept_pipe(&first, NOBODY);
+        let token = kept.token();
+        first.settle(BOUND);
+        die(&first);
+        let second = Keeper::open(&world.path).keeper;
+        let taken = second.take(token).unwrap();
+        assert!(!second.lets_go());
+        // It fails to start, and drops what it has.
+        drop(taken);
+        let (early, _) = kept_pipe(&second, NOBODY);
+        drop(early);
+        assert!(second.flush());
+        die(&second);
+        let third = Keeper::open(&world.path).keeper;
+        let taken = third.take(token).unwrap();
+        assert!(reads(&taken, &writer));
+        third.serve();
+        assert!(third.confirm(BOUND).is_ok());
+        third.abandon();
+        drop(taken);
+        let fourth = world.next();
+        assert!(fourth.has(token));
+        fourth.quit();
+        assert!(fourth.has_quit() && fourth.confirm(BOUND).is_err());
+        world.end();
+        drop(kept);
     }
 
     #[test]

@@ -34,6 +34,12 @@ impl<T: AsFd + Send + Sync + 'static> Kept<T> {
         Arc::clone(&self.descriptor)
     }
 
+    /// Is it gone for good when it is dropped? See [`Keeper::lets_go`].
+    #[must_use]
+    pub fn lets_go(&self) -> bool {
+        self.keeper.lets_go()
+    }
+
     /// From now on it belongs to another one, or to [`NOBODY`].
     pub fn belongs_to(&self, owner: u64) {
         let mut state = self.keeper.lock();
@@ -56,7 +62,7 @@ impl<T: AsFd + Send + Sync + 'static> Drop for Kept<T> {
         }
         let mut state = self.keeper.lock();
         if let Some((entry, _)) = state.kept.remove(&self.token.0) {
-            state.post(Kind::Release, entry);
+            state.let_go(entry);
         }
     }
 }

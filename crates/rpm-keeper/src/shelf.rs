@@ -25,10 +25,10 @@ impl<D> Shelf<D> {
         lost
     }
 
-    pub(crate) fn release(&mut self, entries: &[Entry]) {
-        for entry in entries {
-            self.held.remove(&entry.token);
-        }
+    /// Gives them up, to be closed.
+    pub(crate) fn release(&mut self, entries: &[Entry]) -> Vec<D> {
+        let released = entries.iter().filter_map(|entry| self.held.remove(&entry.token));
+        released.map(|(_, descriptor)| descriptor).collect()
     }
 
     pub(crate) fn own(&mut self, entries: &[Entry]) {
@@ -48,9 +48,10 @@ impl<D> Shelf<D> {
         self.all().filter(|(entry, _)| entry.is_process)
     }
 
-    /// The process has ended while there is no daemon: what it owned is closed, and the process is kept no more.
-    pub(crate) fn ended(&mut self, owner: u64) {
-        self.held.retain(|_, (entry, _)| entry.owner != owner);
+    /// The process has ended while there is no daemon: what it owned is given up, and so is the process.
+    pub(crate) fn ended(&mut self, owner: u64) -> Vec<D> {
+        let owned = self.held.extract_if(.., |_, (entry, _)| entry.owner == owner);
+        owned.map(|(_, (_, descriptor))| descriptor).collect()
     }
 }
 
@@ -83,7 +84,7 @@ mod tests {
         assert_eq!(shelf.keep(&entries, vec![1, 2, 3, 4, 5]), []);
         // A slot that a dead worker left to its successor.
         shelf.own(&[entry(2, 8, false)]);
-        shelf.ended(7);
+        assert_eq!(shelf.ended(7), [1]);
         assert_eq!(tokens(&shelf), [2, 3, 4, 5]);
         assert_eq!(
             shelf
@@ -92,8 +93,8 @@ mod tests {
                 .collect::<Vec<_>>(),
             [5]
         );
-        shelf.release(&[entry(3, 0, false), entry(99, 0, false)]);
-        shelf.ended(8);
+        assert_eq!(shelf.release(&[entry(3, 0, false), entry(99, 0, false)]), [3]);
+        assert_eq!(shelf.ended(8), [2, 5]);
         assert_eq!(tokens(&shelf), [4]);
     }
 

@@ -8,9 +8,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rpm_sys::spawn::{Spawn, spawn};
-use rpm_sys::{PidFd, Signal, peer, scm};
+use rpm_sys::{PidFd, Signal, scm};
+use rustix::io::Errno;
 
-use crate::hold::{ARGUMENT, LINK, LISTENER, NAME, is_full, send_within};
+use crate::hold::{ARGUMENT, LINK, LISTENER, is_full, send_within};
 use crate::protocol::{ENTRIES, Entry, Kind, PACKET, decode, encode};
 use crate::socket::{await_readable, connect_to, listen_at};
 
@@ -50,6 +51,12 @@ pub(crate) struct State {
     pub(crate) waiting: VecDeque<(Kind, Vec<Entry>)>,
     /// Since when nothing could be sent.
     pub(crate) stuck: Option<Instant>,
+    /// What the keeper had no room for.
+    pub(crate) lost: usize,
+    /// What is dropped is let go. Before a daemon serves, and when it gives up, it is not: the next one needs it.
+    pub(crate) lets_go: bool,
+    /// What was dropped meanwhile.
+    pub(crate) dropped: Vec<Entry>,
     pub(crate) next: u64,
     pub(crate) wake: Option<Box<dyn Fn() + Send>>,
 }
@@ -76,8 +83,9 @@ impl State {
     pub(crate) fn take_from(&mut self, path: &Path) -> io::Result<()> {
         let (link, pid) = connect_to(path, GIVEN_WITHIN)?;
         // Before it has come to call it its own, the socket is the daemon's that has made it.
-        let process = PidFd::open(pid).ok();
-        self.process = process.filter(|_| peer::process_name(pid).as_deref() == Some(NAME));
+        let noted = std::fs::read_to_string(path.with_extension("pid"));
+        let is_noted = noted.is_ok_and(|noted| noted.trim().parse() == Ok(pid));
+        self.process = PidFd::open(pid).ok().filter(|_| is_noted);
         if let Some(process) = &self.process {
             // Whoever has stopped it has not meant this.
             let _ = process.send_signal(Signal::CONT);
@@ -94,6 +102,8 @@ impl State {
             let count = scm::recv(&link, &mut buffer, &mut descriptors)?;
             match decode(&buffer[..count]) {
                 Some((Kind::Held, entries)) => {
+                    // This process has no room for them; nobody else would ever have the keeper let go of them.
+                    self.dropped.extend(entries.iter().skip(descriptors.len()));
                     let held = entries.into_iter().zip(descriptors);
                     let held = held.map(|(entry, fd)| (entry.token, (entry, Held::Left(Arc::new(fd)))));
                     self.kept.extend(held);
@@ -104,7 +114,10 @@ impl State {
             }
         }
         self.link = Some(Arc::new(link));
-        Ok(())
+        match self.dropped.is_empty() {
+            true => Ok(()),
+            false => Err(Errno::MFILE.into()),
+        }
     }
 
     pub(crate) fn start_another(&mut self) -> io::Result<()> {
@@ -144,7 +157,8 @@ impl State {
         let _ = std::fs::write(path.with_extension("pid"), child.pid.to_string());
         self.process = Some(child.pidfd);
         self.link = Some(Arc::new(ours));
-        (self.stuck, self.waiting) = (None, VecDeque::new());
+        (self.stuck, self.waiting, self.lost) = (None, VecDeque::new(), 0);
+        self.dropped.clear();
         let all: Vec<Entry> = self.kept.values().map(|(entry, _)| *entry).collect();
         let packets = all.chunks(ENTRIES).map(|some| (Kind::Keep, some.to_vec()));
         self.waiting.extend(packets);
@@ -167,6 +181,14 @@ impl State {
         }
     }
 
+    /// It was dropped.
+    pub(crate) fn let_go(&mut self, entry: Entry) {
+        match self.lets_go {
+            true => self.post(Kind::Release, entry),
+            false => self.dropped.push(entry),
+        }
+    }
+
     fn wake(&self) {
         if let Some(wake) = &self.wake {
             wake();
@@ -185,7 +207,10 @@ impl State {
             };
             match sent {
                 Err(error) if is_full(&error) => {
-                    self.stuck.get_or_insert_with(Instant::now);
+                    // Other things that it lacks are not the keeper's fault.
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        self.stuck.get_or_insert_with(Instant::now);
+                    }
                     return false;
                 }
                 // It has died: the next one gets everything.

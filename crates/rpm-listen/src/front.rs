@@ -79,6 +79,11 @@ impl Fronted<'_> {
         }
         sockets.iter().try_for_each(listen_again)?;
         let owner = self.listeners.first().map(socket::owner).transpose()?;
+        if let Some(owner) = owner {
+            sockets
+                .iter()
+                .try_for_each(|socket| socket::give(socket, owner))?;
+        }
         for _ in sockets.len()..count {
             sockets.push(self.keeper.keep(public(owner, addr, self.v6only)?, NOBODY));
         }
@@ -231,6 +236,9 @@ impl Group {
 impl Drop for Group {
     /// The proxy's threads and the keeper have copies for a moment: nobody is to come meanwhile.
     fn drop(&mut self) {
+        if !self.keeper.lets_go() {
+            return;
+        }
         for listener in &self.front {
             // What fails here has failed to listen before.
             let _ = socket::unlisten(listener.as_fd());

@@ -107,6 +107,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if !self.fd.lets_go() {
+            return;
+        }
         // libuv removes the path of a listener that it closes, and whoever removed it before us is right too. What lies there instead
         // of the socket that was made is none of ours.
         let (path, is_ours, user) = match &self.kind {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
-use rpm_keeper::{Keeper, Kept, Token};
+use rpm_keeper::{Keeper, Kept, NOBODY, Token};
 use rpm_sys::ebpf::Tag;
 use rpm_sys::socket;
 use serde::{Deserialize, Serialize};
@@ -201,6 +201,9 @@ impl Listeners {
         for shared in stored.shared {
             let mut holders = [None].into_iter().chain(shared.holders.iter().copied().map(Some));
             let fd = holders.find_map(|worker| take(&shared.socket, worker));
+            if let Some(fd) = &fd {
+                fd.belongs_to(NOBODY);
+            }
             listeners.shared.extend(fd.map(|fd| Shared {
                 app: shared.app,
                 key: shared.key,
@@ -249,7 +252,9 @@ fn take_slot(addr: &SocketAddr, stored: &StoredSlot, fd: Kept<OwnedFd>) -> Optio
         return None;
     }
     let private = stored.private.then(|| socket::local_addr(&fd)).transpose().ok()?;
-    let mut slot = Slot::new(fd, stored.socket.cookie, (private, stored.weight), stored.holder);
+    let mut slot = Slot::new(fd, stored.socket.cookie, (private, stored.weight), None);
+    // The keeper may know another one: the daemon has died between the two.
+    slot.held_by(stored.holder);
     slot.retiring.clone_from(&stored.retiring);
     slot.rescued = stored.rescued;
     Some(slot)
@@ -262,19 +267,18 @@ fn take_group(
     take: &mut impl FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>,
     lost: &mut Vec<SlotId>,
 ) -> Option<Group> {
-    let held = |slot: &StoredSlot| {
-        let holder = slot
-            .holder
-            .filter(|worker| !slot.private && denied.contains(worker))?;
-        Some((slot.slot, holder))
-    };
-    let foreign: BTreeMap<SlotId, WorkerId> = stored.slots.iter().filter_map(held).collect();
     let sockets = take_front(&stored, front, take);
-    let mut slots = BTreeMap::new();
+    let (mut slots, mut foreign) = (BTreeMap::new(), BTreeMap::new());
     for slot in stored.slots {
         match take(&slot.socket, slot.holder).and_then(|fd| take_slot(&stored.addr, &slot, fd)) {
             Some(taken) => drop(slots.insert(slot.slot, taken)),
-            None => lost.push(slot.slot),
+            None => {
+                lost.push(slot.slot);
+                let holder = slot
+                    .holder
+                    .filter(|worker| !slot.private && denied.contains(worker));
+                foreign.extend(holder.map(|holder| (slot.slot, holder)));
+            }
         }
     }
     let steered = slots.iter().filter(|(_, slot)| !slot.is_private());

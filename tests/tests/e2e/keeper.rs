@@ -339,3 +339,47 @@ fn whoever_of_the_two_dies_and_when_no_client_notices() {
     }
     clients.finish_clean(&rpm);
 }
+
+/// A daemon that cannot start leaves everything to the next one.
+#[test]
+fn a_daemon_that_fails_to_start_lets_go_of_nothing() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let app = App::cluster("hello.js", "2").args(["--name", "web"]);
+    app.port(&port).start(&rpm);
+    let before = pids(&rpm);
+    let clients = Clients::fresh(&port, CLIENTS);
+    kill_daemon(&rpm);
+    let socket = rpm.home().join("rpm.sock");
+    let _ = fs::remove_file(&socket);
+    fs::create_dir(&socket).expect("a directory in the place of the socket");
+    let failed = rpm.command(["daemon"]).output().expect("rpm runs");
+    assert!(!failed.status.success(), "{failed:?}");
+    fs::remove_dir(&socket).expect("it is empty");
+    clients.wait_ok(SOME);
+    assert_eq!(pids(&rpm), before, "{}", rpm.log());
+    assert!(!rpm.log().contains("died as well"), "{}", rpm.log());
+    rpm.ok(["reload", "web", "--wait"]);
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+}
+
+/// Who has closed its output needs nobody to read it.
+#[test]
+fn a_worker_that_has_closed_its_output_is_taken_back_as_it_is() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let small = place.small_server();
+    let script = place.write(
+        "quiet.sh",
+        &format!("exec >/dev/null 2>&1\nexec {} \"$@\"", small.display()),
+    );
+    let app = App::of([script]).args(["--name", "web", "-i", "2", "--interpreter", "sh"]);
+    app.port(&port).start(&rpm);
+    let before = pids(&rpm);
+    for _ in 0..2 {
+        kill_daemon(&rpm);
+        assert_eq!(pids(&rpm), before, "{}", rpm.log());
+    }
+    rpm.ok(["update"]);
+    assert_eq!(pids(&rpm), before, "{}", rpm.log());
+    assert!(!rpm.log().contains("died as well"), "{}", rpm.log());
+}
