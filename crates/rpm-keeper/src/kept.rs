@@ -40,7 +40,7 @@ impl<T: AsFd + Send + Sync + 'static> Kept<T> {
         self.keeper.lets_go()
     }
 
-    /// From now on it belongs to another one, or to [`NOBODY`].
+    /// From now on it belongs to another one, or to [`crate::NOBODY`].
     pub fn belongs_to(&self, owner: u64) {
         let mut state = self.keeper.lock();
         let Some((entry, _)) = state.kept.get_mut(&self.token.0) else {
