@@ -60,7 +60,7 @@ impl Supervisor {
             };
             while let Ok(mut ready) = reports.readable().await {
                 let (from, journal, events) = (Arc::clone(&from), journal.clone(), events.clone());
-                // Not on the event loop: the worker has a copy of the descriptor, and could have it wait there.
+                // Not on the event loop: what a worker has as its memory, or as a socket, may take long to read or to close.
                 let passed = threads::run(move || pass_on(&from, worker, journal.as_deref(), &events)).await;
                 match passed.flatten() {
                     Ok(More::Later) => {

@@ -260,7 +260,7 @@ impl Supervisor {
     }
 }
 
-/// Does this change what the next daemon must know, before it is done? `each`: of each worker that is started or becomes ready, too.
+/// Does this change what the next daemon must know, before it is done? `each`: of each worker that is started, too.
 pub(crate) fn is_lasting(output: &Output, each: bool) -> bool {
     match output {
         Output::CheckHealth { .. }
@@ -270,8 +270,10 @@ pub(crate) fn is_lasting(output: &Output, each: bool) -> bool {
         | Output::Kill { .. }
         | Output::CloseSlot { .. }
         | Output::Done { .. }
-        | Output::AppGone { .. } => true,
-        Output::Spawn { .. } | Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. }) => each,
+        | Output::AppGone { .. }
+        // Clients are steered to it from here on, and the next daemon ends a worker that it does not know.
+        | Output::Notice(Notice::Online { .. } | Notice::CandidateReady { .. }) => true,
+        Output::Spawn { .. } => each,
         Output::Steer { .. } | Output::Rescue { .. } | Output::Probe { .. } | Output::Notice(_) => false,
     }
 }
@@ -279,4 +281,29 @@ pub(crate) fn is_lasting(output: &Output, each: bool) -> bool {
 /// Is a process asked to end?
 pub(crate) fn is_question(output: &Output) -> bool {
     matches!(output, Output::Terminate { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients are steered to a worker after it was said to be ready. A daemon that died between the two would leave one that the next
+    /// daemon does not know, and ends with what it answers.
+    #[test]
+    fn however_many_there_are_a_worker_is_written_before_it_has_clients() {
+        let worker = WorkerId(7);
+        for each in [false, true] {
+            assert!(is_lasting(
+                &Output::Notice(Notice::Online {
+                    worker,
+                    silent: false
+                }),
+                each
+            ));
+            assert!(is_lasting(
+                &Output::Notice(Notice::CandidateReady { worker }),
+                each
+            ));
+        }
+    }
 }

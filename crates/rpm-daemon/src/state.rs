@@ -41,7 +41,7 @@ const TRY_EVERY: Duration = Duration::from_secs(1);
 /// What was written so long ago says that it can be written now.
 const PROVED_FOR: Duration = Duration::from_secs(1);
 /// With no more workers than these it is written before one is started and as soon as one is ready: the next daemon ends a worker that it does
-/// not know, or believes to wait for an answer. With hundreds that takes long: what happens to them within [`WRITE_EVERY`] is written together,
+/// not know, or believes to wait for an answer. With hundreds that takes long: one that has no clients yet is not written, and what happens to them within [`WRITE_EVERY`] is written together,
 /// and what must be written before it is done waits for a while, [`REST_SHARE`], for more of it.
 const FEW: usize = 128;
 

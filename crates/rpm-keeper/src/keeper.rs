@@ -160,8 +160,8 @@ impl Keeper {
     }
 
     /// Can it be taken?
-    #[must_use]
-    pub fn has(&self, token: Token) -> bool {
+    #[cfg(test)]
+    fn has(&self, token: Token) -> bool {
         matches!(self.lock().kept.get(&token.0), Some((_, Held::Left(_))))
     }
 

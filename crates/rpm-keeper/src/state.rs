@@ -1,8 +1,10 @@
 //! What the daemon has kept, and the connection by which the keeper hears of it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -153,8 +155,8 @@ impl State {
             user: None,
         });
         let child = started.map_err(io::Error::other)?;
-        // For who looks at the directory; nothing here reads it.
-        let _ = std::fs::write(path.with_extension("pid"), child.pid.to_string());
+        // By this the next daemon knows it. One that is not noted is not signalled.
+        let _ = note(&path.with_extension("pid"), child.pid);
         self.process = Some(child.pidfd);
         self.link = Some(Arc::new(ours));
         (self.stuck, self.waiting, self.lost) = (None, VecDeque::new(), 0);
@@ -237,4 +239,16 @@ impl State {
         let fds: Vec<BorrowedFd<'_>> = held.iter().map(|descriptor| descriptor.as_fd()).collect();
         scm::send_packet(link, &encode(Kind::Keep, &entries), &fds)
     }
+}
+
+/// Writes a pid where this user alone can read it.
+fn note(path: &Path, pid: u32) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    write!(file, "{pid}")
 }

@@ -68,6 +68,7 @@ impl Table {
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
         stored: &StoredTable,
     ) -> io::Result<()> {
+        let mut absent = Vec::new();
         for (slot, fd) in slots {
             let cookie = socket::cookie(fd)?;
             let index = stored.indexes.get(slot).copied();
@@ -76,10 +77,11 @@ impl Table {
                     self.index.insert(*slot, index);
                     self.tag(*slot, *fd, index)?;
                 }
-                None => self.add(*slot, *fd)?,
+                None => absent.push((*slot, *fd)),
             }
         }
-        Ok(())
+        // Such as has stopped listening for a moment. When all places are known that are taken: it would have another one's.
+        absent.into_iter().try_for_each(|(slot, fd)| self.add(slot, fd))
     }
 
     pub(crate) fn reason(&self) -> String {

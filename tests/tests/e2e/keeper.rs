@@ -132,11 +132,13 @@ fn it_belongs_to_the_daemons_user_and_ends_with_the_daemon() {
         fs::read(format!("/proc/{keeper}/environ")).unwrap_or_default(),
         b""
     );
-    let socket = fs::metadata(rpm.home().join("keep.sock")).expect("it listens");
-    assert_eq!(socket.mode() & 0o777, 0o600);
+    for name in ["keep.sock", "keep.pid"] {
+        let its = fs::metadata(rpm.home().join(name)).expect("it is there");
+        assert_eq!(its.mode() & 0o777, 0o600, "{name}");
+    }
     rpm.ok(["kill"]);
     wait_until("it has ended", BOUND, || has_ended(keeper), |ended| *ended);
-    assert!(!rpm.home().join("keep.sock").exists());
+    assert!(!rpm.home().join("keep.sock").exists() && !rpm.home().join("keep.pid").exists());
 }
 
 #[test]

@@ -120,8 +120,8 @@ fn run(plan: &Plan<'_>) -> ! {
         }
     }
     let anybody = libc::c_ulong::MAX;
-    // SAFETY: two numbers. Where Yama restricts tracing (ptrace_scope 1) this lets the next daemon, which is no ancestor, take
-    // back what the process holds for it; elsewhere it fails and changes nothing.
+    // SAFETY: two numbers. Where Yama restricts tracing (ptrace_scope 1) this lets the next daemon, which is no ancestor, take copies of
+    // sockets that the process binds, and of its slots if the keeper has died, too; elsewhere it fails and changes nothing.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, anybody) };
     write_pid(plan.image.pid_digits);
     if plan.no_new_privileges {
