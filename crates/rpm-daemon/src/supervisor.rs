@@ -25,7 +25,7 @@ use crate::app::Apps;
 use crate::channel::Incoming;
 use crate::complaints::Complaints;
 use crate::drain::Drains;
-use crate::effects::{is_lasting, is_question};
+use crate::effects::{is_question, passing};
 use crate::ends::{self, Ends};
 use crate::fronts::Fronts;
 use crate::handle::Handle;
@@ -367,8 +367,7 @@ impl Supervisor {
             self.undone.extend(std::iter::from_fn(|| self.core.poll_output()));
             let each = self.stores_at_once();
             // What nobody must know of is done at once, if it comes before all that somebody must.
-            let passing = self.undone.iter().take_while(|output| !is_lasting(output, each));
-            let mut count = passing.count();
+            let mut count = passing(&self.undone, each);
             if count == 0 {
                 if self.undone.is_empty() || (!each && self.store.rests_until().is_some()) {
                     break;
