@@ -1,7 +1,6 @@
 //! Carrying out what the core decided.
 
 use std::collections::{HashSet, VecDeque};
-
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
