@@ -2,7 +2,7 @@
 
 use crate::step::{Step, run_steps};
 use crate::workspace::Workspace;
-use crate::{fixtures, layers, test, tidy};
+use crate::{deny, fixtures, layers, test, tidy};
 
 const NONE: [&str; 0] = [];
 
@@ -16,6 +16,7 @@ fn steps() -> Vec<Step> {
         fmt(),
         tidy(),
         layers(),
+        Step::own("deny", NONE, deny::run),
         clippy(),
         Step::cargo("doc", ["doc", "--workspace", "--no-deps"]).with_env("RUSTDOCFLAGS", "-D warnings"),
         fixtures(),
@@ -60,6 +61,7 @@ mod tests {
                 "cargo fmt --all -- --check",
                 "cargo xtask tidy",
                 "cargo xtask layers",
+                "cargo xtask deny",
                 "cargo clippy --workspace --all-targets -- -D warnings",
                 "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps",
                 "cargo xtask fixtures",

@@ -1,6 +1,7 @@
 //! `cargo xtask`: every check of the repository, one of them or all in order.
 
 mod ci;
+mod deny;
 mod dist;
 mod fixtures;
 mod layers;
@@ -9,6 +10,7 @@ mod quick;
 mod step;
 mod test;
 mod tidy;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -27,6 +29,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   man       the man pages, in target/man: one of each command
   tidy      conventions that rustc and clippy do not know
   layers    which crate may depend on which
+  deny [CHECK ...]
+            licences, sources and banned packages of what is in the lock file; `deny advisories` asks for known faults
   fixtures  npm ci in tests/fixtures, if what is installed there is not what the lock file says";
 
 fn main() -> ExitCode {
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         ["quick", rest @ ..] => on_workspace(|workspace| quick::run(workspace, &owned(rest))),
         ["test", rest @ ..] => on_workspace(|workspace| test::run(workspace, &owned(rest))),
         ["tidy"] => on_workspace(tidy::run),
+        ["deny", rest @ ..] => on_workspace(|workspace| deny::run(workspace, &owned(rest))),
         ["layers"] => on_workspace(layers::run),
         ["man"] => on_workspace(man::run),
         ["dist"] => on_workspace(dist::run),

