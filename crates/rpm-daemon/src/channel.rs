@@ -1,7 +1,8 @@
 //! The daemon's end of a worker's IPC channel: one task per worker that reads, decodes and writes.
 //!
 //! The end of the channel is not the end of the worker (`process.disconnect()` is legal): the task ends
-//! quietly, and only the pidfd tells of death.
+//! quietly, and only the pidfd tells of death. A worker that has died may have said something before, so what
+//! is left in its channel is read before anyone learns of its death.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +30,8 @@ const READ_BYTES: usize = 16 * 1024;
 const BATCH: usize = 256;
 /// Messages, and bytes of them, that wait to be written to a worker beyond which nothing is read of it.
 const UNREAD_LIMIT: (usize, usize) = (64, 64 * 1024);
+/// Reads of what a worker left in its channel when it ended: its receive buffer is smaller. What it started may still write there.
+const LAST_READS: usize = 64;
 /// What a worker may say in this time; when it has said as much it is read again at its end.
 const WINDOW: Duration = Duration::from_millis(20);
 /// 100,000 small messages a second, which are acknowledgements of 50,000 connections, or 12 MB…
@@ -90,15 +93,16 @@ fn cost(message: &Result<FromWorker, Malformed>) -> usize {
     }
 }
 
-/// Runs a worker's channel until either side closes it.
+/// Runs a worker's channel until either side closes it, or the worker has `died`.
 pub(crate) async fn run(
     worker: WorkerId,
     socket: Kept<OwnedFd>,
     outgoing: mpsc::Receiver<Outgoing>,
+    died: oneshot::Receiver<()>,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
     let socket = watched(socket, Interest::READABLE | Interest::WRITABLE)?;
-    let ended = converse(worker, &socket, outgoing, events).await;
+    let ended = converse(worker, &socket, outgoing, died, events).await;
     // The worker may have sent descriptors that were not read.
     threads::close(socket.into_inner()).await;
     ended
@@ -108,6 +112,7 @@ async fn converse(
     worker: WorkerId,
     socket: &AsyncFd<Kept<OwnedFd>>,
     mut outgoing: mpsc::Receiver<Outgoing>,
+    mut died: oneshot::Receiver<()>,
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
     let mut decoder = Decoder::new();
@@ -129,6 +134,7 @@ async fn converse(
             }
         }
         tokio::select! {
+            _ = &mut died => return last_words(worker, socket, &mut pace, &mut decoder, events).await,
             message = outgoing.recv(), if !unread => match message {
                 Some(message) => waiting.push_back(message),
                 None => return Ok(()),
@@ -153,6 +159,26 @@ async fn converse(
         }
         flush(socket, &mut waiting)?;
     }
+}
+
+/// Passes on what a worker that has died has said before, however much it has said already. It decides what becomes of its connections:
+/// one that it acknowledged is lost with it, and any other goes to another worker.
+async fn last_words(
+    worker: WorkerId,
+    socket: &AsyncFd<Kept<OwnedFd>>,
+    pace: &mut Pace,
+    decoder: &mut Decoder,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
+    for _ in 0..LAST_READS {
+        match read(socket.get_ref(), decoder) {
+            Ok(Some(read)) => drop(pass_on(worker, read, pace, decoder, events).await),
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// As much waits to be written as may.
@@ -249,5 +275,34 @@ mod tests {
         assert!(!is_full(&small));
         assert!(is_full(&small.into_iter().chain([message(10)]).collect()));
         assert!(is_full(&VecDeque::from([message(UNREAD_LIMIT.1)])));
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_said_before_it_died_is_passed_on() {
+        const SAID: usize = 3 * ALLOWANCE;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let socket = rpm_keeper::Keeper::none().keep(ours.into(), rpm_keeper::NOBODY);
+        // Something it started has its end of the channel, and stays.
+        let mut worker = theirs.try_clone().unwrap();
+        let (died, death) = oneshot::channel();
+        let writing = tokio::task::spawn_blocking(move || {
+            let message = b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n";
+            for _ in 0..SAID {
+                io::Write::write_all(&mut worker, message).unwrap();
+            }
+            died.send(()).unwrap();
+        });
+        let (events, mut inbox) = mpsc::channel(8);
+        let (_outgoing, outgoing) = mpsc::channel(8);
+        let run = tokio::spawn(async move { run(WorkerId(1), socket, outgoing, death, &events).await });
+        let mut heard = 0;
+        while let Some(Event::Messages(_, incoming)) = inbox.recv().await {
+            heard += incoming.messages.len();
+        }
+        writing.await.unwrap();
+        run.await.unwrap().unwrap();
+        assert_eq!(heard, SAID);
+        drop(theirs);
     }
 }

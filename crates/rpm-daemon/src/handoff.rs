@@ -394,7 +394,8 @@ impl Supervisor {
         self.handoffs.look_due = any.then(|| Instant::now() + pause);
     }
 
-    /// The worker is gone: what it had not accepted goes to others.
+    /// The worker is gone: what it had not accepted goes to others. A connection that it has read from belongs to it, even if its
+    /// acknowledgement was lost with it: nobody else would ever see that request, and its client would wait for nothing.
     pub(crate) fn retake(&mut self, worker: WorkerId) {
         let numbers: Vec<u64> = self
             .handoffs
@@ -413,6 +414,9 @@ impl Supervisor {
         let Some(pending) = self.handoffs.take(number) else {
             return;
         };
+        if socket::bytes_read(&pending.connection).is_ok_and(|count| count > 0) {
+            return;
+        }
         self.handoffs
             .homeless
             .push_back((pending.errand, pending.connection));

@@ -17,7 +17,7 @@ use rpm_sys::spawn::{Child, Spawn, spawn};
 use rpm_sys::{scm, survive};
 use rpm_wire::api::{AppSpec, Stage};
 use tokio::io::Interest;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::app::{Plane, is_bun, is_node, policy, proxy_sockets};
@@ -29,7 +29,7 @@ use crate::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::supervisor::{Event, Supervisor, now_ms};
 use crate::users::{AgentPlace, other_user, user};
 use crate::watched::watched;
-use crate::worker::{Channel, Life, Logs, Process, Tokens, UsageSample, Worker};
+use crate::worker::{Channel, LastWords, Life, Logs, Process, Tokens, UsageSample, Worker};
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
@@ -111,14 +111,14 @@ impl Supervisor {
             launched = self.launch(worker, &spec, place);
         }
         match launched {
-            Ok(launched) => {
+            Ok(mut launched) => {
                 info!(app = spec.name, %worker, pid = launched.process.pid, "started");
                 launched
                     .sources
                     .into_iter()
                     .for_each(|source| self.logs.add(source));
                 self.note_pid(&spec, place.0, launched.process.pid);
-                self.watch(worker, &launched.process);
+                self.watch(worker, &mut launched.process);
                 if let Some(held) = self.workers.get_mut(&worker) {
                     held.life = Life::Running(Box::new(launched.process));
                 }
@@ -351,24 +351,29 @@ impl Supervisor {
 
     pub(crate) fn open_channel(&self, worker: WorkerId, socket: Kept<OwnedFd>) -> Channel {
         let (outgoing, inbox) = mpsc::channel::<Outgoing>(OUTGOING_LIMIT);
+        let (died, death) = oneshot::channel();
         let events = self.events.clone();
-        tokio::spawn(async move {
-            if let Err(error) = channel::run(worker, socket, inbox, &events).await {
+        let task = tokio::spawn(async move {
+            if let Err(error) = channel::run(worker, socket, inbox, death, &events).await {
                 tracing::debug!(%worker, %error, "channel ended");
             }
             let _ = events.send(Event::ChannelEnded(worker)).await;
         });
-        Channel::new(outgoing)
+        Channel::new(outgoing, Some(LastWords::new(died, task)))
     }
 
-    /// Reports the end of the leader.
-    pub(crate) fn watch(&self, worker: WorkerId, process: &Process) {
+    /// Reports the end of the leader, after all that it has said.
+    pub(crate) fn watch(&self, worker: WorkerId, process: &mut Process) {
         let events = self.events.clone();
         let pidfd = process.pidfd.share();
+        let last_words = process.channel.as_mut().and_then(Channel::last_words);
         tokio::spawn(async move {
             match watched(pidfd, Interest::READABLE) {
                 Ok(ended) => drop(ended.readable().await),
                 Err(error) => warn!(%worker, %error, "cannot watch a worker; it is taken for dead"),
+            }
+            if let Some(last_words) = last_words {
+                last_words.hear().await;
             }
             let _ = events.send(Event::LeaderExited(worker)).await;
         });

@@ -123,7 +123,7 @@ impl Supervisor {
         (tokens.out, tokens.err) = (out.as_ref().map(Kept::token), err.as_ref().map(Kept::token));
         let channel = take(tokens.channel);
         let stdin = take(tokens.stdin);
-        let process = Process {
+        let mut process = Process {
             pid: stored.pid,
             start_ticks: stored.start_ticks,
             started: Instant::now().checked_sub(age).unwrap_or_else(Instant::now),
@@ -152,7 +152,7 @@ impl Supervisor {
         }
         // The daemon before may have died while it had stopped the worker for a moment.
         let _ = process.pidfd.send_signal(Signal::CONT);
-        self.watch(stored.id, &process);
+        self.watch(stored.id, &mut process);
         info!(worker = %stored.id, pid = stored.pid, "taken back");
         let worker = Worker {
             id: stored.id,

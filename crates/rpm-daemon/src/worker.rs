@@ -13,7 +13,8 @@ use rpm_sys::pidfd::PidFd;
 use rpm_wire::api::AppSpec;
 use rpm_wire::channel::QueryServer;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::app::Plane;
 use crate::channel::{OUTGOING_LIMIT, Outgoing};
@@ -116,6 +117,14 @@ pub(crate) struct Channel {
     unacknowledged: VecDeque<Awaiting>,
     /// Messages with descriptors that wait until a ping is answered.
     held: VecDeque<(Outgoing, Option<Awaiting>)>,
+    /// For whoever watches the worker's process.
+    last_words: Option<LastWords>,
+}
+
+/// How the task of a channel learns that the worker has died, and when it has read all that the worker said.
+pub(crate) struct LastWords {
+    died: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 /// What a `NODE_HANDLE_ACK` or `NODE_HANDLE_NACK` answers.
@@ -181,12 +190,18 @@ impl Worker {
 }
 
 impl Channel {
-    pub(crate) fn new(outgoing: mpsc::Sender<Outgoing>) -> Channel {
+    pub(crate) fn new(outgoing: mpsc::Sender<Outgoing>, last_words: Option<LastWords>) -> Channel {
         Channel {
             outgoing,
             unacknowledged: VecDeque::new(),
             held: VecDeque::new(),
+            last_words,
         }
+    }
+
+    /// For whoever watches the worker's process, which is one.
+    pub(crate) fn last_words(&mut self) -> Option<LastWords> {
+        self.last_words.take()
     }
 
     /// Queues a message; `false` if the worker does not read, or is gone.
@@ -254,6 +269,19 @@ impl Channel {
     }
 }
 
+impl LastWords {
+    pub(crate) fn new(died: oneshot::Sender<()>, task: JoinHandle<()>) -> LastWords {
+        LastWords { died, task }
+    }
+
+    /// The worker has died: waits until all is passed on that it said.
+    pub(crate) async fn hear(self) {
+        // A task that has ended already needs no word of it.
+        let _ = self.died.send(());
+        let _ = self.task.await;
+    }
+}
+
 impl UsageSample {
     pub(crate) fn start() -> UsageSample {
         UsageSample {
@@ -286,7 +314,7 @@ mod tests {
     #[test]
     fn descriptors_wait_for_the_answer_to_a_ping() {
         let (outgoing, mut inbox) = mpsc::channel(8);
-        let mut channel = Channel::new(outgoing);
+        let mut channel = Channel::new(outgoing, None);
         assert!(channel.send(message("before", true), Some(Awaiting::Listener)));
         assert!(channel.send(message("ping", false), Some(Awaiting::Ping)));
         assert!(channel.send(message("listener", true), Some(Awaiting::Listener)));
@@ -305,7 +333,7 @@ mod tests {
     #[test]
     fn what_waits_is_bounded() {
         let (outgoing, _inbox) = mpsc::channel(8);
-        let mut channel = Channel::new(outgoing);
+        let mut channel = Channel::new(outgoing, None);
         assert!(channel.send(message("ping", false), Some(Awaiting::Ping)));
         // Without descriptors: a thousand would meet the limit of the process.
         channel

@@ -306,6 +306,34 @@ fn accept_at_once(listener: &impl AsFd) -> io::Result<Option<OwnedFd>> {
 /// `ENOTSOCK`, `EOPNOTSUPP` or `ENOPROTOOPT` for anything but a TCP socket.
 pub fn accept_queue(socket: impl AsFd) -> io::Result<AcceptQueue> {
     const LISTEN: u8 = 10;
+    let info = tcp_info(&socket)?;
+    let listening = info.tcpi_state == LISTEN;
+    // The two fields have another meaning on a connection.
+    let (len, max) = if listening {
+        (info.tcpi_unacked, info.tcpi_sacked)
+    } else {
+        (0, 0)
+    };
+    Ok(AcceptQueue { len, max, listening })
+}
+
+/// Bytes that were read from a TCP connection on this side, by whichever process.
+///
+/// # Errors
+/// Those of getsockopt(2) for anything but a TCP connection.
+pub fn bytes_read(connection: impl AsFd) -> io::Result<u64> {
+    // States of include/net/tcp_states.h in which the peer has sent its FIN, which counts as a byte that was received.
+    const TIME_WAIT: u8 = 6;
+    const AFTER_FIN: std::ops::RangeInclusive<u8> = 8..=9;
+    const CLOSING: u8 = 11;
+    let info = tcp_info(&connection)?;
+    let unread = rustix::io::ioctl_fionread(&connection)?;
+    let fin = AFTER_FIN.contains(&info.tcpi_state) || [TIME_WAIT, CLOSING].contains(&info.tcpi_state);
+    let received = info.tcpi_bytes_received.saturating_sub(u64::from(fin));
+    Ok(received.saturating_sub(unread))
+}
+
+fn tcp_info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info is integers; all zero is a value of it.
     let mut info: libc::tcp_info = unsafe { MaybeUninit::zeroed().assume_init() };
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -323,14 +351,7 @@ pub fn accept_queue(socket: impl AsFd) -> io::Result<AcceptQueue> {
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
-    let listening = info.tcpi_state == LISTEN;
-    // The two fields have another meaning on a connection.
-    let (len, max) = if listening {
-        (info.tcpi_unacked, info.tcpi_sacked)
-    } else {
-        (0, 0)
-    };
-    Ok(AcceptQueue { len, max, listening })
+    Ok(info)
 }
 
 /// Whether IPv6 sockets can be bound here.

@@ -1,6 +1,7 @@
 //! `--balance handoff`: the daemon accepts connections and hands them to Node workers one by one.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use rpm_e2e::clients::Clients;
 use rpm_e2e::complaint::assert_says;
 use rpm_e2e::machine::Machine;
 use rpm_e2e::outside::{freeze, kill, kill_daemon, thaw};
+use rpm_e2e::place::Place;
 use rpm_e2e::process::descriptors;
 use rpm_e2e::steering::{Path, talkative, undisturbed};
 use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, wait_until};
@@ -138,6 +140,46 @@ fn a_killed_worker_costs_what_it_had_accepted() {
     report
         .check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])
         .expect("no refusal, nothing hangs");
+}
+
+/// A worker reads a request, and dies before its acknowledgement of the connection has left it, behind much that it has said before. No other
+/// worker would ever see that request.
+#[test]
+fn whoever_was_read_by_a_worker_that_dies_does_not_wait_for_another() {
+    let (rpm, port, place) = (Rpm::new(), Port::reserve(), Place::new());
+    let app = place.write(
+        "app.js",
+        "const act = {
+           '/talk': () => { for (let i = 0; i < 5000; i++) process.send({ said: 'x'.repeat(4000) }); },
+           '/die': () => process.kill(process.pid, 'SIGKILL'),
+         };
+         require('node:http').createServer((req, res) => {
+           act[req.url]?.();
+           res.end('ok');
+         }).listen(process.env.PORT);",
+    );
+    App::of([app])
+        .args(["-i", "1", "--name", "web", "--balance", "handoff"])
+        .port(&port)
+        .start(&rpm);
+    for round in 0..3 {
+        let victim = rpm.process(0).pid.expect("it runs");
+        let talks = rpm_testkit::get(port.number(), "/talk").expect("it answers");
+        assert_eq!(talks.status, 200);
+        let answer = rpm_testkit::get(port.number(), "/die");
+        let error = answer.expect_err("nobody answers it").kind();
+        let hung = matches!(error, ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        assert!(
+            !hung,
+            "the replacement got what was read already, in round {round}\n{}",
+            rpm.log()
+        );
+        replaced(&rpm, 0, victim);
+    }
+    assert_eq!(
+        rpm_testkit::get(port.number(), "/").expect("it answers").status,
+        200
+    );
 }
 
 #[test]

@@ -355,8 +355,8 @@ fn in_the_foreground_a_signal_or_the_last_end_ends_everything() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write(
         "app.js",
-        "console.log('up'); setInterval(() => {}, 1000);
-         process.on('SIGINT', () => process.stdout.write('bye\\n', () => process.exit(0)));",
+        "process.on('SIGINT', () => process.stdout.write('bye\\n', () => process.exit(0)));
+         console.log('up'); setInterval(() => {}, 1000);",
     );
     place.write("short.js", "console.log('done');");
     let start = |args: &[&str]| {

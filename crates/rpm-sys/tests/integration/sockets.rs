@@ -38,6 +38,47 @@ fn the_accept_queue_is_counted_exactly() {
 }
 
 #[test]
+fn what_was_read_of_a_connection_is_known_and_no_end_counts_as_a_byte() {
+    use std::io::{Read as _, Write as _};
+    let listener = TcpListener::bind(LOCAL).unwrap();
+    let pair = || {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    };
+    let arrived = |served: &TcpStream, count: usize| {
+        let there = || served.peek(&mut [0; 100]).unwrap();
+        while there() < count {}
+    };
+    let (mut client, mut served) = pair();
+    assert_eq!(socket::bytes_read(&served).unwrap(), 0);
+    client.write_all(b"request").unwrap();
+    arrived(&served, 7);
+    assert_eq!(socket::bytes_read(&served).unwrap(), 0, "it waits to be read");
+    // Whoever reads it, the connection is the same.
+    served.try_clone().unwrap().read_exact(&mut [0; 3]).unwrap();
+    assert_eq!(socket::bytes_read(&served).unwrap(), 3);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    served.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(socket::bytes_read(&served).unwrap(), 7);
+    let (mut client, served) = pair();
+    client.write_all(b"request").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    arrived(&served, 7);
+    let ended = || {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut polled = [PollFd::new(&served, PollFlags::RDHUP)];
+        poll(&mut polled, None).unwrap()
+    };
+    assert_eq!(ended(), 1);
+    assert_eq!(socket::bytes_read(&served).unwrap(), 0, "its end was sent, too");
+    let (client, served) = pair();
+    drop(client);
+    let mut served = served;
+    assert_eq!(served.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(socket::bytes_read(&served).unwrap(), 0, "nothing but its end");
+}
+
+#[test]
 fn accept_never_waits_even_on_a_socket_made_blocking() {
     let slots = Slots::new(1);
     rustix::io::ioctl_fionbio(&slots.fds[0], false).unwrap();
