@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rpm_core::{AppId, GroupId, SlotId};
 use rpm_keeper::Kept;
-use rpm_proxy::{Figures, Front, Proxy, Target, UpstreamFigures, UpstreamId};
+use rpm_listen::private_mark;
+use rpm_proxy::{Address, Figures, Front, Proxy, Target, UpstreamFigures, UpstreamId};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::error;
@@ -322,7 +323,10 @@ impl Supervisor {
         };
         Target {
             id,
-            addr: *addr,
+            addr: Address {
+                socket: *addr,
+                mark: private_mark(),
+            },
             weight: *weight,
             key: holder.map_or_else(known, |worker| worker.instance.0),
             reserved: false,

@@ -3,7 +3,7 @@
 //! The daemon makes a connection of its own, to itself, and hands the far end to the worker over its channel, as one that
 //! it accepted for it (`newconn`). So it is this worker that answers, whatever the kernel would have chosen.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
+use rpm_listen::private_mark;
+use rpm_proxy::Address;
 use rpm_wire::api::{ApiError, AppSpec, HealthCheck};
 use rpm_wire::channel;
 use tokio::net::{TcpListener, TcpStream};
@@ -73,9 +75,13 @@ impl Supervisor {
     }
 
     /// Where only this worker is asked, if it has an address of its own; an error: it is gone, or leaves.
-    fn own_address(&self, worker: WorkerId) -> Result<Option<SocketAddr>, ()> {
+    fn own_address(&self, worker: WorkerId) -> Result<Option<Address>, ()> {
         match self.core.worker(worker) {
-            Some(view) if view.launching => Ok(self.listeners.private_address(worker)),
+            Some(view) if view.launching => {
+                let socket = self.listeners.private_address(worker);
+                let mark = private_mark();
+                Ok(socket.map(|socket| Address { socket, mark }))
+            }
             Some(_) | None => Err(()),
         }
     }
@@ -139,7 +145,7 @@ async fn ask_until_healthy(handle: Handle, worker: WorkerId, check: HealthCheck)
 async fn ask(handle: &Handle, worker: WorkerId, check: &HealthCheck) -> Result<bool, Unhealthy> {
     let own = handle.ask(move |supervisor| supervisor.own_address(worker)).await;
     let connection = match own {
-        Ok(Ok(Some(address))) => Some(TcpStream::connect(address).await?),
+        Ok(Ok(Some(address))) => Some(address.connect().await?),
         Ok(Ok(None)) => given(handle, worker).await?,
         Ok(Err(())) | Err(_) => None,
     };

@@ -18,6 +18,7 @@ use crate::listeners::{Listeners, Request};
 use crate::open_error::OpenError;
 use crate::owners::reserve;
 use crate::policy::Policy;
+use crate::private::guard;
 use crate::steering::Steering;
 
 /// Clients that may wait while the proxy is busy, and connections of the proxy while a worker is; the kernel's own limit (somaxconn) holds
@@ -360,6 +361,7 @@ impl Group {
             .collect();
         let drawn = std::iter::repeat_with(|| private(port)).take(ATTEMPTS);
         let fd = first_free(owner, drawn.filter(|addr| !used.contains(addr)))?;
+        guard(fd.as_fd())?;
         socket::listen(fd.as_fd(), BACKLOG)?;
         self.put(slot, fd, weight, true)
     }

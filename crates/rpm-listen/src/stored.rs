@@ -17,6 +17,7 @@ use crate::group::{FIRST_BACKLOG, Group, Slot};
 use crate::handoff::Deal;
 use crate::listeners::Listeners;
 use crate::policy::Policy;
+use crate::private::guard;
 use crate::shared::{Shared, SharedKind};
 use crate::steering::Steering;
 use crate::table::StoredTable;
@@ -252,6 +253,9 @@ fn take_slot(addr: &SocketAddr, stored: &StoredSlot, fd: Kept<OwnedFd>) -> Optio
         return None;
     }
     let private = stored.private.then(|| socket::local_addr(&fd)).transpose().ok()?;
+    if private.is_some() {
+        guard(fd.as_fd()).ok()?;
+    }
     let mut slot = Slot::new(fd, stored.socket.cookie, (private, stored.weight), None);
     // The keeper may know another one: the daemon has died between the two.
     slot.held_by(stored.holder);

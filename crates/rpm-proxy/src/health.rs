@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -78,7 +77,7 @@ pub(crate) async fn check(front: Arc<Front>) {
 
 /// The status of its answer.
 async fn ask(upstream: &Upstream, check: &Check) -> Option<u16> {
-    let mut stream = TcpStream::connect(upstream.addr()).await.ok()?;
+    let mut stream = upstream.addr().connect().await.ok()?;
     let request = format!(
         "GET {} HTTP/1.1\r\nhost: localhost\r\nuser-agent: rpm-health-check\r\nconnection: close\r\n\r\n",
         check.path

@@ -9,6 +9,7 @@
 //! it cannot have been processed, or may be processed twice (`forward`). Bodies are streamed, never kept.
 
 mod access_log;
+mod address;
 mod attempt;
 pub mod balance;
 mod body;
@@ -37,6 +38,7 @@ mod upstream;
 mod websocket;
 
 pub use access_log::{LogSettings, Opener};
+pub use address::Address;
 pub use balance::Policy;
 pub use front::{BOUNDS_MS, Figures, Front, Settings, Unusable};
 pub use health::Check;

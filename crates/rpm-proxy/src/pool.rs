@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -15,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::address::Address;
 use crate::body::Upward;
 use crate::http1::Wire;
 use crate::http1::head::{FIELDS, HEAD_LIMIT};
@@ -124,11 +124,11 @@ impl Pools {
     pub(crate) async fn connect(
         &self,
         upstream: UpstreamId,
-        (addr, within): (SocketAddr, Duration),
+        (addr, within): (Address, Duration),
         h2c: bool,
     ) -> io::Result<Connection> {
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let stream = timeout(within, TcpStream::connect(addr)).await.map_err(late)??;
+        let stream = timeout(within, addr.connect()).await.map_err(late)??;
         stream.set_nodelay(true)?;
         let io = TokioIo::new(stream);
         // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::attempt::Attempts;
@@ -20,7 +19,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, peer
             return;
         };
         let upstream = Arc::clone(in_flight.upstream());
-        let connected = timeout(settings.connect_timeout, TcpStream::connect(upstream.addr())).await;
+        let connected = timeout(settings.connect_timeout, upstream.addr().connect()).await;
         let Ok(Ok(mut stream)) = connected else {
             if attempts.again(&upstream) {
                 continue;

@@ -1,11 +1,12 @@
 //! What is behind a front: a worker's private listener, and what is known of it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tracing::warn;
+
+use crate::address::Address;
 
 /// Names an upstream for as long as there is one; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,8 +17,8 @@ pub struct UpstreamId(pub u32);
 pub struct Target {
     /// Which.
     pub id: UpstreamId,
-    /// Where it listens.
-    pub addr: SocketAddr,
+    /// Where it is reached.
+    pub addr: Address,
     /// Its part of the requests, where they are weighted; at least 1.
     pub weight: u32,
     /// What a client's cookie names it by: its successor has the same.
@@ -146,7 +147,7 @@ impl Upstream {
 
     /// Where it listens.
     #[must_use]
-    pub fn addr(&self) -> SocketAddr {
+    pub fn addr(&self) -> Address {
         self.target.addr
     }
 

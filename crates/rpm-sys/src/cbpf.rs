@@ -4,7 +4,8 @@
 //! A slot's index is its place in the order in which the group's sockets began to listen; when one
 //! leaves, the last takes its place. An index that no socket has falls back to the kernel's hash.
 //!
-//! And a filter that keeps new clients from a listener which is about to be closed (`SO_ATTACH_FILTER`).
+//! And filters of a listener (`SO_ATTACH_FILTER`): one keeps new clients from a listener which is about to be closed, another accepts
+//! only clients that mark what they send.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -45,6 +46,9 @@ const RETURN_A: u16 = 0x16;
 /// `SKF_AD_OFF + SKF_AD_RANDOM`: where a load yields 32 random bits.
 const RANDOM: u32 = (-0x1000_i32 + 56).cast_unsigned();
 
+/// `SKF_AD_OFF + SKF_AD_MARK`: where a load yields the packet's mark.
+const MARK: u32 = (-0x1000_i32 + 20).cast_unsigned();
+
 /// As many as fit into the 4096 instructions of a classic program, with room to spare.
 const MAX_INDEXES: usize = 1024;
 
@@ -81,6 +85,40 @@ pub fn hold_off(socket: BorrowedFd<'_>) -> io::Result<()> {
         insn(RETURN_K, 0, 0, u32::MAX),
     ];
     attach(socket, libc::SO_ATTACH_FILTER, program)
+}
+
+/// From now on a listening socket accepts only clients whose packets have this mark ([`crate::socket::mark`]). The SYN of any other is
+/// dropped: it finds nobody. Connections that are there already go on. It replaces a filter that is there.
+///
+/// # Errors
+/// `ENOMEM` where the memory for socket options is used up.
+pub fn accept_marked(socket: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
+    let program = vec![
+        insn(LOAD_BYTE, 0, 0, TCP_FLAGS),
+        // Only SYN: a reset that answers for a socket which is gone has no mark, and must arrive.
+        insn(JUMP_SET, 0, 3, SYN),
+        insn(LOAD_ABSOLUTE, 0, 0, MARK),
+        insn(JUMP_EQUAL, 1, 0, mark),
+        insn(RETURN_K, 0, 0, 0),
+        insn(RETURN_K, 0, 0, u32::MAX),
+    ];
+    attach(socket, libc::SO_ATTACH_FILTER, program)
+}
+
+/// Takes the filter of a listening socket away, if it has one.
+pub fn accept_all(socket: BorrowedFd<'_>) {
+    let nothing: libc::c_int = 0;
+    let size = size_of_val(&nothing) as libc::socklen_t;
+    // SAFETY: the kernel reads at most `size` bytes of the live `nothing`, and takes no notice of them.
+    let _ = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const nothing).cast(),
+            size,
+        )
+    };
 }
 
 fn attach(socket: BorrowedFd<'_>, option: i32, mut program: Vec<sock_filter>) -> io::Result<()> {

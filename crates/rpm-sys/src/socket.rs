@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Linux, include/uapi/asm-generic/socket.h.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -298,6 +298,21 @@ fn accept_at_once(listener: &impl AsFd) -> io::Result<Option<OwnedFd>> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Marks what the socket sends from now on (`SO_MARK`); the mark stays with a packet on its way through this machine.
+///
+/// # Errors
+/// `EPERM` without CAP_NET_ADMIN or, since Linux 5.17, CAP_NET_RAW.
+pub fn mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
+    SockRef::from(&socket).set_mark(mark)
+}
+
+/// May this process mark what it sends?
+#[must_use]
+pub fn may_mark() -> bool {
+    let socket = Socket::new(Domain::IPV4, nonblocking(Type::STREAM), Some(Protocol::TCP));
+    socket.is_ok_and(|socket| mark(&socket, 1).is_ok())
 }
 
 /// The accept queue of a TCP socket (`TCP_INFO`): one system call, from any descriptor of the socket.

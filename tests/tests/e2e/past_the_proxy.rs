@@ -1,9 +1,11 @@
 //! What is promised with the proxy (TLS, limits) is kept, or the app does not start: no client ever gets past it.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::BOUND;
@@ -12,6 +14,7 @@ use rpm_e2e::complaint::assert_says;
 use rpm_e2e::denied::Denied;
 use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
+use rpm_e2e::steering;
 use rpm_testkit::{Port, Ran, Rpm, Status, wait_until};
 
 /// Listens on HOST:PORT, also where there is no such address, and says so with whatever becomes of that; answers `plain`.
@@ -281,4 +284,70 @@ fn a_site_is_not_open_because_its_password_is_missing() {
     ];
     assert_says(&place.run(&rpm, words), &["a user and a password"]);
     assert_eq!(rpm.list(), []);
+}
+
+/// The private slots behind a port: who listens there on addresses of this machine alone.
+fn private_slots(port: &Port) -> Vec<SocketAddr> {
+    const LISTEN: &str = "0A";
+    let table = fs::read_to_string("/proc/net/tcp").expect("it is read");
+    let slot = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let (ip, number) = fields.nth(1)?.split_once(':')?;
+        // The address is in the byte order of the machine.
+        let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
+        let number = u16::from_str_radix(number, 16).ok()?;
+        let listens = fields.nth(1)? == LISTEN && number == port.number() && ip.octets()[1] >> 6 == 1;
+        listens.then(|| SocketAddr::new(ip.into(), number))
+    };
+    table.lines().skip(1).filter_map(slot).collect()
+}
+
+/// Nobody but the proxy can connect to a worker, and the proxy can, whatever becomes of the daemon.
+#[test]
+fn only_the_proxy_reaches_a_worker() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2")
+        .args(["--name", "web", "--balance", "proxy", "--health-check", "/"])
+        .port(&port)
+        .start(&rpm);
+    let is_closed = || {
+        let slots = private_slots(&port);
+        assert!(slots.len() >= 2, "{slots:?}");
+        for slot in slots {
+            let error =
+                TcpStream::connect_timeout(&slot, Duration::from_millis(400)).expect_err("it is closed");
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{slot}");
+        }
+        let answer = rpm_testkit::get(port.number(), "/").expect("the proxy answers");
+        assert_eq!(answer.status, 200, "{}", rpm.log());
+    };
+    is_closed();
+    rpm.ok(["reload", "web", "--wait"]);
+    is_closed();
+    kill_daemon(&rpm);
+    assert_eq!(rpm.list().len(), 2);
+    is_closed();
+    rpm.ok(["update"]);
+    is_closed();
+}
+
+/// Without the privilege to mark packets the proxy works as well, and its workers can be connected to.
+#[test]
+fn without_privileges_the_proxy_reaches_a_worker_as_anyone_does() {
+    let test = "without_privileges_the_proxy_reaches_a_worker_as_anyone_does";
+    let Some(rpm) = steering::Path::Classic.rpm(test) else {
+        return;
+    };
+    let port = Port::reserve();
+    App::cluster("hello.js", "1")
+        .args(["--name", "web", "--balance", "proxy"])
+        .port(&port)
+        .start(&rpm);
+    let slot = private_slots(&port)[0];
+    assert_eq!(
+        rpm_testkit::get(port.number(), "/").expect("it answers").status,
+        200
+    );
+    let straight = rpm_testkit::get_from(slot.ip(), slot.port(), "/");
+    assert_eq!(straight.expect("it answers").status, 200);
 }

@@ -432,7 +432,7 @@ fn micros_since(began: Instant) -> u64 {
 }
 
 async fn connect(upstream: &Upstream, within: Duration) -> Option<Wire<TcpStream>> {
-    let connected = timeout(within, TcpStream::connect(upstream.addr())).await;
+    let connected = timeout(within, upstream.addr().connect()).await;
     let stream = connected.ok()?.ok()?;
     stream.set_nodelay(true).ok()?;
     Some(Wire::new(stream))

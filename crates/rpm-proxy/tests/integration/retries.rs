@@ -53,7 +53,7 @@ fn serve_within(workers: &[SocketAddr], request_timeout: Option<Duration>) -> (P
     front.set(settings).expect("nothing can fail");
     let target = |(id, addr): (u32, &SocketAddr)| Target {
         id: UpstreamId(id),
-        addr: *addr,
+        addr: (*addr).into(),
         weight: 1,
         key: id,
         reserved: false,

@@ -266,7 +266,7 @@ fn what_workers_have_ended_is_ended_here_too() {
     let (addr, ended) = half_closing();
     site.front.set_upstreams(&[Target {
         id: UpstreamId(2),
-        addr,
+        addr: addr.into(),
         weight: 1,
         key: 0,
         reserved: false,

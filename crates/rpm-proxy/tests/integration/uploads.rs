@@ -138,7 +138,7 @@ impl Place {
         front.set(settings).expect("nothing can fail");
         let target = |(id, addr): (u32, &SocketAddr)| Target {
             id: UpstreamId(id),
-            addr: *addr,
+            addr: (*addr).into(),
             weight: 1,
             key: id,
             reserved: false,

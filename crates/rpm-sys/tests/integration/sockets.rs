@@ -38,6 +38,36 @@ fn the_accept_queue_is_counted_exactly() {
 }
 
 #[test]
+fn a_guarded_listener_accepts_only_who_marks_its_packets() {
+    const MARK: u32 = 0x1234;
+    if !socket::may_mark() {
+        eprintln!("skipped: this process may not mark what it sends");
+        return;
+    }
+    let listener = bind_tcp(LOCAL, false).unwrap();
+    rpm_sys::cbpf::accept_marked(listener.as_fd(), MARK).unwrap();
+    listen(&listener, 8).unwrap();
+    let address = local_addr(&listener).unwrap();
+    let connect = |mark: Option<u32>| {
+        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        mark.map_or(Ok(()), |mark| socket::mark(&client, mark)).unwrap();
+        client
+            .connect_timeout(&address.into(), Duration::from_millis(300))
+            .map(|()| client)
+    };
+    assert!(connect(None).is_err() && connect(Some(MARK + 1)).is_err());
+    let client = connect(Some(MARK)).unwrap();
+    let served = accept(&listener).unwrap().expect("it waits");
+    // Whatever comes after the handshake arrives, also what nobody marks: that the client is gone.
+    drop(client);
+    let mut served = std::fs::File::from(served);
+    rustix::io::ioctl_fionbio(&served, false).unwrap();
+    assert_eq!(std::io::Read::read(&mut served, &mut [0; 1]).unwrap(), 0);
+    rpm_sys::cbpf::accept_all(listener.as_fd());
+    assert!(connect(None).is_ok());
+}
+
+#[test]
 fn what_was_read_of_a_connection_is_known_and_no_end_counts_as_a_byte() {
     use std::io::{Read as _, Write as _};
     let listener = TcpListener::bind(LOCAL).unwrap();

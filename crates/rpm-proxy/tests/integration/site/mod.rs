@@ -136,7 +136,7 @@ impl Site {
         front.set(settings).expect("nothing can fail");
         front.set_upstreams(&[Target {
             id: UpstreamId(1),
-            addr: upstream.addr,
+            addr: upstream.addr.into(),
             weight: 1,
             key: 0,
             reserved: false,
