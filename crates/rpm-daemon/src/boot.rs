@@ -19,13 +19,15 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::handle::Handle;
+use crate::api;
+use crate::api::handle::Handle;
 use crate::home::{Home, HomeError};
 use crate::logs::LogSink;
-use crate::own_log::OwnLog;
+use crate::logs::own_log::OwnLog;
+use crate::node::agents;
+use crate::persist::update::Succession;
+use crate::persist::{keeping, state, update};
 use crate::supervisor::{Event, Supervisor};
-use crate::update::Succession;
-use crate::{agents, api, keeping, state, update};
 
 /// For another daemon to serve or to be gone. Shorter than its client waits for this one.
 const OWNED_WITHIN: Duration = Duration::from_secs(5);

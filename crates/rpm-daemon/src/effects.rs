@@ -12,10 +12,10 @@ use rpm_wire::api::Stage;
 use rpm_wire::channel;
 use tracing::{debug, info, warn};
 
-use crate::app::Plane;
-use crate::channel::Outgoing;
+use crate::apps::app::Plane;
+use crate::node::channel::Outgoing;
 use crate::supervisor::Supervisor;
-use crate::worker::Awaiting;
+use crate::workers::worker::Awaiting;
 
 impl Supervisor {
     pub(crate) fn apply(&mut self, output: Output) {

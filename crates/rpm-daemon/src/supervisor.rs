@@ -20,30 +20,30 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use crate::agents::{AgentEvent, Agents};
-use crate::app::Apps;
-use crate::channel::Incoming;
+use crate::api::handle::Handle;
+use crate::apps::app::Apps;
 use crate::complaints::Complaints;
 use crate::drain::Drains;
 use crate::effects::{is_question, passing};
-use crate::ends::{self, Ends};
-use crate::fronts::Fronts;
-use crate::handle::Handle;
-use crate::handoff::Handoffs;
 use crate::home::Home;
-use crate::interception::{Intercepted, Interception};
 use crate::logs::LogSink;
-use crate::pace::pause;
-use crate::progress::Steps;
-use crate::put_away::PutAway;
-use crate::reserve;
-use crate::starting::Starting;
-use crate::state::Store;
-use crate::talk::Called;
-use crate::update::Succession;
+use crate::node::agents::{AgentEvent, Agents};
+use crate::node::channel::Incoming;
+use crate::node::handoff::Handoffs;
+use crate::node::talk::Called;
+use crate::os::memory::PutAway;
+use crate::os::pace::pause;
+use crate::os::reserve;
+use crate::os::watched::watched;
+use crate::persist::state::Store;
+use crate::persist::update::Succession;
+use crate::proxy::fronts::Fronts;
+use crate::sockets::interception::{Intercepted, Interception};
 use crate::upkeep::Upkeep;
-use crate::watched::watched;
-use crate::worker::Worker;
+use crate::workers::ends::{self, Ends};
+use crate::workers::progress::Steps;
+use crate::workers::starting::Starting;
+use crate::workers::worker::Worker;
 
 /// Events that may wait; more make their senders wait.
 const EVENT_LIMIT: usize = 1024;
@@ -112,7 +112,7 @@ pub struct Supervisor {
     pub(crate) next_app: u32,
     pub(crate) next_ticket: u64,
     pub(crate) rescues: u64,
-    pub(crate) connections: crate::sampling::Connections,
+    pub(crate) connections: crate::workers::sampling::Connections,
     pub(crate) steps: Steps,
     /// Those who wait until nothing of these apps is on its way out.
     pub(crate) leavers: Vec<(BTreeSet<AppId>, oneshot::Sender<()>)>,
@@ -177,7 +177,7 @@ impl Supervisor {
             next_app: 0,
             next_ticket: 0,
             rescues: 0,
-            connections: crate::sampling::Connections::default(),
+            connections: crate::workers::sampling::Connections::default(),
             steps: Steps::new(),
             leavers: Vec::new(),
             reloads: BTreeMap::new(),

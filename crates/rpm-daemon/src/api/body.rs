@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use rpm_wire::api::ApiError;
 use serde::de::DeserializeOwned;
 
-use crate::commands::failure;
-use crate::handle::ShuttingDown;
+use crate::api::handle::ShuttingDown;
+use crate::apps::commands::failure;
 
 /// Largest request: the whole environments of some hundred apps.
 pub(super) const BODY_LIMIT: usize = 32 * 1024 * 1024;

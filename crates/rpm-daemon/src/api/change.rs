@@ -12,10 +12,10 @@ use tokio::sync::mpsc;
 
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
-use crate::commands::Accepted;
-use crate::handle::{Handle, ShuttingDown};
-use crate::progress::Watcher;
+use crate::api::handle::{Handle, ShuttingDown};
+use crate::apps::commands::Accepted;
 use crate::supervisor::Supervisor;
+use crate::workers::progress::Watcher;
 
 pub(super) type Answer = Result<Response, Refusal>;
 

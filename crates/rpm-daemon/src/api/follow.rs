@@ -15,11 +15,11 @@ use tokio::time::Instant;
 
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
-use crate::handle::Handle;
+use crate::api::handle::Handle;
 use crate::logs::tail::Follower;
 use crate::logs::times::now_ms;
-use crate::outputs;
 use crate::supervisor::Supervisor;
+use crate::workers::outputs;
 
 /// Most lines that can be asked for.
 const LINES_LIMIT: usize = 10_000;
@@ -107,7 +107,7 @@ struct Followed {
 async fn origins(
     handle: &Handle,
     target: &str,
-) -> Result<Result<Vec<Origin>, ApiError>, crate::handle::ShuttingDown> {
+) -> Result<Result<Vec<Origin>, ApiError>, crate::api::handle::ShuttingDown> {
     let target = target.to_owned();
     handle.ask(move |supervisor| supervisor.origins(&target)).await
 }

@@ -18,8 +18,8 @@ use serde::Deserialize;
 use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
 use super::follow;
-use crate::commands::failure;
-use crate::handle::{Handle, ShuttingDown};
+use crate::api::handle::{Handle, ShuttingDown};
+use crate::apps::commands::failure;
 use crate::supervisor::{Event, Supervisor, now_ms};
 
 type Reply<T> = Result<axum::Json<T>, Refusal>;
@@ -82,7 +82,9 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 static STARTED: OnceLock<u64> = OnceLock::new();
 
 async fn update(State(handle): State<Handle>, Body(request): Body<UpdateRequest>) -> Reply<ChangeReply> {
-    Err(crate::update::update(&handle, request.binary.into()).await.into())
+    Err(crate::persist::update::update(&handle, request.binary.into())
+        .await
+        .into())
 }
 
 async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Answer {

@@ -1,5 +1,10 @@
 //! The control API: HTTP/1.1 and JSON on the Unix socket. See `docs/API.md`.
 
+pub(crate) mod doctor;
+pub(crate) mod handle;
+pub(crate) mod metrics;
+pub(crate) mod views;
+
 mod body;
 mod change;
 mod follow;

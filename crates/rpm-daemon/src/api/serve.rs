@@ -10,8 +10,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 
 use super::handlers;
-use crate::handle::Handle;
-use crate::reserve;
+use crate::api::handle::Handle;
+use crate::os::reserve;
 
 /// Pause after a failed accept: descriptors come back when requests end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -4,6 +4,8 @@
 //! Bytes are copied as they are; nothing is split, decoded or kept. Who follows a log reads the file, and
 //! is told when something was added.
 
+pub(crate) mod own_log;
+
 pub(crate) mod aside;
 mod drain;
 mod parts;
@@ -27,7 +29,7 @@ use rpm_keeper::Kept;
 use rpm_sys::oneshot::Waker;
 use tokio::sync::{oneshot, watch};
 
-use crate::behalf::Behalf;
+use crate::workers::behalf::Behalf;
 
 /// A worker's stream and where it goes.
 #[derive(Debug)]

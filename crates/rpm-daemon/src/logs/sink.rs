@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::times::{self, Clock, now_ms};
 use super::{Limit, aside};
-use crate::behalf::{Behalf, How};
+use crate::workers::behalf::{Behalf, How};
 
 /// Kept of what a pipe or a terminal does not take now, in bytes.
 const WAITING_BYTES: usize = 256 * 1024;

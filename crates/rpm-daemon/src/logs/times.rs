@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::behalf::{Behalf, How};
+use crate::workers::behalf::{Behalf, How};
 
 /// An offset in the log, and the time of what begins there in milliseconds since 1970; native byte order: it is read on this machine.
 const RECORD: usize = 16;

@@ -1,0 +1,311 @@
+//! An app as the daemon keeps it: its specification, and what the core is told of it.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::path::Path;
+use std::time::Duration;
+
+use rpm_core::protocol::{Affinity, AppConfig, Policy as RestartPolicy, Readiness};
+use rpm_core::{AppId, Revision};
+use rpm_wire::api::{AppSpec, Balance, ExecMode, Policy};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::apps::revision::Revisions;
+use crate::drain::CLOSE_WITHIN;
+
+/// Listeners of one app whose `data` is remembered.
+const DATA_LIMIT: usize = 1024;
+
+/// An app and its specifications.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    pub(crate) revisions: Revisions,
+    pub(crate) created_at_ms: u64,
+    data: BTreeMap<String, Option<Value>>,
+    /// Its Node is too old for the agent.
+    pub(crate) agent_refused: bool,
+    /// A user has stopped all of it: nothing is done for it until somebody starts it.
+    #[serde(default)]
+    pub(crate) rests: bool,
+    /// A user has switched off the watching of its files.
+    #[serde(default)]
+    pub(crate) unwatched: bool,
+}
+
+/// All apps, and whether any has changed since they were written.
+#[derive(Debug, Default)]
+pub(crate) struct Apps {
+    known: BTreeMap<AppId, App>,
+    changed: bool,
+}
+
+impl Apps {
+    pub(crate) fn get_mut(&mut self, id: &AppId) -> Option<&mut App> {
+        let app = self.known.get_mut(id)?;
+        self.changed = true;
+        Some(app)
+    }
+
+    pub(crate) fn insert(&mut self, id: AppId, app: App) {
+        self.changed = true;
+        self.known.insert(id, app);
+    }
+
+    pub(crate) fn remove(&mut self, id: &AppId) {
+        // Known still to the file, where it does no harm: there is nothing else of that number.
+        self.known.remove(id);
+    }
+
+    /// What a worker of the app sent along when it asked for the listener `key` first; `offered` if this is it.
+    pub(crate) fn first_data(&mut self, id: AppId, key: &str, offered: Option<&Value>) -> Option<&Value> {
+        let app = self.known.get_mut(&id)?;
+        if !app.data.contains_key(key) {
+            if app.data.len() >= DATA_LIMIT {
+                return None;
+            }
+            app.data.insert(key.to_owned(), offered.cloned());
+            self.changed = true;
+        }
+        app.data.get(key)?.as_ref()
+    }
+
+    pub(crate) fn have_changed(&self) -> bool {
+        self.changed
+    }
+
+    pub(crate) fn written(&mut self) {
+        self.changed = false;
+    }
+}
+
+impl From<BTreeMap<AppId, App>> for Apps {
+    fn from(known: BTreeMap<AppId, App>) -> Apps {
+        Apps { known, changed: true }
+    }
+}
+
+impl Deref for Apps {
+    type Target = BTreeMap<AppId, App>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.known
+    }
+}
+
+/// How the workers of an app come by their port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plane {
+    /// Node workers ask for slots over their IPC channel.
+    Cluster,
+    /// The daemon passes slots by `LISTEN_FDS`.
+    Passed,
+    /// Copies of a program whose ports are its own affair.
+    Copies,
+    /// One process.
+    Fork,
+}
+
+impl App {
+    pub(crate) fn new(spec: AppSpec, created_at_ms: u64) -> App {
+        let name = spec.name.clone();
+        App {
+            name,
+            revisions: Revisions::new(spec),
+            created_at_ms,
+            data: BTreeMap::new(),
+            agent_refused: false,
+            rests: false,
+            unwatched: false,
+        }
+    }
+}
+
+impl Plane {
+    pub(crate) fn of(spec: &AppSpec) -> Plane {
+        match spec.exec_mode {
+            ExecMode::Fork => Plane::Fork,
+            ExecMode::Cluster if !spec.listen.is_empty() => Plane::Passed,
+            ExecMode::Cluster if is_node(spec) => Plane::Cluster,
+            ExecMode::Cluster => Plane::Copies,
+        }
+    }
+}
+
+/// The name of the plane that is in use, and why it is, for `describe`. `denied`: why calls cannot be intercepted.
+pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, String) {
+    let captured = "the sockets of the programs are captured when they listen (seccomp)";
+    let denied = match denied {
+        _ if !spec.intercept => Some("interception is switched off (--no-intercept)".to_owned()),
+        Some(reason) => Some(format!("its calls cannot be intercepted ({reason})")),
+        None => None,
+    };
+    match (Plane::of(spec), denied) {
+        (Plane::Cluster | Plane::Passed | Plane::Copies, _) if is_proxied(spec) => (
+            "proxy",
+            "the daemon's proxy passes on each request to a private listener of a worker (--balance proxy)".to_owned(),
+        ),
+        (Plane::Cluster, _) if is_handed(spec) => (
+            "handoff",
+            "the daemon accepts, and hands connections to Node workers over node:cluster's channel (--balance handoff)"
+                .to_owned(),
+        ),
+        (Plane::Cluster, _) => (
+            "direct",
+            "Node workers take their slots over node:cluster's channel".to_owned(),
+        ),
+        (Plane::Passed, _) => (
+            "direct",
+            "slots are passed by LISTEN_FDS, for --listen was given".to_owned(),
+        ),
+        (Plane::Copies, None) => ("direct", captured.to_owned()),
+        (Plane::Copies, Some(why)) => (
+            "none",
+            format!(
+                "{why}; only Node programs, and programs given --listen, can share a port then: each worker is on its own"
+            ),
+        ),
+        (Plane::Fork, None) => (
+            "direct",
+            format!("fork mode: a process on its own, which a reload replaces without a gap: {captured}"),
+        ),
+        (Plane::Fork, Some(why)) => (
+            "none",
+            format!("fork mode: a process that owns its ports; start it with -i to share them ({why})"),
+        ),
+    }
+}
+
+/// Whether the program is Node, which speaks the IPC channel, and node:cluster's part of it.
+pub(crate) fn is_node(spec: &AppSpec) -> bool {
+    let base = program(spec);
+    base.is_some_and(|name| name == "node" || name == "nodejs" || name.starts_with("node-v"))
+}
+
+/// Whether it is Bun, which speaks the IPC channel too, and takes no descriptors over it.
+pub(crate) fn is_bun(spec: &AppSpec) -> bool {
+    program(spec).is_some_and(|name| name == "bun")
+}
+
+fn program(spec: &AppSpec) -> Option<std::borrow::Cow<'_, str>> {
+    let program = spec.interpreter.as_deref().unwrap_or(&spec.script);
+    Path::new(program).file_name().map(|name| name.to_string_lossy())
+}
+
+/// What the core must know of a revision. `cpus` is what `instances: 0` and negative numbers refer to; `intercepted`: the calls of its
+/// workers are.
+pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted: bool) -> AppConfig {
+    let default = RestartPolicy::default();
+    AppConfig {
+        revision,
+        instances: instances(spec.instances, cpus),
+        stopped: !spec.autostart,
+        readiness: match Plane::of(spec) {
+            _ if spec.wait_ready => Readiness::Announces,
+            Plane::Cluster | Plane::Copies => Readiness::Listens,
+            Plane::Fork if spec.intercept => Readiness::Runs,
+            Plane::Passed | Plane::Fork => Readiness::Executed,
+        },
+        policy: RestartPolicy {
+            autorestart: spec.autorestart,
+            stop_exit_codes: spec.stop_exit_codes.clone(),
+            max_restarts: spec.max_restarts.unwrap_or(default.max_restarts),
+            min_uptime: ms(spec.min_uptime_ms, default.min_uptime),
+            restart_delay: ms(spec.restart_delay_ms, default.restart_delay),
+            exp_backoff: spec
+                .exp_backoff_restart_delay_ms
+                .filter(|ms| *ms > 0)
+                .map(Duration::from_millis),
+            kill_timeout: ms(spec.kill_timeout_ms, default.kill_timeout),
+            listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
+            start_timeout: start_timeout(spec, &default, intercepted),
+            reload_timeout: ms(spec.reload_timeout_ms, default.reload_timeout),
+            drain_timeout: drain_timeout(spec) + CLOSE_WITHIN,
+            watch_after: ms(spec.watch_after_ms, default.watch_after),
+        },
+        parallel: if spec.parallel == 0 { cpus } else { spec.parallel },
+        max_surge: spec.max_surge,
+        max_unavailable: spec.max_unavailable,
+        affinity: match (spec.policy, &spec.proxy.sticky) {
+            (Policy::IpHash, _) => Affinity::ByAddress,
+            (_, Some(_)) => Affinity::Named,
+            (_, None) => Affinity::None,
+        },
+        allow_port_change: spec.allow_port_change,
+        health_check: spec.health_check.is_some(),
+    }
+}
+
+/// How long a worker that no reload starts may take to become ready: what the user says, or as long as for a reload.
+fn start_timeout(spec: &AppSpec, default: &RestartPolicy, intercepted: bool) -> Duration {
+    let reload = ms(spec.reload_timeout_ms, default.reload_timeout);
+    let usual = match Plane::of(spec) {
+        // Nothing would tell that it listens.
+        Plane::Copies if !intercepted && !spec.wait_ready => default.listen_timeout,
+        Plane::Cluster | Plane::Passed | Plane::Copies | Plane::Fork => reload.max(default.listen_timeout),
+    };
+    ms(spec.listen_timeout_ms, usual)
+}
+
+fn ms(value: Option<u64>, default: Duration) -> Duration {
+    value.map_or(default, Duration::from_millis)
+}
+
+/// How connections are spread over its workers.
+pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
+    match spec.policy {
+        // By latency the proxy balances alone, and by itself.
+        Policy::RoundRobin | Policy::Latency => rpm_listen::Policy::RoundRobin,
+        Policy::LeastConnections => rpm_listen::Policy::LeastConnections,
+        Policy::IpHash => rpm_listen::Policy::IpHash,
+        Policy::Weighted => rpm_listen::Policy::Weighted,
+    }
+}
+
+/// Does the daemon accept its connections, and hand them to the workers?
+pub(crate) fn is_handed(spec: &AppSpec) -> bool {
+    spec.balance == Balance::Handoff && Plane::of(spec) == Plane::Cluster
+}
+
+/// With how many sockets the proxy serves its addresses, one for each of its threads; 0: it does not.
+pub(crate) fn proxy_sockets(spec: &AppSpec) -> usize {
+    if is_proxied(spec) { cpus() as usize } else { 0 }
+}
+
+/// Does the daemon's proxy serve its addresses?
+pub(crate) fn is_proxied(spec: &AppSpec) -> bool {
+    spec.balance == Balance::Proxy && Plane::of(spec) != Plane::Fork
+}
+
+/// How long a worker that was replaced may take to finish.
+pub(crate) fn drain_timeout(spec: &AppSpec) -> Duration {
+    spec.drain_timeout_ms
+        .map_or(RestartPolicy::default().drain_timeout, Duration::from_millis)
+}
+
+/// The number of instances meant by `-i`: 0 is one per CPU, -1 one fewer, and so on; at least 1.
+pub(crate) fn instances(wanted: i32, cpus: u32) -> u32 {
+    match u32::try_from(wanted) {
+        Ok(0) => cpus.max(1),
+        Ok(count) => count,
+        Err(_) => cpus.saturating_sub(wanted.unsigned_abs()).max(1),
+    }
+}
+
+/// The CPUs that the daemon may use (affinity and cgroup quota).
+pub(crate) fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instances_count_from_the_cpus() {
+        for (wanted, cpus, expected) in [(2, 8, 2), (0, 8, 8), (-1, 8, 7), (-9, 8, 1), (0, 0, 1), (1, 1, 1)] {
+            assert_eq!(instances(wanted, cpus), expected, "-i {wanted} on {cpus}");
+        }
+    }
+}

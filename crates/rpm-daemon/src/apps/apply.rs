@@ -1,0 +1,425 @@
+//! What apps shall be, and the way from what they are: new ones are started, and those that differ are replaced, losing nothing.
+
+use rpm_core::protocol::{Command, Outcome};
+use rpm_core::{AppId, InstanceId, Revision, StateView};
+use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest, Change, ExecMode, KeyChange, Plan, Saved};
+use rpm_wire::shell::word;
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+
+use crate::apps::app::{self, App, Plane, is_handed, is_proxied};
+use crate::apps::check::{faults, in_a_line};
+use crate::apps::commands::{Accepted, failure};
+use crate::apps::reload::Manner;
+use crate::supervisor::Supervisor;
+
+/// Longest value that is told.
+const VALUE_LIMIT: usize = 200;
+
+impl Supervisor {
+    /// What would change.
+    pub(crate) fn plan(&self, apps: &[AppSpec]) -> Vec<Plan> {
+        let plan = |spec: &AppSpec| {
+            let given = self.find_app(&spec.name).and_then(|app| self.given(app));
+            let keys = given.map(|given| differences(given, spec)).unwrap_or_default();
+            Plan {
+                name: spec.name.clone(),
+                change: match given {
+                    None => Change::Added,
+                    Some(_) if keys.is_empty() => Change::Unchanged,
+                    Some(_) => Change::Changed,
+                },
+                keys,
+            }
+        };
+        apps.iter().map(plan).collect()
+    }
+
+    /// Has the apps be so. If one of them cannot be, nothing is changed.
+    pub(crate) fn have_be(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
+        let found: Vec<String> = request
+            .apps
+            .iter()
+            .flat_map(faults)
+            .map(|error| in_a_line(&error))
+            .collect();
+        if !found.is_empty() {
+            return Err(failure(found.join("; "), Some("nothing was changed")));
+        }
+        self.check_names(&request)?;
+        let mut accepted = Vec::new();
+        for spec in request.apps {
+            let before = request.renamed.get(&spec.name).unwrap_or(&spec.name);
+            match self.find_app(before) {
+                None => {
+                    let rests = !spec.autostart || request.stopped.contains(&spec.name);
+                    let some = request.stopped_instances.get(&spec.name).filter(|_| !rests);
+                    accepted.push(match some {
+                        Some(stopped) if !stopped.is_empty() => self.add_partly(spec, stopped)?,
+                        _ => self.add(spec, rests)?,
+                    });
+                }
+                Some(app) if request.mode == ApplyMode::Absent => {
+                    let ids = self.instances_of(app);
+                    accepted.push(self.settled(ids, vec![format!("{} is there already", spec.name)]));
+                }
+                Some(app) => {
+                    let name = spec.name.clone();
+                    accepted.extend(self.bring_to(app, spec, (request.mode, request.hard))?);
+                    if let Some(app) = self.apps.get_mut(&app) {
+                        app.unwatched ^= request.toggle_watch.contains(&name);
+                        app.name = name;
+                    }
+                }
+            }
+        }
+        self.upkeep.stale = true;
+        self.put_away.soon(std::time::Instant::now());
+        Ok(accepted)
+    }
+
+    /// Starts an app but for these of its instances, counted from 0, which are only put in the list.
+    fn add_partly(&mut self, spec: AppSpec, stopped: &[u32]) -> Result<Accepted, ApiError> {
+        let Accepted { instances, notes, .. } = self.add(spec, true)?;
+        let (_, started): (Vec<_>, Vec<_>) = (0..)
+            .zip(&instances)
+            .partition(|(place, _)| stopped.contains(place));
+        let started: Vec<InstanceId> = started.into_iter().map(|(_, id)| *id).collect();
+        if started.is_empty() {
+            return Ok(self.settled(instances, notes));
+        }
+        let app = self.core.instance(started[0]).map(|view| view.app);
+        if let Some(app) = app.and_then(|app| self.apps.get_mut(&app)) {
+            app.rests = false;
+        }
+        let Accepted { outcome, .. } = self.obey(started, |instances| Command::Restart { instances });
+        Ok(Accepted {
+            outcome,
+            instances,
+            notes,
+        })
+    }
+
+    /// Is the new name of each app that gets one free, and the app there?
+    fn check_names(&self, request: &ApplyRequest) -> Result<(), ApiError> {
+        for (new, old) in &request.renamed {
+            if self.find_app(old).is_none() {
+                return Err(failure(
+                    format!("there is no app {old:?} to be renamed"),
+                    Some("nothing was changed"),
+                ));
+            }
+            if new != old && self.find_app(new).is_some() {
+                return Err(failure(
+                    format!("an app named {new:?} exists already"),
+                    Some("choose another name; nothing was changed"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn bring_to(
+        &mut self,
+        app: AppId,
+        spec: AppSpec,
+        (mode, hard): (ApplyMode, bool),
+    ) -> Result<Option<Accepted>, ApiError> {
+        let watches = spec.watch.is_some() && self.given(app).is_some_and(|given| given.watch.is_none());
+        let changed = self
+            .given(app)
+            .is_none_or(|given| !differences(given, &spec).is_empty());
+        if let Some(app) = self.apps.get_mut(&app) {
+            app.rests = false;
+            app.unwatched &= !watches;
+        }
+        let ids = self.instances_of(app);
+        let online = |id: &InstanceId| {
+            let view = self.core.instance(*id);
+            view.is_some_and(|view| matches!(view.state, StateView::Online { .. }))
+        };
+        if mode == ApplyMode::Changed && !changed && ids.iter().all(online) {
+            let notes = vec![format!("{} is as it shall be", spec.name)];
+            return Ok(Some(self.settled(ids, notes)));
+        }
+        let (serves, wanted) = (
+            ids.iter().any(online),
+            app::instances(spec.instances, app::cpus()),
+        );
+        let was = self.given(app).map(Plane::of);
+        let moves = was.is_some_and(|was| was != Plane::of(&spec));
+        let revision = self.revise(app, spec)?;
+        let accepted = if serves
+            && !hard
+            && !(mode == ApplyMode::Restart && self.is_fork(app) && !self.has_slots(app))
+        {
+            let manner = Manner {
+                moves,
+                ..Manner::default()
+            };
+            self.replace(app, revision, manner)?
+        } else {
+            self.configure(app, revision)?;
+            self.obey(ids.clone(), |instances| Command::Restart { instances })
+        };
+        Ok(Some(self.then_scale(
+            app,
+            accepted,
+            u32::try_from(ids.len()).unwrap_or(u32::MAX),
+            wanted,
+        )))
+    }
+
+    /// After that, this many instances.
+    fn then_scale(&self, app: AppId, accepted: Accepted, now: u32, wanted: u32) -> Accepted {
+        if now == wanted {
+            return accepted;
+        }
+        let Accepted {
+            outcome,
+            instances,
+            mut notes,
+        } = accepted;
+        notes.push(format!("{}: {now} instances become {wanted}", self.label(app)));
+        let (sender, chained) = oneshot::channel();
+        let handle = self.handle();
+        tokio::spawn(async move {
+            let last = match outcome.await {
+                Ok(Outcome::Done { .. }) => {
+                    let scale = move |supervisor: &mut Supervisor| {
+                        supervisor.command(Command::Scale { app, count: wanted })
+                    };
+                    match handle.ask(scale).await {
+                        Ok(scaled) => scaled.await.ok(),
+                        Err(_) => None,
+                    }
+                }
+                other => other.ok(),
+            };
+            if let Some(last) = last {
+                // Nobody waits any more if the request was cut.
+                let _ = sender.send(last);
+            }
+        });
+        Accepted {
+            outcome: chained,
+            instances,
+            notes,
+        }
+    }
+
+    /// Not everything is exchanged by one reload: connections that are handed over come by other sockets, and a proxy for workers that also
+    /// come by their ports in another way would have the address beside them.
+    fn stays_where_it_is(&self, id: AppId, spec: &AppSpec) -> Result<(), ApiError> {
+        let serves = self.has_slots(id);
+        let present = self.present_spec(id).filter(|_| serves);
+        let Some(old) = present else { return Ok(()) };
+        let balance_alone = Plane::of(old) == Plane::of(spec);
+        let moved = match balance_alone {
+            true => is_handed(old) != is_handed(spec),
+            false => is_proxied(old) != is_proxied(spec) || is_handed(old) != is_handed(spec),
+        };
+        if !moved {
+            return Ok(());
+        }
+        let name = &spec.name;
+        Err(failure(
+            format!(
+                "{name} cannot change to `balance: {}` while it serves; it goes on as it is",
+                spec.balance
+            ),
+            Some(&match balance_alone {
+                true => format!(
+                    "`rpm delete {}` and start it again: clients are refused in between",
+                    word(name)
+                ),
+                false => "use two reloads: change exec_mode and instances first, then balance".to_owned(),
+            }),
+        ))
+    }
+
+    /// A revision of this specification.
+    fn revise(&mut self, id: AppId, spec: AppSpec) -> Result<Revision, ApiError> {
+        let name = self.label(id);
+        self.stays_where_it_is(id, &spec)?;
+        let view = self.core.app(id);
+        let keep: Vec<Revision> = view
+            .map(|view| {
+                [
+                    Some(view.config.revision),
+                    view.reload.map(|reload| reload.former),
+                    view.previous,
+                ]
+            })
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        let app = self.apps.get_mut(&id);
+        let app = app.ok_or_else(|| failure(format!("{name} is being deleted"), None))?;
+        app.revisions.put(spec, &keep).map_err(|gone| {
+            failure(
+                format!("cannot restart {name}: {gone}"),
+                Some("nothing was changed"),
+            )
+        })
+    }
+
+    pub(crate) fn find_app(&self, name: &str) -> Option<AppId> {
+        self.apps
+            .iter()
+            .find(|(_, app)| app.name == name)
+            .map(|(id, _)| *id)
+    }
+
+    fn instances_of(&self, app: AppId) -> Vec<InstanceId> {
+        let ours = self.core.instances().filter(|view| view.app == app);
+        ours.map(|view| view.id).collect()
+    }
+
+    /// The apps as they are, to be started so again.
+    pub(crate) fn dump(&self) -> Vec<Saved> {
+        let saved = |(id, app): (&AppId, &App)| {
+            let mut spec = self.given(*id)?.clone();
+            if let Ok(count) = i32::try_from(self.instances_of(*id).len())
+                && spec.exec_mode == ExecMode::Cluster
+                && app::instances(spec.instances, app::cpus()) != count.cast_unsigned()
+            {
+                // It was scaled since; `max` stays what it is.
+                spec.instances = count;
+            }
+            let places = (0..).zip(self.instances_of(*id));
+            let stopped = |id: InstanceId| {
+                let view = self.core.instance(id);
+                view.is_some_and(|view| matches!(view.state, StateView::Stopped))
+            };
+            let rests = places.filter(|(_, id)| !app.rests && stopped(*id));
+            Some(Saved {
+                app: spec,
+                stopped: app.rests,
+                stopped_instances: rests.map(|(place, _)| place).collect(),
+            })
+        };
+        self.apps.iter().filter_map(saved).collect()
+    }
+
+    /// What the app was described by.
+    fn given(&self, app: AppId) -> Option<&AppSpec> {
+        let present = self.core.app(app)?.config.revision;
+        self.apps.get(&app)?.revisions.given(present).map(AsRef::as_ref)
+    }
+}
+
+/// The keys that differ, in their order, variables last.
+fn differences(from: &AppSpec, to: &AppSpec) -> Vec<KeyChange> {
+    let (mut old, mut new) = (fields(from), fields(to));
+    let (old_env, new_env) = (old.remove("env"), new.remove("env"));
+    for fields in [&mut old, &mut new] {
+        // Where a user has them.
+        let proxy = object(fields.remove("proxy"));
+        fields.extend(proxy);
+    }
+    let mut changes = compare(&old, &new, "");
+    for change in compare(&object(old_env), &object(new_env), "env.") {
+        // What is in a variable is nobody's business.
+        changes.push(KeyChange {
+            from: None,
+            to: None,
+            ..change
+        });
+    }
+    changes
+}
+
+fn compare(old: &Map<String, Value>, new: &Map<String, Value>, prefix: &str) -> Vec<KeyChange> {
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let present =
+        |fields: &Map<String, Value>, key: &str| fields.get(key).filter(|value| !value.is_null()).cloned();
+    let mut changes = Vec::new();
+    for key in keys {
+        let (from, to) = (present(old, key), present(new, key));
+        if from != to {
+            changes.push(KeyChange {
+                key: format!("{prefix}{key}"),
+                removed: to.is_none(),
+                from: from.map(|value| shown(&value)),
+                to: to.map(|value| shown(&value)),
+            });
+        }
+    }
+    changes
+}
+
+fn fields(spec: &AppSpec) -> Map<String, Value> {
+    object(serde_json::to_value(spec).ok())
+}
+
+fn object(value: Option<Value>) -> Map<String, Value> {
+    match value {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(VALUE_LIMIT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rpm_wire::api::ProxySpec;
+
+    use super::*;
+
+    #[test]
+    fn differences_are_told_but_no_secret() {
+        let from = AppSpec {
+            name: "web".to_owned(),
+            script: "/srv/a.js".to_owned(),
+            env: BTreeMap::from([
+                ("TOKEN".to_owned(), "hunter2".to_owned()),
+                ("OLD".to_owned(), "1".to_owned()),
+            ]),
+            max_restarts: Some(3),
+            proxy: ProxySpec {
+                redirect_http: Some(80),
+                ..ProxySpec::default()
+            },
+            ..AppSpec::default()
+        };
+        let to = AppSpec {
+            proxy: ProxySpec {
+                redirect_http: Some(8080),
+                ..ProxySpec::default()
+            },
+            script: "/srv/b.js".to_owned(),
+            env: BTreeMap::from([("TOKEN".to_owned(), "hunter3".to_owned())]),
+            max_restarts: None,
+            ..from.clone()
+        };
+        let told = differences(&from, &to);
+        let lines: Vec<(&str, Option<&str>, Option<&str>, bool)> = told
+            .iter()
+            .map(|it| (it.key.as_str(), it.from.as_deref(), it.to.as_deref(), it.removed))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                ("max_restarts", Some("3"), None, true),
+                ("redirect_http", Some("80"), Some("8080"), false),
+                ("script", Some("\"/srv/a.js\""), Some("\"/srv/b.js\""), false),
+                ("env.OLD", None, None, true),
+                ("env.TOKEN", None, None, false),
+            ]
+        );
+        assert!(differences(&to, &to).is_empty());
+    }
+}

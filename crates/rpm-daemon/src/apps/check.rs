@@ -1,0 +1,354 @@
+//! What can be said of an app before it is started: whether it could be, and if not, everything that is in the way.
+//!
+//! Nothing of a running daemon is needed for that, so that `validate` and `import` ask the same as `start`.
+
+use std::path::Path;
+
+use rpm_listen::MAX_WEIGHT;
+use rpm_wire::api::{ApiError, AppSpec, Balance, LogTarget, Policy};
+use rpm_wire::terminal::is_obeyed;
+
+use crate::apps::app::{self, Plane};
+use crate::apps::commands::{INSTANCE_LIMIT, failure, passable, too_many};
+use crate::proxy::settings as front_settings;
+use crate::upkeep::files;
+use crate::upkeep::schedule::Schedule;
+use crate::workers::{health, users};
+
+/// Longest name, in bytes: with what is added to it (`-error-<id>.log.<n>`) it is the name of a file.
+const NAME_LIMIT: usize = 200;
+
+/// A fault, if there is one.
+type Checked = Result<(), ApiError>;
+
+/// Everything for which the daemon would refuse to start an app.
+#[must_use]
+pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
+    let checks: [fn(&AppSpec) -> Checked; 13] = [
+        name,
+        namespace,
+        texts,
+        count,
+        handed,
+        front_settings::check,
+        watch,
+        health::check_spec,
+        weights,
+        surge,
+        schedule,
+        user,
+        logs,
+    ];
+    checks.iter().filter_map(|check| check(spec).err()).collect()
+}
+
+/// All of them as one.
+pub(crate) fn check(spec: &AppSpec) -> Checked {
+    let mut faults = faults(spec);
+    match faults.len() {
+        0 => Ok(()),
+        1 => Err(faults.remove(0)),
+        _ => {
+            let lines: Vec<String> = faults.iter().map(in_a_line).collect();
+            Err(failure(lines.join("; "), None))
+        }
+    }
+}
+
+/// With what to do about it.
+pub(crate) fn in_a_line(error: &ApiError) -> String {
+    match &error.hint {
+        Some(hint) => format!("{} ({hint})", error.error),
+        None => error.error.clone(),
+    }
+}
+
+fn name(spec: &AppSpec) -> Checked {
+    let name = &spec.name;
+    if name.len() > NAME_LIMIT {
+        let start: String = name.chars().take(20).collect();
+        return Err(failure(
+            format!("a name of {} bytes ({start:?}…) is too long", name.len()),
+            Some(&format!(
+                "choose another with --name, of at most {NAME_LIMIT} bytes"
+            )),
+        ));
+    }
+    if name.trim().is_empty() || name == "all" || name.contains(is_obeyed) {
+        return Err(failure(
+            format!("{name:?} cannot be the name of an app"),
+            Some(
+                "choose another with --name; it must not be empty, \"all\", or contain line breaks or other control characters",
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn namespace(spec: &AppSpec) -> Checked {
+    let name = &spec.namespace;
+    if name.len() > NAME_LIMIT || name.contains(is_obeyed) {
+        let start: String = name.chars().take(20).collect();
+        return Err(failure(
+            format!("{start:?} cannot be the name of a namespace"),
+            Some(&format!(
+                "choose another with --namespace, of at most {NAME_LIMIT} bytes and without control characters"
+            )),
+        ));
+    }
+    Ok(())
+}
+
+fn texts(spec: &AppSpec) -> Checked {
+    let mut texts = [&spec.script, &spec.cwd]
+        .into_iter()
+        .chain(&spec.args)
+        .chain(&spec.interpreter_args);
+    if texts.any(|text| text.contains('\0')) || !passable(&spec.env) {
+        return Err(failure(
+            "the script, an argument or a variable contains a NUL byte",
+            None,
+        ));
+    }
+    Ok(())
+}
+
+fn count(spec: &AppSpec) -> Checked {
+    let count = app::instances(spec.instances, app::cpus());
+    if count > INSTANCE_LIMIT {
+        return Err(too_many(count));
+    }
+    Ok(())
+}
+
+/// Can it be balanced as it shall be?
+fn handed(spec: &AppSpec) -> Checked {
+    if spec.balance == Balance::Handoff && Plane::of(spec) != Plane::Cluster {
+        return Err(failure(
+            format!(
+                "{} cannot be handed connections: that needs Node, and several instances",
+                spec.name
+            ),
+            Some(
+                "leave --balance out: the kernel delivers connections to any program; or, for Node, add -i max",
+            ),
+        ));
+    }
+    if spec.balance == Balance::Proxy && Plane::of(spec) == Plane::Fork {
+        return Err(failure(
+            format!("{} cannot be behind the proxy: it runs in fork mode", spec.name),
+            Some("give it instances, also a single one: -i 1"),
+        ));
+    }
+    if spec.balance == Balance::Proxy && Plane::of(spec) == Plane::Copies && !spec.intercept {
+        return Err(failure(
+            format!(
+                "{} cannot be behind the proxy: it is not Node, and with --no-intercept its listeners are not seen",
+                spec.name
+            ),
+            Some("leave --no-intercept out, or pass the listener with --listen"),
+        ));
+    }
+    Ok(())
+}
+
+fn watch(spec: &AppSpec) -> Checked {
+    match spec.watch.as_ref().map(files::check) {
+        Some(Err(error)) => Err(failure(
+            format!("an expression of ignore_watch cannot be read: {error}"),
+            Some("write it without look-around and back references, or as names and paths with *"),
+        )),
+        Some(Ok(())) | None => Ok(()),
+    }
+}
+
+/// A log that can never be written: what it is given would be lost, and only the daemon's own log would say so.
+fn logs(spec: &AppSpec) -> Checked {
+    let logs = &spec.logs;
+    let all = [Some(&logs.out), Some(&logs.err), logs.both.as_ref()];
+    let wrong = all.into_iter().flatten().find_map(|target| match target {
+        LogTarget::File(path) if target.standard_stream().is_none() => unwritable(Path::new(path)),
+        LogTarget::File(_) | LogTarget::Usual | LogTarget::Nowhere => None,
+    });
+    match wrong {
+        Some(why) => Err(failure(
+            why,
+            Some("name a file, in a directory that there is or can be"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn unwritable(path: &Path) -> Option<String> {
+    if path.is_dir() {
+        return Some(format!("{} is a directory, and cannot be a log", path.display()));
+    }
+    let above = path.ancestors().skip(1).find(|above| above.exists())?;
+    let is_file = !above.is_dir();
+    is_file.then(|| {
+        format!(
+            "{} is no directory, so {} cannot be a log",
+            above.display(),
+            path.display()
+        )
+    })
+}
+
+fn weights(spec: &AppSpec) -> Checked {
+    let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
+    if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {
+        return Err(failure(
+            "the weights of the workers do not fit the policy",
+            Some(
+                "--policy weighted and --weights belong together, each weight from 1 to 100: --policy weighted --weights 3,1",
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn surge(spec: &AppSpec) -> Checked {
+    if spec.max_surge == Some(0) && spec.max_unavailable == 0 {
+        return Err(failure(
+            "a reload that may have no worker more and none fewer cannot replace any",
+            Some("--max-surge must be at least 1, or --max-unavailable"),
+        ));
+    }
+    Ok(())
+}
+
+fn schedule(spec: &AppSpec) -> Checked {
+    let text = spec.cron_restart.as_deref().filter(|text| !text.is_empty());
+    let parsed = text.map(|text| Schedule::parse(text, spec.cron_timezone.as_deref()));
+    match parsed {
+        Some(Err(error)) => Err(failure(
+            format!("{} cannot be restarted by the clock: {error}", spec.name),
+            Some("five fields (minute, hour, day, month, weekday), or six with seconds first: '0 3 * * *'"),
+        )),
+        Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+fn user(spec: &AppSpec) -> Checked {
+    if (spec.uid.is_some() || spec.gid.is_some()) && rpm_sys::peer::effective_uid() != 0 {
+        return Err(failure(
+            format!(
+                "{} cannot run as another user: the daemon is not root's",
+                spec.name
+            ),
+            Some("leave uid and gid out, or run the daemon as root"),
+        ));
+    }
+    users::user(spec)
+        .map(drop)
+        .map_err(|error| failure(format!("{}: {error}", spec.name), Some("correct uid and gid")))
+}
+
+#[cfg(test)]
+mod tests {
+    use rpm_wire::api::{ExecMode, ProxySpec, WatchSpec};
+
+    use super::*;
+
+    fn named(name: &str) -> AppSpec {
+        AppSpec {
+            name: name.to_owned(),
+            ..AppSpec::default()
+        }
+    }
+
+    #[test]
+    fn names_may_be_anything_that_a_file_can_be_called_after() {
+        for good in [
+            "web",
+            "@acme/api",
+            "../../etc/x",
+            "..",
+            "a b",
+            "/x/",
+            "日本",
+            &"x".repeat(NAME_LIMIT),
+        ] {
+            assert_eq!(faults(&named(good)), [], "{good:?}");
+        }
+        for bad in [
+            "",
+            " ",
+            "all",
+            "a\nb",
+            "a\0b",
+            "\x1b[2J",
+            "gpj\u{202e}exe",
+            &"x".repeat(NAME_LIMIT + 1),
+        ] {
+            assert_eq!(faults(&named(bad)).len(), 1, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_is_no_directory_and_is_in_one() {
+        let directory = std::env::temp_dir().join(format!("rpm-check-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("file"), "").unwrap();
+        for (path, told) in [
+            ("", Some("is a directory")),
+            ("file/x.log", Some("is no directory")),
+            ("file/deep/x.log", Some("is no directory")),
+            ("file", None),
+            ("new/deep/x.log", None),
+        ] {
+            let target = LogTarget::File(directory.join(path).display().to_string());
+            let mut spec = named("web");
+            spec.logs.err = target;
+            let fault = logs(&spec).err().map(|fault| fault.error);
+            match told {
+                None => assert_eq!(fault, None, "{path}"),
+                Some(told) => assert!(
+                    fault.as_ref().is_some_and(|fault| fault.contains(told)),
+                    "{path}: {fault:?}"
+                ),
+            }
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn so_may_names_of_namespaces() {
+        let of = |namespace: &str| AppSpec {
+            namespace: namespace.to_owned(),
+            ..named("web")
+        };
+        assert_eq!(faults(&of("shop: 日本 / a")), []);
+        for bad in ["a\nb", "\x1b]0;x\x07", &"x".repeat(NAME_LIMIT + 1)] {
+            assert_eq!(faults(&of(bad)).len(), 1, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_in_the_way_is_said_at_once() {
+        let spec = AppSpec {
+            cron_restart: Some("x y".to_owned()),
+            balance: Balance::Handoff,
+            policy: Policy::Weighted,
+            max_surge: Some(0),
+            instances: 100_000,
+            exec_mode: ExecMode::Fork,
+            uid: Some("nobody-has-this-name".to_owned()),
+            args: vec!["\0".to_owned()],
+            watch: Some(WatchSpec {
+                paths: vec!["/".to_owned()],
+                ignore: vec!["regex:(".to_owned()],
+                delay_ms: 0,
+            }),
+            proxy: ProxySpec {
+                sticky: Some("w".to_owned()),
+                ..ProxySpec::default()
+            },
+            ..named("all")
+        };
+        let said: Vec<String> = faults(&spec).iter().map(in_a_line).collect();
+        assert_eq!(said.len(), 10, "{said:#?}");
+        let one = check(&spec).expect_err("it cannot be started").error;
+        assert!(said.iter().all(|fault| one.contains(fault)), "{one}");
+    }
+}

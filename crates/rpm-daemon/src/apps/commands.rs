@@ -1,0 +1,393 @@
+//! Requests that change something: names become ids, and the core is told.
+
+use std::collections::BTreeMap;
+
+use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
+use rpm_core::{AppId, InstanceId, Revision, StateView};
+use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
+use rpm_wire::shell::word;
+use tokio::sync::oneshot;
+
+use crate::apps::app::{self, App, Plane};
+use crate::apps::check::check;
+use crate::apps::reload::Manner;
+use crate::logs::tail;
+use crate::supervisor::{Supervisor, now_ms};
+
+/// Lines of a failing worker that are shown: Node has the source above the error, ten lines of the stack below it, and below those
+/// the fields of the error.
+const SHOWN_LINES: usize = 30;
+/// Most instances of one app: enough for two generations in one group of slots.
+pub(crate) const INSTANCE_LIMIT: u32 = 1000;
+
+/// A request that was understood: what it concerns, and its outcome to come.
+pub(crate) struct Accepted {
+    pub(crate) outcome: oneshot::Receiver<Outcome>,
+    pub(crate) instances: Vec<InstanceId>,
+    pub(crate) notes: Vec<String>,
+}
+
+impl Supervisor {
+    pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
+        let spec = request.app;
+        check(&spec)?;
+        if self.find_app(&spec.name).is_some() {
+            return Err(failure(
+                format!("an app named {:?} exists already", spec.name),
+                Some(&format!(
+                    "`rpm restart {name}` restarts it, `rpm delete {name}` removes it; --name gives the new one another name",
+                    name = word(&spec.name)
+                )),
+            ));
+        }
+        let rests = !spec.autostart;
+        self.add(spec, rests)
+    }
+
+    /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
+    pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
+        self.probe_interception();
+        if let Some(why) = self.unfronted(&spec) {
+            return Err(failure(
+                why,
+                Some(
+                    "leave out what prevents it, pass the listener with --listen, or leave --balance proxy out: it would be served without TLS and limits",
+                ),
+            ));
+        }
+        let config = app::config(Revision(1), &spec, app::cpus(), self.intercepts(&spec));
+        let id = AppId(self.next_app);
+        self.next_app += 1;
+        let wanted = config.instances;
+        let note = self.alone(&spec, wanted);
+        let config = AppConfig {
+            instances: if note.is_some() { 1 } else { wanted },
+            stopped: rests,
+            ..config
+        };
+        let mut app = App::new(spec, now_ms());
+        app.rests = rests;
+        self.apps.insert(id, app);
+        self.upkeep.stale = true;
+        self.put_away.soon(std::time::Instant::now());
+        let outcome = self.command(Command::Start { app: id, config });
+        let instances = self
+            .core
+            .instances()
+            .filter(|view| view.app == id)
+            .map(|view| view.id)
+            .collect();
+        Ok(Accepted {
+            outcome,
+            instances,
+            notes: note.into_iter().collect(),
+        })
+    }
+
+    /// Why several workers of an app would stand in each other's way, if they would.
+    fn alone(&self, spec: &AppSpec, count: u32) -> Option<String> {
+        let denied = self.interception.denied.as_deref()?;
+        let alone = Plane::of(spec) == Plane::Copies && spec.intercept && count > 1;
+        alone.then(|| {
+            format!(
+                "{} is started as one instance, not {count}: only Node programs, and programs given --listen, can share a port \
+                 here ({denied}); if it binds with SO_REUSEPORT by itself use --no-intercept",
+                spec.name
+            )
+        })
+    }
+
+    pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
+        let instances = self.resolve(&request.targets)?;
+        let hard = request.hard;
+        self.note_wish(&instances, request);
+        if !passable(&request.env) {
+            return Err(failure(
+                "a variable has no name or contains a NUL byte",
+                Some("correct `env`"),
+            ));
+        }
+        Ok(match request.action {
+            Action::Restart if !request.hard => {
+                self.restart_gently(&instances, &request.env, Manner::default())?
+            }
+            Action::Restart => vec![self.restart(instances, &request.env)?],
+            Action::Stop => vec![self.obey(instances, |instances| Command::Stop { instances, hard })],
+            Action::Delete => vec![self.obey(instances, |instances| Command::Delete { instances, hard })],
+        })
+    }
+
+    pub(crate) fn obey(
+        &mut self,
+        instances: Vec<InstanceId>,
+        command: impl FnOnce(Vec<InstanceId>) -> Command,
+    ) -> Accepted {
+        Accepted {
+            outcome: self.command(command(instances.clone())),
+            instances,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
+        let app = self.resolve_app(&request.target)?;
+        let now = self.core.instances().filter(|view| view.app == app).count();
+        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        let count = wanted_count(&request.count, now, &request.target)?;
+        if count > INSTANCE_LIMIT {
+            return Err(too_many(count));
+        }
+        let outcome = self.command(Command::Scale { app, count });
+        let instances = self
+            .core
+            .instances()
+            .filter(|view| view.app == app)
+            .map(|view| view.id)
+            .collect();
+        Ok(Accepted {
+            outcome,
+            instances,
+            notes: Vec::new(),
+        })
+    }
+
+    /// What a user has stopped is left alone, until it is started.
+    fn note_wish(&mut self, instances: &[InstanceId], request: &ActionRequest) {
+        for id in self.apps_of(instances) {
+            let mut ours = self.core.instances().filter(|view| view.app == id);
+            let whole = ours.all(|view| instances.contains(&view.id));
+            let Some(app) = self.apps.get_mut(&id) else {
+                continue;
+            };
+            match request.action {
+                Action::Stop => app.rests |= whole,
+                Action::Restart => app.rests = false,
+                Action::Delete => {}
+            }
+            app.unwatched ^= request.toggle_watch;
+        }
+        self.upkeep.stale = true;
+    }
+
+    /// The answer to a request whose outcome has come.
+    pub(crate) fn reply(
+        &mut self,
+        concerned: &[InstanceId],
+        mut notes: Vec<String>,
+        outcome: &Outcome,
+    ) -> Result<ChangeReply, ApiError> {
+        match outcome {
+            Outcome::Done { silent, .. } => {
+                notes.extend(silent.iter().map(|id| self.silence(*id)));
+                Ok(self.change(concerned, notes))
+            }
+            Outcome::Failed {
+                failure: Failure::Superseded,
+                ..
+            } => Err(failure(
+                "another command changed the goal before this one was done",
+                None,
+            )),
+            Outcome::Failed {
+                failure: Failure::NoSuchApp,
+                ..
+            } => Err(failure("the app is gone", None)),
+            Outcome::Failed {
+                instance,
+                worker,
+                failure: why,
+            } => Err(self.failed(*instance, *worker, *why)),
+        }
+    }
+
+    pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
+        self.sample_usage();
+        self.brief_change(instances, notes)
+    }
+
+    /// The same, with the figures of the last sample.
+    pub(crate) fn brief_change(&self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
+        let held = self.listeners.by_worker();
+        let processes = instances
+            .iter()
+            .filter_map(|id| self.process(*id, &held, false))
+            .collect();
+        ChangeReply { processes, notes }
+    }
+
+    fn silence(&self, id: InstanceId) -> String {
+        let view = self.core.instance(id);
+        let own = view.map(|view| self.own_listeners(view.app, &[view]));
+        let own: Vec<String> = own
+            .into_iter()
+            .flatten()
+            .map(|(_, addr)| addr.to_string())
+            .collect();
+        let name = self.name_of(id).unwrap_or("?");
+        if own.is_empty() {
+            format!(
+                "{name} ({id}) is online and listens on nothing; it is steered to if it does later (for how long a start waits: --listen-timeout)"
+            )
+        } else {
+            format!(
+                "{name} ({id}) listens on its own, without balancing: {}",
+                own.join(", ")
+            )
+        }
+    }
+
+    fn failed(
+        &self,
+        instance: Option<InstanceId>,
+        worker: Option<rpm_core::WorkerId>,
+        why: Failure,
+    ) -> ApiError {
+        let name = instance.and_then(|id| self.name_of(id)).unwrap_or("the app");
+        let id = instance.map(|id| id.to_string()).unwrap_or_default();
+        // Forgotten if its successors have failed since: the oldest that is known tells the same story.
+        let oldest = || {
+            self.workers
+                .values()
+                .find(|worker| Some(worker.instance) == instance)
+        };
+        let held = worker
+            .and_then(|worker| self.workers.get(&worker))
+            .or_else(oldest);
+        let trouble = held.and_then(|worker| worker.trouble.clone());
+        let what = match why {
+            Failure::SpawnFailed => "could not be started".to_owned(),
+            Failure::Exited(Exit::Code(code)) => {
+                format!("exited with code {code} before it was ready")
+            }
+            Failure::Exited(Exit::Signal(number)) => {
+                format!("was killed by signal {number} before it was ready")
+            }
+            Failure::Crashed(exit) => {
+                let how = match exit {
+                    Exit::Code(code) => format!("exited with code {code}"),
+                    Exit::Signal(number) => format!("was killed by signal {number}"),
+                };
+                format!("was ready, then {how} before the reload was complete")
+            }
+            Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
+            Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
+        };
+        let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
+        let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
+        let state = instance
+            .and_then(|id| self.core.instance(id))
+            .map(|view| view.state);
+        let serves = matches!(state, Some(StateView::Online { .. }));
+        let given_up = matches!(state, Some(StateView::Stopped | StateView::Errored));
+        let target = word(name);
+        let hint = match why {
+            _ if serves => Some("the workers that ran before keep serving".to_owned()),
+            Failure::NotReady { .. } => {
+                Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
+            }
+            Failure::Exited(_) | Failure::Crashed(_) if given_up => Some(format!(
+                "`rpm logs {target}` shows its output, `rpm delete {target}` removes it"
+            )),
+            Failure::Exited(_) | Failure::Crashed(_) => Some(format!(
+                "it is still being restarted; `rpm logs {target}` shows its output, `rpm delete {target}` removes it"
+            )),
+            Failure::SpawnFailed => Some(format!(
+                "it is still being started; `rpm delete {target}` removes it"
+            )),
+            Failure::Superseded | Failure::NoSuchApp => None,
+        };
+        ApiError {
+            error: format!("{name} ({id}) {what}{cause}"),
+            hint,
+            last_lines,
+            unknown: None,
+        }
+    }
+
+    fn name_of(&self, id: InstanceId) -> Option<&str> {
+        let app = self.core.instance(id)?.app;
+        self.apps.get(&app).map(|app| app.name.as_str())
+    }
+}
+
+/// Can these variables be given to a program?
+pub(crate) fn passable(env: &BTreeMap<String, String>) -> bool {
+    let name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    env.iter().all(|(key, value)| name(key) && !value.contains('\0'))
+}
+
+fn last_lines(logs: &crate::workers::worker::Logs) -> Vec<String> {
+    let mut lines = tail::last_lines(&logs.out, logs.out_from, SHOWN_LINES);
+    lines.extend(tail::last_lines(&logs.err, logs.err_from, SHOWN_LINES));
+    lines.retain(|line| !line.trim().is_empty());
+    let surplus = lines.len().saturating_sub(SHOWN_LINES);
+    lines.split_off(surplus)
+}
+
+/// `n`, `+n`, `-n` or `max`, seen from the present number of instances of `target`.
+fn wanted_count(text: &str, now: u32, target: &str) -> Result<u32, ApiError> {
+    let wrong = || {
+        failure(
+            format!("{text:?} is not a number of instances"),
+            Some("give n, +n, -n or max"),
+        )
+    };
+    let number = |digits: &str| digits.parse::<u32>().map_err(|_| wrong());
+    let count = match (text, text.split_at_checked(1)) {
+        ("max", _) => app::cpus(),
+        (_, Some(("+", more))) => now.saturating_add(number(more)?),
+        (_, Some(("-", fewer))) => now.saturating_sub(number(fewer)?).max(1),
+        _ => number(text)?,
+    };
+    if count == 0 {
+        return Err(failure(
+            "an app has at least one instance",
+            Some(&format!(
+                "`rpm stop {target}` or `rpm delete {target}` ends it",
+                target = word(target)
+            )),
+        ));
+    }
+    Ok(count)
+}
+
+pub(crate) fn too_many(count: u32) -> ApiError {
+    failure(
+        format!("{count} instances are too many"),
+        Some(&format!(
+            "the most is {INSTANCE_LIMIT}; `-i max` starts one per CPU"
+        )),
+    )
+}
+
+pub(crate) fn failure(error: impl Into<String>, hint: Option<&str>) -> ApiError {
+    ApiError {
+        error: error.into(),
+        hint: hint.map(str::to_owned),
+        last_lines: Vec::new(),
+        unknown: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_absolute_relative_or_max() {
+        let cases = [
+            ("3", 2, Some(3)),
+            ("+2", 2, Some(4)),
+            ("-1", 2, Some(1)),
+            ("-9", 2, Some(1)),
+            ("0", 2, None),
+        ];
+        for (text, now, expected) in cases {
+            assert_eq!(wanted_count(text, now, "web").ok(), expected, "{text} from {now}");
+        }
+        assert_eq!(wanted_count("max", 1, "web").ok(), Some(app::cpus()));
+        for wrong in ["", "x", "+", "--1", "1.5"] {
+            assert!(wanted_count(wrong, 2, "web").is_err(), "{wrong:?}");
+        }
+    }
+}

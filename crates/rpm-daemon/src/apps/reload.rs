@@ -1,0 +1,297 @@
+//! Reload requests: every worker of an app is replaced, and nothing is lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rpm_core::protocol::{AppConfig, Command};
+use rpm_core::{AppId, InstanceId, InstanceView, Revision, StateView};
+use rpm_wire::api::{ApiError, AppSpec, ReloadRequest, RollbackRequest};
+use rpm_wire::shell::word;
+
+use crate::apps::app::{self, Plane};
+use crate::apps::commands::{Accepted, failure, passable};
+use crate::supervisor::Supervisor;
+
+/// How workers are replaced, otherwise than as usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// How long the new ones are watched, instead of the time that the app is configured with.
+    pub(crate) watch_after: Option<Duration>,
+    /// The new ones come by their ports in another way, and so by other listeners.
+    pub(crate) moves: bool,
+    /// Nobody waits for the outcome: the next reload ends this one.
+    pub(crate) yields: bool,
+}
+
+impl Supervisor {
+    /// Reloads the apps that the targets mean, side by side. One that owns its ports is restarted. Their paths and, if
+    /// asked for, their variables are taken anew; if those of one are wrong, none is reloaded.
+    pub(crate) fn reload(&mut self, request: &ReloadRequest) -> Result<Vec<Accepted>, ApiError> {
+        if !passable(&request.env) {
+            return Err(failure(
+                "a variable has no name or contains a NUL byte",
+                Some("correct `env`"),
+            ));
+        }
+        let instances = self.resolve(&request.targets)?;
+        let manner = Manner {
+            watch_after: request.watch_after_ms.map(Duration::from_millis),
+            ..Manner::default()
+        };
+        self.renew_and_replace(self.apps_of(&instances), &request.env, manner)
+    }
+
+    /// Brings back what served before the present generation; a reload that is going on is undone.
+    pub(crate) fn rollback(&mut self, request: &RollbackRequest) -> Result<Accepted, ApiError> {
+        let app = self.resolve_app(&request.target)?;
+        let name = self.label(app);
+        let view = self.core.app(app).ok_or_else(|| going(&name))?;
+        if view.reload.is_some() {
+            return Ok(self.undo(app));
+        }
+        let present = view.config.revision;
+        let Some(wanted) = view.previous else {
+            return Err(failure(
+                format!("{name} has no generation before the present one"),
+                Some("only what a reload has replaced can be brought back"),
+            ));
+        };
+        let known = self.apps.get(&app).map(|app| &app.revisions);
+        let same = known.is_some_and(|known| known.spec(wanted) == known.spec(present));
+        if let Some(Err(gone)) = known.map(|known| known.check(wanted)) {
+            return Err(failure(
+                format!("the generation before cannot be brought back: {gone}"),
+                Some(&format!("{name} keeps serving; restore the files")),
+            ));
+        }
+        let mut accepted = self.replace(app, wanted, Manner::default())?;
+        if same {
+            accepted.notes.push(format!(
+                "both generations of {name} were started from the same script, arguments, variables and directory: \
+                 files that were changed in place stay changed"
+            ));
+        }
+        Ok(accepted)
+    }
+
+    /// The old workers still stand by, and serve again at once.
+    fn undo(&mut self, app: AppId) -> Accepted {
+        let instances = self.core.app(app).map(|view| view.instances().collect());
+        let mut accepted = self.obey(instances.unwrap_or_default(), |_| Command::Undo { app });
+        accepted.notes.push(format!(
+            "the reload of {} was not complete: what served before it serves again",
+            self.label(app)
+        ));
+        accepted
+    }
+
+    /// Restarts instances: a whole cluster that serves is reloaded, so that nothing is lost; the rest is stopped
+    /// and started.
+    pub(crate) fn restart_gently(
+        &mut self,
+        instances: &[InstanceId],
+        env: &BTreeMap<String, String>,
+        manner: Manner,
+    ) -> Result<Vec<Accepted>, ApiError> {
+        let mut hard: Vec<InstanceId> = instances.to_vec();
+        let whole: BTreeSet<AppId> = self
+            .apps_of(instances)
+            .into_iter()
+            .filter(|app| self.serves_whole(*app, instances))
+            .collect();
+        hard.retain(|id| {
+            self.core
+                .instance(*id)
+                .is_none_or(|view| !whole.contains(&view.app) || view.state == StateView::Stopped)
+        });
+        let mut accepted = self.renew_and_replace(whole, env, manner)?;
+        if !hard.is_empty() || accepted.is_empty() {
+            accepted.push(self.restart(hard, env)?);
+        }
+        Ok(accepted)
+    }
+
+    /// Stops and starts instances. The paths of an app of which none is left out are taken anew.
+    pub(crate) fn restart(
+        &mut self,
+        instances: Vec<InstanceId>,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Accepted, ApiError> {
+        let whole = |app: &AppId| {
+            let mut ours = self.core.instances().filter(|view| view.app == *app);
+            ours.all(|view| instances.contains(&view.id))
+        };
+        let apps: Vec<AppId> = self.apps_of(&instances).into_iter().filter(whole).collect();
+        for (app, revision) in self.renew(apps, env)? {
+            let revisions = self.apps.get(&app).map(|app| &app.revisions);
+            let new = revisions.and_then(|revisions| revisions.spec(revision));
+            // The same paths are no new generation, and leave what a rollback goes back to.
+            if new != self.present_spec(app) {
+                self.configure(app, revision)?;
+            }
+        }
+        Ok(self.obey(instances, |instances| Command::Restart { instances }))
+    }
+
+    pub(crate) fn apps_of(&self, instances: &[InstanceId]) -> BTreeSet<AppId> {
+        let views = instances.iter().filter_map(|id| self.core.instance(*id));
+        views.map(|view| view.app).collect()
+    }
+
+    /// A cluster of which something is online and nothing is left out.
+    fn serves_whole(&self, app: AppId, instances: &[InstanceId]) -> bool {
+        let mut ours = self.core.instances().filter(|view| view.app == app);
+        let online = |view: &InstanceView| matches!(view.state, StateView::Online { .. });
+        let any = self.core.instances().any(|view| view.app == app && online(&view));
+        self.plane(app) != Some(Plane::Fork) && any && ours.all(|view| instances.contains(&view.id))
+    }
+
+    fn renew_and_replace(
+        &mut self,
+        apps: BTreeSet<AppId>,
+        env: &BTreeMap<String, String>,
+        manner: Manner,
+    ) -> Result<Vec<Accepted>, ApiError> {
+        let renewed = self.renew(apps, env)?;
+        let replace = |(app, revision)| self.replace(app, revision, manner);
+        renewed.into_iter().map(replace).collect()
+    }
+
+    /// A new revision of each of these apps.
+    fn renew(
+        &mut self,
+        apps: impl IntoIterator<Item = AppId>,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Vec<(AppId, Revision)>, ApiError> {
+        let mut renewed = Vec::new();
+        for id in apps {
+            let name = self.label(id);
+            let (Some(view), Some(app)) = (self.core.app(id), self.apps.get_mut(&id)) else {
+                return Err(going(&name));
+            };
+            let present = view.config.revision;
+            let former = view.reload.map(|reload| reload.former);
+            let keep: Vec<Revision> = [Some(present), former, view.previous]
+                .into_iter()
+                .flatten()
+                .collect();
+            let revision = app.revisions.renew(present, env, &keep).map_err(|gone| {
+                failure(
+                    format!("cannot restart {name}: {gone}"),
+                    Some(&format!(
+                        "nothing was changed; create it, or `rpm delete {}` and start the app from elsewhere",
+                        word(&name)
+                    )),
+                )
+            })?;
+            renewed.push((id, revision));
+        }
+        Ok(renewed)
+    }
+
+    /// What the core must know of a revision that the app has.
+    fn config_of(&self, id: AppId, revision: Revision) -> Result<AppConfig, ApiError> {
+        let spec = self.apps.get(&id).and_then(|app| app.revisions.spec(revision));
+        let spec = spec.ok_or_else(|| going(&self.label(id)))?;
+        Ok(app::config(revision, spec, app::cpus(), self.intercepts(spec)))
+    }
+
+    /// Workers that are started from now on are of this revision.
+    pub(crate) fn configure(&mut self, app: AppId, revision: Revision) -> Result<(), ApiError> {
+        let config = self.config_of(app, revision)?;
+        // Its outcome says nothing that is not known: there is such an app.
+        drop(self.command(Command::Configure { app, config }));
+        Ok(())
+    }
+
+    /// Replaces the workers of an app by ones of this revision.
+    pub(crate) fn replace(
+        &mut self,
+        app: AppId,
+        revision: Revision,
+        manner: Manner,
+    ) -> Result<Accepted, ApiError> {
+        let views = self.core.instances().filter(|view| view.app == app);
+        let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
+        if self.owns_ports(app) && !self.has_slots(app) {
+            self.configure(app, revision)?;
+            let name = self.label(app);
+            let mut accepted = self.obey(instances, |instances| Command::Restart { instances });
+            accepted.notes.push(format!(
+                "{name} listens on nothing that a second process could share: it is restarted"
+            ));
+            return Ok(accepted);
+        }
+        if !manner.yields
+            && let Some(attached) = self.attach(app, revision)
+        {
+            return Ok(attached);
+        }
+        let mut config = self.config_of(app, revision)?;
+        config.allow_port_change |= manner.moves;
+        config.policy.watch_after = manner.watch_after.unwrap_or(config.policy.watch_after);
+        let command = Command::Reload {
+            app,
+            config: Some(config),
+            yields: manner.yields,
+        };
+        Ok(self.obey(instances, |_| command))
+    }
+
+    /// Would a second process of the app find its ports taken?
+    fn owns_ports(&self, app: AppId) -> bool {
+        match self.plane(app) {
+            Some(Plane::Fork) => true,
+            Some(Plane::Copies) => self
+                .present_spec(app)
+                .is_some_and(|spec| spec.intercept && !self.intercepts(spec)),
+            Some(Plane::Cluster | Plane::Passed) | None => false,
+        }
+    }
+
+    /// Has a worker of the app a slot? Then clients reach it, and two of them can serve side by side.
+    pub(crate) fn has_slots(&self, app: AppId) -> bool {
+        let ours = self.workers.values().filter(|held| held.app == app);
+        ours.map(|held| held.id)
+            .any(|worker| self.listeners.count_of(worker) > 0)
+    }
+
+    /// Whoever asked for the reload that runs has gone: who asks for the same again gets its outcome.
+    fn attach(&mut self, app: AppId, revision: Revision) -> Option<Accepted> {
+        let view = self.core.app(app)?;
+        view.reload.filter(|reload| !reload.yields)?;
+        let revisions = &self.apps.get(&app)?.revisions;
+        if revisions.spec(view.config.revision) != revisions.spec(revision) {
+            return None;
+        }
+        let instances = view.instances().collect();
+        let ticket = *self.reloads.get(&app)?;
+        if !self.waiting.get(&ticket)?.is_closed() {
+            return None;
+        }
+        let mut accepted = Accepted {
+            outcome: self.await_ticket(ticket),
+            instances,
+            notes: Vec::new(),
+        };
+        let name = self.label(app);
+        accepted.notes.push(format!(
+            "a reload of {name} that nobody waited for any more was running: this is its outcome"
+        ));
+        Some(accepted)
+    }
+
+    /// The specification that new workers of an app are started from.
+    pub(crate) fn present_spec(&self, id: AppId) -> Option<&Arc<AppSpec>> {
+        let revisions = &self.apps.get(&id)?.revisions;
+        let present = self.core.app(id).map(|view| view.config.revision);
+        present
+            .and_then(|revision| revisions.spec(revision))
+            .or_else(|| revisions.newest())
+    }
+}
+
+fn going(name: &str) -> ApiError {
+    failure(format!("{name} is being deleted"), None)
+}

@@ -1,0 +1,372 @@
+//! The agents: the preload in each Node worker that answers with `Connection: close` while it is drained.
+//!
+//! An agent connects to `$RPM_HOME/agent.sock` when its process first listens and names the worker by the token
+//! in its environment. It is believed only if the kernel says that its process is that worker's.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rpm_agent::{Decoder, FromAgent, Open, ToAgent};
+use rpm_core::WorkerId;
+use rpm_sys::{scm, tree};
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tracing::{debug, warn};
+
+use crate::apps::app::Plane;
+use crate::os::threads;
+use crate::supervisor::{Event, Supervisor};
+use crate::workers::worker::Process;
+
+/// An agent says hello at once, or is none.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// Connections to a socket of which nobody knows yet whose they are; more wait to be accepted. Each user has a socket of its own.
+const UNNAMED_LIMIT: usize = 64;
+/// Connections that name the same worker: one for each of its processes that listens.
+const NAMED_LIMIT: usize = 256;
+/// Messages that wait for an agent whose process does not read.
+const OUTGOING_LIMIT: usize = 16;
+/// Connections are numbered over all sockets.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What happened on an agent's connection.
+pub(crate) enum AgentEvent {
+    /// A process named itself.
+    Hello {
+        connection: u64,
+        token: String,
+        pid: u32,
+        counts: bool,
+        to: mpsc::Sender<ToAgent>,
+        /// Told when it names a worker, dropped if it names none.
+        named: oneshot::Sender<()>,
+    },
+    /// It said something else, and says more when that was heard.
+    Said {
+        connection: u64,
+        message: FromAgent,
+        heard: oneshot::Sender<()>,
+    },
+    /// It is gone.
+    Gone { connection: u64 },
+}
+
+/// The agents, by connection. A worker has one in each process of its tree that listens.
+#[derive(Default)]
+pub(crate) struct Agents {
+    all: BTreeMap<u64, Agent>,
+    /// Children of workers, which have their token and serve no client of theirs: closed, they would come again and again.
+    others: BTreeMap<u64, (WorkerId, mpsc::Sender<ToAgent>)>,
+}
+
+struct Agent {
+    worker: WorkerId,
+    to: mpsc::Sender<ToAgent>,
+    /// What it reported last.
+    open: Option<Open>,
+    /// It reports.
+    counts: bool,
+    /// It was told to drain, and has not said that it does.
+    awaited: bool,
+}
+
+impl Agents {
+    /// Has the worker one?
+    pub(crate) fn has(&self, worker: WorkerId) -> bool {
+        self.all.values().any(|agent| agent.worker == worker)
+    }
+
+    /// Do all of them report what is open?
+    pub(crate) fn count(&self, worker: WorkerId) -> bool {
+        let mut ours = self.all.values().filter(|agent| agent.worker == worker);
+        ours.all(|agent| agent.counts)
+    }
+
+    pub(crate) fn forget(&mut self, worker: WorkerId) {
+        self.all.retain(|_, agent| agent.worker != worker);
+        self.others.retain(|_, (other, _)| *other != worker);
+    }
+
+    /// Connections that name the worker.
+    fn naming(&self, worker: WorkerId) -> usize {
+        let others = self.others.values().filter(|(other, _)| *other == worker);
+        self.all.values().filter(|agent| agent.worker == worker).count() + others.count()
+    }
+
+    /// What all agents of the worker together reported; `None` as long as one has not, or there is none.
+    pub(crate) fn open(&self, worker: WorkerId) -> Option<Open> {
+        let ours = self.all.values().filter(|agent| agent.worker == worker);
+        let mut ours = ours.peekable();
+        ours.peek()?;
+        ours.try_fold(Open::default(), |sum, agent| Some(sum + agent.open?))
+    }
+
+    /// Tells each agent of the worker; `false` if there is none that reads.
+    fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
+        let mut told = false;
+        for agent in self.all.values_mut().filter(|agent| agent.worker == worker) {
+            let taken = agent.to.try_send(message).is_ok();
+            agent.awaited |= taken && matches!(message, ToAgent::Drain { .. });
+            told |= taken;
+        }
+        told
+    }
+
+    /// An agent says that it drains: the one with this connection. Gives its worker if no other one is awaited.
+    fn drains(&mut self, connection: u64) -> Option<WorkerId> {
+        let agent = self.all.get_mut(&connection)?;
+        agent.awaited = false;
+        // A report that was under way is of before the answer.
+        agent.open = None;
+        let worker = agent.worker;
+        let mut ours = self.all.values().filter(|agent| agent.worker == worker);
+        (!ours.any(|agent| agent.awaited)).then_some(worker)
+    }
+}
+
+/// Listens for agents.
+///
+/// # Errors
+/// The socket cannot be made.
+pub(crate) fn listen(path: &Path, events: mpsc::Sender<Event>) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    tokio::spawn(accept(listener, events));
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
+    let unnamed = Arc::new(Semaphore::new(UNNAMED_LIMIT));
+    // It is never closed.
+    while let Ok(permit) = Arc::clone(&unnamed).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection = NEXT.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(serve(connection, (stream, permit), events.clone()));
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept an agent; is the limit of open files (ulimit -n) reached?");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(
+    connection: u64,
+    (stream, permit): (UnixStream, OwnedSemaphorePermit),
+    events: mpsc::Sender<Event>,
+) {
+    // Of those that name nobody there are so many until they are closed.
+    let mut unnamed = Some(permit);
+    if let Err(error) = converse(connection, &stream, &mut unnamed, &events).await {
+        debug!(connection, %error, "an agent's connection ended");
+    }
+    if let Ok(stream) = stream.into_std() {
+        threads::close(stream).await;
+    }
+    let _ = events.send(Event::Agent(AgentEvent::Gone { connection })).await;
+}
+
+async fn converse(
+    connection: u64,
+    stream: &UnixStream,
+    unnamed: &mut Option<OwnedSemaphorePermit>,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
+    let pid = stream
+        .peer_cred()?
+        .pid()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .unwrap_or(0);
+    let (to, mut outgoing) = mpsc::channel::<ToAgent>(OUTGOING_LIMIT);
+    let mut to = Some(to);
+    let mut decoder = Decoder::new();
+    let mut buffer = [0; 1024];
+    let hello_by = tokio::time::Instant::now() + HELLO_WITHIN;
+    loop {
+        tokio::select! {
+            ready = stream.readable() => {
+                ready?;
+                // Descriptors are of no use to us. Read without them the kernel would close them, here.
+                let mut fds = Vec::new();
+                let read = stream.try_io(Interest::READABLE, || scm::recv(stream, &mut buffer, &mut fds));
+                if !fds.is_empty() {
+                    threads::close(fds).await;
+                }
+                match read {
+                    Ok(0) => return Ok(()),
+                    Ok(count) => decoder.feed(&buffer[..count]),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            },
+            message = outgoing.recv(), if unnamed.is_none() => match message {
+                Some(message) => write(stream, message.line().as_bytes()).await?,
+                // Its worker has gone.
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep_until(hello_by), if unnamed.is_some() => return Ok(()),
+        }
+        while let Some(message) = decoder.next() {
+            let message = message.map_err(io::Error::other)?;
+            let (heard, done) = oneshot::channel();
+            let event = match (message, to.take()) {
+                (FromAgent::Hello { token, counts, .. }, Some(to)) => AgentEvent::Hello {
+                    connection,
+                    token,
+                    pid,
+                    counts,
+                    to,
+                    named: heard,
+                },
+                (message, None) => AgentEvent::Said {
+                    connection,
+                    message,
+                    heard,
+                },
+                (_, Some(_)) => return Err(io::Error::other("it did not say hello")),
+            };
+            let _ = events.send(Event::Agent(event)).await;
+            // One that says a lot has others heard in between.
+            if done.await.is_ok() {
+                *unnamed = None;
+            } else if unnamed.is_some() {
+                return Err(io::Error::other("it names no worker"));
+            }
+        }
+    }
+}
+
+async fn write(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl Supervisor {
+    pub(crate) fn agent_event(&mut self, event: AgentEvent) {
+        match event {
+            AgentEvent::Hello {
+                connection,
+                token,
+                pid,
+                counts,
+                to,
+                named: heard,
+            } => {
+                let Some(named) = self.workers.values().find(|worker| worker.token == token) else {
+                    return;
+                };
+                let worker = named.id;
+                // A child of the worker inherits the token; its listeners are slots only if its calls are intercepted.
+                let speaks = named.process().is_some_and(|process| is_agent(process, pid));
+                if self.agents.naming(worker) >= NAMED_LIMIT {
+                    let most = format!("more than {NAMED_LIMIT} processes name it");
+                    return self.complain(worker, "an agent is not heard", &most);
+                }
+                // One that has gone since is found to have.
+                let _ = heard.send(());
+                if !speaks {
+                    self.agents.others.insert(connection, (worker, to));
+                } else {
+                    if let Some(held) = self.workers.get_mut(&worker) {
+                        held.agent_seen = true;
+                        self.store.changed();
+                    }
+                    let agent = Agent {
+                        worker,
+                        to,
+                        open: None,
+                        counts,
+                        awaited: false,
+                    };
+                    self.agents.all.insert(connection, agent);
+                    self.agent_arrived(worker);
+                }
+            }
+            AgentEvent::Said {
+                connection,
+                message,
+                heard,
+            } => {
+                self.agent_said(connection, &message);
+                drop(heard);
+            }
+            AgentEvent::Gone { connection } => {
+                self.agents.all.remove(&connection);
+                self.agents.others.remove(&connection);
+            }
+        }
+    }
+
+    fn agent_said(&mut self, connection: u64, message: &FromAgent) {
+        match message {
+            FromAgent::Open(open) => {
+                if let Some(agent) = self.agents.all.get_mut(&connection) {
+                    agent.open = Some(*open);
+                }
+            }
+            FromAgent::Draining {} => {
+                if let Some(worker) = self.agents.drains(connection) {
+                    self.drain_acknowledged(worker);
+                }
+            }
+            FromAgent::Hello { .. } => {}
+        }
+    }
+
+    /// Whether the worker is to carry the agent: it is there for whatever Node its tree has, unless it is switched off.
+    pub(crate) fn has_agent(&self, worker: WorkerId) -> bool {
+        let Some(held) = self.workers.get(&worker) else {
+            return false;
+        };
+        let refused = self.apps.get(&held.app).is_some_and(|app| app.agent_refused);
+        let serves = held.plane == Plane::Cluster || self.intercepts(&held.spec);
+        serves && held.spec.agent && !refused
+    }
+
+    /// Node before 18.18 does not know `--import` in `NODE_OPTIONS`, and exits with 9 before it runs anything.
+    pub(crate) fn doubt_agent(&mut self, worker: WorkerId) {
+        if !self.has_agent(worker) {
+            return;
+        }
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return;
+        };
+        if let Some(app) = self.apps.get_mut(&app) {
+            warn!(
+                app = app.name,
+                "Node does not take the agent (it needs 18.18); the app goes on without it"
+            );
+            app.agent_refused = true;
+        }
+    }
+
+    /// Tells a worker's agents something; `false` if it has none, or none that reads.
+    pub(crate) fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
+        self.agents.tell(worker, message)
+    }
+}
+
+/// May this process speak for the worker?
+fn is_agent(process: &Process, pid: u32) -> bool {
+    process.pid == pid || (process.notifications.is_some() && tree::is_below(pid, process.pid))
+}

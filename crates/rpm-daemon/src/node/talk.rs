@@ -1,0 +1,189 @@
+//! Talking to processes: their standard input, and the actions that programs offer over their channel (`axm:reply`, the
+//! protocol of @pm2/io).
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd;
+
+use rpm_core::WorkerId;
+use rpm_sys::scm;
+use rpm_wire::api::{ApiError, Offer, SendRequest, TriggerReply, TriggerRequest};
+use rpm_wire::channel;
+use rpm_wire::shell::word;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+
+use crate::apps::commands::failure;
+use crate::node::channel::Outgoing;
+use crate::supervisor::Supervisor;
+
+/// Actions that are waited for at a time.
+const LIMIT: usize = 64;
+
+/// What a program says of itself at a time, in bytes, and how many actions, figures and settings are kept of it.
+const OFFER_BYTES: usize = 16 * 1024;
+const OFFER_LIMIT: usize = 128;
+
+/// An action that was called.
+pub(crate) struct Called {
+    action: String,
+    waiting: BTreeSet<WorkerId>,
+    answers: mpsc::UnboundedSender<TriggerReply>,
+}
+
+impl Supervisor {
+    /// Writes to the standard input of a process.
+    pub(crate) fn send_line(&mut self, request: &SendRequest) -> Result<(), ApiError> {
+        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let worker = ids.iter().find_map(|id| self.core.instance(*id)?.worker());
+        let process = worker.and_then(|worker| self.workers.get(&worker)?.process());
+        let process = process.ok_or_else(|| {
+            failure(
+                format!("{:?} does not run", request.target),
+                Some(&format!("`rpm restart {}` starts it", word(&request.target))),
+            )
+        })?;
+        let Some(stdin) = &process.stdin else {
+            return Err(failure(
+                format!(
+                    "{:?} is a cluster: its workers have no standard input",
+                    request.target
+                ),
+                Some(&format!(
+                    "only a process in fork mode has one; use a port, or a signal: `rpm sendSignal SIGUSR2 {}`",
+                    word(&request.target)
+                )),
+            ));
+        };
+        write(stdin, request.line.as_bytes()).map_err(|error| {
+            failure(
+                format!("{:?} does not read its standard input: {error}", request.target),
+                Some("it must read what was sent before"),
+            )
+        })
+    }
+
+    /// Calls an action; the answers come as they are given. `None`: nobody has a channel.
+    pub(crate) fn trigger(
+        &mut self,
+        request: &TriggerRequest,
+    ) -> Result<mpsc::UnboundedReceiver<TriggerReply>, ApiError> {
+        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let message = match &request.params {
+            Some(params) => json!({"msg": request.action, "opts": params}),
+            None => Value::from(request.action.clone()),
+        };
+        let (answers, receiver) = mpsc::unbounded_channel();
+        let mut waiting = BTreeSet::new();
+        for id in ids {
+            let Some(worker) = self.core.instance(id).and_then(|view| view.worker()) else {
+                continue;
+            };
+            let outgoing = Outgoing {
+                bytes: channel::message(&message),
+                fd: None,
+            };
+            let channel = self.workers.get_mut(&worker).and_then(|held| held.channel_mut());
+            if channel.is_some_and(|channel| channel.send(outgoing, None)) {
+                waiting.insert(worker);
+            }
+        }
+        self.called.retain(|called| !called.answers.is_closed());
+        if self.called.len() >= LIMIT {
+            return Err(failure(
+                "too many actions are waited for",
+                Some("try again in a moment"),
+            ));
+        }
+        if !waiting.is_empty() {
+            self.called.push(Called {
+                action: request.action.clone(),
+                waiting,
+                answers,
+            });
+        }
+        Ok(receiver)
+    }
+
+    /// A program has sent a message: it may be the answer to an action, or say what it offers.
+    pub(crate) fn heard(&mut self, worker: WorkerId, message: &Value) {
+        match message["type"].as_str() {
+            Some("axm:reply") => self.answered(worker, message),
+            Some(kind) if kind.starts_with("axm:") => {
+                if self.offers.len() >= self.workers.len() {
+                    self.offers.retain(|worker, _| self.workers.contains_key(worker));
+                }
+                learn(self.offers.entry(worker).or_default(), kind, &message["data"]);
+            }
+            _ => {}
+        }
+    }
+
+    /// The names of the actions that a worker's program offers.
+    pub(crate) fn actions_of(&self, worker: WorkerId) -> Vec<String> {
+        let offer = self.offers.get(&worker).into_iter();
+        let names = offer.flat_map(|offer| &offer.actions).filter_map(name_of);
+        names.map(str::to_owned).collect()
+    }
+
+    fn answered(&mut self, worker: WorkerId, message: &Value) {
+        let name = message["data"]["action_name"].as_str().unwrap_or_default();
+        let Some(held) = self.workers.get(&worker) else {
+            return;
+        };
+        let called = self
+            .called
+            .iter_mut()
+            .find(|called| called.action == name && called.waiting.contains(&worker));
+        if let Some(called) = called {
+            called.waiting.remove(&worker);
+            // Nobody waits any more if the request was cut.
+            let _ = called.answers.send(TriggerReply {
+                id: held.instance.0,
+                name: held.spec.name.clone(),
+                namespace: held.spec.namespace.clone(),
+                answer: message["data"]["return"].clone(),
+            });
+        }
+        self.called.retain(|called| !called.waiting.is_empty());
+    }
+}
+
+fn name_of(action: &Value) -> Option<&str> {
+    action["action_name"].as_str()
+}
+
+/// Keeps what a program says of itself, as PM2 does; what is too large is not kept.
+fn learn(offer: &mut Offer, kind: &str, data: &Value) {
+    if data.to_string().len() > OFFER_BYTES {
+        return;
+    }
+    let put = |fields: &mut Map<String, Value>| {
+        for (name, value) in data.as_object().into_iter().flatten() {
+            if fields.len() < OFFER_LIMIT || fields.contains_key(name) {
+                fields.insert(name.clone(), value.clone());
+            }
+        }
+    };
+    match kind {
+        "axm:action" if name_of(data).is_some() => {
+            offer.actions.retain(|known| name_of(known) != name_of(data));
+            if offer.actions.len() < OFFER_LIMIT {
+                offer.actions.push(data.clone());
+            }
+        }
+        "axm:monitor" => put(&mut offer.monitor),
+        "axm:option:configuration" => put(&mut offer.options),
+        _ => {}
+    }
+}
+
+/// All of it, or nothing that can be helped.
+fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    let written = scm::send(to, bytes, None)?;
+    if written == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}

@@ -1,0 +1,6 @@
+//! What outlives the daemon, and how the next one goes on.
+
+pub(crate) mod keeping;
+pub(crate) mod state;
+pub(crate) mod takeover;
+pub(crate) mod update;

@@ -1,0 +1,335 @@
+//! What the proxy is told: which addresses it serves, which workers are behind them, and what it is to do.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rpm_core::{AppId, GroupId, SlotId};
+use rpm_keeper::Kept;
+use rpm_listen::private_mark;
+use rpm_proxy::{Address, Figures, Front, Proxy, Target, UpstreamFigures, UpstreamId};
+use rpm_wire::api::AppSpec;
+use tokio::sync::mpsc;
+use tracing::error;
+
+use crate::apps::app::{cpus, is_proxied};
+use crate::proxy::redirect::Redirect;
+use crate::proxy::settings::settings;
+use crate::supervisor::Supervisor;
+
+/// Settings that the first client waits for are tried again after so long.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The addresses that the proxy serves. Its threads are started when there is the first.
+#[derive(Default)]
+pub(crate) struct Fronts {
+    proxy: Option<Proxy>,
+    open: BTreeMap<GroupId, Open>,
+    /// Sockets that workers have kept for this daemon, until all fronts are open.
+    pub(crate) kept: Vec<Kept<OwnedFd>>,
+}
+
+struct Open {
+    app: AppId,
+    front: Arc<Front>,
+    targets: Vec<Target>,
+    /// What the front was told last, and when.
+    spec: Option<(Arc<AppSpec>, Instant)>,
+    /// It has settings that hold: without them it would speak HTTP in clear text, and has no clients.
+    is_set: bool,
+    accepts: bool,
+    /// It has had workers that served: there may be clients.
+    served: bool,
+    /// Its clients are asked to go.
+    leaves: bool,
+    /// The port whose clients are sent on to this one.
+    redirect: Option<Redirect>,
+    /// What of that it cannot do.
+    trouble: Option<String>,
+}
+
+impl Fronts {
+    /// What the fronts of an app have done.
+    pub(crate) fn figures(&self, app: AppId) -> impl Iterator<Item = Figures> {
+        let ours = self.open.values().filter(move |open| open.app == app);
+        ours.map(|open| open.front.figures())
+    }
+
+    /// What is known of the upstreams of a front.
+    pub(crate) fn upstreams(&self, group: GroupId) -> Option<Vec<UpstreamFigures>> {
+        Some(self.open.get(&group)?.front.figures().upstreams)
+    }
+
+    /// What a front cannot do of what it is to do.
+    pub(crate) fn trouble(&self, group: GroupId) -> Option<&str> {
+        self.open.get(&group)?.trouble.as_deref()
+    }
+
+    /// Has clients go, or goes on.
+    pub(crate) fn part(&self, parts: Parting) {
+        let Some(proxy) = &self.proxy else { return };
+        for (group, open) in &self.open {
+            match parts {
+                Parting::Stays => proxy.leave(group.0, open.leaves),
+                Parting::Thinned => proxy.thin(group.0),
+                Parting::Asked => proxy.part(group.0),
+                Parting::Idle => proxy.clear(group.0),
+            }
+            if let Some(redirect) = &open.redirect {
+                redirect.part(proxy, parts);
+            }
+        }
+    }
+
+    /// Ends when the proxy has done what it was told.
+    pub(crate) fn reached(&self) -> Option<mpsc::Receiver<()>> {
+        self.proxy.as_ref().map(Proxy::reached)
+    }
+
+    /// The connections of all clients, and the requests that are not answered yet.
+    pub(crate) fn busy(&self) -> (u32, u32) {
+        self.open.values().fold((0, 0), |(connections, requests), open| {
+            let figures = open.front.figures();
+            let in_flight: u32 = figures.upstreams.iter().map(|one| one.in_flight).sum();
+            let sent_on = open.redirect.as_ref().map_or(0, Redirect::connections);
+            (
+                connections + figures.connections + sent_on,
+                requests + in_flight + figures.queued,
+            )
+        })
+    }
+
+    fn open(&mut self, fronted: &rpm_listen::Fronted<'_>) -> io::Result<()> {
+        if self.proxy.is_none() {
+            self.proxy = Some(Proxy::start(cpus() as usize)?);
+        }
+        let open = Open {
+            app: fronted.app,
+            front: Front::new(),
+            targets: Vec::new(),
+            spec: None,
+            is_set: false,
+            accepts: false,
+            served: false,
+            leaves: false,
+            redirect: None,
+            trouble: None,
+        };
+        self.open.insert(fronted.group, open);
+        Ok(())
+    }
+
+    /// When settings are tried again that the first client waits for.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let told = self.open.values().filter(|open| !open.is_set);
+        let told = told.filter_map(|open| Some(open.spec.as_ref()?.1 + AGAIN));
+        // One that is not told any more is not waited for either.
+        told.filter(|due| due.elapsed() < AGAIN).min()
+    }
+
+    /// Why the proxy could not serve a worker of this app as it is to, if it does not serve one yet.
+    pub(crate) fn refuses(&self, spec: &AppSpec) -> Option<String> {
+        let same = |open: &Open| open.spec.as_ref().is_some_and(|(known, _)| **known == *spec);
+        if !is_proxied(spec) || self.open.values().any(|open| open.is_set && same(open)) {
+            return None;
+        }
+        let refused = Front::new().set(settings(spec)).err()?;
+        Some(format!("{} cannot be behind the proxy: {refused}", spec.name))
+    }
+}
+
+/// Which clients are to go before the daemon becomes another program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Parting {
+    /// None.
+    Stays,
+    /// Those of HTTP/1, each with its next answer.
+    Thinned,
+    /// All, each with its next answer, and no more are accepted.
+    Asked,
+    /// Those that ask for nothing, too.
+    Idle,
+}
+
+impl Open {
+    /// Tells the front what it is to do, if that is something else than before.
+    fn tell(
+        &mut self,
+        fronted: &rpm_listen::Fronted<'_>,
+        spec: Option<&Arc<AppSpec>>,
+        proxy: &Proxy,
+        kept: &mut Vec<Kept<OwnedFd>>,
+    ) {
+        let same = |new: &Arc<AppSpec>| match &self.spec {
+            Some((old, told)) => Arc::ptr_eq(old, new) && (self.is_set || told.elapsed() < AGAIN),
+            None => false,
+        };
+        let Some(new) = spec.filter(|new| !same(new)) else {
+            return;
+        };
+        self.spec = Some((Arc::clone(new), Instant::now()));
+        match self.front.set(settings(new)) {
+            Ok(()) => (self.is_set, self.trouble) = (true, None),
+            Err(error) => {
+                let told = self.trouble.replace(error.to_string());
+                match self.is_set {
+                    true => error!(app = new.name, %error, "the proxy goes on as before"),
+                    false if told == self.trouble => {}
+                    false => {
+                        error!(app = new.name, %error, "the proxy accepts no client until that is mended");
+                    }
+                }
+            }
+        }
+        let wanted = new.proxy.redirect_http.and_then(|port| u16::try_from(port).ok());
+        if wanted == self.redirect.as_ref().map(|redirect| redirect.port) {
+            return;
+        }
+        if let Some(redirect) = self.redirect.take() {
+            redirect.close(proxy);
+        }
+        let Some(port) = wanted else { return };
+        match Redirect::open(fronted, port, proxy, kept) {
+            Ok(redirect) => {
+                self.redirect = Some(redirect);
+            }
+            Err(error) => {
+                error!(app = new.name, port, %error, "cannot listen for clients that are to be sent to https");
+                self.trouble = Some(format!(
+                    "port {port}, whose clients are to be sent to https, cannot be opened: {error}"
+                ));
+            }
+        }
+    }
+
+    /// Has the proxy accept its clients, which may have to speak TLS: not before settings hold.
+    fn accept(&mut self, fronted: &rpm_listen::Fronted<'_>, proxy: &Proxy) {
+        if !self.is_set || std::mem::replace(&mut self.accepts, true) {
+            return;
+        }
+        let listeners = fronted.listeners();
+        let opened = listeners.and_then(|all| proxy.open(fronted.group.0, all, &self.front));
+        if let Err(error) = opened {
+            error!(group = %fronted.group, %error, "the proxy cannot serve an address");
+        }
+    }
+}
+
+impl Supervisor {
+    /// Brings the proxy in line with the listeners.
+    pub(crate) fn tend_fronts(&mut self) {
+        let mut fronts = std::mem::take(&mut self.fronts);
+        let (mut there, mut left) = (Vec::new(), Vec::new());
+        for fronted in self.listeners.fronted() {
+            there.push(fronted.group);
+            let spec = self.spec_for(&fronted);
+            if !fronts.open.contains_key(&fronted.group)
+                && let Err(error) = fronts.open(&fronted)
+            {
+                error!(group = %fronted.group, %error, "the proxy cannot serve an address");
+            }
+            let (Some(open), Some(proxy)) = (fronts.open.get_mut(&fronted.group), &fronts.proxy) else {
+                continue;
+            };
+            if !fronted.leaves || !open.is_set {
+                open.tell(&fronted, spec, proxy, &mut fronts.kept);
+            }
+            open.accept(&fronted, proxy);
+            open.served |= !fronted.leaves && !fronted.upstreams.is_empty();
+            // Before the first of its workers serves it has no clients, and is not left: whoever comes in the moment in which it gets them
+            // waits for them, for the address is its own then.
+            let leaves = fronted.leaves && open.served;
+            if open.leaves != leaves {
+                open.leaves = leaves;
+                proxy.leave(fronted.group.0, open.leaves);
+            }
+            if fronted.leaves
+                && fronted.empty
+                && open.front.figures().connections == 0
+                && !fronted.is_awaited()
+            {
+                left.push(fronted.group);
+            }
+            let target = |upstream: &_| self.target(upstream, &open.targets);
+            let upstreams = fronted.upstreams.iter().filter(|_| leaves || !fronted.leaves);
+            let reserved = fronted
+                .aside
+                .iter()
+                .filter(|(slot, ..)| self.core.is_reserved(*slot));
+            let reserved = reserved.map(|upstream| Target {
+                reserved: true,
+                ..target(upstream)
+            });
+            let targets: Vec<Target> = upstreams.map(target).chain(reserved).collect();
+            if open.targets != targets {
+                open.front.set_upstreams(&targets);
+                open.targets = targets;
+            }
+        }
+        for group in left {
+            there.retain(|other| *other != group);
+            // The next daemon must know which sockets the kernel chooses from.
+            self.store.changed();
+            if let Err(error) = self.listeners.close_front(group) {
+                error!(%group, %error, "the proxy cannot leave an address to the workers");
+            }
+        }
+        fronts.kept.clear();
+        let proxy = &fronts.proxy;
+        fronts.open.retain(|group, open| {
+            let stays = there.contains(group);
+            if let (false, Some(proxy)) = (stays, proxy) {
+                proxy.close(group.0);
+                // It was stopped, or is gone: what its workers have not answered nobody will.
+                open.front.end();
+                if let Some(redirect) = open.redirect.take() {
+                    redirect.close(proxy);
+                }
+            }
+            stays
+        });
+        self.fronts = fronts;
+    }
+}
+
+impl Supervisor {
+    /// What the front is to do. While it leaves, what it was told holds: the app's specification is that of workers without a proxy. One that
+    /// was told nothing does as they do.
+    fn spec_for(&self, fronted: &rpm_listen::Fronted<'_>) -> Option<&Arc<AppSpec>> {
+        let present = self.present_spec(fronted.app);
+        let mut behind = fronted
+            .workers
+            .iter()
+            .filter_map(|id| Some(&self.workers.get(id)?.spec));
+        present
+            .filter(|spec| is_proxied(spec))
+            .or_else(|| behind.find(|spec| is_proxied(spec)))
+            .or_else(|| present.filter(|_| fronted.leaves))
+    }
+
+    fn target(&self, (slot, addr, weight): &(SlotId, SocketAddr, u32), before: &[Target]) -> Target {
+        let id = UpstreamId(slot.0);
+        let holder = self.listeners.holder(*slot);
+        let holder = holder.and_then(|worker| self.workers.get(&worker));
+        // While its worker is replaced nobody holds it.
+        let known = || {
+            before
+                .iter()
+                .find(|target| target.id == id)
+                .map_or(0, |target| target.key)
+        };
+        Target {
+            id,
+            addr: Address {
+                socket: *addr,
+                mark: private_mark(),
+            },
+            weight: *weight,
+            key: holder.map_or_else(known, |worker| worker.instance.0),
+            reserved: false,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What the proxy is told.
+
+pub(crate) mod fronts;
+pub(crate) mod redirect;
+pub(crate) mod settings;

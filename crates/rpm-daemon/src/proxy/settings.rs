@@ -1,0 +1,187 @@
+//! What the proxy is to do for an app, and whether it can.
+
+use std::time::Duration;
+
+use rpm_proxy::network::Network;
+use rpm_proxy::{Certificate, Check, LogSettings, Opener, Policy, Settings};
+use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
+
+use crate::apps::commands::failure;
+use crate::workers::behalf::{Behalf, How};
+
+/// Bad answers to health checks in a row after which a worker gets no requests.
+const BAD_CHECKS: u32 = 3;
+
+/// Can the proxy do what is asked of it?
+///
+/// # Errors
+/// No: why, and what to do.
+pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
+    let proxy = &spec.proxy;
+    let name = &spec.name;
+    if spec.balance != Balance::Proxy {
+        let policy = spec.policy == rpm_wire::api::Policy::Latency;
+        if *proxy != ProxySpec::default() || policy {
+            let what = if policy {
+                "the policy `latency`"
+            } else {
+                "its settings of the proxy"
+            };
+            return Err(failure(
+                format!("{name} is not behind the proxy: {what} would have no effect"),
+                Some("add --balance proxy (`balance: 'proxy'` in a file)"),
+            ));
+        }
+        return Ok(());
+    }
+    if proxy.tls_cert.len() != proxy.tls_key.len() {
+        return Err(failure(
+            format!(
+                "{name} has {} certificates and {} keys",
+                proxy.tls_cert.len(),
+                proxy.tls_key.len()
+            ),
+            Some("give each --tls-cert its --tls-key, in the same order"),
+        ));
+    }
+    if proxy.redirect_http.is_some() && proxy.tls_cert.is_empty() {
+        return Err(failure(
+            format!("{name} has no certificate: its clients cannot be sent to https"),
+            Some("give it --tls-cert and --tls-key, or leave --redirect-http out"),
+        ));
+    }
+    if let Some(cookie) = &proxy.sticky
+        && !cookie
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    {
+        return Err(failure(
+            format!("{cookie:?} cannot be the name of a cookie"),
+            Some("letters, digits, - and _ only: --sticky worker"),
+        ));
+    }
+    if proxy.protocol.as_deref() == Some("h2c") && spec.health_check.is_some() {
+        return Err(failure(
+            format!(
+                "{name} has a health check, which is asked in HTTP/1.1, and workers that speak HTTP/2 alone"
+            ),
+            Some("leave --health-check out: workers that do not answer are found by the requests that fail"),
+        ));
+    }
+    if proxy.check_interval_ms.is_some() && spec.health_check.is_none() {
+        return Err(failure(
+            format!("{name} has no health check that could be made again and again"),
+            Some("say which path is asked: --health-check /health"),
+        ));
+    }
+    check_tcp(spec)?;
+    check_networks(proxy)?;
+    rpm_proxy::tls::check(&certificates(proxy)).map_err(|error| {
+        failure(
+            format!("{name} cannot serve TLS: {error}"),
+            Some("--tls-cert names a PEM file with the certificate and those above it, --tls-key one with its private key, which the daemon's user may read"),
+        )
+    })
+}
+
+fn certificates(proxy: &ProxySpec) -> Vec<Certificate> {
+    let pairs = proxy.tls_cert.iter().zip(&proxy.tls_key);
+    let pair = |(chain, key): (&String, &String)| Certificate {
+        chain: chain.into(),
+        key: key.into(),
+    };
+    pairs.map(pair).collect()
+}
+
+fn check_tcp(spec: &AppSpec) -> Result<(), ApiError> {
+    let (proxy, name) = (&spec.proxy, &spec.name);
+    if proxy.protocol.as_deref() == Some("tcp") && (proxy.max_body.is_some() || proxy.access_log.is_some()) {
+        return Err(failure(
+            format!(
+                "{name} passes on connections as they are: the proxy sees no requests, to limit or to log"
+            ),
+            Some("leave --max-body and --access-log out, or --protocol tcp"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_networks(proxy: &ProxySpec) -> Result<(), ApiError> {
+    let mut all = proxy.trust_forwarded.iter().chain(&proxy.proxy_protocol);
+    match all.find_map(|text| text.parse::<Network>().err()) {
+        None => Ok(()),
+        Some(error) => Err(failure(
+            error.to_string(),
+            Some("name whose word is taken: --trust-forwarded=10.0.0.0/8,::1"),
+        )),
+    }
+}
+
+/// They were looked at before.
+fn networks(said: &[String]) -> Vec<Network> {
+    said.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// What a front is to do for this app.
+pub(crate) fn settings(spec: &AppSpec) -> Settings {
+    let proxy = &spec.proxy;
+    let usual = Settings::default();
+    let time = |ms: Option<u64>, usual: Duration| ms.map_or(usual, Duration::from_millis);
+    let check = spec.health_check.as_ref().zip(proxy.check_interval_ms);
+    Settings {
+        policy: policy(spec.policy),
+        connect_timeout: time(proxy.connect_timeout_ms, usual.connect_timeout),
+        response_timeout: time(proxy.response_timeout_ms, usual.response_timeout),
+        request_timeout: proxy.request_timeout_ms.map(Duration::from_millis),
+        header_timeout: time(proxy.header_timeout_ms, usual.header_timeout),
+        hold_timeout: time(proxy.hold_timeout_ms, usual.hold_timeout),
+        idle_timeout: time(proxy.idle_timeout_ms, usual.idle_timeout),
+        stream_timeout: time(proxy.stream_timeout_ms, usual.stream_timeout),
+        tunnel_timeout: time(proxy.tunnel_timeout_ms, usual.tunnel_timeout),
+        queue_timeout: time(proxy.queue_timeout_ms, usual.queue_timeout),
+        slow_start: time(proxy.slow_start_ms, usual.slow_start),
+        retries: proxy.retries.unwrap_or(usual.retries),
+        trust_forwarded: networks(&proxy.trust_forwarded),
+        allow_underscores: proxy.allow_underscores,
+        max_body: proxy.max_body.unwrap_or(usual.max_body),
+        max_in_flight: proxy.max_in_flight,
+        queue_limit: proxy.queue_limit.unwrap_or(usual.queue_limit),
+        cookie: proxy.sticky.clone(),
+        check: check.map(|(check, interval)| Check {
+            path: check.path.clone(),
+            status: check.status,
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(check.timeout_ms),
+            good: check.threshold,
+            bad: BAD_CHECKS,
+        }),
+        max_connections: proxy.max_connections,
+        max_streams: proxy.max_streams.unwrap_or(usual.max_streams),
+        proxy_protocol: networks(&proxy.proxy_protocol),
+        tcp: proxy.protocol.as_deref() == Some("tcp"),
+        h2c: proxy.protocol.as_deref() == Some("h2c"),
+        compress: proxy.compress,
+        certificates: certificates(proxy),
+        redirect: None,
+        access_log: proxy.access_log.as_ref().map(|path| LogSettings {
+            path: path.into(),
+            opener: opener(Behalf::of(spec)),
+            json: proxy.access_log_format.as_deref() == Some("json"),
+            every: proxy.access_log_every.unwrap_or(1),
+        }),
+    }
+}
+
+fn opener(behalf: Behalf) -> Opener {
+    Opener::new(behalf.uid(), move |path| behalf.open(path, How::AppendThere))
+}
+
+fn policy(policy: rpm_wire::api::Policy) -> Policy {
+    match policy {
+        rpm_wire::api::Policy::RoundRobin => Policy::RoundRobin,
+        rpm_wire::api::Policy::LeastConnections => Policy::LeastInFlight,
+        rpm_wire::api::Policy::IpHash => Policy::IpHash,
+        rpm_wire::api::Policy::Weighted => Policy::Weighted,
+        rpm_wire::api::Policy::Latency => Policy::Latency,
+    }
+}

@@ -1,0 +1,489 @@
+//! What programs do about their listeners by themselves: a socket that they bind may be shared with their siblings, and becomes a
+//! slot when they listen.
+//!
+//! A call that cannot be dealt with goes on as it is: the program then has what it would have without a daemon. A call that would
+//! share the port of another app fails, and so does one by which a worker behind the proxy would have clients past it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rpm_core::protocol::Input;
+use rpm_core::{AppId, WorkerId};
+use rpm_listen::{Captured, Grant, OpenError, Request, Wanted, captured_key};
+use rpm_sys::intercept::{Call, Notifications, What};
+use rpm_sys::socket;
+use rpm_sys::spawn::{SpawnError, Stage};
+use rpm_wire::api::AppSpec;
+use rustix::io::Errno;
+use tracing::{debug, info, warn};
+
+use crate::apps::app::Plane;
+use crate::home::Home;
+use crate::sockets::bypass::is_void;
+use crate::sockets::journal::Journal;
+use crate::sockets::probe::{probe, reap};
+use crate::supervisor::Supervisor;
+use crate::workers::users::other_user;
+
+/// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
+/// shared: no program needs as many, and one that runs wild costs the daemon no more descriptors than this.
+const SOCKETS_LIMIT: usize = 64;
+
+/// A call that waits for an answer, and where that is to be given.
+pub(crate) struct Intercepted {
+    pub(crate) from: Arc<Notifications>,
+    pub(crate) call: Call,
+    /// Where it is to bind a socket.
+    pub(crate) address: io::Result<Option<SocketAddr>>,
+    /// Which that is. The thread that got it has it too, for to close the last one may take long.
+    pub(crate) socket: io::Result<Arc<OwnedFd>>,
+}
+
+/// A call of `listen` that waits for the end of a reload.
+pub(crate) struct HeldBack {
+    intercepted: Intercepted,
+    captured: Captured,
+}
+
+/// Whether this system lets calls be intercepted.
+#[derive(Default)]
+pub(crate) struct Interception {
+    probed: bool,
+    /// Why it does not.
+    pub(crate) denied: Option<String>,
+    /// What was received; none if there is no room for the file.
+    pub(crate) journal: Option<Arc<Journal>>,
+}
+
+impl Interception {
+    pub(crate) fn new(home: &Home) -> Interception {
+        let journal = Journal::open(&home.calls());
+        let warned = journal.inspect_err(|error| {
+            warn!(%error, "a call that a worker makes while this daemon dies may wait for ever");
+        });
+        Interception {
+            journal: warned.ok().map(Arc::new),
+            ..Interception::default()
+        }
+    }
+}
+
+impl Intercepted {
+    /// A copy of the socket that the call is about.
+    fn socket(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            Ok(socket) => socket.try_clone(),
+            Err(error) => Err(copy_of(error)),
+        }
+    }
+
+    fn proceed(&self) {
+        self.told(self.from.proceed(&self.call));
+    }
+
+    /// In place of the call, what it is to do was done.
+    fn done(&self) {
+        self.told(self.from.done(&self.call));
+    }
+
+    /// The call fails, with this errno.
+    pub(crate) fn refused(&self, errno: i32) {
+        self.told(self.from.fail(&self.call, errno));
+    }
+
+    fn told(&self, answered: io::Result<()>) {
+        if let Err(error) = answered {
+            debug!(thread = self.call.thread(), %error, "the caller has died");
+        }
+    }
+}
+
+impl Supervisor {
+    /// Are the calls of this app's workers intercepted, as far as is known?
+    pub(crate) fn intercepts(&self, spec: &AppSpec) -> bool {
+        spec.intercept && Plane::of(spec) != Plane::Passed && self.interception.denied.is_none()
+    }
+
+    /// Finds out whether calls can be intercepted, with a program that does nothing.
+    pub(crate) fn probe_interception(&mut self) {
+        if std::mem::replace(&mut self.interception.probed, true) {
+            return;
+        }
+        match probe() {
+            Ok(child) => drop(tokio::spawn(reap(child))),
+            Err(error) if error.stage == Stage::Intercept => {
+                self.deny_interception(&error);
+            }
+            // That will show again, and be told, when a worker is started.
+            Err(_) => {}
+        }
+    }
+
+    /// From now on programs are started without it.
+    pub(crate) fn deny_interception(&mut self, error: &SpawnError) {
+        let why = match Errno::from_io_error(&error.source) {
+            Some(Errno::NOSYS | Errno::INVAL) => {
+                "the kernel has no seccomp notification (Linux 5.9) for this processor"
+            }
+            Some(Errno::BUSY) => {
+                "another seccomp filter is in force that reports to somebody, as under some container runtimes"
+            }
+            Some(Errno::PERM | Errno::ACCESS) => {
+                "seccomp, or taking descriptors of other processes (ptrace, pidfd_getfd), is not permitted here"
+            }
+            Some(_) | None => "the system refuses it",
+        };
+        let text = format!("{why}: {}", error.source);
+        warn!(
+            reason = text,
+            "calls cannot be intercepted: only Node shares ports"
+        );
+        self.interception.denied = Some(text);
+    }
+
+    /// Are those of this worker?
+    pub(crate) fn is_intercepted(&self, worker: WorkerId) -> bool {
+        let process = self.workers.get(&worker).and_then(|held| held.process());
+        process.is_some_and(|process| process.notifications.is_some())
+    }
+
+    /// A process of a worker waits for an answer.
+    pub(crate) fn called(&mut self, worker: WorkerId, intercepted: Intercepted) {
+        match intercepted.call.what() {
+            What::Bind { .. } => match self.binds(worker, &intercepted) {
+                Ok(Ok(())) => intercepted.proceed(),
+                Ok(Err(taken)) => self.refuse_call(worker, &intercepted, &taken),
+                Err(error) => {
+                    debug!(%worker, %error, "a socket is left as it is");
+                    intercepted.proceed();
+                }
+            },
+            What::Listen { backlog } => match self.taken_meanwhile(worker, &intercepted) {
+                Some(taken) => self.refuse_call(worker, &intercepted, &taken),
+                None => self.listens(worker, intercepted, backlog),
+            },
+        }
+    }
+
+    /// The address belongs to another app. A socket that says `SO_REUSEPORT` itself would get a part of that one's clients, or all.
+    fn refuse_call(&mut self, worker: WorkerId, intercepted: &Intercepted, taken: &OpenError) {
+        self.trouble(worker, taken);
+        intercepted.refused(taken.errno());
+    }
+
+    /// Another app has begun to listen where the socket of this call of `listen` is bound: both were bound before either listened.
+    fn taken_meanwhile(&self, worker: WorkerId, intercepted: &Intercepted) -> Option<OpenError> {
+        let app = self.workers.get(&worker)?.app;
+        let fd = intercepted.socket().ok()?;
+        let tcp = socket::tcp(&fd)?;
+        let addr = socket::local_addr(&fd).ok()?;
+        if self.listeners.slot_of(&fd).is_some() || !socket::is_in_our_network(&fd).ok()? {
+            return None;
+        }
+        self.listeners.refuse_other_app(app, addr, tcp.v6only).err()
+    }
+
+    /// Has the socket share its address, if it is one that the app's workers may share; unless another app has that.
+    fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> io::Result<Result<(), OpenError>> {
+        let address = intercepted.address.as_ref().map_err(copy_of)?;
+        let Some(addr) = address.filter(|addr| addr.port() != 0) else {
+            return Ok(Ok(()));
+        };
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return Ok(Ok(()));
+        };
+        let socket = intercepted.socket()?;
+        let Some(tcp) = socket::tcp(&socket) else {
+            return Ok(Ok(()));
+        };
+        if !socket::is_in_our_network(&socket)? {
+            return Ok(self.binds_elsewhere(worker, addr));
+        }
+        if let Err(taken) = self.listeners.refuse_other_app(app, addr, tcp.v6only) {
+            return Ok(Err(taken));
+        }
+        if !self.is_shared(worker, addr.port()) || self.listeners.count_of(worker) >= SOCKETS_LIMIT {
+            return Ok(Ok(()));
+        }
+        self.release_closed(worker);
+        let moves = self.may_move(worker);
+        match self.listeners.may_capture(app, addr, tcp.v6only, moves) {
+            Ok(()) => {}
+            // A port of the daemon's own, which sends clients to https.
+            Err(OpenError::Foreign { addr, by }) if by.is_this_process() => {
+                return Ok(Err(OpenError::Foreign { addr, by }));
+            }
+            Err(error) => {
+                self.trouble(worker, &error);
+                return Ok(Ok(()));
+            }
+        }
+        let cookie = socket::cookie(&socket)?;
+        socket::share(&socket)?;
+        if let Some(held) = self.workers.get_mut(&worker) {
+            // What was bound so many sockets ago and is not listened on has been closed.
+            if held.bound.len() >= SOCKETS_LIMIT {
+                held.bound.pop_first();
+            }
+            held.bound.insert(cookie);
+        }
+        Ok(Ok(()))
+    }
+
+    /// What is bound in another network namespace says nothing about this one: the daemon would open a port here that the program may
+    /// not have. It goes on as it is, unless the proxy is to be before it.
+    fn binds_elsewhere(&self, worker: WorkerId, addr: SocketAddr) -> Result<(), OpenError> {
+        match self.proxy_sockets(worker) > 0 && self.is_shared(worker, addr.port()) {
+            true => Err(OpenError::Io {
+                what: format!("{addr} in another network namespace, where the proxy does not reach it"),
+                source: Errno::ACCESS.into(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// A program that listens to see whether a port is free, closes, and listens in earnest, would leave a slot behind where
+    /// nobody accepts.
+    fn release_closed(&mut self, worker: WorkerId) {
+        let mut slots = self.listeners.slots_of(worker);
+        slots.retain(|slot| self.listeners.is_captured(*slot));
+        for slot in self.closed_among(slots, worker) {
+            self.listeners.drop_holder(slot);
+            self.input(Input::SlotReleased { slot, worker });
+        }
+    }
+
+    /// Do the workers of this one's app share that port?
+    fn is_shared(&self, worker: WorkerId, port: u16) -> bool {
+        let held = self.workers.get(&worker);
+        held.is_some_and(|held| held.spec.ports.is_empty() || held.spec.ports.contains(&port))
+    }
+
+    fn listens(&mut self, worker: WorkerId, intercepted: Intercepted, backlog: u32) {
+        let captured = match self.captured(worker, &intercepted, backlog) {
+            Ok(captured) => captured,
+            Err(why) => return self.refuse_bypass(worker, &intercepted, &why),
+        };
+        match captured {
+            Some(captured) if self.is_held_back(worker, &captured) => {
+                info!(%worker, addr = %captured.addr, "a listener that overlaps an old one is opened when the reload is done");
+                if let Some(held) = self.workers.get_mut(&worker) {
+                    held.held_back.push(HeldBack {
+                        intercepted,
+                        captured,
+                    });
+                    self.input(Input::Withheld { worker });
+                }
+            }
+            Some(captured) => self.capture(worker, &intercepted, captured),
+            None => self.listen_on(&intercepted),
+        }
+    }
+
+    /// Has the socket of the call listen: one that only the proxy connects to for as many connections as that may have.
+    fn listen_on(&self, intercepted: &Intercepted) {
+        // The one that is there now: it may be a slot that was put in the place of the program's own.
+        let own = intercepted.socket.is_ok();
+        let socket = own.then(|| intercepted.from.socket(&intercepted.call));
+        let slot = socket.and_then(|it| self.listeners.slot_of(it.ok()?));
+        match slot {
+            Some(slot) if self.listeners.listen_private(slot) => intercepted.done(),
+            Some(_) | None => intercepted.proceed(),
+        }
+    }
+
+    /// The socket that is to listen, if it is to become a slot. One that is a slot already, and one that is the worker's own affair,
+    /// are no less a sign that it is ready; but behind the proxy the latter serves no client.
+    ///
+    /// # Errors
+    /// It is for the network, and the proxy would not serve it: why.
+    fn captured(
+        &mut self,
+        worker: WorkerId,
+        intercepted: &Intercepted,
+        backlog: u32,
+    ) -> Result<Option<Captured>, String> {
+        let fronted = self.is_fronted(worker);
+        let fd = match intercepted.socket() {
+            Ok(fd) => fd,
+            Err(error) if fronted && !is_void(&error) => {
+                return Err(format!("its socket cannot be looked at: {error}"));
+            }
+            Err(_) => return Ok(None),
+        };
+        let Some(tcp) = socket::tcp(&fd) else {
+            return Ok(None);
+        };
+        let (Ok(addr), Ok(cookie)) = (socket::local_addr(&fd), socket::cookie(&fd)) else {
+            return Ok(None);
+        };
+        let known = self.listeners.slot_of(&fd).is_some();
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return Ok(None);
+        };
+        if held.listeners.len() < SOCKETS_LIMIT {
+            held.listeners.extend(intercepted.call.process());
+        }
+        let shared = held.bound.remove(&cookie) && !known;
+        let past = fronted && !shared && !known;
+        if past && !addr.ip().to_canonical().is_loopback() {
+            let ports = &held.spec.ports;
+            return Err(match addr.port() {
+                port if ports.is_empty() || ports.contains(&port) => {
+                    format!("{addr}: a random port, or an address that is taken")
+                }
+                _ => format!("{addr}: --ports leaves it out"),
+            });
+        }
+        if !shared && !past && held.plane != Plane::Cluster {
+            self.input(Input::Listening { worker });
+        }
+        Ok(shared.then_some(Captured {
+            addr,
+            v6only: tcp.v6only,
+            backlog,
+            fd,
+        }))
+    }
+
+    fn is_held_back(&self, worker: WorkerId, captured: &Captured) -> bool {
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return false;
+        };
+        let key = captured_key(captured.addr, captured.v6only);
+        self.may_move(worker)
+            && self
+                .listeners
+                .overlaps_own(app, &key, captured.addr, captured.v6only)
+    }
+
+    /// The socket becomes a slot, or the worker gets the one that was left by its predecessor in its place.
+    fn capture(&mut self, worker: WorkerId, intercepted: &Intercepted, captured: Captured) {
+        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
+            return intercepted.proceed();
+        };
+        let key = captured_key(captured.addr, captured.v6only);
+        let group = self.listeners.group(app, &key);
+        let left = group.and_then(|group| Some((group, self.core.slot_for(worker, group)?)));
+        let taken = match left {
+            Some((group, slot)) => self
+                .inherit(intercepted, slot, &captured.fd)
+                .map(|()| self.listeners.hold(slot, worker))
+                .map(|()| (group, slot))
+                .map_err(|error| error.to_string()),
+            None => self.capture_new((worker, app), intercepted, captured, &key),
+        };
+        match taken {
+            Ok((group, slot)) => {
+                debug!(%worker, key, %slot, inherited = left.is_some(), "a listener is a slot");
+                self.input(Input::SlotHeld {
+                    slot,
+                    group,
+                    worker,
+                    fixed: true,
+                });
+            }
+            Err(error) if self.is_fronted(worker) => {
+                return self.refuse_bypass(worker, intercepted, &error);
+            }
+            Err(error) => self.complain(worker, "a listener is not balanced", &error),
+        }
+        self.listen_on(intercepted);
+        self.input(Input::Listening { worker });
+    }
+
+    fn capture_new(
+        &mut self,
+        (worker, app): (WorkerId, AppId),
+        intercepted: &Intercepted,
+        captured: Captured,
+        key: &str,
+    ) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
+        let user = self.workers.get(&worker).map(|held| other_user(&held.spec));
+        let user = user.transpose().map_err(|error| error.to_string())?.flatten();
+        let request = Request {
+            app,
+            key,
+            worker,
+            inherits: None,
+            beside: true,
+            policy: self.policy(worker),
+            weight: self.weight(worker),
+            handoff: false,
+            proxy: self.proxy_sockets(worker),
+            user: user.as_ref(),
+        };
+        if request.proxy > 0 {
+            self.open_private(intercepted, &captured, &request)
+        } else {
+            let captured = self.listeners.capture(captured, &request);
+            captured.map_err(|error| crate::workers::launch::chain(&error))
+        }
+    }
+
+    /// The worker gets a private slot in the place of its socket; the proxy serves the address.
+    fn open_private(
+        &mut self,
+        intercepted: &Intercepted,
+        captured: &Captured,
+        request: &Request<'_>,
+    ) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
+        let wanted = Wanted::Tcp {
+            addr: captured.addr,
+            v6only: captured.v6only,
+        };
+        let (group, slot) = match self.listeners.open(&wanted, request) {
+            Ok(Grant::Slot { slot, group, .. }) => Ok((group, slot)),
+            Ok(Grant::Shared { .. }) => Err("it is shared".to_owned()),
+            Err(error) => Err(crate::workers::launch::chain(&error)),
+        }?;
+        let worker = request.worker;
+        if let Err(error) = self.inherit(intercepted, slot, &captured.fd) {
+            // The core hears of every slot that is open: nobody else has it closed.
+            self.input(Input::SlotHeld {
+                slot,
+                group,
+                worker,
+                fixed: true,
+            });
+            self.listeners.drop_holder(slot);
+            self.input(Input::SlotReleased { slot, worker });
+            return Err(format!("{}: {error}", captured.addr));
+        }
+        Ok((group, slot))
+    }
+
+    /// The worker gets a slot in the place of its socket.
+    fn inherit(
+        &self,
+        intercepted: &Intercepted,
+        slot: rpm_core::SlotId,
+        instead_of: &OwnedFd,
+    ) -> io::Result<()> {
+        let socket = self.listeners.socket(slot).ok_or(io::ErrorKind::NotFound)?;
+        socket::match_blocking(socket, instead_of)?;
+        intercepted.from.replace(&intercepted.call, socket)
+    }
+
+    /// The reload is done: what was held back goes on.
+    pub(crate) fn let_go(&mut self, app: AppId) {
+        let ours = self.workers.values_mut().filter(|held| held.app == app);
+        let held_back = ours.flat_map(|held| {
+            let worker = held.id;
+            std::mem::take(&mut held.held_back)
+                .into_iter()
+                .map(move |it| (worker, it))
+        });
+        for (worker, waiting) in held_back.collect::<Vec<_>>() {
+            self.capture(worker, &waiting.intercepted, waiting.captured);
+        }
+    }
+}
+
+fn copy_of(error: &io::Error) -> io::Error {
+    error
+        .raw_os_error()
+        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}

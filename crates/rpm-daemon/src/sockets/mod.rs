@@ -1,0 +1,8 @@
+//! Listeners that programs open by themselves, and the traffic at all of them.
+
+pub(crate) mod bypass;
+pub(crate) mod calls;
+pub(crate) mod interception;
+pub(crate) mod journal;
+pub(crate) mod probe;
+pub(crate) mod traffic;

@@ -1,0 +1,331 @@
+//! The end of a worker: its leader, then whatever is left of its process tree.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use rpm_core::WorkerId;
+use rpm_core::protocol::{Exit, Input};
+use rpm_sys::tree::{self, Census, Tree};
+use rpm_sys::{ExitStatus, PidFd, Signal};
+use rpm_wire::api::{Stage, StopSignal};
+use rpm_wire::channel;
+use tokio::io::Interest;
+use tracing::{info, warn};
+
+use crate::node::channel::Outgoing;
+use crate::os::watched::watched;
+use crate::supervisor::{Event, FEW_TREES, Supervisor};
+use crate::workers::behalf::Behalf;
+use crate::workers::outputs::{pid_file, remove_pid};
+use crate::workers::worker::{Life, Worker};
+
+/// Node's exit code for an option it does not know.
+const NODE_BAD_OPTION: i32 = 9;
+
+/// The variable that names the worker in the environment of everything that it starts.
+const MARK: &str = "RPM_WORKER";
+
+/// Looks at what is left of a tree, at most: each time that something has changed.
+const LOOKS: usize = 8;
+
+impl Supervisor {
+    /// Asks a worker to stop, in the way that its program knows.
+    pub(crate) fn ask_to_stop(&mut self, worker: WorkerId) {
+        // The next daemon must not ask it a second time.
+        self.store.changed();
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if held.spec.shutdown_with_message && told_to_shut_down(held) {
+            return;
+        }
+        let signal = signal(held.spec.kill_signal);
+        let treekill = held.spec.treekill;
+        match &mut held.life {
+            Life::Running(process) if !treekill => {
+                process.ending = true;
+                // One that has ended since is found to have.
+                let _ = process.pidfd.send_signal(signal);
+            }
+            Life::Running(_) | Life::Remains { .. } | Life::None => self.end_tree(worker, signal),
+        }
+        if let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) {
+            self.store.note_asked(worker, process.start_ticks);
+        }
+    }
+
+    /// Sends a signal to the worker's whole tree, children before parents.
+    pub(crate) fn end_tree(&mut self, worker: WorkerId, signal: Signal) {
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let signalled = match &mut held.life {
+            Life::Running(process) => {
+                process.ending = true;
+                let tree = match process.adopted || self.census.is_some() {
+                    true => Tree::within(self.census.get_or_insert_with(Census::take), process.pid),
+                    false => Tree::snapshot(process.pid),
+                };
+                tree.and_then(|tree| tree.signal(signal))
+            }
+            Life::Remains { left, .. } => {
+                // Each has a pidfd, so one that has ended since is simply not found.
+                left.iter().for_each(|process| drop(process.send_signal(signal)));
+                Ok(())
+            }
+            Life::None => Ok(()),
+        };
+        if let Err(error) = signalled {
+            warn!(%worker, %error, "cannot signal a worker's process tree");
+        }
+    }
+
+    /// The leaders of these workers have ended. Together, because to find what one has left takes a look at all processes.
+    pub(crate) fn leaders_exited(&mut self, workers: &[WorkerId]) {
+        let leader = |worker: &WorkerId| {
+            let process = self.workers.get(worker)?.process()?;
+            Some((*worker, process.pid, process.adopted))
+        };
+        let leaders: Vec<(WorkerId, u32, bool)> = workers.iter().filter_map(leader).collect();
+        let adopted = leaders.iter().any(|(_, _, adopted)| *adopted);
+        let census = (adopted || leaders.len() > FEW_TREES).then(Census::take);
+        // Before a leader is waited for, its pid still names its process group and nobody else's.
+        // Those below the leaders first: what is handed over meanwhile is found among the orphans.
+        let below = |(worker, pid, _): &(WorkerId, u32, bool)| {
+            let below = match &census {
+                Some(census) => census.descendants(*pid),
+                None => tree::descendants(*pid),
+            };
+            (*worker, below)
+        };
+        let below: Vec<(WorkerId, Vec<u32>)> = leaders.iter().map(below).collect();
+        let of: BTreeMap<WorkerId, bool> = leaders
+            .iter()
+            .map(|(worker, _, adopted)| (*worker, *adopted))
+            .collect();
+        let mut strays = self.strays(&of);
+        for (worker, mut left) in below {
+            left.extend(strays.remove(&worker).unwrap_or_default());
+            self.leader_exited(worker, left);
+        }
+    }
+
+    fn leader_exited(&mut self, worker: WorkerId, mut left: Vec<u32>) {
+        let Some(held) = self.workers.get(&worker) else {
+            return;
+        };
+        let Life::Running(process) = &held.life else {
+            return;
+        };
+        let (pid, pidfd, ending) = (process.pid, process.pidfd.share(), process.ending);
+        let adopted = process.adopted;
+        left.retain(|other| *other != pid);
+        let left = opened(left);
+        if !ending {
+            // Nobody asked a crashed worker's children to finish, and they may hold its ports.
+            left.iter()
+                .for_each(|process| drop(process.send_signal(Signal::KILL)));
+        }
+        let status = pidfd
+            .try_wait()
+            .ok()
+            .flatten()
+            .or_else(|| pidfd.exit_of_stranger());
+        if status.is_none() {
+            info!(%worker, pid, "its parent, which is not this daemon, knows how it ended; it is taken for killed");
+        }
+        let exit = exit_of(status);
+        info!(%worker, pid, ?exit, "exited");
+        if let Some(held) = self.workers.get(&worker) {
+            let path = pid_file(&self.home, &held.spec, held.instance);
+            remove_pid(&path, &Behalf::of(&held.spec), pid);
+        }
+        self.step(worker, if ending { Stage::Gone } else { Stage::Failed });
+        if let Some(held) = self.workers.get_mut(&worker) {
+            held.life = Life::Remains {
+                exit,
+                left: left.clone(),
+                ending,
+                adopted,
+            };
+        }
+        if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.has(worker) {
+            self.doubt_agent(worker);
+        }
+        self.agents.forget(worker);
+        self.drains.end(worker);
+        self.end_refusal(worker);
+        if left.is_empty() {
+            self.tree_is_gone(worker);
+        } else {
+            self.await_remains(worker, left);
+        }
+    }
+
+    /// What is left of the trees of these workers besides what descends from their leaders: orphans, which became the daemon's children, each
+    /// with what is below it. Those of one that was no child of this daemon (adopted: `true`) are not its children either.
+    ///
+    /// A process that ends while it is looked at hands its children over behind the look, so there is another one until nothing has changed.
+    fn strays(&self, of: &BTreeMap<WorkerId, bool>) -> BTreeMap<WorkerId, BTreeSet<u32>> {
+        let mut before = self.look_for_strays(of);
+        for _ in 1..LOOKS {
+            let now = self.look_for_strays(of);
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        before
+    }
+
+    fn look_for_strays(&self, of: &BTreeMap<WorkerId, bool>) -> BTreeMap<WorkerId, BTreeSet<u32>> {
+        let leaders = self.workers.values().filter_map(|held| Some(held.process()?.pid));
+        let leaders: HashSet<u32> = leaders.collect();
+        let mut marked = tree::orphans_with(MARK, |pid| leaders.contains(&pid));
+        if of.values().any(|adopted| *adopted) {
+            let home = format!("RPM_HOME={}", self.home.root().display());
+            marked.extend(tree::marked_with(&home, MARK));
+        }
+        let mut found: BTreeMap<WorkerId, BTreeSet<u32>> = BTreeMap::new();
+        for (pid, worker) in marked {
+            let worker = worker.parse().map(WorkerId);
+            if let Some(worker) = worker.ok().filter(|worker| of.contains_key(worker)) {
+                let found = found.entry(worker).or_default();
+                found.insert(pid);
+                found.extend(tree::descendants(pid));
+            }
+        }
+        found
+    }
+
+    /// What was left of these trees has ended. That may have made orphans of what was below it: they are told to end as well.
+    pub(crate) fn trees_gone(&mut self, workers: &[WorkerId]) {
+        let adopted = |worker: &WorkerId| match self.workers.get(worker)?.life {
+            Life::Remains { adopted, .. } => Some((*worker, adopted)),
+            Life::Running(_) | Life::None => None,
+        };
+        let of: BTreeMap<WorkerId, bool> = workers.iter().filter_map(adopted).collect();
+        let mut strays = self.strays(&of);
+        for worker in of.into_keys() {
+            let left = strays.remove(&worker).unwrap_or_default();
+            if !self.ends_again(worker, left) {
+                self.tree_is_gone(worker);
+            }
+        }
+    }
+
+    /// Says whether there are any.
+    fn ends_again(&mut self, worker: WorkerId, left: BTreeSet<u32>) -> bool {
+        let Some(held) = self.workers.get(&worker) else {
+            return false;
+        };
+        let Life::Remains { ending, .. } = held.life else {
+            return false;
+        };
+        let signal = match (ending, held.spec.treekill) {
+            (true, true) => Some(signal(held.spec.kill_signal)),
+            (true, false) => None,
+            (false, _) => Some(Signal::KILL),
+        };
+        let more = opened(left.into_iter().collect());
+        if more.is_empty() {
+            return false;
+        }
+        if let Some(signal) = signal {
+            // One that has ended since is found to have.
+            more.iter().for_each(|process| drop(process.send_signal(signal)));
+        }
+        if let Some(Worker {
+            life: Life::Remains { left, .. },
+            ..
+        }) = self.workers.get_mut(&worker)
+        {
+            left.clone_from(&more);
+        }
+        self.await_remains(worker, more);
+        true
+    }
+
+    fn await_remains(&self, worker: WorkerId, remains: Vec<Arc<PidFd>>) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            for process in remains {
+                if let Ok(ended) = watched(process, Interest::READABLE) {
+                    let _ = ended.readable().await;
+                    // An orphan of the tree is ours to wait for; what is not is somebody else's.
+                    let _ = ended.get_ref().try_wait();
+                }
+            }
+            let _ = events.send(Event::TreeGone(worker)).await;
+        });
+    }
+
+    fn tree_is_gone(&mut self, worker: WorkerId) {
+        let Some(held) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let Life::Remains { exit, .. } = held.life else {
+            return;
+        };
+        held.life = Life::None;
+        let app = held.app;
+        // It has none any more, or never told of its end.
+        self.retake(worker);
+        for (connection, to) in self.listeners.worker_gone(worker) {
+            self.hand_over_one(connection, &to);
+        }
+        self.input(Input::Exited { worker, exit });
+        if !self
+            .core
+            .instances()
+            .any(|view| view.app == app && view.worker().is_some())
+        {
+            self.listeners.close_shared(app);
+        }
+    }
+}
+
+/// Sends the message that PM2 has programs wait for; `false`: it has no channel.
+fn told_to_shut_down(held: &mut Worker) -> bool {
+    let Some(process) = held.process_mut() else {
+        return false;
+    };
+    let message = Outgoing {
+        bytes: channel::message(&"shutdown".into()),
+        fd: None,
+    };
+    let told = process
+        .channel
+        .as_mut()
+        .is_some_and(|channel| channel.send(message, None));
+    process.ending |= told;
+    told
+}
+
+/// How a worker ended. What nobody knows is no word of the program's: it counts as a crash.
+pub(crate) fn exit_of(status: Option<ExitStatus>) -> Exit {
+    match status {
+        Some(ExitStatus::Code(code)) => Exit::Code(code),
+        Some(ExitStatus::Signal(signal)) => Exit::Signal(signal),
+        None => Exit::Signal(Signal::KILL.as_raw()),
+    }
+}
+
+/// The processes, by descriptors; those that are gone are left out.
+fn opened(mut pids: Vec<u32>) -> Vec<Arc<PidFd>> {
+    pids.sort_unstable();
+    pids.dedup();
+    let open = |pid: u32| PidFd::open(pid).ok().map(Arc::new);
+    pids.into_iter().filter_map(open).collect()
+}
+
+fn signal(of: StopSignal) -> Signal {
+    match of {
+        StopSignal::Interrupt => Signal::INT,
+        StopSignal::Terminate => Signal::TERM,
+        StopSignal::Quit => Signal::QUIT,
+        StopSignal::HangUp => Signal::HUP,
+        StopSignal::User1 => Signal::USR1,
+        StopSignal::User2 => Signal::USR2,
+    }
+}

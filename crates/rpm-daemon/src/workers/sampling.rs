@@ -1,0 +1,225 @@
+//! Figures about processes: CPU, memory, connections, listeners of their own.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rpm_core::protocol::Input;
+use rpm_core::{AppId, InstanceId, InstanceView, WorkerId};
+use rpm_sys::tree::{self, Census};
+use rpm_sys::{sock_diag, usage};
+
+use crate::supervisor::Supervisor;
+use crate::workers::worker::{Process, UsageSample};
+
+/// Connection counts are not taken more often than this: each costs a pass over the kernel's table.
+const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
+/// A CPU share over less than this is noise.
+const USAGE_MINIMUM: Duration = Duration::from_millis(200);
+
+/// Of the memory that is available the part that a reload leaves: for what its new workers use later, and for others.
+const MEMORY_SPARE: u64 = 5;
+
+/// Established connections by worker, as last counted.
+#[derive(Default)]
+pub(crate) struct Connections {
+    counted: Option<Instant>,
+    by_worker: BTreeMap<WorkerId, u32>,
+    families: Families,
+}
+
+/// The processes of each worker, by its leader, as last looked up.
+#[derive(Default)]
+struct Families {
+    seen: Option<Instant>,
+    by_leader: HashMap<u32, Vec<u32>>,
+}
+
+/// So many workers that use `largest` bytes each fit into so much memory, with a part left for everything else; `None`: nobody knows.
+fn room(available: u64, largest: u64) -> Option<u32> {
+    let fitting = (available - available / MEMORY_SPARE).checked_div(largest)?;
+    Some(u32::try_from(fitting).unwrap_or(u32::MAX))
+}
+
+/// CPU time and memory of a worker: all its processes together.
+fn usage_of(family: &[u32], census: &Census) -> (Duration, u64) {
+    let cpu = family.iter().filter_map(|pid| census.cpu(*pid)).sum();
+    let memory = family.iter().filter_map(|pid| usage::resident_bytes(*pid).ok());
+    (cpu, memory.sum())
+}
+
+/// CPU time of a worker that was taken back: all its processes together.
+pub(crate) fn cpu_of(leader: u32, census: &Census) -> Duration {
+    let family = census.descendants(leader).into_iter().chain([leader]);
+    family.filter_map(|pid| census.cpu(pid)).sum()
+}
+
+impl Supervisor {
+    /// Looks up the processes of every worker.
+    fn meet_families(&mut self, census: &Census) {
+        let by_leader = &mut self.connections.families.by_leader;
+        by_leader.clear();
+        for held in self.workers.values_mut() {
+            let Some(leader) = held.process().map(|process| process.pid) else {
+                continue;
+            };
+            let mut family = census.descendants(leader);
+            family.push(leader);
+            // A number that is not in the family any more may be somebody else's by now.
+            held.listeners.retain(|pid| family.contains(pid));
+            by_leader.insert(leader, family);
+        }
+    }
+
+    /// Takes a sample of CPU and memory of every worker, and waits for orphans that have ended.
+    pub(crate) fn sample_usage(&mut self) {
+        let seen = self.connections.families.seen;
+        let is_new = |process: &Process| process.usage.rss_bytes == 0;
+        let news = self
+            .workers
+            .values()
+            .filter_map(|held| held.process())
+            .any(is_new);
+        if !news && seen.is_some_and(|at| at.elapsed() < USAGE_MINIMUM) {
+            return;
+        }
+        let census = Census::take();
+        let now = census.taken();
+        self.connections.families.seen = Some(now);
+        self.meet_families(&census);
+        let families = &self.connections.families.by_leader;
+        for process in self
+            .workers
+            .values_mut()
+            .filter_map(|worker| worker.process_mut())
+        {
+            let since = now.saturating_duration_since(process.usage.at);
+            if since < USAGE_MINIMUM && !is_new(process) {
+                continue;
+            }
+            let family = families.get(&process.pid).map_or(&[][..], Vec::as_slice);
+            let (cpu, rss_bytes) = usage_of(family, &census);
+            // A process that has just ended keeps its last figures.
+            if rss_bytes > 0 && since < USAGE_MINIMUM {
+                process.usage.rss_bytes = rss_bytes;
+            } else if rss_bytes > 0 {
+                let used = cpu.saturating_sub(process.usage.cpu);
+                let cpu_percent = 100.0 * used.as_secs_f64() / since.as_secs_f64();
+                process.usage = UsageSample {
+                    at: now,
+                    cpu,
+                    cpu_percent,
+                    rss_bytes,
+                };
+            }
+        }
+        let known: HashSet<u32> = self
+            .workers
+            .values()
+            .filter_map(|w| w.process())
+            .map(|p| p.pid)
+            .collect();
+        tree::reap_orphans(|pid| known.contains(&pid));
+    }
+
+    /// Counts the established connections of every worker that shares ports.
+    pub(crate) fn count_connections(&mut self) {
+        if self
+            .connections
+            .counted
+            .is_some_and(|at| at.elapsed() < CONNECTIONS_INTERVAL)
+        {
+            return;
+        }
+        let ports = self.listeners.ports();
+        let established: HashSet<u64> = if ports.is_empty() {
+            HashSet::new()
+        } else {
+            sock_diag::established(&ports)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(_, inode)| inode)
+                .collect()
+        };
+        let count = |pid: u32| {
+            let held = sock_diag::sockets_of(pid);
+            u32::try_from(held.intersection(&established).count()).unwrap_or(u32::MAX)
+        };
+        let ours = self.workers.values().filter(|held| self.shares(held.id));
+        let by_leader: HashMap<u32, WorkerId> = ours
+            .filter_map(|held| Some((held.process()?.pid, held.id)))
+            .collect();
+        let mut counts: BTreeMap<WorkerId, u32> = by_leader.values().map(|id| (*id, 0)).collect();
+        if !established.is_empty() {
+            for (leader, id) in &by_leader {
+                let family = self.connections.families.by_leader.get(leader);
+                let of = family.into_iter().flatten().map(|pid| count(*pid));
+                counts.insert(*id, of.fold(0, u32::saturating_add));
+            }
+        }
+        self.connections.by_worker = counts;
+        self.connections.counted = Some(Instant::now());
+    }
+
+    /// Tells the core how many workers of an app fit into memory, before it starts more of them beside those that it has.
+    pub(crate) fn measure_room(&mut self, app: AppId) {
+        let ours = self.workers.values().filter(|held| held.app == app);
+        let used = ours.filter_map(|held| Some(held.process()?.usage.rss_bytes));
+        let (count, largest) = used.fold((0, 0), |(count, most), one| (count + 1, one.max(most)));
+        // What cannot be found out limits nothing.
+        let fitting = rpm_sys::memory::available()
+            .ok()
+            .and_then(|available| room(available, largest));
+        let workers = fitting.map(|more| more.saturating_add(count));
+        self.input(Input::Room { app, workers });
+    }
+
+    pub(crate) fn connections_of(&self, worker: WorkerId) -> Option<u32> {
+        self.connections.by_worker.get(&worker).copied()
+    }
+
+    /// TCP listeners that the processes of these instances opened without the daemon.
+    pub(crate) fn own_listeners(
+        &self,
+        app: AppId,
+        instances: &[InstanceView],
+    ) -> Vec<(InstanceId, SocketAddr)> {
+        let ours: HashSet<u64> = self.listeners.inodes(app).collect();
+        let listening = sock_diag::listeners().unwrap_or_default();
+        let others: HashMap<u64, SocketAddr> = listening
+            .into_iter()
+            .filter(|listener| !ours.contains(&listener.inode))
+            .map(|listener| (listener.inode, listener.addr))
+            .collect();
+        let own = instances.iter().flat_map(|view| {
+            let worker = view.worker().and_then(|worker| self.workers.get(&worker));
+            let pid = worker.and_then(|worker| Some(worker.process()?.pid));
+            let held = pid.map(sock_diag::sockets_of).unwrap_or_default();
+            let mut own: Vec<SocketAddr> = held
+                .iter()
+                .filter_map(|inode| others.get(inode).copied())
+                .collect();
+            own.sort_unstable();
+            own.into_iter().map(|addr| (view.id, addr))
+        });
+        own.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifth_of_the_memory_is_left_free() {
+        let cases = [
+            (1000, 100, Some(8)),
+            (1000, 801, Some(0)),
+            (1000, 0, None),
+            (u64::MAX, 1, Some(u32::MAX)),
+        ];
+        for (available, largest, expected) in cases {
+            assert_eq!(room(available, largest), expected, "{available} by {largest}");
+        }
+    }
+}

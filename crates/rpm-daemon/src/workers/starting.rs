@@ -1,0 +1,136 @@
+//! Workers that start: whether they have had the CPU that they would need to fail, and whether they still work towards anything.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rpm_core::protocol::Input;
+use rpm_core::{Tick, WorkerId};
+use rpm_sys::{tree, usage};
+
+use crate::os::pace::pause;
+use crate::supervisor::Supervisor;
+
+/// A program that has used so much has had its chance to fail.
+const ENOUGH_CPU: Duration = Duration::from_secs(1);
+/// Between two looks at workers that should listen and do not yet.
+const LOOK: Duration = Duration::from_millis(500);
+/// A program that uses less than one part in so many of a CPU is at rest: it waits for something.
+const REST_SHARE: u32 = 20;
+/// So many times what a look took goes by before the next one.
+const PAUSE_SHARE: u32 = 9;
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Workers that should listen and do not yet, as they were when they were last looked at.
+#[derive(Default)]
+pub(crate) struct Starting {
+    seen: BTreeMap<WorkerId, Seen>,
+    due: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+struct Seen {
+    at: Instant,
+    cpu: Duration,
+    /// It has been at rest since.
+    since: Instant,
+}
+
+impl Seen {
+    /// What is seen of the same worker next.
+    fn next(self, now: Instant, (cpu, wants): (Duration, bool)) -> Seen {
+        let used = cpu.saturating_sub(self.cpu);
+        let works = wants || used * REST_SHARE > now.saturating_duration_since(self.at);
+        let since = if works { now } else { self.since };
+        Seen { at: now, cpu, since }
+    }
+}
+
+impl Starting {
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// A worker was started.
+    pub(crate) fn begin(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + LOOK);
+    }
+}
+
+/// What the processes of this tree have used of the CPU, and whether one of them wants it.
+fn work_of(leader: u32) -> (Duration, bool) {
+    let family: Vec<u32> = tree::descendants(leader).into_iter().chain([leader]).collect();
+    let used = family.iter().filter_map(|pid| usage::usage(*pid).ok());
+    let wants = |pid: &u32| matches!(usage::state(*pid), Ok('R' | 'D'));
+    (used.map(|usage| usage.cpu).sum(), family.iter().any(wants))
+}
+
+impl Supervisor {
+    /// Tells the core which of the workers that it would take for ready, because they live, have hardly run: on a machine that is busy a program may
+    /// need seconds to come to where it fails.
+    pub(crate) fn note_starved(&mut self, now: Tick) {
+        let due: Vec<WorkerId> = self.core.ready_by_living(now).collect();
+        for worker in due {
+            let (used, wants) = self.work(worker).unwrap_or((ENOUGH_CPU, false));
+            if wants && used < ENOUGH_CPU {
+                self.input(Input::Starved { worker });
+            }
+        }
+    }
+
+    /// Tells the core which of the workers that should listen do nothing any more.
+    pub(crate) fn look_at_starting(&mut self) {
+        let began = Instant::now();
+        if self.starting.due.is_none_or(|due| due > began) {
+            return;
+        }
+        let waiting: Vec<(WorkerId, Duration)> = self.core.should_listen().collect();
+        let before = std::mem::take(&mut self.starting.seen);
+        for (worker, rest) in waiting {
+            let Some(work) = self.work(worker) else { continue };
+            let new = Seen {
+                at: began,
+                cpu: work.0,
+                since: began,
+            };
+            let seen = before.get(&worker).map_or(new, |before| before.next(began, work));
+            self.starting.seen.insert(worker, seen);
+            if began.saturating_duration_since(seen.since) >= rest {
+                self.input(Input::Rests { worker });
+            }
+        }
+        let pause = pause(began.elapsed(), PAUSE_SHARE, LOOK..=LONGEST_PAUSE);
+        self.starting.due = (!self.starting.seen.is_empty()).then(|| Instant::now() + pause);
+    }
+
+    fn work(&self, worker: WorkerId) -> Option<(Duration, bool)> {
+        let process = self.workers.get(&worker)?.process()?;
+        Some(work_of(process.pid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_rest_is_what_uses_next_to_no_cpu_and_wants_none() {
+        let began = Instant::now();
+        let at = |ms| began + Duration::from_millis(ms);
+        let cpu = Duration::from_millis;
+        let seen = Seen {
+            at: began,
+            cpu: cpu(100),
+            since: began,
+        };
+        for (work, since) in [
+            ((cpu(100), false), 0),
+            ((cpu(110), false), 0),
+            ((cpu(130), false), 500),
+            ((cpu(100), true), 500),
+        ] {
+            assert_eq!(seen.next(at(500), work).since, at(since), "{work:?}");
+        }
+        let busy = seen.next(at(500), (cpu(500), false));
+        assert_eq!(busy.next(at(1000), (cpu(500), false)).since, at(500));
+    }
+}

@@ -1,0 +1,344 @@
+//! A supervised process as the daemon holds it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_keeper::{Kept, Token};
+use rpm_sys::intercept::Notifications;
+use rpm_sys::pidfd::PidFd;
+use rpm_wire::api::AppSpec;
+use rpm_wire::channel::QueryServer;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::apps::app::Plane;
+use crate::node::channel::{OUTGOING_LIMIT, Outgoing};
+use crate::sockets::interception::HeldBack;
+
+/// One supervised process.
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) app: AppId,
+    pub(crate) instance: InstanceId,
+    pub(crate) spec: Arc<AppSpec>,
+    pub(crate) plane: Plane,
+    pub(crate) logs: Logs,
+    pub(crate) life: Life,
+    /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
+    pub(crate) trouble: Option<String>,
+    /// By which its agent names it.
+    /// An agent has spoken for it: one that is gone comes back.
+    pub(crate) agent_seen: bool,
+    pub(crate) token: String,
+    /// Lines on its channel that were no messages.
+    pub(crate) malformed: u64,
+    /// Listeners that it asked for and gets when its reload is done.
+    pub(crate) withheld: Vec<QueryServer>,
+    /// Calls of `listen` that are answered then.
+    pub(crate) held_back: Vec<HeldBack>,
+    /// Sockets that share their address and are not listened on yet, by cookie.
+    pub(crate) bound: BTreeSet<u64>,
+    /// Its processes that have called `listen`.
+    pub(crate) listeners: BTreeSet<u32>,
+}
+
+/// Listeners that one worker may be waiting for; what is asked for beyond that is refused.
+pub(crate) const WITHHELD_LIMIT: usize = 64;
+
+/// Whether there is a process.
+pub(crate) enum Life {
+    /// Not spawned (yet, or it could not be).
+    None,
+    /// The leader runs, or has ended and is not yet waited for.
+    Running(Box<Process>),
+    /// The leader has ended; others of its tree have not.
+    Remains {
+        /// How the leader ended.
+        exit: rpm_core::protocol::Exit,
+        /// The others.
+        left: Vec<Arc<PidFd>>,
+        /// It was asked to end.
+        ending: bool,
+        /// It was no child of this daemon.
+        adopted: bool,
+    },
+}
+
+/// The leader of a worker's process tree.
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Kept<PidFd>,
+    /// With the pid it names the process.
+    pub(crate) start_ticks: u64,
+    pub(crate) started: Instant,
+    pub(crate) started_at_ms: u64,
+    pub(crate) channel: Option<Channel>,
+    /// It was asked to end.
+    pub(crate) ending: bool,
+    /// It was started by the daemon before this one, and is no child of this one.
+    pub(crate) adopted: bool,
+    /// By which the next daemon has what belongs to it.
+    pub(crate) tokens: Tokens,
+    /// Much of that is gone: a keeper has died with a daemon.
+    pub(crate) bereft: bool,
+    /// Where its standard input is written, in fork mode.
+    pub(crate) stdin: Option<Kept<OwnedFd>>,
+    /// Its calls of `bind` and `listen`, if they are intercepted.
+    pub(crate) notifications: Option<Kept<Notifications>>,
+    pub(crate) usage: UsageSample,
+}
+
+/// What is kept of a worker for the next daemon.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Tokens {
+    /// Its process.
+    pub(crate) process: Token,
+    /// The daemon's end of its channel.
+    pub(crate) channel: Option<Token>,
+    /// The read end of its output.
+    pub(crate) out: Option<Token>,
+    /// The read end of its errors.
+    pub(crate) err: Option<Token>,
+    /// The reports of its calls.
+    pub(crate) reports: Option<Token>,
+    /// The daemon's end of its standard input.
+    pub(crate) stdin: Option<Token>,
+}
+
+/// The daemon's side of a Node channel.
+pub(crate) struct Channel {
+    outgoing: mpsc::Sender<Outgoing>,
+    /// What was sent with a descriptor, or as a ping, and is not acknowledged yet, in order.
+    unacknowledged: VecDeque<Awaiting>,
+    /// Messages with descriptors that wait until a ping is answered.
+    held: VecDeque<(Outgoing, Option<Awaiting>)>,
+    /// For whoever watches the worker's process.
+    last_words: Option<LastWords>,
+}
+
+/// How the task of a channel learns that the worker has died, and when it has read all that the worker said.
+pub(crate) struct LastWords {
+    died: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// What a `NODE_HANDLE_ACK` or `NODE_HANDLE_NACK` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaiting {
+    /// The socket that answers a `queryServer`.
+    Listener,
+    /// A connection, by its sequence number.
+    Connection(u64),
+    /// A heartbeat.
+    Ping,
+}
+
+/// CPU use between the last two samples.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UsageSample {
+    pub(crate) at: Instant,
+    pub(crate) cpu: Duration,
+    pub(crate) cpu_percent: f64,
+    pub(crate) rss_bytes: u64,
+}
+
+/// Where a worker's output goes, and where in the files its own begins.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Logs {
+    pub(crate) out: PathBuf,
+    pub(crate) err: PathBuf,
+    /// What takes both, besides.
+    #[serde(default)]
+    pub(crate) both: Option<PathBuf>,
+    pub(crate) out_from: u64,
+    pub(crate) err_from: u64,
+}
+
+impl Worker {
+    /// The pid of the program: of the one process that listens, where the leader has only started it (a shell, npm).
+    pub(crate) fn program_pid(&self) -> Option<u32> {
+        let leader = self.process()?.pid;
+        let mut listeners = self.listeners.iter();
+        match (listeners.next(), listeners.next()) {
+            (Some(only), None) => Some(*only),
+            (Some(_), Some(_)) | (None, _) => Some(leader),
+        }
+    }
+
+    pub(crate) fn process(&self) -> Option<&Process> {
+        match &self.life {
+            Life::Running(process) => Some(process),
+            Life::None | Life::Remains { .. } => None,
+        }
+    }
+
+    pub(crate) fn process_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.life {
+            Life::Running(process) => Some(process),
+            Life::None | Life::Remains { .. } => None,
+        }
+    }
+
+    pub(crate) fn channel_mut(&mut self) -> Option<&mut Channel> {
+        self.process_mut().and_then(|process| process.channel.as_mut())
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(outgoing: mpsc::Sender<Outgoing>, last_words: Option<LastWords>) -> Channel {
+        Channel {
+            outgoing,
+            unacknowledged: VecDeque::new(),
+            held: VecDeque::new(),
+            last_words,
+        }
+    }
+
+    /// For whoever watches the worker's process, which is one.
+    pub(crate) fn last_words(&mut self) -> Option<LastWords> {
+        self.last_words.take()
+    }
+
+    /// Queues a message; `false` if the worker does not read, or is gone.
+    ///
+    /// One with a descriptor waits for the answer to a ping: Node gives the descriptor that it received
+    /// in a read to the first message of that read which may have one. A ping is such a message, and the
+    /// kernel may deliver it together with the next one.
+    pub(crate) fn send(&mut self, message: Outgoing, awaiting: Option<Awaiting>) -> bool {
+        if message.fd.is_none() || (!self.pinged() && self.held.is_empty()) {
+            return self.pass(message, awaiting);
+        }
+        let room = self.held.len() < OUTGOING_LIMIT;
+        if room {
+            self.held.push_back((message, awaiting));
+        }
+        room
+    }
+
+    /// Messages with descriptors that wait until a ping is answered.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Takes back the connections that wait to be sent: their numbers.
+    pub(crate) fn take_unsent(&mut self) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        self.held.retain(|(_, awaiting)| match awaiting {
+            Some(Awaiting::Connection(number)) => {
+                numbers.push(*number);
+                false
+            }
+            Some(Awaiting::Listener | Awaiting::Ping) | None => true,
+        });
+        numbers
+    }
+
+    /// Nothing waits to be written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.held.is_empty() && self.outgoing.capacity() == self.outgoing.max_capacity()
+    }
+
+    /// Whether a ping is not answered yet.
+    pub(crate) fn pinged(&self) -> bool {
+        self.unacknowledged.contains(&Awaiting::Ping)
+    }
+
+    /// The worker has acknowledged something: what?
+    pub(crate) fn acknowledge(&mut self) -> Option<Awaiting> {
+        let answered = self.unacknowledged.pop_front();
+        while !self.pinged() && self.outgoing.capacity() > 0 {
+            let Some((message, awaiting)) = self.held.pop_front() else {
+                break;
+            };
+            self.pass(message, awaiting);
+        }
+        answered
+    }
+
+    fn pass(&mut self, message: Outgoing, awaiting: Option<Awaiting>) -> bool {
+        let sent = self.outgoing.try_send(message).is_ok();
+        if sent {
+            self.unacknowledged.extend(awaiting);
+        }
+        sent
+    }
+}
+
+impl LastWords {
+    pub(crate) fn new(died: oneshot::Sender<()>, task: JoinHandle<()>) -> LastWords {
+        LastWords { died, task }
+    }
+
+    /// The worker has died: waits until all is passed on that it said.
+    pub(crate) async fn hear(self) {
+        // A task that has ended already needs no word of it.
+        let _ = self.died.send(());
+        let _ = self.task.await;
+    }
+}
+
+impl UsageSample {
+    pub(crate) fn start() -> UsageSample {
+        UsageSample {
+            at: Instant::now(),
+            cpu: Duration::ZERO,
+            cpu_percent: 0.0,
+            rss_bytes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(name: &str, with_fd: bool) -> Outgoing {
+        let fd = with_fd.then(|| std::fs::File::open("/dev/null").unwrap().into());
+        Outgoing {
+            bytes: name.into(),
+            fd,
+        }
+    }
+
+    fn sent(inbox: &mut mpsc::Receiver<Outgoing>) -> Vec<String> {
+        std::iter::from_fn(|| inbox.try_recv().ok())
+            .map(|m| String::from_utf8(m.bytes).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn descriptors_wait_for_the_answer_to_a_ping() {
+        let (outgoing, mut inbox) = mpsc::channel(8);
+        let mut channel = Channel::new(outgoing, None);
+        assert!(channel.send(message("before", true), Some(Awaiting::Listener)));
+        assert!(channel.send(message("ping", false), Some(Awaiting::Ping)));
+        assert!(channel.send(message("listener", true), Some(Awaiting::Listener)));
+        assert!(channel.send(message("connection", true), Some(Awaiting::Connection(7))));
+        assert!(channel.send(message("refusal", false), None));
+        assert_eq!(sent(&mut inbox), ["before", "ping", "refusal"]);
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Listener));
+        assert_eq!(sent(&mut inbox), Vec::<String>::new());
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Ping));
+        assert_eq!(sent(&mut inbox), ["listener", "connection"]);
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Listener));
+        assert_eq!(channel.acknowledge(), Some(Awaiting::Connection(7)));
+        assert_eq!(channel.acknowledge(), None);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let (outgoing, _inbox) = mpsc::channel(8);
+        let mut channel = Channel::new(outgoing, None);
+        assert!(channel.send(message("ping", false), Some(Awaiting::Ping)));
+        // Without descriptors: a thousand would meet the limit of the process.
+        channel
+            .held
+            .extend((0..OUTGOING_LIMIT).map(|_| (message("held", false), None)));
+        assert!(!channel.send(message("one more", true), Some(Awaiting::Listener)));
+    }
+}
