@@ -1,7 +1,6 @@
 //! Carrying out what the core decided.
 
 use std::collections::{HashSet, VecDeque};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rpm_core::protocol::{Input, Notice, Output};
@@ -31,7 +30,7 @@ impl Supervisor {
                 self.spawn(worker, app, revision, (instance, number));
             }
             Output::Terminate { worker } => {
-                self.end_refusal(worker);
+                self.drains.release(&mut self.agents, worker);
                 self.step(worker, Stage::Stopping);
                 self.ask_to_stop(worker);
             }
@@ -45,8 +44,10 @@ impl Supervisor {
             Output::CloseSlot { slot, to } => self.close_slot(slot, &to),
             Output::Probe { worker } => self.probe(worker),
             Output::CheckHealth { worker } => self.check_health(worker),
-            Output::Drain { worker } => self.begin_drain(worker),
-            Output::Refuse { worker, keeps } => self.begin_refusal(worker, keeps),
+            Output::Drain { worker } => self.drains(|drains, context| drains.drain(context, worker)),
+            Output::Refuse { worker, keeps } => {
+                self.drains(|drains, context| drains.refuse(context, worker, keeps));
+            }
             Output::Done { ticket, outcome } => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
                     // Nobody waits any more if the request was cut.
@@ -68,7 +69,8 @@ impl Supervisor {
             return self.input(Input::SlotReleased { slot, worker });
         }
         if let Some(worker) = holder.filter(|_| self.listeners.is_handoff(slot)) {
-            let count = self.retake_unsent(worker);
+            let held = self.workers.get_mut(&worker);
+            let count = held.map_or(0, |held| self.handoffs.take_back_unsent(held));
             return self.count_rescued(slot, count as u64);
         }
         let migrates = self.listeners.can_migrate(slot);
@@ -160,17 +162,10 @@ impl Supervisor {
         match self.listeners.close(slot, to) {
             Ok(left) => {
                 for (connection, to) in left {
-                    self.hand_over_one(connection, &to);
+                    self.hand_over([connection], &to);
                 }
             }
             Err(error) => warn!(%slot, %error, "cannot close a listener properly"),
-        }
-    }
-
-    /// Gives connections to the workers of these slots, in turn.
-    pub(crate) fn hand_over(&mut self, fds: Vec<OwnedFd>, to: &[SlotId]) {
-        for fd in fds {
-            self.hand_over_one(fd, to);
         }
     }
 
@@ -253,7 +248,7 @@ impl Supervisor {
 
     fn forget(&mut self, app: AppId) {
         self.listeners.close_shared(app);
-        self.upkeep.stale = true;
+        self.upkeep.outdate();
         self.apps.remove(&app);
         self.workers.retain(|_, worker| worker.app != app);
         self.reloads.remove(&app);

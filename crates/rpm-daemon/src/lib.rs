@@ -16,6 +16,7 @@ mod proxy;
 mod sockets;
 mod supervisor;
 mod upkeep;
+mod wiring;
 mod workers;
 
 pub use apps::check::faults;

@@ -15,7 +15,6 @@ use rpm_keeper::Keeper;
 use rpm_listen::Listeners;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::tree::Census;
-use rpm_wire::api::Offer;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -27,10 +26,10 @@ use crate::drain::Drains;
 use crate::effects::{is_question, passing};
 use crate::home::Home;
 use crate::logs::LogSink;
+use crate::node::actions::Actions;
 use crate::node::agents::{AgentEvent, Agents};
 use crate::node::channel::Incoming;
 use crate::node::handoff::Handoffs;
-use crate::node::talk::Called;
 use crate::os::memory::PutAway;
 use crate::os::pace::pause;
 use crate::os::reserve;
@@ -42,6 +41,7 @@ use crate::sockets::interception::{Intercepted, Interception};
 use crate::upkeep::Upkeep;
 use crate::workers::ends::{self, Ends};
 use crate::workers::progress::Steps;
+use crate::workers::sampling::{Sampling, room_for};
 use crate::workers::starting::Starting;
 use crate::workers::worker::Worker;
 
@@ -98,10 +98,7 @@ pub struct Supervisor {
     pub(crate) drains: Drains,
     pub(crate) interception: Interception,
     pub(crate) upkeep: Upkeep,
-    /// Actions of programs whose answers are waited for.
-    pub(crate) called: Vec<Called>,
-    /// What programs have said of themselves.
-    pub(crate) offers: BTreeMap<WorkerId, Offer>,
+    pub(crate) actions: Actions,
     pub(crate) complaints: Complaints,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
@@ -112,7 +109,7 @@ pub struct Supervisor {
     pub(crate) next_app: u32,
     pub(crate) next_ticket: u64,
     pub(crate) rescues: u64,
-    pub(crate) connections: crate::workers::sampling::Connections,
+    pub(crate) sampling: Sampling,
     pub(crate) steps: Steps,
     /// Those who wait until nothing of these apps is on its way out.
     pub(crate) leavers: Vec<(BTreeSet<AppId>, oneshot::Sender<()>)>,
@@ -166,8 +163,7 @@ impl Supervisor {
             interception: Interception::new(&home),
             store: Store::new(&home),
             upkeep: Upkeep::default(),
-            called: Vec::new(),
-            offers: BTreeMap::new(),
+            actions: Actions::default(),
             complaints: Complaints::default(),
             home,
             logs,
@@ -177,7 +173,7 @@ impl Supervisor {
             next_app: 0,
             next_ticket: 0,
             rescues: 0,
-            connections: crate::workers::sampling::Connections::default(),
+            sampling: Sampling::default(),
             steps: Steps::new(),
             leavers: Vec::new(),
             reloads: BTreeMap::new(),
@@ -246,11 +242,11 @@ impl Supervisor {
                 }
                 ready = arrivals.readable() => {
                     ready?.clear_ready();
-                    self.on_arrivals();
+                    self.handoffs.note_arrivals(&self.listeners);
                 }
                 () = sleep(wake) => self.on_time(),
             }
-            self.deal();
+            self.accept_handoffs();
             self.settle();
             self.refresh_upkeep();
         }
@@ -310,21 +306,20 @@ impl Supervisor {
                 Decision::Rearm => self.await_traffic(),
             }
         }
-        self.note_starved(now);
-        self.look_at_starting();
+        self.look_at_starting(now);
         self.core.handle_timeout(now);
-        if self.drains.due.is_some_and(|due| due <= Instant::now()) {
-            reserve::with(|| self.look_at_drains());
+        if self.drains.due().is_some_and(|due| due <= Instant::now()) {
+            reserve::with(|| self.drains(Drains::look));
         }
-        self.look_at_open();
+        self.handoffs.count_open(&self.listeners);
         self.look_at_clock();
         self.put_away.on_time(Instant::now());
         if self.usage_due <= Instant::now() {
             let began = Instant::now();
-            self.sample_usage();
+            self.sampling.sample_usage(&mut self.workers);
             self.enforce_limits();
             let took = began.elapsed();
-            let interval = match self.upkeep.limits {
+            let interval = match self.upkeep.has_limits() {
                 true => pause(took, LIMITS_SHARE, LIMITS_INTERVAL..=LONGEST_LIMITS_INTERVAL),
                 false => pause(took, USAGE_SHARE, USAGE_INTERVAL..=LONGEST_USAGE_INTERVAL),
             };
@@ -344,7 +339,7 @@ impl Supervisor {
             due,
             usage,
             undone,
-            self.drains.due,
+            self.drains.due(),
             self.starting.due(),
             self.put_away.poll_timeout(),
             self.store.due(),
@@ -438,7 +433,8 @@ impl Supervisor {
             self.reloads.insert(*app, ticket);
         }
         if let Command::Reload { app, .. } | Command::Replace { app, .. } = &command {
-            self.measure_room(*app);
+            let workers = room_for(*app, &self.workers);
+            self.input(Input::Room { app: *app, workers });
         }
         let outcome = self.await_ticket(ticket);
         self.input(Input::Command { ticket, command });

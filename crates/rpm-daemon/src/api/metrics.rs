@@ -12,8 +12,7 @@ use crate::supervisor::Supervisor;
 impl Supervisor {
     /// The present figures.
     pub(crate) fn metrics(&mut self) -> String {
-        self.sample_usage();
-        self.count_connections();
+        self.sample();
         let recorder = PrometheusBuilder::new().build_recorder();
         let rendered = recorder.handle();
         metrics::with_local_recorder(&recorder, || {

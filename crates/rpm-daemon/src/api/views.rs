@@ -14,6 +14,7 @@ use rpm_wire::api::{
 
 use crate::apps::app::{Plane, explain, is_proxied};
 use crate::supervisor::Supervisor;
+use crate::workers::sampling::own_listeners;
 
 /// What each worker has of the listeners.
 pub(crate) type Held = BTreeMap<WorkerId, Holding>;
@@ -21,8 +22,7 @@ pub(crate) type Held = BTreeMap<WorkerId, Holding>;
 impl Supervisor {
     /// Every instance, by id.
     pub(crate) fn processes(&mut self, with_spec: bool) -> Vec<Process> {
-        self.sample_usage();
-        self.count_connections();
+        self.sample();
         let held = self.listeners.by_worker();
         let ids = self.core.instances().map(|view| view.id);
         ids.filter_map(|id| self.process(id, &held, with_spec)).collect()
@@ -60,7 +60,7 @@ impl Supervisor {
             unstable_restarts: view.unstable_restarts,
             cpu_percent: process.map_or(0.0, |p| (p.usage.cpu_percent * 10.0).round() / 10.0),
             memory_bytes: process.map_or(0, |p| p.usage.rss_bytes),
-            connections: worker.and_then(|w| self.connections_of(w)),
+            connections: worker.and_then(|w| self.sampling.connections_of(w)),
             serves: worker.map_or_else(Vec::new, |w| self.serves(w, held, spec)),
             exit_code: view.last_exit.map(exit_code),
             others: self.others(&view),
@@ -77,7 +77,7 @@ impl Supervisor {
                         .backed_off
                         .map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)),
                     offer: worker
-                        .and_then(|w| self.offers.get(&w))
+                        .and_then(|w| self.actions.offer_of(w))
                         .cloned()
                         .unwrap_or_default(),
                 })
@@ -97,7 +97,7 @@ impl Supervisor {
                 status: status(&view.state),
                 actions: view
                     .worker()
-                    .map_or_else(Vec::new, |worker| self.actions_of(worker)),
+                    .map_or_else(Vec::new, |worker| self.actions.names_of(worker)),
             })
         };
         self.core.instances().filter_map(known).collect()
@@ -134,7 +134,7 @@ impl Supervisor {
                 pid: process.pid,
                 generation: self.core.worker(id)?.generation.0,
                 phase,
-                connections: open.or_else(|| self.connections_of(id)),
+                connections: open.or_else(|| self.sampling.connections_of(id)),
                 left_ms: until.and_then(|until| u64::try_from((until - self.now()).as_millis()).ok()),
             })
         };
@@ -153,8 +153,7 @@ impl Supervisor {
     /// All about one app.
     pub(crate) fn describe(&mut self, target: &str) -> Result<AppInfo, ApiError> {
         let id = self.resolve_app(target)?;
-        self.sample_usage();
-        self.count_connections();
+        self.sample();
         let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
         let Some(spec) = self.present_spec(id).cloned() else {
             return Err(crate::apps::commands::failure(
@@ -193,7 +192,10 @@ impl Supervisor {
                 .and_then(|worker| self.instance_of(worker))
                 .map_or(0, |id| id.0),
             eligible: slot.eligible,
-            queued: slot.queue.len.saturating_add(self.on_their_way(slot.slot)),
+            queued: slot
+                .queue
+                .len
+                .saturating_add(self.handoffs.unanswered_at(&self.listeners, slot.slot)),
             backlog: slot.queue.max,
             steered: slot.steered,
             connections: slot.connections.or_else(|| self.handed_to(slot)),
@@ -241,7 +243,7 @@ impl Supervisor {
             reason: reason(id),
             slots: Vec::new(),
         };
-        let own = self.own_listeners(app, instances);
+        let own = own_listeners(&self.listeners, &self.workers, app, instances);
         own.into_iter().map(info).collect()
     }
 

@@ -73,7 +73,7 @@ impl Supervisor {
                 }
             }
         }
-        self.upkeep.stale = true;
+        self.upkeep.outdate();
         self.put_away.soon(std::time::Instant::now());
         Ok(accepted)
     }
@@ -272,7 +272,7 @@ impl Supervisor {
             .map(|(id, _)| *id)
     }
 
-    fn instances_of(&self, app: AppId) -> Vec<InstanceId> {
+    pub(crate) fn instances_of(&self, app: AppId) -> Vec<InstanceId> {
         let ours = self.core.instances().filter(|view| view.app == app);
         ours.map(|view| view.id).collect()
     }

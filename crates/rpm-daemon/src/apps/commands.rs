@@ -13,6 +13,7 @@ use crate::apps::check::check;
 use crate::apps::reload::Manner;
 use crate::logs::tail;
 use crate::supervisor::{Supervisor, now_ms};
+use crate::workers::sampling::own_listeners;
 
 /// Lines of a failing worker that are shown: Node has the source above the error, ten lines of the stack below it, and below those
 /// the fields of the error.
@@ -68,7 +69,7 @@ impl Supervisor {
         let mut app = App::new(spec, now_ms());
         app.rests = rests;
         self.apps.insert(id, app);
-        self.upkeep.stale = true;
+        self.upkeep.outdate();
         self.put_away.soon(std::time::Instant::now());
         let outcome = self.command(Command::Start { app: id, config });
         let instances = self
@@ -166,7 +167,7 @@ impl Supervisor {
             }
             app.unwatched ^= request.toggle_watch;
         }
-        self.upkeep.stale = true;
+        self.upkeep.outdate();
     }
 
     /// The answer to a request whose outcome has come.
@@ -201,7 +202,7 @@ impl Supervisor {
     }
 
     pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
-        self.sample_usage();
+        self.sampling.sample_usage(&mut self.workers);
         self.brief_change(instances, notes)
     }
 
@@ -217,7 +218,7 @@ impl Supervisor {
 
     fn silence(&self, id: InstanceId) -> String {
         let view = self.core.instance(id);
-        let own = view.map(|view| self.own_listeners(view.app, &[view]));
+        let own = view.map(|view| own_listeners(&self.listeners, &self.workers, view.app, &[view]));
         let own: Vec<String> = own
             .into_iter()
             .flatten()

@@ -7,3 +7,4 @@ pub(crate) mod commands;
 pub(crate) mod reload;
 pub(crate) mod revision;
 pub(crate) mod targets;
+pub(crate) mod unasked;

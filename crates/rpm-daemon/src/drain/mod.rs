@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use rpm_agent::ToAgent;
 use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
+use rpm_listen::Listeners;
 
 use crate::apps::app::Plane;
 use crate::drain::look::{Found, Look};
+use crate::node::agents::Agents;
 use crate::os::pace::pause;
-use crate::supervisor::Supervisor;
+use crate::workers::worker::Workers;
 
 /// Between two looks at what draining workers still have.
 pub(crate) const LOOK: Duration = Duration::from_millis(25);
@@ -31,13 +33,37 @@ const HANDSHAKES_WITHIN: Duration = Duration::from_millis(3500);
 /// After its deadline, for closing politely what a worker does not end by itself.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
+/// What a drain goes by, and what follows from it.
+pub(crate) struct Context<'a> {
+    /// Who tells the workers, and knows what they still have.
+    pub(crate) agents: &'a mut Agents,
+    /// Where clients reach them.
+    pub(crate) listeners: &'a mut Listeners,
+    /// The processes.
+    pub(crate) workers: &'a Workers,
+    /// What the core has to know afterwards, in this order.
+    pub(crate) inputs: Vec<Input>,
+}
+
+impl Context<'_> {
+    fn input(&mut self, input: Input) {
+        self.inputs.push(input);
+    }
+
+    /// Its agent knew the daemon before this one, and is about to come back.
+    fn agent_returns(&self, worker: WorkerId) -> bool {
+        let held = self.workers.get(&worker);
+        held.is_some_and(|held| held.agent_seen && held.process().is_some_and(|process| process.adopted))
+    }
+}
+
 /// The workers that are being drained.
 #[derive(Default)]
 pub(crate) struct Drains {
     running: BTreeMap<WorkerId, Drain>,
     /// Those that were told to take no client any more; do they keep those that they have?
     refusing: BTreeMap<WorkerId, bool>,
-    pub(crate) due: Option<Instant>,
+    due: Option<Instant>,
     /// When a worker was last told to end whose sockets could not be taken back.
     foreign_left: Option<Instant>,
 }
@@ -107,6 +133,11 @@ impl Drain {
 }
 
 impl Drains {
+    /// When to look again at what the workers still have.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
     fn begin(&mut self, worker: WorkerId, within: Duration, witness: Witness, patience: Duration) {
         let since = Instant::now();
         let drain = Drain {
@@ -122,7 +153,7 @@ impl Drains {
     }
 
     /// Its agent has a new connection: an answer that was awaited on the old one does not come.
-    pub(crate) fn reconnected(&mut self, worker: WorkerId) {
+    fn reconnected(&mut self, worker: WorkerId) {
         if let Some(drain) = self.running.get_mut(&worker)
             && matches!(drain.witness, Witness::Asked | Witness::Answered)
         {
@@ -136,107 +167,99 @@ impl Drains {
             self.due = None;
         }
     }
-}
 
-impl Supervisor {
     /// It closes its listeners and drains, or cannot.
-    pub(crate) fn begin_refusal(&mut self, worker: WorkerId, keeps: bool) {
-        if !self.drains.running.contains_key(&worker) {
+    pub(crate) fn refuse(&mut self, ctx: &mut Context<'_>, worker: WorkerId, keeps: bool) {
+        if !self.running.contains_key(&worker) {
             // The drain that came before this has failed already, and said so.
             return;
         }
-        self.drains.refusing.insert(worker, keeps);
-        let told = self.tell_to_refuse(worker, keeps);
-        let waits = self.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster)
-            || self.agent_returns(worker);
+        self.refusing.insert(worker, keeps);
+        let told = Drains::tell_to_refuse(ctx, worker, keeps);
+        let waits = ctx.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster)
+            || ctx.agent_returns(worker);
         if !told && !waits {
             // Its program knows by the signal how to stop, and by nothing else.
-            self.drains.end(worker);
-            self.input(Input::DrainFailed { worker });
+            self.end(worker);
+            ctx.input(Input::DrainFailed { worker });
         }
     }
 
     /// Has its agent close its listeners; `false`: it has none. It tells nobody of the sockets that it made itself: they are the worker's alone
     /// from now on, so that they are closed when it closes them.
-    fn tell_to_refuse(&mut self, worker: WorkerId, keeps: bool) -> bool {
-        if !self.tell(worker, ToAgent::Refuse { keeps }) {
+    fn tell_to_refuse(ctx: &mut Context<'_>, worker: WorkerId, keeps: bool) -> bool {
+        if !ctx.agents.tell(worker, ToAgent::Refuse { keeps }) {
             return false;
         }
-        for slot in self.listeners.slots_of(worker) {
-            if self.listeners.is_own(slot) {
-                self.listeners.leave_to(slot, worker);
-                self.input(Input::SlotReleased { slot, worker });
+        for slot in ctx.listeners.slots_of(worker) {
+            if ctx.listeners.is_own(slot) {
+                ctx.listeners.leave_to(slot, worker);
+                ctx.input(Input::SlotReleased { slot, worker });
             }
         }
         true
     }
 
     /// Lets it end by itself.
-    pub(crate) fn end_refusal(&mut self, worker: WorkerId) {
-        if self.drains.refusing.remove(&worker).is_some() {
-            self.tell(worker, ToAgent::Release {});
+    pub(crate) fn release(&mut self, agents: &mut Agents, worker: WorkerId) {
+        if self.refusing.remove(&worker).is_some() {
+            agents.tell(worker, ToAgent::Release {});
         }
     }
 
-    pub(crate) fn begin_drain(&mut self, worker: WorkerId) {
-        let Some(held) = self.workers.get(&worker) else {
+    pub(crate) fn drain(&mut self, ctx: &mut Context<'_>, worker: WorkerId) {
+        let Some(held) = ctx.workers.get(&worker) else {
             return;
         };
         let (plane, within) = (held.plane, crate::apps::app::drain_timeout(&held.spec));
         let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let (witness, patience) = match plane {
-            _ if self.tell(worker, ToAgent::Drain { deadline_ms }) => (Witness::Expected, ACKNOWLEDGE_WITHIN),
+            _ if ctx.agents.tell(worker, ToAgent::Drain { deadline_ms }) => {
+                (Witness::Expected, ACKNOWLEDGE_WITHIN)
+            }
             // It lost its connection with the daemon before this one.
-            _ if self.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
-            Plane::Fork if self.is_intercepted(worker) => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
-            Plane::Cluster | Plane::Fork => return self.input(Input::DrainFailed { worker }),
+            _ if ctx.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
+            Plane::Fork if held.is_intercepted() => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
+            Plane::Cluster | Plane::Fork => return ctx.input(Input::DrainFailed { worker }),
             Plane::Passed | Plane::Copies => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
         };
-        self.drains.begin(worker, within, witness, patience);
+        self.begin(worker, within, witness, patience);
     }
 
     /// Goes on with a drain that the daemon before began; so much of its time is left.
-    pub(crate) fn drain_again(&mut self, worker: WorkerId, left: Duration) {
-        let Some(held) = self.workers.get(&worker) else {
+    pub(crate) fn resume(&mut self, ctx: &mut Context<'_>, worker: WorkerId, left: Duration) {
+        let Some(held) = ctx.workers.get(&worker) else {
             return;
         };
         let witness = match held.plane {
             Plane::Cluster => Witness::Expected,
-            Plane::Passed | Plane::Copies | Plane::Fork if self.agent_returns(worker) => Witness::Expected,
+            Plane::Passed | Plane::Copies | Plane::Fork if ctx.agent_returns(worker) => Witness::Expected,
             Plane::Passed | Plane::Copies | Plane::Fork => Witness::Kernel,
         };
-        self.drains.begin(worker, left, witness, RETURN_WITHIN);
-    }
-
-    fn agent_returns(&self, worker: WorkerId) -> bool {
-        let Some(held) = self.workers.get(&worker) else {
-            return false;
-        };
-        let adopted = held.process().is_some_and(|process| process.adopted);
-        adopted && held.agent_seen && self.has_agent(worker)
+        self.begin(worker, left, witness, RETURN_WITHIN);
     }
 
     /// An agent is there (again). If its worker drains it may not have heard of that.
-    pub(crate) fn agent_arrived(&mut self, worker: WorkerId) {
-        self.drains.reconnected(worker);
-        if let Some(drain) = self.drains.running.get(&worker)
+    pub(crate) fn agent_arrived(&mut self, ctx: &mut Context<'_>, worker: WorkerId) {
+        self.reconnected(worker);
+        if let Some(drain) = self.running.get(&worker)
             && drain.witness == Witness::Expected
         {
             let left = drain.deadline.saturating_duration_since(Instant::now());
             let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-            self.tell(worker, ToAgent::Drain { deadline_ms });
+            ctx.agents.tell(worker, ToAgent::Drain { deadline_ms });
         }
-        if let Some(&keeps) = self.drains.refusing.get(&worker) {
-            self.tell_to_refuse(worker, keeps);
+        if let Some(&keeps) = self.refusing.get(&worker) {
+            Drains::tell_to_refuse(ctx, worker, keeps);
         }
     }
 
-    pub(crate) fn drain_acknowledged(&mut self, worker: WorkerId) {
-        let Some(drain) = self.drains.running.get_mut(&worker) else {
+    pub(crate) fn acknowledged(&mut self, agents: &Agents, worker: WorkerId) {
+        let Some(drain) = self.running.get_mut(&worker) else {
             return;
         };
         drain.witness = match drain.witness {
-            _ if !self.agents.count(worker) => Witness::Kernel,
+            _ if !agents.count(worker) => Witness::Kernel,
             Witness::Asked => Witness::Answered,
             Witness::Expected | Witness::Agent | Witness::Answered | Witness::Kernel => Witness::Agent,
         };
@@ -244,27 +267,27 @@ impl Supervisor {
 
     /// Looks at every draining worker. The more there are the longer that takes, and the longer it is until the next time: a tenth of the time
     /// goes into it, at most.
-    pub(crate) fn look_at_drains(&mut self) {
+    pub(crate) fn look(&mut self, ctx: &mut Context<'_>) {
         let began = Instant::now();
-        let workers = self.drains.running.iter().map(|(worker, drain)| {
-            let held = self.workers.get(worker).filter(|_| drain.asks_kernel(began));
+        let workers = self.running.iter().map(|(worker, drain)| {
+            let held = ctx.workers.get(worker).filter(|_| drain.asks_kernel(began));
             (*worker, held.and_then(|held| held.process()))
         });
         let workers: Vec<_> = workers.collect();
-        let unsettled = self.drains.running.values().any(|drain| !drain.settled);
-        let look = Look::at(&workers, unsettled, &self.listeners);
+        let unsettled = self.running.values().any(|drain| !drain.settled);
+        let look = Look::at(&workers, unsettled, ctx.listeners);
         let workers: Vec<WorkerId> = workers.into_iter().map(|(worker, _)| worker).collect();
         for worker in workers {
-            self.look_at_drain(worker, &look, began);
+            self.look_at(ctx, worker, &look, began);
         }
         let pause = pause(began.elapsed(), PAUSE_SHARE, LOOK..=LONGEST_PAUSE);
-        self.drains.due = (!self.drains.running.is_empty()).then(|| Instant::now() + pause);
+        self.due = (!self.running.is_empty()).then(|| Instant::now() + pause);
     }
 
     /// At one of them; `now`: when the look at all of them began.
-    fn look_at_drain(&mut self, worker: WorkerId, look: &Look, now: Instant) {
+    fn look_at(&mut self, ctx: &mut Context<'_>, worker: WorkerId, look: &Look, now: Instant) {
         let Some(found) = look.of(worker) else { return };
-        let Some(drain) = self.drains.running.get_mut(&worker) else {
+        let Some(drain) = self.running.get_mut(&worker) else {
             return;
         };
         let since = now.saturating_duration_since(drain.since);
@@ -272,7 +295,7 @@ impl Supervisor {
             if drain.asks_kernel(now) {
                 drain.acknowledge_by = now + ACKNOWLEDGE_WITHIN;
                 let late = now >= drain.deadline;
-                self.look_at_silent(worker, late, found);
+                self.look_at_silent(ctx, worker, late, found);
             }
             return;
         }
@@ -280,32 +303,33 @@ impl Supervisor {
         let closes = !drain.closing && now >= drain.deadline;
         drain.closing |= closes;
         let (witness, settled) = (drain.witness, drain.settled);
-        if closes && (witness == Witness::Kernel || !self.tell(worker, ToAgent::Close {})) {
+        if closes && (witness == Witness::Kernel || !ctx.agents.tell(worker, ToAgent::Close {})) {
             // Nobody can close anything for it.
-            self.drains.end(worker);
-            return self.input(Input::DrainFailed { worker });
+            self.end(worker);
+            return ctx.input(Input::DrainFailed { worker });
         }
         if settled && found.queued == 0 {
             self.follow_verdict(
+                ctx,
                 worker,
-                witness.judge(self.connections_left(worker, witness, found)),
+                witness.judge(Drains::connections_left(ctx.agents, worker, witness, found)),
             );
         }
     }
 
     /// Its agent has not acknowledged. That its event loop is busy does not mean that nobody waits for it: as long as it has connections it
     /// has its time.
-    fn look_at_silent(&mut self, worker: WorkerId, late: bool, found: &Found) {
+    fn look_at_silent(&mut self, ctx: &mut Context<'_>, worker: WorkerId, late: bool, found: &Found) {
         // What the kernel does not say is taken for some.
         let has_clients = found.queued > 0 || found.established != Some(0);
         if late || !has_clients {
-            self.drains.end(worker);
-            self.input(Input::DrainFailed { worker });
+            self.end(worker);
+            ctx.input(Input::DrainFailed { worker });
         }
     }
 
-    fn follow_verdict(&mut self, worker: WorkerId, verdict: Verdict) {
-        let Some(drain) = self.drains.running.get_mut(&worker) else {
+    fn follow_verdict(&mut self, ctx: &mut Context<'_>, worker: WorkerId, verdict: Verdict) {
+        let Some(drain) = self.running.get_mut(&worker) else {
             return;
         };
         match verdict {
@@ -314,42 +338,41 @@ impl Supervisor {
                 drain.witness = Witness::Asked;
                 let left = drain.deadline.saturating_duration_since(Instant::now());
                 let deadline_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-                if !self.tell(worker, ToAgent::Drain { deadline_ms }) {
+                if !ctx.agents.tell(worker, ToAgent::Drain { deadline_ms }) {
                     // Its connection is gone: once it is back it reports unasked, and the deadline stands.
-                    self.drains
-                        .running
+                    self.running
                         .entry(worker)
                         .and_modify(|drain| drain.witness = Witness::Agent);
                 }
             }
-            Verdict::Drained if self.waits_for_others(worker) => {}
+            Verdict::Drained if self.waits_for_others(ctx, worker) => {}
             Verdict::Drained => {
-                self.drains.end(worker);
-                self.input(Input::Drained { worker });
+                self.end(worker);
+                ctx.input(Input::Drained { worker });
             }
         }
     }
 
     /// When a socket that the daemon has no hold of leaves its group, the kernel may choose any of the group for a moment: none
     /// of the others may be about to go then.
-    fn waits_for_others(&mut self, worker: WorkerId) -> bool {
+    fn waits_for_others(&mut self, ctx: &mut Context<'_>, worker: WorkerId) -> bool {
         // One that refuses has closed its listeners already.
-        if !self.listeners.is_foreign(worker) || self.drains.refusing.contains_key(&worker) {
+        if !ctx.listeners.is_foreign(worker) || self.refusing.contains_key(&worker) {
             return false;
         }
-        let last = self.drains.foreign_left.map(|at| at.elapsed());
+        let last = self.foreign_left.map(|at| at.elapsed());
         let waits = last.is_some_and(|since| since < FOREIGN_PAUSE);
         if !waits {
-            self.drains.foreign_left = Some(Instant::now());
+            self.foreign_left = Some(Instant::now());
         }
         waits
     }
 
-    fn connections_left(&self, worker: WorkerId, witness: Witness, found: &Found) -> Option<u64> {
+    fn connections_left(agents: &Agents, worker: WorkerId, witness: Witness, found: &Found) -> Option<u64> {
         match witness {
             Witness::Kernel => Some(found.established? as u64),
             Witness::Expected | Witness::Agent | Witness::Asked | Witness::Answered => {
-                Some(self.agents.open(worker)?.connections)
+                Some(agents.open(worker)?.connections)
             }
         }
     }

@@ -19,17 +19,16 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
-use crate::apps::app::Plane;
 use crate::os::threads;
-use crate::supervisor::{Event, Supervisor};
-use crate::workers::worker::Process;
+use crate::supervisor::Event;
+use crate::workers::worker::{Process, Workers};
 
 /// An agent says hello at once, or is none.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// Connections to a socket of which nobody knows yet whose they are; more wait to be accepted. Each user has a socket of its own.
 const UNNAMED_LIMIT: usize = 64;
 /// Connections that name the same worker: one for each of its processes that listens.
-const NAMED_LIMIT: usize = 256;
+pub(crate) const NAMED_LIMIT: usize = 256;
 /// Messages that wait for an agent whose process does not read.
 const OUTGOING_LIMIT: usize = 16;
 /// Connections are numbered over all sockets.
@@ -56,6 +55,17 @@ pub(crate) enum AgentEvent {
     },
     /// It is gone.
     Gone { connection: u64 },
+}
+
+/// What the others have to know of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// A worker has one more.
+    Arrived(WorkerId),
+    /// All agents of a worker have said that they drain.
+    Drains(WorkerId),
+    /// One was not taken: [`NAMED_LIMIT`] processes name this worker already.
+    TooMany(WorkerId),
 }
 
 /// The agents, by connection. A worker has one in each process of its tree that listens.
@@ -108,8 +118,78 @@ impl Agents {
         ours.try_fold(Open::default(), |sum, agent| Some(sum + agent.open?))
     }
 
+    /// What an event means for the worker whose agent it is about, if it means anything.
+    pub(crate) fn on_event(&mut self, event: AgentEvent, workers: &mut Workers) -> Option<News> {
+        match event {
+            AgentEvent::Hello { .. } => self.greet(event, workers),
+            AgentEvent::Said {
+                connection,
+                message,
+                heard,
+            } => {
+                let news = self.hear(connection, &message);
+                drop(heard);
+                news
+            }
+            AgentEvent::Gone { connection } => {
+                self.all.remove(&connection);
+                self.others.remove(&connection);
+                None
+            }
+        }
+    }
+
+    fn greet(&mut self, hello: AgentEvent, workers: &mut Workers) -> Option<News> {
+        let AgentEvent::Hello {
+            connection,
+            token,
+            pid,
+            counts,
+            to,
+            named,
+        } = hello
+        else {
+            return None;
+        };
+        let held = workers.values_mut().find(|worker| worker.token == token)?;
+        let worker = held.id;
+        if self.naming(worker) >= NAMED_LIMIT {
+            return Some(News::TooMany(worker));
+        }
+        // One that has gone since is found to have.
+        let _ = named.send(());
+        // A child of the worker inherits the token; its listeners are slots only if its calls are intercepted.
+        if !held.process().is_some_and(|process| is_agent(process, pid)) {
+            self.others.insert(connection, (worker, to));
+            return None;
+        }
+        held.agent_seen = true;
+        let agent = Agent {
+            worker,
+            to,
+            open: None,
+            counts,
+            awaited: false,
+        };
+        self.all.insert(connection, agent);
+        Some(News::Arrived(worker))
+    }
+
+    fn hear(&mut self, connection: u64, message: &FromAgent) -> Option<News> {
+        match message {
+            FromAgent::Open(open) => {
+                if let Some(agent) = self.all.get_mut(&connection) {
+                    agent.open = Some(*open);
+                }
+                None
+            }
+            FromAgent::Draining {} => self.drains(connection).map(News::Drains),
+            FromAgent::Hello { .. } => None,
+        }
+    }
+
     /// Tells each agent of the worker; `false` if there is none that reads.
-    fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
+    pub(crate) fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
         let mut told = false;
         for agent in self.all.values_mut().filter(|agent| agent.worker == worker) {
             let taken = agent.to.try_send(message).is_ok();
@@ -259,111 +339,6 @@ async fn write(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-impl Supervisor {
-    pub(crate) fn agent_event(&mut self, event: AgentEvent) {
-        match event {
-            AgentEvent::Hello {
-                connection,
-                token,
-                pid,
-                counts,
-                to,
-                named: heard,
-            } => {
-                let Some(named) = self.workers.values().find(|worker| worker.token == token) else {
-                    return;
-                };
-                let worker = named.id;
-                // A child of the worker inherits the token; its listeners are slots only if its calls are intercepted.
-                let speaks = named.process().is_some_and(|process| is_agent(process, pid));
-                if self.agents.naming(worker) >= NAMED_LIMIT {
-                    let most = format!("more than {NAMED_LIMIT} processes name it");
-                    return self.complain(worker, "an agent is not heard", &most);
-                }
-                // One that has gone since is found to have.
-                let _ = heard.send(());
-                if !speaks {
-                    self.agents.others.insert(connection, (worker, to));
-                } else {
-                    if let Some(held) = self.workers.get_mut(&worker) {
-                        held.agent_seen = true;
-                        self.store.changed();
-                    }
-                    let agent = Agent {
-                        worker,
-                        to,
-                        open: None,
-                        counts,
-                        awaited: false,
-                    };
-                    self.agents.all.insert(connection, agent);
-                    self.agent_arrived(worker);
-                }
-            }
-            AgentEvent::Said {
-                connection,
-                message,
-                heard,
-            } => {
-                self.agent_said(connection, &message);
-                drop(heard);
-            }
-            AgentEvent::Gone { connection } => {
-                self.agents.all.remove(&connection);
-                self.agents.others.remove(&connection);
-            }
-        }
-    }
-
-    fn agent_said(&mut self, connection: u64, message: &FromAgent) {
-        match message {
-            FromAgent::Open(open) => {
-                if let Some(agent) = self.agents.all.get_mut(&connection) {
-                    agent.open = Some(*open);
-                }
-            }
-            FromAgent::Draining {} => {
-                if let Some(worker) = self.agents.drains(connection) {
-                    self.drain_acknowledged(worker);
-                }
-            }
-            FromAgent::Hello { .. } => {}
-        }
-    }
-
-    /// Whether the worker is to carry the agent: it is there for whatever Node its tree has, unless it is switched off.
-    pub(crate) fn has_agent(&self, worker: WorkerId) -> bool {
-        let Some(held) = self.workers.get(&worker) else {
-            return false;
-        };
-        let refused = self.apps.get(&held.app).is_some_and(|app| app.agent_refused);
-        let serves = held.plane == Plane::Cluster || self.intercepts(&held.spec);
-        serves && held.spec.agent && !refused
-    }
-
-    /// Node before 18.18 does not know `--import` in `NODE_OPTIONS`, and exits with 9 before it runs anything.
-    pub(crate) fn doubt_agent(&mut self, worker: WorkerId) {
-        if !self.has_agent(worker) {
-            return;
-        }
-        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
-            return;
-        };
-        if let Some(app) = self.apps.get_mut(&app) {
-            warn!(
-                app = app.name,
-                "Node does not take the agent (it needs 18.18); the app goes on without it"
-            );
-            app.agent_refused = true;
-        }
-    }
-
-    /// Tells a worker's agents something; `false` if it has none, or none that reads.
-    pub(crate) fn tell(&mut self, worker: WorkerId, message: ToAgent) -> bool {
-        self.agents.tell(worker, message)
-    }
 }
 
 /// May this process speak for the worker?

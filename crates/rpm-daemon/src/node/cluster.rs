@@ -14,7 +14,7 @@ use rpm_wire::channel::{self, Dialect, FromWorker, Handle, Malformed, QueryServe
 use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
-use crate::apps::app::{Plane, is_handed, policy, proxy_sockets};
+use crate::apps::app::{is_handed, policy, proxy_sockets};
 use crate::node::channel::Outgoing;
 use crate::supervisor::Supervisor;
 use crate::workers::launch::limit_hint;
@@ -52,12 +52,12 @@ impl Supervisor {
             FromWorker::ExitedAfterDisconnect { seq } => {
                 self.send(worker, channel::ack(seq, Dialect::Node), None, None);
             }
-            FromWorker::Ack { seq, accepted } => self.handed(seq, accepted.unwrap_or(false)),
+            FromWorker::Ack { seq, accepted } => self.handoff_answered(seq, accepted.unwrap_or(false)),
             FromWorker::HandleAck => self.acknowledged(worker, true),
             FromWorker::HandleNack => self.acknowledged(worker, false),
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack(), None, None),
             FromWorker::Ready => self.input(Input::Ready { worker }),
-            FromWorker::Message(message) => self.heard(worker, &message),
+            FromWorker::Message(message) => self.actions.hear(worker, &message, &self.workers),
             FromWorker::Internal { .. } => {}
         }
     }
@@ -67,7 +67,7 @@ impl Supervisor {
         if let Some(process) = self.workers.get_mut(&worker).and_then(|held| held.process_mut()) {
             process.channel = None;
         }
-        self.retake(worker);
+        self.handoffs.take_back(worker);
     }
 
     /// Logs at the first, second, fourth … line: a worker that sends nothing else must not fill the log.
@@ -355,7 +355,7 @@ impl Supervisor {
             .and_then(|w| w.channel_mut()?.acknowledge());
         match awaiting {
             Some(Awaiting::Ping) => self.input(Input::Responded { worker }),
-            Some(Awaiting::Connection(number)) if !taken => self.handed(number, false),
+            Some(Awaiting::Connection(number)) if !taken => self.handoff_answered(number, false),
             Some(Awaiting::Connection(_) | Awaiting::Listener) | None => {
                 if !taken {
                     debug!(%worker, "a worker did not get a descriptor");
@@ -401,12 +401,5 @@ impl Supervisor {
         let weights = &held.spec.weights;
         let weight = number.checked_rem(weights.len()).and_then(|at| weights.get(at));
         weight.copied().unwrap_or(1)
-    }
-
-    /// Whether the worker shares ports with others.
-    pub(crate) fn shares(&self, worker: WorkerId) -> bool {
-        self.workers
-            .get(&worker)
-            .is_some_and(|w| matches!(w.plane, Plane::Cluster | Plane::Passed) || self.is_intercepted(worker))
     }
 }

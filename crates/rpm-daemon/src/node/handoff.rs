@@ -9,14 +9,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rpm_core::{GroupId, SlotId, WorkerId};
-use rpm_listen::Policy;
+use rpm_listen::{Listeners, Policy};
 use rpm_sys::{sock_diag, socket};
 use rpm_wire::channel;
 use tracing::warn;
 
 use crate::node::channel::Outgoing;
-use crate::supervisor::Supervisor;
-use crate::workers::worker::Awaiting;
+use crate::workers::worker::{Awaiting, Channel, Worker, Workers};
 
 /// Connections that are on their way; one more is closed.
 const LIMIT: usize = 4096;
@@ -34,6 +33,21 @@ const RETRY: Duration = Duration::from_millis(50);
 const LOOK: Duration = Duration::from_millis(50);
 const LOOK_SHARE: u32 = 50;
 
+/// What connections are accepted from, and whom they go to.
+pub(crate) struct Context<'a> {
+    /// Where they come in.
+    pub(crate) listeners: &'a mut Listeners,
+    /// Who gets them.
+    pub(crate) workers: &'a mut Workers,
+}
+
+impl Context<'_> {
+    fn has_channel(&self, worker: WorkerId) -> bool {
+        let process = self.workers.get(&worker).and_then(|held| held.process());
+        process.is_some_and(|process| process.channel.is_some())
+    }
+}
+
 /// Connections that are on their way to a worker, and, where the fewest decide, those that have arrived.
 #[derive(Default)]
 pub(crate) struct Handoffs {
@@ -43,15 +57,15 @@ pub(crate) struct Handoffs {
     unanswered: BTreeMap<WorkerId, usize>,
     turn: usize,
     /// Those that no worker could have when they came, or when theirs died.
-    homeless: VecDeque<(Errand, OwnedFd)>,
+    unplaced: VecDeque<(Origin, OwnedFd)>,
     /// Slots at which connections may wait.
     waiting: BTreeSet<SlotId>,
     /// When to accept again.
     due: Option<Instant>,
     /// Nothing is accepted: another daemon is about to.
-    pub(crate) paused: bool,
+    paused: bool,
     /// Accepting has failed, and that was said.
-    complained: bool,
+    warned: bool,
     open: BTreeMap<WorkerId, HashSet<u64>>,
     look_due: Option<Instant>,
 }
@@ -61,12 +75,12 @@ struct Pending {
     worker: WorkerId,
     /// Where else it may go.
     others: Vec<SlotId>,
-    errand: Errand,
+    origin: Origin,
 }
 
 /// What is known of a connection that is handed over, whichever worker is tried.
 #[derive(Clone, Copy, Debug)]
-struct Errand {
+struct Origin {
     /// Where it came to.
     group: Option<GroupId>,
     /// It counts when it has arrived.
@@ -76,9 +90,9 @@ struct Errand {
     refusals: u32,
 }
 
-impl Errand {
-    fn new(group: Option<GroupId>, counted: bool) -> Errand {
-        Errand {
+impl Origin {
+    fn new(group: Option<GroupId>, counted: bool) -> Origin {
+        Origin {
             group,
             counted,
             until: Instant::now() + KEPT,
@@ -92,6 +106,11 @@ impl Errand {
 }
 
 impl Handoffs {
+    /// Whether to stop accepting, because another daemon is about to.
+    pub(crate) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
     /// For a connection that nobody keeps track of.
     pub(crate) fn number(&mut self) -> u64 {
         self.next += 1;
@@ -100,13 +119,13 @@ impl Handoffs {
 
     /// Nothing is on its way.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.pending.is_empty() && self.homeless.is_empty()
+        self.pending.is_empty() && self.unplaced.is_empty()
     }
 
     /// When it wants to be called next.
     pub(crate) fn due(&self) -> Option<Instant> {
         let due = self.due.filter(|_| !self.paused);
-        let kept = self.homeless.iter().map(|(errand, _)| errand.until).min();
+        let kept = self.unplaced.iter().map(|(origin, _)| origin.until).min();
         [due, self.look_due, kept].into_iter().flatten().min()
     }
 
@@ -129,43 +148,39 @@ impl Handoffs {
         }
         Some(pending)
     }
-}
 
-impl Supervisor {
     /// Connections have come to slots that are handed over.
-    pub(crate) fn on_arrivals(&mut self) {
+    pub(crate) fn note_arrivals(&mut self, listeners: &Listeners) {
         let mut fired = Vec::new();
-        if let Err(error) = self.listeners.arrivals().ready(&mut fired) {
+        if let Err(error) = listeners.arrivals().ready(&mut fired) {
             warn!(%error, "the detector of arrivals fails");
         }
         let slots = fired.into_iter().filter_map(|slot| u32::try_from(slot).ok());
-        self.handoffs.waiting.extend(slots.map(SlotId));
+        self.waiting.extend(slots.map(SlotId));
     }
 
-    /// Accepts what waits, as far as workers have room.
-    pub(crate) fn deal(&mut self) {
-        self.house();
-        if self.handoffs.paused {
-            return;
+    /// Accepts what waits, as far as workers have room, and says whether a connection was passed on.
+    pub(crate) fn accept(&mut self, ctx: &mut Context<'_>) -> bool {
+        let mut placed = self.place_again(ctx);
+        if self.paused {
+            return placed;
         }
         // Whatever it was due for is done now, also where nothing waits to be accepted.
-        self.handoffs.due = None;
-        if self.handoffs.waiting.is_empty() {
-            return;
-        }
+        self.due = None;
         let mut left = BATCH;
-        for slot in self.handoffs.waiting.clone() {
-            while left > 0 && self.has_room(slot) {
-                match self.listeners.take_one(slot) {
+        for slot in self.waiting.clone() {
+            while left > 0 && self.has_room(ctx, slot) {
+                match ctx.listeners.take_one(slot) {
                     Ok(Some(connection)) => {
                         left -= 1;
-                        self.handoffs.complained = false;
-                        let counted = self.listeners.policy_of(slot) == Policy::LeastConnections;
-                        let errand = Errand::new(self.listeners.group_with(slot), counted);
-                        self.deal_one(slot, connection, errand);
+                        self.warned = false;
+                        let counted = ctx.listeners.policy_of(slot) == Policy::LeastConnections;
+                        let origin = Origin::new(ctx.listeners.group_with(slot), counted);
+                        self.place(ctx, slot, connection, origin);
+                        placed = true;
                     }
                     Ok(None) => {
-                        self.handoffs.waiting.remove(&slot);
+                        self.waiting.remove(&slot);
                         break;
                     }
                     Err(error) => {
@@ -176,79 +191,78 @@ impl Supervisor {
             }
         }
         if left == 0 {
-            self.handoffs.due = Some(Instant::now());
+            self.due = Some(Instant::now());
         }
+        placed
     }
 
-    /// Gives those that no worker could have one that can now.
-    fn house(&mut self) {
-        for _ in 0..self.handoffs.homeless.len() {
-            let Some((errand, connection)) = self.handoffs.homeless.pop_front() else {
+    /// Passes on those that no worker could have before, and says whether there were any.
+    fn place_again(&mut self, ctx: &mut Context<'_>) -> bool {
+        let mut placed = false;
+        for _ in 0..self.unplaced.len() {
+            let Some((origin, connection)) = self.unplaced.pop_front() else {
                 break;
             };
             // Nobody listens there any more, if there is no slot.
-            let slot = errand.group.and_then(|group| self.listeners.a_slot_of(group));
-            let Some(slot) = slot.filter(|_| !errand.is_over()) else {
+            let slot = origin.group.and_then(|group| ctx.listeners.a_slot_of(group));
+            let Some(slot) = slot.filter(|_| !origin.is_over()) else {
                 warn!("no worker could take a connection; it is closed");
                 continue;
             };
-            if self.has_room(slot) {
-                self.deal_one(slot, connection, errand);
+            if self.has_room(ctx, slot) {
+                self.place(ctx, slot, connection, origin);
+                placed = true;
             } else {
-                self.handoffs.homeless.push_back((errand, connection));
+                self.unplaced.push_back((origin, connection));
             }
         }
+        placed
     }
 
     fn cannot_accept(&mut self, error: &std::io::Error) {
-        self.handoffs.due = Some(Instant::now() + RETRY);
-        if !self.handoffs.complained {
+        self.due = Some(Instant::now() + RETRY);
+        if !self.warned {
             let hint = rpm_sys::limits::explain(error);
             warn!(%error, hint, "connections cannot be accepted, and wait");
-            self.handoffs.complained = true;
+            self.warned = true;
         }
     }
 
     /// May one of the workers that share the slot's connections have one more?
-    fn has_room(&self, slot: SlotId) -> bool {
+    fn has_room(&self, ctx: &Context<'_>, slot: SlotId) -> bool {
         // Where the address decides each client has its worker, whoever else has room.
-        let window = match self.listeners.policy_of(slot) {
+        let window = match ctx.listeners.policy_of(slot) {
             Policy::IpHash => LIMIT,
             Policy::RoundRobin | Policy::LeastConnections | Policy::Weighted => WINDOW,
         };
         let room = |slot: &SlotId| {
-            let worker = self.listeners.holder(*slot);
-            worker.is_some_and(|worker| self.handoffs.unanswered(worker) < window && self.hears(worker))
+            let worker = ctx.listeners.holder(*slot);
+            worker.is_some_and(|worker| self.unanswered(worker) < window && ctx.has_channel(worker))
         };
-        self.handoffs.pending.len() < LIMIT && self.listeners.eligible_with(slot).iter().any(room)
-    }
-
-    fn hears(&self, worker: WorkerId) -> bool {
-        let process = self.workers.get(&worker).and_then(|held| held.process());
-        process.is_some_and(|process| process.channel.is_some())
+        self.pending.len() < LIMIT && ctx.listeners.eligible_with(slot).iter().any(room)
     }
 
     /// Gives a connection to one of the workers that share those of the slot.
-    fn deal_one(&mut self, slot: SlotId, connection: OwnedFd, errand: Errand) {
-        if !self.listeners.is_handoff(slot) {
-            let to = self.listeners.eligible_with(slot).to_vec();
-            return self.in_turn(connection, to, errand);
+    fn place(&mut self, ctx: &mut Context<'_>, slot: SlotId, connection: OwnedFd, origin: Origin) {
+        if !ctx.listeners.is_handoff(slot) {
+            let to = ctx.listeners.eligible_with(slot).to_vec();
+            return self.pass_in_turn(ctx, connection, to, origin);
         }
-        let policy = self.listeners.policy_of(slot);
-        let holders: BTreeMap<SlotId, WorkerId> = self
+        let policy = ctx.listeners.policy_of(slot);
+        let holders: BTreeMap<SlotId, WorkerId> = ctx
             .listeners
             .eligible_with(slot)
             .iter()
-            .filter_map(|slot| Some((*slot, self.listeners.holder(*slot)?)))
+            .filter_map(|slot| Some((*slot, ctx.listeners.holder(*slot)?)))
             .collect();
-        let handoffs = &self.handoffs;
+        let handoffs = &*self;
         let load = |slot: SlotId| {
             let worker = holders.get(&slot);
             worker.map_or(u64::MAX, |worker| {
                 (handoffs.open(*worker) + handoffs.unanswered(*worker)) as u64
             })
         };
-        let mut candidates = self.listeners.candidates(slot, connection.as_fd(), load);
+        let mut candidates = ctx.listeners.candidates(slot, connection.as_fd(), load);
         if policy != Policy::IpHash {
             // Those without room come last.
             let full = |slot: &SlotId| {
@@ -257,62 +271,74 @@ impl Supervisor {
             };
             candidates.sort_by_key(full);
         }
-        let now = self.now();
-        self.note_traffic(now);
-        self.try_next(connection, candidates, errand);
+        self.pass_to_first(ctx, connection, candidates, origin);
     }
 
     /// What the workers of slots that are handed over have not answered: their queues.
-    pub(crate) fn handed_queues(&self) -> Vec<(SlotId, u32)> {
-        let held = |slot: &SlotId| self.listeners.holder(*slot).is_some();
-        let slots = self.listeners.handed_over().filter(held);
-        slots.map(|slot| (slot, self.on_their_way(slot))).collect()
+    pub(crate) fn queues(&self, listeners: &Listeners) -> Vec<(SlotId, u32)> {
+        let held = |slot: &SlotId| listeners.holder(*slot).is_some();
+        let slots = listeners.handed_over().filter(held);
+        slots
+            .map(|slot| (slot, self.unanswered_at(listeners, slot)))
+            .collect()
     }
 
     /// How many connections were handed to the slot's worker that it has not accepted.
-    pub(crate) fn on_their_way(&self, slot: SlotId) -> u32 {
-        let worker = self.listeners.holder(slot);
-        let count = worker.map_or(0, |worker| self.handoffs.unanswered(worker));
+    pub(crate) fn unanswered_at(&self, listeners: &Listeners, slot: SlotId) -> u32 {
+        let worker = listeners.holder(slot);
+        let count = worker.map_or(0, |worker| self.unanswered(worker));
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Gives a connection to one of the workers behind these slots.
-    pub(crate) fn hand_over_one(&mut self, connection: OwnedFd, to: &[SlotId]) {
-        if self.handoffs.pending.len() + self.handoffs.homeless.len() >= LIMIT {
+    pub(crate) fn pass(&mut self, ctx: &mut Context<'_>, connection: OwnedFd, to: &[SlotId]) {
+        if self.pending.len() + self.unplaced.len() >= LIMIT {
             warn!(
                 limit = LIMIT,
                 "too many connections are being handed over; one is closed"
             );
             return;
         }
-        let group = to.iter().find_map(|slot| self.listeners.group_with(*slot));
+        let group = to.iter().find_map(|slot| ctx.listeners.group_with(*slot));
         let counts = |slot: &SlotId| {
-            self.listeners.is_handoff(*slot) && self.listeners.policy_of(*slot) == Policy::LeastConnections
+            ctx.listeners.is_handoff(*slot) && ctx.listeners.policy_of(*slot) == Policy::LeastConnections
         };
-        let errand = Errand::new(group, to.iter().any(counts));
-        self.in_turn(connection, to.to_vec(), errand);
+        let origin = Origin::new(group, to.iter().any(counts));
+        self.pass_in_turn(ctx, connection, to.to_vec(), origin);
     }
 
     /// Each of them is the first one in turn.
-    fn in_turn(&mut self, connection: OwnedFd, mut candidates: Vec<SlotId>, errand: Errand) {
-        self.handoffs.turn = self.handoffs.turn.wrapping_add(1);
+    fn pass_in_turn(
+        &mut self,
+        ctx: &mut Context<'_>,
+        connection: OwnedFd,
+        mut candidates: Vec<SlotId>,
+        origin: Origin,
+    ) {
+        self.turn = self.turn.wrapping_add(1);
         if !candidates.is_empty() {
-            let first = self.handoffs.turn % candidates.len();
+            let first = self.turn % candidates.len();
             candidates.rotate_left(first);
         }
-        self.try_next(connection, candidates, errand);
+        self.pass_to_first(ctx, connection, candidates, origin);
     }
 
-    fn try_next(&mut self, connection: OwnedFd, mut candidates: Vec<SlotId>, errand: Errand) {
+    fn pass_to_first(
+        &mut self,
+        ctx: &mut Context<'_>,
+        connection: OwnedFd,
+        mut candidates: Vec<SlotId>,
+        origin: Origin,
+    ) {
         while !candidates.is_empty() {
             let slot = candidates.remove(0);
-            let Some(worker) = self.listeners.holder(slot) else {
+            let Some(worker) = ctx.listeners.holder(slot) else {
                 continue;
             };
-            let Some(key) = self.listeners.key_of(slot).map(|(_, key)| key.to_owned()) else {
+            let Some(key) = ctx.listeners.key_of(slot).map(|(_, key)| key.to_owned()) else {
                 continue;
             };
-            if let Some(owner) = self.listeners.owner_of(slot)
+            if let Some(owner) = ctx.listeners.owner_of(slot)
                 && let Err(error) = socket::give(&connection, owner)
             {
                 warn!(%worker, %error, "a connection cannot be made that of the worker's user; it does not get it");
@@ -321,115 +347,111 @@ impl Supervisor {
             let Ok(copy) = connection.try_clone() else {
                 continue;
             };
-            let number = self.handoffs.next;
+            let number = self.next;
             let message = Outgoing {
                 bytes: channel::newconn(number, &key),
                 fd: Some(copy),
             };
-            let held = self.workers.get_mut(&worker).and_then(|w| w.channel_mut());
+            let held = ctx.workers.get_mut(&worker).and_then(|w| w.channel_mut());
             if held.is_some_and(|c| c.send(message, Some(Awaiting::Connection(number)))) {
-                self.handoffs.next += 1;
-                *self.handoffs.unanswered.entry(worker).or_default() += 1;
-                self.handoffs.pending.insert(
+                self.next += 1;
+                *self.unanswered.entry(worker).or_default() += 1;
+                self.pending.insert(
                     number,
                     Pending {
                         connection,
                         worker,
                         others: candidates,
-                        errand,
+                        origin,
                     },
                 );
                 return;
             }
         }
-        self.handoffs.homeless.push_back((errand, connection));
+        self.unplaced.push_back((origin, connection));
     }
 
     /// The worker has accepted connection `number`, or refused it.
-    pub(crate) fn handed(&mut self, number: u64, accepted: bool) {
-        let Some(pending) = self.handoffs.take(number) else {
+    pub(crate) fn answered(&mut self, ctx: &mut Context<'_>, number: u64, accepted: bool) {
+        let Some(pending) = self.take(number) else {
             return;
         };
         if !accepted {
-            let errand = Errand {
-                refusals: pending.errand.refusals + 1,
-                ..pending.errand
+            let origin = Origin {
+                refusals: pending.origin.refusals + 1,
+                ..pending.origin
             };
-            return self.try_next(pending.connection, pending.others, errand);
+            return self.pass_to_first(ctx, pending.connection, pending.others, origin);
         }
-        if pending.errand.counted
+        if pending.origin.counted
             && let Ok(inode) = socket::inode(&pending.connection)
         {
-            let open = self.handoffs.open.entry(pending.worker).or_default();
+            let open = self.open.entry(pending.worker).or_default();
             open.insert(inode);
-            self.handoffs.look_due.get_or_insert(Instant::now() + LOOK);
+            self.look_due.get_or_insert(Instant::now() + LOOK);
         }
     }
 
     /// Looks which of the connections that arrived are still open.
-    pub(crate) fn look_at_open(&mut self) {
-        if self.handoffs.look_due.is_none_or(|due| due > Instant::now()) {
+    pub(crate) fn count_open(&mut self, listeners: &Listeners) {
+        if self.look_due.is_none_or(|due| due > Instant::now()) {
             return;
         }
         let began = Instant::now();
-        let workers: Vec<WorkerId> = self.handoffs.open.keys().copied().collect();
+        let workers: Vec<WorkerId> = self.open.keys().copied().collect();
         let ports: BTreeSet<u16> = workers
             .into_iter()
-            .flat_map(|worker| self.listeners.ports_of(worker))
+            .flat_map(|worker| listeners.ports_of(worker))
             .collect();
         let ports: Vec<u16> = ports.into_iter().collect();
         match sock_diag::open(&ports) {
-            Ok(open) => self.handoffs.open.retain(|_, inodes| {
+            Ok(open) => self.open.retain(|_, inodes| {
                 inodes.retain(|inode| open.contains(inode));
                 !inodes.is_empty()
             }),
             Err(error) => {
                 // All have as many then, and have turns.
                 warn!(%error, "the connections of workers cannot be counted");
-                self.handoffs.open.clear();
+                self.open.clear();
             }
         }
         let pause = LOOK.max(began.elapsed() * LOOK_SHARE);
-        let any = !self.handoffs.open.is_empty();
-        self.handoffs.look_due = any.then(|| Instant::now() + pause);
+        let any = !self.open.is_empty();
+        self.look_due = any.then(|| Instant::now() + pause);
     }
 
     /// The worker is gone: what it had not accepted goes to others. A connection that it has read from belongs to it, even if its
     /// acknowledgement was lost with it: nobody else would ever see that request, and its client would wait for nothing.
-    pub(crate) fn retake(&mut self, worker: WorkerId) {
+    pub(crate) fn take_back(&mut self, worker: WorkerId) {
         let numbers: Vec<u64> = self
-            .handoffs
             .pending
             .iter()
             .filter(|(_, p)| p.worker == worker)
             .map(|(n, _)| *n)
             .collect();
         for number in numbers {
-            self.give_back(number);
+            self.release(number);
         }
     }
 
     /// The connection is nobody's again.
-    fn give_back(&mut self, number: u64) {
-        let Some(pending) = self.handoffs.take(number) else {
+    fn release(&mut self, number: u64) {
+        let Some(pending) = self.take(number) else {
             return;
         };
         if socket::bytes_read(&pending.connection).is_ok_and(|count| count > 0) {
             return;
         }
-        self.handoffs
-            .homeless
-            .push_back((pending.errand, pending.connection));
+        self.unplaced.push_back((pending.origin, pending.connection));
         // They are dealt with before anything else happens, which may take long.
-        self.handoffs.due = Some(Instant::now());
+        self.due = Some(Instant::now());
     }
 
     /// The worker is frozen: what has not been sent to it yet goes to others. What has been it may take, as from a queue of its own.
-    pub(crate) fn retake_unsent(&mut self, worker: WorkerId) -> usize {
-        let channel = self.workers.get_mut(&worker).and_then(|held| held.channel_mut());
-        let unsent = channel.map(|channel| channel.take_unsent()).unwrap_or_default();
+    pub(crate) fn take_back_unsent(&mut self, worker: &mut Worker) -> usize {
+        let unsent = worker.channel_mut().map(Channel::take_unsent).unwrap_or_default();
         for number in &unsent {
-            self.give_back(*number);
+            self.release(*number);
         }
         unsent.len()
     }

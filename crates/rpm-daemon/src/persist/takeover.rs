@@ -238,7 +238,7 @@ impl Supervisor {
         self.drain_on();
         self.close_closed();
         for (connection, to) in left {
-            self.hand_over_one(connection, &to);
+            self.hand_over([connection], &to);
         }
         self.ask_again(alive);
         let dead: Vec<_> = self
@@ -262,7 +262,7 @@ impl Supervisor {
         }
         self.end_unready();
         self.settle();
-        self.upkeep.stale = true;
+        self.upkeep.outdate();
         // The daemon before may have left what it knew of any.
         self.filled = self.listeners.open_slots().collect();
         self.await_traffic();
@@ -354,10 +354,12 @@ impl Supervisor {
                 && let Some(until) = view.until
             {
                 let left = (until - now).saturating_sub(CLOSE_WITHIN);
-                self.drain_again(view.worker, left);
-                if view.refuses {
-                    self.begin_refusal(view.worker, view.keeps);
-                }
+                self.drains(|drains, context| {
+                    drains.resume(context, view.worker, left);
+                    if view.refuses {
+                        drains.refuse(context, view.worker, view.keeps);
+                    }
+                });
             }
         }
     }

@@ -109,9 +109,9 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         let binary = binary.clone();
         let tried = handle.ask(move |supervisor| {
             // Connections wait in the backlog meanwhile.
-            supervisor.handoffs.paused = true;
+            supervisor.handoffs.pause(true);
             let refused = supervisor.hand_on(&binary, last == 0);
-            supervisor.handoffs.paused = refused.is_none();
+            supervisor.handoffs.pause(refused.is_none());
             if refused.is_some() {
                 supervisor.fronts.part(Parting::Stays);
             }

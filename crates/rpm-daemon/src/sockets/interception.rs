@@ -143,12 +143,6 @@ impl Supervisor {
         self.interception.denied = Some(text);
     }
 
-    /// Are those of this worker?
-    pub(crate) fn is_intercepted(&self, worker: WorkerId) -> bool {
-        let process = self.workers.get(&worker).and_then(|held| held.process());
-        process.is_some_and(|process| process.notifications.is_some())
-    }
-
     /// A process of a worker waits for an answer.
     pub(crate) fn called(&mut self, worker: WorkerId, intercepted: Intercepted) {
         match intercepted.call.what() {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rpm_core::SlotId;
 use rpm_core::protocol::Input;
-use rpm_core::{SlotId, Tick};
 
 use crate::supervisor::Supervisor;
 
@@ -19,11 +19,6 @@ impl Supervisor {
         }
     }
 
-    /// Queues are to be looked at for a while.
-    pub(crate) fn note_traffic(&mut self, now: Tick) {
-        self.sampler.traffic(now);
-    }
-
     /// The next connection wakes the daemon.
     pub(crate) fn await_traffic(&self) {
         if let Err(error) = self.listeners.arm() {
@@ -34,7 +29,11 @@ impl Supervisor {
     /// Tells the core the length of every accept queue that is not empty, or was not the last time; `true` if anything waits anywhere.
     pub(crate) fn sample_queues(&mut self) -> bool {
         let now = self.now();
-        let handed = self.handed_queues().into_iter().filter(|(_, len)| *len > 0);
+        let handed = self
+            .handoffs
+            .queues(&self.listeners)
+            .into_iter()
+            .filter(|(_, len)| *len > 0);
         let waiting: BTreeMap<SlotId, u32> = self.listeners.waiting().chain(handed).collect();
         let before = std::mem::replace(&mut self.filled, waiting.keys().copied().collect());
         let emptied = before.difference(&self.filled).map(|slot| (*slot, 0));

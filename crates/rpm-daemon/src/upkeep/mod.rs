@@ -3,17 +3,17 @@
 pub(crate) mod files;
 pub(crate) mod schedule;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rpm_core::protocol::Command;
-use rpm_core::{AppId, InstanceId, StateView};
+use rpm_core::{AppId, InstanceId};
 use rpm_wire::api::WatchSpec;
-use tracing::{info, warn};
+use tokio::sync::mpsc;
+use tracing::warn;
 
-use crate::apps::reload::Manner;
-use crate::supervisor::{Event, Supervisor};
+use crate::supervisor::Event;
 use crate::upkeep::files::FileWatch;
 use crate::upkeep::schedule::{Schedule, Timer};
 
@@ -28,13 +28,13 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Upkeep {
     /// Apps have changed since it was looked at.
-    pub(crate) stale: bool,
+    stale: bool,
     timers: BTreeMap<AppId, Kept>,
     watches: BTreeMap<AppId, FileWatch>,
     /// Some files are not watched that should be: it is tried again then.
     watch_again: Option<Instant>,
     /// Some app has a limit of memory.
-    pub(crate) limits: bool,
+    limits: bool,
     spared: Spared,
 }
 
@@ -60,7 +60,47 @@ struct Kept {
     timer: Timer,
 }
 
+/// What an app wants done without being asked.
+pub(crate) struct Wants {
+    /// Which.
+    pub(crate) app: AppId,
+    /// What it is called in the log.
+    pub(crate) label: String,
+    /// Its time table and the zone of that.
+    pub(crate) cron: Option<(String, Option<String>)>,
+    /// The files that are watched.
+    pub(crate) watch: Option<WatchSpec>,
+    /// What the daemon writes itself: changes of these files are not the user's.
+    pub(crate) written: Vec<PathBuf>,
+    /// It has a limit of memory.
+    pub(crate) limit: bool,
+}
+
+/// An instance with a limit of memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) app: AppId,
+    pub(crate) instance: InstanceId,
+    pub(crate) used: u64,
+    pub(crate) limit: u64,
+}
+
 impl Upkeep {
+    /// Apps have changed: [`Upkeep::refresh`] is needed.
+    pub(crate) fn outdate(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether apps have changed since this was asked the last time.
+    pub(crate) fn is_outdated(&mut self) -> bool {
+        std::mem::take(&mut self.stale)
+    }
+
+    /// Whether any app has a limit of memory.
+    pub(crate) fn has_limits(&self) -> bool {
+        self.limits
+    }
+
     /// When the clock is to be looked at.
     pub(crate) fn due(&self) -> Option<Instant> {
         let next = self.timers.values().filter_map(|kept| kept.timer.next).min();
@@ -71,189 +111,88 @@ impl Upkeep {
         });
         next.into_iter().chain(self.watch_again).min()
     }
-}
 
-impl Supervisor {
-    /// Brings timers and watches in line with the apps.
-    pub(crate) fn refresh_upkeep(&mut self) {
-        if !std::mem::take(&mut self.upkeep.stale) {
-            return;
-        }
-        let apps: Vec<AppId> = self.apps.keys().copied().collect();
-        self.upkeep.timers.retain(|app, _| apps.contains(app));
-        self.upkeep.watches.retain(|app, _| apps.contains(app));
-        self.upkeep.limits = false;
-        for app in apps {
-            let Some(spec) = self.present_spec(app).cloned() else {
-                continue;
-            };
-            self.upkeep.limits |= spec.max_memory_restart.is_some();
-            let rests = self.apps.get(&app).is_some_and(|app| app.rests);
-            let cron = spec.cron_restart.clone().filter(|_| !rests);
-            self.keep_time(app, cron.map(|text| (text, spec.cron_timezone.clone())));
-            self.keep_watch(app, spec.watch.as_ref().filter(|_| self.is_watched(app)));
+    /// Brings timers and watches in line with the apps, which are all of them.
+    pub(crate) fn refresh(&mut self, apps: Vec<Wants>, events: &mpsc::Sender<Event>) {
+        let there: BTreeSet<AppId> = apps.iter().map(|wants| wants.app).collect();
+        self.timers.retain(|app, _| there.contains(app));
+        self.watches.retain(|app, _| there.contains(app));
+        self.limits = apps.iter().any(|wants| wants.limit);
+        for mut wants in apps {
+            self.keep_time(&mut wants);
+            self.keep_watch(wants, events);
         }
     }
 
-    /// Are files watched for this app?
-    pub(crate) fn is_watched(&self, app: AppId) -> bool {
-        let wants = self.present_spec(app).is_some_and(|spec| spec.watch.is_some());
-        wants
-            && self
-                .apps
-                .get(&app)
-                .is_some_and(|app| !app.rests && !app.unwatched)
-    }
-
-    fn keep_time(&mut self, app: AppId, wanted: Option<(String, Option<String>)>) {
-        let Some(of) = wanted else {
-            self.upkeep.timers.remove(&app);
+    fn keep_time(&mut self, wants: &mut Wants) {
+        let Some(of) = wants.cron.take() else {
+            self.timers.remove(&wants.app);
             return;
         };
-        if self.upkeep.timers.get(&app).is_some_and(|kept| kept.of == of) {
+        if self.timers.get(&wants.app).is_some_and(|kept| kept.of == of) {
             return;
         }
         match Schedule::parse(&of.0, of.1.as_deref()) {
             Ok(schedule) => {
                 let timer = Timer::new(schedule, Timestamp::now(), Instant::now());
-                self.upkeep.timers.insert(app, Kept { of, timer });
+                self.timers.insert(wants.app, Kept { of, timer });
             }
-            Err(error) => warn!(app = self.label(app), error, "it is not restarted by the clock"),
+            Err(error) => warn!(app = wants.label, error, "it is not restarted by the clock"),
         }
     }
 
-    fn keep_watch(&mut self, app: AppId, wanted: Option<&WatchSpec>) {
-        let Some(spec) = wanted else {
-            self.upkeep.watches.remove(&app);
+    fn keep_watch(&mut self, wants: Wants, events: &mpsc::Sender<Event>) {
+        let app = wants.app;
+        let Some(spec) = &wants.watch else {
+            self.watches.remove(&app);
             return;
         };
-        if self
-            .upkeep
-            .watches
-            .get(&app)
-            .is_some_and(|watch| watch.is_of(spec))
-        {
+        if self.watches.get(&app).is_some_and(|watch| watch.is_of(spec)) {
             return;
         }
-        let mut ours = vec![self.home.root().to_owned()];
-        let instances: Vec<InstanceId> = self
-            .core
-            .instances()
-            .filter(|view| view.app == app)
-            .map(|view| view.id)
-            .collect();
-        for id in instances {
-            let Some(spec) = self.present_spec(app) else {
-                continue;
-            };
-            let logs = crate::workers::outputs::logs_of(&self.home, spec, id);
-            ours.extend([Some(logs.out), Some(logs.err), logs.both].into_iter().flatten());
-            ours.push(crate::workers::outputs::pid_file(&self.home, spec, id));
-        }
-        let events = self.events.clone();
-        let changed = move |path: &std::path::Path| {
+        let events = events.clone();
+        let changed = move |path: &Path| {
             let event = Event::FilesChanged(app, path.to_owned());
             events.blocking_send(event).is_ok()
         };
-        match FileWatch::start(spec, ours, changed) {
-            Ok(watch) => drop(self.upkeep.watches.insert(app, watch)),
+        match FileWatch::start(spec, wants.written, changed) {
+            Ok(watch) => drop(self.watches.insert(app, watch)),
             Err(error) => {
-                warn!(app = self.label(app), %error, "its files are not watched yet");
-                self.upkeep.watch_again = Some(Instant::now() + WATCH_AGAIN);
+                warn!(app = wants.label, %error, "its files are not watched yet");
+                self.watch_again = Some(Instant::now() + WATCH_AGAIN);
             }
         }
     }
 
-    /// Restarts the apps whose time has come.
-    pub(crate) fn look_at_clock(&mut self) {
+    /// The apps whose time has come.
+    pub(crate) fn look_at_clock(&mut self) -> Vec<AppId> {
         let (now, steady) = (Timestamp::now(), Instant::now());
-        if self.upkeep.watch_again.is_some_and(|at| at <= steady) {
-            self.upkeep.watch_again = None;
-            self.upkeep.stale = true;
+        if self.watch_again.is_some_and(|at| at <= steady) {
+            self.watch_again = None;
+            self.stale = true;
         }
         let mut due = Vec::new();
-        for (app, kept) in &mut self.upkeep.timers {
+        for (app, kept) in &mut self.timers {
             if kept.timer.handle_look(now, steady) {
                 due.push(*app);
             }
         }
-        for app in due {
-            // It is as new as it can be, and a time table of every second would not let it become ready, nor a command that
-            // waits for that return.
-            if self.is_starting(app) {
-                continue;
-            }
-            info!(app = self.label(app), "restarted by the clock");
-            self.renew_all_of(app, Manner::default());
-        }
+        due
     }
 
-    /// Is every instance being started at this moment?
-    fn is_starting(&self, app: AppId) -> bool {
-        let mut states = self.core.instances().filter(|view| view.app == app).peekable();
-        states.peek().is_some() && states.all(|view| matches!(view.state, StateView::Launching { .. }))
+    /// Are files of the app watched?
+    pub(crate) fn watches(&self, app: AppId) -> bool {
+        self.watches.contains_key(&app)
     }
 
-    /// Files of an app have changed.
-    pub(crate) fn files_changed(&mut self, app: AppId, path: &std::path::Path) {
-        if self.upkeep.watches.contains_key(&app) {
-            info!(app = self.label(app), path = %path.display(), "restarted: this file has changed");
-            // A reload that runs has perhaps read what was there before: it is not waited for.
-            let manner = Manner {
-                yields: true,
-                ..Manner::default()
-            };
-            self.renew_all_of(app, manner);
-        }
+    /// Has it more memory than it may, and was not replaced for that a moment ago?
+    pub(crate) fn is_over(&self, usage: &Usage) -> bool {
+        usage.used > usage.limit && !self.spared.has((usage.app, usage.instance), Instant::now())
     }
 
-    fn renew_all_of(&mut self, app: AppId, manner: Manner) {
-        let ids: Vec<InstanceId> = self
-            .core
-            .instances()
-            .filter(|view| view.app == app)
-            .map(|view| view.id)
-            .collect();
-        if let Err(error) = self.restart_gently(&ids, &BTreeMap::new(), manner) {
-            warn!(
-                app = self.label(app),
-                error = error.error,
-                "it cannot be restarted"
-            );
-        }
-    }
-
-    /// Replaces instances whose processes have more memory than they may.
-    pub(crate) fn enforce_limits(&mut self) {
-        let now = Instant::now();
-        let mut over = Vec::new();
-        for view in self.core.instances() {
-            let worker = view.worker().and_then(|worker| self.workers.get(&worker));
-            let Some((held, process)) = worker.and_then(|held| Some((held, held.process()?))) else {
-                continue;
-            };
-            let Some(limit) = held.spec.max_memory_restart else {
-                continue;
-            };
-            let used = process.usage.rss_bytes;
-            if used > limit && !process.ending && !self.upkeep.spared.has((view.app, view.id), now) {
-                over.push((view.app, view.id, used, limit));
-            }
-        }
-        for (app, id, used, limit) in over {
-            if self.core.app(app).is_some_and(|view| view.reload.is_some()) {
-                continue;
-            }
-            let (used_mb, limit_mb) = (used >> 20, limit >> 20);
-            info!(app = self.label(app), %id, used_mb, limit_mb, "replaced: it has more memory than it may");
-            self.upkeep.spared.add((app, id), now);
-            let instances = vec![id];
-            let command = match self.is_fork(app) && !self.has_slots(app) {
-                true => Command::Restart { instances },
-                false => Command::Replace { app, instances },
-            };
-            drop(self.command(command));
-        }
+    /// It is replaced for its memory now.
+    pub(crate) fn spare(&mut self, usage: &Usage) {
+        self.spared.add((usage.app, usage.instance), Instant::now());
     }
 }
 

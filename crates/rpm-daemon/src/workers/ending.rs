@@ -152,9 +152,7 @@ impl Supervisor {
         if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.has(worker) {
             self.doubt_agent(worker);
         }
-        self.agents.forget(worker);
-        self.drains.end(worker);
-        self.end_refusal(worker);
+        self.forget_agents(worker);
         if left.is_empty() {
             self.tree_is_gone(worker);
         } else {
@@ -270,9 +268,9 @@ impl Supervisor {
         held.life = Life::None;
         let app = held.app;
         // It has none any more, or never told of its end.
-        self.retake(worker);
+        self.handoffs.take_back(worker);
         for (connection, to) in self.listeners.worker_gone(worker) {
-            self.hand_over_one(connection, &to);
+            self.hand_over([connection], &to);
         }
         self.input(Input::Exited { worker, exit });
         if !self

@@ -1,5 +1,6 @@
 //! The processes: from a specification to a running one, what is known of it, and its end.
 
+pub(crate) mod agent;
 pub(crate) mod behalf;
 pub(crate) mod ending;
 pub(crate) mod ends;

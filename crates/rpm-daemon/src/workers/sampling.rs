@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, InstanceView, WorkerId};
+use rpm_listen::Listeners;
 use rpm_sys::tree::{self, Census};
 use rpm_sys::{sock_diag, usage};
 
-use crate::supervisor::Supervisor;
-use crate::workers::worker::{Process, UsageSample};
+use crate::workers::worker::{Process, UsageSample, Workers};
 
 /// Connection counts are not taken more often than this: each costs a pass over the kernel's table.
 const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
@@ -20,19 +19,17 @@ const USAGE_MINIMUM: Duration = Duration::from_millis(200);
 /// Of the memory that is available the part that a reload leaves: for what its new workers use later, and for others.
 const MEMORY_SPARE: u64 = 5;
 
-/// Established connections by worker, as last counted.
+/// What was found out about the processes of all workers, and when.
 #[derive(Default)]
-pub(crate) struct Connections {
+pub(crate) struct Sampling {
+    /// When CPU and memory were sampled.
+    sampled: Option<Instant>,
+    /// The processes of each worker then, by its leader.
+    families: HashMap<u32, Vec<u32>>,
+    /// When connections were counted.
     counted: Option<Instant>,
-    by_worker: BTreeMap<WorkerId, u32>,
-    families: Families,
-}
-
-/// The processes of each worker, by its leader, as last looked up.
-#[derive(Default)]
-struct Families {
-    seen: Option<Instant>,
-    by_leader: HashMap<u32, Vec<u32>>,
+    /// Established connections by worker.
+    connections: BTreeMap<WorkerId, u32>,
 }
 
 /// So many workers that use `largest` bytes each fit into so much memory, with a part left for everything else; `None`: nobody knows.
@@ -54,12 +51,12 @@ pub(crate) fn cpu_of(leader: u32, census: &Census) -> Duration {
     family.filter_map(|pid| census.cpu(pid)).sum()
 }
 
-impl Supervisor {
+impl Sampling {
     /// Looks up the processes of every worker.
-    fn meet_families(&mut self, census: &Census) {
-        let by_leader = &mut self.connections.families.by_leader;
+    fn meet_families(&mut self, workers: &mut Workers, census: &Census) {
+        let by_leader = &mut self.families;
         by_leader.clear();
-        for held in self.workers.values_mut() {
+        for held in workers.values_mut() {
             let Some(leader) = held.process().map(|process| process.pid) else {
                 continue;
             };
@@ -72,27 +69,19 @@ impl Supervisor {
     }
 
     /// Takes a sample of CPU and memory of every worker, and waits for orphans that have ended.
-    pub(crate) fn sample_usage(&mut self) {
-        let seen = self.connections.families.seen;
+    pub(crate) fn sample_usage(&mut self, workers: &mut Workers) {
+        let seen = self.sampled;
         let is_new = |process: &Process| process.usage.rss_bytes == 0;
-        let news = self
-            .workers
-            .values()
-            .filter_map(|held| held.process())
-            .any(is_new);
+        let news = workers.values().filter_map(|held| held.process()).any(is_new);
         if !news && seen.is_some_and(|at| at.elapsed() < USAGE_MINIMUM) {
             return;
         }
         let census = Census::take();
         let now = census.taken();
-        self.connections.families.seen = Some(now);
-        self.meet_families(&census);
-        let families = &self.connections.families.by_leader;
-        for process in self
-            .workers
-            .values_mut()
-            .filter_map(|worker| worker.process_mut())
-        {
+        self.sampled = Some(now);
+        self.meet_families(workers, &census);
+        let families = &self.families;
+        for process in workers.values_mut().filter_map(|worker| worker.process_mut()) {
             let since = now.saturating_duration_since(process.usage.at);
             if since < USAGE_MINIMUM && !is_new(process) {
                 continue;
@@ -113,8 +102,7 @@ impl Supervisor {
                 };
             }
         }
-        let known: HashSet<u32> = self
-            .workers
+        let known: HashSet<u32> = workers
             .values()
             .filter_map(|w| w.process())
             .map(|p| p.pid)
@@ -123,15 +111,11 @@ impl Supervisor {
     }
 
     /// Counts the established connections of every worker that shares ports.
-    pub(crate) fn count_connections(&mut self) {
-        if self
-            .connections
-            .counted
-            .is_some_and(|at| at.elapsed() < CONNECTIONS_INTERVAL)
-        {
+    pub(crate) fn count_connections(&mut self, listeners: &Listeners, workers: &Workers) {
+        if self.counted.is_some_and(|at| at.elapsed() < CONNECTIONS_INTERVAL) {
             return;
         }
-        let ports = self.listeners.ports();
+        let ports = listeners.ports();
         let established: HashSet<u64> = if ports.is_empty() {
             HashSet::new()
         } else {
@@ -145,65 +129,64 @@ impl Supervisor {
             let held = sock_diag::sockets_of(pid);
             u32::try_from(held.intersection(&established).count()).unwrap_or(u32::MAX)
         };
-        let ours = self.workers.values().filter(|held| self.shares(held.id));
+        let ours = workers.values().filter(|held| held.shares_ports());
         let by_leader: HashMap<u32, WorkerId> = ours
             .filter_map(|held| Some((held.process()?.pid, held.id)))
             .collect();
         let mut counts: BTreeMap<WorkerId, u32> = by_leader.values().map(|id| (*id, 0)).collect();
         if !established.is_empty() {
             for (leader, id) in &by_leader {
-                let family = self.connections.families.by_leader.get(leader);
+                let family = self.families.get(leader);
                 let of = family.into_iter().flatten().map(|pid| count(*pid));
                 counts.insert(*id, of.fold(0, u32::saturating_add));
             }
         }
-        self.connections.by_worker = counts;
-        self.connections.counted = Some(Instant::now());
+        self.connections = counts;
+        self.counted = Some(Instant::now());
     }
 
-    /// Tells the core how many workers of an app fit into memory, before it starts more of them beside those that it has.
-    pub(crate) fn measure_room(&mut self, app: AppId) {
-        let ours = self.workers.values().filter(|held| held.app == app);
-        let used = ours.filter_map(|held| Some(held.process()?.usage.rss_bytes));
-        let (count, largest) = used.fold((0, 0), |(count, most), one| (count + 1, one.max(most)));
-        // What cannot be found out limits nothing.
-        let fitting = rpm_sys::memory::available()
-            .ok()
-            .and_then(|available| room(available, largest));
-        let workers = fitting.map(|more| more.saturating_add(count));
-        self.input(Input::Room { app, workers });
-    }
-
+    /// Established connections of the worker, as last counted.
     pub(crate) fn connections_of(&self, worker: WorkerId) -> Option<u32> {
-        self.connections.by_worker.get(&worker).copied()
+        self.connections.get(&worker).copied()
     }
+}
 
-    /// TCP listeners that the processes of these instances opened without the daemon.
-    pub(crate) fn own_listeners(
-        &self,
-        app: AppId,
-        instances: &[InstanceView],
-    ) -> Vec<(InstanceId, SocketAddr)> {
-        let ours: HashSet<u64> = self.listeners.inodes(app).collect();
-        let listening = sock_diag::listeners().unwrap_or_default();
-        let others: HashMap<u64, SocketAddr> = listening
-            .into_iter()
-            .filter(|listener| !ours.contains(&listener.inode))
-            .map(|listener| (listener.inode, listener.addr))
+/// How many workers of an app there may be at once, by the memory that is available and what the largest of them uses; `None`: unlimited.
+pub(crate) fn room_for(app: AppId, workers: &Workers) -> Option<u32> {
+    let ours = workers.values().filter(|held| held.app == app);
+    let used = ours.filter_map(|held| Some(held.process()?.usage.rss_bytes));
+    let (count, largest) = used.fold((0, 0), |(count, most), one| (count + 1, one.max(most)));
+    // What cannot be found out limits nothing.
+    let available = rpm_sys::memory::available().ok()?;
+    Some(room(available, largest)?.saturating_add(count))
+}
+
+/// TCP listeners that the processes of these instances opened without the daemon.
+pub(crate) fn own_listeners(
+    listeners: &Listeners,
+    workers: &Workers,
+    app: AppId,
+    instances: &[InstanceView],
+) -> Vec<(InstanceId, SocketAddr)> {
+    let ours: HashSet<u64> = listeners.inodes(app).collect();
+    let listening = sock_diag::listeners().unwrap_or_default();
+    let others: HashMap<u64, SocketAddr> = listening
+        .into_iter()
+        .filter(|listener| !ours.contains(&listener.inode))
+        .map(|listener| (listener.inode, listener.addr))
+        .collect();
+    let own = instances.iter().flat_map(|view| {
+        let worker = view.worker().and_then(|worker| workers.get(&worker));
+        let pid = worker.and_then(|worker| Some(worker.process()?.pid));
+        let held = pid.map(sock_diag::sockets_of).unwrap_or_default();
+        let mut own: Vec<SocketAddr> = held
+            .iter()
+            .filter_map(|inode| others.get(inode).copied())
             .collect();
-        let own = instances.iter().flat_map(|view| {
-            let worker = view.worker().and_then(|worker| self.workers.get(&worker));
-            let pid = worker.and_then(|worker| Some(worker.process()?.pid));
-            let held = pid.map(sock_diag::sockets_of).unwrap_or_default();
-            let mut own: Vec<SocketAddr> = held
-                .iter()
-                .filter_map(|inode| others.get(inode).copied())
-                .collect();
-            own.sort_unstable();
-            own.into_iter().map(|addr| (view.id, addr))
-        });
-        own.collect()
-    }
+        own.sort_unstable();
+        own.into_iter().map(|addr| (view.id, addr))
+    });
+    own.collect()
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rpm_core::protocol::Input;
-use rpm_core::{Tick, WorkerId};
+use rpm_core::{Core, Tick, WorkerId};
 use rpm_sys::{tree, usage};
 
 use crate::os::pace::pause;
-use crate::supervisor::Supervisor;
+use crate::workers::worker::Workers;
 
 /// A program that has used so much has had its chance to fail.
 const ENOUGH_CPU: Duration = Duration::from_secs(1);
@@ -45,6 +45,14 @@ impl Seen {
     }
 }
 
+/// What the processes of this tree have used of the CPU, and whether one of them wants it.
+fn work_of(leader: u32) -> (Duration, bool) {
+    let family: Vec<u32> = tree::descendants(leader).into_iter().chain([leader]).collect();
+    let used = family.iter().filter_map(|pid| usage::usage(*pid).ok());
+    let wants = |pid: &u32| matches!(usage::state(*pid), Ok('R' | 'D'));
+    (used.map(|usage| usage.cpu).sum(), family.iter().any(wants))
+}
+
 impl Starting {
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
@@ -54,58 +62,48 @@ impl Starting {
     pub(crate) fn begin(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + LOOK);
     }
-}
 
-/// What the processes of this tree have used of the CPU, and whether one of them wants it.
-fn work_of(leader: u32) -> (Duration, bool) {
-    let family: Vec<u32> = tree::descendants(leader).into_iter().chain([leader]).collect();
-    let used = family.iter().filter_map(|pid| usage::usage(*pid).ok());
-    let wants = |pid: &u32| matches!(usage::state(*pid), Ok('R' | 'D'));
-    (used.map(|usage| usage.cpu).sum(), family.iter().any(wants))
-}
-
-impl Supervisor {
-    /// Tells the core which of the workers that it would take for ready, because they live, have hardly run: on a machine that is busy a program may
-    /// need seconds to come to where it fails.
-    pub(crate) fn note_starved(&mut self, now: Tick) {
-        let due: Vec<WorkerId> = self.core.ready_by_living(now).collect();
-        for worker in due {
-            let (used, wants) = self.work(worker).unwrap_or((ENOUGH_CPU, false));
-            if wants && used < ENOUGH_CPU {
-                self.input(Input::Starved { worker });
-            }
-        }
-    }
-
-    /// Tells the core which of the workers that should listen do nothing any more.
-    pub(crate) fn look_at_starting(&mut self) {
+    /// What the core has to know of the workers that should listen: which of them do nothing any more.
+    pub(crate) fn look(&mut self, core: &Core, workers: &Workers) -> Vec<Input> {
         let began = Instant::now();
-        if self.starting.due.is_none_or(|due| due > began) {
-            return;
+        if self.due.is_none_or(|due| due > began) {
+            return Vec::new();
         }
-        let waiting: Vec<(WorkerId, Duration)> = self.core.should_listen().collect();
-        let before = std::mem::take(&mut self.starting.seen);
-        for (worker, rest) in waiting {
-            let Some(work) = self.work(worker) else { continue };
+        let mut at_rest = Vec::new();
+        let before = std::mem::take(&mut self.seen);
+        for (worker, rest) in core.should_listen() {
+            let Some(work) = work(workers, worker) else {
+                continue;
+            };
             let new = Seen {
                 at: began,
                 cpu: work.0,
                 since: began,
             };
             let seen = before.get(&worker).map_or(new, |before| before.next(began, work));
-            self.starting.seen.insert(worker, seen);
+            self.seen.insert(worker, seen);
             if began.saturating_duration_since(seen.since) >= rest {
-                self.input(Input::Rests { worker });
+                at_rest.push(Input::Rests { worker });
             }
         }
         let pause = pause(began.elapsed(), PAUSE_SHARE, LOOK..=LONGEST_PAUSE);
-        self.starting.due = (!self.starting.seen.is_empty()).then(|| Instant::now() + pause);
+        self.due = (!self.seen.is_empty()).then(|| Instant::now() + pause);
+        at_rest
     }
+}
 
-    fn work(&self, worker: WorkerId) -> Option<(Duration, bool)> {
-        let process = self.workers.get(&worker)?.process()?;
-        Some(work_of(process.pid))
-    }
+/// Which of the workers that the core would take for ready at `now`, because they live, have hardly run: on a machine that is busy a program
+/// may need seconds to come to where it fails.
+pub(crate) fn starved(core: &Core, workers: &Workers, now: Tick) -> Vec<Input> {
+    let starved = core.ready_by_living(now).filter(|worker| {
+        let (used, wants) = work(workers, *worker).unwrap_or((ENOUGH_CPU, false));
+        wants && used < ENOUGH_CPU
+    });
+    starved.map(|worker| Input::Starved { worker }).collect()
+}
+
+fn work(workers: &Workers, worker: WorkerId) -> Option<(Duration, bool)> {
+    Some(work_of(workers.get(&worker)?.process()?.pid))
 }
 
 #[cfg(test)]

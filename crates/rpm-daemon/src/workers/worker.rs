@@ -1,6 +1,6 @@
 //! A supervised process as the daemon holds it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +68,9 @@ pub(crate) enum Life {
         adopted: bool,
     },
 }
+
+/// All of them, by their ids.
+pub(crate) type Workers = BTreeMap<WorkerId, Worker>;
 
 /// The leader of a worker's process tree.
 pub(crate) struct Process {
@@ -182,6 +185,17 @@ impl Worker {
             Life::Running(process) => Some(process),
             Life::None | Life::Remains { .. } => None,
         }
+    }
+
+    /// Whether it shares ports with others of its app.
+    pub(crate) fn shares_ports(&self) -> bool {
+        matches!(self.plane, Plane::Cluster | Plane::Passed) || self.is_intercepted()
+    }
+
+    /// Whether its calls of `bind` and `listen` are intercepted.
+    pub(crate) fn is_intercepted(&self) -> bool {
+        self.process()
+            .is_some_and(|process| process.notifications.is_some())
     }
 
     pub(crate) fn channel_mut(&mut self) -> Option<&mut Channel> {

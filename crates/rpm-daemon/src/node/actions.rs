@@ -1,7 +1,7 @@
 //! Talking to processes: their standard input, and the actions that programs offer over their channel (`axm:reply`, the
 //! protocol of @pm2/io).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::apps::commands::failure;
 use crate::node::channel::Outgoing;
-use crate::supervisor::Supervisor;
+use crate::workers::worker::{Process, Workers};
 
 /// Actions that are waited for at a time.
 const LIMIT: usize = 64;
@@ -24,66 +24,44 @@ const LIMIT: usize = 64;
 const OFFER_BYTES: usize = 16 * 1024;
 const OFFER_LIMIT: usize = 128;
 
+/// The actions that programs offer, and those that are waited for.
+#[derive(Default)]
+pub(crate) struct Actions {
+    called: Vec<Called>,
+    /// What programs have said of themselves.
+    offers: BTreeMap<WorkerId, Offer>,
+}
+
 /// An action that was called.
-pub(crate) struct Called {
+struct Called {
     action: String,
     waiting: BTreeSet<WorkerId>,
     answers: mpsc::UnboundedSender<TriggerReply>,
 }
 
-impl Supervisor {
-    /// Writes to the standard input of a process.
-    pub(crate) fn send_line(&mut self, request: &SendRequest) -> Result<(), ApiError> {
-        let ids = self.resolve(std::slice::from_ref(&request.target))?;
-        let worker = ids.iter().find_map(|id| self.core.instance(*id)?.worker());
-        let process = worker.and_then(|worker| self.workers.get(&worker)?.process());
-        let process = process.ok_or_else(|| {
-            failure(
-                format!("{:?} does not run", request.target),
-                Some(&format!("`rpm restart {}` starts it", word(&request.target))),
-            )
-        })?;
-        let Some(stdin) = &process.stdin else {
-            return Err(failure(
-                format!(
-                    "{:?} is a cluster: its workers have no standard input",
-                    request.target
-                ),
-                Some(&format!(
-                    "only a process in fork mode has one; use a port, or a signal: `rpm sendSignal SIGUSR2 {}`",
-                    word(&request.target)
-                )),
-            ));
-        };
-        write(stdin, request.line.as_bytes()).map_err(|error| {
-            failure(
-                format!("{:?} does not read its standard input: {error}", request.target),
-                Some("it must read what was sent before"),
-            )
-        })
-    }
-
-    /// Calls an action; the answers come as they are given. `None`: nobody has a channel.
-    pub(crate) fn trigger(
+impl Actions {
+    /// Calls an action of these workers; the answers come as they are given.
+    ///
+    /// # Errors
+    /// Too many are waited for already.
+    pub(crate) fn call(
         &mut self,
         request: &TriggerRequest,
+        targets: impl IntoIterator<Item = WorkerId>,
+        workers: &mut Workers,
     ) -> Result<mpsc::UnboundedReceiver<TriggerReply>, ApiError> {
-        let ids = self.resolve(std::slice::from_ref(&request.target))?;
         let message = match &request.params {
             Some(params) => json!({"msg": request.action, "opts": params}),
             None => Value::from(request.action.clone()),
         };
         let (answers, receiver) = mpsc::unbounded_channel();
         let mut waiting = BTreeSet::new();
-        for id in ids {
-            let Some(worker) = self.core.instance(id).and_then(|view| view.worker()) else {
-                continue;
-            };
+        for worker in targets {
             let outgoing = Outgoing {
                 bytes: channel::message(&message),
                 fd: None,
             };
-            let channel = self.workers.get_mut(&worker).and_then(|held| held.channel_mut());
+            let channel = workers.get_mut(&worker).and_then(|held| held.channel_mut());
             if channel.is_some_and(|channel| channel.send(outgoing, None)) {
                 waiting.insert(worker);
             }
@@ -106,12 +84,12 @@ impl Supervisor {
     }
 
     /// A program has sent a message: it may be the answer to an action, or say what it offers.
-    pub(crate) fn heard(&mut self, worker: WorkerId, message: &Value) {
+    pub(crate) fn hear(&mut self, worker: WorkerId, message: &Value, workers: &Workers) {
         match message["type"].as_str() {
-            Some("axm:reply") => self.answered(worker, message),
+            Some("axm:reply") => self.answered(worker, message, workers),
             Some(kind) if kind.starts_with("axm:") => {
-                if self.offers.len() >= self.workers.len() {
-                    self.offers.retain(|worker, _| self.workers.contains_key(worker));
+                if self.offers.len() >= workers.len() {
+                    self.offers.retain(|worker, _| workers.contains_key(worker));
                 }
                 learn(self.offers.entry(worker).or_default(), kind, &message["data"]);
             }
@@ -119,16 +97,21 @@ impl Supervisor {
         }
     }
 
+    /// What the worker's program says of itself, if it does.
+    pub(crate) fn offer_of(&self, worker: WorkerId) -> Option<&Offer> {
+        self.offers.get(&worker)
+    }
+
     /// The names of the actions that a worker's program offers.
-    pub(crate) fn actions_of(&self, worker: WorkerId) -> Vec<String> {
+    pub(crate) fn names_of(&self, worker: WorkerId) -> Vec<String> {
         let offer = self.offers.get(&worker).into_iter();
         let names = offer.flat_map(|offer| &offer.actions).filter_map(name_of);
         names.map(str::to_owned).collect()
     }
 
-    fn answered(&mut self, worker: WorkerId, message: &Value) {
+    fn answered(&mut self, worker: WorkerId, message: &Value, workers: &Workers) {
         let name = message["data"]["action_name"].as_str().unwrap_or_default();
-        let Some(held) = self.workers.get(&worker) else {
+        let Some(held) = workers.get(&worker) else {
             return;
         };
         let called = self
@@ -137,7 +120,7 @@ impl Supervisor {
             .find(|called| called.action == name && called.waiting.contains(&worker));
         if let Some(called) = called {
             called.waiting.remove(&worker);
-            // Nobody waits any more if the request was cut.
+            // The requester may have disconnected.
             let _ = called.answers.send(TriggerReply {
                 id: held.instance.0,
                 name: held.spec.name.clone(),
@@ -147,6 +130,37 @@ impl Supervisor {
         }
         self.called.retain(|called| !called.waiting.is_empty());
     }
+}
+
+/// Writes a line to the standard input of a process; `target` is what the requester calls it.
+///
+/// # Errors
+/// It does not run, has no standard input, or does not read it.
+pub(crate) fn send_line(process: Option<&Process>, request: &SendRequest) -> Result<(), ApiError> {
+    let process = process.ok_or_else(|| {
+        failure(
+            format!("{:?} does not run", request.target),
+            Some(&format!("`rpm restart {}` starts it", word(&request.target))),
+        )
+    })?;
+    let Some(stdin) = &process.stdin else {
+        return Err(failure(
+            format!(
+                "{:?} is a cluster: its workers have no standard input",
+                request.target
+            ),
+            Some(&format!(
+                "only a process in fork mode has one; use a port, or a signal: `rpm sendSignal SIGUSR2 {}`",
+                word(&request.target)
+            )),
+        ));
+    };
+    write(stdin, request.line.as_bytes()).map_err(|error| {
+        failure(
+            format!("{:?} does not read its standard input: {error}", request.target),
+            Some("it must read what was sent before"),
+        )
+    })
 }
 
 fn name_of(action: &Value) -> Option<&str> {

@@ -1,0 +1,120 @@
+//! What happens in one room and what it means for the others: the supervisor lends a room what it works with, and carries on what comes
+//! out of it.
+
+use std::os::fd::OwnedFd;
+
+use rpm_core::{InstanceId, SlotId, Tick, WorkerId};
+use rpm_wire::api::{ApiError, SendRequest, TriggerReply, TriggerRequest};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::drain::{self, Drains};
+use crate::node::actions::send_line;
+use crate::node::agents::{AgentEvent, NAMED_LIMIT, News};
+use crate::node::handoff::{self, Handoffs};
+use crate::supervisor::Supervisor;
+use crate::workers::starting::starved;
+
+impl Supervisor {
+    /// Lends the drains what they go by, and tells the core what follows.
+    pub(crate) fn drains<T>(&mut self, act: impl FnOnce(&mut Drains, &mut drain::Context<'_>) -> T) -> T {
+        let mut context = drain::Context {
+            agents: &mut self.agents,
+            listeners: &mut self.listeners,
+            workers: &self.workers,
+            inputs: Vec::new(),
+        };
+        let made = act(&mut self.drains, &mut context);
+        for input in context.inputs {
+            self.input(input);
+        }
+        made
+    }
+
+    /// Something happened on the connection of a worker's agent.
+    pub(crate) fn agent_event(&mut self, event: AgentEvent) {
+        match self.agents.on_event(event, &mut self.workers) {
+            Some(News::Arrived(worker)) => {
+                self.store.changed();
+                self.drains(|drains, context| drains.agent_arrived(context, worker));
+            }
+            Some(News::Drains(worker)) => self.drains.acknowledged(&self.agents, worker),
+            Some(News::TooMany(worker)) => {
+                let most = format!("more than {NAMED_LIMIT} processes name it");
+                self.complain(worker, "an agent is not heard", &most);
+            }
+            None => {}
+        }
+    }
+
+    /// The worker is gone: nobody speaks for it any more, and nothing of it drains.
+    pub(crate) fn forget_agents(&mut self, worker: WorkerId) {
+        self.agents.forget(worker);
+        self.drains.end(worker);
+        self.drains.release(&mut self.agents, worker);
+    }
+
+    /// Looks at the workers that start.
+    pub(crate) fn look_at_starting(&mut self, now: Tick) {
+        for input in starved(&self.core, &self.workers, now) {
+            self.input(input);
+        }
+        for input in self.starting.look(&self.core, &self.workers) {
+            self.input(input);
+        }
+    }
+
+    /// Finds out what all workers use at this moment, as far as it was not found out a moment ago.
+    pub(crate) fn sample(&mut self) {
+        self.sampling.sample_usage(&mut self.workers);
+        self.sampling.count_connections(&self.listeners, &self.workers);
+    }
+
+    /// Writes a line to the standard input of a process.
+    pub(crate) fn send_line(&mut self, request: &SendRequest) -> Result<(), ApiError> {
+        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let worker = ids.iter().find_map(|id| self.core.instance(*id)?.worker());
+        let process = worker.and_then(|worker| self.workers.get(&worker)?.process());
+        send_line(process, request)
+    }
+
+    /// Calls an action of the programs that a target means.
+    pub(crate) fn trigger(
+        &mut self,
+        request: &TriggerRequest,
+    ) -> Result<UnboundedReceiver<TriggerReply>, ApiError> {
+        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let worker = |id: InstanceId| self.core.instance(id)?.worker();
+        let targets: Vec<WorkerId> = ids.into_iter().filter_map(worker).collect();
+        self.actions.call(request, targets, &mut self.workers)
+    }
+
+    /// Passes on the connections that the daemon accepts itself.
+    pub(crate) fn accept_handoffs(&mut self) {
+        let (handoffs, mut context) = self.handoffs();
+        if handoffs.accept(&mut context) {
+            self.sampler.traffic(self.now());
+        }
+    }
+
+    /// Passes each connection to a worker behind one of these slots.
+    pub(crate) fn hand_over(&mut self, connections: impl IntoIterator<Item = OwnedFd>, to: &[SlotId]) {
+        let (handoffs, mut context) = self.handoffs();
+        for connection in connections {
+            handoffs.pass(&mut context, connection, to);
+        }
+    }
+
+    /// A worker has accepted a connection, or refused it.
+    pub(crate) fn handoff_answered(&mut self, number: u64, accepted: bool) {
+        let (handoffs, mut context) = self.handoffs();
+        handoffs.answered(&mut context, number, accepted);
+    }
+
+    fn handoffs(&mut self) -> (&mut Handoffs, handoff::Context<'_>) {
+        let context = handoff::Context {
+            listeners: &mut self.listeners,
+            workers: &mut self.workers,
+        };
+        (&mut self.handoffs, context)
+    }
+}
