@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 use rpm_core::WorkerId;
 use tracing::warn;
 
-use crate::supervisor::Supervisor;
-
 /// Between two warnings of one kind about a worker.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Beyond so many kinds and workers those are forgotten that may be told again.
@@ -23,6 +21,17 @@ struct Complaint {
 }
 
 impl Complaints {
+    /// Warns of a worker, unless that was said a moment ago. `what` is the kind, `why` its cause.
+    pub(crate) fn warn(&mut self, worker: WorkerId, what: &'static str, why: &dyn std::fmt::Display) {
+        if let Some(left_out) = self.due(worker, what, Instant::now()) {
+            let why = why.to_string();
+            match left_out {
+                0 => warn!(%worker, why, "{what}"),
+                _ => warn!(%worker, why, left_out, "{what}"),
+            }
+        }
+    }
+
     /// How many of the kind were left out since the last, if one more may be told.
     fn due(&mut self, worker: WorkerId, what: &'static str, now: Instant) -> Option<u64> {
         if self.0.len() >= REMEMBERED {
@@ -41,19 +50,6 @@ impl Complaints {
             None => {
                 self.0.insert((worker, what), Complaint { until, left_out: 0 });
                 Some(0)
-            }
-        }
-    }
-}
-
-impl Supervisor {
-    /// Warns of a worker, unless that was said a moment ago. `what` is the kind, `why` its cause.
-    pub(crate) fn complain(&mut self, worker: WorkerId, what: &'static str, why: &dyn std::fmt::Display) {
-        if let Some(left_out) = self.complaints.due(worker, what, Instant::now()) {
-            let why = why.to_string();
-            match left_out {
-                0 => warn!(%worker, why, "{what}"),
-                _ => warn!(%worker, why, left_out, "{what}"),
             }
         }
     }

@@ -1,12 +1,11 @@
 //! Carrying out what the core decided.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
 
 use rpm_core::protocol::{Input, Notice, Output};
 use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_listen::Rescued;
-use rpm_sys::{PidFd, Signal, sock_diag, tree};
+use rpm_sys::{Signal, tree};
 use rpm_wire::api::Stage;
 use rpm_wire::channel;
 use tracing::{debug, info, warn};
@@ -14,7 +13,7 @@ use tracing::{debug, info, warn};
 use crate::apps::app::Plane;
 use crate::node::channel::Outgoing;
 use crate::supervisor::Supervisor;
-use crate::workers::worker::Awaiting;
+use crate::workers::worker::{Awaiting, Worker};
 
 impl Supervisor {
     pub(crate) fn apply(&mut self, output: Output) {
@@ -62,7 +61,7 @@ impl Supervisor {
     fn rescue(&mut self, slot: SlotId, holder: Option<WorkerId>, to: &[SlotId]) {
         if let Some(worker) = holder
             && self.listeners.is_captured(slot)
-            && !self.closed_among(vec![slot], worker).is_empty()
+            && !self.ports().closed_among(vec![slot], worker).is_empty()
         {
             // The program has closed its listener, which it tells nobody: nobody will ever accept there.
             self.listeners.drop_holder(slot);
@@ -79,7 +78,8 @@ impl Supervisor {
         }
         let processes = holder
             .filter(|_| migrates)
-            .map(|worker| self.holders_of_slots(worker))
+            .and_then(|worker| self.workers.get(&worker))
+            .map(Worker::slot_holders)
             .unwrap_or_default();
         // While a program runs it would see EINVAL from the moment of the shutdown.
         let frozen: Result<Vec<_>, _> = processes.iter().map(|process| tree::freeze(process)).collect();
@@ -105,57 +105,11 @@ impl Supervisor {
         }
     }
 
-    /// The slots, of these, whose socket no process of the worker has any more. None, while one of them ends or cannot be looked at: what it
-    /// does not hold then says nothing, and its replacement is to have the slots.
-    pub(crate) fn closed_among(&self, mut slots: Vec<SlotId>, worker: WorkerId) -> Vec<SlotId> {
-        if slots.is_empty() {
-            return slots;
-        }
-        let holders = self.holders_of_slots(worker);
-        let sockets = holders
-            .iter()
-            .map(|process| sock_diag::sockets_surely_of(process.pid()));
-        let Some(held) = sockets.collect::<Option<Vec<_>>>() else {
-            return Vec::new();
-        };
-        let held: HashSet<u64> = held.into_iter().flatten().collect();
-        let inode = |slot: &SlotId| rpm_sys::socket::inode(self.listeners.socket(*slot)?).ok();
-        slots.retain(|slot| inode(slot).is_none_or(|inode| !held.contains(&inode)));
-        slots
-    }
-
-    /// The processes that may hold a worker's slots: its leader, and where slots are inherited its children.
-    fn holders_of_slots(&self, worker: WorkerId) -> Vec<Arc<PidFd>> {
-        let Some(held) = self.workers.get(&worker) else {
-            return Vec::new();
-        };
-        let Some(process) = held.process() else {
-            return Vec::new();
-        };
-        let mut holders = vec![process.pidfd.share()];
-        if held.plane == Plane::Passed || process.notifications.is_some() {
-            let children = tree::descendants(process.pid);
-            holders.extend(
-                children
-                    .into_iter()
-                    .filter_map(|pid| PidFd::open(pid).ok())
-                    .map(Arc::new),
-            );
-        }
-        holders
-    }
-
     /// Whether the workers behind the slot can be handed single connections.
     fn takes_connections(&self, slot: SlotId) -> bool {
         let app = self.listeners.key_of(slot).map(|(app, _)| app);
-        app.and_then(|app| self.plane(app)) == Some(Plane::Cluster) && !self.listeners.is_captured(slot)
-    }
-
-    pub(crate) fn plane(&self, app: AppId) -> Option<Plane> {
-        self.apps
-            .get(&app)
-            .and_then(|app| app.revisions.newest())
-            .map(|spec| Plane::of(spec))
+        app.and_then(|app| self.catalog().plane(app)) == Some(Plane::Cluster)
+            && !self.listeners.is_captured(slot)
     }
 
     pub(crate) fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
@@ -222,12 +176,12 @@ impl Supervisor {
                 info!(app = self.app_name(worker), %worker, "draining");
             }
             Notice::ReloadDone { app } => {
-                info!(app = self.label(app), "reloaded");
+                info!(app = self.catalog().label(app), "reloaded");
                 self.cut_over(app);
             }
             Notice::ReloadUndone { app } => {
                 warn!(
-                    app = self.label(app),
+                    app = self.catalog().label(app),
                     "the reload was undone; what served before it serves on"
                 );
             }

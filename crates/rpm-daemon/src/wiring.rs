@@ -3,16 +3,24 @@
 
 use std::os::fd::OwnedFd;
 
-use rpm_core::{InstanceId, SlotId, Tick, WorkerId};
+use rpm_core::protocol::Input;
+use rpm_core::{AppId, InstanceId, SlotId, Tick, WorkerId};
 use rpm_wire::api::{ApiError, SendRequest, TriggerReply, TriggerRequest};
+use rpm_wire::channel::{self, Dialect, FromWorker, Malformed};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tracing::debug;
 
+use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
 use crate::node::actions::send_line;
 use crate::node::agents::{AgentEvent, NAMED_LIMIT, News};
+use crate::node::cluster;
 use crate::node::handoff::{self, Handoffs};
+use crate::sockets::interception::{self, Intercepted};
+use crate::sockets::ports::Ports;
 use crate::supervisor::Supervisor;
 use crate::workers::starting::starved;
+use crate::workers::worker::Awaiting;
 
 impl Supervisor {
     /// Lends the drains what they go by, and tells the core what follows.
@@ -40,7 +48,7 @@ impl Supervisor {
             Some(News::Drains(worker)) => self.drains.acknowledged(&self.agents, worker),
             Some(News::TooMany(worker)) => {
                 let most = format!("more than {NAMED_LIMIT} processes name it");
-                self.complain(worker, "an agent is not heard", &most);
+                self.complaints.warn(worker, "an agent is not heard", &most);
             }
             None => {}
         }
@@ -71,7 +79,7 @@ impl Supervisor {
 
     /// Writes a line to the standard input of a process.
     pub(crate) fn send_line(&mut self, request: &SendRequest) -> Result<(), ApiError> {
-        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let ids = self.catalog().resolve(std::slice::from_ref(&request.target))?;
         let worker = ids.iter().find_map(|id| self.core.instance(*id)?.worker());
         let process = worker.and_then(|worker| self.workers.get(&worker)?.process());
         send_line(process, request)
@@ -82,7 +90,7 @@ impl Supervisor {
         &mut self,
         request: &TriggerRequest,
     ) -> Result<UnboundedReceiver<TriggerReply>, ApiError> {
-        let ids = self.resolve(std::slice::from_ref(&request.target))?;
+        let ids = self.catalog().resolve(std::slice::from_ref(&request.target))?;
         let worker = |id: InstanceId| self.core.instance(id)?.worker();
         let targets: Vec<WorkerId> = ids.into_iter().filter_map(worker).collect();
         self.actions.call(request, targets, &mut self.workers)
@@ -116,5 +124,95 @@ impl Supervisor {
             workers: &mut self.workers,
         };
         (&mut self.handoffs, context)
+    }
+
+    /// What a worker says over its channel.
+    pub(crate) fn message(&mut self, worker: WorkerId, message: Result<FromWorker, Malformed>) {
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => return cluster::malformed(&mut self.ports(), worker, &error),
+        };
+        match message {
+            FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
+            FromWorker::QueryServer(query) => cluster::query_server(&mut self.ports(), worker, query),
+            FromWorker::Listening { .. } => {
+                // Where no call is intercepted it has set its own backlog.
+                for slot in self.listeners.slots_of(worker) {
+                    self.listeners.listen_private(slot);
+                }
+                self.input(Input::Listening { worker });
+                // Whoever has answered once is known to understand: later silence then means a frozen loop.
+                self.probe(worker);
+            }
+            FromWorker::Close { key, .. } => cluster::closed(&mut self.ports(), worker, &key),
+            FromWorker::ExitedAfterDisconnect { seq } => {
+                self.send(worker, channel::ack(seq, Dialect::Node));
+            }
+            FromWorker::Ack { seq, accepted } => self.handoff_answered(seq, accepted.unwrap_or(false)),
+            FromWorker::HandleAck => self.acknowledged(worker, true),
+            FromWorker::HandleNack => self.acknowledged(worker, false),
+            FromWorker::Handle { .. } => self.send(worker, channel::handle_ack()),
+            FromWorker::Ready => self.input(Input::Ready { worker }),
+            FromWorker::Message(message) => self.actions.hear(worker, &message, &self.workers),
+            FromWorker::Internal { .. } => {}
+        }
+    }
+
+    /// Nothing comes from the worker any more, and nothing gets there: it has ended, or disconnected itself.
+    pub(crate) fn channel_ended(&mut self, worker: WorkerId) {
+        if let Some(process) = self.workers.get_mut(&worker).and_then(|held| held.process_mut()) {
+            process.channel = None;
+        }
+        self.handoffs.take_back(worker);
+    }
+
+    fn acknowledged(&mut self, worker: WorkerId, taken: bool) {
+        let awaiting = self
+            .workers
+            .get_mut(&worker)
+            .and_then(|w| w.channel_mut()?.acknowledge());
+        match awaiting {
+            Some(Awaiting::Ping) => self.input(Input::Responded { worker }),
+            Some(Awaiting::Connection(number)) if !taken => self.handoff_answered(number, false),
+            Some(Awaiting::Connection(_) | Awaiting::Listener) | None => {
+                if !taken {
+                    debug!(%worker, "a worker did not get a descriptor");
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, worker: WorkerId, bytes: Vec<u8>) {
+        cluster::send(&mut self.ports(), worker, bytes, None, None);
+    }
+
+    /// A process of a worker waits until its call is answered.
+    pub(crate) fn called(&mut self, worker: WorkerId, call: Intercepted) {
+        interception::called(&mut self.ports(), worker, call);
+    }
+
+    /// The reload of an app is done: its new workers get the listeners that were kept from them until now.
+    pub(crate) fn cut_over(&mut self, app: AppId) {
+        let mut ports = self.ports();
+        interception::let_go(&mut ports, app);
+        cluster::cut_over(&mut ports, app);
+    }
+
+    /// What is there, and what it is called.
+    pub(crate) fn catalog(&self) -> Catalog<'_> {
+        Catalog::new(&self.core, &self.apps)
+    }
+
+    /// What is needed to open, lend and close listeners.
+    pub(crate) fn ports(&mut self) -> Ports<'_> {
+        Ports {
+            now: self.now(),
+            core: &mut self.core,
+            store: &mut self.store,
+            apps: &mut self.apps,
+            listeners: &mut self.listeners,
+            workers: &mut self.workers,
+            complaints: &mut self.complaints,
+        }
     }
 }

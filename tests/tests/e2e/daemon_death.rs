@@ -14,7 +14,7 @@ use rpm_e2e::place::Place;
 use rpm_e2e::process::signal;
 use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
-use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, get, skip, wait_until};
+use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, fixture, get, skip, wait_until};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -358,9 +358,15 @@ fn killed_while_half_of_the_new_workers_serve() {
 
 #[test]
 fn killed_while_the_old_workers_drain() {
-    let site = Site::start(Rpm::new(), &hello(), &["--drain-timeout", "3s"]);
+    // A worker with a request that is answered late drains for long enough to be seen.
+    let slow = format!("require({:?})\n", fixture("slow.js"));
+    let site = Site::start(Rpm::new(), &slow, &["--drain-timeout", "10s"]);
+    let port = site.port.number();
+    let late = std::thread::spawn(move || get(port, "/?ms=4000"));
     let new = killed_while(&site, &hello(), |list| others(list, Phase::Draining) > 0);
     assert!(new, "it was complete");
+    let late = late.join().expect("no panic");
+    assert_eq!(late.expect("it is answered").status, 200, "{}", site.rpm.log());
 }
 
 #[test]

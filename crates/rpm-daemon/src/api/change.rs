@@ -31,7 +31,7 @@ pub(super) async fn answer(
         let accepted = request(supervisor)?;
         watcher.apps = accepted
             .iter()
-            .flat_map(|one| supervisor.apps_of(&one.instances))
+            .flat_map(|one| supervisor.catalog().apps_of(&one.instances))
             .collect();
         Ok::<_, ApiError>((accepted, watcher))
     };
@@ -118,7 +118,7 @@ async fn conclude(handle: &Handle, follow: Follow, accepted: Accepted) -> Result
     } else if follow.drained {
         let concerned = instances.clone();
         let leavers = move |supervisor: &mut Supervisor| {
-            let apps: BTreeSet<AppId> = supervisor.apps_of(&concerned);
+            let apps: BTreeSet<AppId> = supervisor.catalog().apps_of(&concerned);
             supervisor.leavers_gone(apps)
         };
         let gone = handle.ask(leavers).await?;

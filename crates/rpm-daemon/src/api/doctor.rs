@@ -16,7 +16,7 @@ const FEW_FILES: u64 = 4096;
 impl Supervisor {
     /// Tries each mechanism.
     pub(crate) fn doctor(&mut self) -> Vec<Finding> {
-        self.probe_interception();
+        self.interception.probe();
         vec![
             ebpf_steering(),
             counting(),
@@ -31,14 +31,14 @@ impl Supervisor {
 
     fn interception_finding(&self) -> Finding {
         let what = "interception (seccomp)";
-        match &self.interception.denied {
+        match self.interception.denied() {
             None => works(
                 what,
                 "programs that are not Node share ports, and fork mode reloads without a gap",
             ),
             Some(why) => fails(
                 what,
-                why.clone(),
+                why,
                 "Linux 5.9 or later, and in a container a seccomp profile that permits seccomp and pidfd_getfd (docker: --cap-add SYS_PTRACE)",
             ),
         }

@@ -240,7 +240,7 @@ impl Supervisor {
             Vec::new()
         } else {
             let targets: Vec<String> = target.split('\n').map(str::to_owned).collect();
-            self.resolve(&targets)?
+            self.catalog().resolve(&targets)?
         };
         let mut origins: Vec<Origin> = Vec::new();
         for origin in ids.into_iter().filter_map(|id| self.origins_of(id)).flatten() {
@@ -257,7 +257,7 @@ impl Supervisor {
         let worker = view.worker().and_then(|worker| self.workers.get(&worker));
         let spec = worker
             .map(|worker| &worker.spec)
-            .or_else(|| self.present_spec(view.app))?;
+            .or_else(|| self.catalog().present_spec(view.app))?;
         let paths = outputs::logs_of(&self.home, spec, id);
         let same_app = self.core.instances().filter(|other| other.app == view.app);
         let shared = !outputs::is_numbered(spec) && same_app.count() > 1;

@@ -45,7 +45,7 @@ impl Supervisor {
 
     fn proxy_metrics(&self) {
         for app in self.apps.keys() {
-            let name = self.label(*app);
+            let name = self.catalog().label(*app);
             for figures in self.fronts.figures(*app) {
                 for (class, count) in figures.answers.iter().enumerate() {
                     let status = format!("{}xx", class + 1);
@@ -80,7 +80,7 @@ impl Supervisor {
                 for slot in &group.slots {
                     let id = slot.holder.and_then(|worker| self.instance_of(worker));
                     let labels = [
-                        ("app", self.label(*app)),
+                        ("app", self.catalog().label(*app)),
                         ("address", group.addr.to_string()),
                         ("slot", slot.slot.to_string()),
                         ("id", id.map(|id| id.to_string()).unwrap_or_default()),

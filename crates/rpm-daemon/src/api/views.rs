@@ -36,7 +36,7 @@ impl Supervisor {
         let spec = worker
             .and_then(|worker| self.workers.get(&worker))
             .map(|worker| &worker.spec)
-            .or_else(|| self.present_spec(view.app))?;
+            .or_else(|| self.catalog().present_spec(view.app))?;
         let process = worker
             .and_then(|w| self.workers.get(&w))
             .and_then(|w| w.process());
@@ -46,11 +46,11 @@ impl Supervisor {
             id: id.0,
             name: app.name.clone(),
             namespace: spec.namespace.clone(),
-            watching: self.is_watched(view.app),
+            watching: self.catalog().is_watched(view.app),
             instance: view.number,
             generation: view.generation.0,
             exec_mode: spec.exec_mode,
-            plane: explain(spec, self.interception.denied.as_deref()).0.to_owned(),
+            plane: explain(spec, self.interception.denied()).0.to_owned(),
             status: status(&view.state),
             pid: worker.and_then(|w| self.workers.get(&w)?.program_pid()),
             uptime_ms: uptime,
@@ -88,7 +88,7 @@ impl Supervisor {
     /// All instances, in a word each.
     pub(crate) fn known(&self) -> Vec<Known> {
         let known = |view: InstanceView| {
-            let spec = self.present_spec(view.app)?;
+            let spec = self.catalog().present_spec(view.app)?;
             Some(Known {
                 id: view.id.0,
                 name: self.apps.get(&view.app)?.name.clone(),
@@ -152,16 +152,16 @@ impl Supervisor {
 
     /// All about one app.
     pub(crate) fn describe(&mut self, target: &str) -> Result<AppInfo, ApiError> {
-        let id = self.resolve_app(target)?;
+        let id = self.catalog().resolve_app(target)?;
         self.sample();
         let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
-        let Some(spec) = self.present_spec(id).cloned() else {
+        let Some(spec) = self.catalog().present_spec(id).cloned() else {
             return Err(crate::apps::commands::failure(
                 format!("{target:?} is being deleted"),
                 None,
             ));
         };
-        let (plane, reason) = explain(&spec, self.interception.denied.as_deref());
+        let (plane, reason) = explain(&spec, self.interception.denied());
         let held = self.listeners.by_worker();
         let mut listeners: Vec<ListenerInfo> = self
             .listeners
@@ -226,8 +226,11 @@ impl Supervisor {
 
     /// What the workers of an app listen on without the daemon.
     fn own(&self, app: AppId, instances: &[InstanceView]) -> Vec<ListenerInfo> {
-        let cluster = self.plane(app) != Some(Plane::Fork);
-        let intercepted = self.present_spec(app).is_some_and(|spec| self.intercepts(spec));
+        let cluster = self.catalog().plane(app) != Some(Plane::Fork);
+        let intercepted = self
+            .catalog()
+            .present_spec(app)
+            .is_some_and(|spec| self.interception.applies_to(spec));
         let reason = |id: InstanceId| match (intercepted, cluster) {
             (true, _) => format!(
                 "opened by worker {id} itself, and left to it: a random port, or one that --ports leaves out"
@@ -249,14 +252,6 @@ impl Supervisor {
 
     pub(crate) fn instance_of(&self, worker: WorkerId) -> Option<InstanceId> {
         self.workers.get(&worker).map(|worker| worker.instance)
-    }
-
-    /// The app's name for labels.
-    pub(crate) fn label(&self, app: AppId) -> String {
-        self.apps
-            .get(&app)
-            .map(|app| app.name.clone())
-            .unwrap_or_default()
     }
 }
 

@@ -20,7 +20,10 @@ impl Supervisor {
     /// What would change.
     pub(crate) fn plan(&self, apps: &[AppSpec]) -> Vec<Plan> {
         let plan = |spec: &AppSpec| {
-            let given = self.find_app(&spec.name).and_then(|app| self.given(app));
+            let given = self
+                .catalog()
+                .find_app(&spec.name)
+                .and_then(|app| self.given(app));
             let keys = given.map(|given| differences(given, spec)).unwrap_or_default();
             Plan {
                 name: spec.name.clone(),
@@ -50,7 +53,7 @@ impl Supervisor {
         let mut accepted = Vec::new();
         for spec in request.apps {
             let before = request.renamed.get(&spec.name).unwrap_or(&spec.name);
-            match self.find_app(before) {
+            match self.catalog().find_app(before) {
                 None => {
                     let rests = !spec.autostart || request.stopped.contains(&spec.name);
                     let some = request.stopped_instances.get(&spec.name).filter(|_| !rests);
@@ -60,7 +63,7 @@ impl Supervisor {
                     });
                 }
                 Some(app) if request.mode == ApplyMode::Absent => {
-                    let ids = self.instances_of(app);
+                    let ids = self.catalog().instances_of(app);
                     accepted.push(self.settled(ids, vec![format!("{} is there already", spec.name)]));
                 }
                 Some(app) => {
@@ -103,13 +106,13 @@ impl Supervisor {
     /// Is the new name of each app that gets one free, and the app there?
     fn check_names(&self, request: &ApplyRequest) -> Result<(), ApiError> {
         for (new, old) in &request.renamed {
-            if self.find_app(old).is_none() {
+            if self.catalog().find_app(old).is_none() {
                 return Err(failure(
                     format!("there is no app {old:?} to be renamed"),
                     Some("nothing was changed"),
                 ));
             }
-            if new != old && self.find_app(new).is_some() {
+            if new != old && self.catalog().find_app(new).is_some() {
                 return Err(failure(
                     format!("an app named {new:?} exists already"),
                     Some("choose another name; nothing was changed"),
@@ -133,7 +136,7 @@ impl Supervisor {
             app.rests = false;
             app.unwatched &= !watches;
         }
-        let ids = self.instances_of(app);
+        let ids = self.catalog().instances_of(app);
         let online = |id: &InstanceId| {
             let view = self.core.instance(*id);
             view.is_some_and(|view| matches!(view.state, StateView::Online { .. }))
@@ -151,7 +154,7 @@ impl Supervisor {
         let revision = self.revise(app, spec)?;
         let accepted = if serves
             && !hard
-            && !(mode == ApplyMode::Restart && self.is_fork(app) && !self.has_slots(app))
+            && !(mode == ApplyMode::Restart && self.catalog().is_fork(app) && !self.has_slots(app))
         {
             let manner = Manner {
                 moves,
@@ -180,7 +183,10 @@ impl Supervisor {
             instances,
             mut notes,
         } = accepted;
-        notes.push(format!("{}: {now} instances become {wanted}", self.label(app)));
+        notes.push(format!(
+            "{}: {now} instances become {wanted}",
+            self.catalog().label(app)
+        ));
         let (sender, chained) = oneshot::channel();
         let handle = self.handle();
         tokio::spawn(async move {
@@ -212,7 +218,7 @@ impl Supervisor {
     /// come by their ports in another way would have the address beside them.
     fn stays_where_it_is(&self, id: AppId, spec: &AppSpec) -> Result<(), ApiError> {
         let serves = self.has_slots(id);
-        let present = self.present_spec(id).filter(|_| serves);
+        let present = self.catalog().present_spec(id).filter(|_| serves);
         let Some(old) = present else { return Ok(()) };
         let balance_alone = Plane::of(old) == Plane::of(spec);
         let moved = match balance_alone {
@@ -240,7 +246,7 @@ impl Supervisor {
 
     /// A revision of this specification.
     fn revise(&mut self, id: AppId, spec: AppSpec) -> Result<Revision, ApiError> {
-        let name = self.label(id);
+        let name = self.catalog().label(id);
         self.stays_where_it_is(id, &spec)?;
         let view = self.core.app(id);
         let keep: Vec<Revision> = view
@@ -265,30 +271,18 @@ impl Supervisor {
         })
     }
 
-    pub(crate) fn find_app(&self, name: &str) -> Option<AppId> {
-        self.apps
-            .iter()
-            .find(|(_, app)| app.name == name)
-            .map(|(id, _)| *id)
-    }
-
-    pub(crate) fn instances_of(&self, app: AppId) -> Vec<InstanceId> {
-        let ours = self.core.instances().filter(|view| view.app == app);
-        ours.map(|view| view.id).collect()
-    }
-
     /// The apps as they are, to be started so again.
     pub(crate) fn dump(&self) -> Vec<Saved> {
         let saved = |(id, app): (&AppId, &App)| {
             let mut spec = self.given(*id)?.clone();
-            if let Ok(count) = i32::try_from(self.instances_of(*id).len())
+            if let Ok(count) = i32::try_from(self.catalog().instances_of(*id).len())
                 && spec.exec_mode == ExecMode::Cluster
                 && app::instances(spec.instances, app::cpus()) != count.cast_unsigned()
             {
                 // It was scaled since; `max` stays what it is.
                 spec.instances = count;
             }
-            let places = (0..).zip(self.instances_of(*id));
+            let places = (0..).zip(self.catalog().instances_of(*id));
             let stopped = |id: InstanceId| {
                 let view = self.core.instance(id);
                 view.is_some_and(|view| matches!(view.state, StateView::Stopped))

@@ -32,7 +32,7 @@ impl Supervisor {
     pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
         let spec = request.app;
         check(&spec)?;
-        if self.find_app(&spec.name).is_some() {
+        if self.catalog().find_app(&spec.name).is_some() {
             return Err(failure(
                 format!("an app named {:?} exists already", spec.name),
                 Some(&format!(
@@ -47,8 +47,8 @@ impl Supervisor {
 
     /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
     pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
-        self.probe_interception();
-        if let Some(why) = self.unfronted(&spec) {
+        self.interception.probe();
+        if let Some(why) = self.interception.unfronted(&spec) {
             return Err(failure(
                 why,
                 Some(
@@ -56,7 +56,12 @@ impl Supervisor {
                 ),
             ));
         }
-        let config = app::config(Revision(1), &spec, app::cpus(), self.intercepts(&spec));
+        let config = app::config(
+            Revision(1),
+            &spec,
+            app::cpus(),
+            self.interception.applies_to(&spec),
+        );
         let id = AppId(self.next_app);
         self.next_app += 1;
         let wanted = config.instances;
@@ -87,7 +92,7 @@ impl Supervisor {
 
     /// Why several workers of an app would stand in each other's way, if they would.
     fn alone(&self, spec: &AppSpec, count: u32) -> Option<String> {
-        let denied = self.interception.denied.as_deref()?;
+        let denied = self.interception.denied()?;
         let alone = Plane::of(spec) == Plane::Copies && spec.intercept && count > 1;
         alone.then(|| {
             format!(
@@ -99,7 +104,7 @@ impl Supervisor {
     }
 
     pub(crate) fn act(&mut self, request: &ActionRequest) -> Result<Vec<Accepted>, ApiError> {
-        let instances = self.resolve(&request.targets)?;
+        let instances = self.catalog().resolve(&request.targets)?;
         let hard = request.hard;
         self.note_wish(&instances, request);
         if !passable(&request.env) {
@@ -131,7 +136,7 @@ impl Supervisor {
     }
 
     pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
-        let app = self.resolve_app(&request.target)?;
+        let app = self.catalog().resolve_app(&request.target)?;
         let now = self.core.instances().filter(|view| view.app == app).count();
         let now = u32::try_from(now).unwrap_or(u32::MAX);
         let count = wanted_count(&request.count, now, &request.target)?;
@@ -154,7 +159,7 @@ impl Supervisor {
 
     /// What a user has stopped is left alone, until it is started.
     fn note_wish(&mut self, instances: &[InstanceId], request: &ActionRequest) {
-        for id in self.apps_of(instances) {
+        for id in self.catalog().apps_of(instances) {
             let mut ours = self.core.instances().filter(|view| view.app == id);
             let whole = ours.all(|view| instances.contains(&view.id));
             let Some(app) = self.apps.get_mut(&id) else {
@@ -224,7 +229,7 @@ impl Supervisor {
             .flatten()
             .map(|(_, addr)| addr.to_string())
             .collect();
-        let name = self.name_of(id).unwrap_or("?");
+        let name = self.catalog().name_of(id).unwrap_or("?");
         if own.is_empty() {
             format!(
                 "{name} ({id}) is online and listens on nothing; it is steered to if it does later (for how long a start waits: --listen-timeout)"
@@ -243,7 +248,9 @@ impl Supervisor {
         worker: Option<rpm_core::WorkerId>,
         why: Failure,
     ) -> ApiError {
-        let name = instance.and_then(|id| self.name_of(id)).unwrap_or("the app");
+        let name = instance
+            .and_then(|id| self.catalog().name_of(id))
+            .unwrap_or("the app");
         let id = instance.map(|id| id.to_string()).unwrap_or_default();
         // Forgotten if its successors have failed since: the oldest that is known tells the same story.
         let oldest = || {
@@ -303,11 +310,6 @@ impl Supervisor {
             last_lines,
             unknown: None,
         }
-    }
-
-    fn name_of(&self, id: InstanceId) -> Option<&str> {
-        let app = self.core.instance(id)?.app;
-        self.apps.get(&app).map(|app| app.name.as_str())
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod apply;
+pub(crate) mod catalog;
 pub(crate) mod check;
 pub(crate) mod commands;
 pub(crate) mod reload;

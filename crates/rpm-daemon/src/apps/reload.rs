@@ -1,12 +1,11 @@
 //! Reload requests: every worker of an app is replaced, and nothing is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Command};
-use rpm_core::{AppId, InstanceId, InstanceView, Revision, StateView};
-use rpm_wire::api::{ApiError, AppSpec, ReloadRequest, RollbackRequest};
+use rpm_core::{AppId, InstanceId, Revision, StateView};
+use rpm_wire::api::{ApiError, ReloadRequest, RollbackRequest};
 use rpm_wire::shell::word;
 
 use crate::apps::app::{self, Plane};
@@ -34,18 +33,18 @@ impl Supervisor {
                 Some("correct `env`"),
             ));
         }
-        let instances = self.resolve(&request.targets)?;
+        let instances = self.catalog().resolve(&request.targets)?;
         let manner = Manner {
             watch_after: request.watch_after_ms.map(Duration::from_millis),
             ..Manner::default()
         };
-        self.renew_and_replace(self.apps_of(&instances), &request.env, manner)
+        self.renew_and_replace(self.catalog().apps_of(&instances), &request.env, manner)
     }
 
     /// Brings back what served before the present generation; a reload that is going on is undone.
     pub(crate) fn rollback(&mut self, request: &RollbackRequest) -> Result<Accepted, ApiError> {
-        let app = self.resolve_app(&request.target)?;
-        let name = self.label(app);
+        let app = self.catalog().resolve_app(&request.target)?;
+        let name = self.catalog().label(app);
         let view = self.core.app(app).ok_or_else(|| going(&name))?;
         if view.reload.is_some() {
             return Ok(self.undo(app));
@@ -81,7 +80,7 @@ impl Supervisor {
         let mut accepted = self.obey(instances.unwrap_or_default(), |_| Command::Undo { app });
         accepted.notes.push(format!(
             "the reload of {} was not complete: what served before it serves again",
-            self.label(app)
+            self.catalog().label(app)
         ));
         accepted
     }
@@ -96,9 +95,10 @@ impl Supervisor {
     ) -> Result<Vec<Accepted>, ApiError> {
         let mut hard: Vec<InstanceId> = instances.to_vec();
         let whole: BTreeSet<AppId> = self
+            .catalog()
             .apps_of(instances)
             .into_iter()
-            .filter(|app| self.serves_whole(*app, instances))
+            .filter(|app| self.catalog().serves_whole(*app, instances))
             .collect();
         hard.retain(|id| {
             self.core
@@ -122,29 +122,21 @@ impl Supervisor {
             let mut ours = self.core.instances().filter(|view| view.app == *app);
             ours.all(|view| instances.contains(&view.id))
         };
-        let apps: Vec<AppId> = self.apps_of(&instances).into_iter().filter(whole).collect();
+        let apps: Vec<AppId> = self
+            .catalog()
+            .apps_of(&instances)
+            .into_iter()
+            .filter(whole)
+            .collect();
         for (app, revision) in self.renew(apps, env)? {
             let revisions = self.apps.get(&app).map(|app| &app.revisions);
             let new = revisions.and_then(|revisions| revisions.spec(revision));
             // The same paths are no new generation, and leave what a rollback goes back to.
-            if new != self.present_spec(app) {
+            if new != self.catalog().present_spec(app) {
                 self.configure(app, revision)?;
             }
         }
         Ok(self.obey(instances, |instances| Command::Restart { instances }))
-    }
-
-    pub(crate) fn apps_of(&self, instances: &[InstanceId]) -> BTreeSet<AppId> {
-        let views = instances.iter().filter_map(|id| self.core.instance(*id));
-        views.map(|view| view.app).collect()
-    }
-
-    /// A cluster of which something is online and nothing is left out.
-    fn serves_whole(&self, app: AppId, instances: &[InstanceId]) -> bool {
-        let mut ours = self.core.instances().filter(|view| view.app == app);
-        let online = |view: &InstanceView| matches!(view.state, StateView::Online { .. });
-        let any = self.core.instances().any(|view| view.app == app && online(&view));
-        self.plane(app) != Some(Plane::Fork) && any && ours.all(|view| instances.contains(&view.id))
     }
 
     fn renew_and_replace(
@@ -166,7 +158,7 @@ impl Supervisor {
     ) -> Result<Vec<(AppId, Revision)>, ApiError> {
         let mut renewed = Vec::new();
         for id in apps {
-            let name = self.label(id);
+            let name = self.catalog().label(id);
             let (Some(view), Some(app)) = (self.core.app(id), self.apps.get_mut(&id)) else {
                 return Err(going(&name));
             };
@@ -193,8 +185,13 @@ impl Supervisor {
     /// What the core must know of a revision that the app has.
     fn config_of(&self, id: AppId, revision: Revision) -> Result<AppConfig, ApiError> {
         let spec = self.apps.get(&id).and_then(|app| app.revisions.spec(revision));
-        let spec = spec.ok_or_else(|| going(&self.label(id)))?;
-        Ok(app::config(revision, spec, app::cpus(), self.intercepts(spec)))
+        let spec = spec.ok_or_else(|| going(&self.catalog().label(id)))?;
+        Ok(app::config(
+            revision,
+            spec,
+            app::cpus(),
+            self.interception.applies_to(spec),
+        ))
     }
 
     /// Workers that are started from now on are of this revision.
@@ -216,7 +213,7 @@ impl Supervisor {
         let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
         if self.owns_ports(app) && !self.has_slots(app) {
             self.configure(app, revision)?;
-            let name = self.label(app);
+            let name = self.catalog().label(app);
             let mut accepted = self.obey(instances, |instances| Command::Restart { instances });
             accepted.notes.push(format!(
                 "{name} listens on nothing that a second process could share: it is restarted"
@@ -241,11 +238,12 @@ impl Supervisor {
 
     /// Would a second process of the app find its ports taken?
     fn owns_ports(&self, app: AppId) -> bool {
-        match self.plane(app) {
+        match self.catalog().plane(app) {
             Some(Plane::Fork) => true,
             Some(Plane::Copies) => self
+                .catalog()
                 .present_spec(app)
-                .is_some_and(|spec| spec.intercept && !self.intercepts(spec)),
+                .is_some_and(|spec| spec.intercept && !self.interception.applies_to(spec)),
             Some(Plane::Cluster | Plane::Passed) | None => false,
         }
     }
@@ -275,20 +273,11 @@ impl Supervisor {
             instances,
             notes: Vec::new(),
         };
-        let name = self.label(app);
+        let name = self.catalog().label(app);
         accepted.notes.push(format!(
             "a reload of {name} that nobody waited for any more was running: this is its outcome"
         ));
         Some(accepted)
-    }
-
-    /// The specification that new workers of an app are started from.
-    pub(crate) fn present_spec(&self, id: AppId) -> Option<&Arc<AppSpec>> {
-        let revisions = &self.apps.get(&id)?.revisions;
-        let present = self.core.app(id).map(|view| view.config.revision);
-        present
-            .and_then(|revision| revisions.spec(revision))
-            .or_else(|| revisions.newest())
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rpm_core::AppId;
 use rpm_core::protocol::Command;
-use rpm_core::{AppId, StateView};
 use tracing::{info, warn};
 
 use crate::apps::reload::Manner;
@@ -23,13 +23,13 @@ impl Supervisor {
     }
 
     fn wants(&self, app: AppId) -> Option<Wants> {
-        let spec = self.present_spec(app)?;
+        let spec = self.catalog().present_spec(app)?;
         let rests = self.apps.get(&app).is_some_and(|app| app.rests);
         let cron = spec.cron_restart.clone().filter(|_| !rests);
-        let watch = spec.watch.clone().filter(|_| self.is_watched(app));
+        let watch = spec.watch.clone().filter(|_| self.catalog().is_watched(app));
         Some(Wants {
             app,
-            label: self.label(app),
+            label: self.catalog().label(app),
             cron: cron.map(|text| (text, spec.cron_timezone.clone())),
             written: watch
                 .as_ref()
@@ -40,23 +40,13 @@ impl Supervisor {
         })
     }
 
-    /// Are files watched for this app?
-    pub(crate) fn is_watched(&self, app: AppId) -> bool {
-        let wants = self.present_spec(app).is_some_and(|spec| spec.watch.is_some());
-        wants
-            && self
-                .apps
-                .get(&app)
-                .is_some_and(|app| !app.rests && !app.unwatched)
-    }
-
     /// What the daemon writes for the app, and for itself.
     fn written_by_us(&self, app: AppId) -> Vec<PathBuf> {
         let mut ours = vec![self.home.root().to_owned()];
-        let Some(spec) = self.present_spec(app) else {
+        let Some(spec) = self.catalog().present_spec(app) else {
             return ours;
         };
-        for id in self.instances_of(app) {
+        for id in self.catalog().instances_of(app) {
             let logs = logs_of(&self.home, spec, id);
             ours.extend([Some(logs.out), Some(logs.err), logs.both].into_iter().flatten());
             ours.push(pid_file(&self.home, spec, id));
@@ -69,24 +59,18 @@ impl Supervisor {
         for app in self.upkeep.look_at_clock() {
             // It is as new as it can be, and a time table of every second would not let it become ready, nor a command that
             // waits for that return.
-            if self.is_starting(app) {
+            if self.catalog().is_starting(app) {
                 continue;
             }
-            info!(app = self.label(app), "restarted by the clock");
+            info!(app = self.catalog().label(app), "restarted by the clock");
             self.renew_all_of(app, Manner::default());
         }
-    }
-
-    /// Is every instance being started at this moment?
-    fn is_starting(&self, app: AppId) -> bool {
-        let mut states = self.core.instances().filter(|view| view.app == app).peekable();
-        states.peek().is_some() && states.all(|view| matches!(view.state, StateView::Launching { .. }))
     }
 
     /// Files of an app have changed.
     pub(crate) fn files_changed(&mut self, app: AppId, path: &Path) {
         if self.upkeep.watches(app) {
-            info!(app = self.label(app), path = %path.display(), "restarted: this file has changed");
+            info!(app = self.catalog().label(app), path = %path.display(), "restarted: this file has changed");
             // A reload that runs has perhaps read what was there before: it is not waited for.
             let manner = Manner {
                 yields: true,
@@ -97,10 +81,10 @@ impl Supervisor {
     }
 
     fn renew_all_of(&mut self, app: AppId, manner: Manner) {
-        let ids = self.instances_of(app);
+        let ids = self.catalog().instances_of(app);
         if let Err(error) = self.restart_gently(&ids, &BTreeMap::new(), manner) {
             warn!(
-                app = self.label(app),
+                app = self.catalog().label(app),
                 error = error.error,
                 "it cannot be restarted"
             );
@@ -127,10 +111,10 @@ impl Supervisor {
                 continue;
             }
             let (used_mb, limit_mb) = (over.used >> 20, over.limit >> 20);
-            info!(app = self.label(app), id = %over.instance, used_mb, limit_mb, "replaced: it has more memory than it may");
+            info!(app = self.catalog().label(app), id = %over.instance, used_mb, limit_mb, "replaced: it has more memory than it may");
             self.upkeep.spare(&over);
             let instances = vec![over.instance];
-            let command = match self.is_fork(app) && !self.has_slots(app) {
+            let command = match self.catalog().is_fork(app) && !self.has_slots(app) {
                 true => Command::Restart { instances },
                 false => Command::Replace { app, instances },
             };

@@ -257,7 +257,10 @@ impl Supervisor {
         let reloaded = |app: &AppId| self.core.app(*app).is_some_and(|view| view.reload.is_some());
         let apps: Vec<AppId> = self.apps.keys().copied().filter(reloaded).collect();
         for app in apps {
-            info!(app = self.label(app), "a reload was not complete; it is undone");
+            info!(
+                app = self.catalog().label(app),
+                "a reload was not complete; it is undone"
+            );
             drop(self.command(Command::Undo { app }));
         }
         self.end_unready();
@@ -305,10 +308,10 @@ impl Supervisor {
         let apps: BTreeSet<AppId> = held.map(|worker| worker.app).collect();
         for app in apps {
             warn!(
-                app = self.label(app),
+                app = self.catalog().label(app),
                 "its workers serve on, but what the daemon before had for them is gone, for its keeper died as well: they are replaced by a reload"
             );
-            let spec = self.present_spec(app);
+            let spec = self.catalog().present_spec(app);
             // Nobody waits for it; if a reload fails the workers serve on.
             drop(
                 self.command(match spec.is_some_and(|spec| is_handed(spec)) {

@@ -225,7 +225,7 @@ impl Supervisor {
         let launching = instances.find(|view| matches!(view.state, StateView::Launching { .. }));
         let what = match (reloading, launching) {
             (Some((_, app)), _) => format!("{} is being reloaded", app.name),
-            (None, Some(view)) => format!("a worker of {} is starting", self.label(view.app)),
+            (None, Some(view)) => format!("a worker of {} is starting", self.catalog().label(view.app)),
             (None, None) => return Ok(()),
         };
         Err(failure(what, Some("when that is done, `rpm update`")))

@@ -299,7 +299,7 @@ impl Supervisor {
     /// What the front is to do. While it leaves, what it was told holds: the app's specification is that of workers without a proxy. One that
     /// was told nothing does as they do.
     fn spec_for(&self, fronted: &rpm_listen::Fronted<'_>) -> Option<&Arc<AppSpec>> {
-        let present = self.present_spec(fronted.app);
+        let present = self.catalog().present_spec(fronted.app);
         let mut behind = fronted
             .workers
             .iter()

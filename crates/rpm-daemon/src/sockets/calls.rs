@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use crate::apps::app::is_proxied;
 use crate::os::threads;
 use crate::os::watched::watched;
 use crate::sockets::interception::Intercepted;
@@ -29,12 +30,11 @@ impl Supervisor {
     /// Answers what the daemon before this one may have received and not answered: the calls go on. Behind the proxy they fail, for they
     /// may have been such as open a listener past it; the worker is replaced.
     pub(crate) fn answer_stuck(&self, worker: WorkerId, from: &Notifications) {
-        let fronted = self.is_fronted(worker);
-        let calls = self
-            .interception
-            .journal
-            .as_ref()
-            .map(|journal| journal.of(worker));
+        let fronted = self
+            .workers
+            .get(&worker)
+            .is_some_and(|held| is_proxied(&held.spec));
+        let calls = self.interception.journal().map(|journal| journal.of(worker));
         for call in calls.into_iter().flatten().flatten() {
             let answered = match fronted {
                 true => from.fail_with(call, Errno::ACCESS.raw_os_error()),
@@ -49,7 +49,7 @@ impl Supervisor {
     /// Passes on what the processes of a worker call, as long as one lives.
     pub(crate) fn watch_calls(&self, worker: WorkerId, from: &Arc<Notifications>) {
         let (events, from) = (self.events.clone(), Arc::clone(from));
-        let journal = self.interception.journal.clone();
+        let journal = self.interception.journal().cloned();
         tokio::spawn(async move {
             let mut pause = FIRST_PAUSE;
             let reports = loop {

@@ -23,8 +23,8 @@ use crate::apps::app::Plane;
 use crate::home::Home;
 use crate::sockets::bypass::is_void;
 use crate::sockets::journal::Journal;
-use crate::sockets::probe::{probe, reap};
-use crate::supervisor::Supervisor;
+use crate::sockets::ports::Ports;
+use crate::sockets::probe::{probe as try_it, reap};
 use crate::workers::users::other_user;
 
 /// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
@@ -52,9 +52,9 @@ pub(crate) struct HeldBack {
 pub(crate) struct Interception {
     probed: bool,
     /// Why it does not.
-    pub(crate) denied: Option<String>,
+    denied: Option<String>,
     /// What was received; none if there is no room for the file.
-    pub(crate) journal: Option<Arc<Journal>>,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Interception {
@@ -67,6 +67,56 @@ impl Interception {
             journal: warned.ok().map(Arc::new),
             ..Interception::default()
         }
+    }
+
+    /// Why calls cannot be intercepted, if that is known.
+    pub(crate) fn denied(&self) -> Option<&str> {
+        self.denied.as_deref()
+    }
+
+    /// Where calls are noted that were received.
+    pub(crate) fn journal(&self) -> Option<&Arc<Journal>> {
+        self.journal.as_ref()
+    }
+
+    /// Are the calls of this app's workers intercepted, as far as is known?
+    pub(crate) fn applies_to(&self, spec: &AppSpec) -> bool {
+        spec.intercept && Plane::of(spec) != Plane::Passed && self.denied.is_none()
+    }
+
+    /// Finds out whether calls can be intercepted, with a program that does nothing.
+    pub(crate) fn probe(&mut self) {
+        if std::mem::replace(&mut self.probed, true) {
+            return;
+        }
+        match try_it() {
+            Ok(child) => drop(tokio::spawn(reap(child))),
+            Err(error) if error.stage == Stage::Intercept => self.deny(&error),
+            // That will show again, and be told, when a worker is started.
+            Err(_) => {}
+        }
+    }
+
+    /// From now on programs are started without it.
+    pub(crate) fn deny(&mut self, error: &SpawnError) {
+        let why = match Errno::from_io_error(&error.source) {
+            Some(Errno::NOSYS | Errno::INVAL) => {
+                "the kernel has no seccomp notification (Linux 5.9) for this processor"
+            }
+            Some(Errno::BUSY) => {
+                "another seccomp filter is in force that reports to somebody, as under some container runtimes"
+            }
+            Some(Errno::PERM | Errno::ACCESS) => {
+                "seccomp, or taking descriptors of other processes (ptrace, pidfd_getfd), is not permitted here"
+            }
+            Some(_) | None => "the system refuses it",
+        };
+        let text = format!("{why}: {}", error.source);
+        warn!(
+            reason = text,
+            "calls cannot be intercepted: only Node shares ports"
+        );
+        self.denied = Some(text);
     }
 }
 
@@ -100,379 +150,338 @@ impl Intercepted {
     }
 }
 
-impl Supervisor {
-    /// Are the calls of this app's workers intercepted, as far as is known?
-    pub(crate) fn intercepts(&self, spec: &AppSpec) -> bool {
-        spec.intercept && Plane::of(spec) != Plane::Passed && self.interception.denied.is_none()
-    }
-
-    /// Finds out whether calls can be intercepted, with a program that does nothing.
-    pub(crate) fn probe_interception(&mut self) {
-        if std::mem::replace(&mut self.interception.probed, true) {
-            return;
-        }
-        match probe() {
-            Ok(child) => drop(tokio::spawn(reap(child))),
-            Err(error) if error.stage == Stage::Intercept => {
-                self.deny_interception(&error);
-            }
-            // That will show again, and be told, when a worker is started.
-            Err(_) => {}
-        }
-    }
-
-    /// From now on programs are started without it.
-    pub(crate) fn deny_interception(&mut self, error: &SpawnError) {
-        let why = match Errno::from_io_error(&error.source) {
-            Some(Errno::NOSYS | Errno::INVAL) => {
-                "the kernel has no seccomp notification (Linux 5.9) for this processor"
-            }
-            Some(Errno::BUSY) => {
-                "another seccomp filter is in force that reports to somebody, as under some container runtimes"
-            }
-            Some(Errno::PERM | Errno::ACCESS) => {
-                "seccomp, or taking descriptors of other processes (ptrace, pidfd_getfd), is not permitted here"
-            }
-            Some(_) | None => "the system refuses it",
-        };
-        let text = format!("{why}: {}", error.source);
-        warn!(
-            reason = text,
-            "calls cannot be intercepted: only Node shares ports"
-        );
-        self.interception.denied = Some(text);
-    }
-
-    /// A process of a worker waits for an answer.
-    pub(crate) fn called(&mut self, worker: WorkerId, intercepted: Intercepted) {
-        match intercepted.call.what() {
-            What::Bind { .. } => match self.binds(worker, &intercepted) {
-                Ok(Ok(())) => intercepted.proceed(),
-                Ok(Err(taken)) => self.refuse_call(worker, &intercepted, &taken),
-                Err(error) => {
-                    debug!(%worker, %error, "a socket is left as it is");
-                    intercepted.proceed();
-                }
-            },
-            What::Listen { backlog } => match self.taken_meanwhile(worker, &intercepted) {
-                Some(taken) => self.refuse_call(worker, &intercepted, &taken),
-                None => self.listens(worker, intercepted, backlog),
-            },
-        }
-    }
-
-    /// The address belongs to another app. A socket that says `SO_REUSEPORT` itself would get a part of that one's clients, or all.
-    fn refuse_call(&mut self, worker: WorkerId, intercepted: &Intercepted, taken: &OpenError) {
-        self.trouble(worker, taken);
-        intercepted.refused(taken.errno());
-    }
-
-    /// Another app has begun to listen where the socket of this call of `listen` is bound: both were bound before either listened.
-    fn taken_meanwhile(&self, worker: WorkerId, intercepted: &Intercepted) -> Option<OpenError> {
-        let app = self.workers.get(&worker)?.app;
-        let fd = intercepted.socket().ok()?;
-        let tcp = socket::tcp(&fd)?;
-        let addr = socket::local_addr(&fd).ok()?;
-        if self.listeners.slot_of(&fd).is_some() || !socket::is_in_our_network(&fd).ok()? {
-            return None;
-        }
-        self.listeners.refuse_other_app(app, addr, tcp.v6only).err()
-    }
-
-    /// Has the socket share its address, if it is one that the app's workers may share; unless another app has that.
-    fn binds(&mut self, worker: WorkerId, intercepted: &Intercepted) -> io::Result<Result<(), OpenError>> {
-        let address = intercepted.address.as_ref().map_err(copy_of)?;
-        let Some(addr) = address.filter(|addr| addr.port() != 0) else {
-            return Ok(Ok(()));
-        };
-        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
-            return Ok(Ok(()));
-        };
-        let socket = intercepted.socket()?;
-        let Some(tcp) = socket::tcp(&socket) else {
-            return Ok(Ok(()));
-        };
-        if !socket::is_in_our_network(&socket)? {
-            return Ok(self.binds_elsewhere(worker, addr));
-        }
-        if let Err(taken) = self.listeners.refuse_other_app(app, addr, tcp.v6only) {
-            return Ok(Err(taken));
-        }
-        if !self.is_shared(worker, addr.port()) || self.listeners.count_of(worker) >= SOCKETS_LIMIT {
-            return Ok(Ok(()));
-        }
-        self.release_closed(worker);
-        let moves = self.may_move(worker);
-        match self.listeners.may_capture(app, addr, tcp.v6only, moves) {
-            Ok(()) => {}
-            // A port of the daemon's own, which sends clients to https.
-            Err(OpenError::Foreign { addr, by }) if by.is_this_process() => {
-                return Ok(Err(OpenError::Foreign { addr, by }));
-            }
+/// A process of a worker waits for an answer.
+pub(crate) fn called(ports: &mut Ports<'_>, worker: WorkerId, intercepted: Intercepted) {
+    match intercepted.call.what() {
+        What::Bind { .. } => match binds(ports, worker, &intercepted) {
+            Ok(Ok(())) => intercepted.proceed(),
+            Ok(Err(taken)) => refuse_call(ports, worker, &intercepted, &taken),
             Err(error) => {
-                self.trouble(worker, &error);
-                return Ok(Ok(()));
+                debug!(%worker, %error, "a socket is left as it is");
+                intercepted.proceed();
             }
-        }
-        let cookie = socket::cookie(&socket)?;
-        socket::share(&socket)?;
-        if let Some(held) = self.workers.get_mut(&worker) {
-            // What was bound so many sockets ago and is not listened on has been closed.
-            if held.bound.len() >= SOCKETS_LIMIT {
-                held.bound.pop_first();
-            }
-            held.bound.insert(cookie);
-        }
-        Ok(Ok(()))
+        },
+        What::Listen { backlog } => match taken_meanwhile(ports, worker, &intercepted) {
+            Some(taken) => refuse_call(ports, worker, &intercepted, &taken),
+            None => listens(ports, worker, intercepted, backlog),
+        },
     }
+}
 
-    /// What is bound in another network namespace says nothing about this one: the daemon would open a port here that the program may
-    /// not have. It goes on as it is, unless the proxy is to be before it.
-    fn binds_elsewhere(&self, worker: WorkerId, addr: SocketAddr) -> Result<(), OpenError> {
-        match self.proxy_sockets(worker) > 0 && self.is_shared(worker, addr.port()) {
-            true => Err(OpenError::Io {
-                what: format!("{addr} in another network namespace, where the proxy does not reach it"),
-                source: Errno::ACCESS.into(),
-            }),
-            false => Ok(()),
+/// The address belongs to another app. A socket that says `SO_REUSEPORT` itself would get a part of that one's clients, or all.
+fn refuse_call(ports: &mut Ports<'_>, worker: WorkerId, intercepted: &Intercepted, taken: &OpenError) {
+    ports.trouble(worker, taken);
+    intercepted.refused(taken.errno());
+}
+
+/// Another app has begun to listen where the socket of this call of `listen` is bound: both were bound before either listened.
+fn taken_meanwhile(ports: &Ports<'_>, worker: WorkerId, intercepted: &Intercepted) -> Option<OpenError> {
+    let app = ports.workers.get(&worker)?.app;
+    let fd = intercepted.socket().ok()?;
+    let tcp = socket::tcp(&fd)?;
+    let addr = socket::local_addr(&fd).ok()?;
+    if ports.listeners.slot_of(&fd).is_some() || !socket::is_in_our_network(&fd).ok()? {
+        return None;
+    }
+    ports.listeners.refuse_other_app(app, addr, tcp.v6only).err()
+}
+
+/// Has the socket share its address, if it is one that the app's workers may share; unless another app has that.
+fn binds(
+    ports: &mut Ports<'_>,
+    worker: WorkerId,
+    intercepted: &Intercepted,
+) -> io::Result<Result<(), OpenError>> {
+    let address = intercepted.address.as_ref().map_err(copy_of)?;
+    let Some(addr) = address.filter(|addr| addr.port() != 0) else {
+        return Ok(Ok(()));
+    };
+    let Some(app) = ports.workers.get(&worker).map(|held| held.app) else {
+        return Ok(Ok(()));
+    };
+    let socket = intercepted.socket()?;
+    let Some(tcp) = socket::tcp(&socket) else {
+        return Ok(Ok(()));
+    };
+    if !socket::is_in_our_network(&socket)? {
+        return Ok(binds_elsewhere(ports, worker, addr));
+    }
+    if let Err(taken) = ports.listeners.refuse_other_app(app, addr, tcp.v6only) {
+        return Ok(Err(taken));
+    }
+    if !is_shared(ports, worker, addr.port()) || ports.listeners.count_of(worker) >= SOCKETS_LIMIT {
+        return Ok(Ok(()));
+    }
+    release_closed(ports, worker);
+    let moves = ports.may_move(worker);
+    match ports.listeners.may_capture(app, addr, tcp.v6only, moves) {
+        Ok(()) => {}
+        // A port of the daemon's own, which sends clients to https.
+        Err(OpenError::Foreign { addr, by }) if by.is_this_process() => {
+            return Ok(Err(OpenError::Foreign { addr, by }));
         }
-    }
-
-    /// A program that listens to see whether a port is free, closes, and listens in earnest, would leave a slot behind where
-    /// nobody accepts.
-    fn release_closed(&mut self, worker: WorkerId) {
-        let mut slots = self.listeners.slots_of(worker);
-        slots.retain(|slot| self.listeners.is_captured(*slot));
-        for slot in self.closed_among(slots, worker) {
-            self.listeners.drop_holder(slot);
-            self.input(Input::SlotReleased { slot, worker });
-        }
-    }
-
-    /// Do the workers of this one's app share that port?
-    fn is_shared(&self, worker: WorkerId, port: u16) -> bool {
-        let held = self.workers.get(&worker);
-        held.is_some_and(|held| held.spec.ports.is_empty() || held.spec.ports.contains(&port))
-    }
-
-    fn listens(&mut self, worker: WorkerId, intercepted: Intercepted, backlog: u32) {
-        let captured = match self.captured(worker, &intercepted, backlog) {
-            Ok(captured) => captured,
-            Err(why) => return self.refuse_bypass(worker, &intercepted, &why),
-        };
-        match captured {
-            Some(captured) if self.is_held_back(worker, &captured) => {
-                info!(%worker, addr = %captured.addr, "a listener that overlaps an old one is opened when the reload is done");
-                if let Some(held) = self.workers.get_mut(&worker) {
-                    held.held_back.push(HeldBack {
-                        intercepted,
-                        captured,
-                    });
-                    self.input(Input::Withheld { worker });
-                }
-            }
-            Some(captured) => self.capture(worker, &intercepted, captured),
-            None => self.listen_on(&intercepted),
-        }
-    }
-
-    /// Has the socket of the call listen: one that only the proxy connects to for as many connections as that may have.
-    fn listen_on(&self, intercepted: &Intercepted) {
-        // The one that is there now: it may be a slot that was put in the place of the program's own.
-        let own = intercepted.socket.is_ok();
-        let socket = own.then(|| intercepted.from.socket(&intercepted.call));
-        let slot = socket.and_then(|it| self.listeners.slot_of(it.ok()?));
-        match slot {
-            Some(slot) if self.listeners.listen_private(slot) => intercepted.done(),
-            Some(_) | None => intercepted.proceed(),
+        Err(error) => {
+            ports.trouble(worker, &error);
+            return Ok(Ok(()));
         }
     }
-
-    /// The socket that is to listen, if it is to become a slot. One that is a slot already, and one that is the worker's own affair,
-    /// are no less a sign that it is ready; but behind the proxy the latter serves no client.
-    ///
-    /// # Errors
-    /// It is for the network, and the proxy would not serve it: why.
-    fn captured(
-        &mut self,
-        worker: WorkerId,
-        intercepted: &Intercepted,
-        backlog: u32,
-    ) -> Result<Option<Captured>, String> {
-        let fronted = self.is_fronted(worker);
-        let fd = match intercepted.socket() {
-            Ok(fd) => fd,
-            Err(error) if fronted && !is_void(&error) => {
-                return Err(format!("its socket cannot be looked at: {error}"));
-            }
-            Err(_) => return Ok(None),
-        };
-        let Some(tcp) = socket::tcp(&fd) else {
-            return Ok(None);
-        };
-        let (Ok(addr), Ok(cookie)) = (socket::local_addr(&fd), socket::cookie(&fd)) else {
-            return Ok(None);
-        };
-        let known = self.listeners.slot_of(&fd).is_some();
-        let Some(held) = self.workers.get_mut(&worker) else {
-            return Ok(None);
-        };
-        if held.listeners.len() < SOCKETS_LIMIT {
-            held.listeners.extend(intercepted.call.process());
+    let cookie = socket::cookie(&socket)?;
+    socket::share(&socket)?;
+    if let Some(held) = ports.workers.get_mut(&worker) {
+        // What was bound so many sockets ago and is not listened on has been closed.
+        if held.bound.len() >= SOCKETS_LIMIT {
+            held.bound.pop_first();
         }
-        let shared = held.bound.remove(&cookie) && !known;
-        let past = fronted && !shared && !known;
-        if past && !addr.ip().to_canonical().is_loopback() {
-            let ports = &held.spec.ports;
-            return Err(match addr.port() {
-                port if ports.is_empty() || ports.contains(&port) => {
-                    format!("{addr}: a random port, or an address that is taken")
-                }
-                _ => format!("{addr}: --ports leaves it out"),
-            });
-        }
-        if !shared && !past && held.plane != Plane::Cluster {
-            self.input(Input::Listening { worker });
-        }
-        Ok(shared.then_some(Captured {
-            addr,
-            v6only: tcp.v6only,
-            backlog,
-            fd,
-        }))
+        held.bound.insert(cookie);
     }
+    Ok(Ok(()))
+}
 
-    fn is_held_back(&self, worker: WorkerId, captured: &Captured) -> bool {
-        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
-            return false;
-        };
-        let key = captured_key(captured.addr, captured.v6only);
-        self.may_move(worker)
-            && self
-                .listeners
-                .overlaps_own(app, &key, captured.addr, captured.v6only)
+/// What is bound in another network namespace says nothing about this one: the daemon would open a port here that the program may
+/// not have. It goes on as it is, unless the proxy is to be before it.
+fn binds_elsewhere(ports: &Ports<'_>, worker: WorkerId, addr: SocketAddr) -> Result<(), OpenError> {
+    match ports.proxy_sockets(worker) > 0 && is_shared(ports, worker, addr.port()) {
+        true => Err(OpenError::Io {
+            what: format!("{addr} in another network namespace, where the proxy does not reach it"),
+            source: Errno::ACCESS.into(),
+        }),
+        false => Ok(()),
     }
+}
 
-    /// The socket becomes a slot, or the worker gets the one that was left by its predecessor in its place.
-    fn capture(&mut self, worker: WorkerId, intercepted: &Intercepted, captured: Captured) {
-        let Some(app) = self.workers.get(&worker).map(|held| held.app) else {
-            return intercepted.proceed();
-        };
-        let key = captured_key(captured.addr, captured.v6only);
-        let group = self.listeners.group(app, &key);
-        let left = group.and_then(|group| Some((group, self.core.slot_for(worker, group)?)));
-        let taken = match left {
-            Some((group, slot)) => self
-                .inherit(intercepted, slot, &captured.fd)
-                .map(|()| self.listeners.hold(slot, worker))
-                .map(|()| (group, slot))
-                .map_err(|error| error.to_string()),
-            None => self.capture_new((worker, app), intercepted, captured, &key),
-        };
-        match taken {
-            Ok((group, slot)) => {
-                debug!(%worker, key, %slot, inherited = left.is_some(), "a listener is a slot");
-                self.input(Input::SlotHeld {
-                    slot,
-                    group,
-                    worker,
-                    fixed: true,
+/// A program that listens to see whether a port is free, closes, and listens in earnest, would leave a slot behind where
+/// nobody accepts.
+fn release_closed(ports: &mut Ports<'_>, worker: WorkerId) {
+    let mut slots = ports.listeners.slots_of(worker);
+    slots.retain(|slot| ports.listeners.is_captured(*slot));
+    for slot in ports.closed_among(slots, worker) {
+        ports.listeners.drop_holder(slot);
+        ports.input(Input::SlotReleased { slot, worker });
+    }
+}
+
+/// Do the workers of this one's app share that port?
+fn is_shared(ports: &Ports<'_>, worker: WorkerId, port: u16) -> bool {
+    let held = ports.workers.get(&worker);
+    held.is_some_and(|held| held.spec.ports.is_empty() || held.spec.ports.contains(&port))
+}
+
+fn listens(ports: &mut Ports<'_>, worker: WorkerId, intercepted: Intercepted, backlog: u32) {
+    let captured = match captured(ports, worker, &intercepted, backlog) {
+        Ok(captured) => captured,
+        Err(why) => return ports.refuse_bypass(worker, &intercepted, &why),
+    };
+    match captured {
+        Some(captured) if is_held_back(ports, worker, &captured) => {
+            info!(%worker, addr = %captured.addr, "a listener that overlaps an old one is opened when the reload is done");
+            if let Some(held) = ports.workers.get_mut(&worker) {
+                held.held_back.push(HeldBack {
+                    intercepted,
+                    captured,
                 });
+                ports.input(Input::Withheld { worker });
             }
-            Err(error) if self.is_fronted(worker) => {
-                return self.refuse_bypass(worker, intercepted, &error);
+        }
+        Some(captured) => capture(ports, worker, &intercepted, captured),
+        None => listen_on(ports, &intercepted),
+    }
+}
+
+/// Has the socket of the call listen: one that only the proxy connects to for as many connections as that may have.
+fn listen_on(ports: &Ports<'_>, intercepted: &Intercepted) {
+    // The one that is there now: it may be a slot that was put in the place of the program's own.
+    let own = intercepted.socket.is_ok();
+    let socket = own.then(|| intercepted.from.socket(&intercepted.call));
+    let slot = socket.and_then(|it| ports.listeners.slot_of(it.ok()?));
+    match slot {
+        Some(slot) if ports.listeners.listen_private(slot) => intercepted.done(),
+        Some(_) | None => intercepted.proceed(),
+    }
+}
+
+/// The socket that is to listen, if it is to become a slot. One that is a slot already, and one that is the worker's own affair,
+/// are no less a sign that it is ready; but behind the proxy the latter serves no client.
+///
+/// # Errors
+/// It is for the network, and the proxy would not serve it: why.
+fn captured(
+    ports: &mut Ports<'_>,
+    worker: WorkerId,
+    intercepted: &Intercepted,
+    backlog: u32,
+) -> Result<Option<Captured>, String> {
+    let fronted = ports.is_fronted(worker);
+    let fd = match intercepted.socket() {
+        Ok(fd) => fd,
+        Err(error) if fronted && !is_void(&error) => {
+            return Err(format!("its socket cannot be looked at: {error}"));
+        }
+        Err(_) => return Ok(None),
+    };
+    let Some(tcp) = socket::tcp(&fd) else {
+        return Ok(None);
+    };
+    let (Ok(addr), Ok(cookie)) = (socket::local_addr(&fd), socket::cookie(&fd)) else {
+        return Ok(None);
+    };
+    let known = ports.listeners.slot_of(&fd).is_some();
+    let Some(held) = ports.workers.get_mut(&worker) else {
+        return Ok(None);
+    };
+    if held.listeners.len() < SOCKETS_LIMIT {
+        held.listeners.extend(intercepted.call.process());
+    }
+    let shared = held.bound.remove(&cookie) && !known;
+    let past = fronted && !shared && !known;
+    if past && !addr.ip().to_canonical().is_loopback() {
+        let ports = &held.spec.ports;
+        return Err(match addr.port() {
+            port if ports.is_empty() || ports.contains(&port) => {
+                format!("{addr}: a random port, or an address that is taken")
             }
-            Err(error) => self.complain(worker, "a listener is not balanced", &error),
-        }
-        self.listen_on(intercepted);
-        self.input(Input::Listening { worker });
+            _ => format!("{addr}: --ports leaves it out"),
+        });
     }
-
-    fn capture_new(
-        &mut self,
-        (worker, app): (WorkerId, AppId),
-        intercepted: &Intercepted,
-        captured: Captured,
-        key: &str,
-    ) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
-        let user = self.workers.get(&worker).map(|held| other_user(&held.spec));
-        let user = user.transpose().map_err(|error| error.to_string())?.flatten();
-        let request = Request {
-            app,
-            key,
-            worker,
-            inherits: None,
-            beside: true,
-            policy: self.policy(worker),
-            weight: self.weight(worker),
-            handoff: false,
-            proxy: self.proxy_sockets(worker),
-            user: user.as_ref(),
-        };
-        if request.proxy > 0 {
-            self.open_private(intercepted, &captured, &request)
-        } else {
-            let captured = self.listeners.capture(captured, &request);
-            captured.map_err(|error| crate::workers::launch::chain(&error))
-        }
+    if !shared && !past && held.plane != Plane::Cluster {
+        ports.input(Input::Listening { worker });
     }
+    Ok(shared.then_some(Captured {
+        addr,
+        v6only: tcp.v6only,
+        backlog,
+        fd,
+    }))
+}
 
-    /// The worker gets a private slot in the place of its socket; the proxy serves the address.
-    fn open_private(
-        &mut self,
-        intercepted: &Intercepted,
-        captured: &Captured,
-        request: &Request<'_>,
-    ) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
-        let wanted = Wanted::Tcp {
-            addr: captured.addr,
-            v6only: captured.v6only,
-        };
-        let (group, slot) = match self.listeners.open(&wanted, request) {
-            Ok(Grant::Slot { slot, group, .. }) => Ok((group, slot)),
-            Ok(Grant::Shared { .. }) => Err("it is shared".to_owned()),
-            Err(error) => Err(crate::workers::launch::chain(&error)),
-        }?;
-        let worker = request.worker;
-        if let Err(error) = self.inherit(intercepted, slot, &captured.fd) {
-            // The core hears of every slot that is open: nobody else has it closed.
-            self.input(Input::SlotHeld {
+fn is_held_back(ports: &Ports<'_>, worker: WorkerId, captured: &Captured) -> bool {
+    let Some(app) = ports.workers.get(&worker).map(|held| held.app) else {
+        return false;
+    };
+    let key = captured_key(captured.addr, captured.v6only);
+    ports.may_move(worker)
+        && ports
+            .listeners
+            .overlaps_own(app, &key, captured.addr, captured.v6only)
+}
+
+/// The socket becomes a slot, or the worker gets the one that was left by its predecessor in its place.
+fn capture(ports: &mut Ports<'_>, worker: WorkerId, intercepted: &Intercepted, captured: Captured) {
+    let Some(app) = ports.workers.get(&worker).map(|held| held.app) else {
+        return intercepted.proceed();
+    };
+    let key = captured_key(captured.addr, captured.v6only);
+    let group = ports.listeners.group(app, &key);
+    let left = group.and_then(|group| Some((group, ports.core.slot_for(worker, group)?)));
+    let taken = match left {
+        Some((group, slot)) => inherit(ports, intercepted, slot, &captured.fd)
+            .map(|()| ports.listeners.hold(slot, worker))
+            .map(|()| (group, slot))
+            .map_err(|error| error.to_string()),
+        None => capture_new(ports, (worker, app), intercepted, captured, &key),
+    };
+    match taken {
+        Ok((group, slot)) => {
+            debug!(%worker, key, %slot, inherited = left.is_some(), "a listener is a slot");
+            ports.input(Input::SlotHeld {
                 slot,
                 group,
                 worker,
                 fixed: true,
             });
-            self.listeners.drop_holder(slot);
-            self.input(Input::SlotReleased { slot, worker });
-            return Err(format!("{}: {error}", captured.addr));
         }
-        Ok((group, slot))
+        Err(error) if ports.is_fronted(worker) => {
+            return ports.refuse_bypass(worker, intercepted, &error);
+        }
+        Err(error) => ports.complain(worker, "a listener is not balanced", &error),
     }
+    listen_on(ports, intercepted);
+    ports.input(Input::Listening { worker });
+}
 
-    /// The worker gets a slot in the place of its socket.
-    fn inherit(
-        &self,
-        intercepted: &Intercepted,
-        slot: rpm_core::SlotId,
-        instead_of: &OwnedFd,
-    ) -> io::Result<()> {
-        let socket = self.listeners.socket(slot).ok_or(io::ErrorKind::NotFound)?;
-        socket::match_blocking(socket, instead_of)?;
-        intercepted.from.replace(&intercepted.call, socket)
+fn capture_new(
+    ports: &mut Ports<'_>,
+    (worker, app): (WorkerId, AppId),
+    intercepted: &Intercepted,
+    captured: Captured,
+    key: &str,
+) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
+    let user = ports.workers.get(&worker).map(|held| other_user(&held.spec));
+    let user = user.transpose().map_err(|error| error.to_string())?.flatten();
+    let request = Request {
+        app,
+        key,
+        worker,
+        inherits: None,
+        beside: true,
+        policy: ports.policy(worker),
+        weight: ports.weight(worker),
+        handoff: false,
+        proxy: ports.proxy_sockets(worker),
+        user: user.as_ref(),
+    };
+    if request.proxy > 0 {
+        open_private(ports, intercepted, &captured, &request)
+    } else {
+        let captured = ports.listeners.capture(captured, &request);
+        captured.map_err(|error| crate::workers::launch::chain(&error))
     }
+}
 
-    /// The reload is done: what was held back goes on.
-    pub(crate) fn let_go(&mut self, app: AppId) {
-        let ours = self.workers.values_mut().filter(|held| held.app == app);
-        let held_back = ours.flat_map(|held| {
-            let worker = held.id;
-            std::mem::take(&mut held.held_back)
-                .into_iter()
-                .map(move |it| (worker, it))
+/// The worker gets a private slot in the place of its socket; the proxy serves the address.
+fn open_private(
+    ports: &mut Ports<'_>,
+    intercepted: &Intercepted,
+    captured: &Captured,
+    request: &Request<'_>,
+) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
+    let wanted = Wanted::Tcp {
+        addr: captured.addr,
+        v6only: captured.v6only,
+    };
+    let (group, slot) = match ports.listeners.open(&wanted, request) {
+        Ok(Grant::Slot { slot, group, .. }) => Ok((group, slot)),
+        Ok(Grant::Shared { .. }) => Err("it is shared".to_owned()),
+        Err(error) => Err(crate::workers::launch::chain(&error)),
+    }?;
+    let worker = request.worker;
+    if let Err(error) = inherit(ports, intercepted, slot, &captured.fd) {
+        // The core hears of every slot that is open: nobody else has it closed.
+        ports.input(Input::SlotHeld {
+            slot,
+            group,
+            worker,
+            fixed: true,
         });
-        for (worker, waiting) in held_back.collect::<Vec<_>>() {
-            self.capture(worker, &waiting.intercepted, waiting.captured);
-        }
+        ports.listeners.drop_holder(slot);
+        ports.input(Input::SlotReleased { slot, worker });
+        return Err(format!("{}: {error}", captured.addr));
+    }
+    Ok((group, slot))
+}
+
+/// The worker gets a slot in the place of its socket.
+fn inherit(
+    ports: &Ports<'_>,
+    intercepted: &Intercepted,
+    slot: rpm_core::SlotId,
+    instead_of: &OwnedFd,
+) -> io::Result<()> {
+    let socket = ports.listeners.socket(slot).ok_or(io::ErrorKind::NotFound)?;
+    socket::match_blocking(socket, instead_of)?;
+    intercepted.from.replace(&intercepted.call, socket)
+}
+
+/// The reload is done: what was held back goes on.
+pub(crate) fn let_go(ports: &mut Ports<'_>, app: AppId) {
+    let ours = ports.workers.values_mut().filter(|held| held.app == app);
+    let held_back = ours.flat_map(|held| {
+        let worker = held.id;
+        std::mem::take(&mut held.held_back)
+            .into_iter()
+            .map(move |it| (worker, it))
+    });
+    for (worker, waiting) in held_back.collect::<Vec<_>>() {
+        capture(ports, worker, &waiting.intercepted, waiting.captured);
     }
 }
 

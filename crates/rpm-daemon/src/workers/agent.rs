@@ -13,7 +13,7 @@ impl Supervisor {
             return false;
         };
         let refused = self.apps.get(&held.app).is_some_and(|app| app.agent_refused);
-        let serves = held.plane == Plane::Cluster || self.intercepts(&held.spec);
+        let serves = held.plane == Plane::Cluster || self.interception.applies_to(&held.spec);
         serves && held.spec.agent && !refused
     }
 

@@ -107,7 +107,7 @@ impl Supervisor {
         if let Err(LaunchError::Spawn(error)) = &launched
             && error.stage == rpm_sys::spawn::Stage::Intercept
         {
-            self.deny_interception(error);
+            self.interception.deny(error);
             launched = self.launch(worker, &spec, place);
         }
         match launched {
@@ -154,7 +154,11 @@ impl Supervisor {
         spec: &AppSpec,
         (instance, number): (InstanceId, u32),
     ) -> Result<Launched, LaunchError> {
-        if let Some(why) = self.unfronted(spec).or_else(|| self.fronts.refuses(spec)) {
+        if let Some(why) = self
+            .interception
+            .unfronted(spec)
+            .or_else(|| self.fronts.refuses(spec))
+        {
             return Err(LaunchError::Unfronted(why));
         }
         let (program, argv) = command_line(spec)?;
@@ -191,7 +195,7 @@ impl Supervisor {
             fds,
             listen_fds,
             nofile: Some(self.child_nofile),
-            intercept: self.intercepts(spec),
+            intercept: self.interception.applies_to(spec),
             no_new_privileges,
             user,
         })?;
@@ -319,7 +323,7 @@ impl Supervisor {
                 inherits,
                 beside: false,
                 policy: policy(spec),
-                weight: self.weight(worker),
+                weight: self.ports().weight(worker),
                 handoff: false,
                 proxy: proxy_sockets(spec),
                 user: user.as_ref(),
@@ -340,7 +344,7 @@ impl Supervisor {
                 }
                 Ok(Grant::Shared { .. }) => {}
                 Err(error) => {
-                    self.trouble(worker, &error);
+                    self.ports().trouble(worker, &error);
                     let reason = self.workers.get(&worker).and_then(|w| w.trouble.clone());
                     return Err(refused(reason.unwrap_or_default()));
                 }

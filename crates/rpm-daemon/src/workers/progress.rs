@@ -68,7 +68,7 @@ impl Supervisor {
         };
         let Some(process) = held.process() else { return };
         let step = Step {
-            app: self.label(held.app),
+            app: self.catalog().label(held.app),
             id: held.instance.0,
             pid: process.pid,
             to,

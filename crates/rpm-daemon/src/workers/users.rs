@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::node::agents;
 use crate::supervisor::Supervisor;
 use crate::workers::launch::LaunchError;
+use crate::workers::worker::Workers;
 
 /// The mode of that directory: Bun lists the directory of a preload before it reads it.
 const OPEN: u32 = 0o755;
@@ -82,42 +83,47 @@ pub(crate) struct AgentPlace {
     pub(crate) preloads: PathBuf,
 }
 
-impl Supervisor {
-    /// With whose rights a worker gets what it asks for. The daemon of root could open any port for it, but opens those alone that the
-    /// user may bind itself, and those that the administrator has named.
-    ///
-    /// # Errors
-    /// It gets nothing.
-    pub(crate) fn rights_for(&self, worker: WorkerId, wanted: &Wanted) -> Result<Option<User>, OpenError> {
-        let Some(spec) = self.workers.get(&worker).map(|held| &held.spec) else {
-            return Ok(None);
-        };
-        let denied = |what: String| OpenError::Io {
-            what,
-            source: Errno::ACCESS.into(),
-        };
-        let found = other_user(spec).map_err(|error| denied(format!("anything: {error}")))?;
-        let addr = match wanted {
-            Wanted::Tcp { addr, .. } | Wanted::Udp { addr, .. } => *addr,
-            Wanted::Unix { .. } | Wanted::WorkerFd(_) => return Ok(found),
-        };
-        let port = addr.port();
-        if let Some(user) = &found
-            && (1..first_unprivileged_port()).contains(&port)
-            && !names(spec, port)
-        {
-            return Err(denied(format!(
-                "{addr} as user {}, who may not: name the port with --ports {port}",
-                user.uid
-            )));
-        }
-        Ok(found)
+/// With whose rights a worker gets what it asks for. The daemon of root could open any port for it, but opens those alone that the
+/// user may bind itself, and those that the administrator has named.
+///
+/// # Errors
+/// It gets nothing.
+pub(crate) fn rights_for(
+    workers: &Workers,
+    worker: WorkerId,
+    wanted: &Wanted,
+) -> Result<Option<User>, OpenError> {
+    let Some(spec) = workers.get(&worker).map(|held| &held.spec) else {
+        return Ok(None);
+    };
+    let denied = |what: String| OpenError::Io {
+        what,
+        source: Errno::ACCESS.into(),
+    };
+    let found = other_user(spec).map_err(|error| denied(format!("anything: {error}")))?;
+    let addr = match wanted {
+        Wanted::Tcp { addr, .. } | Wanted::Udp { addr, .. } => *addr,
+        Wanted::Unix { .. } | Wanted::WorkerFd(_) => return Ok(found),
+    };
+    let port = addr.port();
+    if let Some(user) = &found
+        && (1..first_unprivileged_port()).contains(&port)
+        && !names(spec, port)
+    {
+        return Err(denied(format!(
+            "{addr} as user {}, who may not: name the port with --ports {port}",
+            user.uid
+        )));
     }
+    Ok(found)
+}
 
+impl Supervisor {
     /// Gives the sockets of all apps to the users that these run as: a daemon of before may have made them its own.
     pub(crate) fn give_sockets(&self) {
         for id in self.apps.keys() {
             let user = self
+                .catalog()
                 .present_spec(*id)
                 .and_then(|spec| other_user(spec).ok().flatten());
             if let Some(user) = user

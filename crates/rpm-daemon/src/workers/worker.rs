@@ -10,6 +10,7 @@ use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_keeper::{Kept, Token};
 use rpm_sys::intercept::Notifications;
 use rpm_sys::pidfd::PidFd;
+use rpm_sys::tree;
 use rpm_wire::api::AppSpec;
 use rpm_wire::channel::QueryServer;
 use serde::{Deserialize, Serialize};
@@ -196,6 +197,20 @@ impl Worker {
     pub(crate) fn is_intercepted(&self) -> bool {
         self.process()
             .is_some_and(|process| process.notifications.is_some())
+    }
+
+    /// The processes that may hold its slots: its leader, and where slots are inherited its children.
+    pub(crate) fn slot_holders(&self) -> Vec<Arc<PidFd>> {
+        let Some(process) = self.process() else {
+            return Vec::new();
+        };
+        let mut holders = vec![process.pidfd.share()];
+        if self.plane == Plane::Passed || self.is_intercepted() {
+            let children = tree::descendants(process.pid).into_iter();
+            let opened = children.filter_map(|pid| PidFd::open(pid).ok());
+            holders.extend(opened.map(Arc::new));
+        }
+        holders
     }
 
     pub(crate) fn channel_mut(&mut self) -> Option<&mut Channel> {

@@ -1,0 +1,207 @@
+//! What is there, and what it is called: lookups over the apps as the daemon keeps them and as the core has them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use regex_lite::Regex;
+use rpm_core::{AppId, Core, InstanceId, InstanceView, StateView};
+use rpm_wire::api::{ApiError, AppSpec, Unknown};
+
+use crate::apps::app::{Apps, Plane};
+use crate::apps::commands::failure;
+
+/// Longest pattern.
+const PATTERN_LIMIT: usize = 1000;
+
+/// The apps at one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Catalog<'a> {
+    core: &'a Core,
+    apps: &'a Apps,
+}
+
+impl<'a> Catalog<'a> {
+    pub(crate) fn new(core: &'a Core, apps: &'a Apps) -> Catalog<'a> {
+        Catalog { core, apps }
+    }
+
+    /// The instances that these targets mean, ascending and each once.
+    pub(crate) fn resolve(self, targets: &[String]) -> Result<Vec<InstanceId>, ApiError> {
+        let mut found = BTreeSet::new();
+        for target in targets {
+            found.extend(self.meant(target)?);
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    /// A name wins over a namespace, and that over an id which looks the same.
+    pub(crate) fn meant(self, target: &str) -> Result<BTreeSet<InstanceId>, ApiError> {
+        let of = |test: &dyn Fn(AppId) -> bool| -> BTreeSet<InstanceId> {
+            let views = self.core.instances().filter(|view| test(view.app));
+            views.map(|view| view.id).collect()
+        };
+        let named = |app: AppId| self.apps.get(&app).is_some_and(|app| app.name == target);
+        if target == "all" {
+            let all = of(&|_| true);
+            return if all.is_empty() {
+                Err(self.unknown(target))
+            } else {
+                Ok(all)
+            };
+        }
+        if self.apps.keys().any(|app| named(*app)) {
+            return Ok(of(&named));
+        }
+        if let Some(pattern) = target.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
+            let regex = pattern_of(pattern)?;
+            let matches = |app: AppId| self.apps.get(&app).is_some_and(|app| regex.is_match(&app.name));
+            let found = of(&matches);
+            return if found.is_empty() {
+                Err(self.unknown(target))
+            } else {
+                Ok(found)
+            };
+        }
+        let within = of(&|app: AppId| {
+            self.present_spec(app)
+                .is_some_and(|spec| spec.namespace == target)
+        });
+        if !within.is_empty() {
+            return Ok(within);
+        }
+        let by_id = self.core.instances().find(|view| view.id.to_string() == target);
+        match by_id {
+            Some(view) => Ok(BTreeSet::from([view.id])),
+            None => Err(self.unknown(target)),
+        }
+    }
+
+    /// The app that a name, or the id of one of its instances, means.
+    pub(crate) fn resolve_app(self, target: &str) -> Result<AppId, ApiError> {
+        let by_name = self
+            .apps
+            .iter()
+            .find(|(_, app)| app.name == target)
+            .map(|(id, _)| *id);
+        let by_id = || {
+            self.core
+                .instances()
+                .find(|view| view.id.to_string() == target)
+                .map(|view| view.app)
+        };
+        by_name.or_else(by_id).ok_or_else(|| self.unknown(target))
+    }
+
+    pub(crate) fn unknown(self, target: &str) -> ApiError {
+        if self.apps.is_empty() {
+            let what = if target == "all" {
+                "there is no process".to_owned()
+            } else {
+                format!("no process or app {target:?}")
+            };
+            return failure(what, Some("there are no apps; `rpm start app.js` starts one"));
+        }
+        let specs = self.apps.keys().filter_map(|id| self.present_spec(*id));
+        let namespaces: BTreeSet<String> = specs.map(|spec| spec.namespace.clone()).collect();
+        let known = self.apps.values().map(|app| app.name.clone()).chain(namespaces);
+        let names: Vec<&str> = self.apps.values().map(|app| app.name.as_str()).take(20).collect();
+        ApiError {
+            unknown: Some(Box::new(Unknown {
+                target: target.to_owned(),
+                known: known.collect(),
+            })),
+            ..failure(
+                format!("no process or app {target:?}"),
+                Some(&format!("there are: {}", names.join(", "))),
+            )
+        }
+    }
+
+    /// Is it one process that shares its ports with nobody?
+    pub(crate) fn is_fork(self, app: AppId) -> bool {
+        self.plane(app) == Some(Plane::Fork)
+    }
+
+    pub(crate) fn apps_of(self, instances: &[InstanceId]) -> BTreeSet<AppId> {
+        let views = instances.iter().filter_map(|id| self.core.instance(*id));
+        views.map(|view| view.app).collect()
+    }
+
+    /// A cluster of which something is online and nothing is left out.
+    pub(crate) fn serves_whole(self, app: AppId, instances: &[InstanceId]) -> bool {
+        let mut ours = self.core.instances().filter(|view| view.app == app);
+        let online = |view: &InstanceView| matches!(view.state, StateView::Online { .. });
+        let any = self.core.instances().any(|view| view.app == app && online(&view));
+        self.plane(app) != Some(Plane::Fork) && any && ours.all(|view| instances.contains(&view.id))
+    }
+
+    /// The specification that new workers of an app are started from.
+    pub(crate) fn present_spec(self, id: AppId) -> Option<&'a Arc<AppSpec>> {
+        let revisions = &self.apps.get(&id)?.revisions;
+        let present = self.core.app(id).map(|view| view.config.revision);
+        present
+            .and_then(|revision| revisions.spec(revision))
+            .or_else(|| revisions.newest())
+    }
+
+    pub(crate) fn find_app(self, name: &str) -> Option<AppId> {
+        self.apps
+            .iter()
+            .find(|(_, app)| app.name == name)
+            .map(|(id, _)| *id)
+    }
+
+    pub(crate) fn instances_of(self, app: AppId) -> Vec<InstanceId> {
+        let ours = self.core.instances().filter(|view| view.app == app);
+        ours.map(|view| view.id).collect()
+    }
+
+    pub(crate) fn name_of(self, id: InstanceId) -> Option<&'a str> {
+        let app = self.core.instance(id)?.app;
+        self.apps.get(&app).map(|app| app.name.as_str())
+    }
+
+    /// Is every instance being started at this moment?
+    pub(crate) fn is_starting(self, app: AppId) -> bool {
+        let mut states = self.core.instances().filter(|view| view.app == app).peekable();
+        states.peek().is_some() && states.all(|view| matches!(view.state, StateView::Launching { .. }))
+    }
+
+    /// Are files watched for this app?
+    pub(crate) fn is_watched(self, app: AppId) -> bool {
+        let wants = self.present_spec(app).is_some_and(|spec| spec.watch.is_some());
+        wants
+            && self
+                .apps
+                .get(&app)
+                .is_some_and(|app| !app.rests && !app.unwatched)
+    }
+
+    /// The app's name for labels.
+    pub(crate) fn label(self, app: AppId) -> String {
+        self.apps
+            .get(&app)
+            .map(|app| app.name.clone())
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn plane(self, app: AppId) -> Option<Plane> {
+        self.apps
+            .get(&app)
+            .and_then(|app| app.revisions.newest())
+            .map(|spec| Plane::of(spec))
+    }
+}
+
+fn pattern_of(pattern: &str) -> Result<Regex, ApiError> {
+    let wrong = |why: String| {
+        failure(
+            format!("/{pattern}/ is no pattern: {why}"),
+            Some("as in `rpm restart '/^web-/'`"),
+        )
+    };
+    if pattern.is_empty() || pattern.len() > PATTERN_LIMIT {
+        return Err(wrong("it is empty, or too long".to_owned()));
+    }
+    Regex::new(pattern).map_err(|error| wrong(error.to_string()))
+}
