@@ -1,8 +1,10 @@
 //! `cargo xtask layers`: which crate may depend on which. Dependencies point downwards; pure crates stay pure.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::workspace::{Dependency, Kind, Package, Workspace};
 
@@ -105,9 +107,46 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Checks every member's dependency tables; fails after printing each edge that breaks a rule.
+/// Parts of the daemon that own their state and are lent what they work with: they do not know the supervisor, which wires them.
+const ROOMS: &[&str] = &[
+    "apps/catalog.rs",
+    "complaints.rs",
+    "drain",
+    "logs",
+    "node",
+    "os",
+    "sockets/bypass.rs",
+    "sockets/interception.rs",
+    "sockets/journal.rs",
+    "sockets/ports.rs",
+    "upkeep",
+    "workers/sampling.rs",
+    "workers/starting.rs",
+    "workers/worker.rs",
+];
+const DAEMON: &str = "crates/rpm-daemon/src";
+const SUPERVISOR: &str = "Supervisor";
+
+/// The document that has the table for readers.
+const DOCUMENT: &str = "CONTRIBUTING.md";
+
+/// Checks every member's dependency tables, the daemon's rooms and the table in [`DOCUMENT`]; fails after printing each edge that
+/// breaks a rule.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
-    let violations: Vec<Violation> = workspace.packages.iter().flat_map(check).collect();
+    let mut violations: Vec<Violation> = workspace.packages.iter().flat_map(check).collect();
+    for room in ROOMS {
+        violations.extend(check_room(&workspace.root, room)?);
+    }
+    let text = fs::read_to_string(workspace.root.join(DOCUMENT)).context(DOCUMENT)?;
+    if !text.contains(&document_table()) {
+        violations.push(Violation {
+            edge: DOCUMENT.to_owned(),
+            rule: format!(
+                "its table is not that of xtask/src/layers.rs, which is\n{}",
+                document_table()
+            ),
+        });
+    }
     for violation in &violations {
         eprintln!("{violation}");
     }
@@ -122,6 +161,70 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
         workspace.packages.len()
     );
     Ok(())
+}
+
+/// The files of a room that name the supervisor.
+fn check_room(root: &Path, room: &str) -> anyhow::Result<Vec<Violation>> {
+    let path = root.join(DAEMON).join(room);
+    let mut found = Vec::new();
+    for file in rust_files(&path)? {
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        if names_supervisor(&text) {
+            found.push(Violation {
+                edge: format!("{} -> {SUPERVISOR}", file.strip_prefix(root)?.display()),
+                rule: "it owns its state: take what it works with as arguments, and give back what follows"
+                    .to_owned(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn names_supervisor(text: &str) -> bool {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .any(|word| word == SUPERVISOR)
+}
+
+/// The file, or those below the folder.
+fn rust_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).with_context(|| path.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() || path.extension().is_some_and(|extension| extension == "rs") {
+            files.extend(rust_files(&path)?);
+        }
+    }
+    Ok(files)
+}
+
+/// The table as readers have it.
+fn document_table() -> String {
+    let mut table = "| crate | may depend on, of ours | from elsewhere |\n|---|---|---|\n".to_owned();
+    for layer in LAYERS {
+        let ours = match layer.ours {
+            Ours::Any => "anything".to_owned(),
+            Ours::Only([]) => "nothing".to_owned(),
+            Ours::Only(names) => names
+                .iter()
+                .map(|name| name.trim_start_matches("rpm-"))
+                .collect::<Vec<_>>()
+                .join(", "),
+        };
+        let foreign = match layer.foreign {
+            Foreign::Any => String::new(),
+            Foreign::Only(names) => {
+                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                format!("{} only: it is pure ", names.join(", "))
+            }
+        };
+        // Nothing can fail that is written to a string.
+        let _ = writeln!(table, "| `{}` | {ours} | {foreign}|", layer.package);
+    }
+    table
 }
 
 fn check(package: &Package) -> Vec<Violation> {
@@ -238,6 +341,22 @@ mod tests {
             found,
             ["rpm-core -> rpm-sys (build): of ours, rpm-core may depend on nothing"]
         );
+    }
+
+    #[test]
+    fn a_room_that_names_the_supervisor_in_its_code_is_found() {
+        assert!(names_supervisor("use crate::supervisor::{Event, Supervisor};\n"));
+        assert!(!names_supervisor(
+            "//! The Supervisor wires it.\nuse crate::supervisor::Event;\nstruct Supervisors;\n"
+        ));
+    }
+
+    #[test]
+    fn the_table_for_readers_has_a_row_for_each_layer() {
+        let table = document_table();
+        assert_eq!(table.lines().count(), LAYERS.len() + 2);
+        assert!(table.contains("| `rpm-cli` | spec, wire | |\n"), "{table}");
+        assert!(table.contains("| `rpm-bench` | anything | |\n"), "{table}");
     }
 
     #[test]
