@@ -43,7 +43,9 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let mut findings: Vec<Finding> = missing(&paths);
     for path in &paths {
         if let Some(text) = read(&workspace.root.join(path))? {
-            findings.extend(check(&Source::new(path, &text)));
+            let source = Source::new(path, &text);
+            findings.extend(check(&source));
+            findings.extend(documents::named_files(&source, &paths));
         }
     }
     for finding in &findings {

@@ -36,6 +36,30 @@ pub(crate) fn readme(source: &Source) -> Vec<Finding> {
     )]
 }
 
+/// Files that a document for developers names are there: `name.rs`, or as much of the path as it gives.
+pub(crate) fn named_files(source: &Source, paths: &[String]) -> Vec<Finding> {
+    if !["ARCHITECTURE.md", "CONTRIBUTING.md"].contains(&source.path) {
+        return Vec::new();
+    }
+    let is_there = |name: &str| {
+        paths.iter().any(|path| {
+            let before = path.strip_suffix(name);
+            before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
+        })
+    };
+    let mut findings = Vec::new();
+    let mut offset = 0;
+    // Every second part is between backticks.
+    for (at, part) in source.text.split('`').enumerate() {
+        let is_file = at % 2 == 1 && part.ends_with(".rs") && !part.contains([' ', '*']);
+        if is_file && !is_there(part) {
+            findings.push(source.finding(offset, format!("names `{part}`, and there is no such file")));
+        }
+        offset += part.len() + 1;
+    }
+    findings
+}
+
 /// The commands of all shell blocks, without prompts and comments.
 fn commands(markdown: &str) -> Vec<&str> {
     let mut found = Vec::new();
@@ -71,6 +95,25 @@ mod tests {
 
     fn count(rule: fn(&Source) -> Vec<Finding>, path: &str, text: &str) -> usize {
         rule(&Source::new(path, text)).len()
+    }
+
+    #[test]
+    fn files_that_are_named_are_there() {
+        let paths = ["crates/a/src/one.rs", "crates/b/src/sub/two.rs"].map(str::to_owned);
+        let named = |text: &str| named_files(&Source::new("ARCHITECTURE.md", text), &paths);
+        assert!(
+            named("In `one.rs` and `sub/two.rs`, see `cargo fmt` and `crates/b/src/sub/two.rs`.\n")
+                .is_empty()
+        );
+        let found = named("Here:\n`wo.rs` is part of a name, and `b/one.rs` is elsewhere.\n");
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            [
+                "ARCHITECTURE.md:2: names `wo.rs`, and there is no such file",
+                "ARCHITECTURE.md:2: names `b/one.rs`, and there is no such file"
+            ]
+        );
     }
 
     #[test]
