@@ -34,17 +34,18 @@ const TESTKIT: &str = "rpm-testkit";
 const LAYERS: &[Layer] = &[
     pure("rpm-core", &["serde", "thiserror"]),
     pure("rpm-wire", &["jiff", "serde", "serde_json", "thiserror"]),
-    pure(
-        "rpm-spec",
-        &[
+    Layer {
+        package: "rpm-spec",
+        ours: Ours::Only(&["rpm-wire"]),
+        foreign: Foreign::Only(&[
             "json5",
             "serde",
             "serde-saphyr",
             "serde_json",
             "thiserror",
             "toml",
-        ],
-    ),
+        ]),
+    },
     layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),
     layer("rpm-proxy", &[]),

@@ -4,8 +4,8 @@ mod command;
 mod help;
 mod needless;
 mod options;
-mod proxy;
 mod start;
+mod table;
 mod values;
 
 use std::ffi::OsString;
@@ -24,6 +24,8 @@ pub(crate) use command::{
 #[cfg(test)]
 pub(crate) use needless::Needless;
 pub(crate) use start::StartArgs;
+#[cfg(test)]
+pub(crate) use table::{OptionArgs, of_long};
 pub(crate) use values::COLUMNS;
 
 /// The command of the process of `serve`, and where it finds what must not be on a command line.
@@ -34,15 +36,17 @@ pub(crate) const SITE_PASSWORD: &str = "RPM_SERVE_PASSWORD";
 /// The name in help where the program was not told its own.
 const DEFAULT_NAME: &str = "rpm";
 
-/// What the help of `restart` and `reload` shows of the options of `start`.
-const RENEWING: [&str; 7] = [
+/// What the help of `restart` and `reload` shows, in this order; most are options of `start`.
+const RENEWING: [&str; 9] = [
     "only",
     "env",
     "update_env",
+    "dry_run",
+    "watch",
     "watch_after",
+    "no_wait",
     "hard",
     "wait",
-    "no_wait",
 ];
 
 /// What the program is to be.
@@ -246,15 +250,18 @@ pub fn grammar(program: &str) -> clap::Command {
     // In one go: an argument that is changed alone becomes the last.
     let renewed = |arg: Arg| {
         let arg = arg.help_heading(None::<&str>);
-        match arg.get_id().as_str() {
-            "targets" => {
+        let shown = RENEWING.iter().position(|shown| arg.get_id() == shown);
+        match (arg.get_id().as_str(), shown) {
+            ("targets", _) => {
                 let help = "Names, ids, namespaces, /patterns/, scripts, ecosystem files or `all`";
                 arg.required(true).help(help)
             }
-            "watch" => arg.help("Switch the watching of files off, or on again"),
-            "dry_run" => arg.help("Show what would change, and change nothing"),
-            shown if RENEWING.contains(&shown) => arg,
-            _ => arg.hide(true),
+            ("watch", Some(place)) => {
+                let help = "Switch the watching of files off, or on again";
+                arg.display_order(place + 2).help(help)
+            }
+            (_, Some(place)) => arg.display_order(place + 2),
+            (_, None) => arg.hide(true),
         }
     };
     let renewing = |command: clap::Command| command.mut_args(renewed);
@@ -262,8 +269,8 @@ pub fn grammar(program: &str) -> clap::Command {
         .name(name)
         .bin_name(name)
         .arg(version.action(ArgAction::Version))
-        .mut_subcommand("start", |command| command.mut_args(help::headed))
-        .mut_subcommand("runtime", |command| command.mut_args(help::headed))
+        .mut_subcommand("start", help::headed)
+        .mut_subcommand("runtime", help::headed)
         .mut_subcommand("restart", renewing)
         .mut_subcommand("reload", renewing);
     help::with_examples(grammar, name)

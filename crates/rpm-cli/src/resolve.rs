@@ -3,7 +3,6 @@
 
 mod flags;
 mod program;
-mod proxy;
 mod settings;
 mod shebang;
 mod site;

@@ -1,6 +1,6 @@
 //! Ecosystem files: what a user says of apps becomes [`AppOptions`], and whatever is wrong with it is reported, all at once.
 //!
-//! The keys are those of PM2's ecosystem file and rpm's own, in one table ([`keys`]), from which also the JSON Schema for editors
+//! The keys are those of PM2's ecosystem file and rpm's own ([`keys`]), in the tables of options of `rpm-wire`, from which also the JSON Schema for editors
 //! ([`schema()`]) and the documentation are made. This crate reads text and values that others have fetched: no file, process or
 //! environment is touched here. A `.config.js` is evaluated elsewhere, by the user's own Node or Bun, and comes here as JSON.
 
@@ -13,7 +13,6 @@ mod nearest;
 mod options;
 mod parse;
 pub mod pm2_dump;
-mod proxy;
 mod schema;
 mod site;
 mod units;
@@ -26,7 +25,6 @@ pub use env_file::parse_env;
 pub use nearest::nearest;
 pub use options::{AppOptions, EnvFilter, Health, Logging, Mode, Watch};
 pub use parse::{Format, MAX_BYTES, MAX_DEPTH, ParseError, format_of, parse};
-pub use proxy::ProxyOptions;
 pub use schema::schema;
 pub use units::{UnitError, memory, time};
-pub use values::{EVERYBODY, is_network, split_words};
+pub use values::Wrong;

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::keys::{self, Key};
 use crate::values::{
-    Wrong, bytes, choice, cron, filter, health, instances, list, milliseconds, mode, number, numbers, path,
-    switch, text, user, variables, watch, words,
+    Wrong, choice, filter, health, instances, list, milliseconds, mode, number, path, plain, string, switch,
+    text, variables, watch, words,
 };
-
-use crate::keys::Key;
-use crate::proxy::ProxyOptions;
 
 /// How an app's processes share the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +67,14 @@ pub struct Health {
     pub threshold: Option<u32>,
 }
 
-/// An app, as far as it is described. Times are in milliseconds, memory in bytes.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// An app, as far as it is described.
+///
+/// The options that something is to be found out for (paths that are looked up, variables, where output goes) have a field here. All
+/// others are `settings`: the daemon gets them as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     missing_docs,
-    reason = "each field is the key of its name, which the table of keys describes"
+    reason = "each field is the key of its name, which the table of options describes"
 )]
 pub struct AppOptions {
     pub script: Option<String>,
@@ -91,158 +92,114 @@ pub struct AppOptions {
     pub out_file: Option<Logging>,
     pub error_file: Option<Logging>,
     pub log_file: Option<Logging>,
-    pub merge_logs: Option<bool>,
     pub log_date_format: Option<String>,
     pub time: Option<bool>,
     pub log_json: Option<bool>,
-    pub log_max_size: Option<u64>,
-    pub log_keep: Option<u32>,
     pub disable_logs: Option<bool>,
     pub pid_file: Option<String>,
-    pub autorestart: Option<bool>,
-    pub autostart: Option<bool>,
-    pub max_restarts: Option<u32>,
-    pub min_uptime_ms: Option<u64>,
-    pub restart_delay_ms: Option<u64>,
-    pub exp_backoff_restart_delay_ms: Option<u64>,
-    pub stop_exit_codes: Option<Vec<i32>>,
-    pub max_memory_restart: Option<u64>,
-    /// An empty text: none.
-    pub cron_restart: Option<String>,
-    pub cron_timezone: Option<String>,
-    pub kill_timeout_ms: Option<u64>,
-    pub wait_ready: Option<bool>,
-    pub listen_timeout_ms: Option<u64>,
-    pub shutdown_with_message: Option<bool>,
-    pub treekill: Option<bool>,
     pub watch: Option<Watch>,
     pub ignore_watch: Option<Vec<String>>,
     pub watch_delay_ms: Option<u64>,
-    pub instance_var: Option<String>,
-    pub increment_var: Option<String>,
-    pub namespace: Option<String>,
     pub filter_env: Option<EnvFilter>,
     pub port: Option<u32>,
-    pub uid: Option<String>,
-    pub gid: Option<String>,
     pub append_env_to_name: Option<bool>,
     pub name_prefix: Option<String>,
     pub force: Option<bool>,
-    pub source_map_support: Option<bool>,
-    pub balance: Option<String>,
-    pub policy: Option<String>,
-    pub weights: Option<Vec<u32>>,
-    pub listen: Option<Vec<String>>,
-    pub ports: Option<Vec<u16>>,
-    pub intercept: Option<bool>,
-    pub kill_signal: Option<String>,
-    pub reload_timeout_ms: Option<u64>,
-    pub drain_timeout_ms: Option<u64>,
-    pub watch_after_ms: Option<u64>,
-    pub parallel: Option<u32>,
-    pub max_surge: Option<u32>,
-    pub max_unavailable: Option<u32>,
-    pub allow_port_change: Option<bool>,
     pub health_check: Option<Health>,
-    pub agent: Option<bool>,
-    pub proxy: ProxyOptions,
+    /// By the name of the option, each as its field in the API has it.
+    pub settings: BTreeMap<&'static str, Value>,
 }
 
 impl AppOptions {
     /// Takes what is said by a key that [`crate::keys::State::Works`].
-    pub(crate) fn set(&mut self, key: &Key, value: &Value) -> Result<(), Wrong> {
+    ///
+    /// # Errors
+    /// The value is not what the key wants.
+    pub fn set(&mut self, key: &'static Key, value: &Value) -> Result<(), Wrong> {
         match key.name {
             "script" => self.script = Some(text(value)?),
-            "name" => self.name = Some(text(value)?),
-            "cwd" => self.cwd = Some(text(value)?),
+            "name" => self.name = Some(string(value)?),
+            "cwd" => self.cwd = Some(string(value)?),
             "args" => self.args = Some(words(value)?),
-            "exec_interpreter" => self.interpreter = Some(text(value)?),
+            "exec_interpreter" => self.interpreter = Some(string(value)?),
             "node_args" => self.interpreter_args = Some(words(value)?),
             "instances" => self.instances = Some(instances(value)?),
             "exec_mode" => self.exec_mode = Some(mode(value)?),
             "env" => self.env = variables(value)?,
             "env_file" => self.env_file = Some(list(value)?),
-            "autorestart" => self.autorestart = Some(switch(value)?),
-            "autostart" => self.autostart = Some(switch(value)?),
-            "max_restarts" => self.max_restarts = Some(number(value, 0)?),
-            "min_uptime" => self.min_uptime_ms = Some(milliseconds(value)?),
-            "restart_delay" => self.restart_delay_ms = Some(milliseconds(value)?),
-            "exp_backoff_restart_delay" => self.exp_backoff_restart_delay_ms = Some(milliseconds(value)?),
-            "stop_exit_codes" => self.stop_exit_codes = Some(numbers(value)?),
-            "max_memory_restart" => self.max_memory_restart = Some(bytes(value)?),
-            "cron_restart" => self.cron_restart = Some(cron(value)?),
-            "cron_timezone" => self.cron_timezone = Some(text(value)?),
-            "kill_timeout" => self.kill_timeout_ms = Some(milliseconds(value)?),
-            "wait_ready" => self.wait_ready = Some(switch(value)?),
-            "listen_timeout" => self.listen_timeout_ms = Some(milliseconds(value)?),
-            "shutdown_with_message" => self.shutdown_with_message = Some(switch(value)?),
-            "treekill" => self.treekill = Some(switch(value)?),
-            "watch" => self.watch = Some(watch(value)?),
-            "ignore_watch" => self.ignore_watch = Some(list(value)?),
-            "watch_delay" => self.watch_delay_ms = Some(milliseconds(value)?),
-            "namespace" => self.namespace = Some(text(value)?),
-            "uid" => self.uid = Some(user(value)?),
-            "gid" => self.gid = Some(user(value)?),
-            _ => return self.set_more(key, value),
-        }
-        Ok(())
-    }
-
-    /// How it is named, what it is given, and what becomes of its output.
-    fn set_more(&mut self, key: &Key, value: &Value) -> Result<(), Wrong> {
-        match key.name {
             "out_file" => self.out_file = Some(path(value)?),
             "error_file" => self.error_file = Some(path(value)?),
             "log_file" => self.log_file = Some(path(value)?),
-            "merge_logs" => self.merge_logs = Some(switch(value)?),
-            "log_date_format" => self.log_date_format = Some(text(value)?),
+            "log_date_format" => self.log_date_format = Some(string(value)?),
             "time" => self.time = Some(switch(value)?),
-            "log_type" => self.log_json = Some(choice(value, key.kind)? == "json"),
-            "log_max_size" => self.log_max_size = Some(bytes(value)?),
-            "log_keep" => self.log_keep = Some(number(value, 0)?),
+            "log_type" => self.log_json = Some(choice(value, &["json", "raw"])? == "json"),
             "disable_logs" => self.disable_logs = Some(switch(value)?),
-            "pid_file" => self.pid_file = Some(text(value)?),
-            "instance_var" => self.instance_var = Some(text(value)?),
-            "increment_var" => self.increment_var = Some(text(value)?),
+            "pid_file" => self.pid_file = Some(string(value)?),
+            "watch" => self.watch = Some(watch(value)?),
+            "ignore_watch" => self.ignore_watch = Some(list(value)?),
+            "watch_delay" => self.watch_delay_ms = Some(milliseconds(value)?),
             "filter_env" => self.filter_env = Some(filter(value)?),
             "port" => self.port = Some(number(value, 0)?),
             "append_env_to_name" => self.append_env_to_name = Some(switch(value)?),
             "name_prefix" => self.name_prefix = Some(text(value)?),
             "force" => self.force = Some(switch(value)?),
-            "source_map_support" => self.source_map_support = Some(switch(value)?),
-            "disable_source_map_support" => self.source_map_support = Some(!switch(value)?),
-            _ => return self.set_balance(key, value),
+            "health_check" => self.health_check = Some(health(value)?),
+            "disable_source_map_support" => {
+                let on = !switch(value)?;
+                self.settings.insert("source_map_support", on.into());
+            }
+            _ => drop(self.settings.insert(key.name, plain(key.kind, value)?)),
         }
         Ok(())
     }
 
-    /// What PM2 does not have.
-    fn set_balance(&mut self, key: &Key, value: &Value) -> Result<(), Wrong> {
-        match key.name {
-            "balance" => self.balance = Some(choice(value, key.kind)?),
-            "policy" => self.policy = Some(choice(value, key.kind)?),
-            "kill_signal" => self.kill_signal = Some(choice(value, key.kind)?),
-            "weights" => self.weights = Some(numbers(value)?),
-            "ports" => self.ports = Some(numbers(value)?),
-            "listen" => self.listen = Some(list(value)?),
-            "intercept" => self.intercept = Some(switch(value)?),
-            "reload_timeout" => self.reload_timeout_ms = Some(milliseconds(value)?),
-            "drain_timeout" => self.drain_timeout_ms = Some(milliseconds(value)?),
-            "watch_after" => self.watch_after_ms = Some(milliseconds(value)?),
-            "parallel" => self.parallel = Some(number(value, 0)?),
-            "max_surge" => self.max_surge = Some(number(value, 0)?),
-            "max_unavailable" => self.max_unavailable = Some(number(value, 0)?),
-            "allow_port_change" => self.allow_port_change = Some(switch(value)?),
-            "health_check" => self.health_check = Some(health(value)?),
-            "agent" => self.agent = Some(switch(value)?),
-            unknown => {
-                if self.proxy.set(key, value)? {
-                    return Ok(());
+    /// The value of one of the `settings`.
+    #[must_use]
+    pub fn setting(&self, option: &str) -> Option<&Value> {
+        debug_assert!(keys::find(option).is_some(), "there is no option {option}");
+        self.settings.get(option)
+    }
+
+    /// What is said here, and of `other` what is not said here. Variables are those of `other`: no command line says any.
+    #[must_use]
+    pub fn or(self, other: AppOptions) -> AppOptions {
+        macro_rules! first {
+            ($($field:ident),* $(,)?) => {
+                AppOptions {
+                    $($field: self.$field.or(other.$field),)*
+                    env: other.env,
+                    envs: other.envs,
+                    settings: other.settings.into_iter().chain(self.settings).collect(),
                 }
-                debug_assert!(false, "{unknown} works, and nothing is done for it");
-                return Err(Wrong);
-            }
+            };
         }
-        Ok(())
+        first!(
+            script,
+            name,
+            cwd,
+            args,
+            interpreter,
+            interpreter_args,
+            instances,
+            exec_mode,
+            env_file,
+            out_file,
+            error_file,
+            log_file,
+            log_date_format,
+            time,
+            log_json,
+            disable_logs,
+            pid_file,
+            watch,
+            ignore_watch,
+            watch_delay_ms,
+            filter_env,
+            port,
+            append_env_to_name,
+            name_prefix,
+            force,
+            health_check,
+        )
     }
 }

@@ -335,9 +335,12 @@ mod tests {
             web.error_file,
             Some(crate::Logging::File("/var/log/web.err.log".to_owned()))
         );
-        assert_eq!(web.merge_logs, Some(false));
+        assert_eq!(web.setting("merge_logs"), Some(&json!(false)));
         assert_eq!(job.exec_mode, Some(crate::Mode::Fork));
-        assert_eq!((&job.out_file, job.merge_logs), (&None, Some(false)));
+        assert_eq!(
+            (&job.out_file, job.setting("merge_logs")),
+            (&None, Some(&json!(false)))
+        );
     }
 
     #[test]

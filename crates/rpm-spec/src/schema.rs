@@ -4,6 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::keys::{self, Key, Kind, State};
 
+/// As editors offer them; they are read in any case, and without `SIG`.
+const SIGNALS: [&str; 6] = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"];
+
 /// The schema (draft 2020-12), made from the table of keys. Unknown keys are faults here: an editor is to mark them.
 #[must_use]
 pub fn schema() -> Value {
@@ -74,8 +77,8 @@ pub fn schema() -> Value {
 
 fn describe(property: &mut Value, key: &Key, name: &str) {
     let text = match key.state {
-        State::Works if name == key.name => key.doc.to_owned(),
-        State::Works => format!("The same as {}: {}", key.name, key.doc),
+        State::Works if name == key.name => keys::described(key),
+        State::Works => format!("The same as {}: {}", key.name, keys::described(key)),
         State::Needless(why) => format!("Does nothing: {why}"),
         State::Instead(what) => format!("Not supported: {what}"),
     };
@@ -88,9 +91,9 @@ fn describe(property: &mut Value, key: &Key, name: &str) {
 fn of_kind(kind: Kind) -> Value {
     let strings = json!({"type": "array", "items": {"type": ["string", "number", "boolean"]}});
     match kind {
-        Kind::Text => json!({"type": "string", "minLength": 1}),
+        Kind::Text | Kind::File => json!({"type": "string", "minLength": 1}),
         Kind::Switch => json!({"type": "boolean"}),
-        Kind::Number(least) => json!({"type": "integer", "minimum": least}),
+        Kind::Number(least, most) => whole(least, most),
         Kind::Instances => json!({"anyOf": [{"type": "integer"}, {"const": "max"}]}),
         Kind::Time => {
             json!({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)?$"}]})
@@ -98,13 +101,18 @@ fn of_kind(kind: Kind) -> Value {
         Kind::Memory => {
             json!({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*([KMGkmg]i?)?[Bb]?$"}]})
         }
-        Kind::Words | Kind::List => json!({"anyOf": [{"type": "string"}, strings]}),
-        Kind::Numbers => {
-            json!({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}]})
+        Kind::Words | Kind::List | Kind::Patterns | Kind::Files => {
+            json!({"anyOf": [{"type": "string"}, strings]})
+        }
+        Kind::Addresses => json!({"anyOf": [{"type": ["string", "integer"]}, strings]}),
+        Kind::Numbers(least, most) => {
+            let number = whole(least, most);
+            json!({"anyOf": [number, {"type": "array", "items": number}]})
         }
         Kind::Variables => json!({"type": "object"}),
         Kind::Choice(words) => json!({"enum": words}),
-        Kind::Path => json!({"type": ["string", "boolean"]}),
+        Kind::Signal => json!({"enum": SIGNALS}),
+        Kind::Output => json!({"type": ["string", "boolean"]}),
         Kind::Watch | Kind::Filter | Kind::Networks => {
             json!({"anyOf": [{"type": ["string", "boolean"]}, strings]})
         }
@@ -129,6 +137,18 @@ fn of_kind(kind: Kind) -> Value {
         }),
         Kind::Anything => json!({}),
     }
+}
+
+/// Bounds that are those of the type are not worth a word.
+fn whole(least: i64, most: i64) -> Value {
+    let mut number = json!({"type": "integer"});
+    if least > i64::from(i32::MIN) {
+        number["minimum"] = least.into();
+    }
+    if most < i64::from(i32::MAX) {
+        number["maximum"] = most.into();
+    }
+    number
 }
 
 fn camel_case(name: &str) -> String {

@@ -1,19 +1,61 @@
 //! Values of keys, as what they mean.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::javascript;
 use crate::keys::Kind;
 use crate::units::{memory, time};
+use rpm_wire::api::StopSignal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 use crate::options::{EnvFilter, Health, Logging, Mode, Watch};
 
-/// The value is not what the key wants.
-pub(crate) struct Wrong;
+/// The value is not what the key wants: [`Kind::expected`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wrong;
 
 pub(crate) type Fits<T> = Result<T, Wrong>;
+
+/// The value of an option that the daemon gets as it is, as its field in the API has it: numbers for times and amounts of memory, lists
+/// for what may be written as one.
+pub(crate) fn plain(kind: Kind, value: &Value) -> Fits<Value> {
+    Ok(match kind {
+        Kind::Text | Kind::File => string(value)?.into(),
+        Kind::Switch => switch(value)?.into(),
+        Kind::Number(least, most) => within(whole(value)?, least, most)?.into(),
+        Kind::Numbers(least, most) => {
+            let numbers: Vec<i64> = numbers(value)?;
+            let within = numbers.into_iter().map(|number| within(number, least, most));
+            within.collect::<Fits<Vec<i64>>>()?.into()
+        }
+        Kind::Time => milliseconds(value)?.into(),
+        Kind::Memory => bytes(value)?.into(),
+        Kind::List | Kind::Patterns | Kind::Files => list(value)?.into(),
+        Kind::Addresses => addresses(value)?.into(),
+        Kind::Choice(words) => choice(value, words)?.into(),
+        Kind::Signal => signal(value)?.into(),
+        Kind::Networks => networks(value)?.into(),
+        Kind::Cron => cron(value)?.into(),
+        Kind::User => user(value)?.into(),
+        Kind::Instances
+        | Kind::Words
+        | Kind::Variables
+        | Kind::Output
+        | Kind::Watch
+        | Kind::Filter
+        | Kind::Health
+        | Kind::Anything => {
+            debug_assert!(false, "{kind:?} needs code of its own: `AppOptions::set`");
+            return Err(Wrong);
+        }
+    })
+}
+
+/// Empty on the command line alone: in a file an empty string says nothing.
+pub(crate) fn string(value: &Value) -> Fits<String> {
+    value.as_str().map(str::to_owned).ok_or(Wrong)
+}
 
 pub(crate) fn text(value: &Value) -> Fits<String> {
     value
@@ -84,7 +126,7 @@ pub(crate) fn milliseconds(value: &Value) -> Fits<u64> {
     }
 }
 
-pub(crate) fn bytes(value: &Value) -> Fits<u64> {
+fn bytes(value: &Value) -> Fits<u64> {
     match value {
         Value::String(text) => memory(text).map_err(|_| Wrong),
         other => u64::try_from(whole(other)?).map_err(|_| Wrong),
@@ -110,10 +152,10 @@ pub(crate) fn list(value: &Value) -> Fits<Vec<String>> {
 }
 
 /// The networks that have all addresses.
-pub const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
+const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
 /// A switch is all of them, or none.
-pub(crate) fn networks(value: &Value) -> Fits<Vec<String>> {
+fn networks(value: &Value) -> Fits<Vec<String>> {
     if let Ok(all) = switch(value) {
         let everybody = EVERYBODY.map(str::to_owned);
         return Ok(if all { everybody.to_vec() } else { Vec::new() });
@@ -124,8 +166,7 @@ pub(crate) fn networks(value: &Value) -> Fits<Vec<String>> {
 }
 
 /// Is it an address, or one with the number of bits that count?
-#[must_use]
-pub fn is_network(text: &str) -> bool {
+fn is_network(text: &str) -> bool {
     let (address, bits) = match text.split_once('/') {
         Some((address, bits)) => (address, Some(bits)),
         None => (text, None),
@@ -165,12 +206,32 @@ pub(crate) fn variables(value: &Value) -> Fits<BTreeMap<String, String>> {
     Ok(variables)
 }
 
-pub(crate) fn choice(value: &Value, kind: Kind) -> Fits<String> {
+fn within(number: i64, least: i64, most: i64) -> Fits<i64> {
+    (least..=most).contains(&number).then_some(number).ok_or(Wrong)
+}
+
+pub(crate) fn choice(value: &Value, words: &[&str]) -> Fits<String> {
     let word = text(value)?;
-    match kind {
-        Kind::Choice(words) if words.contains(&word.as_str()) => Ok(word),
-        _ => Err(Wrong),
-    }
+    words.contains(&word.as_str()).then_some(word).ok_or(Wrong)
+}
+
+/// With or without `SIG`, in any case.
+fn signal(value: &Value) -> Fits<String> {
+    let signal: StopSignal = text(value)?.parse().map_err(|_| Wrong)?;
+    Ok(signal.to_string())
+}
+
+/// `8080`, `:8080`, `127.0.0.1:8080` or `[::1]:8080`; also as a number.
+fn addresses(value: &Value) -> Fits<Vec<String>> {
+    let list = match value {
+        Value::Number(number) => vec![javascript::number(number)],
+        other => list(other)?,
+    };
+    let is_port = |text: &str| text.strip_prefix(':').unwrap_or(text).parse::<u16>().is_ok();
+    let good = list
+        .iter()
+        .all(|text| is_port(text) || text.parse::<SocketAddr>().is_ok());
+    good.then_some(list).ok_or(Wrong)
 }
 
 pub(crate) fn path(value: &Value) -> Fits<Logging> {
@@ -219,30 +280,28 @@ pub(crate) fn filter(value: &Value) -> Fits<EnvFilter> {
     }
 }
 
-pub(crate) fn cron(value: &Value) -> Fits<String> {
+/// `None` takes a time table away.
+fn cron(value: &Value) -> Fits<Option<String>> {
     match value {
-        Value::Bool(false) | Value::Null => Ok(String::new()),
-        Value::Number(zero) if zero.as_i64() == Some(0) => Ok(String::new()),
-        Value::String(zero) if zero.is_empty() || zero == "0" => Ok(String::new()),
-        other => text(other),
+        Value::Bool(false) | Value::Null => Ok(None),
+        Value::Number(zero) if zero.as_i64() == Some(0) => Ok(None),
+        Value::String(zero) if zero.is_empty() || zero == "0" => Ok(None),
+        other => text(other).map(Some),
     }
 }
 
-pub(crate) fn user(value: &Value) -> Fits<String> {
+fn user(value: &Value) -> Fits<String> {
     match value {
         Value::Number(_) => number(value, 0).map(|number| number.to_string()),
-        other => text(other),
+        other => string(other),
     }
 }
 
 pub(crate) fn health(value: &Value) -> Fits<Health> {
     let path_of = |value: &Value| {
         text(value).and_then(|path| {
-            if path.starts_with('/') {
-                Ok(path)
-            } else {
-                Err(Wrong)
-            }
+            let is_path = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
+            is_path.then_some(path).ok_or(Wrong)
         })
     };
     let Some(fields) = value.as_object() else {
@@ -280,8 +339,7 @@ pub(crate) fn health(value: &Value) -> Fits<Health> {
 
 /// As PM2 splits: blanks separate, and quotes hold together what stands between them where a word begins with one. Everything else is
 /// taken as it is: backslashes, quotes within a word, and one that is not closed.
-#[must_use]
-pub fn split_words(line: &str) -> Vec<String> {
+fn split_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
     while let Some(first) = rest.chars().next() {

@@ -1,5 +1,6 @@
 //! The control API: JSON bodies of the HTTP requests on `$RPM_HOME/rpm.sock`. See `docs/API.md`.
 
+mod app;
 mod apply;
 mod doctor;
 mod progress;
@@ -13,14 +14,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use app::{AppSpec, LogSpec};
 pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest, Saved};
 pub use doctor::Finding;
 pub use progress::{Follow, Progress, Stage, Step};
 pub use proxy::ProxySpec;
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
-    AppSpec, Balance, ExecMode, HealthCheck, INSTANCE_VAR, LogSpec, LogTarget, OF_THE_USER, Policy,
-    UnknownBalance, UnknownPolicy, WatchSpec,
+    Balance, ExecMode, HealthCheck, INSTANCE_VAR, LogTarget, OF_THE_USER, Policy, UnknownBalance,
+    UnknownPolicy, WatchSpec,
 };
 pub use targets::{SendRequest, SignalRequest, TargetsRequest, TriggerReply, TriggerRequest};
 

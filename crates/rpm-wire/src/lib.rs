@@ -5,6 +5,7 @@ pub mod api;
 pub mod channel;
 pub mod dayjs;
 pub mod interpreter;
+pub mod options;
 pub mod pm2;
 pub mod shell;
 pub mod terminal;

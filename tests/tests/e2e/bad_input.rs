@@ -292,7 +292,7 @@ fn numbers_of_instances_that_make_no_sense() {
     let most = App::cluster("hello.js", "100000000000")
         .port(&port)
         .try_start(&rpm);
-    assert_says(&most, &["100000000000", "expected a number, `max`"]);
+    assert_says(&most, &["100000000000", "expected a number of instances"]);
 }
 
 #[test]

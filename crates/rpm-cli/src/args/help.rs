@@ -1,6 +1,7 @@
 //! What `--help` says beside the options: the commands in groups, and what to type.
 
 use clap::{Arg, Command};
+use rpm_spec::keys::Heading;
 
 /// The widest line of the overview.
 const WIDTH: usize = 80;
@@ -292,106 +293,41 @@ const PAGES: &[Page] = &[
     ),
 ];
 
-/// The headings of the options of `start`, and which options they are of.
-const HEADINGS: [(&str, &[&str]); 6] = [
-    ("Ecosystem files", &["only", "env", "dry_run"]),
+/// Where the arguments of `start` stand that are no options of an app. All others of them are below clap's own headings.
+const BELOW: [(Heading, &[&str]); 4] = [
+    (Heading::EcosystemFiles, &["only", "env", "dry_run"]),
+    (Heading::EnvironmentAndUser, &["update_env"]),
     (
-        "Workers and ports",
+        Heading::Reload,
         &[
-            "instances",
-            "execute_command",
-            "listen",
-            "balance",
-            "policy",
-            "weights",
-            "ports",
-            "no_intercept",
-            "no_agent",
-        ],
-    ),
-    (
-        "Ready, stop, restart",
-        &[
-            "wait_ready",
-            "listen_timeout",
-            "kill_timeout",
-            "kill_signal",
-            "no_treekill",
-            "shutdown_with_message",
-            "stop_exit_codes",
-            "max_memory_restart",
-            "cron_restart",
-            "watch",
-            "ignore_watch",
-            "watch_delay",
-            "max_restarts",
-            "min_uptime",
-            "restart_delay",
-            "exp_backoff_restart_delay",
-            "no_autorestart",
-        ],
-    ),
-    (
-        "Reload",
-        &[
-            "reload_timeout",
-            "drain_timeout",
-            "watch_after",
-            "parallel",
-            "max_surge",
-            "max_unavailable",
-            "allow_port_change",
-            "health_check",
             "health_status",
             "health_interval",
             "health_timeout",
             "health_threshold",
         ],
     ),
-    (
-        "Output",
-        &[
-            "output",
-            "error",
-            "log",
-            "disable_logs",
-            "merge_logs",
-            "log_date_format",
-            "time",
-            "log_type",
-            "log_max_size",
-            "log_keep",
-            "pid",
-            "json",
-            "format",
-        ],
-    ),
-    (
-        "Environment and user",
-        &[
-            "cwd",
-            "interpreter",
-            "interpreter_args",
-            "update_env",
-            "env_file",
-            "filter_env",
-            "uid",
-            "gid",
-            "disable_source_map_support",
-        ],
-    ),
+    (Heading::Output, &["json", "format"]),
 ];
 
-/// An option of `start` below its heading; those of the proxy have theirs.
-pub(super) fn headed(arg: Arg) -> Arg {
-    let id = arg.get_id().as_str();
-    let found = HEADINGS.iter().find(|(_, options)| options.contains(&id));
-    match found {
-        Some((heading, _)) => arg.help_heading(*heading),
-        // In the order of the options the last heading would go on.
-        None if arg.get_help_heading() == Some("With --balance proxy") && id != "args" => arg,
-        None => arg.help_heading(None::<&str>),
-    }
+/// `start` with its arguments below their headings. Those come in the order in which the arguments do.
+pub(super) fn headed(start: Command) -> Command {
+    let below = |arg: &Arg| {
+        let id = arg.get_id().as_str();
+        let found = BELOW.iter().find(|(_, ids)| ids.contains(&id));
+        found.map(|(heading, _)| *heading)
+    };
+    let headed = start.get_arguments().cloned().map(|arg| match below(&arg) {
+        Some(heading) => arg.help_heading(heading.title()),
+        None => arg,
+    });
+    let mut args: Vec<Arg> = headed.collect();
+    args.sort_by_key(|arg| {
+        Heading::ALL
+            .iter()
+            .position(|it| it.title() == arg.get_help_heading())
+    });
+    let mut sorted = args.into_iter();
+    start.mut_args(|arg| sorted.next().unwrap_or(arg))
 }
 
 /// The grammar with its overview, and each command with its examples.
@@ -549,7 +485,7 @@ mod tests {
         let grammar = grammar();
         let start = grammar.find_subcommand("start").expect("start");
         let known: BTreeSet<&str> = start.get_arguments().map(|arg| arg.get_id().as_str()).collect();
-        for (_, options) in HEADINGS {
+        for (_, options) in BELOW {
             let unknown = options.iter().filter(|option| !known.contains(*option));
             let unknown: Vec<_> = unknown
                 .filter(|option| !["json", "format"].contains(option))
@@ -561,10 +497,10 @@ mod tests {
             .lines()
             .filter(|line| !line.starts_with(' ') && line.ends_with(':'))
             .collect();
-        assert_eq!(headings.first(), Some(&"Arguments:"), "{headings:?}");
-        for (heading, _) in HEADINGS {
-            assert!(help.contains(&format!("\n{heading}:\n")), "{heading}");
-        }
+        let titles = Heading::ALL.map(|heading| heading.title().unwrap_or("Options"));
+        let expected: Vec<String> = titles.map(|title| format!("{title}:")).into();
+        assert_eq!(headings[0], "Arguments:");
+        assert_eq!(headings[1..=titles.len()], expected);
         let arguments = help.find("[ARGS]...").expect("the script's arguments");
         assert!(arguments < help.find("Options:").expect("options"), "{help}");
     }

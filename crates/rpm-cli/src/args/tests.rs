@@ -1,8 +1,10 @@
 //! The parse table: what is typed, what comes out.
 
-use rpm_wire::api::{Balance, Policy, StopSignal};
+use rpm_spec::{AppOptions, EnvFilter, Health, Logging, Mode, Watch};
+use serde_json::{Value, json};
 
 use super::*;
+use crate::args::start::HealthArgs;
 use crate::complete::Shell;
 
 fn try_parse(line: &str) -> Result<Invocation, Usage> {
@@ -21,6 +23,18 @@ fn start(line: &str) -> StartArgs {
         Command::Start(args) => *args,
         other => panic!("{line}: {other:?}"),
     }
+}
+
+fn said(line: &str) -> AppOptions {
+    start(line).options.0
+}
+
+fn setting(line: &str, option: &str) -> Option<Value> {
+    said(line).settings.get(option).cloned()
+}
+
+fn strings(all: &[&str]) -> Vec<String> {
+    all.iter().map(|&text| text.to_owned()).collect()
 }
 
 fn error(line: &str) -> String {
@@ -46,9 +60,9 @@ fn instances_of_every_form() {
         ("rpm start a.js --instances=-3", Some(-3)),
         ("rpm start a.js --instances max", Some(0)),
     ] {
-        assert_eq!(start(line).instances, expected, "{line}");
+        assert_eq!(said(line).instances, expected, "{line}");
     }
-    assert!(error("rpm start a.js -i many").contains("expected a number, `max`"));
+    assert!(error("rpm start a.js -i many").contains("expected a number of instances"));
 }
 
 #[test]
@@ -60,48 +74,65 @@ fn every_option_of_start() {
          --watch-after 1m --parallel 9 --max-surge 1 --max-unavailable 2 --health-check /health --health-status 204 --health-interval 1s --health-timeout 2s \
          --health-threshold 3 --allow-port-change --ports 80,81 --no-intercept --balance handoff --policy ip-hash --weights 3,1 --kill-signal term --no-treekill --no-agent --no-autorestart --no-wait -- -p 8 --name y",
     );
-    let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-    let expected = StartArgs {
-        targets: vec!["srv/a.js".into()],
-        instances: None,
+    let settings = [
+        ("listen", json!(["80", "127.0.0.1:81", "[::1]:82"])),
+        ("wait_ready", json!(true)),
+        ("listen_timeout", json!(1)),
+        ("kill_timeout", json!(2)),
+        ("max_restarts", json!(3)),
+        ("min_uptime", json!(4)),
+        ("restart_delay", json!(5)),
+        ("exp_backoff_restart_delay", json!(6)),
+        ("reload_timeout", json!(7)),
+        ("drain_timeout", json!(8000)),
+        ("watch_after", json!(60_000)),
+        ("balance", json!("handoff")),
+        ("policy", json!("ip-hash")),
+        ("weights", json!([3, 1])),
+        ("ports", json!([80, 81])),
+        ("kill_signal", json!("SIGTERM")),
+        ("treekill", json!(false)),
+        ("intercept", json!(false)),
+        ("parallel", json!(9)),
+        ("max_surge", json!(1)),
+        ("max_unavailable", json!(2)),
+        ("allow_port_change", json!(true)),
+        ("agent", json!(false)),
+        ("autorestart", json!(false)),
+    ];
+    let options = AppOptions {
         name: Some("web".into()),
         cwd: Some("/srv".into()),
         interpreter: Some("bun".into()),
-        interpreter_args: strings(&["--smol", "-x"]),
-        listen: strings(&["80", "127.0.0.1:81", "[::1]:82"]),
-        wait_ready: true,
-        listen_timeout: Some(1),
-        kill_timeout: Some(2),
-        max_restarts: Some(3),
-        min_uptime: Some(4),
-        restart_delay: Some(5),
-        exp_backoff_restart_delay: Some(6),
-        reload_timeout: Some(7),
-        drain_timeout: Some(8000),
-        watch_after: Some(60_000),
-        balance: Some(Balance::Handoff),
-        policy: Some(Policy::IpHash),
-        weights: vec![3, 1],
-        ports: vec![80, 81],
-        kill_signal: Some(StopSignal::Terminate),
-        no_treekill: true,
-        no_intercept: true,
-        parallel: Some(9),
-        max_surge: Some(1),
-        max_unavailable: Some(2),
-        health_check: Some("/health".into()),
-        health_status: Some(204),
-        health_interval: Some(1000),
-        health_timeout: Some(2000),
-        health_threshold: Some(3),
-        allow_port_change: true,
-        no_agent: true,
-        no_autorestart: true,
+        interpreter_args: Some(strings(&["--smol", "-x"])),
+        health_check: Some(Health {
+            path: "/health".into(),
+            status: None,
+            interval_ms: None,
+            timeout_ms: None,
+            threshold: None,
+        }),
+        settings: settings.into(),
+        ..AppOptions::default()
+    };
+    let expected = StartArgs {
+        targets: vec!["srv/a.js".into()],
+        options: OptionArgs(options),
+        health: HealthArgs {
+            health_status: Some(204),
+            health_interval: Some(1000),
+            health_timeout: Some(2000),
+            health_threshold: Some(3),
+        },
         no_wait: true,
         args: ["-p", "8", "--name", "y"].map(OsString::from).to_vec(),
         ..StartArgs::default()
     };
     assert_eq!(args, expected);
+}
+
+#[test]
+fn values_that_options_of_start_refuse() {
     assert!(error("rpm start a.js --listen example.org:80").contains("expected a port"));
     for wrong in ["health", "/a b", ""] {
         let mut words: Vec<&str> = "rpm start a.js --health-check".split(' ').collect();
@@ -309,40 +340,46 @@ fn options_of_pm2() {
          --ignore-watch node_modules,logs --watch-delay 2s -k 3 -o out.log -e NULL --log --disable-logs --merge-logs --time --log-type json \
          --log-date-format YYYY -p web.pid --uid www --gid 33 --filter-env=A,B --stop-exit-codes 0 2 --shutdown-with-message --no-autostart",
     );
-    let strings = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+    let settings = [
+        ("namespace", json!("shop")),
+        ("max_memory_restart", json!(3 << 29)),
+        ("cron_restart", json!(null)),
+        ("kill_timeout", json!(3)),
+        ("merge_logs", json!(true)),
+        ("uid", json!("www")),
+        ("gid", json!("33")),
+        ("stop_exit_codes", json!([0, 2])),
+        ("shutdown_with_message", json!(true)),
+        ("autostart", json!(false)),
+    ];
+    let options = AppOptions {
+        exec_mode: Some(Mode::Fork),
+        force: Some(true),
+        watch: Some(Watch::Paths(strings(&["src", "lib"]))),
+        ignore_watch: Some(strings(&["node_modules", "logs"])),
+        watch_delay_ms: Some(2000),
+        out_file: Some(Logging::File("out.log".into())),
+        error_file: Some(Logging::Nowhere),
+        log_file: Some(Logging::Usual),
+        disable_logs: Some(true),
+        time: Some(true),
+        log_json: Some(true),
+        log_date_format: Some("YYYY".into()),
+        pid_file: Some("web.pid".into()),
+        filter_env: Some(EnvFilter::Containing(strings(&["A", "B"]))),
+        settings: settings.into(),
+        ..AppOptions::default()
+    };
     let expected = StartArgs {
         targets: vec!["a.js".into()],
-        execute_command: true,
-        force: true,
+        options: OptionArgs(options),
         update_env: true,
-        namespace: Some("shop".into()),
         env: Some("production".into()),
         only: strings(&["web", "api"]),
-        max_memory_restart: Some(3 << 29),
-        cron_restart: Some("0".into()),
-        watch: Some(strings(&["src", "lib"])),
-        ignore_watch: strings(&["node_modules", "logs"]),
-        watch_delay: Some(2000),
-        kill_timeout: Some(3),
-        output: Some("out.log".into()),
-        error: Some("NULL".into()),
-        log: Some(String::new()),
-        disable_logs: true,
-        merge_logs: true,
-        time: true,
-        log_type: Some("json".into()),
-        log_date_format: Some("YYYY".into()),
-        pid: Some("web.pid".into()),
-        uid: Some("www".into()),
-        gid: Some("33".into()),
-        filter_env: Some(strings(&["A", "B"])),
-        stop_exit_codes: vec![0, 2],
-        shutdown_with_message: true,
-        no_autostart: true,
         ..StartArgs::default()
     };
     assert_eq!(args, expected);
-    assert_eq!(start("pm2 start a.js --watch").watch, Some(Vec::new()));
+    assert_eq!(said("pm2 start a.js --watch").watch, Some(Watch::Everything));
     assert_eq!(start("pm2 start").targets, Vec::<OsString>::new());
     assert_eq!(start("pm2 start a.js b.js").targets.len(), 2);
     assert!(error("pm2 link").contains("no hosted dashboard"));
@@ -354,20 +391,33 @@ fn values_stand_behind_their_options() {
     for option in ["-l", "--log"] {
         let args = start(&format!("rpm start echo.js {option} t.log"));
         assert_eq!(
-            (args.targets.len(), args.log.as_deref()),
-            (1, Some("t.log")),
+            (args.targets.len(), args.options.0.log_file),
+            (1, Some(Logging::File("t.log".into()))),
             "{option}"
         );
     }
     let args = start("rpm start echo.js --log -i 2");
-    assert_eq!((args.targets.len(), args.log.as_deref()), (1, Some("")));
+    assert_eq!(
+        (args.targets.len(), args.options.0.log_file),
+        (1, Some(Logging::Usual))
+    );
     let args = start("rpm start echo.js --filter-env A,B");
     assert_eq!(
-        (args.targets.len(), args.filter_env),
-        (1, Some(vec!["A".into(), "B".into()]))
+        (args.targets.len(), args.options.0.filter_env),
+        (1, Some(EnvFilter::Containing(strings(&["A", "B"]))))
     );
     assert_eq!(
-        start("rpm start echo.js --filter-env").filter_env,
+        said("rpm start echo.js --filter-env").filter_env,
+        Some(EnvFilter::Everything)
+    );
+    let all = Some(json!(["0.0.0.0/0", "::/0"]));
+    assert_eq!(
+        setting("rpm start echo.js --trust-forwarded", "trust_forwarded"),
+        all
+    );
+    assert!(error("rpm start echo.js --trust-forwarded=host").contains("expected true, false, an address"));
+    assert_eq!(
+        said("rpm start echo.js --node-args null").interpreter_args,
         Some(Vec::new())
     );
     let Command::Logs(logs) = command("rpm logs web --timestamp HH:mm") else {
@@ -387,7 +437,8 @@ fn values_stand_behind_their_options() {
         "rpm start echo.js --stop-exit-codes=0 -- --stop-exit-codes 3 4",
     ] {
         let args = start(line);
-        assert_eq!((args.targets.len(), args.stop_exit_codes), (1, vec![0]), "{line}");
+        let codes = args.options.0.settings.get("stop_exit_codes");
+        assert_eq!((args.targets.len(), codes), (1, Some(&json!([0]))), "{line}");
     }
     let one_word = ["rpm", "start", "eco.json", "--only", "one, two"].map(OsString::from);
     let Ok(Invocation::Client(client)) = parse(one_word) else {
@@ -411,17 +462,24 @@ fn what_is_known_is_renewed_with_the_options_of_start() {
     else {
         panic!("restart");
     };
+    let settings = [
+        ("max_memory_restart", json!(1 << 20)),
+        ("kill_timeout", json!(2)),
+        ("cron_restart", json!(null)),
+        ("autorestart", json!(false)),
+        ("namespace", json!("ns")),
+    ];
+    let options = AppOptions {
+        name: Some("y".into()),
+        interpreter_args: Some(vec!["--harmony".into()]),
+        time: Some(true),
+        watch: Some(Watch::Everything),
+        settings: settings.into(),
+        ..AppOptions::default()
+    };
     let expected = StartArgs {
         targets: vec!["web".into()],
-        name: Some("y".into()),
-        interpreter_args: vec!["--harmony".into()],
-        max_memory_restart: Some(1 << 20),
-        kill_timeout: Some(2),
-        cron_restart: Some("0".into()),
-        time: true,
-        no_autorestart: true,
-        namespace: Some("ns".into()),
-        watch: Some(Vec::new()),
+        options: OptionArgs(options),
         args: vec!["-a".into(), "b".into()],
         ..StartArgs::default()
     };

@@ -1,13 +1,7 @@
 //! Values with a form of their own, checked while the arguments are read.
 
-use std::net::SocketAddr;
-
-use std::str::FromStr;
-
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp, Zoned};
-use rpm_wire::api::{Balance, Policy, StopSignal};
 
 use super::Column;
 
@@ -23,42 +17,6 @@ pub(crate) const COLUMNS: [&str; 9] = [
     "cpu",
     "memory",
 ];
-
-/// Parses one of some words, which help, errors and completion then name.
-fn one_of<T>(words: impl IntoIterator<Item = impl Into<PossibleValue>>) -> impl TypedValueParser<Value = T>
-where
-    T: FromStr + Clone + Send + Sync + 'static,
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(words).try_map(|word| word.parse())
-}
-
-pub(super) fn balance() -> impl TypedValueParser<Value = Balance> {
-    one_of(["auto", "direct", "handoff", "proxy"])
-}
-
-pub(super) fn policy() -> impl TypedValueParser<Value = Policy> {
-    one_of([
-        "round-robin",
-        "least-connections",
-        "ip-hash",
-        "weighted",
-        "latency",
-    ])
-}
-
-/// With or without `SIG`.
-pub(super) fn stop_signal() -> impl TypedValueParser<Value = StopSignal> {
-    let names = [
-        ("SIGINT", "INT"),
-        ("SIGTERM", "TERM"),
-        ("SIGQUIT", "QUIT"),
-        ("SIGHUP", "HUP"),
-        ("SIGUSR1", "USR1"),
-        ("SIGUSR2", "USR2"),
-    ];
-    one_of(names.map(|(name, short)| PossibleValue::new(name).alias(short)))
-}
 
 /// `n`, `max` (one per CPU, 0) or `-n` (that many fewer).
 pub(super) fn instances(text: &str) -> Result<i32, String> {
@@ -103,18 +61,6 @@ fn moment_at(text: &str, now: &Zoned) -> Option<u64> {
     u64::try_from(moment.as_millisecond()).ok()
 }
 
-/// Bytes: `300M`, `1G`.
-pub(super) fn amount(text: &str) -> Result<u64, String> {
-    rpm_spec::memory(text).map_err(|error| format!("expected {error}"))
-}
-
-/// An address, or a network: `10.0.0.0/8`.
-pub(super) fn network(text: &str) -> Result<String, String> {
-    rpm_spec::is_network(text)
-        .then(|| text.to_owned())
-        .ok_or_else(|| "expected an address or a network, as 10.0.0.0/8".to_owned())
-}
-
 /// `n`, `+n`, `-n` or `max`, as it is.
 pub(super) fn count(text: &str) -> Result<String, String> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -126,22 +72,6 @@ pub(super) fn count(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("expected n, +n, -n or max".to_owned())
-}
-
-/// A path of HTTP, as it is.
-pub(super) fn health_path(text: &str) -> Result<String, String> {
-    if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(text.to_owned());
-    }
-    Err("expected a path that begins with / and is percent-encoded, such as /health".to_owned())
-}
-
-/// `8080`, `127.0.0.1:8080` or `[::1]:8080`, as it is.
-pub(super) fn listen_address(text: &str) -> Result<String, String> {
-    if text.parse::<u16>().is_ok() || text.parse::<SocketAddr>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    Err("expected a port, or an IP address and a port such as 127.0.0.1:8080 or [::1]:8080".to_owned())
 }
 
 /// A column, and whether the largest comes first: `memory:desc`.

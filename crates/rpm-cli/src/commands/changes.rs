@@ -8,6 +8,7 @@ use rpm_wire::api::{
     Action, ActionRequest, AppSpec, ApplyMode, ApplyRequest, Known, Plan, PlanRequest, ReloadRequest, Saved,
     TargetsRequest,
 };
+use serde_json::Value;
 
 use super::start::described;
 use super::{action, change_step_by_step, follow, own_env, read, session, surroundings, tell};
@@ -15,6 +16,9 @@ use crate::args::{Command, StartArgs};
 use crate::home::like_pm2;
 use crate::output::Output;
 use crate::resolve::{changed, options_of};
+
+/// The option that a reload may have for itself alone.
+const WATCH_AFTER: &str = "watch_after";
 
 /// How apps become what they are said to be.
 #[derive(Clone, Copy, Debug)]
@@ -69,9 +73,8 @@ pub(super) async fn apply(
 ) -> anyhow::Result<()> {
     for_files_alone(args)?;
     let mut said = options_of(args, None)?;
-    // What a reload is told for itself alone.
-    let watch_after_ms = match how.mode {
-        ApplyMode::Reload => said.watch_after_ms.take(),
+    let watch_after = match how.mode {
+        ApplyMode::Reload => said.settings.remove(WATCH_AFTER),
         ApplyMode::Restart | ApplyMode::Changed | ApplyMode::Absent => None,
     };
     said.force = None;
@@ -84,7 +87,8 @@ pub(super) async fn apply(
         || said != AppOptions::default()
             && !(toggle && only_toggled == AppOptions::default() && all_watched(&targets).await?)
     {
-        return change(targets, args, (said, toggle, watch_after_ms), how, output).await;
+        said.settings.extend(watch_after.map(|time| (WATCH_AFTER, time)));
+        return change(targets, args, (said, toggle), how, output).await;
     }
     let env = own_env(args.update_env)?;
     let follow = follow(how.drained);
@@ -92,7 +96,7 @@ pub(super) async fn apply(
         let request = ReloadRequest {
             targets,
             env,
-            watch_after_ms,
+            watch_after_ms: watch_after.as_ref().and_then(Value::as_u64),
             wait: how.wait,
             follow,
         };
@@ -144,15 +148,11 @@ async fn all_watched(targets: &[String]) -> anyhow::Result<bool> {
 async fn change(
     targets: Vec<String>,
     args: &StartArgs,
-    (said, toggle, watch_after_ms): (AppOptions, bool, Option<u64>),
+    (said, toggle): (AppOptions, bool),
     how: How,
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let around = surroundings()?;
-    let said = AppOptions {
-        watch_after_ms: said.watch_after_ms.or(watch_after_ms),
-        ..said
-    };
     let before = known(&targets).await?;
     if let Some(name) = &said.name
         && before.len() > 1

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use anyhow::{anyhow, bail};
-use rpm_spec::AppOptions;
+use rpm_spec::{AppOptions, Watch};
 use rpm_wire::api::{
     AppSpec, ApplyMode, ApplyRequest, Change, ChangeReply, Known, LogTarget, Plan, PlanRequest, StartRequest,
     Status,
@@ -65,17 +65,15 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
 /// `start app.js --watch src` as PM2 has it: a directory cannot be started, so it is what shall be watched.
 fn directories_to_watch(args: &StartArgs, around: &Surroundings) -> StartArgs {
     let mut args = args.clone();
-    if let Some(paths) = &mut args.watch
-        && paths.is_empty()
-        && args.targets.len() > 1
-    {
-        args.targets.retain(|target| {
-            let directory = around.absolute(target.as_ref()).is_dir();
-            if directory {
-                paths.extend(target.to_str().map(str::to_owned));
-            }
-            !directory
-        });
+    if args.options.0.watch == Some(Watch::Everything) && args.targets.len() > 1 {
+        let is_dir = |target: &OsString| around.absolute(target.as_ref()).is_dir();
+        let (directories, others): (Vec<_>, Vec<_>) = args.targets.into_iter().partition(is_dir);
+        let paths = directories.iter().filter_map(|target| target.to_str());
+        let paths: Vec<String> = paths.map(str::to_owned).collect();
+        if !paths.is_empty() {
+            args.options.0.watch = Some(Watch::Paths(paths));
+        }
+        args.targets = others;
     }
     args
 }
@@ -137,7 +135,7 @@ async fn start_script(
         let rests = same
             .iter()
             .all(|process| matches!(process.status, Status::Stopped | Status::Errored));
-        if args.force {
+        if options.force == Some(true) {
             spec.name = free_name(&spec.name, known);
             tell(format!("note: it is named {:?}", spec.name));
         } else if of_script && rests {

@@ -136,8 +136,8 @@ fn keys() -> String {
     let mut table = "| key | other names | here |\n|---|---|---|\n".to_owned();
     for key in keys::all() {
         let here = match key.state {
-            State::Works if key.pm2 => key.doc.to_owned(),
-            State::Works => format!("{} (not in PM2)", key.doc),
+            State::Works if key.pm2 => keys::described(key),
+            State::Works => format!("{} (not in PM2)", keys::described(key)),
             State::Needless(why) => format!("accepted, and does nothing: {why}"),
             State::Instead(what) => format!("not here: {what}"),
         };

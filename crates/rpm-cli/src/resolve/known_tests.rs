@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use rpm_spec::keys::{Flag, Kind};
+
 use super::tests::Place;
 use super::*;
-use crate::args::{Command, Invocation, StartArgs, grammar, parse};
+use crate::args::{Command, Invocation, StartArgs, grammar, of_long, parse};
 
 /// They are not about the app.
 const OTHERS: [(&str, &str); 11] = [
@@ -24,53 +26,28 @@ const OTHERS: [(&str, &str); 11] = [
 
 /// A value that a new app does not have.
 fn value(option: &str) -> Option<&'static str> {
-    let value = match option {
-        "name" | "namespace" | "uid" | "gid" | "policy" | "log-date-format" => match option {
-            "policy" => "ip-hash",
-            _ => "other",
-        },
-        "balance" => "handoff",
-        "interpreter" => "bun",
-        "interpreter-args" => "--smol",
-        "listen" => "8080",
-        "kill-signal" => "SIGTERM",
-        "stop-exit-codes" | "instances" | "weights" | "ports" | "max-restarts" | "parallel" | "max-surge"
-        | "max-unavailable" | "retries" | "max-in-flight" | "queue-limit" | "access-log-every" => "7",
-        "max-memory-restart" | "log-max-size" | "max-body" => "7M",
-        "cron-restart" => "0 3 * * *",
-        "log-type" => "json",
-        "ignore-watch" => "tmp",
-        "cwd" => "sub",
-        "env-file" => "more.env",
-        "filter-env" => "COLOUR",
-        "output" | "error" | "log" | "pid" | "access-log" | "tls-cert" | "tls-key" => "some.file",
-        "health-check" => "/health",
-        "access-log-format" => "json",
-        "protocol" => "tcp",
-        "redirect-http" => "8081",
-        "sticky" => "w",
-        "max-connections" | "max-streams" => "9",
-        "listen-timeout"
-        | "kill-timeout"
-        | "watch-delay"
-        | "reload-timeout"
-        | "drain-timeout"
-        | "watch-after"
-        | "min-uptime"
-        | "restart-delay"
-        | "exp-backoff-restart-delay"
-        | "header-timeout"
-        | "idle-timeout"
-        | "response-timeout"
-        | "request-timeout"
-        | "connect-timeout"
-        | "hold-timeout"
-        | "stream-timeout"
-        | "tunnel-timeout"
-        | "queue-timeout"
-        | "slow-start"
-        | "check-interval" => "7s",
-        _ => return None,
+    let key = of_long(option)?;
+    let value = match (key.name, key.kind) {
+        _ if key.flag != Flag::Same => return None,
+        ("exec_interpreter", _) => "bun",
+        ("cwd", _) => "sub",
+        ("env_file", _) => "more.env",
+        ("filter_env", _) => "COLOUR",
+        (_, Kind::Text | Kind::User) => "other",
+        (_, Kind::Number(..) | Kind::Numbers(..) | Kind::Instances) => "7",
+        (_, Kind::Time) => "7s",
+        (_, Kind::Memory) => "7M",
+        (_, Kind::Words) => "--smol",
+        (_, Kind::List | Kind::Patterns) => "tmp",
+        (_, Kind::Addresses) => "8080",
+        (_, Kind::Choice(words)) => words.iter().copied().rfind(|word| *word != "raw")?,
+        (_, Kind::Signal) => "SIGTERM",
+        (_, Kind::File | Kind::Files | Kind::Output) => "some.file",
+        (_, Kind::Cron) => "0 3 * * *",
+        (_, Kind::Health) => "/health",
+        // They mean something without one.
+        (_, Kind::Switch | Kind::Watch | Kind::Networks) => return None,
+        (_, Kind::Filter | Kind::Variables | Kind::Anything) => return None,
     };
     Some(value)
 }

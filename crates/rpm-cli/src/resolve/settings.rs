@@ -2,85 +2,53 @@
 
 use std::path::Path;
 
+use rpm_spec::keys::{self, Kind};
 use rpm_spec::{AppOptions, Health, Logging, Watch};
 use rpm_wire::api::{AppSpec, HealthCheck, LogSpec, LogTarget, WatchSpec};
+use serde_json::Value;
 
 use super::ResolveError;
-use super::proxy::proxy;
 use super::surroundings::path_from;
 
 /// What `time` means.
 const USUAL_DATE: &str = "YYYY-MM-DDTHH:mm:ss";
 
 /// The specification with what the options say; what they do not say stays as it is.
-pub(super) fn with(spec: AppSpec, options: &AppOptions, home: Option<&str>) -> Result<AppSpec, ResolveError> {
+pub(super) fn with(
+    mut spec: AppSpec,
+    options: &AppOptions,
+    home: Option<&str>,
+) -> Result<AppSpec, ResolveError> {
     let cwd = Path::new(&spec.cwd).to_owned();
     let path = |path: &str| path_from(&cwd, path, home);
+    for (name, value) in &options.settings {
+        let wrong = |error: serde_json::Error| ResolveError::Value(format!("{name}: {error}"));
+        let value = in_full(name, value, path);
+        let known = spec.set(name, value.clone()).map_err(wrong)?
+            || spec.logs.set(name, value.clone()).map_err(wrong)?
+            || spec.proxy.set(name, value).map_err(wrong)?;
+        debug_assert!(known, "{name} has no field and no code of its own");
+    }
     Ok(AppSpec {
-        namespace: options.namespace.clone().unwrap_or(spec.namespace),
-        autorestart: options.autorestart.unwrap_or(spec.autorestart),
-        autostart: options.autostart.unwrap_or(spec.autostart),
-        max_restarts: options.max_restarts.or(spec.max_restarts),
-        min_uptime_ms: options.min_uptime_ms.or(spec.min_uptime_ms),
-        restart_delay_ms: options.restart_delay_ms.or(spec.restart_delay_ms),
-        exp_backoff_restart_delay_ms: options
-            .exp_backoff_restart_delay_ms
-            .or(spec.exp_backoff_restart_delay_ms),
-        stop_exit_codes: options.stop_exit_codes.clone().unwrap_or(spec.stop_exit_codes),
-        max_memory_restart: options
-            .max_memory_restart
-            .or(spec.max_memory_restart)
-            .filter(|bytes| *bytes > 0),
-        cron_restart: options
-            .cron_restart
-            .clone()
-            .or(spec.cron_restart)
-            .filter(|text| !text.is_empty()),
-        cron_timezone: options.cron_timezone.clone().or(spec.cron_timezone),
-        kill_timeout_ms: options.kill_timeout_ms.or(spec.kill_timeout_ms),
-        wait_ready: options.wait_ready.unwrap_or(spec.wait_ready),
-        listen_timeout_ms: options.listen_timeout_ms.or(spec.listen_timeout_ms),
-        shutdown_with_message: options
-            .shutdown_with_message
-            .unwrap_or(spec.shutdown_with_message),
-        treekill: options.treekill.unwrap_or(spec.treekill),
+        // 0 takes a limit away.
+        max_memory_restart: spec.max_memory_restart.filter(|bytes| *bytes > 0),
         watch: watch(spec.watch, options, &cwd, path),
-        instance_var: options.instance_var.clone().or(spec.instance_var),
-        increment_var: options.increment_var.clone().or(spec.increment_var),
-        uid: options.uid.clone().or(spec.uid),
-        gid: options.gid.clone().or(spec.gid),
-        source_map_support: options.source_map_support.unwrap_or(spec.source_map_support),
         logs: logs(spec.logs, options, path),
         pid_file: options.pid_file.as_deref().map(path).or(spec.pid_file),
-        balance: parsed(options.balance.as_deref())?.unwrap_or(spec.balance),
-        policy: parsed(options.policy.as_deref())?.unwrap_or(spec.policy),
-        kill_signal: parsed(options.kill_signal.as_deref())?.unwrap_or(spec.kill_signal),
-        weights: options.weights.clone().unwrap_or(spec.weights),
-        listen: options.listen.clone().unwrap_or(spec.listen),
-        ports: options.ports.clone().unwrap_or(spec.ports),
-        intercept: options.intercept.unwrap_or(spec.intercept),
-        reload_timeout_ms: options.reload_timeout_ms.or(spec.reload_timeout_ms),
-        drain_timeout_ms: options.drain_timeout_ms.or(spec.drain_timeout_ms),
-        watch_after_ms: options.watch_after_ms.or(spec.watch_after_ms),
-        parallel: options.parallel.unwrap_or(spec.parallel),
-        max_surge: options.max_surge.or(spec.max_surge),
-        max_unavailable: options.max_unavailable.unwrap_or(spec.max_unavailable),
-        allow_port_change: options.allow_port_change.unwrap_or(spec.allow_port_change),
         health_check: options.health_check.as_ref().map(health).or(spec.health_check),
-        agent: options.agent.unwrap_or(spec.agent),
-        proxy: proxy(spec.proxy, &options.proxy, path),
         ..spec
     })
 }
 
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
-    text: Option<&str>,
-) -> Result<Option<T>, ResolveError> {
-    let text = text.map(|text| {
-        text.parse()
-            .map_err(|error: T::Err| ResolveError::Value(error.to_string()))
-    });
-    text.transpose()
+/// The paths of files made absolute.
+fn in_full(name: &str, value: &Value, path: impl Fn(&str) -> String) -> Value {
+    match (keys::find(name).map(|key| key.kind), value) {
+        (Some(Kind::File), Value::String(file)) => path(file).into(),
+        (Some(Kind::Files), Value::Array(files)) => {
+            files.iter().filter_map(Value::as_str).map(path).collect()
+        }
+        _ => value.clone(),
+    }
 }
 
 fn watch(
@@ -129,11 +97,9 @@ fn logs(before: LogSpec, options: &AppOptions, path: impl Fn(&str) -> String) ->
         out: stream(&options.out_file, before.out),
         err: stream(&options.error_file, before.err),
         both,
-        merge: options.merge_logs.unwrap_or(before.merge),
         date_format: usual.or(options.log_date_format.clone()).or(date_format),
         json: options.log_json.unwrap_or(before.json),
-        max_bytes: options.log_max_size.or(before.max_bytes),
-        keep: options.log_keep.or(before.keep),
+        ..before
     }
 }
 

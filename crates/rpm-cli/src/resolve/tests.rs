@@ -5,7 +5,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::args::StartArgs;
+use crate::args::{Command, Invocation, StartArgs, parse};
+
+/// What is typed after `start`.
+pub(super) fn start_args(words: &[&str]) -> StartArgs {
+    let args = ["rpm", "start"].iter().chain(words).map(OsString::from);
+    match parse(args) {
+        Ok(Invocation::Client(client)) => match client.command {
+            Command::Start(start) => *start,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -80,11 +92,7 @@ fn without_instances_it_is_a_fork_with_any_it_is_a_cluster() {
     );
     assert_eq!(spec.env, place.around().env);
     for instances in [1, 0, -1] {
-        let args = StartArgs {
-            targets: vec!["app.js".into()],
-            instances: Some(instances),
-            ..StartArgs::default()
-        };
+        let args = start_args(&["app.js", "-i", &instances.to_string()]);
         let spec = place.resolve(&args).expect("resolved");
         assert_eq!((spec.exec_mode, spec.instances), (ExecMode::Cluster, instances));
     }
@@ -214,14 +222,10 @@ fn arguments_of_the_first_line_stay_when_others_change() {
     let place = Place::new();
     place.file("bin/node", 0o755);
     script(&place, "www", "#!/usr/bin/env -S node --no-warnings");
-    let with = |args: &[&str]| StartArgs {
-        targets: vec!["www".into()],
-        interpreter_args: owned(args),
-        ..StartArgs::default()
-    };
-    let spec = place.resolve(&with(&["--inspect"])).expect("resolved");
+    let with = |arg: &str| start_args(&["www", "--interpreter-args", arg]);
+    let spec = place.resolve(&with("--inspect")).expect("resolved");
     assert_eq!(spec.interpreter_args, owned(&["--no-warnings", "--inspect"]));
-    let options = options_of(&with(&["--title=x"]), None).expect("options");
+    let options = options_of(&with("--title=x"), None).expect("options");
     let spec = changed(spec, &options, &place.around(), false).expect("changed");
     assert_eq!(spec.interpreter_args, owned(&["--no-warnings", "--title=x"]));
 }
@@ -258,11 +262,7 @@ fn programs_without_an_interpreter() {
         place.start("plain"),
         Err(ResolveError::NotExecutable(place.0.join("plain")))
     );
-    let none = |script: &str| StartArgs {
-        targets: vec![script.into()],
-        interpreter: Some("none".to_owned()),
-        ..StartArgs::default()
-    };
+    let none = |script: &str| start_args(&[script, "--interpreter", "none"]);
     place.file("tool.js", 0o755);
     place.file("lib.js", 0o644);
     assert_eq!(
@@ -353,11 +353,7 @@ fn a_missing_interpreter_is_named_with_path() {
             ),
         ),
     ] {
-        let args = StartArgs {
-            targets: vec!["app.js".into()],
-            interpreter: Some(interpreter.to_owned()),
-            ..StartArgs::default()
-        };
+        let args = start_args(&["app.js", "--interpreter", interpreter]);
         let error = place.resolve(&args).expect_err("no deno").to_string();
         assert_eq!(
             error,
@@ -371,14 +367,10 @@ fn the_working_directory_comes_first_and_must_exist() {
     let place = Place::new();
     place.file("bin/node", 0o755);
     place.file("app.js", 0o644);
-    let in_sub = |script: &str| StartArgs {
-        targets: vec![script.into()],
-        cwd: Some("sub".into()),
-        name: Some("web".to_owned()),
-        interpreter_args: vec!["--a 'b c'".to_owned(), "-d".to_owned()],
-        args: vec!["x y".into()],
-        no_autorestart: true,
-        ..StartArgs::default()
+    let in_sub = |script: &str| {
+        let options = ["--cwd", "sub", "--name", "web", "--no-autorestart"];
+        let own = ["--node-args", "--a 'b c'", "--node-args", "-d", "--", "x y"];
+        start_args(&[&[script][..], &options, &own].concat())
     };
     assert_eq!(
         place.resolve(&in_sub("app.js")),
@@ -429,11 +421,7 @@ fn a_version_of_node_is_the_newest_that_is_installed() {
         0o755,
     );
     let start = |interpreter: &str| {
-        let args = StartArgs {
-            targets: vec!["app.js".into()],
-            interpreter: Some(interpreter.into()),
-            ..StartArgs::default()
-        };
+        let args = start_args(&["app.js", "--interpreter", interpreter]);
         let options = options_of(&args, args.targets.first().map(OsString::as_os_str))?;
         let mut around = place.around();
         around.env.insert("HOME".into(), place.text(""));

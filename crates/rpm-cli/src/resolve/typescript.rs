@@ -80,9 +80,8 @@ mod tests {
     use rpm_spec::AppOptions;
 
     use super::*;
-    use crate::args::StartArgs;
     use crate::resolve::app_spec;
-    use crate::resolve::tests::Place;
+    use crate::resolve::tests::{Place, start_args};
 
     #[test]
     fn versions_that_strip_types() {
@@ -129,11 +128,7 @@ mod tests {
         // Something else reads it.
         assert_eq!(with("a.ts", "NODE_OPTIONS", "--import=tsx"), Ok(()));
         assert!(with("a.ts", "NODE_OPTIONS", "--enable-source-maps").is_err());
-        let args = StartArgs {
-            targets: vec!["a.ts".into()],
-            interpreter_args: vec!["-r".to_owned(), "ts-node/register".to_owned()],
-            ..StartArgs::default()
-        };
+        let args = start_args(&["a.ts", "--interpreter-args", "-r ts-node/register"]);
         assert_eq!(place.resolve(&args).map(drop), Ok(()));
         node_is("22.18.0");
         assert_eq!(place.start("a.ts").map(drop), Ok(()));

@@ -68,9 +68,12 @@ mod tests {
             Ok((StopSignal::Terminate, Some(3000), true))
         );
         let own = AppOptions {
-            kill_signal: Some("SIGUSR2".to_owned()),
-            kill_timeout_ms: Some(7),
-            shutdown_with_message: Some(false),
+            settings: [
+                ("kill_signal", "SIGUSR2".into()),
+                ("kill_timeout", 7.into()),
+                ("shutdown_with_message", false.into()),
+            ]
+            .into(),
             ..unsaid()
         };
         let usual = AppSpec::default().kill_signal;

@@ -23,7 +23,7 @@ pub(super) fn of_new(
 ) -> Result<BTreeMap<String, String>, ResolveError> {
     let mut inherited = around.env.clone();
     filter(&mut inherited, options);
-    if options.uid.is_some() {
+    if options.setting("uid").is_some() {
         inherited.retain(|name, _| !OF_THE_USER.contains(&name.as_str()));
     }
     let mut env = of_files(options, around, places)?;
@@ -46,7 +46,7 @@ pub(super) fn of_known(
     if update_env {
         env.extend(around.env.clone());
     }
-    if options.uid.is_some() || spec.uid.is_some() {
+    if options.setting("uid").is_some() || spec.uid.is_some() {
         // Those of another value are the app's own.
         let inherited = |name: &str, value: &String| around.env.get(name) == Some(value);
         env.retain(|name, value| !(OF_THE_USER.contains(&name.as_str()) && inherited(name, value)));

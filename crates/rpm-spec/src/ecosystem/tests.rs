@@ -26,18 +26,32 @@ fn problems(value: &Value) -> Vec<String> {
 /// A value that each kind takes, and ones that it does not.
 fn examples(kind: Kind) -> (Value, Vec<Value>) {
     match kind {
-        Kind::Text => (json!("text"), vec![json!(1), json!([]), json!({})]),
+        Kind::Text | Kind::File => (json!("text"), vec![json!(1), json!([]), json!({})]),
         Kind::Switch => (json!(true), vec![json!(1), json!("yes"), json!([])]),
-        Kind::Number(_) => (json!(7), vec![json!(-1), json!("x"), json!(1.5), json!(true)]),
+        Kind::Number(_, most) => {
+            let (low, high) = (json!(-1), json!(most + 1));
+            (json!(7), vec![low, high, json!("x"), json!(1.5), json!(true)])
+        }
         Kind::Instances => (json!("max"), vec![json!("some"), json!(true), json!(1.5)]),
         Kind::Time => (json!("10s"), vec![json!("soon"), json!(-1), json!([])]),
         Kind::Memory => (json!("300M"), vec![json!("much"), json!(-1), json!({})]),
         Kind::Words => (json!("a 'b c'"), vec![json!(1), json!([{}])]),
-        Kind::List => (json!(["a"]), vec![json!(1), json!([[]])]),
-        Kind::Numbers => (json!([1, 2]), vec![json!("x"), json!([1.5]), json!({})]),
+        Kind::List | Kind::Patterns | Kind::Files => (json!(["a"]), vec![json!(1), json!([[]])]),
+        Kind::Addresses => (
+            json!([8080, "127.0.0.1:80", "[::1]:80"]),
+            vec![json!("localhost:80"), json!(70_000), json!([true]), json!({})],
+        ),
+        Kind::Numbers(least, most) => {
+            let (low, high) = (json!([least - 1]), json!(most + 1));
+            (
+                json!([1, 2]),
+                vec![low, high, json!("x"), json!([1.5]), json!({})],
+            )
+        }
         Kind::Variables => (json!({"A": 1}), vec![json!("A=1"), json!({"A=": 1}), json!([])]),
         Kind::Choice(words) => (json!(words[0]), vec![json!("nothing"), json!(1)]),
-        Kind::Path => (json!("out.log"), vec![json!(1), json!([])]),
+        Kind::Signal => (json!("term"), vec![json!("SIGKILL"), json!(15), json!([])]),
+        Kind::Output => (json!("out.log"), vec![json!(1), json!([])]),
         Kind::Watch => (json!(["src"]), vec![json!(1), json!({})]),
         Kind::Filter => (json!("SECRET"), vec![json!(1), json!({})]),
         Kind::Networks => (
@@ -54,7 +68,12 @@ fn examples(kind: Kind) -> (Value, Vec<Value>) {
         Kind::User => (json!("www"), vec![json!(-1), json!([])]),
         Kind::Health => (
             json!("/health"),
-            vec![json!("health"), json!({"path": "/", "colour": 1}), json!(1)],
+            vec![
+                json!("health"),
+                json!("/a b"),
+                json!({"path": "/", "colour": 1}),
+                json!(1),
+            ],
         ),
         Kind::Anything => (json!([1]), Vec::new()),
     }
@@ -140,15 +159,9 @@ fn values_mean_what_pm2_has_them_mean() {
         out_file: Some(Logging::Nowhere),
         error_file: Some(Logging::Nowhere),
         log_file: Some(Logging::Usual),
-        max_memory_restart: Some(3 << 29),
-        min_uptime_ms: Some(300_000),
-        stop_exit_codes: Some(vec![0]),
-        cron_restart: Some(String::new()),
         watch: Some(Watch::Everything),
         ignore_watch: Some(vec!["a".into(), "b".into()]),
         filter_env: Some(EnvFilter::Everything),
-        uid: Some("1000".into()),
-        source_map_support: Some(false),
         health_check: Some(Health {
             path: "/ok".into(),
             status: None,
@@ -156,7 +169,16 @@ fn values_mean_what_pm2_has_them_mean() {
             timeout_ms: None,
             threshold: None,
         }),
-        max_restarts: Some(5),
+        settings: [
+            ("max_memory_restart", json!(3 << 29)),
+            ("min_uptime", json!(300_000)),
+            ("stop_exit_codes", json!([0])),
+            ("cron_restart", json!(null)),
+            ("uid", json!("1000")),
+            ("source_map_support", json!(false)),
+            ("max_restarts", json!(5)),
+        ]
+        .into(),
         ..AppOptions::default()
     };
     assert_eq!(app, expected);

@@ -1,6 +1,8 @@
-//! What the proxy is to do with an app's clients.
+//! What the proxy is to do with an app's clients: the table of its options.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
+
+use crate::options::{Heading, Key, Kind, options};
 
 /// The networks that have all addresses.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -20,70 +22,77 @@ fn networks<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<String>, D::Error> {
     })
 }
 
-/// For `balance: proxy` alone. What is missing is as it is by default. Durations are in milliseconds, sizes in bytes, paths absolute.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ProxySpec {
-    /// Certificates in PEM: clients speak TLS; of several the one with the name that a client asks for.
-    pub tls_cert: Vec<String>,
-    /// Their keys, in the same order.
-    pub tls_key: Vec<String>,
-    /// Another port, whose clients are sent to the one with TLS.
-    pub redirect_http: Option<u32>,
-    /// Connections from these addresses and networks begin with the PROXY protocol, version 1 or 2; `true` is all.
-    #[serde(deserialize_with = "networks")]
-    pub proxy_protocol: Vec<String>,
-    /// What clients say of earlier proxies (X-Forwarded-For and the like) is true if they come from here; `true` is all.
-    #[serde(deserialize_with = "networks")]
-    pub trust_forwarded: Vec<String>,
-    /// Pass on fields that look like those of the proxy where they become variables (`X_Forwarded_For`).
-    pub allow_underscores: bool,
-    /// `h2c` speaks HTTP/2 to the workers, `tcp` passes on connections as they are.
-    pub protocol: Option<String>,
-    /// Compress answers for clients that know gzip.
-    pub compress: bool,
-    /// Name of a cookie by which a client stays with its worker.
-    pub sticky: Option<String>,
-    /// Requests that a worker may have at once.
-    pub max_in_flight: Option<u32>,
-    /// Requests that may wait when all workers have as many; 1024 by default.
-    pub queue_limit: Option<u32>,
-    /// How long they may wait; 10s by default.
-    pub queue_timeout_ms: Option<u64>,
-    /// How long a request waits while no worker serves; 10s by default.
-    pub hold_timeout_ms: Option<u64>,
-    /// How often a request is tried again, at most; 2 by default.
-    pub retries: Option<u32>,
-    /// For a connection to a worker; 2s by default.
-    pub connect_timeout_ms: Option<u64>,
-    /// For the head of an answer; 60s by default.
-    pub response_timeout_ms: Option<u64>,
-    /// For the head of an answer over all attempts and all waiting; none by default.
-    pub request_timeout_ms: Option<u64>,
-    /// How long a body may not move once the answer has begun; 10m by default.
-    pub stream_timeout_ms: Option<u64>,
-    /// How long neither side of a WebSocket or of `protocol: tcp` may send anything; 1h by default, 0 is for ever.
-    pub tunnel_timeout_ms: Option<u64>,
-    /// For the head of a request; 20s by default.
-    pub header_timeout_ms: Option<u64>,
-    /// How long the connection of a client may be idle; 75s by default.
-    pub idle_timeout_ms: Option<u64>,
-    /// Longest body of a request.
-    pub max_body: Option<u64>,
-    /// Connections that one address may have.
-    pub max_connections: Option<u32>,
-    /// Requests that a client may have open on a connection of HTTP/2; 256 by default.
-    pub max_streams: Option<u32>,
-    /// How long a new worker is spared, with `least-connections` and `latency`.
-    pub slow_start_ms: Option<u64>,
-    /// Between two requests of the health check to each worker that serves; without it only new workers are asked.
-    pub check_interval_ms: Option<u64>,
-    /// A file with a line for each request.
-    pub access_log: Option<String>,
-    /// The format of its lines; `combined` by default.
-    pub access_log_format: Option<String>,
-    /// Only one of so many requests has a line.
-    pub access_log_every: Option<u32>,
+options! {
+    /// For `balance: proxy` alone. Durations are in milliseconds, sizes in bytes, paths absolute.
+    pub struct ProxySpec {}
+    default {}
+
+    /// Certificates in PEM: clients speak TLS; of several the one with the name that a client asks for
+    own("tls_cert", Kind::Files) => tls_cert: Vec<String>;
+    /// Their keys, in the same order
+    own("tls_key", Kind::Files) => tls_key: Vec<String>;
+    /// Another port, whose clients are sent to the one with TLS
+    own("redirect_http", Kind::Number(1, 65535)).value("PORT") => redirect_http: Option<u32>;
+    /// Connections from these addresses and networks begin with the PROXY protocol, version 1 or 2; `true`: all do
+    own("proxy_protocol", Kind::Networks)
+        .help("Connections begin with the PROXY protocol, version 1 or 2: all, or those from these addresses and networks")
+        => #[serde(deserialize_with = "networks")] proxy_protocol: Vec<String>;
+    /// What clients from these addresses and networks say of earlier proxies (X-Forwarded-For and the like) is true; `true`: what all say
+    own("trust_forwarded", Kind::Networks)
+        .help("What clients say of earlier proxies (X-Forwarded-For and the like) is true: all, or those from these addresses and networks")
+        => #[serde(deserialize_with = "networks")] trust_forwarded: Vec<String>;
+    /// Pass on fields that look like those of the proxy where they become variables (X_Forwarded_For)
+    own("allow_underscores", Kind::Switch) => allow_underscores: bool;
+    /// `h2c` speaks HTTP/2 to the workers (gRPC), `tcp` passes on connections as they are
+    own("protocol", Kind::Choice(&["http", "h2c", "tcp"])) => protocol: Option<String>;
+    /// Compress answers for clients that know gzip
+    own("compress", Kind::Switch) => compress: bool;
+    /// Name of a cookie by which a client stays with its worker
+    own("sticky", Kind::Text).value("COOKIE") => sticky: Option<String>;
+    /// Requests that a worker may have at once
+    own("max_in_flight", Kind::POSITIVE) => max_in_flight: Option<u32>;
+    /// Requests that may wait when all workers have as many
+    own("queue_limit", Kind::COUNT).default("1024") => queue_limit: Option<u32>;
+    /// How long they may wait
+    own("queue_timeout", Kind::Time).default("10s") => queue_timeout_ms: Option<u64>;
+    /// How long a request waits while no worker serves
+    own("hold_timeout", Kind::Time).default("10s") => hold_timeout_ms: Option<u64>;
+    /// How often a request is tried again, at most
+    own("retries", Kind::COUNT).default("2") => retries: Option<u32>;
+    /// Time for a connection to a worker
+    own("connect_timeout", Kind::Time).default("2s") => connect_timeout_ms: Option<u64>;
+    /// Time for the head of an answer
+    own("response_timeout", Kind::Time).default("60s") => response_timeout_ms: Option<u64>;
+    /// Time for the head of an answer over all attempts and all waiting
+    own("request_timeout", Kind::Time).default("none") => request_timeout_ms: Option<u64>;
+    /// How long a body may not move once the answer has begun
+    own("stream_timeout", Kind::Time).default("10m") => stream_timeout_ms: Option<u64>;
+    /// How long neither side of a WebSocket or of the protocol `tcp` may send anything; 0 is for ever
+    own("tunnel_timeout", Kind::Time).default("1h") => tunnel_timeout_ms: Option<u64>;
+    /// Time for the head of a request
+    own("header_timeout", Kind::Time).default("20s") => header_timeout_ms: Option<u64>;
+    /// How long the connection of a client may be idle
+    own("idle_timeout", Kind::Time).default("75s") => idle_timeout_ms: Option<u64>;
+    /// Longest body of a request
+    own("max_body", Kind::Memory) => max_body: Option<u64>;
+    /// Connections that one address may have
+    own("max_connections", Kind::POSITIVE) => max_connections: Option<u32>;
+    /// Requests that a client may have open on a connection of HTTP/2
+    own("max_streams", Kind::POSITIVE).default("256") => max_streams: Option<u32>;
+    /// How long a new worker is spared, with the policies `least-connections` and `latency`
+    own("slow_start", Kind::Time) => slow_start_ms: Option<u64>;
+    /// Between two requests of the health check to each worker that serves; without it only new workers are asked
+    own("check_interval", Kind::Time) => check_interval_ms: Option<u64>;
+    /// A file with a line for each request
+    own("access_log", Kind::File) => access_log: Option<String>;
+    /// The format of its lines
+    own("access_log_format", Kind::Choice(&["combined", "json"])).default("combined") => access_log_format: Option<String>;
+    /// Only one of so many requests has a line
+    own("access_log_every", Kind::POSITIVE) => access_log_every: Option<u32>;
+}
+
+const fn own(name: &'static str, kind: Kind) -> Key {
+    Key::own(name, kind).below(Heading::Proxy)
 }
 
 #[cfg(test)]
