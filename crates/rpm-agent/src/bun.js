@@ -3,9 +3,11 @@
 //
 // What is open is counted by the kernel for the daemon: Bun does not tell of idle connections.
 
-const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token } = process.env;
+const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token, RPM_KEEP_ALIVE_MS: kept } = process.env;
+const keepAliveMs = kept ? Number(kept) : NaN; // of idle connections, if the user has set it
 const RETRY_MS = [100, 1000]; // first and longest pause before a connection to the daemon is tried again
 const LINE_LIMIT = 4096; // of what the daemon says; it says less
+const IDLE_S = [10, 255]; // of Bun.serve: how long a connection may be idle by default, and at most
 
 let draining = false;
 let channel;
@@ -27,6 +29,7 @@ function guarded(f) {
 function install() {
   const serve = Bun.serve;
   Bun.serve = function (options) {
+    guarded(keepIdle)(options);
     const server = serve.call(this, options);
     guarded(() => {
       served.add({ server, options });
@@ -43,12 +46,28 @@ function install() {
   }
 }
 
+/** Bun.serve has one time for idle connections and for slow answers: it becomes longer, never shorter. 0 is for ever. */
+function keepIdle(options) {
+  const seconds = Math.ceil(keepAliveMs / 1000);
+  const { idleTimeout = IDLE_S[0] } = options;
+  if (seconds === 0 || (seconds > idleTimeout && idleTimeout !== 0)) {
+    options.idleTimeout = Math.min(seconds, IDLE_S[1]);
+  }
+}
+
+/** The same for node:http, whatever the program sets. */
+function keepIdleOf(server) {
+  if (Number.isNaN(keepAliveMs)) return;
+  Object.defineProperty(server, 'keepAliveTimeout', { configurable: true, get: () => keepAliveMs, set() {} });
+}
+
 /** Notes servers when they listen, and has the answers of draining ones say that they are the last. */
 function follow(prototype) {
   const { listen, emit } = prototype;
   prototype.listen = function (...args) {
     guarded(() => {
       listening.add(this);
+      keepIdleOf(this);
       connect();
     })();
     return listen.apply(this, args);

@@ -10,7 +10,9 @@ import { isMainThread } from 'node:worker_threads';
 
 // Programs replace them by fakes.
 const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate, performance } = globalThis;
-const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token } = process.env;
+const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token, RPM_KEEP_ALIVE_MS: kept } = process.env;
+
+const keepAliveMs = kept && Number(kept); // of idle connections, if the user has set it
 
 const REPORT_MS = 20; // at most one report in this time
 const RETRY_MS = [100, 1000]; // first and longest pause before a connection to the daemon is tried again
@@ -18,6 +20,7 @@ const STALLED_REPORTS = 100; // unsent for so many rounds: the daemon does not r
 const FRESH_MS = 1000; // a client that was accepted has so much time to send a request when clients are refused
 const RAW_MS = 1000; // so much longer connections count that are not HTTP: nobody can see whether anything is under way there
 const LINE_LIMIT = 65536; // characters of a message of the daemon
+const HEADERS_MS = 1000; // so much longer than an idle connection is kept may the head of a request take, at least
 
 const references = new Set(); // weak, of servers that were told to listen
 const sessions = new Set(); // of HTTP/2
@@ -59,8 +62,26 @@ function noteServer(server) {
   connect();
   if (alive().includes(server)) return;
   references.add(new WeakRef(server));
+  keepIdle(server);
   server.on('session', guarded(noteSession));
   for (const event of ['upgrade', 'connect']) followUpgrades(server, event);
+}
+
+/**
+ * Keeps idle connections as long as the user has set, also where the program sets another time, before or after it
+ * listens. What Node adds to that (`keepAliveTimeoutBuffer`) stays. `headersTimeout` must be longer, or it could end a
+ * connection that is still kept; 0 switches it off.
+ */
+function keepIdle(server) {
+  if (!Number.isFinite(keepAliveMs) || typeof server.keepAliveTimeout !== 'number') return;
+  let { headersTimeout } = server;
+  const property = { configurable: true, enumerable: true };
+  Object.defineProperty(server, 'keepAliveTimeout', { ...property, get: () => keepAliveMs, set() {} });
+  Object.defineProperty(server, 'headersTimeout', {
+    ...property,
+    get: () => headersTimeout && Math.max(headersTimeout, keepAliveMs + HEADERS_MS),
+    set: (ms) => { headersTimeout = ms; },
+  });
 }
 
 function alive() {

@@ -1,11 +1,13 @@
 //! Keys of ecosystem files that no other test covers, with real processes.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use rpm_e2e::place::Place;
-use rpm_testkit::{Process, Rpm, Status, node, wait_for, wait_until};
+use rpm_testkit::{Process, Rpm, Status, bun, node, wait_for, wait_until};
 use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -174,4 +176,92 @@ fn many_changes_within_the_delay_are_one_restart() {
     let restarted = |process: &Process| process.status == Status::Online && process.restarts == 2;
     wait_until("twice", BOUND, || process(&site.rpm), restarted);
     fs::remove_file(&starts).expect("it is there");
+}
+
+/// An app that says what it was left of the two times that it sets itself.
+const KEPT_BY_NODE: &str = "const server = require('http').createServer((request, response) =>
+        response.end(`${server.keepAliveTimeout} ${server.headersTimeout} end`));
+    server.keepAliveTimeout = 7000;
+    server.listen(0, () => {
+        server.keepAliveTimeout = 8000;
+        require('fs').writeFileSync('port', `${server.address().port}\\n`);
+    });";
+
+const KEPT_BY_BUN: &str =
+    "const options = { port: 0, idleTimeout: 3, fetch: () => new Response(`${options.idleTimeout} end`) };
+    require('fs').writeFileSync('port', `${Bun.serve(options).port}\\n`);";
+
+/// The answer of the app to one request, and the connection, which is idle then.
+fn answer(site: &Site) -> (String, TcpStream) {
+    let port: u16 = site.file("port").trim().parse().expect("a port");
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
+    client.set_read_timeout(Some(BOUND)).expect("a bound");
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: app\r\n\r\n")
+        .expect("it reads");
+    let mut answer = String::new();
+    while !answer.ends_with("end") {
+        let mut part = [0; 1024];
+        let length = client.read(&mut part).expect("an answer");
+        assert_ne!(length, 0, "{answer:?} is all");
+        answer.push_str(&String::from_utf8_lossy(&part[..length]));
+    }
+    (answer, client)
+}
+
+#[test]
+fn idle_connections_are_kept_as_long_as_is_said() {
+    let fork = || json!({"interpreter": node(22)});
+    let cluster = || json!({"interpreter": node(24), "instances": 2});
+    let old = || json!({"interpreter": node(18), "instances": 2});
+    let twenty: &[&str] = &["--keep-alive-timeout", "20s"];
+    let long: &[&str] = &["--keep-alive-timeout", "70s"];
+    for (keys, options, seconds, body) in [
+        (fork(), &[][..], 8, "8000 60000 end"),
+        (fork(), twenty, 20, "20000 60000 end"),
+        (cluster(), twenty, 20, "20000 60000 end"),
+        (cluster(), long, 70, "70000 71000 end"),
+        (old(), long, 70, "70000 71000 end"),
+    ] {
+        let site = Site::new(KEPT_BY_NODE);
+        site.start(&keys, options);
+        let (answer, _) = answer(&site);
+        let header = format!("Keep-Alive: timeout={seconds}\r\n");
+        assert!(answer.contains(&header), "{keys} {options:?}: {answer}");
+        assert!(answer.ends_with(body), "{keys} {options:?}: {answer}");
+    }
+}
+
+#[test]
+fn idle_connections_are_closed_when_the_time_is_over() {
+    // The app's own 8 s would be longer than this. Node adds up to a second.
+    let bound = Duration::from_secs(5);
+    for keys in [json!({}), json!({"instances": 2})] {
+        let site = Site::new(KEPT_BY_NODE);
+        let mut keys = keys;
+        keys["keep_alive_timeout"] = json!("300ms");
+        site.start(&keys, &[]);
+        let (_, mut client) = answer(&site);
+        client.set_read_timeout(Some(bound)).expect("a bound");
+        let closed = client.read(&mut [0; 64]);
+        assert!(matches!(closed, Ok(0)), "{keys}: {closed:?}");
+    }
+}
+
+#[test]
+fn idle_connections_of_bun_are_kept_as_well() {
+    for (script, expected) in [
+        (KEPT_BY_NODE, "Keep-Alive: timeout=20\r\n"),
+        (KEPT_BY_BUN, "20 end"),
+    ] {
+        let site = Site::new(script);
+        site.start(&json!({"interpreter": bun(), "keep_alive_timeout": "20s"}), &[]);
+        let (answer, _) = answer(&site);
+        assert!(answer.contains(expected), "{answer}");
+    }
+    // It is the time for slow answers as well, and not made shorter.
+    let site = Site::new(KEPT_BY_BUN);
+    site.start(&json!({"interpreter": bun(), "keep_alive_timeout": "2s"}), &[]);
+    let (answer, _) = answer(&site);
+    assert!(answer.ends_with("3 end"), "{answer}");
 }

@@ -289,6 +289,12 @@ impl Supervisor {
             add(rpm_agent::TOKEN_ENV, held.token.clone());
             add(rpm_agent::SOCKET_ENV, place.socket.display().to_string());
             add("NODE_OPTIONS", rpm_agent::node_options(options.as_deref()));
+            // Empty, where an app that is started by another one would inherit it.
+            let kept = spec.keep_alive_timeout_ms;
+            add(
+                "RPM_KEEP_ALIVE_MS",
+                kept.map_or_else(String::new, |ms| ms.to_string()),
+            );
             let users = spec.env.get("BUN_OPTIONS").map(String::as_str);
             if let Some(options) = bun_options(&place.preloads, users) {
                 add("BUN_OPTIONS", options);

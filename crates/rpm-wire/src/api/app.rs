@@ -115,6 +115,9 @@ options! {
     /// Load the agent that drains Node politely
     Key::own("agent", Kind::Switch).below(WorkersAndPorts).off("Do not load the agent that drains Node politely")
         => agent: bool = "yes";
+    /// Keep idle connections of clients for this time, whatever the app sets (Node and Bun, with the agent); choose more than your load balancer's idle timeout
+    Key::own("keep_alive_timeout", Kind::Time).below(WorkersAndPorts).default("the app's; 5s with Node")
+        => keep_alive_timeout_ms: Option<u64>;
 
     /// Working directory
     Key::pm2("cwd", Kind::Text).below(EnvironmentAndUser).value("DIR").default("the current one");
