@@ -142,7 +142,7 @@ fn a_changed_file_is_applied_and_nothing_is_lost() {
 fn from_one_process_to_a_cluster_and_back_without_a_gap() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
     let mut app = json!({
-        "name": "web", "script": fixture("hello.js"), "exec_mode": "fork", "env": {"HOST": "127.0.0.1", "PORT": port.number()},
+        "name": "web", "script": fixture("hello.js"), "exec_mode": "fork", "keep_alive_timeout": "60s", "env": {"HOST": "127.0.0.1", "PORT": port.number()},
     });
     place.write("ecosystem.config.js", &ecosystem(&json!([app])));
     place.ok(&rpm, ["start"]);
