@@ -190,6 +190,8 @@ pub struct Key {
     pub state: State,
     /// What it does, in a line.
     pub doc: &'static str,
+    /// Its field in the API, if the value goes there as it is.
+    pub field: Option<&'static str>,
     /// Its value if nothing is said, where that is worth a word.
     pub default: Option<&'static str>,
     /// Its heading in the help.
@@ -221,6 +223,7 @@ impl Key {
             pm2,
             state: State::Works,
             doc: "",
+            field: None,
             default: None,
             heading: Heading::Options,
             flag: Flag::Same,
@@ -271,6 +274,13 @@ impl Key {
     pub const fn doc(self, doc: &'static str) -> Key {
         let doc = doc.trim_ascii_start();
         Key { doc, ..self }
+    }
+
+    /// Its field in the API.
+    #[must_use]
+    pub const fn field(self, field: &'static str) -> Key {
+        let field = Some(field);
+        Key { field, ..self }
     }
 
     /// Other names in ecosystem files.
@@ -403,20 +413,21 @@ macro_rules! options {
 
         impl $spec {
             /// The options of this table.
-            pub const OPTIONS: &[$crate::options::Key] = &[$($key.doc($doc)),*];
+            pub const OPTIONS: &[$crate::options::Key] = &[$($key.doc($doc)$(.field(stringify!($field)))?),*];
 
             /// Sets the field of an option; `false`: it has none here.
             ///
             /// # Errors
             /// The value does not fit the field.
             pub fn set(&mut self, option: &str, value: serde_json::Value) -> Result<bool, serde_json::Error> {
-                $($(
-                    if option == $key.name {
-                        self.$field = serde_json::from_value(value)?;
-                        return Ok(true);
-                    }
-                )?)*
-                Ok(false)
+                let key = $spec::OPTIONS.iter().find(|key| key.name == option);
+                match key.and_then(|key| key.field) {
+                    $($(
+                        Some(stringify!($field)) => self.$field = serde_json::from_value(value)?,
+                    )?)*
+                    _ => return Ok(false),
+                }
+                Ok(true)
             }
         }
     };

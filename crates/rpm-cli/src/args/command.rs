@@ -54,7 +54,7 @@ pub(crate) enum Command {
         targets: Targets,
         #[command(flatten)]
         files: FileArgs,
-        /// At once: requests under way are cut
+        /// At once: requests in flight are cut
         #[arg(long)]
         hard: bool,
     },
@@ -95,7 +95,7 @@ pub(crate) enum Command {
         targets: Targets,
         #[command(flatten)]
         files: FileArgs,
-        /// At once: requests under way are cut
+        /// At once: requests in flight are cut
         #[arg(long)]
         hard: bool,
     },
@@ -287,10 +287,10 @@ pub(crate) enum Command {
 /// Which part of an ecosystem file.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileArgs {
-    /// Of an ecosystem file, only these apps
+    /// Only these apps of the ecosystem file
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = values::trimmed)]
     pub(crate) only: Vec<String>,
-    /// Of an ecosystem file, add the variables of env_<NAME>
+    /// Add the variables of env_<NAME> in the ecosystem file
     #[arg(long, value_name = "NAME")]
     pub(crate) env: Option<String>,
     /// Show what an ecosystem file would change, and change nothing

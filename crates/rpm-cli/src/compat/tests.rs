@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use rpm_spec::keys::{self, State};
+use rpm_wire::api::AppSpec;
+use serde_json::Value;
 
 use super::*;
 
@@ -146,24 +148,45 @@ fn keys() -> String {
     table
 }
 
-/// `RPM_WRITE_DOCS=1 cargo test -p rpm-cli` writes the tables into the document.
+/// Fields of the API that are options as they are.
+fn fields() -> String {
+    let defaults = serde_json::to_value(AppSpec::default()).expect("JSON");
+    let mut table = "| field | default | meaning |\n|---|---|---|\n".to_owned();
+    for (key, field) in AppSpec::OPTIONS.iter().filter_map(|key| Some((key, key.field?))) {
+        let default = match (key.default, &defaults[field]) {
+            (Some(default), _) => default.to_owned(),
+            (None, Value::Null) => "none".to_owned(),
+            (None, Value::Array(_)) => "empty".to_owned(),
+            (None, Value::String(word)) => format!("`{word}`"),
+            (None, other) => other.to_string(),
+        };
+        let _ = writeln!(table, "| `{field}` | {default} | {} |", key.doc);
+    }
+    table
+}
+
+/// `RPM_WRITE_DOCS=1 cargo test -p rpm-cli` writes the tables into the documents.
 #[test]
-fn the_tables_of_the_document_are_these() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/FROM-PM2.md");
-    let text = std::fs::read_to_string(path).expect("the document");
-    let mut wanted = text;
-    for (name, table) in [("commands", commands()), ("options", flags()), ("keys", keys())] {
+fn the_tables_of_the_documents_are_these() {
+    for (document, name, table) in [
+        ("FROM-PM2.md", "commands", commands()),
+        ("FROM-PM2.md", "options", flags()),
+        ("FROM-PM2.md", "keys", keys()),
+        ("API.md", "fields", fields()),
+    ] {
+        let path = format!("{}/../../docs/{document}", env!("CARGO_MANIFEST_DIR"));
+        let mut text = std::fs::read_to_string(&path).expect("the document");
         let (open, close) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
-        let from = wanted.find(&open).expect("its place") + open.len();
-        let to = from + wanted[from..].find(&close).expect("its end");
-        wanted.replace_range(from..to, &table);
+        let from = text.find(&open).expect("its place") + open.len();
+        let to = from + text[from..].find(&close).expect("its end");
+        if std::env::var_os("RPM_WRITE_DOCS").is_some() {
+            text.replace_range(from..to, &table);
+            std::fs::write(&path, &text).expect("it is written");
+        } else {
+            assert!(
+                text[from..to] == table,
+                "{document}: RPM_WRITE_DOCS=1 cargo test -p rpm-cli writes {name}"
+            );
+        }
     }
-    if std::env::var_os("RPM_WRITE_DOCS").is_some() {
-        std::fs::write(path, &wanted).expect("it is written");
-    }
-    let text = std::fs::read_to_string(path).expect("the document");
-    assert!(
-        text == wanted,
-        "RPM_WRITE_DOCS=1 cargo test -p rpm-cli writes them"
-    );
 }

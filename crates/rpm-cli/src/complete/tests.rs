@@ -263,6 +263,6 @@ fn what_is_no_question_is_a_command() {
     let question = Completion::of("pm2-runtime", &args).expect("a question");
     assert_eq!(
         question.answer_from(&Stub(Vec::new)),
-        "--balance\tHow connections reach the workers: the kernel delivers them (direct), the daemon accepts them (handoff, for Node), or it speaks HTTP and passes on each request (proxy)\n"
+        "--balance\tHow connections reach the workers: the kernel delivers them (direct), the daemon accepts them (handoff, for Node), or it speaks HTTP and forwards each request (proxy); auto is direct [default: auto]\n"
     );
 }

@@ -77,8 +77,8 @@ options! {
     Key::pm2("namespace", Kind::Text) => namespace: String = "default_namespace";
     /// Arguments of the script
     Key::pm2("args", Kind::Words).file_only();
-    /// Start a script that already runs once more
-    Key::pm2("force", Kind::Switch).short('f').help("Start a script that already runs once more, under another name");
+    /// Start a script once more that already runs
+    Key::pm2("force", Kind::Switch).short('f').help("Start a script once more that already runs, under another name");
     /// Start it; `false` only adds it to the list
     Key::pm2("autostart", Kind::Switch).off("Only add it to the list") => autostart: bool = "yes";
 
@@ -88,40 +88,40 @@ options! {
     Key::pm2("exec_mode", Kind::Choice(&["cluster", "fork", "cluster_mode", "fork_mode"]))
         .aliases(&["_mode"]).below(WorkersAndPorts).short('x')
         .stands("execute-command", "fork", "One process, also with -i (fork mode)");
-    /// Addresses to open and pass to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080
+    /// Addresses to open and pass to the workers by LISTEN_FDS: `8080`, `127.0.0.1:8080` or `[::1]:8080`
     Key::own("listen", Kind::Addresses).below(WorkersAndPorts)
         .help("Open this address and pass it to the workers by LISTEN_FDS: 8080, 127.0.0.1:8080 or [::1]:8080")
         => listen: Vec<String>;
-    /// How connections reach the workers: the kernel delivers them (direct), the daemon accepts them (handoff, for Node), or it speaks HTTP and passes on each request (proxy)
-    Key::own("balance", Kind::Choice(&["auto", "direct", "handoff", "proxy"])).below(WorkersAndPorts).value("HOW")
+    /// How connections reach the workers: the kernel delivers them (direct), the daemon accepts them (handoff, for Node), or it speaks HTTP and forwards each request (proxy); auto is direct
+    Key::own("balance", Kind::Choice(&["auto", "direct", "handoff", "proxy"])).below(WorkersAndPorts).value("HOW").default("auto")
         => balance: Balance;
     /// Which worker gets a connection: the next (round-robin), the one with the fewest open (least-connections), the client's own (ip-hash, as for socket.io), by `weights` (weighted), or the fastest (latency, with `balance: proxy`)
     Key::own("policy", Kind::Choice(&["round-robin", "least-connections", "ip-hash", "weighted", "latency"]))
-        .below(WorkersAndPorts).value("POLICY")
+        .below(WorkersAndPorts).value("POLICY").default("round-robin")
         .help("Which worker gets a connection: the next (round-robin), the one with the fewest open (least-connections), the client's own (ip-hash, as for socket.io), by --weights (weighted), or the fastest (latency, with --balance proxy)")
         => policy: Policy;
     /// Weights of the workers for the policy `weighted`, 1 to 100 each; the list repeats
     Key::own("weights", Kind::Numbers(1, 100)).below(WorkersAndPorts)
         .help("Weights of the workers for --policy weighted, 1 to 100 each; the list repeats")
         => weights: Vec<u32>;
-    /// Share only these of the ports that the program opens; with `uid` also those below 1024 that it may have
+    /// Of the ports that the program opens, share only these; with `uid` also those below 1024 that it may have
     Key::own("ports", Kind::Numbers(1, 65535)).below(WorkersAndPorts).value("PORT").default("all but random ones")
-        .help("Share only these of the ports that the program opens; with --uid also those below 1024 that it may have")
+        .help("Of the ports that the program opens, share only these; with --uid also those below 1024 that it may have")
         => ports: Vec<u16>;
     /// Share the ports that the program opens by itself
     Key::own("intercept", Kind::Switch).below(WorkersAndPorts)
-        .off("Leave the ports that the program opens by itself to it (it is not balanced then, unless it is Node), and let it gain privileges (sudo)")
+        .off("Do not share the ports that the program opens by itself (it is not balanced then, unless it is Node), and let it gain privileges (sudo)")
         => intercept: bool = "yes";
-    /// Load the agent that drains Node politely
-    Key::own("agent", Kind::Switch).below(WorkersAndPorts).off("Do not load the agent that drains Node politely")
+    /// Load the agent into Node and Bun, which drains them without a lost request
+    Key::own("agent", Kind::Switch).below(WorkersAndPorts).off("Do not load the agent into Node and Bun, which drains them without a lost request")
         => agent: bool = "yes";
-    /// Keep idle connections of clients for this time, whatever the app sets (Node and Bun, with the agent); choose more than your load balancer's idle timeout
+    /// How long idle client connections stay open, even if the app sets another time (Node and Bun, by the agent); choose more than the idle timeout of your load balancer
     Key::own("keep_alive_timeout", Kind::Time).below(WorkersAndPorts).default("the app's; 5s with Node")
         => keep_alive_timeout_ms: Option<u64>;
 
     /// Working directory
     Key::pm2("cwd", Kind::Text).below(EnvironmentAndUser).value("DIR").default("the current one");
-    /// Run the script with this program; `none` executes it
+    /// Program that runs the script; `none` executes the script itself
     Key::pm2("exec_interpreter", Kind::Text).aliases(&["interpreter"]).below(EnvironmentAndUser)
         .long("interpreter").value("PROGRAM").default("by its extension or its first line");
     /// Arguments of the interpreter
@@ -129,15 +129,15 @@ options! {
         .long("interpreter-args").alias("node-args").value("ARGS").help("Arguments of the interpreter, separated by spaces");
     /// Variables of the app; those of `env_<name>` are added by --env <name>
     Key::pm2("env", Kind::Variables).file_only();
-    /// The user it runs as (root only); its programs gain no privileges (sudo) without `intercept: false`
+    /// User it runs as (root only); its programs cannot gain privileges (sudo) without `intercept: false`
     Key::pm2("uid", Kind::User).aliases(&["user"]).below(EnvironmentAndUser).value("USER")
-        .help("The user it runs as (root only); its programs gain no privileges (sudo) without --no-intercept")
+        .help("User it runs as (root only); its programs cannot gain privileges (sudo) without --no-intercept")
         => uid: Option<String>;
-    /// The group it runs as (root only)
+    /// Group it runs as (root only)
     Key::pm2("gid", Kind::User).below(EnvironmentAndUser).value("GROUP") => gid: Option<String>;
-    /// Variables that it does not inherit: those whose name contains one of these; `true`: all
+    /// Do not inherit variables whose name contains one of these; `true`: inherit none
     Key::pm2("filter_env", Kind::Filter).below(EnvironmentAndUser)
-        .help("Variables that it does not inherit: those whose name contains one of these; without any: all");
+        .help("Do not inherit variables whose name contains one of these; without a name: inherit none");
     /// Files of variables, as for node --env-file; what the command's environment or `env` says takes precedence
     Key::own("env_file", Kind::List).below(EnvironmentAndUser).value("FILE")
         .help("Read variables from this file, as node does; the environment takes precedence, and the file over what a known app has");
@@ -145,51 +145,51 @@ options! {
     Key::pm2("source_map_support", Kind::Switch).file_only().default("true") => source_map_support: bool = "yes";
     /// The opposite of source_map_support
     Key::pm2("disable_source_map_support", Kind::Switch).below(EnvironmentAndUser).help("Node reads no source maps");
-    /// The variable PORT
+    /// Value of the variable PORT
     Key::pm2("port", Kind::COUNT).file_only();
-    /// The variable with the number of the instance
+    /// Name of the variable with the number of the instance
     Key::pm2("instance_var", Kind::Text).file_only().default("NODE_APP_INSTANCE") => instance_var: Option<String>;
-    /// A variable that is one higher for each further instance
+    /// Name of a variable that is one higher for each further instance
     Key::pm2("increment_var", Kind::Text).file_only() => increment_var: Option<String>;
     /// `-<name>` of --env is added to its name
     Key::pm2("append_env_to_name", Kind::Switch).file_only();
-    /// What its name begins with
+    /// Prefix of its name
     Key::pm2("name_prefix", Kind::Text).file_only();
 
     /// A worker is ready when it sends `ready` (process.send)
     Key::pm2("wait_ready", Kind::Switch).below(ReadyStopRestart) => wait_ready: bool;
-    /// How long a worker may take to become ready; usually as long as for a reload
+    /// How long a worker may take to become ready; as long as for a reload by default
     Key::pm2("listen_timeout", Kind::Time).below(ReadyStopRestart) => listen_timeout_ms: Option<u64>;
-    /// From the signal to stop until SIGKILL
-    Key::pm2("kill_timeout", Kind::Time).below(ReadyStopRestart).short('k') => kill_timeout_ms: Option<u64>;
+    /// Time between the signal to stop and SIGKILL
+    Key::pm2("kill_timeout", Kind::Time).below(ReadyStopRestart).short('k').default("1600ms") => kill_timeout_ms: Option<u64>;
     /// Signal that asks the program to stop
-    Key::own("kill_signal", Kind::Signal).below(ReadyStopRestart) => kill_signal: StopSignal;
-    /// The signal goes to all that it has started, too
-    Key::pm2("treekill", Kind::Switch).below(ReadyStopRestart).off("Signal the program alone, and not what it has started")
+    Key::own("kill_signal", Kind::Signal).below(ReadyStopRestart).default("SIGINT") => kill_signal: StopSignal;
+    /// Send the signal to everything that the program has started, too
+    Key::pm2("treekill", Kind::Switch).below(ReadyStopRestart).off("Send the signal only to the program, not to what it has started")
         => treekill: bool = "yes";
-    /// Ask the program to stop by the message `shutdown` (process.on('message')) instead of a signal
+    /// Ask the program to stop with the message `shutdown` (process.on('message')) instead of a signal
     Key::pm2("shutdown_with_message", Kind::Switch).below(ReadyStopRestart) => shutdown_with_message: bool;
     /// Exit codes after which it is not restarted
     Key::pm2("stop_exit_codes", Kind::Numbers(i32::MIN as i64, i32::MAX as i64)).below(ReadyStopRestart).value("CODE")
         => stop_exit_codes: Vec<i32>;
-    /// Replace a worker whose processes have more memory: 300M, 1G
+    /// Replace a worker whose processes use more memory than this: 300M, 1G
     Key::pm2("max_memory_restart", Kind::Memory).below(ReadyStopRestart).value("MEMORY") => max_memory_restart: Option<u64>;
-    /// Restart by the clock, as cron does: '0 3 * * *'
+    /// Restart on a schedule, as cron does: '0 3 * * *'
     Key::pm2("cron_restart", Kind::Cron).aliases(&["cron"]).below(ReadyStopRestart).short('c').alias("cron")
         => cron_restart: Option<String>;
     /// Time zone of cron_restart, as Europe/Berlin
     Key::own("cron_timezone", Kind::Text).file_only().default("the daemon's") => cron_timezone: Option<String>;
     /// Restart when files change: `true` for the working directory, or paths, also with `*`, `**`, `?`, `{a,b}`
     Key::pm2("watch", Kind::Watch).below(ReadyStopRestart).help("Restart when files change: in the working directory, or in these paths");
-    /// Files whose changes do not matter: names, paths with `*`, regular expressions (`regex:…` in JSON and YAML)
+    /// Files whose changes are ignored: names, paths with `*`, regular expressions (`regex:…` in JSON and YAML)
     Key::pm2("ignore_watch", Kind::Patterns).below(ReadyStopRestart)
-        .help("Files whose changes do not matter; several are separated by commas or blanks");
-    /// At least so long from the first change to the restart, which waits until changes cease (5 seconds at most)
+        .help("Files whose changes are ignored; several are separated by commas or blanks");
+    /// Time from the first change to the restart, which also waits until changes cease (5 seconds at most)
     Key::pm2("watch_delay", Kind::Time).below(ReadyStopRestart);
     /// Give up after this many failures to start in a row
-    Key::pm2("max_restarts", Kind::COUNT).below(ReadyStopRestart) => max_restarts: Option<u32>;
-    /// An exit after this time is no failure to start
-    Key::pm2("min_uptime", Kind::Time).below(ReadyStopRestart) => min_uptime_ms: Option<u64>;
+    Key::pm2("max_restarts", Kind::COUNT).below(ReadyStopRestart).default("16") => max_restarts: Option<u32>;
+    /// An exit after this time does not count as a failure to start
+    Key::pm2("min_uptime", Kind::Time).below(ReadyStopRestart).default("1s") => min_uptime_ms: Option<u64>;
     /// Wait this long before each restart
     Key::pm2("restart_delay", Kind::Time).below(ReadyStopRestart) => restart_delay_ms: Option<u64>;
     /// Wait this long before the first restart, longer before each further one
@@ -199,17 +199,17 @@ options! {
         => autorestart: bool = "yes";
 
     /// On reload: time a new worker has until it must be ready
-    Key::own("reload_timeout", Kind::Time).below(Reload) => reload_timeout_ms: Option<u64>;
-    /// On reload: time an old worker has to finish what it has begun
-    Key::own("drain_timeout", Kind::Time).below(Reload) => drain_timeout_ms: Option<u64>;
-    /// On reload: time the old workers stand by when the new ones serve, to take over again if one of these ends
-    Key::own("watch_after", Kind::Time).below(Reload) => watch_after_ms: Option<u64>;
+    Key::own("reload_timeout", Kind::Time).below(Reload).default("30s") => reload_timeout_ms: Option<u64>;
+    /// On reload: time an old worker has to finish its requests
+    Key::own("drain_timeout", Kind::Time).below(Reload).default("30s") => drain_timeout_ms: Option<u64>;
+    /// On reload: how long the old workers stand by when the new ones serve, to take over again if one of these ends
+    Key::own("watch_after", Kind::Time).below(Reload).default("0") => watch_after_ms: Option<u64>;
     /// On reload: how many new workers may be starting at once; 0 is one per CPU
-    Key::own("parallel", Kind::COUNT).below(Reload) => parallel: u32;
-    /// On reload: how many workers more than instances there may be, those that drain included
+    Key::own("parallel", Kind::COUNT).below(Reload).default("0") => parallel: u32;
+    /// On reload: how many more workers than instances there may be, those that drain included
     Key::own("max_surge", Kind::COUNT).below(Reload).default("any number") => max_surge: Option<u32>;
-    /// On reload: for how many instances an old worker may leave before its successor is started
-    Key::own("max_unavailable", Kind::COUNT).below(Reload) => max_unavailable: u32;
+    /// On reload: for how many instances the old worker may leave before its successor is started
+    Key::own("max_unavailable", Kind::COUNT).below(Reload).default("0") => max_unavailable: u32;
     /// On reload: accept a new version that listens elsewhere
     Key::own("allow_port_change", Kind::Switch).below(Reload) => allow_port_change: bool;
     /// On reload: path that a new worker must answer, with HTTP, before it serves; or an object with path, status, interval, timeout, threshold
@@ -244,29 +244,29 @@ options! {
         json: false,
     }
 
-    /// Where its output goes; `/dev/stdout` and `/dev/stderr` are those of `rpm runtime`, /dev/null: nowhere
+    /// File for standard output; `/dev/stdout` and `/dev/stderr` are those of `rpm runtime`, `/dev/null` discards it
     Key::pm2("out_file", Kind::Output).aliases(&["out", "output", "out_log"]).below(Output)
-        .long("output").short('o').alias("out").help("Where its output goes; /dev/null: nowhere");
-    /// Where its errors go; the same
+        .long("output").short('o').alias("out").help("File for standard output; /dev/null discards it");
+    /// File for standard error; the same
     Key::pm2("error_file", Kind::Output).aliases(&["err", "error", "err_file", "err_log"]).below(Output)
-        .long("error").short('e').alias("err").help("Where its errors go");
-    /// Where both go, besides
+        .long("error").short('e').alias("err").help("File for standard error");
+    /// File for both, in addition
     Key::pm2("log_file", Kind::Output).aliases(&["log"]).below(Output).long("log").short('l').optional();
-    /// Throw its output away
+    /// Discard all output
     Key::pm2("disable_logs", Kind::Switch).below(Output);
     /// All instances write to the same files
     Key::pm2("merge_logs", Kind::Switch).aliases(&["combine_logs"]).below(Output) => merge: bool;
-    /// The time before each line, as YYYY-MM-DD HH:mm:ss.SSS Z
+    /// Put the time in front of each line, in this format: YYYY-MM-DD HH:mm:ss.SSS Z
     Key::pm2("log_date_format", Kind::Text).below(Output).value("FORMAT");
-    /// The same with YYYY-MM-DDTHH:mm:ss
+    /// Put the time in front of each line, as YYYY-MM-DDTHH:mm:ss
     Key::pm2("time", Kind::Switch).below(Output);
-    /// `json`: each line as an object
+    /// `json` writes each line as a JSON object
     Key::pm2("log_type", Kind::Choice(&["json", "raw"])).below(Output).value("TYPE");
-    /// Rotate a log file when it is this large: <file>.1, .2 and so on
+    /// Rotate a log file when it has this size: `<file>.1`, `.2` and so on
     Key::own("log_max_size", Kind::Memory).below(Output) => max_bytes: Option<u64>;
     /// How many rotated files are kept
     Key::own("log_keep", Kind::COUNT).below(Output).default("10").needs("log_max_size") => keep: Option<u32>;
-    /// Where the pid is written; -<id> is added
+    /// File for the pid; `-<id>` is added to its name
     Key::pm2("pid_file", Kind::File).aliases(&["pid"]).below(Output).long("pid").short('p');
 }
 

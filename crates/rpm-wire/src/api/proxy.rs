@@ -27,67 +27,67 @@ options! {
     pub struct ProxySpec {}
     default {}
 
-    /// Certificates in PEM: clients speak TLS; of several the one with the name that a client asks for
+    /// Certificates (PEM) for TLS with clients; of several, the server name that a client asks for selects one
     own("tls_cert", Kind::Files) => tls_cert: Vec<String>;
     /// Their keys, in the same order
     own("tls_key", Kind::Files) => tls_key: Vec<String>;
-    /// Another port, whose clients are sent to the one with TLS
+    /// Port for plain HTTP that redirects clients to the one with TLS
     own("redirect_http", Kind::Number(1, 65535)).value("PORT") => redirect_http: Option<u32>;
-    /// Connections from these addresses and networks begin with the PROXY protocol, version 1 or 2; `true`: all do
+    /// Expect the PROXY protocol (version 1 or 2) on connections from these addresses and networks; `true`: on all
     own("proxy_protocol", Kind::Networks)
-        .help("Connections begin with the PROXY protocol, version 1 or 2: all, or those from these addresses and networks")
+        .help("Expect the PROXY protocol (version 1 or 2) on connections: on all, or on those from these addresses and networks")
         => #[serde(deserialize_with = "networks")] proxy_protocol: Vec<String>;
-    /// What clients from these addresses and networks say of earlier proxies (X-Forwarded-For and the like) is true; `true`: what all say
+    /// Trust what clients from these addresses and networks say of earlier proxies (X-Forwarded-For and the like); `true`: trust all
     own("trust_forwarded", Kind::Networks)
-        .help("What clients say of earlier proxies (X-Forwarded-For and the like) is true: all, or those from these addresses and networks")
+        .help("Trust what clients say of earlier proxies (X-Forwarded-For and the like): all, or those from these addresses and networks")
         => #[serde(deserialize_with = "networks")] trust_forwarded: Vec<String>;
-    /// Pass on fields that look like those of the proxy where they become variables (X_Forwarded_For)
+    /// Forward header fields that a program could mistake for the proxy's own (X_Forwarded_For)
     own("allow_underscores", Kind::Switch) => allow_underscores: bool;
-    /// `h2c` speaks HTTP/2 to the workers (gRPC), `tcp` passes on connections as they are
+    /// `h2c` speaks HTTP/2 to the workers (gRPC), `tcp` forwards connections as they are
     own("protocol", Kind::Choice(&["http", "h2c", "tcp"])) => protocol: Option<String>;
-    /// Compress answers for clients that know gzip
+    /// Compress responses for clients that accept gzip
     own("compress", Kind::Switch) => compress: bool;
-    /// Name of a cookie by which a client stays with its worker
+    /// Name of the cookie that keeps a client with its worker
     own("sticky", Kind::Text).value("COOKIE") => sticky: Option<String>;
-    /// Requests that a worker may have at once
+    /// Maximum number of requests in flight per worker
     own("max_in_flight", Kind::POSITIVE) => max_in_flight: Option<u32>;
-    /// Requests that may wait when all workers have as many
+    /// Maximum number of requests that wait when all workers have as many
     own("queue_limit", Kind::COUNT).default("1024") => queue_limit: Option<u32>;
     /// How long they may wait
     own("queue_timeout", Kind::Time).default("10s") => queue_timeout_ms: Option<u64>;
     /// How long a request waits while no worker serves
     own("hold_timeout", Kind::Time).default("10s") => hold_timeout_ms: Option<u64>;
-    /// How often a request is tried again, at most
+    /// Maximum number of retries of a request
     own("retries", Kind::COUNT).default("2") => retries: Option<u32>;
-    /// Time for a connection to a worker
+    /// Time to connect to a worker
     own("connect_timeout", Kind::Time).default("2s") => connect_timeout_ms: Option<u64>;
-    /// Time for the head of an answer
+    /// Time until the head of the response
     own("response_timeout", Kind::Time).default("60s") => response_timeout_ms: Option<u64>;
-    /// Time for the head of an answer over all attempts and all waiting
+    /// Time until the head of the response, over all attempts and all waiting
     own("request_timeout", Kind::Time).default("none") => request_timeout_ms: Option<u64>;
-    /// How long a body may not move once the answer has begun
+    /// How long a body may stall once the response has begun
     own("stream_timeout", Kind::Time).default("10m") => stream_timeout_ms: Option<u64>;
-    /// How long neither side of a WebSocket or of the protocol `tcp` may send anything; 0 is for ever
+    /// How long a WebSocket or a connection of the protocol `tcp` may be silent on both sides; 0 is for ever
     own("tunnel_timeout", Kind::Time).default("1h") => tunnel_timeout_ms: Option<u64>;
-    /// Time for the head of a request
+    /// Time a client has for the head of a request
     own("header_timeout", Kind::Time).default("20s") => header_timeout_ms: Option<u64>;
-    /// How long the connection of a client may be idle
+    /// How long a client connection may be idle
     own("idle_timeout", Kind::Time).default("75s") => idle_timeout_ms: Option<u64>;
-    /// Longest body of a request
+    /// Maximum size of the body of a request
     own("max_body", Kind::Memory) => max_body: Option<u64>;
-    /// Connections that one address may have
+    /// Maximum number of connections per client address
     own("max_connections", Kind::POSITIVE) => max_connections: Option<u32>;
-    /// Requests that a client may have open on a connection of HTTP/2
+    /// Maximum number of open requests per HTTP/2 connection
     own("max_streams", Kind::POSITIVE).default("256") => max_streams: Option<u32>;
-    /// How long a new worker is spared, with the policies `least-connections` and `latency`
+    /// How long a new worker gets less load, with the policies `least-connections` and `latency`
     own("slow_start", Kind::Time) => slow_start_ms: Option<u64>;
-    /// Between two requests of the health check to each worker that serves; without it only new workers are asked
+    /// Time between two health checks of each worker that serves; without it only new workers are checked
     own("check_interval", Kind::Time) => check_interval_ms: Option<u64>;
-    /// A file with a line for each request
+    /// File that gets a line for each request
     own("access_log", Kind::File) => access_log: Option<String>;
-    /// The format of its lines
+    /// Format of these lines
     own("access_log_format", Kind::Choice(&["combined", "json"])).default("combined") => access_log_format: Option<String>;
-    /// Only one of so many requests has a line
+    /// Only one of this many requests gets a line
     own("access_log_every", Kind::POSITIVE) => access_log_every: Option<u32>;
 }
 
