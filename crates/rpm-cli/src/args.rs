@@ -1,4 +1,4 @@
-//! What may be typed, and what it means.
+//! The command line: grammar and parsing.
 
 mod command;
 mod help;
@@ -33,7 +33,7 @@ pub(crate) const STATIC_SITE: &str = "static-site";
 pub(crate) const SITE_USER: &str = "RPM_SERVE_USERNAME";
 pub(crate) const SITE_PASSWORD: &str = "RPM_SERVE_PASSWORD";
 
-/// The name in help where the program was not told its own.
+/// The name in help if the program does not know its own.
 const DEFAULT_NAME: &str = "rpm";
 
 /// What the help of `restart` and `reload` shows, in this order; most are options of `start`.
@@ -56,7 +56,7 @@ pub enum Invocation {
     Client(Client),
     /// The daemon itself, for the directory [`crate::home_dir`].
     Daemon {
-        /// Only say whether this binary could take over from the one that runs.
+        /// Only report whether this binary could take over from the running daemon.
         check: bool,
     },
     /// A server of static files, which `serve` has the daemon start.
@@ -103,7 +103,7 @@ pub struct Client {
     pub(crate) no_color: bool,
 }
 
-/// The arguments are no command; or they ask for help or the version, which is no failure.
+/// The arguments are not a command; or they ask for help or the version, which is not a failure.
 #[derive(Debug)]
 pub struct Usage(clap::Error);
 
@@ -111,7 +111,7 @@ impl Usage {
     /// Prints it where it belongs. Exit code 0 for help and version, otherwise 1 as under PM2.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        // Nobody is left to be told that standard error is closed.
+        // If standard error is closed, there is nowhere to report it.
         let _ = self.0.print();
         match self.0.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
@@ -123,7 +123,7 @@ impl Usage {
 /// Reads the arguments; the first is the name the program was called by, which help and completions show.
 ///
 /// # Errors
-/// They are no command, or ask for help or the version: [`Usage::report`] says so.
+/// They are not a command, or ask for help or the version: [`Usage::report`] prints that.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let program = invoked_name(args.first());
@@ -340,7 +340,7 @@ enum Top {
     /// Run the daemon in the foreground (started by the other commands when it is needed)
     #[command(hide = true)]
     Daemon {
-        /// Only say whether this binary could take over from the one that runs
+        /// Only report whether this binary could take over from the running daemon
         #[arg(long)]
         check: bool,
     },

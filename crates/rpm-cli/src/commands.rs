@@ -354,7 +354,7 @@ async fn change_step_by_step(
             }
         }
     }
-    bail!("the daemon has ended before the change was made; see `rpm list`")
+    bail!("the daemon ended before the change was made; see `rpm list`")
 }
 
 fn show(reply: &ChangeReply, output: &mut Output) -> anyhow::Result<()> {
@@ -420,7 +420,7 @@ async fn update(binary: Option<&Path>, output: &mut Output) -> anyhow::Result<()
         None => std::env::current_exe().context("cannot find this program's own file")?,
     };
     let Some(stream) = connect(&home).await? else {
-        tell("the daemon does not run; the next command starts this version");
+        tell("the daemon is not running; the next command starts this version");
         return Ok(());
     };
     let mut session = Session::open(stream).await?;
@@ -456,7 +456,7 @@ async fn successor(home: &Home, before: u64) -> anyhow::Result<Pong> {
         tokio::time::sleep(UPDATE_PAUSE).await;
     }
     bail!(
-        "the new daemon does not answer after {} s; the apps run on, and any command starts another one",
+        "the new daemon does not answer after {} s; the apps keep running, and any command starts another daemon",
         UPDATE_DEADLINE.as_secs()
     )
 }
@@ -464,7 +464,7 @@ async fn successor(home: &Home, before: u64) -> anyhow::Result<Pong> {
 async fn kill() -> anyhow::Result<()> {
     let home = Home::open(home_dir()?)?;
     if connect(&home).await?.is_none() && !home.has_workers_left() {
-        tell("the daemon does not run; nothing to kill");
+        tell("the daemon is not running; nothing to kill");
         return Ok(());
     }
     // One that died has left its workers: the next one takes them back, and ends them.

@@ -32,9 +32,8 @@ const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Comma
     }
 }
 
-const DASHBOARD: &str = "there is no hosted dashboard; figures are at GET /metrics, for Prometheus";
-const MODULES: &str =
-    "there are no modules; figures are at GET /metrics, and logs are rotated by log_max_size";
+const DASHBOARD: &str = "there is no hosted dashboard; metrics are at GET /metrics, for Prometheus";
+const MODULES: &str = "there are no modules; metrics are at GET /metrics, and log_max_size rotates logs";
 
 /// All of them.
 pub(crate) const COMMANDS: &[Pm2Command] = &[

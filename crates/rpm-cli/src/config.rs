@@ -188,7 +188,7 @@ fn evaluate(path: &Path, around: &Surroundings) -> anyhow::Result<String> {
             "it is JavaScript, and neither node nor bun is in PATH: install one, or use .json, .yaml or .toml"
         );
     };
-    let (ours, theirs) = UnixStream::pair().context("no descriptor is left")?;
+    let (ours, theirs) = UnixStream::pair().context("no file descriptor is left")?;
     let child = Command::new(&runtime)
         .args(["-e", EVALUATE])
         .arg(path)
@@ -226,7 +226,7 @@ fn collect(mut from: UnixStream, mut child: Child) -> anyhow::Result<String> {
     match status {
         Some(status) if status.success() => Ok(text),
         Some(status) => bail!("it ended with {status}"),
-        None => bail!("it was not done within {} s", EVALUATED_WITHIN.as_secs()),
+        None => bail!("it did not finish within {} s", EVALUATED_WITHIN.as_secs()),
     }
 }
 
@@ -236,7 +236,7 @@ fn read_until(from: &mut UnixStream, deadline: Instant) -> anyhow::Result<String
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            bail!("it was not done within {} s", EVALUATED_WITHIN.as_secs());
+            bail!("it did not finish within {} s", EVALUATED_WITHIN.as_secs());
         }
         from.set_read_timeout(Some(left))?;
         match from.read(&mut chunk) {

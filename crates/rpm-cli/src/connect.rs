@@ -1,4 +1,4 @@
-//! A connection to the daemon, which is started when nobody answers.
+//! A connection to the daemon, which is started if it is not running.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -46,13 +46,13 @@ pub(crate) enum ConnectError {
     #[error("cannot connect to the daemon at {}", path.display())]
     Connect { path: PathBuf, source: io::Error },
     #[error(
-        "who listens at {} is user {uid}, and not the daemon of user {owner}, whose directory it is: nothing was sent; \
+        "user {uid} listens at {}, not the daemon of user {owner}, who owns the directory: nothing was sent; \
          end that process and remove the socket",
         path.display()
     )]
     Impostor { path: PathBuf, uid: u32, owner: u32 },
     #[error(
-        "another start of the daemon has not ended after {} s; it locks {}",
+        "another start of the daemon has not finished after {} s; it holds the lock {}",
         START_DEADLINE.as_secs(),
         .0.display()
     )]

@@ -36,7 +36,7 @@ pub(crate) struct Alone {
     _lock: Option<File>,
 }
 
-/// Waits until no other command changes the file. Where the system has no locks nobody waits.
+/// Waits until no other command changes the file. Does not wait if the system has no locks.
 pub(crate) fn alone(path: &Path) -> anyhow::Result<Alone> {
     let lock = hidden(path, "lock");
     let opened = make_directory(path).and_then(|()| {

@@ -30,11 +30,11 @@ pub(crate) enum RequestError {
     Broken(#[from] hyper::Error),
     #[error("the daemon does not answer ({} s)", ANSWER_DEADLINE.as_secs())]
     Silent,
-    #[error("the daemon's answer is not what this version expects")]
+    #[error("the daemon's response is not what this version expects")]
     Unexpected(#[from] serde_json::Error),
-    #[error("the daemon's answer has more than {} MB", MAX_ANSWER >> 20)]
+    #[error("the daemon's response has more than {} MB", MAX_ANSWER >> 20)]
     TooLong,
-    #[error("the daemon's answer was cut short")]
+    #[error("the daemon's response was cut short")]
     Cut(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("not a request")]
     Request(#[from] hyper::http::Error),

@@ -1,4 +1,4 @@
-//! Standard output, and what to do when nobody reads it any more.
+//! Standard output, and what to do when its reader is gone.
 
 use std::ffi::OsString;
 use std::fmt::Display;

@@ -1,4 +1,4 @@
-//! The `deploy` section of an ecosystem file: where an app is brought to, over ssh and git.
+//! The `deploy` section of an ecosystem file: where an app is deployed to, over ssh and git.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use crate::values::variables;
 /// One environment of the section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deployment {
-    /// Who logs in; the user's own configuration of ssh says it otherwise.
+    /// User that logs in; by default, the user's ssh configuration decides.
     pub user: Option<String>,
-    /// Where: at least one.
+    /// The hosts: at least one.
     pub hosts: Vec<String>,
     /// Of ssh.
     pub port: Option<u16>,
@@ -20,9 +20,9 @@ pub struct Deployment {
     pub key: Option<String>,
     /// Of ssh, for `-o`.
     pub ssh_options: Vec<String>,
-    /// What is checked out.
+    /// The revision to check out.
     pub git_ref: String,
-    /// What is cloned.
+    /// The repository to clone.
     pub repo: String,
     /// The directory on the host.
     pub path: String,
@@ -34,9 +34,9 @@ pub struct Deployment {
     pub pre_deploy_local: Option<String>,
     /// Run there before the new version is checked out.
     pub pre_deploy: Option<String>,
-    /// Run there after it: the apps are restarted by it.
+    /// Run there after the checkout; it restarts the apps.
     pub post_deploy: Option<String>,
-    /// Variables of all of these.
+    /// Variables for all of these commands.
     pub env: BTreeMap<String, String>,
 }
 
@@ -61,7 +61,7 @@ const KEYS: [&str; 15] = [
 /// The environments of the file's `deploy` section, by their names; none if it has no such section.
 ///
 /// # Errors
-/// All faults, in their order.
+/// All errors, in their order.
 pub fn deployments(file: &Value) -> Result<BTreeMap<String, Deployment>, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut found = BTreeMap::new();
@@ -160,7 +160,7 @@ fn deployment(place: &str, fields: &Map<String, Value>, problems: &mut Vec<Probl
             problem(format!("`{name}` is missing"));
         }
     }
-    // Neither may be taken for an option.
+    // ssh and git must not read either as an option.
     let option = |text: &&String| text.starts_with('-');
     let words = found
         .hosts

@@ -1,4 +1,4 @@
-//! A value becomes apps.
+//! From the value of a file to its apps.
 
 use serde_json::{Map, Value};
 
@@ -13,48 +13,48 @@ use crate::values::variables;
 pub struct Ecosystem {
     /// The apps, in their order.
     pub apps: Vec<AppOptions>,
-    /// Worth saying, and no fault.
+    /// Things worth a word that are not errors.
     pub warnings: Vec<Warning>,
 }
 
-/// Something that is not understood, and left out.
+/// Something that is not supported and therefore ignored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {text}")]
 pub struct Warning {
     /// Which app, by its name or number; or `the file`.
     pub place: String,
-    /// What.
+    /// The message.
     pub text: String,
 }
 
-/// A fault: nothing is started.
+/// An error: nothing is started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {text}")]
 pub struct Problem {
     /// Which app, by its name or number; or `the file`.
     pub place: String,
-    /// What is wrong and what was expected.
+    /// What is wrong, and what was expected.
     pub text: String,
 }
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Faults {
-    /// All faults, in their order.
+    /// All errors, in their order.
     pub problems: Vec<Problem>,
-    /// What could be read beside them.
+    /// What could be read in spite of them.
     pub found: Ecosystem,
 }
 
-/// Most apps of one file.
+/// Maximum number of apps in a file.
 const APPS_LIMIT: usize = 2000;
-/// What a file may have beside its apps.
+/// Keys of a file: the apps, and what may stand beside them.
 const TOP_KEYS: [&str; 5] = ["apps", "pm2", "deploy", "static", "$schema"];
 
 /// The apps of a value: `{apps: [...]}` (or `pm2`), a list of apps, or one app.
 ///
 /// # Errors
-/// All faults, and what could be read beside them.
+/// All errors, and what could be read in spite of them.
 pub fn read(value: &Value) -> Result<Ecosystem, Faults> {
     let mut reader = Reader::default();
     let apps = reader.apps(value);
@@ -137,7 +137,7 @@ impl Reader {
         if is_site && app.env.get(site::LISTS).is_some_and(|lists| lists == "true") {
             self.warn(
                 &place,
-                format!("`{}` is left out: directories are not listed", site::LISTS),
+                format!("`{}` is ignored: directories are not listed", site::LISTS),
             );
         }
         if app.script.is_none() && !names_script(fields) {
@@ -149,8 +149,8 @@ impl Reader {
         self.found.apps.push(app);
     }
 
-    /// What `deploy.<name>.env` says is said by `env_<name>` of every app that does not say it itself, as under PM2. What is wrong in
-    /// that section is told when it is used to deploy.
+    /// Adds the variables of `deploy.<name>.env` to `env_<name>` of every app that does not set them itself, as PM2 does. Errors in that
+    /// section are reported by `rpm deploy`.
     fn deployed(&mut self, value: &Value) {
         let section = value.get("deploy").and_then(Value::as_object);
         for (name, deployment) in section.into_iter().flatten() {
@@ -166,7 +166,7 @@ impl Reader {
         }
     }
 
-    /// The directories that are served beside the apps.
+    /// The entries of `static`: directories to serve.
     fn sites(&mut self, value: &Value) {
         let list = match value.get("static") {
             None | Some(Value::Null) => return,
@@ -177,7 +177,7 @@ impl Reader {
             let place = format!("static {}", number + 1);
             let Some(fields) = site.as_object() else {
                 let text = format!(
-                    "what is served is an object with `path` and `port`, not {}",
+                    "an entry of `static` is an object with `path` and `port`, not {}",
                     shown(site)
                 );
                 self.problem(&place, text);
@@ -189,7 +189,7 @@ impl Reader {
                 .into_iter()
                 .for_each(|text| self.problem(&place, text));
             if read.app.env.get(site::LISTS).is_some_and(|lists| lists == "true") {
-                self.warn(&place, "`ftp` is left out: directories are not listed".to_owned());
+                self.warn(&place, "`ftp` is ignored: directories are not listed".to_owned());
             }
             self.found.apps.push(read.app);
         }
@@ -232,14 +232,14 @@ impl Reader {
             }
             State::Needless(_) if polls(name, value) => self.warn(
                 place,
-                format!("`{name}.usePolling` is left out: only changes that this kernel makes are seen, none on network drives"),
+                format!("`{name}.usePolling` is ignored: rpm sees only changes made on this machine, none on network drives"),
             ),
             State::Needless(_) => {}
             State::Instead(what) => self.warn(place, format!("`{name}` is not supported: {what}")),
         }
     }
 
-    /// Two apps of one name would be one.
+    /// Reports apps with the same name: they would become one app.
     fn same_names(&mut self) {
         let names: Vec<String> = self
             .found
@@ -268,13 +268,13 @@ impl Reader {
     }
 }
 
-/// For network drives, where no kernel tells of changes.
+/// PM2 polls on network drives, where the kernel reports no changes.
 fn polls(name: &str, value: &Value) -> bool {
     keys::find(name).is_some_and(|key| key.name == "watch_options")
         && value.get("usePolling") == Some(&Value::Bool(true))
 }
 
-/// A script of the wrong type is reported as that.
+/// Whether a script is set at all: one of the wrong type is reported as such, not as missing.
 fn names_script(fields: &Map<String, Value>) -> bool {
     let is_script = |name: &str| keys::find(name).is_some_and(|key| key.name == "script");
     fields
@@ -282,7 +282,7 @@ fn names_script(fields: &Map<String, Value>) -> bool {
         .any(|(name, value)| is_script(name) && is_set(value))
 }
 
-/// For PM2 an empty string says as little as `null`.
+/// PM2 treats an empty string like `null`: the key is not set.
 fn is_set(value: &Value) -> bool {
     !value.is_null() && value != ""
 }
@@ -302,12 +302,12 @@ fn place(number: usize, name: Option<&str>) -> String {
 
 pub(crate) fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     match nearest(name, known) {
-        Some(near) => format!("there is no key `{name}`; did you mean `{near}`?"),
-        None => format!("there is no key `{name}`; it is left out"),
+        Some(near) => format!("unknown key `{name}`; did you mean `{near}`?"),
+        None => format!("unknown key `{name}`; it is ignored"),
     }
 }
 
-/// A value as an error shows it: briefly.
+/// A short form of a value, for error messages.
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 40;
     let text = match value {

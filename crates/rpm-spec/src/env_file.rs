@@ -1,6 +1,6 @@
 //! Files of variables, in the syntax of Node's `--env-file`.
 
-/// The variables of a text, in their order; of one that is there twice the last counts. What is no assignment is skipped, as Node does.
+/// The variables of a text, in their order. The last assignment of a variable counts. Lines that are not assignments are skipped, as in Node.
 ///
 /// A value may be in `"`, `'` or `` ` ``, over several lines; in `"` a `\n` is a line break. One without quotes ends at a `#`.
 #[must_use]

@@ -2,12 +2,12 @@
 
 use serde_json::{Number, Value};
 
-/// From here on JavaScript writes a number with an exponent.
+/// JavaScript writes numbers from here on with an exponent.
 const LARGE: f64 = 1e21;
-/// The same for small ones: below.
+/// The same for small numbers: those below.
 const SMALL: f64 = 1e-6;
 
-/// `String(value)`; objects and lists as `JSON.stringify` gives them.
+/// `String(value)`; for objects and lists, `JSON.stringify(value)`.
 pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -15,7 +15,7 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
-/// `String(number)`. Whole numbers stay exact, also where JavaScript has too few digits for them.
+/// `String(number)`. Whole numbers stay exact, even beyond the precision of JavaScript.
 pub(crate) fn number(number: &Number) -> String {
     match number.as_f64().filter(|_| number.is_f64()) {
         Some(0.0) => "0".to_owned(),

@@ -3,7 +3,7 @@
 use rpm_wire::api::{AppSpec, LogSpec, ProxySpec};
 pub use rpm_wire::options::{Flag, Heading, Key, Kind, State};
 
-/// Why the probes of PM2's dashboard are needless.
+/// Why the keys of PM2's dashboard have no effect.
 const DASHBOARD: &str = "it was for PM2's dashboard; metrics are at GET /metrics";
 
 /// Keys of PM2 without an effect.
@@ -53,7 +53,7 @@ pub fn all() -> impl Iterator<Item = &'static Key> {
     .flatten()
 }
 
-/// What a key does, as the documentation has it: what it is for, and its default.
+/// The description of a key in the documentation, with its default.
 #[must_use]
 pub fn described(key: &Key) -> String {
     let plane = match key.heading {

@@ -1,6 +1,6 @@
-//! What somebody may have meant.
+//! Suggestions for misspelled words.
 
-/// The word of `words` that is nearest to `word`, if it is near: a few letters wrong, missing, added or swapped.
+/// The word of `words` that is most similar to `word`, if only a few letters are wrong, missing, added or swapped.
 #[must_use]
 pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();

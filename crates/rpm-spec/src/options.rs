@@ -1,4 +1,4 @@
-//! What is said of an app: what is not said is `None`.
+//! The options of an app as the user wrote them; `None` means not given.
 
 use std::collections::BTreeMap;
 
@@ -22,9 +22,9 @@ pub enum Mode {
 /// Where a stream goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Logging {
-    /// The usual file.
+    /// The default file.
     Usual,
-    /// Nowhere.
+    /// It is discarded.
     Nowhere,
     /// This file.
     File(String),
@@ -44,9 +44,9 @@ pub enum Watch {
 /// Variables that are not inherited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvFilter {
-    /// All are.
+    /// All variables are inherited.
     Nothing,
-    /// None is.
+    /// No variable is inherited.
     Everything,
     /// Those whose name contains one of these.
     Containing(Vec<String>),
@@ -57,20 +57,20 @@ pub enum EnvFilter {
 pub struct Health {
     /// Path and query.
     pub path: String,
-    /// The status of a good answer.
+    /// The expected status.
     pub status: Option<u16>,
-    /// Between two requests, in milliseconds.
+    /// Time between two requests, in milliseconds.
     pub interval_ms: Option<u64>,
-    /// For an answer, in milliseconds.
+    /// Time for a response, in milliseconds.
     pub timeout_ms: Option<u64>,
-    /// Good answers in a row.
+    /// Number of good responses in a row.
     pub threshold: Option<u32>,
 }
 
-/// An app, as far as it is described.
+/// The options of an app, as far as they are given.
 ///
-/// The options that something is to be found out for (paths that are looked up, variables, where output goes) have a field here. All
-/// others are `settings`: the daemon gets them as they are.
+/// Options that `rpm-cli` resolves (paths to look up, variables, log files) have a field. All others are `settings`, which the daemon
+/// gets as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(
     missing_docs,
@@ -87,7 +87,7 @@ pub struct AppOptions {
     pub exec_mode: Option<Mode>,
     pub env: BTreeMap<String, String>,
     pub env_file: Option<Vec<String>>,
-    /// Of `env_<name>`, by name.
+    /// The variables of `env_<name>`, by name.
     pub envs: BTreeMap<String, BTreeMap<String, String>>,
     pub out_file: Option<Logging>,
     pub error_file: Option<Logging>,
@@ -106,15 +106,15 @@ pub struct AppOptions {
     pub name_prefix: Option<String>,
     pub force: Option<bool>,
     pub health_check: Option<Health>,
-    /// By the name of the option, each as its field in the API has it.
+    /// Values by the name of the option, each in the form that its field in the API has.
     pub settings: BTreeMap<&'static str, Value>,
 }
 
 impl AppOptions {
-    /// Takes what is said by a key that [`crate::keys::State::Works`].
+    /// Sets the option of a key that [`crate::keys::State::Works`].
     ///
     /// # Errors
-    /// The value is not what the key wants.
+    /// The value does not fit the kind of the key.
     pub fn set(&mut self, key: &'static Key, value: &Value) -> Result<(), Wrong> {
         match key.name {
             "script" => self.script = Some(text(value)?),
@@ -160,7 +160,7 @@ impl AppOptions {
         self.settings.get(option)
     }
 
-    /// What is said here, and of `other` what is not said here. Variables are those of `other`: no command line says any.
+    /// These options, and those of `other` that are not given here. Variables come from `other`: the command line has none.
     #[must_use]
     pub fn or(self, other: AppOptions) -> AppOptions {
         macro_rules! first {

@@ -1,20 +1,20 @@
-//! Text to a value.
+//! From the text of a file to a value.
 
 use serde_json::Value;
 
 use crate::yaml;
 
-/// The largest file that is read, in bytes.
+/// Maximum size of a file, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
-/// How deep lists and objects may lie in each other.
+/// Maximum nesting of lists and objects.
 pub const MAX_DEPTH: usize = 64;
 
-/// How a file is written.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A JavaScript module, which somebody has to evaluate.
+    /// A JavaScript module, which the caller has to evaluate.
     Script,
-    /// JSON as JavaScript has it: with comments, trailing commas, and names without quotes.
+    /// JSON5: JSON with comments, trailing commas, and names without quotes.
     Json,
     /// YAML.
     Yaml,
@@ -22,7 +22,7 @@ pub enum Format {
     Toml,
 }
 
-/// Why a text has no value.
+/// Why a text cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// It is too long.
@@ -31,12 +31,12 @@ pub enum ParseError {
     /// Lists or objects are nested too deeply.
     #[error("lists and objects are nested more than {MAX_DEPTH} deep")]
     TooDeep,
-    /// It is not in the format; where and why.
+    /// Syntax error: where and why.
     #[error("{0}")]
     Syntax(String),
 }
 
-/// How a file of this name is written, if it may be an ecosystem file: `.json`, `.yaml`, `.yml`, `.toml`, and `.config.` followed by
+/// The format of a file of this name, if it may be an ecosystem file: `.json`, `.yaml`, `.yml`, `.toml`, and `.config.` followed by
 /// `js`, `cjs`, `mjs` or `ts`.
 #[must_use]
 pub fn format_of(name: &str) -> Option<Format> {
@@ -61,7 +61,7 @@ pub fn format_of(name: &str) -> Option<Format> {
     }
 }
 
-/// The value of a text. A [`Format::Script`] is taken as what its evaluation has printed: strict JSON.
+/// Parses a text. For [`Format::Script`] it is what the evaluation has printed: strict JSON.
 ///
 /// # Errors
 /// It is too long, too deep, or not in the format.
@@ -73,7 +73,7 @@ pub fn parse(text: &str, format: Format) -> Result<Value, ParseError> {
     let value = match format {
         Format::Script => serde_json::from_str(text).map_err(|error| syntax(&error))?,
         Format::Json => {
-            // Parsers call themselves for each level.
+            // Parsers recurse for each level.
             if brackets_are_deep(text) {
                 return Err(ParseError::TooDeep);
             }
@@ -88,7 +88,7 @@ pub fn parse(text: &str, format: Format) -> Result<Value, ParseError> {
     Ok(value)
 }
 
-/// What the parser has for a date, which JSON has not: an object with this field.
+/// The TOML parser represents a date, which JSON does not have, as an object with this field.
 const TOML_DATE: &str = "$__toml_private_datetime";
 
 fn dates_as_text(value: Value) -> Value {
@@ -111,7 +111,7 @@ fn syntax(error: &dyn std::fmt::Display) -> ParseError {
     ParseError::Syntax(error.to_string().trim().to_owned())
 }
 
-/// More brackets open at a time than may be, those in strings and comments not excepted: they are balanced there as well, or few.
+/// Whether too many brackets are open at a time. Those in strings and comments count too: they are balanced there as well, or few.
 fn brackets_are_deep(text: &str) -> bool {
     let mut depth = 0_usize;
     text.bytes().any(|byte| {

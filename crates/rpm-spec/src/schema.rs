@@ -4,10 +4,10 @@ use serde_json::{Map, Value, json};
 
 use crate::keys::{self, Key, Kind, State};
 
-/// As editors offer them; they are read in any case, and without `SIG`.
+/// The names that editors suggest. Other spellings (lower case, without `SIG`) are accepted when the file is read.
 const SIGNALS: [&str; 6] = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"];
 
-/// The schema (draft 2020-12), made from the table of keys. Unknown keys are faults here: an editor is to mark them.
+/// The schema (draft 2020-12), generated from the tables of options. Unknown keys are errors, so that editors mark them.
 #[must_use]
 pub fn schema() -> Value {
     let mut properties = Map::new();
@@ -25,7 +25,7 @@ pub fn schema() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Ecosystem file",
-        "description": "Apps for rpm. PM2's files are understood as they are.",
+        "description": "Apps for rpm. PM2's files work as they are.",
         "anyOf": [
             {"$ref": "#/$defs/file"},
             {"type": "array", "items": {"$ref": "#/$defs/app"}},
@@ -139,7 +139,7 @@ fn of_kind(kind: Kind) -> Value {
     }
 }
 
-/// Bounds that are those of the type are not worth a word.
+/// An integer; bounds that only come from its type are left out.
 fn whole(least: i64, most: i64) -> Value {
     let mut number = json!({"type": "integer"});
     if least > i64::from(i32::MIN) {

@@ -1,11 +1,12 @@
-//! `static`: directories that PM2 serves beside a file's apps. Each becomes an app that runs `serve`, as PM2 has it: told by variables.
+//! `static`: directories that PM2 serves beside the apps of a file. Each becomes an app that runs `serve` and is configured by variables, as
+//! under PM2.
 
 use serde_json::{Map, Value};
 
 use crate::ecosystem::{shown, unknown};
 use crate::options::{AppOptions, Mode};
 
-/// What such a one may have.
+/// The keys of an entry.
 const KEYS: [&str; 9] = [
     "path",
     "directory",
@@ -17,14 +18,14 @@ const KEYS: [&str; 9] = [
     "name",
     "monitor",
 ];
-/// Where it is served, if it does not say.
+/// Default port.
 const USUAL_PORT: u64 = 8080;
 /// The script of such an app.
 pub(crate) const SCRIPT: &str = "serve";
-/// Directories are not listed.
+/// The variable that asks for directory listings, which do not exist here.
 pub(crate) const LISTS: &str = "PM2_SERVE_FTP";
 
-/// What was found of one, and what is to be said.
+/// The app of an entry, with warnings and errors.
 #[derive(Default)]
 pub(crate) struct Read {
     pub(crate) app: AppOptions,
@@ -32,7 +33,7 @@ pub(crate) struct Read {
     pub(crate) problems: Vec<String>,
 }
 
-/// Reads one.
+/// Reads an entry.
 pub(crate) fn read(fields: &Map<String, Value>) -> Read {
     let mut read = Read::default();
     let mut env = Vec::new();

@@ -1,6 +1,6 @@
-//! Numbers with units, as people write them.
+//! Times and amounts of memory with units.
 
-/// Not a number of that unit.
+/// Not a time, or not an amount of memory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnitError(pub &'static str);
@@ -11,7 +11,7 @@ const MEMORY: UnitError = UnitError("an amount of memory: bytes, or a number wit
 /// A time in milliseconds: `1500`, `1500ms`, `10s`, `2m`, `1h`, `1d`.
 ///
 /// # Errors
-/// It is none.
+/// The text is not a time.
 pub fn time(text: &str) -> Result<u64, UnitError> {
     let (number, unit) = split(text);
     let scale = match unit {
@@ -28,7 +28,7 @@ pub fn time(text: &str) -> Result<u64, UnitError> {
 /// An amount of memory in bytes: `1048576`, `300M`, `1.5G`; units are powers of 1024, with or without a `B`.
 ///
 /// # Errors
-/// It is none.
+/// The text is not an amount of memory.
 pub fn memory(text: &str) -> Result<u64, UnitError> {
     let (number, unit) = split(text);
     let scale = match unit.to_ascii_uppercase().as_str() {
@@ -56,7 +56,7 @@ fn scaled(number: &str, scale: u64) -> Option<u64> {
     }
     let number: f64 = number.parse().ok()?;
     let scaled = number * scale as f64;
-    // Beyond that a float does not count by ones.
+    // Larger floats do not represent every whole number.
     (scaled.is_finite() && (0.0..9e15).contains(&scaled)).then_some(scaled as u64)
 }
 

@@ -1,4 +1,4 @@
-//! Values of keys, as what they mean.
+//! From the value of a key to what it means.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 
 use crate::options::{EnvFilter, Health, Logging, Mode, Watch};
 
-/// The value is not what the key wants: [`Kind::expected`].
+/// The value does not fit the kind of the key: [`Kind::expected`] says what would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrong;
 
 pub(crate) type Fits<T> = Result<T, Wrong>;
 
-/// The value of an option that the daemon gets as it is, as its field in the API has it: numbers for times and amounts of memory, lists
-/// for what may be written as one.
+/// The value of an option in the form of its field in the API: times and amounts of memory as numbers, lists as lists even if the user
+/// wrote a string.
 pub(crate) fn plain(kind: Kind, value: &Value) -> Fits<Value> {
     Ok(match kind {
         Kind::Text | Kind::File => string(value)?.into(),
@@ -52,7 +52,7 @@ pub(crate) fn plain(kind: Kind, value: &Value) -> Fits<Value> {
     })
 }
 
-/// Empty on the command line alone: in a file an empty string says nothing.
+/// A string. Only the command line can give an empty one: in a file it means that the key is not set.
 pub(crate) fn string(value: &Value) -> Fits<String> {
     value.as_str().map(str::to_owned).ok_or(Wrong)
 }
@@ -151,10 +151,10 @@ pub(crate) fn list(value: &Value) -> Fits<Vec<String>> {
     }
 }
 
-/// The networks that have all addresses.
+/// The two networks that contain all addresses.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
-/// A switch is all of them, or none.
+/// Networks; `true` means all, `false` none.
 fn networks(value: &Value) -> Fits<Vec<String>> {
     if let Ok(all) = switch(value) {
         let everybody = EVERYBODY.map(str::to_owned);
@@ -165,7 +165,7 @@ fn networks(value: &Value) -> Fits<Vec<String>> {
     good.then_some(list).ok_or(Wrong)
 }
 
-/// Is it an address, or one with the number of bits that count?
+/// Whether it is an address, or a network in CIDR notation.
 fn is_network(text: &str) -> bool {
     let (address, bits) = match text.split_once('/') {
         Some((address, bits)) => (address, Some(bits)),
@@ -179,7 +179,7 @@ fn is_network(text: &str) -> bool {
     bits.is_none_or(|bits| bits.parse().is_ok_and(|bits: u8| bits <= most))
 }
 
-/// Elements may be numbers: ports, and arguments.
+/// A list of strings. Numbers are accepted too: ports and arguments.
 pub(crate) fn strings(value: &Value) -> Fits<Vec<String>> {
     let one = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
@@ -190,7 +190,7 @@ pub(crate) fn strings(value: &Value) -> Fits<Vec<String>> {
     value.as_array().ok_or(Wrong)?.iter().map(one).collect()
 }
 
-/// Objects become JSON, as under PM2; what is null is left out.
+/// Variables. Objects become JSON, as under PM2; those that are null are skipped.
 pub(crate) fn variables(value: &Value) -> Fits<BTreeMap<String, String>> {
     let mut variables = BTreeMap::new();
     for (name, value) in value.as_object().ok_or(Wrong)? {
@@ -280,7 +280,7 @@ pub(crate) fn filter(value: &Value) -> Fits<EnvFilter> {
     }
 }
 
-/// `None` takes a time table away.
+/// `None` removes the schedule.
 fn cron(value: &Value) -> Fits<Option<String>> {
     match value {
         Value::Bool(false) | Value::Null => Ok(None),
@@ -337,8 +337,8 @@ pub(crate) fn health(value: &Value) -> Fits<Health> {
     })
 }
 
-/// As PM2 splits: blanks separate, and quotes hold together what stands between them where a word begins with one. Everything else is
-/// taken as it is: backslashes, quotes within a word, and one that is not closed.
+/// Splits like PM2: at blanks, except within quotes that begin a word. Backslashes, quotes inside a word and unclosed quotes are ordinary
+/// characters.
 fn split_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();

@@ -1,10 +1,10 @@
-//! YAML as js-yaml 4 reads it, which PM2 has its files read by: `y`, `on` and `NO` are words, `1_000` is one, and `010` is ten.
+//! YAML as js-yaml 4, which PM2 uses, reads it: `y`, `on` and `NO` are words, `1_000` is one, and `010` is ten.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// The value of a text.
+/// Parses a text.
 pub(crate) fn parse(text: &str) -> Result<Value, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         strict_booleans: true,

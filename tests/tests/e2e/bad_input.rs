@@ -247,7 +247,7 @@ fn a_name_that_exists() {
     assert_says(
         &ran,
         &[
-            "\"hello\" runs already",
+            "\"hello\" already runs",
             " restart hello` restarts it",
             " --force`",
         ],

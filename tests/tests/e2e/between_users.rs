@@ -117,7 +117,7 @@ fn nothing_is_sent_to_the_daemon_of_another_user() {
     };
     other.ok(["ping"]);
     symlink(other.home().join("rpm.sock"), rpm.home().join("rpm.sock")).expect("a link");
-    let who = format!("is user {OTHER}");
+    let who = format!("user {OTHER} listens at");
     for command in [&["start", "/bin/cat", "--name", "web"][..], &["list"], &["kill"]] {
         assert_says(&rpm.run(command), &[&who, "nothing was sent"]);
     }

@@ -109,7 +109,7 @@ fn versions_come_and_go_by_git() {
         (&["staging"][..], "there are: production"),
         (
             &["production", "revert", "9"],
-            "so many versions were not deployed",
+            "there are not that many earlier versions",
         ),
         (&["production", "nonsense"], "nonsense"),
     ] {

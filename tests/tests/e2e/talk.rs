@@ -60,7 +60,7 @@ fn actions_are_answered_by_each_worker() {
         "[talks:0:default]={\"value\":2}\n"
     );
     let error = rpm.fails(["trigger", "talks", "fail"]);
-    assert!(error.contains("no process has answered"), "{error}");
+    assert!(error.contains("no process answered"), "{error}");
     assert!(
         rpm.fails(["trigger", "ghost", "double"])
             .contains("no process or app")

@@ -176,7 +176,7 @@ fn without_a_daemon_there_is_nothing_to_update() {
     let rpm = Rpm::new();
     let ran = rpm.run(["update"]);
     assert!(
-        ran.code == Some(0) && ran.stderr.contains("does not run"),
+        ran.code == Some(0) && ran.stderr.contains("is not running"),
         "{ran:?}"
     );
     assert_eq!(rpm.daemon_pid(), None);

@@ -82,13 +82,13 @@ const fn page(
     }
 }
 
-const RENEWING: &str = "Other options are those of `rpm start`; what they say applies from then on.";
+const RENEWING: &str = "Also takes the options of `rpm start`, which apply from then on.";
 const IN_FORK_MODE: &str = "For processes in fork mode: the workers of a cluster have no standard input.";
 
 const PAGES: &[Page] = &[
     page(
         "start",
-        "It returns when every worker is ready, and fails, with the worker's last lines, if one is not.",
+        "Returns when every worker is ready. If one is not, it fails and prints the last lines of that worker.",
         &[
             ("start app.js", "one process"),
             ("start app.js -i max", "a worker per CPU, behind one port"),
@@ -105,11 +105,11 @@ const PAGES: &[Page] = &[
     ),
     page(
         "stop",
-        "Clients are refused at once, and requests under way are finished.",
+        "New clients are refused at once; requests in flight are finished.",
         &[
             ("stop api", ""),
             ("stop 0 1", "by id"),
-            ("stop all --hard", "at once: requests under way are cut"),
+            ("stop all --hard", "at once: requests in flight are cut"),
         ],
     ),
     page(
@@ -124,8 +124,8 @@ const PAGES: &[Page] = &[
     ),
     page(
         "reload",
-        "New workers serve once they are ready, then the old ones drain. If a new one does not get ready, the old ones stay.\n\
-         Other options are those of `rpm start`; what they say applies from then on.",
+        "New workers serve once they are ready, then the old ones drain. If a new one does not become ready, the old ones keep serving.\n\
+         Also takes the options of `rpm start`, which apply from then on.",
         &[
             ("reload api", ""),
             ("reload ecosystem.config.js --env production", ""),
@@ -137,7 +137,7 @@ const PAGES: &[Page] = &[
     ),
     page(
         "rollback",
-        "Script, arguments, environment and directory are those of before. Called again, it goes forward again.",
+        "Brings back script, arguments, environment and directory. A second rollback undoes the first.",
         &[("rollback api", "")],
     ),
     page("delete", "", &[("delete api", ""), ("delete all", "")]),
@@ -159,13 +159,13 @@ const PAGES: &[Page] = &[
             ("list api", ""),
             ("list --sort memory:desc", ""),
             ("list --watch", "again every 2 s, until q"),
-            ("list --json", "everything that is known"),
+            ("list --json", "all details"),
         ],
     ),
     page("describe", "", &[("describe api", ""), ("describe 0 --json", "")]),
     page(
         "logs",
-        "Past lines are those of the last MiB of each file, with --since or --until 10,000 lines at most.",
+        "Past lines come from the last MiB of each file; with --since or --until, at most 10,000 lines.",
         &[
             ("logs", "of all apps, and follow"),
             ("logs api -n 200", ""),
@@ -183,8 +183,8 @@ const PAGES: &[Page] = &[
         "validate",
         "",
         &[
-            ("validate", "every fault of ecosystem.config.js at once"),
-            ("validate apps.yaml --strict", "unknown keys are faults, too"),
+            ("validate", "every error in ecosystem.config.js at once"),
+            ("validate apps.yaml --strict", "unknown keys are errors, too"),
         ],
     ),
     page(
@@ -228,7 +228,7 @@ const PAGES: &[Page] = &[
     ),
     page(
         "runtime",
-        "It prints what the apps print; a signal ends everything.",
+        "Prints what the apps print; a signal ends everything.",
         &[
             ("runtime ecosystem.config.js --env production", ""),
             ("runtime app.js -i max --json", ""),
@@ -248,7 +248,7 @@ const PAGES: &[Page] = &[
     page("trigger", "", &[("trigger api 'heap dump'", "")]),
     page(
         "set",
-        "A variable of an app is set with a restart. Without a value the present one is printed.",
+        "Setting a variable of an app restarts it. Without a value, the current one is printed.",
         &[
             ("set api.PORT 8080", "a variable of the app `api`"),
             ("set api.PORT", ""),
@@ -271,17 +271,17 @@ const PAGES: &[Page] = &[
     page("env", "", &[("env 0", "")]),
     page(
         "demo",
-        "It needs nothing, and leaves nothing behind.",
+        "Needs nothing, and leaves nothing behind.",
         &[("demo", ""), ("demo --port 3000", "keep serving")],
     ),
     page(
         "update",
-        "The apps are not touched, and clients do not notice.",
+        "Apps and their clients are not affected.",
         &[("update", ""), ("update --binary ./rpm-new", "")],
     ),
     page(
         "completion",
-        "Names of apps come from the daemon; none is started for it.",
+        "Names of apps come from the daemon if it runs; completion does not start one.",
         &[
             (
                 "completion bash > ~/.local/share/bash-completion/completions/@NAME@",

@@ -1,8 +1,8 @@
-//! Options of PM2 that scripts give and that nothing needs: they are accepted, and what is so is said in a line.
+//! Options of PM2 without an effect here: they are accepted, and a note says why.
 
 use clap::Args;
 
-const DASHBOARD: &str = "there is no hosted dashboard; figures are at GET /metrics, for Prometheus";
+const DASHBOARD: &str = "there is no hosted dashboard; metrics are at GET /metrics, for Prometheus";
 const NOTHING_INJECTED: &str = "nothing is injected for a dashboard";
 
 /// Of `start`.
@@ -55,7 +55,7 @@ impl Needless {
         ("deep-monitoring", DASHBOARD),
         ("source-map-support", "it is on"),
         ("write", "it is for PM2's own files"),
-        ("ext", "--ignore-watch says what does not matter"),
+        ("ext", "use --ignore-watch"),
     ];
 
     /// A line for each that was given.

@@ -1,4 +1,5 @@
-//! The options of an app on the command line: arguments made from the table of options, which say what the keys of an ecosystem file would.
+//! The options of an app on the command line: clap's arguments, generated from the tables of options. What is typed is read as the value of
+//! the key in an ecosystem file.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, ValueParser};
 use clap::parser::ValueSource;
@@ -7,10 +8,10 @@ use rpm_spec::AppOptions;
 use rpm_spec::keys::{self, Flag, Heading, Key, Kind};
 use serde_json::Value;
 
-/// Places between two options below a heading, for arguments of `start` that are no options of an app.
+/// Gap between the `display_order` of two options, for arguments of `start` that are not options of an app.
 const BETWEEN: usize = 10;
 
-/// What the options say of an app.
+/// The options of an app that were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OptionArgs(pub(crate) AppOptions);
 
@@ -51,7 +52,7 @@ impl FromArgMatches for OptionArgs {
     }
 }
 
-/// The options that the command line has.
+/// The options that the command line takes.
 fn typed() -> impl Iterator<Item = &'static Key> {
     keys::all().filter(|key| key.flag != Flag::None)
 }
@@ -62,7 +63,7 @@ pub(crate) fn of_long(long: &str) -> Option<&'static Key> {
     typed().find(|key| id(key) == long.replace('-', "_"))
 }
 
-/// Its long name, with underscores.
+/// Id of its argument: the long name, with underscores.
 fn id(key: &Key) -> String {
     let name = key.long.unwrap_or(key.name).replace('-', "_");
     match key.flag {
@@ -72,7 +73,7 @@ fn id(key: &Key) -> String {
 }
 
 fn argument(key: &'static Key) -> Arg {
-    // clap wants names that live for ever; this happens once or twice in a process.
+    // clap wants static names. A process builds its grammar once or twice.
     let id: &'static str = String::leak(id(key));
     let long: &'static str = String::leak(id.replace('_', "-"));
     let arg = Arg::new(id)
@@ -97,7 +98,7 @@ fn help(key: &Key) -> String {
     format!("{text}{}", default.unwrap_or_default())
 }
 
-/// How its kind is typed.
+/// An argument with a value, by the kind of the option.
 fn valued(key: &'static Key, arg: Arg) -> Arg {
     let arg = arg.value_parser(parser(key)).action(ArgAction::Set);
     let arg = if key.optional { arg.num_args(0..=1) } else { arg };
@@ -131,7 +132,7 @@ fn valued(key: &'static Key, arg: Arg) -> Arg {
     }
 }
 
-/// A word is what the key wants, or an error says what that is; of some words help and completion know all.
+/// Checks a value, and says what was expected. Choices are listed by help and completion.
 fn parser(key: &'static Key) -> ValueParser {
     match key.kind {
         Kind::Choice(words) => PossibleValuesParser::new(words).into(),
@@ -147,7 +148,7 @@ fn parser(key: &'static Key) -> ValueParser {
     }
 }
 
-/// The value that an ecosystem file would have.
+/// The value that the key would have in an ecosystem file.
 fn value(key: &Key, words: &[String]) -> Value {
     let blank = |words: &[String]| -> Vec<String> {
         let parts = words.iter().flat_map(|word| word.split_whitespace());

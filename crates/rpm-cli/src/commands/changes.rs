@@ -1,4 +1,4 @@
-//! `restart`, `reload` and `start` of apps that are known: what is said of them applies from then on.
+//! `restart`, `reload` and `start` of known apps: options that are given apply from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,10 @@ use crate::home::like_pm2;
 use crate::output::Output;
 use crate::resolve::{changed, options_of};
 
-/// The option that a reload may have for itself alone.
+/// The option that, given with `reload`, is for that reload only.
 const WATCH_AFTER: &str = "watch_after";
 
-/// How apps become what they are said to be.
+/// How changes are applied to apps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct How {
     /// By a restart, or by a reload.
@@ -29,9 +29,9 @@ pub(super) struct How {
     pub(super) hard: bool,
     /// `--watch` alone switches the watching of files off where it is on.
     pub(super) toggles: bool,
-    /// Return only when it is done.
+    /// Return when it is done.
     pub(super) wait: bool,
-    /// And when the old workers are gone, too.
+    /// Return when the old workers are gone, too.
     pub(super) drained: bool,
 }
 
@@ -64,7 +64,7 @@ impl How {
     }
 }
 
-/// Restarts or reloads these, with what the arguments say.
+/// Restarts or reloads these, with the options in the arguments.
 pub(super) async fn apply(
     targets: Vec<String>,
     args: &StartArgs,
@@ -112,7 +112,7 @@ pub(super) async fn apply(
     change_step_by_step("/v1/actions", &request, how.wait, output).await
 }
 
-/// Refuses what is said of ecosystem files where none is named: nothing would come of it. (PM2 takes these options with everything.)
+/// Rejects options for ecosystem files if no file is named: they would have no effect. (PM2 takes them everywhere.)
 fn for_files_alone(args: &StartArgs) -> anyhow::Result<()> {
     let said = [("--env", args.env.is_some()), ("--only", !args.only.is_empty())];
     for (option, _) in said.into_iter().filter(|(_, is_said)| *is_said) {
@@ -120,11 +120,11 @@ fn for_files_alone(args: &StartArgs) -> anyhow::Result<()> {
             bail!("{option} is for ecosystem files: name the file, or leave {option} out");
         }
         tell(format!(
-            "warning: {option} is for ecosystem files; without one nothing comes of it"
+            "warning: {option} is for ecosystem files; without one it has no effect"
         ));
     }
     if args.no_daemon {
-        bail!("--no-daemon is for `rpm start`, which begins with no app; `rpm logs` follows those that run");
+        bail!("--no-daemon is for apps that do not run yet; `rpm logs` follows those that do");
     }
     Ok(())
 }
@@ -172,7 +172,7 @@ async fn change(
         }
         let spec = changed(spec, &options, &around, args.update_env)?;
         if spec.name != name {
-            tell(format!("note: {name} is named {} from now on", spec.name));
+            tell(format!("note: {name} is now named {}", spec.name));
             renamed.insert(spec.name.clone(), name);
         }
         apps.push(spec);

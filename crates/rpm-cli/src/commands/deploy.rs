@@ -103,7 +103,7 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
             .status()
             .context("cannot run sh")?;
         if !status.success() {
-            bail!("pre-deploy-local has failed ({status}); nothing was deployed");
+            bail!("pre-deploy-local failed ({status}); nothing was deployed");
         }
     }
     let script = script(&step, deployment, (&name, environment));
@@ -112,7 +112,7 @@ pub(super) fn deploy(words: &[OsString]) -> anyhow::Result<()> {
         let alone = deployment.hosts.len() == 1;
         let status = run(ssh(deployment, host), &script, &deployment.env, alone)?;
         if !status.success() {
-            bail!("{host}: it has failed ({status}); hosts after it were left alone");
+            bail!("{host}: the deployment failed ({status}); the hosts after it were not changed");
         }
     }
     Ok(())
@@ -250,7 +250,7 @@ fn script(step: &Step, deployment: &Deployment, (file, environment): (&str, &str
             let _ = writeln!(
                 script,
                 "version=$(tail -n {} \"$path/.deploys\" | head -n 1)\ntest $(wc -l < \"$path/.deploys\") -gt {back} || \
-                 {{ echo \"so many versions were not deployed\" >&2; exit 1; }}\ngit reset --hard --quiet \"$version\"",
+                 {{ echo \"there are not that many earlier versions\" >&2; exit 1; }}\ngit reset --hard --quiet \"$version\"",
                 u64::from(*back) + 1
             );
             script.push_str(NOTE);

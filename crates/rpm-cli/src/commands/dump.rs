@@ -98,7 +98,7 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
         Ok(saved) => saved,
         Err(error) if backup_of(&path).exists() => {
             tell(format!(
-                "warning: {error:#}; the list saved before it is taken: {}",
+                "warning: {error:#}; using the previous list: {}",
                 backup_of(&path).display()
             ));
             let saved = load(&backup_of(&path))?;
@@ -119,7 +119,7 @@ fn put_aside(path: &Path) -> anyhow::Result<()> {
     aside.push(".damaged");
     let _alone = alone(path)?;
     fs::rename(path, &aside).with_context(|| format!("cannot rename {}", path.display()))?;
-    tell(format!("the damaged file is named {} now", aside.display()));
+    tell(format!("the damaged file was renamed to {}", aside.display()));
     Ok(())
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn import(
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
     if !list.is_array() {
         bail!(
-            "{} is no list of processes, as `pm2 save` writes it",
+            "{} is not a list of processes as `pm2 save` writes it",
             path.display()
         );
     }

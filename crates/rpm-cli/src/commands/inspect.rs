@@ -196,7 +196,7 @@ pub(super) async fn env(target: &str, output: &mut Output) -> anyhow::Result<()>
     let spec = process
         .spec
         .as_ref()
-        .context("the daemon has not told its variables")?;
+        .context("the daemon did not report its variables")?;
     for (name, value) in &spec.env {
         output.line(format_args!("{name}: {value}"))?;
     }

@@ -10,9 +10,9 @@ use tokio::time::timeout;
 use super::{is_silent, read, tell};
 use crate::render::visible;
 
-/// Before a word is said: most processes end within this time.
+/// Delay before the first message: most processes end within this time.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// Processes that are named; of others only the number is told.
+/// How many processes are named; the others are only counted.
 const MOST: usize = 5;
 
 /// Waits for a change that ends processes. One that takes long is explained on stderr; `at_once` is the command that does not wait.

@@ -32,7 +32,7 @@ const PARTS: usize = 8;
 pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result<()> {
     LogStream::open(args).await?.print(output).await?;
     if follows(args) {
-        bail!("the daemon has ended the stream");
+        bail!("the daemon ended the stream");
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::connect::connect;
 use crate::home::{Home, home_dir};
 use crate::output::Output;
 
-/// So many looks at which nothing runs, one after the other, end it: an app may be on its way to another try.
+/// `runtime` ends after this many consecutive looks at which no app runs: an app may be about to restart.
 const LOOKS: u32 = 4;
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// After the daemon has ended, for its last lines.
@@ -25,14 +25,14 @@ const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 
 /// No app runs any more.
 #[derive(Debug, thiserror::Error)]
-#[error("no app runs any more; everything is ended")]
+#[error("all apps have ended; exiting")]
 pub(super) struct NothingRuns;
 
 pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Result<()> {
     let home = Home::open(home_dir()?)?;
     if connect(&home).await?.is_some() {
         bail!(
-            "a daemon runs already with {}; `rpm start` without --no-daemon has it start apps, or set RPM_HOME to another directory",
+            "a daemon already runs with {}; `rpm start` without --no-daemon starts apps with it, or set RPM_HOME to another directory",
             home.root().display()
         );
     }
@@ -62,7 +62,8 @@ async fn end_daemon(home: &Home) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what the apps say, to the last word, which they say when they are told to end. A signal is heard whether that is read or not.
+/// Prints the output of the apps up to the end, including what they print when they are stopped. Signals are handled whether or not the
+/// output is read.
 async fn watch(args: &RuntimeArgs, home: &Home, asked: impl Future<Output = ()>) -> anyhow::Result<()> {
     let follow = LogsArgs {
         raw: !args.json && !args.format,
@@ -73,7 +74,7 @@ async fn watch(args: &RuntimeArgs, home: &Home, asked: impl Future<Output = ()>)
     let mut printed = pin!(LogStream::open_fresh(&follow).await?.print_aside());
     let ended = tokio::select! {
         printed = &mut printed => {
-            printed.context("the output of the apps cannot be followed any more")?;
+            printed.context("cannot follow the output of the apps any longer")?;
             bail!("the daemon has ended");
         }
         ended = until_nothing_runs(), if !args.no_auto_exit => ended,

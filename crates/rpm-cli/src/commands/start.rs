@@ -62,7 +62,7 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
     Ok(())
 }
 
-/// `start app.js --watch src` as PM2 has it: a directory cannot be started, so it is what shall be watched.
+/// `start app.js --watch src` as under PM2: a directory cannot be started, so it is what to watch.
 fn directories_to_watch(args: &StartArgs, around: &Surroundings) -> StartArgs {
     let mut args = args.clone();
     if args.options.0.watch == Some(Watch::Everything) && args.targets.len() > 1 {
@@ -143,7 +143,7 @@ async fn start_script(
             return changes::apply(vec![spec.name], args, How::start(args), output).await;
         } else if of_script {
             bail!(
-                "{:?} runs already; {} restarts it, and {} starts it once more",
+                "{:?} already runs; {} restarts it, and {} starts it once more",
                 spec.name,
                 command(["restart", &spec.name]),
                 command(["start", &script.to_string_lossy(), "--force"])
@@ -196,7 +196,7 @@ pub(super) async fn by_script(targets: Vec<String>) -> anyhow::Result<Vec<String
     Ok(found)
 }
 
-/// A script that is not there, and nothing like it, may be the name of an app with a letter wrong.
+/// A missing script, if no file has a similar name, may be the misspelled name of an app.
 fn near_app(error: ResolveError, known: &[Known]) -> ResolveError {
     match error {
         ResolveError::ScriptNotFound {
@@ -263,7 +263,7 @@ pub(super) async fn apply(
     change_step_by_step("/v1/apply", &request, wait, output).await
 }
 
-/// Variables of the terminal differ from one to the next: so many are named.
+/// Terminals differ in many variables: only this many are named.
 const SHOWN_VARIABLES: usize = 6;
 
 pub(super) fn described(plan: &Plan) -> String {

@@ -55,9 +55,9 @@ impl Init {
             }
             "openrc" | "gentoo" | "alpine" => Ok(Init::OpenRc),
             other if OTHERS.contains(&other) => bail!(
-                "services of {other} are not written; have it run `rpm resurrect` at boot, as the user whose apps they are"
+                "rpm does not write services for {other}; have it run `rpm resurrect` at boot, as the user who owns the apps"
             ),
-            other => bail!("{other:?} is no init system; expected systemd or openrc"),
+            other => bail!("unknown init system {other:?}; expected systemd or openrc"),
         }
     }
 
@@ -144,7 +144,7 @@ pub(super) fn install(args: &StartupArgs, output: &mut Output) -> anyhow::Result
         return Err(error.context(format!("{} is as it was before", path.display())));
     }
     tell(format!(
-        "the daemon of {} starts when the system does; `rpm save` has it start the apps that run then",
+        "the daemon of {} starts at boot; `rpm save` makes it start the apps that run now",
         service.user
     ));
     Ok(())
@@ -170,7 +170,7 @@ pub(super) fn remove(args: &StartupArgs, output: &mut Output) -> anyhow::Result<
         Ok(()) | Err(_) => {}
     }
     tell(format!(
-        "{} removed; what runs goes on until `rpm kill`",
+        "{} removed; apps keep running until `rpm kill`",
         path.display()
     ));
     Ok(())

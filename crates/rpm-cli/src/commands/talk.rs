@@ -75,7 +75,7 @@ pub(super) async fn trigger(
         output.line(format_args!("[{name}:{id}:{namespace}]={answer}"))?;
     }
     if replies.is_empty() {
-        bail!("no process has answered the action {action:?}; do they offer it (io.action)?");
+        bail!("no process answered the action {action:?}; do they offer it (io.action)?");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What was typed after `start`, as the options that an ecosystem file would have.
+//! The options of an app on the command line, and how they go over those of a file.
 
 use std::ffi::OsStr;
 
@@ -7,7 +7,7 @@ use rpm_spec::{AppOptions, Health};
 use super::{ResolveError, utf8};
 use crate::args::StartArgs;
 
-/// What the flags say of an app; nothing of what was not given.
+/// The options that were given on the command line.
 pub(crate) fn options_of(args: &StartArgs, script: Option<&OsStr>) -> Result<AppOptions, ResolveError> {
     let text = |what, value: &OsStr| utf8(what, value.to_owned());
     let script = script.map(|script| text("the path of the script", script));
@@ -29,10 +29,10 @@ pub(crate) fn options_of(args: &StartArgs, script: Option<&OsStr>) -> Result<App
     })
 }
 
-/// What is said by the flags wins over what the file says.
+/// The options of a file, with those of the command line over them.
 pub(crate) fn overlay(mut app: AppOptions, flags: AppOptions) -> AppOptions {
     if flags.log_date_format.is_some() {
-        // It would win over a format.
+        // Otherwise `time` of the file would override the format.
         app.time = None;
     }
     flags.or(app)

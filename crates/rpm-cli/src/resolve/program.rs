@@ -116,7 +116,7 @@ pub(super) struct Interpreter {
     pub(super) args: Vec<String>,
 }
 
-/// The program that runs `script`: the one that is asked for, or else the one that its extension or its first line names.
+/// The program that runs `script`: the requested one, or else the one for its extension or its first line.
 pub(super) fn find_interpreter(
     wanted: Option<&str>,
     script: &Path,
@@ -136,7 +136,7 @@ pub(super) fn find_interpreter(
     }
 }
 
-/// One that its first line names and that is there; where it is not, to execute the script says so.
+/// The interpreter of its first line, if it exists. If it does not, executing the script reports that.
 fn by_first_line(script: &Path, around: &Surroundings) -> Option<Interpreter> {
     let shebang = shebang_of(script)?;
     let path = match shebang.program {
@@ -184,7 +184,7 @@ fn find_path(
             if is_executable(&absolute) {
                 return Ok(Some(absolute));
             }
-            let why = "was asked for".to_owned();
+            let why = "was requested".to_owned();
             let path = absolute.display().to_string();
             Err(ResolveError::InterpreterNotFound {
                 interpreter: path.clone(),
@@ -194,7 +194,7 @@ fn find_path(
         }
         Some(name) => match name.strip_prefix("node@") {
             Some(version) => versions::node(version, around).map(Some),
-            None => on_path(&[name], "was asked for", around).map(Some),
+            None => on_path(&[name], "was requested", around).map(Some),
         },
         None if script.is_dir() => on_path(&["node"], "runs packages", around).map(Some),
         None => match by_extension(script) {

@@ -1,4 +1,4 @@
-//! How an app is run, balanced, watched and logged: its options as the daemon has them.
+//! The options of an app as the daemon takes them.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::surroundings::path_from;
 /// What `time` means.
 const USUAL_DATE: &str = "YYYY-MM-DDTHH:mm:ss";
 
-/// The specification with what the options say; what they do not say stays as it is.
+/// The specification with the given options applied; everything else stays as it is.
 pub(super) fn with(
     mut spec: AppSpec,
     options: &AppOptions,
@@ -30,7 +30,7 @@ pub(super) fn with(
         debug_assert!(known, "{name} has no field and no code of its own");
     }
     Ok(AppSpec {
-        // 0 takes a limit away.
+        // 0 removes the limit.
         max_memory_restart: spec.max_memory_restart.filter(|bytes| *bytes > 0),
         watch: watch(spec.watch, options, &cwd, path),
         logs: logs(spec.logs, options, path),

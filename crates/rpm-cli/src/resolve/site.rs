@@ -10,7 +10,7 @@ use super::surroundings::{Surroundings, path_from};
 use super::{ResolveError, mode, name, utf8, variables, working_directory};
 use crate::args::{SITE_PASSWORD, SITE_USER, STATIC_SITE};
 
-/// Where they are served, if nobody says.
+/// Default port.
 pub(crate) const USUAL_PORT: u16 = 8080;
 const NO_PASSWORD: &str =
     "basic authentication needs a user and a password, or the files would be open to everybody; give both";
@@ -24,7 +24,7 @@ const PREFIXES: [&str; 2] = ["RPM_SERVE_", "PM2_SERVE_"];
 pub(crate) struct Site {
     pub(crate) path: PathBuf,
     pub(crate) port: u16,
-    /// All addresses, if nobody says.
+    /// The address; by default, all.
     pub(crate) host: Option<String>,
     /// What is not there is the index.
     pub(crate) spa: bool,
@@ -133,7 +133,7 @@ impl Site {
     }
 }
 
-/// The app, if it is one that serves files: its script is `serve`, and is none that lies there.
+/// The app, if it serves files: its script is `serve`, and there is no such file.
 pub(super) fn resolve(
     options: &AppOptions,
     around: &Surroundings,

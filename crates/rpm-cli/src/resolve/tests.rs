@@ -343,12 +343,12 @@ fn a_missing_interpreter_is_named_with_path() {
     for (interpreter, shown) in [
         (
             "deno",
-            format!("deno, which was asked for (looked in PATH: {bin})"),
+            format!("deno, which was requested (looked in PATH: {bin})"),
         ),
         (
             "./deno",
             format!(
-                "{0}/deno, which was asked for (looked in {0}/deno)",
+                "{0}/deno, which was requested (looked in {0}/deno)",
                 place.0.display()
             ),
         ),

@@ -18,7 +18,7 @@ const LOADERS: [&str; 8] = [
     "--strip-types",
 ];
 
-/// Refuses a script that the interpreter, which nobody has asked for, cannot read.
+/// Rejects a script that the default interpreter cannot read.
 pub(super) fn check(
     script: &Path,
     interpreter: &Path,

@@ -10,7 +10,7 @@ use rpm_wire::api::{AppSpec, OF_THE_USER};
 use super::ResolveError;
 use super::surroundings::{Surroundings, path_from};
 
-/// Without these no program is found, and none finds its files.
+/// Programs need these to be found, and to find their files.
 const ALWAYS: [&str; 2] = ["PATH", "HOME"];
 
 /// Of an app that is new. Later ones win: files, as with Node's `--env-file`; what this command has; the app's own, and those of
@@ -34,7 +34,7 @@ pub(super) fn of_new(
     Ok(env)
 }
 
-/// Of one that is known. What files say wins over what it has, of which nobody knows where it came from. `cwd`: its own.
+/// The variables of a known app. Those of files override what it has, since the origin of that is unknown. `cwd`: its working directory.
 pub(super) fn of_known(
     spec: &AppSpec,
     options: &AppOptions,
@@ -97,7 +97,7 @@ fn of_files(
 fn read(path: &Path) -> Result<String, String> {
     let meta = fs::metadata(path).map_err(|error| error.to_string())?;
     if !meta.is_file() || meta.len() > MAX_BYTES as u64 {
-        return Err(format!("it is no file of at most {MAX_BYTES} bytes"));
+        return Err(format!("it is not a file of at most {MAX_BYTES} bytes"));
     }
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
     match text.contains('\0') {

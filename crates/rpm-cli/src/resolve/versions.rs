@@ -27,7 +27,7 @@ pub(super) fn node(version: &str, around: &Surroundings) -> Result<PathBuf, Reso
         let looked: Vec<String> = places.iter().map(|(dir, _)| dir.display().to_string()).collect();
         ResolveError::InterpreterNotFound {
             interpreter: format!("node@{version}"),
-            why: "was asked for, of those that nvm, fnm, n or volta have installed".to_owned(),
+            why: "was requested, among those that nvm, fnm, n or volta have installed".to_owned(),
             path: match looked.is_empty() {
                 true => {
                     "no directory: HOME, NVM_DIR, FNM_DIR, N_PREFIX and VOLTA_HOME are not set".to_owned()

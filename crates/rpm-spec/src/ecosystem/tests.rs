@@ -214,10 +214,10 @@ fn unknown_keys_are_told_with_what_may_have_been_meant() {
     assert_eq!(
         told,
         [
-            "the file: there is no key `app`; did you mean `apps`?",
-            "app 1: there is no key `colour`; it is left out",
-            "app 1: there is no key `instnaces`; did you mean `instances`?",
-            "app 1: there is no key `maxMemoryRestrat`; did you mean `max_memory_restart`?",
+            "the file: unknown key `app`; did you mean `apps`?",
+            "app 1: unknown key `colour`; it is ignored",
+            "app 1: unknown key `instnaces`; did you mean `instances`?",
+            "app 1: unknown key `maxMemoryRestrat`; did you mean `max_memory_restart`?",
         ]
     );
 }
@@ -306,8 +306,8 @@ fn what_is_served_becomes_apps() {
     assert!(rest.iter().all(|one| env(2).contains(one)), "{:?}", env(2));
     let told: Vec<String> = found.warnings.iter().map(Warning::to_string).collect();
     let wanted = [
-        "static 2: there is no key `prot`; did you mean `port`?",
-        "static 2: `ftp` is left out: directories are not listed",
+        "static 2: unknown key `prot`; did you mean `port`?",
+        "static 2: `ftp` is ignored: directories are not listed",
     ];
     assert_eq!(told, wanted);
     assert_eq!(
@@ -320,7 +320,7 @@ fn what_is_served_becomes_apps() {
     for (site, fault) in [
         (
             json!("public"),
-            "static 1: what is served is an object with `path` and `port`, not \"public\"",
+            "static 1: an entry of `static` is an object with `path` and `port`, not \"public\"",
         ),
         (json!({"port": 70000}), "static 1: `port` cannot be 70000"),
         (
