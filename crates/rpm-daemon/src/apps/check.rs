@@ -24,7 +24,7 @@ type Checked = Result<(), ApiError>;
 /// Everything for which the daemon would refuse to start an app.
 #[must_use]
 pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
-    let checks: [fn(&AppSpec) -> Checked; 13] = [
+    let checks: [fn(&AppSpec) -> Checked; 14] = [
         name,
         namespace,
         texts,
@@ -35,6 +35,7 @@ pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
         health::check_spec,
         weights,
         surge,
+        keep_alive,
         schedule,
         user,
         logs,
@@ -217,6 +218,16 @@ fn surge(spec: &AppSpec) -> Checked {
     Ok(())
 }
 
+fn keep_alive(spec: &AppSpec) -> Checked {
+    if spec.keep_alive_timeout_ms.is_some() && !spec.agent {
+        return Err(failure(
+            "the agent sets the time for idle connections, and it is switched off",
+            Some("leave out either --no-agent or --keep-alive-timeout"),
+        ));
+    }
+    Ok(())
+}
+
 fn schedule(spec: &AppSpec) -> Checked {
     let text = spec.cron_restart.as_deref().filter(|text| !text.is_empty());
     let parsed = text.map(|text| Schedule::parse(text, spec.cron_timezone.as_deref()));
@@ -322,6 +333,19 @@ mod tests {
         for bad in ["a\nb", "\x1b]0;x\x07", &"x".repeat(NAME_LIMIT + 1)] {
             assert_eq!(faults(&of(bad)).len(), 1, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_time_for_idle_connections_needs_the_agent() {
+        let with = |agent| AppSpec {
+            keep_alive_timeout_ms: Some(20_000),
+            agent,
+            ..named("web")
+        };
+        assert_eq!(faults(&with(true)), []);
+        let faults = faults(&with(false));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].error.contains("idle connections"), "{faults:?}");
     }
 
     #[test]
