@@ -28,7 +28,7 @@ pub(crate) use start::StartArgs;
 pub(crate) use table::{OptionArgs, of_long};
 pub(crate) use values::COLUMNS;
 
-/// The command of the process of `serve`, and where it finds what must not be on a command line.
+/// The command that the process of `serve` runs, and the variables with what must not be on a command line.
 pub(crate) const STATIC_SITE: &str = "static-site";
 pub(crate) const SITE_USER: &str = "RPM_SERVE_USERNAME";
 pub(crate) const SITE_PASSWORD: &str = "RPM_SERVE_PASSWORD";
@@ -49,7 +49,7 @@ const RENEWING: [&str; 9] = [
     "wait",
 ];
 
-/// What the program is to be.
+/// What the program runs as.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invocation {
     /// A command for the daemon: [`crate::run`].
@@ -59,9 +59,9 @@ pub enum Invocation {
         /// Only report whether this binary could take over from the running daemon.
         check: bool,
     },
-    /// A server of static files, which `serve` has the daemon start.
+    /// A server of static files, started by the daemon for `serve`.
     Static(StaticSite),
-    /// A shell asks what may stand at the cursor: its answer is [`Completion::answer`].
+    /// A shell asks for completions: [`Completion::answer`].
     Complete(Completion),
     /// The demonstration.
     Demo {
@@ -75,19 +75,19 @@ pub enum Invocation {
 pub struct StaticSite {
     /// The directory.
     pub path: PathBuf,
-    /// Where.
+    /// The port.
     pub port: u16,
-    /// At this address; all, if there is none.
+    /// The address; `None` means all.
     pub host: Option<String>,
-    /// What is not there is the index: an application of one page, which knows its own paths.
+    /// Serve the index for missing files: for single-page applications, which route paths themselves.
     pub spa: bool,
     /// The index, below the directory.
     pub homepage: String,
-    /// Files whose names begin with a dot, and what is below such a name.
+    /// Also serve files whose path has a name that begins with a dot.
     pub dotfiles: bool,
-    /// What links that lead out of the directory lead to.
+    /// Also follow links that lead out of the directory.
     pub follow_links: bool,
-    /// User and password that a client must know.
+    /// User and password for basic authentication.
     pub password: Option<(String, String)>,
 }
 
@@ -95,9 +95,9 @@ pub struct StaticSite {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Client {
     pub(crate) command: Command,
-    /// The name the program was called by.
+    /// The name that the program was called by.
     pub(crate) program: String,
-    /// Only data and errors are printed.
+    /// Print only data and errors.
     pub(crate) silent: bool,
     /// Without colours.
     pub(crate) no_color: bool,
@@ -133,7 +133,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
         return Ok(Invocation::Complete(question));
     }
     if program.ends_with("-runtime") || program.ends_with("-docker") {
-        // A program of its own with PM2.
+        // PM2 has a separate program for it.
         args.insert(1, "runtime".into());
     }
     let grammar_of_all = grammar(&program);
@@ -165,7 +165,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             let password = match (own(SITE_USER), own(SITE_PASSWORD)) {
                 (None, None) => None,
                 (Some(user), Some(password)) if !password.is_empty() => Some((user, password)),
-                // It would be open to everybody.
+                // The files would be open to everybody.
                 _ => {
                     let text = format!("{SITE_USER} and {SITE_PASSWORD} belong together");
                     return Err(Usage(
@@ -237,17 +237,17 @@ fn in_foreground(command: Command) -> Command {
     }
 }
 
-/// What may be typed, under the name `program`: help, completion and man pages are made from it.
+/// The grammar of the command line, for a program of this name. Help, completion and man pages come from it.
 #[must_use]
 pub fn grammar(program: &str) -> clap::Command {
-    // clap wants names that live for ever; this happens once or twice in a process.
+    // clap wants static names. A process builds its grammar once or twice.
     let name: &'static str = String::leak(program.to_owned());
     let version = Arg::new("version")
         .short('v')
         .short_alias('V')
         .long("version")
         .help("Print the version");
-    // In one go: an argument that is changed alone becomes the last.
+    // All arguments at once: `mut_arg` would move an argument to the end.
     let renewed = |arg: Arg| {
         let arg = arg.help_heading(None::<&str>);
         let shown = RENEWING.iter().position(|shown| arg.get_id() == shown);
@@ -276,7 +276,7 @@ pub fn grammar(program: &str) -> clap::Command {
     help::with_examples(grammar, name)
 }
 
-/// Is this one set to `true` or `1`?
+/// Whether this variable is `true` or `1`.
 fn variable(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| value == "true" || value == "1")
 }

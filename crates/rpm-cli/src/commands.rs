@@ -1,4 +1,4 @@
-//! Each command: its requests, and what is printed of the answers.
+//! The commands: their requests, and how responses are printed.
 
 mod changes;
 mod complaint;
@@ -45,18 +45,18 @@ pub(crate) use complaint::tell;
 use complaint::{be_silent, complain, complaint, is_silent};
 pub(crate) use conf::keys_that_are_set;
 
-/// How often the daemon is asked for what it knows if it goes away meanwhile, and the pause before the next time.
+/// How often a read is tried if the daemon goes away meanwhile, and the pause before the next try.
 const READ_TRIES: u32 = 5;
 const READ_PAUSE: Duration = Duration::from_millis(50);
-/// For a new binary to have taken over.
+/// Time for a new binary to take over.
 const UPDATE_DEADLINE: Duration = Duration::from_secs(15);
-/// Between two looks whether it has.
+/// Pause between two checks whether it has.
 const UPDATE_PAUSE: Duration = Duration::from_millis(10);
 
-/// What a daemon of this version would have against an app, before it is asked to start it.
+/// The reasons for which a daemon of this version would reject an app, known before it is asked to start it.
 pub type Check = fn(&AppSpec) -> Vec<ApiError>;
 
-/// Runs a command to its end and says on standard error what went wrong. Exit code 0 or 1.
+/// Runs a command and reports errors on standard error. Exit code 0 or 1.
 #[must_use]
 pub fn run(client: &Client, check: Check) -> ExitCode {
     if client.silent {
@@ -146,7 +146,7 @@ async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow:
     }
 }
 
-/// `restart` and `reload`: of ecosystem files, and of what is known.
+/// `restart` and `reload`, of ecosystem files and of known apps.
 async fn renew(args: &StartArgs, how: How, output: &mut Output) -> anyhow::Result<()> {
     let mode = (how.mode, how.wait);
     let files = FileArgs::of(args);
@@ -171,7 +171,7 @@ async fn follow_all(output: &mut Output) -> anyhow::Result<()> {
     logs::logs(&all, output).await
 }
 
-/// Commands that change no process.
+/// Commands that do not change a process.
 async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
     match command {
         Command::List(args) => inspect::list(args, output).await,
@@ -209,7 +209,7 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
     }
 }
 
-/// A daemon that answers; it is started if none runs.
+/// Connects to the daemon, and starts it if it is not running.
 async fn session() -> anyhow::Result<Session> {
     session_that(Lost::Refuse).await
 }
@@ -226,7 +226,7 @@ async fn session_that(lost: Lost) -> anyhow::Result<Session> {
     }
 }
 
-/// What the daemon knows. One that dies or is updated meanwhile has a successor, which is asked instead.
+/// Reads from the daemon. If it dies or is updated meanwhile, its successor is asked.
 async fn read<T: DeserializeOwned>(path: &str) -> anyhow::Result<T> {
     let mut tries = READ_TRIES;
     loop {
@@ -258,7 +258,7 @@ fn greeted(session: Session) -> anyhow::Result<Session> {
     Ok(session)
 }
 
-/// The environment of this command, if the apps are to have it.
+/// The environment of this command, if apps are to get it (`--update-env`).
 fn own_env(wanted: bool) -> anyhow::Result<BTreeMap<String, String>> {
     if !wanted {
         return Ok(BTreeMap::new());
@@ -325,7 +325,7 @@ async fn change(path: &str, request: &impl Serialize, output: &mut Output) -> an
     show(&reply, output)
 }
 
-/// The same for a request that asks to be told of the progress; one that does not `wait` is answered at once.
+/// The same for a request that streams its progress; without `wait` the response comes at once.
 async fn change_step_by_step(
     path: &str,
     request: &impl Serialize,
@@ -432,7 +432,7 @@ async fn update(binary: Option<&Path>, output: &mut Output) -> anyhow::Result<()
             .map_err(|path| anyhow!("the path of the binary is not UTF-8: {}", path.to_string_lossy()))?,
     };
     match session.post::<ChangeReply>("/v1/update", &request).await {
-        // The old one is no more.
+        // The old daemon has ended.
         Ok(_) | Err(RequestError::Broken(_) | RequestError::Cut(_)) => {}
         Err(error) => return Err(error.into()),
     }
@@ -443,7 +443,7 @@ async fn update(binary: Option<&Path>, output: &mut Output) -> anyhow::Result<()
     ))?)
 }
 
-/// Waits until another daemon than the one that was started then answers.
+/// Waits until a daemon with another start time answers.
 async fn successor(home: &Home, before: u64) -> anyhow::Result<Pong> {
     let deadline = Instant::now() + UPDATE_DEADLINE;
     while Instant::now() < deadline {
@@ -467,7 +467,7 @@ async fn kill() -> anyhow::Result<()> {
         tell("the daemon is not running; nothing to kill");
         return Ok(());
     }
-    // One that died has left its workers: the next one takes them back, and ends them.
+    // A daemon that died has left its workers behind: the next one takes them back, and ends them.
     session_that(Lost::End).await?.kill().await?;
     tell("all apps and the daemon have ended");
     Ok(())

@@ -1,5 +1,4 @@
-//! From what was typed after `start` to what the daemon can execute: absolute paths, a program that is
-//! there, the environment.
+//! From the options of an app to what the daemon can execute: absolute paths, an existing program, the environment.
 
 mod flags;
 mod program;
@@ -23,7 +22,7 @@ pub(crate) use flags::{options_of, overlay};
 pub(crate) use site::{Site, USUAL_PORT};
 pub(crate) use surroundings::Surroundings;
 
-/// Why an app cannot even be described.
+/// Why an app cannot be resolved.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResolveError {
     #[error("script not found: {script} (looked in {}); {}", looked.join(" and "), advice(.near.as_deref()))]
@@ -31,7 +30,7 @@ pub(crate) enum ResolveError {
         script: String,
         /// Directories, and `PATH`.
         looked: Vec<String>,
-        /// What is there, or known, and was probably meant.
+        /// A similar name that exists and was probably meant.
         near: Option<String>,
     },
     #[error("{} is a directory; name the script in it", .0.display())]
@@ -64,10 +63,10 @@ pub(crate) enum ResolveError {
     Value(String),
 }
 
-/// A longer command does not fit into a table.
+/// Maximum length of a command line that becomes a name: longer ones do not fit into tables.
 const LONGEST_NAME: usize = 40;
 
-/// What the daemon can execute of an app as it is described. `env_name`: of `env_<name>`. `beside`: where its script is looked for, too.
+/// Resolves a new app. `env_name`: the name in `env_<name>`. `beside`: another directory to look for its script.
 pub(crate) fn app_spec(
     options: &AppOptions,
     around: &Surroundings,
@@ -80,7 +79,7 @@ pub(crate) fn app_spec(
     let script = script_of(options, around);
     let cwd = working_directory(options, &script, around, beside)?;
     let line = program::command_line(&script, &cwd, around)?;
-    // A file that says where its app is at home means a script there, as under PM2; what is typed is seen from here as well.
+    // If a file sets `cwd`, its script is relative to that, as under PM2. A script on the command line is also relative to this directory.
     let here = (options.cwd.is_none() || beside.is_none()).then_some(around.cwd.as_path());
     let directory = program::package(&script, &cwd);
     let script = match (&line, directory) {
@@ -125,7 +124,7 @@ pub(crate) fn app_spec(
     settings::with(spec, options, around.home())
 }
 
-/// How it is run, where what is not said stays as it is.
+/// Mode and number of instances; those that are not given stay as they are.
 fn mode(options: &AppOptions, exec_mode: ExecMode, instances: i32) -> (ExecMode, i32) {
     let said = match options.exec_mode {
         Some(Mode::Fork) => Some(ExecMode::Fork),
@@ -135,7 +134,7 @@ fn mode(options: &AppOptions, exec_mode: ExecMode, instances: i32) -> (ExecMode,
     (said.unwrap_or(exec_mode), options.instances.unwrap_or(instances))
 }
 
-/// An app that is known, with what the options say; what they do not say stays as it is, its variables too.
+/// A known app with the options applied. Everything else stays as it is, including its variables.
 pub(crate) fn changed(
     spec: AppSpec,
     options: &AppOptions,
@@ -176,7 +175,7 @@ pub(crate) fn changed(
     settings::with(spec, options, around.home())
 }
 
-/// Where PATH has the interpreter now, if it was found in PATH before.
+/// The interpreter on the current PATH, if it was found on PATH before.
 fn anew(spec: &AppSpec, around: &Surroundings) -> Option<String> {
     if program::names_path(spec) {
         return None;
@@ -186,7 +185,7 @@ fn anew(spec: &AppSpec, around: &Surroundings) -> Option<String> {
     found_anew(spec.interpreter.as_deref()?, paths, surroundings::is_executable)
 }
 
-/// The name that an app will have. Its script need not be there.
+/// The name that an app will have. Its script need not exist.
 pub(crate) fn app_name(options: &AppOptions, around: &Surroundings, env_name: Option<&str>) -> String {
     let script = script_of(options, around);
     let line = script.to_str().map(str::trim).filter(|line| {
@@ -222,7 +221,7 @@ fn working_directory(
     beside: Option<&Path>,
 ) -> Result<PathBuf, ResolveError> {
     let Some(dir) = &options.cwd else {
-        // As under PM2 it is the present one; but a script that lies beside its ecosystem file is found there.
+        // As under PM2 it is the current directory; but a script beside its ecosystem file is found there.
         let here = around.absolute(script.as_ref()).exists();
         let there = beside.filter(|dir| !here && surroundings::absolute_from(dir, script.as_ref()).exists());
         return Ok(there.map_or_else(|| around.cwd.clone(), Path::to_owned));
@@ -235,7 +234,7 @@ fn working_directory(
     }
 }
 
-/// A command is called by what it is, if that can be a name, or by its program.
+/// The name of a command line: the line itself if it can be a name, otherwise its program.
 fn name_of_line(line: &str) -> String {
     if line.len() <= LONGEST_NAME && !line.contains('/') {
         return line.to_owned();

@@ -1,10 +1,10 @@
-//! Options wherever PM2's users write them: PM2 takes each of them with each command, before it and after it.
+//! Options where PM2 accepts them: each with every command, before it and after it.
 
 use std::ffi::OsString;
 
 use Value::{May, Must, No};
 
-/// Has an option a value?
+/// Whether an option has a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     /// None.
@@ -83,10 +83,10 @@ pub(crate) const OPTIONS: &[(&str, Option<char>, Value)] = &[
     ("ext", None, Must),
 ];
 
-/// Commands whose words are their own affair.
+/// Commands that parse their words themselves.
 const VERBATIM: [&str; 2] = ["deploy", "completion"];
 
-/// The arguments with the options behind the command, and without those that mean nothing to it.
+/// The arguments with the options moved behind the command, and without those that it does not take.
 pub(super) fn anywhere(args: Vec<OsString>, grammar: &clap::Command) -> Vec<OsString> {
     let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-") && arg.len() > 1;
     let mut early = Vec::new();
@@ -142,7 +142,7 @@ pub(super) fn anywhere(args: Vec<OsString>, grammar: &clap::Command) -> Vec<OsSt
         .collect()
 }
 
-/// Drops PM2's options, and their values, of which `means` says that they mean nothing.
+/// Drops PM2's options, with their values, for which `means` is false.
 fn without_needless(words: &[OsString], means: impl Fn(&str, &str) -> bool) -> Vec<OsString> {
     let mut kept = Vec::new();
     let mut words = words.iter();
@@ -170,7 +170,7 @@ fn without_needless(words: &[OsString], means: impl Fn(&str, &str) -> bool) -> V
     kept
 }
 
-/// The option that a word is, by its name, or by a letter that stands alone.
+/// The option of a word, by its long name or by a single letter.
 fn known(word: &OsString) -> Option<(&'static str, Value)> {
     let text = word.to_str()?;
     let found = match text.strip_prefix("--") {

@@ -2,6 +2,7 @@
 //! the key in an ecosystem file.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, ValueParser};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use rpm_spec::AppOptions;
@@ -44,8 +45,11 @@ impl FromArgMatches for OptionArgs {
             if matches.value_source(&id) == Some(ValueSource::CommandLine) {
                 let words = matches.get_raw(&id).into_iter().flatten();
                 let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
-                let said = self.0.set(key, &value(key, &words));
-                debug_assert!(said.is_ok(), "{}: each word was checked: {words:?}", key.name);
+                let wrong = |_| {
+                    let text = format!("--{}: expected {}\n", id.replace('_', "-"), key.kind.expected());
+                    clap::Error::raw(ErrorKind::ValueValidation, text)
+                };
+                self.0.set(key, &value(key, &words)).map_err(wrong)?;
             }
         }
         Ok(())

@@ -1,11 +1,11 @@
-//! Values with a form of their own, checked while the arguments are read.
+//! Parsers of values that are not options of an app.
 
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 use super::Column;
 
-/// The columns of [`order`], as they are completed.
+/// The columns of [`order`], for completion.
 pub(crate) const COLUMNS: [&str; 9] = [
     "id",
     "name",
@@ -27,7 +27,7 @@ pub(super) fn instances(text: &str) -> Result<i32, String> {
     text.parse().map_err(bad)
 }
 
-/// One of a list that may have blanks after its commas.
+/// An element of a list that may have blanks after its commas.
 #[expect(clippy::unnecessary_wraps, reason = "a parser of a value may fail")]
 pub(super) fn trimmed(text: &str) -> Result<String, String> {
     Ok(text.trim().to_owned())
@@ -38,7 +38,7 @@ pub(super) fn duration(text: &str) -> Result<u64, String> {
     rpm_spec::time(text).map_err(|error| format!("expected {error}"))
 }
 
-/// A time, in milliseconds since 1970: so long ago (`10m`), a date with or without a time and a zone, or seconds since 1970.
+/// A point in time, in milliseconds since 1970: an age (`10m`), a date with or without a time and a zone, or seconds since 1970.
 pub(super) fn moment(text: &str) -> Result<u64, String> {
     moment_at(text, &Zoned::now()).ok_or_else(|| {
         "expected how long ago (10m, 1h, 2d), or a time such as 2026-11-29T10:00 or 2026-11-29T10:00:00Z"
@@ -74,7 +74,7 @@ pub(super) fn count(text: &str) -> Result<String, String> {
     Err("expected n, +n, -n or max".to_owned())
 }
 
-/// A column, and whether the largest comes first: `memory:desc`.
+/// A column, and whether the order is descending: `memory:desc`.
 pub(super) fn order(text: &str) -> Result<(Column, bool), String> {
     let (name, way) = text.split_once(':').unwrap_or((text, "asc"));
     let column = match name {

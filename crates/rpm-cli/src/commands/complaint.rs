@@ -1,4 +1,4 @@
-//! What a person reads when something went wrong.
+//! Messages on standard error.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -11,34 +11,34 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::hints::{meant, pasteable};
 use crate::http::RequestError;
 
-/// Only data and errors are wanted.
+/// Whether only data and errors are printed (`--silent`).
 static SILENT: AtomicBool = AtomicBool::new(false);
 
-/// A reader of standard error has so long to make room.
+/// How long a command waits for the reader of standard error.
 const READ_WITHIN: Timespec = Timespec {
     tv_sec: 2,
     tv_nsec: 0,
 };
 
-/// From now on [`tell`] says nothing.
+/// Turns off [`tell`].
 pub(super) fn be_silent() {
     SILENT.store(true, Ordering::Relaxed);
 }
 
-/// Is that so?
+/// Whether it is turned off.
 pub(super) fn is_silent() -> bool {
     SILENT.load(Ordering::Relaxed)
 }
 
-/// Writes a line to standard error, unless nobody wants to know.
+/// Writes a line to standard error, unless `--silent` is given.
 pub(crate) fn tell(text: impl Display) {
     if !is_silent() {
         complain(text);
     }
 }
 
-/// Writes a line to standard error; nobody is left to be told that it is closed. A command that only ends what it was for does not wait
-/// for a reader that has stopped.
+/// Writes a line to standard error; if that is closed, there is nowhere to report it. It does not wait for a reader that has stopped
+/// reading.
 pub(super) fn complain(text: impl Display) {
     let stderr = std::io::stderr();
     let mut room = [PollFd::new(&stderr, PollFlags::OUT)];

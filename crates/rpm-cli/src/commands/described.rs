@@ -1,4 +1,4 @@
-//! Ecosystem files: what they describe, as the daemon can execute it, and everything that is wrong with them.
+//! Ecosystem files: their apps, as the daemon can execute them, and all errors in them.
 
 use std::ffi::{OsStr, OsString};
 
@@ -70,7 +70,7 @@ fn is_wanted(name: &str, files: &FileArgs) -> bool {
     files.only.is_empty() || files.only.iter().any(|only| only == name)
 }
 
-/// The apps of an ecosystem file that are meant, as the daemon can execute them.
+/// The selected apps of an ecosystem file, as the daemon can execute them.
 ///
 /// # Errors
 /// Everything that is wrong with the file, a line each.
@@ -170,7 +170,7 @@ pub(super) fn validate(
     bail!("{}", failures.join("\n"))
 }
 
-/// Prints what a file describes if nothing is wrong with it; otherwise what is.
+/// Prints the apps of a file, or its errors.
 fn report(found: Described, strict: bool, check: Check, output: &mut Output) -> anyhow::Result<Vec<String>> {
     let Described { file, specs, faults } = found;
     let mut failures = faults;

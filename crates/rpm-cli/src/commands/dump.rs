@@ -15,7 +15,7 @@ use crate::files::{alone, write_private};
 use crate::home::{home_dir, like_pm2, read_own};
 use crate::output::Output;
 
-/// Of the file. Another one is not read.
+/// Format of the file. Other formats are not read.
 const FORMAT: u32 = 1;
 
 /// The file.
@@ -47,7 +47,7 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
         ));
         return Ok(());
     }
-    // What is put aside is what this one replaces.
+    // The backup is the list that this one replaces.
     let _alone = alone(&path)?;
     match read_own(&path) {
         Ok(before) => write_private(&backup_of(&path), &before)?,
@@ -62,7 +62,7 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `cleardump`: also of what was saved before, which `resurrect` would take instead.
+/// `cleardump`: also removes the backup, which `resurrect` would use instead.
 pub(super) fn clear() -> anyhow::Result<()> {
     let path = file()?;
     let _alone = alone(&path)?;
@@ -81,7 +81,7 @@ pub(super) fn clear() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `resurrect`: what was saved. What runs is left alone.
+/// `resurrect`: starts the saved apps that do not run.
 pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> anyhow::Result<()> {
     let path = file()?;
     if is_of_pm2(&path) {
@@ -89,7 +89,7 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
         return import(Some(&path), (false, wait), check, output).await;
     }
     if !path.exists() && !backup_of(&path).exists() {
-        // A service that starts at boot needs the daemon all the same.
+        // A service that starts at boot needs the daemon in any case.
         drop(session().await?);
         tell("nothing was saved; `rpm save` writes the list of apps");
         return Ok(());
@@ -113,7 +113,7 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
     restore(saved, wait, output).await
 }
 
-/// A damaged file, for who wants to know what was in it: the next `resurrect` does not find it again.
+/// Renames a damaged file, so that it can be examined and the next `resurrect` does not find it again.
 fn put_aside(path: &Path) -> anyhow::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".damaged");

@@ -1,4 +1,4 @@
-//! `import`: the apps that PM2 has saved. What can be taken over is, and the rest is named.
+//! `import`: starts the apps that PM2 has saved, and reports those that cannot be taken over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,7 @@ fn found(dumped: Dumped, around: &Surroundings, check: Check) -> Found {
     found
 }
 
-/// An app as it would be restored; otherwise all that is in the way.
+/// An app as it would be restored, or everything that prevents it.
 fn saved(app: DumpedApp, around: &Surroundings, check: Check) -> Result<Saved, Vec<String>> {
     let read = rpm_spec::read(&app.options);
     let read = read.map_err(|faults| {

@@ -38,7 +38,7 @@ module.exports = {
 /// What an empty list is shown as.
 const NO_APPS: &str = "no apps; `rpm start app.js -i max` starts one";
 
-/// Between two pictures of `list --watch`.
+/// Interval of `list --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 async fn all() -> anyhow::Result<Vec<Process>> {
@@ -64,7 +64,7 @@ pub(super) async fn list(args: &ListArgs, output: &mut Output) -> anyhow::Result
     Ok(output.line(render::processes(&processes, output.look))?)
 }
 
-/// Those that are asked for, in the order that is.
+/// The requested processes, in the requested order.
 async fn wanted(args: &ListArgs) -> anyhow::Result<Vec<Process>> {
     let mut processes: Vec<Process> = read("/v1/processes").await?;
     if !args.targets.is_empty() {
@@ -89,7 +89,7 @@ async fn watch(args: &ListArgs, output: &mut Output) -> anyhow::Result<()> {
     if output.look == Look::Plain {
         bail!("--watch needs a terminal; `rpm list --json` is for programs");
     }
-    // What is wrong with the targets is said on the usual screen.
+    // Errors in the targets are reported before the screen changes.
     let first = wanted(args).await?;
     let terminal = ratatui::try_init().context("the terminal cannot be used")?;
     let ended = redraw(args, first, output).await;
@@ -203,7 +203,7 @@ pub(super) async fn env(target: &str, output: &mut Output) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The error of the daemon, for what is looked for here.
+/// The daemon's error for an unknown target, for targets that are looked up here.
 fn no_such(target: &str, processes: &[Process]) -> anyhow::Error {
     let known: BTreeSet<&String> = processes.iter().map(|process| &process.name).collect();
     let known: Vec<String> = known.into_iter().cloned().collect();
@@ -276,7 +276,7 @@ pub(super) fn init() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `report`: what somebody who helps wants to know, and no secret.
+/// `report`: information for a bug report, without secrets.
 pub(super) async fn report(output: &mut Output) -> anyhow::Result<()> {
     let session = session().await?;
     let pong = session.pong().clone();

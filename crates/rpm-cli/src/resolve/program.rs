@@ -10,7 +10,7 @@ use super::shebang::{Program, Shebang};
 use super::surroundings::{Surroundings, absolute_from, is_executable};
 use super::versions;
 
-/// What `--interpreter` says for: execute the script itself.
+/// The value of `--interpreter` that executes the script itself.
 const NO_INTERPRETER: &str = "none";
 
 /// The script: a path from the app's working directory or from `here`, or else the name of a program on PATH.
@@ -47,7 +47,7 @@ pub(super) fn find_script(
     })
 }
 
-/// The file that has nearly the name of `relative` to `dir`: with another or no extension, or a letter wrong.
+/// A file with a name similar to `relative` in `dir`: with another extension or none, or misspelled.
 fn near_file(dir: &Path, relative: &Path) -> Option<String> {
     let path = absolute_from(dir, relative);
     let (parent, wanted) = (path.parent()?, path.file_name()?.to_str()?);
@@ -73,7 +73,7 @@ pub(super) fn package(script: &OsStr, cwd: &Path) -> Option<PathBuf> {
     (!script.is_empty() && path.is_dir() && (has("package.json") || has("index.js"))).then_some(path)
 }
 
-/// What stands before the arguments of the user: for a command line, what has the shell run it.
+/// The arguments before those of the user: for a command line, those of the shell that runs it.
 pub(super) fn own_args(spec: &AppSpec) -> &[String] {
     let shell = |name: &str| Path::new(&spec.script).file_name().is_some_and(|it| it == name);
     match spec.args.as_slice() {
@@ -84,7 +84,7 @@ pub(super) fn own_args(spec: &AppSpec) -> &[String] {
     }
 }
 
-/// A command line, and the shell that runs it: what has blanks in it and is no file, as for PM2.
+/// A command line, and the shell that runs it: a script with blanks that is not a file, as under PM2.
 pub(super) fn command_line(
     script: &OsStr,
     cwd: &Path,
@@ -112,7 +112,7 @@ pub(super) fn command_line(
 pub(super) struct Interpreter {
     /// Absolute; `None` if the script is executed itself.
     pub(super) path: Option<PathBuf>,
-    /// Arguments that the script's first line has for it.
+    /// Arguments in the first line of the script.
     pub(super) args: Vec<String>,
 }
 
@@ -157,14 +157,14 @@ fn shebang_of(script: &Path) -> Option<Shebang> {
     }
 }
 
-/// The arguments of an app's interpreter that its script's first line has, as far as it is run with them.
+/// Those arguments of an app's interpreter that come from the first line of its script.
 pub(super) fn first_line_args(spec: &AppSpec) -> Vec<String> {
     let args = shebang_of(Path::new(&spec.script)).map(|shebang| shebang.args);
     args.filter(|args| spec.interpreter.is_some() && spec.interpreter_args.starts_with(args))
         .unwrap_or_default()
 }
 
-/// Does the script's first line name its interpreter by a path? Then it is not the one of PATH.
+/// Whether the first line of the script names its interpreter by a path. Then PATH does not matter.
 pub(super) fn names_path(spec: &AppSpec) -> bool {
     let shebang = shebang_of(Path::new(&spec.script));
     let path = spec.interpreter.as_deref().map(PathBuf::from);

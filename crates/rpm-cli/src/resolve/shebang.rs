@@ -31,7 +31,7 @@ impl Shebang {
     /// That of a file which is run by Node, Bun or Python. `None` for other programs, and for package managers: they are
     /// executed.
     pub(super) fn of(script: &Path) -> Option<Shebang> {
-        // To open a pipe would wait for its writer.
+        // Opening a pipe would wait for its writer.
         script.metadata().ok().filter(Metadata::is_file)?;
         let mut start = Vec::new();
         let file = File::open(script).ok()?;
@@ -48,7 +48,7 @@ impl Shebang {
 
 fn parse(start: &[u8]) -> Option<Shebang> {
     let line = start.strip_prefix(b"#!")?;
-    // A longer line is for the kernel to judge.
+    // The kernel decides about longer lines.
     let end = line.iter().position(|byte| *byte == b'\n')?;
     let line = std::str::from_utf8(&line[..end]).ok()?.trim();
     // The kernel passes what follows the program as one argument.

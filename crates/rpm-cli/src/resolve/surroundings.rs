@@ -23,9 +23,9 @@ const NOT_INHERITED: &[&str] = &[
 pub(crate) struct Surroundings {
     /// Current directory, absolute; with its symbolic links where the shell has come by them.
     pub(crate) cwd: PathBuf,
-    /// What an app inherits.
+    /// The variables that an app inherits.
     pub(crate) env: BTreeMap<String, String>,
-    /// Names of variables that cannot be passed on, for they are not UTF-8.
+    /// Names of variables that cannot be passed on, because they are not UTF-8.
     pub(crate) skipped: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl Surroundings {
         absolute_from(&self.cwd, path)
     }
 
-    /// The home directory, where it is known.
+    /// The home directory, if it is known.
     pub(crate) fn home(&self) -> Option<&str> {
         self.env
             .get("HOME")
@@ -81,7 +81,7 @@ impl Surroundings {
     }
 }
 
-/// Is `logical` a shell's name for this directory, by way of links that may be moved?
+/// Whether `logical` is the shell's name for this directory, through symbolic links that may change.
 fn is_same(logical: &Path, real: &Path) -> bool {
     logical.is_absolute() && logical.canonicalize().is_ok_and(|found| found == real)
 }
@@ -100,7 +100,7 @@ pub(super) fn path_from(dir: &Path, path: &str, home: Option<&str>) -> String {
     absolute.display().to_string()
 }
 
-/// A file that somebody may execute.
+/// Whether it is a file with an execute permission.
 pub(super) fn is_executable(path: &Path) -> bool {
     path.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)

@@ -1,4 +1,4 @@
-//! TypeScript without Bun: whether the Node that is there runs it, before that is tried again and again.
+//! TypeScript without Bun: checks whether the installed Node runs it, before the app fails again and again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::ResolveError;
 
-/// Options of Node that have something else read the script.
+/// Options of Node that load the script in another way.
 const LOADERS: [&str; 8] = [
     "--import",
     "--require",
@@ -48,7 +48,7 @@ pub(super) fn check(
     }
 }
 
-/// What it says of itself: `20.20.2`.
+/// The version that it prints: `20.20.2`.
 fn version_of(node: &Path) -> Option<String> {
     let said = Command::new(node)
         .arg("--version")

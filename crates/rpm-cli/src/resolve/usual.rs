@@ -1,4 +1,4 @@
-//! What PM2's variables say of apps that do not say it themselves.
+//! Defaults of apps from PM2's environment variables.
 
 use rpm_wire::api::AppSpec;
 
