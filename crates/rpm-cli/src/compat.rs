@@ -1,13 +1,13 @@
-//! PM2's commands, and what becomes of each here. The documentation is made from this table, and the tests go through it.
+//! PM2's commands, and what each does here. The documentation is generated from this table, and tests check it.
 
 use crate::hints::command;
 
-/// What becomes of a command.
+/// What a command of PM2 does here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Here {
-    /// It does what it does there.
+    /// The same as under PM2.
     Works,
-    /// It is not here: what to use instead.
+    /// It does not exist here: what to use instead.
     Instead(&'static str),
 }
 
@@ -129,7 +129,7 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     ),
 ];
 
-/// What to say of a command that does not exist.
+/// The error for a command that does not exist.
 pub(crate) fn missing<T: AsRef<str>>(words: &[T]) -> String {
     let (name, rest) = words
         .split_first()

@@ -1,5 +1,5 @@
-//! Shell completion. The script of a shell asks this program what may stand at the cursor, and it asks the daemon which apps there are:
-//! one that runs, for a moment at most; none is started, and nothing is said of what goes wrong.
+//! Shell completion. The script of a shell asks this program for candidates, and it asks the daemon for the apps. It waits only briefly,
+//! does not start a daemon, and reports no errors.
 
 mod line;
 mod places;
@@ -14,13 +14,13 @@ use rpm_wire::api::{Known, Status};
 use places::{Place, Wanted};
 use sources::{Here, Source};
 
-/// First argument of the question that the scripts ask.
+/// First argument when a completion script calls.
 pub(crate) const QUESTION: &str = "__complete";
 
-/// Where apps are that name no other namespace.
+/// The namespace of apps that name none.
 const USUAL_NAMESPACE: &str = "default";
 
-/// Shells that there are scripts for.
+/// The supported shells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Shell {
     Bash,
@@ -50,23 +50,23 @@ impl Shell {
     }
 }
 
-/// What is asked, and by which shell.
+/// A request for candidates, and its shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Completion {
     shell: Shell,
-    /// Between the program and the cursor's word.
+    /// The words between the program and the cursor's word.
     words: Vec<String>,
     /// The cursor's word up to the cursor, without quotes.
     current: String,
-    /// What the shell has cut off that word, and completes nothing of.
+    /// The part of that word that the shell has cut off and does not complete.
     cut: usize,
-    /// Where it stands in quotes, nothing needs to be escaped.
+    /// Whether the word is quoted, so that nothing needs to be escaped.
     quoted: bool,
     /// The name that help and completions show.
     program: String,
 }
 
-/// Something that may stand there.
+/// A candidate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     text: String,
@@ -81,7 +81,7 @@ impl Candidate {
 }
 
 impl Completion {
-    /// Reads the question: `bash WORDBREAKS LINE`, or `fish|zsh WORD… CURRENT`. `None`: it is none.
+    /// Reads the request: `bash WORDBREAKS LINE`, or `fish|zsh WORD… CURRENT`. `None` if it is not one.
     pub(crate) fn of(program: &str, args: &[OsString]) -> Option<Completion> {
         let args: Vec<String> = args.iter().map(|it| it.to_string_lossy().into_owned()).collect();
         let (shell, rest) = args.split_first()?;
@@ -165,7 +165,7 @@ impl Completion {
         lines.join("\n")
     }
 
-    /// What is neither in the grammar nor an app.
+    /// Candidates that are neither in the grammar nor apps.
     fn others(&self, wanted: Wanted, value: &str, source: &impl Source) -> Vec<Candidate> {
         let plain = |names: Vec<String>| names.into_iter().map(|name| Candidate::new(name, "")).collect();
         match wanted {
@@ -239,7 +239,7 @@ fn actions(known: &[Known], target: &str) -> Vec<String> {
     names.into_iter().cloned().collect()
 }
 
-/// Names, groups and ids, but for those that the line has already.
+/// Names, groups and ids, without those that are already on the line.
 fn apps(known: &[Known], wanted: Wanted, given: &[String]) -> Vec<Candidate> {
     let mut found = Vec::new();
     let names: BTreeSet<&str> = known.iter().map(|process| process.name.as_str()).collect();

@@ -14,7 +14,7 @@ use rpm_spec::{AppOptions, Format, MAX_BYTES, format_of, parse};
 
 use crate::resolve::Surroundings;
 
-/// What is looked for where no file is named.
+/// Default names of the file.
 pub(crate) const USUAL: [&str; 9] = [
     "ecosystem.config.js",
     "ecosystem.config.cjs",
@@ -26,13 +26,13 @@ pub(crate) const USUAL: [&str; 9] = [
     "ecosystem.toml",
     "pm2.config.js",
 ];
-/// For a file to be evaluated.
+/// Time to evaluate a file.
 const EVALUATED_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Evaluates the module whose path follows and writes what it exports, as JSON, to descriptor 0, which goes both ways: what the module
-/// prints is its own affair. Regular expressions become what the daemon knows as patterns.
+/// Evaluates the module whose path follows, and writes what it exports as JSON to descriptor 0, which is a socket: so the module may print
+/// what it likes. Regular expressions become patterns of the daemon.
 const EVALUATE: &str = "\
 const { pathToFileURL } = require('node:url');
 const plain = (key, value) => (value instanceof RegExp ? `regex:${value.ignoreCase ? '(?i)' : ''}${value.source}` : value);
@@ -59,23 +59,23 @@ import(pathToFileURL(process.argv[1]).href)
 pub(crate) struct File {
     /// As it was named.
     pub(crate) name: String,
-    /// Where it lies; `None`: it was on standard input.
+    /// Its directory; `None` for standard input.
     pub(crate) dir: Option<PathBuf>,
     /// Its apps, as far as they could be read.
     pub(crate) apps: Vec<AppOptions>,
-    /// What is not understood and left out, a line each.
+    /// Keys that are ignored, a line each.
     pub(crate) warnings: Vec<String>,
-    /// What is wrong, a line each: nothing is to be started then.
+    /// Errors, a line each: nothing may be started then.
     pub(crate) problems: Vec<String>,
 }
 
-/// Is an ecosystem file meant by this argument? `-` is standard input.
+/// Whether this argument is an ecosystem file. `-` is standard input.
 pub(crate) fn is_file(argument: &OsStr, around: &Surroundings) -> bool {
     let named = || argument.to_str().is_some_and(|name| format_of(name).is_some());
     argument == "-" || (named() && around.absolute(argument.as_ref()).is_file())
 }
 
-/// The file that is meant where none is named.
+/// The default file.
 pub(crate) fn usual(around: &Surroundings) -> anyhow::Result<OsString> {
     let there = USUAL.iter().find(|name| around.absolute(name.as_ref()).is_file());
     there.map(OsString::from).ok_or_else(|| {
@@ -86,7 +86,7 @@ pub(crate) fn usual(around: &Surroundings) -> anyhow::Result<OsString> {
     })
 }
 
-/// Reads an ecosystem file. What is wrong with it is in [`File::problems`].
+/// Reads an ecosystem file. Errors in it are in [`File::problems`].
 ///
 /// # Errors
 /// It cannot be read or evaluated at all.
@@ -113,7 +113,7 @@ pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<Fi
     })
 }
 
-/// All that an ecosystem file holds.
+/// The whole value of an ecosystem file.
 ///
 /// # Errors
 /// It cannot be read or evaluated.
@@ -159,7 +159,7 @@ fn text_of(name: &str, path: &Path, around: &Surroundings) -> anyhow::Result<Par
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     let parsed = parse(&text, format);
     match (format, &parsed) {
-        // PM2 takes .json for JavaScript.
+        // PM2 evaluates .json as JavaScript.
         (Format::Json, Err(rpm_spec::ParseError::Syntax(_)))
             if text.contains("process.") || text.contains("require(") =>
         {
@@ -194,19 +194,19 @@ fn evaluate(path: &Path, around: &Surroundings) -> anyhow::Result<String> {
         .arg(path)
         .current_dir(&around.cwd)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
-        // What it prints is for people.
+        // Its output is for people.
         .stdout(Stdio::from(errors()?))
         .spawn()
         .with_context(|| format!("cannot run {}", runtime.display()))?;
     collect(ours, child)
 }
 
-/// A text is evaluated as if it lay beside the file.
+/// Evaluates a text as a module beside the file.
 fn evaluate_text(script: &str, path: &Path, around: &Surroundings) -> anyhow::Result<String> {
     let beside = path.with_file_name(format!(".rpm-{}.config.cjs", std::process::id()));
     fs::write(&beside, script).with_context(|| format!("cannot write {}", beside.display()))?;
     let value = evaluate(&beside, around);
-    // It is of no use to anybody.
+    // The temporary file is not needed any more.
     let _ = fs::remove_file(&beside);
     value
 }
@@ -244,7 +244,7 @@ fn read_until(from: &mut UnixStream, deadline: Instant) -> anyhow::Result<String
             Ok(count) => bytes.extend_from_slice(&chunk[..count]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // It has ended with something unread.
+            // It has ended without reading everything.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
             Err(error) => return Err(error.into()),
         }
@@ -265,7 +265,7 @@ fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<std::pr
     }
 }
 
-/// Standard error, for somebody else's standard output.
+/// Standard error, as the standard output of another program.
 fn errors() -> io::Result<OwnedFd> {
     use std::os::fd::AsFd as _;
     io::stderr().as_fd().try_clone_to_owned()

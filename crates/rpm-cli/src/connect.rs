@@ -15,27 +15,27 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::home::like_pm2;
 use crate::home::{Home, HomeError};
 
-/// What the program is told to be the daemon.
+/// The argument with which the program runs as the daemon.
 pub const DAEMON: &str = "daemon";
 
 /// What the daemon (`<this program> daemon`, with `RPM_HOME` set) writes to its standard output once it
 /// accepts connections. Anything else it writes there is the reason why it cannot.
 pub const DAEMON_READY: &str = "ready\n";
 
-/// Set in the environment of a daemon that is to end workers that it does not know.
+/// Set in the environment of a daemon that must end unknown workers.
 const END_LOST: &str = "RPM_END_LOST";
 
 /// For another client to finish starting the daemon, and for the daemon to accept. A start takes
 /// milliseconds; a machine that swaps gets some patience.
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
-/// For a daemon that runs to have room for another connection.
+/// Time for a running daemon to accept another connection.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Between two attempts at something that another process holds.
+/// Pause between two attempts to get something that another process holds.
 const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Most of what a failing daemon has to say, in bytes.
+/// Maximum length of the message of a failing daemon, in bytes.
 const MAX_COMPLAINT: u64 = 16 * 1024;
 
 /// Why there is no connection.
@@ -69,16 +69,16 @@ pub(crate) enum ConnectError {
     NotReady(PathBuf),
 }
 
-/// What a daemon that is started does with workers of the one before that it does not know.
+/// What a started daemon does with unknown workers of its predecessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
-    /// It does not start, and says which they are.
+    /// It refuses to start, and names them.
     Refuse,
     /// It ends them.
     End,
 }
 
-/// Connects to a daemon that runs; `None` if none does.
+/// Connects to a running daemon; `None` if there is none.
 pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, ConnectError> {
     use io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
     let path = home.socket();
@@ -96,7 +96,7 @@ pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, ConnectEr
     }
 }
 
-/// What commands send is meant for the daemon alone: an environment has secrets. So they ask who listens before they send anything.
+/// Checks who listens before anything is sent: requests contain environments, which contain secrets.
 fn genuine(home: &Home, stream: UnixStream) -> Result<UnixStream, ConnectError> {
     let path = home.socket();
     match stream.peer_cred() {
@@ -144,7 +144,7 @@ pub(crate) async fn connect_or_start(
 
 enum Turn {
     Ours(File),
-    /// Somebody else has started the daemon meanwhile.
+    /// Another client has started the daemon meanwhile.
     Needless(UnixStream),
 }
 
@@ -206,7 +206,7 @@ async fn start(home: &Home, program: &Path, lost: Lost) -> Result<(), ConnectErr
     }
 }
 
-/// What the daemon writes until it is ready or closes its output.
+/// Reads what the daemon writes until it is ready or closes its output.
 async fn first_words(output: impl AsyncRead + Unpin) -> io::Result<String> {
     let mut output = output.take(MAX_COMPLAINT);
     let mut said = Vec::new();

@@ -1,4 +1,4 @@
-//! Files that only their owner reads, written whole or not at all, also by several commands at the same time.
+//! Files that only their owner can read. Writes are atomic, also with several commands at the same time.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-/// Files beside one that are tried. What a command leaves that is killed is in the way of one that has its number later.
+/// How many names of temporary files are tried: a killed command may have left one whose pid is used again later.
 const NAMES: u32 = 100;
 
 /// Replaces a file (0600); its directory (0700) is made if it is absent.
@@ -24,13 +24,13 @@ pub(crate) fn replace(path: &Path, text: impl AsRef<[u8]>, mode: u32) -> io::Res
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&new, path));
     if written.is_err() {
-        // It is of no use to anybody.
+        // The temporary file is not needed any more.
         let _ = fs::remove_file(&new);
     }
     written
 }
 
-/// Whoever has this is the only one who reads the file and replaces it by what follows from that.
+/// Exclusive right to read a file and replace it.
 #[derive(Debug)]
 pub(crate) struct Alone {
     _lock: Option<File>,
@@ -59,7 +59,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-/// A file of this command's own, in the same directory.
+/// Creates a temporary file in the same directory.
 fn beside(path: &Path, mode: u32) -> io::Result<(File, PathBuf)> {
     let mut number = 0;
     loop {

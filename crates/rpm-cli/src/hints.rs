@@ -1,6 +1,6 @@
-//! Commands in messages: what the reader can paste into the shell in which this command was typed.
+//! Commands in messages, in a form that can be pasted into the user's shell.
 //!
-//! Messages have them in backticks and as `rpm …`, whoever wrote them; here the word `rpm` becomes what calls this program there.
+//! All messages have them in backticks and as `rpm …`; here the word `rpm` becomes the way this program is called there.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use rpm_wire::shell::word;
 
 use crate::home::home_dir;
 
-/// How a command begins in messages.
+/// Start of a command in messages.
 const CANONICAL: &str = "`rpm ";
 
-/// What decides how the program is called again.
+/// How the program was called, and must be called again.
 #[derive(Debug, Default)]
 struct Call {
     argv0: Option<OsString>,
-    /// The directory of the daemon, unless it is the usual one.
+    /// The directory of the daemon, unless it is the default one.
     home: Option<PathBuf>,
     /// It was called by sudo.
     sudo: bool,
@@ -34,7 +34,7 @@ impl Call {
         }
     }
 
-    /// What stands before the name of a command.
+    /// The words before the name of a command.
     fn prefix(&self) -> String {
         let mut prefix = String::new();
         if self.sudo {
@@ -57,7 +57,7 @@ impl Call {
     }
 }
 
-/// The text with its commands as they have to be typed here.
+/// The text, with its commands as they must be typed here.
 pub(crate) fn pasteable(text: &str) -> String {
     static PREFIX: OnceLock<String> = OnceLock::new();
     if !text.contains(CANONICAL) {
@@ -76,7 +76,7 @@ pub(crate) fn command(words: impl IntoIterator<Item = impl AsRef<str>>) -> Strin
     format!("{CANONICAL}{}`", words.join(" "))
 }
 
-/// What was probably meant by a target that names nothing: `did you mean "api"?`, and the command line with it instead.
+/// A suggestion for an unknown target: `did you mean "api"?`, and the corrected command line.
 pub(crate) fn meant(unknown: &Unknown) -> Option<(String, String)> {
     let typed = std::env::args_os().skip(1);
     let typed: Option<Vec<String>> = typed.map(|word| word.into_string().ok()).collect();

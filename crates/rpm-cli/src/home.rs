@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// Its group or anybody may write to it.
+/// Mode bits that let group or others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Longest path of the socket, in bytes: the kernel takes 107.
@@ -20,10 +20,10 @@ pub enum HomeError {
     /// Neither variable is set.
     #[error("neither RPM_HOME nor HOME is set; set RPM_HOME to a directory for the daemon's files")]
     Unknown,
-    /// It is a file or the like.
+    /// It is not a directory.
     #[error("{} is not a directory; set RPM_HOME to another path", .0.display())]
     NotADirectory(PathBuf),
-    /// It cannot be made or looked at.
+    /// It cannot be created or examined.
     #[error("cannot create or use {}; set RPM_HOME to a directory that you can write to", path.display())]
     Unusable {
         /// The directory.
@@ -32,7 +32,7 @@ pub enum HomeError {
         #[source]
         source: io::Error,
     },
-    /// It is another user's.
+    /// It belongs to another user.
     #[error(
         "{} belongs to user {owner}; run this as that user, or set RPM_HOME to a directory of your own",
         path.display()
@@ -43,7 +43,7 @@ pub enum HomeError {
         /// Its owner.
         owner: u32,
     },
-    /// Whoever may write there may have programs run as its owner, by what the daemon reads from there.
+    /// Users who can write there could run programs as its owner, through the files that the daemon reads.
     #[error(
         "other users can write to {path} (mode {mode:04o}), and could have their programs run as its owner; look at what is there, \
          then: chmod go-w {path}",
@@ -56,7 +56,7 @@ pub enum HomeError {
         /// Its mode.
         mode: u32,
     },
-    /// The kernel would not take the socket's path.
+    /// The path of the socket is too long for the kernel.
     #[error(
         "the path {} is too long for a socket ({} bytes, at most {MAX_SOCKET_PATH}); set RPM_HOME to a shorter one",
         .0.display(),
@@ -75,7 +75,7 @@ pub fn home_dir() -> Result<PathBuf, HomeError> {
     from_variables(named, std::env::var_os("HOME"))
 }
 
-/// The text of a file in the daemon's directory, if the owner of that or root has written it: what is saved there is executed.
+/// Reads a file in the daemon's directory, if it belongs to the owner of that or to root: saved apps are executed.
 pub(crate) fn read_own(path: &Path) -> io::Result<String> {
     let mut file = fs::File::open(path)?;
     let owner = file.metadata()?.uid();
@@ -94,7 +94,7 @@ pub(crate) fn read_own(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// PM2's names for files are wanted beside ours: this is called `pm2`, or `RPM_COMPAT=pm2` is set.
+/// Whether PM2's file names are used too: the program is called `pm2`, or `RPM_COMPAT=pm2` is set.
 #[must_use]
 pub(crate) fn like_pm2() -> bool {
     let called = std::env::args_os().next();
@@ -114,12 +114,12 @@ fn from_variables(rpm_home: Option<OsString>, home: Option<OsString>) -> Result<
 #[derive(Clone, Debug)]
 pub(crate) struct Home {
     root: PathBuf,
-    /// Whose it is, and whose daemon answers there.
+    /// Its owner, who also owns the daemon.
     owner: u32,
 }
 
 impl Home {
-    /// The directory at `root` if it is ours or is not there yet. Root may use that of any user, to talk to the user's daemon.
+    /// The directory at `root`, if it is ours or does not exist yet. Root may use the directory of any user, to talk to that user's daemon.
     pub(crate) fn open(root: PathBuf) -> Result<Self, HomeError> {
         let own = rustix::process::geteuid();
         let home = Home {
@@ -151,20 +151,20 @@ impl Home {
         }
     }
 
-    /// Whose the directory is: its daemon runs as that user, and as no other.
+    /// The owner of the directory: its daemon runs as this user only.
     pub(crate) fn owner(&self) -> u32 {
         self.owner
     }
 
-    /// Whether a daemon that is no more has left workers behind, or may have.
+    /// Whether a daemon that has ended may have left workers behind.
     pub(crate) fn has_workers_left(&self) -> bool {
         ["state.json", "state.json.old"]
             .iter()
             .any(|name| self.root().join(name).exists())
     }
 
-    /// Makes the directory (0700) if it is absent, and opens the file that start-ups of the daemon lock. In a user's directory root starts
-    /// none: it would run as root what the user has written there.
+    /// Creates the directory (0700) if it does not exist, and opens the lock file for starting the daemon. Root does not start a daemon in a
+    /// user's directory: that would run as root what the user has written there.
     pub(crate) fn lock_file(&self) -> Result<fs::File, HomeError> {
         if self.owner != rustix::process::geteuid().as_raw() {
             return Err(HomeError::NotOurs {

@@ -14,16 +14,16 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// For everything that the daemon answers from memory.
+/// Time for responses from the daemon's memory.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Longest answer or line of a stream, in bytes; a process with its environment takes some kilobytes.
+/// Maximum length of a response or of a line of a stream, in bytes; a process with its environment takes some kilobytes.
 const MAX_ANSWER: usize = 64 << 20;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
-    /// The daemon refused; its own words.
+    /// The daemon rejected the request; its message.
     #[error(transparent)]
     Api(#[from] ApiError),
     #[error("the connection to the daemon broke")]
@@ -40,16 +40,16 @@ pub(crate) enum RequestError {
     Request(#[from] hyper::http::Error),
 }
 
-/// How long to wait for the head of an answer.
+/// How long to wait for the head of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// The daemon knows the answer.
+    /// The daemon responds at once.
     Answer,
-    /// The answer comes when something has happened; the user may interrupt.
+    /// The response comes after a change; the user may interrupt.
     Event,
 }
 
-/// A connection that a daemon has answered on.
+/// A connection to a daemon that has responded.
 #[derive(Debug)]
 pub(crate) struct Session {
     sender: SendRequest<Full<Bytes>>,
@@ -61,7 +61,7 @@ impl Session {
     /// Greets the daemon.
     pub(crate) async fn open(stream: UnixStream) -> Result<Self, RequestError> {
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // How the connection ends is seen by the request under way.
+        // The request in flight sees how the connection ends.
         let connection = tokio::spawn(async { drop(connection.await) });
         let pong = Pong {
             msg: String::new(),
@@ -78,12 +78,12 @@ impl Session {
         Ok(session)
     }
 
-    /// What the daemon said of itself.
+    /// What the daemon reports about itself.
     pub(crate) fn pong(&self) -> &Pong {
         &self.pong
     }
 
-    /// Asks for something the daemon knows.
+    /// Requests something that the daemon knows.
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, RequestError> {
         let response = self
             .send(Method::GET, path, Bytes::new(), Patience::Answer)
@@ -91,7 +91,7 @@ impl Session {
         Ok(serde_json::from_slice(&body(response).await?)?)
     }
 
-    /// Asks for a change.
+    /// Requests a change.
     pub(crate) async fn post<T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -102,7 +102,7 @@ impl Session {
         Ok(serde_json::from_slice(&body(response).await?)?)
     }
 
-    /// Asks for a stream of lines.
+    /// Requests a stream of lines.
     pub(crate) async fn lines(&mut self, path: &str) -> Result<Lines, RequestError> {
         let response = self
             .send(Method::GET, path, Bytes::new(), Patience::Answer)
@@ -110,7 +110,7 @@ impl Session {
         Ok(Lines::of(response))
     }
 
-    /// Asks for a change, and for lines that tell how it goes on.
+    /// Requests a change, and a stream of its progress.
     pub(crate) async fn post_for_lines(
         &mut self,
         path: &str,
@@ -160,7 +160,7 @@ impl Session {
     }
 }
 
-/// The words of an answer that is no success; a body of another form is shown as it is.
+/// The message of an error response; a body in another format is shown as it is.
 async fn refusal(response: Response<Incoming>) -> Result<RequestError, RequestError> {
     let status = response.status();
     let bytes = body(response).await?;

@@ -15,7 +15,7 @@ use crate::render::Look;
 pub(crate) struct OutputError(#[from] io::Error);
 
 impl OutputError {
-    /// The reader has gone (`rpm logs | head`): no failure.
+    /// Whether the reader has gone (`rpm logs | head`), which is not a failure.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
     }
@@ -24,7 +24,7 @@ impl OutputError {
 /// Buffered standard output; [`Output::flush`] it.
 pub(crate) struct Output {
     stdout: BufWriter<StdoutLock<'static>>,
-    /// What its reader can show.
+    /// What its reader can display.
     pub(crate) look: Look,
 }
 
@@ -44,7 +44,7 @@ impl Output {
         }
     }
 
-    /// A line, or several. Of what a terminal obeys it gets the colours alone: the text may be that of apps.
+    /// Prints one or more lines. Of control sequences a terminal gets only colours: the text may come from apps.
     pub(crate) fn line(&mut self, text: impl Display) -> Result<(), OutputError> {
         match self.look {
             Look::Plain => Ok(writeln!(self.stdout, "{text}")?),
@@ -56,7 +56,7 @@ impl Output {
         }
     }
 
-    /// A line as it is, whatever a terminal makes of it.
+    /// Prints a line as it is, with all control sequences.
     pub(crate) fn raw_line(&mut self, text: &str) -> Result<(), OutputError> {
         Ok(writeln!(self.stdout, "{text}")?)
     }
@@ -80,7 +80,7 @@ impl Output {
     }
 }
 
-/// A variable that is set and not empty says no: <https://no-color.org>.
+/// Whether `NO_COLOR` is set and not empty: <https://no-color.org>.
 fn colours_wanted(no_color: Option<OsString>) -> bool {
     no_color.is_none_or(|value| value.is_empty())
 }

@@ -1,5 +1,5 @@
-//! How a change goes on: on a terminal a line for each app that changes as its workers do, otherwise a line for each step of the
-//! first few workers of an app, and for the first and every ten times as many of the rest.
+//! Progress of a change. On a terminal, a line for each app that is updated as its workers proceed. Otherwise, a line for each step of the
+//! first few workers of an app, and of the 10th, 100th and so on.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write};
@@ -11,10 +11,10 @@ use crate::render::{cut, visible};
 /// More apps than fit a small window share one line.
 const MOST_ROWS: usize = 20;
 
-/// An app of more instances is not told of worker by worker.
+/// Apps with more instances are not reported worker by worker.
 const MOST_INSTANCES: usize = 8;
 
-/// In the order in which a worker gets there.
+/// In the order in which a worker reaches them.
 const STAGES: [Stage; 6] = [
     Stage::Starting,
     Stage::Ready,
@@ -24,11 +24,11 @@ const STAGES: [Stage; 6] = [
     Stage::Failed,
 ];
 
-/// What has been told so far.
+/// The progress so far.
 #[derive(Debug)]
 pub(crate) struct Board<W> {
     out: W,
-    /// Lines can be written over, and have so many columns.
+    /// Width of the terminal, if lines can be redrawn.
     terminal: Option<usize>,
     /// In the order of their names.
     apps: BTreeMap<String, Workers>,
@@ -125,11 +125,11 @@ impl<W: Write> Board<W> {
     }
 
     fn write(&mut self, text: &str) {
-        // Nobody is left to be told that standard error is closed.
+        // If standard error is closed, there is nowhere to report it.
         let _ = self.out.write_all(text.as_bytes());
     }
 
-    /// All rows, in place of those drawn before; `lasting` stays above them.
+    /// Redraws all rows; `lasting` stays above them.
     fn picture(&mut self, lasting: &str, columns: usize) -> String {
         let mut text = match self.drawn {
             0 => String::new(),
@@ -219,7 +219,7 @@ mod tests {
             text.starts_with("web: 1 starting\n\u{1b}[1A\u{1b}[Jweb: 2 starting\n"),
             "{text:?}"
         );
-        // A line that goes on in the next one could not be drawn over.
+        // A line that wraps could not be redrawn.
         for line in shown(&told(Some(20), &steps)) {
             assert!(ratatui::text::Span::raw(line).width() <= 20, "{line}");
         }

@@ -1,4 +1,4 @@
-//! `set`, `get`, `conf`, `unset`: a file of values, of which those of an app become its variables.
+//! `set`, `get`, `conf`, `unset`: a file of values. Values of an app become its variables.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::files::{alone, write_private};
 use crate::home::{home_dir, like_pm2, read_own};
 use crate::output::Output;
 
-/// Where they are; PM2's name where it is wanted.
+/// Path of the file; with PM2's name in compatibility mode.
 fn file() -> anyhow::Result<PathBuf> {
     let name = if like_pm2() {
         "module_conf.json"
@@ -38,7 +38,7 @@ fn save(values: &Map<String, Value>) -> anyhow::Result<()> {
     write_private(&file()?, &format!("{:#}\n", Value::Object(values.clone())))
 }
 
-/// What is set, each as it is named; nothing of what cannot be read.
+/// The keys that are set; none if the file cannot be read.
 pub(crate) fn keys_that_are_set() -> Vec<String> {
     let mut keys = Vec::new();
     for (first, value) in load().unwrap_or_default() {
@@ -58,7 +58,7 @@ fn parts(key: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// `set`: without a value, what is set.
+/// `set`: without a value, prints the current one.
 pub(super) async fn set(key: Option<&str>, value: Option<&str>, output: &mut Output) -> anyhow::Result<()> {
     let (Some(key), Some(value)) = (key, value) else {
         return get(key, output);
@@ -116,7 +116,7 @@ fn put(values: &mut Map<String, Value>, key: &str, value: &str) -> anyhow::Resul
     Ok(())
 }
 
-/// The variables of apps are given to them, with a restart.
+/// Applies variables to their apps, with a restart.
 async fn pass_on(pairs: &[(&str, &str)], output: &mut Output) -> anyhow::Result<()> {
     let mut by_app: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
     for (key, value) in pairs {

@@ -1,7 +1,7 @@
-//! `deploy`: brings the apps of an ecosystem file to other machines, by ssh and git, as its `deploy` section says.
+//! `deploy`: deploys the apps of an ecosystem file to other machines over ssh and git, as its `deploy` section says.
 //!
-//! On the host, below `path`: `source` is the clone, `current` a link to it, `shared` is the app's own, and `.deploys` has a line for each
-//! version that was deployed.
+//! On the host, below `path`: `source` is the clone, `current` a link to it, `shared` is for files of the app, and `.deploys` has a line for
+//! each deployed version.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -17,11 +17,11 @@ use super::{surroundings, tell};
 use crate::config;
 use crate::hints::command;
 
-/// What is to be done.
+/// The step to run.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Setup,
-    /// To this version; `None`: the one that the file names.
+    /// Deploy this version; `None`: the one in the file.
     Update(Option<String>),
     Revert(u32),
     Current,
@@ -150,9 +150,9 @@ fn described(step: &Step) -> String {
     }
 }
 
-/// Runs the script there. It goes by standard input, and so do the values of the variables, which it reads, in the order of their names,
-/// each ended by a NUL: what stands in arguments, all users of both machines can read, the credentials in a URL too. `more`: what comes on
-/// the standard input of this command is for the script.
+/// Runs the script on the host. The script is passed on standard input, followed by the values of the variables in the order of their
+/// names, each ended by a NUL: arguments would be readable by all users of both machines, with the credentials in URLs. `more`: the
+/// standard input of this command follows, for the script.
 fn run(
     mut ssh: Command,
     script: &str,
@@ -170,10 +170,10 @@ fn run(
     }
     let mut child = ssh.stdin(Stdio::piped()).spawn().context(cannot)?;
     if let Some(mut pipe) = child.stdin.take() {
-        // One that ends before it has read everything says why by its status.
+        // If ssh ends before it has read everything, its status says why.
         let written = pipe.write_all(input.as_bytes());
         if more && written.is_ok() {
-            // It may wait for somebody who types, and ends with this process.
+            // It may wait for a user who types, and ends with this process.
             thread::spawn(move || io::copy(&mut io::stdin(), &mut pipe));
         }
     }
@@ -199,12 +199,12 @@ fn ssh(deployment: &Deployment, host: &str) -> Command {
     ssh
 }
 
-/// As a shell reads it.
+/// Quotes a value for a shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// What runs on the host. `origin`: the file and the environment.
+/// The script for the host. `origin`: the file and the environment.
 fn script(step: &Step, deployment: &Deployment, (file, environment): (&str, &str)) -> String {
     let mut script = "set -e\n".to_owned();
     for name in deployment.env.keys() {
@@ -267,13 +267,13 @@ fn script(step: &Step, deployment: &Deployment, (file, environment): (&str, &str
     script
 }
 
-/// `read` takes no byte after the NUL: those are for what it reads.
+/// Reads the script from standard input and runs it. `read` takes no byte after the NUL: the rest is the input of the script.
 const READ_SCRIPT: &str = "IFS= read -r -d \"\" script; eval \"$script\"";
 const NEEDS_SETUP: &str = "\
 test -d \"$path/source/.git\" || { echo \"$path is not set up; deploy <environment> setup\" >&2; exit 1; }
 cd \"$path/source\"
 ";
-/// What was deployed is written down.
+/// Records the deployed version.
 const NOTE: &str = "\
 ln -sfn \"$path/source\" \"$path/current\"
 cd \"$path/current\"

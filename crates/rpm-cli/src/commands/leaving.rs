@@ -1,4 +1,4 @@
-//! What a command waits for that ends processes.
+//! Progress of commands that wait for processes to end.
 
 use std::fmt::Write as _;
 use std::pin::pin;
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// How many processes are named; the others are only counted.
 const MOST: usize = 5;
 
-/// Waits for a change that ends processes. One that takes long is explained on stderr; `at_once` is the command that does not wait.
+/// Waits for a change that ends processes. If it takes long, stderr says which ones; `at_once` is the command that does not wait.
 pub(super) async fn explained<T>(change: impl Future<Output = T>, at_once: &str) -> T {
     let mut change = pin!(change);
     if let Ok(done) = timeout(PATIENCE, &mut change).await {
@@ -34,7 +34,7 @@ pub(super) async fn explained<T>(change: impl Future<Output = T>, at_once: &str)
     }
 }
 
-/// Which processes have not ended yet, and how to end them now; `None`: none is ending.
+/// Names the processes that are still ending, and how to end them now; `None` if there are none.
 fn explanation(processes: &[Process], at_once: &str) -> Option<String> {
     let ending: Vec<&Process> = processes
         .iter()

@@ -1,4 +1,4 @@
-//! `logs`: the last lines of the apps, and what is added.
+//! `logs`: the last lines of the apps, and new ones.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -20,13 +20,13 @@ use crate::http::{Lines, Session, percent_encoded};
 use crate::output::{Output, OutputError};
 use crate::render;
 
-/// In the place of a time that is not known.
+/// Shown for an unknown time.
 const UNKNOWN: &str = "-";
 
-/// Of what has no other format.
+/// Default timestamp format.
 const ISO: &str = "YYYY-MM-DDTHH:mm:ss.SSSZ";
 
-/// Parts of the stream that wait to be printed, each as the daemon has sent it.
+/// Capacity, in chunks as the daemon sends them, of the queue of output to print.
 const PARTS: usize = 8;
 
 pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result<()> {
@@ -41,17 +41,17 @@ pub(super) async fn logs(args: &LogsArgs, output: &mut Output) -> anyhow::Result
 pub(super) struct LogStream {
     args: LogsArgs,
     lines: Lines,
-    /// The stream ends with its connection.
+    /// Keeps the stream open.
     _session: Session,
 }
 
 impl LogStream {
-    /// Asks for them. From now on no line is missed.
+    /// Opens the stream: no line from now on is missed.
     pub(super) async fn open(args: &LogsArgs) -> anyhow::Result<LogStream> {
         LogStream::at(&path(args), args).await
     }
 
-    /// The same, but for the past: it is what the daemon has written since its start.
+    /// The same, but past lines are those since the start of the daemon.
     pub(super) async fn open_fresh(args: &LogsArgs) -> anyhow::Result<LogStream> {
         LogStream::at(&format!("{}&fresh=true", path(args)), args).await
     }
@@ -65,7 +65,7 @@ impl LogStream {
         })
     }
 
-    /// Prints them until the daemon ends the stream: with its own end, if they are followed.
+    /// Prints them until the daemon ends the stream; a followed stream ends with the daemon.
     async fn print(mut self, output: &mut Output) -> anyhow::Result<()> {
         let mut printer = Printer::new(self.args);
         while let Some(lines) = self.lines.next().await? {
@@ -80,8 +80,8 @@ impl LogStream {
         Ok(())
     }
 
-    /// The same, on a thread of its own: whoever waits for this goes on, while nobody reads what is printed. Lines go to the standard
-    /// stream that their app names, and to standard output if it names none.
+    /// The same on a thread of its own, so that the caller does not block while standard output is not read. Lines go to the standard
+    /// stream that their app names, by default to standard output.
     pub(super) async fn print_aside(mut self) -> anyhow::Result<()> {
         let (parts, mut inbox) = mpsc::channel::<Vec<u8>>(PARTS);
         let (done, printed) = oneshot::channel();
@@ -91,7 +91,7 @@ impl LogStream {
             while let (Ok(()), Some(lines)) = (&result, inbox.blocking_recv()) {
                 result = streams.print(&lines);
             }
-            // Nobody waits any more when the command ends.
+            // The receiver is gone if the command ends.
             let _ = done.send(result);
         };
         thread::Builder::new()
@@ -107,7 +107,7 @@ impl LogStream {
     }
 }
 
-/// The standard streams for another thread: the command holds the lock of its own.
+/// The standard streams for another thread; the command has locked its own handle.
 struct Streams {
     printer: Printer,
     out: BufWriter<File>,
@@ -141,7 +141,7 @@ impl Streams {
 }
 
 fn path(args: &LogsArgs) -> String {
-    // No name has a line break in it.
+    // Names never contain a line break.
     let target = match args.targets.as_slice() {
         [] => String::new(),
         targets => format!("&target={}", percent_encoded(&targets.join("\n"))),
@@ -149,12 +149,12 @@ fn path(args: &LogsArgs) -> String {
     format!("/v1/logs?lines={}&follow={}{target}", args.lines, follows(args))
 }
 
-/// Are lines wanted that are still to come?
+/// Whether new lines are followed.
 fn follows(args: &LogsArgs) -> bool {
     !args.nostream && args.until.is_none()
 }
 
-/// Was it written when that is wanted? Where that is asked, a line of an unknown time was not.
+/// Whether a line is in the requested time range. A line of unknown time is in none.
 fn is_timely(args: &LogsArgs, written: Option<u64>) -> bool {
     match (args.since, args.until) {
         (None, None) => true,
@@ -163,7 +163,7 @@ fn is_timely(args: &LogsArgs, written: Option<u64>) -> bool {
     }
 }
 
-/// Prints lines as they are wanted.
+/// Prints lines in the requested format.
 struct Printer {
     args: LogsArgs,
     width: usize,
@@ -179,7 +179,7 @@ impl Printer {
         }
     }
 
-    /// What the daemon has sent: whole lines, each an object.
+    /// Prints a chunk from the daemon: whole lines, each a JSON object.
     fn print(
         &mut self,
         lines: &[u8],
@@ -246,7 +246,7 @@ impl Printer {
     }
 }
 
-/// The line as this program has it, and with the names that PM2 gives its parts.
+/// The line with the fields of this program and with those of PM2.
 fn object(line: &LogLine, time: Option<&str>) -> Value {
     let kind = match line.stream {
         Stream::Out => "out",

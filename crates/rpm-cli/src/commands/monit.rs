@@ -19,31 +19,31 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{action, read, session};
 use crate::render;
 
-/// Between two looks at the processes.
+/// Refresh interval of the processes.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Lines of output that are kept.
+/// Maximum number of lines of output that are kept.
 const LINES: usize = 500;
-/// Lines of the past that a newly chosen process shows.
+/// Number of past lines that a newly selected process shows.
 const PAST: u32 = 50;
-/// What has happened and is not shown yet.
+/// Capacity of the queue of events.
 const QUEUE: usize = 256;
 
-/// What is at the foot while nothing is asked.
+/// The last line while no question is asked.
 const KEYS: &str = "↑↓ choose  r reload  t restart  s stop  q quit";
 
-/// What there is to see.
+/// The state of the screen.
 #[derive(Default)]
 struct Screen {
     processes: Vec<Process>,
     chosen: TableState,
     lines: VecDeque<(Stream, String)>,
-    /// What became of the last command.
+    /// Result of the last command.
     said: String,
-    /// What is done only if the answer is yes.
+    /// The change that waits for confirmation.
     asked: Option<Question>,
 }
 
-/// What a key asks for.
+/// What a key requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     Quit,
@@ -54,7 +54,7 @@ pub(super) enum Wish {
     Nothing,
 }
 
-/// What is done to a process, after a question: this window is easily taken for a shell.
+/// A change of a process. It needs confirmation, because this window is easily mistaken for a shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Reload,
@@ -62,7 +62,7 @@ pub(super) enum Change {
     Stop,
 }
 
-/// A change, and of what: the list may have changed when the answer comes.
+/// A change and its target, which is fixed: the list may change before the answer comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Question {
     change: Change,
@@ -70,7 +70,7 @@ struct Question {
     id: u32,
 }
 
-/// What follows from a key.
+/// Effect of a key.
 #[derive(Debug, PartialEq, Eq)]
 enum Deed {
     Quit,
@@ -129,14 +129,14 @@ async fn show(terminal: &mut ratatui::DefaultTerminal, first: Vec<Process>) -> a
     }
 }
 
-/// Keys, from a thread that ends with the process; `None`: there is nothing to do but to draw.
+/// Keys, from a thread that ends with the process; `None` means only redraw.
 pub(super) fn keys() -> io::Result<mpsc::Receiver<Option<Wish>>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     std::thread::Builder::new().spawn(move || {
         while let Ok(event) = event::read() {
             let wish = match event {
                 Event::Key(key) if key.kind == KeyEventKind::Press => Some(wish(key.code, key.modifiers)),
-                // It is drawn for the new size.
+                // Redraw for the new size.
                 Event::Resize(..) => None,
                 _ => continue,
             };
@@ -151,7 +151,7 @@ pub(super) fn keys() -> io::Result<mpsc::Receiver<Option<Wish>>> {
 fn wish(key: KeyCode, with: KeyModifiers) -> Wish {
     match key {
         KeyCode::Char('c') if with.contains(KeyModifiers::CONTROL) => Wish::Quit,
-        // With Ctrl or Alt it is another key, which has no meaning here.
+        // Keys with Ctrl or Alt have no meaning here.
         _ if !with.difference(KeyModifiers::SHIFT).is_empty() => Wish::Nothing,
         KeyCode::Char('q') | KeyCode::Esc => Wish::Quit,
         KeyCode::Up | KeyCode::Char('k') => Wish::Move(-1),
@@ -215,7 +215,7 @@ async fn carry_out(Question { change, name, id }: Question, said: mpsc::Sender<S
             .unwrap_or_else(|| format!("{name}: done")),
         Err(error) => format!("{name}: {error}"),
     };
-    // Nobody looks any more if this fails.
+    // It fails only if the screen has ended.
     let _ = said.send(text).await;
 }
 
@@ -235,7 +235,7 @@ impl Screen {
         self.processes.get(self.chosen.selected()?)
     }
 
-    /// One of those that are there is chosen.
+    /// Makes sure that an existing process is selected.
     fn clamp(&mut self) {
         let last = self.processes.len().checked_sub(1);
         let chosen = last.map(|last| self.chosen.selected().unwrap_or(0).min(last));
@@ -248,7 +248,7 @@ impl Screen {
         self.clamp();
     }
 
-    /// A key was pressed. While something is asked, it is the answer, and all but one mean no.
+    /// Handles a key. While a question is asked, it is the answer; all keys but one mean no.
     fn follow(&mut self, wish: Wish) -> Deed {
         let asked = self.asked.take();
         match (wish, asked) {

@@ -1,5 +1,5 @@
-//! `runtime`, and `start --no-daemon`: the apps in the foreground, as a container wants them. What they print goes to standard output, a
-//! signal ends everything, and so does the end of the last app.
+//! `runtime` and `start --no-daemon`: apps in the foreground, for containers. Their output goes to standard output. A signal ends
+//! everything, and so does the end of the last app.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::output::Output;
 /// `runtime` ends after this many consecutive looks at which no app runs: an app may be about to restart.
 const LOOKS: u32 = 4;
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-/// After the daemon has ended, for its last lines.
+/// Time for the last lines after the daemon has ended.
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(2);
 
-/// No app runs any more.
+/// All apps have ended.
 #[derive(Debug, thiserror::Error)]
 #[error("all apps have ended; exiting")]
 pub(super) struct NothingRuns;
@@ -42,9 +42,9 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     if start_args.targets.len() > 1 && start_args.targets[0] == "start" {
         start_args.targets.remove(0);
     }
-    // Standard output is for what the apps print.
+    // Standard output is for the output of the apps.
     be_silent();
-    // A signal that comes while they are started is heard when they are: none is left behind half started.
+    // A signal during the start is handled after it, so that no app is left half started.
     let asked = until_asked()?;
     let ended = match start::start(&start_args, output).await {
         Ok(()) => watch(args, &home, asked).await,
@@ -54,7 +54,7 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     ended
 }
 
-/// It was started by this command, if there is one.
+/// Ends the daemon. If one runs, this command has started it.
 async fn end_daemon(home: &Home) -> anyhow::Result<()> {
     if connect(home).await?.is_some() {
         session().await?.kill().await?;
@@ -80,7 +80,7 @@ async fn watch(args: &RuntimeArgs, home: &Home, asked: impl Future<Output = ()>)
         ended = until_nothing_runs(), if !args.no_auto_exit => ended,
         () = asked => Ok(()),
     };
-    // The stream ends with the daemon. What cannot be printed any more has no say in how this ends.
+    // The stream ends with the daemon. Errors of printing no longer affect the result.
     let mut killed = pin!(end_daemon(home));
     tokio::select! {
         killed = &mut killed => {
@@ -112,7 +112,7 @@ async fn until_nothing_runs() -> anyhow::Result<()> {
     }
 }
 
-/// Signals are heard from the moment of the call.
+/// Handles signals from the moment of the call.
 fn until_asked() -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,4 +1,4 @@
-//! `start`, and what else is about ecosystem files.
+//! `start`, and other commands for ecosystem files.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -24,12 +24,12 @@ use crate::resolve::{ResolveError, Site, Surroundings, USUAL_PORT, app_spec, opt
 /// What an argument of `start` means.
 enum Meant {
     File,
-    /// It is known: by name, namespace, pattern or id.
+    /// A known app: by name, namespace, pattern or id.
     Known(String),
     Script,
 }
 
-/// `start`: an ecosystem file, something known, or a script.
+/// `start`: an ecosystem file, a known app, or a script.
 pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Result<()> {
     let around = surroundings()?;
     warn_of_skipped(&around);
@@ -78,7 +78,7 @@ fn directories_to_watch(args: &StartArgs, around: &Surroundings) -> StartArgs {
     args
 }
 
-/// What is known, and the connection that it was asked on.
+/// The known apps, and the connection that they were read on.
 type Asked<'a> = (&'a mut Option<Vec<Known>>, &'a mut Option<Session>);
 
 async fn processes((known, open): Asked<'_>) -> anyhow::Result<&[Known]> {
@@ -95,7 +95,7 @@ async fn on(open: &mut Option<Session>) -> anyhow::Result<&mut Session> {
     open.as_mut().ok_or_else(|| anyhow!("no connection"))
 }
 
-/// As PM2 has it: a name, a namespace or an id that is known wins over a script.
+/// As under PM2, a known name, namespace or id takes precedence over a script.
 async fn meaning(target: &OsStr, around: &Surroundings, asked: Asked<'_>) -> anyhow::Result<Meant> {
     if config::is_file(target, around) {
         return Ok(Meant::File);
@@ -108,7 +108,7 @@ async fn meaning(target: &OsStr, around: &Surroundings, asked: Asked<'_>) -> any
         .iter()
         .any(|process| process.name == text || process.namespace == text || process.id.to_string() == text);
     let is_file = around.absolute(text.as_ref()).is_file();
-    // A namespace is called `default` without anybody's doing.
+    // Every app without a namespace is in `default`.
     let known = is_known && !(is_file && all.iter().all(|process| process.name != text));
     Ok(if known || (text == "all" && !is_file) {
         Meant::Known(text.to_owned())
@@ -139,7 +139,7 @@ async fn start_script(
             spec.name = free_name(&spec.name, known);
             tell(format!("note: it is named {:?}", spec.name));
         } else if of_script && rests {
-            // What is known of it stays as it is where the command says nothing else.
+            // Its options stay as they are, except those that the command gives.
             return changes::apply(vec![spec.name], args, How::start(args), output).await;
         } else if of_script {
             bail!(
@@ -162,7 +162,7 @@ async fn start_script(
     show_served(&reply, output)
 }
 
-/// Is this the file that it runs? What is known is where symbolic links lead.
+/// Whether it runs this file. The daemon knows the path with symbolic links resolved.
 fn is_script(process: &Known, path: &Path) -> bool {
     Path::new(&process.script) == path
         || path
@@ -170,7 +170,7 @@ fn is_script(process: &Known, path: &Path) -> bool {
             .is_ok_and(|real| Path::new(&process.script) == real)
 }
 
-/// The ids of the processes of a script, where a target is neither a name nor a namespace nor an id, but a file that was started.
+/// Replaces targets that are scripts of known apps, and not names, namespaces or ids, by the ids of their processes.
 pub(super) async fn by_script(targets: Vec<String>) -> anyhow::Result<Vec<String>> {
     let around = surroundings()?;
     let is_path = |target: &String| target.contains(['/', '.']) || around.absolute(target.as_ref()).is_file();
@@ -212,7 +212,7 @@ fn near_app(error: ResolveError, known: &[Known]) -> ResolveError {
     }
 }
 
-/// In the background there are none.
+/// Warns of logs that go to standard streams, which an app in the background does not have.
 fn warn_of_standard_streams(spec: &AppSpec) {
     let logs = &spec.logs;
     for target in [Some(&logs.out), Some(&logs.err), logs.both.as_ref()]
@@ -235,7 +235,7 @@ fn free_name(name: &str, known: &[Known]) -> String {
     numbered.into_iter().find(|name| !taken(name)).unwrap_or_default()
 }
 
-/// Says what changes, and has the daemon change it.
+/// Prints what changes, and applies it.
 pub(super) async fn apply(
     apps: Vec<AppSpec>,
     mode: ApplyMode,
@@ -295,7 +295,7 @@ pub(super) fn described(plan: &Plan) -> String {
     }
 }
 
-/// Applies the ecosystem files among the targets; the others are returned.
+/// Applies the ecosystem files among the targets, and returns the other targets.
 pub(super) async fn apply_files(
     targets: &[OsString],
     files: &FileArgs,
@@ -317,7 +317,7 @@ pub(super) async fn apply_files(
     Ok(others)
 }
 
-/// `startOrRestart`, `startOrReload`: of a file alone.
+/// `startOrRestart`, `startOrReload`, which take only a file.
 pub(super) async fn start_or(
     file: &OsString,
     files: &FileArgs,

@@ -1,4 +1,4 @@
-//! `startup`, `unstartup`: have the system start the daemon, and with it what was saved, when it boots.
+//! `startup`, `unstartup`: start the daemon and the saved apps at boot.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -14,7 +14,7 @@ use crate::files::replace;
 use crate::home::like_pm2;
 use crate::output::Output;
 
-/// What starts services.
+/// An init system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Init {
     Systemd,
@@ -28,14 +28,14 @@ struct Service {
     user: String,
     /// This program.
     program: String,
-    /// Of the daemon.
+    /// The directory of the daemon.
     home: String,
     path: String,
     wait_ip: bool,
     like_pm2: bool,
 }
 
-/// Init systems that PM2 writes files for, and this program does not.
+/// Init systems that PM2 supports and this program does not.
 const OTHERS: [&str; 7] = [
     "upstart",
     "systemv",
@@ -49,7 +49,7 @@ const OTHERS: [&str; 7] = [
 impl Init {
     fn named(name: &str) -> anyhow::Result<Init> {
         match name {
-            // PM2 takes distributions for it, too.
+            // PM2 also accepts names of distributions.
             "systemd" | "ubuntu" | "debian" | "centos" | "redhat" | "arch" | "amazon" | "oracle" => {
                 Ok(Init::Systemd)
             }
@@ -103,7 +103,7 @@ impl Init {
         }
     }
 
-    /// What makes the system know it.
+    /// The commands that enable the service.
     fn enable(self, service: &str) -> Vec<Vec<&str>> {
         match self {
             Init::Systemd => vec![
@@ -114,7 +114,7 @@ impl Init {
         }
     }
 
-    /// What makes it forget. What runs is not stopped.
+    /// The commands that disable it. They do not stop what runs.
     fn disable(self, service: &str) -> Vec<Vec<&str>> {
         match self {
             Init::Systemd => vec![vec!["systemctl", "disable", service]],
@@ -136,7 +136,7 @@ pub(super) fn install(args: &StartupArgs, output: &mut Output) -> anyhow::Result
     write(&path, text.as_bytes(), init.mode())?;
     tell(format!("{} written", path.display()));
     if let Err(error) = init.enable(&service.name).iter().try_for_each(|words| run(words)) {
-        // Half a service would be started, or not, at some boot.
+        // A half-installed service might start at some later boot.
         match before {
             Some(before) => write(&path, &before, init.mode())?,
             None => fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?,
@@ -183,7 +183,7 @@ fn init_of(args: &StartupArgs) -> anyhow::Result<Init> {
     }
 }
 
-/// Only root may write services: others are told what to type, on standard output, as PM2 does.
+/// Only root may write services. For other users the command to type is printed on standard output, as by PM2.
 fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Output) -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         return Ok(());
@@ -196,7 +196,7 @@ fn refuse_others(command: &str, init: Init, args: &StartupArgs, output: &mut Out
     let home = home
         .map(|home| format!(" --hp {}", word(&home.to_string_lossy())))
         .unwrap_or_default();
-    // sudo passes on neither.
+    // sudo passes on neither variable.
     let own = std::env::var_os("RPM_HOME").filter(|own| !own.is_empty());
     let own = own
         .map(|own| format!("RPM_HOME={} ", word(&own.to_string_lossy())))
@@ -243,7 +243,7 @@ fn service(init: Init, args: &StartupArgs) -> anyhow::Result<Service> {
     Ok(service)
 }
 
-/// Nothing of it may become a line, an option or a path of its own in what is written for root to read.
+/// Rejects values that would become a separate line, option or path in a file that root reads.
 fn check(init: Init, service: &Service) -> anyhow::Result<()> {
     let Service { name, user, .. } = service;
     let plain =
@@ -266,7 +266,7 @@ fn check(init: Init, service: &Service) -> anyhow::Result<()> {
             );
         }
     }
-    // systemd takes the path for damaged, however it is quoted.
+    // systemd rejects such a path, however it is quoted.
     if init == Init::Systemd && service.program.contains(['"', '\'', '\\']) {
         bail!(
             "systemd starts no program whose path has quotes or backslashes: {}; install it elsewhere",
@@ -303,8 +303,8 @@ fn home_of(user: &str) -> anyhow::Result<PathBuf> {
 const NEEDLESS: &str = "CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_BLOCK_SUSPEND CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE \
      CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PACCT CAP_SYS_RAWIO CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_SYSLOG CAP_WAKE_ALARM";
 
-/// As systemd reads it (systemd.syntax(7)): in quotes, specifiers escaped. A dollar sign means nothing where this is used: systemd expands
-/// variables in arguments of commands, and neither in the path of the program nor in `Environment=` (systemd.service(5)).
+/// Quotes a value for systemd (systemd.syntax(7)), with specifiers escaped. A dollar sign has no meaning where this is used: systemd
+/// expands variables in the arguments of commands, but not in the path of the program or in `Environment=` (systemd.service(5)).
 fn quoted(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
     format!("\"{}\"", escaped.replace('%', "%%"))
@@ -355,7 +355,7 @@ WantedBy=multi-user.target
     )
 }
 
-/// As a shell reads it.
+/// Quotes a value for a shell.
 fn shell_quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }

@@ -19,15 +19,15 @@ pub(super) async fn send(target: &str, line: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `attach`: until the end of what is typed.
+/// `attach`: until the end of the input.
 pub(super) async fn attach(target: &str, output: &mut Output) -> anyhow::Result<()> {
-    // Where nothing is typed its output may end before that says that there is no such app.
+    // Without input, the output may end before the daemon reports that there is no such app.
     let request = TargetsRequest {
         targets: vec![target.to_owned()],
     };
     let _: Vec<Known> = session().await?.post("/v1/resolve", &request).await?;
     let (lines, mut typed) = tokio::sync::mpsc::channel::<String>(16);
-    // It reads as long as somebody types: a thread may wait for that, and ends with the process.
+    // Reading blocks while the user types: a thread may wait for that, and ends with the process.
     std::thread::Builder::new().spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
             if lines.blocking_send(line).is_err() {

@@ -1,5 +1,4 @@
-//! The versions of an app, for those who read PM2's list: of its package, and of the Node that runs it. Files say both; no program is
-//! started for them.
+//! The versions of an app in PM2's list: of its package, and of the Node that runs it. Both are read from files; no program is started.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +7,7 @@ use rpm_wire::api::AppSpec;
 use rpm_wire::pm2::Versions;
 use serde_json::Value;
 
-/// A file that is larger is no description of a package.
+/// Maximum size of a `package.json`.
 const MOST_BYTES: u64 = 1024 * 1024;
 
 pub(super) fn of(spec: &AppSpec) -> Versions {
@@ -21,7 +20,7 @@ pub(super) fn of(spec: &AppSpec) -> Versions {
     }
 }
 
-/// That of the `package.json` beside the script, or of the nearest above it.
+/// The version in the `package.json` beside the script, or in the nearest one above it.
 fn of_package(script: &Path) -> Option<String> {
     let packages = script.ancestors().map(|dir| dir.join("package.json"));
     let text = packages.into_iter().find_map(|path| read(&path))?;
@@ -29,7 +28,7 @@ fn of_package(script: &Path) -> Option<String> {
     package["version"].as_str().map(str::to_owned)
 }
 
-/// By the name of a directory that has a version each, or by the headers that come with Node.
+/// The version of Node, from the name of a version directory in its path or from the headers that come with Node.
 fn of_node(interpreter: &Path) -> Option<String> {
     let program = interpreter.canonicalize().ok()?;
     if program.file_name()? != "node" {

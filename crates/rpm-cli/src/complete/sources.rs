@@ -1,5 +1,4 @@
-//! Where candidates come from that the grammar does not know: a daemon that runs, and files. None is started, and nothing is said of
-//! what goes wrong.
+//! Candidates that the grammar does not know: from a running daemon, and from files. No daemon is started, and no error is reported.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,16 +13,16 @@ use crate::connect::connect;
 use crate::home::{Home, home_dir};
 use crate::http::Session;
 
-/// A person waits at the cursor.
+/// Time for the daemon to answer: a person waits at the cursor.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);
 
-/// The largest ecosystem file that is looked at.
+/// Maximum size of an ecosystem file to search.
 const MOST_BYTES: u64 = 1024 * 1024;
 
-/// What begins the name of a block of variables.
+/// Prefix of the name of a block of variables.
 const BLOCK: &str = "env_";
 
-/// What there is at this moment.
+/// The current candidates.
 pub(super) trait Source {
     /// The processes.
     fn known(&self) -> Vec<Known>;
@@ -70,7 +69,7 @@ impl Source for Here {
     }
 }
 
-/// The names of the blocks. The file is not evaluated: that may take long, or do something.
+/// The names of the blocks. The file is not evaluated: that may take long, or have side effects.
 fn blocks(text: &str) -> Vec<String> {
     let words = text.split(|letter: char| !letter.is_alphanumeric() && !['_', '-'].contains(&letter));
     let names = words.filter_map(|word| word.strip_prefix(BLOCK));
@@ -78,7 +77,7 @@ fn blocks(text: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// What a daemon that runs knows, if it says so at once.
+/// Asks a running daemon, if it answers at once.
 fn asked<T: DeserializeOwned>(path: &str) -> Option<T> {
     let asked = async {
         let home = Home::open(home_dir().ok()?).ok()?;

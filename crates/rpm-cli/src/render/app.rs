@@ -48,10 +48,10 @@ pub(super) fn app_within(info: &AppInfo, look: Look, width: Option<u16>) -> Stri
     text.text
 }
 
-/// A terminal narrower than that breaks the lines itself.
+/// A narrower terminal wraps the lines itself.
 const MIN_WIDTH: u16 = 60;
 
-/// What is written of a description.
+/// A description that is being written.
 struct Description {
     text: String,
     width: Option<u16>,
@@ -87,7 +87,7 @@ impl Description {
         let _ = writeln!(self.text, "{table}");
     }
 
-    /// Where the logs are: a path is whole, so that it can be copied, if there is room for it at all.
+    /// The log files: paths are not broken, so that they can be copied, if there is room at all.
     fn files(&self, processes: &[Process], look: Look) -> Table {
         let mut side_by_side = files(processes, look);
         side_by_side.set_content_arrangement(ContentArrangement::Disabled);
@@ -139,7 +139,7 @@ fn facts(info: &AppInfo, look: Look) -> Table {
     table
 }
 
-/// Keys that other lines show, or that are too long for one: the variables are what `rpm env` is for.
+/// Keys that other lines show, or that are too long for a line; `rpm env` prints the variables.
 const SHOWN: [&str; 22] = [
     "name",
     "script",
@@ -165,7 +165,7 @@ const SHOWN: [&str; 22] = [
     "exp_backoff_restart_delay_ms",
 ];
 
-/// Everything else that is not as it is by default, by the names of the API.
+/// All other options that differ from their default, by their names in the API.
 fn settings(spec: &AppSpec) -> Vec<(String, String)> {
     let value = |spec: &AppSpec| serde_json::to_value(spec).unwrap_or_default();
     let mut found = Vec::new();
@@ -200,7 +200,7 @@ fn differences(path: &str, value: &Value, usual: &Value, found: &mut Vec<(String
     }
 }
 
-/// Those that were set; the daemon's defaults are not repeated here.
+/// Options that were set, without the daemon's defaults.
 fn limits(spec: &AppSpec) -> Vec<(&'static str, String)> {
     let ms = |value: Option<u64>| value.map(|value| format!("{value} ms"));
     let all = [

@@ -1,4 +1,4 @@
-//! The table of processes, and what all tables have in common.
+//! The table of processes, and common parts of all tables.
 
 use std::fmt::Write as _;
 
@@ -14,9 +14,9 @@ use super::units::{bytes, duration, or_dash, percent};
 /// A column of the table of processes.
 struct Column {
     title: &'static str,
-    /// It has numbers.
+    /// It contains numbers.
     right: bool,
-    /// When it is left out where the terminal is too narrow: the highest first, those with 0 never.
+    /// Order in which columns are dropped on a narrow terminal: the highest first, those with 0 never.
     rank: u8,
 }
 
@@ -42,20 +42,19 @@ const COLUMNS: [Column; 12] = [
 const NAME: usize = 1;
 const STATUS: usize = 7;
 
-/// A terminal narrower than that breaks the lines itself; cells of two letters would be no better. Some
-/// say 0 when they do not know.
+/// A narrower terminal wraps the lines itself; cells of two letters would be no better. Some report 0 when they do not know their width.
 const MIN_WIDTH: u16 = 60;
 
-/// The same for the table of processes, which needs less: its columns go, and its names are cut.
+/// The same for the table of processes, which needs less: columns are dropped, and names are cut.
 const MIN_PROCESSES_WIDTH: u16 = 34;
 
-/// So much of a name is worth more than another column.
+/// Columns are dropped before names become shorter than this.
 const NAME_WANTED: usize = 20;
 
-/// What is left of a name at least.
+/// Names are never shorter than this.
 const NAME_LEAST: usize = 4;
 
-/// What the borders and margins of a column take, and the border that the last one has besides.
+/// Width of the border and margins of a column, and of the last border.
 const AROUND: usize = 3;
 const EDGE: usize = 1;
 
@@ -108,7 +107,7 @@ pub(super) fn processes_within(processes: &[Process], look: Look, width: Option<
     table
 }
 
-/// Which columns are shown where there is so much room, and how wide the names are.
+/// The columns that fit into this width, and the width of the names.
 fn fitting(widths: &[usize; COLUMNS.len()], room: usize) -> (Vec<usize>, usize) {
     let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
     loop {
@@ -123,12 +122,12 @@ fn fitting(widths: &[usize; COLUMNS.len()], room: usize) -> (Vec<usize>, usize) 
     }
 }
 
-/// How many columns of a terminal the text takes.
+/// Display width of the text.
 pub(super) fn columns_of(text: &str) -> usize {
     Span::raw(text).width()
 }
 
-/// The text in so many columns at most; what is missing is a `…`.
+/// The text cut to this display width, with a `…` if something is missing.
 pub(crate) fn cut(text: &str, most: usize) -> String {
     if columns_of(text) <= most {
         return text.to_owned();
@@ -145,7 +144,7 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
     short
 }
 
-/// A line for each figure, as `list --mini-list` of PM2 has it.
+/// A line for each value, like `list --mini-list` of PM2.
 pub(crate) fn lines(processes: &[Process]) -> String {
     let mut text = String::new();
     for process in processes {
@@ -184,7 +183,7 @@ fn other_line(process: &Process, other: &Other) -> Line {
     }
 }
 
-/// What is measured of a process, as text; a dash where it does not run.
+/// The measurements of a process as text; a dash if it does not run.
 pub(crate) struct Figures {
     pub(crate) uptime: String,
     pub(crate) cpu: String,
@@ -225,7 +224,7 @@ fn line(process: &Process) -> Line {
     }
 }
 
-/// Where it serves, in a word: so many ports are named.
+/// Number of ports that are named.
 const PORTS_NAMED: usize = 2;
 
 /// `3000`, `3000 53/udp`, `80 443 +2`, `unix`. An app that listens on IPv4 and IPv6 has one port.
@@ -322,7 +321,7 @@ fn bold(cell: Cell, look: Look) -> Cell {
     }
 }
 
-/// The text without what a terminal would obey: names come from users, reasons from the system.
+/// The text without control sequences: names come from users, reasons from the system.
 pub(crate) fn visible(text: &str) -> String {
     text.chars()
         .map(|c| if is_obeyed(c) { '\u{fffd}' } else { c })
