@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rpm_proxy::headers::Client;
 use rpm_proxy::http1::framing::{Framing, Scanner};
-use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Stays, request, response};
+use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Returning, Stays, request, response};
 
 /// As a browser sends it.
 const REQUEST: &[u8] = b"GET /api/items?page=2 HTTP/1.1\r\nHost: shop.example\r\nConnection: keep-alive\r\n\
@@ -22,6 +22,7 @@ fn read(bytes: &[u8], client: &Client, out: &mut Vec<u8>) -> RequestHead {
         underscores: false,
         compress: false,
         cookie: None,
+        max_head: 64 * 1024,
     };
     match request(bytes, passing, out) {
         Parsed::Complete(_, head) => head,
@@ -37,7 +38,12 @@ fn heads(c: &mut Criterion) {
         b.iter(|| read(black_box(REQUEST), &client, &mut out));
     });
     c.bench_function("proxy/response", |b| {
-        b.iter(|| response(black_box(RESPONSE), &head, Stays::Yes, b"", &mut out));
+        let returning = Returning {
+            stays: Stays::Yes,
+            extra: b"",
+            max_head: 64 * 1024,
+        };
+        b.iter(|| response(black_box(RESPONSE), &head, returning, &mut out));
     });
 }
 

@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use rpm_proxy::headers::Client;
 use rpm_proxy::http1::framing::{Framing, Scanner};
-use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Stays, request, response};
+use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Returning, Stays, request, response};
 use rpm_proxy::proxy_protocol;
 
 fuzz_target!(|data: &[u8]| {
@@ -17,6 +17,7 @@ fuzz_target!(|data: &[u8]| {
         underscores: false,
         compress: true,
         cookie: Some("worker"),
+        max_head: 64 * 1024,
     };
     let mut out = Vec::new();
     if let Parsed::Complete(length, head) = request(data, passing, &mut out) {
@@ -48,7 +49,12 @@ fuzz_target!(|data: &[u8]| {
         sticky: None,
     };
     let stays = [Stays::No, Stays::IfUpstreamDoes, Stays::Yes][data.len() % 3];
-    let _ = response(data, &to, stays, b"", &mut out);
+    let returning = Returning {
+        stays,
+        extra: b"",
+        max_head: 64 * 1024,
+    };
+    let _ = response(data, &to, returning, &mut out);
     // In pieces of any size a body is the same.
     let mut whole = Scanner::new(Framing::Chunked);
     let (mut all, mut parts) = (Vec::new(), Vec::new());

@@ -21,6 +21,7 @@ use crate::body::{Downward, Line, Passing, Silence, Upload, Upward};
 use crate::compress::{Gzip, SHORTEST, accepts, is_worth};
 use crate::front::{Front, Settings};
 use crate::headers::{is_replayable, named_worker, to_client, to_h2c, to_upstream};
+use crate::http1::head;
 use crate::http1::location;
 use crate::http1::refusal::{
     ENDED, MOVED, Refusal, SLOW, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNCONNECTED, UNDIRECTED, UNREADABLE,
@@ -138,7 +139,15 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
 /// Makes the head of a client's request that of a worker's.
 fn rewrite(parts: &mut Parts, peer: &Peer, settings: &Settings) -> Result<(), Refusal> {
     let trusted = network::any(&settings.trust_forwarded, peer.ip);
-    to_upstream(parts, &peer.client, (trusted, settings.allow_underscores))
+    let passing = head::Passing {
+        client: &peer.client,
+        trusted,
+        underscores: settings.allow_underscores,
+        compress: settings.compress,
+        cookie: settings.cookie.as_deref(),
+        max_head: settings.max_head,
+    };
+    to_upstream(parts, passing)
 }
 
 /// A body that has no length is one in chunks: for some methods hyper would send none otherwise.
@@ -236,15 +245,15 @@ impl Attempt<'_> {
         let front = &self.peer.front;
         let in_flight = self.attempts.upstream().await.map_err(Failure::Unavailable)?;
         let upstream = Arc::clone(in_flight.upstream());
-        let (pools, h2c) = (&self.peer.pools, self.settings.h2c);
-        let (mut connection, reused) = match pools.take(upstream.id(), h2c) {
+        let pools = &self.peer.pools;
+        let (mut connection, reused) = match pools.take(upstream.id(), &self.settings) {
             Some(connection) => (connection, true),
             None => {
                 let wanted = (
                     upstream.addr(),
                     self.attempts.within(self.settings.connect_timeout),
                 );
-                match pools.connect(upstream.id(), wanted, h2c).await {
+                match pools.connect(upstream.id(), wanted, &self.settings).await {
                     Ok(connection) => (connection, false),
                     Err(_) => return self.failed(&upstream, UNCONNECTED.1),
                 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,9 @@ use crate::health::Check;
 use crate::network::Network;
 use crate::tls::{BadCertificate, Certificate, Tls};
 use crate::upstream::{Common, Freed, Target, UpstreamFigures, Upstreams};
+
+/// What [`Settings::max_head`] may be: heads of usual requests fit, and a connection cannot occupy much memory by one.
+pub const HEAD_SIZES: RangeInclusive<usize> = 4 * 1024..=1024 * 1024;
 
 /// How requests are passed on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub struct Settings {
     pub tunnel_timeout: Duration,
     /// Longest body of a request, in bytes.
     pub max_body: u64,
+    /// Largest head of a request or response, in bytes; one of [`HEAD_SIZES`].
+    pub max_head: usize,
     /// Requests that an upstream may have at once.
     pub max_in_flight: Option<u32>,
     /// Requests that may wait when all have as many.
@@ -95,6 +101,7 @@ impl Default for Settings {
             stream_timeout: Duration::from_secs(600),
             tunnel_timeout: Duration::from_secs(3600),
             max_body: u64::MAX,
+            max_head: 64 * 1024,
             max_in_flight: None,
             queue_limit: 1024,
             queue_timeout: Duration::from_secs(10),
@@ -120,6 +127,9 @@ pub enum Unusable {
     /// A certificate.
     #[error(transparent)]
     Certificate(#[from] BadCertificate),
+    /// [`Settings::max_head`].
+    #[error(transparent)]
+    MaxHead(#[from] BadHeadSize),
     /// The access log.
     #[error("{}: the access log cannot be opened ({why})", path.display())]
     Log {
@@ -128,6 +138,24 @@ pub enum Unusable {
         /// Why.
         why: io::Error,
     },
+}
+
+/// A size outside of [`HEAD_SIZES`].
+#[derive(Debug, thiserror::Error)]
+#[error("max_head must be between {} and {} bytes, not {size}", HEAD_SIZES.start(), HEAD_SIZES.end())]
+pub struct BadHeadSize {
+    size: u64,
+}
+
+/// Converts a size that a user has given to one for [`Settings::max_head`].
+///
+/// # Errors
+/// It is not one of [`HEAD_SIZES`].
+pub fn head_size(size: u64) -> Result<usize, BadHeadSize> {
+    let fits = usize::try_from(size)
+        .ok()
+        .filter(|size| HEAD_SIZES.contains(size));
+    fits.ok_or(BadHeadSize { size })
 }
 
 /// Every request allows a fifth of one to be tried again, so that a failing app is not sent a multiple of its load…
@@ -218,8 +246,9 @@ impl Front {
     /// From the next request on, or connection, this holds.
     ///
     /// # Errors
-    /// A certificate or the log's file cannot be used: what was set before holds on.
+    /// A certificate, the log's file or a limit cannot be used: what was set before holds on.
     pub fn set(&self, settings: Settings) -> Result<(), Unusable> {
+        head_size(settings.max_head as u64)?;
         let tls = match (self.tls.load_full(), settings.certificates.as_slice()) {
             (_, []) => None,
             (Some(tls), same) if tls.certificates == same => Some(tls),

@@ -10,9 +10,11 @@ use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use hyper::{Method, StatusCode, Version};
 
-use crate::http1::head::FIELDS;
+use crate::http1::head::{FIELDS, Passing};
 use crate::http1::is_disguised;
-use crate::http1::refusal::{NO_TRACE, Refusal, TOO_MANY, UNEXPECTED, UNREADABLE, bad};
+use crate::http1::refusal::{
+    HEAD_TOO_LARGE, NO_TRACE, Refusal, TARGET_TOO_LONG, TOO_MANY, UNEXPECTED, UNREADABLE, bad,
+};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -72,16 +74,12 @@ pub fn is_replayable(method: &Method, has_body: bool) -> bool {
 }
 
 /// Makes the head of a client's request that of an upstream's: HTTP/1.1, origin form, a `Host`, without what concerns the client's
-/// connection alone. `trusted`: what it says of earlier proxies is true; otherwise it is dropped. `underscores`: so is not what only looks so
-/// where fields become variables.
+/// connection alone.
 ///
 /// # Errors
-/// Its framing is ambiguous, it names no host, or it wants what nobody can do.
-pub fn to_upstream(
-    parts: &mut Parts,
-    client: &Client,
-    (trusted, underscores): (bool, bool),
-) -> Result<(), Refusal> {
+/// It is too large, its framing is ambiguous, it names no host, or it wants what nobody can do.
+pub fn to_upstream(parts: &mut Parts, passing: Passing<'_>) -> Result<(), Refusal> {
+    fits(parts, passing.max_head)?;
     if parts.method == Method::TRACE {
         return Err(NO_TRACE);
     }
@@ -103,14 +101,36 @@ pub fn to_upstream(
         return Err(TOO_MANY);
     }
     drop_hop_by_hop(headers);
-    if !underscores {
+    if !passing.underscores {
         drop_disguised(headers);
     }
-    name_client(headers, client, trusted);
+    name_client(headers, passing.client, passing.trusted);
     let path = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     parts.version = Version::HTTP_11;
     Ok(())
+}
+
+/// Refuses a head that is larger than `limit`, as for HTTP/1. Sizes of HTTP/2 are those of RFC 9113, 6.5.2.
+fn fits(parts: &Parts, limit: usize) -> Result<(), Refusal> {
+    let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    if path >= limit {
+        return Err(TARGET_TOO_LONG);
+    }
+    let around = if parts.version == Version::HTTP_2 {
+        32
+    } else {
+        ": \r\n".len()
+    };
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + around;
+    let fields: usize = parts.headers.iter().map(field).sum();
+    let authority = parts.uri.authority().map_or(0, |host| host.as_str().len());
+    let line = parts.method.as_str().len() + path + authority;
+    if line + fields > limit {
+        Err(HEAD_TOO_LARGE)
+    } else {
+        Ok(())
+    }
 }
 
 /// Sees to it that a request has one host, and that it is one.
@@ -292,7 +312,15 @@ mod tests {
 
     fn sent(request: hyper::http::request::Builder, trusted: bool) -> Result<Parts, Refusal> {
         let (mut parts, ()) = request.body(()).expect("a request").into_parts();
-        to_upstream(&mut parts, &client(), (trusted, false))?;
+        let passing = Passing {
+            client: &client(),
+            trusted,
+            underscores: false,
+            compress: false,
+            cookie: None,
+            max_head: 1024,
+        };
+        to_upstream(&mut parts, passing)?;
         Ok(parts)
     }
 

@@ -40,7 +40,7 @@ mod websocket;
 pub use access_log::{LogSettings, Opener};
 pub use address::Address;
 pub use balance::Policy;
-pub use front::{BOUNDS_MS, Figures, Front, Settings, Unusable};
+pub use front::{BOUNDS_MS, BadHeadSize, Figures, Front, HEAD_SIZES, Settings, Unusable, head_size};
 pub use health::Check;
 pub use threads::Proxy;
 pub use tls::Certificate;

@@ -16,15 +16,22 @@ use tokio::time::timeout;
 
 use crate::address::Address;
 use crate::body::Upward;
+use crate::front::Settings;
 use crate::http1::Wire;
-use crate::http1::head::{FIELDS, HEAD_LIMIT};
-use crate::serve::{HEADERS_LIMIT, Local};
+use crate::http1::head::FIELDS;
+use crate::serve::Local;
 use crate::upstream::UpstreamId;
 
 /// Idle connections that a thread keeps to one upstream.
 const IDLE_LIMIT: usize = 512;
 /// Node ends connections that were idle for 5 s, and so do others: one that is nearly as old is not used any more.
 const IDLE_LONGEST: Duration = Duration::from_secs(4);
+
+/// What hyper may hold of a connection of HTTP/1, in bytes: its own limit, or more where a head may be larger.
+pub(crate) fn buffer_limit(settings: &Settings) -> usize {
+    const USUAL: usize = 400 * 1024;
+    USUAL.max(2 * settings.max_head)
+}
 
 /// A connection to an upstream, for requests that hyper has read.
 pub(crate) enum Connection {
@@ -76,6 +83,8 @@ pub(crate) struct Pools {
     pub(crate) connections: Pool<http1::SendRequest<Upward>>,
     /// Those to upstreams that speak HTTP/2: one each, for all requests.
     shared: RefCell<HashMap<UpstreamId, http2::SendRequest<Upward>>>,
+    /// [`Settings::max_head`] of the connections for requests that hyper has read: it is set when they begin.
+    max_head: Cell<usize>,
     /// Whoever looks after them sleeps, for there was none.
     unwatched: Cell<bool>,
     used: Notify,
@@ -108,8 +117,12 @@ impl Pools {
     }
 
     /// A connection to the upstream that is there already.
-    pub(crate) fn take(&self, upstream: UpstreamId, h2c: bool) -> Option<Connection> {
-        if !h2c {
+    pub(crate) fn take(&self, upstream: UpstreamId, settings: &Settings) -> Option<Connection> {
+        if self.max_head.replace(settings.max_head) != settings.max_head {
+            self.connections.clear();
+            self.shared.borrow_mut().clear();
+        }
+        if !settings.h2c {
             return self.connections.take(upstream).map(Connection::Http1);
         }
         let shared = self.shared.borrow();
@@ -125,16 +138,16 @@ impl Pools {
         &self,
         upstream: UpstreamId,
         (addr, within): (Address, Duration),
-        h2c: bool,
+        settings: &Settings,
     ) -> io::Result<Connection> {
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         let stream = timeout(within, addr.connect()).await.map_err(late)??;
         stream.set_nodelay(true)?;
         let io = TokioIo::new(stream);
         // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.
-        if h2c {
+        if settings.h2c {
             let mut builder = http2::Builder::new(Local);
-            builder.max_header_list_size(HEADERS_LIMIT);
+            builder.max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX));
             let shaken = timeout(within, builder.handshake(io)).await.map_err(late)?;
             let (sender, connection) = shaken.map_err(io::Error::other)?;
             tokio::task::spawn_local(async move { drop(connection.await) });
@@ -144,7 +157,10 @@ impl Pools {
         }
         // As over HTTP/1: the same answers come through.
         let mut builder = http1::Builder::new();
-        builder.max_headers(FIELDS).max_header_size(HEAD_LIMIT);
+        builder
+            .max_headers(FIELDS)
+            .max_header_size(settings.max_head)
+            .max_buf_size(buffer_limit(settings));
         let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
         tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
         Ok(Connection::Http1(sender))
@@ -230,6 +246,10 @@ impl<C: Reusable> Pool<C> {
             !list.is_empty() && stays(*upstream)
         });
         !idle.is_empty()
+    }
+
+    fn clear(&self) {
+        self.idle.borrow_mut().clear();
     }
 
     /// All connections to this upstream are ended.

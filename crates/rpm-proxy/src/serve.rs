@@ -29,14 +29,15 @@ use tracing::{debug, warn};
 use crate::body::Downward;
 use crate::descriptors;
 use crate::forward::forward;
-use crate::front::Front;
+use crate::front::{Front, Settings};
 use crate::headers::Client;
 use crate::health::check;
+use crate::http1::head::FIELDS;
 use crate::http1::refusal::NO_TLS;
 use crate::http1::{self, Left, Wire};
 use crate::lent::Lent;
 use crate::network;
-use crate::pool::Pools;
+use crate::pool::{Pools, buffer_limit};
 use crate::proxy_protocol::{self, Told};
 use crate::rewound::Rewound;
 use crate::screen::Screen;
@@ -55,8 +56,6 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(2);
 const STREAM_FIRST: Duration = Duration::from_secs(1);
 /// For requests under way when the front is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
-/// Longest header list of HTTP/2, in bytes.
-pub(crate) const HEADERS_LIMIT: u32 = 64 * 1024;
 
 /// What is known of a client, and what its requests need.
 #[derive(Debug)]
@@ -309,12 +308,14 @@ where
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout);
+        .header_read_timeout(settings.header_timeout)
+        .max_headers(FIELDS)
+        .max_buf_size(buffer_limit(&settings));
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_streams)
-        .max_header_list_size(HEADERS_LIMIT)
+        .max_header_list_size(read_limit(&settings))
         .keep_alive_interval(Some(settings.header_timeout));
     let lent = Lent::new(stream);
     {
@@ -335,7 +336,7 @@ where
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_streams)
         .enable_connect_protocol()
-        .max_header_list_size(HEADERS_LIMIT)
+        .max_header_list_size(read_limit(&settings))
         .keep_alive_interval(Some(settings.header_timeout));
     let lent = Lent::new(Rewound::new(wire.come.freeze(), wire.io));
     {
@@ -343,6 +344,11 @@ where
         until_gone(connection, &peer, closing).await;
     }
     part(lent).await;
+}
+
+/// The largest head that hyper reads. One that is larger it refuses itself: nobody counts or logs that. So it reads more than may be passed on.
+fn read_limit(settings: &Settings) -> u32 {
+    u32::try_from(2 * settings.max_head).unwrap_or(u32::MAX)
 }
 
 /// Ends a connection that hyper has left so that the client can read what it was sent.

@@ -57,6 +57,10 @@ fn what_cannot_be_done_is_refused_with_what_to_do() {
         &["--check-interval", "1s"],
         &["has no health check", "--health-check"],
     );
+    refused(
+        &["--max-head", "1K"],
+        &["max_head must be between 4096 and 1048576 bytes, not 1024"],
+    );
     refused(&["--sticky", "a b"], &["cannot be the name of a cookie"]);
     let direct = App::cluster("edge.js", "1")
         .args(["--compress"])
@@ -98,6 +102,8 @@ fn clients_are_held_to_limits() {
         .args([
             "--max-body",
             "1K",
+            "--max-head",
+            "8K",
             "--max-connections",
             "3",
             "--header-timeout",
@@ -124,6 +130,15 @@ fn clients_are_held_to_limits() {
     assert_eq!(post(1025, "Content-Length: 1025", &long), 413);
     let chunked = format!("401\r\n{long}\r\n0\r\n\r\n");
     assert_eq!(post(1025, "Transfer-Encoding: chunked", &chunked), 413);
+    let with_cookie = |length: usize| {
+        let mut connection = Connection::open(&port);
+        connection.send(&format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nCookie: a={}\r\n\r\n",
+            "x".repeat(length)
+        ));
+        connection.answer().status
+    };
+    assert_eq!((with_cookie(7000), with_cookie(9000)), (200, 431));
     // A head that does not come to its end, and a client that sends nothing more.
     let mut slow = Connection::open(&port);
     slow.send("GET / HTTP/1.1\r\nHost:");
@@ -310,10 +325,17 @@ fn each_request_has_a_line_in_the_access_log() {
     connection.send("BAD\r\n\r\n");
     assert_eq!(connection.answer().status, 400);
     let lines = || std::fs::read_to_string(&log).unwrap_or_default();
-    let lines = wait_until("the line is written", BOUND, lines, |text| {
-        text.lines().count() == 1
+    let lines = wait_until("the lines are written", BOUND, lines, |text| {
+        text.lines().count() == 2
     });
-    let line: Value = serde_json::from_str(&lines).expect("JSON");
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let [line, rejected] = lines.as_slice() else {
+        panic!("{lines:?}")
+    };
+    assert_eq!(rejected["status"], 400, "{rejected}");
     assert_eq!(
         (
             &line["client"],

@@ -241,7 +241,11 @@ fn an_access_log_that_cannot_be_written_is_a_reason_not_to_start() {
 #[test]
 fn limits_that_mean_nothing_are_refused() {
     let secret = Secret::new();
-    for option in [["--max-body", "1M"], ["--access-log", "access.log"]] {
+    for option in [
+        ["--max-body", "1M"],
+        ["--max-head", "1M"],
+        ["--access-log", "access.log"],
+    ] {
         let app = secret.python().args(["--protocol", "tcp"]).args(option);
         assert_says(
             &app.try_start(&secret.rpm),

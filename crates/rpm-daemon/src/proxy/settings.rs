@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rpm_proxy::network::Network;
-use rpm_proxy::{Certificate, Check, LogSettings, Opener, Policy, Settings};
+use rpm_proxy::{Certificate, Check, LogSettings, Opener, Policy, Settings, head_size};
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 
 use crate::apps::commands::failure;
@@ -75,6 +75,7 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
         ));
     }
     check_tcp(spec)?;
+    check_head(spec)?;
     check_networks(proxy)?;
     rpm_proxy::tls::check(&certificates(proxy)).map_err(|error| {
         failure(
@@ -95,15 +96,26 @@ fn certificates(proxy: &ProxySpec) -> Vec<Certificate> {
 
 fn check_tcp(spec: &AppSpec) -> Result<(), ApiError> {
     let (proxy, name) = (&spec.proxy, &spec.name);
-    if proxy.protocol.as_deref() == Some("tcp") && (proxy.max_body.is_some() || proxy.access_log.is_some()) {
+    let of_requests = proxy.max_body.is_some() || proxy.max_head.is_some() || proxy.access_log.is_some();
+    if proxy.protocol.as_deref() == Some("tcp") && of_requests {
         return Err(failure(
             format!(
                 "{name} passes on connections as they are: the proxy sees no requests, to limit or to log"
             ),
-            Some("leave --max-body and --access-log out, or --protocol tcp"),
+            Some("leave --max-body, --max-head and --access-log out, or --protocol tcp"),
         ));
     }
     Ok(())
+}
+
+fn check_head(spec: &AppSpec) -> Result<(), ApiError> {
+    match spec.proxy.max_head.map(head_size) {
+        None | Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(failure(
+            format!("{}: {error}", spec.name),
+            Some("for example --max-head 128K"),
+        )),
+    }
 }
 
 fn check_networks(proxy: &ProxySpec) -> Result<(), ApiError> {
@@ -144,6 +156,10 @@ pub(crate) fn settings(spec: &AppSpec) -> Settings {
         trust_forwarded: networks(&proxy.trust_forwarded),
         allow_underscores: proxy.allow_underscores,
         max_body: proxy.max_body.unwrap_or(usual.max_body),
+        max_head: proxy
+            .max_head
+            .map_or(Ok(usual.max_head), head_size)
+            .unwrap_or(usual.max_head),
         max_in_flight: proxy.max_in_flight,
         queue_limit: proxy.queue_limit.unwrap_or(usual.queue_limit),
         cookie: proxy.sticky.clone(),

@@ -31,6 +31,8 @@ use crate::upstream::{InFlight, Upstream};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Read at a time while a head is waited for.
 pub(super) const HEAD_READ: usize = 16 * 1024;
+/// Of a head that is refused the access log has what is in so many bytes.
+const LOGGED: usize = 8 * 1024;
 /// What no connection lives for.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// What becomes of a connection.
@@ -141,20 +143,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.client.come.advance(length);
                 head
             }
-            Come::Refused(refusal) => return self.refuse(refusal).await,
+            Come::Refused(refusal) => {
+                let begun = &self.client.come[..self.client.come.len().min(LOGGED)];
+                self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(begun)));
+                let turn = self.refuse(refusal).await;
+                self.log();
+                return turn;
+            }
             Come::Nothing => return Turn::End,
             Come::Idle => return Turn::Part,
             Come::Http2 => return Turn::Http2,
         };
         self.peer.front.earn_retry();
         if let Some(port) = self.settings.redirect {
-            return self.redirect(port, &head).await;
+            let turn = self.redirect(port, &head).await;
+            self.log();
+            return turn;
         }
         let turn = self.forward(&head).await;
+        self.log();
+        turn
+    }
+
+    /// Writes the request's line to the access log, if it has one.
+    fn log(&mut self) {
         if let Some((log, entry)) = self.entry.take() {
             log.add(&entry, self.peer.ip, self.outcome);
         }
-        turn
     }
 
     /// Waits for the head of a request.
@@ -166,7 +181,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let mut begun = false;
         let mut seen = 0;
         loop {
-            let new = !self.client.come.is_empty() && (seen == 0 || may_be_complete(&self.client.come, seen));
+            let new = !self.client.come.is_empty()
+                && (seen == 0 || may_be_complete(&self.client.come, seen, settings.max_head));
             if new {
                 if self.served == 0
                     && PREFACE.starts_with(&self.client.come[..self.client.come.len().min(PREFACE.len())])
@@ -181,6 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                         underscores: settings.allow_underscores,
                         compress: settings.compress,
                         cookie: settings.cookie.as_deref(),
+                        max_head: settings.max_head,
                     };
                     match request(&self.client.come, passing, &mut self.upward) {
                         Parsed::Partial => {}
@@ -323,7 +340,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             (&mut self.client, wire),
             head,
             (stays, extra.as_bytes()),
-            settings.max_body,
+            (settings.max_body, settings.max_head),
             &mut self.downward,
         );
         let deadline = &mut self.deadline;

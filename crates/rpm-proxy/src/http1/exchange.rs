@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::framing::Scanner;
-use super::head::{Parsed, RequestHead, ResponseHead, Stays, response};
+use super::head::{Parsed, RequestHead, ResponseHead, Returning, Stays, response};
 use super::refusal::{Refusal, TOO_LONG};
 use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
 use crate::compress::Gzip;
@@ -26,6 +26,8 @@ pub(crate) struct Exchange<'x, S> {
     extra: &'x [u8],
     /// Longest body of a request.
     limit: u64,
+    /// Largest head of an answer.
+    max_head: usize,
     upload: Pump,
     sent: Sent,
     /// The client may wait for an interim answer before it sends the body.
@@ -87,7 +89,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         (client, upstream): (&'x mut Wire<S>, &'x mut Wire<TcpStream>),
         request: &'x RequestHead,
         (stays, extra): (bool, &'x [u8]),
-        limit: u64,
+        (limit, max_head): (u64, usize),
         out: &'x mut Vec<u8>,
     ) -> Exchange<'x, S> {
         Exchange {
@@ -97,6 +99,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             stays,
             extra,
             limit,
+            max_head,
             upload: Pump::new(Scanner::new(request.framing), Form::Same),
             sent: Sent::Going,
             expects: request.expects,
@@ -261,13 +264,16 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
     /// Reads once. What comes with the head of an answer goes on with it, from the buffer that it was read to.
     fn poll_read_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Read, Failed>> {
         let unsent = self.sent == Sent::Refused && !self.has_taken();
-        let stays = self.stays();
+        let returning = Returning {
+            stays: self.stays(),
+            extra: self.extra,
+            max_head: self.max_head,
+        };
         let Wire { io, come, .. } = &mut *self.upstream;
         let mut heads = Heads {
             client: self.client,
             request: self.request,
-            stays,
-            extra: self.extra,
+            returning,
             out: self.out,
             expects: &mut self.expects,
             answer: &mut self.answer,
@@ -306,8 +312,7 @@ enum Read {
 struct Heads<'h, S> {
     client: &'h mut Wire<S>,
     request: &'h RequestHead,
-    stays: Stays,
-    extra: &'h [u8],
+    returning: Returning<'h>,
     out: &'h mut Vec<u8>,
     /// [`Exchange::expects`].
     expects: &'h mut bool,
@@ -319,7 +324,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
     fn read(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<(usize, Read), Failed> {
         let mut used = 0;
         loop {
-            match response(&bytes[used..], self.request, self.stays, self.extra, self.out) {
+            match response(&bytes[used..], self.request, self.returning, self.out) {
                 Parsed::Partial => return Ok((used, Read::More)),
                 Parsed::Refused(_) => return Err(Failed::BadAnswer),
                 Parsed::Complete(length, head) => {

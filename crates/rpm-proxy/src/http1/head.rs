@@ -6,15 +6,13 @@ use httparse::{Header, Status};
 use hyper::header::HeaderValue;
 
 use super::framing::Framing;
-use super::refusal::{NO_TRACE, Refusal, TOO_MANY, UNREADABLE, bad};
+use super::refusal::{HEAD_TOO_LARGE, NO_TRACE, Refusal, TARGET_TOO_LONG, TOO_MANY, UNREADABLE, bad};
 use super::told::{Name, Told, is_disguised};
 use crate::compress::{SHORTEST, is_worth};
 use crate::headers::{Client, named_worker};
 
 /// Header fields of a message.
 pub(crate) const FIELDS: usize = 128;
-/// Longest head, in bytes.
-pub(crate) const HEAD_LIMIT: usize = 64 * 1024;
 
 /// What reading a head comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +80,19 @@ pub struct Passing<'a> {
     pub compress: bool,
     /// The cookie that names the worker.
     pub cookie: Option<&'a str>,
+    /// Largest head, in bytes.
+    pub max_head: usize,
+}
+
+/// How a response is to be passed on.
+#[derive(Clone, Copy, Debug)]
+pub struct Returning<'a> {
+    /// Whether the client's connection may be kept.
+    pub stays: Stays,
+    /// Lines that are added to the head, unless it is interim.
+    pub extra: &'a [u8],
+    /// Largest head, in bytes.
+    pub max_head: usize,
 }
 
 /// What usually makes a head longer when it is passed on, at most: fields that say who the client is, or whether the connection stays.
@@ -92,9 +103,9 @@ pub fn request(bytes: &[u8], passing: Passing<'_>, out: &mut Vec<u8>) -> Parsed<
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(bytes, &mut fields) {
-        Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if bytes.len() < HEAD_LIMIT => return Parsed::Partial,
-        Ok(Status::Partial) => return Parsed::Refused(too_large(bytes)),
+        Ok(Status::Complete(length)) if length <= passing.max_head => length,
+        Ok(Status::Partial) if bytes.len() < passing.max_head => return Parsed::Partial,
+        Ok(_) => return Parsed::Refused(too_large(&bytes[..passing.max_head])),
         Err(error) => return Parsed::Refused(refusal(error, bytes)),
     };
     if has_bare_lf(&bytes[..length]) {
@@ -230,13 +241,11 @@ pub enum Stays {
     Yes,
 }
 
-/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. `extra`: lines that are added to what is
-/// not interim. The refusal's status is that of a bad gateway.
+/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. The refusal's status is that of a bad gateway.
 pub fn response(
     bytes: &[u8],
     to: &RequestHead,
-    stays: Stays,
-    extra: &[u8],
+    returning: Returning<'_>,
     out: &mut Vec<u8>,
 ) -> Parsed<ResponseHead> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
@@ -244,7 +253,7 @@ pub fn response(
     let config = httparse::ParserConfig::default();
     let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
         Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if bytes.len() < HEAD_LIMIT => return Parsed::Partial,
+        Ok(Status::Partial) if bytes.len() < returning.max_head => return Parsed::Partial,
         Ok(Status::Partial) | Err(_) => return Parsed::Refused(UNREADABLE),
     };
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
@@ -256,9 +265,9 @@ pub fn response(
     }
     let line = (status, parsed.reason.unwrap_or_default(), version == 1);
     out.clear();
-    out.reserve(length + extra.len() + ADDED);
-    match read_response(line, parsed.headers, to, stays, extra, out) {
-        Ok(head) if length <= HEAD_LIMIT => Parsed::Complete(length, head),
+    out.reserve(length + returning.extra.len() + ADDED);
+    match read_response(line, parsed.headers, to, returning, out) {
+        Ok(head) if length <= returning.max_head => Parsed::Complete(length, head),
         // What is wrong with it is nothing that a client could change.
         Ok(_) | Err(_) => Parsed::Refused(UNREADABLE),
     }
@@ -268,8 +277,7 @@ fn read_response(
     (status, reason, is_11): (u16, &str, bool),
     fields: &[Header<'_>],
     to: &RequestHead,
-    stays: Stays,
-    extra: &[u8],
+    Returning { stays, extra, .. }: Returning<'_>,
     out: &mut Vec<u8>,
 ) -> Result<ResponseHead, Refusal> {
     let told = Told::of(fields)?;
@@ -434,11 +442,11 @@ fn cookie(fields: &[Header<'_>], name: &str) -> Option<u32> {
     named_worker(lines.filter_map(|it| std::str::from_utf8(it.value).ok()), name)
 }
 
-/// Might a head end in what has come since it was read up to `from`?
-pub(crate) fn may_be_complete(bytes: &[u8], from: usize) -> bool {
+/// Might a head end in what has come since it was read up to `from`, or be larger than `limit`?
+pub(crate) fn may_be_complete(bytes: &[u8], from: usize, limit: usize) -> bool {
     let new = &bytes[from.saturating_sub(3).min(bytes.len())..];
     let ends = new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
-    ends || bytes.len() >= HEAD_LIMIT
+    ends || bytes.len() >= limit
 }
 
 fn has_bare_lf(bytes: &[u8]) -> bool {
@@ -447,15 +455,9 @@ fn has_bare_lf(bytes: &[u8]) -> bool {
 
 fn too_large(bytes: &[u8]) -> Refusal {
     if memchr::memchr(b'\n', bytes).is_some() {
-        Refusal {
-            status: 431,
-            why: "header fields that are too large",
-        }
+        HEAD_TOO_LARGE
     } else {
-        Refusal {
-            status: 414,
-            why: "a target that is too long",
-        }
+        TARGET_TOO_LONG
     }
 }
 

@@ -71,7 +71,19 @@ pub(crate) const NO_TRACE: Refusal = Refusal {
 /// And where is not known.
 pub(crate) const UNDIRECTED: Refusal = bad("no Host to be redirected to");
 
-/// All fields of a message are too long together, or too many.
+/// The request line alone is larger than a head may be.
+pub(crate) const TARGET_TOO_LONG: Refusal = Refusal {
+    status: 414,
+    why: "a target that is too long",
+};
+
+/// The head of the request is larger than it may be.
+pub(crate) const HEAD_TOO_LARGE: Refusal = Refusal {
+    status: 431,
+    why: "header fields that are too large",
+};
+
+/// All fields of a message are too many.
 pub(crate) const TOO_MANY: Refusal = Refusal {
     status: 431,
     why: "too many header fields",

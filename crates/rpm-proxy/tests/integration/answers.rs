@@ -14,7 +14,7 @@ use crate::site::{BOUND, Site};
 
 /// What a client has.
 #[derive(Debug, PartialEq, Eq)]
-enum Has {
+pub enum Has {
     Answer(u16, String),
     /// No answer, or one that breaks off.
     Broken,
@@ -40,9 +40,18 @@ fn raw(site: &Site, bytes: &str) -> String {
 }
 
 fn by_http1(site: &Site, path: &str) -> (Has, String) {
+    by_http1_with(site, path, &[])
+}
+
+/// The same of a request with these fields.
+pub fn by_http1_with(site: &Site, path: &str, fields: &[(&str, &str)]) -> (Has, String) {
+    let lines: String = fields
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let all = raw(
         site,
-        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n"),
     );
     let Some((head, body)) = all.split_once("\r\n\r\n") else {
         return (Has::Broken, all);
@@ -65,7 +74,7 @@ fn by_http2(site: &Site, path: &str) -> (Has, HeaderMap) {
 }
 
 /// The same of a request with these fields.
-fn by_http2_with(site: &Site, path: &str, fields: &[(&str, &str)]) -> (Has, HeaderMap) {
+pub fn by_http2_with(site: &Site, path: &str, fields: &[(&str, &str)]) -> (Has, HeaderMap) {
     let (has, head, _) = whole_by_http2(site, path, fields);
     (has, head)
 }

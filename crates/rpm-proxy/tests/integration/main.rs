@@ -3,6 +3,7 @@
 mod answers;
 mod corpus;
 mod frames;
+mod heads;
 mod http2;
 mod parting;
 mod retries;

@@ -75,6 +75,8 @@ options! {
     own("idle_timeout", Kind::Time).default("75s") => idle_timeout_ms: Option<u64>;
     /// Maximum size of the body of a request
     own("max_body", Kind::Memory) => max_body: Option<u64>;
+    /// Maximum size of the head of a request or response, 4K to 1M
+    own("max_head", Kind::Memory).default("64K") => max_head: Option<u64>;
     /// Maximum number of connections per client address
     own("max_connections", Kind::POSITIVE) => max_connections: Option<u32>;
     /// Maximum number of open requests per HTTP/2 connection
