@@ -47,8 +47,12 @@ use crate::threads::Stage;
 use crate::tls::Tls;
 use crate::upstream::Upstream;
 
-/// When no descriptor is left: until some client has gone.
+/// After an error, and when few descriptors are left: until some client has gone.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// After several errors in a row, at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// Between two lines in the log about errors.
+const ERROR_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at idle connections to upstreams.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(2);
 /// An answer that stands still is ended by itself. Only so much later its connection is: when the client takes nothing, and so nobody asks
@@ -113,6 +117,7 @@ pub(crate) async fn accept(
     let pruner = tokio::task::spawn_local(prune(Rc::clone(&pools), Arc::clone(&front)));
     let mut parting = closing.clone();
     let (crowded_from, mut crowded) = (descriptors::crowded_from(), false);
+    let mut errors = AcceptErrors::default();
     loop {
         if parting.wait_for(|stage| !stage.keeps_waiting()).await.is_err() {
             break;
@@ -133,6 +138,7 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
+                errors.count = 0;
                 crowded = stream.as_raw_fd() >= crowded_from;
                 if crowded {
                     warn!(
@@ -147,14 +153,16 @@ pub(crate) async fn accept(
                 );
                 tokio::task::spawn_local(served);
             }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // The client's own, or no descriptor is left: it waits in the backlog.
-                if closing.has_changed().is_err() || *closing.borrow() == Stage::Closed {
-                    break;
+                // No descriptor is left, or the socket was shut before the order to close has come. Clients wait in the backlog.
+                errors.add(&listener, &error, Instant::now());
+                tokio::select! {
+                    _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
+                    () = sleep(errors.pause()) => {}
                 }
-                if !matches!(error.kind(), io::ErrorKind::ConnectionAborted) {
-                    warn!(%error, "cannot accept");
-                    sleep(ACCEPT_PAUSE).await;
+                if errors.is_shut && !listens(&listener) {
+                    break;
                 }
             }
         }
@@ -173,6 +181,49 @@ async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr
         listener.poll_accept(cx)
     })
     .await
+}
+
+/// The socket listens. One that was shut does not.
+fn listens(listener: &TcpListener) -> bool {
+    rustix::net::sockopt::socket_acceptconn(listener).unwrap_or(true)
+}
+
+/// Errors of `accept` in a row.
+#[derive(Debug, Default)]
+struct AcceptErrors {
+    count: u32,
+    /// The last one: the socket did not listen any more.
+    is_shut: bool,
+    logged: Option<Instant>,
+    /// How many were not logged since.
+    unlogged: u32,
+}
+
+impl AcceptErrors {
+    /// One more. A socket that was shut on purpose is not worth a line.
+    fn add(&mut self, listener: &TcpListener, error: &io::Error, now: Instant) {
+        self.count += 1;
+        self.is_shut = error.kind() == io::ErrorKind::InvalidInput && !listens(listener);
+        if self.is_shut {
+            return;
+        }
+        if self
+            .logged
+            .is_some_and(|logged| now.duration_since(logged) < ERROR_INTERVAL)
+        {
+            self.unlogged += 1;
+            return;
+        }
+        let more = std::mem::take(&mut self.unlogged);
+        warn!(%error, more, "cannot accept");
+        self.logged = Some(now);
+    }
+
+    /// How long to wait before the next attempt: longer after each error.
+    fn pause(&self) -> Duration {
+        let doubled = ACCEPT_PAUSE * (1 << self.count.saturating_sub(1).min(4));
+        doubled.min(LONGEST_PAUSE)
+    }
 }
 
 /// Ends idle connections to upstreams that have left at once, and others when they are old.
@@ -419,6 +470,14 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsFd as _, OwnedFd};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rustix::net::Shutdown;
+    use tokio::task::LocalSet;
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Level, Metadata, Subscriber};
+
     use super::*;
 
     #[tokio::test]
@@ -433,5 +492,78 @@ mod tests {
         // Were it to wait in the kernel it would never come back.
         let other = timeout(Duration::from_millis(1), accept_one(&listener)).await;
         assert!(other.is_err(), "{other:?}");
+    }
+
+    /// Counts the warnings that this thread logs.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// Accepts from a listener while `during` runs, and until it has ended; returns how many warnings that took.
+    async fn warnings(listener: TcpListener, during: impl AsyncFnOnce(watch::Sender<Stage>)) -> usize {
+        let count = Arc::new(AtomicUsize::new(0));
+        let _logged = tracing::subscriber::set_default(Warnings(Arc::clone(&count)));
+        let (closing, stages) = watch::channel(Stage::Open);
+        let accepting = async {
+            let accepting = tokio::task::spawn_local(accept(listener, Front::new(), false, stages));
+            during(closing).await;
+            let ended = timeout(Duration::from_secs(60), accepting).await;
+            ended.expect("it ends").expect("it does not panic");
+        };
+        LocalSet::new().run_until(accepting).await;
+        count.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_is_shut_on_purpose_is_left_without_a_word() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let shut = listener.as_fd().try_clone_to_owned().expect("a descriptor");
+        let count = warnings(listener, async |closing| {
+            tokio::task::yield_now().await;
+            rustix::net::shutdown(&shut, Shutdown::Both).expect("it listens");
+            // The order to close comes later.
+            tokio::task::spawn_local(async move {
+                closing.closed().await;
+            });
+        });
+        assert_eq!(count.await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_lasts_is_logged_once_a_second() {
+        // `accept` fails on a socket for datagrams as soon as it has one.
+        let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).expect("a port");
+        let addr = socket.local_addr().expect("its address");
+        socket.send_to(b"x", addr).expect("it is sent");
+        socket.set_nonblocking(true).expect("it is ours");
+        let listener = std::net::TcpListener::from(OwnedFd::from(socket));
+        let listener = TcpListener::from_std(listener).expect("it can be polled");
+        let count = warnings(listener, async |closing| {
+            // tidy: sleep because the clock is not the real one
+            sleep(Duration::from_millis(9500)).await;
+            closing.send_replace(Stage::Closed);
+        });
+        let count = count.await;
+        assert!((8..=10).contains(&count), "{count} lines in 9.5 s");
     }
 }
