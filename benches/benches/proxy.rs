@@ -3,9 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use rpm_proxy::headers::Client;
-use rpm_proxy::http1::framing::{Framing, Scanner};
-use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Returning, Stays, request, response};
+use rpm_proxy::h1::framing::{Framing, Scanner};
+use rpm_proxy::h1::head::{Parsed, RequestHead, Returning, Stays, request, response};
+use rpm_proxy::policy::client::Client;
+use rpm_proxy::policy::request::RequestPolicy;
 
 /// As a browser sends it.
 const REQUEST: &[u8] = b"GET /api/items?page=2 HTTP/1.1\r\nHost: shop.example\r\nConnection: keep-alive\r\n\
@@ -16,7 +17,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nC
 Date: Thu, 26 Nov 2026 12:00:00 GMT\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\n";
 
 fn read(bytes: &[u8], client: &Client, out: &mut Vec<u8>) -> RequestHead {
-    let passing = Passing {
+    let policy = RequestPolicy {
         client,
         trusted: false,
         underscores: false,
@@ -24,7 +25,7 @@ fn read(bytes: &[u8], client: &Client, out: &mut Vec<u8>) -> RequestHead {
         cookie: None,
         max_head: 64 * 1024,
     };
-    match request(bytes, passing, out) {
+    match request(bytes, policy, out) {
         Parsed::Complete(_, head) => head,
         other => panic!("{other:?}"),
     }

@@ -4,14 +4,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rpm_proxy::headers::Client;
-use rpm_proxy::http1::framing::{Framing, Scanner};
-use rpm_proxy::http1::head::{Parsed, Passing, RequestHead, Returning, Stays, request, response};
+use rpm_proxy::h1::framing::{Framing, Scanner};
+use rpm_proxy::h1::head::{Parsed, RequestHead, Returning, Stays, request, response};
+use rpm_proxy::policy::client::Client;
+use rpm_proxy::policy::request::RequestPolicy;
 use rpm_proxy::proxy_protocol;
 
 fuzz_target!(|data: &[u8]| {
     let client = Client::new([192, 0, 2, 7].into(), false).expect("a client");
-    let passing = Passing {
+    let policy = RequestPolicy {
         client: &client,
         trusted: data.len() % 2 == 0,
         underscores: false,
@@ -20,19 +21,19 @@ fuzz_target!(|data: &[u8]| {
         max_head: 64 * 1024,
     };
     let mut out = Vec::new();
-    if let Parsed::Complete(length, head) = request(data, passing, &mut out) {
+    if let Parsed::Complete(length, head) = request(data, policy, &mut out) {
         assert!(length <= data.len());
         let mut again = Vec::new();
-        match request(&out, passing, &mut again) {
+        match request(&out, policy, &mut again) {
             Parsed::Complete(all, same) => {
                 assert_eq!(all, out.len(), "one head, and nothing after it");
                 assert_eq!((same.framing, same.is_head), (head.framing, head.is_head));
                 assert_eq!(same.expects, head.expects);
             }
             // HTTP/1.0 needs no host, and what goes out is HTTP/1.1.
-            Parsed::Refused(_) if !head.is_11 => {}
+            Parsed::Rejected(_) if !head.is_11 => {}
             // With the fields that name the client they may be too many, or too large.
-            Parsed::Refused(refusal) if refusal.status == 431 => {}
+            Parsed::Rejected(rejection) if rejection.status == 431 => {}
             other => panic!("{other:?}: {}", String::from_utf8_lossy(&out)),
         }
     }
@@ -74,7 +75,7 @@ fuzz_target!(|data: &[u8]| {
     if read.is_ok() {
         assert_eq!((all, whole.is_done()), (parts, pieces.is_done()));
     }
-    if let proxy_protocol::Told::Complete(length, _) = proxy_protocol::read(data) {
+    if let proxy_protocol::Header::Complete(length, _) = proxy_protocol::read(data) {
         assert!(length <= data.len());
     }
 });

@@ -7,30 +7,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::balance::{Asking, Chosen, choose};
-use crate::front::{Front, Settings};
+use crate::front::Front;
+use crate::policy::rejection::{ALL_BUSY, NO_WORKER, Rejection, SLOW, UNANSWERED, UNREADABLE};
+use crate::policy::retry::{Next, Retry, Unanswered};
+use crate::settings::Settings;
 use crate::upstream::{InFlight, Upstream, UpstreamId};
 
 /// When every upstream has failed a request, the pause before they are tried anew.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// Why a request has no upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unavailable {
-    /// There was none in time.
-    Nobody,
-    /// All have as many requests as they may, and too many wait, or for too long.
-    Full,
-}
-
-impl Unavailable {
-    /// What the client is told.
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Unavailable::Nobody => "no worker serves",
-            Unavailable::Full => "all workers are busy",
-        }
-    }
-}
 
 /// The attempts of one request.
 #[derive(Debug)]
@@ -42,6 +26,7 @@ pub(crate) struct Attempts<'f> {
     /// Upstreams that have failed it.
     tried: Vec<UpstreamId>,
     left: u32,
+    retry: Retry,
     /// When the answer must have begun, whatever is tried.
     until: Option<Instant>,
 }
@@ -50,8 +35,8 @@ impl<'f> Attempts<'f> {
     pub(crate) fn new(
         front: &'f Front,
         settings: Arc<Settings>,
-        client: IpAddr,
-        sticky: Option<u32>,
+        (client, sticky): (IpAddr, Option<u32>),
+        replayable: bool,
     ) -> Attempts<'f> {
         Attempts {
             front,
@@ -59,6 +44,7 @@ impl<'f> Attempts<'f> {
             sticky,
             tried: Vec::new(),
             left: settings.retries,
+            retry: Retry::new(replayable),
             until: settings.request_timeout.map(|within| Instant::now() + within),
             settings,
         }
@@ -73,11 +59,12 @@ impl<'f> Attempts<'f> {
     }
 
     /// An upstream that has the request from now on. Where there is none, or all are busy, it is waited for.
-    pub(crate) async fn upstream(&mut self) -> Result<InFlight, Unavailable> {
-        match self.choose() {
-            Chosen::Upstream(in_flight) => Ok(in_flight),
+    pub(crate) async fn upstream(&mut self) -> Result<InFlight, Rejection> {
+        let chosen = match self.choose() {
+            Chosen::Upstream(in_flight) => return Ok(in_flight),
             Chosen::Tried | Chosen::Busy | Chosen::Nobody => self.wait().await,
-        }
+        };
+        chosen.inspect_err(|_| self.front.count_unavailable())
     }
 
     fn choose(&self) -> Chosen {
@@ -92,7 +79,7 @@ impl<'f> Attempts<'f> {
         choose(&self.front.upstreams.load(), &asking)
     }
 
-    async fn wait(&mut self) -> Result<InFlight, Unavailable> {
+    async fn wait(&mut self) -> Result<InFlight, Rejection> {
         let settings = Arc::clone(&self.settings);
         let now = Instant::now();
         let held = now + self.within(settings.hold_timeout);
@@ -115,14 +102,14 @@ impl<'f> Attempts<'f> {
                     self.tried.clear();
                     sleep(PAUSE).await;
                 }
-                Chosen::Nobody if self.front.has_ended() => return Err(Unavailable::Nobody),
+                Chosen::Nobody if self.front.has_ended() => return Err(NO_WORKER),
                 Chosen::Nobody => {
                     let changed = timeout_at(held, changes.changed()).await;
-                    changed.map(drop).map_err(|_| Unavailable::Nobody)?;
+                    changed.map(drop).map_err(|_| NO_WORKER)?;
                 }
                 Chosen::Busy => {
                     if place.is_none() {
-                        place = Some(self.front.queue().ok_or(Unavailable::Full)?);
+                        place = Some(self.front.queue().ok_or(ALL_BUSY)?);
                     }
                     let either = async {
                         tokio::select! {
@@ -130,14 +117,49 @@ impl<'f> Attempts<'f> {
                             _ = changes.changed() => {}
                         }
                     };
-                    timeout_at(queued, either).await.map_err(|_| Unavailable::Full)?;
+                    timeout_at(queued, either).await.map_err(|_| ALL_BUSY)?;
                 }
             }
         }
     }
 
-    /// The upstream has not answered: may another be asked?
-    pub(crate) fn again(&mut self, upstream: &Upstream) -> bool {
+    /// The upstream has answered, after so long.
+    pub(crate) fn answered(&self, upstream: &Upstream, status: u16, after: Duration) {
+        let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        upstream.answered(status, after, self.front.now_ms());
+        self.front.count_time(after);
+    }
+
+    /// What the upstream has answered is malformed: another one would say the same.
+    pub(crate) fn bad_answer(&self, upstream: &Upstream, after: Duration) -> Rejection {
+        self.answered(upstream, UNREADABLE.status, after);
+        self.blame(upstream, UNREADABLE, UNREADABLE.why)
+    }
+
+    /// The upstream has not answered in time.
+    pub(crate) fn late(&self, upstream: &Upstream) -> Rejection {
+        upstream.failed(self.front.now_ms());
+        self.blame(upstream, SLOW, SLOW.why)
+    }
+
+    /// The upstream has not answered. The request may be sent once more, or is rejected.
+    pub(crate) fn unanswered(&mut self, upstream: &Upstream, failed: Unanswered) -> Result<(), Rejection> {
+        match self.retry.next(failed) {
+            Next::Free => return Ok(()),
+            Next::Limited if self.spend(upstream) => return Ok(()),
+            Next::Limited => {}
+            Next::GiveUp => upstream.failed(self.front.now_ms()),
+        }
+        Err(self.blame(upstream, UNANSWERED, failed.why))
+    }
+
+    fn blame(&self, upstream: &Upstream, rejection: Rejection, why: &str) -> Rejection {
+        upstream.blame(rejection.status, why, self.front.now_ms());
+        rejection
+    }
+
+    /// Takes one of the attempts that are left.
+    fn spend(&mut self, upstream: &Upstream) -> bool {
         upstream.failed(self.front.now_ms());
         self.tried.push(upstream.id());
         if self.left == 0 || self.within(Duration::MAX).is_zero() || !self.front.spend_retry() {

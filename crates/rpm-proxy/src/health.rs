@@ -1,37 +1,27 @@
 //! Upstreams that are asked, again and again, whether they are well.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::front::Front;
+use crate::policy::fields::MAX_FIELDS;
+use crate::settings::Check;
 use crate::upstream::{Upstream, UpstreamId};
-
-/// How they are asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    /// Path and query.
-    pub path: String,
-    /// The status of a good answer.
-    pub status: u16,
-    /// Between two requests to the same one.
-    pub interval: Duration,
-    /// For an answer.
-    pub timeout: Duration,
-    /// Good answers in a row after which it is well again.
-    pub good: u32,
-    /// Bad ones after which it is not.
-    pub bad: u32,
-}
 
 /// While there is nothing to be asked.
 const PAUSE: Duration = Duration::from_secs(1);
-/// As much of an answer as its status needs.
-const ANSWER: usize = 64;
 
 /// Asks all, until it is dropped.
 pub(crate) async fn check(front: Arc<Front>) {
@@ -77,23 +67,39 @@ pub(crate) async fn check(front: Arc<Front>) {
 
 /// The status of its answer.
 async fn ask(upstream: &Upstream, check: &Check) -> Option<u16> {
-    let mut stream = upstream.addr().connect().await.ok()?;
-    let request = format!(
-        "GET {} HTTP/1.1\r\nhost: localhost\r\nuser-agent: rpm-health-check\r\nconnection: close\r\n\r\n",
-        check.path
-    );
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = [0; ANSWER];
-    let mut length = 0;
-    while length < "HTTP/1.1 200".len() {
-        match stream.read(&mut answer[length..]).await.ok()? {
-            0 => return None,
-            count => length += count,
-        }
-    }
-    let text = std::str::from_utf8(answer.get(..12)?).ok()?;
-    let status = text
-        .strip_prefix("HTTP/1.1 ")
-        .or_else(|| text.strip_prefix("HTTP/1.0 "))?;
-    status.parse().ok()
+    let stream = upstream.addr().connect().await.ok()?;
+    probe(stream, &check.path).await.ok()
+}
+
+/// A probe without a response.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// Not HTTP, or the connection ended.
+    #[error("no answer of HTTP ({0})")]
+    Http(#[from] hyper::Error),
+    /// The path cannot be requested.
+    #[error("a request cannot be made of its path ({0})")]
+    Request(#[from] hyper::http::Error),
+}
+
+/// Sends one `GET` over a new connection, and returns the status of the response. It has no time-out of its own.
+///
+/// # Errors
+/// There is no response.
+pub async fn probe(stream: TcpStream, path: &str) -> Result<u16, ProbeError> {
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MAX_FIELDS);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path)
+        .header(HOST, "localhost")
+        .header(USER_AGENT, "rpm-health-check")
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    let mut response = pin!(sender.send_request(request));
+    let response = tokio::select! {
+        response = response.as_mut() => response,
+        // How the connection has ended is seen by the request.
+        _ = connection => response.await,
+    };
+    Ok(response?.status().as_u16())
 }

@@ -6,42 +6,42 @@
 //! counted of an upstream survives that.
 //!
 //! A request is *chosen* an upstream for ([`balance`]), *sent* over an idle connection or a new one (`pool`), and *tried again* elsewhere if
-//! it cannot have been processed, or may be processed twice (`forward`). Bodies are streamed, never kept.
+//! it cannot have been processed, or may be processed twice. The rules are in [`policy`]; [`h1`] and `h2` write what follows from them in
+//! their version of HTTP. Bodies are streamed, never kept.
 
+mod accept;
 mod access_log;
 mod address;
 mod attempt;
 pub mod balance;
-mod body;
-mod compress;
 mod deadline;
 mod descriptors;
-mod forward;
 mod front;
-pub mod headers;
-mod health;
-pub mod http1;
-mod lent;
+mod gzip;
+pub mod h1;
+mod h2;
+pub mod health;
 pub mod network;
+mod peer;
+mod plaintext_guard;
+pub mod policy;
 mod pool;
+mod prefixed;
 pub mod proxy_protocol;
-mod rewound;
-mod screen;
 mod serve;
-mod streams;
+mod settings;
+mod stage;
 mod tcp;
 mod threads;
 pub mod tls;
-mod trailers;
 mod tunnel;
 mod upstream;
-mod websocket;
 
 pub use access_log::{LogSettings, Opener};
 pub use address::Address;
 pub use balance::Policy;
-pub use front::{BOUNDS_MS, BadHeadSize, Figures, Front, HEAD_SIZES, Settings, Unusable, head_size};
-pub use health::Check;
+pub use front::{BOUNDS_MS, Figures, Front, Unusable};
+pub use settings::{BadHeadSize, Check, HEAD_SIZES, Settings, head_size};
 pub use threads::Proxy;
 pub use tls::Certificate;
 pub use upstream::{Target, Upstream, UpstreamFigures, UpstreamId};

@@ -8,19 +8,18 @@ use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::address::Address;
-use crate::body::Upward;
-use crate::front::Settings;
-use crate::http1::Wire;
-use crate::http1::head::FIELDS;
-use crate::serve::Local;
-use crate::upstream::UpstreamId;
+use crate::h1::wire::Wire;
+use crate::h2::upload::Upward;
+use crate::policy::fields::MAX_FIELDS;
+use crate::settings::Settings;
+use crate::upstream::{Upstream, UpstreamId, connect};
 
 /// Idle connections that a thread keeps to one upstream.
 const IDLE_LIMIT: usize = 512;
@@ -51,6 +50,29 @@ impl Connection {
             Connection::Http1(sender) => sender.try_send_request(request).await,
             Connection::Http2(sender) => sender.try_send_request(request).await,
         }
+    }
+}
+
+impl Connection {
+    /// It takes no more requests.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Connection::Http1(sender) => sender.is_closed(),
+            Connection::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+/// Runs what a connection needs to run beside it on this thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Local;
+
+impl<F> Executor<F> for Local
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move { drop(future.await) });
     }
 }
 
@@ -136,14 +158,12 @@ impl Pools {
     /// It is refused, or takes too long.
     pub(crate) async fn connect(
         &self,
-        upstream: UpstreamId,
-        (addr, within): (Address, Duration),
+        upstream: &Upstream,
+        within: Duration,
         settings: &Settings,
     ) -> io::Result<Connection> {
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let stream = timeout(within, addr.connect()).await.map_err(late)??;
-        stream.set_nodelay(true)?;
-        let io = TokioIo::new(stream);
+        let io = TokioIo::new(connect(upstream, within).await?);
         // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.
         if settings.h2c {
             let mut builder = http2::Builder::new(Local);
@@ -151,14 +171,14 @@ impl Pools {
             let shaken = timeout(within, builder.handshake(io)).await.map_err(late)?;
             let (sender, connection) = shaken.map_err(io::Error::other)?;
             tokio::task::spawn_local(async move { drop(connection.await) });
-            self.shared.borrow_mut().insert(upstream, sender.clone());
+            self.shared.borrow_mut().insert(upstream.id(), sender.clone());
             self.watch();
             return Ok(Connection::Http2(sender));
         }
         // As over HTTP/1: the same answers come through.
         let mut builder = http1::Builder::new();
         builder
-            .max_headers(FIELDS)
+            .max_headers(MAX_FIELDS)
             .max_header_size(settings.max_head)
             .max_buf_size(buffer_limit(settings));
         let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;

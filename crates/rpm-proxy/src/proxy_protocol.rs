@@ -11,7 +11,7 @@ const REST: usize = 4096;
 
 /// What the beginning of a connection says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Header {
     /// More of it must come.
     Partial,
     /// It is so many bytes long, and names this client; `None`: whoever has connected.
@@ -22,7 +22,7 @@ pub enum Told {
 
 /// Reads the beginning of a connection.
 #[must_use]
-pub fn read(bytes: &[u8]) -> Told {
+pub fn read(bytes: &[u8]) -> Header {
     let known = bytes.len().min(SIGNATURE.len());
     if bytes[..known] == SIGNATURE[..known] {
         return version_2(bytes);
@@ -30,14 +30,14 @@ pub fn read(bytes: &[u8]) -> Told {
     version_1(bytes)
 }
 
-fn version_1(bytes: &[u8]) -> Told {
+fn version_1(bytes: &[u8]) -> Header {
     let Some(end) = bytes.iter().take(LINE).position(|byte| *byte == b'\n') else {
         let known = bytes.len().min(6);
         let begun = bytes[..known] == b"PROXY "[..known];
         return if begun && bytes.len() < LINE {
-            Told::Partial
+            Header::Partial
         } else {
-            Told::Bad
+            Header::Bad
         };
     };
     let line = bytes[..end]
@@ -45,15 +45,15 @@ fn version_1(bytes: &[u8]) -> Told {
         .and_then(|line| std::str::from_utf8(line).ok());
     let mut words = line.unwrap_or_default().split(' ');
     if words.next() != Some("PROXY") {
-        return Told::Bad;
+        return Header::Bad;
     }
     let family = words.next();
     if family == Some("UNKNOWN") {
-        return Told::Complete(end + 1, None);
+        return Header::Complete(end + 1, None);
     }
     let mut address = || words.next().and_then(|word| word.parse::<IpAddr>().ok());
     let (Some(source), Some(target)) = (address(), address()) else {
-        return Told::Bad;
+        return Header::Bad;
     };
     let mut port = || words.next().is_some_and(|word| word.parse::<u16>().is_ok());
     let ports = port() && port();
@@ -63,38 +63,38 @@ fn version_1(bytes: &[u8]) -> Told {
         _ => false,
     };
     if fits && ports && words.next().is_none() {
-        Told::Complete(end + 1, Some(source))
+        Header::Complete(end + 1, Some(source))
     } else {
-        Told::Bad
+        Header::Bad
     }
 }
 
-fn version_2(bytes: &[u8]) -> Told {
+fn version_2(bytes: &[u8]) -> Header {
     let Some((head, rest)) = bytes.split_first_chunk::<16>() else {
-        return Told::Partial;
+        return Header::Partial;
     };
     let (version, family) = (head[12], head[13]);
     let length = usize::from(u16::from_be_bytes([head[14], head[15]]));
     if version >> 4 != 2 || length > REST {
-        return Told::Bad;
+        return Header::Bad;
     }
     let Some(rest) = rest.get(..length) else {
-        return Told::Partial;
+        return Header::Partial;
     };
     let source = match (version & 0xf, family >> 4) {
         // LOCAL: the balancer's own, as for a health check. UNSPEC and Unix sockets have no address that helps.
         (0, _) | (1, 0 | 3) => None,
         (1, 1) => match rest.first_chunk::<4>() {
             Some(ip) if rest.len() >= 12 => Some(IpAddr::from(Ipv4Addr::from(*ip))),
-            _ => return Told::Bad,
+            _ => return Header::Bad,
         },
         (1, 2) => match rest.first_chunk::<16>() {
             Some(ip) if rest.len() >= 36 => Some(IpAddr::from(Ipv6Addr::from(*ip))),
-            _ => return Told::Bad,
+            _ => return Header::Bad,
         },
-        _ => return Told::Bad,
+        _ => return Header::Bad,
     };
-    Told::Complete(16 + length, source)
+    Header::Complete(16 + length, source)
 }
 
 #[cfg(test)]
@@ -104,10 +104,10 @@ mod tests {
     /// Every beginning of a good one is partial, and what follows does not matter.
     fn whole(bytes: &[u8], expected: Option<IpAddr>) {
         for length in 0..bytes.len() {
-            assert_eq!(read(&bytes[..length]), Told::Partial, "{length} of {bytes:?}");
+            assert_eq!(read(&bytes[..length]), Header::Partial, "{length} of {bytes:?}");
         }
         let more = [bytes, b"GET / HTTP/1.1\r\n"].concat();
-        assert_eq!(read(&more), Told::Complete(bytes.len(), expected), "{bytes:?}");
+        assert_eq!(read(&more), Header::Complete(bytes.len(), expected), "{bytes:?}");
     }
 
     fn binary(version: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -158,10 +158,10 @@ mod tests {
             b"proxy TCP4",
             b"\x16\x03\x01",
         ] {
-            assert_eq!(read(bad), Told::Bad, "{}", String::from_utf8_lossy(bad));
+            assert_eq!(read(bad), Header::Bad, "{}", String::from_utf8_lossy(bad));
         }
-        assert_eq!(read(&[b'P'; 200]), Told::Bad);
-        assert_eq!(read(&[b"PROXY ".to_vec(), vec![b'1'; 200]].concat()), Told::Bad);
+        assert_eq!(read(&[b'P'; 200]), Header::Bad);
+        assert_eq!(read(&[b"PROXY ".to_vec(), vec![b'1'; 200]].concat()), Header::Bad);
         for (version, family, rest) in [
             (0x11, 0x11, &[0; 12][..]),
             (0x22, 0x11, &[0; 12]),
@@ -172,7 +172,7 @@ mod tests {
         ] {
             assert_eq!(
                 read(&binary(version, family, rest)),
-                Told::Bad,
+                Header::Bad,
                 "{version:x} {family:x}"
             );
         }

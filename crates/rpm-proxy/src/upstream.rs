@@ -1,13 +1,16 @@
 //! What is behind a front: a worker's private listener, and what is known of it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::address::Address;
-
 /// Names an upstream for as long as there is one; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamId(pub u32);
@@ -278,6 +281,17 @@ impl Upstream {
             key: self.key(),
         }
     }
+}
+
+/// A new connection to an upstream.
+///
+/// # Errors
+/// It is refused, or takes too long.
+pub(crate) async fn connect(upstream: &Upstream, within: Duration) -> io::Result<TcpStream> {
+    let connected = timeout(within, upstream.addr().connect()).await;
+    let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// A request that an upstream has.

@@ -18,6 +18,14 @@ pub enum Framing {
     UntilClose,
 }
 
+impl Framing {
+    /// There is no body, or it has no bytes.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        matches!(self, Framing::Nothing | Framing::Length(0))
+    }
+}
+
 /// A body that is not one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

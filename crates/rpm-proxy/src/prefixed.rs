@@ -9,18 +9,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Gives what was read once more, and goes on with the stream.
 #[derive(Debug)]
-pub(crate) struct Rewound<S> {
+pub(crate) struct Prefixed<S> {
     first: Bytes,
     stream: S,
 }
 
-impl<S> Rewound<S> {
-    pub(crate) fn new(first: Bytes, stream: S) -> Rewound<S> {
-        Rewound { first, stream }
+impl<S> Prefixed<S> {
+    pub(crate) fn new(first: Bytes, stream: S) -> Prefixed<S> {
+        Prefixed { first, stream }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -36,7 +36,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -8,15 +8,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Remembers whether the first byte was one of a method, and keeps back the alert that rustls answers to that.
 #[derive(Debug)]
-pub(crate) struct Screen<S> {
+pub(crate) struct PlaintextGuard<S> {
     stream: S,
     /// `None`: nothing has come.
     is_plain: Option<bool>,
 }
 
-impl<S> Screen<S> {
-    pub(crate) fn new(stream: S) -> Screen<S> {
-        Screen {
+impl<S> PlaintextGuard<S> {
+    pub(crate) fn new(stream: S) -> PlaintextGuard<S> {
+        PlaintextGuard {
             stream,
             is_plain: None,
         }
@@ -28,7 +28,7 @@ impl<S> Screen<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PlaintextGuard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -44,7 +44,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screen<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Screen<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PlaintextGuard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

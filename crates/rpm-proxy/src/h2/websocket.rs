@@ -13,10 +13,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 
+use super::download::Downward;
+use super::streams::Stream;
 use crate::balance::mixed;
-use crate::body::Downward;
 use crate::front::Front;
-use crate::streams::Stream;
 use crate::tunnel;
 use crate::upstream::InFlight;
 

@@ -1,7 +1,5 @@
-//! Bodies on their way: what the upstream sends is passed on as it comes, and tells when it is complete.
+//! Bodies of responses on their way to a client. One tells when it is complete.
 
-use std::cell::Cell;
-use std::error::Error;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,125 +13,15 @@ use hyper::header::{REFERER, USER_AGENT};
 use hyper::{Request, Version};
 use tokio::time::Instant;
 
+use super::streams::Stream;
+use super::trailers::allowed_frame;
+use super::upload::{BoxError, Upload};
 use crate::access_log::{AccessLog, Entry, Outcome};
-use crate::compress::Gzip;
 use crate::deadline::Deadline;
 use crate::front::Front;
+use crate::gzip::Gzip;
 use crate::pool::{Connection, Pools};
-use crate::streams::{Stream, Streams};
-use crate::trailers;
 use crate::upstream::InFlight;
-
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// The body of a request to an upstream.
-pub(crate) enum Upward {
-    /// The client's, as it comes.
-    Client(Box<FromClient>),
-    /// None: it can be sent again.
-    Nothing,
-}
-
-/// A client's body, and how much of it may still come.
-pub(crate) struct FromClient {
-    body: Incoming,
-    left: u64,
-    upload: Rc<Upload>,
-}
-
-/// What has come of a client's body.
-#[derive(Debug)]
-pub(crate) struct Upload {
-    streams: Rc<Streams>,
-    /// It was longer than allowed.
-    over: Cell<bool>,
-    /// Nothing of it is here, and the upstream would take it.
-    awaited: Cell<bool>,
-    bytes: Cell<u64>,
-    moved: Cell<Instant>,
-}
-
-impl Upload {
-    pub(crate) fn new(streams: Rc<Streams>) -> Rc<Upload> {
-        Rc::new(Upload {
-            streams,
-            over: Cell::new(false),
-            awaited: Cell::new(false),
-            bytes: Cell::new(0),
-            moved: Cell::new(Instant::now()),
-        })
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.get()
-    }
-
-    /// It is the client that the upstream waits for.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.awaited.get()
-    }
-
-    /// When something of it came last.
-    pub(crate) fn moved(&self) -> Instant {
-        self.moved.get()
-    }
-}
-
-impl Upward {
-    /// Up to `max` bytes.
-    pub(crate) fn client(body: Incoming, max: u64, upload: Rc<Upload>) -> Upward {
-        Upward::Client(Box::new(FromClient {
-            body,
-            left: max,
-            upload,
-        }))
-    }
-}
-
-impl Body for Upward {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Upward::Client(from) = self.get_mut() else {
-            return Poll::Ready(None);
-        };
-        let polled = Pin::new(&mut from.body).poll_frame(context);
-        let upload = &from.upload;
-        upload.awaited.set(polled.is_pending());
-        let frame = ready!(polled);
-        upload.moved.set(upload.streams.moved());
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            let length = data.len() as u64;
-            let Some(left) = from.left.checked_sub(length) else {
-                upload.over.set(true);
-                return Poll::Ready(Some(Err("the body is longer than allowed".into())));
-            };
-            from.left = left;
-            upload.bytes.set(upload.bytes.get() + length);
-        }
-        Poll::Ready(frame.map(|frame| frame.map(trailers::frame).map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Upward::Client(from) => from.body.is_end_stream(),
-            Upward::Nothing => true,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Upward::Client(from) => from.body.size_hint(),
-            Upward::Nothing => SizeHint::with_exact(0),
-        }
-    }
-}
 
 /// A line of the access log that is written when the answer has ended.
 pub(crate) struct Line {
@@ -290,7 +178,7 @@ impl Passing {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             let Some(gzip) = &mut self.gzip else {
-                return Poll::Ready(frame.map(|frame| frame.map(trailers::frame).map_err(Into::into)));
+                return Poll::Ready(frame.map(|frame| frame.map(allowed_frame).map_err(Into::into)));
             };
             let bytes = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -316,7 +204,7 @@ impl Drop for Passing {
         if let Some(line) = &mut self.line {
             line.outcome.bytes = self.bytes;
         }
-        let up = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
+        let up = self.upload.as_ref().map_or(0, |upload| upload.bytes());
         self.front.count_bytes((up, self.bytes));
         if let Some(connection) = self.connection.take()
             && (self.ended || self.body.is_end_stream())

@@ -11,13 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::connection::{Session, Turn};
-use super::framing::Framing;
 use super::head::RequestHead;
-use super::refusal::{MOVED, Refusal, UNDIRECTED};
 use super::wire::{Wire, poll_scratch};
 use crate::access_log::Outcome;
 use crate::deadline::Deadline;
-use crate::serve::Peer;
+use crate::peer::Peer;
+use crate::policy::rejection::{MOVED, Rejection, UNDIRECTED};
+use crate::policy::request::https_location;
 
 /// For a client to take an answer of the proxy's own.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
@@ -48,28 +48,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let Some((host, path)) = target(&self.upward) else {
             return self.refuse(UNDIRECTED).await;
         };
-        let location = location(host, path, port);
-        let stays = head.keep_alive && head.is_11 && head.framing == Framing::Nothing;
+        let location = https_location(host, path, port);
+        let stays = head.keep_alive && head.is_11 && head.framing.is_empty();
         self.answer(MOVED, &format!("location: {location}\r\n"), stays, head.is_head)
             .await;
         if stays { Turn::Next } else { Turn::Linger }
     }
 
     /// The client's connection is not understood any more.
-    pub(super) async fn refuse(&mut self, refusal: Refusal) -> Turn {
-        self.answer(refusal, "", false, false).await;
+    pub(super) async fn refuse(&mut self, rejection: Rejection) -> Turn {
+        self.answer(rejection, "", false, false).await;
         Turn::Linger
     }
 
     /// An answer of the proxy's own.
-    pub(super) async fn answer(&mut self, refusal: Refusal, extra: &str, stays: bool, is_head: bool) {
-        self.peer.front.count_answer(refusal.status);
+    pub(super) async fn answer(&mut self, rejection: Rejection, extra: &str, stays: bool, is_head: bool) {
+        self.peer.front.count_answer(rejection.status);
         self.outcome = Outcome {
-            status: refusal.status,
-            bytes: refusal.why.len() as u64 + 1,
+            status: rejection.status,
+            bytes: if is_head {
+                0
+            } else {
+                rejection.content().len() as u64
+            },
             upstream: None,
         };
-        let text = text(refusal, extra, stays, is_head);
+        let text = text(rejection, extra, stays, is_head);
         send(&mut self.client, &mut self.deadline, &text).await;
     }
 
@@ -90,20 +94,21 @@ pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
 }
 
 /// Has a client that has said nothing of use go with this answer.
-pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: &Peer, refusal: Refusal) {
-    peer.front.count_answer(refusal.status);
+pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: &Peer, rejection: Rejection) {
+    peer.front.count_answer(rejection.status);
     let mut client = Wire::new(stream);
     send(
         &mut client,
         &mut Deadline::new(),
-        &text(refusal, "", false, false),
+        &text(rejection, "", false, false),
     )
     .await;
     linger(&mut client, ANSWERED).await;
 }
 
 /// An answer as it is sent.
-fn text(Refusal { status, why }: Refusal, extra: &str, stays: bool, is_head: bool) -> String {
+fn text(rejection: Rejection, extra: &str, stays: bool, is_head: bool) -> String {
+    let Rejection { status, .. } = rejection;
     let reason = StatusCode::from_u16(status)
         .ok()
         .and_then(|status| status.canonical_reason());
@@ -111,14 +116,16 @@ fn text(Refusal { status, why }: Refusal, extra: &str, stays: bool, is_head: boo
     // RFC 9110, 6.6.1.
     let date = Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT");
     let connection = if stays { "" } else { "connection: close\r\n" };
-    let body = if is_head {
-        String::new()
-    } else {
-        format!("{why}\n")
-    };
+    let retry = rejection.retry_after();
+    let retry = retry
+        .map(|after| format!("retry-after: {after}\r\n"))
+        .unwrap_or_default();
+    let content = rejection.content();
+    let body = if is_head { "" } else { &content };
     format!(
-        "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\ndate: {date}\r\n{extra}{connection}\r\n{body}",
-        why.len() + 1,
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\ndate: {date}\r\n{retry}{extra}{connection}\r\n{body}",
+        Rejection::CONTENT_TYPE,
+        content.len(),
     )
 }
 
@@ -174,19 +181,6 @@ fn target(upward: &[u8]) -> Option<(&str, &str)> {
         .strip_prefix("host: ")
         .filter(|host| !host.is_empty())?;
     Some((host, path))
-}
-
-/// Where a request would have gone by TLS.
-pub(crate) fn location(host: &str, path: &str, port: u16) -> String {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        Some(_) | None => host,
-    };
-    let path = if path == "*" { "/" } else { path };
-    match port {
-        443 => format!("https://{name}{path}"),
-        port => format!("https://{name}:{port}{path}"),
-    }
 }
 
 #[cfg(test)]

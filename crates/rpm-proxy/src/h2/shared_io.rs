@@ -11,11 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// One of those who have the stream, of whom one uses it at a time.
 #[derive(Debug)]
-pub(crate) struct Lent<S>(Rc<RefCell<S>>);
+pub(crate) struct SharedIo<S>(Rc<RefCell<S>>);
 
-impl<S> Lent<S> {
-    pub(crate) fn new(stream: S) -> Lent<S> {
-        Lent(Rc::new(RefCell::new(stream)))
+impl<S> SharedIo<S> {
+    pub(crate) fn new(stream: S) -> SharedIo<S> {
+        SharedIo(Rc::new(RefCell::new(stream)))
     }
 
     /// The stream, if nobody else has it any more.
@@ -24,13 +24,13 @@ impl<S> Lent<S> {
     }
 }
 
-impl<S> Clone for Lent<S> {
-    fn clone(&self) -> Lent<S> {
-        Lent(Rc::clone(&self.0))
+impl<S> Clone for SharedIo<S> {
+    fn clone(&self) -> SharedIo<S> {
+        SharedIo(Rc::clone(&self.0))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lent<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for SharedIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -40,7 +40,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lent<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Lent<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for SharedIo<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_write(context, bytes)
     }

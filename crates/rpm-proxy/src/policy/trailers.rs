@@ -1,9 +1,5 @@
 //! Trailers: fields after a body, among which none may be that a message is understood by (RFC 9110, 6.5.1).
 
-use hyper::HeaderMap;
-use hyper::body::Frame;
-use hyper::header::HeaderName;
-
 /// Whoever puts trailers among the fields of the head would take these for what the head says.
 const OF_HEADS: [&str; 42] = [
     // Where the message ends, and what its connection is.
@@ -59,29 +55,9 @@ const OF_HEADS: [&str; 42] = [
 const OF_PROXIES: &str = "x-forwarded-";
 
 /// May a field of this name come after a body? Underscores are hyphens to those who make variables of fields.
-fn is_trailer(name: &str) -> bool {
+pub(crate) fn is_trailer(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     !name.starts_with(OF_PROXIES) && !OF_HEADS.contains(&name.as_str())
-}
-
-/// The frame, with what may be a trailer if it is one of trailers.
-pub(crate) fn frame<D>(frame: Frame<D>) -> Frame<D> {
-    match frame.into_trailers() {
-        Ok(trailers) => Frame::trailers(allowed(trailers)),
-        Err(frame) => frame,
-    }
-}
-
-fn allowed(mut trailers: HeaderMap) -> HeaderMap {
-    let others: Vec<HeaderName> = trailers
-        .keys()
-        .filter(|name| !is_trailer(name.as_str()))
-        .cloned()
-        .collect();
-    for name in others {
-        trailers.remove(name);
-    }
-    trailers
 }
 
 /// The same of lines, of which the last is empty: the end of a chunked body.

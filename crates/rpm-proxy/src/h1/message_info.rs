@@ -3,61 +3,10 @@
 use httparse::Header;
 
 use super::framing::Framing;
-use super::refusal::{Refusal, UNEXPECTED, bad};
-use crate::compress::accepts;
-use crate::headers::is_host;
-
-/// Fields that are not simply passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
-    Host,
-    Connection,
-    Upgrade,
-    TransferEncoding,
-    ContentLength,
-    Te,
-    Expect,
-    Cookie,
-    /// What a client says of proxies before us.
-    Forwarded,
-    AcceptEncoding,
-    /// Of one connection.
-    Hop,
-    Other,
-}
-
-impl Name {
-    pub(super) fn of(name: &str) -> Name {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        match name.len() {
-            2 if is("te") => Name::Te,
-            4 if is("host") => Name::Host,
-            6 if is("expect") => Name::Expect,
-            6 if is("cookie") => Name::Cookie,
-            7 if is("upgrade") => Name::Upgrade,
-            9 if is("forwarded") => Name::Forwarded,
-            10 if is("connection") => Name::Connection,
-            10 if is("keep-alive") => Name::Hop,
-            14 if is("content-length") => Name::ContentLength,
-            14 if is("http2-settings") => Name::Hop,
-            15 if is("accept-encoding") => Name::AcceptEncoding,
-            15 if is("x-forwarded-for") => Name::Forwarded,
-            16 if is("x-forwarded-host") => Name::Forwarded,
-            16 if is("proxy-connection") => Name::Hop,
-            17 if is("x-forwarded-proto") => Name::Forwarded,
-            17 if is("transfer-encoding") => Name::TransferEncoding,
-            _ => Name::Other,
-        }
-    }
-}
-
-/// The longest name of those that are not simply passed on.
-const LONGEST: usize = 17;
-
-/// Is it taken for one of those that are not simply passed on, by those who make variables of fields, to whom underscores are hyphens?
-pub(crate) fn is_disguised(name: &str) -> bool {
-    name.len() <= LONGEST && name.contains('_') && Name::of(&name.replace('_', "-")) != Name::Other
-}
+use crate::policy::compression::accepts_gzip;
+use crate::policy::fields::{Name, words};
+use crate::policy::rejection::{NO_HOST, Rejection, UNEXPECTED, UNKNOWN_CODING, bad};
+use crate::policy::request::is_host;
 
 /// Transfer codings of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +20,10 @@ pub(super) enum Coding {
 }
 
 impl Coding {
-    pub(super) fn framing(self) -> Result<Framing, Refusal> {
+    pub(super) fn framing(self) -> Result<Framing, Rejection> {
         match self {
             Coding::Chunked => Ok(Framing::Chunked),
-            Coding::Others => Err(Refusal {
-                status: 501,
-                why: "a transfer coding that is not known",
-            }),
+            Coding::Others => Err(UNKNOWN_CODING),
             Coding::Unclear => Err(bad("a Transfer-Encoding that does not tell where the body ends")),
         }
     }
@@ -85,7 +31,7 @@ impl Coding {
 
 /// What the fields say of the message and its connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told<'h> {
+pub(super) struct MessageInfo<'h> {
     pub(super) hosts: u32,
     pub(super) host: Option<&'h [u8]>,
     pub(super) length: Option<u64>,
@@ -105,34 +51,34 @@ pub(super) struct Told<'h> {
     pub(super) gzip: bool,
 }
 
-impl<'h> Told<'h> {
-    pub(super) fn of(fields: &[Header<'h>]) -> Result<Told<'h>, Refusal> {
-        let mut told = Told::default();
+impl<'h> MessageInfo<'h> {
+    pub(super) fn of(fields: &[Header<'h>]) -> Result<MessageInfo<'h>, Rejection> {
+        let mut info = MessageInfo::default();
         for it in fields {
             match Name::of(it.name) {
                 Name::Host => {
-                    told.hosts += 1;
-                    told.host = Some(it.value);
+                    info.hosts += 1;
+                    info.host = Some(it.value);
                 }
-                Name::ContentLength => told.length(it.value)?,
-                Name::TransferEncoding => told.coding(it.value),
-                Name::Connection => told.connection(it.value),
-                Name::Upgrade if told.upgrade.is_none() => told.upgrade = Some(it.value),
+                Name::ContentLength => info.length(it.value)?,
+                Name::TransferEncoding => info.coding(it.value),
+                Name::Connection => info.connection(it.value),
+                Name::Upgrade if info.upgrade.is_none() => info.upgrade = Some(it.value),
                 // It was two lines: which of them is meant is not said.
-                Name::Upgrade => told.upgrade = Some(b""),
+                Name::Upgrade => info.upgrade = Some(b""),
                 Name::Te => {
-                    told.trailers |= words(it.value).any(|word| word.eq_ignore_ascii_case(b"trailers"));
+                    info.trailers |= words(it.value).any(|word| word.eq_ignore_ascii_case(b"trailers"));
                 }
-                Name::Expect if it.value.eq_ignore_ascii_case(b"100-continue") => told.expects = true,
-                Name::Expect => told.expects_other = true,
-                Name::AcceptEncoding => told.gzip |= std::str::from_utf8(it.value).is_ok_and(accepts),
+                Name::Expect if it.value.eq_ignore_ascii_case(b"100-continue") => info.expects = true,
+                Name::Expect => info.expects_other = true,
+                Name::AcceptEncoding => info.gzip |= std::str::from_utf8(it.value).is_ok_and(accepts_gzip),
                 Name::Cookie | Name::Forwarded | Name::Hop | Name::Other => {}
             }
         }
         // HTTP/2 over an upgrade would be a connection that nobody here understands.
-        let upgrade = told.upgrade.unwrap_or_default();
-        told.upgrades &= !upgrade.is_empty() && !words(upgrade).any(|word| word.eq_ignore_ascii_case(b"h2c"));
-        Ok(told)
+        let upgrade = info.upgrade.unwrap_or_default();
+        info.upgrades &= !upgrade.is_empty() && !words(upgrade).any(|word| word.eq_ignore_ascii_case(b"h2c"));
+        Ok(info)
     }
 
     /// The host of a request.
@@ -140,7 +86,7 @@ impl<'h> Told<'h> {
         &self,
         authority: Option<&'h str>,
         is_11: bool,
-    ) -> Result<Option<&'h [u8]>, Refusal> {
+    ) -> Result<Option<&'h [u8]>, Rejection> {
         if self.hosts > 1 {
             return Err(bad("more than one Host"));
         }
@@ -150,12 +96,12 @@ impl<'h> Told<'h> {
         // What the request line says wins (RFC 9112, 3.2.2).
         let host = authority.map(str::as_bytes).or(self.host);
         if host.is_some_and(|host| !is_host(host)) {
-            return Err(bad("a Host that is none"));
+            return Err(NO_HOST);
         }
         Ok(host)
     }
 
-    pub(super) fn request_framing(&self, is_11: bool) -> Result<Framing, Refusal> {
+    pub(super) fn request_framing(&self, is_11: bool) -> Result<Framing, Rejection> {
         if self.expects_other {
             return Err(UNEXPECTED);
         }
@@ -168,7 +114,7 @@ impl<'h> Told<'h> {
         }
     }
 
-    fn length(&mut self, text: &'h [u8]) -> Result<(), Refusal> {
+    fn length(&mut self, text: &'h [u8]) -> Result<(), Rejection> {
         let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
         let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
         let number = number
@@ -222,12 +168,4 @@ impl<'h> Told<'h> {
                 .flat_map(|it| words(it.value))
                 .any(|word| word.eq_ignore_ascii_case(name.as_bytes()))
     }
-}
-
-/// The comma-separated words of a field.
-fn words(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|word| !word.is_empty())
 }

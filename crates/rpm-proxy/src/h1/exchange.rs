@@ -8,9 +8,9 @@ use tokio::net::TcpStream;
 
 use super::framing::Scanner;
 use super::head::{Parsed, RequestHead, ResponseHead, Returning, Stays, response};
-use super::refusal::{Refusal, TOO_LONG};
 use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
-use crate::compress::Gzip;
+use crate::gzip::Gzip;
+use crate::policy::rejection::{Rejection, TOO_LONG, bad};
 
 /// What a client may send ahead while it waits for an answer: further requests.
 const AHEAD: usize = 16 * 1024;
@@ -69,8 +69,9 @@ pub(crate) enum Ended {
 /// Why it came to none.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The upstream has not answered. `unsent`: it cannot have processed the request.
-    Unanswered { unsent: bool },
+    /// The upstream has not answered. `unsent`: it cannot have processed the request. `taken`: a part of the body is
+    /// gone.
+    Unanswered { unsent: bool, taken: bool },
     /// Nor has it in the time that it has.
     Late,
     /// It has answered, and nobody can read it.
@@ -80,7 +81,7 @@ pub(crate) enum Failed {
     /// The client has gone.
     Gone,
     /// What the client sends is not accepted.
-    Refused(Refusal),
+    Rejected(Rejection),
 }
 
 impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
@@ -148,8 +149,8 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         match self.poll_upload(context) {
             Ok(()) => {}
             // What is wrong with the body cannot be said any more.
-            Err(Failed::Refused(_)) if self.answered => return Poll::Ready(Ok(self.ended())),
-            Err(Failed::Refused(_)) if self.answer.is_some() => return Poll::Ready(Err(Failed::Broken)),
+            Err(Failed::Rejected(_)) if self.answered => return Poll::Ready(Ok(self.ended())),
+            Err(Failed::Rejected(_)) if self.answer.is_some() => return Poll::Ready(Err(Failed::Broken)),
             Err(failed) => return Poll::Ready(Err(failed)),
         }
         if self.answer.is_none()
@@ -209,10 +210,10 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
                 Poll::Ready(Ok(())) => self.sent = Sent::Whole,
                 Poll::Ready(Err(Stuck::Source)) => return Err(Failed::Gone),
                 Poll::Ready(Err(Stuck::Framing(why))) => {
-                    return Err(Failed::Refused(Refusal { status: 400, why }));
+                    return Err(Failed::Rejected(bad(why)));
                 }
                 Poll::Ready(Err(Stuck::TooLong)) => {
-                    return Err(Failed::Refused(TOO_LONG));
+                    return Err(Failed::Rejected(TOO_LONG));
                 }
                 Poll::Ready(Err(Stuck::Sink)) => self.sent = Sent::Refused,
             }
@@ -263,7 +264,8 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
 
     /// Reads once. What comes with the head of an answer goes on with it, from the buffer that it was read to.
     fn poll_read_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Read, Failed>> {
-        let unsent = self.sent == Sent::Refused && !self.has_taken();
+        let taken = self.has_taken();
+        let unsent = self.sent == Sent::Refused && !taken;
         let returning = Returning {
             stays: self.stays(),
             extra: self.extra,
@@ -280,7 +282,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         };
         let read = ready!(poll_scratch(io, context, |bytes, context| {
             if bytes.is_empty() {
-                return Err(Failed::Unanswered { unsent });
+                return Err(Failed::Unanswered { unsent, taken });
             }
             if come.is_empty() {
                 let (used, read) = heads.read(bytes, context)?;
@@ -294,7 +296,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             *come = all;
             Ok(read)
         }));
-        Poll::Ready(read.unwrap_or(Err(Failed::Unanswered { unsent })))
+        Poll::Ready(read.unwrap_or(Err(Failed::Unanswered { unsent, taken })))
     }
 }
 
@@ -326,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
         loop {
             match response(&bytes[used..], self.request, self.returning, self.out) {
                 Parsed::Partial => return Ok((used, Read::More)),
-                Parsed::Refused(_) => return Err(Failed::BadAnswer),
+                Parsed::Rejected(_) => return Err(Failed::BadAnswer),
                 Parsed::Complete(length, head) => {
                     used += length;
                     let before = self.client.going.len();

@@ -3,16 +3,17 @@
 use std::mem::MaybeUninit;
 
 use httparse::{Header, Status};
-use hyper::header::HeaderValue;
 
 use super::framing::Framing;
-use super::refusal::{HEAD_TOO_LARGE, NO_TRACE, Refusal, TARGET_TOO_LONG, TOO_MANY, UNREADABLE, bad};
-use super::told::{Name, Told, is_disguised};
-use crate::compress::{SHORTEST, is_worth};
-use crate::headers::{Client, named_worker};
-
-/// Header fields of a message.
-pub(crate) const FIELDS: usize = 128;
+use super::message_info::MessageInfo;
+use crate::policy::compression::{Content, weakened};
+use crate::policy::fields::{MAX_FIELDS, Name};
+use crate::policy::rejection::{
+    HEAD_TOO_LARGE, Rejection, TARGET_TOO_LONG, TOO_MANY, UNKNOWN_VERSION, UNREADABLE, bad,
+};
+use crate::policy::request::{RequestPolicy, check_method};
+use crate::policy::retry::is_idempotent;
+use crate::policy::sticky::named_worker;
 
 /// What reading a head comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum Parsed<T> {
     /// It is so many bytes long, and says this.
     Complete(usize, T),
     /// Nobody may have to guess what it means.
-    Refused(Refusal),
+    Rejected(Rejection),
 }
 
 /// What matters of a request.
@@ -67,23 +68,6 @@ pub struct ResponseHead {
     pub gzip: bool,
 }
 
-/// How a request is to be passed on.
-#[derive(Clone, Copy, Debug)]
-pub struct Passing<'a> {
-    /// Who sends it.
-    pub client: &'a Client,
-    /// What it says of earlier proxies is true.
-    pub trusted: bool,
-    /// Fields with underscores are passed on that look like those of the proxy where they become variables.
-    pub underscores: bool,
-    /// Answers are compressed for clients that know gzip.
-    pub compress: bool,
-    /// The cookie that names the worker.
-    pub cookie: Option<&'a str>,
-    /// Largest head, in bytes.
-    pub max_head: usize,
-}
-
 /// How a response is to be passed on.
 #[derive(Clone, Copy, Debug)]
 pub struct Returning<'a> {
@@ -99,26 +83,26 @@ pub struct Returning<'a> {
 const ADDED: usize = 192;
 
 /// Reads a request's head at the beginning of `bytes`, and writes to `out` what an upstream is sent.
-pub fn request(bytes: &[u8], passing: Passing<'_>, out: &mut Vec<u8>) -> Parsed<RequestHead> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+pub fn request(bytes: &[u8], policy: RequestPolicy<'_>, out: &mut Vec<u8>) -> Parsed<RequestHead> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(bytes, &mut fields) {
-        Ok(Status::Complete(length)) if length <= passing.max_head => length,
-        Ok(Status::Partial) if bytes.len() < passing.max_head => return Parsed::Partial,
-        Ok(_) => return Parsed::Refused(too_large(&bytes[..passing.max_head])),
-        Err(error) => return Parsed::Refused(refusal(error, bytes)),
+        Ok(Status::Complete(length)) if length <= policy.max_head => length,
+        Ok(Status::Partial) if bytes.len() < policy.max_head => return Parsed::Partial,
+        Ok(_) => return Parsed::Rejected(too_large(&bytes[..policy.max_head])),
+        Err(error) => return Parsed::Rejected(rejection(error, bytes)),
     };
     if has_bare_lf(&bytes[..length]) {
-        return Parsed::Refused(bad("a line that does not end with CRLF"));
+        return Parsed::Rejected(bad("a line that does not end with CRLF"));
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Parsed::Refused(bad("not a request"));
+        return Parsed::Rejected(bad("not a request"));
     };
     out.clear();
     out.reserve(length + ADDED);
-    match read_request(method, target, version == 1, parsed.headers, passing, out) {
+    match read_request(method, target, version == 1, parsed.headers, policy, out) {
         Ok(head) => Parsed::Complete(length, head),
-        Err(refusal) => Parsed::Refused(refusal),
+        Err(rejection) => Parsed::Rejected(rejection),
     }
 }
 
@@ -127,83 +111,64 @@ fn read_request<'h>(
     target: &'h str,
     is_11: bool,
     fields: &[Header<'h>],
-    passing: Passing<'_>,
+    policy: RequestPolicy<'_>,
     out: &mut Vec<u8>,
-) -> Result<RequestHead, Refusal> {
+) -> Result<RequestHead, Rejection> {
     let (authority, path) = split_target(method, target)?;
-    let told = Told::of(fields)?;
-    let host = told.host_of(authority, is_11)?;
-    let framing = told.request_framing(is_11)?;
-    let upgrades = is_11 && told.upgrades;
+    let info = MessageInfo::of(fields)?;
+    let host = info.host_of(authority, is_11)?;
+    let framing = info.request_framing(is_11)?;
+    let upgrades = is_11 && info.upgrades;
     for part in [method.as_bytes(), b" ", path.0, path.1, b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
     }
     // HTTP/1.0 need not say any; HTTP/1.1 has one (RFC 9112, 3.2).
     field(out, b"host", host.unwrap_or_default());
     for it in fields {
-        match Name::of(it.name) {
-            Name::Host
-            | Name::Hop
-            | Name::Connection
-            | Name::Upgrade
-            | Name::TransferEncoding
-            | Name::Te
-            | Name::ContentLength => {}
-            Name::Forwarded if !passing.trusted => {}
-            Name::Expect if !is_11 => {}
-            Name::Other if !passing.underscores && is_disguised(it.name) => {}
-            Name::Forwarded | Name::Expect | Name::Cookie | Name::AcceptEncoding | Name::Other => {
-                if !told.names(fields, it.name) {
-                    field(out, it.name.as_bytes(), it.value);
-                }
-            }
+        let name = Name::of(it.name);
+        // These are written once, from what they come to.
+        let is_written = matches!(name, Name::Host | Name::ContentLength) || name == Name::Expect && !is_11;
+        if !is_written && policy.passes(name, it.name) && !info.names(fields, it.name) {
+            field(out, it.name.as_bytes(), it.value);
         }
     }
     match framing {
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Length(_) => field(out, b"content-length", told.length_text),
+        Framing::Length(_) => field(out, b"content-length", info.length_text),
         Framing::Nothing | Framing::UntilClose => {}
     }
     if upgrades {
-        field(out, b"upgrade", told.upgrade.unwrap_or_default());
+        field(out, b"upgrade", info.upgrade.unwrap_or_default());
         out.extend_from_slice(b"connection: upgrade\r\n");
-    } else if told.trailers {
+    } else if info.trailers {
         out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
     }
-    name_client(out, fields, host, passing);
+    name_client(out, fields, host.unwrap_or_default(), policy);
     out.extend_from_slice(b"\r\n");
     let keep_alive = if is_11 {
-        !told.closes
+        !info.closes
     } else {
-        told.keeps && !told.closes
+        info.keeps && !info.closes
     };
     Ok(RequestHead {
         framing,
         keep_alive,
         is_11,
         is_head: method == "HEAD",
-        is_idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"),
+        is_idempotent: is_idempotent(method),
         upgrades,
-        expects: is_11 && told.expects,
-        compress: passing.compress,
-        gzip: passing.compress && told.gzip,
-        sticky: passing.cookie.and_then(|name| cookie(fields, name)),
+        expects: is_11 && info.expects,
+        compress: policy.compress,
+        gzip: policy.compress && info.gzip,
+        sticky: policy.cookie.and_then(|name| cookie(fields, name)),
     })
 }
 
 /// The authority of an absolute target, and the path in two parts that are to be put together.
 type Target<'t> = (Option<&'t str>, (&'t [u8], &'t [u8]));
 
-fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Refusal> {
-    if method == "CONNECT" {
-        return Err(Refusal {
-            status: 501,
-            why: "CONNECT is not served",
-        });
-    }
-    if method == "TRACE" {
-        return Err(NO_TRACE);
-    }
+fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Rejection> {
+    check_method(method, target == "*")?;
     if target.contains('#') {
         return Err(bad("a target with a fragment"));
     }
@@ -211,10 +176,7 @@ fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Refusal
         return Ok((None, (target.as_bytes(), b"")));
     }
     if target == "*" {
-        return match method {
-            "OPTIONS" => Ok((None, (b"*", b""))),
-            _ => Err(bad("a target that only OPTIONS may have")),
-        };
+        return Ok((None, (b"*", b"")));
     }
     let rest = ["http://", "https://"].into_iter().find_map(|scheme| {
         let (first, rest) = target.split_at_checked(scheme.len())?;
@@ -241,27 +203,27 @@ pub enum Stays {
     Yes,
 }
 
-/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. The refusal's status is that of a bad gateway.
+/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. The rejection's status is that of a bad gateway.
 pub fn response(
     bytes: &[u8],
     to: &RequestHead,
     returning: Returning<'_>,
     out: &mut Vec<u8>,
 ) -> Parsed<ResponseHead> {
-    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if bytes.len() < returning.max_head => return Parsed::Partial,
-        Ok(Status::Partial) | Err(_) => return Parsed::Refused(UNREADABLE),
+        Ok(Status::Partial) | Err(_) => return Parsed::Rejected(UNREADABLE),
     };
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else {
-        return Parsed::Refused(UNREADABLE);
+        return Parsed::Rejected(UNREADABLE);
     };
     // RFC 9110, 15.
     if status < 100 {
-        return Parsed::Refused(UNREADABLE);
+        return Parsed::Rejected(UNREADABLE);
     }
     let line = (status, parsed.reason.unwrap_or_default(), version == 1);
     out.clear();
@@ -269,7 +231,7 @@ pub fn response(
     match read_response(line, parsed.headers, to, returning, out) {
         Ok(head) if length <= returning.max_head => Parsed::Complete(length, head),
         // What is wrong with it is nothing that a client could change.
-        Ok(_) | Err(_) => Parsed::Refused(UNREADABLE),
+        Ok(_) | Err(_) => Parsed::Rejected(UNREADABLE),
     }
 }
 
@@ -279,22 +241,22 @@ fn read_response(
     to: &RequestHead,
     Returning { stays, extra, .. }: Returning<'_>,
     out: &mut Vec<u8>,
-) -> Result<ResponseHead, Refusal> {
-    let told = Told::of(fields)?;
+) -> Result<ResponseHead, Rejection> {
+    let info = MessageInfo::of(fields)?;
     let interim = (100..200).contains(&status) && status != 101;
     let switches = status == 101;
     if switches && !to.upgrades {
         return Err(bad("a change of protocol that nobody has asked for"));
     }
     let has_body = !(status < 200 || status == 204 || status == 304 || to.is_head);
-    let framing = match (told.coding, told.length) {
+    let framing = match (info.coding, info.length) {
         _ if !has_body => Framing::Nothing,
         // What a length says beside that does not count (RFC 9112, 6.3).
         (Some(coding), _) => coding.framing()?,
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::UntilClose,
     };
-    let varies = to.compress && has_body && status != 206 && may_be_compressed(fields, framing);
+    let varies = to.compress && has_body && is_compressible(status, fields, framing);
     let gzip = varies && to.gzip;
     let unchunk = framing == Framing::Chunked && !to.is_11 && !gzip;
     let ends_by_close = if gzip {
@@ -302,7 +264,7 @@ fn read_response(
     } else {
         framing == Framing::UntilClose || unchunk
     };
-    let upstream_stays = framing != Framing::UntilClose && !told.closes && (is_11 || told.keeps) && !switches;
+    let upstream_stays = framing != Framing::UntilClose && !info.closes && (is_11 || info.keeps) && !switches;
     let stays = match stays {
         Stays::No => false,
         Stays::IfUpstreamDoes => upstream_stays,
@@ -318,7 +280,7 @@ fn read_response(
         gzip,
     };
     status_line(status, reason, out);
-    pass_fields(fields, &told, &head, has_body, out);
+    pass_fields(fields, &info, &head, has_body, out);
     if varies {
         out.extend_from_slice(b"vary: accept-encoding\r\n");
     }
@@ -330,12 +292,13 @@ fn read_response(
             }
         }
         Framing::Chunked if !unchunk => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Length(_) => field(out, b"content-length", told.length_text),
+        Framing::Length(_) => field(out, b"content-length", info.length_text),
         Framing::Chunked | Framing::Nothing | Framing::UntilClose => {}
     }
     if switches {
-        field(out, b"upgrade", told.upgrade.unwrap_or_default());
+        field(out, b"upgrade", info.upgrade.unwrap_or_default());
         out.extend_from_slice(b"connection: upgrade\r\n");
+        out.extend_from_slice(extra);
     } else if !interim {
         if !client_stays {
             out.extend_from_slice(b"connection: close\r\n");
@@ -361,49 +324,43 @@ fn status_line(status: u16, reason: &str, out: &mut Vec<u8>) {
 /// Writes the fields of an answer that are not of the connection, nor say where the body ends.
 fn pass_fields(
     fields: &[Header<'_>],
-    told: &Told<'_>,
+    info: &MessageInfo<'_>,
     head: &ResponseHead,
     has_body: bool,
     out: &mut Vec<u8>,
 ) {
     for it in fields {
-        match Name::of(it.name) {
-            Name::Hop | Name::Connection | Name::Te | Name::Upgrade | Name::TransferEncoding => {}
-            // RFC 9110, 8.6.
-            Name::ContentLength if told.coding.is_some() || head.status == 204 => {}
-            Name::ContentLength if has_body && it.value == told.length_text => {}
-            Name::Other
-                if head.gzip && it.name.eq_ignore_ascii_case("etag") && !it.value.starts_with(b"W/") =>
-            {
-                // The same for readers, no more the same bytes.
-                field(out, b"etag", &[b"W/", it.value].concat());
-            }
-            Name::ContentLength
-            | Name::Host
-            | Name::Forwarded
-            | Name::Expect
-            | Name::Cookie
-            | Name::AcceptEncoding
-            | Name::Other => {
-                if !told.names(fields, it.name) {
-                    field(out, it.name.as_bytes(), it.value);
-                }
-            }
+        let name = Name::of(it.name);
+        if name.is_hop_by_hop() || !name.is_essential() && info.names(fields, it.name) {
+            continue;
+        }
+        // What has no content has no length (RFC 9110, 8.6), and the length of what has content is written once.
+        if name == Name::ContentLength
+            && (info.coding.is_some() || head.status == 204 || has_body && it.value == info.length_text)
+        {
+            continue;
+        }
+        if head.gzip
+            && it.name.eq_ignore_ascii_case("etag")
+            && let Some(tag) = weakened(it.value)
+        {
+            field(out, b"etag", &tag);
+        } else {
+            field(out, it.name.as_bytes(), it.value);
         }
     }
 }
 
-/// Is it of a kind that is worth it, and nobody has forbidden it?
-fn may_be_compressed(fields: &[Header<'_>], framing: Framing) -> bool {
-    if matches!(framing, Framing::Length(length) if length < SHORTEST) {
-        return false;
+fn is_compressible(status: u16, fields: &[Header<'_>], framing: Framing) -> bool {
+    let mut content = Content::default();
+    for it in fields {
+        content.field(it.name, it.value);
     }
-    let of = |name: &str| {
-        let own = fields.iter().find(|it| it.name.eq_ignore_ascii_case(name));
-        own.and_then(|it| std::str::from_utf8(it.value).ok())
+    let length = match framing {
+        Framing::Length(length) => Some(length),
+        Framing::Nothing | Framing::Chunked | Framing::UntilClose => None,
     };
-    let forbidden = of("cache-control").is_some_and(|value| value.contains("no-transform"));
-    !forbidden && of("content-encoding").is_none() && of("content-type").is_some_and(is_worth)
+    content.is_compressible(status, length)
 }
 
 fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -414,24 +371,22 @@ fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn name_client(out: &mut Vec<u8>, fields: &[Header<'_>], host: Option<&[u8]>, passing: Passing<'_>) {
-    let Passing { client, trusted, .. } = passing;
-    let told = |name: &str| trusted && fields.iter().any(|it| it.name.eq_ignore_ascii_case(name));
-    let value = HeaderValue::as_bytes;
-    field(out, b"x-forwarded-for", value(&client.address));
-    if !told("x-forwarded-proto") {
-        field(out, b"x-forwarded-proto", value(&client.scheme));
+fn name_client(out: &mut Vec<u8>, fields: &[Header<'_>], host: &[u8], policy: RequestPolicy<'_>) {
+    let sent = |name: &str| policy.trusted && fields.iter().any(|it| it.name.eq_ignore_ascii_case(name));
+    let added = policy.client.forwarding(host, sent);
+    field(out, b"x-forwarded-for", added.address.as_bytes());
+    if let Some(scheme) = added.scheme {
+        field(out, b"x-forwarded-proto", scheme.as_bytes());
     }
-    let host = host.unwrap_or_default();
-    if !host.is_empty() && !told("x-forwarded-host") {
+    if let Some(host) = added.named_host {
         field(out, b"x-forwarded-host", host);
     }
     out.extend_from_slice(b"forwarded: ");
-    out.extend_from_slice(value(&client.forwarded));
-    if !host.is_empty() {
-        out.extend_from_slice(b";host=\"");
-        out.extend_from_slice(host);
-        out.push(b'"');
+    out.extend_from_slice(added.forwarded.as_bytes());
+    if let Some(host) = added.host {
+        for part in [b";host=\"", host, b"\""] {
+            out.extend_from_slice(part);
+        }
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -453,7 +408,7 @@ fn has_bare_lf(bytes: &[u8]) -> bool {
     memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
 }
 
-fn too_large(bytes: &[u8]) -> Refusal {
+fn too_large(bytes: &[u8]) -> Rejection {
     if memchr::memchr(b'\n', bytes).is_some() {
         HEAD_TOO_LARGE
     } else {
@@ -461,13 +416,10 @@ fn too_large(bytes: &[u8]) -> Refusal {
     }
 }
 
-fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
+fn rejection(error: httparse::Error, bytes: &[u8]) -> Rejection {
     match error {
         httparse::Error::TooManyHeaders => TOO_MANY,
-        httparse::Error::Version if names_a_version(bytes) => Refusal {
-            status: 505,
-            why: "a version of HTTP that is not spoken here",
-        },
+        httparse::Error::Version if names_a_version(bytes) => UNKNOWN_VERSION,
         httparse::Error::HeaderName
         | httparse::Error::HeaderValue
         | httparse::Error::NewLine

@@ -13,20 +13,22 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::exchange::{Ended, Exchange, Failed};
-use super::framing::Framing;
-use super::head::{Parsed, Passing, RequestHead, may_be_complete, request};
-use super::refusal::{ENDED, Refusal, SLOW, SLOW_CLIENT, UNCONNECTED, UNREADABLE};
+use super::head::{Parsed, RequestHead, may_be_complete, request};
 use super::wire::Wire;
 use crate::access_log::{AccessLog, Entry, Outcome};
-use crate::attempt::{Attempts, Unavailable};
+use crate::attempt::Attempts;
 use crate::deadline::Deadline;
-use crate::front::Settings;
-use crate::network;
-use crate::serve::Peer;
-use crate::threads::Stage;
+use crate::peer::Peer;
+use crate::policy::rejection::{Rejection, SLOW_CLIENT, SLOW_HEAD, UNREADABLE};
+use crate::policy::request::RequestPolicy;
+use crate::policy::retry::Unanswered;
+use crate::settings::Settings;
+use crate::stage::Stage;
 use crate::tunnel;
-use crate::upstream::{InFlight, Upstream};
+use crate::upstream::{InFlight, Upstream, connect};
 
+/// Why an attempt failed, for the log.
+const ENDED: &str = "it has ended the connection before";
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Read at a time while a head is waited for.
@@ -124,7 +126,7 @@ pub(super) enum Turn {
 /// What has come of a head.
 enum Come {
     Head(usize, RequestHead),
-    Refused(Refusal),
+    Rejected(Rejection),
     /// The client has ended.
     Nothing,
     /// It was silent for too long before a request, or has to go.
@@ -143,10 +145,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 self.client.come.advance(length);
                 head
             }
-            Come::Refused(refusal) => {
+            Come::Rejected(rejection) => {
                 let begun = &self.client.come[..self.client.come.len().min(LOGGED)];
                 self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(begun)));
-                let turn = self.refuse(refusal).await;
+                let turn = self.refuse(rejection).await;
                 self.log();
                 return turn;
             }
@@ -191,18 +193,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                         return Come::Http2;
                     }
                 } else {
-                    let passing = Passing {
-                        client: &self.peer.client,
-                        trusted: network::any(&settings.trust_forwarded, self.peer.ip),
-                        underscores: settings.allow_underscores,
-                        compress: settings.compress,
-                        cookie: settings.cookie.as_deref(),
-                        max_head: settings.max_head,
-                    };
-                    match request(&self.client.come, passing, &mut self.upward) {
+                    let policy = RequestPolicy::new(&settings, &self.peer.client, self.peer.ip);
+                    match request(&self.client.come, policy, &mut self.upward) {
                         Parsed::Partial => {}
                         Parsed::Complete(length, head) => return Come::Head(length, head),
-                        Parsed::Refused(refusal) => return Come::Refused(refusal),
+                        Parsed::Rejected(rejection) => return Come::Rejected(rejection),
                     }
                 }
             }
@@ -215,10 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Filled::Some => {}
                 Filled::Nothing => return Come::Nothing,
                 Filled::Late if begun => {
-                    return Come::Refused(Refusal {
-                        status: 408,
-                        why: "the head of the request has not come in time",
-                    });
+                    return Come::Rejected(SLOW_HEAD);
                 }
                 Filled::Late | Filled::Dismissed => return Come::Idle,
             }
@@ -251,83 +243,78 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     /// Finds an upstream for the request and has it answered; another one if that is right.
     async fn forward(&mut self, head: &RequestHead) -> Turn {
         let front = &self.peer.front;
-        let replayable = head.is_idempotent && head.framing == Framing::Nothing && !head.upgrades;
-        // An idle connection that its worker has ended is found once for free: a request that ends workers must not reach them all.
-        let mut stale = false;
-        let mut attempts = Attempts::new(front, Arc::clone(&self.settings), self.peer.ip, head.sticky);
+        let replayable = head.is_idempotent && head.framing.is_empty() && !head.upgrades;
+        let mut attempts = Attempts::new(
+            front,
+            Arc::clone(&self.settings),
+            (self.peer.ip, head.sticky),
+            replayable,
+        );
         loop {
             let in_flight = match attempts.upstream().await {
                 Ok(in_flight) => in_flight,
-                Err(unavailable) => return self.unavailable(unavailable, head).await,
+                Err(rejection) => return self.fail(rejection, head).await,
             };
             let upstream = Arc::clone(in_flight.upstream());
-            let (mut wire, reused) = match self.peer.pools.wires.take(upstream.id()) {
+            let wires = &self.peer.pools.wires;
+            let (mut wire, reused) = match wires.take(upstream.id()) {
                 Some(wire) => (wire, true),
                 None => match connect(&upstream, attempts.within(self.settings.connect_timeout)).await {
-                    Some(wire) => (wire, false),
-                    None if attempts.again(&upstream) => continue,
-                    None => return self.fail_for(&upstream, UNCONNECTED, head).await,
+                    Ok(stream) => (Wire::new(stream), false),
+                    Err(_) => match attempts.unanswered(&upstream, Unanswered::UNCONNECTED) {
+                        Ok(()) => continue,
+                        Err(rejection) => return self.fail(rejection, head).await,
+                    },
                 },
             };
             match self.exchange(head, (&upstream, &mut wire), &attempts).await {
-                Ok((
-                    Ended::Complete {
-                        reusable,
-                        stays,
-                        whole,
-                    },
-                    _,
-                )) => {
+                Ok(Ended::Complete {
+                    reusable,
+                    stays,
+                    whole,
+                }) => {
                     if reusable {
                         wire.shrink();
                         self.peer.pools.keep(upstream.id(), wire);
                     }
-                    return match (
-                        stays,
-                        whole && self.client.come.is_empty() && !self.peer.client.secure,
-                    ) {
+                    let is_quiet = whole && self.client.come.is_empty() && !self.peer.client.secure;
+                    return match (stays, is_quiet) {
                         (true, _) => Turn::Next,
                         (false, true) => Turn::End,
                         (false, false) => Turn::Linger,
                     };
                 }
-                Ok((Ended::Switched, _)) => return Turn::Switched(wire, in_flight),
-                Err((Failed::Unanswered { unsent }, taken)) => {
-                    let again = !taken && (unsent || replayable);
-                    if again && reused && !stale {
-                        stale = true;
-                        // The worker had ended it meanwhile, and the others that were idle, too.
-                        self.peer.pools.wires.forget(upstream.id());
-                        continue;
+                Ok(Ended::Switched) => return Turn::Switched(wire, in_flight),
+                Err(Failed::Unanswered { unsent, taken }) => {
+                    if reused {
+                        // The others that were idle have ended, too.
+                        wires.forget(upstream.id());
                     }
-                    if again && attempts.again(&upstream) {
-                        continue;
+                    let failed = Unanswered {
+                        unsent,
+                        body_taken: taken,
+                        reused,
+                        why: ENDED,
+                    };
+                    if let Err(rejection) = attempts.unanswered(&upstream, failed) {
+                        return self.fail(rejection, head).await;
                     }
-                    if !again {
-                        upstream.failed(front.now_ms());
-                    }
-                    return self.fail_for(&upstream, ENDED, head).await;
                 }
-                Err((Failed::BadAnswer, _)) => {
-                    return self.fail_for(&upstream, (UNREADABLE, UNREADABLE.why), head).await;
-                }
-                Err((Failed::Late, _)) => {
-                    upstream.failed(front.now_ms());
-                    return self.fail_for(&upstream, (SLOW, SLOW.why), head).await;
-                }
-                Err((Failed::Refused(refusal), _)) => return self.refuse(refusal).await,
-                Err((Failed::Broken | Failed::Gone, _)) => return Turn::End,
+                Err(Failed::BadAnswer) => return self.fail(UNREADABLE, head).await,
+                Err(Failed::Late) => return self.fail(attempts.late(&upstream), head).await,
+                Err(Failed::Rejected(rejection)) => return self.refuse(rejection).await,
+                Err(Failed::Broken | Failed::Gone) => return Turn::End,
             }
         }
     }
 
-    /// Sends the request, and the answer. With a failure: whether something of the body was taken.
+    /// Sends the request, and the answer.
     async fn exchange(
         &mut self,
         head: &RequestHead,
         (upstream, wire): (&Upstream, &mut Wire<TcpStream>),
         attempts: &Attempts<'_>,
-    ) -> Result<(Ended, bool), (Failed, bool)> {
+    ) -> Result<Ended, Failed> {
         let front = &self.peer.front;
         let settings = Arc::clone(&self.settings);
         let stays = *self.closing.borrow() == Stage::Open;
@@ -353,16 +340,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 && let Some(head) = exchange.answer()
             {
                 answered = Some(head.status);
-                let after = micros_since(began);
-                upstream.answered(head.status, after, front.now_ms());
-                front.count_time(after);
+                attempts.answered(upstream, head.status, began.elapsed());
                 front.count_answer(head.status);
             }
             if let Poll::Ready(ended) = polled {
-                if let Err(Failed::BadAnswer) = ended {
-                    // It was not silent.
-                    upstream.answered(UNREADABLE.status, micros_since(began), front.now_ms());
-                }
                 return Poll::Ready(Some(ended));
             }
             if exchange.progress() != progress {
@@ -377,7 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             deadline.poll(context).map(|()| None)
         })
         .await;
-        let (taken, awaits_client) = (exchange.has_taken(), exchange.awaits_client());
+        let awaits_client = exchange.awaits_client();
         front.count_bytes(exchange.bytes());
         self.outcome = Outcome {
             status: answered.unwrap_or(0),
@@ -385,54 +366,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             upstream: Some(upstream.key()),
         };
         match ended {
-            Some(Ok(ended)) => {
-                if matches!(ended, Ended::Switched) {
-                    self.outcome.status = 101;
-                    front.count_answer(101);
-                }
-                Ok((ended, taken))
+            Some(Ok(Ended::Switched)) => {
+                self.outcome.status = 101;
+                attempts.answered(upstream, 101, began.elapsed());
+                front.count_answer(101);
+                Ok(Ended::Switched)
             }
-            Some(Err(failed)) => Err((failed, taken)),
-            None if exchange.is_answered() => Ok((exchange.ended(), taken)),
-            None if answered.is_some() => Err((Failed::Broken, taken)),
-            None if awaits_client => Err((Failed::Refused(SLOW_CLIENT), taken)),
-            None => Err((Failed::Late, taken)),
+            Some(Err(Failed::BadAnswer)) => {
+                attempts.bad_answer(upstream, began.elapsed());
+                Err(Failed::BadAnswer)
+            }
+            Some(ended) => ended,
+            None if exchange.is_answered() => Ok(exchange.ended()),
+            None if answered.is_some() => Err(Failed::Broken),
+            None if awaits_client => Err(Failed::Rejected(SLOW_CLIENT)),
+            None => Err(Failed::Late),
         }
-    }
-
-    async fn unavailable(&mut self, unavailable: Unavailable, head: &RequestHead) -> Turn {
-        self.peer.front.count_unavailable();
-        let why = unavailable.text();
-        self.fail(Refusal { status: 503, why }, head).await
-    }
-
-    /// The client's request is not answered by the worker that had it: with what the client is told, what the log is.
-    async fn fail_for(
-        &mut self,
-        upstream: &Upstream,
-        (refusal, why): (Refusal, &str),
-        head: &RequestHead,
-    ) -> Turn {
-        upstream.blame(refusal.status, why, self.peer.front.now_ms());
-        self.fail(refusal, head).await
     }
 
     /// The client's request is not answered by a worker.
-    async fn fail(&mut self, refusal: Refusal, head: &RequestHead) -> Turn {
+    async fn fail(&mut self, rejection: Rejection, head: &RequestHead) -> Turn {
         let stays =
-            head.keep_alive && head.framing == Framing::Nothing && *self.closing.borrow() == Stage::Open;
-        let retry = if refusal.status == 503 {
-            "retry-after: 1\r\n"
-        } else {
-            ""
-        };
-        self.answer(refusal, retry, stays && head.is_11, head.is_head)
-            .await;
-        if stays && head.is_11 {
-            Turn::Next
-        } else {
-            Turn::Linger
-        }
+            head.keep_alive && head.is_11 && head.framing.is_empty() && *self.closing.borrow() == Stage::Open;
+        self.answer(rejection, "", stays, head.is_head).await;
+        if stays { Turn::Next } else { Turn::Linger }
     }
 }
 
@@ -442,17 +399,6 @@ enum Filled {
     Late,
     /// The client has to go.
     Dismissed,
-}
-
-fn micros_since(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-async fn connect(upstream: &Upstream, within: Duration) -> Option<Wire<TcpStream>> {
-    let connected = timeout(within, upstream.addr().connect()).await;
-    let stream = connected.ok()?.ok()?;
-    stream.set_nodelay(true).ok()?;
-    Some(Wire::new(stream))
 }
 
 /// Bytes go to and fro until one side has ended, or both are silent for too long; says how many.

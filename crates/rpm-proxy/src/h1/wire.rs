@@ -9,8 +9,8 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::{BadBody, Scanner};
-use crate::compress::Gzip;
-use crate::trailers;
+use crate::gzip::Gzip;
+use crate::policy::trailers;
 
 /// Read at a time. What is read is used before anything else is read on the thread, so that one buffer does for all connections, and one
 /// that is idle has none.
@@ -134,8 +134,10 @@ pub(crate) struct Pump {
     concluded: bool,
     /// What has come of the trailers, if there are some.
     trailers: Vec<u8>,
-    /// Bytes of the body that have come.
+    /// Bytes of the body that have come, with what frames its chunks.
     pub(crate) bytes: u64,
+    /// Bytes of its content.
+    content: u64,
 }
 
 /// Why a body does not come to its end.
@@ -159,6 +161,7 @@ impl Pump {
             concluded: false,
             trailers: Vec::new(),
             bytes: 0,
+            content: 0,
         }
     }
 
@@ -195,7 +198,7 @@ impl Pump {
     }
 
     fn check(&self, limit: u64) -> Result<(), Stuck> {
-        if self.bytes > limit {
+        if self.content > limit {
             Err(Stuck::TooLong)
         } else {
             Ok(())
@@ -287,7 +290,9 @@ impl Pump {
         while used < bytes.len() && !self.scanner.is_done() {
             let put_aside = self.scanner.is_in_trailers();
             let from = used;
-            used += self.scanner.scan_part(&bytes[used..], |_| ())?;
+            let content = &mut self.content;
+            let count = |data: &[u8]| *content += data.len() as u64;
+            used += self.scanner.scan_part(&bytes[used..], count)?;
             if put_aside {
                 self.trailers.extend_from_slice(&bytes[from..used]);
                 continue;

@@ -1,0 +1,146 @@
+//! Connections that hyper reads: of clients that speak HTTP/2, and of all clients of workers that do.
+//!
+//! Time-outs and limits are not layers of `tower`: they depend on the worker that was chosen and on how the bodies move, and `tower`'s
+//! would need a `Clone` service and take a lock for each request.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::download::Downward;
+use super::forward::forward;
+use super::shared_io::SharedIo;
+use super::streams::Limits;
+use crate::h1::local_response;
+use crate::h1::wire::Wire;
+use crate::peer::Peer;
+use crate::policy::fields::MAX_FIELDS;
+use crate::pool::{Local, buffer_limit};
+use crate::prefixed::Prefixed;
+use crate::settings::Settings;
+use crate::stage::Stage;
+
+/// An answer that stands still is ended by itself. Only so much later its connection is: when the client takes nothing, and so nobody asks
+/// the answer for more.
+const STREAM_FIRST: Duration = Duration::from_secs(1);
+/// For requests under way when the front is closed.
+const CLOSE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Serves a client of any version of HTTP before workers that speak HTTP/2: what is passed on has no framing of HTTP/1 any more.
+pub(crate) async fn serve_any_version<S>(stream: S, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let settings = peer.front.settings();
+    let mut builder = auto::Builder::new(Local);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_timeout)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(buffer_limit(&settings));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(read_limit(&settings))
+        .keep_alive_interval(Some(settings.header_timeout));
+    let shared = SharedIo::new(stream);
+    {
+        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(&peer)));
+        until_gone(connection, &peer, closing).await;
+    }
+    part(shared).await;
+}
+
+/// Serves a client that speaks HTTP/2.
+pub(crate) async fn serve<S>(wire: Wire<S>, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let settings = peer.front.settings();
+    let mut builder = http2::Builder::new(Local);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.max_streams)
+        .enable_connect_protocol()
+        .max_header_list_size(read_limit(&settings))
+        .keep_alive_interval(Some(settings.header_timeout));
+    let shared = SharedIo::new(Prefixed::new(wire.come.freeze(), wire.io));
+    {
+        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(&peer)));
+        until_gone(connection, &peer, closing).await;
+    }
+    part(shared).await;
+}
+
+/// The largest head that hyper reads. One that is larger it refuses itself: nobody counts or logs that. So it reads more than may be passed on.
+fn read_limit(settings: &Settings) -> u32 {
+    u32::try_from(2 * settings.max_head).unwrap_or(u32::MAX)
+}
+
+/// Ends a connection that hyper has left so that the client can read what it was sent.
+async fn part<S: AsyncRead + AsyncWrite + Unpin>(shared: SharedIo<S>) {
+    if let Some(stream) = shared.back() {
+        local_response::part(stream).await;
+    }
+}
+
+/// Answers requests that hyper has read.
+fn answering(
+    peer: &Rc<Peer>,
+) -> impl Service<Request<Incoming>, Response = Response<Downward>, Error = Infallible, Future: 'static> + use<>
+{
+    let peer = Rc::clone(peer);
+    service_fn(move |request| {
+        let peer = Rc::clone(&peer);
+        async move { Ok::<_, Infallible>(forward(&peer, request).await) }
+    })
+}
+
+/// Serves a connection that hyper drives until it ends. It is asked to when it is at rest for too long or its listener is left, and cut
+/// when it stays at rest, and some time after the listener is closed.
+async fn until_gone<C: GracefulConnection>(
+    mut connection: Pin<&mut C>,
+    peer: &Peer,
+    mut closing: watch::Receiver<Stage>,
+) {
+    let settings = peer.front.settings();
+    let limits = Limits {
+        first: settings.header_timeout,
+        idle: settings.idle_timeout,
+        answer: settings.stream_timeout + STREAM_FIRST,
+    };
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|stage| stage.tells()) => {}
+        () = peer.streams().rest(limits, Instant::now()) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let limits = Limits {
+        first: CLOSE_WITHIN,
+        idle: CLOSE_WITHIN,
+        ..limits
+    };
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = closing.wait_for(|stage| *stage == Stage::Closed) => {}
+        () = peer.streams().rest(limits, Instant::now()) => return debug!("a client was cut: it is at rest"),
+    }
+    if timeout(CLOSE_WITHIN, connection).await.is_err() {
+        debug!("a client was cut: it has not ended in time");
+    }
+}

@@ -1,0 +1,386 @@
+//! One request that came over HTTP/2: an upstream is chosen, it is sent, and tried again where that is right.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE,
+    TRANSFER_ENCODING,
+};
+use hyper::http::{request, response};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use tokio::time::timeout;
+
+use super::download::{Downward, Line, Passing, Silence};
+use super::head;
+use super::streams::Stream;
+use super::upload::{Fault, Upload, Upward};
+use super::websocket;
+use crate::attempt::Attempts;
+use crate::gzip::Gzip;
+use crate::peer::Peer;
+use crate::policy::rejection::{MOVED, NO_CONNECT, Rejection, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNDIRECTED};
+use crate::policy::request::{RequestPolicy, https_location};
+use crate::policy::retry::{Unanswered, is_idempotent};
+use crate::pool::Connection;
+use crate::settings::Settings;
+use crate::upstream::InFlight;
+
+/// Why an attempt failed, for the log.
+const ENDED: &str = "it has ended the connection before";
+
+/// Why a request has no answer of a worker.
+enum Failure {
+    /// The client is told.
+    Rejected(Rejection),
+    /// The client has gone.
+    Gone,
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Failure {
+        Failure::Rejected(rejection)
+    }
+}
+
+/// Answers a request.
+pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response<Downward> {
+    peer.front.earn_retry();
+    let line = peer.front.log().map(|log| Line::new(log, peer.ip, &request));
+    let is_head = request.method() == Method::HEAD;
+    let (mut response, status) = match exchange(peer, request).await {
+        Ok(response) => {
+            let status = response.status().as_u16();
+            (response, status)
+        }
+        Err(Failure::Rejected(rejection)) => (plain(rejection, is_head), rejection.status),
+        // Nobody reads that, and it does not count.
+        Err(Failure::Gone) => (Response::new(Downward::nothing()), 0),
+    };
+    if status != 0 {
+        peer.front.count_answer(status);
+    }
+    if let Some(line) = line {
+        response.body_mut().note(line, status);
+    }
+    response
+}
+
+async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Response<Downward>, Failure> {
+    let stream = peer.streams().open();
+    let websocket = websocket::is_asked_for(&request);
+    let settings = peer.front.settings();
+    if websocket && settings.h2c {
+        return Err(NO_CONNECT.into());
+    }
+    let client = websocket.then(|| hyper::upgrade::on(&mut request));
+    let gzip = settings.compress.then(|| head::knows_gzip(request.headers()));
+    let sticky = settings
+        .cookie
+        .as_deref()
+        .and_then(|name| head::cookie(request.headers(), name));
+    let has_body = !websocket && !request.body().is_end_stream();
+    let (mut parts, body) = request.into_parts();
+    let policy = RequestPolicy::new(&settings, &peer.client, peer.ip);
+    head::to_upstream(&mut parts, policy, websocket)?;
+    if let Some(port) = settings.redirect {
+        return redirect(&parts, port);
+    }
+    if settings.h2c {
+        head::to_h2c(&mut parts)?;
+    } else if has_body {
+        say_length(&mut parts.headers);
+    }
+    if websocket {
+        websocket::ask(&mut parts, peer.front.now_ms());
+    }
+    let replayable = !websocket && !has_body && is_idempotent(parts.method.as_str());
+    let replay = replayable.then(|| Head::of(&parts));
+    let upload = has_body.then(|| Upload::new(Rc::clone(peer.streams())));
+    let body = match &upload {
+        Some(upload) => Upward::client(body, settings.max_body, Rc::clone(upload)),
+        None => Upward::Nothing,
+    };
+    let mut attempt = Attempt {
+        peer,
+        request: Some(Request::from_parts(parts, body)),
+        replay,
+        attempts: Attempts::new(&peer.front, Arc::clone(&settings), (peer.ip, sticky), replayable),
+        upload,
+        is_websocket: websocket,
+        settings,
+    };
+    let answer = loop {
+        if let Some(answer) = attempt.once().await? {
+            break answer;
+        }
+    };
+    let kept = Kept {
+        stream,
+        upload: attempt.upload,
+        gzip,
+        within: attempt.settings.stream_timeout,
+    };
+    let set = peer.cookie_for(sticky, answer.in_flight.upstream());
+    let mut response = match client {
+        Some(client) => switch(peer, client, answer, kept),
+        None => deliver(peer, answer, kept),
+    };
+    if let Some(set) = set.and_then(|set| HeaderValue::try_from(set).ok()) {
+        response.headers_mut().append(SET_COOKIE, set);
+    }
+    Ok(response)
+}
+
+/// A body that has no length is one in chunks: for some methods hyper would send none otherwise.
+fn say_length(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// The client is to come by TLS.
+fn redirect(parts: &request::Parts, port: u16) -> Result<Response<Downward>, Failure> {
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let location = host.and_then(|host| HeaderValue::try_from(https_location(host, path, port)).ok());
+    let location = location.ok_or(UNDIRECTED)?;
+    let mut response = plain(MOVED, parts.method == Method::HEAD);
+    response.headers_mut().insert(LOCATION, location);
+    Ok(response)
+}
+
+/// A WebSocket, if the worker wants it.
+fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Response<Downward> {
+    if answer.parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let until_it_ends = (answer.in_flight, kept.stream);
+        let limits = (Arc::clone(&peer.front), peer.front.settings().tunnel_timeout);
+        let response = Response::from_parts(answer.parts, answer.body);
+        return websocket::join(client, response, until_it_ends, limits);
+    }
+    deliver(peer, answer, Kept { gzip: None, ..kept })
+}
+
+/// What is needed of a request to send it again.
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn of(parts: &request::Parts) -> Head {
+        Head {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            headers: parts.headers.clone(),
+        }
+    }
+
+    fn request(&self) -> Request<Upward> {
+        let mut request = Request::new(Upward::Nothing);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// An upstream's answer, and what it came over.
+struct Answer {
+    /// As the client gets it.
+    parts: response::Parts,
+    body: Incoming,
+    connection: Connection,
+    /// The upstream ends the connection after it.
+    closes: bool,
+    in_flight: InFlight,
+}
+
+/// What is known of a request when it has its answer.
+struct Kept {
+    stream: Stream,
+    upload: Option<Rc<Upload>>,
+    /// Answers are compressed, for clients that know gzip: whether it does.
+    gzip: Option<bool>,
+    /// How long neither body may move.
+    within: Duration,
+}
+
+/// A request on its way to an answer.
+struct Attempt<'c> {
+    peer: &'c Peer,
+    /// `None`: it was sent, and nobody knows what became of it.
+    request: Option<Request<Upward>>,
+    /// It may be sent again then.
+    replay: Option<Head>,
+    attempts: Attempts<'c>,
+    /// What has come of its body, if it has one.
+    upload: Option<Rc<Upload>>,
+    is_websocket: bool,
+    settings: Arc<Settings>,
+}
+
+impl Attempt<'_> {
+    /// Sends it once; `None`: it may be sent again.
+    async fn once(&mut self) -> Result<Option<Answer>, Failure> {
+        let in_flight = self.attempts.upstream().await?;
+        let upstream = Arc::clone(in_flight.upstream());
+        let pools = &self.peer.pools;
+        let (mut connection, reused) = match pools.take(upstream.id(), &self.settings) {
+            Some(connection) => (connection, true),
+            None => {
+                let within = self.attempts.within(self.settings.connect_timeout);
+                match pools.connect(&upstream, within, &self.settings).await {
+                    Ok(connection) => (connection, false),
+                    Err(_) => {
+                        self.attempts.unanswered(&upstream, Unanswered::UNCONNECTED)?;
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        let request = self
+            .request
+            .take()
+            .or_else(|| self.replay.as_ref().map(Head::request));
+        let request = request.ok_or(UNANSWERED)?;
+        let began = Instant::now();
+        match self.in_time(connection.send(request)).await {
+            Some(Ok(response)) => self.answer(response, (connection, in_flight), began).map(Some),
+            Some(Err(mut error)) => {
+                self.request = error.take_message();
+                match self.upload.as_ref().and_then(|upload| upload.fault()) {
+                    Some(Fault::TooLong) => return Err(TOO_LONG.into()),
+                    Some(Fault::BrokenOff) => return Err(Failure::Gone),
+                    None => {}
+                }
+                if self.request.is_none() && error.error().is_parse() {
+                    // It has answered: it was not silent, and another would say the same.
+                    return Err(self.attempts.bad_answer(&upstream, began.elapsed()).into());
+                }
+                let unsent = self.request.is_some();
+                // One of HTTP/2 may go on without this request.
+                let reused = reused && (unsent || connection.is_closed());
+                if reused {
+                    // The others that were idle have ended, too.
+                    pools.forget(upstream.id());
+                }
+                let failed = Unanswered {
+                    unsent,
+                    body_taken: false,
+                    reused,
+                    why: ENDED,
+                };
+                self.attempts.unanswered(&upstream, failed)?;
+                Ok(None)
+            }
+            None if self.upload.as_ref().is_some_and(|upload| upload.is_awaited()) => Err(SLOW_CLIENT.into()),
+            None => Err(self.attempts.late(&upstream).into()),
+        }
+    }
+
+    /// Makes what a worker has answered an answer for the client.
+    fn answer(
+        &self,
+        response: Response<Incoming>,
+        (connection, in_flight): (Connection, InFlight),
+        began: Instant,
+    ) -> Result<Answer, Failure> {
+        let (mut parts, body) = response.into_parts();
+        let (upstream, after) = (in_flight.upstream(), began.elapsed());
+        let status = parts.status.as_u16();
+        let switches = self.is_websocket && parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let closes = match head::to_client(&mut parts.headers, parts.status, !body.is_end_stream()) {
+            _ if switches => true,
+            Ok(closes) => closes,
+            Err(_) => return Err(self.attempts.bad_answer(upstream, after).into()),
+        };
+        self.attempts.answered(upstream, status, after);
+        Ok(Answer {
+            parts,
+            body,
+            connection,
+            closes,
+            in_flight,
+        })
+    }
+
+    /// Waits for what is sent to be answered. What comes of the request's body puts the time for that off.
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let mut answer = pin!(answer);
+        let longest = self.settings.response_timeout;
+        let mut within = longest;
+        loop {
+            if let Ok(answer) = timeout(self.attempts.within(within), answer.as_mut()).await {
+                return Some(answer);
+            }
+            let moved = self.upload.as_ref()?.moved();
+            within = (moved + longest).saturating_duration_since(tokio::time::Instant::now());
+            if self.attempts.within(within).is_zero() {
+                return None;
+            }
+        }
+    }
+}
+
+/// The answer as the client gets it.
+fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
+    let Answer {
+        mut parts,
+        body,
+        connection,
+        closes,
+        in_flight,
+    } = answer;
+    let Kept {
+        mut stream,
+        upload,
+        gzip,
+        within,
+    } = kept;
+    stream.answered();
+    parts.version = Version::HTTP_11;
+    let gzip = gzip.filter(|_| !body.is_end_stream());
+    let gzip = gzip.is_some_and(|known| head::compress(&mut parts, known));
+    let passing = Passing {
+        gzip: gzip.then(Gzip::new),
+        line: None,
+        bytes: 0,
+        body,
+        ended: false,
+        in_flight,
+        connection: (!closes).then_some(connection),
+        pools: Rc::clone(&peer.pools),
+        front: Arc::clone(&peer.front),
+        upload,
+        stream,
+        silence: Silence::new(within),
+    };
+    Response::from_parts(parts, Downward::Upstream(Box::new(passing)))
+}
+
+/// An answer of the proxy's own. That to HEAD has no content, and says how long it would be.
+fn plain(rejection: Rejection, is_head: bool) -> Response<Downward> {
+    let content = rejection.content();
+    let length = HeaderValue::from(content.len());
+    let body = if is_head {
+        Bytes::new()
+    } else {
+        Bytes::from(content)
+    };
+    let mut response = Response::new(Downward::Own(Full::new(body), None));
+    *response.status_mut() = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(Rejection::CONTENT_TYPE));
+    headers.insert(CONTENT_LENGTH, length);
+    if let Some(after) = rejection.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(after));
+    }
+    response
+}

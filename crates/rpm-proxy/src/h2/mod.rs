@@ -1,0 +1,11 @@
+//! HTTP/2 between a client and a worker, by hyper: the rules are those of `policy`, as for HTTP/1.
+
+pub(crate) mod connection;
+mod download;
+mod forward;
+mod head;
+mod shared_io;
+pub(crate) mod streams;
+mod trailers;
+pub(crate) mod upload;
+mod websocket;

@@ -1,0 +1,27 @@
+//! Trailers, as hyper has them.
+
+use hyper::HeaderMap;
+use hyper::body::Frame;
+use hyper::header::HeaderName;
+
+use crate::policy::trailers::is_trailer;
+
+/// The frame, with what may be a trailer if it is one of trailers.
+pub(crate) fn allowed_frame<D>(frame: Frame<D>) -> Frame<D> {
+    match frame.into_trailers() {
+        Ok(trailers) => Frame::trailers(allowed(trailers)),
+        Err(frame) => frame,
+    }
+}
+
+fn allowed(mut trailers: HeaderMap) -> HeaderMap {
+    let others: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| !is_trailer(name.as_str()))
+        .cloned()
+        .collect();
+    for name in others {
+        trailers.remove(name);
+    }
+    trailers
+}

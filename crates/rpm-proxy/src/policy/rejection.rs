@@ -1,0 +1,82 @@
+//! The responses of the proxy itself: which status and which text for which fault.
+
+/// Why the proxy answers a request itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The status of the response.
+    pub status: u16,
+    /// Its text.
+    pub why: &'static str,
+}
+
+impl Rejection {
+    /// The type of the response's content.
+    pub(crate) const CONTENT_TYPE: &'static str = "text/plain; charset=utf-8";
+
+    const fn new(status: u16, why: &'static str) -> Rejection {
+        Rejection { status, why }
+    }
+
+    /// The content of the response: a line of text.
+    pub(crate) fn content(self) -> String {
+        format!("{}\n", self.why)
+    }
+
+    /// `Retry-After`: the client may try again after so many seconds.
+    pub(crate) fn retry_after(self) -> Option<&'static str> {
+        (self.status == 503).then_some("1")
+    }
+}
+
+/// The request is malformed.
+pub(crate) const fn bad(why: &'static str) -> Rejection {
+    Rejection::new(400, why)
+}
+
+/// The Host is malformed.
+pub(crate) const NO_HOST: Rejection = bad("a Host that is none");
+/// The request could be redirected, but it does not say which host it is for.
+pub(crate) const UNDIRECTED: Rejection = bad("no Host to be redirected to");
+/// It came in clear text where TLS is spoken.
+pub(crate) const NO_TLS: Rejection = bad("HTTP in clear text, and this port is for https");
+/// The target is `*`.
+pub(crate) const ONLY_OPTIONS: Rejection = bad("a target that only OPTIONS may have");
+
+/// The client did not send the head of its request in time.
+pub(crate) const SLOW_HEAD: Rejection = Rejection::new(408, "the head of the request has not come in time");
+/// The client did not send the body of its request in time.
+pub(crate) const SLOW_CLIENT: Rejection = Rejection::new(408, "the body of the request has not come in time");
+/// The body is larger than the settings allow.
+pub(crate) const TOO_LONG: Rejection = Rejection::new(413, "a body that is too long");
+/// The request line alone is larger than a head may be.
+pub(crate) const TARGET_TOO_LONG: Rejection = Rejection::new(414, "a target that is too long");
+/// `Expect` has a value other than `100-continue` (RFC 9110, 10.1.1).
+pub(crate) const UNEXPECTED: Rejection = Rejection::new(417, "an expectation that nobody knows");
+/// The head of the request is larger than it may be.
+pub(crate) const HEAD_TOO_LARGE: Rejection = Rejection::new(431, "header fields that are too large");
+/// The request has too many fields.
+pub(crate) const TOO_MANY: Rejection = Rejection::new(431, "too many header fields");
+
+/// Tunnels are not for workers.
+pub(crate) const NO_CONNECT: Rejection = Rejection::new(501, "CONNECT is not served");
+/// The response would show what the proxy adds, and cookies that no script may see.
+pub(crate) const NO_TRACE: Rejection = Rejection::new(501, "TRACE is not served");
+/// The request has a transfer coding besides `chunked`.
+pub(crate) const UNKNOWN_CODING: Rejection = Rejection::new(501, "a transfer coding that is not known");
+/// The request has another version of HTTP.
+pub(crate) const UNKNOWN_VERSION: Rejection =
+    Rejection::new(505, "a version of HTTP that is not spoken here");
+
+/// The worker's response is malformed.
+pub(crate) const UNREADABLE: Rejection = Rejection::new(502, "the worker's answer cannot be read");
+/// The worker ended the connection, or does not accept any.
+pub(crate) const UNANSWERED: Rejection = Rejection::new(502, "the worker has not answered");
+/// No worker could be given the request in time.
+pub(crate) const NO_WORKER: Rejection = Rejection::new(503, "no worker serves");
+/// All workers have as many requests as they may have, and too many requests wait, or too long.
+pub(crate) const ALL_BUSY: Rejection = Rejection::new(503, "all workers are busy");
+/// The worker did not respond in time.
+pub(crate) const SLOW: Rejection = Rejection::new(504, "the worker has not answered in time");
+
+/// The client is to use https.
+pub(crate) const MOVED: Rejection = Rejection::new(308, "it is served by https");
