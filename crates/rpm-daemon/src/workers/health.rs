@@ -7,13 +7,11 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use hyper::client::conn::http1::handshake;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
 use rpm_listen::private_mark;
 use rpm_proxy::Address;
+use rpm_proxy::health::{ProbeError, probe};
 use rpm_wire::api::{ApiError, AppSpec, HealthCheck};
 use rpm_wire::channel;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,10 +33,8 @@ enum Unhealthy {
     Late(Duration),
     #[error("no connection can be made to it: {0}")]
     Io(#[from] std::io::Error),
-    #[error("no answer of HTTP ({0})")]
-    Http(#[from] hyper::Error),
-    #[error("a request cannot be made of its path ({0})")]
-    Request(#[from] hyper::http::Error),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
 }
 
 /// Can the workers of this app be asked?
@@ -174,20 +170,7 @@ async fn given(handle: &Handle, worker: WorkerId) -> Result<Option<TcpStream>, U
 }
 
 async fn request(ours: TcpStream, check: &HealthCheck) -> Result<bool, Unhealthy> {
-    let (mut sender, connection) = handshake(TokioIo::new(ours)).await?;
-    // How it ends is seen by the request.
-    let connection = tokio::spawn(async { drop(connection.await) });
-    let request = Request::get(&check.path)
-        .header(header::HOST, "localhost")
-        .header(header::USER_AGENT, "rpm-health-check")
-        .header(header::CONNECTION, "close")
-        .body(String::new())?;
-    let answered = sender
-        .send_request(request)
-        .await
-        .map(|answer| answer.status().as_u16());
-    connection.abort();
-    match answered? {
+    match probe(ours, &check.path).await? {
         status if status == check.status => Ok(true),
         status => Err(Unhealthy::Status(status)),
     }
