@@ -20,18 +20,18 @@ use crate::pool::Pools;
 use crate::serve::serve;
 use crate::stage::Stage;
 
-/// After an error, and when few descriptors are left: until some client has gone.
+/// Pause after an error, and while few descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// After several errors in a row, at most.
+/// Longest pause after several errors in a row.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-/// Between two lines in the log about errors.
+/// Time between two log lines about errors.
 const ERROR_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks at idle connections to upstreams.
+/// Time between two rounds of closing idle connections to upstreams.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Accepts until `closing` says so, or is gone.
+/// Accepts clients until the front is closed, or its socket is shut.
 ///
-/// `checks`: this thread is the one that asks the upstreams how they are.
+/// `checks`: this thread runs the health checks.
 pub(crate) async fn accept(
     listener: TcpListener,
     front: Arc<Front>,
@@ -58,7 +58,7 @@ pub(crate) async fn accept(
         let accepted = tokio::select! {
             biased;
             accepted = accept_one(&listener) => accepted,
-            // Whoever waits is accepted before.
+            // Clients that wait already are accepted before.
             _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
             Ok(_) = parting.wait_for(|stage| stage.keeps_waiting()) => continue,
         };
@@ -68,7 +68,7 @@ pub(crate) async fn accept(
                 crowded = stream.as_raw_fd() >= crowded_from;
                 if crowded {
                     warn!(
-                        "few descriptors are left: clients wait until others have gone; raise the limit of open files (ulimit -n)"
+                        "few descriptors left: new clients wait until others disconnect; raise the limit of open files (ulimit -n)"
                     );
                 }
                 let served = serve(
@@ -81,7 +81,7 @@ pub(crate) async fn accept(
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                // No descriptor is left, or the socket was shut before the order to close has come. Clients wait in the backlog.
+                // No descriptor is left, or the socket was shut before the order to close arrived. Clients wait in the backlog.
                 errors.add(&listener, &error, Instant::now());
                 tokio::select! {
                     _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
@@ -99,8 +99,8 @@ pub(crate) async fn accept(
     }
 }
 
-/// Waits for a client. Whether `accept` waits belongs to the open file, which others may have too: one that had it wait would stop this thread,
-/// and with it the clients of all apps.
+/// Accepts one client. `O_NONBLOCK` belongs to the open file description, which other processes may share: if one of them clears it, `accept`
+/// would block this thread, and with it the clients of all apps.
 async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|cx| {
         rustix::io::ioctl_fionbio(listener, true)?;
@@ -109,24 +109,24 @@ async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr
     .await
 }
 
-/// The socket listens. One that was shut does not.
+/// The socket listens. After a shutdown it does not.
 fn listens(listener: &TcpListener) -> bool {
     rustix::net::sockopt::socket_acceptconn(listener).unwrap_or(true)
 }
 
-/// Errors of `accept` in a row.
+/// Consecutive errors of `accept`.
 #[derive(Debug, Default)]
 struct AcceptErrors {
     count: u32,
-    /// The last one: the socket did not listen any more.
+    /// The socket did not listen any more at the last error.
     is_shut: bool,
     logged: Option<Instant>,
-    /// How many were not logged since.
+    /// How many errors were not logged since.
     unlogged: u32,
 }
 
 impl AcceptErrors {
-    /// One more. A socket that was shut on purpose is not worth a line.
+    /// Adds an error, and logs it unless the socket was shut on purpose.
     fn add(&mut self, listener: &TcpListener, error: &io::Error, now: Instant) {
         self.count += 1;
         self.is_shut = error.kind() == io::ErrorKind::InvalidInput && !listens(listener);
@@ -141,18 +141,18 @@ impl AcceptErrors {
             return;
         }
         let more = std::mem::take(&mut self.unlogged);
-        warn!(%error, more, "cannot accept");
+        warn!(%error, more, "cannot accept connections");
         self.logged = Some(now);
     }
 
-    /// How long to wait before the next attempt: longer after each error.
+    /// Pause before the next attempt: longer after each error.
     fn pause(&self) -> Duration {
         let doubled = ACCEPT_PAUSE * (1 << self.count.saturating_sub(1).min(4));
         doubled.min(LONGEST_PAUSE)
     }
 }
 
-/// Ends idle connections to upstreams that have left at once, and others when they are old.
+/// Closes idle connections to upstreams that are gone, and old ones.
 async fn prune(pools: Rc<Pools>, front: Arc<Front>) {
     let mut changes = front.changes();
     let mut some = true;
@@ -189,7 +189,7 @@ mod tests {
         let (_served, peer) = accept_one(&listener).await.expect("one has come");
         assert_eq!(peer, client.local_addr().expect("its address"));
         rustix::io::ioctl_fionbio(&listener, false).expect("it is ours");
-        // Were it to wait in the kernel it would never come back.
+        // If it blocked in the kernel, it would never return.
         let other = timeout(Duration::from_millis(1), accept_one(&listener)).await;
         assert!(other.is_err(), "{other:?}");
     }

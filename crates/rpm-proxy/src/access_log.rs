@@ -1,5 +1,5 @@
-//! A line for each request, in the combined format of Apache or as JSON. Lines are written by a thread of their own: a slow disk delays nobody,
-//! it costs lines, and how many is told.
+//! The access log: a line for each request, in Apache's combined format or as JSON. A separate thread writes the lines. A slow disk does not
+//! delay requests: lines are dropped, and the log says how many.
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -18,32 +18,32 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tracing::warn;
 
-/// Lines that may wait for the disk.
+/// Most lines that wait for the disk.
 const WAITING: usize = 8192;
-/// Written at a time, in bytes, and at the latest after this time.
+/// Size of a write, in bytes, and the longest time before it.
 const BUFFER: usize = 64 * 1024;
 const FLUSH_AFTER: Duration = Duration::from_millis(500);
-/// A pipe or a terminal that takes nothing for so long costs the lines that wait for it.
+/// If a pipe or a terminal takes nothing for this long, the waiting lines are dropped.
 const TAKEN_WITHIN: Timespec = Timespec {
     tv_sec: 1,
     tv_nsec: 0,
 };
 
-/// How and where.
+/// Where and how the access log is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The file; one that is put aside by another program is begun anew.
+    /// The file. When another program rotates it, a new one is opened.
     pub path: PathBuf,
-    /// A JSON object a line, not the combined format.
+    /// One JSON object per line instead of the combined format.
     pub json: bool,
-    /// One of so many requests has a line; at least 1.
+    /// One in this many requests is logged; at least 1.
     pub every: u32,
     /// Opens the file.
     pub opener: Opener,
 }
 
-/// Opens a file for lines that are added to it, with the rights of a user. It must never wait: a pipe without a reader takes no lines
-/// until it has one, and a terminal does not become the process's.
+/// Opens a file for appending, with the rights of a user. It must never block: a pipe without a reader gets no lines until it has one, and
+/// a terminal must not become the controlling terminal.
 #[derive(Clone)]
 pub struct Opener {
     user: Option<u32>,
@@ -53,7 +53,7 @@ pub struct Opener {
 type Open = dyn Fn(&Path) -> io::Result<File> + Send + Sync;
 
 impl Opener {
-    /// `user`: whose rights, where they are not those of this process.
+    /// `user`: the user whose rights are used, if they are not those of this process.
     pub fn new(
         user: Option<u32>,
         open: impl Fn(&Path) -> io::Result<File> + Send + Sync + 'static,
@@ -64,10 +64,10 @@ impl Opener {
         }
     }
 
-    fn open(&self, path: &Path) -> io::Result<Patient> {
+    fn open(&self, path: &Path) -> io::Result<BlockingFile> {
         match (self.open)(path) {
-            Ok(file) => Ok(Patient(Some(file))),
-            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(Patient(None)),
+            Ok(file) => Ok(BlockingFile(Some(file))),
+            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(BlockingFile(None)),
             Err(error) => Err(error),
         }
     }
@@ -98,7 +98,7 @@ pub(crate) struct AccessLog {
     lost: AtomicU64,
 }
 
-/// What is known of a request when it comes.
+/// A request, as the log shows it.
 #[derive(Debug)]
 pub(crate) struct Entry {
     began: Instant,
@@ -108,17 +108,17 @@ pub(crate) struct Entry {
     agent: String,
 }
 
-/// What became of it.
+/// The response to a request, as the log shows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) status: u16,
     pub(crate) bytes: u64,
-    /// The key of the upstream that has answered.
+    /// The key of the upstream that responded.
     pub(crate) upstream: Option<u32>,
 }
 
 impl AccessLog {
-    /// Begins to write.
+    /// Opens the file and starts the thread that writes.
     pub(crate) fn open(settings: &LogSettings) -> io::Result<AccessLog> {
         let file = settings.opener.open(&settings.path)?;
         let (lines, inbox) = sync_channel(WAITING);
@@ -135,7 +135,7 @@ impl AccessLog {
         })
     }
 
-    /// Does this request have a line?
+    /// This request is one of those that are logged.
     pub(crate) fn wants(&self) -> bool {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         number.is_multiple_of(u64::from(self.settings.every.max(1)))
@@ -149,16 +149,16 @@ impl AccessLog {
         };
         if self.lines.try_send(line).is_err() {
             let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
-            // Not for each of them.
+            // Not a warning for each line.
             if lost.is_power_of_two() {
-                warn!(path = %self.settings.path.display(), lost, "the access log cannot be written fast enough: lines are lost");
+                warn!(path = %self.settings.path.display(), lost, "access log too slow: lines dropped");
             }
         }
     }
 }
 
 impl Entry {
-    /// Of the head of a request that was read already.
+    /// From the head of a request.
     pub(crate) fn of_head(head: &[u8]) -> Entry {
         let text = String::from_utf8_lossy(head);
         let mut lines = text.trim_start().lines();
@@ -180,13 +180,13 @@ impl Entry {
     }
 
     pub(crate) fn field(&mut self, name: &str, value: &str) {
-        let own = match name.len() {
+        let target = match name.len() {
             4 if name.eq_ignore_ascii_case("host") => &mut self.host,
             7 if name.eq_ignore_ascii_case("referer") => &mut self.referer,
             10 if name.eq_ignore_ascii_case("user-agent") => &mut self.agent,
             _ => return,
         };
-        value.clone_into(own);
+        value.clone_into(target);
     }
 
     fn combined(&self, client: IpAddr, outcome: Outcome) -> String {
@@ -241,7 +241,7 @@ impl Entry {
     }
 }
 
-/// So that neither a line nor a string ends early; as JSON has it, which is also understood in the other format.
+/// Escapes text as in JSON, so that neither a line nor a string ends early. Readers of the combined format understand that, too.
 fn escape(line: &mut String, text: &str) {
     for letter in text.chars() {
         match letter {
@@ -255,10 +255,10 @@ fn escape(line: &mut String, text: &str) {
     }
 }
 
-/// A file, or something that may stop taking bytes: that is waited for, but not for ever.
-struct Patient(Option<File>);
+/// A file, or a pipe that may stop taking bytes: writing waits for it, but not for ever.
+struct BlockingFile(Option<File>);
 
-impl io::Write for Patient {
+impl io::Write for BlockingFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let file = self.0.as_mut().ok_or(Errno::NXIO)?;
         match file.write(bytes) {
@@ -278,8 +278,8 @@ impl io::Write for Patient {
     }
 }
 
-/// Writes what comes, until nobody sends any more.
-fn write((path, opener): (&Path, &Opener), file: Patient, inbox: &Receiver<String>) {
+/// Writes lines until the log is dropped.
+fn write((path, opener): (&Path, &Opener), file: BlockingFile, inbox: &Receiver<String>) {
     let mut out = BufWriter::with_capacity(BUFFER, file);
     let mut failing = false;
     let mut due = None;
@@ -298,7 +298,7 @@ fn write((path, opener): (&Path, &Opener), file: Patient, inbox: &Receiver<Strin
             due = None;
         }
         if due.is_none() && (done.is_err() || !is_same(path, out.get_ref())) {
-            // What cannot be written now is lost: it must not grow.
+            // What cannot be written now is dropped: the buffer must not grow.
             match opener.open(path) {
                 Ok(file) => {
                     drop(std::mem::replace(&mut out, BufWriter::with_capacity(BUFFER, file)).into_parts());
@@ -307,7 +307,7 @@ fn write((path, opener): (&Path, &Opener), file: Patient, inbox: &Receiver<Strin
             }
         }
         if let (Err(error), false) = (&done, failing) {
-            warn!(path = %path.display(), %error, "the access log cannot be written: lines are lost");
+            warn!(path = %path.display(), %error, "cannot write the access log: lines dropped");
         }
         failing = done.is_err();
         if matches!(line, Err(RecvTimeoutError::Disconnected)) {
@@ -316,11 +316,11 @@ fn write((path, opener): (&Path, &Opener), file: Patient, inbox: &Receiver<Strin
     }
 }
 
-/// Is the file still the one of that name?
-fn is_same(path: &Path, file: &Patient) -> bool {
+/// The path still names this file. It does not after a rotation.
+fn is_same(path: &Path, file: &BlockingFile) -> bool {
     let Some(file) = &file.0 else { return false };
-    let own = file.metadata().ok().map(|it| (it.dev(), it.ino()));
-    path.metadata().ok().map(|it| (it.dev(), it.ino())) == own
+    let opened = file.metadata().ok().map(|it| (it.dev(), it.ino()));
+    path.metadata().ok().map(|it| (it.dev(), it.ino())) == opened
 }
 
 #[cfg(test)]
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_so_many_is_written_and_a_file_that_was_put_aside_is_begun_anew() {
+    fn one_in_n_requests_is_logged_and_a_rotated_file_is_opened_again() {
         let path = std::env::temp_dir().join(format!("rpm-access-log-{}", std::process::id()));
         let log = AccessLog::open(&LogSettings {
             path: path.clone(),
@@ -375,25 +375,25 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(20);
             while lines(path) < count {
                 assert!(Instant::now() < deadline, "not written");
-                // tidy: sleep because another thread writes, and a file tells nobody that it has grown
+                // tidy: sleep because another thread writes, and nothing notifies of a file that grows
                 thread::sleep(Duration::from_millis(5));
             }
         };
         let entry = Entry::of_head(HEAD);
         log.add(&entry, [1, 1, 1, 1].into(), outcome());
         written(&path, 1);
-        let aside = path.with_extension("1");
-        std::fs::rename(&path, &aside).expect("it is put aside");
+        let rotated = path.with_extension("1");
+        std::fs::rename(&path, &rotated).expect("it is rotated");
         // The first one after that may still go to the old file.
         let deadline = Instant::now() + Duration::from_secs(20);
         while lines(&path) == 0 {
-            assert!(Instant::now() < deadline, "not begun anew");
+            assert!(Instant::now() < deadline, "not opened again");
             log.add(&entry, [1, 1, 1, 1].into(), outcome());
             // tidy: sleep because the writer looks at the file's name only now and then
             thread::sleep(Duration::from_millis(50));
         }
         drop(log);
         std::fs::remove_file(&path).expect("it is there");
-        std::fs::remove_file(&aside).expect("it is there");
+        std::fs::remove_file(&rotated).expect("it is there");
     }
 }

@@ -1,4 +1,4 @@
-//! Looking for an upstream for a request: again, if the first one fails it, and later, if there is none.
+//! The attempts of a request: finds an upstream, waits for one if there is none, and finds another one if the first fails.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::balance::{Asking, Chosen, choose};
+use crate::balance::{Chosen, Criteria, choose};
 use crate::front::Front;
 use crate::policy::rejection::{ALL_BUSY, NO_WORKER, Rejection, SLOW, UNANSWERED, UNREADABLE};
 use crate::policy::retry::{Next, Retry, Unanswered};
 use crate::settings::Settings;
 use crate::upstream::{InFlight, Upstream, UpstreamId};
 
-/// When every upstream has failed a request, the pause before they are tried anew.
+/// Pause before another round when every upstream has failed a request.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The attempts of one request.
@@ -23,11 +23,11 @@ pub(crate) struct Attempts<'f> {
     settings: Arc<Settings>,
     client: IpAddr,
     sticky: Option<u32>,
-    /// Upstreams that have failed it.
+    /// Upstreams that have failed the request.
     tried: Vec<UpstreamId>,
     left: u32,
     retry: Retry,
-    /// When the answer must have begun, whatever is tried.
+    /// When the response must have begun, over all attempts.
     until: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ impl<'f> Attempts<'f> {
         }
     }
 
-    /// This time, or what is left of that for all attempts.
+    /// `time`, or what is left of the time for all attempts.
     pub(crate) fn within(&self, time: Duration) -> Duration {
         let left = self
             .until
@@ -58,17 +58,17 @@ impl<'f> Attempts<'f> {
         left.map_or(time, |left| left.min(time))
     }
 
-    /// An upstream that has the request from now on. Where there is none, or all are busy, it is waited for.
+    /// Assigns the request to an upstream. Waits if there is none, or if all are busy.
     pub(crate) async fn upstream(&mut self) -> Result<InFlight, Rejection> {
         let chosen = match self.choose() {
             Chosen::Upstream(in_flight) => return Ok(in_flight),
-            Chosen::Tried | Chosen::Busy | Chosen::Nobody => self.wait().await,
+            Chosen::Tried | Chosen::Busy | Chosen::NoUpstream => self.wait().await,
         };
         chosen.inspect_err(|_| self.front.count_unavailable())
     }
 
     fn choose(&self) -> Chosen {
-        let asking = Asking {
+        let criteria = Criteria {
             policy: self.settings.policy,
             client: self.client,
             sticky: self.sticky,
@@ -76,7 +76,7 @@ impl<'f> Attempts<'f> {
             max_in_flight: self.settings.max_in_flight,
             now_ms: self.front.now_ms(),
         };
-        choose(&self.front.upstreams.load(), &asking)
+        choose(&self.front.upstreams.load(), &criteria)
     }
 
     async fn wait(&mut self) -> Result<InFlight, Rejection> {
@@ -91,19 +91,19 @@ impl<'f> Attempts<'f> {
             let freed = self.front.freed.notify.notified();
             match self.choose() {
                 Chosen::Upstream(in_flight) => {
-                    // One wake-up may stand for several places.
+                    // One wake-up may stand for several free places.
                     if place.is_some() {
                         self.front.freed.notify.notify_one();
                     }
                     return Ok(in_flight);
                 }
                 Chosen::Tried => {
-                    // All have failed it. A worker that is replaced listens already, and answers soon.
+                    // All have failed. The replacement of a worker listens already and responds soon.
                     self.tried.clear();
                     sleep(PAUSE).await;
                 }
-                Chosen::Nobody if self.front.has_ended() => return Err(NO_WORKER),
-                Chosen::Nobody => {
+                Chosen::NoUpstream if self.front.has_ended() => return Err(NO_WORKER),
+                Chosen::NoUpstream => {
                     let changed = timeout_at(held, changes.changed()).await;
                     changed.map(drop).map_err(|_| NO_WORKER)?;
                 }
@@ -123,26 +123,26 @@ impl<'f> Attempts<'f> {
         }
     }
 
-    /// The upstream has answered, after so long.
+    /// Records a response of the upstream.
     pub(crate) fn answered(&self, upstream: &Upstream, status: u16, after: Duration) {
         let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
         upstream.answered(status, after, self.front.now_ms());
         self.front.count_time(after);
     }
 
-    /// What the upstream has answered is malformed: another one would say the same.
+    /// Records a malformed response. Another upstream would send the same.
     pub(crate) fn bad_answer(&self, upstream: &Upstream, after: Duration) -> Rejection {
         self.answered(upstream, UNREADABLE.status, after);
         self.blame(upstream, UNREADABLE, UNREADABLE.why)
     }
 
-    /// The upstream has not answered in time.
+    /// Records that the upstream did not respond in time.
     pub(crate) fn late(&self, upstream: &Upstream) -> Rejection {
         upstream.failed(self.front.now_ms());
         self.blame(upstream, SLOW, SLOW.why)
     }
 
-    /// The upstream has not answered. The request may be sent once more, or is rejected.
+    /// Records that the upstream did not respond. `Ok`: try again.
     pub(crate) fn unanswered(&mut self, upstream: &Upstream, failed: Unanswered) -> Result<(), Rejection> {
         match self.retry.next(failed) {
             Next::Free => return Ok(()),
@@ -158,7 +158,7 @@ impl<'f> Attempts<'f> {
         rejection
     }
 
-    /// Takes one of the attempts that are left.
+    /// Uses one of the remaining retries, if there is one.
     fn spend(&mut self, upstream: &Upstream) -> bool {
         upstream.failed(self.front.now_ms());
         self.tried.push(upstream.id());

@@ -1,11 +1,11 @@
-//! Which upstream has the next request.
+//! Chooses the upstream for a request.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::upstream::{InFlight, Upstream, UpstreamId, Upstreams};
 
-/// How requests are spread.
+/// How requests are distributed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// In turn.
@@ -13,7 +13,7 @@ pub enum Policy {
     RoundRobin,
     /// To the one with the fewest requests in flight.
     LeastInFlight,
-    /// To the better of two that are drawn: by latency, times what is in flight (peak EWMA).
+    /// To the better of two random ones, by latency times requests in flight (peak EWMA).
     Latency,
     /// By the client's address.
     IpHash,
@@ -21,80 +21,80 @@ pub enum Policy {
     Weighted,
 }
 
-/// Who asks, and what is known of it.
-pub(crate) struct Asking<'a> {
+/// What the choice depends on.
+pub(crate) struct Criteria<'a> {
     pub(crate) policy: Policy,
     pub(crate) client: IpAddr,
-    /// The worker that it had, by its key.
+    /// The key of the worker that its cookie names.
     pub(crate) sticky: Option<u32>,
-    /// Those that have failed this request.
+    /// Upstreams that have failed this request.
     pub(crate) tried: &'a [UpstreamId],
-    /// Requests that an upstream may have at once.
+    /// Most requests in flight of an upstream.
     pub(crate) max_in_flight: Option<u32>,
     pub(crate) now_ms: u64,
 }
 
-/// What a choice comes to.
+/// The result of a choice.
 #[derive(Debug)]
 pub(crate) enum Chosen {
-    /// It has the request now.
+    /// This upstream has the request now.
     Upstream(InFlight),
-    /// All have failed it.
+    /// All upstreams have failed the request.
     Tried,
-    /// All have as many as they may.
+    /// All upstreams have as many requests as they may.
     Busy,
-    /// There is none.
-    Nobody,
+    /// There is no upstream.
+    NoUpstream,
 }
 
-/// An upstream for a request.
+/// Chooses an upstream for a request.
 ///
-/// One that is ejected is chosen only if all are: somebody must find out whether they work again, and a client is better off with a try
-/// than without.
-pub(crate) fn choose(set: &Upstreams, asking: &Asking<'_>) -> Chosen {
-    let untried = |one: &&Arc<Upstream>| !asking.tried.contains(&one.id());
-    let sound = |one: &&Arc<Upstream>| untried(one) && !one.is_ejected(asking.now_ms);
-    let room = |one: &&Arc<Upstream>| asking.max_in_flight.is_none_or(|max| one.in_flight() < max);
-    let belongs = |one: &&Arc<Upstream>| asking.sticky == Some(one.key());
+/// An ejected one is chosen only if all are ejected: a client is better off with an attempt than without, and the attempt shows whether the
+/// upstream works again.
+pub(crate) fn choose(set: &Upstreams, criteria: &Criteria<'_>) -> Chosen {
+    let untried = |one: &&Arc<Upstream>| !criteria.tried.contains(&one.id());
+    let sound = |one: &&Arc<Upstream>| untried(one) && !one.is_ejected(criteria.now_ms);
+    let room = |one: &&Arc<Upstream>| criteria.max_in_flight.is_none_or(|max| one.in_flight() < max);
+    let belongs = |one: &&Arc<Upstream>| criteria.sticky == Some(one.key());
     let open = |one: &&Arc<Upstream>| !one.is_reserved() || belongs(one);
     if !set.list.iter().any(|one| open(&one)) {
-        return Chosen::Nobody;
+        return Chosen::NoUpstream;
     }
     let any_sound = set.list.iter().any(|one| open(&one) && sound(&one));
     let fit = |one: &&Arc<Upstream>| open(one) && if any_sound { sound(one) } else { untried(one) };
     if !set.list.iter().any(|one| fit(&one)) {
         return Chosen::Tried;
     }
-    // A client that belongs to a worker waits for it, whoever else has room.
-    let owner = owner(asking, set.list.iter().filter(fit));
+    // A client that is bound to a worker waits for it, even if others have room.
+    let owner = owner(criteria, set.list.iter().filter(fit));
     let is_free = |one: &&Arc<Upstream>| owner.is_none_or(|owner| owner.id() == one.id());
-    // Between the look and the choice another thread may take the last place.
+    // Another thread may take the last place before this one does.
     for _ in 0..=set.list.len() {
         let candidates = set
             .list
             .iter()
             .filter(|one| fit(one) && is_free(one) && room(one));
-        let Some(chosen) = prefer(set, asking, &candidates) else {
+        let Some(chosen) = prefer(set, criteria, &candidates) else {
             return Chosen::Busy;
         };
-        if let Some(in_flight) = chosen.begin_below(asking.max_in_flight) {
+        if let Some(in_flight) = chosen.begin_below(criteria.max_in_flight) {
             return Chosen::Upstream(in_flight);
         }
     }
     Chosen::Busy
 }
 
-/// The upstream that the client belongs to: by its cookie, or by its address.
+/// The upstream that the client is bound to, by its cookie or its address.
 fn owner<'u>(
-    asking: &Asking<'_>,
+    criteria: &Criteria<'_>,
     fit: impl Iterator<Item = &'u Arc<Upstream>> + Clone,
 ) -> Option<&'u Arc<Upstream>> {
-    let by_cookie = asking
+    let by_cookie = criteria
         .sticky
         .and_then(|key| fit.clone().find(|one| one.key() == key));
-    let by_address = || match asking.policy {
+    let by_address = || match criteria.policy {
         Policy::IpHash => {
-            let client = bits(asking.client);
+            let client = bits(criteria.client);
             fit.max_by_key(|one| mixed(client ^ mixed(u64::from(one.key()))))
         }
         Policy::RoundRobin | Policy::LeastInFlight | Policy::Latency | Policy::Weighted => None,
@@ -105,7 +105,7 @@ fn owner<'u>(
 /// The best of the candidates.
 fn prefer<'u>(
     set: &Upstreams,
-    asking: &Asking<'_>,
+    criteria: &Criteria<'_>,
     candidates: &(impl Iterator<Item = &'u Arc<Upstream>> + Clone),
 ) -> Option<&'u Arc<Upstream>> {
     let count = candidates.clone().count();
@@ -114,25 +114,27 @@ fn prefer<'u>(
     }
     let turn = set.next_turn();
     let nth = |number: usize| candidates.clone().nth(number);
-    match asking.policy {
-        // Whom an address belongs to was decided before.
+    match criteria.policy {
+        // For IpHash the candidates have been reduced to the client's own before.
         Policy::RoundRobin | Policy::IpHash => nth(turn % count),
         Policy::LeastInFlight => {
-            let loads = candidates.clone().map(|one| one.load(asking.now_ms));
+            let loads = candidates.clone().map(|one| one.load(criteria.now_ms));
             let least = loads.min()?;
-            // Of those with the fewest, another one each time. Another thread may have sent one something since.
-            let ties = candidates.clone().filter(|one| one.load(asking.now_ms) <= least);
+            // Ties take turns. Another thread may have changed the loads since.
+            let ties = candidates
+                .clone()
+                .filter(|one| one.load(criteria.now_ms) <= least);
             let count = ties.clone().count().max(1);
             ties.clone().nth(turn % count).or_else(|| nth(turn % count))
         }
         Policy::Latency => {
             let (first, second) = two(turn as u64, count);
-            let cost = |one: &Upstream| (one.latency_us() + 1).saturating_mul(one.load(asking.now_ms) + 1);
+            let cost = |one: &Upstream| (one.latency_us() + 1).saturating_mul(one.load(criteria.now_ms) + 1);
             let (first, second) = (nth(first)?, nth(second)?);
             Some(if cost(second) < cost(first) { second } else { first })
         }
         Policy::Weighted => {
-            // Who is furthest behind its share.
+            // The one that is furthest behind its share.
             let after = |one: &Upstream| (u64::from(one.turns()) + 1) * 10_000 / u64::from(one.weight());
             let chosen = candidates.clone().min_by_key(|one| after(one))?;
             chosen.take_turn();
@@ -141,7 +143,7 @@ fn prefer<'u>(
     }
 }
 
-/// Two different numbers below `count`, which is at least 2; another pair for each `turn`.
+/// Two different numbers below `count`, which is at least 2. They depend on `turn`.
 fn two(turn: u64, count: usize) -> (usize, usize) {
     let drawn = mixed(turn);
     let first = (drawn >> 32) as usize % count;
@@ -169,7 +171,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::upstream::{Common, Target};
+    use crate::upstream::{NewUpstream, Target};
 
     fn set(weights: &[u32]) -> Upstreams {
         let target = |(id, weight): (usize, &u32)| Target {
@@ -180,15 +182,15 @@ mod tests {
             reserved: false,
         };
         let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
-        Upstreams::new(&targets, &Upstreams::default(), &Common::default())
+        Upstreams::new(&targets, &Upstreams::default(), &NewUpstream::default())
     }
 
     fn chosen(set: &Upstreams, policy: Policy, client: u8, tried: &[UpstreamId]) -> Option<u32> {
-        ask(set, &asking(policy, client, tried))
+        ask(set, &criteria(policy, client, tried))
     }
 
-    fn asking(policy: Policy, client: u8, tried: &[UpstreamId]) -> Asking<'_> {
-        Asking {
+    fn criteria(policy: Policy, client: u8, tried: &[UpstreamId]) -> Criteria<'_> {
+        Criteria {
             policy,
             client: [10, 0, 0, client].into(),
             sticky: None,
@@ -198,10 +200,10 @@ mod tests {
         }
     }
 
-    fn ask(set: &Upstreams, asking: &Asking<'_>) -> Option<u32> {
-        match choose(set, asking) {
+    fn ask(set: &Upstreams, criteria: &Criteria<'_>) -> Option<u32> {
+        match choose(set, criteria) {
             Chosen::Upstream(in_flight) => Some(in_flight.upstream().id().0),
-            Chosen::Tried | Chosen::Busy | Chosen::Nobody => None,
+            Chosen::Tried | Chosen::Busy | Chosen::NoUpstream => None,
         }
     }
 
@@ -271,23 +273,23 @@ mod tests {
     #[test]
     fn a_client_waits_for_its_upstream_when_that_has_no_room() {
         let four = set(&[1, 1, 1, 1]);
-        let by_cookie = Asking {
+        let by_cookie = Criteria {
             sticky: Some(2),
             max_in_flight: Some(1),
-            ..asking(Policy::RoundRobin, 7, &[])
+            ..criteria(Policy::RoundRobin, 7, &[])
         };
-        let by_address = Asking {
+        let by_address = Criteria {
             max_in_flight: Some(1),
-            ..asking(Policy::IpHash, 7, &[])
+            ..criteria(Policy::IpHash, 7, &[])
         };
-        for asking in [by_cookie, by_address] {
-            let Chosen::Upstream(first) = choose(&four, &asking) else {
+        for criteria in [by_cookie, by_address] {
+            let Chosen::Upstream(first) = choose(&four, &criteria) else {
                 panic!("there is room");
             };
-            assert!(matches!(choose(&four, &asking), Chosen::Busy));
+            assert!(matches!(choose(&four, &criteria), Chosen::Busy));
             let id = first.upstream().id();
             drop(first);
-            assert_eq!(ask(&four, &asking), Some(id.0));
+            assert_eq!(ask(&four, &criteria), Some(id.0));
         }
     }
 
@@ -304,8 +306,8 @@ mod tests {
                 })
                 .collect()
         };
-        let before = Upstreams::new(&targets(9), &Upstreams::default(), &Common::default());
-        let after = Upstreams::new(&targets(1), &before, &Common::default());
+        let before = Upstreams::new(&targets(9), &Upstreams::default(), &NewUpstream::default());
+        let after = Upstreams::new(&targets(1), &before, &NewUpstream::default());
         assert!(
             Arc::ptr_eq(&before.list[1], &after.list[1]),
             "what is known of it stays"
@@ -314,17 +316,17 @@ mod tests {
             counts(&after, Policy::RoundRobin, 10),
             BTreeMap::from([(0, 5), (2, 5)])
         );
-        let of_it = |tried| Asking {
+        let of_it = |tried| Criteria {
             sticky: Some(1),
-            ..asking(Policy::RoundRobin, 7, tried)
+            ..criteria(Policy::RoundRobin, 7, tried)
         };
         assert!((0..10).all(|_| ask(&after, &of_it(&[])) == Some(1)));
         let tried = [UpstreamId(0), UpstreamId(2)];
         assert!(matches!(
-            choose(&after, &asking(Policy::RoundRobin, 7, &tried)),
+            choose(&after, &criteria(Policy::RoundRobin, 7, &tried)),
             Chosen::Tried
         ));
-        let again = Upstreams::new(&targets(9), &after, &Common::default());
+        let again = Upstreams::new(&targets(9), &after, &NewUpstream::default());
         assert_eq!(counts(&again, Policy::RoundRobin, 9).len(), 3);
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep_until};
 
-/// A time that is put off with every request, without a timer being set for each.
+/// A deadline that moves with every request. The timer is not set again for each of them.
 pub(crate) struct Deadline {
     due: tokio::time::Instant,
     armed: Pin<Box<Sleep>>,
@@ -28,7 +28,7 @@ impl Deadline {
         }
     }
 
-    /// Is it over?
+    /// Ready when the deadline has passed.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while self.armed.as_mut().poll(context).is_ready() {
             if self.due <= tokio::time::Instant::now() {

@@ -1,15 +1,14 @@
-//! When clients have taken so many descriptors that no more are accepted: some must be left for what serves those that are, and for the rest of
-//! the process.
+//! Limits how many descriptors clients take. Some must be left for connections to workers and for the rest of the process.
 
 use std::os::fd::{AsRawFd as _, RawFd};
 
 use rustix::process::{Resource, getrlimit};
 
-/// Fewest descriptors that are left free of clients.
+/// Fewest descriptors that are kept free.
 const SPARE: u64 = 64;
 
-/// The descriptor from which on few are left: three quarters of the limit, and at least [`SPARE`] below it. (The kernel gives the lowest
-/// number that is free.)
+/// The first descriptor that counts as one of the last: three quarters of the limit, and at least [`SPARE`] below it. (The kernel assigns
+/// the lowest free number.)
 pub(crate) fn crowded_from() -> RawFd {
     within(getrlimit(Resource::Nofile).current)
 }
@@ -20,7 +19,7 @@ fn within(limit: Option<u64>) -> RawFd {
     RawFd::try_from(limit - spare).unwrap_or(RawFd::MAX)
 }
 
-/// Would the next descriptor be one of the last?
+/// The next descriptor would be one of the last.
 pub(crate) fn is_crowded(from: RawFd) -> bool {
     std::fs::File::open("/dev/null").map_or(true, |next| next.as_raw_fd() >= from)
 }

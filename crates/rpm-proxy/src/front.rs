@@ -1,4 +1,4 @@
-//! A public address and what is behind it, as all threads see it.
+//! A public address and its upstreams, shared by all threads.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,54 +14,54 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::settings::{BadHeadSize, Settings, head_size};
 use crate::tls::{BadCertificate, Tls};
-use crate::upstream::{Common, Freed, Target, UpstreamFigures, Upstreams};
+use crate::upstream::{NewUpstream, Target, UpstreamFigures, Upstreams, Waiting};
 
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// A certificate.
+    /// A certificate cannot be used.
     #[error(transparent)]
     Certificate(#[from] BadCertificate),
-    /// [`Settings::max_head`].
+    /// [`Settings::max_head`] is out of bounds.
     #[error(transparent)]
     MaxHead(#[from] BadHeadSize),
-    /// The access log.
-    #[error("{}: the access log cannot be opened ({why})", path.display())]
+    /// The access log cannot be opened.
+    #[error("{}: cannot open the access log ({why})", path.display())]
     Log {
-        /// Its file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         why: io::Error,
     },
 }
 
-/// Every request allows a fifth of one to be tried again, so that a failing app is not sent a multiple of its load…
+/// One retry is allowed per so many requests, so that a failing app does not get a multiple of its load.
 const BUDGET_PART: i64 = 5;
-/// …and so many are always allowed.
+/// Retries that are always allowed.
 const BUDGET_RESERVE: i64 = 50;
 
-/// What a front has done.
+/// Counters of a front.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Answers by their status class: 1xx to 5xx.
+    /// Responses by status class: 1xx to 5xx.
     pub answers: [u64; 5],
-    /// Requests that were tried once more.
+    /// Retries.
     pub retries: u64,
-    /// Requests that found no upstream in time.
+    /// Requests for which no upstream was found in time.
     pub unavailable: u64,
-    /// Clients that are connected.
+    /// Connected clients.
     pub connections: u32,
-    /// Clients that were not let in: their address has as many connections as it may.
+    /// Refused connections: the address had as many as it may.
     pub turned_away: u64,
-    /// Answers by the time to their head: within each of [`BOUNDS_MS`], and beyond.
+    /// Responses by the time to their head: within each of [`BOUNDS_MS`], and beyond.
     pub times: [u64; BOUNDS_MS.len() + 1],
-    /// All these times, in µs.
+    /// The sum of these times, in µs.
     pub time_us: u64,
     /// Requests that wait for an upstream with room.
     pub queued: u32,
     /// Bytes of bodies from clients, and to them.
     pub bytes: [u64; 2],
-    /// Of each upstream.
+    /// Counters of each upstream.
     pub upstreams: Vec<UpstreamFigures>,
 }
 
@@ -73,9 +73,9 @@ pub struct Front {
     log: ArcSwapOption<AccessLog>,
     pub(crate) upstreams: ArcSwap<Upstreams>,
     changed: watch::Sender<u64>,
-    /// No upstream will come any more.
+    /// No upstream will be added any more.
     ended: AtomicBool,
-    pub(crate) freed: Arc<Freed>,
+    pub(crate) freed: Arc<Waiting>,
     bytes: [AtomicU64; 2],
     answers: [AtomicU64; 5],
     retries: AtomicU64,
@@ -83,9 +83,9 @@ pub struct Front {
     budget: AtomicI64,
     connections: AtomicU32,
     turned_away: AtomicU64,
-    /// Of the addresses that have connections, how many. Only where that is limited.
+    /// Connections per client address, if they are limited.
     addresses: Mutex<HashMap<IpAddr, u32>>,
-    /// Answers by the time to their head: within each of [`BOUNDS_MS`], and beyond.
+    /// [`Figures::times`].
     times: [AtomicU64; BOUNDS_MS.len() + 1],
     time_us: AtomicU64,
     origin: Instant,
@@ -95,7 +95,7 @@ pub struct Front {
 pub const BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000, 30_000];
 
 impl Front {
-    /// Without upstreams: requests wait.
+    /// A front without upstreams: requests wait.
     #[must_use]
     pub fn new() -> Arc<Front> {
         Arc::new(Front {
@@ -120,10 +120,10 @@ impl Front {
         })
     }
 
-    /// From the next request on, or connection, this holds.
+    /// Applies settings, from the next request or connection on.
     ///
     /// # Errors
-    /// A certificate, the log's file or a limit cannot be used: what was set before holds on.
+    /// A certificate, the log's file or a limit cannot be used. The old settings stay.
     pub fn set(&self, settings: Settings) -> Result<(), Unusable> {
         head_size(settings.max_head as u64)?;
         let tls = match (self.tls.load_full(), settings.certificates.as_slice()) {
@@ -147,7 +147,7 @@ impl Front {
         Ok(())
     }
 
-    /// What holds now.
+    /// The current settings.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
@@ -156,13 +156,13 @@ impl Front {
         self.tls.load_full()
     }
 
-    /// Where the next request is to be written, if it is.
+    /// The log, if this request is logged.
     pub(crate) fn log(&self) -> Option<Arc<AccessLog>> {
         let log = self.log.load();
         log.as_ref().filter(|log| log.wants()).map(Arc::clone)
     }
 
-    /// A client has come from this address; `None`: it has as many connections as it may.
+    /// Counts a client of this address. `None`: the address has as many connections as it may.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, max: Option<u32>) -> Option<Admission> {
         if let Some(max) = max {
             let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
@@ -180,10 +180,10 @@ impl Front {
         })
     }
 
-    /// New requests go to these from now on. What others have been sent they finish; idle connections to them are ended.
+    /// Replaces the upstreams for new requests. Others finish the requests that they have; idle connections to them are closed.
     pub fn set_upstreams(&self, targets: &[Target]) {
         let before = self.upstreams.load();
-        let common = Common {
+        let common = NewUpstream {
             now_ms: self.now_ms(),
             slow_start_ms: u64::try_from(self.settings.load().slow_start.as_millis()).unwrap_or(u64::MAX),
             freed: Arc::clone(&self.freed),
@@ -193,7 +193,7 @@ impl Front {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    /// There will be no upstream any more: requests that wait for one are answered now, and so are others that find none.
+    /// No upstream will be added any more: requests that wait for one are rejected at once, and so are new ones.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.set_upstreams(&[]);
@@ -203,7 +203,7 @@ impl Front {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// What it has done so far.
+    /// The counters.
     #[must_use]
     pub fn figures(&self) -> Figures {
         let now = self.now_ms();
@@ -235,7 +235,7 @@ impl Front {
         self.answers[class].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The head of an answer has taken so long.
+    /// Counts the time to the head of a response.
     pub(crate) fn count_time(&self, us: u64) {
         let ms = us.div_ceil(1000);
         let bucket = BOUNDS_MS
@@ -250,7 +250,7 @@ impl Front {
         self.unavailable.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Bytes of bodies: from a client, and to it.
+    /// Counts bytes of bodies: from a client, and to it.
     pub(crate) fn count_bytes(&self, (up, down): (u64, u64)) {
         if up > 0 {
             self.bytes[0].fetch_add(up, Ordering::Relaxed);
@@ -258,21 +258,21 @@ impl Front {
         self.bytes[1].fetch_add(down, Ordering::Relaxed);
     }
 
-    /// A place in the queue for requests that find all upstreams busy; `None`: it is full.
-    pub(crate) fn queue(&self) -> Option<Place<'_>> {
+    /// A place in the queue for requests while all upstreams are busy. `None`: the queue is full.
+    pub(crate) fn queue(&self) -> Option<QueuePlace<'_>> {
         let before = self.freed.waiting.fetch_add(1, Ordering::AcqRel);
-        let place = Place(&self.freed);
+        let place = QueuePlace(&self.freed);
         (before < self.settings.load().queue_limit).then_some(place)
     }
 
-    /// A request has come.
+    /// Adds to the retry budget for a request.
     pub(crate) fn earn_retry(&self) {
         if self.budget.load(Ordering::Relaxed) < BUDGET_RESERVE * BUDGET_PART {
             self.budget.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// May a request be tried once more?
+    /// Takes one retry from the budget; false if it is exhausted.
     pub(crate) fn spend_retry(&self) -> bool {
         let allowed = self.budget.fetch_sub(BUDGET_PART, Ordering::Relaxed) >= BUDGET_PART;
         if allowed {
@@ -284,21 +284,21 @@ impl Front {
     }
 }
 
-/// A request that waits.
+/// A place in the queue.
 #[derive(Debug)]
-pub(crate) struct Place<'f>(&'f Freed);
+pub(crate) struct QueuePlace<'f>(&'f Waiting);
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// A client that is connected.
+/// A connected client, for as long as it is counted.
 #[derive(Debug)]
 pub(crate) struct Admission {
     front: Arc<Front>,
-    /// Counted for it.
+    /// The address that it is counted for.
     address: Option<IpAddr>,
 }
 

@@ -1,11 +1,11 @@
-//! A body that is compressed on its way.
+//! Compresses bodies as they pass.
 
 use std::io::{self, Write as _};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// The level that costs little: a proxy compresses while its clients wait.
+/// A low level: clients wait while the proxy compresses.
 const LEVEL: Compression = Compression::new(4);
 
 /// A body that is being compressed.
@@ -16,19 +16,19 @@ impl Gzip {
         Gzip(GzEncoder::new(Vec::new(), LEVEL))
     }
 
-    /// More of the body.
+    /// Adds a part of the body.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         // Writing to a vector cannot fail.
         let _ = self.0.write_all(bytes);
     }
 
-    /// What there is by now, so that the client gets all that has come.
+    /// Flushes the encoder, so that the client gets everything that has arrived.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         let _ = self.0.flush();
         std::mem::take(self.0.get_mut())
     }
 
-    /// The rest.
+    /// Ends the stream, and returns the rest of it.
     pub(crate) fn finish(&mut self) -> io::Result<Vec<u8>> {
         self.0.try_finish()?;
         Ok(std::mem::take(self.0.get_mut()))

@@ -1,4 +1,4 @@
-//! Upstreams that are asked, again and again, whether they are well.
+//! Active health checks of upstreams.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -20,12 +20,12 @@ use crate::policy::fields::MAX_FIELDS;
 use crate::settings::Check;
 use crate::upstream::{Upstream, UpstreamId};
 
-/// While there is nothing to be asked.
+/// Pause while no checks are configured.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Asks all, until it is dropped.
+/// Checks all upstreams, until it is dropped.
 pub(crate) async fn check(front: Arc<Front>) {
-    // Answers in a row: good ones, or bad ones below 0.
+    // Consecutive results: successful checks above 0, failed ones below.
     let mut rows: HashMap<UpstreamId, i64> = HashMap::new();
     let mut changes = front.changes();
     loop {
@@ -43,21 +43,21 @@ pub(crate) async fn check(front: Arc<Front>) {
         let set = front.upstreams.load_full();
         rows.retain(|id, _| set.has(*id));
         for upstream in &set.list {
-            let well = matches!(timeout(check.timeout, ask(upstream, check)).await, Ok(Some(status)) if status == check.status);
+            let healthy = matches!(timeout(check.timeout, check_one(upstream, check)).await, Ok(Some(status)) if status == check.status);
             let row = rows.entry(upstream.id()).or_insert(0);
-            *row = if well {
+            *row = if healthy {
                 (*row).max(0) + 1
             } else {
                 (*row).min(0) - 1
             };
             let worker = upstream.key();
             if *row >= i64::from(check.good) && upstream.set_ill(false) {
-                info!(worker, "a worker passes its health check again");
+                info!(worker, "worker passes its health check again");
             } else if *row <= -i64::from(check.bad) && !upstream.set_ill(true) {
                 warn!(
                     worker,
                     path = check.path,
-                    "a worker fails its health check: it gets no requests as long as others are well"
+                    "worker fails its health check: it gets no requests while others are healthy"
                 );
             }
         }
@@ -65,20 +65,20 @@ pub(crate) async fn check(front: Arc<Front>) {
     }
 }
 
-/// The status of its answer.
-async fn ask(upstream: &Upstream, check: &Check) -> Option<u16> {
+/// The status of the response.
+async fn check_one(upstream: &Upstream, check: &Check) -> Option<u16> {
     let stream = upstream.addr().connect().await.ok()?;
     probe(stream, &check.path).await.ok()
 }
 
-/// A probe without a response.
+/// Why a probe got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// Not HTTP, or the connection ended.
-    #[error("no answer of HTTP ({0})")]
+    /// The response is not HTTP, or the connection ended.
+    #[error("no HTTP response ({0})")]
     Http(#[from] hyper::Error),
-    /// The path cannot be requested.
-    #[error("a request cannot be made of its path ({0})")]
+    /// The path is malformed.
+    #[error("malformed path ({0})")]
     Request(#[from] hyper::http::Error),
 }
 
@@ -98,7 +98,7 @@ pub async fn probe(stream: TcpStream, path: &str) -> Result<u16, ProbeError> {
     let mut response = pin!(sender.send_request(request));
     let response = tokio::select! {
         response = response.as_mut() => response,
-        // How the connection has ended is seen by the request.
+        // The request gets the error of the connection.
         _ = connection => response.await,
     };
     Ok(response?.status().as_u16())

@@ -1,13 +1,13 @@
-//! The HTTP plane: clients' connections end here, and each *request* goes to the worker that should have it.
+//! The HTTP data path: it terminates clients' connections and passes each *request* to a worker.
 //!
 //! A [`Front`] is a public address with its upstreams, the private listeners of the workers behind it. It is served by all threads of a
 //! [`Proxy`]: each has its own runtime, accepts from the same listener, and keeps its own idle connections to the workers, so that a
-//! request takes no lock. Which upstreams there are is a snapshot that is replaced as a whole ([`Front::set_upstreams`]); what is
-//! counted of an upstream survives that.
+//! request takes no lock. The list of upstreams is a snapshot that is replaced as a whole ([`Front::set_upstreams`]); the counters of an
+//! upstream survive that.
 //!
-//! A request is *chosen* an upstream for ([`balance`]), *sent* over an idle connection or a new one (`pool`), and *tried again* elsewhere if
-//! it cannot have been processed, or may be processed twice. The rules are in [`policy`]; [`h1`] and `h2` write what follows from them in
-//! their version of HTTP. Bodies are streamed, never kept.
+//! For each request the proxy *chooses* an upstream ([`balance`]), *sends* the request over an idle connection or a new one (`pool`), and
+//! *retries* elsewhere if the request cannot have been processed, or may be processed twice. The rules are in [`policy`]; [`h1`] and `h2`
+//! apply them in their version of HTTP. Bodies are streamed, never stored.
 
 mod accept;
 mod access_log;

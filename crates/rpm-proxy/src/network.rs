@@ -1,4 +1,4 @@
-//! Whose word is taken: addresses and networks.
+//! Addresses and networks, to decide whom to trust.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ pub struct Network {
     bits: u32,
 }
 
-/// A text that is neither an address nor a network.
+/// The text is neither an address nor a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither an address nor a network")]
 pub struct NoNetwork(String);
@@ -43,13 +43,13 @@ impl Network {
     }
 }
 
-/// Is the address in one of them?
+/// One of the networks contains the address.
 pub(crate) fn any(networks: &[Network], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|network| network.has(address))
 }
 
-/// Its bits, from the highest on.
+/// The bits of the address, left-aligned.
 fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(address.to_bits()) << 96,

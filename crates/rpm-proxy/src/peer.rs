@@ -1,4 +1,4 @@
-//! A client that is connected.
+//! A connected client.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::policy::sticky::set_cookie;
 use crate::pool::Pools;
 use crate::upstream::Upstream;
 
-/// What is known of a client, and what its requests need.
+/// A client, and what its requests need.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) front: Arc<Front>,
@@ -39,7 +39,7 @@ impl Peer {
         self.streams.get_or_init(Streams::new)
     }
 
-    /// The cookie by which the client stays with this upstream, if it needs one. `sticky`: what its own says.
+    /// The cookie that binds the client to this upstream. `None` if it has it already: `sticky` is the worker in its cookie.
     pub(crate) fn cookie_for(&self, sticky: Option<u32>, upstream: &Upstream) -> Option<String> {
         let settings = self.front.settings();
         let name = settings

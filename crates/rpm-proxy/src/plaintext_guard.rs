@@ -1,4 +1,4 @@
-//! A stream on which TLS is expected, and which may bring HTTP in clear text.
+//! Detects plain HTTP on a connection that should speak TLS.
 
 use std::io;
 use std::pin::Pin;
@@ -6,11 +6,12 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Remembers whether the first byte was one of a method, and keeps back the alert that rustls answers to that.
+/// Notes whether the first byte is a letter, as in an HTTP method. If so, it discards the TLS alert of rustls, so that an HTTP response can be
+/// sent instead.
 #[derive(Debug)]
 pub(crate) struct PlaintextGuard<S> {
     stream: S,
-    /// `None`: nothing has come.
+    /// `None`: no byte has arrived.
     is_plain: Option<bool>,
 }
 
@@ -22,7 +23,7 @@ impl<S> PlaintextGuard<S> {
         }
     }
 
-    /// The stream, if what has come looks like HTTP.
+    /// The stream, if the client speaks plain HTTP.
     pub(crate) fn into_plain(self) -> Option<S> {
         (self.is_plain == Some(true)).then_some(self.stream)
     }
@@ -37,7 +38,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for PlaintextGuard<S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if self.is_plain.is_none() {
-            // A record of TLS begins with its kind, which is no letter.
+            // A TLS record begins with its type, which is not a letter.
             self.is_plain = buffer.filled().get(before).map(u8::is_ascii_alphabetic);
         }
         polled

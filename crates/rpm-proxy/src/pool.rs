@@ -1,4 +1,4 @@
-//! Idle connections of one thread to the upstreams. The one that was used last is used next, so that those too many grow old.
+//! Idle connections of one thread to the upstreams. The one that was used last is used next, so that superfluous ones expire.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,36 +16,36 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::h1::wire::Wire;
-use crate::h2::upload::Upward;
+use crate::h2::upload::RequestBody;
 use crate::policy::fields::MAX_FIELDS;
 use crate::settings::Settings;
 use crate::upstream::{Upstream, UpstreamId, connect};
 
-/// Idle connections that a thread keeps to one upstream.
+/// Most idle connections of a thread to one upstream.
 const IDLE_LIMIT: usize = 512;
-/// Node ends connections that were idle for 5 s, and so do others: one that is nearly as old is not used any more.
+/// Idle connections are not used after this time: Node and others close theirs after 5 s.
 const IDLE_LONGEST: Duration = Duration::from_secs(4);
 
-/// What hyper may hold of a connection of HTTP/1, in bytes: its own limit, or more where a head may be larger.
+/// Most bytes that hyper buffers of an HTTP/1 connection: its own default, or more if heads may be larger.
 pub(crate) fn buffer_limit(settings: &Settings) -> usize {
     const USUAL: usize = 400 * 1024;
     USUAL.max(2 * settings.max_head)
 }
 
-/// A connection to an upstream, for requests that hyper has read.
+/// A connection to an upstream that hyper drives.
 pub(crate) enum Connection {
-    /// It takes one request at a time.
-    Http1(http1::SendRequest<Upward>),
-    /// It takes any number of them.
-    Http2(http2::SendRequest<Upward>),
+    /// One request at a time.
+    Http1(http1::SendRequest<RequestBody>),
+    /// Any number of requests at once.
+    Http2(http2::SendRequest<RequestBody>),
 }
 
 impl Connection {
-    /// Sends a request. What was not sent comes back.
+    /// Sends a request. The error holds the request if it was not sent.
     pub(crate) async fn send(
         &mut self,
-        request: Request<Upward>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upward>>> {
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match self {
             Connection::Http1(sender) => sender.try_send_request(request).await,
             Connection::Http2(sender) => sender.try_send_request(request).await,
@@ -54,7 +54,7 @@ impl Connection {
 }
 
 impl Connection {
-    /// It takes no more requests.
+    /// It cannot be sent requests any more.
     pub(crate) fn is_closed(&self) -> bool {
         match self {
             Connection::Http1(sender) => sender.is_closed(),
@@ -63,7 +63,7 @@ impl Connection {
     }
 }
 
-/// Runs what a connection needs to run beside it on this thread.
+/// Runs hyper's background tasks on this thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Local;
 
@@ -76,13 +76,13 @@ where
     }
 }
 
-/// What can be used once more.
+/// A connection that can be used again.
 pub(crate) trait Reusable {
-    /// Can it be sent a request?
+    /// It can be sent a request.
     fn is_open(&self) -> bool;
 }
 
-impl Reusable for http1::SendRequest<Upward> {
+impl Reusable for http1::SendRequest<RequestBody> {
     fn is_open(&self) -> bool {
         self.is_ready()
     }
@@ -90,7 +90,7 @@ impl Reusable for http1::SendRequest<Upward> {
 
 impl Reusable for Wire<TcpStream> {
     fn is_open(&self) -> bool {
-        // Neither has it ended, nor has come what nobody has asked for.
+        // It has not ended, and no unexpected bytes have arrived.
         let read = self.io.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -99,26 +99,26 @@ impl Reusable for Wire<TcpStream> {
 /// The pools of a thread.
 #[derive(Debug, Default)]
 pub(crate) struct Pools {
-    /// For requests that come over HTTP/1.
+    /// For HTTP/1 clients.
     pub(crate) wires: Pool<Wire<TcpStream>>,
-    /// For those that come over HTTP/2.
-    pub(crate) connections: Pool<http1::SendRequest<Upward>>,
-    /// Those to upstreams that speak HTTP/2: one each, for all requests.
-    shared: RefCell<HashMap<UpstreamId, http2::SendRequest<Upward>>>,
-    /// [`Settings::max_head`] of the connections for requests that hyper has read: it is set when they begin.
+    /// For HTTP/2 clients.
+    pub(crate) connections: Pool<http1::SendRequest<RequestBody>>,
+    /// To upstreams that speak HTTP/2: one each, for all requests.
+    shared: RefCell<HashMap<UpstreamId, http2::SendRequest<RequestBody>>>,
+    /// [`Settings::max_head`] of the connections that hyper drives. It is set when they open.
     max_head: Cell<usize>,
-    /// Whoever looks after them sleeps, for there was none.
+    /// The task that prunes the pools sleeps, because they were empty.
     unwatched: Cell<bool>,
     used: Notify,
 }
 
 impl Pools {
-    /// Ends what is too old or closed, and all connections to upstreams for which `stays` is false; `true`: some are left. Otherwise
-    /// [`Pools::used`] tells of the next one.
+    /// Closes old connections and those to upstreams for which `stays` is false. Returns whether any are left; if not, [`Pools::used`] resolves
+    /// when there is one again.
     pub(crate) fn prune(&self, stays: impl Fn(UpstreamId) -> bool) -> bool {
         let wires = self.wires.prune(&stays);
         let connections = self.connections.prune(&stays);
-        // Requests under way keep theirs until they are answered.
+        // Requests in flight keep theirs.
         let mut shared = self.shared.borrow_mut();
         shared.retain(|upstream, sender| stays(*upstream) && !sender.is_closed());
         let some = wires || connections || !shared.is_empty();
@@ -126,7 +126,7 @@ impl Pools {
         some
     }
 
-    /// A connection over which a request has gone can be used again.
+    /// Keeps a connection for the next request.
     pub(crate) fn keep(&self, upstream: UpstreamId, wire: Wire<TcpStream>) {
         self.wires.put(upstream, wire);
         self.watch();
@@ -138,7 +138,7 @@ impl Pools {
         }
     }
 
-    /// A connection to the upstream that is there already.
+    /// An open connection to the upstream.
     pub(crate) fn take(&self, upstream: UpstreamId, settings: &Settings) -> Option<Connection> {
         if self.max_head.replace(settings.max_head) != settings.max_head {
             self.connections.clear();
@@ -152,7 +152,7 @@ impl Pools {
         Some(Connection::Http2(sender.clone()))
     }
 
-    /// A new one.
+    /// Opens a connection.
     ///
     /// # Errors
     /// It is refused, or takes too long.
@@ -164,7 +164,7 @@ impl Pools {
     ) -> io::Result<Connection> {
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         let io = TokioIo::new(connect(upstream, within).await?);
-        // It ends when the sender is dropped, or the upstream closes it; how, is told to whoever waits for an answer.
+        // The task ends when the sender is dropped or the upstream closes the connection. The request gets the error.
         if settings.h2c {
             let mut builder = http2::Builder::new(Local);
             builder.max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX));
@@ -175,7 +175,7 @@ impl Pools {
             self.watch();
             return Ok(Connection::Http2(sender));
         }
-        // As over HTTP/1: the same answers come through.
+        // The same limits as for HTTP/1 clients.
         let mut builder = http1::Builder::new();
         builder
             .max_headers(MAX_FIELDS)
@@ -186,7 +186,7 @@ impl Pools {
         Ok(Connection::Http1(sender))
     }
 
-    /// The connection can be used again, if it is one that takes one request at a time.
+    /// Keeps a connection for the next request. One of HTTP/2 is shared already.
     pub(crate) fn put(&self, upstream: UpstreamId, connection: Connection) {
         match connection {
             Connection::Http1(sender) => {
@@ -197,19 +197,19 @@ impl Pools {
         }
     }
 
-    /// All connections for requests that hyper has read are ended, and those of HTTP/2 take no more.
+    /// Drops all connections to the upstream that hyper drives.
     pub(crate) fn forget(&self, upstream: UpstreamId) {
         self.connections.forget(upstream);
         self.shared.borrow_mut().remove(&upstream);
     }
 
-    /// Resolves when there is one again.
+    /// Resolves when the pools are not empty any more.
     pub(crate) async fn used(&self) {
         self.used.notified().await;
     }
 }
 
-/// Idle connections of one kind.
+/// Idle connections of one type.
 pub(crate) struct Pool<C> {
     idle: RefCell<HashMap<UpstreamId, Vec<Idle<C>>>>,
 }
@@ -272,7 +272,7 @@ impl<C: Reusable> Pool<C> {
         self.idle.borrow_mut().clear();
     }
 
-    /// All connections to this upstream are ended.
+    /// Closes all connections to the upstream.
     pub(crate) fn forget(&self, upstream: UpstreamId) {
         self.idle.borrow_mut().remove(&upstream);
     }

@@ -1,4 +1,4 @@
-//! A stream whose beginning was read already.
+//! A stream of which the first bytes were read already.
 
 use std::io;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gives what was read once more, and goes on with the stream.
+/// Yields these bytes again, then the rest of the stream.
 #[derive(Debug)]
 pub(crate) struct Prefixed<S> {
     first: Bytes,

@@ -1,26 +1,26 @@
-//! The PROXY protocol, versions 1 and 2: a load balancer before us says who its client is (haproxy.org, proxy-protocol.txt).
+//! The PROXY protocol, versions 1 and 2: a load balancer in front tells the client's address (haproxy.org, proxy-protocol.txt).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Longest line of version 1.
+/// Longest line of version 1, in bytes.
 const LINE: usize = 107;
-/// How version 2 begins.
+/// Signature of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// What follows the first 16 bytes of version 2, at most: addresses, and what else is told.
+/// Most bytes after the first 16 of version 2: addresses and extensions.
 const REST: usize = 4096;
 
-/// What the beginning of a connection says.
+/// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// More of it must come.
+    /// An incomplete header.
     Partial,
-    /// It is so many bytes long, and names this client; `None`: whoever has connected.
+    /// A header of this length, and the client that it names. `None`: the peer of the connection.
     Complete(usize, Option<IpAddr>),
-    /// It is not the PROXY protocol.
+    /// Not the PROXY protocol.
     Bad,
 }
 
-/// Reads the beginning of a connection.
+/// Parses the first bytes of a connection.
 #[must_use]
 pub fn read(bytes: &[u8]) -> Header {
     let known = bytes.len().min(SIGNATURE.len());
@@ -82,7 +82,7 @@ fn version_2(bytes: &[u8]) -> Header {
         return Header::Partial;
     };
     let source = match (version & 0xf, family >> 4) {
-        // LOCAL: the balancer's own, as for a health check. UNSPEC and Unix sockets have no address that helps.
+        // LOCAL: a connection of the balancer itself, such as a health check. UNSPEC and Unix sockets have no client address.
         (0, _) | (1, 0 | 3) => None,
         (1, 1) => match rest.first_chunk::<4>() {
             Some(ip) if rest.len() >= 12 => Some(IpAddr::from(Ipv4Addr::from(*ip))),

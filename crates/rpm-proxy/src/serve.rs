@@ -1,4 +1,4 @@
-//! Clients' connections: the PROXY protocol, TLS, and then the version of HTTP that the client speaks.
+//! Serves accepted connections: PROXY protocol, TLS, then the version of HTTP that the client speaks.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::front::Front;
-use crate::h1::connection::Left;
+use crate::h1::connection::Served;
 use crate::h1::local_response;
 use crate::h1::wire::Wire;
 use crate::network;
@@ -28,14 +28,14 @@ use crate::tcp;
 use crate::tls::Tls;
 use crate::{h1, h2};
 
-/// Serves a client that was accepted.
+/// Serves an accepted client.
 pub(crate) async fn serve(
     (stream, address): (TcpStream, SocketAddr),
     front: Arc<Front>,
     pools: Rc<Pools>,
     closing: watch::Receiver<Stage>,
 ) {
-    // One that has gone already is found to have.
+    // If the client has gone already, the next read shows it.
     let _ = stream.set_nodelay(true);
     match network::any(&front.settings().proxy_protocol, address.ip()) {
         false => admit(stream, address.ip(), front, pools, closing).await,
@@ -43,22 +43,22 @@ pub(crate) async fn serve(
     }
 }
 
-/// The same of a client of a load balancer before us.
+/// As [`serve`], for a connection that begins with the PROXY protocol.
 async fn announced(
     (stream, address): (TcpStream, SocketAddr),
     front: Arc<Front>,
     pools: Rc<Pools>,
     closing: watch::Receiver<Stage>,
 ) {
-    match timeout(front.settings().header_timeout, told(stream)).await {
+    match timeout(front.settings().header_timeout, proxy_header(stream)).await {
         Ok(Ok((stream, ip))) => admit(stream, ip.unwrap_or(address.ip()), front, pools, closing).await,
         Ok(Err(error)) => debug!(%address, %error, "a client does not speak the PROXY protocol"),
         Err(_) => debug!(%address, "a client has not spoken the PROXY protocol in time"),
     }
 }
 
-/// Reads what a load balancer before us says of the client.
-async fn told(mut stream: TcpStream) -> io::Result<(Prefixed<TcpStream>, Option<IpAddr>)> {
+/// Reads the header of the PROXY protocol.
+async fn proxy_header(mut stream: TcpStream) -> io::Result<(Prefixed<TcpStream>, Option<IpAddr>)> {
     let mut come = BytesMut::new();
     loop {
         match proxy_protocol::read(&come) {
@@ -75,7 +75,7 @@ async fn told(mut stream: TcpStream) -> io::Result<(Prefixed<TcpStream>, Option<
     }
 }
 
-/// Lets a client in, and speaks TLS with it if that is wanted.
+/// Counts a client, and serves it with TLS if there are certificates.
 async fn admit<S>(stream: S, ip: IpAddr, front: Arc<Front>, pools: Rc<Pools>, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -96,7 +96,7 @@ where
     drop(admission);
 }
 
-/// Speaks TLS with a client, and within it what the two agree on.
+/// Serves a client over TLS, with the protocol that ALPN has chosen.
 async fn secured<S>(stream: S, tls: Arc<Tls>, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -109,18 +109,18 @@ where
         }
         Ok(Ok(stream)) => speak(stream, peer, settings.tcp, closing).await,
         Ok(Err((error, guard))) => {
-            debug!(%ip, %error, "no TLS with a client");
+            debug!(%ip, %error, "TLS handshake failed");
             if let Some(stream) = guard.into_plain().filter(|_| !settings.tcp) {
-                local_response::refuse(stream, &peer, NO_TLS).await;
+                local_response::reject(stream, &peer, NO_TLS).await;
             }
         }
-        Err(_) => debug!(%ip, "no TLS with a client in time"),
+        Err(_) => debug!(%ip, "TLS handshake timed out"),
     }
 }
 
-/// Speaks what the client speaks.
+/// Serves a client with the protocol that it speaks.
 ///
-/// HTTP/1 without TLS is what most clients speak: all else is in boxes, so that their tasks have no room for it.
+/// Most clients speak HTTP/1 without TLS. Everything else is boxed, so that their tasks stay small.
 async fn speak<S>(stream: S, peer: Rc<Peer>, tcp: bool, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -132,7 +132,7 @@ where
         return Box::pin(h2::connection::serve_any_version(stream, peer, closing)).await;
     }
     match h1::connection::serve(stream, &peer, closing.clone()).await {
-        Left::Ended => {}
-        Left::Http2(wire) => Box::pin(h2::connection::serve(wire, peer, closing)).await,
+        Served::Ended => {}
+        Served::Http2(wire) => Box::pin(h2::connection::serve(wire, peer, closing)).await,
     }
 }

@@ -1,4 +1,4 @@
-//! How a front passes on requests.
+//! Settings of a front.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,69 +8,69 @@ use crate::balance::Policy;
 use crate::network::Network;
 use crate::tls::Certificate;
 
-/// What [`Settings::max_head`] may be: heads of usual requests fit, and a connection cannot occupy much memory by one.
+/// Bounds of [`Settings::max_head`]: usual requests fit, and a connection cannot take much memory.
 pub const HEAD_SIZES: RangeInclusive<usize> = 4 * 1024..=1024 * 1024;
 
-/// How requests are passed on.
+/// Settings of a front.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Which upstream a request goes to.
+    /// How an upstream is chosen.
     pub policy: Policy,
-    /// For a connection to an upstream.
+    /// Time to connect to an upstream.
     pub connect_timeout: Duration,
-    /// For the head of an answer.
+    /// Time to the head of a response.
     pub response_timeout: Duration,
-    /// For the head of an answer, over all attempts and all waiting.
+    /// Time to the head of a response, over all attempts and all waiting.
     pub request_timeout: Option<Duration>,
-    /// For the head of a request.
+    /// Time for the head of a request.
     pub header_timeout: Duration,
-    /// How long a request waits for an upstream where there is none.
+    /// How long a request waits while there is no upstream.
     pub hold_timeout: Duration,
-    /// How often a request is tried again, at most.
+    /// Most retries of a request.
     pub retries: u32,
-    /// What these clients say of earlier proxies is true.
+    /// Clients whose forwarding headers are trusted.
     pub trust_forwarded: Vec<Network>,
-    /// Fields of clients are passed on whose names differ from those of the proxy by underscores alone.
+    /// Pass on fields whose names differ from those of the proxy by underscores alone.
     pub allow_underscores: bool,
     /// How long a client's connection may be idle.
     pub idle_timeout: Duration,
-    /// How long a body may not move, in either direction, once the answer has begun.
+    /// How long both bodies may stall once the response has begun.
     pub stream_timeout: Duration,
-    /// How long neither side of a connection that has left HTTP may send anything; `ZERO`: for ever.
+    /// How long a tunnel may be silent; `ZERO`: for ever.
     pub tunnel_timeout: Duration,
-    /// Longest body of a request, in bytes.
+    /// Largest body of a request, in bytes.
     pub max_body: u64,
     /// Largest head of a request or response, in bytes; one of [`HEAD_SIZES`].
     pub max_head: usize,
-    /// Requests that an upstream may have at once.
+    /// Most requests in flight of an upstream.
     pub max_in_flight: Option<u32>,
-    /// Requests that may wait when all have as many.
+    /// Most requests that wait when all upstreams are busy.
     pub queue_limit: u32,
     /// How long they may wait.
     pub queue_timeout: Duration,
-    /// The name of a cookie by which a client stays with its worker.
+    /// The name of the cookie by which a client stays with its worker.
     pub cookie: Option<String>,
-    /// How long a new upstream is spared, where the policy looks at what they have.
+    /// How long a new upstream gets fewer requests, with policies that compare load.
     pub slow_start: Duration,
-    /// Whether upstreams are asked how they are.
+    /// Active health checks.
     pub check: Option<Check>,
-    /// Connections that one address may have.
+    /// Most connections of one client address.
     pub max_connections: Option<u32>,
-    /// Requests that a client may have open on a connection of HTTP/2.
+    /// Most open requests of an HTTP/2 connection.
     pub max_streams: u32,
-    /// Connections from here begin with the PROXY protocol.
+    /// Connections from these networks begin with the PROXY protocol.
     pub proxy_protocol: Vec<Network>,
-    /// Connections are passed on as they are.
+    /// Pass on connections as they are, without HTTP.
     pub tcp: bool,
-    /// Workers are spoken to in HTTP/2, in clear text and with prior knowledge.
+    /// Speak HTTP/2 to workers, in clear text with prior knowledge.
     pub h2c: bool,
-    /// Answers are compressed for clients that know gzip.
+    /// Compress responses for clients that accept gzip.
     pub compress: bool,
-    /// Clients speak TLS: the certificates, of which the first is for those that name none.
+    /// Certificates, if clients speak TLS. The first is for clients that name no host.
     pub certificates: Vec<Certificate>,
-    /// Every client is sent to `https` at this port.
+    /// Redirect every request to `https` at this port.
     pub redirect: Option<u16>,
-    /// A line for each request.
+    /// The access log.
     pub access_log: Option<LogSettings>,
 }
 
@@ -110,34 +110,34 @@ impl Default for Settings {
     }
 }
 
-/// How they are asked.
+/// Active health checks of upstreams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// Path and query.
     pub path: String,
-    /// The status of a good answer.
+    /// The status of a healthy response.
     pub status: u16,
-    /// Between two requests to the same one.
+    /// Time between two checks of an upstream.
     pub interval: Duration,
-    /// For an answer.
+    /// Time for a response.
     pub timeout: Duration,
-    /// Good answers in a row after which it is well again.
+    /// Successful checks in a row after which an upstream is healthy again.
     pub good: u32,
-    /// Bad ones after which it is not.
+    /// Failed checks in a row after which it is unhealthy.
     pub bad: u32,
 }
 
-/// A size outside of [`HEAD_SIZES`].
+/// The size is not within [`HEAD_SIZES`].
 #[derive(Debug, thiserror::Error)]
 #[error("max_head must be between {} and {} bytes, not {size}", HEAD_SIZES.start(), HEAD_SIZES.end())]
 pub struct BadHeadSize {
     size: u64,
 }
 
-/// Converts a size that a user has given to one for [`Settings::max_head`].
+/// Checks a size for [`Settings::max_head`].
 ///
 /// # Errors
-/// It is not one of [`HEAD_SIZES`].
+/// It is not within [`HEAD_SIZES`].
 pub fn head_size(size: u64) -> Result<usize, BadHeadSize> {
     let fits = usize::try_from(size)
         .ok()

@@ -1,20 +1,20 @@
-//! How far a front has gone on its way to its end.
+//! The stages of closing a front.
 
-/// What a listener's connections are told.
+/// How far a front has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Clients may stay.
+    /// Clients stay.
     Open,
-    /// Clients of HTTP/1 go with their next answer, and new ones are served. Those of HTTP/2 need not be asked so early: they are told when
-    /// they ask for nothing as well.
+    /// HTTP/1 connections are closed with their next response; new clients are served. HTTP/2 connections stay for now: they can be asked to
+    /// close at any time.
     Thinning,
-    /// Others serve new clients: whoever is here is asked to go, and served until it does.
+    /// Clients are asked to close their connections, and served until they do. New clients go elsewhere.
     Leaving,
-    /// The same, and new clients wait in the backlog: the process is about to be another program.
+    /// As `Leaving`, and new clients wait in the backlog: the process is about to execute another program.
     Parting,
-    /// The same, and whoever is idle has to go.
+    /// As `Parting`, and idle connections are closed.
     Clearing,
-    /// Nobody is accepted any more, and whoever is idle has to go.
+    /// No client is accepted, and idle connections are closed.
     Closed,
 }
 
@@ -27,7 +27,7 @@ impl Stage {
         }
     }
 
-    /// An idle client has to go.
+    /// Idle connections are closed.
     pub(crate) fn dismisses(self) -> bool {
         match self {
             Stage::Clearing | Stage::Closed => true,
@@ -35,7 +35,7 @@ impl Stage {
         }
     }
 
-    /// A client that can be told at any time is told to go.
+    /// Clients that can be asked to close at any time are asked now.
     pub(crate) fn tells(self) -> bool {
         match self {
             Stage::Leaving | Stage::Parting | Stage::Clearing | Stage::Closed => true,

@@ -1,4 +1,4 @@
-//! Connections that are passed on as they are, for what is not HTTP.
+//! Connections that are passed on as they are (`--protocol tcp`).
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::policy::retry::Unanswered;
 use crate::tunnel;
 use crate::upstream::connect;
 
-/// Finds an upstream for a client's connection, and passes bytes to and fro until one side has ended, or both are silent for too long.
+/// Connects a client to an upstream, and copies bytes in both directions until one side ends, or both are silent for too long.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, peer: &Peer) {
     let settings = peer.front.settings();
     let client_key = (peer.ip, None);

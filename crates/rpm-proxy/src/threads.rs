@@ -1,4 +1,4 @@
-//! The threads that serve all fronts.
+//! The threads of the proxy. Each serves all fronts.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,33 +17,33 @@ use crate::front::Front;
 use crate::stage::Stage;
 use crate::tunnel;
 
-/// Orders that a thread has not taken yet. There are as many as fronts that come and go at the same moment.
+/// Most orders that wait for a thread: as many as fronts that open and close at once.
 const ORDERS: usize = 1024;
-/// Of a thread's stack, in bytes: what is large is on the heap.
+/// Size of a thread's stack, in bytes. Large values are on the heap.
 const STACK: usize = 512 * 1024;
 
 enum Order {
     Open(u32, TcpListener, Arc<Front>),
-    Tell(u32, Stage),
-    /// What was told before is done when this is dropped.
-    Reach(mpsc::Sender<()>),
+    Stage(u32, Stage),
+    /// Dropped when all orders before it are carried out.
+    Sync(mpsc::Sender<()>),
     Close(u32),
 }
 
-/// Turns of a thread's tasks until all of them have seen what was told.
+/// Turns after which all tasks of a thread have seen a new stage.
 const TURNS: usize = 4;
 
-/// All threads. They end when it is dropped.
+/// The threads of the proxy. They end when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     threads: Vec<mpsc::Sender<Order>>,
 }
 
 impl Proxy {
-    /// Starts so many threads, at least one.
+    /// Starts `count` threads, at least one.
     ///
     /// # Errors
-    /// No thread or no descriptor is to be had.
+    /// A thread or a descriptor cannot be created.
     pub fn start(count: usize) -> io::Result<Proxy> {
         let mut threads = Vec::new();
         for number in 0..count.max(1) {
@@ -52,97 +52,100 @@ impl Proxy {
             thread::Builder::new()
                 .name(format!("rpm-proxy-{number}"))
                 .stack_size(STACK)
-                .spawn(move || LocalSet::new().block_on(&runtime, obey(inbox, number == 0)))?;
+                .spawn(move || LocalSet::new().block_on(&runtime, run(inbox, number == 0)))?;
             threads.push(orders);
         }
         Ok(Proxy { threads })
     }
 
-    /// How many threads there are.
+    /// The number of threads.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads.len()
     }
 
-    /// Serves a front on sockets that listen, one for each thread, so that the kernel spreads the clients over them: of one socket an idle
-    /// system's first thread would take all. `id` names the front for [`Proxy::close`].
+    /// Serves a front on listening sockets, one for each thread, so that the kernel distributes the clients. With one socket, the first thread
+    /// of an idle system would take them all. `id` names the front for [`Proxy::close`].
     ///
     /// # Errors
-    /// A thread does not take orders.
+    /// A thread takes no orders.
     pub fn open(&self, id: u32, listeners: Vec<OwnedFd>, front: &Arc<Front>) -> io::Result<()> {
         for (orders, listener) in self.threads.iter().zip(listeners) {
-            let own = TcpListener::from(listener);
-            own.set_nonblocking(true)?;
-            tunnel::keep_alive(&own)?;
-            if orders.try_send(Order::Open(id, own, Arc::clone(front))).is_err() {
-                return Err(io::Error::other("a thread of the proxy does not take orders"));
+            let listener = TcpListener::from(listener);
+            listener.set_nonblocking(true)?;
+            tunnel::keep_alive(&listener)?;
+            if orders
+                .try_send(Order::Open(id, listener, Arc::clone(front)))
+                .is_err()
+            {
+                return Err(io::Error::other("a proxy thread takes no orders"));
             }
         }
         Ok(())
     }
 
-    /// Has the front's clients go elsewhere when they have had the next answer, or stay again.
+    /// Asks the front's clients to close their connections after the next response, or lets them stay again.
     pub fn leave(&self, id: u32, leaves: bool) {
         let stage = if leaves { Stage::Leaving } else { Stage::Open };
-        self.order(id, || Order::Tell(id, stage));
+        self.order(id, || Order::Stage(id, stage));
     }
 
-    /// Has clients of HTTP/1 go when they have had the next answer, until [`Proxy::leave`] says otherwise.
+    /// Closes HTTP/1 connections after their next response, until [`Proxy::leave`] reverts it.
     pub fn thin(&self, id: u32) {
-        self.order(id, || Order::Tell(id, Stage::Thinning));
+        self.order(id, || Order::Stage(id, Stage::Thinning));
     }
 
-    /// Accepts no more, and has the clients go when they have had the next answer, until [`Proxy::leave`] says otherwise.
+    /// Stops accepting, and closes connections after their next response, until [`Proxy::leave`] reverts it.
     pub fn part(&self, id: u32) {
-        self.order(id, || Order::Tell(id, Stage::Parting));
+        self.order(id, || Order::Stage(id, Stage::Parting));
     }
 
-    /// The same, and ends the connections of clients that are idle.
+    /// As [`Proxy::part`], and closes idle connections.
     pub fn clear(&self, id: u32) {
-        self.order(id, || Order::Tell(id, Stage::Clearing));
+        self.order(id, || Order::Stage(id, Stage::Clearing));
     }
 
-    /// Accepts no more for the front; clients finish what they have begun.
+    /// Closes the front: no client is accepted, and requests in flight are finished.
     pub fn close(&self, id: u32) {
         self.order(id, || Order::Close(id));
     }
 
-    /// Ends when every thread has done what it was told before: who is accepted afterwards is accepted in the stage that was told, and who was
-    /// accepted before is counted ([`Front::figures`]).
+    /// Ends when every thread has carried out the orders before this one: clients that are accepted later see the new stage, and those that
+    /// were accepted before are counted ([`Front::figures`]).
     #[must_use]
     pub fn reached(&self) -> mpsc::Receiver<()> {
         let (reached, end) = mpsc::channel(1);
-        self.order(0, || Order::Reach(reached.clone()));
+        self.order(0, || Order::Sync(reached.clone()));
         end
     }
 
     fn order(&self, id: u32, order: impl Fn() -> Order) {
         for orders in &self.threads {
             if orders.try_send(order()).is_err() {
-                warn!(id, "a thread of the proxy does not take orders");
+                warn!(id, "a proxy thread takes no orders");
             }
         }
     }
 }
 
-async fn obey(mut inbox: mpsc::Receiver<Order>, first: bool) {
+async fn run(mut inbox: mpsc::Receiver<Order>, first: bool) {
     let mut open: HashMap<u32, watch::Sender<Stage>> = HashMap::new();
     while let Some(order) = inbox.recv().await {
         match order {
             Order::Open(id, listener, front) => match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let (closing, told) = watch::channel(Stage::Open);
+                    let (closing, stage) = watch::channel(Stage::Open);
                     open.insert(id, closing);
-                    tokio::task::spawn_local(accept(listener, front, first, told));
+                    tokio::task::spawn_local(accept(listener, front, first, stage));
                 }
-                Err(error) => error!(id, %error, "a thread of the proxy cannot serve a listener"),
+                Err(error) => error!(id, %error, "a proxy thread cannot serve a listener"),
             },
-            Order::Tell(id, stage) => {
-                if let Some(told) = open.get(&id) {
-                    told.send_replace(stage);
+            Order::Stage(id, stage) => {
+                if let Some(closing) = open.get(&id) {
+                    closing.send_replace(stage);
                 }
             }
-            Order::Reach(reached) => {
+            Order::Sync(reached) => {
                 // The task that accepts may take one more; the task that serves that one counts it.
                 for _ in 0..TURNS {
                     tokio::task::yield_now().await;
@@ -150,8 +153,8 @@ async fn obey(mut inbox: mpsc::Receiver<Order>, first: bool) {
                 drop(reached);
             }
             Order::Close(id) => {
-                if let Some(told) = open.remove(&id) {
-                    told.send_replace(Stage::Closed);
+                if let Some(closing) = open.remove(&id) {
+                    closing.send_replace(Stage::Closed);
                 }
             }
         }

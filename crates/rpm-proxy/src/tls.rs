@@ -1,4 +1,4 @@
-//! TLS at the edge: certificates by the name that a client asks for, read anew when their files change.
+//! TLS: chooses the certificate by the name that a client asks for, and reads the files again when they change.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,15 +16,15 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 use webpki::EndEntityCert;
 
-/// Between two looks at the files, and only when a client comes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two checks of the files. They are checked only when a client connects.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The files of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Itself and those between it and a root, in PEM.
+    /// The certificate and its intermediates, in PEM.
     pub chain: PathBuf,
-    /// Its private key, in PEM.
+    /// The private key, in PEM.
     pub key: PathBuf,
 }
 
@@ -34,19 +34,19 @@ pub struct Certificate {
 pub struct BadCertificate {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The reason.
     pub why: String,
 }
 
-/// Are the files what they are to be?
+/// Checks that the files can be used.
 ///
 /// # Errors
-/// One of them cannot be read, is something else, or does not belong to the other.
+/// One of them cannot be read, is not PEM, or the key does not belong to the certificate.
 pub fn check(certificates: &[Certificate]) -> Result<(), BadCertificate> {
     keys(certificates).map(drop)
 }
 
-/// What TLS connections are accepted with.
+/// Accepts TLS connections.
 pub(crate) struct Tls {
     pub(crate) certificates: Vec<Certificate>,
     config: ArcSwap<ServerConfig>,
@@ -80,16 +80,16 @@ impl Tls {
         })
     }
 
-    /// For a client that has come.
+    /// Accepts one client, with the current certificates.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        self.look();
+        self.reload();
         TlsAcceptor::from(self.config.load_full())
     }
 
-    /// Reads the files again if they have changed. As long as that fails, what there was is used: they may be half written.
-    fn look(&self) {
+    /// Reads the files again if they have changed. The old certificates stay in use if that fails: a file may be half written.
+    fn reload(&self) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.at.elapsed() < LOOK_INTERVAL {
+        if seen.at.elapsed() < CHECK_INTERVAL {
             return;
         }
         seen.at = Instant::now();
@@ -100,10 +100,10 @@ impl Tls {
         match config(&self.certificates) {
             Ok(config) => {
                 self.config.store(Arc::new(config));
-                info!("the certificates were replaced");
+                info!("certificates replaced");
             }
             Err(error) => {
-                warn!(%error, "certificates have changed and cannot be used: those of before go on");
+                warn!(%error, "cannot use the changed certificates: the old ones stay in use");
             }
         }
         seen.stamps = stamps;
@@ -121,16 +121,16 @@ fn config(certificates: &[Certificate]) -> Result<ServerConfig, BadCertificate> 
     let named = Named(keys(certificates)?);
     let provider = Arc::new(ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(DEFAULT_VERSIONS);
-    let own = |error: &dyn fmt::Display| BadCertificate {
+    let internal = |error: &dyn fmt::Display| BadCertificate {
         path: PathBuf::new(),
         why: error.to_string(),
     };
     let mut config = config
-        .map_err(|error| own(&error))?
+        .map_err(|error| internal(&error))?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(named));
     config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"].map(<[u8]>::to_vec).into();
-    config.ticketer = ring::Ticketer::new().map_err(|error| own(&error))?;
+    config.ticketer = ring::Ticketer::new().map_err(|error| internal(&error))?;
     Ok(config)
 }
 
@@ -144,35 +144,31 @@ fn key(certificate: &Certificate) -> Result<CertifiedKey, BadCertificate> {
         why,
     };
     let Certificate { chain, key } = certificate;
-    // A pipe would be waited for.
+    // Reading a pipe would block.
     if let Some(other) = [chain, key]
         .into_iter()
         .find(|path| path.metadata().is_ok_and(|meta| !meta.is_file()))
     {
-        return Err(bad(other, "it is not a file".to_owned()));
+        return Err(bad(other, "not a regular file".to_owned()));
     }
     let read = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates =
-        read.map_err(|error| bad(chain, format!("no certificate can be read from it ({error})")))?;
+    let certificates = read.map_err(|error| bad(chain, format!("cannot read a certificate ({error})")))?;
     if certificates.is_empty() {
-        return Err(bad(
-            chain,
-            "there is no certificate in it; it must be PEM".to_owned(),
-        ));
+        return Err(bad(chain, "contains no certificate; it must be PEM".to_owned()));
     }
     let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| bad(key, format!("no private key can be read from it ({error})")))?;
+        .map_err(|error| bad(key, format!("cannot read a private key ({error})")))?;
     let provider = ring::default_provider();
     CertifiedKey::from_der(certificates, private, &provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => bad(
             key,
-            format!("it is not the key of the certificate in {}", chain.display()),
+            format!("not the key of the certificate in {}", chain.display()),
         ),
         other => bad(key, other.to_string()),
     })
 }
 
-/// Chooses by the name that the client wants; the first one if none has it.
+/// Chooses by the name that the client asks for. If none matches, the first is used.
 #[derive(Debug)]
 struct Named(Vec<Arc<CertifiedKey>>);
 

@@ -1,4 +1,4 @@
-//! Bytes to and fro, of what is not HTTP or no more: WebSockets, other upgrades, and connections that are passed on as they are.
+//! Tunnels: copies bytes in both directions, for WebSockets, other upgrades, and `--protocol tcp`.
 
 use std::cell::Cell;
 use std::io;
@@ -11,17 +11,17 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::time::{Instant, sleep_until};
 
-/// A client that has said nothing for so long is asked whether it is there…
+/// Keepalive: a silent client is probed after this time,
 const ASK_AFTER: Duration = Duration::from_secs(60);
-/// …again after this…
+/// again after this interval,
 const ASK_EVERY: Duration = Duration::from_secs(15);
-/// …and so often: after two minutes it has gone.
+/// and so often. After two minutes its connection is closed.
 const ASK_TIMES: u32 = 4;
 
-/// Has the kernel ask whether clients are still there. Connections have from their listener what it has.
+/// Enables keepalive on a listener. Its connections inherit that.
 ///
 /// # Errors
-/// It is no TCP socket.
+/// It is not a TCP socket.
 pub(crate) fn keep_alive(listener: impl AsFd) -> io::Result<()> {
     let listener = listener.as_fd();
     sockopt::set_tcp_keepidle(listener, ASK_AFTER)?;
@@ -30,7 +30,8 @@ pub(crate) fn keep_alive(listener: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_socket_keepalive(listener, true)?)
 }
 
-/// Passes bytes to and fro until one side has ended, or neither has sent anything for `within`; says how many there were. `ZERO`: for ever.
+/// Copies bytes in both directions until one side ends, or both are silent for `within` (`ZERO`: for ever). Returns how many bytes came from
+/// the client and from the worker.
 pub(crate) async fn join<A, B>(client: &mut A, worker: &mut B, within: Duration) -> (u64, u64)
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -39,14 +40,14 @@ where
     let moved = Cell::new(Instant::now());
     let (mut client, mut worker) = (Watched::new(client, &moved), Watched::new(worker, &moved));
     tokio::select! {
-        // How it ends is theirs to know.
+        // An error ends the tunnel like an end does; both sides see it themselves.
         _ = copy_bidirectional(&mut client, &mut worker) => {}
         () = silence(&moved, within), if !within.is_zero() => {}
     }
     (client.bytes, worker.bytes)
 }
 
-/// Ends when nothing has moved for so long.
+/// Ends when both sides were silent for `within`.
 async fn silence(moved: &Cell<Instant>, within: Duration) {
     loop {
         let due = moved.get() + within;
@@ -57,11 +58,11 @@ async fn silence(moved: &Cell<Instant>, within: Duration) {
     }
 }
 
-/// One side, and when something went through it.
+/// One side of a tunnel, which records when it moves.
 struct Watched<'w, S> {
     stream: &'w mut S,
     moved: &'w Cell<Instant>,
-    /// Were read.
+    /// Bytes that were read.
     bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What is behind a front: a worker's private listener, and what is known of it.
+//! Upstreams: the private listeners of workers, and their counters.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::address::Address;
-/// Names an upstream for as long as there is one; never used again.
+
+/// Identifies an upstream. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamId(pub u32);
 
@@ -22,101 +23,101 @@ pub struct Target {
     pub id: UpstreamId,
     /// Where it is reached.
     pub addr: Address,
-    /// Its part of the requests, where they are weighted; at least 1.
+    /// The weight, for [`crate::Policy::Weighted`]; at least 1.
     pub weight: u32,
-    /// What a client's cookie names it by: its successor has the same.
+    /// The number that cookies hold. Its successor has the same.
     pub key: u32,
-    /// Only clients whose cookie names it go there.
+    /// Only clients whose cookie names it are sent there.
     pub reserved: bool,
 }
 
 impl Target {
-    /// Is it the same upstream, whoever may go there?
+    /// The same upstream, reserved or not.
     fn is_same(&self, other: &Target) -> bool {
         (self.id, self.addr, self.weight, self.key) == (other.id, other.addr, other.weight, other.key)
     }
 }
 
-/// Failures in a row after which an upstream is left out.
+/// Failures in a row after which an upstream is ejected.
 const FAILURES: u32 = 5;
-/// Answers of 500 and above in a row after which it is left out.
+/// Responses of 500 and above in a row after which it is ejected.
 const BAD_ANSWERS: u32 = 20;
-/// For how long, in ms: at first, and at most.
+/// Duration of the first ejection, and of the longest, in ms.
 const EJECTED_FIRST: u64 = 500;
 const EJECTED_LONGEST: u64 = 30_000;
-/// Of the moving average of latency, the part of the newest measurement is one in so many.
+/// Weight of the average latency against a new measurement.
 const EWMA: u64 = 8;
 
-/// Between two lines in the log that it has not answered, in ms: a worker that fails every request is not to fill the disk.
-const TOLD_EVERY: u64 = 1000;
+/// Time between two log lines about failed requests, in ms: a worker that fails every request must not fill the disk.
+const LOG_INTERVAL: u64 = 1000;
 
-/// An upstream and what is counted of it.
+/// An upstream and its counters.
 #[derive(Debug)]
 pub struct Upstream {
     target: Target,
     in_flight: AtomicU32,
-    /// Moving average of the time to the head of an answer, in µs.
+    /// Moving average of the time to the head of a response, in µs.
     latency: AtomicU64,
     failures: AtomicU32,
     bad_answers: AtomicU32,
     ejections: AtomicU32,
-    /// In ms since the start of the proxy; in the past: it is not ejected.
+    /// End of the ejection, in ms since the start of the proxy.
     ejected_until: AtomicU64,
     requests: AtomicU64,
-    /// When the log may be told of it again, in ms since the start of the proxy, and of how many requests it was not told.
-    told_again: AtomicU64,
-    untold: AtomicU32,
-    /// Turns that it has had in the present set, for weights.
+    /// When the next failed request may be logged, in ms since the start of the proxy, and how many were not logged.
+    next_log: AtomicU64,
+    unlogged: AtomicU32,
+    /// Requests in the current set, for weights.
     turns: AtomicU32,
     /// It fails its health checks.
     ill: AtomicBool,
-    /// [`Target::reserved`], as it is now.
+    /// [`Target::reserved`], which may change.
     reserved: AtomicBool,
-    /// When it came, in ms since the start of the proxy, and for how long it is spared.
+    /// When it was added, in ms since the start of the proxy, and how long it gets fewer requests.
     since_ms: u64,
     slow_start_ms: u64,
-    /// Told when a request has ended and others wait.
-    freed: Arc<Freed>,
+    /// Notified when a request has ended and others wait.
+    freed: Arc<Waiting>,
 }
 
 /// Requests that wait until an upstream has room.
 #[derive(Debug, Default)]
-pub(crate) struct Freed {
+pub(crate) struct Waiting {
     pub(crate) waiting: AtomicU32,
     pub(crate) notify: Notify,
 }
 
-/// What new upstreams of a front have in common.
+/// What the new upstreams of a front share.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Common {
+pub(crate) struct NewUpstream {
     pub(crate) now_ms: u64,
     pub(crate) slow_start_ms: u64,
-    pub(crate) freed: Arc<Freed>,
+    pub(crate) freed: Arc<Waiting>,
 }
 
-/// What is known of an upstream.
+/// Counters of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamFigures {
     /// Which.
     pub id: UpstreamId,
-    /// Requests that it has been sent.
+    /// Requests that it was sent.
     pub requests: u64,
-    /// Requests without a complete answer.
+    /// Requests in flight.
     pub in_flight: u32,
-    /// Moving average of the time to the head of an answer, in µs.
+    /// Moving average of the time to the head of a response, in µs.
     pub latency_us: u64,
-    /// How often it was left out.
+    /// How often it was ejected.
     pub ejections: u32,
-    /// It is left out now.
+    /// It is ejected now.
     pub ejected: bool,
     /// It fails its health checks.
     pub ill: bool,
-    /// What a client's cookie names it by.
+    /// The number that cookies hold.
     pub key: u32,
 }
 
 impl Upstream {
-    fn new(target: Target, common: &Common) -> Upstream {
+    fn new(target: Target, common: &NewUpstream) -> Upstream {
         Upstream {
             target,
             in_flight: AtomicU32::new(0),
@@ -126,8 +127,8 @@ impl Upstream {
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
-            told_again: AtomicU64::new(0),
-            untold: AtomicU32::new(0),
+            next_log: AtomicU64::new(0),
+            unlogged: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             ill: AtomicBool::new(false),
             reserved: AtomicBool::new(target.reserved),
@@ -143,7 +144,7 @@ impl Upstream {
         self.target.id
     }
 
-    /// Do only clients that belong to it go there?
+    /// Only clients whose cookie names it are sent there.
     pub(crate) fn is_reserved(&self) -> bool {
         self.reserved.load(Ordering::Relaxed)
     }
@@ -178,7 +179,7 @@ impl Upstream {
         self.target.key
     }
 
-    /// Requests in flight, as if a new upstream had more of them: it warms up with a part of what the others get.
+    /// Requests in flight. A new upstream counts as if it had more, so that it gets fewer at first.
     pub(crate) fn load(&self, now_ms: u64) -> u64 {
         let age = now_ms.saturating_sub(self.since_ms);
         let in_flight = u64::from(self.in_flight()) + 1;
@@ -193,17 +194,17 @@ impl Upstream {
         self.ill.load(Ordering::Relaxed) || self.ejected_until.load(Ordering::Relaxed) > now_ms
     }
 
-    /// Says whether it fails its health checks; returns what was said before.
+    /// Sets whether it fails its health checks, and returns the old value.
     pub(crate) fn set_ill(&self, ill: bool) -> bool {
         self.ill.swap(ill, Ordering::Relaxed)
     }
 
-    /// It takes connections.
+    /// Records that it accepts connections.
     pub(crate) fn connected(&self) {
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// It is sent a request, unless it has `max`; until what is returned is dropped that is in flight.
+    /// Counts a request in flight until the result is dropped. `None`: it has `max` of them.
     pub(crate) fn begin_below(self: &Arc<Self>, max: Option<u32>) -> Option<InFlight> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         if max.is_some_and(|max| before >= max) {
@@ -214,11 +215,11 @@ impl Upstream {
         Some(InFlight(Arc::clone(self)))
     }
 
-    /// It has answered, after so many µs.
+    /// Records a response that came after so many µs.
     pub(crate) fn answered(&self, status: u16, after_us: u64, now_ms: u64) {
         self.failures.store(0, Ordering::Relaxed);
         let old = self.latency.load(Ordering::Relaxed);
-        // Peaks count at once, and are forgotten slowly.
+        // A peak counts at once, and fades slowly.
         let new = if after_us > old {
             after_us
         } else {
@@ -233,7 +234,7 @@ impl Upstream {
         }
     }
 
-    /// It has not answered: no connection was to be had, or it ended early.
+    /// Records a failure: no connection, no response, or a late one.
     pub(crate) fn failed(&self, now_ms: u64) {
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
             self.failures.store(0, Ordering::Relaxed);
@@ -241,25 +242,25 @@ impl Upstream {
         }
     }
 
-    /// Tells the log that a client was answered in its stead, and why; now and then, if it happens often.
+    /// Logs that a request failed at this upstream, and why. At most once per [`LOG_INTERVAL`].
     pub(crate) fn blame(&self, status: u16, why: &str, now_ms: u64) {
-        let again = self.told_again.load(Ordering::Relaxed);
-        let next = now_ms + TOLD_EVERY;
-        let told = || {
+        let again = self.next_log.load(Ordering::Relaxed);
+        let next = now_ms + LOG_INTERVAL;
+        let claim = || {
             let ordering = Ordering::Relaxed;
-            self.told_again.compare_exchange(again, next, ordering, ordering)
+            self.next_log.compare_exchange(again, next, ordering, ordering)
         };
-        if now_ms < again || told().is_err() {
-            self.untold.fetch_add(1, Ordering::Relaxed);
+        if now_ms < again || claim().is_err() {
+            self.unlogged.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let more = self.untold.swap(0, Ordering::Relaxed);
+        let more = self.unlogged.swap(0, Ordering::Relaxed);
         warn!(
             instance = self.key(),
             addr = %self.addr(),
             status,
             more,
-            "a worker has not answered a request: {why}"
+            "request failed at a worker: {why}"
         );
     }
 
@@ -283,7 +284,7 @@ impl Upstream {
     }
 }
 
-/// A new connection to an upstream.
+/// Connects to an upstream.
 ///
 /// # Errors
 /// It is refused, or takes too long.
@@ -294,7 +295,7 @@ pub(crate) async fn connect(upstream: &Upstream, within: Duration) -> io::Result
     Ok(stream)
 }
 
-/// A request that an upstream has.
+/// A request in flight.
 #[derive(Debug)]
 pub(crate) struct InFlight(Arc<Upstream>);
 
@@ -321,11 +322,11 @@ pub(crate) struct Upstreams {
 }
 
 impl Upstreams {
-    /// Those that were there before keep what is known of them.
-    pub(crate) fn new(targets: &[Target], before: &Upstreams, common: &Common) -> Upstreams {
-        // The first ones have nobody to be spared by.
+    /// A new set. Upstreams that were in the old one keep their counters.
+    pub(crate) fn new(targets: &[Target], before: &Upstreams, common: &NewUpstream) -> Upstreams {
+        // There are no others that could take the load of the first ones.
         let common = if before.list.is_empty() {
-            &Common {
+            &NewUpstream {
                 slow_start_ms: 0,
                 ..common.clone()
             }
@@ -373,7 +374,7 @@ mod tests {
     }
 
     fn upstream() -> Upstream {
-        Upstream::new(target(1), &Common::default())
+        Upstream::new(target(1), &NewUpstream::default())
     }
 
     #[test]
@@ -413,13 +414,13 @@ mod tests {
 
     #[test]
     fn a_new_one_warms_up() {
-        let common = Common {
+        let common = NewUpstream {
             now_ms: 1000,
             slow_start_ms: 500,
-            ..Common::default()
+            ..NewUpstream::default()
         };
         let first = Upstreams::new(&[target(1)], &Upstreams::default(), &common);
-        assert_eq!(first.list[0].load(1000), 0, "nobody could spare it");
+        assert_eq!(first.list[0].load(1000), 0, "there is no other upstream");
         let second = Upstreams::new(&[target(1), target(2)], &first, &common);
         let loads = [1000, 1250, 1400, 1500].map(|now| second.list[1].load(now));
         assert!(loads.is_sorted_by(|a, b| a >= b) && loads[0] > 100, "{loads:?}");
@@ -428,10 +429,14 @@ mod tests {
 
     #[test]
     fn what_is_known_survives_a_change_of_the_set() {
-        let first = Upstreams::new(&[target(1), target(2)], &Upstreams::default(), &Common::default());
+        let first = Upstreams::new(
+            &[target(1), target(2)],
+            &Upstreams::default(),
+            &NewUpstream::default(),
+        );
         let held = first.list[1].begin_below(Some(1)).expect("there is room");
         assert!(first.list[1].begin_below(Some(1)).is_none());
-        let second = Upstreams::new(&[target(2), target(3)], &first, &Common::default());
+        let second = Upstreams::new(&[target(2), target(3)], &first, &NewUpstream::default());
         assert_eq!(second.list[0].in_flight(), 1);
         drop(held);
         assert_eq!(second.list[0].in_flight(), 0);

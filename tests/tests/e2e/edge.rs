@@ -45,11 +45,11 @@ fn what_cannot_be_done_is_refused_with_what_to_do() {
     let missing = place.path().join("missing.crt");
     refused(
         &["--tls-cert", text(&one[0]), "--tls-key", text(&other[1])],
-        &["it is not the key of the certificate", "other.key"],
+        &["not the key of the certificate", "other.key"],
     );
     refused(
         &["--tls-cert", text(&missing), "--tls-key", text(&one[1])],
-        &["missing.crt", "no certificate can be read"],
+        &["missing.crt", "cannot read a certificate"],
     );
     refused(&["--tls-cert", text(&one[0])], &["1 certificates and 0 keys"]);
     refused(&["--redirect-http", "8080"], &["has no certificate"]);

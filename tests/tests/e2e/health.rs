@@ -120,7 +120,7 @@ fn a_version_that_hangs_and_one_that_speaks_no_http() {
     let hangs = "const server = require('http').createServer(() => {}).listen(process.env.PORT);
         process.on('SIGINT', () => { server.closeAllConnections(); setTimeout(() => process.exit(), 300) })";
     let talks = "require('net').createServer((socket) => socket.end('220 mail')).listen(process.env.PORT)";
-    for (body, says) in [(hangs, "no answer within 200 ms"), (talks, "no answer of HTTP")] {
+    for (body, says) in [(hangs, "no answer within 200 ms"), (talks, "no HTTP response")] {
         site.write(body);
         let error = site.rpm.fails(["reload", "site"]);
         assert!(error.contains(says), "{error}");

@@ -142,9 +142,9 @@ fn the_log_says_which_worker_has_not_answered_and_why() {
         .env("PORT", port.number().to_string());
     assert!(start.output().expect("it runs").status.success(), "{}", rpm.log());
     for (path, status, why) in [
-        ("/odd", 502, "the worker's answer cannot be read"),
-        ("/end", 502, "it has ended the connection before"),
-        ("/never", 504, "the worker has not answered in time"),
+        ("/odd", 502, "malformed upstream response"),
+        ("/end", 502, "connection closed before the response"),
+        ("/never", 504, "upstream response timed out"),
     ] {
         // It is told of a worker once a second at most.
         let told = || {
@@ -202,7 +202,10 @@ http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Never).s
     );
     rpm.ok(["stop", "app"]);
     let answer = connection.answer();
-    assert_eq!((answer.status, answer.body.as_str()), (503, "no worker serves\n"));
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (503, "no worker available\n")
+    );
 }
 
 fn replaced(rpm: &Rpm, id: u32, victim: u32) {

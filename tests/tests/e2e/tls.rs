@@ -205,7 +205,7 @@ fn a_certificate_is_replaced_and_nobody_is_cut() {
             );
             rpm.log()
         },
-        |log| log.contains("those of before go on"),
+        |log| log.contains("the old ones stay in use"),
     );
     put(&new);
     let served = |trusted: &PathBuf| curl("a.test", &port, trusted, &[]).status.success();

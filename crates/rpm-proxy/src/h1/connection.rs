@@ -1,4 +1,4 @@
-//! A client's connection, request by request.
+//! A client's HTTP/1 connection, request by request.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -28,37 +28,37 @@ use crate::tunnel;
 use crate::upstream::{InFlight, Upstream, connect};
 
 /// Why an attempt failed, for the log.
-const ENDED: &str = "it has ended the connection before";
+const ENDED: &str = "connection closed before the response";
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Read at a time while a head is waited for.
+/// Size of a read while waiting for a head, in bytes.
 pub(super) const HEAD_READ: usize = 16 * 1024;
-/// Of a head that is refused the access log has what is in so many bytes.
+/// The access log shows only this many bytes of a rejected head.
 const LOGGED: usize = 8 * 1024;
-/// What no connection lives for.
+/// Longer than any connection lives.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
-/// What becomes of a connection.
-pub(crate) enum Left<S> {
-    /// It has ended.
+/// How serving a connection ended.
+pub(crate) enum Served<S> {
+    /// The connection has ended.
     Ended,
-    /// It is one of HTTP/2, of which this has come.
+    /// The client speaks HTTP/2; these bytes have arrived.
     Http2(Wire<S>),
 }
 
-/// Serves a client until it goes, or is to go.
+/// Serves a client until its connection ends.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     peer: &Peer,
     closing: watch::Receiver<Stage>,
-) -> Left<S> {
+) -> Served<S> {
     let mut session = Session {
         settings: peer.front.settings(),
         client: Wire::new(stream),
         peer,
         closing,
         deadline: Deadline::new(),
-        upward: Vec::new(),
-        downward: Vec::new(),
+        upstream_head: Vec::new(),
+        client_head: Vec::new(),
         served: 0,
         entry: None,
         outcome: Outcome {
@@ -70,22 +70,22 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         match session.turn().await {
             Turn::Next => session.served += 1,
-            Turn::End => return Left::Ended,
+            Turn::End => return Served::Ended,
             Turn::Linger => {
                 session.linger().await;
-                return Left::Ended;
+                return Served::Ended;
             }
-            Turn::Part => {
-                session.part().await;
-                return Left::Ended;
+            Turn::CloseIdle => {
+                session.close_idle().await;
+                return Served::Ended;
             }
-            Turn::Http2 => return Left::Http2(session.client),
+            Turn::Http2 => return Served::Http2(session.client),
             Turn::Switched(upstream, in_flight) => {
                 let within = session.settings.tunnel_timeout;
                 let bytes = join(session.client, upstream, within).await;
                 peer.front.count_bytes(bytes);
                 drop(in_flight);
-                return Left::Ended;
+                return Served::Ended;
             }
         }
     }
@@ -97,64 +97,64 @@ pub(super) struct Session<'p, S> {
     pub(super) settings: Arc<Settings>,
     pub(super) closing: watch::Receiver<Stage>,
     pub(super) deadline: Deadline,
-    /// The head that an upstream is sent.
-    pub(super) upward: Vec<u8>,
-    /// The head that the client is sent.
-    pub(super) downward: Vec<u8>,
+    /// The head for the upstream.
+    pub(super) upstream_head: Vec<u8>,
+    /// The head for the client.
+    pub(super) client_head: Vec<u8>,
     pub(super) served: u64,
-    /// What the log is to say.
+    /// The request, for the access log.
     pub(super) entry: Option<(Arc<AccessLog>, Entry)>,
     pub(super) outcome: Outcome,
 }
 
-/// How a request has ended.
+/// What follows after a request.
 pub(super) enum Turn {
     /// The client may send another one.
     Next,
-    /// Nothing more is to be said.
+    /// The connection is closed at once.
     End,
-    /// The client is to read what it was sent, whatever it is sending.
+    /// The connection is closed when the client has read the response, even if it is still sending.
     Linger,
-    /// It was idle for too long, or has to go; it may be about to send something.
-    Part,
-    /// It speaks HTTP/2.
+    /// The idle connection is closed; the client may be about to send a request.
+    CloseIdle,
+    /// The client speaks HTTP/2.
     Http2,
-    /// Both sides have left HTTP.
+    /// Both sides switch to another protocol.
     Switched(Wire<TcpStream>, InFlight),
 }
 
-/// What has come of a head.
-enum Come {
+/// The result of waiting for a head.
+enum HeadRead {
     Head(usize, RequestHead),
     Rejected(Rejection),
-    /// The client has ended.
-    Nothing,
-    /// It was silent for too long before a request, or has to go.
+    /// The client has closed the connection.
+    Closed,
+    /// The client was idle for too long, or the front closes.
     Idle,
     Http2,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
-    /// One request.
+    /// Serves one request.
     async fn turn(&mut self) -> Turn {
         let head = match self.head().await {
-            Come::Head(length, head) => {
+            HeadRead::Head(length, head) => {
                 self.settings = self.peer.front.settings();
-                let come = &self.client.come[..length];
-                self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(come)));
-                self.client.come.advance(length);
+                let input = &self.client.input[..length];
+                self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(input)));
+                self.client.input.advance(length);
                 head
             }
-            Come::Rejected(rejection) => {
-                let begun = &self.client.come[..self.client.come.len().min(LOGGED)];
+            HeadRead::Rejected(rejection) => {
+                let begun = &self.client.input[..self.client.input.len().min(LOGGED)];
                 self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(begun)));
-                let turn = self.refuse(rejection).await;
+                let turn = self.reject(rejection).await;
                 self.log();
                 return turn;
             }
-            Come::Nothing => return Turn::End,
-            Come::Idle => return Turn::Part,
-            Come::Http2 => return Turn::Http2,
+            HeadRead::Closed => return Turn::End,
+            HeadRead::Idle => return Turn::CloseIdle,
+            HeadRead::Http2 => return Turn::Http2,
         };
         self.peer.front.earn_retry();
         if let Some(port) = self.settings.redirect {
@@ -174,8 +174,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// Waits for the head of a request.
-    async fn head(&mut self) -> Come {
+    /// Reads the head of a request.
+    async fn head(&mut self) -> HeadRead {
         self.client.shrink();
         let settings = Arc::clone(&self.settings);
         let (idle, within) = (settings.idle_timeout, settings.header_timeout);
@@ -183,41 +183,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let mut begun = false;
         let mut seen = 0;
         loop {
-            let new = !self.client.come.is_empty()
-                && (seen == 0 || may_be_complete(&self.client.come, seen, settings.max_head));
+            let new = !self.client.input.is_empty()
+                && (seen == 0 || may_be_complete(&self.client.input, seen, settings.max_head));
             if new {
                 if self.served == 0
-                    && PREFACE.starts_with(&self.client.come[..self.client.come.len().min(PREFACE.len())])
+                    && PREFACE.starts_with(&self.client.input[..self.client.input.len().min(PREFACE.len())])
                 {
-                    if self.client.come.len() >= PREFACE.len() {
-                        return Come::Http2;
+                    if self.client.input.len() >= PREFACE.len() {
+                        return HeadRead::Http2;
                     }
                 } else {
                     let policy = RequestPolicy::new(&settings, &self.peer.client, self.peer.ip);
-                    match request(&self.client.come, policy, &mut self.upward) {
+                    match request(&self.client.input, policy, &mut self.upstream_head) {
                         Parsed::Partial => {}
-                        Parsed::Complete(length, head) => return Come::Head(length, head),
-                        Parsed::Rejected(rejection) => return Come::Rejected(rejection),
+                        Parsed::Complete(length, head) => return HeadRead::Head(length, head),
+                        Parsed::Rejected(rejection) => return HeadRead::Rejected(rejection),
                     }
                 }
             }
-            if !begun && !self.client.come.is_empty() {
+            if !begun && !self.client.input.is_empty() {
                 begun = true;
                 self.deadline.set(within);
             }
-            seen = self.client.come.len();
+            seen = self.client.input.len();
             match self.fill(!begun).await {
-                Filled::Some => {}
-                Filled::Nothing => return Come::Nothing,
+                Filled::Data => {}
+                Filled::Closed => return HeadRead::Closed,
                 Filled::Late if begun => {
-                    return Come::Rejected(SLOW_HEAD);
+                    return HeadRead::Rejected(SLOW_HEAD);
                 }
-                Filled::Late | Filled::Dismissed => return Come::Idle,
+                Filled::Late | Filled::Dismissed => return HeadRead::Idle,
             }
         }
     }
 
-    /// Reads more. `idle`: nothing is under way, so that it can end when the listener is closed.
+    /// Reads more. `idle`: no request has begun, so the connection may be closed.
     async fn fill(&mut self, idle: bool) -> Filled {
         let Session {
             client,
@@ -228,8 +228,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let mut closed = pin!(closing.wait_for(|stage| stage.dismisses()));
         poll_fn(|context| {
             match client.poll_fill(HEAD_READ, context) {
-                Poll::Ready(Ok(1..)) => return Poll::Ready(Filled::Some),
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Filled::Nothing),
+                Poll::Ready(Ok(1..)) => return Poll::Ready(Filled::Data),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Filled::Closed),
                 Poll::Pending => {}
             }
             if idle && closed.as_mut().poll(context).is_ready() {
@@ -240,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         .await
     }
 
-    /// Finds an upstream for the request and has it answered; another one if that is right.
+    /// Sends the request to an upstream, or to another one if the first fails and the request may be retried.
     async fn forward(&mut self, head: &RequestHead) -> Turn {
         let front = &self.peer.front;
         let replayable = head.is_idempotent && head.framing.is_empty() && !head.upgrades;
@@ -277,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                         wire.shrink();
                         self.peer.pools.keep(upstream.id(), wire);
                     }
-                    let is_quiet = whole && self.client.come.is_empty() && !self.peer.client.secure;
+                    let is_quiet = whole && self.client.input.is_empty() && !self.peer.client.secure;
                     return match (stays, is_quiet) {
                         (true, _) => Turn::Next,
                         (false, true) => Turn::End,
@@ -287,7 +287,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Ok(Ended::Switched) => return Turn::Switched(wire, in_flight),
                 Err(Failed::Unanswered { unsent, taken }) => {
                     if reused {
-                        // The others that were idle have ended, too.
+                        // The other idle connections are closed as well.
                         wires.forget(upstream.id());
                     }
                     let failed = Unanswered {
@@ -302,13 +302,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 }
                 Err(Failed::BadAnswer) => return self.fail(UNREADABLE, head).await,
                 Err(Failed::Late) => return self.fail(attempts.late(&upstream), head).await,
-                Err(Failed::Rejected(rejection)) => return self.refuse(rejection).await,
+                Err(Failed::Rejected(rejection)) => return self.reject(rejection).await,
                 Err(Failed::Broken | Failed::Gone) => return Turn::End,
             }
         }
     }
 
-    /// Sends the request, and the answer.
+    /// Sends the request to the upstream, and the response to the client.
     async fn exchange(
         &mut self,
         head: &RequestHead,
@@ -322,13 +322,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let extra = cookie
             .map(|cookie| format!("set-cookie: {cookie}\r\n"))
             .unwrap_or_default();
-        wire.going.extend_from_slice(&self.upward);
+        wire.output.extend_from_slice(&self.upstream_head);
         let mut exchange = Exchange::new(
             (&mut self.client, wire),
             head,
             (stays, extra.as_bytes()),
             (settings.max_body, settings.max_head),
-            &mut self.downward,
+            &mut self.client_head,
         );
         let deadline = &mut self.deadline;
         deadline.set(attempts.within(settings.response_timeout));
@@ -349,7 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             if exchange.progress() != progress {
                 progress = exchange.progress();
                 deadline.set(match answered {
-                    // What is left of the request has the time that it would have without an answer.
+                    // The rest of the request has as much time as it had before the response.
                     _ if exchange.is_answered() => settings.response_timeout.min(settings.stream_timeout),
                     Some(_) => settings.stream_timeout,
                     None => attempts.within(settings.response_timeout),
@@ -384,7 +384,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         }
     }
 
-    /// The client's request is not answered by a worker.
+    /// Rejects a request that no worker has answered. The connection may stay.
     async fn fail(&mut self, rejection: Rejection, head: &RequestHead) -> Turn {
         let stays =
             head.keep_alive && head.is_11 && head.framing.is_empty() && *self.closing.borrow() == Stage::Open;
@@ -394,25 +394,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 }
 
 enum Filled {
-    Some,
-    Nothing,
+    Data,
+    Closed,
     Late,
-    /// The client has to go.
+    /// The front closes.
     Dismissed,
 }
 
-/// Bytes go to and fro until one side has ended, or both are silent for too long; says how many.
+/// Runs a tunnel between both sides. Returns how many bytes came from the client and from the worker.
 async fn join<S: AsyncRead + AsyncWrite + Unpin>(
     mut client: Wire<S>,
     mut upstream: Wire<TcpStream>,
     within: Duration,
 ) -> (u64, u64) {
-    client.going.extend_from_slice(&upstream.come);
-    upstream.going.extend_from_slice(&client.come);
+    client.output.extend_from_slice(&upstream.input);
+    upstream.output.extend_from_slice(&client.input);
     let first = async {
-        client.io.write_all_buf(&mut client.going).await?;
+        client.io.write_all_buf(&mut client.output).await?;
         client.io.flush().await?;
-        upstream.io.write_all_buf(&mut upstream.going).await
+        upstream.io.write_all_buf(&mut upstream.output).await
     };
     let first = timeout(if within.is_zero() { FOR_EVER } else { within }, first);
     match first.await {

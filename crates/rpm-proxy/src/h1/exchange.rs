@@ -1,4 +1,4 @@
-//! One request and its answer, between two connections.
+//! One request and its response, between two connections.
 
 use std::task::{Context, Poll, ready};
 
@@ -12,80 +12,80 @@ use super::wire::{Form, Pump, Stuck, Wire, poll_scratch};
 use crate::gzip::Gzip;
 use crate::policy::rejection::{Rejection, TOO_LONG, bad};
 
-/// What a client may send ahead while it waits for an answer: further requests.
+/// Most bytes of further requests that a client may send while it waits for a response.
 const AHEAD: usize = 16 * 1024;
 
-/// A request that is being sent, and its answer.
+/// A request that is being sent, and its response.
 pub(crate) struct Exchange<'x, S> {
     client: &'x mut Wire<S>,
     upstream: &'x mut Wire<TcpStream>,
     request: &'x RequestHead,
     /// The client's connection may be kept.
     stays: bool,
-    /// Lines for the head of the answer.
+    /// Lines to add to the head of the response.
     extra: &'x [u8],
-    /// Longest body of a request.
+    /// Largest body of a request.
     limit: u64,
-    /// Largest head of an answer.
+    /// Largest head of a response.
     max_head: usize,
     upload: Pump,
     sent: Sent,
     /// The client may wait for an interim answer before it sends the body.
     expects: bool,
     answer: Option<(ResponseHead, Pump)>,
-    /// All of the answer is with the client.
+    /// The client has the whole response.
     answered: bool,
-    /// Where the head of an answer is written.
+    /// Buffer for the head of the response.
     out: &'x mut Vec<u8>,
 }
 
-/// What has become of a request on its way to the upstream.
+/// How much of a request the upstream was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
-    /// It is being sent.
-    Going,
-    /// All of it was.
+    /// A part; the rest follows.
+    Partly,
+    /// All of it.
     Whole,
-    /// The upstream takes no more of it; what it has answered counts.
+    /// A part: the upstream takes no more. Its response counts.
     Refused,
 }
 
-/// How it came to an end.
+/// How an exchange ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// The answer is with the client.
+    /// The client has the response.
     Complete {
         /// The upstream's connection can be used again.
         reusable: bool,
-        /// And the client's.
+        /// The client's connection can be used again.
         stays: bool,
-        /// All of the request was read, and sent on.
+        /// All of the request was passed on.
         whole: bool,
     },
-    /// Both sides leave HTTP.
+    /// Both sides switch to another protocol.
     Switched,
 }
 
-/// Why it came to none.
+/// Why an exchange failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The upstream has not answered. `unsent`: it cannot have processed the request. `taken`: a part of the body is
+    /// The upstream did not respond. `unsent`: it cannot have processed the request. `taken`: a part of the body is
     /// gone.
     Unanswered { unsent: bool, taken: bool },
-    /// Nor has it in the time that it has.
+    /// The upstream did not respond in time.
     Late,
-    /// It has answered, and nobody can read it.
+    /// The response is malformed.
     BadAnswer,
-    /// The answer has broken off.
+    /// The response broke off.
     Broken,
-    /// The client has gone.
+    /// The client has closed the connection.
     Gone,
-    /// What the client sends is not accepted.
+    /// The request is rejected.
     Rejected(Rejection),
 }
 
 impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
-    /// The head of the request is what the upstream is to be sent already.
+    /// The head of the request must be in the upstream's output already.
     pub(crate) fn new(
         (client, upstream): (&'x mut Wire<S>, &'x mut Wire<TcpStream>),
         request: &'x RequestHead,
@@ -102,7 +102,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             limit,
             max_head,
             upload: Pump::new(Scanner::new(request.framing), Form::Same),
-            sent: Sent::Going,
+            sent: Sent::Partly,
             expects: request.expects,
             answer: None,
             answered: false,
@@ -110,23 +110,23 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         }
     }
 
-    /// What it has come to: with each step that makes progress this is another number.
+    /// A number that changes with every progress.
     pub(crate) fn progress(&self) -> u64 {
         let answered = self.answer.as_ref();
         self.upload.bytes + answered.map_or(0, |(_, download)| download.bytes + 1) + u64::from(self.answered)
     }
 
-    /// All of the answer is with the client; only the body of the request may be under way still.
+    /// The client has the whole response. The body of the request may still be in flight.
     pub(crate) fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// The head of the answer, when there is one.
+    /// The head of the response, once it has arrived.
     pub(crate) fn answer(&self) -> Option<&ResponseHead> {
         self.answer.as_ref().map(|(head, _)| head)
     }
 
-    /// Of bodies: what has come from the client, and from the upstream.
+    /// Bytes of bodies from the client, and from the upstream.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (
             self.upload.bytes,
@@ -134,13 +134,13 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         )
     }
 
-    /// It is the client that the upstream waits for: it has been sent all that has come, and has not kept the client waiting.
+    /// The upstream waits for the client: it was sent everything that has arrived, and the client does not wait for `100 Continue`.
     pub(crate) fn awaits_client(&self) -> bool {
         let asked = !self.expects || self.has_taken();
-        self.sent == Sent::Going && asked && self.upstream.going.is_empty()
+        self.sent == Sent::Partly && asked && self.upstream.output.is_empty()
     }
 
-    /// The body of the request was begun to be read: it is not there for another attempt.
+    /// A part of the request's body is gone, so that the request cannot be sent again.
     pub(crate) fn has_taken(&self) -> bool {
         self.upload.bytes > 0
     }
@@ -148,7 +148,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Ended, Failed>> {
         match self.poll_upload(context) {
             Ok(()) => {}
-            // What is wrong with the body cannot be said any more.
+            // It is too late for an error response.
             Err(Failed::Rejected(_)) if self.answered => return Poll::Ready(Ok(self.ended())),
             Err(Failed::Rejected(_)) if self.answer.is_some() => return Poll::Ready(Err(Failed::Broken)),
             Err(failed) => return Poll::Ready(Err(failed)),
@@ -162,18 +162,18 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             ready!(download.poll(self.upstream, self.client, u64::MAX, context)).map_err(broken)?;
             self.answered = true;
         }
-        // An answer may come before its request is whole: the upstream may read on all the same. But a client that still waits to be asked
-        // for the body need not send it now.
-        if self.sent == Sent::Going && !self.may_be_kept_back() {
+        // The response may end before the request does; the upstream may still read the rest. But a client that waits for `100 Continue` need
+        // not send the body now.
+        if self.sent == Sent::Partly && !self.may_be_kept_back() {
             ready!(self.poll_rest(context));
         }
         Poll::Ready(Ok(self.ended()))
     }
 
-    /// How it ends, with the answer at the client. Connections are kept where the whole request has gone through them, too.
+    /// The result once the client has the response. Connections are kept if the whole request went through them.
     pub(crate) fn ended(&self) -> Ended {
         let whole = self.sent == Sent::Whole;
-        let clean = whole && self.upstream.come.is_empty() && self.upstream.going.is_empty();
+        let clean = whole && self.upstream.input.is_empty() && self.upstream.output.is_empty();
         let head = self.answer();
         Ended::Complete {
             reusable: clean && head.is_some_and(|head| head.upstream_stays),
@@ -182,15 +182,15 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         }
     }
 
-    /// The client may have waited to be asked for the body, and not send it now.
+    /// The client waits for `100 Continue`, and may never send the body.
     fn may_be_kept_back(&self) -> bool {
         self.expects && !self.has_taken()
     }
 
-    /// Ends when the upstream does, for then it reads no more.
+    /// Waits until the upstream closes the connection: then it reads no more.
     fn poll_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // Nothing was asked of it: what comes all the same makes its connection unusable, and is not read beyond that.
-        while self.upstream.come.is_empty() {
+        // Unexpected bytes make the connection unusable. No more of them are read.
+        while self.upstream.input.is_empty() {
             match ready!(self.upstream.poll_fill(AHEAD, context)) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => {
@@ -202,9 +202,9 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         Poll::Pending
     }
 
-    /// Sends the request on; when that is done, sees whether the client goes.
+    /// Passes on the request, then watches for the end of the client's connection.
     fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<(), Failed> {
-        if self.sent == Sent::Going {
+        if self.sent == Sent::Partly {
             match self.upload.poll(self.client, self.upstream, self.limit, context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(())) => self.sent = Sent::Whole,
@@ -220,10 +220,10 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         }
         loop {
             if self.sent == Sent::Refused && self.answer.is_some() {
-                // Nobody wants it, but the client may read the answer only when it has sent all.
-                self.client.come.clear();
+                // The rest is discarded: the client may read the response only after it has sent everything.
+                self.client.input.clear();
             }
-            if self.client.come.len() >= AHEAD {
+            if self.client.input.len() >= AHEAD {
                 return Ok(());
             }
             match self.client.poll_fill(AHEAD, context) {
@@ -234,21 +234,21 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         }
     }
 
-    /// May the client's connection be kept after the answer that comes now?
+    /// Whether the client's connection may be kept after this response.
     fn stays(&self) -> Stays {
         match self.sent {
             _ if !self.stays => Stays::No,
             Sent::Whole => Stays::Yes,
-            Sent::Going if !self.may_be_kept_back() => Stays::IfUpstreamDoes,
-            Sent::Going | Sent::Refused => Stays::No,
+            Sent::Partly if !self.may_be_kept_back() => Stays::IfUpstreamDoes,
+            Sent::Partly | Sent::Refused => Stays::No,
         }
     }
 
-    /// Reads the head of the answer, and passes on interim ones.
+    /// Reads the head of the response, and passes on interim responses.
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Ended>, Failed>> {
         loop {
-            if !self.client.going.is_empty() {
-                // An interim answer; what waits behind it need not wait for it.
+            if !self.client.output.is_empty() {
+                // An interim response. Reading need not wait until it is sent.
                 let flushed = self.client.poll_flush(context);
                 if let Poll::Ready(Err(_)) = flushed {
                     return Poll::Ready(Err(Failed::Gone));
@@ -262,7 +262,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
         }
     }
 
-    /// Reads once. What comes with the head of an answer goes on with it, from the buffer that it was read to.
+    /// Reads once. What arrives with the head is passed on with it, straight from the read buffer.
     fn poll_read_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Read, Failed>> {
         let taken = self.has_taken();
         let unsent = self.sent == Sent::Refused && !taken;
@@ -271,7 +271,7 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             extra: self.extra,
             max_head: self.max_head,
         };
-        let Wire { io, come, .. } = &mut *self.upstream;
+        let Wire { io, input, .. } = &mut *self.upstream;
         let mut heads = Heads {
             client: self.client,
             request: self.request,
@@ -284,33 +284,33 @@ impl<'x, S: AsyncRead + AsyncWrite + Unpin> Exchange<'x, S> {
             if bytes.is_empty() {
                 return Err(Failed::Unanswered { unsent, taken });
             }
-            if come.is_empty() {
+            if input.is_empty() {
                 let (used, read) = heads.read(bytes, context)?;
-                come.extend_from_slice(&bytes[used..]);
+                input.extend_from_slice(&bytes[used..]);
                 return Ok(read);
             }
-            come.extend_from_slice(bytes);
-            let mut all = come.split();
+            input.extend_from_slice(bytes);
+            let mut all = input.split();
             let (used, read) = heads.read(&all, context)?;
             all.advance(used);
-            *come = all;
+            *input = all;
             Ok(read)
         }));
         Poll::Ready(read.unwrap_or(Err(Failed::Unanswered { unsent, taken })))
     }
 }
 
-/// What reading heads comes to.
+/// The result of reading heads.
 enum Read {
-    /// More must come.
+    /// The head is incomplete.
     More,
-    /// Both sides leave HTTP.
+    /// Both sides switch to another protocol.
     Switched,
-    /// That of the answer was read.
+    /// The head of the response was read.
     Answer,
 }
 
-/// Heads of answers on their way to the client.
+/// Passes heads of responses to the client.
 struct Heads<'h, S> {
     client: &'h mut Wire<S>,
     request: &'h RequestHead,
@@ -322,7 +322,7 @@ struct Heads<'h, S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
-    /// Passes on what is in these bytes; with it, how many were used.
+    /// Passes on what these bytes hold. Returns how many were used.
     fn read(&mut self, bytes: &[u8], context: &mut Context<'_>) -> Result<(usize, Read), Failed> {
         let mut used = 0;
         loop {
@@ -331,10 +331,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
                 Parsed::Rejected(_) => return Err(Failed::BadAnswer),
                 Parsed::Complete(length, head) => {
                     used += length;
-                    let before = self.client.going.len();
-                    // HTTP/1.0 knows no interim answers (RFC 9110, 15.2).
+                    let before = self.client.output.len();
+                    // HTTP/1.0 has no interim responses (RFC 9110, 15.2).
                     if self.request.is_11 || head.status >= 200 {
-                        self.client.going.extend_from_slice(self.out);
+                        self.client.output.extend_from_slice(self.out);
                     }
                     *self.expects &= head.status != 100;
                     if head.status == 101 {
@@ -350,8 +350,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heads<'_, S> {
                         used += match download.pass(&bytes[used..], self.client, context) {
                             Ok(passed) => passed,
                             Err(Stuck::Framing(_)) => {
-                                // Nothing of it has gone.
-                                self.client.going.truncate(before);
+                                // Nothing was sent yet.
+                                self.client.output.truncate(before);
                                 return Err(Failed::BadAnswer);
                             }
                             Err(stuck) => return Err(broken(stuck)),

@@ -5,36 +5,36 @@ const LINE_LIMIT: usize = 8 * 1024;
 /// All trailer fields of a body, in bytes.
 const TRAILER_LIMIT: usize = 32 * 1024;
 
-/// How the end of a body is told.
+/// How the end of a body is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is none.
+    /// There is no body.
     Nothing,
-    /// So many bytes.
+    /// By its length in bytes.
     Length(u64),
-    /// It says so itself.
+    /// By its last chunk.
     Chunked,
-    /// The connection ends.
+    /// By the end of the connection.
     UntilClose,
 }
 
 impl Framing {
-    /// There is no body, or it has no bytes.
+    /// The body has no bytes.
     #[must_use]
     pub fn is_empty(self) -> bool {
         matches!(self, Framing::Nothing | Framing::Length(0))
     }
 }
 
-/// A body that is not one.
+/// The body is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadBody(pub &'static str);
 
-/// Follows a body as it comes in pieces, to its end.
+/// Finds the end of a body that arrives in pieces.
 ///
-/// What it lets pass is passed on as it is, so that it is as strict as anybody behind it may be: lines end with CRLF, sizes are hexadecimal
-/// digits and nothing else.
+/// What it accepts is passed on unchanged, so it is as strict as any reader behind it: lines end with CRLF, sizes are hexadecimal digits and
+/// nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scanner(State);
 
@@ -46,12 +46,12 @@ enum State {
     Chunk(Chunk),
 }
 
-/// Where in a chunked body.
+/// Position in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
-    /// In the digits of a size: what they say so far, and how many.
+    /// In the digits of a size: their value and their number.
     Size { size: u64, digits: u8 },
-    /// In what follows the digits: so many bytes of it.
+    /// In a chunk extension: its length so far.
     Extension { size: u64, length: usize },
     /// After the CR of that line.
     SizeLf { size: u64 },
@@ -61,18 +61,18 @@ enum Chunk {
     DataCr,
     /// After that CR.
     DataLf,
-    /// In a trailer line: its bytes, and those of all.
-    /// `named`: it has its colon.
+    /// In a trailer line: its length, and that of all trailers.
+    /// `named`: the colon was read.
     Trailer { length: usize, all: usize, named: bool },
     /// After the CR of a trailer line; an empty one is the end.
     TrailerLf { length: usize, all: usize },
 }
 
-/// Of a size, which is then below 2^60.
+/// Most digits of a size, which is then below 2^60.
 const DIGITS: u8 = 15;
 
 impl Scanner {
-    /// At the beginning of a body.
+    /// Starts at the beginning of a body.
     #[must_use]
     pub fn new(framing: Framing) -> Scanner {
         Scanner(match framing {
@@ -83,22 +83,22 @@ impl Scanner {
         })
     }
 
-    /// Is the body complete?
+    /// The body is complete.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0 == State::Done
     }
 
-    /// Is it complete if the connection ends now?
+    /// The body is complete if the connection ends now.
     #[must_use]
     pub fn may_end(&self) -> bool {
         matches!(self.0, State::Done | State::Open)
     }
 
-    /// How many of these bytes belong to the body. `data` is shown those that are its content.
+    /// Returns how many of these bytes belong to the body. `data` gets its content.
     ///
     /// # Errors
-    /// It is chunked wrongly.
+    /// The chunks are malformed.
     pub fn scan(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadBody> {
         let mut used = 0;
         while used < bytes.len() && !self.is_done() {
@@ -107,7 +107,7 @@ impl Scanner {
         Ok(used)
     }
 
-    /// What comes next belongs to the trailers, the empty line at their end included.
+    /// The next byte belongs to the trailers, or to the empty line at their end.
     pub(crate) fn is_in_trailers(&self) -> bool {
         matches!(
             self.0,
@@ -115,7 +115,7 @@ impl Scanner {
         )
     }
 
-    /// The same as [`Scanner::scan`], up to the beginning of the trailers if there are some.
+    /// As [`Scanner::scan`], but stops where the trailers begin.
     pub(crate) fn scan_part(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, BadBody> {
         match &mut self.0 {
             State::Done => Ok(0),
@@ -172,7 +172,7 @@ impl Chunk {
         let next = match (self, byte) {
             (Chunk::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 if digits == DIGITS {
-                    return Err(BadBody("a chunk that is too large"));
+                    return Err(BadBody("chunk size too large"));
                 }
                 let digit = (byte as char).to_digit(16).unwrap_or(0);
                 Chunk::Size {
@@ -180,17 +180,17 @@ impl Chunk {
                     digits: digits + 1,
                 }
             }
-            (Chunk::Size { digits: 0, .. }, _) => return Err(BadBody("a chunk without a size")),
+            (Chunk::Size { digits: 0, .. }, _) => return Err(BadBody("chunk size missing")),
             (Chunk::Size { size, .. } | Chunk::Extension { size, .. }, b'\r') => Chunk::SizeLf { size },
             (Chunk::Size { size, .. }, b';') => Chunk::Extension { size, length: 0 },
-            (Chunk::Size { .. }, _) => return Err(BadBody("a chunk whose size is not a number")),
+            (Chunk::Size { .. }, _) => return Err(BadBody("malformed chunk size")),
             (Chunk::Extension { size, length }, b'\t' | b' '..=b'~' | 0x80..) if length < LINE_LIMIT => {
                 Chunk::Extension {
                     size,
                     length: length + 1,
                 }
             }
-            (Chunk::Extension { .. }, _) => return Err(BadBody("a chunk extension that is none")),
+            (Chunk::Extension { .. }, _) => return Err(BadBody("malformed chunk extension")),
             (Chunk::SizeLf { size: 0 }, b'\n') => Chunk::Trailer {
                 length: 0,
                 all: 0,
@@ -206,7 +206,7 @@ impl Chunk {
                 let colon = byte == b':' && length > 0;
                 let fits = named || colon || is_token(byte);
                 if !fits || b"\r\n\0".contains(&byte) || length >= LINE_LIMIT || all >= TRAILER_LIMIT {
-                    return Err(BadBody("a trailer field that is none"));
+                    return Err(BadBody("malformed trailer field"));
                 }
                 Chunk::Trailer {
                     length: length + 1,
@@ -221,16 +221,16 @@ impl Chunk {
                 named: false,
             },
             (Chunk::SizeLf { .. } | Chunk::DataCr | Chunk::DataLf | Chunk::TrailerLf { .. }, _) => {
-                return Err(BadBody("a line of a chunked body that does not end with CRLF"));
+                return Err(BadBody("line in a chunked body does not end with CRLF"));
             }
-            // Not one byte at a time.
+            // Data is skipped as a whole by the caller.
             (Chunk::Data(_), _) => self,
         };
         Ok(Some(next))
     }
 }
 
-/// May the byte be part of a name or a method (RFC 9110, 5.6.2)?
+/// The byte may be part of a field name or a method (RFC 9110, 5.6.2).
 pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_might_read_differently_is_refused() {
+    fn ambiguous_chunks_are_rejected() {
         for bad in [
             &b"\r\n0\r\n\r\n"[..],
             b"3\nabc\r\n0\r\n\r\n",

@@ -1,4 +1,4 @@
-//! Heads of HTTP/1 messages: what they say of their message, and what they become on the other side (RFC 9110, 7.6; RFC 9112).
+//! Heads of HTTP/1 messages: parses them, and writes them for the other side (RFC 9110, 7.6; RFC 9112).
 
 use std::mem::MaybeUninit;
 
@@ -15,56 +15,56 @@ use crate::policy::request::{RequestPolicy, check_method};
 use crate::policy::retry::is_idempotent;
 use crate::policy::sticky::named_worker;
 
-/// What reading a head comes to.
+/// The result of parsing a head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed<T> {
-    /// More of it must come.
+    /// The head is incomplete.
     Partial,
-    /// It is so many bytes long, and says this.
+    /// The head, and its length in bytes.
     Complete(usize, T),
-    /// Nobody may have to guess what it means.
+    /// The head is malformed or ambiguous.
     Rejected(Rejection),
 }
 
-/// What matters of a request.
+/// A parsed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// Where its body ends.
+    /// Where the body ends.
     pub framing: Framing,
-    /// The client wants to send more over the connection.
+    /// The client wants to keep the connection.
     pub keep_alive: bool,
-    /// It is HTTP/1.1, not 1.0.
+    /// HTTP/1.1, not 1.0.
     pub is_11: bool,
-    /// HEAD: the answer has no body.
+    /// The method is HEAD: the response has no body.
     pub is_head: bool,
-    /// It may be processed twice (RFC 9110, 9.2.2).
+    /// The method is idempotent (RFC 9110, 9.2.2).
     pub is_idempotent: bool,
-    /// It wants to leave HTTP.
+    /// The client asks for another protocol.
     pub upgrades: bool,
-    /// Its body may wait for an interim answer (RFC 9110, 10.1.1).
+    /// The client may wait for `100 Continue` before it sends the body (RFC 9110, 10.1.1).
     pub expects: bool,
-    /// Answers are compressed for clients that know gzip.
+    /// Responses are compressed for clients that accept gzip.
     pub compress: bool,
-    /// And this one does.
+    /// This client accepts gzip.
     pub gzip: bool,
-    /// What the cookie says of the worker that the client had.
+    /// The worker that the cookie names.
     pub sticky: Option<u32>,
 }
 
-/// What matters of an answer.
+/// A parsed response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// The status.
     pub status: u16,
-    /// Where its body ends.
+    /// Where the body ends.
     pub framing: Framing,
-    /// The upstream takes more requests over the connection.
+    /// The upstream keeps its connection.
     pub upstream_stays: bool,
-    /// The client may send more over its connection.
+    /// The client's connection is kept.
     pub client_stays: bool,
-    /// The client does not know chunks: it gets what is in them.
+    /// The client does not support chunks, and gets their content.
     pub unchunk: bool,
-    /// The body is to be compressed; for clients that know chunks it is chunked then.
+    /// The body is compressed, and chunked for clients that support it.
     pub gzip: bool,
 }
 
@@ -79,10 +79,10 @@ pub struct Returning<'a> {
     pub max_head: usize,
 }
 
-/// What usually makes a head longer when it is passed on, at most: fields that say who the client is, or whether the connection stays.
+/// Room for the fields that are usually added to a head.
 const ADDED: usize = 192;
 
-/// Reads a request's head at the beginning of `bytes`, and writes to `out` what an upstream is sent.
+/// Parses a request at the beginning of `bytes`, and writes its head for the upstream to `out`.
 pub fn request(bytes: &[u8], policy: RequestPolicy<'_>, out: &mut Vec<u8>) -> Parsed<RequestHead> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
@@ -93,10 +93,10 @@ pub fn request(bytes: &[u8], policy: RequestPolicy<'_>, out: &mut Vec<u8>) -> Pa
         Err(error) => return Parsed::Rejected(rejection(error, bytes)),
     };
     if has_bare_lf(&bytes[..length]) {
-        return Parsed::Rejected(bad("a line that does not end with CRLF"));
+        return Parsed::Rejected(bad("line does not end with CRLF"));
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Parsed::Rejected(bad("not a request"));
+        return Parsed::Rejected(bad("malformed request"));
     };
     out.clear();
     out.reserve(length + ADDED);
@@ -122,11 +122,11 @@ fn read_request<'h>(
     for part in [method.as_bytes(), b" ", path.0, path.1, b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
     }
-    // HTTP/1.0 need not say any; HTTP/1.1 has one (RFC 9112, 3.2).
+    // HTTP/1.0 may omit it; HTTP/1.1 may not (RFC 9112, 3.2).
     field(out, b"host", host.unwrap_or_default());
     for it in fields {
         let name = Name::of(it.name);
-        // These are written once, from what they come to.
+        // These are written separately, once.
         let is_written = matches!(name, Name::Host | Name::ContentLength) || name == Name::Expect && !is_11;
         if !is_written && policy.passes(name, it.name) && !info.names(fields, it.name) {
             field(out, it.name.as_bytes(), it.value);
@@ -164,13 +164,13 @@ fn read_request<'h>(
     })
 }
 
-/// The authority of an absolute target, and the path in two parts that are to be put together.
+/// The authority of an absolute target, and the path in two parts to be joined.
 type Target<'t> = (Option<&'t str>, (&'t [u8], &'t [u8]));
 
 fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Rejection> {
     check_method(method, target == "*")?;
     if target.contains('#') {
-        return Err(bad("a target with a fragment"));
+        return Err(bad("request target with a fragment"));
     }
     if target.starts_with('/') {
         return Ok((None, (target.as_bytes(), b"")));
@@ -182,28 +182,28 @@ fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Rejecti
         let (first, rest) = target.split_at_checked(scheme.len())?;
         first.eq_ignore_ascii_case(scheme).then_some(rest)
     });
-    let rest = rest.ok_or(bad("a target that is neither a path nor a URL"))?;
+    let rest = rest.ok_or(bad("request target is neither a path nor a URL"))?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     if authority.is_empty() || authority.contains('@') {
-        return Err(bad("a target without a host, or with a user"));
+        return Err(bad("request target without a host, or with a user name"));
     }
     let slash: &[u8] = if path.starts_with('/') { b"" } else { b"/" };
     Ok((Some(authority), (slash, path.as_bytes())))
 }
 
-/// Whether a client's connection may be kept after an answer.
+/// Whether a client's connection may be kept after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stays {
-    /// It may not.
+    /// No.
     No,
-    /// If the upstream's is: it still takes the body of the request.
+    /// If the upstream keeps its own: it still reads the body of the request.
     IfUpstreamDoes,
-    /// It may.
+    /// Yes.
     Yes,
 }
 
-/// Reads an answer's head at the beginning of `bytes`, and writes to `out` what the client gets. The rejection's status is that of a bad gateway.
+/// Parses a response at the beginning of `bytes`, and writes its head for the client to `out`.
 pub fn response(
     bytes: &[u8],
     to: &RequestHead,
@@ -230,7 +230,7 @@ pub fn response(
     out.reserve(length + returning.extra.len() + ADDED);
     match read_response(line, parsed.headers, to, returning, out) {
         Ok(head) if length <= returning.max_head => Parsed::Complete(length, head),
-        // What is wrong with it is nothing that a client could change.
+        // The client cannot do anything about the details.
         Ok(_) | Err(_) => Parsed::Rejected(UNREADABLE),
     }
 }
@@ -246,12 +246,12 @@ fn read_response(
     let interim = (100..200).contains(&status) && status != 101;
     let switches = status == 101;
     if switches && !to.upgrades {
-        return Err(bad("a change of protocol that nobody has asked for"));
+        return Err(bad("unexpected 101 from upstream"));
     }
     let has_body = !(status < 200 || status == 204 || status == 304 || to.is_head);
     let framing = match (info.coding, info.length) {
         _ if !has_body => Framing::Nothing,
-        // What a length says beside that does not count (RFC 9112, 6.3).
+        // A length besides chunks is ignored (RFC 9112, 6.3).
         (Some(coding), _) => coding.framing()?,
         (None, Some(length)) => Framing::Length(length),
         (None, None) => Framing::UntilClose,
@@ -321,7 +321,7 @@ fn status_line(status: u16, reason: &str, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes the fields of an answer that are not of the connection, nor say where the body ends.
+/// Writes the end-to-end fields of a response, without those that say where the body ends.
 fn pass_fields(
     fields: &[Header<'_>],
     info: &MessageInfo<'_>,
@@ -334,7 +334,7 @@ fn pass_fields(
         if name.is_hop_by_hop() || !name.is_essential() && info.names(fields, it.name) {
             continue;
         }
-        // What has no content has no length (RFC 9110, 8.6), and the length of what has content is written once.
+        // A response without content has no length (RFC 9110, 8.6). The length of one with content is written separately, once.
         if name == Name::ContentLength
             && (info.coding.is_some() || head.status == 204 || has_body && it.value == info.length_text)
         {
@@ -391,13 +391,13 @@ fn name_client(out: &mut Vec<u8>, fields: &[Header<'_>], host: &[u8], policy: Re
     out.extend_from_slice(b"\r\n");
 }
 
-/// Which worker the cookie names.
+/// The worker that the cookie names.
 fn cookie(fields: &[Header<'_>], name: &str) -> Option<u32> {
     let lines = fields.iter().filter(|it| it.name.eq_ignore_ascii_case("cookie"));
     named_worker(lines.filter_map(|it| std::str::from_utf8(it.value).ok()), name)
 }
 
-/// Might a head end in what has come since it was read up to `from`, or be larger than `limit`?
+/// A head may have ended since the first `from` bytes were parsed, or is larger than `limit`.
 pub(crate) fn may_be_complete(bytes: &[u8], from: usize, limit: usize) -> bool {
     let new = &bytes[from.saturating_sub(3).min(bytes.len())..];
     let ends = new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
@@ -425,11 +425,11 @@ fn rejection(error: httparse::Error, bytes: &[u8]) -> Rejection {
         | httparse::Error::NewLine
         | httparse::Error::Status
         | httparse::Error::Token
-        | httparse::Error::Version => bad("not a request"),
+        | httparse::Error::Version => bad("malformed request"),
     }
 }
 
-/// Does the first line end with a version of HTTP?
+/// The first line ends with a version of HTTP.
 fn names_a_version(bytes: &[u8]) -> bool {
     let line = bytes.trim_ascii_start().split(|byte| *byte == b'\n').next();
     let line = line.unwrap_or_default().trim_ascii_end();

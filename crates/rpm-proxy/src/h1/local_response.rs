@@ -1,4 +1,4 @@
-//! What a client is told by the proxy itself.
+//! Responses of the proxy itself over HTTP/1, and the orderly end of connections.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,23 +19,23 @@ use crate::peer::Peer;
 use crate::policy::rejection::{MOVED, Rejection, UNDIRECTED};
 use crate::policy::request::https_location;
 
-/// For a client to take an answer of the proxy's own.
+/// Time for a client to read a response of the proxy itself.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
-/// Many clients read an answer only when they have sent everything. It is what nginx gives them (`lingering_time`, `lingering_timeout`).
+/// Many clients read a response only after they have sent everything. The values are nginx's (`lingering_time`, `lingering_timeout`).
 const ANSWERED: Patience = Patience {
     whole: Duration::from_secs(30),
     silent: Duration::from_secs(5),
     bytes: 1 << 30,
 };
-/// A client that was idle may have sent a request before it knew that its connection ends: from a reset it could not tell whether that was
-/// carried out. It ends its side as soon as it knows.
+/// An idle client may have sent a request before it noticed that the connection ends. After a reset it could not tell whether the request was
+/// processed. It closes its side as soon as it notices.
 const IDLE: Patience = Patience {
     whole: Duration::from_secs(2),
     silent: Duration::from_secs(2),
     bytes: 1 << 20,
 };
 
-/// For how long a client that is let go may still send, in all and between two parts, and how much.
+/// How long and how much a client may still send after the proxy has closed its side.
 struct Patience {
     whole: Duration,
     silent: Duration,
@@ -43,10 +43,10 @@ struct Patience {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
-    /// The client is to come by TLS.
+    /// Redirects the client to https.
     pub(super) async fn redirect(&mut self, port: u16, head: &RequestHead) -> Turn {
-        let Some((host, path)) = target(&self.upward) else {
-            return self.refuse(UNDIRECTED).await;
+        let Some((host, path)) = target(&self.upstream_head) else {
+            return self.reject(UNDIRECTED).await;
         };
         let location = https_location(host, path, port);
         let stays = head.keep_alive && head.is_11 && head.framing.is_empty();
@@ -55,13 +55,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         if stays { Turn::Next } else { Turn::Linger }
     }
 
-    /// The client's connection is not understood any more.
-    pub(super) async fn refuse(&mut self, rejection: Rejection) -> Turn {
+    /// Rejects a request after which the connection cannot be used.
+    pub(super) async fn reject(&mut self, rejection: Rejection) -> Turn {
         self.answer(rejection, "", false, false).await;
         Turn::Linger
     }
 
-    /// An answer of the proxy's own.
+    /// Sends a response of the proxy itself.
     pub(super) async fn answer(&mut self, rejection: Rejection, extra: &str, stays: bool, is_head: bool) {
         self.peer.front.count_answer(rejection.status);
         self.outcome = Outcome {
@@ -77,24 +77,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         send(&mut self.client, &mut self.deadline, &text).await;
     }
 
-    /// Ends the connection so that the client can read what it was sent.
+    /// Closes the connection so that the client can still read the response.
     pub(super) async fn linger(&mut self) {
         linger(&mut self.client, ANSWERED).await;
     }
 
-    /// Ends a connection on which nothing is under way.
-    pub(super) async fn part(&mut self) {
+    /// Closes an idle connection.
+    pub(super) async fn close_idle(&mut self) {
         linger(&mut self.client, IDLE).await;
     }
 }
 
-/// Ends a connection on which nothing is under way, as far as this side knows.
-pub(crate) async fn part<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
+/// Closes an idle connection. The client may just have sent a request.
+pub(crate) async fn close_idle<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
     linger(&mut Wire::new(stream), IDLE).await;
 }
 
-/// Has a client that has said nothing of use go with this answer.
-pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: &Peer, rejection: Rejection) {
+/// Rejects a client whose connection cannot be used.
+pub(crate) async fn reject<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: &Peer, rejection: Rejection) {
     peer.front.count_answer(rejection.status);
     let mut client = Wire::new(stream);
     send(
@@ -106,7 +106,7 @@ pub(crate) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, peer: &
     linger(&mut client, ANSWERED).await;
 }
 
-/// An answer as it is sent.
+/// A response as it is sent.
 fn text(rejection: Rejection, extra: &str, stays: bool, is_head: bool) -> String {
     let Rejection { status, .. } = rejection;
     let reason = StatusCode::from_u16(status)
@@ -129,9 +129,9 @@ fn text(rejection: Rejection, extra: &str, stays: bool, is_head: bool) -> String
     )
 }
 
-/// Sends an answer. Whoever does not take it in time does not get it.
+/// Sends a response, and gives up if the client does not read it in time.
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>, deadline: &mut Deadline, text: &str) {
-    client.going.extend_from_slice(text.as_bytes());
+    client.output.extend_from_slice(text.as_bytes());
     deadline.set(TAKEN_WITHIN);
     poll_fn(|context| match client.poll_flush(context) {
         Poll::Ready(_) => Poll::Ready(()),
@@ -140,8 +140,8 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>, deadline:
     .await;
 }
 
-/// Ends a connection, and reads what comes until the other side does: with something unread on our side the system would reset it, and
-/// the other side could not read any more what it was sent.
+/// Closes our side, and reads until the other side closes. With unread bytes the kernel would reset the connection, and the client could not
+/// read the response.
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>, patience: Patience) {
     let until = Instant::now() + patience.whole;
     let mut deadline = Deadline::new();
@@ -172,9 +172,9 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Wire<S>, patienc
     .await;
 }
 
-/// Which host a request is for, and which path: from the head that an upstream would be sent.
-fn target(upward: &[u8]) -> Option<(&str, &str)> {
-    let mut lines = std::str::from_utf8(upward).ok()?.split("\r\n");
+/// The host and the path of a request, from its head for the upstream.
+fn target(upstream_head: &[u8]) -> Option<(&str, &str)> {
+    let mut lines = std::str::from_utf8(upstream_head).ok()?.split("\r\n");
     let path = lines.next()?.split(' ').nth(1)?;
     let host = lines
         .next()?
@@ -198,7 +198,7 @@ mod tests {
             assert_eq!(
                 reads.read(&mut [0]).await.expect("no error"),
                 0,
-                "it is told that it may go"
+                "the proxy has closed its side"
             );
             while writes.write_all(b"x").await.is_ok() {
                 // tidy: sleep because the clock is not the real one
@@ -208,7 +208,7 @@ mod tests {
         let began = Instant::now();
         let mut wire = Wire::new(ours);
         linger(&mut wire, ANSWERED).await;
-        assert!(wire.come.is_empty(), "nothing is kept of it");
+        assert!(wire.input.is_empty(), "nothing is kept of it");
         drop(wire);
         sending.abort();
         began.elapsed().as_secs()
@@ -225,6 +225,9 @@ mod tests {
         drop(theirs);
         let began = Instant::now();
         linger(&mut Wire::new(ours), ANSWERED).await;
-        assert!(began.elapsed().is_zero(), "one that has gone is not waited for");
+        assert!(
+            began.elapsed().is_zero(),
+            "a client that has gone is not waited for"
+        );
     }
 }

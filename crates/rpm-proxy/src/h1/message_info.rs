@@ -1,4 +1,4 @@
-//! What the fields of a message say of itself and its connection.
+//! What the fields of a message say about its body and its connection.
 
 use httparse::Header;
 
@@ -8,14 +8,14 @@ use crate::policy::fields::{Name, words};
 use crate::policy::rejection::{NO_HOST, Rejection, UNEXPECTED, UNKNOWN_CODING, bad};
 use crate::policy::request::is_host;
 
-/// Transfer codings of a message.
+/// The transfer codings of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     /// `chunked` alone.
     Chunked,
     /// Others, and `chunked` at the end.
     Others,
-    /// Anything else: nobody knows where it ends.
+    /// Anything else: where the body ends is unknown.
     Unclear,
 }
 
@@ -24,12 +24,12 @@ impl Coding {
         match self {
             Coding::Chunked => Ok(Framing::Chunked),
             Coding::Others => Err(UNKNOWN_CODING),
-            Coding::Unclear => Err(bad("a Transfer-Encoding that does not tell where the body ends")),
+            Coding::Unclear => Err(bad("Transfer-Encoding does not end with chunked")),
         }
     }
 }
 
-/// What the fields say of the message and its connection.
+/// What the fields say about the message and its connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MessageInfo<'h> {
     pub(super) hosts: u32,
@@ -41,13 +41,13 @@ pub(super) struct MessageInfo<'h> {
     pub(super) upgrades: bool,
     pub(super) closes: bool,
     pub(super) keeps: bool,
-    /// `Connection` names fields besides those that end here anyway.
+    /// `Connection` names fields that would be passed on otherwise.
     pub(super) names_others: bool,
     pub(super) trailers: bool,
     /// `100-continue`.
     pub(super) expects: bool,
     pub(super) expects_other: bool,
-    /// The client knows gzip.
+    /// The client accepts gzip.
     pub(super) gzip: bool,
 }
 
@@ -64,7 +64,7 @@ impl<'h> MessageInfo<'h> {
                 Name::TransferEncoding => info.coding(it.value),
                 Name::Connection => info.connection(it.value),
                 Name::Upgrade if info.upgrade.is_none() => info.upgrade = Some(it.value),
-                // It was two lines: which of them is meant is not said.
+                // Two lines: it is not clear which one counts.
                 Name::Upgrade => info.upgrade = Some(b""),
                 Name::Te => {
                     info.trailers |= words(it.value).any(|word| word.eq_ignore_ascii_case(b"trailers"));
@@ -75,25 +75,25 @@ impl<'h> MessageInfo<'h> {
                 Name::Cookie | Name::Forwarded | Name::Hop | Name::Other => {}
             }
         }
-        // HTTP/2 over an upgrade would be a connection that nobody here understands.
+        // An upgrade to HTTP/2 would be a protocol that this codec does not speak.
         let upgrade = info.upgrade.unwrap_or_default();
         info.upgrades &= !upgrade.is_empty() && !words(upgrade).any(|word| word.eq_ignore_ascii_case(b"h2c"));
         Ok(info)
     }
 
-    /// The host of a request.
+    /// The host of a request. The request line takes precedence.
     pub(super) fn host_of(
         &self,
         authority: Option<&'h str>,
         is_11: bool,
     ) -> Result<Option<&'h [u8]>, Rejection> {
         if self.hosts > 1 {
-            return Err(bad("more than one Host"));
+            return Err(bad("more than one Host header"));
         }
         if self.hosts == 0 && is_11 {
-            return Err(bad("no Host"));
+            return Err(bad("missing Host header"));
         }
-        // What the request line says wins (RFC 9112, 3.2.2).
+        // RFC 9112, 3.2.2.
         let host = authority.map(str::as_bytes).or(self.host);
         if host.is_some_and(|host| !is_host(host)) {
             return Err(NO_HOST);
@@ -117,9 +117,7 @@ impl<'h> MessageInfo<'h> {
     fn length(&mut self, text: &'h [u8]) -> Result<(), Rejection> {
         let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
         let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
-        let number = number
-            .filter(|_| digits)
-            .ok_or(bad("a Content-Length that is no number"))?;
+        let number = number.filter(|_| digits).ok_or(bad("malformed Content-Length"))?;
         if self.length.is_some_and(|other| other != number) {
             return Err(bad("more than one Content-Length"));
         }
@@ -138,7 +136,7 @@ impl<'h> MessageInfo<'h> {
             self.coding = Some(match (self.coding, chunked) {
                 (None, true) => Coding::Chunked,
                 (None | Some(Coding::Unclear), false) => Coding::Unclear,
-                // The last one says where it ends.
+                // The last one marks the end.
                 (Some(Coding::Unclear), true) => Coding::Others,
                 // Chunked twice, or something after it.
                 (Some(Coding::Chunked | Coding::Others), _) => Coding::Unclear,
@@ -159,7 +157,7 @@ impl<'h> MessageInfo<'h> {
         }
     }
 
-    /// Does `Connection` say that this field is of the connection? What decides over the message and where it goes is never.
+    /// `Connection` names this field.
     pub(super) fn names(&self, fields: &[Header<'_>], name: &str) -> bool {
         self.names_others
             && fields

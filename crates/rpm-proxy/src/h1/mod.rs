@@ -1,4 +1,4 @@
-//! HTTP/1 between a client and an upstream, without a detour: heads are rewritten as they are read, bodies are passed on as they come.
+//! HTTP/1 between a client and an upstream: heads are rewritten while they are parsed, bodies are passed on as they arrive.
 
 pub(crate) mod connection;
 mod exchange;

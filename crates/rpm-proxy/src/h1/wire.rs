@@ -1,4 +1,4 @@
-//! A connection, what has come over it and is not used yet, and what is to be sent.
+//! A connection with its input and output buffers, and bodies that pass from one to another.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -12,8 +12,7 @@ use super::framing::{BadBody, Scanner};
 use crate::gzip::Gzip;
 use crate::policy::trailers;
 
-/// Read at a time. What is read is used before anything else is read on the thread, so that one buffer does for all connections, and one
-/// that is idle has none.
+/// Size of the read buffer. It is emptied before the thread reads again, so one buffer serves all connections, and idle ones have none.
 const SCRATCH: usize = 128 * 1024;
 
 thread_local! {
@@ -24,59 +23,59 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
     pub(crate) io: S,
-    /// Has come, and is not used yet.
-    pub(crate) come: BytesMut,
-    /// Is to be sent.
-    pub(crate) going: BytesMut,
+    /// Input that was not processed yet.
+    pub(crate) input: BytesMut,
+    /// Output that was not sent yet.
+    pub(crate) output: BytesMut,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(io: S) -> Wire<S> {
         Wire {
             io,
-            come: BytesMut::new(),
-            going: BytesMut::new(),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
         }
     }
 
-    /// Reads up to `limit` bytes to what has come; 0: the other side has ended.
+    /// Reads up to `limit` bytes into the input. 0: the other side has closed.
     pub(crate) fn poll_fill(&mut self, limit: usize, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         BUFFER.with_borrow_mut(|buffer| {
             let limit = limit.min(buffer.len());
             let count = ready!(read(&mut self.io, &mut buffer[..limit], context))?;
-            self.come.extend_from_slice(&buffer[..count]);
+            self.input.extend_from_slice(&buffer[..count]);
             Poll::Ready(Ok(count))
         })
     }
 
-    /// Sends what is to be sent.
+    /// Sends the output.
     pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.going.has_remaining() {
-            let count = ready!(Pin::new(&mut self.io).poll_write(context, &self.going))?;
+        while self.output.has_remaining() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(context, &self.output))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.going.advance(count);
+            self.output.advance(count);
         }
         Pin::new(&mut self.io).poll_flush(context)
     }
 
-    /// Sends these bytes after those that wait; what does not go at once waits, too.
+    /// Sends these bytes after the output. What cannot be sent at once is added to it.
     fn send(&mut self, bytes: &[u8], context: &mut Context<'_>) -> io::Result<()> {
         let mut sent = 0;
         while sent < bytes.len() {
-            let both = [IoSlice::new(&self.going), IoSlice::new(&bytes[sent..])];
-            let first = usize::from(!self.going.has_remaining());
+            let both = [IoSlice::new(&self.output), IoSlice::new(&bytes[sent..])];
+            let first = usize::from(!self.output.has_remaining());
             match Pin::new(&mut self.io).poll_write_vectored(context, &both[first..]) {
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => {
-                    let waited = count.min(self.going.remaining());
-                    self.going.advance(waited);
+                    let waited = count.min(self.output.remaining());
+                    self.output.advance(waited);
                     sent += count - waited;
                 }
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Pending => {
-                    self.going.extend_from_slice(&bytes[sent..]);
+                    self.output.extend_from_slice(&bytes[sent..]);
                     return Ok(());
                 }
             }
@@ -84,18 +83,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(())
     }
 
-    /// Lets go of the memory of an idle connection.
+    /// Frees the buffers of an idle connection.
     pub(crate) fn shrink(&mut self) {
-        if self.come.is_empty() {
-            self.come = BytesMut::new();
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
         }
-        if self.going.is_empty() {
-            self.going = BytesMut::new();
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
         }
     }
 }
 
-/// Reads once, to the buffer of the thread, and has it used there. Nothing: the other side has ended.
+/// Reads once into the thread's buffer, and passes the bytes to `consume`. No bytes: the other side has closed.
 pub(crate) fn poll_scratch<S: AsyncRead + Unpin, R>(
     io: &mut S,
     context: &mut Context<'_>,
@@ -119,37 +118,37 @@ fn read<S: AsyncRead + Unpin>(
 
 /// How a body is passed on.
 pub(crate) enum Form {
-    /// As it comes.
+    /// Unchanged.
     Same,
-    /// What it holds, not how that is framed.
+    /// Its content without chunks.
     Bare,
-    /// What it holds, compressed, in chunks or bare.
+    /// Its content, compressed, in chunks or without.
     Gzip(Box<Gzip>, bool),
 }
 
-/// A body on its way from one connection to another.
+/// A body that passes from one connection to another.
 pub(crate) struct Pump {
     scanner: Scanner,
     form: Form,
     concluded: bool,
-    /// What has come of the trailers, if there are some.
+    /// The trailers, as far as they have arrived.
     trailers: Vec<u8>,
-    /// Bytes of the body that have come, with what frames its chunks.
+    /// Bytes of the body that have arrived, with the framing of chunks.
     pub(crate) bytes: u64,
-    /// Bytes of its content.
+    /// Bytes of the content.
     content: u64,
 }
 
-/// Why a body does not come to its end.
+/// Why a body did not end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stuck {
-    /// It cannot be read, or ends early.
+    /// Reading failed, or the body ended early.
     Source,
-    /// It is framed wrongly: how.
+    /// The framing is malformed.
     Framing(&'static str),
-    /// It cannot be sent on.
+    /// Writing failed.
     Sink,
-    /// It is longer than allowed.
+    /// The body is too large.
     TooLong,
 }
 
@@ -165,7 +164,7 @@ impl Pump {
         }
     }
 
-    /// Passes on what comes, until the body is complete and sent. Nothing is read while the sink takes nothing.
+    /// Passes on the body until it is complete and sent. Nothing is read while the sink is full.
     pub(crate) fn poll<A, B>(
         &mut self,
         from: &mut Wire<A>,
@@ -177,16 +176,16 @@ impl Pump {
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        if !from.come.is_empty() && !self.scanner.is_done() {
-            let come = from.come.split();
-            let used = self.pass(&come, to, context)?;
-            from.come = come;
-            from.come.advance(used);
+        if !from.input.is_empty() && !self.scanner.is_done() {
+            let input = from.input.split();
+            let used = self.pass(&input, to, context)?;
+            from.input = input;
+            from.input.advance(used);
             self.check(limit)?;
         }
         loop {
             if self.scanner.is_done() {
-                self.conclude(&mut to.going)?;
+                self.conclude(&mut to.output)?;
             }
             ready!(to.poll_flush(context)).map_err(|_| Stuck::Sink)?;
             if self.scanner.is_done() {
@@ -205,12 +204,12 @@ impl Pump {
         }
     }
 
-    /// What comes after the last of the body.
-    fn conclude(&mut self, going: &mut BytesMut) -> Result<(), Stuck> {
+    /// Writes what follows the body.
+    fn conclude(&mut self, output: &mut BytesMut) -> Result<(), Stuck> {
         if let (Form::Gzip(gzip, chunked), false) = (&mut self.form, self.concluded) {
-            add(going, &gzip.finish().map_err(|_| Stuck::Source)?, *chunked);
+            add(output, &gzip.finish().map_err(|_| Stuck::Source)?, *chunked);
             if *chunked {
-                going.extend_from_slice(b"0\r\n\r\n");
+                output.extend_from_slice(b"0\r\n\r\n");
             }
         }
         self.concluded = true;
@@ -236,14 +235,14 @@ impl Pump {
                 Ok(0) | Err(_) => return Poll::Ready(Err(Stuck::Source)),
                 Ok(count) => {
                     let used = self.pass(&buffer[..count], to, context)?;
-                    from.come.extend_from_slice(&buffer[used..count]);
+                    from.input.extend_from_slice(&buffer[used..count]);
                 }
             }
             Poll::Ready(Ok(()))
         })
     }
 
-    /// Sends what of `bytes` belongs to the body, and says how many they are.
+    /// Sends the part of `bytes` that belongs to the body, and returns its length.
     pub(crate) fn pass<B: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         bytes: &[u8],
@@ -251,13 +250,13 @@ impl Pump {
         context: &mut Context<'_>,
     ) -> Result<usize, Stuck> {
         let framing = |error: BadBody| Stuck::Framing(error.0);
-        let going = &mut to.going;
+        let output = &mut to.output;
         match &mut self.form {
             Form::Same => {}
             Form::Bare => {
                 let used = self
                     .scanner
-                    .scan(bytes, |data| going.extend_from_slice(data))
+                    .scan(bytes, |data| output.extend_from_slice(data))
                     .map_err(framing)?;
                 self.bytes += used as u64;
                 return Ok(used);
@@ -269,7 +268,7 @@ impl Pump {
                     .map_err(framing)?;
                 self.bytes += used as u64;
                 if !self.scanner.is_done() {
-                    add(going, &gzip.take(), *chunked);
+                    add(output, &gzip.take(), *chunked);
                 }
                 return Ok(used);
             }
@@ -284,20 +283,20 @@ impl Pump {
         Ok(used)
     }
 
-    /// How many bytes belong to the body, and how many of them are before its trailers, which are put aside.
+    /// Returns how many bytes belong to the body, and how many of them come before the trailers, which are collected.
     fn split(&mut self, bytes: &[u8]) -> Result<(usize, usize), BadBody> {
         let (mut used, mut same) = (0, 0);
         while used < bytes.len() && !self.scanner.is_done() {
-            let put_aside = self.scanner.is_in_trailers();
+            let in_trailers = self.scanner.is_in_trailers();
             let from = used;
             let content = &mut self.content;
             let count = |data: &[u8]| *content += data.len() as u64;
             used += self.scanner.scan_part(&bytes[used..], count)?;
-            if put_aside {
+            if in_trailers {
                 self.trailers.extend_from_slice(&bytes[from..used]);
                 continue;
             }
-            // Nearly always there are none.
+            // Usually there are none.
             if self.scanner.is_in_trailers() && bytes[used..].starts_with(b"\r\n") {
                 used += self.scanner.scan_part(&bytes[used..used + 2], |_| ())?;
             }
@@ -307,15 +306,15 @@ impl Pump {
     }
 }
 
-fn add(going: &mut BytesMut, bytes: &[u8], chunked: bool) {
+fn add(output: &mut BytesMut, bytes: &[u8], chunked: bool) {
     if bytes.is_empty() {
         return;
     }
     if chunked {
-        going.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+        output.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
     }
-    going.extend_from_slice(bytes);
+    output.extend_from_slice(bytes);
     if chunked {
-        going.extend_from_slice(b"\r\n");
+        output.extend_from_slice(b"\r\n");
     }
 }

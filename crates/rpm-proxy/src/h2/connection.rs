@@ -1,4 +1,4 @@
-//! Connections that hyper reads: of clients that speak HTTP/2, and of all clients of workers that do.
+//! Connections that hyper drives: of HTTP/2 clients, and of all clients if the workers speak HTTP/2.
 //!
 //! Time-outs and limits are not layers of `tower`: they depend on the worker that was chosen and on how the bodies move, and `tower`'s
 //! would need a `Clone` service and take a lock for each request.
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::download::Downward;
+use super::download::ResponseBody;
 use super::forward::forward;
 use super::shared_io::SharedIo;
 use super::streams::Limits;
@@ -33,13 +33,13 @@ use crate::prefixed::Prefixed;
 use crate::settings::Settings;
 use crate::stage::Stage;
 
-/// An answer that stands still is ended by itself. Only so much later its connection is: when the client takes nothing, and so nobody asks
-/// the answer for more.
+/// A stalled response ends by itself. Its connection is closed this much later, in case the client reads nothing, so that the response is not
+/// polled.
 const STREAM_FIRST: Duration = Duration::from_secs(1);
-/// For requests under way when the front is closed.
+/// Time for requests in flight when the front is closed.
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Serves a client of any version of HTTP before workers that speak HTTP/2: what is passed on has no framing of HTTP/1 any more.
+/// Serves a client of any version of HTTP, for workers that speak HTTP/2. HTTP/1 framing cannot be passed on to them.
 pub(crate) async fn serve_any_version<S>(stream: S, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -63,10 +63,10 @@ where
         let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(&peer)));
         until_gone(connection, &peer, closing).await;
     }
-    part(shared).await;
+    close_idle(shared).await;
 }
 
-/// Serves a client that speaks HTTP/2.
+/// Serves an HTTP/2 client.
 pub(crate) async fn serve<S>(wire: Wire<S>, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -79,30 +79,30 @@ where
         .enable_connect_protocol()
         .max_header_list_size(read_limit(&settings))
         .keep_alive_interval(Some(settings.header_timeout));
-    let shared = SharedIo::new(Prefixed::new(wire.come.freeze(), wire.io));
+    let shared = SharedIo::new(Prefixed::new(wire.input.freeze(), wire.io));
     {
         let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(&peer)));
         until_gone(connection, &peer, closing).await;
     }
-    part(shared).await;
+    close_idle(shared).await;
 }
 
-/// The largest head that hyper reads. One that is larger it refuses itself: nobody counts or logs that. So it reads more than may be passed on.
+/// The largest head that hyper reads. It rejects larger ones itself, uncounted and unlogged, so it reads more than `max_head`.
 fn read_limit(settings: &Settings) -> u32 {
     u32::try_from(2 * settings.max_head).unwrap_or(u32::MAX)
 }
 
-/// Ends a connection that hyper has left so that the client can read what it was sent.
-async fn part<S: AsyncRead + AsyncWrite + Unpin>(shared: SharedIo<S>) {
+/// Closes a connection that hyper has left, so that the client can still read the last response.
+async fn close_idle<S: AsyncRead + AsyncWrite + Unpin>(shared: SharedIo<S>) {
     if let Some(stream) = shared.back() {
-        local_response::part(stream).await;
+        local_response::close_idle(stream).await;
     }
 }
 
-/// Answers requests that hyper has read.
+/// The service that answers requests.
 fn answering(
     peer: &Rc<Peer>,
-) -> impl Service<Request<Incoming>, Response = Response<Downward>, Error = Infallible, Future: 'static> + use<>
+) -> impl Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible, Future: 'static> + use<>
 {
     let peer = Rc::clone(peer);
     service_fn(move |request| {
@@ -111,8 +111,8 @@ fn answering(
     })
 }
 
-/// Serves a connection that hyper drives until it ends. It is asked to when it is at rest for too long or its listener is left, and cut
-/// when it stays at rest, and some time after the listener is closed.
+/// Serves a connection until it ends. The client is asked to close it when it is idle for too long or the front leaves. The connection is cut
+/// if it stays idle, and some time after the front is closed.
 async fn until_gone<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
     peer: &Peer,
@@ -138,9 +138,9 @@ async fn until_gone<C: GracefulConnection>(
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|stage| *stage == Stage::Closed) => {}
-        () = peer.streams().rest(limits, Instant::now()) => return debug!("a client was cut: it is at rest"),
+        () = peer.streams().rest(limits, Instant::now()) => return debug!("closed an idle client"),
     }
     if timeout(CLOSE_WITHIN, connection).await.is_err() {
-        debug!("a client was cut: it has not ended in time");
+        debug!("closed a client that did not finish in time");
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of responses on their way to a client. One tells when it is complete.
+//! Bodies of responses to a client.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ use crate::gzip::Gzip;
 use crate::pool::{Connection, Pools};
 use crate::upstream::InFlight;
 
-/// A line of the access log that is written when the answer has ended.
+/// A line of the access log. It is written when the response has ended.
 pub(crate) struct Line {
     log: Arc<AccessLog>,
     entry: Entry,
@@ -67,29 +67,29 @@ impl Drop for Line {
     }
 }
 
-/// The body of an answer to a client.
-pub(crate) enum Downward {
-    /// The upstream's.
-    Upstream(Box<Passing>),
-    /// The proxy's own.
-    Own(Full<Bytes>, Option<Box<Line>>),
+/// The body of a response to a client.
+pub(crate) enum ResponseBody {
+    /// From an upstream.
+    Upstream(Box<UpstreamBody>),
+    /// From the proxy itself.
+    Local(Full<Bytes>, Option<Box<Line>>),
 }
 
-impl Downward {
-    /// None.
-    pub(crate) fn nothing() -> Downward {
-        Downward::Own(Full::default(), None)
+impl ResponseBody {
+    /// An empty body.
+    pub(crate) fn nothing() -> ResponseBody {
+        ResponseBody::Local(Full::default(), None)
     }
 
-    /// Has the answer noted when it has ended.
+    /// Attaches the line for the access log.
     pub(crate) fn note(&mut self, mut line: Line, status: u16) {
         line.outcome.status = status;
         match self {
-            Downward::Upstream(passing) => {
+            ResponseBody::Upstream(passing) => {
                 line.outcome.upstream = Some(passing.in_flight.upstream().key());
                 passing.line = Some(line);
             }
-            Downward::Own(body, noted) => {
+            ResponseBody::Local(body, noted) => {
                 line.outcome.bytes = body.size_hint().exact().unwrap_or(0);
                 *noted = Some(Box::new(line));
             }
@@ -97,33 +97,33 @@ impl Downward {
     }
 }
 
-/// An upstream's body, and what it occupies until it is complete.
-pub(crate) struct Passing {
+/// A body from an upstream, and what it holds until it is complete.
+pub(crate) struct UpstreamBody {
     pub(crate) body: Incoming,
     pub(crate) ended: bool,
-    /// Dropped with the body: then the request is no more in flight.
+    /// The request is in flight until the body is dropped.
     pub(crate) in_flight: InFlight,
-    /// Goes back when the body is complete; one that is not leaves the connection unusable.
+    /// Returned to the pool if the body is complete.
     pub(crate) connection: Option<Connection>,
     pub(crate) pools: Rc<Pools>,
-    /// It is compressed on its way.
+    /// Compresses the body.
     pub(crate) gzip: Option<Gzip>,
-    /// What the log is to say of it.
+    /// The line for the access log.
     pub(crate) line: Option<Line>,
-    /// What has come of it.
+    /// Bytes that have arrived.
     pub(crate) bytes: u64,
     pub(crate) front: Arc<Front>,
-    /// What comes of the request meanwhile, if that has a body.
+    /// The body of the request, if it has one.
     pub(crate) upload: Option<Rc<Upload>>,
-    /// Dropped with the body: then its connection is at rest.
+    /// Its connection is busy until the body is dropped.
     pub(crate) stream: Stream,
     pub(crate) silence: Silence,
 }
 
-/// How long neither body may move.
+/// How long both bodies may stall.
 pub(crate) struct Silence {
     within: Duration,
-    /// There is none before the first silence.
+    /// Created when the body first stalls.
     deadline: Option<Deadline>,
 }
 
@@ -141,7 +141,7 @@ impl Silence {
         }
     }
 
-    /// Has it lasted for too long? `other`: when the other body moved.
+    /// Ready when both bodies have stalled for too long. `other`: when the other body moved.
     fn poll(&mut self, other: Option<Instant>, context: &mut Context<'_>) -> Poll<()> {
         let within = self.within;
         let deadline = self.deadline.get_or_insert_with(|| {
@@ -160,7 +160,7 @@ impl Silence {
     }
 }
 
-impl Passing {
+impl UpstreamBody {
     fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
             if self.ended {
@@ -169,7 +169,7 @@ impl Passing {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
                 let other = self.upload.as_ref().map(|upload| upload.moved());
                 ready!(self.silence.poll(other, context));
-                return Poll::Ready(Some(Err("the answer goes on no more".into())));
+                return Poll::Ready(Some(Err("response stalled".into())));
             };
             self.silence.is_broken();
             self.stream.moved();
@@ -186,7 +186,7 @@ impl Passing {
                         gzip.push(&data);
                         gzip.take()
                     }
-                    // Trailers are of what was compressed.
+                    // Trailers may depend on the uncompressed body.
                     Err(_) => continue,
                 },
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
@@ -199,7 +199,7 @@ impl Passing {
     }
 }
 
-impl Drop for Passing {
+impl Drop for UpstreamBody {
     fn drop(&mut self) {
         if let Some(line) = &mut self.line {
             line.outcome.bytes = self.bytes;
@@ -214,7 +214,7 @@ impl Drop for Passing {
     }
 }
 
-impl Body for Downward {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -223,25 +223,27 @@ impl Body for Downward {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
-            Downward::Upstream(passing) => passing.poll_body(context),
-            // It cannot fail.
-            Downward::Own(body, _) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            ResponseBody::Upstream(passing) => passing.poll_body(context),
+            // This body cannot fail.
+            ResponseBody::Local(body, _) => {
+                Pin::new(body).poll_frame(context).map_err(|never| match never {})
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Downward::Upstream(passing) if passing.gzip.is_some() => passing.ended,
-            Downward::Upstream(passing) => passing.body.is_end_stream(),
-            Downward::Own(body, _) => body.is_end_stream(),
+            ResponseBody::Upstream(passing) if passing.gzip.is_some() => passing.ended,
+            ResponseBody::Upstream(passing) => passing.body.is_end_stream(),
+            ResponseBody::Local(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Downward::Upstream(passing) if passing.gzip.is_some() => SizeHint::default(),
-            Downward::Upstream(passing) => passing.body.size_hint(),
-            Downward::Own(body, _) => body.size_hint(),
+            ResponseBody::Upstream(passing) if passing.gzip.is_some() => SizeHint::default(),
+            ResponseBody::Upstream(passing) => passing.body.size_hint(),
+            ResponseBody::Local(body, _) => body.size_hint(),
         }
     }
 }

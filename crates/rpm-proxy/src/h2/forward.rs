@@ -1,4 +1,4 @@
-//! One request that came over HTTP/2: an upstream is chosen, it is sent, and tried again where that is right.
+//! Forwards one request: chooses an upstream, sends the request, and retries if that is allowed.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -16,10 +16,10 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::timeout;
 
-use super::download::{Downward, Line, Passing, Silence};
+use super::download::{Line, ResponseBody, Silence, UpstreamBody};
 use super::head;
 use super::streams::Stream;
-use super::upload::{Fault, Upload, Upward};
+use super::upload::{Fault, RequestBody, Upload};
 use super::websocket;
 use crate::attempt::Attempts;
 use crate::gzip::Gzip;
@@ -32,13 +32,13 @@ use crate::settings::Settings;
 use crate::upstream::InFlight;
 
 /// Why an attempt failed, for the log.
-const ENDED: &str = "it has ended the connection before";
+const ENDED: &str = "connection closed before the response";
 
-/// Why a request has no answer of a worker.
+/// Why a request has no response of a worker.
 enum Failure {
-    /// The client is told.
+    /// The proxy rejects it.
     Rejected(Rejection),
-    /// The client has gone.
+    /// The client has broken it off.
     Gone,
 }
 
@@ -48,8 +48,8 @@ impl From<Rejection> for Failure {
     }
 }
 
-/// Answers a request.
-pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response<Downward> {
+/// Answers a request of a client.
+pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
     peer.front.earn_retry();
     let line = peer.front.log().map(|log| Line::new(log, peer.ip, &request));
     let is_head = request.method() == Method::HEAD;
@@ -59,8 +59,8 @@ pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response
             (response, status)
         }
         Err(Failure::Rejected(rejection)) => (plain(rejection, is_head), rejection.status),
-        // Nobody reads that, and it does not count.
-        Err(Failure::Gone) => (Response::new(Downward::nothing()), 0),
+        // The client does not read it, and it is not counted.
+        Err(Failure::Gone) => (Response::new(ResponseBody::nothing()), 0),
     };
     if status != 0 {
         peer.front.count_answer(status);
@@ -71,7 +71,7 @@ pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response
     response
 }
 
-async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Response<Downward>, Failure> {
+async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Failure> {
     let stream = peer.streams().open();
     let websocket = websocket::is_asked_for(&request);
     let settings = peer.front.settings();
@@ -103,8 +103,8 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     let replay = replayable.then(|| Head::of(&parts));
     let upload = has_body.then(|| Upload::new(Rc::clone(peer.streams())));
     let body = match &upload {
-        Some(upload) => Upward::client(body, settings.max_body, Rc::clone(upload)),
-        None => Upward::Nothing,
+        Some(upload) => RequestBody::client(body, settings.max_body, Rc::clone(upload)),
+        None => RequestBody::Nothing,
     };
     let mut attempt = Attempt {
         peer,
@@ -120,7 +120,7 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
             break answer;
         }
     };
-    let kept = Kept {
+    let info = RequestInfo {
         stream,
         upload: attempt.upload,
         gzip,
@@ -128,8 +128,8 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     };
     let set = peer.cookie_for(sticky, answer.in_flight.upstream());
     let mut response = match client {
-        Some(client) => switch(peer, client, answer, kept),
-        None => deliver(peer, answer, kept),
+        Some(client) => switch(peer, client, answer, info),
+        None => deliver(peer, answer, info),
     };
     if let Some(set) = set.and_then(|set| HeaderValue::try_from(set).ok()) {
         response.headers_mut().append(SET_COOKIE, set);
@@ -137,15 +137,15 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
     Ok(response)
 }
 
-/// A body that has no length is one in chunks: for some methods hyper would send none otherwise.
+/// Marks a body without a length as chunked. For some methods hyper would not send it otherwise.
 fn say_length(headers: &mut HeaderMap) {
     if !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
-/// The client is to come by TLS.
-fn redirect(parts: &request::Parts, port: u16) -> Result<Response<Downward>, Failure> {
+/// Redirects the client to https.
+fn redirect(parts: &request::Parts, port: u16) -> Result<Response<ResponseBody>, Failure> {
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let location = host.and_then(|host| HeaderValue::try_from(https_location(host, path, port)).ok());
@@ -155,18 +155,18 @@ fn redirect(parts: &request::Parts, port: u16) -> Result<Response<Downward>, Fai
     Ok(response)
 }
 
-/// A WebSocket, if the worker wants it.
-fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, kept: Kept) -> Response<Downward> {
+/// Starts a WebSocket, if the worker has agreed.
+fn switch(peer: &Peer, client: OnUpgrade, answer: Answer, info: RequestInfo) -> Response<ResponseBody> {
     if answer.parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let until_it_ends = (answer.in_flight, kept.stream);
+        let until_it_ends = (answer.in_flight, info.stream);
         let limits = (Arc::clone(&peer.front), peer.front.settings().tunnel_timeout);
         let response = Response::from_parts(answer.parts, answer.body);
         return websocket::join(client, response, until_it_ends, limits);
     }
-    deliver(peer, answer, Kept { gzip: None, ..kept })
+    deliver(peer, answer, RequestInfo { gzip: None, ..info })
 }
 
-/// What is needed of a request to send it again.
+/// A request without a body, to be sent again.
 struct Head {
     method: Method,
     uri: Uri,
@@ -182,8 +182,8 @@ impl Head {
         }
     }
 
-    fn request(&self) -> Request<Upward> {
-        let mut request = Request::new(Upward::Nothing);
+    fn request(&self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::Nothing);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
@@ -191,43 +191,43 @@ impl Head {
     }
 }
 
-/// An upstream's answer, and what it came over.
+/// The response of an upstream, and its connection.
 struct Answer {
-    /// As the client gets it.
+    /// The head for the client.
     parts: response::Parts,
     body: Incoming,
     connection: Connection,
-    /// The upstream ends the connection after it.
+    /// The upstream closes the connection after it.
     closes: bool,
     in_flight: InFlight,
 }
 
-/// What is known of a request when it has its answer.
-struct Kept {
+/// What the response needs to know about its request.
+struct RequestInfo {
     stream: Stream,
     upload: Option<Rc<Upload>>,
-    /// Answers are compressed, for clients that know gzip: whether it does.
+    /// Whether the client accepts gzip, if responses are compressed.
     gzip: Option<bool>,
-    /// How long neither body may move.
+    /// How long both bodies may stall.
     within: Duration,
 }
 
-/// A request on its way to an answer.
+/// A request that is being sent.
 struct Attempt<'c> {
     peer: &'c Peer,
-    /// `None`: it was sent, and nobody knows what became of it.
-    request: Option<Request<Upward>>,
-    /// It may be sent again then.
+    /// `None`: it was sent, and it is unknown whether it was processed.
+    request: Option<Request<RequestBody>>,
+    /// For another attempt after that, if the request may be processed twice.
     replay: Option<Head>,
     attempts: Attempts<'c>,
-    /// What has come of its body, if it has one.
+    /// The progress of its body, if it has one.
     upload: Option<Rc<Upload>>,
     is_websocket: bool,
     settings: Arc<Settings>,
 }
 
 impl Attempt<'_> {
-    /// Sends it once; `None`: it may be sent again.
+    /// Sends it once. `None`: try again.
     async fn once(&mut self) -> Result<Option<Answer>, Failure> {
         let in_flight = self.attempts.upstream().await?;
         let upstream = Arc::clone(in_flight.upstream());
@@ -261,14 +261,14 @@ impl Attempt<'_> {
                     None => {}
                 }
                 if self.request.is_none() && error.error().is_parse() {
-                    // It has answered: it was not silent, and another would say the same.
+                    // A malformed response.
                     return Err(self.attempts.bad_answer(&upstream, began.elapsed()).into());
                 }
                 let unsent = self.request.is_some();
-                // One of HTTP/2 may go on without this request.
+                // An HTTP/2 connection may stay open without this request.
                 let reused = reused && (unsent || connection.is_closed());
                 if reused {
-                    // The others that were idle have ended, too.
+                    // The other idle connections are closed as well.
                     pools.forget(upstream.id());
                 }
                 let failed = Unanswered {
@@ -285,7 +285,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Makes what a worker has answered an answer for the client.
+    /// Checks the response of a worker, and rewrites its head for the client.
     fn answer(
         &self,
         response: Response<Incoming>,
@@ -311,7 +311,7 @@ impl Attempt<'_> {
         })
     }
 
-    /// Waits for what is sent to be answered. What comes of the request's body puts the time for that off.
+    /// Waits for the response. The time for it starts again with every part of the request's body.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
         let mut answer = pin!(answer);
         let longest = self.settings.response_timeout;
@@ -329,8 +329,8 @@ impl Attempt<'_> {
     }
 }
 
-/// The answer as the client gets it.
-fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
+/// The response for the client.
+fn deliver(peer: &Peer, answer: Answer, info: RequestInfo) -> Response<ResponseBody> {
     let Answer {
         mut parts,
         body,
@@ -338,17 +338,17 @@ fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
         closes,
         in_flight,
     } = answer;
-    let Kept {
+    let RequestInfo {
         mut stream,
         upload,
         gzip,
         within,
-    } = kept;
+    } = info;
     stream.answered();
     parts.version = Version::HTTP_11;
     let gzip = gzip.filter(|_| !body.is_end_stream());
     let gzip = gzip.is_some_and(|known| head::compress(&mut parts, known));
-    let passing = Passing {
+    let passing = UpstreamBody {
         gzip: gzip.then(Gzip::new),
         line: None,
         bytes: 0,
@@ -362,11 +362,11 @@ fn deliver(peer: &Peer, answer: Answer, kept: Kept) -> Response<Downward> {
         stream,
         silence: Silence::new(within),
     };
-    Response::from_parts(parts, Downward::Upstream(Box::new(passing)))
+    Response::from_parts(parts, ResponseBody::Upstream(Box::new(passing)))
 }
 
-/// An answer of the proxy's own. That to HEAD has no content, and says how long it would be.
-fn plain(rejection: Rejection, is_head: bool) -> Response<Downward> {
+/// A response of the proxy itself. To HEAD it has a length, but no content.
+fn plain(rejection: Rejection, is_head: bool) -> Response<ResponseBody> {
     let content = rejection.content();
     let length = HeaderValue::from(content.len());
     let body = if is_head {
@@ -374,7 +374,7 @@ fn plain(rejection: Rejection, is_head: bool) -> Response<Downward> {
     } else {
         Bytes::from(content)
     };
-    let mut response = Response::new(Downward::Own(Full::new(body), None));
+    let mut response = Response::new(ResponseBody::Local(Full::new(body), None));
     *response.status_mut() = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(Rejection::CONTENT_TYPE));

@@ -1,4 +1,4 @@
-//! Heads of messages as hyper has them: what becomes of them on the other side, by the rules of `policy`.
+//! Rewrites the heads of messages that hyper has parsed, by the rules of `policy`.
 
 use hyper::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, ETAG, EXPECT, FORWARDED, HOST,
@@ -22,11 +22,10 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Makes the head of a client's request that of an upstream's: HTTP/1.1, origin form, a `Host`, without what concerns the client's
-/// connection alone.
+/// Rewrites the head of a client's request for an upstream: HTTP/1.1, origin form, with a `Host`, without hop-by-hop fields.
 ///
 /// # Errors
-/// It is too large, its framing is ambiguous, it names no host, or it wants what nobody can do.
+/// It is too large, its framing is ambiguous, it has no host, or its method or `Expect` is not supported.
 pub(super) fn to_upstream(
     parts: &mut Parts,
     policy: RequestPolicy<'_>,
@@ -54,7 +53,7 @@ pub(super) fn to_upstream(
     drop_fields(headers, |name, text| policy.passes(name, text));
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
-        // It is of this connection, too.
+        // TE is a hop-by-hop field of this connection, too.
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
     name_client(headers, policy.client);
@@ -64,7 +63,7 @@ pub(super) fn to_upstream(
     Ok(())
 }
 
-/// Refuses a head that is larger than `limit`, as for HTTP/1. Sizes of HTTP/2 are those of RFC 9113, 6.5.2.
+/// Rejects a head that is larger than `limit`, as for HTTP/1. In HTTP/2 the size is that of RFC 9113, 6.5.2.
 fn fits(parts: &Parts, limit: usize) -> Result<(), Rejection> {
     let path = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
     if path >= limit {
@@ -86,10 +85,10 @@ fn fits(parts: &Parts, limit: usize) -> Result<(), Rejection> {
     }
 }
 
-/// Sees to it that a request has one host, and that it is one.
+/// Checks that a request has exactly one valid host.
 fn one_host(headers: &mut HeaderMap, uri: &Uri) -> Result<(), Rejection> {
     if headers.get_all(HOST).iter().count() > 1 {
-        return Err(bad("more than one Host"));
+        return Err(bad("more than one Host header"));
     }
     if let Some(authority) = uri.authority() {
         // RFC 9113, 8.3.1.
@@ -99,12 +98,12 @@ fn one_host(headers: &mut HeaderMap, uri: &Uri) -> Result<(), Rejection> {
                 .eq_ignore_ascii_case(authority.as_str().as_bytes())
         };
         if authority.as_str().contains('@') || headers.get(HOST).is_some_and(other) {
-            return Err(bad("an authority that is not the Host"));
+            return Err(bad("authority and Host differ"));
         }
         let host = HeaderValue::try_from(authority.as_str()).map_err(|_| NO_HOST)?;
         headers.insert(HOST, host);
     }
-    let host = headers.get(HOST).ok_or(bad("no Host"))?;
+    let host = headers.get(HOST).ok_or(bad("missing Host header"))?;
     // In HTTP/2 it may not be empty (RFC 9113, 8.3.1).
     if host.is_empty() || !is_host(host.as_bytes()) {
         return Err(NO_HOST);
@@ -112,7 +111,7 @@ fn one_host(headers: &mut HeaderMap, uri: &Uri) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// A length that is said more than once is said once.
+/// Merges equal `Content-Length` fields.
 fn one_length(headers: &mut HeaderMap) -> Result<(), Rejection> {
     let mut all = headers.get_all(CONTENT_LENGTH).iter();
     let (first, mut others) = (all.next(), all.peekable());
@@ -127,10 +126,10 @@ fn one_length(headers: &mut HeaderMap) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Makes the head of an upstream's request one of HTTP/2.
+/// Rewrites the head of a request for an upstream that speaks HTTP/2.
 ///
 /// # Errors
-/// Its host is none.
+/// The host is malformed.
 pub(super) fn to_h2c(parts: &mut Parts) -> Result<(), Rejection> {
     let host = parts.headers.remove(HOST).ok_or(NO_HOST)?;
     let authority = Authority::try_from(host.as_bytes()).map_err(|_| NO_HOST)?;
@@ -143,7 +142,7 @@ pub(super) fn to_h2c(parts: &mut Parts) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// HTTP/2 may have the pairs of a cookie in fields of their own; HTTP/1.1 has one (RFC 9113, 8.2.3).
+/// Joins `Cookie` fields: HTTP/2 may split them, HTTP/1.1 may not (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let all: Vec<&[u8]> = headers
         .get_all(COOKIE)
@@ -153,16 +152,16 @@ fn join_cookies(headers: &mut HeaderMap) {
     if all.len() < 2 {
         return;
     }
-    // Fields that were valid are so together.
+    // Valid fields are valid when joined.
     if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
     }
 }
 
-/// Makes the head of an upstream's answer one for the client; `true`: the upstream ends the connection after it.
+/// Rewrites the head of a response for the client. `true`: the upstream closes the connection after it.
 ///
 /// # Errors
-/// It says of its body what is not understood here, or changes the protocol. What is odd and clear is put in order.
+/// The framing is unknown or ambiguous, or the protocol changes. Odd but unambiguous heads are normalized.
 pub(super) fn to_client(
     headers: &mut HeaderMap,
     status: StatusCode,
@@ -178,7 +177,7 @@ pub(super) fn to_client(
             return Err(UNREADABLE);
         }
     }
-    // What a length says beside chunks does not count (RFC 9112, 6.3), and what has no content has none (RFC 9110, 8.6).
+    // A length besides chunks is ignored (RFC 9112, 6.3), and a response without content has none (RFC 9110, 8.6).
     if headers.contains_key(TRANSFER_ENCODING) || status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     }
@@ -207,7 +206,7 @@ fn drop_fields(headers: &mut HeaderMap, passes: impl Fn(Name, &str) -> bool) {
     }
 }
 
-/// What the client says about earlier proxies is there only if it is trusted.
+/// Adds the fields that name the client. Its own are still there only if they are trusted.
 fn name_client(headers: &mut HeaderMap, client: &Client) {
     let host = headers.get(HOST).cloned();
     let text = host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
@@ -362,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn two_meanings_are_refused() {
+    fn ambiguous_requests_are_rejected() {
         let both = Request::post("/")
             .header("host", "x")
             .header("transfer-encoding", "chunked")
@@ -370,14 +369,17 @@ mod tests {
         assert!(sent(both, false).is_err());
         let hosts = Request::get("/").header("host", "x").header("host", "y");
         assert!(sent(hosts, false).is_err());
-        assert_eq!(sent(Request::get("/"), false).err(), Some(bad("no Host")));
+        assert_eq!(
+            sent(Request::get("/"), false).err(),
+            Some(bad("missing Host header"))
+        );
         let forged = Request::get("/").header("host", "x\", for=203.0.113.9;host=\"x");
         assert_eq!(sent(forged, false).err(), Some(NO_HOST));
         let other = Request::get("http://shop.example/").header("host", "evil");
         assert!(sent(other, false).is_err());
         assert!(sent(Request::get("http://user@shop.example/"), false).is_err());
         let traced = Request::builder().method("TRACE").uri("http://shop.example/");
-        assert_eq!(sent(traced, false).expect_err("it is refused").status, 501);
+        assert_eq!(sent(traced, false).expect_err("it is rejected").status, 501);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! HTTP/2 between a client and a worker, by hyper: the rules are those of `policy`, as for HTTP/1.
+//! HTTP/2 between a client and a worker, by hyper. The rules are in `policy`, as for HTTP/1.
 
 pub(crate) mod connection;
 mod download;

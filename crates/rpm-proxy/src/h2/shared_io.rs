@@ -1,5 +1,4 @@
-//! A stream that is had back when whoever drives it has ended: hyper closes what it owns, and what it has not read by then would have the
-//! system reset the connection.
+//! A stream that can be taken back from hyper. hyper closes a stream that it owns, and with unread bytes the kernel would reset the connection.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -9,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// One of those who have the stream, of whom one uses it at a time.
+/// A handle of the stream. Only one of them uses it at a time.
 #[derive(Debug)]
 pub(crate) struct SharedIo<S>(Rc<RefCell<S>>);
 
@@ -18,7 +17,7 @@ impl<S> SharedIo<S> {
         SharedIo(Rc::new(RefCell::new(stream)))
     }
 
-    /// The stream, if nobody else has it any more.
+    /// The stream, if this is the last handle.
     pub(crate) fn back(self) -> Option<S> {
         Rc::into_inner(self.0).map(RefCell::into_inner)
     }

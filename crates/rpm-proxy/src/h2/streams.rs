@@ -1,4 +1,4 @@
-//! What is under way on a connection of HTTP/2. hyper lets one stay on which nothing is, or nothing moves.
+//! Open requests of an HTTP/2 connection. hyper itself does not close connections that are idle or stalled.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// How long a connection may be at rest.
+/// How long a connection may be idle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Before its first request.
     pub(crate) first: Duration,
     /// Between two requests.
     pub(crate) idle: Duration,
-    /// While answers are under way.
+    /// While responses are in flight.
     pub(crate) answer: Duration,
 }
 
@@ -22,7 +22,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Streams {
     open: Cell<u32>,
-    /// Those of them that time-outs of their own hold for, or none.
+    /// Those that have not been answered yet. They have time-outs of their own.
     apart: Cell<u32>,
     served: Cell<bool>,
     moved: Cell<Instant>,
@@ -40,7 +40,7 @@ impl Streams {
         })
     }
 
-    /// A request has come; it waits for its answer.
+    /// Adds a request that waits for its response.
     pub(crate) fn open(self: &Rc<Self>) -> Stream {
         self.open.set(self.open.get() + 1);
         self.apart.set(self.apart.get() + 1);
@@ -52,14 +52,14 @@ impl Streams {
         }
     }
 
-    /// Something of a body has gone through, now.
+    /// Records that a body has moved now.
     pub(crate) fn moved(&self) -> Instant {
         let now = Instant::now();
         self.moved.set(now);
         now
     }
 
-    /// Whoever waits for a rest is told only if that may come earlier than before.
+    /// Wakes [`Streams::rest`] only if it may end earlier than before.
     fn changed(&self) {
         self.moved();
         if self.apart.get() == 0 {
@@ -67,7 +67,7 @@ impl Streams {
         }
     }
 
-    /// For how long nothing may move now.
+    /// The limit that applies now.
     fn within(&self, limits: Limits) -> Option<Duration> {
         match (self.open.get(), self.apart.get(), self.served.get()) {
             (0, _, false) => Some(limits.first),
@@ -77,7 +77,7 @@ impl Streams {
         }
     }
 
-    /// Ends when the connection is at rest for too long, where that it had no request counts from `since` on.
+    /// Ends when the connection was idle for too long. The time without a request counts from `since` on.
     pub(crate) async fn rest(&self, limits: Limits, since: Instant) {
         loop {
             let Some(within) = self.within(limits) else {
@@ -102,7 +102,7 @@ impl Streams {
     }
 }
 
-/// A request until its answer has ended.
+/// A request until its response has ended.
 #[derive(Debug)]
 pub(crate) struct Stream {
     of: Rc<Streams>,
@@ -110,7 +110,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// Its answer has begun: from now on it moves.
+    /// Records that the response has begun.
     pub(crate) fn answered(&mut self) {
         if std::mem::take(&mut self.is_apart) {
             self.of.apart.set(self.of.apart.get() - 1);

@@ -1,4 +1,4 @@
-//! Trailers, as hyper has them.
+//! Filters trailers that hyper has parsed.
 
 use hyper::HeaderMap;
 use hyper::body::Frame;
@@ -6,7 +6,7 @@ use hyper::header::HeaderName;
 
 use crate::policy::trailers::is_trailer;
 
-/// The frame, with what may be a trailer if it is one of trailers.
+/// Removes forbidden fields from a frame of trailers.
 pub(crate) fn allowed_frame<D>(frame: Frame<D>) -> Frame<D> {
     match frame.into_trailers() {
         Ok(trailers) => Frame::trailers(allowed(trailers)),

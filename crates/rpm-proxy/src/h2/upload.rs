@@ -1,4 +1,4 @@
-//! Bodies of requests on their way to an upstream.
+//! Bodies of requests to an upstream.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -15,14 +15,14 @@ use super::trailers::allowed_frame;
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The body of a request to an upstream.
-pub(crate) enum Upward {
-    /// The client's, as it comes.
+pub(crate) enum RequestBody {
+    /// From the client.
     Client(Box<FromClient>),
-    /// None: it can be sent again.
+    /// No body: the request can be sent again.
     Nothing,
 }
 
-/// A client's body, and how much of it may still come.
+/// A client's body, and how many bytes of it are still allowed.
 pub(crate) struct FromClient {
     body: Incoming,
     left: u64,
@@ -32,19 +32,19 @@ pub(crate) struct FromClient {
 /// What is wrong with a client's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is longer than allowed.
+    /// It is larger than allowed.
     TooLong,
     /// The client has broken it off.
     BrokenOff,
 }
 
-/// What has come of a client's body.
+/// The progress of a client's body.
 #[derive(Debug)]
 pub(crate) struct Upload {
     streams: Rc<Streams>,
-    /// Why the client's body is not sent to its end, if that is the client's fault.
+    /// What is wrong with the body, if that is the client's fault.
     fault: Cell<Option<Fault>>,
-    /// Nothing of it is here, and the upstream would take it.
+    /// The upstream waits for more of it.
     awaited: Cell<bool>,
     bytes: Cell<u64>,
     moved: Cell<Instant>,
@@ -65,7 +65,7 @@ impl Upload {
         self.fault.get()
     }
 
-    /// It is the client that the upstream waits for.
+    /// The upstream waits for the client.
     pub(crate) fn is_awaited(&self) -> bool {
         self.awaited.get()
     }
@@ -75,16 +75,16 @@ impl Upload {
         self.bytes.get()
     }
 
-    /// When something of it came last.
+    /// When the last part arrived.
     pub(crate) fn moved(&self) -> Instant {
         self.moved.get()
     }
 }
 
-impl Upward {
-    /// Up to `max` bytes.
-    pub(crate) fn client(body: Incoming, max: u64, upload: Rc<Upload>) -> Upward {
-        Upward::Client(Box::new(FromClient {
+impl RequestBody {
+    /// A client's body of up to `max` bytes.
+    pub(crate) fn client(body: Incoming, max: u64, upload: Rc<Upload>) -> RequestBody {
+        RequestBody::Client(Box::new(FromClient {
             body,
             left: max,
             upload,
@@ -92,7 +92,7 @@ impl Upward {
     }
 }
 
-impl Body for Upward {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -100,7 +100,7 @@ impl Body for Upward {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Upward::Client(from) = self.get_mut() else {
+        let RequestBody::Client(from) = self.get_mut() else {
             return Poll::Ready(None);
         };
         let polled = Pin::new(&mut from.body).poll_frame(context);
@@ -117,7 +117,7 @@ impl Body for Upward {
             let length = data.len() as u64;
             let Some(left) = from.left.checked_sub(length) else {
                 upload.fault.set(Some(Fault::TooLong));
-                return Poll::Ready(Some(Err("the body is longer than allowed".into())));
+                return Poll::Ready(Some(Err("request body too large".into())));
             };
             from.left = left;
             upload.bytes.set(upload.bytes.get() + length);
@@ -127,15 +127,15 @@ impl Body for Upward {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Upward::Client(from) => from.body.is_end_stream(),
-            Upward::Nothing => true,
+            RequestBody::Client(from) => from.body.is_end_stream(),
+            RequestBody::Nothing => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Upward::Client(from) => from.body.size_hint(),
-            Upward::Nothing => SizeHint::with_exact(0),
+            RequestBody::Client(from) => from.body.size_hint(),
+            RequestBody::Nothing => SizeHint::with_exact(0),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! WebSockets over HTTP/2 (RFC 8441): the client asks for one by an extended CONNECT, the worker by an upgrade of HTTP/1.1.
+//! WebSockets over HTTP/2 (RFC 8441): the client sends an extended CONNECT, and the worker gets an HTTP/1.1 upgrade.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 
-use super::download::Downward;
+use super::download::ResponseBody;
 use super::streams::Stream;
 use crate::balance::mixed;
 use crate::front::Front;
 use crate::tunnel;
 use crate::upstream::InFlight;
 
-/// Does the request ask for one?
+/// The request asks for a WebSocket.
 pub(crate) fn is_asked_for(request: &Request<Incoming>) -> bool {
     let protocol = request.extensions().get::<Protocol>();
     request.method() == Method::CONNECT && protocol.is_some_and(|protocol| protocol.as_str() == "websocket")
 }
 
-/// Makes the head that a worker understands of one that is for a worker already.
+/// Turns the head into an HTTP/1.1 upgrade.
 pub(crate) fn ask(parts: &mut Parts, seed: u64) {
     parts.method = Method::GET;
     let headers = &mut parts.headers;
@@ -40,13 +40,13 @@ pub(crate) fn ask(parts: &mut Parts, seed: u64) {
     }
 }
 
-/// The client is told that it has one; bytes go to and fro until one side has ended, or both are silent for `within`.
+/// Accepts the client's WebSocket, and runs the tunnel until one side ends, or both are silent for `within`.
 pub(crate) fn join(
     client: OnUpgrade,
     mut answer: Response<Incoming>,
     until_it_ends: (InFlight, Stream),
     (front, within): (Arc<Front>, Duration),
-) -> Response<Downward> {
+) -> Response<ResponseBody> {
     let worker = hyper::upgrade::on(&mut answer);
     tokio::task::spawn_local(async move {
         if let (Ok(client), Ok(worker)) = (client.await, worker.await) {
@@ -56,7 +56,7 @@ pub(crate) fn join(
         }
         drop(until_it_ends);
     });
-    let mut response = Response::new(Downward::nothing());
+    let mut response = Response::new(ResponseBody::nothing());
     *response.headers_mut() = std::mem::take(answer.headers_mut());
     for name in [CONNECTION, UPGRADE, SEC_WEBSOCKET_ACCEPT] {
         response.headers_mut().remove(name);
@@ -64,7 +64,7 @@ pub(crate) fn join(
     response
 }
 
-/// 16 bytes in Base64, other ones for each connection: they are no secret, only to be told apart.
+/// 16 bytes in Base64. They differ between connections; they need not be secret.
 fn key(seed: u64) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (first, second) = (mixed(seed), mixed(!seed));
@@ -77,7 +77,7 @@ fn key(seed: u64) -> String {
         char::from(ALPHABET[(bits % 64) as usize])
     };
     let mut key: String = (0..21).map(digit).collect();
-    // Of the last digit two bits count.
+    // Only two bits of the last digit count.
     key.push(char::from(b"AQgw"[(second >> 60) as usize % 4]));
     key.push_str("==");
     key

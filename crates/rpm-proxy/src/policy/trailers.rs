@@ -1,8 +1,8 @@
-//! Trailers: fields after a body, among which none may be that a message is understood by (RFC 9110, 6.5.1).
+//! Trailers: which fields may follow a body (RFC 9110, 6.5.1).
 
-/// Whoever puts trailers among the fields of the head would take these for what the head says.
+/// Fields that may stand only in a head. A reader that merges trailers into the head would believe them.
 const OF_HEADS: [&str; 42] = [
-    // Where the message ends, and what its connection is.
+    // Framing and connection.
     "connection",
     "content-length",
     "http2-settings",
@@ -12,19 +12,19 @@ const OF_HEADS: [&str; 42] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    // Where it goes, and where it comes from.
+    // Routing.
     "forwarded",
     "host",
     "location",
     "x-real-ip",
-    // Who sends it.
+    // Authentication.
     "authorization",
     "cookie",
     "proxy-authenticate",
     "proxy-authorization",
     "set-cookie",
     "www-authenticate",
-    // How it is processed.
+    // Processing.
     "age",
     "cache-control",
     "expect",
@@ -41,7 +41,7 @@ const OF_HEADS: [&str; 42] = [
     "retry-after",
     "vary",
     "warning",
-    // How its content is read.
+    // Format of the content.
     "content-disposition",
     "content-encoding",
     "content-language",
@@ -51,16 +51,16 @@ const OF_HEADS: [&str; 42] = [
     "content-type",
 ];
 
-/// These are ours.
+/// Prefix of the fields that the proxy adds.
 const OF_PROXIES: &str = "x-forwarded-";
 
-/// May a field of this name come after a body? Underscores are hyphens to those who make variables of fields.
+/// A field of this name may follow a body. Where fields become variables (CGI, WSGI), underscores are hyphens.
 pub(crate) fn is_trailer(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('_', "-");
     !name.starts_with(OF_PROXIES) && !OF_HEADS.contains(&name.as_str())
 }
 
-/// The same of lines, of which the last is empty: the end of a chunked body.
+/// Removes forbidden fields from the lines after the last chunk, of which the last is empty.
 pub(crate) fn lines(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {

@@ -1,4 +1,4 @@
-//! Answers of workers that are odd, over both versions of HTTP: they are passed on, or told to be none, and never asked for again.
+//! Odd responses of workers, over both versions of HTTP: they are passed on or rejected, and the request is never sent again.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -25,7 +25,7 @@ fn ok(body: &str) -> Has {
 }
 
 fn bad_gateway() -> Has {
-    Has::Answer(502, "the worker's answer cannot be read\n".to_owned())
+    Has::Answer(502, "malformed upstream response\n".to_owned())
 }
 
 /// Everything that comes back to these bytes.
@@ -147,7 +147,7 @@ fn cases() -> Vec<Case> {
             || Has::Answer(204, String::new()),
         ),
         both(
-            "a change of protocol that nobody has asked for",
+            "an unexpected 101",
             "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
             bad_gateway,
         ),
@@ -157,7 +157,7 @@ fn cases() -> Vec<Case> {
             bad_gateway,
         ),
         both(
-            "a coding that is none",
+            "identity as a coding",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\ncontent-length: 2\r\n\r\nok",
             bad_gateway,
         ),
@@ -167,18 +167,18 @@ fn cases() -> Vec<Case> {
             bad_gateway,
         ),
         both(
-            "a status that is none",
+            "a status below 100",
             "HTTP/1.1 000 x\r\ncontent-length: 2\r\n\r\nok",
             bad_gateway,
         ),
         both(
-            "another status that is none",
+            "another status below 100",
             "HTTP/1.1 099 x\r\ncontent-length: 2\r\n\r\nok",
             bad_gateway,
         ),
         both("no HTTP", "SSH-2.0-OpenSSH_9.6\r\n\r\n", bad_gateway),
         both(
-            "a field that is none",
+            "a malformed field",
             "HTTP/1.1 200 OK\r\na b: c\r\ncontent-length: 2\r\n\r\nok",
             bad_gateway,
         ),
@@ -214,7 +214,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn odd_answers_are_the_same_over_both_versions_and_nobodys_failure() {
+fn odd_responses_are_the_same_over_both_versions_and_no_failure() {
     let site = Site::with(Settings::default());
     for (what, answer, by_1, by_2) in cases() {
         let path = site.upstream.says(&answer);
@@ -275,7 +275,7 @@ fn a_client_of_http_1_0_has_no_interim_answers() {
 }
 
 #[test]
-fn what_is_asked_for_in_vain_is_refused_as_over_http1() {
+fn unsupported_requests_are_rejected_as_over_http1() {
     let site = Site::with(Settings::default());
     let path = site
         .upstream

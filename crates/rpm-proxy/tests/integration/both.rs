@@ -349,7 +349,7 @@ fn a_client_that_breaks_off_its_body_is_no_failure_of_the_worker() {
         }
         let figures = site.front.figures();
         assert_eq!(figures.upstreams[0].ejections, 0, "{over:?}");
-        assert_eq!(figures.answers, [0; 5], "{over:?}: nobody was answered");
+        assert_eq!(figures.answers, [0; 5], "{over:?}: no response was sent");
     }
 }
 

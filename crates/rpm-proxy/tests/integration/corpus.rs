@@ -1,5 +1,5 @@
-//! Requests that are malformed, or that two readers could take for two different ones, through a real proxy to a real upstream: each
-//! is refused with the status that is written here and never reaches the upstream, or reaches it as what is written here.
+//! Malformed and ambiguous requests, through a real proxy to a real upstream. Each is rejected with the status in the table and never reaches
+//! the upstream, or reaches it as the table says.
 //! The MUSTs are those of RFC 9110 and RFC 9112.
 // tidy: long because it is one table
 #![expect(clippy::too_many_lines, reason = "tables of cases")]
@@ -19,7 +19,7 @@ fn ask(site: &Site, bytes: &[u8]) -> Vec<u16> {
     loop {
         let text = String::from_utf8_lossy(&answers).into_owned();
         let statuses = statuses(&text);
-        // Whoever is refused is let go; whoever is served may go.
+        // The proxy closes the connection after a rejection; after a response the test closes it.
         if statuses.first() == Some(&200) && text.ends_with("ok") {
             let _ = stream.shutdown(Shutdown::Both);
             return statuses;
@@ -47,7 +47,7 @@ fn line(first: &str) -> Vec<u8> {
     format!("{first}\r\nHost: x\r\n\r\n").into_bytes()
 }
 
-/// Why it is refused, what it is, and with which status.
+/// The reason, the request, and the status of the rejection.
 type Case = (&'static str, Vec<u8>, u16);
 
 /// RFC 9112, 3.
@@ -107,14 +107,10 @@ fn request_lines(cases: &mut Vec<Case>) {
     for version in [
         "HTTP/0.9", "HTTP/2.0", "HTTP/1.2", "HTTP/1.9", "HTTP/3.0", "HTTP/9.9",
     ] {
-        cases.push((
-            "a version that is not spoken",
-            line(&format!("GET / {version}")),
-            505,
-        ));
+        cases.push(("an unsupported version", line(&format!("GET / {version}")), 505));
     }
-    cases.push(("CONNECT is not served", line("CONNECT x:443 HTTP/1.1"), 501));
-    cases.push(("nor is TRACE", line("TRACE / HTTP/1.1"), 501));
+    cases.push(("CONNECT is not supported", line("CONNECT x:443 HTTP/1.1"), 501));
+    cases.push(("TRACE is not supported", line("TRACE / HTTP/1.1"), 501));
     // Clients do not all encode what is no ASCII; UTF-8 has one meaning, as over HTTP/2.
     for bytes in [
         &b"GET /\xe9 HTTP/1.1\r\nHost: x\r\n\r\n"[..],
@@ -313,7 +309,7 @@ fn framings(cases: &mut Vec<Case>) {
 }
 
 #[test]
-fn what_is_malformed_is_refused_and_never_reaches_an_upstream() {
+fn malformed_requests_are_rejected_and_never_reach_an_upstream() {
     let site = Site::start();
     let mut cases = Vec::new();
     request_lines(&mut cases);

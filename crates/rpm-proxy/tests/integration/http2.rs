@@ -19,7 +19,7 @@ enum Expected {
     Ends(Vec<u32>),
     /// This stream is reset with one of these errors, or the connection ends with it.
     Reset(u32, Vec<u32>),
-    /// The request of this stream is refused, and the upstream has not seen it.
+    /// The request of this stream is rejected, and the upstream has not seen it.
     Malformed(u32),
     /// The request of this stream is answered.
     Answered(u32),
@@ -483,7 +483,7 @@ fn each_kind_of_frame() {
     all(&cases, 38);
 }
 
-/// RFC 9113, 8: requests that are malformed reach nobody.
+/// RFC 9113, 8: malformed requests never reach a worker.
 #[test]
 fn malformed_requests() {
     let whole = |block: &[u8]| frame(HEADERS, END_STREAM | END_HEADERS, 1, block);
@@ -560,7 +560,7 @@ fn malformed_requests() {
             Expected::Malformed(1),
         ),
         case(
-            "8.3.1 an authority that is none",
+            "8.3.1 a malformed authority",
             &[whole(&fields(&[GET[0], GET[1], GET[2], (":authority", "a b")]))],
             Expected::Malformed(1),
         ),
@@ -591,7 +591,7 @@ fn malformed_requests() {
             &[host("\u{e9}")],
             Expected::Malformed(1),
         ),
-        // What the worker is told of the host stands between quotes.
+        // The worker gets the host in quotes.
         case(
             "8.3.1 a host that says who the client is",
             &[host("x\", for=203.0.113.9;proto=https;host=\"x")],
@@ -799,7 +799,7 @@ fn windows_are_kept_to() {
     );
 }
 
-/// What an upstream of HTTP/1.1 is told of a request of HTTP/2.
+/// What an HTTP/1.1 upstream gets of an HTTP/2 request.
 #[test]
 fn requests_are_passed_on_as_they_are_meant() {
     let site = Site::start();
@@ -897,7 +897,7 @@ fn fields_that_pass_for_others_are_dropped() {
     );
 }
 
-/// RFC 9113, 8.1: there are none in trailers. `h2` leaves them out; nobody is told of them.
+/// RFC 9113, 8.1: trailers have no pseudo-fields. `h2` drops them silently.
 #[test]
 fn pseudo_fields_in_trailers_go_nowhere() {
     let site = Site::start();

@@ -1,5 +1,5 @@
-//! Connections that the proxy ends while their clients ask for nothing. A client may send a request in that moment; it is not reset then,
-//! for it could not tell from that whether the request was carried out.
+//! Idle connections that the proxy closes. A client may send a request at that moment. It must not see a reset: it could not tell whether the
+//! request was processed.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};

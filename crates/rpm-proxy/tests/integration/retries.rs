@@ -1,4 +1,4 @@
-//! Workers that end connections instead of answering: which requests are tried again, and how often.
+//! Workers that close connections instead of responding: which requests are retried, and how often.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

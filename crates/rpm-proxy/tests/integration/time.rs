@@ -1,4 +1,4 @@
-//! Clients and workers that are at rest, or slow.
+//! Clients and workers that are idle or slow.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -111,7 +111,7 @@ fn a_body_that_comes_slowly_has_the_time_it_needs() {
 }
 
 #[test]
-fn a_client_that_does_not_go_on_is_told_and_not_its_worker_blamed() {
+fn a_client_that_stalls_gets_408_and_its_worker_is_not_blamed() {
     let site = site(|usual| Settings {
         response_timeout: SHORT,
         ..usual
@@ -124,9 +124,9 @@ fn a_client_that_does_not_go_on_is_told_and_not_its_worker_blamed() {
         client.send(&frame(DATA, 0, stream, b"x"));
     }
     client.read_until(|seen| streams.iter().all(|stream| seen.complete.contains(stream)));
-    let told = "the body of the request has not come in time\n".len();
+    let text = "request body timed out\n".len();
     for stream in streams {
-        assert!(client.seen.data.contains(&(stream, told)), "{:?}", client.seen);
+        assert!(client.seen.data.contains(&(stream, text)), "{:?}", client.seen);
     }
     let figures = site.front.figures();
     assert_eq!(figures.upstreams[0].ejections, 0);
@@ -146,8 +146,8 @@ fn a_worker_that_does_not_read_is_blamed_over_http2() {
         let mut client = Client::connect(&site, &[]);
         client.send(&frame(HEADERS, END_HEADERS, 1, &fields(&at(POST, "/deaf"))));
         client.send_what_is_taken(1);
-        let told = "the worker has not answered in time\n".len();
-        assert_eq!(client.seen.data, [(1, told)], "{:?}", client.seen);
+        let text = "upstream response timed out\n".len();
+        assert_eq!(client.seen.data, [(1, text)], "{:?}", client.seen);
     }
     assert!(site.front.figures().upstreams[0].ejections > 0);
 }
@@ -160,7 +160,7 @@ fn connect(site: &Site) -> TcpStream {
     stream
 }
 
-fn is_told_that_the_worker_is_late(stream: &mut TcpStream) {
+fn gets_504(stream: &mut TcpStream) {
     let mut status = [0; 12];
     stream.read_exact(&mut status).expect("an answer");
     assert_eq!(&status, b"HTTP/1.1 504");
@@ -181,7 +181,7 @@ fn a_worker_that_does_not_read_is_blamed_over_http1() {
             // The proxy ends it in the middle.
             while body.write_all(&[b'x'; 65_536]).is_ok() {}
         });
-        is_told_that_the_worker_is_late(&mut stream);
+        gets_504(&mut stream);
         // The proxy may have ended it before.
         let _ = stream.shutdown(Shutdown::Both);
         upload.join().expect("it has ended");
@@ -199,14 +199,14 @@ fn a_worker_that_says_nothing_to_a_client_that_expects_it_to_is_blamed() {
         let mut stream = connect(&site);
         let head = b"POST /deaf HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
         stream.write_all(head).expect("it is read");
-        is_told_that_the_worker_is_late(&mut stream);
+        gets_504(&mut stream);
     }
     assert!(site.front.figures().upstreams[0].ejections > 0);
 }
 
-/// What waits for a worker that will not come is told so at once.
+/// Requests that wait for a worker are rejected at once when the front ends.
 #[test]
-fn a_front_that_has_ended_keeps_nobody_waiting() {
+fn a_front_that_has_ended_keeps_no_request_waiting() {
     let site = site(|usual| Settings {
         hold_timeout: LONG,
         retries: 2,
@@ -235,7 +235,7 @@ fn a_front_that_has_ended_keeps_nobody_waiting() {
     over2.read_until(|seen| seen.complete.contains(&1));
     assert_eq!(
         over2.seen.data,
-        [(1, "no worker serves\n".len())],
+        [(1, "no worker available\n".len())],
         "{:?}",
         over2.seen
     );
@@ -259,7 +259,7 @@ fn half_closing() -> (SocketAddr, Receiver<()>) {
     (addr, ended)
 }
 
-/// Also of a client that stays when nobody else comes.
+/// Even if the client stays connected and no other one connects.
 #[test]
 fn what_workers_have_ended_is_ended_here_too() {
     let site = site(|usual| usual);

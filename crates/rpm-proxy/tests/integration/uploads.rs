@@ -1,4 +1,4 @@
-//! Workers that answer before they have read the whole request, and clients that read nothing before they have sent all of it.
+//! Workers that respond before they have read the whole request, and clients that send all of it before they read.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -32,9 +32,9 @@ enum Worker {
     Sleeps,
 }
 
-/// What a worker tells of.
+/// What a worker reports.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum Event {
     Connection,
     /// A request has come whole: its target, and how long its body was.
     Whole(String, usize),
@@ -85,8 +85,8 @@ fn body(stream: &mut TcpStream, come: &mut Vec<u8>, head: &str) -> Option<usize>
     }
 }
 
-fn work(mut stream: TcpStream, kind: Worker, told: &Sender<Told>) {
-    let _ = told.send(Told::Connection);
+fn work(mut stream: TcpStream, kind: Worker, events: &Sender<Event>) {
+    let _ = events.send(Event::Connection);
     let mut come = Vec::new();
     while let Some(head) = head(&mut stream, &mut come) {
         let close = match kind {
@@ -104,7 +104,7 @@ fn work(mut stream: TcpStream, kind: Worker, told: &Sender<Told>) {
             return;
         };
         let target = head.split(' ').nth(1).expect("a target").to_owned();
-        let _ = told.send(Told::Whole(target, length));
+        let _ = events.send(Event::Whole(target, length));
         if matches!(kind, Worker::ReadsOnAndCloses) {
             return;
         }
@@ -114,24 +114,24 @@ fn work(mut stream: TcpStream, kind: Worker, told: &Sender<Told>) {
 struct Place {
     _proxy: Proxy,
     port: u16,
-    told: Receiver<Told>,
+    events: Receiver<Event>,
 }
 
 impl Place {
     fn of(kind: Worker, settings: Settings) -> Place {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let addr = listener.local_addr().expect("an address");
-        let (sender, told) = channel();
+        let (sender, events) = channel();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let sender = sender.clone();
                 thread::spawn(move || work(stream, kind, &sender));
             }
         });
-        Place::before(&[addr], told, settings)
+        Place::before(&[addr], events, settings)
     }
 
-    fn before(workers: &[SocketAddr], told: Receiver<Told>, settings: Settings) -> Place {
+    fn before(workers: &[SocketAddr], events: Receiver<Event>, settings: Settings) -> Place {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (proxy, front) = (Proxy::start(1).expect("a thread"), Front::new());
@@ -151,7 +151,7 @@ impl Place {
         Place {
             _proxy: proxy,
             port,
-            told,
+            events,
         }
     }
 
@@ -162,8 +162,8 @@ impl Place {
         stream
     }
 
-    fn tells(&self) -> Told {
-        self.told.recv_timeout(BOUND).expect("the worker tells of it")
+    fn next_event(&self) -> Event {
+        self.events.recv_timeout(BOUND).expect("the worker reports it")
     }
 }
 
@@ -224,10 +224,10 @@ fn what_is_left_of_a_body_goes_to_a_worker_that_has_answered_and_both_connection
             }
             stream.write_all(end).expect("it is read");
             if target == "/first" {
-                assert_eq!(place.tells(), Told::Connection);
+                assert_eq!(place.next_event(), Event::Connection);
             }
-            let whole = Told::Whole(target.to_owned(), PART * PARTS);
-            assert_eq!(place.tells(), whole, "chunked: {chunked}");
+            let whole = Event::Whole(target.to_owned(), PART * PARTS);
+            assert_eq!(place.next_event(), whole, "chunked: {chunked}");
         }
     }
 }
@@ -243,8 +243,8 @@ fn a_worker_that_is_to_close_may_read_on_before() {
     for _ in 0..PARTS {
         stream.write_all(&part).expect("it is read");
     }
-    assert_eq!(place.tells(), Told::Connection);
-    assert_eq!(place.tells(), Told::Whole("/".to_owned(), PART * PARTS));
+    assert_eq!(place.next_event(), Event::Connection);
+    assert_eq!(place.next_event(), Event::Whole("/".to_owned(), PART * PARTS));
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).expect("an orderly end");
     assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
@@ -331,12 +331,12 @@ fn what_is_left_of_a_body_is_no_request() {
         answer(&mut other);
         drop(other);
         drop(stream);
-        let told: Vec<Told> = place.told.try_iter().collect();
-        let hidden = told
+        let events: Vec<Event> = place.events.try_iter().collect();
+        let hidden = events
             .iter()
-            .filter(|told| matches!(told, Told::Whole(target, _) if target == "/hidden"));
+            .filter(|event| matches!(event, Event::Whole(target, _) if target == "/hidden"));
         // Where all of the body was read there is one after it.
         let expected = usize::from(matches!(kind, Worker::ReadsOn));
-        assert_eq!(hidden.count(), expected, "{kind:?}: {told:?}");
+        assert_eq!(hidden.count(), expected, "{kind:?}: {events:?}");
     }
 }

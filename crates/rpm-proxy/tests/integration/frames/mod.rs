@@ -36,9 +36,9 @@ pub const ENHANCE_YOUR_CALM: u32 = 11;
 pub const OK: u8 = 0x88;
 pub const BAD_REQUEST: u8 = 0x8c;
 
-/// That of a connection, and of a stream if nobody says otherwise.
+/// The default window of a connection and of a stream.
 pub const WINDOW: usize = 65_535;
-/// The longest payload of a frame if nobody says otherwise.
+/// The default limit for the payload of a frame.
 const FRAME: usize = 16_384;
 
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

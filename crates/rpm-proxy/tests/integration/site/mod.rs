@@ -1,4 +1,4 @@
-//! A proxy with one thread, before an upstream that says what it was sent.
+//! A proxy with one thread, and an upstream that reports what it was sent.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -12,8 +12,8 @@ use rpm_proxy::{Front, Proxy, Settings, Target, UpstreamId};
 
 pub const BOUND: Duration = Duration::from_secs(20);
 
-/// Says what it was sent. It answers each connection once, when a request has come whole; one for `/half` by half, one for `/gone` not at all.
-/// Of one for `/deaf` it reads the head alone.
+/// Reports what it was sent. It answers one request per connection, when the request is complete: `/half` with half a response, `/gone` not at
+/// all. For `/deaf` it reads only the head.
 pub struct Upstream {
     addr: SocketAddr,
     pub seen: Receiver<Vec<u8>>,
@@ -32,7 +32,7 @@ fn said(says: &Says, request: &[u8]) -> Option<Vec<u8>> {
         .strip_prefix("/says/")?
         .parse::<usize>()
         .ok()?;
-    says.lock().expect("nobody has failed").get(number).cloned()
+    says.lock().expect("no thread has panicked").get(number).cloned()
 }
 
 impl Upstream {
@@ -90,7 +90,7 @@ impl Upstream {
 
     /// A path for which this is answered, as it is; then the connection ends, but for one that has left HTTP.
     pub fn says(&self, answer: &[u8]) -> String {
-        let mut says = self.says.lock().expect("nobody has failed");
+        let mut says = self.says.lock().expect("no thread has panicked");
         says.push(answer.to_vec());
         format!("/says/{}", says.len() - 1)
     }
