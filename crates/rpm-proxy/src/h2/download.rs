@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{REFERER, USER_AGENT};
+use hyper::header::{HOST, REFERER, USER_AGENT};
 use hyper::{Request, Version};
 use tokio::time::Instant;
 
@@ -43,10 +43,15 @@ impl Line {
                 _ => "HTTP/1.1",
             }
         ));
-        entry.field("host", request.uri().host().unwrap_or_default());
-        for name in [REFERER, USER_AGENT] {
+        // HTTP/2 clients may name the host in either place (RFC 9113, 8.3.1).
+        if let Some(authority) = request.uri().authority() {
+            entry.field("host", authority.as_str());
+        }
+        for name in [HOST, REFERER, USER_AGENT] {
             let value = request.headers().get(&name).and_then(|value| value.to_str().ok());
-            entry.field(name.as_str(), value.unwrap_or_default());
+            if let Some(value) = value {
+                entry.field(name.as_str(), value);
+            }
         }
         Line {
             log,

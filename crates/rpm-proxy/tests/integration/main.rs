@@ -3,9 +3,11 @@
 mod answers;
 mod both;
 mod corpus;
+mod forwarding;
 mod frames;
 mod heads;
 mod http2;
+mod logs;
 mod parting;
 mod retries;
 mod site;
