@@ -23,7 +23,7 @@ pub(crate) struct Limits {
 pub(crate) struct Streams {
     open: Cell<u32>,
     /// Those that have not been answered yet. They have time-outs of their own.
-    apart: Cell<u32>,
+    unanswered: Cell<u32>,
     served: Cell<bool>,
     moved: Cell<Instant>,
     changed: Notify,
@@ -33,7 +33,7 @@ impl Streams {
     pub(crate) fn new() -> Rc<Streams> {
         Rc::new(Streams {
             open: Cell::new(0),
-            apart: Cell::new(0),
+            unanswered: Cell::new(0),
             served: Cell::new(false),
             moved: Cell::new(Instant::now()),
             changed: Notify::new(),
@@ -43,12 +43,12 @@ impl Streams {
     /// Adds a request that waits for its response.
     pub(crate) fn open(self: &Rc<Self>) -> Stream {
         self.open.set(self.open.get() + 1);
-        self.apart.set(self.apart.get() + 1);
+        self.unanswered.set(self.unanswered.get() + 1);
         self.served.set(true);
         self.moved();
         Stream {
             of: Rc::clone(self),
-            is_apart: true,
+            is_unanswered: true,
         }
     }
 
@@ -62,14 +62,14 @@ impl Streams {
     /// Wakes [`Streams::rest`] only if it may end earlier than before.
     fn changed(&self) {
         self.moved();
-        if self.apart.get() == 0 {
+        if self.unanswered.get() == 0 {
             self.changed.notify_one();
         }
     }
 
     /// The limit that applies now.
     fn within(&self, limits: Limits) -> Option<Duration> {
-        match (self.open.get(), self.apart.get(), self.served.get()) {
+        match (self.open.get(), self.unanswered.get(), self.served.get()) {
             (0, _, false) => Some(limits.first),
             (0, _, true) => Some(limits.idle),
             (_, 0, _) => Some(limits.answer),
@@ -106,14 +106,14 @@ impl Streams {
 #[derive(Debug)]
 pub(crate) struct Stream {
     of: Rc<Streams>,
-    is_apart: bool,
+    is_unanswered: bool,
 }
 
 impl Stream {
     /// Records that the response has begun.
     pub(crate) fn answered(&mut self) {
-        if std::mem::take(&mut self.is_apart) {
-            self.of.apart.set(self.of.apart.get() - 1);
+        if std::mem::take(&mut self.is_unanswered) {
+            self.of.unanswered.set(self.of.unanswered.get() - 1);
             self.of.changed();
         }
     }
