@@ -1,25 +1,25 @@
-//! Commands: wishes of users, each with the ticket that it settles.
+//! Commands of users, each with the ticket that it settles.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::core::{Core, MAX_INSTANCES, Timer};
-use crate::instance::{App, Instance, State, Then};
+use crate::instance::{AfterExit, App, Instance, State};
 use crate::protocol::{AppConfig, Command, Failure, Output};
 use crate::restart::Life;
 use crate::tickets::{Goal, Reached};
 use crate::{AppId, InstanceId, Ticket};
 
-/// How workers are sent away that have no successor.
+/// How workers leave that have no successor.
 #[derive(Clone, Copy, Debug)]
-enum Farewell {
-    /// Told to end at once; their clients are refused.
-    Short,
-    /// They finish what they have begun, and refuse clients where no others of the app serve on.
-    Polite,
-    /// They drain: others serve those who come.
-    Long,
+enum Leave {
+    /// They are terminated at once, and their clients refused.
+    Terminate,
+    /// They drain, and refuse new clients if no other worker of the app serves.
+    DrainAndRefuseNew,
+    /// They drain: others serve new clients.
+    Drain,
 }
 
 /// What an app would lose with an instance, least first.
@@ -31,26 +31,34 @@ enum Usefulness {
     Serving,
 }
 
-fn farewell(hard: bool) -> Farewell {
-    if hard { Farewell::Short } else { Farewell::Polite }
+fn leave(hard: bool) -> Leave {
+    if hard {
+        Leave::Terminate
+    } else {
+        Leave::DrainAndRefuseNew
+    }
 }
 
 impl Core {
     pub(crate) fn command(&mut self, ticket: Ticket, command: Command) {
         if self.closing {
-            return self.tickets.refuse(ticket, Failure::Superseded);
+            return self.tickets.reject(ticket, Failure::Superseded);
         }
         match command {
             Command::Start { app, config } => self.start(ticket, app, config),
-            Command::Stop { instances, hard } => self.act(ticket, &instances, Goal::Down, farewell(hard)),
-            Command::Restart { instances } => self.act(ticket, &instances, Goal::Online, Farewell::Short),
-            Command::Delete { instances, hard } => self.act(ticket, &instances, Goal::Gone, farewell(hard)),
+            Command::Stop { instances, hard } => self.apply_goal(ticket, &instances, Goal::Down, leave(hard)),
+            Command::Restart { instances } => {
+                self.apply_goal(ticket, &instances, Goal::Online, Leave::Terminate);
+            }
+            Command::Delete { instances, hard } => {
+                self.apply_goal(ticket, &instances, Goal::Gone, leave(hard));
+            }
             Command::Scale { app, count } => self.scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
             Command::Reload { app, config, yields } => self.reload(ticket, app, config, yields),
             Command::Replace { app, instances } => self.replace_some(ticket, app, instances),
             Command::Reset { instances } => self.reset(ticket, &instances),
-            Command::Undo { app } => self.take_back(ticket, app),
+            Command::Undo { app } => self.undo_by_command(ticket, app),
             Command::Shutdown => self.shutdown(ticket),
         }
     }
@@ -58,22 +66,22 @@ impl Core {
     fn start(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
         // Ids are chosen by the shell and new; one that is not names an app that an earlier command made.
         if self.apps.contains_key(&id) {
-            return self.tickets.refuse(ticket, Failure::Superseded);
+            return self.tickets.reject(ticket, Failure::Superseded);
         }
         let (count, stopped) = (config.instances.clamp(1, MAX_INSTANCES), config.stopped);
         self.apps.insert(id, App::new(config));
         let created = self.create(id, count);
         if stopped {
-            return self.tickets.grant(ticket, created, Vec::new());
+            return self.tickets.succeed(ticket, created, Vec::new());
         }
         let goals = created.into_iter().map(|instance| (instance, Goal::Online));
-        self.pursue(ticket, goals.collect(), Farewell::Short);
+        self.apply_goals(ticket, goals.collect(), Leave::Terminate);
     }
 
     fn scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
         self.supersede_reload(id);
         let Some(app) = self.apps.get(&id) else {
-            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+            return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let staying = |id: &&InstanceId| {
             self.instances
@@ -89,7 +97,7 @@ impl Core {
         let missing = wanted.saturating_sub(present.len());
         let created = self.create(id, u32::try_from(missing).unwrap_or(MAX_INSTANCES));
         goals.extend(created.into_iter().map(|instance| (instance, Goal::Online)));
-        self.pursue(ticket, goals, Farewell::Long);
+        self.apply_goals(ticket, goals, Leave::Drain);
     }
 
     fn usefulness(&self, id: InstanceId) -> Usefulness {
@@ -105,7 +113,7 @@ impl Core {
     fn configure(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
         self.supersede_reload(id);
         let Some(app) = self.apps.get_mut(&id) else {
-            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+            return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let (_, former) = app.renew(Arc::new(config));
         app.previous = Some(former.revision);
@@ -121,40 +129,44 @@ impl Core {
             }
             None => false,
         });
-        self.tickets.grant(ticket, known, Vec::new());
+        self.tickets.succeed(ticket, known, Vec::new());
     }
 
     fn shutdown(&mut self, ticket: Ticket) {
         self.closing = true;
         let all: Vec<InstanceId> = self.instances.keys().copied().collect();
-        self.act(ticket, &all, Goal::Gone, Farewell::Short);
+        self.apply_goal(ticket, &all, Goal::Gone, Leave::Terminate);
     }
 
-    /// The same wish for each of these instances that exists.
-    fn act(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal, farewell: Farewell) {
+    /// The same goal for each of these instances that exists.
+    fn apply_goal(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal, leave: Leave) {
         let apps = instances.iter().filter_map(|id| self.instances.get(id));
         for app in apps.map(|instance| instance.app).collect::<BTreeSet<_>>() {
             self.supersede_reload(app);
         }
         let known = instances.iter().filter(|id| self.instances.contains_key(id));
         let goals = known.map(|&id| (id, goal)).collect();
-        self.pursue(ticket, goals, farewell);
+        self.apply_goals(ticket, goals, leave);
     }
 
     /// Opens the ticket first: some goals are met at once.
-    fn pursue(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>, farewell: Farewell) {
+    fn apply_goals(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>, leave: Leave) {
         self.tickets.open(ticket, goals.clone());
         let served: BTreeSet<AppId> = self.served_without(&goals);
         for (instance, goal) in goals {
             let app = self.instances.get(&instance).map(|instance| instance.app);
             let refuse = !app.is_some_and(|app| served.contains(&app));
-            match (goal, farewell) {
-                (Goal::Online, _) => self.bring_up(instance),
-                (Goal::Down, Farewell::Short) => self.bring_down(instance, Then::Stopped),
-                (Goal::Gone, Farewell::Short) => self.bring_down(instance, Then::Forgotten),
-                (Goal::Down, Farewell::Polite) => self.see_off(instance, Then::Stopped, refuse),
-                (Goal::Gone, Farewell::Polite) => self.see_off(instance, Then::Forgotten, refuse),
-                (Goal::Down | Goal::Gone, Farewell::Long) => self.phase_out(instance, Then::Forgotten),
+            match (goal, leave) {
+                (Goal::Online, _) => self.start_instance(instance),
+                (Goal::Down, Leave::Terminate) => self.terminate_all(instance, AfterExit::Stopped),
+                (Goal::Gone, Leave::Terminate) => self.terminate_all(instance, AfterExit::Forgotten),
+                (Goal::Down, Leave::DrainAndRefuseNew) => {
+                    self.drain_all(instance, AfterExit::Stopped, refuse);
+                }
+                (Goal::Gone, Leave::DrainAndRefuseNew) => {
+                    self.drain_all(instance, AfterExit::Forgotten, refuse);
+                }
+                (Goal::Down | Goal::Gone, Leave::Drain) => self.drain_own(instance, AfterExit::Forgotten),
             }
         }
     }
@@ -185,7 +197,7 @@ impl Core {
     }
 
     /// A worker that starts from now on.
-    fn bring_up(&mut self, id: InstanceId) {
+    fn start_instance(&mut self, id: InstanceId) {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
@@ -196,12 +208,12 @@ impl Core {
                 if let Some(Life::Ready { .. }) = life {
                     instance.record.count_restart();
                 }
-                self.end(id, worker, Then::Restart);
+                self.terminate_running(id, worker, AfterExit::Restart);
             }
-            // Nobody inherits from a worker that retires, so nobody has to wait for its end.
-            State::Stopping { worker, .. } if instance.retiring.contains(&worker) => self.spawn(id),
+            // Nothing is inherited from a worker that leaves, so its successor need not wait for its end.
+            State::Stopping { worker, .. } if instance.leaving.contains(&worker) => self.spawn(id),
             State::Stopping { worker, .. } => {
-                let then = Then::Restart;
+                let then = AfterExit::Restart;
                 instance.state = State::Stopping { worker, then };
             }
             State::Waiting { .. } => {
@@ -212,51 +224,26 @@ impl Core {
         }
     }
 
-    /// No worker any more, of whatever generation; `then` is `Stopped` or `Forgotten`.
-    fn bring_down(&mut self, id: InstanceId, then: Then) {
-        self.cut_all(id);
-        self.steering.close_all(id);
-        self.lay_down(id, then);
-    }
-
-    /// The same, but for workers that retire.
-    pub(crate) fn lay_down(&mut self, id: InstanceId, then: Then) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        match instance.state {
-            State::Running { worker } => self.end(id, worker, then),
-            State::Stopping { worker, .. } => {
-                instance.state = State::Stopping { worker, then };
-                self.steering.close_own(id);
-            }
-            State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored => {
-                self.timers.clear(Timer::Respawn(id));
-                self.rest(id, then);
-            }
-        }
-    }
-
     /// The instance has no worker and gets none.
-    pub(crate) fn rest(&mut self, id: InstanceId, then: Then) {
-        self.steering.close_own(id);
+    pub(crate) fn stop_instance(&mut self, id: InstanceId, then: AfterExit) {
+        self.steering.close_own_slots(id);
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
-        let last = instance.retiring.first().copied();
+        let last = instance.leaving.first().copied();
         instance.state = match (then, last) {
-            (Then::Errored, _) => State::Errored,
+            (AfterExit::Errored, _) => State::Errored,
             // Those that it had before are not gone yet.
             (_, Some(worker)) => State::Stopping { worker, then },
-            (Then::Forgotten, None) => return self.forget(id),
-            (Then::Stopped | Then::Restart | Then::Retry { .. }, None) => State::Stopped,
+            (AfterExit::Forgotten, None) => return self.forget_instance(id),
+            (AfterExit::Stopped | AfterExit::Restart | AfterExit::Retry { .. }, None) => State::Stopped,
         };
         if last.is_none() {
             self.tickets.reached(id, Reached::Down);
         }
     }
 
-    fn forget(&mut self, id: InstanceId) {
+    fn forget_instance(&mut self, id: InstanceId) {
         let Some(instance) = self.instances.remove(&id) else {
             return;
         };

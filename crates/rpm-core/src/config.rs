@@ -25,7 +25,7 @@ pub enum Readiness {
 /// When and how an instance is restarted, and how long each step may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Start again after an exit nobody asked for.
+    /// Start again after an exit that was not asked for.
     pub autorestart: bool,
     /// Exit codes after which it is not started again all the same.
     #[serde(default)]
@@ -51,7 +51,7 @@ pub struct Policy {
     /// How long a worker that was replaced may take to finish what it has begun.
     pub drain_timeout: Duration,
     /// How long the old workers stand by when all new ones of a reload are ready. A new one that ends within this time has
-    /// the old ones serve again. Zero: they retire at once.
+    /// the old ones serve again. Zero: they drain at once.
     pub watch_after: Duration,
 }
 
@@ -79,13 +79,13 @@ impl Default for Policy {
 }
 
 /// Whether a client must come to the worker that it had before, which knows its session. What waits at such a worker waits until it accepts
-/// again, is gone, or drains: nobody else can answer it.
+/// again, is gone, or drains: no other worker can answer it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Affinity {
     /// Any worker serves any client.
     #[default]
     None,
-    /// The client says whose it is (a cookie): clients that belong to nobody go to workers that accept.
+    /// The client says whose it is (a cookie): clients without one go to workers that accept.
     Named,
     /// The client's address decides, so a worker that does not accept keeps its share of all clients.
     ByAddress,
@@ -109,10 +109,10 @@ pub struct AppConfig {
     /// that is gone does not wait for its turn.
     pub parallel: u32,
     /// How many workers more than instances a reload may have at once, those that drain included; `None`: as many as it
-    /// likes. Where there is no room an old worker retires as soon as its own successor serves, and is not there to serve
+    /// likes. Where there is no room an old worker drains as soon as its own successor serves, and is not there to serve
     /// again should the reload be undone.
     pub max_surge: Option<u32>,
-    /// For how many instances an old worker may retire before its successor is started, where there is no room for that.
+    /// For how many instances an old worker may drain before its successor is started, where there is no room for that.
     /// If this and `max_surge` are 0, `max_surge` is taken as 1.
     pub max_unavailable: u32,
     /// Whether clients belong to workers.

@@ -12,7 +12,7 @@ use crate::protocol::{Input, Output};
 use crate::rng::Rng;
 use crate::steering::{Claim, Steering};
 use crate::tickets::Tickets;
-use crate::worker::{Duty, Worker};
+use crate::workers::{Part, Worker};
 use crate::{AppId, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
 /// Instances that one command may ask for; more are not created. Far above what a machine
@@ -24,7 +24,7 @@ pub const MAX_INSTANCES: u32 = 10_000;
 /// After every [`Core::handle`] or [`Core::handle_timeout`] the shell carries out what
 /// [`Core::poll_output`] gives, until it gives nothing, in that order.
 ///
-/// It can be stored at any time, and taken up by another shell ([`Core::take_up`]). What is stored is everything but who
+/// It can be stored at any time, and taken up by another shell ([`Core::take_over`]). What is stored is everything but who
 /// waits for which outcome, and reloads that wait for their turn.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Core {
@@ -39,8 +39,9 @@ pub struct Core {
     pub(crate) steering: Steering,
     #[serde(skip)]
     pub(crate) tickets: Tickets,
-    /// Workers that have drained, and go when somebody else serves in their stead.
-    pub(crate) lingering: BTreeSet<WorkerId>,
+    /// Workers that have drained, and are terminated when another one accepts where clients are about to come back.
+    #[serde(rename = "lingering")]
+    pub(crate) drained_but_needed: BTreeSet<WorkerId>,
     /// A shutdown was asked for: no command is accepted any more.
     pub(crate) closing: bool,
     /// Follows what steering has to say, in this order: no signal before its slots are closed.
@@ -53,8 +54,9 @@ pub struct Core {
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Timer {
-    /// The end of a worker's phase.
-    Phase(WorkerId),
+    /// The end of a worker's state.
+    #[serde(rename = "Phase")]
+    State(WorkerId),
     /// The slots that this worker did not take over from its predecessor are closed.
     Unclaimed(WorkerId),
     /// The next worker of a waiting instance.
@@ -78,7 +80,7 @@ impl Core {
             timers: Deadlines::new(),
             steering: Steering::new(),
             tickets: Tickets::default(),
-            lingering: BTreeSet::new(),
+            drained_but_needed: BTreeSet::new(),
             closing: false,
             staged: Vec::new(),
             outputs: VecDeque::new(),
@@ -98,7 +100,7 @@ impl Core {
         self.now = self.now.max(now);
         while let Some(timer) = self.timers.pop_due(self.now) {
             match timer {
-                Timer::Phase(worker) => self.phase_ended(worker),
+                Timer::State(worker) => self.state_expired(worker),
                 Timer::Unclaimed(worker) => self.close_unclaimed(worker),
                 Timer::Respawn(instance) => self.respawn(instance),
                 Timer::Verdict(app) => self.complete(app),
@@ -112,7 +114,7 @@ impl Core {
     /// fail is for the shell to say ([`Input::Starved`]).
     pub fn ready_by_living(&self, now: Tick) -> impl Iterator<Item = WorkerId> + '_ {
         self.timers.due(now).filter_map(|timer| match timer {
-            Timer::Phase(id) => self.workers.get(&id)?.is_ready_by_living().then_some(id),
+            Timer::State(id) => self.workers.get(&id)?.is_ready_by_living().then_some(id),
             Timer::Unclaimed(_) | Timer::Respawn(_) | Timer::Verdict(_) => None,
         })
     }
@@ -138,12 +140,11 @@ impl Core {
         self.outputs.pop_front()
     }
 
-    /// The slot of `group` that `worker` takes over: one of the same instance and generation that nobody
-    /// holds. `None`: give it a new one. Either way report it by [`Input::SlotHeld`]; what a worker opens that is leaving is
-    /// closed again.
+    /// The slot of `group` that `worker` inherits: a vacant one of the same instance and generation. `None`: give it a new one.
+    /// Either way report it by [`Input::SlotHeld`]; what a leaving worker opens is closed again.
     #[must_use]
     pub fn slot_for(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
-        let worker = self.workers.get(&worker).filter(|it| !it.duty.is_retire())?;
+        let worker = self.workers.get(&worker).filter(|it| !it.state.is_leaving())?;
         self.steering.vacant((worker.instance, worker.generation), group)
     }
 
@@ -169,8 +170,8 @@ impl Core {
         match input {
             Input::Command { ticket, command } => self.command(ticket, command),
             Input::Spawned { worker } => self.spawned(worker),
-            Input::SpawnFailed { worker } => self.gone(worker, None),
-            Input::Exited { worker, exit } => self.gone(worker, Some(exit)),
+            Input::SpawnFailed { worker } => self.worker_exited(worker, None),
+            Input::Exited { worker, exit } => self.worker_exited(worker, Some(exit)),
             Input::Listening { worker } => self.listening(worker),
             Input::Ready { worker } => self.ready(worker),
             Input::SlotHeld {
@@ -187,7 +188,7 @@ impl Core {
             Input::Rests { worker } => self.rests(worker),
             Input::Healthy { worker } => self.healthy(worker),
             Input::Drained { worker } | Input::DrainFailed { worker } => self.drained(worker),
-            Input::Room { app, workers } => self.measured(app, workers),
+            Input::Room { app, workers } => self.set_room(app, workers),
             Input::Queue { slot, len } => self.steering.sample(slot, len, self.now),
             Input::Responded { worker } => self.responded(worker),
         }
@@ -195,9 +196,9 @@ impl Core {
 
     fn slot_held(&mut self, slot: SlotId, group: GroupId, id: WorkerId, fixed: bool) {
         let worker = self.workers.get(&id);
-        let stays = |worker: &&Worker| !worker.duty.is_retire() && self.returns(worker.instance);
+        let stays = |worker: &&Worker| !worker.state.is_leaving() && self.will_run(worker.instance);
         let Some(worker) = worker.filter(stays) else {
-            return self.steering.refuse(slot, group);
+            return self.steering.close_unknown(slot, group);
         };
         self.steering.hold(Claim {
             slot,
@@ -205,7 +206,7 @@ impl Core {
             instance: worker.instance,
             generation: worker.generation,
             worker: id,
-            role: worker.role(),
+            role: worker.state.role(),
             answers: worker.answers,
             affinity: worker.config.affinity,
         });
@@ -222,8 +223,8 @@ impl Core {
         if self.steering.holder(slot) != Some(id) {
             return;
         }
-        let inherited = worker.phase.is_ending() && worker.duty == Duty::Serve;
-        self.steering.release(slot, id, inherited);
+        let inherited = worker.state.is_terminated() && worker.state.part() == Part::Own;
+        self.steering.listener_closed(slot, id, inherited);
         if let Some(group) = group {
             self.closed(id, group);
         }
@@ -247,17 +248,17 @@ impl Core {
     pub(crate) fn opened(&mut self, id: WorkerId, group: Option<GroupId>) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.opened(group, self.now);
-            self.compare(id);
+            self.footprint_changed(id);
         }
     }
 
     /// A worker has closed something; one that ends does so without meaning anything by it.
     fn closed(&mut self, id: WorkerId, group: GroupId) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && !worker.phase.is_ending()
+            && !worker.state.is_terminated()
         {
-            worker.closed(group);
-            self.compare(id);
+            worker.footprint.closed(group);
+            self.footprint_changed(id);
         }
     }
 
@@ -273,18 +274,18 @@ impl Core {
     }
 
     /// Does the instance run, or will it?
-    pub(crate) fn returns(&self, instance: InstanceId) -> bool {
+    pub(crate) fn will_run(&self, instance: InstanceId) -> bool {
         self.instances
             .get(&instance)
-            .is_some_and(|instance| instance.state.returns())
+            .is_some_and(|instance| instance.state.will_run())
     }
 
     pub(crate) fn settle(&mut self) {
         self.steering.settle(&mut self.outputs);
-        self.release_lingering();
+        self.terminate_unneeded();
         self.steering.settle(&mut self.outputs);
         self.outputs.extend(self.staged.drain(..));
-        self.outputs.extend(self.tickets.drain());
+        self.outputs.extend(self.tickets.take_settled());
     }
 
     /// Is there work that [`Core::settle`] should have put out?

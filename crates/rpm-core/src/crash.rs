@@ -1,13 +1,13 @@
-//! Ends of workers that nobody asked for, and what follows for their instances.
+//! Crashes: ends of workers that were not asked for, and what follows for their instances.
 
 use core::time::Duration;
 
 use crate::core::Core;
-use crate::instance::Then;
+use crate::instance::AfterExit;
 use crate::protocol::{Exit, Failure, Notice, Readiness};
 use crate::restart::Verdict;
 use crate::tickets::Reached;
-use crate::worker::Worker;
+use crate::workers::Worker;
 use crate::{InstanceId, WorkerId};
 
 impl Core {
@@ -23,13 +23,13 @@ impl Core {
         {
             Verdict::Now => {
                 instance.record.count_restart();
-                Then::Restart
+                AfterExit::Restart
             }
-            Verdict::After(delay) => Then::Retry { delay },
-            Verdict::Errored => Then::Errored,
-            Verdict::Stopped => Then::Stopped,
+            Verdict::After(delay) => AfterExit::Retry { delay },
+            Verdict::Errored => AfterExit::Errored,
+            Verdict::Stopped => AfterExit::Stopped,
         };
-        if !worker.phase.is_online() {
+        if !worker.state.is_ready() {
             match is_accomplished(worker, exit, then) {
                 true => self
                     .tickets
@@ -38,23 +38,29 @@ impl Core {
             }
         }
         self.note_crash(id, exit, then);
-        self.follow(worker.instance, then);
+        self.proceed(worker.instance, then);
     }
 
     /// A worker that was asked to end has ended.
-    pub(crate) fn ended(&mut self, id: WorkerId, instance: InstanceId, then: Then, exit: Option<Exit>) {
+    pub(crate) fn terminated(
+        &mut self,
+        id: WorkerId,
+        instance: InstanceId,
+        then: AfterExit,
+        exit: Option<Exit>,
+    ) {
         match then {
-            Then::Retry { .. } | Then::Errored => self.note_crash(id, exit, then),
-            Then::Stopped | Then::Restart | Then::Forgotten => {}
+            AfterExit::Retry { .. } | AfterExit::Errored => self.note_crash(id, exit, then),
+            AfterExit::Stopped | AfterExit::Restart | AfterExit::Forgotten => {}
         }
-        self.follow(instance, then);
+        self.proceed(instance, then);
     }
 
-    pub(crate) fn note_crash(&mut self, worker: WorkerId, exit: Option<Exit>, then: Then) {
+    pub(crate) fn note_crash(&mut self, worker: WorkerId, exit: Option<Exit>, then: AfterExit) {
         let retry_in = match then {
-            Then::Restart => Some(Duration::ZERO),
-            Then::Retry { delay } => Some(delay),
-            Then::Stopped | Then::Errored | Then::Forgotten => None,
+            AfterExit::Restart => Some(Duration::ZERO),
+            AfterExit::Retry { delay } => Some(delay),
+            AfterExit::Stopped | AfterExit::Errored | AfterExit::Forgotten => None,
         };
         self.note(Notice::Crashed {
             worker,
@@ -71,11 +77,11 @@ pub(crate) fn failure(exit: Option<Exit>) -> Failure {
 
 /// Has a worker that ended before it was taken to be ready done all that was wanted of it? A program that need not listen and is not
 /// started again is a job: it may be short.
-fn is_accomplished(worker: &Worker, exit: Option<Exit>, then: Then) -> bool {
+fn is_accomplished(worker: &Worker, exit: Option<Exit>, then: AfterExit) -> bool {
     let policy = &worker.config.policy;
     let is_good = match exit {
         Some(Exit::Code(code)) => code == 0 || policy.stop_exit_codes.contains(&code),
         Some(Exit::Signal(_)) | None => false,
     };
-    is_good && worker.config.readiness == Readiness::Runs && then == Then::Stopped
+    is_good && worker.config.readiness == Readiness::Runs && then == AfterExit::Stopped
 }

@@ -1,177 +1,190 @@
-//! Retiring: how a worker leaves that nobody needs any more.
+//! Draining: how a worker leaves that is not needed any more.
 //!
 //! It goes out of steering, but keeps its slots and goes on accepting: a connection may be on its way to it. When it has
-//! nothing left to do, cannot drain, or takes too long, it is told to end; only after its end are its slots closed.
+//! nothing left to do, cannot drain, or takes too long, it is terminated; its slots are closed when it is gone.
 
 use alloc::vec::Vec;
 
 use crate::core::{Core, Timer};
-use crate::instance::{State, Then};
+use crate::instance::{AfterExit, State};
 use crate::protocol::{Exit, Notice, Output};
 use crate::slot::Role;
 use crate::steering::Steering;
-use crate::worker::{Duty, Phase, Worker};
+use crate::workers::{Intake, Place, Worker, WorkerState};
 use crate::{AppId, InstanceId, SlotId, WorkerId};
 
 impl Core {
-    /// This worker leaves for good; one that serves drains first.
-    pub(crate) fn retire(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+    /// A worker leaves for good. One that is ready drains; one that is not has nothing to finish, and is terminated.
+    pub(crate) fn drain(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        let since = self.now;
-        worker.duty = Duty::Retire { since };
-        let (instance, phase) = (worker.instance, worker.phase);
+        let (instance, state, since) = (worker.instance, worker.state, self.now);
         let until = since + worker.config.policy.drain_timeout;
         if let Some(instance) = self.instances.get_mut(&instance) {
-            instance.retiring.insert(id);
+            instance.leaving.insert(id);
         }
         self.timers.clear(Timer::Unclaimed(id));
-        match phase {
-            Phase::Online { .. } => {
+        match state {
+            WorkerState::Ready { spawned, .. } => {
                 self.steering.serve(instance, id, Role::Draining);
-                self.enter(id, Phase::Draining { until });
-                self.note(Notice::Retiring { worker: id });
+                let draining = WorkerState::Draining {
+                    spawned,
+                    since,
+                    until,
+                    intake: Intake::Open,
+                };
+                self.enter(id, draining);
+                self.note(Notice::Draining { worker: id });
                 self.staged.push(Output::Drain { worker: id });
             }
-            Phase::Spawning { .. }
-            | Phase::Launching { .. }
-            | Phase::Draining { .. }
-            | Phase::Cancelled(_)
-            | Phase::Stopping(_) => {
-                self.steering.leave(instance, id);
-                self.dismiss(id);
+            WorkerState::Spawning { .. }
+            | WorkerState::Starting { .. }
+            | WorkerState::CandidateSpawning { .. }
+            | WorkerState::Candidate { .. }
+            | WorkerState::Draining { .. }
+            | WorkerState::Cancelled { .. }
+            | WorkerState::Terminating { .. } => {
+                self.steering.let_slots_end(instance, id);
+                self.terminate(id, Place::Left { since });
             }
         }
     }
 
-    /// A worker has nothing left to do. While nobody else accepts where clients are about to come back it
+    /// A worker has nothing left to do. While no other worker accepts where clients are about to come back it
     /// goes on, to the end of its time.
     pub(crate) fn drained(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        let Phase::Draining { .. } = worker.phase else {
+        let WorkerState::Draining { intake, .. } = worker.state else {
             return;
         };
-        if !worker.refuses && self.steering.is_needed(worker.instance, id) {
-            self.lingering.insert(id);
+        if intake == Intake::Open && self.steering.is_needed(worker.instance, id) {
+            self.drained_but_needed.insert(id);
         } else {
-            self.cut(id);
+            self.finish_drain(id);
         }
     }
 
-    /// Tells those to end that lingered and are needed no more.
-    pub(crate) fn release_lingering(&mut self) {
-        let useless = |id: &&WorkerId| {
+    /// Terminates the workers that have drained and are needed no more.
+    pub(crate) fn terminate_unneeded(&mut self) {
+        let unneeded = |id: &&WorkerId| {
             let worker = self.workers.get(id);
             !worker.is_some_and(|worker| self.steering.is_needed(worker.instance, **id))
         };
-        for id in self.lingering.iter().filter(useless).copied().collect::<Vec<_>>() {
-            self.cut(id);
+        let drained = self.drained_but_needed.iter();
+        for id in drained.filter(unneeded).copied().collect::<Vec<_>>() {
+            self.finish_drain(id);
         }
     }
 
-    /// A draining worker has no more time, or no use for it: it is told to end.
-    pub(crate) fn cut(&mut self, id: WorkerId) {
-        self.lingering.remove(&id);
+    /// Terminates a draining worker: it has no more time, or nothing left to do.
+    pub(crate) fn finish_drain(&mut self, id: WorkerId) {
+        self.drained_but_needed.remove(&id);
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        if let Phase::Draining { .. } = worker.phase {
-            if worker.refuses {
-                self.steering.close_of(worker.instance, id);
-            } else {
-                self.steering.leave(worker.instance, id);
+        if let WorkerState::Draining { since, intake, .. } = worker.state {
+            match intake {
+                Intake::Refusing { .. } => self.steering.close_slots_of(worker.instance, id),
+                Intake::Open => self.steering.let_slots_end(worker.instance, id),
             }
-            self.terminate(id);
+            self.terminate(id, Place::Left { since });
         }
     }
 
-    /// The workers that an instance had before are told to end.
-    pub(crate) fn cut_all(&mut self, id: InstanceId) {
-        let retiring = self.instances.get(&id).map(|instance| instance.retiring.clone());
-        for worker in retiring.into_iter().flatten() {
-            self.cut(worker);
+    /// Terminates the workers of an instance that drain.
+    pub(crate) fn finish_drains(&mut self, id: InstanceId) {
+        let leaving = self.instances.get(&id).map(|instance| instance.leaving.clone());
+        for worker in leaving.into_iter().flatten() {
+            self.finish_drain(worker);
         }
     }
 
-    /// No worker any more: those that serve finish what they have begun, and `refuse` clients if nobody else is there for
-    /// them. `then` is `Stopped` or `Forgotten`.
-    pub(crate) fn see_off(&mut self, id: InstanceId, then: Then, refuse: bool) {
-        self.phase_out(id, then);
-        let retiring = self.instances.get(&id).map(|instance| instance.retiring.clone());
-        for worker in retiring.into_iter().flatten() {
+    /// The instance gets no worker any more: those that serve drain, and refuse new clients, if no other worker
+    /// serves those (`refuse_new`). `then` is `Stopped` or `Forgotten`.
+    pub(crate) fn drain_all(&mut self, id: InstanceId, then: AfterExit, refuse_new: bool) {
+        self.drain_own(id, then);
+        let leaving = self.instances.get(&id).map(|instance| instance.leaving.clone());
+        for worker in leaving.into_iter().flatten() {
             let Some(held) = self.workers.get(&worker) else {
                 continue;
             };
-            match held.phase {
-                Phase::Draining { .. } if refuse => self.turn_away(worker, false),
-                Phase::Draining { .. } => {}
-                Phase::Spawning { .. }
-                | Phase::Launching { .. }
-                | Phase::Online { .. }
-                | Phase::Cancelled(_)
-                | Phase::Stopping(_) => self.steering.close_of(id, worker),
+            match held.state {
+                WorkerState::Draining { .. } if refuse_new => self.refuse_new(worker, false),
+                WorkerState::Draining { .. } => {}
+                WorkerState::Spawning { .. }
+                | WorkerState::Starting { .. }
+                | WorkerState::Ready { .. }
+                | WorkerState::CandidateSpawning { .. }
+                | WorkerState::Candidate { .. }
+                | WorkerState::Cancelled { .. }
+                | WorkerState::Terminating { .. } => self.steering.close_slots_of(id, worker),
             }
         }
     }
 
-    /// A draining worker takes no client any more; it `keeps` those that it has until they would go anyway.
-    fn turn_away(&mut self, id: WorkerId, keeps: bool) {
-        if let Some(worker) = self.workers.get_mut(&id)
-            && (!worker.refuses || (worker.keeps && !keeps))
-        {
-            worker.refuses = true;
-            worker.keeps = keeps;
-            self.lingering.remove(&id);
-            self.staged.push(Output::Refuse { worker: id, keeps });
+    /// A draining worker closes its listeners; it `keeps` the clients that it has until they would go anyway.
+    fn refuse_new(&mut self, id: WorkerId, keeps: bool) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let WorkerState::Draining { intake, .. } = &mut worker.state else {
+            return;
+        };
+        let changes = match *intake {
+            Intake::Open => true,
+            Intake::Refusing { keeps: kept } => kept && !keeps,
+        };
+        if changes {
+            *intake = Intake::Refusing { keeps };
+            self.drained_but_needed.remove(&id);
+            self.staged.push(Output::RefuseNew { worker: id, keeps });
         }
     }
 
-    /// A worker was replaced by one that serves other addresses: if nobody else is steered to where it serves, clients go on
-    /// coming to it, and it would end with some of them.
-    pub(crate) fn turn_away_if_abandoned(&mut self, id: WorkerId) {
+    /// A worker was replaced by one that serves other addresses. If clients are steered to its own address and no other worker
+    /// stays there, they would go on coming to it, and it would end with some of them: it refuses new ones.
+    pub(crate) fn refuse_new_if_abandoned(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        let Phase::Draining { .. } = worker.phase else {
-            return;
-        };
-        if self.steering.is_abandoned(worker.instance, id) {
-            self.turn_away(id, true);
+        let is_draining = matches!(worker.state, WorkerState::Draining { .. });
+        if is_draining && self.steering.is_abandoned(worker.instance, id) {
+            self.refuse_new(id, true);
         }
     }
 
-    /// An instance that serves is to rest, when its worker has finished what it has begun.
-    pub(crate) fn phase_out(&mut self, id: InstanceId, then: Then) {
+    /// The instance's own worker leaves: one that is ready drains, another one is terminated.
+    pub(crate) fn drain_own(&mut self, id: InstanceId, then: AfterExit) {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
         match instance.state {
-            State::Running { worker } if self.workers.get(&worker).is_some_and(|it| it.phase.is_online()) => {
+            State::Running { worker } if self.workers.get(&worker).is_some_and(|it| it.state.is_ready()) => {
                 instance.state = State::Stopping { worker, then };
-                self.steering.close_vacant(id);
-                self.retire(worker);
+                self.steering.close_vacant_slots(id);
+                self.drain(worker);
             }
             State::Running { .. }
             | State::Stopping { .. }
             | State::Waiting { .. }
             | State::Awaiting { .. }
             | State::Stopped
-            | State::Errored => self.lay_down(id, then),
+            | State::Errored => self.terminate_own(id, then),
         }
     }
 
-    /// A worker that was leaving has left.
-    pub(crate) fn retired(&mut self, id: WorkerId, of: InstanceId, exit: Option<Exit>) {
+    /// The process tree of a leaving worker is gone.
+    pub(crate) fn leaving_worker_exited(&mut self, id: WorkerId, of: InstanceId, exit: Option<Exit>) {
         let Some(instance) = self.instances.get_mut(&of) else {
             return;
         };
-        instance.retiring.remove(&id);
-        self.lingering.remove(&id);
+        instance.leaving.remove(&id);
+        self.drained_but_needed.remove(&id);
         match instance.state {
-            State::Stopping { worker, then } if worker == id => self.ended(id, of, then, exit),
+            State::Stopping { worker, then } if worker == id => self.terminated(id, of, then, exit),
             State::Stopping { .. }
             | State::Running { .. }
             | State::Waiting { .. }
@@ -182,18 +195,18 @@ impl Core {
     }
 
     /// The workers of an app that leave.
-    pub(crate) fn retirees(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
+    pub(crate) fn leaving_workers(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
         let instances = self.apps.get(&app).into_iter().flat_map(|app| &app.instances);
         instances
             .filter_map(|id| self.instances.get(id))
-            .flat_map(|instance| &instance.retiring)
+            .flat_map(|instance| &instance.leaving)
             .filter_map(|id| Some((*id, self.workers.get(id)?)))
     }
 }
 
-/// Who goes on coming to those that leave.
+/// Whether clients go on coming to workers that leave.
 impl Steering {
-    /// Do connections go to `worker`, which leaves, only because those who are to serve are not ready?
+    /// Do connections go to `worker`, which leaves, only because the workers that stay are not ready?
     pub(crate) fn is_needed(&self, instance: InstanceId, worker: WorkerId) -> bool {
         let steered = |id: &SlotId| {
             let group = self.slots.get(id).and_then(|slot| self.groups.get(&slot.group));
@@ -203,7 +216,7 @@ impl Steering {
             .any(|id| steered(&id) && self.is_stayed_at(id))
     }
 
-    /// Does nobody stay at any of the addresses that `worker` serves?
+    /// True if no other worker stays on any address of `worker`.
     pub(crate) fn is_abandoned(&self, instance: InstanceId, worker: WorkerId) -> bool {
         let mut slots = self.slots_of(instance, worker).peekable();
         slots.peek().is_some() && !slots.any(|id| self.is_stayed_at(id))

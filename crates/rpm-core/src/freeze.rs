@@ -4,7 +4,7 @@
 //! shorter queue, and comes back when its own shrinks. If it does not, what waits in it is moved; an empty queue then proves
 //! nothing, so the worker has to answer a probe, or stand a trial if it does not understand probes.
 //!
-//! Where clients belong to workers ([`Affinity`]) the queue of one that serves is never moved, for nobody else can answer what waits there;
+//! Where clients belong to workers ([`Affinity`]) the queue of one that serves is never moved, for no other worker can answer what waits there;
 //! and where the address decides whose they are, the slot does not leave steering either.
 
 use core::mem;
@@ -22,9 +22,9 @@ use crate::{SlotId, Tick, WorkerId};
 /// saw it, make the 20 ms after which a frozen worker gets no new connection.
 const STALL_AFTER: Duration = Duration::from_millis(15);
 /// Moving a queue briefly stops the worker: longer than most garbage collections, and half of the 100 ms
-/// that nobody shall wait.
+/// that no client must wait.
 const RESCUE_AFTER: Duration = Duration::from_millis(50);
-/// The same where nobody is idle: what waits goes to workers that are busy, but seen to accept.
+/// The same where no worker is idle: what waits goes to workers that are busy, but seen to accept.
 const RESCUE_TO_BUSY_AFTER: Duration = Duration::from_millis(70);
 /// First time between probes, about the time a worker needs to be called frozen.
 const PROBE_FIRST: Duration = Duration::from_millis(20);
@@ -329,7 +329,7 @@ impl Steering {
         })
     }
 
-    /// Stores a flow, with its deadline; tells of a slot that left steering or came back.
+    /// Stores a flow, with its deadline; logs that a slot left steering or came back.
     fn set_flow(&mut self, id: SlotId, worker: WorkerId, flow: Flow) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
@@ -348,9 +348,9 @@ impl Steering {
         };
         if let Some(notice) = notice {
             self.dirty.insert(slot.group);
-            // Of one that is not there to serve, nobody wants to know.
-            let told = (role == Role::Active).then_some(Output::Notice(notice));
-            self.staged.extend(told);
+            // That a standby or a draining worker is slow is not worth a line in the log.
+            let logged = (role == Role::Active).then_some(Output::Notice(notice));
+            self.staged.extend(logged);
         }
         match flow.deadline() {
             Some(at) => self.timers.set(id, at),

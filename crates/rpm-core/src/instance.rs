@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::proof::Footprint;
+use crate::footprint::Footprint;
 use crate::protocol::{AppConfig, Exit};
 use crate::reload::Rollout;
 use crate::restart::Record;
@@ -46,8 +46,9 @@ pub(crate) struct Instance {
     pub(crate) last_exit: Option<Exit>,
     /// What its last ready worker served (not one that a reload may still undo); `None`: it never had one.
     pub(crate) footprint: Option<Footprint>,
-    /// Workers it had before, which end or drain.
-    pub(crate) retiring: BTreeSet<WorkerId>,
+    /// Workers that drain, or that were terminated and have no successor that inherits from them.
+    #[serde(rename = "retiring")]
+    pub(crate) leaving: BTreeSet<WorkerId>,
 }
 
 /// What an instance is doing.
@@ -56,11 +57,11 @@ pub(crate) enum State {
     /// It has a worker, which is starting or online.
     Running { worker: WorkerId },
     /// Its worker was asked to end.
-    Stopping { worker: WorkerId, then: Then },
+    Stopping { worker: WorkerId, then: AfterExit },
     /// It has none, and gets one at `until`.
     Waiting { until: Tick },
     /// It has none, and gets the candidate of a reload; `then`: if the reload is undone.
-    Awaiting { then: Then },
+    Awaiting { then: AfterExit },
     /// Not running, by wish or by policy.
     Stopped,
     /// Failed too often.
@@ -69,7 +70,7 @@ pub(crate) enum State {
 
 /// What becomes of an instance when the worker that was asked to end is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Then {
+pub(crate) enum AfterExit {
     /// It rests.
     Stopped,
     /// It has failed for good.
@@ -82,22 +83,22 @@ pub(crate) enum Then {
     Forgotten,
 }
 
-impl Then {
+impl AfterExit {
     /// Will there be another worker?
-    pub(crate) fn returns(self) -> bool {
+    pub(crate) fn will_run(self) -> bool {
         match self {
-            Then::Restart | Then::Retry { .. } => true,
-            Then::Stopped | Then::Errored | Then::Forgotten => false,
+            AfterExit::Restart | AfterExit::Retry { .. } => true,
+            AfterExit::Stopped | AfterExit::Errored | AfterExit::Forgotten => false,
         }
     }
 }
 
 impl State {
     /// Does it run, or will it run again without being asked to?
-    pub(crate) fn returns(self) -> bool {
+    pub(crate) fn will_run(self) -> bool {
         match self {
             State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } => true,
-            State::Stopping { then, .. } => then.returns(),
+            State::Stopping { then, .. } => then.will_run(),
             State::Stopped | State::Errored => false,
         }
     }
@@ -105,7 +106,7 @@ impl State {
     /// Is it about to be forgotten?
     pub(crate) fn is_leaving(self) -> bool {
         match self {
-            State::Stopping { then, .. } => then == Then::Forgotten,
+            State::Stopping { then, .. } => then == AfterExit::Forgotten,
             State::Running { .. }
             | State::Waiting { .. }
             | State::Awaiting { .. }
@@ -118,7 +119,7 @@ impl State {
     pub(crate) fn is_reloaded(self) -> bool {
         match self {
             State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } | State::Errored => true,
-            State::Stopping { then, .. } => then.returns() || then == Then::Errored,
+            State::Stopping { then, .. } => then.will_run() || then == AfterExit::Errored,
             State::Stopped => false,
         }
     }
@@ -136,7 +137,7 @@ impl Instance {
             record,
             last_exit: None,
             footprint: None,
-            retiring: BTreeSet::new(),
+            leaving: BTreeSet::new(),
         }
     }
 }

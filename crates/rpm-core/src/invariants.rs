@@ -8,7 +8,7 @@ use crate::instance::{App, State};
 use crate::reload::Rollout;
 use crate::slot::{Role, Slot, Tenant};
 use crate::tickets::Goal;
-use crate::worker::{Duty, Phase, Worker};
+use crate::workers::{Part, Worker};
 use crate::{AppId, Generation, GroupId, InstanceId, SlotId, WorkerId};
 
 /// An invariant that does not hold: a bug of this crate.
@@ -91,7 +91,7 @@ impl Core {
         for (&id, instance) in &self.instances {
             let ends = |worker| {
                 let worker = self.workers.get(&worker);
-                worker.map(|worker| worker.duty.is_retire() || worker.phase.is_ending())
+                worker.map(|worker| worker.state.is_leaving() || worker.state.is_terminated())
             };
             let fits = match instance.state {
                 State::Running { worker } => ends(worker) == Some(false),
@@ -118,8 +118,8 @@ impl Core {
         for (&id, worker) in &self.workers {
             let referred = self.is_referred(id, worker);
             ensure(referred && id.0 < self.next_worker, Violation::Stray(id))?;
-            let deadline = self.timers.get(Timer::Phase(id));
-            ensure(deadline == worker.phase.deadline(), Violation::WorkerDeadline(id))?;
+            let deadline = self.timers.get(Timer::State(id));
+            ensure(deadline == worker.state.deadline(), Violation::WorkerDeadline(id))?;
         }
         Ok(())
     }
@@ -133,12 +133,12 @@ impl Core {
             State::Running { worker } | State::Stopping { worker, .. } => worker == id,
             State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored => false,
         };
-        let stands_by = || self.stand_bys(instance.app).any(|(other, _)| other == id);
-        match worker.duty {
-            Duty::Serve => own && !instance.retiring.contains(&id),
-            Duty::Prove => self.candidate(worker.instance) == Some(id),
-            Duty::StandBy { .. } => !own && stands_by(),
-            Duty::Retire { .. } => instance.retiring.contains(&id),
+        let stands_by = || self.standbys(instance.app).any(|(other, _)| other == id);
+        match worker.state.part() {
+            Part::Own => own && !instance.leaving.contains(&id),
+            Part::Candidate => self.candidate(worker.instance) == Some(id),
+            Part::Standby { .. } => !own && stands_by(),
+            Part::Leaving { .. } => instance.leaving.contains(&id),
         }
     }
 
@@ -159,10 +159,10 @@ impl Core {
             let worker = self.workers.get(id);
             !worker.is_some_and(|worker| self.steering.is_needed(worker.instance, *id))
         };
-        ensure(!self.lingering.iter().any(idle), Violation::Bookkeeping)?;
+        ensure(!self.drained_but_needed.iter().any(idle), Violation::Bookkeeping)?;
         let dangling = |worker: &WorkerId| !self.workers.contains_key(worker);
-        let mut retiring = self.instances.values().flat_map(|instance| &instance.retiring);
-        ensure(!retiring.any(dangling), Violation::Bookkeeping)
+        let mut leaving = self.instances.values().flat_map(|instance| &instance.leaving);
+        ensure(!leaving.any(dangling), Violation::Bookkeeping)
     }
 
     fn is_consistent(&self, app: &App, rollout: &Rollout) -> bool {
@@ -185,7 +185,7 @@ impl Core {
             Some(State::Running { worker }) => self
                 .workers
                 .get(&worker)
-                .is_some_and(|it| it.generation == app.generation && it.phase.is_online()),
+                .is_some_and(|it| it.generation == app.generation && it.state.is_ready()),
             Some(_) | None => false,
         };
         let beside = |id: &InstanceId| !matches!(state(id), Some(State::Awaiting { .. }));
@@ -204,23 +204,18 @@ impl Core {
     fn is_candidate(&self, id: WorkerId, of: Generation) -> bool {
         self.workers
             .get(&id)
-            .is_some_and(|worker| match (worker.duty, worker.phase) {
-                (Duty::Prove, Phase::Spawning { .. } | Phase::Launching { .. }) => worker.generation == of,
-                (Duty::Prove, Phase::Online { .. } | Phase::Draining { .. })
-                | (Duty::Prove, Phase::Cancelled(_) | Phase::Stopping(_))
-                | (Duty::Serve | Duty::StandBy { .. } | Duty::Retire { .. }, _) => false,
-            })
+            .is_some_and(|worker| worker.state.part() == Part::Candidate && worker.generation == of)
     }
 
     fn check_timers(&self) -> Result<(), Violation> {
         let next = self.poll_timeout();
         for timer in self.timers.keys() {
             let alive = match timer {
-                Timer::Phase(worker) => self.workers.contains_key(&worker),
+                Timer::State(worker) => self.workers.contains_key(&worker),
                 Timer::Unclaimed(worker) => self
                     .workers
                     .get(&worker)
-                    .is_some_and(|worker| worker.phase.is_online()),
+                    .is_some_and(|worker| worker.state.is_ready()),
                 Timer::Respawn(instance) => self.instances.contains_key(&instance),
                 Timer::Verdict(app) => self.apps.contains_key(&app),
             };
@@ -255,7 +250,7 @@ impl Core {
                     .get(&slot.group)
                     .is_some_and(|group| group.slots.contains(&id));
             ensure(
-                tenant_fits && indexed && (slot.tenant.is_last() || self.returns(slot.instance)),
+                tenant_fits && indexed && (slot.tenant.is_last() || self.will_run(slot.instance)),
                 Violation::Slot(id),
             )?;
             let wanted = match slot.tenant {
@@ -270,12 +265,12 @@ impl Core {
         Ok(())
     }
 
-    /// May this instance have a slot that nobody holds? Beside a ready worker, not for long.
+    /// May this instance have a vacant slot? Beside a ready worker, not for long.
     fn is_claimable(&self, id: InstanceId) -> bool {
-        let reloads = self.is_proved(id) || self.candidate(id).is_some() || self.goes_back(id);
+        let reloads = self.is_proved(id) || self.candidate(id).is_some() || self.returns_to_former(id);
         match self.instances.get(&id).map(|instance| instance.state) {
             Some(State::Running { worker }) => {
-                let online = self.workers.get(&worker).is_some_and(|it| it.phase.is_online());
+                let online = self.workers.get(&worker).is_some_and(|it| it.state.is_ready());
                 reloads || !online || self.timers.get(Timer::Unclaimed(worker)).is_some()
             }
             Some(
@@ -292,8 +287,8 @@ impl Core {
     fn is_tenant(&self, worker: WorkerId, slot: &Slot, role: Option<Role>, leaves: bool) -> bool {
         self.workers.get(&worker).is_some_and(|worker| {
             (worker.instance, worker.generation) == (slot.instance, slot.generation)
-                && worker.role() == role
-                && worker.duty.is_retire() == leaves
+                && worker.state.role() == role
+                && worker.state.is_leaving() == leaves
         })
     }
 
@@ -323,21 +318,14 @@ impl Core {
     fn check_tickets(&self) -> Result<(), Violation> {
         for (id, goal) in self.tickets.waits() {
             let on_its_way = match (self.instances.get(&id).map(|instance| instance.state), goal) {
-                (Some(State::Running { worker }), Goal::Online) => {
-                    self.workers
-                        .get(&worker)
-                        .is_some_and(|worker| match worker.phase {
-                            Phase::Spawning { .. } | Phase::Launching { .. } => true,
-                            Phase::Online { .. }
-                            | Phase::Draining { .. }
-                            | Phase::Cancelled(_)
-                            | Phase::Stopping(_) => false,
-                        })
-                }
+                (Some(State::Running { worker }), Goal::Online) => self
+                    .workers
+                    .get(&worker)
+                    .is_some_and(|worker| worker.state.is_starting()),
                 (Some(State::Stopping { then, .. } | State::Awaiting { then }), Goal::Online) => {
-                    then.returns()
+                    then.will_run()
                 }
-                (Some(State::Stopping { then, .. }), Goal::Down) => !then.returns(),
+                (Some(State::Stopping { then, .. }), Goal::Down) => !then.will_run(),
                 (Some(state @ State::Stopping { .. }), Goal::Gone) => state.is_leaving(),
                 (Some(State::Running { .. } | State::Awaiting { .. }), Goal::Down | Goal::Gone)
                 | (Some(State::Waiting { .. } | State::Stopped | State::Errored) | None, _) => false,

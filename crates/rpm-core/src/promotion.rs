@@ -1,14 +1,14 @@
 //! Promotion: how a candidate that has shown all it had to takes over, and what becomes of the worker before it.
 
 use crate::core::Core;
-use crate::instance::{State, Then};
-use crate::proof::{Proof, assess};
+use crate::instance::{AfterExit, State};
+use crate::proof::{Candidate, Proof, assess};
 use crate::protocol::{Notice, Output};
 use crate::reload::{Predecessor, Proved};
 use crate::slot::Role;
 use crate::tickets::Reached;
-use crate::worker::{Duty, Health, Phase};
-use crate::{InstanceId, WorkerId};
+use crate::workers::{Health, Part, Post, WorkerState};
+use crate::{InstanceId, Tick, WorkerId};
 
 impl Core {
     /// Looks whether a candidate is proved by now, or will not be.
@@ -16,8 +16,16 @@ impl Core {
         let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        let (Phase::Launching { ready_by }, Duty::Prove) = (worker.phase, worker.duty) else {
+        let WorkerState::Candidate {
+            spawned, signalled, ..
+        } = worker.state
+        else {
             return;
+        };
+        let candidate = Candidate {
+            config: &worker.config,
+            spawned,
+            signalled,
         };
         let instance = self.instances.get(&worker.instance);
         let former = instance.and_then(|instance| instance.footprint.as_ref());
@@ -26,11 +34,30 @@ impl Core {
             let in_group = |slot| self.steering.slots.get(&slot).map(|slot| slot.group) == Some(group);
             worker.shared.contains(&group) || slots.into_iter().any(in_group)
         };
-        match assess(worker, former, serves, self.now) {
+        match assess(candidate, former, serves, self.now) {
             Proof::Given => self.promote_if_healthy(id),
-            Proof::Pending { until } if until == ready_by => {}
-            Proof::Pending { until } => self.enter(id, Phase::Launching { ready_by: until }),
+            Proof::Pending { until } => self.review_again(id, until),
             Proof::Missing { within } => self.not_ready(id, within),
+        }
+    }
+
+    /// A candidate is reviewed again at this time, or when it has shown more.
+    fn review_again(&mut self, id: WorkerId, at: Tick) {
+        let state = self.workers.get(&id).map(|worker| worker.state);
+        if let Some(WorkerState::Candidate {
+            spawned,
+            signalled,
+            health,
+            ..
+        }) = state
+        {
+            let candidate = WorkerState::Candidate {
+                spawned,
+                review_at: at,
+                signalled,
+                health,
+            };
+            self.enter(id, candidate);
         }
     }
 
@@ -40,16 +67,19 @@ impl Core {
             return;
         };
         let within = worker.config.policy.reload_timeout;
-        let ready_by = worker.spawned.unwrap_or(self.now) + within;
-        match worker.health {
+        let WorkerState::Candidate { spawned, health, .. } = &mut worker.state else {
+            return;
+        };
+        let ready_by = *spawned + within;
+        match health {
             _ if !worker.config.health_check => self.promote(id),
             Health::Good => self.promote(id),
             Health::Asked if self.now >= ready_by => self.not_ready(id, within),
-            Health::Asked => self.enter(id, Phase::Launching { ready_by }),
+            Health::Asked => self.review_again(id, ready_by),
             Health::Unasked => {
-                worker.health = Health::Asked;
+                *health = Health::Asked;
                 self.staged.push(Output::CheckHealth { worker: id });
-                self.enter(id, Phase::Launching { ready_by });
+                self.review_again(id, ready_by);
             }
         }
     }
@@ -57,9 +87,10 @@ impl Core {
     /// A worker answers its health check.
     pub(crate) fn healthy(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && worker.health == Health::Asked
+            && let WorkerState::Candidate { health, .. } = &mut worker.state
+            && *health == Health::Asked
         {
-            worker.health = Health::Good;
+            *health = Health::Good;
             self.review(id);
         }
     }
@@ -67,10 +98,12 @@ impl Core {
     /// A candidate is proved: it becomes its instance's own worker.
     fn promote(&mut self, id: WorkerId) {
         let silent = self.is_silent(id);
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.workers.get(&id) else {
             return;
         };
-        worker.duty = Duty::Serve;
+        let WorkerState::Candidate { spawned, .. } = worker.state else {
+            return;
+        };
         let (of, generation) = (worker.instance, worker.generation);
         let Some(instance) = self.instances.get_mut(&of) else {
             return;
@@ -78,8 +111,13 @@ impl Core {
         let (app, state) = (instance.app, instance.state);
         instance.state = State::Running { worker: id };
         instance.generation = generation;
-        let since = self.now;
-        self.enter(id, Phase::Online { since, silent });
+        let ready = WorkerState::Ready {
+            post: Post::Own,
+            spawned,
+            since: self.now,
+            silent,
+        };
+        self.enter(id, ready);
         self.steering.serve(of, id, Role::Active);
         let proved = self.replace(of, state);
         self.succeeded(app, of, proved);
@@ -92,19 +130,19 @@ impl Core {
     /// What becomes of the worker that an instance had when it was in `state`.
     fn replace(&mut self, of: InstanceId, state: State) -> Proved {
         let (predecessor, counts) = match state {
-            State::Running { worker } => (Predecessor::Warm(worker), self.stand_by(worker)),
+            State::Running { worker } => (Predecessor::Standby(worker), self.stand_by(worker)),
             State::Stopping { worker, then } => {
-                // It ends already, and its heir has slots of its own.
-                self.retire(worker);
+                // It was terminated already, and its successor has slots of its own.
+                self.drain(worker);
                 (Predecessor::Gone(then), false)
             }
             State::Awaiting { then } => {
-                let automatic = matches!(then, Then::Retry { .. });
+                let automatic = matches!(then, AfterExit::Retry { .. });
                 (Predecessor::Gone(then), automatic)
             }
             State::Waiting { .. } | State::Stopped | State::Errored => {
                 debug_assert!(false, "instance {of} had a candidate and was in no state for one");
-                (Predecessor::Gone(Then::Restart), false)
+                (Predecessor::Gone(AfterExit::Restart), false)
             }
         };
         Proved { predecessor, counts }
@@ -116,10 +154,14 @@ impl Core {
         let Some(worker) = self.workers.get_mut(&id) else {
             return false;
         };
-        worker.duty = Duty::StandBy { since };
-        if let Some(role) = worker.role() {
+        worker.state = worker.state.at_post(Post::Standby { since });
+        debug_assert!(
+            matches!(worker.state.part(), Part::Standby { .. }),
+            "worker {id} is replaced and leaves already"
+        );
+        if let Some(role) = worker.state.role() {
             self.steering.serve(worker.instance, id, role);
         }
-        worker.phase.is_online()
+        worker.state.is_ready()
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::config::{Affinity, AppConfig, Policy, Readiness};
 use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 
-/// A wish of a user.
+/// A command of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Create an app and start all its instances. The id is new (chosen by the shell); one that is in use is
@@ -64,7 +64,7 @@ pub enum Command {
         app: AppId,
         /// Its new configuration (`instances` is ignored); `None`: the present one.
         config: Option<AppConfig>,
-        /// Nobody waits for its outcome: the next reload ends it, unless somebody would be served by nobody then. It does not
+        /// No client waits for its outcome: the next reload ends it, unless clients would be without a worker then. It does not
         /// take the place of one that waits and does not yield.
         yields: bool,
     },
@@ -106,11 +106,11 @@ pub enum Exit {
     reason = "commands are rare, and each is moved once: nothing is gained by a place of its own for what they carry"
 )]
 pub enum Input {
-    /// A user's wish; [`Output::Done`] carries the ticket when it is fulfilled or has failed.
+    /// A user's command; [`Output::Done`] carries the ticket when it is done or has failed.
     Command {
         /// Returned with the outcome.
         ticket: Ticket,
-        /// The wish.
+        /// The command.
         command: Command,
     },
     /// The process of [`Output::Spawn`] runs its program.
@@ -198,7 +198,7 @@ pub enum Input {
         /// Which.
         worker: WorkerId,
     },
-    /// Nothing is left to do for a worker that was told to [`Output::Drain`] or [`Output::Refuse`].
+    /// Nothing is left to do for a worker that got [`Output::Drain`] or [`Output::RefuseNew`].
     Drained {
         /// Which.
         worker: WorkerId,
@@ -310,7 +310,7 @@ pub enum Notice {
         worker: WorkerId,
     },
     /// A worker drains: it is not needed any more.
-    Retiring {
+    Draining {
         /// Which.
         worker: WorkerId,
     },
@@ -355,22 +355,22 @@ pub enum Output {
         /// Which.
         worker: WorkerId,
     },
-    /// Let the worker finish what it has begun: it is out of steering (but for groups in which nobody else is online),
+    /// Let the worker finish what it has begun: it is out of steering (but for groups in which no other worker is ready),
     /// keeps its slots and goes on accepting. Answer with [`Input::Drained`] or [`Input::DrainFailed`];
-    /// [`Output::Terminate`] follows in any case. May come for a worker that is told to end in the same breath.
+    /// [`Output::Terminate`] follows in any case, perhaps at once.
     Drain {
         /// Which.
         worker: WorkerId,
     },
     /// Have the worker close its listeners, which is reported by [`Input::SlotReleased`], and otherwise as
     /// [`Output::Drain`], which may have come before.
-    Refuse {
+    RefuseNew {
         /// Which.
         worker: WorkerId,
         /// The clients that it has are served elsewhere from now on, and need not hurry there.
         keeps: bool,
     },
-    /// End it (SIGKILL to the whole tree).
+    /// Kill it (SIGKILL to the whole tree).
     Kill {
         /// Which.
         worker: WorkerId,
@@ -387,7 +387,7 @@ pub enum Output {
     Rescue {
         /// Whose queue.
         slot: SlotId,
-        /// The worker that holds it and is alive; `None`: nobody does.
+        /// The worker that holds it and is alive; `None`: no worker does.
         holder: Option<WorkerId>,
         /// Where to; never empty.
         to: Vec<SlotId>,
@@ -413,7 +413,7 @@ pub enum Output {
     },
     /// For the log.
     Notice(Notice),
-    /// The app has no instance any more; its configuration may be forgotten.
+    /// The app has no instance any more: it is forgotten, and its configuration can be.
     AppGone {
         /// Which.
         app: AppId,

@@ -1,14 +1,14 @@
 //! Reload: a new generation beside the old one, which it replaces when all of it is proved.
 //!
-//! Every instance gets a *candidate*. One that is proved takes over at once, and its predecessor stands by, *warm*: out of
-//! steering as long as anybody else serves, and otherwise untouched. When the last candidate is proved, and `watch_after` has
-//! passed since, the warm ones retire; if a new worker fails before that, the warm ones serve again and the new ones retire.
-//! Whatever else is wished for the app meanwhile undoes the reload first (or ends its watch), so an app is never left with
+//! Every instance gets a *candidate*. One that is proved takes over at once, and its predecessor becomes a *standby*: out of
+//! steering as long as another worker serves, and otherwise untouched. When the last candidate is proved, and `watch_after` has
+//! passed since, the standbys drain; if a new worker fails before that, the standbys serve again and the new workers drain.
+//! Any other command for the app undoes the reload first (or ends its watch), so an app is never left with
 //! half a generation.
 //!
-//! Where there is not room for two generations old workers retire before all is proved (`room`). Undoing then
+//! Where there is not room for two generations old workers drain before all is proved (`room`). Undoing then
 //! starts them again, by a reload in the opposite direction (`Aim::Return`). If that fails too the last of the new
-//! workers retire, and their instances get workers of the old generation as after any crash.
+//! workers drain, and their instances get workers of the old generation as after any crash.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -17,9 +17,9 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{Core, Timer};
-use crate::instance::{State, Then};
+use crate::instance::{AfterExit, State};
 use crate::protocol::{AppConfig, Failure, Notice};
-use crate::worker::{Duty, Phase, Worker};
+use crate::workers::{Worker, WorkerState};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
 
 /// A reload that is going on. Each instance that takes part is in one of the three maps.
@@ -45,7 +45,7 @@ pub(crate) struct Rollout {
     pub(crate) yields: bool,
     /// The reload that follows.
     #[serde(skip)]
-    pub(crate) next: Option<Wish>,
+    pub(crate) next: Option<ReloadRequest>,
 }
 
 /// Where a reload leads.
@@ -53,7 +53,7 @@ pub(crate) struct Rollout {
 pub(crate) enum Aim {
     /// To a new generation.
     Renew,
-    /// Back to the one before, of which some workers are gone. Nobody waits for it.
+    /// Back to the one before, of which some workers are gone. No command waits for it.
     Return,
 }
 
@@ -69,14 +69,15 @@ pub(crate) struct Proved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Predecessor {
     /// It stands by.
-    Warm(WorkerId),
+    #[serde(rename = "Warm")]
+    Standby(WorkerId),
     /// There is none; what becomes of the instance if the reload is undone.
-    Gone(Then),
+    Gone(AfterExit),
 }
 
 /// A reload that was asked for.
 #[derive(Debug)]
-pub(crate) struct Wish {
+pub(crate) struct ReloadRequest {
     pub(crate) ticket: Ticket,
     config: Option<AppConfig>,
     /// No other instances than these.
@@ -87,7 +88,7 @@ pub(crate) struct Wish {
 
 /// Why a reload is undone.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Cause {
+pub(crate) enum UndoCause {
     /// A worker of the new generation failed.
     Failed {
         instance: InstanceId,
@@ -109,31 +110,31 @@ impl Rollout {
 
 impl Core {
     pub(crate) fn reload(&mut self, ticket: Ticket, id: AppId, config: Option<AppConfig>, yields: bool) {
-        let wish = Wish {
+        let wish = ReloadRequest {
             ticket,
             config,
             only: None,
             yields,
         };
-        self.wish(id, wish);
+        self.request_reload(id, wish);
     }
 
     /// New workers for some instances.
     pub(crate) fn replace_some(&mut self, ticket: Ticket, id: AppId, instances: Vec<InstanceId>) {
-        let wish = Wish {
+        let wish = ReloadRequest {
             ticket,
             config: None,
             only: Some(instances),
             yields: false,
         };
-        self.wish(id, wish);
+        self.request_reload(id, wish);
     }
 
-    fn wish(&mut self, id: AppId, wish: Wish) {
-        self.give_way(id);
+    fn request_reload(&mut self, id: AppId, wish: ReloadRequest) {
+        self.end_yielding_reload(id);
         let ticket = wish.ticket;
         let Some(app) = self.apps.get_mut(&id) else {
-            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+            return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let Some(rollout) = &mut app.rollout else {
             return self.roll_out(id, wish);
@@ -144,28 +145,28 @@ impl Core {
             _ => rollout.next.replace(wish),
         };
         if let Some(overtaken) = overtaken {
-            self.tickets.refuse(overtaken.ticket, Failure::Superseded);
+            self.tickets.reject(overtaken.ticket, Failure::Superseded);
         }
     }
 
     /// Ends a reload that yields, if nothing that serves is lost by that: if all its workers serve they stay, or else those that
     /// stand by serve again.
-    fn give_way(&mut self, id: AppId) {
+    fn end_yielding_reload(&mut self, id: AppId) {
         let rollout = self.apps.get(&id).and_then(|app| app.rollout.as_ref());
         let Some(rollout) = rollout.filter(|rollout| rollout.yields) else {
             return;
         };
         let serves_again = |proved: &Proved| match proved.predecessor {
-            Predecessor::Warm(worker) => {
+            Predecessor::Standby(worker) => {
                 let worker = self.workers.get(&worker);
-                worker.is_some_and(|worker| worker.phase.is_online())
+                worker.is_some_and(|worker| worker.state.is_ready())
             }
             Predecessor::Gone(_) => false,
         };
         if rollout.watched_until.is_some() {
             self.complete(id);
         } else if rollout.proved.values().all(serves_again) {
-            self.undo(id, Cause::Unwanted);
+            self.undo(id, UndoCause::Unwanted);
         }
     }
 
@@ -176,40 +177,40 @@ impl Core {
         match rollout.filter(|rollout| rollout.watched_until.is_some()) {
             Some(watched) => {
                 if let Some(next) = watched.next.take() {
-                    self.tickets.refuse(next.ticket, Failure::Superseded);
+                    self.tickets.reject(next.ticket, Failure::Superseded);
                 }
                 self.complete(id);
             }
-            None => self.undo(id, Cause::Superseded),
+            None => self.undo(id, UndoCause::Superseded),
         }
     }
 
     /// The wish to go back to what was before the reload that is going on.
-    pub(crate) fn take_back(&mut self, ticket: Ticket, id: AppId) {
+    pub(crate) fn undo_by_command(&mut self, ticket: Ticket, id: AppId) {
         if self
             .rollout_mut(id)
             .is_some_and(|rollout| rollout.aim == Aim::Renew)
         {
-            self.undo(id, Cause::Unwanted);
+            self.undo(id, UndoCause::Unwanted);
         }
         match self.apps.get(&id) {
             Some(app) => {
                 let instances = app.instances.iter().copied().collect();
-                self.tickets.grant(ticket, instances, Vec::new());
+                self.tickets.succeed(ticket, instances, Vec::new());
             }
-            None => self.tickets.refuse(ticket, Failure::NoSuchApp),
+            None => self.tickets.reject(ticket, Failure::NoSuchApp),
         }
     }
 
-    pub(crate) fn roll_out(&mut self, id: AppId, wish: Wish) {
-        let Wish {
+    pub(crate) fn roll_out(&mut self, id: AppId, wish: ReloadRequest) {
+        let ReloadRequest {
             ticket,
             config,
             only,
             yields,
         } = wish;
         let Some(app) = self.apps.get_mut(&id) else {
-            return self.tickets.refuse(ticket, Failure::NoSuchApp);
+            return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let takes_part = |id: &&InstanceId| {
             let meant = only.as_ref().is_none_or(|only| only.contains(id));
@@ -256,7 +257,7 @@ impl Core {
                 .rollout_mut(id)
                 .and_then(|rollout| rollout.queued.pop_first());
             let Some(instance) = next else { return };
-            self.begin(instance);
+            self.start_candidate(instance);
         }
     }
 
@@ -277,7 +278,7 @@ impl Core {
     }
 
     /// Starts the candidate of an instance, which has left the queue.
-    fn begin(&mut self, id: InstanceId) {
+    fn start_candidate(&mut self, id: InstanceId) {
         let now = self.now;
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
@@ -287,18 +288,19 @@ impl Core {
         }
         match instance.state {
             State::Waiting { until } => {
-                let then = Then::Retry { delay: until - now };
+                let then = AfterExit::Retry { delay: until - now };
                 instance.state = State::Awaiting { then };
                 self.timers.clear(Timer::Respawn(id));
             }
             State::Errored => {
-                let then = Then::Errored;
+                let then = AfterExit::Errored;
                 instance.state = State::Awaiting { then };
             }
             State::Running { .. } | State::Stopping { .. } | State::Awaiting { .. } | State::Stopped => {}
         }
         let app = instance.app;
-        let Some(candidate) = self.launch(id, Duty::Prove) else {
+        let spawning = |give_up| WorkerState::CandidateSpawning { give_up };
+        let Some(candidate) = self.launch(id, spawning) else {
             return;
         };
         if let Some(rollout) = self.rollout_mut(app) {
@@ -308,27 +310,28 @@ impl Core {
 
     /// An instance that has no worker is about to get one of its own: if it waits for its turn in a reload, it
     /// gets its candidate now. Says whether it does.
-    pub(crate) fn begin_early(&mut self, id: InstanceId) -> bool {
+    pub(crate) fn start_candidate_early(&mut self, id: InstanceId) -> bool {
         let Some(instance) = self.instances.get(&id) else {
             return false;
         };
         let app = instance.app;
         let queued = self.rollout_mut(app).is_some_and(|it| it.queued.remove(&id));
         if queued {
-            self.await_candidate(id, Then::Restart);
-            self.begin(id);
+            self.await_candidate(id, AfterExit::Restart);
+            self.start_candidate(id);
         }
         queued
     }
 
     /// The instance has no worker of its own, and its candidate is to be its next.
-    pub(crate) fn await_candidate(&mut self, id: InstanceId, then: Then) {
+    pub(crate) fn await_candidate(&mut self, id: InstanceId, then: AfterExit) {
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.state = State::Awaiting { then };
         }
     }
 
-    /// The candidate of an instance has taken over. Nobody goes back to a generation that was taken back.
+    /// The candidate of an instance has taken over. A reload that returns to the former generation is not undone, so there the
+    /// predecessor drains at once.
     pub(crate) fn succeeded(&mut self, id: AppId, instance: InstanceId, proved: Proved) {
         let Some(rollout) = self.rollout_mut(id) else {
             return;
@@ -339,7 +342,7 @@ impl Core {
                 rollout.proved.insert(instance, proved);
             }
             Aim::Return => {
-                self.conclude(instance, proved);
+                self.confirm(instance, proved);
             }
         }
     }
@@ -357,25 +360,25 @@ impl Core {
         self.note(Notice::ReloadDone { app: id });
         let mut silent = Vec::new();
         for (&instance, &proved) in &rollout.proved {
-            silent.extend(self.conclude(instance, proved).then_some(instance));
-            self.steering.close_outdated(instance, generation);
+            silent.extend(self.confirm(instance, proved).then_some(instance));
+            self.steering.close_outdated_slots(instance, generation);
         }
         for proved in rollout.proved.values() {
             match proved.predecessor {
-                Predecessor::Warm(worker) => self.turn_away_if_abandoned(worker),
+                Predecessor::Standby(worker) => self.refuse_new_if_abandoned(worker),
                 Predecessor::Gone(_) => {}
             }
         }
         let instances = rollout.proved.into_keys().collect();
-        self.tickets.grant(rollout.ticket, instances, silent);
+        self.tickets.succeed(rollout.ticket, instances, silent);
         if let Some(next) = rollout.next {
             self.roll_out(id, next);
         }
     }
 
     /// The new worker of an instance is there to stay. Says whether it is silent.
-    fn conclude(&mut self, id: InstanceId, proved: Proved) -> bool {
-        self.release(proved.predecessor);
+    fn confirm(&mut self, id: InstanceId, proved: Proved) -> bool {
+        self.drain_standby(proved.predecessor);
         let Some(instance) = self.instances.get_mut(&id) else {
             return false;
         };
@@ -392,38 +395,38 @@ impl Core {
             return false;
         };
         instance.footprint = Some(worker.footprint.clone());
-        matches!(worker.phase, Phase::Online { silent: true, .. })
+        matches!(worker.state, WorkerState::Ready { silent: true, .. })
     }
 
-    /// A worker that stands by need not any more.
-    fn release(&mut self, predecessor: Predecessor) {
+    /// A standby is not needed any more.
+    fn drain_standby(&mut self, predecessor: Predecessor) {
         match predecessor {
-            Predecessor::Warm(worker) => self.retire(worker),
+            Predecessor::Standby(worker) => self.drain(worker),
             Predecessor::Gone(_) => {}
         }
     }
 
-    /// A worker that stood by is none any more: it ended, or it was not ready in time.
-    pub(crate) fn stand_by_lost(&mut self, instance: InstanceId) {
+    /// An instance has no standby any more: it ended, or it was not ready in time.
+    pub(crate) fn standby_lost(&mut self, instance: InstanceId) {
         let proved = self
             .rollout_of(instance)
             .and_then(|it| it.proved.get_mut(&instance));
         if let Some(proved) = proved {
-            proved.predecessor = Predecessor::Gone(Then::Restart);
+            proved.predecessor = Predecessor::Gone(AfterExit::Restart);
         }
     }
 
-    /// The workers of an app that stand by.
-    pub(crate) fn stand_bys(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
+    /// The standbys of an app.
+    pub(crate) fn standbys(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
         let rollout = self.apps.get(&app).and_then(|app| app.rollout.as_ref());
         let proved = rollout.into_iter().flat_map(|rollout| rollout.proved.keys());
-        proved.filter_map(|id| self.stands_by_for(*id))
+        proved.filter_map(|id| self.standby_of(*id))
     }
 
     /// The one of this instance.
-    pub(crate) fn stands_by_for(&self, id: InstanceId) -> Option<(WorkerId, &Worker)> {
+    pub(crate) fn standby_of(&self, id: InstanceId) -> Option<(WorkerId, &Worker)> {
         match self.rollout(id)?.proved.get(&id)?.predecessor {
-            Predecessor::Warm(worker) => Some((worker, self.workers.get(&worker)?)),
+            Predecessor::Standby(worker) => Some((worker, self.workers.get(&worker)?)),
             Predecessor::Gone(_) => None,
         }
     }
@@ -434,7 +437,7 @@ impl Core {
     }
 
     /// Is the instance to have a worker of the generation before again, and waits for its turn?
-    pub(crate) fn goes_back(&self, id: InstanceId) -> bool {
+    pub(crate) fn returns_to_former(&self, id: InstanceId) -> bool {
         let rollout = self.rollout(id);
         rollout.is_some_and(|it| it.aim == Aim::Return && it.queued.contains(&id))
     }

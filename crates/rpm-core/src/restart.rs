@@ -65,7 +65,7 @@ impl Record {
         self.attempts = 0;
     }
 
-    /// A user wants to count anew.
+    /// A user resets the counts.
     pub(crate) fn reset(&mut self) {
         self.restarts = 0;
         self.forgive();
@@ -75,7 +75,7 @@ impl Record {
         self.restarts = self.restarts.saturating_add(1);
     }
 
-    /// Decides after an exit that nobody asked for, and remembers it.
+    /// Decides after an exit that was not asked for, and remembers it.
     pub(crate) fn judge_exit(
         &mut self,
         exit: Option<Exit>,

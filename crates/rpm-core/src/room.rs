@@ -2,13 +2,13 @@
 //!
 //! Every worker counts, those that drain included, for what is scarce is memory: each drains for its own time, so reloads in quick
 //! succession add up. Room is made in the order of what it
-//! costs: old workers that stand by retire, and cannot serve again; then, as far as that is allowed, old workers retire that
-//! have no successor yet. What was told to go makes room when it is gone, at its deadline at the latest.
+//! costs: standbys drain, and cannot serve again; then, as far as that is allowed, old workers drain that
+//! have no successor yet. What drains makes room when it is gone, at its deadline at the latest.
 
 use alloc::vec::Vec;
 
 use crate::core::Core;
-use crate::instance::{State, Then};
+use crate::instance::{AfterExit, State};
 use crate::{AppId, InstanceId, WorkerId};
 
 impl Core {
@@ -32,8 +32,8 @@ impl Core {
         [wanted, fitting].into_iter().flatten().min()
     }
 
-    /// It has been found out how many workers of an app fit into memory: reloads that begin from now on keep to it.
-    pub(crate) fn measured(&mut self, id: AppId, workers: Option<u32>) {
+    /// So many workers of an app fit into memory: reloads that start from now on keep to it.
+    pub(crate) fn set_room(&mut self, id: AppId, workers: Option<u32>) {
         if let Some(app) = self.apps.get_mut(&id) {
             app.room = workers;
         }
@@ -42,34 +42,30 @@ impl Core {
     /// The workers of an app, whatever they are doing.
     pub(crate) fn population(&self, id: AppId) -> usize {
         let of = |instance: InstanceId| self.instances.get(&instance).map(|instance| instance.app);
-        let ours = |worker: &&crate::worker::Worker| of(worker.instance) == Some(id);
+        let ours = |worker: &&crate::workers::Worker| of(worker.instance) == Some(id);
         self.workers.values().filter(ours).count()
     }
 
-    /// Has as many workers retire as there are candidates to start, if so many can be spared.
+    /// Drains as many workers as there are candidates to start, if so many can be spared.
     pub(crate) fn make_room(&mut self, id: AppId) {
         let Some(app) = self.apps.get(&id) else { return };
         let Some(rollout) = &app.rollout else { return };
-        let leaving = self.retirees(id).count();
+        let leaving = self.leaving_workers(id).count();
         let needed = rollout.queued.len().saturating_sub(leaving);
-        let stand_bys: Vec<WorkerId> = self
-            .stand_bys(id)
-            .map(|(worker, _)| worker)
-            .take(needed)
-            .collect();
-        let needed = needed.saturating_sub(stand_bys.len());
-        for worker in stand_bys {
-            self.retire(worker);
+        let standbys: Vec<WorkerId> = self.standbys(id).map(|(worker, _)| worker).take(needed).collect();
+        let needed = needed.saturating_sub(standbys.len());
+        for worker in standbys {
+            self.drain(worker);
             if let Some(worker) = self.workers.get(&worker) {
                 let instance = worker.instance;
-                self.stand_by_lost(instance);
+                self.standby_lost(instance);
             }
         }
         for id in self.expendable(id).into_iter().take(needed) {
             if let Some(instance) = self.instances.get_mut(&id) {
                 instance.record.count_restart();
             }
-            self.phase_out(id, Then::Restart);
+            self.drain_own(id, AfterExit::Restart);
         }
     }
 
@@ -96,7 +92,7 @@ impl Core {
             return false;
         };
         match instance.state {
-            State::Running { worker } => self.workers.get(&worker).is_some_and(|it| it.phase.is_online()),
+            State::Running { worker } => self.workers.get(&worker).is_some_and(|it| it.state.is_ready()),
             State::Stopping { .. }
             | State::Waiting { .. }
             | State::Awaiting { .. }
@@ -106,7 +102,7 @@ impl Core {
     }
 
     /// A worker is gone, or serves: a reload may have waited for that.
-    pub(crate) fn reconsider(&mut self, app: Option<AppId>) {
+    pub(crate) fn advance_reload(&mut self, app: Option<AppId>) {
         if let Some(app) = app {
             self.advance(app);
         }

@@ -24,9 +24,9 @@ pub(crate) struct Slot {
 /// Who uses a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Tenant {
-    /// Nobody, until its instance's next worker takes it.
+    /// None, until its instance's next worker takes it.
     Vacant,
-    /// A worker that is not ready yet, or that ends in order to be replaced. `waiting`:
+    /// A worker that is not ready yet, or that was terminated and whose successor inherits the slot. `waiting`:
     /// since when its queue has not moved.
     Idle { worker: WorkerId, waiting: Option<Tick> },
     /// A worker that accepts.
@@ -35,7 +35,7 @@ pub(crate) enum Tenant {
         role: Role,
         flow: Flow,
     },
-    /// A worker that was told to end and leaves no heir; the slot ends with it.
+    /// A worker that was terminated and has no successor; the slot is closed when it is gone.
     Leaving { worker: WorkerId, waiting: Option<Tick> },
 }
 
@@ -44,8 +44,9 @@ pub(crate) enum Tenant {
 pub(crate) enum Role {
     /// To serve.
     Active,
-    /// To step in if its successor fails.
-    Warm,
+    /// To serve again if its successor fails.
+    #[serde(rename = "Warm")]
+    Standby,
     /// To finish what it has begun.
     Draining,
 }
@@ -55,7 +56,7 @@ pub(crate) enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     Healthy,
-    Warm,
+    Standby,
     Stalled,
     Draining,
     Waiting,
@@ -66,7 +67,7 @@ impl Rank {
     /// Is there a worker that is seen to accept?
     pub(crate) fn accepts(self) -> bool {
         match self {
-            Rank::Healthy | Rank::Warm | Rank::Draining => true,
+            Rank::Healthy | Rank::Standby | Rank::Draining => true,
             Rank::Stalled | Rank::Waiting | Rank::Last => false,
         }
     }
@@ -82,7 +83,7 @@ impl Tenant {
         }
     }
 
-    /// Does the slot end with this tenant?
+    /// Is the slot closed when this tenant is gone?
     pub(crate) fn is_last(self) -> bool {
         match self {
             Tenant::Serving { role, .. } => role == Role::Draining,
@@ -116,8 +117,8 @@ impl Slot {
         match self.tenant {
             Tenant::Serving { role, flow, .. } => match (role, flow.is_in()) {
                 (Role::Active, true) => Rank::Healthy,
-                (Role::Warm, true) => Rank::Warm,
-                (Role::Active | Role::Warm, false) => Rank::Stalled,
+                (Role::Standby, true) => Rank::Standby,
+                (Role::Active | Role::Standby, false) => Rank::Stalled,
                 (Role::Draining, true) => Rank::Draining,
                 (Role::Draining, false) => Rank::Last,
             },

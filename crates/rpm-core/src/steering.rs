@@ -157,8 +157,8 @@ impl Steering {
         self.dirty.insert(claim.group);
     }
 
-    /// A slot that nobody may have: it is closed, unless it is a known one.
-    pub(crate) fn refuse(&mut self, slot: SlotId, group: GroupId) {
+    /// A slot that no worker may have: it is closed, unless it is a known one.
+    pub(crate) fn close_unknown(&mut self, slot: SlotId, group: GroupId) {
         if !self.slots.contains_key(&slot) {
             self.closing.push((slot, group));
         }
@@ -179,63 +179,63 @@ impl Steering {
         }
     }
 
-    /// `worker` ends, and another one will take its slots.
-    pub(crate) fn idle(&mut self, instance: InstanceId, worker: WorkerId) {
+    /// `worker` was terminated, and its instance's next worker inherits its slots.
+    pub(crate) fn keep_slots_of(&mut self, instance: InstanceId, worker: WorkerId) {
         self.retenant(instance, worker, Tenant::new(worker, None));
     }
 
-    /// `worker` ends, and nobody will take its slots.
-    pub(crate) fn leave(&mut self, instance: InstanceId, worker: WorkerId) {
+    /// `worker` was terminated, and its slots are closed when it is gone.
+    pub(crate) fn let_slots_end(&mut self, instance: InstanceId, worker: WorkerId) {
         let waiting = None;
         self.retenant(instance, worker, Tenant::Leaving { worker, waiting });
     }
 
-    /// `worker` is gone, and so are its slots.
-    pub(crate) fn close_of(&mut self, instance: InstanceId, worker: WorkerId) {
-        self.close_those(instance, |slot| slot.tenant.worker() == Some(worker));
+    /// `worker` is gone: its slots are closed.
+    pub(crate) fn close_slots_of(&mut self, instance: InstanceId, worker: WorkerId) {
+        self.close_slots_where(instance, |slot| slot.tenant.worker() == Some(worker));
     }
 
-    /// `worker` is gone.
-    pub(crate) fn vacate(&mut self, instance: InstanceId, worker: WorkerId) {
+    /// `worker` is gone: its slots are vacant.
+    pub(crate) fn vacate_slots_of(&mut self, instance: InstanceId, worker: WorkerId) {
         self.retenant(instance, worker, Tenant::Vacant);
     }
 
     /// `worker` closed its listener; the slot stays open only if it is to be inherited.
-    pub(crate) fn release(&mut self, id: SlotId, worker: WorkerId, keep: bool) {
+    pub(crate) fn listener_closed(&mut self, id: SlotId, worker: WorkerId, keep: bool) {
         match (self.holder(id) == Some(worker), keep) {
             (true, true) => self.set_tenant(id, Tenant::Vacant),
-            (true, false) => self.close(id),
+            (true, false) => self.close_slot(id),
             (false, _) => {}
         }
     }
 
     /// All slots of the instance are closed.
-    pub(crate) fn close_all(&mut self, instance: InstanceId) {
-        self.close_those(instance, |_| true);
+    pub(crate) fn close_slots(&mut self, instance: InstanceId) {
+        self.close_slots_where(instance, |_| true);
     }
 
-    /// The instance will not run again: all its slots are closed, but those of workers that are retiring.
-    pub(crate) fn close_own(&mut self, instance: InstanceId) {
-        self.close_those(instance, |slot| !slot.tenant.is_last());
+    /// The instance will not run again: all its slots are closed, but those of leaving workers.
+    pub(crate) fn close_own_slots(&mut self, instance: InstanceId) {
+        self.close_slots_where(instance, |slot| !slot.tenant.is_last());
     }
 
     /// Closes the vacant slots that no worker of this generation inherits.
-    pub(crate) fn close_outdated(&mut self, instance: InstanceId, generation: Generation) {
-        self.close_those(instance, |slot| {
+    pub(crate) fn close_outdated_slots(&mut self, instance: InstanceId, generation: Generation) {
+        self.close_slots_where(instance, |slot| {
             slot.tenant == Tenant::Vacant && slot.generation != generation
         });
     }
 
     /// Closes the instance's slots that no worker has taken again.
-    pub(crate) fn close_vacant(&mut self, instance: InstanceId) {
-        self.close_those(instance, |slot| slot.tenant == Tenant::Vacant);
+    pub(crate) fn close_vacant_slots(&mut self, instance: InstanceId) {
+        self.close_slots_where(instance, |slot| slot.tenant == Tenant::Vacant);
     }
 
-    fn close_those(&mut self, instance: InstanceId, which: impl Fn(&Slot) -> bool) {
+    fn close_slots_where(&mut self, instance: InstanceId, which: impl Fn(&Slot) -> bool) {
         let slots = self.of_instance(instance);
         let chosen = slots.filter(|id| self.slots.get(id).is_some_and(&which));
         for id in chosen.collect::<Vec<_>>() {
-            self.close(id);
+            self.close_slot(id);
         }
     }
 
@@ -249,7 +249,7 @@ impl Steering {
         self.of_instance(instance).filter(vacant)
     }
 
-    /// Who holds this slot.
+    /// The worker that holds this slot.
     pub(crate) fn holder(&self, slot: SlotId) -> Option<WorkerId> {
         self.slots.get(&slot).and_then(|slot| slot.tenant.worker())
     }
@@ -373,7 +373,7 @@ impl Steering {
         }
     }
 
-    pub(crate) fn close(&mut self, id: SlotId) {
+    pub(crate) fn close_slot(&mut self, id: SlotId) {
         let Some(slot) = self.slots.remove(&id) else {
             return;
         };

@@ -95,18 +95,24 @@ impl Tickets {
     }
 
     /// Refuses a command as a whole.
-    pub(crate) fn refuse(&mut self, ticket: Ticket, failure: Failure) {
+    pub(crate) fn reject(&mut self, ticket: Ticket, failure: Failure) {
         self.settled.push(failed(ticket, None, None, failure));
     }
 
     /// Settles a command that keeps its ticket itself: done.
-    pub(crate) fn grant(&mut self, ticket: Ticket, instances: Vec<InstanceId>, silent: Vec<InstanceId>) {
+    pub(crate) fn succeed(&mut self, ticket: Ticket, instances: Vec<InstanceId>, silent: Vec<InstanceId>) {
         let outcome = Outcome::Done { instances, silent };
         self.settled.push(Output::Done { ticket, outcome });
     }
 
     /// The same: failed, because of this worker.
-    pub(crate) fn deny(&mut self, ticket: Ticket, instance: InstanceId, worker: WorkerId, failure: Failure) {
+    pub(crate) fn reject_for_worker(
+        &mut self,
+        ticket: Ticket,
+        instance: InstanceId,
+        worker: WorkerId,
+        failure: Failure,
+    ) {
         self.settled
             .push(failed(ticket, Some(instance), Some(worker), failure));
     }
@@ -133,7 +139,7 @@ impl Tickets {
     }
 
     /// The outcomes since the last call.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Output> + '_ {
+    pub(crate) fn take_settled(&mut self) -> impl Iterator<Item = Output> + '_ {
         self.settled.drain(..)
     }
 
@@ -179,7 +185,7 @@ impl Tickets {
         }) = self.open.remove(&key)
         {
             silent.sort_unstable();
-            self.grant(ticket, instances, silent);
+            self.succeed(ticket, instances, silent);
         }
     }
 
@@ -232,7 +238,7 @@ mod tests {
     }
 
     fn settled(tickets: &mut Tickets) -> Vec<Output> {
-        tickets.drain().collect()
+        tickets.take_settled().collect()
     }
 
     #[test]

@@ -6,84 +6,89 @@ use alloc::vec::Vec;
 use core::mem;
 
 use crate::core::{Core, Timer};
-use crate::instance::{State, Then};
+use crate::instance::{AfterExit, State};
 use crate::protocol::{Failure, Notice};
-use crate::reload::{Aim, Cause, Predecessor, Rollout, Wish};
-use crate::takeover::NOBODY;
-use crate::worker::Duty;
+use crate::reload::{Aim, Predecessor, ReloadRequest, Rollout, UndoCause};
+use crate::takeover::NO_REQUESTER;
+use crate::workers::Post;
 use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
 
 impl Core {
     /// The old generation serves again.
-    pub(crate) fn undo(&mut self, id: AppId, cause: Cause) {
+    pub(crate) fn undo(&mut self, id: AppId, cause: UndoCause) {
         self.timers.clear(Timer::Verdict(id));
         let Some(app) = self.apps.get_mut(&id) else { return };
         let Some(rollout) = app.rollout.take() else { return };
         (app.generation, app.config) = rollout.former;
         let generation = app.generation;
         self.note(Notice::ReloadUndone { app: id });
-        let mut bereft = BTreeSet::new();
+        let mut without_predecessor = BTreeSet::new();
         for (instance, proved) in rollout.proved {
-            if self.is_bereft(instance, proved.predecessor) {
-                bereft.insert(instance);
+            if self.lost_predecessor(instance, proved.predecessor) {
+                without_predecessor.insert(instance);
             } else {
                 self.reinstate(instance, proved.predecessor);
-                self.steering.close_outdated(instance, generation);
+                self.steering.close_outdated_slots(instance, generation);
             }
         }
         let launching = rollout.launching.keys().copied();
         let pending: Vec<_> = launching.chain(rollout.queued).collect();
         for (instance, candidate) in rollout.launching {
-            self.retire(candidate);
+            self.drain(candidate);
             if let Some(State::Awaiting { then }) = self.instances.get(&instance).map(|it| it.state) {
-                self.follow(instance, then);
+                self.proceed(instance, then);
             }
         }
         let lost = match (rollout.aim, cause) {
             (Aim::Return, _) => pending,
-            (Aim::Renew, Cause::Superseded) => mem::take(&mut bereft).into_iter().collect(),
-            (Aim::Renew, Cause::Failed { .. } | Cause::Unwanted) => Vec::new(),
+            (Aim::Renew, UndoCause::Superseded) => mem::take(&mut without_predecessor).into_iter().collect(),
+            (Aim::Renew, UndoCause::Failed { .. } | UndoCause::Unwanted) => Vec::new(),
         };
         for instance in lost {
             self.replace_outdated(instance, generation);
         }
         let next = self.undone(rollout.ticket, rollout.next, cause);
-        if !bereft.is_empty() {
-            self.go_back(id, bereft, next);
+        if !without_predecessor.is_empty() {
+            self.return_to_former(id, without_predecessor, next);
         } else if let Some(next) = next {
             self.roll_out(id, next);
         }
     }
 
     /// Tells those who wait for a reload that it was undone. Returns the one that follows, if it still does.
-    fn undone(&mut self, ticket: Ticket, next: Option<Wish>, cause: Cause) -> Option<Wish> {
+    fn undone(
+        &mut self,
+        ticket: Ticket,
+        next: Option<ReloadRequest>,
+        cause: UndoCause,
+    ) -> Option<ReloadRequest> {
         let follows = match cause {
-            Cause::Failed {
+            UndoCause::Failed {
                 instance,
                 worker,
                 failure,
             } => {
-                self.tickets.deny(ticket, instance, worker, failure);
+                self.tickets.reject_for_worker(ticket, instance, worker, failure);
                 return next;
             }
-            Cause::Superseded | Cause::Unwanted => next.map(|next| next.ticket),
+            UndoCause::Superseded | UndoCause::Unwanted => next.map(|next| next.ticket),
         };
         for ticket in [Some(ticket), follows].into_iter().flatten() {
-            self.tickets.refuse(ticket, Failure::Superseded);
+            self.tickets.reject(ticket, Failure::Superseded);
         }
         None
     }
 
     /// Has an instance lost its predecessor to its successor, which serves?
-    fn is_bereft(&self, id: InstanceId, predecessor: Predecessor) -> bool {
-        predecessor == Predecessor::Gone(Then::Restart) && self.is_served(id)
+    fn lost_predecessor(&self, id: InstanceId, predecessor: Predecessor) -> bool {
+        predecessor == Predecessor::Gone(AfterExit::Restart) && self.is_served(id)
     }
 
     /// These instances are served by workers of a generation that was taken back, until they have others.
-    fn go_back(&mut self, id: AppId, instances: BTreeSet<InstanceId>, next: Option<Wish>) {
+    fn return_to_former(&mut self, id: AppId, instances: BTreeSet<InstanceId>, next: Option<ReloadRequest>) {
         let Some(app) = self.apps.get_mut(&id) else { return };
         app.rollout = Some(Rollout {
-            ticket: NOBODY,
+            ticket: NO_REQUESTER,
             aim: Aim::Return,
             former: (app.generation, Arc::clone(&app.config)),
             queued: instances,
@@ -106,8 +111,8 @@ impl Core {
             && instance.generation != generation
         {
             instance.state = State::Stopped;
-            self.retire(worker);
-            self.steering.close_outdated(id, generation);
+            self.drain(worker);
+            self.steering.close_outdated_slots(id, generation);
             self.spawn(id);
         }
     }
@@ -121,15 +126,15 @@ impl Core {
             return;
         };
         match predecessor {
-            Predecessor::Warm(worker) => {
+            Predecessor::Standby(worker) => {
                 instance.state = State::Running { worker };
-                self.retire(successor);
+                self.drain(successor);
                 self.resume(id, worker);
             }
             Predecessor::Gone(then) => {
                 instance.state = State::Awaiting { then };
-                self.retire(successor);
-                self.follow(id, then);
+                self.drain(successor);
+                self.proceed(id, then);
             }
         }
     }
@@ -138,11 +143,11 @@ impl Core {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        worker.duty = Duty::Serve;
+        worker.state = worker.state.at_post(Post::Own);
         if let Some(instance) = self.instances.get_mut(&of) {
             instance.generation = worker.generation;
         }
-        if let Some(role) = worker.role() {
+        if let Some(role) = worker.state.role() {
             self.steering.serve(of, id, role);
         }
         self.await_claims(id);
@@ -153,7 +158,7 @@ impl Core {
         let Some(app) = self.instances.get(&instance).map(|instance| instance.app) else {
             return;
         };
-        let cause = Cause::Failed {
+        let cause = UndoCause::Failed {
             instance,
             worker,
             failure,

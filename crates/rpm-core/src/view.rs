@@ -6,7 +6,7 @@ use crate::core::Core;
 use crate::instance::{Instance, State};
 use crate::protocol::{AppConfig, Exit};
 use crate::reload::Aim;
-use crate::worker::{Duty, Phase, Worker};
+use crate::workers::{Intake, Part, Worker, WorkerState};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
 
 /// One instance as it is now.
@@ -95,9 +95,9 @@ pub struct WorkerView {
     pub spawned: Option<Tick>,
     /// It is ready.
     pub online: bool,
-    /// It is not ready, and nobody has told it to end.
+    /// It is not ready, and was not asked to end.
     pub launching: bool,
-    /// It was told to end.
+    /// Its process was sent the signal to end.
     pub ending: bool,
     /// When its phase ends at the latest.
     pub until: Option<Tick>,
@@ -105,7 +105,7 @@ pub struct WorkerView {
 
 /// A worker that its instance has replaced, or is about to do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetiringView {
+pub struct LeavingView {
     /// Its id.
     pub worker: WorkerId,
     /// The instance it worked for.
@@ -114,25 +114,31 @@ pub struct RetiringView {
     pub generation: Generation,
     /// When it was replaced.
     pub since: Tick,
-    /// When its phase ends at the latest (draining: it is told to end; ending: SIGKILL); `None`: with the reload.
+    /// When it is terminated (draining) or killed (terminating) at the latest; `None`: with the reload.
     pub until: Option<Tick>,
     /// How far it is.
-    pub phase: RetiringPhase,
-    /// It was told to take no client any more ([`crate::protocol::Output::Refuse`]).
-    pub refuses: bool,
-    /// But keeps those that it has.
-    pub keeps: bool,
+    pub phase: LeavingPhase,
 }
 
 /// How far a worker is that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RetiringPhase {
+pub enum LeavingPhase {
     /// It would serve again if the reload were undone.
-    Warm,
+    Standby,
     /// It finishes what it has begun.
-    Draining,
-    /// It was told to end.
-    Ending,
+    Draining {
+        /// It was told to close its listeners ([`crate::protocol::Output::RefuseNew`]).
+        refuses_new: Option<RefusesNew>,
+    },
+    /// It was sent the signal to end, or will be as soon as it has a process.
+    Terminating,
+}
+
+/// How a draining worker refuses new clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusesNew {
+    /// It keeps the clients that it has until they would go anyway.
+    pub keeps: bool,
 }
 
 /// How far a reload is.
@@ -230,25 +236,25 @@ impl Core {
         })
     }
 
-    /// The workers of an app that stand by, drain or end after having been replaced. One that ends together with its
-    /// instance by [`crate::protocol::Command::Scale`] is among them, and is its instance's worker too.
-    pub fn retiring(&self, app: AppId) -> impl Iterator<Item = RetiringView> + '_ {
-        self.stand_bys(app)
-            .chain(self.retirees(app))
-            .filter_map(|(id, worker)| retiring_view(id, worker))
+    /// The workers of an app that stand by, drain, or were terminated and have no successor that inherits from them. One that
+    /// leaves together with its instance ([`crate::protocol::Command::Scale`]) is among them, and is its instance's worker too.
+    pub fn leaving(&self, app: AppId) -> impl Iterator<Item = LeavingView> + '_ {
+        self.standbys(app)
+            .chain(self.leaving_workers(app))
+            .filter_map(|(id, worker)| leaving_view(id, worker))
     }
 
     /// Those of one instance.
-    pub fn retiring_of(&self, id: InstanceId) -> impl Iterator<Item = RetiringView> + '_ {
-        let retiring = self.instances.get(&id).map(|instance| &instance.retiring);
-        let retirees = retiring
+    pub fn leaving_of(&self, id: InstanceId) -> impl Iterator<Item = LeavingView> + '_ {
+        let leaving = self.instances.get(&id).map(|instance| &instance.leaving);
+        let leaving_workers = leaving
             .into_iter()
             .flatten()
             .filter_map(|id| Some((*id, self.workers.get(id)?)));
-        self.stands_by_for(id)
+        self.standby_of(id)
             .into_iter()
-            .chain(retirees)
-            .filter_map(|(id, worker)| retiring_view(id, worker))
+            .chain(leaving_workers)
+            .filter_map(|(id, worker)| leaving_view(id, worker))
     }
 
     fn view(&self, id: InstanceId, instance: &Instance) -> InstanceView {
@@ -271,18 +277,20 @@ impl Core {
 
     fn state_view(&self, id: InstanceId, state: State) -> StateView {
         match state {
-            State::Running { worker } => match self.workers.get(&worker).map(|worker| worker.phase) {
-                Some(Phase::Online { since, silent }) => StateView::Online {
+            State::Running { worker } => match self.workers.get(&worker).map(|worker| worker.state) {
+                Some(WorkerState::Ready { since, silent, .. }) => StateView::Online {
                     worker,
                     since,
                     silent,
                 },
                 Some(
-                    Phase::Spawning { .. }
-                    | Phase::Launching { .. }
-                    | Phase::Draining { .. }
-                    | Phase::Cancelled(_)
-                    | Phase::Stopping(_),
+                    WorkerState::Spawning { .. }
+                    | WorkerState::Starting { .. }
+                    | WorkerState::CandidateSpawning { .. }
+                    | WorkerState::Candidate { .. }
+                    | WorkerState::Draining { .. }
+                    | WorkerState::Cancelled { .. }
+                    | WorkerState::Terminating { .. },
                 )
                 | None => StateView::Launching { worker },
             },
@@ -303,29 +311,33 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         instance: worker.instance,
         generation: worker.generation,
         revision: worker.config.revision,
-        spawned: worker.spawned,
-        online: worker.phase.is_online(),
-        launching: matches!(worker.phase, Phase::Spawning { .. } | Phase::Launching { .. }),
-        ending: matches!(worker.phase, Phase::Stopping(_)),
-        until: worker.phase.deadline(),
+        spawned: worker.state.spawned(),
+        online: worker.state.is_ready(),
+        launching: worker.state.is_starting(),
+        ending: matches!(worker.state, WorkerState::Terminating { .. }),
+        until: worker.state.deadline(),
     }
 }
 
-fn retiring_view(id: WorkerId, worker: &Worker) -> Option<RetiringView> {
-    let (since, phase) = match (worker.duty, worker.phase) {
-        (Duty::StandBy { since }, _) => (since, RetiringPhase::Warm),
-        (Duty::Retire { since }, Phase::Draining { .. }) => (since, RetiringPhase::Draining),
-        (Duty::Retire { since }, _) => (since, RetiringPhase::Ending),
-        (Duty::Serve | Duty::Prove, _) => return None,
+fn leaving_view(id: WorkerId, worker: &Worker) -> Option<LeavingView> {
+    let (since, phase) = match (worker.state.part(), worker.state) {
+        (Part::Own | Part::Candidate, _) => return None,
+        (Part::Standby { since }, _) => (since, LeavingPhase::Standby),
+        (Part::Leaving { since }, WorkerState::Draining { intake, .. }) => {
+            let refuses_new = match intake {
+                Intake::Open => None,
+                Intake::Refusing { keeps } => Some(RefusesNew { keeps }),
+            };
+            (since, LeavingPhase::Draining { refuses_new })
+        }
+        (Part::Leaving { since }, _) => (since, LeavingPhase::Terminating),
     };
-    Some(RetiringView {
+    Some(LeavingView {
         worker: id,
         instance: worker.instance,
         generation: worker.generation,
         since,
-        until: worker.phase.deadline(),
+        until: worker.state.deadline(),
         phase,
-        refuses: worker.refuses,
-        keeps: worker.keeps,
     })
 }

@@ -44,7 +44,7 @@ impl Supervisor {
             Output::Probe { worker } => self.probe(worker),
             Output::CheckHealth { worker } => self.check_health(worker),
             Output::Drain { worker } => self.drains(|drains, context| drains.drain(context, worker)),
-            Output::Refuse { worker, keeps } => {
+            Output::RefuseNew { worker, keeps } => {
                 self.drains(|drains, context| drains.refuse(context, worker, keeps));
             }
             Output::Done { ticket, outcome } => {
@@ -171,7 +171,7 @@ impl Supervisor {
             Notice::CandidateReady { worker } => {
                 info!(app = self.app_name(worker), %worker, "the new worker is ready and serves");
             }
-            Notice::Retiring { worker } => {
+            Notice::Draining { worker } => {
                 self.step(worker, Stage::Draining);
                 info!(app = self.app_name(worker), %worker, "draining");
             }
@@ -215,7 +215,7 @@ fn is_lasting(output: &Output, each: bool) -> bool {
         Output::CheckHealth { .. }
         | Output::Terminate { .. }
         | Output::Drain { .. }
-        | Output::Refuse { .. }
+        | Output::RefuseNew { .. }
         | Output::Kill { .. }
         | Output::CloseSlot { .. }
         | Output::Done { .. }

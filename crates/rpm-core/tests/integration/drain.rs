@@ -1,11 +1,11 @@
 //! Retiring: how workers leave that nobody needs any more.
 
-use crate::common::rollout::{drained, halfway, leaving, prove, reload};
+use crate::common::rollout::{DRAINING, drained, halfway, leaving, prove, reload};
 use crate::common::{
     APP, GROUP, Rig, close, done, drain, ms, online, rescue, retiring, spawn, steer, terminate,
 };
 use rpm_core::protocol::{Command, Input};
-use rpm_core::{RetiringPhase, SlotId, StateView, WorkerId};
+use rpm_core::{LeavingPhase, SlotId, StateView, WorkerId};
 
 #[test]
 fn a_draining_worker_is_told_to_end_when_done_or_unable_or_late() {
@@ -23,7 +23,7 @@ fn a_draining_worker_is_told_to_end_when_done_or_unable_or_late() {
     assert_eq!(rig.pass(ms(1)), vec![terminate(3)]);
     assert_eq!(rig.exited(1), vec![close(0, &[10, 11, 12])]);
     rig.exited(3);
-    assert_eq!(leaving(&rig), vec![(2, RetiringPhase::Ending)]);
+    assert_eq!(leaving(&rig), vec![(2, LeavingPhase::Terminating)]);
     rig.exited(2);
     assert_eq!((leaving(&rig), rig.core.poll_timeout()), (vec![], None));
 }
@@ -114,7 +114,7 @@ fn scaling_down_drains() {
     let outputs = rig.command(Command::Scale { app: APP, count: 1 });
     assert_eq!(outputs, vec![steer(&[1]), retiring(1), drain(1)]);
     assert_eq!(rig.state(0), StateView::Stopping { worker: WorkerId(1) });
-    assert_eq!(leaving(&rig), vec![(1, RetiringPhase::Draining)]);
+    assert_eq!(leaving(&rig), vec![(1, DRAINING)]);
     assert_eq!(drained(&mut rig, 1), vec![terminate(1)]);
     assert_eq!(rig.exited(1), vec![close(0, &[1]), done(2, &[0])]);
 }
@@ -137,7 +137,7 @@ fn each_generation_drains_for_its_own_time_however_many_there_are() {
         reload(&mut rig);
         prove(&mut rig, 10 + worker as u32, worker);
     }
-    let wanted: Vec<_> = (1..=8).map(|worker| (worker, RetiringPhase::Draining)).collect();
+    let wanted: Vec<_> = (1..=8).map(|worker| (worker, DRAINING)).collect();
     assert_eq!(leaving(&rig), wanted);
     // The first began to drain a second after the start, and the time is 30 s.
     assert_eq!(rig.pass(ms(22_999)), vec![]);

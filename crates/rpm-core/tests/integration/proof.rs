@@ -1,9 +1,11 @@
 //! Proof: what shows that the new worker of a reload may take over.
 
-use crate::common::rollout::{beginning, failed, is_ready, leaving, prove, reload, reload_with, undone};
+use crate::common::rollout::{
+    DRAINING, beginning, failed, is_ready, leaving, prove, reload, reload_with, undone,
+};
 use crate::common::{GROUP, Rig, instances, ms, slots, terminate};
 use rpm_core::protocol::{AppConfig, Failure, Input, Outcome, Output, Policy, Readiness};
-use rpm_core::{GroupId, RetiringPhase, SlotId, Ticket, WorkerId};
+use rpm_core::{GroupId, SlotId, Ticket, WorkerId};
 
 const OTHER: GroupId = GroupId(1);
 
@@ -133,7 +135,7 @@ fn where_nothing_was_served_a_candidate_has_to_live_for_min_uptime() {
         assert!(!is_ready(&rig, 2), "{readiness:?}");
         rig.pass(ms(1));
         assert!(is_ready(&rig, 2), "{readiness:?}");
-        assert_eq!(leaving(&rig), vec![(1, RetiringPhase::Draining)]);
+        assert_eq!(leaving(&rig), vec![(1, DRAINING)]);
     }
 }
 

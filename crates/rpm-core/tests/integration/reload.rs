@@ -1,8 +1,8 @@
 //! Reload: how a new generation takes over, and how it is undone.
 
 use crate::common::rollout::{
-    failed, halfway, is_ready, leaving, prove, proved, reload, reload_done, reload_with, reload_yielding,
-    undone,
+    DRAINING, failed, halfway, is_ready, leaving, prove, proved, reload, reload_done, reload_with,
+    reload_yielding, undone,
 };
 use crate::common::{
     APP, GROUP, Rig, close, done, drain, instances, ms, rescue, retiring, slots, spawn, steer, terminate,
@@ -10,7 +10,7 @@ use crate::common::{
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
-use rpm_core::{Generation, GroupId, RetiringPhase, Revision, SlotId, StateView, Ticket, WorkerId};
+use rpm_core::{Generation, GroupId, LeavingPhase, Revision, SlotId, StateView, Ticket, WorkerId};
 
 fn crashed(worker: u64) -> Output {
     Output::Notice(Notice::Crashed {
@@ -44,7 +44,7 @@ fn each_candidate_takes_over_when_proved_and_the_old_ones_drain_when_all_are() {
     assert_eq!(rig.hold(10, 3), vec![], "not proved, not steered to");
     let [is_online, is_proved] = proved(3);
     assert_eq!(rig.listening(3), vec![steer(&[1, 10]), is_online, is_proved]);
-    assert_eq!(leaving(&rig), vec![(1, RetiringPhase::Warm)]);
+    assert_eq!(leaving(&rig), vec![(1, LeavingPhase::Standby)]);
     assert_eq!((rig.view(0).candidate, rig.view(0).restarts), (None, 0));
     let [is_online, is_proved] = proved(4);
     let wanted = vec![
@@ -81,7 +81,7 @@ fn a_candidate_that_fails_undoes_the_reload() {
         let view = rig.view(id);
         assert_eq!((view.worker(), view.restarts), (Some(WorkerId(worker)), 0));
     }
-    assert_eq!(leaving(&rig), vec![(3, RetiringPhase::Draining)]);
+    assert_eq!(leaving(&rig), vec![(3, DRAINING)]);
     assert_eq!(reload(&mut rig)[0], spawn(5, 3, 0, 0), "a generation of its own");
 }
 
@@ -153,7 +153,7 @@ fn what_a_predecessor_that_stood_by_did_not_take_over_is_closed() {
     prove(&mut rig, 10, 4);
     rig.spawned(3);
     rig.listening(3);
-    assert_eq!(leaving(&rig), vec![(3, RetiringPhase::Warm)]);
+    assert_eq!(leaving(&rig), vec![(3, LeavingPhase::Standby)]);
     rig.input(Input::SpawnFailed { worker: WorkerId(5) });
     assert_eq!(rig.view(0).worker(), Some(WorkerId(3)));
     assert_eq!(rig.pass(ms(2999)), vec![]);
@@ -408,7 +408,7 @@ fn a_version_that_moves_is_proved_without_its_listener_and_turns_the_old_clients
     rig.spawned(2);
     let worker = WorkerId(2);
     let outputs = rig.input(Input::Withheld { worker });
-    let refuse = Output::Refuse {
+    let refuse = Output::RefuseNew {
         worker: WorkerId(1),
         keeps: true,
     };
@@ -435,7 +435,7 @@ fn a_version_that_moves_is_proved_without_its_listener_and_turns_the_old_clients
     };
     assert!(rig.input(released).contains(&close(0, &[])));
     // The new ones are stopped too: nobody serves its clients any more.
-    let hurry = Output::Refuse {
+    let hurry = Output::RefuseNew {
         worker: WorkerId(1),
         keeps: false,
     };

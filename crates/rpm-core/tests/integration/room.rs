@@ -1,9 +1,11 @@
 //! `max_surge` and `max_unavailable`: reloads on a machine without room for two generations.
 
-use crate::common::rollout::{drained, is_ready, leaving, prove, reload, reload_done, reload_with, undone};
+use crate::common::rollout::{
+    DRAINING, drained, is_ready, leaving, prove, reload, reload_done, reload_with, undone,
+};
 use crate::common::{APP, GROUP, Rig, done, drain, instances, ms, slots, spawn, terminate};
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Input, Outcome, Output, Readiness};
-use rpm_core::{RetiringPhase, Ticket, WorkerId};
+use rpm_core::{Ticket, WorkerId};
 
 fn config(surge: u32, unavailable: u32) -> AppConfig {
     AppConfig {
@@ -82,7 +84,7 @@ fn without_any_room_an_old_worker_leaves_first() {
     let mut rig = Rig::serving(2);
     let outputs = reload_with(&mut rig, config(0, 1));
     assert!(outputs.contains(&drain(1)) && !outputs.contains(&drain(2)));
-    assert_eq!(leaving(&rig), vec![(1, RetiringPhase::Draining)]);
+    assert_eq!(leaving(&rig), vec![(1, DRAINING)]);
     drained(&mut rig, 1);
     assert_eq!(rig.exited(1).last(), Some(&spawn(3, 2, 0, 0)));
     assert!(prove(&mut rig, 10, 3).contains(&drain(2)));

@@ -3,10 +3,10 @@
 use crate::common::rollout::{drained, leaving, reload};
 use crate::common::{GROUP, Rig, close, done, drain, instances, ms, retiring, slots, steer, terminate};
 use rpm_core::protocol::{Command, Input, Output};
-use rpm_core::{RetiringPhase, SlotId, StateView, WorkerId};
+use rpm_core::{LeavingPhase, RefusesNew, SlotId, StateView, WorkerId};
 
 fn refuse(worker: u64) -> Output {
-    Output::Refuse {
+    Output::RefuseNew {
         worker: WorkerId(worker),
         keeps: false,
     }
@@ -75,7 +75,8 @@ fn those_that_drain_already_refuse_too() {
         outputs.contains(&refuse(1)) && outputs.contains(&refuse(2)),
         "{outputs:?}"
     );
-    let both = [(1, RetiringPhase::Draining), (2, RetiringPhase::Draining)];
+    let refuses_new = Some(RefusesNew { keeps: false });
+    let both = [1, 2].map(|worker| (worker, LeavingPhase::Draining { refuses_new }));
     assert_eq!(leaving(&rig), both);
     drained(&mut rig, 1);
     drained(&mut rig, 2);

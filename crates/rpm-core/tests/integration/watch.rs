@@ -5,7 +5,7 @@ use crate::common::rollout::{
 };
 use crate::common::{APP, GROUP, Rig, done, drain, instances, ms, slots, spawn};
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome, Output, Policy, Readiness};
-use rpm_core::{RetiringPhase, Ticket, WorkerId};
+use rpm_core::{LeavingPhase, Ticket, WorkerId};
 
 /// Two instances; the workers 3 and 4 serve on the slots 10 and 11, and are watched for five seconds.
 fn watched() -> Rig {
@@ -50,7 +50,7 @@ fn superseded(ticket: u64) -> Output {
 fn the_new_workers_serve_and_the_old_ones_stand_by_until_it_has_passed() {
     let mut rig = watched();
     assert_eq!(rig.core.eligible(GROUP), slots(&[10, 11]));
-    let warm = [(1, RetiringPhase::Warm), (2, RetiringPhase::Warm)];
+    let warm = [(1, LeavingPhase::Standby), (2, LeavingPhase::Standby)];
     assert_eq!(leaving(&rig), warm);
     assert_eq!(rig.pass(ms(4999)), vec![]);
     let outputs = rig.pass(ms(1));

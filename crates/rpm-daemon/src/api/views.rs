@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use rpm_core::protocol::Exit;
-use rpm_core::{AppId, InstanceId, InstanceView, RetiringPhase, StateView, Tick, WorkerId};
+use rpm_core::{AppId, InstanceId, InstanceView, LeavingPhase, StateView, Tick, WorkerId};
 use rpm_listen::{GroupView, Holding, SharedKind, SlotView};
 use rpm_proxy::UpstreamFigures;
 use rpm_wire::api::{
@@ -140,12 +140,12 @@ impl Supervisor {
         };
         let candidate = view.candidate.filter(|id| view.worker() != Some(*id));
         let candidate = candidate.and_then(|id| other(id, Phase::Launching, self.core.worker(id)?.until));
-        let retiring = self.core.retiring_of(view.id);
-        let ours = retiring.filter(|it| Some(it.worker) != view.worker());
+        let leaving = self.core.leaving_of(view.id);
+        let ours = leaving.filter(|it| Some(it.worker) != view.worker());
         let leaving = ours.filter_map(|it| match it.phase {
-            RetiringPhase::Warm => other(it.worker, Phase::Standby, verdict),
-            RetiringPhase::Draining => other(it.worker, Phase::Draining, it.until),
-            RetiringPhase::Ending => other(it.worker, Phase::Stopping, it.until),
+            LeavingPhase::Standby => other(it.worker, Phase::Standby, verdict),
+            LeavingPhase::Draining { .. } => other(it.worker, Phase::Draining, it.until),
+            LeavingPhase::Terminating => other(it.worker, Phase::Stopping, it.until),
         });
         candidate.into_iter().chain(leaving).collect()
     }

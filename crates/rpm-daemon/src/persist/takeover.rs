@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_core::protocol::{Command, Exit, Input};
-use rpm_core::{AppId, RetiringPhase, SlotId, StateView, WorkerId};
+use rpm_core::{AppId, LeavingPhase, SlotId, StateView, WorkerId};
 use rpm_keeper::{Keeper, Kept, Token};
 use rpm_listen::{Listeners, StoredSocket};
 use rpm_sys::intercept::Notifications;
@@ -227,7 +227,7 @@ impl Supervisor {
             left.extend(self.listeners.worker_gone(worker));
         }
         let now = self.now();
-        self.core.take_up(now, lost);
+        self.core.take_over(now, lost);
         let groups: Vec<_> = self.listeners.ids().collect();
         for group in groups {
             let eligible = self.core.eligible(group).to_vec();
@@ -350,17 +350,17 @@ impl Supervisor {
         let now = self.now();
         let mut leaving = Vec::new();
         for app in apps {
-            leaving.extend(self.core.retiring(app));
+            leaving.extend(self.core.leaving(app));
         }
         for view in leaving {
-            if view.phase == RetiringPhase::Draining
+            if let LeavingPhase::Draining { refuses_new } = view.phase
                 && let Some(until) = view.until
             {
                 let left = (until - now).saturating_sub(CLOSE_WITHIN);
                 self.drains(|drains, context| {
                     drains.resume(context, view.worker, left);
-                    if view.refuses {
-                        drains.refuse(context, view.worker, view.keeps);
+                    if let Some(how) = refuses_new {
+                        drains.refuse(context, view.worker, how.keeps);
                     }
                 });
             }

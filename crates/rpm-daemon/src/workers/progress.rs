@@ -87,7 +87,7 @@ impl Supervisor {
 
     pub(crate) fn tell_of_leavers(&mut self) {
         let core = &self.core;
-        let left = |apps: &BTreeSet<AppId>| apps.iter().any(|app| core.retiring(*app).next().is_some());
+        let left = |apps: &BTreeSet<AppId>| apps.iter().any(|app| core.leaving(*app).next().is_some());
         let gone = self
             .leavers
             .extract_if(.., |(apps, wait)| wait.is_closed() || !left(apps));

@@ -62,7 +62,7 @@ pub(crate) fn drain(worker: u64) -> Output {
 }
 
 pub(crate) fn retiring(worker: u64) -> Output {
-    Output::Notice(Notice::Retiring {
+    Output::Notice(Notice::Draining {
         worker: WorkerId(worker),
     })
 }

@@ -1,7 +1,7 @@
 //! The parts of the stories about reloads.
 
 use rpm_core::protocol::{AppConfig, Command, Failure, Input, Notice, Outcome, Output, Policy, Readiness};
-use rpm_core::{InstanceId, RetiringPhase, Ticket, WorkerId};
+use rpm_core::{InstanceId, LeavingPhase, Ticket, WorkerId};
 
 use super::{APP, Rig, online};
 
@@ -68,9 +68,12 @@ pub(crate) fn prove(rig: &mut Rig, slot: u32, worker: u64) -> Vec<Output> {
     rig.take_slot(slot, worker)
 }
 
-pub(crate) fn leaving(rig: &Rig) -> Vec<(u64, RetiringPhase)> {
+/// It drains, and takes clients that come.
+pub(crate) const DRAINING: LeavingPhase = LeavingPhase::Draining { refuses_new: None };
+
+pub(crate) fn leaving(rig: &Rig) -> Vec<(u64, LeavingPhase)> {
     rig.core
-        .retiring(APP)
+        .leaving(APP)
         .map(|view| (view.worker.0, view.phase))
         .collect()
 }

@@ -58,7 +58,7 @@ impl World {
             .collect();
         self.history.push((self.now, Line::Fall));
         self.commanded = true;
-        self.core.take_up(self.now, &lost);
+        self.core.take_over(self.now, &lost);
         self.obey_all()?;
         for &worker in ended {
             self.rollouts.crashed(worker);

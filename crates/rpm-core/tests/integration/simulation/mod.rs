@@ -91,7 +91,7 @@ fn kind(output: &Output) -> &'static str {
         Output::Terminate { .. } => "terminate",
         Output::Kill { .. } => "kill",
         Output::Drain { .. } => "drain",
-        Output::Refuse { .. } => "refuse",
+        Output::RefuseNew { .. } => "refuse new",
         Output::CheckHealth { .. } => "check health",
         Output::Steer { slots, .. } if slots.is_empty() => "steer to nothing",
         Output::Steer { .. } => "steer",
@@ -110,7 +110,7 @@ fn kind(output: &Output) -> &'static str {
         Output::Notice(Notice::Stalled { .. }) => "stalled",
         Output::Notice(Notice::Recovered { .. }) => "recovered",
         Output::Notice(Notice::CandidateReady { .. }) => "candidate ready",
-        Output::Notice(Notice::Retiring { .. }) => "retiring",
+        Output::Notice(Notice::Draining { .. }) => "draining",
         Output::Notice(Notice::ReloadDone { .. }) => "reload done",
         Output::Notice(Notice::ReloadUndone { .. }) => "reload undone",
         Output::Done {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rpm_core::protocol::Notice;
-use rpm_core::{AppId, Core, Generation, InstanceId, InstanceView, RetiringPhase, StateView, WorkerId};
+use rpm_core::{AppId, Core, Generation, InstanceId, InstanceView, LeavingPhase, StateView, WorkerId};
 
 use super::world::{Verdict, demand};
 
@@ -81,7 +81,7 @@ impl Rollouts {
             | Notice::Stalled { .. }
             | Notice::Recovered { .. }
             | Notice::CandidateReady { .. }
-            | Notice::Retiring { .. } => {}
+            | Notice::Draining { .. } => {}
         }
     }
 
@@ -246,8 +246,8 @@ fn population(core: &Core, app: AppId) -> usize {
 /// A ready worker for each instance that has one: its own, or the one that stands by.
 fn ready(core: &Core, app: AppId) -> Ready {
     let warm = core
-        .retiring(app)
-        .filter(|it| it.phase == RetiringPhase::Warm && core.worker(it.worker).is_some_and(|it| it.online))
+        .leaving(app)
+        .filter(|it| it.phase == LeavingPhase::Standby && core.worker(it.worker).is_some_and(|it| it.online))
         .map(|it| (it.instance, it.worker));
     let own = core
         .instances()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Exit, Input, Notice, Output};
 use rpm_core::{
-    AppId, Core, Generation, GroupId, InstanceId, RetiringPhase, SlotId, StateView, Tick, Ticket, WorkerId,
+    AppId, Core, Generation, GroupId, InstanceId, LeavingPhase, SlotId, StateView, Tick, Ticket, WorkerId,
 };
 
 use super::dice::Dice;
@@ -238,7 +238,7 @@ impl World {
                 Ok(())
             }
             Output::Drain { worker } => self.drain(worker),
-            Output::Refuse { worker, .. } => self.refuse(worker),
+            Output::RefuseNew { worker, .. } => self.refuse(worker),
             Output::Kill { worker } => self.kill(worker),
             Output::Steer { group, slots } => self.steer(group, slots),
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
@@ -277,15 +277,15 @@ impl World {
 
     fn is_leaving(&self, worker: WorkerId) -> bool {
         self.leaving(worker).is_some_and(|phase| match phase {
-            RetiringPhase::Warm => false,
-            RetiringPhase::Draining | RetiringPhase::Ending => true,
+            LeavingPhase::Standby => false,
+            LeavingPhase::Draining { .. } | LeavingPhase::Terminating => true,
         })
     }
 
-    fn leaving(&self, worker: WorkerId) -> Option<RetiringPhase> {
+    fn leaving(&self, worker: WorkerId) -> Option<LeavingPhase> {
         let instance = self.processes.get(&worker)?.instance;
         let app = self.core.instance(instance)?.app;
-        let view = self.core.retiring(app).find(|it| it.worker == worker);
+        let view = self.core.leaving(app).find(|it| it.worker == worker);
         view.map(|view| view.phase)
     }
 
@@ -381,7 +381,7 @@ impl World {
                 })
             }
             Notice::CandidateReady { .. }
-            | Notice::Retiring { .. }
+            | Notice::Draining { .. }
             | Notice::ReloadDone { .. }
             | Notice::ReloadUndone { .. } => Ok(()),
         }
@@ -390,13 +390,15 @@ impl World {
     /// Workers that leave have a deadline, and are out of steering.
     fn check_leaving(&self) -> Verdict {
         let apps: BTreeSet<AppId> = self.core.instances().map(|it| it.app).collect();
-        for view in apps.into_iter().flat_map(|app| self.core.retiring(app)) {
+        for view in apps.into_iter().flat_map(|app| self.core.leaving(app)) {
             let due = match view.phase {
-                RetiringPhase::Warm => true,
-                RetiringPhase::Draining | RetiringPhase::Ending => view.until >= self.core.poll_timeout(),
+                LeavingPhase::Standby => true,
+                LeavingPhase::Draining { .. } | LeavingPhase::Terminating => {
+                    view.until >= self.core.poll_timeout()
+                }
             };
             demand(due, || format!("{view:?} has no deadline"))?;
-            if view.phase != RetiringPhase::Warm {
+            if view.phase != LeavingPhase::Standby {
                 self.check_aside(view.worker)?;
             }
         }

@@ -1,0 +1,52 @@
+//! What a worker opened early in its life, which its successor must therefore open too.
+
+use alloc::collections::BTreeSet;
+use core::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{GroupId, Tick};
+
+/// What a worker opened within `listen_timeout` of its spawn, or of the first thing it opened if that came later but not too late
+/// for a reload (a slow start).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Footprint {
+    /// When it opened the first thing, of whatever kind.
+    first: Option<Tick>,
+    /// Addresses of the program's choice.
+    groups: BTreeSet<GroupId>,
+}
+
+impl Footprint {
+    /// It has opened nothing.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// All its addresses.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.iter().copied()
+    }
+
+    /// At this `age` the worker has opened something: an address of its choice, or anything else (`None`).
+    pub(crate) fn opened(
+        &mut self,
+        group: Option<GroupId>,
+        now: Tick,
+        age: Duration,
+        listen_timeout: Duration,
+        reload_timeout: Duration,
+    ) {
+        let first = self.first.unwrap_or(now);
+        let in_time = age <= listen_timeout.max(reload_timeout);
+        if age <= listen_timeout || (in_time && now - first <= listen_timeout) {
+            self.first = Some(first);
+            self.groups.extend(group);
+        }
+    }
+
+    /// It serves this address no more, by its own choice.
+    pub(crate) fn closed(&mut self, group: GroupId) {
+        self.groups.remove(&group);
+    }
+}

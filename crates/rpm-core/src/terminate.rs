@@ -1,0 +1,106 @@
+//! Terminating: a worker gets the signal to end, and is killed if it takes too long.
+
+use core::time::Duration;
+
+use crate::core::{Core, Timer};
+use crate::instance::{AfterExit, State};
+use crate::protocol::Output;
+use crate::workers::{Kill, Place, WorkerState};
+use crate::{InstanceId, Tick, WorkerId};
+
+/// Least and most time between two SIGKILLs: a tree that one does not end is stuck in the kernel.
+const KILL_AGAIN_MIN: Duration = Duration::from_millis(100);
+const KILL_AGAIN_MAX: Duration = Duration::from_secs(30);
+
+impl Core {
+    /// Terminates the workers of an instance, of whatever generation; `then` is `Stopped` or `Forgotten`.
+    pub(crate) fn terminate_all(&mut self, id: InstanceId, then: AfterExit) {
+        self.finish_drains(id);
+        self.steering.close_slots(id);
+        self.terminate_own(id, then);
+    }
+
+    /// The same, but workers that leave already go on with that.
+    pub(crate) fn terminate_own(&mut self, id: InstanceId, then: AfterExit) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        match instance.state {
+            State::Running { worker } => self.terminate_running(id, worker, then),
+            State::Stopping { worker, .. } => {
+                instance.state = State::Stopping { worker, then };
+                self.steering.close_own_slots(id);
+            }
+            State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored => {
+                self.timers.clear(Timer::Respawn(id));
+                self.stop_instance(id, then);
+            }
+        }
+    }
+
+    /// Terminates the running worker of an instance; `then` decides what becomes of its slots.
+    pub(crate) fn terminate_running(&mut self, id: InstanceId, worker: WorkerId, then: AfterExit) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        instance.state = State::Stopping { worker, then };
+        if then.will_run() {
+            self.steering.keep_slots_of(id, worker);
+        } else {
+            self.steering.close_own_slots(id);
+        }
+        self.timers.clear(Timer::Unclaimed(worker));
+        self.terminate(worker, Place::Own);
+    }
+
+    /// Terminates a worker, as soon as it has a process that can get the signal.
+    pub(crate) fn terminate(&mut self, id: WorkerId, place: Place) {
+        match self.workers.get(&id).map(|worker| worker.state) {
+            Some(WorkerState::Spawning { give_up, .. } | WorkerState::CandidateSpawning { give_up }) => {
+                let kill = Kill {
+                    at: give_up.max(self.now + KILL_AGAIN_MIN),
+                    again: KILL_AGAIN_MIN,
+                };
+                self.enter(id, WorkerState::Cancelled { place, kill });
+            }
+            Some(
+                WorkerState::Starting { spawned, .. }
+                | WorkerState::Ready { spawned, .. }
+                | WorkerState::Candidate { spawned, .. }
+                | WorkerState::Draining { spawned, .. },
+            ) => self.send_terminate(id, spawned, place),
+            Some(WorkerState::Cancelled { kill, .. }) => {
+                self.enter(id, WorkerState::Cancelled { place, kill });
+            }
+            Some(WorkerState::Terminating { spawned, kill, .. }) => {
+                let terminating = WorkerState::Terminating { spawned, place, kill };
+                self.enter(id, terminating);
+            }
+            None => {}
+        }
+    }
+
+    /// A worker's process gets the signal to end.
+    pub(crate) fn send_terminate(&mut self, id: WorkerId, spawned: Tick, place: Place) {
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let timeout = worker.config.policy.kill_timeout;
+        let kill = Kill {
+            at: self.now + timeout,
+            again: timeout.clamp(KILL_AGAIN_MIN, KILL_AGAIN_MAX),
+        };
+        self.staged.push(Output::Terminate { worker: id });
+        let terminating = WorkerState::Terminating { spawned, place, kill };
+        self.enter(id, terminating);
+    }
+
+    /// Kills a worker's process tree; returns when that is repeated, should it not be enough.
+    pub(crate) fn kill(&mut self, id: WorkerId, kill: Kill) -> Kill {
+        self.staged.push(Output::Kill { worker: id });
+        Kill {
+            at: self.now + kill.again,
+            again: (kill.again * 2).min(KILL_AGAIN_MAX),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Workers: supervised processes, from the request to spawn one to the end of its whole tree.
+//!
+//! Workers have a table of their own, apart from instances: during a reload an instance has more than one.
+
+mod state;
+mod stored;
+
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use core::time::Duration;
+
+pub(crate) use state::{Health, Intake, Kill, Part, Place, Post, WorkerState};
+
+use crate::footprint::Footprint;
+use crate::protocol::{AppConfig, Readiness};
+use crate::restart::Life;
+use crate::{Generation, GroupId, InstanceId, Tick};
+
+/// One supervised process.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) instance: InstanceId,
+    pub(crate) generation: Generation,
+    /// The configuration it was started with.
+    pub(crate) config: Arc<AppConfig>,
+    /// It has answered a probe, so it will again unless it is frozen.
+    pub(crate) answers: bool,
+    /// What it opened early in its life.
+    pub(crate) footprint: Footprint,
+    /// The shared sockets that it uses.
+    pub(crate) shared: BTreeSet<GroupId>,
+    pub(crate) state: WorkerState,
+}
+
+/// A program that may have no port at all, and has none after this time, is taken to be ready if it lives: what cannot start
+/// (a syntax error, a module or a variable that is missing, a port that is taken) ends sooner.
+const LIVES: Duration = Duration::from_secs(1);
+
+impl Worker {
+    /// From its spawn; at the end of that it is ready because it lives, or has failed. `silent`: the worker before it was ready and
+    /// listened on nothing.
+    pub(crate) fn time_to_be_ready(&self, silent: bool) -> Duration {
+        let policy = &self.config.policy;
+        match self.config.readiness {
+            Readiness::Runs => policy.listen_timeout.min(LIVES),
+            Readiness::Executed => policy.listen_timeout,
+            Readiness::Listens if silent => policy.listen_timeout,
+            Readiness::Listens | Readiness::Announces => policy.start_timeout,
+        }
+    }
+
+    /// Is it ready at the end of that because it lives?
+    pub(crate) fn is_ready_by_living(&self) -> bool {
+        matches!(self.state, WorkerState::Starting { .. }) && self.config.readiness == Readiness::Runs
+    }
+
+    /// Is it waited for because it should listen?
+    pub(crate) fn should_listen(&self) -> bool {
+        matches!(self.state, WorkerState::Starting { .. }) && self.config.readiness == Readiness::Listens
+    }
+
+    /// It has opened something: an address of its choice, or anything else (`None`).
+    pub(crate) fn opened(&mut self, group: Option<GroupId>, now: Tick) {
+        let policy = &self.config.policy;
+        let age = self
+            .state
+            .spawned()
+            .map_or(Duration::ZERO, |spawned| now - spawned);
+        self.footprint
+            .opened(group, now, age, policy.listen_timeout, policy.reload_timeout);
+    }
+
+    /// It has lived longer than programs usually take to listen.
+    fn is_late(&self, now: Tick) -> bool {
+        let spawned = self.state.spawned();
+        spawned.is_some_and(|spawned| now - spawned >= self.config.policy.listen_timeout)
+    }
+
+    /// Its life, if it ended now.
+    pub(crate) fn life(&self, now: Tick) -> Life {
+        match self.state {
+            WorkerState::Ready { spawned, since, .. } => Life::Ready {
+                uptime: now - spawned,
+                online: now - since,
+            },
+            // It may be one that will never listen.
+            WorkerState::Starting { spawned, .. }
+                if self.config.readiness == Readiness::Listens && self.is_late(now) =>
+            {
+                let uptime = now - spawned;
+                Life::Ready {
+                    uptime,
+                    online: uptime.saturating_sub(self.config.policy.listen_timeout),
+                }
+            }
+            // Nothing but living was wanted of it: it has done that so long.
+            WorkerState::Starting { spawned, .. } if self.config.readiness == Readiness::Runs => {
+                let uptime = now - spawned;
+                Life::Ready {
+                    uptime,
+                    online: uptime,
+                }
+            }
+            WorkerState::Spawning { .. }
+            | WorkerState::Starting { .. }
+            | WorkerState::CandidateSpawning { .. }
+            | WorkerState::Candidate { .. }
+            | WorkerState::Draining { .. }
+            | WorkerState::Cancelled { .. }
+            | WorkerState::Terminating { .. } => Life::NeverReady,
+        }
+    }
+}

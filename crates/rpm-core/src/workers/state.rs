@@ -1,0 +1,270 @@
+//! What a worker is doing: one enum, whose variants own what is valid in them.
+//!
+//! ```text
+//!  own worker or standby                     candidate of a reload
+//!   Spawning ─► Starting ─► Ready ◄────────── Candidate ◄── CandidateSpawning
+//!      │            │         │ drain              │                │
+//!      │            │         ▼                    │                │
+//!      │            │      Draining                │                │
+//!      │            └─────────┴────► Terminating ◄─┘                │
+//!      └──────────► Cancelled ────────────┘▲                        │
+//!                       └──────────────────┴── (its process runs) ◄─┘
+//! ```
+//!
+//! A worker is forgotten, from whatever state, when its process tree is gone. `CandidateSpawning` is cancelled as `Spawning` is.
+
+use core::time::Duration;
+
+use crate::Tick;
+use crate::slot::Role;
+
+/// What a worker is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WorkerState {
+    /// The shell was asked for its process and has not answered yet.
+    Spawning { post: Post, give_up: Tick },
+    /// Its process runs, and is not ready.
+    Starting {
+        post: Post,
+        spawned: Tick,
+        ready_by: Tick,
+    },
+    /// It is ready. `silent`: it listens on nothing.
+    Ready {
+        post: Post,
+        spawned: Tick,
+        since: Tick,
+        silent: bool,
+    },
+    /// As `Spawning`: a reload has started it beside its instance's own worker.
+    CandidateSpawning { give_up: Tick },
+    /// Its process runs, and has not shown yet that it may take over.
+    Candidate {
+        spawned: Tick,
+        /// When it is looked at again.
+        review_at: Tick,
+        /// It gave the signal that its readiness waits for.
+        signalled: bool,
+        health: Health,
+    },
+    /// It was replaced, or its instance stops: it finishes what it has begun.
+    Draining {
+        spawned: Tick,
+        since: Tick,
+        until: Tick,
+        intake: Intake,
+    },
+    /// It must end, and has no process yet that could get the signal.
+    Cancelled { place: Place, kill: Kill },
+    /// Its process was sent the signal to end.
+    Terminating { spawned: Tick, place: Place, kill: Kill },
+}
+
+/// What a worker that is not leaving is there for, once it was proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Post {
+    /// It is its instance's own worker.
+    Own,
+    /// It was replaced by a reload that may still be undone.
+    Standby { since: Tick },
+}
+
+/// Whether a worker that is terminated is still its instance's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is: the instance's next worker inherits its slots.
+    Own,
+    /// It has left its instance: its slots are closed when it is gone.
+    Left { since: Tick },
+}
+
+/// Whether a draining worker takes new clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intake {
+    /// It does: a connection may be on its way to it.
+    Open,
+    /// It was told to close its listeners. `keeps`: not those of the clients that it has, which need not hurry away.
+    Refusing { keeps: bool },
+}
+
+/// What is known of a candidate's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// The shell was not asked to check it.
+    Unasked,
+    /// It is being checked.
+    Asked,
+    /// It has answered its health check.
+    Good,
+}
+
+/// When SIGKILL is sent, and how long after that again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kill {
+    pub(crate) at: Tick,
+    pub(crate) again: Duration,
+}
+
+/// The part that a worker has in its instance, whatever its process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Own,
+    Candidate,
+    Standby { since: Tick },
+    Leaving { since: Tick },
+}
+
+impl From<Post> for Part {
+    fn from(post: Post) -> Part {
+        match post {
+            Post::Own => Part::Own,
+            Post::Standby { since } => Part::Standby { since },
+        }
+    }
+}
+
+impl From<Place> for Part {
+    fn from(place: Place) -> Part {
+        match place {
+            Place::Own => Part::Own,
+            Place::Left { since } => Part::Leaving { since },
+        }
+    }
+}
+
+impl WorkerState {
+    pub(crate) fn part(self) -> Part {
+        match self {
+            WorkerState::Spawning { post, .. }
+            | WorkerState::Starting { post, .. }
+            | WorkerState::Ready { post, .. } => post.into(),
+            WorkerState::CandidateSpawning { .. } | WorkerState::Candidate { .. } => Part::Candidate,
+            WorkerState::Draining { since, .. } => Part::Leaving { since },
+            WorkerState::Cancelled { place, .. } | WorkerState::Terminating { place, .. } => place.into(),
+        }
+    }
+
+    /// When its process began to run; `None`: it does not run yet.
+    pub(crate) fn spawned(self) -> Option<Tick> {
+        match self {
+            WorkerState::Spawning { .. }
+            | WorkerState::CandidateSpawning { .. }
+            | WorkerState::Cancelled { .. } => None,
+            WorkerState::Starting { spawned, .. }
+            | WorkerState::Ready { spawned, .. }
+            | WorkerState::Candidate { spawned, .. }
+            | WorkerState::Draining { spawned, .. }
+            | WorkerState::Terminating { spawned, .. } => Some(spawned),
+        }
+    }
+
+    /// Every state but `Ready` ends by itself, at this time at the latest.
+    pub(crate) fn deadline(self) -> Option<Tick> {
+        match self {
+            WorkerState::Spawning { give_up, .. } | WorkerState::CandidateSpawning { give_up } => {
+                Some(give_up)
+            }
+            WorkerState::Starting { ready_by, .. } => Some(ready_by),
+            WorkerState::Ready { .. } => None,
+            WorkerState::Candidate { review_at, .. } => Some(review_at),
+            WorkerState::Draining { until, .. } => Some(until),
+            WorkerState::Cancelled { kill, .. } | WorkerState::Terminating { kill, .. } => Some(kill.at),
+        }
+    }
+
+    pub(crate) fn is_ready(self) -> bool {
+        match self {
+            WorkerState::Ready { .. } => true,
+            WorkerState::Spawning { .. }
+            | WorkerState::Starting { .. }
+            | WorkerState::CandidateSpawning { .. }
+            | WorkerState::Candidate { .. }
+            | WorkerState::Draining { .. }
+            | WorkerState::Cancelled { .. }
+            | WorkerState::Terminating { .. } => false,
+        }
+    }
+
+    /// It was never ready, and nothing asks it to end.
+    pub(crate) fn is_starting(self) -> bool {
+        match self {
+            WorkerState::Spawning { .. }
+            | WorkerState::Starting { .. }
+            | WorkerState::CandidateSpawning { .. }
+            | WorkerState::Candidate { .. } => true,
+            WorkerState::Ready { .. }
+            | WorkerState::Draining { .. }
+            | WorkerState::Cancelled { .. }
+            | WorkerState::Terminating { .. } => false,
+        }
+    }
+
+    /// It was sent the signal to end, or will be as soon as it has a process.
+    pub(crate) fn is_terminated(self) -> bool {
+        match self {
+            WorkerState::Cancelled { .. } | WorkerState::Terminating { .. } => true,
+            WorkerState::Spawning { .. }
+            | WorkerState::Starting { .. }
+            | WorkerState::Ready { .. }
+            | WorkerState::CandidateSpawning { .. }
+            | WorkerState::Candidate { .. }
+            | WorkerState::Draining { .. } => false,
+        }
+    }
+
+    /// It has no part in its instance any more, and nothing inherits its slots.
+    pub(crate) fn is_leaving(self) -> bool {
+        match self.part() {
+            Part::Leaving { .. } => true,
+            Part::Own | Part::Candidate | Part::Standby { .. } => false,
+        }
+    }
+
+    /// What it is to steering; `None`: it does not accept.
+    pub(crate) fn role(self) -> Option<Role> {
+        match self {
+            WorkerState::Ready { post: Post::Own, .. } => Some(Role::Active),
+            WorkerState::Ready {
+                post: Post::Standby { .. },
+                ..
+            } => Some(Role::Standby),
+            WorkerState::Draining { .. } => Some(Role::Draining),
+            WorkerState::Spawning { .. }
+            | WorkerState::Starting { .. }
+            | WorkerState::CandidateSpawning { .. }
+            | WorkerState::Candidate { .. }
+            | WorkerState::Cancelled { .. }
+            | WorkerState::Terminating { .. } => None,
+        }
+    }
+
+    /// The same with another post; a worker that is a candidate or leaves has none, and stays what it is.
+    pub(crate) fn at_post(self, new: Post) -> WorkerState {
+        match self {
+            WorkerState::Spawning { give_up, .. } => WorkerState::Spawning { post: new, give_up },
+            WorkerState::Starting {
+                spawned, ready_by, ..
+            } => WorkerState::Starting {
+                post: new,
+                spawned,
+                ready_by,
+            },
+            WorkerState::Ready {
+                spawned,
+                since,
+                silent,
+                ..
+            } => WorkerState::Ready {
+                post: new,
+                spawned,
+                since,
+                silent,
+            },
+            WorkerState::CandidateSpawning { .. }
+            | WorkerState::Candidate { .. }
+            | WorkerState::Draining { .. }
+            | WorkerState::Cancelled { .. }
+            | WorkerState::Terminating { .. } => self,
+        }
+    }
+}
