@@ -19,6 +19,10 @@ use crate::{AppId, GroupId, InstanceId, SlotId, Tick, WorkerId};
 /// can run, and low enough that a slip of a finger is no denial of service.
 pub const MAX_INSTANCES: u32 = 10_000;
 
+/// A check of the invariants costs time in proportion to the number of workers and slots. With thousands of them and hundreds of
+/// queue samples per second it would be most of what a debug build does.
+const CHECKED_AT_ONCE: usize = 64;
+
 /// The decisions of the daemon: supervision, restart policy, tickets, steering.
 ///
 /// After every [`Core::handle`] or [`Core::handle_timeout`] the shell carries out what
@@ -49,6 +53,9 @@ pub struct Core {
     pub(crate) staged: Vec<Output>,
     #[serde(skip)]
     outputs: VecDeque<Output>,
+    /// Inputs since the invariants were checked (debug builds).
+    #[serde(skip)]
+    unchecked: usize,
 }
 
 /// What a deadline is for.
@@ -84,6 +91,7 @@ impl Core {
             closing: false,
             staged: Vec::new(),
             outputs: VecDeque::new(),
+            unchecked: 0,
         }
     }
 
@@ -93,6 +101,7 @@ impl Core {
         self.now = self.now.max(now);
         self.dispatch(input);
         self.settle();
+        self.assert_invariants();
     }
 
     /// Does what is due at `now`; to be called at [`Core::poll_timeout`] or later.
@@ -108,6 +117,7 @@ impl Core {
         }
         self.steering.handle_timeout(self.now);
         self.settle();
+        self.assert_invariants();
     }
 
     /// Workers that [`Core::handle_timeout`] would take for ready at `now` because they live: whether they have had the CPU that they would need to
@@ -286,6 +296,22 @@ impl Core {
         self.steering.settle(&mut self.outputs);
         self.outputs.extend(self.staged.drain(..));
         self.outputs.extend(self.tickets.take_settled());
+    }
+
+    /// In debug builds: checks the invariants after every input, or, with more than [`CHECKED_AT_ONCE`] workers and slots, so
+    /// seldom that an input costs no more.
+    fn assert_invariants(&mut self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        self.unchecked += 1;
+        if self.unchecked * CHECKED_AT_ONCE < self.workers.len() + self.steering.slots.len() {
+            return;
+        }
+        self.unchecked = 0;
+        if let Err(violation) = self.check_invariants() {
+            debug_assert!(false, "a bug of rpm-core: {violation}");
+        }
     }
 
     /// Is there work that [`Core::settle`] should have put out?

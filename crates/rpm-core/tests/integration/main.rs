@@ -1,5 +1,6 @@
 //! The core, driven by events and a clock of the tests.
 
+mod arbitrary;
 mod common;
 mod drain;
 mod freeze;
