@@ -4,9 +4,10 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::apps::{App, Instance, State};
 use crate::core::{Core, MAX_INSTANCES, Timer};
-use crate::instance::{AfterExit, App, Instance, State};
 use crate::protocol::{AppConfig, Command, Failure, Output};
+use crate::restart::AfterExit;
 use crate::restart::Life;
 use crate::tickets::{Goal, Reached};
 use crate::{AppId, InstanceId, Ticket};
@@ -65,7 +66,7 @@ impl Core {
 
     fn start(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
         // Ids are chosen by the shell and new; one that is not names an app that an earlier command made.
-        if self.apps.contains_key(&id) {
+        if self.apps.contains(id) {
             return self.tickets.reject(ticket, Failure::Superseded);
         }
         let (count, stopped) = (config.instances.clamp(1, MAX_INSTANCES), config.stopped);
@@ -80,15 +81,14 @@ impl Core {
 
     fn scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
         self.supersede_reload(id);
-        let Some(app) = self.apps.get(&id) else {
+        let Some(app) = self.apps.get(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let staying = |id: &&InstanceId| {
-            self.instances
-                .get(id)
-                .is_some_and(|instance| !instance.state.is_leaving())
+            let state = self.instances.state(**id);
+            state.is_some_and(|state| !state.will_be_forgotten())
         };
-        let mut present: Vec<InstanceId> = app.instances.iter().filter(staying).copied().collect();
+        let mut present: Vec<InstanceId> = app.instances().iter().filter(staying).copied().collect();
         // Those that serve stay.
         present.sort_by_key(|&id| (self.usefulness(id), id));
         let wanted = count.clamp(1, MAX_INSTANCES) as usize;
@@ -101,7 +101,7 @@ impl Core {
     }
 
     fn usefulness(&self, id: InstanceId) -> Usefulness {
-        match self.instances.get(&id).map(|instance| instance.state) {
+        match self.instances.state(id) {
             Some(State::Stopped | State::Errored) | None => Usefulness::AtRest,
             Some(State::Waiting { .. }) => Usefulness::Failing,
             Some(State::Stopping { .. } | State::Awaiting { .. }) => Usefulness::Starting,
@@ -112,19 +112,19 @@ impl Core {
 
     fn configure(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
         self.supersede_reload(id);
-        let Some(app) = self.apps.get_mut(&id) else {
+        let Some(app) = self.apps.get_mut(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let (_, former) = app.renew(Arc::new(config));
-        app.previous = Some(former.revision);
+        app.set_previous(former.revision);
         self.tickets.open(ticket, BTreeMap::new());
     }
 
     fn reset(&mut self, ticket: Ticket, instances: &[InstanceId]) {
         let mut known = instances.to_vec();
-        known.retain(|id| match self.instances.get_mut(id) {
+        known.retain(|id| match self.instances.get_mut(*id) {
             Some(instance) => {
-                instance.record.reset();
+                instance.record_mut().reset();
                 true
             }
             None => false,
@@ -134,17 +134,17 @@ impl Core {
 
     fn shutdown(&mut self, ticket: Ticket) {
         self.closing = true;
-        let all: Vec<InstanceId> = self.instances.keys().copied().collect();
+        let all: Vec<InstanceId> = self.instances.iter().map(|(id, _)| id).collect();
         self.apply_goal(ticket, &all, Goal::Gone, Leave::Terminate);
     }
 
     /// The same goal for each of these instances that exists.
     fn apply_goal(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal, leave: Leave) {
-        let apps = instances.iter().filter_map(|id| self.instances.get(id));
-        for app in apps.map(|instance| instance.app).collect::<BTreeSet<_>>() {
+        let apps = instances.iter().filter_map(|id| self.instances.app_of(*id));
+        for app in apps.collect::<BTreeSet<_>>() {
             self.supersede_reload(app);
         }
-        let known = instances.iter().filter(|id| self.instances.contains_key(id));
+        let known = instances.iter().filter(|id| self.instances.contains(**id));
         let goals = known.map(|&id| (id, goal)).collect();
         self.apply_goals(ticket, goals, leave);
     }
@@ -154,7 +154,7 @@ impl Core {
         self.tickets.open(ticket, goals.clone());
         let served: BTreeSet<AppId> = self.served_without(&goals);
         for (instance, goal) in goals {
-            let app = self.instances.get(&instance).map(|instance| instance.app);
+            let app = self.instances.app_of(instance);
             let refuse = !app.is_some_and(|app| served.contains(&app));
             match (goal, leave) {
                 (Goal::Online, _) => self.start_instance(instance),
@@ -174,23 +174,22 @@ impl Core {
     /// The apps of which others than these instances are online.
     fn served_without(&self, goals: &BTreeMap<InstanceId, Goal>) -> BTreeSet<AppId> {
         let others = self.instances.iter().filter(|(id, _)| !goals.contains_key(id));
-        let online = others.filter(|(id, _)| self.is_served(**id));
-        online.map(|(_, instance)| instance.app).collect()
+        let online = others.filter(|(id, _)| self.is_served(*id));
+        online.map(|(_, instance)| instance.app()).collect()
     }
 
     /// Adds instances to an app, not running yet.
     fn create(&mut self, id: AppId, count: u32) -> Vec<InstanceId> {
-        let Some(app) = self.apps.get_mut(&id) else {
+        let Some(app) = self.apps.get_mut(id) else {
             return Vec::new();
         };
         let mut created = Vec::new();
         for number in app.free_numbers(count) {
             let instance = InstanceId(self.next_instance);
             self.next_instance = self.next_instance.saturating_add(1);
-            app.numbers.insert(number);
-            app.instances.insert(instance);
+            app.add_instance(instance, number);
             self.instances
-                .insert(instance, Instance::new(id, number, app.generation));
+                .insert(instance, Instance::new(id, number, app.generation()));
             created.push(instance);
         }
         created
@@ -198,62 +197,61 @@ impl Core {
 
     /// A worker that starts from now on.
     fn start_instance(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(instance) = self.instances.get_mut(id) else {
             return;
         };
-        instance.record.forgive();
-        match instance.state {
+        instance.record_mut().forgive();
+        match instance.state() {
             State::Running { worker } => {
-                let life = self.workers.get(&worker).map(|worker| worker.life(self.now));
+                let life = self.workers.get(worker).map(|worker| worker.life(self.now));
                 if let Some(Life::Ready { .. }) = life {
-                    instance.record.count_restart();
+                    instance.record_mut().count_restart();
                 }
                 self.terminate_running(id, worker, AfterExit::Restart);
             }
             // Nothing is inherited from a worker that leaves, so its successor need not wait for its end.
-            State::Stopping { worker, .. } if instance.leaving.contains(&worker) => self.spawn(id),
+            State::Stopping { worker, .. } if instance.leaving().contains(&worker) => self.spawn(id),
             State::Stopping { worker, .. } => {
                 let then = AfterExit::Restart;
-                instance.state = State::Stopping { worker, then };
+                self.enter_instance(id, State::Stopping { worker, then });
             }
-            State::Waiting { .. } => {
-                self.timers.clear(Timer::Respawn(id));
+            State::Waiting { .. } | State::Stopped | State::Errored | State::Awaiting { .. } => {
                 self.spawn(id);
             }
-            State::Stopped | State::Errored | State::Awaiting { .. } => self.spawn(id),
         }
     }
 
     /// The instance has no worker and gets none.
     pub(crate) fn stop_instance(&mut self, id: InstanceId, then: AfterExit) {
         self.steering.close_own_slots(id);
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(instance) = self.instances.get_mut(id) else {
             return;
         };
-        let last = instance.leaving.first().copied();
-        instance.state = match (then, last) {
+        let last = instance.leaving().first().copied();
+        let state = match (then, last) {
             (AfterExit::Errored, _) => State::Errored,
             // Those that it had before are not gone yet.
             (_, Some(worker)) => State::Stopping { worker, then },
             (AfterExit::Forgotten, None) => return self.forget_instance(id),
             (AfterExit::Stopped | AfterExit::Restart | AfterExit::Retry { .. }, None) => State::Stopped,
         };
+        self.enter_instance(id, state);
         if last.is_none() {
             self.tickets.reached(id, Reached::Down);
         }
     }
 
     fn forget_instance(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.remove(&id) else {
+        let Some(instance) = self.instances.remove(id) else {
             return;
         };
-        if let Some(app) = self.apps.get_mut(&instance.app) {
-            app.instances.remove(&id);
-            app.numbers.remove(&instance.number);
-            if app.instances.is_empty() {
-                self.apps.remove(&instance.app);
-                self.staged.push(Output::AppGone { app: instance.app });
-            }
+        self.timers.clear(Timer::Respawn(id));
+        let of = instance.app();
+        if let Some(app) = self.apps.get_mut(of)
+            && app.remove_instance(id, instance.number())
+        {
+            self.apps.remove(of);
+            self.staged.push(Output::AppGone { app: of });
         }
         if self.instances.is_empty() {
             self.next_instance = 0;

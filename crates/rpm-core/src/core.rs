@@ -1,18 +1,18 @@
 //! The state machine as a whole: what it consists of, and how an input passes through it.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::apps::{Apps, Instances, State};
 use crate::deadlines::Deadlines;
-use crate::instance::{App, Instance};
 use crate::protocol::{Input, Output};
 use crate::rng::Rng;
 use crate::steering::{Claim, Steering};
 use crate::tickets::Tickets;
-use crate::workers::{Part, Worker};
+use crate::workers::{Part, Worker, Workers};
 use crate::{AppId, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
 /// Instances that one command may ask for; more are not created. Far above what a machine
@@ -34,9 +34,9 @@ const CHECKED_AT_ONCE: usize = 64;
 pub struct Core {
     pub(crate) now: Tick,
     pub(crate) rng: Rng,
-    pub(crate) apps: BTreeMap<AppId, App>,
-    pub(crate) instances: BTreeMap<InstanceId, Instance>,
-    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) apps: Apps,
+    pub(crate) instances: Instances,
+    pub(crate) workers: Workers,
     pub(crate) next_instance: u32,
     pub(crate) next_worker: u64,
     pub(crate) timers: Deadlines<Timer>,
@@ -79,9 +79,9 @@ impl Core {
         Core {
             now: Tick::default(),
             rng: Rng::new(seed),
-            apps: BTreeMap::new(),
-            instances: BTreeMap::new(),
-            workers: BTreeMap::new(),
+            apps: Apps::default(),
+            instances: Instances::default(),
+            workers: Workers::default(),
             next_instance: 0,
             next_worker: 1,
             timers: Deadlines::new(),
@@ -124,7 +124,7 @@ impl Core {
     /// fail is for the shell to say ([`Input::Starved`]).
     pub fn ready_by_living(&self, now: Tick) -> impl Iterator<Item = WorkerId> + '_ {
         self.timers.due(now).filter_map(|timer| match timer {
-            Timer::State(id) => self.workers.get(&id)?.is_ready_by_living().then_some(id),
+            Timer::State(id) => self.workers.get(id)?.is_ready_by_living().then_some(id),
             Timer::Unclaimed(_) | Timer::Respawn(_) | Timer::Verdict(_) => None,
         })
     }
@@ -133,13 +133,13 @@ impl Core {
     /// ([`Input::Rests`]).
     pub fn should_listen(&self) -> impl Iterator<Item = (WorkerId, Duration)> + '_ {
         let waits = self.workers.iter().filter(|(_, worker)| worker.should_listen());
-        waits.map(|(&id, worker)| (id, worker.config.policy.listen_timeout))
+        waits.map(|(id, worker)| (id, worker.config.policy.listen_timeout))
     }
 
     /// When [`Core::handle_timeout`] is due; `None`: only an input changes anything.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
-        [self.timers.next(), self.steering.timers.next()]
+        [self.timers.next(), self.steering.next_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -154,7 +154,7 @@ impl Core {
     /// Either way report it by [`Input::SlotHeld`]; what a leaving worker opens is closed again.
     #[must_use]
     pub fn slot_for(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
-        let worker = self.workers.get(&worker).filter(|it| !it.state.is_leaving())?;
+        let worker = self.workers.get(worker).filter(|it| !it.state().is_leaving())?;
         self.steering.vacant((worker.instance, worker.generation), group)
     }
 
@@ -167,7 +167,7 @@ impl Core {
     /// Is this slot open?
     #[must_use]
     pub fn has_slot(&self, slot: SlotId) -> bool {
-        self.steering.slots.contains_key(&slot)
+        self.steering.has_slot(slot)
     }
 
     /// Has this slot left steering, while clients that belong to its worker ([`Affinity`](crate::protocol::Affinity)) still go there?
@@ -205,8 +205,8 @@ impl Core {
     }
 
     fn slot_held(&mut self, slot: SlotId, group: GroupId, id: WorkerId, fixed: bool) {
-        let worker = self.workers.get(&id);
-        let stays = |worker: &&Worker| !worker.state.is_leaving() && self.will_run(worker.instance);
+        let worker = self.workers.get(id);
+        let stays = |worker: &&Worker| !worker.state().is_leaving() && self.will_run(worker.instance);
         let Some(worker) = worker.filter(stays) else {
             return self.steering.close_unknown(slot, group);
         };
@@ -216,7 +216,7 @@ impl Core {
             instance: worker.instance,
             generation: worker.generation,
             worker: id,
-            role: worker.state.role(),
+            role: worker.state().role(),
             answers: worker.answers,
             affinity: worker.config.affinity,
         });
@@ -226,14 +226,14 @@ impl Core {
     }
 
     fn slot_released(&mut self, slot: SlotId, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let group = self.steering.slots.get(&slot).map(|slot| slot.group);
+        let group = self.steering.group_of(slot);
         if self.steering.holder(slot) != Some(id) {
             return;
         }
-        let inherited = worker.state.is_terminated() && worker.state.part() == Part::Own;
+        let inherited = worker.state().is_terminated() && worker.state().part() == Part::Own;
         self.steering.listener_closed(slot, id, inherited);
         if let Some(group) = group {
             self.closed(id, group);
@@ -241,42 +241,35 @@ impl Core {
     }
 
     fn shared_held(&mut self, group: GroupId, id: WorkerId, fixed: bool) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.shared.insert(group);
-            self.opened(id, fixed.then_some(group));
-        }
+        self.workers.shares(id, group);
+        self.opened(id, fixed.then_some(group));
     }
 
     fn shared_released(&mut self, group: GroupId, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.shared.remove(&group);
-            self.closed(id, group);
-        }
+        self.workers.unshares(id, group);
+        self.closed(id, group);
     }
 
     /// A worker has opened something.
     pub(crate) fn opened(&mut self, id: WorkerId, group: Option<GroupId>) {
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.opened(group, self.now);
-            self.footprint_changed(id);
-        }
+        self.workers.opened(id, group, self.now);
+        self.footprint_changed(id);
     }
 
     /// A worker has closed something; one that ends does so without meaning anything by it.
     fn closed(&mut self, id: WorkerId, group: GroupId) {
-        if let Some(worker) = self.workers.get_mut(&id)
-            && !worker.state.is_terminated()
-        {
-            worker.footprint.closed(group);
+        let state = self.workers.state(id);
+        if state.is_some_and(|state| !state.is_terminated()) {
+            self.workers.closed(id, group);
             self.footprint_changed(id);
         }
     }
 
     fn responded(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        self.workers.answered(id);
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        worker.answers = true;
         let slots: Vec<SlotId> = self.steering.slots_of(worker.instance, id).collect();
         for slot in slots {
             self.steering.responded(slot, id);
@@ -285,9 +278,7 @@ impl Core {
 
     /// Does the instance run, or will it?
     pub(crate) fn will_run(&self, instance: InstanceId) -> bool {
-        self.instances
-            .get(&instance)
-            .is_some_and(|instance| instance.state.will_run())
+        self.instances.state(instance).is_some_and(State::will_run)
     }
 
     pub(crate) fn settle(&mut self) {
@@ -305,7 +296,7 @@ impl Core {
             return;
         }
         self.unchecked += 1;
-        if self.unchecked * CHECKED_AT_ONCE < self.workers.len() + self.steering.slots.len() {
+        if self.unchecked * CHECKED_AT_ONCE < self.workers.len() + self.steering.slots().len() {
             return;
         }
         self.unchecked = 0;

@@ -3,9 +3,8 @@
 use core::time::Duration;
 
 use crate::core::Core;
-use crate::instance::AfterExit;
 use crate::protocol::{Exit, Failure, Notice, Readiness};
-use crate::restart::Verdict;
+use crate::restart::{AfterExit, Verdict};
 use crate::tickets::Reached;
 use crate::workers::Worker;
 use crate::{InstanceId, WorkerId};
@@ -13,23 +12,21 @@ use crate::{InstanceId, WorkerId};
 impl Core {
     /// A worker ended without being asked to.
     pub(crate) fn crashed(&mut self, id: WorkerId, worker: &Worker, exit: Option<Exit>) {
-        let Some(instance) = self.instances.get_mut(&worker.instance) else {
+        let Some(instance) = self.instances.get_mut(worker.instance) else {
             return;
         };
+        let record = instance.record_mut();
         let life = worker.life(self.now);
-        let then = match instance
-            .record
-            .judge_exit(exit, life, &worker.config.policy, &mut self.rng)
-        {
+        let then = match record.judge_exit(exit, life, &worker.config.policy, &mut self.rng) {
             Verdict::Now => {
-                instance.record.count_restart();
+                record.count_restart();
                 AfterExit::Restart
             }
             Verdict::After(delay) => AfterExit::Retry { delay },
             Verdict::Errored => AfterExit::Errored,
             Verdict::Stopped => AfterExit::Stopped,
         };
-        if !worker.state.is_ready() {
+        if !worker.state().is_ready() {
             match is_accomplished(worker, exit, then) {
                 true => self
                     .tickets

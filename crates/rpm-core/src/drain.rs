@@ -5,24 +5,24 @@
 
 use alloc::vec::Vec;
 
+use crate::apps::{App, Instance, State};
 use crate::core::{Core, Timer};
-use crate::instance::{AfterExit, State};
 use crate::protocol::{Exit, Notice, Output};
-use crate::slot::Role;
-use crate::steering::Steering;
+use crate::restart::AfterExit;
+use crate::steering::Role;
 use crate::workers::{Intake, Place, Worker, WorkerState};
-use crate::{AppId, InstanceId, SlotId, WorkerId};
+use crate::{AppId, InstanceId, WorkerId};
 
 impl Core {
     /// A worker leaves for good. One that is ready drains; one that is not has nothing to finish, and is terminated.
     pub(crate) fn drain(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let (instance, state, since) = (worker.instance, worker.state, self.now);
+        let (instance, state, since) = (worker.instance, worker.state(), self.now);
         let until = since + worker.config.policy.drain_timeout;
-        if let Some(instance) = self.instances.get_mut(&instance) {
-            instance.leaving.insert(id);
+        if let Some(instance) = self.instances.get_mut(instance) {
+            instance.add_leaving(id);
         }
         self.timers.clear(Timer::Unclaimed(id));
         match state {
@@ -54,10 +54,10 @@ impl Core {
     /// A worker has nothing left to do. While no other worker accepts where clients are about to come back it
     /// goes on, to the end of its time.
     pub(crate) fn drained(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let WorkerState::Draining { intake, .. } = worker.state else {
+        let WorkerState::Draining { intake, .. } = worker.state() else {
             return;
         };
         if intake == Intake::Open && self.steering.is_needed(worker.instance, id) {
@@ -70,7 +70,7 @@ impl Core {
     /// Terminates the workers that have drained and are needed no more.
     pub(crate) fn terminate_unneeded(&mut self) {
         let unneeded = |id: &&WorkerId| {
-            let worker = self.workers.get(id);
+            let worker = self.workers.get(**id);
             !worker.is_some_and(|worker| self.steering.is_needed(worker.instance, **id))
         };
         let drained = self.drained_but_needed.iter();
@@ -82,10 +82,10 @@ impl Core {
     /// Terminates a draining worker: it has no more time, or nothing left to do.
     pub(crate) fn finish_drain(&mut self, id: WorkerId) {
         self.drained_but_needed.remove(&id);
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        if let WorkerState::Draining { since, intake, .. } = worker.state {
+        if let WorkerState::Draining { since, intake, .. } = worker.state() {
             match intake {
                 Intake::Refusing { .. } => self.steering.close_slots_of(worker.instance, id),
                 Intake::Open => self.steering.let_slots_end(worker.instance, id),
@@ -96,7 +96,7 @@ impl Core {
 
     /// Terminates the workers of an instance that drain.
     pub(crate) fn finish_drains(&mut self, id: InstanceId) {
-        let leaving = self.instances.get(&id).map(|instance| instance.leaving.clone());
+        let leaving = self.instances.get(id).map(|instance| instance.leaving().clone());
         for worker in leaving.into_iter().flatten() {
             self.finish_drain(worker);
         }
@@ -106,12 +106,12 @@ impl Core {
     /// serves those (`refuse_new`). `then` is `Stopped` or `Forgotten`.
     pub(crate) fn drain_all(&mut self, id: InstanceId, then: AfterExit, refuse_new: bool) {
         self.drain_own(id, then);
-        let leaving = self.instances.get(&id).map(|instance| instance.leaving.clone());
+        let leaving = self.instances.get(id).map(|instance| instance.leaving().clone());
         for worker in leaving.into_iter().flatten() {
-            let Some(held) = self.workers.get(&worker) else {
+            let Some(held) = self.workers.get(worker) else {
                 continue;
             };
-            match held.state {
+            match held.state() {
                 WorkerState::Draining { .. } if refuse_new => self.refuse_new(worker, false),
                 WorkerState::Draining { .. } => {}
                 WorkerState::Spawning { .. }
@@ -127,18 +127,27 @@ impl Core {
 
     /// A draining worker closes its listeners; it `keeps` the clients that it has until they would go anyway.
     fn refuse_new(&mut self, id: WorkerId, keeps: bool) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(WorkerState::Draining {
+            spawned,
+            since,
+            until,
+            intake,
+        }) = self.workers.state(id)
+        else {
             return;
         };
-        let WorkerState::Draining { intake, .. } = &mut worker.state else {
-            return;
-        };
-        let changes = match *intake {
+        let changes = match intake {
             Intake::Open => true,
             Intake::Refusing { keeps: kept } => kept && !keeps,
         };
         if changes {
-            *intake = Intake::Refusing { keeps };
+            let refusing = WorkerState::Draining {
+                spawned,
+                since,
+                until,
+                intake: Intake::Refusing { keeps },
+            };
+            self.enter(id, refusing);
             self.drained_but_needed.remove(&id);
             self.staged.push(Output::RefuseNew { worker: id, keeps });
         }
@@ -147,10 +156,10 @@ impl Core {
     /// A worker was replaced by one that serves other addresses. If clients are steered to its own address and no other worker
     /// stays there, they would go on coming to it, and it would end with some of them: it refuses new ones.
     pub(crate) fn refuse_new_if_abandoned(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let is_draining = matches!(worker.state, WorkerState::Draining { .. });
+        let is_draining = matches!(worker.state(), WorkerState::Draining { .. });
         if is_draining && self.steering.is_abandoned(worker.instance, id) {
             self.refuse_new(id, true);
         }
@@ -158,12 +167,12 @@ impl Core {
 
     /// The instance's own worker leaves: one that is ready drains, another one is terminated.
     pub(crate) fn drain_own(&mut self, id: InstanceId, then: AfterExit) {
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(state) = self.instances.state(id) else {
             return;
         };
-        match instance.state {
-            State::Running { worker } if self.workers.get(&worker).is_some_and(|it| it.state.is_ready()) => {
-                instance.state = State::Stopping { worker, then };
+        match state {
+            State::Running { worker } if self.workers.is_ready(worker) => {
+                self.enter_instance(id, State::Stopping { worker, then });
                 self.steering.close_vacant_slots(id);
                 self.drain(worker);
             }
@@ -178,12 +187,13 @@ impl Core {
 
     /// The process tree of a leaving worker is gone.
     pub(crate) fn leaving_worker_exited(&mut self, id: WorkerId, of: InstanceId, exit: Option<Exit>) {
-        let Some(instance) = self.instances.get_mut(&of) else {
+        let Some(instance) = self.instances.get_mut(of) else {
             return;
         };
-        instance.leaving.remove(&id);
+        instance.remove_leaving(id);
+        let state = instance.state();
         self.drained_but_needed.remove(&id);
-        match instance.state {
+        match state {
             State::Stopping { worker, then } if worker == id => self.terminated(id, of, then, exit),
             State::Stopping { .. }
             | State::Running { .. }
@@ -196,36 +206,10 @@ impl Core {
 
     /// The workers of an app that leave.
     pub(crate) fn leaving_workers(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
-        let instances = self.apps.get(&app).into_iter().flat_map(|app| &app.instances);
+        let instances = self.apps.get(app).into_iter().flat_map(App::instances);
         instances
-            .filter_map(|id| self.instances.get(id))
-            .flat_map(|instance| &instance.leaving)
-            .filter_map(|id| Some((*id, self.workers.get(id)?)))
-    }
-}
-
-/// Whether clients go on coming to workers that leave.
-impl Steering {
-    /// Do connections go to `worker`, which leaves, only because the workers that stay are not ready?
-    pub(crate) fn is_needed(&self, instance: InstanceId, worker: WorkerId) -> bool {
-        let steered = |id: &SlotId| {
-            let group = self.slots.get(id).and_then(|slot| self.groups.get(&slot.group));
-            group.is_some_and(|group| group.eligible.contains(id))
-        };
-        self.slots_of(instance, worker)
-            .any(|id| steered(&id) && self.is_stayed_at(id))
-    }
-
-    /// True if no other worker stays on any address of `worker`.
-    pub(crate) fn is_abandoned(&self, instance: InstanceId, worker: WorkerId) -> bool {
-        let mut slots = self.slots_of(instance, worker).peekable();
-        slots.peek().is_some() && !slots.any(|id| self.is_stayed_at(id))
-    }
-
-    /// Is there a slot beside this one whose worker stays?
-    fn is_stayed_at(&self, id: SlotId) -> bool {
-        let group = self.slots.get(&id).and_then(|slot| self.groups.get(&slot.group));
-        let stays = |id: &SlotId| self.slots.get(id).is_some_and(|slot| !slot.tenant.is_last());
-        group.is_some_and(|group| group.slots.iter().any(stays))
+            .filter_map(|id| self.instances.get(*id))
+            .flat_map(Instance::leaving)
+            .filter_map(|id| Some((*id, self.workers.get(*id)?)))
     }
 }

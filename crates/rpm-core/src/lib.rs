@@ -25,6 +25,7 @@
 
 extern crate alloc;
 
+mod apps;
 mod command;
 mod config;
 mod core;
@@ -32,9 +33,7 @@ mod crash;
 mod deadlines;
 mod drain;
 mod footprint;
-mod freeze;
 pub mod ids;
-mod instance;
 mod invariants;
 mod promotion;
 mod proof;
@@ -43,9 +42,9 @@ mod readiness;
 mod reload;
 mod restart;
 mod rng;
+mod rollout;
 mod room;
 pub mod sampler;
-mod slot;
 mod steering;
 mod supervise;
 pub mod takeover;

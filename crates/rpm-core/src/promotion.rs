@@ -1,96 +1,80 @@
 //! Promotion: how a candidate that has shown all it had to takes over, and what becomes of the worker before it.
 
+use crate::apps::{Instance, State};
 use crate::core::Core;
-use crate::instance::{AfterExit, State};
-use crate::proof::{Candidate, Proof, assess};
+use crate::proof::{Evidence, Proof, assess};
 use crate::protocol::{Notice, Output};
-use crate::reload::{Predecessor, Proved};
-use crate::slot::Role;
+use crate::restart::AfterExit;
+use crate::rollout::{Predecessor, Proved};
+use crate::steering::Role;
 use crate::tickets::Reached;
-use crate::workers::{Health, Part, Post, WorkerState};
+use crate::workers::{Candidate, Health, Part, Post, WorkerState};
 use crate::{InstanceId, Tick, WorkerId};
 
 impl Core {
     /// Looks whether a candidate is proved by now, or will not be.
     pub(crate) fn review(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let WorkerState::Candidate {
-            spawned, signalled, ..
-        } = worker.state
-        else {
+        let WorkerState::Candidate(candidate) = worker.state() else {
             return;
         };
-        let candidate = Candidate {
+        let evidence = Evidence {
             config: &worker.config,
-            spawned,
-            signalled,
+            spawned: candidate.spawned,
+            signalled: candidate.signalled,
         };
-        let instance = self.instances.get(&worker.instance);
-        let former = instance.and_then(|instance| instance.footprint.as_ref());
+        let instance = self.instances.get(worker.instance);
+        let former = instance.and_then(Instance::footprint);
         let serves = |group| {
             let slots = self.steering.slots_of(worker.instance, id);
-            let in_group = |slot| self.steering.slots.get(&slot).map(|slot| slot.group) == Some(group);
+            let in_group = |slot| self.steering.group_of(slot) == Some(group);
             worker.shared.contains(&group) || slots.into_iter().any(in_group)
         };
-        match assess(candidate, former, serves, self.now) {
+        match assess(evidence, former, serves, self.now) {
             Proof::Given => self.promote_if_healthy(id),
             Proof::Pending { until } => self.review_again(id, until),
             Proof::Missing { within } => self.not_ready(id, within),
         }
     }
 
-    /// A candidate is reviewed again at this time, or when it has shown more.
-    fn review_again(&mut self, id: WorkerId, at: Tick) {
-        let state = self.workers.get(&id).map(|worker| worker.state);
-        if let Some(WorkerState::Candidate {
-            spawned,
-            signalled,
-            health,
-            ..
-        }) = state
-        {
-            let candidate = WorkerState::Candidate {
-                spawned,
-                review_at: at,
-                signalled,
-                health,
-            };
-            self.enter(id, candidate);
-        }
-    }
-
     /// All that a candidate had to show is there, but its health, if that is asked for.
     fn promote_if_healthy(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let within = worker.config.policy.reload_timeout;
-        let WorkerState::Candidate { spawned, health, .. } = &mut worker.state else {
+        let (within, is_checked) = (worker.config.policy.reload_timeout, worker.config.health_check);
+        let WorkerState::Candidate(Candidate { spawned, health, .. }) = worker.state() else {
             return;
         };
-        let ready_by = *spawned + within;
+        let review_at = spawned + within;
         match health {
-            _ if !worker.config.health_check => self.promote(id),
+            _ if !is_checked => self.promote(id),
             Health::Good => self.promote(id),
-            Health::Asked if self.now >= ready_by => self.not_ready(id, within),
-            Health::Asked => self.review_again(id, ready_by),
+            Health::Asked if self.now >= review_at => self.not_ready(id, within),
+            Health::Asked => self.review_again(id, review_at),
             Health::Unasked => {
-                *health = Health::Asked;
                 self.staged.push(Output::CheckHealth { worker: id });
-                self.review_again(id, ready_by);
+                self.update_candidate(id, |candidate| {
+                    candidate.health = Health::Asked;
+                    candidate.review_at = review_at;
+                });
             }
         }
     }
 
+    /// A candidate is reviewed again at this time, or when it has shown more.
+    fn review_again(&mut self, id: WorkerId, at: Tick) {
+        self.update_candidate(id, |candidate| candidate.review_at = at);
+    }
+
     /// A worker answers its health check.
     pub(crate) fn healthy(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id)
-            && let WorkerState::Candidate { health, .. } = &mut worker.state
-            && *health == Health::Asked
+        if let Some(WorkerState::Candidate(candidate)) = self.workers.state(id)
+            && candidate.health == Health::Asked
         {
-            *health = Health::Good;
+            self.update_candidate(id, |candidate| candidate.health = Health::Good);
             self.review(id);
         }
     }
@@ -98,19 +82,19 @@ impl Core {
     /// A candidate is proved: it becomes its instance's own worker.
     fn promote(&mut self, id: WorkerId) {
         let silent = self.is_silent(id);
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let WorkerState::Candidate { spawned, .. } = worker.state else {
+        let WorkerState::Candidate(Candidate { spawned, .. }) = worker.state() else {
             return;
         };
         let (of, generation) = (worker.instance, worker.generation);
-        let Some(instance) = self.instances.get_mut(&of) else {
+        let Some(instance) = self.instances.get_mut(of) else {
             return;
         };
-        let (app, state) = (instance.app, instance.state);
-        instance.state = State::Running { worker: id };
-        instance.generation = generation;
+        let (app, state) = (instance.app(), instance.state());
+        instance.set_generation(generation);
+        self.enter_instance(of, State::Running { worker: id });
         let ready = WorkerState::Ready {
             post: Post::Own,
             spawned,
@@ -151,17 +135,18 @@ impl Core {
     /// Says whether the worker was ready; one that is not goes on starting.
     fn stand_by(&mut self, id: WorkerId) -> bool {
         let since = self.now;
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return false;
         };
-        worker.state = worker.state.at_post(Post::Standby { since });
+        let (of, state) = (worker.instance, worker.state().at_post(Post::Standby { since }));
         debug_assert!(
-            matches!(worker.state.part(), Part::Standby { .. }),
+            matches!(state.part(), Part::Standby { .. }),
             "worker {id} is replaced and leaves already"
         );
-        if let Some(role) = worker.state.role() {
-            self.steering.serve(worker.instance, id, role);
+        self.enter(id, state);
+        if let Some(role) = state.role() {
+            self.steering.serve(of, id, role);
         }
-        worker.state.is_ready()
+        state.is_ready()
     }
 }

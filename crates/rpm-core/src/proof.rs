@@ -20,9 +20,9 @@ pub(crate) enum Proof {
     Missing { within: Duration },
 }
 
-/// A candidate whose process runs.
+/// What a candidate whose process runs has shown.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate<'a> {
+pub(crate) struct Evidence<'a> {
     pub(crate) config: &'a AppConfig,
     pub(crate) spawned: Tick,
     /// It gave the signal that its readiness waits for.
@@ -32,18 +32,18 @@ pub(crate) struct Candidate<'a> {
 /// Is this candidate proved ready? `former`: what its instance served before, if it ever had
 /// a ready worker; `serves`: whether the candidate serves an address now.
 pub(crate) fn assess(
-    candidate: Candidate<'_>,
+    evidence: Evidence<'_>,
     former: Option<&Footprint>,
     serves: impl Fn(GroupId) -> bool,
     now: Tick,
 ) -> Proof {
-    let config = candidate.config;
+    let config = evidence.config;
     let complete = config.allow_port_change || former.is_none_or(|former| former.groups().all(serves));
-    if candidate.signalled && complete {
+    if evidence.signalled && complete {
         return Proof::Given;
     }
     let (within, by_living) = term(config, former);
-    let until = candidate.spawned + within;
+    let until = evidence.spawned + within;
     match (now < until, by_living) {
         (true, _) => Proof::Pending { until },
         (false, true) => Proof::Given,

@@ -4,11 +4,11 @@ use core::time::Duration;
 
 use crate::core::{Core, Timer};
 use crate::footprint::Footprint;
-use crate::instance::AfterExit;
 use crate::protocol::{Failure, Notice, Readiness};
+use crate::restart::AfterExit;
 use crate::restart::Verdict;
 use crate::tickets::Reached;
-use crate::workers::{Part, Post, Worker, WorkerState};
+use crate::workers::{Candidate, Part, Post, Worker, WorkerState};
 use crate::{InstanceId, WorkerId};
 
 /// A worker that has had no CPU is looked at again after this.
@@ -25,16 +25,20 @@ impl Core {
     /// A worker is as ready as it can be before the cut-over.
     pub(crate) fn withheld(&mut self, id: WorkerId) {
         // What does not run has asked for nothing.
-        if self
-            .workers
-            .get(&id)
-            .is_none_or(|worker| worker.state.spawned().is_none())
-        {
+        if self.workers.state(id).and_then(WorkerState::spawned).is_none() {
             return;
         }
         self.becomes_ready_by(id, Readiness::Listens);
         self.opened(id, None);
         self.signalled(id);
+    }
+
+    /// More is known of a candidate, or it is reviewed at another time.
+    pub(crate) fn update_candidate(&mut self, id: WorkerId, change: impl FnOnce(&mut Candidate)) {
+        if let Some(WorkerState::Candidate(mut candidate)) = self.workers.state(id) {
+            change(&mut candidate);
+            self.enter(id, WorkerState::Candidate(candidate));
+        }
     }
 
     pub(crate) fn ready(&mut self, id: WorkerId) {
@@ -45,12 +49,12 @@ impl Core {
 
     /// A worker gave the signal that its readiness waits for.
     fn signalled(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(state) = self.workers.state(id) else {
             return;
         };
-        match &mut worker.state {
-            WorkerState::Candidate { signalled, .. } => {
-                *signalled = true;
+        match state {
+            WorkerState::Candidate(_) => {
+                self.update_candidate(id, |candidate| candidate.signalled = true);
                 self.review(id);
             }
             WorkerState::Starting { .. } | WorkerState::Ready { .. } => self.online(id, false),
@@ -64,12 +68,12 @@ impl Core {
 
     /// Is this what the worker's readiness waits for? A word from its process also says that it runs.
     fn becomes_ready_by(&mut self, id: WorkerId, readiness: Readiness) -> bool {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return false;
         };
         let listens = (worker.config.readiness, readiness) == (Readiness::Runs, Readiness::Listens);
         let matches = worker.config.readiness == readiness || listens;
-        match worker.state {
+        match worker.state() {
             WorkerState::Spawning { .. } | WorkerState::CandidateSpawning { .. } => self.spawned(id),
             WorkerState::Starting { .. }
             | WorkerState::Ready { .. }
@@ -83,14 +87,14 @@ impl Core {
 
     /// A worker that is ready if it lives has had little of the CPU.
     pub(crate) fn starved(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id).filter(|worker| worker.is_ready_by_living()) else {
+        let Some(worker) = self.workers.get(id).filter(|worker| worker.is_ready_by_living()) else {
             return;
         };
         let WorkerState::Starting {
             post,
             spawned,
             ready_by: due,
-        } = worker.state
+        } = worker.state()
         else {
             return;
         };
@@ -108,18 +112,18 @@ impl Core {
 
     /// A worker that should listen does nothing any more.
     pub(crate) fn rests(&mut self, id: WorkerId) {
-        if self.workers.get(&id).is_some_and(Worker::should_listen) {
+        if self.workers.get(id).is_some_and(Worker::should_listen) {
             self.online(id, self.is_silent(id));
         }
     }
 
     /// A worker is ready. One that was taken for silent may become so a second time.
     pub(crate) fn online(&mut self, id: WorkerId, silent: bool) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
         let instance = worker.instance;
-        let (post, spawned, since) = match worker.state {
+        let (post, spawned, since) = match worker.state() {
             WorkerState::Ready {
                 post,
                 spawned,
@@ -151,21 +155,21 @@ impl Core {
         }
         self.note(Notice::Online { worker: id, silent });
         self.tickets.reached(instance, Reached::Online { silent });
-        let app = self.instances.get(&instance).map(|instance| instance.app);
+        let app = self.instances.app_of(instance);
         self.advance_reload(app);
     }
 
     /// A worker did not take over these slots in time, so it never will.
     pub(crate) fn close_unclaimed(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get(&id) {
+        if let Some(worker) = self.workers.get(id) {
             self.steering.close_vacant_slots(worker.instance);
         }
     }
 
     /// What a worker that is ready has not taken over yet, it must take soon.
     pub(crate) fn await_claims(&mut self, id: WorkerId) {
-        if let Some(worker) = self.workers.get(&id)
-            && worker.state.is_ready()
+        if let Some(worker) = self.workers.get(id)
+            && worker.state().is_ready()
             && self.steering.unclaimed(worker.instance).next().is_some()
         {
             let until = self.now + worker.config.policy.listen_timeout;
@@ -176,11 +180,14 @@ impl Core {
     /// Does a worker that is ready, or taken to be, listen on nothing?
     pub(crate) fn is_silent(&self, id: WorkerId) -> bool {
         self.workers
-            .get(&id)
+            .get(id)
             .is_some_and(|worker| match worker.config.readiness {
                 Readiness::Executed | Readiness::Runs | Readiness::Announces => false,
                 Readiness::Listens => {
-                    let signalled = matches!(worker.state, WorkerState::Candidate { signalled: true, .. });
+                    let signalled = matches!(
+                        worker.state(),
+                        WorkerState::Candidate(Candidate { signalled: true, .. })
+                    );
                     !signalled && !self.steering.is_holder(worker.instance, id)
                 }
             })
@@ -188,22 +195,22 @@ impl Core {
 
     /// What a worker serves has changed: if it is what a candidate is measured by, so has the measure.
     pub(crate) fn footprint_changed(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
         let of = worker.instance;
-        let is_measure = match worker.state.part() {
+        let is_measure = match worker.state().part() {
             Part::Candidate => return self.review(id),
-            Part::Own => worker.state.is_ready() && !self.is_proved(of),
-            Part::Standby { .. } => worker.state.is_ready(),
+            Part::Own => worker.state().is_ready() && !self.is_proved(of),
+            Part::Standby { .. } => worker.state().is_ready(),
             Part::Leaving { .. } => false,
         };
         if !is_measure {
             return;
         }
         let footprint = worker.footprint.clone();
-        if let Some(instance) = self.instances.get_mut(&of) {
-            instance.footprint = Some(footprint);
+        if let Some(instance) = self.instances.get_mut(of) {
+            instance.set_footprint(footprint);
         }
         if let Some(candidate) = self.candidate(of) {
             self.review(candidate);
@@ -212,11 +219,11 @@ impl Core {
 
     /// A worker failed to become ready: it ends, as if it had failed young.
     pub(crate) fn not_ready(&mut self, id: WorkerId, within: Duration) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
         let of = worker.instance;
-        match worker.state.part() {
+        match worker.state().part() {
             Part::Own => self.own_not_ready(id, within),
             Part::Candidate => self.candidate_failed(of, id, Failure::NotReady { within }),
             Part::Standby { .. } => {
@@ -228,14 +235,17 @@ impl Core {
     }
 
     fn own_not_ready(&mut self, id: WorkerId, within: Duration) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
         let (id_of_instance, life) = (worker.instance, worker.life(self.now));
-        let Some(instance) = self.instances.get_mut(&id_of_instance) else {
+        let Some(instance) = self.instances.get_mut(id_of_instance) else {
             return;
         };
-        let then = match instance.record.judge(life, &worker.config.policy, &mut self.rng) {
+        let then = match instance
+            .record_mut()
+            .judge(life, &worker.config.policy, &mut self.rng)
+        {
             Verdict::Now => AfterExit::Retry {
                 delay: Duration::ZERO,
             },
@@ -250,14 +260,17 @@ impl Core {
 
     /// Has an instance's last ready worker listened on nothing? Where it had none: those of the other instances of the app?
     pub(crate) fn is_known_to_be_silent(&self, id: InstanceId) -> bool {
-        let Some(instance) = self.instances.get(&id) else {
+        let Some(instance) = self.instances.get(id) else {
             return false;
         };
-        if let Some(own) = &instance.footprint {
+        if let Some(own) = instance.footprint() {
             return own.is_silent();
         }
-        let others = self.instances.values().filter(|other| other.app == instance.app);
-        let mut known = others.filter_map(|other| other.footprint.as_ref()).peekable();
+        let others = self
+            .instances
+            .values()
+            .filter(|other| other.app() == instance.app());
+        let mut known = others.filter_map(|other| other.footprint()).peekable();
         known.peek().is_some() && known.all(Footprint::is_silent)
     }
 }

@@ -10,162 +10,67 @@
 //! starts them again, by a reload in the opposite direction (`Aim::Return`). If that fails too the last of the new
 //! workers drain, and their instances get workers of the old generation as after any crash.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use serde::{Deserialize, Serialize};
-
+use crate::apps::{App, State};
 use crate::core::{Core, Timer};
-use crate::instance::{AfterExit, State};
 use crate::protocol::{AppConfig, Failure, Notice};
+use crate::restart::AfterExit;
+use crate::rollout::{Aim, Predecessor, Proved, ReloadRequest, Rollout, UndoCause};
 use crate::workers::{Worker, WorkerState};
-use crate::{AppId, Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
-
-/// A reload that is going on. Each instance that takes part is in one of the three maps.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Rollout {
-    pub(crate) ticket: Ticket,
-    pub(crate) aim: Aim,
-    /// What the app goes back to if this is undone.
-    pub(crate) former: (Generation, Arc<AppConfig>),
-    /// Their turn has not come.
-    pub(crate) queued: BTreeSet<InstanceId>,
-    /// Those whose candidate is not proved yet.
-    pub(crate) launching: BTreeMap<InstanceId, WorkerId>,
-    /// Those that are served by their new worker.
-    pub(crate) proved: BTreeMap<InstanceId, Proved>,
-    /// All are proved, and are watched until then.
-    pub(crate) watched_until: Option<Tick>,
-    /// How many workers it may have, for memory.
-    #[serde(default)]
-    pub(crate) room: Option<u32>,
-    /// The next reload ends it instead of waiting for it.
-    #[serde(default)]
-    pub(crate) yields: bool,
-    /// The reload that follows.
-    #[serde(skip)]
-    pub(crate) next: Option<ReloadRequest>,
-}
-
-/// Where a reload leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Aim {
-    /// To a new generation.
-    Renew,
-    /// Back to the one before, of which some workers are gone. No command waits for it.
-    Return,
-}
-
-/// An instance whose candidate took over.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Proved {
-    pub(crate) predecessor: Predecessor,
-    /// It is one of the instance's restarts.
-    pub(crate) counts: bool,
-}
-
-/// The worker that was replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Predecessor {
-    /// It stands by.
-    #[serde(rename = "Warm")]
-    Standby(WorkerId),
-    /// There is none; what becomes of the instance if the reload is undone.
-    Gone(AfterExit),
-}
-
-/// A reload that was asked for.
-#[derive(Debug)]
-pub(crate) struct ReloadRequest {
-    pub(crate) ticket: Ticket,
-    config: Option<AppConfig>,
-    /// No other instances than these.
-    only: Option<Vec<InstanceId>>,
-    /// [`Rollout::yields`].
-    yields: bool,
-}
-
-/// Why a reload is undone.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum UndoCause {
-    /// A worker of the new generation failed.
-    Failed {
-        instance: InstanceId,
-        worker: WorkerId,
-        failure: Failure,
-    },
-    /// Something else is wished for now.
-    Superseded,
-    /// It is not wished for any more.
-    Unwanted,
-}
-
-impl Rollout {
-    /// What the app goes back to if this is undone.
-    pub(crate) fn former(&self) -> Revision {
-        self.former.1.revision
-    }
-}
+use crate::{AppId, InstanceId, Ticket, WorkerId};
 
 impl Core {
     pub(crate) fn reload(&mut self, ticket: Ticket, id: AppId, config: Option<AppConfig>, yields: bool) {
-        let wish = ReloadRequest {
+        let request = ReloadRequest {
             ticket,
             config,
             only: None,
             yields,
         };
-        self.request_reload(id, wish);
+        self.request_reload(id, request);
     }
 
     /// New workers for some instances.
     pub(crate) fn replace_some(&mut self, ticket: Ticket, id: AppId, instances: Vec<InstanceId>) {
-        let wish = ReloadRequest {
+        let request = ReloadRequest {
             ticket,
             config: None,
             only: Some(instances),
             yields: false,
         };
-        self.request_reload(id, wish);
+        self.request_reload(id, request);
     }
 
-    fn request_reload(&mut self, id: AppId, wish: ReloadRequest) {
+    fn request_reload(&mut self, id: AppId, request: ReloadRequest) {
         self.end_yielding_reload(id);
-        let ticket = wish.ticket;
-        let Some(app) = self.apps.get_mut(&id) else {
+        let ticket = request.ticket;
+        let Some(app) = self.apps.get_mut(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
-        let Some(rollout) = &mut app.rollout else {
-            return self.roll_out(id, wish);
+        let Some(rollout) = app.rollout_mut() else {
+            return self.roll_out(id, request);
         };
-        let overtaken = match &rollout.next {
-            // It has not begun, so it starts from what is there now, and somebody waits for it.
-            Some(next) if wish.yields && !next.yields => Some(wish),
-            _ => rollout.next.replace(wish),
-        };
-        if let Some(overtaken) = overtaken {
-            self.tickets.reject(overtaken.ticket, Failure::Superseded);
+        if let Some(rejected) = rollout.follow_by(request) {
+            self.tickets.reject(rejected.ticket, Failure::Superseded);
         }
     }
 
     /// Ends a reload that yields, if nothing that serves is lost by that: if all its workers serve they stay, or else those that
     /// stand by serve again.
     fn end_yielding_reload(&mut self, id: AppId) {
-        let rollout = self.apps.get(&id).and_then(|app| app.rollout.as_ref());
-        let Some(rollout) = rollout.filter(|rollout| rollout.yields) else {
+        let rollout = self.apps.get(id).and_then(App::rollout);
+        let Some(rollout) = rollout.filter(|rollout| rollout.yields()) else {
             return;
         };
         let serves_again = |proved: &Proved| match proved.predecessor {
-            Predecessor::Standby(worker) => {
-                let worker = self.workers.get(&worker);
-                worker.is_some_and(|worker| worker.state.is_ready())
-            }
+            Predecessor::Standby(worker) => self.workers.is_ready(worker),
             Predecessor::Gone(_) => false,
         };
-        if rollout.watched_until.is_some() {
+        if rollout.watched_until().is_some() {
             self.complete(id);
-        } else if rollout.proved.values().all(serves_again) {
+        } else if rollout.proved().values().all(serves_again) {
             self.undo(id, UndoCause::Unwanted);
         }
     }
@@ -174,9 +79,9 @@ impl Core {
     /// serve and are merely watched they stay.
     pub(crate) fn supersede_reload(&mut self, id: AppId) {
         let rollout = self.rollout_mut(id);
-        match rollout.filter(|rollout| rollout.watched_until.is_some()) {
+        match rollout.filter(|rollout| rollout.watched_until().is_some()) {
             Some(watched) => {
-                if let Some(next) = watched.next.take() {
+                if let Some(next) = watched.take_following() {
                     self.tickets.reject(next.ticket, Failure::Superseded);
                 }
                 self.complete(id);
@@ -185,77 +90,65 @@ impl Core {
         }
     }
 
-    /// The wish to go back to what was before the reload that is going on.
+    /// A command undoes the reload that is going on.
     pub(crate) fn undo_by_command(&mut self, ticket: Ticket, id: AppId) {
         if self
             .rollout_mut(id)
-            .is_some_and(|rollout| rollout.aim == Aim::Renew)
+            .is_some_and(|rollout| rollout.aim() == Aim::Renew)
         {
             self.undo(id, UndoCause::Unwanted);
         }
-        match self.apps.get(&id) {
+        match self.apps.get(id) {
             Some(app) => {
-                let instances = app.instances.iter().copied().collect();
+                let instances = app.instances().iter().copied().collect();
                 self.tickets.succeed(ticket, instances, Vec::new());
             }
             None => self.tickets.reject(ticket, Failure::NoSuchApp),
         }
     }
 
-    pub(crate) fn roll_out(&mut self, id: AppId, wish: ReloadRequest) {
+    pub(crate) fn roll_out(&mut self, id: AppId, request: ReloadRequest) {
         let ReloadRequest {
             ticket,
             config,
             only,
             yields,
-        } = wish;
-        let Some(app) = self.apps.get_mut(&id) else {
+        } = request;
+        let Some(app) = self.apps.get_mut(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let takes_part = |id: &&InstanceId| {
             let meant = only.as_ref().is_none_or(|only| only.contains(id));
-            let instance = self.instances.get(id);
-            meant && instance.is_some_and(|instance| instance.state.is_reloaded())
+            let state = self.instances.state(**id);
+            meant && state.is_some_and(State::is_reloaded)
         };
-        let queued = app.instances.iter().filter(takes_part).copied().collect();
-        let config = config.map_or_else(|| Arc::clone(&app.config), Arc::new);
+        let queued = app.instances().iter().filter(takes_part).copied().collect();
+        let config = config.map_or_else(|| Arc::clone(app.config()), Arc::new);
         let former = app.renew(config);
-        app.rollout = Some(Rollout {
-            ticket,
-            aim: Aim::Renew,
-            former,
-            queued,
-            launching: BTreeMap::new(),
-            proved: BTreeMap::new(),
-            watched_until: None,
-            room: app.room,
-            yields,
-            next: None,
-        });
+        let room = app.room();
+        app.start_rollout(Rollout::renew(ticket, former, queued, room, yields));
         self.advance(id);
     }
 
     /// Starts as many candidates as may be starting and there is room for. When there is none left to start they are
     /// watched.
     pub(crate) fn advance(&mut self, id: AppId) {
-        while let Some(app) = self.apps.get(&id) {
-            let Some(rollout) = &app.rollout else { return };
-            if rollout.queued.is_empty() && rollout.launching.is_empty() {
+        while let Some(app) = self.apps.get(id) {
+            let Some(rollout) = app.rollout() else { return };
+            if rollout.is_all_proved() {
                 return self.watch(id);
             }
-            let at_once = match app.config.parallel {
+            let at_once = match app.config().parallel {
                 0 => usize::MAX,
                 limit => limit as usize,
             };
-            if rollout.launching.len() >= at_once {
+            if rollout.launching().len() >= at_once {
                 return;
             }
             if !self.has_room(id) {
                 return self.make_room(id);
             }
-            let next = self
-                .rollout_mut(id)
-                .and_then(|rollout| rollout.queued.pop_first());
+            let next = self.rollout_mut(id).and_then(Rollout::take_next);
             let Some(instance) = next else { return };
             self.start_candidate(instance);
         }
@@ -263,59 +156,50 @@ impl Core {
 
     /// Every new worker is proved: the reload is complete when they have lasted.
     fn watch(&mut self, id: AppId) {
-        let Some(app) = self.apps.get_mut(&id) else { return };
-        let Some(rollout) = &mut app.rollout else { return };
-        if rollout.watched_until.is_some() {
+        let Some(app) = self.apps.get_mut(id) else { return };
+        let time = app.config().policy.watch_after;
+        let Some(rollout) = app.rollout_mut() else { return };
+        if rollout.watched_until().is_some() {
             return;
         }
-        let time = app.config.policy.watch_after;
-        if time.is_zero() || rollout.proved.is_empty() {
+        if time.is_zero() || rollout.proved().is_empty() {
             return self.complete(id);
         }
         let until = self.now + time;
-        rollout.watched_until = Some(until);
+        rollout.watch_until(until);
         self.timers.set(Timer::Verdict(id), until);
     }
 
     /// Starts the candidate of an instance, which has left the queue.
     fn start_candidate(&mut self, id: InstanceId) {
-        let now = self.now;
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(instance) = self.instances.get(id) else {
             return;
         };
-        if !instance.state.is_reloaded() {
+        let (app, state) = (instance.app(), instance.state());
+        if !state.is_reloaded() {
             return;
         }
-        match instance.state {
+        match state {
             State::Waiting { until } => {
-                let then = AfterExit::Retry { delay: until - now };
-                instance.state = State::Awaiting { then };
-                self.timers.clear(Timer::Respawn(id));
+                let delay = until - self.now;
+                self.await_candidate(id, AfterExit::Retry { delay });
             }
-            State::Errored => {
-                let then = AfterExit::Errored;
-                instance.state = State::Awaiting { then };
-            }
+            State::Errored => self.await_candidate(id, AfterExit::Errored),
             State::Running { .. } | State::Stopping { .. } | State::Awaiting { .. } | State::Stopped => {}
         }
-        let app = instance.app;
         let spawning = |give_up| WorkerState::CandidateSpawning { give_up };
         let Some(candidate) = self.launch(id, spawning) else {
             return;
         };
         if let Some(rollout) = self.rollout_mut(app) {
-            rollout.launching.insert(id, candidate);
+            rollout.launched(id, candidate);
         }
     }
 
     /// An instance that has no worker is about to get one of its own: if it waits for its turn in a reload, it
     /// gets its candidate now. Says whether it does.
     pub(crate) fn start_candidate_early(&mut self, id: InstanceId) -> bool {
-        let Some(instance) = self.instances.get(&id) else {
-            return false;
-        };
-        let app = instance.app;
-        let queued = self.rollout_mut(app).is_some_and(|it| it.queued.remove(&id));
+        let queued = self.rollout_of(id).is_some_and(|it| it.take_queued(id));
         if queued {
             self.await_candidate(id, AfterExit::Restart);
             self.start_candidate(id);
@@ -325,53 +209,46 @@ impl Core {
 
     /// The instance has no worker of its own, and its candidate is to be its next.
     pub(crate) fn await_candidate(&mut self, id: InstanceId, then: AfterExit) {
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.state = State::Awaiting { then };
-        }
+        self.enter_instance(id, State::Awaiting { then });
     }
 
     /// The candidate of an instance has taken over. A reload that returns to the former generation is not undone, so there the
     /// predecessor drains at once.
     pub(crate) fn succeeded(&mut self, id: AppId, instance: InstanceId, proved: Proved) {
-        let Some(rollout) = self.rollout_mut(id) else {
-            return;
-        };
-        rollout.launching.remove(&instance);
-        match rollout.aim {
-            Aim::Renew => {
-                rollout.proved.insert(instance, proved);
-            }
-            Aim::Return => {
-                self.confirm(instance, proved);
-            }
+        let confirmed = self.rollout_mut(id).and_then(|it| it.succeeded(instance, proved));
+        if let Some(proved) = confirmed {
+            self.confirm(instance, proved);
         }
     }
 
     /// The new generation is there to stay.
     pub(crate) fn complete(&mut self, id: AppId) {
         self.timers.clear(Timer::Verdict(id));
-        let Some(app) = self.apps.get_mut(&id) else { return };
-        let generation = app.generation;
-        let Some(rollout) = app.rollout.take() else { return };
+        let Some(app) = self.apps.get_mut(id) else { return };
+        let generation = app.generation();
+        let Some(mut rollout) = app.take_rollout() else {
+            return;
+        };
         // New workers of what was there before leave what a rollback goes back to.
-        if rollout.aim == Aim::Renew && (rollout.former() != app.config.revision || app.previous.is_none()) {
-            app.previous = Some(rollout.former());
+        let former = rollout.former_revision();
+        if rollout.aim() == Aim::Renew && (former != app.config().revision || app.previous().is_none()) {
+            app.set_previous(former);
         }
         self.note(Notice::ReloadDone { app: id });
         let mut silent = Vec::new();
-        for (&instance, &proved) in &rollout.proved {
+        for (&instance, &proved) in rollout.proved() {
             silent.extend(self.confirm(instance, proved).then_some(instance));
             self.steering.close_outdated_slots(instance, generation);
         }
-        for proved in rollout.proved.values() {
+        for proved in rollout.proved().values() {
             match proved.predecessor {
                 Predecessor::Standby(worker) => self.refuse_new_if_abandoned(worker),
                 Predecessor::Gone(_) => {}
             }
         }
-        let instances = rollout.proved.into_keys().collect();
-        self.tickets.succeed(rollout.ticket, instances, silent);
-        if let Some(next) = rollout.next {
+        let instances = rollout.proved().keys().copied().collect();
+        self.tickets.succeed(rollout.ticket(), instances, silent);
+        if let Some(next) = rollout.take_following() {
             self.roll_out(id, next);
         }
     }
@@ -379,23 +256,23 @@ impl Core {
     /// The new worker of an instance is there to stay. Says whether it is silent.
     fn confirm(&mut self, id: InstanceId, proved: Proved) -> bool {
         self.drain_standby(proved.predecessor);
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(instance) = self.instances.get_mut(id) else {
             return false;
         };
-        instance.record.forgive();
+        instance.record_mut().forgive();
         if proved.counts {
-            instance.record.count_restart();
+            instance.record_mut().count_restart();
         }
-        let State::Running { worker: own } = instance.state else {
+        let State::Running { worker: own } = instance.state() else {
             return false;
         };
         // After a reload that was undone there may be slots which a worker of its generation has left.
         self.await_claims(own);
-        let (Some(worker), Some(instance)) = (self.workers.get(&own), self.instances.get_mut(&id)) else {
+        let (Some(worker), Some(instance)) = (self.workers.get(own), self.instances.get_mut(id)) else {
             return false;
         };
-        instance.footprint = Some(worker.footprint.clone());
-        matches!(worker.state, WorkerState::Ready { silent: true, .. })
+        instance.set_footprint(worker.footprint.clone());
+        matches!(worker.state(), WorkerState::Ready { silent: true, .. })
     }
 
     /// A standby is not needed any more.
@@ -408,56 +285,52 @@ impl Core {
 
     /// An instance has no standby any more: it ended, or it was not ready in time.
     pub(crate) fn standby_lost(&mut self, instance: InstanceId) {
-        let proved = self
-            .rollout_of(instance)
-            .and_then(|it| it.proved.get_mut(&instance));
-        if let Some(proved) = proved {
-            proved.predecessor = Predecessor::Gone(AfterExit::Restart);
+        if let Some(rollout) = self.rollout_of(instance) {
+            rollout.standby_lost(instance);
         }
     }
 
     /// The standbys of an app.
     pub(crate) fn standbys(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
-        let rollout = self.apps.get(&app).and_then(|app| app.rollout.as_ref());
-        let proved = rollout.into_iter().flat_map(|rollout| rollout.proved.keys());
+        let rollout = self.apps.get(app).and_then(App::rollout);
+        let proved = rollout.into_iter().flat_map(|rollout| rollout.proved().keys());
         proved.filter_map(|id| self.standby_of(*id))
     }
 
     /// The one of this instance.
     pub(crate) fn standby_of(&self, id: InstanceId) -> Option<(WorkerId, &Worker)> {
-        match self.rollout(id)?.proved.get(&id)?.predecessor {
-            Predecessor::Standby(worker) => Some((worker, self.workers.get(&worker)?)),
+        match self.rollout(id)?.proved().get(&id)?.predecessor {
+            Predecessor::Standby(worker) => Some((worker, self.workers.get(worker)?)),
             Predecessor::Gone(_) => None,
         }
     }
 
     /// Does the new worker of a reload that may still be undone serve this instance?
     pub(crate) fn is_proved(&self, id: InstanceId) -> bool {
-        self.rollout(id).is_some_and(|it| it.proved.contains_key(&id))
+        self.rollout(id).is_some_and(|it| it.proved().contains_key(&id))
     }
 
     /// Is the instance to have a worker of the generation before again, and waits for its turn?
     pub(crate) fn returns_to_former(&self, id: InstanceId) -> bool {
         let rollout = self.rollout(id);
-        rollout.is_some_and(|it| it.aim == Aim::Return && it.queued.contains(&id))
+        rollout.is_some_and(|it| it.aim() == Aim::Return && it.queued().contains(&id))
     }
 
     /// The candidate of an instance.
     pub(crate) fn candidate(&self, id: InstanceId) -> Option<WorkerId> {
-        self.rollout(id)?.launching.get(&id).copied()
+        self.rollout(id)?.launching().get(&id).copied()
     }
 
     fn rollout(&self, id: InstanceId) -> Option<&Rollout> {
-        let instance = self.instances.get(&id)?;
-        self.apps.get(&instance.app)?.rollout.as_ref()
+        self.apps.get(self.instances.app_of(id)?)?.rollout()
     }
 
     fn rollout_of(&mut self, id: InstanceId) -> Option<&mut Rollout> {
-        let app = self.instances.get(&id)?.app;
+        let app = self.instances.app_of(id)?;
         self.rollout_mut(app)
     }
 
     pub(crate) fn rollout_mut(&mut self, id: AppId) -> Option<&mut Rollout> {
-        self.apps.get_mut(&id)?.rollout.as_mut()
+        self.apps.get_mut(id)?.rollout_mut()
     }
 }

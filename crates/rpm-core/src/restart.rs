@@ -47,6 +47,31 @@ pub(crate) enum Verdict {
     Stopped,
 }
 
+/// What becomes of an instance when the worker that was asked to end is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AfterExit {
+    /// It rests.
+    Stopped,
+    /// It has failed for good.
+    Errored,
+    /// Another worker, at once.
+    Restart,
+    /// Another worker, after this delay.
+    Retry { delay: Duration },
+    /// It is forgotten.
+    Forgotten,
+}
+
+impl AfterExit {
+    /// Will there be another worker?
+    pub(crate) fn will_run(self) -> bool {
+        match self {
+            AfterExit::Restart | AfterExit::Retry { .. } => true,
+            AfterExit::Stopped | AfterExit::Errored | AfterExit::Forgotten => false,
+        }
+    }
+}
+
 /// What an instance remembers of its workers' failures.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Record {

@@ -7,8 +7,11 @@
 
 use alloc::vec::Vec;
 
+use crate::apps::State;
 use crate::core::Core;
-use crate::instance::{AfterExit, State};
+use crate::restart::AfterExit;
+use crate::rollout::Rollout;
+use crate::workers::Worker;
 use crate::{AppId, InstanceId, WorkerId};
 
 impl Core {
@@ -20,50 +23,49 @@ impl Core {
     /// How many workers a reload of this app may have: as its configuration says, and as memory allows. One more than instances
     /// is always allowed where the configuration does not forbid it.
     pub(crate) fn limit(&self, id: AppId) -> Option<usize> {
-        let app = self.apps.get(&id)?;
-        let with = |surge: u32| app.instances.len().saturating_add(surge as usize);
-        let wanted = match (app.config.max_surge, app.config.max_unavailable) {
+        let app = self.apps.get(id)?;
+        let with = |surge: u32| app.instances().len().saturating_add(surge as usize);
+        let wanted = match (app.config().max_surge, app.config().max_unavailable) {
             (Some(0), 0) => Some(with(1)),
             (Some(surge), _) => Some(with(surge)),
             (None, _) => None,
         };
-        let room = app.rollout.as_ref().and_then(|rollout| rollout.room);
+        let room = app.rollout().and_then(Rollout::room);
         let fitting = room.map(|room| with(1).max(room as usize));
         [wanted, fitting].into_iter().flatten().min()
     }
 
     /// So many workers of an app fit into memory: reloads that start from now on keep to it.
     pub(crate) fn set_room(&mut self, id: AppId, workers: Option<u32>) {
-        if let Some(app) = self.apps.get_mut(&id) {
-            app.room = workers;
+        if let Some(app) = self.apps.get_mut(id) {
+            app.set_room(workers);
         }
     }
 
     /// The workers of an app, whatever they are doing.
     pub(crate) fn population(&self, id: AppId) -> usize {
-        let of = |instance: InstanceId| self.instances.get(&instance).map(|instance| instance.app);
-        let ours = |worker: &&crate::workers::Worker| of(worker.instance) == Some(id);
-        self.workers.values().filter(ours).count()
+        let ours = |worker: &Worker| self.instances.app_of(worker.instance) == Some(id);
+        self.workers.iter().filter(|(_, worker)| ours(worker)).count()
     }
 
     /// Drains as many workers as there are candidates to start, if so many can be spared.
     pub(crate) fn make_room(&mut self, id: AppId) {
-        let Some(app) = self.apps.get(&id) else { return };
-        let Some(rollout) = &app.rollout else { return };
+        let Some(app) = self.apps.get(id) else { return };
+        let Some(rollout) = app.rollout() else { return };
         let leaving = self.leaving_workers(id).count();
-        let needed = rollout.queued.len().saturating_sub(leaving);
+        let needed = rollout.queued().len().saturating_sub(leaving);
         let standbys: Vec<WorkerId> = self.standbys(id).map(|(worker, _)| worker).take(needed).collect();
         let needed = needed.saturating_sub(standbys.len());
         for worker in standbys {
             self.drain(worker);
-            if let Some(worker) = self.workers.get(&worker) {
+            if let Some(worker) = self.workers.get(worker) {
                 let instance = worker.instance;
                 self.standby_lost(instance);
             }
         }
         for id in self.expendable(id).into_iter().take(needed) {
-            if let Some(instance) = self.instances.get_mut(&id) {
-                instance.record.count_restart();
+            if let Some(instance) = self.instances.get_mut(id) {
+                instance.record_mut().count_restart();
             }
             self.drain_own(id, AfterExit::Restart);
         }
@@ -72,32 +74,32 @@ impl Core {
     /// Instances that wait for their turn, and whose worker may go before it has a successor; those that do not serve
     /// first.
     fn expendable(&self, id: AppId) -> Vec<InstanceId> {
-        let Some(app) = self.apps.get(&id) else {
+        let Some(app) = self.apps.get(id) else {
             return Vec::new();
         };
-        let queued = app.rollout.iter().flat_map(|rollout| &rollout.queued).copied();
+        let queued = app.rollout().into_iter().flat_map(Rollout::queued).copied();
         let runs = |id: &InstanceId| {
-            let state = self.instances.get(id).map(|instance| instance.state);
+            let state = self.instances.state(*id);
             matches!(state, Some(State::Running { .. }))
         };
         let (serving, idle): (Vec<_>, Vec<_>) = queued.filter(runs).partition(|id| self.is_served(*id));
-        let unserved = app.instances.iter().filter(|id| !self.is_served(**id)).count();
-        let spare = (app.config.max_unavailable as usize).saturating_sub(unserved);
+        let unserved = app.instances().iter().filter(|id| !self.is_served(**id)).count();
+        let spare = (app.config().max_unavailable as usize).saturating_sub(unserved);
         idle.into_iter().chain(serving.into_iter().take(spare)).collect()
     }
 
     /// Is its own worker online?
     pub(crate) fn is_served(&self, id: InstanceId) -> bool {
-        let Some(instance) = self.instances.get(&id) else {
-            return false;
-        };
-        match instance.state {
-            State::Running { worker } => self.workers.get(&worker).is_some_and(|it| it.state.is_ready()),
-            State::Stopping { .. }
-            | State::Waiting { .. }
-            | State::Awaiting { .. }
-            | State::Stopped
-            | State::Errored => false,
+        match self.instances.state(id) {
+            Some(State::Running { worker }) => self.workers.is_ready(worker),
+            Some(
+                State::Stopping { .. }
+                | State::Waiting { .. }
+                | State::Awaiting { .. }
+                | State::Stopped
+                | State::Errored,
+            )
+            | None => false,
         }
     }
 

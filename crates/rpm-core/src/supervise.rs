@@ -1,15 +1,14 @@
 //! Supervision: the life of a worker, and what its end means for its instance.
 
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use core::time::Duration;
 
+use crate::apps::State;
 use crate::core::{Core, Timer};
 use crate::crash::failure;
-use crate::footprint::Footprint;
-use crate::instance::{AfterExit, State};
 use crate::protocol::{Exit, Failure, Notice, Output, Readiness};
-use crate::workers::{Health, Part, Post, Worker, WorkerState};
+use crate::restart::AfterExit;
+use crate::workers::{Candidate, Health, Part, Post, Worker, WorkerState};
 use crate::{InstanceId, Tick, WorkerId};
 
 /// How long the shell may take to answer a spawn. Spawning takes milliseconds, and a thousand
@@ -29,37 +28,29 @@ impl Core {
         let Some(worker) = self.launch(id, own) else {
             return;
         };
-        let generation = self.workers.get(&worker).map(|worker| worker.generation);
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.state = State::Running { worker };
-            instance.generation = generation.unwrap_or(instance.generation);
+        let generation = self.workers.get(worker).map(|worker| worker.generation);
+        self.enter_instance(id, State::Running { worker });
+        if let (Some(instance), Some(generation)) = (self.instances.get_mut(id), generation) {
+            instance.set_generation(generation);
         }
     }
 
     /// A new worker for an instance, in the state that is made of the time when the shell must have answered.
     pub(crate) fn launch(&mut self, id: InstanceId, state: fn(Tick) -> WorkerState) -> Option<WorkerId> {
-        let instance = self.instances.get(&id)?;
-        let app = self.apps.get(&instance.app)?;
+        let instance = self.instances.get(id)?;
+        let app = self.apps.get(instance.app())?;
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
         self.staged.push(Output::Spawn {
             worker,
-            app: instance.app,
-            generation: app.generation,
-            revision: app.config.revision,
+            app: instance.app(),
+            generation: app.generation(),
+            revision: app.config().revision,
             instance: id,
-            number: instance.number,
+            number: instance.number(),
         });
-        let new = Worker {
-            instance: id,
-            generation: app.generation,
-            config: Arc::clone(&app.config),
-            answers: false,
-            footprint: Footprint::default(),
-            shared: BTreeSet::new(),
-            state: state(self.now + SPAWN_TIMEOUT),
-        };
-        let state = new.state;
+        let state = state(self.now + SPAWN_TIMEOUT);
+        let new = Worker::new(id, app.generation(), Arc::clone(app.config()), state);
         self.workers.insert(worker, new);
         self.enter(worker, state);
         Some(worker)
@@ -67,11 +58,11 @@ impl Core {
 
     /// The process of a worker runs.
     pub(crate) fn spawned(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
         let spawned = self.now;
-        match worker.state {
+        match worker.state() {
             WorkerState::Spawning { post, .. } => {
                 let silent = self.is_known_to_be_silent(worker.instance);
                 let ready_by = spawned + worker.time_to_be_ready(silent);
@@ -87,13 +78,13 @@ impl Core {
                 }
             }
             WorkerState::CandidateSpawning { .. } => {
-                let candidate = WorkerState::Candidate {
+                let candidate = Candidate {
                     spawned,
                     review_at: spawned,
                     signalled: false,
                     health: Health::Unasked,
                 };
-                self.enter(id, candidate);
+                self.enter(id, WorkerState::Candidate(candidate));
                 self.review(id);
             }
             WorkerState::Cancelled { place, .. } => self.send_terminate(id, spawned, place),
@@ -107,11 +98,11 @@ impl Core {
 
     /// The deadline of a worker's state has come.
     pub(crate) fn state_expired(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
         let (within, readiness) = (worker.config.policy.start_timeout, worker.config.readiness);
-        match worker.state {
+        match worker.state() {
             WorkerState::Spawning { .. } | WorkerState::CandidateSpawning { .. } => {
                 self.not_ready(id, SPAWN_TIMEOUT);
             }
@@ -138,29 +129,29 @@ impl Core {
 
     /// The back-off of an instance is over.
     pub(crate) fn respawn(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(instance) = self.instances.get_mut(id) else {
             return;
         };
-        if let State::Waiting { .. } = instance.state {
-            instance.record.count_restart();
+        if let State::Waiting { .. } = instance.state() {
+            instance.record_mut().count_restart();
             self.spawn(id);
         }
     }
 
     /// Forgets a worker that has no process any more (`exit`: how it ended; `None`: it never had one).
     pub(crate) fn worker_exited(&mut self, id: WorkerId, exit: Option<Exit>) {
-        let Some(worker) = self.workers.remove(&id) else {
+        let Some(worker) = self.workers.forget(id) else {
             return;
         };
         self.timers.clear(Timer::State(id));
         self.timers.clear(Timer::Unclaimed(id));
         let of = worker.instance;
         // Its instance may be forgotten with it.
-        let app = self.instances.get(&of).map(|instance| instance.app);
-        if let Some(instance) = self.instances.get_mut(&of) {
-            instance.last_exit = exit.or(instance.last_exit);
+        let app = self.instances.app_of(of);
+        if let Some(instance) = self.instances.get_mut(of) {
+            instance.note_exit(exit);
         }
-        match worker.state.part() {
+        match worker.state().part() {
             Part::Own => {
                 self.steering.vacate_slots_of(of, id);
                 self.own_worker_exited(id, &worker, exit);
@@ -186,7 +177,7 @@ impl Core {
     /// The same, for an instance's own worker.
     fn own_worker_exited(&mut self, id: WorkerId, worker: &Worker, exit: Option<Exit>) {
         let of = worker.instance;
-        match self.instances.get(&of).map(|instance| instance.state) {
+        match self.instances.state(of) {
             Some(State::Running { .. }) if self.is_proved(of) => {
                 self.note_crash(id, exit, AfterExit::Stopped);
                 self.candidate_failed(of, id, exit.map_or(Failure::SpawnFailed, Failure::Crashed));
@@ -211,10 +202,7 @@ impl Core {
             AfterExit::Restart => self.spawn(id),
             AfterExit::Retry { delay } => {
                 let until = self.now + delay;
-                self.timers.set(Timer::Respawn(id), until);
-                if let Some(instance) = self.instances.get_mut(&id) {
-                    instance.state = State::Waiting { until };
-                }
+                self.enter_instance(id, State::Waiting { until });
             }
             AfterExit::Stopped | AfterExit::Errored | AfterExit::Forgotten => self.stop_instance(id, then),
         }
@@ -222,13 +210,25 @@ impl Core {
 
     /// Puts a worker into a state, with the deadline of that.
     pub(crate) fn enter(&mut self, id: WorkerId, state: WorkerState) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        if !self.workers.contains(id) {
             return;
-        };
-        worker.state = state;
+        }
+        self.workers.set_state(id, state);
         match state.deadline() {
             Some(at) => self.timers.set(Timer::State(id), at),
             None => self.timers.clear(Timer::State(id)),
+        }
+    }
+
+    /// Puts an instance into a state, with the deadline of that.
+    pub(crate) fn enter_instance(&mut self, id: InstanceId, state: State) {
+        if !self.instances.contains(id) {
+            return;
+        }
+        self.instances.set_state(id, state);
+        match state.deadline() {
+            Some(at) => self.timers.set(Timer::Respawn(id), at),
+            None => self.timers.clear(Timer::Respawn(id)),
         }
     }
 }

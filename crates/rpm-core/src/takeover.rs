@@ -1,10 +1,7 @@
 //! Taking over after the death of the shell.
 
 use crate::core::Core;
-use crate::{SlotId, Tick, Ticket};
-
-/// The ticket of a reload that no command waits for any more.
-pub(crate) const NO_REQUESTER: Ticket = Ticket(u64::MAX);
+use crate::{SlotId, Tick};
 
 impl Core {
     /// Goes on from what was stored by a shell that has died; `lost`: slots whose socket is gone. No command waits for
@@ -14,8 +11,8 @@ impl Core {
     pub fn take_over(&mut self, now: Tick, lost: &[SlotId]) {
         self.now = self.now.max(now);
         self.closing = false;
-        for rollout in self.apps.values_mut().filter_map(|app| app.rollout.as_mut()) {
-            rollout.ticket = NO_REQUESTER;
+        for rollout in self.apps.rollouts_mut() {
+            rollout.lose_requester();
         }
         for slot in lost {
             self.steering.close_slot(*slot);

@@ -2,10 +2,11 @@
 
 use core::time::Duration;
 
+use crate::apps::State;
 use crate::core::{Core, Timer};
-use crate::instance::{AfterExit, State};
 use crate::protocol::Output;
-use crate::workers::{Kill, Place, WorkerState};
+use crate::restart::AfterExit;
+use crate::workers::{Candidate, Kill, Place, WorkerState};
 use crate::{InstanceId, Tick, WorkerId};
 
 /// Least and most time between two SIGKILLs: a tree that one does not end is stuck in the kernel.
@@ -22,17 +23,16 @@ impl Core {
 
     /// The same, but workers that leave already go on with that.
     pub(crate) fn terminate_own(&mut self, id: InstanceId, then: AfterExit) {
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(state) = self.instances.state(id) else {
             return;
         };
-        match instance.state {
+        match state {
             State::Running { worker } => self.terminate_running(id, worker, then),
             State::Stopping { worker, .. } => {
-                instance.state = State::Stopping { worker, then };
+                self.enter_instance(id, State::Stopping { worker, then });
                 self.steering.close_own_slots(id);
             }
             State::Waiting { .. } | State::Awaiting { .. } | State::Stopped | State::Errored => {
-                self.timers.clear(Timer::Respawn(id));
                 self.stop_instance(id, then);
             }
         }
@@ -40,10 +40,7 @@ impl Core {
 
     /// Terminates the running worker of an instance; `then` decides what becomes of its slots.
     pub(crate) fn terminate_running(&mut self, id: InstanceId, worker: WorkerId, then: AfterExit) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        instance.state = State::Stopping { worker, then };
+        self.enter_instance(id, State::Stopping { worker, then });
         if then.will_run() {
             self.steering.keep_slots_of(id, worker);
         } else {
@@ -55,7 +52,7 @@ impl Core {
 
     /// Terminates a worker, as soon as it has a process that can get the signal.
     pub(crate) fn terminate(&mut self, id: WorkerId, place: Place) {
-        match self.workers.get(&id).map(|worker| worker.state) {
+        match self.workers.state(id) {
             Some(WorkerState::Spawning { give_up, .. } | WorkerState::CandidateSpawning { give_up }) => {
                 let kill = Kill {
                     at: give_up.max(self.now + KILL_AGAIN_MIN),
@@ -66,7 +63,7 @@ impl Core {
             Some(
                 WorkerState::Starting { spawned, .. }
                 | WorkerState::Ready { spawned, .. }
-                | WorkerState::Candidate { spawned, .. }
+                | WorkerState::Candidate(Candidate { spawned, .. })
                 | WorkerState::Draining { spawned, .. },
             ) => self.send_terminate(id, spawned, place),
             Some(WorkerState::Cancelled { kill, .. }) => {
@@ -82,7 +79,7 @@ impl Core {
 
     /// A worker's process gets the signal to end.
     pub(crate) fn send_terminate(&mut self, id: WorkerId, spawned: Tick, place: Place) {
-        let Some(worker) = self.workers.get(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
         let timeout = worker.config.policy.kill_timeout;

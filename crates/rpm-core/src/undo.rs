@@ -1,15 +1,15 @@
 //! Undoing a reload: the old generation serves again.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
+use crate::apps::State;
 use crate::core::{Core, Timer};
-use crate::instance::{AfterExit, State};
 use crate::protocol::{Failure, Notice};
-use crate::reload::{Aim, Predecessor, ReloadRequest, Rollout, UndoCause};
-use crate::takeover::NO_REQUESTER;
+use crate::restart::AfterExit;
+use crate::rollout::{Aim, Predecessor, ReloadRequest, Rollout, UndoCause};
 use crate::workers::Post;
 use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
 
@@ -17,13 +17,15 @@ impl Core {
     /// The old generation serves again.
     pub(crate) fn undo(&mut self, id: AppId, cause: UndoCause) {
         self.timers.clear(Timer::Verdict(id));
-        let Some(app) = self.apps.get_mut(&id) else { return };
-        let Some(rollout) = app.rollout.take() else { return };
-        (app.generation, app.config) = rollout.former;
-        let generation = app.generation;
+        let Some(app) = self.apps.get_mut(id) else { return };
+        let Some(mut rollout) = app.take_rollout() else {
+            return;
+        };
+        app.go_back(rollout.former());
+        let generation = app.generation();
         self.note(Notice::ReloadUndone { app: id });
         let mut without_predecessor = BTreeSet::new();
-        for (instance, proved) in rollout.proved {
+        for (&instance, proved) in rollout.proved() {
             if self.lost_predecessor(instance, proved.predecessor) {
                 without_predecessor.insert(instance);
             } else {
@@ -31,15 +33,15 @@ impl Core {
                 self.steering.close_outdated_slots(instance, generation);
             }
         }
-        let launching = rollout.launching.keys().copied();
-        let pending: Vec<_> = launching.chain(rollout.queued).collect();
-        for (instance, candidate) in rollout.launching {
+        let launching = rollout.launching().keys().copied();
+        let pending: Vec<_> = launching.chain(rollout.queued().iter().copied()).collect();
+        for (&instance, &candidate) in rollout.launching() {
             self.drain(candidate);
-            if let Some(State::Awaiting { then }) = self.instances.get(&instance).map(|it| it.state) {
+            if let Some(State::Awaiting { then }) = self.instances.state(instance) {
                 self.proceed(instance, then);
             }
         }
-        let lost = match (rollout.aim, cause) {
+        let lost = match (rollout.aim(), cause) {
             (Aim::Return, _) => pending,
             (Aim::Renew, UndoCause::Superseded) => mem::take(&mut without_predecessor).into_iter().collect(),
             (Aim::Renew, UndoCause::Failed { .. } | UndoCause::Unwanted) => Vec::new(),
@@ -47,7 +49,7 @@ impl Core {
         for instance in lost {
             self.replace_outdated(instance, generation);
         }
-        let next = self.undone(rollout.ticket, rollout.next, cause);
+        let next = self.undone(rollout.ticket(), rollout.take_following(), cause);
         if !without_predecessor.is_empty() {
             self.return_to_former(id, without_predecessor, next);
         } else if let Some(next) = next {
@@ -86,31 +88,21 @@ impl Core {
 
     /// These instances are served by workers of a generation that was taken back, until they have others.
     fn return_to_former(&mut self, id: AppId, instances: BTreeSet<InstanceId>, next: Option<ReloadRequest>) {
-        let Some(app) = self.apps.get_mut(&id) else { return };
-        app.rollout = Some(Rollout {
-            ticket: NO_REQUESTER,
-            aim: Aim::Return,
-            former: (app.generation, Arc::clone(&app.config)),
-            queued: instances,
-            launching: BTreeMap::new(),
-            proved: BTreeMap::new(),
-            watched_until: None,
-            room: app.room,
-            yields: false,
-            next,
-        });
+        let Some(app) = self.apps.get_mut(id) else { return };
+        let present = (app.generation(), Arc::clone(app.config()));
+        app.start_rollout(Rollout::back(present, instances, app.room(), next));
         self.advance(id);
     }
 
     /// An instance whose worker is not of this generation gets one that is, in the ordinary way.
     fn replace_outdated(&mut self, id: InstanceId, generation: Generation) {
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let Some(instance) = self.instances.get(id) else {
             return;
         };
-        if let State::Running { worker } = instance.state
-            && instance.generation != generation
+        if let State::Running { worker } = instance.state()
+            && instance.generation() != generation
         {
-            instance.state = State::Stopped;
+            self.enter_instance(id, State::Stopped);
             self.drain(worker);
             self.steering.close_outdated_slots(id, generation);
             self.spawn(id);
@@ -119,20 +111,17 @@ impl Core {
 
     /// The predecessor serves again, or the instance goes on without one.
     fn reinstate(&mut self, id: InstanceId, predecessor: Predecessor) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        let State::Running { worker: successor } = instance.state else {
+        let Some(State::Running { worker: successor }) = self.instances.state(id) else {
             return;
         };
         match predecessor {
             Predecessor::Standby(worker) => {
-                instance.state = State::Running { worker };
+                self.enter_instance(id, State::Running { worker });
                 self.drain(successor);
                 self.resume(id, worker);
             }
             Predecessor::Gone(then) => {
-                instance.state = State::Awaiting { then };
+                self.enter_instance(id, State::Awaiting { then });
                 self.drain(successor);
                 self.proceed(id, then);
             }
@@ -140,14 +129,15 @@ impl Core {
     }
 
     fn resume(&mut self, of: InstanceId, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
+        let Some(worker) = self.workers.get(id) else {
             return;
         };
-        worker.state = worker.state.at_post(Post::Own);
-        if let Some(instance) = self.instances.get_mut(&of) {
-            instance.generation = worker.generation;
+        let (state, generation) = (worker.state().at_post(Post::Own), worker.generation);
+        self.enter(id, state);
+        if let Some(instance) = self.instances.get_mut(of) {
+            instance.set_generation(generation);
         }
-        if let Some(role) = worker.state.role() {
+        if let Some(role) = state.role() {
             self.steering.serve(of, id, role);
         }
         self.await_claims(id);
@@ -155,7 +145,7 @@ impl Core {
 
     /// A new worker ended, or was not ready in time, before the reload was complete.
     pub(crate) fn candidate_failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure) {
-        let Some(app) = self.instances.get(&instance).map(|instance| instance.app) else {
+        let Some(app) = self.instances.app_of(instance) else {
             return;
         };
         let cause = UndoCause::Failed {

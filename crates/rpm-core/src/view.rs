@@ -2,10 +2,10 @@
 
 use core::time::Duration;
 
+use crate::apps::{Instance, State};
 use crate::core::Core;
-use crate::instance::{Instance, State};
 use crate::protocol::{AppConfig, Exit};
-use crate::reload::Aim;
+use crate::rollout::Aim;
 use crate::workers::{Intake, Part, Worker, WorkerState};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
 
@@ -192,47 +192,47 @@ impl Core {
     pub fn instances(&self) -> impl Iterator<Item = InstanceView> + '_ {
         self.instances
             .iter()
-            .map(|(&id, instance)| self.view(id, instance))
+            .map(|(id, instance)| self.view(id, instance))
     }
 
     /// One instance; `None`: there is none of that id.
     #[must_use]
     pub fn instance(&self, id: InstanceId) -> Option<InstanceView> {
-        self.instances.get(&id).map(|instance| self.view(id, instance))
+        self.instances.get(id).map(|instance| self.view(id, instance))
     }
 
     /// One worker; `None`: its process tree is gone, or it never was.
     #[must_use]
     pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
-        self.workers.get(&id).map(|worker| worker_view(id, worker))
+        self.workers.get(id).map(|worker| worker_view(id, worker))
     }
 
     /// All workers, ascending.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
-        self.workers.iter().map(|(&id, worker)| worker_view(id, worker))
+        self.workers.iter().map(|(id, worker)| worker_view(id, worker))
     }
 
     /// One app; `None`: there is none of that id.
     #[must_use]
     pub fn app(&self, id: AppId) -> Option<AppView<'_>> {
-        let app = self.apps.get(&id)?;
+        let app = self.apps.get(id)?;
         Some(AppView {
             id,
-            generation: app.generation,
-            config: &app.config,
-            previous: app.previous,
-            reload: app.rollout.as_ref().map(|rollout| ReloadView {
-                generation: app.generation,
-                former: rollout.former(),
-                returns: rollout.aim == Aim::Return,
-                yields: rollout.yields,
-                room: rollout.room,
-                queued: rollout.queued.len(),
-                launching: rollout.launching.len(),
-                proved: rollout.proved.len(),
-                watched_until: rollout.watched_until,
+            generation: app.generation(),
+            config: app.config(),
+            previous: app.previous(),
+            reload: app.rollout().map(|rollout| ReloadView {
+                generation: app.generation(),
+                former: rollout.former_revision(),
+                returns: rollout.aim() == Aim::Return,
+                yields: rollout.yields(),
+                room: rollout.room(),
+                queued: rollout.queued().len(),
+                launching: rollout.launching().len(),
+                proved: rollout.proved().len(),
+                watched_until: rollout.watched_until(),
             }),
-            instances: &app.instances,
+            instances: app.instances(),
         })
     }
 
@@ -246,11 +246,11 @@ impl Core {
 
     /// Those of one instance.
     pub fn leaving_of(&self, id: InstanceId) -> impl Iterator<Item = LeavingView> + '_ {
-        let leaving = self.instances.get(&id).map(|instance| &instance.leaving);
+        let leaving = self.instances.get(id).map(|instance| instance.leaving());
         let leaving_workers = leaving
             .into_iter()
             .flatten()
-            .filter_map(|id| Some((*id, self.workers.get(id)?)));
+            .filter_map(|id| Some((*id, self.workers.get(*id)?)));
         self.standby_of(id)
             .into_iter()
             .chain(leaving_workers)
@@ -260,24 +260,24 @@ impl Core {
     fn view(&self, id: InstanceId, instance: &Instance) -> InstanceView {
         InstanceView {
             id,
-            app: instance.app,
-            number: instance.number,
-            generation: instance.generation,
-            state: self.state_view(id, instance.state),
+            app: instance.app(),
+            number: instance.number(),
+            generation: instance.generation(),
+            state: self.state_view(id, instance.state()),
             candidate: self.candidate(id),
-            restarts: instance.record.restarts,
-            unstable_restarts: instance.record.unstable,
-            last_exit: instance.last_exit,
+            restarts: instance.record().restarts,
+            unstable_restarts: instance.record().unstable,
+            last_exit: instance.last_exit(),
             backed_off: self
                 .apps
-                .get(&instance.app)
-                .and_then(|app| instance.record.backed_off(&app.config.policy)),
+                .get(instance.app())
+                .and_then(|app| instance.record().backed_off(&app.config().policy)),
         }
     }
 
     fn state_view(&self, id: InstanceId, state: State) -> StateView {
         match state {
-            State::Running { worker } => match self.workers.get(&worker).map(|worker| worker.state) {
+            State::Running { worker } => match self.workers.state(worker) {
                 Some(WorkerState::Ready { since, silent, .. }) => StateView::Online {
                     worker,
                     since,
@@ -311,16 +311,16 @@ fn worker_view(id: WorkerId, worker: &Worker) -> WorkerView {
         instance: worker.instance,
         generation: worker.generation,
         revision: worker.config.revision,
-        spawned: worker.state.spawned(),
-        online: worker.state.is_ready(),
-        launching: worker.state.is_starting(),
-        ending: matches!(worker.state, WorkerState::Terminating { .. }),
-        until: worker.state.deadline(),
+        spawned: worker.state().spawned(),
+        online: worker.state().is_ready(),
+        launching: worker.state().is_starting(),
+        ending: matches!(worker.state(), WorkerState::Terminating { .. }),
+        until: worker.state().deadline(),
     }
 }
 
 fn leaving_view(id: WorkerId, worker: &Worker) -> Option<LeavingView> {
-    let (since, phase) = match (worker.state.part(), worker.state) {
+    let (since, phase) = match (worker.state().part(), worker.state()) {
         (Part::Own | Part::Candidate, _) => return None,
         (Part::Standby { since }, _) => (since, LeavingPhase::Standby),
         (Part::Leaving { since }, WorkerState::Draining { intake, .. }) => {
@@ -337,7 +337,7 @@ fn leaving_view(id: WorkerId, worker: &Worker) -> Option<LeavingView> {
         instance: worker.instance,
         generation: worker.generation,
         since,
-        until: worker.state.deadline(),
+        until: worker.state().deadline(),
         phase,
     })
 }

@@ -5,16 +5,18 @@
 mod state;
 mod stored;
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use core::time::Duration;
 
-pub(crate) use state::{Health, Intake, Kill, Part, Place, Post, WorkerState};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::state::{Candidate, Health, Intake, Kill, Part, Place, Post, WorkerState};
 
 use crate::footprint::Footprint;
 use crate::protocol::{AppConfig, Readiness};
 use crate::restart::Life;
-use crate::{Generation, GroupId, InstanceId, Tick};
+use crate::{Generation, GroupId, InstanceId, Tick, WorkerId};
 
 /// One supervised process.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ pub(crate) struct Worker {
     pub(crate) footprint: Footprint,
     /// The shared sockets that it uses.
     pub(crate) shared: BTreeSet<GroupId>,
-    pub(crate) state: WorkerState,
+    state: WorkerState,
 }
 
 /// A program that may have no port at all, and has none after this time, is taken to be ready if it lives: what cannot start
@@ -37,6 +39,28 @@ pub(crate) struct Worker {
 const LIVES: Duration = Duration::from_secs(1);
 
 impl Worker {
+    /// One whose process the shell is asked for.
+    pub(crate) fn new(
+        instance: InstanceId,
+        generation: Generation,
+        config: Arc<AppConfig>,
+        state: WorkerState,
+    ) -> Worker {
+        Worker {
+            instance,
+            generation,
+            config,
+            answers: false,
+            footprint: Footprint::default(),
+            shared: BTreeSet::new(),
+            state,
+        }
+    }
+
+    pub(crate) fn state(&self) -> WorkerState {
+        self.state
+    }
+
     /// From its spawn; at the end of that it is ready because it lives, or has failed. `silent`: the worker before it was ready and
     /// listened on nothing.
     pub(crate) fn time_to_be_ready(&self, silent: bool) -> Duration {
@@ -60,7 +84,7 @@ impl Worker {
     }
 
     /// It has opened something: an address of its choice, or anything else (`None`).
-    pub(crate) fn opened(&mut self, group: Option<GroupId>, now: Tick) {
+    fn opened(&mut self, group: Option<GroupId>, now: Tick) {
         let policy = &self.config.policy;
         let age = self
             .state
@@ -108,6 +132,92 @@ impl Worker {
             | WorkerState::Draining { .. }
             | WorkerState::Cancelled { .. }
             | WorkerState::Terminating { .. } => Life::NeverReady,
+        }
+    }
+}
+
+/// All workers. What changes in one changes by these functions.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Workers {
+    all: BTreeMap<WorkerId, Worker>,
+}
+
+impl Workers {
+    pub(crate) fn get(&self, id: WorkerId) -> Option<&Worker> {
+        self.all.get(&id)
+    }
+
+    /// `None`: there is no such worker.
+    pub(crate) fn state(&self, id: WorkerId) -> Option<WorkerState> {
+        self.get(id).map(|worker| worker.state)
+    }
+
+    pub(crate) fn is_ready(&self, id: WorkerId) -> bool {
+        self.state(id).is_some_and(WorkerState::is_ready)
+    }
+
+    pub(crate) fn contains(&self, id: WorkerId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
+        self.all.iter().map(|(&id, worker)| (id, worker))
+    }
+
+    pub(crate) fn insert(&mut self, id: WorkerId, worker: Worker) {
+        self.all.insert(id, worker);
+    }
+
+    /// Its process tree is gone.
+    pub(crate) fn forget(&mut self, id: WorkerId) -> Option<Worker> {
+        self.all.remove(&id)
+    }
+
+    /// For `Core::enter`, which keeps the deadline of the state.
+    pub(crate) fn set_state(&mut self, id: WorkerId, state: WorkerState) {
+        if let Some(worker) = self.all.get_mut(&id) {
+            worker.state = state;
+        }
+    }
+
+    /// It has answered a probe.
+    pub(crate) fn answered(&mut self, id: WorkerId) {
+        if let Some(worker) = self.all.get_mut(&id) {
+            worker.answers = true;
+        }
+    }
+
+    /// It has opened something: an address of its choice, or anything else (`None`).
+    pub(crate) fn opened(&mut self, id: WorkerId, group: Option<GroupId>, now: Tick) {
+        if let Some(worker) = self.all.get_mut(&id) {
+            worker.opened(group, now);
+        }
+    }
+
+    /// It has closed an address, by its own choice.
+    pub(crate) fn closed(&mut self, id: WorkerId, group: GroupId) {
+        if let Some(worker) = self.all.get_mut(&id) {
+            worker.footprint.closed(group);
+        }
+    }
+
+    /// It uses a shared socket.
+    pub(crate) fn shares(&mut self, id: WorkerId, group: GroupId) {
+        if let Some(worker) = self.all.get_mut(&id) {
+            worker.shared.insert(group);
+        }
+    }
+
+    /// It uses it no more.
+    pub(crate) fn unshares(&mut self, id: WorkerId, group: GroupId) {
+        if let Some(worker) = self.all.get_mut(&id) {
+            worker.shared.remove(&group);
         }
     }
 }

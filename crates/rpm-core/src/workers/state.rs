@@ -16,7 +16,7 @@
 use core::time::Duration;
 
 use crate::Tick;
-use crate::slot::Role;
+use crate::steering::Role;
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +39,7 @@ pub(crate) enum WorkerState {
     /// As `Spawning`: a reload has started it beside its instance's own worker.
     CandidateSpawning { give_up: Tick },
     /// Its process runs, and has not shown yet that it may take over.
-    Candidate {
-        spawned: Tick,
-        /// When it is looked at again.
-        review_at: Tick,
-        /// It gave the signal that its readiness waits for.
-        signalled: bool,
-        health: Health,
-    },
+    Candidate(Candidate),
     /// It was replaced, or its instance stops: it finishes what it has begun.
     Draining {
         spawned: Tick,
@@ -58,6 +51,17 @@ pub(crate) enum WorkerState {
     Cancelled { place: Place, kill: Kill },
     /// Its process was sent the signal to end.
     Terminating { spawned: Tick, place: Place, kill: Kill },
+}
+
+/// What is known of a candidate whose process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) spawned: Tick,
+    /// When it is reviewed again.
+    pub(crate) review_at: Tick,
+    /// It gave the signal that its readiness waits for.
+    pub(crate) signalled: bool,
+    pub(crate) health: Health,
 }
 
 /// What a worker that is not leaving is there for, once it was proved.
@@ -152,7 +156,7 @@ impl WorkerState {
             | WorkerState::Cancelled { .. } => None,
             WorkerState::Starting { spawned, .. }
             | WorkerState::Ready { spawned, .. }
-            | WorkerState::Candidate { spawned, .. }
+            | WorkerState::Candidate(Candidate { spawned, .. })
             | WorkerState::Draining { spawned, .. }
             | WorkerState::Terminating { spawned, .. } => Some(spawned),
         }
@@ -166,7 +170,7 @@ impl WorkerState {
             }
             WorkerState::Starting { ready_by, .. } => Some(ready_by),
             WorkerState::Ready { .. } => None,
-            WorkerState::Candidate { review_at, .. } => Some(review_at),
+            WorkerState::Candidate(Candidate { review_at, .. }) => Some(review_at),
             WorkerState::Draining { until, .. } => Some(until),
             WorkerState::Cancelled { kill, .. } | WorkerState::Terminating { kill, .. } => Some(kill.at),
         }

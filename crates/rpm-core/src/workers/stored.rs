@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Health, Intake, Kill, Place, Post, Worker, WorkerState};
+use super::{Candidate, Health, Intake, Kill, Place, Post, Worker, WorkerState};
 use crate::footprint::Footprint;
 use crate::protocol::AppConfig;
 use crate::{Generation, GroupId, InstanceId, Tick};
@@ -103,12 +103,12 @@ impl From<WorkerState> for Flat {
                 post, since, silent, ..
             } => plain(post.into(), Phase::Online { since, silent }),
             WorkerState::CandidateSpawning { give_up } => plain(Duty::Prove, Phase::Spawning { give_up }),
-            WorkerState::Candidate {
+            WorkerState::Candidate(Candidate {
                 review_at,
                 signalled,
                 health,
                 ..
-            } => Flat {
+            }) => Flat {
                 heard: signalled,
                 health: health.into(),
                 ..plain(Duty::Prove, Phase::Launching { ready_by: review_at })
@@ -150,12 +150,12 @@ impl TryFrom<Flat> for WorkerState {
             }
             (Phase::Spawning { give_up }, None) => post.map(|post| WorkerState::Spawning { post, give_up }),
             (Phase::Launching { ready_by }, Some(spawned)) if duty == Duty::Prove => {
-                Some(WorkerState::Candidate {
+                Some(WorkerState::Candidate(Candidate {
                     spawned,
                     review_at: ready_by,
                     signalled: flat.heard,
                     health: flat.health.into(),
-                })
+                }))
             }
             (Phase::Launching { ready_by }, Some(spawned)) => post.map(|post| WorkerState::Starting {
                 post,
@@ -345,6 +345,13 @@ mod tests {
             [Place::Own, Place::Left { since: at(8) }],
         );
         let spawned = at(1);
+        let stored_kill = json!({"at": tick(9), "again": {"secs": 2, "nanos": 0}});
+        let candidate = Candidate {
+            spawned,
+            review_at: at(9),
+            signalled: true,
+            health: Health::Asked,
+        };
         let duties = [
             (json!("Serve"), Some(post[0]), Some(place[0])),
             (json!("Prove"), None, None),
@@ -353,21 +360,13 @@ mod tests {
         ];
         let mut all = Vec::new();
         for (duty, post, place) in duties {
-            let is_candidate = duty == json!("Prove");
-            let stored_kill = json!({"at": tick(9), "again": {"secs": 2, "nanos": 0}});
-            let give_up = at(9);
-            let spawning = match is_candidate {
-                true => Some(WorkerState::CandidateSpawning { give_up }),
-                false => post.map(|post| WorkerState::Spawning { post, give_up }),
+            let spawning = match duty == "Prove" {
+                true => Some(WorkerState::CandidateSpawning { give_up: at(9) }),
+                false => post.map(|post| WorkerState::Spawning { post, give_up: at(9) }),
             };
             let ready_by = at(9);
-            let launching = match is_candidate {
-                true => Some(WorkerState::Candidate {
-                    spawned,
-                    review_at: ready_by,
-                    signalled: true,
-                    health: Health::Asked,
-                }),
+            let launching = match duty == "Prove" {
+                true => Some(WorkerState::Candidate(candidate)),
                 false => post.map(|post| WorkerState::Starting {
                     post,
                     spawned,

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::freeze::Flow;
 use crate::protocol::Affinity;
+use crate::steering::flow::Flow;
 use crate::{Generation, GroupId, InstanceId, Tick, WorkerId};
 
 /// One slot.

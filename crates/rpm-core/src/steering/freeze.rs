@@ -10,12 +10,11 @@
 use core::mem;
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::protocol::{Affinity, Notice, Output};
 use crate::restart::grown;
-use crate::slot::{Role, Tenant};
 use crate::steering::Steering;
+use crate::steering::flow::{Flow, Rescued};
+use crate::steering::slot::{Role, Tenant};
 use crate::{SlotId, Tick, WorkerId};
 
 /// A queue that did not move for this long, and the up to 5 ms between its first connection and the sample that
@@ -36,53 +35,6 @@ const TRIAL_FIRST: Duration = Duration::from_secs(1);
 /// Last such time, and the only one for a worker that has answered before. A trial costs a few clients
 /// some 70 ms.
 const TRIAL_CAP: Duration = Duration::from_secs(32);
-
-/// What is known of the queue of a slot whose worker is online.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Flow {
-    /// New connections may come. `stuck`: since when its queue is not empty and did not shrink;
-    /// `trials`: how often it was put back without proof since it last accepted.
-    In { stuck: Option<Tick>, trials: u32 },
-    /// None come while another slot is healthy; its own queue can still prove it alive.
-    Out { stuck: Tick, trials: u32 },
-    /// None come, and its queue was moved.
-    Rescued(Rescued),
-}
-
-/// A slot after a rescue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Rescued {
-    /// Since when connections wait that arrived after the rescue (late handshakes).
-    waiting: Option<Tick>,
-    probe_at: Tick,
-    probe_every: Duration,
-    trial_at: Tick,
-    trials: u32,
-}
-
-impl Flow {
-    pub(crate) fn fresh() -> Flow {
-        Flow::In {
-            stuck: None,
-            trials: 0,
-        }
-    }
-
-    pub(crate) fn is_in(self) -> bool {
-        match self {
-            Flow::In { .. } => true,
-            Flow::Out { .. } | Flow::Rescued(_) => false,
-        }
-    }
-
-    /// The next probe or trial.
-    pub(crate) fn deadline(self) -> Option<Tick> {
-        match self {
-            Flow::In { .. } | Flow::Out { .. } => None,
-            Flow::Rescued(rescued) => Some(rescued.probe_at.min(rescued.trial_at)),
-        }
-    }
-}
 
 /// Two consecutive samples of one slot.
 #[derive(Clone, Copy)]

@@ -4,6 +4,12 @@
 //! while an input is handled; [`Steering::settle`] then puts out what follows from them in the order that loses no
 //! connection: first steer away, then close, then move what is left behind.
 
+mod check;
+mod flow;
+mod freeze;
+mod needed;
+mod slot;
+
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::mem;
@@ -12,35 +18,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::deadlines::Deadlines;
 use crate::protocol::{Affinity, Output};
-use crate::slot::{Rank, Role, Slot, Tenant};
-use crate::{Generation, GroupId, InstanceId, SlotId, WorkerId};
+use crate::steering::slot::Rank;
+pub(crate) use crate::steering::slot::{Role, Slot, Tenant};
+use crate::{Generation, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
 /// All slots and groups.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Steering {
-    pub(crate) slots: BTreeMap<SlotId, Slot>,
-    pub(crate) groups: BTreeMap<GroupId, Group>,
+    slots: BTreeMap<SlotId, Slot>,
+    groups: BTreeMap<GroupId, Group>,
     by_instance: BTreeMap<InstanceId, BTreeSet<SlotId>>,
     /// Probes and trials of slots whose queue was rescued.
-    pub(crate) timers: Deadlines<SlotId>,
+    timers: Deadlines<SlotId>,
     /// What needs no order among the rest: rescues of stalled slots, probes, notices.
     #[serde(skip)]
-    pub(crate) staged: Vec<Output>,
+    staged: Vec<Output>,
     #[serde(skip)]
-    pub(crate) dirty: BTreeSet<GroupId>,
+    dirty: BTreeSet<GroupId>,
     #[serde(skip)]
     closing: Vec<(SlotId, GroupId)>,
     #[serde(skip)]
-    pub(crate) abandoned: BTreeSet<SlotId>,
+    abandoned: BTreeSet<SlotId>,
 }
 
 /// All slots of one address.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Group {
-    pub(crate) slots: BTreeSet<SlotId>,
-    pub(crate) eligible: Vec<SlotId>,
+struct Group {
+    slots: BTreeSet<SlotId>,
+    eligible: Vec<SlotId>,
     /// Queue lengths of the eligible slots, if their workers accept; empty otherwise.
-    pub(crate) queues: BTreeSet<(u32, SlotId)>,
+    queues: BTreeSet<(u32, SlotId)>,
 }
 
 /// A worker's claim to a slot.
@@ -59,12 +66,12 @@ pub(crate) struct Claim {
 
 impl Group {
     /// Is there an eligible slot, with a worker that accepts, whose queue is shorter than `len`?
-    pub(crate) fn has_shorter(&self, len: u32) -> bool {
+    fn has_shorter(&self, len: u32) -> bool {
         self.queues.first().is_some_and(|&(shortest, _)| shortest < len)
     }
 
     /// Such slots whose queue was empty at the last sample.
-    pub(crate) fn drained(&self) -> Vec<SlotId> {
+    fn drained(&self) -> Vec<SlotId> {
         let empty = self.queues.range(..(1, SlotId(0)));
         empty.map(|&(_, slot)| slot).collect()
     }
@@ -84,8 +91,27 @@ impl Steering {
         }
     }
 
+    /// The earliest probe or trial.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        self.timers.next()
+    }
+
+    /// All slots, ascending.
+    pub(crate) fn slots(&self) -> impl ExactSizeIterator<Item = (SlotId, &Slot)> + '_ {
+        self.slots.iter().map(|(&id, slot)| (id, slot))
+    }
+
+    pub(crate) fn has_slot(&self, id: SlotId) -> bool {
+        self.slots.contains_key(&id)
+    }
+
+    /// The group of a slot.
+    pub(crate) fn group_of(&self, id: SlotId) -> Option<GroupId> {
+        self.slots.get(&id).map(|slot| slot.group)
+    }
+
     /// The slots of an instance, ascending.
-    pub(crate) fn of_instance(&self, id: InstanceId) -> impl Iterator<Item = SlotId> + '_ {
+    fn of_instance(&self, id: InstanceId) -> impl Iterator<Item = SlotId> + '_ {
         self.by_instance.get(&id).into_iter().flatten().copied()
     }
 
@@ -305,7 +331,7 @@ impl Steering {
     }
 
     /// The slots of the best rank, ascending, and that rank.
-    pub(crate) fn choose(&self, group: &Group) -> Option<(Rank, Vec<SlotId>)> {
+    fn choose(&self, group: &Group) -> Option<(Rank, Vec<SlotId>)> {
         let ranks = || {
             let rank = |id: &SlotId| self.slots.get(id).map(|slot| (slot.rank(), *id));
             group.slots.iter().filter_map(rank)

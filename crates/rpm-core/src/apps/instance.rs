@@ -1,0 +1,228 @@
+//! Instances: the places in the process list.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::footprint::Footprint;
+use crate::protocol::Exit;
+use crate::restart::{AfterExit, Record};
+use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
+
+/// A place in the process list.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Instance {
+    app: AppId,
+    number: u32,
+    /// Of its own worker, or the last it had.
+    generation: Generation,
+    state: State,
+    record: Record,
+    last_exit: Option<Exit>,
+    /// What its last ready worker served (not one that a reload may still undo); `None`: it never had one.
+    footprint: Option<Footprint>,
+    /// Workers that drain, or that were terminated and have no successor that inherits from them.
+    #[serde(rename = "retiring")]
+    leaving: BTreeSet<WorkerId>,
+}
+
+/// What an instance is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum State {
+    /// It has a worker, which is starting or online.
+    Running { worker: WorkerId },
+    /// Its worker was asked to end.
+    Stopping { worker: WorkerId, then: AfterExit },
+    /// It has none, and gets one at `until`.
+    Waiting { until: Tick },
+    /// It has none, and gets the candidate of a reload; `then`: if the reload is undone.
+    Awaiting { then: AfterExit },
+    /// Not running, by wish or by policy.
+    Stopped,
+    /// Failed too often.
+    Errored,
+}
+
+impl State {
+    /// Does it run, or will it run again without being asked to?
+    pub(crate) fn will_run(self) -> bool {
+        match self {
+            State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } => true,
+            State::Stopping { then, .. } => then.will_run(),
+            State::Stopped | State::Errored => false,
+        }
+    }
+
+    /// Will it be forgotten when its worker is gone?
+    pub(crate) fn will_be_forgotten(self) -> bool {
+        match self {
+            State::Stopping { then, .. } => then == AfterExit::Forgotten,
+            State::Running { .. }
+            | State::Waiting { .. }
+            | State::Awaiting { .. }
+            | State::Stopped
+            | State::Errored => false,
+        }
+    }
+
+    /// Does a reload give it a new worker? One that failed gets another chance; one that was stopped stays so.
+    pub(crate) fn is_reloaded(self) -> bool {
+        match self {
+            State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } | State::Errored => true,
+            State::Stopping { then, .. } => then.will_run() || then == AfterExit::Errored,
+            State::Stopped => false,
+        }
+    }
+
+    /// When it ends by itself.
+    pub(crate) fn deadline(self) -> Option<Tick> {
+        match self {
+            State::Waiting { until } => Some(until),
+            State::Running { .. }
+            | State::Stopping { .. }
+            | State::Awaiting { .. }
+            | State::Stopped
+            | State::Errored => None,
+        }
+    }
+}
+
+impl Instance {
+    /// One that never ran.
+    pub(crate) fn new(app: AppId, number: u32, generation: Generation) -> Self {
+        Instance {
+            app,
+            number,
+            generation,
+            state: State::Stopped,
+            record: Record::default(),
+            last_exit: None,
+            footprint: None,
+            leaving: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn app(&self) -> AppId {
+        self.app
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub(crate) fn record_mut(&mut self) -> &mut Record {
+        &mut self.record
+    }
+
+    pub(crate) fn last_exit(&self) -> Option<Exit> {
+        self.last_exit
+    }
+
+    pub(crate) fn footprint(&self) -> Option<&Footprint> {
+        self.footprint.as_ref()
+    }
+
+    pub(crate) fn leaving(&self) -> &BTreeSet<WorkerId> {
+        &self.leaving
+    }
+
+    /// A worker of this generation is its own from now on.
+    pub(crate) fn set_generation(&mut self, generation: Generation) {
+        self.generation = generation;
+    }
+
+    /// Its last ready worker served this.
+    pub(crate) fn set_footprint(&mut self, footprint: Footprint) {
+        self.footprint = Some(footprint);
+    }
+
+    /// A process of it has ended, if there was one.
+    pub(crate) fn note_exit(&mut self, exit: Option<Exit>) {
+        self.last_exit = exit.or(self.last_exit);
+    }
+
+    /// This worker leaves.
+    pub(crate) fn add_leaving(&mut self, worker: WorkerId) {
+        self.leaving.insert(worker);
+    }
+
+    /// It is gone.
+    pub(crate) fn remove_leaving(&mut self, worker: WorkerId) {
+        self.leaving.remove(&worker);
+    }
+}
+
+/// All instances.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Instances {
+    all: BTreeMap<InstanceId, Instance>,
+}
+
+impl Instances {
+    pub(crate) fn get(&self, id: InstanceId) -> Option<&Instance> {
+        self.all.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: InstanceId) -> Option<&mut Instance> {
+        self.all.get_mut(&id)
+    }
+
+    /// `None`: there is no such instance.
+    pub(crate) fn state(&self, id: InstanceId) -> Option<State> {
+        self.get(id).map(|instance| instance.state)
+    }
+
+    /// `None`: there is no such instance.
+    pub(crate) fn app_of(&self, id: InstanceId) -> Option<AppId> {
+        self.get(id).map(|instance| instance.app)
+    }
+
+    pub(crate) fn contains(&self, id: InstanceId) -> bool {
+        self.all.contains_key(&id)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (InstanceId, &Instance)> + '_ {
+        self.all.iter().map(|(&id, instance)| (id, instance))
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Instance> + '_ {
+        self.all.values()
+    }
+
+    pub(crate) fn insert(&mut self, id: InstanceId, instance: Instance) {
+        self.all.insert(id, instance);
+    }
+
+    pub(crate) fn remove(&mut self, id: InstanceId) -> Option<Instance> {
+        self.all.remove(&id)
+    }
+
+    /// For `Core::enter_instance`, which keeps the deadline of the state.
+    pub(crate) fn set_state(&mut self, id: InstanceId, state: State) {
+        if let Some(instance) = self.all.get_mut(&id) {
+            instance.state = state;
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Apps and their instances.
+
+mod app;
+mod instance;
+
+pub(crate) use app::{App, Apps};
+pub(crate) use instance::{Instance, Instances, State};

@@ -1,0 +1,247 @@
+//! A reload that is going on: how far each instance is. What follows from that is decided in `reload` and `undo`.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{AppConfig, Failure};
+use crate::restart::AfterExit;
+use crate::{Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
+
+/// The ticket of a reload that no command waits for.
+pub(crate) const NO_REQUESTER: Ticket = Ticket(u64::MAX);
+
+/// A reload that is going on. Each instance that takes part is queued, launching or proved.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Rollout {
+    ticket: Ticket,
+    aim: Aim,
+    /// What the app goes back to if this is undone.
+    former: (Generation, Arc<AppConfig>),
+    /// Their turn has not come.
+    queued: BTreeSet<InstanceId>,
+    /// Those whose candidate is not proved yet.
+    launching: BTreeMap<InstanceId, WorkerId>,
+    /// Those that are served by their new worker.
+    proved: BTreeMap<InstanceId, Proved>,
+    /// All are proved, and are watched until then.
+    watched_until: Option<Tick>,
+    /// How many workers it may have, for memory.
+    #[serde(default)]
+    room: Option<u32>,
+    /// The next reload ends it instead of waiting for it.
+    #[serde(default)]
+    yields: bool,
+    /// The reload that follows.
+    #[serde(skip)]
+    next: Option<ReloadRequest>,
+}
+
+/// Where a reload leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Aim {
+    /// To a new generation.
+    Renew,
+    /// Back to the one before, of which some workers are gone. No command waits for it.
+    Return,
+}
+
+/// An instance whose candidate took over.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Proved {
+    pub(crate) predecessor: Predecessor,
+    /// It is one of the instance's restarts.
+    pub(crate) counts: bool,
+}
+
+/// The worker that was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Predecessor {
+    /// It stands by.
+    #[serde(rename = "Warm")]
+    Standby(WorkerId),
+    /// There is none; what becomes of the instance if the reload is undone.
+    Gone(AfterExit),
+}
+
+/// A reload that was asked for.
+#[derive(Debug)]
+pub(crate) struct ReloadRequest {
+    pub(crate) ticket: Ticket,
+    /// `None`: the present one.
+    pub(crate) config: Option<AppConfig>,
+    /// No other instances than these.
+    pub(crate) only: Option<Vec<InstanceId>>,
+    /// The next reload ends it instead of waiting for it.
+    pub(crate) yields: bool,
+}
+
+/// Why a reload is undone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum UndoCause {
+    /// A worker of the new generation failed.
+    Failed {
+        instance: InstanceId,
+        worker: WorkerId,
+        failure: Failure,
+    },
+    /// Another command for the app.
+    Superseded,
+    /// A command says so.
+    Unwanted,
+}
+
+impl Rollout {
+    /// To a new generation, of these instances.
+    pub(crate) fn renew(
+        ticket: Ticket,
+        former: (Generation, Arc<AppConfig>),
+        queued: BTreeSet<InstanceId>,
+        room: Option<u32>,
+        yields: bool,
+    ) -> Rollout {
+        Rollout {
+            ticket,
+            aim: Aim::Renew,
+            former,
+            queued,
+            launching: BTreeMap::new(),
+            proved: BTreeMap::new(),
+            watched_until: None,
+            room,
+            yields,
+            next: None,
+        }
+    }
+
+    /// Back to the present generation, of these instances; then comes `next`.
+    pub(crate) fn back(
+        present: (Generation, Arc<AppConfig>),
+        queued: BTreeSet<InstanceId>,
+        room: Option<u32>,
+        next: Option<ReloadRequest>,
+    ) -> Rollout {
+        Rollout {
+            aim: Aim::Return,
+            next,
+            ..Rollout::renew(NO_REQUESTER, present, queued, room, false)
+        }
+    }
+
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    pub(crate) fn aim(&self) -> Aim {
+        self.aim
+    }
+
+    /// What the app goes back to if this is undone.
+    pub(crate) fn former(&self) -> (Generation, Arc<AppConfig>) {
+        (self.former.0, Arc::clone(&self.former.1))
+    }
+
+    /// What that was started from.
+    pub(crate) fn former_revision(&self) -> Revision {
+        self.former.1.revision
+    }
+
+    pub(crate) fn room(&self) -> Option<u32> {
+        self.room
+    }
+
+    pub(crate) fn yields(&self) -> bool {
+        self.yields
+    }
+
+    pub(crate) fn watched_until(&self) -> Option<Tick> {
+        self.watched_until
+    }
+
+    pub(crate) fn queued(&self) -> &BTreeSet<InstanceId> {
+        &self.queued
+    }
+
+    pub(crate) fn launching(&self) -> &BTreeMap<InstanceId, WorkerId> {
+        &self.launching
+    }
+
+    pub(crate) fn proved(&self) -> &BTreeMap<InstanceId, Proved> {
+        &self.proved
+    }
+
+    /// Does the new worker of every instance serve?
+    pub(crate) fn is_all_proved(&self) -> bool {
+        self.queued.is_empty() && self.launching.is_empty()
+    }
+
+    /// The instance whose turn it is.
+    pub(crate) fn take_next(&mut self) -> Option<InstanceId> {
+        self.queued.pop_first()
+    }
+
+    /// It is the turn of this instance, if it waits for that.
+    pub(crate) fn take_queued(&mut self, id: InstanceId) -> bool {
+        self.queued.remove(&id)
+    }
+
+    pub(crate) fn launched(&mut self, id: InstanceId, candidate: WorkerId) {
+        self.launching.insert(id, candidate);
+    }
+
+    /// The candidate of an instance serves. Returns what is to be confirmed at once: nothing undoes a reload that goes back.
+    pub(crate) fn succeeded(&mut self, id: InstanceId, proved: Proved) -> Option<Proved> {
+        self.launching.remove(&id);
+        match self.aim {
+            Aim::Renew => {
+                self.proved.insert(id, proved);
+                None
+            }
+            Aim::Return => Some(proved),
+        }
+    }
+
+    /// An instance has no standby any more.
+    pub(crate) fn standby_lost(&mut self, id: InstanceId) {
+        if let Some(proved) = self.proved.get_mut(&id) {
+            proved.predecessor = Predecessor::Gone(AfterExit::Restart);
+        }
+    }
+
+    pub(crate) fn watch_until(&mut self, until: Tick) {
+        self.watched_until = Some(until);
+    }
+
+    /// The command that waited for it went with the shell.
+    pub(crate) fn lose_requester(&mut self) {
+        self.ticket = NO_REQUESTER;
+    }
+
+    /// Another reload is to follow. Returns the one that therefore never starts.
+    pub(crate) fn follow_by(&mut self, request: ReloadRequest) -> Option<ReloadRequest> {
+        match &self.next {
+            // It has not started, so it starts from what is there now, and a client waits for it.
+            Some(next) if request.yields && !next.yields => Some(request),
+            _ => self.next.replace(request),
+        }
+    }
+
+    pub(crate) fn take_following(&mut self) -> Option<ReloadRequest> {
+        mem::take(&mut self.next)
+    }
+
+    /// Is each instance in one place, and is it watched when all are proved, and only then?
+    pub(crate) fn is_consistent(&self) -> bool {
+        let disjoint = self.members().len() == self.queued.len() + self.launching.len() + self.proved.len();
+        disjoint && self.watched_until.is_some() == self.is_all_proved()
+    }
+
+    /// All instances that take part.
+    pub(crate) fn members(&self) -> BTreeSet<InstanceId> {
+        let proving = self.launching.keys().chain(self.proved.keys());
+        self.queued.iter().chain(proving).copied().collect()
+    }
+}
