@@ -10,7 +10,7 @@ use rpm_wire::api::Stage;
 use rpm_wire::channel;
 use tracing::{debug, info, warn};
 
-use crate::apps::app::Plane;
+use crate::apps::app::PortSource;
 use crate::node::channel::Outgoing;
 use crate::supervisor::Supervisor;
 use crate::workers::worker::{Awaiting, Worker};
@@ -108,7 +108,7 @@ impl Supervisor {
     /// Whether the workers behind the slot can be handed single connections.
     fn takes_connections(&self, slot: SlotId) -> bool {
         let app = self.listeners.key_of(slot).map(|(app, _)| app);
-        app.and_then(|app| self.catalog().plane(app)) == Some(Plane::Cluster)
+        app.and_then(|app| self.catalog().port_source(app)) == Some(PortSource::Node)
             && !self.listeners.is_captured(slot)
     }
 
@@ -129,7 +129,7 @@ impl Supervisor {
         let Some(held) = self.workers.get_mut(&worker) else {
             return;
         };
-        let plane = held.plane;
+        let ports = held.ports;
         if let Some(channel) = held.channel_mut() {
             if !channel.pinged() {
                 channel.send(
@@ -144,7 +144,7 @@ impl Supervisor {
         }
         let pid = held.process().map(|process| process.pid);
         let sleeps = pid.is_some_and(|pid| rpm_sys::usage::state(pid).is_ok_and(|state| state == 'S'));
-        if plane != Plane::Cluster && sleeps {
+        if ports != PortSource::Node && sleeps {
             self.input(Input::Responded { worker });
         }
     }

@@ -12,7 +12,7 @@ use rpm_wire::api::{
     Served, SlotInfo, Status,
 };
 
-use crate::apps::app::{Plane, explain, is_proxied};
+use crate::apps::app::{PortSource, explain, is_proxied};
 use crate::supervisor::Supervisor;
 use crate::workers::sampling::own_listeners;
 
@@ -50,7 +50,7 @@ impl Supervisor {
             instance: view.number,
             generation: view.generation.0,
             exec_mode: spec.exec_mode,
-            plane: explain(spec, self.interception.denied()).0.to_owned(),
+            plane: explain(spec, self.interception.denied()).0.wire_name().to_owned(),
             status: status(&view.state),
             pid: worker.and_then(|w| self.workers.get(&w)?.program_pid()),
             uptime_ms: uptime,
@@ -161,7 +161,7 @@ impl Supervisor {
                 None,
             ));
         };
-        let (plane, reason) = explain(&spec, self.interception.denied());
+        let (path, reason) = explain(&spec, self.interception.denied());
         let held = self.listeners.by_worker();
         let mut listeners: Vec<ListenerInfo> = self
             .listeners
@@ -171,7 +171,7 @@ impl Supervisor {
         listeners.extend(self.listeners.shared(id).map(shared));
         listeners.extend(self.own(id, &instances));
         Ok(AppInfo {
-            plane: plane.to_owned(),
+            plane: path.wire_name().to_owned(),
             plane_reason: reason,
             generation: self.core.app(id).map_or(0, |app| app.generation.0),
             processes: instances
@@ -226,7 +226,7 @@ impl Supervisor {
 
     /// What the workers of an app listen on without the daemon.
     fn own(&self, app: AppId, instances: &[InstanceView]) -> Vec<ListenerInfo> {
-        let cluster = self.catalog().plane(app) != Some(Plane::Fork);
+        let cluster = self.catalog().port_source(app) != Some(PortSource::Single);
         let intercepted = self
             .catalog()
             .present_spec(app)

@@ -94,17 +94,31 @@ impl Deref for Apps {
     }
 }
 
-/// How the workers of an app come by their port.
+/// How a worker gets its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Plane {
+pub(crate) enum PortSource {
     /// Node workers ask for slots over their IPC channel.
-    Cluster,
+    Node,
     /// The daemon passes slots by `LISTEN_FDS`.
-    Passed,
-    /// Copies of a program whose ports are its own affair.
-    Copies,
-    /// One process.
-    Fork,
+    Activated,
+    /// Several processes of a program that opens its ports itself: the sockets are captured when they listen, if its calls can be
+    /// intercepted.
+    Captured,
+    /// One process of a program that opens its ports itself.
+    Single,
+}
+
+/// Which path the data takes from a client to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataPath {
+    /// The kernel puts connections into the worker's own accept queue.
+    Kernel,
+    /// The daemon accepts, and hands the connections to Node workers.
+    Handoff,
+    /// Each request passes through the daemon's proxy.
+    Proxy,
+    /// The daemon has no part in it: each worker has its ports to itself.
+    None,
 }
 
 impl App {
@@ -122,59 +136,73 @@ impl App {
     }
 }
 
-impl Plane {
-    pub(crate) fn of(spec: &AppSpec) -> Plane {
+impl PortSource {
+    pub(crate) fn of(spec: &AppSpec) -> PortSource {
         match spec.exec_mode {
-            ExecMode::Fork => Plane::Fork,
-            ExecMode::Cluster if !spec.listen.is_empty() => Plane::Passed,
-            ExecMode::Cluster if is_node(spec) => Plane::Cluster,
-            ExecMode::Cluster => Plane::Copies,
+            ExecMode::Fork => PortSource::Single,
+            ExecMode::Cluster if !spec.listen.is_empty() => PortSource::Activated,
+            ExecMode::Cluster if is_node(spec) => PortSource::Node,
+            ExecMode::Cluster => PortSource::Captured,
         }
     }
 }
 
-/// The name of the plane that is in use, and why it is, for `describe`. `denied`: why calls cannot be intercepted.
-pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (&'static str, String) {
+impl DataPath {
+    /// `intercepted`: the calls of its workers are.
+    pub(crate) fn of(spec: &AppSpec, intercepted: bool) -> DataPath {
+        match (PortSource::of(spec), spec.balance) {
+            (PortSource::Node | PortSource::Activated | PortSource::Captured, Balance::Proxy) => {
+                DataPath::Proxy
+            }
+            (PortSource::Node, Balance::Handoff) => DataPath::Handoff,
+            (PortSource::Node | PortSource::Activated, _) => DataPath::Kernel,
+            (PortSource::Captured | PortSource::Single, _) if intercepted => DataPath::Kernel,
+            (PortSource::Captured | PortSource::Single, _) => DataPath::None,
+        }
+    }
+
+    /// What it is called in the API and in output, as the `plane`.
+    pub(crate) fn wire_name(self) -> &'static str {
+        match self {
+            DataPath::Kernel => "direct",
+            DataPath::Handoff => "handoff",
+            DataPath::Proxy => "proxy",
+            DataPath::None => "none",
+        }
+    }
+}
+
+/// The data path in use, and why, for `describe`. `denied`: why calls cannot be intercepted.
+pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (DataPath, String) {
     let captured = "the sockets of the programs are captured when they listen (seccomp)";
     let denied = match denied {
         _ if !spec.intercept => Some("interception is switched off (--no-intercept)".to_owned()),
         Some(reason) => Some(format!("its calls cannot be intercepted ({reason})")),
         None => None,
     };
-    match (Plane::of(spec), denied) {
-        (Plane::Cluster | Plane::Passed | Plane::Copies, _) if is_proxied(spec) => (
-            "proxy",
-            "the daemon's proxy passes on each request to a private listener of a worker (--balance proxy)".to_owned(),
-        ),
-        (Plane::Cluster, _) if is_handed(spec) => (
-            "handoff",
+    let path = DataPath::of(spec, denied.is_none());
+    let reason = match (path, PortSource::of(spec), denied) {
+        (DataPath::Proxy, ..) => {
+            "the daemon's proxy passes on each request to a private listener of a worker (--balance proxy)".to_owned()
+        }
+        (DataPath::Handoff, ..) => {
             "the daemon accepts, and hands connections to Node workers over node:cluster's channel (--balance handoff)"
-                .to_owned(),
+                .to_owned()
+        }
+        (_, PortSource::Node, _) => "Node workers take their slots over node:cluster's channel".to_owned(),
+        (_, PortSource::Activated, _) => "slots are passed by LISTEN_FDS, for --listen was given".to_owned(),
+        (_, PortSource::Captured, None) => captured.to_owned(),
+        (_, PortSource::Captured, Some(why)) => format!(
+            "{why}; only Node programs, and programs given --listen, can share a port then: each worker is on its own"
         ),
-        (Plane::Cluster, _) => (
-            "direct",
-            "Node workers take their slots over node:cluster's channel".to_owned(),
-        ),
-        (Plane::Passed, _) => (
-            "direct",
-            "slots are passed by LISTEN_FDS, for --listen was given".to_owned(),
-        ),
-        (Plane::Copies, None) => ("direct", captured.to_owned()),
-        (Plane::Copies, Some(why)) => (
-            "none",
-            format!(
-                "{why}; only Node programs, and programs given --listen, can share a port then: each worker is on its own"
-            ),
-        ),
-        (Plane::Fork, None) => (
-            "direct",
-            format!("fork mode: a process on its own, which a reload replaces without a gap: {captured}"),
-        ),
-        (Plane::Fork, Some(why)) => (
-            "none",
-            format!("fork mode: a process that owns its ports; start it with -i to share them ({why})"),
-        ),
-    }
+        (_, PortSource::Single, None) => {
+            format!("fork mode: a process on its own, which a reload replaces without a gap: {captured}")
+        }
+        (_, PortSource::Single, Some(why)) => {
+            format!("fork mode: a process that owns its ports; start it with -i to share them ({why})")
+        }
+    };
+    (path, reason)
 }
 
 /// Whether the program is Node, which speaks the IPC channel, and node:cluster's part of it.
@@ -201,11 +229,11 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted:
         revision,
         instances: instances(spec.instances, cpus),
         stopped: !spec.autostart,
-        readiness: match Plane::of(spec) {
+        readiness: match PortSource::of(spec) {
             _ if spec.wait_ready => Readiness::Announces,
-            Plane::Cluster | Plane::Copies => Readiness::Listens,
-            Plane::Fork if spec.intercept => Readiness::Runs,
-            Plane::Passed | Plane::Fork => Readiness::Executed,
+            PortSource::Node | PortSource::Captured => Readiness::Listens,
+            PortSource::Single if spec.intercept => Readiness::Runs,
+            PortSource::Activated | PortSource::Single => Readiness::Executed,
         },
         policy: RestartPolicy {
             autorestart: spec.autorestart,
@@ -240,10 +268,12 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted:
 /// How long a worker that no reload starts may take to become ready: what the user says, or as long as for a reload.
 fn start_timeout(spec: &AppSpec, default: &RestartPolicy, intercepted: bool) -> Duration {
     let reload = ms(spec.reload_timeout_ms, default.reload_timeout);
-    let usual = match Plane::of(spec) {
+    let usual = match PortSource::of(spec) {
         // Nothing would tell that it listens.
-        Plane::Copies if !intercepted && !spec.wait_ready => default.listen_timeout,
-        Plane::Cluster | Plane::Passed | Plane::Copies | Plane::Fork => reload.max(default.listen_timeout),
+        PortSource::Captured if !intercepted && !spec.wait_ready => default.listen_timeout,
+        PortSource::Node | PortSource::Activated | PortSource::Captured | PortSource::Single => {
+            reload.max(default.listen_timeout)
+        }
     };
     ms(spec.listen_timeout_ms, usual)
 }
@@ -265,7 +295,7 @@ pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
 
 /// Does the daemon accept its connections, and hand them to the workers?
 pub(crate) fn is_handed(spec: &AppSpec) -> bool {
-    spec.balance == Balance::Handoff && Plane::of(spec) == Plane::Cluster
+    DataPath::of(spec, true) == DataPath::Handoff
 }
 
 /// With how many sockets the proxy serves its addresses, one for each of its threads; 0: it does not.
@@ -275,7 +305,7 @@ pub(crate) fn proxy_sockets(spec: &AppSpec) -> usize {
 
 /// Does the daemon's proxy serve its addresses?
 pub(crate) fn is_proxied(spec: &AppSpec) -> bool {
-    spec.balance == Balance::Proxy && Plane::of(spec) != Plane::Fork
+    DataPath::of(spec, true) == DataPath::Proxy
 }
 
 /// How long a worker that was replaced may take to finish.
@@ -301,6 +331,66 @@ pub(crate) fn cpus() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_data_path_follows_from_the_port_source_and_the_balance() {
+        let spec = |exec_mode, script: &str, listen: &[&str], balance| AppSpec {
+            exec_mode,
+            script: script.to_owned(),
+            listen: listen.iter().map(|&address| address.to_owned()).collect(),
+            balance,
+            ..AppSpec::default()
+        };
+        let (fork, cluster) = (ExecMode::Fork, ExecMode::Cluster);
+        let node = "/usr/bin/node";
+        let cases = [
+            (
+                spec(cluster, node, &[], Balance::Direct),
+                PortSource::Node,
+                ["direct"; 2],
+            ),
+            (
+                spec(cluster, node, &[], Balance::Handoff),
+                PortSource::Node,
+                ["handoff"; 2],
+            ),
+            (
+                spec(cluster, node, &[], Balance::Proxy),
+                PortSource::Node,
+                ["proxy"; 2],
+            ),
+            (
+                spec(cluster, "/app", &["80"], Balance::Handoff),
+                PortSource::Activated,
+                ["direct"; 2],
+            ),
+            (
+                spec(cluster, "/app", &["80"], Balance::Proxy),
+                PortSource::Activated,
+                ["proxy"; 2],
+            ),
+            (
+                spec(cluster, "/app", &[], Balance::Direct),
+                PortSource::Captured,
+                ["direct", "none"],
+            ),
+            (
+                spec(cluster, "/app", &[], Balance::Proxy),
+                PortSource::Captured,
+                ["proxy"; 2],
+            ),
+            (
+                spec(fork, node, &[], Balance::Proxy),
+                PortSource::Single,
+                ["direct", "none"],
+            ),
+        ];
+        for (spec, ports, names) in cases {
+            assert_eq!(PortSource::of(&spec), ports, "{spec:?}");
+            let names_now = [None, Some("no seccomp")].map(|denied| explain(&spec, denied).0.wire_name());
+            assert_eq!(names_now, names, "{spec:?}");
+        }
+    }
 
     #[test]
     fn instances_count_from_the_cpus() {

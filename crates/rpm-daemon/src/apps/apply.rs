@@ -7,7 +7,7 @@ use rpm_wire::shell::word;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use crate::apps::app::{self, App, Plane, is_handed, is_proxied};
+use crate::apps::app::{self, App, PortSource, is_handed, is_proxied};
 use crate::apps::check::{faults, in_a_line};
 use crate::apps::commands::{Accepted, failure};
 use crate::apps::reload::Manner;
@@ -149,8 +149,8 @@ impl Supervisor {
             ids.iter().any(online),
             app::instances(spec.instances, app::cpus()),
         );
-        let was = self.given(app).map(Plane::of);
-        let moves = was.is_some_and(|was| was != Plane::of(&spec));
+        let was = self.given(app).map(PortSource::of);
+        let moves = was.is_some_and(|was| was != PortSource::of(&spec));
         let revision = self.revise(app, spec)?;
         let accepted = if serves
             && !hard
@@ -220,7 +220,7 @@ impl Supervisor {
         let serves = self.has_slots(id);
         let present = self.catalog().present_spec(id).filter(|_| serves);
         let Some(old) = present else { return Ok(()) };
-        let balance_alone = Plane::of(old) == Plane::of(spec);
+        let balance_alone = PortSource::of(old) == PortSource::of(spec);
         let moved = match balance_alone {
             true => is_handed(old) != is_handed(spec),
             false => is_proxied(old) != is_proxied(spec) || is_handed(old) != is_handed(spec),

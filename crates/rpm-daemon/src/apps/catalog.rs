@@ -7,7 +7,7 @@ use regex_lite::Regex;
 use rpm_core::{AppId, Core, InstanceId, InstanceView, StateView};
 use rpm_wire::api::{ApiError, AppSpec, Unknown};
 
-use crate::apps::app::{Apps, Plane};
+use crate::apps::app::{Apps, PortSource};
 use crate::apps::commands::failure;
 
 /// Longest pattern.
@@ -119,7 +119,7 @@ impl<'a> Catalog<'a> {
 
     /// Is it one process that shares its ports with nobody?
     pub(crate) fn is_fork(self, app: AppId) -> bool {
-        self.plane(app) == Some(Plane::Fork)
+        self.port_source(app) == Some(PortSource::Single)
     }
 
     pub(crate) fn apps_of(self, instances: &[InstanceId]) -> BTreeSet<AppId> {
@@ -132,7 +132,7 @@ impl<'a> Catalog<'a> {
         let mut ours = self.core.instances().filter(|view| view.app == app);
         let online = |view: &InstanceView| matches!(view.state, StateView::Online { .. });
         let any = self.core.instances().any(|view| view.app == app && online(&view));
-        self.plane(app) != Some(Plane::Fork) && any && ours.all(|view| instances.contains(&view.id))
+        self.port_source(app) != Some(PortSource::Single) && any && ours.all(|view| instances.contains(&view.id))
     }
 
     /// The specification that new workers of an app are started from.
@@ -185,11 +185,11 @@ impl<'a> Catalog<'a> {
             .unwrap_or_default()
     }
 
-    pub(crate) fn plane(self, app: AppId) -> Option<Plane> {
+    pub(crate) fn port_source(self, app: AppId) -> Option<PortSource> {
         self.apps
             .get(&app)
             .and_then(|app| app.revisions.newest())
-            .map(|spec| Plane::of(spec))
+            .map(|spec| PortSource::of(spec))
     }
 }
 

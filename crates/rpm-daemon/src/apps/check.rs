@@ -8,7 +8,7 @@ use rpm_listen::MAX_WEIGHT;
 use rpm_wire::api::{ApiError, AppSpec, Balance, LogTarget, Policy};
 use rpm_wire::terminal::is_obeyed;
 
-use crate::apps::app::{self, Plane};
+use crate::apps::app::{self, PortSource};
 use crate::apps::commands::{INSTANCE_LIMIT, failure, passable, too_many};
 use crate::proxy::settings as front_settings;
 use crate::upkeep::files;
@@ -124,7 +124,7 @@ fn count(spec: &AppSpec) -> Checked {
 
 /// Can it be balanced as it shall be?
 fn handed(spec: &AppSpec) -> Checked {
-    if spec.balance == Balance::Handoff && Plane::of(spec) != Plane::Cluster {
+    if spec.balance == Balance::Handoff && PortSource::of(spec) != PortSource::Node {
         return Err(failure(
             format!(
                 "{} cannot be handed connections: that needs Node, and several instances",
@@ -135,13 +135,13 @@ fn handed(spec: &AppSpec) -> Checked {
             ),
         ));
     }
-    if spec.balance == Balance::Proxy && Plane::of(spec) == Plane::Fork {
+    if spec.balance == Balance::Proxy && PortSource::of(spec) == PortSource::Single {
         return Err(failure(
             format!("{} cannot be behind the proxy: it runs in fork mode", spec.name),
             Some("give it instances, also a single one: -i 1"),
         ));
     }
-    if spec.balance == Balance::Proxy && Plane::of(spec) == Plane::Copies && !spec.intercept {
+    if spec.balance == Balance::Proxy && PortSource::of(spec) == PortSource::Captured && !spec.intercept {
         return Err(failure(
             format!(
                 "{} cannot be behind the proxy: it is not Node, and with --no-intercept its listeners are not seen",

@@ -8,7 +8,7 @@ use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, Scale
 use rpm_wire::shell::word;
 use tokio::sync::oneshot;
 
-use crate::apps::app::{self, App, Plane};
+use crate::apps::app::{self, App, PortSource};
 use crate::apps::check::check;
 use crate::apps::reload::Manner;
 use crate::logs::tail;
@@ -93,7 +93,7 @@ impl Supervisor {
     /// Why several workers of an app would stand in each other's way, if they would.
     fn alone(&self, spec: &AppSpec, count: u32) -> Option<String> {
         let denied = self.interception.denied()?;
-        let alone = Plane::of(spec) == Plane::Copies && spec.intercept && count > 1;
+        let alone = PortSource::of(spec) == PortSource::Captured && spec.intercept && count > 1;
         alone.then(|| {
             format!(
                 "{} is started as one instance, not {count}: only Node programs, and programs given --listen, can share a port \

@@ -8,7 +8,7 @@ use rpm_core::{AppId, InstanceId, Revision, StateView};
 use rpm_wire::api::{ApiError, ReloadRequest, RollbackRequest};
 use rpm_wire::shell::word;
 
-use crate::apps::app::{self, Plane};
+use crate::apps::app::{self, PortSource};
 use crate::apps::commands::{Accepted, failure, passable};
 use crate::supervisor::Supervisor;
 
@@ -238,13 +238,13 @@ impl Supervisor {
 
     /// Would a second process of the app find its ports taken?
     fn owns_ports(&self, app: AppId) -> bool {
-        match self.catalog().plane(app) {
-            Some(Plane::Fork) => true,
-            Some(Plane::Copies) => self
+        match self.catalog().port_source(app) {
+            Some(PortSource::Single) => true,
+            Some(PortSource::Captured) => self
                 .catalog()
                 .present_spec(app)
                 .is_some_and(|spec| spec.intercept && !self.interception.applies_to(spec)),
-            Some(Plane::Cluster | Plane::Passed) | None => false,
+            Some(PortSource::Node | PortSource::Activated) | None => false,
         }
     }
 

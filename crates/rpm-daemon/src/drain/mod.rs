@@ -10,7 +10,7 @@ use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
 use rpm_listen::Listeners;
 
-use crate::apps::app::Plane;
+use crate::apps::app::PortSource;
 use crate::drain::look::{Found, Look};
 use crate::node::agents::Agents;
 use crate::os::pace::pause;
@@ -176,7 +176,7 @@ impl Drains {
         }
         self.refusing.insert(worker, keeps);
         let told = Drains::tell_to_refuse(ctx, worker, keeps);
-        let waits = ctx.workers.get(&worker).map(|held| held.plane) == Some(Plane::Cluster)
+        let waits = ctx.workers.get(&worker).map(|held| held.ports) == Some(PortSource::Node)
             || ctx.agent_returns(worker);
         if !told && !waits {
             // Its program knows by the signal how to stop, and by nothing else.
@@ -211,17 +211,17 @@ impl Drains {
         let Some(held) = ctx.workers.get(&worker) else {
             return;
         };
-        let (plane, within) = (held.plane, crate::apps::app::drain_timeout(&held.spec));
+        let (ports, within) = (held.ports, crate::apps::app::drain_timeout(&held.spec));
         let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let (witness, patience) = match plane {
+        let (witness, patience) = match ports {
             _ if ctx.agents.tell(worker, ToAgent::Drain { deadline_ms }) => {
                 (Witness::Expected, ACKNOWLEDGE_WITHIN)
             }
             // It lost its connection with the daemon before this one.
             _ if ctx.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
-            Plane::Fork if held.is_intercepted() => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
-            Plane::Cluster | Plane::Fork => return ctx.input(Input::DrainFailed { worker }),
-            Plane::Passed | Plane::Copies => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
+            PortSource::Single if held.is_intercepted() => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
+            PortSource::Node | PortSource::Single => return ctx.input(Input::DrainFailed { worker }),
+            PortSource::Activated | PortSource::Captured => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
         };
         self.begin(worker, within, witness, patience);
     }
@@ -231,10 +231,10 @@ impl Drains {
         let Some(held) = ctx.workers.get(&worker) else {
             return;
         };
-        let witness = match held.plane {
-            Plane::Cluster => Witness::Expected,
-            Plane::Passed | Plane::Copies | Plane::Fork if ctx.agent_returns(worker) => Witness::Expected,
-            Plane::Passed | Plane::Copies | Plane::Fork => Witness::Kernel,
+        let witness = match held.ports {
+            PortSource::Node => Witness::Expected,
+            PortSource::Activated | PortSource::Captured | PortSource::Single if ctx.agent_returns(worker) => Witness::Expected,
+            PortSource::Activated | PortSource::Captured | PortSource::Single => Witness::Kernel,
         };
         self.begin(worker, left, witness, RETURN_WITHIN);
     }

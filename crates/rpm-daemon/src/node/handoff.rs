@@ -1,7 +1,7 @@
-//! Connections that the daemon hands to a worker one by one (`newconn`): all of them on the plane `handoff`, and elsewhere what the
+//! Connections that the daemon hands to a worker one by one (`newconn`): all of them on the data path `handoff`, and elsewhere what the
 //! kernel cannot move. A connection is kept until its worker has accepted it; if the worker refuses it or dies first, another one gets it.
 //!
-//! On the plane `handoff` a worker has at most [`WINDOW`] connections that it has not answered. When all have, none is accepted any
+//! On the data path `handoff` a worker has at most [`WINDOW`] connections that it has not answered. When all have, none is accepted any
 //! more: what comes waits in the backlog, as it would at a busy server.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};

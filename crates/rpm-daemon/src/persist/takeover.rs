@@ -19,7 +19,7 @@ use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::apps::app::{Plane, cpus, is_handed};
+use crate::apps::app::{PortSource, cpus, is_handed};
 use crate::drain::CLOSE_WITHIN;
 use crate::home::Home;
 use crate::logs::LogSink;
@@ -158,7 +158,7 @@ impl Supervisor {
             id: stored.id,
             app: stored.app,
             instance: stored.instance,
-            plane: Plane::of(&spec),
+            ports: PortSource::of(&spec),
             spec,
             logs: stored.logs,
             life: Life::Running(Box::new(process)),

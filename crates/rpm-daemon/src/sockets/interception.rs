@@ -19,7 +19,7 @@ use rpm_wire::api::AppSpec;
 use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
-use crate::apps::app::Plane;
+use crate::apps::app::PortSource;
 use crate::home::Home;
 use crate::sockets::bypass::is_void;
 use crate::sockets::journal::Journal;
@@ -81,7 +81,7 @@ impl Interception {
 
     /// Are the calls of this app's workers intercepted, as far as is known?
     pub(crate) fn applies_to(&self, spec: &AppSpec) -> bool {
-        spec.intercept && Plane::of(spec) != Plane::Passed && self.denied.is_none()
+        spec.intercept && PortSource::of(spec) != PortSource::Activated && self.denied.is_none()
     }
 
     /// Finds out whether calls can be intercepted, with a program that does nothing.
@@ -342,7 +342,7 @@ fn captured(
             _ => format!("{addr}: --ports leaves it out"),
         });
     }
-    if !shared && !past && held.plane != Plane::Cluster {
+    if !shared && !past && held.ports != PortSource::Node {
         ports.input(Input::Listening { worker });
     }
     Ok(shared.then_some(Captured {

@@ -3,7 +3,7 @@
 use rpm_core::WorkerId;
 use tracing::warn;
 
-use crate::apps::app::Plane;
+use crate::apps::app::PortSource;
 use crate::supervisor::Supervisor;
 
 impl Supervisor {
@@ -13,7 +13,7 @@ impl Supervisor {
             return false;
         };
         let refused = self.apps.get(&held.app).is_some_and(|app| app.agent_refused);
-        let serves = held.plane == Plane::Cluster || self.interception.applies_to(&held.spec);
+        let serves = held.ports == PortSource::Node || self.interception.applies_to(&held.spec);
         serves && held.spec.agent && !refused
     }
 

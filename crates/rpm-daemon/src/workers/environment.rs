@@ -6,7 +6,7 @@ use rpm_core::InstanceId;
 use rpm_sys::user::User;
 use rpm_wire::api::{AppSpec, INSTANCE_VAR};
 
-use crate::apps::app::{Plane, is_node};
+use crate::apps::app::{PortSource, is_node};
 use crate::home::Home;
 use crate::workers::worker::Logs;
 
@@ -33,7 +33,7 @@ pub(crate) fn environment(
     logs: &Logs,
     user: Option<&User>,
 ) -> BTreeMap<String, String> {
-    let mode = if Plane::of(spec) == Plane::Fork {
+    let mode = if PortSource::of(spec) == PortSource::Single {
         "fork_mode"
     } else {
         "cluster_mode"

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::api::handle::Handle;
-use crate::apps::app::{Plane, is_proxied};
+use crate::apps::app::{PortSource, is_proxied};
 use crate::apps::commands::failure;
 use crate::node::channel::Outgoing;
 use crate::supervisor::Supervisor;
@@ -42,7 +42,7 @@ pub(crate) fn check_spec(spec: &AppSpec) -> Result<(), ApiError> {
     let Some(check) = &spec.health_check else {
         return Ok(());
     };
-    if Plane::of(spec) != Plane::Cluster && !is_proxied(spec) {
+    if PortSource::of(spec) != PortSource::Node && !is_proxied(spec) {
         return Err(failure(
             "only the workers of a Node program that is started with -i, or those behind the proxy, can be asked for their health",
             Some(

@@ -20,7 +20,7 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::apps::app::{Plane, is_bun, is_node, policy, proxy_sockets};
+use crate::apps::app::{PortSource, is_bun, is_node, policy, proxy_sockets};
 use crate::logs::Source;
 use crate::node::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::os::watched::watched;
@@ -81,7 +81,7 @@ impl Supervisor {
         let Some(spec) = known.cloned() else {
             return self.input(Input::SpawnFailed { worker });
         };
-        let plane = Plane::of(&spec);
+        let ports = PortSource::of(&spec);
         let logs = logs_of(&self.home, &spec, place.0);
         self.note_log_starts(&logs);
         let held = Worker {
@@ -89,7 +89,7 @@ impl Supervisor {
             app,
             instance: place.0,
             spec: Arc::clone(&spec),
-            plane,
+            ports,
             logs,
             life: Life::None,
             trouble: None,
@@ -282,7 +282,7 @@ impl Supervisor {
             add("NODE_CHANNEL_FD", fd.to_string());
             add("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned());
         }
-        if Plane::of(spec) == Plane::Cluster {
+        if PortSource::of(spec) == PortSource::Node {
             add("NODE_UNIQUE_ID", worker.to_string());
         }
         if let Some((place, held)) = agent.zip(self.workers.get(&worker)) {
@@ -392,7 +392,7 @@ impl Supervisor {
 
 /// In fork mode somebody may write to its standard input: the daemon's end, and its own.
 fn standard_input(spec: &AppSpec) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    if Plane::of(spec) != Plane::Fork {
+    if PortSource::of(spec) != PortSource::Single {
         return Ok((None, None));
     }
     let (ours, theirs) = scm::pair()?;

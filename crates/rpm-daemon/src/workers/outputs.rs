@@ -9,7 +9,7 @@ use rpm_core::InstanceId;
 use rpm_keeper::Kept;
 use rpm_wire::api::{AppSpec, LogTarget};
 
-use crate::apps::app::Plane;
+use crate::apps::app::PortSource;
 use crate::home::{Home, file_name};
 use crate::logs::{Limit, Source, Style, tail};
 use crate::workers::behalf::{Behalf, How};
@@ -50,7 +50,7 @@ pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs
 
 /// Do the instances of the app write to files of their own?
 pub(crate) fn is_numbered(spec: &AppSpec) -> bool {
-    Plane::of(spec) != Plane::Fork && !spec.logs.merge
+    PortSource::of(spec) != PortSource::Single && !spec.logs.merge
 }
 
 /// `app.log` of instance 3 is `app-3.log`.

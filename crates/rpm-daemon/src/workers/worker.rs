@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::apps::app::Plane;
+use crate::apps::app::PortSource;
 use crate::node::channel::{OUTGOING_LIMIT, Outgoing};
 use crate::sockets::interception::HeldBack;
 
@@ -27,7 +27,7 @@ pub(crate) struct Worker {
     pub(crate) app: AppId,
     pub(crate) instance: InstanceId,
     pub(crate) spec: Arc<AppSpec>,
-    pub(crate) plane: Plane,
+    pub(crate) ports: PortSource,
     pub(crate) logs: Logs,
     pub(crate) life: Life,
     /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
@@ -190,7 +190,7 @@ impl Worker {
 
     /// Whether it shares ports with others of its app.
     pub(crate) fn shares_ports(&self) -> bool {
-        matches!(self.plane, Plane::Cluster | Plane::Passed) || self.is_intercepted()
+        matches!(self.ports, PortSource::Node | PortSource::Activated) || self.is_intercepted()
     }
 
     /// Whether its calls of `bind` and `listen` are intercepted.
@@ -205,7 +205,7 @@ impl Worker {
             return Vec::new();
         };
         let mut holders = vec![process.pidfd.share()];
-        if self.plane == Plane::Passed || self.is_intercepted() {
+        if self.ports == PortSource::Activated || self.is_intercepted() {
             let children = tree::descendants(process.pid).into_iter();
             let opened = children.filter_map(|pid| PidFd::open(pid).ok());
             holders.extend(opened.map(Arc::new));
