@@ -9,6 +9,7 @@ use crate::core::{Core, MAX_INSTANCES, Timer};
 use crate::protocol::{AppConfig, Command, Failure, Output};
 use crate::restart::AfterExit;
 use crate::restart::Life;
+use crate::rollout::ReloadRequest;
 use crate::tickets::{Goal, Reached};
 use crate::{AppId, InstanceId, Ticket};
 
@@ -56,7 +57,21 @@ impl Core {
             }
             Command::Scale { app, count } => self.scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
-            Command::Reload { app, config, yields } => self.reload(ticket, app, config, yields),
+            Command::Reload {
+                app,
+                config,
+                yields,
+                then_scale,
+            } => {
+                let request = ReloadRequest {
+                    ticket,
+                    config,
+                    only: None,
+                    yields,
+                    then_scale,
+                };
+                self.request_reload(app, request);
+            }
             Command::Replace { app, instances } => self.replace_some(ticket, app, instances),
             Command::Reset { instances } => self.reset(ticket, &instances),
             Command::Undo { app } => self.undo_by_command(ticket, app),
@@ -79,7 +94,7 @@ impl Core {
         self.apply_goals(ticket, goals.collect(), Leave::Terminate);
     }
 
-    fn scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
+    pub(crate) fn scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
         self.supersede_reload(id);
         let Some(app) = self.apps.get(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);

@@ -10,6 +10,7 @@ use crate::apps::{Apps, Instances, State};
 use crate::deadlines::Deadlines;
 use crate::protocol::{Input, Output};
 use crate::rng::Rng;
+use crate::rollout::Completion;
 use crate::steering::{Claim, Steering};
 use crate::tickets::Tickets;
 use crate::workers::{Part, Worker, Workers};
@@ -112,7 +113,7 @@ impl Core {
                 Timer::State(worker) => self.state_expired(worker),
                 Timer::Unclaimed(worker) => self.close_unclaimed(worker),
                 Timer::Respawn(instance) => self.respawn(instance),
-                Timer::Verdict(app) => self.complete(app),
+                Timer::Verdict(app) => self.complete(app, Completion::Lasted),
             }
         }
         self.steering.handle_timeout(self.now);

@@ -67,6 +67,9 @@ pub enum Command {
         /// No client waits for its outcome: the next reload ends it, unless clients would be without a worker then. It does not
         /// take the place of one that waits and does not yield.
         yields: bool,
+        /// When the new generation serves, so many instances, as by [`Command::Scale`]: the outcome is that of both. If another
+        /// command ends the reload before that, the number stays what it is.
+        then_scale: Option<u32>,
     },
     /// The same for some of the instances of an app, with its present configuration. Unknown ones, and those of others, are
     /// ignored.

@@ -15,23 +15,13 @@ use alloc::vec::Vec;
 
 use crate::apps::{App, State};
 use crate::core::{Core, Timer};
-use crate::protocol::{AppConfig, Failure, Notice};
+use crate::protocol::{Failure, Notice};
 use crate::restart::AfterExit;
-use crate::rollout::{Aim, Predecessor, Proved, ReloadRequest, Rollout, UndoCause};
+use crate::rollout::{Aim, Completion, Predecessor, Proved, ReloadRequest, Rollout, UndoCause};
 use crate::workers::{Worker, WorkerState};
 use crate::{AppId, InstanceId, Ticket, WorkerId};
 
 impl Core {
-    pub(crate) fn reload(&mut self, ticket: Ticket, id: AppId, config: Option<AppConfig>, yields: bool) {
-        let request = ReloadRequest {
-            ticket,
-            config,
-            only: None,
-            yields,
-        };
-        self.request_reload(id, request);
-    }
-
     /// New workers for some instances.
     pub(crate) fn replace_some(&mut self, ticket: Ticket, id: AppId, instances: Vec<InstanceId>) {
         let request = ReloadRequest {
@@ -39,11 +29,13 @@ impl Core {
             config: None,
             only: Some(instances),
             yields: false,
+            then_scale: None,
         };
         self.request_reload(id, request);
     }
 
-    fn request_reload(&mut self, id: AppId, request: ReloadRequest) {
+    /// A reload that starts now, or after the one that is going on.
+    pub(crate) fn request_reload(&mut self, id: AppId, request: ReloadRequest) {
         self.end_yielding_reload(id);
         let ticket = request.ticket;
         let Some(app) = self.apps.get_mut(id) else {
@@ -69,7 +61,7 @@ impl Core {
             Predecessor::Gone(_) => false,
         };
         if rollout.watched_until().is_some() {
-            self.complete(id);
+            self.complete(id, Completion::CutShort);
         } else if rollout.proved().values().all(serves_again) {
             self.undo(id, UndoCause::Unwanted);
         }
@@ -84,7 +76,7 @@ impl Core {
                 if let Some(next) = watched.take_following() {
                     self.tickets.reject(next.ticket, Failure::Superseded);
                 }
-                self.complete(id);
+                self.complete(id, Completion::CutShort);
             }
             None => self.undo(id, UndoCause::Superseded),
         }
@@ -113,6 +105,7 @@ impl Core {
             config,
             only,
             yields,
+            then_scale,
         } = request;
         let Some(app) = self.apps.get_mut(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);
@@ -126,7 +119,9 @@ impl Core {
         let config = config.map_or_else(|| Arc::clone(app.config()), Arc::new);
         let former = app.renew(config);
         let room = app.room();
-        app.start_rollout(Rollout::renew(ticket, former, queued, room, yields));
+        let mut rollout = Rollout::renew(ticket, former, queued, room, yields);
+        rollout.set_then_scale(then_scale);
+        app.start_rollout(rollout);
         self.advance(id);
     }
 
@@ -163,7 +158,7 @@ impl Core {
             return;
         }
         if time.is_zero() || rollout.proved().is_empty() {
-            return self.complete(id);
+            return self.complete(id, Completion::Lasted);
         }
         let until = self.now + time;
         rollout.watch_until(until);
@@ -222,7 +217,7 @@ impl Core {
     }
 
     /// The new generation is there to stay.
-    pub(crate) fn complete(&mut self, id: AppId) {
+    pub(crate) fn complete(&mut self, id: AppId, why: Completion) {
         self.timers.clear(Timer::Verdict(id));
         let Some(app) = self.apps.get_mut(id) else { return };
         let generation = app.generation();
@@ -247,7 +242,11 @@ impl Core {
             }
         }
         let instances = rollout.proved().keys().copied().collect();
-        self.tickets.succeed(rollout.ticket(), instances, silent);
+        match (rollout.then_scale(), why) {
+            (None, _) => self.tickets.succeed(rollout.ticket(), instances, silent),
+            (Some(count), Completion::Lasted) => self.scale(rollout.ticket(), id, count),
+            (Some(_), Completion::CutShort) => self.tickets.reject(rollout.ticket(), Failure::Superseded),
+        }
         if let Some(next) = rollout.take_following() {
             self.roll_out(id, next);
         }

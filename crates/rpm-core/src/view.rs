@@ -152,6 +152,8 @@ pub struct ReloadView {
     pub returns: bool,
     /// The next reload ends it instead of waiting for it.
     pub yields: bool,
+    /// How many instances there are to be when it is complete; `None`: as many as there are.
+    pub then_scale: Option<u32>,
     /// How many workers it may have, for memory; `None`: that limits nothing.
     pub room: Option<u32>,
     /// Instances whose turn has not come.
@@ -226,6 +228,7 @@ impl Core {
                 former: rollout.former_revision(),
                 returns: rollout.aim() == Aim::Return,
                 yields: rollout.yields(),
+                then_scale: rollout.then_scale(),
                 room: rollout.room(),
                 queued: rollout.queued().len(),
                 launching: rollout.launching().len(),

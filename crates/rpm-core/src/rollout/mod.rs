@@ -35,6 +35,9 @@ pub(crate) struct Rollout {
     /// The next reload ends it instead of waiting for it.
     #[serde(default)]
     yields: bool,
+    /// How many instances there are to be when it is complete; `None`: as many as there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    then_scale: Option<u32>,
     /// The reload that follows.
     #[serde(skip)]
     next: Option<ReloadRequest>,
@@ -67,6 +70,15 @@ pub(crate) enum Predecessor {
     Gone(AfterExit),
 }
 
+/// Why a reload is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Completion {
+    /// Its new workers have lasted.
+    Lasted,
+    /// All new workers serve, and another command for the app does not wait until they have lasted.
+    CutShort,
+}
+
 /// A reload that was asked for.
 #[derive(Debug)]
 pub(crate) struct ReloadRequest {
@@ -77,6 +89,8 @@ pub(crate) struct ReloadRequest {
     pub(crate) only: Option<Vec<InstanceId>>,
     /// The next reload ends it instead of waiting for it.
     pub(crate) yields: bool,
+    /// How many instances there are to be when it is complete.
+    pub(crate) then_scale: Option<u32>,
 }
 
 /// Why a reload is undone.
@@ -113,6 +127,7 @@ impl Rollout {
             watched_until: None,
             room,
             yields,
+            then_scale: None,
             next: None,
         }
     }
@@ -155,6 +170,15 @@ impl Rollout {
 
     pub(crate) fn yields(&self) -> bool {
         self.yields
+    }
+
+    pub(crate) fn then_scale(&self) -> Option<u32> {
+        self.then_scale
+    }
+
+    /// When it is complete, so many instances.
+    pub(crate) fn set_then_scale(&mut self, count: Option<u32>) {
+        self.then_scale = count;
     }
 
     pub(crate) fn watched_until(&self) -> Option<Tick> {

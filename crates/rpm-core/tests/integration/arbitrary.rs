@@ -209,6 +209,7 @@ impl Choices<'_> {
                 app,
                 config: self.bool().then(|| self.config()),
                 yields: self.bool(),
+                then_scale: self.bool().then(|| self.below(6)),
             },
             12 => Command::Replace {
                 app,

@@ -1,8 +1,9 @@
 //! Scaling: which instances come and which go.
 
+use crate::common::rollout::{prove, undone};
 use crate::common::{APP, GROUP, Rig, done, drain, ms, online, retiring, slots, spawn, terminate};
-use rpm_core::protocol::{Command, Failure, Outcome, Output, Policy, Readiness};
-use rpm_core::{AppId, InstanceId, Ticket};
+use rpm_core::protocol::{AppConfig, Command, Failure, Outcome, Output, Policy, Readiness};
+use rpm_core::{AppId, Core, InstanceId, Ticket};
 
 #[test]
 fn scale_adds_and_removes_the_lowest_first() {
@@ -71,4 +72,85 @@ fn scale_does_not_count_what_is_being_deleted() {
     rig.delete(&[0]);
     let outputs = rig.command(Command::Scale { app: APP, count: 2 });
     assert_eq!(outputs, vec![spawn(3, 1, 2, 2)], "number 0 is still in use");
+}
+
+/// Two instances, the first of which is served by its new worker; then there are to be so many. The command is ticket 2.
+fn halfway_to(count: u32, watch_after: u64) -> Rig {
+    let mut rig = Rig::serving(2);
+    let config = AppConfig {
+        policy: Policy {
+            watch_after: ms(watch_after),
+            ..Policy::default()
+        },
+        ..AppConfig::default()
+    };
+    let outputs = rig.command(Command::Reload {
+        app: APP,
+        config: Some(config),
+        yields: false,
+        then_scale: Some(count),
+    });
+    assert_eq!(outputs, vec![spawn(3, 2, 0, 0), spawn(4, 2, 1, 1)]);
+    prove(&mut rig, 10, 3);
+    rig
+}
+
+fn is_settled(outputs: &[Output]) -> bool {
+    outputs.iter().any(|it| matches!(it, Output::Done { .. }))
+}
+
+#[test]
+fn a_reload_is_followed_by_its_scaling_and_done_with_that() {
+    let mut rig = halfway_to(3, 0);
+    let outputs = prove(&mut rig, 11, 4);
+    assert!(outputs.contains(&spawn(5, 2, 2, 2)), "{outputs:?}");
+    assert!(!is_settled(&outputs), "the third does not serve yet: {outputs:?}");
+    let outputs = prove(&mut rig, 12, 5);
+    assert!(outputs.contains(&done(2, &[2])), "{outputs:?}");
+    let mut rig = halfway_to(1, 0);
+    let outputs = prove(&mut rig, 11, 4);
+    assert!(outputs.contains(&drain(3)), "one too many: {outputs:?}");
+}
+
+#[test]
+fn the_scaling_after_a_reload_survives_the_shell() {
+    let mut rig = halfway_to(3, 0);
+    let stored = serde_json::to_string(&rig.core).expect("it can be stored");
+    rig.core = serde_json::from_str::<Core>(&stored).expect("it can be read");
+    rig.core.take_over(rig.now, &[]);
+    let outputs = prove(&mut rig, 11, 4);
+    assert!(outputs.contains(&spawn(5, 2, 2, 2)), "{outputs:?}");
+}
+
+#[test]
+fn a_reload_that_is_undone_scales_nothing() {
+    let mut rig = halfway_to(3, 0);
+    let outputs = rig.exited(4);
+    assert!(outputs.contains(&undone()) && is_settled(&outputs), "{outputs:?}");
+    assert_eq!(rig.core.instances().count(), 2);
+}
+
+#[test]
+fn a_command_that_cuts_a_reload_short_takes_its_scaling_with_it() {
+    let mut rig = halfway_to(3, 1000);
+    let outputs = prove(&mut rig, 11, 4);
+    assert!(!is_settled(&outputs), "it is watched: {outputs:?}");
+    let outputs = rig.delete(&[0, 1]);
+    let superseded = Output::Done {
+        ticket: Ticket(2),
+        outcome: Outcome::Failed {
+            instance: None,
+            worker: None,
+            failure: Failure::Superseded,
+        },
+    };
+    assert!(outputs.contains(&superseded), "{outputs:?}");
+    for worker in 1..=4 {
+        rig.exited(worker);
+    }
+    assert!(rig.core.app(APP).is_none(), "nothing came after it");
+    let mut rig = halfway_to(3, 1000);
+    prove(&mut rig, 11, 4);
+    let outputs = rig.pass(ms(1000));
+    assert!(outputs.contains(&spawn(5, 2, 2, 2)), "{outputs:?}");
 }

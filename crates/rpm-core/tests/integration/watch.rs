@@ -27,6 +27,7 @@ fn watched_of(yields: bool) -> Rig {
         app: APP,
         config: Some(config),
         yields,
+        then_scale: None,
     });
     prove(&mut rig, 10, 3);
     let outputs = prove(&mut rig, 11, 4);

@@ -149,44 +149,43 @@ impl Supervisor {
             ids.iter().any(online),
             app::instances(spec.instances, app::cpus()),
         );
+        let then_scale = (u32::try_from(ids.len()) != Ok(wanted)).then_some(wanted);
         let was = self.given(app).map(PortSource::of);
         let moves = was.is_some_and(|was| was != PortSource::of(&spec));
         let revision = self.revise(app, spec)?;
-        let accepted = if serves
+        let mut accepted = if serves
             && !hard
             && !(mode == ApplyMode::Restart && self.catalog().is_fork(app) && !self.has_slots(app))
         {
             let manner = Manner {
                 moves,
+                then_scale,
                 ..Manner::default()
             };
             self.replace(app, revision, manner)?
         } else {
             self.configure(app, revision)?;
-            self.obey(ids.clone(), |instances| Command::Restart { instances })
+            let restarted = self.obey(ids.clone(), |instances| Command::Restart { instances });
+            self.then_scale(app, restarted, then_scale)
         };
-        Ok(Some(self.then_scale(
-            app,
-            accepted,
-            u32::try_from(ids.len()).unwrap_or(u32::MAX),
-            wanted,
-        )))
+        if let Some(wanted) = then_scale {
+            let (name, now) = (self.label(app), ids.len());
+            let notes = &mut accepted.notes;
+            notes.push(format!("{name}: {now} instances become {wanted}"));
+        }
+        Ok(Some(accepted))
     }
 
-    /// After that, this many instances.
-    fn then_scale(&self, app: AppId, accepted: Accepted, now: u32, wanted: u32) -> Accepted {
-        if now == wanted {
+    /// After a restart, so many instances. (After a reload the core does that.)
+    pub(crate) fn then_scale(&self, app: AppId, accepted: Accepted, wanted: Option<u32>) -> Accepted {
+        let Some(wanted) = wanted else {
             return accepted;
-        }
+        };
         let Accepted {
             outcome,
             instances,
-            mut notes,
+            notes,
         } = accepted;
-        notes.push(format!(
-            "{}: {now} instances become {wanted}",
-            self.catalog().label(app)
-        ));
         let (sender, chained) = oneshot::channel();
         let handle = self.handle();
         tokio::spawn(async move {

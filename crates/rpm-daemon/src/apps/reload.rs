@@ -21,6 +21,8 @@ pub(crate) struct Manner {
     pub(crate) moves: bool,
     /// Nobody waits for the outcome: the next reload ends this one.
     pub(crate) yields: bool,
+    /// When the new ones serve, so many instances.
+    pub(crate) then_scale: Option<u32>,
 }
 
 impl Supervisor {
@@ -218,10 +220,10 @@ impl Supervisor {
             accepted.notes.push(format!(
                 "{name} listens on nothing that a second process could share: it is restarted"
             ));
-            return Ok(accepted);
+            return Ok(self.then_scale(app, accepted, manner.then_scale));
         }
         if !manner.yields
-            && let Some(attached) = self.attach(app, revision)
+            && let Some(attached) = self.attach(app, revision, manner.then_scale)
         {
             return Ok(attached);
         }
@@ -232,6 +234,7 @@ impl Supervisor {
             app,
             config: Some(config),
             yields: manner.yields,
+            then_scale: manner.then_scale,
         };
         Ok(self.obey(instances, |_| command))
     }
@@ -256,9 +259,10 @@ impl Supervisor {
     }
 
     /// Whoever asked for the reload that runs has gone: who asks for the same again gets its outcome.
-    fn attach(&mut self, app: AppId, revision: Revision) -> Option<Accepted> {
+    fn attach(&mut self, app: AppId, revision: Revision, then_scale: Option<u32>) -> Option<Accepted> {
         let view = self.core.app(app)?;
-        view.reload.filter(|reload| !reload.yields)?;
+        view.reload
+            .filter(|reload| !reload.yields && reload.then_scale == then_scale)?;
         let revisions = &self.apps.get(&app)?.revisions;
         if revisions.spec(view.config.revision) != revisions.spec(revision) {
             return None;

@@ -327,6 +327,7 @@ impl Supervisor {
                         app,
                         config: None,
                         yields: false,
+                        then_scale: None,
                     },
                 }),
             );

@@ -36,6 +36,7 @@ pub(crate) fn reload(rig: &mut Rig) -> Vec<Output> {
         app: APP,
         config: None,
         yields: false,
+        then_scale: None,
     })
 }
 
@@ -45,6 +46,7 @@ pub(crate) fn reload_yielding(rig: &mut Rig) -> Vec<Output> {
         app: APP,
         config: None,
         yields: true,
+        then_scale: None,
     })
 }
 
@@ -53,6 +55,7 @@ pub(crate) fn reload_with(rig: &mut Rig, config: AppConfig) -> Vec<Output> {
         app: APP,
         config: Some(config),
         yields: false,
+        then_scale: None,
     })
 }
 

@@ -349,7 +349,17 @@ fn random_command(world: &mut World) -> Verdict {
         _ => {
             let config = world.dice.percent(60).then(|| random_config(world));
             let yields = world.dice.percent(25);
-            command(world, Command::Reload { app, config, yields })
+            let scales = world.dice.percent(15);
+            let then_scale = scales.then(|| world.dice.roll(6) as u32);
+            command(
+                world,
+                Command::Reload {
+                    app,
+                    config,
+                    yields,
+                    then_scale,
+                },
+            )
         }
     }
 }

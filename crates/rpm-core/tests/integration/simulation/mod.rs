@@ -32,6 +32,7 @@ fn any_history_keeps_the_invariants_and_ends_in_quiet() {
         *seen.entry("undone halfway").or_default() += world.rollouts.halfway;
         *seen.entry("undone while watched").or_default() += world.rollouts.watched;
         *seen.entry("returned").or_default() += world.rollouts.returned;
+        *seen.entry("scaled").or_default() += world.rollouts.scaled;
         for (_, line) in world.history {
             match line {
                 Line::Out(output) => *seen.entry(kind(&output)).or_default() += 1,
@@ -42,7 +43,7 @@ fn any_history_keeps_the_invariants_and_ends_in_quiet() {
     }
     // A simulation in which something never happens says nothing about it.
     assert!(
-        seen.len() == KINDS + 4 && seen.values().all(|&times| times >= 20),
+        seen.len() == KINDS + 5 && seen.values().all(|&times| times >= 20),
         "{seen:#?}"
     );
 }

@@ -23,6 +23,8 @@ pub(crate) struct Rollouts {
     pub(crate) halfway: u64,
     /// How often when all of it did.
     pub(crate) watched: u64,
+    /// How often one was complete, and followed by its scaling.
+    pub(crate) scaled: u64,
     /// How often old workers that had retired already were started again.
     pub(crate) returned: u64,
     /// Whose instances may differ in generation.
@@ -50,6 +52,8 @@ struct Watch {
     limits: Option<(usize, usize)>,
     /// It goes back to a generation that was taken back in part.
     returns: bool,
+    /// When it is complete, instances come or go.
+    scales: bool,
     /// Instances that its new workers serve.
     proved: usize,
     /// That is all.
@@ -67,6 +71,8 @@ impl Rollouts {
                 if self.configuring != Some(app) && !returns {
                     self.configured.remove(&app);
                 }
+                let scales = self.running.get(&app).is_some_and(|watch| watch.scales);
+                self.scaled += u64::from(scales);
                 self.done
                     .extend(self.running.remove(&app).map(|watch| (app, watch)));
             }
@@ -181,6 +187,7 @@ impl Rollouts {
                 ready: before,
                 limits,
                 returns: reload.returns,
+                scales: reload.then_scale.is_some(),
                 proved: 0,
                 watched: false,
             };
@@ -268,7 +275,9 @@ fn check_done(core: &Core, app: AppId, watch: &Watch) -> Verdict {
         let served = match instance.state {
             StateView::Online { .. } => instance.generation == watch.generation,
             StateView::Stopping { .. } | StateView::Stopped => true,
-            StateView::Launching { .. } | StateView::WaitingRestart { .. } | StateView::Errored => false,
+            // One that the reload's scaling has added.
+            StateView::Launching { .. } => watch.scales && instance.generation == watch.generation,
+            StateView::WaitingRestart { .. } | StateView::Errored => false,
         };
         demand(served, || {
             format!("the reload of {app:?} is said to be done: {instance:?}")
