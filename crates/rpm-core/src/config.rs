@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Revision;
 
-/// How an app's workers come by their port.
+/// What makes a worker ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Readiness {
     /// Ready once the program has been executed: workers that are handed a socket that listens already (`LISTEN_FDS`).
@@ -118,7 +118,7 @@ pub struct AppConfig {
     /// Whether clients belong to workers.
     #[serde(default)]
     pub affinity: Affinity,
-    /// A reload is content with workers that serve other addresses than their predecessors.
+    /// A reload accepts workers that serve other addresses than their predecessors.
     pub allow_port_change: bool,
     /// A worker that a reload starts must also answer its health check before it takes over.
     pub health_check: bool,

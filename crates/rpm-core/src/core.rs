@@ -70,7 +70,8 @@ pub(crate) enum Timer {
     /// The next worker of a waiting instance.
     Respawn(InstanceId),
     /// The new workers of a reload have lasted.
-    Verdict(AppId),
+    #[serde(rename = "Verdict")]
+    WatchEnds(AppId),
 }
 
 impl Core {
@@ -113,7 +114,7 @@ impl Core {
                 Timer::State(worker) => self.state_expired(worker),
                 Timer::Unclaimed(worker) => self.close_unclaimed(worker),
                 Timer::Respawn(instance) => self.respawn(instance),
-                Timer::Verdict(app) => self.complete(app, Completion::Lasted),
+                Timer::WatchEnds(app) => self.complete(app, Completion::Lasted),
             }
         }
         self.steering.handle_timeout(self.now);
@@ -126,7 +127,7 @@ impl Core {
     pub fn ready_by_living(&self, now: Tick) -> impl Iterator<Item = WorkerId> + '_ {
         self.timers.due(now).filter_map(|timer| match timer {
             Timer::State(id) => self.workers.get(id)?.is_ready_by_living().then_some(id),
-            Timer::Unclaimed(_) | Timer::Respawn(_) | Timer::Verdict(_) => None,
+            Timer::Unclaimed(_) | Timer::Respawn(_) | Timer::WatchEnds(_) => None,
         })
     }
 

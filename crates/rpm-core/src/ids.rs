@@ -47,6 +47,6 @@ id!(
     GroupId(u32)
 );
 id!(
-    /// A command whose outcome somebody waits for.
+    /// A command whose outcome a client waits for.
     Ticket(u64)
 );

@@ -138,7 +138,7 @@ impl Core {
                 .rollout()
                 .is_none_or(|rollout| self.is_consistent(app, rollout));
             let verdict = app.rollout().and_then(Rollout::watched_until);
-            let deadline = self.timers.get(Timer::Verdict(id));
+            let deadline = self.timers.get(Timer::WatchEnds(id));
             ensure(consistent && deadline == verdict, Violation::Reload(id))?;
         }
         let idle = |id: &WorkerId| {
@@ -183,7 +183,7 @@ impl Core {
                 Timer::State(worker) => self.workers.contains(worker),
                 Timer::Unclaimed(worker) => self.workers.is_ready(worker),
                 Timer::Respawn(instance) => self.instances.contains(instance),
-                Timer::Verdict(app) => self.apps.contains(app),
+                Timer::WatchEnds(app) => self.apps.contains(app),
             };
             ensure(
                 alive && next <= self.timers.get(timer) && next.is_some(),

@@ -162,7 +162,7 @@ impl Core {
         }
         let until = self.now + time;
         rollout.watch_until(until);
-        self.timers.set(Timer::Verdict(id), until);
+        self.timers.set(Timer::WatchEnds(id), until);
     }
 
     /// Starts the candidate of an instance, which has left the queue.
@@ -218,7 +218,7 @@ impl Core {
 
     /// The new generation is there to stay.
     pub(crate) fn complete(&mut self, id: AppId, why: Completion) {
-        self.timers.clear(Timer::Verdict(id));
+        self.timers.clear(Timer::WatchEnds(id));
         let Some(app) = self.apps.get_mut(id) else { return };
         let generation = app.generation();
         let Some(mut rollout) = app.take_rollout() else {

@@ -18,7 +18,7 @@ pub(crate) enum Goal {
 }
 
 impl Goal {
-    /// Can `self` still be met when `newer` is wished for?
+    /// Can `self` still be met when a later command wants `newer`?
     fn survives(self, newer: Goal) -> bool {
         match (self, newer) {
             (Goal::Online, Goal::Online)
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_wish_leaves_of_an_older_one() {
+    fn what_a_newer_goal_leaves_of_an_older_one() {
         use Goal::{Down, Gone, Online};
         let cases = [
             (Online, Online, true),

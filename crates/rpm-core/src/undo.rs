@@ -16,7 +16,7 @@ use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
 impl Core {
     /// The old generation serves again.
     pub(crate) fn undo(&mut self, id: AppId, cause: UndoCause) {
-        self.timers.clear(Timer::Verdict(id));
+        self.timers.clear(Timer::WatchEnds(id));
         let Some(app) = self.apps.get_mut(id) else { return };
         let Some(mut rollout) = app.take_rollout() else {
             return;

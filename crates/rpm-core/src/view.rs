@@ -56,7 +56,7 @@ pub enum StateView {
         /// The worker.
         worker: WorkerId,
     },
-    /// No worker, by wish or by policy.
+    /// No worker, by command or by policy.
     Stopped,
     /// No worker until then.
     WaitingRestart {
@@ -127,7 +127,7 @@ pub enum LeavingPhase {
     Standby,
     /// It finishes what it has begun.
     Draining {
-        /// It was told to close its listeners ([`crate::protocol::Output::RefuseNew`]).
+        /// It was asked to close its listeners ([`crate::protocol::Output::RefuseNew`]).
         refuses_new: Option<RefusesNew>,
     },
     /// It was sent the signal to end, or will be as soon as it has a process.

@@ -37,7 +37,7 @@ pub(crate) enum State {
     Waiting { until: Tick },
     /// It has none, and gets the candidate of a reload; `then`: if the reload is undone.
     Awaiting { then: AfterExit },
-    /// Not running, by wish or by policy.
+    /// Not running, by command or by policy.
     Stopped,
     /// Failed too often.
     Errored,

@@ -87,7 +87,7 @@ pub(crate) enum Place {
 pub(crate) enum Intake {
     /// It does: a connection may be on its way to it.
     Open,
-    /// It was told to close its listeners. `keeps`: not those of the clients that it has, which need not hurry away.
+    /// It was asked to close its listeners. `keeps`: not those of the clients that it has, which need not hurry away.
     Refusing { keeps: bool },
 }
 

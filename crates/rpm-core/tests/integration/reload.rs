@@ -5,7 +5,7 @@ use crate::common::rollout::{
     reload_yielding, undone,
 };
 use crate::common::{
-    APP, GROUP, Rig, close, done, drain, instances, ms, rescue, retiring, slots, spawn, steer, terminate,
+    APP, GROUP, Rig, close, done, drain, draining, instances, ms, rescue, slots, spawn, steer, terminate,
 };
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
@@ -52,9 +52,9 @@ fn each_candidate_takes_over_when_proved_and_the_old_ones_drain_when_all_are() {
         is_online,
         is_proved,
         reload_done(),
-        retiring(1),
+        draining(1),
         drain(1),
-        retiring(2),
+        draining(2),
         drain(2),
         done(2, &[0, 1]),
     ];
@@ -71,7 +71,7 @@ fn a_candidate_that_fails_undoes_the_reload() {
         steer(&[0, 1]),
         crashed(4),
         undone(),
-        retiring(3),
+        draining(3),
         drain(3),
         failed(2, 1, 4, Failure::Exited(Exit::Code(1))),
     ];

@@ -1,7 +1,7 @@
 //! Scaling: which instances come and which go.
 
 use crate::common::rollout::{prove, undone};
-use crate::common::{APP, GROUP, Rig, done, drain, ms, online, retiring, slots, spawn, terminate};
+use crate::common::{APP, GROUP, Rig, done, drain, draining, ms, online, slots, spawn, terminate};
 use rpm_core::protocol::{AppConfig, Command, Failure, Outcome, Output, Policy, Readiness};
 use rpm_core::{AppId, Core, InstanceId, Ticket};
 
@@ -9,7 +9,7 @@ use rpm_core::{AppId, Core, InstanceId, Ticket};
 fn scale_adds_and_removes_the_lowest_first() {
     let mut rig = Rig::started(3, Readiness::Executed, Policy::default());
     let outputs = rig.command(Command::Scale { app: APP, count: 1 });
-    assert_eq!(outputs, vec![retiring(1), drain(1), retiring(2), drain(2)]);
+    assert_eq!(outputs, vec![draining(1), drain(1), draining(2), drain(2)]);
     rig.exited(1);
     assert_eq!(rig.exited(2), vec![done(2, &[0, 1])]);
     let outputs = rig.command(Command::Scale { app: APP, count: 3 });

@@ -1,7 +1,7 @@
 //! Stopping: clients are refused, and what is being answered is finished.
 
 use crate::common::rollout::{drained, leaving, reload};
-use crate::common::{GROUP, Rig, close, done, drain, instances, ms, retiring, slots, steer, terminate};
+use crate::common::{GROUP, Rig, close, done, drain, draining, instances, ms, slots, steer, terminate};
 use rpm_core::protocol::{Command, Input, Output};
 use rpm_core::{LeavingPhase, RefusesNew, SlotId, StateView, WorkerId};
 
@@ -29,7 +29,7 @@ fn released(rig: &mut Rig, slot: u32, worker: u64) -> Vec<Output> {
 #[test]
 fn a_worker_closes_its_listener_finishes_and_is_told_to_end() {
     let mut rig = Rig::serving(1);
-    assert_eq!(stop(&mut rig, &[0]), vec![retiring(1), drain(1), refuse(1)]);
+    assert_eq!(stop(&mut rig, &[0]), vec![draining(1), drain(1), refuse(1)]);
     assert_eq!(
         rig.core.eligible(GROUP),
         slots(&[0]),
@@ -56,7 +56,7 @@ fn others_of_the_app_serve_on() {
     let outputs = stop(&mut rig, &[0]);
     assert_eq!(
         outputs,
-        vec![steer(&[1]), retiring(1), drain(1)],
+        vec![steer(&[1]), draining(1), drain(1)],
         "nobody need be refused"
     );
     assert_eq!(drained(&mut rig, 1), vec![terminate(1)]);

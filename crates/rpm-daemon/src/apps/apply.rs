@@ -169,7 +169,7 @@ impl Supervisor {
             self.then_scale(app, restarted, then_scale)
         };
         if let Some(wanted) = then_scale {
-            let (name, now) = (self.label(app), ids.len());
+            let (name, now) = (self.catalog().label(app), ids.len());
             let notes = &mut accepted.notes;
             notes.push(format!("{name}: {now} instances become {wanted}"));
         }

@@ -61,7 +61,7 @@ pub(crate) fn drain(worker: u64) -> Output {
     }
 }
 
-pub(crate) fn retiring(worker: u64) -> Output {
+pub(crate) fn draining(worker: u64) -> Output {
     Output::Notice(Notice::Draining {
         worker: WorkerId(worker),
     })
