@@ -30,6 +30,7 @@ use crate::node::actions::Actions;
 use crate::node::agents::{AgentEvent, Agents};
 use crate::node::channel::Incoming;
 use crate::node::handoff::Handoffs;
+use crate::node::messages::Subscribers;
 use crate::os::memory::PutAway;
 use crate::os::pace::pause;
 use crate::os::reserve;
@@ -99,6 +100,8 @@ pub struct Supervisor {
     pub(crate) interception: Interception,
     pub(crate) upkeep: Upkeep,
     pub(crate) actions: Actions,
+    /// Who follows the messages of programs.
+    pub(crate) subscribers: Subscribers,
     pub(crate) complaints: Complaints,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
@@ -164,6 +167,7 @@ impl Supervisor {
             store: Store::new(&home),
             upkeep: Upkeep::default(),
             actions: Actions::default(),
+            subscribers: Subscribers::default(),
             complaints: Complaints::default(),
             home,
             logs,

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, SlotId, Tick, WorkerId};
-use rpm_wire::api::{ApiError, SendRequest, TriggerReply, TriggerRequest};
+use rpm_wire::api::{ApiError, MessageRequest, SendRequest, TriggerReply, TriggerRequest};
 use rpm_wire::channel::{self, Dialect, FromWorker, Malformed};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::debug;
@@ -16,6 +16,7 @@ use crate::node::actions::send_line;
 use crate::node::agents::{AgentEvent, NAMED_LIMIT, News};
 use crate::node::cluster;
 use crate::node::handoff::{self, Handoffs};
+use crate::node::messages;
 use crate::sockets::interception::{self, Intercepted};
 use crate::sockets::ports::Ports;
 use crate::supervisor::Supervisor;
@@ -90,10 +91,21 @@ impl Supervisor {
         &mut self,
         request: &TriggerRequest,
     ) -> Result<UnboundedReceiver<TriggerReply>, ApiError> {
-        let ids = self.catalog().resolve(std::slice::from_ref(&request.target))?;
-        let worker = |id: InstanceId| self.core.instance(id)?.worker();
-        let targets: Vec<WorkerId> = ids.into_iter().filter_map(worker).collect();
+        let targets = self.workers_of(&request.target)?;
         self.actions.call(request, targets, &mut self.workers)
+    }
+
+    /// Sends a message to the programs that a target means.
+    pub(crate) fn send_message(&mut self, request: &MessageRequest) -> Result<(), ApiError> {
+        let targets = self.workers_of(&request.target)?;
+        messages::send(request, targets, &mut self.workers)
+    }
+
+    /// The workers that a target means and that run.
+    fn workers_of(&self, target: &str) -> Result<Vec<WorkerId>, ApiError> {
+        let ids = self.catalog().resolve(&[target.to_owned()])?;
+        let worker = |id: InstanceId| self.core.instance(id)?.worker();
+        Ok(ids.into_iter().filter_map(worker).collect())
     }
 
     /// Passes on the connections that the daemon accepts itself.
@@ -153,7 +165,10 @@ impl Supervisor {
             FromWorker::HandleNack => self.acknowledged(worker, false),
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack()),
             FromWorker::Ready => self.input(Input::Ready { worker }),
-            FromWorker::Message(message) => self.actions.hear(worker, &message, &self.workers),
+            FromWorker::Message(message) => {
+                self.subscribers.publish(worker, &message, &self.workers);
+                self.actions.hear(worker, &message, &self.workers);
+            }
             FromWorker::Internal { .. } => {}
         }
     }

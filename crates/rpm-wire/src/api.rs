@@ -24,7 +24,9 @@ pub use spec::{
     Balance, ExecMode, HealthCheck, INSTANCE_VAR, LogTarget, OF_THE_USER, Policy, UnknownBalance,
     UnknownPolicy, WatchSpec,
 };
-pub use targets::{SendRequest, SignalRequest, TargetsRequest, TriggerReply, TriggerRequest};
+pub use targets::{
+    MessageRequest, SendRequest, SentMessage, SignalRequest, TargetsRequest, TriggerReply, TriggerRequest,
+};
 
 /// Body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
-use super::follow;
+use super::{follow, messages};
 use crate::api::handle::{Handle, ShuttingDown};
 use crate::apps::commands::failure;
 use crate::supervisor::{Event, Supervisor, now_ms};
@@ -39,6 +39,8 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/flush", post(flush))
         .route("/v1/send", post(send))
         .route("/v1/trigger", post(trigger))
+        .route("/v1/message", post(messages::send))
+        .route("/v1/messages", get(messages::follow))
         .route("/v1/reopen-logs", post(reopen_logs))
         .route("/v1/actions", post(act))
         .route("/v1/reload", post(reload))

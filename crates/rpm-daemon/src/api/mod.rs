@@ -10,6 +10,7 @@ mod change;
 mod follow;
 mod handlers;
 mod lines;
+mod messages;
 mod serve;
 
 pub use serve::serve;

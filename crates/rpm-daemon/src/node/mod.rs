@@ -5,3 +5,4 @@ pub(crate) mod agents;
 pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod handoff;
+pub(crate) mod messages;

@@ -1,4 +1,4 @@
-//! Requests about some processes: `POST /v1/reset`, `/v1/flush`, `/v1/signal`, `/v1/send`.
+//! Requests about some processes: `POST /v1/reset`, `/v1/flush`, `/v1/signal`, `/v1/send`, `/v1/message`.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,31 @@ pub struct SendRequest {
     pub target: String,
     /// What is written, without anything added.
     pub line: String,
+}
+
+/// `POST /v1/message`: send a message to the programs, over their channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessageRequest {
+    /// Name, id, namespace, `/pattern/` or `all`.
+    pub target: String,
+    /// What the program gets by `process.on('message')`.
+    pub message: serde_json::Value,
+}
+
+/// A line of `GET /v1/messages`: what a program has passed to `process.send`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentMessage {
+    /// When it came, milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// `pm_id`.
+    pub id: u32,
+    /// The app's name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The message.
+    pub message: serde_json::Value,
 }
 
 /// `POST /v1/trigger`: call an action that the programs offer, over their channel.

@@ -1,0 +1,191 @@
+//! What programs send over their channel (`process.send`), for those who follow it, and what is sent to them: `GET /v1/messages`,
+//! `POST /v1/message`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::body::Bytes;
+use rpm_core::WorkerId;
+use rpm_wire::api::{ApiError, MessageRequest, SentMessage};
+use rpm_wire::channel;
+use rpm_wire::shell::word;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::apps::commands::failure;
+use crate::logs::times::now_ms;
+use crate::node::channel::Outgoing;
+use crate::workers::worker::Workers;
+
+/// Those who follow at a time.
+const SUBSCRIBERS: usize = 32;
+
+/// Bytes that wait for a subscriber that does not read; messages beyond that are counted and dropped. A message has 1 MiB at most.
+const BACKLOG_BYTES: usize = 4 << 20;
+
+/// Everybody who follows the messages of programs.
+#[derive(Default)]
+pub(crate) struct Subscribers(Vec<Subscriber>);
+
+struct Subscriber {
+    to: mpsc::UnboundedSender<Bytes>,
+    /// Bytes that it has not taken yet.
+    waiting: Arc<AtomicUsize>,
+    /// Messages that were dropped since it was last sent one.
+    lost: u64,
+}
+
+/// The messages from now on, as lines of JSON.
+pub(crate) struct Subscription {
+    from: mpsc::UnboundedReceiver<Bytes>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Subscription {
+    /// The next line. Safe to cancel.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        let line = self.from.recv().await?;
+        self.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+        Some(line)
+    }
+}
+
+impl Subscriber {
+    fn send(&mut self, line: &Bytes) {
+        self.lost = match (self.lost, self.put(line.clone())) {
+            (lost, false) => lost + 1,
+            (_, true) => 0,
+        };
+    }
+
+    /// False if there is no room.
+    fn put(&mut self, line: Bytes) -> bool {
+        let line = match self.lost {
+            0 => line,
+            lost => [line_of(&json!({ "lost": lost })), line].concat().into(),
+        };
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting + line.len() > BACKLOG_BYTES {
+            return false;
+        }
+        self.waiting.fetch_add(line.len(), Ordering::Relaxed);
+        // One that has gone is removed with the next message.
+        let _ = self.to.send(line);
+        true
+    }
+}
+
+fn line_of(of: &Value) -> Bytes {
+    format!("{of}\n").into()
+}
+
+impl Subscribers {
+    fn add(&mut self) -> Option<Subscription> {
+        self.0.retain(|subscriber| !subscriber.to.is_closed());
+        if self.0.len() >= SUBSCRIBERS {
+            return None;
+        }
+        let (to, from) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        self.0.push(Subscriber {
+            to,
+            waiting: Arc::clone(&waiting),
+            lost: 0,
+        });
+        Some(Subscription { from, waiting })
+    }
+
+    /// Follows the messages of all programs from now on.
+    ///
+    /// # Errors
+    /// As many do already as may.
+    pub(crate) fn subscribe(&mut self) -> Result<Subscription, ApiError> {
+        let refused = || {
+            failure(
+                format!("{SUBSCRIBERS} clients follow the messages already"),
+                Some("end one of them"),
+            )
+        };
+        self.add().ok_or_else(refused)
+    }
+
+    /// A program has sent a message.
+    pub(crate) fn publish(&mut self, worker: WorkerId, message: &Value, workers: &Workers) {
+        if self.0.is_empty() {
+            return;
+        }
+        self.0.retain(|subscriber| !subscriber.to.is_closed());
+        let Some(held) = workers.get(&worker) else {
+            return;
+        };
+        let sent = SentMessage {
+            at_ms: now_ms(),
+            id: held.instance.0,
+            name: held.spec.name.clone(),
+            namespace: held.spec.namespace.clone(),
+            message: message.clone(),
+        };
+        let line = line_of(&json!(sent));
+        for subscriber in &mut self.0 {
+            subscriber.send(&line);
+        }
+    }
+}
+
+/// Sends a message to every one of these workers that has a channel: the program gets it by `process.on('message')`.
+///
+/// # Errors
+/// None has one.
+pub(crate) fn send(
+    request: &MessageRequest,
+    targets: impl IntoIterator<Item = WorkerId>,
+    workers: &mut Workers,
+) -> Result<(), ApiError> {
+    let mut sent = false;
+    for worker in targets {
+        let outgoing = Outgoing {
+            bytes: channel::message(&request.message),
+            fd: None,
+        };
+        let channel = workers.get_mut(&worker).and_then(|held| held.channel_mut());
+        sent |= channel.is_some_and(|channel| channel.send(outgoing, None));
+    }
+    if sent {
+        return Ok(());
+    }
+    Err(failure(
+        format!("no process of {:?} takes messages", request.target),
+        Some(&format!(
+            "Node and Bun do as long as they run and are connected; see `rpm describe {}`",
+            word(&request.target)
+        )),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_subscriber_that_does_not_read_loses_messages_and_hears_how_many() {
+        let mut subscribers = Subscribers::default();
+        let mut subscription = subscribers.add().expect("room");
+        let message = Bytes::from(vec![b'x'; 1 << 20]);
+        for _ in 0..7 {
+            subscribers.0[0].send(&message);
+        }
+        for _ in 0..4 {
+            assert_eq!(subscription.next().await.expect("a line").len(), 1 << 20);
+        }
+        assert_eq!(subscription.waiting.load(Ordering::Relaxed), 0);
+        subscribers.0[0].send(&Bytes::from_static(b"{}\n"));
+        let next = subscription.next().await.expect("a line");
+        assert_eq!(next, Bytes::from_static(b"{\"lost\":3}\n{}\n"));
+        drop(subscription);
+        assert!((0..SUBSCRIBERS).all(|_| subscribers.add().is_some_and(|kept| {
+            std::mem::forget(kept);
+            true
+        })));
+        assert!(subscribers.add().is_none(), "one more than may be");
+    }
+}
