@@ -21,16 +21,19 @@ const GLANCE: Duration = Duration::from_millis(200);
 /// mislead after a checkout or a restored cache, and say nothing of an install that broke off half-way.
 const STAMP: &str = "node_modules/.installed-from.json";
 
+/// What is installed: the runtimes, and the programs that use the JavaScript API.
+const DIRECTORIES: [&str; 2] = ["tests/fixtures", "tests/fixtures/javascript"];
+
 /// Installs if need be; fails when npm is missing or fails, or when another install does not end.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
-    let directory = workspace.root.join("tests/fixtures");
     fs::create_dir_all(&workspace.target)
         .with_context(|| format!("cannot create {}", workspace.target.display()))?;
-    install(
-        &directory,
-        &workspace.target.join("fixtures.lock"),
-        Path::new("npm"),
-    )
+    let lock = workspace.target.join("fixtures.lock");
+    for directory in DIRECTORIES {
+        install(&workspace.root.join(directory), &lock, Path::new("npm"))
+            .with_context(|| format!("cannot install {directory}"))?;
+    }
+    Ok(())
 }
 
 fn install(directory: &Path, lock: &Path, npm: &Path) -> anyhow::Result<()> {

@@ -56,6 +56,20 @@ pub fn deno() -> PathBuf {
     installed("deno/deno")
 }
 
+/// The directory of the programs that use the JavaScript API, with what npm installs there.
+///
+/// # Panics
+/// It cannot be installed.
+#[must_use]
+pub fn javascript() -> PathBuf {
+    let directory = repository().join("tests/fixtures/javascript");
+    // npm writes it last.
+    if !directory.join("node_modules/.package-lock.json").exists() {
+        install();
+    }
+    directory
+}
+
 fn installed(program: &str) -> PathBuf {
     let path = repository().join("tests/fixtures/node_modules").join(program);
     if !path.exists() {

@@ -29,6 +29,7 @@ mod handoff;
 mod health;
 mod hostile;
 mod ipc;
+mod js_client;
 mod keeper;
 mod kills;
 mod known_apps;
