@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use flate2::Compression;
 
+use crate::npm;
 use crate::workspace::{Workspace, cargo};
 
 /// The profile of the same name in the root Cargo.toml.
@@ -21,7 +23,9 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     succeed(&mut build)?;
     let program = workspace.target.join(PROFILE).join("rpm");
     let symbols = split(&program)?;
-    for path in [&program, &symbols] {
+    let directory = workspace.target.join(PROFILE);
+    let packages = npm::pack(workspace, &program, &directory, Compression::best())?;
+    for path in [&program, &symbols].into_iter().chain(&packages) {
         let size = std::fs::metadata(path)
             .with_context(|| format!("cannot read {}", path.display()))?
             .len();

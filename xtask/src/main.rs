@@ -6,6 +6,7 @@ mod dist;
 mod fixtures;
 mod layers;
 mod man;
+mod npm;
 mod quick;
 mod step;
 mod test;
@@ -25,7 +26,10 @@ const USAGE: &str = "usage: cargo xtask <command>
             that depend on them, and the end-to-end tests that were edited or whose names contain TEST
   test [ARGUMENT ...]
             tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
-  dist      the program as it is given to users, in target/dist, with its symbols in a file beside it
+  dist      the program as it is given to users, in target/dist, with its symbols in a file beside it,
+            and the packages for npm
+  npm [--fast] PROGRAM DIRECTORY
+            the packages for npm from a program that was built before
   man       the man pages, in target/man: one of each command
   tidy      conventions that rustc and clippy do not know
   layers    which crate may depend on which
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         ["layers"] => on_workspace(layers::run),
         ["man"] => on_workspace(man::run),
         ["dist"] => on_workspace(dist::run),
+        ["npm", rest @ ..] => on_workspace(|workspace| npm::run(workspace, &owned(rest))),
         ["fixtures"] => on_workspace(fixtures::run),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

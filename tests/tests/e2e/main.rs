@@ -38,6 +38,7 @@ mod logs;
 mod lossy;
 mod many;
 mod matrix;
+mod npm;
 mod options;
 mod other_users;
 mod overlap;
