@@ -2,6 +2,7 @@
 
 mod command;
 mod help;
+mod link;
 mod needless;
 mod options;
 mod start;
@@ -21,6 +22,7 @@ use crate::home::like_pm2;
 pub(crate) use command::{
     Column, Command, FileArgs, ListArgs, LogsArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets,
 };
+pub(crate) use link::LinkArgs;
 #[cfg(test)]
 pub(crate) use needless::Needless;
 pub(crate) use start::StartArgs;
@@ -139,6 +141,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     let grammar_of_all = grammar(&program);
     let args = exit_codes_apart(args);
     let args = match program.starts_with("pm2") || like_pm2() {
+        // PM2's own connects with its dashboard.
+        true if args.get(1).is_some_and(|first| first == "link") => {
+            return Err(missing(&program, &args[1..]));
+        }
         true => options::anywhere(args, &grammar_of_all),
         false => args,
     };
@@ -190,12 +196,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             silent,
             no_color,
         }),
-        Top::Missing(words) => {
-            let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-            let text = pasteable(&crate::compat::missing(&words));
-            return Err(Usage(grammar(&program).error(ErrorKind::InvalidSubcommand, text)));
-        }
+        Top::Missing(words) => return Err(missing(&program, &words)),
     })
+}
+
+/// There is no such command.
+fn missing(program: &str, words: &[OsString]) -> Usage {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let text = pasteable(&crate::compat::missing(&words));
+    Usage(grammar(program).error(ErrorKind::InvalidSubcommand, text))
 }
 
 /// `--stop-exit-codes 0 1 app.js` ends with the last number, as under PM2.

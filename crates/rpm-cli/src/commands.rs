@@ -9,6 +9,7 @@ mod dump;
 mod import;
 mod inspect;
 mod leaving;
+mod link;
 mod logs;
 mod monit;
 mod runtime;
@@ -190,6 +191,7 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
         Command::SendSignal { signal, targets } => inspect::send_signal(signal, targets, output).await,
         Command::Deploy { words } => deploy::deploy(words),
         Command::Monit => monit::monit().await,
+        Command::Link(args) => link::link(args, output),
         Command::Report => inspect::report(output).await,
         Command::Save { force } => dump::save(*force).await,
         Command::Cleardump => dump::clear(),

@@ -139,7 +139,9 @@ pub(crate) fn missing<T: AsRef<str>>(words: &[T]) -> String {
         Some(Here::Instead(what)) => format!("{name}: {what}"),
         Some(Here::Works) | None => {
             let names = COMMANDS.iter().filter(|command| command.here == Here::Works);
-            let own = ["rollback", "doctor", "validate", "demo", "runtime", "import"];
+            let own = [
+                "rollback", "doctor", "validate", "demo", "runtime", "import", "link",
+            ];
             let all = names.flat_map(|command| command.names.iter().copied()).chain(own);
             match rpm_spec::nearest(name, all) {
                 Some(near) => {

@@ -34,6 +34,7 @@ mod keeper;
 mod kills;
 mod known_apps;
 mod least_connections;
+mod link;
 mod logs;
 mod lossy;
 mod many;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 
+use super::link::LinkArgs;
 use super::start::StartArgs;
 use super::values::{self, count};
 use crate::complete::Shell;
@@ -277,6 +278,8 @@ pub(crate) enum Command {
     Unstartup(StartupArgs),
     /// Stop all apps and the daemon
     Kill,
+    /// Give this program another name: rpm or pm2
+    Link(LinkArgs),
     /// Print a completion script
     Completion {
         /// The shell that will read it

@@ -53,7 +53,7 @@ const GROUPS: [(&str, &[&str]); 8] = [
         ],
     ),
     ("For scripts", &["jlist", "prettylist", "pid", "id", "env"]),
-    ("rpm itself", &["demo", "update", "completion", "help"]),
+    ("rpm itself", &["demo", "update", "link", "completion", "help"]),
 ];
 
 /// What stands below the overview.
@@ -278,6 +278,11 @@ const PAGES: &[Page] = &[
         "update",
         "Apps and their clients are not affected.",
         &[("update", ""), ("update --binary ./rpm-new", "")],
+    ),
+    page(
+        "link",
+        "A symbolic link beside the program, and refused where another program on the PATH has that name.",
+        &[("link rpm", ""), ("link pm2", "for scripts that call PM2")],
     ),
     page(
         "completion",

@@ -383,6 +383,13 @@ fn options_of_pm2() {
     assert_eq!(start("pm2 start").targets, Vec::<OsString>::new());
     assert_eq!(start("pm2 start a.js b.js").targets.len(), 2);
     assert!(error("pm2 link").contains("no hosted dashboard"));
+    assert!(error("pm2 link secret public").contains("no hosted dashboard"));
+    let link = |force| LinkArgs {
+        name: "pm2".to_owned(),
+        force,
+    };
+    assert_eq!(command("rpmx link pm2"), Command::Link(link(false)));
+    assert_eq!(command("rpmx link pm2 --force"), Command::Link(link(true)));
     assert!(error("pm2 restrat x").contains("restart x`?"));
 }
 
