@@ -1,6 +1,6 @@
 //! Whatever a worker, or a stranger of its user, sends to the daemon, and as fast as it can: others are heard, and the daemon stays small.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,49 @@ fn a_channel_full_of_lines_keeps_nobody_waiting() {
 #[test]
 fn a_channel_full_of_requests_keeps_nobody_waiting() {
     floods(&["handles", "ready", "leaving", "listening", "closing", "asking"]);
+}
+
+/// A client that has asked for the messages of all programs; the head of the answer has begun.
+fn follower(rpm: &Rpm) -> UnixStream {
+    let mut client = UnixStream::connect(rpm.home().join("rpm.sock")).expect("the daemon accepts");
+    client.set_read_timeout(Some(BOUND)).expect("a socket");
+    let request = b"GET /v1/messages HTTP/1.1\r\nhost: rpm\r\n\r\n";
+    client.write_all(request).expect("it is sent");
+    let mut head = [0; 12];
+    client.read_exact(&mut head).expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 200");
+    client
+}
+
+#[test]
+fn messages_that_a_client_follows_and_does_not_read_are_dropped_and_counted() {
+    /// More than what waits for a client, 4 MiB, and what is in buffers besides.
+    const SENT: usize = 6 << 20;
+    let rpm = Rpm::new();
+    App::cluster("floods.js", "1")
+        .args(["--name", "flood", "--no-wait"])
+        .env("FLOOD", "messages")
+        .start(&rpm);
+    let (mut reads, stuck) = (follower(&rpm), follower(&rpm));
+    let (mut buffer, mut sent) = (vec![0; 1 << 20], 0);
+    while sent < SENT {
+        let upto = (sent + buffer.len()).min(SENT);
+        while sent < upto {
+            sent += reads.read(&mut buffer).expect("messages");
+        }
+        is_heard(&rpm, "messages that are not read");
+        is_small(&rpm, "messages that are not read");
+    }
+    let mut read = 0;
+    let counted = BufReader::new(stuck)
+        .lines()
+        .map(|line| line.expect("a line"))
+        .find(|line| {
+            read += line.len();
+            line.starts_with("{\"lost\":") || read > SENT
+        });
+    assert!(counted.is_some() && read <= SENT, "it has all of {read} bytes");
+    rpm.ok(["delete", "flood", "--hard"]);
 }
 
 #[test]
