@@ -113,3 +113,12 @@ pub fn has_ipv6(test: &str) -> bool {
     }
     bound.is_ok()
 }
+
+/// A figure of `/metrics`, by the beginning of its line; 0 if there is none.
+#[must_use]
+pub fn metric(rpm: &Rpm, name: &str) -> f64 {
+    let metrics = rpm.api("GET", "/metrics", "").body;
+    let line = metrics.lines().find(|line| line.starts_with(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0.0)
+}

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
+use rpm_e2e::ask::metric;
 use rpm_e2e::certificate::certificate;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::complaint::assert_says;
@@ -24,14 +25,6 @@ fn edge(instances: &str, port: &Port) -> App {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("it is UTF-8")
-}
-
-/// A figure of the only app.
-fn metric(rpm: &Rpm, name: &str) -> f64 {
-    let metrics = rpm.api("GET", "/metrics", "").body;
-    let line = metrics.lines().find(|line| line.starts_with(name));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
-        .unwrap_or(0.0)
 }
 
 #[test]
@@ -491,32 +484,4 @@ fn from_fork_mode_an_app_goes_behind_the_proxy_by_two_reloads() {
     }
     assert_eq!(rpm.describe("edge").plane, "proxy");
     assert_eq!(Connection::open(&port).get("/").status, 200);
-}
-
-/// The figures of an app are those of all its addresses together, and their times are a histogram.
-#[test]
-fn figures_of_several_addresses_add_up() {
-    let (rpm, first, second) = (Rpm::new(), Port::reserve(), Port::reserve());
-    App::cluster("two-ports.js", "1")
-        .args(["--name", "edge", "--balance", "proxy"])
-        .port(&first)
-        .env("PORT2", &second)
-        .start(&rpm);
-    for port in [&first, &first, &second] {
-        assert_eq!(
-            rpm_testkit::get(port.number(), "/").expect("it answers").status,
-            200
-        );
-    }
-    let answers = r#"rpm_proxy_answers_total{app="edge",status="2xx"}"#;
-    assert_eq!(metric(&rpm, answers), 3.0);
-    let text = rpm.api("GET", "/metrics", "").body;
-    assert!(
-        text.contains("# TYPE rpm_proxy_answer_seconds histogram\n"),
-        "{text}"
-    );
-    assert_eq!(metric(&rpm, r#"rpm_proxy_answer_seconds_count{app="edge"}"#), 3.0);
-    let all = r#"rpm_proxy_answer_seconds_bucket{app="edge",le="+Inf"}"#;
-    assert_eq!(metric(&rpm, all), 3.0);
-    assert!(metric(&rpm, r#"rpm_proxy_answer_seconds_sum{app="edge"}"#) > 0.0);
 }

@@ -39,6 +39,7 @@ mod logs;
 mod lossy;
 mod many;
 mod matrix;
+mod metrics;
 mod npm;
 mod options;
 mod other_users;

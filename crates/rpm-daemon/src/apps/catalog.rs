@@ -132,7 +132,9 @@ impl<'a> Catalog<'a> {
         let mut ours = self.core.instances().filter(|view| view.app == app);
         let online = |view: &InstanceView| matches!(view.state, StateView::Online { .. });
         let any = self.core.instances().any(|view| view.app == app && online(&view));
-        self.port_source(app) != Some(PortSource::Single) && any && ours.all(|view| instances.contains(&view.id))
+        self.port_source(app) != Some(PortSource::Single)
+            && any
+            && ours.all(|view| instances.contains(&view.id))
     }
 
     /// The specification that new workers of an app are started from.

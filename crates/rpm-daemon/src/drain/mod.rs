@@ -233,7 +233,11 @@ impl Drains {
         };
         let witness = match held.ports {
             PortSource::Node => Witness::Expected,
-            PortSource::Activated | PortSource::Captured | PortSource::Single if ctx.agent_returns(worker) => Witness::Expected,
+            PortSource::Activated | PortSource::Captured | PortSource::Single
+                if ctx.agent_returns(worker) =>
+            {
+                Witness::Expected
+            }
             PortSource::Activated | PortSource::Captured | PortSource::Single => Witness::Kernel,
         };
         self.begin(worker, left, witness, RETURN_WITHIN);

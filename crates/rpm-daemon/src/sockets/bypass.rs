@@ -12,7 +12,8 @@ use crate::sockets::interception::Interception;
 impl Interception {
     /// Why the proxy would not serve what the workers of this app listen on, if it is to and would not.
     pub(crate) fn unfronted(&self, spec: &AppSpec) -> Option<String> {
-        let unseen = is_proxied(spec) && PortSource::of(spec) == PortSource::Captured && !self.applies_to(spec);
+        let unseen =
+            is_proxied(spec) && PortSource::of(spec) == PortSource::Captured && !self.applies_to(spec);
         let denied = self.denied();
         unseen.then(|| {
             format!(

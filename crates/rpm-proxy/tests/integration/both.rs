@@ -207,7 +207,7 @@ fn worker(kind: Worker) -> (SocketAddr, Arc<AtomicUsize>) {
 fn serve(site: &Site, workers: &[SocketAddr]) {
     let target = |(id, addr): (u32, &SocketAddr)| Target {
         id: UpstreamId(10 + id),
-        addr: *addr,
+        addr: (*addr).into(),
         weight: 1,
         key: id,
         reserved: false,
