@@ -125,10 +125,13 @@ fn read_request<'h>(
     // HTTP/1.0 may omit it; HTTP/1.1 may not (RFC 9112, 3.2).
     field(out, b"host", host.unwrap_or_default());
     for it in fields {
-        let name = Name::of(it.name);
-        // These are written separately, once.
-        let is_written = matches!(name, Name::Host | Name::ContentLength) || name == Name::Expect && !is_11;
-        if !is_written && policy.passes(name, it.name) && !info.names(fields, it.name) {
+        let passes = match Name::of(it.name) {
+            // These are written separately, once.
+            Name::Host | Name::ContentLength => false,
+            Name::Expect if !is_11 => false,
+            name => policy.passes(name, it.name),
+        };
+        if passes && !info.names(fields, it.name) {
             field(out, it.name.as_bytes(), it.value);
         }
     }
@@ -330,14 +333,15 @@ fn pass_fields(
     out: &mut Vec<u8>,
 ) {
     for it in fields {
-        let name = Name::of(it.name);
-        if name.is_hop_by_hop() || !name.is_essential() && info.names(fields, it.name) {
-            continue;
-        }
-        // A response without content has no length (RFC 9110, 8.6). The length of one with content is written separately, once.
-        if name == Name::ContentLength
-            && (info.coding.is_some() || head.status == 204 || has_body && it.value == info.length_text)
-        {
+        let passes = match Name::of(it.name) {
+            name if name.is_hop_by_hop() => false,
+            // A response without content has no length (RFC 9110, 8.6). The length of one with content is written separately, once.
+            Name::ContentLength => {
+                info.coding.is_none() && head.status != 204 && !(has_body && it.value == info.length_text)
+            }
+            name => name.is_essential() || !info.names(fields, it.name),
+        };
+        if !passes {
             continue;
         }
         if head.gzip

@@ -50,6 +50,7 @@ impl Client {
     }
 
     /// What is added to a request for this host. `sent` tells whether a field of the client is passed on.
+    #[inline]
     pub(crate) fn forwarding<'a>(&'a self, host: &'a [u8], sent: impl Fn(&str) -> bool) -> Forwarding<'a> {
         let host = (!host.is_empty()).then_some(host);
         Forwarding {

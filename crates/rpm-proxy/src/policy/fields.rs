@@ -23,6 +23,7 @@ pub(crate) enum Name {
 }
 
 impl Name {
+    #[inline]
     pub(crate) fn of(name: &str) -> Name {
         let is = |other: &str| name.eq_ignore_ascii_case(other);
         match name.len() {
@@ -47,6 +48,7 @@ impl Name {
     }
 
     /// The field is about one connection and ends here (RFC 9110, 7.6.1). What of it the next connection needs is written again.
+    #[inline]
     pub(crate) fn is_hop_by_hop(self) -> bool {
         match self {
             Name::Connection | Name::Upgrade | Name::TransferEncoding | Name::Te | Name::Hop => true,
@@ -61,6 +63,7 @@ impl Name {
     }
 
     /// `Connection` cannot remove it by naming it: it says where the message ends, or where it goes.
+    #[inline]
     pub(crate) fn is_essential(self) -> bool {
         match self {
             Name::Host | Name::ContentLength | Name::TransferEncoding => true,
@@ -81,6 +84,7 @@ impl Name {
 const LONGEST: usize = 17;
 
 /// The name differs from one in [`Name::of`] by underscores alone. Where fields become variables (CGI, WSGI) the two are the same.
+#[inline]
 pub(crate) fn is_disguised(name: &str) -> bool {
     name.len() <= LONGEST && name.contains('_') && Name::of(&name.replace('_', "-")) != Name::Other
 }

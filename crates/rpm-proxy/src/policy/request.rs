@@ -39,6 +39,7 @@ impl<'a> RequestPolicy<'a> {
     }
 
     /// A field of the request is passed on, unless `Connection` names it.
+    #[inline]
     pub(crate) fn passes(&self, name: Name, text: &str) -> bool {
         match name {
             Name::Forwarded => self.trusted,
