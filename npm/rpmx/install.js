@@ -15,6 +15,8 @@ function replace(program) {
   const fresh = `${shim}.new`;
   fs.rmSync(fresh, { force: true });
   try {
+    // A file of the user's own is copied: a link would share its mode, and what is written into it later.
+    if (process.env.RPMX_BINARY) throw new Error('not ours');
     fs.linkSync(program, fresh);
   } catch {
     fs.copyFileSync(program, fresh);

@@ -18,7 +18,7 @@ use crate::listeners::{Listeners, Request};
 use crate::open_error::OpenError;
 use crate::owners::reserve;
 use crate::policy::Policy;
-use crate::private::guard;
+use crate::private::{guard, unguard};
 use crate::steering::Steering;
 
 /// Clients that may wait while the proxy is busy, and connections of the proxy while a worker is; the kernel's own limit (somaxconn) holds
@@ -323,6 +323,22 @@ impl Listeners {
         held.is_some_and(|held| socket::listen(held.fd.as_fd(), BACKLOG).is_ok())
     }
 
+    /// Lets everyone connect to private slots: who takes over may be a daemon that marks nothing. One that does closes them again.
+    pub fn unguard_private(&self) {
+        let slots = self.groups.values().flat_map(|group| group.slots.values());
+        slots
+            .filter(|slot| slot.is_private())
+            .for_each(|slot| unguard(slot.fd.as_fd()));
+    }
+
+    /// Closes them again: nobody has taken over.
+    pub fn guard_private(&self) {
+        let slots = self.groups.values().flat_map(|group| group.slots.values());
+        slots
+            .filter(|slot| slot.is_private())
+            .for_each(|slot| guard(slot.fd.as_fd()));
+    }
+
     /// Where only this worker listens, if the proxy is before it.
     #[must_use]
     pub fn private_address(&self, worker: WorkerId) -> Option<SocketAddr> {
@@ -361,7 +377,7 @@ impl Group {
             .collect();
         let drawn = std::iter::repeat_with(|| private(port)).take(ATTEMPTS);
         let fd = first_free(owner, drawn.filter(|addr| !used.contains(addr)))?;
-        guard(fd.as_fd())?;
+        guard(fd.as_fd());
         socket::listen(fd.as_fd(), BACKLOG)?;
         self.put(slot, fd, weight, true)
     }

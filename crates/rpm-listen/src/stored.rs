@@ -254,7 +254,7 @@ fn take_slot(addr: &SocketAddr, stored: &StoredSlot, fd: Kept<OwnedFd>) -> Optio
     }
     let private = stored.private.then(|| socket::local_addr(&fd)).transpose().ok()?;
     if private.is_some() {
-        guard(fd.as_fd()).ok()?;
+        guard(fd.as_fd());
     }
     let mut slot = Slot::new(fd, stored.socket.cookie, (private, stored.weight), None);
     // The keeper may know another one: the daemon has died between the two.

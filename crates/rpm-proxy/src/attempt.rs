@@ -74,7 +74,7 @@ impl<'f> Attempts<'f> {
             sticky: self.sticky,
             tried: &self.tried,
             max_in_flight: self.settings.max_in_flight,
-            now_ms: self.front.now_ms(),
+            now_ms: self.front.ms_since_start(),
         };
         choose(&self.front.upstreams.load(), &criteria)
     }
@@ -126,7 +126,7 @@ impl<'f> Attempts<'f> {
     /// Records a response of the upstream.
     pub(crate) fn answered(&self, upstream: &Upstream, status: u16, after: Duration) {
         let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
-        upstream.answered(status, after, self.front.now_ms());
+        upstream.answered(status, after, self.front.ms_since_start());
         self.front.count_time(after);
     }
 
@@ -138,7 +138,7 @@ impl<'f> Attempts<'f> {
 
     /// Records that the upstream did not respond in time.
     pub(crate) fn late(&self, upstream: &Upstream) -> Rejection {
-        upstream.failed(self.front.now_ms());
+        upstream.failed(self.front.ms_since_start());
         self.blame(upstream, SLOW, SLOW.why)
     }
 
@@ -148,19 +148,19 @@ impl<'f> Attempts<'f> {
             Next::Free => return Ok(()),
             Next::Limited if self.spend(upstream) => return Ok(()),
             Next::Limited => {}
-            Next::GiveUp => upstream.failed(self.front.now_ms()),
+            Next::GiveUp => upstream.failed(self.front.ms_since_start()),
         }
         Err(self.blame(upstream, UNANSWERED, failed.why))
     }
 
     fn blame(&self, upstream: &Upstream, rejection: Rejection, why: &str) -> Rejection {
-        upstream.blame(rejection.status, why, self.front.now_ms());
+        upstream.blame(rejection.status, why, self.front.ms_since_start());
         rejection
     }
 
     /// Uses one of the remaining retries, if there is one.
     fn spend(&mut self, upstream: &Upstream) -> bool {
-        upstream.failed(self.front.now_ms());
+        upstream.failed(self.front.ms_since_start());
         self.tried.push(upstream.id());
         if self.left == 0 || self.within(Duration::MAX).is_zero() || !self.front.spend_retry() {
             return false;

@@ -184,7 +184,7 @@ impl Front {
     pub fn set_upstreams(&self, targets: &[Target]) {
         let before = self.upstreams.load();
         let common = NewUpstream {
-            now_ms: self.now_ms(),
+            now_ms: self.ms_since_start(),
             slow_start_ms: u64::try_from(self.settings.load().slow_start.as_millis()).unwrap_or(u64::MAX),
             freed: Arc::clone(&self.freed),
         };
@@ -206,7 +206,7 @@ impl Front {
     /// The counters.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let now = self.now_ms();
+        let now = self.ms_since_start();
         let upstreams = self.upstreams.load();
         Figures {
             answers: [0, 1, 2, 3, 4].map(|class| self.answers[class].load(Ordering::Relaxed)),
@@ -226,7 +226,8 @@ impl Front {
         self.changed.subscribe()
     }
 
-    pub(crate) fn now_ms(&self) -> u64 {
+    /// Milliseconds since the front was made.
+    pub(crate) fn ms_since_start(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -306,6 +307,20 @@ fn accept_at_once(listener: &impl AsFd) -> io::Result<Option<OwnedFd>> {
 /// `EPERM` without CAP_NET_ADMIN or, since Linux 5.17, CAP_NET_RAW.
 pub fn mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
     SockRef::from(&socket).set_mark(mark)
+}
+
+/// Connects to a TCP listener of this machine with packets that are marked, and ends the connection again.
+///
+/// # Errors
+/// `TimedOut`: nobody has accepted it `within` that time; `EPERM` as for [`mark`]; those of connect(2).
+pub fn connect_marked(address: SocketAddr, by: u32, within: Duration) -> io::Result<()> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    mark(&socket, by)?;
+    socket.connect_timeout(&address.into(), within)
 }
 
 /// May this process mark what it sends?

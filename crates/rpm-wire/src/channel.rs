@@ -14,7 +14,7 @@ mod query;
 use std::collections::VecDeque;
 
 pub use encode::{Handle, ServerReply, ack, handle_ack, message, newconn, ping, reply_server};
-pub use from_worker::{FromWorker, Malformed};
+pub use from_worker::{FromWorker, Malformed, is_internal};
 pub use query::{AddressType, DEFAULT_BACKLOG, QueryServer};
 
 /// Longest line a worker may send, in bytes. Cluster messages have some hundred; the rest is for

@@ -45,6 +45,8 @@ class Feed {
     this.ended = new AbortController();
     this.known = new Map();
     this.opened = Date.now();
+    /** The time of the newest line. */
+    this.seen = 0;
   }
 
   /** Resolves when no message is missed any more. */
@@ -75,10 +77,21 @@ class Feed {
   async follow(lines, each, opened) {
     const { signal } = this.ended;
     let open = false;
-    const onOpen = () => opened((open = true));
+    const onOpen = () => {
+      // Lines of the past are sent again when a daemon has been replaced.
+      this.opened = Math.max(this.opened, this.seen + 1);
+      opened((open = true));
+    };
     while (!signal.aborted) {
       try {
-        for await (const line of lines(onOpen)) each(line);
+        for await (const line of lines(onOpen)) {
+          try {
+            each(line);
+          } catch (error) {
+            // A listener's own fault: it is uncaught, as from any other emitter, and the lines go on.
+            process.nextTick(() => { throw error; });
+          }
+        }
       } catch (error) {
         if (!open) throw error;
       }
@@ -95,6 +108,7 @@ class Feed {
   line({ id, name, stream, line, time_ms: at }) {
     // A line of which the time is not known was there before.
     if (at === undefined || at < this.opened) return;
+    this.seen = Math.max(this.seen, at);
     this.bus.publish(`log:${stream}`, { process: this.process(id, name), at, data: `${line}\n` });
   }
 

@@ -135,3 +135,38 @@ fn a_health_check_would_be_asked_in_another_version() {
         "{refused:?}"
     );
 }
+
+/// A client that speaks HTTP/1 and ends in the middle of its body, or sends none, learns that its request has failed.
+#[test]
+fn a_malformed_body_is_rejected_though_the_workers_speak_http2() {
+    use std::io::{Read as _, Write as _};
+    use std::net::{Shutdown, TcpStream};
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    app(&place, &port).start(&rpm);
+    let head = "POST / HTTP/1.1\r\nHost: x\r\n";
+    for rest in [
+        "Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        "Content-Length: 10\r\n\r\nab",
+    ] {
+        let mut client = TcpStream::connect(("127.0.0.1", port.number())).expect("it listens");
+        client.set_read_timeout(Some(BOUND)).expect("a deadline");
+        client
+            .write_all(format!("{head}{rest}").as_bytes())
+            .expect("it is sent");
+        client.shutdown(Shutdown::Write).expect("it ends");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("the proxy closes it");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+            "{rest:?}: {answer}"
+        );
+    }
+    assert_eq!(
+        get(port.number(), "/").expect("it answers").status,
+        200,
+        "{}",
+        rpm.log()
+    );
+}

@@ -177,3 +177,35 @@ fn a_worker_that_never_announces_itself_fails_in_time() {
         "{took:?}"
     );
 }
+
+/// Messages of Node's own would be answered by the worker, and its answer taken for that to something else.
+#[test]
+fn clients_send_messages_of_programs_and_no_others() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("ipc.js", "1").port(&port).start(&rpm);
+    let send = |message: Value| {
+        let request = json!({ "target": "ipc", "message": message });
+        rpm.api("POST", "/v1/message", &request.to_string())
+    };
+    for refused in [
+        json!({ "cmd": "NODE_HANDLE", "type": "net.Native", "msg": {} }),
+        json!({ "cmd": "NODE_CLUSTER", "act": "disconnect" }),
+    ] {
+        let answer = send(refused);
+        assert!(
+            answer.status >= 400 && answer.body.contains("Node's own"),
+            "{answer:?}"
+        );
+    }
+    let long = send(json!("x".repeat(1 << 20)));
+    assert!(
+        long.status >= 400 && long.body.contains("too long"),
+        "{}",
+        long.status
+    );
+    assert_eq!(send(json!({ "cmd": "NODE_", "hello": 1 })).status, 200);
+    let received = || json(&port, "/")["received"].clone();
+    let one = json!([{ "cmd": "NODE_", "hello": 1 }]);
+    wait_until("the message of the program", BOUND, received, |seen| *seen == one);
+    assert_eq!(rpm.process(0).restarts, 0);
+}

@@ -206,5 +206,5 @@ fn a_certificate_that_would_be_waited_for_is_refused() {
         .args([path.as_os_str()])
         .try_start(&rpm);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("it is not a file"), "{refused:?}");
+    assert!(refused.stderr.contains("not a regular file"), "{refused:?}");
 }

@@ -23,6 +23,9 @@ const SUBSCRIBERS: usize = 32;
 /// Bytes that wait for a subscriber that does not read; messages beyond that are counted and dropped. A message has 1 MiB at most.
 const BACKLOG_BYTES: usize = 4 << 20;
 
+/// The longest message that is sent, as the longest that is received.
+const MESSAGE_LIMIT: usize = 1 << 20;
+
 /// Everybody who follows the messages of programs.
 #[derive(Default)]
 pub(crate) struct Subscribers(Vec<Subscriber>);
@@ -135,20 +138,34 @@ impl Subscribers {
 /// Sends a message to every one of these workers that has a channel: the program gets it by `process.on('message')`.
 ///
 /// # Errors
-/// None has one.
+/// None has one, or the message is too long, or one that Node keeps for itself: what a worker answers to that would be taken for the answer to
+/// something else.
 pub(crate) fn send(
     request: &MessageRequest,
     targets: impl IntoIterator<Item = WorkerId>,
     workers: &mut Workers,
 ) -> Result<(), ApiError> {
+    let bytes = channel::message(&request.message);
+    if bytes.len() > MESSAGE_LIMIT {
+        return Err(failure(
+            format!("a message of {} bytes is too long", bytes.len()),
+            Some("1 MiB is the most; send the rest in further messages, or its place"),
+        ));
+    }
+    if channel::is_internal(&request.message) {
+        return Err(failure(
+            "a message whose `cmd` begins with NODE_ is one of Node's own",
+            Some("give `cmd` another value"),
+        ));
+    }
     let mut sent = false;
     for worker in targets {
         let outgoing = Outgoing {
-            bytes: channel::message(&request.message),
+            bytes: bytes.clone(),
             fd: None,
         };
         let channel = workers.get_mut(&worker).and_then(|held| held.channel_mut());
-        sent |= channel.is_some_and(|channel| channel.send(outgoing, None));
+        sent |= channel.is_some_and(|channel| !channel.is_behind() && channel.send(outgoing, None));
     }
     if sent {
         return Ok(());
@@ -156,7 +173,7 @@ pub(crate) fn send(
     Err(failure(
         format!("no process of {:?} takes messages", request.target),
         Some(&format!(
-            "Node and Bun do as long as they run and are connected; see `rpm describe {}`",
+            "Node and Bun do as long as they run, are connected and read what they were sent before; see `rpm describe {}`",
             word(&request.target)
         )),
     ))

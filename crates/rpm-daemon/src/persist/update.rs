@@ -275,7 +275,9 @@ impl Supervisor {
         let passed = self.succession.as_ref()?;
         let argv = [binary.as_os_str(), OsStr::new("daemon")];
         let keep = [passed.lock.as_fd(), passed.listener.as_fd()];
+        self.listeners.unguard_private();
         let error = succession::become_program(binary, &argv, &env, &keep);
+        self.listeners.guard_private();
         Some(failure(
             format!("{} cannot be executed: {error}", binary.display()),
             Some("the daemon that runs stays in charge"),

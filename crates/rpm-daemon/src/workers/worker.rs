@@ -32,9 +32,9 @@ pub(crate) struct Worker {
     pub(crate) life: Life,
     /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
     pub(crate) trouble: Option<String>,
-    /// By which its agent names it.
     /// An agent has spoken for it: one that is gone comes back.
     pub(crate) agent_seen: bool,
+    /// The name that its agent uses for it.
     pub(crate) token: String,
     /// Lines on its channel that were no messages.
     pub(crate) malformed: u64,
@@ -113,6 +113,9 @@ pub(crate) struct Tokens {
     /// The daemon's end of its standard input.
     pub(crate) stdin: Option<Token>,
 }
+
+/// Messages, each of 1 MiB at most, that may wait for a worker that does not read before those of other programs are refused.
+const BEHIND: usize = 16;
 
 /// The daemon's side of a Node channel.
 pub(crate) struct Channel {
@@ -247,6 +250,11 @@ impl Channel {
             self.held.push_back((message, awaiting));
         }
         room
+    }
+
+    /// The worker has not been sent so much yet that more of what programs are told would only fill the daemon's memory.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.outgoing.max_capacity() - self.outgoing.capacity() >= BEHIND
     }
 
     /// Messages with descriptors that wait until a ping is answered.

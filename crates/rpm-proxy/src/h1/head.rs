@@ -6,6 +6,7 @@ use httparse::{Header, Status};
 
 use super::framing::Framing;
 use super::message_info::MessageInfo;
+use crate::policy::client::Forwarding;
 use crate::policy::compression::{Content, weakened};
 use crate::policy::fields::{MAX_FIELDS, Name};
 use crate::policy::rejection::{
@@ -146,7 +147,12 @@ fn read_request<'h>(
     } else if info.trailers {
         out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
     }
-    name_client(out, fields, host.unwrap_or_default(), policy);
+    // What was dropped above was not passed on.
+    let passed_on = |name: &str| {
+        let sent = policy.trusted && fields.iter().any(|it| it.name.eq_ignore_ascii_case(name));
+        sent && !info.names(fields, name)
+    };
+    name_client(out, policy.client.forwarding(host.unwrap_or_default(), passed_on));
     out.extend_from_slice(b"\r\n");
     let keep_alive = if is_11 {
         !info.closes
@@ -375,9 +381,7 @@ fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn name_client(out: &mut Vec<u8>, fields: &[Header<'_>], host: &[u8], policy: RequestPolicy<'_>) {
-    let sent = |name: &str| policy.trusted && fields.iter().any(|it| it.name.eq_ignore_ascii_case(name));
-    let added = policy.client.forwarding(host, sent);
+fn name_client(out: &mut Vec<u8>, added: Forwarding<'_>) {
     field(out, b"x-forwarded-for", added.address.as_bytes());
     if let Some(scheme) = added.scheme {
         field(out, b"x-forwarded-proto", scheme.as_bytes());

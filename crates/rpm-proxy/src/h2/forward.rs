@@ -24,7 +24,9 @@ use super::websocket;
 use crate::attempt::Attempts;
 use crate::gzip::Gzip;
 use crate::peer::Peer;
-use crate::policy::rejection::{MOVED, NO_CONNECT, Rejection, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNDIRECTED};
+use crate::policy::rejection::{
+    BROKEN_BODY, MOVED, NO_CONNECT, Rejection, SLOW_CLIENT, TOO_LONG, UNANSWERED, UNDIRECTED,
+};
 use crate::policy::request::{RequestPolicy, https_location};
 use crate::policy::retry::{Unanswered, is_idempotent};
 use crate::pool::Connection;
@@ -53,13 +55,16 @@ pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response
     peer.front.earn_retry();
     let line = peer.front.log().map(|log| Line::new(log, peer.ip, &request));
     let is_head = request.method() == Method::HEAD;
+    let is_http2 = request.version() == Version::HTTP_2;
     let (mut response, status) = match exchange(peer, request).await {
         Ok(response) => {
             let status = response.status().as_u16();
             (response, status)
         }
         Err(Failure::Rejected(rejection)) => (plain(rejection, is_head), rejection.status),
-        // The client does not read it, and it is not counted.
+        // Over HTTP/1 hyper sends it, and closes the connection.
+        Err(Failure::Gone) if !is_http2 => (plain(BROKEN_BODY, is_head), BROKEN_BODY.status),
+        // The stream is reset: the client does not read it, and it is not counted.
         Err(Failure::Gone) => (Response::new(ResponseBody::nothing()), 0),
     };
     if status != 0 {
@@ -97,7 +102,7 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
         say_length(&mut parts.headers);
     }
     if websocket {
-        websocket::ask(&mut parts, peer.front.now_ms());
+        websocket::ask(&mut parts, peer.front.ms_since_start());
     }
     let replayable = !websocket && !has_body && is_idempotent(parts.method.as_str());
     let replay = replayable.then(|| Head::of(&parts));

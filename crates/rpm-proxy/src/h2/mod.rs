@@ -1,4 +1,4 @@
-//! HTTP/2 between a client and a worker, by hyper. The rules are in `policy`, as for HTTP/1.
+//! What hyper drives: clients that speak HTTP/2, and all clients of workers that speak h2c. The rules are in `policy`, as in `h1`.
 
 pub(crate) mod connection;
 mod download;

@@ -17,14 +17,14 @@ pub struct Client {
     pub secure: bool,
 }
 
-/// What is added to a request. Fields that the client has sent itself are still there only if they are trusted.
+/// What is added to a request. A field of the client is passed on only if it is trusted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forwarding<'a> {
     /// A line of `X-Forwarded-For`.
     pub(crate) address: &'a HeaderValue,
-    /// `X-Forwarded-Proto`, unless the client has sent one.
+    /// `X-Forwarded-Proto`, unless one of the client is passed on.
     pub(crate) scheme: Option<&'a HeaderValue>,
-    /// `X-Forwarded-Host`, unless the client has sent one.
+    /// `X-Forwarded-Host`, unless one of the client is passed on.
     pub(crate) named_host: Option<&'a [u8]>,
     /// A line of `Forwarded`, without the host.
     pub(crate) forwarded: &'a HeaderValue,

@@ -37,6 +37,8 @@ pub(crate) const fn bad(why: &'static str) -> Rejection {
 pub(crate) const NO_HOST: Rejection = bad("invalid Host header");
 /// The request could be redirected, but it does not say which host it is for.
 pub(crate) const UNDIRECTED: Rejection = bad("missing Host header: cannot redirect");
+/// The body of a request over HTTP/1 is malformed, or ends too early.
+pub(crate) const BROKEN_BODY: Rejection = bad("malformed or incomplete request body");
 /// It came in clear text where TLS is spoken.
 pub(crate) const NO_TLS: Rejection = bad("plain HTTP request sent to an https port");
 /// The target is `*`.

@@ -86,3 +86,32 @@ fn a_worker_gets_the_same_fields_over_both_versions() {
         }
     }
 }
+
+/// A field that is dropped because the client calls it one of its connection (RFC 9110, 7.6.1) was not passed on: the proxy sends its own.
+#[test]
+fn a_forwarding_field_of_the_connection_is_replaced_by_the_proxys() {
+    let network = "127.0.0.0/8".parse().expect("a network");
+    let site = Site::with(Settings {
+        trust_forwarded: vec![network],
+        ..Settings::default()
+    });
+    let sent = by_http1(
+        &site,
+        &[
+            ("connection", "X-Forwarded-Proto, x-forwarded-host"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "y"),
+        ],
+    );
+    for line in ["x-forwarded-proto: http", "x-forwarded-host: x"] {
+        assert_eq!(
+            sent.iter().filter(|it| *it == line).count(),
+            1,
+            "{line}: {sent:#?}"
+        );
+    }
+    assert!(
+        !sent.iter().any(|it| it.contains("https") || it.ends_with(" y")),
+        "{sent:#?}"
+    );
+}

@@ -76,7 +76,7 @@ options! {
     /// Maximum size of the body of a request
     own("max_body", Kind::Memory) => max_body: Option<u64>;
     /// Maximum size of the head of a request or response, 4K to 1M
-    own("max_head", Kind::Memory).default("64K") => max_head: Option<u64>;
+    own("max_head", Kind::Memory).default("64K") => #[serde(skip_serializing_if = "Option::is_none")] max_head: Option<u64>;
     /// Maximum number of connections per client address
     own("max_connections", Kind::POSITIVE) => max_connections: Option<u32>;
     /// Maximum number of open requests per HTTP/2 connection
@@ -111,5 +111,50 @@ mod tests {
         assert_eq!(some.trust_forwarded, ["10.0.0.0/8"]);
         let again = serde_json::to_string(&some).expect("JSON");
         assert_eq!(said(&again), some);
+    }
+
+    /// Older daemons and clients refuse a field that they do not know: one that came later is left out while it has no value.
+    #[test]
+    fn what_is_not_set_is_written_as_it_always_was() {
+        const FIELDS: [&str; 29] = [
+            "access_log",
+            "access_log_every",
+            "access_log_format",
+            "allow_underscores",
+            "check_interval_ms",
+            "compress",
+            "connect_timeout_ms",
+            "header_timeout_ms",
+            "hold_timeout_ms",
+            "idle_timeout_ms",
+            "max_body",
+            "max_connections",
+            "max_in_flight",
+            "max_streams",
+            "protocol",
+            "proxy_protocol",
+            "queue_limit",
+            "queue_timeout_ms",
+            "redirect_http",
+            "request_timeout_ms",
+            "response_timeout_ms",
+            "retries",
+            "slow_start_ms",
+            "sticky",
+            "stream_timeout_ms",
+            "tls_cert",
+            "tls_key",
+            "trust_forwarded",
+            "tunnel_timeout_ms",
+        ];
+        let written = serde_json::to_value(ProxySpec::default()).expect("JSON");
+        let mut fields: Vec<&str> = written
+            .as_object()
+            .expect("an object")
+            .keys()
+            .map(String::as_str)
+            .collect();
+        fields.sort_unstable();
+        assert_eq!(fields, FIELDS);
     }
 }

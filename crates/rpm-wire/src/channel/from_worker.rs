@@ -114,6 +114,12 @@ impl FromWorker {
     }
 }
 
+/// Is this a message that Node keeps for itself, and no program gets?
+#[must_use]
+pub fn is_internal(message: &Value) -> bool {
+    message.as_object().and_then(internal_cmd).is_some()
+}
+
 /// Node's rule: `cmd` starts with the prefix and is longer than it.
 fn internal_cmd(fields: &Map<String, Value>) -> Option<&str> {
     let cmd = fields.get("cmd")?.as_str()?;
