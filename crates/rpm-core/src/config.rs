@@ -27,7 +27,7 @@ pub enum Readiness {
 pub struct Policy {
     /// Start again after an exit that was not asked for.
     pub autorestart: bool,
-    /// Exit codes after which it is not started again all the same.
+    /// Exit codes after which it is not restarted, even with `autorestart`.
     #[serde(default)]
     pub stop_exit_codes: Vec<i32>,
     /// Consecutive exits younger than `min_uptime` after which an instance is `Errored`.
@@ -53,6 +53,13 @@ pub struct Policy {
     /// How long the old workers stand by when all new ones of a reload are ready. A new one that ends within this time has
     /// the old ones serve again. Zero: they drain at once.
     pub watch_after: Duration,
+}
+
+impl Policy {
+    /// Is it not to be restarted after this exit code, whatever else holds?
+    pub(crate) fn stops_at(&self, code: i32) -> bool {
+        self.stop_exit_codes.contains(&code)
+    }
 }
 
 fn start_timeout() -> Duration {

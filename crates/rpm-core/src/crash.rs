@@ -77,7 +77,7 @@ pub(crate) fn failure(exit: Option<Exit>) -> Failure {
 fn is_accomplished(worker: &Worker, exit: Option<Exit>, then: AfterExit) -> bool {
     let policy = &worker.config.policy;
     let is_good = match exit {
-        Some(Exit::Code(code)) => code == 0 || policy.stop_exit_codes.contains(&code),
+        Some(Exit::Code(code)) => code == 0 || policy.stops_at(code),
         Some(Exit::Signal(_)) | None => false,
     };
     is_good && worker.config.readiness == Readiness::Runs && then == AfterExit::Stopped

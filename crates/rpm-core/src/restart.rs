@@ -84,7 +84,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// A user starts the instance: earlier failures count no more.
+    /// A user starts the instance: earlier failures no longer count.
     pub(crate) fn forgive(&mut self) {
         self.unstable = 0;
         self.attempts = 0;
@@ -100,7 +100,7 @@ impl Record {
         self.restarts = self.restarts.saturating_add(1);
     }
 
-    /// Decides after an exit that was not asked for, and remembers it.
+    /// Decides after an exit that was not asked for, and remembers it. Candidates and standbys of a reload are judged by the rollout instead.
     pub(crate) fn judge_exit(
         &mut self,
         exit: Option<Exit>,
@@ -109,7 +109,7 @@ impl Record {
         rng: &mut Rng,
     ) -> Verdict {
         match exit {
-            Some(Exit::Code(code)) if policy.stop_exit_codes.contains(&code) => {
+            Some(Exit::Code(code)) if policy.stops_at(code) => {
                 self.credit(life, policy);
                 Verdict::Stopped
             }

@@ -35,7 +35,7 @@ impl Core {
         }
     }
 
-    /// A new worker for an instance, in the state that is made of the time when the shell must have answered.
+    /// A new worker for an instance, in the state that `state` builds from the shell's deadline.
     pub(crate) fn launch(&mut self, id: InstanceId, state: fn(Tick) -> WorkerState) -> Option<WorkerId> {
         let instance = self.instances.get(id)?;
         let app = self.apps.get(instance.app())?;

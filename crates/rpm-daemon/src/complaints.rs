@@ -8,7 +8,7 @@ use tracing::warn;
 
 /// Between two warnings of one kind about a worker.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Beyond so many kinds and workers those are forgotten that may be told again.
+/// Above this many entries, those whose pause is over are dropped.
 const REMEMBERED: usize = 1024;
 
 /// What was said of whom a moment ago.

@@ -16,7 +16,7 @@ use crate::supervisor::Supervisor;
 use crate::workers::worker::{Awaiting, Worker};
 
 impl Supervisor {
-    pub(crate) fn apply(&mut self, output: Output) {
+    pub(crate) fn execute(&mut self, output: Output) {
         match output {
             Output::Spawn {
                 worker,

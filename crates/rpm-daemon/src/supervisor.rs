@@ -48,11 +48,11 @@ use crate::workers::worker::Worker;
 
 /// Events that may wait; more make their senders wait.
 const EVENT_LIMIT: usize = 1024;
-/// For more trees than these one look at all processes is less than a search for the children of each, which takes about a thirtieth of it.
+/// For more trees than this, one pass over all processes is cheaper than a search for the children of each, which costs about a thirtieth of it.
 pub(crate) const FEW_TREES: usize = 24;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
-/// So many times what one took goes by before the next, at least.
+/// The pause before the next sample is at least this many times as long as the last one took.
 const USAGE_SHARE: u32 = 1000;
 const LONGEST_USAGE_INTERVAL: Duration = Duration::from_secs(60);
 /// The same while an app has a limit of memory.
@@ -393,8 +393,8 @@ impl Supervisor {
         }
         for output in outputs {
             match output {
-                Output::Terminate { .. } | Output::Kill { .. } => reserve::with(|| self.apply(output)),
-                _ => self.apply(output),
+                Output::Terminate { .. } | Output::Kill { .. } => reserve::with(|| self.execute(output)),
+                _ => self.execute(output),
             }
         }
     }

@@ -147,7 +147,8 @@ pub fn sockets_of(pid: u32) -> HashSet<u64> {
     socket_inodes(pid).collect()
 }
 
-/// The same, as evidence of what a process does *not* hold. `None` if it is none: the process is somebody else's, or gone, or about to be.
+/// The same, but reliable enough to conclude that a process does *not* hold a socket. `None` if that is impossible: the process belongs
+/// to another user, or has ended, or is about to.
 /// A process that ends has no descriptors any more, long before its end is reported if it has much memory.
 #[must_use]
 pub fn sockets_surely_of(pid: u32) -> Option<HashSet<u64>> {

@@ -217,7 +217,7 @@ pub struct Process {
     pub generation: u32,
     /// Cluster or fork.
     pub exec_mode: ExecMode,
-    /// The data plane in use: `direct` or `none`.
+    /// Which path the data takes: `direct`, `handoff`, `proxy` or `none`.
     pub plane: String,
     /// State.
     pub status: Status,
@@ -237,7 +237,7 @@ pub struct Process {
     pub cpu_percent: f64,
     /// Resident memory in bytes.
     pub memory_bytes: u64,
-    /// Established TCP connections of its slots.
+    /// Established TCP connections of its processes, at ports that it shares.
     pub connections: Option<u32>,
     /// Where it serves, as far as that goes through the daemon: what a process opened past it is a listener of
     /// [`AppInfo`] alone.
@@ -415,9 +415,9 @@ pub enum Circuit {
 /// One public address of an app.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerInfo {
-    /// `tcp [::]:3000`, `udp4 0.0.0.0:53`, `unix /run/x.sock`.
+    /// `tcp [::]:3000`, `udp 0.0.0.0:53`, `unix /run/x.sock`.
     pub address: String,
-    /// `ebpf`, `cbpf`, `shared` (one socket for all workers) or `own` (a listener of the worker's own).
+    /// `ebpf`, `cbpf`, `handoff`, `proxy`, `shared` (one socket for all workers) or `own` (a listener of the worker's own).
     pub steering: String,
     /// Why that.
     pub reason: String,
@@ -430,7 +430,7 @@ pub struct ListenerInfo {
 pub struct AppInfo {
     /// Configuration.
     pub spec: AppSpec,
-    /// `direct` or `none`.
+    /// Which path the data takes: `direct`, `handoff`, `proxy` or `none`.
     pub plane: String,
     /// Why that plane.
     pub plane_reason: String,

@@ -362,7 +362,7 @@ fn root_can_have_it_run_as_somebody_else() {
         != Some(0)
     {
         let error = rpm.fails(["start", "/bin/cat", "--uid", "nobody"]);
-        assert!(error.contains("the daemon is not root's"), "{error}");
+        assert!(error.contains("the daemon does not run as root"), "{error}");
         return;
     }
     App::of(["id -u && id -g && sleep 1000"])

@@ -320,7 +320,7 @@ pub(crate) struct ListArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// In the order of a column: id, name, namespace, pid, uptime, restarts, status, cpu or memory; `:desc` turns it round
+    /// In the order of a column: id, name, namespace, pid, uptime, restarts, status, cpu or memory; `:desc` reverses it
     #[arg(long, value_name = "COLUMN[:desc]", value_parser = values::order)]
     pub(crate) sort: Option<(Column, bool)>,
     /// A line for each figure instead of a table

@@ -113,7 +113,7 @@ fn valued(key: &'static Key, arg: Arg) -> Arg {
         Kind::Time => ("TIME", arg),
         Kind::Memory => ("SIZE", arg),
         Kind::Words => ("ARGS", arg.action(ArgAction::Append).allow_hyphen_values(true)),
-        // As PM2 takes them: `--stop-exit-codes 0 2`.
+        // As PM2 takes them: `--stop-exit-codes 0 2`. Exit codes are the only numbers that may be negative, and the only ones in words apart.
         Kind::Numbers(..0, _) => ("N", list(arg).num_args(1..).allow_negative_numbers(true)),
         Kind::Numbers(..) => ("N", list(arg)),
         Kind::Patterns => ("PATTERN", list(arg)),

@@ -14,7 +14,7 @@ use crate::home::{Home, home_dir};
 use crate::http::Session;
 
 /// Time for the daemon to answer: a person waits at the cursor.
-const ANSWER_WITHIN: Duration = Duration::from_millis(400);
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Maximum size of an ecosystem file to search.
 const MOST_BYTES: u64 = 1024 * 1024;

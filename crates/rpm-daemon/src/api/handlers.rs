@@ -143,7 +143,7 @@ async fn apply(State(handle): State<Handle>, Body(request): Body<ApplyRequest>) 
     let (wait, follow) = (request.wait, request.follow);
     answer(handle, wait, follow, move |supervisor| {
         supervisor.can_store()?;
-        supervisor.together(|it| it.have_be(request))
+        supervisor.together(|it| it.apply(request))
     })
     .await
 }

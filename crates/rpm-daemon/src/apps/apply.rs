@@ -38,8 +38,8 @@ impl Supervisor {
         apps.iter().map(plan).collect()
     }
 
-    /// Has the apps be so. If one of them cannot be, nothing is changed.
-    pub(crate) fn have_be(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
+    /// Brings the apps to the wanted state: all of them, or none if one cannot be.
+    pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
         let found: Vec<String> = request
             .apps
             .iter()

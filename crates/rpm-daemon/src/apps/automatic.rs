@@ -1,4 +1,4 @@
-//! Restarts that nobody asks for at the moment: which apps want them, and what becomes of them.
+//! Automatic restarts and reloads: which apps want them, and what becomes of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

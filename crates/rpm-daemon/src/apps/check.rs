@@ -211,7 +211,7 @@ fn weights(spec: &AppSpec) -> Checked {
 fn surge(spec: &AppSpec) -> Checked {
     if spec.max_surge == Some(0) && spec.max_unavailable == 0 {
         return Err(failure(
-            "a reload that may have no worker more and none fewer cannot replace any",
+            "max_surge 0 with max_unavailable 0 leaves no room to replace a worker",
             Some("--max-surge must be at least 1, or --max-unavailable"),
         ));
     }
@@ -233,7 +233,7 @@ fn schedule(spec: &AppSpec) -> Checked {
     let parsed = text.map(|text| Schedule::parse(text, spec.cron_timezone.as_deref()));
     match parsed {
         Some(Err(error)) => Err(failure(
-            format!("{} cannot be restarted by the clock: {error}", spec.name),
+            format!("{}: invalid cron_restart: {error}", spec.name),
             Some("five fields (minute, hour, day, month, weekday), or six with seconds first: '0 3 * * *'"),
         )),
         Some(Ok(_)) | None => Ok(()),
@@ -244,7 +244,7 @@ fn user(spec: &AppSpec) -> Checked {
     if (spec.uid.is_some() || spec.gid.is_some()) && rpm_sys::peer::effective_uid() != 0 {
         return Err(failure(
             format!(
-                "{} cannot run as another user: the daemon is not root's",
+                "{} cannot run as another user: the daemon does not run as root",
                 spec.name
             ),
             Some("leave uid and gid out, or run the daemon as root"),

@@ -2,10 +2,10 @@
 
 pub(crate) mod app;
 pub(crate) mod apply;
+pub(crate) mod automatic;
 pub(crate) mod catalog;
 pub(crate) mod check;
 pub(crate) mod commands;
 pub(crate) mod reload;
 pub(crate) mod revision;
 pub(crate) mod targets;
-pub(crate) mod unasked;

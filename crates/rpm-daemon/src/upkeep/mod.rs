@@ -1,4 +1,4 @@
-//! Restarts that nobody asks for at the moment: by the clock, by changed files, by memory.
+//! Automatic restarts: by the clock, by changed files, by memory.
 
 pub(crate) mod files;
 pub(crate) mod schedule;

@@ -53,7 +53,7 @@ pub(crate) fn cpu_of(leader: u32, census: &Census) -> Duration {
 
 impl Sampling {
     /// Looks up the processes of every worker.
-    fn meet_families(&mut self, workers: &mut Workers, census: &Census) {
+    fn find_families(&mut self, workers: &mut Workers, census: &Census) {
         let by_leader = &mut self.families;
         by_leader.clear();
         for held in workers.values_mut() {
@@ -79,7 +79,7 @@ impl Sampling {
         let census = Census::take();
         let now = census.taken();
         self.sampled = Some(now);
-        self.meet_families(workers, &census);
+        self.find_families(workers, &census);
         let families = &self.families;
         for process in workers.values_mut().filter_map(|worker| worker.process_mut()) {
             let since = now.saturating_duration_since(process.usage.at);
