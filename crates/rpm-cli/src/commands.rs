@@ -206,8 +206,27 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
             action,
             params,
         } => talk::trigger(target, action, params.as_deref(), output).await,
-        // Needs no daemon and was done before.
-        _ => Ok(()),
+        // Done by `execute` and `converse`. All are named, so that a new command that nobody carries out does not compile.
+        Command::Completion { .. }
+        | Command::Start(_)
+        | Command::StartOrRestart { .. }
+        | Command::StartOrReload { .. }
+        | Command::Serve(_)
+        | Command::Validate { .. }
+        | Command::Init { .. }
+        | Command::Stop { .. }
+        | Command::Delete { .. }
+        | Command::Restart { .. }
+        | Command::Reload { .. }
+        | Command::Rollback { .. }
+        | Command::Scale { .. }
+        | Command::Runtime(_)
+        | Command::Set { .. }
+        | Command::Multiset { .. }
+        | Command::Resurrect { .. }
+        | Command::Import { .. }
+        | Command::Update { .. }
+        | Command::Kill => Ok(()),
     }
 }
 

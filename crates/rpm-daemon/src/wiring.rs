@@ -10,6 +10,7 @@ use rpm_wire::channel::{self, Dialect, FromWorker, Malformed};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::debug;
 
+use crate::api::view::View;
 use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
 use crate::node::actions::send_line;
@@ -216,6 +217,32 @@ impl Supervisor {
     /// What is there, and what it is called.
     pub(crate) fn catalog(&self) -> Catalog<'_> {
         Catalog::new(&self.core, &self.apps)
+    }
+
+    /// What is known now.
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            core: &self.core,
+            apps: &self.apps,
+            workers: &self.workers,
+            listeners: &self.listeners,
+            sampling: &self.sampling,
+            handoffs: &self.handoffs,
+            fronts: &self.fronts,
+            agents: &self.agents,
+            actions: &self.actions,
+            interception: &self.interception,
+            home: &self.home,
+            log_starts: &self.log_starts,
+            rescues: self.rescues,
+            now: self.now(),
+        }
+    }
+
+    /// The same, with CPU, memory and connections as they are at this moment.
+    pub(crate) fn sampled(&mut self) -> View<'_> {
+        self.sample();
+        self.view()
     }
 
     /// What is needed to open, lend and close listeners.

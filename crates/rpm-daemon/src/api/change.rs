@@ -59,7 +59,7 @@ async fn present(handle: &Handle, accepted: Vec<Accepted>) -> Result<ChangeReply
     {
         // That is as it was asked for: nobody has gone away.
         tokio::spawn(outcome);
-        let now = move |supervisor: &mut Supervisor| supervisor.brief_change(&instances, notes);
+        let now = move |supervisor: &mut Supervisor| supervisor.view().brief_change(&instances, notes);
         replies.push(handle.ask(now).await?);
     }
     Ok(joined(replies))

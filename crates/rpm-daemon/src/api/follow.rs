@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
 use crate::api::handle::Handle;
+use crate::api::view::View;
 use crate::logs::tail::Follower;
 use crate::logs::times::now_ms;
-use crate::supervisor::Supervisor;
 use crate::workers::outputs;
 
 /// Most lines that can be asked for.
@@ -109,7 +109,9 @@ async fn origins(
     target: &str,
 ) -> Result<Result<Vec<Origin>, ApiError>, crate::api::handle::ShuttingDown> {
     let target = target.to_owned();
-    handle.ask(move |supervisor| supervisor.origins(&target)).await
+    handle
+        .ask(move |supervisor| supervisor.view().origins(&target))
+        .await
 }
 
 async fn send(origins: Vec<Origin>, past: Past, followed: Option<Followed>, sender: mpsc::Sender<Bytes>) {
@@ -233,7 +235,7 @@ fn encode(origin: &Origin, lines: Vec<Timed>) -> Bytes {
     bytes.into()
 }
 
-impl Supervisor {
+impl View<'_> {
     fn origins(&self, target: &str) -> Result<Vec<Origin>, ApiError> {
         let everything = target == "all" && self.core.instances().next().is_none();
         let ids = if everything {
@@ -258,7 +260,7 @@ impl Supervisor {
         let spec = worker
             .map(|worker| &worker.spec)
             .or_else(|| self.catalog().present_spec(view.app))?;
-        let paths = outputs::logs_of(&self.home, spec, id);
+        let paths = outputs::logs_of(self.home, spec, id);
         let same_app = self.core.instances().filter(|other| other.app == view.app);
         let shared = !outputs::is_numbered(spec) && same_app.count() > 1;
         let both = spec.logs.both.as_ref().and_then(LogTarget::standard_stream);

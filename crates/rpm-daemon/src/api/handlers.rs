@@ -113,13 +113,13 @@ async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -
 async fn known(State(handle): State<Handle>) -> Reply<Vec<Known>> {
     Ok(axum::Json(
         handle
-            .ask(|supervisor: &mut Supervisor| supervisor.known())
+            .ask(|supervisor: &mut Supervisor| supervisor.view().known())
             .await?,
     ))
 }
 
 async fn resolve(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<Vec<Known>> {
-    let meant = move |supervisor: &mut Supervisor| supervisor.meant_by(&request.targets);
+    let meant = move |supervisor: &mut Supervisor| supervisor.view().meant_by(&request.targets);
     Ok(axum::Json(handle.ask(meant).await??))
 }
 
@@ -160,7 +160,7 @@ async fn signal(State(handle): State<Handle>, Body(request): Body<SignalRequest>
 
 async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<Vec<String>> {
     let files = handle
-        .ask(move |supervisor| supervisor.log_files(&request.targets))
+        .ask(move |supervisor| supervisor.view().log_files(&request.targets))
         .await??;
     let names = files.iter().map(|(path, _)| path.display().to_string()).collect();
     handle.logs.flush(files).await;
@@ -231,7 +231,7 @@ struct Listing {
 async fn processes(State(handle): State<Handle>, Query(listing): Query<Listing>) -> Reply<Vec<Process>> {
     Ok(axum::Json(
         handle
-            .ask(move |supervisor| supervisor.processes(listing.spec))
+            .ask(move |supervisor| supervisor.sampled().processes(listing.spec))
             .await?,
     ))
 }
@@ -243,13 +243,15 @@ async fn doctor(State(handle): State<Handle>) -> Reply<Vec<Finding>> {
 async fn describe(State(handle): State<Handle>, Path(target): Path<String>) -> Reply<AppInfo> {
     Ok(axum::Json(
         handle
-            .ask(move |supervisor| supervisor.describe(&target))
+            .ask(move |supervisor| supervisor.sampled().describe(&target))
             .await??,
     ))
 }
 
 async fn metrics(State(handle): State<Handle>) -> Result<impl IntoResponse, Refusal> {
-    let text = handle.ask(Supervisor::metrics).await?;
+    let text = handle
+        .ask(|supervisor: &mut Supervisor| supervisor.sampled().metrics())
+        .await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }
 

@@ -10,12 +10,11 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use rpm_proxy::{BOUNDS_MS, Figures};
 
-use crate::supervisor::Supervisor;
+use crate::api::view::View;
 
-impl Supervisor {
+impl View<'_> {
     /// The present figures.
-    pub(crate) fn metrics(&mut self) -> String {
-        self.sample();
+    pub(crate) fn metrics(&self) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         let rendered = recorder.handle();
         let times = metrics::with_local_recorder(&recorder, || {

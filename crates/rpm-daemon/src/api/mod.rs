@@ -3,6 +3,8 @@
 pub(crate) mod doctor;
 pub(crate) mod handle;
 pub(crate) mod metrics;
+pub(crate) mod replies;
+pub(crate) mod view;
 pub(crate) mod views;
 
 mod body;

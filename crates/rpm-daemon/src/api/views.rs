@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, InstanceView, LeavingPhase, StateView, Tick, WorkerId};
@@ -12,17 +13,17 @@ use rpm_wire::api::{
     Served, SlotInfo, Status,
 };
 
+use crate::api::view::View;
 use crate::apps::app::{PortSource, explain, is_proxied};
-use crate::supervisor::Supervisor;
+use crate::workers::behalf::Behalf;
 use crate::workers::sampling::own_listeners;
 
 /// What each worker has of the listeners.
 pub(crate) type Held = BTreeMap<WorkerId, Holding>;
 
-impl Supervisor {
+impl View<'_> {
     /// Every instance, by id.
-    pub(crate) fn processes(&mut self, with_spec: bool) -> Vec<Process> {
-        self.sample();
+    pub(crate) fn processes(&self, with_spec: bool) -> Vec<Process> {
         let held = self.listeners.by_worker();
         let ids = self.core.instances().map(|view| view.id);
         ids.filter_map(|id| self.process(id, &held, with_spec)).collect()
@@ -40,7 +41,7 @@ impl Supervisor {
         let process = worker
             .and_then(|w| self.workers.get(&w))
             .and_then(|w| w.process());
-        let logs = crate::workers::outputs::logs_of(&self.home, spec, id);
+        let logs = crate::workers::outputs::logs_of(self.home, spec, id);
         let uptime = process.map(|p| u64::try_from(p.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         Some(Process {
             id: id.0,
@@ -70,7 +71,7 @@ impl Supervisor {
             details: with_spec.then(|| {
                 Box::new(Details {
                     both_log: logs.both.map(|path| path.display().to_string()),
-                    pid_file: crate::workers::outputs::pid_file(&self.home, spec, id)
+                    pid_file: crate::workers::outputs::pid_file(self.home, spec, id)
                         .display()
                         .to_string(),
                     restart_delay_ms: view
@@ -135,7 +136,7 @@ impl Supervisor {
                 generation: self.core.worker(id)?.generation.0,
                 phase,
                 connections: open.or_else(|| self.sampling.connections_of(id)),
-                left_ms: until.and_then(|until| u64::try_from((until - self.now()).as_millis()).ok()),
+                left_ms: until.and_then(|until| u64::try_from((until - self.now).as_millis()).ok()),
             })
         };
         let candidate = view.candidate.filter(|id| view.worker() != Some(*id));
@@ -151,9 +152,8 @@ impl Supervisor {
     }
 
     /// All about one app.
-    pub(crate) fn describe(&mut self, target: &str) -> Result<AppInfo, ApiError> {
+    pub(crate) fn describe(&self, target: &str) -> Result<AppInfo, ApiError> {
         let id = self.catalog().resolve_app(target)?;
-        self.sample();
         let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
         let Some(spec) = self.catalog().present_spec(id).cloned() else {
             return Err(crate::apps::commands::failure(
@@ -195,7 +195,7 @@ impl Supervisor {
             queued: slot
                 .queue
                 .len
-                .saturating_add(self.handoffs.unanswered_at(&self.listeners, slot.slot)),
+                .saturating_add(self.handoffs.unanswered_at(self.listeners, slot.slot)),
             backlog: slot.queue.max,
             steered: slot.steered,
             connections: slot.connections.or_else(|| self.handed_to(slot)),
@@ -246,8 +246,38 @@ impl Supervisor {
             reason: reason(id),
             slots: Vec::new(),
         };
-        let own = own_listeners(&self.listeners, &self.workers, app, instances);
+        let own = own_listeners(self.listeners, self.workers, app, instances);
         own.into_iter().map(info).collect()
+    }
+
+    /// The processes that these targets mean.
+    pub(crate) fn meant_by(&self, targets: &[String]) -> Result<Vec<Known>, ApiError> {
+        let instances = self.catalog().resolve(targets)?;
+        let is_meant = |known: &Known| instances.iter().any(|id| id.0 == known.id);
+        Ok(self.known().into_iter().filter(is_meant).collect())
+    }
+
+    /// The log files that these targets mean; none: all, and that of the daemon.
+    pub(crate) fn log_files(&self, targets: &[String]) -> Result<Vec<(PathBuf, Behalf)>, ApiError> {
+        let all = targets.is_empty();
+        let instances = match all {
+            true => self.core.instances().map(|view| view.id).collect(),
+            false => self.catalog().resolve(targets)?,
+        };
+        let mut files: BTreeMap<PathBuf, Behalf> = BTreeMap::new();
+        for id in instances {
+            let app = self.core.instance(id).map(|view| view.app);
+            if let Some(spec) = app.and_then(|app| self.catalog().present_spec(app)) {
+                let logs = crate::workers::outputs::logs_of(self.home, spec, id);
+                let behalf = Behalf::of(spec);
+                let paths = [Some(logs.out), Some(logs.err), logs.both].into_iter().flatten();
+                files.extend(paths.map(|path| (path, behalf.clone())));
+            }
+        }
+        if all {
+            files.insert(self.home.daemon_log(), Behalf::default());
+        }
+        Ok(files.into_iter().collect())
     }
 
     pub(crate) fn instance_of(&self, worker: WorkerId) -> Option<InstanceId> {

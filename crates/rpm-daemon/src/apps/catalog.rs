@@ -1,4 +1,5 @@
-//! What is there, and what it is called: lookups over the apps as the daemon keeps them and as the core has them.
+//! What is there, and what it is called: lookups over the apps as the daemon keeps them and as the core has them. A target is a name, a
+//! namespace, an id, a `/pattern/`, or `all`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

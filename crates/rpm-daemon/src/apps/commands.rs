@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome};
-use rpm_core::{AppId, InstanceId, Revision, StateView};
+use rpm_core::protocol::{AppConfig, Command, Failure, Outcome};
+use rpm_core::{AppId, InstanceId, Revision};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
 use rpm_wire::shell::word;
 use tokio::sync::oneshot;
@@ -11,13 +11,8 @@ use tokio::sync::oneshot;
 use crate::apps::app::{self, App, PortSource};
 use crate::apps::check::check;
 use crate::apps::reload::Manner;
-use crate::logs::tail;
 use crate::supervisor::{Supervisor, now_ms};
-use crate::workers::sampling::own_listeners;
 
-/// Lines of a failing worker that are shown: Node has the source above the error, ten lines of the stack below it, and below those
-/// the fields of the error.
-const SHOWN_LINES: usize = 30;
 /// Most instances of one app: enough for two generations in one group of slots.
 pub(crate) const INSTANCE_LIMIT: u32 = 1000;
 
@@ -184,7 +179,7 @@ impl Supervisor {
     ) -> Result<ChangeReply, ApiError> {
         match outcome {
             Outcome::Done { silent, .. } => {
-                notes.extend(silent.iter().map(|id| self.silence(*id)));
+                notes.extend(silent.iter().map(|id| self.view().silence(*id)));
                 Ok(self.change(concerned, notes))
             }
             Outcome::Failed {
@@ -202,114 +197,13 @@ impl Supervisor {
                 instance,
                 worker,
                 failure: why,
-            } => Err(self.failed(*instance, *worker, *why)),
+            } => Err(self.view().failed(*instance, *worker, *why)),
         }
     }
 
     pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
         self.sampling.sample_usage(&mut self.workers);
-        self.brief_change(instances, notes)
-    }
-
-    /// The same, with the figures of the last sample.
-    pub(crate) fn brief_change(&self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
-        let held = self.listeners.by_worker();
-        let processes = instances
-            .iter()
-            .filter_map(|id| self.process(*id, &held, false))
-            .collect();
-        ChangeReply { processes, notes }
-    }
-
-    fn silence(&self, id: InstanceId) -> String {
-        let view = self.core.instance(id);
-        let own = view.map(|view| own_listeners(&self.listeners, &self.workers, view.app, &[view]));
-        let own: Vec<String> = own
-            .into_iter()
-            .flatten()
-            .map(|(_, addr)| addr.to_string())
-            .collect();
-        let name = self.catalog().name_of(id).unwrap_or("?");
-        if own.is_empty() {
-            format!(
-                "{name} ({id}) is online and listens on nothing; it is steered to if it does later (for how long a start waits: --listen-timeout)"
-            )
-        } else {
-            format!(
-                "{name} ({id}) listens on its own, without balancing: {}",
-                own.join(", ")
-            )
-        }
-    }
-
-    fn failed(
-        &self,
-        instance: Option<InstanceId>,
-        worker: Option<rpm_core::WorkerId>,
-        why: Failure,
-    ) -> ApiError {
-        let name = instance
-            .and_then(|id| self.catalog().name_of(id))
-            .unwrap_or("the app");
-        let id = instance.map(|id| id.to_string()).unwrap_or_default();
-        // Forgotten if its successors have failed since: the oldest that is known tells the same story.
-        let oldest = || {
-            self.workers
-                .values()
-                .find(|worker| Some(worker.instance) == instance)
-        };
-        let held = worker
-            .and_then(|worker| self.workers.get(&worker))
-            .or_else(oldest);
-        let trouble = held.and_then(|worker| worker.trouble.clone());
-        let what = match why {
-            Failure::SpawnFailed => "could not be started".to_owned(),
-            Failure::Exited(Exit::Code(code)) => {
-                format!("exited with code {code} before it was ready")
-            }
-            Failure::Exited(Exit::Signal(number)) => {
-                format!("was killed by signal {number} before it was ready")
-            }
-            Failure::Crashed(exit) => {
-                let how = match exit {
-                    Exit::Code(code) => format!("exited with code {code}"),
-                    Exit::Signal(number) => format!("was killed by signal {number}"),
-                };
-                format!("was ready, then {how} before the reload was complete")
-            }
-            Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
-            Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
-        };
-        let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
-        let last_lines = held.map(|worker| last_lines(&worker.logs)).unwrap_or_default();
-        let state = instance
-            .and_then(|id| self.core.instance(id))
-            .map(|view| view.state);
-        let serves = matches!(state, Some(StateView::Online { .. }));
-        let given_up = matches!(state, Some(StateView::Stopped | StateView::Errored));
-        let target = word(name);
-        let hint = match why {
-            _ if serves => Some("the workers that ran before keep serving".to_owned()),
-            Failure::NotReady { .. } => {
-                Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())
-            }
-            Failure::Exited(_) | Failure::Crashed(_) if given_up => Some(format!(
-                "`rpm logs {target}` shows its output, `rpm delete {target}` removes it"
-            )),
-            Failure::Exited(_) | Failure::Crashed(_) => Some(format!(
-                "it is still being restarted; `rpm logs {target}` shows its output, `rpm delete {target}` removes it"
-            )),
-            Failure::SpawnFailed => Some(format!(
-                "it is still being started; `rpm delete {target}` removes it"
-            )),
-            Failure::Superseded | Failure::NoSuchApp => None,
-        };
-        ApiError {
-            error: format!("{name} ({id}) {what}{cause}"),
-            hint,
-            last_lines,
-            unknown: None,
-        }
+        self.view().brief_change(instances, notes)
     }
 }
 
@@ -317,14 +211,6 @@ impl Supervisor {
 pub(crate) fn passable(env: &BTreeMap<String, String>) -> bool {
     let name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
     env.iter().all(|(key, value)| name(key) && !value.contains('\0'))
-}
-
-fn last_lines(logs: &crate::workers::worker::Logs) -> Vec<String> {
-    let mut lines = tail::last_lines(&logs.out, logs.out_from, SHOWN_LINES);
-    lines.extend(tail::last_lines(&logs.err, logs.err_from, SHOWN_LINES));
-    lines.retain(|line| !line.trim().is_empty());
-    let surplus = lines.len().saturating_sub(SHOWN_LINES);
-    lines.split_off(surplus)
 }
 
 /// `n`, `+n`, `-n` or `max`, seen from the present number of instances of `target`.

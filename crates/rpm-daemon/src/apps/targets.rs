@@ -1,27 +1,16 @@
-//! What a target means: a name, a namespace, an id, a `/pattern/`, or `all`; and requests that need no more than that.
-
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+//! Requests that need no more than the processes that a target means.
 
 use rpm_core::InstanceId;
 use rpm_core::protocol::{Command, Outcome};
 use rpm_sys::pidfd::signal_by_name;
 use rpm_sys::tree::Tree;
-use rpm_wire::api::{ApiError, ChangeReply, Known};
+use rpm_wire::api::{ApiError, ChangeReply};
 use tokio::sync::oneshot;
 
 use crate::apps::commands::{Accepted, failure};
 use crate::supervisor::Supervisor;
-use crate::workers::behalf::Behalf;
 
 impl Supervisor {
-    /// The processes that these targets mean.
-    pub(crate) fn meant_by(&self, targets: &[String]) -> Result<Vec<Known>, ApiError> {
-        let instances = self.catalog().resolve(targets)?;
-        let is_meant = |known: &Known| instances.iter().any(|id| id.0 == known.id);
-        Ok(self.known().into_iter().filter(is_meant).collect())
-    }
-
     /// Counts restarts from 0.
     pub(crate) fn reset(&mut self, targets: &[String]) -> Result<ChangeReply, ApiError> {
         let instances = self.catalog().resolve(targets)?;
@@ -59,29 +48,6 @@ impl Supervisor {
             }
         }
         Ok(self.change(&instances, notes))
-    }
-
-    /// The log files that these targets mean; none: all, and that of the daemon.
-    pub(crate) fn log_files(&self, targets: &[String]) -> Result<Vec<(PathBuf, Behalf)>, ApiError> {
-        let all = targets.is_empty();
-        let instances = match all {
-            true => self.core.instances().map(|view| view.id).collect(),
-            false => self.catalog().resolve(targets)?,
-        };
-        let mut files: BTreeMap<PathBuf, Behalf> = BTreeMap::new();
-        for id in instances {
-            let app = self.core.instance(id).map(|view| view.app);
-            if let Some(spec) = app.and_then(|app| self.catalog().present_spec(app)) {
-                let logs = crate::workers::outputs::logs_of(&self.home, spec, id);
-                let behalf = Behalf::of(spec);
-                let paths = [Some(logs.out), Some(logs.err), logs.both].into_iter().flatten();
-                files.extend(paths.map(|path| (path, behalf.clone())));
-            }
-        }
-        if all {
-            files.insert(self.home.daemon_log(), Behalf::default());
-        }
-        Ok(files.into_iter().collect())
     }
 
     /// An outcome that is known already.
