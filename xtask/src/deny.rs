@@ -12,6 +12,7 @@ pub(crate) fn run(workspace: &Workspace, checks: &[String]) -> anyhow::Result<()
     let mut command = DENY.command(workspace)?;
     command.arg("check");
     if checks.is_empty() {
+        println!("advisories are left out: `cargo xtask deny advisories` fetches their database and asks");
         command.args(CHECKS);
     } else {
         command.args(checks);

@@ -182,11 +182,11 @@ impl Supervisor {
             Notice::ReloadUndone { app } => {
                 warn!(
                     app = self.catalog().label(app),
-                    "the reload was undone; what served before it serves on"
+                    "the reload was undone; the previous version keeps serving"
                 );
             }
             Notice::Stalled { slot, queued } => {
-                debug!(%slot, queued, "worker does not accept; out of steering");
+                debug!(%slot, queued, "worker does not accept; removed from steering");
             }
             Notice::Recovered { slot } => debug!(%slot, "worker accepts again; back in steering"),
         }

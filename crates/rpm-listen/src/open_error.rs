@@ -12,7 +12,7 @@ use crate::conflict::Occupant;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process listens there.
-    #[error("{addr} is taken by {by}")]
+    #[error("{addr} is in use by {by}")]
     Foreign {
         /// What was asked for.
         addr: SocketAddr,
@@ -20,7 +20,7 @@ pub enum OpenError {
         by: Occupant,
     },
     /// Another app, or another server of the same app, listens there.
-    #[error("{addr} is taken by another listener of this daemon, on {held}")]
+    #[error("{addr} is in use by another listener of this daemon, on {held}")]
     Ours {
         /// What was asked for.
         addr: SocketAddr,

@@ -33,7 +33,7 @@ fn works() -> bool {
     }
     let tried = try_it();
     if let Err(error) = &tried {
-        warn!(%error, "connections of the proxy cannot be told from others: workers behind it accept those of any local user");
+        warn!(%error, "connections of the proxy cannot be told apart: workers behind it accept connections of any local user");
     }
     tried.is_ok()
 }

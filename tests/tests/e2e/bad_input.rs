@@ -93,7 +93,7 @@ fn a_port_that_a_foreign_process_has() {
             &ran,
             &[
                 &address,
-                "is taken by",
+                "is in use by",
                 "python",
                 &owner,
                 "stop it or use another port",
@@ -113,7 +113,7 @@ fn a_port_that_another_app_has() {
     assert_says(
         &ran,
         &[
-            "is taken by the app \"first\"",
+            "is in use by the app \"first\"",
             &format!("127.0.0.1:{port}"),
             "use another port",
         ],

@@ -210,7 +210,7 @@ fn a_port_that_is_taken_is_named() {
     assert_eq!(ran.code, Some(1), "{ran:#?}");
     let owner = format!("pid {}", std::process::id());
     assert!(
-        ran.stderr.contains("is taken by") && ran.stderr.contains(&owner),
+        ran.stderr.contains("is in use by") && ran.stderr.contains(&owner),
         "{ran:#?}"
     );
     drop(taken);

@@ -118,7 +118,7 @@ fn files_that_cannot_be_watched_for_want_of_a_thread_are_watched_afterwards() {
     let _ = rpm.run(["start", "web", "--no-wait"]);
     let log = || rpm.log();
     wait_until("it cannot be watched", BOUND, log, |log| {
-        log.contains("not watched")
+        log.contains("cannot watch its files yet")
     });
     limit_threads(&rpm, None);
     rpm.wait_status("web", Status::Online);

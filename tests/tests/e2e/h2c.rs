@@ -131,7 +131,7 @@ fn a_health_check_would_be_asked_in_another_version() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
     let refused = app(&place, &port).args(["--health-check", "/"]).try_start(&rpm);
     assert!(
-        refused.code == Some(1) && refused.stderr.contains("HTTP/2 alone"),
+        refused.code == Some(1) && refused.stderr.contains("HTTP/2 only"),
         "{refused:?}"
     );
 }

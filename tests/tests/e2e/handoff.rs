@@ -326,7 +326,7 @@ fn other_programs_are_told_what_they_need() {
     let python = rpm.run(["start", "/bin/cat", "-i", "2", "--balance", "handoff"]);
     assert_says(
         &python,
-        &["cat cannot be handed connections", "leave --balance out"],
+        &["cat does not support --balance handoff", "leave --balance out"],
     );
     let error = rpm.fails(["start", "/bin/cat", "--balance", "proxxy"]);
     assert!(

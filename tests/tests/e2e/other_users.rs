@@ -256,7 +256,7 @@ fn links_of_others_are_not_followed_for_the_daemons_own_apps() {
         "it is said",
         BOUND,
         || rpm.log(),
-        |log| log.contains("output is being lost"),
+        |log| log.contains("losing output"),
     );
 }
 

@@ -397,7 +397,7 @@ fn the_same_port_twice_is_taken() {
     }
     assert_eq!(workers(&port, 2).len(), 2);
     assert!(
-        rpm.log().contains("taken by another server of the same app"),
+        rpm.log().contains("in use by another server of the same app"),
         "{}",
         rpm.log()
     );

@@ -130,18 +130,18 @@ fn the_environment_goes_back_too() {
 fn nothing_to_go_back_to() {
     let site = Site::start(&["-i", "2"]);
     let error = site.rpm.fails(["rollback", "site"]);
-    assert!(error.contains("no generation before"), "{error}");
+    assert!(error.contains("no previous generation"), "{error}");
     site.release("two", "process.exit(3)");
     site.rpm.fails(["reload", "site"]);
     let error = site.rpm.fails(["rollback", "site"]);
-    assert!(error.contains("no generation before"), "a failed one: {error}");
+    assert!(error.contains("no previous generation"), "a failed one: {error}");
     site.release("three", APP);
     site.rpm.ok(["reload", "site"]);
     std::fs::remove_dir_all(site.path("one")).expect("removed");
     let pids = site.rpm.pids("site");
     let error = site.rpm.fails(["rollback", "site"]);
     assert!(
-        error.contains("cannot be brought back: the working directory"),
+        error.contains("cannot roll back: the working directory"),
         "{error}"
     );
     std::fs::remove_dir_all(site.path("three")).expect("removed");

@@ -450,7 +450,7 @@ fn who_has_the_port_is_named() {
     let owner = format!("pid {}", std::process::id());
     assert_eq!(ran.code, Some(1), "{ran:#?}");
     assert!(
-        ran.stderr.contains("is taken by") && ran.stderr.contains(&owner),
+        ran.stderr.contains("is in use by") && ran.stderr.contains(&owner),
         "{ran:#?}"
     );
 }

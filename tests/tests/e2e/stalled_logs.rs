@@ -157,7 +157,7 @@ fn a_pipe_without_a_reader_delays_nothing() {
     );
     wait_until("it prints", BOUND, || done.exists(), |done| *done);
     assert_eq!(rpm.ok(["logs", "--nostream", "--lines", "5"]), "");
-    let warning = "output is being lost";
+    let warning = "losing output";
     assert_eq!(rpm.log().matches(warning).count(), 1, "{}", rpm.log());
     assert!(rpm.log().contains("app-0.pid"), "{}", rpm.log());
     let mut opened = reader(&pipe);

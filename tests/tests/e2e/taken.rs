@@ -49,7 +49,7 @@ fn the_second_app_is_refused_whatever_its_socket_says() {
                 wait_until("it is refused", BOUND, || rpm.log(), failed);
             } else {
                 let told = format!(
-                    "{host}:{port} is taken by the app \"first\", which listens on 127.0.0.1:{port}; stop it or use another port"
+                    "{host}:{port} is in use by the app \"first\", which listens on 127.0.0.1:{port}; stop it or use another port"
                 );
                 assert_eq!(ran.code, Some(1), "{first:?} {name}: {ran:#?}");
                 assert!(ran.stderr.contains(&told), "{first:?} {name}: {ran:#?}");
@@ -78,7 +78,8 @@ fn of_two_that_have_bound_a_port_at_the_same_time_one_may_listen() {
     fs::write(&go, "").expect("a file");
     let refused = || {
         let log = rpm.log();
-        ["one", "two"].map(|name| log.contains(&format!("is taken by the app {name:?}").replace('"', "\\\"")))
+        ["one", "two"]
+            .map(|name| log.contains(&format!("is in use by the app {name:?}").replace('"', "\\\"")))
     };
     let taken = wait_until("one is refused", BOUND, refused, |taken| taken.contains(&true));
     assert_ne!(taken, [true, true], "{}", rpm.log());
@@ -93,7 +94,7 @@ fn the_port_is_free_again_when_its_app_is_stopped() {
     app("second", &port).env("REUSE", 1).args(["-i", "2"]).start(&rpm);
     has_all(&port, "second");
     let error = rpm.fails(["restart", "first"]);
-    assert!(error.contains("is taken by the app \"second\""), "{error}");
+    assert!(error.contains("is in use by the app \"second\""), "{error}");
     has_all(&port, "second");
     rpm.ok(["restart", "second", "--name", "third"]);
     has_all(&port, "second");

@@ -55,7 +55,7 @@ fn taken_over_by_one_that_is_denied(rpm: &Rpm, keeper_dies: bool) {
     rpm.ok(["reload", "web", "--wait"]);
     clients.wait_ok(SOME);
     clients.finish_clean(rpm);
-    let replaced = rpm.log().contains("they are replaced by a reload");
+    let replaced = rpm.log().contains("and a reload replaces them");
     assert_eq!(replaced, keeper_dies, "{}", rpm.log());
 }
 

@@ -72,7 +72,7 @@ fn too_much_memory_is_replaced_and_no_request_lost() {
     );
     let after: BTreeSet<u32> = replaced.iter().filter_map(|process| process.pid).collect();
     assert_eq!(before.intersection(&after).count(), 1, "the other is left alone");
-    assert!(rpm.log().contains("it has more memory than it may"));
+    assert!(rpm.log().contains("it exceeds its memory limit"));
     clients.wait_ok(50);
     clients.finish_clean(&rpm);
 }

@@ -105,7 +105,7 @@ fn socket_table() -> Finding {
     match sock_diag::listeners() {
         Ok(_) => works(
             what,
-            "who has a port is named, and connections are counted while workers drain",
+            "the owner of a port is named, and connections are counted while workers drain",
         ),
         Err(error) => fails(what, error.to_string(), "load the modules tcp_diag and udp_diag"),
     }

@@ -233,7 +233,7 @@ impl View<'_> {
             .is_some_and(|spec| self.interception.applies_to(spec));
         let reason = |id: InstanceId| match (intercepted, cluster) {
             (true, _) => format!(
-                "opened by worker {id} itself, and left to it: a random port, or one that --ports leaves out"
+                "opened by worker {id} itself, not balanced: a random port, or one that --ports leaves out"
             ),
             (false, true) => {
                 format!("opened by worker {id} itself (exclusive, or not through node:cluster): not balanced")

@@ -108,7 +108,7 @@ impl Supervisor {
         for (new, old) in &request.renamed {
             if self.catalog().find_app(old).is_none() {
                 return Err(failure(
-                    format!("there is no app {old:?} to be renamed"),
+                    format!("no app {old:?} to rename"),
                     Some("nothing was changed"),
                 ));
             }
@@ -230,7 +230,7 @@ impl Supervisor {
         let name = &spec.name;
         Err(failure(
             format!(
-                "{name} cannot change to `balance: {}` while it serves; it goes on as it is",
+                "{name} cannot change to `balance: {}` while it serves; it keeps running as it is",
                 spec.balance
             ),
             Some(&match balance_alone {

@@ -111,7 +111,7 @@ impl Supervisor {
                 continue;
             }
             let (used_mb, limit_mb) = (over.used >> 20, over.limit >> 20);
-            info!(app = self.catalog().label(app), id = %over.instance, used_mb, limit_mb, "replaced: it has more memory than it may");
+            info!(app = self.catalog().label(app), id = %over.instance, used_mb, limit_mb, "replaced: it exceeds its memory limit");
             self.upkeep.spare(&over);
             let instances = vec![over.instance];
             let command = match self.catalog().is_fork(app) && !self.has_slots(app) {

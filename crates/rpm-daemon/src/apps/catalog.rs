@@ -199,7 +199,7 @@ impl<'a> Catalog<'a> {
 fn pattern_of(pattern: &str) -> Result<Regex, ApiError> {
     let wrong = |why: String| {
         failure(
-            format!("/{pattern}/ is no pattern: {why}"),
+            format!("/{pattern}/ is not a valid pattern: {why}"),
             Some("as in `rpm restart '/^web-/'`"),
         )
     };

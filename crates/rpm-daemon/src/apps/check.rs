@@ -127,7 +127,7 @@ fn handed(spec: &AppSpec) -> Checked {
     if spec.balance == Balance::Handoff && PortSource::of(spec) != PortSource::Node {
         return Err(failure(
             format!(
-                "{} cannot be handed connections: that needs Node, and several instances",
+                "{} does not support --balance handoff: that needs Node and several instances",
                 spec.name
             ),
             Some(
@@ -144,7 +144,7 @@ fn handed(spec: &AppSpec) -> Checked {
     if spec.balance == Balance::Proxy && PortSource::of(spec) == PortSource::Captured && !spec.intercept {
         return Err(failure(
             format!(
-                "{} cannot be behind the proxy: it is not Node, and with --no-intercept its listeners are not seen",
+                "{} cannot be behind the proxy: it is not Node, and with --no-intercept the daemon does not see its listeners",
                 spec.name
             ),
             Some("leave --no-intercept out, or pass the listener with --listen"),
@@ -156,7 +156,7 @@ fn handed(spec: &AppSpec) -> Checked {
 fn watch(spec: &AppSpec) -> Checked {
     match spec.watch.as_ref().map(files::check) {
         Some(Err(error)) => Err(failure(
-            format!("an expression of ignore_watch cannot be read: {error}"),
+            format!("invalid expression in ignore_watch: {error}"),
             Some("write it without look-around and back references, or as names and paths with *"),
         )),
         Some(Ok(())) | None => Ok(()),
@@ -199,7 +199,7 @@ fn weights(spec: &AppSpec) -> Checked {
     let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
     if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {
         return Err(failure(
-            "the weights of the workers do not fit the policy",
+            "--policy and --weights do not match",
             Some(
                 "--policy weighted and --weights belong together, each weight from 1 to 100: --policy weighted --weights 3,1",
             ),

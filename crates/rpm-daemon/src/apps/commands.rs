@@ -47,7 +47,7 @@ impl Supervisor {
             return Err(failure(
                 why,
                 Some(
-                    "leave out what prevents it, pass the listener with --listen, or leave --balance proxy out: it would be served without TLS and limits",
+                    "remove the cause, pass the listener with --listen, or leave out --balance proxy; otherwise clients would reach the app without TLS and limits",
                 ),
             ));
         }
@@ -186,7 +186,7 @@ impl Supervisor {
                 failure: Failure::Superseded,
                 ..
             } => Err(failure(
-                "another command changed the goal before this one was done",
+                "another command replaced this one before it was done",
                 None,
             )),
             Outcome::Failed {

@@ -54,15 +54,15 @@ impl Supervisor {
         let present = view.config.revision;
         let Some(wanted) = view.previous else {
             return Err(failure(
-                format!("{name} has no generation before the present one"),
-                Some("only what a reload has replaced can be brought back"),
+                format!("{name} has no previous generation"),
+                Some("a rollback needs an earlier reload"),
             ));
         };
         let known = self.apps.get(&app).map(|app| &app.revisions);
         let same = known.is_some_and(|known| known.spec(wanted) == known.spec(present));
         if let Some(Err(gone)) = known.map(|known| known.check(wanted)) {
             return Err(failure(
-                format!("the generation before cannot be brought back: {gone}"),
+                format!("cannot roll back: {gone}"),
                 Some(&format!("{name} keeps serving; restore the files")),
             ));
         }
@@ -278,9 +278,9 @@ impl Supervisor {
             notes: Vec::new(),
         };
         let name = self.catalog().label(app);
-        accepted.notes.push(format!(
-            "a reload of {name} that nobody waited for any more was running: this is its outcome"
-        ));
+        accepted
+            .notes
+            .push(format!("attached to a reload of {name} that was already running"));
         Some(accepted)
     }
 }

@@ -118,7 +118,7 @@ impl Sinks {
             done
         });
         if let Err(error) = done {
-            warn!(path = %path.display(), %error, "cannot put a log aside; it goes on growing");
+            warn!(path = %path.display(), %error, "cannot rotate a log; it keeps growing");
         }
         // Who looks for it finds it.
         drop(sink.behalf.open(path, How::Append));
@@ -308,7 +308,7 @@ impl Sink {
     fn count(&mut self, bytes: usize, why: impl std::fmt::Display) {
         if self.lost == 0 {
             let path = self.path.display();
-            warn!(%path, error = %why, "output is being lost; free some space, make the file writable or read it");
+            warn!(%path, error = %why, "losing output; free some space, make the file writable or read it");
         }
         self.lost += bytes as u64;
     }

@@ -69,7 +69,7 @@ impl Actions {
         self.called.retain(|called| !called.answers.is_closed());
         if self.called.len() >= LIMIT {
             return Err(failure(
-                "too many actions are waited for",
+                "too many actions are in progress",
                 Some("try again in a moment"),
             ));
         }

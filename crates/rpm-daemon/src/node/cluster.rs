@@ -110,7 +110,7 @@ fn is_withheld(ports: &Ports<'_>, worker: WorkerId, key: &str, wanted: &Wanted) 
 }
 
 fn withhold(ports: &mut Ports<'_>, worker: WorkerId, query: QueryServer) {
-    info!(%worker, key = query.key(), "a listener that overlaps an old one is opened when the reload is done");
+    info!(%worker, key = query.key(), "a listener overlaps one of the old workers; it opens when the reload is done");
     if let Some(held) = ports.workers.get_mut(&worker) {
         held.withheld.push(query);
         ports.input(Input::Withheld { worker });

@@ -223,7 +223,7 @@ impl Handoffs {
         self.due = Some(Instant::now() + RETRY);
         if !self.warned {
             let hint = rpm_sys::limits::explain(error);
-            warn!(%error, hint, "connections cannot be accepted, and wait");
+            warn!(%error, hint, "cannot accept connections; they wait");
             self.warned = true;
         }
     }
@@ -341,7 +341,7 @@ impl Handoffs {
             if let Some(owner) = ctx.listeners.owner_of(slot)
                 && let Err(error) = socket::give(&connection, owner)
             {
-                warn!(%worker, %error, "a connection cannot be made that of the worker's user; it does not get it");
+                warn!(%worker, %error, "cannot give a connection to the worker's user; another worker gets it");
                 continue;
             }
             let Ok(copy) = connection.try_clone() else {

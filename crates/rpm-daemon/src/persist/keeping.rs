@@ -33,16 +33,13 @@ pub(crate) fn open(home: &Home) -> Keeper {
     } = Keeper::open(&home.keeper());
     if let Some(error) = lost {
         let error = chain(&error);
-        warn!(
-            error,
-            "the keeper of the daemon before has not given all that it had"
-        );
+        warn!(error, "the previous daemon's keeper did not hand over everything");
     }
     if let Err(error) = started {
         let error = chain(&error);
         error!(
             error,
-            "nothing would survive this daemon: its keeper cannot be started"
+            "cannot start the keeper: nothing would survive this daemon"
         );
     }
     keeper
@@ -62,7 +59,7 @@ pub(crate) fn watch(keeper: Keeper) {
                 if keeper.has_quit() {
                     return;
                 }
-                warn!(%why, "the keeper is gone; another one gets what it had");
+                warn!(%why, "the keeper is gone; starting another one");
             }
             if began.elapsed() > LIVED {
                 pause = Duration::ZERO;
@@ -73,7 +70,7 @@ pub(crate) fn watch(keeper: Keeper) {
                 Ok(()) => info!(pid = keeper.pid(), "the keeper"),
                 Err(error) => error!(
                     error = chain(&error),
-                    "nothing would survive this daemon: its keeper cannot be started"
+                    "cannot start the keeper: nothing would survive this daemon"
                 ),
             }
         }

@@ -119,7 +119,7 @@ impl Store {
     pub(crate) fn new(home: &Home) -> Store {
         let asked = Journal::open(&home.asked());
         let warned = asked.inspect_err(|error| {
-            warn!(%error, "a worker may be asked to end a second time if this daemon dies when it has asked");
+            warn!(%error, "if this daemon dies now, the next one may signal a worker a second time");
         });
         Store {
             asked: warned.ok(),
@@ -226,7 +226,7 @@ impl Supervisor {
         let home = self.home.root().display();
         Err(failure(
             format!(
-                "the daemon cannot write its state in {home}: {why}; if it died, what is started now would be lost"
+                "the daemon cannot write its state in {home}: {why}; if it died, it would lose what is started now"
             ),
             Some(
                 "free space there, or make it writable; meanwhile apps can be stopped and deleted, and `rpm kill` works",
@@ -383,7 +383,7 @@ pub(crate) fn read(home: &Home) -> Option<Stored> {
         return None;
     }
     if Some(&stored.boot_id) != survive::boot_id().ok().as_ref() {
-        warn!("the state is of before the system was started; its workers are gone");
+        warn!("the state is from before the last boot; its workers are gone");
         return None;
     }
     stored.apps = read_file(home, APPS)?;

@@ -180,7 +180,7 @@ impl Supervisor {
     fn take_calls(&self, stored: &StoredWorker) -> Option<Kept<Notifications>> {
         let token = stored.tokens.reports?;
         let Some(reports) = self.keeper.take_as(token, Notifications::taken_back) else {
-            warn!(worker = %stored.id, "the reports of a worker's calls are gone: it cannot listen any more");
+            warn!(worker = %stored.id, "the reports of a worker's calls are gone: it can no longer listen");
             return None;
         };
         self.answer_stuck(stored.id, &reports);
@@ -208,7 +208,7 @@ impl Supervisor {
             // Opened before it is asked again whose it is: the pid may have got another owner.
             let Ok(process) = PidFd::open(pid) else { continue };
             if tree::variable(pid, "RPM_WORKER").and_then(|id| id.parse().ok()) == worker {
-                info!(pid, "ended: it belongs to no worker that is known");
+                info!(pid, "ended: it belongs to no known worker");
                 let _ = process.send_signal(Signal::KILL);
             }
         }
@@ -259,7 +259,7 @@ impl Supervisor {
         for app in apps {
             info!(
                 app = self.catalog().label(app),
-                "a reload was not complete; it is undone"
+                "a reload was not complete; undoing it"
             );
             drop(self.command(Command::Undo { app }));
         }
@@ -309,7 +309,7 @@ impl Supervisor {
         for app in apps {
             warn!(
                 app = self.catalog().label(app),
-                "its workers serve on, but what the daemon before had for them is gone, for its keeper died as well: they are replaced by a reload"
+                "the previous daemon's keeper died, too: its workers keep serving, and a reload replaces them"
             );
             let spec = self.catalog().present_spec(app);
             // Nobody waits for it; if a reload fails the workers serve on.

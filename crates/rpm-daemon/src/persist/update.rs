@@ -98,7 +98,7 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
     let version = checked.map_err(|why| {
         failure(
             format!("{} cannot take over: {why}", binary.display()),
-            Some("the daemon that runs stays in charge; nothing has changed"),
+            Some("the running daemon stays in charge; nothing has changed"),
         )
     })?;
     info!(binary = %binary.display(), version, "taking over");
@@ -128,7 +128,7 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         .ask(|supervisor| supervisor.fronts.part(Parting::Stays))
         .await;
     Err(failure(
-        "there was no quiet moment",
+        "the daemon was busy all the time",
         Some("`rpm update` tries again"),
     ))
 }
@@ -228,7 +228,7 @@ impl Supervisor {
             (None, Some(view)) => format!("a worker of {} is starting", self.catalog().label(view.app)),
             (None, None) => return Ok(()),
         };
-        Err(failure(what, Some("when that is done, `rpm update`")))
+        Err(failure(what, Some("then try `rpm update` again")))
     }
 
     /// Becomes the new binary, if nothing is under way that would be lost. Returns why that failed; `None`: try
@@ -268,8 +268,11 @@ impl Supervisor {
         self.store(true);
         if let Err(error) = self.keeper.confirm(KEPT_WITHIN) {
             return Some(failure(
-                format!("what the apps need would not survive it: {}", chain(&error)),
-                Some("the daemon that runs stays in charge; when that is mended, `rpm update`"),
+                format!(
+                    "the apps would lose what the daemon holds for them: {}",
+                    chain(&error)
+                ),
+                Some("the running daemon stays in charge; fix this, then `rpm update`"),
             ));
         }
         let passed = self.succession.as_ref()?;
@@ -280,7 +283,7 @@ impl Supervisor {
         self.listeners.guard_private();
         Some(failure(
             format!("{} cannot be executed: {error}", binary.display()),
-            Some("the daemon that runs stays in charge"),
+            Some("the running daemon stays in charge"),
         ))
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
     }
     if proxy.redirect_http.is_some() && proxy.tls_cert.is_empty() {
         return Err(failure(
-            format!("{name} has no certificate: its clients cannot be sent to https"),
+            format!("{name} has no certificate: it cannot redirect clients to https"),
             Some("give it --tls-cert and --tls-key, or leave --redirect-http out"),
         ));
     }
@@ -62,16 +62,14 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
     }
     if proxy.protocol.as_deref() == Some("h2c") && spec.health_check.is_some() {
         return Err(failure(
-            format!(
-                "{name} has a health check, which is asked in HTTP/1.1, and workers that speak HTTP/2 alone"
-            ),
-            Some("leave --health-check out: workers that do not answer are found by the requests that fail"),
+            format!("{name} has a health check, which uses HTTP/1.1, but its workers speak HTTP/2 only"),
+            Some("leave out --health-check: failing requests show which workers do not respond"),
         ));
     }
     if proxy.check_interval_ms.is_some() && spec.health_check.is_none() {
         return Err(failure(
-            format!("{name} has no health check that could be made again and again"),
-            Some("say which path is asked: --health-check /health"),
+            format!("{name} has no health check to repeat"),
+            Some("name the path: --health-check /health"),
         ));
     }
     check_tcp(spec)?;
@@ -99,9 +97,7 @@ fn check_tcp(spec: &AppSpec) -> Result<(), ApiError> {
     let of_requests = proxy.max_body.is_some() || proxy.max_head.is_some() || proxy.access_log.is_some();
     if proxy.protocol.as_deref() == Some("tcp") && of_requests {
         return Err(failure(
-            format!(
-                "{name} passes on connections as they are: the proxy sees no requests, to limit or to log"
-            ),
+            format!("{name} forwards connections as they are: the proxy sees no requests to limit or log"),
             Some("leave --max-body, --max-head and --access-log out, or --protocol tcp"),
         ));
     }
@@ -124,7 +120,7 @@ fn check_networks(proxy: &ProxySpec) -> Result<(), ApiError> {
         None => Ok(()),
         Some(error) => Err(failure(
             error.to_string(),
-            Some("name whose word is taken: --trust-forwarded=10.0.0.0/8,::1"),
+            Some("name the trusted networks: --trust-forwarded=10.0.0.0/8,::1"),
         )),
     }
 }

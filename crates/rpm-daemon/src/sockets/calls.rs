@@ -41,7 +41,7 @@ impl Supervisor {
                 false => from.proceed_with(call),
             };
             if answered.is_ok() {
-                info!(%worker, fails = fronted, "a call that nobody had answered is answered");
+                info!(%worker, fails = fronted, "answered a call that the previous daemon had left unanswered");
             }
         }
     }
@@ -136,7 +136,7 @@ fn only_socket(fd: OwnedFd) -> io::Result<OwnedFd> {
 /// Says once that calls cannot be read, and waits before the next try.
 async fn complain(worker: WorkerId, error: &io::Error, pause: &mut Duration) {
     if *pause == FIRST_PAUSE {
-        warn!(%worker, %error, "what a worker calls cannot be read; it waits until that succeeds");
+        warn!(%worker, %error, "cannot read the calls of a worker; it waits until this succeeds");
     }
     tokio::time::sleep(*pause).await;
     *pause = (*pause * 2).min(LONGEST_PAUSE);

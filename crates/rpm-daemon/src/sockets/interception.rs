@@ -61,7 +61,7 @@ impl Interception {
     pub(crate) fn new(home: &Home) -> Interception {
         let journal = Journal::open(&home.calls());
         let warned = journal.inspect_err(|error| {
-            warn!(%error, "a call that a worker makes while this daemon dies may wait for ever");
+            warn!(%error, "if this daemon dies during a call of a worker, that call may wait for ever");
         });
         Interception {
             journal: warned.ok().map(Arc::new),
@@ -104,7 +104,7 @@ impl Interception {
                 "the kernel has no seccomp notification (Linux 5.9) for this processor"
             }
             Some(Errno::BUSY) => {
-                "another seccomp filter is in force that reports to somebody, as under some container runtimes"
+                "another seccomp filter with a listener is in force, as under some container runtimes"
             }
             Some(Errno::PERM | Errno::ACCESS) => {
                 "seccomp, or taking descriptors of other processes (ptrace, pidfd_getfd), is not permitted here"
@@ -273,7 +273,7 @@ fn listens(ports: &mut Ports<'_>, worker: WorkerId, intercepted: Intercepted, ba
     };
     match captured {
         Some(captured) if is_held_back(ports, worker, &captured) => {
-            info!(%worker, addr = %captured.addr, "a listener that overlaps an old one is opened when the reload is done");
+            info!(%worker, addr = %captured.addr, "a listener overlaps one of the old workers; it opens when the reload is done");
             if let Some(held) = ports.workers.get_mut(&worker) {
                 held.held_back.push(HeldBack {
                     intercepted,

@@ -59,12 +59,12 @@ impl Ports<'_> {
                 let own = self.workers.get(&worker).is_some_and(|w| w.app == *app);
                 if own {
                     format!(
-                        "{addr} is taken by another server of the same app, on {held} (a new version moves there by a \
+                        "{addr} is in use by another server of the same app, on {held} (a new version moves there by a \
                          reload if the app was started with --allow-port-change)"
                     )
                 } else {
                     format!(
-                        "{addr} is taken by the app {name:?}, which listens on {held}; stop it or use another port"
+                        "{addr} is in use by the app {name:?}, which listens on {held}; stop it or use another port"
                     )
                 }
             }

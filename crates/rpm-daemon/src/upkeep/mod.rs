@@ -137,7 +137,10 @@ impl Upkeep {
                 let timer = Timer::new(schedule, Timestamp::now(), Instant::now());
                 self.timers.insert(wants.app, Kept { of, timer });
             }
-            Err(error) => warn!(app = wants.label, error, "it is not restarted by the clock"),
+            Err(error) => warn!(
+                app = wants.label,
+                error, "cron_restart is not valid; the app is not restarted by it"
+            ),
         }
     }
 
@@ -158,7 +161,7 @@ impl Upkeep {
         match FileWatch::start(spec, wants.written, changed) {
             Ok(watch) => drop(self.watches.insert(app, watch)),
             Err(error) => {
-                warn!(app = wants.label, %error, "its files are not watched yet");
+                warn!(app = wants.label, %error, "cannot watch its files yet; trying again");
                 self.watch_again = Some(Instant::now() + WATCH_AGAIN);
             }
         }

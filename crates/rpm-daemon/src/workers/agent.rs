@@ -28,7 +28,7 @@ impl Supervisor {
         if let Some(app) = self.apps.get_mut(&app) {
             warn!(
                 app = app.name,
-                "Node does not take the agent (it needs 18.18); the app goes on without it"
+                "Node does not accept the agent (it needs 18.18); the app runs without it"
             );
             app.agent_refused = true;
         }

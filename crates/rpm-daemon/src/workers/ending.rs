@@ -132,7 +132,7 @@ impl Supervisor {
             .flatten()
             .or_else(|| pidfd.exit_of_stranger());
         if status.is_none() {
-            info!(%worker, pid, "its parent, which is not this daemon, knows how it ended; it is taken for killed");
+            info!(%worker, pid, "only its parent, another process, knows how it ended; counted as killed");
         }
         let exit = exit_of(status);
         info!(%worker, pid, ?exit, "exited");

@@ -44,7 +44,7 @@ pub(crate) fn check_spec(spec: &AppSpec) -> Result<(), ApiError> {
     };
     if PortSource::of(spec) != PortSource::Node && !is_proxied(spec) {
         return Err(failure(
-            "only the workers of a Node program that is started with -i, or those behind the proxy, can be asked for their health",
+            "only the workers of a Node program that is started with -i, or those behind the proxy, can have a health check",
             Some(
                 "start it with -i or --balance proxy, or leave the health check out: a reload then goes by what the workers listen on",
             ),
@@ -54,7 +54,7 @@ pub(crate) fn check_spec(spec: &AppSpec) -> Result<(), ApiError> {
     if !check.path.starts_with('/') || !graphic || !(100..600).contains(&check.status) || check.threshold == 0
     {
         return Err(failure(
-            format!("the health check of {:?} makes no sense", check.path),
+            format!("invalid health check of {:?}", check.path),
             Some("its path begins with /, its status is from 100 to 599, its threshold at least 1"),
         ));
     }

@@ -380,7 +380,7 @@ impl Supervisor {
         tokio::spawn(async move {
             match watched(pidfd, Interest::READABLE) {
                 Ok(ended) => drop(ended.readable().await),
-                Err(error) => warn!(%worker, %error, "cannot watch a worker; it is taken for dead"),
+                Err(error) => warn!(%worker, %error, "cannot watch a worker; it counts as dead"),
             }
             if let Some(last_words) = last_words {
                 last_words.hear().await;
@@ -413,7 +413,7 @@ fn bun_options(place: &Path, users: Option<&str>) -> Option<String> {
             .and_then(|()| fs::set_permissions(&new, mode))
             .and_then(|()| fs::rename(&new, &path));
         if let Err(error) = written {
-            warn!(path = %path.display(), %error, "cannot write the agent for Bun; its workers go on without it");
+            warn!(path = %path.display(), %error, "cannot write the agent for Bun; its workers run without it");
             return None;
         }
     }

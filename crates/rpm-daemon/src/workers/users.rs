@@ -129,7 +129,7 @@ impl Supervisor {
             if let Some(user) = user
                 && let Err(error) = self.listeners.belong_to(*id, user.uid)
             {
-                warn!(app = %id, uid = user.uid, %error, "the sockets of an app cannot be made those of its user");
+                warn!(app = %id, uid = user.uid, %error, "cannot give the sockets of an app to its user");
             }
         }
     }
@@ -147,7 +147,7 @@ impl Supervisor {
         match self.place_of(uid) {
             Ok(place) => Some(place),
             Err(error) => {
-                warn!(app = spec.name, uid, %error, "no socket for the agents of this user; its workers go on without them");
+                warn!(app = spec.name, uid, %error, "no socket for the agents of this user; its workers run without agents");
                 None
             }
         }

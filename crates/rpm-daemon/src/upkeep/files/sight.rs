@@ -100,7 +100,7 @@ impl Sight {
         sight.look_again();
         for (root, found) in sight.rules.roots.iter().zip(&sight.found) {
             if found.is_none() {
-                info!(path = %root.base.display(), "not there yet: it is seen when it is made");
+                info!(path = %root.base.display(), "does not exist yet; it is watched once it is created");
             }
         }
         Ok(sight)
@@ -152,7 +152,7 @@ impl Sight {
     /// The file whose change matters, and whether it has to be looked again where everything is.
     fn weigh(&mut self, told: &Told) -> (Option<PathBuf>, bool) {
         if told.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            warn!("files have changed faster than it was heard: all of them are looked at again");
+            warn!("missed changes of watched files; scanning all of them");
             self.forget_all();
             return (self.rules.roots.first().map(|root| root.base.clone()), true);
         }
@@ -307,7 +307,7 @@ impl Sight {
     fn watch(&mut self, path: &Path, flags: WatchFlags) -> bool {
         if self.watches.len() >= DIRECTORIES && !self.watches.contains_key(path) {
             if !std::mem::replace(&mut self.complaints.limit, true) {
-                warn!(path = %path.display(), limit = DIRECTORIES, "too many directories; changes in this one and further ones are not seen");
+                warn!(path = %path.display(), limit = DIRECTORIES, "too many directories; this one and further ones are not watched");
             }
             return false;
         }
@@ -334,12 +334,12 @@ impl Sight {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => {}
             Errno::NOSPC => {
                 if !std::mem::replace(&mut self.complaints.kernel, true) {
-                    warn!(path = %path.display(), "changes in this directory and further ones are not seen: fs.inotify.max_user_watches is too low");
+                    warn!(path = %path.display(), "this directory and further ones are not watched: fs.inotify.max_user_watches is too low");
                 }
             }
             error => {
                 if !std::mem::replace(&mut self.complaints.other, true) {
-                    warn!(path = %path.display(), %error, "not watched; others of which that is true are not named");
+                    warn!(path = %path.display(), %error, "not watched; further ones are not reported");
                 }
             }
         }
