@@ -165,7 +165,7 @@ const SHOWN: [&str; 22] = [
     "exp_backoff_restart_delay_ms",
 ];
 
-/// All other options that differ from their default, by their names in the API.
+/// All other options that differ from their default, by their names.
 fn settings(spec: &AppSpec) -> Vec<(String, String)> {
     let value = |spec: &AppSpec| serde_json::to_value(spec).unwrap_or_default();
     let mut found = Vec::new();
@@ -196,7 +196,10 @@ fn differences(path: &str, value: &Value, usual: &Value, found: &mut Vec<(String
                 .map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned));
             found.push((path.to_owned(), words.collect::<Vec<_>>().join(", ")));
         }
-        (value, _) => found.push((path.to_owned(), value.to_string())),
+        (value, _) => found.push(match path.strip_suffix("_ms") {
+            Some(option) => (option.to_owned(), format!("{value} ms")),
+            None => (path.to_owned(), value.to_string()),
+        }),
     }
 }
 

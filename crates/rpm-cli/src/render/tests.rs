@@ -411,6 +411,7 @@ fn settings_that_are_not_the_usual_ones_are_shown() {
     spec.ports = vec![80, 81];
     spec.max_memory_restart = Some(1 << 20);
     spec.cron_restart = Some("0 3 * * *".into());
+    spec.keep_alive_timeout_ms = Some(65_000);
     spec.env.insert("SECRET".into(), "x".into());
     let text = described(spec);
     for line in [
@@ -419,11 +420,12 @@ fn settings_that_are_not_the_usual_ones_are_shown() {
         ("ports", "80, 81"),
         ("max_memory_restart", "1048576"),
         ("cron_restart", "0 3 * * *"),
+        ("keep_alive_timeout", "65000 ms"),
     ] {
         let shown =
             |row: &&str| row.contains(&format!("│ {} ", line.0)) && row.contains(&format!("┆ {} ", line.1));
         assert_eq!(text.lines().filter(shown).count(), 1, "{line:?} in\n{text}");
     }
-    assert_eq!(rows(&text), rows(&usual) + 5, "{text}");
+    assert_eq!(rows(&text), rows(&usual) + 6, "{text}");
     assert!(!text.contains("SECRET"), "{text}");
 }
