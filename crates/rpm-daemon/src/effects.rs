@@ -186,7 +186,8 @@ impl Supervisor {
                 );
             }
             Notice::Stalled { slot, queued } => {
-                debug!(%slot, queued, "worker does not accept; removed from steering");
+                // The end-to-end tests that measure how exact steering is count this line.
+                debug!(%slot, queued, "worker does not accept; out of steering");
             }
             Notice::Recovered { slot } => debug!(%slot, "worker accepts again; back in steering"),
         }
