@@ -6,6 +6,7 @@ mod conf;
 mod deploy;
 mod described;
 mod dump;
+mod existing;
 mod import;
 mod inspect;
 mod leaving;
@@ -90,6 +91,7 @@ fn execute(client: &Client, check: Check) -> anyhow::Result<()> {
 }
 
 async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow::Result<()> {
+    existing::check(&client.command).await?;
     match &client.command {
         Command::Start(args) => {
             start::start(args, output).await?;
@@ -414,7 +416,7 @@ async fn describe(target: &str, json: bool, output: &mut Output) -> anyhow::Resu
     if json {
         return Ok(output.json(&info)?);
     }
-    Ok(output.bytes(render::app(&info, output.look).as_bytes())?)
+    Ok(output.bytes(render::app(&info, &versions::of(&info.spec), output.look).as_bytes())?)
 }
 
 async fn ping(json: bool, output: &mut Output) -> anyhow::Result<()> {

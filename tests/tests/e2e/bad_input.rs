@@ -374,3 +374,27 @@ fn what_is_not_a_command() {
     );
     assert_eq!(rpm.daemon_pid(), None, "no daemon is started for that");
 }
+
+/// A daemon that was started to say that it knows nothing would stay.
+#[test]
+fn a_question_about_an_app_starts_no_daemon() {
+    let rpm = Rpm::new();
+    for question in [
+        &["logs", "web"][..],
+        &["describe", "web"],
+        &["env", "web"],
+        &["flush", "web"],
+        &["reset", "web"],
+        &["sendSignal", "SIGUSR1", "web"],
+        &["send", "web", "hello"],
+        &["attach", "web"],
+        &["trigger", "web", "gc"],
+    ] {
+        let answer = rpm.run(question);
+        assert_says(
+            &answer,
+            &["no process or app \"web\"", "the daemon is not running", "start"],
+        );
+        assert_eq!(rpm.daemon_pid(), None, "{question:?} started one");
+    }
+}

@@ -4,29 +4,29 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use rpm_wire::api::{AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, SlotInfo};
-
+use rpm_wire::pm2::Versions;
 use serde_json::Value;
 
 use super::Look;
 use super::table::{columns_of, mode, painted, processes_within, table, visible};
-use super::units::or_dash;
+use super::units::{local_time, or_dash};
 
 /// The whole description, with a line break at its end. On a terminal no line is broken within a word that fits.
-pub(crate) fn app(info: &AppInfo, look: Look) -> String {
+pub(crate) fn app(info: &AppInfo, versions: &Versions, look: Look) -> String {
     let width = match look {
         Look::Plain => None,
         Look::Terminal | Look::Coloured => Table::new().width(),
     };
-    app_within(info, look, width)
+    app_within(info, versions, look, width)
 }
 
 /// The same for a terminal of this many columns; `None`: as wide as it gets.
-pub(super) fn app_within(info: &AppInfo, look: Look, width: Option<u16>) -> String {
+pub(super) fn app_within(info: &AppInfo, versions: &Versions, look: Look, width: Option<u16>) -> String {
     let mut text = Description {
         text: String::new(),
         width: width.filter(|width| *width >= MIN_WIDTH),
     };
-    text.section("app", facts(info, look));
+    text.section("app", facts(info, versions, look));
     text.section("processes", processes_within(&info.processes, look, width));
     let files = text.files(&info.processes, look);
     text.section("files", files);
@@ -99,7 +99,7 @@ impl Description {
     }
 }
 
-fn facts(info: &AppInfo, look: Look) -> Table {
+fn facts(info: &AppInfo, versions: &Versions, look: Look) -> Table {
     let AppInfo {
         spec,
         plane,
@@ -123,6 +123,9 @@ fn facts(info: &AppInfo, look: Look) -> Table {
     fact("generation", generation.to_string());
     fact("command", command(spec));
     fact("working directory", spec.cwd.clone());
+    for (field, value) in provenance(info, versions) {
+        fact(field, value);
+    }
     if !spec.listen.is_empty() {
         fact("opened for it", spec.listen.join(", "));
     }
@@ -137,6 +140,20 @@ fn facts(info: &AppInfo, look: Look) -> Table {
         fact(&key, value);
     }
     table
+}
+
+/// What of the program runs here, and since when it has been in the list. An app whose variables are shown nowhere else has `NODE_ENV` here,
+/// because that is the one that is wrong most often.
+fn provenance(info: &AppInfo, versions: &Versions) -> impl Iterator<Item = (&'static str, String)> {
+    let created = info.processes.iter().map(|process| process.created_at_ms);
+    let created = created.filter(|ms| *ms > 0).min();
+    let all = [
+        ("version", versions.app.clone()),
+        ("Node.js", versions.node.clone()),
+        ("NODE_ENV", info.spec.env.get("NODE_ENV").cloned()),
+        ("created", created.and_then(local_time)),
+    ];
+    all.into_iter().filter_map(|(field, value)| Some((field, value?)))
 }
 
 /// Keys that other lines show, or that are too long for a line; `rpm env` prints the variables.

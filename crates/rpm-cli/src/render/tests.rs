@@ -4,6 +4,7 @@ use rpm_wire::api::{
     AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, Other, Phase, Process, Served, SlotInfo, Status,
     Stream,
 };
+use rpm_wire::pm2::Versions;
 
 use super::*;
 
@@ -261,7 +262,7 @@ fn a_description_has_its_sections_and_no_secrets() {
         processes: vec![online(0)],
         listeners: vec![listener(vec![slot]), listener(Vec::new())],
     };
-    let text = app(&info, Look::Plain);
+    let text = app(&info, &Versions::default(), Look::Plain);
     let expected = "\
 app
 ╭───────────────────┬─────────────────────────────────────╮
@@ -302,7 +303,7 @@ listener tcp [::]:3000: ebpf (CAP_BPF)
         "{text}"
     );
     info.listeners.clear();
-    assert!(app(&info, Look::Plain).ends_with("\n\nno listeners\n"));
+    assert!(app(&info, &Versions::default(), Look::Plain).ends_with("\n\nno listeners\n"));
 }
 
 #[test]
@@ -321,7 +322,7 @@ fn escape_sequences_only_where_colours_are_wanted() {
                 .to_string()
                 .contains('\u{1b}')
         );
-        assert!(!app(&info, look).contains('\u{1b}'));
+        assert!(!app(&info, &Versions::default(), look).contains('\u{1b}'));
     }
     let mut table = processes(&[online(0), errored()], Look::Coloured);
     let coloured = table.enforce_styling().to_string();
@@ -373,7 +374,7 @@ fn a_description_is_not_broken_within_words() {
         listeners: vec![listener],
     };
     for width in [60, 72, 80, 90, 160] {
-        let text = app::app_within(&info, Look::Terminal, Some(width));
+        let text = app::app_within(&info, &Versions::default(), Look::Terminal, Some(width));
         let widest = text
             .lines()
             .map(|line| ratatui::text::Span::raw(line).width())
@@ -401,7 +402,7 @@ fn settings_that_are_not_the_usual_ones_are_shown() {
             processes: Vec::new(),
             listeners: Vec::new(),
         };
-        app(&info, Look::Plain)
+        app(&info, &Versions::default(), Look::Plain)
     };
     let usual = described(AppSpec::default());
     let rows = |text: &str| text.lines().filter(|line| line.starts_with('│')).count();
@@ -428,4 +429,44 @@ fn settings_that_are_not_the_usual_ones_are_shown() {
     }
     assert_eq!(rows(&text), rows(&usual) + 6, "{text}");
     assert!(!text.contains("SECRET"), "{text}");
+}
+
+#[test]
+fn what_runs_and_since_when_is_shown() {
+    let mut info = AppInfo {
+        spec: spec(),
+        plane: "direct".into(),
+        plane_reason: "asked for".into(),
+        generation: 1,
+        processes: vec![online(0), online(1)],
+        listeners: Vec::new(),
+    };
+    let said = |info: &AppInfo, versions: &Versions, field: &str| {
+        let text = app(info, versions, Look::Plain);
+        let row = text.lines().find(|row| row.starts_with(&format!("│ {field} ")));
+        row.map(|row| row.split(['┆', '│']).nth(2).unwrap_or_default().trim().to_owned())
+    };
+    for (process, at) in info
+        .processes
+        .iter_mut()
+        .zip([1_700_000_001_000, 1_700_000_000_000])
+    {
+        process.created_at_ms = at;
+    }
+    info.spec.env.clear();
+    for field in ["version", "Node.js", "NODE_ENV"] {
+        assert_eq!(said(&info, &Versions::default(), field), None, "{field}");
+    }
+    info.spec.env.insert("NODE_ENV".into(), "production".into());
+    let versions = Versions {
+        app: Some("2.0.1".into()),
+        node: Some("24.1.0".into()),
+    };
+    let shown = |field| said(&info, &versions, field).unwrap_or_default();
+    assert_eq!(shown("version"), "2.0.1");
+    assert_eq!(shown("Node.js"), "24.1.0");
+    assert_eq!(shown("NODE_ENV"), "production");
+    let created = jiff::Timestamp::strptime("%Y-%m-%d %H:%M:%S %:z", shown("created"));
+    let created = created.expect("a time with its zone");
+    assert_eq!(created.as_second(), 1_700_000_000);
 }

@@ -32,6 +32,13 @@ pub(super) fn percent(percent: f64) -> String {
     format!("{percent:.1}%")
 }
 
+/// A time in milliseconds since the Unix epoch, in this machine's time zone: `2026-11-29 23:05:10 +01:00`. `None` beyond the year 9999.
+pub(super) fn local_time(ms: u64) -> Option<String> {
+    let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
+    let zoned = time.to_zoned(jiff::tz::TimeZone::system());
+    Some(zoned.strftime("%Y-%m-%d %H:%M:%S %:z").to_string())
+}
+
 /// The value, or a dash.
 pub(super) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
