@@ -10,6 +10,7 @@ mod table;
 mod values;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -63,6 +64,8 @@ pub enum Invocation {
     },
     /// A server of static files, started by the daemon for `serve`.
     Static(StaticSite),
+    /// An HTTP port for Prometheus.
+    Observe(Observe),
     /// A shell asks for completions: [`Completion::answer`].
     Complete(Completion),
     /// The demonstration.
@@ -158,6 +161,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     Ok(match command {
         Top::Daemon { check } => Invocation::Daemon { check },
         Top::Demo { port } => Invocation::Demo { port },
+        Top::Observe(wish) => Invocation::Observe(wish),
         Top::StaticSite {
             path,
             port,
@@ -317,6 +321,17 @@ struct Cli {
     command: Top,
 }
 
+/// What `observe` serves, and to whom.
+#[derive(clap::Args, Debug, PartialEq, Eq)]
+pub struct Observe {
+    /// Listen there; other addresses than those of loopback need a token
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9209", value_parser = values::listen)]
+    pub listen: SocketAddr,
+    /// Answer whoever sends what is in this file as a bearer token, and nobody else
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Top {
     #[command(flatten)]
@@ -327,6 +342,8 @@ enum Top {
         #[arg(long)]
         port: Option<u16>,
     },
+    /// Give the metrics of all apps to Prometheus, over HTTP
+    Observe(Observe),
     /// The process of `serve`
     #[command(hide = true, name = STATIC_SITE)]
     StaticSite {

@@ -46,6 +46,7 @@ use changes::How;
 pub(crate) use complaint::tell;
 use complaint::{be_silent, complain, complaint, is_silent};
 pub(crate) use conf::keys_that_are_set;
+pub use versions::of as versions;
 
 /// How often a read is tried if the daemon goes away meanwhile, and the pause before the next try.
 const READ_TRIES: u32 = 5;

@@ -32,8 +32,9 @@ const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Comma
     }
 }
 
-const DASHBOARD: &str = "there is no hosted dashboard; metrics are at GET /metrics, for Prometheus";
-const MODULES: &str = "there are no modules; metrics are at GET /metrics, and log_max_size rotates logs";
+const DASHBOARD: &str = "there is no hosted dashboard; `rpm observe` gives metrics to Prometheus";
+const MODULES: &str =
+    "there are no modules; `rpm observe` gives metrics to Prometheus, and log_max_size rotates logs";
 
 /// All of them.
 pub(crate) const COMMANDS: &[Pm2Command] = &[
@@ -140,7 +141,7 @@ pub(crate) fn missing<T: AsRef<str>>(words: &[T]) -> String {
         Some(Here::Works) | None => {
             let names = COMMANDS.iter().filter(|command| command.here == Here::Works);
             let own = [
-                "rollback", "doctor", "validate", "demo", "runtime", "import", "link",
+                "rollback", "doctor", "validate", "demo", "runtime", "import", "link", "observe",
             ];
             let all = names.flat_map(|command| command.names.iter().copied()).chain(own);
             match rpm_spec::nearest(name, all) {

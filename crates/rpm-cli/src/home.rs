@@ -11,6 +11,9 @@ use rustix::fs::OFlags;
 /// Mode bits that let group or others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
+/// The daemon's socket.
+const SOCKET: &str = "rpm.sock";
+
 /// Longest path of the socket, in bytes: the kernel takes 107.
 const MAX_SOCKET_PATH: usize = 100;
 
@@ -73,6 +76,14 @@ pub fn home_dir() -> Result<PathBuf, HomeError> {
     let named = std::env::var_os("RPM_HOME").filter(|path| !path.is_empty());
     let named = named.or_else(|| std::env::var_os("PM2_HOME"));
     from_variables(named, std::env::var_os("HOME"))
+}
+
+/// The daemon's socket in [`home_dir`].
+///
+/// # Errors
+/// As [`home_dir`].
+pub fn socket() -> Result<PathBuf, HomeError> {
+    Ok(home_dir()?.join(SOCKET))
 }
 
 /// Reads a file in the daemon's directory, if it belongs to the owner of that or to root: saved apps are executed.
@@ -194,7 +205,7 @@ impl Home {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.root.join("rpm.sock")
+        self.root.join(SOCKET)
     }
 
     pub(crate) fn log(&self) -> PathBuf {

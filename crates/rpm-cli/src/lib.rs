@@ -18,8 +18,8 @@ mod progress;
 mod render;
 mod resolve;
 
-pub use args::{Client, Invocation, StaticSite, Usage, grammar, parse};
-pub use commands::{Check, run};
+pub use args::{Client, Invocation, Observe, StaticSite, Usage, grammar, parse};
+pub use commands::{Check, run, versions};
 pub use complete::Completion;
 pub use connect::{DAEMON, DAEMON_READY};
-pub use home::{HomeError, home_dir};
+pub use home::{HomeError, home_dir, socket};

@@ -4,7 +4,7 @@ use rpm_wire::api::{AppSpec, LogSpec, ProxySpec};
 pub use rpm_wire::options::{Flag, Heading, Key, Kind, State};
 
 /// Why the keys of PM2's dashboard have no effect.
-const DASHBOARD: &str = "it was for PM2's dashboard; metrics are at GET /metrics";
+const DASHBOARD: &str = "it was for PM2's dashboard; `rpm observe` gives metrics to Prometheus";
 
 /// Keys of PM2 without an effect.
 const WITHOUT_EFFECT: &[Key] = &[

@@ -1,6 +1,8 @@
 //! The `rpm` command: client, daemon and demonstration in one binary.
 
+mod clients;
 mod demo;
+mod observe;
 mod serve;
 
 use std::process::ExitCode;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
+        Ok(Invocation::Observe(wish)) => report(observe::run(&wish)),
         Ok(Invocation::Static(site)) => report(serve::run(&site)),
         Err(usage) => usage.report(),
     }

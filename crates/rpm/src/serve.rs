@@ -1,6 +1,5 @@
 //! `serve`: static files over HTTP, as an app that is supervised like any other.
 
-mod clients;
 mod files;
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -17,11 +16,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rpm_cli::StaticSite;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tower_http::services::{ServeDir, ServeFile};
 
-use self::clients::Limits;
 use self::files::Files;
+use crate::clients::{self, Limits, told};
 
 /// Serves until it is told to stop; what is being answered is finished.
 ///
@@ -136,17 +134,4 @@ fn is_same(sent: &[u8], wanted: &[u8]) -> bool {
     });
     // Nobody may guess what was compared, and leave off where it differs.
     std::hint::black_box(differing) == 0 && sent.len() == wanted.len()
-}
-
-/// SIGINT or SIGTERM.
-async fn told() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }

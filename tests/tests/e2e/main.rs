@@ -41,6 +41,7 @@ mod many;
 mod matrix;
 mod metrics;
 mod npm;
+mod observe;
 mod options;
 mod other_users;
 mod overlap;

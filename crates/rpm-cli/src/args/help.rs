@@ -17,7 +17,9 @@ const GROUPS: [(&str, &[&str]); 8] = [
     ("Deploy", &["reload", "rollback", "deploy"]),
     (
         "Look",
-        &["list", "describe", "logs", "monit", "doctor", "report", "ping"],
+        &[
+            "list", "describe", "logs", "monit", "observe", "doctor", "report", "ping",
+        ],
     ),
     (
         "Ecosystem files",
@@ -269,6 +271,22 @@ const PAGES: &[Page] = &[
     page("pid", "", &[("pid api", ""), ("pid", "of all")]),
     page("id", "", &[("id api", "")]),
     page("env", "", &[("env 0", "")]),
+    page(
+        "observe",
+        "Serves GET /metrics until it is interrupted, whether the daemon runs or not: `rpm_up` says which. \
+         An app that gives itself figures as @pm2/io does has them there too, by the names that pm2-metrics uses.",
+        &[
+            ("observe", "http://127.0.0.1:9209/metrics"),
+            (
+                "observe --listen 0.0.0.0:9209 --token-file token",
+                "for other machines",
+            ),
+            (
+                "start \"@NAME@ observe\" --name observe",
+                "supervised, like any program",
+            ),
+        ],
+    ),
     page(
         "demo",
         "Needs nothing, and leaves nothing behind.",

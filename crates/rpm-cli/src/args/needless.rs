@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-const DASHBOARD: &str = "there is no hosted dashboard; metrics are at GET /metrics, for Prometheus";
+const DASHBOARD: &str = "there is no hosted dashboard; `rpm observe` gives metrics to Prometheus";
 const NOTHING_INJECTED: &str = "nothing is injected for a dashboard";
 
 /// Of `start`.

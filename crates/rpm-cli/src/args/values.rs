@@ -1,5 +1,7 @@
 //! Parsers of values that are not options of an app.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp, Zoned};
 
@@ -59,6 +61,15 @@ fn moment_at(text: &str, now: &Zoned) -> Option<u64> {
         local.to_zoned(now.time_zone().clone()).ok()?.timestamp()
     };
     u64::try_from(moment.as_millisecond()).ok()
+}
+
+/// `ADDRESS:PORT`, or a port of this machine alone.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    let here = |port: &str| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?)));
+    let port = text.strip_prefix("localhost:").unwrap_or(text);
+    here(port)
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| "expected ADDRESS:PORT, such as 127.0.0.1:9209 or [::1]:9209, or a port".to_owned())
 }
 
 /// `n`, `+n`, `-n` or `max`, as it is.
@@ -126,6 +137,23 @@ mod tests {
         }
         for bad in ["", "soon", "-1h", "2026-13-01", "99999999999d", "1e9s"] {
             assert_eq!(ms(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        for (text, expected) in [
+            ("127.0.0.1:9209", "127.0.0.1:9209"),
+            ("9300", "127.0.0.1:9300"),
+            ("localhost:9300", "127.0.0.1:9300"),
+            ("[::1]:9300", "[::1]:9300"),
+            ("0.0.0.0:9300", "0.0.0.0:9300"),
+        ] {
+            assert_eq!(listen(text), Ok(expected.parse().expect("an address")), "{text}");
+        }
+        for wrong in ["", "host", "host:9300", "70000", "[::1]", "-1"] {
+            let error = listen(wrong).expect_err(wrong);
+            assert!(error.starts_with("expected ADDRESS:PORT"), "{wrong}: {error}");
         }
     }
 }

@@ -10,7 +10,9 @@ use serde_json::Value;
 /// Maximum size of a `package.json`.
 const MOST_BYTES: u64 = 1024 * 1024;
 
-pub(super) fn of(spec: &AppSpec) -> Versions {
+/// The versions of an app's package and of the Node that runs it, as far as files say them.
+#[must_use]
+pub fn of(spec: &AppSpec) -> Versions {
     Versions {
         app: of_package(Path::new(&spec.script)),
         node: spec

@@ -1,4 +1,4 @@
-//! Clients of static files: accepted, and held to time-outs.
+//! Clients of HTTP: accepted, and held to time-outs.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -12,6 +12,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Sleep, sleep};
 
 /// When no descriptor is left: until some client has gone.
@@ -19,11 +20,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// For the head of a request, however it comes, and before it.
-    pub(super) head: Duration,
+    pub(crate) head: Duration,
     /// To take anything of an answer.
-    pub(super) taking: Duration,
+    pub(crate) taking: Duration,
 }
 
 impl Default for Limits {
@@ -36,7 +37,7 @@ impl Default for Limits {
 }
 
 /// Serves clients until `told` ends; what is being answered then is finished. Bodies of requests are not read: nobody waits for them.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,
     limits: Limits,
@@ -70,6 +71,19 @@ pub(super) async fn serve(
     }
     drop(listener);
     all.shutdown().await;
+}
+
+/// SIGINT or SIGTERM.
+pub(crate) async fn told() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// A stream that fails when nothing that is written to it is taken for too long.

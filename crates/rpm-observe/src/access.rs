@@ -1,0 +1,97 @@
+//! Who may ask: everybody on this machine, or whoever has the token.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+/// A shorter token could be guessed.
+const TOKEN_LENGTH: usize = 16;
+
+/// Who may ask.
+#[derive(Debug)]
+pub enum Access {
+    /// Whoever can connect.
+    Anyone,
+    /// Whoever sends this as a bearer token (RFC 6750).
+    Bearer(Token),
+}
+
+/// A secret that is shown nowhere.
+pub struct Token(String);
+
+/// Why an address or a token cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccessError {
+    /// Others than this machine's users could ask.
+    #[error(
+        "{0} can be reached from other machines, and the metrics name your apps and what they do: give a token with --token-file, \
+         or listen on 127.0.0.1"
+    )]
+    Open(IpAddr),
+    /// It could be guessed.
+    #[error(
+        "the token has {0} characters; it needs at least {TOKEN_LENGTH}, such as those of `openssl rand -hex 16`"
+    )]
+    Short(usize),
+    /// It could not be sent.
+    #[error("the token has characters other than visible ASCII, and could not be sent in a header")]
+    NotVisible,
+}
+
+impl Access {
+    /// What is needed at this address.
+    ///
+    /// # Errors
+    /// The address needs a token and there is none, or the token is not a good one.
+    pub fn to(address: IpAddr, token: Option<&str>) -> Result<Access, AccessError> {
+        match token.map(str::trim) {
+            None if address.is_loopback() => Ok(Access::Anyone),
+            None => Err(AccessError::Open(address)),
+            Some(token) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => Err(AccessError::NotVisible),
+            Some(token) if token.len() < TOKEN_LENGTH => Err(AccessError::Short(token.len())),
+            Some(token) => Ok(Access::Bearer(Token(token.to_owned()))),
+        }
+    }
+
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Access::Anyone => true,
+            Access::Bearer(token) => headers
+                .get(header::AUTHORIZATION)
+                .and_then(|value| value.to_str().ok())
+                .and_then(|value| value.split_once(' '))
+                .is_some_and(|(scheme, sent)| scheme.eq_ignore_ascii_case("bearer") && token.is(sent.trim())),
+        }
+    }
+}
+
+impl Token {
+    /// Takes as long for one that is nearly right as for any other of its length.
+    fn is(&self, sent: &str) -> bool {
+        let pairs = self.0.bytes().zip(sent.bytes());
+        let differing = pairs.fold(0, |all, (ours, theirs)| all | (ours ^ theirs));
+        // Without the barrier the compiler may stop at the first difference.
+        std::hint::black_box(differing) == 0 && sent.len() == self.0.len()
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Token")
+    }
+}
+
+/// Lets requests pass that may.
+pub(crate) async fn guard(State(access): State<Arc<Access>>, request: Request<Body>, next: Next) -> Response {
+    if access.admits(request.headers()) {
+        return next.run(request).await;
+    }
+    let ask = HeaderValue::from_static("Bearer realm=\"rpm\"");
+    let why = "send the token of --token-file: Authorization: Bearer TOKEN\n";
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, ask)], why).into_response()
+}

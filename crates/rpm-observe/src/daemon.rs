@@ -1,0 +1,71 @@
+//! Questions to the daemon, each over a connection of its own: it may be another daemon the next time.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::handshake;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Time for an answer. The daemon has it in memory; one that is being replaced is silent for a moment.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Maximum length of an answer in bytes: a process takes some kilobytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// The daemon behind a socket.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    socket: PathBuf,
+}
+
+/// There is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    #[error("the daemon does not run")]
+    Gone(#[from] std::io::Error),
+    #[error("the connection to the daemon broke")]
+    Broken(#[from] hyper::Error),
+    #[error("the daemon's answer was cut short or is too long")]
+    Cut(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the daemon answered {0}")]
+    Refused(hyper::StatusCode),
+    #[error("the daemon does not answer ({} s)", ANSWER_DEADLINE.as_secs())]
+    Silent,
+    #[error("not a request")]
+    Request(#[from] hyper::http::Error),
+}
+
+impl Daemon {
+    pub(crate) fn new(socket: PathBuf) -> Daemon {
+        Daemon { socket }
+    }
+
+    /// The body of the answer to `GET path`.
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Unanswered> {
+        timeout(ANSWER_DEADLINE, self.ask(path))
+            .await
+            .map_err(|_| Unanswered::Silent)?
+    }
+
+    async fn ask(&self, path: &str) -> Result<Bytes, Unanswered> {
+        let stream = UnixStream::connect(&self.socket).await?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+        // Ends with this question.
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        let request = Request::get(path)
+            .header(header::HOST, "rpm")
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        if !response.status().is_success() {
+            return Err(Unanswered::Refused(response.status()));
+        }
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        body.map(|body| body.to_bytes()).map_err(Unanswered::Cut)
+    }
+}

@@ -1,0 +1,59 @@
+//! `observe`: an HTTP port for Prometheus.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use rpm_cli::Observe;
+use rpm_observe::{Access, Observed};
+use tokio::net::TcpListener;
+
+use crate::clients::{self, Limits, told};
+
+/// Maximum length of a file with a token.
+const TOKEN_FILE: u64 = 4096;
+
+/// Serves until it is interrupted.
+///
+/// # Errors
+/// The address would be open to others, or cannot be had.
+pub(crate) fn run(wish: &Observe) -> anyhow::Result<()> {
+    let token = wish.token_file.as_deref().map(token).transpose()?;
+    let access = Access::to(wish.listen.ip(), token.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .context("cannot set up the event loop")?
+        .block_on(serve(wish, access))
+}
+
+async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(wish.listen).await;
+    let listener = listener.with_context(|| {
+        format!(
+            "cannot listen on {}; --listen ADDRESS:PORT takes another address",
+            wish.listen
+        )
+    })?;
+    let app = rpm_observe::router(Observed {
+        socket: rpm_cli::socket()?,
+        access,
+        versions: rpm_cli::versions,
+    });
+    eprintln!(
+        "metrics for Prometheus: http://{}/metrics",
+        listener.local_addr()?
+    );
+    clients::serve(listener, app, Limits::default(), told()).await;
+    Ok(())
+}
+
+/// The token in a file, whose line break is not part of it.
+fn token(path: &Path) -> anyhow::Result<String> {
+    let length = path.metadata().map(|meta| meta.len());
+    let unreadable = || format!("cannot read the token in {}", path.display());
+    anyhow::ensure!(
+        length.with_context(unreadable)? <= TOKEN_FILE,
+        "{} has more than {TOKEN_FILE} bytes: it is not a file with a token",
+        path.display()
+    );
+    std::fs::read_to_string(path).with_context(unreadable)
+}

@@ -1,0 +1,242 @@
+//! `observe`: the metrics over HTTP, for Prometheus.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use rpm_e2e::app::App;
+use rpm_e2e::ask::BOUND;
+use rpm_e2e::place::Place;
+use rpm_testkit::{Port, Rpm, get, wait_until};
+
+/// The exporter of a daemon, at a port of its own.
+struct Exporter {
+    child: Child,
+    port: u16,
+}
+
+impl Exporter {
+    fn start(rpm: &Rpm, args: &[&str]) -> Exporter {
+        let mut command: Command = rpm.command(["observe", "--listen", "0"].iter().chain(args));
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it runs");
+        let mut line = String::new();
+        let mut said = BufReader::new(child.stderr.take().expect("it is piped"));
+        said.read_line(&mut line).expect("it says where");
+        let port = line
+            .trim_end()
+            .strip_suffix("/metrics")
+            .and_then(|url| url.rsplit(':').next());
+        let port = port.and_then(|port| port.parse().ok());
+        let port = port.unwrap_or_else(|| panic!("it says where: {line}"));
+        // What it says later must not stop it.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Exporter { child, port }
+    }
+
+    fn page(&self) -> String {
+        let answer = get(self.port, "/metrics").expect("it answers");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
+    /// The value of a figure, named with its labels.
+    fn figure(&self, name: &str) -> Option<f64> {
+        let page = self.page();
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(|value| value.parse().expect("a number"))
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn figures_are_served_while_daemons_come_and_go() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    let exporter = Exporter::start(&rpm, &[]);
+    assert_eq!(exporter.figure("rpm_up"), Some(0.0));
+    assert_eq!(rpm.daemon_pid(), None, "it starts none");
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    let up = || exporter.figure("rpm_up");
+    wait_until("the daemon is seen", BOUND, up, |up| *up == Some(1.0));
+    let page = exporter.page();
+    for line in [
+        r#"rpm_workers{app="hello",state="online"} 2"#,
+        r#"pm2_up{id="0",name="hello",version="N/A",instance="0",interpreter="node",node_version="22."#,
+        r#"pm2_instances{id="1",name="hello",version="N/A",instance="1","#,
+        r#"pm2_restarts{id="1","#,
+    ] {
+        assert!(page.contains(line), "{line} is not in\n{page}");
+    }
+    let held = rpm.daemon_pid().expect("it runs");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(held.cast_signed()).expect("a pid"),
+        rustix::process::Signal::KILL,
+    )
+    .expect("it is there");
+    wait_until("its death is seen", BOUND, up, |up| *up == Some(0.0));
+    assert_eq!(rpm.list().len(), 2, "the next daemon has them");
+    wait_until("the next one is seen", BOUND, up, |up| *up == Some(1.0));
+    let restarts = || {
+        let page = exporter.page();
+        page.lines()
+            .any(|line| line.starts_with(r#"pm2_restarts{id="0","#) && line.ends_with("} 1"))
+    };
+    rpm.ok(["restart", "0", "--hard"]);
+    wait_until("the restart is counted", BOUND, restarts, |counted| *counted);
+}
+
+/// A Prometheus that scrapes this port every second, at a port and in a place of its own.
+fn prometheus(place: &Place, own: &Port, scraped: u16) -> Child {
+    let config = place.write(
+        "prometheus.yml",
+        &format!(
+            "scrape_configs:\n- job_name: rpm\n  scrape_interval: 1s\n  static_configs: [{{targets: ['127.0.0.1:{scraped}']}}]\n"
+        ),
+    );
+    Command::new("prometheus")
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            place.path().join("data").display()
+        ))
+        .arg(format!("--web.listen-address=127.0.0.1:{own}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("prometheus, of Debian's package, runs")
+}
+
+#[test]
+fn prometheus_scrapes_it() {
+    let (rpm, place, port, own) = (Rpm::new(), Place::new(), Port::reserve(), Port::reserve());
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    let exporter = Exporter::start(&rpm, &[]);
+    let mut prometheus = prometheus(&place, &own, exporter.port);
+    let query = |query: &str| {
+        let answer = get(own.number(), &format!("/api/v1/query?query={query}"));
+        answer.map_or_else(|error| error.to_string(), |answer| answer.body)
+    };
+    let known = || ["rpm_up", "sum(pm2_up)"].map(query);
+    wait_until("it has scraped", BOUND, known, |[daemon, processes]| {
+        daemon.contains(r#","1"]"#) && processes.contains(r#","2"]"#)
+    });
+    prometheus.kill().expect("it is ours");
+    prometheus.wait().expect("it ends");
+}
+
+/// What Prometheus itself has to say of the page.
+#[test]
+fn the_page_is_as_prometheus_wants_it() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2")
+        .args(["--name", "a \"b\" \\c", "--balance", "proxy"])
+        .port(&port)
+        .start(&rpm);
+    assert_eq!(get(port.number(), "/").expect("it answers").status, 200);
+    let exporter = Exporter::start(&rpm, &[]);
+    let page = exporter.page();
+    assert!(page.contains("rpm_proxy_answer_seconds_bucket{"), "{page}");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, of Debian's package prometheus, runs");
+    let mut input = promtool.stdin.take().expect("it is piped");
+    input.write_all(page.as_bytes()).expect("it reads");
+    drop(input);
+    let said = promtool.wait_with_output().expect("it ends");
+    let [out, err] = [&said.stdout, &said.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(said.status.success(), "{out}{err}\n{page}");
+}
+
+/// What a board asks for and nobody gives is an empty panel.
+#[test]
+fn the_board_asks_for_figures_that_there_are() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2")
+        .args(["--balance", "proxy"])
+        .port(&port)
+        .start(&rpm);
+    assert_eq!(get(port.number(), "/").expect("it answers").status, 200);
+    let page = Exporter::start(&rpm, &[]).page();
+    let board = include_str!("../../../docs/grafana.json");
+    let board: serde_json::Value = serde_json::from_str(board).expect("JSON");
+    let targets = board["panels"].as_array().expect("panels").iter();
+    let targets = targets.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let mut names = 0;
+    for expression in targets.map(|target| target["expr"].as_str().expect("a query")) {
+        let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        for name in words.filter(|word| word.starts_with("rpm_")) {
+            names += 1;
+            // Only eBPF counts what was steered, which not every machine permits.
+            let known = name == "rpm_steered_connections_total"
+                || page.contains(&format!("\n{name} "))
+                || page.contains(&format!("\n{name}{{"));
+            assert!(known, "{name} of {expression} is not in\n{page}");
+        }
+    }
+    assert!(names > 20, "{names}");
+}
+
+#[test]
+fn others_get_nothing_without_the_token() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let open = rpm.run(["observe", "--listen", "0.0.0.0:0"]);
+    assert_eq!(open.code, Some(1), "{open:#?}");
+    for part in [
+        "0.0.0.0 can be reached from other machines",
+        "--token-file",
+        "127.0.0.1",
+    ] {
+        assert!(open.stderr.contains(part), "{part}: {open:#?}");
+    }
+    let token = place.write("token", "correct-horse-battery\n");
+    let token = token.to_str().expect("a path");
+    let exporter = Exporter::start(&rpm, &["--token-file", token]);
+    assert_eq!(get(exporter.port, "/metrics").expect("it answers").status, 401);
+    let with_token = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", exporter.port))?;
+        stream.write_all(
+            b"GET /metrics HTTP/1.0\r\nHost: x\r\nAuthorization: Bearer correct-horse-battery\r\n\r\n",
+        )?;
+        std::io::read_to_string(stream)
+    };
+    let page = with_token().expect("it answers");
+    assert!(
+        page.starts_with("HTTP/1.0 200") && page.contains("rpm_up 0"),
+        "{page}"
+    );
+    let short = place.write("short", "guess");
+    let refused = rpm.run(["observe", "--token-file", short.to_str().expect("a path")]);
+    assert_eq!(refused.code, Some(1), "{refused:#?}");
+    assert!(refused.stderr.contains("at least 16"), "{refused:#?}");
+    let missing = rpm.run(["observe", "--token-file", "/nowhere"]);
+    assert!(
+        missing.stderr.contains("cannot read the token in /nowhere"),
+        "{missing:#?}"
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_the_way_out() {
+    let rpm = Rpm::new();
+    let exporter = Exporter::start(&rpm, &[]);
+    let taken = rpm.run(["observe", "--listen", &exporter.port.to_string()]);
+    assert_eq!(taken.code, Some(1), "{taken:#?}");
+    for part in [
+        &format!("cannot listen on 127.0.0.1:{}", exporter.port),
+        "--listen",
+        "in use",
+    ] {
+        assert!(taken.stderr.contains(part), "{part}: {taken:#?}");
+    }
+}
