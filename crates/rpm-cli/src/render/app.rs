@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table};
-use rpm_wire::api::{AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, SlotInfo};
+use rpm_wire::api::{
+    AppInfo, AppSpec, Circuit, HealthCheck, ListenerInfo, Process, ProxiedInfo, ProxySpec, SlotInfo,
+};
+use rpm_wire::options::Kind;
 use rpm_wire::pm2::Versions;
 use serde_json::Value;
 
 use super::Look;
 use super::table::{columns_of, mode, painted, processes_within, table, visible};
-use super::units::{local_time, or_dash};
+use super::units::{bytes, local_time, or_dash};
 
 /// The whole description, with a line break at its end. On a terminal no line is broken within a word that fits.
 pub(crate) fn app(info: &AppInfo, versions: &Versions, look: Look) -> String {
@@ -118,7 +121,14 @@ fn facts(info: &AppInfo, versions: &Versions, look: Look) -> Table {
     };
     fact("name", spec.name.clone());
     fact("mode", mode(spec.exec_mode).to_owned());
-    fact("instances", format!("{instances} ({} now)", info.processes.len()));
+    let now = info.processes.len().to_string();
+    fact(
+        "instances",
+        match instances == now {
+            true => now,
+            false => format!("{instances} ({now} now)"),
+        },
+    );
     fact("plane", format!("{plane} ({plane_reason})"));
     fact("generation", generation.to_string());
     fact("command", command(spec));
@@ -213,16 +223,36 @@ fn differences(path: &str, value: &Value, usual: &Value, found: &mut Vec<(String
                 .map(|it| it.as_str().map_or_else(|| it.to_string(), str::to_owned));
             found.push((path.to_owned(), words.collect::<Vec<_>>().join(", ")));
         }
-        (value, _) => found.push(match path.strip_suffix("_ms") {
-            Some(option) => (option.to_owned(), format!("{value} ms")),
-            None => (path.to_owned(), value.to_string()),
-        }),
+        (value, _) => {
+            let option = path.strip_suffix("_ms").unwrap_or(path);
+            found.push((option.to_owned(), with_unit(path, value)));
+        }
+    }
+}
+
+/// A number as it would be given for the option that sets this field.
+fn with_unit(field: &str, value: &Value) -> String {
+    let name = field.rsplit('.').next();
+    let options = AppSpec::OPTIONS.iter().chain(ProxySpec::OPTIONS);
+    let kind = options.clone().find(|key| key.field == name).map(|key| key.kind);
+    match (kind, value.as_u64()) {
+        (Some(Kind::Memory), Some(size)) => bytes(size),
+        (Some(Kind::Time), Some(ms)) => time(ms),
+        _ => value.to_string(),
+    }
+}
+
+/// `1500ms`, `65s`
+fn time(ms: u64) -> String {
+    match ms % 1000 {
+        0 if ms > 0 => format!("{}s", ms / 1000),
+        _ => format!("{ms}ms"),
     }
 }
 
 /// Options that were set, without the daemon's defaults.
 fn limits(spec: &AppSpec) -> Vec<(&'static str, String)> {
-    let ms = |value: Option<u64>| value.map(|value| format!("{value} ms"));
+    let ms = |value: Option<u64>| value.map(time);
     let all = [
         (
             "ready when",
@@ -253,7 +283,9 @@ fn health(check: &HealthCheck) -> String {
         threshold,
     } = check;
     format!(
-        "{path} answers {status} within {timeout_ms} ms, {threshold} in a row, asked every {interval_ms} ms"
+        "{path} answers {status} within {}, {threshold} in a row, asked every {}",
+        time(*timeout_ms),
+        time(*interval_ms)
     )
 }
 

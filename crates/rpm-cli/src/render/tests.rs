@@ -278,7 +278,7 @@ app
 │ opened for it     ┆ 8080                                │
 │ autorestart       ┆ yes                                 │
 │ ready when        ┆ it sends `ready`                    │
-│ listen timeout    ┆ 5000 ms                             │
+│ listen timeout    ┆ 5s                                  │
 │ balance           ┆ handoff                             │
 │ kill_signal       ┆ SIGTERM                             │
 │ policy            ┆ ip-hash                             │
@@ -419,9 +419,9 @@ fn settings_that_are_not_the_usual_ones_are_shown() {
         ("policy", "ip-hash"),
         ("proxy.sticky", "sid"),
         ("ports", "80, 81"),
-        ("max_memory_restart", "1048576"),
+        ("max_memory_restart", "1.0 MB"),
         ("cron_restart", "0 3 * * *"),
-        ("keep_alive_timeout", "65000 ms"),
+        ("keep_alive_timeout", "65s"),
     ] {
         let shown =
             |row: &&str| row.contains(&format!("│ {} ", line.0)) && row.contains(&format!("┆ {} ", line.1));
