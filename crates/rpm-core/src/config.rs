@@ -75,7 +75,7 @@ impl Default for Policy {
             min_uptime: Duration::from_secs(1),
             restart_delay: Duration::ZERO,
             exp_backoff: None,
-            kill_timeout: Duration::from_millis(1600),
+            kill_timeout: Duration::from_secs(10),
             listen_timeout: Duration::from_secs(3),
             start_timeout: Duration::from_secs(30),
             reload_timeout: Duration::from_secs(30),

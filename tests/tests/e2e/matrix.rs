@@ -17,7 +17,7 @@ use rpm_testkit::{
 
 /// Long enough for anything that happens at all on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
-/// A worker that has clients drains for 30 s, and one that does not end is killed 1.6 s later: nothing here may wait for that.
+/// A worker that has clients drains for 30 s, and one that does not end is killed 10 s later: nothing here may wait for that.
 const PROMPT: Duration = Duration::from_secs(10);
 /// Clients of each kind: with a connection per request, and with one that is kept.
 const CLIENTS: usize = 4;

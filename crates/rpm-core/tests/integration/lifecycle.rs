@@ -72,7 +72,7 @@ fn a_worker_that_never_announces_fails_and_is_tried_again() {
     assert!(matches!(rig.state(0), StateView::Launching { .. }));
     let not_ready = failed(1, Some(0), Some(1), Failure::NotReady { within: ms(30_000) });
     assert_eq!(rig.pass(ms(30_000)), vec![terminate(1), not_ready]);
-    assert_eq!(rig.pass(ms(1599)), vec![]);
+    assert_eq!(rig.pass(ms(9999)), vec![]);
     assert_eq!(rig.pass(ms(1)), vec![kill(1)]);
     rig.exited(1);
     assert!(matches!(rig.state(0), StateView::WaitingRestart { .. }));
@@ -193,7 +193,11 @@ fn without_autorestart_an_exit_is_the_end() {
 
 #[test]
 fn stop_terminates_then_kills_again_and_again() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    let policy = Policy {
+        kill_timeout: ms(1600),
+        ..Policy::default()
+    };
+    let mut rig = Rig::started(1, Readiness::Executed, policy);
     assert_eq!(rig.stop(&[0]), vec![terminate(1)]);
     assert_eq!(rig.pass(ms(1599)), vec![]);
     assert_eq!(rig.pass(ms(1)), vec![kill(1)]);

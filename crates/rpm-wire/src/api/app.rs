@@ -161,7 +161,7 @@ options! {
     /// How long a worker may take to become ready; as long as for a reload by default
     Key::pm2("listen_timeout", Kind::Time).below(ReadyStopRestart) => listen_timeout_ms: Option<u64>;
     /// Time between the signal to stop and SIGKILL
-    Key::pm2("kill_timeout", Kind::Time).below(ReadyStopRestart).short('k').default("1600ms") => kill_timeout_ms: Option<u64>;
+    Key::pm2("kill_timeout", Kind::Time).below(ReadyStopRestart).short('k').default("10s") => kill_timeout_ms: Option<u64>;
     /// Signal that asks the program to stop
     Key::own("kill_signal", Kind::Signal).below(ReadyStopRestart).default("SIGINT") => kill_signal: StopSignal;
     /// Send the signal to everything that the program has started, too
