@@ -8,7 +8,7 @@
 mod messages;
 mod preload;
 
-pub use messages::{Decoder, FromAgent, MAX_LINE, Malformed, Open, ToAgent};
+pub use messages::{Decoder, Figures, FromAgent, MAX_LINE, Malformed, Open, TIME_BOUNDS_MS, ToAgent};
 pub use preload::{bun_options, bun_preload, node_options};
 
 /// Name of the variable with the path of the daemon's socket for agents.

@@ -4,6 +4,8 @@ use std::ops::{Add, Range};
 
 use serde::{Deserialize, Serialize};
 
+use crate::preload::FIGURES;
+
 /// Longest line an agent may send, in bytes. The longest it has reason to send is a greeting of some hundred.
 pub const MAX_LINE: usize = 4096;
 
@@ -28,6 +30,8 @@ pub enum FromAgent {
     Draining {},
     /// What a draining process still has open, whenever that changes, at most every 20 ms.
     Open(Open),
+    /// What was asked for by [`ToAgent::Measure`], every second.
+    Figures(Box<Figures>),
 }
 
 fn yes() -> bool {
@@ -45,6 +49,38 @@ pub struct Open {
     pub requests: u64,
     /// Connections that are no longer HTTP: WebSockets and tunnels.
     pub upgraded: u64,
+}
+
+/// Upper bounds in milliseconds of the buckets of [`Figures::times`]; one more is beyond them.
+pub const TIME_BOUNDS_MS: [f64; 13] = [
+    1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0,
+];
+
+/// How a process of Node does. Totals grow while it is measured, and stay when it is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figures {
+    /// The share of the last second in which its event loop was busy, in millionths
+    /// (<https://nodejs.org/api/perf_hooks.html#performanceeventlooputilizationutilization1-utilization2>).
+    pub busy_ppm: u32,
+    /// How late the event loop was in the last two seconds, in microseconds: the median, the 99th percentile and the most.
+    pub delay_us: [u64; 3],
+    /// Bytes of V8's heap that are used.
+    pub heap_used: u64,
+    /// Bytes at which V8 gives up.
+    pub heap_limit: u64,
+    /// Garbage collections.
+    pub gc_runs: u64,
+    /// How long they took together, in microseconds.
+    pub gc_us: u64,
+    /// What keeps the event loop alive: sockets, timers, requests of the system.
+    pub resources: u64,
+    /// Responses of HTTP/1 by their class, from 1xx to 5xx.
+    pub answers: [u64; 5],
+    /// The same by the time from the request's head to the response's end, within each of [`TIME_BOUNDS_MS`] and beyond.
+    pub times: [u64; TIME_BOUNDS_MS.len() + 1],
+    /// How long they took together, in microseconds.
+    pub time_us: u64,
 }
 
 impl Add for Open {
@@ -83,10 +119,15 @@ pub enum ToAgent {
     Release {},
     /// The deadline: end WebSockets (1001, going away), tunnels and event streams. Other answers are not cut.
     Close {},
+    /// Report [`Figures`] every second, for this time from now on. It begins to cost something with that, and ends to afterwards.
+    Measure {
+        /// In milliseconds.
+        for_ms: u64,
+    },
 }
 
 impl ToAgent {
-    /// The message as it is sent.
+    /// The message as it is sent. With [`ToAgent::Measure`] goes what measures.
     #[must_use]
     pub fn line(&self) -> String {
         match self {
@@ -95,6 +136,10 @@ impl ToAgent {
             ToAgent::Refuse { keeps } => format!("{{\"refuse\":{{\"keeps\":{keeps}}}}}\n"),
             ToAgent::Release {} => "{\"release\":{}}\n".to_owned(),
             ToAgent::Close {} => "{\"close\":{}}\n".to_owned(),
+            ToAgent::Measure { for_ms } => {
+                let module = FIGURES.as_str();
+                format!("{{\"measure\":{{\"for_ms\":{for_ms},\"module\":\"{module}\"}}}}\n")
+            }
         }
     }
 }
@@ -281,5 +326,16 @@ mod tests {
             let json = serde_json::to_string(&message).expect("plain values");
             assert_eq!(message.line(), format!("{json}\n"));
         }
+    }
+
+    #[test]
+    fn what_measures_goes_with_the_request_and_fits_into_a_line() {
+        let line = ToAgent::Measure { for_ms: 30_000 }.line();
+        // The agent's own limit (`LINE_LIMIT`), and an eighth of it.
+        assert!(line.len() < 8192, "{} bytes", line.len());
+        let message: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(message["measure"]["for_ms"], 30_000);
+        let module = message["measure"]["module"].as_str().expect("a module");
+        assert!(module.starts_with("data:text/javascript;base64,"), "{module}");
     }
 }

@@ -151,6 +151,7 @@ function obey(message) {
   else if (message.close) endLongLived();
   else if (message.refuse) refuse(message.refuse);
   else if (message.release) clearInterval(alibi);
+  else if (message.measure) measure(message.measure);
 }
 
 // --- Draining ----------------------------------------------------------------------------------------------------
@@ -364,6 +365,18 @@ function endEventStream(socket) {
 function endQuietly(stream) {
   stream.on('error', () => {});
   stream.end();
+}
+
+// --- Figures, while somebody looks -------------------------------------------------------------------------------
+
+/** What measures comes with the request for it, as a module: most processes never load it. */
+function measure({ for_ms, module }) {
+  const figures = (figures) => {
+    // What the daemon does not read would keep the process alive.
+    if (channel && !channel.connecting && channel.writableLength === 0) send({ figures });
+  };
+  const tools = { tell: guarded(figures), guarded, performance, setInterval, clearInterval };
+  import(module).then((measuring) => measuring.measure(for_ms, tools)).catch(() => {});
 }
 
 // --- A channel that ends -----------------------------------------------------------------------------------------

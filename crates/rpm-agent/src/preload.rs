@@ -15,12 +15,18 @@ const NAME: &str = "//# sourceURL=";
 /// Longest string that Linux takes in an environment, `NAME=` and the final zero included (`MAX_ARG_STRLEN`), in bytes.
 const MAX_ENVIRONMENT_STRING: usize = 128 * 1024;
 
-static OPTION: LazyLock<String> = LazyLock::new(|| {
+static OPTION: LazyLock<String> = LazyLock::new(|| format!("--import={}", module(SOURCE)));
+
+/// What measures a process, which its agent imports.
+pub(crate) static FIGURES: LazyLock<String> = LazyLock::new(|| module(include_str!("figures.js")));
+
+/// A module as an address: there is no file that could be missing or unreadable.
+fn module(source: &str) -> String {
     format!(
-        "--import=data:text/javascript;base64,{}",
-        base64(stripped(SOURCE).as_bytes())
+        "data:text/javascript;base64,{}",
+        base64(stripped(source).as_bytes())
     )
-});
+}
 
 /// The value of `NODE_OPTIONS` for a worker with the agent: the user's own, then ours. For Node 18.18 and later; an
 /// older one refuses to start with it. The user's value comes back as it is if it has the agent already, or if both

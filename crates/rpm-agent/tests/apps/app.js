@@ -20,6 +20,16 @@ const routes = {
     held.push(res);
   },
   '/events': (req, res) => res.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n'),
+  '/missing': (req, res) => res.writeHead(404).end('ok'),
+  '/busy': (req, res) => {
+    const until = performance.now() + 300;
+    while (performance.now() < until);
+    globalThis.gc?.();
+    res.end('ok');
+  },
+  '/followed': (req, res) => {
+    res.end(String(require('node:diagnostics_channel').channel('http.server.request.start').hasSubscribers));
+  },
   '/read': (req, res) => req.resume().on('end', () => res.end('ok')),
 };
 

@@ -1,6 +1,7 @@
 //! The preloads in real Node and Bun processes.
 
 mod drain;
+mod figures;
 mod greeting;
 mod http2;
 mod long_lived;

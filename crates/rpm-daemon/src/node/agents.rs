@@ -184,7 +184,7 @@ impl Agents {
                 None
             }
             FromAgent::Draining {} => self.drains(connection).map(News::Drains),
-            FromAgent::Hello { .. } => None,
+            FromAgent::Hello { .. } | FromAgent::Figures(_) => None,
         }
     }
 

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rpm_agent::{Decoder, FromAgent, Open, SOCKET_ENV, TOKEN_ENV, ToAgent, node_options};
+use rpm_agent::{Decoder, Figures, FromAgent, Open, SOCKET_ENV, TOKEN_ENV, ToAgent, node_options};
 
 /// Every major version that the agent is for.
 pub const NODES: [u32; 5] = [18, 20, 22, 24, 26];
@@ -186,6 +186,21 @@ impl Agent {
                 FromAgent::Open(open) if wanted(&open) => return open,
                 FromAgent::Open(_) => assert!(Instant::now() < until, "last report: {message:?}"),
                 other => panic!("{other:?} instead of a report"),
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Reports up to one that is as wanted.
+    pub fn wait_figures(&mut self, wanted: impl Fn(&Figures) -> bool) -> Figures {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let message = self.next();
+            match message {
+                FromAgent::Figures(figures) if wanted(&figures) => return *figures,
+                FromAgent::Figures(_) => assert!(Instant::now() < until, "last report: {message:?}"),
+                other => panic!("{other:?} instead of figures"),
             }
         }
     }
