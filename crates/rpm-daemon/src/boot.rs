@@ -20,14 +20,15 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::api;
-use crate::api::handle::Handle;
 use crate::home::{Home, HomeError};
+use crate::inbox::Event;
+use crate::inbox::Handle;
 use crate::logs::LogSink;
 use crate::logs::own_log::OwnLog;
 use crate::node::agents;
 use crate::persist::update::Succession;
 use crate::persist::{keeping, state, update};
-use crate::supervisor::{Event, Supervisor};
+use crate::supervisor::Supervisor;
 
 /// For another daemon to serve or to be gone. Shorter than its client waits for this one.
 const OWNED_WITHIN: Duration = Duration::from_secs(5);

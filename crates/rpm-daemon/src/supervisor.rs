@@ -19,15 +19,15 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
-use crate::api::handle::Handle;
 use crate::apps::app::Apps;
 use crate::complaints::Complaints;
 use crate::drain::Drains;
 use crate::effects::{is_question, passing};
 use crate::home::Home;
+use crate::inbox::{Event, Handle};
 use crate::logs::LogSink;
 use crate::node::actions::Actions;
-use crate::node::agents::{AgentEvent, Agents};
+use crate::node::agents::Agents;
 use crate::node::channel::Incoming;
 use crate::node::handoff::Handoffs;
 use crate::node::messages::Subscribers;
@@ -38,7 +38,7 @@ use crate::os::watched::watched;
 use crate::persist::state::Store;
 use crate::persist::update::Succession;
 use crate::proxy::fronts::Fronts;
-use crate::sockets::interception::{Intercepted, Interception};
+use crate::sockets::interception::Interception;
 use crate::upkeep::Upkeep;
 use crate::workers::ends::{self, Ends};
 use crate::workers::progress::Steps;
@@ -59,28 +59,6 @@ const LONGEST_USAGE_INTERVAL: Duration = Duration::from_secs(60);
 const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 const LIMITS_SHARE: u32 = 100;
 const LONGEST_LIMITS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Something that happened.
-pub(crate) enum Event {
-    /// A worker's leader has ended; it is not yet waited for.
-    LeaderExited(WorkerId),
-    /// The rest of a worker's tree has ended.
-    TreeGone(WorkerId),
-    /// A worker sent messages.
-    Messages(WorkerId, Incoming),
-    /// A worker's channel has ended: no message of it is to come.
-    ChannelEnded(WorkerId),
-    /// A process of a worker waits until its call is answered. The sender is dropped when it was dealt with.
-    Called(WorkerId, Intercepted, std::sync::mpsc::Sender<()>),
-    /// Files that are watched for an app have changed: one of them.
-    FilesChanged(AppId, PathBuf),
-    /// An agent connected, spoke or left.
-    Agent(AgentEvent),
-    /// Somebody asks something: it runs between two steps.
-    Call(Box<dyn FnOnce(&mut Supervisor) + Send>),
-    /// Stop everything and exit.
-    Terminate,
-}
 
 /// What the daemon is made of.
 pub struct Supervisor {
@@ -289,7 +267,9 @@ impl Supervisor {
             }
             Event::FilesChanged(app, path) => self.files_changed(app, &path),
             Event::Agent(event) => self.agent_event(event),
-            Event::Call(question) => question(self),
+            Event::Health(event) => self.on_health(event),
+            Event::Look(look) => self.on_look(look),
+            Event::Request(request) => self.on_request(request),
             Event::Terminate => self.terminate(),
         }
     }

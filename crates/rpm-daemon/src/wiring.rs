@@ -10,7 +10,6 @@ use rpm_wire::channel::{self, Dialect, FromWorker, Malformed};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::debug;
 
-use crate::api::view::View;
 use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
 use crate::node::actions::send_line;
@@ -21,6 +20,7 @@ use crate::node::messages;
 use crate::sockets::interception::{self, Intercepted};
 use crate::sockets::ports::Ports;
 use crate::supervisor::Supervisor;
+use crate::view::View;
 use crate::workers::starting::starved;
 use crate::workers::worker::Awaiting;
 
@@ -237,12 +237,6 @@ impl Supervisor {
             rescues: self.rescues,
             now: self.now(),
         }
-    }
-
-    /// The same, with CPU, memory and connections as they are at this moment.
-    pub(crate) fn sampled(&mut self) -> View<'_> {
-        self.sample();
-        self.view()
     }
 
     /// What is needed to open, lend and close listeners.

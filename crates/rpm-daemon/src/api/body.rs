@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use rpm_wire::api::ApiError;
 use serde::de::DeserializeOwned;
 
-use crate::api::handle::ShuttingDown;
 use crate::apps::commands::failure;
+use crate::inbox::ShuttingDown;
 
 /// Largest request: the whole environments of some hundred apps.
 pub(super) const BODY_LIMIT: usize = 32 * 1024 * 1024;

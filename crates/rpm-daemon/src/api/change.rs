@@ -1,41 +1,25 @@
 //! Requests that change something, and how they are answered: at once, when the change is made, or in lines meanwhile.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 
 use axum::body::Bytes;
 use axum::response::{IntoResponse as _, Response};
-use rpm_core::AppId;
 use rpm_core::protocol::Outcome;
-use rpm_wire::api::{ApiError, ChangeReply, Follow, Progress};
+use rpm_wire::api::{ChangeReply, Follow, Progress};
 use tokio::sync::mpsc;
 
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
-use crate::api::handle::{Handle, ShuttingDown};
 use crate::apps::commands::Accepted;
-use crate::supervisor::Supervisor;
+use crate::inbox::{Begun, Change, Fresh, Handle, Request, ShuttingDown};
+use crate::view::View;
 use crate::workers::progress::Watcher;
 
 pub(super) type Answer = Result<Response, Refusal>;
 
 /// Carries out a request. Several apps are changed side by side; the first failure is the answer.
-pub(super) async fn answer(
-    handle: Handle,
-    wait: bool,
-    follow: Follow,
-    request: impl FnOnce(&mut Supervisor) -> Result<Vec<Accepted>, ApiError> + Send + 'static,
-) -> Answer {
-    let begin = move |supervisor: &mut Supervisor| {
-        let mut watcher = supervisor.steps.watch();
-        let accepted = request(supervisor)?;
-        watcher.apps = accepted
-            .iter()
-            .flat_map(|one| supervisor.catalog().apps_of(&one.instances))
-            .collect();
-        Ok::<_, ApiError>((accepted, watcher))
-    };
-    let (accepted, watcher) = handle.ask(begin).await??;
+pub(super) async fn answer(handle: Handle, wait: bool, follow: Follow, change: Change) -> Answer {
+    let Begun { accepted, watcher } = handle.ask(|reply| Request::Change(change, reply)).await??;
     if !wait {
         return Ok(axum::Json(present(&handle, accepted).await?).into_response());
     }
@@ -59,8 +43,8 @@ async fn present(handle: &Handle, accepted: Vec<Accepted>) -> Result<ChangeReply
     {
         // That is as it was asked for: nobody has gone away.
         tokio::spawn(outcome);
-        let now = move |supervisor: &mut Supervisor| supervisor.view().brief_change(&instances, notes);
-        replies.push(handle.ask(now).await?);
+        let now = move |view: View<'_>| view.brief_change(&instances, notes);
+        replies.push(handle.look(Fresh::Stored, now).await?);
     }
     Ok(joined(replies))
 }
@@ -117,15 +101,17 @@ async fn conclude(handle: &Handle, follow: Follow, accepted: Accepted) -> Result
         handle.logs.sync().await;
     } else if follow.drained {
         let concerned = instances.clone();
-        let leavers = move |supervisor: &mut Supervisor| {
-            let apps: BTreeSet<AppId> = supervisor.catalog().apps_of(&concerned);
-            supervisor.leavers_gone(apps)
-        };
-        let gone = handle.ask(leavers).await?;
+        let gone = handle
+            .ask(|reply| Request::AwaitLeavers(concerned, reply))
+            .await?;
         gone.await.map_err(|_| ShuttingDown)?;
     }
-    let reply = move |supervisor: &mut Supervisor| supervisor.reply(&instances, notes, &outcome);
-    Ok(handle.ask(reply).await??)
+    let fresh = match outcome {
+        Outcome::Done { .. } => Fresh::Usage,
+        Outcome::Failed { .. } => Fresh::Stored,
+    };
+    let reply = move |view: View<'_>| view.outcome(&instances, notes, &outcome);
+    Ok(handle.look(fresh, reply).await??)
 }
 
 fn joined(replies: Vec<ChangeReply>) -> ChangeReply {

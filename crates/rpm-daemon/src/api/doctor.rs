@@ -8,40 +8,35 @@ use rpm_sys::{cbpf, ebpf, limits, sock_diag, socket};
 use rpm_wire::api::Finding;
 use rpm_wire::shell::word;
 
-use crate::supervisor::Supervisor;
-
 /// Descriptors below which an app of some hundred connections meets the limit of its process.
 const FEW_FILES: u64 = 4096;
 
-impl Supervisor {
-    /// Tries each mechanism.
-    pub(crate) fn doctor(&mut self) -> Vec<Finding> {
-        self.interception.probe();
-        vec![
-            ebpf_steering(),
-            counting(),
-            classic_steering(),
-            self.interception_finding(),
-            socket_table(),
-            dual_stack(),
-            backlog(),
-            files(),
-        ]
-    }
+/// Tries each mechanism. `denied`: why calls cannot be intercepted.
+pub(super) fn findings(denied: Option<&str>) -> Vec<Finding> {
+    vec![
+        ebpf_steering(),
+        counting(),
+        classic_steering(),
+        interception(denied),
+        socket_table(),
+        dual_stack(),
+        backlog(),
+        files(),
+    ]
+}
 
-    fn interception_finding(&self) -> Finding {
-        let what = "interception (seccomp)";
-        match self.interception.denied() {
-            None => works(
-                what,
-                "programs that are not Node share ports, and fork mode reloads without a gap",
-            ),
-            Some(why) => fails(
-                what,
-                why,
-                "Linux 5.9 or later, and in a container a seccomp profile that permits seccomp and pidfd_getfd (docker: --cap-add SYS_PTRACE)",
-            ),
-        }
+fn interception(denied: Option<&str>) -> Finding {
+    let what = "interception (seccomp)";
+    match denied {
+        None => works(
+            what,
+            "programs that are not Node share ports, and fork mode reloads without a gap",
+        ),
+        Some(why) => fails(
+            what,
+            why,
+            "Linux 5.9 or later, and in a container a seccomp profile that permits seccomp and pidfd_getfd (docker: --cap-add SYS_PTRACE)",
+        ),
     }
 }
 

@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
-use crate::api::handle::Handle;
-use crate::api::view::View;
+use crate::inbox::{Fresh, Handle, ShuttingDown};
 use crate::logs::tail::Follower;
 use crate::logs::times::now_ms;
+use crate::view::View;
 use crate::workers::outputs;
 
 /// Most lines that can be asked for.
@@ -104,13 +104,10 @@ struct Followed {
     written: watch::Receiver<u64>,
 }
 
-async fn origins(
-    handle: &Handle,
-    target: &str,
-) -> Result<Result<Vec<Origin>, ApiError>, crate::api::handle::ShuttingDown> {
+async fn origins(handle: &Handle, target: &str) -> Result<Result<Vec<Origin>, ApiError>, ShuttingDown> {
     let target = target.to_owned();
     handle
-        .ask(move |supervisor| supervisor.view().origins(&target))
+        .look(Fresh::Stored, move |view| view.origins(&target))
         .await
 }
 

@@ -9,18 +9,22 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
-    Action, ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest,
-    Pong, Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest, SignalRequest,
-    StartRequest, TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
+    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest, Pong,
+    Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest, SignalRequest, StartRequest,
+    TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
 use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
+use super::doctor::findings;
+use super::update::update;
 use super::{follow, messages};
-use crate::api::handle::{Handle, ShuttingDown};
 use crate::apps::commands::failure;
-use crate::supervisor::{Event, Supervisor, now_ms};
+use crate::apps::plan;
+use crate::inbox::{Change, Event, Fresh, Handle, Request, ShuttingDown};
+use crate::logs::times::now_ms;
+use crate::view::View;
 
 type Reply<T> = Result<axum::Json<T>, Refusal>;
 
@@ -31,7 +35,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/ping", get(ping))
         .route("/v1/apps", post(start))
         .route("/v1/apps/{target}", get(describe))
-        .route("/v1/plan", post(plan))
+        .route("/v1/plan", post(planned))
         .route("/v1/dump", get(dump))
         .route("/v1/apply", post(apply))
         .route("/v1/reset", post(reset))
@@ -51,7 +55,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/resolve", post(resolve))
         .route("/v1/doctor", get(doctor))
         .route("/v1/logs", get(follow::logs))
-        .route("/v1/update", post(update))
+        .route("/v1/update", post(update_to))
         .route("/v1/kill", post(kill))
         .route("/metrics", get(metrics))
         .fallback(unknown)
@@ -83,84 +87,57 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// When the daemon began to serve.
 static STARTED: OnceLock<u64> = OnceLock::new();
 
-async fn update(State(handle): State<Handle>, Body(request): Body<UpdateRequest>) -> Reply<ChangeReply> {
-    Err(crate::persist::update::update(&handle, request.binary.into())
-        .await
-        .into())
+async fn update_to(State(handle): State<Handle>, Body(request): Body<UpdateRequest>) -> Reply<ChangeReply> {
+    Err(update(&handle, request.binary.into()).await.into())
 }
 
 async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Answer {
     let wait = request.wait;
-    let one = move |supervisor: &mut Supervisor| {
-        supervisor.can_store()?;
-        Ok(vec![supervisor.start(request)?])
-    };
-    answer(handle, wait, Follow::default(), one).await
+    answer(handle, wait, Follow::default(), Change::Start(request)).await
 }
 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
-    answer(handle, wait, follow, move |supervisor| {
-        match request.action {
-            Action::Restart => supervisor.can_store()?,
-            Action::Stop | Action::Delete => {}
-        }
-        supervisor.together(|it| it.act(&request))
-    })
-    .await
+    answer(handle, wait, follow, Change::Act(request)).await
 }
 
 async fn known(State(handle): State<Handle>) -> Reply<Vec<Known>> {
-    Ok(axum::Json(
-        handle
-            .ask(|supervisor: &mut Supervisor| supervisor.view().known())
-            .await?,
-    ))
+    Ok(axum::Json(handle.look(Fresh::Stored, |view| view.known()).await?))
 }
 
 async fn resolve(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<Vec<Known>> {
-    let meant = move |supervisor: &mut Supervisor| supervisor.view().meant_by(&request.targets);
-    Ok(axum::Json(handle.ask(meant).await??))
+    let meant = move |view: View<'_>| view.meant_by(&request.targets);
+    Ok(axum::Json(handle.look(Fresh::Stored, meant).await??))
 }
 
 async fn dump(State(handle): State<Handle>) -> Reply<Vec<Saved>> {
-    Ok(axum::Json(
-        handle
-            .ask(|supervisor: &mut Supervisor| supervisor.dump())
-            .await?,
-    ))
+    let saved = |view: View<'_>| plan::dump(view.catalog());
+    Ok(axum::Json(handle.look(Fresh::Stored, saved).await?))
 }
 
-async fn plan(State(handle): State<Handle>, Body(request): Body<PlanRequest>) -> Reply<Vec<Plan>> {
-    Ok(axum::Json(
-        handle
-            .ask(move |supervisor| supervisor.plan(&request.apps))
-            .await?,
-    ))
+async fn planned(State(handle): State<Handle>, Body(request): Body<PlanRequest>) -> Reply<Vec<Plan>> {
+    let changes = move |view: View<'_>| plan::plan(view.catalog(), &request.apps);
+    Ok(axum::Json(handle.look(Fresh::Stored, changes).await?))
 }
 
 async fn apply(State(handle): State<Handle>, Body(request): Body<ApplyRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
-    answer(handle, wait, follow, move |supervisor| {
-        supervisor.can_store()?;
-        supervisor.together(|it| it.apply(request))
-    })
-    .await
+    answer(handle, wait, follow, Change::Apply(request)).await
 }
 
 async fn reset(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<ChangeReply> {
-    let reset = move |supervisor: &mut Supervisor| supervisor.reset(&request.targets);
+    let reset = |reply| Request::Reset(request, reply);
     Ok(axum::Json(handle.ask(reset).await??))
 }
 
 async fn signal(State(handle): State<Handle>, Body(request): Body<SignalRequest>) -> Reply<ChangeReply> {
-    let send = move |supervisor: &mut Supervisor| supervisor.signal(&request.targets, &request.signal);
+    let send = |reply| Request::Signal(request, reply);
     Ok(axum::Json(handle.ask(send).await??))
 }
 
 async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>) -> Reply<Vec<String>> {
     let files = handle
-        .ask(move |supervisor| supervisor.view().log_files(&request.targets))
+        .look(Fresh::Stored, move |view| view.log_files(&request.targets))
         .await??;
     let names = files.iter().map(|(path, _)| path.display().to_string()).collect();
     handle.logs.flush(files).await;
@@ -168,9 +145,7 @@ async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>
 }
 
 async fn send(State(handle): State<Handle>, Body(request): Body<SendRequest>) -> Reply<ChangeReply> {
-    handle
-        .ask(move |supervisor| supervisor.send_line(&request))
-        .await??;
+    handle.ask(|reply| Request::SendLine(request, reply)).await??;
     Ok(axum::Json(ChangeReply::default()))
 }
 
@@ -178,9 +153,7 @@ async fn trigger(
     State(handle): State<Handle>,
     Body(request): Body<TriggerRequest>,
 ) -> Reply<Vec<TriggerReply>> {
-    let mut answers = handle
-        .ask(move |supervisor| supervisor.trigger(&request))
-        .await??;
+    let mut answers = handle.ask(|reply| Request::Trigger(request, reply)).await??;
     let mut replies = Vec::new();
     let deadline = tokio::time::Instant::now() + ANSWERED_WITHIN;
     // It ends when all have answered.
@@ -197,29 +170,17 @@ async fn reopen_logs(State(handle): State<Handle>) -> Reply<ChangeReply> {
 
 async fn scale(State(handle): State<Handle>, Body(request): Body<ScaleRequest>) -> Answer {
     let wait = request.wait;
-    let one = move |supervisor: &mut Supervisor| {
-        supervisor.can_store()?;
-        Ok(vec![supervisor.scale(&request)?])
-    };
-    answer(handle, wait, Follow::default(), one).await
+    answer(handle, wait, Follow::default(), Change::Scale(request)).await
 }
 
 async fn reload(State(handle): State<Handle>, Body(request): Body<ReloadRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
-    answer(handle, wait, follow, move |supervisor| {
-        supervisor.can_store()?;
-        supervisor.together(|it| it.reload(&request))
-    })
-    .await
+    answer(handle, wait, follow, Change::Reload(request)).await
 }
 
 async fn rollback(State(handle): State<Handle>, Body(request): Body<RollbackRequest>) -> Answer {
     let (wait, follow) = (request.wait, request.follow);
-    let one = move |supervisor: &mut Supervisor| {
-        supervisor.can_store()?;
-        Ok(vec![supervisor.rollback(&request)?])
-    };
-    answer(handle, wait, follow, one).await
+    answer(handle, wait, follow, Change::Rollback(request)).await
 }
 
 #[derive(Deserialize)]
@@ -229,38 +190,28 @@ struct Listing {
 }
 
 async fn processes(State(handle): State<Handle>, Query(listing): Query<Listing>) -> Reply<Vec<Process>> {
-    Ok(axum::Json(
-        handle
-            .ask(move |supervisor| supervisor.sampled().processes(listing.spec))
-            .await?,
-    ))
+    let all = move |view: View<'_>| view.processes(listing.spec);
+    Ok(axum::Json(handle.look(Fresh::All, all).await?))
 }
 
 async fn doctor(State(handle): State<Handle>) -> Reply<Vec<Finding>> {
-    Ok(axum::Json(handle.ask(Supervisor::doctor).await?))
+    let denied = handle.ask(Request::ProbeInterception).await?;
+    Ok(axum::Json(findings(denied.as_deref())))
 }
 
 async fn describe(State(handle): State<Handle>, Path(target): Path<String>) -> Reply<AppInfo> {
-    Ok(axum::Json(
-        handle
-            .ask(move |supervisor| supervisor.sampled().describe(&target))
-            .await??,
-    ))
+    let app = move |view: View<'_>| view.describe(&target);
+    Ok(axum::Json(handle.look(Fresh::All, app).await??))
 }
 
 async fn metrics(State(handle): State<Handle>) -> Result<impl IntoResponse, Refusal> {
-    let text = handle
-        .ask(|supervisor: &mut Supervisor| supervisor.sampled().metrics())
-        .await?;
+    let text = handle.look(Fresh::All, |view| view.metrics()).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
 }
 
 /// Stops everything, answers, and only then does the daemon exit.
 async fn kill(State(handle): State<Handle>) -> Reply<ChangeReply> {
-    let everything = rpm_core::protocol::Command::Shutdown;
-    let outcome = handle
-        .ask(move |supervisor| supervisor.command(everything))
-        .await?;
+    let outcome = handle.ask(Request::Shutdown).await?;
     outcome.await.map_err(|_| ShuttingDown)?;
     tokio::spawn(async move { handle.events.send(Event::Terminate).await });
     Ok(axum::Json(ChangeReply::default()))

@@ -7,14 +7,11 @@ use tokio::sync::mpsc;
 
 use super::body::{Body, Refusal};
 use super::lines::{CHUNKS, lines_of};
-use crate::api::handle::Handle;
-use crate::supervisor::Supervisor;
+use crate::inbox::{Handle, Request};
 
 /// When the head of the answer is there, no message is missed.
 pub(super) async fn follow(State(handle): State<Handle>) -> Result<Response, Refusal> {
-    let mut subscription = handle
-        .ask(|supervisor: &mut Supervisor| supervisor.subscribers.subscribe())
-        .await??;
+    let mut subscription = handle.ask(Request::Subscribe).await??;
     let (sender, receiver) = mpsc::channel(CHUNKS);
     tokio::spawn(async move {
         loop {
@@ -35,8 +32,6 @@ pub(super) async fn send(
     State(handle): State<Handle>,
     Body(request): Body<MessageRequest>,
 ) -> Result<axum::Json<ChangeReply>, Refusal> {
-    handle
-        .ask(move |supervisor| supervisor.send_message(&request))
-        .await??;
+    handle.ask(|reply| Request::SendMessage(request, reply)).await??;
     Ok(axum::Json(ChangeReply::default()))
 }

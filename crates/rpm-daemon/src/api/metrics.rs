@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use rpm_proxy::{BOUNDS_MS, Figures};
 
-use crate::api::view::View;
+use crate::view::View;
 
 impl View<'_> {
     /// The present figures.

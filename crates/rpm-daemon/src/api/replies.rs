@@ -1,12 +1,13 @@
 //! What is said of a change: its outcome, and why it failed.
 
-use rpm_core::protocol::{Exit, Failure};
+use rpm_core::protocol::{Exit, Failure, Outcome};
 use rpm_core::{InstanceId, StateView};
 use rpm_wire::api::{ApiError, ChangeReply};
 use rpm_wire::shell::word;
 
-use crate::api::view::View;
+use crate::apps::commands::failure;
 use crate::logs::tail;
+use crate::view::View;
 use crate::workers::sampling::own_listeners;
 use crate::workers::worker::Logs;
 
@@ -15,7 +16,38 @@ use crate::workers::worker::Logs;
 const SHOWN_LINES: usize = 30;
 
 impl View<'_> {
-    /// The same, with the figures of the last sample.
+    /// The answer to a request whose outcome has come.
+    pub(crate) fn outcome(
+        &self,
+        concerned: &[InstanceId],
+        mut notes: Vec<String>,
+        outcome: &Outcome,
+    ) -> Result<ChangeReply, ApiError> {
+        match outcome {
+            Outcome::Done { silent, .. } => {
+                notes.extend(silent.iter().map(|id| self.silence(*id)));
+                Ok(self.brief_change(concerned, notes))
+            }
+            Outcome::Failed {
+                failure: Failure::Superseded,
+                ..
+            } => Err(failure(
+                "another command replaced this one before it was done",
+                None,
+            )),
+            Outcome::Failed {
+                failure: Failure::NoSuchApp,
+                ..
+            } => Err(failure("the app is gone", None)),
+            Outcome::Failed {
+                instance,
+                worker,
+                failure: why,
+            } => Err(self.failed(*instance, *worker, *why)),
+        }
+    }
+
+    /// These instances, with the figures of the last sample.
     pub(crate) fn brief_change(&self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
         let held = self.listeners.by_worker();
         let processes = instances

@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tracing::warn;
 
 use super::handlers;
-use crate::api::handle::Handle;
+use crate::inbox::Handle;
 use crate::os::reserve;
 
 /// Pause after a failed accept: descriptors come back when requests end.

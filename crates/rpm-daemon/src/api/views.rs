@@ -13,8 +13,8 @@ use rpm_wire::api::{
     Served, SlotInfo, Status,
 };
 
-use crate::api::view::View;
 use crate::apps::app::{PortSource, explain, is_proxied};
+use crate::view::View;
 use crate::workers::behalf::Behalf;
 use crate::workers::sampling::own_listeners;
 

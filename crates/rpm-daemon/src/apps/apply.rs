@@ -2,42 +2,19 @@
 
 use rpm_core::protocol::{Command, Outcome};
 use rpm_core::{AppId, InstanceId, Revision, StateView};
-use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest, Change, ExecMode, KeyChange, Plan, Saved};
+use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest};
 use rpm_wire::shell::word;
-use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use crate::apps::app::{self, App, PortSource, is_handed, is_proxied};
+use crate::apps::app::{self, PortSource, is_handed, is_proxied};
 use crate::apps::check::{faults, in_a_line};
 use crate::apps::commands::{Accepted, failure};
+use crate::apps::plan::differences;
 use crate::apps::reload::Manner;
+use crate::inbox::Request;
 use crate::supervisor::Supervisor;
 
-/// Longest value that is told.
-const VALUE_LIMIT: usize = 200;
-
 impl Supervisor {
-    /// What would change.
-    pub(crate) fn plan(&self, apps: &[AppSpec]) -> Vec<Plan> {
-        let plan = |spec: &AppSpec| {
-            let given = self
-                .catalog()
-                .find_app(&spec.name)
-                .and_then(|app| self.given(app));
-            let keys = given.map(|given| differences(given, spec)).unwrap_or_default();
-            Plan {
-                name: spec.name.clone(),
-                change: match given {
-                    None => Change::Added,
-                    Some(_) if keys.is_empty() => Change::Unchanged,
-                    Some(_) => Change::Changed,
-                },
-                keys,
-            }
-        };
-        apps.iter().map(plan).collect()
-    }
-
     /// Brings the apps to the wanted state: all of them, or none if one cannot be.
     pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
         let found: Vec<String> = request
@@ -128,8 +105,13 @@ impl Supervisor {
         spec: AppSpec,
         (mode, hard): (ApplyMode, bool),
     ) -> Result<Option<Accepted>, ApiError> {
-        let watches = spec.watch.is_some() && self.given(app).is_some_and(|given| given.watch.is_none());
+        let watches = spec.watch.is_some()
+            && self
+                .catalog()
+                .given(app)
+                .is_some_and(|given| given.watch.is_none());
         let changed = self
+            .catalog()
             .given(app)
             .is_none_or(|given| !differences(given, &spec).is_empty());
         if let Some(app) = self.apps.get_mut(&app) {
@@ -150,7 +132,7 @@ impl Supervisor {
             app::instances(spec.instances, app::cpus()),
         );
         let then_scale = (u32::try_from(ids.len()) != Ok(wanted)).then_some(wanted);
-        let was = self.given(app).map(PortSource::of);
+        let was = self.catalog().given(app).map(PortSource::of);
         let moves = was.is_some_and(|was| was != PortSource::of(&spec));
         let revision = self.revise(app, spec)?;
         let mut accepted = if serves
@@ -191,9 +173,7 @@ impl Supervisor {
         tokio::spawn(async move {
             let last = match outcome.await {
                 Ok(Outcome::Done { .. }) => {
-                    let scale = move |supervisor: &mut Supervisor| {
-                        supervisor.command(Command::Scale { app, count: wanted })
-                    };
+                    let scale = |reply| Request::ScaleTo(app, wanted, reply);
                     match handle.ask(scale).await {
                         Ok(scaled) => scaled.await.ok(),
                         Err(_) => None,
@@ -268,151 +248,5 @@ impl Supervisor {
                 Some("nothing was changed"),
             )
         })
-    }
-
-    /// The apps as they are, to be started so again.
-    pub(crate) fn dump(&self) -> Vec<Saved> {
-        let saved = |(id, app): (&AppId, &App)| {
-            let mut spec = self.given(*id)?.clone();
-            if let Ok(count) = i32::try_from(self.catalog().instances_of(*id).len())
-                && spec.exec_mode == ExecMode::Cluster
-                && app::instances(spec.instances, app::cpus()) != count.cast_unsigned()
-            {
-                // It was scaled since; `max` stays what it is.
-                spec.instances = count;
-            }
-            let places = (0..).zip(self.catalog().instances_of(*id));
-            let stopped = |id: InstanceId| {
-                let view = self.core.instance(id);
-                view.is_some_and(|view| matches!(view.state, StateView::Stopped))
-            };
-            let rests = places.filter(|(_, id)| !app.rests && stopped(*id));
-            Some(Saved {
-                app: spec,
-                stopped: app.rests,
-                stopped_instances: rests.map(|(place, _)| place).collect(),
-            })
-        };
-        self.apps.iter().filter_map(saved).collect()
-    }
-
-    /// What the app was described by.
-    fn given(&self, app: AppId) -> Option<&AppSpec> {
-        let present = self.core.app(app)?.config.revision;
-        self.apps.get(&app)?.revisions.given(present).map(AsRef::as_ref)
-    }
-}
-
-/// The keys that differ, in their order, variables last.
-fn differences(from: &AppSpec, to: &AppSpec) -> Vec<KeyChange> {
-    let (mut old, mut new) = (fields(from), fields(to));
-    let (old_env, new_env) = (old.remove("env"), new.remove("env"));
-    for fields in [&mut old, &mut new] {
-        // Where a user has them.
-        let proxy = object(fields.remove("proxy"));
-        fields.extend(proxy);
-    }
-    let mut changes = compare(&old, &new, "");
-    for change in compare(&object(old_env), &object(new_env), "env.") {
-        // What is in a variable is nobody's business.
-        changes.push(KeyChange {
-            from: None,
-            to: None,
-            ..change
-        });
-    }
-    changes
-}
-
-fn compare(old: &Map<String, Value>, new: &Map<String, Value>, prefix: &str) -> Vec<KeyChange> {
-    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    let present =
-        |fields: &Map<String, Value>, key: &str| fields.get(key).filter(|value| !value.is_null()).cloned();
-    let mut changes = Vec::new();
-    for key in keys {
-        let (from, to) = (present(old, key), present(new, key));
-        if from != to {
-            changes.push(KeyChange {
-                key: format!("{prefix}{key}"),
-                removed: to.is_none(),
-                from: from.map(|value| shown(&value)),
-                to: to.map(|value| shown(&value)),
-            });
-        }
-    }
-    changes
-}
-
-fn fields(spec: &AppSpec) -> Map<String, Value> {
-    object(serde_json::to_value(spec).ok())
-}
-
-fn object(value: Option<Value>) -> Map<String, Value> {
-    match value {
-        Some(Value::Object(fields)) => fields,
-        _ => Map::new(),
-    }
-}
-
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(VALUE_LIMIT) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use rpm_wire::api::ProxySpec;
-
-    use super::*;
-
-    #[test]
-    fn differences_are_told_but_no_secret() {
-        let from = AppSpec {
-            name: "web".to_owned(),
-            script: "/srv/a.js".to_owned(),
-            env: BTreeMap::from([
-                ("TOKEN".to_owned(), "hunter2".to_owned()),
-                ("OLD".to_owned(), "1".to_owned()),
-            ]),
-            max_restarts: Some(3),
-            proxy: ProxySpec {
-                redirect_http: Some(80),
-                ..ProxySpec::default()
-            },
-            ..AppSpec::default()
-        };
-        let to = AppSpec {
-            proxy: ProxySpec {
-                redirect_http: Some(8080),
-                ..ProxySpec::default()
-            },
-            script: "/srv/b.js".to_owned(),
-            env: BTreeMap::from([("TOKEN".to_owned(), "hunter3".to_owned())]),
-            max_restarts: None,
-            ..from.clone()
-        };
-        let told = differences(&from, &to);
-        let lines: Vec<(&str, Option<&str>, Option<&str>, bool)> = told
-            .iter()
-            .map(|it| (it.key.as_str(), it.from.as_deref(), it.to.as_deref(), it.removed))
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                ("max_restarts", Some("3"), None, true),
-                ("redirect_http", Some("80"), Some("8080"), false),
-                ("script", Some("\"/srv/a.js\""), Some("\"/srv/b.js\""), false),
-                ("env.OLD", None, None, true),
-                ("env.TOKEN", None, None, false),
-            ]
-        );
-        assert!(differences(&to, &to).is_empty());
     }
 }

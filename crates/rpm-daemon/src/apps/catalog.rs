@@ -26,6 +26,20 @@ impl<'a> Catalog<'a> {
         Catalog { core, apps }
     }
 
+    pub(crate) fn core(self) -> &'a Core {
+        self.core
+    }
+
+    pub(crate) fn apps(self) -> &'a Apps {
+        self.apps
+    }
+
+    /// What the app was described by.
+    pub(crate) fn given(self, app: AppId) -> Option<&'a AppSpec> {
+        let present = self.core.app(app)?.config.revision;
+        self.apps.get(&app)?.revisions.given(present).map(AsRef::as_ref)
+    }
+
     /// The instances that these targets mean, ascending and each once.
     pub(crate) fn resolve(self, targets: &[String]) -> Result<Vec<InstanceId>, ApiError> {
         let mut found = BTreeSet::new();

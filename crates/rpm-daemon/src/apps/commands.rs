@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rpm_core::protocol::{AppConfig, Command, Failure, Outcome};
+use rpm_core::protocol::{AppConfig, Command, Outcome};
 use rpm_core::{AppId, InstanceId, Revision};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
 use rpm_wire::shell::word;
@@ -168,37 +168,6 @@ impl Supervisor {
             app.unwatched ^= request.toggle_watch;
         }
         self.upkeep.outdate();
-    }
-
-    /// The answer to a request whose outcome has come.
-    pub(crate) fn reply(
-        &mut self,
-        concerned: &[InstanceId],
-        mut notes: Vec<String>,
-        outcome: &Outcome,
-    ) -> Result<ChangeReply, ApiError> {
-        match outcome {
-            Outcome::Done { silent, .. } => {
-                notes.extend(silent.iter().map(|id| self.view().silence(*id)));
-                Ok(self.change(concerned, notes))
-            }
-            Outcome::Failed {
-                failure: Failure::Superseded,
-                ..
-            } => Err(failure(
-                "another command replaced this one before it was done",
-                None,
-            )),
-            Outcome::Failed {
-                failure: Failure::NoSuchApp,
-                ..
-            } => Err(failure("the app is gone", None)),
-            Outcome::Failed {
-                instance,
-                worker,
-                failure: why,
-            } => Err(self.view().failed(*instance, *worker, *why)),
-        }
     }
 
     pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {

@@ -6,6 +6,7 @@ pub(crate) mod automatic;
 pub(crate) mod catalog;
 pub(crate) mod check;
 pub(crate) mod commands;
+pub(crate) mod plan;
 pub(crate) mod reload;
 pub(crate) mod revision;
 pub(crate) mod targets;

@@ -19,8 +19,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
+use crate::inbox::Event;
 use crate::os::threads;
-use crate::supervisor::Event;
 use crate::workers::worker::{Process, Workers};
 
 /// An agent says hello at once, or is none.

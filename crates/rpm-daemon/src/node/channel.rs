@@ -18,9 +18,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use crate::inbox::Event;
 use crate::os::threads;
 use crate::os::watched::watched;
-use crate::supervisor::Event;
 
 /// Messages that wait for a worker which does not read; more are refused.
 pub(crate) const OUTGOING_LIMIT: usize = 1024;

@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::apps::app::is_proxied;
+use crate::inbox::Event;
 use crate::os::threads;
 use crate::os::watched::watched;
 use crate::sockets::interception::Intercepted;
 use crate::sockets::journal::Journal;
-use crate::supervisor::{Event, Supervisor};
+use crate::supervisor::Supervisor;
 
 /// A program that has bound a socket listens on it soon.
 const FOLLOWS_WITHIN: Duration = Duration::from_millis(20);

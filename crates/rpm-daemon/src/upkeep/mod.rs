@@ -13,7 +13,7 @@ use rpm_wire::api::WatchSpec;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::supervisor::Event;
+use crate::inbox::Event;
 use crate::upkeep::files::FileWatch;
 use crate::upkeep::schedule::{Schedule, Timer};
 

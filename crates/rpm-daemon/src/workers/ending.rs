@@ -12,9 +12,10 @@ use rpm_wire::channel;
 use tokio::io::Interest;
 use tracing::{info, warn};
 
+use crate::inbox::Event;
 use crate::node::channel::Outgoing;
 use crate::os::watched::watched;
-use crate::supervisor::{Event, FEW_TREES, Supervisor};
+use crate::supervisor::{FEW_TREES, Supervisor};
 use crate::workers::behalf::Behalf;
 use crate::workers::outputs::{pid_file, remove_pid};
 use crate::workers::worker::{Life, Worker};

@@ -4,7 +4,7 @@ use rpm_core::WorkerId;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::yield_now;
 
-use crate::supervisor::Event;
+use crate::inbox::Event;
 
 /// More are left to the next step.
 const AT_ONCE: usize = 1024;

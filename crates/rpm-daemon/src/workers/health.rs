@@ -8,18 +8,18 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rpm_core::WorkerId;
-use rpm_core::protocol::Input;
 use rpm_listen::private_mark;
 use rpm_proxy::Address;
 use rpm_proxy::health::{ProbeError, probe};
 use rpm_wire::api::{ApiError, AppSpec, HealthCheck};
 use rpm_wire::channel;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::api::handle::Handle;
 use crate::apps::app::{PortSource, is_proxied};
 use crate::apps::commands::failure;
+use crate::inbox::Event;
 use crate::node::channel::Outgoing;
 use crate::supervisor::Supervisor;
 use crate::workers::worker::Awaiting;
@@ -35,6 +35,18 @@ enum Unhealthy {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+}
+
+/// What the health check of a worker needs of the daemon, and its outcome.
+pub(crate) enum HealthEvent {
+    /// Where only this worker is asked, if it has an address of its own; an error: it is gone, or leaves.
+    WhereIs(WorkerId, oneshot::Sender<Result<Option<Address>, ()>>),
+    /// Give the worker this connection; `false`: it is gone, or leaves.
+    Give(WorkerId, OwnedFd, oneshot::Sender<bool>),
+    /// It gave no good answer: why.
+    Unhealthy(WorkerId, String),
+    /// It has given as many good answers as it has to.
+    Healthy(WorkerId),
 }
 
 /// Can the workers of this app be asked?
@@ -66,12 +78,12 @@ impl Supervisor {
     pub(crate) fn check_health(&self, worker: WorkerId) {
         let spec = self.workers.get(&worker).map(|held| &held.spec);
         if let Some(check) = spec.and_then(|spec| spec.health_check.clone()) {
-            tokio::spawn(ask_until_healthy(self.handle(), worker, check));
+            tokio::spawn(ask_until_healthy(self.events.clone(), worker, check));
         }
     }
 
     /// Where only this worker is asked, if it has an address of its own; an error: it is gone, or leaves.
-    fn own_address(&self, worker: WorkerId) -> Result<Option<Address>, ()> {
+    pub(crate) fn own_address(&self, worker: WorkerId) -> Result<Option<Address>, ()> {
         match self.core.worker(worker) {
             Some(view) if view.launching => {
                 let socket = self.listeners.private_address(worker);
@@ -83,7 +95,7 @@ impl Supervisor {
     }
 
     /// Gives the worker a connection as one to the first address that it listens on; `false`: it is gone, or leaves.
-    fn give(&mut self, worker: WorkerId, connection: OwnedFd) -> bool {
+    pub(crate) fn give(&mut self, worker: WorkerId, connection: OwnedFd) -> bool {
         let Some(key) = self.listeners.first_key(worker).map(str::to_owned) else {
             return false;
         };
@@ -98,11 +110,11 @@ impl Supervisor {
     }
 }
 
-async fn ask_until_healthy(handle: Handle, worker: WorkerId, check: HealthCheck) {
+async fn ask_until_healthy(events: mpsc::Sender<Event>, worker: WorkerId, check: HealthCheck) {
     let mut good = 0;
     while good < check.threshold {
         let within = Duration::from_millis(check.timeout_ms);
-        let asked = timeout(within, ask(&handle, worker, &check)).await;
+        let asked = timeout(within, ask(&events, worker, &check)).await;
         match asked.unwrap_or(Err(Unhealthy::Late(within))) {
             Ok(true) => good += 1,
             Ok(false) => return,
@@ -110,14 +122,10 @@ async fn ask_until_healthy(handle: Handle, worker: WorkerId, check: HealthCheck)
                 good = 0;
                 let path = &check.path;
                 let text = format!("its last answer to the health check {path} was: {unhealthy}");
-                let note = move |supervisor: &mut Supervisor| {
-                    // One that was told to end cuts what it is asked: that is not why it was told.
-                    let launching = supervisor.core.worker(worker).is_some_and(|view| view.launching);
-                    if let Some(held) = supervisor.workers.get_mut(&worker).filter(|_| launching) {
-                        held.trouble = Some(text);
-                    }
-                };
-                if handle.ask(note).await.is_err() {
+                if tell(&events, HealthEvent::Unhealthy(worker, text))
+                    .await
+                    .is_none()
+                {
                     return;
                 }
             }
@@ -127,22 +135,21 @@ async fn ask_until_healthy(handle: Handle, worker: WorkerId, check: HealthCheck)
         }
     }
     // A daemon that shuts down does not want to know.
-    let _ = handle
-        .ask(move |supervisor| {
-            if let Some(held) = supervisor.workers.get_mut(&worker) {
-                held.trouble = None;
-            }
-            supervisor.input(Input::Healthy { worker });
-        })
-        .await;
+    let _ = tell(&events, HealthEvent::Healthy(worker)).await;
+}
+
+/// `None`: the daemon shuts down.
+async fn tell(events: &mpsc::Sender<Event>, event: HealthEvent) -> Option<()> {
+    events.send(Event::Health(event)).await.ok()
 }
 
 /// One request. `false`: there is nobody to ask any more.
-async fn ask(handle: &Handle, worker: WorkerId, check: &HealthCheck) -> Result<bool, Unhealthy> {
-    let own = handle.ask(move |supervisor| supervisor.own_address(worker)).await;
-    let connection = match own {
+async fn ask(events: &mpsc::Sender<Event>, worker: WorkerId, check: &HealthCheck) -> Result<bool, Unhealthy> {
+    let (reply, answer) = oneshot::channel();
+    let _ = tell(events, HealthEvent::WhereIs(worker, reply)).await;
+    let connection = match answer.await {
         Ok(Ok(Some(address))) => Some(address.connect().await?),
-        Ok(Ok(None)) => given(handle, worker).await?,
+        Ok(Ok(None)) => given(events, worker).await?,
         Ok(Err(())) | Err(_) => None,
     };
     match connection {
@@ -152,7 +159,7 @@ async fn ask(handle: &Handle, worker: WorkerId, check: &HealthCheck) -> Result<b
 }
 
 /// A connection of which the worker is given the other end.
-async fn given(handle: &Handle, worker: WorkerId) -> Result<Option<TcpStream>, Unhealthy> {
+async fn given(events: &mpsc::Sender<Event>, worker: WorkerId) -> Result<Option<TcpStream>, Unhealthy> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let (ours, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
     let (ours, (theirs, peer)) = (ours?, accepted?);
@@ -160,13 +167,9 @@ async fn given(handle: &Handle, worker: WorkerId) -> Result<Option<TcpStream>, U
         return Err(std::io::Error::other("somebody else connected").into());
     }
     let theirs = OwnedFd::from(theirs.into_std()?);
-    match handle
-        .ask(move |supervisor| supervisor.give(worker, theirs))
-        .await
-    {
-        Ok(true) => Ok(Some(ours)),
-        Ok(false) | Err(_) => Ok(None),
-    }
+    let (reply, answer) = oneshot::channel();
+    let _ = tell(events, HealthEvent::Give(worker, theirs, reply)).await;
+    Ok(answer.await.unwrap_or(false).then_some(ours))
 }
 
 async fn request(ours: TcpStream, check: &HealthCheck) -> Result<bool, Unhealthy> {

@@ -21,10 +21,11 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::apps::app::{PortSource, is_bun, is_node, policy, proxy_sockets};
+use crate::inbox::Event;
 use crate::logs::Source;
 use crate::node::channel::{self, OUTGOING_LIMIT, Outgoing};
 use crate::os::watched::watched;
-use crate::supervisor::{Event, Supervisor, now_ms};
+use crate::supervisor::{Supervisor, now_ms};
 use crate::workers::behalf::Behalf;
 use crate::workers::environment::environment;
 use crate::workers::outputs::{logs_of, pid_file, sources, write_pid};

@@ -1,0 +1,105 @@
+//! `POST /v1/update`: another binary takes over from the one that runs, at a moment in which nothing is under way.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rpm_wire::api::ApiError;
+use tracing::{info, warn};
+
+use crate::apps::commands::failure;
+use crate::inbox::{Fresh, HandOn, Handle, Request};
+use crate::os::threads;
+use crate::persist::update::check;
+use crate::proxy::fronts::Parting;
+
+/// Between two looks at how many clients are left.
+const CHECK_PAUSE: Duration = Duration::from_millis(5);
+/// For requests of clients of the proxy to be answered before their connections end.
+const PARTED_WITHIN: Duration = Duration::from_secs(10);
+/// For clients of the proxy that are idle to ask once more, and be told to go. New ones are served meanwhile.
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
+/// For clients that were accepted last to send their first request.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);
+/// For those that have asked for nothing to see that their connections have ended, and to end them as well.
+const CLEARED_WITHIN: Duration = Duration::from_secs(1);
+/// Tries to find a moment in which nothing is under way.
+const TRIES: u32 = 1000;
+
+/// Has `binary` take over. Returns only if it does not.
+pub(super) async fn update(handle: &Handle, binary: PathBuf) -> ApiError {
+    match try_update(handle, binary).await {
+        Ok(refused) | Err(refused) => refused,
+    }
+}
+
+async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiError> {
+    let gone = || failure("the daemon is shutting down", None);
+    let home = handle.ask(Request::PrepareUpdate).await.map_err(|_| gone())??;
+    let asked = binary.clone();
+    let checked = threads::run(move || check(&asked, &home)).await;
+    let checked = checked.unwrap_or_else(|error| Err(format!("it cannot be asked: {error}")));
+    let version = checked.map_err(|why| {
+        failure(
+            format!("{} cannot take over: {why}", binary.display()),
+            Some("the running daemon stays in charge; nothing has changed"),
+        )
+    })?;
+    info!(binary = %binary.display(), version, "taking over");
+    part(handle).await.map_err(|()| gone())?;
+    // Output that was read is written, and what comes now waits in the pipes.
+    let pause = handle.logs.pause().await;
+    for last in (0..TRIES).rev() {
+        let binary = binary.clone();
+        let anyway = last == 0;
+        let tried = handle.ask(|reply| Request::HandOn(HandOn { binary, anyway }, reply));
+        if let Some(refused) = tried.await.map_err(|_| gone())? {
+            drop(pause);
+            warn!(error = refused.error, "the new binary did not take over");
+            return Err(refused);
+        }
+        tokio::task::yield_now().await;
+    }
+    let _ = handle.ask(|reply| Request::Part(Parting::Stays, reply)).await;
+    Err(failure(
+        "the daemon was busy all the time",
+        Some("`rpm update` tries again"),
+    ))
+}
+
+/// Has the clients of the proxy go, for their connections end with this program. New ones wait in the backlog for the next.
+///
+/// Most learn from their next answer that it was the last. What one sends that has asked for nothing for so long crosses the end of its
+/// connection, which it sees before this program is another one: the system would reset it then.
+async fn part(handle: &Handle) -> Result<(), ()> {
+    let idle_until = Instant::now() + LEFT_WITHIN;
+    wait(handle, Parting::Thinned, |connections, requests| {
+        connections > requests && Instant::now() < idle_until
+    })
+    .await?;
+    let until = Instant::now() + PARTED_WITHIN;
+    for (tells, within) in [(Parting::Asked, FIRST_WITHIN), (Parting::Idle, CLEARED_WITHIN)] {
+        let at_rest = Instant::now() + within;
+        wait(handle, tells, |connections, requests| {
+            connections > 0 && Instant::now() < if requests > 0 { until.max(at_rest) } else { at_rest }
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Tells the clients of the proxy, and looks at their number, and that of their requests, until it is as it should be.
+async fn wait(handle: &Handle, tells: Parting, goes_on: impl Fn(u32, u32) -> bool) -> Result<(), ()> {
+    let ask = |reply| Request::Part(tells, reply);
+    // Somebody who is accepted meanwhile is not counted yet, and would be lost.
+    if let Some(mut reached) = handle.ask(ask).await.map_err(drop)? {
+        let _ = tokio::time::timeout(PARTED_WITHIN, reached.recv()).await;
+    }
+    loop {
+        let busy = handle.look(Fresh::Stored, |view| view.fronts.busy()).await;
+        let (connections, requests) = busy.map_err(drop)?;
+        if !goes_on(connections, requests) {
+            return Ok(());
+        }
+        tokio::time::sleep(CHECK_PAUSE).await;
+    }
+}

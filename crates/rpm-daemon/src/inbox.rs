@@ -1,0 +1,180 @@
+//! What reaches the supervisor: what has happened, and what other tasks ask of it. Each request has a type and a reply of its own, so what another
+//! task can change is listed here.
+
+use std::path::PathBuf;
+
+use rpm_core::protocol::Outcome;
+use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_wire::api::{
+    ActionRequest, ApiError, ApplyRequest, ChangeReply, MessageRequest, ReloadRequest, RollbackRequest,
+    ScaleRequest, SendRequest, SignalRequest, StartRequest, TargetsRequest, TriggerReply, TriggerRequest,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::apps::commands::Accepted;
+use crate::logs::LogSink;
+use crate::node::agents::AgentEvent;
+use crate::node::channel::Incoming;
+use crate::node::messages::Subscription;
+use crate::proxy::fronts::Parting;
+use crate::sockets::interception::Intercepted;
+use crate::view::View;
+use crate::workers::health::HealthEvent;
+use crate::workers::progress::Watcher;
+
+/// Something that happened.
+pub(crate) enum Event {
+    /// A worker's leader has ended; it is not yet waited for.
+    LeaderExited(WorkerId),
+    /// The rest of a worker's tree has ended.
+    TreeGone(WorkerId),
+    /// A worker sent messages.
+    Messages(WorkerId, Incoming),
+    /// A worker's channel has ended: no message of it is to come.
+    ChannelEnded(WorkerId),
+    /// A process of a worker waits until its call is answered. The sender is dropped when it was dealt with.
+    Called(WorkerId, Intercepted, std::sync::mpsc::Sender<()>),
+    /// Files that are watched for an app have changed: one of them.
+    FilesChanged(AppId, PathBuf),
+    /// An agent connected, spoke or left.
+    Agent(AgentEvent),
+    /// The health check of a worker needs something, or has an outcome.
+    Health(HealthEvent),
+    /// Another task has a question, which is answered between two steps.
+    Look(Look),
+    /// Another task asks for something, which is done between two steps.
+    Request(Request),
+    /// Stop everything and exit.
+    Terminate,
+}
+
+/// A question about what is known. It sees everything and can change nothing.
+pub(crate) struct Look {
+    pub(crate) fresh: Fresh,
+    pub(crate) at: Box<dyn FnOnce(View<'_>) + Send>,
+}
+
+/// How recent the figures in a view have to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fresh {
+    /// As they were sampled last.
+    Stored,
+    /// CPU and memory as they are now.
+    Usage,
+    /// Connections, too.
+    All,
+}
+
+/// What other tasks ask for.
+pub(crate) enum Request {
+    /// Change apps.
+    Change(Change, Reply<Result<Begun, ApiError>>),
+    /// Change the number of instances of an app after a restart of it.
+    ScaleTo(AppId, u32, Reply<oneshot::Receiver<Outcome>>),
+    /// Wait until nothing of the apps of these instances is on its way out.
+    AwaitLeavers(Vec<InstanceId>, Reply<oneshot::Receiver<()>>),
+    /// Count restarts from 0.
+    Reset(TargetsRequest, Reply<Result<ChangeReply, ApiError>>),
+    /// Send a signal to programs.
+    Signal(SignalRequest, Reply<Result<ChangeReply, ApiError>>),
+    /// Write to the standard input of a program.
+    SendLine(SendRequest, Reply<Result<(), ApiError>>),
+    /// Send a message to programs.
+    SendMessage(MessageRequest, Reply<Result<(), ApiError>>),
+    /// Follow the messages of programs.
+    Subscribe(Reply<Result<Subscription, ApiError>>),
+    /// Call an action of programs.
+    Trigger(
+        TriggerRequest,
+        Reply<Result<mpsc::UnboundedReceiver<TriggerReply>, ApiError>>,
+    ),
+    /// Find out why calls of programs cannot be intercepted, if they cannot.
+    ProbeInterception(Reply<Option<String>>),
+    /// Get ready for another binary: write the state, for it to read. The daemon's directory.
+    PrepareUpdate(Reply<Result<PathBuf, ApiError>>),
+    /// Have clients of the proxy go, or stay. What is received ends when the proxy's threads have done so.
+    Part(Parting, Reply<Option<mpsc::Receiver<()>>>),
+    /// Become another binary.
+    HandOn(HandOn, Reply<Option<ApiError>>),
+    /// End all workers.
+    Shutdown(Reply<oneshot::Receiver<Outcome>>),
+}
+
+/// A request that changes apps.
+pub(crate) enum Change {
+    Start(StartRequest),
+    Act(ActionRequest),
+    Apply(ApplyRequest),
+    Scale(ScaleRequest),
+    Reload(ReloadRequest),
+    Rollback(RollbackRequest),
+}
+
+/// A change that was begun.
+pub(crate) struct Begun {
+    /// What was accepted, each part with its outcome to come.
+    pub(crate) accepted: Vec<Accepted>,
+    /// The steps of the apps that it concerns.
+    pub(crate) watcher: Watcher,
+}
+
+/// Which binary takes over.
+pub(crate) struct HandOn {
+    pub(crate) binary: PathBuf,
+    /// Even if something is under way that would be lost.
+    pub(crate) anyway: bool,
+}
+
+/// Where the answer to a request goes.
+pub(crate) struct Reply<T>(oneshot::Sender<T>);
+
+impl<T> Reply<T> {
+    pub(crate) fn send(self, answer: T) {
+        // The requester may have disconnected.
+        let _ = self.0.send(answer);
+    }
+}
+
+/// A way into the supervisor from other tasks.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) logs: LogSink,
+}
+
+/// The daemon is about to exit.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the daemon is shutting down")]
+pub struct ShuttingDown;
+
+impl Handle {
+    /// Has a request carried out between two steps of the supervisor.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub(crate) async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, ShuttingDown> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Event::Request(request(Reply(reply)))).await?;
+        answer.await.map_err(|_| ShuttingDown)
+    }
+
+    /// What `at` sees of the daemon between two steps.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        fresh: Fresh,
+        at: impl FnOnce(View<'_>) -> T + Send + 'static,
+    ) -> Result<T, ShuttingDown> {
+        let (reply, answer) = oneshot::channel();
+        // The requester may have disconnected.
+        let at = Box::new(move |view: View<'_>| drop(reply.send(at(view))));
+        self.send(Event::Look(Look { fresh, at })).await?;
+        answer.await.map_err(|_| ShuttingDown)
+    }
+
+    async fn send(&self, event: Event) -> Result<(), ShuttingDown> {
+        self.events.send(event).await.map_err(|_| ShuttingDown)
+    }
+}
