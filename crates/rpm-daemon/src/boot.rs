@@ -21,14 +21,14 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::api;
 use crate::home::{Home, HomeError};
-use crate::inbox::Event;
-use crate::inbox::Handle;
+use crate::inbox::{Event, Handle};
 use crate::logs::LogSink;
 use crate::logs::own_log::OwnLog;
 use crate::node::agents;
 use crate::persist::update::Succession;
 use crate::persist::{keeping, state, update};
 use crate::supervisor::Supervisor;
+use crate::workers::users::give_sockets;
 
 /// For another daemon to serve or to be gone. Shorter than its client waits for this one.
 const OWNED_WITHIN: Duration = Duration::from_secs(5);
@@ -254,7 +254,7 @@ async fn serve(
         None => begin(home, logs, child_nofile, keeper.clone())?,
     };
     keeping::watch(keeper.clone());
-    supervisor.give_sockets();
+    give_sockets(supervisor.catalog(), &supervisor.listeners);
     let in_place = passed.is_some();
     let listener = match passed {
         Some(listener) => UnixListener::from_std(listener.into()).map_err(step("take the control socket"))?,

@@ -1,49 +1,57 @@
-//! Requests of other tasks: each is carried out by the room that it concerns, and answered.
+//! Requests of other tasks: each is carried out by the room that it concerns, and answered. What the core wants done for it is done at the end of
+//! the step.
 
 use std::path::PathBuf;
 
-use rpm_core::protocol::{Command, Input};
-use rpm_wire::api::{Action, ApiError};
+use rpm_core::InstanceId;
+use rpm_core::protocol::{Command, Outcome};
+use rpm_wire::api::{ApiError, ChangeReply};
+use tokio::sync::oneshot;
 
-use crate::apps::commands::Accepted;
-use crate::inbox::{Begun, Change, Fresh, HandOn, Look, Request};
+use crate::inbox::{Begun, Fresh, Handle, Look, Request};
+use crate::node::actions::send_line;
+use crate::node::messages;
+use crate::orders::targets::{process_of, signal, workers_of};
+use crate::orders::{Accepted, Change};
 use crate::proxy::fronts::Parting;
 use crate::supervisor::Supervisor;
-use crate::workers::health::HealthEvent;
-
-impl Change {
-    /// Does it start workers?
-    fn starts(&self) -> bool {
-        match self {
-            Change::Act(request) => match request.action {
-                Action::Restart => true,
-                Action::Stop | Action::Delete => false,
-            },
-            Change::Start(_)
-            | Change::Apply(_)
-            | Change::Scale(_)
-            | Change::Reload(_)
-            | Change::Rollback(_) => true,
-        }
-    }
-}
+use crate::takeover::nothing_begun;
 
 impl Supervisor {
     /// Carries out a request and answers it.
     pub(crate) fn on_request(&mut self, request: Request) {
         match request {
             Request::Change(change, reply) => reply.send(self.begin(change)),
-            Request::ScaleTo(app, count, reply) => reply.send(self.command(Command::Scale { app, count })),
+            Request::ScaleTo(app, count, reply) => {
+                reply.send(self.orders().command(Command::Scale { app, count }));
+            }
             Request::AwaitLeavers(instances, reply) => {
                 let apps = self.catalog().apps_of(&instances);
-                reply.send(self.leavers_gone(apps));
+                reply.send(self.leavers.wait(apps));
             }
-            Request::Reset(request, reply) => reply.send(self.reset(&request.targets)),
-            Request::Signal(request, reply) => reply.send(self.signal(&request.targets, &request.signal)),
-            Request::SendLine(request, reply) => reply.send(self.send_line(&request)),
-            Request::SendMessage(request, reply) => reply.send(self.send_message(&request)),
+            Request::Reset(request, reply) => {
+                let reset = self.orders().reset(&request.targets);
+                reply.send(reset.map(|instances| self.shown(&instances, Vec::new())));
+            }
+            Request::Signal(request, reply) => {
+                let sent = signal(self.catalog(), &self.workers, &request);
+                reply.send(sent.map(|(instances, notes)| self.shown(&instances, notes)));
+            }
+            Request::SendLine(request, reply) => {
+                let process = process_of(self.catalog(), &self.workers, &request.target);
+                reply.send(process.and_then(|process| send_line(process, &request)));
+            }
+            Request::SendMessage(request, reply) => {
+                let targets = workers_of(self.catalog(), &request.target);
+                let send = |targets| messages::send(&request, targets, &mut self.workers);
+                reply.send(targets.and_then(send));
+            }
             Request::Subscribe(reply) => reply.send(self.subscribers.subscribe()),
-            Request::Trigger(request, reply) => reply.send(self.trigger(&request)),
+            Request::Trigger(request, reply) => {
+                let targets = workers_of(self.catalog(), &request.target);
+                let call = |targets| self.actions.call(&request, targets, &mut self.workers);
+                reply.send(targets.and_then(call));
+            }
             Request::ProbeInterception(reply) => {
                 self.interception.probe();
                 reply.send(self.interception.denied().map(str::to_owned));
@@ -53,8 +61,17 @@ impl Supervisor {
                 self.fronts.part(parting);
                 reply.send(self.fronts.reached());
             }
-            Request::HandOn(to, reply) => reply.send(self.try_hand_on(&to)),
-            Request::Shutdown(reply) => reply.send(self.command(Command::Shutdown)),
+            Request::HandOn(to, reply) => {
+                // Connections wait in the backlog meanwhile.
+                self.handoffs.pause(true);
+                let refused = self.hand_on(&to);
+                self.handoffs.pause(refused.is_none());
+                if refused.is_some() {
+                    self.fronts.part(Parting::Stays);
+                }
+                reply.send(refused);
+            }
+            Request::Shutdown(reply) => reply.send(self.orders().command(Command::Shutdown)),
         }
     }
 
@@ -63,31 +80,12 @@ impl Supervisor {
         match look.fresh {
             Fresh::Stored => {}
             Fresh::Usage => self.sampling.sample_usage(&mut self.workers),
-            Fresh::All => self.sample(),
+            Fresh::All => {
+                self.sampling.sample_usage(&mut self.workers);
+                self.sampling.count_connections(&self.listeners, &self.workers);
+            }
         }
         (look.at)(self.view());
-    }
-
-    /// The health check of a worker needs something, or has an outcome.
-    pub(crate) fn on_health(&mut self, event: HealthEvent) {
-        match event {
-            // One that asks may have ended since.
-            HealthEvent::WhereIs(worker, reply) => drop(reply.send(self.own_address(worker))),
-            HealthEvent::Give(worker, connection, reply) => drop(reply.send(self.give(worker, connection))),
-            HealthEvent::Unhealthy(worker, why) => {
-                // One that was told to end cuts what it is asked: that is not why it was told.
-                let launching = self.core.worker(worker).is_some_and(|view| view.launching);
-                if let Some(held) = self.workers.get_mut(&worker).filter(|_| launching) {
-                    held.trouble = Some(why);
-                }
-            }
-            HealthEvent::Healthy(worker) => {
-                if let Some(held) = self.workers.get_mut(&worker) {
-                    held.trouble = None;
-                }
-                self.input(Input::Healthy { worker });
-            }
-        }
     }
 
     /// Begins a change.
@@ -97,43 +95,55 @@ impl Supervisor {
     fn begin(&mut self, change: Change) -> Result<Begun, ApiError> {
         let mut watcher = self.steps.watch();
         if change.starts() {
-            self.can_store()?;
+            let (store, mut known) = self.stored();
+            store.can_store(&mut known)?;
         }
-        let accepted = self.change_apps(change)?;
+        let accepted = self.orders().change(change)?;
         watcher.apps = accepted
             .iter()
             .flat_map(|one| self.catalog().apps_of(&one.instances))
             .collect();
+        let whole = |one| chained(self.handle(), one);
+        let accepted = accepted.into_iter().map(whole).collect();
         Ok(Begun { accepted, watcher })
     }
 
-    fn change_apps(&mut self, change: Change) -> Result<Vec<Accepted>, ApiError> {
-        match change {
-            Change::Start(request) => Ok(vec![self.start(request)?]),
-            Change::Act(request) => self.together(|it| it.act(&request)),
-            Change::Apply(request) => self.together(|it| it.apply(request)),
-            Change::Scale(request) => Ok(vec![self.scale(&request)?]),
-            Change::Reload(request) => self.together(|it| it.reload(&request)),
-            Change::Rollback(request) => Ok(vec![self.rollback(&request)?]),
-        }
+    /// These instances as they are now.
+    fn shown(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
+        self.sampling.sample_usage(&mut self.workers);
+        self.view().brief_change(instances, notes)
     }
 
     fn prepare_update(&mut self) -> Result<PathBuf, ApiError> {
-        self.nothing_begun()?;
+        nothing_begun(self.catalog())?;
         self.store.changed();
-        self.store(true);
+        self.write_state(true);
         Ok(self.home.root().to_owned())
     }
+}
 
-    /// As [`Supervisor::hand_on`]; if it is refused the clients of the proxy stay.
-    fn try_hand_on(&mut self, to: &HandOn) -> Option<ApiError> {
-        // Connections wait in the backlog meanwhile.
-        self.handoffs.pause(true);
-        let refused = self.hand_on(&to.binary, to.anyway);
-        self.handoffs.pause(refused.is_none());
-        if refused.is_some() {
-            self.fronts.part(Parting::Stays);
+/// The change as a whole: where it is a restart after which the app gets another number of instances, its outcome is that of both.
+fn chained(handle: Handle, mut accepted: Accepted) -> Accepted {
+    let Some((app, count)) = accepted.then_scale.take() else {
+        return accepted;
+    };
+    let (sender, chained) = oneshot::channel();
+    let outcome = std::mem::replace(&mut accepted.outcome, chained);
+    tokio::spawn(async move {
+        let last = match outcome.await {
+            Ok(Outcome::Done { .. }) => {
+                let scaled = handle.ask(|reply| Request::ScaleTo(app, count, reply)).await;
+                match scaled {
+                    Ok(scaled) => scaled.await.ok(),
+                    Err(_) => None,
+                }
+            }
+            other => other.ok(),
+        };
+        if let Some(last) = last {
+            // The requester may have disconnected.
+            let _ = sender.send(last);
         }
-        refused
-    }
+    });
+    accepted
 }

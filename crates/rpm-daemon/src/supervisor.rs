@@ -1,16 +1,14 @@
 //! The event loop: kernel events and requests become inputs of the core, and its outputs become
 //! system calls. Everything that decides is in `rpm-core`; everything here is on one thread.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rpm_core::protocol::{Command, Input, Outcome, Output};
-use rpm_core::sampler::{Decision, Sampler};
-use rpm_core::{AppId, Core, SlotId, Tick, Ticket, WorkerId};
+use rpm_core::{Core, Tick};
 use rpm_keeper::Keeper;
 use rpm_listen::Listeners;
 use rpm_sys::limits::Rlimit;
@@ -22,34 +20,38 @@ use tokio::time::sleep_until;
 use crate::apps::app::Apps;
 use crate::complaints::Complaints;
 use crate::drain::Drains;
-use crate::effects::{is_question, passing};
 use crate::home::Home;
+use crate::inbox::ends::{self, Ends};
 use crate::inbox::{Event, Handle};
 use crate::logs::LogSink;
 use crate::node::actions::Actions;
 use crate::node::agents::Agents;
-use crate::node::channel::Incoming;
-use crate::node::handoff::Handoffs;
+use crate::node::channel::{ChannelEvent, Incoming};
+use crate::node::handoff::{self, Handoffs};
 use crate::node::messages::Subscribers;
+use crate::node::places::AgentPlaces;
+use crate::orders::automatic;
+use crate::orders::tickets::Tickets;
+use crate::os::clock::now_ms;
 use crate::os::memory::PutAway;
 use crate::os::pace::pause;
-use crate::os::reserve;
 use crate::os::watched::watched;
-use crate::persist::state::Store;
+use crate::os::{FEW_TREES, reserve};
+use crate::persist::lasting::{is_question, passing};
+use crate::persist::state::{Store, stores_at_once};
 use crate::persist::update::Succession;
-use crate::proxy::fronts::Fronts;
-use crate::sockets::interception::Interception;
-use crate::upkeep::Upkeep;
-use crate::workers::ends::{self, Ends};
-use crate::workers::progress::Steps;
-use crate::workers::sampling::{Sampling, room_for};
-use crate::workers::starting::Starting;
-use crate::workers::worker::Worker;
+use crate::processes::progress::{Leavers, Steps};
+use crate::processes::{ProcessEvent, health};
+use crate::proxy::fronts::{self, Fronts};
+use crate::sockets::interception::{self, Interception};
+use crate::sockets::queues::{self, Queues};
+use crate::upkeep::{FilesChanged, Upkeep};
+use crate::workers::sampling::Sampling;
+use crate::workers::starting::{Starting, starved};
+use crate::workers::worker::Workers;
 
 /// Events that may wait; more make their senders wait.
 const EVENT_LIMIT: usize = 1024;
-/// For more trees than this, one pass over all processes is cheaper than a search for the children of each, which costs about a thirtieth of it.
-pub(crate) const FEW_TREES: usize = 24;
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause before the next sample is at least this many times as long as the last one took.
@@ -67,13 +69,12 @@ pub struct Supervisor {
     /// By which descriptors outlive this daemon.
     pub(crate) keeper: Keeper,
     pub(crate) apps: Apps,
-    pub(crate) workers: BTreeMap<WorkerId, Worker>,
-    pub(crate) waiting: BTreeMap<Ticket, oneshot::Sender<Outcome>>,
+    pub(crate) workers: Workers,
+    pub(crate) tickets: Tickets,
     pub(crate) handoffs: Handoffs,
     pub(crate) fronts: Fronts,
     pub(crate) agents: Agents,
-    /// Other users whose agents have a socket.
-    pub(crate) agent_users: BTreeSet<u32>,
+    pub(crate) agent_places: AgentPlaces,
     pub(crate) drains: Drains,
     pub(crate) interception: Interception,
     pub(crate) upkeep: Upkeep,
@@ -88,25 +89,17 @@ pub struct Supervisor {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) child_nofile: Rlimit,
     pub(crate) next_app: u32,
-    pub(crate) next_ticket: u64,
     pub(crate) rescues: u64,
     pub(crate) sampling: Sampling,
     pub(crate) steps: Steps,
-    /// Those who wait until nothing of these apps is on its way out.
-    pub(crate) leavers: Vec<(BTreeSet<AppId>, oneshot::Sender<()>)>,
-    /// The ticket of the last reload of each app that one was asked for.
-    pub(crate) reloads: BTreeMap<AppId, Ticket>,
-    pub(crate) sampler: Sampler,
+    pub(crate) leavers: Leavers,
+    pub(crate) queues: Queues,
     pub(crate) starting: Starting,
     /// All processes as they were in this step, if somebody has looked.
     pub(crate) census: Option<Census>,
-    /// The slots whose queues are not empty, as the core knows them.
-    pub(crate) filled: BTreeSet<SlotId>,
     pub(crate) store: Store,
     /// What the core wants that waits for its being written, in order.
-    undone: VecDeque<Output>,
-    /// Outputs of the core wait until more is commanded.
-    holding: bool,
+    pub(crate) undone: VecDeque<Output>,
     /// What another binary is passed that takes over.
     pub(crate) succession: Option<Succession>,
     origin: Instant,
@@ -135,11 +128,11 @@ impl Supervisor {
             keeper,
             apps: Apps::default(),
             workers: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            tickets: Tickets::default(),
             handoffs: Handoffs::default(),
             fronts: Fronts::default(),
             agents: Agents::default(),
-            agent_users: BTreeSet::new(),
+            agent_places: AgentPlaces::default(),
             drains: Drains::default(),
             interception: Interception::new(&home),
             store: Store::new(&home),
@@ -153,18 +146,14 @@ impl Supervisor {
             events,
             child_nofile,
             next_app: 0,
-            next_ticket: 0,
             rescues: 0,
             sampling: Sampling::default(),
             steps: Steps::new(),
-            leavers: Vec::new(),
-            reloads: BTreeMap::new(),
-            sampler: Sampler::new(),
+            leavers: Leavers::default(),
+            queues: Queues::new(),
             starting: Starting::default(),
             census: None,
-            filled: BTreeSet::new(),
             undone: VecDeque::new(),
-            holding: false,
             succession: None,
             origin: Instant::now(),
             epoch: Duration::ZERO,
@@ -220,7 +209,10 @@ impl Supervisor {
                 },
                 ready = traffic.readable() => {
                     ready?.clear_ready();
-                    self.on_traffic();
+                    if Queues::has_fired(&self.listeners) {
+                        self.queues.note_traffic(self.now());
+                        self.look_at_queues(Queues::look);
+                    }
                 }
                 ready = arrivals.readable() => {
                     ready?.clear_ready();
@@ -228,21 +220,26 @@ impl Supervisor {
                 }
                 () = sleep(wake) => self.on_time(),
             }
-            self.accept_handoffs();
+            let mut context = handoff::Context {
+                listeners: &mut self.listeners,
+                workers: &mut self.workers,
+            };
+            if self.handoffs.accept(&mut context) {
+                self.queues.note_traffic(self.now());
+            }
             self.settle();
-            self.refresh_upkeep();
+            if self.upkeep.is_outdated() {
+                let wants = automatic::wants(self.catalog(), &self.home);
+                self.upkeep.refresh(wants, &self.events);
+            }
         }
     }
 
     /// Many processes that end at once are one step: what must be looked at for it is looked at once, and what must be written is written once.
     fn on_ends(&mut self, ends: Ends) {
         if !ends.is_empty() {
-            self.together(|it| {
-                reserve::with(|| {
-                    it.leaders_exited(&ends.leaders);
-                    it.trees_gone(&ends.trees);
-                });
-            });
+            self.processes_ended(&ends.leaders, &ends.trees);
+            self.settle();
         }
         if let Some(event) = ends.next {
             self.on_event(event);
@@ -252,56 +249,63 @@ impl Supervisor {
     fn on_event(&mut self, event: Event) {
         match event {
             // They are taken together ([`Supervisor::on_ends`]).
-            Event::LeaderExited(worker) => reserve::with(|| self.leaders_exited(&[worker])),
-            Event::TreeGone(worker) => reserve::with(|| self.trees_gone(&[worker])),
-            Event::Messages(worker, Incoming { messages, done }) => {
+            Event::Process(ProcessEvent::LeaderExited(worker)) => self.processes_ended(&[worker], &[]),
+            Event::Process(ProcessEvent::TreeGone(worker)) => self.processes_ended(&[], &[worker]),
+            Event::Channel(ChannelEvent::Messages(worker, Incoming { messages, done })) => {
+                let mut hearing = self.hearing();
                 for message in messages {
-                    self.message(worker, message);
+                    hearing.hear(worker, message);
                 }
                 drop(done);
             }
-            Event::ChannelEnded(worker) => self.channel_ended(worker),
-            Event::Called(worker, call, dealt) => {
-                self.called(worker, call);
-                drop(dealt);
+            Event::Channel(ChannelEvent::Ended(worker)) => self.hearing().ended(worker),
+            Event::Called(called) => {
+                interception::called(&mut self.ports(), called.worker, called.call);
+                drop(called.dealt);
             }
-            Event::FilesChanged(app, path) => self.files_changed(app, &path),
+            Event::FilesChanged(FilesChanged { app, path }) => self.orders().files_changed(app, &path),
             Event::Agent(event) => self.agent_event(event),
-            Event::Health(event) => self.on_health(event),
+            Event::Health(event) => {
+                let mut context = health::Context {
+                    core: &self.core,
+                    listeners: &self.listeners,
+                    workers: &mut self.workers,
+                    handoffs: &mut self.handoffs,
+                };
+                if let Some(input) = context.on_event(event) {
+                    self.input(input);
+                }
+            }
             Event::Look(look) => self.on_look(look),
             Event::Request(request) => self.on_request(request),
-            Event::Terminate => self.terminate(),
-        }
-    }
-
-    fn terminate(&mut self) {
-        if self.shutdown.is_none() {
-            self.shutdown = Some(self.command(Command::Shutdown));
+            Event::Terminate if self.shutdown.is_some() => {}
+            Event::Terminate => self.shutdown = Some(self.orders().command(Command::Shutdown)),
         }
     }
 
     fn on_time(&mut self) {
         reserve::fill();
         let now = self.now();
-        if self.sampler.poll_timeout().is_some_and(|due| due <= now) {
-            let busy = self.sample_queues();
-            match self.sampler.tick(now, busy) {
-                Decision::Continue => {}
-                Decision::Rearm => self.await_traffic(),
-            }
+        if self.queues.poll_timeout().is_some_and(|due| due <= now) {
+            self.look_at_queues(Queues::on_time);
         }
-        self.look_at_starting(now);
+        for input in starved(&self.core, &self.workers, now) {
+            self.input(input);
+        }
+        for input in self.starting.look(&self.core, &self.workers) {
+            self.input(input);
+        }
         self.core.handle_timeout(now);
         if self.drains.due().is_some_and(|due| due <= Instant::now()) {
             reserve::with(|| self.drains(Drains::look));
         }
         self.handoffs.count_open(&self.listeners);
-        self.look_at_clock();
+        self.orders().look_at_clock();
         self.put_away.on_time(Instant::now());
         if self.usage_due <= Instant::now() {
             let began = Instant::now();
             self.sampling.sample_usage(&mut self.workers);
-            self.enforce_limits();
+            self.orders().enforce_limits();
             let took = began.elapsed();
             let interval = match self.upkeep.has_limits() {
                 true => pause(took, LIMITS_SHARE, LIMITS_INTERVAL..=LONGEST_LIMITS_INTERVAL),
@@ -312,7 +316,7 @@ impl Supervisor {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let due = [self.core.poll_timeout(), self.sampler.poll_timeout()]
+        let due = [self.core.poll_timeout(), self.queues.poll_timeout()]
             .into_iter()
             .flatten()
             .min();
@@ -339,12 +343,9 @@ impl Supervisor {
     /// Carries out what the core wants until it wants nothing more. With many workers, for which much is written, it waits if something was written a
     /// moment ago: what comes until then is written with it.
     pub(crate) fn settle(&mut self) {
-        if self.holding {
-            return;
-        }
         loop {
             self.undone.extend(std::iter::from_fn(|| self.core.poll_output()));
-            let each = self.stores_at_once();
+            let each = stores_at_once(&self.workers);
             // What nobody must know of is done at once, if it comes before all that somebody must.
             let mut count = passing(&self.undone, each);
             if count == 0 {
@@ -353,15 +354,21 @@ impl Supervisor {
                 }
                 // Nothing is done that the next daemon would not know of.
                 self.store.changed();
-                self.store(true);
+                self.write_state(true);
                 count = self.undone.len();
             }
             self.carry_out(count);
         }
         self.census = None;
-        self.tend_fronts();
-        self.store(false);
-        self.tell_of_leavers();
+        self.fronts.tend(&mut fronts::Context {
+            core: &self.core,
+            apps: &self.apps,
+            workers: &self.workers,
+            listeners: &mut self.listeners,
+            store: &mut self.store,
+        });
+        self.write_state(false);
+        self.leavers.tell(&self.core);
     }
 
     /// The first of what is to be done.
@@ -379,23 +386,6 @@ impl Supervisor {
         }
     }
 
-    /// Carries out what waits for that, even if much was written a moment ago.
-    pub(crate) fn settle_now(&mut self) {
-        while !self.undone.is_empty() {
-            self.store.hurry();
-            self.settle();
-        }
-    }
-
-    /// Has what `act` commands carried out together, at its end: what must be known of all of it is written once.
-    pub(crate) fn together<T>(&mut self, act: impl FnOnce(&mut Supervisor) -> T) -> T {
-        let outer = std::mem::replace(&mut self.holding, true);
-        let made = act(self);
-        self.holding = outer;
-        self.settle();
-        made
-    }
-
     /// Feeds the core; its outputs are carried out at the end of the step.
     pub(crate) fn input(&mut self, input: Input) {
         let now = self.now();
@@ -409,44 +399,16 @@ impl Supervisor {
         Tick(self.epoch + self.origin.elapsed())
     }
 
-    /// Gives the core a command; the receiver resolves when it is settled.
-    pub(crate) fn command(&mut self, command: Command) -> oneshot::Receiver<Outcome> {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        if let Command::Reload { app, .. } = &command {
-            self.reloads.insert(*app, ticket);
-        }
-        if let Command::Reload { app, .. } | Command::Replace { app, .. } = &command {
-            let workers = room_for(*app, &self.workers);
-            self.input(Input::Room { app: *app, workers });
-        }
-        let outcome = self.await_ticket(ticket);
-        self.input(Input::Command { ticket, command });
-        self.settle();
-        outcome
+    fn look_at_queues<T>(&mut self, look: impl FnOnce(&mut Queues, &mut queues::Context<'_>) -> T) {
+        let now = self.now();
+        let mut context = queues::Context {
+            core: &mut self.core,
+            now,
+            listeners: &self.listeners,
+            handed: self.handoffs.queues(&self.listeners),
+        };
+        look(&mut self.queues, &mut context);
     }
-
-    /// Whoever waited for it before does so no more.
-    pub(crate) fn await_ticket(&mut self, ticket: Ticket) -> oneshot::Receiver<Outcome> {
-        let (done, outcome) = oneshot::channel();
-        self.waiting.insert(ticket, done);
-        outcome
-    }
-
-    /// The worker's process, if it runs.
-    pub(crate) fn pidfd(&self, worker: WorkerId) -> Option<Arc<rpm_sys::pidfd::PidFd>> {
-        self.workers
-            .get(&worker)?
-            .process()
-            .map(|process| process.pidfd.share())
-    }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn sleep(until: Option<Instant>) {

@@ -4,25 +4,23 @@
 use std::os::fd::OwnedFd;
 
 use rpm_core::protocol::Input;
-use rpm_core::{AppId, InstanceId, SlotId, Tick, WorkerId};
-use rpm_wire::api::{ApiError, MessageRequest, SendRequest, TriggerReply, TriggerRequest};
-use rpm_wire::channel::{self, Dialect, FromWorker, Malformed};
-use tokio::sync::mpsc::UnboundedReceiver;
-use tracing::debug;
+use rpm_core::{SlotId, WorkerId};
 
 use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
-use crate::node::actions::send_line;
+use crate::inbox::Event;
 use crate::node::agents::{AgentEvent, NAMED_LIMIT, News};
-use crate::node::cluster;
-use crate::node::handoff::{self, Handoffs};
-use crate::node::messages;
-use crate::sockets::interception::{self, Intercepted};
+use crate::node::handoff;
+use crate::node::hearing::Hearing;
+use crate::orders::Orders;
+use crate::os::reserve;
+use crate::persist::state::{Known, Store};
+use crate::processes::agent::doubt_agent;
+use crate::processes::ending::Ending;
+use crate::processes::launch::Launching;
 use crate::sockets::ports::Ports;
 use crate::supervisor::Supervisor;
 use crate::view::View;
-use crate::workers::starting::starved;
-use crate::workers::worker::Awaiting;
 
 impl Supervisor {
     /// Lends the drains what they go by, and tells the core what follows.
@@ -56,162 +54,60 @@ impl Supervisor {
         }
     }
 
-    /// The worker is gone: nobody speaks for it any more, and nothing of it drains.
-    pub(crate) fn forget_agents(&mut self, worker: WorkerId) {
+    /// The leaders of some workers have ended, and what was left of the trees of others.
+    pub(crate) fn processes_ended(&mut self, leaders: &[WorkerId], trees: &[WorkerId]) {
+        reserve::with(|| {
+            for (worker, left) in self.ending().left_by(leaders) {
+                self.leader_exited(worker, left);
+            }
+            for worker in self.ending().trees_gone(trees) {
+                self.tree_is_gone(worker);
+            }
+        });
+    }
+
+    fn leader_exited(&mut self, worker: WorkerId, left: Vec<u32>) {
+        let Some(end) = self.ending().leader_exited(worker, left) else {
+            return;
+        };
+        if end.bad_option && !self.agents.has(worker) {
+            doubt_agent(worker, &self.workers, &mut self.apps, &self.interception);
+        }
+        // Nobody speaks for it any more, and nothing of it drains.
         self.agents.forget(worker);
         self.drains.end(worker);
         self.drains.release(&mut self.agents, worker);
-    }
-
-    /// Looks at the workers that start.
-    pub(crate) fn look_at_starting(&mut self, now: Tick) {
-        for input in starved(&self.core, &self.workers, now) {
-            self.input(input);
-        }
-        for input in self.starting.look(&self.core, &self.workers) {
-            self.input(input);
+        if end.whole {
+            self.tree_is_gone(worker);
         }
     }
 
-    /// Finds out what all workers use at this moment, as far as it was not found out a moment ago.
-    pub(crate) fn sample(&mut self) {
-        self.sampling.sample_usage(&mut self.workers);
-        self.sampling.count_connections(&self.listeners, &self.workers);
-    }
-
-    /// Writes a line to the standard input of a process.
-    pub(crate) fn send_line(&mut self, request: &SendRequest) -> Result<(), ApiError> {
-        let ids = self.catalog().resolve(std::slice::from_ref(&request.target))?;
-        let worker = ids.iter().find_map(|id| self.core.instance(*id)?.worker());
-        let process = worker.and_then(|worker| self.workers.get(&worker)?.process());
-        send_line(process, request)
-    }
-
-    /// Calls an action of the programs that a target means.
-    pub(crate) fn trigger(
-        &mut self,
-        request: &TriggerRequest,
-    ) -> Result<UnboundedReceiver<TriggerReply>, ApiError> {
-        let targets = self.workers_of(&request.target)?;
-        self.actions.call(request, targets, &mut self.workers)
-    }
-
-    /// Sends a message to the programs that a target means.
-    pub(crate) fn send_message(&mut self, request: &MessageRequest) -> Result<(), ApiError> {
-        let targets = self.workers_of(&request.target)?;
-        messages::send(request, targets, &mut self.workers)
-    }
-
-    /// The workers that a target means and that run.
-    fn workers_of(&self, target: &str) -> Result<Vec<WorkerId>, ApiError> {
-        let ids = self.catalog().resolve(&[target.to_owned()])?;
-        let worker = |id: InstanceId| self.core.instance(id)?.worker();
-        Ok(ids.into_iter().filter_map(worker).collect())
-    }
-
-    /// Passes on the connections that the daemon accepts itself.
-    pub(crate) fn accept_handoffs(&mut self) {
-        let (handoffs, mut context) = self.handoffs();
-        if handoffs.accept(&mut context) {
-            self.sampler.traffic(self.now());
+    fn tree_is_gone(&mut self, worker: WorkerId) {
+        let Some(gone) = self.ending().tree_is_gone(worker) else {
+            return;
+        };
+        // It has none any more, or never told of its end.
+        self.handoffs.take_back(worker);
+        for (connection, to) in self.listeners.worker_gone(worker) {
+            self.hand_over([connection], &to);
+        }
+        let exit = gone.exit;
+        self.input(Input::Exited { worker, exit });
+        let mut instances = self.core.instances();
+        if !instances.any(|view| view.app == gone.app && view.worker().is_some()) {
+            self.listeners.close_shared(gone.app);
         }
     }
 
     /// Passes each connection to a worker behind one of these slots.
     pub(crate) fn hand_over(&mut self, connections: impl IntoIterator<Item = OwnedFd>, to: &[SlotId]) {
-        let (handoffs, mut context) = self.handoffs();
-        for connection in connections {
-            handoffs.pass(&mut context, connection, to);
-        }
-    }
-
-    /// A worker has accepted a connection, or refused it.
-    pub(crate) fn handoff_answered(&mut self, number: u64, accepted: bool) {
-        let (handoffs, mut context) = self.handoffs();
-        handoffs.answered(&mut context, number, accepted);
-    }
-
-    fn handoffs(&mut self) -> (&mut Handoffs, handoff::Context<'_>) {
-        let context = handoff::Context {
+        let mut context = handoff::Context {
             listeners: &mut self.listeners,
             workers: &mut self.workers,
         };
-        (&mut self.handoffs, context)
-    }
-
-    /// What a worker says over its channel.
-    pub(crate) fn message(&mut self, worker: WorkerId, message: Result<FromWorker, Malformed>) {
-        let message = match message {
-            Ok(message) => message,
-            Err(error) => return cluster::malformed(&mut self.ports(), worker, &error),
-        };
-        match message {
-            FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
-            FromWorker::QueryServer(query) => cluster::query_server(&mut self.ports(), worker, query),
-            FromWorker::Listening { .. } => {
-                // Where no call is intercepted it has set its own backlog.
-                for slot in self.listeners.slots_of(worker) {
-                    self.listeners.listen_private(slot);
-                }
-                self.input(Input::Listening { worker });
-                // Whoever has answered once is known to understand: later silence then means a frozen loop.
-                self.probe(worker);
-            }
-            FromWorker::Close { key, .. } => cluster::closed(&mut self.ports(), worker, &key),
-            FromWorker::ExitedAfterDisconnect { seq } => {
-                self.send(worker, channel::ack(seq, Dialect::Node));
-            }
-            FromWorker::Ack { seq, accepted } => self.handoff_answered(seq, accepted.unwrap_or(false)),
-            FromWorker::HandleAck => self.acknowledged(worker, true),
-            FromWorker::HandleNack => self.acknowledged(worker, false),
-            FromWorker::Handle { .. } => self.send(worker, channel::handle_ack()),
-            FromWorker::Ready => self.input(Input::Ready { worker }),
-            FromWorker::Message(message) => {
-                self.subscribers.publish(worker, &message, &self.workers);
-                self.actions.hear(worker, &message, &self.workers);
-            }
-            FromWorker::Internal { .. } => {}
+        for connection in connections {
+            self.handoffs.pass(&mut context, connection, to);
         }
-    }
-
-    /// Nothing comes from the worker any more, and nothing gets there: it has ended, or disconnected itself.
-    pub(crate) fn channel_ended(&mut self, worker: WorkerId) {
-        if let Some(process) = self.workers.get_mut(&worker).and_then(|held| held.process_mut()) {
-            process.channel = None;
-        }
-        self.handoffs.take_back(worker);
-    }
-
-    fn acknowledged(&mut self, worker: WorkerId, taken: bool) {
-        let awaiting = self
-            .workers
-            .get_mut(&worker)
-            .and_then(|w| w.channel_mut()?.acknowledge());
-        match awaiting {
-            Some(Awaiting::Ping) => self.input(Input::Responded { worker }),
-            Some(Awaiting::Connection(number)) if !taken => self.handoff_answered(number, false),
-            Some(Awaiting::Connection(_) | Awaiting::Listener) | None => {
-                if !taken {
-                    debug!(%worker, "a worker did not get a descriptor");
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, worker: WorkerId, bytes: Vec<u8>) {
-        cluster::send(&mut self.ports(), worker, bytes, None, None);
-    }
-
-    /// A process of a worker waits until its call is answered.
-    pub(crate) fn called(&mut self, worker: WorkerId, call: Intercepted) {
-        interception::called(&mut self.ports(), worker, call);
-    }
-
-    /// The reload of an app is done: its new workers get the listeners that were kept from them until now.
-    pub(crate) fn cut_over(&mut self, app: AppId) {
-        let mut ports = self.ports();
-        interception::let_go(&mut ports, app);
-        cluster::cut_over(&mut ports, app);
     }
 
     /// What is there, and what it is called.
@@ -250,5 +146,102 @@ impl Supervisor {
             workers: &mut self.workers,
             complaints: &mut self.complaints,
         }
+    }
+
+    /// What is needed to give the core commands.
+    pub(crate) fn orders(&mut self) -> Orders<'_> {
+        Orders {
+            now: self.now(),
+            core: &mut self.core,
+            apps: &mut self.apps,
+            next_app: &mut self.next_app,
+            tickets: &mut self.tickets,
+            store: &mut self.store,
+            workers: &self.workers,
+            listeners: &self.listeners,
+            interception: &mut self.interception,
+            upkeep: &mut self.upkeep,
+            put_away: &mut self.put_away,
+        }
+    }
+
+    /// What is needed to start workers, and to take them back.
+    pub(crate) fn launching(&mut self) -> Launching<'_, Event> {
+        Launching {
+            ports: Ports {
+                now: self.now(),
+                core: &mut self.core,
+                store: &mut self.store,
+                apps: &mut self.apps,
+                listeners: &mut self.listeners,
+                workers: &mut self.workers,
+                complaints: &mut self.complaints,
+            },
+            interception: &mut self.interception,
+            fronts: &self.fronts,
+            agent_places: &mut self.agent_places,
+            starting: &mut self.starting,
+            steps: &self.steps,
+            home: &self.home,
+            keeper: &self.keeper,
+            logs: &self.logs,
+            log_starts: &mut self.log_starts,
+            child_nofile: self.child_nofile,
+            events: &self.events,
+        }
+    }
+
+    /// What is needed to end workers.
+    pub(crate) fn ending(&mut self) -> Ending<'_, Event> {
+        Ending {
+            workers: &mut self.workers,
+            catalog: Catalog::new(&self.core, &self.apps),
+            steps: &self.steps,
+            store: &mut self.store,
+            census: &mut self.census,
+            home: &self.home,
+            events: &self.events,
+        }
+    }
+
+    /// What the messages of workers concern.
+    pub(crate) fn hearing(&mut self) -> Hearing<'_> {
+        Hearing {
+            ports: Ports {
+                now: self.now(),
+                core: &mut self.core,
+                store: &mut self.store,
+                apps: &mut self.apps,
+                listeners: &mut self.listeners,
+                workers: &mut self.workers,
+                complaints: &mut self.complaints,
+            },
+            handoffs: &mut self.handoffs,
+            actions: &mut self.actions,
+            subscribers: &mut self.subscribers,
+        }
+    }
+
+    /// What is written for the next daemon, and by whom.
+    pub(crate) fn stored(&mut self) -> (&mut Store, Known<'_>) {
+        let known = Known {
+            now: self.now(),
+            core: &self.core,
+            apps: &mut self.apps,
+            workers: &self.workers,
+            listeners: &self.listeners,
+            keeper: &self.keeper,
+            home: &self.home,
+            next_app: self.next_app,
+            next_ticket: self.tickets.next(),
+            rescues: self.rescues,
+        };
+        (&mut self.store, known)
+    }
+
+    /// Writes what has changed. `at_once`: something is about to be done that the next daemon must know of.
+    pub(crate) fn write_state(&mut self, at_once: bool) {
+        let (store, mut known) = self.stored();
+        store.write(&mut known, at_once);
     }
 }

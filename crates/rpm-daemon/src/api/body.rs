@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use rpm_wire::api::ApiError;
 use serde::de::DeserializeOwned;
 
-use crate::apps::commands::failure;
+use crate::failure::failure;
 use crate::inbox::ShuttingDown;
 
 /// Largest request: the whole environments of some hundred apps.

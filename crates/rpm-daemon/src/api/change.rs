@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
-use crate::apps::commands::Accepted;
-use crate::inbox::{Begun, Change, Fresh, Handle, Request, ShuttingDown};
+use crate::inbox::{Begun, Fresh, Handle, Request, ShuttingDown};
+use crate::orders::{Accepted, Change};
+use crate::processes::progress::Watcher;
 use crate::view::View;
-use crate::workers::progress::Watcher;
 
 pub(super) type Answer = Result<Response, Refusal>;
 
@@ -39,6 +39,7 @@ async fn present(handle: &Handle, accepted: Vec<Accepted>) -> Result<ChangeReply
         outcome,
         instances,
         notes,
+        ..
     } in accepted
     {
         // That is as it was asked for: nobody has gone away.
@@ -94,6 +95,7 @@ async fn conclude(handle: &Handle, follow: Follow, accepted: Accepted) -> Result
         outcome,
         instances,
         notes,
+        ..
     } = accepted;
     let outcome = outcome.await.map_err(|_| ShuttingDown)?;
     if matches!(outcome, Outcome::Failed { .. }) {

@@ -17,7 +17,7 @@ use super::body::Refusal;
 use super::lines::{CHUNKS, line, lines_of};
 use crate::inbox::{Fresh, Handle, ShuttingDown};
 use crate::logs::tail::Follower;
-use crate::logs::times::now_ms;
+use crate::os::clock::now_ms;
 use crate::view::View;
 use crate::workers::outputs;
 

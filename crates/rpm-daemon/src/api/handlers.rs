@@ -20,10 +20,11 @@ use super::change::{Answer, answer};
 use super::doctor::findings;
 use super::update::update;
 use super::{follow, messages};
-use crate::apps::commands::failure;
 use crate::apps::plan;
-use crate::inbox::{Change, Event, Fresh, Handle, Request, ShuttingDown};
-use crate::logs::times::now_ms;
+use crate::failure::failure;
+use crate::inbox::{Event, Fresh, Handle, Request, ShuttingDown};
+use crate::orders::Change;
+use crate::os::clock::now_ms;
 use crate::view::View;
 
 type Reply<T> = Result<axum::Json<T>, Refusal>;
@@ -93,7 +94,7 @@ async fn update_to(State(handle): State<Handle>, Body(request): Body<UpdateReque
 
 async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Answer {
     let wait = request.wait;
-    answer(handle, wait, Follow::default(), Change::Start(request)).await
+    answer(handle, wait, Follow::default(), Change::Start(Box::new(request))).await
 }
 
 async fn act(State(handle): State<Handle>, Body(request): Body<ActionRequest>) -> Answer {

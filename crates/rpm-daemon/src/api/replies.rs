@@ -5,7 +5,7 @@ use rpm_core::{InstanceId, StateView};
 use rpm_wire::api::{ApiError, ChangeReply};
 use rpm_wire::shell::word;
 
-use crate::apps::commands::failure;
+use crate::failure::failure;
 use crate::logs::tail;
 use crate::view::View;
 use crate::workers::sampling::own_listeners;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rpm_wire::api::ApiError;
 use tracing::{info, warn};
 
-use crate::apps::commands::failure;
+use crate::failure::failure;
 use crate::inbox::{Fresh, HandOn, Handle, Request};
 use crate::os::threads;
 use crate::persist::update::check;

@@ -14,8 +14,8 @@ use rpm_wire::api::{
 };
 
 use crate::apps::app::{PortSource, explain, is_proxied};
+use crate::os::behalf::Behalf;
 use crate::view::View;
-use crate::workers::behalf::Behalf;
 use crate::workers::sampling::own_listeners;
 
 /// What each worker has of the listeners.
@@ -156,7 +156,7 @@ impl View<'_> {
         let id = self.catalog().resolve_app(target)?;
         let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
         let Some(spec) = self.catalog().present_spec(id).cloned() else {
-            return Err(crate::apps::commands::failure(
+            return Err(crate::failure::failure(
                 format!("{target:?} is being deleted"),
                 None,
             ));

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::apps::revision::Revisions;
-use crate::drain::CLOSE_WITHIN;
 
+/// After the deadline of a drain, for closing politely what a worker does not end by itself.
+pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Listeners of one app whose `data` is remembered.
 const DATA_LIMIT: usize = 1024;
 

@@ -9,7 +9,7 @@ use rpm_core::{AppId, Core, InstanceId, InstanceView, StateView};
 use rpm_wire::api::{ApiError, AppSpec, Unknown};
 
 use crate::apps::app::{Apps, PortSource};
-use crate::apps::commands::failure;
+use crate::failure::failure;
 
 /// Longest pattern.
 const PATTERN_LIMIT: usize = 1000;
@@ -192,6 +192,19 @@ impl<'a> Catalog<'a> {
                 .apps
                 .get(&app)
                 .is_some_and(|app| !app.rests && !app.unwatched)
+    }
+
+    /// What goes on that a daemon which takes over would not complete: a worker that starts may have asked the daemon for something, and a reload
+    /// would be undone.
+    pub(crate) fn under_way(self) -> Option<String> {
+        let mut apps = self.apps.iter();
+        let reloading = |id: AppId| self.core.app(id).is_some_and(|view| view.reload.is_some());
+        if let Some((_, app)) = apps.find(|(id, _)| reloading(**id)) {
+            return Some(format!("{} is being reloaded", app.name));
+        }
+        let mut instances = self.core.instances();
+        let launching = instances.find(|view| matches!(view.state, StateView::Launching { .. }))?;
+        Some(format!("a worker of {} is starting", self.label(launching.app)))
     }
 
     /// The app's name for labels.

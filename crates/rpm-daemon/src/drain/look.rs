@@ -8,7 +8,7 @@ use rpm_listen::{Holding, Listeners};
 use rpm_sys::sock_diag;
 use rpm_sys::tree::{self, Census};
 
-use crate::supervisor::FEW_TREES;
+use crate::os::FEW_TREES;
 use crate::workers::worker::Process;
 
 /// One look at all draining workers.

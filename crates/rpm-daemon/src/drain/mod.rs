@@ -30,8 +30,6 @@ const FOREIGN_PAUSE: Duration = Duration::from_secs(1);
 const RETURN_WITHIN: Duration = Duration::from_secs(5);
 /// A handshake that began before the slot left steering has ended by then, its first retransmissions included.
 const HANDSHAKES_WITHIN: Duration = Duration::from_millis(3500);
-/// After its deadline, for closing politely what a worker does not end by itself.
-pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a drain goes by, and what follows from it.
 pub(crate) struct Context<'a> {

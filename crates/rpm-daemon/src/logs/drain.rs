@@ -222,7 +222,7 @@ impl Drain {
 mod tests {
     use super::super::{Limit, LogSink, Source, Style};
     use super::{Path, Poller, Sinks, Stream, Underway};
-    use crate::workers::behalf::Behalf;
+    use crate::os::behalf::Behalf;
     use std::io::Write as _;
 
     fn kept(pipe: std::io::PipeReader) -> rpm_keeper::Kept<std::os::fd::OwnedFd> {

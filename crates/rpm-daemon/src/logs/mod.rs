@@ -29,7 +29,7 @@ use rpm_keeper::Kept;
 use rpm_sys::oneshot::Waker;
 use tokio::sync::{oneshot, watch};
 
-use crate::workers::behalf::Behalf;
+use crate::os::behalf::Behalf;
 
 /// A worker's stream and where it goes.
 #[derive(Debug)]

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use rpm_sys::oneshot::Poller;
 use tracing::warn;
 
-use super::times::{self, Clock, now_ms};
+use super::times::{self, Clock};
 use super::{Limit, aside};
-use crate::workers::behalf::{Behalf, How};
+use crate::os::behalf::{Behalf, How};
+use crate::os::clock::now_ms;
 
 /// Kept of what a pipe or a terminal does not take now, in bytes.
 const WAITING_BYTES: usize = 256 * 1024;

@@ -3,9 +3,8 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use crate::workers::behalf::{Behalf, How};
+use crate::os::behalf::{Behalf, How};
 
 /// An offset in the log, and the time of what begins there in milliseconds since 1970; native byte order: it is read on this machine.
 const RECORD: usize = 16;
@@ -16,12 +15,6 @@ const INDEX_BYTES: u64 = 256 * 1024;
 fn index_of(log: &Path) -> PathBuf {
     let name = log.file_name().unwrap_or_default().to_string_lossy();
     log.with_file_name(format!(".{name}.times"))
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Writes the index of one log.

@@ -13,8 +13,8 @@ use rpm_wire::shell::word;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use crate::apps::commands::failure;
-use crate::node::channel::Outgoing;
+use crate::failure::failure;
+use crate::workers::worker::Outgoing;
 use crate::workers::worker::{Process, Workers};
 
 /// Actions that are waited for at a time.

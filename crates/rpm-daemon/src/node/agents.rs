@@ -19,7 +19,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
 
-use crate::inbox::Event;
 use crate::os::threads;
 use crate::workers::worker::{Process, Workers};
 
@@ -215,7 +214,10 @@ impl Agents {
 ///
 /// # Errors
 /// The socket cannot be made.
-pub(crate) fn listen(path: &Path, events: mpsc::Sender<Event>) -> io::Result<()> {
+pub(crate) fn listen<E: From<AgentEvent> + Send + 'static>(
+    path: &Path,
+    events: mpsc::Sender<E>,
+) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -226,7 +228,7 @@ pub(crate) fn listen(path: &Path, events: mpsc::Sender<Event>) -> io::Result<()>
     Ok(())
 }
 
-async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
+async fn accept<E: From<AgentEvent> + Send + 'static>(listener: UnixListener, events: mpsc::Sender<E>) {
     let unnamed = Arc::new(Semaphore::new(UNNAMED_LIMIT));
     // It is never closed.
     while let Ok(permit) = Arc::clone(&unnamed).acquire_owned().await {
@@ -243,10 +245,10 @@ async fn accept(listener: UnixListener, events: mpsc::Sender<Event>) {
     }
 }
 
-async fn serve(
+async fn serve<E: From<AgentEvent> + Send + 'static>(
     connection: u64,
     (stream, permit): (UnixStream, OwnedSemaphorePermit),
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<E>,
 ) {
     // Of those that name nobody there are so many until they are closed.
     let mut unnamed = Some(permit);
@@ -256,14 +258,14 @@ async fn serve(
     if let Ok(stream) = stream.into_std() {
         threads::close(stream).await;
     }
-    let _ = events.send(Event::Agent(AgentEvent::Gone { connection })).await;
+    let _ = events.send(AgentEvent::Gone { connection }.into()).await;
 }
 
-async fn converse(
+async fn converse<E: From<AgentEvent> + Send + 'static>(
     connection: u64,
     stream: &UnixStream,
     unnamed: &mut Option<OwnedSemaphorePermit>,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<E>,
 ) -> io::Result<()> {
     let pid = stream
         .peer_cred()?
@@ -318,7 +320,7 @@ async fn converse(
                 },
                 (_, Some(_)) => return Err(io::Error::other("it did not say hello")),
             };
-            let _ = events.send(Event::Agent(event)).await;
+            let _ = events.send(event.into()).await;
             // One that says a lot has others heard in between.
             if done.await.is_ok() {
                 *unnamed = None;

@@ -18,12 +18,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::inbox::Event;
 use crate::os::threads;
 use crate::os::watched::watched;
+use crate::workers::worker::Outgoing;
 
-/// Messages that wait for a worker which does not read; more are refused.
-pub(crate) const OUTGOING_LIMIT: usize = 1024;
 /// Read at most this much before other events have their turn.
 const READ_BYTES: usize = 16 * 1024;
 /// Messages that are passed on before other events have their turn, by their [`cost`].
@@ -41,17 +39,19 @@ const BYTES: usize = 128;
 /// …and what the daemon has to do something about as so many.
 const REQUEST: usize = 128;
 
-/// A message to a worker, newline included, with at most one descriptor.
-pub(crate) struct Outgoing {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) fd: Option<OwnedFd>,
-}
-
 /// What came from a worker: messages, in order.
 pub(crate) struct Incoming {
     pub(crate) messages: Vec<Result<FromWorker, Malformed>>,
     /// Dropped when they were dealt with: no more are passed on before.
     pub(crate) done: oneshot::Sender<()>,
+}
+
+/// What happened on a channel.
+pub(crate) enum ChannelEvent {
+    /// A worker sent messages.
+    Messages(WorkerId, Incoming),
+    /// The channel of a worker has ended: no message of it is to come.
+    Ended(WorkerId),
 }
 
 /// What a worker has said in the present window.
@@ -94,12 +94,12 @@ fn cost(message: &Result<FromWorker, Malformed>) -> usize {
 }
 
 /// Runs a worker's channel until either side closes it, or the worker has `died`.
-pub(crate) async fn run(
+pub(crate) async fn run<E: From<ChannelEvent>>(
     worker: WorkerId,
     socket: Kept<OwnedFd>,
     outgoing: mpsc::Receiver<Outgoing>,
     died: oneshot::Receiver<()>,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<E>,
 ) -> io::Result<()> {
     let socket = watched(socket, Interest::READABLE | Interest::WRITABLE)?;
     let ended = converse(worker, &socket, outgoing, died, events).await;
@@ -108,12 +108,12 @@ pub(crate) async fn run(
     ended
 }
 
-async fn converse(
+async fn converse<E: From<ChannelEvent>>(
     worker: WorkerId,
     socket: &AsyncFd<Kept<OwnedFd>>,
     mut outgoing: mpsc::Receiver<Outgoing>,
     mut died: oneshot::Receiver<()>,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<E>,
 ) -> io::Result<()> {
     let mut decoder = Decoder::new();
     let mut waiting: VecDeque<Outgoing> = VecDeque::new();
@@ -163,12 +163,12 @@ async fn converse(
 
 /// Passes on what a worker that has died has said before, however much it has said already. It decides what becomes of its connections:
 /// one that it acknowledged is lost with it, and any other goes to another worker.
-async fn last_words(
+async fn last_words<E: From<ChannelEvent>>(
     worker: WorkerId,
     socket: &AsyncFd<Kept<OwnedFd>>,
     pace: &mut Pace,
     decoder: &mut Decoder,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<E>,
 ) -> io::Result<()> {
     for _ in 0..LAST_READS {
         match read(socket.get_ref(), decoder) {
@@ -188,12 +188,12 @@ fn is_full(waiting: &VecDeque<Outgoing>) -> bool {
 }
 
 /// Passes on what was read, in parts, each when the one before was dealt with. When to read again, if not at once.
-async fn pass_on(
+async fn pass_on<E: From<ChannelEvent>>(
     worker: WorkerId,
     (bytes, fds): (usize, Vec<OwnedFd>),
     pace: &mut Pace,
     decoder: &mut Decoder,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<E>,
 ) -> Option<Instant> {
     if !fds.is_empty() {
         // They are of no use to us.
@@ -214,7 +214,7 @@ async fn pass_on(
         rests = pace.after(said, Instant::now()).or(rests);
         let (done, dealt) = oneshot::channel();
         let _ = events
-            .send(Event::Messages(worker, Incoming { messages, done }))
+            .send(ChannelEvent::Messages(worker, Incoming { messages, done }).into())
             .await;
         let _ = dealt.await;
     }
@@ -295,7 +295,7 @@ mod tests {
         let (_outgoing, outgoing) = mpsc::channel(8);
         let run = tokio::spawn(async move { run(WorkerId(1), socket, outgoing, death, &events).await });
         let mut heard = 0;
-        while let Some(Event::Messages(_, incoming)) = inbox.recv().await {
+        while let Some(ChannelEvent::Messages(_, incoming)) = inbox.recv().await {
             heard += incoming.messages.len();
         }
         run.await.unwrap().unwrap();

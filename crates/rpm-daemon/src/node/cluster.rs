@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::apps::app::is_handed;
-use crate::node::channel::Outgoing;
 use crate::sockets::ports::Ports;
 use crate::workers::users::rights_for;
 use crate::workers::worker::Awaiting;
+use crate::workers::worker::Outgoing;
 
 const EINVAL: i32 = Errno::INVAL.raw_os_error();
 /// Listeners that a worker may have by its channel. Each costs the daemon descriptors, and what looks at all of them time.

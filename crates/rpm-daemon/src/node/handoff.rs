@@ -14,7 +14,7 @@ use rpm_sys::{sock_diag, socket};
 use rpm_wire::channel;
 use tracing::warn;
 
-use crate::node::channel::Outgoing;
+use crate::workers::worker::Outgoing;
 use crate::workers::worker::{Awaiting, Channel, Worker, Workers};
 
 /// Connections that are on their way; one more is closed.

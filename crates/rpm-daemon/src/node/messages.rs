@@ -12,9 +12,9 @@ use rpm_wire::shell::word;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::apps::commands::failure;
-use crate::logs::times::now_ms;
-use crate::node::channel::Outgoing;
+use crate::failure::failure;
+use crate::os::clock::now_ms;
+use crate::workers::worker::Outgoing;
 use crate::workers::worker::Workers;
 
 /// Those who follow at a time.

@@ -5,4 +5,8 @@ pub(crate) mod agents;
 pub(crate) mod channel;
 pub(crate) mod cluster;
 pub(crate) mod handoff;
+pub(crate) mod hearing;
+pub(crate) mod heartbeat;
 pub(crate) mod messages;
+pub(crate) mod places;
+pub(crate) mod rescue;

@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
+use crate::failure::chain;
 use crate::home::Home;
 use crate::os::watched::watched;
-use crate::workers::launch::chain;
 
 /// One that takes nothing for so long is of no use.
 const STUCK_AFTER: Duration = Duration::from_secs(5);

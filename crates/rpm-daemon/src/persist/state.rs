@@ -9,22 +9,23 @@ use std::io::{self, BufWriter};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
-use rpm_core::{AppId, Core, InstanceId, WorkerId};
+use rpm_core::{AppId, Core, InstanceId, Tick, WorkerId};
+use rpm_keeper::Keeper;
+use rpm_listen::Listeners;
 use rpm_sys::{survive, tree};
 use rpm_wire::api::ApiError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, warn};
 
-use crate::apps::app::App;
-use crate::apps::commands::failure;
+use crate::apps::app::{App, Apps};
+use crate::failure::failure;
 use crate::home::Home;
 use crate::os::pace::pause;
 use crate::os::reserve;
+use crate::persist::journal::Journal;
 use crate::persist::takeover::is_client;
-use crate::sockets::journal::Journal;
-use crate::supervisor::Supervisor;
-use crate::workers::worker::{Life, Logs, Tokens, Worker};
+use crate::workers::worker::{Life, Logs, Tokens, Worker, Workers};
 
 /// Of the file. Another one is not read.
 const FORMAT: u32 = 3;
@@ -178,33 +179,44 @@ impl Store {
     }
 }
 
-impl Supervisor {
-    /// Is it written for each worker that is started and becomes ready?
-    pub(crate) fn stores_at_once(&self) -> bool {
-        self.workers.len() <= FEW
-    }
+/// What is written, and who keeps what it names: lent by the supervisor.
+pub(crate) struct Known<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) apps: &'a mut Apps,
+    pub(crate) workers: &'a Workers,
+    pub(crate) listeners: &'a Listeners,
+    pub(crate) keeper: &'a Keeper,
+    pub(crate) home: &'a Home,
+    pub(crate) next_app: u32,
+    pub(crate) next_ticket: u64,
+    pub(crate) rescues: u64,
+    pub(crate) now: Tick,
+}
 
+/// Is it written for each worker that is started and becomes ready?
+pub(crate) fn stores_at_once(workers: &Workers) -> bool {
+    workers.len() <= FEW
+}
+
+impl Store {
     /// Writes what has changed. `at_once`: something is about to be done that the next daemon must know of.
-    pub(crate) fn store(&mut self, at_once: bool) {
-        let due = self
-            .store
-            .due()
-            .is_some_and(|due| at_once || due <= Instant::now());
+    pub(crate) fn write(&mut self, known: &mut Known<'_>, at_once: bool) {
+        let due = self.due().is_some_and(|due| at_once || due <= Instant::now());
         if !due {
             return;
         }
         let began = Instant::now();
         // What the file names is in the keeper's hands.
-        self.keeper.settle(KEPT_WITHIN);
-        let written = reserve::with(|| self.write_state());
-        self.store.changed = false;
-        self.store.took = began.elapsed();
-        self.store.written = Some(Instant::now());
+        known.keeper.settle(KEPT_WITHIN);
+        let written = reserve::with(|| self.write_state(known));
+        self.changed = false;
+        self.took = began.elapsed();
+        self.written = Some(Instant::now());
         match written {
-            Ok(()) => self.store.failed = None,
+            Ok(()) => self.failed = None,
             Err(error) => {
-                self.store.changed = true;
-                if self.store.failed.replace(error.to_string()).is_none() {
+                self.changed = true;
+                if self.failed.replace(error.to_string()).is_none() {
                     error!(%error, "cannot write the state: if the daemon died now the next one would not know its workers");
                 }
             }
@@ -215,15 +227,15 @@ impl Supervisor {
     ///
     /// # Errors
     /// No: why, and what to do.
-    pub(crate) fn can_store(&mut self) -> Result<(), ApiError> {
-        if !self.store.is_proved() {
-            self.store.changed();
-            self.store(true);
+    pub(crate) fn can_store(&mut self, known: &mut Known<'_>) -> Result<(), ApiError> {
+        if !self.is_proved() {
+            self.changed();
+            self.write(known, true);
         }
-        let Some(why) = &self.store.failed else {
+        let Some(why) = &self.failed else {
             return Ok(());
         };
-        let home = self.home.root().display();
+        let home = known.home.root().display();
         Err(failure(
             format!(
                 "the daemon cannot write its state in {home}: {why}; if it died, it would lose what is started now"
@@ -234,26 +246,26 @@ impl Supervisor {
         ))
     }
 
-    fn write_state(&mut self) -> io::Result<()> {
+    fn write_state(&self, known: &mut Known<'_>) -> io::Result<()> {
         // First: the state names apps and their revisions, and those that it does not name are of no account.
-        if self.apps.have_changed() {
-            write(&self.home, APPS, &*self.apps)?;
-            self.apps.written();
+        if known.apps.have_changed() {
+            write(known.home, APPS, &**known.apps)?;
+            known.apps.written();
         }
         let stored = Stored {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            boot_id: self.store.boot_id.clone(),
-            origin: survive::monotonic().saturating_sub(self.now().0),
-            core: &self.core,
+            boot_id: self.boot_id.clone(),
+            origin: survive::monotonic().saturating_sub(known.now.0),
+            core: known.core,
             apps: BTreeMap::new(),
-            workers: self.workers.values().filter_map(stored).collect(),
-            listeners: self.listeners.stored(),
-            next_app: self.next_app,
-            next_ticket: self.next_ticket,
-            rescues: self.rescues,
+            workers: known.workers.values().filter_map(stored).collect(),
+            listeners: known.listeners.stored(),
+            next_app: known.next_app,
+            next_ticket: known.next_ticket,
+            rescues: known.rescues,
         };
-        write(&self.home, STATE, &stored)
+        write(known.home, STATE, &stored)
     }
 }
 
@@ -398,7 +410,7 @@ fn read_file<T: DeserializeOwned>(home: &Home, name: &str) -> Option<T> {
             Ok(Some(read)) => return Some(read),
             Ok(None) => {}
             Err(error) => {
-                let error = crate::workers::launch::chain(&error);
+                let error = crate::failure::chain(&error);
                 error!(error, name, "the state of the daemon before is damaged");
             }
         }

@@ -3,21 +3,14 @@
 //! It is first run as a child, to say that it can read what it would take over. Then the daemon executes it in its own
 //! place; it goes on as after a death, with the lock and the control socket in hand.
 
-use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rpm_core::StateView;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::succession;
-use rpm_wire::api::ApiError;
-
-use crate::apps::commands::failure;
-use crate::supervisor::Supervisor;
-use crate::workers::launch::chain;
 
 /// What the new binary says first if it can take over; its version follows.
 pub const CAN_TAKE_OVER: &str = "can take over: ";
@@ -28,7 +21,7 @@ const CHECK_PAUSE: Duration = Duration::from_millis(5);
 /// Most of what it may say, in bytes.
 const CHECK_LIMIT: u64 = 4096;
 /// For the keeper to have everything.
-const KEPT_WITHIN: Duration = Duration::from_secs(1);
+pub(crate) const KEPT_WITHIN: Duration = Duration::from_secs(1);
 /// Tells the new binary what it was passed.
 pub(crate) const SUCCESSION_ENV: &str = "RPM_SUCCESSION";
 
@@ -97,79 +90,5 @@ pub(crate) fn check(binary: &Path, home: &Path) -> Result<String, String> {
         Some(version) if status.is_none_or(|status| status.success()) => Ok(version.to_owned()),
         _ if said.trim().is_empty() => Err("asked whether it can, it said nothing".to_owned()),
         _ => Err(said.trim().to_owned()),
-    }
-}
-
-impl Supervisor {
-    /// A worker that starts may have asked the daemon for something, and a reload would be undone.
-    pub(crate) fn nothing_begun(&self) -> Result<(), ApiError> {
-        let reloading = self
-            .apps
-            .iter()
-            .find(|(id, _)| self.core.app(**id).is_some_and(|view| view.reload.is_some()));
-        let mut instances = self.core.instances();
-        let launching = instances.find(|view| matches!(view.state, StateView::Launching { .. }));
-        let what = match (reloading, launching) {
-            (Some((_, app)), _) => format!("{} is being reloaded", app.name),
-            (None, Some(view)) => format!("a worker of {} is starting", self.catalog().label(view.app)),
-            (None, None) => return Ok(()),
-        };
-        Err(failure(what, Some("then try `rpm update` again")))
-    }
-
-    /// Becomes the new binary, if nothing is under way that would be lost. Returns why that failed; `None`: try
-    /// again. `anyway`: what is under way does not end.
-    pub(crate) fn hand_on(&mut self, binary: &Path, anyway: bool) -> Option<ApiError> {
-        if let Err(begun) = self.nothing_begun() {
-            return Some(begun);
-        }
-        let flushed = |worker: &crate::workers::worker::Worker| {
-            let process = worker.process();
-            process.is_none_or(|process| {
-                process
-                    .channel
-                    .as_ref()
-                    .is_none_or(|channel| channel.is_flushed())
-            })
-        };
-        let quiet = self.handoffs.is_quiet()
-            && self.events.capacity() == self.events.max_capacity()
-            && self.workers.values().all(flushed);
-        if !quiet && !anyway {
-            return None;
-        }
-        // The next daemon takes for done what is decided.
-        self.settle_now();
-        let Some(passed) = &self.succession else {
-            return Some(failure("this daemon cannot pass on its socket", None));
-        };
-        self.store.changed();
-        let numbers = [passed.lock.as_fd(), passed.listener.as_fd()].map(succession::number);
-        let Rlimit { soft, hard } = passed.child_nofile;
-        let [lock, listener] = numbers;
-        let text = format!("{lock},{listener},{soft},{hard}");
-        let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        env.retain(|(key, _)| key != SUCCESSION_ENV);
-        env.push((SUCCESSION_ENV.into(), text.into()));
-        self.store(true);
-        if let Err(error) = self.keeper.confirm(KEPT_WITHIN) {
-            return Some(failure(
-                format!(
-                    "the apps would lose what the daemon holds for them: {}",
-                    chain(&error)
-                ),
-                Some("the running daemon stays in charge; fix this, then `rpm update`"),
-            ));
-        }
-        let passed = self.succession.as_ref()?;
-        let argv = [binary.as_os_str(), OsStr::new("daemon")];
-        let keep = [passed.lock.as_fd(), passed.listener.as_fd()];
-        self.listeners.unguard_private();
-        let error = succession::become_program(binary, &argv, &env, &keep);
-        self.listeners.guard_private();
-        Some(failure(
-            format!("{} cannot be executed: {error}", binary.display()),
-            Some("the running daemon stays in charge"),
-        ))
     }
 }

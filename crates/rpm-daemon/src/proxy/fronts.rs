@@ -7,18 +7,20 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rpm_core::{AppId, GroupId, SlotId};
+use rpm_core::{AppId, Core, GroupId, SlotId};
 use rpm_keeper::Kept;
-use rpm_listen::private_mark;
+use rpm_listen::{Listeners, private_mark};
 use rpm_proxy::{Address, Figures, Front, Proxy, Target, UpstreamFigures, UpstreamId};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::error;
 
-use crate::apps::app::{cpus, is_proxied};
+use crate::apps::app::{Apps, cpus, is_proxied};
+use crate::apps::catalog::Catalog;
+use crate::persist::state::Store;
 use crate::proxy::redirect::Redirect;
 use crate::proxy::settings::settings;
-use crate::supervisor::Supervisor;
+use crate::workers::worker::Workers;
 
 /// Settings that the first client waits for are tried again after so long.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -30,6 +32,15 @@ pub(crate) struct Fronts {
     open: BTreeMap<GroupId, Open>,
     /// Sockets that workers have kept for this daemon, until all fronts are open.
     pub(crate) kept: Vec<Kept<OwnedFd>>,
+}
+
+/// What the proxy goes by: lent by the supervisor.
+pub(crate) struct Context<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) apps: &'a Apps,
+    pub(crate) workers: &'a Workers,
+    pub(crate) listeners: &'a mut Listeners,
+    pub(crate) store: &'a mut Store,
 }
 
 struct Open {
@@ -218,24 +229,23 @@ impl Open {
     }
 }
 
-impl Supervisor {
+impl Fronts {
     /// Brings the proxy in line with the listeners.
-    pub(crate) fn tend_fronts(&mut self) {
-        let mut fronts = std::mem::take(&mut self.fronts);
+    pub(crate) fn tend(&mut self, ctx: &mut Context<'_>) {
         let (mut there, mut left) = (Vec::new(), Vec::new());
-        for fronted in self.listeners.fronted() {
+        for fronted in ctx.listeners.fronted() {
             there.push(fronted.group);
-            let spec = self.spec_for(&fronted);
-            if !fronts.open.contains_key(&fronted.group)
-                && let Err(error) = fronts.open(&fronted)
+            let spec = ctx.spec_for(&fronted);
+            if !self.open.contains_key(&fronted.group)
+                && let Err(error) = self.open(&fronted)
             {
                 error!(group = %fronted.group, %error, "the proxy cannot serve an address");
             }
-            let (Some(open), Some(proxy)) = (fronts.open.get_mut(&fronted.group), &fronts.proxy) else {
+            let (Some(open), Some(proxy)) = (self.open.get_mut(&fronted.group), &self.proxy) else {
                 continue;
             };
             if !fronted.leaves || !open.is_set {
-                open.tell(&fronted, spec, proxy, &mut fronts.kept);
+                open.tell(&fronted, spec, proxy, &mut self.kept);
             }
             open.accept(&fronted, proxy);
             open.served |= !fronted.leaves && !fronted.upstreams.is_empty();
@@ -253,12 +263,12 @@ impl Supervisor {
             {
                 left.push(fronted.group);
             }
-            let target = |upstream: &_| self.target(upstream, &open.targets);
+            let target = |upstream: &_| ctx.target(upstream, &open.targets);
             let upstreams = fronted.upstreams.iter().filter(|_| leaves || !fronted.leaves);
             let reserved = fronted
                 .aside
                 .iter()
-                .filter(|(slot, ..)| self.core.is_reserved(*slot));
+                .filter(|(slot, ..)| ctx.core.is_reserved(*slot));
             let reserved = reserved.map(|upstream| Target {
                 reserved: true,
                 ..target(upstream)
@@ -272,14 +282,14 @@ impl Supervisor {
         for group in left {
             there.retain(|other| *other != group);
             // The next daemon must know which sockets the kernel chooses from.
-            self.store.changed();
-            if let Err(error) = self.listeners.close_front(group) {
+            ctx.store.changed();
+            if let Err(error) = ctx.listeners.close_front(group) {
                 error!(%group, %error, "the proxy cannot leave an address to the workers");
             }
         }
-        fronts.kept.clear();
-        let proxy = &fronts.proxy;
-        fronts.open.retain(|group, open| {
+        self.kept.clear();
+        let proxy = &self.proxy;
+        self.open.retain(|group, open| {
             let stays = there.contains(group);
             if let (false, Some(proxy)) = (stays, proxy) {
                 proxy.close(group.0);
@@ -291,15 +301,14 @@ impl Supervisor {
             }
             stays
         });
-        self.fronts = fronts;
     }
 }
 
-impl Supervisor {
+impl Context<'_> {
     /// What the front is to do. While it leaves, what it was told holds: the app's specification is that of workers without a proxy. One that
     /// was told nothing does as they do.
     fn spec_for(&self, fronted: &rpm_listen::Fronted<'_>) -> Option<&Arc<AppSpec>> {
-        let present = self.catalog().present_spec(fronted.app);
+        let present = Catalog::new(self.core, self.apps).present_spec(fronted.app);
         let mut behind = fronted
             .workers
             .iter()

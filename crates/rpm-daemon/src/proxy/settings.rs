@@ -6,8 +6,8 @@ use rpm_proxy::network::Network;
 use rpm_proxy::{Certificate, Check, LogSettings, Opener, Policy, Settings, head_size};
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 
-use crate::apps::commands::failure;
-use crate::workers::behalf::{Behalf, How};
+use crate::failure::failure;
+use crate::os::behalf::{Behalf, How};
 
 /// Bad answers to health checks in a row after which a worker gets no requests.
 const BAD_CHECKS: u32 = 3;

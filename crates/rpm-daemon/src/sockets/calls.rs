@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rpm_core::WorkerId;
 use rpm_sys::intercept::{Notifications, Received};
+use rpm_wire::api::AppSpec;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use tokio::io::Interest;
@@ -14,12 +15,10 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::apps::app::is_proxied;
-use crate::inbox::Event;
 use crate::os::threads;
 use crate::os::watched::watched;
-use crate::sockets::interception::Intercepted;
-use crate::sockets::journal::Journal;
-use crate::supervisor::Supervisor;
+use crate::persist::journal::Journal;
+use crate::workers::calls::Intercepted;
 
 /// A program that has bound a socket listens on it soon.
 const FOLLOWS_WITHIN: Duration = Duration::from_millis(20);
@@ -27,54 +26,65 @@ const FOLLOWS_WITHIN: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-impl Supervisor {
-    /// Answers what the daemon before this one may have received and not answered: the calls go on. Behind the proxy they fail, for they
-    /// may have been such as open a listener past it; the worker is replaced.
-    pub(crate) fn answer_stuck(&self, worker: WorkerId, from: &Notifications) {
-        let fronted = self
-            .workers
-            .get(&worker)
-            .is_some_and(|held| is_proxied(&held.spec));
-        let calls = self.interception.journal().map(|journal| journal.of(worker));
-        for call in calls.into_iter().flatten().flatten() {
-            let answered = match fronted {
-                true => from.fail_with(call, Errno::ACCESS.raw_os_error()),
-                false => from.proceed_with(call),
-            };
-            if answered.is_ok() {
-                info!(%worker, fails = fronted, "answered a call that the previous daemon had left unanswered");
-            }
+/// A process of a worker waits until its call is answered.
+pub(crate) struct Called {
+    pub(crate) worker: WorkerId,
+    pub(crate) call: Intercepted,
+    /// Dropped when it was dealt with.
+    pub(crate) dealt: std::sync::mpsc::Sender<()>,
+}
+
+/// Answers what the daemon before this one may have received and not answered: the calls go on. Behind the proxy they fail, for they may have
+/// been such as open a listener past it; the worker is replaced.
+pub(crate) fn answer_stuck(
+    worker: WorkerId,
+    spec: &AppSpec,
+    from: &Notifications,
+    journal: Option<&Journal>,
+) {
+    let fronted = is_proxied(spec);
+    let calls = journal.map(|journal| journal.of(worker));
+    for call in calls.into_iter().flatten().flatten() {
+        let answered = match fronted {
+            true => from.fail_with(call, Errno::ACCESS.raw_os_error()),
+            false => from.proceed_with(call),
+        };
+        if answered.is_ok() {
+            info!(%worker, fails = fronted, "answered a call that the previous daemon had left unanswered");
         }
     }
+}
 
-    /// Passes on what the processes of a worker call, as long as one lives.
-    pub(crate) fn watch_calls(&self, worker: WorkerId, from: &Arc<Notifications>) {
-        let (events, from) = (self.events.clone(), Arc::clone(from));
-        let journal = self.interception.journal().cloned();
-        tokio::spawn(async move {
-            let mut pause = FIRST_PAUSE;
-            let reports = loop {
-                match watched(Arc::clone(&from), Interest::READABLE) {
-                    Ok(reports) => break reports,
-                    Err(error) => complain(worker, &error, &mut pause).await,
-                }
-            };
-            while let Ok(mut ready) = reports.readable().await {
-                let (from, journal, events) = (Arc::clone(&from), journal.clone(), events.clone());
-                // Not on the event loop: what a worker has as its memory, or as a socket, may take long to read or to close.
-                let passed = threads::run(move || pass_on(&from, worker, journal.as_deref(), &events)).await;
-                match passed.flatten() {
-                    Ok(More::Later) => {
-                        pause = FIRST_PAUSE;
-                        ready.clear_ready();
-                    }
-                    Ok(More::Never) => return,
-                    // The callers wait meanwhile: what is missing now may be there later.
-                    Err(error) => complain(worker, &error, &mut pause).await,
-                }
+/// Passes on what the processes of a worker call, as long as one lives.
+pub(crate) fn watch<E: From<Called> + Send + 'static>(
+    worker: WorkerId,
+    from: Arc<Notifications>,
+    journal: Option<Arc<Journal>>,
+    events: mpsc::Sender<E>,
+) {
+    tokio::spawn(async move {
+        let mut pause = FIRST_PAUSE;
+        let reports = loop {
+            match watched(Arc::clone(&from), Interest::READABLE) {
+                Ok(reports) => break reports,
+                Err(error) => complain(worker, &error, &mut pause).await,
             }
-        });
-    }
+        };
+        while let Ok(mut ready) = reports.readable().await {
+            let (from, journal, events) = (Arc::clone(&from), journal.clone(), events.clone());
+            // Not on the event loop: what a worker has as its memory, or as a socket, may take long to read or to close.
+            let passed = threads::run(move || pass_on(&from, worker, journal.as_deref(), &events)).await;
+            match passed.flatten() {
+                Ok(More::Later) => {
+                    pause = FIRST_PAUSE;
+                    ready.clear_ready();
+                }
+                Ok(More::Never) => return,
+                // The callers wait meanwhile: what is missing now may be there later.
+                Err(error) => complain(worker, &error, &mut pause).await,
+            }
+        }
+    });
 }
 
 /// Whether a worker may call again.
@@ -86,11 +96,11 @@ enum More {
 }
 
 /// Passes on the calls that wait now, and those that follow closely: a thread for each would cost more than the call.
-fn pass_on(
+fn pass_on<E: From<Called>>(
     from: &Arc<Notifications>,
     worker: WorkerId,
     journal: Option<&Journal>,
-    events: &mpsc::Sender<Event>,
+    events: &mpsc::Sender<E>,
 ) -> io::Result<More> {
     let mut last = Instant::now();
     loop {
@@ -110,10 +120,12 @@ fn pass_on(
                 };
                 // One after the other, however many threads of the worker call: others have their turn in between.
                 let (dealt, done) = std::sync::mpsc::channel();
-                if events
-                    .blocking_send(Event::Called(worker, intercepted, dealt))
-                    .is_err()
-                {
+                let called = Called {
+                    worker,
+                    call: intercepted,
+                    dealt,
+                };
+                if events.blocking_send(called.into()).is_err() {
                     return Ok(More::Never);
                 }
                 let _ = done.recv();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, WorkerId};
 use rpm_listen::{Captured, Grant, OpenError, Request, Wanted, captured_key};
-use rpm_sys::intercept::{Call, Notifications, What};
+use rpm_sys::intercept::What;
 use rpm_sys::socket;
 use rpm_sys::spawn::{SpawnError, Stage};
 use rpm_wire::api::AppSpec;
@@ -21,31 +21,16 @@ use tracing::{debug, info, warn};
 
 use crate::apps::app::PortSource;
 use crate::home::Home;
+use crate::os::users::other_user;
+use crate::persist::journal::Journal;
 use crate::sockets::bypass::is_void;
-use crate::sockets::journal::Journal;
 use crate::sockets::ports::Ports;
 use crate::sockets::probe::{probe as try_it, reap};
-use crate::workers::users::other_user;
+use crate::workers::calls::{HeldBack, Intercepted, copy_of};
 
 /// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
 /// shared: no program needs as many, and one that runs wild costs the daemon no more descriptors than this.
 const SOCKETS_LIMIT: usize = 64;
-
-/// A call that waits for an answer, and where that is to be given.
-pub(crate) struct Intercepted {
-    pub(crate) from: Arc<Notifications>,
-    pub(crate) call: Call,
-    /// Where it is to bind a socket.
-    pub(crate) address: io::Result<Option<SocketAddr>>,
-    /// Which that is. The thread that got it has it too, for to close the last one may take long.
-    pub(crate) socket: io::Result<Arc<OwnedFd>>,
-}
-
-/// A call of `listen` that waits for the end of a reload.
-pub(crate) struct HeldBack {
-    intercepted: Intercepted,
-    captured: Captured,
-}
 
 /// Whether this system lets calls be intercepted.
 #[derive(Default)]
@@ -117,36 +102,6 @@ impl Interception {
             "calls cannot be intercepted: only Node shares ports"
         );
         self.denied = Some(text);
-    }
-}
-
-impl Intercepted {
-    /// A copy of the socket that the call is about.
-    fn socket(&self) -> io::Result<OwnedFd> {
-        match &self.socket {
-            Ok(socket) => socket.try_clone(),
-            Err(error) => Err(copy_of(error)),
-        }
-    }
-
-    fn proceed(&self) {
-        self.told(self.from.proceed(&self.call));
-    }
-
-    /// In place of the call, what it is to do was done.
-    fn done(&self) {
-        self.told(self.from.done(&self.call));
-    }
-
-    /// The call fails, with this errno.
-    pub(crate) fn refused(&self, errno: i32) {
-        self.told(self.from.fail(&self.call, errno));
-    }
-
-    fn told(&self, answered: io::Result<()>) {
-        if let Err(error) = answered {
-            debug!(thread = self.call.thread(), %error, "the caller has died");
-        }
     }
 }
 
@@ -423,7 +378,7 @@ fn capture_new(
         open_private(ports, intercepted, &captured, &request)
     } else {
         let captured = ports.listeners.capture(captured, &request);
-        captured.map_err(|error| crate::workers::launch::chain(&error))
+        captured.map_err(|error| crate::failure::chain(&error))
     }
 }
 
@@ -441,7 +396,7 @@ fn open_private(
     let (group, slot) = match ports.listeners.open(&wanted, request) {
         Ok(Grant::Slot { slot, group, .. }) => Ok((group, slot)),
         Ok(Grant::Shared { .. }) => Err("it is shared".to_owned()),
-        Err(error) => Err(crate::workers::launch::chain(&error)),
+        Err(error) => Err(crate::failure::chain(&error)),
     }?;
     let worker = request.worker;
     if let Err(error) = inherit(ports, intercepted, slot, &captured.fd) {
@@ -483,10 +438,4 @@ pub(crate) fn let_go(ports: &mut Ports<'_>, app: AppId) {
     for (worker, waiting) in held_back.collect::<Vec<_>>() {
         capture(ports, worker, &waiting.intercepted, waiting.captured);
     }
-}
-
-fn copy_of(error: &io::Error) -> io::Error {
-    error
-        .raw_os_error()
-        .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }

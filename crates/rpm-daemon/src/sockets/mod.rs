@@ -3,7 +3,6 @@
 pub(crate) mod bypass;
 pub(crate) mod calls;
 pub(crate) mod interception;
-pub(crate) mod journal;
 pub(crate) mod ports;
 pub(crate) mod probe;
-pub(crate) mod traffic;
+pub(crate) mod queues;

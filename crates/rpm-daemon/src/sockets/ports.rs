@@ -10,9 +10,9 @@ use rustix::io::Errno;
 
 use crate::apps::app::{Apps, is_proxied, policy, proxy_sockets};
 use crate::complaints::Complaints;
+use crate::failure::limit_hint;
 use crate::persist::state::Store;
-use crate::sockets::interception::Intercepted;
-use crate::workers::launch::limit_hint;
+use crate::workers::calls::Intercepted;
 use crate::workers::worker::{WITHHELD_LIMIT, Worker, Workers};
 
 /// What is needed to open, lend and close listeners: lent by the supervisor for one event.
@@ -30,6 +30,11 @@ impl Ports<'_> {
     /// Tells the core; its outputs are carried out at the end of the step.
     pub(crate) fn input(&mut self, input: Input) {
         self.store.changed();
+        self.core.handle(input, self.now);
+    }
+
+    /// The same, where it changes nothing that the next daemon must know.
+    pub(crate) fn note(&mut self, input: Input) {
         self.core.handle(input, self.now);
     }
 

@@ -13,7 +13,6 @@ use rpm_wire::api::WatchSpec;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::inbox::Event;
 use crate::upkeep::files::FileWatch;
 use crate::upkeep::schedule::{Schedule, Timer};
 
@@ -76,6 +75,13 @@ pub(crate) struct Wants {
     pub(crate) limit: bool,
 }
 
+/// Files that are watched for an app have changed.
+pub(crate) struct FilesChanged {
+    pub(crate) app: AppId,
+    /// One of them.
+    pub(crate) path: PathBuf,
+}
+
 /// An instance with a limit of memory, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
@@ -113,7 +119,11 @@ impl Upkeep {
     }
 
     /// Brings timers and watches in line with the apps, which are all of them.
-    pub(crate) fn refresh(&mut self, apps: Vec<Wants>, events: &mpsc::Sender<Event>) {
+    pub(crate) fn refresh<E: From<FilesChanged> + Send + 'static>(
+        &mut self,
+        apps: Vec<Wants>,
+        events: &mpsc::Sender<E>,
+    ) {
         let there: BTreeSet<AppId> = apps.iter().map(|wants| wants.app).collect();
         self.timers.retain(|app, _| there.contains(app));
         self.watches.retain(|app, _| there.contains(app));
@@ -144,7 +154,7 @@ impl Upkeep {
         }
     }
 
-    fn keep_watch(&mut self, wants: Wants, events: &mpsc::Sender<Event>) {
+    fn keep_watch<E: From<FilesChanged> + Send + 'static>(&mut self, wants: Wants, events: &mpsc::Sender<E>) {
         let app = wants.app;
         let Some(spec) = &wants.watch else {
             self.watches.remove(&app);
@@ -155,8 +165,8 @@ impl Upkeep {
         }
         let events = events.clone();
         let changed = move |path: &Path| {
-            let event = Event::FilesChanged(app, path.to_owned());
-            events.blocking_send(event).is_ok()
+            let path = path.to_owned();
+            events.blocking_send(FilesChanged { app, path }.into()).is_ok()
         };
         match FileWatch::start(spec, wants.written, changed) {
             Ok(watch) => drop(self.watches.insert(app, watch)),

@@ -12,7 +12,7 @@ use rpm_wire::api::{AppSpec, LogTarget};
 use crate::apps::app::PortSource;
 use crate::home::{Home, file_name};
 use crate::logs::{Limit, Source, Style, tail};
-use crate::workers::behalf::{Behalf, How};
+use crate::os::behalf::{Behalf, How};
 use crate::workers::worker::Logs;
 
 /// What is thrown away.

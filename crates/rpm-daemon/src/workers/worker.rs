@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rpm_core::protocol::Exit;
 use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_keeper::{Kept, Token};
 use rpm_sys::intercept::Notifications;
 use rpm_sys::pidfd::PidFd;
-use rpm_sys::tree;
+use rpm_sys::{ExitStatus, Signal, tree};
 use rpm_wire::api::AppSpec;
 use rpm_wire::channel::QueryServer;
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::apps::app::PortSource;
-use crate::node::channel::{OUTGOING_LIMIT, Outgoing};
-use crate::sockets::interception::HeldBack;
+use crate::workers::calls::HeldBack;
 
 /// One supervised process.
 pub(crate) struct Worker {
@@ -60,7 +60,7 @@ pub(crate) enum Life {
     /// The leader has ended; others of its tree have not.
     Remains {
         /// How the leader ended.
-        exit: rpm_core::protocol::Exit,
+        exit: Exit,
         /// The others.
         left: Vec<Arc<PidFd>>,
         /// It was asked to end.
@@ -112,6 +112,15 @@ pub(crate) struct Tokens {
     pub(crate) reports: Option<Token>,
     /// The daemon's end of its standard input.
     pub(crate) stdin: Option<Token>,
+}
+
+/// Messages that wait for a worker which does not read; more are refused.
+pub(crate) const OUTGOING_LIMIT: usize = 1024;
+
+/// A message to a worker, newline included, with at most one descriptor.
+pub(crate) struct Outgoing {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fd: Option<OwnedFd>,
 }
 
 /// Messages, each of 1 MiB at most, that may wait for a worker that does not read before those of other programs are refused.
@@ -327,6 +336,15 @@ impl UsageSample {
             cpu_percent: 0.0,
             rss_bytes: 0,
         }
+    }
+}
+
+/// How a worker ended. What nobody knows is no word of the program's: it counts as a crash.
+pub(crate) fn exit_of(status: Option<ExitStatus>) -> Exit {
+    match status {
+        Some(ExitStatus::Code(code)) => Exit::Code(code),
+        Some(ExitStatus::Signal(signal)) => Exit::Signal(signal),
+        None => Exit::Signal(Signal::KILL.as_raw()),
     }
 }
 

@@ -1,41 +1,41 @@
 //! What reaches the supervisor: what has happened, and what other tasks ask of it. Each request has a type and a reply of its own, so what another
 //! task can change is listed here.
 
+pub(crate) mod ends;
+
 use std::path::PathBuf;
 
 use rpm_core::protocol::Outcome;
-use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_core::{AppId, InstanceId};
 use rpm_wire::api::{
-    ActionRequest, ApiError, ApplyRequest, ChangeReply, MessageRequest, ReloadRequest, RollbackRequest,
-    ScaleRequest, SendRequest, SignalRequest, StartRequest, TargetsRequest, TriggerReply, TriggerRequest,
+    ApiError, ChangeReply, MessageRequest, SendRequest, SignalRequest, TargetsRequest, TriggerReply,
+    TriggerRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::apps::commands::Accepted;
 use crate::logs::LogSink;
 use crate::node::agents::AgentEvent;
-use crate::node::channel::Incoming;
+use crate::node::channel::ChannelEvent;
 use crate::node::messages::Subscription;
+use crate::orders::{Accepted, Change};
+use crate::processes::ProcessEvent;
+use crate::processes::health::HealthEvent;
+use crate::processes::progress::Watcher;
 use crate::proxy::fronts::Parting;
-use crate::sockets::interception::Intercepted;
+use crate::sockets::calls::Called;
+use crate::upkeep::FilesChanged;
 use crate::view::View;
-use crate::workers::health::HealthEvent;
-use crate::workers::progress::Watcher;
 
 /// Something that happened.
 pub(crate) enum Event {
-    /// A worker's leader has ended; it is not yet waited for.
-    LeaderExited(WorkerId),
-    /// The rest of a worker's tree has ended.
-    TreeGone(WorkerId),
-    /// A worker sent messages.
-    Messages(WorkerId, Incoming),
-    /// A worker's channel has ended: no message of it is to come.
-    ChannelEnded(WorkerId),
-    /// A process of a worker waits until its call is answered. The sender is dropped when it was dealt with.
-    Called(WorkerId, Intercepted, std::sync::mpsc::Sender<()>),
-    /// Files that are watched for an app have changed: one of them.
-    FilesChanged(AppId, PathBuf),
+    /// A process of a worker has ended.
+    Process(ProcessEvent),
+    /// A worker said something, or can say no more.
+    Channel(ChannelEvent),
+    /// A process of a worker waits until its call is answered.
+    Called(Called),
+    /// Files that are watched for an app have changed.
+    FilesChanged(FilesChanged),
     /// An agent connected, spoke or left.
     Agent(AgentEvent),
     /// The health check of a worker needs something, or has an outcome.
@@ -46,6 +46,42 @@ pub(crate) enum Event {
     Request(Request),
     /// Stop everything and exit.
     Terminate,
+}
+
+impl From<ProcessEvent> for Event {
+    fn from(event: ProcessEvent) -> Event {
+        Event::Process(event)
+    }
+}
+
+impl From<ChannelEvent> for Event {
+    fn from(event: ChannelEvent) -> Event {
+        Event::Channel(event)
+    }
+}
+
+impl From<Called> for Event {
+    fn from(called: Called) -> Event {
+        Event::Called(called)
+    }
+}
+
+impl From<FilesChanged> for Event {
+    fn from(changed: FilesChanged) -> Event {
+        Event::FilesChanged(changed)
+    }
+}
+
+impl From<AgentEvent> for Event {
+    fn from(event: AgentEvent) -> Event {
+        Event::Agent(event)
+    }
+}
+
+impl From<HealthEvent> for Event {
+    fn from(event: HealthEvent) -> Event {
+        Event::Health(event)
+    }
 }
 
 /// A question about what is known. It sees everything and can change nothing.
@@ -98,16 +134,6 @@ pub(crate) enum Request {
     HandOn(HandOn, Reply<Option<ApiError>>),
     /// End all workers.
     Shutdown(Reply<oneshot::Receiver<Outcome>>),
-}
-
-/// A request that changes apps.
-pub(crate) enum Change {
-    Start(StartRequest),
-    Act(ActionRequest),
-    Apply(ApplyRequest),
-    Scale(ScaleRequest),
-    Reload(ReloadRequest),
-    Rollback(RollbackRequest),
 }
 
 /// A change that was begun.

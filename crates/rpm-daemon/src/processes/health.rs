@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rpm_core::WorkerId;
-use rpm_listen::private_mark;
+use rpm_core::protocol::Input;
+use rpm_core::{Core, WorkerId};
+use rpm_listen::{Listeners, private_mark};
 use rpm_proxy::Address;
 use rpm_proxy::health::{ProbeError, probe};
 use rpm_wire::api::{ApiError, AppSpec, HealthCheck};
@@ -18,11 +19,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::apps::app::{PortSource, is_proxied};
-use crate::apps::commands::failure;
-use crate::inbox::Event;
-use crate::node::channel::Outgoing;
-use crate::supervisor::Supervisor;
-use crate::workers::worker::Awaiting;
+use crate::failure::failure;
+use crate::node::handoff::Handoffs;
+use crate::workers::worker::{Awaiting, Outgoing, Worker, Workers};
 
 /// Why an answer was none, or not a good one.
 #[derive(Debug, thiserror::Error)]
@@ -73,17 +72,50 @@ pub(crate) fn check_spec(spec: &AppSpec) -> Result<(), ApiError> {
     Ok(())
 }
 
-impl Supervisor {
-    /// Asks a worker until it has answered well so many times in a row, or is gone.
-    pub(crate) fn check_health(&self, worker: WorkerId) {
-        let spec = self.workers.get(&worker).map(|held| &held.spec);
-        if let Some(check) = spec.and_then(|spec| spec.health_check.clone()) {
-            tokio::spawn(ask_until_healthy(self.events.clone(), worker, check));
+/// Asks a worker until it has answered well so many times in a row, or is gone.
+pub(crate) fn check_health<E>(held: &Worker, events: &mpsc::Sender<E>)
+where
+    E: From<HealthEvent> + Send + 'static,
+{
+    if let Some(check) = held.spec.health_check.clone() {
+        tokio::spawn(ask_until_healthy(events.clone(), held.id, check));
+    }
+}
+
+/// What the checks of workers concern: lent by the supervisor for one event.
+pub(crate) struct Context<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) listeners: &'a Listeners,
+    pub(crate) workers: &'a mut Workers,
+    pub(crate) handoffs: &'a mut Handoffs,
+}
+
+impl Context<'_> {
+    /// Gives what a check needs. What the core has to know.
+    pub(crate) fn on_event(&mut self, event: HealthEvent) -> Option<Input> {
+        match event {
+            // One that asks may have ended since.
+            HealthEvent::WhereIs(worker, reply) => drop(reply.send(self.own_address(worker))),
+            HealthEvent::Give(worker, connection, reply) => drop(reply.send(self.give(worker, connection))),
+            HealthEvent::Unhealthy(worker, why) => {
+                // One that was told to end cuts what it is asked: that is not why it was told.
+                let launching = self.core.worker(worker).is_some_and(|view| view.launching);
+                if let Some(held) = self.workers.get_mut(&worker).filter(|_| launching) {
+                    held.trouble = Some(why);
+                }
+            }
+            HealthEvent::Healthy(worker) => {
+                if let Some(held) = self.workers.get_mut(&worker) {
+                    held.trouble = None;
+                }
+                return Some(Input::Healthy { worker });
+            }
         }
+        None
     }
 
     /// Where only this worker is asked, if it has an address of its own; an error: it is gone, or leaves.
-    pub(crate) fn own_address(&self, worker: WorkerId) -> Result<Option<Address>, ()> {
+    fn own_address(&self, worker: WorkerId) -> Result<Option<Address>, ()> {
         match self.core.worker(worker) {
             Some(view) if view.launching => {
                 let socket = self.listeners.private_address(worker);
@@ -95,7 +127,7 @@ impl Supervisor {
     }
 
     /// Gives the worker a connection as one to the first address that it listens on; `false`: it is gone, or leaves.
-    pub(crate) fn give(&mut self, worker: WorkerId, connection: OwnedFd) -> bool {
+    fn give(&mut self, worker: WorkerId, connection: OwnedFd) -> bool {
         let Some(key) = self.listeners.first_key(worker).map(str::to_owned) else {
             return false;
         };
@@ -110,7 +142,11 @@ impl Supervisor {
     }
 }
 
-async fn ask_until_healthy(events: mpsc::Sender<Event>, worker: WorkerId, check: HealthCheck) {
+async fn ask_until_healthy<E: From<HealthEvent>>(
+    events: mpsc::Sender<E>,
+    worker: WorkerId,
+    check: HealthCheck,
+) {
     let mut good = 0;
     while good < check.threshold {
         let within = Duration::from_millis(check.timeout_ms);
@@ -139,12 +175,16 @@ async fn ask_until_healthy(events: mpsc::Sender<Event>, worker: WorkerId, check:
 }
 
 /// `None`: the daemon shuts down.
-async fn tell(events: &mpsc::Sender<Event>, event: HealthEvent) -> Option<()> {
-    events.send(Event::Health(event)).await.ok()
+async fn tell<E: From<HealthEvent>>(events: &mpsc::Sender<E>, event: HealthEvent) -> Option<()> {
+    events.send(event.into()).await.ok()
 }
 
 /// One request. `false`: there is nobody to ask any more.
-async fn ask(events: &mpsc::Sender<Event>, worker: WorkerId, check: &HealthCheck) -> Result<bool, Unhealthy> {
+async fn ask<E: From<HealthEvent>>(
+    events: &mpsc::Sender<E>,
+    worker: WorkerId,
+    check: &HealthCheck,
+) -> Result<bool, Unhealthy> {
     let (reply, answer) = oneshot::channel();
     let _ = tell(events, HealthEvent::WhereIs(worker, reply)).await;
     let connection = match answer.await {
@@ -159,7 +199,10 @@ async fn ask(events: &mpsc::Sender<Event>, worker: WorkerId, check: &HealthCheck
 }
 
 /// A connection of which the worker is given the other end.
-async fn given(events: &mpsc::Sender<Event>, worker: WorkerId) -> Result<Option<TcpStream>, Unhealthy> {
+async fn given<E: From<HealthEvent>>(
+    events: &mpsc::Sender<E>,
+    worker: WorkerId,
+) -> Result<Option<TcpStream>, Unhealthy> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let (ours, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
     let (ours, (theirs, peer)) = (ours?, accepted?);

@@ -7,53 +7,52 @@ use rpm_core::AppId;
 use rpm_core::protocol::Command;
 use tracing::{info, warn};
 
-use crate::apps::reload::Manner;
-use crate::supervisor::Supervisor;
+use crate::apps::catalog::Catalog;
+use crate::home::Home;
+use crate::orders::Orders;
+use crate::orders::reload::Manner;
 use crate::upkeep::{Usage, Wants};
 use crate::workers::outputs::{logs_of, pid_file};
 
-impl Supervisor {
-    /// Brings timers and watches in line with the apps, if those have changed.
-    pub(crate) fn refresh_upkeep(&mut self) {
-        if !self.upkeep.is_outdated() {
-            return;
-        }
-        let wants = self.apps.keys().filter_map(|app| self.wants(*app)).collect();
-        self.upkeep.refresh(wants, &self.events);
-    }
+/// What each app wants done without being asked.
+pub(crate) fn wants(catalog: Catalog<'_>, home: &Home) -> Vec<Wants> {
+    let apps = catalog.apps().keys();
+    apps.filter_map(|app| wants_of(catalog, home, *app)).collect()
+}
 
-    fn wants(&self, app: AppId) -> Option<Wants> {
-        let spec = self.catalog().present_spec(app)?;
-        let rests = self.apps.get(&app).is_some_and(|app| app.rests);
-        let cron = spec.cron_restart.clone().filter(|_| !rests);
-        let watch = spec.watch.clone().filter(|_| self.catalog().is_watched(app));
-        Some(Wants {
-            app,
-            label: self.catalog().label(app),
-            cron: cron.map(|text| (text, spec.cron_timezone.clone())),
-            written: watch
-                .as_ref()
-                .map(|_| self.written_by_us(app))
-                .unwrap_or_default(),
-            watch,
-            limit: spec.max_memory_restart.is_some(),
-        })
-    }
+fn wants_of(catalog: Catalog<'_>, home: &Home, app: AppId) -> Option<Wants> {
+    let spec = catalog.present_spec(app)?;
+    let rests = catalog.apps().get(&app).is_some_and(|app| app.rests);
+    let cron = spec.cron_restart.clone().filter(|_| !rests);
+    let watch = spec.watch.clone().filter(|_| catalog.is_watched(app));
+    Some(Wants {
+        app,
+        label: catalog.label(app),
+        cron: cron.map(|text| (text, spec.cron_timezone.clone())),
+        written: watch
+            .as_ref()
+            .map(|_| written_by_us(catalog, home, app))
+            .unwrap_or_default(),
+        watch,
+        limit: spec.max_memory_restart.is_some(),
+    })
+}
 
-    /// What the daemon writes for the app, and for itself.
-    fn written_by_us(&self, app: AppId) -> Vec<PathBuf> {
-        let mut ours = vec![self.home.root().to_owned()];
-        let Some(spec) = self.catalog().present_spec(app) else {
-            return ours;
-        };
-        for id in self.catalog().instances_of(app) {
-            let logs = logs_of(&self.home, spec, id);
-            ours.extend([Some(logs.out), Some(logs.err), logs.both].into_iter().flatten());
-            ours.push(pid_file(&self.home, spec, id));
-        }
-        ours
+/// What the daemon writes for the app, and for itself.
+fn written_by_us(catalog: Catalog<'_>, home: &Home, app: AppId) -> Vec<PathBuf> {
+    let mut ours = vec![home.root().to_owned()];
+    let Some(spec) = catalog.present_spec(app) else {
+        return ours;
+    };
+    for id in catalog.instances_of(app) {
+        let logs = logs_of(home, spec, id);
+        ours.extend([Some(logs.out), Some(logs.err), logs.both].into_iter().flatten());
+        ours.push(pid_file(home, spec, id));
     }
+    ours
+}
 
+impl Orders<'_> {
     /// Restarts the apps whose time has come.
     pub(crate) fn look_at_clock(&mut self) {
         for app in self.upkeep.look_at_clock() {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use rpm_core::{AppId, WorkerId};
+use rpm_core::{AppId, Core};
 use rpm_wire::api::{Stage, Step};
 use tokio::sync::{broadcast, oneshot};
 
-use crate::supervisor::Supervisor;
+use crate::apps::catalog::Catalog;
+use crate::workers::worker::Worker;
 
 /// Steps that a slow reader may be behind; it misses those before them.
 const BEHIND: usize = 4096;
@@ -60,36 +61,39 @@ impl Watcher {
     }
 }
 
-impl Supervisor {
+impl Steps {
     /// A worker that has a process got somewhere.
-    pub(crate) fn step(&self, worker: WorkerId, to: Stage) {
-        let Some(held) = self.workers.get(&worker) else {
-            return;
-        };
+    pub(crate) fn report(&self, catalog: Catalog<'_>, held: Option<&Worker>, to: Stage) {
+        let Some(held) = held else { return };
         let Some(process) = held.process() else { return };
         let step = Step {
-            app: self.catalog().label(held.app),
+            app: catalog.label(held.app),
             id: held.instance.0,
             pid: process.pid,
             to,
         };
         // Mostly nobody looks.
-        let _ = self.steps.0.send((held.app, step));
+        let _ = self.0.send((held.app, step));
     }
+}
 
-    /// Resolves when no worker of these apps stands by, drains or ends after having been replaced.
-    pub(crate) fn leavers_gone(&mut self, apps: BTreeSet<AppId>) -> oneshot::Receiver<()> {
+/// Those who wait until nothing of some apps is on its way out.
+#[derive(Default)]
+pub(crate) struct Leavers(Vec<(BTreeSet<AppId>, oneshot::Sender<()>)>);
+
+impl Leavers {
+    /// Resolves when no worker of these apps stands by, drains or ends after having been replaced ([`Leavers::tell`]).
+    pub(crate) fn wait(&mut self, apps: BTreeSet<AppId>) -> oneshot::Receiver<()> {
         let (gone, wait) = oneshot::channel();
-        self.leavers.push((apps, gone));
-        self.tell_of_leavers();
+        self.0.push((apps, gone));
         wait
     }
 
-    pub(crate) fn tell_of_leavers(&mut self) {
-        let core = &self.core;
+    /// Tells those for whom nothing is left.
+    pub(crate) fn tell(&mut self, core: &Core) {
         let left = |apps: &BTreeSet<AppId>| apps.iter().any(|app| core.leaving(*app).next().is_some());
         let gone = self
-            .leavers
+            .0
             .extract_if(.., |(apps, wait)| wait.is_closed() || !left(apps));
         for (_, wait) in gone {
             // It may have been cut.

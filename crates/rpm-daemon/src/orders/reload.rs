@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rpm_core::protocol::{AppConfig, Command};
-use rpm_core::{AppId, InstanceId, Revision, StateView};
+use rpm_core::{AppId, InstanceId, Revision, StateView, WorkerId};
 use rpm_wire::api::{ApiError, ReloadRequest, RollbackRequest};
 use rpm_wire::shell::word;
+use tracing::{info, warn};
 
-use crate::apps::app::{self, PortSource};
-use crate::apps::commands::{Accepted, failure, passable};
-use crate::supervisor::Supervisor;
+use crate::apps::app::{self, PortSource, is_handed};
+use crate::failure::failure;
+use crate::orders::commands::passable;
+use crate::orders::{Accepted, Orders};
 
 /// How workers are replaced, otherwise than as usual.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,7 +27,7 @@ pub(crate) struct Manner {
     pub(crate) then_scale: Option<u32>,
 }
 
-impl Supervisor {
+impl Orders<'_> {
     /// Reloads the apps that the targets mean, side by side. One that owns its ports is restarted. Their paths and, if
     /// asked for, their variables are taken anew; if those of one are wrong, none is reloaded.
     pub(crate) fn reload(&mut self, request: &ReloadRequest) -> Result<Vec<Accepted>, ApiError> {
@@ -40,7 +42,8 @@ impl Supervisor {
             watch_after: request.watch_after_ms.map(Duration::from_millis),
             ..Manner::default()
         };
-        self.renew_and_replace(self.catalog().apps_of(&instances), &request.env, manner)
+        let apps = self.catalog().apps_of(&instances);
+        self.renew_and_replace(apps, &request.env, manner)
     }
 
     /// Brings back what served before the present generation; a reload that is going on is undone.
@@ -220,7 +223,7 @@ impl Supervisor {
             accepted.notes.push(format!(
                 "{name} listens on nothing that a second process could share: it is restarted"
             ));
-            return Ok(self.then_scale(app, accepted, manner.then_scale));
+            return Ok(accepted.then_scale(app, manner.then_scale));
         }
         if !manner.yields
             && let Some(attached) = self.attach(app, revision, manner.then_scale)
@@ -268,20 +271,58 @@ impl Supervisor {
             return None;
         }
         let instances = view.instances().collect();
-        let ticket = *self.reloads.get(&app)?;
-        if !self.waiting.get(&ticket)?.is_closed() {
-            return None;
-        }
+        let ticket = self.tickets.abandoned_reload(app)?;
         let mut accepted = Accepted {
-            outcome: self.await_ticket(ticket),
+            outcome: self.tickets.wait_for(ticket),
             instances,
             notes: Vec::new(),
+            then_scale: None,
         };
         let name = self.catalog().label(app);
         accepted
             .notes
             .push(format!("attached to a reload of {name} that was already running"));
         Some(accepted)
+    }
+
+    /// Undoes the reloads that the daemon before has not completed.
+    pub(crate) fn undo_reloads(&mut self) {
+        let reloaded = |app: &AppId| self.core.app(*app).is_some_and(|view| view.reload.is_some());
+        let apps: Vec<AppId> = self.apps.keys().copied().filter(reloaded).collect();
+        for app in apps {
+            info!(
+                app = self.catalog().label(app),
+                "a reload was not complete; undoing it"
+            );
+            drop(self.command(Command::Undo { app }));
+        }
+    }
+
+    /// Workers for which the daemon before had what is gone with its keeper serve on, and are replaced by others beside them. Those that get
+    /// their connections from the daemon have nothing to serve: they are restarted.
+    pub(crate) fn replace_bereft(&mut self, bereft: &BTreeSet<WorkerId>) {
+        let held = bereft.iter().filter_map(|worker| self.workers.get(worker));
+        let apps: BTreeSet<AppId> = held.map(|worker| worker.app).collect();
+        for app in apps {
+            warn!(
+                app = self.catalog().label(app),
+                "the previous daemon's keeper died, too: its workers keep serving, and a reload replaces them"
+            );
+            let spec = self.catalog().present_spec(app);
+            let command = match spec.is_some_and(|spec| is_handed(spec)) {
+                true => Command::Restart {
+                    instances: self.catalog().instances_of(app),
+                },
+                false => Command::Reload {
+                    app,
+                    config: None,
+                    yields: false,
+                    then_scale: None,
+                },
+            };
+            // Nobody waits for it; if a reload fails the workers serve on.
+            drop(self.command(command));
+        }
     }
 }
 

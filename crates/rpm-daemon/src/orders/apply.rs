@@ -1,20 +1,19 @@
 //! What apps shall be, and the way from what they are: new ones are started, and those that differ are replaced, losing nothing.
 
-use rpm_core::protocol::{Command, Outcome};
+use rpm_core::protocol::Command;
 use rpm_core::{AppId, InstanceId, Revision, StateView};
 use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest};
 use rpm_wire::shell::word;
-use tokio::sync::oneshot;
 
 use crate::apps::app::{self, PortSource, is_handed, is_proxied};
-use crate::apps::check::{faults, in_a_line};
-use crate::apps::commands::{Accepted, failure};
 use crate::apps::plan::differences;
-use crate::apps::reload::Manner;
-use crate::inbox::Request;
-use crate::supervisor::Supervisor;
+use crate::failure::failure;
+use crate::orders::check::{faults, in_a_line};
+use crate::orders::reload::Manner;
+use crate::orders::targets::settled;
+use crate::orders::{Accepted, Orders};
 
-impl Supervisor {
+impl Orders<'_> {
     /// Brings the apps to the wanted state: all of them, or none if one cannot be.
     pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
         let found: Vec<String> = request
@@ -41,7 +40,7 @@ impl Supervisor {
                 }
                 Some(app) if request.mode == ApplyMode::Absent => {
                     let ids = self.catalog().instances_of(app);
-                    accepted.push(self.settled(ids, vec![format!("{} is there already", spec.name)]));
+                    accepted.push(settled(ids, vec![format!("{} is there already", spec.name)]));
                 }
                 Some(app) => {
                     let name = spec.name.clone();
@@ -53,8 +52,7 @@ impl Supervisor {
                 }
             }
         }
-        self.upkeep.outdate();
-        self.put_away.soon(std::time::Instant::now());
+        self.apps_have_changed();
         Ok(accepted)
     }
 
@@ -66,7 +64,7 @@ impl Supervisor {
             .partition(|(place, _)| stopped.contains(place));
         let started: Vec<InstanceId> = started.into_iter().map(|(_, id)| *id).collect();
         if started.is_empty() {
-            return Ok(self.settled(instances, notes));
+            return Ok(settled(instances, notes));
         }
         let app = self.core.instance(started[0]).map(|view| view.app);
         if let Some(app) = app.and_then(|app| self.apps.get_mut(&app)) {
@@ -77,6 +75,7 @@ impl Supervisor {
             outcome,
             instances,
             notes,
+            then_scale: None,
         })
     }
 
@@ -125,7 +124,7 @@ impl Supervisor {
         };
         if mode == ApplyMode::Changed && !changed && ids.iter().all(online) {
             let notes = vec![format!("{} is as it shall be", spec.name)];
-            return Ok(Some(self.settled(ids, notes)));
+            return Ok(Some(settled(ids, notes)));
         }
         let (serves, wanted) = (
             ids.iter().any(online),
@@ -148,7 +147,7 @@ impl Supervisor {
         } else {
             self.configure(app, revision)?;
             let restarted = self.obey(ids.clone(), |instances| Command::Restart { instances });
-            self.then_scale(app, restarted, then_scale)
+            restarted.then_scale(app, then_scale)
         };
         if let Some(wanted) = then_scale {
             let (name, now) = (self.catalog().label(app), ids.len());
@@ -156,41 +155,6 @@ impl Supervisor {
             notes.push(format!("{name}: {now} instances become {wanted}"));
         }
         Ok(Some(accepted))
-    }
-
-    /// After a restart, so many instances. (After a reload the core does that.)
-    pub(crate) fn then_scale(&self, app: AppId, accepted: Accepted, wanted: Option<u32>) -> Accepted {
-        let Some(wanted) = wanted else {
-            return accepted;
-        };
-        let Accepted {
-            outcome,
-            instances,
-            notes,
-        } = accepted;
-        let (sender, chained) = oneshot::channel();
-        let handle = self.handle();
-        tokio::spawn(async move {
-            let last = match outcome.await {
-                Ok(Outcome::Done { .. }) => {
-                    let scale = |reply| Request::ScaleTo(app, wanted, reply);
-                    match handle.ask(scale).await {
-                        Ok(scaled) => scaled.await.ok(),
-                        Err(_) => None,
-                    }
-                }
-                other => other.ok(),
-            };
-            if let Some(last) = last {
-                // Nobody waits any more if the request was cut.
-                let _ = sender.send(last);
-            }
-        });
-        Accepted {
-            outcome: chained,
-            instances,
-            notes,
-        }
     }
 
     /// Not everything is exchanged by one reload: connections that are handed over come by other sockets, and a proxy for workers that also

@@ -9,11 +9,13 @@ use rpm_wire::api::{ApiError, AppSpec, Balance, LogTarget, Policy};
 use rpm_wire::terminal::is_obeyed;
 
 use crate::apps::app::{self, PortSource};
-use crate::apps::commands::{INSTANCE_LIMIT, failure, passable, too_many};
+use crate::failure::failure;
+use crate::orders::commands::{INSTANCE_LIMIT, passable, too_many};
+use crate::os::users;
+use crate::processes::health;
 use crate::proxy::settings as front_settings;
 use crate::upkeep::files;
 use crate::upkeep::schedule::Schedule;
-use crate::workers::{health, users};
 
 /// Longest name, in bytes: with what is added to it (`-error-<id>.log.<n>`) it is the name of a file.
 const NAME_LIMIT: usize = 200;

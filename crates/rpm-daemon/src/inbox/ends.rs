@@ -5,6 +5,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::yield_now;
 
 use crate::inbox::Event;
+use crate::processes::ProcessEvent;
 
 /// More are left to the next step.
 const AT_ONCE: usize = 1024;
@@ -32,8 +33,8 @@ impl Ends {
     /// Takes it, unless it is of another kind.
     fn take(&mut self, event: Event) {
         match event {
-            Event::LeaderExited(worker) => self.leaders.push(worker),
-            Event::TreeGone(worker) => self.trees.push(worker),
+            Event::Process(ProcessEvent::LeaderExited(worker)) => self.leaders.push(worker),
+            Event::Process(ProcessEvent::TreeGone(worker)) => self.trees.push(worker),
             other => self.next = Some(other),
         }
     }
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     fn exited(worker: u64) -> Event {
-        Event::LeaderExited(WorkerId(worker))
+        ProcessEvent::LeaderExited(WorkerId(worker)).into()
     }
 
     #[tokio::test]
@@ -84,13 +85,20 @@ mod tests {
         let ends = gather(exited(0), &mut inbox).await;
         assert_eq!((ends.leaders.len(), ends.trees.len()), (500, 0));
         assert!(ends.next.is_none());
-        for event in [Event::TreeGone(WorkerId(7)), Event::Terminate, exited(8)] {
+        for event in [
+            ProcessEvent::TreeGone(WorkerId(7)).into(),
+            Event::Terminate,
+            exited(8),
+        ] {
             assert!(sender.try_send(event).is_ok());
         }
         let ends = gather(exited(1), &mut inbox).await;
         assert_eq!((ends.leaders, ends.trees), (vec![WorkerId(1)], vec![WorkerId(7)]));
         assert!(matches!(ends.next, Some(Event::Terminate)));
-        assert!(matches!(inbox.try_recv(), Ok(Event::LeaderExited(WorkerId(8)))));
+        assert!(matches!(
+            inbox.try_recv(),
+            Ok(Event::Process(ProcessEvent::LeaderExited(WorkerId(8))))
+        ));
         let ends = gather(Event::Terminate, &mut inbox).await;
         assert!(ends.is_empty() && matches!(ends.next, Some(Event::Terminate)));
     }

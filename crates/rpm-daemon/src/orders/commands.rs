@@ -2,28 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use rpm_core::protocol::{AppConfig, Command, Outcome};
+use rpm_core::protocol::{AppConfig, Command};
 use rpm_core::{AppId, InstanceId, Revision};
-use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ChangeReply, ScaleRequest, StartRequest};
+use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ScaleRequest, StartRequest};
 use rpm_wire::shell::word;
-use tokio::sync::oneshot;
 
 use crate::apps::app::{self, App, PortSource};
-use crate::apps::check::check;
-use crate::apps::reload::Manner;
-use crate::supervisor::{Supervisor, now_ms};
+use crate::failure::failure;
+use crate::orders::check::check;
+use crate::orders::reload::Manner;
+use crate::orders::{Accepted, Orders};
+use crate::os::clock::now_ms;
 
 /// Most instances of one app: enough for two generations in one group of slots.
 pub(crate) const INSTANCE_LIMIT: u32 = 1000;
 
-/// A request that was understood: what it concerns, and its outcome to come.
-pub(crate) struct Accepted {
-    pub(crate) outcome: oneshot::Receiver<Outcome>,
-    pub(crate) instances: Vec<InstanceId>,
-    pub(crate) notes: Vec<String>,
-}
-
-impl Supervisor {
+impl Orders<'_> {
     pub(crate) fn start(&mut self, request: StartRequest) -> Result<Accepted, ApiError> {
         let spec = request.app;
         check(&spec)?;
@@ -57,8 +51,8 @@ impl Supervisor {
             app::cpus(),
             self.interception.applies_to(&spec),
         );
-        let id = AppId(self.next_app);
-        self.next_app += 1;
+        let id = AppId(*self.next_app);
+        *self.next_app += 1;
         let wanted = config.instances;
         let note = self.alone(&spec, wanted);
         let config = AppConfig {
@@ -69,8 +63,7 @@ impl Supervisor {
         let mut app = App::new(spec, now_ms());
         app.rests = rests;
         self.apps.insert(id, app);
-        self.upkeep.outdate();
-        self.put_away.soon(std::time::Instant::now());
+        self.apps_have_changed();
         let outcome = self.command(Command::Start { app: id, config });
         let instances = self
             .core
@@ -82,6 +75,7 @@ impl Supervisor {
             outcome,
             instances,
             notes: note.into_iter().collect(),
+            then_scale: None,
         })
     }
 
@@ -127,6 +121,7 @@ impl Supervisor {
             outcome: self.command(command(instances.clone())),
             instances,
             notes: Vec::new(),
+            then_scale: None,
         }
     }
 
@@ -149,7 +144,18 @@ impl Supervisor {
             outcome,
             instances,
             notes: Vec::new(),
+            then_scale: None,
         })
+    }
+
+    /// Counts restarts from 0: of which instances.
+    pub(crate) fn reset(&mut self, targets: &[String]) -> Result<Vec<InstanceId>, ApiError> {
+        let instances = self.catalog().resolve(targets)?;
+        let command = Command::Reset {
+            instances: instances.clone(),
+        };
+        drop(self.command(command));
+        Ok(instances)
     }
 
     /// What a user has stopped is left alone, until it is started.
@@ -168,11 +174,6 @@ impl Supervisor {
             app.unwatched ^= request.toggle_watch;
         }
         self.upkeep.outdate();
-    }
-
-    pub(crate) fn change(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
-        self.sampling.sample_usage(&mut self.workers);
-        self.view().brief_change(instances, notes)
     }
 }
 
@@ -216,15 +217,6 @@ pub(crate) fn too_many(count: u32) -> ApiError {
             "the most is {INSTANCE_LIMIT}; `-i max` starts one per CPU"
         )),
     )
-}
-
-pub(crate) fn failure(error: impl Into<String>, hint: Option<&str>) -> ApiError {
-    ApiError {
-        error: error.into(),
-        hint: hint.map(str::to_owned),
-        last_lines: Vec::new(),
-        unknown: None,
-    }
 }
 
 #[cfg(test)]

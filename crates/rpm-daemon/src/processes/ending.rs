@@ -3,22 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use rpm_core::WorkerId;
-use rpm_core::protocol::{Exit, Input};
+use rpm_core::protocol::Exit;
+use rpm_core::{AppId, WorkerId};
 use rpm_sys::tree::{self, Census, Tree};
-use rpm_sys::{ExitStatus, PidFd, Signal};
+use rpm_sys::{PidFd, Signal};
 use rpm_wire::api::{Stage, StopSignal};
 use rpm_wire::channel;
 use tokio::io::Interest;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::inbox::Event;
-use crate::node::channel::Outgoing;
+use crate::apps::catalog::Catalog;
+use crate::home::Home;
+use crate::os::FEW_TREES;
+use crate::os::behalf::Behalf;
 use crate::os::watched::watched;
-use crate::supervisor::{FEW_TREES, Supervisor};
-use crate::workers::behalf::Behalf;
+use crate::persist::state::Store;
+use crate::processes::ProcessEvent;
+use crate::processes::progress::Steps;
 use crate::workers::outputs::{pid_file, remove_pid};
-use crate::workers::worker::{Life, Worker};
+use crate::workers::worker::{Life, Outgoing, Worker, Workers, exit_of};
 
 /// Node's exit code for an option it does not know.
 const NODE_BAD_OPTION: i32 = 9;
@@ -29,7 +33,36 @@ const MARK: &str = "RPM_WORKER";
 /// Looks at what is left of a tree, at most: each time that something has changed.
 const LOOKS: usize = 8;
 
-impl Supervisor {
+/// What is needed to end workers, and to find what they leave: lent by the supervisor for one step.
+pub(crate) struct Ending<'a, E> {
+    pub(crate) workers: &'a mut Workers,
+    /// What the workers are called.
+    pub(crate) catalog: Catalog<'a>,
+    pub(crate) steps: &'a Steps,
+    pub(crate) store: &'a mut Store,
+    /// All processes as they were in this step, if somebody has looked.
+    pub(crate) census: &'a mut Option<Census>,
+    pub(crate) home: &'a Home,
+    pub(crate) events: &'a mpsc::Sender<E>,
+}
+
+/// The leader of a worker has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeaderEnd {
+    /// Its program does not know an option that it was given: the agent, perhaps.
+    pub(crate) bad_option: bool,
+    /// Nothing of its tree is left.
+    pub(crate) whole: bool,
+}
+
+/// Nothing is left of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gone {
+    pub(crate) app: AppId,
+    pub(crate) exit: Exit,
+}
+
+impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
     /// Asks a worker to stop, in the way that its program knows.
     pub(crate) fn ask_to_stop(&mut self, worker: WorkerId) {
         // The next daemon must not ask it a second time.
@@ -52,6 +85,21 @@ impl Supervisor {
         }
         if let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) {
             self.store.note_asked(worker, process.start_ticks);
+        }
+    }
+
+    /// Asks these workers to end if the daemon before has not.
+    pub(crate) fn ask_again(&mut self, told: Vec<WorkerId>) {
+        for worker in told {
+            let process = self.workers.get_mut(&worker).and_then(|held| held.process_mut());
+            let Some(process) = process.filter(|process| !process.ending) else {
+                continue;
+            };
+            // Or it did, and died before that was in the state.
+            process.ending = self.store.was_asked(worker, process.start_ticks);
+            if !process.ending {
+                self.ask_to_stop(worker);
+            }
         }
     }
 
@@ -81,8 +129,8 @@ impl Supervisor {
         }
     }
 
-    /// The leaders of these workers have ended. Together, because to find what one has left takes a look at all processes.
-    pub(crate) fn leaders_exited(&mut self, workers: &[WorkerId]) {
+    /// What the leaders of these workers, which have ended, have left of their trees. Together, because to find that takes a look at all processes.
+    pub(crate) fn left_by(&self, workers: &[WorkerId]) -> Vec<(WorkerId, Vec<u32>)> {
         let leader = |worker: &WorkerId| {
             let process = self.workers.get(worker)?.process()?;
             Some((*worker, process.pid, process.adopted))
@@ -105,18 +153,18 @@ impl Supervisor {
             .map(|(worker, _, adopted)| (*worker, *adopted))
             .collect();
         let mut strays = self.strays(&of);
-        for (worker, mut left) in below {
+        let whole = |(worker, mut left): (WorkerId, Vec<u32>)| {
             left.extend(strays.remove(&worker).unwrap_or_default());
-            self.leader_exited(worker, left);
-        }
+            (worker, left)
+        };
+        below.into_iter().map(whole).collect()
     }
 
-    fn leader_exited(&mut self, worker: WorkerId, mut left: Vec<u32>) {
-        let Some(held) = self.workers.get(&worker) else {
-            return;
-        };
+    /// The leader of a worker has ended, and has left these processes.
+    pub(crate) fn leader_exited(&mut self, worker: WorkerId, mut left: Vec<u32>) -> Option<LeaderEnd> {
+        let held = self.workers.get(&worker)?;
         let Life::Running(process) = &held.life else {
-            return;
+            return None;
         };
         let (pid, pidfd, ending) = (process.pid, process.pidfd.share(), process.ending);
         let adopted = process.adopted;
@@ -137,11 +185,10 @@ impl Supervisor {
         }
         let exit = exit_of(status);
         info!(%worker, pid, ?exit, "exited");
-        if let Some(held) = self.workers.get(&worker) {
-            let path = pid_file(&self.home, &held.spec, held.instance);
-            remove_pid(&path, &Behalf::of(&held.spec), pid);
-        }
-        self.step(worker, if ending { Stage::Gone } else { Stage::Failed });
+        let path = pid_file(self.home, &held.spec, held.instance);
+        remove_pid(&path, &Behalf::of(&held.spec), pid);
+        let stage = if ending { Stage::Gone } else { Stage::Failed };
+        self.steps.report(self.catalog, Some(held), stage);
         if let Some(held) = self.workers.get_mut(&worker) {
             held.life = Life::Remains {
                 exit,
@@ -150,15 +197,14 @@ impl Supervisor {
                 adopted,
             };
         }
-        if exit == Exit::Code(NODE_BAD_OPTION) && !self.agents.has(worker) {
-            self.doubt_agent(worker);
-        }
-        self.forget_agents(worker);
-        if left.is_empty() {
-            self.tree_is_gone(worker);
-        } else {
+        let whole = left.is_empty();
+        if !whole {
             self.await_remains(worker, left);
         }
+        Some(LeaderEnd {
+            bad_option: exit == Exit::Code(NODE_BAD_OPTION),
+            whole,
+        })
     }
 
     /// What is left of the trees of these workers besides what descends from their leaders: orphans, which became the daemon's children, each
@@ -197,20 +243,21 @@ impl Supervisor {
         found
     }
 
-    /// What was left of these trees has ended. That may have made orphans of what was below it: they are told to end as well.
-    pub(crate) fn trees_gone(&mut self, workers: &[WorkerId]) {
+    /// What was left of these trees has ended. That may have made orphans of what was below it: they are told to end as well. Those of which
+    /// nothing is left.
+    pub(crate) fn trees_gone(&mut self, workers: &[WorkerId]) -> Vec<WorkerId> {
         let adopted = |worker: &WorkerId| match self.workers.get(worker)?.life {
             Life::Remains { adopted, .. } => Some((*worker, adopted)),
             Life::Running(_) | Life::None => None,
         };
         let of: BTreeMap<WorkerId, bool> = workers.iter().filter_map(adopted).collect();
         let mut strays = self.strays(&of);
-        for worker in of.into_keys() {
-            let left = strays.remove(&worker).unwrap_or_default();
-            if !self.ends_again(worker, left) {
-                self.tree_is_gone(worker);
-            }
-        }
+        of.into_keys()
+            .filter(|worker| {
+                let left = strays.remove(worker).unwrap_or_default();
+                !self.ends_again(*worker, left)
+            })
+            .collect()
     }
 
     /// Says whether there are any.
@@ -255,32 +302,19 @@ impl Supervisor {
                     let _ = ended.get_ref().try_wait();
                 }
             }
-            let _ = events.send(Event::TreeGone(worker)).await;
+            let _ = events.send(ProcessEvent::TreeGone(worker).into()).await;
         });
     }
 
-    fn tree_is_gone(&mut self, worker: WorkerId) {
-        let Some(held) = self.workers.get_mut(&worker) else {
-            return;
-        };
+    /// Nothing is left of the worker.
+    pub(crate) fn tree_is_gone(&mut self, worker: WorkerId) -> Option<Gone> {
+        let held = self.workers.get_mut(&worker)?;
         let Life::Remains { exit, .. } = held.life else {
-            return;
+            return None;
         };
         held.life = Life::None;
         let app = held.app;
-        // It has none any more, or never told of its end.
-        self.handoffs.take_back(worker);
-        for (connection, to) in self.listeners.worker_gone(worker) {
-            self.hand_over([connection], &to);
-        }
-        self.input(Input::Exited { worker, exit });
-        if !self
-            .core
-            .instances()
-            .any(|view| view.app == app && view.worker().is_some())
-        {
-            self.listeners.close_shared(app);
-        }
+        Some(Gone { app, exit })
     }
 }
 
@@ -299,15 +333,6 @@ fn told_to_shut_down(held: &mut Worker) -> bool {
         .is_some_and(|channel| channel.send(message, None));
     process.ending |= told;
     told
-}
-
-/// How a worker ended. What nobody knows is no word of the program's: it counts as a crash.
-pub(crate) fn exit_of(status: Option<ExitStatus>) -> Exit {
-    match status {
-        Some(ExitStatus::Code(code)) => Exit::Code(code),
-        Some(ExitStatus::Signal(signal)) => Exit::Signal(signal),
-        None => Exit::Signal(Signal::KILL.as_raw()),
-    }
 }
 
 /// The processes, by descriptors; those that are gone are left out.

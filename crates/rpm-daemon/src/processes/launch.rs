@@ -1,42 +1,54 @@
 //! From an app's specification to a running process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use std::{fs, io};
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
-use rpm_keeper::Kept;
+use rpm_keeper::{Keeper, Kept};
 use rpm_listen::{Grant, Request, Wanted};
+use rpm_sys::intercept::Notifications;
+use rpm_sys::limits::Rlimit;
+use rpm_sys::scm;
 use rpm_sys::spawn::{Child, Spawn, spawn};
-use rpm_sys::{scm, survive};
 use rpm_wire::api::{AppSpec, Stage};
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::apps::app::{PortSource, is_bun, is_node, policy, proxy_sockets};
-use crate::inbox::Event;
-use crate::logs::Source;
-use crate::node::channel::{self, OUTGOING_LIMIT, Outgoing};
+use crate::apps::catalog::Catalog;
+use crate::failure::{chain, limit_hint};
+use crate::home::Home;
+use crate::logs::{LogSink, Source};
+use crate::node::channel::{self, ChannelEvent};
+use crate::node::places::{AgentPlace, AgentPlaces};
+use crate::os::behalf::Behalf;
+use crate::os::clock::now_ms;
+use crate::os::users::{UserError, other_user, user};
 use crate::os::watched::watched;
-use crate::supervisor::{Supervisor, now_ms};
-use crate::workers::behalf::Behalf;
+use crate::processes::agent::has_agent;
+use crate::processes::program::{bun_options, command_line, output_pipe, standard_input, token};
+use crate::processes::progress::Steps;
+use crate::processes::{ProcessEvent, Reports};
+use crate::proxy::fronts::Fronts;
+use crate::sockets::calls;
+use crate::sockets::interception::Interception;
+use crate::sockets::ports::Ports;
 use crate::workers::environment::environment;
 use crate::workers::outputs::{logs_of, pid_file, sources, write_pid};
-use crate::workers::users::{AgentPlace, other_user, user};
-use crate::workers::worker::{Channel, LastWords, Life, Logs, Process, Tokens, UsageSample, Worker};
+use crate::workers::starting::Starting;
+use crate::workers::worker::{
+    Channel, LastWords, Life, Logs, OUTGOING_LIMIT, Outgoing, Process, Tokens, UsageSample, Worker,
+};
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
 const FIRST_FD: i32 = 3;
 
-/// What a worker can print before a daemon reads it. Users have 64 MiB for all their pipes before new ones get two pages.
-const PIPE_BYTES: usize = 256 << 10;
 /// Log files of which is known how long they were; of one beyond that, how long it was when its present worker started.
 const LOG_STARTS: usize = 4096;
 
@@ -55,13 +67,8 @@ pub(crate) enum LaunchError {
     Unfronted(String),
     #[error(transparent)]
     Spawn(#[from] rpm_sys::spawn::SpawnError),
-    #[error("it cannot run as {who}: {why}")]
-    User { who: String, why: String },
-}
-
-/// In parentheses which limit of open files is behind `error`, if one is.
-pub(crate) fn limit_hint(error: &io::Error) -> String {
-    rpm_sys::limits::explain(error).map_or_else(String::new, |limit| format!(" ({limit})"))
+    #[error(transparent)]
+    User(#[from] UserError),
 }
 
 /// What is left in the daemon's hands when a process is started.
@@ -70,7 +77,24 @@ struct Launched {
     sources: Vec<Source>,
 }
 
-impl Supervisor {
+/// What is needed to start workers, or to take them back: lent by the supervisor for one of them.
+pub(crate) struct Launching<'a, E> {
+    pub(crate) ports: Ports<'a>,
+    pub(crate) interception: &'a mut Interception,
+    pub(crate) fronts: &'a Fronts,
+    pub(crate) agent_places: &'a mut AgentPlaces,
+    pub(crate) starting: &'a mut Starting,
+    pub(crate) steps: &'a Steps,
+    pub(crate) home: &'a Home,
+    pub(crate) keeper: &'a Keeper,
+    pub(crate) logs: &'a LogSink,
+    /// How long log files were when this daemon first had a worker write there.
+    pub(crate) log_starts: &'a mut BTreeMap<PathBuf, u64>,
+    pub(crate) child_nofile: Rlimit,
+    pub(crate) events: &'a mpsc::Sender<E>,
+}
+
+impl<E: Reports> Launching<'_, E> {
     pub(crate) fn spawn(
         &mut self,
         worker: WorkerId,
@@ -78,12 +102,16 @@ impl Supervisor {
         revision: Revision,
         place: (InstanceId, u32),
     ) {
-        let known = self.apps.get(&app).and_then(|app| app.revisions.spec(revision));
+        let known = self
+            .ports
+            .apps
+            .get(&app)
+            .and_then(|app| app.revisions.spec(revision));
         let Some(spec) = known.cloned() else {
-            return self.input(Input::SpawnFailed { worker });
+            return self.ports.input(Input::SpawnFailed { worker });
         };
         let ports = PortSource::of(&spec);
-        let logs = logs_of(&self.home, &spec, place.0);
+        let logs = logs_of(self.home, &spec, place.0);
         self.note_log_starts(&logs);
         let held = Worker {
             id: worker,
@@ -103,7 +131,7 @@ impl Supervisor {
             listeners: BTreeSet::new(),
         };
         self.forget_dead(place.0);
-        self.workers.insert(worker, held);
+        self.ports.workers.insert(worker, held);
         let mut launched = self.launch(worker, &spec, place);
         if let Err(LaunchError::Spawn(error)) = &launched
             && error.stage == rpm_sys::spawn::Stage::Intercept
@@ -120,21 +148,23 @@ impl Supervisor {
                     .for_each(|source| self.logs.add(source));
                 self.note_pid(&spec, place.0, launched.process.pid);
                 self.watch(worker, &mut launched.process);
-                if let Some(held) = self.workers.get_mut(&worker) {
+                if let Some(held) = self.ports.workers.get_mut(&worker) {
                     held.life = Life::Running(Box::new(launched.process));
                 }
-                self.step(worker, Stage::Starting);
+                let catalog = Catalog::new(self.ports.core, self.ports.apps);
+                self.steps
+                    .report(catalog, self.ports.workers.get(&worker), Stage::Starting);
                 self.starting.begin();
-                self.input(Input::Spawned { worker });
+                self.ports.input(Input::Spawned { worker });
             }
             Err(error) => {
                 let text = chain(&error);
                 warn!(app = spec.name, %worker, error = text, "cannot start a worker");
-                if let Some(held) = self.workers.get_mut(&worker) {
+                if let Some(held) = self.ports.workers.get_mut(&worker) {
                     held.trouble = Some(text);
                 }
-                self.listeners.worker_gone(worker);
-                self.input(Input::SpawnFailed { worker });
+                self.ports.listeners.worker_gone(worker);
+                self.ports.input(Input::SpawnFailed { worker });
             }
         }
     }
@@ -142,10 +172,16 @@ impl Supervisor {
     /// Of the dead workers of an instance only the last is of interest: why it failed, where its lines are.
     fn forget_dead(&mut self, instance: InstanceId) {
         let dead = |w: &Worker| w.instance == instance && matches!(w.life, Life::None);
-        let mut ids: Vec<WorkerId> = self.workers.values().filter(|w| dead(w)).map(|w| w.id).collect();
+        let mut ids: Vec<WorkerId> = self
+            .ports
+            .workers
+            .values()
+            .filter(|w| dead(w))
+            .map(|w| w.id)
+            .collect();
         ids.pop();
         for id in ids {
-            self.workers.remove(&id);
+            self.ports.workers.remove(&id);
         }
     }
 
@@ -179,11 +215,15 @@ impl Supervisor {
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
         let (stdin, theirs) = standard_input(spec).map_err(LaunchError::Descriptors)?;
-        let logs = logs_of(&self.home, spec, instance);
+        let logs = logs_of(self.home, spec, instance);
         let user = user(spec)?;
         let no_new_privileges = spec.intercept && other_user(spec)?.is_some();
-        let mut env = environment(spec, &self.home, (instance, number), &logs, user.as_ref());
-        let agent = self.has_agent(worker).then(|| self.agent_place(spec)).flatten();
+        let mut env = environment(spec, self.home, (instance, number), &logs, user.as_ref());
+        let held = self.ports.workers.get(&worker);
+        let agent = match held.is_some_and(|held| has_agent(held, self.ports.apps, self.interception)) {
+            true => self.agent_places.of(self.home, self.events, spec),
+            false => None,
+        };
         self.add_runtime_env(&mut env, worker, spec, channel_fd, agent);
         let child = spawn(Spawn {
             program,
@@ -230,7 +270,7 @@ impl Supervisor {
             stdin: stdin.as_ref().map(Kept::token),
         };
         if let Some(reports) = &notifications {
-            self.watch_calls(worker, &reports.share());
+            self.watch_calls(worker, reports.share());
         }
         let process = Process {
             pid: child.pid,
@@ -260,7 +300,7 @@ impl Supervisor {
     }
 
     fn note_pid(&self, spec: &AppSpec, instance: InstanceId, pid: u32) {
-        let path = pid_file(&self.home, spec, instance);
+        let path = pid_file(self.home, spec, instance);
         if let Err(error) = write_pid(&path, &Behalf::of(spec), pid) {
             warn!(app = spec.name, path = %path.display(), %error, "cannot write the pid");
         }
@@ -286,7 +326,7 @@ impl Supervisor {
         if PortSource::of(spec) == PortSource::Node {
             add("NODE_UNIQUE_ID", worker.to_string());
         }
-        if let Some((place, held)) = agent.zip(self.workers.get(&worker)) {
+        if let Some((place, held)) = agent.zip(self.ports.workers.get(&worker)) {
             add(rpm_agent::TOKEN_ENV, held.token.clone());
             add(rpm_agent::SOCKET_ENV, place.socket.display().to_string());
             add("NODE_OPTIONS", rpm_agent::node_options(options.as_deref()));
@@ -309,7 +349,7 @@ impl Supervisor {
         worker: WorkerId,
         spec: &AppSpec,
     ) -> Result<Vec<(OwnedFd, i32)>, LaunchError> {
-        let Some(app) = self.workers.get(&worker).map(|w| w.app) else {
+        let Some(app) = self.ports.workers.get(&worker).map(|w| w.app) else {
             return Ok(Vec::new());
         };
         let user = other_user(spec)?;
@@ -321,8 +361,8 @@ impl Supervisor {
             };
             let wanted = Wanted::from_listen(address).map_err(|error| refused(error.to_string()))?;
             let key = format!("listen:{address}");
-            let group = self.listeners.group(app, &key);
-            let inherits = group.and_then(|group| self.core.slot_for(worker, group));
+            let group = self.ports.listeners.group(app, &key);
+            let inherits = group.and_then(|group| self.ports.core.slot_for(worker, group));
             let request = Request {
                 app,
                 key: &key,
@@ -330,18 +370,18 @@ impl Supervisor {
                 inherits,
                 beside: false,
                 policy: policy(spec),
-                weight: self.ports().weight(worker),
+                weight: self.ports.weight(worker),
                 handoff: false,
                 proxy: proxy_sockets(spec),
                 user: user.as_ref(),
             };
-            match self.listeners.open(&wanted, &request) {
+            match self.ports.listeners.open(&wanted, &request) {
                 Ok(Grant::Slot { slot, group, fd }) => {
                     // A program that was handed a socket expects what `socket(2)` gives: one that blocks.
                     let blocking = rustix::io::ioctl_fionbio(fd, false).map_err(io::Error::from);
                     let copy = blocking.and_then(|()| fd.try_clone_to_owned());
                     // The core hears of every slot that is open: nobody else has it closed.
-                    self.input(Input::SlotHeld {
+                    self.ports.input(Input::SlotHeld {
                         slot,
                         group,
                         worker,
@@ -351,8 +391,8 @@ impl Supervisor {
                 }
                 Ok(Grant::Shared { .. }) => {}
                 Err(error) => {
-                    self.ports().trouble(worker, &error);
-                    let reason = self.workers.get(&worker).and_then(|w| w.trouble.clone());
+                    self.ports.trouble(worker, &error);
+                    let reason = self.ports.workers.get(&worker).and_then(|w| w.trouble.clone());
                     return Err(refused(reason.unwrap_or_default()));
                 }
             }
@@ -360,7 +400,13 @@ impl Supervisor {
         Ok(fds)
     }
 
-    pub(crate) fn open_channel(&self, worker: WorkerId, socket: Kept<OwnedFd>) -> Channel {
+    /// Passes on what the processes of a worker call, as long as one lives.
+    pub(super) fn watch_calls(&self, worker: WorkerId, from: Arc<Notifications>) {
+        let journal = self.interception.journal().cloned();
+        calls::watch(worker, from, journal, self.events.clone());
+    }
+
+    pub(super) fn open_channel(&self, worker: WorkerId, socket: Kept<OwnedFd>) -> Channel {
         let (outgoing, inbox) = mpsc::channel::<Outgoing>(OUTGOING_LIMIT);
         let (died, death) = oneshot::channel();
         let events = self.events.clone();
@@ -368,13 +414,13 @@ impl Supervisor {
             if let Err(error) = channel::run(worker, socket, inbox, death, &events).await {
                 tracing::debug!(%worker, %error, "channel ended");
             }
-            let _ = events.send(Event::ChannelEnded(worker)).await;
+            let _ = events.send(ChannelEvent::Ended(worker).into()).await;
         });
         Channel::new(outgoing, Some(LastWords::new(died, task)))
     }
 
     /// Reports the end of the leader, after all that it has said.
-    pub(crate) fn watch(&self, worker: WorkerId, process: &mut Process) {
+    pub(super) fn watch(&self, worker: WorkerId, process: &mut Process) {
         let events = self.events.clone();
         let pidfd = process.pidfd.share();
         let last_words = process.channel.as_mut().and_then(Channel::last_words);
@@ -386,94 +432,7 @@ impl Supervisor {
             if let Some(last_words) = last_words {
                 last_words.hear().await;
             }
-            let _ = events.send(Event::LeaderExited(worker)).await;
+            let _ = events.send(ProcessEvent::LeaderExited(worker).into()).await;
         });
     }
-}
-
-/// In fork mode somebody may write to its standard input: the daemon's end, and its own.
-fn standard_input(spec: &AppSpec) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    if PortSource::of(spec) != PortSource::Single {
-        return Ok((None, None));
-    }
-    let (ours, theirs) = scm::pair()?;
-    // Nobody reads from it: what a process could leave there would be closed with it.
-    rustix::net::shutdown(&ours, rustix::net::Shutdown::Read)?;
-    Ok((Some(ours), Some(theirs)))
-}
-
-/// What has Bun load its agent. The file is written when it is not there: it may have been removed.
-fn bun_options(place: &Path, users: Option<&str>) -> Option<String> {
-    let (text, name) = rpm_agent::bun_preload();
-    let path = place.join(&name);
-    if !path.exists() {
-        let new = path.with_extension("new");
-        // Whatever the umask is: users of other workers read it, and none writes to it.
-        let mode = fs::Permissions::from_mode(0o644);
-        let written = fs::write(&new, text)
-            .and_then(|()| fs::set_permissions(&new, mode))
-            .and_then(|()| fs::rename(&new, &path));
-        if let Err(error) = written {
-            warn!(path = %path.display(), %error, "cannot write the agent for Bun; its workers run without it");
-            return None;
-        }
-    }
-    rpm_agent::bun_options(users, path.to_str()?)
-}
-
-/// A name that another process does not guess. The socket it is used on is private anyway.
-fn token(worker: WorkerId) -> String {
-    use std::hash::{BuildHasher as _, RandomState};
-    format!("{worker}-{:016x}", RandomState::new().hash_one(worker))
-}
-
-/// Wide, so that a program can print for a while when there is no daemon.
-fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = io::pipe()?;
-    rustix::io::ioctl_fionbio(&read, true)?;
-    let write = OwnedFd::from(write);
-    survive::widen_pipe(&write, PIPE_BYTES);
-    Ok((read.into(), write))
-}
-
-fn command_line(spec: &AppSpec) -> Result<(PathBuf, Vec<OsString>), LaunchError> {
-    let path = spec
-        .env
-        .get("PATH")
-        .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
-    let mut argv: Vec<OsString> = Vec::new();
-    let program = match &spec.interpreter {
-        Some(interpreter) => {
-            argv.push(interpreter.into());
-            argv.extend(spec.interpreter_args.iter().map(OsString::from));
-            argv.push((&spec.script).into());
-            find(interpreter, path).ok_or_else(|| LaunchError::NoInterpreter(interpreter.clone()))?
-        }
-        None => {
-            argv.push((&spec.script).into());
-            PathBuf::from(&spec.script)
-        }
-    };
-    argv.extend(spec.args.iter().map(OsString::from));
-    Ok((program, argv))
-}
-
-fn find(program: &str, path: &str) -> Option<PathBuf> {
-    if program.contains('/') {
-        return Some(PathBuf::from(program)).filter(|found| found.is_file());
-    }
-    path.split(':')
-        .map(|dir| Path::new(dir).join(program))
-        .find(|candidate| candidate.is_file())
-}
-
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }

@@ -19,7 +19,7 @@ use rpm_wire::api::AppSpec;
 use rustix::fs::{CWD, FsWord, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::workers::users::user;
+use crate::os::users::user;
 
 /// Links on the way to a file, as the kernel has it.
 const LINKS: usize = 40;

@@ -1,0 +1,137 @@
+//! What changes the apps: requests of clients, and what is done without being asked, become commands of the core.
+
+pub(crate) mod apply;
+pub(crate) mod automatic;
+pub(crate) mod check;
+pub(crate) mod commands;
+pub(crate) mod reload;
+pub(crate) mod targets;
+pub(crate) mod tickets;
+
+use std::time::Instant;
+
+use rpm_core::protocol::{Command, Input, Outcome};
+use rpm_core::{AppId, Core, InstanceId, Tick};
+use rpm_listen::Listeners;
+use rpm_wire::api::{
+    Action, ActionRequest, ApiError, ApplyRequest, ReloadRequest, RollbackRequest, ScaleRequest, StartRequest,
+};
+use tokio::sync::oneshot;
+
+use crate::apps::app::Apps;
+use crate::apps::catalog::Catalog;
+use crate::orders::tickets::Tickets;
+use crate::os::memory::PutAway;
+use crate::persist::state::Store;
+use crate::sockets::interception::Interception;
+use crate::upkeep::Upkeep;
+use crate::workers::sampling::room_for;
+use crate::workers::worker::Workers;
+
+/// A request that changes apps.
+pub(crate) enum Change {
+    Start(Box<StartRequest>),
+    Act(ActionRequest),
+    Apply(ApplyRequest),
+    Scale(ScaleRequest),
+    Reload(ReloadRequest),
+    Rollback(RollbackRequest),
+}
+
+impl Change {
+    /// Does it start workers?
+    pub(crate) fn starts(&self) -> bool {
+        match self {
+            Change::Act(request) => match request.action {
+                Action::Restart => true,
+                Action::Stop | Action::Delete => false,
+            },
+            Change::Start(_)
+            | Change::Apply(_)
+            | Change::Scale(_)
+            | Change::Reload(_)
+            | Change::Rollback(_) => true,
+        }
+    }
+}
+
+/// A request that was understood: what it concerns, and its outcome to come.
+pub(crate) struct Accepted {
+    pub(crate) outcome: oneshot::Receiver<Outcome>,
+    pub(crate) instances: Vec<InstanceId>,
+    pub(crate) notes: Vec<String>,
+    /// When it is done the app gets so many instances, which is part of it.
+    pub(crate) then_scale: Option<(AppId, u32)>,
+}
+
+impl Accepted {
+    /// After a restart, so many instances. (After a reload the core does that.)
+    fn then_scale(mut self, app: AppId, wanted: Option<u32>) -> Accepted {
+        self.then_scale = wanted.map(|count| (app, count));
+        self
+    }
+}
+
+/// What is needed to give the core commands: lent by the supervisor for one request. What the core wants done for it is done at the end of the
+/// step.
+pub(crate) struct Orders<'a> {
+    pub(crate) core: &'a mut Core,
+    pub(crate) apps: &'a mut Apps,
+    pub(crate) next_app: &'a mut u32,
+    pub(crate) tickets: &'a mut Tickets,
+    pub(crate) store: &'a mut Store,
+    pub(crate) now: Tick,
+    pub(crate) workers: &'a Workers,
+    pub(crate) listeners: &'a Listeners,
+    pub(crate) interception: &'a mut Interception,
+    pub(crate) upkeep: &'a mut Upkeep,
+    pub(crate) put_away: &'a mut PutAway,
+}
+
+impl Orders<'_> {
+    /// Carries out a change.
+    ///
+    /// # Errors
+    /// It cannot be: nothing was changed.
+    pub(crate) fn change(&mut self, change: Change) -> Result<Vec<Accepted>, ApiError> {
+        match change {
+            Change::Start(request) => Ok(vec![self.start(*request)?]),
+            Change::Act(request) => self.act(&request),
+            Change::Apply(request) => self.apply(request),
+            Change::Scale(request) => Ok(vec![self.scale(&request)?]),
+            Change::Reload(request) => self.reload(&request),
+            Change::Rollback(request) => Ok(vec![self.rollback(&request)?]),
+        }
+    }
+
+    /// Gives the core a command; the receiver resolves when it is settled.
+    pub(crate) fn command(&mut self, command: Command) -> oneshot::Receiver<Outcome> {
+        let ticket = self.tickets.issue();
+        if let Command::Reload { app, .. } = &command {
+            self.tickets.note_reload(*app, ticket);
+        }
+        if let Command::Reload { app, .. } | Command::Replace { app, .. } = &command {
+            let workers = room_for(*app, self.workers);
+            self.input(Input::Room { app: *app, workers });
+        }
+        let outcome = self.tickets.wait_for(ticket);
+        self.input(Input::Command { ticket, command });
+        outcome
+    }
+
+    /// What is there, and what it is called.
+    pub(crate) fn catalog(&self) -> Catalog<'_> {
+        Catalog::new(self.core, self.apps)
+    }
+
+    /// Apps have changed: what is done for them without being asked is looked at again.
+    fn apps_have_changed(&mut self) {
+        self.upkeep.outdate();
+        self.put_away.soon(Instant::now());
+    }
+
+    fn input(&mut self, input: Input) {
+        self.store.changed();
+        self.core.handle(input, self.now);
+    }
+}
