@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::rooms;
 use crate::workspace::{Dependency, Kind, Package, Workspace};
 
 /// What one member may depend on.
@@ -116,30 +116,6 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Parts of the daemon that own their state and are lent what they work with: they do not know the supervisor, which wires them.
-const ROOMS: &[&str] = &[
-    "api",
-    "apps/catalog.rs",
-    "apps/plan.rs",
-    "complaints.rs",
-    "drain",
-    "inbox.rs",
-    "logs",
-    "node",
-    "os",
-    "sockets/bypass.rs",
-    "sockets/interception.rs",
-    "sockets/journal.rs",
-    "sockets/ports.rs",
-    "upkeep",
-    "view.rs",
-    "workers/sampling.rs",
-    "workers/starting.rs",
-    "workers/worker.rs",
-];
-const DAEMON: &str = "crates/rpm-daemon/src";
-const SUPERVISOR: &str = "Supervisor";
-
 /// The document that has the table for readers.
 const DOCUMENT: &str = "CONTRIBUTING.md";
 
@@ -147,9 +123,11 @@ const DOCUMENT: &str = "CONTRIBUTING.md";
 /// breaks a rule.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let mut violations: Vec<Violation> = workspace.packages.iter().flat_map(check).collect();
-    for room in ROOMS {
-        violations.extend(check_room(&workspace.root, room)?);
-    }
+    let wrong = rooms::check(&workspace.root)?;
+    violations.extend(wrong.into_iter().map(|edge| Violation {
+        edge,
+        rule: rooms::RULE.to_owned(),
+    }));
     let text = fs::read_to_string(workspace.root.join(DOCUMENT)).context(DOCUMENT)?;
     if !text.contains(&document_table()) {
         violations.push(Violation {
@@ -174,44 +152,6 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
         workspace.packages.len()
     );
     Ok(())
-}
-
-/// The files of a room that name the supervisor.
-fn check_room(root: &Path, room: &str) -> anyhow::Result<Vec<Violation>> {
-    let path = root.join(DAEMON).join(room);
-    let mut found = Vec::new();
-    for file in rust_files(&path)? {
-        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-        if names_supervisor(&text) {
-            found.push(Violation {
-                edge: format!("{} -> {SUPERVISOR}", file.strip_prefix(root)?.display()),
-                rule: "it owns its state: take what it works with as arguments, and give back what follows"
-                    .to_owned(),
-            });
-        }
-    }
-    Ok(found)
-}
-
-fn names_supervisor(text: &str) -> bool {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
-        .any(|word| word == SUPERVISOR)
-}
-
-/// The file, or those below the folder.
-fn rust_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    if path.is_file() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).with_context(|| path.display().to_string())? {
-        let path = entry?.path();
-        if path.is_dir() || path.extension().is_some_and(|extension| extension == "rs") {
-            files.extend(rust_files(&path)?);
-        }
-    }
-    Ok(files)
 }
 
 /// The table as readers have it.
@@ -354,14 +294,6 @@ mod tests {
             found,
             ["rpm-core -> rpm-sys (build): of ours, rpm-core may depend on nothing"]
         );
-    }
-
-    #[test]
-    fn a_room_that_names_the_supervisor_in_its_code_is_found() {
-        assert!(names_supervisor("use crate::supervisor::{Event, Supervisor};\n"));
-        assert!(!names_supervisor(
-            "//! The Supervisor wires it.\nuse crate::supervisor::Event;\nstruct Supervisors;\n"
-        ));
     }
 
     #[test]

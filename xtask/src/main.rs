@@ -8,6 +8,7 @@ mod layers;
 mod man;
 mod npm;
 mod quick;
+mod rooms;
 mod step;
 mod test;
 mod tidy;

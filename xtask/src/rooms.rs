@@ -1,0 +1,192 @@
+//! The rooms of the daemon: its folders, and the files beside them. Their imports have no cycle, and what wires them is named at the top alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+const DAEMON: &str = "crates/rpm-daemon/src";
+/// What wires the rooms, and the files that may name it: those which it is written in, and the one that starts it.
+const TOP: &str = "Supervisor";
+const TOP_FILES: &[&str] = &[
+    "boot.rs",
+    "dispatch.rs",
+    "effects.rs",
+    "supervisor.rs",
+    "takeover.rs",
+    "wiring.rs",
+];
+
+/// The rule that each of these breaks.
+pub(crate) const RULE: &str = "the rooms of the daemon import each other without a cycle, and do not name what wires them: take what it works with \
+    as arguments, and give back what follows";
+
+/// Which rooms each room imports, and by which file.
+type Imports = BTreeMap<String, BTreeMap<String, PathBuf>>;
+
+/// The imports below `root` that break the rule.
+pub(crate) fn check(root: &Path) -> anyhow::Result<Vec<String>> {
+    let source = root.join(DAEMON);
+    let mut imports = Imports::new();
+    let mut wrong = Vec::new();
+    for path in rust_files(&source)? {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let file = path.strip_prefix(&source)?.to_owned();
+        let names: BTreeSet<&str> = words(&text).collect();
+        if names.contains(TOP) && !TOP_FILES.iter().any(|top| file == Path::new(top)) {
+            wrong.push(format!("{DAEMON}/{} -> {TOP}", file.display()));
+        }
+        let room = room_of(&file)?;
+        for import in imported(&text) {
+            let of = imports.entry(room.clone()).or_default();
+            if import != room {
+                of.entry(import).or_insert_with(|| file.clone());
+            }
+        }
+    }
+    wrong.extend(cycle(&imports));
+    if imports.is_empty() {
+        bail!("{DAEMON} has no imports at all: has it moved?");
+    }
+    Ok(wrong)
+}
+
+/// The folder, or the file at the top.
+fn room_of(file: &Path) -> anyhow::Result<String> {
+    let first = file.iter().next().context("a file without a name")?;
+    Ok(first.to_string_lossy().trim_end_matches(".rs").to_owned())
+}
+
+/// Lines that are no comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    code(text).flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+}
+
+/// The rooms that a file names as `crate::room`, `crate::{room, …}` included.
+fn imported(text: &str) -> BTreeSet<String> {
+    let code: String = code(text).flat_map(|line| [line, "\n"]).collect();
+    let mut rooms = BTreeSet::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            Some(list) => rooms.extend(list_of(list)),
+            None => rooms.extend(first_word(after)),
+        }
+    }
+    rooms
+}
+
+/// What stands first in each part of `a, b::{c, d}, e::f}`.
+fn list_of(list: &str) -> BTreeSet<String> {
+    let mut rooms: BTreeSet<String> = first_word(list.trim_start()).into_iter().collect();
+    let mut depth = 1;
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => rooms.extend(first_word(list[at + 1..].trim_start())),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    rooms
+}
+
+fn first_word(text: &str) -> Option<String> {
+    let word: String = text
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect();
+    (!word.is_empty()).then_some(word)
+}
+
+/// The imports that are left when rooms which import nothing more, and those that nothing imports, are taken away again and again.
+fn cycle(imports: &Imports) -> Vec<String> {
+    let mut left = imports.clone();
+    loop {
+        let before = left.values().map(BTreeMap::len).sum::<usize>();
+        let rooms: BTreeSet<String> = left.keys().cloned().collect();
+        let targets: BTreeSet<String> = left.values().flat_map(BTreeMap::keys).cloned().collect();
+        left.retain(|room, of| {
+            of.retain(|to, _| rooms.contains(to));
+            !of.is_empty() && targets.contains(room)
+        });
+        if left.values().map(BTreeMap::len).sum::<usize>() == before {
+            break;
+        }
+    }
+    let edges = left.iter().flat_map(|(room, of)| {
+        of.iter().map(move |(to, file)| {
+            let file = file.display();
+            format!("{room} -> {to} ({DAEMON}/{file})")
+        })
+    });
+    edges.collect()
+}
+
+/// Those below the folder.
+fn rust_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn imports(edges: &[(&str, &str)]) -> Imports {
+        let mut imports = Imports::new();
+        for (from, to) in edges {
+            let of = imports.entry((*from).to_owned()).or_default();
+            of.insert((*to).to_owned(), format!("{from}/mod.rs").into());
+        }
+        imports
+    }
+
+    #[test]
+    fn what_a_file_imports_is_read_from_its_code() {
+        let text = "//! crate::comment\nuse crate::os::pace;\nuse crate::{home, node::{a, b}, apps::app};\n\
+                    fn f() { crate::logs::tail() }\n";
+        let found: Vec<String> = imported(text).into_iter().collect();
+        assert_eq!(found, ["apps", "home", "logs", "node", "os"]);
+    }
+
+    #[test]
+    fn a_cycle_is_told_by_its_imports_and_nothing_else_is() {
+        assert!(cycle(&imports(&[("api", "node"), ("node", "os"), ("api", "os")])).is_empty());
+        let found = cycle(&imports(&[
+            ("api", "node"),
+            ("node", "workers"),
+            ("workers", "sockets"),
+            ("sockets", "node"),
+            ("sockets", "os"),
+        ]));
+        let edges: Vec<&str> = found.iter().filter_map(|line| line.split(" (").next()).collect();
+        assert_eq!(
+            edges,
+            ["node -> workers", "sockets -> node", "workers -> sockets"]
+        );
+    }
+
+    #[test]
+    fn the_top_is_named_by_code_and_not_by_comments() {
+        let names = |text: &str| words(text).any(|word| word == TOP);
+        assert!(names("use crate::supervisor::Supervisor;\n"));
+        assert!(!names("//! The Supervisor wires it.\nstruct Supervisors;\n"));
+    }
+}
