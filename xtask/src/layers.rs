@@ -32,7 +32,7 @@ enum Foreign {
 const TESTKIT: &str = "rpm-testkit";
 
 const LAYERS: &[Layer] = &[
-    pure("rpm-core", &["serde", "thiserror"]),
+    pure("rpm-core", &["thiserror"]),
     pure("rpm-wire", &["jiff", "serde", "serde_json", "thiserror"]),
     Layer {
         package: "rpm-spec",
@@ -46,17 +46,26 @@ const LAYERS: &[Layer] = &[
             "toml",
         ]),
     },
+    Layer {
+        package: "rpm-state",
+        ours: Ours::Only(&["rpm-core", "rpm-wire"]),
+        foreign: Foreign::Only(&["serde", "serde_json", "thiserror"]),
+    },
     layer("rpm-agent", &[]),
     layer("rpm-sys", &[]),
     layer("rpm-proxy", &[]),
     layer("rpm-keeper", &["rpm-sys"]),
-    layer("rpm-listen", &["rpm-core", "rpm-keeper", "rpm-sys", "rpm-wire"]),
+    layer(
+        "rpm-listen",
+        &["rpm-core", "rpm-keeper", "rpm-state", "rpm-sys", "rpm-wire"],
+    ),
     layer(
         "rpm-daemon",
         &[
             "rpm-agent",
             "rpm-core",
             "rpm-keeper",
+            "rpm-state",
             "rpm-sys",
             "rpm-wire",
             "rpm-listen",

@@ -3,12 +3,10 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::Revision;
 
 /// What makes a worker ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     /// Ready once the program has been executed: workers that are handed a socket that listens already (`LISTEN_FDS`).
     Executed,
@@ -23,12 +21,11 @@ pub enum Readiness {
 }
 
 /// When and how an instance is restarted, and how long each step may take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Start again after an exit that was not asked for.
     pub autorestart: bool,
     /// Exit codes after which it is not restarted, even with `autorestart`.
-    #[serde(default)]
     pub stop_exit_codes: Vec<i32>,
     /// Consecutive exits younger than `min_uptime` after which an instance is `Errored`.
     pub max_restarts: u32,
@@ -44,7 +41,6 @@ pub struct Policy {
     /// How long a program that listens on something usually takes for that.
     pub listen_timeout: Duration,
     /// From the spawn to readiness, of a worker that no reload starts: a slow program has as long for its first start as for a reload.
-    #[serde(default = "start_timeout")]
     pub start_timeout: Duration,
     /// The same for a worker that a reload starts, where being late is a failure.
     pub reload_timeout: Duration,
@@ -60,10 +56,6 @@ impl Policy {
     pub(crate) fn stops_at(&self, code: i32) -> bool {
         self.stop_exit_codes.contains(&code)
     }
-}
-
-fn start_timeout() -> Duration {
-    Policy::default().start_timeout
 }
 
 impl Default for Policy {
@@ -87,7 +79,7 @@ impl Default for Policy {
 
 /// Whether a client must come to the worker that it had before, which knows its session. What waits at such a worker waits until it accepts
 /// again, is gone, or drains: no other worker can answer it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {
     /// Any worker serves any client.
     #[default]
@@ -99,14 +91,13 @@ pub enum Affinity {
 }
 
 /// What the core must know of an app.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppConfig {
     /// What its workers are started from.
     pub revision: Revision,
     /// How many instances; taken as 1 to [`crate::MAX_INSTANCES`].
     pub instances: u32,
     /// They are not started with the app, but by a later command.
-    #[serde(default)]
     pub stopped: bool,
     /// What makes a worker ready.
     pub readiness: Readiness,
@@ -123,7 +114,6 @@ pub struct AppConfig {
     /// If this and `max_surge` are 0, `max_surge` is taken as 1.
     pub max_unavailable: u32,
     /// Whether clients belong to workers.
-    #[serde(default)]
     pub affinity: Affinity,
     /// A reload accepts workers that serve other addresses than their predecessors.
     pub allow_port_change: bool,

@@ -4,8 +4,6 @@ use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::apps::{Apps, Instances, State};
 use crate::deadlines::Deadlines;
 use crate::protocol::{Input, Output};
@@ -29,9 +27,8 @@ const CHECKED_AT_ONCE: usize = 64;
 /// After every [`Core::handle`] or [`Core::handle_timeout`] the shell carries out what
 /// [`Core::poll_output`] gives, until it gives nothing, in that order.
 ///
-/// It can be stored at any time, and taken up by another shell ([`Core::take_over`]). What is stored is everything but who
-/// waits for which outcome, and reloads that wait for their turn.
-#[derive(Debug, Serialize, Deserialize)]
+/// What of it outlives its shell is a [`Snapshot`](crate::snapshot::Snapshot).
+#[derive(Debug)]
 pub struct Core {
     pub(crate) now: Tick,
     pub(crate) rng: Rng,
@@ -42,35 +39,28 @@ pub struct Core {
     pub(crate) next_worker: u64,
     pub(crate) timers: Deadlines<Timer>,
     pub(crate) steering: Steering,
-    #[serde(skip)]
     pub(crate) tickets: Tickets,
     /// Workers that have drained, and are terminated when another one accepts where clients are about to come back.
-    #[serde(rename = "lingering")]
     pub(crate) drained_but_needed: BTreeSet<WorkerId>,
     /// A shutdown was asked for: no command is accepted any more.
     pub(crate) closing: bool,
     /// Follows what steering has to say, in this order: no signal before its slots are closed.
-    #[serde(skip)]
     pub(crate) staged: Vec<Output>,
-    #[serde(skip)]
     outputs: VecDeque<Output>,
     /// Inputs since the invariants were checked (debug builds).
-    #[serde(skip)]
     unchecked: usize,
 }
 
 /// What a deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// The end of a worker's state.
-    #[serde(rename = "Phase")]
     State(WorkerId),
     /// The slots that this worker did not take over from its predecessor are closed.
     Unclaimed(WorkerId),
     /// The next worker of a waiting instance.
     Respawn(InstanceId),
     /// The new workers of a reload have lasted.
-    #[serde(rename = "Verdict")]
     WatchEnds(AppId),
 }
 

@@ -1,38 +1,14 @@
 //! Deadlines: at most one per key, the earliest found at once.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec::Vec;
-
-use serde::{Deserialize, Serialize};
 
 use crate::Tick;
 
 /// An ordered set of deadlines. Every operation costs the logarithm of their number.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(
-    from = "Vec<(K, Tick)>",
-    into = "Vec<(K, Tick)>",
-    bound = "K: Ord + Copy + Serialize + for<'a> Deserialize<'a>"
-)]
+#[derive(Clone, Debug)]
 pub(crate) struct Deadlines<K> {
     queue: BTreeSet<(Tick, K)>,
     at: BTreeMap<K, Tick>,
-}
-
-impl<K: Ord + Copy> From<Vec<(K, Tick)>> for Deadlines<K> {
-    fn from(all: Vec<(K, Tick)>) -> Self {
-        let mut deadlines = Deadlines::new();
-        for (key, at) in all {
-            deadlines.set(key, at);
-        }
-        deadlines
-    }
-}
-
-impl<K> From<Deadlines<K>> for Vec<(K, Tick)> {
-    fn from(deadlines: Deadlines<K>) -> Self {
-        deadlines.at.into_iter().collect()
-    }
 }
 
 impl<K: Ord + Copy> Deadlines<K> {

@@ -3,18 +3,16 @@
 use alloc::collections::BTreeSet;
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::{GroupId, Tick};
 
 /// What a worker opened within `listen_timeout` of its spawn, or of the first thing it opened if that came later but not too late
 /// for a reload (a slow start).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Footprint {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
     /// When it opened the first thing, of whatever kind.
-    first: Option<Tick>,
+    pub first: Option<Tick>,
     /// Addresses of the program's choice.
-    groups: BTreeSet<GroupId>,
+    pub groups: BTreeSet<GroupId>,
 }
 
 impl Footprint {

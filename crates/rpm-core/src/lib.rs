@@ -45,6 +45,7 @@ mod rng;
 mod rollout;
 mod room;
 pub mod sampler;
+pub mod snapshot;
 mod steering;
 mod supervise;
 pub mod takeover;

@@ -3,8 +3,6 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 pub use crate::config::{Affinity, AppConfig, Policy, Readiness};
 use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 
@@ -94,7 +92,7 @@ pub enum Command {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// `exit(code)`.
     Code(i32),

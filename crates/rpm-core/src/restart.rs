@@ -2,8 +2,6 @@
 
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::protocol::{Exit, Policy};
 use crate::rng::Rng;
 
@@ -48,8 +46,8 @@ pub(crate) enum Verdict {
 }
 
 /// What becomes of an instance when the worker that was asked to end is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum AfterExit {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterExit {
     /// It rests.
     Stopped,
     /// It has failed for good.
@@ -57,7 +55,10 @@ pub(crate) enum AfterExit {
     /// Another worker, at once.
     Restart,
     /// Another worker, after this delay.
-    Retry { delay: Duration },
+    Retry {
+        /// How long.
+        delay: Duration,
+    },
     /// It is forgotten.
     Forgotten,
 }
@@ -73,14 +74,14 @@ impl AfterExit {
 }
 
 /// What an instance remembers of its workers' failures.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Record {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
     /// Restarts, automatic and asked for.
-    pub(crate) restarts: u32,
+    pub restarts: u32,
     /// Consecutive young failures.
-    pub(crate) unstable: u32,
+    pub unstable: u32,
     /// Steps taken on the `exp_backoff` scale.
-    attempts: u32,
+    pub attempts: u32,
 }
 
 impl Record {

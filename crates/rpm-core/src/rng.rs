@@ -2,10 +2,8 @@
 
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 /// A Weyl sequence through a 64-bit finaliser (the SplitMix64 construction).
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Rng(u64);
 
 impl Rng {

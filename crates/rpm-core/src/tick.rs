@@ -3,10 +3,8 @@
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 /// A point in time: how long after an origin chosen by the shell (the daemon's start).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub Duration);
 
 impl Tick {

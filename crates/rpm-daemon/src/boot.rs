@@ -25,6 +25,7 @@ use crate::inbox::{Event, Handle};
 use crate::logs::LogSink;
 use crate::logs::own_log::OwnLog;
 use crate::node::agents;
+use crate::persist::state::Unreadable;
 use crate::persist::update::Succession;
 use crate::persist::{keeping, state, update};
 use crate::supervisor::Supervisor;
@@ -53,12 +54,17 @@ pub enum BootError {
     },
     /// Workers run that nobody knows any more.
     #[error(
-        "the state of the daemon before is damaged or gone, and {} of its processes run on, unknown to a new one (pids {}): \
+        "the state of the daemon before {why}, and {} of its processes run on, unknown to a new one (pids {}): \
          they serve until they end; `rpm kill` ends them, then `rpm resurrect` starts what was saved",
-        .0.len(),
-        listed(.0)
+        pids.len(),
+        listed(pids)
     )]
-    Lost(Vec<u32>),
+    Lost {
+        /// What is wrong with the state.
+        why: String,
+        /// The workers' processes.
+        pids: Vec<u32>,
+    },
     /// A step failed.
     #[error("cannot {step}")]
     Io {
@@ -89,7 +95,7 @@ fn begin(
     home: &Home,
     logs: LogSink,
     child_nofile: limits::Rlimit,
-    keeper: Keeper,
+    (keeper, unreadable): (Keeper, Option<Unreadable>),
 ) -> Result<Begun, BootError> {
     let mut lost = state::lost(home);
     if std::env::var_os(END_LOST).is_some() {
@@ -103,7 +109,11 @@ fn begin(
         }
     }
     if !lost.is_empty() {
-        return Err(BootError::Lost(lost));
+        let why = match unreadable {
+            Some(Unreadable::Format(why)) => format!("cannot be read ({why})"),
+            Some(Unreadable::Damaged) | None => "is damaged or gone".to_owned(),
+        };
+        return Err(BootError::Lost { why, pids: lost });
     }
     // The numbers of workers begin again.
     let _ = std::fs::remove_file(home.asked());
@@ -180,8 +190,9 @@ pub fn run(root: &Path) -> Result<(), BootError> {
 /// It cannot read what that one has written.
 pub fn check(root: &Path) -> Result<&'static str, BootError> {
     let home = Home::prepare(root)?;
-    let readable = state::read(&home).ok_or_else(|| io::Error::other("it is of another form"));
-    readable.map_err(step("read the state of the daemon that runs"))?;
+    let left = state::read(&home).map_err(io::Error::other);
+    let left = left.and_then(|left| left.ok_or_else(|| io::Error::other("it is not there")));
+    left.map_err(step("read the state of the daemon that runs"))?;
     Ok(env!("CARGO_PKG_VERSION"))
 }
 
@@ -249,9 +260,10 @@ async fn serve(
     // What the daemon before had is taken back first: nobody is answered who could be told half of it.
     let keeper = keeping::open(home);
     let (mut supervisor, inbox) = match state::read(home) {
-        Some(stored) => Supervisor::take_over((home.clone(), keeper.clone()), logs, child_nofile, stored)
+        Ok(Some(stored)) => Supervisor::take_over((home.clone(), keeper.clone()), logs, child_nofile, stored)
             .map_err(step("take over from the daemon before"))?,
-        None => begin(home, logs, child_nofile, keeper.clone())?,
+        Ok(None) => begin(home, logs, child_nofile, (keeper.clone(), None))?,
+        Err(why) => begin(home, logs, child_nofile, (keeper.clone(), Some(why)))?,
     };
     keeping::watch(keeper.clone());
     give_sockets(supervisor.catalog(), &supervisor.listeners);

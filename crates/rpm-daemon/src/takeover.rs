@@ -25,7 +25,7 @@ use crate::home::Home;
 use crate::inbox::{Event, HandOn};
 use crate::logs::LogSink;
 use crate::orders::tickets::Tickets;
-use crate::persist::state::Stored;
+use crate::persist::stored::Stored;
 use crate::persist::takeover::{Found, end_strays, end_unready, look};
 use crate::persist::update::{KEPT_WITHIN, SUCCESSION_ENV};
 use crate::sockets::queues::await_traffic;

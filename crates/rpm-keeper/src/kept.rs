@@ -5,14 +5,24 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::keeper::Keeper;
 use crate::protocol::Kind;
 
 /// Names something that is kept, for the next daemon. No two are the same while the system runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(pub(crate) u64);
+
+impl From<u64> for Token {
+    fn from(number: u64) -> Token {
+        Token(number)
+    }
+}
+
+impl From<Token> for u64 {
+    fn from(token: Token) -> u64 {
+        token.0
+    }
+}
 
 /// A descriptor that the next daemon gets if this one dies; when it is dropped it is kept no more.
 pub struct Kept<T: AsFd + Send + Sync + 'static> {

@@ -37,5 +37,5 @@ pub use policy::{MAX_WEIGHT, Policy};
 pub use private::private_mark;
 pub use shared::SharedKind;
 pub use steering::Mechanism;
-pub use stored::{Stored, StoredSocket};
+pub use stored::StoredSocket;
 pub use wanted::{Wanted, WantedError};

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use rpm_core::SlotId;
-use serde::{Deserialize, Serialize};
 
 /// How connections are spread over the workers of an app.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// In turn (by classic BPF: at random).
     #[default]
@@ -17,6 +16,28 @@ pub enum Policy {
     IpHash,
     /// In turn (by classic BPF: at random), and to each in proportion to its weight.
     Weighted,
+}
+
+impl From<Policy> for rpm_state::Policy {
+    fn from(policy: Policy) -> rpm_state::Policy {
+        match policy {
+            Policy::RoundRobin => rpm_state::Policy::RoundRobin,
+            Policy::LeastConnections => rpm_state::Policy::LeastConnections,
+            Policy::IpHash => rpm_state::Policy::IpHash,
+            Policy::Weighted => rpm_state::Policy::Weighted,
+        }
+    }
+}
+
+impl From<rpm_state::Policy> for Policy {
+    fn from(stored: rpm_state::Policy) -> Policy {
+        match stored {
+            rpm_state::Policy::RoundRobin => Policy::RoundRobin,
+            rpm_state::Policy::LeastConnections => Policy::LeastConnections,
+            rpm_state::Policy::IpHash => Policy::IpHash,
+            rpm_state::Policy::Weighted => Policy::Weighted,
+        }
+    }
 }
 
 /// The heaviest that a slot can be; taken as that if it is more. The lightest is 1.

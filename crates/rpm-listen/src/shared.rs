@@ -13,10 +13,9 @@ use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::rights::as_user;
 use rpm_sys::socket::{self, UdpOptions};
 use rpm_sys::user::User;
-use serde::{Deserialize, Serialize};
 
 /// What a shared socket is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharedKind {
     /// A UDP port.
     Udp(SocketAddr),
@@ -31,6 +30,26 @@ pub enum SharedKind {
         /// With whose rights: a user, its group, and all its groups; `None`: with the daemon's.
         user: Option<(u32, u32, Vec<u32>)>,
     },
+}
+
+impl From<&SharedKind> for rpm_state::SharedKind {
+    fn from(kind: &SharedKind) -> rpm_state::SharedKind {
+        match kind.clone() {
+            SharedKind::Udp(addr) => rpm_state::SharedKind::Udp(addr),
+            SharedKind::Unix(path) => rpm_state::SharedKind::Unix(path),
+            SharedKind::File { path, made, user } => rpm_state::SharedKind::File { path, made, user },
+        }
+    }
+}
+
+impl From<rpm_state::SharedKind> for SharedKind {
+    fn from(stored: rpm_state::SharedKind) -> SharedKind {
+        match stored {
+            rpm_state::SharedKind::Udp(addr) => SharedKind::Udp(addr),
+            rpm_state::SharedKind::Unix(path) => SharedKind::Unix(path),
+            rpm_state::SharedKind::File { path, made, user } => SharedKind::File { path, made, user },
+        }
+    }
 }
 
 pub(crate) struct Shared {

@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_keeper::{Keeper, Kept, NOBODY, Token};
+use rpm_state as state;
 use rpm_sys::ebpf::Tag;
 use rpm_sys::socket;
-use serde::{Deserialize, Serialize};
 
 use crate::counting::{Count, Counting};
 use crate::front::{front_slots, listen_again};
@@ -18,23 +18,12 @@ use crate::handoff::Deal;
 use crate::listeners::Listeners;
 use crate::policy::Policy;
 use crate::private::guard;
-use crate::shared::{Shared, SharedKind};
+use crate::shared::Shared;
 use crate::steering::Steering;
 use crate::table::StoredTable;
 
-/// All that is known of the listeners, but their descriptors.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
-    groups: Vec<StoredGroup>,
-    shared: Vec<StoredShared>,
-    next_group: u32,
-    next_slot: u32,
-    /// What counts connections.
-    counts: Vec<Token>,
-}
-
 /// A socket that the keeper has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredSocket {
     /// By which it is asked for.
     pub token: Token,
@@ -57,101 +46,38 @@ impl StoredSocket {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredGroup {
-    group: GroupId,
-    app: AppId,
-    key: String,
-    addr: SocketAddr,
-    v6only: bool,
-    #[serde(default)]
-    policy: Policy,
-    #[serde(default)]
-    handoff: bool,
-    #[serde(default)]
-    proxy: bool,
-    /// The sockets of the proxy.
-    #[serde(default)]
-    front: Vec<StoredSocket>,
-    /// The table of the eBPF program.
-    table: Option<StoredTable>,
-    /// The kernel's order of the slots, where steering depends on it.
-    order: Vec<SlotId>,
-    slots: Vec<StoredSlot>,
+impl From<StoredSocket> for state::Socket {
+    fn from(socket: StoredSocket) -> state::Socket {
+        state::Socket {
+            token: socket.token.into(),
+            cookie: socket.cookie,
+        }
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredSlot {
-    slot: SlotId,
-    socket: StoredSocket,
-    holder: Option<WorkerId>,
-    retiring: Option<Vec<SlotId>>,
-    rescued: u64,
-    #[serde(default = "one")]
-    weight: u32,
-    #[serde(default)]
-    private: bool,
-}
-
-fn one() -> u32 {
-    1
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredShared {
-    group: GroupId,
-    app: AppId,
-    key: String,
-    kind: SharedKind,
-    socket: StoredSocket,
-    holders: BTreeSet<WorkerId>,
+impl From<state::Socket> for StoredSocket {
+    fn from(stored: state::Socket) -> StoredSocket {
+        StoredSocket {
+            token: stored.token.into(),
+            cookie: stored.cookie,
+        }
+    }
 }
 
 impl Listeners {
     /// What a successor must know. A socket that has no cookie is left out, which cannot be.
     #[must_use]
-    pub fn stored(&self) -> Stored {
-        let slot = |(id, slot): (&SlotId, &Slot)| {
-            Some(StoredSlot {
-                slot: *id,
-                socket: StoredSocket::of(&slot.fd)?,
-                holder: slot.holder(),
-                retiring: slot.retiring.clone(),
-                rescued: slot.rescued,
-                weight: slot.weight,
-                private: slot.is_private(),
-            })
-        };
-        let group = |(id, group): (&GroupId, &Group)| StoredGroup {
-            group: *id,
-            app: group.app,
-            key: group.key.clone(),
-            addr: group.addr,
-            v6only: group.v6only,
-            policy: group.policy,
-            handoff: group.deal.is_some(),
-            proxy: group.slots.values().any(|slot| slot.is_private()),
-            front: group.front.iter().filter_map(StoredSocket::of).collect(),
-            table: group.steering.stored(),
-            order: group.steering.order().to_vec(),
-            slots: group.slots.iter().filter_map(slot).collect(),
-        };
-        let shared = |shared: &Shared| {
-            Some(StoredShared {
-                group: shared.group,
-                app: shared.app,
-                key: shared.key.clone(),
-                kind: shared.kind.clone(),
-                socket: StoredSocket::of(&shared.fd)?,
-                holders: shared.holders.clone(),
-            })
-        };
-        Stored {
-            groups: self.groups.iter().map(group).collect(),
-            shared: self.shared.iter().filter_map(shared).collect(),
+    pub fn stored(&self) -> state::Listeners {
+        state::Listeners {
+            groups: self
+                .groups
+                .iter()
+                .map(|(id, group)| stored_group(*id, group))
+                .collect(),
+            shared: self.shared.iter().filter_map(stored_shared).collect(),
             next_group: self.next_group,
             next_slot: self.next_slot,
-            counts: self.counting.tokens(),
+            counts: self.counting.tokens().into_iter().map(u64::from).collect(),
         }
     }
 
@@ -162,23 +88,24 @@ impl Listeners {
     /// # Errors
     /// The kernel refuses to watch them.
     pub fn take_over(
-        stored: Stored,
+        stored: state::Listeners,
         denied: &BTreeSet<WorkerId>,
         mut take: impl FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>,
         (keeper, front): (&Keeper, usize),
     ) -> io::Result<(Listeners, Vec<SlotId>)> {
         let mut listeners = Listeners::new(keeper.clone())?;
-        listeners.counting = Counting::taken_back(&stored.counts, keeper);
+        let counts: Vec<Token> = stored.counts.into_iter().map(Token::from).collect();
+        listeners.counting = Counting::taken_back(&counts, keeper);
         let mut take = |socket: &StoredSocket, holder: Option<WorkerId>| {
             take(socket, holder).filter(|taken| socket.is(taken))
         };
         (listeners.next_group, listeners.next_slot) = (stored.next_group, stored.next_slot);
         let mut lost = Vec::new();
         for group in stored.groups {
-            let id = group.group;
+            let id = GroupId(group.group);
             let count = match group.handoff || group.proxy {
                 true => Count::Unwanted,
-                false => listeners.counting.of(group.policy, keeper),
+                false => listeners.counting.of(group.policy.into(), keeper),
             };
             let Some(group) = take_group((group, count, front), keeper, denied, &mut take, &mut lost) else {
                 continue;
@@ -200,31 +127,82 @@ impl Listeners {
             .collect();
         listeners.counting.end_all_but(&known);
         for shared in stored.shared {
-            let mut holders = [None].into_iter().chain(shared.holders.iter().copied().map(Some));
-            let fd = holders.find_map(|worker| take(&shared.socket, worker));
+            let holders: BTreeSet<WorkerId> = shared.holders.into_iter().map(WorkerId).collect();
+            let mut takers = [None].into_iter().chain(holders.iter().copied().map(Some));
+            let socket = shared.socket.into();
+            let fd = takers.find_map(|worker| take(&socket, worker));
             if let Some(fd) = &fd {
                 fd.belongs_to(NOBODY);
             }
             listeners.shared.extend(fd.map(|fd| Shared {
-                app: shared.app,
+                app: AppId(shared.app),
                 key: shared.key,
-                kind: shared.kind,
+                kind: shared.kind.into(),
                 fd,
-                holders: shared.holders,
-                group: shared.group,
+                holders,
+                group: GroupId(shared.group),
             }));
         }
         Ok((listeners, lost))
     }
 }
 
+fn stored_group(id: GroupId, group: &Group) -> state::Group {
+    let slots = group.slots.iter();
+    state::Group {
+        group: id.0,
+        app: group.app.0,
+        key: group.key.clone(),
+        addr: group.addr,
+        v6only: group.v6only,
+        policy: group.policy.into(),
+        handoff: group.deal.is_some(),
+        proxy: group.slots.values().any(Slot::is_private),
+        front: group
+            .front
+            .iter()
+            .filter_map(|fd| Some(StoredSocket::of(fd)?.into()))
+            .collect(),
+        table: group.steering.stored().map(StoredTable::into),
+        order: group.steering.order().iter().map(|slot| slot.0).collect(),
+        slots: slots.filter_map(|(id, slot)| stored_slot(*id, slot)).collect(),
+    }
+}
+
+fn stored_slot(id: SlotId, slot: &Slot) -> Option<state::Slot> {
+    let numbers = |slots: &Vec<SlotId>| slots.iter().map(|slot| slot.0).collect();
+    Some(state::Slot {
+        slot: id.0,
+        socket: StoredSocket::of(&slot.fd)?.into(),
+        holder: slot.holder().map(|worker| worker.0),
+        retiring: slot.retiring.as_ref().map(numbers),
+        rescued: slot.rescued,
+        weight: slot.weight,
+        private: slot.is_private(),
+    })
+}
+
+fn stored_shared(shared: &Shared) -> Option<state::Shared> {
+    Some(state::Shared {
+        group: shared.group.0,
+        app: shared.app.0,
+        key: shared.key.clone(),
+        kind: (&shared.kind).into(),
+        socket: StoredSocket::of(&shared.fd)?.into(),
+        holders: shared.holders.iter().map(|worker| worker.0).collect(),
+    })
+}
+
 /// The sockets of the proxy: as many as it has, or none.
 fn take_front(
-    stored: &StoredGroup,
+    stored: &state::Group,
     count: usize,
     take: &mut impl FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>,
 ) -> Vec<Kept<OwnedFd>> {
-    let taken = stored.front.iter().filter_map(|socket| take(socket, None));
+    let taken = stored
+        .front
+        .iter()
+        .filter_map(|socket| take(&(*socket).into(), None));
     let kept: Vec<Kept<OwnedFd>> = taken.collect();
     if stored.proxy && kept.len() == count && kept.iter().all(|listener| listen_again(listener).is_ok()) {
         return kept;
@@ -237,7 +215,7 @@ fn take_front(
 }
 
 /// Is the socket what it was? A worker that shares it may have bound it elsewhere, or ended its listening.
-fn is_as_stored(addr: &SocketAddr, slot: &StoredSlot, fd: &Kept<OwnedFd>) -> bool {
+fn is_as_stored(addr: &SocketAddr, slot: &state::Slot, fd: &Kept<OwnedFd>) -> bool {
     let is_there = |bound: SocketAddr| match slot.private {
         true => bound.ip().is_loopback(),
         false => bound == *addr,
@@ -248,7 +226,7 @@ fn is_as_stored(addr: &SocketAddr, slot: &StoredSlot, fd: &Kept<OwnedFd>) -> boo
 }
 
 /// The slot, if the socket is what it was.
-fn take_slot(addr: &SocketAddr, stored: &StoredSlot, fd: Kept<OwnedFd>) -> Option<Slot> {
+fn take_slot(addr: &SocketAddr, stored: &state::Slot, fd: Kept<OwnedFd>) -> Option<Slot> {
     if !is_as_stored(addr, stored, &fd) {
         return None;
     }
@@ -258,14 +236,18 @@ fn take_slot(addr: &SocketAddr, stored: &StoredSlot, fd: Kept<OwnedFd>) -> Optio
     }
     let mut slot = Slot::new(fd, stored.socket.cookie, (private, stored.weight), None);
     // The keeper may know another one: the daemon has died between the two.
-    slot.held_by(stored.holder);
-    slot.retiring.clone_from(&stored.retiring);
+    slot.held_by(stored.holder.map(WorkerId));
+    slot.retiring = stored.retiring.as_ref().map(|slots| slot_ids(slots));
     slot.rescued = stored.rescued;
     Some(slot)
 }
 
+fn slot_ids(numbers: &[u32]) -> Vec<SlotId> {
+    numbers.iter().copied().map(SlotId).collect()
+}
+
 fn take_group(
-    (stored, count, front): (StoredGroup, Count, usize),
+    (stored, count, front): (state::Group, Count, usize),
     keeper: &Keeper,
     denied: &BTreeSet<WorkerId>,
     take: &mut impl FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>,
@@ -274,17 +256,17 @@ fn take_group(
     let sockets = take_front(&stored, front, take);
     let (mut slots, mut foreign) = (BTreeMap::new(), BTreeMap::new());
     for slot in stored.slots {
-        match take(&slot.socket, slot.holder).and_then(|fd| take_slot(&stored.addr, &slot, fd)) {
-            Some(taken) => drop(slots.insert(slot.slot, taken)),
+        let (id, holder) = (SlotId(slot.slot), slot.holder.map(WorkerId));
+        match take(&slot.socket.into(), holder).and_then(|fd| take_slot(&stored.addr, &slot, fd)) {
+            Some(taken) => drop(slots.insert(id, taken)),
             None => {
-                lost.push(slot.slot);
-                let holder = slot
-                    .holder
-                    .filter(|worker| !slot.private && denied.contains(worker));
-                foreign.extend(holder.map(|holder| (slot.slot, holder)));
+                lost.push(id);
+                let holder = holder.filter(|worker| !slot.private && denied.contains(worker));
+                foreign.extend(holder.map(|holder| (id, holder)));
             }
         }
     }
+    let (policy, order) = (Policy::from(stored.policy), slot_ids(&stored.order));
     let steered = slots.iter().filter(|(_, slot)| !slot.is_private());
     let mut steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
     if !steered.is_empty() {
@@ -293,25 +275,23 @@ fn take_group(
     let mut steering = match (steered.is_empty(), foreign.is_empty()) {
         (true, true) if slots.is_empty() => return None,
         (true, true) => Steering::Apart,
-        (true, false) => Steering::beside((stored.policy, count), &stored.order, keeper),
+        (true, false) => Steering::beside((policy, count), &order, keeper),
         (false, _) => {
-            let table = stored.table.as_ref();
-            let known = (stored.policy, count.clone());
-            let back = table.and_then(|table| Steering::taken_back(known, &steered, table, keeper));
-            back.unwrap_or_else(|| {
-                Steering::take_over((stored.policy, count), &steered, &stored.order, keeper)
-            })
+            let table = stored.table.map(StoredTable::from);
+            let known = (policy, count.clone());
+            let back = table.and_then(|table| Steering::taken_back(known, &steered, &table, keeper));
+            back.unwrap_or_else(|| Steering::take_over((policy, count), &steered, &order, keeper))
         }
     };
     for (id, slot) in &slots {
         steering.weigh(*id, slot.weight);
     }
     let mut group = Group {
-        app: stored.app,
+        app: AppId(stored.app),
         key: stored.key,
         addr: stored.addr,
         v6only: stored.v6only,
-        policy: stored.policy,
+        policy,
         steering,
         slots,
         eligible: Vec::new(),

@@ -10,7 +10,6 @@ use rpm_keeper::{Kept, Token};
 use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
 use rpm_sys::socket;
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use crate::counting::Count;
 use crate::policy::Policy;
@@ -37,10 +36,30 @@ const TABLE_FREED_WITHIN: Duration = Duration::from_secs(2);
 const TABLE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The eBPF program and its table, which the keeper has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredTable {
     pub(crate) tokens: Vec<Token>,
     pub(crate) indexes: BTreeMap<SlotId, u32>,
+}
+
+impl From<StoredTable> for rpm_state::Table {
+    fn from(table: StoredTable) -> rpm_state::Table {
+        let indexes = table.indexes.into_iter();
+        rpm_state::Table {
+            tokens: table.tokens.into_iter().map(u64::from).collect(),
+            indexes: indexes.map(|(slot, index)| (slot.0, index)).collect(),
+        }
+    }
+}
+
+impl From<rpm_state::Table> for StoredTable {
+    fn from(stored: rpm_state::Table) -> StoredTable {
+        let indexes = stored.indexes.into_iter();
+        StoredTable {
+            tokens: stored.tokens.into_iter().map(Token::from).collect(),
+            indexes: indexes.map(|(slot, index)| (SlotId(slot), index)).collect(),
+        }
+    }
 }
 
 impl Table {

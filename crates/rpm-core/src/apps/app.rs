@@ -5,14 +5,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
-use serde::{Deserialize, Serialize};
-
 use crate::protocol::AppConfig;
 use crate::rollout::Rollout;
+use crate::snapshot::{self, Configs, RestoreError, Snapshot};
 use crate::{AppId, Generation, InstanceId, Revision};
 
 /// A named set of instances with one configuration.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct App {
     /// For workers spawned from now on; earlier ones keep theirs.
     config: Arc<AppConfig>,
@@ -25,7 +24,6 @@ pub(crate) struct App {
     /// Instance numbers in use.
     numbers: BTreeSet<u32>,
     /// How many workers fit into memory.
-    #[serde(default)]
     room: Option<u32>,
     /// The reload that is going on.
     rollout: Option<Rollout>,
@@ -44,6 +42,33 @@ impl App {
             room: None,
             rollout: None,
         }
+    }
+
+    /// What outlives the shell.
+    pub(crate) fn snapshot(&self, configs: &mut Configs) -> snapshot::App {
+        snapshot::App {
+            config: configs.name(&self.config),
+            generation: self.generation,
+            newest: self.newest,
+            previous: self.previous,
+            room: self.room,
+            reload: self.rollout.as_ref().map(|rollout| rollout.snapshot(configs)),
+        }
+    }
+
+    /// Without its instances.
+    pub(crate) fn restore(from: &snapshot::App, whole: &Snapshot) -> Result<App, RestoreError> {
+        let restore = |reload| Rollout::restore(reload, whole);
+        Ok(App {
+            config: whole.config(from.config)?,
+            generation: from.generation,
+            newest: from.newest,
+            previous: from.previous,
+            instances: BTreeSet::new(),
+            numbers: BTreeSet::new(),
+            room: from.room,
+            rollout: from.reload.as_ref().map(restore).transpose()?,
+        })
     }
 
     pub(crate) fn config(&self) -> &Arc<AppConfig> {
@@ -135,8 +160,7 @@ impl App {
 }
 
 /// All apps.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Default)]
 pub(crate) struct Apps {
     all: BTreeMap<AppId, App>,
 }

@@ -2,15 +2,14 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use crate::footprint::Footprint;
 use crate::protocol::Exit;
 use crate::restart::{AfterExit, Record};
+use crate::snapshot;
 use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
 
 /// A place in the process list.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Instance {
     app: AppId,
     number: u32,
@@ -22,21 +21,34 @@ pub(crate) struct Instance {
     /// What its last ready worker served (not one that a reload may still undo); `None`: it never had one.
     footprint: Option<Footprint>,
     /// Workers that drain, or that were terminated and have no successor that inherits from them.
-    #[serde(rename = "retiring")]
     leaving: BTreeSet<WorkerId>,
 }
 
 /// What an instance is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum State {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
     /// It has a worker, which is starting or online.
-    Running { worker: WorkerId },
+    Running {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// Its worker was asked to end.
-    Stopping { worker: WorkerId, then: AfterExit },
-    /// It has none, and gets one at `until`.
-    Waiting { until: Tick },
-    /// It has none, and gets the candidate of a reload; `then`: if the reload is undone.
-    Awaiting { then: AfterExit },
+    Stopping {
+        /// The worker.
+        worker: WorkerId,
+        /// What becomes of the instance when the worker is gone.
+        then: AfterExit,
+    },
+    /// It has none, and gets one.
+    Waiting {
+        /// When.
+        until: Tick,
+    },
+    /// It has none, and gets the candidate of a reload.
+    Awaiting {
+        /// What becomes of it if the reload is undone.
+        then: AfterExit,
+    },
     /// Not running, by command or by policy.
     Stopped,
     /// Failed too often.
@@ -99,6 +111,30 @@ impl Instance {
             last_exit: None,
             footprint: None,
             leaving: BTreeSet::new(),
+        }
+    }
+
+    /// What outlives the shell.
+    pub(crate) fn snapshot(&self) -> snapshot::Instance {
+        snapshot::Instance {
+            app: self.app,
+            number: self.number,
+            generation: self.generation,
+            state: self.state,
+            record: self.record,
+            last_exit: self.last_exit,
+            footprint: self.footprint.clone(),
+        }
+    }
+
+    /// Without its leaving workers.
+    pub(crate) fn restore(from: &snapshot::Instance) -> Instance {
+        Instance {
+            state: from.state,
+            record: from.record,
+            last_exit: from.last_exit,
+            footprint: from.footprint.clone(),
+            ..Instance::new(from.app, from.number, from.generation)
         }
     }
 
@@ -165,8 +201,7 @@ impl Instance {
 }
 
 /// All instances.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Default)]
 pub(crate) struct Instances {
     all: BTreeMap<InstanceId, Instance>,
 }

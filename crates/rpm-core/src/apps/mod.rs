@@ -4,4 +4,5 @@ mod app;
 mod instance;
 
 pub(crate) use app::{App, Apps};
-pub(crate) use instance::{Instance, Instances, State};
+pub use instance::State;
+pub(crate) use instance::{Instance, Instances};

@@ -5,17 +5,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
-use serde::{Deserialize, Serialize};
-
 use crate::protocol::{AppConfig, Failure};
 use crate::restart::AfterExit;
+use crate::snapshot::{Configs, Reload, RestoreError, Snapshot};
 use crate::{Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
 
 /// The ticket of a reload that no command waits for.
 pub(crate) const NO_REQUESTER: Ticket = Ticket(u64::MAX);
 
 /// A reload that is going on. Each instance that takes part is queued, launching or proved.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Rollout {
     ticket: Ticket,
     aim: Aim,
@@ -30,22 +29,18 @@ pub(crate) struct Rollout {
     /// All are proved, and are watched until then.
     watched_until: Option<Tick>,
     /// How many workers it may have, for memory.
-    #[serde(default)]
     room: Option<u32>,
     /// The next reload ends it instead of waiting for it.
-    #[serde(default)]
     yields: bool,
     /// How many instances there are to be when it is complete; `None`: as many as there are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     then_scale: Option<u32>,
     /// The reload that follows.
-    #[serde(skip)]
     next: Option<ReloadRequest>,
 }
 
 /// Where a reload leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Aim {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
     /// To a new generation.
     Renew,
     /// Back to the one before, of which some workers are gone. No command waits for it.
@@ -53,18 +48,18 @@ pub(crate) enum Aim {
 }
 
 /// An instance whose candidate took over.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Proved {
-    pub(crate) predecessor: Predecessor,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proved {
+    /// The worker that was replaced.
+    pub predecessor: Predecessor,
     /// It is one of the instance's restarts.
-    pub(crate) counts: bool,
+    pub counts: bool,
 }
 
 /// The worker that was replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Predecessor {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Predecessor {
     /// It stands by.
-    #[serde(rename = "Warm")]
     Standby(WorkerId),
     /// There is none; what becomes of the instance if the reload is undone.
     Gone(AfterExit),
@@ -144,6 +139,34 @@ impl Rollout {
             next,
             ..Rollout::renew(NO_REQUESTER, present, queued, room, false)
         }
+    }
+
+    /// What outlives the shell: not who waits for it, nor the reload that follows.
+    pub(crate) fn snapshot(&self, configs: &mut Configs) -> Reload {
+        Reload {
+            aim: self.aim,
+            former_generation: self.former.0,
+            former_config: configs.name(&self.former.1),
+            queued: self.queued.clone(),
+            launching: self.launching.clone(),
+            proved: self.proved.clone(),
+            watched_until: self.watched_until,
+            room: self.room,
+            yields: self.yields,
+            then_scale: self.then_scale,
+        }
+    }
+
+    pub(crate) fn restore(from: &Reload, whole: &Snapshot) -> Result<Rollout, RestoreError> {
+        let former = (from.former_generation, whole.config(from.former_config)?);
+        Ok(Rollout {
+            aim: from.aim,
+            launching: from.launching.clone(),
+            proved: from.proved.clone(),
+            watched_until: from.watched_until,
+            then_scale: from.then_scale,
+            ..Rollout::renew(NO_REQUESTER, former, from.queued.clone(), from.room, from.yields)
+        })
     }
 
     pub(crate) fn ticket(&self) -> Ticket {

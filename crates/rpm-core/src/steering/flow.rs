@@ -2,31 +2,42 @@
 
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::Tick;
 
 /// What is known of the queue of a slot whose worker is online.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Flow {
-    /// New connections may come. `stuck`: since when its queue is not empty and did not shrink;
-    /// `trials`: how often it was put back without proof since it last accepted.
-    In { stuck: Option<Tick>, trials: u32 },
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// New connections may come.
+    In {
+        /// Since when its queue is not empty and did not shrink.
+        stuck: Option<Tick>,
+        /// How often it was put back without proof since it last accepted.
+        trials: u32,
+    },
     /// None come while another slot is healthy; its own queue can still prove it alive.
-    Out { stuck: Tick, trials: u32 },
+    Out {
+        /// Since when its queue did not shrink.
+        stuck: Tick,
+        /// As for [`Flow::In`].
+        trials: u32,
+    },
     /// None come, and its queue was moved.
     Rescued(Rescued),
 }
 
 /// A slot after a rescue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Rescued {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rescued {
     /// Since when connections wait that arrived after the rescue (late handshakes).
-    pub(super) waiting: Option<Tick>,
-    pub(super) probe_at: Tick,
-    pub(super) probe_every: Duration,
-    pub(super) trial_at: Tick,
-    pub(super) trials: u32,
+    pub waiting: Option<Tick>,
+    /// When its worker is asked for a sign of life.
+    pub probe_at: Tick,
+    /// How long after that again.
+    pub probe_every: Duration,
+    /// When it is put back without proof.
+    pub trial_at: Tick,
+    /// How often it was already.
+    pub trials: u32,
 }
 
 impl Flow {

@@ -14,16 +14,15 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::mem;
 
-use serde::{Deserialize, Serialize};
-
 use crate::deadlines::Deadlines;
 use crate::protocol::{Affinity, Output};
+pub use crate::steering::flow::{Flow, Rescued};
 use crate::steering::slot::Rank;
-pub(crate) use crate::steering::slot::{Role, Slot, Tenant};
+pub use crate::steering::slot::{Role, Slot, Tenant};
 use crate::{Generation, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
 /// All slots and groups.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Steering {
     slots: BTreeMap<SlotId, Slot>,
     groups: BTreeMap<GroupId, Group>,
@@ -31,18 +30,14 @@ pub(crate) struct Steering {
     /// Probes and trials of slots whose queue was rescued.
     timers: Deadlines<SlotId>,
     /// What needs no order among the rest: rescues of stalled slots, probes, notices.
-    #[serde(skip)]
     staged: Vec<Output>,
-    #[serde(skip)]
     dirty: BTreeSet<GroupId>,
-    #[serde(skip)]
     closing: Vec<(SlotId, GroupId)>,
-    #[serde(skip)]
     abandoned: BTreeSet<SlotId>,
 }
 
 /// All slots of one address.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default)]
 struct Group {
     slots: BTreeSet<SlotId>,
     eligible: Vec<SlotId>,
@@ -89,6 +84,25 @@ impl Steering {
             closing: Vec::new(),
             abandoned: BTreeSet::new(),
         }
+    }
+
+    /// From these slots: what follows from them is what it was.
+    pub(crate) fn restore(slots: BTreeMap<SlotId, Slot>) -> Self {
+        let mut steering = Steering::new();
+        for (&id, slot) in &slots {
+            steering.groups.entry(slot.group).or_default().slots.insert(id);
+            steering.by_instance.entry(slot.instance).or_default().insert(id);
+            steering.dirty.insert(slot.group);
+            if let Tenant::Serving { flow, .. } = slot.tenant
+                && let Some(at) = flow.deadline()
+            {
+                steering.timers.set(id, at);
+            }
+        }
+        steering.slots = slots;
+        // The shell steers every group when it takes over.
+        steering.settle(&mut VecDeque::new());
+        steering
     }
 
     /// The earliest probe or trial.

@@ -1,51 +1,64 @@
 //! Slots: who uses one, and how good a choice it is for new connections.
 
-use serde::{Deserialize, Serialize};
-
 use crate::protocol::Affinity;
 use crate::steering::flow::Flow;
 use crate::{Generation, GroupId, InstanceId, Tick, WorkerId};
 
 /// One slot.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Slot {
-    pub(crate) group: GroupId,
-    pub(crate) instance: InstanceId,
-    pub(crate) generation: Generation,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Its public address.
+    pub group: GroupId,
+    /// The instance that it belongs to.
+    pub instance: InstanceId,
+    /// The generation of the worker that it was opened for.
+    pub generation: Generation,
     /// Its queue when it was last sampled.
-    pub(crate) len: u32,
+    pub len: u32,
     /// Its tenant has answered a probe before: silence then means that it is frozen.
-    pub(crate) answers: bool,
-    #[serde(default)]
-    pub(crate) affinity: Affinity,
-    pub(crate) tenant: Tenant,
+    pub answers: bool,
+    /// Whether clients belong to its worker.
+    pub affinity: Affinity,
+    /// Who uses it.
+    pub tenant: Tenant,
 }
 
 /// Who uses a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Tenant {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenant {
     /// None, until its instance's next worker takes it.
     Vacant,
-    /// A worker that is not ready yet, or that was terminated and whose successor inherits the slot. `waiting`:
-    /// since when its queue has not moved.
-    Idle { worker: WorkerId, waiting: Option<Tick> },
+    /// A worker that is not ready yet, or that was terminated and whose successor inherits the slot.
+    Idle {
+        /// The worker.
+        worker: WorkerId,
+        /// Since when the slot's queue has not moved.
+        waiting: Option<Tick>,
+    },
     /// A worker that accepts.
     Serving {
+        /// The worker.
         worker: WorkerId,
+        /// What it is there for.
         role: Role,
+        /// What is known of how it accepts.
         flow: Flow,
     },
     /// A worker that was terminated and has no successor; the slot is closed when it is gone.
-    Leaving { worker: WorkerId, waiting: Option<Tick> },
+    Leaving {
+        /// The worker.
+        worker: WorkerId,
+        /// Since when the slot's queue has not moved.
+        waiting: Option<Tick>,
+    },
 }
 
 /// What a worker that accepts is there for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Role {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
     /// To serve.
     Active,
     /// To serve again if its successor fails.
-    #[serde(rename = "Warm")]
     Standby,
     /// To finish what it has begun.
     Draining,

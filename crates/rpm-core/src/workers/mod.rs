@@ -3,15 +3,13 @@
 //! Workers have a table of their own, apart from instances: during a reload an instance has more than one.
 
 mod state;
-mod stored;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-pub(crate) use self::state::{Candidate, Health, Intake, Kill, Part, Place, Post, WorkerState};
+pub(crate) use self::state::Part;
+pub use self::state::{Candidate, Health, Intake, Kill, Place, Post, WorkerState};
 
 use crate::footprint::Footprint;
 use crate::protocol::{AppConfig, Readiness};
@@ -137,8 +135,7 @@ impl Worker {
 }
 
 /// All workers. What changes in one changes by these functions.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Debug, Default)]
 pub(crate) struct Workers {
     all: BTreeMap<WorkerId, Worker>,
 }

@@ -20,80 +20,122 @@ use crate::steering::Role;
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WorkerState {
+pub enum WorkerState {
     /// The shell was asked for its process and has not answered yet.
-    Spawning { post: Post, give_up: Tick },
+    Spawning {
+        /// What it is there for.
+        post: Post,
+        /// When the shell is no longer waited for.
+        give_up: Tick,
+    },
     /// Its process runs, and is not ready.
     Starting {
+        /// What it is there for.
         post: Post,
+        /// When its process began to run.
         spawned: Tick,
+        /// When it is ready, or has failed, at the latest.
         ready_by: Tick,
     },
-    /// It is ready. `silent`: it listens on nothing.
+    /// It is ready.
     Ready {
+        /// What it is there for.
         post: Post,
+        /// When its process began to run.
         spawned: Tick,
+        /// When it became ready.
         since: Tick,
+        /// It listens on nothing.
         silent: bool,
     },
     /// As `Spawning`: a reload has started it beside its instance's own worker.
-    CandidateSpawning { give_up: Tick },
+    CandidateSpawning {
+        /// When the shell is no longer waited for.
+        give_up: Tick,
+    },
     /// Its process runs, and has not shown yet that it may take over.
     Candidate(Candidate),
     /// It was replaced, or its instance stops: it finishes what it has begun.
     Draining {
+        /// When its process began to run.
         spawned: Tick,
+        /// Since when it drains.
         since: Tick,
+        /// When it is terminated at the latest.
         until: Tick,
+        /// Whether it takes new clients.
         intake: Intake,
     },
     /// It must end, and has no process yet that could get the signal.
-    Cancelled { place: Place, kill: Kill },
+    Cancelled {
+        /// Whether it is still its instance's own.
+        place: Place,
+        /// When it is killed, once it has a process.
+        kill: Kill,
+    },
     /// Its process was sent the signal to end.
-    Terminating { spawned: Tick, place: Place, kill: Kill },
+    Terminating {
+        /// When its process began to run.
+        spawned: Tick,
+        /// Whether it is still its instance's own.
+        place: Place,
+        /// When it is killed.
+        kill: Kill,
+    },
 }
 
 /// What is known of a candidate whose process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Candidate {
-    pub(crate) spawned: Tick,
+pub struct Candidate {
+    /// When its process began to run.
+    pub spawned: Tick,
     /// When it is reviewed again.
-    pub(crate) review_at: Tick,
+    pub review_at: Tick,
     /// It gave the signal that its readiness waits for.
-    pub(crate) signalled: bool,
-    pub(crate) health: Health,
+    pub signalled: bool,
+    /// Whether it answers its health check.
+    pub health: Health,
 }
 
 /// What a worker that is not leaving is there for, once it was proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Post {
+pub enum Post {
     /// It is its instance's own worker.
     Own,
     /// It was replaced by a reload that may still be undone.
-    Standby { since: Tick },
+    Standby {
+        /// When.
+        since: Tick,
+    },
 }
 
 /// Whether a worker that is terminated is still its instance's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     /// It is: the instance's next worker inherits its slots.
     Own,
     /// It has left its instance: its slots are closed when it is gone.
-    Left { since: Tick },
+    Left {
+        /// When.
+        since: Tick,
+    },
 }
 
 /// Whether a draining worker takes new clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Intake {
+pub enum Intake {
     /// It does: a connection may be on its way to it.
     Open,
-    /// It was asked to close its listeners. `keeps`: not those of the clients that it has, which need not hurry away.
-    Refusing { keeps: bool },
+    /// It was asked to close its listeners.
+    Refusing {
+        /// The clients that it has need not hurry away.
+        keeps: bool,
+    },
 }
 
 /// What is known of a candidate's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
+pub enum Health {
     /// The shell was not asked to check it.
     Unasked,
     /// It is being checked.
@@ -104,9 +146,11 @@ pub(crate) enum Health {
 
 /// When SIGKILL is sent, and how long after that again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kill {
-    pub(crate) at: Tick,
-    pub(crate) again: Duration,
+pub struct Kill {
+    /// When.
+    pub at: Tick,
+    /// How long after that again.
+    pub again: Duration,
 }
 
 /// The part that a worker has in its instance, whatever its process is doing.

@@ -115,8 +115,7 @@ fn a_reload_is_followed_by_its_scaling_and_done_with_that() {
 #[test]
 fn the_scaling_after_a_reload_survives_the_shell() {
     let mut rig = halfway_to(3, 0);
-    let stored = serde_json::to_string(&rig.core).expect("it can be stored");
-    rig.core = serde_json::from_str::<Core>(&stored).expect("it can be read");
+    rig.core = Core::restore(rig.core.snapshot(), 1).expect("it is of a core");
     rig.core.take_over(rig.now, &[]);
     let outputs = prove(&mut rig, 11, 4);
     assert!(outputs.contains(&spawn(5, 2, 2, 2)), "{outputs:?}");

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rpm_core::protocol::{Affinity, AppConfig, Policy as RestartPolicy, Readiness};
 use rpm_core::{AppId, Revision};
+use rpm_state::StoredApp;
 use rpm_wire::api::{AppSpec, Balance, ExecMode, Policy};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::apps::revision::Revisions;
@@ -19,7 +19,7 @@ pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 const DATA_LIMIT: usize = 1024;
 
 /// An app and its specifications.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct App {
     pub(crate) name: String,
     pub(crate) revisions: Revisions,
@@ -28,10 +28,8 @@ pub(crate) struct App {
     /// Its Node is too old for the agent.
     pub(crate) agent_refused: bool,
     /// A user has stopped all of it: nothing is done for it until somebody starts it.
-    #[serde(default)]
     pub(crate) rests: bool,
     /// A user has switched off the watching of its files.
-    #[serde(default)]
     pub(crate) unwatched: bool,
 }
 
@@ -133,6 +131,34 @@ impl App {
             agent_refused: false,
             rests: false,
             unwatched: false,
+        }
+    }
+
+    /// What the next daemon must know.
+    pub(crate) fn stored(&self) -> StoredApp {
+        StoredApp {
+            name: self.name.clone(),
+            revisions: self.revisions.stored(),
+            last_revision: self.revisions.last().0,
+            created_at_ms: self.created_at_ms,
+            data: self.data.clone(),
+            agent_refused: self.agent_refused,
+            rests: self.rests,
+            unwatched: self.unwatched,
+        }
+    }
+}
+
+impl From<StoredApp> for App {
+    fn from(stored: StoredApp) -> App {
+        App {
+            name: stored.name,
+            revisions: Revisions::restore(stored.revisions, Revision(stored.last_revision)),
+            created_at_ms: stored.created_at_ms,
+            data: stored.data,
+            agent_refused: stored.agent_refused,
+            rests: stored.rests,
+            unwatched: stored.unwatched,
         }
     }
 }

@@ -11,20 +11,18 @@ use std::sync::Arc;
 use rpm_core::Revision;
 use rpm_wire::api::{AppSpec, OF_THE_USER};
 use rpm_wire::interpreter::found_anew;
-use serde::{Deserialize, Serialize};
 
 /// The revisions of one app that may still be needed.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(crate) struct Revisions {
     known: BTreeMap<Revision, Version>,
     last: Revision,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 struct Version {
     given: Arc<AppSpec>,
     /// If it is another one: specifications are large.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     real: Option<Arc<AppSpec>>,
 }
 
@@ -61,6 +59,32 @@ impl Revisions {
             known: BTreeMap::from([(first, version)]),
             last: first,
         }
+    }
+
+    /// What the next daemon must know, beside the last number.
+    pub(crate) fn stored(&self) -> BTreeMap<u32, rpm_state::Revision> {
+        let stored = |(revision, version): (&Revision, &Version)| {
+            let (given, real) = (Arc::clone(&version.given), version.real.clone());
+            (revision.0, rpm_state::Revision { given, real })
+        };
+        self.known.iter().map(stored).collect()
+    }
+
+    /// Those that were stored.
+    pub(crate) fn restore(stored: BTreeMap<u32, rpm_state::Revision>, last: Revision) -> Revisions {
+        let version = |(number, stored): (u32, rpm_state::Revision)| {
+            let rpm_state::Revision { given, real } = stored;
+            (Revision(number), Version { given, real })
+        };
+        Revisions {
+            known: stored.into_iter().map(version).collect(),
+            last,
+        }
+    }
+
+    /// The number of the specification that was made last.
+    pub(crate) fn last(&self) -> Revision {
+        self.last
     }
 
     /// The specification of a revision, its symbolic links resolved.

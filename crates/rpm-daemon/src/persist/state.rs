@@ -1,34 +1,34 @@
 //! What the daemon must know if it dies and another one goes on: one file, written before the act.
 //!
 //! The workers run on without a daemon, and the keeper holds everything that one would need: their listening sockets, the daemon's
-//! end of their channel, the read ends of their log pipes. The file says what is what.
+//! end of their channel, the read ends of their log pipes. The file says what is what. How it says it is the business of `rpm-state`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufWriter};
+use std::io;
+use std::mem;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
-use rpm_core::{AppId, Core, InstanceId, Tick, WorkerId};
+use rpm_core::snapshot::RestoreError;
+use rpm_core::{Core, Tick, WorkerId};
 use rpm_keeper::Keeper;
 use rpm_listen::Listeners;
+use rpm_state::{AppsDocument, Document, FORMAT, ReadError, State, Unsupported};
 use rpm_sys::{survive, tree};
 use rpm_wire::api::ApiError;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tracing::{debug, error, warn};
 
-use crate::apps::app::{App, Apps};
+use crate::apps::app::Apps;
 use crate::failure::failure;
 use crate::home::Home;
+use crate::os::clock::now_ms;
 use crate::os::pace::pause;
 use crate::os::reserve;
 use crate::persist::journal::Journal;
+use crate::persist::stored::{Stored, StoredWorker};
 use crate::persist::takeover::is_client;
-use crate::workers::worker::{Life, Logs, Tokens, Worker, Workers};
+use crate::workers::worker::Workers;
 
-/// Of the file. Another one is not read.
-const FORMAT: u32 = 3;
 /// What changes nothing but figures is written this much later, together with what else happens until then.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
 /// So many times what the last write took goes by before it: of the time a tenth goes into writing, at most, however much there is.
@@ -52,56 +52,6 @@ const KEPT_WITHIN: Duration = Duration::from_millis(50);
 /// The files.
 const STATE: &str = "state.json";
 const APPS: &str = "apps.json";
-
-/// Written at a time.
-const WRITE_BYTES: usize = 32 * 1024;
-
-/// The whole state, without what apps are started from: that is much, changes rarely, and has a file of its own.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Stored<C = Core> {
-    format: u32,
-    /// Of the daemon that wrote it.
-    version: String,
-    boot_id: String,
-    /// What the monotonic clock said at tick 0.
-    pub(crate) origin: Duration,
-    pub(crate) core: C,
-    #[serde(skip)]
-    pub(crate) apps: BTreeMap<AppId, App>,
-    pub(crate) workers: Vec<StoredWorker>,
-    pub(crate) listeners: rpm_listen::Stored,
-    pub(crate) next_app: u32,
-    pub(crate) next_ticket: u64,
-    pub(crate) rescues: u64,
-}
-
-/// A worker that has a process.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct StoredWorker {
-    pub(crate) id: WorkerId,
-    pub(crate) app: AppId,
-    pub(crate) instance: InstanceId,
-    pub(crate) pid: u32,
-    /// With the pid it names the process.
-    pub(crate) start_ticks: u64,
-    pub(crate) started_at_ms: u64,
-    pub(crate) ending: bool,
-    #[serde(default = "yes")]
-    pub(crate) agent_seen: bool,
-    pub(crate) token: String,
-    pub(crate) logs: Logs,
-    pub(crate) tokens: Tokens,
-    /// It is to be replaced: much that it needs is gone.
-    pub(crate) bereft: bool,
-    /// Its processes that have called `listen`.
-    #[serde(default)]
-    pub(crate) listeners: BTreeSet<u32>,
-}
-
-/// Of the daemon before this was written.
-fn yes() -> bool {
-    true
-}
 
 /// Whether what is known is also written.
 pub(crate) struct Store {
@@ -247,29 +197,39 @@ impl Store {
     }
 
     fn write_state(&self, known: &mut Known<'_>) -> io::Result<()> {
+        let version = env!("CARGO_PKG_VERSION");
         // First: the state names apps and their revisions, and those that it does not name are of no account.
         if known.apps.have_changed() {
-            write(known.home, APPS, &**known.apps)?;
+            let document = AppsDocument {
+                format: FORMAT,
+                version: version.to_owned(),
+                apps: known.apps.iter().map(|(id, app)| (id.0, app.stored())).collect(),
+            };
+            write(known.home, APPS, &document)?;
             known.apps.written();
         }
-        let stored = Stored {
+        let state = State {
             format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: version.to_owned(),
             boot_id: self.boot_id.clone(),
-            origin: survive::monotonic().saturating_sub(known.now.0),
-            core: known.core,
-            apps: BTreeMap::new(),
-            workers: known.workers.values().filter_map(stored).collect(),
+            origin: survive::monotonic().saturating_sub(known.now.0).into(),
+            core: known.core.snapshot().into(),
+            workers: known
+                .workers
+                .values()
+                .filter_map(StoredWorker::of)
+                .map(Into::into)
+                .collect(),
             listeners: known.listeners.stored(),
             next_app: known.next_app,
             next_ticket: known.next_ticket,
             rescues: known.rescues,
         };
-        write(known.home, STATE, &stored)
+        write(known.home, STATE, &state)
     }
 }
 
-fn write(home: &Home, name: &str, what: &impl Serialize) -> io::Result<()> {
+fn write(home: &Home, name: &str, document: &impl Document) -> io::Result<()> {
     let new = home.root().join(format!("{name}.new"));
     let file = OpenOptions::new()
         .create(true)
@@ -277,11 +237,7 @@ fn write(home: &Home, name: &str, what: &impl Serialize) -> io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(&new)?;
-    // Not as a whole in memory: with hundreds of apps it has megabytes.
-    let mut file = BufWriter::with_capacity(WRITE_BYTES, Summed::new(file));
-    serde_json::to_writer(&mut file, what)?;
-    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.finish()?;
+    rpm_state::write(document, file)?;
     let path = home.root().join(name);
     match fs::rename(&path, home.root().join(old(name))) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -295,136 +251,89 @@ fn old(name: &str) -> String {
     format!("{name}.old")
 }
 
-/// Before the sum that ends a file.
-const SUM: &[u8] = b"\n#";
-
-/// A file that ends with a sum of what is in it.
-struct Summed<W> {
-    file: W,
-    sum: u64,
-}
-
-impl<W: io::Write> Summed<W> {
-    fn new(file: W) -> Summed<W> {
-        Summed {
-            file,
-            sum: FNV_OFFSET,
-        }
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.file.write_all(SUM)?;
-        writeln!(self.file, "{:016x}", self.sum)?;
-        self.file.flush()
-    }
-}
-
-impl<W: io::Write> io::Write for Summed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.sum = sum(self.sum, &bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// FNV-1a: against damage, and not against anybody.
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0100_0000_01b3;
-
-fn sum(before: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(before, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(FNV_PRIME)
-    })
-}
-
-/// What is in such a file. One of a daemon before this was written has no sum.
-fn unsummed(text: &[u8]) -> Result<&[u8], Damage> {
-    let Some(at) = text.windows(SUM.len()).rposition(|window| window == SUM) else {
-        return Ok(text);
-    };
-    let (what, stated) = (&text[..at], &text[at + SUM.len()..]);
-    let is_right = format!("{:016x}\n", sum(FNV_OFFSET, what)).as_bytes() == stated;
-    is_right.then_some(what).ok_or(Damage::Sum)
-}
-
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Damage {
     #[error("cannot read it")]
     Io(#[from] io::Error),
-    #[error("its sum is wrong")]
-    Sum,
-    #[error("it is malformed")]
-    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Document(#[from] ReadError),
+    #[error("it contradicts itself")]
+    Core(#[from] RestoreError),
 }
 
-fn stored(worker: &Worker) -> Option<StoredWorker> {
-    let Life::Running(process) = &worker.life else {
-        return None;
-    };
-    Some(StoredWorker {
-        id: worker.id,
-        app: worker.app,
-        instance: worker.instance,
-        pid: process.pid,
-        start_ticks: process.start_ticks,
-        started_at_ms: process.started_at_ms,
-        ending: process.ending,
-        agent_seen: worker.agent_seen,
-        token: worker.token.clone(),
-        logs: worker.logs.clone(),
-        tokens: process.tokens,
-        bereft: process.bereft,
-        listeners: worker.listeners.clone(),
-    })
+/// Why it is not known what the daemon before this one left.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    /// It is in a format that this program does not read.
+    #[error(transparent)]
+    Format(Unsupported),
+    /// Neither the last file nor the one before it can be used.
+    #[error("it is damaged")]
+    Damaged,
 }
 
 /// What the daemon before this one left; `None`: it left nothing, or nothing that is still true.
-pub(crate) fn read(home: &Home) -> Option<Stored> {
-    let mut stored: Stored = read_file(home, STATE)?;
-    if stored.format != FORMAT {
-        let (format, version) = (stored.format, stored.version);
-        error!(
-            format,
-            version, "the state is of another version of the daemon; its workers are not known"
-        );
-        return None;
-    }
-    if Some(&stored.boot_id) != survive::boot_id().ok().as_ref() {
+///
+/// # Errors
+/// It left something, and what that is cannot be read.
+pub(crate) fn read(home: &Home) -> Result<Option<Stored>, Unreadable> {
+    let restored = |text: &[u8]| {
+        let mut state = rpm_state::read_state(text)?;
+        let snapshot = mem::take(&mut state.core).into();
+        Ok((Core::restore(snapshot, now_ms())?, state))
+    };
+    let Some((core, state)) = read_file(home, STATE, restored)? else {
+        return Ok(None);
+    };
+    if Some(&state.boot_id) != survive::boot_id().ok().as_ref() {
         warn!("the state is from before the last boot; its workers are gone");
-        return None;
+        return Ok(None);
     }
-    stored.apps = read_file(home, APPS)?;
-    stored.apps.retain(|app, _| stored.core.app(*app).is_some());
-    Some(stored)
+    let apps = read_file(home, APPS, |text| Ok(rpm_state::read_apps(text)?))?;
+    Ok(apps.map(|apps| Stored::new(core, state, apps)))
 }
 
-/// The file, or, if it is damaged, the one before it.
-fn read_file<T: DeserializeOwned>(home: &Home, name: &str) -> Option<T> {
+/// What is in the file, or, if it is damaged, in the one before it. One of another format is not passed over: what the one before it says is
+/// not true any more.
+fn read_file<T>(
+    home: &Home,
+    name: &str,
+    parse: impl Fn(&[u8]) -> Result<T, Damage>,
+) -> Result<Option<T>, Unreadable> {
+    let mut damaged = false;
     for name in [name, &old(name)] {
-        match read_one(home, name) {
-            Ok(Some(read)) => return Some(read),
+        match read_one(home, name, &parse) {
+            Ok(Some(read)) => return Ok(Some(read)),
             Ok(None) => {}
+            Err(Damage::Document(ReadError::Unsupported(why))) => {
+                error!(name, error = %why, "cannot read what the daemon before has stored; its workers are not known");
+                return Err(Unreadable::Format(why));
+            }
             Err(error) => {
                 let error = crate::failure::chain(&error);
                 error!(error, name, "the state of the daemon before is damaged");
+                damaged = true;
             }
         }
     }
-    None
+    if damaged {
+        Err(Unreadable::Damaged)
+    } else {
+        Ok(None)
+    }
 }
 
-fn read_one<T: DeserializeOwned>(home: &Home, name: &str) -> Result<Option<T>, Damage> {
-    let text = match fs::read(home.root().join(name)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(Some(serde_json::from_slice(unsummed(&text)?)?))
+fn read_one<T>(
+    home: &Home,
+    name: &str,
+    parse: impl Fn(&[u8]) -> Result<T, Damage>,
+) -> Result<Option<T>, Damage> {
+    match fs::read(home.root().join(name)) {
+        Ok(text) => parse(&text).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Processes of workers of this home, which nobody knows where there is no state to be read.
@@ -441,39 +350,5 @@ pub(crate) fn forget(home: &Home) {
     for name in [STATE, APPS] {
         let _ = fs::remove_file(home.root().join(name));
         let _ = fs::remove_file(home.root().join(old(name)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    const WHOLE: &[u8] = b"{\"a\":\"\\n#\"}";
-
-    #[test]
-    fn a_file_with_a_wrong_sum_is_not_believed() {
-        let mut text = Vec::new();
-        let mut file = Summed::new(&mut text);
-        file.write_all(WHOLE).expect("memory");
-        file.finish().expect("memory");
-        assert_eq!(unsummed(&text).expect("it is whole"), WHOLE);
-        assert_eq!(unsummed(b"{}").expect("an older one"), b"{}");
-        for at in 0..text.len() {
-            let mut damaged = text.clone();
-            damaged[at] ^= 1;
-            let seen = unsummed(&damaged).ok().map(<[u8]>::to_vec);
-            // Without its mark it is taken for an older one, and is none.
-            let is_json = |seen: &Vec<u8>| serde_json::from_slice::<serde_json::Value>(seen).is_ok();
-            assert!(!seen.as_ref().is_some_and(is_json), "byte {at}");
-            // What is cut off before its mark looks like an older one, which is whole, or is no JSON.
-            let cut = unsummed(&text[..at]).ok().map(<[u8]>::to_vec);
-            let is_whole = |seen: &Vec<u8>| seen.trim_ascii_end() == WHOLE;
-            assert!(
-                !cut.is_some_and(|seen| is_json(&seen) && !is_whole(&seen)),
-                "cut at {at}"
-            );
-        }
     }
 }

@@ -15,7 +15,7 @@ use rpm_sys::{Signal, tree};
 use tracing::{info, warn};
 
 use crate::home::Home;
-use crate::persist::state::StoredWorker;
+use crate::persist::stored::StoredWorker;
 use crate::workers::worker::{Workers, exit_of};
 
 /// A worker that still runs.

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::apps::app::PortSource;
 use crate::os::clock::now_ms;
-use crate::persist::state::StoredWorker;
+use crate::persist::stored::StoredWorker;
 use crate::persist::takeover::Survivor;
 use crate::processes::Reports;
 use crate::processes::launch::Launching;

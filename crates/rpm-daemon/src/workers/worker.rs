@@ -14,7 +14,6 @@ use rpm_sys::pidfd::PidFd;
 use rpm_sys::{ExitStatus, Signal, tree};
 use rpm_wire::api::AppSpec;
 use rpm_wire::channel::QueryServer;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -98,7 +97,7 @@ pub(crate) struct Process {
 }
 
 /// What is kept of a worker for the next daemon.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Tokens {
     /// Its process.
     pub(crate) process: Token,
@@ -164,12 +163,11 @@ pub(crate) struct UsageSample {
 }
 
 /// Where a worker's output goes, and where in the files its own begins.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Logs {
     pub(crate) out: PathBuf,
     pub(crate) err: PathBuf,
     /// What takes both, besides.
-    #[serde(default)]
     pub(crate) both: Option<PathBuf>,
     pub(crate) out_from: u64,
     pub(crate) err_from: u64,

@@ -1,7 +1,7 @@
 //! The shell dies, and another one takes up what it had stored.
 
 use rpm_core::protocol::{Command, Exit, Input};
-use rpm_core::{AppId, SlotId, WorkerId};
+use rpm_core::{AppId, Core, SlotId, WorkerId};
 
 use super::actions::{bury, command};
 use super::world::{Fate, Line, Verdict, World, demand};
@@ -40,13 +40,29 @@ pub(crate) fn fall(world: &mut World) -> Verdict {
     Ok(())
 }
 
+/// What follows from a snapshot and is not in it (indexes, deadlines, eligible slots), with the rest of instances, workers and slots. The
+/// core's clock, its random numbers, and who waits for a reload are not what they were.
+fn derived(core: &Core) -> String {
+    let text = format!("{core:?}");
+    let from = text.find(", instances: Instances {").expect("all instances");
+    let to = text.find(", tickets: Tickets {").expect("the tickets");
+    text[from..to].to_owned()
+}
+
 impl World {
     /// The shell dies and another one goes on. Processes with these ids have ended meanwhile.
     fn fall(&mut self, ended: &[WorkerId]) -> Verdict {
-        let stored = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
-        self.core = serde_json::from_str(&stored).map_err(|error| error.to_string())?;
-        let again = serde_json::to_string(&self.core).map_err(|error| error.to_string())?;
-        demand(again == stored, || format!("stored: {stored}\nread: {again}"))?;
+        let snapshot = self.core.snapshot();
+        let before = derived(&self.core);
+        // Which delays are drawn from now on is decided by how far the world is.
+        let seed = self.history.len() as u64;
+        self.core = Core::restore(snapshot.clone(), seed).map_err(|error| error.to_string())?;
+        let again = self.core.snapshot();
+        demand(again == snapshot, || {
+            format!("before: {snapshot:?}\nafter: {again:?}")
+        })?;
+        let after = derived(&self.core);
+        demand(after == before, || format!("before: {before}\nafter: {after}"))?;
         for settled in self.tickets.values_mut() {
             *settled = true;
         }

@@ -1,0 +1,5 @@
+//! What is stored, from outside.
+
+mod golden;
+mod mutated;
+mod old_worker;
