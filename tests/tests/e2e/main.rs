@@ -60,6 +60,7 @@ mod serve;
 mod sight;
 mod stalled_logs;
 mod stop;
+mod stored;
 mod supervision;
 mod taken;
 mod takeover;
