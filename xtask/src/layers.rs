@@ -353,7 +353,7 @@ mod tests {
         let found = one("rpm-core", "tokio", Kind::Normal, false);
         assert_eq!(
             found,
-            ["rpm-core -> tokio: rpm-core is pure and may depend on serde, thiserror only"]
+            ["rpm-core -> tokio: rpm-core is pure and may depend on thiserror only"]
         );
     }
 

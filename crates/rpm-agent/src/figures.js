@@ -21,7 +21,7 @@ export function measure(forMs, tools) {
   if (ended) start(tools);
 }
 
-function start({ tell, guarded, performance: clock, setInterval, clearInterval }) {
+function start({ send, channel, guarded, performance: clock, setInterval, clearInterval }) {
   const stops = [followDelay(), followCollections(guarded), followResponses(guarded, clock)];
   let before = performance.eventLoopUtilization();
   const reports = setInterval(guarded(() => {
@@ -29,7 +29,7 @@ function start({ tell, guarded, performance: clock, setInterval, clearInterval }
     const { utilization } = performance.eventLoopUtilization(now, before);
     before = now;
     const { used_heap_size: heap_used, heap_size_limit: heap_limit } = getHeapStatistics();
-    tell({
+    const figures = {
       busy_ppm: Math.round(utilization * 1e6),
       delay_us: delays(),
       heap_used,
@@ -40,7 +40,10 @@ function start({ tell, guarded, performance: clock, setInterval, clearInterval }
       answers: http.answers,
       times: http.times,
       time_us: us(http.ms),
-    });
+    };
+    const to = channel();
+    // What the daemon does not read would keep the process alive.
+    if (to && !to.connecting && to.writableLength === 0) send({ figures });
     if (clock.now() < until) return;
     until = undefined;
     clearInterval(reports);

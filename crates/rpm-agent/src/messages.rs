@@ -83,6 +83,29 @@ pub struct Figures {
     pub time_us: u64,
 }
 
+impl Add for Figures {
+    type Output = Figures;
+
+    /// Of two processes together: the busier one's loop, and the sum of all else.
+    fn add(self, other: Figures) -> Figures {
+        fn sums<const N: usize>(ours: [u64; N], theirs: [u64; N]) -> [u64; N] {
+            std::array::from_fn(|at| ours[at].saturating_add(theirs[at]))
+        }
+        Figures {
+            busy_ppm: self.busy_ppm.max(other.busy_ppm),
+            delay_us: std::array::from_fn(|at| self.delay_us[at].max(other.delay_us[at])),
+            heap_used: self.heap_used.saturating_add(other.heap_used),
+            heap_limit: self.heap_limit.saturating_add(other.heap_limit),
+            gc_runs: self.gc_runs.saturating_add(other.gc_runs),
+            gc_us: self.gc_us.saturating_add(other.gc_us),
+            resources: self.resources.saturating_add(other.resources),
+            answers: sums(self.answers, other.answers),
+            times: sums(self.times, other.times),
+            time_us: self.time_us.saturating_add(other.time_us),
+        }
+    }
+}
+
 impl Add for Open {
     type Output = Open;
 
@@ -123,11 +146,13 @@ pub enum ToAgent {
     Measure {
         /// In milliseconds.
         for_ms: u64,
+        /// The first time on this connection: what measures goes with it.
+        first: bool,
     },
 }
 
 impl ToAgent {
-    /// The message as it is sent. With [`ToAgent::Measure`] goes what measures.
+    /// The message as it is sent. With the first [`ToAgent::Measure`] goes what measures.
     #[must_use]
     pub fn line(&self) -> String {
         match self {
@@ -136,7 +161,8 @@ impl ToAgent {
             ToAgent::Refuse { keeps } => format!("{{\"refuse\":{{\"keeps\":{keeps}}}}}\n"),
             ToAgent::Release {} => "{\"release\":{}}\n".to_owned(),
             ToAgent::Close {} => "{\"close\":{}}\n".to_owned(),
-            ToAgent::Measure { for_ms } => {
+            ToAgent::Measure { for_ms, first: false } => format!("{{\"measure\":{{\"for_ms\":{for_ms}}}}}\n"),
+            ToAgent::Measure { for_ms, first: true } => {
                 let module = FIGURES.as_str();
                 format!("{{\"measure\":{{\"for_ms\":{for_ms},\"module\":\"{module}\"}}}}\n")
             }
@@ -330,7 +356,12 @@ mod tests {
 
     #[test]
     fn what_measures_goes_with_the_request_and_fits_into_a_line() {
-        let line = ToAgent::Measure { for_ms: 30_000 }.line();
+        let message = |first| ToAgent::Measure {
+            for_ms: 30_000,
+            first,
+        };
+        assert_eq!(message(false).line(), "{\"measure\":{\"for_ms\":30000}}\n");
+        let line = message(true).line();
         // The agent's own limit (`LINE_LIMIT`), and an eighth of it.
         assert!(line.len() < 8192, "{} bytes", line.len());
         let message: serde_json::Value = serde_json::from_str(&line).expect("JSON");

@@ -369,14 +369,13 @@ function endQuietly(stream) {
 
 // --- Figures, while somebody looks -------------------------------------------------------------------------------
 
-/** What measures comes with the request for it, as a module: most processes never load it. */
+let measuring; // the module, from the first request for figures on
+
+/** What measures comes with the first request for it, as a module: most processes never load it. */
 function measure({ for_ms, module }) {
-  const figures = (figures) => {
-    // What the daemon does not read would keep the process alive.
-    if (channel && !channel.connecting && channel.writableLength === 0) send({ figures });
-  };
-  const tools = { tell: guarded(figures), guarded, performance, setInterval, clearInterval };
-  import(module).then((measuring) => measuring.measure(for_ms, tools)).catch(() => {});
+  measuring ??= module && import(module);
+  const tools = { send, channel: () => channel, guarded, performance, setInterval, clearInterval };
+  measuring?.then(({ measure }) => measure(for_ms, tools)).catch(() => {});
 }
 
 // --- A channel that ends -----------------------------------------------------------------------------------------

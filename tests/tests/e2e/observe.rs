@@ -39,6 +39,14 @@ impl Exporter {
         answer.body
     }
 
+    /// The page when Node has been measured, too.
+    fn measured(&self) -> String {
+        let page = || self.page();
+        wait_until("the agents have reported", BOUND, page, |page| {
+            page.contains("rpm_node_heap_used_bytes{") && page.contains("rpm_node_response_seconds_count{")
+        })
+    }
+
     /// The value of a figure, named with its labels.
     fn figure(&self, name: &str) -> Option<f64> {
         let page = self.page();
@@ -92,6 +100,39 @@ fn figures_are_served_while_daemons_come_and_go() {
     wait_until("the restart is counted", BOUND, restarts, |counted| *counted);
 }
 
+/// An app that knows nothing of metrics has them all the same.
+#[test]
+fn node_is_measured_while_somebody_scrapes() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    App::cluster("hello.js", "2").port(&port).start(&rpm);
+    assert!(get(port.number(), "/").is_ok(), "before anybody looks");
+    let exporter = Exporter::start(&rpm, &[]);
+    exporter.measured();
+    let responses = || {
+        let of = |id| {
+            exporter.figure(&format!(
+                r#"rpm_node_responses_total{{app="hello",id="{id}",status="2xx"}}"#
+            ))
+        };
+        of(0).unwrap_or_default() + of(1).unwrap_or_default()
+    };
+    let before = responses();
+    for _ in 0..20 {
+        assert_eq!(get(port.number(), "/").expect("it answers").status, 200);
+    }
+    wait_until("they are counted", BOUND, responses, |count| {
+        *count == before + 20.0
+    });
+    let of_first = |name: &str| exporter.figure(&format!(r#"rpm_node_{name}{{app="hello",id="0"}}"#));
+    let [used, limit] = ["heap_used_bytes", "heap_limit_bytes"].map(|name| of_first(name).expect(name));
+    assert!(0.0 < used && used < limit, "{used} of {limit}");
+    let busy = of_first("event_loop_busy_ratio").expect("it is fresh");
+    assert!((0.0..=1.0).contains(&busy), "{busy}");
+    rpm.ok(["reload", "hello"]);
+    let fresh = || of_first("heap_used_bytes");
+    wait_until("the new workers are measured", BOUND, fresh, Option::is_some);
+}
+
 /// A Prometheus that scrapes this port every second, at a port and in a place of its own.
 fn prometheus(place: &Place, own: &Port, scraped: u16) -> Child {
     let config = place.write(
@@ -141,7 +182,7 @@ fn the_page_is_as_prometheus_wants_it() {
         .start(&rpm);
     assert_eq!(get(port.number(), "/").expect("it answers").status, 200);
     let exporter = Exporter::start(&rpm, &[]);
-    let page = exporter.page();
+    let page = exporter.measured();
     assert!(page.contains("rpm_proxy_answer_seconds_bucket{"), "{page}");
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -167,7 +208,7 @@ fn the_board_asks_for_figures_that_there_are() {
         .port(&port)
         .start(&rpm);
     assert_eq!(get(port.number(), "/").expect("it answers").status, 200);
-    let page = Exporter::start(&rpm, &[]).page();
+    let page = Exporter::start(&rpm, &[]).measured();
     let board = include_str!("../../../docs/grafana.json");
     let board: serde_json::Value = serde_json::from_str(board).expect("JSON");
     let targets = board["panels"].as_array().expect("panels").iter();

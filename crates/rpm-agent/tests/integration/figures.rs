@@ -7,9 +7,15 @@ use rpm_agent::{Figures, ToAgent};
 use rpm_testkit::wait_until;
 
 /// Longer than a test takes.
-const LONG: ToAgent = ToAgent::Measure { for_ms: 600_000 };
+const LONG: ToAgent = ToAgent::Measure {
+    for_ms: 600_000,
+    first: true,
+};
 /// One report, and no more.
-const ONCE: ToAgent = ToAgent::Measure { for_ms: 0 };
+const ONCE: ToAgent = ToAgent::Measure {
+    for_ms: 0,
+    first: false,
+};
 
 fn responses(figures: &Figures) -> u64 {
     figures.answers.iter().sum()

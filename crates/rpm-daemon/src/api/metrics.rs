@@ -2,13 +2,15 @@
 //!
 //! Nothing is kept between two scrapes: a recorder is filled from the present state and rendered.
 
+mod node;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use metrics::{Unit, counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
-use rpm_proxy::{BOUNDS_MS, Figures};
+use rpm_proxy::BOUNDS_MS;
 
 use crate::view::View;
 
@@ -17,15 +19,17 @@ impl View<'_> {
     pub(crate) fn metrics(&self) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         let rendered = recorder.handle();
-        let times = metrics::with_local_recorder(&recorder, || {
+        // There are none of a process that nobody has asked about lately; the next time there are.
+        self.agents.measure();
+        let (proxied, measured) = metrics::with_local_recorder(&recorder, || {
             describe();
+            node::describe();
             self.worker_metrics();
             self.listener_metrics();
             counter!("rpm_rescued_connections_total").absolute(self.rescues);
-            self.proxy_metrics()
+            (self.proxy_metrics(), self.node_metrics())
         });
-        let help = "Time to the head of an answer";
-        rendered.render() + &histogram("rpm_proxy_answer_seconds", help, &times)
+        rendered.render() + &proxied.text() + &measured.map(|it| it.text()).concat()
     }
 
     fn worker_metrics(&self) {
@@ -47,8 +51,14 @@ impl View<'_> {
     }
 
     /// The proxy's figures. An app may have several addresses: what has the same labels adds up. Times are a histogram, which is returned.
-    fn proxy_metrics(&self) -> BTreeMap<String, Times> {
-        let mut times: BTreeMap<String, Times> = BTreeMap::new();
+    fn proxy_metrics(&self) -> Histogram<'static> {
+        let mut times = Histogram {
+            name: "rpm_proxy_answer_seconds",
+            help: "Time to the head of an answer",
+            bounds_ms: &PROXY_BOUNDS_MS,
+            labels: &["app"],
+            series: BTreeMap::new(),
+        };
         for app in self.apps.keys() {
             let name = self.catalog().label(*app);
             for figures in self.fronts.figures(*app) {
@@ -67,7 +77,7 @@ impl View<'_> {
                     counter!("rpm_proxy_body_bytes_total", "app" => name.clone(), "way" => way)
                         .increment(bytes);
                 }
-                times.entry(name.clone()).or_default().add(&figures);
+                times.add(vec![name.clone()], &figures.times, figures.time_us);
                 for upstream in figures.upstreams {
                     let labels = [("app", name.clone()), ("slot", upstream.id.0.to_string())];
                     counter!("rpm_proxy_requests_total", &labels).absolute(upstream.requests);
@@ -106,6 +116,17 @@ impl View<'_> {
         }
     }
 }
+
+/// [`BOUNDS_MS`] as they are divided.
+const PROXY_BOUNDS_MS: [f64; BOUNDS_MS.len()] = {
+    let mut bounds = [0.0; BOUNDS_MS.len()];
+    let mut at = 0;
+    while at < bounds.len() {
+        bounds[at] = BOUNDS_MS[at] as f64;
+        at += 1;
+    }
+    bounds
+};
 
 /// The proxy's figures: name, unit, whether it only grows, what it is.
 const PROXY: [(&str, Unit, bool, &str); 12] = [
@@ -183,48 +204,77 @@ const PROXY: [(&str, Unit, bool, &str); 12] = [
     ),
 ];
 
-/// How long the answers of an app took.
+/// What a histogram counted, for one set of labels.
 #[derive(Debug, Default)]
 struct Times {
-    /// Within each of [`BOUNDS_MS`], and beyond.
-    counts: [u64; BOUNDS_MS.len() + 1],
+    /// Within each bound, and beyond the last.
+    counts: Vec<u64>,
     all_us: u64,
 }
 
 impl Times {
-    fn add(&mut self, figures: &Figures) {
-        for (count, more) in self.counts.iter_mut().zip(figures.times) {
+    fn add(&mut self, counts: &[u64], all_us: u64) {
+        self.counts.resize(counts.len(), 0);
+        for (count, more) in self.counts.iter_mut().zip(counts) {
             *count += more;
         }
-        self.all_us += figures.time_us;
+        self.all_us += all_us;
     }
 }
 
 /// A histogram in the text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>): a bucket holds those before
-/// it. The recorder makes histograms of single measurements only, and these were counted by the proxy.
-fn histogram(name: &str, help: &str, by_app: &BTreeMap<String, Times>) -> String {
-    let mut text = String::new();
-    if by_app.is_empty() {
-        return text;
+/// it. Without bounds it is a summary, which has a count and a sum alone. The recorder makes them of single measurements only, and these were
+/// counted elsewhere.
+struct Histogram<'a> {
+    name: &'a str,
+    help: &'a str,
+    bounds_ms: &'a [f64],
+    /// By the values of these labels.
+    labels: &'a [&'a str],
+    series: BTreeMap<Vec<String>, Times>,
+}
+
+impl Histogram<'_> {
+    fn add(&mut self, labels: Vec<String>, counts: &[u64], all_us: u64) {
+        self.series.entry(labels).or_default().add(counts, all_us);
     }
-    // Nothing can fail that is written to a string.
-    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} histogram\n");
-    for (app, times) in by_app {
-        let app = escaped(app);
-        let bounds = BOUNDS_MS.map(|ms| (ms as f64 / 1000.0).to_string());
-        let bounds = bounds.into_iter().chain(["+Inf".to_owned()]);
-        let mut all = 0;
-        for (le, count) in bounds.zip(times.counts) {
-            all += count;
-            let _ = writeln!(text, "{name}_bucket{{app=\"{app}\",le=\"{le}\"}} {all}");
+
+    fn text(&self) -> String {
+        let Histogram { name, help, .. } = self;
+        let mut text = String::new();
+        if self.series.is_empty() {
+            return text;
         }
-        let sum = times.all_us as f64 / 1e6;
-        let _ = write!(
-            text,
-            "{name}_sum{{app=\"{app}\"}} {sum}\n{name}_count{{app=\"{app}\"}} {all}\n\n"
-        );
+        // Nothing can fail that is written to a string.
+        let kind = match self.bounds_ms.is_empty() {
+            true => "summary",
+            false => "histogram",
+        };
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (values, times) in &self.series {
+            let pairs = self.labels.iter().zip(values);
+            let labels: Vec<String> = pairs
+                .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+                .collect();
+            let labels = labels.join(",");
+            let all: u64 = times.counts.iter().sum();
+            if kind == "histogram" {
+                let bounds = self.bounds_ms.iter().map(|ms| (ms / 1000.0).to_string());
+                let bounds = bounds.chain(["+Inf".to_owned()]);
+                let mut within = 0;
+                for (le, count) in bounds.zip(&times.counts) {
+                    within += count;
+                    let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{le}\"}} {within}");
+                }
+            }
+            let sum = times.all_us as f64 / 1e6;
+            let _ = write!(
+                text,
+                "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {all}\n\n"
+            );
+        }
+        text
     }
-    text
 }
 
 /// The value of a label, as it stands between quotes.
@@ -282,34 +332,28 @@ mod tests {
 
     #[test]
     fn a_histogram_is_one_to_prometheus() {
-        let mut times = Times::default();
-        times.counts[0] = 3;
-        times.counts[2] = 2;
-        times.counts[BOUNDS_MS.len()] = 1;
-        times.all_us = 1_500_000;
-        let by_app = BTreeMap::from([("a \"b\"".to_owned(), times)]);
-        let text = histogram("t_seconds", "How long", &by_app);
-        let lines: Vec<&str> = text.lines().collect();
-        let first = BOUNDS_MS[0] as f64 / 1000.0;
-        assert_eq!(
-            lines[..2],
-            ["# HELP t_seconds How long", "# TYPE t_seconds histogram"]
-        );
-        assert_eq!(
-            lines[2],
-            format!("t_seconds_bucket{{app=\"a \\\"b\\\"\",le=\"{first}\"}} 3")
-        );
-        assert!(lines[4].ends_with("} 5"), "{text}");
-        let last = &lines[2 + BOUNDS_MS.len()..];
-        assert_eq!(
-            last,
-            [
-                r#"t_seconds_bucket{app="a \"b\"",le="+Inf"} 6"#,
-                r#"t_seconds_sum{app="a \"b\""} 1.5"#,
-                r#"t_seconds_count{app="a \"b\""} 6"#,
-                ""
-            ]
-        );
-        assert!(histogram("t", "", &BTreeMap::new()).is_empty());
+        let empty = || Histogram {
+            name: "t_seconds",
+            help: "How long",
+            bounds_ms: &[1.0, 2.5, 1000.0],
+            labels: &["app", "id"],
+            series: BTreeMap::new(),
+        };
+        let mut histogram = empty();
+        for (counts, all_us) in [([3, 0, 1, 0], 1_000_000), ([0, 0, 1, 1], 500_000)] {
+            histogram.add(vec!["a \"b\"".to_owned(), "0".to_owned()], &counts, all_us);
+        }
+        let expected = r#"# HELP t_seconds How long
+# TYPE t_seconds histogram
+t_seconds_bucket{app="a \"b\"",id="0",le="0.001"} 3
+t_seconds_bucket{app="a \"b\"",id="0",le="0.0025"} 3
+t_seconds_bucket{app="a \"b\"",id="0",le="1"} 5
+t_seconds_bucket{app="a \"b\"",id="0",le="+Inf"} 6
+t_seconds_sum{app="a \"b\"",id="0"} 1.5
+t_seconds_count{app="a \"b\"",id="0"} 6
+
+"#;
+        assert_eq!(histogram.text(), expected);
+        assert!(empty().text().is_empty());
     }
 }

@@ -3,15 +3,16 @@
 //! An agent connects to `$RPM_HOME/agent.sock` when its process first listens and names the worker by the token
 //! in its environment. It is believed only if the kernel says that its process is that worker's.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rpm_agent::{Decoder, FromAgent, Open, ToAgent};
+use rpm_agent::{Decoder, Figures, FromAgent, Open, ToAgent};
 use rpm_core::WorkerId;
 use rpm_sys::{scm, tree};
 use tokio::io::Interest;
@@ -30,6 +31,12 @@ const UNNAMED_LIMIT: usize = 64;
 pub(crate) const NAMED_LIMIT: usize = 256;
 /// Messages that wait for an agent whose process does not read.
 const OUTGOING_LIMIT: usize = 16;
+/// Figures are reported for so long after somebody has asked for them: longer than Prometheus waits between two scrapes, mostly.
+const MEASURED_FOR: Duration = Duration::from_secs(150);
+/// They are asked for again when so much of it has gone by.
+const MEASURE_AGAIN: Duration = Duration::from_secs(10);
+/// A report older than this says nothing of now: a process reports every second.
+const FRESH: Duration = Duration::from_secs(5);
 /// Connections are numbered over all sockets.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -84,9 +91,59 @@ struct Agent {
     counts: bool,
     /// It was told to drain, and has not said that it does.
     awaited: bool,
+    /// When figures were asked for.
+    asked: Cell<Option<Instant>>,
+    /// The last ones, and since when they are known.
+    figures: Option<(Instant, Box<Figures>)>,
+}
+
+impl Agent {
+    fn measure(&self, now: Instant) {
+        let asked = self.asked.get();
+        let lately = asked.is_some_and(|at| now.saturating_duration_since(at) < MEASURE_AGAIN);
+        // One that does not read has room left for what matters.
+        if lately || self.to.capacity() <= OUTGOING_LIMIT / 2 {
+            return;
+        }
+        let message = ToAgent::Measure {
+            for_ms: u64::try_from(MEASURED_FOR.as_millis()).unwrap_or(u64::MAX),
+            first: asked.is_none(),
+        };
+        if self.to.try_send(message).is_ok() {
+            self.asked.set(Some(now));
+        }
+    }
+}
+
+/// What the processes of a worker have reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reported {
+    pub(crate) figures: Figures,
+    /// They are as now; else only what is counted up still holds.
+    pub(crate) fresh: bool,
 }
 
 impl Agents {
+    /// Somebody wants figures of all workers: they come every second from now on.
+    pub(crate) fn measure(&self) {
+        let now = Instant::now();
+        self.all.values().for_each(|agent| agent.measure(now));
+    }
+
+    /// What the processes of the worker together have reported; `None`: nothing yet.
+    pub(crate) fn figures(&self, worker: WorkerId) -> Option<Reported> {
+        let ours = self.all.values().filter(|agent| agent.worker == worker);
+        let reported = ours.filter_map(|agent| agent.figures.as_ref());
+        let each = reported.map(|(at, figures)| Reported {
+            figures: **figures,
+            fresh: at.elapsed() < FRESH,
+        });
+        each.reduce(|one, other| Reported {
+            figures: one.figures + other.figures,
+            fresh: one.fresh && other.fresh,
+        })
+    }
+
     /// Has the worker one?
     pub(crate) fn has(&self, worker: WorkerId) -> bool {
         self.all.values().any(|agent| agent.worker == worker)
@@ -126,7 +183,7 @@ impl Agents {
                 message,
                 heard,
             } => {
-                let news = self.hear(connection, &message);
+                let news = self.hear(connection, message);
                 drop(heard);
                 news
             }
@@ -169,22 +226,22 @@ impl Agents {
             open: None,
             counts,
             awaited: false,
+            asked: Cell::new(None),
+            figures: None,
         };
         self.all.insert(connection, agent);
         Some(News::Arrived(worker))
     }
 
-    fn hear(&mut self, connection: u64, message: &FromAgent) -> Option<News> {
+    fn hear(&mut self, connection: u64, message: FromAgent) -> Option<News> {
+        let agent = self.all.get_mut(&connection)?;
         match message {
-            FromAgent::Open(open) => {
-                if let Some(agent) = self.all.get_mut(&connection) {
-                    agent.open = Some(*open);
-                }
-                None
-            }
-            FromAgent::Draining {} => self.drains(connection).map(News::Drains),
-            FromAgent::Hello { .. } | FromAgent::Figures(_) => None,
+            FromAgent::Open(open) => agent.open = Some(open),
+            FromAgent::Figures(figures) => agent.figures = Some((Instant::now(), figures)),
+            FromAgent::Draining {} => return self.drains(connection).map(News::Drains),
+            FromAgent::Hello { .. } => {}
         }
+        None
     }
 
     /// Tells each agent of the worker; `false` if there is none that reads.
