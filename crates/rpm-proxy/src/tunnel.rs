@@ -37,8 +37,9 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = Cell::new(Instant::now());
-    let (mut client, mut worker) = (Watched::new(client, &moved), Watched::new(worker, &moved));
+    let (moved, broken) = (Cell::new(Instant::now()), Cell::new(false));
+    let mut client = Watched::new(client, Side::Client, &moved, &broken);
+    let mut worker = Watched::new(worker, Side::Worker, &moved, &broken);
     tokio::select! {
         // An error ends the tunnel like an end does; both sides see it themselves.
         _ = copy_bidirectional(&mut client, &mut worker) => {}
@@ -58,20 +59,51 @@ async fn silence(moved: &Cell<Instant>, within: Duration) {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Worker,
+}
+
 /// One side of a tunnel, which records when it moves.
+///
+/// A worker that says goodbye and exits resets its connection if the client has just sent something. What it said is still to be read then,
+/// but `copy_bidirectional` ends at the first error, and a close frame of a WebSocket would be lost. So an error of the worker's side is not one
+/// at once: what goes there is dropped, what comes from there is read to its end, and once the client has it the tunnel ends.
 struct Watched<'w, S> {
     stream: &'w mut S,
+    side: Side,
     moved: &'w Cell<Instant>,
+    /// The worker's connection has failed.
+    broken: &'w Cell<bool>,
     /// Bytes that were read.
     bytes: u64,
 }
 
 impl<'w, S> Watched<'w, S> {
-    fn new(stream: &'w mut S, moved: &'w Cell<Instant>) -> Watched<'w, S> {
+    fn new(
+        stream: &'w mut S,
+        side: Side,
+        moved: &'w Cell<Instant>,
+        broken: &'w Cell<bool>,
+    ) -> Watched<'w, S> {
         Watched {
             stream,
+            side,
             moved,
+            broken,
             bytes: 0,
+        }
+    }
+
+    /// The same without the error of a worker, instead of which there is this.
+    fn forgiven<T>(&self, result: io::Result<T>, instead: T) -> io::Result<T> {
+        match (result, self.side) {
+            (Err(_), Side::Worker) => {
+                self.broken.set(true);
+                Ok(instead)
+            }
+            (result, _) => result,
         }
     }
 }
@@ -83,7 +115,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut *self.stream).poll_read(context, buffer))?;
+        let read = ready!(Pin::new(&mut *self.stream).poll_read(context, buffer));
+        self.forgiven(read, ())?;
         let count = buffer.filled().len() - before;
         self.bytes += count as u64;
         self.moved.set(Instant::now());
@@ -97,23 +130,33 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut *self.stream).poll_write(context, bytes))?;
-        self.moved.set(Instant::now());
-        Poll::Ready(Ok(count))
+        let written = ready!(Pin::new(&mut *self.stream).poll_write(context, bytes));
+        if written.is_ok() {
+            self.moved.set(Instant::now());
+        }
+        Poll::Ready(self.forgiven(written, bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_flush(context)
+        let flushed = ready!(Pin::new(&mut *self.stream).poll_flush(context));
+        Poll::Ready(self.forgiven(flushed, ()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_shutdown(context)
+        if self.side == Side::Client && self.broken.get() {
+            // The client has what there was, and must not take it for all that there would have been.
+            ready!(Pin::new(&mut *self.stream).poll_flush(context))?;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let shut = ready!(Pin::new(&mut *self.stream).poll_shutdown(context));
+        Poll::Ready(self.forgiven(shut, ()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -157,5 +200,34 @@ mod tests {
             drop((client, worker));
         });
         assert_eq!(lasted.await.0, 100_000);
+    }
+
+    /// Both sides of a connection.
+    async fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        (near.expect("it listens"), far.expect("it connects").0)
+    }
+
+    #[tokio::test]
+    async fn the_last_words_of_a_worker_reach_a_client_that_talks() {
+        let (mut worker, mut far) = connected().await;
+        // It leaves without having read everything, so that its connection is reset.
+        worker.write_all(b"first").await.expect("it is open");
+        far.readable().await.expect("it comes");
+        far.write_all(b"goodbye").await.expect("it is open");
+        drop(far);
+        worker.readable().await.expect("the words are here");
+        while worker.take_error().expect("a socket").is_none() {
+            tokio::task::yield_now().await;
+        }
+        let (mut client, mut inner) = duplex(64);
+        client.write_all(b"second").await.expect("there is room");
+        let bytes = join(&mut inner, &mut worker, Duration::ZERO).await;
+        drop(inner);
+        let mut said = String::new();
+        client.read_to_string(&mut said).await.expect("an end");
+        assert_eq!((said.as_str(), bytes), ("goodbye", (6, 7)));
     }
 }
