@@ -1,6 +1,6 @@
 //! The rooms of the daemon: its folders, and the files beside them. Their imports have no cycle, and what wires them is named at the top alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -106,28 +106,35 @@ fn first_word(text: &str) -> Option<String> {
     (!word.is_empty()).then_some(word)
 }
 
-/// The imports that are left when rooms which import nothing more, and those that nothing imports, are taken away again and again.
+/// The imports of a shortest cycle, if there is one.
 fn cycle(imports: &Imports) -> Vec<String> {
-    let mut left = imports.clone();
-    loop {
-        let before = left.values().map(BTreeMap::len).sum::<usize>();
-        let rooms: BTreeSet<String> = left.keys().cloned().collect();
-        let targets: BTreeSet<String> = left.values().flat_map(BTreeMap::keys).cloned().collect();
-        left.retain(|room, of| {
-            of.retain(|to, _| rooms.contains(to));
-            !of.is_empty() && targets.contains(room)
-        });
-        if left.values().map(BTreeMap::len).sum::<usize>() == before {
-            break;
-        }
-    }
-    let edges = left.iter().flat_map(|(room, of)| {
-        of.iter().map(move |(to, file)| {
-            let file = file.display();
-            format!("{room} -> {to} ({DAEMON}/{file})")
-        })
+    let cycles = imports.keys().filter_map(|room| way_back(imports, room));
+    let Some(shortest) = cycles.min_by_key(Vec::len) else {
+        return Vec::new();
+    };
+    let edges = shortest.iter().zip(shortest.iter().cycle().skip(1));
+    let edges = edges.filter_map(|(room, to)| {
+        let file = imports.get(room)?.get(to)?;
+        Some(format!("{room} -> {to} ({DAEMON}/{})", file.display()))
     });
     edges.collect()
+}
+
+/// The rooms on a shortest way from this one back to it, itself first.
+fn way_back(imports: &Imports, room: &str) -> Option<Vec<String>> {
+    let mut ways = VecDeque::from([vec![room.to_owned()]]);
+    let mut seen = BTreeSet::new();
+    while let Some(way) = ways.pop_front() {
+        for to in imports.get(way.last()?).into_iter().flat_map(BTreeMap::keys) {
+            if to == room {
+                return Some(way);
+            }
+            if seen.insert(to) {
+                ways.push_back(way.iter().chain([to]).cloned().collect());
+            }
+        }
+    }
+    None
 }
 
 /// Those below the folder.
@@ -172,14 +179,16 @@ mod tests {
         let found = cycle(&imports(&[
             ("api", "node"),
             ("node", "workers"),
+            ("workers", "logs"),
             ("workers", "sockets"),
+            ("logs", "os"),
+            ("os", "sockets"),
             ("sockets", "node"),
-            ("sockets", "os"),
         ]));
         let edges: Vec<&str> = found.iter().filter_map(|line| line.split(" (").next()).collect();
         assert_eq!(
             edges,
-            ["node -> workers", "sockets -> node", "workers -> sockets"]
+            ["node -> workers", "workers -> sockets", "sockets -> node"]
         );
     }
 

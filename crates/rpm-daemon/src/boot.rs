@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rpm_keeper::Keeper;
 use rpm_sys::lock::LockFile;
 use rpm_sys::{PidFd, Signal, daemonize, limits, memory, tree};
 use tokio::net::UnixListener;
@@ -28,7 +27,7 @@ use crate::node::agents;
 use crate::persist::state::Unreadable;
 use crate::persist::update::Succession;
 use crate::persist::{keeping, state, update};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Means, Supervisor};
 use crate::workers::users::give_sockets;
 
 /// For another daemon to serve or to be gone. Shorter than its client waits for this one.
@@ -91,12 +90,8 @@ fn listed(pids: &[u32]) -> String {
 }
 
 /// Starts from nothing. Where workers run that nobody knows, a new daemon would share their ports with them.
-fn begin(
-    home: &Home,
-    logs: LogSink,
-    child_nofile: limits::Rlimit,
-    (keeper, unreadable): (Keeper, Option<Unreadable>),
-) -> Result<Begun, BootError> {
+fn begin(means: Means, unreadable: Option<Unreadable>) -> Result<Begun, BootError> {
+    let home = &means.home;
     let mut lost = state::lost(home);
     if std::env::var_os(END_LOST).is_some() {
         let deadline = Instant::now() + KILLED_WITHIN;
@@ -118,8 +113,8 @@ fn begin(
     // The numbers of workers begin again.
     let _ = std::fs::remove_file(home.asked());
     // What is kept belongs to nothing that is known.
-    drop(keeper.take_rest());
-    Supervisor::new(home.clone(), logs, child_nofile, keeper).map_err(step("start supervising"))
+    drop(means.keeper.take_rest());
+    Supervisor::new(means).map_err(step("start supervising"))
 }
 
 type Begun = (Supervisor, tokio::sync::mpsc::Receiver<Event>);
@@ -151,14 +146,20 @@ pub fn run(root: &Path) -> Result<(), BootError> {
     let logs = LogSink::start(&home.underway()).map_err(step("start the log thread"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(step("start the event loop"))?;
-    let served = runtime.block_on(serve(
-        &home,
-        &own_log,
-        &lock,
+    let hold = Hold {
+        lock: &lock,
+        own_log: &own_log,
         listener,
-        logs.clone(),
-        child_nofile,
-    ));
+    };
+    let served = runtime.block_on(async {
+        let means = Means {
+            home: home.clone(),
+            keeper: keeping::open(&home),
+            logs: logs.clone(),
+            child_nofile,
+        };
+        serve(hold, means).await
+    });
     logs.stop();
     // One that does not read must not keep the daemon.
     runtime.block_on(async {
@@ -249,32 +250,34 @@ fn bind(home: &Home) -> Result<UnixListener, BootError> {
     Ok(listener)
 }
 
-async fn serve(
-    home: &Home,
-    own_log: &OwnLog,
-    lock: &LockFile,
-    passed: Option<OwnedFd>,
-    logs: LogSink,
-    child_nofile: limits::Rlimit,
-) -> Result<(), BootError> {
+/// What only one daemon of a directory has.
+struct Hold<'a> {
+    lock: &'a LockFile,
+    own_log: &'a OwnLog,
+    /// The control socket, if a binary before has passed it on.
+    listener: Option<OwnedFd>,
+}
+
+async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
+    let (home, keeper, child_nofile) = (means.home.clone(), means.keeper.clone(), means.child_nofile);
     // What the daemon before had is taken back first: nobody is answered who could be told half of it.
-    let keeper = keeping::open(home);
-    let (mut supervisor, inbox) = match state::read(home) {
-        Ok(Some(stored)) => Supervisor::take_over((home.clone(), keeper.clone()), logs, child_nofile, stored)
-            .map_err(step("take over from the daemon before"))?,
-        Ok(None) => begin(home, logs, child_nofile, (keeper.clone(), None))?,
-        Err(why) => begin(home, logs, child_nofile, (keeper.clone(), Some(why)))?,
+    let (mut supervisor, inbox) = match state::read(&home) {
+        Ok(Some(stored)) => {
+            Supervisor::take_over(means, stored).map_err(step("take over from the daemon before"))?
+        }
+        Ok(None) => begin(means, None)?,
+        Err(why) => begin(means, Some(why))?,
     };
     keeping::watch(keeper.clone());
     give_sockets(supervisor.catalog(), &supervisor.listeners);
-    let in_place = passed.is_some();
-    let listener = match passed {
+    let in_place = hold.listener.is_some();
+    let listener = match hold.listener {
         Some(listener) => UnixListener::from_std(listener.into()).map_err(step("take the control socket"))?,
-        None => bind(home)?,
+        None => bind(&home)?,
     };
     let share = || {
         Ok(Succession {
-            lock: lock.share()?,
+            lock: hold.lock.share()?,
             listener: listener.as_fd().try_clone_to_owned()?,
             child_nofile,
         })
@@ -293,7 +296,9 @@ async fn serve(
         true => daemonize::redirect_stdio(Some(log.as_fd())),
         false => announce(log),
     };
-    own_log.take_stdio(leave).map_err(step("leave the terminal"))?;
+    hold.own_log
+        .take_stdio(leave)
+        .map_err(step("leave the terminal"))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         pid = std::process::id(),

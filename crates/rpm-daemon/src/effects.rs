@@ -15,7 +15,7 @@ use crate::node::rescue::Rescuing;
 use crate::processes::health::check_health;
 use crate::sockets::interception;
 use crate::supervisor::Supervisor;
-use crate::workers::worker::Worker;
+use crate::workers::worker::{Place, Worker};
 
 impl Supervisor {
     pub(crate) fn execute(&mut self, output: Output) {
@@ -28,7 +28,8 @@ impl Supervisor {
                 instance,
                 number,
             } => {
-                self.launching().spawn(worker, app, revision, (instance, number));
+                self.launching()
+                    .spawn(worker, app, revision, Place { instance, number });
             }
             Output::Terminate { worker } => {
                 self.drains.release(&mut self.agents, worker);

@@ -62,6 +62,15 @@ const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
 const LIMITS_SHARE: u32 = 100;
 const LONGEST_LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What a daemon begins with.
+pub(crate) struct Means {
+    pub(crate) home: Home,
+    pub(crate) keeper: Keeper,
+    pub(crate) logs: LogSink,
+    /// The limit of open files that workers get.
+    pub(crate) child_nofile: Rlimit,
+}
+
 /// What the daemon is made of.
 pub struct Supervisor {
     pub(crate) core: Core,
@@ -115,12 +124,13 @@ impl Supervisor {
     ///
     /// # Errors
     /// No descriptor is left for the traffic detector.
-    pub fn new(
-        home: Home,
-        logs: LogSink,
-        child_nofile: Rlimit,
-        keeper: Keeper,
-    ) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
+    pub(crate) fn new(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
+        let Means {
+            home,
+            keeper,
+            logs,
+            child_nofile,
+        } = means;
         let (events, inbox) = mpsc::channel(EVENT_LIMIT);
         let supervisor = Supervisor {
             core: Core::new(now_ms()),

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use rpm_core::protocol::{Exit, Input};
 use rpm_core::{Core, LeavingPhase, SlotId, Tick, WorkerId};
-use rpm_keeper::Keeper;
 use rpm_listen::{Listeners, StoredSocket};
 use rpm_sys::limits::Rlimit;
 use rpm_sys::tree::Census;
@@ -21,15 +20,13 @@ use tracing::warn;
 use crate::apps::app::{CLOSE_WITHIN, cpus};
 use crate::apps::catalog::Catalog;
 use crate::failure::{chain, failure};
-use crate::home::Home;
 use crate::inbox::{Event, HandOn};
-use crate::logs::LogSink;
 use crate::orders::tickets::Tickets;
 use crate::persist::stored::Stored;
 use crate::persist::takeover::{Found, end_strays, end_unready, look};
 use crate::persist::update::{KEPT_WITHIN, SUCCESSION_ENV};
 use crate::sockets::queues::await_traffic;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Means, Supervisor};
 use crate::workers::worker::{Worker, exit_of};
 
 impl Supervisor {
@@ -37,13 +34,9 @@ impl Supervisor {
     ///
     /// # Errors
     /// The kernel does not let go of the sockets.
-    pub(crate) fn take_over(
-        (home, keeper): (Home, Keeper),
-        logs: LogSink,
-        child_nofile: Rlimit,
-        stored: Stored,
-    ) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
-        let (mut supervisor, inbox) = Supervisor::new(home, logs, child_nofile, keeper.clone())?;
+    pub(crate) fn take_over(means: Means, stored: Stored) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
+        let (mut supervisor, inbox) = Supervisor::new(means)?;
+        let keeper = supervisor.keeper.clone();
         supervisor.epoch = survive::monotonic().saturating_sub(stored.origin);
         supervisor.core = stored.core;
         supervisor.apps = stored.apps.into();

@@ -292,7 +292,7 @@ async fn accept<E: From<AgentEvent> + Send + 'static>(listener: UnixListener, ev
         match listener.accept().await {
             Ok((stream, _)) => {
                 let connection = NEXT.fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(serve(connection, (stream, permit), events.clone()));
+                tokio::spawn(serve(connection, stream, permit, events.clone()));
             }
             Err(error) => {
                 warn!(%error, "cannot accept an agent; is the limit of open files (ulimit -n) reached?");
@@ -304,7 +304,8 @@ async fn accept<E: From<AgentEvent> + Send + 'static>(listener: UnixListener, ev
 
 async fn serve<E: From<AgentEvent> + Send + 'static>(
     connection: u64,
-    (stream, permit): (UnixStream, OwnedSemaphorePermit),
+    stream: UnixStream,
+    permit: OwnedSemaphorePermit,
     events: mpsc::Sender<E>,
 ) {
     // Of those that name nobody there are so many until they are closed.

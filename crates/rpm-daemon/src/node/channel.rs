@@ -190,7 +190,7 @@ fn is_full(waiting: &VecDeque<Outgoing>) -> bool {
 /// Passes on what was read, in parts, each when the one before was dealt with. When to read again, if not at once.
 async fn pass_on<E: From<ChannelEvent>>(
     worker: WorkerId,
-    (bytes, fds): (usize, Vec<OwnedFd>),
+    Read { bytes, fds }: Read,
     pace: &mut Pace,
     decoder: &mut Decoder,
     events: &mpsc::Sender<E>,
@@ -220,13 +220,20 @@ async fn pass_on<E: From<ChannelEvent>>(
     }
 }
 
-/// Reads once: how much, and what descriptors came with it; `None` at the end of the channel.
-fn read(socket: &Kept<OwnedFd>, decoder: &mut Decoder) -> io::Result<Option<(usize, Vec<OwnedFd>)>> {
+/// What was read at once.
+struct Read {
+    bytes: usize,
+    /// Descriptors that came with it.
+    fds: Vec<OwnedFd>,
+}
+
+/// Reads once; `None` at the end of the channel.
+fn read(socket: &Kept<OwnedFd>, decoder: &mut Decoder) -> io::Result<Option<Read>> {
     let mut buffer = [0; READ_BYTES];
     let mut fds = Vec::new();
     let count = scm::recv(socket.as_fd(), &mut buffer, &mut fds)?;
     decoder.feed(&buffer[..count]);
-    Ok((count > 0).then_some((count, fds)))
+    Ok((count > 0).then_some(Read { bytes: count, fds }))
 }
 
 fn flush(socket: &AsyncFd<Kept<OwnedFd>>, waiting: &mut VecDeque<Outgoing>) -> io::Result<()> {

@@ -13,6 +13,14 @@ use crate::orders::reload::Manner;
 use crate::orders::targets::settled;
 use crate::orders::{Accepted, Orders};
 
+/// How apps that are there already are brought to what they are to be.
+#[derive(Clone, Copy)]
+struct Way {
+    mode: ApplyMode,
+    /// Without new workers beside the old ones.
+    hard: bool,
+}
+
 impl Orders<'_> {
     /// Brings the apps to the wanted state: all of them, or none if one cannot be.
     pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
@@ -26,6 +34,8 @@ impl Orders<'_> {
             return Err(failure(found.join("; "), Some("nothing was changed")));
         }
         self.check_names(&request)?;
+        let (mode, hard) = (request.mode, request.hard);
+        let way = Way { mode, hard };
         let mut accepted = Vec::new();
         for spec in request.apps {
             let before = request.renamed.get(&spec.name).unwrap_or(&spec.name);
@@ -44,7 +54,7 @@ impl Orders<'_> {
                 }
                 Some(app) => {
                     let name = spec.name.clone();
-                    accepted.extend(self.bring_to(app, spec, (request.mode, request.hard))?);
+                    accepted.extend(self.bring_to(app, spec, way)?);
                     if let Some(app) = self.apps.get_mut(&app) {
                         app.unwatched ^= request.toggle_watch.contains(&name);
                         app.name = name;
@@ -98,12 +108,7 @@ impl Orders<'_> {
         Ok(())
     }
 
-    fn bring_to(
-        &mut self,
-        app: AppId,
-        spec: AppSpec,
-        (mode, hard): (ApplyMode, bool),
-    ) -> Result<Option<Accepted>, ApiError> {
+    fn bring_to(&mut self, app: AppId, spec: AppSpec, way: Way) -> Result<Option<Accepted>, ApiError> {
         let watches = spec.watch.is_some()
             && self
                 .catalog()
@@ -122,7 +127,7 @@ impl Orders<'_> {
             let view = self.core.instance(*id);
             view.is_some_and(|view| matches!(view.state, StateView::Online { .. }))
         };
-        if mode == ApplyMode::Changed && !changed && ids.iter().all(online) {
+        if way.mode == ApplyMode::Changed && !changed && ids.iter().all(online) {
             let notes = vec![format!("{} is as it shall be", spec.name)];
             return Ok(Some(settled(ids, notes)));
         }
@@ -135,8 +140,8 @@ impl Orders<'_> {
         let moves = was.is_some_and(|was| was != PortSource::of(&spec));
         let revision = self.revise(app, spec)?;
         let mut accepted = if serves
-            && !hard
-            && !(mode == ApplyMode::Restart && self.catalog().is_fork(app) && !self.has_slots(app))
+            && !way.hard
+            && !(way.mode == ApplyMode::Restart && self.catalog().is_fork(app) && !self.has_slots(app))
         {
             let manner = Manner {
                 moves,

@@ -43,7 +43,7 @@ use crate::workers::environment::environment;
 use crate::workers::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::workers::starting::Starting;
 use crate::workers::worker::{
-    Channel, LastWords, Life, Logs, OUTGOING_LIMIT, Outgoing, Process, Tokens, UsageSample, Worker,
+    Channel, LastWords, Life, Logs, OUTGOING_LIMIT, Outgoing, Place, Process, Tokens, UsageSample, Worker,
 };
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
@@ -77,6 +77,14 @@ struct Launched {
     sources: Vec<Source>,
 }
 
+/// The daemon's ends of what a process was started with.
+struct Ends {
+    out: OwnedFd,
+    err: OwnedFd,
+    stdin: Option<OwnedFd>,
+    channel: Option<OwnedFd>,
+}
+
 /// What is needed to start workers, or to take them back: lent by the supervisor for one of them.
 pub(crate) struct Launching<'a, E> {
     pub(crate) ports: Ports<'a>,
@@ -95,13 +103,7 @@ pub(crate) struct Launching<'a, E> {
 }
 
 impl<E: Reports> Launching<'_, E> {
-    pub(crate) fn spawn(
-        &mut self,
-        worker: WorkerId,
-        app: AppId,
-        revision: Revision,
-        place: (InstanceId, u32),
-    ) {
+    pub(crate) fn spawn(&mut self, worker: WorkerId, app: AppId, revision: Revision, place: Place) {
         let known = self
             .ports
             .apps
@@ -111,12 +113,12 @@ impl<E: Reports> Launching<'_, E> {
             return self.ports.input(Input::SpawnFailed { worker });
         };
         let ports = PortSource::of(&spec);
-        let logs = logs_of(self.home, &spec, place.0);
+        let logs = logs_of(self.home, &spec, place.instance);
         self.note_log_starts(&logs);
         let held = Worker {
             id: worker,
             app,
-            instance: place.0,
+            instance: place.instance,
             spec: Arc::clone(&spec),
             ports,
             logs,
@@ -130,7 +132,7 @@ impl<E: Reports> Launching<'_, E> {
             bound: BTreeSet::new(),
             listeners: BTreeSet::new(),
         };
-        self.forget_dead(place.0);
+        self.forget_dead(place.instance);
         self.ports.workers.insert(worker, held);
         let mut launched = self.launch(worker, &spec, place);
         if let Err(LaunchError::Spawn(error)) = &launched
@@ -146,7 +148,7 @@ impl<E: Reports> Launching<'_, E> {
                     .sources
                     .into_iter()
                     .for_each(|source| self.logs.add(source));
-                self.note_pid(&spec, place.0, launched.process.pid);
+                self.note_pid(&spec, place.instance, launched.process.pid);
                 self.watch(worker, &mut launched.process);
                 if let Some(held) = self.ports.workers.get_mut(&worker) {
                     held.life = Life::Running(Box::new(launched.process));
@@ -185,12 +187,7 @@ impl<E: Reports> Launching<'_, E> {
         }
     }
 
-    fn launch(
-        &mut self,
-        worker: WorkerId,
-        spec: &AppSpec,
-        (instance, number): (InstanceId, u32),
-    ) -> Result<Launched, LaunchError> {
+    fn launch(&mut self, worker: WorkerId, spec: &AppSpec, place: Place) -> Result<Launched, LaunchError> {
         if let Some(why) = self
             .interception
             .unfronted(spec)
@@ -215,10 +212,10 @@ impl<E: Reports> Launching<'_, E> {
         };
         let channel_fd = fds.last().filter(|_| ours.is_some()).map(|(_, number)| *number);
         let (stdin, theirs) = standard_input(spec).map_err(LaunchError::Descriptors)?;
-        let logs = logs_of(self.home, spec, instance);
+        let logs = logs_of(self.home, spec, place.instance);
         let user = user(spec)?;
         let no_new_privileges = spec.intercept && other_user(spec)?.is_some();
-        let mut env = environment(spec, self.home, (instance, number), &logs, user.as_ref());
+        let mut env = environment(spec, self.home, place, &logs, user.as_ref());
         let held = self.ports.workers.get(&worker);
         let agent = match held.is_some_and(|held| has_agent(held, self.ports.apps, self.interception)) {
             true => self.agent_places.of(self.home, self.events, spec),
@@ -240,25 +237,26 @@ impl<E: Reports> Launching<'_, E> {
             no_new_privileges,
             user,
         })?;
-        let (process, pipes) = self.hold(worker, child, (out, err), (stdin, ours));
+        let ends = Ends {
+            out,
+            err,
+            stdin,
+            channel: ours,
+        };
+        let (process, pipes) = self.hold(worker, child, ends);
         Ok(Launched {
             process,
-            sources: sources(spec, instance, &logs, pipes),
+            sources: sources(spec, place.instance, &logs, pipes),
         })
     }
 
     /// Has all that belongs to the worker kept for the next daemon.
-    fn hold(
-        &self,
-        worker: WorkerId,
-        child: Child,
-        (out, err): (OwnedFd, OwnedFd),
-        (stdin, channel): (Option<OwnedFd>, Option<OwnedFd>),
-    ) -> (Process, [(Kept<OwnedFd>, bool); 2]) {
+    fn hold(&self, worker: WorkerId, child: Child, ends: Ends) -> (Process, [(Kept<OwnedFd>, bool); 2]) {
         let owner = rpm_listen::owner(worker);
         let pidfd = self.keeper.keep_process(Arc::new(child.pidfd), owner);
         let keep = |fd: OwnedFd| self.keeper.keep(fd, owner);
-        let (out, err, stdin, channel) = (keep(out), keep(err), stdin.map(keep), channel.map(keep));
+        let (out, err) = (keep(ends.out), keep(ends.err));
+        let (stdin, channel) = (ends.stdin.map(keep), ends.channel.map(keep));
         let notifications = child.notifications.map(Arc::new);
         let notifications = notifications.map(|reports| self.keeper.keep_shared(reports, owner));
         let tokens = Tokens {

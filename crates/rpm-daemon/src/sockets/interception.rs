@@ -332,7 +332,7 @@ fn capture(ports: &mut Ports<'_>, worker: WorkerId, intercepted: &Intercepted, c
             .map(|()| ports.listeners.hold(slot, worker))
             .map(|()| (group, slot))
             .map_err(|error| error.to_string()),
-        None => capture_new(ports, (worker, app), intercepted, captured, &key),
+        None => capture_new(ports, worker, intercepted, captured, &key),
     };
     match taken {
         Ok((group, slot)) => {
@@ -355,13 +355,14 @@ fn capture(ports: &mut Ports<'_>, worker: WorkerId, intercepted: &Intercepted, c
 
 fn capture_new(
     ports: &mut Ports<'_>,
-    (worker, app): (WorkerId, AppId),
+    worker: WorkerId,
     intercepted: &Intercepted,
     captured: Captured,
     key: &str,
 ) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
-    let user = ports.workers.get(&worker).map(|held| other_user(&held.spec));
-    let user = user.transpose().map_err(|error| error.to_string())?.flatten();
+    let held = ports.workers.get(&worker).ok_or("its worker is gone")?;
+    let app = held.app;
+    let user = other_user(&held.spec).map_err(|error| error.to_string())?;
     let request = Request {
         app,
         key,

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use rpm_core::InstanceId;
 use rpm_sys::user::User;
 use rpm_wire::api::{AppSpec, INSTANCE_VAR};
 
 use crate::apps::app::{PortSource, is_node};
 use crate::home::Home;
-use crate::workers::worker::Logs;
+use crate::workers::worker::{Logs, Place};
 
 /// Variables that say something of another process.
 const STALE: [&str; 7] = [
@@ -29,7 +28,7 @@ const SOURCE_MAPS: &str = "--enable-source-maps";
 pub(crate) fn environment(
     spec: &AppSpec,
     home: &Home,
-    (instance, number): (InstanceId, u32),
+    Place { instance, number }: Place,
     logs: &Logs,
     user: Option<&User>,
 ) -> BTreeMap<String, String> {
@@ -101,7 +100,14 @@ fn of_user(user: &User) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
+    use rpm_core::InstanceId;
+
     use super::*;
+
+    const PLACE: Place = Place {
+        instance: InstanceId(7),
+        number: 2,
+    };
 
     #[test]
     fn each_instance_has_its_numbers() {
@@ -123,7 +129,7 @@ mod tests {
             ..AppSpec::default()
         };
         let logs = crate::workers::outputs::logs_of(&home, &spec, InstanceId(7));
-        let env = environment(&spec, &home, (InstanceId(7), 2), &logs, None);
+        let env = environment(&spec, &home, PLACE, &logs, None);
         for (name, value) in [
             ("PORT", "3002"),
             ("INSTANCE_ID", "2"),
@@ -144,7 +150,7 @@ mod tests {
                 interpreter: Some("/usr/bin/python3".to_owned()),
                 ..AppSpec::default()
             };
-            environment(&spec, &home, (InstanceId(7), 2), &logs, None).remove("PYTHONUNBUFFERED")
+            environment(&spec, &home, PLACE, &logs, None).remove("PYTHONUNBUFFERED")
         };
         assert_eq!(unbuffered(&[]).as_deref(), Some("1"));
         assert_eq!(unbuffered(&[("PYTHONUNBUFFERED", "")]).as_deref(), Some(""));

@@ -69,6 +69,14 @@ pub(crate) enum Life {
     },
 }
 
+/// Whose place in the list of processes a worker takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) instance: InstanceId,
+    /// Which of its app's it is, from 0.
+    pub(crate) number: u32,
+}
+
 /// All of them, by their ids.
 pub(crate) type Workers = BTreeMap<WorkerId, Worker>;
 
