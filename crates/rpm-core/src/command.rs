@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::apps::{App, Instance, State};
 use crate::core::{Core, MAX_INSTANCES, Timer};
-use crate::protocol::{AppConfig, Command, Failure, Output};
+use crate::protocol::{AppConfig, Command, Failure, Notice, Output};
 use crate::restart::AfterExit;
 use crate::restart::Life;
 use crate::rollout::ReloadRequest;
@@ -112,6 +112,14 @@ impl Core {
         let missing = wanted.saturating_sub(present.len());
         let created = self.create(id, u32::try_from(missing).unwrap_or(MAX_INSTANCES));
         goals.extend(created.into_iter().map(|instance| (instance, Goal::Online)));
+        if present.len() != wanted {
+            let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+            self.note(Notice::Scaled {
+                app: id,
+                from: count(present.len()),
+                to: count(wanted),
+            });
+        }
         self.apply_goals(ticket, goals, Leave::Drain);
     }
 
@@ -262,6 +270,10 @@ impl Core {
         };
         self.timers.clear(Timer::Respawn(id));
         let of = instance.app();
+        self.note(Notice::Deleted {
+            instance: id,
+            app: of,
+        });
         if let Some(app) = self.apps.get_mut(of)
             && app.remove_instance(id, instance.number())
         {

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::core::Core;
-use crate::protocol::{Exit, Failure, Notice, Readiness};
+use crate::protocol::{CrashVerdict, Exit, Failure, Notice, Readiness};
 use crate::restart::{AfterExit, Verdict};
 use crate::tickets::Reached;
 use crate::workers::Worker;
@@ -34,7 +34,12 @@ impl Core {
                 false => self.tickets.failed(worker.instance, id, failure(exit)),
             }
         }
-        self.note_crash(id, exit, then);
+        let verdict = match then {
+            AfterExit::Restart | AfterExit::Retry { .. } => CrashVerdict::Retry,
+            AfterExit::Errored => CrashVerdict::Errored { not_ready: false },
+            AfterExit::Stopped | AfterExit::Forgotten => CrashVerdict::Stopped,
+        };
+        self.note_crash((id, worker.instance), exit, then, verdict);
         self.proceed(worker.instance, then);
     }
 
@@ -46,14 +51,25 @@ impl Core {
         then: AfterExit,
         exit: Option<Exit>,
     ) {
-        match then {
-            AfterExit::Retry { .. } | AfterExit::Errored => self.note_crash(id, exit, then),
-            AfterExit::Stopped | AfterExit::Restart | AfterExit::Forgotten => {}
+        let verdict = match then {
+            AfterExit::Retry { .. } => Some(CrashVerdict::NotReady),
+            AfterExit::Errored => Some(CrashVerdict::Errored { not_ready: true }),
+            AfterExit::Stopped | AfterExit::Restart | AfterExit::Forgotten => None,
+        };
+        if let Some(verdict) = verdict {
+            self.note_crash((id, instance), exit, then, verdict);
         }
         self.proceed(instance, then);
     }
 
-    pub(crate) fn note_crash(&mut self, worker: WorkerId, exit: Option<Exit>, then: AfterExit) {
+    pub(crate) fn note_crash(
+        &mut self,
+        (worker, instance): (WorkerId, InstanceId),
+        exit: Option<Exit>,
+        then: AfterExit,
+        verdict: CrashVerdict,
+    ) {
+        let instance = self.instances.get(instance);
         let retry_in = match then {
             AfterExit::Restart => Some(Duration::ZERO),
             AfterExit::Retry { delay } => Some(delay),
@@ -63,6 +79,8 @@ impl Core {
             worker,
             exit,
             retry_in,
+            failures: instance.map_or(0, |instance| instance.record().unstable),
+            verdict,
         });
     }
 }

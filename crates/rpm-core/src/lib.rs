@@ -62,5 +62,5 @@ pub use invariants::Violation;
 pub use sampler::Sampler;
 pub use tick::Tick;
 pub use view::{
-    AppView, InstanceView, LeavingPhase, LeavingView, RefusesNew, ReloadView, StateView, WorkerView,
+    AppView, EndsFor, InstanceView, LeavingPhase, LeavingView, RefusesNew, ReloadView, StateView, WorkerView,
 };

@@ -274,7 +274,7 @@ pub enum Outcome {
     },
 }
 
-/// Something worth a line in the log.
+/// Something worth a line in the log, or an event of the control API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A worker is ready.
@@ -292,6 +292,10 @@ pub enum Notice {
         exit: Option<Exit>,
         /// The next attempt starts after this delay; `None`: there will be none.
         retry_in: Option<Duration>,
+        /// Failures to start in a row, this one included ([`Policy::max_restarts`]).
+        failures: u32,
+        /// What decided that.
+        verdict: CrashVerdict,
     },
     /// A slot left steering because its worker does not accept.
     Stalled {
@@ -315,16 +319,85 @@ pub enum Notice {
         /// Which.
         worker: WorkerId,
     },
+    /// Workers of a new generation are about to start beside those that serve.
+    ReloadBegun {
+        /// Whose.
+        app: AppId,
+        /// The new generation.
+        generation: Generation,
+        /// Instances that get a new worker.
+        instances: u32,
+    },
     /// The new generation serves.
     ReloadDone {
         /// Whose.
         app: AppId,
+        /// The generation that serves.
+        generation: Generation,
+        /// It is the former one: a reload that was undone had not kept all of its workers, and now they are back.
+        returned: bool,
     },
     /// The old generation serves as before; the new one is removed.
     ReloadUndone {
         /// Whose.
         app: AppId,
+        /// The generation that is removed.
+        generation: Generation,
+        /// Why.
+        cause: UndoCause,
     },
+    /// An app has another number of instances from now on.
+    Scaled {
+        /// Which.
+        app: AppId,
+        /// How many it had.
+        from: u32,
+        /// How many it has.
+        to: u32,
+    },
+    /// An instance is forgotten.
+    Deleted {
+        /// Which.
+        instance: InstanceId,
+        /// Whose.
+        app: AppId,
+    },
+}
+
+/// What follows the end of a worker that was not asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashVerdict {
+    /// Another worker is started.
+    Retry,
+    /// The same, and the worker ended because it was not ready in time: it was asked to, after all.
+    NotReady,
+    /// None is started: it failed too often.
+    Errored {
+        /// As for [`CrashVerdict::NotReady`].
+        not_ready: bool,
+    },
+    /// None is started: the policy of the app says so.
+    Stopped,
+    /// Its reload decides.
+    Reload,
+}
+
+/// Why a reload is undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UndoCause {
+    /// A worker of the new generation failed.
+    Failed {
+        /// Whose.
+        instance: InstanceId,
+        /// Which.
+        worker: WorkerId,
+        /// How.
+        failure: Failure,
+    },
+    /// Another command for the app.
+    Superseded,
+    /// A command says so.
+    Unwanted,
 }
 
 /// Something the shell must do, in the order given.

@@ -10,14 +10,15 @@
 //! starts them again, by a reload in the opposite direction (`Aim::Return`). If that fails too the last of the new
 //! workers drain, and their instances get workers of the old generation as after any crash.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::apps::{App, State};
 use crate::core::{Core, Timer};
-use crate::protocol::{Failure, Notice};
+use crate::protocol::{Failure, Notice, UndoCause};
 use crate::restart::AfterExit;
-use crate::rollout::{Aim, Completion, Predecessor, Proved, ReloadRequest, Rollout, UndoCause};
+use crate::rollout::{Aim, Completion, Predecessor, Proved, ReloadRequest, Rollout};
 use crate::workers::{Worker, WorkerState};
 use crate::{AppId, InstanceId, Ticket, WorkerId};
 
@@ -115,13 +116,19 @@ impl Core {
             let state = self.instances.state(**id);
             meant && state.is_some_and(State::is_reloaded)
         };
-        let queued = app.instances().iter().filter(takes_part).copied().collect();
+        let queued: BTreeSet<InstanceId> = app.instances().iter().filter(takes_part).copied().collect();
         let config = config.map_or_else(|| Arc::clone(app.config()), Arc::new);
         let former = app.renew(config);
-        let room = app.room();
+        let (room, generation) = (app.room(), app.generation());
+        let instances = u32::try_from(queued.len()).unwrap_or(u32::MAX);
         let mut rollout = Rollout::renew(ticket, former, queued, room, yields);
         rollout.set_then_scale(then_scale);
         app.start_rollout(rollout);
+        self.note(Notice::ReloadBegun {
+            app: id,
+            generation,
+            instances,
+        });
         self.advance(id);
     }
 
@@ -229,7 +236,11 @@ impl Core {
         if rollout.aim() == Aim::Renew && (former != app.config().revision || app.previous().is_none()) {
             app.set_previous(former);
         }
-        self.note(Notice::ReloadDone { app: id });
+        self.note(Notice::ReloadDone {
+            app: id,
+            generation,
+            returned: rollout.aim() == Aim::Return,
+        });
         let mut silent = Vec::new();
         for (&instance, &proved) in rollout.proved() {
             silent.extend(self.confirm(instance, proved).then_some(instance));

@@ -6,7 +6,7 @@ use core::time::Duration;
 use crate::apps::State;
 use crate::core::{Core, Timer};
 use crate::crash::failure;
-use crate::protocol::{Exit, Failure, Notice, Output, Readiness};
+use crate::protocol::{CrashVerdict, Exit, Failure, Notice, Output, Readiness};
 use crate::restart::AfterExit;
 use crate::workers::{Candidate, Health, Part, Post, Worker, WorkerState};
 use crate::{InstanceId, Tick, WorkerId};
@@ -158,12 +158,12 @@ impl Core {
             }
             Part::Standby { .. } => {
                 self.steering.vacate_slots_of(of, id);
-                self.note_crash(id, exit, AfterExit::Stopped);
+                self.note_crash((id, of), exit, AfterExit::Stopped, CrashVerdict::Reload);
                 self.standby_lost(of);
             }
             Part::Candidate => {
                 self.steering.close_slots_of(of, id);
-                self.note_crash(id, exit, AfterExit::Stopped);
+                self.note_crash((id, of), exit, AfterExit::Stopped, CrashVerdict::Reload);
                 self.candidate_failed(of, id, failure(exit));
             }
             Part::Leaving { .. } => {
@@ -179,7 +179,7 @@ impl Core {
         let of = worker.instance;
         match self.instances.state(of) {
             Some(State::Running { .. }) if self.is_proved(of) => {
-                self.note_crash(id, exit, AfterExit::Stopped);
+                self.note_crash((id, of), exit, AfterExit::Stopped, CrashVerdict::Reload);
                 self.candidate_failed(of, id, exit.map_or(Failure::SpawnFailed, Failure::Crashed));
             }
             Some(State::Running { .. }) => self.crashed(id, worker, exit),

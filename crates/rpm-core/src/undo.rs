@@ -7,9 +7,9 @@ use core::mem;
 
 use crate::apps::State;
 use crate::core::{Core, Timer};
-use crate::protocol::{Failure, Notice};
+use crate::protocol::{Failure, Notice, UndoCause};
 use crate::restart::AfterExit;
-use crate::rollout::{Aim, Predecessor, ReloadRequest, Rollout, UndoCause};
+use crate::rollout::{Aim, Predecessor, ReloadRequest, Rollout};
 use crate::workers::Post;
 use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
 
@@ -21,9 +21,14 @@ impl Core {
         let Some(mut rollout) = app.take_rollout() else {
             return;
         };
+        let removed = app.generation();
         app.go_back(rollout.former());
         let generation = app.generation();
-        self.note(Notice::ReloadUndone { app: id });
+        self.note(Notice::ReloadUndone {
+            app: id,
+            generation: removed,
+            cause,
+        });
         let mut without_predecessor = BTreeSet::new();
         for (&instance, proved) in rollout.proved() {
             if self.lost_predecessor(instance, proved.predecessor) {

@@ -5,6 +5,7 @@ use core::time::Duration;
 use crate::apps::{Instance, State};
 use crate::core::Core;
 use crate::protocol::{AppConfig, Exit};
+use crate::restart::AfterExit;
 use crate::rollout::Aim;
 use crate::workers::{Intake, Part, Worker, WorkerState};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
@@ -28,6 +29,8 @@ pub struct InstanceView {
     pub restarts: u32,
     /// Consecutive failures to start.
     pub unstable_restarts: u32,
+    /// What its worker was asked to end for, if it was.
+    pub ends_for: Option<EndsFor>,
     /// How its last process ended; `None` if none has.
     pub last_exit: Option<Exit>,
     /// With a growing delay before restarts ([`crate::protocol::Policy::exp_backoff`]): the last one, its jitter excepted.
@@ -65,6 +68,19 @@ pub enum StateView {
     },
     /// No worker: it failed too often.
     Errored,
+}
+
+/// What an instance's worker was asked to end for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndsFor {
+    /// The instance rests.
+    Stop,
+    /// Another worker takes its place.
+    Restart,
+    /// It was not ready in time. [`crate::protocol::Notice::Crashed`] tells of its end.
+    Failure,
+    /// The instance is forgotten.
+    Delete,
 }
 
 impl InstanceView {
@@ -270,6 +286,7 @@ impl Core {
             candidate: self.candidate(id),
             restarts: instance.record().restarts,
             unstable_restarts: instance.record().unstable,
+            ends_for: ends_for(instance.state()),
             last_exit: instance.last_exit(),
             backed_off: self
                 .apps
@@ -305,6 +322,22 @@ impl Core {
             State::Stopped => StateView::Stopped,
             State::Errored => StateView::Errored,
         }
+    }
+}
+
+fn ends_for(state: State) -> Option<EndsFor> {
+    match state {
+        State::Stopping { then, .. } => Some(match then {
+            AfterExit::Stopped => EndsFor::Stop,
+            AfterExit::Restart => EndsFor::Restart,
+            AfterExit::Retry { .. } | AfterExit::Errored => EndsFor::Failure,
+            AfterExit::Forgotten => EndsFor::Delete,
+        }),
+        State::Running { .. }
+        | State::Waiting { .. }
+        | State::Awaiting { .. }
+        | State::Stopped
+        | State::Errored => None,
     }
 }
 

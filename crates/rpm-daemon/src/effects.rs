@@ -102,6 +102,7 @@ impl Supervisor {
                 worker,
                 exit,
                 retry_in,
+                ..
             } => {
                 let held = self.workers.get(&worker);
                 let trouble = held.and_then(|held| held.trouble.clone()).unwrap_or_default();
@@ -116,14 +117,14 @@ impl Supervisor {
                 self.steps.report(self.catalog(), held, Stage::Draining);
                 info!(app = app_of(held, &self.apps), %worker, "draining");
             }
-            Notice::ReloadDone { app } => {
+            Notice::ReloadDone { app, .. } => {
                 info!(app = self.catalog().label(app), "reloaded");
                 // Its new workers get the listeners that were kept from them until now.
                 let mut ports = self.ports();
                 interception::let_go(&mut ports, app);
                 cluster::cut_over(&mut ports, app);
             }
-            Notice::ReloadUndone { app } => {
+            Notice::ReloadUndone { app, .. } => {
                 warn!(
                     app = self.catalog().label(app),
                     "the reload was undone; the previous version keeps serving"
@@ -134,6 +135,7 @@ impl Supervisor {
                 debug!(%slot, queued, "worker does not accept; out of steering");
             }
             Notice::Recovered { slot } => debug!(%slot, "worker accepts again; back in steering"),
+            Notice::ReloadBegun { .. } | Notice::Scaled { .. } | Notice::Deleted { .. } => {}
         }
     }
 }

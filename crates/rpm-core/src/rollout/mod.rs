@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
-use crate::protocol::{AppConfig, Failure};
+use crate::protocol::AppConfig;
 use crate::restart::AfterExit;
 use crate::snapshot::{Configs, Reload, RestoreError, Snapshot};
 use crate::{Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
@@ -86,21 +86,6 @@ pub(crate) struct ReloadRequest {
     pub(crate) yields: bool,
     /// How many instances there are to be when it is complete.
     pub(crate) then_scale: Option<u32>,
-}
-
-/// Why a reload is undone.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum UndoCause {
-    /// A worker of the new generation failed.
-    Failed {
-        instance: InstanceId,
-        worker: WorkerId,
-        failure: Failure,
-    },
-    /// Another command for the app.
-    Superseded,
-    /// A command says so.
-    Unwanted,
 }
 
 impl Rollout {

@@ -2,9 +2,9 @@
 
 use crate::common::rollout::{DRAINING, drained, halfway, leaving, prove, reload};
 use crate::common::{
-    APP, GROUP, Rig, close, done, drain, draining, ms, online, rescue, spawn, steer, terminate,
+    APP, GROUP, Rig, close, deleted, done, drain, draining, ms, online, rescue, spawn, steer, terminate,
 };
-use rpm_core::protocol::{Command, Input};
+use rpm_core::protocol::{Command, Input, Notice, Output};
 use rpm_core::{LeavingPhase, SlotId, StateView, WorkerId};
 
 #[test]
@@ -112,11 +112,16 @@ fn stop_is_done_when_those_that_drain_are_gone_too() {
 fn scaling_down_drains() {
     let mut rig = Rig::serving(2);
     let outputs = rig.command(Command::Scale { app: APP, count: 1 });
-    assert_eq!(outputs, vec![steer(&[1]), draining(1), drain(1)]);
+    let scaled = Output::Notice(Notice::Scaled {
+        app: APP,
+        from: 2,
+        to: 1,
+    });
+    assert_eq!(outputs, vec![steer(&[1]), scaled, draining(1), drain(1)]);
     assert_eq!(rig.state(0), StateView::Stopping { worker: WorkerId(1) });
     assert_eq!(leaving(&rig), vec![(1, DRAINING)]);
     assert_eq!(drained(&mut rig, 1), vec![terminate(1)]);
-    assert_eq!(rig.exited(1), vec![close(0, &[1]), done(2, &[0])]);
+    assert_eq!(rig.exited(1), vec![close(0, &[1]), deleted(0), done(2, &[0])]);
 }
 
 #[test]

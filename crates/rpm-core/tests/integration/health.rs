@@ -1,6 +1,6 @@
 //! Health: a candidate that is otherwise proved must answer its health check too.
 
-use crate::common::rollout::{failed, prove, reload_with, undone};
+use crate::common::rollout::{failed, failure_of, prove, reload_with, undone};
 use crate::common::{GROUP, Rig, done, ms, slots};
 use rpm_core::WorkerId;
 use rpm_core::protocol::{AppConfig, Failure, Input, Output};
@@ -46,7 +46,7 @@ fn one_that_does_not_answer_in_time_is_not_ready() {
     let outputs = rig.pass(ms(30_000));
     let failure = Failure::NotReady { within: ms(30_000) };
     assert!(
-        outputs.contains(&undone()) && outputs.contains(&failed(2, 0, 2, failure)),
+        outputs.contains(&undone(failure_of(0, 2, failure))) && outputs.contains(&failed(2, 0, 2, failure)),
         "{outputs:?}"
     );
     assert_eq!(rig.core.eligible(GROUP), slots(&[0]));

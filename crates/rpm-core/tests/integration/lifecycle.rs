@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use crate::common::{APP, Rig, done, failed, instances, kill, ms, online, spawn, terminate};
+use crate::common::{APP, Rig, deleted, done, failed, instances, kill, ms, online, spawn, terminate};
 use rpm_core::protocol::{
-    AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
+    AppConfig, Command, CrashVerdict, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
 };
-use rpm_core::{AppId, Generation, StateView, Ticket, WorkerId};
+use rpm_core::{AppId, EndsFor, Generation, StateView, Ticket, WorkerId};
 
-fn crashed(worker: u64, retry_in: Option<Duration>) -> Output {
+fn crashed(worker: u64, retry_in: Option<Duration>, failures: u32, verdict: CrashVerdict) -> Output {
     let exit = Some(Exit::Code(1));
     Output::Notice(Notice::Crashed {
         worker: WorkerId(worker),
         exit,
         retry_in,
+        failures,
+        verdict,
     })
 }
 
@@ -114,7 +116,10 @@ fn a_mature_exit_is_followed_by_a_spawn_at_once() {
     rig.pass(ms(1000));
     let outputs = rig.exited(1);
     assert!(
-        outputs.ends_with(&[crashed(1, Some(Duration::ZERO)), spawn(2, 1, 0, 0)]),
+        outputs.ends_with(&[
+            crashed(1, Some(Duration::ZERO), 0, CrashVerdict::Retry),
+            spawn(2, 1, 0, 0)
+        ]),
         "{outputs:?}"
     );
     let view = rig.view(0);
@@ -178,13 +183,57 @@ fn a_failed_spawn_counts_as_a_young_failure() {
 }
 
 #[test]
+fn a_crash_says_how_often_and_what_decided_what_follows() {
+    let policy = Policy {
+        max_restarts: 3,
+        start_timeout: ms(1000),
+        ..Policy::default()
+    };
+    let mut rig = Rig::started(1, Readiness::Announces, policy);
+    let said = |outputs: &[Output]| {
+        outputs.iter().find_map(|output| match output {
+            Output::Notice(Notice::Crashed {
+                failures, verdict, ..
+            }) => Some((*failures, *verdict)),
+            _ => None,
+        })
+    };
+    assert_eq!(said(&rig.exited(1)), Some((1, CrashVerdict::Retry)));
+    rig.pass(ms(100));
+    rig.spawned(2);
+    let outputs = rig.pass(ms(1000));
+    assert_eq!((outputs.contains(&terminate(2)), said(&outputs)), (true, None));
+    assert_eq!(rig.view(0).ends_for, Some(EndsFor::Failure));
+    assert_eq!(said(&rig.exited(2)), Some((2, CrashVerdict::NotReady)));
+    rig.pass(ms(200));
+    rig.spawned(3);
+    let errored = CrashVerdict::Errored { not_ready: false };
+    assert_eq!(said(&rig.exited(3)), Some((3, errored)));
+}
+
+#[test]
+fn what_a_worker_was_asked_to_end_for_is_seen() {
+    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    assert_eq!(rig.view(0).ends_for, None);
+    for (command, ends_for) in [
+        (Rig::restart as fn(&mut Rig, &[u32]) -> _, EndsFor::Restart),
+        (Rig::stop, EndsFor::Stop),
+        (Rig::delete, EndsFor::Delete),
+    ] {
+        command(&mut rig, &[0]);
+        assert_eq!(rig.view(0).ends_for, Some(ends_for));
+    }
+}
+
+#[test]
 fn without_autorestart_an_exit_is_the_end() {
     let policy = Policy {
         autorestart: false,
         ..Policy::default()
     };
     let mut rig = Rig::started(1, Readiness::Executed, policy);
-    assert_eq!(rig.exited(1), vec![crashed(1, None)]);
+    let wanted = vec![crashed(1, None, 0, CrashVerdict::Stopped)];
+    assert_eq!(rig.exited(1), wanted);
     assert_eq!(
         (rig.state(0), rig.view(0).last_exit),
         (StateView::Stopped, Some(Exit::Code(1)))
@@ -288,7 +337,7 @@ fn the_newest_wish_wins() {
 fn delete_forgets_and_ids_start_again_when_none_is_left() {
     let mut rig = Rig::started(2, Readiness::Executed, Policy::default());
     rig.delete(&[1]);
-    assert_eq!(rig.exited(2), vec![done(2, &[1])]);
+    assert_eq!(rig.exited(2), vec![deleted(1), done(2, &[1])]);
     rig.command(Command::Scale { app: APP, count: 2 });
     assert_eq!(rig.view(2).number, 1, "a new id, and the lowest free number");
     rig.delete(&[0, 2]);
@@ -296,7 +345,7 @@ fn delete_forgets_and_ids_start_again_when_none_is_left() {
     rig.spawned(3);
     assert_eq!(
         rig.exited(3),
-        vec![Output::AppGone { app: APP }, done(4, &[0, 2])]
+        vec![deleted(2), Output::AppGone { app: APP }, done(4, &[0, 2])]
     );
     assert!(rig.core.app(APP).is_none());
     let outputs = rig.start(1, Readiness::Executed, Policy::default());
@@ -351,7 +400,7 @@ fn shutdown_deletes_everything_and_refuses_the_rest() {
     rig.exited(1);
     assert_eq!(
         rig.exited(2),
-        vec![Output::AppGone { app: APP }, done(2, &[0, 1])]
+        vec![deleted(1), Output::AppGone { app: APP }, done(2, &[0, 1])]
     );
     assert_eq!((rig.core.instances().count(), rig.core.poll_timeout()), (0, None));
 }

@@ -1,7 +1,7 @@
 //! Proof: what shows that the new worker of a reload may take over.
 
 use crate::common::rollout::{
-    DRAINING, beginning, failed, is_ready, leaving, prove, reload, reload_with, undone,
+    DRAINING, beginning, failed, failure_of, is_ready, leaving, prove, reload, reload_with, undone,
 };
 use crate::common::{GROUP, Rig, instances, ms, slots, terminate};
 use rpm_core::protocol::{AppConfig, Failure, Input, Outcome, Output, Policy, Readiness};
@@ -23,9 +23,9 @@ fn hold_in(rig: &mut Rig, group: GroupId, slot: u32, worker: u64, fixed: bool) -
 fn a_candidate_that_does_not_listen_in_time_undoes_the_reload() {
     let mut rig = beginning(Policy::default());
     assert_eq!(rig.pass(ms(29_999)), vec![]);
-    let within = ms(30_000);
-    let failure = failed(2, 0, 2, Failure::NotReady { within });
-    assert_eq!(rig.pass(ms(1)), vec![undone(), terminate(2), failure]);
+    let why = Failure::NotReady { within: ms(30_000) };
+    let wanted = vec![undone(failure_of(0, 2, why)), terminate(2), failed(2, 0, 2, why)];
+    assert_eq!(rig.pass(ms(1)), wanted);
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! Reload: how a new generation takes over, and how it is undone.
 
 use crate::common::rollout::{
-    DRAINING, failed, halfway, is_ready, leaving, prove, proved, reload, reload_done, reload_with,
-    reload_yielding, undone,
+    DRAINING, begun, failed, failure_of, halfway, is_ready, leaving, prove, proved, reload, reload_done,
+    reload_with, reload_yielding, undone,
 };
 use crate::common::{
     APP, GROUP, Rig, close, done, drain, draining, instances, ms, rescue, slots, spawn, steer, terminate,
 };
 use rpm_core::protocol::{
-    AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
+    AppConfig, Command, CrashVerdict, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
+    UndoCause,
 };
 use rpm_core::{Generation, GroupId, LeavingPhase, Revision, SlotId, StateView, Ticket, WorkerId};
 
@@ -17,6 +18,8 @@ fn crashed(worker: u64) -> Output {
         worker: WorkerId(worker),
         exit: Some(Exit::Code(1)),
         retry_in: None,
+        failures: 0,
+        verdict: CrashVerdict::Reload,
     })
 }
 
@@ -38,7 +41,8 @@ fn generation(rig: &Rig) -> u32 {
 #[test]
 fn each_candidate_takes_over_when_proved_and_the_old_ones_drain_when_all_are() {
     let mut rig = Rig::serving(2);
-    assert_eq!(reload(&mut rig), vec![spawn(3, 2, 0, 0), spawn(4, 2, 1, 1)]);
+    let wanted = vec![begun(2, 2), spawn(3, 2, 0, 0), spawn(4, 2, 1, 1)];
+    assert_eq!(reload(&mut rig), wanted);
     assert_eq!(rig.view(0).candidate, Some(WorkerId(3)));
     assert_eq!(rig.spawned(3), vec![]);
     assert_eq!(rig.hold(10, 3), vec![], "not proved, not steered to");
@@ -70,7 +74,7 @@ fn a_candidate_that_fails_undoes_the_reload() {
     let wanted = vec![
         steer(&[0, 1]),
         crashed(4),
-        undone(),
+        undone(failure_of(1, 4, Failure::Exited(Exit::Code(1)))),
         draining(3),
         drain(3),
         failed(2, 1, 4, Failure::Exited(Exit::Code(1))),
@@ -82,7 +86,12 @@ fn a_candidate_that_fails_undoes_the_reload() {
         assert_eq!((view.worker(), view.restarts), (Some(WorkerId(worker)), 0));
     }
     assert_eq!(leaving(&rig), vec![(3, DRAINING)]);
-    assert_eq!(reload(&mut rig)[0], spawn(5, 3, 0, 0), "a generation of its own");
+    let outputs = reload(&mut rig);
+    assert_eq!(
+        outputs[..2],
+        [begun(3, 2), spawn(5, 3, 0, 0)],
+        "a generation of its own"
+    );
 }
 
 #[test]
@@ -92,7 +101,8 @@ fn a_failed_spawn_undoes_the_reload_and_the_unproved_are_told_to_end() {
     rig.spawned(3);
     let outputs = rig.input(Input::SpawnFailed { worker: WorkerId(4) });
     let failure = failed(2, 1, 4, Failure::SpawnFailed);
-    assert_eq!(outputs[1..], [undone(), terminate(3), failure]);
+    let undone = undone(failure_of(1, 4, Failure::SpawnFailed));
+    assert_eq!(outputs[1..], [undone, terminate(3), failure]);
 }
 
 #[test]
@@ -167,7 +177,10 @@ fn at_most_so_many_candidates_start_at_once() {
         parallel: 1,
         ..AppConfig::default()
     };
-    assert_eq!(reload_with(&mut rig, config), vec![spawn(4, 2, 0, 0)]);
+    assert_eq!(
+        reload_with(&mut rig, config),
+        vec![begun(2, 3), spawn(4, 2, 0, 0)]
+    );
     rig.exited(2);
     let outputs = rig.pass(ms(100));
     assert_eq!(outputs, vec![spawn(5, 2, 1, 1)], "its place is empty");
@@ -191,7 +204,8 @@ fn stopped_instances_stay_so_and_failed_ones_get_another_chance() {
     assert_eq!(rig.state(1), StateView::Errored);
     rig.exited(3);
     assert!(matches!(rig.state(2), StateView::WaitingRestart { .. }));
-    assert_eq!(reload(&mut rig), vec![spawn(5, 2, 1, 1), spawn(6, 2, 2, 2)]);
+    let wanted = vec![begun(2, 2), spawn(5, 2, 1, 1), spawn(6, 2, 2, 2)];
+    assert_eq!(reload(&mut rig), wanted);
     prove(&mut rig, 10, 5);
     assert_eq!(prove(&mut rig, 11, 6).last(), Some(&done(3, &[1, 2])));
     assert_eq!(rig.view(1).unstable_restarts, 0);
@@ -199,7 +213,12 @@ fn stopped_instances_stay_so_and_failed_ones_get_another_chance() {
     reload(&mut rig);
     rig.exited(5);
     let outputs = rig.input(Input::SpawnFailed { worker: WorkerId(8) });
-    assert!(outputs.contains(&undone()));
+    let undone = Notice::ReloadUndone {
+        app: APP,
+        generation: Generation(3),
+        cause: failure_of(2, 8, Failure::SpawnFailed),
+    };
+    assert!(outputs.contains(&Output::Notice(undone)), "{outputs:?}");
 }
 
 #[test]
@@ -220,7 +239,7 @@ fn an_app_at_rest_is_reloaded_at_once() {
     let mut rig = Rig::serving(1);
     rig.stop(&[0]);
     rig.exited(1);
-    assert_eq!(reload(&mut rig), vec![reload_done(), done(3, &[])]);
+    assert_eq!(reload(&mut rig), vec![begun(2, 0), reload_done(), done(3, &[])]);
     assert_eq!(rig.restart(&[0]), vec![spawn(2, 2, 0, 0)]);
 }
 
@@ -244,7 +263,8 @@ fn one_that_yields_is_undone_by_the_next() {
         prove(&mut rig, 10, 3);
         rig.spawned(4);
         let outputs = next(&mut rig);
-        for wanted in [undone(), drain(3), terminate(4), superseded(2), spawn(5, 3, 0, 0)] {
+        let undone = undone(UndoCause::Unwanted);
+        for wanted in [undone, drain(3), terminate(4), superseded(2), spawn(5, 3, 0, 0)] {
             assert!(outputs.contains(&wanted), "{outputs:?}");
         }
         assert_eq!([1, 2].map(|worker| is_ready(&rig, worker)), [true, true]);
@@ -327,7 +347,8 @@ fn any_other_command_undoes_the_reload_first() {
         let mut rig = halfway();
         reload(&mut rig);
         let outputs = rig.command(command.clone());
-        for wanted in [undone(), drain(3), terminate(4), superseded(2), superseded(3)] {
+        let undone = undone(UndoCause::Superseded);
+        for wanted in [undone, drain(3), terminate(4), superseded(2), superseded(3)] {
             assert!(outputs.contains(&wanted), "{command:?}: {outputs:?}");
         }
         let serves = [1, 2].map(|worker| is_ready(&rig, worker));
@@ -344,7 +365,8 @@ fn any_other_command_undoes_the_reload_first() {
 fn an_unfinished_restart_goes_on_in_the_new_generation() {
     let mut rig = Rig::serving(2);
     rig.restart(&[0]);
-    assert_eq!(reload(&mut rig), vec![spawn(3, 2, 0, 0), spawn(4, 2, 1, 1)]);
+    let wanted = vec![begun(2, 2), spawn(3, 2, 0, 0), spawn(4, 2, 1, 1)];
+    assert_eq!(reload(&mut rig), wanted);
     rig.exited(1);
     let outputs = prove(&mut rig, 10, 3);
     assert!(outputs.contains(&done(2, &[0])), "the restart: {outputs:?}");
@@ -455,7 +477,7 @@ fn some_instances_alone_get_new_workers_and_a_rollback_goes_where_it_went_before
         app: APP,
         instances: instances(&[1, 9]),
     };
-    assert_eq!(rig.command(replace), vec![spawn(3, 2, 1, 1)]);
+    assert_eq!(rig.command(replace), vec![begun(2, 1), spawn(3, 2, 1, 1)]);
     rig.spawned(3);
     let outputs = prove(&mut rig, 11, 3);
     assert!(

@@ -1,7 +1,7 @@
 //! `max_surge` and `max_unavailable`: reloads on a machine without room for two generations.
 
 use crate::common::rollout::{
-    DRAINING, drained, is_ready, leaving, prove, reload, reload_done, reload_with, undone,
+    DRAINING, begun, drained, failure_of, is_ready, leaving, prove, reload, reload_done, reload_with, undone,
 };
 use crate::common::{APP, GROUP, Rig, done, drain, instances, ms, slots, spawn, terminate};
 use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Input, Outcome, Output, Readiness};
@@ -19,7 +19,8 @@ fn config(surge: u32, unavailable: u32) -> AppConfig {
 /// Three instances, and a reload that may have one worker more: worker 4 has replaced worker 1, which drains.
 fn one_more() -> Rig {
     let mut rig = Rig::serving(3);
-    assert_eq!(reload_with(&mut rig, config(1, 0)), vec![spawn(4, 2, 0, 0)]);
+    let wanted = vec![begun(2, 3), spawn(4, 2, 0, 0)];
+    assert_eq!(reload_with(&mut rig, config(1, 0)), wanted);
     let outputs = prove(&mut rig, 10, 4);
     assert!(outputs.contains(&drain(1)), "{outputs:?}");
     rig
@@ -53,7 +54,8 @@ fn an_old_worker_that_is_gone_is_started_again_before_its_successor_leaves() {
     drained(&mut rig, 1);
     rig.exited(1);
     let outputs = rig.input(Input::SpawnFailed { worker: WorkerId(5) });
-    assert!(outputs.contains(&undone()), "{outputs:?}");
+    let undone = undone(failure_of(1, 5, Failure::SpawnFailed));
+    assert!(outputs.contains(&undone), "{outputs:?}");
     let failed = Output::Done {
         ticket: Ticket(2),
         outcome: Outcome::Failed {
@@ -102,7 +104,8 @@ fn without_any_room_an_old_worker_leaves_first() {
 #[test]
 fn no_room_at_all_is_room_for_one() {
     let mut rig = Rig::serving(2);
-    assert_eq!(reload_with(&mut rig, config(0, 0)), vec![spawn(3, 2, 0, 0)]);
+    let wanted = vec![begun(2, 2), spawn(3, 2, 0, 0)];
+    assert_eq!(reload_with(&mut rig, config(0, 0)), wanted);
 }
 
 #[test]
@@ -116,7 +119,7 @@ fn without_memory_for_more_a_reload_waits_for_those_that_drain() {
         app: APP,
         workers: Some(4),
     });
-    assert_eq!(reload(&mut rig), vec![], "two serve, and two drain");
+    assert_eq!(reload(&mut rig), vec![begun(3, 2)], "two serve, and two drain");
     drained(&mut rig, 2);
     assert_eq!(rig.exited(2).last(), Some(&spawn(5, 3, 0, 0)));
     assert_eq!(rig.pass(ms(5000)), vec![], "the other one has its time");
@@ -132,7 +135,7 @@ fn memory_for_none_is_memory_for_one() {
         app,
         workers: Some(0),
     });
-    assert_eq!(reload(&mut rig), vec![spawn(3, 2, 0, 0)]);
+    assert_eq!(reload(&mut rig), vec![begun(2, 2), spawn(3, 2, 0, 0)]);
     rig.input(Input::Room { app, workers: None });
     assert_eq!(reload(&mut rig), vec![], "it waits for the one before");
     rig.command(Command::Undo { app });

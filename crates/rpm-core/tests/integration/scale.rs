@@ -1,19 +1,25 @@
 //! Scaling: which instances come and which go.
 
-use crate::common::rollout::{prove, undone};
-use crate::common::{APP, GROUP, Rig, done, drain, draining, ms, online, slots, spawn, terminate};
-use rpm_core::protocol::{AppConfig, Command, Failure, Outcome, Output, Policy, Readiness};
+use crate::common::rollout::{begun, failure_of, prove, undone};
+use crate::common::{APP, GROUP, Rig, deleted, done, drain, draining, ms, online, slots, spawn, terminate};
+use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Notice, Outcome, Output, Policy, Readiness};
 use rpm_core::{AppId, Core, InstanceId, Ticket};
+
+fn scaled(from: u32, to: u32) -> Output {
+    Output::Notice(Notice::Scaled { app: APP, from, to })
+}
 
 #[test]
 fn scale_adds_and_removes_the_lowest_first() {
     let mut rig = Rig::started(3, Readiness::Executed, Policy::default());
     let outputs = rig.command(Command::Scale { app: APP, count: 1 });
-    assert_eq!(outputs, vec![draining(1), drain(1), draining(2), drain(2)]);
+    let wanted = vec![scaled(3, 1), draining(1), drain(1), draining(2), drain(2)];
+    assert_eq!(outputs, wanted);
     rig.exited(1);
-    assert_eq!(rig.exited(2), vec![done(2, &[0, 1])]);
+    assert_eq!(rig.exited(2), vec![deleted(1), done(2, &[0, 1])]);
     let outputs = rig.command(Command::Scale { app: APP, count: 3 });
-    assert_eq!(outputs, vec![spawn(4, 1, 3, 0), spawn(5, 1, 4, 1)]);
+    let wanted = vec![scaled(1, 3), spawn(4, 1, 3, 0), spawn(5, 1, 4, 1)];
+    assert_eq!(outputs, wanted);
     rig.spawned(4);
     assert_eq!(rig.spawned(5), vec![online(5, false), done(3, &[3, 4])]);
     assert_eq!(
@@ -71,7 +77,8 @@ fn scale_does_not_count_what_is_being_deleted() {
     let mut rig = Rig::started(2, Readiness::Executed, Policy::default());
     rig.delete(&[0]);
     let outputs = rig.command(Command::Scale { app: APP, count: 2 });
-    assert_eq!(outputs, vec![spawn(3, 1, 2, 2)], "number 0 is still in use");
+    let wanted = vec![scaled(1, 2), spawn(3, 1, 2, 2)];
+    assert_eq!(outputs, wanted, "number 0 is still in use");
 }
 
 /// Two instances, the first of which is served by its new worker; then there are to be so many. The command is ticket 2.
@@ -90,7 +97,8 @@ fn halfway_to(count: u32, watch_after: u64) -> Rig {
         yields: false,
         then_scale: Some(count),
     });
-    assert_eq!(outputs, vec![spawn(3, 2, 0, 0), spawn(4, 2, 1, 1)]);
+    let wanted = vec![begun(2, 2), spawn(3, 2, 0, 0), spawn(4, 2, 1, 1)];
+    assert_eq!(outputs, wanted);
     prove(&mut rig, 10, 3);
     rig
 }
@@ -125,7 +133,11 @@ fn the_scaling_after_a_reload_survives_the_shell() {
 fn a_reload_that_is_undone_scales_nothing() {
     let mut rig = halfway_to(3, 0);
     let outputs = rig.exited(4);
-    assert!(outputs.contains(&undone()) && is_settled(&outputs), "{outputs:?}");
+    let why = failure_of(1, 4, Failure::Exited(Exit::Code(1)));
+    assert!(
+        outputs.contains(&undone(why)) && is_settled(&outputs),
+        "{outputs:?}"
+    );
     assert_eq!(rig.core.instances().count(), 2);
 }
 

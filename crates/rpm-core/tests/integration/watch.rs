@@ -1,10 +1,10 @@
 //! `watch_after`: the old workers stand by until the new ones have lasted.
 
 use crate::common::rollout::{
-    drained, failed, is_ready, leaving, prove, reload, reload_done, reload_with, undone,
+    begun, drained, failed, failure_of, is_ready, leaving, prove, reload, reload_done, reload_with, undone,
 };
 use crate::common::{APP, GROUP, Rig, done, drain, instances, ms, slots, spawn};
-use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome, Output, Policy, Readiness};
+use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome, Output, Policy, Readiness, UndoCause};
 use rpm_core::{LeavingPhase, Ticket, WorkerId};
 
 /// Two instances; the workers 3 and 4 serve on the slots 10 and 11, and are watched for five seconds.
@@ -65,8 +65,9 @@ fn one_that_ends_within_it_has_the_old_ones_serve_again() {
     let mut rig = watched();
     rig.pass(ms(4000));
     let outputs = rig.exited(4);
-    assert!(outputs.contains(&undone()) && outputs.contains(&drain(3)));
     let failure = Failure::Crashed(Exit::Code(1));
+    let undone = undone(failure_of(1, 4, failure));
+    assert!(outputs.contains(&undone) && outputs.contains(&drain(3)));
     assert_eq!(outputs.last(), Some(&failed(2, 1, 4, failure)));
     assert_eq!(rig.core.eligible(GROUP), slots(&[0, 1]));
     assert_eq!(rig.view(1).worker(), Some(WorkerId(2)));
@@ -118,7 +119,8 @@ fn any_other_command_accepts_the_new_workers() {
 fn it_can_be_taken_back_at_once() {
     let mut rig = watched();
     let outputs = rig.command(Command::Undo { app: APP });
-    for wanted in [undone(), drain(3), drain(4), superseded(2), done(3, &[0, 1])] {
+    let undone = undone(UndoCause::Unwanted);
+    for wanted in [undone, drain(3), drain(4), superseded(2), done(3, &[0, 1])] {
         assert!(outputs.contains(&wanted), "{outputs:?}");
     }
     assert_eq!(rig.core.eligible(GROUP), slots(&[0, 1]));
@@ -142,6 +144,7 @@ fn an_app_at_rest_is_not_watched() {
         policy,
         ..AppConfig::default()
     };
-    assert_eq!(reload_with(&mut rig, config), vec![reload_done(), done(3, &[])]);
+    let wanted = vec![begun(2, 0), reload_done(), done(3, &[])];
+    assert_eq!(reload_with(&mut rig, config), wanted);
     assert_eq!(instances(&[0]), [rig.view(0).id]);
 }

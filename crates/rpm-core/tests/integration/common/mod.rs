@@ -97,6 +97,13 @@ pub(crate) fn online(worker: u64, silent: bool) -> Output {
     })
 }
 
+pub(crate) fn deleted(instance: u32) -> Output {
+    Output::Notice(Notice::Deleted {
+        instance: InstanceId(instance),
+        app: APP,
+    })
+}
+
 pub(crate) fn spawn(worker: u64, generation: u32, instance: u32, number: u32) -> Output {
     Output::Spawn {
         worker: WorkerId(worker),

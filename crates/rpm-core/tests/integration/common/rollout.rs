@@ -1,7 +1,9 @@
 //! The parts of the stories about reloads.
 
-use rpm_core::protocol::{AppConfig, Command, Failure, Input, Notice, Outcome, Output, Policy, Readiness};
-use rpm_core::{InstanceId, LeavingPhase, Ticket, WorkerId};
+use rpm_core::protocol::{
+    AppConfig, Command, Failure, Input, Notice, Outcome, Output, Policy, Readiness, UndoCause,
+};
+use rpm_core::{Generation, InstanceId, LeavingPhase, Ticket, WorkerId};
 
 use super::{APP, Rig, online};
 
@@ -12,12 +14,38 @@ pub(crate) fn proved(worker: u64) -> [Output; 2] {
     [online(worker, false), Output::Notice(ready)]
 }
 
-pub(crate) fn reload_done() -> Output {
-    Output::Notice(Notice::ReloadDone { app: APP })
+pub(crate) fn begun(generation: u32, instances: u32) -> Output {
+    Output::Notice(Notice::ReloadBegun {
+        app: APP,
+        generation: Generation(generation),
+        instances,
+    })
 }
 
-pub(crate) fn undone() -> Output {
-    Output::Notice(Notice::ReloadUndone { app: APP })
+/// The second generation serves.
+pub(crate) fn reload_done() -> Output {
+    Output::Notice(Notice::ReloadDone {
+        app: APP,
+        generation: Generation(2),
+        returned: false,
+    })
+}
+
+/// The second generation is removed.
+pub(crate) fn undone(cause: UndoCause) -> Output {
+    Output::Notice(Notice::ReloadUndone {
+        app: APP,
+        generation: Generation(2),
+        cause,
+    })
+}
+
+pub(crate) fn failure_of(instance: u32, worker: u64, failure: Failure) -> UndoCause {
+    UndoCause::Failed {
+        instance: InstanceId(instance),
+        worker: WorkerId(worker),
+        failure,
+    }
 }
 
 pub(crate) fn failed(ticket: u64, instance: u32, worker: u64, failure: Failure) -> Output {

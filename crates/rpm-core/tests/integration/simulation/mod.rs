@@ -84,7 +84,7 @@ fn check(seed: u64) -> World {
 }
 
 /// How many different answers [`kind`] gives.
-const KINDS: usize = 31;
+const KINDS: usize = 34;
 
 fn kind(output: &Output) -> &'static str {
     match output {
@@ -112,6 +112,9 @@ fn kind(output: &Output) -> &'static str {
         Output::Notice(Notice::Recovered { .. }) => "recovered",
         Output::Notice(Notice::CandidateReady { .. }) => "candidate ready",
         Output::Notice(Notice::Draining { .. }) => "draining",
+        Output::Notice(Notice::ReloadBegun { .. }) => "reload begun",
+        Output::Notice(Notice::Scaled { .. }) => "number of instances",
+        Output::Notice(Notice::Deleted { .. }) => "deleted",
         Output::Notice(Notice::ReloadDone { .. }) => "reload done",
         Output::Notice(Notice::ReloadUndone { .. }) => "reload undone",
         Output::Done {

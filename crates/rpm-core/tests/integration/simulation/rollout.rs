@@ -62,11 +62,11 @@ struct Watch {
 
 impl Rollouts {
     pub(crate) fn note(&mut self, notice: Notice) {
-        if let Notice::ReloadDone { app } | Notice::ReloadUndone { app } = notice {
+        if let Notice::ReloadDone { app, .. } | Notice::ReloadUndone { app, .. } = notice {
             self.ended.insert(app);
         }
         match notice {
-            Notice::ReloadDone { app } => {
+            Notice::ReloadDone { app, .. } => {
                 let returns = self.running.get(&app).is_some_and(|watch| watch.returns);
                 if self.configuring != Some(app) && !returns {
                     self.configured.remove(&app);
@@ -76,7 +76,7 @@ impl Rollouts {
                 self.done
                     .extend(self.running.remove(&app).map(|watch| (app, watch)));
             }
-            Notice::ReloadUndone { app } => {
+            Notice::ReloadUndone { app, .. } => {
                 let watch = self.running.remove(&app);
                 self.halfway += u64::from(watch.as_ref().is_some_and(|watch| watch.proved > 0));
                 self.watched += u64::from(watch.as_ref().is_some_and(|watch| watch.watched));
@@ -87,7 +87,10 @@ impl Rollouts {
             | Notice::Stalled { .. }
             | Notice::Recovered { .. }
             | Notice::CandidateReady { .. }
-            | Notice::Draining { .. } => {}
+            | Notice::Draining { .. }
+            | Notice::ReloadBegun { .. }
+            | Notice::Scaled { .. }
+            | Notice::Deleted { .. } => {}
         }
     }
 

@@ -382,7 +382,10 @@ impl World {
             }
             Notice::CandidateReady { .. }
             | Notice::Draining { .. }
+            | Notice::ReloadBegun { .. }
             | Notice::ReloadDone { .. }
+            | Notice::Scaled { .. }
+            | Notice::Deleted { .. }
             | Notice::ReloadUndone { .. } => Ok(()),
         }
     }
