@@ -114,7 +114,9 @@ fn begin(means: Means, unreadable: Option<Unreadable>) -> Result<Begun, BootErro
     let _ = std::fs::remove_file(home.asked());
     // What is kept belongs to nothing that is known.
     drop(means.keeper.take_rest());
-    Supervisor::new(means).map_err(step("start supervising"))
+    let begun = Supervisor::new(means).map_err(step("start supervising"))?;
+    begun.0.journal.began();
+    Ok(begun)
 }
 
 type Begun = (Supervisor, tokio::sync::mpsc::Receiver<Event>);

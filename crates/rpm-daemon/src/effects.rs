@@ -51,6 +51,9 @@ impl Supervisor {
                 };
                 let count = rescuing.rescue(slot, holder, &to);
                 self.rescues += count;
+                if count > 0 {
+                    self.report(|journal, facts| journal.moved(facts, slot, count));
+                }
             }
             Output::CloseSlot { slot, to } => self.close_slot(slot, &to),
             Output::Probe { worker } => {
@@ -91,6 +94,7 @@ impl Supervisor {
     }
 
     fn note(&mut self, notice: Notice) {
+        self.report(|journal, facts| journal.notice(facts, notice));
         match notice {
             Notice::Online { worker, silent } => {
                 let held = self.workers.get(&worker);

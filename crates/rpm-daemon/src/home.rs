@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 /// Its group or anybody may write to it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// What the daemon believes, locks and listens at.
-const FILES: [&str; 16] = [
+const FILES: [&str; 21] = [
     "state.json",
     "state.json.old",
     "state.json.new",
@@ -26,6 +26,11 @@ const FILES: [&str; 16] = [
     "calls",
     "asked",
     "output",
+    "events.ndjson",
+    "events.ndjson.1",
+    "events.ndjson.2",
+    "events.ndjson.3",
+    "events.ndjson.4",
     ".probe",
 ];
 /// What administrators may have put elsewhere, by links of their own.

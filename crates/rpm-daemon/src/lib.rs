@@ -8,6 +8,7 @@ mod complaints;
 mod dispatch;
 mod drain;
 mod effects;
+mod events;
 mod failure;
 mod home;
 mod inbox;

@@ -20,6 +20,7 @@ use tokio::time::sleep_until;
 use crate::apps::app::Apps;
 use crate::complaints::Complaints;
 use crate::drain::Drains;
+use crate::events::Journal;
 use crate::home::Home;
 use crate::inbox::ends::{self, Ends};
 use crate::inbox::{Event, Handle};
@@ -91,6 +92,7 @@ pub struct Supervisor {
     /// Who follows the messages of programs.
     pub(crate) subscribers: Subscribers,
     pub(crate) complaints: Complaints,
+    pub(crate) journal: Journal,
     pub(crate) home: Home,
     pub(crate) logs: LogSink,
     /// How long log files were when this daemon first had a worker write there.
@@ -123,7 +125,7 @@ impl Supervisor {
     /// A supervisor without apps, and the events it is to be run with.
     ///
     /// # Errors
-    /// No descriptor is left for the traffic detector.
+    /// No descriptor is left for the traffic detector, or no thread for the journal.
     pub(crate) fn new(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
         let Means {
             home,
@@ -150,6 +152,7 @@ impl Supervisor {
             actions: Actions::default(),
             subscribers: Subscribers::default(),
             complaints: Complaints::default(),
+            journal: Journal::start(&home, &logs)?,
             home,
             logs,
             log_starts: BTreeMap::new(),
@@ -189,6 +192,7 @@ impl Supervisor {
     /// The traffic detector cannot be watched.
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> io::Result<()> {
         let ended = self.turn(&mut inbox).await;
+        self.journal.end();
         if ended.is_err() {
             self.keeper.abandon();
         }
@@ -281,6 +285,8 @@ impl Supervisor {
                     listeners: &self.listeners,
                     workers: &mut self.workers,
                     handoffs: &mut self.handoffs,
+                    apps: &self.apps,
+                    journal: &mut self.journal,
                 };
                 if let Some(input) = context.on_event(event) {
                     self.input(input);
@@ -312,6 +318,7 @@ impl Supervisor {
         self.handoffs.count_open(&self.listeners);
         self.orders().look_at_clock();
         self.put_away.on_time(Instant::now());
+        self.report(|journal, facts| journal.on_time(facts, Instant::now()));
         if self.usage_due <= Instant::now() {
             let began = Instant::now();
             self.sampling.sample_usage(&mut self.workers);
@@ -344,6 +351,7 @@ impl Supervisor {
             self.handoffs.due(),
             self.fronts.due(),
             self.upkeep.due(),
+            self.journal.due(),
         ]
         .into_iter()
         .flatten()

@@ -24,6 +24,7 @@ use crate::inbox::{Event, HandOn};
 use crate::orders::tickets::Tickets;
 use crate::persist::stored::Stored;
 use crate::persist::takeover::{Found, end_strays, end_unready, look};
+use crate::persist::update::is_successor;
 use crate::persist::update::{KEPT_WITHIN, SUCCESSION_ENV};
 use crate::sockets::queues::await_traffic;
 use crate::supervisor::{Means, Supervisor};
@@ -47,7 +48,8 @@ impl Supervisor {
         let mut survivors = BTreeMap::new();
         let mut ended = BTreeMap::new();
         for stored in stored.workers {
-            let id = stored.id;
+            let (id, pid) = (stored.id, stored.pid);
+            supervisor.report(|journal, facts| journal.runs(facts, id, pid, false));
             match look(stored, &keeper, &census) {
                 Some(Found::Runs(survivor)) => drop(survivors.insert(id, *survivor)),
                 Some(Found::Ended(exit)) => drop(ended.insert(id, exit)),
@@ -71,6 +73,7 @@ impl Supervisor {
             Listeners::take_over(stored.listeners, &denied, take, (&keeper, cpus() as usize))?;
         supervisor.listeners = listeners;
         let alive: BTreeSet<WorkerId> = survivors.keys().copied().collect();
+        supervisor.journal.took_over(is_successor(), alive.len());
         let bereft = survivors.iter().filter(|(_, survivor)| survivor.bereft);
         let bereft: BTreeSet<WorkerId> = bereft.map(|(id, _)| *id).collect();
         for survivor in survivors.into_values() {
@@ -193,6 +196,7 @@ impl Supervisor {
                 Some("the running daemon stays in charge; fix this, then `rpm update`"),
             ));
         }
+        self.journal.flush(KEPT_WITHIN);
         let passed = self.succession.as_ref()?;
         let argv = [to.binary.as_os_str(), OsStr::new("daemon")];
         let keep = [passed.lock.as_fd(), passed.listener.as_fd()];

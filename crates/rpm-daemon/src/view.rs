@@ -8,6 +8,7 @@ use rpm_listen::Listeners;
 
 use crate::apps::app::Apps;
 use crate::apps::catalog::Catalog;
+use crate::events::Journal;
 use crate::home::Home;
 use crate::node::actions::Actions;
 use crate::node::agents::Agents;
@@ -32,6 +33,7 @@ pub(crate) struct View<'a> {
     pub(crate) interception: &'a Interception,
     pub(crate) home: &'a Home,
     pub(crate) log_starts: &'a BTreeMap<PathBuf, u64>,
+    pub(crate) journal: &'a Journal,
     /// Connections that were moved from a worker to another one.
     pub(crate) rescues: u64,
     pub(crate) now: Tick,

@@ -8,6 +8,8 @@ use rpm_core::{SlotId, WorkerId};
 
 use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
+use crate::events::Journal;
+use crate::events::subject::Facts;
 use crate::inbox::Event;
 use crate::node::agents::{AgentEvent, NAMED_LIMIT, News};
 use crate::node::handoff;
@@ -36,6 +38,17 @@ impl Supervisor {
             self.input(input);
         }
         made
+    }
+
+    /// Lends the journal what it takes names and numbers from.
+    pub(crate) fn report<T>(&mut self, act: impl FnOnce(&mut Journal, &Facts<'_>) -> T) -> T {
+        let facts = Facts {
+            core: &self.core,
+            apps: &self.apps,
+            workers: &self.workers,
+            listeners: &self.listeners,
+        };
+        act(&mut self.journal, &facts)
     }
 
     /// Something happened on the connection of a worker's agent.
@@ -86,6 +99,7 @@ impl Supervisor {
         let Some(gone) = self.ending().tree_is_gone(worker) else {
             return;
         };
+        self.report(|journal, facts| journal.ended(facts, worker, gone.exit));
         // It has none any more, or never told of its end.
         self.handoffs.take_back(worker);
         for (connection, to) in self.listeners.worker_gone(worker) {
@@ -130,6 +144,7 @@ impl Supervisor {
             interception: &self.interception,
             home: &self.home,
             log_starts: &self.log_starts,
+            journal: &self.journal,
             rescues: self.rescues,
             now: self.now(),
         }
@@ -162,6 +177,7 @@ impl Supervisor {
             interception: &mut self.interception,
             upkeep: &mut self.upkeep,
             put_away: &mut self.put_away,
+            journal: &mut self.journal,
         }
     }
 
@@ -187,6 +203,7 @@ impl Supervisor {
             logs: &self.logs,
             log_starts: &mut self.log_starts,
             child_nofile: self.child_nofile,
+            journal: &mut self.journal,
             events: &self.events,
         }
     }

@@ -4,6 +4,7 @@
 pub mod api;
 pub mod channel;
 pub mod dayjs;
+pub mod events;
 pub mod interpreter;
 pub mod options;
 pub mod pm2;

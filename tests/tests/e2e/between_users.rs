@@ -61,6 +61,7 @@ fn files_of_others_in_a_home_are_not_used_and_links_not_followed() {
         "rpm.sock",
         "agent.sock",
         "dump.json",
+        "events.ndjson",
     ] {
         let rpm = Rpm::new();
         let path = rpm.home().join(name);
@@ -72,7 +73,14 @@ fn files_of_others_in_a_home_are_not_used_and_links_not_followed() {
         rpm.ok(["ping"]);
         rpm.ok(["kill"]);
     }
-    for name in ["state.json", "rpm.pid", "rpm.lock", "agent.sock", "calls"] {
+    for name in [
+        "state.json",
+        "rpm.pid",
+        "rpm.lock",
+        "agent.sock",
+        "calls",
+        "events.ndjson",
+    ] {
         let rpm = Rpm::new();
         let link = rpm.home().join(name);
         symlink(&target, &link).expect("a link");

@@ -17,6 +17,7 @@ mod deploy;
 mod doctor;
 mod ecosystem;
 mod edge;
+mod events;
 mod everything;
 mod exhausted;
 mod fallbacks;

@@ -19,7 +19,7 @@ use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
 use super::doctor::findings;
 use super::update::update;
-use super::{follow, messages};
+use super::{events, follow, messages};
 use crate::apps::plan;
 use crate::failure::failure;
 use crate::inbox::{Event, Fresh, Handle, Request, ShuttingDown};
@@ -56,6 +56,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/resolve", post(resolve))
         .route("/v1/doctor", get(doctor))
         .route("/v1/logs", get(follow::logs))
+        .route("/v1/events", get(events::events))
         .route("/v1/update", post(update_to))
         .route("/v1/kill", post(kill))
         .route("/metrics", get(metrics))

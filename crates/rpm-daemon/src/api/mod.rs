@@ -7,6 +7,7 @@ pub(crate) mod views;
 mod body;
 mod change;
 mod doctor;
+mod events;
 mod follow;
 mod handlers;
 mod lines;

@@ -223,7 +223,7 @@ impl<'a> Catalog<'a> {
     }
 }
 
-fn pattern_of(pattern: &str) -> Result<Regex, ApiError> {
+pub(crate) fn pattern_of(pattern: &str) -> Result<Regex, ApiError> {
     let wrong = |why: String| {
         failure(
             format!("/{pattern}/ is not a valid pattern: {why}"),

@@ -120,6 +120,10 @@ impl Drain {
                     self.pass();
                     let _ = done.send(());
                 }
+                Order::SyncThread(done) => {
+                    self.pass();
+                    let _ = done.send(());
+                }
                 Order::Pause(done, resumed) => {
                     self.pass();
                     // Another daemon may go on from here, and knows what is in the files.

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use rpm_keeper::Kept;
 use rpm_sys::oneshot::Waker;
@@ -61,6 +62,8 @@ enum Order {
     Add(Source),
     /// Answer when everything that is in the pipes now is in the files.
     Sync(oneshot::Sender<()>),
+    /// The same, for a thread.
+    SyncThread(Sender<()>),
     /// The same, and wait until the other side of the channel is dropped.
     Pause(oneshot::Sender<()>, mpsc::Receiver<()>),
     /// Open the files anew: somebody has moved them.
@@ -121,6 +124,14 @@ impl LogSink {
         self.order(Order::Sync(done));
         // The thread ends only with the daemon; then there is nothing to wait for.
         let _ = wait.await;
+    }
+
+    /// The same for a thread that may wait, though no longer than this.
+    pub(crate) fn sync_within(&self, within: Duration) {
+        let (done, wait) = mpsc::channel();
+        self.order(Order::SyncThread(done));
+        // Whoever waited goes on with what is there.
+        let _ = wait.recv_timeout(within);
     }
 
     /// The same, and reads nothing more until what is returned is dropped.

@@ -19,7 +19,12 @@ const ASIDE_LIMIT: u32 = 100;
 /// A file that cannot be read has none.
 #[must_use]
 pub fn last_lines(path: &Path, from: u64, count: usize) -> Vec<String> {
-    let (lines, _) = read_end(path, from, count).unwrap_or_default();
+    last_lines_within(path, from, count, WINDOW_BYTES)
+}
+
+/// The same, looking at no more than the last `window` bytes.
+pub(crate) fn last_lines_within(path: &Path, from: u64, count: usize, window: u64) -> Vec<String> {
+    let (lines, _) = read_end(path, from, count, window).unwrap_or_default();
     lines.into_iter().map(|(_, line)| line).collect()
 }
 
@@ -44,7 +49,7 @@ impl Follower {
     #[must_use]
     pub fn start(path: &Path, count: usize) -> (Vec<(Option<u64>, String)>, Follower) {
         let inode = std::fs::metadata(path).ok().map(|meta| meta.ino());
-        let (lines, offset) = read_end(path, 0, count).unwrap_or_default();
+        let (lines, offset) = read_end(path, 0, count, WINDOW_BYTES).unwrap_or_default();
         let times = match lines.is_empty() {
             true => Times::default(),
             false => Times::read(path),
@@ -169,11 +174,11 @@ fn split(bytes: &[u8]) -> Vec<String> {
 }
 
 /// The last lines, each behind its offset, and where they end.
-fn read_end(path: &Path, from: u64, count: usize) -> io::Result<(Vec<(u64, String)>, u64)> {
+fn read_end(path: &Path, from: u64, count: usize, window: u64) -> io::Result<(Vec<(u64, String)>, u64)> {
     let (mut file, _, end) = opened(path)?;
     // One that is shorter was put aside since.
     let from = if from > end { 0 } else { from };
-    let start = end.saturating_sub(WINDOW_BYTES).max(from);
+    let start = end.saturating_sub(window).max(from);
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(end - start).read_to_end(&mut bytes)?;

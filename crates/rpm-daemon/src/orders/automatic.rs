@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use rpm_core::AppId;
 use rpm_core::protocol::Command;
+use rpm_wire::events::What;
 use tracing::{info, warn};
 
 use crate::apps::catalog::Catalog;
+use crate::events::subject::Of;
 use crate::home::Home;
 use crate::orders::Orders;
 use crate::orders::reload::Manner;
@@ -62,6 +64,7 @@ impl Orders<'_> {
                 continue;
             }
             info!(app = self.catalog().label(app), "restarted by the clock");
+            self.report(Of::App(app, None), What::Cron {});
             self.renew_all_of(app, Manner::default());
         }
     }
@@ -70,6 +73,10 @@ impl Orders<'_> {
     pub(crate) fn files_changed(&mut self, app: AppId, path: &Path) {
         if self.upkeep.watches(app) {
             info!(app = self.catalog().label(app), path = %path.display(), "restarted: this file has changed");
+            let what = What::Watch {
+                path: path.display().to_string(),
+            };
+            self.report(Of::App(app, None), what);
             // A reload that runs has perhaps read what was there before: it is not waited for.
             let manner = Manner {
                 yields: true,
@@ -111,6 +118,12 @@ impl Orders<'_> {
             }
             let (used_mb, limit_mb) = (over.used >> 20, over.limit >> 20);
             info!(app = self.catalog().label(app), id = %over.instance, used_mb, limit_mb, "replaced: it exceeds its memory limit");
+            let what = What::MemoryLimit {
+                used_bytes: over.used,
+                limit_bytes: over.limit,
+            };
+            let of = Of::Instance(app, over.instance);
+            self.report(of, what);
             self.upkeep.spare(&over);
             let instances = vec![over.instance];
             let command = match self.catalog().is_fork(app) && !self.has_slots(app) {

@@ -16,10 +16,13 @@ use rpm_listen::Listeners;
 use rpm_wire::api::{
     Action, ActionRequest, ApiError, ApplyRequest, ReloadRequest, RollbackRequest, ScaleRequest, StartRequest,
 };
+use rpm_wire::events::What;
 use tokio::sync::oneshot;
 
 use crate::apps::app::Apps;
 use crate::apps::catalog::Catalog;
+use crate::events::Journal;
+use crate::events::subject::{Facts, Of};
 use crate::orders::tickets::Tickets;
 use crate::os::memory::PutAway;
 use crate::persist::state::Store;
@@ -86,6 +89,7 @@ pub(crate) struct Orders<'a> {
     pub(crate) interception: &'a mut Interception,
     pub(crate) upkeep: &'a mut Upkeep,
     pub(crate) put_away: &'a mut PutAway,
+    pub(crate) journal: &'a mut Journal,
 }
 
 impl Orders<'_> {
@@ -107,6 +111,7 @@ impl Orders<'_> {
     /// Gives the core a command; the receiver resolves when it is settled.
     pub(crate) fn command(&mut self, command: Command) -> oneshot::Receiver<Outcome> {
         let ticket = self.tickets.issue();
+        self.journal.closes |= command == Command::Shutdown;
         if let Command::Reload { app, .. } = &command {
             self.tickets.note_reload(*app, ticket);
         }
@@ -117,6 +122,17 @@ impl Orders<'_> {
         let outcome = self.tickets.wait_for(ticket);
         self.input(Input::Command { ticket, command });
         outcome
+    }
+
+    /// Something happened to an app or an instance.
+    fn report(&mut self, of: Of, what: What) {
+        let facts = Facts {
+            core: self.core,
+            apps: self.apps,
+            workers: self.workers,
+            listeners: self.listeners,
+        };
+        self.journal.tell(&facts, of, what);
     }
 
     /// What is there, and what it is called.

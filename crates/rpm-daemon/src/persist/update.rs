@@ -32,6 +32,11 @@ pub(crate) struct Succession {
     pub(crate) child_nofile: Rlimit,
 }
 
+/// Is this program in the place of one that was updated?
+pub(crate) fn is_successor() -> bool {
+    std::env::var_os(SUCCESSION_ENV).is_some()
+}
+
 /// What a binary that took over was passed.
 pub(crate) fn succession() -> io::Result<Option<Succession>> {
     let Ok(text) = std::env::var(SUCCESSION_ENV) else {

@@ -18,7 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::apps::app::{PortSource, is_proxied};
+use crate::apps::app::{Apps, PortSource, is_proxied};
+use crate::events::Journal;
+use crate::events::subject::Facts;
 use crate::failure::failure;
 use crate::node::handoff::Handoffs;
 use crate::workers::worker::{Awaiting, Outgoing, Worker, Workers};
@@ -88,6 +90,8 @@ pub(crate) struct Context<'a> {
     pub(crate) listeners: &'a Listeners,
     pub(crate) workers: &'a mut Workers,
     pub(crate) handoffs: &'a mut Handoffs,
+    pub(crate) apps: &'a Apps,
+    pub(crate) journal: &'a mut Journal,
 }
 
 impl Context<'_> {
@@ -100,11 +104,15 @@ impl Context<'_> {
             HealthEvent::Unhealthy(worker, why) => {
                 // One that was told to end cuts what it is asked: that is not why it was told.
                 let launching = self.core.worker(worker).is_some_and(|view| view.launching);
+                if launching {
+                    self.report(worker, Some(&why));
+                }
                 if let Some(held) = self.workers.get_mut(&worker).filter(|_| launching) {
                     held.trouble = Some(why);
                 }
             }
             HealthEvent::Healthy(worker) => {
+                self.report(worker, None);
                 if let Some(held) = self.workers.get_mut(&worker) {
                     held.trouble = None;
                 }
@@ -112,6 +120,16 @@ impl Context<'_> {
             }
         }
         None
+    }
+
+    fn report(&mut self, worker: WorkerId, ill: Option<&str>) {
+        let facts = Facts {
+            core: self.core,
+            apps: self.apps,
+            workers: self.workers,
+            listeners: self.listeners,
+        };
+        self.journal.health(&facts, worker, ill);
     }
 
     /// Where only this worker is asked, if it has an address of its own; an error: it is gone, or leaves.

@@ -22,6 +22,8 @@ use tracing::{info, warn};
 
 use crate::apps::app::{PortSource, is_bun, is_node, policy, proxy_sockets};
 use crate::apps::catalog::Catalog;
+use crate::events::Journal;
+use crate::events::subject::Facts;
 use crate::failure::{chain, limit_hint};
 use crate::home::Home;
 use crate::logs::{LogSink, Source};
@@ -98,6 +100,7 @@ pub(crate) struct Launching<'a, E> {
     pub(crate) logs: &'a LogSink,
     /// How long log files were when this daemon first had a worker write there.
     pub(crate) log_starts: &'a mut BTreeMap<PathBuf, u64>,
+    pub(crate) journal: &'a mut Journal,
     pub(crate) child_nofile: Rlimit,
     pub(crate) events: &'a mpsc::Sender<E>,
 }
@@ -148,7 +151,8 @@ impl<E: Reports> Launching<'_, E> {
                     .sources
                     .into_iter()
                     .for_each(|source| self.logs.add(source));
-                self.note_pid(&spec, place.instance, launched.process.pid);
+                let pid = launched.process.pid;
+                self.note_pid(&spec, place.instance, pid);
                 self.watch(worker, &mut launched.process);
                 if let Some(held) = self.ports.workers.get_mut(&worker) {
                     held.life = Life::Running(Box::new(launched.process));
@@ -156,6 +160,13 @@ impl<E: Reports> Launching<'_, E> {
                 let catalog = Catalog::new(self.ports.core, self.ports.apps);
                 self.steps
                     .report(catalog, self.ports.workers.get(&worker), Stage::Starting);
+                let facts = Facts {
+                    core: self.ports.core,
+                    apps: self.ports.apps,
+                    workers: self.ports.workers,
+                    listeners: self.ports.listeners,
+                };
+                self.journal.runs(&facts, worker, pid, true);
                 self.starting.begin();
                 self.ports.input(Input::Spawned { worker });
             }
