@@ -3,6 +3,7 @@
 mod command;
 mod help;
 mod link;
+mod logs;
 mod needless;
 mod options;
 mod start;
@@ -20,10 +21,9 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::complete::{Completion, QUESTION};
 use crate::hints::pasteable;
 use crate::home::like_pm2;
-pub(crate) use command::{
-    Column, Command, FileArgs, ListArgs, LogsArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets,
-};
+pub(crate) use command::{Column, Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets};
 pub(crate) use link::LinkArgs;
+pub(crate) use logs::{EventsArgs, LogsArgs};
 #[cfg(test)]
 pub(crate) use needless::Needless;
 pub(crate) use start::StartArgs;

@@ -6,6 +6,7 @@ mod conf;
 mod deploy;
 mod described;
 mod dump;
+mod events;
 mod existing;
 mod import;
 mod inspect;
@@ -182,6 +183,7 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
         Command::Jlist => jlist(output).await,
         Command::Describe { target, json } => describe(target, *json, output).await,
         Command::Logs(args) => logs::logs(args, output).await,
+        Command::Events(args) => events::events(args, output).await,
         Command::Ping { json } => ping(*json, output).await,
         Command::Doctor { json } => doctor(*json, output).await,
         Command::Prettylist => inspect::prettylist(output).await,

@@ -2,6 +2,7 @@
 
 mod app;
 mod doctor;
+mod events;
 mod inspect;
 mod logs;
 mod table;
@@ -9,6 +10,7 @@ mod units;
 
 pub(crate) use app::app;
 pub(crate) use doctor::doctor;
+pub(crate) use events::EventLines;
 pub(crate) use inspect::inspected;
 pub(crate) use logs::{highlighted, log_line, origin_width};
 pub(crate) use table::{Figures, cut, lines, processes, served, visible};

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 
 use super::link::LinkArgs;
+use super::logs::{EventsArgs, LogsArgs};
 use super::start::StartArgs;
 use super::values::{self, count};
 use crate::complete::Shell;
@@ -114,6 +114,8 @@ pub(crate) enum Command {
     /// Show the last lines of the logs and follow them
     #[command(visible_alias = "log")]
     Logs(LogsArgs),
+    /// Show what has happened: crashes, reloads, frozen workers
+    Events(EventsArgs),
     /// Empty the log files
     Flush {
         /// Names, ids, namespaces or /patterns/
@@ -362,60 +364,6 @@ pub(crate) struct RuntimeArgs {
     /// Print them as they are (which is the default)
     #[arg(long, hide = true)]
     pub(crate) raw: bool,
-}
-
-/// Of `logs`.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LogsArgs {
-    /// Names, ids, namespaces or /patterns/; without any, all
-    pub(crate) targets: Vec<String>,
-    /// How many lines of the past, of each file
-    #[arg(
-        short = 'n',
-        long,
-        default_value_t = 15,
-        default_value_if("since", ArgPredicate::IsPresent, "10000"),
-        default_value_if("until", ArgPredicate::IsPresent, "10000")
-    )]
-    pub(crate) lines: u32,
-    /// Only lines written since then: 10m, 1h, 2d ago, or 2026-11-29T10:00; those of an unknown time are left out
-    #[arg(long, value_name = "TIME", value_parser = values::moment)]
-    pub(crate) since: Option<u64>,
-    /// Only lines written until then, and do not follow
-    #[arg(long, value_name = "TIME", value_parser = values::moment, conflicts_with_all = ["lines", "follow"])]
-    pub(crate) until: Option<u64>,
-    /// Do not follow
-    #[arg(long, visible_alias = "no-follow")]
-    pub(crate) nostream: bool,
-    /// Follow, which is the default
-    #[arg(short, long, hide = true, conflicts_with = "nostream")]
-    pub(crate) follow: bool,
-    /// Only standard output
-    #[arg(long, conflicts_with = "err")]
-    pub(crate) out: bool,
-    /// Only standard error
-    #[arg(long)]
-    pub(crate) err: bool,
-    /// The lines alone, on a terminal too with all that it obeys; otherwise it gets their colours and no other control characters
-    #[arg(long, conflicts_with_all = ["json", "format"])]
-    pub(crate) raw: bool,
-    /// Print JSON, one object a line
-    #[arg(long, conflicts_with = "format")]
-    pub(crate) json: bool,
-    /// Print timestamp=… app=… id=… type=… message=…
-    #[arg(long)]
-    pub(crate) format: bool,
-    /// Before each line the time at which it was written, in this format [default: YYYY-MM-DDTHH:mm:ss]
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        num_args = 0..=1,
-        default_missing_value = "YYYY-MM-DDTHH:mm:ss"
-    )]
-    pub(crate) timestamp: Option<String>,
-    /// Make this text stand out
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) highlight: Option<String>,
 }
 
 /// Of `serve`.

@@ -18,7 +18,7 @@ const GROUPS: [(&str, &[&str]); 8] = [
     (
         "Look",
         &[
-            "list", "describe", "logs", "monit", "observe", "doctor", "report", "ping",
+            "list", "describe", "logs", "events", "monit", "observe", "doctor", "report", "ping",
         ],
     ),
     (
@@ -174,6 +174,16 @@ const PAGES: &[Page] = &[
             ("logs api --err --nostream", "past errors"),
             ("logs api --since 10m", "of the last ten minutes, and follow"),
             ("logs --json", "an object a line"),
+        ],
+    ),
+    page(
+        "events",
+        "Of apps that are gone, too. The last 10 MiB are kept, over restarts and updates of the daemon.",
+        &[
+            ("events", "the last 100"),
+            ("events api --since 12h", "what happened last night"),
+            ("events -f", "and what happens"),
+            ("events --json", "an object a line"),
         ],
     ),
     page("monit", "", &[("monit", "")]),

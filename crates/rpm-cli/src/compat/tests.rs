@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use rpm_spec::keys::{self, State};
 use rpm_wire::api::AppSpec;
+use rpm_wire::events::KINDS;
 use serde_json::Value;
 
 use super::*;
@@ -167,6 +168,26 @@ fn fields() -> String {
     table
 }
 
+/// Kinds of events.
+fn kinds() -> String {
+    let mut table = "| kind | fields | when |\n|---|---|---|\n".to_owned();
+    for kind in KINDS {
+        let field = |(name, about): &(&str, &str)| {
+            let about = about.trim().trim_end_matches('.');
+            format!("`{name}`: {}{}", about[..1].to_lowercase(), &about[1..])
+        };
+        let fields: Vec<String> = kind.fields.iter().map(field).collect();
+        let _ = writeln!(
+            table,
+            "| `{}` | {} | {} |",
+            kind.name,
+            fields.join("; "),
+            kind.about.trim()
+        );
+    }
+    table
+}
+
 /// `RPM_WRITE_DOCS=1 cargo test -p rpm-cli` writes the tables into the documents.
 #[test]
 fn the_tables_of_the_documents_are_these() {
@@ -175,6 +196,7 @@ fn the_tables_of_the_documents_are_these() {
         ("FROM-PM2.md", "options", flags()),
         ("FROM-PM2.md", "keys", keys()),
         ("API.md", "fields", fields()),
+        ("EVENTS.md", "kinds", kinds()),
     ] {
         let path = format!("{}/../../docs/{document}", env!("CARGO_MANIFEST_DIR"));
         let mut text = std::fs::read_to_string(&path).expect("the document");

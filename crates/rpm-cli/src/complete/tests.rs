@@ -72,7 +72,7 @@ fn of(shell: &str, words: &[&str]) -> Vec<String> {
 #[test]
 fn names_groups_ids_and_all() {
     for command in [
-        "stop", "restart", "reload", "delete", "logs", "list", "describe", "reset", "flush",
+        "stop", "restart", "reload", "delete", "logs", "list", "describe", "reset", "flush", "events",
     ] {
         let found = bash(&format!("rpm {command} "));
         let expected = [
