@@ -104,6 +104,25 @@ declare namespace rpm {
     lost?: number;
   }
 
+  /** What has happened (docs/EVENTS.md has the kinds and their fields); without `app` it is about the daemon. */
+  interface Event {
+    seq: number;
+    at_ms: number;
+    kind:
+      | 'started' | 'ready' | 'crashed' | 'errored' | 'exited' | 'frozen' | 'recovered' | 'rescued' | 'reload_begun' | 'candidate_ready'
+      | 'reload_done' | 'reload_undone' | 'draining' | 'stopped' | 'deleted' | 'memory_limit' | 'scaled' | 'unhealthy' | 'healthy' | 'watch'
+      | 'cron' | 'daemon_started' | 'daemon_taken_over' | 'daemon_updated' | 'daemon_stopped' | 'events_lost';
+    app?: string;
+    namespace?: string;
+    id?: number;
+    worker?: number;
+    pid?: number;
+    generation?: number;
+    /** In the place of an event, with nothing else: so many are not kept any more. */
+    lost?: number;
+    [field: string]: any;
+  }
+
   interface Wait {
     /** Resolve when it is done (the default), or when it has begun. */
     wait?: boolean;
@@ -156,6 +175,7 @@ declare namespace rpm {
     message(target: string | number, message: any): Promise<Change>;
     trigger(target: string | number, action: string, params?: any): Promise<{ id: number; name: string; namespace: string; answer: any }[]>;
     logs(targets?: Targets, options?: Following & { lines?: number; follow?: boolean }): AsyncIterableIterator<LogLine>;
+    events(targets?: Targets, options?: Following & { lines?: number; after?: number; since?: number | Date; follow?: boolean }): AsyncIterableIterator<Event>;
     messages(options?: Following): AsyncIterableIterator<Message>;
     metrics(): Promise<string>;
     doctor(): Promise<{ mechanism: string; works: boolean; detail: string; advice?: string }[]>;

@@ -3,12 +3,10 @@
 const { EventEmitter } = require('node:events');
 const { setTimeout: sleep } = require('node:timers/promises');
 
-/** Between two looks at the list, from which it is concluded what has happened. */
+/** Between two looks whether there is a daemon again. */
 const LOOK_MS = 1000;
 /** Lines of the past that are looked through for those of an app that has just been started. */
 const RECENT_LINES = 200;
-
-const RUNS = new Set(['online', 'launching', 'stopping']);
 
 /** `on('log:out', fn)`; with wildcards, as in `on('log:*', (rest, data) => …)`, the function gets what stands for them first. */
 class Bus extends EventEmitter {
@@ -43,7 +41,12 @@ class Feed {
     this.jlist = jlist;
     this.bus = new Bus();
     this.ended = new AbortController();
-    this.known = new Map();
+    /** The list in PM2's shape, by id: of those that are gone, too, as they were. */
+    this.entries = new Map();
+    /** Events that wait for the list. */
+    this.events = [];
+    /** Instances that a command restarts. */
+    this.asked = new Set();
     this.opened = Date.now();
     /** The time of the newest line. */
     this.seen = 0;
@@ -51,26 +54,23 @@ class Feed {
 
   /** Resolves when no message is missed any more. */
   async open() {
-    this.known = byId(await this.client.list());
+    await this.refresh();
     const { signal } = this.ended;
+    const begun = this.opened;
+    const from = () => (this.event === undefined ? { since: begun } : { after: this.event });
+    const events = (onOpen) => this.client.events(undefined, { ...from(), follow: true, signal, onOpen });
     const messages = (onOpen) => this.client.messages({ signal, onOpen });
     const logs = (onOpen) => this.client.logs(undefined, { lines: RECENT_LINES, follow: true, signal, onOpen });
     await Promise.all([
+      new Promise((resolve, reject) => this.follow(events, (event) => this.happens(event), resolve).catch(reject)),
       new Promise((resolve, reject) => this.follow(messages, (sent) => this.message(sent), resolve).catch(reject)),
       new Promise((resolve, reject) => this.follow(logs, (line) => this.line(line), resolve).catch(reject)),
     ]);
-    this.schedule();
   }
 
   close() {
-    clearTimeout(this.timer);
     this.ended.abort();
     this.bus.removeAllListeners();
-  }
-
-  schedule() {
-    if (this.ended.signal.aborted) return;
-    this.timer = setTimeout(() => this.look().finally(() => this.schedule()), LOOK_MS);
   }
 
   /** Follows, and again when the daemon has been replaced. What fails before it is open is thrown. */
@@ -94,15 +94,31 @@ class Feed {
         }
       } catch (error) {
         if (!open) throw error;
+        // There is no such event any more: the files were removed.
+        if (error.code === 'FAILED') this.event = undefined;
       }
       // It is not for a listener to start the daemon again.
       do await sleep(LOOK_MS, undefined, { signal }).catch(() => {});
-      while (!signal.aborted && !(await this.client.isRunning().catch(() => false)));
+      while (!signal.aborted && !(await this.isRunning()));
     }
   }
 
+  async isRunning() {
+    const runs = await this.client.isRunning().catch(() => false);
+    if (runs) this.gone = false;
+    else this.killed();
+    return runs;
+  }
+
+  /** There is no daemon any more. */
+  killed() {
+    if (this.gone || this.ended.signal.aborted) return;
+    this.gone = true;
+    this.bus.publish('pm2:kill', { status: 'killed', msg: 'the daemon has ended' });
+  }
+
   process(id, name, namespace) {
-    return { pm_id: id, name, namespace: namespace ?? this.known.get(id)?.namespace ?? 'default', rev: null };
+    return { pm_id: id, name, namespace: namespace ?? this.entries.get(id)?.namespace ?? 'default', rev: null };
   }
 
   line({ id, name, stream, line, time_ms: at }) {
@@ -120,49 +136,71 @@ class Feed {
     this.bus.publish(event, { at, process, data: message?.data, raw: message });
   }
 
-  /** Looks what has happened since the last look. */
-  async look() {
-    let list;
-    try {
-      list = await this.client.connection.json('GET', '/v1/processes');
-    } catch (error) {
-      if (error.code === 'NO_DAEMON' && !this.gone) this.bus.publish('pm2:kill', { status: 'killed', msg: 'the daemon has ended' });
-      this.gone = error.code === 'NO_DAEMON';
-      return;
+  /** Something has happened. What came meanwhile is looked up in the list together. */
+  happens(event) {
+    if (event.lost) return;
+    this.event = event.seq;
+    if (event.kind === 'daemon_stopped') this.killed();
+    if (event.id === undefined) return;
+    this.events.push(event);
+    this.publishing ??= this.publishAll().finally(() => (this.publishing = undefined));
+  }
+
+  async publishAll() {
+    while (this.events.length > 0) {
+      const events = this.events.splice(0);
+      await this.refresh().catch(() => {});
+      for (const event of events) {
+        try {
+          this.publishEvent(event);
+        } catch (error) {
+          process.nextTick(() => { throw error; });
+        }
+      }
     }
-    this.gone = false;
-    const [before, now] = [this.known, byId(list)];
-    this.known = now;
-    const events = [];
-    for (const id of new Set([...before.keys(), ...now.keys()])) events.push(...happened(id, before.get(id), now.get(id)));
-    if (events.length === 0) return;
-    const entries = new Map((await this.jlist().catch(() => [])).map((entry) => [entry.pm_id, entry.pm2_env]));
-    for (const { id, event, manually } of events) {
-      const { name, namespace, status } = now.get(id) ?? before.get(id);
-      const process = entries.get(id) ?? { pm_id: id, name, namespace, status };
-      this.bus.publish('process:event', { event, manually, process, at: Date.now() });
+  }
+
+  publishEvent(event) {
+    const { id, app, namespace, at_ms: at } = event;
+    const process = this.entries.get(id) ?? { pm_id: id, name: app, namespace };
+    for (const [name, manually] of happened(event, this.asked.has(id))) {
+      this.bus.publish('process:event', { event: name, manually, process, at });
     }
+    if (event.kind === 'stopped' && event.cause === 'restart') this.asked.add(id);
+    else if (event.kind === 'started') this.asked.delete(id);
+    else if (event.kind === 'deleted') this.entries.delete(id);
+  }
+
+  /** Where no daemon runs any more, what was known last is what there is. */
+  async refresh() {
+    if (this.gone) return;
+    for (const { pm_id: id, pm2_env: entry } of await this.jlist()) this.entries.set(id, entry);
   }
 }
 
-const byId = (list) => new Map(list.map((process) => [process.id, process]));
-
-/** What has happened to a process between two looks. */
-function happened(id, before, now) {
-  const events = [];
-  const say = (event, manually = false) => events.push({ id, event, manually });
-  const ran = before && RUNS.has(before.status) && before.pid !== null;
-  const replaced = before && now && (before.pid !== now.pid || before.restarts !== now.restarts);
-  if (!before) say('start', true);
-  if (ran && (!now || replaced)) say('exit');
-  if (before && now && now.restarts > before.restarts) say('restart');
-  if (now?.status === 'online' && (before?.status !== 'online' || replaced)) say('online');
-  if (before && now && before.status !== now.status) {
-    if (now.status === 'stopped') say('stop', true);
-    if (now.status === 'errored') say('restart overlimit');
+/** PM2's names for an event, each with whether a command was its cause. */
+function happened({ kind, restarts, candidate, cause }, asked) {
+  switch (kind) {
+    case 'started':
+      if (candidate) return [];
+      return [restarts === 0 ? ['start', true] : ['restart', asked]];
+    case 'ready':
+      return [['online', false]];
+    case 'candidate_ready':
+      return [['reload', true], ['online', false]];
+    case 'crashed':
+      return [['exit', false]];
+    case 'exited':
+      return [['exit', false], ['stop', false]];
+    case 'stopped':
+      return cause === 'stop' ? [['exit', false], ['stop', true]] : [['exit', false]];
+    case 'errored':
+      return [['restart overlimit', false]];
+    case 'deleted':
+      return [['delete', true]];
+    default:
+      return [];
   }
-  if (before && !now) say('delete', true);
-  return events;
 }
 
 module.exports = { Bus, Feed, happened };

@@ -149,6 +149,16 @@ class Client {
     return this.connection.lines('GET', `/v1/logs${query({ target, lines, follow })}`, undefined, options);
   }
 
+  /**
+   * What has happened (docs/EVENTS.md): the last events, or those behind the number `after`, or `since` a time (a Date or milliseconds), and
+   * with `follow` those that come. `{lost: n}` in the place of events says that so many are not kept any more.
+   */
+  events(targets, { lines, after, since, follow = false, ...options } = {}) {
+    const target = targets === undefined ? undefined : list(targets).join('\n');
+    const fields = { target, lines, after, since_ms: since === undefined ? undefined : Number(since), follow };
+    return this.connection.lines('GET', `/v1/events${query(fields)}`, undefined, options);
+  }
+
   /** What programs pass to `process.send` from now on. */
   messages(options = {}) {
     return this.connection.lines('GET', '/v1/messages', undefined, options);
@@ -185,7 +195,7 @@ class Client {
     this.close();
   }
 
-  /** Ends the logs and messages that are followed; the client can be used again. */
+  /** Ends the logs, events and messages that are followed; the client can be used again. */
   close() {
     this.connection.close();
   }
