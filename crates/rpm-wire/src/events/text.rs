@@ -61,6 +61,7 @@ pub enum Tone {
 impl What {
     /// What happened, without to whom.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one sentence for each kind")]
     pub fn sentence(&self) -> String {
         match self {
             What::Started { candidate: true, .. } => "started by a reload".to_owned(),
