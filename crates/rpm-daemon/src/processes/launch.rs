@@ -106,6 +106,16 @@ pub(crate) struct Launching<'a, E> {
 }
 
 impl<E: Reports> Launching<'_, E> {
+    fn report_start(&mut self, worker: WorkerId, pid: u32) {
+        let facts = Facts {
+            core: self.ports.core,
+            apps: self.ports.apps,
+            workers: self.ports.workers,
+            listeners: self.ports.listeners,
+        };
+        self.journal.runs(&facts, worker, pid, true);
+    }
+
     pub(crate) fn spawn(&mut self, worker: WorkerId, app: AppId, revision: Revision, place: Place) {
         let known = self
             .ports
@@ -160,13 +170,7 @@ impl<E: Reports> Launching<'_, E> {
                 let catalog = Catalog::new(self.ports.core, self.ports.apps);
                 self.steps
                     .report(catalog, self.ports.workers.get(&worker), Stage::Starting);
-                let facts = Facts {
-                    core: self.ports.core,
-                    apps: self.ports.apps,
-                    workers: self.ports.workers,
-                    listeners: self.ports.listeners,
-                };
-                self.journal.runs(&facts, worker, pid, true);
+                self.report_start(worker, pid);
                 self.starting.begin();
                 self.ports.input(Input::Spawned { worker });
             }
