@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use rpm_core::protocol::{AppConfig, Command, Exit, Input, Output, Policy, Readiness};
+use rpm_core::protocol::{AppConfig, Command, Exit, Input, Output, Readiness, RestartPolicy};
 use rpm_core::{AppId, Core, GroupId, SlotId, Tick, Ticket, WorkerId};
 
 /// Two apps of the largest size.
@@ -23,7 +23,7 @@ fn running() -> Core {
         let config = AppConfig {
             instances: WORKERS,
             readiness: Readiness::Listens,
-            policy: Policy::default(),
+            policy: RestartPolicy::default(),
             ..AppConfig::default()
         };
         let command = Command::Start {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write};
 
-use rpm_wire::api::{Stage, Step};
+use rpm_wire::api::{Step, WorkerStage};
 
 use crate::render::{cut, visible};
 
@@ -15,13 +15,13 @@ const MOST_ROWS: usize = 20;
 const MOST_INSTANCES: usize = 8;
 
 /// In the order in which a worker reaches them.
-const STAGES: [Stage; 6] = [
-    Stage::Starting,
-    Stage::Ready,
-    Stage::Draining,
-    Stage::Stopping,
-    Stage::Gone,
-    Stage::Failed,
+const STAGES: [WorkerStage; 6] = [
+    WorkerStage::Starting,
+    WorkerStage::Ready,
+    WorkerStage::Draining,
+    WorkerStage::Stopping,
+    WorkerStage::Gone,
+    WorkerStage::Failed,
 ];
 
 /// The progress so far.
@@ -39,7 +39,7 @@ pub(crate) struct Board<W> {
 #[derive(Debug, Default)]
 struct Workers {
     /// By id and pid.
-    stages: BTreeMap<(u32, u32), Stage>,
+    stages: BTreeMap<(u32, u32), WorkerStage>,
     /// Ids among them.
     instances: usize,
     /// How many have ever got to each of [`STAGES`].
@@ -102,7 +102,7 @@ impl<W: Write> Board<W> {
         let whole = workers.instances <= MOST_INSTANCES;
         let (app, stage) = (visible(&step.app), step.to.as_str());
         let line = format!("{app} {}: {stage} (pid {})\n", step.id, step.pid);
-        let failed = step.to == Stage::Failed;
+        let failed = step.to == WorkerStage::Failed;
         let text = match self.terminal {
             Some(columns) => self.picture(if failed { &line } else { "" }, columns),
             None if whole || failed => line,
@@ -163,7 +163,7 @@ fn is_ten_times(mut count: usize) -> bool {
 mod tests {
     use super::*;
 
-    fn told(terminal: Option<usize>, steps: &[(&str, u32, u32, Stage)]) -> String {
+    fn told(terminal: Option<usize>, steps: &[(&str, u32, u32, WorkerStage)]) -> String {
         let mut board = Board::new(Vec::new(), terminal);
         for &(app, id, pid, to) in steps {
             let app = app.to_owned();
@@ -190,10 +190,10 @@ mod tests {
     #[test]
     fn a_line_for_each_step() {
         let steps = [
-            ("web", 0, 7, Stage::Starting),
-            ("web", 0, 7, Stage::Ready),
-            ("web", 0, 7, Stage::Ready),
-            ("web", 0, 5, Stage::Draining),
+            ("web", 0, 7, WorkerStage::Starting),
+            ("web", 0, 7, WorkerStage::Ready),
+            ("web", 0, 7, WorkerStage::Ready),
+            ("web", 0, 5, WorkerStage::Draining),
         ];
         assert_eq!(
             told(None, &steps),
@@ -204,11 +204,11 @@ mod tests {
     #[test]
     fn a_terminal_has_a_line_for_each_app() {
         let steps = [
-            ("web", 1, 7, Stage::Starting),
-            ("web", 0, 8, Stage::Starting),
-            ("api", 2, 9, Stage::Starting),
-            ("web", 1, 7, Stage::Ready),
-            ("web", 1, 5, Stage::Draining),
+            ("web", 1, 7, WorkerStage::Starting),
+            ("web", 0, 8, WorkerStage::Starting),
+            ("api", 2, 9, WorkerStage::Starting),
+            ("web", 1, 7, WorkerStage::Ready),
+            ("web", 1, 5, WorkerStage::Draining),
         ];
         let text = told(Some(80), &steps);
         assert_eq!(
@@ -228,9 +228,9 @@ mod tests {
     #[test]
     fn failures_stay_above_what_is_drawn_over() {
         let steps = [
-            ("web", 0, 7, Stage::Starting),
-            ("web", 0, 7, Stage::Failed),
-            ("web", 0, 8, Stage::Starting),
+            ("web", 0, 7, WorkerStage::Starting),
+            ("web", 0, 7, WorkerStage::Failed),
+            ("web", 0, 8, WorkerStage::Starting),
         ];
         let text = told(Some(80), &steps);
         assert_eq!(
@@ -244,7 +244,7 @@ mod tests {
         let names: Vec<String> = (0..30).map(|number| format!("app-{number}")).collect();
         let steps: Vec<_> = names
             .iter()
-            .map(|name| (name.as_str(), 0, 7, Stage::Starting))
+            .map(|name| (name.as_str(), 0, 7, WorkerStage::Starting))
             .collect();
         assert_eq!(shown(&told(Some(80), &steps)), ["30 apps: 30 starting"]);
         assert_eq!(told(None, &steps).lines().count(), 30);
@@ -254,12 +254,15 @@ mod tests {
     #[test]
     fn an_app_of_many_workers_is_told_of_by_numbers() {
         let stage = |to, first: u32| (0..40).map(move |id| ("web", id, first + id, to));
-        let failure = [("web", 39, 99, Stage::Starting), ("web", 39, 99, Stage::Failed)];
-        let steps: Vec<_> = stage(Stage::Starting, 100)
+        let failure = [
+            ("web", 39, 99, WorkerStage::Starting),
+            ("web", 39, 99, WorkerStage::Failed),
+        ];
+        let steps: Vec<_> = stage(WorkerStage::Starting, 100)
             .chain(failure)
-            .chain(stage(Stage::Ready, 100))
-            .chain(stage(Stage::Draining, 200))
-            .chain(stage(Stage::Gone, 200))
+            .chain(stage(WorkerStage::Ready, 100))
+            .chain(stage(WorkerStage::Draining, 200))
+            .chain(stage(WorkerStage::Gone, 200))
             .collect();
         let text = told(None, &steps);
         let lines: Vec<&str> = text.lines().collect();

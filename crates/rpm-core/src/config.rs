@@ -22,7 +22,7 @@ pub enum Readiness {
 
 /// When and how an instance is restarted, and how long each step may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct RestartPolicy {
     /// Start again after an exit that was not asked for.
     pub autorestart: bool,
     /// Exit codes after which it is not restarted, even with `autorestart`.
@@ -51,16 +51,16 @@ pub struct Policy {
     pub watch_after: Duration,
 }
 
-impl Policy {
+impl RestartPolicy {
     /// Is it not to be restarted after this exit code, whatever else holds?
     pub(crate) fn stops_at(&self, code: i32) -> bool {
         self.stop_exit_codes.contains(&code)
     }
 }
 
-impl Default for Policy {
+impl Default for RestartPolicy {
     fn default() -> Self {
-        Policy {
+        RestartPolicy {
             autorestart: true,
             stop_exit_codes: Vec::new(),
             max_restarts: 16,
@@ -102,7 +102,7 @@ pub struct AppConfig {
     /// What makes a worker ready.
     pub readiness: Readiness,
     /// Restart policy and deadlines.
-    pub policy: Policy,
+    pub policy: RestartPolicy,
     /// How many new workers of a reload may be starting at once; 0: all. One that takes the place of a worker
     /// that is gone does not wait for its turn.
     pub parallel: u32,
@@ -128,7 +128,7 @@ impl Default for AppConfig {
             instances: 1,
             stopped: false,
             readiness: Readiness::Listens,
-            policy: Policy::default(),
+            policy: RestartPolicy::default(),
             parallel: 0,
             max_surge: None,
             max_unavailable: 0,

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-pub use crate::config::{Affinity, AppConfig, Policy, Readiness};
+pub use crate::config::{Affinity, AppConfig, Readiness, RestartPolicy};
 use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 
 /// A command of a user.
@@ -18,7 +18,7 @@ pub enum Command {
         config: AppConfig,
     },
     /// Stop these instances and keep them in the list. What is being answered is finished, for up to
-    /// [`Policy::drain_timeout`]; new clients are refused, or served by others of the app if such are online.
+    /// [`RestartPolicy::drain_timeout`]; new clients are refused, or served by others of the app if such are online.
     Stop {
         /// Which; unknown ids are ignored.
         instances: Vec<InstanceId>,
@@ -56,7 +56,7 @@ pub enum Command {
     /// Replace every worker by one of a new generation, which serves only when it is proved ready; the old ones
     /// then drain. If any new one fails, all is as it was before. While one that does not yield runs for the app the next waits
     /// (and an earlier one that waits is [`Failure::Superseded`]); every other command for the app undoes it, or ends its watch
-    /// ([`Policy::watch_after`]).
+    /// ([`RestartPolicy::watch_after`]).
     Reload {
         /// The app.
         app: AppId,
@@ -292,7 +292,7 @@ pub enum Notice {
         exit: Option<Exit>,
         /// The next attempt starts after this delay; `None`: there will be none.
         retry_in: Option<Duration>,
-        /// Failures to start in a row, this one included ([`Policy::max_restarts`]).
+        /// Failures to start in a row, this one included ([`RestartPolicy::max_restarts`]).
         failures: u32,
         /// What decided that.
         verdict: CrashVerdict,

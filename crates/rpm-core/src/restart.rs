@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::protocol::{Exit, Policy};
+use crate::protocol::{Exit, RestartPolicy};
 use crate::rng::Rng;
 
 /// First delay of the built-in scale: long enough not to spin, too short for a person to notice.
@@ -24,7 +24,7 @@ pub(crate) enum Life {
 }
 
 impl Life {
-    fn is_young(self, policy: &Policy) -> bool {
+    fn is_young(self, policy: &RestartPolicy) -> bool {
         match self {
             Life::NeverReady => true,
             Life::Ready { uptime, .. } => uptime < policy.min_uptime,
@@ -106,7 +106,7 @@ impl Record {
         &mut self,
         exit: Option<Exit>,
         life: Life,
-        policy: &Policy,
+        policy: &RestartPolicy,
         rng: &mut Rng,
     ) -> Verdict {
         match exit {
@@ -119,7 +119,7 @@ impl Record {
     }
 
     /// The same, whatever the exit.
-    pub(crate) fn judge(&mut self, life: Life, policy: &Policy, rng: &mut Rng) -> Verdict {
+    pub(crate) fn judge(&mut self, life: Life, policy: &RestartPolicy, rng: &mut Rng) -> Verdict {
         self.credit(life, policy);
         if !policy.autorestart {
             return Verdict::Stopped;
@@ -137,7 +137,7 @@ impl Record {
         }
     }
 
-    fn credit(&mut self, life: Life, policy: &Policy) {
+    fn credit(&mut self, life: Life, policy: &RestartPolicy) {
         if let Life::Ready { uptime, online } = life {
             if online >= policy.min_uptime {
                 self.unstable = 0;
@@ -149,7 +149,7 @@ impl Record {
     }
 
     /// The last delay of the `exp_backoff` scale, if that is in use.
-    pub(crate) fn backed_off(&self, policy: &Policy) -> Option<Duration> {
+    pub(crate) fn backed_off(&self, policy: &RestartPolicy) -> Option<Duration> {
         let first = policy
             .exp_backoff
             .filter(|first| !first.is_zero() && policy.restart_delay.is_zero())?;
@@ -157,7 +157,7 @@ impl Record {
         Some(scaled(first, steps, EXP_CAP))
     }
 
-    fn delay(&mut self, young: bool, policy: &Policy) -> Duration {
+    fn delay(&mut self, young: bool, policy: &RestartPolicy) -> Duration {
         if !policy.restart_delay.is_zero() {
             return policy.restart_delay;
         }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     /// Feeds `lives` to a fresh record and compares each verdict's delay.
-    fn assert_delays(policy: &Policy, lives: &[(Life, u64)]) {
+    fn assert_delays(policy: &RestartPolicy, lives: &[(Life, u64)]) {
         let (mut record, mut rng) = (Record::default(), Rng::new(1));
         for (step, &(life, wanted)) in lives.iter().enumerate() {
             let verdict = record.judge(life, policy, &mut rng);
@@ -231,15 +231,15 @@ mod tests {
         let wanted = [50, 75, 112, 168, 253, 379, 500, 500];
         let mut lives: Vec<(Life, u64)> = wanted.iter().map(|&delay| (young, delay)).collect();
         lives.extend([(MATURE, 0), (young, 50), (young, 75)]);
-        assert_delays(&Policy::default(), &lives);
+        assert_delays(&RestartPolicy::default(), &lives);
     }
 
     #[test]
     fn exp_backoff_grows_to_its_cap_and_forgets_after_thirty_seconds() {
-        let policy = Policy {
+        let policy = RestartPolicy {
             exp_backoff: Some(ms(4000)),
             max_restarts: 99,
-            ..Policy::default()
+            ..RestartPolicy::default()
         };
         let half_minute = Life::Ready {
             uptime: ms(30_000),
@@ -265,10 +265,10 @@ mod tests {
 
     #[test]
     fn a_fixed_delay_beats_every_scale() {
-        let policy = Policy {
+        let policy = RestartPolicy {
             restart_delay: ms(300),
             exp_backoff: Some(ms(10)),
-            ..Policy::default()
+            ..RestartPolicy::default()
         };
         assert_delays(
             &policy,
@@ -297,7 +297,7 @@ mod tests {
         ];
         for (life, unstable) in cases {
             let mut record = Record::default();
-            record.judge(life, &Policy::default(), &mut Rng::new(1));
+            record.judge(life, &RestartPolicy::default(), &mut Rng::new(1));
             assert_eq!(record.unstable, unstable, "{life:?}");
         }
     }
@@ -312,18 +312,18 @@ mod tests {
             uptime: ms(3000),
             online: ms(999),
         };
-        record.judge(slow_start, &Policy::default(), &mut Rng::new(1));
+        record.judge(slow_start, &RestartPolicy::default(), &mut Rng::new(1));
         assert_eq!(record.unstable, 3);
-        record.judge(MATURE, &Policy::default(), &mut Rng::new(1));
+        record.judge(MATURE, &RestartPolicy::default(), &mut Rng::new(1));
         assert_eq!(record.unstable, 0);
     }
 
     #[test]
     fn the_limit_is_reached_by_young_failures_in_a_row() {
         for limit in [0, 1, 3] {
-            let policy = Policy {
+            let policy = RestartPolicy {
                 max_restarts: limit,
-                ..Policy::default()
+                ..RestartPolicy::default()
             };
             let (mut record, mut rng) = (Record::default(), Rng::new(1));
             let mut failures = 1;
@@ -336,10 +336,10 @@ mod tests {
 
     #[test]
     fn no_autorestart_means_stopped() {
-        let policy = Policy {
+        let policy = RestartPolicy {
             autorestart: false,
             max_restarts: 0,
-            ..Policy::default()
+            ..RestartPolicy::default()
         };
         for life in [Life::NeverReady, MATURE] {
             let verdict = Record::default().judge(life, &policy, &mut Rng::new(1));
@@ -357,9 +357,9 @@ mod tests {
 
     #[test]
     fn the_last_delay_of_the_growing_scale_is_known() {
-        let policy = Policy {
+        let policy = RestartPolicy {
             exp_backoff: Some(ms(100)),
-            ..Policy::default()
+            ..RestartPolicy::default()
         };
         let (mut record, mut rng) = (Record::default(), Rng::new(7));
         assert_eq!(record.backed_off(&policy), None, "none yet");
@@ -367,7 +367,11 @@ mod tests {
             record.judge(Life::NeverReady, &policy, &mut rng);
             assert_eq!(record.backed_off(&policy), Some(ms(wanted)));
         }
-        assert_eq!(record.backed_off(&Policy::default()), None, "another scale");
+        assert_eq!(
+            record.backed_off(&RestartPolicy::default()),
+            None,
+            "another scale"
+        );
         record.forgive();
         assert_eq!(record.backed_off(&policy), None);
     }

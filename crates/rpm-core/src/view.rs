@@ -33,7 +33,7 @@ pub struct InstanceView {
     pub ends_for: Option<EndsFor>,
     /// How its last process ended; `None` if none has.
     pub last_exit: Option<Exit>,
-    /// With a growing delay before restarts ([`crate::protocol::Policy::exp_backoff`]): the last one, its jitter excepted.
+    /// With a growing delay before restarts ([`crate::protocol::RestartPolicy::exp_backoff`]): the last one, its jitter excepted.
     pub backed_off: Option<Duration>,
 }
 
@@ -178,7 +178,7 @@ pub struct ReloadView {
     pub launching: usize,
     /// Instances whose new worker serves.
     pub proved: usize,
-    /// Every new worker serves, and until then the old ones stand by ([`crate::protocol::Policy::watch_after`]).
+    /// Every new worker serves, and until then the old ones stand by ([`crate::protocol::RestartPolicy::watch_after`]).
     pub watched_until: Option<Tick>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rpm_core::SlotId;
 use rpm_core::protocol::{Notice, Output};
 use rpm_sys::Signal;
-use rpm_wire::api::Stage;
+use rpm_wire::api::WorkerStage;
 use tracing::{debug, info, warn};
 
 use crate::apps::app::Apps;
@@ -34,7 +34,7 @@ impl Supervisor {
             Output::Terminate { worker } => {
                 self.drains.release(&mut self.agents, worker);
                 let held = self.workers.get(&worker);
-                self.steps.report(self.catalog(), held, Stage::Stopping);
+                self.steps.report(self.catalog(), held, WorkerStage::Stopping);
                 self.ending().ask_to_stop(worker);
             }
             Output::Kill { worker } => self.ending().end_tree(worker, Signal::KILL),
@@ -98,7 +98,7 @@ impl Supervisor {
         match notice {
             Notice::Online { worker, silent } => {
                 let held = self.workers.get(&worker);
-                self.steps.report(self.catalog(), held, Stage::Ready);
+                self.steps.report(self.catalog(), held, WorkerStage::Ready);
                 self.put_away.soon(Instant::now());
                 info!(app = app_of(held, &self.apps), %worker, silent, "online");
             }
@@ -118,7 +118,7 @@ impl Supervisor {
             }
             Notice::Draining { worker } => {
                 let held = self.workers.get(&worker);
-                self.steps.report(self.catalog(), held, Stage::Draining);
+                self.steps.report(self.catalog(), held, WorkerStage::Draining);
                 info!(app = app_of(held, &self.apps), %worker, "draining");
             }
             Notice::ReloadDone { app, .. } => {

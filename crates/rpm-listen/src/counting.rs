@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rpm_keeper::{Keeper, Kept, NOBODY, Token};
 use rpm_sys::ebpf::{Counts, Tag};
 
-use crate::policy::Policy;
+use crate::policy::SteeringPolicy;
 
 /// It is made when the first app wants it, and made once.
 #[derive(Default)]
@@ -47,8 +47,8 @@ impl Counting {
     }
 
     /// What an app with this policy has.
-    pub(crate) fn of(&mut self, policy: Policy, keeper: &Keeper) -> Count {
-        if policy != Policy::LeastConnections {
+    pub(crate) fn of(&mut self, policy: SteeringPolicy, keeper: &Keeper) -> Count {
+        if policy != SteeringPolicy::LeastConnections {
             return Count::Unwanted;
         }
         if matches!(self, Counting::Untried) {

@@ -17,7 +17,7 @@ use crate::group::{Group, Slot};
 use crate::listeners::{Listeners, Request};
 use crate::open_error::OpenError;
 use crate::owners::reserve;
-use crate::policy::Policy;
+use crate::policy::SteeringPolicy;
 use crate::private::{guard, unguard};
 use crate::steering::Steering;
 
@@ -143,7 +143,7 @@ impl Group {
     pub(crate) fn fronted(
         (app, key): (AppId, &str),
         (addr, v6only): (SocketAddr, bool),
-        policy: Policy,
+        policy: SteeringPolicy,
         (count, keeper): (usize, &Keeper),
         owner: Option<u32>,
     ) -> io::Result<Group> {
@@ -275,7 +275,7 @@ impl Listeners {
     }
 
     /// How connections are counted if the kernel is to choose from now on where it did not.
-    pub(crate) fn counting_of(&mut self, group: GroupId, policy: Policy) -> Count {
+    pub(crate) fn counting_of(&mut self, group: GroupId, policy: SteeringPolicy) -> Count {
         match self.groups.get(&group).map(|group| &group.steering) {
             Some(Steering::Apart) => self.counting.of(policy, &self.keeper),
             Some(Steering::Ebpf(_) | Steering::Classic(_)) | None => Count::Unwanted,

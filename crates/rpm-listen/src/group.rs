@@ -14,7 +14,7 @@ use crate::counting::Count;
 use crate::front::members;
 use crate::handoff::Deal;
 use crate::owners::reserve;
-use crate::policy::{Policy, buckets, mixed};
+use crate::policy::{SteeringPolicy, buckets, mixed};
 use crate::steering::{Mechanism, Steering};
 
 /// Backlog of a slot until its worker calls `listen` with its own: Node's default, so that nothing is
@@ -35,7 +35,7 @@ pub(crate) struct Group {
     pub(crate) key: String,
     pub(crate) addr: SocketAddr,
     pub(crate) v6only: bool,
-    pub(crate) policy: Policy,
+    pub(crate) policy: SteeringPolicy,
     pub(crate) steering: Steering,
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) eligible: Vec<SlotId>,
@@ -149,7 +149,7 @@ impl Group {
     pub(crate) fn new(
         (app, key): (AppId, &str),
         (addr, v6only): (SocketAddr, bool),
-        (policy, count): (Policy, Count),
+        (policy, count): (SteeringPolicy, Count),
         keeper: &Keeper,
     ) -> Group {
         Group {
@@ -217,9 +217,9 @@ impl Group {
         self.eligible = slots.to_vec();
         if let Some(deal) = &mut self.deal {
             deal.list = match self.policy {
-                Policy::RoundRobin | Policy::LeastConnections => Vec::new(),
-                Policy::IpHash => buckets(slots),
-                Policy::Weighted => {
+                SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections => Vec::new(),
+                SteeringPolicy::IpHash => buckets(slots),
+                SteeringPolicy::Weighted => {
                     let weight = |slot: &SlotId| self.slots.get(slot).map_or(1, |held| held.weight);
                     mixed(&slots.iter().map(|slot| (*slot, weight(slot))).collect::<Vec<_>>())
                 }
@@ -315,12 +315,12 @@ impl Group {
     }
 }
 
-fn handed(policy: Policy) -> Mechanism {
+fn handed(policy: SteeringPolicy) -> Mechanism {
     let how = match policy {
-        Policy::RoundRobin => "in exact rotation",
-        Policy::LeastConnections => "to the one with the fewest (least-connections)",
-        Policy::IpHash => "by the client's address (ip-hash)",
-        Policy::Weighted => "in exact weighted rotation",
+        SteeringPolicy::RoundRobin => "in exact rotation",
+        SteeringPolicy::LeastConnections => "to the one with the fewest (least-connections)",
+        SteeringPolicy::IpHash => "by the client's address (ip-hash)",
+        SteeringPolicy::Weighted => "in exact weighted rotation",
     };
     Mechanism {
         name: "handoff",

@@ -9,7 +9,7 @@ use rpm_sys::oneshot::Oneshot;
 use rpm_sys::socket;
 
 use crate::listeners::Listeners;
-use crate::policy::{Policy, bucket_of};
+use crate::policy::{SteeringPolicy, bucket_of};
 
 /// Whose turn it is.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl Listeners {
 
     /// How connections that come to the slot are spread.
     #[must_use]
-    pub fn policy_of(&self, slot: SlotId) -> Policy {
+    pub fn policy_of(&self, slot: SlotId) -> SteeringPolicy {
         let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
         group.map(|group| group.policy).unwrap_or_default()
     }
@@ -101,13 +101,13 @@ impl Listeners {
         let turn = deal.next;
         deal.next = deal.next.wrapping_add(1);
         let first = match group.policy {
-            Policy::RoundRobin | Policy::LeastConnections => all.get(turn % all.len()),
-            Policy::Weighted => deal.list.get(turn % deal.list.len().max(1)),
-            Policy::IpHash => peer(connection).and_then(|ip| deal.list.get(bucket_of(ip))),
+            SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections => all.get(turn % all.len()),
+            SteeringPolicy::Weighted => deal.list.get(turn % deal.list.len().max(1)),
+            SteeringPolicy::IpHash => peer(connection).and_then(|ip| deal.list.get(bucket_of(ip))),
         };
         let first = first.and_then(|first| all.iter().position(|slot| slot == first));
         all.rotate_left(first.unwrap_or(0));
-        if group.policy == Policy::LeastConnections {
+        if group.policy == SteeringPolicy::LeastConnections {
             // Stable: those that have as few have turns.
             all.sort_by_key(|slot| load(*slot));
         }

@@ -33,7 +33,7 @@ pub use group::{GroupView, Rescued, SlotView, owner};
 pub use listeners::{Grant, Listeners, Request};
 pub use look::Holding;
 pub use open_error::OpenError;
-pub use policy::{MAX_WEIGHT, Policy};
+pub use policy::{MAX_WEIGHT, SteeringPolicy};
 pub use private::private_mark;
 pub use shared::SharedKind;
 pub use steering::Mechanism;

@@ -16,7 +16,7 @@ use crate::counting::{Count, Counting};
 use crate::group::{Group, Rescued, Slot};
 use crate::handoff::Deal;
 use crate::open_error::OpenError;
-use crate::policy::Policy;
+use crate::policy::SteeringPolicy;
 use crate::shared::{Shared, SharedKind};
 use crate::wanted::Wanted;
 
@@ -48,7 +48,7 @@ pub struct Request<'a> {
     /// It may overlap another address of the app.
     pub beside: bool,
     /// How connections are spread, if it is the first to open the address.
-    pub policy: Policy,
+    pub policy: SteeringPolicy,
     /// Its part of them, where they are weighted.
     pub weight: u32,
     /// The daemon accepts them and hands them over, if it is the first to open the address.

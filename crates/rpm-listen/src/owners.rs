@@ -75,7 +75,7 @@ mod tests {
     use rpm_sys::user::User;
 
     use super::*;
-    use crate::policy::Policy;
+    use crate::policy::SteeringPolicy;
     use crate::wanted::Wanted;
 
     fn any() -> Wanted {
@@ -92,7 +92,7 @@ mod tests {
             worker: WorkerId(worker),
             inherits: None,
             beside: false,
-            policy: Policy::RoundRobin,
+            policy: SteeringPolicy::RoundRobin,
             weight: 1,
             handoff: false,
             proxy,

@@ -6,7 +6,7 @@ use rpm_core::SlotId;
 
 /// How connections are spread over the workers of an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
+pub enum SteeringPolicy {
     /// In turn (by classic BPF: at random).
     #[default]
     RoundRobin,
@@ -18,24 +18,24 @@ pub enum Policy {
     Weighted,
 }
 
-impl From<Policy> for rpm_state::Policy {
-    fn from(policy: Policy) -> rpm_state::Policy {
+impl From<SteeringPolicy> for rpm_state::Policy {
+    fn from(policy: SteeringPolicy) -> rpm_state::Policy {
         match policy {
-            Policy::RoundRobin => rpm_state::Policy::RoundRobin,
-            Policy::LeastConnections => rpm_state::Policy::LeastConnections,
-            Policy::IpHash => rpm_state::Policy::IpHash,
-            Policy::Weighted => rpm_state::Policy::Weighted,
+            SteeringPolicy::RoundRobin => rpm_state::Policy::RoundRobin,
+            SteeringPolicy::LeastConnections => rpm_state::Policy::LeastConnections,
+            SteeringPolicy::IpHash => rpm_state::Policy::IpHash,
+            SteeringPolicy::Weighted => rpm_state::Policy::Weighted,
         }
     }
 }
 
-impl From<rpm_state::Policy> for Policy {
-    fn from(stored: rpm_state::Policy) -> Policy {
+impl From<rpm_state::Policy> for SteeringPolicy {
+    fn from(stored: rpm_state::Policy) -> SteeringPolicy {
         match stored {
-            rpm_state::Policy::RoundRobin => Policy::RoundRobin,
-            rpm_state::Policy::LeastConnections => Policy::LeastConnections,
-            rpm_state::Policy::IpHash => Policy::IpHash,
-            rpm_state::Policy::Weighted => Policy::Weighted,
+            rpm_state::Policy::RoundRobin => SteeringPolicy::RoundRobin,
+            rpm_state::Policy::LeastConnections => SteeringPolicy::LeastConnections,
+            rpm_state::Policy::IpHash => SteeringPolicy::IpHash,
+            rpm_state::Policy::Weighted => SteeringPolicy::Weighted,
         }
     }
 }

@@ -12,7 +12,7 @@ use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
 use rpm_sys::{cbpf, socket};
 
 use crate::counting::Count;
-use crate::policy::{MAX_WEIGHT, Policy, buckets, mixed};
+use crate::policy::{MAX_WEIGHT, SteeringPolicy, buckets, mixed};
 use crate::table::{StoredTable, Table};
 
 /// The steering mechanism of a group, for people.
@@ -27,15 +27,15 @@ pub struct Mechanism {
 /// A group's program.
 pub(crate) enum Steering {
     Ebpf(Table),
-    Classic(Order),
+    Classic(GroupOrder),
     /// The kernel chooses nothing: the proxy connects to each slot by its own address.
     Apart,
 }
 
 /// The kernel's own order of the group's sockets, which is what a classic program's result counts in:
 /// by `listen()`, and when one leaves, the last takes its place.
-pub(crate) struct Order {
-    policy: Policy,
+pub(crate) struct GroupOrder {
+    policy: SteeringPolicy,
     weights: BTreeMap<SlotId, u32>,
     slots: Vec<SlotId>,
     eligible: Vec<SlotId>,
@@ -46,7 +46,7 @@ pub(crate) struct Order {
 
 impl Steering {
     /// eBPF where this kernel and user permit it, classic BPF otherwise.
-    pub(crate) fn choose(policy: Policy, count: Count, keeper: &Keeper) -> Steering {
+    pub(crate) fn choose(policy: SteeringPolicy, count: Count, keeper: &Keeper) -> Steering {
         let selector = match &count {
             Count::By(counts) => ebpf::Selector::load_least(MAX_SLOTS, counts),
             Count::Unwanted | Count::Fails(_) => ebpf::Selector::load(MAX_SLOTS),
@@ -64,8 +64,8 @@ impl Steering {
         }
     }
 
-    fn classic(policy: Policy, why_not_ebpf: String) -> Steering {
-        Steering::Classic(Order {
+    fn classic(policy: SteeringPolicy, why_not_ebpf: String) -> Steering {
+        Steering::Classic(GroupOrder {
             policy,
             weights: BTreeMap::new(),
             slots: Vec::new(),
@@ -94,7 +94,7 @@ impl Steering {
     /// Takes charge of sockets that listen already. `order` is that of the kernel, as far as it was known, with sockets
     /// that have left since.
     pub(crate) fn take_over(
-        (policy, count): (Policy, Count),
+        (policy, count): (SteeringPolicy, Count),
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
         order: &[SlotId],
         keeper: &Keeper,
@@ -116,7 +116,7 @@ impl Steering {
 
     /// The program of the daemon before and its table, as they are: nothing changes for anybody. The sockets that it had are among these slots.
     pub(crate) fn taken_back(
-        (policy, count): (Policy, Count),
+        (policy, count): (SteeringPolicy, Count),
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
         stored: &StoredTable,
         keeper: &Keeper,
@@ -149,7 +149,11 @@ impl Steering {
 
     /// For a group whose sockets, in the kernel's order, cannot be taken charge of: they stay steered to as they are until
     /// there are others.
-    pub(crate) fn beside((policy, count): (Policy, Count), order: &[SlotId], keeper: &Keeper) -> Steering {
+    pub(crate) fn beside(
+        (policy, count): (SteeringPolicy, Count),
+        order: &[SlotId],
+        keeper: &Keeper,
+    ) -> Steering {
         let mut steering = Steering::choose(policy, count, keeper);
         match &mut steering {
             Steering::Ebpf(table) => table.waits = true,
@@ -159,19 +163,19 @@ impl Steering {
         steering
     }
 
-    pub(crate) fn mechanism(&self, policy: Policy) -> Mechanism {
+    pub(crate) fn mechanism(&self, policy: SteeringPolicy) -> Mechanism {
         match self {
             Steering::Apart => Mechanism {
                 name: "proxy",
                 reason: format!(
                     "the daemon passes on each request, {}",
                     match policy {
-                        Policy::RoundRobin => "in exact rotation",
-                        Policy::LeastConnections => {
+                        SteeringPolicy::RoundRobin => "in exact rotation",
+                        SteeringPolicy::LeastConnections => {
                             "to the worker with the fewest in flight (least-connections)"
                         }
-                        Policy::IpHash => "by the client's address (ip-hash)",
-                        Policy::Weighted => "in exact weighted rotation",
+                        SteeringPolicy::IpHash => "by the client's address (ip-hash)",
+                        SteeringPolicy::Weighted => "in exact weighted rotation",
                     }
                 ),
             },
@@ -184,9 +188,9 @@ impl Steering {
                 reason: format!(
                     "{} among {} workers by classic BPF; no eBPF: {}",
                     match order.policy {
-                        Policy::RoundRobin | Policy::LeastConnections => "random",
-                        Policy::IpHash => "by the client's address (ip-hash)",
-                        Policy::Weighted => "random by weight",
+                        SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections => "random",
+                        SteeringPolicy::IpHash => "by the client's address (ip-hash)",
+                        SteeringPolicy::Weighted => "random by weight",
                     },
                     if order.lost { "all" } else { "eligible" },
                     order.why_not_ebpf
@@ -232,9 +236,9 @@ impl Steering {
         match self {
             Steering::Ebpf(table) => {
                 table.selector.set_eligible(&match table.policy {
-                    Policy::RoundRobin | Policy::LeastConnections => table.indexes(eligible),
-                    Policy::IpHash => table.indexes(&buckets(eligible)),
-                    Policy::Weighted => table.indexes(&mixed(&weighed(eligible, &table.weights))),
+                    SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections => table.indexes(eligible),
+                    SteeringPolicy::IpHash => table.indexes(&buckets(eligible)),
+                    SteeringPolicy::Weighted => table.indexes(&mixed(&weighed(eligible, &table.weights))),
                 });
                 table.selector.set_migration_targets(&table.indexes(eligible));
                 match eligible.first().and_then(|slot| fd_of(*slot)) {
@@ -326,7 +330,7 @@ impl Steering {
     }
 }
 
-impl Order {
+impl GroupOrder {
     fn positions(&self, slots: &[SlotId]) -> Vec<u32> {
         self.slots
             .iter()
@@ -347,9 +351,11 @@ impl Order {
         };
         match self.policy {
             _ if indexes.is_empty() => Ok(()),
-            Policy::RoundRobin | Policy::LeastConnections => cbpf::attach_random(fd, indexes),
-            Policy::IpHash => cbpf::attach_by_address(fd, &self.positions_of(&buckets(&self.at(indexes)))),
-            Policy::Weighted => {
+            SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections => cbpf::attach_random(fd, indexes),
+            SteeringPolicy::IpHash => {
+                cbpf::attach_by_address(fd, &self.positions_of(&buckets(&self.at(indexes))))
+            }
+            SteeringPolicy::Weighted => {
                 let mixed = mixed(&weighed(&self.at(indexes), &self.weights));
                 cbpf::attach_random(fd, &self.positions_of(&mixed))
             }

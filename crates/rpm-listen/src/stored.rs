@@ -16,7 +16,7 @@ use crate::front::{front_slots, listen_again};
 use crate::group::{FIRST_BACKLOG, Group, Slot};
 use crate::handoff::Deal;
 use crate::listeners::Listeners;
-use crate::policy::Policy;
+use crate::policy::SteeringPolicy;
 use crate::private::guard;
 use crate::shared::Shared;
 use crate::steering::Steering;
@@ -266,7 +266,7 @@ fn take_group(
             }
         }
     }
-    let (policy, order) = (Policy::from(stored.policy), slot_ids(&stored.order));
+    let (policy, order) = (SteeringPolicy::from(stored.policy), slot_ids(&stored.order));
     let steered = slots.iter().filter(|(_, slot)| !slot.is_private());
     let mut steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
     if !steered.is_empty() {

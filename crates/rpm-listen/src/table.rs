@@ -12,11 +12,11 @@ use rpm_sys::socket;
 use rustix::io::Errno;
 
 use crate::counting::Count;
-use crate::policy::Policy;
+use crate::policy::SteeringPolicy;
 
 /// The eBPF program and which index each slot has in its socket array.
 pub(crate) struct Table {
-    pub(crate) policy: Policy,
+    pub(crate) policy: SteeringPolicy,
     pub(crate) weights: BTreeMap<SlotId, u32>,
     pub(crate) selector: ebpf::Selector,
     /// By these the next daemon has it.
@@ -64,7 +64,7 @@ impl From<rpm_state::Table> for StoredTable {
 
 impl Table {
     pub(crate) fn new(
-        (policy, count): (Policy, Count),
+        (policy, count): (SteeringPolicy, Count),
         selector: ebpf::Selector,
         kept: Vec<Kept<OwnedFd>>,
     ) -> Table {
@@ -105,12 +105,12 @@ impl Table {
 
     pub(crate) fn reason(&self) -> String {
         let how = match (self.policy, &self.count) {
-            (Policy::LeastConnections, Count::By(_)) => {
+            (SteeringPolicy::LeastConnections, Count::By(_)) => {
                 "to the worker with the fewest connections (least-connections)"
             }
-            (Policy::RoundRobin | Policy::LeastConnections, _) => "exact round-robin",
-            (Policy::IpHash, _) => "by the client's address (ip-hash)",
-            (Policy::Weighted, _) => "exact weighted round-robin",
+            (SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections, _) => "exact round-robin",
+            (SteeringPolicy::IpHash, _) => "by the client's address (ip-hash)",
+            (SteeringPolicy::Weighted, _) => "exact weighted round-robin",
         };
         let why_not = match &self.count {
             Count::Fails(why) => format!("; no least-connections: {why}"),
@@ -165,7 +165,8 @@ impl Table {
 
     pub(crate) fn attach(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         if !self.attached {
-            self.selector.set_by_address(self.policy == Policy::IpHash);
+            self.selector
+                .set_by_address(self.policy == SteeringPolicy::IpHash);
             self.selector.attach(fd)?;
             self.attached = true;
             self.waits = false;

@@ -18,7 +18,7 @@ use crate::front::Front;
 use crate::health::check;
 use crate::pool::Pools;
 use crate::serve::serve;
-use crate::stage::Stage;
+use crate::stage::ClosingStage;
 
 /// Pause after an error, and while few descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -36,7 +36,7 @@ pub(crate) async fn accept(
     listener: TcpListener,
     front: Arc<Front>,
     checks: bool,
-    mut closing: watch::Receiver<Stage>,
+    mut closing: watch::Receiver<ClosingStage>,
 ) {
     let checker = checks.then(|| tokio::task::spawn_local(check(Arc::clone(&front))));
     let pools = Rc::new(Pools::default());
@@ -50,7 +50,7 @@ pub(crate) async fn accept(
         }
         if crowded {
             tokio::select! {
-                _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
+                _ = closing.wait_for(|stage| *stage == ClosingStage::Closed) => break,
                 () = sleep(ACCEPT_PAUSE) => crowded = descriptors::is_crowded(crowded_from),
             }
             continue;
@@ -59,7 +59,7 @@ pub(crate) async fn accept(
             biased;
             accepted = accept_one(&listener) => accepted,
             // Clients that wait already are accepted before.
-            _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
+            _ = closing.wait_for(|stage| *stage == ClosingStage::Closed) => break,
             Ok(_) = parting.wait_for(|stage| stage.keeps_waiting()) => continue,
         };
         match accepted {
@@ -84,7 +84,7 @@ pub(crate) async fn accept(
                 // No descriptor is left, or the socket was shut before the order to close arrived. Clients wait in the backlog.
                 errors.add(&listener, &error, Instant::now());
                 tokio::select! {
-                    _ = closing.wait_for(|stage| *stage == Stage::Closed) => break,
+                    _ = closing.wait_for(|stage| *stage == ClosingStage::Closed) => break,
                     () = sleep(errors.pause()) => {}
                 }
                 if errors.is_shut && !listens(&listener) {
@@ -220,10 +220,10 @@ mod tests {
     }
 
     /// Accepts from a listener while `during` runs, and until it has ended; returns how many warnings that took.
-    async fn warnings(listener: TcpListener, during: impl AsyncFnOnce(watch::Sender<Stage>)) -> usize {
+    async fn warnings(listener: TcpListener, during: impl AsyncFnOnce(watch::Sender<ClosingStage>)) -> usize {
         let count = Arc::new(AtomicUsize::new(0));
         let _logged = tracing::subscriber::set_default(Warnings(Arc::clone(&count)));
-        let (closing, stages) = watch::channel(Stage::Open);
+        let (closing, stages) = watch::channel(ClosingStage::Open);
         let accepting = async {
             let accepting = tokio::task::spawn_local(accept(listener, Front::new(), false, stages));
             during(closing).await;
@@ -261,7 +261,7 @@ mod tests {
         let count = warnings(listener, async |closing| {
             // tidy: sleep because the clock is not the real one
             sleep(Duration::from_millis(9500)).await;
-            closing.send_replace(Stage::Closed);
+            closing.send_replace(ClosingStage::Closed);
         });
         let count = count.await;
         assert!((8..=10).contains(&count), "{count} lines in 9.5 s");

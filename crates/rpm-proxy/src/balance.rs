@@ -7,7 +7,7 @@ use crate::upstream::{InFlight, Upstream, UpstreamId, Upstreams};
 
 /// How requests are distributed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
+pub enum UpstreamPolicy {
     /// In turn.
     #[default]
     RoundRobin,
@@ -23,7 +23,7 @@ pub enum Policy {
 
 /// What the choice depends on.
 pub(crate) struct Criteria<'a> {
-    pub(crate) policy: Policy,
+    pub(crate) policy: UpstreamPolicy,
     pub(crate) client: IpAddr,
     /// The key of the worker that its cookie names.
     pub(crate) sticky: Option<u32>,
@@ -93,11 +93,14 @@ fn owner<'u>(
         .sticky
         .and_then(|key| fit.clone().find(|one| one.key() == key));
     let by_address = || match criteria.policy {
-        Policy::IpHash => {
+        UpstreamPolicy::IpHash => {
             let client = bits(criteria.client);
             fit.max_by_key(|one| mixed(client ^ mixed(u64::from(one.key()))))
         }
-        Policy::RoundRobin | Policy::LeastInFlight | Policy::Latency | Policy::Weighted => None,
+        UpstreamPolicy::RoundRobin
+        | UpstreamPolicy::LeastInFlight
+        | UpstreamPolicy::Latency
+        | UpstreamPolicy::Weighted => None,
     };
     by_cookie.or_else(by_address)
 }
@@ -116,8 +119,8 @@ fn prefer<'u>(
     let nth = |number: usize| candidates.clone().nth(number);
     match criteria.policy {
         // For IpHash the candidates have been reduced to the client's own before.
-        Policy::RoundRobin | Policy::IpHash => nth(turn % count),
-        Policy::LeastInFlight => {
+        UpstreamPolicy::RoundRobin | UpstreamPolicy::IpHash => nth(turn % count),
+        UpstreamPolicy::LeastInFlight => {
             let loads = candidates.clone().map(|one| one.load(criteria.now_ms));
             let least = loads.min()?;
             // Ties take turns. Another thread may have changed the loads since.
@@ -127,13 +130,13 @@ fn prefer<'u>(
             let count = ties.clone().count().max(1);
             ties.clone().nth(turn % count).or_else(|| nth(turn % count))
         }
-        Policy::Latency => {
+        UpstreamPolicy::Latency => {
             let (first, second) = two(turn as u64, count);
             let cost = |one: &Upstream| (one.latency_us() + 1).saturating_mul(one.load(criteria.now_ms) + 1);
             let (first, second) = (nth(first)?, nth(second)?);
             Some(if cost(second) < cost(first) { second } else { first })
         }
-        Policy::Weighted => {
+        UpstreamPolicy::Weighted => {
             // The one that is furthest behind its share.
             let after = |one: &Upstream| (u64::from(one.turns()) + 1) * 10_000 / u64::from(one.weight());
             let chosen = candidates.clone().min_by_key(|one| after(one))?;
@@ -185,11 +188,11 @@ mod tests {
         Upstreams::new(&targets, &Upstreams::default(), &NewUpstream::default())
     }
 
-    fn chosen(set: &Upstreams, policy: Policy, client: u8, tried: &[UpstreamId]) -> Option<u32> {
+    fn chosen(set: &Upstreams, policy: UpstreamPolicy, client: u8, tried: &[UpstreamId]) -> Option<u32> {
         ask(set, &criteria(policy, client, tried))
     }
 
-    fn criteria(policy: Policy, client: u8, tried: &[UpstreamId]) -> Criteria<'_> {
+    fn criteria(policy: UpstreamPolicy, client: u8, tried: &[UpstreamId]) -> Criteria<'_> {
         Criteria {
             policy,
             client: [10, 0, 0, client].into(),
@@ -207,7 +210,7 @@ mod tests {
         }
     }
 
-    fn counts(set: &Upstreams, policy: Policy, times: u32) -> BTreeMap<u32, u32> {
+    fn counts(set: &Upstreams, policy: UpstreamPolicy, times: u32) -> BTreeMap<u32, u32> {
         let mut counts = BTreeMap::new();
         for number in 0..times {
             let one = chosen(set, policy, number as u8, &[]).expect("there are some");
@@ -219,11 +222,11 @@ mod tests {
     #[test]
     fn turns_and_weights_are_exact() {
         assert_eq!(
-            counts(&set(&[1, 1, 1]), Policy::RoundRobin, 30),
+            counts(&set(&[1, 1, 1]), UpstreamPolicy::RoundRobin, 30),
             BTreeMap::from([(0, 10), (1, 10), (2, 10)])
         );
         assert_eq!(
-            counts(&set(&[3, 1]), Policy::Weighted, 40),
+            counts(&set(&[3, 1]), UpstreamPolicy::Weighted, 40),
             BTreeMap::from([(0, 30), (1, 10)])
         );
     }
@@ -236,10 +239,13 @@ mod tests {
             set.list[0].begin_below(None),
             set.list[2].begin_below(None),
         ];
-        assert_eq!(counts(&set, Policy::LeastInFlight, 9), BTreeMap::from([(1, 9)]));
+        assert_eq!(
+            counts(&set, UpstreamPolicy::LeastInFlight, 9),
+            BTreeMap::from([(1, 9)])
+        );
         let _one = set.list[1].begin_below(None);
         assert_eq!(
-            counts(&set, Policy::LeastInFlight, 90),
+            counts(&set, UpstreamPolicy::LeastInFlight, 90),
             BTreeMap::from([(1, 45), (2, 45)])
         );
     }
@@ -250,7 +256,7 @@ mod tests {
         for (number, one) in set.list.iter().enumerate() {
             one.answered(200, if number == 3 { 50_000 } else { 500 }, 0);
         }
-        let counts = counts(&set, Policy::Latency, 1000);
+        let counts = counts(&set, UpstreamPolicy::Latency, 1000);
         assert_eq!(counts.get(&3), None);
         assert!(counts.values().all(|count| *count > 200), "{counts:?}");
     }
@@ -258,11 +264,11 @@ mod tests {
     #[test]
     fn a_client_stays_with_its_upstream_while_it_is_there() {
         let four = set(&[1, 1, 1, 1]);
-        let of = |client| chosen(&four, Policy::IpHash, client, &[]);
+        let of = |client| chosen(&four, UpstreamPolicy::IpHash, client, &[]);
         assert!((0..200).all(|client| of(client) == of(client)));
         let first = UpstreamId(of(7).expect("one"));
         for client in 0..200 {
-            let moved = chosen(&four, Policy::IpHash, client, &[first]);
+            let moved = chosen(&four, UpstreamPolicy::IpHash, client, &[first]);
             assert!(
                 of(client) == Some(first.0) || moved == of(client),
                 "only its clients move"
@@ -276,11 +282,11 @@ mod tests {
         let by_cookie = Criteria {
             sticky: Some(2),
             max_in_flight: Some(1),
-            ..criteria(Policy::RoundRobin, 7, &[])
+            ..criteria(UpstreamPolicy::RoundRobin, 7, &[])
         };
         let by_address = Criteria {
             max_in_flight: Some(1),
-            ..criteria(Policy::IpHash, 7, &[])
+            ..criteria(UpstreamPolicy::IpHash, 7, &[])
         };
         for criteria in [by_cookie, by_address] {
             let Chosen::Upstream(first) = choose(&four, &criteria) else {
@@ -313,32 +319,38 @@ mod tests {
             "what is known of it stays"
         );
         assert_eq!(
-            counts(&after, Policy::RoundRobin, 10),
+            counts(&after, UpstreamPolicy::RoundRobin, 10),
             BTreeMap::from([(0, 5), (2, 5)])
         );
         let of_it = |tried| Criteria {
             sticky: Some(1),
-            ..criteria(Policy::RoundRobin, 7, tried)
+            ..criteria(UpstreamPolicy::RoundRobin, 7, tried)
         };
         assert!((0..10).all(|_| ask(&after, &of_it(&[])) == Some(1)));
         let tried = [UpstreamId(0), UpstreamId(2)];
         assert!(matches!(
-            choose(&after, &criteria(Policy::RoundRobin, 7, &tried)),
+            choose(&after, &criteria(UpstreamPolicy::RoundRobin, 7, &tried)),
             Chosen::Tried
         ));
         let again = Upstreams::new(&targets(9), &after, &NewUpstream::default());
-        assert_eq!(counts(&again, Policy::RoundRobin, 9).len(), 3);
+        assert_eq!(counts(&again, UpstreamPolicy::RoundRobin, 9).len(), 3);
     }
 
     #[test]
     fn ejected_ones_are_left_out_unless_all_are() {
         let set = set(&[1, 1]);
         (0..5).for_each(|_| set.list[0].failed(0));
-        assert_eq!(counts(&set, Policy::RoundRobin, 10), BTreeMap::from([(1, 10)]));
+        assert_eq!(
+            counts(&set, UpstreamPolicy::RoundRobin, 10),
+            BTreeMap::from([(1, 10)])
+        );
         (0..5).for_each(|_| set.list[1].failed(0));
-        assert_eq!(counts(&set, Policy::RoundRobin, 10).len(), 2);
+        assert_eq!(counts(&set, UpstreamPolicy::RoundRobin, 10).len(), 2);
         let all = [UpstreamId(0), UpstreamId(1)];
-        assert_eq!(chosen(&set, Policy::RoundRobin, 1, &all), None);
-        assert_eq!(chosen(&Upstreams::default(), Policy::RoundRobin, 1, &[]), None);
+        assert_eq!(chosen(&set, UpstreamPolicy::RoundRobin, 1, &all), None);
+        assert_eq!(
+            chosen(&Upstreams::default(), UpstreamPolicy::RoundRobin, 1, &[]),
+            None
+        );
     }
 }

@@ -39,7 +39,7 @@ mod upstream;
 
 pub use access_log::{LogSettings, Opener};
 pub use address::Address;
-pub use balance::Policy;
+pub use balance::UpstreamPolicy;
 pub use front::{BOUNDS_MS, Figures, Front, Unusable};
 pub use settings::{BadHeadSize, Check, HEAD_SIZES, Settings, head_size};
 pub use threads::Proxy;

@@ -23,7 +23,7 @@ use crate::policy::rejection::NO_TLS;
 use crate::pool::Pools;
 use crate::prefixed::Prefixed;
 use crate::proxy_protocol::{self, Header};
-use crate::stage::Stage;
+use crate::stage::ClosingStage;
 use crate::tcp;
 use crate::tls::Tls;
 use crate::{h1, h2};
@@ -33,7 +33,7 @@ pub(crate) async fn serve(
     (stream, address): (TcpStream, SocketAddr),
     front: Arc<Front>,
     pools: Rc<Pools>,
-    closing: watch::Receiver<Stage>,
+    closing: watch::Receiver<ClosingStage>,
 ) {
     // If the client has gone already, the next read shows it.
     let _ = stream.set_nodelay(true);
@@ -48,7 +48,7 @@ async fn announced(
     (stream, address): (TcpStream, SocketAddr),
     front: Arc<Front>,
     pools: Rc<Pools>,
-    closing: watch::Receiver<Stage>,
+    closing: watch::Receiver<ClosingStage>,
 ) {
     match timeout(front.settings().header_timeout, proxy_header(stream)).await {
         Ok(Ok((stream, ip))) => admit(stream, ip.unwrap_or(address.ip()), front, pools, closing).await,
@@ -76,8 +76,13 @@ async fn proxy_header(mut stream: TcpStream) -> io::Result<(Prefixed<TcpStream>,
 }
 
 /// Counts a client, and serves it with TLS if there are certificates.
-async fn admit<S>(stream: S, ip: IpAddr, front: Arc<Front>, pools: Rc<Pools>, closing: watch::Receiver<Stage>)
-where
+async fn admit<S>(
+    stream: S,
+    ip: IpAddr,
+    front: Arc<Front>,
+    pools: Rc<Pools>,
+    closing: watch::Receiver<ClosingStage>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let ip = ip.to_canonical();
@@ -97,7 +102,7 @@ where
 }
 
 /// Serves a client over TLS, with the protocol that ALPN has chosen.
-async fn secured<S>(stream: S, tls: Arc<Tls>, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
+async fn secured<S>(stream: S, tls: Arc<Tls>, peer: Rc<Peer>, closing: watch::Receiver<ClosingStage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -121,7 +126,7 @@ where
 /// Serves a client with the protocol that it speaks.
 ///
 /// Most clients speak HTTP/1 without TLS. Everything else is boxed, so that their tasks stay small.
-async fn speak<S>(stream: S, peer: Rc<Peer>, tcp: bool, closing: watch::Receiver<Stage>)
+async fn speak<S>(stream: S, peer: Rc<Peer>, tcp: bool, closing: watch::Receiver<ClosingStage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::access_log::LogSettings;
-use crate::balance::Policy;
+use crate::balance::UpstreamPolicy;
 use crate::network::Network;
 use crate::tls::Certificate;
 
@@ -15,7 +15,7 @@ pub const HEAD_SIZES: RangeInclusive<usize> = 4 * 1024..=1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// How an upstream is chosen.
-    pub policy: Policy,
+    pub policy: UpstreamPolicy,
     /// Time to connect to an upstream.
     pub connect_timeout: Duration,
     /// Time to the head of a response.
@@ -77,7 +77,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            policy: Policy::default(),
+            policy: UpstreamPolicy::default(),
             connect_timeout: Duration::from_secs(2),
             response_timeout: Duration::from_secs(60),
             request_timeout: None,

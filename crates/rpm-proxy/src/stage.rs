@@ -2,7 +2,7 @@
 
 /// How far a front has closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(crate) enum ClosingStage {
     /// Clients stay.
     Open,
     /// HTTP/1 connections are closed with their next response; new clients are served. HTTP/2 connections stay for now: they can be asked to
@@ -18,28 +18,34 @@ pub(crate) enum Stage {
     Closed,
 }
 
-impl Stage {
+impl ClosingStage {
     /// New clients wait in the backlog.
     pub(crate) fn keeps_waiting(self) -> bool {
         match self {
-            Stage::Parting | Stage::Clearing => true,
-            Stage::Open | Stage::Thinning | Stage::Leaving | Stage::Closed => false,
+            ClosingStage::Parting | ClosingStage::Clearing => true,
+            ClosingStage::Open | ClosingStage::Thinning | ClosingStage::Leaving | ClosingStage::Closed => {
+                false
+            }
         }
     }
 
     /// Idle connections are closed.
     pub(crate) fn dismisses(self) -> bool {
         match self {
-            Stage::Clearing | Stage::Closed => true,
-            Stage::Open | Stage::Thinning | Stage::Leaving | Stage::Parting => false,
+            ClosingStage::Clearing | ClosingStage::Closed => true,
+            ClosingStage::Open | ClosingStage::Thinning | ClosingStage::Leaving | ClosingStage::Parting => {
+                false
+            }
         }
     }
 
     /// Clients that can be asked to close at any time are asked now.
     pub(crate) fn tells(self) -> bool {
         match self {
-            Stage::Leaving | Stage::Parting | Stage::Clearing | Stage::Closed => true,
-            Stage::Open | Stage::Thinning => false,
+            ClosingStage::Leaving | ClosingStage::Parting | ClosingStage::Clearing | ClosingStage::Closed => {
+                true
+            }
+            ClosingStage::Open | ClosingStage::Thinning => false,
         }
     }
 }

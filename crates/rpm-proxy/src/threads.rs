@@ -14,18 +14,18 @@ use tracing::{error, warn};
 
 use crate::accept::accept;
 use crate::front::Front;
-use crate::stage::Stage;
+use crate::stage::ClosingStage;
 use crate::tunnel;
 
-/// Most orders that wait for a thread: as many as fronts that open and close at once.
-const ORDERS: usize = 1024;
+/// Most commands that wait for a thread: as many as fronts that open and close at once.
+const COMMANDS: usize = 1024;
 /// Size of a thread's stack, in bytes. Large values are on the heap.
 const STACK: usize = 512 * 1024;
 
-enum Order {
+enum FrontCommand {
     Open(u32, TcpListener, Arc<Front>),
-    Stage(u32, Stage),
-    /// Dropped when all orders before it are carried out.
+    Stage(u32, ClosingStage),
+    /// Dropped when all commands before it are carried out.
     Sync(mpsc::Sender<()>),
     Close(u32),
 }
@@ -36,7 +36,7 @@ const TURNS: usize = 4;
 /// The threads of the proxy. They end when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
-    threads: Vec<mpsc::Sender<Order>>,
+    threads: Vec<mpsc::Sender<FrontCommand>>,
 }
 
 impl Proxy {
@@ -47,13 +47,13 @@ impl Proxy {
     pub fn start(count: usize) -> io::Result<Proxy> {
         let mut threads = Vec::new();
         for number in 0..count.max(1) {
-            let (orders, inbox) = mpsc::channel(ORDERS);
+            let (commands, inbox) = mpsc::channel(COMMANDS);
             let runtime = Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new()
                 .name(format!("rpm-proxy-{number}"))
                 .stack_size(STACK)
                 .spawn(move || LocalSet::new().block_on(&runtime, run(inbox, number == 0)))?;
-            threads.push(orders);
+            threads.push(commands);
         }
         Ok(Proxy { threads })
     }
@@ -68,17 +68,17 @@ impl Proxy {
     /// of an idle system would take them all. `id` names the front for [`Proxy::close`].
     ///
     /// # Errors
-    /// A thread takes no orders.
+    /// A thread takes no commands.
     pub fn open(&self, id: u32, listeners: Vec<OwnedFd>, front: &Arc<Front>) -> io::Result<()> {
-        for (orders, listener) in self.threads.iter().zip(listeners) {
+        for (commands, listener) in self.threads.iter().zip(listeners) {
             let listener = TcpListener::from(listener);
             listener.set_nonblocking(true)?;
             tunnel::keep_alive(&listener)?;
-            if orders
-                .try_send(Order::Open(id, listener, Arc::clone(front)))
+            if commands
+                .try_send(FrontCommand::Open(id, listener, Arc::clone(front)))
                 .is_err()
             {
-                return Err(io::Error::other("a proxy thread takes no orders"));
+                return Err(io::Error::other("a proxy thread takes no commands"));
             }
         }
         Ok(())
@@ -86,75 +86,79 @@ impl Proxy {
 
     /// Asks the front's clients to close their connections after the next response, or lets them stay again.
     pub fn leave(&self, id: u32, leaves: bool) {
-        let stage = if leaves { Stage::Leaving } else { Stage::Open };
-        self.order(id, || Order::Stage(id, stage));
+        let stage = if leaves {
+            ClosingStage::Leaving
+        } else {
+            ClosingStage::Open
+        };
+        self.send(id, || FrontCommand::Stage(id, stage));
     }
 
     /// Closes HTTP/1 connections after their next response, until [`Proxy::leave`] reverts it.
     pub fn thin(&self, id: u32) {
-        self.order(id, || Order::Stage(id, Stage::Thinning));
+        self.send(id, || FrontCommand::Stage(id, ClosingStage::Thinning));
     }
 
     /// Stops accepting, and closes connections after their next response, until [`Proxy::leave`] reverts it.
     pub fn part(&self, id: u32) {
-        self.order(id, || Order::Stage(id, Stage::Parting));
+        self.send(id, || FrontCommand::Stage(id, ClosingStage::Parting));
     }
 
     /// As [`Proxy::part`], and closes idle connections.
     pub fn clear(&self, id: u32) {
-        self.order(id, || Order::Stage(id, Stage::Clearing));
+        self.send(id, || FrontCommand::Stage(id, ClosingStage::Clearing));
     }
 
     /// Closes the front: no client is accepted, and requests in flight are finished.
     pub fn close(&self, id: u32) {
-        self.order(id, || Order::Close(id));
+        self.send(id, || FrontCommand::Close(id));
     }
 
-    /// Ends when every thread has carried out the orders before this one: clients that are accepted later see the new stage, and those that
+    /// Ends when every thread has carried out the commands before this one: clients that are accepted later see the new stage, and those that
     /// were accepted before are counted ([`Front::figures`]).
     #[must_use]
     pub fn reached(&self) -> mpsc::Receiver<()> {
         let (reached, end) = mpsc::channel(1);
-        self.order(0, || Order::Sync(reached.clone()));
+        self.send(0, || FrontCommand::Sync(reached.clone()));
         end
     }
 
-    fn order(&self, id: u32, order: impl Fn() -> Order) {
-        for orders in &self.threads {
-            if orders.try_send(order()).is_err() {
-                warn!(id, "a proxy thread takes no orders");
+    fn send(&self, id: u32, command: impl Fn() -> FrontCommand) {
+        for commands in &self.threads {
+            if commands.try_send(command()).is_err() {
+                warn!(id, "a proxy thread takes no commands");
             }
         }
     }
 }
 
-async fn run(mut inbox: mpsc::Receiver<Order>, first: bool) {
-    let mut open: HashMap<u32, watch::Sender<Stage>> = HashMap::new();
-    while let Some(order) = inbox.recv().await {
-        match order {
-            Order::Open(id, listener, front) => match tokio::net::TcpListener::from_std(listener) {
+async fn run(mut inbox: mpsc::Receiver<FrontCommand>, first: bool) {
+    let mut open: HashMap<u32, watch::Sender<ClosingStage>> = HashMap::new();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            FrontCommand::Open(id, listener, front) => match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    let (closing, stage) = watch::channel(Stage::Open);
+                    let (closing, stage) = watch::channel(ClosingStage::Open);
                     open.insert(id, closing);
                     tokio::task::spawn_local(accept(listener, front, first, stage));
                 }
                 Err(error) => error!(id, %error, "a proxy thread cannot serve a listener"),
             },
-            Order::Stage(id, stage) => {
+            FrontCommand::Stage(id, stage) => {
                 if let Some(closing) = open.get(&id) {
                     closing.send_replace(stage);
                 }
             }
-            Order::Sync(reached) => {
+            FrontCommand::Sync(reached) => {
                 // The task that accepts may take one more; the task that serves that one counts it.
                 for _ in 0..TURNS {
                     tokio::task::yield_now().await;
                 }
                 drop(reached);
             }
-            Order::Close(id) => {
+            FrontCommand::Close(id) => {
                 if let Some(closing) = open.remove(&id) {
-                    closing.send_replace(Stage::Closed);
+                    closing.send_replace(ClosingStage::Closed);
                 }
             }
         }

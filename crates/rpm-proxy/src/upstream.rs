@@ -23,7 +23,7 @@ pub struct Target {
     pub id: UpstreamId,
     /// Where it is reached.
     pub addr: Address,
-    /// The weight, for [`crate::Policy::Weighted`]; at least 1.
+    /// The weight, for [`crate::UpstreamPolicy::Weighted`]; at least 1.
     pub weight: u32,
     /// The number that cookies hold. Its successor has the same.
     pub key: u32,

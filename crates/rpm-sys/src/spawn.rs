@@ -69,7 +69,7 @@ pub struct Child {
 
 /// The step of a spawn that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum SpawnStep {
     /// Arguments, environment or descriptor numbers that no process can have.
     Prepare,
     /// Opening and placing descriptors.
@@ -95,7 +95,7 @@ pub enum Stage {
 #[error("{}", self.headline())]
 pub struct SpawnError {
     /// The step that failed.
-    pub stage: Stage,
+    pub stage: SpawnStep,
     /// What it failed on: the program, the directory, or the offending argument.
     pub operand: PathBuf,
     /// What is behind it, where the error number alone does not tell.
@@ -137,7 +137,7 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
     } = spawn;
     let image = Image::new(&program, &argv, &env, &cwd, listen_fds)?;
     check_targets(&program, &fds)?;
-    let descriptors = |source| SpawnError::new(Stage::Descriptors, &program, source);
+    let descriptors = |source| SpawnError::new(SpawnStep::Descriptors, &program, source);
     let stdin = stdin.map_or_else(dev_null, Ok).map_err(descriptors)?;
     let stdio = [(stdin, 0), (stdout, 1), (stderr, 2)];
     let placed = place(stdio.into_iter().chain(fds).collect()).map_err(descriptors)?;
@@ -153,7 +153,8 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
         filter: filter.as_ref().map(Option::as_ref),
         answer: answer.as_raw_fd(),
     };
-    let mut child = child::fork(&plan).map_err(|source| SpawnError::new(Stage::Fork, &program, source))?;
+    let mut child =
+        child::fork(&plan).map_err(|source| SpawnError::new(SpawnStep::Fork, &program, source))?;
     drop(answer);
     let (stage, source) = match await_exec(&report, &child.pidfd) {
         Ok(notifications) => {
@@ -164,12 +165,16 @@ pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
     };
     let _ = child.pidfd.send_signal(Signal::KILL);
     reap(&child);
-    let operand = if stage == Stage::Directory { &cwd } else { &program };
+    let operand = if stage == SpawnStep::Directory {
+        &cwd
+    } else {
+        &program
+    };
     Err(SpawnError::new(stage, operand, source))
 }
 
 impl SpawnError {
-    fn new(stage: Stage, operand: &Path, source: io::Error) -> SpawnError {
+    fn new(stage: SpawnStep, operand: &Path, source: io::Error) -> SpawnError {
         let hint = limit_hint(stage, &source).or_else(|| exec_hint(stage, operand, &source));
         SpawnError {
             stage,
@@ -190,15 +195,15 @@ impl fmt::Display for Headline<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let operand = self.0.operand.display();
         match self.0.stage {
-            Stage::Prepare => write!(f, "cannot pass {operand} to a process"),
-            Stage::Descriptors => write!(f, "cannot prepare the descriptors of {operand}"),
-            Stage::Fork => write!(f, "cannot create a process for {operand}"),
-            Stage::Group => write!(f, "cannot create a process group for {operand}"),
-            Stage::Directory => write!(f, "cannot change to the directory {operand}"),
-            Stage::Intercept => write!(f, "cannot intercept the calls of {operand}"),
-            Stage::User => write!(f, "cannot run {operand} as another user"),
-            Stage::Limit => write!(f, "cannot set the limit of open files of {operand}"),
-            Stage::Execute => write!(f, "cannot execute {operand}"),
+            SpawnStep::Prepare => write!(f, "cannot pass {operand} to a process"),
+            SpawnStep::Descriptors => write!(f, "cannot prepare the descriptors of {operand}"),
+            SpawnStep::Fork => write!(f, "cannot create a process for {operand}"),
+            SpawnStep::Group => write!(f, "cannot create a process group for {operand}"),
+            SpawnStep::Directory => write!(f, "cannot change to the directory {operand}"),
+            SpawnStep::Intercept => write!(f, "cannot intercept the calls of {operand}"),
+            SpawnStep::User => write!(f, "cannot run {operand} as another user"),
+            SpawnStep::Limit => write!(f, "cannot set the limit of open files of {operand}"),
+            SpawnStep::Execute => write!(f, "cannot execute {operand}"),
         }?;
         match &self.0.hint {
             Some(hint) => write!(f, " ({hint})"),
@@ -207,8 +212,8 @@ impl fmt::Display for Headline<'_> {
     }
 }
 
-fn limit_hint(stage: Stage, source: &io::Error) -> Option<String> {
-    if source.raw_os_error() != Some(libc::EAGAIN) || !matches!(stage, Stage::Fork | Stage::Execute) {
+fn limit_hint(stage: SpawnStep, source: &io::Error) -> Option<String> {
+    if source.raw_os_error() != Some(libc::EAGAIN) || !matches!(stage, SpawnStep::Fork | SpawnStep::Execute) {
         return limits::explain(source);
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
@@ -219,8 +224,8 @@ fn limit_hint(stage: Stage, source: &io::Error) -> Option<String> {
 }
 
 /// `ENOENT` for a file that exists means its interpreter, `ENOEXEC` that it names none.
-fn exec_hint(stage: Stage, program: &Path, source: &io::Error) -> Option<String> {
-    if stage != Stage::Execute || !program.exists() {
+fn exec_hint(stage: SpawnStep, program: &Path, source: &io::Error) -> Option<String> {
+    if stage != SpawnStep::Execute || !program.exists() {
         return None;
     }
     match source.raw_os_error()? {
@@ -259,7 +264,7 @@ fn check_targets(program: &Path, fds: &[(OwnedFd, RawFd)]) -> Result<(), SpawnEr
     if low || targets.windows(2).any(|pair| pair[0] == pair[1]) {
         let what = "descriptor numbers must be at least 3 and different";
         let source = io::Error::new(io::ErrorKind::InvalidInput, what);
-        return Err(SpawnError::new(Stage::Prepare, program, source));
+        return Err(SpawnError::new(SpawnStep::Prepare, program, source));
     }
     Ok(())
 }
@@ -305,8 +310,8 @@ fn raw_limit(limit: Rlimit) -> libc::rlimit {
 }
 
 /// Until the socket is closed without another word: the program is being executed.
-fn await_exec(report: &OwnedFd, child: &PidFd) -> Result<Option<Notifications>, (Stage, io::Error)> {
-    let execute = |source| (Stage::Execute, source);
+fn await_exec(report: &OwnedFd, child: &PidFd) -> Result<Option<Notifications>, (SpawnStep, io::Error)> {
+    let execute = |source| (SpawnStep::Execute, source);
     let mut received = Vec::new();
     loop {
         let mut fds = [PollFd::new(report, PollFlags::IN)];
@@ -323,8 +328,8 @@ fn await_exec(report: &OwnedFd, child: &PidFd) -> Result<Option<Notifications>, 
 }
 
 /// The child has its filter. Without the right to take its sockets nothing could be done about its calls.
-fn may_intercept(child: &PidFd, received: &[OwnedFd]) -> Result<(), (Stage, io::Error)> {
-    let intercept = |source| (Stage::Intercept, source);
+fn may_intercept(child: &PidFd, received: &[OwnedFd]) -> Result<(), (SpawnStep, io::Error)> {
+    let intercept = |source| (SpawnStep::Intercept, source);
     if received.is_empty() {
         return Err(intercept(io::Error::from_raw_os_error(libc::EMFILE)));
     }
@@ -336,9 +341,11 @@ fn may_intercept(child: &PidFd, received: &[OwnedFd]) -> Result<(), (Stage, io::
 }
 
 /// What is missing now and may be there later does not mean that calls cannot be intercepted.
-fn of_the_moment((stage, source): (Stage, io::Error)) -> (Stage, io::Error) {
+fn of_the_moment((stage, source): (SpawnStep, io::Error)) -> (SpawnStep, io::Error) {
     match (stage, source.raw_os_error()) {
-        (Stage::Intercept, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => (Stage::Descriptors, source),
+        (SpawnStep::Intercept, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
+            (SpawnStep::Descriptors, source)
+        }
         _ => (stage, source),
     }
 }

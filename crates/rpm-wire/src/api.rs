@@ -17,11 +17,11 @@ use serde_json::{Map, Value};
 pub use app::{AppSpec, LogSpec};
 pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest, Saved};
 pub use doctor::Finding;
-pub use progress::{Follow, Progress, Stage, Step};
+pub use progress::{Follow, Progress, Step, WorkerStage};
 pub use proxy::ProxySpec;
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
-    Balance, ExecMode, HealthCheck, INSTANCE_VAR, LogTarget, OF_THE_USER, Policy, UnknownBalance,
+    Balance, BalancePolicy, ExecMode, HealthCheck, INSTANCE_VAR, LogTarget, OF_THE_USER, UnknownBalance,
     UnknownPolicy, WatchSpec,
 };
 pub use targets::{

@@ -72,7 +72,7 @@ fn spec() -> AppSpec {
         instances: -1,
         listen: vec!["8080".into()],
         balance: rpm_wire::api::Balance::Handoff,
-        policy: rpm_wire::api::Policy::IpHash,
+        policy: rpm_wire::api::BalancePolicy::IpHash,
         wait_ready: true,
         listen_timeout_ms: Some(5000),
         kill_signal: rpm_wire::api::StopSignal::Terminate,
@@ -408,7 +408,7 @@ fn settings_that_are_not_the_usual_ones_are_shown() {
     let rows = |text: &str| text.lines().filter(|line| line.starts_with('│')).count();
     let mut spec = AppSpec::default();
     spec.proxy.sticky = Some("sid".into());
-    spec.policy = rpm_wire::api::Policy::IpHash;
+    spec.policy = rpm_wire::api::BalancePolicy::IpHash;
     spec.ports = vec![80, 81];
     spec.max_memory_restart = Some(1 << 20);
     spec.cron_restart = Some("0 3 * * *".into());

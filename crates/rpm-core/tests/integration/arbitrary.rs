@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use rpm_core::protocol::{Affinity, AppConfig, Command, Exit, Input, Output, Policy, Readiness};
+use rpm_core::protocol::{Affinity, AppConfig, Command, Exit, Input, Output, Readiness, RestartPolicy};
 use rpm_core::{AppId, Core, GroupId, InstanceId, Revision, SlotId, Tick, Ticket, WorkerId};
 
 /// No daemon lives longer.
@@ -137,8 +137,8 @@ impl Choices<'_> {
         (0..self.below(4)).map(|_| InstanceId(self.below(8))).collect()
     }
 
-    fn policy(&mut self) -> Policy {
-        Policy {
+    fn policy(&mut self) -> RestartPolicy {
+        RestartPolicy {
             autorestart: self.below(8) > 0,
             stop_exit_codes: if self.bool() { vec![0] } else { Vec::new() },
             max_restarts: self.below(5),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{APP, Rig, deleted, done, failed, instances, kill, ms, online, spawn, terminate};
 use rpm_core::protocol::{
-    AppConfig, Command, CrashVerdict, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
+    AppConfig, Command, CrashVerdict, Exit, Failure, Input, Notice, Outcome, Output, Readiness, RestartPolicy,
 };
 use rpm_core::{AppId, EndsFor, Generation, StateView, Ticket, WorkerId};
 
@@ -30,7 +30,7 @@ fn config(instances: u32) -> AppConfig {
 #[test]
 fn start_spawns_all_in_order_and_is_done_when_all_are_online() {
     let mut rig = Rig::new();
-    let outputs = rig.start(2, Readiness::Listens, Policy::default());
+    let outputs = rig.start(2, Readiness::Listens, RestartPolicy::default());
     assert_eq!(outputs, vec![spawn(1, 1, 0, 0), spawn(2, 1, 1, 1)]);
     rig.spawned(1);
     rig.spawned(2);
@@ -41,13 +41,13 @@ fn start_spawns_all_in_order_and_is_done_when_all_are_online() {
 #[test]
 fn executed_is_ready_at_the_spawn() {
     let mut rig = Rig::new();
-    rig.start(1, Readiness::Executed, Policy::default());
+    rig.start(1, Readiness::Executed, RestartPolicy::default());
     assert_eq!(rig.spawned(1), vec![online(1, false), done(1, &[0])]);
 }
 
 #[test]
 fn a_worker_that_never_listens_is_online_and_silent_until_it_does() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     assert_eq!(rig.pass(ms(29_999)), vec![]);
     let outcome = Outcome::Done {
         instances: instances(&[0]),
@@ -69,7 +69,7 @@ fn a_worker_that_never_listens_is_online_and_silent_until_it_does() {
 
 #[test]
 fn a_worker_that_never_announces_fails_and_is_tried_again() {
-    let mut rig = Rig::started(1, Readiness::Announces, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Announces, RestartPolicy::default());
     rig.listening(1);
     assert!(matches!(rig.state(0), StateView::Launching { .. }));
     let not_ready = failed(1, Some(0), Some(1), Failure::NotReady { within: ms(30_000) });
@@ -90,7 +90,7 @@ fn a_worker_that_never_announces_fails_and_is_tried_again() {
 #[test]
 fn a_word_from_the_process_says_that_it_runs() {
     let mut rig = Rig::new();
-    rig.start(1, Readiness::Listens, Policy::default());
+    rig.start(1, Readiness::Listens, RestartPolicy::default());
     assert_eq!(rig.listening(1), vec![online(1, false), done(1, &[0])]);
     assert!(
         rig.core
@@ -102,7 +102,7 @@ fn a_word_from_the_process_says_that_it_runs() {
 #[test]
 fn a_spawn_that_is_never_answered_is_given_up() {
     let mut rig = Rig::new();
-    rig.start(1, Readiness::Listens, Policy::default());
+    rig.start(1, Readiness::Listens, RestartPolicy::default());
     let not_ready = failed(1, Some(0), Some(1), Failure::NotReady { within: ms(30_000) });
     assert_eq!(rig.pass(ms(30_000)), vec![not_ready]);
     assert_eq!(rig.pass(ms(100)), vec![kill(1)]);
@@ -129,9 +129,9 @@ fn a_mature_exit_is_followed_by_a_spawn_at_once() {
 
 #[test]
 fn an_instance_that_keeps_failing_young_is_errored_after_max_restarts() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         max_restarts: 3,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Listens, policy);
     let outputs = rig.exited(1);
@@ -151,9 +151,9 @@ fn an_instance_that_keeps_failing_young_is_errored_after_max_restarts() {
 
 #[test]
 fn time_online_clears_the_count_of_failures() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         max_restarts: 2,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Listens, policy);
     rig.exited(1);
@@ -172,7 +172,7 @@ fn time_online_clears_the_count_of_failures() {
 #[test]
 fn a_failed_spawn_counts_as_a_young_failure() {
     let mut rig = Rig::new();
-    rig.start(1, Readiness::Listens, Policy::default());
+    rig.start(1, Readiness::Listens, RestartPolicy::default());
     let outputs = rig.input(Input::SpawnFailed { worker: WorkerId(1) });
     assert_eq!(
         outputs.last(),
@@ -184,10 +184,10 @@ fn a_failed_spawn_counts_as_a_young_failure() {
 
 #[test]
 fn a_crash_says_how_often_and_what_decided_what_follows() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         max_restarts: 3,
         start_timeout: ms(1000),
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Announces, policy);
     let said = |outputs: &[Output]| {
@@ -213,7 +213,7 @@ fn a_crash_says_how_often_and_what_decided_what_follows() {
 
 #[test]
 fn what_a_worker_was_asked_to_end_for_is_seen() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Executed, RestartPolicy::default());
     assert_eq!(rig.view(0).ends_for, None);
     for (command, ends_for) in [
         (Rig::restart as fn(&mut Rig, &[u32]) -> _, EndsFor::Restart),
@@ -227,9 +227,9 @@ fn what_a_worker_was_asked_to_end_for_is_seen() {
 
 #[test]
 fn without_autorestart_an_exit_is_the_end() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         autorestart: false,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Executed, policy);
     let wanted = vec![crashed(1, None, 0, CrashVerdict::Stopped)];
@@ -242,9 +242,9 @@ fn without_autorestart_an_exit_is_the_end() {
 
 #[test]
 fn stop_terminates_then_kills_again_and_again() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         kill_timeout: ms(1600),
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Executed, policy);
     assert_eq!(rig.stop(&[0]), vec![terminate(1)]);
@@ -264,7 +264,7 @@ fn stop_terminates_then_kills_again_and_again() {
 #[test]
 fn a_worker_without_a_process_is_told_to_end_when_it_has_one() {
     let mut rig = Rig::new();
-    rig.start(1, Readiness::Listens, Policy::default());
+    rig.start(1, Readiness::Listens, RestartPolicy::default());
     assert_eq!(
         rig.stop(&[0]),
         vec![failed(1, Some(0), None, Failure::Superseded)]
@@ -275,7 +275,7 @@ fn a_worker_without_a_process_is_told_to_end_when_it_has_one() {
 
 #[test]
 fn stop_cancels_the_back_off() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     rig.exited(1);
     assert_eq!(rig.stop(&[0]), vec![done(2, &[0])]);
     assert_eq!((rig.pass(ms(10_000)), rig.state(0)), (vec![], StateView::Stopped));
@@ -283,7 +283,7 @@ fn stop_cancels_the_back_off() {
 
 #[test]
 fn restart_of_an_online_instance_counts_and_of_a_resting_one_does_not() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Executed, RestartPolicy::default());
     assert_eq!(rig.restart(&[0]), vec![terminate(1)]);
     assert_eq!(rig.exited(1), vec![spawn(2, 1, 0, 0)]);
     assert_eq!(rig.view(0).restarts, 1);
@@ -297,9 +297,9 @@ fn restart_of_an_online_instance_counts_and_of_a_resting_one_does_not() {
 #[test]
 fn restart_of_an_errored_or_waiting_instance_starts_afresh() {
     for max_restarts in [1, 2] {
-        let policy = Policy {
+        let policy = RestartPolicy {
             max_restarts,
-            ..Policy::default()
+            ..RestartPolicy::default()
         };
         let mut rig = Rig::started(1, Readiness::Listens, policy);
         rig.exited(1);
@@ -315,7 +315,7 @@ fn restart_of_an_errored_or_waiting_instance_starts_afresh() {
 
 #[test]
 fn the_newest_wish_wins() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Executed, RestartPolicy::default());
     rig.restart(&[0]);
     assert_eq!(
         rig.stop(&[0]),
@@ -335,7 +335,7 @@ fn the_newest_wish_wins() {
 
 #[test]
 fn delete_forgets_and_ids_start_again_when_none_is_left() {
-    let mut rig = Rig::started(2, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(2, Readiness::Executed, RestartPolicy::default());
     rig.delete(&[1]);
     assert_eq!(rig.exited(2), vec![deleted(1), done(2, &[1])]);
     rig.command(Command::Scale { app: APP, count: 2 });
@@ -348,7 +348,7 @@ fn delete_forgets_and_ids_start_again_when_none_is_left() {
         vec![deleted(2), Output::AppGone { app: APP }, done(4, &[0, 2])]
     );
     assert!(rig.core.app(APP).is_none());
-    let outputs = rig.start(1, Readiness::Executed, Policy::default());
+    let outputs = rig.start(1, Readiness::Executed, RestartPolicy::default());
     assert_eq!(outputs, vec![spawn(4, 1, 0, 0)]);
 }
 
@@ -362,14 +362,14 @@ fn a_command_on_nothing_is_done() {
 
 #[test]
 fn an_app_id_in_use_is_refused() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
-    let outputs = rig.start(1, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Executed, RestartPolicy::default());
+    let outputs = rig.start(1, Readiness::Executed, RestartPolicy::default());
     assert_eq!(outputs, vec![failed(2, None, None, Failure::Superseded)]);
 }
 
 #[test]
 fn configure_takes_effect_at_the_next_spawn() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Executed, RestartPolicy::default());
     let outputs = rig.command(Command::Configure {
         app: APP,
         config: config(5),
@@ -387,7 +387,7 @@ fn configure_takes_effect_at_the_next_spawn() {
 
 #[test]
 fn shutdown_deletes_everything_and_refuses_the_rest() {
-    let mut rig = Rig::started(2, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(2, Readiness::Listens, RestartPolicy::default());
     let superseded = failed(1, Some(0), None, Failure::Superseded);
     assert_eq!(
         rig.command(Command::Shutdown),
@@ -407,7 +407,7 @@ fn shutdown_deletes_everything_and_refuses_the_rest() {
 
 #[test]
 fn what_contradicts_is_ignored() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Executed, RestartPolicy::default());
     let unknown = WorkerId(99);
     for input in [
         Input::Spawned { worker: unknown },
@@ -437,7 +437,7 @@ fn an_absurd_number_of_instances_is_cut() {
 
 #[test]
 fn time_that_runs_backwards_stands_still() {
-    let mut rig = Rig::started(1, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Executed, RestartPolicy::default());
     rig.pass(ms(5000));
     rig.queue(0, 0);
     rig.now = rpm_core::Tick::default();
@@ -447,9 +447,9 @@ fn time_that_runs_backwards_stands_still() {
 
 #[test]
 fn an_exit_code_that_stops_is_the_end_of_it_and_no_failure() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         stop_exit_codes: vec![0, 1],
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Listens, policy);
     rig.listening(1);
@@ -483,7 +483,7 @@ fn what_is_not_to_start_waits_in_the_list() {
 
 #[test]
 fn counts_of_restarts_begin_again() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     rig.exited(1);
     rig.pass(ms(600));
     assert_eq!((rig.view(0).restarts, rig.view(0).unstable_restarts), (1, 1));

@@ -4,7 +4,7 @@ use crate::common::rollout::{
     DRAINING, beginning, failed, failure_of, is_ready, leaving, prove, reload, reload_with, undone,
 };
 use crate::common::{GROUP, Rig, instances, ms, slots, terminate};
-use rpm_core::protocol::{AppConfig, Failure, Input, Outcome, Output, Policy, Readiness};
+use rpm_core::protocol::{AppConfig, Failure, Input, Outcome, Output, Readiness, RestartPolicy};
 use rpm_core::{GroupId, SlotId, Ticket, WorkerId};
 
 const OTHER: GroupId = GroupId(1);
@@ -21,7 +21,7 @@ fn hold_in(rig: &mut Rig, group: GroupId, slot: u32, worker: u64, fixed: bool) -
 
 #[test]
 fn a_candidate_that_does_not_listen_in_time_undoes_the_reload() {
-    let mut rig = beginning(Policy::default());
+    let mut rig = beginning(RestartPolicy::default());
     assert_eq!(rig.pass(ms(29_999)), vec![]);
     let why = Failure::NotReady { within: ms(30_000) };
     let wanted = vec![undone(failure_of(0, 2, why)), terminate(2), failed(2, 0, 2, why)];
@@ -38,7 +38,7 @@ fn it_must_serve_what_its_predecessor_opened_at_its_start() {
         (false, 0, false),
     ];
     for (fixed, after, required) in cases {
-        let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+        let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
         rig.take_slot(0, 1);
         rig.pass(ms(after));
         hold_in(&mut rig, OTHER, 1, 1, fixed);
@@ -53,7 +53,7 @@ fn it_must_serve_what_its_predecessor_opened_at_its_start() {
 #[test]
 fn a_slow_start_is_measured_from_the_first_thing_it_opened() {
     for (after, required) in [(2999, true), (3001, false)] {
-        let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+        let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
         rig.pass(ms(5000));
         assert!(!is_ready(&rig, 1), "silent until now");
         rig.take_slot(0, 1);
@@ -70,7 +70,7 @@ fn a_slow_start_is_measured_from_the_first_thing_it_opened() {
 
 #[test]
 fn shared_sockets_count_and_what_was_closed_does_not() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     rig.take_slot(0, 1);
     for group in [OTHER, GroupId(2)] {
         rig.input(Input::SharedHeld {
@@ -112,7 +112,7 @@ fn another_address_is_fine_if_that_is_allowed() {
 
 #[test]
 fn announcing_takes_the_word_and_the_address() {
-    let mut rig = Rig::started(1, Readiness::Announces, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Announces, RestartPolicy::default());
     rig.hold(0, 1);
     rig.input(Input::Ready { worker: WorkerId(1) });
     reload(&mut rig);
@@ -127,7 +127,7 @@ fn announcing_takes_the_word_and_the_address() {
 #[test]
 fn where_nothing_was_served_a_candidate_has_to_live_for_min_uptime() {
     for readiness in [Readiness::Listens, Readiness::Executed] {
-        let mut rig = Rig::started(1, readiness, Policy::default());
+        let mut rig = Rig::started(1, readiness, RestartPolicy::default());
         rig.pass(ms(30_000));
         reload(&mut rig);
         rig.spawned(2);
@@ -141,7 +141,7 @@ fn where_nothing_was_served_a_candidate_has_to_live_for_min_uptime() {
 
 #[test]
 fn an_instance_that_never_served_is_started_as_at_first() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     reload(&mut rig);
     rig.spawned(2);
     rig.exited(1);
@@ -159,7 +159,7 @@ fn an_instance_that_never_served_is_started_as_at_first() {
 
 #[test]
 fn one_that_is_ready_when_it_runs_must_listen_where_its_predecessor_does() {
-    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Runs, RestartPolicy::default());
     rig.pass(ms(1000));
     assert!(is_ready(&rig, 1), "at a first start it need not listen");
     rig.take_slot(0, 1);

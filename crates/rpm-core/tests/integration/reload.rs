@@ -8,8 +8,8 @@ use crate::common::{
     APP, GROUP, Rig, close, done, drain, draining, instances, ms, rescue, slots, spawn, steer, terminate,
 };
 use rpm_core::protocol::{
-    AppConfig, Command, CrashVerdict, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
-    UndoCause,
+    AppConfig, Command, CrashVerdict, Exit, Failure, Input, Notice, Outcome, Output, Readiness,
+    RestartPolicy, UndoCause,
 };
 use rpm_core::{Generation, GroupId, LeavingPhase, Revision, SlotId, StateView, Ticket, WorkerId};
 
@@ -191,9 +191,9 @@ fn at_most_so_many_candidates_start_at_once() {
 
 #[test]
 fn stopped_instances_stay_so_and_failed_ones_get_another_chance() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         max_restarts: 2,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(3, Readiness::Listens, policy);
     rig.stop(&[0]);
@@ -223,9 +223,9 @@ fn stopped_instances_stay_so_and_failed_ones_get_another_chance() {
 
 #[test]
 fn an_errored_instance_is_errored_again_when_the_reload_is_undone() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         max_restarts: 1,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Listens, policy);
     rig.exited(1);
@@ -289,7 +289,7 @@ fn one_that_yields_is_waited_for_if_its_end_would_leave_an_instance_unserved() {
 
 #[test]
 fn nor_does_it_end_for_an_old_worker_that_is_not_ready() {
-    let mut rig = Rig::started(2, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(2, Readiness::Listens, RestartPolicy::default());
     reload_yielding(&mut rig);
     prove(&mut rig, 10, 3);
     assert_eq!(reload(&mut rig), vec![]);

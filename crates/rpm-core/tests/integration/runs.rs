@@ -1,21 +1,21 @@
 //! Programs that may have no port at all: when they are ready, and when they have failed to start.
 
 use crate::common::{Rig, done, failed, instances, ms, online, spawn};
-use rpm_core::protocol::{Command, Exit, Failure, Input, Policy, Readiness};
+use rpm_core::protocol::{Command, Exit, Failure, Input, Readiness, RestartPolicy};
 use rpm_core::{StateView, WorkerId};
 
 #[test]
 fn what_may_have_no_port_is_ready_when_it_listens_or_has_lived_for_a_second() {
-    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Runs, RestartPolicy::default());
     assert!(matches!(rig.state(0), StateView::Launching { .. }));
     assert_eq!(rig.listening(1), vec![online(1, false), done(1, &[0])]);
     assert_eq!(rig.pass(ms(5000)), vec![]);
-    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Runs, RestartPolicy::default());
     assert_eq!(rig.pass(ms(999)), vec![]);
     assert_eq!(rig.pass(ms(1)), vec![online(1, false), done(1, &[0])]);
-    let hurried = Policy {
+    let hurried = RestartPolicy {
         listen_timeout: ms(200),
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Runs, hurried);
     assert_eq!(rig.pass(ms(200)), vec![online(1, false), done(1, &[0])]);
@@ -23,7 +23,7 @@ fn what_may_have_no_port_is_ready_when_it_listens_or_has_lived_for_a_second() {
 
 #[test]
 fn what_has_had_no_cpu_for_a_second_is_given_more_time_and_not_forever() {
-    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Runs, RestartPolicy::default());
     let starved = || Input::Starved { worker: WorkerId(1) };
     assert_eq!(rig.input(starved()), vec![], "long before it would be ready");
     assert_eq!(rig.pass(ms(950)), vec![]);
@@ -36,7 +36,7 @@ fn what_has_had_no_cpu_for_a_second_is_given_more_time_and_not_forever() {
     }
     rig.input(starved());
     assert_eq!(rig.pass(ms(1)), vec![online(1, false), done(1, &[0])]);
-    let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Runs, RestartPolicy::default());
     rig.pass(ms(999));
     rig.input(starved());
     rig.pass(ms(50));
@@ -48,7 +48,7 @@ fn what_has_had_no_cpu_for_a_second_is_given_more_time_and_not_forever() {
 #[test]
 fn what_may_have_no_port_and_ends_at_once_has_failed_to_start() {
     for end in [Exit::Code(0), Exit::Code(1), Exit::Signal(11)] {
-        let mut rig = Rig::started(1, Readiness::Runs, Policy::default());
+        let mut rig = Rig::started(1, Readiness::Runs, RestartPolicy::default());
         rig.pass(ms(999));
         let outputs = rig.exited_with(1, end);
         let failure = failed(1, Some(0), Some(1), Failure::Exited(end));
@@ -58,13 +58,13 @@ fn what_may_have_no_port_and_ends_at_once_has_failed_to_start() {
 
 #[test]
 fn what_is_not_started_again_may_be_done_at_once() {
-    let once = || Policy {
+    let once = || RestartPolicy {
         autorestart: false,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
-    let told = || Policy {
+    let told = || RestartPolicy {
         stop_exit_codes: vec![7],
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let cases = [
         (once(), Exit::Code(0), true),
@@ -84,9 +84,9 @@ fn what_is_not_started_again_may_be_done_at_once() {
 
 #[test]
 fn an_exit_is_judged_by_the_uptime_where_running_is_all_that_is_wanted() {
-    let policy = Policy {
+    let policy = RestartPolicy {
         min_uptime: ms(300),
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Runs, policy);
     rig.pass(ms(300));

@@ -2,7 +2,9 @@
 
 use crate::common::rollout::{begun, failure_of, prove, undone};
 use crate::common::{APP, GROUP, Rig, deleted, done, drain, draining, ms, online, slots, spawn, terminate};
-use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Notice, Outcome, Output, Policy, Readiness};
+use rpm_core::protocol::{
+    AppConfig, Command, Exit, Failure, Notice, Outcome, Output, Readiness, RestartPolicy,
+};
 use rpm_core::{AppId, Core, InstanceId, Ticket};
 
 fn scaled(from: u32, to: u32) -> Output {
@@ -11,7 +13,7 @@ fn scaled(from: u32, to: u32) -> Output {
 
 #[test]
 fn scale_adds_and_removes_the_lowest_first() {
-    let mut rig = Rig::started(3, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(3, Readiness::Executed, RestartPolicy::default());
     let outputs = rig.command(Command::Scale { app: APP, count: 1 });
     let wanted = vec![scaled(3, 1), draining(1), drain(1), draining(2), drain(2)];
     assert_eq!(outputs, wanted);
@@ -46,9 +48,9 @@ fn scale_adds_and_removes_the_lowest_first() {
 #[test]
 fn scale_removes_those_that_do_not_serve_before_those_that_do() {
     // 0 and 1 serve, 2 is errored, 3 waits for a restart, 4 is stopped, 5 starts.
-    let policy = Policy {
+    let policy = RestartPolicy {
         max_restarts: 2,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(6, Readiness::Listens, policy);
     for slot in 0..2 {
@@ -74,7 +76,7 @@ fn scale_removes_those_that_do_not_serve_before_those_that_do() {
 
 #[test]
 fn scale_does_not_count_what_is_being_deleted() {
-    let mut rig = Rig::started(2, Readiness::Executed, Policy::default());
+    let mut rig = Rig::started(2, Readiness::Executed, RestartPolicy::default());
     rig.delete(&[0]);
     let outputs = rig.command(Command::Scale { app: APP, count: 2 });
     let wanted = vec![scaled(1, 2), spawn(3, 1, 2, 2)];
@@ -85,9 +87,9 @@ fn scale_does_not_count_what_is_being_deleted() {
 fn halfway_to(count: u32, watch_after: u64) -> Rig {
     let mut rig = Rig::serving(2);
     let config = AppConfig {
-        policy: Policy {
+        policy: RestartPolicy {
             watch_after: ms(watch_after),
-            ..Policy::default()
+            ..RestartPolicy::default()
         },
         ..AppConfig::default()
     };

@@ -1,7 +1,7 @@
 //! Slots and steering: who inherits, who is eligible, and the order of what is put out.
 
 use crate::common::{APP, GROUP, Rig, close, done, ms, online, rescue, slots, spawn, steer, terminate};
-use rpm_core::protocol::{AppConfig, Command, Input, Output, Policy, Readiness};
+use rpm_core::protocol::{AppConfig, Command, Input, Output, Readiness, RestartPolicy};
 use rpm_core::{GroupId, SlotId, WorkerId};
 
 fn release(rig: &mut Rig, slot: u32, worker: u64) -> Vec<Output> {
@@ -17,7 +17,7 @@ fn inherits(rig: &Rig, worker: u64) -> Option<SlotId> {
 
 #[test]
 fn a_slot_is_steered_to_when_its_worker_is_online_or_nobody_is() {
-    let mut rig = Rig::started(2, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(2, Readiness::Listens, RestartPolicy::default());
     assert_eq!(rig.hold(0, 1), vec![steer(&[0])]);
     assert_eq!(rig.hold(1, 2), vec![steer(&[0, 1])]);
     assert_eq!(rig.listening(2)[..2], [steer(&[1]), online(2, false)]);
@@ -28,14 +28,14 @@ fn a_slot_is_steered_to_when_its_worker_is_online_or_nobody_is() {
 
 #[test]
 fn a_silent_worker_is_steered_to_once_it_listens() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     rig.pass(ms(30_000));
     assert_eq!(rig.hold(0, 1), vec![steer(&[0])]);
 }
 
 #[test]
 fn a_holder_whose_word_was_lost_is_not_silent() {
-    let mut rig = Rig::started(1, Readiness::Listens, Policy::default());
+    let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     rig.hold(0, 1);
     assert_eq!(rig.pass(ms(30_000)), vec![online(1, false), done(1, &[0])]);
 }
@@ -118,9 +118,9 @@ fn while_all_are_restarted_connections_wait_in_the_open_slots() {
 #[test]
 fn what_an_errored_instance_leaves_is_closed() {
     let mut rig = Rig::new();
-    let policy = Policy {
+    let policy = RestartPolicy {
         max_restarts: 1,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     rig.start(2, Readiness::Listens, policy);
     for worker in [1, 2] {

@@ -1,11 +1,11 @@
 //! First starts that take long: a program that must listen has as long for that as for a reload.
 
 use crate::common::{APP, Rig, done, failed, ms, online};
-use rpm_core::protocol::{Command, Exit, Failure, Input, Outcome, Output, Policy, Readiness};
+use rpm_core::protocol::{Command, Exit, Failure, Input, Outcome, Output, Readiness, RestartPolicy};
 use rpm_core::{StateView, WorkerId};
 
 fn started() -> Rig {
-    Rig::started(1, Readiness::Listens, Policy::default())
+    Rig::started(1, Readiness::Listens, RestartPolicy::default())
 }
 
 #[test]
@@ -74,16 +74,16 @@ fn what_is_at_rest_and_listens_on_nothing_is_not_waited_for_longer() {
     );
     // Others are waited for, whatever they do.
     for readiness in [Readiness::Announces, Readiness::Runs] {
-        let mut rig = Rig::started(1, readiness, Policy::default());
+        let mut rig = Rig::started(1, readiness, RestartPolicy::default());
         assert_eq!((rig.should_listen(), rig.input(rests())), (vec![], vec![]));
     }
 }
 
 #[test]
 fn one_that_has_lived_for_long_does_not_count_as_failed_young() {
-    let once = Policy {
+    let once = RestartPolicy {
         max_restarts: 1,
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let mut rig = Rig::started(1, Readiness::Listens, once.clone());
     rig.pass(ms(10_000));

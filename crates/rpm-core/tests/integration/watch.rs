@@ -4,7 +4,9 @@ use crate::common::rollout::{
     begun, drained, failed, failure_of, is_ready, leaving, prove, reload, reload_done, reload_with, undone,
 };
 use crate::common::{APP, GROUP, Rig, done, drain, instances, ms, slots, spawn};
-use rpm_core::protocol::{AppConfig, Command, Exit, Failure, Outcome, Output, Policy, Readiness, UndoCause};
+use rpm_core::protocol::{
+    AppConfig, Command, Exit, Failure, Outcome, Output, Readiness, RestartPolicy, UndoCause,
+};
 use rpm_core::{LeavingPhase, Ticket, WorkerId};
 
 /// Two instances; the workers 3 and 4 serve on the slots 10 and 11, and are watched for five seconds.
@@ -14,9 +16,9 @@ fn watched() -> Rig {
 
 fn watched_of(yields: bool) -> Rig {
     let mut rig = Rig::serving(2);
-    let policy = Policy {
+    let policy = RestartPolicy {
         watch_after: ms(5000),
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let config = AppConfig {
         readiness: Readiness::Listens,
@@ -136,9 +138,9 @@ fn an_app_at_rest_is_not_watched() {
     let mut rig = Rig::serving(1);
     rig.stop(&[0]);
     rig.exited(1);
-    let policy = Policy {
+    let policy = RestartPolicy {
         watch_after: ms(5000),
-        ..Policy::default()
+        ..RestartPolicy::default()
     };
     let config = AppConfig {
         policy,

@@ -220,7 +220,7 @@ impl View<'_> {
     /// How many connections the worker of a slot has that were handed to it, where that is counted.
     fn handed_to(&self, slot: &SlotView) -> Option<u64> {
         let counted = self.listeners.is_handoff(slot.slot)
-            && self.listeners.policy_of(slot.slot) == rpm_listen::Policy::LeastConnections;
+            && self.listeners.policy_of(slot.slot) == rpm_listen::SteeringPolicy::LeastConnections;
         counted.then(|| slot.holder.map_or(0, |worker| self.handoffs.open(worker) as u64))
     }
 

@@ -5,10 +5,10 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
-use rpm_core::protocol::{Affinity, AppConfig, Policy as RestartPolicy, Readiness};
+use rpm_core::protocol::{Affinity, AppConfig, Readiness, RestartPolicy};
 use rpm_core::{AppId, Revision};
 use rpm_state::StoredApp;
-use rpm_wire::api::{AppSpec, Balance, ExecMode, Policy};
+use rpm_wire::api::{AppSpec, Balance, BalancePolicy, ExecMode};
 use serde_json::Value;
 
 use crate::apps::revision::Revisions;
@@ -283,7 +283,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted:
         max_surge: spec.max_surge,
         max_unavailable: spec.max_unavailable,
         affinity: match (spec.policy, &spec.proxy.sticky) {
-            (Policy::IpHash, _) => Affinity::ByAddress,
+            (BalancePolicy::IpHash, _) => Affinity::ByAddress,
             (_, Some(_)) => Affinity::Named,
             (_, None) => Affinity::None,
         },
@@ -310,13 +310,13 @@ fn ms(value: Option<u64>, default: Duration) -> Duration {
 }
 
 /// How connections are spread over its workers.
-pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::Policy {
+pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::SteeringPolicy {
     match spec.policy {
         // By latency the proxy balances alone, and by itself.
-        Policy::RoundRobin | Policy::Latency => rpm_listen::Policy::RoundRobin,
-        Policy::LeastConnections => rpm_listen::Policy::LeastConnections,
-        Policy::IpHash => rpm_listen::Policy::IpHash,
-        Policy::Weighted => rpm_listen::Policy::Weighted,
+        BalancePolicy::RoundRobin | BalancePolicy::Latency => rpm_listen::SteeringPolicy::RoundRobin,
+        BalancePolicy::LeastConnections => rpm_listen::SteeringPolicy::LeastConnections,
+        BalancePolicy::IpHash => rpm_listen::SteeringPolicy::IpHash,
+        BalancePolicy::Weighted => rpm_listen::SteeringPolicy::Weighted,
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rpm_core::{GroupId, SlotId, WorkerId};
-use rpm_listen::{Listeners, Policy};
+use rpm_listen::{Listeners, SteeringPolicy};
 use rpm_sys::{sock_diag, socket};
 use rpm_wire::channel;
 use tracing::warn;
@@ -174,7 +174,7 @@ impl Handoffs {
                     Ok(Some(connection)) => {
                         left -= 1;
                         self.warned = false;
-                        let counted = ctx.listeners.policy_of(slot) == Policy::LeastConnections;
+                        let counted = ctx.listeners.policy_of(slot) == SteeringPolicy::LeastConnections;
                         let origin = Origin::new(ctx.listeners.group_with(slot), counted);
                         self.place(ctx, slot, connection, origin);
                         placed = true;
@@ -232,8 +232,10 @@ impl Handoffs {
     fn has_room(&self, ctx: &Context<'_>, slot: SlotId) -> bool {
         // Where the address decides each client has its worker, whoever else has room.
         let window = match ctx.listeners.policy_of(slot) {
-            Policy::IpHash => LIMIT,
-            Policy::RoundRobin | Policy::LeastConnections | Policy::Weighted => WINDOW,
+            SteeringPolicy::IpHash => LIMIT,
+            SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections | SteeringPolicy::Weighted => {
+                WINDOW
+            }
         };
         let room = |slot: &SlotId| {
             let worker = ctx.listeners.holder(*slot);
@@ -263,7 +265,7 @@ impl Handoffs {
             })
         };
         let mut candidates = ctx.listeners.candidates(slot, connection.as_fd(), load);
-        if policy != Policy::IpHash {
+        if policy != SteeringPolicy::IpHash {
             // Those without room come last.
             let full = |slot: &SlotId| {
                 let worker = holders.get(slot);
@@ -301,7 +303,8 @@ impl Handoffs {
         }
         let group = to.iter().find_map(|slot| ctx.listeners.group_with(*slot));
         let counts = |slot: &SlotId| {
-            ctx.listeners.is_handoff(*slot) && ctx.listeners.policy_of(*slot) == Policy::LeastConnections
+            ctx.listeners.is_handoff(*slot)
+                && ctx.listeners.policy_of(*slot) == SteeringPolicy::LeastConnections
         };
         let origin = Origin::new(group, to.iter().any(counts));
         self.pass_in_turn(ctx, connection, to.to_vec(), origin);

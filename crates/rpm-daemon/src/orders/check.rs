@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use rpm_listen::MAX_WEIGHT;
-use rpm_wire::api::{ApiError, AppSpec, Balance, LogTarget, Policy};
+use rpm_wire::api::{ApiError, AppSpec, Balance, BalancePolicy, LogTarget};
 use rpm_wire::terminal::is_obeyed;
 
 use crate::apps::app::{self, PortSource};
@@ -199,7 +199,7 @@ fn unwritable(path: &Path) -> Option<String> {
 
 fn weights(spec: &AppSpec) -> Checked {
     let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
-    if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == Policy::Weighted) {
+    if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == BalancePolicy::Weighted) {
         return Err(failure(
             "--policy and --weights do not match",
             Some(
@@ -355,7 +355,7 @@ mod tests {
         let spec = AppSpec {
             cron_restart: Some("x y".to_owned()),
             balance: Balance::Handoff,
-            policy: Policy::Weighted,
+            policy: BalancePolicy::Weighted,
             max_surge: Some(0),
             instances: 100_000,
             exec_mode: ExecMode::Fork,

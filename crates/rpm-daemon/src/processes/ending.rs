@@ -7,7 +7,7 @@ use rpm_core::protocol::Exit;
 use rpm_core::{AppId, WorkerId};
 use rpm_sys::tree::{self, Census, Tree};
 use rpm_sys::{PidFd, Signal};
-use rpm_wire::api::{Stage, StopSignal};
+use rpm_wire::api::{StopSignal, WorkerStage};
 use rpm_wire::channel;
 use tokio::io::Interest;
 use tokio::sync::mpsc;
@@ -187,7 +187,11 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         info!(%worker, pid, ?exit, "exited");
         let path = pid_file(self.home, &held.spec, held.instance);
         remove_pid(&path, &Behalf::of(&held.spec), pid);
-        let stage = if ending { Stage::Gone } else { Stage::Failed };
+        let stage = if ending {
+            WorkerStage::Gone
+        } else {
+            WorkerStage::Failed
+        };
         self.steps.report(self.catalog, Some(held), stage);
         if let Some(held) = self.workers.get_mut(&worker) {
             held.life = Life::Remains {

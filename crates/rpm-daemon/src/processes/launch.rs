@@ -15,7 +15,7 @@ use rpm_sys::intercept::Notifications;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::scm;
 use rpm_sys::spawn::{Child, Spawn, spawn};
-use rpm_wire::api::{AppSpec, Stage};
+use rpm_wire::api::{AppSpec, WorkerStage};
 use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -149,7 +149,7 @@ impl<E: Reports> Launching<'_, E> {
         self.ports.workers.insert(worker, held);
         let mut launched = self.launch(worker, &spec, place);
         if let Err(LaunchError::Spawn(error)) = &launched
-            && error.stage == rpm_sys::spawn::Stage::Intercept
+            && error.stage == rpm_sys::spawn::SpawnStep::Intercept
         {
             self.interception.deny(error);
             launched = self.launch(worker, &spec, place);
@@ -169,7 +169,7 @@ impl<E: Reports> Launching<'_, E> {
                 }
                 let catalog = Catalog::new(self.ports.core, self.ports.apps);
                 self.steps
-                    .report(catalog, self.ports.workers.get(&worker), Stage::Starting);
+                    .report(catalog, self.ports.workers.get(&worker), WorkerStage::Starting);
                 self.report_start(worker, pid);
                 self.starting.begin();
                 self.ports.input(Input::Spawned { worker });

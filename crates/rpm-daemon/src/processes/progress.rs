@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rpm_core::{AppId, Core};
-use rpm_wire::api::{Stage, Step};
+use rpm_wire::api::{Step, WorkerStage};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::apps::catalog::Catalog;
@@ -63,7 +63,7 @@ impl Watcher {
 
 impl Steps {
     /// A worker that has a process got somewhere.
-    pub(crate) fn report(&self, catalog: Catalog<'_>, held: Option<&Worker>, to: Stage) {
+    pub(crate) fn report(&self, catalog: Catalog<'_>, held: Option<&Worker>, to: WorkerStage) {
         let Some(held) = held else { return };
         let Some(process) = held.process() else { return };
         let step = Step {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rpm_proxy::network::Network;
-use rpm_proxy::{Certificate, Check, LogSettings, Opener, Policy, Settings, head_size};
+use rpm_proxy::{Certificate, Check, LogSettings, Opener, Settings, UpstreamPolicy, head_size};
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
 
 use crate::failure::failure;
@@ -20,7 +20,7 @@ pub(crate) fn check(spec: &AppSpec) -> Result<(), ApiError> {
     let proxy = &spec.proxy;
     let name = &spec.name;
     if spec.balance != Balance::Proxy {
-        let policy = spec.policy == rpm_wire::api::Policy::Latency;
+        let policy = spec.policy == rpm_wire::api::BalancePolicy::Latency;
         if *proxy != ProxySpec::default() || policy {
             let what = if policy {
                 "the policy `latency`"
@@ -188,12 +188,12 @@ fn opener(behalf: Behalf) -> Opener {
     Opener::new(behalf.uid(), move |path| behalf.open(path, How::AppendThere))
 }
 
-fn policy(policy: rpm_wire::api::Policy) -> Policy {
+fn policy(policy: rpm_wire::api::BalancePolicy) -> UpstreamPolicy {
     match policy {
-        rpm_wire::api::Policy::RoundRobin => Policy::RoundRobin,
-        rpm_wire::api::Policy::LeastConnections => Policy::LeastInFlight,
-        rpm_wire::api::Policy::IpHash => Policy::IpHash,
-        rpm_wire::api::Policy::Weighted => Policy::Weighted,
-        rpm_wire::api::Policy::Latency => Policy::Latency,
+        rpm_wire::api::BalancePolicy::RoundRobin => UpstreamPolicy::RoundRobin,
+        rpm_wire::api::BalancePolicy::LeastConnections => UpstreamPolicy::LeastInFlight,
+        rpm_wire::api::BalancePolicy::IpHash => UpstreamPolicy::IpHash,
+        rpm_wire::api::BalancePolicy::Weighted => UpstreamPolicy::Weighted,
+        rpm_wire::api::BalancePolicy::Latency => UpstreamPolicy::Latency,
     }
 }

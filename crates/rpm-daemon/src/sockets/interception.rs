@@ -14,7 +14,7 @@ use rpm_core::{AppId, WorkerId};
 use rpm_listen::{Captured, Grant, OpenError, Request, Wanted, captured_key};
 use rpm_sys::intercept::What;
 use rpm_sys::socket;
-use rpm_sys::spawn::{SpawnError, Stage};
+use rpm_sys::spawn::{SpawnError, SpawnStep};
 use rpm_wire::api::AppSpec;
 use rustix::io::Errno;
 use tracing::{debug, info, warn};
@@ -76,7 +76,7 @@ impl Interception {
         }
         match try_it() {
             Ok(child) => drop(tokio::spawn(reap(child))),
-            Err(error) if error.stage == Stage::Intercept => self.deny(&error),
+            Err(error) if error.stage == SpawnStep::Intercept => self.deny(&error),
             // That will show again, and be told, when a worker is started.
             Err(_) => {}
         }

@@ -94,7 +94,7 @@ impl Ports<'_> {
     }
 
     /// How connections to the worker's app are spread.
-    pub(crate) fn policy(&self, worker: WorkerId) -> rpm_listen::Policy {
+    pub(crate) fn policy(&self, worker: WorkerId) -> rpm_listen::SteeringPolicy {
         let held = self.workers.get(&worker);
         held.map(|held| policy(&held.spec)).unwrap_or_default()
     }

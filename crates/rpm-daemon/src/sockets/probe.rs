@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use rpm_sys::spawn::{Child, Spawn, SpawnError, Stage, spawn};
+use rpm_sys::spawn::{Child, Spawn, SpawnError, SpawnStep, spawn};
 use tokio::io::Interest;
 
 use crate::os::watched::watched;
@@ -12,7 +12,7 @@ pub(crate) fn probe() -> Result<Child, SpawnError> {
     let null = || {
         let opened = std::fs::File::options().write(true).open("/dev/null");
         opened.map(OwnedFd::from).map_err(|source| SpawnError {
-            stage: Stage::Descriptors,
+            stage: SpawnStep::Descriptors,
             operand: "/dev/null".into(),
             hint: None,
             source,

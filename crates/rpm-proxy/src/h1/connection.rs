@@ -23,7 +23,7 @@ use crate::policy::rejection::{Rejection, SLOW_CLIENT, SLOW_HEAD, UNREADABLE};
 use crate::policy::request::RequestPolicy;
 use crate::policy::retry::Unanswered;
 use crate::settings::Settings;
-use crate::stage::Stage;
+use crate::stage::ClosingStage;
 use crate::tunnel;
 use crate::upstream::{InFlight, Upstream, connect};
 
@@ -49,7 +49,7 @@ pub(crate) enum Served<S> {
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     peer: &Peer,
-    closing: watch::Receiver<Stage>,
+    closing: watch::Receiver<ClosingStage>,
 ) -> Served<S> {
     let mut session = Session {
         settings: peer.front.settings(),
@@ -95,7 +95,7 @@ pub(super) struct Session<'p, S> {
     pub(super) client: Wire<S>,
     pub(super) peer: &'p Peer,
     pub(super) settings: Arc<Settings>,
-    pub(super) closing: watch::Receiver<Stage>,
+    pub(super) closing: watch::Receiver<ClosingStage>,
     pub(super) deadline: Deadline,
     /// The head for the upstream.
     pub(super) upstream_head: Vec<u8>,
@@ -317,7 +317,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
     ) -> Result<Ended, Failed> {
         let front = &self.peer.front;
         let settings = Arc::clone(&self.settings);
-        let stays = *self.closing.borrow() == Stage::Open;
+        let stays = *self.closing.borrow() == ClosingStage::Open;
         let cookie = self.peer.cookie_for(head.sticky, upstream);
         let extra = cookie
             .map(|cookie| format!("set-cookie: {cookie}\r\n"))
@@ -386,8 +386,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
 
     /// Rejects a request that no worker has answered. The connection may stay.
     async fn fail(&mut self, rejection: Rejection, head: &RequestHead) -> Turn {
-        let stays =
-            head.keep_alive && head.is_11 && head.framing.is_empty() && *self.closing.borrow() == Stage::Open;
+        let stays = head.keep_alive
+            && head.is_11
+            && head.framing.is_empty()
+            && *self.closing.borrow() == ClosingStage::Open;
         self.answer(rejection, "", stays, head.is_head).await;
         if stays { Turn::Next } else { Turn::Linger }
     }

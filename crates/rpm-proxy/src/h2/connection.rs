@@ -31,7 +31,7 @@ use crate::policy::fields::MAX_FIELDS;
 use crate::pool::{Local, buffer_limit};
 use crate::prefixed::Prefixed;
 use crate::settings::Settings;
-use crate::stage::Stage;
+use crate::stage::ClosingStage;
 
 /// A stalled response ends by itself. Its connection is closed this much later, in case the client reads nothing, so that the response is not
 /// polled.
@@ -40,7 +40,7 @@ const STREAM_FIRST: Duration = Duration::from_secs(1);
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Serves a client of any version of HTTP, for workers that speak HTTP/2. HTTP/1 framing cannot be passed on to them.
-pub(crate) async fn serve_any_version<S>(stream: S, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
+pub(crate) async fn serve_any_version<S>(stream: S, peer: Rc<Peer>, closing: watch::Receiver<ClosingStage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -67,7 +67,7 @@ where
 }
 
 /// Serves an HTTP/2 client.
-pub(crate) async fn serve<S>(wire: Wire<S>, peer: Rc<Peer>, closing: watch::Receiver<Stage>)
+pub(crate) async fn serve<S>(wire: Wire<S>, peer: Rc<Peer>, closing: watch::Receiver<ClosingStage>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -116,7 +116,7 @@ fn answering(
 async fn until_gone<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
     peer: &Peer,
-    mut closing: watch::Receiver<Stage>,
+    mut closing: watch::Receiver<ClosingStage>,
 ) {
     let settings = peer.front.settings();
     let limits = Limits {
@@ -137,7 +137,7 @@ async fn until_gone<C: GracefulConnection>(
     };
     tokio::select! {
         _ = connection.as_mut() => return,
-        _ = closing.wait_for(|stage| *stage == Stage::Closed) => {}
+        _ = closing.wait_for(|stage| *stage == ClosingStage::Closed) => {}
         () = peer.streams().rest(limits, Instant::now()) => return debug!("closed an idle client"),
     }
     if timeout(CLOSE_WITHIN, connection).await.is_err() {

@@ -10,7 +10,7 @@ use crate::convert::{Convert, mirror};
 
 /// The core's types.
 mod live {
-    pub(super) use rpm_core::protocol::{Affinity, AppConfig, Exit, Policy, Readiness};
+    pub(super) use rpm_core::protocol::{Affinity, AppConfig, Exit, Readiness, RestartPolicy as Policy};
     pub(super) use rpm_core::snapshot::*;
 }
 

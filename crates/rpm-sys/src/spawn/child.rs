@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
 use super::image::{Image, PID_DIGITS};
-use super::{Child, Stage};
+use super::{Child, SpawnStep};
 use crate::intercept::{Filter, install};
 use crate::pidfd::PidFd;
 use crate::user::User;
@@ -69,31 +69,31 @@ pub(super) const MESSAGE: usize = 8;
 const INTERCEPTED: i32 = 0;
 
 /// What a child that failed has written; `None`: it has come as far as to have its calls intercepted.
-pub(super) fn decode(message: [u8; MESSAGE]) -> Option<(Stage, io::Error)> {
+pub(super) fn decode(message: [u8; MESSAGE]) -> Option<(SpawnStep, io::Error)> {
     let [a, b, c, d, e, f, g, h] = message;
     let stage = match i32::from_ne_bytes([a, b, c, d]) {
         INTERCEPTED => return None,
-        1 => Stage::Group,
-        2 => Stage::Descriptors,
-        3 => Stage::Directory,
-        4 => Stage::Limit,
-        5 => Stage::Intercept,
-        7 => Stage::User,
-        _ => Stage::Execute,
+        1 => SpawnStep::Group,
+        2 => SpawnStep::Descriptors,
+        3 => SpawnStep::Directory,
+        4 => SpawnStep::Limit,
+        5 => SpawnStep::Intercept,
+        7 => SpawnStep::User,
+        _ => SpawnStep::Execute,
     };
     let errno = i32::from_ne_bytes([e, f, g, h]);
     Some((stage, io::Error::from_raw_os_error(errno)))
 }
 
-fn code(stage: Stage) -> i32 {
+fn code(stage: SpawnStep) -> i32 {
     match stage {
-        Stage::Group => 1,
-        Stage::Descriptors => 2,
-        Stage::Directory => 3,
-        Stage::Limit => 4,
-        Stage::Intercept => 5,
-        Stage::User => 7,
-        Stage::Prepare | Stage::Fork | Stage::Execute => 6,
+        SpawnStep::Group => 1,
+        SpawnStep::Descriptors => 2,
+        SpawnStep::Directory => 3,
+        SpawnStep::Limit => 4,
+        SpawnStep::Intercept => 5,
+        SpawnStep::User => 7,
+        SpawnStep::Prepare | SpawnStep::Fork | SpawnStep::Execute => 6,
     }
 }
 
@@ -103,7 +103,7 @@ fn run(plan: &Plan<'_>) -> ! {
     // the kernel sends SIGHUP to an orphaned group of which a member is stopped.
     // SAFETY: no memory is involved.
     if unsafe { libc::setsid() } < 0 {
-        fail(plan, Stage::Group);
+        fail(plan, SpawnStep::Group);
     }
     // A daemon that dies while it has stopped the process lets it go on by that. To one that runs the signal means nothing.
     // SAFETY: two numbers.
@@ -111,12 +111,12 @@ fn run(plan: &Plan<'_>) -> ! {
     place_descriptors(plan);
     // SAFETY: `cwd` is a live zero-terminated string.
     if unsafe { libc::chdir(plan.image.cwd.as_ptr()) } != 0 {
-        fail(plan, Stage::Directory);
+        fail(plan, SpawnStep::Directory);
     }
     if let Some(limit) = &plan.nofile {
         // SAFETY: the kernel reads one rlimit from a live reference.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) } != 0 {
-            fail(plan, Stage::Limit);
+            fail(plan, SpawnStep::Limit);
         }
     }
     let anybody = libc::c_ulong::MAX;
@@ -128,7 +128,7 @@ fn run(plan: &Plan<'_>) -> ! {
         let (yes, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
         // SAFETY: numbers alone.
         if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, unused, unused, unused) } != 0 {
-            fail(plan, Stage::User);
+            fail(plan, SpawnStep::User);
         }
     }
     if let Some(filter) = plan.filter {
@@ -143,19 +143,19 @@ fn run(plan: &Plan<'_>) -> ! {
     } = plan.image;
     // SAFETY: a zero-terminated string and two null-terminated lists of such, all owned by the live image.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
-    fail(plan, Stage::Execute)
+    fail(plan, SpawnStep::Execute)
 }
 
 /// From now on `bind` and `listen` wait for the parent, which alone gets the descriptor of the reports: it is close-on-exec here.
 fn intercept(plan: &Plan<'_>, filter: Option<&Filter>) {
     let Some(filter) = filter else {
-        fail_with(plan, Stage::Intercept, libc::ENOSYS)
+        fail_with(plan, SpawnStep::Intercept, libc::ENOSYS)
     };
     let Ok(reports) = install(filter) else {
-        fail(plan, Stage::Intercept)
+        fail(plan, SpawnStep::Intercept)
     };
     if !send(plan.answer, reports) {
-        fail(plan, Stage::Intercept);
+        fail(plan, SpawnStep::Intercept);
     }
 }
 
@@ -194,15 +194,15 @@ fn send(to: RawFd, number: RawFd) -> bool {
 fn become_user(plan: &Plan<'_>, user: &User) {
     // SAFETY: a live list of that length.
     if unsafe { libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) } != 0 {
-        fail(plan, Stage::User);
+        fail(plan, SpawnStep::User);
     }
     // SAFETY: three numbers.
     if unsafe { libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) } != 0 {
-        fail(plan, Stage::User);
+        fail(plan, SpawnStep::User);
     }
     // SAFETY: three numbers.
     if unsafe { libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) } != 0 {
-        fail(plan, Stage::User);
+        fail(plan, SpawnStep::User);
     }
     // It went with the user.
     // SAFETY: two numbers.
@@ -219,7 +219,7 @@ fn place_descriptors(plan: &Plan<'_>) {
     for (from, to) in plan.dups {
         // SAFETY: both are numbers; a target that was open belongs to the copy of the parent's table.
         if unsafe { libc::dup2(*from, *to) } < 0 {
-            fail(plan, Stage::Descriptors);
+            fail(plan, SpawnStep::Descriptors);
         }
     }
 }
@@ -268,13 +268,13 @@ fn write_pid(digits: *mut u8) {
     }
 }
 
-fn fail(plan: &Plan<'_>, stage: Stage) -> ! {
+fn fail(plan: &Plan<'_>, stage: SpawnStep) -> ! {
     // Reads errno and nothing else.
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
     fail_with(plan, stage, errno)
 }
 
-fn fail_with(plan: &Plan<'_>, stage: Stage, errno: i32) -> ! {
+fn fail_with(plan: &Plan<'_>, stage: SpawnStep, errno: i32) -> ! {
     let message = [code(stage), errno];
     // SAFETY: 8 bytes from a live array.
     unsafe { libc::write(plan.answer, message.as_ptr().cast(), size_of_val(&message)) };

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
 
-use super::{SpawnError, Stage};
+use super::{SpawnError, SpawnStep};
 
 /// Room for the digits of a `u32` and the zero byte.
 pub(super) const PID_DIGITS: usize = 11;
@@ -108,7 +108,7 @@ fn c_string(text: &OsStr) -> Result<CString, SpawnError> {
 
 fn refuse(operand: &OsStr, why: &'static str) -> SpawnError {
     SpawnError::new(
-        Stage::Prepare,
+        SpawnStep::Prepare,
         Path::new(operand),
         io::Error::new(io::ErrorKind::InvalidInput, why),
     )

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::{Victim, command};
 use rpm_sys::limits::{nofile, open_fds, raise_nofile};
-use rpm_sys::spawn::{Stage, spawn};
+use rpm_sys::spawn::{SpawnStep, spawn};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 #[test]
@@ -37,7 +37,7 @@ fn reach_the_limit() {
     let text = error.to_string();
     assert_eq!(
         (error.stage, error.source.raw_os_error()),
-        (Stage::Descriptors, Some(libc::EMFILE))
+        (SpawnStep::Descriptors, Some(libc::EMFILE))
     );
     assert!(
         text.contains(&format!("RLIMIT_NOFILE, the limit of open files, is {low}")),
@@ -53,7 +53,11 @@ fn reach_the_limit() {
         Victim::of(what)
             .inspect_err(|error| {
                 failed += 1;
-                assert_ne!(error.stage, Stage::Intercept, "with room up to {room}: {error}");
+                assert_ne!(
+                    error.stage,
+                    SpawnStep::Intercept,
+                    "with room up to {room}: {error}"
+                );
                 assert!(error.to_string().contains("raise it with ulimit -n"), "{error}");
             })
             .ok()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::{Victim, command, run, shell, so, wait_until};
 use rpm_sys::limits::Rlimit;
-use rpm_sys::spawn::{Spawn, Stage, spawn};
+use rpm_sys::spawn::{Spawn, SpawnStep, spawn};
 use rpm_sys::tree::{self, Frozen, Tree};
 use rpm_sys::{ExitStatus, PidFd, Signal, usage};
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -168,7 +168,7 @@ impl Drop for Script {
 }
 
 /// The error with its causes, as a user reads it.
-fn refusal(what: Spawn) -> (Stage, String) {
+fn refusal(what: Spawn) -> (SpawnStep, String) {
     let error = spawn(what).unwrap_err();
     (error.stage, format!("{error}: {}", error.source))
 }
@@ -176,7 +176,7 @@ fn refusal(what: Spawn) -> (Stage, String) {
 #[test]
 fn failures_name_the_step_and_what_it_failed_on() {
     let (stage, text) = refusal(command("/nonexistent/program", &[]));
-    assert_eq!(stage, Stage::Execute);
+    assert_eq!(stage, SpawnStep::Execute);
     assert!(
         text.starts_with("cannot execute /nonexistent/program: No such file or directory"),
         "{text}"
@@ -185,16 +185,16 @@ fn failures_name_the_step_and_what_it_failed_on() {
         cwd: "/nonexistent".into(),
         ..command("/bin/true", &[])
     });
-    assert_eq!(stage, Stage::Directory);
+    assert_eq!(stage, SpawnStep::Directory);
     assert!(
         text.starts_with("cannot change to the directory /nonexistent: No such file"),
         "{text}"
     );
-    assert_eq!(refusal(command("true", &[])).0, Stage::Prepare);
-    assert_eq!(refusal(command("/bin/true", &["a\0b"])).0, Stage::Prepare);
+    assert_eq!(refusal(command("true", &[])).0, SpawnStep::Prepare);
+    assert_eq!(refusal(command("/bin/true", &["a\0b"])).0, SpawnStep::Prepare);
     let mut what = command("/bin/true", &[]);
     what.env.push(("A=B".into(), "x".into()));
-    assert_eq!(refusal(what).0, Stage::Prepare);
+    assert_eq!(refusal(what).0, SpawnStep::Prepare);
     for targets in [[1, 4], [5, 5]] {
         let null = || OwnedFd::from(fs::File::open("/dev/null").unwrap());
         let fds = targets.map(|to| (null(), to)).into();
@@ -204,7 +204,7 @@ fn failures_name_the_step_and_what_it_failed_on() {
                 ..command("/bin/true", &[])
             })
             .0,
-            Stage::Prepare
+            SpawnStep::Prepare
         );
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::proxy::ProxySpec;
 use super::signal::StopSignal;
-use super::spec::{Balance, ExecMode, HealthCheck, LogTarget, Policy, WatchSpec};
+use super::spec::{Balance, BalancePolicy, ExecMode, HealthCheck, LogTarget, WatchSpec};
 use super::yes;
 use crate::options::Heading::{EnvironmentAndUser, Output, ReadyStopRestart, Reload, WorkersAndPorts};
 use crate::options::{Key, Kind, options};
@@ -99,7 +99,7 @@ options! {
     Key::own("policy", Kind::Choice(&["round-robin", "least-connections", "ip-hash", "weighted", "latency"]))
         .below(WorkersAndPorts).value("POLICY").default("round-robin")
         .help("Which worker gets a connection: the next (round-robin), the one with the fewest open (least-connections), the client's own (ip-hash, as for socket.io), by --weights (weighted), or the fastest (latency, with --balance proxy)")
-        => policy: Policy;
+        => policy: BalancePolicy;
     /// Weights of the workers for the policy `weighted`, 1 to 100 each; the list repeats
     Key::own("weights", Kind::Numbers(1, 100)).below(WorkersAndPorts)
         .help("Weights of the workers for --policy weighted, 1 to 100 each; the list repeats")

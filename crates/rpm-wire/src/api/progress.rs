@@ -38,13 +38,13 @@ pub struct Step {
     /// Its process.
     pub pid: u32,
     /// Where.
-    pub to: Stage,
+    pub to: WorkerStage,
 }
 
 /// Where a worker got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stage {
+pub enum WorkerStage {
     /// Its process runs.
     Starting,
     /// It serves.
@@ -59,17 +59,17 @@ pub enum Stage {
     Gone,
 }
 
-impl Stage {
+impl WorkerStage {
     /// The word shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Stage::Starting => "starting",
-            Stage::Ready => "ready",
-            Stage::Failed => "failed",
-            Stage::Draining => "draining",
-            Stage::Stopping => "stopping",
-            Stage::Gone => "gone",
+            WorkerStage::Starting => "starting",
+            WorkerStage::Ready => "ready",
+            WorkerStage::Failed => "failed",
+            WorkerStage::Draining => "draining",
+            WorkerStage::Stopping => "stopping",
+            WorkerStage::Gone => "gone",
         }
     }
 }

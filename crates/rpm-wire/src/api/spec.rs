@@ -117,7 +117,7 @@ pub struct UnknownBalance;
 /// How connections are spread over the workers of an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Policy {
+pub enum BalancePolicy {
     /// In turn.
     #[default]
     RoundRobin,
@@ -131,28 +131,28 @@ pub enum Policy {
     Latency,
 }
 
-impl fmt::Display for Policy {
+impl fmt::Display for BalancePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Policy::RoundRobin => "round-robin",
-            Policy::LeastConnections => "least-connections",
-            Policy::IpHash => "ip-hash",
-            Policy::Weighted => "weighted",
-            Policy::Latency => "latency",
+            BalancePolicy::RoundRobin => "round-robin",
+            BalancePolicy::LeastConnections => "least-connections",
+            BalancePolicy::IpHash => "ip-hash",
+            BalancePolicy::Weighted => "weighted",
+            BalancePolicy::Latency => "latency",
         })
     }
 }
 
-impl FromStr for Policy {
+impl FromStr for BalancePolicy {
     type Err = UnknownPolicy;
 
-    fn from_str(text: &str) -> Result<Policy, UnknownPolicy> {
+    fn from_str(text: &str) -> Result<BalancePolicy, UnknownPolicy> {
         let all = [
-            Policy::RoundRobin,
-            Policy::LeastConnections,
-            Policy::IpHash,
-            Policy::Weighted,
-            Policy::Latency,
+            BalancePolicy::RoundRobin,
+            BalancePolicy::LeastConnections,
+            BalancePolicy::IpHash,
+            BalancePolicy::Weighted,
+            BalancePolicy::Latency,
         ];
         let named = all.into_iter().find(|policy| policy.to_string() == text);
         named.ok_or(UnknownPolicy)

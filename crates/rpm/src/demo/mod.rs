@@ -28,31 +28,31 @@ pub(crate) fn run(port: Option<u16>) -> anyhow::Result<()> {
         .worker_threads(1)
         .enable_all()
         .build()?;
-    let stage = Stage::set()?;
+    let daemon = PrivateDaemon::set()?;
     let played = runtime.block_on(async {
         // Before anything is started: without them an interruption would leave it behind.
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            played = play(&stage, port) => played,
+            played = play(&daemon, port) => played,
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
         }
     });
-    played.and(stage.clear())
+    played.and(daemon.clear())
 }
 
 /// A private daemon.
-struct Stage {
+struct PrivateDaemon {
     home: PathBuf,
     exe: PathBuf,
 }
 
-impl Stage {
-    fn set() -> anyhow::Result<Stage> {
+impl PrivateDaemon {
+    fn set() -> anyhow::Result<PrivateDaemon> {
         let home = std::env::temp_dir().join(format!("rpm-demo-{}", std::process::id()));
         let exe = std::env::current_exe().context("cannot find this program's own file")?;
-        Ok(Stage { home, exe })
+        Ok(PrivateDaemon { home, exe })
     }
 
     fn rpm(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<String> {
@@ -72,7 +72,7 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for PrivateDaemon {
     fn drop(&mut self) {
         if self.home.exists() {
             // Only after a failure, which has been reported.
@@ -82,15 +82,15 @@ impl Drop for Stage {
     }
 }
 
-async fn play(stage: &Stage, port: Option<u16>) -> anyhow::Result<()> {
+async fn play(daemon: &PrivateDaemon, port: Option<u16>) -> anyhow::Result<()> {
     let chosen = match port {
         Some(port) => port,
         None => free_port()?,
     };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, chosen));
-    start(stage, address)?;
-    let before = processes(stage)?;
-    let info: AppInfo = serde_json::from_str(&stage.rpm(["describe", "demo", "--json"])?)?;
+    start(daemon, address)?;
+    let before = processes(daemon)?;
+    let info: AppInfo = serde_json::from_str(&daemon.rpm(["describe", "demo", "--json"])?)?;
     let steering = info
         .listeners
         .first()
@@ -113,7 +113,7 @@ async fn play(stage: &Stage, port: Option<u16>) -> anyhow::Result<()> {
         victim.pid.unwrap_or_default(),
         victim.instance
     );
-    let replaced = replacement(stage, &victim, &running).await?;
+    let replaced = replacement(daemon, &victim, &running).await?;
     tokio::time::sleep(HALF).await;
     stop.stop();
     let report = running.finish().await;
@@ -130,11 +130,11 @@ async fn play(stage: &Stage, port: Option<u16>) -> anyhow::Result<()> {
 }
 
 /// Two workers at least, so that there is one to survive.
-fn start(stage: &Stage, address: SocketAddr) -> anyhow::Result<()> {
+fn start(daemon: &PrivateDaemon, address: SocketAddr) -> anyhow::Result<()> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = cpus.max(2).to_string();
     let address = address.to_string();
-    let exe = stage.exe.as_os_str();
+    let exe = daemon.exe.as_os_str();
     let start: [&OsStr; 12] = [
         "start".as_ref(),
         exe,
@@ -149,7 +149,7 @@ fn start(stage: &Stage, address: SocketAddr) -> anyhow::Result<()> {
         "--".as_ref(),
         WORKER.as_ref(),
     ];
-    stage.rpm(start).map(drop)
+    daemon.rpm(start).map(drop)
 }
 
 fn free_port() -> anyhow::Result<u16> {
@@ -157,8 +157,8 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(probe.local_addr()?.port())
 }
 
-fn processes(stage: &Stage) -> anyhow::Result<Vec<Process>> {
-    Ok(serde_json::from_str(&stage.rpm(["list", "--json"])?)?)
+fn processes(daemon: &PrivateDaemon) -> anyhow::Result<Vec<Process>> {
+    Ok(serde_json::from_str(&daemon.rpm(["list", "--json"])?)?)
 }
 
 fn kill_one(processes: &[Process]) -> anyhow::Result<Process> {
@@ -169,10 +169,10 @@ fn kill_one(processes: &[Process]) -> anyhow::Result<Process> {
 }
 
 /// Waits, as long as requests are answered, until the killed worker has a successor.
-async fn replacement(stage: &Stage, victim: &Process, running: &Running) -> anyhow::Result<u32> {
+async fn replacement(daemon: &PrivateDaemon, victim: &Process, running: &Running) -> anyhow::Result<u32> {
     let patience = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
-        let now = processes(stage)?
+        let now = processes(daemon)?
             .into_iter()
             .find(|process| process.id == victim.id);
         if let Some(pid) = now

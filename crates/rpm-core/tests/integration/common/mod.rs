@@ -5,7 +5,7 @@ pub(crate) mod rollout;
 use std::time::Duration;
 
 use rpm_core::protocol::{
-    AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Policy, Readiness,
+    AppConfig, Command, Exit, Failure, Input, Notice, Outcome, Output, Readiness, RestartPolicy,
 };
 use rpm_core::{
     AppId, Core, Generation, GroupId, InstanceId, InstanceView, Revision, SlotId, StateView, Tick, Ticket,
@@ -155,7 +155,7 @@ impl Rig {
     }
 
     /// An app of `count` instances, spawned; its ticket is 1.
-    pub(crate) fn started(count: u32, readiness: Readiness, policy: Policy) -> Self {
+    pub(crate) fn started(count: u32, readiness: Readiness, policy: RestartPolicy) -> Self {
         let mut rig = Rig::new();
         rig.start(count, readiness, policy);
         for worker in 1..=u64::from(count) {
@@ -168,14 +168,14 @@ impl Rig {
 
     /// An app of `count` online instances with default policy: worker `i + 1` serves slot `i`.
     pub(crate) fn serving(count: u32) -> Self {
-        let mut rig = Rig::started(count, Readiness::Listens, Policy::default());
+        let mut rig = Rig::started(count, Readiness::Listens, RestartPolicy::default());
         for slot in 0..count {
             rig.take_slot(slot, u64::from(slot) + 1);
         }
         rig
     }
 
-    pub(crate) fn start(&mut self, count: u32, readiness: Readiness, policy: Policy) -> Vec<Output> {
+    pub(crate) fn start(&mut self, count: u32, readiness: Readiness, policy: RestartPolicy) -> Vec<Output> {
         let config = AppConfig {
             instances: count,
             readiness,

@@ -1,7 +1,7 @@
 //! The parts of the stories about reloads.
 
 use rpm_core::protocol::{
-    AppConfig, Command, Failure, Input, Notice, Outcome, Output, Policy, Readiness, UndoCause,
+    AppConfig, Command, Failure, Input, Notice, Outcome, Output, Readiness, RestartPolicy, UndoCause,
 };
 use rpm_core::{Generation, InstanceId, LeavingPhase, Ticket, WorkerId};
 
@@ -125,7 +125,7 @@ pub(crate) fn halfway() -> Rig {
 }
 
 /// One instance on slot 0; the candidate is worker 2, whose process runs.
-pub(crate) fn beginning(policy: Policy) -> Rig {
+pub(crate) fn beginning(policy: RestartPolicy) -> Rig {
     let mut rig = Rig::started(1, Readiness::Listens, policy);
     rig.take_slot(0, 1);
     reload(&mut rig);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rpm_core::protocol::{Affinity, AppConfig, Policy, Readiness};
+use rpm_core::protocol::{Affinity, AppConfig, Readiness, RestartPolicy};
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 
 use super::world::World;
@@ -33,7 +33,7 @@ pub(crate) fn random_config(world: &mut World) -> AppConfig {
         Readiness::Announces,
     ];
     let ms = Duration::from_millis;
-    let policy = Policy {
+    let policy = RestartPolicy {
         autorestart: mild || !dice.percent(10),
         stop_exit_codes: if !mild && dice.percent(20) {
             vec![0, 1]
