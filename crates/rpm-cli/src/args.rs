@@ -6,6 +6,7 @@ mod link;
 mod logs;
 mod needless;
 mod options;
+mod sort;
 mod start;
 mod table;
 mod values;
@@ -21,15 +22,15 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::complete::{Completion, QUESTION};
 use crate::hints::pasteable;
 use crate::home::like_pm2;
-pub(crate) use command::{Column, Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets};
+pub(crate) use command::{Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets};
 pub(crate) use link::LinkArgs;
 pub(crate) use logs::{EventsArgs, LogsArgs};
 #[cfg(test)]
 pub(crate) use needless::Needless;
+pub(crate) use sort::Sort;
 pub(crate) use start::StartArgs;
 #[cfg(test)]
 pub(crate) use table::{OptionArgs, of_long};
-pub(crate) use values::COLUMNS;
 
 /// The command that the process of `serve` runs, and the variables with what must not be on a command line.
 pub(crate) const STATIC_SITE: &str = "static-site";

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::link::LinkArgs;
 use super::logs::{EventsArgs, LogsArgs};
+use super::sort::{self, Sort};
 use super::start::StartArgs;
 use super::values::{self, count};
 use crate::complete::Shell;
@@ -322,29 +323,14 @@ pub(crate) struct ListArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// In the order of a column: id, name, namespace, pid, uptime, restarts, status, cpu or memory; `:desc` reverses it
-    #[arg(long, value_name = "COLUMN[:desc]", value_parser = values::order)]
-    pub(crate) sort: Option<(Column, bool)>,
+    #[arg(long, value_name = "COLUMN[:desc]", value_parser = Sort::parse, help = sort::help())]
+    pub(crate) sort: Option<Sort>,
     /// A line for each figure instead of a table
     #[arg(short, long)]
     pub(crate) mini_list: bool,
     /// On a terminal: again every 2 s, until `q` or Ctrl-C
     #[arg(long, conflicts_with_all = ["json", "mini_list"])]
     pub(crate) watch: bool,
-}
-
-/// What processes may be ordered by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Column {
-    Id,
-    Name,
-    Namespace,
-    Pid,
-    Uptime,
-    Restarts,
-    Status,
-    Cpu,
-    Memory,
 }
 
 /// Of `runtime`.

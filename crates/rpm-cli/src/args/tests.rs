@@ -158,7 +158,7 @@ fn commands_and_their_other_names() {
     let expected = Command::List(ListArgs {
         targets: vec!["web".into(), "3".into()],
         json: true,
-        sort: Some((Column::Memory, true)),
+        sort: Some(Sort::parse("memory:desc").expect("a column")),
         mini_list: true,
         watch: false,
     });

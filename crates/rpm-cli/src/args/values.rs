@@ -5,21 +5,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp, Zoned};
 
-use super::Column;
-
-/// The columns of [`order`], for completion.
-pub(crate) const COLUMNS: [&str; 9] = [
-    "id",
-    "name",
-    "namespace",
-    "pid",
-    "uptime",
-    "restarts",
-    "status",
-    "cpu",
-    "memory",
-];
-
 /// `n`, `max` (one per CPU, 0) or `-n` (that many fewer).
 pub(super) fn instances(text: &str) -> Result<i32, String> {
     if text == "max" {
@@ -83,32 +68,6 @@ pub(super) fn count(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("expected n, +n, -n or max".to_owned())
-}
-
-/// A column, and whether the order is descending: `memory:desc`.
-pub(super) fn order(text: &str) -> Result<(Column, bool), String> {
-    let (name, way) = text.split_once(':').unwrap_or((text, "asc"));
-    let column = match name {
-        "id" | "pm_id" => Column::Id,
-        "name" => Column::Name,
-        "namespace" => Column::Namespace,
-        "pid" => Column::Pid,
-        "uptime" => Column::Uptime,
-        "restarts" | "restart" => Column::Restarts,
-        "status" => Column::Status,
-        "cpu" => Column::Cpu,
-        "memory" | "mem" => Column::Memory,
-        _ => {
-            return Err(
-                "expected id, name, namespace, pid, uptime, restarts, status, cpu or memory".to_owned(),
-            );
-        }
-    };
-    match way {
-        "asc" => Ok((column, false)),
-        "desc" => Ok((column, true)),
-        _ => Err("expected :asc or :desc after the column".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Small questions, and their answers as scripts expect them.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -15,7 +14,7 @@ use rpm_wire::terminal::coloured;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{monit, read, session, surroundings, tell, versions};
-use crate::args::{Column, ListArgs};
+use crate::args::ListArgs;
 use crate::http::RequestError;
 use crate::output::Output;
 use crate::render::{self, Look};
@@ -75,11 +74,8 @@ async fn wanted(args: &ListArgs) -> anyhow::Result<Vec<Process>> {
         let meant: BTreeSet<u32> = meant.iter().map(|process| process.id).collect();
         processes.retain(|process| meant.contains(&process.id));
     }
-    if let Some((column, descending)) = args.sort {
-        processes.sort_by(|a, b| by(column, a, b));
-        if descending {
-            processes.reverse();
-        }
+    if let Some(sort) = args.sort {
+        sort.apply(&mut processes);
     }
     Ok(processes)
 }
@@ -137,20 +133,6 @@ fn picture(processes: &[Process], look: Look, rows: u16) -> String {
     }
     text.push_str("every 2 s; q quits\u{1b}[K\u{1b}[J");
     text
-}
-
-fn by(column: Column, a: &Process, b: &Process) -> Ordering {
-    match column {
-        Column::Id => a.id.cmp(&b.id),
-        Column::Name => a.name.cmp(&b.name),
-        Column::Namespace => a.namespace.cmp(&b.namespace),
-        Column::Pid => a.pid.cmp(&b.pid),
-        Column::Uptime => a.uptime_ms.cmp(&b.uptime_ms),
-        Column::Restarts => a.restarts.cmp(&b.restarts),
-        Column::Status => a.status.as_str().cmp(b.status.as_str()),
-        Column::Cpu => a.cpu_percent.total_cmp(&b.cpu_percent),
-        Column::Memory => a.memory_bytes.cmp(&b.memory_bytes),
-    }
 }
 
 /// `prettylist`.

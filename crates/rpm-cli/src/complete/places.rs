@@ -205,7 +205,7 @@ fn value(command: &Command, arg: &Arg, before: &str, text: &str) -> Place {
     let words = |words: &[&str]| words.iter().map(|&word| Candidate::new(word, "")).collect();
     let fixed: Vec<Candidate> = match arg.get_id().as_str() {
         "instances" | "count" => vec![Candidate::new("max", "one per CPU")],
-        "sort" => words(&crate::args::COLUMNS),
+        "sort" => words(&crate::args::Sort::columns()),
         "signal" => words(&["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"]),
         "platform" => words(&["systemd", "openrc"]),
         "interpreter" => words(&["bun", "deno", "node", "none", "python3"]),
