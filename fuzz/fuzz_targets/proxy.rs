@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
     let client = Client::new([192, 0, 2, 7].into(), false).expect("a client");
     let policy = RequestPolicy {
         client: &client,
-        trusted: data.len() % 2 == 0,
+        trusted: data.len().is_multiple_of(2),
         underscores: false,
         compress: true,
         cookie: Some("worker"),
@@ -46,7 +46,7 @@ fuzz_target!(|data: &[u8]| {
         upgrades: data.first().is_some_and(|byte| byte % 3 == 0),
         expects: data.first().is_some_and(|byte| byte % 7 == 0),
         compress: true,
-        gzip: data.len() % 2 == 0,
+        gzip: data.len().is_multiple_of(2),
         sticky: None,
     };
     let stays = [Stays::No, Stays::IfUpstreamDoes, Stays::Yes][data.len() % 3];

@@ -18,6 +18,7 @@ fn steps() -> Vec<Step> {
         layers(),
         Step::own("deny", NONE, deny::run),
         clippy(),
+        fuzz(),
         Step::cargo("doc", ["doc", "--workspace", "--no-deps"]).with_env("RUSTDOCFLAGS", "-D warnings"),
         fixtures(),
         Step::own("test", ["--profile", "ci"], test::run),
@@ -40,12 +41,25 @@ pub(crate) fn fixtures() -> Step {
     Step::own("fixtures", NONE, |workspace, _| fixtures::run(workspace))
 }
 
-/// All lints of the whole workspace; cargo checks again only what has changed.
+/// All lints of the whole workspace. Cargo checks only what has changed.
 pub(crate) fn clippy() -> Step {
     Step::cargo(
         "clippy",
         ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
     )
+}
+
+/// Lints the fuzz targets, which are a workspace of their own. The target directory is the main one, where part of their dependencies is
+/// checked already. libFuzzer is left out, because it would have to be compiled.
+fn fuzz() -> Step {
+    let what = [
+        "clippy",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--no-default-features",
+    ];
+    let how = ["--target-dir", "target", "--", "-D", "warnings"];
+    Step::cargo("fuzz", what.into_iter().chain(how))
 }
 
 #[cfg(test)]
@@ -63,6 +77,7 @@ mod tests {
                 "cargo xtask layers",
                 "cargo xtask deny",
                 "cargo clippy --workspace --all-targets -- -D warnings",
+                "cargo clippy --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target -- -D warnings",
                 "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps",
                 "cargo xtask fixtures",
                 "cargo xtask test --profile ci",
