@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
+
 use crate::Stop;
 
 /// How requests follow each other.
@@ -104,12 +107,10 @@ fn nth(ticket: u64, per_second: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(ticket as f64 / per_second).ok()
 }
 
-/// A number from 0 to below 1 that looks random and is the same in every run (SplitMix64).
+/// A number from 0 to below 1 that looks random and is the same in every run.
 fn fraction(ticket: u64) -> f64 {
-    let mut bits = ticket.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((bits ^ (bits >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    let bits = SplitMix64::seed_from_u64(ticket).next_u64();
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]

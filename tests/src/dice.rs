@@ -1,22 +1,21 @@
-//! Chance that can be had again.
+//! Random choices that a seed repeats.
 
-/// SplitMix64.
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
+
+/// Choices of one seed.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Dice(SplitMix64);
 
 impl Dice {
-    /// Those of this seed.
+    /// The choices of `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Dice {
-        Dice(seed)
+        Dice(SplitMix64::seed_from_u64(seed))
     }
 
     /// A number below `sides`.
     pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % sides
+        self.0.next_u64() % sides
     }
 }

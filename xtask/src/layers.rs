@@ -42,6 +42,7 @@ const LAYERS: &[Layer] = &[
             "serde",
             "serde-saphyr",
             "serde_json",
+            "strsim",
             "thiserror",
             "toml",
         ]),

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
 use rpm_core::SlotId;
 
 /// How connections are spread over the workers of an app.
@@ -97,13 +99,8 @@ pub(crate) fn bucket_of(ip: IpAddr) -> usize {
     (high % BUCKETS) as usize
 }
 
-/// SplitMix64's finalizer, which spreads neighbouring numbers well.
 fn score(bucket: u32, slot: SlotId) -> u64 {
-    let mut x = u64::from(bucket) << 32 | u64::from(slot.0);
-    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    SplitMix64::seed_from_u64(u64::from(bucket) << 32 | u64::from(slot.0)).next_u64()
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore as _, SeedableRng as _};
+
 use crate::upstream::{InFlight, Upstream, UpstreamId, Upstreams};
 
 /// How requests are distributed.
@@ -161,12 +164,9 @@ fn bits(ip: IpAddr) -> u64 {
     }
 }
 
-/// SplitMix64's finalizer, which spreads neighbouring numbers well.
+/// A hash that spreads neighbouring numbers well.
 pub(crate) fn mixed(number: u64) -> u64 {
-    let mut x = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    SplitMix64::seed_from_u64(number).next_u64()
 }
 
 #[cfg(test)]
