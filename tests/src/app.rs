@@ -1,11 +1,11 @@
-//! A program of the fixtures, and how it is started.
+//! A fixture program, and how it is started.
 
 use std::ffi::OsString;
 use std::process::Command;
 
 use rpm_testkit::{Port, Ran, Rpm, fixture, node, repository};
 
-/// `start` with a fixture: its arguments and its environment.
+/// A `start` command for a fixture: its arguments and environment.
 #[derive(Clone, Debug)]
 pub struct App {
     args: Vec<OsString>,
@@ -13,7 +13,7 @@ pub struct App {
 }
 
 impl App {
-    /// A program in fork mode; one whose name ends in `.js` runs on Node 22.
+    /// A program in fork mode. If its name ends in `.js`, it runs on Node 22.
     #[must_use]
     pub fn new(name: &str) -> App {
         let app = App {
@@ -23,7 +23,7 @@ impl App {
         if name.ends_with(".js") { app.node(22) } else { app }
     }
 
-    /// What is started by these words.
+    /// A `start` command with these words.
     #[must_use]
     pub fn of(words: impl IntoIterator<Item = impl Into<OsString>>) -> App {
         App {
@@ -33,16 +33,16 @@ impl App {
         .args(words)
     }
 
-    /// The same behind `-i`.
+    /// The program with `-i`.
     #[must_use]
     pub fn cluster(name: &str, instances: &str) -> App {
         App::new(name).args(["-i", instances])
     }
 
-    /// The same, where it lies in the checkout, beside what npm has installed: for daemons that can read that.
+    /// Runs the program where it lies in the checkout, beside installed npm packages. The daemon must be able to read that.
     ///
     /// # Panics
-    /// It was not made of a name.
+    /// This was not created from a name.
     #[must_use]
     pub fn in_checkout(mut self) -> App {
         let name = std::path::Path::new(&self.args[1]).file_name().expect("a file");
@@ -50,7 +50,7 @@ impl App {
         self
     }
 
-    /// On this version of Node.
+    /// Runs it on this version of Node.
     #[must_use]
     pub fn node(mut self, major: u32) -> App {
         if let Some(at) = self.args.iter().position(|arg| arg == "--interpreter") {
@@ -60,13 +60,13 @@ impl App {
         self
     }
 
-    /// Listening there: `PORT`.
+    /// Sets `PORT`.
     #[must_use]
     pub fn port(self, port: &Port) -> App {
         self.env("PORT", port)
     }
 
-    /// With this variable.
+    /// Sets a variable.
     #[must_use]
     #[expect(
         clippy::needless_pass_by_value,
@@ -77,15 +77,15 @@ impl App {
         self
     }
 
-    /// With more options of `start`.
+    /// Adds options of `start`.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> App {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// The command that starts it, not run yet. It waits until the program listens, however little CPU that gets, unless another
-    /// `--listen-timeout` is given.
+    /// The command that starts it, to be run by the caller. It waits until the program listens, however little CPU that gets, unless it has
+    /// another `--listen-timeout`.
     #[must_use]
     pub fn command(&self, rpm: &Rpm) -> Command {
         let mut args = self.args.clone();
@@ -97,7 +97,7 @@ impl App {
         command
     }
 
-    /// Starts it, with whatever outcome.
+    /// Starts it, successfully or not.
     ///
     /// # Panics
     /// The command cannot be run.

@@ -1,4 +1,4 @@
-//! Questions to the fixtures.
+//! Requests to the fixtures.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -9,17 +9,16 @@ use std::time::Duration;
 
 use rpm_testkit::{Port, Rpm, get, get_from, skip, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 pub const BOUND: Duration = Duration::from_secs(20);
 /// IPv4 loopback.
 pub const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// IPv6 loopback.
 pub const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// Asks until `count` different answers were heard, then as often again, and returns all of them.
+/// Asks until there were `count` different answers, then as often again, and returns all of them.
 ///
-/// A worker that gets no CPU for a while on a loaded machine is rightly steered around: no fixed number
-/// of questions reaches every worker.
+/// No fixed number of requests reaches every worker: on a loaded machine, one that gets no CPU for a while is rightly steered around.
 ///
 /// # Panics
 /// There are fewer within [`BOUND`].
@@ -36,7 +35,7 @@ pub fn different<T: Ord + Clone + Debug>(count: usize, mut ask: impl FnMut() -> 
     all
 }
 
-/// Who serves the port: `NODE_APP_INSTANCE pid` of `count` workers, each asked on a connection of its own.
+/// The workers that serve the port, as `NODE_APP_INSTANCE pid`: at least `count`, each request on its own connection.
 ///
 /// # Panics
 /// A request fails, or there are fewer.
@@ -45,10 +44,10 @@ pub fn workers(port: &Port, count: usize) -> BTreeSet<String> {
     different(count, || who(V4, port))
 }
 
-/// Who answers one request at this address.
+/// The worker that answers one request at this address.
 ///
 /// # Panics
-/// Nobody does.
+/// There is no response.
 #[must_use]
 pub fn who(ip: IpAddr, port: &Port) -> String {
     match get_from(ip, port.number(), "/") {
@@ -57,29 +56,29 @@ pub fn who(ip: IpAddr, port: &Port) -> String {
     }
 }
 
-/// Whether connections to the port are refused.
+/// True if connections to the port are refused.
 #[must_use]
 pub fn refused(port: &Port) -> bool {
     refused_by(V4, port)
 }
 
-/// The same at another address.
+/// As [`refused`], at another address.
 #[must_use]
 pub fn refused_by(ip: IpAddr, port: &Port) -> bool {
     matches!(get_from(ip, port.number(), "/"), Err(error) if error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// The answer to one request as JSON.
+/// The response to one request, as JSON.
 ///
 /// # Panics
-/// There is none, or it is no JSON.
+/// There is none, or it is not JSON.
 #[must_use]
 pub fn json(port: &Port, path: &str) -> serde_json::Value {
     let answer = get(port.number(), path).expect("an answer");
     serde_json::from_str(&answer.body).expect("JSON")
 }
 
-/// The body of the answer to `GET /` on a Unix socket.
+/// The body of the response to `GET /` on a Unix socket.
 ///
 /// # Errors
 /// The connection is refused or broken.
@@ -93,18 +92,18 @@ pub fn unix(address: &SocketAddr) -> io::Result<String> {
     Ok(body.trim().to_owned())
 }
 
-/// All that a process has printed so far (`out`); `None` as id for fork mode.
+/// Everything that a process has printed so far (`out`); `id` is `None` in fork mode.
 ///
 /// # Panics
 /// It is not text.
 #[must_use]
 pub fn printed(rpm: &Rpm, app: &str, id: Option<u32>) -> String {
-    // Who asks for logs is answered when what is in the pipes is in the files.
+    // `logs` returns when the contents of the pipes are in the files.
     let _ = rpm.ok(["logs", "--nostream", "--lines", "0"]);
     String::from_utf8(rpm.output(app, "out", id)).expect("text")
 }
 
-/// Whether this machine has IPv6; says that the test is skipped where it has not.
+/// True if this machine has IPv6; otherwise reports that the test is skipped.
 #[must_use]
 pub fn has_ipv6(test: &str) -> bool {
     let bound = TcpListener::bind((Ipv6Addr::LOCALHOST, 0));
@@ -114,7 +113,7 @@ pub fn has_ipv6(test: &str) -> bool {
     bound.is_ok()
 }
 
-/// A figure of `/metrics`, by the beginning of its line; 0 if there is none.
+/// A metric, by the beginning of its line; 0 if it is missing.
 #[must_use]
 pub fn metric(rpm: &Rpm, name: &str) -> f64 {
     let metrics = rpm.api("GET", "/metrics", "").body;

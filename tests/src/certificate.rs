@@ -5,10 +5,10 @@ use std::process::Command;
 
 use crate::place::Place;
 
-/// A certificate for a host and its key, as files of a name, signed by itself.
+/// A self-signed certificate for a host, and its key, as files with this name.
 ///
 /// # Panics
-/// openssl does not make it.
+/// openssl fails.
 pub fn certificate(place: &Place, name: &str, host: &str) -> [PathBuf; 2] {
     let files = ["crt", "key"].map(|kind| place.path().join(format!("{name}.{kind}")));
     let done = Command::new("openssl")

@@ -1,15 +1,15 @@
-//! Clients of several kinds at the same time.
+//! Clients of several kinds at once.
 
 use std::time::Duration;
 
 use rpm_testkit::{Kind, Load, Pace, Port, Report, Rpm, Traffic};
 
-/// The pause of a client, for each client that there is: some 500 requests per second, however many send them.
+/// Pause of a client, times the number of clients: some 500 requests per second, however many clients send them.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// So many clients that ask for `/` on a connection each time, beside something that happens to the server. With pauses: a loop without
-/// any takes all CPUs from the other tests and from what it is there to watch. Those that measure, or want the servers saturated, use
-/// [`Load`] itself.
+/// This many clients that request `/` on a new connection each time, beside something that happens to the server. They pause: a loop
+/// without pauses takes all CPUs from other tests, and from what it observes. Tests that measure, or want saturated servers, use [`Load`]
+/// itself.
 ///
 /// # Panics
 /// There are more than 2³² clients.
@@ -18,7 +18,7 @@ pub fn beside(port: &Port, clients: usize) -> Load {
     one_of(1, port, clients)
 }
 
-/// One of so many such loads, which have that rate together.
+/// One of several such loads, which share that rate.
 ///
 /// # Panics
 /// There are more than 2³² clients.
@@ -32,15 +32,14 @@ pub fn one_of(loads: usize, port: &Port, clients: usize) -> Load {
     }
 }
 
-/// Traffic of several kinds.
+/// Loads of several kinds.
 #[derive(Debug)]
 pub struct Clients {
     kinds: Vec<(Kind, Traffic)>,
 }
 
 impl Clients {
-    /// Begins to send `GET path`, from so many clients that open a connection for every request, and as many that keep
-    /// theirs.
+    /// Starts to send `GET path`: from `clients` clients with a new connection for each request, and as many with a kept one.
     #[must_use]
     pub fn begin(port: &Port, path: &str, clients: usize) -> Clients {
         let load = |kind| Load {
@@ -51,14 +50,14 @@ impl Clients {
         Clients::of(&[load(Kind::NewConnection), load(Kind::KeepAlive)])
     }
 
-    /// The same with a connection for every request alone, as for servers that keep none.
+    /// The same with new connections only, for servers that keep none.
     #[must_use]
     pub fn fresh(port: &Port, clients: usize) -> Clients {
         Clients::of(&[beside(port, clients)])
     }
 
-    /// Begins to send everything that the fixture `everything.js` answers, from so many clients of each kind: HTTP/1 at
-    /// `port`, HTTP/2 at `port2`. Long-lived connections must be left open for `holds` after a [`Clients::through`] began.
+    /// Starts to send everything that the fixture `everything.js` answers, from this many clients of each kind: HTTP/1 to `port`, HTTP/2 to
+    /// `port2`. Long-lived connections must stay open for `holds` after [`Clients::through`] began.
     #[must_use]
     pub fn everything(port: &Port, port2: &Port, clients: usize, holds: Duration) -> Clients {
         let load = |kind| Load {
@@ -74,7 +73,7 @@ impl Clients {
         Clients::of(&Kind::ALL.map(load))
     }
 
-    /// Begins to send these.
+    /// Starts these loads.
     #[must_use]
     pub fn of(loads: &[Load]) -> Clients {
         let start = |load: &Load| (load.kind, Traffic::start(load));
@@ -83,8 +82,8 @@ impl Clients {
         }
     }
 
-    /// Does this, which may give the server a reason to end long-lived connections: those that are open, and those that are opened
-    /// meanwhile, which may still come to a worker that leaves.
+    /// Runs `act`, during which the server may end long-lived connections: those that are open, and new ones, which may still reach a
+    /// worker that leaves.
     pub fn through<T>(&self, act: impl FnOnce() -> T) -> T {
         self.kinds.iter().for_each(|(_, traffic)| traffic.mark());
         let done = act();
@@ -92,7 +91,7 @@ impl Clients {
         done
     }
 
-    /// Waits until each kind has had so many good answers more; a fifth of them to uploads that take half a second each.
+    /// Waits until each kind has had `count` more good responses. For uploads, which take half a second each, it is a fifth.
     pub fn wait_ok(&self, count: u64) {
         let more = |kind: &Kind| match kind {
             Kind::SlowUpload => count.div_ceil(5),
@@ -108,24 +107,24 @@ impl Clients {
         }
     }
 
-    /// Requests that failed so far, by kind of client.
+    /// Failed requests so far, by kind of client.
     #[must_use]
     pub fn failures(&self) -> Vec<u64> {
         let failed = |(_, traffic): &(Kind, Traffic)| traffic.so_far().outcomes.failures();
         self.kinds.iter().map(failed).collect()
     }
 
-    /// Ends them, with an outcome for each request.
+    /// Stops the clients, with an outcome for each request.
     #[must_use]
     pub fn finish(self) -> Vec<(Kind, Report)> {
         let finish = |(kind, traffic): (Kind, Traffic)| (kind, traffic.finish());
         self.kinds.into_iter().map(finish).collect()
     }
 
-    /// Ends them.
+    /// Stops the clients, of which no request may have failed.
     ///
     /// # Panics
-    /// A request was not answered well.
+    /// A request failed.
     pub fn finish_clean(self, rpm: &Rpm) {
         let reports = self.finish();
         let unclean = reports.iter().filter(|(_, report)| report.check_clean().is_err());

@@ -1,8 +1,8 @@
-//! What a failing command says.
+//! Messages of failing commands.
 
 use rpm_testkit::Ran;
 
-/// Asserts that a command failed with code 1, and that its message has all of these parts.
+/// Asserts that a command failed with code 1, and that its message contains all of these parts.
 ///
 /// # Panics
 /// It succeeded, or a part is missing.

@@ -1,22 +1,22 @@
-//! Daemons that the system denies something.
+//! Daemons to which the system denies a mechanism.
 
 use std::process::Command;
 
 use rpm_testkit::fixture;
 
-/// What is denied.
+/// The denied mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Descriptors of other processes (`pidfd_getfd`).
+    /// Copying descriptors of other processes (`pidfd_getfd`).
     Getfd,
     /// `seccomp`.
     Seccomp,
-    /// Another seccomp filter that reports to somebody.
+    /// Another seccomp filter with notification.
     Listener,
 }
 
 impl Denied {
-    /// The command, and the daemon that it starts, without that.
+    /// The command, and the daemon that it starts, without the mechanism.
     #[must_use]
     pub fn to(self, command: &Command) -> Command {
         let mut launched = Command::new("python3");

@@ -1,4 +1,4 @@
-//! How much CPU others took while something was measured.
+//! CPU time that other programs took during a measurement.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Clock ticks per second in `/proc` (proc(5), `USER_HZ`).
 const TICKS: f64 = 100.0;
 
-/// The CPU time used so far, by everybody and by those under test.
+/// CPU time used so far: by all processes, and by those under test.
 #[derive(Debug)]
 pub struct Machine {
     began: Instant,
@@ -16,7 +16,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Begins to watch; `pids` and this process are not the others.
+    /// Starts to watch. `pids` and this process count as under test.
     ///
     /// # Panics
     /// `/proc` cannot be read.
@@ -31,7 +31,7 @@ impl Machine {
         }
     }
 
-    /// How many CPUs those under test, and this process, have kept busy since then, on the average.
+    /// The average number of CPUs that this process and those under test have kept busy since then.
     ///
     /// # Panics
     /// `/proc` cannot be read.
@@ -42,7 +42,7 @@ impl Machine {
         ours as f64 / TICKS / elapsed.as_secs_f64()
     }
 
-    /// How many CPUs the others have kept busy since then, on the average.
+    /// The average number of CPUs that all other processes have kept busy since then.
     ///
     /// # Panics
     /// `/proc` cannot be read.
@@ -55,7 +55,7 @@ impl Machine {
     }
 }
 
-/// Ticks that were not idle, those that a hypervisor gave to others included.
+/// Ticks that were not idle, including those that a hypervisor gave to other guests.
 fn busy() -> u64 {
     let stat = fs::read_to_string("/proc/stat").expect("the kernel's figures");
     let line = stat.lines().next().unwrap_or_default();
@@ -68,7 +68,7 @@ fn busy() -> u64 {
     [0, 1, 2, 5, 6, 7].iter().filter_map(|at| fields.get(*at)).sum()
 }
 
-/// Ticks used by these processes; none by one that is gone.
+/// Ticks used by these processes; 0 for one that is gone.
 fn used(pids: &[u32]) -> u64 {
     let stats = pids
         .iter()
@@ -77,7 +77,7 @@ fn used(pids: &[u32]) -> u64 {
 }
 
 fn own_ticks(stat: &str) -> u64 {
-    // Behind the name, which may contain anything, come the state and ten numbers; then utime and stime.
+    // The name may contain anything. After it come the state and ten numbers, then utime and stime.
     let fields = stat.rsplit(") ").next().unwrap_or_default().split_whitespace();
     fields
         .skip(11)

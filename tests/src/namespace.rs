@@ -1,4 +1,4 @@
-//! A network of the test's own, whose settings nobody else feels.
+//! A network for one test, with settings that affect no other.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -11,17 +11,17 @@ use rpm_loadtest::Stop;
 use rpm_testkit::{Load, Report, fixture, skip};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// A network namespace with a loopback device; gone when dropped.
+/// A network namespace with a loopback device; removed when dropped.
 #[derive(Debug)]
 pub struct Network {
     keeper: Child,
 }
 
 impl Network {
-    /// Makes one and runs `setup` (shell) in it. `None` where only root may; in CI that fails.
+    /// Creates a namespace and runs `setup` (shell) in it. `None` without root; in CI that fails.
     ///
     /// # Panics
-    /// In CI, if it cannot be had.
+    /// In CI, if it is not possible.
     #[must_use]
     pub fn new(test: &str, setup: &str) -> Option<Network> {
         let script = format!("ip link set lo up && {setup} && echo up && exec cat");
@@ -47,7 +47,7 @@ impl Network {
         None
     }
 
-    /// The same command, run inside.
+    /// The command, run in the namespace.
     #[must_use]
     pub fn inside(&self, command: &Command) -> Command {
         let mut entered = Command::new("nsenter");
@@ -66,7 +66,7 @@ impl Network {
         entered
     }
 
-    /// Sends a load from inside and returns its account.
+    /// Sends a load from the namespace and returns the report.
     ///
     /// # Panics
     /// The namespace cannot be entered.
@@ -75,7 +75,7 @@ impl Network {
         self.begin(load, &Stop::new()).join().expect("the load ends")
     }
 
-    /// Begins to send a load from inside; its account comes when it ends, or is stopped.
+    /// Starts to send a load from the namespace. The report comes when it ends or is stopped.
     ///
     /// # Panics
     /// The namespace cannot be entered.
@@ -83,7 +83,7 @@ impl Network {
     pub fn begin(&self, load: &Load, stop: &Stop) -> JoinHandle<Report> {
         let place = File::open(format!("/proc/{}/ns/net", self.keeper.id())).expect("the namespace");
         let (load, stop) = (load.clone(), stop.clone());
-        // Only this thread moves: the others of the test stay where they are.
+        // Only this thread changes its namespace; the test's other threads stay.
         thread::spawn(move || {
             move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network))
                 .expect("root may enter");
@@ -103,12 +103,12 @@ impl Drop for Network {
     }
 }
 
-/// Two namespaces, and a path between them on which packets are late and some are lost.
+/// Two namespaces, and a path between them that delays packets and loses some.
 #[derive(Debug)]
 pub struct Path {
-    /// Here is [`Path::SERVER`].
+    /// The server's, with the address [`Path::SERVER`].
     pub server: Network,
-    /// Here are its clients.
+    /// The clients'.
     pub client: Network,
     relay: Child,
 }
@@ -117,11 +117,11 @@ impl Path {
     /// The address of the server.
     pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
-    /// Packets take so many milliseconds each way, give or take some, and so many percent are lost. `None` where only root
-    /// may; in CI that fails.
+    /// Creates a path. Packets are delayed in each direction by `delay_ms`, more or less `jitter_ms`, and `loss_percent` are lost. `None`
+    /// without root; in CI that fails.
     ///
     /// # Panics
-    /// In CI, if it cannot be had.
+    /// In CI, if it is not possible.
     #[must_use]
     pub fn new(test: &str, delay_ms: u32, jitter_ms: u32, loss_percent: u32) -> Option<Path> {
         let [server, client] = [Network::new(test, "true")?, Network::new(test, "true")?];

@@ -1,4 +1,4 @@
-//! What is done to workers, and seen of them, from outside.
+//! Acting on workers, and observing them, from outside.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ pub fn kill(pid: u32) {
     send(pid, Signal::KILL);
 }
 
-/// `kill -STOP`; returns once the process stands still.
+/// `kill -STOP`; returns once the process has stopped.
 ///
 /// # Panics
 /// There is no such process, or it does not stop.
@@ -46,10 +46,10 @@ fn send(pid: u32, signal: Signal) {
     kill_process(target, signal).expect("the process is there");
 }
 
-/// Lets the process have only so much of this; `None`: as much as this process may have.
+/// Sets a resource limit of a process. `None`: that of this process.
 ///
 /// # Panics
-/// There is no such process, or it is somebody else's.
+/// There is no such process, or it belongs to another user.
 pub fn limit(pid: u32, what: Resource, most: Option<u64>) {
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let maximum = getrlimit(what).maximum;
@@ -67,8 +67,8 @@ pub fn state(pid: u32) -> Option<char> {
     stat.rsplit(") ").next()?.chars().next()
 }
 
-/// How many sockets the process holds. What a worker has beyond those it had before the first client came are
-/// connections that it accepted; of one that stands still the number is exact.
+/// The number of sockets that the process holds. Those beyond the number before the first client are accepted connections; for a stopped
+/// process this is exact.
 ///
 /// # Panics
 /// There is no such process.
@@ -83,7 +83,7 @@ pub fn sockets(pid: u32) -> u64 {
         .count() as u64
 }
 
-/// How often each thread of a process has gone to sleep by itself, by its number.
+/// How often each thread of a process has gone to sleep, by thread id.
 ///
 /// # Panics
 /// There is no such process.
@@ -107,7 +107,7 @@ fn switches(status: &str) -> u64 {
         .expect("a count of switches")
 }
 
-/// Kills the daemon, and waits until it is gone.
+/// Kills the daemon, and waits until it has ended.
 ///
 /// # Panics
 /// None runs, or it does not end.
@@ -117,7 +117,7 @@ pub fn kill_daemon(rpm: &Rpm) {
     wait_until("the daemon is gone", BOUND, || has_ended(daemon), |ended| *ended);
 }
 
-/// Kills the daemon and its keeper, and waits until both are gone.
+/// Kills the daemon and its keeper, and waits until both have ended.
 ///
 /// # Panics
 /// There are none, or they do not end.
@@ -128,7 +128,7 @@ pub fn kill_both(rpm: &Rpm) {
     wait_until("daemon and keeper are gone", BOUND, gone, |gone| *gone);
 }
 
-/// Whether a process has ended; nobody need have waited for it.
+/// True if a process has ended, reaped or not.
 #[must_use]
 pub fn has_ended(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

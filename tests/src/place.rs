@@ -1,4 +1,4 @@
-//! A directory of a test's own, and commands that are typed there.
+//! A directory for one test, and commands that run in it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,27 +9,27 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rpm_testkit::{Ran, Rpm, fixture};
 
-/// It is removed with the value.
+/// The directory, removed when this is dropped.
 #[derive(Debug)]
 pub struct Place(PathBuf);
 
 impl Place {
-    /// An empty one.
+    /// Creates an empty directory.
     ///
     /// # Panics
-    /// It cannot be made.
+    /// It cannot be created.
     #[must_use]
     pub fn new() -> Place {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("rpm-place-{}-{number}", std::process::id()));
-        // A test that was killed has left it, whose process had the same number.
+        // A killed test may have left one, if its process had the same pid.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).expect("a directory");
         Place(path.canonicalize().expect("its path"))
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -46,10 +46,10 @@ impl Place {
         path
     }
 
-    /// Compiles a server in C that is small enough to have hundreds of it, and answers one request after the other.
+    /// Compiles a server in C that answers requests one after the other, and is small enough to run hundreds of it.
     ///
     /// # Panics
-    /// There is no `cc`, or it does not compile it.
+    /// There is no `cc`, or it fails.
     #[must_use]
     pub fn small_server(&self) -> PathBuf {
         let program = self.0.join("hello");
@@ -59,13 +59,13 @@ impl Place {
         program
     }
 
-    /// What is in a file; nothing if there is none.
+    /// The contents of a file; empty if there is none.
     #[must_use]
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.0.join(name)).unwrap_or_default()
     }
 
-    /// Types a command here.
+    /// Runs a command in the directory.
     ///
     /// # Panics
     /// It cannot be run.
@@ -73,7 +73,7 @@ impl Place {
         self.pipe(rpm, args, "")
     }
 
-    /// The same, with something on its standard input.
+    /// As [`Place::run`], with standard input.
     ///
     /// # Panics
     /// It cannot be run.
@@ -87,7 +87,7 @@ impl Place {
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("it runs");
         let mut stdin = child.stdin.take().expect("it is a pipe");
-        // One that does not read has ended.
+        // This fails if the command has ended.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let output = child.wait_with_output().expect("it ends");
@@ -98,10 +98,10 @@ impl Place {
         }
     }
 
-    /// Types a command here that must succeed.
+    /// Runs a command in the directory, which must succeed.
     ///
     /// # Panics
-    /// It does not.
+    /// It fails.
     pub fn ok(&self, rpm: &Rpm, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Ran {
         let ran = self.run(rpm, args);
         assert_eq!(ran.code, Some(0), "{ran:#?}\n{}", rpm.log());

@@ -1,4 +1,4 @@
-//! Processes of the system, by pid.
+//! Processes by pid.
 
 use std::fs;
 use std::process::Command;
@@ -15,7 +15,7 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.success(), "no signal {name} for {pid}");
 }
 
-/// Whether it runs: one that has ended and is not waited for yet does not.
+/// True if the process runs; false for a zombie.
 #[must_use]
 pub fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -25,11 +25,11 @@ pub fn runs(pid: u32) -> bool {
         .is_some_and(|state| state != "Z")
 }
 
-/// The memory that it has for itself in bytes (`RssAnon`); 0 if it does not run. What it has mapped of its binary, which a build for tests
-/// makes large, does not count.
+/// The memory of the process itself, in bytes (`RssAnon`); 0 if it does not run. The mapped binary, which is large in a test build, does
+/// not count.
 ///
 /// # Panics
-/// The kernel's answer is not understood.
+/// The kernel's format is unknown.
 #[must_use]
 pub fn own_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -41,7 +41,7 @@ pub fn own_bytes(pid: u32) -> u64 {
     kb.parse::<u64>().expect("a number of kB") * 1024
 }
 
-/// How many descriptors it has open.
+/// The number of descriptors that the process has open.
 ///
 /// # Panics
 /// It does not run.

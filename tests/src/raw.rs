@@ -1,4 +1,4 @@
-//! A connection on which a test writes and reads HTTP/1 itself.
+//! A connection on which a test speaks HTTP/1 itself.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,34 +12,34 @@ const BOUND: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Connection(BufReader<TcpStream>);
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// The head, in small letters.
+    /// The head, in lower case.
     pub head: String,
     /// The body.
     pub body: String,
 }
 
 impl Connection {
-    /// To this port of 127.0.0.1.
+    /// Connects to this port of 127.0.0.1.
     ///
     /// # Panics
-    /// Nobody listens.
+    /// No process listens.
     pub fn open(port: &Port) -> Connection {
         let stream = TcpStream::connect(("127.0.0.1", port.number())).expect("somebody listens");
         stream.set_read_timeout(Some(BOUND)).expect("a deadline");
         Connection(BufReader::new(stream))
     }
 
-    /// Sends this.
+    /// Sends text.
     pub fn send(&mut self, text: &str) {
         self.send_bytes(text.as_bytes());
     }
 
-    /// Sends this.
+    /// Sends bytes.
     ///
     /// # Panics
     /// It cannot be sent.
@@ -47,7 +47,7 @@ impl Connection {
         self.0.get_mut().write_all(bytes).expect("it is sent");
     }
 
-    /// The next line, with its end.
+    /// Reads a line, with its end.
     ///
     /// # Panics
     /// None comes within 20 s.
@@ -57,7 +57,7 @@ impl Connection {
         line
     }
 
-    /// The next answer, whose body has a length.
+    /// Reads a response with a `Content-Length`.
     ///
     /// # Panics
     /// None comes within 20 s.
@@ -83,16 +83,16 @@ impl Connection {
         }
     }
 
-    /// The answer to a GET.
+    /// Sends a GET and reads the response.
     pub fn get(&mut self, path: &str) -> Answer {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: example.org\r\n\r\n"));
         self.answer()
     }
 
-    /// Nothing comes for so long.
+    /// True if nothing arrives within this time.
     ///
     /// # Panics
-    /// The system does not take the deadline.
+    /// The time-out cannot be set.
     pub fn is_silent(&mut self, within: Duration) -> bool {
         self.0
             .get_mut()
@@ -106,7 +106,7 @@ impl Connection {
         silent
     }
 
-    /// Nothing more comes.
+    /// True if the connection has ended, and nothing more arrives.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
     }

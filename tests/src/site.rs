@@ -15,7 +15,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// Starts them with this program and these options.
+    /// Starts two workers with this program and these options.
     ///
     /// # Panics
     /// They do not start.

@@ -1,10 +1,10 @@
-//! Which way of steering a test is about, and whether this machine permits it.
+//! The steering mechanism that a test is about, and whether this machine permits it.
 
 use std::time::Duration;
 
 use rpm_testkit::{Rpm, skip, wait_for};
 
-/// A way to steer connections, and the daemon that uses it.
+/// A mechanism, and the daemon that uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
     /// eBPF, by a daemon of the user that runs the tests.
@@ -25,10 +25,10 @@ impl Path {
         }
     }
 
-    /// A daemon that will steer this way. `None` where that cannot be had; in CI that fails.
+    /// A daemon that uses this mechanism. `None` if the machine forbids it; in CI that fails.
     ///
     /// # Panics
-    /// In CI, if it cannot be had.
+    /// In CI, if it is not possible.
     #[must_use]
     pub fn rpm(self, test: &str) -> Option<Rpm> {
         match self {
@@ -38,10 +38,10 @@ impl Path {
         }
     }
 
-    /// Whether the first listener of `app` is steered this way. Only a machine that forbids eBPF may say no.
+    /// True if the first listener of `app` is steered by this mechanism. Only a machine that forbids eBPF may return false.
     ///
     /// # Panics
-    /// In CI, and if an unprivileged daemon steers in another way than it must.
+    /// In CI, or if an unprivileged daemon uses another mechanism than it must.
     #[must_use]
     pub fn is_used(self, rpm: &Rpm, app: &str, test: &str) -> bool {
         let listener = rpm
@@ -59,20 +59,20 @@ impl Path {
     }
 }
 
-/// For how long an undisturbed measurement is waited for.
+/// How long to wait for an undisturbed measurement.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// A daemon that notes each time that a worker leaves steering, for [`undisturbed`].
+/// A daemon that logs each time a worker leaves steering, for [`undisturbed`].
 #[must_use]
 pub fn talkative(rpm: Rpm) -> Rpm {
     rpm.with_env("RPM_LOG", "info,rpm_daemon=debug")
 }
 
-/// A measurement during which no worker was taken for frozen: on a machine that gives a worker no CPU for 15 ms the daemon
-/// rightly steers around it, and what is measured then proves nothing.
+/// A measurement during which no worker counted as frozen. On a machine that gives a worker no CPU for 15 ms, the daemon rightly steers
+/// around it, and then the measurement proves nothing.
 ///
 /// # Panics
-/// The daemon is not [`talkative`], or there is none within a minute.
+/// The daemon is not [`talkative`], or no measurement is undisturbed within a minute.
 pub fn undisturbed<T: std::fmt::Debug>(rpm: &Rpm, measure: impl Fn() -> T) -> T {
     assert!(rpm.log().contains(" DEBUG "), "the daemon notes every detail");
     wait_for("a measurement without a worker out of steering", BOUND, || {

@@ -1,10 +1,10 @@
-//! `cargo xtask deny`: what cargo-deny says of the packages from elsewhere; `deny.toml` has the rules.
+//! `cargo xtask deny`: runs cargo-deny on third-party packages; `deny.toml` has the rules.
 
 use crate::tools::{DENY, call};
 use crate::workspace::Workspace;
 
-/// The checks that the lock file alone decides. Advisories come in from outside: one that is published must not turn an unchanged tree
-/// red, so `cargo xtask deny advisories` is a command of its own.
+/// The checks that depend only on the lock file. A new advisory must not fail an unchanged tree, so `cargo xtask deny advisories` is a
+/// separate command.
 const CHECKS: [&str; 3] = ["bans", "licenses", "sources"];
 
 /// Runs the named checks, or those of [`CHECKS`].

@@ -1,6 +1,6 @@
-//! `cargo xtask dist`: the program as it is given to users, and its symbols in a file beside it.
+//! `cargo xtask dist`: the program as users get it, with its symbols in a separate file.
 //!
-//! The program carries none, which halves it; a debugger, `addr2line` and `perf` find them in `rpm.debug` by the link that it carries.
+//! Without symbols the program has half the size. A debugger, `addr2line` and `perf` find them in `rpm.debug` by the program's debug link.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ use crate::workspace::{Workspace, cargo};
 /// The profile of the same name in the root Cargo.toml.
 const PROFILE: &str = "dist";
 
-/// Builds it, and says what came out on stdout.
+/// Builds the program, and reports the results on stdout.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let mut build = Command::new(cargo());
     build
@@ -34,7 +34,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Moves the symbols of a program to `NAME.debug`, and returns where that is.
+/// Moves the symbols of a program to `NAME.debug`, and returns the path of that.
 fn split(program: &Path) -> anyhow::Result<PathBuf> {
     let symbols = program.with_added_extension("debug");
     let objcopy = || Command::new("objcopy");

@@ -1,4 +1,4 @@
-//! `cargo xtask fixtures`: installs the runtimes that the tests run, as the lock file in tests/fixtures names them.
+//! `cargo xtask fixtures`: installs the runtimes for the tests, in the versions of the lock file in tests/fixtures.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -14,17 +14,17 @@ use crate::workspace::Workspace;
 /// How long to wait for another `npm ci`: a slow network takes minutes for a few Node builds.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often to look whether the other one is done; a person waits, so a fraction of a second.
+/// How often to check whether the other one is done: a fraction of a second, because a person waits.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// Copy of the lock file that `node_modules` was installed from, written last. Times of files would
-/// mislead after a checkout or a restored cache, and say nothing of an install that broke off half-way.
+/// A copy of the lock file from which `node_modules` was installed, written last. File times would mislead after a checkout or from a
+/// restored cache, and do not show an interrupted install.
 const STAMP: &str = "node_modules/.installed-from.json";
 
-/// What is installed: the runtimes, and the programs that use the JavaScript API.
+/// The directories to install: the runtimes, and the programs that use the JavaScript API.
 const DIRECTORIES: [&str; 2] = ["tests/fixtures", "tests/fixtures/javascript"];
 
-/// Installs if need be; fails when npm is missing or fails, or when another install does not end.
+/// Installs what is missing. Fails if npm is missing or fails, or if another install does not end.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     fs::create_dir_all(&workspace.target)
         .with_context(|| format!("cannot create {}", workspace.target.display()))?;
@@ -46,7 +46,7 @@ fn install(directory: &Path, lock: &Path, npm: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     npm_ci(directory, npm)?;
-    // Without any dependency npm makes no directory.
+    // Without dependencies npm creates no directory.
     fs::create_dir_all(directory.join("node_modules")).context("cannot create node_modules")?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     println!("fixtures: installed");
@@ -102,7 +102,7 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Stdio;
 
-    /// A directory with a lock file and an `npm` that counts its calls; gone when dropped.
+    /// A directory with a lock file and an `npm` that counts its calls; removed when dropped.
     struct Sandbox(PathBuf);
 
     impl Sandbox {
@@ -111,8 +111,8 @@ mod tests {
             fs::create_dir_all(&directory).expect("temporary directory");
             fs::write(directory.join("package-lock.json"), "one").expect("lock file");
             let script = format!("#!/bin/sh\necho \"$1\" >> calls\nexit {exit}\n");
-            // Written by another process: a child that another test forks meanwhile would hold it open for writing, and then it cannot
-            // be executed.
+            // Another process writes it: a child that a concurrent test forks would hold it open for writing, and then it could not be
+            // executed.
             let mut writer = Command::new("/bin/sh")
                 .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
                 .arg(directory.join("npm"))
@@ -177,7 +177,7 @@ mod tests {
         let error = hold(&path, Duration::ZERO).expect_err("taken");
         assert!(error.to_string().contains("another install"), "{error}");
         drop(held);
-        // A child that another test forks meanwhile has the lock, too, until it executes its program.
+        // A child that a concurrent test forks also holds the lock, until it executes its program.
         hold(&path, Duration::from_secs(20)).expect("free again");
     }
 }

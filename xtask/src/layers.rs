@@ -1,4 +1,4 @@
-//! `cargo xtask layers`: which crate may depend on which. Dependencies point downwards; pure crates stay pure.
+//! `cargo xtask layers`: which crate may depend on which. Dependencies point downwards, and pure crates stay pure.
 
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -15,20 +15,20 @@ struct Layer {
     foreign: Foreign,
 }
 
-/// Members of this workspace that a package may name.
+/// Members of this workspace that a package may depend on.
 enum Ours {
     Any,
     Only(&'static [&'static str]),
 }
 
-/// Packages from elsewhere that a package may name outside its tests.
+/// Third-party packages that a package may depend on outside its tests.
 enum Foreign {
     Any,
-    /// The package is pure: no I/O, clock, randomness, threads or async can come in through a dependency.
+    /// The package is pure: no dependency may add I/O, a clock, randomness, threads or async.
     Only(&'static [&'static str]),
 }
 
-/// Development dependencies on it are open to everyone but pure crates.
+/// Any crate that is not pure may have a development dependency on it.
 const TESTKIT: &str = "rpm-testkit";
 
 const LAYERS: &[Layer] = &[
@@ -113,7 +113,7 @@ const fn pure(package: &'static str, foreign: &'static [&'static str]) -> Layer 
     }
 }
 
-/// An edge that no layer allows.
+/// A dependency that no layer allows.
 #[derive(PartialEq, Eq, Debug)]
 struct Violation {
     edge: String,
@@ -129,8 +129,7 @@ impl fmt::Display for Violation {
 /// The document that has the table for readers.
 const DOCUMENT: &str = "CONTRIBUTING.md";
 
-/// Checks every member's dependency tables, the daemon's rooms and the table in [`DOCUMENT`]; fails after printing each edge that
-/// breaks a rule.
+/// Checks every member's dependencies, the daemon's rooms and the table in [`DOCUMENT`]. Prints each violation, then fails.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let mut violations: Vec<Violation> = workspace.packages.iter().flat_map(check).collect();
     let wrong = rooms::check(&workspace.root)?;
@@ -184,7 +183,7 @@ fn document_table() -> String {
                 format!("{} only: it is pure ", names.join(", "))
             }
         };
-        // Nothing can fail that is written to a string.
+        // Writing to a string cannot fail.
         let _ = writeln!(table, "| `{}` | {ours} | {foreign}|", layer.package);
     }
     table
@@ -217,7 +216,7 @@ impl Layer {
         })
     }
 
-    /// The rule that a dependency on a member breaks, if it breaks one.
+    /// The rule that a dependency on a member violates, if any.
     fn rule_for_ours(&self, dependency: &Dependency) -> Option<String> {
         let Ours::Only(allowed) = self.ours else {
             return None;
@@ -237,7 +236,7 @@ impl Layer {
         ))
     }
 
-    /// The rule that a dependency on a package from elsewhere breaks, if it breaks one.
+    /// The rule that a dependency on a third-party package violates, if any.
     fn rule_for_foreign(&self, dependency: &Dependency) -> Option<String> {
         let Foreign::Only(allowed) = self.foreign else {
             return None;

@@ -1,6 +1,6 @@
 //! `cargo xtask man`: the man pages, in `target/man`.
 //!
-//! The program does not carry them. An example of `rpm-cli` makes them from what `--help` is made from.
+//! The program does not contain them. An example of `rpm-cli` generates them from the same source as `--help`.
 
 use std::process::Command;
 
@@ -8,10 +8,10 @@ use anyhow::{Context as _, bail};
 
 use crate::workspace::{Workspace, cargo};
 
-/// Writes them, and says where.
+/// Writes the pages, and prints where they are.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let directory = workspace.target.join("man");
-    // With the features of the whole workspace, as the tests build it: nothing is compiled a second time.
+    // With the features of the whole workspace, as for the tests, so that nothing is compiled twice.
     let mut build = Command::new(cargo());
     build
         .args(["build", "--quiet", "--workspace", "--example", "man"])

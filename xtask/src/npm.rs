@@ -1,6 +1,6 @@
-//! `cargo xtask npm`: the packages for npm, from `npm/` and a program. The same input gives the same bytes.
+//! `cargo xtask npm`: builds the npm packages from `npm/` and a program. The same input gives the same bytes.
 //!
-//! `npm pack` would take times, owners and the compression from the machine and from npm's version, so the archives are written here.
+//! `npm pack` takes times, owners and compression from the machine and its npm version, so the archives are written here.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,22 +11,22 @@ use flate2::{Compression, GzBuilder};
 
 use crate::workspace::Workspace;
 
-/// The version of the workspace, in the place of that in `npm/*/package.json`.
+/// The workspace version, which replaces the one in `npm/*/package.json`.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// That of every file, as in npm's own archives: 1985-10-26.
+/// The modification time of every file, as in npm's own archives: 1985-10-26.
 const MODIFIED: u64 = 499_162_500;
 
-/// Block of an archive.
+/// Block size of an archive.
 const BLOCK: usize = 512;
 
-/// Systems that have a package with a program.
+/// Platforms that have a package with a program.
 const PLATFORMS: &[&str] = &["linux-x64", "linux-arm64"];
 
-/// What an archive consists of: names below `package/` and contents. Those in `bin` can be executed.
+/// The files of an archive: names below `package/`, and contents. Those in `bin` are executable.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// Packs a program that was built before: `[--fast] PROGRAM DIRECTORY`.
+/// Packs a program that was built already: `[--fast] PROGRAM DIRECTORY`.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<()> {
     let (level, paths) = match arguments {
         [flag, rest @ ..] if flag == "--fast" => (Compression::fast(), rest),
@@ -74,9 +74,9 @@ pub(crate) fn pack(
     Ok(written)
 }
 
-/// The platform that an ELF program is for, in npm's words.
+/// The platform of an ELF program, as npm names it.
 fn platform(program: &[u8]) -> anyhow::Result<&'static str> {
-    // e_machine, at 18: 62 is x86-64, 183 is AArch64.
+    // Offset 18 is e_machine: 62 is x86-64, 183 is AArch64.
     match (program.get(..4), program.get(18..20)) {
         (Some(b"\x7fELF"), Some([62, 0])) => Ok("linux-x64"),
         (Some(b"\x7fELF"), Some([183, 0])) => Ok("linux-arm64"),
@@ -84,7 +84,7 @@ fn platform(program: &[u8]) -> anyhow::Result<&'static str> {
     }
 }
 
-/// The manifest with the version, and with the packages that have a program.
+/// The manifest with the version, and with the packages that contain programs.
 fn manifest(text: &[u8], with_programs: bool) -> anyhow::Result<Vec<u8>> {
     let text = std::str::from_utf8(text).context("package.json is not UTF-8")?;
     let template = "\"version\": \"0.0.0\"";
@@ -105,7 +105,7 @@ fn manifest(text: &[u8], with_programs: bool) -> anyhow::Result<Vec<u8>> {
     Ok(text.replace(template, &fields).into_bytes())
 }
 
-/// All files of a directory, those below it included; not what npm installs there.
+/// All files of a directory and those below it, except what npm installs there.
 fn contents(directory: &Path) -> anyhow::Result<Files> {
     let mut files = Files::new();
     let mut below = vec![(String::new(), directory.to_owned())];
@@ -135,7 +135,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A tar archive (ustar) with nothing of this machine in it.
+/// A tar archive (ustar) that contains nothing of this machine.
 fn archive(files: &[(String, Vec<u8>)]) -> anyhow::Result<Vec<u8>> {
     let mut archive = Vec::new();
     for (name, bytes) in files {
@@ -163,7 +163,7 @@ fn header(name: &str, size: usize, executable: bool) -> anyhow::Result<[u8; BLOC
     put(116, "0000000");
     put(124, &format!("{size:011o}"));
     put(136, &format!("{MODIFIED:011o}"));
-    // The sum of the header is that with spaces in its place; then the kind: a file.
+    // The checksum of a header is computed with spaces in its place. The type is a file.
     put(148, "        0");
     put(257, "ustar\x0000");
     let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use std::process::Command;
 
-    /// A program of this machine's kind, and a place to pack it to.
+    /// Packs a program of this machine's platform to a directory of its own.
     fn packed(name: &str) -> (PathBuf, Vec<PathBuf>) {
         let directory = std::env::temp_dir().join(format!("xtask-npm-{name}-{}", std::process::id()));
         let program = directory.join("program");

@@ -1,5 +1,5 @@
-//! `cargo xtask quick`: what is worth running after each edit. Everything that is cheap, and the tests that the edit can break:
-//! those of the crates that changed and of those that depend on them. End-to-end tests are run if they were edited or named.
+//! `cargo xtask quick`: the checks after each edit. It runs everything that is cheap, and the tests that the edit can break: those of the
+//! changed crates and of those that depend on them. End-to-end tests run if they were edited or named.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::step::{Step, run_steps};
 use crate::test;
 use crate::workspace::{Package, Workspace};
 
-/// Where the end-to-end tests are, a file for each module of their binary.
+/// The end-to-end tests: a file for each module of their binary.
 const E2E: &str = "tests/tests/e2e";
 
-/// What decides how everything is built.
+/// Files that affect the build of every package.
 const ROOT: [&str; 4] = ["Cargo.toml", "Cargo.lock", ".cargo", "clippy.toml"];
 
 /// `arguments` are names of end-to-end tests, or parts of names, and perhaps `--since REV`.
@@ -36,7 +36,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result
     run_steps("quick", &steps, workspace)
 }
 
-/// Files that differ from a commit: from HEAD, unless all is committed; then from the commit before it.
+/// The files that differ from `since`, or else from HEAD. If everything is committed, those of the last commit.
 fn changed(root: &Path, since: Option<&str>) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = git(root, &["diff", "--name-only", since.unwrap_or("HEAD"), "--"])?;
     files.extend(git(root, &["ls-files", "--others", "--exclude-standard"])?);
@@ -60,7 +60,7 @@ fn git(root: &Path, arguments: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(names.lines().map(PathBuf::from).collect())
 }
 
-/// The tests to run, in nextest's language; `None` if there are none.
+/// The tests to run, as a nextest filter; `None` if there are none.
 fn filter(workspace: &Workspace, files: &[PathBuf], named: &[String]) -> Option<String> {
     let everything = files
         .iter()
@@ -95,7 +95,7 @@ fn owns(package: &Package, file: &Path) -> bool {
     file.starts_with(&package.directory)
 }
 
-/// The module of the end-to-end tests that is in this file.
+/// The module of the end-to-end tests in this file.
 fn module(file: &Path) -> Option<&str> {
     let inside = file.strip_prefix(E2E).ok()?;
     let first = Path::new(inside.components().next()?.as_os_str());

@@ -8,19 +8,19 @@ use anyhow::{Context, bail};
 
 use crate::workspace::{Workspace, cargo};
 
-/// One check. Cheap ones come first, so that a slip shows in seconds.
+/// One check. Cheap ones come first, so that a mistake shows within seconds.
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     action: Action,
 }
 
 enum Action {
-    /// A command of this program, of the same name as the step, with these arguments.
+    /// A command of this program with the same name as the step, and its arguments.
     Own {
         arguments: Vec<String>,
         task: fn(&Workspace, &[String]) -> anyhow::Result<()>,
     },
-    /// A command of cargo, with variables added to its environment.
+    /// A cargo command, with additional environment variables.
     Cargo {
         arguments: Vec<String>,
         environment: Vec<(&'static str, OsString)>,
@@ -28,7 +28,7 @@ enum Action {
 }
 
 impl Step {
-    /// A command of this program; it must have the name of the step.
+    /// A step that runs a command of this program, which must have the step's name.
     pub(crate) fn own(
         name: &'static str,
         arguments: impl IntoIterator<Item = impl Into<String>>,
@@ -41,7 +41,7 @@ impl Step {
         }
     }
 
-    /// A command of cargo.
+    /// A step that runs a cargo command.
     pub(crate) fn cargo(name: &'static str, arguments: impl IntoIterator<Item = impl Into<String>>) -> Step {
         Step {
             name,
@@ -52,7 +52,7 @@ impl Step {
         }
     }
 
-    /// The same with one more environment variable, which a command of cargo alone can have.
+    /// Adds an environment variable; only for cargo commands.
     pub(crate) fn with_env(mut self, name: &'static str, value: impl Into<OsString>) -> Step {
         if let Action::Cargo { environment, .. } = &mut self.action {
             environment.push((name, value.into()));
@@ -81,7 +81,7 @@ impl Step {
         }
     }
 
-    /// The command line that runs this step and nothing else.
+    /// The command line that runs only this step.
     pub(crate) fn alone(&self) -> String {
         let (environment, command, arguments) = match &self.action {
             Action::Own { arguments, .. } => (&[][..], format!("cargo xtask {}", self.name), arguments),
@@ -98,7 +98,7 @@ impl Step {
     }
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -107,7 +107,7 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Runs all steps; the error names the first that failed and the command that runs it alone. `check` is the name of the whole.
+/// Runs all steps. An error names the first failed step and the command that runs it alone. `check` names the whole.
 pub(crate) fn run_steps(check: &str, steps: &[Step], workspace: &Workspace) -> anyhow::Result<()> {
     let begun = Instant::now();
     for (index, step) in steps.iter().enumerate() {

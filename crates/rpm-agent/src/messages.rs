@@ -1,4 +1,4 @@
-//! What the daemon and an agent say to each other: a line of JSON each, an object with one field that names it.
+//! Messages between daemon and agent: each is a line of JSON, an object with one field that names the message.
 
 use std::ops::{Add, Range};
 
@@ -9,26 +9,26 @@ use crate::preload::FIGURES;
 /// Longest line an agent may send, in bytes. The longest it has reason to send is a greeting of some hundred.
 pub const MAX_LINE: usize = 4096;
 
-/// Bytes of a bad line that are shown.
+/// Bytes of a malformed line that are quoted.
 const EXCERPT: usize = 80;
 
-/// A message of an agent.
+/// A message from an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromAgent {
-    /// The first message of each connection: this process listens, or did.
+    /// The first message of each connection: this process listens, or did before.
     Hello {
         /// The value of [`crate::TOKEN_ENV`] in its environment.
         token: String,
         /// Its process id, which need not be the worker's: children inherit the token.
         pid: u32,
-        /// It reports what is open ([`FromAgent::Open`]). The agent in Bun does not.
+        /// It reports open connections ([`FromAgent::Open`]). The agent for Bun does not.
         #[serde(default = "yes")]
         counts: bool,
     },
-    /// The answer to [`ToAgent::Drain`]: from now on its answers say `Connection: close`.
+    /// Acknowledges [`ToAgent::Drain`]: from now on its responses say `Connection: close`.
     Draining {},
-    /// What a draining process still has open, whenever that changes, at most every 20 ms.
+    /// What a draining process still has open. Sent when it changes, at most every 20 ms.
     Open(Open),
     /// What was asked for by [`ToAgent::Measure`], every second.
     Figures(Box<Figures>),
@@ -38,14 +38,14 @@ fn yes() -> bool {
     true
 }
 
-/// Connections that a draining process has accepted and not closed; what waits in its queues is not among them.
+/// Connections that a draining process has accepted and not closed. Connections in its accept queues are not included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    /// All of them, on every listener of the process. At 0 it is empty.
+    /// All of them, on all listeners of the process. At 0 the process is drained.
     pub connections: u64,
     /// Those between two requests, or before the first. They end at the server's `keepAliveTimeout`.
     pub idle: u64,
-    /// Requests being answered: one per connection of HTTP/1, any number per session of HTTP/2.
+    /// Requests in flight: one per HTTP/1 connection, any number per HTTP/2 session.
     pub requests: u64,
     /// Connections that are no longer HTTP: WebSockets and tunnels.
     pub upgraded: u64,
@@ -109,7 +109,7 @@ impl Add for Figures {
 impl Add for Open {
     type Output = Open;
 
-    /// Of two processes together.
+    /// The sum of two processes.
     fn add(self, other: Open) -> Open {
         Open {
             connections: self.connections.saturating_add(other.connections),
@@ -124,23 +124,22 @@ impl Add for Open {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToAgent {
-    /// Let go of clients politely: each answer says `Connection: close` (HTTP/1), each session GOAWAY (HTTP/2).
+    /// Drain: each response says `Connection: close` (HTTP/1), each session gets GOAWAY (HTTP/2).
     Drain {
-        /// When [`ToAgent::Close`] will follow, in milliseconds from now. The agent keeps no clock of it.
+        /// When [`ToAgent::Close`] will follow, in milliseconds from now. The agent has no timer for it.
         deadline_ms: u64,
     },
-    /// Serve as before. HTTP/2 sessions that were told to go still go.
+    /// Serve as before. HTTP/2 sessions that got GOAWAY still end.
     Resume {},
-    /// Take no client any more: close the listeners. What is being answered is finished. The process does not end by itself;
-    /// [`ToAgent::Release`] lets it.
+    /// Refuse new clients: close the listeners. Requests in flight are finished. The process stays alive until [`ToAgent::Release`].
     Refuse {
-        /// Clients that are there stay until they would after [`ToAgent::Drain`]; or else idle connections, WebSockets (1001),
-        /// tunnels and event streams are closed at once.
+        /// True: existing connections end as after [`ToAgent::Drain`]. False: idle connections, WebSockets (1001), tunnels and event
+        /// streams are closed at once.
         keeps: bool,
     },
-    /// It may end by itself again: it is about to be told to.
+    /// The process may exit by itself again; it is about to be terminated.
     Release {},
-    /// The deadline: end WebSockets (1001, going away), tunnels and event streams. Other answers are not cut.
+    /// The deadline: end WebSockets (1001, going away), tunnels and event streams. Other responses are not cut.
     Close {},
     /// Report [`Figures`] every second, for this time from now on. It begins to cost something with that, and ends to afterwards.
     Measure {
@@ -170,29 +169,29 @@ impl ToAgent {
     }
 }
 
-/// A line that is no message.
+/// A line that is not a valid message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Skipped up to its end.
+    /// It is too long, and was skipped.
     #[error("a message of more than {MAX_LINE} bytes")]
     TooLong,
-    /// Not JSON, or no message of ours.
+    /// It is not JSON, or not a known message.
     #[error("not a message ({reason}): {excerpt}")]
     Unknown {
-        /// What the parser objects to.
+        /// The parser's reason.
         reason: String,
         /// The start of the line.
         excerpt: String,
     },
 }
 
-/// Cuts an agent's bytes into messages. Holds what was fed last, and at most [`MAX_LINE`] bytes of an unfinished line.
+/// Splits an agent's bytes into messages. Holds what was fed last, and at most [`MAX_LINE`] bytes of an unfinished line.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
-    /// Where in the buffer the next line begins.
+    /// Offset of the next line in the buffer.
     start: usize,
-    /// The current line is too long: drop bytes up to its end.
+    /// The current line is too long: its bytes are dropped up to its end.
     skipping: bool,
 }
 
@@ -203,13 +202,12 @@ impl Decoder {
         Self::default()
     }
 
-    /// Takes the next bytes of the stream, cut anywhere. What they complete is returned by [`Decoder::next`], which is
-    /// to be called until it is empty before more is fed.
+    /// Takes the next bytes of the stream, split anywhere. Before more is fed, [`Decoder::next`] must be called until it returns `None`.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next message, or what is wrong with it; `None` when more bytes are needed.
+    /// The next message, or what is wrong with it; `None` if more bytes are needed.
     #[expect(
         clippy::should_implement_trait,
         reason = "empty means `feed me`, not the end of an iterator"
@@ -229,7 +227,7 @@ impl Decoder {
         self.keep_unfinished().then_some(Err(Malformed::TooLong))
     }
 
-    /// Where the next line is, without its end; the one behind it is next.
+    /// The range of the next line, without its end; advances behind it.
     fn line(&mut self) -> Option<Range<usize>> {
         let start = self.start;
         let end = start + self.buffer[start..].iter().position(|&byte| byte == b'\n')?;
@@ -237,7 +235,7 @@ impl Decoder {
         Some(start..end)
     }
 
-    /// Makes room; true when the unfinished line has just become too long.
+    /// Makes room for more bytes. True if the unfinished line has just become too long.
     fn keep_unfinished(&mut self) -> bool {
         self.buffer.drain(..self.start);
         self.start = 0;

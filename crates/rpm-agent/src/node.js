@@ -1,37 +1,37 @@
-// The agent for Node: tells the daemon that this process listens, and drains it politely on request.
+// The agent for Node: tells the daemon that this process listens, and drains it on request.
 //
-// It is loaded into every Node process below a worker (`--import` in NODE_OPTIONS), so it must not be noticed: until
-// the first listen() it only stands in front of that method, and its socket keeps nothing alive. What it takes from
-// Node's inside (a leading underscore, a symbol found by its description) may be missing one day: then a connection
-// is counted but not told to close, and the daemon's deadline applies.
+// It is loaded into every Node process below a worker (`--import` in NODE_OPTIONS), so it must not disturb one: until the first listen() it
+// only wraps that method, and its socket does not keep the process alive. Node internals that it uses (names with a leading underscore,
+// symbols found by their description) may be missing one day. Then a connection is counted but not asked to close, and the daemon's
+// deadline applies.
 import net from 'node:net';
 import { createRequire } from 'node:module';
 import { isMainThread } from 'node:worker_threads';
 
-// Programs replace them by fakes.
+// Test frameworks replace these by fakes.
 const { setTimeout, clearTimeout, setInterval, clearInterval, setImmediate, performance } = globalThis;
 const { RPM_AGENT_SOCKET: path, RPM_AGENT_TOKEN: token, RPM_KEEP_ALIVE_MS: kept } = process.env;
 
-const keepAliveMs = kept && Number(kept); // of idle connections, if the user has set it
+const keepAliveMs = kept && Number(kept); // time-out of idle connections, if the user has set it
 
-const REPORT_MS = 20; // at most one report in this time
-const RETRY_MS = [100, 1000]; // first and longest pause before a connection to the daemon is tried again
-const STALLED_REPORTS = 100; // unsent for so many rounds: the daemon does not read
-const FRESH_MS = 1000; // a client that was accepted has so much time to send a request when clients are refused
-const RAW_MS = 1000; // so much longer connections count that are not HTTP: nobody can see whether anything is under way there
-const LINE_LIMIT = 65536; // characters of a message of the daemon
-const HEADERS_MS = 1000; // so much longer than an idle connection is kept may the head of a request take, at least
+const REPORT_MS = 20; // shortest time between reports
+const RETRY_MS = [100, 1000]; // first and longest pause before reconnecting to the daemon
+const STALLED_REPORTS = 100; // after so many unsent reports the daemon counts as dead
+const FRESH_MS = 1000; // time for an accepted client to send a request when new clients are refused
+const RAW_MS = 1000; // how long connections that are not HTTP still count after clients were asked to leave (they may be busy)
+const LINE_LIMIT = 65536; // longest message of the daemon, in characters
+const HEADERS_MS = 1000; // headersTimeout is at least this much longer than keepAliveTimeout
 
-const references = new Set(); // weak, of servers that were told to listen
-const sessions = new Set(); // of HTTP/2
+const references = new Set(); // weak references to servers that have listened
+const sessions = new Set(); // HTTP/2 sessions
 const upgraded = new Map(); // socket: { webSocket, written }
 let draining = false;
-let prepared = false; // to answer with `Connection: close` when draining
-let refusing = false; // clients
-let parting; // from those it has, since when
-let alibi; // keeps the process alive: it is told to end, and its handlers run then
+let prepared = false; // _storeHeader is wrapped for draining
+let refusing = false; // new clients are refused
+let parting; // when existing clients were asked to leave, if they were
+let alibi; // keeps the process alive until it is terminated, so that its signal handlers run
 
-/** Runs our code inside the program's: nothing of it may throw there. */
+/** Runs our code inside the program's: it must never throw there. */
 function guarded(task) {
   return function (...args) {
     try {
@@ -47,7 +47,7 @@ function inside(object, description) {
   return symbol && object[symbol];
 }
 
-// --- Servers: noted when they are told to listen -----------------------------------------------------------------
+// --- Servers: recorded when they start to listen -----------------------------------------------------------------
 
 function install() {
   const original = net.Server.prototype.listen;
@@ -68,9 +68,9 @@ function noteServer(server) {
 }
 
 /**
- * Keeps idle connections as long as the user has set, also where the program sets another time, before or after it
- * listens. What Node adds to that (`keepAliveTimeoutBuffer`) stays. `headersTimeout` must be longer, or it could end a
- * connection that is still kept; 0 switches it off.
+ * Keeps idle connections for the time that the user has set, even if the program sets another one before or after it listens. What Node
+ * adds (`keepAliveTimeoutBuffer`) stays. `headersTimeout` must be longer, or it could end a connection that is still kept; 0 switches it
+ * off.
  */
 function keepIdle(server) {
   if (!Number.isFinite(keepAliveMs) || typeof server.keepAliveTimeout !== 'number') return;
@@ -95,7 +95,7 @@ function noteSession(session) {
   if (draining) retire(session);
 }
 
-/** Connections that stop being HTTP. Without a listener they do not: ours is there only while the program's is. */
+/** Connections that upgrade. Without a listener Node does not upgrade them, so ours exists only while the program has one. */
 function followUpgrades(server, event) {
   const note = guarded((request, socket) => {
     const webSocket = /^websocket$/i.test(request.headers.upgrade ?? '');
@@ -167,7 +167,7 @@ function drain() {
   look();
 }
 
-/** Every answer of HTTP/1 passes `_storeHeader`, and not before is it known whether a request follows. */
+/** All HTTP/1 responses pass `_storeHeader`; only then is it known whether another request follows. */
 function answerWithClose() {
   const { ServerResponse } = createRequire('/')('node:http');
   const store = ServerResponse.prototype._storeHeader;
@@ -179,14 +179,14 @@ function answerWithClose() {
   };
 }
 
-/** Node answers nothing behind a `Connection: close`, so of pipelined requests only the newest gets it. */
+/** Node sends nothing after a `Connection: close`, so of pipelined requests only the newest response gets it. */
 const isLast = guarded((response) => {
   const newest = response.req?.socket?.parser?.incoming;
   return !newest || newest === response.req;
 });
 
 const sayClose = guarded((response) => {
-  // The program's own `Connection: keep-alive`, or its removal, wins over shouldKeepAlive.
+  // The program's own `Connection: keep-alive`, or its removal of the header, overrides shouldKeepAlive.
   if (!/\r\nconnection:[^\r]*\bclose\b/i.test(response._header)) {
     const header = response._header.replace(/\r\n(?:connection|keep-alive):[^\r]*/gi, '');
     response._header = header.replace('\r\n', '\r\nConnection: close\r\n');
@@ -197,28 +197,28 @@ const sayClose = guarded((response) => {
   if (bounded && !complete && (headers['transfer-encoding'] || headers['content-length'] > 0)) closeWhenRead(response);
 });
 
-/** Closing while the client still sends its request would reset the connection, and the answer with it. */
+/** Closing while the client still sends its request would reset the connection, and lose the response. */
 function closeWhenRead(response) {
   const { req, req: { socket } } = response;
   const done = guarded(() => {
     if (response.writableFinished && req.complete && !socket._httpMessage) socket.destroySoon();
   });
   response._last = false;
-  response.once('finish', () => setImmediate(done)); // Node lets go of the response after its own listener
+  response.once('finish', () => setImmediate(done)); // Node detaches the response after its own listener
   req.once('end', () => setImmediate(done));
 }
 
 /**
- * Says GOAWAY. Once Node sent one through its API, it ignores every new stream, those below the last id too, and they
- * hang; so the announcement (last id 2^31-1, RFC 9113 6.8) is put on the socket past it. When the answer to a ping is
- * here, so is every request sent before the announcement was seen, and close() refuses none of them. Under TLS a
- * second writer could abort the process: close() alone, and the client resends what it refuses.
+ * Sends GOAWAY. After a GOAWAY through its API, Node ignores every new stream, even those below the last id, and they hang. So the
+ * announcement (last id 2^31-1, RFC 9113 6.8) is written directly to the socket. When the response to a ping arrives, so has every request
+ * that was sent before the client saw the announcement, and close() refuses none of them. Under TLS a second writer could abort the
+ * process, so there close() is called alone, and the client resends what it refuses.
  */
 function retire(session) {
   if (!draining || session.closed || session.destroyed) return;
   const socket = session.encrypted ? undefined : inside(session, 'socket');
   if (!socket) return session.close();
-  // Nothing may precede our SETTINGS (RFC 9113 3.4): once acknowledged, they were sent.
+  // Nothing may precede our SETTINGS (RFC 9113 3.4). Once they are acknowledged, they were sent.
   if (session.pendingSettingsAck) return session.once('localSettings', guarded(() => retire(session)));
   socket.write(Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]));
   if (!session.ping(guarded((error) => error || session.close()))) session.close();
@@ -237,7 +237,7 @@ function refuse({ keeps }) {
   endLongLived();
 }
 
-/** The handle goes; an inert one lets the program's own close() work as if it were still there. */
+/** Closes the handle. A dummy in its place lets the program's own close() work as before. */
 function closeListener(server) {
   if (!server._handle) return;
   const address = server.address();
@@ -252,7 +252,7 @@ function closeListener(server) {
   };
 }
 
-/** Nobody else serves these clients, so nothing is gained by waiting for their next request. */
+/** No other worker serves these clients, so waiting for their next request gains nothing. */
 function closeIdle(server) {
   const late = performance.now() - parting > FRESH_MS;
   const between = new Set(http1Sockets(server, 'idle'));
@@ -265,10 +265,10 @@ function closeIdle(server) {
 // --- Reporting ---------------------------------------------------------------------------------------------------
 
 let said = ''; // the last report
-let stalled = 0; // reports that could not be sent
+let stalled = 0; // consecutive reports that could not be sent
 let nextLook;
 
-/** Looks and looks again; with very many connections less often, so that it takes 2 % of the time at most. */
+/** Reports repeatedly; with very many connections less often, so that it takes at most 2 % of the time. */
 function look() {
   if (!draining) return;
   const began = performance.now();
@@ -280,7 +280,7 @@ function look() {
 function report() {
   if (!channel || channel.destroyed || channel.connecting) return;
   if (channel.writableLength > 0) {
-    // A write that waits keeps the process alive, unref'd or not.
+    // A pending write keeps the process alive, even if the socket is unref'd.
     if (++stalled > STALLED_REPORTS) channel.destroy();
     return;
   }
@@ -294,7 +294,7 @@ function report() {
   countConnections(late ? servers.filter((server) => !isRaw(server)) : servers, open);
 }
 
-/** A protocol of the program's own, or a line between its processes. */
+/** A protocol of the program's own, or a connection between its processes. */
 function isRaw(server) {
   const isHttp2 = typeof server.updateSettings === 'function';
   return !isHttp2 && !inside(server, 'http.server.connections');
@@ -323,7 +323,7 @@ function countHttp1(server, open) {
   const between = new Set(http1Sockets(server, 'idle'));
   for (const socket of http1Sockets(server)) {
     if (socket._httpMessage) open.requests += 1;
-    // Node takes a connection that never sent anything for one in the middle of a request.
+    // For Node, a connection on which nothing was received is in the middle of a request.
     else if (between.has(socket) || socket.bytesRead === 0) open.idle += 1;
   }
 }
@@ -336,7 +336,7 @@ function countHttp2(session, open) {
 
 // --- The deadline ------------------------------------------------------------------------------------------------
 
-/** Ends what would never end by itself. An ordinary answer is not cut: its end would look like a complete body. */
+/** Ends what would never end by itself. Other responses are not cut: their end would look like a complete body. */
 function endLongLived() {
   upgraded.forEach(guarded((state, socket) => endUpgraded(socket, state)));
   alive().forEach((server) => http1Sockets(server).forEach(guarded(endEventStream)));
@@ -348,7 +348,7 @@ function endLongLived() {
   }
 }
 
-/** A close frame (1001, going away: RFC 6455 7.4.1) where the handshake was answered; then the end. */
+/** Sends a close frame (1001, going away: RFC 6455 7.4.1) if the handshake was answered, and closes. */
 function endUpgraded(socket, { webSocket, written }) {
   if (webSocket && socket.bytesWritten > written && socket.writable) socket.write(Buffer.from([0x88, 2, 0x03, 0xe9]));
   endQuietly(socket);
@@ -361,7 +361,7 @@ function endEventStream(socket) {
   endQuietly(response);
 }
 
-/** What the program writes later is an error that it does not expect. */
+/** Ends a stream. The program does not expect errors of its later writes. */
 function endQuietly(stream) {
   stream.on('error', () => {});
   stream.end();
@@ -380,7 +380,7 @@ function measure({ for_ms, module }) {
 
 // --- A channel that ends -----------------------------------------------------------------------------------------
 
-/** Was process.disconnect called by Node itself, because the other side has closed the channel? */
+/** True if Node itself called process.disconnect, because the other side closed the channel. */
 function isOfNode() {
   const { stackTraceLimit, prepareStackTrace } = Error;
   try {
@@ -396,8 +396,8 @@ function isOfNode() {
 }
 
 /**
- * A worker of node:cluster exits when its channel ends unasked, as it does where the daemon and its keeper have both
- * died. It serves on instead: the next daemon finds it.
+ * A worker of node:cluster exits when its channel ends unexpectedly, as it does when the daemon and its keeper have both died. This makes
+ * it keep serving: the next daemon finds it.
  */
 function outlive() {
   const cluster = createRequire('/')('node:cluster');

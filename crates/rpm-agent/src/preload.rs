@@ -2,17 +2,17 @@
 
 use std::sync::LazyLock;
 
-/// The preload as it is read and tested.
+/// The preload for Node, with comments.
 const SOURCE: &str = include_str!("node.js");
 
-/// The same for Bun.
+/// The preload for Bun, with comments.
 const BUN_SOURCE: &str = include_str!("bun.js");
 
-/// The last line stays whatever else goes: it is the name of the preload in stack traces, which would otherwise
-/// show the whole module as its address.
+/// Start of the last line, which is never stripped: it names the preload in stack traces, which would otherwise show the whole module as
+/// its address.
 const NAME: &str = "//# sourceURL=";
 
-/// Longest string that Linux takes in an environment, `NAME=` and the final zero included (`MAX_ARG_STRLEN`), in bytes.
+/// Longest string that Linux accepts in an environment, including `NAME=` and the final zero (`MAX_ARG_STRLEN`), in bytes.
 const MAX_ENVIRONMENT_STRING: usize = 128 * 1024;
 
 static OPTION: LazyLock<String> = LazyLock::new(|| format!("--import={}", module(SOURCE)));
@@ -28,9 +28,9 @@ fn module(source: &str) -> String {
     )
 }
 
-/// The value of `NODE_OPTIONS` for a worker with the agent: the user's own, then ours. For Node 18.18 and later; an
-/// older one refuses to start with it. The user's value comes back as it is if it has the agent already, or if both
-/// together are longer than the system allows.
+/// The value of `NODE_OPTIONS` for a worker with the agent: the user's options, then ours. It needs Node 18.18; an older one refuses to
+/// start with it. The user's value is returned unchanged if it has the agent already, or if the result would be longer than the system
+/// allows.
 #[must_use]
 pub fn node_options(users: Option<&str>) -> String {
     let users = users.unwrap_or_default().trim_end();
@@ -44,7 +44,7 @@ pub fn node_options(users: Option<&str>) -> String {
     }
 }
 
-/// The preload for Bun, which takes files alone: what is to be written, and the name of the file, which says what it is.
+/// Contents and name of the preload file for Bun. The name depends on the contents.
 #[must_use]
 pub fn bun_preload() -> (String, String) {
     let text = stripped(BUN_SOURCE);
@@ -52,15 +52,15 @@ pub fn bun_preload() -> (String, String) {
     (text, name)
 }
 
-/// The value of `BUN_OPTIONS` for a worker with the agent at this path; the user's own come first. `None` for a path that Bun could
-/// not be told, for it splits the value at blanks.
+/// The value of `BUN_OPTIONS` for a worker with the agent at this path, after the user's own options. `None` if the path contains blanks,
+/// at which Bun splits the value.
 #[must_use]
 pub fn bun_options(users: Option<&str>, path: &str) -> Option<String> {
     let plain = path
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\'));
     let users = users.unwrap_or_default().trim_end();
-    // One word: of two, `bun run …` takes the second for what it is to run.
+    // It must be one word: of two, `bun run …` takes the second for its script.
     let ours = format!("--preload={path}");
     plain.then(|| match users.is_empty() {
         true => ours,
@@ -69,13 +69,13 @@ pub fn bun_options(users: Option<&str>, path: &str) -> Option<String> {
     })
 }
 
-/// FNV-1a: the same in every version of this program, which the standard library's is not.
+/// FNV-1a. Unlike the standard library's hash, it is the same in every version of this program.
 fn hash(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// The source without indentation, empty lines, and lines that are comment alone: every process carries it.
+/// The source without indentation, empty lines and comment lines, because every process carries it in its environment.
 fn stripped(source: &str) -> String {
     let kept = source.lines().map(str::trim).filter(|line| {
         let comment = ["//", "/*", "* ", "*/"]
@@ -86,8 +86,8 @@ fn stripped(source: &str) -> String {
     kept.collect::<Vec<_>>().join("\n")
 }
 
-/// Standard base64 with padding (RFC 4648): its alphabet means nothing to shells, to URLs or to Node's own splitting of
-/// `NODE_OPTIONS`, which spaces, quotes and backslashes do.
+/// Standard base64 with padding (RFC 4648). Its alphabet has no meaning to shells, in URLs or to Node, which splits `NODE_OPTIONS` at
+/// spaces and interprets quotes and backslashes.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,4 +1,4 @@
-//! Commands of users, each with the ticket that it settles.
+//! Users' commands, each with the ticket that it settles.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -13,18 +13,18 @@ use crate::rollout::ReloadRequest;
 use crate::tickets::{Goal, Reached};
 use crate::{AppId, InstanceId, Ticket};
 
-/// How workers leave that have no successor.
+/// How workers without a successor leave.
 #[derive(Clone, Copy, Debug)]
 enum Leave {
-    /// They are terminated at once, and their clients refused.
+    /// They are terminated at once, and clients are refused.
     Terminate,
     /// They drain, and refuse new clients if no other worker of the app serves.
     DrainAndRefuseNew,
-    /// They drain: others serve new clients.
+    /// They drain; others serve new clients.
     Drain,
 }
 
-/// What an app would lose with an instance, least first.
+/// What an app would lose with an instance, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Usefulness {
     AtRest,
@@ -80,7 +80,7 @@ impl Core {
     }
 
     fn start(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
-        // Ids are chosen by the shell and new; one that is not names an app that an earlier command made.
+        // The shell chooses new ids. A used one means that an earlier command created the app.
         if self.apps.contains(id) {
             return self.tickets.reject(ticket, Failure::Superseded);
         }
@@ -104,7 +104,7 @@ impl Core {
             state.is_some_and(|state| !state.will_be_forgotten())
         };
         let mut present: Vec<InstanceId> = app.instances().iter().filter(staying).copied().collect();
-        // Those that serve stay.
+        // Those that serve are kept.
         present.sort_by_key(|&id| (self.usefulness(id), id));
         let wanted = count.clamp(1, MAX_INSTANCES) as usize;
         let surplus = present.iter().take(present.len().saturating_sub(wanted));
@@ -161,7 +161,7 @@ impl Core {
         self.apply_goal(ticket, &all, Goal::Gone, Leave::Terminate);
     }
 
-    /// The same goal for each of these instances that exists.
+    /// Applies one goal to each of these instances that exists.
     fn apply_goal(&mut self, ticket: Ticket, instances: &[InstanceId], goal: Goal, leave: Leave) {
         let apps = instances.iter().filter_map(|id| self.instances.app_of(*id));
         for app in apps.collect::<BTreeSet<_>>() {
@@ -172,7 +172,7 @@ impl Core {
         self.apply_goals(ticket, goals, leave);
     }
 
-    /// Opens the ticket first: some goals are met at once.
+    /// The ticket is opened first, because some goals are met at once.
     fn apply_goals(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>, leave: Leave) {
         self.tickets.open(ticket, goals.clone());
         let served: BTreeSet<AppId> = self.served_without(&goals);
@@ -194,14 +194,14 @@ impl Core {
         }
     }
 
-    /// The apps of which others than these instances are online.
+    /// The apps of which instances other than these are online.
     fn served_without(&self, goals: &BTreeMap<InstanceId, Goal>) -> BTreeSet<AppId> {
         let others = self.instances.iter().filter(|(id, _)| !goals.contains_key(id));
         let online = others.filter(|(id, _)| self.is_served(*id));
         online.map(|(_, instance)| instance.app()).collect()
     }
 
-    /// Adds instances to an app, not running yet.
+    /// Adds stopped instances to an app.
     fn create(&mut self, id: AppId, count: u32) -> Vec<InstanceId> {
         let Some(app) = self.apps.get_mut(id) else {
             return Vec::new();
@@ -218,7 +218,7 @@ impl Core {
         created
     }
 
-    /// A worker that starts from now on.
+    /// Starts an instance.
     fn start_instance(&mut self, id: InstanceId) {
         let Some(instance) = self.instances.get_mut(id) else {
             return;
@@ -232,7 +232,7 @@ impl Core {
                 }
                 self.terminate_running(id, worker, AfterExit::Restart);
             }
-            // Nothing is inherited from a worker that leaves, so its successor need not wait for its end.
+            // Nothing is inherited from a leaving worker, so its successor need not wait for its end.
             State::Stopping { worker, .. } if instance.leaving().contains(&worker) => self.spawn(id),
             State::Stopping { worker, .. } => {
                 let then = AfterExit::Restart;
@@ -244,7 +244,7 @@ impl Core {
         }
     }
 
-    /// The instance has no worker and gets none.
+    /// Stops an instance: it has no worker and gets none.
     pub(crate) fn stop_instance(&mut self, id: InstanceId, then: AfterExit) {
         self.steering.close_own_slots(id);
         let Some(instance) = self.instances.get_mut(id) else {
@@ -253,7 +253,7 @@ impl Core {
         let last = instance.leaving().first().copied();
         let state = match (then, last) {
             (AfterExit::Errored, _) => State::Errored,
-            // Those that it had before are not gone yet.
+            // Its leaving workers are not gone yet.
             (_, Some(worker)) => State::Stopping { worker, then },
             (AfterExit::Forgotten, None) => return self.forget_instance(id),
             (AfterExit::Stopped | AfterExit::Restart | AfterExit::Retry { .. }, None) => State::Stopped,

@@ -1,4 +1,4 @@
-//! What the core must know of an app.
+//! The configuration of an app, as far as the core uses it.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -8,13 +8,13 @@ use crate::Revision;
 /// What makes a worker ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Ready once the program has been executed: workers that are handed a socket that listens already (`LISTEN_FDS`).
+    /// Ready once the program is executed: for workers that get a listening socket at the start (`LISTEN_FDS`).
     Executed,
-    /// For a program that may have no port at all: ready once it listens, or has lived for a second (or `listen_timeout`, if
-    /// that is less). A worker that a reload starts must listen where its predecessor does.
+    /// For programs that may have no port: ready once it listens, or has lived for a second (or `listen_timeout`, if that is less). A
+    /// worker that a reload starts must listen where its predecessor does.
     Runs,
-    /// Ready once it listens. A worker that is alive at `start_timeout` and listens on nothing is
-    /// `online` too (a queue consumer), and is reported as silent. From then on `listen_timeout` is enough for its instance.
+    /// Ready once it listens. A worker that is alive at `start_timeout` and listens on nothing is `online`, too (a queue consumer), and is
+    /// reported as silent. From then on, `listen_timeout` applies to its instance.
     Listens,
     /// Ready once it says so (`process.send('ready')`); silence until `start_timeout` is a failure.
     Announces,
@@ -23,7 +23,7 @@ pub enum Readiness {
 /// When and how an instance is restarted, and how long each step may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartPolicy {
-    /// Start again after an exit that was not asked for.
+    /// Restart it after an exit that was not asked for.
     pub autorestart: bool,
     /// Exit codes after which it is not restarted, even with `autorestart`.
     pub stop_exit_codes: Vec<i32>,
@@ -36,23 +36,23 @@ pub struct RestartPolicy {
     /// PM2's `exp_backoff_restart_delay`: first delay, then × 1.5 up to 15 s, forgotten after 30 s of
     /// uptime. `None`: young failures back off on a built-in scale (50 ms × 1.5 up to 500 ms).
     pub exp_backoff: Option<Duration>,
-    /// From the first signal to SIGKILL.
+    /// Time from the first signal to SIGKILL.
     pub kill_timeout: Duration,
-    /// How long a program that listens on something usually takes for that.
+    /// The time that a program usually needs until it listens.
     pub listen_timeout: Duration,
-    /// From the spawn to readiness, of a worker that no reload starts: a slow program has as long for its first start as for a reload.
+    /// Time from spawn to readiness of a worker that no reload starts. A slow program has as long for its first start as for a reload.
     pub start_timeout: Duration,
-    /// The same for a worker that a reload starts, where being late is a failure.
+    /// The same for a worker that a reload starts, for which being late is a failure.
     pub reload_timeout: Duration,
-    /// How long a worker that was replaced may take to finish what it has begun.
+    /// How long a replaced worker may take to finish its requests.
     pub drain_timeout: Duration,
-    /// How long the old workers stand by when all new ones of a reload are ready. A new one that ends within this time has
-    /// the old ones serve again. Zero: they drain at once.
+    /// How long the old workers stay standby after all new workers of a reload are ready. If a new one ends within this time, the old ones
+    /// serve again. Zero: they drain at once.
     pub watch_after: Duration,
 }
 
 impl RestartPolicy {
-    /// Is it not to be restarted after this exit code, whatever else holds?
+    /// True if it is not restarted after this exit code, whatever else holds.
     pub(crate) fn stops_at(&self, code: i32) -> bool {
         self.stop_exit_codes.contains(&code)
     }
@@ -77,47 +77,46 @@ impl Default for RestartPolicy {
     }
 }
 
-/// Whether a client must come to the worker that it had before, which knows its session. What waits at such a worker waits until it accepts
-/// again, is gone, or drains: no other worker can answer it.
+/// Whether a client must get the worker that it had before, which has its session. Connections in that worker's queue then wait until it
+/// accepts again, is gone, or drains: no other worker can answer them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {
-    /// Any worker serves any client.
+    /// Any worker can serve any client.
     #[default]
     None,
-    /// The client says whose it is (a cookie): clients without one go to workers that accept.
+    /// The client names its worker (by a cookie). Clients without one go to workers that accept.
     Named,
-    /// The client's address decides, so a worker that does not accept keeps its share of all clients.
+    /// The client's address decides, so a worker that does not accept keeps its share of the clients.
     ByAddress,
 }
 
-/// What the core must know of an app.
+/// The configuration of an app, as far as the core uses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppConfig {
-    /// What its workers are started from.
+    /// The revision from which its workers are started.
     pub revision: Revision,
-    /// How many instances; taken as 1 to [`crate::MAX_INSTANCES`].
+    /// Number of instances; values outside 1 to [`crate::MAX_INSTANCES`] count as the nearest of these.
     pub instances: u32,
-    /// They are not started with the app, but by a later command.
+    /// Instances are created stopped, and started by a later command.
     pub stopped: bool,
     /// What makes a worker ready.
     pub readiness: Readiness,
     /// Restart policy and deadlines.
     pub policy: RestartPolicy,
-    /// How many new workers of a reload may be starting at once; 0: all. One that takes the place of a worker
-    /// that is gone does not wait for its turn.
+    /// How many new workers of a reload may be starting at once; 0 for all. One that replaces a worker that is gone does not wait for its
+    /// turn.
     pub parallel: u32,
-    /// How many workers more than instances a reload may have at once, those that drain included; `None`: as many as it
-    /// likes. Where there is no room an old worker drains as soon as its own successor serves, and is not there to serve
-    /// again should the reload be undone.
+    /// How many workers beyond the number of instances a reload may have, including draining ones; `None` for no limit. Without room, an
+    /// old worker drains as soon as its own successor serves, so it cannot serve again if the reload is undone.
     pub max_surge: Option<u32>,
-    /// For how many instances an old worker may drain before its successor is started, where there is no room for that.
-    /// If this and `max_surge` are 0, `max_surge` is taken as 1.
+    /// For how many instances an old worker may drain before its successor is started, if there is no room. If this and `max_surge` are
+    /// both 0, `max_surge` counts as 1.
     pub max_unavailable: u32,
     /// Whether clients belong to workers.
     pub affinity: Affinity,
     /// A reload accepts workers that serve other addresses than their predecessors.
     pub allow_port_change: bool,
-    /// A worker that a reload starts must also answer its health check before it takes over.
+    /// A worker that a reload starts must also pass its health check before it takes over.
     pub health_check: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The state machine as a whole: what it consists of, and how an input passes through it.
+//! The state machine: its parts, and how it handles an input.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -14,20 +14,21 @@ use crate::tickets::Tickets;
 use crate::workers::{Part, Worker, Workers};
 use crate::{AppId, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
-/// Instances that one command may ask for; more are not created. Far above what a machine
-/// can run, and low enough that a slip of a finger is no denial of service.
+/// The most instances of a command; more are not created. Far above what a machine can run, and low enough that a typing error is not a
+/// denial of service.
 pub const MAX_INSTANCES: u32 = 10_000;
 
-/// A check of the invariants costs time in proportion to the number of workers and slots. With thousands of them and hundreds of
-/// queue samples per second it would be most of what a debug build does.
+/// Checking invariants costs time in proportion to the number of workers and slots. With thousands of them, and hundreds of queue samples
+/// per second, it would take most of a debug build's time.
 const CHECKED_AT_ONCE: usize = 64;
 
 /// The decisions of the daemon: supervision, restart policy, tickets, steering.
 ///
-/// After every [`Core::handle`] or [`Core::handle_timeout`] the shell carries out what
-/// [`Core::poll_output`] gives, until it gives nothing, in that order.
+/// After every [`Core::handle`] or [`Core::handle_timeout`], the shell carries out what [`Core::poll_output`] returns, in that order, until
+/// it returns nothing.
 ///
-/// What of it outlives its shell is a [`Snapshot`](crate::snapshot::Snapshot).
+/// It can be stored at any time, and taken over by another shell ([`Core::take_over`]). Everything is stored except which commands wait for
+/// an outcome, and reloads that wait for their turn.
 #[derive(Debug)]
 pub struct Core {
     pub(crate) now: Tick,
@@ -40,11 +41,11 @@ pub struct Core {
     pub(crate) timers: Deadlines<Timer>,
     pub(crate) steering: Steering,
     pub(crate) tickets: Tickets,
-    /// Workers that have drained, and are terminated when another one accepts where clients are about to come back.
+    /// Workers that have drained, and are terminated once another one accepts at the addresses that clients may return to.
     pub(crate) drained_but_needed: BTreeSet<WorkerId>,
-    /// A shutdown was asked for: no command is accepted any more.
+    /// A shutdown was requested: no more commands are accepted.
     pub(crate) closing: bool,
-    /// Follows what steering has to say, in this order: no signal before its slots are closed.
+    /// Put out after steering's outputs, so that no signal is sent before slots are closed.
     pub(crate) staged: Vec<Output>,
     outputs: VecDeque<Output>,
     /// Inputs since the invariants were checked (debug builds).
@@ -56,16 +57,16 @@ pub struct Core {
 pub(crate) enum Timer {
     /// The end of a worker's state.
     State(WorkerId),
-    /// The slots that this worker did not take over from its predecessor are closed.
+    /// Slots that this worker did not take over from its predecessor are closed.
     Unclaimed(WorkerId),
-    /// The next worker of a waiting instance.
+    /// A waiting instance gets its next worker.
     Respawn(InstanceId),
     /// The new workers of a reload have lasted.
     WatchEnds(AppId),
 }
 
 impl Core {
-    /// An empty core. The seed decides the jitter of delays, nothing else.
+    /// An empty core. The seed determines the jitter of delays, and nothing else.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Core {
@@ -87,8 +88,8 @@ impl Core {
         }
     }
 
-    /// Takes in something that happened. What refers to unknown ids, or contradicts what is known, changes
-    /// nothing. A `now` before an earlier one counts as that one.
+    /// Handles an event. One that refers to unknown ids, or contradicts the state, changes nothing. A `now` before an earlier one counts as
+    /// the earlier one.
     pub fn handle(&mut self, input: Input, now: Tick) {
         self.now = self.now.max(now);
         self.dispatch(input);
@@ -96,7 +97,7 @@ impl Core {
         self.assert_invariants();
     }
 
-    /// Does what is due at `now`; to be called at [`Core::poll_timeout`] or later.
+    /// Handles what is due at `now`. Call this at [`Core::poll_timeout`] or later.
     pub fn handle_timeout(&mut self, now: Tick) {
         self.now = self.now.max(now);
         while let Some(timer) = self.timers.pop_due(self.now) {
@@ -112,8 +113,8 @@ impl Core {
         self.assert_invariants();
     }
 
-    /// Workers that [`Core::handle_timeout`] would take for ready at `now` because they live: whether they have had the CPU that they would need to
-    /// fail is for the shell to say ([`Input::Starved`]).
+    /// Workers that [`Core::handle_timeout`] would treat as ready at `now` because they are alive. The shell decides whether they had the
+    /// CPU time in which they could have failed ([`Input::Starved`]).
     pub fn ready_by_living(&self, now: Tick) -> impl Iterator<Item = WorkerId> + '_ {
         self.timers.due(now).filter_map(|timer| match timer {
             Timer::State(id) => self.workers.get(id)?.is_ready_by_living().then_some(id),
@@ -121,14 +122,13 @@ impl Core {
         })
     }
 
-    /// Workers that are waited for because they should listen, each with the time at rest after which it is not
-    /// ([`Input::Rests`]).
+    /// Workers that are expected to listen, each with the time at rest after which they are not any more ([`Input::Rests`]).
     pub fn should_listen(&self) -> impl Iterator<Item = (WorkerId, Duration)> + '_ {
         let waits = self.workers.iter().filter(|(_, worker)| worker.should_listen());
         waits.map(|(id, worker)| (id, worker.config.policy.listen_timeout))
     }
 
-    /// When [`Core::handle_timeout`] is due; `None`: only an input changes anything.
+    /// When [`Core::handle_timeout`] is due; `None` if only an input changes anything.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
         [self.timers.next(), self.steering.next_deadline()]
@@ -137,32 +137,32 @@ impl Core {
             .min()
     }
 
-    /// The next thing to do.
+    /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// The slot of `group` that `worker` inherits: a vacant one of the same instance and generation. `None`: give it a new one.
-    /// Either way report it by [`Input::SlotHeld`]; what a leaving worker opens is closed again.
+    /// The slot of `group` that `worker` inherits: a vacant one of the same instance and generation. `None`: it needs a new one. Report
+    /// either by [`Input::SlotHeld`]; a slot that a leaving worker opens is closed again.
     #[must_use]
     pub fn slot_for(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
         let worker = self.workers.get(worker).filter(|it| !it.state().is_leaving())?;
         self.steering.vacant((worker.instance, worker.generation), group)
     }
 
-    /// The slots that new connections of `group` go to, ascending.
+    /// The slots to which new connections of `group` are steered, ascending.
     #[must_use]
     pub fn eligible(&self, group: GroupId) -> &[SlotId] {
         self.steering.eligible(group)
     }
 
-    /// Is this slot open?
+    /// True if this slot is open.
     #[must_use]
     pub fn has_slot(&self, slot: SlotId) -> bool {
         self.steering.has_slot(slot)
     }
 
-    /// Has this slot left steering, while clients that belong to its worker ([`Affinity`](crate::protocol::Affinity)) still go there?
+    /// True if this slot has left steering, while clients of its worker ([`Affinity`](crate::protocol::Affinity)) still go there.
     #[must_use]
     pub fn is_reserved(&self, slot: SlotId) -> bool {
         self.steering.is_reserved(slot)
@@ -242,13 +242,13 @@ impl Core {
         self.closed(id, group);
     }
 
-    /// A worker has opened something.
+    /// A worker has opened an address.
     pub(crate) fn opened(&mut self, id: WorkerId, group: Option<GroupId>) {
         self.workers.opened(id, group, self.now);
         self.footprint_changed(id);
     }
 
-    /// A worker has closed something; one that ends does so without meaning anything by it.
+    /// A worker has closed an address. If it is ending, that means nothing.
     fn closed(&mut self, id: WorkerId, group: GroupId) {
         let state = self.workers.state(id);
         if state.is_some_and(|state| !state.is_terminated()) {
@@ -268,7 +268,7 @@ impl Core {
         }
     }
 
-    /// Does the instance run, or will it?
+    /// True if the instance runs or will run.
     pub(crate) fn will_run(&self, instance: InstanceId) -> bool {
         self.instances.state(instance).is_some_and(State::will_run)
     }
@@ -281,8 +281,8 @@ impl Core {
         self.outputs.extend(self.tickets.take_settled());
     }
 
-    /// In debug builds: checks the invariants after every input, or, with more than [`CHECKED_AT_ONCE`] workers and slots, so
-    /// seldom that an input costs no more.
+    /// In debug builds, checks the invariants after every input; with more than [`CHECKED_AT_ONCE`] workers and slots, less often, so that
+    /// the cost per input stays the same.
     fn assert_invariants(&mut self) {
         if !cfg!(debug_assertions) {
             return;
@@ -297,7 +297,7 @@ impl Core {
         }
     }
 
-    /// Is there work that [`Core::settle`] should have put out?
+    /// True if there is work that [`Core::settle`] should have put out.
     pub(crate) fn is_unsettled(&self) -> bool {
         !self.staged.is_empty() || self.steering.is_unsettled()
     }

@@ -1,4 +1,4 @@
-//! Crashes: ends of workers that were not asked for, and what follows for their instances.
+//! Crashes: workers that end without being asked to, and what follows for their instances.
 
 use core::time::Duration;
 
@@ -43,7 +43,7 @@ impl Core {
         self.proceed(worker.instance, then);
     }
 
-    /// A worker that was asked to end has ended.
+    /// A worker has ended after it was asked to.
     pub(crate) fn terminated(
         &mut self,
         id: WorkerId,
@@ -85,13 +85,13 @@ impl Core {
     }
 }
 
-/// What the end of a worker that was not ready is to the command that wanted it.
+/// The failure of the command that wanted a worker that ended before it was ready.
 pub(crate) fn failure(exit: Option<Exit>) -> Failure {
     exit.map_or(Failure::SpawnFailed, Failure::Exited)
 }
 
-/// Has a worker that ended before it was taken to be ready done all that was wanted of it? A program that need not listen and is not
-/// started again is a job: it may be short.
+/// True if a worker that ended before it was ready has done all that was wanted. A program that need not listen and is not restarted is a
+/// job, and may be short.
 fn is_accomplished(worker: &Worker, exit: Option<Exit>, then: AfterExit) -> bool {
     let policy = &worker.config.policy;
     let is_good = match exit {

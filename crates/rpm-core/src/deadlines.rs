@@ -19,14 +19,14 @@ impl<K: Ord + Copy> Deadlines<K> {
         }
     }
 
-    /// Gives `key` this deadline instead of the one it has.
+    /// Sets the deadline of `key`, replacing its previous one.
     pub(crate) fn set(&mut self, key: K, at: Tick) {
         self.clear(key);
         self.at.insert(key, at);
         self.queue.insert((at, key));
     }
 
-    /// Takes the deadline of `key` away, if it has one.
+    /// Removes the deadline of `key`, if it has one.
     pub(crate) fn clear(&mut self, key: K) {
         if let Some(at) = self.at.remove(&key) {
             self.queue.remove(&(at, key));
@@ -42,7 +42,7 @@ impl<K: Ord + Copy> Deadlines<K> {
         self.queue.first().map(|&(at, _)| at)
     }
 
-    /// Removes and returns the earliest key whose deadline has come.
+    /// Removes and returns the key with the earliest deadline that has passed.
     pub(crate) fn pop_due(&mut self, now: Tick) -> Option<K> {
         let &(at, key) = self.queue.first()?;
         if at > now {
@@ -52,7 +52,7 @@ impl<K: Ord + Copy> Deadlines<K> {
         Some(key)
     }
 
-    /// The keys whose deadlines have come, the earliest first.
+    /// The keys whose deadlines have passed, earliest first.
     pub(crate) fn due(&self, now: Tick) -> impl Iterator<Item = K> + '_ {
         let due = self.queue.iter().take_while(move |&&(at, _)| at <= now);
         due.map(|&(_, key)| key)

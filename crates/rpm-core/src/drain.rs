@@ -1,7 +1,7 @@
-//! Draining: how a worker leaves that is not needed any more.
+//! Draining: how a worker leaves that is no longer needed.
 //!
-//! It goes out of steering, but keeps its slots and goes on accepting: a connection may be on its way to it. When it has
-//! nothing left to do, cannot drain, or takes too long, it is terminated; its slots are closed when it is gone.
+//! It goes out of steering, but keeps its slots and accepts, because a connection may be on its way to it. When it has nothing left to do,
+//! cannot drain, or takes too long, it is terminated. Its slots are closed when it is gone.
 
 use alloc::vec::Vec;
 
@@ -14,7 +14,7 @@ use crate::workers::{Intake, Place, Worker, WorkerState};
 use crate::{AppId, InstanceId, WorkerId};
 
 impl Core {
-    /// A worker leaves for good. One that is ready drains; one that is not has nothing to finish, and is terminated.
+    /// Makes a worker leave for good. If it is ready, it drains; otherwise it has nothing to finish, and is terminated.
     pub(crate) fn drain(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -51,8 +51,8 @@ impl Core {
         }
     }
 
-    /// A worker has nothing left to do. While no other worker accepts where clients are about to come back it
-    /// goes on, to the end of its time.
+    /// A worker has nothing left to do. It keeps serving, up to its deadline, while no other worker accepts at an address that clients may
+    /// return to.
     pub(crate) fn drained(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -67,7 +67,7 @@ impl Core {
         }
     }
 
-    /// Terminates the workers that have drained and are needed no more.
+    /// Terminates workers that have drained and are not needed any more.
     pub(crate) fn terminate_unneeded(&mut self) {
         let unneeded = |id: &&WorkerId| {
             let worker = self.workers.get(**id);
@@ -79,7 +79,7 @@ impl Core {
         }
     }
 
-    /// Terminates a draining worker: it has no more time, or nothing left to do.
+    /// Terminates a draining worker that has finished or run out of time.
     pub(crate) fn finish_drain(&mut self, id: WorkerId) {
         self.drained_but_needed.remove(&id);
         let Some(worker) = self.workers.get(id) else {
@@ -94,7 +94,7 @@ impl Core {
         }
     }
 
-    /// Terminates the workers of an instance that drain.
+    /// Terminates the draining workers of an instance.
     pub(crate) fn finish_drains(&mut self, id: InstanceId) {
         let leaving = self.instances.get(id).map(|instance| instance.leaving().clone());
         for worker in leaving.into_iter().flatten() {
@@ -102,8 +102,8 @@ impl Core {
         }
     }
 
-    /// The instance gets no worker any more: those that serve drain, and refuse new clients, if no other worker
-    /// serves those (`refuse_new`). `then` is `Stopped` or `Forgotten`.
+    /// Ends an instance: its ready workers drain and, with `refuse_new`, refuse new clients, because no other worker serves them. `then` is
+    /// `Stopped` or `Forgotten`.
     pub(crate) fn drain_all(&mut self, id: InstanceId, then: AfterExit, refuse_new: bool) {
         self.drain_own(id, then);
         let leaving = self.instances.get(id).map(|instance| instance.leaving().clone());
@@ -125,7 +125,7 @@ impl Core {
         }
     }
 
-    /// A draining worker closes its listeners; it `keeps` the clients that it has until they would go anyway.
+    /// Makes a draining worker close its listeners. With `keeps`, existing clients stay as long as they otherwise would.
     fn refuse_new(&mut self, id: WorkerId, keeps: bool) {
         let Some(WorkerState::Draining {
             spawned,
@@ -153,8 +153,8 @@ impl Core {
         }
     }
 
-    /// A worker was replaced by one that serves other addresses. If clients are steered to its own address and no other worker
-    /// stays there, they would go on coming to it, and it would end with some of them: it refuses new ones.
+    /// For a worker that was replaced by one that serves other addresses. If no other worker stays at an address that clients are steered
+    /// to, they would keep coming to it, and it would end with some of them; so it refuses new ones.
     pub(crate) fn refuse_new_if_abandoned(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -165,7 +165,7 @@ impl Core {
         }
     }
 
-    /// The instance's own worker leaves: one that is ready drains, another one is terminated.
+    /// Makes the instance's own worker leave: if it is ready it drains, otherwise it is terminated.
     pub(crate) fn drain_own(&mut self, id: InstanceId, then: AfterExit) {
         let Some(state) = self.instances.state(id) else {
             return;
@@ -204,7 +204,7 @@ impl Core {
         }
     }
 
-    /// The workers of an app that leave.
+    /// The leaving workers of an app.
     pub(crate) fn leaving_workers(&self, app: AppId) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
         let instances = self.apps.get(app).into_iter().flat_map(App::instances);
         instances

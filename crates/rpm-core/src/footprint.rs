@@ -1,4 +1,4 @@
-//! What a worker opened early in its life, which its successor must therefore open too.
+//! The addresses that a worker opens early in its life. Its successor must open them, too.
 
 use alloc::collections::BTreeSet;
 use core::time::Duration;
@@ -16,7 +16,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// It has opened nothing.
+    /// True if it has opened nothing.
     pub(crate) fn is_silent(&self) -> bool {
         self.first.is_none()
     }
@@ -26,7 +26,7 @@ impl Footprint {
         self.groups.iter().copied()
     }
 
-    /// At this `age` the worker has opened something: an address of its choice, or anything else (`None`).
+    /// The worker has opened an address at this `age`; `None` if the program did not choose it.
     pub(crate) fn opened(
         &mut self,
         group: Option<GroupId>,
@@ -43,7 +43,7 @@ impl Footprint {
         }
     }
 
-    /// It serves this address no more, by its own choice.
+    /// The worker has closed this address by itself.
     pub(crate) fn closed(&mut self, group: GroupId) {
         self.groups.remove(&group);
     }

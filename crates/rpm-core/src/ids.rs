@@ -32,12 +32,12 @@ id!(
     Generation(u32)
 );
 id!(
-    /// One version of what an app's workers are started from: program, arguments, environment. Chosen by the shell and
-    /// only handed back by the core.
+    /// A version of what an app's workers are started from: program, arguments, environment. The shell chooses it, and the core only
+    /// returns it.
     Revision(u32)
 );
 id!(
-    /// A listening socket kept by the daemon and lent to one worker.
+    /// A listening socket that the daemon keeps and lends to one worker.
     SlotId(u32)
 );
 id!(

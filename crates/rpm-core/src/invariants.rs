@@ -1,4 +1,4 @@
-//! What must hold between any two inputs, checked by the simulation and by fuzzing.
+//! Invariants that hold between any two inputs, checked by the simulation and by fuzzing.
 
 use crate::apps::{App, Instance, State};
 use crate::core::{Core, Timer};
@@ -8,16 +8,16 @@ use crate::tickets::Goal;
 use crate::workers::{Part, Worker, WorkerState};
 use crate::{AppId, Generation, GroupId, InstanceId, SlotId, WorkerId};
 
-/// An invariant that does not hold: a bug of this crate.
+/// A violated invariant: a bug in this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// App and instances disagree.
+    /// An app and its instances disagree.
     #[error("app {0} has no instance, or its instances or their numbers do not belong to it alone")]
     App(AppId),
-    /// A worker is not the one its instance refers to.
+    /// A worker is not the one that its instance refers to.
     #[error("worker {0} and its instance do not agree")]
     Stray(WorkerId),
-    /// An instance refers to a worker that is not there, or in another phase.
+    /// An instance refers to a worker that does not exist, or is in another phase.
     #[error("instance {0} does not have the worker its state needs")]
     NoWorker(InstanceId),
     /// A wait without its deadline.
@@ -32,13 +32,13 @@ pub enum Violation {
     /// A slot's probes do not fit its state.
     #[error("slot {0} has not the deadline its state needs")]
     SlotDeadline(SlotId),
-    /// Steering is not what the slots call for.
+    /// Steering does not match the slots.
     #[error("group {0} is steered to other slots than the rules say, or to none")]
     Eligible(GroupId),
-    /// A goal that nothing pursues.
+    /// No instance pursues a goal.
     #[error("a ticket waits for instance {0}, which is not on its way there")]
     Ticket(InstanceId),
-    /// A reload is not what its parts say, or goes too fast.
+    /// A reload contradicts its parts, or exceeds its limits.
     #[error("the reload of app {0} is inconsistent")]
     Reload(AppId),
     /// An index is wrong, or work was left undone.
@@ -47,7 +47,7 @@ pub enum Violation {
 }
 
 impl Core {
-    /// Checks the whole state. Costs time in proportion to it: for tests and fuzzing.
+    /// Checks the whole state. The cost is proportional to its size: for tests and fuzzing.
     ///
     /// # Errors
     /// The first violation found.
@@ -114,7 +114,7 @@ impl Core {
         Ok(())
     }
 
-    /// Does what it is there for agree with who knows it?
+    /// True if the worker's part agrees with what refers to it.
     fn is_referred(&self, id: WorkerId, worker: &Worker) -> bool {
         let Some(instance) = self.instances.get(worker.instance) else {
             return false;
@@ -219,7 +219,7 @@ impl Core {
         Ok(())
     }
 
-    /// May this instance have a vacant slot? Beside a ready worker, not for long.
+    /// True if this instance may have a vacant slot: for a short time beside a ready worker.
     fn is_claimable(&self, id: InstanceId) -> bool {
         let reloads = self.is_proved(id) || self.candidate(id).is_some() || self.returns_to_former(id);
         match self.instances.state(id) {

@@ -1,4 +1,4 @@
-//! Promotion: how a candidate that has shown all it had to takes over, and what becomes of the worker before it.
+//! Promotion: how a proved candidate takes over, and what becomes of its predecessor.
 
 use crate::apps::{Instance, State};
 use crate::core::Core;
@@ -12,7 +12,7 @@ use crate::workers::{Candidate, Health, Part, Post, WorkerState};
 use crate::{InstanceId, Tick, WorkerId};
 
 impl Core {
-    /// Looks whether a candidate is proved by now, or will not be.
+    /// Checks whether a candidate is proved by now, or no longer can be.
     pub(crate) fn review(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -39,7 +39,7 @@ impl Core {
         }
     }
 
-    /// All that a candidate had to show is there, but its health, if that is asked for.
+    /// Promotes a candidate that is proved but for its health, if that is good or not asked for.
     fn promote_if_healthy(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -64,12 +64,12 @@ impl Core {
         }
     }
 
-    /// A candidate is reviewed again at this time, or when it has shown more.
+    /// Reviews a candidate again at this time, or when more is known of it.
     fn review_again(&mut self, id: WorkerId, at: Tick) {
         self.update_candidate(id, |candidate| candidate.review_at = at);
     }
 
-    /// A worker answers its health check.
+    /// A worker passes its health check.
     pub(crate) fn healthy(&mut self, id: WorkerId) {
         if let Some(WorkerState::Candidate(candidate)) = self.workers.state(id)
             && candidate.health == Health::Asked
@@ -79,7 +79,7 @@ impl Core {
         }
     }
 
-    /// A candidate is proved: it becomes its instance's own worker.
+    /// Makes a proved candidate its instance's own worker.
     fn promote(&mut self, id: WorkerId) {
         let silent = self.is_silent(id);
         let Some(worker) = self.workers.get(id) else {
@@ -111,12 +111,12 @@ impl Core {
         self.advance(app);
     }
 
-    /// What becomes of the worker that an instance had when it was in `state`.
+    /// Decides what becomes of the worker that an instance had when it was in `state`.
     fn replace(&mut self, of: InstanceId, state: State) -> Proved {
         let (predecessor, counts) = match state {
             State::Running { worker } => (Predecessor::Standby(worker), self.stand_by(worker)),
             State::Stopping { worker, then } => {
-                // It was terminated already, and its successor has slots of its own.
+                // It was terminated already, and its successor has its own slots.
                 self.drain(worker);
                 (Predecessor::Gone(then), false)
             }
@@ -132,7 +132,7 @@ impl Core {
         Proved { predecessor, counts }
     }
 
-    /// Says whether the worker was ready; one that is not goes on starting.
+    /// Returns true if the worker was ready. Otherwise it continues to start.
     fn stand_by(&mut self, id: WorkerId) -> bool {
         let since = self.now;
         let Some(worker) = self.workers.get(id) else {

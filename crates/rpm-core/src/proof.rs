@@ -1,7 +1,7 @@
-//! Proof: what shows that the new worker of a reload may take over.
+//! Proof: what a new worker of a reload must show before it takes over.
 //!
-//! It must serve what its predecessor served. Late is too late here: a first start may end in a worker that listens
-//! on nothing, a reload that did the same would take the app down.
+//! It must serve what its predecessor served. Being late is a failure here: a first start may result in a worker that listens on nothing,
+//! but the same in a reload would take the app down.
 
 use core::time::Duration;
 
@@ -12,15 +12,15 @@ use crate::{GroupId, Tick};
 /// Whether a new worker may take over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// It may.
+    /// It may take over.
     Given,
-    /// Not yet; to be looked at again then, at the latest.
+    /// It may not yet; check again by then.
     Pending { until: Tick },
-    /// It was not given within this time.
+    /// It did not show enough within this time.
     Missing { within: Duration },
 }
 
-/// What a candidate whose process runs has shown.
+/// What a running candidate has shown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Evidence<'a> {
     pub(crate) config: &'a AppConfig,
@@ -29,8 +29,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) signalled: bool,
 }
 
-/// Is this candidate proved ready? `former`: what its instance served before, if it ever had
-/// a ready worker; `serves`: whether the candidate serves an address now.
+/// Decides whether this candidate is proved. `former` is what its instance served before, if it ever had a ready worker; `serves` tells
+/// whether the candidate serves an address now.
 pub(crate) fn assess(
     evidence: Evidence<'_>,
     former: Option<&Footprint>,
@@ -51,13 +51,13 @@ pub(crate) fn assess(
     }
 }
 
-/// How long to wait for the worker's signal, and whether being alive then will do instead.
+/// How long to wait for the worker's signal, and whether being alive is then enough.
 fn term(config: &AppConfig, former: Option<&Footprint>) -> (Duration, bool) {
     let policy = &config.policy;
     match (config.readiness, former) {
         (Readiness::Executed, _) | (Readiness::Runs, None) => (policy.min_uptime, true),
         (Readiness::Announces, _) => (policy.reload_timeout, false),
-        // There is nothing to compare with: as at a first start.
+        // There is nothing to compare with, as at a first start.
         (Readiness::Listens, None) => (policy.start_timeout, true),
         (Readiness::Listens | Readiness::Runs, Some(former)) if former.is_silent() => {
             (policy.min_uptime, true)

@@ -1,4 +1,4 @@
-//! What goes into the core and what comes out of it.
+//! Inputs and outputs of the core.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -9,85 +9,84 @@ use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, Wo
 /// A command of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Create an app and start all its instances. The id is new (chosen by the shell); one that is in use is
-    /// refused as [`Failure::Superseded`].
+    /// Create an app and start all its instances. The shell chooses a new id; one that is in use is rejected as [`Failure::Superseded`].
     Start {
         /// The new app.
         app: AppId,
         /// Its configuration.
         config: AppConfig,
     },
-    /// Stop these instances and keep them in the list. What is being answered is finished, for up to
-    /// [`RestartPolicy::drain_timeout`]; new clients are refused, or served by others of the app if such are online.
+    /// Stop these instances and keep them in the list. Requests in flight are finished, for up to [`RestartPolicy::drain_timeout`]; new
+    /// clients are refused, or served by other online instances of the app.
     Stop {
-        /// Which; unknown ids are ignored.
+        /// The instances; unknown ids are ignored.
         instances: Vec<InstanceId>,
-        /// At once: nothing is finished.
+        /// Do not wait for requests in flight.
         hard: bool,
     },
-    /// Stop and start these instances (a stopped or errored one is started).
+    /// Stop and start these instances. Stopped and errored ones are started.
     Restart {
-        /// Which; unknown ids are ignored.
+        /// The instances; unknown ids are ignored.
         instances: Vec<InstanceId>,
     },
     /// Stop and forget these instances; an app without instances is forgotten too.
     Delete {
-        /// Which; unknown ids are ignored.
+        /// The instances; unknown ids are ignored.
         instances: Vec<InstanceId>,
         /// As for [`Command::Stop`].
         hard: bool,
     },
-    /// Have `count` instances: new ones get the lowest free instance numbers. Surplus ones are deleted: those that do not serve
-    /// first (stopped and errored ones, then those that wait for a restart, then those that start), then by lowest
+    /// Have `count` instances. New ones get the lowest free instance numbers. Surplus ones are deleted: first those that do not serve
+    /// (stopped and errored ones, then those that wait for a restart, then those that are starting), then those with the lowest
     /// [`InstanceId`].
     Scale {
-        /// The app; unknown: the outcome says so.
+        /// The app; if it is unknown, the outcome says so.
         app: AppId,
-        /// How many; taken as 1 to [`crate::MAX_INSTANCES`].
+        /// The number; values outside 1 to [`crate::MAX_INSTANCES`] count as the nearest of these.
         count: u32,
     },
-    /// Replace an app's configuration for workers spawned from now on: a new generation.
+    /// Replace the configuration of an app for workers spawned from now on: a new generation.
     Configure {
         /// The app.
         app: AppId,
         /// Its new configuration; `instances` is ignored.
         config: AppConfig,
     },
-    /// Replace every worker by one of a new generation, which serves only when it is proved ready; the old ones
-    /// then drain. If any new one fails, all is as it was before. While one that does not yield runs for the app the next waits
-    /// (and an earlier one that waits is [`Failure::Superseded`]); every other command for the app undoes it, or ends its watch
+    /// Replace every worker by one of a new generation, which serves only when it is proved ready; then the old ones drain. If a new one
+    /// fails, everything is restored. The next reload waits while one that does not yield is running, and supersedes an earlier one that
+    /// waits ([`Failure::Superseded`]). Every other command for the app undoes the reload, or ends its watch
     /// ([`RestartPolicy::watch_after`]).
     Reload {
         /// The app.
         app: AppId,
-        /// Its new configuration (`instances` is ignored); `None`: the present one.
+        /// Its new configuration (`instances` is ignored); `None` for the current one.
         config: Option<AppConfig>,
-        /// No client waits for its outcome: the next reload ends it, unless clients would be without a worker then. It does not
-        /// take the place of one that waits and does not yield.
+        /// No client waits for its outcome. The next reload ends it, unless clients would then be without a worker. It does not supersede a
+        /// waiting one that does not yield.
         yields: bool,
-        /// When the new generation serves, so many instances, as by [`Command::Scale`]: the outcome is that of both. If another
-        /// command ends the reload before that, the number stays what it is.
+        /// Scale to this number when the new generation serves, as [`Command::Scale`] does; the outcome covers both. If another command
+        /// ends the reload before, the number does not change.
         then_scale: Option<u32>,
     },
-    /// The same for some of the instances of an app, with its present configuration. Unknown ones, and those of others, are
+    /// As [`Command::Reload`], for some instances of an app with its current configuration. Unknown instances and those of other apps are
     /// ignored.
     Replace {
         /// The app.
         app: AppId,
-        /// Which.
+        /// The instances.
         instances: Vec<InstanceId>,
     },
-    /// Start the counts of restarts of these instances again.
+    /// Reset the restart counts of these instances.
     Reset {
-        /// Which; unknown ids are ignored.
+        /// The instances; unknown ids are ignored.
         instances: Vec<InstanceId>,
     },
-    /// Undo the reload that is going on: the old workers serve again, at once. Without one nothing changes.
+    /// Undo the current reload: the old workers serve again at once. Without a reload nothing changes.
     Undo {
         /// The app.
         app: AppId,
     },
-    /// Delete everything, for the daemon is about to exit.
+    /// Delete everything, because the daemon is about to exit.
     Shutdown,
 }
 
@@ -107,7 +106,7 @@ pub enum Exit {
     reason = "commands are rare, and each is moved once: nothing is gained by a place of its own for what they carry"
 )]
 pub enum Input {
-    /// A user's command; [`Output::Done`] carries the ticket when it is done or has failed.
+    /// A user's command. [`Output::Done`] has the ticket when it is done or has failed.
     Command {
         /// Returned with the outcome.
         ticket: Ticket,
@@ -116,33 +115,33 @@ pub enum Input {
     },
     /// The process of [`Output::Spawn`] runs its program.
     Spawned {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// It could not be spawned; there is no process.
+    /// The process could not be spawned; there is none.
     SpawnFailed {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
     /// The whole process tree of the worker is gone.
     Exited {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
         /// How its leader ended.
         exit: Exit,
     },
-    /// The worker listens (on anything: a slot, a unix socket, a UDP port, a listener of its own).
+    /// The worker listens on anything: a slot, a Unix socket, a UDP port, its own listener.
     Listening {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
     /// The worker sent `ready`.
     Ready {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// The shell has given `slot` to `worker`: a new one, or the one its predecessor in the same
-    /// instance and generation held ([`crate::Core::slot_for`] tells which).
+    /// The shell has given `slot` to `worker`. It is new, or the one that the predecessor in the same instance and generation held
+    /// ([`crate::Core::slot_for`] decides).
     SlotHeld {
         /// The slot.
         slot: SlotId,
@@ -150,84 +149,84 @@ pub enum Input {
         group: GroupId,
         /// The new holder.
         worker: WorkerId,
-        /// The address is of the program's choice: its next version must serve it too. `false`: a random port.
+        /// True if the program chose the address, so that its next version must serve it, too. False for a random port.
         fixed: bool,
     },
     /// The worker closed its listener.
     SlotReleased {
         /// The slot.
         slot: SlotId,
-        /// Who held it.
+        /// Its holder.
         worker: WorkerId,
     },
-    /// The worker uses a socket that all workers share (UDP, a unix socket): a group without slots.
+    /// The worker uses a socket that all workers share (UDP, a Unix socket): a group without slots.
     SharedHeld {
         /// The group; its id is not that of a group with slots.
         group: GroupId,
         /// The worker.
         worker: WorkerId,
-        /// The address is of the program's choice, as in [`Input::SlotHeld`].
+        /// The program chose the address, as in [`Input::SlotHeld`].
         fixed: bool,
     },
-    /// It uses it no more.
+    /// The worker no longer uses a shared socket.
     SharedReleased {
         /// The group.
         group: GroupId,
         /// The worker.
         worker: WorkerId,
     },
-    /// A new worker of a reload has asked for a listener that would take clients from the old workers at once, because its
-    /// address overlaps one of theirs: it gets that when the reload is done. Until then it can show no more.
+    /// A new worker of a reload has asked for a listener that would at once take clients from the old workers, because its address overlaps
+    /// one of theirs. It gets the listener when the reload is done, and until then it can show no more.
     Withheld {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// A worker for which living is enough ([`Readiness::Runs`]) has not had the CPU that it would need to fail: it is given more time, though no
-    /// more than its `listen_timeout`. Belongs before the [`crate::Core::handle_timeout`] that would take it for ready.
+    /// A worker for which living is enough ([`Readiness::Runs`]) had too little CPU time to fail in. It gets more time, but not more than
+    /// its `listen_timeout`. Send this before the [`crate::Core::handle_timeout`] that would treat it as ready.
     Starved {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// A worker that should listen, and does not, has been at rest for its `listen_timeout`: it may be one that listens on nothing, which is
-    /// ready then. One that still works has its `start_timeout`.
+    /// A worker that is expected to listen, and does not, has been at rest for its `listen_timeout`. It may be one that listens on nothing,
+    /// so it is ready. One that still works has its whole `start_timeout`.
     Rests {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// The worker answers its health check ([`Output::CheckHealth`]) as it should.
+    /// The worker passes its health check ([`Output::CheckHealth`]).
     Healthy {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// Nothing is left to do for a worker that got [`Output::Drain`] or [`Output::RefuseNew`].
+    /// A worker that got [`Output::Drain`] or [`Output::RefuseNew`] has nothing left to do.
     Drained {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// The worker cannot drain: it does not know how, or did not answer.
+    /// The worker cannot drain: it does not support it, or did not respond.
     DrainFailed {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// How many workers of an app fit into memory, those that it has included. Reloads that begin from now on keep to it, as to
+    /// How many workers of an app fit into memory, including existing ones. Reloads that start from now on respect it, like
     /// [`AppConfig::max_surge`].
     Room {
         /// The app.
         app: AppId,
-        /// So many; `None`: nothing limits them.
+        /// The number; `None` for no limit.
         workers: Option<u32>,
     },
-    /// The accept queue of a slot, sampled.
+    /// A sample of a slot's accept queue.
     Queue {
         /// The slot.
         slot: SlotId,
         /// Connections established and not yet accepted.
         len: u32,
     },
-    /// The worker gave a sign of life that needs its event loop (the answer to [`Output::Probe`]). The
-    /// first one also says that it understands probes: from then on silence means that it is frozen.
+    /// The worker's event loop responded, for example to [`Output::Probe`]. The first response also shows that it understands probes: from
+    /// then on, silence means that it is frozen.
     Responded {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
 }
@@ -235,11 +234,11 @@ pub enum Input {
 /// Why a command failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The process could not be spawned (the shell knows why).
+    /// The process could not be spawned; the shell knows why.
     SpawnFailed,
     /// It exited before it was ready.
     Exited(Exit),
-    /// It was ready and exited before its reload was complete.
+    /// It was ready, and exited before its reload was complete.
     Crashed(Exit),
     /// It was not ready within this time.
     NotReady {
@@ -252,45 +251,45 @@ pub enum Failure {
     NoSuchApp,
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every instance concerned is in the state asked for. `silent` are those that are online and
-    /// listen on nothing ([`Readiness::Listens`] at its time-out).
+    /// Every instance is in the requested state. `silent` are those that are online and listen on nothing ([`Readiness::Listens`] at its
+    /// time-out).
     Done {
-        /// Instances concerned, ascending.
+        /// The instances, ascending.
         instances: Vec<InstanceId>,
-        /// Those of them that listen on nothing.
+        /// Those that listen on nothing.
         silent: Vec<InstanceId>,
     },
-    /// At least one is not; supervision goes on.
+    /// At least one instance is not; supervision continues.
     Failed {
-        /// The first that failed (`None`: the command as a whole).
+        /// The first instance that failed; `None` if the command as a whole did.
         instance: Option<InstanceId>,
-        /// Its process, whose last lines tell more.
+        /// Its worker, whose last lines of output tell more.
         worker: Option<WorkerId>,
-        /// Why.
+        /// The cause.
         failure: Failure,
     },
 }
 
-/// Something worth a line in the log, or an event of the control API.
+/// An event for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A worker is ready.
     Online {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
         /// It listens on nothing.
         silent: bool,
     },
     /// A worker ended without being asked to.
     Crashed {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// How; `None` if it never ran.
+        /// Its exit; `None` if it never ran.
         exit: Option<Exit>,
-        /// The next attempt starts after this delay; `None`: there will be none.
+        /// The delay before the next attempt; `None` if there is none.
         retry_in: Option<Duration>,
         /// Failures to start in a row, this one included ([`RestartPolicy::max_restarts`]).
         failures: u32,
@@ -301,22 +300,22 @@ pub enum Notice {
     Stalled {
         /// The slot.
         slot: SlotId,
-        /// Queue length then.
+        /// The length of its queue.
         queued: u32,
     },
-    /// It is back.
+    /// A slot returned to steering.
     Recovered {
         /// The slot.
         slot: SlotId,
     },
-    /// A worker that a reload started is proved ready and serves; its predecessor stands by.
+    /// A worker that a reload started is proved ready and serves. Its predecessor is standby.
     CandidateReady {
         /// The new worker.
         worker: WorkerId,
     },
-    /// A worker drains: it is not needed any more.
+    /// A worker drains, because it is not needed any more.
     Draining {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
     /// Workers of a new generation are about to start beside those that serve.
@@ -330,16 +329,16 @@ pub enum Notice {
     },
     /// The new generation serves.
     ReloadDone {
-        /// Whose.
+        /// The app.
         app: AppId,
         /// The generation that serves.
         generation: Generation,
         /// It is the former one: a reload that was undone had not kept all of its workers, and now they are back.
         returned: bool,
     },
-    /// The old generation serves as before; the new one is removed.
+    /// The old generation serves again; the new one is removed.
     ReloadUndone {
-        /// Whose.
+        /// The app.
         app: AppId,
         /// The generation that is removed.
         generation: Generation,
@@ -400,96 +399,94 @@ pub enum UndoCause {
     Unwanted,
 }
 
-/// Something the shell must do, in the order given.
+/// An action for the shell, to be carried out in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Start a process; answer with [`Input::Spawned`] or [`Input::SpawnFailed`].
+    /// Start a process, and answer with [`Input::Spawned`] or [`Input::SpawnFailed`].
     Spawn {
         /// Its id.
         worker: WorkerId,
         /// The app.
         app: AppId,
-        /// Whose configuration.
+        /// The generation whose configuration it has.
         generation: Generation,
-        /// What it is started from.
+        /// The revision from which it is started.
         revision: Revision,
-        /// The place in the list.
+        /// Its place in the list.
         instance: InstanceId,
         /// `NODE_APP_INSTANCE`.
         number: u32,
     },
-    /// Ask the worker for its health, on a listener of its own, until it answers as it should or leaves; report that by
-    /// [`Input::Healthy`].
+    /// Check the worker's health on one of its own listeners, until it passes or leaves. Report a pass by [`Input::Healthy`].
     CheckHealth {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// Ask the worker's process tree to end (SIGINT, or the app's own way).
+    /// Ask the worker's process tree to end, by SIGINT or the app's own way.
     Terminate {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// Let the worker finish what it has begun: it is out of steering (but for groups in which no other worker is ready),
-    /// keeps its slots and goes on accepting. Answer with [`Input::Drained`] or [`Input::DrainFailed`];
-    /// [`Output::Terminate`] follows in any case, perhaps at once.
+    /// Let the worker finish its requests. It is out of steering, except in groups in which no other worker is ready, keeps its slots and
+    /// still accepts. Answer with [`Input::Drained`] or [`Input::DrainFailed`]. [`Output::Terminate`] follows in any case, perhaps at once.
     Drain {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// Have the worker close its listeners, which is reported by [`Input::SlotReleased`], and otherwise as
-    /// [`Output::Drain`], which may have come before.
+    /// Make the worker close its listeners, which [`Input::SlotReleased`] reports. Otherwise as [`Output::Drain`], which may have come
+    /// before.
     RefuseNew {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
-        /// The clients that it has are served elsewhere from now on, and need not hurry there.
+        /// Others serve its clients from now on, so existing ones need not leave early.
         keeps: bool,
     },
     /// Kill it (SIGKILL to the whole tree).
     Kill {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// From now on new connections of the group go to these slots, and no others. Never empty while
-    /// the group has a slot; empty when its last slots are about to be closed.
+    /// Steer new connections of the group to these slots only. Never empty while the group has a slot, except when its last slots are about
+    /// to be closed.
     Steer {
         /// The group.
         group: GroupId,
         /// Eligible slots, ascending.
         slots: Vec<SlotId>,
     },
-    /// Move what waits in the accept queue of `slot` to the slots in `to`.
+    /// Move the accept queue of `slot` to the slots in `to`.
     Rescue {
-        /// Whose queue.
+        /// The slot.
         slot: SlotId,
-        /// The worker that holds it and is alive; `None`: no worker does.
+        /// The living worker that holds it, if any.
         holder: Option<WorkerId>,
-        /// Where to; never empty.
+        /// The targets; never empty.
         to: Vec<SlotId>,
     },
-    /// Close a slot for good; what waits in it goes to `to`, or is refused if that is empty.
+    /// Close a slot for good. Its queue goes to `to`; connections are refused if that is empty.
     CloseSlot {
-        /// Which.
+        /// The slot.
         slot: SlotId,
-        /// Where its queue may go.
+        /// The targets for its queue.
         to: Vec<SlotId>,
     },
-    /// Find out whether the worker's event loop turns; answer with [`Input::Responded`] if it does.
+    /// Check whether the worker's event loop runs, and answer with [`Input::Responded`] if it does.
     Probe {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
     /// A command is settled.
     Done {
-        /// Whose.
+        /// Its ticket.
         ticket: Ticket,
-        /// What became of it.
+        /// Its outcome.
         outcome: Outcome,
     },
     /// For the log.
     Notice(Notice),
-    /// The app has no instance any more: it is forgotten, and its configuration can be.
+    /// The app has no instances left. It is forgotten, and its configuration can be.
     AppGone {
-        /// Which.
+        /// The app.
         app: AppId,
     },
 }

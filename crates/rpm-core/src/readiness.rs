@@ -11,7 +11,7 @@ use crate::tickets::Reached;
 use crate::workers::{Candidate, Part, Post, Worker, WorkerState};
 use crate::{InstanceId, WorkerId};
 
-/// A worker that has had no CPU is looked at again after this.
+/// Pause before a worker without CPU time is checked again.
 const STARVED_PAUSE: Duration = Duration::from_millis(100);
 
 impl Core {
@@ -24,7 +24,7 @@ impl Core {
 
     /// A worker is as ready as it can be before the cut-over.
     pub(crate) fn withheld(&mut self, id: WorkerId) {
-        // What does not run has asked for nothing.
+        // A worker without a process cannot have asked for anything.
         if self.workers.state(id).and_then(WorkerState::spawned).is_none() {
             return;
         }
@@ -33,7 +33,7 @@ impl Core {
         self.signalled(id);
     }
 
-    /// More is known of a candidate, or it is reviewed at another time.
+    /// Updates what is known of a candidate, or when it is reviewed.
     pub(crate) fn update_candidate(&mut self, id: WorkerId, change: impl FnOnce(&mut Candidate)) {
         if let Some(WorkerState::Candidate(mut candidate)) = self.workers.state(id) {
             change(&mut candidate);
@@ -66,7 +66,7 @@ impl Core {
         }
     }
 
-    /// Is this what the worker's readiness waits for? A word from its process also says that it runs.
+    /// True if this is what the worker's readiness waits for. A message from its process also shows that it runs.
     fn becomes_ready_by(&mut self, id: WorkerId, readiness: Readiness) -> bool {
         let Some(worker) = self.workers.get(id) else {
             return false;
@@ -85,7 +85,7 @@ impl Core {
         matches
     }
 
-    /// A worker that is ready if it lives has had little of the CPU.
+    /// A worker that is ready if it lives has had little CPU time.
     pub(crate) fn starved(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id).filter(|worker| worker.is_ready_by_living()) else {
             return;
@@ -110,14 +110,14 @@ impl Core {
         }
     }
 
-    /// A worker that should listen does nothing any more.
+    /// A worker that is expected to listen is at rest.
     pub(crate) fn rests(&mut self, id: WorkerId) {
         if self.workers.get(id).is_some_and(Worker::should_listen) {
             self.online(id, self.is_silent(id));
         }
     }
 
-    /// A worker is ready. One that was taken for silent may become so a second time.
+    /// A worker is ready. A worker reported as silent may come online again once it listens.
     pub(crate) fn online(&mut self, id: WorkerId, silent: bool) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -159,14 +159,14 @@ impl Core {
         self.advance_reload(app);
     }
 
-    /// A worker did not take over these slots in time, so it never will.
+    /// Closes slots that a worker did not take over in time.
     pub(crate) fn close_unclaimed(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get(id) {
             self.steering.close_vacant_slots(worker.instance);
         }
     }
 
-    /// What a worker that is ready has not taken over yet, it must take soon.
+    /// Sets a deadline by which a ready worker must take over its slots.
     pub(crate) fn await_claims(&mut self, id: WorkerId) {
         if let Some(worker) = self.workers.get(id)
             && worker.state().is_ready()
@@ -177,7 +177,7 @@ impl Core {
         }
     }
 
-    /// Does a worker that is ready, or taken to be, listen on nothing?
+    /// True if a worker that is ready, or treated as ready, listens on nothing.
     pub(crate) fn is_silent(&self, id: WorkerId) -> bool {
         self.workers
             .get(id)
@@ -193,7 +193,7 @@ impl Core {
             })
     }
 
-    /// What a worker serves has changed: if it is what a candidate is measured by, so has the measure.
+    /// The addresses of a worker have changed. If a candidate is compared with it, it is reviewed.
     pub(crate) fn footprint_changed(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -217,7 +217,7 @@ impl Core {
         }
     }
 
-    /// A worker failed to become ready: it ends, as if it had failed young.
+    /// A worker did not get ready in time: it is terminated, like one that failed young.
     pub(crate) fn not_ready(&mut self, id: WorkerId, within: Duration) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -258,7 +258,7 @@ impl Core {
         self.terminate_running(id_of_instance, id, then);
     }
 
-    /// Has an instance's last ready worker listened on nothing? Where it had none: those of the other instances of the app?
+    /// True if the last ready worker of an instance listened on nothing; if it had none, those of the app's other instances.
     pub(crate) fn is_known_to_be_silent(&self, id: InstanceId) -> bool {
         let Some(instance) = self.instances.get(id) else {
             return false;

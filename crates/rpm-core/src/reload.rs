@@ -1,14 +1,13 @@
-//! Reload: a new generation beside the old one, which it replaces when all of it is proved.
+//! Reload: a new generation starts beside the old one, and replaces it when all of it is proved.
 //!
-//! Every instance gets a *candidate*. One that is proved takes over at once, and its predecessor becomes a *standby*: out of
-//! steering as long as another worker serves, and otherwise untouched. When the last candidate is proved, and `watch_after` has
-//! passed since, the standbys drain; if a new worker fails before that, the standbys serve again and the new workers drain.
-//! Any other command for the app undoes the reload first (or ends its watch), so an app is never left with
-//! half a generation.
+//! Every instance gets a *candidate*. A proved one takes over at once, and its predecessor becomes *standby*: out of steering as long as
+//! another worker serves, and otherwise unchanged. When the last candidate is proved, and `watch_after` has passed since, the standbys
+//! drain. If a new worker fails before, the standbys serve again and the new workers drain. Any other command for the app first undoes the
+//! reload, or ends its watch, so an app is never left with half a generation.
 //!
-//! Where there is not room for two generations old workers drain before all is proved (`room`). Undoing then
-//! starts them again, by a reload in the opposite direction (`Aim::Return`). If that fails too the last of the new
-//! workers drain, and their instances get workers of the old generation as after any crash.
+//! Without room for two generations, old workers drain before all is proved (`room`). Undoing then starts them again, by a reload in the
+//! opposite direction (`Aim::Return`). If that fails, too, the last of the new workers drain, and their instances get workers of the old
+//! generation as after any crash.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -23,7 +22,7 @@ use crate::workers::{Worker, WorkerState};
 use crate::{AppId, InstanceId, Ticket, WorkerId};
 
 impl Core {
-    /// New workers for some instances.
+    /// Replaces the workers of some instances.
     pub(crate) fn replace_some(&mut self, ticket: Ticket, id: AppId, instances: Vec<InstanceId>) {
         let request = ReloadRequest {
             ticket,
@@ -35,7 +34,7 @@ impl Core {
         self.request_reload(id, request);
     }
 
-    /// A reload that starts now, or after the one that is going on.
+    /// Starts a reload, now or after the current one.
     pub(crate) fn request_reload(&mut self, id: AppId, request: ReloadRequest) {
         self.end_yielding_reload(id);
         let ticket = request.ticket;
@@ -50,8 +49,7 @@ impl Core {
         }
     }
 
-    /// Ends a reload that yields, if nothing that serves is lost by that: if all its workers serve they stay, or else those that
-    /// stand by serve again.
+    /// Ends a reload that yields, if no serving worker is lost. If all its new workers serve they stay; otherwise the standbys serve again.
     fn end_yielding_reload(&mut self, id: AppId) {
         let rollout = self.apps.get(id).and_then(App::rollout);
         let Some(rollout) = rollout.filter(|rollout| rollout.yields()) else {
@@ -68,8 +66,8 @@ impl Core {
         }
     }
 
-    /// Ends the reload of an app, if there is one: a later command is about to change its instances. If all new workers
-    /// serve and are merely watched they stay.
+    /// Ends the current reload of an app, because a later command is about to change its instances. If all new workers serve and are only
+    /// being watched, they stay.
     pub(crate) fn supersede_reload(&mut self, id: AppId) {
         let rollout = self.rollout_mut(id);
         match rollout.filter(|rollout| rollout.watched_until().is_some()) {
@@ -83,7 +81,7 @@ impl Core {
         }
     }
 
-    /// A command undoes the reload that is going on.
+    /// Undoes the current reload by command.
     pub(crate) fn undo_by_command(&mut self, ticket: Ticket, id: AppId) {
         if self
             .rollout_mut(id)
@@ -132,8 +130,7 @@ impl Core {
         self.advance(id);
     }
 
-    /// Starts as many candidates as may be starting and there is room for. When there is none left to start they are
-    /// watched.
+    /// Starts as many candidates as may be starting and have room. If none is left to start, the reload is watched.
     pub(crate) fn advance(&mut self, id: AppId) {
         while let Some(app) = self.apps.get(id) {
             let Some(rollout) = app.rollout() else { return };
@@ -156,7 +153,7 @@ impl Core {
         }
     }
 
-    /// Every new worker is proved: the reload is complete when they have lasted.
+    /// Every new worker is proved. The reload is complete when they have lasted.
     fn watch(&mut self, id: AppId) {
         let Some(app) = self.apps.get_mut(id) else { return };
         let time = app.config().policy.watch_after;
@@ -172,7 +169,7 @@ impl Core {
         self.timers.set(Timer::WatchEnds(id), until);
     }
 
-    /// Starts the candidate of an instance, which has left the queue.
+    /// Starts the candidate of an instance that has left the queue.
     fn start_candidate(&mut self, id: InstanceId) {
         let Some(instance) = self.instances.get(id) else {
             return;
@@ -198,8 +195,8 @@ impl Core {
         }
     }
 
-    /// An instance that has no worker is about to get one of its own: if it waits for its turn in a reload, it
-    /// gets its candidate now. Says whether it does.
+    /// For an instance without a worker that is about to get one: if it waits for its turn in a reload, it gets its candidate now. Returns
+    /// true if it does.
     pub(crate) fn start_candidate_early(&mut self, id: InstanceId) -> bool {
         let queued = self.rollout_of(id).is_some_and(|it| it.take_queued(id));
         if queued {
@@ -209,12 +206,12 @@ impl Core {
         queued
     }
 
-    /// The instance has no worker of its own, and its candidate is to be its next.
+    /// The instance has no worker of its own; its candidate will be the next.
     pub(crate) fn await_candidate(&mut self, id: InstanceId, then: AfterExit) {
         self.enter_instance(id, State::Awaiting { then });
     }
 
-    /// The candidate of an instance has taken over. A reload that returns to the former generation is not undone, so there the
+    /// The candidate of an instance has taken over. A reload that returns to the previous generation is never undone, so there the
     /// predecessor drains at once.
     pub(crate) fn succeeded(&mut self, id: AppId, instance: InstanceId, proved: Proved) {
         let confirmed = self.rollout_mut(id).and_then(|it| it.succeeded(instance, proved));
@@ -223,7 +220,7 @@ impl Core {
         }
     }
 
-    /// The new generation is there to stay.
+    /// Makes the new generation permanent.
     pub(crate) fn complete(&mut self, id: AppId, why: Completion) {
         self.timers.clear(Timer::WatchEnds(id));
         let Some(app) = self.apps.get_mut(id) else { return };
@@ -231,7 +228,7 @@ impl Core {
         let Some(mut rollout) = app.take_rollout() else {
             return;
         };
-        // New workers of what was there before leave what a rollback goes back to.
+        // Replacing workers by others of the same revision does not change the target of a rollback.
         let former = rollout.former_revision();
         if rollout.aim() == Aim::Renew && (former != app.config().revision || app.previous().is_none()) {
             app.set_previous(former);
@@ -263,7 +260,7 @@ impl Core {
         }
     }
 
-    /// The new worker of an instance is there to stay. Says whether it is silent.
+    /// Makes the new worker of an instance permanent. Returns true if it is silent.
     fn confirm(&mut self, id: InstanceId, proved: Proved) -> bool {
         self.drain_standby(proved.predecessor);
         let Some(instance) = self.instances.get_mut(id) else {
@@ -276,7 +273,7 @@ impl Core {
         let State::Running { worker: own } = instance.state() else {
             return false;
         };
-        // After a reload that was undone there may be slots which a worker of its generation has left.
+        // After an undone reload there may be slots that a worker of its generation has left.
         self.await_claims(own);
         let (Some(worker), Some(instance)) = (self.workers.get(own), self.instances.get_mut(id)) else {
             return false;
@@ -293,7 +290,7 @@ impl Core {
         }
     }
 
-    /// An instance has no standby any more: it ended, or it was not ready in time.
+    /// An instance has lost its standby: it ended, or did not get ready in time.
     pub(crate) fn standby_lost(&mut self, instance: InstanceId) {
         if let Some(rollout) = self.rollout_of(instance) {
             rollout.standby_lost(instance);
@@ -307,7 +304,7 @@ impl Core {
         proved.filter_map(|id| self.standby_of(*id))
     }
 
-    /// The one of this instance.
+    /// The standby of this instance.
     pub(crate) fn standby_of(&self, id: InstanceId) -> Option<(WorkerId, &Worker)> {
         match self.rollout(id)?.proved().get(&id)?.predecessor {
             Predecessor::Standby(worker) => Some((worker, self.workers.get(worker)?)),
@@ -315,12 +312,12 @@ impl Core {
         }
     }
 
-    /// Does the new worker of a reload that may still be undone serve this instance?
+    /// True if the new worker of a reload that may still be undone serves this instance.
     pub(crate) fn is_proved(&self, id: InstanceId) -> bool {
         self.rollout(id).is_some_and(|it| it.proved().contains_key(&id))
     }
 
-    /// Is the instance to have a worker of the generation before again, and waits for its turn?
+    /// True if the instance waits for a worker of the previous generation.
     pub(crate) fn returns_to_former(&self, id: InstanceId) -> bool {
         let rollout = self.rollout(id);
         rollout.is_some_and(|it| it.aim() == Aim::Return && it.queued().contains(&id))

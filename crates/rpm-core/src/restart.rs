@@ -1,17 +1,17 @@
-//! Restart policy: whether an instance that lost its worker gets another one, and when.
+//! Restart policy: whether and when an instance that lost its worker gets another one.
 
 use core::time::Duration;
 
 use crate::protocol::{Exit, RestartPolicy};
 use crate::rng::Rng;
 
-/// First delay of the built-in scale: long enough not to spin, too short for a person to notice.
+/// First delay of the built-in scale: long enough to avoid a busy loop, too short for a person to notice.
 const BUILT_IN_FIRST: Duration = Duration::from_millis(50);
-/// Last delay of the built-in scale: sixteen failures (the default limit) take about six seconds.
+/// Longest delay of the built-in scale: sixteen failures (the default limit) take about six seconds.
 const BUILT_IN_CAP: Duration = Duration::from_millis(500);
-/// Last delay of `exp_backoff` (PM2's figure).
+/// Longest delay of `exp_backoff` (PM2's value).
 const EXP_CAP: Duration = Duration::from_secs(15);
-/// Uptime after which `exp_backoff` starts again at its first delay (PM2's figure).
+/// Uptime after which `exp_backoff` starts again at its first delay (PM2's value).
 const EXP_FORGET: Duration = Duration::from_secs(30);
 
 /// The life of a worker that ended without being asked to.
@@ -19,7 +19,7 @@ const EXP_FORGET: Duration = Duration::from_secs(30);
 pub(crate) enum Life {
     /// It was never ready.
     NeverReady,
-    /// It was: time since its process was spawned, and since it was ready.
+    /// It was ready: time since its process was spawned, and since it was ready.
     Ready { uptime: Duration, online: Duration },
 }
 
@@ -32,16 +32,16 @@ impl Life {
     }
 }
 
-/// What follows.
+/// The decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Another worker, at once.
+    /// Another worker at once.
     Now,
-    /// Another worker, after this delay.
+    /// Another worker after this delay.
     After(Duration),
-    /// None: it failed too often.
+    /// No worker: it failed too often.
     Errored,
-    /// None: the app is not to be restarted.
+    /// No worker: the app is not restarted.
     Stopped,
 }
 
@@ -50,9 +50,9 @@ pub(crate) enum Verdict {
 pub enum AfterExit {
     /// It rests.
     Stopped,
-    /// It has failed for good.
+    /// It is errored.
     Errored,
-    /// Another worker, at once.
+    /// It gets another worker at once.
     Restart,
     /// Another worker, after this delay.
     Retry {
@@ -64,7 +64,7 @@ pub enum AfterExit {
 }
 
 impl AfterExit {
-    /// Will there be another worker?
+    /// True if there will be another worker.
     pub(crate) fn will_run(self) -> bool {
         match self {
             AfterExit::Restart | AfterExit::Retry { .. } => true,
@@ -85,7 +85,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A user starts the instance: earlier failures no longer count.
+    /// A user starts the instance, so earlier failures no longer count.
     pub(crate) fn forgive(&mut self) {
         self.unstable = 0;
         self.attempts = 0;
@@ -101,7 +101,7 @@ impl Record {
         self.restarts = self.restarts.saturating_add(1);
     }
 
-    /// Decides after an exit that was not asked for, and remembers it. Candidates and standbys of a reload are judged by the rollout instead.
+    /// Decides after an exit that was not asked for, and records it. Candidates and standbys of a reload are judged by the rollout instead.
     pub(crate) fn judge_exit(
         &mut self,
         exit: Option<Exit>,
@@ -118,7 +118,7 @@ impl Record {
         }
     }
 
-    /// The same, whatever the exit.
+    /// As [`Record::judge_exit`], without looking at the exit code.
     pub(crate) fn judge(&mut self, life: Life, policy: &RestartPolicy, rng: &mut Rng) -> Verdict {
         self.credit(life, policy);
         if !policy.autorestart {
@@ -148,7 +148,7 @@ impl Record {
         }
     }
 
-    /// The last delay of the `exp_backoff` scale, if that is in use.
+    /// The last delay on the `exp_backoff` scale, if that is in use.
     pub(crate) fn backed_off(&self, policy: &RestartPolicy) -> Option<Duration> {
         let first = policy
             .exp_backoff
@@ -186,7 +186,7 @@ pub(crate) fn scaled(first: Duration, steps: u32, cap: Duration) -> Duration {
     delay
 }
 
-/// One step: × 1.5 (and never by nothing), at most `cap`.
+/// One step: × 1.5, at least by something, at most to `cap`.
 pub(crate) fn grown(delay: Duration, cap: Duration) -> Duration {
     let half = (delay / 2).max(Duration::from_nanos(1));
     delay.saturating_add(half).min(cap)

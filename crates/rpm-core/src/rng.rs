@@ -1,8 +1,8 @@
-//! A small deterministic generator, for jitter only: same seed, same delays.
+//! A small deterministic generator for jitter: the same seed gives the same delays.
 
 use core::time::Duration;
 
-/// A Weyl sequence through a 64-bit finaliser (the SplitMix64 construction).
+/// SplitMix64. It is written here because its state is part of the snapshot.
 #[derive(Debug)]
 pub(crate) struct Rng(u64);
 
@@ -22,7 +22,7 @@ impl Rng {
     /// `span` ± 10 %.
     pub(crate) fn jitter(&mut self, span: Duration) -> Duration {
         let thousandths = u32::try_from(self.next() % 1001).unwrap_or(0);
-        // A fifth of the span, divided first: no product can overflow.
+        // The span is divided first, so that no product overflows.
         (span - span / 10).saturating_add(span / 5 / 1000 * thousandths)
     }
 }

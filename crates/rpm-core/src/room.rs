@@ -1,9 +1,8 @@
-//! Room: a reload on a machine that has not enough of it for two generations of an app at once.
+//! Room: reloads on a machine without enough memory for two generations of an app.
 //!
-//! Every worker counts, those that drain included, for what is scarce is memory: each drains for its own time, so reloads in quick
-//! succession add up. Room is made in the order of what it
-//! costs: standbys drain, and cannot serve again; then, as far as that is allowed, old workers drain that
-//! have no successor yet. What drains makes room when it is gone, at its deadline at the latest.
+//! Every worker counts, including draining ones, because memory is what is scarce: each drains for its own time, so reloads in quick
+//! succession add up. Room is made at the lowest cost first: standbys drain, and cannot serve again; then, as far as allowed, old workers
+//! without a successor drain. A draining worker makes room when it is gone, at its deadline at the latest.
 
 use alloc::vec::Vec;
 
@@ -15,13 +14,13 @@ use crate::workers::Worker;
 use crate::{AppId, InstanceId, WorkerId};
 
 impl Core {
-    /// May a reload of this app start one more worker?
+    /// True if a reload of this app may start one more worker.
     pub(crate) fn has_room(&self, id: AppId) -> bool {
         self.limit(id).is_none_or(|limit| self.population(id) < limit)
     }
 
-    /// How many workers a reload of this app may have: as its configuration says, and as memory allows. One more than instances
-    /// is always allowed where the configuration does not forbid it.
+    /// How many workers a reload of this app may have, by its configuration and by memory. One more than instances is always allowed,
+    /// unless the configuration forbids it.
     pub(crate) fn limit(&self, id: AppId) -> Option<usize> {
         let app = self.apps.get(id)?;
         let with = |surge: u32| app.instances().len().saturating_add(surge as usize);
@@ -35,20 +34,20 @@ impl Core {
         [wanted, fitting].into_iter().flatten().min()
     }
 
-    /// So many workers of an app fit into memory: reloads that start from now on keep to it.
+    /// Sets how many workers of an app fit into memory. Reloads that start from now on respect it.
     pub(crate) fn set_room(&mut self, id: AppId, workers: Option<u32>) {
         if let Some(app) = self.apps.get_mut(id) {
             app.set_room(workers);
         }
     }
 
-    /// The workers of an app, whatever they are doing.
+    /// The number of workers of an app, in any state.
     pub(crate) fn population(&self, id: AppId) -> usize {
         let ours = |worker: &Worker| self.instances.app_of(worker.instance) == Some(id);
         self.workers.iter().filter(|(_, worker)| ours(worker)).count()
     }
 
-    /// Drains as many workers as there are candidates to start, if so many can be spared.
+    /// Drains as many workers as there are candidates to start, if that many can be spared.
     pub(crate) fn make_room(&mut self, id: AppId) {
         let Some(app) = self.apps.get(id) else { return };
         let Some(rollout) = app.rollout() else { return };
@@ -71,8 +70,7 @@ impl Core {
         }
     }
 
-    /// Instances that wait for their turn, and whose worker may go before it has a successor; those that do not serve
-    /// first.
+    /// Instances that wait for their turn, and whose worker may leave before it has a successor. Those that do not serve come first.
     fn expendable(&self, id: AppId) -> Vec<InstanceId> {
         let Some(app) = self.apps.get(id) else {
             return Vec::new();
@@ -88,7 +86,7 @@ impl Core {
         idle.into_iter().chain(serving.into_iter().take(spare)).collect()
     }
 
-    /// Is its own worker online?
+    /// True if its own worker is online.
     pub(crate) fn is_served(&self, id: InstanceId) -> bool {
         match self.instances.state(id) {
             Some(State::Running { worker }) => self.workers.is_ready(worker),

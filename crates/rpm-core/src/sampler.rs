@@ -1,17 +1,17 @@
-//! When to look at the accept queues: every 5 ms while there is traffic, never while there is none.
+//! Decides when to sample the accept queues: every 5 ms while there is traffic, never while there is none.
 //!
-//! While idle, the set of all slots is armed one-shot. The first connection fires it and starts the ticks
-//! ([`Sampler::traffic`]); at each tick the shell asks which queues are not empty, passes them to the core and tells
-//! [`Sampler::tick`] whether there were any. After 100 ms of quiet ticks the shell arms the set again and sleeps.
+//! While idle, the set of all slots is armed one-shot. The first connection fires it and starts the ticks ([`Sampler::traffic`]). At each
+//! tick, the shell asks which queues are not empty, passes them to the core, and tells [`Sampler::tick`] whether there were any. After 100
+//! ms of quiet ticks, the shell arms the set again and sleeps.
 
 use core::time::Duration;
 
 use crate::Tick;
 
-/// Time between two samples: a stall is then seen 20 ms after it began, at the latest.
+/// Time between two samples, so that a stall is seen within 20 ms.
 pub const PERIOD: Duration = Duration::from_millis(5);
-/// Quiet time after which sampling ends. The next connection then wakes the daemon, which short gaps
-/// between connections must not do.
+/// Quiet time after which sampling ends. The next connection then wakes the daemon, which should not happen in short gaps between
+/// connections.
 pub const QUIET: Duration = Duration::from_millis(100);
 
 /// Decides when queues are sampled. Pure: used by the shell beside the core.
@@ -28,7 +28,7 @@ enum Mode {
     },
 }
 
-/// What follows a tick.
+/// The result of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Decision {
@@ -39,7 +39,7 @@ pub enum Decision {
 }
 
 impl Sampler {
-    /// A sampler that is idle.
+    /// An idle sampler.
     #[must_use]
     pub fn new() -> Self {
         Sampler::default()
@@ -57,7 +57,7 @@ impl Sampler {
     /// The armed set fired.
     pub fn traffic(&mut self, now: Tick) {
         self.0 = match self.0 {
-            // The queue that fired is sampled at once: its time without progress counts from here.
+            // The queue that fired is sampled at once, because its time without progress counts from here.
             Mode::Idle => Mode::Ticking {
                 next: now,
                 busy_at: now,
@@ -66,8 +66,7 @@ impl Sampler {
         };
     }
 
-    /// All queues have been sampled; `busy` says that one was not empty.
-    /// Ticks that were missed are not made up for.
+    /// All queues have been sampled; `busy` tells whether one was not empty. Missed ticks are not made up for.
     pub fn tick(&mut self, now: Tick, busy: bool) -> Decision {
         let Mode::Ticking { busy_at, .. } = self.0 else {
             return Decision::Rearm;
@@ -93,7 +92,7 @@ mod tests {
         Tick(Duration::from_millis(ms))
     }
 
-    /// Ticks whenever due until idle; returns the times.
+    /// Ticks when due until idle, and returns the times.
     fn run(sampler: &mut Sampler, busy: impl Fn(Tick) -> bool) -> Vec<Tick> {
         let mut ticks = Vec::new();
         while let Some(now) = sampler.poll_timeout() {

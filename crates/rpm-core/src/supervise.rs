@@ -11,12 +11,11 @@ use crate::restart::AfterExit;
 use crate::workers::{Candidate, Health, Part, Post, Worker, WorkerState};
 use crate::{InstanceId, Tick, WorkerId};
 
-/// How long the shell may take to answer a spawn. Spawning takes milliseconds, and a thousand
-/// workers may be queued before this one.
+/// How long the shell may take to answer a spawn. Spawning takes milliseconds, and a thousand workers may be queued before this one.
 const SPAWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Core {
-    /// Another worker for an instance that has none.
+    /// Spawns a worker for an instance that has none.
     pub(crate) fn spawn(&mut self, id: InstanceId) {
         if self.start_candidate_early(id) {
             return;
@@ -35,7 +34,7 @@ impl Core {
         }
     }
 
-    /// A new worker for an instance, in the state that `state` builds from the shell's deadline.
+    /// Spawns a worker for an instance, in the state that `state` builds from the shell's deadline.
     pub(crate) fn launch(&mut self, id: InstanceId, state: fn(Tick) -> WorkerState) -> Option<WorkerId> {
         let instance = self.instances.get(id)?;
         let app = self.apps.get(instance.app())?;
@@ -96,7 +95,7 @@ impl Core {
         }
     }
 
-    /// The deadline of a worker's state has come.
+    /// The deadline of a worker's state has passed.
     pub(crate) fn state_expired(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -138,7 +137,7 @@ impl Core {
         }
     }
 
-    /// Forgets a worker that has no process any more (`exit`: how it ended; `None`: it never had one).
+    /// Forgets a worker that has no process any more. `exit` is how it ended; `None` if it never had one.
     pub(crate) fn worker_exited(&mut self, id: WorkerId, exit: Option<Exit>) {
         let Some(worker) = self.workers.forget(id) else {
             return;
@@ -174,7 +173,7 @@ impl Core {
         self.advance_reload(app);
     }
 
-    /// The same, for an instance's own worker.
+    /// As [`Core::worker_exited`], for an instance's own worker.
     fn own_worker_exited(&mut self, id: WorkerId, worker: &Worker, exit: Option<Exit>) {
         let of = worker.instance;
         match self.instances.state(of) {
@@ -193,7 +192,7 @@ impl Core {
         self.staged.push(Output::Notice(notice));
     }
 
-    /// The instance has no worker: what now?
+    /// Decides what an instance without a worker does.
     pub(crate) fn proceed(&mut self, id: InstanceId, then: AfterExit) {
         if self.candidate(id).is_some() {
             return self.await_candidate(id, then);
@@ -208,7 +207,7 @@ impl Core {
         }
     }
 
-    /// Puts a worker into a state, with the deadline of that.
+    /// Puts a worker into a state and sets the state's deadline.
     pub(crate) fn enter(&mut self, id: WorkerId, state: WorkerState) {
         if !self.workers.contains(id) {
             return;
@@ -220,7 +219,7 @@ impl Core {
         }
     }
 
-    /// Puts an instance into a state, with the deadline of that.
+    /// Puts an instance into a state and sets the state's deadline.
     pub(crate) fn enter_instance(&mut self, id: InstanceId, state: State) {
         if !self.instances.contains(id) {
             return;

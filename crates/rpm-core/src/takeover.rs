@@ -1,13 +1,13 @@
-//! Taking over after the death of the shell.
+//! Taking over after the death of a shell.
 
 use crate::core::Core;
 use crate::{SlotId, Tick};
 
 impl Core {
-    /// Goes on from what was stored by a shell that has died; `lost`: slots whose socket is gone. No command waits for
-    /// an outcome any more: what was started goes on, and the outcome of a reload is that of `Ticket(u64::MAX)`.
+    /// Continues from the state that a dead shell stored. `lost` are the slots whose socket is gone. No command waits for an outcome any
+    /// more: what was started continues, and the outcome of a reload is that of `Ticket(u64::MAX)`.
     ///
-    /// The shell then reports what has happened meanwhile: which workers have ended, and which were never started.
+    /// The shell then reports what has happened since: which workers have ended, and which were never started.
     pub fn take_over(&mut self, now: Tick, lost: &[SlotId]) {
         self.now = self.now.max(now);
         self.closing = false;

@@ -9,19 +9,19 @@ use crate::restart::AfterExit;
 use crate::workers::{Candidate, Kill, Place, WorkerState};
 use crate::{InstanceId, Tick, WorkerId};
 
-/// Least and most time between two SIGKILLs: a tree that one does not end is stuck in the kernel.
+/// Shortest and longest time between two SIGKILLs. A tree that survives one is stuck in the kernel.
 const KILL_AGAIN_MIN: Duration = Duration::from_millis(100);
 const KILL_AGAIN_MAX: Duration = Duration::from_secs(30);
 
 impl Core {
-    /// Terminates the workers of an instance, of whatever generation; `then` is `Stopped` or `Forgotten`.
+    /// Terminates all workers of an instance, of every generation; `then` is `Stopped` or `Forgotten`.
     pub(crate) fn terminate_all(&mut self, id: InstanceId, then: AfterExit) {
         self.finish_drains(id);
         self.steering.close_slots(id);
         self.terminate_own(id, then);
     }
 
-    /// The same, but workers that leave already go on with that.
+    /// As [`Core::terminate_all`], except for workers that are leaving already.
     pub(crate) fn terminate_own(&mut self, id: InstanceId, then: AfterExit) {
         let Some(state) = self.instances.state(id) else {
             return;
@@ -77,7 +77,7 @@ impl Core {
         }
     }
 
-    /// A worker's process gets the signal to end.
+    /// Sends the signal to end to a worker's process.
     pub(crate) fn send_terminate(&mut self, id: WorkerId, spawned: Tick, place: Place) {
         let Some(worker) = self.workers.get(id) else {
             return;
@@ -92,7 +92,7 @@ impl Core {
         self.enter(id, terminating);
     }
 
-    /// Kills a worker's process tree; returns when that is repeated, should it not be enough.
+    /// Kills a worker's process tree. Returns when to repeat that, in case it is not enough.
     pub(crate) fn kill(&mut self, id: WorkerId, kill: Kill) -> Kill {
         self.staged.push(Output::Kill { worker: id });
         Kill {

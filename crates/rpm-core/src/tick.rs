@@ -3,7 +3,7 @@
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
-/// A point in time: how long after an origin chosen by the shell (the daemon's start).
+/// A point in time, as the duration since an origin that the shell chooses (the daemon's start).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub Duration);
 

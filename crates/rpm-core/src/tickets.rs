@@ -1,4 +1,4 @@
-//! Tickets: who waits for which instances to reach what. Every ticket settles exactly once.
+//! Tickets: which commands wait for which instances to reach which goal. Every ticket settles exactly once.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -6,10 +6,10 @@ use alloc::vec::Vec;
 use crate::protocol::{Failure, Outcome, Output};
 use crate::{InstanceId, Ticket, WorkerId};
 
-/// What a command wants of one instance.
+/// What a command wants of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goal {
-    /// A worker of it becomes ready from now on.
+    /// One of its workers becomes ready from now on.
     Online,
     /// Its process tree is gone.
     Down,
@@ -18,7 +18,7 @@ pub(crate) enum Goal {
 }
 
 impl Goal {
-    /// Can `self` still be met when a later command wants `newer`?
+    /// True if this goal can still be met when a later command wants `newer`.
     fn survives(self, newer: Goal) -> bool {
         match (self, newer) {
             (Goal::Online, Goal::Online)
@@ -52,7 +52,7 @@ impl Reached {
     }
 }
 
-/// The open tickets. The key is our own: a ticket number that is used twice is answered twice.
+/// The open tickets. Keys are internal, so that a ticket number that is used twice is answered twice.
 #[derive(Debug, Default)]
 pub(crate) struct Tickets {
     next_key: u64,
@@ -70,8 +70,7 @@ struct Entry {
 }
 
 impl Tickets {
-    /// Opens a ticket; with no goals it is done at once. Older tickets whose goals
-    /// can no longer be met fail.
+    /// Opens a ticket. Without goals it is done at once. Older tickets whose goals can no longer be met fail.
     pub(crate) fn open(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>) {
         for (&instance, &goal) in &goals {
             self.supersede(instance, goal);
@@ -94,18 +93,18 @@ impl Tickets {
         self.close_if_met(key);
     }
 
-    /// Refuses a command as a whole.
+    /// Rejects a command as a whole.
     pub(crate) fn reject(&mut self, ticket: Ticket, failure: Failure) {
         self.settled.push(failed(ticket, None, None, failure));
     }
 
-    /// Settles a command that keeps its ticket itself: done.
+    /// Settles a command that keeps its own ticket as done.
     pub(crate) fn succeed(&mut self, ticket: Ticket, instances: Vec<InstanceId>, silent: Vec<InstanceId>) {
         let outcome = Outcome::Done { instances, silent };
         self.settled.push(Output::Done { ticket, outcome });
     }
 
-    /// The same: failed, because of this worker.
+    /// Settles such a command as failed because of this worker.
     pub(crate) fn reject_for_worker(
         &mut self,
         ticket: Ticket,
@@ -117,7 +116,7 @@ impl Tickets {
             .push(failed(ticket, Some(instance), Some(worker), failure));
     }
 
-    /// An instance got somewhere.
+    /// An instance has reached something.
     pub(crate) fn reached(&mut self, instance: InstanceId, reached: Reached) {
         for key in self.keys_of(instance, |goal| reached.meets(goal)) {
             if let Some(entry) = self.open.get_mut(&key) {
@@ -149,7 +148,7 @@ impl Tickets {
         self.open.values().flat_map(pairs)
     }
 
-    /// True if something is not where [`Tickets::open`] and the rest keep it.
+    /// True if the internal indexes contradict each other.
     pub(crate) fn is_inconsistent(&self) -> bool {
         let idle = self.open.values().any(|entry| entry.pending.is_empty());
         let indexed: usize = self.waiting_on.values().map(BTreeSet::len).sum();

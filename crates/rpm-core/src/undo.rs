@@ -14,7 +14,7 @@ use crate::workers::Post;
 use crate::{AppId, Generation, InstanceId, Ticket, WorkerId};
 
 impl Core {
-    /// The old generation serves again.
+    /// Lets the old generation serve again.
     pub(crate) fn undo(&mut self, id: AppId, cause: UndoCause) {
         self.timers.clear(Timer::WatchEnds(id));
         let Some(app) = self.apps.get_mut(id) else { return };
@@ -62,7 +62,7 @@ impl Core {
         }
     }
 
-    /// Tells those who wait for a reload that it was undone. Returns the one that follows, if it still does.
+    /// Settles the tickets of an undone reload. Returns the reload that follows, if it still does.
     fn undone(
         &mut self,
         ticket: Ticket,
@@ -86,12 +86,12 @@ impl Core {
         None
     }
 
-    /// Has an instance lost its predecessor to its successor, which serves?
+    /// True if an instance has lost its predecessor, and its successor serves.
     fn lost_predecessor(&self, id: InstanceId, predecessor: Predecessor) -> bool {
         predecessor == Predecessor::Gone(AfterExit::Restart) && self.is_served(id)
     }
 
-    /// These instances are served by workers of a generation that was taken back, until they have others.
+    /// Starts a reload back to the previous generation for these instances, which are served by new workers until then.
     fn return_to_former(&mut self, id: AppId, instances: BTreeSet<InstanceId>, next: Option<ReloadRequest>) {
         let Some(app) = self.apps.get_mut(id) else { return };
         let present = (app.generation(), Arc::clone(app.config()));
@@ -99,7 +99,7 @@ impl Core {
         self.advance(id);
     }
 
-    /// An instance whose worker is not of this generation gets one that is, in the ordinary way.
+    /// Replaces an instance's worker in the ordinary way if it is not of this generation.
     fn replace_outdated(&mut self, id: InstanceId, generation: Generation) {
         let Some(instance) = self.instances.get(id) else {
             return;
@@ -114,7 +114,7 @@ impl Core {
         }
     }
 
-    /// The predecessor serves again, or the instance goes on without one.
+    /// Lets the predecessor serve again, or the instance continue without one.
     fn reinstate(&mut self, id: InstanceId, predecessor: Predecessor) {
         let Some(State::Running { worker: successor }) = self.instances.state(id) else {
             return;
@@ -148,7 +148,7 @@ impl Core {
         self.await_claims(id);
     }
 
-    /// A new worker ended, or was not ready in time, before the reload was complete.
+    /// A new worker ended, or did not get ready in time, before the reload was complete.
     pub(crate) fn candidate_failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure) {
         let Some(app) = self.instances.app_of(instance) else {
             return;

@@ -1,4 +1,4 @@
-//! Views: what the shell may look at.
+//! Views: read-only state for the shell.
 
 use core::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::rollout::Aim;
 use crate::workers::{Intake, Part, Worker, WorkerState};
 use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
 
-/// One instance as it is now.
+/// The current state of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstanceView {
     /// Its id.
@@ -19,13 +19,13 @@ pub struct InstanceView {
     pub app: AppId,
     /// `NODE_APP_INSTANCE`.
     pub number: u32,
-    /// Generation of its own worker, or of the last it had.
+    /// Generation of its own worker, or of its last one.
     pub generation: Generation,
     /// What it is doing.
     pub state: StateView,
     /// The worker that a reload has started for it, until it is proved ready.
     pub candidate: Option<WorkerId>,
-    /// Automatic restarts, and asked-for ones of a worker that was online.
+    /// Automatic restarts, and restarts by command of an online worker.
     pub restarts: u32,
     /// Consecutive failures to start.
     pub unstable_restarts: u32,
@@ -33,7 +33,7 @@ pub struct InstanceView {
     pub ends_for: Option<EndsFor>,
     /// How its last process ended; `None` if none has.
     pub last_exit: Option<Exit>,
-    /// With a growing delay before restarts ([`crate::protocol::RestartPolicy::exp_backoff`]): the last one, its jitter excepted.
+    /// The last delay of a growing back-off ([`crate::protocol::RestartPolicy::exp_backoff`]), without jitter.
     pub backed_off: Option<Duration>,
 }
 
@@ -59,14 +59,14 @@ pub enum StateView {
         /// The worker.
         worker: WorkerId,
     },
-    /// No worker, by command or by policy.
+    /// It has no worker, by command or by policy.
     Stopped,
-    /// No worker until then.
+    /// It has no worker until then.
     WaitingRestart {
         /// When the next one is spawned.
         until: Tick,
     },
-    /// No worker: it failed too often.
+    /// It has no worker: it failed too often.
     Errored,
 }
 
@@ -96,81 +96,81 @@ impl InstanceView {
     }
 }
 
-/// One worker as it is now.
+/// The current state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerView {
     /// Its id.
     pub id: WorkerId,
     /// The instance it works for.
     pub instance: InstanceId,
-    /// Whose configuration it was started with.
+    /// The generation whose configuration it was started with.
     pub generation: Generation,
-    /// What it was started from.
+    /// The revision it was started from.
     pub revision: Revision,
-    /// When its process began to run; `None`: not yet.
+    /// When its process began to run; `None` if it does not run yet.
     pub spawned: Option<Tick>,
-    /// It is ready.
+    /// True if it is ready.
     pub online: bool,
-    /// It is not ready, and was not asked to end.
+    /// True if it is not ready, and was not asked to end.
     pub launching: bool,
-    /// Its process was sent the signal to end.
+    /// True if its process was sent the signal to end.
     pub ending: bool,
-    /// When its phase ends at the latest.
+    /// The deadline of its phase.
     pub until: Option<Tick>,
 }
 
-/// A worker that its instance has replaced, or is about to do without.
+/// A worker that its instance has replaced, or will soon do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeavingView {
     /// Its id.
     pub worker: WorkerId,
     /// The instance it worked for.
     pub instance: InstanceId,
-    /// Whose configuration it was started with.
+    /// The generation whose configuration it was started with.
     pub generation: Generation,
     /// When it was replaced.
     pub since: Tick,
-    /// When it is terminated (draining) or killed (terminating) at the latest; `None`: with the reload.
+    /// The deadline after which it is terminated (draining) or killed (terminating); `None` for a standby, which leaves with the reload.
     pub until: Option<Tick>,
-    /// How far it is.
+    /// Its phase.
     pub phase: LeavingPhase,
 }
 
-/// How far a worker is that leaves.
+/// The phase of a leaving worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeavingPhase {
-    /// It would serve again if the reload were undone.
+    /// It serves again if the reload is undone.
     Standby,
-    /// It finishes what it has begun.
+    /// It finishes its requests.
     Draining {
         /// It was asked to close its listeners ([`crate::protocol::Output::RefuseNew`]).
         refuses_new: Option<RefusesNew>,
     },
-    /// It was sent the signal to end, or will be as soon as it has a process.
+    /// It was sent the signal to end, or gets it as soon as it has a process.
     Terminating,
 }
 
 /// How a draining worker refuses new clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusesNew {
-    /// It keeps the clients that it has until they would go anyway.
+    /// Existing clients stay as long as they otherwise would.
     pub keeps: bool,
 }
 
-/// How far a reload is.
+/// The progress of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReloadView {
     /// The generation that it starts.
     pub generation: Generation,
-    /// What the app goes back to if it is undone.
+    /// The revision that the app returns to if it is undone.
     pub former: Revision,
-    /// A reload that was undone could not keep all old workers: those that are missing are being started again.
+    /// A reload was undone that had not kept all old workers; the missing ones are being started again.
     pub returns: bool,
     /// The next reload ends it instead of waiting for it.
     pub yields: bool,
-    /// How many instances there are to be when it is complete; `None`: as many as there are.
+    /// The number of instances to scale to when it is complete; `None` for no change.
     pub then_scale: Option<u32>,
-    /// How many workers it may have, for memory; `None`: that limits nothing.
+    /// How many workers it may have, limited by memory; `None` for no limit.
     pub room: Option<u32>,
     /// Instances whose turn has not come.
     pub queued: usize,
@@ -178,11 +178,11 @@ pub struct ReloadView {
     pub launching: usize,
     /// Instances whose new worker serves.
     pub proved: usize,
-    /// Every new worker serves, and until then the old ones stand by ([`crate::protocol::RestartPolicy::watch_after`]).
+    /// Every new worker serves; until then the old ones are standby ([`crate::protocol::RestartPolicy::watch_after`]).
     pub watched_until: Option<Tick>,
 }
 
-/// One app as it is now.
+/// The current state of an app.
 #[derive(Clone, Copy, Debug)]
 pub struct AppView<'a> {
     /// Its id.
@@ -191,9 +191,9 @@ pub struct AppView<'a> {
     pub generation: Generation,
     /// The configuration that new workers are started with.
     pub config: &'a AppConfig,
-    /// What the generation before the present one was started from. One that a reload could not complete is none.
+    /// The revision of the generation before the current one. Generations of reloads that did not complete do not count.
     pub previous: Option<Revision>,
-    /// The reload that is going on.
+    /// The current reload.
     pub reload: Option<ReloadView>,
     instances: &'a alloc::collections::BTreeSet<InstanceId>,
 }
@@ -213,13 +213,13 @@ impl Core {
             .map(|(id, instance)| self.view(id, instance))
     }
 
-    /// One instance; `None`: there is none of that id.
+    /// An instance; `None` if there is none with this id.
     #[must_use]
     pub fn instance(&self, id: InstanceId) -> Option<InstanceView> {
         self.instances.get(id).map(|instance| self.view(id, instance))
     }
 
-    /// One worker; `None`: its process tree is gone, or it never was.
+    /// A worker; `None` if its process tree is gone, or it never existed.
     #[must_use]
     pub fn worker(&self, id: WorkerId) -> Option<WorkerView> {
         self.workers.get(id).map(|worker| worker_view(id, worker))
@@ -230,7 +230,7 @@ impl Core {
         self.workers.iter().map(|(id, worker)| worker_view(id, worker))
     }
 
-    /// One app; `None`: there is none of that id.
+    /// An app; `None` if there is none with this id.
     #[must_use]
     pub fn app(&self, id: AppId) -> Option<AppView<'_>> {
         let app = self.apps.get(id)?;
@@ -255,15 +255,15 @@ impl Core {
         })
     }
 
-    /// The workers of an app that stand by, drain, or were terminated and have no successor that inherits from them. One that
-    /// leaves together with its instance ([`crate::protocol::Command::Scale`]) is among them, and is its instance's worker too.
+    /// The workers of an app that are standby, drain, or were terminated and have no successor that inherits from them. A worker that
+    /// leaves together with its instance ([`crate::protocol::Command::Scale`]) is included, although it is its instance's own worker.
     pub fn leaving(&self, app: AppId) -> impl Iterator<Item = LeavingView> + '_ {
         self.standbys(app)
             .chain(self.leaving_workers(app))
             .filter_map(|(id, worker)| leaving_view(id, worker))
     }
 
-    /// Those of one instance.
+    /// The leaving workers of one instance.
     pub fn leaving_of(&self, id: InstanceId) -> impl Iterator<Item = LeavingView> + '_ {
         let leaving = self.instances.get(id).map(|instance| instance.leaving());
         let leaving_workers = leaving

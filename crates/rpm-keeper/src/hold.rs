@@ -1,4 +1,4 @@
-//! The keeper's process.
+//! The keeper process.
 
 use std::ffi::CString;
 use std::io;
@@ -15,26 +15,26 @@ use crate::protocol::{ENTRIES, Entry, Kind, PACKET, decode, encode};
 use crate::shelf::Shelf;
 use crate::socket::{BACKLOG, await_readable};
 
-/// The only argument of a program that is to call [`hold`].
+/// The only argument of the program for the process that calls [`hold`].
 pub const ARGUMENT: &str = "keeper";
 
-/// Its name, as `ps` shows it.
+/// The process name, as `ps` shows it.
 const NAME: &str = "rpm-keeper";
 
-/// Where it was passed the socket at which the next daemon connects, and the connection of this one.
+/// Number of the socket on which the keeper listens for the next daemon; the connection of the current daemon follows.
 pub(crate) const LISTENER: RawFd = 3;
 pub(crate) const LINK: RawFd = 4;
 
-/// Without a daemon and without any worker it stays for so long: the next daemon may be on its way.
+/// How long it stays without a daemon and without a worker: the next daemon may be starting.
 const ALONE: Duration = Duration::from_secs(10);
-/// Before one is accepted for whom there was no descriptor.
+/// Pause before it accepts again after it had no descriptor left.
 const AGAIN: Duration = Duration::from_millis(20);
-/// Of a thread that closes descriptors.
+/// Stack size of a thread that closes descriptors.
 const STACK: usize = 64 * 1024;
-/// For a daemon to read what it has asked for.
+/// How long a daemon may take to read what it asked for.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
-/// Holds what the daemon has it keep, until it is told to end, or nobody is left who would need it.
+/// Holds what the daemon keeps with it, until it is told to end or neither a daemon nor a worker is left.
 ///
 /// # Errors
 /// It was not started by a daemon.
@@ -45,11 +45,11 @@ pub fn hold() -> io::Result<()> {
         shelf: Shelf::new(),
         alone: ALONE,
     };
-    // What fails here leaves it as useful as it is.
+    // The keeper works without its name, too.
     let _ = rustix::thread::set_name(&CString::new(NAME)?);
-    // Who connects is told the pid of the process that has called this (SO_PEERCRED, unix(7)).
+    // SO_PEERCRED (unix(7)) gives a client the pid of the process that called this.
     let _ = rustix::net::listen(&holder.listener, BACKLOG);
-    // Other processes of its user have no business in it.
+    // Other processes of its user must not read its memory or copy its descriptors.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = limits::raise_nofile();
     while holder.step()? {}
@@ -58,18 +58,18 @@ pub fn hold() -> io::Result<()> {
 
 pub(crate) struct Holder {
     pub(crate) listener: OwnedFd,
-    /// To the daemon; none while there is none.
+    /// The connection to the daemon, if there is one.
     pub(crate) link: Option<OwnedFd>,
     pub(crate) shelf: Shelf<OwnedFd>,
-    /// How long it stays where nobody needs it.
+    /// How long it stays when it is not needed.
     pub(crate) alone: Duration,
 }
 
 impl Holder {
-    /// Waits for something to happen, and deals with it. `false`: that was the last.
+    /// Waits for an event and handles it. Returns `false` if it was the last.
     pub(crate) fn step(&mut self) -> io::Result<bool> {
         let processes: Vec<(Entry, BorrowedFd<'_>)> = match self.link {
-            // The daemon knows better than this when a worker has ended.
+            // While there is a daemon, the daemon reports that a worker has ended.
             Some(_) => Vec::new(),
             None => {
                 let processes = self.shelf.processes();
@@ -100,7 +100,7 @@ impl Holder {
         for owner in ended {
             close(self.shelf.ended(owner));
         }
-        // In this order: what the daemon said last is heard before the next one asks.
+        // The order matters: the last messages of a daemon are handled before its successor is.
         if is_told && !self.hear() {
             return Ok(false);
         }
@@ -110,17 +110,17 @@ impl Holder {
         Ok(true)
     }
 
-    /// A daemon comes. Only one of this user may: another one waits for nothing.
+    /// Accepts a daemon of this user; another user's is disconnected.
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let Ok(link) = rustix::net::accept_with(&self.listener, flags) else {
-            // No descriptor is left: it comes again, and there is nothing to do meanwhile.
+            // No descriptor is left. The client stays in the queue, and there is nothing else to do.
             std::thread::sleep(AGAIN);
             return;
         };
         let peer = rustix::net::sockopt::socket_peercred(&link);
         if peer.is_ok_and(|peer| peer.uid == geteuid()) {
-            // What the one before has said and nobody has read is read first.
+            // Unread messages of the previous daemon are handled first.
             while self.link.is_some() && self.is_readable() {
                 if !self.hear() {
                     break;
@@ -138,7 +138,7 @@ impl Holder {
         readable.is_some_and(|readable| readable.unwrap_or(false))
     }
 
-    /// Reads one packet of the daemon. `false`: it says that this is the end.
+    /// Reads one packet from the daemon. Returns `false` if the keeper is to end.
     fn hear(&mut self) -> bool {
         let Some(link) = &self.link else { return true };
         let mut buffer = [0; PACKET];
@@ -179,7 +179,7 @@ impl Holder {
             done = done && self.say(&encode(Kind::Held, &entries), &fds);
         }
         if !(done && self.say(&encode(Kind::End, &[]), &[])) {
-            // It has died, or does not read: the next one asks again.
+            // The daemon has died, or does not read. Its successor asks again.
             self.link = None;
         }
     }
@@ -190,14 +190,13 @@ impl Holder {
     }
 }
 
-/// Closes them, on a thread: in what a worker has sent and nobody has read there may be a connection that lingers (SO_LINGER), and
-/// whoever closes the last copy of that waits.
+/// Closes descriptors on a thread. Unread messages of a worker may contain a connection with SO_LINGER, and closing its last copy blocks.
 fn close(descriptors: Vec<OwnedFd>) {
     if descriptors.is_empty() {
         return;
     }
     let thread = std::thread::Builder::new().stack_size(STACK);
-    // Where no thread can be made it is done here: the closure is dropped.
+    // If the thread cannot be created, the closure is dropped, which closes them here.
     let _ = thread.spawn(move || drop(descriptors));
 }
 
@@ -222,16 +221,16 @@ pub(crate) fn send_within(
     }
 }
 
-/// Is there no room for the packet, now: in the socket, for descriptors under way, or in memory?
+/// True if there is no room for the packet at the moment: in the socket, for descriptors in flight, or in memory.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     let lacking = [Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
     error.kind() == io::ErrorKind::WouldBlock || lacking.contains(&error.raw_os_error())
 }
 
-/// Where too many descriptors are under way the socket has room, but does not take more.
+/// Pause when too many descriptors are in flight: then the socket is writable, but does not accept more.
 const UNDER_WAY: Duration = Duration::from_millis(1);
 
-/// Waits until there may be.
+/// Waits until there may be room.
 pub(crate) fn await_room(link: &OwnedFd, most: Duration) -> io::Result<()> {
     let mut polled = [PollFd::new(link, PollFlags::OUT)];
     let most = timespec(most);

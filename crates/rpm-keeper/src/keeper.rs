@@ -1,4 +1,4 @@
-//! The daemon's side: what is kept, and how it is had back.
+//! The daemon's side: keeping descriptors, and taking them back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -15,33 +15,33 @@ use crate::kept::{Kept, Token};
 use crate::protocol::{Entry, Kind, PACKET, decode, encode};
 use crate::state::{Held, State};
 
-/// What belongs to no worker.
+/// The owner of what belongs to no worker.
 pub const NOBODY: u64 = 0;
 
-/// By which everything is kept. Copies of it are the same.
+/// A handle to the keeper, through which everything is kept. Clones refer to the same keeper.
 #[derive(Clone)]
 pub struct Keeper(Arc<Mutex<State>>);
 
-/// What became of [`Keeper::open`].
+/// The result of [`Keeper::open`].
 #[derive(Debug)]
 pub struct Opened {
     /// The keeper.
     pub keeper: Keeper,
-    /// Why the one that was there has not given what it had, or not all.
+    /// Why the previous keeper did not return everything, if it did not.
     pub lost: Option<io::Error>,
-    /// Whether one runs.
+    /// Whether a keeper runs.
     pub started: io::Result<()>,
 }
 
 impl Keeper {
-    /// One that keeps nothing: what it is given dies with this process.
+    /// A keeper that keeps nothing: descriptors are closed when this process dies.
     #[must_use]
     pub fn none() -> Keeper {
         Keeper::with(None)
     }
 
     fn with(path: Option<PathBuf>) -> Keeper {
-        // The clock never goes back while the system runs, and nobody keeps something every nanosecond.
+        // The clock never goes back until the next boot, and tokens are given out more slowly than one per nanosecond.
         let next = u64::try_from(survive::monotonic().as_nanos()).unwrap_or(u64::MAX >> 1);
         let path_is_none = path.is_none();
         Keeper(Arc::new(Mutex::new(State {
@@ -59,17 +59,17 @@ impl Keeper {
         })))
     }
 
-    /// The keeper whose socket is at `path`, with what the daemon before had kept. Where there is none, or it does not give everything, another
-    /// one is started.
+    /// The keeper whose socket is at `path`, with what the previous daemon kept. If there is none, or it does not return everything,
+    /// another one is started.
     ///
     /// # Errors
-    /// None can be started ([`Opened::started`]). Nothing is kept then until [`Keeper::renew`] succeeds.
+    /// No keeper can be started ([`Opened::started`]). Then nothing is kept until [`Keeper::renew`] succeeds.
     pub fn open(path: &Path) -> Opened {
         let keeper = Keeper::with(Some(path.to_owned()));
         let mut state = keeper.lock();
         let (lost, started) = match state.take_from(path) {
             Ok(()) => (None, Ok(())),
-            // It has no more than it gave.
+            // It holds no more than it returned.
             Err(error) if state.link.is_some() => (Some(error), Ok(())),
             Err(error) => {
                 let is_there = error.kind() != io::ErrorKind::NotFound;
@@ -88,17 +88,17 @@ impl Keeper {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a descriptor. With `owner` it is closed if that one's process ends while there is no daemon.
+    /// Keeps a descriptor. If the process of `owner` ends while there is no daemon, the keeper closes it.
     pub fn keep(&self, descriptor: OwnedFd, owner: u64) -> Kept<OwnedFd> {
         self.keep_shared(Arc::new(descriptor), owner)
     }
 
-    /// The same of something that others have too.
+    /// As [`Keeper::keep`], for a descriptor that is shared within this process.
     pub fn keep_shared<T: AsFd + Send + Sync + 'static>(&self, descriptor: Arc<T>, owner: u64) -> Kept<T> {
         self.enter(descriptor, owner, false)
     }
 
-    /// Keeps the process that is the owner, and is to know when it ends.
+    /// Keeps the process of the owner, so that the keeper notices its end.
     pub fn keep_process(&self, process: Arc<PidFd>, owner: u64) -> Kept<PidFd> {
         self.enter(process, owner, true)
     }
@@ -131,7 +131,7 @@ impl Keeper {
         }
     }
 
-    /// What the daemon before had kept by this name; `None` if the keeper did not have it, or it was taken.
+    /// What the previous daemon kept under this token; `None` if the keeper did not have it, or it was taken already.
     #[must_use]
     pub fn take(&self, token: Token) -> Option<Kept<OwnedFd>> {
         let mut state = self.lock();
@@ -141,7 +141,7 @@ impl Keeper {
         Some(self.kept(descriptor, token.0))
     }
 
-    /// The same where it is to become something else: `make` is given a descriptor. What it makes nothing of is kept no more.
+    /// As [`Keeper::take`], converted by `make`. If `make` returns `None`, the descriptor is released.
     pub fn take_as<T: AsFd + Send + Sync + 'static>(
         &self,
         token: Token,
@@ -159,13 +159,13 @@ impl Keeper {
         Some(self.kept(made, token.0))
     }
 
-    /// Can it be taken?
+    /// True if the token can be taken.
     #[cfg(test)]
     fn has(&self, token: Token) -> bool {
         matches!(self.lock().kept.get(&token.0), Some((_, Held::Left(_))))
     }
 
-    /// All that nobody has taken.
+    /// Everything that was not taken.
     #[must_use]
     pub fn take_rest(&self) -> Vec<Kept<OwnedFd>> {
         let state = self.lock();
@@ -181,7 +181,7 @@ impl Keeper {
             .collect()
     }
 
-    /// The daemon serves: what is dropped from now on is let go, and so is what was dropped before.
+    /// Call this when the daemon serves. From now on the keeper releases what is dropped, and what was dropped before.
     pub fn serve(&self) {
         let mut state = self.lock();
         state.lets_go = true;
@@ -190,23 +190,23 @@ impl Keeper {
         }
     }
 
-    /// The daemon gives up: whatever is dropped, the next one gets everything.
+    /// Call this when the daemon gives up. From now on the keeper releases nothing: the next daemon gets everything.
     pub fn abandon(&self) {
         let mut state = self.lock();
         state.lets_go = false;
         state.link = None;
     }
 
-    /// Is what is dropped gone for good? Not while the daemon begins, when it gives up, or when it panics.
+    /// True if the keeper releases what is dropped. False while the daemon starts, when it gives up, and when it panics.
     #[must_use]
     pub fn lets_go(&self) -> bool {
         self.lock().lets_go && !std::thread::panicking()
     }
 
-    /// Has the keeper have everything, now: for a daemon that is about to become another program.
+    /// Makes sure that the keeper has everything, before the daemon executes another program.
     ///
     /// # Errors
-    /// It has not: why.
+    /// The keeper does not have everything.
     pub fn confirm(&self, within: Duration) -> io::Result<()> {
         if self.hear().is_err() {
             self.renew()?;
@@ -225,29 +225,29 @@ impl Keeper {
         Ok(())
     }
 
-    /// The connection, to be watched: it becomes readable when the keeper says something, and when it has died; `None` while there is none.
+    /// The connection, to be watched; `None` if there is none. It is readable when the keeper sent a message, and when it has died.
     #[must_use]
     pub fn link(&self) -> Option<Arc<OwnedFd>> {
         self.lock().link.clone()
     }
 
-    /// Is called when something waits to be sent. It must not call the keeper.
+    /// Sets a function that is called when packets wait to be sent. It must not call the keeper.
     pub fn on_waiting(&self, wake: impl Fn() + Send + 'static) {
         self.lock().wake = Some(Box::new(wake));
     }
 
-    /// Sends what waits. `false`: not all of it, for there is no room yet.
+    /// Sends waiting packets. Returns `false` if there is not enough room yet.
     pub fn flush(&self) -> bool {
         self.lock().flush()
     }
 
-    /// Has it taken nothing for so long, though something waits?
+    /// True if packets wait and none could be sent for `how_long`.
     #[must_use]
     pub fn is_stuck(&self, how_long: Duration) -> bool {
         self.lock().stuck.is_some_and(|since| since.elapsed() > how_long)
     }
 
-    /// Sends what waits, for as long as it takes, and no longer than this.
+    /// Sends waiting packets, for at most `within`.
     pub fn settle(&self, within: Duration) {
         let deadline = Instant::now() + within;
         loop {
@@ -263,10 +263,10 @@ impl Keeper {
         }
     }
 
-    /// Hears what the keeper has to say: how many descriptors it had no room for.
+    /// Reads the keeper's messages: the number of descriptors for which it had no room.
     ///
     /// # Errors
-    /// It has died.
+    /// The keeper has died.
     pub fn hear(&self) -> io::Result<usize> {
         let link = self.link().ok_or(io::ErrorKind::NotConnected)?;
         let mut lost = 0;
@@ -286,27 +286,27 @@ impl Keeper {
         }
     }
 
-    /// Starts another keeper, which gets everything. One that does not answer is ended.
+    /// Starts another keeper and gives it everything. A keeper that does not respond is killed.
     ///
     /// # Errors
-    /// It cannot be started: no descriptor or process is left, or its socket cannot be made.
+    /// It cannot be started: no descriptor or process is left, or its socket cannot be created.
     pub fn renew(&self) -> io::Result<()> {
         self.lock().start_another()
     }
 
-    /// It was told to end.
+    /// True if the keeper was told to end.
     #[must_use]
     pub fn has_quit(&self) -> bool {
         self.lock().path.is_none()
     }
 
-    /// Its pid.
+    /// The pid of the keeper.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.lock().process.as_ref().map(PidFd::pid)
     }
 
-    /// Nothing is to survive: it ends.
+    /// Ends the keeper, with everything it holds.
     pub fn quit(&self) {
         let mut state = self.lock();
         if let Some(link) = state.link.take() {
@@ -343,7 +343,7 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(20);
 
-    /// A keeper in a thread of its own, and the daemon that has started it.
+    /// A keeper in a thread of its own, and the daemon that started it.
     struct World {
         path: PathBuf,
         holder: Option<Holder>,
@@ -387,7 +387,7 @@ mod tests {
         }
     }
 
-    /// As if its process had been killed: nothing is said any more.
+    /// Cuts the connection, as if the daemon had been killed.
     fn die(keeper: &Keeper) {
         keeper.lock().link = None;
     }
@@ -405,7 +405,7 @@ mod tests {
             .is_ok()
     }
 
-    /// Has nobody the read end?
+    /// True if no process has the read end.
     fn is_closed(writer: &PipeWriter) -> bool {
         let mut polled = [rustix::event::PollFd::new(writer, rustix::event::PollFlags::OUT)];
         rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default())).unwrap();
@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn what_was_kept_is_had_back_and_what_was_dropped_is_not() {
         let (mut world, first) = World::new("back", BOUND);
-        // More than the socket takes, while nobody reads.
+        // More than the socket can buffer while the keeper does not read.
         let pipes: Vec<_> = (0..500).map(|_| kept_pipe(&first, NOBODY)).collect();
         assert!(!first.flush());
         world.begin();
@@ -435,7 +435,7 @@ mod tests {
         let dropped_token = dropped.token();
         drop(dropped);
         die(&first);
-        // With the process go its copies.
+        // The copies of a process close with it.
         kept.into_iter().for_each(|kept| drop(kept.share()));
         let second = world.next();
         let taken: Vec<_> = tokens.iter().filter_map(|token| second.take(*token)).collect();
@@ -444,7 +444,7 @@ mod tests {
         assert!(second.take(tokens[0]).is_none(), "it is taken");
         assert!(reads(&taken[3], &writers[3]) && reads(&taken[498], &writers[499]));
         wait_until("the dropped one is closed", || is_closed(&writers[7]));
-        // The third has what the second has not dropped.
+        // The third daemon gets what the second has not dropped.
         drop(taken);
         let (last, writer) = kept_pipe(&second, NOBODY);
         let token = last.token();
@@ -474,7 +474,7 @@ mod tests {
         first.settle(BOUND);
         die(&first);
         for kept in [&mut left, &mut moved] {
-            // The daemon's own copy is gone as well.
+            // The daemon's own copy is gone, too.
             kept.descriptor = Arc::new(File::open("/dev/null").unwrap().into());
         }
         children[0].kill().unwrap();
@@ -482,7 +482,7 @@ mod tests {
         assert!(!is_closed(&moved_to), "it was given to another one");
         children[1].kill().unwrap();
         world.end();
-        // A thread closes them, and the keeper may end before it.
+        // A thread closes them, and the keeper may end before it does.
         wait_until("what the other one owned is closed", || is_closed(&moved_to));
         children.iter_mut().for_each(|child| drop(child.wait()));
         drop(processes);

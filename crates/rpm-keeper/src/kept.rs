@@ -1,4 +1,4 @@
-//! A descriptor that is kept, as the daemon has it.
+//! A kept descriptor, as the daemon holds it.
 
 use std::fmt;
 use std::ops::Deref;
@@ -32,25 +32,25 @@ pub struct Kept<T: AsFd + Send + Sync + 'static> {
 }
 
 impl<T: AsFd + Send + Sync + 'static> Kept<T> {
-    /// By which the next daemon asks for it.
+    /// The token by which the next daemon asks for it.
     #[must_use]
     pub fn token(&self) -> Token {
         self.token
     }
 
-    /// What is kept, to be shared.
+    /// The descriptor, to be shared.
     #[must_use]
     pub fn share(&self) -> Arc<T> {
         Arc::clone(&self.descriptor)
     }
 
-    /// Is it gone for good when it is dropped? See [`Keeper::lets_go`].
+    /// True if the keeper releases it when it is dropped: see [`Keeper::lets_go`].
     #[must_use]
     pub fn lets_go(&self) -> bool {
         self.keeper.lets_go()
     }
 
-    /// From now on it belongs to another one, or to [`crate::NOBODY`].
+    /// Changes the owner, to another worker or [`crate::NOBODY`].
     pub fn belongs_to(&self, owner: u64) {
         let mut state = self.keeper.lock();
         let Some((entry, _)) = state.kept.get_mut(&self.token.0) else {
@@ -66,7 +66,7 @@ impl<T: AsFd + Send + Sync + 'static> Kept<T> {
 
 impl<T: AsFd + Send + Sync + 'static> Drop for Kept<T> {
     fn drop(&mut self) {
-        // A daemon that panics leaves it to the next one.
+        // If the daemon panics, the next one gets it.
         if std::thread::panicking() {
             return;
         }

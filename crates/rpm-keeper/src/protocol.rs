@@ -1,36 +1,36 @@
-//! Messages between daemon and keeper: one packet each (`SOCK_SEQPACKET`), with as many descriptors as it has entries, or none.
+//! Messages between daemon and keeper: one packet each (`SOCK_SEQPACKET`), with one descriptor per entry, or none.
 //!
-//! The keeper may be older than the daemon, or newer after a step back: what is here stays as it is, and what comes is added.
+//! The keeper may be older than the daemon, or newer after a downgrade. So existing messages never change; new ones are added.
 
 use rpm_sys::scm::PACKET_FDS;
 
-/// Entries in one packet at most.
+/// The most entries of a packet.
 pub(crate) const ENTRIES: usize = PACKET_FDS;
-/// token, owner, flags
+/// Size of an entry: token, owner, flags.
 const ENTRY_BYTES: usize = 8 + 8 + 1;
-/// A packet at most.
+/// The largest size of a packet.
 pub(crate) const PACKET: usize = 1 + ENTRIES * ENTRY_BYTES;
 
 const PROCESS: u8 = 1;
 
-/// What a packet is about.
+/// The kind of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// To the keeper: hold these; each comes with its descriptor.
+    /// To the keeper: keep these; each comes with its descriptor.
     Keep = 1,
-    /// To the keeper: let go of these.
+    /// To the keeper: release these.
     Release = 2,
-    /// To the keeper: these have another owner.
+    /// To the keeper: these have a new owner.
     Own = 3,
-    /// To the keeper: send all that is held.
+    /// To the keeper: return everything.
     Give = 4,
-    /// To the keeper: end.
+    /// To the keeper: exit.
     Quit = 5,
     /// To the daemon: these are held; each comes with its descriptor.
     Held = 6,
-    /// To the daemon: those were all.
+    /// To the daemon: that was everything.
     End = 7,
-    /// To the daemon: no room for these, they are not held.
+    /// To the daemon: there was no room for these; they are not held.
     Lost = 8,
 }
 
@@ -43,13 +43,13 @@ impl Kind {
     }
 }
 
-/// What is said of one descriptor.
+/// One descriptor in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) token: u64,
-    /// With this process it ends while there is no daemon.
+    /// The worker with whose process it is closed if there is no daemon.
     pub(crate) owner: u64,
-    /// It is the process (a pidfd) that owns what has this owner.
+    /// The descriptor is the pidfd of the owner's process.
     pub(crate) is_process: bool,
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn encode(kind: Kind, entries: &[Entry]) -> Vec<u8> {
     packet
 }
 
-/// `None`: a packet of a kind that this version does not know.
+/// Decodes a packet; `None` if its kind is unknown to this version.
 pub(crate) fn decode(packet: &[u8]) -> Option<(Kind, Vec<Entry>)> {
     let (kind, rest) = packet.split_first()?;
     let entry = |bytes: &[u8]| {

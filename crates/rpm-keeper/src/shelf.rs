@@ -1,4 +1,4 @@
-//! What the keeper holds, and for whom. Pure: `D` is a descriptor, or a number in the tests.
+//! The descriptors that the keeper holds, with their owners. Pure: `D` is a descriptor, or a number in tests.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ impl<D> Shelf<D> {
         }
     }
 
-    /// Holds these. Returns those for which no descriptor came: the process has no room for more.
+    /// Adds these. Returns those whose descriptor did not arrive, because the process has no room for more.
     pub(crate) fn keep(&mut self, entries: &[Entry], descriptors: Vec<D>) -> Vec<Entry> {
         let lost = entries.iter().skip(descriptors.len()).copied().collect();
         for (entry, descriptor) in entries.iter().zip(descriptors) {
@@ -25,7 +25,7 @@ impl<D> Shelf<D> {
         lost
     }
 
-    /// Gives them up, to be closed.
+    /// Removes these and returns them to be closed.
     pub(crate) fn release(&mut self, entries: &[Entry]) -> Vec<D> {
         let released = entries.iter().filter_map(|entry| self.held.remove(&entry.token));
         released.map(|(_, descriptor)| descriptor).collect()
@@ -43,12 +43,12 @@ impl<D> Shelf<D> {
         self.held.values().map(|(entry, descriptor)| (*entry, descriptor))
     }
 
-    /// The processes.
+    /// The processes of owners.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (Entry, &D)> {
         self.all().filter(|(entry, _)| entry.is_process)
     }
 
-    /// The process has ended while there is no daemon: what it owned is given up, and so is the process.
+    /// Removes everything that an owner has, process included, because it ended while there is no daemon.
     pub(crate) fn ended(&mut self, owner: u64) -> Vec<D> {
         let owned = self.held.extract_if(.., |_, (entry, _)| entry.owner == owner);
         owned.map(|(_, (_, descriptor))| descriptor).collect()

@@ -14,10 +14,10 @@ use rustix::net::{
 };
 use rustix::process::geteuid;
 
-/// Daemons that wait to be accepted.
+/// Backlog for daemons that connect.
 pub(crate) const BACKLOG: i32 = 8;
 
-/// A socket at `path`, to which this user alone can connect. Another one that was there is gone.
+/// Creates a socket at `path` to which only this user can connect. Replaces an existing one.
 pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -31,13 +31,13 @@ pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A connection to who listens at `path`, non-blocking, and its pid.
+/// Connects to the listener at `path`. Returns the connection, non-blocking, and the listener's pid.
 ///
 /// # Errors
-/// Nobody does, or somebody who is not of this user.
+/// There is no listener, or it belongs to another user.
 pub(crate) fn connect_to(path: &Path, within: Duration) -> io::Result<(OwnedFd, u32)> {
     let socket = packets()?;
-    // One that is stopped does not accept.
+    // A stopped keeper does not accept.
     set_socket_timeout(&socket, Timeout::Send, Some(within))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     let peer = socket_peercred(&socket)?;
@@ -58,7 +58,7 @@ fn packets() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Waits until something can be read, or the other side is gone. `false`: neither, for so long.
+/// Waits until something can be read or the other side has closed. Returns `false` on time-out.
 pub(crate) fn await_readable(socket: impl AsFd, most: Duration) -> io::Result<bool> {
     let mut polled = [PollFd::new(&socket, PollFlags::IN)];
     let most = Timespec::try_from(most).unwrap_or_default();

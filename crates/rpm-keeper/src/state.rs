@@ -1,4 +1,4 @@
-//! What the daemon has kept, and the connection by which the keeper hears of it.
+//! The daemon's record of what it keeps, and its connection to the keeper.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::OpenOptions;
@@ -17,20 +17,20 @@ use crate::hold::{ARGUMENT, LINK, LISTENER, is_full, send_within};
 use crate::protocol::{ENTRIES, Entry, Kind, PACKET, decode, encode};
 use crate::socket::{await_readable, connect_to, listen_at};
 
-/// For a keeper that is there to give back what it holds.
+/// How long a running keeper may take to return what it holds.
 const GIVEN_WITHIN: Duration = Duration::from_secs(5);
-/// For one that was killed to be gone.
+/// How long a killed keeper may take to end.
 const ENDED_WITHIN: Duration = Duration::from_secs(1);
-/// This program, also after its file was replaced.
+/// This program, even if its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
 
 type AnyDescriptor = dyn AsFd + Send + Sync;
 
-/// A descriptor that the keeper has too.
+/// A kept descriptor, of which the keeper has a copy.
 pub(crate) enum Held {
-    /// In a [`Kept`].
+    /// It is in a [`Kept`].
     Taken(Weak<AnyDescriptor>),
-    /// The daemon before had it kept, and this one has not taken it yet.
+    /// The previous daemon kept it, and this one has not taken it yet.
     Left(Arc<OwnedFd>),
 }
 
@@ -44,7 +44,7 @@ impl Held {
 }
 
 pub(crate) struct State {
-    /// Where its socket is; none if nothing is kept.
+    /// Path of the keeper's socket; `None` if nothing is kept.
     pub(crate) path: Option<PathBuf>,
     pub(crate) link: Option<Arc<OwnedFd>>,
     pub(crate) process: Option<PidFd>,
@@ -53,11 +53,11 @@ pub(crate) struct State {
     pub(crate) waiting: VecDeque<(Kind, Vec<Entry>)>,
     /// Since when nothing could be sent.
     pub(crate) stuck: Option<Instant>,
-    /// What the keeper had no room for.
+    /// The number of descriptors for which the keeper had no room.
     pub(crate) lost: usize,
-    /// What is dropped is let go. Before a daemon serves, and when it gives up, it is not: the next one needs it.
+    /// The keeper releases what is dropped. Not before the daemon serves, and not after it gives up: the next daemon needs it.
     pub(crate) lets_go: bool,
-    /// What was dropped meanwhile.
+    /// What was dropped while nothing is released.
     pub(crate) dropped: Vec<Entry>,
     pub(crate) next: u64,
     pub(crate) wake: Option<Box<dyn Fn() + Send>>,
@@ -70,7 +70,7 @@ impl State {
             .insert(entry.token, (entry, Held::Taken(Arc::downgrade(&descriptor))));
     }
 
-    /// Takes out what is left of the daemon before.
+    /// Removes a descriptor that the previous daemon left.
     pub(crate) fn left(&mut self, token: u64) -> Option<(Entry, Arc<OwnedFd>)> {
         match self.kept.remove(&token)? {
             (entry, Held::Left(descriptor)) => Some((entry, descriptor)),
@@ -81,15 +81,15 @@ impl State {
         }
     }
 
-    /// Connects to the keeper that is there, and takes what it has.
+    /// Connects to the running keeper, and takes what it holds.
     pub(crate) fn take_from(&mut self, path: &Path) -> io::Result<()> {
         let (link, pid) = connect_to(path, GIVEN_WITHIN)?;
-        // Before it has come to call it its own, the socket is the daemon's that has made it.
+        // Until the keeper listens on it itself, the socket's credentials are those of the daemon that created it.
         let noted = std::fs::read_to_string(path.with_extension("pid"));
         let is_noted = noted.is_ok_and(|noted| noted.trim().parse() == Ok(pid));
         self.process = PidFd::open(pid).ok().filter(|_| is_noted);
         if let Some(process) = &self.process {
-            // Whoever has stopped it has not meant this.
+            // If somebody stopped the keeper, it has to continue now.
             let _ = process.send_signal(Signal::CONT);
         }
         let deadline = Instant::now() + GIVEN_WITHIN;
@@ -104,7 +104,7 @@ impl State {
             let count = scm::recv(&link, &mut buffer, &mut descriptors)?;
             match decode(&buffer[..count]) {
                 Some((Kind::Held, entries)) => {
-                    // This process has no room for them; nobody else would ever have the keeper let go of them.
+                    // This process had no room for their descriptors. They are released, because no other daemon would do that.
                     self.dropped.extend(entries.iter().skip(descriptors.len()));
                     let held = entries.into_iter().zip(descriptors);
                     let held = held.map(|(entry, fd)| (entry.token, (entry, Held::Left(Arc::new(fd)))));
@@ -126,7 +126,7 @@ impl State {
         self.link = None;
         if let Some(process) = self.process.take() {
             let _ = process.send_signal(Signal::KILL);
-            // If it is a child of this process nobody else waits for it.
+            // If it is a child of this process, only this process waits for it.
             let _ = await_readable(&process, ENDED_WITHIN);
             let _ = process.try_wait();
         }
@@ -155,7 +155,7 @@ impl State {
             user: None,
         });
         let child = started.map_err(io::Error::other)?;
-        // By this the next daemon knows it. One that is not noted is not signalled.
+        // The next daemon identifies the keeper by this pid. Without it, that daemon does not signal the keeper.
         let _ = note(&path.with_extension("pid"), child.pid);
         self.process = Some(child.pidfd);
         self.link = Some(Arc::new(ours));
@@ -183,7 +183,7 @@ impl State {
         }
     }
 
-    /// It was dropped.
+    /// Releases a descriptor that was dropped.
     pub(crate) fn let_go(&mut self, entry: Entry) {
         match self.lets_go {
             true => self.post(Kind::Release, entry),
@@ -209,13 +209,13 @@ impl State {
             };
             match sent {
                 Err(error) if is_full(&error) => {
-                    // Other things that it lacks are not the keeper's fault.
+                    // Errors other than this are not the keeper's fault.
                     if error.kind() == io::ErrorKind::WouldBlock {
                         self.stuck.get_or_insert_with(Instant::now);
                     }
                     return false;
                 }
-                // It has died: the next one gets everything.
+                // The keeper has died. The next one gets everything.
                 Ok(()) | Err(_) => {
                     self.stuck = None;
                     self.waiting.pop_front();
@@ -225,10 +225,10 @@ impl State {
         true
     }
 
-    /// Sends these with their descriptors; what was dropped meanwhile is not kept.
+    /// Sends these with their descriptors. Those that were dropped in the meantime are left out.
     fn send(&self, link: &OwnedFd, entries: &[Entry]) -> io::Result<()> {
         let held = entries.iter().filter_map(|entry| {
-            // As it is now: it may have got another owner.
+            // The current entry: the owner may have changed.
             let (entry, held) = self.kept.get(&entry.token)?;
             Some((*entry, held.descriptor()?))
         });
@@ -241,7 +241,7 @@ impl State {
     }
 }
 
-/// Writes a pid where this user alone can read it.
+/// Writes a pid to a file that only this user can read.
 fn note(path: &Path, pid: u32) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = options

@@ -1,4 +1,4 @@
-//! Sockets that workers made themselves, and that became slots when they listened.
+//! Sockets that workers opened themselves, and that became slots when they listened.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,23 +10,23 @@ use crate::group::Group;
 use crate::listeners::{Listeners, Request};
 use crate::open_error::OpenError;
 
-/// How the keys of groups of such sockets begin. The other keys are addresses, or begin with `listen:`.
+/// Prefix of the keys of groups of captured sockets. Other keys are addresses, or begin with `listen:`.
 const PREFIX: &str = "captured:";
 
-/// A socket that a worker has bound, and is about to listen on.
+/// A socket that a worker has bound and is about to listen on.
 #[derive(Debug)]
 pub struct Captured {
-    /// Where.
+    /// The address it is bound to.
     pub addr: SocketAddr,
-    /// An IPv6 wildcard that leaves IPv4 alone.
+    /// `IPV6_V6ONLY`: an IPv6 wildcard that does not accept IPv4.
     pub v6only: bool,
-    /// The backlog that is asked for.
+    /// The backlog that the worker asked for.
     pub backlog: u32,
     /// The socket.
     pub fd: OwnedFd,
 }
 
-/// How the workers of an app call an address at which they listen by themselves.
+/// The key of the group for an address at which workers listen by themselves.
 #[must_use]
 pub fn captured_key(addr: SocketAddr, v6only: bool) -> String {
     let only = if v6only { ",ipv6only" } else { "" };
@@ -34,10 +34,11 @@ pub fn captured_key(addr: SocketAddr, v6only: bool) -> String {
 }
 
 impl Listeners {
-    /// May a socket of the app be one of several at this address? `beside`: also where it overlaps another one of the app.
+    /// Checks that a socket of the app may join the group at this address. With `beside` it may also overlap another address of the same
+    /// app.
     ///
     /// # Errors
-    /// Who is there.
+    /// The listener that occupies the address.
     pub fn may_capture(
         &self,
         app: AppId,
@@ -53,7 +54,7 @@ impl Listeners {
         self.refuse_overlap(addr, v6only)
     }
 
-    /// Makes the socket a slot of its worker, and has it listen. [`Listeners::may_capture`] was asked when it was bound.
+    /// Makes the socket a slot of its worker and listens on it. The caller checked [`Listeners::may_capture`] when the socket was bound.
     ///
     /// # Errors
     /// The kernel refuses, or the address has too many slots.
@@ -85,7 +86,7 @@ impl Listeners {
         Ok((group, slot))
     }
 
-    /// Whose slot is this socket?
+    /// The slot that this socket is, if it is one.
     #[must_use]
     pub fn slot_of(&self, socket: impl AsFd) -> Option<SlotId> {
         let cookie = socket::cookie(socket).ok()?;
@@ -100,21 +101,21 @@ impl Listeners {
         group.slots.get(&slot).map(|slot| slot.fd.as_fd())
     }
 
-    /// Is the slot a socket that its worker made?
+    /// True if the worker opened the slot's socket itself, at the public address.
     #[must_use]
     pub fn is_captured(&self, slot: SlotId) -> bool {
         let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
         group.is_some_and(|group| group.key.starts_with(PREFIX) && !group.is_private(slot))
     }
 
-    /// Is the slot a socket that its worker made, wherever that listens?
+    /// True if the worker opened the slot's socket itself, at the public address or at a private one.
     #[must_use]
     pub fn is_own(&self, slot: SlotId) -> bool {
         let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
         group.is_some_and(|group| group.key.starts_with(PREFIX))
     }
 
-    /// A socket of the worker's own making is its alone from now on: it closes it when it likes.
+    /// Gives up the daemon's share of a captured socket: the worker alone holds it, and closes it when it likes.
     pub fn leave_to(&mut self, slot: SlotId, worker: WorkerId) {
         let group = self
             .group_of
@@ -123,14 +124,14 @@ impl Listeners {
         if let Some(group) = group
             && let Some(left) = group.slots.remove(&slot)
         {
-            // What cannot be unwatched is forgotten with the socket.
+            // This fails only for a socket that is not watched.
             let _ = self.traffic.remove(left.fd.as_fd());
             group.eligible.retain(|other| *other != slot);
             group.foreign.insert(slot, worker);
         }
     }
 
-    /// Its worker has closed the listener.
+    /// The worker closed the listener: its slot has no holder.
     pub fn drop_holder(&mut self, slot: SlotId) {
         if let Some(held) = self.slot_mut(slot) {
             held.held_by(None);
@@ -147,13 +148,13 @@ impl Listeners {
             .collect()
     }
 
-    /// How many slots a worker has.
+    /// The number of slots that a worker holds.
     #[must_use]
     pub fn count_of(&self, worker: WorkerId) -> usize {
         self.slots_of(worker).len()
     }
 
-    /// How many listeners a worker has, those included that it shares with others of its app.
+    /// The number of listeners of a worker, including sockets that it shares with others of its app.
     #[must_use]
     pub fn opened_by(&self, worker: WorkerId) -> usize {
         let shared = self
@@ -163,7 +164,7 @@ impl Listeners {
         self.count_of(worker) + shared.count()
     }
 
-    /// The worker has the slot from now on.
+    /// Makes the worker the holder of the slot.
     pub fn hold(&mut self, slot: SlotId, worker: WorkerId) {
         if let Some(held) = self.slot_mut(slot) {
             held.held_by(Some(worker));

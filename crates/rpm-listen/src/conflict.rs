@@ -1,7 +1,7 @@
-//! Who has a port already.
+//! Finds the process that already listens on a port.
 //!
-//! Every slot sets `SO_REUSEPORT`, so `bind` succeeds beside any other socket of the same user that set
-//! it too, and the two would silently share the traffic. The port is looked up before its first bind.
+//! Every slot sets `SO_REUSEPORT`, so `bind` succeeds beside any other socket of the same user that set it too, and the two would share the
+//! traffic without an error. The daemon therefore looks up the port before the first bind.
 
 use std::fmt;
 use std::io;
@@ -9,17 +9,17 @@ use std::net::SocketAddr;
 
 use rpm_sys::sock_diag;
 
-/// A listener that stands in the way.
+/// An existing listener that conflicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occupant {
     /// Where it listens.
     pub addr: SocketAddr,
-    /// Whose it is, as far as this user may know.
+    /// Its pid and command; `None` if this user may not see them.
     pub process: Option<(u32, String)>,
 }
 
 impl Occupant {
-    /// It is the process that asks.
+    /// True if the daemon itself is the occupant.
     #[must_use]
     pub fn is_this_process(&self) -> bool {
         let process = self.process.as_ref();

@@ -1,4 +1,4 @@
-//! Who counts connections for the apps that want the fewest to decide: one for all of them, and only if there are any.
+//! The connection counter for apps with the policy least-connections. All of them share one, and it exists only if there is such an app.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use rpm_sys::ebpf::{Counts, Tag};
 
 use crate::policy::SteeringPolicy;
 
-/// It is made when the first app wants it, and made once.
+/// The counter: loaded when the first app needs it, and loaded only once.
 #[derive(Default)]
 pub(crate) enum Counting {
     #[default]
     Untried,
     Counts {
         counts: Arc<Counts>,
-        /// By these it goes on without the daemon, and the next one has it.
+        /// The copies that the keeper holds, so that counting goes on without the daemon and the next daemon gets the counter back.
         kept: Vec<Kept<OwnedFd>>,
     },
-    /// Why not.
+    /// Why it could not be loaded.
     Fails(String),
 }
 
 impl Counting {
-    /// From what the daemon before had kept of it.
+    /// Takes back the counter that the previous daemon left with the keeper.
     pub(crate) fn taken_back(tokens: &[Token], keeper: &Keeper) -> Counting {
         let kept: Option<Vec<Kept<OwnedFd>>> = tokens.iter().map(|token| keeper.take(*token)).collect();
         let Some(kept) = kept else {
@@ -38,7 +38,7 @@ impl Counting {
         })
     }
 
-    /// By which the next daemon has it.
+    /// Tokens for the next daemon.
     pub(crate) fn tokens(&self) -> Vec<Token> {
         match self {
             Counting::Counts { kept, .. } => kept.iter().map(Kept::token).collect(),
@@ -46,7 +46,7 @@ impl Counting {
         }
     }
 
-    /// What an app with this policy has.
+    /// The counter for an app with this policy; loads it if needed.
     pub(crate) fn of(&mut self, policy: SteeringPolicy, keeper: &Keeper) -> Count {
         if policy != SteeringPolicy::LeastConnections {
             return Count::Unwanted;
@@ -71,7 +71,7 @@ impl Counting {
         }
     }
 
-    /// Forgets the slots that ended while nobody looked.
+    /// Forgets slots that ended while no daemon ran.
     pub(crate) fn end_all_but(&self, known: &[Tag]) {
         if let Counting::Counts { counts, .. } = self {
             counts.end_all_but(known);
@@ -84,6 +84,6 @@ impl Counting {
 pub(crate) enum Count {
     Unwanted,
     By(Arc<Counts>),
-    /// They should be, and why they are not.
+    /// They should be counted, but cannot be; the reason.
     Fails(String),
 }

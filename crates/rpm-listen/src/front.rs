@@ -1,6 +1,6 @@
-//! Addresses that the daemon's proxy serves: public sockets of its own, and behind them a private slot for each worker. Where workers that
-//! have the address themselves come or go, by a reload, the proxy's sockets and theirs are of one group, and the kernel is told
-//! which to choose.
+//! Addresses that the daemon's proxy serves: public sockets of the daemon, and behind them a private slot for each worker. During a reload
+//! between the kernel's data path and the proxy, the proxy's sockets and the workers' own slots are in one group, and steering chooses
+//! between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -21,35 +21,35 @@ use crate::policy::SteeringPolicy;
 use crate::private::{guard, unguard};
 use crate::steering::Steering;
 
-/// Clients that may wait while the proxy is busy, and connections of the proxy while a worker is; the kernel's own limit (somaxconn) holds
-/// too.
+/// Backlog of the proxy's public sockets, and of private slots. The kernel's limit (`somaxconn`) also applies.
 const BACKLOG: u32 = 4096;
 
-/// An address that the proxy serves, and what is behind it.
+/// An address that the proxy serves, with its upstreams.
 #[derive(Debug)]
 pub struct Fronted<'l> {
     /// Its group.
     pub group: GroupId,
-    /// Whose.
+    /// The app that the address belongs to.
     pub app: AppId,
-    /// Where clients come to.
+    /// The public sockets that clients connect to.
     listeners: &'l [Kept<OwnedFd>],
     v6only: bool,
     keeper: &'l Keeper,
-    /// The eligible slots: which, where it listens, and its weight.
+    /// The eligible slots: id, address and weight.
     pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
-    /// Where workers listen that are not eligible.
+    /// The slots that are not eligible.
     pub aside: Vec<(SlotId, SocketAddr, u32)>,
-    /// The workers have the address themselves again, and new clients go to them. Those of before are passed on to the address.
+    /// The workers have the public address themselves again and get new clients. The proxy passes the connections it still gets on to that
+    /// address.
     pub leaves: bool,
-    /// None of its workers is left that only the proxy connects to.
+    /// No private slot is left.
     pub empty: bool,
-    /// The workers that only the proxy connects to, eligible or not.
+    /// The workers that have private slots, eligible or not.
     pub workers: Vec<WorkerId>,
 }
 
 impl Fronted<'_> {
-    /// The sockets that listen to the address.
+    /// Copies of the sockets that listen on the address.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -60,10 +60,10 @@ impl Fronted<'_> {
             .collect()
     }
 
-    /// So many that listen to another port of the same address. Those of `kept` that are bound there are taken first.
+    /// Opens `count` listeners on `port` of the same address, reusing those in `kept` that are bound there.
     ///
     /// # Errors
-    /// The port is used by somebody else, or no descriptor is left.
+    /// Another process uses the port, or no descriptor is left.
     pub fn beside(
         &self,
         port: u16,
@@ -75,7 +75,7 @@ impl Fronted<'_> {
         let is_there = |fd: &mut Kept<OwnedFd>| socket::local_addr(fd).is_ok_and(|bound| bound == addr);
         let mut sockets: Vec<Kept<OwnedFd>> = kept.extract_if(.., is_there).collect();
         for too_many in sockets.drain(count.min(sockets.len())..) {
-            // Nobody would accept from it.
+            // No thread would accept from it.
             socket::unlisten(too_many)?;
         }
         sockets.iter().try_for_each(listen_again)?;
@@ -91,16 +91,16 @@ impl Fronted<'_> {
         Ok(sockets)
     }
 
-    /// The address.
+    /// The public address.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel cannot tell it.
     pub fn addr(&self) -> io::Result<SocketAddr> {
         let first = self.listeners.first().ok_or(io::ErrorKind::NotFound)?;
         socket::local_addr(first)
     }
 
-    /// Do clients wait to be accepted by the proxy?
+    /// True if clients wait in the proxy's accept queues.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         let waits = |fd: &Kept<OwnedFd>| socket::accept_queue(fd.as_fd()).is_ok_and(|queue| queue.len > 0);
@@ -108,23 +108,23 @@ impl Fronted<'_> {
     }
 }
 
-/// The listeners of the proxy are numbered from above where the kernel chooses between them and slots.
+/// The proxy's listeners get numbers from the top of the range, so that they never collide with slots.
 fn front_slot(number: usize) -> SlotId {
     SlotId(u32::MAX - number as u32)
 }
 
-/// The listeners of the proxy, as the kernel chooses between them.
+/// The proxy's listeners as members of a steering group.
 pub(crate) fn front_slots(front: &[Kept<OwnedFd>]) -> impl Iterator<Item = (SlotId, BorrowedFd<'_>)> {
     let numbered = front.iter().enumerate();
     numbered.map(|(number, listener)| (front_slot(number), listener.as_fd()))
 }
 
-/// Has a socket that was kept listen, also if the daemon before has closed it.
+/// Listens on a kept socket again, even if the previous daemon shut it.
 pub(crate) fn listen_again(listener: &Kept<OwnedFd>) -> io::Result<()> {
     socket::listen(listener.as_fd(), BACKLOG)
 }
 
-/// The sockets that the kernel chooses from.
+/// All sockets that the kernel steers between.
 pub(crate) fn members<'g>(
     slots: &'g BTreeMap<SlotId, Slot>,
     front: &'g [Kept<OwnedFd>],
@@ -139,7 +139,7 @@ pub(crate) fn members<'g>(
 }
 
 impl Group {
-    /// One whose address the proxy serves, with so many sockets.
+    /// Creates a group that the proxy serves, with `sockets` listeners.
     pub(crate) fn fronted(
         (app, key): (AppId, &str),
         (addr, v6only): (SocketAddr, bool),
@@ -147,7 +147,7 @@ impl Group {
         (count, keeper): (usize, &Keeper),
         owner: Option<u32>,
     ) -> io::Result<Group> {
-        // As slots, they are bound to a number: who has a socket whose port the kernel chose can bind it elsewhere.
+        // The sockets are bound to a port number like slots: whoever holds a socket whose port the kernel chose can bind it elsewhere.
         let reserved = reserve(owner, addr, v6only)?;
         let addr = match &reserved {
             Some(reserved) => socket::local_addr(reserved)?,
@@ -171,7 +171,7 @@ impl Group {
         })
     }
 
-    /// Has the proxy listen at the address too, where workers have it. Nobody is steered there yet.
+    /// Makes the proxy listen on an address that workers have. The kernel does not steer clients to it yet.
     pub(crate) fn open_front(&mut self, count: usize) -> io::Result<()> {
         let owner = self.owner()?;
         let opened = (self.front.len()..count).try_for_each(|number| {
@@ -181,27 +181,27 @@ impl Group {
             Ok(())
         });
         if opened.is_err() {
-            // All of them, or none.
+            // All of them or none.
             let _ = self.close_front();
         }
         opened
     }
 
-    /// Has the kernel choose the proxy and nobody else, before there are others to choose from.
+    /// Steers all clients to the proxy. This happens before slots join the group.
     pub(crate) fn steer_front(&mut self, count: Count) -> io::Result<()> {
         if self.front.is_empty() || !matches!(self.steering, Steering::Apart) {
             return Ok(());
         }
         let all: Vec<SlotId> = (0..self.front.len()).map(front_slot).collect();
         let fds = front_slots(&self.front).collect();
-        // The program of a daemon before may still be there.
+        // The program of a previous daemon may still be attached.
         let mut steering = Steering::take_over((self.policy, count), &fds, &all, &self.keeper);
         steering.steer(&all, members(&self.slots, &self.front))?;
         self.steering = steering;
         Ok(())
     }
 
-    /// The sockets by which the kernel reaches these slots: the proxy's for those that are private.
+    /// The sockets through which the kernel reaches these slots. Private slots are reached through the proxy's.
     pub(crate) fn reached(&self, slots: &[SlotId]) -> Vec<SlotId> {
         let mut reached = slots.to_vec();
         reached.retain(|slot| !self.is_private(*slot));
@@ -215,19 +215,19 @@ impl Group {
         self.slots.get(&slot).is_some_and(|held| held.is_private())
     }
 
-    /// Do all connections go to the proxy?
+    /// True if all connections go to the proxy.
     pub(crate) fn is_served_by_proxy(&self) -> bool {
         !self.front.is_empty() && self.eligible.iter().all(|slot| self.is_private(*slot))
     }
 
-    /// The proxy listens here no more. What came to it since it looked last goes to the slots, where the kernel can.
+    /// Stops the proxy from listening here. Connections that are still in its queues go to the slots, where the kernel can migrate them.
     fn close_front(&mut self) -> io::Result<()> {
         let front = std::mem::take(&mut self.front);
         let mut closed = Ok(());
         for (slot, listener) in front_slots(&front) {
             let leave = || socket::unlisten(listener);
             let left = self.steering.remove(slot, members(&self.slots, &front), leave);
-            // Also the others.
+            // An error must not keep the other sockets open.
             closed = closed.and(left);
         }
         closed
@@ -235,19 +235,19 @@ impl Group {
 }
 
 impl Drop for Group {
-    /// The proxy's threads and the keeper have copies for a moment: nobody is to come meanwhile.
+    /// The proxy's threads and the keeper hold copies of the sockets for a moment longer; shutting them keeps clients from queueing there.
     fn drop(&mut self) {
         if !self.keeper.lets_go() {
             return;
         }
         for listener in &self.front {
-            // What fails here has failed to listen before.
+            // This fails only for a socket that does not listen.
             let _ = socket::unlisten(listener.as_fd());
         }
     }
 }
 
-/// The public socket of an address.
+/// Opens a public socket for an address.
 pub(crate) fn public(owner: Option<u32>, addr: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
     let listener = socket::bind_tcp_for(owner, addr, v6only)?;
     socket::listen(listener.as_fd(), BACKLOG)?;
@@ -274,7 +274,7 @@ impl Listeners {
         }
     }
 
-    /// How connections are counted if the kernel is to choose from now on where it did not.
+    /// The counter for a group that the kernel starts to steer.
     pub(crate) fn counting_of(&mut self, group: GroupId, policy: SteeringPolicy) -> Count {
         match self.groups.get(&group).map(|group| &group.steering) {
             Some(Steering::Apart) => self.counting.of(policy, &self.keeper),
@@ -282,7 +282,7 @@ impl Listeners {
         }
     }
 
-    /// All that the proxy serves.
+    /// All addresses that the proxy serves.
     pub fn fronted(&self) -> impl Iterator<Item = Fronted<'_>> {
         let fronted = |(_, group): &(&GroupId, &Group)| !group.front.is_empty();
         self.groups.iter().filter(fronted).map(|(id, group)| {
@@ -295,7 +295,7 @@ impl Listeners {
             let aside = others.filter_map(upstream).collect();
             let private = group.slots.values().filter(|held| held.is_private());
             let leaves = upstreams.is_empty() && !group.eligible.is_empty();
-            // Where the kernel may choose the proxy again nobody is passed on.
+            // Where the kernel may still choose the proxy's sockets, passing connections on could loop.
             if leaves && !group.steering.is_lost() {
                 upstreams.push((front_slot(0), reachable(group.addr), 1));
             }
@@ -314,16 +314,16 @@ impl Listeners {
         })
     }
 
-    /// Has the slot listen, if it is one that only the proxy connects to, and says whether it does: for as many connections as there may be
-    /// clients, and not as many as the worker has asked for. All clients may come at once, and a connection that finds no room is tried
-    /// again only after a second.
+    /// Listens on a private slot, and returns whether it does; `false` for other slots. The backlog is that of clients rather than the one
+    /// that the worker asked for: all clients may come at once, and a connection that finds no room is tried again only after a second.
     pub fn listen_private(&self, slot: SlotId) -> bool {
         let mut slots = self.groups.values().filter_map(|group| group.slots.get(&slot));
         let held = slots.find(|held| held.is_private());
         held.is_some_and(|held| socket::listen(held.fd.as_fd(), BACKLOG).is_ok())
     }
 
-    /// Lets everyone connect to private slots: who takes over may be a daemon that marks nothing. One that does closes them again.
+    /// Opens private slots to all local clients, because the next daemon may be a version that does not mark its packets. One that does
+    /// guards them again.
     pub fn unguard_private(&self) {
         let slots = self.groups.values().flat_map(|group| group.slots.values());
         slots
@@ -331,7 +331,7 @@ impl Listeners {
             .for_each(|slot| unguard(slot.fd.as_fd()));
     }
 
-    /// Closes them again: nobody has taken over.
+    /// Guards private slots again after a take-over that failed.
     pub fn guard_private(&self) {
         let slots = self.groups.values().flat_map(|group| group.slots.values());
         slots
@@ -339,7 +339,7 @@ impl Listeners {
             .for_each(|slot| guard(slot.fd.as_fd()));
     }
 
-    /// Where only this worker listens, if the proxy is before it.
+    /// The private address of the worker's slot, if the proxy is in front of it.
     #[must_use]
     pub fn private_address(&self, worker: WorkerId) -> Option<SocketAddr> {
         let slots = self.groups.values().flat_map(|group| group.slots.values());
@@ -347,7 +347,7 @@ impl Listeners {
         own.find_map(|slot| slot.private)
     }
 
-    /// The proxy serves the address no more: its workers have it.
+    /// Ends the proxy's service of the address: the workers have it.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -356,7 +356,7 @@ impl Listeners {
     }
 }
 
-/// Where somebody on this machine reaches a listener of this address.
+/// An address at which a process of this machine reaches a listener of `addr`.
 fn reachable(mut addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -367,8 +367,7 @@ fn reachable(mut addr: SocketAddr) -> SocketAddr {
 }
 
 impl Group {
-    /// Opens a slot that only the proxy connects to: at the same port, for programs look whether they got it, and an address of this
-    /// machine alone.
+    /// Opens a private slot. It has the public port, because programs check that they got the port they asked for, on a loopback address.
     pub(crate) fn open_private(&mut self, slot: SlotId, weight: u32, owner: Option<u32>) -> io::Result<()> {
         let port = self.addr.port();
         let used: BTreeSet<SocketAddr> = sock_diag::listeners_on(port)?
@@ -383,10 +382,10 @@ impl Group {
     }
 }
 
-/// Addresses that are tried: nobody can hold most of those that there are.
+/// Random addresses that are tried. No attacker can occupy most of the 4 million.
 const ATTEMPTS: usize = 64;
 
-/// A socket at the first of these addresses that nobody has, be it bound only.
+/// Binds a socket at the first address that is free. An address on which a socket is bound without listening is taken, too.
 fn first_free(owner: Option<u32>, addrs: impl Iterator<Item = SocketAddr>) -> io::Result<OwnedFd> {
     let mut taken = io::ErrorKind::AddrInUse.into();
     for addr in addrs {
@@ -398,7 +397,7 @@ fn first_free(owner: Option<u32>, addrs: impl Iterator<Item = SocketAddr>) -> io
     Err(taken)
 }
 
-/// An address between 127.64.0.0 and 127.127.255.255 that nobody can know before: whoever could would bind it first.
+/// A random address between 127.64.0.0 and 127.127.255.255. If it were predictable, a local user could bind it first.
 fn private(port: u16) -> SocketAddr {
     let drawn = RandomState::new().hash_one(port);
     let bits = Ipv4Addr::new(127, 64, 0, 0).to_bits() | (drawn as u32 & 0x003f_ffff);

@@ -1,4 +1,4 @@
-//! A public TCP address: the slots behind it and their program.
+//! A public TCP address: its slots and their steering program.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,8 +17,7 @@ use crate::owners::reserve;
 use crate::policy::{SteeringPolicy, buckets, mixed};
 use crate::steering::{Mechanism, Steering};
 
-/// Backlog of a slot until its worker calls `listen` with its own: Node's default, so that nothing is
-/// refused in between.
+/// Backlog of a slot until its worker calls `listen` with its own value. Node's default, so that no connection is refused in between.
 pub(crate) const FIRST_BACKLOG: u32 = 511;
 
 const NO_QUEUE: AcceptQueue = AcceptQueue {
@@ -27,7 +26,7 @@ const NO_QUEUE: AcceptQueue = AcceptQueue {
     listening: false,
 };
 
-/// Connections taken from a queue at a time where they are handed over one by one.
+/// Connections taken from a queue at a time when they are handed over one by one.
 const HANDOFF_BATCH: usize = 256;
 
 pub(crate) struct Group {
@@ -39,32 +38,32 @@ pub(crate) struct Group {
     pub(crate) steering: Steering,
     pub(crate) slots: BTreeMap<SlotId, Slot>,
     pub(crate) eligible: Vec<SlotId>,
-    /// Sockets of the kernel's group that are workers' alone: the daemon before had them, and they could not be taken back.
+    /// Members of the kernel's group that only workers hold: the previous daemon had them, and they could not be taken back.
     pub(crate) foreign: BTreeMap<SlotId, WorkerId>,
-    /// The daemon accepts, and hands each connection to a worker.
+    /// Present for handoff: the daemon accepts, and passes each connection to a worker.
     pub(crate) deal: Option<Deal>,
-    /// The public sockets of the daemon's proxy, where it serves the address for slots that are private.
+    /// The proxy's public sockets, if the proxy serves the address for private slots.
     pub(crate) front: Vec<Kept<OwnedFd>>,
-    /// Its sockets outlive the daemon by this.
+    /// Keeps the sockets open when the daemon dies.
     pub(crate) keeper: Keeper,
 }
 
 pub(crate) struct Slot {
     pub(crate) fd: Kept<OwnedFd>,
-    /// Names the socket.
+    /// The kernel's id of the socket (`SO_COOKIE`).
     pub(crate) cookie: u64,
-    /// Where the proxy connects to it, if nobody else does: it is private.
+    /// Present for a private slot: the address at which the proxy connects to it.
     pub(crate) private: Option<SocketAddr>,
-    /// Its part of the connections, where they are weighted.
+    /// Its share of the connections, if they are weighted.
     pub(crate) weight: u32,
     holder: Option<WorkerId>,
-    /// Closed for the core, and only waiting for its holder's exit.
+    /// The core has closed it; it stays open until its holder exits. The value: the slots that then get its queue.
     pub(crate) retiring: Option<Vec<SlotId>>,
     pub(crate) rescued: u64,
 }
 
 impl Slot {
-    /// One that `holder` has.
+    /// A slot that `holder` has.
     pub(crate) fn new(
         fd: Kept<OwnedFd>,
         cookie: u64,
@@ -86,7 +85,7 @@ impl Slot {
         self.holder
     }
 
-    /// Another worker has it, or none.
+    /// Changes the holder.
     pub(crate) fn held_by(&mut self, holder: Option<WorkerId>) {
         self.holder = holder;
         self.fd.belongs_to(holder.map_or(NOBODY, owner));
@@ -97,49 +96,49 @@ impl Slot {
     }
 }
 
-/// By which the keeper knows a worker: what is kept for it ends with its process while there is no daemon.
+/// The owner id under which the keeper holds a worker's sockets. While there is no daemon, the keeper closes them when the worker ends.
 #[must_use]
 pub fn owner(worker: WorkerId) -> u64 {
-    // 0 is nobody.
+    // 0 means no owner.
     worker.0.saturating_add(1)
 }
 
-/// What became of a queue that was to be moved.
+/// The result of moving a queue.
 #[derive(Debug)]
 pub enum Rescued {
     /// The kernel moved this many connections.
     Moved(u32),
-    /// The kernel cannot; here they are, to be handed over.
+    /// The kernel cannot migrate; these connections are to be handed over.
     Taken(Vec<OwnedFd>),
 }
 
-/// A listener as `describe` shows it.
+/// A listener, for `describe`.
 #[derive(Debug)]
 pub struct GroupView {
     /// Which.
     pub id: GroupId,
     /// Its address.
     pub addr: SocketAddr,
-    /// How it is steered, and why so.
+    /// How it is steered, and why in this way.
     pub mechanism: Mechanism,
     /// Its slots.
     pub slots: Vec<SlotView>,
 }
 
-/// A slot as `describe` shows it.
+/// A slot, for `describe`.
 #[derive(Debug)]
 pub struct SlotView {
     /// Which.
     pub slot: SlotId,
-    /// Who serves it.
+    /// The worker that serves it.
     pub holder: Option<WorkerId>,
-    /// New connections may go there.
+    /// True if new connections may go there.
     pub eligible: bool,
     /// Its accept queue.
     pub queue: AcceptQueue,
-    /// Connections steered to it; unknown to classic BPF.
+    /// Connections steered to it; `None` with classic BPF, which does not count.
     pub steered: Option<u64>,
-    /// The connections that its worker has open, and those that wait to be accepted; where they are counted.
+    /// Connections that its worker has open, and those that wait to be accepted; `None` where they are not counted.
     pub connections: Option<u64>,
     /// Connections moved away from it.
     pub rescued: u64,
@@ -168,7 +167,7 @@ impl Group {
         }
     }
 
-    /// The worker has ended: the kernel's group has lost the sockets that only it had.
+    /// The worker has ended, so the sockets that only it held have left the kernel's group.
     pub(crate) fn foreign_gone(&mut self, worker: WorkerId) {
         let gone: Vec<SlotId> = self
             .foreign
@@ -178,17 +177,17 @@ impl Group {
             .collect();
         for slot in gone {
             self.foreign.remove(&slot);
-            // It left by itself; what fails here is told by the next change.
+            // The socket left by itself. If the program cannot be updated, the next change reports it.
             let _ = self
                 .steering
                 .remove(slot, members(&self.slots, &self.front), || Ok(()));
         }
     }
 
-    /// Opens a slot that clients connect to. The first one settles the number of a port 0.
+    /// Opens a public slot. The first one fixes the number of a port 0.
     pub(crate) fn open(&mut self, slot: SlotId, weight: u32, owner: Option<u32>) -> io::Result<()> {
-        // A socket bound to port 0 comes back on another port when it is bounced, so every slot is bound
-        // to the number. The reservation holds it until the first slot has it.
+        // A socket bound to port 0 gets another port when it is bounced, so every slot is bound to the number. The reservation holds the
+        // number until the first slot has it.
         let reserved = reserve(owner, self.addr, self.v6only)?;
         if let Some(reserved) = &reserved {
             self.addr = socket::local_addr(reserved)?;
@@ -197,7 +196,7 @@ impl Group {
         self.adopt(slot, fd, FIRST_BACKLOG, weight)
     }
 
-    /// Takes in a socket that is bound to the address, and has it listen.
+    /// Takes in a socket that is bound to the address, and listens on it.
     pub(crate) fn adopt(&mut self, slot: SlotId, fd: OwnedFd, backlog: u32, weight: u32) -> io::Result<()> {
         socket::listen(fd.as_fd(), backlog)?;
         self.steering.add(slot, fd.as_fd(), weight)?;
@@ -229,7 +228,7 @@ impl Group {
         self.steering.steer(&reached, members(&self.slots, &self.front))
     }
 
-    /// Moves what waits in the slot's queue to `to`. The holder must be dead or stopped.
+    /// Moves the slot's accept queue to `to`. The holder must be dead or stopped.
     pub(crate) fn rescue(&mut self, id: SlotId, to: &[SlotId]) -> io::Result<Rescued> {
         let Some(slot) = self.slots.get(&id).filter(|_| self.deal.is_none()) else {
             return Ok(Rescued::Moved(0));
@@ -260,8 +259,8 @@ impl Group {
         Ok(rescued)
     }
 
-    /// Closes the slot: the kernel moves its queue to the eligible slots, or what it held is returned. With the last slot that
-    /// is only so if it is `inherited`.
+    /// Closes the slot. The kernel moves its queue to the eligible slots; where it cannot, the connections are returned. For the last slot
+    /// of a group this applies only if it is `inherited`.
     pub(crate) fn close(&mut self, id: SlotId, inherited: bool) -> io::Result<Vec<OwnedFd>> {
         let Some(slot) = self.slots.remove(&id) else {
             return Ok(Vec::new());
@@ -286,7 +285,7 @@ impl Group {
             false => self.steering.remove(id, fd_of, leave)?,
         }
         if !migrates {
-            // What completed its handshake between the two.
+            // Connections whose handshake completed between the first look and the shutdown.
             left.extend(take(slot.fd.as_fd()).unwrap_or_default());
         }
         Ok(left)

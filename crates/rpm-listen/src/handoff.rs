@@ -1,4 +1,4 @@
-//! Listeners whose connections the daemon accepts and hands to workers one by one: who gets the next.
+//! Handoff: listeners from which the daemon accepts, passing each connection to a worker. This file decides which worker is next.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,22 +11,22 @@ use rpm_sys::socket;
 use crate::listeners::Listeners;
 use crate::policy::{SteeringPolicy, bucket_of};
 
-/// Whose turn it is.
+/// The state of the rotation.
 #[derive(Default)]
 pub(crate) struct Deal {
-    /// The eligible slots as the policy has them: by weight, or by bucket.
+    /// The eligible slots as the policy orders them: by weight, or by bucket.
     pub(crate) list: Vec<SlotId>,
     next: usize,
 }
 
 impl Listeners {
-    /// Becomes readable when a connection arrives at a slot that is handed over; the tokens are slots, and each is disarmed then.
+    /// Readable when a connection arrives at a slot under handoff. The tokens are slot ids; an event disarms its slot.
     #[must_use]
     pub fn arrivals(&self) -> &Oneshot {
         &self.arrivals
     }
 
-    /// Does the daemon accept what comes to this slot?
+    /// True if the daemon accepts the connections of this slot.
     #[must_use]
     pub fn is_handoff(&self, slot: SlotId) -> bool {
         let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
@@ -39,29 +39,29 @@ impl Listeners {
         self.group_of.get(&slot).copied()
     }
 
-    /// One of its slots.
+    /// Any slot of the group.
     #[must_use]
     pub fn a_slot_of(&self, group: GroupId) -> Option<SlotId> {
         self.groups.get(&group)?.slots.keys().next().copied()
     }
 
-    /// The slots that are handed over.
+    /// The slots from which the daemon accepts.
     pub fn handed_over(&self) -> impl Iterator<Item = SlotId> {
         let groups = self.groups.values().filter(|group| group.deal.is_some());
         groups.flat_map(|group| group.slots.keys().copied())
     }
 
-    /// The slots that may have the connections which come to this one.
+    /// The slots that may get the connections of this one.
     #[must_use]
     pub fn eligible_with(&self, slot: SlotId) -> &[SlotId] {
         let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
         group.map_or(&[], |group| &group.eligible)
     }
 
-    /// Takes a connection that waits at the slot; if there is none, the slot is armed again.
+    /// Accepts one connection that waits at the slot. If there is none, arms the slot again.
     ///
     /// # Errors
-    /// `EMFILE`, `ENFILE`, `ENOMEM`: it goes on waiting.
+    /// `EMFILE`, `ENFILE`, `ENOMEM`: the connection stays in the queue.
     pub fn take_one(&self, slot: SlotId) -> io::Result<Option<OwnedFd>> {
         let Some(fd) = self.socket(slot) else {
             return Ok(None);
@@ -73,14 +73,14 @@ impl Listeners {
         Ok(taken)
     }
 
-    /// How connections that come to the slot are spread.
+    /// The policy of the slot's group.
     #[must_use]
     pub fn policy_of(&self, slot: SlotId) -> SteeringPolicy {
         let group = self.group_of.get(&slot).and_then(|group| self.groups.get(group));
         group.map(|group| group.policy).unwrap_or_default()
     }
 
-    /// The eligible slots, the one that should have this connection first. `load`: how many a slot has.
+    /// The eligible slots, best first, for this connection. `load` returns the number of connections of a slot.
     pub fn candidates(
         &mut self,
         slot: SlotId,
@@ -108,7 +108,7 @@ impl Listeners {
         let first = first.and_then(|first| all.iter().position(|slot| slot == first));
         all.rotate_left(first.unwrap_or(0));
         if group.policy == SteeringPolicy::LeastConnections {
-            // Stable: those that have as few have turns.
+            // The sort is stable, so slots with equal load stay in rotation.
             all.sort_by_key(|slot| load(*slot));
         }
         all

@@ -1,9 +1,8 @@
-//! The direct data plane: the daemon's listening sockets and which of them the kernel picks.
+//! The kernel data path: the daemon's listening sockets, and steering, which decides which of them gets a new connection.
 //!
-//! [`Listeners`] owns every socket that the daemon opens for its apps. A TCP address is a *group* of
-//! slots, one per worker, in one `SO_REUSEPORT` group with a BPF program that picks among the slots the
-//! core calls eligible. Unix sockets and UDP ports are *shared*: one socket, lent to every worker, as
-//! under node:cluster.
+//! [`Listeners`] owns every socket that the daemon opens for its apps. A TCP address is a *group* of slots, one per worker: an
+//! `SO_REUSEPORT` group with a BPF program that picks among the slots that the core calls eligible. Unix sockets and UDP ports are
+//! *shared*: all workers borrow one socket, as under node:cluster.
 //!
 //! No packet passes through this crate: it changes tables and moves queues.
 

@@ -27,36 +27,36 @@ pub struct Listeners {
     pub(crate) group_of: BTreeMap<SlotId, GroupId>,
     pub(crate) next_group: u32,
     pub(crate) next_slot: u32,
-    /// The slots that workers accept from.
+    /// The slots from which workers accept.
     pub(crate) traffic: Readable,
     pub(crate) arrivals: Oneshot,
     pub(crate) counting: Counting,
     pub(crate) keeper: Keeper,
 }
 
-/// Who asks for something to listen on.
+/// A worker's request for something to listen on.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// Its app.
     pub app: AppId,
-    /// How the workers of the app call the address.
+    /// The key under which the workers of the app know the address.
     pub key: &'a str,
-    /// The worker.
+    /// The worker that asks.
     pub worker: WorkerId,
-    /// A slot that it takes over.
+    /// A slot of its predecessor that it takes over.
     pub inherits: Option<SlotId>,
-    /// It may overlap another address of the app.
+    /// It may overlap another address of the same app.
     pub beside: bool,
-    /// How connections are spread, if it is the first to open the address.
+    /// The steering policy, if this request opens the address.
     pub policy: SteeringPolicy,
-    /// Its part of them, where they are weighted.
+    /// The worker's share of the connections, if they are weighted.
     pub weight: u32,
-    /// The daemon accepts them and hands them over, if it is the first to open the address.
+    /// The daemon accepts and hands connections over, if this request opens the address.
     pub handoff: bool,
-    /// The daemon's proxy serves the address for it, with so many sockets; 0: it does not.
+    /// The number of public sockets with which the daemon's proxy serves the address for this worker; 0 without the proxy.
     pub proxy: usize,
-    /// Whom the app runs as, if that is another user than the daemon's: the sockets are that user's, and made in the file system with
-    /// its rights.
+    /// The user that the app runs as, if it is not the daemon's. The sockets belong to that user, and Unix sockets are created with its
+    /// rights.
     pub user: Option<&'a User>,
 }
 
@@ -65,18 +65,18 @@ pub struct Request<'a> {
 pub enum Grant<'a> {
     /// A slot of a group.
     Slot {
-        /// Which.
+        /// Its id.
         slot: SlotId,
-        /// Of which group.
+        /// The id of its group.
         group: GroupId,
         /// The socket.
         fd: BorrowedFd<'a>,
     },
-    /// The socket that all workers share.
+    /// A socket that all workers share.
     Shared {
-        /// Its number, from the same space as those of groups with slots.
+        /// Its id, from the same space as those of groups with slots.
         group: GroupId,
-        /// What it is.
+        /// What kind of socket it is.
         kind: SharedKind,
         /// The socket.
         fd: BorrowedFd<'a>,
@@ -84,7 +84,7 @@ pub enum Grant<'a> {
 }
 
 impl Listeners {
-    /// No listeners yet.
+    /// A value without listeners.
     ///
     /// # Errors
     /// No descriptor is left for the traffic detector.
@@ -111,10 +111,10 @@ impl Listeners {
             .map(|(id, _)| *id)
     }
 
-    /// Gives a worker something to listen on: the slot it inherits, a new one, or the shared socket.
+    /// Gives a worker something to listen on: the slot it inherits, a new slot, or the shared socket.
     ///
     /// # Errors
-    /// The address is taken, or the kernel refuses it. A [`Wanted::WorkerFd`] is not for this call.
+    /// The address is in use, or the kernel refuses it. [`Wanted::WorkerFd`] is not valid here.
     pub fn open(&mut self, wanted: &Wanted, by: &Request<'_>) -> Result<Grant<'_>, OpenError> {
         let Request { app, key, worker, .. } = *by;
         let keeper = &self.keeper.clone();
@@ -202,7 +202,7 @@ impl Listeners {
         id
     }
 
-    /// A new slot of a group, which `make` opens. A group that stays empty is forgotten.
+    /// Adds a new slot, which `make` opens, to a group. A group that is still empty after a failure is forgotten.
     pub(crate) fn enter(
         &mut self,
         group: GroupId,
@@ -284,8 +284,7 @@ impl Listeners {
             .map(|s| s.group)
     }
 
-    /// The worker closed its listener of `key`: a slot has no holder any more, a shared socket nobody
-    /// uses is closed.
+    /// The worker closed its listener of `key`. A slot is left without holder; a shared socket that no worker uses is closed.
     pub fn released(&mut self, app: AppId, key: &str, worker: WorkerId) {
         if let Some(slot) = self.held(app, key, worker)
             && let Some(held) = self.slot_mut(slot)
@@ -299,7 +298,7 @@ impl Listeners {
             .retain(|s| !(s.app == app && s.key == key && s.holders.is_empty()));
     }
 
-    /// The key under which the workers of the slot's app know its group, and the app.
+    /// The app of the slot, and the key under which its workers know the group.
     #[must_use]
     pub fn key_of(&self, slot: SlotId) -> Option<(AppId, &str)> {
         self.groups
@@ -317,7 +316,7 @@ impl Listeners {
             .holder()
     }
 
-    /// New connections of the group go to these slots from now on.
+    /// Steers new connections of the group to these slots.
     ///
     /// # Errors
     /// The kernel refuses the program or a table entry.
@@ -325,17 +324,17 @@ impl Listeners {
         self.groups.get_mut(&group).map_or(Ok(()), |g| g.steer(slots))
     }
 
-    /// Moves a slot's accept queue to `to`, or returns it where the kernel cannot. Every process that
-    /// holds the slot must be stopped or dead where the group can migrate.
+    /// Moves a slot's accept queue to `to`, or returns it if the kernel cannot migrate. If it can, every process that holds the slot must
+    /// be stopped or dead.
     ///
     /// # Errors
-    /// The kernel refuses; the slot may then be out of its group.
+    /// The kernel refuses. The slot may then be out of its group.
     pub fn rescue(&mut self, slot: SlotId, to: &[SlotId]) -> io::Result<Rescued> {
         let group = self.group_of.get(&slot).and_then(|id| self.groups.get_mut(id));
         group.map_or(Ok(Rescued::Moved(0)), |g| g.rescue(slot, to))
     }
 
-    /// Whether [`Listeners::rescue`] moves this slot's queue in the kernel.
+    /// True if [`Listeners::rescue`] migrates this slot's queue in the kernel.
     #[must_use]
     pub fn can_migrate(&self, slot: SlotId) -> bool {
         self.group_of
@@ -344,9 +343,9 @@ impl Listeners {
             .is_some_and(|g| g.deal.is_none() && !g.is_private(slot) && g.steering.can_migrate())
     }
 
-    /// Retires a slot that the core closed. With somewhere for its queue to go and a living holder it
-    /// is closed when that exits (what it still accepts is served); otherwise now. What the kernel did
-    /// not move is returned, with the slots that may take it.
+    /// Retires a slot that the core closed. If its holder lives and its queue has somewhere to go, it is closed when the holder exits, and
+    /// what the holder still accepts is served. Otherwise it is closed now. Returns connections that the kernel did not move, with the
+    /// slots that may get them.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -387,7 +386,7 @@ impl Listeners {
         Ok(left?.into_iter().map(|fd| (fd, to.to_vec())).collect())
     }
 
-    /// The workers that have slots or shared sockets, each as often as it has one.
+    /// The workers that have slots or shared sockets, once for each of those.
     pub fn holders(&self) -> impl Iterator<Item = WorkerId> {
         let slots = self.groups.values().flat_map(|group| group.slots.values());
         let shared = self
@@ -397,8 +396,8 @@ impl Listeners {
         slots.filter_map(Slot::holder).chain(shared)
     }
 
-    /// The worker is gone: its slots have no holder, those that waited for its exit are closed. Returns
-    /// the connections they still held, each with the slots that may take them.
+    /// The worker has ended: its slots have no holder, and retired ones are closed. Returns the connections that these still held, each
+    /// with the slots that may get it.
     pub fn worker_gone(&mut self, worker: WorkerId) -> Vec<(OwnedFd, Vec<SlotId>)> {
         for shared in &mut self.shared {
             shared.holders.remove(&worker);
@@ -422,14 +421,14 @@ impl Listeners {
         left
     }
 
-    /// Closes the shared sockets of an app none of whose workers runs or will run again.
+    /// Closes the shared sockets of an app whose workers have ended and will not be started again.
     pub fn close_shared(&mut self, app: AppId) {
         self.shared.retain(|s| s.app != app);
     }
 
-    /// The open slots in whose accept queues connections wait, and how many; where workers accept. The others' are empty, and are not asked.
+    /// The open slots, accepted from by workers, in which connections wait, and how many. Empty queues cost nothing.
     pub fn waiting(&self) -> impl Iterator<Item = (SlotId, u32)> {
-        // Without an answer nothing is known of any, as if nothing waited.
+        // Without an answer, all queues count as empty.
         let readable = self.traffic.now().unwrap_or_default();
         let slots = readable.into_iter().filter_map(|token| {
             let id = SlotId(u32::try_from(token).ok()?);
@@ -442,7 +441,7 @@ impl Listeners {
         })
     }
 
-    /// Becomes readable when a connection arrives at a slot, once until [`Listeners::arm`] is called.
+    /// Readable once when a connection arrives at any slot, until [`Listeners::arm`] is called.
     #[must_use]
     pub fn traffic(&self) -> &Readable {
         &self.traffic

@@ -1,4 +1,4 @@
-//! What is known of the listeners.
+//! Queries about the listeners.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::group::{Group, GroupView};
 use crate::listeners::Listeners;
 use crate::shared::SharedKind;
 
-/// What a worker has of the daemon's TCP listeners.
+/// What a worker holds of the daemon's TCP listeners.
 #[derive(Debug, Default)]
 pub struct Holding {
     /// The addresses, in the order in which its app opened them.
@@ -21,7 +21,7 @@ pub struct Holding {
 }
 
 impl Listeners {
-    /// What each worker has: all at once, for whoever asks of many.
+    /// What each worker holds, in one pass over all groups.
     #[must_use]
     pub fn by_worker(&self) -> BTreeMap<WorkerId, Holding> {
         let mut found: BTreeMap<WorkerId, Holding> = BTreeMap::new();
@@ -33,7 +33,7 @@ impl Listeners {
             let foreign = group.foreign.values().map(|worker| (*worker, None));
             for (worker, slot) in own.chain(foreign) {
                 let holding = found.entry(worker).or_default();
-                // A group has its address once, however many slots of it a worker has.
+                // An address is listed once, however many of its slots the worker holds.
                 if holding.addresses.last() != Some(&group.addr) {
                     holding.addresses.push(group.addr);
                 }
@@ -43,7 +43,7 @@ impl Listeners {
         found
     }
 
-    /// How many connections wait in these slots.
+    /// The number of connections that wait in these slots.
     #[must_use]
     pub fn waiting_in(&self, slots: &[SlotId]) -> u32 {
         let held = slots.iter().filter_map(|slot| {
@@ -54,7 +54,7 @@ impl Listeners {
             .sum()
     }
 
-    /// The key of the first address, in the order in which the app opened them, on which `worker` has a slot.
+    /// The key of the first address on which `worker` has a slot, in the order in which the app opened them.
     #[must_use]
     pub fn first_key(&self, worker: WorkerId) -> Option<&str> {
         let holds = |g: &&Group| g.slots.values().any(|slot| slot.holder() == Some(worker));
@@ -82,26 +82,26 @@ impl Listeners {
         uses.map(|s| &s.kind)
     }
 
-    /// Whether the worker listens on sockets that could not be taken back.
+    /// True if the worker listens on sockets that could not be taken back from it.
     #[must_use]
     pub fn is_foreign(&self, worker: WorkerId) -> bool {
         let mut groups = self.groups.values();
         groups.any(|group| group.foreign.values().any(|holder| *holder == worker))
     }
 
-    /// The groups that have slots.
+    /// All groups that have slots.
     pub fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.groups.keys().copied()
     }
 
-    /// The TCP ports that are listened on, ascending.
+    /// The TCP ports of all listeners, ascending.
     #[must_use]
     pub fn ports(&self) -> Vec<u16> {
         let ports: BTreeSet<u16> = self.groups.values().map(|group| group.addr.port()).collect();
         ports.into_iter().collect()
     }
 
-    /// The slots that nobody has asked to be closed.
+    /// The slots that the core has not closed.
     pub fn open_slots(&self) -> impl Iterator<Item = SlotId> + '_ {
         let all = self.groups.values().flat_map(|group| &group.slots);
         all.filter(|(_, slot)| slot.retiring.is_none()).map(|(id, _)| *id)
@@ -118,7 +118,7 @@ impl Listeners {
         self.shared.iter().filter(move |s| s.app == app).map(|s| &s.kind)
     }
 
-    /// Inodes of all sockets that the daemon opened for the app, to tell them from a worker's own.
+    /// Inodes of all sockets that the daemon opened for the app. They tell these from a worker's own sockets.
     pub fn inodes(&self, app: AppId) -> impl Iterator<Item = u64> {
         let slots = self
             .groups

@@ -1,4 +1,4 @@
-//! Why a worker gets nothing to listen on.
+//! Why a worker cannot have what it wants to listen on.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,40 +8,40 @@ use rustix::io::Errno;
 
 use crate::conflict::Occupant;
 
-/// Why a worker gets nothing.
+/// Why a worker cannot have a listener.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process listens there.
+    /// A process that is not ours listens there.
     #[error("{addr} is in use by {by}")]
     Foreign {
-        /// What was asked for.
+        /// The requested address.
         addr: SocketAddr,
-        /// Who has it.
+        /// The process that has it.
         by: Occupant,
     },
     /// Another app, or another server of the same app, listens there.
     #[error("{addr} is in use by another listener of this daemon, on {held}")]
     Ours {
-        /// What was asked for.
+        /// The requested address.
         addr: SocketAddr,
         /// The address of that listener.
         held: SocketAddr,
-        /// Whose it is.
+        /// The app that it belongs to.
         app: AppId,
     },
     /// The kernel refuses.
     #[error("cannot listen on {what}")]
     Io {
-        /// What was asked for.
+        /// The requested address, as text.
         what: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
 impl OpenError {
-    /// The positive errno that a program would have got from `bind`.
+    /// The positive errno that `bind` would have returned to the program.
     #[must_use]
     pub fn errno(&self) -> i32 {
         match self {

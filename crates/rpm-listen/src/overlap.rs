@@ -1,4 +1,4 @@
-//! Addresses that overlap, such as `127.0.0.1:80` and `[::]:80`: the listener of the narrower one gets the clients of both.
+//! Addresses that overlap, such as `127.0.0.1:80` and `[::]:80`. A listener on the narrower one takes its clients from the wider one.
 
 use std::net::SocketAddr;
 
@@ -11,17 +11,18 @@ use crate::listeners::Listeners;
 use crate::open_error::OpenError;
 
 impl Listeners {
-    /// Does this TCP address overlap one that the same app serves under another key? A new listener there would take
-    /// clients from the other one at once, past steering.
+    /// True if the TCP address overlaps one that the same app serves under another key. A new listener there would at once take clients
+    /// from the other, bypassing steering.
     #[must_use]
     pub fn overlaps_own(&self, app: AppId, key: &str, addr: SocketAddr, v6only: bool) -> bool {
         self.group(app, key).is_none() && self.overlapping(addr, v6only).any(|(_, group)| group.app == app)
     }
 
-    /// Another app listens where clients of this address arrive. Unlike [`Listeners::open`] this asks nobody outside the daemon.
+    /// Fails if another app listens where clients of this address arrive. Unlike [`Listeners::open`] it does not look at processes outside
+    /// the daemon.
     ///
     /// # Errors
-    /// Who it is.
+    /// The listener of the other app.
     pub fn refuse_other_app(&self, app: AppId, addr: SocketAddr, v6only: bool) -> Result<(), OpenError> {
         let mut others = self.overlapping(addr, v6only).map(|(_, group)| group);
         match others.find(|group| group.app != app) {
@@ -60,7 +61,7 @@ impl Listeners {
         }
     }
 
-    /// Where clients of this group go when it is closed: to the slots of one of the same app that overlaps it.
+    /// The slots that get this group's clients when it is closed: those of another group of the same app that overlaps it.
     pub(crate) fn heirs(&self, id: GroupId) -> Vec<SlotId> {
         let Some(group) = self.groups.get(&id) else {
             return Vec::new();

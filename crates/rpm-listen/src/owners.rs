@@ -1,5 +1,5 @@
-//! Whose the sockets are. The kernel lets only sockets of one user share a port, so those of an app are of the user that it runs as: in its
-//! workers' hands one of the daemon's user could come to share the port of another app.
+//! The users that sockets belong to. The kernel shares a port only between sockets of one user, so the sockets of an app belong to the user
+//! that the app runs as. If they belonged to the daemon's user, a worker that holds one could join the port of another app.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::group::Group;
 use crate::listeners::{Listeners, Request};
 
 impl Request<'_> {
-    /// Whose its sockets are; `None`: the daemon's.
+    /// The user that the group's sockets belong to; `None` for the daemon's.
     pub(crate) fn owner(&self) -> Option<u32> {
         self.user.map(|user| user.uid)
     }
@@ -25,16 +25,16 @@ impl Group {
         slots.chain(self.front.iter().map(|listener| listener.as_fd()))
     }
 
-    /// Whose its sockets are; `None`: it has none.
+    /// The user that the socket belongs to; `None` for the daemon's.
     pub(crate) fn owner(&self) -> io::Result<Option<u32>> {
         self.sockets().next().map(socket::owner).transpose()
     }
 
-    /// Gives its sockets to the user that the app runs as now; `None`: the daemon's. They may be another one's: before a reload, or of
-    /// a daemon that made them all its own.
+    /// Gives the sockets to the user that the app runs as now; `None` for the daemon's. They may belong to another user since before a
+    /// reload, or to the daemon if an older version opened them.
     pub(crate) fn belong_to(&self, owner: Option<u32>) -> io::Result<()> {
         let owner = owner.unwrap_or_else(effective_uid);
-        // They are all of one: a group with many is not looked through for each that comes.
+        // All sockets of a group have one owner. Checking one keeps this cheap when a worker joins a large group.
         match self.owner()? {
             Some(other) if other != owner => self.sockets().try_for_each(|fd| socket::give(fd, owner)),
             Some(_) | None => Ok(()),
@@ -43,17 +43,17 @@ impl Group {
 }
 
 impl Listeners {
-    /// Whose the connections of the slot are in the hands of a worker; `None`: the daemon's.
+    /// The user that connections of the slot are given to before a worker gets them; `None` for the daemon's.
     #[must_use]
     pub fn owner_of(&self, slot: SlotId) -> Option<u32> {
         let owner = socket::owner(self.socket(slot)?).ok()?;
         (owner != effective_uid()).then_some(owner)
     }
 
-    /// Gives the sockets of an app to the user that it runs as: a daemon of before may have made them its own.
+    /// Gives the sockets of an app to the user that it runs as. An older daemon may have kept them as its own.
     ///
     /// # Errors
-    /// `EPERM`: the daemon may not.
+    /// `EPERM`: the daemon may not change owners.
     pub fn belong_to(&self, app: AppId, owner: u32) -> io::Result<()> {
         let mut groups = self.groups.values().filter(|group| group.app == app);
         groups.try_for_each(|group| group.belong_to(Some(owner)))?;
@@ -62,8 +62,8 @@ impl Listeners {
     }
 }
 
-/// Holds the number of a port 0 until there is a socket that is bound to it: one whose port the kernel chose can be bound elsewhere by
-/// whoever has it.
+/// Reserves the number of a port 0 until a socket is bound to it. A slot must be bound to the number: whoever holds a socket whose port the
+/// kernel chose can bind it elsewhere.
 pub(crate) fn reserve(owner: Option<u32>, addr: SocketAddr, v6only: bool) -> io::Result<Option<OwnedFd>> {
     let reserved = (addr.port() == 0).then(|| socket::bind_tcp_for(owner, addr, v6only));
     reserved.transpose()
@@ -100,7 +100,7 @@ mod tests {
         }
     }
 
-    /// A worker that comes by one of them would have another port of the same user.
+    /// A worker that got one of them could otherwise bind another port as the same user.
     #[test]
     fn no_socket_forgets_its_port_when_it_is_disconnected() {
         for proxy in [0, 2] {

@@ -1,4 +1,4 @@
-//! Who gets a connection, among those that may.
+//! Steering policies: which eligible worker gets a connection.
 
 use std::net::IpAddr;
 
@@ -9,14 +9,14 @@ use rpm_core::SlotId;
 /// How connections are spread over the workers of an app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SteeringPolicy {
-    /// In turn (by classic BPF: at random).
+    /// In turn; random with classic BPF.
     #[default]
     RoundRobin,
-    /// To the worker that has the fewest connections (by classic BPF: at random).
+    /// The worker with the fewest connections; random with classic BPF.
     LeastConnections,
-    /// By the address of the client: the same one comes to the same worker.
+    /// By the client's address: a client always gets the same worker.
     IpHash,
-    /// In turn (by classic BPF: at random), and to each in proportion to its weight.
+    /// In turn, in proportion to each worker's weight; random by weight with classic BPF.
     Weighted,
 }
 
@@ -45,17 +45,17 @@ impl From<rpm_state::Policy> for SteeringPolicy {
 /// The heaviest that a slot can be; taken as that if it is more. The lightest is 1.
 pub const MAX_WEIGHT: u32 = 100;
 
-/// Turns that a program can remember; a few less, for rounding up.
+/// Length of a rotation: a little less than the programs have room for, because scaled weights are rounded up.
 const TURNS: u32 = 900;
 
-/// Addresses are spread over so many buckets, and these over the workers: about even for some tens of workers.
+/// Number of buckets that addresses are hashed into. Buckets are spread over workers about evenly for some tens of workers.
 pub(crate) const BUCKETS: u32 = 256;
 
-/// The slots, each as often as its weight says, and as evenly mixed as that can be: each round the one that is furthest behind its share
-/// has its turn.
+/// A rotation in which each slot appears as often as its weight says, mixed as evenly as possible: each turn goes to the slot that is
+/// furthest behind its share.
 pub(crate) fn mixed(slots: &[(SlotId, u32)]) -> Vec<SlotId> {
     let whole: u32 = slots.iter().map(|(_, weight)| *weight).sum();
-    // More turns than the programs have room for are as many as they have, with the proportions as near as may be.
+    // A longer rotation is scaled down, with proportions as close as possible.
     let scaled = |(slot, weight): &(SlotId, u32)| match whole {
         0..=TURNS => (*slot, *weight),
         _ => (*slot, (weight * TURNS / whole).max(1)),
@@ -76,8 +76,8 @@ pub(crate) fn mixed(slots: &[(SlotId, u32)]) -> Vec<SlotId> {
     turns
 }
 
-/// Which of these slots each bucket belongs to, by rendezvous hashing: the one that scores highest. When one leaves, only its buckets
-/// go elsewhere, and they come back with it; one that is new gets a share of each.
+/// The slot of each bucket, by rendezvous hashing: the slot with the highest score. If a slot leaves, only its buckets move, and they
+/// return with it. A new slot gets a share of the buckets of each.
 pub(crate) fn buckets(slots: &[SlotId]) -> Vec<SlotId> {
     let best = |bucket| {
         slots

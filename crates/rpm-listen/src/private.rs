@@ -1,7 +1,7 @@
-//! Who may connect to a private slot: only the proxy, where the daemon is allowed to mark what the proxy sends.
+//! Guards private slots: only the proxy may connect, if the daemon is allowed to mark the proxy's packets.
 //!
-//! A private slot is a TCP listener on an address of this machine. Any local user could find it and go past the proxy, with its
-//! certificates, limits and log. Nobody without CAP_NET_ADMIN or CAP_NET_RAW can mark packets, so a slot accepts only clients that do.
+//! A private slot is a TCP listener on a loopback address. Any local user could find it and bypass the proxy with its certificates, limits
+//! and log. Marking packets needs CAP_NET_ADMIN or CAP_NET_RAW, so a slot accepts only clients that do.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -12,21 +12,20 @@ use std::time::Duration;
 use rpm_sys::{cbpf, socket};
 use tracing::warn;
 
-/// The mark is no secret: what counts is who may set it. It has none of the bits that Kubernetes (0x4000, 0x8000) and Cilium (0xf00)
-/// give a meaning to.
+/// The mark is not secret: it matters who may set it. It has none of the bits that Kubernetes (0x4000, 0x8000) and Cilium (0xf00) use.
 const MARK: u32 = 0x7270_2001;
 
-/// For a connection to ourselves, whose handshake is over when the call returns unless its first packet is dropped.
+/// Deadline for a connection to ourselves. Its handshake is over when the call returns, unless its first packet is dropped.
 const TRIED_WITHIN: Duration = Duration::from_millis(200);
 
-/// How the proxy marks its connections to private slots; `None`: this process may not, or marks do not arrive, and anyone on this machine can
-/// connect to them.
+/// The mark that the proxy sets on its connections to private slots. `None` if this process may not set marks or they do not arrive; then
+/// any local process can connect to private slots.
 pub fn private_mark() -> Option<u32> {
     static WORKS: OnceLock<bool> = OnceLock::new();
     WORKS.get_or_init(works).then_some(MARK)
 }
 
-/// Tries it: a rule of the packet filter may change the mark on its way, and then no connection of the proxy would arrive.
+/// Tries a marked connection: a packet filter rule may change the mark on its way, and then no connection of the proxy would arrive.
 fn works() -> bool {
     if !socket::may_mark() {
         return false;
@@ -44,7 +43,8 @@ fn try_it() -> io::Result<()> {
     socket::connect_marked(listener.local_addr()?, MARK, TRIED_WITHIN)
 }
 
-/// Closes a private slot to all but the proxy, or opens it again after a daemon that could. What fails leaves it open.
+/// Restricts a private slot to marked connections, or lifts the restriction of a previous daemon if this one cannot mark. If this fails,
+/// the slot is open.
 pub(crate) fn guard(slot: BorrowedFd<'_>) {
     let guarded = private_mark().map(|mark| cbpf::accept_marked(slot, mark));
     if let Some(Err(error)) = &guarded {
@@ -55,7 +55,7 @@ pub(crate) fn guard(slot: BorrowedFd<'_>) {
     }
 }
 
-/// Opens it to everyone: who takes over may be a daemon that marks nothing.
+/// Lifts the restriction, because the daemon that takes over may be a version that does not mark.
 pub(crate) fn unguard(slot: BorrowedFd<'_>) {
     cbpf::accept_all(slot);
 }
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_mark_that_arrives_is_used() {
         assert_eq!(private_mark().is_some(), socket::may_mark());
-        // As where a rule changes it on the way.
+        // A listener with another mark stands for a packet filter that changes marks.
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         cbpf::accept_marked(listener.as_fd(), MARK ^ 1).unwrap();
         if socket::may_mark() {

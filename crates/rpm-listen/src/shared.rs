@@ -19,15 +19,15 @@ use rpm_sys::user::User;
 pub enum SharedKind {
     /// A UDP port.
     Udp(SocketAddr),
-    /// A Unix socket: a name in the abstract namespace, or a file of a daemon that did not note which one it made.
+    /// A Unix socket: an abstract name, or a file whose daemon did not record which one it created.
     Unix(PathBuf),
     /// A Unix socket that has a file.
     File {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// The device and the inode of what was made there.
+        /// Device and inode of the file that was created.
         made: (u64, u64),
-        /// With whose rights: a user, its group, and all its groups; `None`: with the daemon's.
+        /// The user, group and groups whose rights are used for the file; `None` for the daemon's.
         user: Option<(u32, u32, Vec<u32>)>,
     },
 }
@@ -58,11 +58,11 @@ pub(crate) struct Shared {
     pub(crate) kind: SharedKind,
     pub(crate) fd: Kept<OwnedFd>,
     pub(crate) holders: BTreeSet<WorkerId>,
-    /// Numbered when it is opened.
+    /// Assigned when it is opened.
     pub(crate) group: GroupId,
 }
 
-/// Until it is numbered.
+/// Placeholder until a number is assigned.
 const UNNUMBERED: GroupId = GroupId(u32::MAX);
 
 impl Shared {
@@ -92,7 +92,7 @@ impl Shared {
         })
     }
 
-    /// Binds a Unix socket, with the rights of `user`. One that a dead process left behind is replaced.
+    /// Binds a Unix socket with the rights of `user`, replacing one that a dead process left behind.
     pub(crate) fn unix(
         (app, key): (AppId, &str),
         path: &[u8],
@@ -129,8 +129,8 @@ impl Drop for Shared {
         if !self.fd.lets_go() {
             return;
         }
-        // libuv removes the path of a listener that it closes, and whoever removed it before us is right too. What lies there instead
-        // of the socket that was made is none of ours.
+        // libuv removes the path when it closes a listener, so a path that is gone is no error. A file that replaced our socket is not ours
+        // to remove.
         let (path, is_ours, user) = match &self.kind {
             SharedKind::Udp(_) => return,
             SharedKind::Unix(path) => (

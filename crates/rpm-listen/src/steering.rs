@@ -1,5 +1,5 @@
-//! How the kernel is told which slots are eligible: an eBPF program with a table, or, without any
-//! privilege, a classic BPF program that is attached anew at every change.
+//! Tells the kernel which slots are eligible: by an eBPF program with a table or, without any privilege, by a classic BPF program that is
+//! attached again at every change.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,37 +15,37 @@ use crate::counting::Count;
 use crate::policy::{MAX_WEIGHT, SteeringPolicy, buckets, mixed};
 use crate::table::{StoredTable, Table};
 
-/// The steering mechanism of a group, for people.
+/// The steering mechanism of a group, as shown to users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mechanism {
     /// `ebpf` or `cbpf`.
     pub name: &'static str,
-    /// Why this one.
+    /// Why this one was chosen.
     pub reason: String,
 }
 
-/// A group's program.
+/// The steering program of a group.
 pub(crate) enum Steering {
     Ebpf(Table),
     Classic(GroupOrder),
-    /// The kernel chooses nothing: the proxy connects to each slot by its own address.
+    /// No program: the proxy connects to each slot by its own address.
     Apart,
 }
 
-/// The kernel's own order of the group's sockets, which is what a classic program's result counts in:
-/// by `listen()`, and when one leaves, the last takes its place.
+/// The kernel's order of the group's sockets, which the result of a classic program indexes. Sockets are in the order of `listen()`; when
+/// one leaves, the last takes its place.
 pub(crate) struct GroupOrder {
     policy: SteeringPolicy,
     weights: BTreeMap<SlotId, u32>,
     slots: Vec<SlotId>,
     eligible: Vec<SlotId>,
-    /// Sockets have left while nobody looked, so the order is not known: all of them are eligible.
+    /// Sockets left while no daemon ran, so the order is unknown and every slot is eligible.
     lost: bool,
     why_not_ebpf: String,
 }
 
 impl Steering {
-    /// eBPF where this kernel and user permit it, classic BPF otherwise.
+    /// Chooses eBPF if this kernel and user permit it, classic BPF otherwise.
     pub(crate) fn choose(policy: SteeringPolicy, count: Count, keeper: &Keeper) -> Steering {
         let selector = match &count {
             Count::By(counts) => ebpf::Selector::load_least(MAX_SLOTS, counts),
@@ -75,7 +75,7 @@ impl Steering {
         })
     }
 
-    /// The kernel's order of the sockets, where it matters.
+    /// The kernel's order of the sockets; empty where it does not matter.
     pub(crate) fn order(&self) -> &[SlotId] {
         match self {
             Steering::Ebpf(_) | Steering::Apart => &[],
@@ -83,7 +83,7 @@ impl Steering {
         }
     }
 
-    /// The kernel chooses between all sockets, eligible or not: their order is not known.
+    /// True if the kernel steers to all sockets, eligible or not, because their order is unknown.
     pub(crate) fn is_lost(&self) -> bool {
         match self {
             Steering::Classic(order) => order.lost,
@@ -91,8 +91,8 @@ impl Steering {
         }
     }
 
-    /// Takes charge of sockets that listen already. `order` is that of the kernel, as far as it was known, with sockets
-    /// that have left since.
+    /// Attaches a program to sockets that listen already. `order` is the last known order of the kernel; it may contain sockets that have
+    /// left since.
     pub(crate) fn take_over(
         (policy, count): (SteeringPolicy, Count),
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
@@ -103,7 +103,7 @@ impl Steering {
         if let Steering::Ebpf(table) = &mut steering {
             let mut all = slots.iter();
             if let Err(error) = all.try_for_each(|(slot, fd)| table.take_in(*slot, *fd)) {
-                // Steered less well, they are still supervised.
+                // Without steering the workers still serve, and are supervised.
                 let why = format!("the sockets could not be taken over: {error}");
                 steering = Steering::classic(policy, why);
             }
@@ -114,7 +114,8 @@ impl Steering {
         steering
     }
 
-    /// The program of the daemon before and its table, as they are: nothing changes for anybody. The sockets that it had are among these slots.
+    /// Takes back the program and table of the previous daemon. Nothing changes for clients. The sockets in the table are among these
+    /// slots.
     pub(crate) fn taken_back(
         (policy, count): (SteeringPolicy, Count),
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
@@ -131,12 +132,12 @@ impl Steering {
         if table.take_back(slots, stored).is_ok() {
             return Some(Steering::Ebpf(table));
         }
-        // A socket can be in one table only, and another program will have one of its own.
+        // A socket can be in one table only, and the program that is loaded instead needs them in its own.
         (0..MAX_SLOTS).for_each(|index| drop(table.selector.remove(index)));
         None
     }
 
-    /// What the next daemon must know of the table.
+    /// What the next daemon needs to know of the table.
     pub(crate) fn stored(&self) -> Option<StoredTable> {
         match self {
             Steering::Ebpf(table) if table.attached => Some(StoredTable {
@@ -147,8 +148,7 @@ impl Steering {
         }
     }
 
-    /// For a group whose sockets, in the kernel's order, cannot be taken charge of: they stay steered to as they are until
-    /// there are others.
+    /// For a group whose sockets cannot be taken over: clients are steered to them, in the kernel's order, until new slots open.
     pub(crate) fn beside(
         (policy, count): (SteeringPolicy, Count),
         order: &[SlotId],
@@ -199,12 +199,12 @@ impl Steering {
         }
     }
 
-    /// Whether shutting a slot moves its queue to the migration targets.
+    /// True if shutting a slot migrates its queue to the targets.
     pub(crate) fn can_migrate(&self) -> bool {
         matches!(self, Steering::Ebpf(_))
     }
 
-    /// Takes in a slot that listens, of this weight.
+    /// Adds a slot that listens, with its weight.
     pub(crate) fn add(&mut self, slot: SlotId, fd: BorrowedFd<'_>, weight: u32) -> io::Result<()> {
         self.weigh(slot, weight);
         match self {
@@ -217,7 +217,7 @@ impl Steering {
         }
     }
 
-    /// What a slot weighs, where that matters.
+    /// Sets the weight of a slot, if the policy uses weights.
     pub(crate) fn weigh(&mut self, slot: SlotId, weight: u32) {
         let weights = match self {
             Steering::Ebpf(table) => &mut table.weights,
@@ -227,7 +227,7 @@ impl Steering {
         weights.insert(slot, weight.clamp(1, MAX_WEIGHT));
     }
 
-    /// From now on new connections go to `eligible` only. `fd_of` gives the descriptor of a slot.
+    /// Steers new connections to `eligible`. `fd_of` returns the descriptor of a slot.
     pub(crate) fn steer<'a>(
         &mut self,
         eligible: &[SlotId],
@@ -254,7 +254,7 @@ impl Steering {
         }
     }
 
-    /// Lets the slot leave the group: `leave` takes it out of the kernel's group (shuts it down).
+    /// Removes the slot. `leave` takes it out of the kernel's group by shutting it.
     pub(crate) fn remove<'a>(
         &mut self,
         slot: SlotId,
@@ -272,7 +272,7 @@ impl Steering {
         }
     }
 
-    /// Shuts a slot and has it listen again, which moves its queue to `to`. eBPF only.
+    /// Shuts a slot and listens again, which migrates its queue to `to`. eBPF only.
     pub(crate) fn bounce(
         &mut self,
         slot: SlotId,
@@ -285,7 +285,7 @@ impl Steering {
         };
         let targets = table.indexes(to);
         table.selector.set_migration_targets(&targets);
-        // Out of the array before the shutdown: a connection that picks the slot in between is reset.
+        // It must be out of the array before the shutdown: a connection steered to a shut socket is reset.
         let index = table.index.get(&slot).copied();
         if let Some(index) = index {
             table.selector.remove(index)?;
@@ -298,7 +298,7 @@ impl Steering {
         }
     }
 
-    /// The connections that the slot's worker has open, and those that wait; where they are counted.
+    /// Connections that the slot's worker has open, and those that wait; `None` where they are not counted.
     pub(crate) fn connections(&self, slot: SlotId) -> Option<u64> {
         match self {
             Steering::Ebpf(Table {
@@ -310,7 +310,7 @@ impl Steering {
         }
     }
 
-    /// Where connections are counted.
+    /// The counters of all slots; empty where connections are not counted.
     pub(crate) fn tags(&self) -> Vec<Tag> {
         match self {
             Steering::Ebpf(table) => table.tags.values().map(|(tag, _)| *tag).collect(),
@@ -318,7 +318,7 @@ impl Steering {
         }
     }
 
-    /// Connections steered to the slot; unknown to classic BPF.
+    /// Connections steered to the slot; `None` with classic BPF.
     pub(crate) fn steered(&self, slot: SlotId) -> Option<u64> {
         match self {
             Steering::Ebpf(table) => table
@@ -345,7 +345,7 @@ impl GroupOrder {
         indexes: &[u32],
         fd_of: impl Fn(SlotId) -> Option<BorrowedFd<'a>>,
     ) -> io::Result<()> {
-        // Every slot in the order listens, so any of them is a live member to attach through.
+        // Every slot in the order listens, so the program can be attached through any of them.
         let Some(fd) = self.slots.iter().find_map(|slot| fd_of(*slot)) else {
             return Ok(());
         };
@@ -368,15 +368,14 @@ impl GroupOrder {
         indexes.iter().filter_map(at).collect()
     }
 
-    /// The positions of these slots, one after the other.
+    /// The positions of these slots, in the same order.
     fn positions_of(&self, slots: &[SlotId]) -> Vec<u32> {
         let position = |slot: &SlotId| self.slots.iter().position(|other| other == slot);
         let positions = slots.iter().filter_map(position);
         positions.filter_map(|at| u32::try_from(at).ok()).collect()
     }
 
-    /// The last socket takes the place of the one that leaves. While that happens only positions that
-    /// mean the same before and after are picked.
+    /// Removes a slot; the last one takes its position. Meanwhile the program picks only positions whose meaning does not change.
     fn remove<'a>(
         &mut self,
         slot: SlotId,
@@ -404,8 +403,8 @@ fn weighed(slots: &[SlotId], weights: &BTreeMap<SlotId, u32>) -> Vec<(SlotId, u3
     slots.iter().map(weight).collect()
 }
 
-/// The order of the sockets that are left, and whether it is unknown: when one leaves, the last takes its place, so
-/// it depends on which left first.
+/// The order of the remaining sockets, and whether it is unknown. When a socket leaves, the last takes its position, so the result depends
+/// on which left first.
 fn survivors(order: &[SlotId], left: &BTreeMap<SlotId, BorrowedFd<'_>>) -> (Vec<SlotId>, bool) {
     let mut slots = order.to_vec();
     let gone: Vec<usize> = (0..slots.len())

@@ -1,4 +1,4 @@
-//! Listeners that outlive the daemon: the keeper holds the sockets, and what is known of them is stored.
+//! Listeners that outlive the daemon: the keeper holds the sockets, and the snapshot has the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,9 +25,9 @@ use crate::table::StoredTable;
 /// A socket that the keeper has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredSocket {
-    /// By which it is asked for.
+    /// Its token at the keeper.
     pub token: Token,
-    /// What it is: the kernel gives no two sockets the same (`SO_COOKIE`).
+    /// The kernel's id of the socket (`SO_COOKIE`), which is never used twice.
     pub cookie: u64,
 }
 
@@ -39,7 +39,7 @@ impl StoredSocket {
         })
     }
 
-    /// Is this the one?
+    /// True if `fd` is this socket.
     #[must_use]
     pub fn is(&self, fd: impl AsFd) -> bool {
         socket::cookie(fd).is_ok_and(|cookie| cookie == self.cookie)
@@ -65,7 +65,7 @@ impl From<state::Socket> for StoredSocket {
 }
 
 impl Listeners {
-    /// What a successor must know. A socket that has no cookie is left out, which cannot be.
+    /// The state for the snapshot. A socket without a cookie would be left out; every socket has one.
     #[must_use]
     pub fn stored(&self) -> state::Listeners {
         state::Listeners {
@@ -81,12 +81,13 @@ impl Listeners {
         }
     }
 
-    /// Takes charge of what a predecessor had. `take` gives the socket back, from the keeper or, if that has died too, from the worker that holds it.
-    /// Returns also the slots that are gone. Of workers in `denied` nothing can be taken, though they serve on: their addresses
-    /// stay known, so that others can be opened beside them. `front` is how many sockets the proxy has for an address.
+    /// Takes over the listeners of a previous daemon. `take` returns a socket from the keeper or, if the keeper has died too, from the
+    /// worker that holds it. Also returns the slots that are lost. Sockets of workers in `denied` cannot be taken, but those workers still
+    /// serve: their addresses stay known, so that slots can be opened beside them. `front` is the number of the proxy's sockets per
+    /// address.
     ///
     /// # Errors
-    /// The kernel refuses to watch them.
+    /// The sockets cannot be watched.
     pub fn take_over(
         stored: state::Listeners,
         denied: &BTreeSet<WorkerId>,
@@ -207,7 +208,7 @@ fn take_front(
     if stored.proxy && kept.len() == count && kept.iter().all(|listener| listen_again(listener).is_ok()) {
         return kept;
     }
-    // Nobody is to wait at those that are not used.
+    // Clients must not queue at sockets that no thread accepts from.
     for listener in &kept {
         let _ = socket::unlisten(listener.as_fd());
     }
@@ -300,9 +301,9 @@ fn take_group(
         front: sockets,
         keeper: keeper.clone(),
     };
-    // Where its sockets were not kept clients of the proxy are refused from the death of the daemon until here.
+    // If the proxy's sockets were not kept, clients were refused from the death of the daemon until here.
     if group.slots.values().any(|slot| slot.is_private()) && group.open_front(front).is_err() {
-        // Somebody has taken the address meanwhile.
+        // Another process has taken the address in the meantime.
         lost.extend(
             group
                 .slots

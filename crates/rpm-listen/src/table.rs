@@ -1,4 +1,4 @@
-//! The eBPF program of a group, and the table of sockets that it chooses from.
+//! The eBPF program of a group, and the socket array from which it selects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,28 +14,28 @@ use rustix::io::Errno;
 use crate::counting::Count;
 use crate::policy::SteeringPolicy;
 
-/// The eBPF program and which index each slot has in its socket array.
+/// The eBPF program, and the index of each slot in its socket array.
 pub(crate) struct Table {
     pub(crate) policy: SteeringPolicy,
     pub(crate) weights: BTreeMap<SlotId, u32>,
     pub(crate) selector: ebpf::Selector,
-    /// By these the next daemon has it.
+    /// The copies that the keeper holds for the next daemon.
     pub(crate) kept: Vec<Kept<OwnedFd>>,
     pub(crate) count: Count,
-    /// Where each slot's connections are counted, and its cookie.
+    /// The connection counter of each slot, and its cookie.
     pub(crate) tags: BTreeMap<SlotId, (Tag, u64)>,
     pub(crate) index: BTreeMap<SlotId, u32>,
     pub(crate) attached: bool,
-    /// Another program steers the group, to sockets that are not in the table, until this one has somewhere to steer to.
+    /// Another program steers the group, to sockets that are not in this table. This one is attached when it has a slot to steer to.
     pub(crate) waits: bool,
 }
 
-/// For the table of a program that was just replaced: the kernel frees it some milliseconds later, and a socket can be
-/// in one table only.
+/// How long to retry while a socket is still in the table of a program that was just replaced: the kernel frees that table some
+/// milliseconds later, and a socket can be in one table only.
 const TABLE_FREED_WITHIN: Duration = Duration::from_secs(2);
 const TABLE_PAUSE: Duration = Duration::from_millis(1);
 
-/// The eBPF program and its table, which the keeper has.
+/// The eBPF program and its table, which the keeper holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredTable {
     pub(crate) tokens: Vec<Token>,
@@ -81,7 +81,7 @@ impl Table {
         }
     }
 
-    /// Learns which slot is where, and takes in those that are nowhere yet.
+    /// Finds the index of each slot in the table, and adds those that are not in it.
     pub(crate) fn take_back(
         &mut self,
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
@@ -99,7 +99,8 @@ impl Table {
                 None => absent.push((*slot, *fd)),
             }
         }
-        // Such as has stopped listening for a moment. When all places are known that are taken: it would have another one's.
+        // A socket that stopped listening for a moment is not in the array. It is added when all used indexes are known, so that it cannot
+        // get one of those.
         absent.into_iter().try_for_each(|(slot, fd)| self.add(slot, fd))
     }
 
@@ -119,7 +120,7 @@ impl Table {
         format!("{how} by an eBPF program, queues can migrate{why_not}")
     }
 
-    /// A socket that another table may still have.
+    /// Adds a socket that may still be in the table of another program.
     pub(crate) fn take_in(&mut self, slot: SlotId, fd: BorrowedFd<'_>) -> io::Result<()> {
         let began = Instant::now();
         loop {
@@ -152,7 +153,7 @@ impl Table {
         Ok(())
     }
 
-    /// Has its connections counted, if that is wanted.
+    /// Counts the slot's connections, if the group wants that.
     pub(crate) fn tag(&mut self, slot: SlotId, fd: BorrowedFd<'_>, index: u32) -> io::Result<()> {
         if let Count::By(counts) = &self.count {
             let cookie = socket::cookie(fd)?;

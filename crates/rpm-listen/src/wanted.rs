@@ -1,4 +1,4 @@
-//! What a worker asks for: the address in a `queryServer` message, or in `--listen`.
+//! The address that a worker asks for: in a `queryServer` message of node:cluster, or by `--listen`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,20 +12,20 @@ const FLAG_UDP_REUSEADDR: u32 = 4;
 /// An address to open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// A TCP listener; port 0 asks for any free port, the same for all workers.
+    /// A TCP listener. Port 0 asks for any free port, the same one for all workers.
     Tcp {
-        /// Where.
+        /// The address.
         addr: SocketAddr,
-        /// An IPv6 wildcard that leaves IPv4 alone.
+        /// `IPV6_V6ONLY`: an IPv6 wildcard that does not accept IPv4.
         v6only: bool,
     },
     /// A UDP socket.
     Udp {
-        /// Where.
+        /// The address.
         addr: SocketAddr,
-        /// An IPv6 wildcard that leaves IPv4 alone.
+        /// `IPV6_V6ONLY`: an IPv6 wildcard that does not accept IPv4.
         v6only: bool,
-        /// `reuseAddr` was asked for.
+        /// The program set `reuseAddr`.
         reuse_addr: bool,
     },
     /// A Unix socket: an absolute path, or an abstract name (first byte 0).
@@ -37,26 +37,25 @@ pub enum Wanted {
     WorkerFd(i32),
 }
 
-/// A request that names no address.
+/// Why a request is malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WantedError {
-    /// The port is missing or not a port.
+    /// The port is not between 0 and 65535.
     #[error("{0} is not a port (0 to 65535)")]
     Port(i64),
     /// The address is not an IP address.
     #[error("{0:?} is not an IP address")]
     Address(String),
-    /// `listen({fd})` without a number that can be one.
+    /// `listen({fd})` without a valid number.
     #[error("a descriptor was to be listened on, and none was named")]
     NoDescriptor,
 }
 
 impl Wanted {
-    /// Reads what node:cluster's worker asked for. A relative socket path is relative to `cwd`, the
-    /// worker's working directory.
+    /// Reads the request of a node:cluster worker. `cwd` is the worker's working directory, which a relative socket path starts from.
     ///
     /// # Errors
-    /// The port or the address makes no sense.
+    /// The port or the address is malformed.
     pub fn from_query(query: &QueryServer, cwd: &Path) -> Result<Wanted, WantedError> {
         if let Some(fd) = query.fd.filter(|fd| *fd >= 0) {
             return Ok(Wanted::WorkerFd(fd));
@@ -79,7 +78,7 @@ impl Wanted {
         }
     }
 
-    /// Whether the address is of the program's choice, rather than any free port.
+    /// True if the program chose the address; false if it asked for any free port.
     #[must_use]
     pub fn is_fixed(&self) -> bool {
         match self {
@@ -91,7 +90,7 @@ impl Wanted {
     /// Reads a `--listen` address: `8080` (every interface), `127.0.0.1:8080`, `[::1]:8080`.
     ///
     /// # Errors
-    /// It is none of these.
+    /// The text is malformed.
     pub fn from_listen(text: &str) -> Result<Wanted, WantedError> {
         let addr = match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
             Ok(port) => SocketAddr::new(any_address(), port),
@@ -145,8 +144,8 @@ fn interface_index(zone: &str) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Node's workers make every path absolute, an abstract name too. No file has a NUL in its path, so what
-/// follows the first one is the name that the program meant.
+/// Node's workers make every path absolute, even an abstract name. A file path cannot contain NUL, so whatever follows the first NUL is the
+/// abstract name that the program meant.
 fn unix_path(address: Option<&str>, cwd: &Path) -> Vec<u8> {
     let text = address.unwrap_or_default();
     match text.find('\0') {

@@ -1,4 +1,4 @@
-//! Sockets passed by whoever started this process: the receiving side of `LISTEN_FDS`.
+//! Sockets passed by the parent process: the receiving side of `LISTEN_FDS`.
 //!
 //! Protocol: `sd_listen_fds(3)`.
 
@@ -11,8 +11,8 @@ use rustix::io::FdFlags;
 /// The first passed descriptor.
 const FIRST: RawFd = 3;
 
-/// The listeners that were passed to this process. They can be taken once; later calls, and processes
-/// that were passed none, get an empty list.
+/// The listeners that were passed to this process. The first call takes them; later calls, and processes that got none, return an empty
+/// list.
 #[must_use]
 pub fn listeners() -> Vec<TcpListener> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -23,7 +23,7 @@ pub fn listeners() -> Vec<TcpListener> {
     let count = number("LISTEN_FDS")
         .and_then(|count| RawFd::try_from(count).ok())
         .unwrap_or(0);
-    // Setting the flag fails for what is not open, and keeps the others from this process's children.
+    // This fails for a descriptor that is not open. For the others it prevents inheritance by this process's children.
     let own = |fd: &RawFd| rustix::io::fcntl_setfd(borrowed(*fd), FdFlags::CLOEXEC).is_ok();
     let passed = (FIRST..FIRST.saturating_add(count)).filter(own);
     // SAFETY: the descriptor is open (its flag was just set), the protocol gives it to this process and pid, and it

@@ -1,11 +1,11 @@
 //! Steering by classic BPF: random among the eligible slots, with no privilege at all
 //! (`SO_ATTACH_REUSEPORT_CBPF`, Linux 4.6).
 //!
-//! A slot's index is its place in the order in which the group's sockets began to listen; when one
-//! leaves, the last takes its place. An index that no socket has falls back to the kernel's hash.
+//! A slot's index is its position in the order in which the group's sockets began to listen. When a socket leaves, the last one takes its
+//! position. If no socket has the index, the kernel's hash decides.
 //!
-//! And filters of a listener (`SO_ATTACH_FILTER`): one keeps new clients from a listener which is about to be closed, another accepts
-//! only clients that mark what they send.
+//! Also filters of a listener (`SO_ATTACH_FILTER`): one drops new clients of a listener that is about to close, the other accepts only
+//! clients with a mark.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -24,7 +24,7 @@ const JUMP_EQUAL: u16 = 0x15;
 const LOAD_BYTE: u16 = 0x30;
 /// Skip `jt` instructions if `A & K`, else `jf`.
 const JUMP_SET: u16 = 0x45;
-/// Where TCP's header, which is where a TCP socket's filter begins, has its flags; and which of them is SYN.
+/// Offset of the flags in the TCP header, at which the data of a TCP socket's filter begins; and the SYN flag.
 const TCP_FLAGS: u32 = 13;
 const SYN: u32 = 2;
 const RETURN_K: u16 = 0x06;
@@ -35,48 +35,48 @@ const SHIFT_RIGHT: u16 = 0x74;
 const AND: u16 = 0x54;
 const XOR_X: u16 = 0xac;
 const TO_X: u16 = 0x07;
-/// `SKF_NET_OFF`: offsets from here on are those in the network header.
+/// `SKF_NET_OFF`: offsets from here on are relative to the network header.
 const NETWORK_HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
-/// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the protocol of that, in the host's byte order.
+/// `SKF_AD_OFF + SKF_AD_PROTOCOL`: the network protocol, in the host's byte order.
 const PROTOCOL: u32 = (-0x1000_i32).cast_unsigned();
 const ETH_P_IP: u32 = 0x0800;
-/// Knuth's multiplicative hash: 2^32 by the golden ratio.
+/// Multiplier of Knuth's multiplicative hash: 2^32 divided by the golden ratio.
 const GOLDEN: u32 = 0x9e37_79b1;
 const RETURN_A: u16 = 0x16;
-/// `SKF_AD_OFF + SKF_AD_RANDOM`: where a load yields 32 random bits.
+/// `SKF_AD_OFF + SKF_AD_RANDOM`: a load from here gives 32 random bits.
 const RANDOM: u32 = (-0x1000_i32 + 56).cast_unsigned();
 
-/// `SKF_AD_OFF + SKF_AD_MARK`: where a load yields the packet's mark.
+/// `SKF_AD_OFF + SKF_AD_MARK`: a load from here gives the packet's mark.
 const MARK: u32 = (-0x1000_i32 + 20).cast_unsigned();
 
-/// As many as fit into the 4096 instructions of a classic program, with room to spare.
+/// The number that fits into the 4096 instructions of a classic program, with room to spare.
 const MAX_INDEXES: usize = 1024;
 
-/// Attaches, to the group of `socket`, a program that picks one of `indexes` at random, each with the
-/// same probability, and replaces the one before. `socket` must listen.
+/// Attaches a program to the group of `socket`, which must listen. The program picks one of `indexes` at random, each with the same
+/// probability. It replaces the previous program.
 ///
 /// # Errors
-/// `InvalidInput` for no index or more than 1024, `EINVAL` if the socket shares no address.
+/// `InvalidInput` for no index or more than 1024; `EINVAL` if the socket does not share its address.
 pub fn attach_random(socket: BorrowedFd<'_>, indexes: &[u32]) -> io::Result<()> {
     let program = random_among(indexes).ok_or(io::ErrorKind::InvalidInput)?;
     attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
 }
 
-/// The same by the client's address: the same client gets the same index. `buckets`: a power of two of indexes, of which each
-/// address has one.
+/// Attaches a program that picks by the client's address: a client always gets the same index. The number of `buckets` is a power of two;
+/// each address falls into one.
 ///
 /// # Errors
-/// `InvalidInput` for no power of two or more than 1024, `EINVAL` if the socket shares no address.
+/// `InvalidInput` if the number is not a power of two, or above 1024; `EINVAL` if the socket does not share its address.
 pub fn attach_by_address(socket: BorrowedFd<'_>, buckets: &[u32]) -> io::Result<()> {
     let program = by_address(buckets).ok_or(io::ErrorKind::InvalidInput)?;
     attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
 }
 
-/// New handshakes of a listening socket are dropped from now on: their clients repeat them a second later, and find whoever
-/// listens then. Those under way are finished.
+/// Drops new handshakes of a listening socket. Their clients send the SYN again a second later, and reach the socket that listens then.
+/// Handshakes under way are finished.
 ///
 /// # Errors
-/// `ENOMEM` where the memory for socket options is used up.
+/// `ENOMEM` if the memory for socket options is used up.
 pub fn hold_off(socket: BorrowedFd<'_>) -> io::Result<()> {
     let program = vec![
         insn(LOAD_BYTE, 0, 0, TCP_FLAGS),
@@ -87,15 +87,15 @@ pub fn hold_off(socket: BorrowedFd<'_>) -> io::Result<()> {
     attach(socket, libc::SO_ATTACH_FILTER, program)
 }
 
-/// From now on a listening socket accepts only clients whose packets have this mark ([`crate::socket::mark`]). The SYN of any other is
-/// dropped: it finds nobody. Connections that are there already go on. It replaces a filter that is there.
+/// Restricts a listening socket to clients whose packets have this mark ([`crate::socket::mark`]). The SYN of any other is dropped without
+/// an answer. Existing connections are not affected. Replaces an existing filter.
 ///
 /// # Errors
-/// `ENOMEM` where the memory for socket options is used up.
+/// `ENOMEM` if the memory for socket options is used up.
 pub fn accept_marked(socket: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
     let program = vec![
         insn(LOAD_BYTE, 0, 0, TCP_FLAGS),
-        // Only SYN: a reset that answers for a socket which is gone has no mark, and must arrive.
+        // Only SYNs: a reset from a socket that is gone has no mark, and must arrive.
         insn(JUMP_SET, 0, 3, SYN),
         insn(LOAD_ABSOLUTE, 0, 0, MARK),
         insn(JUMP_EQUAL, 1, 0, mark),
@@ -105,11 +105,11 @@ pub fn accept_marked(socket: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
     attach(socket, libc::SO_ATTACH_FILTER, program)
 }
 
-/// Takes the filter of a listening socket away, if it has one.
+/// Removes the filter of a listening socket, if it has one.
 pub fn accept_all(socket: BorrowedFd<'_>) {
     let nothing: libc::c_int = 0;
     let size = size_of_val(&nothing) as libc::socklen_t;
-    // SAFETY: the kernel reads at most `size` bytes of the live `nothing`, and takes no notice of them.
+    // SAFETY: the kernel reads at most `size` bytes of the live `nothing`, and ignores them.
     let _ = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -176,7 +176,7 @@ fn by_address(buckets: &[u32]) -> Option<Vec<sock_filter>> {
         insn(JUMP_EQUAL, 0, 2, ETH_P_IP),
         word(12),
         insn(JUMP_ALWAYS, 0, 0, 10),
-        // The four words of an IPv6 address, each hashed into the ones before it.
+        // The four words of an IPv6 address are hashed one after the other.
         word(8),
     ];
     for at in [12, 16, 20] {

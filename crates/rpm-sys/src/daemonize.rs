@@ -1,21 +1,21 @@
-//! Leaving the terminal, from inside the daemon's own process.
+//! Detaches the daemon from the terminal, within its own process.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-/// Leaves the session of the terminal: what is typed there is not for this process any more. The leader of a process group, which a shell
-/// has started in its own right, stays.
+/// Leaves the terminal's session, so that its signals do not reach this process. A process group leader that a shell started as a job of
+/// its own stays.
 pub fn leave_session() {
-    // Whoever leads its session has nothing to leave.
+    // This fails for a session leader, which has no other session to leave.
     let _ = rustix::process::setsid();
 }
 
-/// Makes standard input `/dev/null`, and standard output and error `log`, or `/dev/null` too.
+/// Redirects standard input to `/dev/null`, and standard output and error to `log`, or to `/dev/null` without one.
 ///
 /// # Errors
-/// Those of opening `/dev/null`, `EMFILE`.
+/// `/dev/null` cannot be opened; `EMFILE`.
 pub fn redirect_stdio(log: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let output = log.unwrap_or(null.as_fd());

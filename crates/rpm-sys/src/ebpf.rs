@@ -1,8 +1,8 @@
-//! Steering by eBPF: a program on the `SO_REUSEPORT` group picks the slot of each new connection, in
-//! exact rotation, and moves what waits at a closing slot to the others.
+//! Steering by eBPF: a program of the `SO_REUSEPORT` group picks the slot of each new connection in exact rotation, and migrates the queue
+//! of a closing slot to the others.
 //!
-//! Loaded with bpf(2) from instructions written here (`BPF_PROG_TYPE_SK_REUSEPORT`, Linux 4.19; needs
-//! `CAP_BPF` and `CAP_PERFMON`, or root). Once loaded it needs no privilege any more.
+//! The program is assembled here and loaded with bpf(2) (`BPF_PROG_TYPE_SK_REUSEPORT`, Linux 4.19). Loading needs `CAP_BPF` and
+//! `CAP_PERFMON`, or root; running needs no privilege.
 
 mod asm;
 mod call;
@@ -22,13 +22,13 @@ pub use self::counts::{Counts, DESCRIPTORS as COUNTS_DESCRIPTORS, Tag};
 use self::least::Maps;
 use self::state::{Layout, List, State};
 
-/// The most slots a selector can have. Each takes 48 bytes of the kernel's memory, whether it is used or not.
+/// The most slots of a selector. Each takes 48 bytes of kernel memory, used or not.
 pub const MAX_SLOTS: u32 = 2048;
 
-/// The descriptors of [`Selector::descriptors`].
+/// The number of [`Selector::descriptors`].
 pub const SELECTOR_DESCRIPTORS: usize = 3;
 
-/// What was to be loaded.
+/// What could not be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadStage {
     /// The memory shared with the program.
@@ -37,37 +37,37 @@ pub enum LoadStage {
     Sockets,
     /// The program.
     Program,
-    /// What tells the slots' connections apart.
+    /// The tags that tell the slots' connections apart.
     Tags,
-    /// The program that counts them.
+    /// The program that counts connections.
     Counting,
-    /// Its place at the root of the control groups.
+    /// The link to the root control group.
     Link,
 }
 
-/// Why there is no selector.
+/// Why a selector or counter could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot load the eBPF {}: {reason}", stage.name())]
 pub struct LoadError {
-    /// What was to be loaded.
+    /// The part that could not be loaded.
     pub stage: LoadStage,
-    /// What to do about it, or the end of the verifier's log.
+    /// What the user can do about it, or the end of the verifier's log.
     pub reason: String,
-    /// The system's answer.
+    /// The system's error.
     #[source]
     pub source: io::Error,
 }
 
-/// What a slot was given, since the selector was loaded or [`Selector::clear_counters`].
+/// Connections that a slot got, since the selector was loaded or [`Selector::clear_counters`] was called.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// New connections (SYNs; a repeated SYN of a half-open connection does not count again).
+    /// New connections. They are counted by SYN; a repeated SYN of a half-open connection does not count again.
     pub steered: u64,
-    /// Connections out of the queues of other slots.
+    /// Connections migrated from the queues of other slots.
     pub migrated: u64,
 }
 
-/// The select program and its tables: one per group. `Send`, not `Sync`: one thread updates it.
+/// The select program of a group, with its tables. `Send` but not `Sync`: one thread updates it.
 #[derive(Debug)]
 pub struct Selector {
     program: Arc<OwnedFd>,
@@ -81,13 +81,13 @@ impl Selector {
     /// Loads program and tables for slots with indexes below `max_slots` (1 to [`MAX_SLOTS`]).
     ///
     /// # Errors
-    /// No privilege, or a kernel that lacks something; the reason says which.
+    /// A privilege is missing, or the kernel lacks a feature; the reason names it.
     pub fn load(max_slots: u32) -> Result<Selector, LoadError> {
         Selector::load_with(max_slots, None)
     }
 
-    /// The same, for slots that are counted: new connections go to the eligible one that has the fewest, open, waiting to be
-    /// accepted, or in a handshake that began within about a second; to those that have as few, in turn.
+    /// Loads a program for slots whose connections are counted. A new connection goes to the eligible slot with the fewest: open, waiting
+    /// to be accepted, or in a handshake that began within about a second. Ties take turns.
     ///
     /// # Errors
     /// As [`Selector::load`].
@@ -121,13 +121,14 @@ impl Selector {
         })
     }
 
-    /// What another process must hold for the next daemon to go on with it, in the order that [`Selector::taken_back`] wants.
+    /// The descriptors that another process must hold for the next daemon, in the order that [`Selector::taken_back`] takes.
     #[must_use]
     pub fn descriptors(&self) -> [Arc<OwnedFd>; SELECTOR_DESCRIPTORS] {
         [&self.program, &self.sockets, &self.memory].map(Arc::clone)
     }
 
-    /// From descriptors that another process had kept, as one with these slots that migrates; `None` if they are something else.
+    /// Takes over a selector with these slots, which migrates, from descriptors that another process held. `None` if they are something
+    /// else.
     ///
     /// # Errors
     /// The memory cannot be mapped.
@@ -151,24 +152,23 @@ impl Selector {
         }))
     }
 
-    /// The cookie of the socket that is slot `index`, if one is.
+    /// The cookie of the socket in slot `index`.
     #[must_use]
     pub fn socket_at(&self, index: u32) -> Option<u64> {
         call::lookup(&self.sockets, &index).ok()
     }
 
-    /// Whether the queue of a closing slot moves to the migration targets; otherwise it is reset.
+    /// True if the queue of a closing slot moves to the migration targets; otherwise it is reset.
     #[must_use]
     pub fn can_migrate(&self) -> bool {
         self.can_migrate
     }
 
-    /// Attaches the program to the group that `socket` belongs to: once per group, through a socket that
-    /// listens (a socket that is shut down has left its group). A group whose last listener leaves
-    /// loses it.
+    /// Attaches the program to the group of `socket`, once per group. The socket must listen, because one that is shut down has left its
+    /// group. A group loses its program with its last listener.
     ///
     /// # Errors
-    /// `EINVAL` if the socket shares no address, `ENOMEM`.
+    /// `EINVAL` if the socket does not share its address; `ENOMEM`.
     pub fn attach(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let program = self.program.as_raw_fd();
         let size = size_of_val(&program) as libc::socklen_t;
@@ -189,19 +189,19 @@ impl Selector {
         }
     }
 
-    /// Makes `socket`, which must listen, the slot `index`.
+    /// Makes `socket` the slot `index`. It must listen.
     ///
     /// # Errors
-    /// `EBUSY` if the socket is in a table already ([`Selector::remove`] it first), `EINVAL` if it does
-    /// not listen, `E2BIG` for an index out of range.
+    /// `EBUSY` if the socket is in a table already ([`Selector::remove`] it first), `EINVAL` if it does not listen, `E2BIG` if the index is
+    /// out of range.
     pub fn insert(&self, index: u32, socket: impl AsFd) -> io::Result<()> {
         call::insert_socket(&self.sockets, index, socket.as_fd())
     }
 
-    /// Takes the slot out of the table. Not an error if it is not there: a shutdown removes it too.
+    /// Removes the slot from the table. It is no error if it is not there: a shutdown removes it, too.
     ///
     /// # Errors
-    /// `EINVAL` for an index out of range.
+    /// `EINVAL` if the index is out of range.
     pub fn remove(&self, index: u32) -> io::Result<()> {
         match call::remove(&self.sockets, &index) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -209,25 +209,24 @@ impl Selector {
         }
     }
 
-    /// From now on new connections go to these slots in turn. If it is empty, or none of them is in the
-    /// table, the kernel's hash decides among all listeners of the group.
+    /// Steers new connections to these slots in turn. If none of them is in the table, the kernel's hash chooses among all listeners of the
+    /// group.
     pub fn set_eligible(&self, indexes: &[u32]) {
         self.state.set(List::Select, indexes);
     }
 
-    /// Has the client's address decide which entry of the list it gets, so that the same client gets the same one; or they
-    /// go round, as they do at first. An index may be in the list several times.
+    /// Selects by the client's address, so that a client always gets the same entry of the list, or in turn, which is the default. An index
+    /// may be in the list several times.
     pub fn set_by_address(&self, by_address: bool) {
         self.state.set_by_address(by_address);
     }
 
-    /// Where the connections of slot `index` are counted.
+    /// Sets the counter for the connections of slot `index`.
     pub fn set_tag(&self, index: u32, tag: Tag) {
         self.state.set_tag(index, tag.0);
     }
 
-    /// Where the queue of a slot that is shut down or closed goes, in turn; as
-    /// [`Selector::set_eligible`] otherwise.
+    /// Sets the slots that get the queue of a slot that is shut down or closed, in turn. Otherwise as [`Selector::set_eligible`].
     pub fn set_migration_targets(&self, indexes: &[u32]) {
         self.state.set(List::Migrate, indexes);
     }
@@ -238,7 +237,7 @@ impl Selector {
         self.state.get(List::Select)
     }
 
-    /// What slot `index` was given; zero for an index out of range.
+    /// The counters of slot `index`; zero if the index is out of range.
     #[must_use]
     pub fn counters(&self, index: u32) -> Counters {
         let read = |which| {
@@ -252,7 +251,7 @@ impl Selector {
         }
     }
 
-    /// Starts the counters of an index again, for a new slot.
+    /// Resets the counters of an index, for a new slot.
     pub fn clear_counters(&self, index: u32) {
         for which in [Layout::STEERED, Layout::MIGRATED] {
             if let Some(count) = self.state.counter(index, which) {
@@ -262,7 +261,7 @@ impl Selector {
     }
 }
 
-/// What the user lacks.
+/// The hint if a privilege is missing.
 const NEEDED: &str = "needs CAP_BPF and CAP_PERFMON, or root";
 const NEEDED_TO_COUNT: &str = "needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root";
 
@@ -288,7 +287,7 @@ impl LoadError {
         let reason = match source.raw_os_error() {
             None => source.to_string(),
             Some(libc::EPERM | libc::EACCES) if log.is_none() => needed.to_owned(),
-            // With CAP_BPF alone the verifier guards against speculation, and takes no computed addresses.
+            // With CAP_BPF alone, the verifier guards against speculation and rejects computed addresses.
             Some(libc::EACCES)
                 if log
                     .as_ref()

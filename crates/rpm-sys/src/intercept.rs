@@ -1,12 +1,12 @@
-//! Interception of `bind` and `listen` in a process and all that descends from it, by seccomp user notification
-//! (seccomp_unotify(2), Linux 5.9; pidfd_getfd(2), Linux 5.6).
+//! Interception of `bind` and `listen` in a process and all its descendants, by seccomp user notification (seccomp_unotify(2), Linux 5.9;
+//! pidfd_getfd(2), Linux 5.6).
 //!
-//! The filter is installed between fork and exec and inherited from there on. A process that calls one of the two waits in the
-//! kernel until its supervisor has answered: mostly that the call shall go on as it is, after something was done to the
-//! socket, or after the socket was replaced by another one; sometimes that it fails.
+//! The filter is installed between fork and exec, and inherited. A process that makes one of the two calls waits in the kernel until its
+//! supervisor answers. Mostly the answer is to continue, after the supervisor has changed the socket or replaced it by another one;
+//! sometimes it is an error.
 //!
-//! What a process passes in memory may change before the kernel reads it. So nothing here is a matter of security: a
-//! program that cheats gets the port that it would have had without.
+//! A process may change its memory before the kernel reads it, so nothing here provides security: a program that cheats gets the port that
+//! it would have had without interception.
 
 mod filter;
 
@@ -25,12 +25,12 @@ pub(crate) use filter::{Filter, install};
 use crate::pidfd::raw_pid;
 use crate::proc;
 
-/// Linux, include/uapi/linux/pidfd.h: the pidfd may be that of a thread (Linux 6.9).
+/// Linux, include/uapi/linux/pidfd.h: the pidfd may refer to a thread (Linux 6.9).
 const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
-/// What `/proc/<pid>/fd` shows for the descriptor of [`Notifications`].
+/// The link in `/proc/<pid>/fd` of a descriptor of [`Notifications`].
 const LINK: &str = "anon_inode:seccomp notify";
 
-/// The calls of one process tree that wait for an answer.
+/// The waiting calls of one process tree.
 #[derive(Debug)]
 pub struct Notifications {
     fd: OwnedFd,
@@ -40,9 +40,9 @@ pub struct Notifications {
 #[derive(Debug)]
 pub struct Call {
     id: u64,
-    /// The thread, by its number; its process is asked for descriptors by this too.
+    /// The calling thread's id. Descriptors of its process are copied through this thread.
     thread: u32,
-    /// The number that the socket has there.
+    /// The socket's descriptor number in the process.
     number: RawFd,
     what: What,
 }
@@ -50,7 +50,7 @@ pub struct Call {
 /// Which call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
-    /// `bind`; where the address lies in the caller's memory, and how long it is.
+    /// `bind`: address and length of its argument in the caller's memory.
     Bind {
         /// Address in memory.
         at: u64,
@@ -59,19 +59,19 @@ pub enum What {
     },
     /// `listen`.
     Listen {
-        /// The backlog that is asked for.
+        /// The requested backlog.
         backlog: u32,
     },
 }
 
-/// What is waiting.
+/// The result of [`Notifications::receive`].
 #[derive(Debug)]
 pub enum Received {
-    /// This call.
+    /// A call.
     Call(Call),
-    /// Nothing.
+    /// No call waits.
     Nothing,
-    /// Nothing, and nothing will: no process is left that has the filter.
+    /// No call will come: no process with the filter is left.
     End,
 }
 
@@ -80,25 +80,25 @@ impl Notifications {
         Notifications { fd }
     }
 
-    /// From a descriptor that another process had kept; `None` if it is something else.
+    /// Takes over a descriptor that another process held; `None` if it is something else.
     #[must_use]
     pub fn taken_back(fd: OwnedFd) -> Option<Notifications> {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
         (link.as_os_str() == LINK).then_some(Notifications { fd })
     }
 
-    /// The next call. It does not wait, unless somebody else reads the same descriptor: then it may wait as long as one of the processes
-    /// lives.
+    /// The next call. This does not wait, unless another process reads the same descriptor; then it may wait as long as a process of the
+    /// tree lives.
     ///
     /// # Errors
-    /// `EMFILE` and the like; not that a caller has died, which is [`Received::Nothing`].
+    /// `EMFILE` and the like. If the caller has died, the result is [`Received::Nothing`].
     pub fn receive(&self) -> io::Result<Received> {
         let events = self.poll(Duration::ZERO)?;
         if !events.contains(PollFlags::IN) {
             let ended = events.intersects(PollFlags::HUP | PollFlags::ERR);
             return Ok(if ended { Received::End } else { Received::Nothing });
         }
-        // The kernel demands zeroes.
+        // The kernel demands zeros.
         let mut notice = room(sizes().seccomp_notif, size_of::<libc::seccomp_notif>());
         // SAFETY: the kernel writes one of its own `seccomp_notif`, for which there is room.
         let done = unsafe {
@@ -110,7 +110,7 @@ impl Notifications {
         };
         if done != 0 {
             let error = io::Error::last_os_error();
-            // The caller has died since, or somebody else took it.
+            // The caller has died since, or another reader got the call.
             let nothing = matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINTR));
             return if nothing {
                 Ok(Received::Nothing)
@@ -123,7 +123,7 @@ impl Notifications {
         Ok(Received::Call(Call::read(notice)))
     }
 
-    /// Waits for the next call, or for the end, for so long at most.
+    /// Waits up to `most` for the next call or the end.
     ///
     /// # Errors
     /// `ENOMEM`.
@@ -138,7 +138,7 @@ impl Notifications {
         Ok(fds[0].revents())
     }
 
-    /// The caller still waits for the answer.
+    /// True if the caller still waits for the answer.
     #[must_use]
     pub fn is_waiting(&self, call: &Call) -> bool {
         // SAFETY: the kernel reads one u64.
@@ -152,7 +152,7 @@ impl Notifications {
         done == 0
     }
 
-    /// The call goes on as if nothing had been.
+    /// Lets the call continue unchanged.
     ///
     /// # Errors
     /// `ENOENT` if the caller has died.
@@ -160,17 +160,17 @@ impl Notifications {
         self.proceed_with(call.id)
     }
 
-    /// The same for a call that another process received, by its [`Call::id`].
+    /// As [`Notifications::proceed`], for a call that another process received, by its [`Call::id`].
     ///
     /// # Errors
-    /// `ENOENT` if the caller has died, or the call is answered.
+    /// `ENOENT` if the caller has died, or the call was answered.
     pub fn proceed_with(&self, id: u64) -> io::Result<()> {
-        // It is the bit 0.
+        // Its value is 1.
         let goes_on = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).unwrap_or(1);
         self.respond(id, goes_on, 0)
     }
 
-    /// The call has succeeded: what it is to do was done in its place.
+    /// Makes the call succeed without executing it: the supervisor did what it asks for.
     ///
     /// # Errors
     /// `ENOENT` if the caller has died.
@@ -178,7 +178,7 @@ impl Notifications {
         self.respond(call.id, 0, 0)
     }
 
-    /// The call fails with this errno, which is positive.
+    /// Makes the call fail with this errno, which is positive.
     ///
     /// # Errors
     /// `ENOENT` if the caller has died.
@@ -186,10 +186,10 @@ impl Notifications {
         self.fail_with(call.id, errno)
     }
 
-    /// The same for a call that another process received, by its [`Call::id`].
+    /// As [`Notifications::fail`], for a call that another process received, by its [`Call::id`].
     ///
     /// # Errors
-    /// `ENOENT` if the caller has died, or the call is answered.
+    /// `ENOENT` if the caller has died, or the call was answered.
     pub fn fail_with(&self, id: u64, errno: i32) -> io::Result<()> {
         self.respond(id, 0, -errno)
     }
@@ -220,14 +220,14 @@ impl Notifications {
         check(done)
     }
 
-    /// The socket that the call is about.
+    /// A copy of the socket that the call is about.
     ///
     /// # Errors
-    /// `EPERM` without the right to trace the caller, `EBADF` if it has no such descriptor, `ESRCH` if it is gone, `EMFILE`.
+    /// `EPERM` without the right to trace the caller, `EBADF` if it has no such descriptor, `ESRCH` if it has died, `EMFILE`.
     pub fn socket(&self, call: &Call) -> io::Result<OwnedFd> {
         let process = thread(call.thread)?;
         let copy = pidfd_getfd(&process, call.number, PidfdGetfdFlags::empty())?;
-        // The thread might have died before, and its number have gone to another one.
+        // The thread may have died before the copy, and its id may belong to another one.
         if self.is_waiting(call) {
             Ok(copy)
         } else {
@@ -235,10 +235,10 @@ impl Notifications {
         }
     }
 
-    /// Where the caller wants to bind its socket; `None` if that is not an internet address.
+    /// The address to which the caller wants to bind; `None` if it is not an internet address.
     ///
     /// # Errors
-    /// Those of reading its memory (process_vm_readv(2)).
+    /// The caller's memory cannot be read (process_vm_readv(2)).
     pub fn address(&self, call: &Call) -> io::Result<Option<SocketAddr>> {
         let What::Bind { at, len } = call.what else {
             return Ok(None);
@@ -267,8 +267,7 @@ impl Notifications {
         Ok(internet_address(bytes.get(..read).unwrap_or(&[])))
     }
 
-    /// Puts another socket in the place of the one that the call is about, which closes that there. The answer is still to be
-    /// given.
+    /// Replaces the socket that the call is about by another one, which closes the caller's. The call still has to be answered.
     ///
     /// # Errors
     /// `ENOENT` if the caller has died, `EMFILE`.
@@ -290,7 +289,7 @@ impl Notifications {
                 &raw const request,
             )
         };
-        // It returns the number, or -1.
+        // It returns the descriptor's number, or -1.
         check(done.min(0))
     }
 }
@@ -316,7 +315,7 @@ impl Call {
                 len: third,
             }
         } else {
-            // The kernel takes the low half, and a negative one for the largest.
+            // The kernel takes the low half, and treats a negative backlog as the largest.
             What::Listen {
                 backlog: second as u32,
             }
@@ -329,7 +328,7 @@ impl Call {
         }
     }
 
-    /// Names it among all calls of this process tree.
+    /// Identifies the call among all calls of this process tree.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
@@ -341,33 +340,33 @@ impl Call {
         self.what
     }
 
-    /// The process of the thread; `None` if it is gone.
+    /// The process of the calling thread; `None` if it has died.
     #[must_use]
     pub fn process(&self) -> Option<u32> {
         proc::process_of(self.thread).ok()
     }
 
-    /// The number of the thread that calls.
+    /// The id of the calling thread.
     #[must_use]
     pub fn thread(&self) -> u32 {
         self.thread
     }
 }
 
-/// How long the kernel's structures are: they may be longer than those that this program was built with (seccomp(2)).
+/// The sizes of the kernel's structures, which may be larger than those known at build time (seccomp(2)).
 fn sizes() -> libc::seccomp_notif_sizes {
     static SIZES: OnceLock<libc::seccomp_notif_sizes> = OnceLock::new();
     *SIZES.get_or_init(|| {
         // SAFETY: plain integers.
         let mut sizes: libc::seccomp_notif_sizes = unsafe { mem::zeroed() };
         let ask = libc::SECCOMP_GET_NOTIF_SIZES;
-        // SAFETY: the kernel writes one `seccomp_notif_sizes`. One that does not know the question leaves the zeroes.
+        // SAFETY: the kernel writes one `seccomp_notif_sizes`. A kernel without the operation leaves the zeros.
         unsafe { libc::syscall(libc::SYS_seccomp, ask, 0 as libc::c_long, &raw mut sizes) };
         sizes
     })
 }
 
-/// Zeroes for a structure that has so many bytes in the kernel, and so many here.
+/// Zeros for a structure of this size in the kernel, and of that size here.
 fn room(kernel: u16, own: usize) -> Vec<u64> {
     vec![0; usize::from(kernel).max(own).div_ceil(size_of::<u64>())]
 }
@@ -376,7 +375,7 @@ fn thread(number: u32) -> io::Result<OwnedFd> {
     let pid = raw_pid(number)?;
     match pidfd_open(pid, PIDFD_THREAD) {
         Ok(fd) => Ok(fd),
-        // An older kernel opens processes alone.
+        // An older kernel has pidfds of processes only.
         Err(rustix::io::Errno::INVAL) => Ok(pidfd_open(
             raw_pid(proc::process_of(number)?)?,
             PidfdFlags::empty(),
@@ -420,7 +419,7 @@ mod tests {
     #[test]
     fn there_is_room_for_what_the_kernel_writes() {
         let own = size_of::<libc::seccomp_notif>();
-        // What the kernel says: `struct seccomp_notif` has 80 bytes and `struct seccomp_notif_resp` 24 since Linux 5.0.
+        // Since Linux 5.0, `struct seccomp_notif` has 80 bytes and `struct seccomp_notif_resp` 24.
         assert!(sizes().seccomp_notif >= 80 && sizes().seccomp_notif_resp >= 24);
         assert_eq!(room(0, own).len() * 8, own, "a kernel that does not say");
         assert_eq!(room(101, own).len() * 8, 104, "a longer one of a later kernel");

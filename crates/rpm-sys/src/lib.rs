@@ -1,9 +1,7 @@
-//! Everything of this project that talks to the Linux kernel beyond what `std` offers, and the only
-//! place with `unsafe` code.
+//! Everything in this project that calls the Linux kernel beyond what `std` offers, and the only place with `unsafe` code.
 //!
-//! One mechanism per module, each with a safe interface: descriptors are owned or borrowed and
-//! close-on-exec from birth, processes are [`PidFd`]s, and what the kernel or another program says is
-//! parsed as outside input. Nothing here decides anything; it does what it is told and reports.
+//! One mechanism per module, each with a safe interface. Descriptors are owned or borrowed, and close-on-exec from the start; processes are
+//! [`PidFd`]s; data from the kernel or another program is parsed as untrusted input. Nothing here makes decisions.
 #![allow(
     unsafe_code,
     reason = "the one crate that wraps system calls; every other crate denies it"

@@ -5,12 +5,12 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// A resource limit; `u64::MAX` is no limit.
+/// A resource limit; `u64::MAX` means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rlimit {
-    /// What is enforced.
+    /// The limit that is enforced.
     pub soft: u64,
-    /// How far an unprivileged process may raise it.
+    /// The highest value that an unprivileged process may set.
     pub hard: u64,
 }
 
@@ -24,13 +24,13 @@ pub fn nofile() -> Rlimit {
     }
 }
 
-/// Raises the soft limit to the hard one, and returns what it was: what children should get back,
-/// for programs that use select(2) or close every possible descriptor suffer from a high one.
+/// Raises the soft limit to the hard one, and returns the previous limit. Children get that back, because programs that use select(2) or
+/// close every possible descriptor suffer from a high one.
 #[must_use = "children should get the original limit"]
 pub fn raise_nofile() -> Rlimit {
     let before = nofile();
     let maximum = getrlimit(Resource::Nofile).maximum;
-    // A refusal leaves the old limit, which works too; reaching it is reported where it happens.
+    // If this is refused, the old limit stays. Reaching it is reported where it happens.
     let _ = setrlimit(
         Resource::Nofile,
         rustix::process::Rlimit {
@@ -41,7 +41,7 @@ pub fn raise_nofile() -> Rlimit {
     before
 }
 
-/// Which limit of open files is behind `error`, what it is and what to do, for people; `None` if none is.
+/// Explains to the user which limit of open files caused `error`, and what to do; `None` if no such limit did.
 #[must_use]
 pub fn explain(error: &io::Error) -> Option<String> {
     match Errno::from_io_error(error)? {
@@ -54,12 +54,12 @@ pub fn explain(error: &io::Error) -> Option<String> {
     }
 }
 
-/// How many descriptors this process has open.
+/// The number of descriptors that this process has open.
 ///
 /// # Errors
-/// Those of reading `/proc/self/fd`.
+/// `/proc/self/fd` cannot be read.
 pub fn open_fds() -> io::Result<usize> {
-    // One of the entries is the directory itself while it is read.
+    // One of the entries is the directory that is being read.
     Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
 }
 

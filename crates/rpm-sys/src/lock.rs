@@ -1,4 +1,4 @@
-//! One holder at a time, forgotten by the kernel when the holder dies (flock(2)).
+//! A lock file (flock(2)): one holder at a time, released by the kernel when the holder dies.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 
-/// Between two tries of [`LockFile::lock_within`]: short beside what a holder does with the lock.
+/// Pause between two attempts of [`LockFile::lock_within`]; holders keep the lock for longer.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// A held lock. The file stays: removing it would let two processes lock two files of one name.
+/// A held lock. The file is never removed: otherwise two processes could lock two files of the same name.
 #[derive(Debug)]
 pub struct LockFile {
     file: OwnedFd,
 }
 
 impl LockFile {
-    /// Another descriptor of the same lock, which is held until the last is closed.
+    /// Another descriptor of the same lock. The lock is held until the last one is closed.
     ///
     /// # Errors
     /// `EMFILE`.
@@ -25,16 +25,16 @@ impl LockFile {
         self.file.try_clone()
     }
 
-    /// The lock that this process was passed.
+    /// A lock that was passed to this process.
     #[must_use]
     pub fn passed(file: OwnedFd) -> LockFile {
         LockFile { file }
     }
 
-    /// Takes the lock on `path` (created if need be, mode 0600); `None` if somebody else has it.
+    /// Locks `path`, which is created with mode 0600 if needed. `None` if another process holds the lock.
     ///
     /// # Errors
-    /// Those of creating the file: `EACCES`, `ENOENT` (no such directory), `ENOSPC`, `EROFS`.
+    /// The file cannot be created: `EACCES`, `ENOENT` (no such directory), `ENOSPC`, `EROFS`.
     pub fn try_lock(path: &Path) -> io::Result<Option<LockFile>> {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
@@ -45,7 +45,7 @@ impl LockFile {
         }
     }
 
-    /// Tries for as long as `within`; `None` if somebody else had it all the time.
+    /// Tries for as long as `within`; `None` if another process held the lock all the time.
     ///
     /// # Errors
     /// As [`LockFile::try_lock`].

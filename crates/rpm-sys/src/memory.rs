@@ -1,39 +1,39 @@
-//! How the C library's allocator behaves, and how much memory the system has left.
+//! Settings of the C library's allocator, and the memory that the system has left.
 
 use std::io;
 use std::path::Path;
 
-/// One heap for all threads, instead of one for each few: a process whose work is on one thread wins nothing by more, and
-/// each keeps its pages. Nothing changes where the C library has no such thing.
+/// Makes all threads use one heap. Several heaps each keep pages, and gain nothing in a process that works on one thread. Does nothing
+/// where the C library has no such setting.
 pub fn keep_one_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: two numbers; it is called before there are other threads, as mallopt(3) wants.
+    // SAFETY: two numbers; called before there are other threads, as mallopt(3) wants.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Gives pages that nothing lies on any more back to the system, where the C library can: what a request of megabytes took.
+/// Returns unused pages to the system, where the C library can, after a request that took megabytes.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: a number alone.
+    // SAFETY: a number only.
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Lets go of the pages of the program's own file: those that are needed come back from the system's cache as they are used, and those that
-/// only the start has needed do not. Nothing is lost, for nobody writes to them.
+/// Drops the pages of the program's own file from this process. Those that are needed come back from the page cache; those that only the
+/// start needed do not. Nothing is lost, because they are never written.
 pub fn give_back_program() {
     #[cfg(target_os = "linux")]
     for (start, length) in program_mappings().unwrap_or_default() {
         let at = std::ptr::with_exposed_provenance_mut::<libc::c_void>(start);
-        // SAFETY: the kernel drops unwritten pages of a file, and reads them again when they are touched; what they hold stays the same.
+        // SAFETY: the kernel drops unwritten pages of a file, and reads them again when they are touched, with the same contents.
         unsafe { libc::madvise(at, length, libc::MADV_DONTNEED) };
     }
 }
 
-/// Where the program's code and constants lie: addresses and lengths. What was written at the start (relocations) is not among them.
+/// Address and length of the program's code and constants, without what relocations wrote at the start.
 #[cfg(target_os = "linux")]
 fn program_mappings() -> io::Result<Vec<(usize, usize)>> {
     let program = std::fs::read_link("/proc/self/exe")?;
@@ -55,11 +55,11 @@ fn program_mappings() -> io::Result<Vec<(usize, usize)>> {
     Ok(maps.lines().filter_map(clean).collect())
 }
 
-/// Memory that new processes may use without taking it from others: what the machine has available (proc_meminfo(5)), or less where a
-/// control group that this process is in has a lower limit.
+/// Memory that new processes can use without taking it from others: what the machine has available (proc_meminfo(5)), or less if a control
+/// group of this process has a lower limit.
 ///
 /// # Errors
-/// `/proc` is not there, or does not say it.
+/// `/proc` is missing, or lacks the figure.
 pub fn available() -> io::Result<u64> {
     let info = std::fs::read_to_string("/proc/meminfo")?;
     let machine = field(&info, "MemAvailable:").ok_or(io::ErrorKind::InvalidData)? * 1024;
@@ -70,8 +70,8 @@ pub fn available() -> io::Result<u64> {
     Ok(left.fold(machine, u64::min))
 }
 
-/// What is left of the limits of a control group and those above it (cgroups(7)). `line`: `0::PATH` in version 2,
-/// `N:memory:PATH` in version 1.
+/// The rest of the limits of a control group and those above it (cgroups(7)). `line` is `0::PATH` in version 2, `N:memory:PATH` in version
+/// 1.
 fn left_in(mounted: &Path, line: &str) -> Option<u64> {
     let (_, rest) = line.split_once(':')?;
     let (controllers, path) = rest.split_once(':')?;
@@ -98,7 +98,7 @@ fn left_in(mounted: &Path, line: &str) -> Option<u64> {
             let text = std::fs::read_to_string(group.join(name)).ok()?;
             text.trim().parse().ok()
         };
-        // `max` in the place of a number: no limit.
+        // `max` instead of a number means no limit.
         let limit = number(limit)?;
         let stat = std::fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
         let reclaimable = field(&stat, cache).unwrap_or(0);
@@ -107,7 +107,7 @@ fn left_in(mounted: &Path, line: &str) -> Option<u64> {
     above.filter_map(left).min()
 }
 
-/// The number that follows a name.
+/// The number after a name.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace();
@@ -159,7 +159,7 @@ mod tests {
         std::fs::remove_dir_all(&root).unwrap();
     }
 
-    /// Pages of files that this process has in its memory.
+    /// The pages of files that are resident in this process.
     fn pages_of_files() -> u64 {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
         statm.split(' ').nth(2).unwrap().parse().unwrap()
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_program_goes_on_with_fewer_pages() {
         assert!(program_mappings().unwrap().len() >= 2);
-        // Touched, whatever the tests beside this one have done.
+        // Touches the pages, whatever concurrent tests have dropped.
         let before = pages_of_files();
         give_back_program();
         let after = pages_of_files();

@@ -1,5 +1,5 @@
-//! epoll(7): one-shot interest that nests in another event loop, the readable ones among many descriptors, and a plain
-//! poller with a waker for a thread of its own.
+//! epoll(7): one-shot interest that nests in another event loop, the set of readable descriptors among many, and a plain poller with a
+//! waker for a thread of its own.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -9,14 +9,14 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-/// Events fetched by one system call.
+/// The most events fetched by one system call.
 const BATCH: usize = 64;
 
-/// Descriptors that report readability once, until they are armed again: a listener with a queue that
-/// nobody here empties costs one event, not one per turn of the loop.
+/// Descriptors that report readability once, until they are armed again. A listener whose queue this process does not empty costs one
+/// event, rather than one in each turn of the loop.
 ///
-/// The value itself is a descriptor that is readable while an event waits: register it, level-triggered,
-/// with the event loop, and fetch with [`Oneshot::ready`].
+/// The value itself is a descriptor that is readable while an event waits: register it, level-triggered, with the event loop, and fetch
+/// events with [`Oneshot::ready`].
 #[derive(Debug)]
 pub struct Oneshot {
     epoll: OwnedFd,
@@ -59,7 +59,7 @@ impl Oneshot {
         )?)
     }
 
-    /// Watches `fd` no more. Needed before it is closed if another process holds the same socket.
+    /// Stops watching `fd`. This must happen before it is closed if another process holds the same socket.
     ///
     /// # Errors
     /// `ENOENT` if it is not watched.
@@ -67,13 +67,12 @@ impl Oneshot {
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
-    /// Appends the tokens of all descriptors that have become readable; each is disarmed by that. Never
-    /// waits.
+    /// Appends the tokens of all descriptors that became readable, and disarms them. Never waits.
     ///
     /// # Errors
     /// None that a correct call can meet.
     pub fn ready(&self, tokens: &mut Vec<u64>) -> io::Result<()> {
-        // Ends because each event disarms its descriptor.
+        // This ends because each event disarms its descriptor.
         while fetch(&self.epoll, Some(Duration::ZERO), tokens)? == BATCH {}
         Ok(())
     }
@@ -91,21 +90,21 @@ impl AsRawFd for Oneshot {
     }
 }
 
-/// Which of many descriptors are readable, for the price of those that are: the kernel keeps the list.
+/// The readable ones among many descriptors. The kernel keeps the list, so the cost depends only on those.
 ///
-/// The value itself is a descriptor that is readable once, when the first of them has become readable, until [`Readable::arm`] is called:
-/// register it with the event loop, and call [`Readable::fired`] when it is ready. In between nothing wakes, however much arrives.
+/// The value itself is a descriptor. It becomes readable when the first of them does, once until [`Readable::arm`] is called: register it
+/// with the event loop, and call [`Readable::fired`] when it is ready. Until it is armed again nothing wakes, however much arrives.
 #[derive(Debug)]
 pub struct Readable {
     /// Every descriptor, level-triggered.
     all: OwnedFd,
     /// `all`, one-shot.
     wake: OwnedFd,
-    /// How many are watched: as many events there may be.
+    /// The number of watched descriptors, which is the most events.
     watched: usize,
 }
 
-/// Of `all` in `wake`, where it is alone.
+/// The token of `all` in `wake`.
 const ALL: u64 = 0;
 
 impl Readable {
@@ -132,7 +131,7 @@ impl Readable {
         Ok(())
     }
 
-    /// Watches `fd` no more. Needed before it is closed if another process holds the same socket.
+    /// Stops watching `fd`. This must happen before it is closed if another process holds the same socket.
     ///
     /// # Errors
     /// `ENOENT` if it is not watched.
@@ -142,7 +141,7 @@ impl Readable {
         Ok(())
     }
 
-    /// Has any become readable since it was armed? It is disarmed by the answer yes.
+    /// True if a descriptor has become readable since it was armed. This disarms it.
     ///
     /// # Errors
     /// None that a correct call can meet.
@@ -150,7 +149,7 @@ impl Readable {
         Ok(fetch(&self.wake, Some(Duration::ZERO), &mut Vec::new())? > 0)
     }
 
-    /// The next one that becomes readable, or one that is, makes this readable again.
+    /// Arms: reports the next descriptor that becomes readable, or one that already is.
     ///
     /// # Errors
     /// None that a correct call can meet.
@@ -164,12 +163,12 @@ impl Readable {
         )?)
     }
 
-    /// The tokens of those that are readable now. Never waits.
+    /// The tokens of the descriptors that are readable now. Never waits.
     ///
     /// # Errors
     /// None that a correct call can meet.
     pub fn now(&self) -> io::Result<Vec<u64>> {
-        // All at once: a second call would tell again of those that are still readable.
+        // All in one call: a second one would return those that are still readable again.
         let mut events = Vec::with_capacity(self.watched.max(1));
         let timeout = Timespec {
             tv_sec: 0,
@@ -236,7 +235,7 @@ impl Poller {
         )?)
     }
 
-    /// Watches `fd` no more.
+    /// Stops watching `fd`.
     ///
     /// # Errors
     /// `ENOENT` if it is not watched.
@@ -244,8 +243,8 @@ impl Poller {
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
-    /// Waits until something is ready, or for `timeout` (`None`: as long as it takes), and appends the
-    /// tokens of up to 64 descriptors. A signal ends the wait early with none.
+    /// Waits until something is ready, or for `timeout` (`None`: without limit), and appends the tokens of up to 64 descriptors. A signal
+    /// ends the wait early, without tokens.
     ///
     /// # Errors
     /// None that a correct call can meet.
@@ -261,7 +260,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Asleep.
+    /// A waker that is not readable.
     ///
     /// # Errors
     /// `EMFILE`, `ENFILE`.
@@ -277,7 +276,7 @@ impl Waker {
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
     }
 
-    /// Makes it unreadable. To be called before looking at what the wake was about.
+    /// Makes it unreadable. Call this before looking at what the wake was about.
     pub fn drain(&self) {
         let _ = rustix::io::read(&self.event, &mut [0; 8]);
     }

@@ -1,4 +1,4 @@
-//! Who is who.
+//! Effective user id and process names.
 
 /// The effective user id of this process: sockets of one address must all have the same.
 #[must_use]

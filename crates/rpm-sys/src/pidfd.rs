@@ -1,5 +1,4 @@
-//! A process by descriptor: never signals or waits for a stranger that got the same pid
-//! (pidfd_open(2)).
+//! A process by descriptor (pidfd_open(2)): signals and waits never reach another process that got the same pid.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -40,16 +39,16 @@ impl PidFd {
         Ok(PidFd { fd, pid })
     }
 
-    /// From a descriptor that another process had kept; `None` if it is something else, or the process was another one.
+    /// Takes over a descriptor that another process held; `None` if it is something else, or refers to another process.
     #[must_use]
     pub fn taken_back(fd: OwnedFd, pid: u32) -> Option<PidFd> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
         let said = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
-        // -1 when it has ended and was waited for.
+        // -1 if it has ended and was reaped.
         (said == "-1" || said.parse() == Ok(pid)).then_some(PidFd { fd, pid })
     }
 
-    /// From the descriptor that came with the process (`CLONE_PIDFD`).
+    /// Wraps the descriptor that came with the process (`CLONE_PIDFD`).
     pub(crate) fn from_parts(fd: OwnedFd, pid: u32) -> PidFd {
         PidFd { fd, pid }
     }
@@ -81,10 +80,10 @@ impl PidFd {
         }))
     }
 
-    /// Whether the process has ended, reaped or not. Works for any process, not only children.
+    /// True if the process has ended, reaped or not. Works for any process, not only children.
     ///
     /// # Errors
-    /// Those of poll(2).
+    /// poll(2) failed.
     pub fn peek(&self) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         let now = Timespec {
@@ -102,10 +101,10 @@ impl PidFd {
         Ok(pidfd_getfd(&self.fd, number, PidfdGetfdFlags::empty())?)
     }
 
-    /// Every thread of the process is stopped, by a signal or a tracer. False once it has ended.
+    /// True if every thread of the process is stopped, by a signal or a tracer. False once it has ended.
     ///
     /// # Errors
-    /// Those of reading `/proc`, a process that is gone excepted.
+    /// `/proc` cannot be read. A process that has ended is no error.
     pub fn is_stopped(&self) -> io::Result<bool> {
         let mut any = false;
         for thread in numbers_in(&format!("/proc/{}/task", self.pid)) {
@@ -118,7 +117,7 @@ impl PidFd {
                 Err(error) => return Err(error),
             }
         }
-        // Asked last: if the process still exists, its pid was its own all the while.
+        // Checked last: if the process still exists now, the pid was its own all along.
         Ok(any && !self.peek()?)
     }
 }
@@ -135,18 +134,18 @@ impl AsRawFd for PidFd {
     }
 }
 
-/// The error says that the process does not exist (any more).
+/// True if the error says that the process does not exist, or does no more.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT))
 }
 
-/// A pid the kernel may have given out.
+/// A valid pid.
 pub(crate) fn raw_pid(pid: u32) -> io::Result<Pid> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
-/// The signal of this name (`SIGUSR2`, `usr2`) or number. Those that mean nothing to a program are left out.
+/// The signal of this name (`SIGUSR2`, `usr2`) or number. Real-time signals and others that programs do not use are left out.
 #[must_use]
 pub fn signal_by_name(name: &str) -> Option<Signal> {
     let named = [

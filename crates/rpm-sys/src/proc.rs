@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use rustix::fs::{Mode, OFlags, open};
 
-/// What `/proc/<pid>/stat` says (proc_pid_stat(5)).
+/// The fields of `/proc/<pid>/stat` (proc_pid_stat(5)) that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     /// `R`, `S`, `D`, `Z`, `T`, `t`, `X`, `I`.
@@ -27,19 +27,19 @@ impl Stat {
         Stat::parse(text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
-    /// The same for one thread.
+    /// Reads the same of one thread.
     pub(crate) fn of_thread(pid: u32, thread: u32) -> io::Result<Stat> {
         let mut buffer = [0; 512];
         let text = read(format_args!("/proc/{pid}/task/{thread}/stat"), &mut buffer)?;
         Stat::parse(text).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
 
-    /// The process has ended (it may be a zombie still).
+    /// True if the process has ended; it may still be a zombie.
     pub(crate) fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x')
     }
 
-    /// The process is on its way there, or arrived: what it held is being given back.
+    /// True if the process is ending or has ended: its resources are being released.
     pub(crate) fn is_ending(&self) -> bool {
         const PF_EXITING: u64 = 0x4;
         self.is_dead() || self.flags & PF_EXITING != 0
@@ -73,7 +73,7 @@ impl Stat {
     }
 }
 
-/// How a process ended that nobody has waited for, as wait(2) would tell; `None`: it runs, or is gone.
+/// How a process ended that was not reaped, as wait(2) encodes it; `None` if it runs or does not exist.
 pub(crate) fn exit_status(pid: u32) -> Option<i32> {
     const AFTER_STATE: usize = 48;
     let mut buffer = [0; 1024];
@@ -113,7 +113,7 @@ pub(crate) fn process_of(thread: u32) -> io::Result<u32> {
     number.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// The flags of a descriptor as fcntl(2) tells them, `O_CLOEXEC` among them; `None`: there is none, or it is not for us to know.
+/// The flags of a descriptor as fcntl(2) returns them, with `O_CLOEXEC`; `None` if there is no such descriptor or no permission.
 pub(crate) fn fd_flags(pid: u32, number: i32) -> Option<i32> {
     let mut buffer = [0; 128];
     let text = read(format_args!("/proc/{pid}/fdinfo/{number}"), &mut buffer).ok()?;
@@ -122,7 +122,7 @@ pub(crate) fn fd_flags(pid: u32, number: i32) -> Option<i32> {
     i32::from_str_radix(flags.trim(), 8).ok()
 }
 
-/// The numbers among the entries of a directory; nothing if it cannot be read.
+/// The entries of a directory that are numbers; none if it cannot be read.
 pub(crate) fn numbers_in(path: &str) -> impl Iterator<Item = u32> + use<> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())

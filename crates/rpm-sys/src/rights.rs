@@ -1,6 +1,6 @@
-//! The rights of another user in the file system, in one thread and for a moment (setfsuid(2), credentials(7)).
+//! Another user's rights in the file system, for one thread and one closure (setfsuid(2), credentials(7)).
 //!
-//! The C library's own functions change all threads of a process; the system calls change the one that makes them.
+//! The C library's own functions change all threads of a process; the system calls change only the calling one.
 
 use std::io;
 use std::sync::OnceLock;
@@ -9,21 +9,21 @@ use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior
 
 use crate::user::User;
 
-// Where words have 32 bits, the calls of these names take users of 16 bits on most processors.
+// On 32-bit processors, most system calls of these names take 16-bit users.
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("users are set by system calls that are right on 64-bit Linux alone");
 
-/// No user has this number: the call changes nothing, and says what is in force.
+/// Not a valid user: the call changes nothing, and returns the current one.
 const ASK: u32 = u32::MAX;
 
-/// Runs `act` with the user's rights in the file system: what it opens, makes, renames and removes is what the user may, and new
-/// files are the user's. The calling thread alone changes, and has its own rights back afterwards, also after a panic. A thread that
-/// `act` starts has the user's rights for ever, so it must start none.
+/// Runs `act` with the user's rights in the file system: it can open, create, rename and remove what the user may, and new files belong to
+/// the user. Only the calling thread changes; it gets its own rights back afterwards, even after a panic. `act` must not start a thread,
+/// which would keep the user's rights.
 ///
-/// Rights that have nothing to do with files (ports, signals) are those of the process.
+/// Rights that do not concern files (ports, signals) stay those of the process.
 ///
 /// # Errors
-/// `EPERM`: this process may not. Nothing was done then.
+/// `EPERM`: this process may not change its rights. `act` was not run.
 pub fn as_user<T>(user: &User, act: impl FnOnce() -> T) -> io::Result<T> {
     let borrowed = Borrowed::new(user)?;
     let done = act();
@@ -31,7 +31,7 @@ pub fn as_user<T>(user: &User, act: impl FnOnce() -> T) -> io::Result<T> {
     Ok(done)
 }
 
-/// What the thread had before; it gets that back with the end of the value.
+/// The thread's previous rights, which it gets back when the value is dropped.
 struct Borrowed {
     uid: u32,
     gid: u32,
@@ -47,7 +47,8 @@ impl Borrowed {
             groups: groups()?,
             dumpable: own_dumpable(),
         };
-        // Whatever fails from here on, the end of `before` undoes. The user comes last: with it go the rights over all files.
+        // If a step fails, dropping `before` undoes the previous ones. The user comes last, because with it the thread loses its rights
+        // over all files.
         set_groups(&user.groups)?;
         set_gid(user.gid);
         set_uid(user.uid);
@@ -62,36 +63,36 @@ impl Drop for Borrowed {
     fn drop(&mut self) {
         set_uid(self.uid);
         set_gid(self.gid);
-        // One that may not change them has not changed them.
+        // If the groups cannot be set, they were not changed before, either.
         let groups = set_groups(&self.groups).is_ok() || groups().is_ok_and(|own| own == self.groups);
         if !groups || set_uid(ASK) != self.uid || set_gid(ASK) != self.gid {
-            // Nothing that the thread does from now on would be done with the rights that it is to be done with.
+            // A thread that keeps the wrong rights must do nothing more.
             std::process::abort();
         }
         if let Some(before) = self.dumpable {
-            // What fails here leaves the process more closed to others than it was.
+            // If this fails, the process is more closed to others than before, which is harmless.
             let _ = set_dumpable_behavior(before);
         }
     }
 }
 
-/// Whether processes of the same user may trace this one, which a change of the user switches off (prctl(2)). As it was before the
-/// first change: threads that change at the same time would see each other's.
+/// Whether processes of the same user may trace this one (prctl(2)). A change of the user switches it off. The value is read before the
+/// first change, because threads that change at the same time would see each other's.
 fn own_dumpable() -> Option<DumpableBehavior> {
     static BEFORE: OnceLock<Option<DumpableBehavior>> = OnceLock::new();
     *BEFORE.get_or_init(|| dumpable_behavior().ok())
 }
 
-/// Returns the one before.
+/// Returns the previous user.
 fn set_uid(uid: u32) -> u32 {
-    // SAFETY: a number.
+    // SAFETY: a number only.
     let before = unsafe { libc::syscall(libc::SYS_setfsuid, libc::c_ulong::from(uid)) };
     before as u32
 }
 
-/// Returns the one before.
+/// Returns the previous group.
 fn set_gid(gid: u32) -> u32 {
-    // SAFETY: a number.
+    // SAFETY: a number only.
     let before = unsafe { libc::syscall(libc::SYS_setfsgid, libc::c_ulong::from(gid)) };
     before as u32
 }
@@ -106,7 +107,7 @@ fn set_groups(groups: &[u32]) -> io::Result<()> {
 
 fn groups() -> io::Result<Vec<u32>> {
     let none = std::ptr::null_mut::<u32>();
-    // SAFETY: with a length of 0 the kernel writes nothing, and says how many there are.
+    // SAFETY: with a length of 0 the kernel writes nothing, and returns the number of groups.
     let count = unsafe { libc::syscall(libc::SYS_getgroups, 0 as libc::c_long, none) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     let mut groups = vec![0_u32; count];
@@ -133,7 +134,7 @@ mod tests {
         }
     }
 
-    /// The lines of the thread's status that say what it may.
+    /// The lines of the thread's status about its rights.
     fn own() -> Vec<String> {
         let text = fs::read_to_string("/proc/thread-self/status").expect("its status");
         let told = |line: &&str| {

@@ -9,10 +9,10 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// The kernel's own limit per message (`SCM_MAX_FD`): with room for as many, none is cut off for lack of room.
+/// The kernel's limit per message (`SCM_MAX_FD`). With room for all of them, none is lost.
 const MAX_FDS: usize = 253;
 
-/// A connected pair, close-on-exec: ours, which is non-blocking, and the other process's.
+/// A connected pair, close-on-exec: the first for this process, non-blocking, and the second for the other process.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.
@@ -27,10 +27,11 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, theirs))
 }
 
-/// Descriptors that [`send_packet`] sends at most.
+/// The most descriptors of [`send_packet`].
 pub const PACKET_FDS: usize = 64;
 
-/// A connected pair that keeps packets apart (`SOCK_SEQPACKET`), close-on-exec: ours, which is non-blocking, and the other process's.
+/// A connected pair that preserves packets (`SOCK_SEQPACKET`), close-on-exec: the first for this process, non-blocking, and the second for
+/// the other process.
 ///
 /// # Errors
 /// `EMFILE`, `ENFILE`.
@@ -61,13 +62,13 @@ pub fn send_packet(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
     Ok(())
 }
 
-/// Sends some of `bytes`, with `fd` attached to the first of them. Never blocks, never raises `SIGPIPE`.
+/// Sends part of `bytes`, with `fd` attached to the first. Never blocks, never raises `SIGPIPE`.
 ///
-/// Returns how many bytes went; at least one if `bytes` is not empty, and the descriptor went with it.
+/// Returns the number of bytes sent: at least one if `bytes` is not empty, and the descriptor went with it.
 ///
 /// # Errors
-/// `WouldBlock` if the socket is full (nothing was sent), `EPIPE` if the other end is closed,
-/// `ETOOMANYREFS` if too many descriptors are under way.
+/// `WouldBlock` if the socket is full (nothing was sent), `EPIPE` if the other end is closed, `ETOOMANYREFS` if too many descriptors are in
+/// flight.
 pub fn send(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -84,11 +85,11 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::
     })?)
 }
 
-/// Receives into `buffer`; descriptors that came along are appended to `fds`, close-on-exec. Never
-/// blocks. `Ok(0)` is the end of the stream (or an empty `buffer`).
+/// Receives into `buffer`, and appends descriptors that came along to `fds`, close-on-exec. Never blocks. `Ok(0)` is the end of the stream,
+/// or an empty `buffer`.
 ///
-/// A descriptor that this process has no room for is closed by the kernel (`MSG_CTRUNC`): the bytes
-/// arrive without it, which a protocol must treat as a missing descriptor.
+/// The kernel closes a descriptor for which this process has no room (`MSG_CTRUNC`). The bytes arrive without it, and a protocol must treat
+/// that as a missing descriptor.
 ///
 /// # Errors
 /// `WouldBlock` if there is nothing, `ECONNRESET`.

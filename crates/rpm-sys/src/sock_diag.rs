@@ -1,4 +1,4 @@
-//! Which sockets exist on this machine, and whose they are (sock_diag(7), `/proc/<pid>/fd`).
+//! The sockets of this machine, and the processes that hold them (sock_diag(7), `/proc/<pid>/fd`).
 
 mod netlink;
 
@@ -21,15 +21,15 @@ const ANY_STATE: u32 = u32::MAX;
 /// A socket that serves an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listener {
-    /// What it is bound to.
+    /// The address it is bound to.
     pub addr: SocketAddr,
-    /// An IPv6 socket that leaves IPv4 alone.
+    /// `IPV6_V6ONLY`: an IPv6 wildcard that does not accept IPv4.
     pub v6only: bool,
-    /// Its inode number ([`owner`] tells whose).
+    /// Its inode number, for [`owner`].
     pub inode: u64,
-    /// The user who made it.
+    /// The user that it belongs to.
     pub uid: u32,
-    /// Connections that wait to be accepted; bytes that wait to be read for UDP.
+    /// Connections that wait to be accepted; for UDP, bytes that wait to be read.
     pub queue: u32,
     /// Its backlog; 0 for UDP.
     pub backlog: u32,
@@ -47,12 +47,12 @@ pub struct Owner {
 /// All TCP listeners of this network namespace.
 ///
 /// # Errors
-/// Those of netlink(7): a kernel without `INET_DIAG` says `ENOENT`.
+/// Errors of netlink(7); `ENOENT` from a kernel without `INET_DIAG`.
 pub fn listeners() -> io::Result<Vec<Listener>> {
     listeners_on(0)
 }
 
-/// The TCP listeners on a port, of any address; 0 is any port.
+/// The TCP listeners on a port, at any address; 0 means any port.
 ///
 /// # Errors
 /// As [`listeners`].
@@ -65,7 +65,7 @@ pub fn listeners_on(port: u16) -> io::Result<Vec<Listener>> {
     Ok(entries.into_iter().map(listener).collect())
 }
 
-/// The UDP sockets on a port, of any address; 0 is any port.
+/// The UDP sockets on a port, at any address; 0 means any port.
 ///
 /// # Errors
 /// As [`listeners`].
@@ -84,8 +84,8 @@ pub fn udp_on(port: u16) -> io::Result<Vec<Listener>> {
         .collect())
 }
 
-/// Local address and inode of every established TCP connection on these local ports. Connections that
-/// nobody has accepted yet have inode 0. IPv4 addresses on dual-stack sockets come as IPv4.
+/// Local address and inode of every established TCP connection on these local ports. Connections that were not accepted yet have inode 0.
+/// IPv4 addresses on dual-stack sockets are returned as IPv4.
 ///
 /// # Errors
 /// As [`listeners`].
@@ -97,7 +97,7 @@ pub fn established(ports: &[u16]) -> io::Result<Vec<(SocketAddr, u64)>> {
         .collect())
 }
 
-/// The inodes of the TCP connections on these local ports that this end has not closed.
+/// Inodes of the TCP connections on these local ports that this end has not closed.
 ///
 /// # Errors
 /// As [`listeners`].
@@ -107,7 +107,7 @@ pub fn open(ports: &[u16]) -> io::Result<HashSet<u64>> {
 }
 
 fn connections(ports: &[u16], states: u32) -> io::Result<Vec<Entry>> {
-    // Both kinds walk all connections of the machine; the kernel copies only what it is asked for.
+    // Either way the kernel walks all connections of the machine, and copies only those that match.
     let port = match ports {
         [] => return Ok(Vec::new()),
         [port] => *port,
@@ -122,7 +122,7 @@ fn connections(ports: &[u16], states: u32) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Those of these local ports on which a handshake is half-open (`SYN_RECV`).
+/// The ports among these on which a handshake is half-open (`SYN_RECV`).
 ///
 /// # Errors
 /// As [`listeners`].
@@ -141,26 +141,26 @@ pub fn owner(inode: u64) -> Option<Owner> {
     })
 }
 
-/// The inodes of all sockets that a process holds; empty if it is gone or somebody else's.
+/// Inodes of all sockets that a process holds; empty if it is gone or belongs to another user.
 #[must_use]
 pub fn sockets_of(pid: u32) -> HashSet<u64> {
     socket_inodes(pid).collect()
 }
 
-/// The same, but reliable enough to conclude that a process does *not* hold a socket. `None` if that is impossible: the process belongs
-/// to another user, or has ended, or is about to.
-/// A process that ends has no descriptors any more, long before its end is reported if it has much memory.
+/// As [`sockets_of`], but reliable enough to conclude that a process does *not* hold a socket. `None` if that is impossible, because the
+/// process belongs to another user, has ended, or is ending: such a process has no descriptors any more, long before its end is reported if
+/// it has much memory.
 #[must_use]
 pub fn sockets_surely_of(pid: u32) -> Option<HashSet<u64>> {
     std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     let held = sockets_of(pid);
-    // It may have begun to end while it was read.
+    // It may have begun to end while its sockets were read.
     let stat = Stat::of(pid).ok()?;
     (!stat.is_ending()).then_some(held)
 }
 
-/// Whether some connection could be meant for both addresses: same port, and the same address, or one
-/// of them stands for all. An IPv6 wildcard includes IPv4 unless it is `v6only`.
+/// True if a connection could match both addresses: the port is the same, and the address is the same or one of them is a wildcard. An IPv6
+/// wildcard includes IPv4 unless it is `v6only`.
 #[must_use]
 pub fn overlaps(a: SocketAddr, a_v6only: bool, b: SocketAddr, b_v6only: bool) -> bool {
     let (ip_a, ip_b) = (a.ip().to_canonical(), b.ip().to_canonical());

@@ -1,5 +1,5 @@
-//! Public sockets: bound so that slots can share the address, listening, measured, and put out of
-//! service without the consent of whoever else holds them (socket(7), tcp(7)).
+//! Public sockets (socket(7), tcp(7)): bound so that slots share the address, listening, measured, and shut even while other processes hold
+//! them.
 
 use std::ffi::OsStr;
 use std::io;
@@ -22,31 +22,31 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// How a UDP socket is bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpOptions {
-    /// An IPv6 socket leaves IPv4 alone.
+    /// `IPV6_V6ONLY`: an IPv6 wildcard that does not accept IPv4.
     pub v6only: bool,
     /// `SO_REUSEADDR`.
     pub reuse_addr: bool,
     /// `SO_REUSEPORT`.
     pub reuse_port: bool,
-    /// Whose it is; `None`: of the user of this process.
+    /// The user that it belongs to; `None` for the user of this process.
     pub owner: Option<u32>,
 }
 
-/// What waits at a TCP listener.
+/// The accept queue of a TCP listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptQueue {
     /// Connections established and not yet accepted.
     pub len: u32,
-    /// The backlog in force: the smaller of what was asked for and `net.core.somaxconn`.
+    /// The effective backlog: the smaller of the requested one and `net.core.somaxconn`.
     pub max: u32,
-    /// The socket listens; false after [`unlisten`], by whichever process.
+    /// True if the socket listens; false after [`unlisten`] by any process.
     pub listening: bool,
 }
 
 /// A TCP socket bound to `address`, non-blocking, with `SO_REUSEADDR` and `SO_REUSEPORT`, not listening.
 ///
-/// Port 0 is not for slots: such a socket forgets its number when it stops listening, and listens on
-/// another one afterwards. [`reserve_port`] first, and bind slots to the number.
+/// Port 0 is not for slots: such a socket forgets its port when it stops listening, and later listens on another one. Call [`reserve_port`]
+/// first, and bind slots to the number.
 ///
 /// # Errors
 /// `EADDRINUSE`, `EADDRNOTAVAIL`, `EACCES` (a privileged port), `EAFNOSUPPORT`, `EMFILE`.
@@ -54,7 +54,7 @@ pub fn bind_tcp(address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
     bind_tcp_for(None, address, v6only)
 }
 
-/// The same, of another user: [`give`].
+/// As [`bind_tcp`], for a socket that belongs to another user: see [`give`].
 ///
 /// # Errors
 /// As [`bind_tcp`] and [`give`].
@@ -69,8 +69,8 @@ pub fn bind_tcp_for(owner: Option<u32>, address: SocketAddr, v6only: bool) -> io
     bind(socket, owner, address, v6only)
 }
 
-/// Keeps a port number without serving it: bound, never listening, willing to share it with slots of
-/// the same user. For port 0 the kernel picks a number that nobody uses ([`local_addr`] tells).
+/// Reserves a port without listening: the socket shares it with slots of the same user. For port 0 the kernel picks a number that is free;
+/// see [`local_addr`].
 ///
 /// # Errors
 /// As [`bind_tcp`].
@@ -93,8 +93,7 @@ pub fn bind_udp(address: SocketAddr, options: UdpOptions) -> io::Result<OwnedFd>
     bind(socket, options.owner, address, options.v6only)
 }
 
-/// A Unix stream socket bound to `path`, non-blocking, not listening. A path that begins with a zero
-/// byte is a name in the abstract namespace.
+/// A Unix stream socket bound to `path`, non-blocking, not listening. A path that begins with a zero byte is an abstract name.
 ///
 /// # Errors
 /// `EADDRINUSE` if the file exists (see [`unix_is_stale`]), `ENAMETOOLONG`, `EACCES`, `ENOENT`.
@@ -105,7 +104,7 @@ pub fn bind_unix(path: &[u8]) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether `path` is the socket file of a process that is gone: connecting to it is refused, as it is where the file is no socket.
+/// True if `path` is the socket file of a process that is gone: connecting is refused, as it is for a file that is not a socket.
 #[must_use]
 pub fn unix_is_stale(path: &[u8]) -> bool {
     if unix_file(path).is_none() {
@@ -118,30 +117,30 @@ pub fn unix_is_stale(path: &[u8]) -> bool {
     connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// The device and the inode of the socket file `path`; `None`: it is something else, or nothing. A link is something else.
+/// Device and inode of the socket file `path`; `None` if there is none, or a link or another kind of file.
 #[must_use]
 pub fn unix_file(path: &[u8]) -> Option<(u64, u64)> {
-    // A name in the abstract namespace is no path.
+    // An abstract name is not a path.
     let path = OsStr::from_bytes(path);
     let meta = std::fs::symlink_metadata(path).ok()?;
     meta.file_type().is_socket().then(|| (meta.dev(), meta.ino()))
 }
 
-/// Whose the socket is, as the kernel sees it: only sockets of one user share a port (`SO_REUSEPORT`).
+/// The user that the socket belongs to for the kernel: only sockets of one user share a port (`SO_REUSEPORT`).
 ///
 /// # Errors
-/// Those of fstat(2).
+/// fstat(2) failed.
 pub fn owner(socket: impl AsFd) -> io::Result<u32> {
     Ok(rustix::fs::fstat(socket)?.st_uid)
 }
 
-/// Makes the socket that user's, as if it had created it. Who has a descriptor of a connection, or of a socket whose port the kernel
-/// has chosen, can bind it anew; so one of root's in the hands of somebody else could come to share any port of root's.
+/// Makes the socket belong to another user, as if that user had created it. Whoever holds a connection, or a socket whose port the kernel
+/// chose, can bind it to another port; so a socket of root in the hands of another user could join any port of root's.
 ///
 /// # Errors
-/// `EPERM`: this process may not.
+/// `EPERM`: this process may not change owners.
 pub fn give(socket: impl AsFd, to: u32) -> io::Result<()> {
-    // sockfs_setattr() of net/socket.c; Linux 4.10.
+    // sockfs_setattr() in net/socket.c, since Linux 4.10.
     if owner(&socket)? == to {
         return Ok(());
     }
@@ -152,11 +151,10 @@ pub fn give(socket: impl AsFd, to: u32) -> io::Result<()> {
     )?)
 }
 
-/// Is the socket in the network namespace that this process makes sockets in? Where the kernel does not say (before Linux 5.14) it is
-/// taken to be.
+/// True if the socket is in the network namespace of this process. Before Linux 5.14 the kernel does not tell, and the answer is true.
 ///
 /// # Errors
-/// No descriptor is left, `ENOTSOCK`.
+/// `ENOTSOCK`, or no descriptor is left.
 pub fn is_in_our_network(socket: impl AsFd) -> io::Result<bool> {
     static OURS: OnceLock<Option<u64>> = OnceLock::new();
     let ours = match OURS.get() {
@@ -169,7 +167,7 @@ pub fn is_in_our_network(socket: impl AsFd) -> io::Result<bool> {
     Ok(network(socket)? == ours)
 }
 
-/// `SO_NETNS_COOKIE`: names a network namespace for as long as the system runs; `None`: the kernel does not know the question.
+/// `SO_NETNS_COOKIE`: identifies a network namespace until the next boot; `None` if the kernel does not know the option.
 fn network(socket: impl AsFd) -> io::Result<Option<u64>> {
     let mut cookie = 0_u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
@@ -202,8 +200,8 @@ pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
     Ok(rustix::net::listen(socket, backlog)?)
 }
 
-/// Ends listening for every holder of the socket; its address stays bound and it can [`listen`] again.
-/// The accept queue moves to other slots where a program migrates it, and is reset otherwise.
+/// Stops the socket from listening for every process that holds it. It stays bound, and can [`listen`] again. The accept queue migrates to
+/// other slots if a program does that, and is reset otherwise.
 ///
 /// # Errors
 /// `ENOTCONN` if it does not listen.
@@ -211,13 +209,13 @@ pub fn unlisten(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Read)?)
 }
 
-/// A TCP socket, and whether it is of IPv6 and leaves IPv4 alone; `None` for any other descriptor.
+/// The TCP options of the socket; `None` for any other descriptor.
 #[must_use]
 pub fn tcp(socket: impl AsFd) -> Option<Tcp> {
     let socket = socket.as_fd();
     let domain = sockopt::socket_domain(socket).ok()?;
     let stream = sockopt::socket_type(socket).ok()? == SocketType::STREAM;
-    // Protocol 0 cannot be told from it: the kernel fills in what it stands for.
+    // The kernel returns TCP's number even for a socket that was created with protocol 0.
     let tcp = sockopt::socket_protocol(socket).ok()? == Some(rustix::net::ipproto::TCP);
     let v6 = domain == AddressFamily::INET6;
     let internet = v6 || domain == AddressFamily::INET;
@@ -225,14 +223,14 @@ pub fn tcp(socket: impl AsFd) -> Option<Tcp> {
     (stream && tcp && internet).then_some(Tcp { v6only })
 }
 
-/// What is to be known of a TCP socket besides its address.
+/// Options of a TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tcp {
-    /// An IPv6 socket that leaves IPv4 alone.
+    /// `IPV6_V6ONLY`: an IPv6 wildcard that does not accept IPv4.
     pub v6only: bool,
 }
 
-/// Lets the socket, which is not bound yet, share its address with others of the same user that allow it too.
+/// Lets the socket, which is not bound yet, share its address with other sockets of the same user that allow it (`SO_REUSEPORT`).
 ///
 /// # Errors
 /// `EBADF`, `ENOTSOCK`.
@@ -240,13 +238,13 @@ pub fn share(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_socket_reuseport(socket, true)?)
 }
 
-/// Whether it may be shared.
+/// True if the socket may share its address.
 #[must_use]
 pub fn is_shared(socket: impl AsFd) -> bool {
     sockopt::socket_reuseport(socket).unwrap_or(false)
 }
 
-/// Makes the one wait, or not, as the other does.
+/// Makes the first descriptor blocking or non-blocking, like the second.
 ///
 /// # Errors
 /// `EBADF`.
@@ -266,8 +264,8 @@ pub fn local_addr(socket: impl AsFd) -> io::Result<SocketAddr> {
 
 /// Accepts one connection, close-on-exec and non-blocking; `None` if none waits.
 ///
-/// Whether that waits belongs to the open file, which a worker has too, and could have changed: it is made not to, and what it was
-/// before is restored, for a program may count on it.
+/// Whether accepting blocks is a property of the open file, which a worker shares and may have changed. This makes it non-blocking and then
+/// restores the previous setting, because the program may rely on it.
 ///
 /// # Errors
 /// `EINVAL` if the socket does not listen, `EMFILE`, `ENFILE`.
@@ -294,14 +292,14 @@ fn accept_at_once(listener: &impl AsFd) -> io::Result<Option<OwnedFd>> {
         match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(connection) => return Ok(Some(connection)),
             Err(Errno::AGAIN) => return Ok(None),
-            // The client has given up, or a signal came: the next may be fine.
+            // The client has given up, or a signal arrived: the next attempt may succeed.
             Err(Errno::CONNABORTED | Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// Marks what the socket sends from now on (`SO_MARK`); the mark stays with a packet on its way through this machine.
+/// Marks the packets that the socket sends (`SO_MARK`). The mark stays with a packet within this machine.
 ///
 /// # Errors
 /// `EPERM` without CAP_NET_ADMIN or, since Linux 5.17, CAP_NET_RAW.
@@ -309,10 +307,10 @@ pub fn mark(socket: impl AsFd, mark: u32) -> io::Result<()> {
     SockRef::from(&socket).set_mark(mark)
 }
 
-/// Connects to a TCP listener of this machine with packets that are marked, and ends the connection again.
+/// Connects to a TCP listener of this machine with marked packets, and closes the connection.
 ///
 /// # Errors
-/// `TimedOut`: nobody has accepted it `within` that time; `EPERM` as for [`mark`]; those of connect(2).
+/// `TimedOut` if it is not accepted `within` that time; `EPERM` as for [`mark`]; errors of connect(2).
 pub fn connect_marked(address: SocketAddr, by: u32, within: Duration) -> io::Result<()> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -323,14 +321,14 @@ pub fn connect_marked(address: SocketAddr, by: u32, within: Duration) -> io::Res
     socket.connect_timeout(&address.into(), within)
 }
 
-/// May this process mark what it sends?
+/// True if this process may mark its packets.
 #[must_use]
 pub fn may_mark() -> bool {
     let socket = Socket::new(Domain::IPV4, nonblocking(Type::STREAM), Some(Protocol::TCP));
     socket.is_ok_and(|socket| mark(&socket, 1).is_ok())
 }
 
-/// The accept queue of a TCP socket (`TCP_INFO`): one system call, from any descriptor of the socket.
+/// The accept queue of a TCP socket (`TCP_INFO`): one system call, on any descriptor of the socket.
 ///
 /// # Errors
 /// `ENOTSOCK`, `EOPNOTSUPP` or `ENOPROTOOPT` for anything but a TCP socket.
@@ -338,7 +336,7 @@ pub fn accept_queue(socket: impl AsFd) -> io::Result<AcceptQueue> {
     const LISTEN: u8 = 10;
     let info = tcp_info(&socket)?;
     let listening = info.tcpi_state == LISTEN;
-    // The two fields have another meaning on a connection.
+    // On a connection the two fields have another meaning.
     let (len, max) = if listening {
         (info.tcpi_unacked, info.tcpi_sacked)
     } else {
@@ -347,12 +345,12 @@ pub fn accept_queue(socket: impl AsFd) -> io::Result<AcceptQueue> {
     Ok(AcceptQueue { len, max, listening })
 }
 
-/// Bytes that were read from a TCP connection on this side, by whichever process.
+/// The number of bytes that any process read from a TCP connection on this side.
 ///
 /// # Errors
-/// Those of getsockopt(2) for anything but a TCP connection.
+/// Errors of getsockopt(2) for anything but a TCP connection.
 pub fn bytes_read(connection: impl AsFd) -> io::Result<u64> {
-    // States of include/net/tcp_states.h in which the peer has sent its FIN, which counts as a byte that was received.
+    // States in include/net/tcp_states.h in which the peer has sent its FIN, which counts as a received byte.
     const TIME_WAIT: u8 = 6;
     const AFTER_FIN: std::ops::RangeInclusive<u8> = 8..=9;
     const CLOSING: u8 = 11;
@@ -384,7 +382,7 @@ fn tcp_info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
     Ok(info)
 }
 
-/// Whether IPv6 sockets can be bound here.
+/// True if IPv6 sockets can be bound on this machine.
 #[must_use]
 pub fn ipv6_available() -> bool {
     let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
@@ -398,7 +396,7 @@ pub fn ipv6_available() -> bool {
     .is_ok()
 }
 
-/// `SO_COOKIE`: names the socket for as long as the system runs.
+/// `SO_COOKIE`: identifies the socket until the next boot.
 ///
 /// # Errors
 /// `ENOTSOCK`.
@@ -406,10 +404,10 @@ pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)
 }
 
-/// The inode number, by which `/proc` and sock_diag(7) name a socket.
+/// The inode number, which identifies the socket in `/proc` and sock_diag(7).
 ///
 /// # Errors
-/// Those of fstat(2).
+/// fstat(2) failed.
 pub fn inode(socket: impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstat(socket)?.st_ino)
 }
@@ -419,7 +417,7 @@ fn nonblocking(kind: Type) -> Type {
 }
 
 fn bind(socket: Socket, owner: Option<u32>, address: SocketAddr, v6only: bool) -> io::Result<OwnedFd> {
-    // Before it has an address: the kernel remembers whose the first socket of a port was.
+    // This comes before the bind, because the kernel remembers the owner of a port's first socket.
     owner.map_or(Ok(()), |owner| give(&socket, owner))?;
     if address.is_ipv6() {
         socket.set_only_v6(v6only)?;

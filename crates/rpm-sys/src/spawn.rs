@@ -1,5 +1,5 @@
-//! Starting a process: its own session and process group, exactly the descriptors it was given, default signal
-//! dispositions, and an error that says which step failed on what.
+//! Starts a process with its own session and process group, exactly the given descriptors and default signal dispositions. An error names
+//! the step that failed and its operand.
 
 mod child;
 mod image;
@@ -21,7 +21,7 @@ use crate::pidfd::{PidFd, Signal};
 use crate::scm;
 use crate::user::User;
 
-/// What to start.
+/// The process to start.
 #[derive(Debug)]
 pub struct Spawn {
     /// Absolute path of the program.
@@ -38,25 +38,25 @@ pub struct Spawn {
     pub stderr: OwnedFd,
     /// Descriptor 0; `None` is `/dev/null`.
     pub stdin: Option<OwnedFd>,
-    /// Descriptors and the numbers (3 or more, each once) they shall have in the process.
+    /// Further descriptors, each with its number in the process: 3 or more, all different.
     pub fds: Vec<(OwnedFd, RawFd)>,
-    /// If not 0: sets `LISTEN_FDS` to this and `LISTEN_PID` to the process's pid (sd_listen_fds(3)).
-    /// The descriptors themselves, from 3 on, are in `fds`.
+    /// If not 0, sets `LISTEN_FDS` to this and `LISTEN_PID` to the process's pid (sd_listen_fds(3)). The descriptors, from 3 on, are in
+    /// `fds`.
     pub listen_fds: usize,
-    /// `RLIMIT_NOFILE` of the process; `None` leaves the daemon's own.
+    /// `RLIMIT_NOFILE` of the process; `None` keeps the daemon's own.
     pub nofile: Option<Rlimit>,
-    /// Have `bind` and `listen` of the process and all its descendants reported ([`crate::intercept`]). Its calls fail when nobody holds the
-    /// descriptor of the reports any more: it must survive this process elsewhere.
+    /// Reports `bind` and `listen` calls of the process and all its descendants ([`crate::intercept`]). The calls fail once no process
+    /// holds the descriptor of the reports, so it must outlive this process elsewhere.
     pub intercept: bool,
-    /// Whom it runs as; `None`: as this process.
+    /// The user that it runs as; `None` for the user of this process.
     pub user: Option<User>,
-    /// Set-user-ID programs and file capabilities give it no rights (`PR_SET_NO_NEW_PRIVS`), nor its descendants.
+    /// Set-user-ID programs and file capabilities give no rights to it and its descendants (`PR_SET_NO_NEW_PRIVS`).
     pub no_new_privileges: bool,
 }
 
 pub use crate::limits::Rlimit;
 
-/// A process that executes its program.
+/// A process that is executing its program.
 #[derive(Debug)]
 pub struct Child {
     /// Its pid, and the id of its process group.
@@ -70,19 +70,19 @@ pub struct Child {
 /// The step of a spawn that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnStep {
-    /// Arguments, environment or descriptor numbers that no process can have.
+    /// Arguments, environment or descriptor numbers are invalid.
     Prepare,
     /// Opening and placing descriptors.
     Descriptors,
     /// Creating the process.
     Fork,
-    /// Giving it its session and process group.
+    /// Creating its session and process group.
     Group,
     /// Changing to its working directory.
     Directory,
     /// Setting its limit of open files.
     Limit,
-    /// Intercepting its calls: the system does not permit it.
+    /// Installing the interception, which the system does not permit.
     Intercept,
     /// Becoming another user.
     User,
@@ -90,35 +90,34 @@ pub enum SpawnStep {
     Execute,
 }
 
-/// Why there is no process.
+/// Why a process could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.headline())]
 pub struct SpawnError {
     /// The step that failed.
     pub stage: SpawnStep,
-    /// What it failed on: the program, the directory, or the offending argument.
+    /// The operand: the program, the directory, or the invalid argument.
     pub operand: PathBuf,
-    /// What is behind it, where the error number alone does not tell.
+    /// The likely cause, if the error number alone does not tell.
     pub hint: Option<String>,
-    /// The system's answer.
+    /// The system's error.
     #[source]
     pub source: io::Error,
 }
 
-/// The kernel executes a local program in well under a millisecond; one on a hung network file system
-/// must not hang the daemon.
+/// The kernel executes a local program in well under a millisecond. A program on a hung network file system must not hang the daemon.
 const EXEC_DEADLINE: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
 
-/// Starts a process and returns when it executes its program.
+/// Starts a process, and returns once it executes its program.
 ///
-/// The process leads a session and a process group of its own, gets SIGCONT if the calling thread dies, starts with default signal dispositions and an empty
-/// signal mask, and inherits descriptors 0, 1, 2 and `fds` alone.
+/// The process leads its own session and process group, starts with default signal dispositions and an empty signal mask, and inherits only
+/// descriptors 0, 1, 2 and `fds`. It gets SIGCONT if the calling thread dies.
 ///
 /// # Errors
-/// Any failing step, with nothing left behind.
+/// A step failed; nothing is left behind.
 pub fn spawn(spawn: Spawn) -> Result<Child, SpawnError> {
     let Spawn {
         program,
@@ -223,7 +222,7 @@ fn limit_hint(stage: SpawnStep, source: &io::Error) -> Option<String> {
     ))
 }
 
-/// `ENOENT` for a file that exists means its interpreter, `ENOEXEC` that it names none.
+/// `ENOENT` for a file that exists refers to its interpreter; `ENOEXEC` means that it names none.
 fn exec_hint(stage: SpawnStep, program: &Path, source: &io::Error) -> Option<String> {
     if stage != SpawnStep::Execute || !program.exists() {
         return None;
@@ -296,7 +295,7 @@ fn floor_above(fds: &[(OwnedFd, RawFd)]) -> RawFd {
     fds.iter().map(|(_, to)| to.saturating_add(1)).max().unwrap_or(3)
 }
 
-/// Where the child tells how far it has come. Its end is above all numbers that it is to place something at.
+/// The socket on which the child reports its progress. The child's end is above all target numbers.
 fn report_socket(placed: &[(OwnedFd, RawFd)]) -> io::Result<(OwnedFd, OwnedFd)> {
     let (report, answer) = scm::pair()?;
     Ok((report, raise(answer, floor_above(placed))?))
@@ -309,7 +308,7 @@ fn raw_limit(limit: Rlimit) -> libc::rlimit {
     }
 }
 
-/// Until the socket is closed without another word: the program is being executed.
+/// Waits until the child closes the socket without a report, which means that it executes the program.
 fn await_exec(report: &OwnedFd, child: &PidFd) -> Result<Option<Notifications>, (SpawnStep, io::Error)> {
     let execute = |source| (SpawnStep::Execute, source);
     let mut received = Vec::new();
@@ -327,20 +326,20 @@ fn await_exec(report: &OwnedFd, child: &PidFd) -> Result<Option<Notifications>, 
     }
 }
 
-/// The child has its filter. Without the right to take its sockets nothing could be done about its calls.
+/// The child has its filter. Without the right to copy its sockets, its calls could not be handled.
 fn may_intercept(child: &PidFd, received: &[OwnedFd]) -> Result<(), (SpawnStep, io::Error)> {
     let intercept = |source| (SpawnStep::Intercept, source);
     if received.is_empty() {
         return Err(intercept(io::Error::from_raw_os_error(libc::EMFILE)));
     }
     match child.getfd(1) {
-        // It may have executed its program by now, and even ended.
+        // It may already have executed its program, and even ended.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EBADF)) => Ok(()),
         tried => tried.map(drop).map_err(intercept),
     }
 }
 
-/// What is missing now and may be there later does not mean that calls cannot be intercepted.
+/// A temporary lack of resources does not mean that calls cannot be intercepted.
 fn of_the_moment((stage, source): (SpawnStep, io::Error)) -> (SpawnStep, io::Error) {
     match (stage, source.raw_os_error()) {
         (SpawnStep::Intercept, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
@@ -350,7 +349,7 @@ fn of_the_moment((stage, source): (SpawnStep, io::Error)) -> (SpawnStep, io::Err
     }
 }
 
-/// The child exits by itself or was killed: the wait is short.
+/// The child exits by itself or was killed, so the wait is short.
 fn reap(child: &Child) {
     use std::os::fd::AsFd as _;
     let id = WaitId::PidFd(child.pidfd.as_fd());

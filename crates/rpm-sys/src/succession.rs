@@ -1,4 +1,4 @@
-//! A process that becomes another program: same pid, same children, and the descriptors that it passes on.
+//! Replaces the program of this process: it keeps its pid, its children, and the descriptors that it passes on.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -9,9 +9,8 @@ use std::ptr;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
-/// Executes `program` in place of this one, with these arguments (`argv[0]` included), this environment, and these
-/// descriptors beside the standard three, under the numbers that they have. Returns only if that fails; nothing has
-/// changed then.
+/// Executes `program` in place of this one, with these arguments (including `argv[0]`), this environment, and these descriptors, under
+/// their current numbers, besides the standard three. Returns only if that fails; then nothing has changed.
 #[must_use]
 pub fn become_program(
     program: &Path,
@@ -28,12 +27,12 @@ pub fn become_program(
 /// A descriptor that this process was passed by [`become_program`].
 ///
 /// # Errors
-/// `EBADF`: it was not.
+/// `EBADF`: no such descriptor was passed.
 pub fn passed(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: used for one fcntl only, which answers EBADF if the descriptor is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
-    // SAFETY: it is open (its flag was just set), and whoever names it gives it away.
+    // SAFETY: it is open (its flag was just set), and the caller that names it gives it away.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

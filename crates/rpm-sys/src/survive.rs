@@ -1,5 +1,5 @@
-//! What a successor of a dead process must know to go on: clocks and ids that outlive it, how workers ended that were not its children, and
-//! what workers hold, where nobody else has it.
+//! What the successor of a dead process needs: clocks and ids that outlive it, exit statuses of workers that are not its children, and
+//! copies of what workers hold.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,42 +12,42 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::pidfd::{ExitStatus, PidFd};
 use crate::proc::{Stat, exit_status, numbers_in};
 
-/// Names this run of the system (`/proc/sys/kernel/random/boot_id`): pids and inodes mean nothing in another.
+/// Identifies the current boot (`/proc/sys/kernel/random/boot_id`). Pids and inodes mean nothing in another.
 ///
 /// # Errors
-/// Those of reading it.
+/// The file cannot be read.
 pub fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?
         .trim()
         .to_owned())
 }
 
-/// The monotonic clock, which is the same for all processes of this run of the system.
+/// The monotonic clock, which all processes share until the next boot.
 #[must_use]
 pub fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-/// Gives a pipe room for so many bytes, or for as many as this user may have.
+/// Raises the capacity of a pipe to `bytes`, or as far as this user is allowed.
 pub fn widen_pipe(pipe: &OwnedFd, bytes: usize) {
     let mut bytes = bytes;
-    // Beyond the user's share of pipe pages only less is granted.
+    // Beyond the user's share of pipe pages the kernel grants less.
     while rustix::pipe::fcntl_setpipe_size(pipe, bytes).is_err() && bytes > 64 * 1024 {
         bytes /= 2;
     }
 }
 
 impl PidFd {
-    /// When the process was started, in clock ticks since the system was: with its pid this names it.
+    /// The start time of the process, in clock ticks since boot. Together with the pid it identifies the process.
     ///
     /// # Errors
-    /// It is gone.
+    /// The process is gone.
     pub fn start_ticks(&self) -> io::Result<u64> {
         Ok(Stat::of(self.pid())?.start_ticks)
     }
 
-    /// A copy of a socket that the process holds, the first for which `is_it` says so; `None`: it has no such one.
+    /// A copy of the first socket of the process for which `is_it` is true; `None` if there is none.
     ///
     /// # Errors
     /// `EPERM` without the right to trace the process, `EMFILE`.
@@ -61,7 +61,7 @@ impl PidFd {
             }
             match self.getfd(number) {
                 Ok(copy) if is_it(copy.as_fd()) => return Ok(Some(copy)),
-                // Closed since it was seen.
+                // It was closed in the meantime.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ESRCH)) => {}
                 Ok(_) => {}
                 Err(error) => return Err(error),
@@ -70,10 +70,10 @@ impl PidFd {
         Ok(None)
     }
 
-    /// The other end of the pipe that the process writes to by this number, non-blocking.
+    /// The read end of the pipe that the process writes to under this number, non-blocking.
     ///
     /// # Errors
-    /// It is no pipe, or another user's.
+    /// It is not a pipe, or belongs to another user.
     pub fn read_end(&self, number: RawFd) -> io::Result<OwnedFd> {
         let path = format!("/proc/{}/fd/{number}", self.pid());
         let link = std::fs::read_link(&path)?;
@@ -84,25 +84,25 @@ impl PidFd {
         Ok(rustix::fs::open(path, flags, Mode::empty())?)
     }
 
-    /// How a process ended that was no child of this one, as long as its parent has not waited for it; after that where the kernel still
-    /// tells (Linux 6.15, for a descriptor that was opened before).
+    /// How a process ended that was not a child of this one. This is known until its parent reaps it; after that only on Linux 6.15 or
+    /// later, for a descriptor that was opened before.
     #[must_use]
     pub fn exit_of_stranger(&self) -> Option<ExitStatus> {
-        // Its parent may wait for it between the two.
+        // Its parent may reap it between the two.
         self.exit_of_zombie().or_else(|| self.exit_of_reaped())
     }
 
-    /// The status that its parent has not fetched yet (proc_pid_stat(5), field 52): shown to whoever may trace it; to others it is 0.
+    /// The status of a zombie (proc_pid_stat(5), field 52). It is 0 for a process that may not trace it.
     fn exit_of_zombie(&self) -> Option<ExitStatus> {
         let status = exit_status(self.pid())?;
         let is_permitted =
             File::open(format!("/proc/{}/io", self.pid())).and_then(|mut io| io.read(&mut [0]));
-        // A signal finds it as long as it was not waited for: until then its pid is its own.
+        // A signal reaches it as long as it was not reaped; until then the pid is its own.
         let is_there = self.signal_nothing();
         (is_permitted.is_ok() && is_there).then(|| decoded(status))
     }
 
-    /// `PIDFD_GET_INFO`, which tells once its parent has waited for it.
+    /// `PIDFD_GET_INFO`, which has the status after its parent has reaped it.
     fn exit_of_reaped(&self) -> Option<ExitStatus> {
         // Linux, include/uapi/linux/pidfd.h: struct pidfd_info, version 0.
         const GET_INFO: libc::c_ulong = 0xC040_FF0B;

@@ -1,7 +1,6 @@
-//! Process trees: who descends from a worker, signals to all of them, orphans, and stopping a process
-//! for a moment.
+//! Process trees: descendants of a worker, signals to all of them, orphans, and stopping a process for a moment.
 //!
-//! The view is a snapshot of `/proc`; a process that goes away meanwhile is never an error.
+//! The view is a snapshot of `/proc`. A process that ends in the meantime is never an error.
 
 mod census;
 
@@ -20,17 +19,17 @@ use crate::proc::{Stat, numbers_in};
 /// cannot stop; all others do within microseconds.
 pub const FREEZE_DEADLINE: Duration = Duration::from_millis(20);
 
-/// Stopping is a matter of microseconds: until this has passed only the CPU is given up between looks.
+/// Stopping takes microseconds. Until this has passed, the wait only yields the CPU.
 const FREEZE_SPIN: Duration = Duration::from_micros(200);
 
-/// Parents that are looked up: no tree of a program is deeper, and the table is no snapshot, so it might show a circle.
+/// Bound for following parents: no real tree is deeper, and because `/proc` is not an atomic snapshot, it could show a cycle.
 const DEPTH: usize = 1000;
 
-/// Between looks after [`FREEZE_SPIN`].
+/// Pause between checks after [`FREEZE_SPIN`].
 const FREEZE_PAUSE: Duration = Duration::from_micros(50);
 
-/// Living processes that descend from `pid` or belong to the process group `pid`, or descend from a
-/// member of it; parents before children, without `pid` itself.
+/// Living processes that descend from `pid`, belong to the process group `pid`, or descend from a member of it. Parents come before
+/// children; `pid` itself is not included.
 #[must_use]
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut members = members(pid);
@@ -49,12 +48,12 @@ impl Tree {
     /// The living members of the tree below `pid`, `pid` included.
     ///
     /// # Errors
-    /// `EMFILE` and `ENFILE`; a process that is gone is left out.
+    /// `EMFILE` and `ENFILE`. A process that has ended is left out.
     pub fn snapshot(pid: u32) -> io::Result<Tree> {
         Tree::of(members(pid))
     }
 
-    /// The same by a look at all processes that was taken a moment ago.
+    /// As [`Tree::snapshot`], from a census that was taken a moment ago.
     ///
     /// # Errors
     /// As [`Tree::snapshot`].
@@ -66,7 +65,7 @@ impl Tree {
         let mut held = Vec::new();
         for member in members {
             match PidFd::open(member.pid) {
-                // Between the pass and the open the pid may have got another owner.
+                // Between the census and the open, the pid may have been reused.
                 Ok(pidfd) if started(member.pid) == Some(member.start_ticks) => held.push(pidfd),
                 Ok(_) => {}
                 Err(error) if is_gone(&error) => {}
@@ -82,10 +81,10 @@ impl Tree {
         &self.members
     }
 
-    /// Signals every member, deepest first, so that no parent sees a child die before it knows why.
+    /// Signals every member, deepest first, so that no parent sees a child die before it gets the signal itself.
     ///
     /// # Errors
-    /// The first refusal (`EPERM` for a setuid program); the others are signalled all the same.
+    /// The first refusal (`EPERM` for a setuid program); the others are signalled nevertheless.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let mut outcome = Ok(());
         for member in self.members.iter().rev() {
@@ -97,7 +96,7 @@ impl Tree {
         outcome
     }
 
-    /// Members that have not ended.
+    /// The members that have not ended.
     #[must_use]
     pub fn alive(&self) -> Vec<u32> {
         let running = self
@@ -108,11 +107,11 @@ impl Tree {
     }
 }
 
-/// Signals a process group; false if it has no member.
+/// Signals a process group; false if it has no members.
 ///
 /// # Errors
-/// `EPERM` if no member may be signalled, `InvalidInput` for groups 0 and 1: to kill(2) they mean the
-/// caller's own group and every process there is.
+/// `EPERM` if no member may be signalled; `InvalidInput` for groups 0 and 1, which mean the caller's own group and all processes to
+/// kill(2).
 pub fn kill_group(pgid: u32, signal: Signal) -> io::Result<bool> {
     if pgid <= 1 {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -124,18 +123,18 @@ pub fn kill_group(pgid: u32, signal: Signal) -> io::Result<bool> {
     }
 }
 
-/// From now on orphans below this process become its children instead of init's.
+/// Makes orphans below this process its children rather than those of init.
 ///
 /// # Errors
-/// Those of prctl(2).
+/// prctl(2) failed.
 pub fn set_child_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(
         rustix::process::getpid(),
     ))?)
 }
 
-/// Living children of this process that have a variable in their environment, with its value: with [`set_child_subreaper`], what is left
-/// of a tree that carried it, besides its leader. Those for which `is_known` is true are not looked at.
+/// Living children of this process that have a variable in their environment, with its value. With [`set_child_subreaper`], these are what
+/// is left of a tree that carried it, besides its leader. Skips those for which `is_known` is true.
 #[must_use]
 pub fn orphans_with(key: &str, is_known: impl Fn(u32) -> bool) -> Vec<(u32, String)> {
     let unknown = own_children().into_iter().filter(|pid| !is_known(*pid));
@@ -143,7 +142,7 @@ pub fn orphans_with(key: &str, is_known: impl Fn(u32) -> bool) -> Vec<(u32, Stri
     alive.filter_map(|pid| Some((pid, variable(pid, key)?))).collect()
 }
 
-/// Living processes, whoever's children, that have this entry (`KEY=value`) in their environment.
+/// All living processes that have this entry (`KEY=value`) in their environment.
 #[must_use]
 pub fn marked(entry: &str) -> Vec<u32> {
     let alive = processes().filter(|(_, stat)| !stat.is_dead());
@@ -153,7 +152,7 @@ pub fn marked(entry: &str) -> Vec<u32> {
         .collect()
 }
 
-/// The same, of those that have another variable as well, with its value.
+/// As [`marked`], of those that also have another variable, with its value.
 #[must_use]
 pub fn marked_with(entry: &str, key: &str) -> Vec<(u32, String)> {
     let alive = processes().filter(|(_, stat)| !stat.is_dead());
@@ -168,7 +167,7 @@ pub fn marked_with(entry: &str, key: &str) -> Vec<(u32, String)> {
     marked.collect()
 }
 
-/// Does this process descend from `root`, or belong to its process group, or descend from a member of it?
+/// True if the process descends from `root`, belongs to its process group, or descends from a member of it.
 #[must_use]
 pub fn is_below(pid: u32, root: u32) -> bool {
     let mut at = pid;
@@ -188,8 +187,8 @@ pub fn variable(pid: u32, key: &str) -> Option<String> {
     value(&environment(pid)?, key)
 }
 
-/// Reaps orphans that have ended: dead children of this process for which `is_known` is false (a known
-/// one is reaped through its own [`PidFd`]). Returns how many.
+/// Reaps orphans that have ended: dead children of this process for which `is_known` is false. A known one is reaped through its own
+/// [`PidFd`]. Returns their number.
 pub fn reap_orphans(is_known: impl Fn(u32) -> bool) -> usize {
     let unknown = own_children().into_iter().filter(|pid| !is_known(*pid));
     let dead = unknown.filter(|pid| Stat::of(*pid).is_ok_and(|stat| stat.is_dead()));
@@ -200,37 +199,36 @@ pub fn reap_orphans(is_known: impl Fn(u32) -> bool) -> usize {
     .count()
 }
 
-/// A process in which nothing runs.
+/// A process that does not run.
 #[derive(Debug)]
 #[must_use = "the process goes on when this is dropped"]
 pub enum Frozen<'p> {
-    /// It was stopped already, by somebody else, or has ended: left as it is.
+    /// It was stopped by another process, or has ended. It is left unchanged.
     Already,
-    /// Stopped by us, until this is dropped.
+    /// Stopped by this process, until this is dropped.
     Held(Hold<'p>),
 }
 
-/// Lets the process go on when dropped.
+/// Continues the process when dropped.
 #[derive(Debug)]
 pub struct Hold<'p>(&'p PidFd);
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        // It can only fail because the process is gone.
+        // This fails only if the process is gone.
         let _ = self.0.send_signal(Signal::CONT);
     }
 }
 
-/// Stops every thread of a process, within [`FREEZE_DEADLINE`]. Other processes that share its
-/// descriptors are not stopped.
+/// Stops every thread of a process, within [`FREEZE_DEADLINE`]. Other processes that share its descriptors are not stopped.
 ///
 /// # Errors
-/// `TimedOut` if a thread does not stop (the process goes on), `EPERM`.
+/// `TimedOut` if a thread does not stop (the process continues), `EPERM`.
 pub fn freeze(process: &PidFd) -> io::Result<Frozen<'_>> {
     freeze_within(process, FREEZE_DEADLINE)
 }
 
-/// [`freeze`] with a deadline of the caller's.
+/// As [`freeze`], with another deadline.
 ///
 /// # Errors
 /// As [`freeze`].
@@ -269,13 +267,13 @@ struct Member {
     start_ticks: u64,
 }
 
-/// Breadth first from `pid` and its process group.
+/// Members in breadth-first order from `pid` and its process group.
 fn members(pid: u32) -> Vec<Member> {
     members_of_child(pid).unwrap_or_else(|| Census::take().members(pid))
 }
 
-/// The same for a child of this process, at the price of its tree: orphans of it are children of this process, too.
-/// `None`: it is none, or the kernel does not tell of children.
+/// As [`members`], for a child of this process, at a cost that depends only on its tree. Orphans of the tree are children of this process,
+/// too. `None` if it is not a child, or the kernel does not list children.
 fn members_of_child(pid: u32) -> Option<Vec<Member>> {
     let leader = Stat::of(pid).ok()?;
     let adopts = rustix::process::child_subreaper().is_ok_and(|adopter| adopter.is_some());
@@ -307,7 +305,7 @@ fn members_of_child(pid: u32) -> Option<Vec<Member>> {
             });
             queue.extend(children_of(at).unwrap_or_default());
         }
-        // Members of the group whose parents have gone come last, each with what is below it.
+        // Members of the group whose parents have ended come last, each with its descendants.
         let Some(orphan) = group.pop() else { break };
         queue.push(orphan);
     }
@@ -318,7 +316,7 @@ fn processes() -> impl Iterator<Item = (u32, Stat)> {
     numbers_in("/proc").filter_map(|pid| Some((pid, Stat::of(pid).ok()?)))
 }
 
-/// Children of this process, those that have ended and are not waited for included.
+/// Children of this process, including those that have ended and were not reaped.
 fn own_children() -> Vec<u32> {
     let own = std::process::id();
     children_of(own).unwrap_or_else(|| {
@@ -327,13 +325,13 @@ fn own_children() -> Vec<u32> {
     })
 }
 
-/// Readings of a list before it is taken as it is.
+/// The most times that a list is read until it is stable.
 const READINGS: usize = 8;
 
-/// The children of a process, of all its threads; `None`: the kernel does not tell (`CONFIG_PROC_CHILDREN`).
+/// The children of all threads of a process; `None` if the kernel does not list them (`CONFIG_PROC_CHILDREN`).
 ///
-/// A list that loses an entry while it is read may lose another in the reading (proc_pid_children(5)): it is read until it has been
-/// the same twice. That of this process loses entries only when this process waits for a child.
+/// If a list loses an entry while it is read, the reading may miss another one (proc_pid_children(5)), so it is read until two readings
+/// agree. The list of this process loses entries only when this process reaps a child.
 fn children_of(pid: u32) -> Option<Vec<u32>> {
     let mut before = None;
     let readings = if pid == std::process::id() { 1 } else { READINGS };
@@ -345,7 +343,7 @@ fn children_of(pid: u32) -> Option<Vec<u32>> {
                     list.split_ascii_whitespace()
                         .filter_map(|pid| pid.parse::<u32>().ok()),
                 ),
-                // The thread has ended, or the kernel has no such files.
+                // The thread has ended, or the kernel has no such file.
                 Err(_) if thread != pid => {}
                 Err(_) if Stat::of(pid).is_ok() => return None,
                 Err(_) => {}
@@ -406,7 +404,7 @@ mod tests {
             pids.sort_unstable();
             pids
         };
-        // The subshell may not have started its own yet.
+        // The subshell may not have started its child yet.
         let deadline = Instant::now() + Duration::from_secs(10);
         let (quick, whole) = loop {
             let whole = pids(Census::take().members(shell.id()));

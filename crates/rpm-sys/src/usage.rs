@@ -1,4 +1,4 @@
-//! What a process uses: two reads from `/proc`, no allocation.
+//! Resource usage of a process: two reads from `/proc`, without allocation.
 
 use std::io;
 use std::time::Duration;
@@ -8,18 +8,18 @@ use crate::proc::{Stat, read};
 /// CPU time and memory of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// User and system time since it started, all threads; the kernel counts in 10 ms.
+    /// User and system time of all threads since the start, in steps of 10 ms.
     pub cpu: Duration,
     /// Resident memory in bytes.
     pub rss_bytes: u64,
-    /// When it started, in clock ticks after boot: with the pid it names one process.
+    /// Start time in clock ticks after boot: together with the pid it identifies the process.
     pub start_ticks: u64,
 }
 
-/// What process `pid` uses.
+/// The usage of process `pid`.
 ///
 /// # Errors
-/// `ENOENT` or `ESRCH` if it is gone.
+/// `ENOENT` or `ESRCH` if it does not exist.
 pub fn usage(pid: u32) -> io::Result<Usage> {
     let stat = Stat::of(pid)?;
     Ok(Usage {
@@ -40,7 +40,7 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
-/// So many clock ticks.
+/// The duration of clock ticks.
 pub(crate) fn cpu_time(ticks: u64) -> Duration {
     let hz = rustix::param::clock_ticks_per_second().max(1);
     let nanos = u128::from(ticks) * 1_000_000_000 / u128::from(hz);
@@ -50,7 +50,7 @@ pub(crate) fn cpu_time(ticks: u64) -> Duration {
 /// The state letter of process `pid`: `R`, `S`, `D`, `Z`, `T`, `t`, `X` or `I` (proc_pid_stat(5)).
 ///
 /// # Errors
-/// `ENOENT` or `ESRCH` if it is gone.
+/// `ENOENT` or `ESRCH` if it does not exist.
 pub fn state(pid: u32) -> io::Result<char> {
     Ok(Stat::of(pid)?.state)
 }

@@ -1,24 +1,24 @@
-//! Users and groups by name: what a process is that runs as somebody else (getpwnam_r(3), getgrouplist(3)).
+//! Users and groups by name, for processes that run as another user (getpwnam_r(3), getgrouplist(3)).
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Whom a process runs as.
+/// The user that a process runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The user.
+    /// The user id.
     pub uid: u32,
-    /// The group.
+    /// The group id.
     pub gid: u32,
-    /// All groups, the one above among them.
+    /// All group ids, including `gid`.
     pub groups: Vec<u32>,
-    /// What the system knows of it besides; `None` for a number without a name.
+    /// Its passwd(5) entry; `None` for a number without one.
     pub account: Option<Account>,
 }
 
-/// Of an entry of passwd(5).
+/// Fields of a passwd(5) entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     /// The name.
@@ -31,14 +31,14 @@ pub struct Account {
 
 /// Room for the names and paths of an entry.
 const BUFFER: usize = 16 * 1024;
-/// Groups that a user may be in.
+/// The most groups of a user.
 const GROUPS: usize = 1024;
 
 impl User {
-    /// The user of this name or number, with its groups. A number that the system has no name for is in no group but its own.
+    /// The user with this name or number, with its groups. A number without an entry is only in the group of the same number.
     ///
     /// # Errors
-    /// The user database cannot be read. `Ok(None)`: there is no such user.
+    /// The user database cannot be read. `Ok(None)` means that there is no such user.
     pub fn find(name: &str) -> io::Result<Option<User>> {
         let number = name.parse::<u32>().ok();
         let Ok(text) = CString::new(name) else {
@@ -82,7 +82,7 @@ impl User {
                 (false, _) => Err(io::Error::from_raw_os_error(status)),
             };
         }
-        // SAFETY: the call has found an entry and filled it in.
+        // SAFETY: the call found an entry and filled it in.
         let entry = unsafe { entry.assume_init() };
         // SAFETY: the name is a zero-terminated string in `buffer`.
         let name = unsafe { CStr::from_ptr(entry.pw_name) };
@@ -103,10 +103,10 @@ impl User {
         }))
     }
 
-    /// The same user in this group, a name or a number.
+    /// Returns the user with this primary group, given as a name or a number.
     ///
     /// # Errors
-    /// The group database cannot be read. `Ok(None)`: there is no such group.
+    /// The group database cannot be read. `Ok(None)` means that there is no such group.
     pub fn in_group(mut self, name: &str) -> io::Result<Option<User>> {
         let Some(gid) = group(name)? else { return Ok(None) };
         self.gid = gid;
@@ -157,7 +157,7 @@ fn group(name: &str) -> io::Result<Option<u32>> {
             Err(io::Error::from_raw_os_error(status))
         };
     }
-    // SAFETY: the call has found an entry and filled it in.
+    // SAFETY: the call found an entry and filled it in.
     Ok(Some(unsafe { entry.assume_init() }.gr_gid))
 }
 

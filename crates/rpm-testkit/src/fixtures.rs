@@ -9,7 +9,7 @@ use crate::reachable::{What, reachable};
 /// The root of the checkout.
 ///
 /// # Panics
-/// It is not where this crate was built from.
+/// The checkout was moved after this crate was built.
 #[must_use]
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -21,7 +21,7 @@ pub fn repository() -> &'static Path {
 /// A program of `tests/fixtures/apps`.
 ///
 /// # Panics
-/// There is none of that name.
+/// There is no such program.
 #[must_use]
 pub fn fixture(name: &str) -> PathBuf {
     let path = repository().join("tests/fixtures/apps").join(name);
@@ -56,14 +56,14 @@ pub fn deno() -> PathBuf {
     installed("deno/deno")
 }
 
-/// The directory of the programs that use the JavaScript API, with what npm installs there.
+/// The directory of the programs that use the JavaScript API, with their npm packages installed.
 ///
 /// # Panics
 /// It cannot be installed.
 #[must_use]
 pub fn javascript() -> PathBuf {
     let directory = repository().join("tests/fixtures/javascript");
-    // npm writes it last.
+    // npm writes this file last.
     if !directory.join("node_modules/.package-lock.json").exists() {
         install();
     }
@@ -79,7 +79,7 @@ fn installed(program: &str) -> PathBuf {
     reachable(path, What::File)
 }
 
-/// Only if it must: this waits for every other cargo that builds in the same directory.
+/// Called only if something is missing: it waits for every other cargo that builds in the same directory.
 fn install() {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Single requests, for questions; loads are in [`crate::Traffic`].
+//! Single requests. Loads are in [`crate::Traffic`].
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -6,27 +6,27 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// Long enough for anything that answers at all.
+/// Long enough for any response that comes at all.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The body, chunked coding undone.
+    /// The body, with chunked coding decoded.
     pub body: String,
 }
 
-/// `GET path` on 127.0.0.1, on a connection of its own.
+/// Sends `GET path` to 127.0.0.1 on a new connection.
 ///
 /// # Errors
-/// The connection is refused, reset or times out, or the answer is no HTTP.
+/// The connection is refused, reset or times out, or the response is not HTTP.
 pub fn get(port: u16, path: &str) -> io::Result<Answer> {
     get_from(IpAddr::V4(Ipv4Addr::LOCALHOST), port, path)
 }
 
-/// The same on another address of this machine.
+/// As [`get`], to another address of this machine.
 ///
 /// # Errors
 /// As [`get`].
@@ -36,7 +36,7 @@ pub fn get_from(ip: IpAddr, port: u16, path: &str) -> io::Result<Answer> {
     exchange(stream, "GET", path, b"")
 }
 
-/// A request on a Unix socket.
+/// Sends a request to a Unix socket.
 pub(crate) fn unix(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -54,7 +54,7 @@ fn exchange(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     )?;
-    // A server that has seen enough may close before it has read everything; what it says counts.
+    // A server may close before it has read everything. Its response counts.
     let sent = stream.write_all(body);
     let mut bytes = Vec::new();
     let read = io::Read::read_to_end(&mut stream, &mut bytes);

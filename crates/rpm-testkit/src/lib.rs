@@ -1,6 +1,6 @@
-//! What the end-to-end tests stand on: the real binary in a private home, real programs, real traffic.
+//! The base of the end-to-end tests: the real binary in a private home, real programs, real traffic.
 //!
-//! Everything panics with what it saw: a test wants to fail, and to say why.
+//! All functions panic with what they saw, so that a failed test shows it.
 
 mod fixtures;
 mod http;
@@ -19,13 +19,13 @@ pub use rpm_wire::api::{AppInfo, ListenerInfo, Phase, Process, Status};
 pub use traffic::Traffic;
 pub use wait::{wait_for, wait_until};
 
-/// Whether a mechanism that the machine forbids is a failure (in CI) or a skipped test.
+/// True in CI, where a mechanism that the machine forbids fails the test instead of skipping it.
 #[must_use]
 pub fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
 }
 
-/// Says that a test is skipped, and fails in CI, where nothing may be.
+/// Reports that a test is skipped. In CI this fails, because no test may be skipped there.
 ///
 /// # Panics
 /// In CI.

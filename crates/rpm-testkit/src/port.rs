@@ -1,4 +1,4 @@
-//! Port numbers that no other test takes.
+//! Port numbers that no concurrent test uses.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,10 +15,10 @@ pub struct Port {
 }
 
 impl Port {
-    /// Reserves one.
+    /// Reserves a port.
     ///
     /// # Panics
-    /// There is none left.
+    /// No port is left.
     #[must_use]
     pub fn reserve() -> Port {
         static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -42,10 +42,10 @@ impl Port {
         is_free(number).then(|| Port { number, _lock: lock })
     }
 
-    /// How many sockets listen there, on whatever address.
+    /// The number of sockets that listen on the port, at any address.
     ///
     /// # Panics
-    /// The kernel does not say.
+    /// The kernel does not tell.
     #[must_use]
     pub fn listeners(&self) -> usize {
         let all = rpm_sys::sock_diag::listeners_on(self.number);
@@ -59,9 +59,9 @@ impl Port {
     }
 }
 
-/// Nobody listens there. The kernel is asked, and no socket is bound to see: another thread that forks at that moment would
-/// keep a copy of it, and the port, until its child has executed its program. It is asked for this port alone: all of
-/// `/proc/net/tcp` takes it 50 ms when there were many connections a moment ago.
+/// True if no socket listens on the port. This asks the kernel rather than binding a socket: a thread that forks at that moment would keep
+/// a copy of the socket, and so the port, until its child executes its program. It asks for this port only: reading all of `/proc/net/tcp`
+/// takes 50 ms when there were many connections a moment ago.
 fn is_free(number: u16) -> bool {
     rpm_sys::sock_diag::listeners_on(number)
         .expect("the kernel says who listens")

@@ -1,5 +1,5 @@
-//! Programs where every user can reach them: an unprivileged daemon and its workers are another user, who
-//! may have no way into the directory that the checkout lies in.
+//! Programs at a place that every user can read. An unprivileged daemon and its workers run as another user, who may not be allowed into
+//! the checkout's directory.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -7,19 +7,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// What is to be reached.
+/// What must be readable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// The file alone.
+    /// Only the file.
     File,
     /// The file and those beside it, which it reads.
     Directory,
 }
 
-/// The path itself where everybody may read it, otherwise that of a copy.
+/// The path itself if every user can read it, otherwise the path of a copy.
 ///
 /// # Panics
-/// The copy cannot be made.
+/// It cannot be copied.
 pub(crate) fn reachable(path: PathBuf, what: What) -> PathBuf {
     if is_open_to_all(&path) {
         return path;
@@ -48,7 +48,7 @@ fn is_open_to_all(path: &Path) -> bool {
     allows(path, 0o004) && path.ancestors().skip(1).all(|directory| allows(directory, 0o001))
 }
 
-/// A directory of its own for the copies from another one.
+/// The directory for copies from `directory`.
 fn stage_for(directory: &Path) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     directory.hash(&mut hasher);
@@ -58,7 +58,7 @@ fn stage_for(directory: &Path) -> PathBuf {
     stage
 }
 
-/// Copies a file unless the copy is newer; by rename, so that nobody meets half a file.
+/// Copies a file unless the copy is newer. A rename makes it appear complete.
 fn copy(file: &Path, stage: &Path) {
     let target = stage.join(file.file_name().expect("a file has a name"));
     let changed = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();

@@ -1,4 +1,4 @@
-//! The real `rpm`, in a home of its own.
+//! The real `rpm`, with a home of its own.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,12 +15,12 @@ use crate::http::{self, Answer};
 use crate::reachable::{What, reachable};
 use crate::{repository, wait_until};
 
-/// The user and group of an unprivileged daemon: nobody.
+/// User and group of an unprivileged daemon.
 const NOBODY: u32 = 65_534;
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(15);
 
-/// A home directory and the `rpm` command that uses it. Its daemon is stopped at the end.
+/// A home directory, and the `rpm` command that uses it. Its daemon is stopped when this is dropped.
 #[derive(Debug)]
 pub struct Rpm {
     home: PathBuf,
@@ -30,7 +30,7 @@ pub struct Rpm {
     env: Vec<(String, String)>,
 }
 
-/// A command that has run.
+/// A finished command.
 #[derive(Debug)]
 pub struct Ran {
     /// Its exit code; `None` if a signal ended it.
@@ -42,15 +42,15 @@ pub struct Ran {
 }
 
 impl Rpm {
-    /// As the user that runs the tests.
+    /// Runs as the user of the tests.
     ///
     /// # Panics
-    /// There is no binary, or no directory to be had.
+    /// There is no binary, or no directory can be created.
     #[must_use]
     pub fn new() -> Rpm {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Short: the address of a Unix socket has 108 bytes.
+        // It is short because the address of a Unix socket has at most 108 bytes.
         let home = PathBuf::from(format!("/tmp/rpm-t{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&home);
         fs::create_dir(&home).expect("a home");
@@ -63,8 +63,8 @@ impl Rpm {
         }
     }
 
-    /// As an unprivileged user without capabilities (`setpriv`), who can load no eBPF program. `None`
-    /// where that cannot be had; in CI that fails.
+    /// Runs as an unprivileged user without capabilities (`setpriv`), who cannot load eBPF programs. `None` if the machine does not allow
+    /// that; in CI that fails.
     ///
     /// # Panics
     /// In CI, if `setpriv` or root is missing.
@@ -80,7 +80,7 @@ impl Rpm {
         match probe {
             Ok(done) if done.status.success() => Some(rpm),
             Ok(done) => {
-                // The checkout may lie where nobody may go.
+                // The checkout's directory may be closed to other users.
                 crate::skip(
                     test,
                     &format!("as nobody: {}", String::from_utf8_lossy(&done.stderr)),
@@ -94,11 +94,11 @@ impl Rpm {
         }
     }
 
-    /// As an unprivileged user, with a copy of the program that has these file capabilities (`setcap`). `None` where that cannot
-    /// be had; in CI that fails.
+    /// Runs as an unprivileged user, with a copy of the program that has these file capabilities (`setcap`). `None` if the machine does not
+    /// allow that; in CI that fails.
     ///
     /// # Panics
-    /// In CI, if it cannot be had.
+    /// In CI, if it is not possible.
     #[must_use]
     pub fn capable(test: &str, capabilities: &str) -> Option<Rpm> {
         let mut rpm = Rpm::new();
@@ -123,7 +123,7 @@ impl Rpm {
         }
     }
 
-    /// The same with an environment variable more.
+    /// Adds an environment variable.
     #[must_use]
     pub fn with_env(mut self, key: &str, value: &str) -> Rpm {
         self.env.push((key.to_owned(), value.to_owned()));
@@ -142,7 +142,7 @@ impl Rpm {
         &self.home
     }
 
-    /// A command that has not run yet, for those who want its output live or its environment changed.
+    /// A command to be run by the caller, who wants its output live or its environment changed.
     #[must_use]
     pub fn command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let mut command = if self.unprivileged || self.capable {
@@ -172,7 +172,7 @@ impl Rpm {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command and waits for it.
     ///
     /// # Panics
     /// It does not start.
@@ -201,7 +201,7 @@ impl Rpm {
         ran.stderr
     }
 
-    /// Starts a command and does not wait for it.
+    /// Starts a command without waiting for it.
     ///
     /// # Panics
     /// It does not start.
@@ -214,7 +214,7 @@ impl Rpm {
             .expect("rpm runs")
     }
 
-    /// What `rpm list --json` prints.
+    /// The output of `rpm list --json`.
     ///
     /// # Panics
     /// It fails.
@@ -224,8 +224,8 @@ impl Rpm {
         serde_json::from_str(&text).expect("a list of processes")
     }
 
-    /// What `command` prints, which prints what the control API has at `path`. A state that is waited for is asked for a hundred times a
-    /// second, and a process for each question would take a third of a CPU. Where there is no daemon, the command starts one.
+    /// What the control API returns at `path`, or the output of `command`, which prints the same, if there is no daemon: the command starts
+    /// one. Waits ask a hundred times a second, and a process for each would take a third of a CPU.
     fn read(&self, path: &str, command: &[&str]) -> String {
         match http::unix(&self.home.join("rpm.sock"), "GET", path, b"") {
             Ok(answer) if answer.status == 200 => answer.body,
@@ -236,7 +236,7 @@ impl Rpm {
     /// One process of the list.
     ///
     /// # Panics
-    /// It is not in it.
+    /// It is not in the list.
     #[must_use]
     pub fn process(&self, id: u32) -> Process {
         self.list()
@@ -258,7 +258,7 @@ impl Rpm {
     /// Waits until every process of the app has this status, and returns them.
     ///
     /// # Panics
-    /// Not in time.
+    /// It takes too long.
     pub fn wait_status(&self, name: &str, status: Status) -> Vec<Process> {
         let ours = || {
             self.list()
@@ -271,7 +271,7 @@ impl Rpm {
         wait_until(&format!("{name} is {}", status.as_str()), BOUND, ours, all)
     }
 
-    /// What `rpm describe --json` prints. The app's name needs no encoding in a path.
+    /// The output of `rpm describe --json`. App names in tests need no encoding in a path.
     ///
     /// # Panics
     /// It fails.
@@ -281,7 +281,7 @@ impl Rpm {
         serde_json::from_str(&text).expect("a description")
     }
 
-    /// A request to the control API.
+    /// Sends a request to the control API.
     ///
     /// # Panics
     /// There is no daemon.
@@ -290,7 +290,7 @@ impl Rpm {
         http::unix(&self.home.join("rpm.sock"), method, path, body.as_bytes()).expect("the daemon answers")
     }
 
-    /// The processes that workers of this home have started, their leaders included, whoever's children they are now.
+    /// All processes that workers of this home have started, leaders included, even if they have other parents now.
     #[must_use]
     pub fn processes_of_workers(&self) -> Vec<u32> {
         let mut all = rpm_sys::tree::marked(&format!("RPM_HOME={}", self.home().display()));
@@ -304,7 +304,7 @@ impl Rpm {
         self.pid_in("rpm.pid")
     }
 
-    /// The pid of the keeper, which holds what outlives the daemon, if there is one.
+    /// The pid of the keeper, if there is one.
     #[must_use]
     pub fn keeper_pid(&self) -> Option<u32> {
         self.pid_in("keep.pid")
@@ -321,7 +321,7 @@ impl Rpm {
         fs::read_to_string(self.home.join("rpm.log")).unwrap_or_default()
     }
 
-    /// What an app's process wrote (`out` or `error`); `None` as id for fork mode.
+    /// What an app's process wrote to `out` or `error`; `id` is `None` in fork mode.
     #[must_use]
     pub fn output(&self, name: &str, stream: &str, id: Option<u32>) -> Vec<u8> {
         let suffix = id.map(|id| format!("-{id}")).unwrap_or_default();
@@ -363,8 +363,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// Whether a process runs. One that has ended stays visible until its parent, which may be a slow init, has
-/// waited for it.
+/// True if a process runs. One that has ended stays visible until its parent, which may be a slow init, reaps it.
 fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ")
@@ -381,8 +380,8 @@ fn binary() -> &'static Path {
     })
 }
 
-/// `target/<profile>/rpm`, for a test is `target/<profile>/deps/<name>`. The build of all tests makes it; a build of one package
-/// does not, so without nextest, which is asked to build all (`cargo xtask test`), it is made now if it is out of date.
+/// `target/<profile>/rpm`; a test is `target/<profile>/deps/<name>`. A build of all tests makes it, and nextest always builds all (`cargo
+/// xtask test`). A build of one package does not, so without nextest it is built here if it is out of date.
 fn built() -> PathBuf {
     let test = std::env::current_exe().expect("a test is a file");
     let binary = test

@@ -1,11 +1,11 @@
-//! Traffic that runs beside a test.
+//! Traffic that runs during a test.
 
 use std::time::Duration;
 
 use rpm_loadtest::{Load, Report, Running, Stop};
 use tokio::runtime::Runtime;
 
-/// A load that is being sent from a thread of its own.
+/// A load that is sent from a thread of its own.
 #[derive(Debug)]
 pub struct Traffic {
     runtime: Runtime,
@@ -14,10 +14,10 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Begins to send it.
+    /// Starts the load.
     ///
     /// # Panics
-    /// There is no thread to be had.
+    /// No thread can be created.
     #[must_use]
     pub fn start(load: &Load) -> Traffic {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -37,23 +37,23 @@ impl Traffic {
         }
     }
 
-    /// From now on the server may have a reason to end connections that live long.
+    /// From now on the server may end long-lived connections.
     pub fn mark(&self) {
         self.running.mark();
     }
 
-    /// What is opened from now on has no such reason.
+    /// From now on the server must not end connections that are opened.
     pub fn mark_end(&self) {
         self.running.mark_end();
     }
 
-    /// The account up to now.
+    /// The report so far.
     #[must_use]
     pub fn so_far(&self) -> Report {
         self.running.so_far()
     }
 
-    /// Waits until so many requests were answered well since this was called.
+    /// Waits until `count` more requests have succeeded.
     ///
     /// # Panics
     /// Not within 20 s.
@@ -61,13 +61,13 @@ impl Traffic {
         self.wait_total(self.ok() + count);
     }
 
-    /// How many requests were answered well so far.
+    /// The number of requests that have succeeded so far.
     #[must_use]
     pub fn ok(&self) -> u64 {
         self.so_far().outcomes.ok()
     }
 
-    /// Waits until so many requests in all were answered well.
+    /// Waits until `goal` requests in total have succeeded.
     ///
     /// # Panics
     /// Not within 20 s.
@@ -81,14 +81,14 @@ impl Traffic {
         );
     }
 
-    /// Ends it: no new request, and an outcome for each one sent.
+    /// Stops the load: no new request is sent, and every request that was sent has an outcome.
     #[must_use]
     pub fn finish(self) -> Report {
         self.stop.stop();
         self.runtime.block_on(self.running.finish())
     }
 
-    /// Waits until the load ends by itself (its duration or count is reached).
+    /// Waits until the load ends by itself, at its duration or count.
     #[must_use]
     pub fn wait(self) -> Report {
         self.runtime.block_on(self.running.finish())

@@ -1,13 +1,13 @@
-//! Waiting for a state, with a bound, never for a time.
+//! Waiting for a state up to a bound, never for a fixed time.
 
 use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a state is looked at.
+/// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Looks at a state until it satisfies `wanted`, and returns it.
+/// Polls a state until it is `wanted`, and returns it.
 ///
 /// # Panics
 /// After `bound`, with the state seen last.
@@ -32,7 +32,7 @@ pub fn wait_until<S: Debug>(
     }
 }
 
-/// Waits until a question is answered with something.
+/// Polls until `ask` returns a value.
 ///
 /// # Panics
 /// After `bound`.

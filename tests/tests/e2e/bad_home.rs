@@ -1,4 +1,4 @@
-//! Places, limits and users that a daemon cannot live with: each message says what failed, why, and what to do.
+//! Directories, limits and users with which a daemon cannot work: each message says what failed, why, and what to do.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,10 +9,10 @@ use rpm_e2e::app::App;
 use rpm_e2e::complaint::assert_says;
 use rpm_testkit::{Port, Ran, Rpm, get, skip, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// As nobody, for root may write everywhere.
+/// As an unprivileged user, because root can write everywhere.
 #[test]
 fn a_home_that_is_not_ours() {
     let Some(rpm) = Rpm::unprivileged("a_home_that_is_not_ours") else {
@@ -65,7 +65,7 @@ fn a_home_whose_path_is_too_long_for_a_socket() {
     assert!(!long.exists());
 }
 
-/// The disk is a small one that only the commands of this test see.
+/// The disk is a small one that only this test's commands see.
 #[test]
 fn a_home_on_a_full_disk() {
     let test = "a_home_on_a_full_disk";
@@ -139,7 +139,7 @@ fn a_second_daemon_on_the_same_home() {
     assert_eq!(rpm.daemon_pid(), Some(pid), "the first one is still the one");
 }
 
-/// The socket's mode keeps others out; if somebody opens it up, their uid does.
+/// The socket's mode keeps other users out. If it is changed, the check of their uid does.
 #[test]
 fn another_user_is_not_served() {
     let test = "another_user_is_not_served";
@@ -189,7 +189,7 @@ fn another_user_is_not_served() {
     rpm.ok(["ping"]);
 }
 
-/// What cannot be stored is not started: a daemon that died then would leave it to nobody.
+/// An app whose state cannot be stored is not started: if the daemon then died, no other would know of it.
 #[test]
 fn a_home_that_cannot_be_written_to_any_more() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -197,7 +197,7 @@ fn a_home_that_cannot_be_written_to_any_more() {
         .args(["--name", "web"])
         .port(&port)
         .start(&rpm);
-    // As a full disk would: whoever the daemon is, this cannot be opened for writing.
+    // Like a full disk: no daemon can open this for writing.
     let in_the_way = rpm.home().join("state.json.new");
     fs::create_dir(&in_the_way).expect("it is not there");
     let told = [

@@ -1,4 +1,4 @@
-//! What goes wrong: each message says what failed, why, and what to do.
+//! Faulty input: each message says what failed, why, and what to do.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,12 +13,12 @@ fn hello(port: &Port) -> App {
     App::cluster("hello.js", "2").port(port)
 }
 
-/// A process that listens and is not ours.
+/// A process outside rpm that listens.
 struct Foreign(Child);
 
 impl Foreign {
     fn listen(port: &Port, reuse_port: bool) -> Foreign {
-        // As servers do: a client of an earlier test may have left the port in TIME_WAIT.
+        // As servers do, because a client of an earlier test may have left the port in TIME_WAIT.
         let script = "import socket,sys; s=socket.socket(); \
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); \
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(sys.argv[2])); \
@@ -80,7 +80,7 @@ fn an_interpreter_that_is_not_there() {
     assert!(rpm.list().is_empty(), "nothing was started");
 }
 
-/// With `SO_REUSEPORT` the kernel would let both bind, and share the connections between them.
+/// With `SO_REUSEPORT` the kernel would let both bind, and share connections between them.
 #[test]
 fn a_port_that_a_foreign_process_has() {
     for reuse_port in [false, true] {
@@ -125,7 +125,7 @@ fn a_port_that_another_app_has() {
     );
 }
 
-/// Outside of a cluster a program is started once it is executed; what becomes of it is seen in the list.
+/// Outside cluster mode a program counts as started once it is executed. The list shows what becomes of it.
 #[test]
 fn an_app_that_exits_at_once() {
     let rpm = Rpm::new();
@@ -195,7 +195,7 @@ fn a_host_name_that_resolves_to_nothing() {
     );
 }
 
-/// A queue consumer, for all that anybody knows: it runs, and a note tells.
+/// It could be a queue consumer, so it runs, and a note says that it does not listen.
 #[test]
 fn an_app_that_never_listens() {
     let rpm = Rpm::new();
@@ -223,7 +223,7 @@ fn a_working_directory_that_is_not_there() {
     );
 }
 
-/// The daemon checks too: the directory may vanish, and other clients may not look.
+/// The daemon checks this too: the directory may vanish, and other clients may not check.
 #[test]
 fn a_working_directory_that_vanished() {
     let (rpm, port) = (Rpm::new(), Port::reserve());

@@ -1,4 +1,4 @@
-//! How evenly connections are shared: exactly with eBPF, by chance with classic BPF.
+//! How evenly connections are shared: exactly with eBPF, randomly with classic BPF.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -12,7 +12,7 @@ use rpm_testkit::{Load, Port, Report, Rpm, Status};
 
 /// Connections that are counted.
 const CONNECTIONS: u64 = 1_000;
-/// One at a time: a worker that gets no CPU for 15 ms counts as frozen, which changes who is picked.
+/// One test at a time: a worker that gets no CPU for 15 ms counts as frozen, which changes the choice.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -24,7 +24,7 @@ fn app(port: &Port, instances: u32) -> App {
         .port(port)
 }
 
-/// Sequential connections, a new one per request.
+/// Sequential requests, each on a new connection.
 fn sequence(port: &Port) -> Load {
     Load {
         requests: Some(CONNECTIONS),
@@ -40,7 +40,7 @@ fn send(load: &Load) -> Report {
     runtime.block_on(load.run(&Stop::new()))
 }
 
-/// The counts by worker of an undisturbed measurement.
+/// The requests of each worker in an undisturbed measurement.
 fn counts(rpm: &Rpm, measure: impl Fn() -> Report) -> BTreeMap<String, u64> {
     undisturbed(rpm, || {
         let report = measure();
@@ -59,7 +59,7 @@ fn assert_exact(counts: &BTreeMap<String, u64>, workers: u64) {
     );
 }
 
-/// Within 4 standard deviations of the binomial distribution: a right program fails once in 16,000 counts.
+/// Within 4 standard deviations of the binomial distribution: a correct program fails once in 16,000 counts.
 fn assert_random(counts: &BTreeMap<String, u64>, workers: u64) {
     assert_eq!(counts.len() as u64, workers, "{counts:?}");
     let (connections, chance) = (CONNECTIONS as f64, 1.0 / workers as f64);
@@ -135,7 +135,7 @@ fn cookies_keep_it_exact(test: &str, workers: u32) {
             .inside(&shell("grep TcpExt: /proc/net/netstat"))
             .output()
             .expect("it runs");
-        // A SYN that reuses the addresses and port of a connection in TIME_WAIT gets none: a few of 1,000.
+        // A SYN that reuses addresses and port of a connection in TIME_WAIT gets no cookie: a few of 1,000.
         let cookies = cookies_sent(&String::from_utf8_lossy(&sent.stdout));
         assert!(cookies >= CONNECTIONS * 9 / 10, "{cookies} cookies were sent");
     }
@@ -147,7 +147,7 @@ fn shell(script: &str) -> Command {
     command
 }
 
-/// `SyncookiesSent` of two lines of `/proc/net/netstat`: names and numbers.
+/// `SyncookiesSent` from two lines of `/proc/net/netstat`: names and numbers.
 fn cookies_sent(table: &str) -> u64 {
     let mut lines = table.lines().map(str::split_whitespace);
     let (names, numbers) = lines.next().zip(lines.next()).expect("names and numbers");
@@ -203,7 +203,7 @@ fn an_unprivileged_daemon_shares_at_random_among_four() {
     classic_is_random("an_unprivileged_daemon_shares_at_random_among_four", 4);
 }
 
-/// The kernel's order of sockets changes when one leaves; the daemon's picture of it has to follow.
+/// The kernel's order of the sockets changes when one leaves, and the daemon's copy of it has to follow.
 #[test]
 fn an_unprivileged_daemon_keeps_the_order_of_its_slots_while_scaling() {
     let _alone = alone();

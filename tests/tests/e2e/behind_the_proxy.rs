@@ -1,4 +1,4 @@
-//! Everything that a client can be, behind the proxy, while workers are replaced and killed.
+//! All kinds of clients behind the proxy, while workers are replaced and killed.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,7 +14,7 @@ use rpm_testkit::{Kind, Load, Port, Process, Rpm, Status, wait_until};
 const BOUND: Duration = Duration::from_secs(30);
 /// Good answers between two events.
 const SOME: u64 = 40;
-/// How long a connection that lives long is left open when its worker is replaced.
+/// How long a long-lived connection is left open when its worker is replaced.
 const HOLDS: Duration = Duration::from_millis(1500);
 
 fn everything(port: &Port) -> App {
@@ -32,7 +32,7 @@ fn settled(list: &[Process]) -> bool {
 fn whatever_a_client_is_a_reload_loses_nothing() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     everything(&port).start(&rpm);
-    // HTTP/2 in clear text comes to the same port.
+    // HTTP/2 in clear text uses the same port.
     let clients = Clients::everything(&port, &port, 2, HOLDS);
     clients.wait_ok(SOME);
     for _ in 0..2 {
@@ -48,7 +48,7 @@ fn whatever_a_client_is_a_reload_loses_nothing() {
     clients.finish_clean(&rpm);
 }
 
-/// A certificate in use, whose files are replaced.
+/// A certificate in use, whose files can be replaced.
 struct Certificate {
     place: Place,
     used: [PathBuf; 2],
@@ -63,7 +63,7 @@ impl Certificate {
         made
     }
 
-    /// Puts a new one in its place; that one, for whoever is to trust it.
+    /// Replaces it, and returns the new one for clients to trust.
     fn replace(&self, name: &str) -> PathBuf {
         let new = certificate(&self.place, name, "a.test");
         for (from, to) in new.iter().zip(&self.used) {
@@ -72,7 +72,7 @@ impl Certificate {
         new.into_iter().next().expect("two files")
     }
 
-    /// Waits until new clients are served the one in this file.
+    /// Waits until new clients get the certificate in this file.
     fn is_served(&self, trusted: &std::path::Path, port: &Port) {
         let number = port.number();
         let served = || {
@@ -113,7 +113,7 @@ fn hundreds_of_clients_see_neither_reloads_nor_killed_workers_nor_certificates()
         tls: true,
         ..one_of(2, &port, clients)
     };
-    // 200 connections of HTTP/1.1, and 25 of HTTP/2 with four streams each; some come anew for each request.
+    // 200 connections of HTTP/1.1, and 25 of HTTP/2 with four streams each. Some are opened again for each request.
     let clients = Clients::of(&[
         load(Kind::KeepAlive, 200),
         load(Kind::Http2, 25),
@@ -145,7 +145,7 @@ fn hundreds_of_clients_see_neither_reloads_nor_killed_workers_nor_certificates()
         kill(victim);
         let replaced = |it: &Process| it.status == Status::Online && it.pid != Some(victim);
         wait_until("it is replaced", BOUND, || rpm.process(1), replaced);
-        // The next crash is to wait no longer than this one.
+        // Resets the back-off, so that the next crash waits no longer than this one.
         rpm.ok(["reset", "web"]);
     }
     clients.wait_ok(SOME);

@@ -1,4 +1,4 @@
-//! An app that serves goes behind the proxy by a reload, and comes back by another: nobody notices.
+//! An app moves behind the proxy by a reload, and back by another, without a failed request.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use rpm_testkit::{Kind, Load, Port, Process, Rpm, Status, fixture, wait_until};
 const BOUND: Duration = Duration::from_secs(30);
 /// Good answers between two events.
 const SOME: u64 = 5;
-/// And of clients that do nothing but ask.
+/// The same for clients with simple requests only.
 const MANY: u64 = 300;
-/// How long a connection that lives long is left open when its worker is replaced.
+/// How long a long-lived connection is left open when its worker is replaced.
 const HOLDS: Duration = Duration::from_millis(1500);
 
-/// An app, and the file that says how it is served.
+/// An app, and the file that configures its data path.
 struct Site {
     rpm: Rpm,
     port: Port,
     place: Place,
     script: PathBuf,
-    /// It answers all kinds of clients; else those that come for one request.
+    /// It serves all kinds of clients; otherwise only simple requests.
     answers_all: bool,
 }
 
@@ -58,7 +58,7 @@ impl Site {
             .unwrap_or_default()
     }
 
-    /// All kinds of clients that both planes serve at one port.
+    /// All kinds of clients that both data paths serve at one port.
     fn clients(&self) -> Clients {
         if !self.answers_all {
             return Clients::fresh(&self.port, 2);
@@ -73,7 +73,7 @@ impl Site {
         Clients::of(&kinds.map(load).collect::<Vec<_>>())
     }
 
-    /// Clients that do nothing but ask.
+    /// Clients with simple requests.
     fn busy(&self) -> Clients {
         match self.answers_all {
             true => Clients::begin(&self.port, "/", 4),
@@ -81,7 +81,7 @@ impl Site {
         }
     }
 
-    /// Reloads the file under load, and has the listener steered as it shall be then.
+    /// Reloads the file under load, and checks how the listener is steered then.
     fn moves_to(&self, balance: &str, steering: &str) {
         let before = self.rpm.pids("web");
         let (clients, busy) = (self.clients(), self.busy());
@@ -107,7 +107,7 @@ impl Site {
         );
     }
 
-    /// There and back, and once more by daemons that have not begun it.
+    /// There and back, and once more with new daemons.
     fn wanders(&self, kernel: &str) {
         assert_eq!(self.steering(), kernel);
         self.moves_to("proxy", "proxy");

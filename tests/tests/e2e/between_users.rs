@@ -1,4 +1,4 @@
-//! What other users of the machine, and the output of apps, can do to whoever types commands: nothing.
+//! Other users of the machine, and the output of apps, cannot harm whoever runs commands.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -22,7 +22,7 @@ fn mode(rpm: &Rpm, mode: u32) {
     fs::set_permissions(rpm.home(), Permissions::from_mode(mode)).expect("it is ours");
 }
 
-/// What others put there would run as its owner.
+/// Files that others put there would run as its owner.
 #[test]
 fn a_home_that_others_can_write_to_is_refused() {
     let rpm = Rpm::new();
@@ -45,7 +45,7 @@ fn a_home_that_others_can_write_to_is_refused() {
     rpm.ok(["list"]);
 }
 
-/// They may lie there since the directory was open to others.
+/// They may be there since the directory was open to others.
 #[test]
 fn files_of_others_in_a_home_are_not_used_and_links_not_followed() {
     if !is_root() {
@@ -93,7 +93,7 @@ fn files_of_others_in_a_home_are_not_used_and_links_not_followed() {
     }
 }
 
-/// Also while a daemon runs, which has looked at them when it began.
+/// This also holds while a daemon runs, which checked the files at its start.
 #[test]
 fn a_saved_list_of_another_user_is_not_started() {
     if !is_root() {
@@ -116,7 +116,7 @@ fn a_saved_list_of_another_user_is_not_started() {
     assert_says(&rpm.run(["get", "a"]), &["conf.json", &owner]);
 }
 
-/// A request of `start` has the environment of whoever types it.
+/// A `start` request contains the environment of the user who runs it.
 #[test]
 fn nothing_is_sent_to_the_daemon_of_another_user() {
     let test = "nothing_is_sent_to_the_daemon_of_another_user";
@@ -164,7 +164,7 @@ fn root_talks_to_the_daemon_of_a_user_but_starts_none_for_it() {
     rpm.ok(["ping"]);
 }
 
-/// What the command prints on a terminal.
+/// The command's output on a terminal.
 fn on_a_terminal(rpm: &Rpm, words: &[&str]) -> String {
     let line = format!("{} {}", rpm.binary().display(), words.join(" "));
     let mut command = Command::new("script");
@@ -177,7 +177,7 @@ fn on_a_terminal(rpm: &Rpm, words: &[&str]) -> String {
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
-/// A title, the screen, the clipboard: what a client of an app writes into its log must not reach the administrator's.
+/// What a client of an app writes into its log must not set the title, the screen or the clipboard of the administrator's terminal.
 #[test]
 fn a_terminal_obeys_nothing_that_apps_print_but_colours() {
     let rpm = Rpm::new();

@@ -1,4 +1,4 @@
-//! What is Bun's own: its commands, and where it looks for its preload.
+//! What is special about Bun: its commands, and where it looks for its preload.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -68,7 +68,7 @@ fn bun_of_another_user_has_the_agent() {
     );
 }
 
-/// What Bun loads is read by users of all workers, and written by none, whatever the umask of who has started the daemon.
+/// Users of all workers can read what Bun loads, and none can write it, whatever umask the daemon was started with.
 #[test]
 fn the_agent_of_bun_has_its_own_mode() {
     for umask in ["000", "077"] {

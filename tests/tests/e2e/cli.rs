@@ -1,4 +1,4 @@
-//! The command line: exit codes, what is printed where, and the daemon that comes and goes with it.
+//! The command line: exit codes, what is printed where, and starting and stopping the daemon.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -37,12 +37,12 @@ fn mistakes_exit_with_1_and_say_what_to_do() {
     assert!(rpm.ok(["help"]).contains("Usage:"));
 }
 
-/// What is in backticks.
+/// The parts in backticks.
 fn commands_in(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// Types it in a shell that knows nothing of the test.
+/// Runs it in a shell that knows nothing of the test.
 fn typed(line: &str) -> Ran {
     let mut shell = Command::new("sh");
     shell.args(["-c", line]).env_remove("RPM_HOME");
@@ -87,7 +87,7 @@ fn a_name_with_a_letter_wrong_is_asked_about_and_the_hint_can_be_pasted() {
         said.contains("there are: ") && !said.contains("did you mean"),
         "{said}"
     );
-    // A script that runs already: both ways out.
+    // For a script that runs already, both alternatives are suggested.
     let hello = fixture("no-listen.js");
     let said = rpm.fails([
         "start".as_ref(),
@@ -323,7 +323,7 @@ fn a_failing_app_shows_its_last_lines() {
     for wanted in ["throws", "exited with code 1", "broken on purpose"] {
         assert!(thrown.stderr.contains(wanted), "{wanted:?} in {}", thrown.stderr);
     }
-    // Node says what is wrong before ten lines of the stack and the fields of the error.
+    // Node prints the error before ten lines of stack and the fields of the error.
     let place = rpm.home().join("deep.js");
     let deep =
         "const down = (n) => (n ? down(n - 1) : require('fs').readFileSync('/no/such/file')); down(20);";
@@ -355,7 +355,7 @@ fn a_silent_app_is_online_with_a_note() {
 fn a_cluster_that_ends_after_some_seconds_of_its_start_has_failed() {
     let rpm = Rpm::new();
     let script = rpm.home().join("slow.js");
-    // It works all the time: what rests may be a program that listens on nothing.
+    // It uses CPU all the time; a program that rests may be one that does not listen.
     let ends = "const end = Date.now() + 3500; const work = () => { if (Date.now() < end) return setImmediate(work); \
                 console.error('no database'); process.exit(3); }; work();";
     std::fs::write(&script, ends).expect("a script");
@@ -386,7 +386,7 @@ fn a_cluster_that_rests_and_listens_on_nothing_is_online() {
         .output()
         .expect("rpm runs")
         .into();
-    // A program that works has ten times as long as the 3 s after which this one is online.
+    // A program that uses CPU gets ten times as long as the 3 s after which this one is online.
     assert!(began.elapsed() < Duration::from_secs(25), "{ran:#?}");
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.stderr.contains("online and listens on nothing"), "{ran:#?}");
@@ -461,7 +461,7 @@ fn metrics_tell_of_workers_and_slots() {
     signal(rpm.process(0).pid.expect("it runs"), "KILL");
     let replaced = |p: &Process| p.restarts == 1 && p.status == Status::Online;
     wait_until("a replacement", BOUND, || rpm.process(0), replaced);
-    // A figure of a process that has just been executed is kept for a moment.
+    // The usage of a process that was just executed is cached for a moment.
     let scrape = || rpm.api("GET", "/metrics", "").body;
     let memory = |text: &String, id: &str| metric(text, "rpm_worker_memory_bytes", &["app=\"hello\"", id]);
     let both = |text: &String| {

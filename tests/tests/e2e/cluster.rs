@@ -1,4 +1,4 @@
-//! What a worker finds: the contract of node:cluster and of PM2's cluster mode, and the numbers it is known by.
+//! The contract of node:cluster and of PM2's cluster mode as a worker sees it, and its numbers.
 
 use std::collections::BTreeSet;
 use std::thread::available_parallelism;
@@ -12,7 +12,7 @@ use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, fixture, get, no
 use rpm_wire::api::ExecMode;
 use serde_json::Value;
 
-/// `cluster.worker.id` of everybody who answers, `count` at least.
+/// `cluster.worker.id` of all workers that answer, at least `count`.
 fn worker_ids(port: &Port, count: usize) -> BTreeSet<u64> {
     different(count, || {
         let seen = json(port, "/");
@@ -33,7 +33,7 @@ fn listed(rpm: &Rpm) -> BTreeSet<String> {
         .collect()
 }
 
-/// Ends one process by force and waits until its place has another one.
+/// Kills one process and waits for its replacement.
 fn crash(rpm: &Rpm, victim: &Process) -> Process {
     signal(victim.pid.expect("it runs"), "KILL");
     let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some() && now.pid != victim.pid;
@@ -246,7 +246,7 @@ fn a_program_that_knows_listen_fds_takes_its_slot_and_its_heir_inherits_it() {
     assert_eq!(workers(&port, 2), listed(&rpm));
 }
 
-/// A script without an extension whose first line names Node, by way of a link, as npm makes them for what it has installed.
+/// A script without extension whose first line names Node, behind a link, as npm creates them for installed programs.
 #[test]
 fn a_script_whose_first_line_names_node_is_a_node_program() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
@@ -268,7 +268,7 @@ fn a_script_whose_first_line_names_node_is_a_node_program() {
         .port(&port)
         .env("PATH", path)
         .start(&rpm);
-    // node:cluster's channel is there: these are workers of a cluster.
+    // node:cluster's channel exists, so these are cluster workers.
     assert_eq!(worker_ids(&port, 2).len(), 2);
     let app = rpm.describe("web");
     assert!(app.plane_reason.contains("node:cluster"), "{app:#?}");

@@ -1,4 +1,4 @@
-//! Completion in the shells themselves: bash and zsh on a terminal of their own, with keys that are typed; fish by its own command.
+//! Completion in the shells themselves: bash and zsh with keys typed on a terminal of their own, fish by its own command.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rpm_testkit::{Ran, Rpm, skip, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Where the scripts are, and a link to the program, which they call by its name.
+/// The completion scripts, and a link to the program, which they call by its name.
 struct Shells {
     rpm: Rpm,
     bin: PathBuf,
@@ -64,7 +64,7 @@ impl Shells {
         command.output().expect("the shell runs").into()
     }
 
-    /// Types `keys`, Tab and Enter at a prompt of zsh, on a terminal, and returns the words that a command of that name then gets.
+    /// Types `keys`, Tab and Enter at a zsh prompt on a terminal, and returns the words that the command gets.
     fn typed(&self, keys: &str) -> String {
         let script = "zmodload zsh/zpty; zpty it zsh -f -i
              zpty -w it 'PS1=; fpath=($PWD $fpath); autoload -Uz compinit; compinit -D -u'
@@ -79,7 +79,7 @@ impl Shells {
         ran.stdout.trim().to_owned()
     }
 
-    /// What bash puts in the place of the cursor's word; it breaks words at `=` and `:`.
+    /// What bash replaces the cursor's word with; it splits words at `=` and `:`.
     fn replies(&self, keys: &str) -> String {
         let script = "source ./rpm.bash; compopt() { echo \"$@\"; }
              COMP_WORDBREAKS=$' \\t\\n\"\\'><=;|&(:' COMP_LINE=$1 COMP_POINT=${#1}
@@ -90,7 +90,7 @@ impl Shells {
     }
 }
 
-/// Is it installed?
+/// True if the shell is installed.
 fn has(test: &str, program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|dir| Path::is_file(&dir.join(program)));
@@ -100,7 +100,7 @@ fn has(test: &str, program: &str) -> bool {
     found
 }
 
-/// What is typed, the words that it becomes, and what bash puts in the place of the last one.
+/// What is typed, the words that result, and what bash replaces the last one with.
 const LINES: [(&str, &str, &str); 13] = [
     ("rpm rollb", "rollback", "rollback"),
     ("rpm stop ap", "stop|api", "api"),
@@ -138,7 +138,7 @@ fn zsh_completes_what_is_typed() {
     for (keys, words, _) in LINES {
         assert_eq!(shells.typed(keys), format!("<{words}>"), "{keys}");
     }
-    // Nothing stands behind the name of an app whose variable is meant.
+    // After the name of an app whose variable is meant comes nothing.
     assert_eq!(shells.typed("rpm set ap\tPATH"), "<set|api.PATH>");
 }
 

@@ -1,4 +1,4 @@
-//! Workers that are killed under load: the port stays open, and what is lost is what they were answering.
+//! Workers are killed under load: the port stays open, and only the requests that they were answering are lost.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use rpm_e2e::outside::{freeze, kill};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Load, Outcome, Port, Rpm, Status, Traffic, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(15);
-/// Between two kills.
+/// Pause between two kills.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Clients of each kind: with a connection per request, and with one that is kept.
+/// Clients of each kind: with a new connection per request, and with a kept one.
 const CLIENTS: usize = 8;
 
 fn app(port: &Port, instances: &str) -> App {
@@ -21,8 +21,8 @@ fn app(port: &Port, instances: &str) -> App {
         .port(port)
 }
 
-/// Kills one worker after the other, a second apart, and checks that requests fail only then: at most one
-/// per client, for each has one request in flight.
+/// Kills one worker after the other, a second apart, and checks that requests fail only then: at most one per client, because each has one
+/// request in flight.
 fn kill_in_turn(rpm: &Rpm, clients: &Clients, kills: u32) {
     let mut settled = clients.failures();
     let mut due = Instant::now() + PAUSE;
@@ -96,7 +96,7 @@ fn the_same_under_an_unprivileged_daemon() {
     survives_kills("the_same_under_an_unprivileged_daemon", Path::Classic, 15);
 }
 
-/// The replacement inherits the slot: connections wait in its queue while nobody is there.
+/// The replacement inherits the slot. Until it accepts, connections wait in the queue.
 #[test]
 fn connections_wait_while_the_only_worker_is_replaced() {
     let (rpm, port) = (Rpm::new(), Port::reserve());

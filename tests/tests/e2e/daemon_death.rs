@@ -1,4 +1,4 @@
-//! The daemon is killed, and nobody notices: its workers serve on, and the next one takes them back.
+//! The daemon is killed, and no client notices: its workers keep serving, and the next daemon takes them back.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Write as _};
@@ -18,14 +18,14 @@ use rpm_testkit::{Outcome, Phase, Port, Process, Rpm, Status, fixture, get, skip
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// What must not change.
+/// The facts that must not change.
 fn facts(list: &[Process]) -> Vec<(u32, Option<u32>, u32, u32, Status)> {
     let facts = |it: &Process| (it.id, it.pid, it.restarts, it.generation, it.status);
     list.iter().map(facts).collect()
@@ -35,7 +35,7 @@ fn all_gone(list: &[Process]) -> bool {
     list.iter().all(|process| process.others.is_empty())
 }
 
-/// Kills the daemon under load, has the next one take over, and does all that can be done with the workers then.
+/// Kills the daemon under load, lets the next one take over, and then does everything that can be done with the workers.
 fn taken_over(rpm: &Rpm, app: &App, port: &Port) {
     app.start(rpm);
     let clients = Clients::begin(port, "/", CLIENTS);
@@ -111,7 +111,7 @@ fn it_may_die_again_and_again() {
     clients.finish_clean(&rpm);
 }
 
-/// A process that was killed holds its files until the last of its threads is gone, and refuses clients before that.
+/// A killed process holds its files until the last of its threads has ended, and refuses clients before that.
 #[test]
 fn who_starts_the_next_daemon_waits_for_what_the_last_one_still_holds() {
     let rpm = Rpm::new();
@@ -131,7 +131,7 @@ fn who_starts_the_next_daemon_waits_for_what_the_last_one_still_holds() {
     assert!(ping.wait().expect("it ends").success(), "{}", rpm.log());
 }
 
-/// A pipe that takes nothing until it is read.
+/// A pipe that accepts nothing until it is read.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
     fcntl_setfl(&writer, OFlags::NONBLOCK).expect("it does not wait");
@@ -140,7 +140,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-/// Whether the process has a handler for SIGINT.
+/// True if the process has a handler for SIGINT.
 fn catches_interrupt(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
@@ -148,21 +148,21 @@ fn catches_interrupt(pid: u32) -> bool {
     mask.is_some_and(|mask| mask & (1 << (Signal::INT.as_raw() - 1)) != 0)
 }
 
-/// A Ctrl-C for the command that starts the next daemon, in the last moment of that start.
+/// A Ctrl-C for the command that starts the next daemon, at the last moment of that start.
 #[test]
 fn an_interrupt_while_the_next_daemon_starts_is_not_for_the_apps() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     web("hello.js", &port).start(&rpm);
     let before = facts(&rpm.list());
     kill_daemon(&rpm);
-    // A terminal interrupts a process group.
+    // A terminal interrupts a whole process group.
     let mut leader = Command::new("sleep")
         .arg("1000")
         .process_group(0)
         .spawn()
         .expect("sleep runs");
     let group = Pid::from_child(&leader);
-    // The daemon obeys signals, and then waits until it can say that it is ready.
+    // The daemon handles signals, and then waits until it can report that it is ready.
     let (reader, writer) = full_pipe();
     let mut next = rpm.command(["daemon"]);
     next.process_group(group.as_raw_nonzero().get()).stdout(writer);
@@ -235,12 +235,12 @@ fn a_worker_that_has_just_become_ready_is_taken_back() {
         kill_daemon(&rpm);
         let after = rpm.process(1);
         assert_eq!(after.pid, before.pid, "{}", rpm.log());
-        // The crash is to be forgotten: the next one must not wait longer than this one.
+        // Resets the back-off: the next crash must not wait longer than this one.
         rpm.ok(["reset", "web"]);
     }
 }
 
-/// What is under way through the proxy ends with the daemon; whoever comes then waits for the next one.
+/// Requests in flight through the proxy end with the daemon; later clients wait for the next one.
 #[test]
 fn clients_of_the_proxy_wait_for_the_next_daemon() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -250,7 +250,7 @@ fn clients_of_the_proxy_wait_for_the_next_daemon() {
     clients.wait_ok(SOME);
     for round in 0..3 {
         if round == 2 {
-            // The sockets go on to new workers.
+            // New workers get the sockets.
             rpm.ok(["reload", "web", "--wait"]);
             clients.wait_ok(SOME);
         }
@@ -263,7 +263,7 @@ fn clients_of_the_proxy_wait_for_the_next_daemon() {
     }
     let cut = [Outcome::ResetFresh, Outcome::ResetReused, Outcome::Truncated];
     for (kind, report) in clients.finish() {
-        // One of each client's at each death, and nobody is refused.
+        // One request of each client at each death, and no client is refused.
         let allowed = report.outcomes.check_allowing(&cut).is_ok();
         let met = allowed && report.outcomes.failures() <= 3 * CLIENTS as u64;
         assert!(met, "{}: {report}\n{}", kind.as_str(), rpm.log());
@@ -286,7 +286,7 @@ fn lines_are_neither_lost_nor_doubled() {
     for _ in 0..DEATHS {
         kill_daemon(&site.rpm);
         let then = lines(&read());
-        // What it prints while nobody reads is in the pipe.
+        // What it prints while no daemon reads is in the pipe.
         let printed = || get(site.port.number(), "/").is_ok();
         wait_until("it serves on", BOUND, printed, |ok| *ok);
         let _ = site.rpm.list();
@@ -297,7 +297,7 @@ fn lines_are_neither_lost_nor_doubled() {
     }
 }
 
-/// Kills the daemon when a reload has got somewhere; what was before it must serve then, or all that is new.
+/// Kills the daemon when a reload has `reached` a stage. Then either the old version or the new one must serve completely.
 fn killed_while(site: &Site, body: &str, reached: impl Fn(&[Process]) -> bool) -> bool {
     let before = site.rpm.pids("site");
     let clients = Clients::begin(&site.port, "/", CLIENTS);
@@ -358,7 +358,7 @@ fn killed_while_half_of_the_new_workers_serve() {
 
 #[test]
 fn killed_while_the_old_workers_drain() {
-    // A worker with a request that is answered late drains for long enough to be seen.
+    // A worker with a slow request drains for long enough to be seen.
     let slow = format!("require({:?})\n", fixture("slow.js"));
     let site = Site::start(Rpm::new(), &slow, &["--drain-timeout", "10s"]);
     let port = site.port.number();
@@ -385,7 +385,7 @@ fn kill_ends_what_a_dead_daemon_has_left() {
     assert!(ran.stderr.contains("nothing to kill"), "{ran:?}");
 }
 
-/// What the daemon has stored is damaged while it is dead.
+/// Damages the daemon's stored state while no daemon runs.
 fn damage(rpm: &Rpm, names: &[&str]) {
     kill_daemon(rpm);
     for name in names {
@@ -401,7 +401,7 @@ fn the_state_before_is_used_when_the_last_one_is_damaged() {
     for name in ["state.json", "apps.json"] {
         let (rpm, port) = (Rpm::new(), Port::reserve());
         web("hello.js", &port).start(&rpm);
-        // There is one before: an app is added and taken away.
+        // This writes a previous state: an app is added and deleted.
         App::new("no-listen.js").args(["--name", "other"]).start(&rpm);
         rpm.ok(["delete", "other"]);
         let pids = rpm.pids("web");
@@ -436,7 +436,7 @@ fn workers_that_nobody_knows_any_more_are_named_and_can_be_ended() {
     assert!(rpm.list().is_empty());
 }
 
-/// Its parent is gone, and whoever adopts it waits for it: the daemon that took it back asks the kernel.
+/// Its parent is gone, and the process that adopted it reaps it. The daemon that took it back asks the kernel.
 #[test]
 fn the_exit_code_of_a_worker_that_was_taken_back_counts() {
     const TOLD_FROM: (u32, u32) = (6, 15);
@@ -475,7 +475,7 @@ fn the_exit_code_of_a_worker_that_was_taken_back_counts() {
     }
 }
 
-/// Of the version.
+/// The kernel's version.
 fn kernel() -> (u32, u32) {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").expect("Linux");
     let mut numbers = text.split(['.', '-']).map_while(|number| number.parse().ok());

@@ -1,4 +1,4 @@
-//! `rpm demo`: what a newcomer runs first. It needs nothing, ends by itself and leaves nothing behind.
+//! `rpm demo`, which newcomers run first: it needs nothing, ends by itself and leaves nothing behind.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -56,7 +56,7 @@ impl Place {
     }
 }
 
-/// The command line of a process that has this variable in its environment; `None` for all others.
+/// The command line of a process that has this variable in its environment; `None` for others.
 fn command_line_with(pid: u32, variable: &str) -> Option<String> {
     let environment = fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).ok()?;
     let found = environment
@@ -106,7 +106,7 @@ fn the_demonstration_ends_by_itself_and_leaves_nothing() {
     place.assert_empty();
 }
 
-/// The number behind a word of the histogram.
+/// The number after a word of the histogram.
 fn count(output: &str, word: &str) -> u64 {
     let mut lines = output.lines().map(str::split_whitespace);
     let number = lines.find_map(|mut line| (line.next() == Some(word)).then(|| line.next()).flatten());
@@ -115,7 +115,7 @@ fn count(output: &str, word: &str) -> u64 {
         .unwrap_or_else(|| panic!("no count of {word:?} in:\n{output}"))
 }
 
-/// Reads what the demonstration prints until a line has `part`.
+/// Reads the demonstration's output up to a line that contains `part`.
 fn read_until(output: &mut impl Iterator<Item = std::io::Result<String>>, part: &str) {
     let mut seen = Vec::new();
     for line in output {
@@ -176,7 +176,7 @@ fn with_a_port_it_serves_until_it_is_interrupted() {
     place.assert_empty();
 }
 
-/// Interrupted in the middle it cleans up all the same.
+/// Interrupted in the middle, it cleans up nevertheless.
 #[test]
 fn an_interrupted_demonstration_leaves_nothing() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! `deploy`: real git, and an `ssh` that runs what it is given on this machine.
+//! `deploy`, with real git and an `ssh` that runs commands on this machine.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

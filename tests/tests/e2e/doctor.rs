@@ -1,10 +1,10 @@
-//! `doctor` says what is permitted: what it says is true under daemons that are denied something.
+//! `doctor` reports what is permitted, and its report is true under daemons that are denied a mechanism.
 
 use rpm_e2e::denied::Denied;
 use rpm_testkit::{Ran, Rpm};
 use serde_json::Value;
 
-/// Whether a mechanism works, by the beginning of its name, and what is said of it.
+/// Whether a mechanism works, by the beginning of its name, and the rest of its line.
 fn finding(ran: &str, mechanism: &str) -> (bool, String) {
     let all: Vec<Value> = serde_json::from_str(ran).expect("a list");
     let named = |finding: &&Value| {

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// The text of a file, for a port.
+/// Makes the text of a file for a port.
 type Text<'t> = &'t dyn Fn(&Port) -> String;
 
 /// An ecosystem file with these apps.
@@ -24,7 +24,7 @@ fn ecosystem(apps: &Value) -> String {
     format!("module.exports = {};", json!({ "apps": apps }))
 }
 
-/// The environment of an app that answers with it.
+/// The environment of an app that returns it.
 fn env_of(port: &Port) -> BTreeMap<String, String> {
     let answer = get(port.number(), "/").expect("it answers");
     serde_json::from_str(&answer.body).expect("variables")
@@ -104,7 +104,7 @@ fn a_changed_file_is_applied_and_nothing_is_lost() {
     place.ok(&rpm, ["start"]);
     let clients = Clients::begin(&port, "/", CLIENTS);
     clients.wait_ok(SOME);
-    // More workers, another script, a variable gone, another directory, and back to fewer.
+    // More workers, another script, a variable removed, another directory, and back to fewer workers.
     app["instances"] = json!(3);
     place.write(file, &ecosystem(&json!([app])));
     let ran = place.ok(&rpm, ["reload", file]);
@@ -146,7 +146,7 @@ fn from_one_process_to_a_cluster_and_back_without_a_gap() {
     });
     place.write("ecosystem.config.js", &ecosystem(&json!([app])));
     place.ok(&rpm, ["start"]);
-    // One process is online before it listens.
+    // In fork mode a process is online before it listens.
     wait_until(
         "it listens",
         BOUND,
@@ -163,7 +163,7 @@ fn from_one_process_to_a_cluster_and_back_without_a_gap() {
     place.ok(&rpm, ["reload", "ecosystem.config.js"]);
     clients.wait_ok(SOME);
     assert_eq!(rpm.pids("web").len(), 2);
-    // A client that asked for nothing meanwhile is still there.
+    // A client that sent nothing in the meantime is still connected.
     let last = rests.get("/");
     assert!(
         last.status == 200 && last.head.contains("connection: close"),
@@ -314,7 +314,7 @@ fn validate_finds_what_start_refuses() {
     ];
     assert_says(&place.run(&rpm, ["validate", "all.json"]), &every);
     assert!(rpm.daemon_pid().is_none(), "no daemon is needed");
-    // Each that `start` refuses is one that `validate` finds.
+    // `validate` finds each one that `start` rejects.
     for app in ["cron", "proxied", "sticky", "sealed", "user"] {
         let file: Value = serde_json::from_str(&place.read("all.json")).expect("JSON");
         let one = file
@@ -338,7 +338,7 @@ fn validate_finds_what_start_refuses() {
         &place.run(&rpm, ["validate", "--strict", "typo.json"]),
         &["`instancs`"],
     );
-    // Told once, when it is started.
+    // It is reported once, at the start.
     place.ok(&rpm, ["start", "typo.json"]);
     let stopped = place.ok(&rpm, ["delete", "typo.json"]);
     assert!(!stopped.stderr.contains("instancs"), "{stopped:?}");

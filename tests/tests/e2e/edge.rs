@@ -1,4 +1,4 @@
-//! What the proxy does at the edge: TLS, limits, names, logs.
+//! The proxy at the edge: TLS, limits, names, logs.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -132,18 +132,18 @@ fn clients_are_held_to_limits() {
         connection.answer().status
     };
     assert_eq!((with_cookie(7000), with_cookie(9000)), (200, 431));
-    // A head that does not come to its end, and a client that sends nothing more.
+    // An incomplete head from a client that sends nothing more.
     let mut slow = Connection::open(&port);
     slow.send("GET / HTTP/1.1\r\nHost:");
     assert_eq!(slow.answer().status, 408);
-    // Nor a body: it is not the worker's fault.
+    // An incomplete body, which is not the worker's fault.
     let mut half = Connection::open(&port);
     half.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf");
     assert_eq!(half.answer().status, 408);
     let mut idle = Connection::open(&port);
     assert_eq!(idle.get("/").status, 200);
     assert!(idle.has_ended());
-    // As many as the address may have; who leaves makes room.
+    // As many connections as the address may have; one that closes makes room.
     let connected = || metric(&rpm, "rpm_proxy_connections");
     wait_until("all have left", BOUND, connected, |count| *count < 1.0);
     let mut three: Vec<Connection> = (0..3).map(|_| Connection::open(&port)).collect();
@@ -197,7 +197,7 @@ fn a_busy_worker_has_a_queue_before_it_and_it_has_an_end() {
         "{}",
         answer.head
     );
-    // The worker of the one that goes has room for the one that waits.
+    // The worker of the client that leaves has room for the one that waits.
     let [_stays, goes] = held;
     drop(goes);
     assert_eq!(waiting.answer().status, 200);
@@ -242,7 +242,7 @@ fn a_cookie_keeps_a_client_with_its_worker_across_reloads() {
     assert!(again.is_some(), "whose worker is not there gets another");
 }
 
-/// Who answers a client with this cookie, and the cookie that it is given.
+/// The worker that answers a client with this cookie, and the cookie that the client gets.
 fn ask_slow(port: &Port, query: &str, cookie: &str) -> (String, Option<String>) {
     let mut connection = Connection::open(port);
     connection.send(&format!(
@@ -267,7 +267,7 @@ fn a_cookie_keeps_a_client_with_its_worker_while_that_is_busy() {
     let cookie = cookie.expect("a cookie");
     std::thread::scope(|scope| {
         for _ in 0..3 {
-            // Far longer than it takes a worker to count as frozen.
+            // Far longer than it takes until a worker counts as frozen.
             let busy = scope.spawn(|| ask_slow(&port, "?block=400", &cookie));
             for _ in 0..10 {
                 assert_eq!(
@@ -370,7 +370,7 @@ fn answers_are_compressed_for_those_who_want_it() {
         "{head}"
     );
     for version in ["--http1.0", "--http1.1", "--http2-prior-knowledge"] {
-        // A cache in between must not give it to those that know gzip, nor the other way round.
+        // A cache must not give the one to clients that accept gzip, nor the other to those that do not.
         let (head, body) = page(&[version]);
         assert!(body == plain && head.contains("vary: accept-encoding"), "{head}");
         let (head, body) = page(&["--compressed", version]);

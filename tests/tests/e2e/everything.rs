@@ -1,5 +1,4 @@
-//! Every kind of client at once, while workers and the daemon come and go: the short cover of what `rpm-loadtest reload`
-//! crosses.
+//! All kinds of clients at once, while workers and the daemon are replaced: the short form of `rpm-loadtest reload`.
 
 use std::time::Duration;
 
@@ -9,16 +8,16 @@ use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Port, Process, Rpm, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 2;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 10;
 /// `drain_timeout`.
 const HOLDS: Duration = Duration::from_secs(3);
 
-/// The app and everything that is sent to it.
+/// The app, and all traffic for it.
 struct Site {
     rpm: Rpm,
     clients: Clients,
@@ -54,7 +53,7 @@ impl Site {
         Site { rpm, clients }
     }
 
-    /// Runs a command that has workers leave, to its end and theirs.
+    /// Runs a command during which workers leave, and waits until both are done.
     fn through(&self, command: &[&str]) {
         self.clients.through(|| self.rpm.ok(command));
         self.clients.wait_ok(SOME);

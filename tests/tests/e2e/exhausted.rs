@@ -1,5 +1,5 @@
-//! Threads, processes or descriptors are used up for a while: what runs goes on, what must be possible then is possible, and afterwards
-//! everything is.
+//! Threads, processes or descriptors are used up for a while: what runs keeps running, what must be possible remains possible, and
+//! afterwards everything is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,26 +18,26 @@ use rpm_e2e::process::descriptors;
 use rpm_testkit::{Port, Process, Rpm, Status, fixture, get, wait_for, wait_until};
 use rustix::process::{Resource, getrlimit};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
-/// Runs a program when a file is there.
+/// Runs a program once a file exists.
 const GATE: &str = "import os, runpy, time
 while not os.path.exists(os.environ['GATE']): time.sleep(0.01)
 runpy.run_path(os.environ['APP'], run_name='__main__')
 ";
-/// What the system says when there is no thread and no process more (`EAGAIN`).
+/// The system's message without a free thread or process (`EAGAIN`).
 const NO_MORE: &str = "Resource temporarily unavailable";
 
 fn daemon(rpm: &Rpm) -> u32 {
     rpm.daemon_pid().expect("a daemon runs")
 }
 
-/// How often the daemon was denied a thread or a process.
+/// How often the daemon could not create a thread or process.
 fn denied(rpm: &Rpm) -> usize {
     rpm.log().matches(NO_MORE).count()
 }
 
-/// Runs a command that must succeed, and soon.
+/// Runs a command that must succeed quickly.
 fn prompt(rpm: &Rpm, args: &[&str]) {
     let mut command = rpm.spawn(args);
     let ended = || command.try_wait().expect("it is ours");
@@ -45,12 +45,11 @@ fn prompt(rpm: &Rpm, args: &[&str]) {
     assert!(status.success(), "{args:?}: {status}\n{}", rpm.log());
 }
 
-/// Lets an unprivileged daemon make so many threads and processes, those of its user included: with 1 it has too many already.
-/// `None`: as many as may be.
+/// Limits the threads and processes of an unprivileged daemon's user. With 1 it already has too many. `None`: no limit.
 fn limit_threads(rpm: &Rpm, most: Option<u64>) {
     let most = most.or(getrlimit(Resource::Nproc).maximum);
     let most = most.map_or("unlimited".to_owned(), |most| most.to_string());
-    // Whoever is somebody else may not do this, even as root, in some containers.
+    // In some containers even root may not do this for another user.
     let set = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "prlimit"])
         .args([format!("--pid={}", daemon(rpm)), format!("--nproc={most}:")])
@@ -84,7 +83,7 @@ fn workers_that_listen_while_no_thread_can_be_made_are_answered_afterwards() {
     rpm.wait_status("web", Status::Online);
     assert_eq!(workers(&port, 3).len(), 3);
 
-    // What cannot be done is said so, and what runs goes on.
+    // What is impossible is reported, and what runs keeps running.
     limit_threads(&rpm, Some(1));
     let pids = rpm.pids("web");
     for command in [&["update"][..], &["reload", "web"]] {
@@ -112,7 +111,7 @@ fn files_that_cannot_be_watched_for_want_of_a_thread_are_watched_afterwards() {
     App::of(["/bin/sleep".to_owned(), format!("--watch={}", watched.display())])
         .args(["--name", "web", "--", "1000"])
         .start(&rpm);
-    // It is not watched while it rests.
+    // A stopped app is not watched.
     rpm.ok(["stop", "web"]);
     limit_threads(&rpm, Some(1));
     let _ = rpm.run(["start", "web", "--no-wait"]);
@@ -130,7 +129,7 @@ fn files_that_cannot_be_watched_for_want_of_a_thread_are_watched_afterwards() {
     wait_until("a change is seen", BOUND, change, seen);
 }
 
-/// A connection to the daemon, which it has accepted.
+/// A connection that the daemon has accepted.
 struct Connection(UnixStream);
 
 impl Connection {
@@ -143,7 +142,7 @@ impl Connection {
         connection
     }
 
-    /// The answer, which is short.
+    /// Sends a request and reads the response, which is short.
     fn ask(&mut self, method: &str, path: &str, body: &str) -> String {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: rpm\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
@@ -156,8 +155,8 @@ impl Connection {
     }
 }
 
-/// Takes all descriptors from the daemon but those of its reserve, and so many: no number is free below the limit. What is given fills the
-/// gaps below those of the reserve, which must count when it is let go.
+/// Uses up all of the daemon's descriptors but its reserve and `spared` others, so that no number below the limit is free. Descriptors that
+/// are freed fill the gaps below the reserve, which matters when it is released.
 fn use_up(rpm: &Rpm, spared: u64) -> Vec<Connection> {
     let daemon = daemon(rpm);
     limit(daemon, Resource::Nofile, None);
@@ -172,7 +171,7 @@ fn use_up(rpm: &Rpm, spared: u64) -> Vec<Connection> {
     }
 }
 
-/// The lowest number of a descriptor that is free, and the highest of those of the reserve, which are open on `/dev/null`.
+/// The lowest free descriptor number, and the highest number of the reserve, whose descriptors are open on `/dev/null`.
 fn numbers(daemon: u32) -> (u64, u64) {
     let held = fs::read_dir(format!("/proc/{daemon}/fd")).expect("it runs");
     let held: BTreeMap<u64, PathBuf> = held
@@ -194,7 +193,7 @@ fn numbers(daemon: u32) -> (u64, u64) {
 fn with_all_descriptors_in_use_apps_are_ended() {
     let rpm = Rpm::new();
     let ports = [Port::reserve(), Port::reserve(), Port::reserve()];
-    // Two processes for each worker: they are signalled together.
+    // Each worker has two processes, which are signalled together.
     let tree = format!("python3 {}; true", fixture("hello.py").display());
     for (name, port) in ["first", "second", "third"].iter().zip(&ports) {
         let app = App::of([&tree]).args(["-i", "2", "--name", name, "--kill-timeout", "10s"]);
@@ -203,11 +202,11 @@ fn with_all_descriptors_in_use_apps_are_ended() {
     let pids = [rpm.pids("first"), rpm.pids("second")].concat();
     let mut connection = Connection::new(&rpm);
     let fillers = use_up(&rpm, 0);
-    // The daemon has heard of this one before; there is none left for its processes.
+    // The daemon knows this one already, and no descriptor is left for its processes.
     let order = r#"{"action":"delete","targets":["first"],"wait":true}"#;
     let answer = connection.ask("POST", "/v1/actions", order);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", rpm.log());
-    // One is left beside that of the command, which does not suffice.
+    // One is left besides that of the command, which is not enough.
     drop(fillers);
     let fillers = use_up(&rpm, 2);
     prompt(&rpm, &["delete", "second"]);
@@ -224,7 +223,7 @@ fn with_all_descriptors_in_use_apps_are_ended() {
         log()
     );
     assert!(get(ports[2].number(), "/").is_ok(), "it serves on");
-    // When the reserve has gone, too, the daemon waits until somebody leaves, and does not turn round.
+    // When the reserve is used up, too, the daemon waits until a client leaves, without a busy loop.
     drop(fillers);
     let fillers = use_up(&rpm, 0);
     let socket = rpm.home().join("rpm.sock");
@@ -238,7 +237,7 @@ fn with_all_descriptors_in_use_apps_are_ended() {
     rpm.ok(["reload", "third"]);
 }
 
-/// Sends a request on a connection on which there was none.
+/// Sends a first request on a connection.
 fn is_answered(client: &mut TcpStream) {
     client.set_read_timeout(Some(BOUND)).expect("a time-out");
     client
@@ -251,7 +250,7 @@ fn is_answered(client: &mut TcpStream) {
 
 #[test]
 fn clients_of_the_proxy_leave_descriptors_for_everything_else() {
-    /// With which the daemon and two apps get by.
+    /// Enough for the daemon and two apps.
     const LIMIT: u64 = 256;
     let (rpm, front, port) = (Rpm::new(), Port::reserve(), Port::reserve());
     assert!(rpm.list().is_empty(), "a daemon runs");
@@ -270,7 +269,7 @@ fn clients_of_the_proxy_leave_descriptors_for_everything_else() {
     assert_eq!(workers(&port, 3).len(), 3);
     prompt(&rpm, &["delete", "other"]);
     prompt(&rpm, &["reload", "front"]);
-    // One that was accepted is served, and one that was not when there is room.
+    // A client that was accepted is served; one that was not is served once there is room.
     is_answered(&mut idle[0]);
     let mut last = idle.pop().expect("many");
     drop(idle);

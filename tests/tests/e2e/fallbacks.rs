@@ -1,4 +1,4 @@
-//! What is left where the system does not let calls be intercepted, and how it is told.
+//! What works if the system does not permit interception, and how that is reported.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use rpm_testkit::{Port, Ran, Rpm, get, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// A daemon that is denied this, and an app that another one started.
+/// Starts an app under a daemon that is denied a mechanism.
 fn start(denied: Denied, rpm: &Rpm, app: &App) -> Ran {
     let ran: Ran = denied
         .to(&app.command(rpm))
@@ -24,10 +24,10 @@ fn start(denied: Denied, rpm: &Rpm, app: &App) -> Ran {
     ran
 }
 
-/// A program that is not Node is one instance, and is told why.
+/// A program other than Node gets one instance, and the reason is reported.
 fn one_instance(denied: Denied, reason: &str) {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    // Nothing tells that it listens.
+    // Nothing shows that it listens.
     let app = App::cluster("hello.py", "3")
         .args(["--name", "web", "--listen-timeout", "1s"])
         .port(&port);
@@ -43,7 +43,7 @@ fn one_instance(denied: Denied, reason: &str) {
     let info = rpm.describe("web");
     assert_eq!(info.plane, "none");
     assert!(info.plane_reason.contains(reason), "{}", info.plane_reason);
-    // It has a port of its own, so it is restarted.
+    // It has its own port, so it is restarted.
     let before = rpm.pids("web");
     let ran = rpm.run(["reload", "web"]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");

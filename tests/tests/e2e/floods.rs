@@ -1,4 +1,4 @@
-//! Whatever a worker, or a stranger of its user, sends to the daemon, and as fast as it can: others are heard, and the daemon stays small.
+//! Whatever a worker or another process of its user sends to the daemon, and however fast: others are served, and the daemon stays small.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -11,19 +11,19 @@ use rpm_e2e::place::Place;
 use rpm_e2e::process::own_bytes;
 use rpm_testkit::{Port, Rpm, wait_until};
 
-/// A daemon that does not hear others takes longer, or for ever; one that does some milliseconds, on a machine that has nothing else to do.
+/// A daemon that does not serve others takes longer, or for ever. One that does takes milliseconds on an idle machine.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
-/// Questions that are asked meanwhile.
+/// Requests sent in the meantime.
 const ASKED: usize = 20;
-/// The daemon's own memory, with a few workers.
+/// Bound for the daemon's own memory, with a few workers.
 const BYTES: u64 = 32 << 20;
-/// Those of the daemon: of each of the 256 listeners that a worker may have the socket, its copy in an answer that the worker does not read, and the
-/// program and two tables that steer it; and some for everything else.
+/// Bound for its descriptors. For each of the 256 listeners that a worker may have: the socket, its copy in a response that the worker does
+/// not read, and the steering program with two tables. And some for everything else.
 const DESCRIPTORS: usize = 256 * 5 + 100;
-/// The daemon's log: there may be a line each second for each kind of complaint.
+/// Bound for the daemon's log: one line per second for each kind of complaint.
 const LOG_BYTES: usize = 64 << 10;
 
-/// Others are heard.
+/// Checks that others are served.
 fn is_heard(rpm: &Rpm, while_what: &str) {
     let mut times: Vec<Duration> = (0..ASKED)
         .map(|_| {
@@ -63,7 +63,7 @@ fn descriptors(rpm: &Rpm) -> usize {
         .count()
 }
 
-/// Workers that send nothing but this, one after the other.
+/// Runs workers that each send only one of these.
 fn floods(all: &[&str]) {
     let rpm = Rpm::new();
     for flood in all {
@@ -91,7 +91,7 @@ fn a_channel_full_of_requests_keeps_nobody_waiting() {
     floods(&["handles", "ready", "leaving", "listening", "closing", "asking"]);
 }
 
-/// A client that has asked for the messages of all programs; the head of the answer has begun.
+/// A client that follows the messages of all programs; the head of the response has arrived.
 fn follower(rpm: &Rpm) -> UnixStream {
     let mut client = UnixStream::connect(rpm.home().join("rpm.sock")).expect("the daemon accepts");
     client.set_read_timeout(Some(BOUND)).expect("a socket");
@@ -105,7 +105,7 @@ fn follower(rpm: &Rpm) -> UnixStream {
 
 #[test]
 fn messages_that_a_client_follows_and_does_not_read_are_dropped_and_counted() {
-    /// More than what waits for a client, 4 MiB, and what is in buffers besides.
+    /// More than the 4 MiB that wait for a client, and what is in socket buffers.
     const SENT: usize = 6 << 20;
     let rpm = Rpm::new();
     App::cluster("floods.js", "1")
@@ -139,7 +139,7 @@ fn descriptors_that_take_long_to_close_keep_nobody_waiting() {
     floods(&["lingering"]);
 }
 
-/// Where the daemon reads nothing of what a process can write, too: what is in a queue is closed with it.
+/// Descriptors in messages that the daemon does not read are closed with the queue.
 #[test]
 fn nor_do_such_that_it_has_not_read() {
     let (rpm, place) = (Rpm::new(), Place::new());
@@ -191,7 +191,7 @@ time.sleep(1000)
     is_heard(&rpm, "unread descriptors of the dead");
 }
 
-/// A port for each customer, and no end: as where the limit of descriptors is reached.
+/// A worker that opens a port per customer without limit gets the error that it would get at the descriptor limit.
 #[test]
 fn a_worker_has_so_many_listeners_and_then_the_error_that_node_knows() {
     let (rpm, place) = (Rpm::new(), Place::new());
@@ -219,12 +219,12 @@ fn a_worker_has_so_many_listeners_and_then_the_error_that_node_knows() {
     is_heard(&rpm, "listeners");
     let told = rpm.log().matches("a worker gets no further listener").count();
     assert!((1..=3).contains(&told), "{told} lines:\n{}", rpm.log());
-    // What it closes it may have again.
+    // It can reopen what it closes.
     rpm.ok(["delete", "many"]);
     wait_until("they are closed", BOUND, || descriptors(&rpm), |now| *now < 100);
 }
 
-/// Whoever has the user's rights may connect to where agents do.
+/// Any process with the user's rights can connect to the agents' socket.
 #[test]
 fn strangers_at_the_socket_of_the_agents_are_closed_and_take_no_descriptors() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -249,11 +249,11 @@ fn strangers_at_the_socket_of_the_agents_are_closed_and_take_no_descriptors() {
     let now = descriptors(&rpm);
     assert!(now <= before + 80, "{now} descriptors, {before} before");
     is_small(&rpm, "strangers");
-    // The agents of new workers are heard when the strangers' time is over.
+    // Agents of new workers are accepted once the strangers' time is over.
     rpm.ok(["reload", "web", "--wait"]);
 }
 
-/// The worker has the daemon's end of its standard input, and can have writing there wait.
+/// The worker has the daemon's end of its standard input, and can make it blocking.
 #[test]
 fn what_is_sent_to_a_worker_that_does_not_read_keeps_nobody_waiting() {
     let (rpm, place) = (Rpm::new(), Place::new());

@@ -7,7 +7,7 @@ use rpm_e2e::ask::BOUND;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Rpm, wait_until};
 
-/// Prints, and has a last word that does not end its line.
+/// Prints, and its last output does not end with a newline.
 const APP: &str = "process.on('SIGINT', () => process.stdout.write('bye', () => process.exit(0)));
     console.log('up'); setInterval(() => {}, 1000);";
 
@@ -64,7 +64,7 @@ fn whoever_does_not_read_does_not_delay_the_end() {
     let ended = || running.try_wait().expect("it can be waited for");
     let status = wait_until("it ends", BOUND, ended, Option::is_some);
     assert_eq!(status.and_then(|status| status.code()), Some(0));
-    // What `docker stop` waits before it kills.
+    // How long `docker stop` waits before it kills.
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
 
@@ -75,7 +75,7 @@ fn the_end_of_the_last_app_does_not_wait_for_a_reader() {
         "app.js",
         "process.stdout.write(`${'x'.repeat(127)}\n`.repeat(16 * 1024));",
     );
-    // As under a container's runtime: one reader for both, which has stopped.
+    // As under a container runtime: one reader for both streams, which has stopped.
     let (_reader, writer) = std::io::pipe().expect("a pipe");
     let mut command = rpm.command(["runtime", "app.js", "--no-autorestart"]);
     command
@@ -92,7 +92,7 @@ fn the_end_of_the_last_app_does_not_wait_for_a_reader() {
 fn a_signal_that_comes_during_the_start_is_heard() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write("app.js", APP);
-    // It is read until the test lets it.
+    // It is read when the test allows that.
     place.write(
         "ecosystem.config.js",
         "const { existsSync, writeFileSync } = require('fs');
@@ -134,7 +134,7 @@ fn files_named_like_the_standard_streams_are_the_streams_of_the_foreground() {
         !daemon_log.contains("to out") && !daemon_log.contains("to err"),
         "{daemon_log}"
     );
-    // In the background nobody has such streams: the lines are kept as usual, and the user hears it.
+    // In the background these streams do not exist: lines are stored as usual, and the user is told.
     let started = place.ok(&rpm, ["start", "ecosystem.config.js"]);
     assert!(started.stderr.contains("/dev/stdout"), "{started:?}");
     let lines = || rpm.ok(["logs", "--nostream", "--raw", "--lines", "1"]);

@@ -1,8 +1,7 @@
-//! Workers that stand still: stopped from outside, or in a handler that spins.
+//! Frozen workers: stopped from outside, or in a handler that spins.
 //!
-//! What a frozen worker had accepted is its own, and waits for it; everything else is served by others within
-//! 100 ms. The bound is exact: a process that stands still accepts nothing, so the connections among its
-//! descriptors are those that may be slow.
+//! What a frozen worker had accepted waits for it; everything else is served by others within 100 ms. The bound is exact: a stopped process
+//! accepts nothing, so the connections among its descriptors are those that may be slow.
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -16,23 +15,23 @@ use rpm_e2e::outside::{freeze, kill, sockets, thaw, voluntary_switches};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Load, Outcome, Port, Report, Rpm, Status, Traffic, get, wait_for, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(15);
-/// What nobody may wait longer for.
+/// No client may wait longer than this.
 const SLOW: Duration = Duration::from_millis(100);
-/// Clients, a new connection per request.
+/// Clients with a new connection per request.
 const CLIENTS: usize = 16;
-/// Runs until one was not disturbed.
+/// Attempts until one was not disturbed.
 const ATTEMPTS: u32 = 8;
-/// CPUs that others may keep busy without being an excuse.
+/// CPUs that other programs may use before a failed attempt is repeated.
 const DISTURBED: f64 = 0.15;
 /// How long a worker is stopped.
 const STOPPED: Duration = Duration::from_secs(2);
-/// For this long a worker that moves is never passed over; a collection of garbage or another program's turn on
-/// the CPU takes tens of milliseconds.
+/// A worker that stands still for this long is certainly passed over; garbage collection, or another program's turn on the CPU, takes tens
+/// of milliseconds.
 const CLEARLY: Duration = Duration::from_millis(500);
 
-/// One at a time: all of this is about milliseconds.
+/// One test at a time, because all of this is about milliseconds.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -49,7 +48,7 @@ fn load(port: &Port) -> Load {
     }
 }
 
-/// Waits until one worker answers nothing while the other goes on answering.
+/// Waits until one worker answers nothing while the other keeps answering.
 fn wait_for_standstill(traffic: &Traffic) {
     let (mut base, mut since) = (traffic.so_far().responders, Instant::now());
     wait_until(
@@ -73,7 +72,7 @@ fn grown(base: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> BTreeMap<
         .collect()
 }
 
-/// The pid in an `x-worker` of the fixtures.
+/// The pid in the fixtures' `x-worker` field.
 fn pid_of(worker: &str) -> u32 {
     worker
         .trim()
@@ -101,9 +100,8 @@ fn wait_answers_again(traffic: &Traffic, worker: &str) {
     );
 }
 
-/// Freezes a worker under load and checks that only the requests which it had accepted were slow. Where a run
-/// fails that, the CPU time that other programs took decides: on a quiet machine it has failed, on a busy one it
-/// proves nothing and is repeated.
+/// Freezes a worker under load and checks that only requests that it had accepted were slow. If an attempt fails, the CPU time of other
+/// programs decides: on a quiet machine the test has failed; on a busy one the attempt proves nothing and is repeated.
 fn only_accepted_wait(rpm: &Rpm, freeze: impl Fn() -> (Report, u64)) {
     for _ in 0..ATTEMPTS {
         let machine = Machine::watch(rpm.pids("web").into_iter().chain(rpm.daemon_pid()));
@@ -124,7 +122,7 @@ fn only_accepted_wait(rpm: &Rpm, freeze: impl Fn() -> (Report, u64)) {
     panic!("other programs kept the CPUs busy in each of {ATTEMPTS} attempts");
 }
 
-/// How many connections were moved out of the queue of this worker so far.
+/// The number of connections that were moved out of this worker's queue so far.
 fn rescued(rpm: &Rpm, pid: u32) -> u64 {
     let info = rpm.describe("web");
     let process = info.processes.iter().find(|process| process.pid == Some(pid));
@@ -136,8 +134,8 @@ fn rescued(rpm: &Rpm, pid: u32) -> u64 {
         .sum()
 }
 
-/// Whatever a frozen worker gets has to be moved away again: what came before it was seen to be frozen, and what
-/// comes at each trial (after 1 s, 2 s more, 4 s more). While it stays in steering it gets all 16 every 50 ms.
+/// Whatever a frozen worker gets has to be moved away: connections from before it was seen to be frozen, and those of each trial (after 1
+/// s, 2 s more, 4 s more). If it stayed in steering, it would get all 16 every 50 ms.
 fn assert_hardly_steered_to(rescued: u64) {
     let most = 4 * CLIENTS as u64;
     assert!(rescued <= most, "{rescued} connections came to a frozen worker");
@@ -203,7 +201,7 @@ fn spinning(test: &str, path: Path) {
         let answer = spin.join().expect("it is asked").expect("it is answered");
         let spinner = pid_of(&answer.body);
         assert_hardly_steered_to(rescued(&rpm, spinner) - before[&spinner]);
-        // The connection of the request that spins is among them, and not one of the load's.
+        // The request that spins has one of these connections, which is not one of the load's.
         let held = (then[&spinner] - idle[&spinner]).saturating_sub(1);
         wait_answers_again(&traffic, answer.body.trim());
         (traffic.finish(), held)
@@ -220,7 +218,7 @@ fn so_does_one_of_an_unprivileged_daemon() {
     spinning("so_does_one_of_an_unprivileged_daemon", Path::Classic);
 }
 
-/// Workers that are merely busy: their queues are never empty, and nothing may be lost by that.
+/// Workers that are merely busy: their queues are never empty, and no request may be lost by that.
 fn saturated(test: &str, path: Path) {
     let _alone = alone();
     let Some(rpm) = path.rpm(test) else { return };
@@ -353,13 +351,13 @@ fn the_replacement_takes_over_under_an_unprivileged_daemon() {
     );
 }
 
-/// Both workers stand still, and only one is seen to: what it had not accepted is sent to the other, which dies. Nobody else is left for it
-/// at that moment, and it is kept for who comes, or moves, next.
+/// Both workers are frozen, and only one is detected. Its queue is sent to the other, which dies. At that moment no worker can have these
+/// connections; they are kept for the next that starts or continues.
 #[test]
 fn what_no_worker_can_have_is_kept_for_one_that_can() {
     let test = "what_no_worker_can_have_is_kept_for_one_that_can";
     let _alone = alone();
-    // Where the kernel moves what waits, it waits at the other's slot, which the replacement has.
+    // Where the kernel can migrate, they wait at the other's slot, which its replacement inherits.
     let Some(rpm) = Path::Classic.rpm(test) else {
         return;
     };
@@ -387,7 +385,7 @@ fn what_no_worker_can_have_is_kept_for_one_that_can() {
     wait_until("the other one is replaced", BOUND, replaced, |replaced| *replaced);
     thaw(from);
     traffic.wait().check_clean().expect("it is answered");
-    // And the daemon does not go on looking for somebody who can have it.
+    // The daemon does not keep searching for a worker that can have it.
     let daemon = rpm.daemon_pid().expect("it runs");
     let busy = || {
         let machine = Machine::watch([daemon]);
@@ -398,8 +396,8 @@ fn what_no_worker_can_have_is_kept_for_one_that_can() {
     wait_until("the daemon rests", BOUND, busy, |busy| *busy < 0.1);
 }
 
-/// The queues are sampled every 5 ms while there is traffic. What remains is the sample of CPU and memory every
-/// 2 s; the kernel counts how often the daemon went to sleep.
+/// The queues are sampled every 5 ms while there is traffic. Without traffic, only the sample of CPU and memory every 2 s remains. The
+/// kernel counts how often the daemon went to sleep.
 #[test]
 fn a_daemon_without_traffic_sleeps() {
     let _alone = alone();
@@ -412,7 +410,7 @@ fn a_daemon_without_traffic_sleeps() {
     .wait()
     .check_clean()
     .expect("answers");
-    // A connection that stays open and says nothing is no traffic either.
+    // An open connection on which nothing is sent is not traffic.
     let _silent = TcpStream::connect(("127.0.0.1", port.number())).expect("the app listens");
     let daemon = rpm.daemon_pid().expect("the daemon runs");
     let (mut last, mut since) = (voluntary_switches(daemon), Instant::now());
@@ -429,7 +427,7 @@ fn a_daemon_without_traffic_sleeps() {
     let before = voluntary_switches(daemon);
     // tidy: sleep because what is measured is that nothing happens in this time
     thread::sleep(Duration::from_secs(3));
-    // A thread that has ended meanwhile is none that wakes up.
+    // A thread that has ended in the meantime does not wake up.
     let now = voluntary_switches(daemon).into_iter();
     let woken: u64 = now
         .map(|(thread, count)| count - before.get(&thread).copied().unwrap_or(0))

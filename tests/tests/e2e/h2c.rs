@@ -1,4 +1,4 @@
-//! Workers that speak HTTP/2 alone, behind the proxy: as gRPC needs it.
+//! Workers that speak only HTTP/2, behind the proxy, as gRPC needs it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const BOUND: Duration = Duration::from_secs(20);
 /// Good answers between two events.
 const SOME: u64 = 100;
 
-/// Answers "NODE_APP_INSTANCE pid", with what it was sent in a trailer, as gRPC ends its answers.
+/// Answers "NODE_APP_INSTANCE pid", with a trailer, as gRPC ends its responses.
 const WORKER: &str = "
 const server = require('node:http2').createServer();
 server.on('stream', (stream, headers) => {
@@ -28,7 +28,7 @@ server.on('stream', (stream, headers) => {
 server.listen(process.env.PORT);
 ";
 
-/// Sends a body of so many bytes by HTTP/2 and prints what comes.
+/// Sends a body of this many bytes over HTTP/2 and prints what it receives.
 const CLIENT: &str = "
 const [port, length] = process.argv.slice(2).map(Number);
 const session = require('node:http2').connect(`http://localhost:${port}`);
@@ -75,12 +75,12 @@ fn bodies_and_trailers_go_both_ways() {
         });
         assert_eq!(seen, expected, "{}", rpm.log());
     }
-    // Clients of HTTP/1 come to the same port.
+    // HTTP/1 clients use the same port.
     let answer = get(port.number(), "/").expect("an answer");
     assert_eq!(answer.status, 200);
 }
 
-/// Of each kind, so many.
+/// Clients of each kind.
 const CLIENTS: usize = 8;
 
 fn clients(port: &Port) -> Clients {
@@ -104,8 +104,8 @@ fn reloads_cost_no_request() {
     clients.finish_clean(&rpm);
 }
 
-/// The head of an answer goes on when it comes, so that one is cut off whose worker is killed before it has sent the end; requests
-/// without a head go to another worker, and nothing else is noticed.
+/// The head of a response is passed on as soon as it arrives, so a response is cut off if its worker is killed before the end. Requests
+/// without a response head go to another worker, and no other client notices.
 #[test]
 fn a_killed_worker_truncates_what_it_had_begun_and_nothing_else() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
@@ -119,7 +119,7 @@ fn a_killed_worker_truncates_what_it_had_begun_and_nothing_else() {
     clients.wait_ok(SOME);
     for (kind, report) in clients.finish() {
         let only = report.outcomes.check_allowing(&[Outcome::Truncated]).is_ok();
-        // A connection of HTTP/2 has several requests under way; of the others each client has one.
+        // An HTTP/2 connection has several requests in flight; every other client has one.
         let most = if kind == Kind::Http2 { 4 * CLIENTS } else { CLIENTS } as u64;
         let fine = only && report.outcomes.failures() <= most;
         assert!(fine, "{}: {report}\n{}", kind.as_str(), rpm.log());
@@ -136,7 +136,7 @@ fn a_health_check_would_be_asked_in_another_version() {
     );
 }
 
-/// A client that speaks HTTP/1 and ends in the middle of its body, or sends none, learns that its request has failed.
+/// An HTTP/1 client that ends in the middle of its body, or sends a malformed one, learns that its request has failed.
 #[test]
 fn a_malformed_body_is_rejected_though_the_workers_speak_http2() {
     use std::io::{Read as _, Write as _};

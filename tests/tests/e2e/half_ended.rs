@@ -1,4 +1,4 @@
-//! The daemon dies while it ends workers: the next one goes on with that.
+//! The daemon dies while it ends workers: the next one continues with that.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,11 +11,11 @@ use rpm_e2e::place::Place;
 use rpm_e2e::process::signal;
 use rpm_testkit::{Port, Process, Rpm, Status, fixture, get, node, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// A captured Node program that has a request under way and a client that waits, while its daemon dies and it is stopped, in the order of
-/// `act`: the request is answered, clients are refused, and nobody waits for what nobody will accept.
+/// A captured Node program has a request in flight and a client that waits; its daemon dies and it is stopped, in the order of `act`. The
+/// request is answered, clients are refused, and no client waits in a queue that is not accepted from.
 fn refuses_while_the_daemon_dies(act: impl FnOnce(&Rpm, u32)) {
     let (rpm, port, place) = (Rpm::new(), Port::reserve(), Place::new());
     let start = format!("exec {} {}", node(22).display(), fixture("slow.js").display());
@@ -68,7 +68,7 @@ fn a_captured_worker_that_is_not_back_yet_is_told_to_refuse_clients_when_it_is()
     });
 }
 
-/// The daemon dies when it has asked a worker to end and not written that it has: the state is the one before.
+/// The daemon dies after it terminated a worker and before it stored that, so the stored state is the previous one.
 #[test]
 fn a_worker_that_was_asked_to_end_is_not_asked_again() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -86,7 +86,7 @@ fn a_worker_that_was_asked_to_end_is_not_asked_again() {
     rpm.ok(["stop", "web", "--no-wait", "--hard"]);
     wait_until("each is asked", BOUND, || heard("sigint"), each_once);
     kill_daemon(&rpm);
-    // It is the last one, or the one before that if the daemon has written since.
+    // It is the last state, or the one before if the daemon has written another since.
     let states = ["state.json", "state.json.old"].map(|name| {
         let state = fs::read_to_string(rpm.home().join(name));
         state.expect("both are kept")
@@ -96,7 +96,7 @@ fn a_worker_that_was_asked_to_end_is_not_asked_again() {
     let before = before.unwrap_or_else(|| panic!("{states:#?}"));
     fs::write(rpm.home().join("state.json"), before).expect("written");
     rpm.wait_status("web", Status::Stopping);
-    // Heard after whatever the daemon has sent before it answered.
+    // This arrives after whatever the daemon sent before its response.
     for pid in rpm.pids("web") {
         signal(pid, "USR2");
     }

@@ -19,11 +19,11 @@ use rpm_testkit::{Load, Outcome, Port, Process, Rpm, Status, wait_until};
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 8;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 100;
-/// CPUs that others may keep busy without being an excuse.
+/// CPUs that other programs may use before the bound is relaxed.
 const DISTURBED: f64 = 0.15;
-/// Connections that a worker may have without having answered, as the daemon has it.
+/// The most connections that the daemon sends to a worker ahead of its acknowledgements.
 const WINDOW: u64 = 8;
 
 fn web(instances: &str, port: &Port) -> App {
@@ -142,8 +142,8 @@ fn a_killed_worker_costs_what_it_had_accepted() {
         .expect("no refusal, nothing hangs");
 }
 
-/// A worker reads a request, and dies before its acknowledgement of the connection has left it, behind much that it has said before. No other
-/// worker would ever see that request.
+/// A worker reads a request, and dies before its acknowledgement of the connection is sent, which is queued behind much other output. No
+/// other worker would ever see that request.
 #[test]
 fn whoever_was_read_by_a_worker_that_dies_does_not_wait_for_another() {
     let (rpm, port, place) = (Rpm::new(), Port::reserve(), Place::new());
@@ -216,14 +216,14 @@ fn a_frozen_worker_keeps_few_and_the_others_serve() {
     freeze(frozen);
     let machine = Machine::watch(rpm.pids("web").into_iter().chain(rpm.daemon_pid()));
     let since = Instant::now();
-    // Those that it has wait; the others go on.
+    // Connections of the frozen worker wait; the others continue.
     clients.wait_ok(2000);
     let (stood, others) = (since.elapsed(), machine.others());
     thaw(frozen);
     clients.wait_ok(SOME);
     let report = clients.finish().swap_remove(0).1;
     report.check_allowing(&[]).expect("all were served in the end");
-    // On a busy machine nobody but them has waited for it to move again, and on a quiet one nobody for long.
+    // On a busy machine only those have waited for it to continue; on a quiet one no client has waited for long.
     let bound = if others > DISTURBED {
         stood / 2
     } else {

@@ -1,4 +1,4 @@
-//! Health checks: a version that listens and does not work never serves a client.
+//! Health checks: a version that listens but does not work never serves a client.
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::Clients;
@@ -9,12 +9,12 @@ use rpm_testkit::{Port, Rpm, get};
 
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
-/// For a worker to start, to listen and to be asked, on a machine that does much else.
+/// For a worker to start, listen and be checked, on a busy machine.
 const ENOUGH: &str = "5s";
 
-/// A release that says who asked for what, and answers its health check with this expression.
+/// A release that logs who sent which request, and answers its health check with this expression.
 fn release(name: &str, health: &str) -> String {
     format!(
         "let asked = 0; require('http').createServer((req, res) => {{
@@ -116,7 +116,7 @@ fn a_version_that_hangs_and_one_that_speaks_no_http() {
     ];
     let site = Site::start(Rpm::new(), &release("one", "200"), &options);
     let before = site.rpm.pids("site");
-    // What it cuts when it is told to end was not its answer.
+    // A connection that it cuts when it is terminated is not a response.
     let hangs = "const server = require('http').createServer(() => {}).listen(process.env.PORT);
         process.on('SIGINT', () => { server.closeAllConnections(); setTimeout(() => process.exit(), 300) })";
     let talks = "require('net').createServer((socket) => socket.end('220 mail')).listen(process.env.PORT)";
@@ -128,7 +128,7 @@ fn a_version_that_hangs_and_one_that_speaks_no_http() {
     }
 }
 
-/// Each worker has an address of its own there, in whatever language it is written.
+/// There each worker has its own address, in whatever language it is written.
 #[test]
 fn behind_the_proxy_any_program_can_be_asked() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());

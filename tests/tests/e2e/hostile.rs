@@ -1,4 +1,4 @@
-//! Programs that run wild harm nobody but themselves: beside each of them another app is reloaded under load.
+//! Hostile programs harm only themselves: beside each of them, another app is reloaded under load.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use rpm_testkit::{Port, Rpm, wait_until};
 /// Ten thousand listeners take their time on a loaded machine.
 const BOUND: Duration = Duration::from_secs(60);
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
 fn harms_nobody(how: &str) {
@@ -44,7 +44,7 @@ fn harms_nobody(how: &str) {
     clients.finish_clean(&rpm);
 }
 
-/// How many the daemon has.
+/// The number of descriptors of the daemon.
 fn descriptors(rpm: &Rpm) -> usize {
     let pid = rpm.daemon_pid().expect("it runs");
     std::fs::read_dir(format!("/proc/{pid}/fd"))

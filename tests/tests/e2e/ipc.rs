@@ -1,4 +1,4 @@
-//! The IPC channel: what workers may do with it, and what they may not do to the daemon.
+//! The IPC channel: what workers may do with it, and that they cannot harm the daemon.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use rpm_e2e::process::{descriptors, own_bytes};
 use rpm_testkit::{Load, Port, Rpm, Status, Traffic, wait_until};
 use serde_json::{Value, json};
 
-/// How long a command may take beyond the time it was told to wait, on a loaded machine.
+/// How long a command may take beyond its own time-out, on a loaded machine.
 const SLACK: Duration = Duration::from_secs(10);
 
 #[test]
@@ -42,7 +42,7 @@ fn a_worker_can_send_and_is_sent_nothing_it_did_not_ask_for() {
 #[test]
 fn descriptors_that_a_worker_sends_are_acknowledged_and_closed() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    // "ready" comes behind them and would be stuck.
+    // "ready" follows them and would be stuck.
     let app = App::cluster("sendfd.js", "1")
         .port(&port)
         .env("SENDFDS", 100)
@@ -51,7 +51,7 @@ fn descriptors_that_a_worker_sends_are_acknowledged_and_closed() {
     assert_eq!(rpm.process(0).status, Status::Online);
     assert_eq!(workers(&port, 1).len(), 1);
     let open = descriptors(rpm.daemon_pid().expect("a daemon"));
-    // Of its own it has two thirds of that, half of them in reserve.
+    // The daemon itself has two thirds of that, half of them in reserve.
     assert!(open < 100, "the daemon keeps {open} descriptors open");
 }
 
@@ -107,7 +107,7 @@ fn garbage_on_the_channel_is_logged_and_harms_nobody() {
     let (rpm, port, others) = (Rpm::new(), Port::reserve(), Port::reserve());
     App::cluster("hello.js", "2").port(&others).start(&rpm);
     let traffic = Traffic::start(&beside(&others, 2));
-    // That it listens is lost in the garbage.
+    // Its message that it listens is lost in the garbage.
     App::cluster("garbage.js", "2")
         .args(["--listen-timeout", "1s"])
         .port(&port)
@@ -178,7 +178,7 @@ fn a_worker_that_never_announces_itself_fails_in_time() {
     );
 }
 
-/// Messages of Node's own would be answered by the worker, and its answer taken for that to something else.
+/// The worker would answer Node's own messages, and its answer would be taken for another one.
 #[test]
 fn clients_send_messages_of_programs_and_no_others() {
     let (rpm, port) = (Rpm::new(), Port::reserve());

@@ -1,4 +1,4 @@
-//! The JavaScript API (`npm/rpmx`): a script for each half of it, its types, and tools that were written for PM2's.
+//! The JavaScript API (`npm/rpmx`): a script for each half of it, its types, and tools written for PM2's API.
 
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use rpm_testkit::{Port, Rpm, get, javascript, node, wait_until};
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Node with a script of the fixtures, as a user of this daemon runs it.
+/// Node with a fixture script, as a user of this daemon runs it.
 fn script(rpm: &Rpm, name: &str) -> Command {
     let mut command = Command::new(node(22));
     command

@@ -1,4 +1,4 @@
-//! What outlives the daemon is held by a process of its own, and by no worker.
+//! What outlives the daemon is held by the keeper, and by no worker.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,11 +13,11 @@ use rpm_e2e::place::Place;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(30);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
 fn keeper(rpm: &Rpm) -> u32 {
@@ -28,7 +28,7 @@ fn pids(rpm: &Rpm) -> Vec<Option<u32>> {
     rpm.list().iter().map(|process| process.pid).collect()
 }
 
-/// Kills it, and waits until the daemon has another one.
+/// Kills the keeper, and waits until the daemon has another one.
 fn replaced_keeper(rpm: &Rpm) {
     let before = keeper(rpm);
     kill(before);
@@ -36,7 +36,7 @@ fn replaced_keeper(rpm: &Rpm) {
     wait_until("another keeper", BOUND, || rpm.keeper_pid(), other);
 }
 
-/// All workers are others, and nothing of before is left.
+/// True if all workers were replaced, and no previous one is left.
 fn all_replaced(rpm: &Rpm, before: &[Option<u32>]) {
     let new = |list: &Vec<Process>| {
         let is_new =
@@ -46,7 +46,8 @@ fn all_replaced(rpm: &Rpm, before: &[Option<u32>]) {
     wait_until("all are replaced", BOUND, || rpm.list(), new);
 }
 
-/// What a process holds beyond its standard streams: the kernel's names, without numbers, of what it shares with no descriptor of its own. The
+/// What a process holds besides its standard streams: the kernel's names, without numbers, of open files that it does not share with
+/// itself. A runtime holds both ends of the pipes and sockets by which it wakes itself.
 /// pipes and sockets by which a runtime wakes itself have both ends in it.
 fn foreign(pid: u32) -> BTreeMap<String, u32> {
     let mut held: BTreeMap<String, u32> = BTreeMap::new();
@@ -71,7 +72,7 @@ fn foreign(pid: u32) -> BTreeMap<String, u32> {
     kinds
 }
 
-/// Names of descriptors without inode: an epoll set is no business of anybody else, the reports of calls and BPF are.
+/// Names of descriptors without inode. An epoll set is the process's own affair; interception and BPF are not.
 fn anonymous(pid: u32) -> Vec<String> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
     let links = links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
@@ -86,7 +87,7 @@ fn a_worker_holds_what_is_its_own_and_nothing_else() {
     let place = Place::new();
     let small = place.small_server();
     let node = |name: &str| App::cluster(name, "2");
-    // Node: its channel, its agent's connection, and what it listens on.
+    // Node: its channel, its agent's connection, and its listener.
     let (channel, agent, listener) = (1, 1, 1);
     for (app, sockets) in [
         (node("hello.js"), channel + agent + listener),
@@ -145,7 +146,7 @@ fn it_belongs_to_the_daemons_user_and_ends_with_the_daemon() {
 fn its_death_is_mended_and_the_next_daemon_has_everything() {
     let place = Place::new();
     let small = place.small_server();
-    // Of connections that the daemon hands over those that are in its hands end with it: one of each client, at most.
+    // Connections that are in the daemon's hands for handoff end with it: at most one of each client.
     for (app, ends) in [
         (App::cluster("hello.js", "2"), 0),
         (
@@ -205,7 +206,7 @@ fn where_both_die_at_once_the_workers_serve_on_and_are_replaced() {
     }
 }
 
-/// Its connections come from the daemon: without both they wait for nobody, and the next daemon begins again.
+/// Their connections come from the daemon. Without daemon and keeper these wait for nothing, and the next daemon starts over.
 #[test]
 fn where_both_die_workers_that_depend_on_the_daemon_are_restarted() {
     for balance in ["handoff", "proxy"] {
@@ -239,7 +240,7 @@ fn one_that_is_stopped_holds_nobody_up() {
     clients.finish_clean(&rpm);
 }
 
-/// Nobody but the kernel decides then who gets a connection: a socket that stays open would get its share.
+/// Then only the kernel decides which worker gets a connection, and a socket that stayed open would get its share.
 #[test]
 fn without_a_daemon_a_dead_workers_clients_go_to_the_others() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -261,7 +262,7 @@ fn without_a_daemon_a_dead_workers_clients_go_to_the_others() {
     clients.finish_clean(&rpm);
 }
 
-/// The kernel goes on with the same program and the same table: what it has counted is still there.
+/// The kernel keeps the same program and table: its counters are still there.
 #[test]
 fn the_next_daemon_goes_on_with_the_steering_program() {
     let test = "the_next_daemon_goes_on_with_the_steering_program";
@@ -295,10 +296,10 @@ fn the_next_daemon_goes_on_with_the_steering_program() {
     }
 }
 
-/// Rounds of the next test, unless `RPM_KILLS` says otherwise.
+/// Rounds of the next test, unless `RPM_KILLS` is set.
 const ROUNDS: u64 = 24;
 
-/// Daemon, keeper, or both, in any order and at any moment, with commands in between; `RPM_KILL_SEED=N` replays what failed.
+/// Kills daemon, keeper or both, in any order and at any moment, with commands in between. `RPM_KILL_SEED=N` replays a failure.
 #[test]
 fn whoever_of_the_two_dies_and_when_no_client_notices() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -342,7 +343,7 @@ fn whoever_of_the_two_dies_and_when_no_client_notices() {
     clients.finish_clean(&rpm);
 }
 
-/// A daemon that cannot start leaves everything to the next one.
+/// A daemon that fails to start leaves everything to the next one.
 #[test]
 fn a_daemon_that_fails_to_start_lets_go_of_nothing() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -365,7 +366,7 @@ fn a_daemon_that_fails_to_start_lets_go_of_nothing() {
     clients.finish_clean(&rpm);
 }
 
-/// Who has closed its output needs nobody to read it.
+/// A worker that has closed its output needs no reader for it.
 #[test]
 fn a_worker_that_has_closed_its_output_is_taken_back_as_it_is() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());

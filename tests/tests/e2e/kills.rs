@@ -1,7 +1,7 @@
-//! Daemon, keeper, command or worker killed at a random moment of a command: afterwards the list is what runs, the listeners are those of the list,
-//! nothing is left over, and nothing is there twice.
+//! Daemon, keeper, command or worker is killed at a random moment of a command. Afterwards the list is what runs, the listeners are those
+//! of the list, nothing is left over, and nothing exists twice.
 //!
-//! `RPM_KILLS=2000` makes so many instead of a hundred; what fails names the seed, which `RPM_KILL_SEED=N` replays.
+//! `RPM_KILLS=2000` runs that many instead of a hundred. A failure names its seed, which `RPM_KILL_SEED=N` replays.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ use rpm_testkit::{Port, Process, Rpm, Status, get, wait_for, wait_until};
 const BOUND: Duration = Duration::from_secs(30);
 /// Interleavings of all tests together, unless the environment says otherwise.
 const USUAL: u64 = 100;
-/// Tests that run beside each other.
+/// Tests that run concurrently.
 const TESTS: u64 = 4;
-/// A command has ended by then; before that it is at any point of its work.
+/// A command has ended by then; before that, it is at any point of its work.
 const LONGEST_MS: u64 = 120;
 /// The apps: a cluster of up to four, and one process.
 const CLUSTER: &str = "many";
@@ -32,7 +32,7 @@ struct World {
     _place: Place,
     many: Port,
     one: Port,
-    /// What was done, for whom it fails.
+    /// What was done, for the message of a failure.
     history: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ impl World {
         }
     }
 
-    /// A command that means something to what there is.
+    /// A command that applies to the current apps.
     fn command(&self, dice: &mut Dice) -> Command {
         let names = [CLUSTER, CLUSTER, ALONE];
         let name = names[dice.roll(3) as usize];
@@ -86,7 +86,7 @@ impl World {
         app.command(&self.rpm)
     }
 
-    /// One of those that a command is carried out by, at a random moment of it.
+    /// Kills one of the processes that carry out a command, at a random moment.
     fn interrupt(&mut self, dice: &mut Dice) {
         let mut command = self.command(dice);
         let text: Vec<String> = command
@@ -115,14 +115,14 @@ impl World {
         self.history
             .push(format!("{} / {whom} killed after {after:?}", text.join(" ")));
         for victim in victims.into_iter().flatten() {
-            // One that has ended by itself is as good.
+            // It may have ended by itself.
             let _ = std::panic::catch_unwind(|| kill(victim));
         }
         let ended = || child.try_wait().expect("it is ours");
         wait_for("the command ends", BOUND, ended);
     }
 
-    /// Waits until nothing is on its way, and compares.
+    /// Waits until nothing is in progress, and compares.
     fn check(&self) {
         let look = || (self.rpm.list(), self.rpm.processes_of_workers());
         let agrees = |(list, runs): &(Vec<Process>, Vec<u32>)| {
@@ -158,7 +158,7 @@ impl World {
     }
 }
 
-/// One seed after the other, each from the state that the one before has left.
+/// Runs one seed after the other, each on the state that the previous one left.
 fn interleavings(test: u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let count = number("RPM_KILLS").unwrap_or(USUAL) / TESTS;

@@ -1,4 +1,4 @@
-//! What is said of apps that are known: options of `restart`, `reload` and `start`, and apps named by their scripts.
+//! Commands for apps that are known: options of `restart`, `reload` and `start`, and apps named by their scripts.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use rpm_wire::api::AppSpec;
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// An app that prints what it was given.
+/// An app that prints its arguments.
 fn place() -> (Rpm, Place) {
     let (rpm, place) = (Rpm::new(), Place::new());
     let text = "console.log(JSON.stringify([process.argv.slice(2), process.execArgv, process.env.COLOUR]));\n\
@@ -84,7 +84,7 @@ fn options_of_a_restart_apply_from_then_on() {
 fn an_app_can_have_another_name() {
     let (rpm, place) = place();
     place.ok(&rpm, ["start", "echo.js", "-n", "x", "--namespace", "shop"]);
-    // What is known by its new name alone.
+    // Only the new name is known.
     place.ok(&rpm, ["restart", "x", "--name", "y"]);
     assert_eq!((rpm.list().len(), rpm.list()[0].name.as_str()), (1, "y"));
     assert_eq!(place.run(&rpm, ["restart", "x"]).code, Some(1));
@@ -93,7 +93,7 @@ fn an_app_can_have_another_name() {
         (spec(&rpm, "y").kill_timeout_ms, spec(&rpm, "y").args),
         (Some(3), vec!["-q".to_owned()])
     );
-    // Nothing is changed by what cannot be.
+    // An invalid change changes nothing.
     place.ok(&rpm, ["start", "echo.js", "-n", "z"]);
     for wrong in [
         &["restart", "z", "--name", "y"][..],
@@ -144,7 +144,7 @@ fn what_is_for_files_alone_is_not_swallowed() {
         }
     }
     assert_eq!(rpm.pids("echo"), pids, "nothing was done");
-    // PM2 takes them.
+    // PM2 accepts them.
     let rpm = Rpm::new().with_env("RPM_COMPAT", "pm2");
     place.ok(&rpm, ["start", "echo.js"]);
     let ran = place.ok(&rpm, ["restart", "echo", "--env", "production"]);
@@ -361,7 +361,7 @@ fn an_interpreter_that_path_had_is_found_in_the_path_that_comes_with_update_env(
     assert_eq!(run(&["start", "echo.js"], "one"), of("one"));
     assert_eq!(run(&["reload", "echo"], "two"), of("one"), "it is not asked for");
     assert_eq!(run(&["reload", "echo", "--update-env"], "two"), of("two"));
-    // Uninstalled.
+    // As after uninstalling it.
     std::fs::remove_dir_all(place.path().join("two")).expect("removed");
     assert_eq!(run(&["restart", "echo", "--update-env"], "one"), of("one"));
     install("three");
@@ -372,7 +372,7 @@ fn an_interpreter_that_path_had_is_found_in_the_path_that_comes_with_update_env(
         ),
         of("three")
     );
-    // One that is named by its path stays.
+    // An interpreter that is named by its path stays.
     assert_eq!(run(&["restart", "echo", "--interpreter", &named], "one"), named);
     assert_eq!(run(&["restart", "echo", "--update-env"], "one"), named);
 }

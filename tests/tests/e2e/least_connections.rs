@@ -1,4 +1,4 @@
-//! `--policy least-connections`: a new connection goes to the worker that has the fewest open.
+//! `--policy least-connections`: a new connection goes to the worker with the fewest open.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn has(rpm: &Rpm, expected: &[u64]) {
     wait_until("the counts", BOUND, || counts(rpm), |counted| counted == expected);
 }
 
-/// So many more connections, which stay open.
+/// Opens this many connections.
 fn open(port: &Port, count: usize) -> Vec<TcpStream> {
     let open = |_| TcpStream::connect(("127.0.0.1", port.number())).expect("it is taken");
     (0..count).map(open).collect()
@@ -54,7 +54,8 @@ fn whoever_has_the_fewest_gets_the_next() {
     assert!(reason.contains("(least-connections)"), "{reason}");
     let idle = undisturbed(&rpm, || open(&port, 30));
     has(&rpm, &[10, 10, 10]);
-    // What a dead worker had accepted is gone, and its replacement, with the same slot, gets all until it has as many.
+    // The dead worker's accepted connections are gone. Its replacement, with the same slot, gets all new ones until it has as many as the
+    // others.
     wait_until("all are accepted", BOUND, || queued(&rpm), |queued| *queued == 0);
     let victim = rpm.process(1).pid.expect("it runs");
     kill(victim);
@@ -63,13 +64,13 @@ fn whoever_has_the_fewest_gets_the_next() {
     has(&rpm, &[10, 0, 10]);
     let more = undisturbed(&rpm, || open(&port, 10));
     has(&rpm, &[10, 10, 10]);
-    // The counts go on without a daemon, and the next has them.
+    // The counts continue without a daemon, and the next one takes them over.
     kill_daemon(&rpm);
     let between = open(&port, 6);
     has(&rpm, &[12, 12, 12]);
     drop(between);
     has(&rpm, &[10, 10, 10]);
-    // The new workers of a reload begin with what comes after it.
+    // The new workers of a reload count only what comes after it.
     drop((idle, more));
     has(&rpm, &[0, 0, 0]);
     rpm.ok(["reload", "web"]);

@@ -7,10 +7,10 @@ use std::process::{Command, Output, Stdio};
 use rpm_e2e::place::Place;
 use rpm_testkit::Rpm;
 
-/// What is typed by somebody who has only these directories on the PATH.
+/// Runs a command with only these directories on the PATH.
 fn typed(path: &[&Path], words: &[&str]) -> Output {
     let joined = std::env::join_paths(path).expect("a PATH");
-    // The shell looks for the program, and gives it the name that was typed.
+    // The shell looks the program up, and passes the name that was typed.
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "exec \"$@\"", "sh"]).args(words);
     let ran = shell.env("PATH", joined).stdin(Stdio::null()).output();
@@ -62,7 +62,7 @@ fn a_link_is_another_name_and_shadows_nobody() {
     assert!(forced.status.success(), "{forced:?}");
     assert!(said(&typed(&[here], &["rpm", "--help"])).contains("Usage: rpm "));
 
-    // What is a file stays, whatever is said.
+    // A regular file is never replaced.
     std::fs::remove_file(here.join("rpm")).expect("ours");
     std::fs::copy(&other, here.join("rpm")).expect("a copy");
     let kept = typed(&[here], &["rpmx", "link", "rpm", "--force"]);

@@ -1,4 +1,4 @@
-//! The output of apps: kept as it is, shown while it grows, and never in anybody's way.
+//! The output of apps: stored unchanged, shown while it grows, and never blocking anything.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -15,7 +15,7 @@ use rpm_e2e::process::own_bytes;
 use rpm_testkit::{Port, Rpm, Traffic, get, wait_until};
 use rpm_wire::api::{LogLine, Stream};
 
-/// A `rpm logs` that follows; ended when dropped.
+/// A running `rpm logs`; ended when dropped.
 struct Following {
     child: Child,
     lines: Receiver<String>,
@@ -48,7 +48,7 @@ impl Drop for Following {
     }
 }
 
-/// Has `say.js` print.
+/// Makes `say.js` print.
 fn say(port: &Port, what: &str) {
     assert_eq!(
         get(port.number(), &format!("/?{what}"))
@@ -71,7 +71,7 @@ fn parts_binary_bytes_and_long_lines_survive_byte_for_byte() {
     let mut expected = b"one line in parts\n\xff\x00\xc3(\n".to_vec();
     expected.extend(vec![b'm'; 1 << 20]);
     expected.extend(b"\nunfinished");
-    // It listens when it has written everything.
+    // The command returns when everything is written.
     let _ = rpm.ok(["logs", "--nostream", "--lines", "0"]);
     assert!(
         rpm.output("longline", "out", Some(0)) == expected,
@@ -141,7 +141,7 @@ fn what_is_added_is_shown_as_it_comes() {
         assert_eq!(following.next(), format!("0|say | {text}"));
     }
     let json = Following::start(&rpm, &["--lines", "0", "--json"]);
-    // Without a line of the past nothing tells when it has begun to follow: print until it shows.
+    // Without past lines nothing shows when it has begun to follow, so this prints until a line appears.
     let heard = wait_until(
         "a line as JSON",
         BOUND,
@@ -193,7 +193,7 @@ fn a_full_disk_costs_the_logs_and_nothing_else() {
     std::os::unix::fs::symlink("/dev/full", &log).expect("a link");
     App::cluster("say.js", "1").port(&port).start(&rpm);
     for _ in 0..5 {
-        // Twice what a pipe holds: the app would stand still if nobody read.
+        // Twice the capacity of a pipe: the app would block if no process read.
         say(&port, &format!("out={}&times=130", "x".repeat(1000)));
     }
     assert_eq!(workers(&port, 1).len(), 1);
@@ -212,7 +212,7 @@ fn a_full_disk_costs_the_logs_and_nothing_else() {
 #[test]
 fn large_logs_are_put_aside_and_who_follows_misses_nothing() {
     let (rpm, place) = (Rpm::new(), Place::new());
-    // A line each time that it is asked, and a thousand at the end.
+    // A line per request, and a thousand at the end.
     place.write(
         "app.js",
         "let n = 0; const line = () => console.log(`line ${n++} ${'x'.repeat(80)}`);
@@ -250,7 +250,7 @@ fn large_logs_are_put_aside_and_who_follows_misses_nothing() {
         names.sort();
         names
     };
-    // Whoever follows may have a line before the file that it is in has its number.
+    // A follower may get a line before its file has got its number.
     let kept = [1, 2, 3, 4].map(|number| format!("app-out.log.{number}"));
     wait_until("four files are kept", BOUND, names, |names| *names == kept);
 }
@@ -264,14 +264,14 @@ fn a_file_of_several_instances_is_shown_once() {
         .start(&rpm);
     say(&port, "out=before");
     let following = Following::start(&rpm, &["say", "--lines", "5"]);
-    // Which of them has printed it, the file does not say.
+    // The file does not show which of them printed it.
     assert_eq!(following.next(), "say | before");
     for text in ["first", "second"] {
         say(&port, &format!("out={text}"));
         assert_eq!(following.next(), format!("say | {text}"));
     }
     assert_eq!(rpm.ok(["logs", "--nostream", "--raw"]), "before\nfirst\nsecond\n");
-    // One of them means the same file.
+    // One of them names the same file.
     assert_eq!(
         rpm.ok(["logs", "1", "--nostream", "--lines", "1"]),
         "say | second\n"
@@ -293,7 +293,7 @@ fn past_lines_have_the_time_and_the_order_of_their_writing() {
         let written = || rpm.ok(["logs", "--nostream", "--raw", "--lines", "1"]);
         wait_until("it is written", BOUND, written, |shown| shown.contains(text));
         spoken.push((text, before..=now()));
-        // The next one is of a later time, and so is what is asked below.
+        // The next line is of a later time, and so is the query below.
         pass(now());
     }
     assert_eq!(rpm.ok(["logs", "--nostream", "--raw"]), "one\ntwo\nthree\nfour\n");
@@ -334,7 +334,7 @@ fn past_lines_have_the_time_and_the_order_of_their_writing() {
     assert_eq!(following.next(), "five");
     drop(following);
     assert!(rpm.fails(["logs", "--since", "soon"]).contains("how long ago"));
-    // Of what somebody else has written nobody knows the time.
+    // For lines that another program wrote, no time is known.
     let file = rpm.home().join("logs/say-out-0.log");
     fs::remove_file(rpm.home().join("logs/.say-out-0.log.times")).expect("the index");
     fs::write(&file, "found\n").expect("the file");

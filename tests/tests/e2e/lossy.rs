@@ -1,4 +1,4 @@
-//! Reloads on a path with delay and loss, where handshakes are half done whenever workers change.
+//! Reloads on a path with delay and loss, where handshakes are in progress whenever workers change.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use rpm_e2e::namespace::Path;
 use rpm_loadtest::Stop;
 use rpm_testkit::{Kind, Load, Pace, Port, Process, Rpm, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(30);
 /// Clients of each kind.
 const CLIENTS: usize = 16;
 const RELOADS: usize = 5;
 
 fn reloads_lose_nothing(test: &str, rpm: &Rpm) {
-    // 50 ms ± 20 ms there and back, and one packet of a hundred is lost.
+    // 50 ms ± 20 ms round trip, and one packet in a hundred is lost.
     let Some(path) = Path::new(test, 25, 10, 1) else {
         return;
     };
@@ -32,7 +32,7 @@ fn reloads_lose_nothing(test: &str, rpm: &Rpm) {
         let load = Load {
             kind,
             clients: CLIENTS,
-            // Those that come anew are in a handshake whenever workers change; the others need not press.
+            // Clients with new connections are in a handshake whenever workers change; the others may pause.
             pace: match kind {
                 Kind::NewConnection => Pace::Closed,
                 _ => Pace::Pausing {

@@ -1,4 +1,4 @@
-//! Many workers: with more than 128 the daemon writes and looks for all of them together.
+//! Many workers: with more than 128, the daemon stores and samples all of them together.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use rpm_e2e::place::Place;
 use rpm_e2e::process::runs;
 use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
 
-/// Of one app.
+/// Workers of one app.
 const WORKERS: usize = 150;
-/// For so many to come and go on a loaded machine.
+/// For that many to start and end, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(60);
 
 fn pids(list: &[Process]) -> BTreeSet<u32> {
@@ -68,7 +68,7 @@ fn a_daemon_that_dies_during_a_reload_of_many_loses_nothing_and_none_of_them() {
     let clients = Clients::fresh(&port, 4);
     clients.wait_ok(200);
     let mut reload = rpm.spawn(["reload", "many"]);
-    // New ones are starting, and their starts are not written one by one.
+    // New ones are starting, and their starts are not stored one by one.
     let begun = |list: &Vec<Process>| list.iter().filter(|process| !process.others.is_empty()).count() > 10;
     wait_until("some are new", BOUND, || rpm.list(), begun);
     kill_daemon(&rpm);

@@ -1,4 +1,4 @@
-//! What ends workers, for each kind of program, on each data path, in each mode, under load: how long it takes, and what clients see.
+//! Everything that ends workers, for each kind of program, data path and mode, under load: how long it takes, and what clients see.
 
 use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,37 +15,37 @@ use rpm_testkit::{
     wait_for, wait_until,
 };
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
-/// A worker that has clients drains for 30 s, and one that does not end is killed 10 s later: nothing here may wait for that.
+/// A worker with clients drains for 30 s, and one that does not end is killed 1.6 s later. Nothing here may wait for that.
 const PROMPT: Duration = Duration::from_secs(10);
-/// Clients of each kind: with a connection per request, and with one that is kept.
+/// Clients of each kind: with a new connection per request, and with a kept one.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 30;
-/// A request that is under way while something happens.
+/// Duration of a request that is in flight while something happens.
 const SLOW_MS: u64 = 1500;
 
 /// A kind of program, by how it is drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
-    /// By node:cluster's channel and the agent.
+    /// Through node:cluster's channel and the agent.
     Node,
-    /// Node that the daemon does not know to be Node: its sockets are captured, and it has the agent.
+    /// Node that the daemon does not recognise: its sockets are captured, and it has the agent.
     Captured,
-    /// Bun, which has the agent and is counted by the kernel.
+    /// Bun, which has the agent and whose connections the kernel counts.
     Bun,
     /// A program without an agent.
     Python,
 }
 
-/// One way to run it.
+/// One combination.
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     program: Program,
     /// `--balance`.
     path: &'static str,
-    /// `None`: fork mode.
+    /// `None` for fork mode.
     instances: Option<&'static str>,
 }
 
@@ -67,7 +67,7 @@ impl Program {
         cells
     }
 
-    /// Does a stop wait for what it has begun?
+    /// True if a stop waits for requests in flight.
     fn finishes(self) -> bool {
         match self {
             Program::Node | Program::Captured | Program::Bun => true,
@@ -92,7 +92,7 @@ impl Program {
     }
 }
 
-/// A cell with clients.
+/// A combination that runs, with clients.
 struct Running {
     cell: Cell,
     rpm: Rpm,
@@ -106,7 +106,7 @@ impl Running {
         Running::with(cell, |app| app)
     }
 
-    /// One whose programs have had SIGINT for long before they end.
+    /// Starts programs that stay alive for long after SIGINT.
     fn lingering(cell: Cell) -> Running {
         Running::with(cell, |app| app.env("LINGERS", 1).args(["--kill-timeout", "60s"]))
     }
@@ -118,7 +118,7 @@ impl Running {
             app = app.args(["-i", instances, "--balance", cell.path]);
         }
         app.start(&rpm);
-        // One process is online when it runs, and may not listen yet.
+        // In fork mode a process is online when it runs, and may not listen yet.
         wait_until(
             "it serves",
             BOUND,
@@ -145,20 +145,20 @@ impl Running {
         running
     }
 
-    /// Waits until each kind of client has had so many answers more.
+    /// Waits until each kind of client has had `count` more responses.
     fn answers(&self, count: u64) {
         self.traffic.iter().for_each(|traffic| traffic.wait_ok(count));
     }
 
-    /// A request that is under way from now on.
+    /// Starts a request that is in flight when this returns.
     fn slow_request(&self) -> Request {
         let request = request(&self.port, &format!("/?ms={SLOW_MS}"));
-        // It is, when those that were sent after it are answered.
+        // It is in flight once later requests are answered.
         self.answers(SOME);
         request
     }
 
-    /// Ends the clients; no outcome but these, and none of a kind of client more often than it has clients.
+    /// Stops the clients. Only these outcomes are allowed, and none more often per kind than it has clients.
     fn lost_at_most_one_each(&mut self, allowed: &[Outcome]) {
         let cell = self.cell;
         for report in std::mem::take(&mut self.traffic).into_iter().map(Traffic::finish) {
@@ -170,14 +170,14 @@ impl Running {
 
 type Request = JoinHandle<std::io::Result<Answer>>;
 
-/// `GET path` on a connection of its own, from now on.
+/// Starts `GET path` on a new connection.
 fn request(port: &Port, path: &str) -> Request {
     let (port, path) = (port.number(), path.to_owned());
     std::thread::spawn(move || get(port, &path))
 }
 
 impl Running {
-    /// The request is answered well.
+    /// Checks that the request gets its response.
     fn expect_answer(&self, request: Request) {
         let answer = request.join().expect("the client runs to its end");
         let status = answer.as_ref().map(|answer| answer.status).ok();
@@ -208,7 +208,7 @@ fn each_lingering(program: Program, act: fn(Running)) {
     }
 }
 
-/// `stop` and `delete`: prompt, what is under way is finished, and nobody hangs.
+/// `stop` and `delete`: quick, requests in flight are finished, and no client hangs.
 fn ends(running: Running, command: &str) {
     let slow = running.slow_request();
     let began = Instant::now();
@@ -226,10 +226,10 @@ fn ends(running: Running, command: &str) {
     refuses(running, cut);
 }
 
-/// Nobody serves any more, and no client hangs. `cut`: what else than to be refused has happened to some.
+/// Checks that no worker serves any more, and that no client hangs. `cut` are allowed outcomes besides refusals.
 fn refuses(running: Running, cut: &[Outcome]) {
     let cell = running.cell;
-    // What waited in the queue is reset, and what comes after that is refused.
+    // Connections in the queue are reset, and later ones are refused.
     let mut allowed = vec![Outcome::Refused, Outcome::ResetFresh, Outcome::ResetReused];
     allowed.extend(cut);
     if cell.path == "proxy" {
@@ -254,11 +254,11 @@ fn is_deleted(running: Running) {
     ends(running, "delete");
 }
 
-/// A worker that stands still is killed: its clients lose what it had accepted, and everything else waits for its replacement.
+/// A frozen worker is killed: its clients lose what it had accepted, and everything else waits for its replacement.
 fn is_frozen_and_killed(mut running: Running) {
     let victim = running.rpm.process(0).pid.expect("it runs");
     freeze(victim);
-    // The clients may all be with the one that stands still; this one is not.
+    // All clients may be connected to the frozen one; this one is not.
     let newcomer = request(&running.port, "/");
     // Others answer, or all clients wait for it.
     let goal = running.traffic[0].ok() + SOME;
@@ -286,7 +286,7 @@ fn is_frozen_and_killed(mut running: Running) {
     running.lost_at_most_one_each(allowed);
 }
 
-/// Connections that the workers have not accepted, or the proxy has not had answered.
+/// Connections that the workers have not accepted, or requests that the proxy has not had answered.
 fn waiting(running: &Running) -> u32 {
     let listeners = running.rpm.describe("web").listeners;
     let slots = listeners.iter().flat_map(|listener| &listener.slots);
@@ -295,7 +295,7 @@ fn waiting(running: &Running) -> u32 {
         .sum()
 }
 
-/// Three reloads within the life of a request: it is answered by the worker that has it.
+/// Three reloads during one request, which is answered by its own worker.
 fn is_reloaded_three_times(mut running: Running) {
     let slow = running.slow_request();
     for _ in 0..3 {
@@ -306,17 +306,17 @@ fn is_reloaded_three_times(mut running: Running) {
     running.lost_at_most_one_each(&[]);
 }
 
-/// Longer than an agent has to say that it drains.
+/// Longer than an agent has to acknowledge a drain.
 const BUSY_MS: u64 = 2500;
 
-/// A worker whose event loop is blocked when it is told to drain: what it has begun is finished all the same.
+/// A worker whose event loop is blocked when it is asked to drain finishes its requests nevertheless.
 fn is_busy_when_it_drains(mut running: Running) {
     let mut under_way = vec![running.slow_request()];
-    // As many as workers, which have turns.
+    // One per worker, as they take turns.
     for _ in running.rpm.list() {
         under_way.push(request(&running.port, &format!("/?block={BUSY_MS}")));
     }
-    // Whoever comes when a worker is busy waits; those that came before that are answered.
+    // Later clients of a busy worker wait; earlier ones are answered.
     let newcomers = RefCell::new(Vec::new());
     let look = || {
         let mut newcomers = newcomers.borrow_mut();
@@ -335,7 +335,7 @@ fn is_busy_when_it_drains(mut running: Running) {
     running.lost_at_most_one_each(&[]);
 }
 
-/// Kills these processes when they have had SIGINT, of which they have said so.
+/// Kills these processes once they have printed that they got SIGINT.
 fn kill_lingering(processes: &[Process]) {
     for process in processes {
         let mark = format!("sigint {}\n", process.pid.expect("it runs"));
@@ -347,7 +347,7 @@ fn kill_lingering(processes: &[Process]) {
     }
 }
 
-/// The command ends well, and soon.
+/// Checks that the command succeeds quickly.
 fn is_prompt(running: &Running, command: &mut Child, began: Instant) {
     let ended = || command.try_wait().expect("it is ours");
     let status = wait_for("the command ends", BOUND, ended);
@@ -361,7 +361,7 @@ fn is_prompt(running: &Running, command: &mut Child, began: Instant) {
     );
 }
 
-/// A worker that is restarted, has had SIGINT and still has its listener and its clients, is killed: they lose what it was answering, and
+/// A worker that is being restarted, got SIGINT and still has its listener and clients is killed. They lose what it was answering, and
 /// everything else waits for its replacement.
 fn is_killed_while_it_is_restarted(mut running: Running) {
     let victim = running.rpm.process(0);
@@ -377,14 +377,14 @@ fn is_killed_while_it_is_restarted(mut running: Running) {
         allowed.push(Outcome::WrongStatus);
     }
     running.lost_at_most_one_each(&allowed);
-    // They would linger at the end of the test, too.
+    // They would stay alive at the end of the test, too.
     let left = running.rpm.list();
     let mut delete = running.rpm.spawn(["delete", "web", "--hard"]);
     kill_lingering(&left);
     is_prompt(&running, &mut delete, Instant::now());
 }
 
-/// All workers are stopped, have had SIGINT, and are killed before their time is over: nobody is left who hangs.
+/// All workers are stopped, got SIGINT, and are killed before their time is over: no client hangs.
 fn is_killed_while_it_is_stopped(running: Running) {
     let victims = running.rpm.list();
     let mut stop = running.rpm.spawn(["stop", "web"]);

@@ -4,7 +4,7 @@ use rpm_e2e::app::App;
 use rpm_e2e::ask::metric;
 use rpm_testkit::{Port, Rpm};
 
-/// The figures of an app are those of all its addresses together, and their times are a histogram.
+/// The metrics of an app cover all its addresses together, and times are a histogram.
 #[test]
 fn figures_of_several_addresses_add_up() {
     let (rpm, first, second) = (Rpm::new(), Port::reserve(), Port::reserve());

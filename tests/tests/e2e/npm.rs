@@ -1,4 +1,4 @@
-//! The packages for npm: installed from their files, without a network.
+//! The npm packages, installed from their files, without a network.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const BOUND: Duration = Duration::from_secs(30);
 
-/// The command's package and the program's, made from the program under test.
+/// The command's package and the program's, built from the program under test.
 fn packages(rpm: &Rpm) -> Vec<PathBuf> {
     let program = rpm.home().join("program");
-    // With symbols it takes most of the time to pack it.
+    // With symbols, packing it would take most of the time.
     let mut strip = Command::new("objcopy");
     ok(strip.arg("--strip-all").args([rpm.binary(), &program]));
     let mut pack = Command::new(env!("CARGO"));
@@ -31,7 +31,7 @@ fn ok(command: &mut Command) -> String {
     out
 }
 
-/// npm, which neither asks a registry nor reads what other installations have left.
+/// Runs npm without registry and without state of other installations.
 fn npm(rpm: &Rpm, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
     let mut npm = Command::new("npm");
     npm.args(arguments)
@@ -108,7 +108,7 @@ const PLATFORM: &str = "@rpmx/linux-x64";
 #[cfg(not(target_arch = "x86_64"))]
 const PLATFORM: &str = "@rpmx/linux-arm64";
 
-/// In a project, under its own name and as `pm2`, where install scripts do not run.
+/// Installed in a project, under its own name and as `pm2`, without install scripts.
 fn project(rpm: &Rpm) -> PathBuf {
     let packages = packages(rpm);
     let project = rpm.home().join("project");

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// An app of one script, which says what it is in `said` when it runs, and its file.
+/// An app of one script, which writes what it is to `said`, and its file.
 struct Site {
     rpm: Rpm,
     place: Place,
@@ -148,7 +148,7 @@ fn a_back_off_grows_from_where_it_is_told_to_begin() {
         .collect();
     let delays: Vec<f64> = delays.iter().filter_map(|delay| delay.parse().ok()).collect();
     assert!(delays.len() >= 2, "{log}");
-    // Each is drawn around 1.5 times the one before.
+    // Each is drawn around 1.5 times the previous one.
     assert!((20.0..=80.0).contains(&delays[0]), "{delays:?}");
     assert!(delays.windows(2).all(|two| two[1] > two[0]), "{delays:?}");
 }
@@ -170,7 +170,7 @@ fn many_changes_within_the_delay_are_one_restart() {
         site.place.write("src/part.js", &format!("// {number}"));
     }
     wait_until("it is restarted", BOUND, count, |count| *count == 2);
-    // The next one is the second: none came between.
+    // The next one is the second: there was none in between.
     site.place.write("src/part.js", "// again");
     wait_until("it is restarted again", BOUND, count, |count| *count == 3);
     let restarted = |process: &Process| process.status == Status::Online && process.restarts == 2;
@@ -178,7 +178,7 @@ fn many_changes_within_the_delay_are_one_restart() {
     fs::remove_file(&starts).expect("it is there");
 }
 
-/// An app that says what it was left of the two times that it sets itself.
+/// An app that reports which of the two times that it sets itself are in force.
 const KEPT_BY_NODE: &str = "const server = require('http').createServer((request, response) =>
         response.end(`${server.keepAliveTimeout} ${server.headersTimeout} end`));
     server.keepAliveTimeout = 7000;
@@ -191,7 +191,7 @@ const KEPT_BY_BUN: &str =
     "const options = { port: 0, idleTimeout: 3, fetch: () => new Response(`${options.idleTimeout} end`) };
     require('fs').writeFileSync('port', `${Bun.serve(options).port}\\n`);";
 
-/// The answer of the app to one request, and the connection, which is idle then.
+/// The app's response to one request, and the connection, which is then idle.
 fn answer(site: &Site) -> (String, TcpStream) {
     let port: u16 = site.file("port").trim().parse().expect("a port");
     let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
@@ -259,7 +259,7 @@ fn idle_connections_of_bun_are_kept_as_well() {
         let (answer, _) = answer(&site);
         assert!(answer.contains(expected), "{answer}");
     }
-    // It is the time for slow answers as well, and not made shorter.
+    // It is also the time-out of slow responses, and is not shortened.
     let site = Site::new(KEPT_BY_BUN);
     site.start(&json!({"interpreter": bun(), "keep_alive_timeout": "2s"}), &[]);
     let (answer, _) = answer(&site);

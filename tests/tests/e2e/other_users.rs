@@ -1,4 +1,4 @@
-//! A daemon of root and apps that run as another user: what that user may not do the daemon does not do for it.
+//! A root daemon with apps of another user: the daemon does nothing for an app that its user may not do.
 
 use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
@@ -14,10 +14,10 @@ use rpm_testkit::{Port, Rpm, get, get_from, skip, wait_until};
 use rpm_wire::api::Status;
 use serde_json::json;
 
-/// Nobody, and somebody else without a name.
+/// Nobody, and another user without a name.
 const OTHER: u32 = 65_534;
 const THIRD: u32 = 65_432;
-/// A server on `PORT`, and on `HOST` if that is given.
+/// A server on `PORT`, and on `HOST` if that is set.
 const SITE: &str = "require('http').createServer((q, r) => r.end('pid ' + process.pid + ' uid ' + process.getuid()))\
                     .listen(+process.env.PORT, process.env.HOST);";
 
@@ -29,7 +29,7 @@ fn may(test: &str) -> bool {
     root
 }
 
-/// A directory there which belongs to this user, and which nobody else can look into.
+/// Creates a directory that belongs to this user and is closed to others.
 fn closed(place: &Place, name: &str, owner: u32) -> std::path::PathBuf {
     let path = place.path().join(name);
     fs::create_dir(&path).expect("a directory");
@@ -47,7 +47,7 @@ fn serves_unix(place: &Place, path: &Path) -> std::path::PathBuf {
     place.write("unix.js", &text)
 }
 
-/// `listen(path)`, where that is a file.
+/// `listen(path)` where a regular file exists.
 #[test]
 fn a_regular_file_is_no_stale_socket() {
     let (rpm, place) = (Rpm::new(), Place::new());
@@ -60,7 +60,7 @@ fn a_regular_file_is_no_stale_socket() {
     assert_eq!(place.read("precious.db"), "precious\n");
 }
 
-/// The app has moved it away, or another one has put something there.
+/// The app has moved it, or another one has put a file there.
 #[test]
 fn a_path_that_is_no_longer_the_socket_that_was_made_stays() {
     let (rpm, place) = (Rpm::new(), Place::new());
@@ -74,7 +74,7 @@ fn a_path_that_is_no_longer_the_socket_that_was_made_stays() {
     rpm.ok(["delete", "x"]);
     assert_eq!(place.read("s"), "of somebody else");
     fs::remove_file(&path).expect("it is there");
-    // One that a killed program has left is in nobody's way.
+    // A socket that a killed program left is replaced.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
     app.start(&rpm);
     rpm.ok(["delete", "x"]);
@@ -110,7 +110,7 @@ fn sockets_are_made_in_the_file_system_as_the_apps_user() {
     assert!(!path.exists(), "what was made is removed, by the next daemon too");
 }
 
-/// Whoever can write in a directory can have a log there lead elsewhere.
+/// Whoever can write to a directory can replace a log there by a link.
 #[test]
 fn links_that_the_apps_user_has_made_lead_nowhere_that_it_may_not_go() {
     if !may("links_that_the_apps_user_has_made_lead_nowhere_that_it_may_not_go") {
@@ -151,7 +151,7 @@ fn links_that_the_apps_user_has_made_lead_nowhere_that_it_may_not_go() {
         symlink(&target, &link).expect("a link");
         lchown(&link, Some(OTHER), Some(OTHER)).expect("root may");
     }
-    // Nobody is served who was to be noted and is not.
+    // An app whose log cannot be written is not started.
     let told = rpm.fails(["start", "w"]);
     assert!(told.contains("cannot open the access log"), "{told}");
     assert_eq!(place.read("roots/access.log"), "precious\n");
@@ -163,7 +163,7 @@ fn links_that_the_apps_user_has_made_lead_nowhere_that_it_may_not_go() {
     rpm.ok(["reloadLogs"]);
     rpm.ok(["restart", "w"]);
     get(port.number(), "/").expect("an answer");
-    // What went there before the daemon was killed would go there afterwards.
+    // What was written there before the daemon was killed would be written there afterwards.
     kill_daemon(&rpm);
     rpm.ok(["restart", "w"]);
     rpm.ok(["delete", "w"]);
@@ -174,7 +174,7 @@ fn links_that_the_apps_user_has_made_lead_nowhere_that_it_may_not_go() {
     }
 }
 
-/// Where the app's user has no say about what lies in a directory, nothing has changed.
+/// In directories in which the app's user cannot write, root writes as before.
 #[test]
 fn files_in_directories_of_root_are_written_by_root() {
     if !may("files_in_directories_of_root_are_written_by_root") {
@@ -183,7 +183,7 @@ fn files_in_directories_of_root_are_written_by_root() {
     let (rpm, place) = (Rpm::new(), Place::new());
     let (roots, theirs) = (closed(&place, "roots", 0), closed(&place, "theirs", OTHER));
     symlink(&roots, place.path().join("link")).expect("a link");
-    // Of a daemon of before, which made it as root.
+    // An older daemon created it as root.
     fs::write(theirs.join("old.log"), "before\n").expect("a file");
     fs::set_permissions(theirs.join("old.log"), Permissions::from_mode(0o600)).expect("it is ours");
     let script = place.write("w.sh", "echo \"a line\"; echo \"an error\" >&2; exec sleep 1000");
@@ -213,7 +213,7 @@ fn files_in_directories_of_root_are_written_by_root() {
         fs::metadata(theirs.join("old.log")).expect("it is there").uid(),
         OTHER
     );
-    // Below its own home, which is root's alone.
+    // Below its own home, which only root can read.
     let error = || String::from_utf8_lossy(&rpm.output("one", "error", None)).into_owned();
     wait_until("its line", BOUND, error, |text| text == "an error\n");
     assert!(rpm.ok(["logs", "one", "--nostream"]).contains("a line"));
@@ -229,7 +229,7 @@ fn files_in_directories_of_root_are_written_by_root() {
     assert!(!place.path().join(name).exists());
 }
 
-/// Without `uid`, too: in `/tmp` everybody can put a link.
+/// Also without `uid`: in `/tmp` every user can create links.
 #[test]
 fn links_of_others_are_not_followed_for_the_daemons_own_apps() {
     if !may("links_of_others_are_not_followed_for_the_daemons_own_apps") {
@@ -260,7 +260,7 @@ fn links_of_others_are_not_followed_for_the_daemons_own_apps() {
     );
 }
 
-/// A set-user-ID program started by a worker would run with that one's filter.
+/// A set-user-ID program started by a worker would run with the worker's filter.
 #[test]
 fn apps_of_another_user_gain_no_privileges_unless_they_are_to() {
     if !may("apps_of_another_user_gain_no_privileges_unless_they_are_to") {
@@ -280,7 +280,7 @@ fn apps_of_another_user_gain_no_privileges_unless_they_are_to() {
     }
 }
 
-/// The users of all internet sockets with this port, those that only the proxy connects to among them.
+/// The users of all internet sockets on this port, including private slots.
 fn owners(port: u16) -> Vec<u32> {
     let wanted = format!(":{port:04X}");
     let mut owners = Vec::new();
@@ -290,7 +290,7 @@ fn owners(port: u16) -> Vec<u32> {
             .lines()
             .skip(1)
             .map(|line| line.split_whitespace().collect::<Vec<_>>());
-        // The states of connections are others; 07 is a UDP socket that is bound.
+        // Connections have other states; 07 is a bound UDP socket.
         let bound = rows.filter(|row| row[1].ends_with(&wanted) && matches!(row[3], "0A" | "07"));
         owners.extend(bound.map(|row| row[7].parse::<u32>().expect("a number")));
     }
@@ -303,7 +303,7 @@ fn wait_owned(port: &Port, count: usize, user: u32) {
     wait_until("all are of the user", BOUND, all, right);
 }
 
-/// Only sockets of one user share a port, so a user that has none of root's cannot come to share that of others.
+/// Only sockets of one user share a port, so a user who holds none of root's cannot join root's ports.
 fn sockets_belong_to_the_apps_user(balance: &str, count: usize) {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
     let site = place.write("site.js", SITE);
@@ -318,7 +318,7 @@ fn sockets_belong_to_the_apps_user(balance: &str, count: usize) {
     kill_daemon(&rpm);
     rpm.ok(["ping"]);
     wait_owned(&port, count, OTHER);
-    // The new workers share the port with the old ones for a while.
+    // For a while the new workers share the port with the old ones.
     app(THIRD);
     place.ok(&rpm, ["reload", "ecosystem.json"]);
     wait_owned(&port, count, THIRD);
@@ -370,7 +370,7 @@ fn udp_ports_and_passed_sockets_belong_to_the_apps_user() {
     wait_owned(&passed, 1, OTHER);
 }
 
-/// A connection that the daemon accepts and hands over could be bound to another port after that, one of an app of another user.
+/// A connection that the daemon accepts and hands over could otherwise be bound to another port, one of another user's app.
 #[test]
 fn a_connection_that_is_handed_over_cannot_take_the_port_of_another_user() {
     if !may("a_connection_that_is_handed_over_cannot_take_the_port_of_another_user") {
@@ -411,7 +411,7 @@ fn a_connection_that_is_handed_over_cannot_take_the_port_of_another_user() {
         "65534",
         "--balance",
         "handoff",
-        // Whose calls are intercepted is refused before the kernel is asked, which is no boundary.
+        // Intercepted calls are refused before the kernel sees them, which is not a security boundary.
         "--no-intercept",
     ]);
     thief.env("VICTIM", &victim).port(&port).start(&rpm);
@@ -425,7 +425,7 @@ fn a_connection_that_is_handed_over_cannot_take_the_port_of_another_user() {
     }
 }
 
-/// Ports below 1024, where the daemon opens them: those that the configuration names.
+/// Ports below 1024 that the daemon opens: only those that the configuration names.
 #[test]
 fn privileged_ports_are_those_that_the_configuration_names() {
     if !may("privileged_ports_are_those_that_the_configuration_names") {
@@ -459,7 +459,7 @@ fn privileged_ports_are_those_that_the_configuration_names() {
     }
 }
 
-/// What a program has in a network of its own says nothing about this one.
+/// Sockets in another network namespace are no concern of this one.
 #[test]
 fn sockets_of_another_network_namespace_are_not_served() {
     if !may("sockets_of_another_network_namespace_are_not_served") {

@@ -1,4 +1,4 @@
-//! A new version that listens on another address of the same port: it takes over at the cut-over, not before.
+//! A new version that listens on another address of the same port takes over at the cut-over, not before.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use rpm_testkit::{Process, Rpm, get_from, wait_until};
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// The fixture, listening on this address whatever the environment says.
+/// The fixture, listening on this address whatever its environment says.
 fn at(host: &str) -> String {
     format!("process.env.HOST = {host:?};\n{}", hello())
 }
@@ -28,7 +28,7 @@ fn answers(site: &Site, ip: IpAddr) -> bool {
     get_from(ip, site.port.number(), "/").is_ok_and(|answer| answer.status == 200)
 }
 
-/// Reloads into a version that listens on another address; clients of the loopback address lose nothing.
+/// Reloads into a version that listens on another address. Clients of the loopback address lose nothing.
 fn moves(from: &str, to: &str) -> Site {
     let site = start(from);
     let before = site.rpm.pids("site");
@@ -71,7 +71,7 @@ fn a_version_that_fails_has_taken_no_client() {
     let before = site.rpm.pids("site");
     let clients = Clients::begin(&site.port, "/", CLIENTS);
     clients.wait_ok(SOME);
-    // The first worker is proved as far as it can be; the second never is.
+    // The first worker is proved as far as possible; the second never is.
     let body = format!(
         "if (process.env.NODE_APP_INSTANCE === '1') setTimeout(() => process.exit(3), 300); else {{ {} }}",
         at("127.0.0.1")

@@ -1,4 +1,4 @@
-//! What is promised with the proxy (TLS, limits) is kept, or the app does not start: no client ever gets past it.
+//! What the proxy promises (TLS, limits) holds, or the app does not start: no client ever bypasses it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ use rpm_e2e::place::Place;
 use rpm_e2e::steering;
 use rpm_testkit::{Port, Ran, Rpm, Status, wait_until};
 
-/// Listens on HOST:PORT, also where there is no such address, and says so with whatever becomes of that; answers `plain`.
+/// Listens on HOST:PORT, even if there is no such address, and prints the result; answers `plain`.
 const PLAIN: &str = "
 import os, socket
 server = socket.socket()
@@ -33,7 +33,7 @@ while True:
     client.close()
 ";
 
-/// An app that is to speak TLS by the proxy.
+/// An app that is to be served with TLS by the proxy.
 struct Secret {
     rpm: Rpm,
     place: Place,
@@ -91,7 +91,7 @@ impl Secret {
         curl.output().expect("curl runs").into()
     }
 
-    /// Clients in clear text get nothing.
+    /// Checks that clear-text clients get nothing.
     fn is_closed(&self) {
         let asked = self.curl("http");
         assert!(
@@ -101,7 +101,7 @@ impl Secret {
         );
     }
 
-    /// The app does not start, for this reason, and nobody listens.
+    /// Checks that the app does not start, for this reason, and that no process listens.
     fn is_refused(&self, ran: &Ran, parts: &[&str]) {
         assert_says(ran, parts);
         self.is_closed();
@@ -149,7 +149,7 @@ fn a_listener_for_the_network_that_the_proxy_does_not_serve_is_refused() {
     );
 }
 
-/// Its user's sockets share no address with those of root: either the proxy has one that does, or nobody has.
+/// Its user's sockets share no address with those of root, so either the proxy has a socket of that user, or nothing listens.
 #[test]
 fn nor_is_it_served_past_the_proxy_as_another_user() {
     if !rustix::process::geteuid().is_root() {
@@ -157,7 +157,7 @@ fn nor_is_it_served_past_the_proxy_as_another_user() {
     }
     for shared in [false, true] {
         let secret = Secret::new();
-        // One that lies in a home of root nobody else can execute.
+        // An interpreter in root's home cannot be executed by another user.
         let python = ["--interpreter", "/usr/bin/python3"];
         let mut app = secret
             .python()
@@ -175,7 +175,7 @@ fn nor_is_it_served_past_the_proxy_as_another_user() {
     }
 }
 
-/// What is at the loopback address is for this machine: metrics, a debugger.
+/// A loopback listener is for this machine: metrics, a debugger.
 #[test]
 fn what_ports_leave_out_may_be_had_on_this_machine() {
     let secret = Secret::new();
@@ -188,7 +188,7 @@ fn what_ports_leave_out_may_be_had_on_this_machine() {
     assert!(TcpStream::connect(("127.0.0.1", other.number())).is_ok());
 }
 
-/// The daemon that finds the workers serving may find their certificate no more.
+/// The next daemon may find the workers serving and their certificate missing.
 #[test]
 fn without_its_certificate_the_next_daemon_serves_nobody() {
     let secret = Secret::new();
@@ -226,7 +226,7 @@ fn a_port_for_redirects_that_is_taken_is_told_and_tls_is_served() {
     secret.is_closed();
 }
 
-/// Settings of the proxy that fail as a whole had been replaced by those of one that promises nothing.
+/// If the proxy's settings fail, they must not be replaced by defaults that promise nothing.
 #[test]
 fn an_access_log_that_cannot_be_written_is_a_reason_not_to_start() {
     let secret = Secret::new();
@@ -254,7 +254,7 @@ fn limits_that_mean_nothing_are_refused() {
     }
 }
 
-/// `rpm serve` with half of a password.
+/// `rpm serve` with an incomplete password.
 #[test]
 fn a_site_is_not_open_because_its_password_is_missing() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
@@ -290,14 +290,14 @@ fn a_site_is_not_open_because_its_password_is_missing() {
     assert_eq!(rpm.list(), []);
 }
 
-/// The private slots behind a port: who listens there on addresses of this machine alone.
+/// The private slots behind a port: its listeners on loopback addresses.
 fn private_slots(port: &Port) -> Vec<SocketAddr> {
     const LISTEN: &str = "0A";
     let table = fs::read_to_string("/proc/net/tcp").expect("it is read");
     let slot = |line: &str| {
         let mut fields = line.split_whitespace();
         let (ip, number) = fields.nth(1)?.split_once(':')?;
-        // The address is in the byte order of the machine.
+        // The address is in the machine's byte order.
         let ip = Ipv4Addr::from(u32::from_str_radix(ip, 16).ok()?.to_ne_bytes());
         let number = u16::from_str_radix(number, 16).ok()?;
         let listens = fields.nth(1)? == LISTEN && number == port.number() && ip.octets()[1] >> 6 == 1;
@@ -306,7 +306,7 @@ fn private_slots(port: &Port) -> Vec<SocketAddr> {
     table.lines().skip(1).filter_map(slot).collect()
 }
 
-/// Nobody but the proxy can connect to a worker, and the proxy can, whatever becomes of the daemon.
+/// Only the proxy can connect to a worker, whatever happens to the daemon.
 #[test]
 fn only_the_proxy_reaches_a_worker() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -335,7 +335,7 @@ fn only_the_proxy_reaches_a_worker() {
     is_closed();
 }
 
-/// Without the privilege to mark packets the proxy works as well, and its workers can be connected to.
+/// Without the privilege to mark packets the proxy works as well, but every local user can connect to its workers.
 #[test]
 fn without_privileges_the_proxy_reaches_a_worker_as_anyone_does() {
     let test = "without_privileges_the_proxy_reaches_a_worker_as_anyone_does";

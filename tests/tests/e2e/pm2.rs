@@ -1,4 +1,4 @@
-//! What PM2's users type and what their scripts parse: exit codes, standard output, files.
+//! What PM2's users type, and what their scripts parse: exit codes, standard output, files.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// An app that stays.
+/// An app that stays alive.
 fn sleeper(place: &Place) {
     place.write("app.js", "setInterval(() => {}, 1000);");
 }
@@ -21,7 +21,7 @@ fn exit_codes_are_those_of_pm2() {
     let (rpm, place) = (Rpm::new(), Place::new());
     sleeper(&place);
     place.write("bad.js", "process.exit(1)");
-    // One after the other: each line finds what those before it have left.
+    // In this order: each line depends on those before it.
     let lines: [(&[&str], i32); 50] = [
         (&[], 1),
         (&["nonsense"], 1),
@@ -134,7 +134,7 @@ fn answers_are_what_scripts_parse() {
     assert_eq!((silent.stdout.as_str(), silent.stderr.as_str()), ("", ""));
 }
 
-/// How often each stands in `prettylist` then.
+/// How often each part then occurs in `prettylist`.
 const PRETTY_PARTS: [(&str, usize); 5] = [
     ("status: 'online'", 3),
     ("name: 'x'", 4),
@@ -212,7 +212,7 @@ fn called_pm2_it_uses_its_names() {
     assert!(home.join("logs/app-out.log").exists() && home.join("pids/app-0.pid").exists());
     rpm.ok(["kill"]);
     assert!(!home.join("pm2.pid").exists());
-    // By the name of a link alone, in the directory that PM2's variable names.
+    // By the name of a link only, in the directory that PM2's variable names.
     let other = Place::new();
     let binary = rpm.command(["x"]).get_program().to_owned();
     symlink(&binary, other.path().join("pm2")).expect("a link");

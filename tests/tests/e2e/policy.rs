@@ -1,4 +1,4 @@
-//! `--policy ip-hash`: the same client comes to the same worker while it lives.
+//! `--policy ip-hash`: a client always gets the same worker while it lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -11,12 +11,12 @@ use rpm_e2e::steering::{Path, talkative, undisturbed};
 use rpm_testkit::{Port, Process, Rpm, Status, get, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
-/// Clients, each with an address of its own, and connections of each.
+/// The number of clients, each with its own address, and of connections of each.
 const CLIENTS: u8 = 24;
 const EACH: usize = 4;
 const WORKERS: usize = 3;
 
-/// Who answers a client with this address: the number of the instance.
+/// The instance that answers a client with this address.
 fn instance_for(client: u8, port: &Port) -> u32 {
     let ran = Command::new("curl")
         .args([
@@ -62,13 +62,13 @@ fn stick(test: &str, path: Path) {
     let before = homes(&rpm, &port);
     let used: BTreeSet<u32> = before.values().copied().collect();
     assert_eq!(used.len(), WORKERS, "{before:?}");
-    // Its replacement has its socket, and so its clients.
+    // Its replacement inherits its slot, and so its clients.
     let victim = rpm.process(1).pid.expect("it runs");
     kill(victim);
     let replaced = |now: &Process| now.status == Status::Online && now.pid.is_some_and(|pid| pid != victim);
     wait_until("a replacement", BOUND, || rpm.process(1), replaced);
     assert_eq!(homes(&rpm, &port), before);
-    // Those of the others stay when one is gone for good.
+    // The clients of the others stay when one is gone for good.
     rpm.ok(["stop", "1"]);
     for (client, home) in homes(&rpm, &port) {
         let then = before[&client];
@@ -90,10 +90,10 @@ fn so_they_do_without_privileges() {
     stick("so_they_do_without_privileges", Path::Classic);
 }
 
-/// How long a worker is busy: far longer than it takes one to count as frozen, and to lose what waits for it.
+/// How long a worker is busy: far longer than it takes to count as frozen and lose its queue.
 const BUSY_MS: u64 = 400;
 
-/// A worker that is busy for some time keeps its clients, and those that come meanwhile wait for it.
+/// A worker that is busy for some time keeps its clients, and new ones wait for it.
 fn busy_workers_keep_clients(test: &str, path: Path, balance: &str) {
     let Some(rpm) = path.rpm(test) else { return };
     let port = Port::reserve();
@@ -128,7 +128,7 @@ fn so_they_do_with_classic_bpf() {
     busy_workers_keep_clients("so_they_do_with_classic_bpf", Path::Classic, "direct");
 }
 
-/// Three parts of four go to the first.
+/// Three quarters go to the first.
 fn by_weight(test: &str, path: Path) -> Option<BTreeMap<String, usize>> {
     let rpm = talkative(path.rpm(test)?);
     let port = Port::reserve();
@@ -165,7 +165,7 @@ fn the_heavy_get_more() {
 #[test]
 fn so_they_do_at_random() {
     if let Some(served) = by_weight("so_they_do_at_random", Path::Classic) {
-        // Six standard deviations of 400 tosses at 3 to 1.
+        // Six standard deviations of 400 draws at 3 to 1.
         assert!((248..=352).contains(&served["0"]), "{served:?}");
     }
 }

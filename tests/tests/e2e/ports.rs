@@ -1,4 +1,4 @@
-//! What a worker may listen on: every kind of address that node:cluster serves, and what happens when it closes.
+//! What a worker can listen on: every kind of address that node:cluster serves, and what happens when it closes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,12 +18,12 @@ fn said(rpm: &Rpm, app: &str, id: u32) -> String {
     printed(rpm, app, Some(id))
 }
 
-/// `listen.js` with these options of `server.listen()`, one server each.
+/// `listen.js` with these options of `server.listen()`, one server for each.
 fn listening(options: &str, instances: &str) -> App {
     App::cluster("listen.js", instances).env("LISTEN", options)
 }
 
-/// The address of each listener and how it is steered.
+/// The address of each listener, and how it is steered.
 fn listeners(rpm: &Rpm, app: &str) -> Vec<(String, String)> {
     rpm.describe(app)
         .listeners
@@ -32,7 +32,7 @@ fn listeners(rpm: &Rpm, app: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Ends a worker by force and waits for its replacement.
+/// Kills a worker and waits for its replacement.
 fn crash(rpm: &Rpm, id: u32) {
     let victim = rpm.process(id).pid.expect("it runs");
     signal(victim, "KILL");
@@ -60,7 +60,7 @@ fn every_worker_serves_every_port() {
     );
 }
 
-/// Starts `hello.js` with this `HOST`; it must be reached at `yes` and refused at `no`.
+/// Starts `hello.js` with this `HOST`. It must be reachable at `yes` and refused at `no`.
 fn reached_at(host: &str, address: &str, yes: &[IpAddr], no: &[IpAddr]) {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     App::cluster("hello.js", "2")
@@ -272,7 +272,7 @@ fn datagrams_reach_all_workers_over_time() {
         .set_read_timeout(Some(Duration::from_millis(300)))
         .expect("a timeout");
     let mut heard = BTreeSet::new();
-    // More at once than one worker reads in a turn.
+    // More at once than a worker reads in one turn.
     let burst = || {
         (0..100).for_each(|_| drop(client.send(b"?")));
         let mut buffer = [0; 64];
@@ -306,7 +306,7 @@ fn a_closed_listener_is_out_and_serves_again_when_it_listens_again() {
     for round in 1..=4 {
         assert_eq!(get(port.number(), "/relisten").expect("an answer").status, 200);
         traffic.wait_ok(50);
-        // Before the next closes: while neither listens, clients are refused.
+        // Before the next one closes: while neither listens, clients are refused.
         wait_until("it listens again", BOUND, count, |count| *count == 2 + round);
     }
     traffic
@@ -406,7 +406,7 @@ fn the_same_port_twice_is_taken() {
 #[test]
 fn a_descriptor_of_its_own_can_be_listened_on() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
-    // The first server opens the socket itself; the second is given its number, and outlives it.
+    // The first server opens the socket itself; the second gets its number, and outlives it.
     let first = format!(r#"{{"port":{port},"host":"127.0.0.1","exclusive":true}}"#);
     listening(&format!(r#"[{first},{{"fd":0}}]"#), "1").start(&rpm);
     let expected = format!("0 listening {port}\n1 listening {port}\n");

@@ -1,4 +1,4 @@
-//! What the one who asked for a reload is told, and what becomes of it when that one goes away.
+//! What the client that requested a reload is told, and what happens to the reload if that client goes away.
 
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -7,14 +7,14 @@ use rpm_e2e::clients::Clients;
 use rpm_e2e::site::{Site, hello};
 use rpm_testkit::{Phase, Process, Rpm, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// An app that takes its time to listen.
+/// An app that is slow to listen.
 fn slow_start() -> String {
     format!("setTimeout(() => {{ {} }}, 1500);", hello())
 }

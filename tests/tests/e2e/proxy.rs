@@ -1,4 +1,4 @@
-//! `--balance proxy`: the daemon speaks HTTP and passes on each request.
+//! `--balance proxy`: the daemon speaks HTTP and forwards each request.
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -16,7 +16,7 @@ use rpm_testkit::{Outcome, Port, Process, Rpm, Status, node, wait_until};
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 8;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 100;
 
 fn web(instances: &str, port: &Port) -> App {
@@ -25,7 +25,7 @@ fn web(instances: &str, port: &Port) -> App {
         .port(port)
 }
 
-/// The queues of the workers are not as short as they have asked for, 511 for Node: when all clients come at once, the proxy's connections do.
+/// Workers' backlogs are longer than they asked for (511 for Node), because the proxy's connections come at once if all clients do.
 fn has_room_for_all(rpm: &Rpm) {
     let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux says");
     let most: u32 = most.trim().parse().expect("a number");
@@ -146,7 +146,7 @@ fn the_log_says_which_worker_has_not_answered_and_why() {
         ("/end", 502, "connection closed before the response"),
         ("/never", 504, "upstream response timed out"),
     ] {
-        // It is told of a worker once a second at most.
+        // It hears of a worker at most once per second.
         let told = || {
             let mut connection = Connection::open(&port);
             connection.send(&format!(
@@ -162,7 +162,7 @@ fn the_log_says_which_worker_has_not_answered_and_why() {
     }
 }
 
-/// Nobody waits for a worker that was stopped on purpose.
+/// No client waits for a worker that was stopped on purpose.
 #[test]
 fn what_a_stopped_program_has_not_answered_is_told_at_once() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
@@ -226,7 +226,7 @@ fn a_killed_worker_costs_no_get() {
         clients.wait_ok(SOME);
     }
     for (kind, report) in clients.finish() {
-        // What it had begun to send cannot be sent again.
+        // A response that has begun cannot be sent again.
         report
             .check_allowing(&[Outcome::Truncated])
             .unwrap_or_else(|error| panic!("{kind:?}: {error}\n{}", rpm.log()));
@@ -258,7 +258,7 @@ fn a_frozen_worker_gets_nothing_new() {
     web("4", &port).start(&rpm);
     let victim = rpm.process(1).pid.expect("it runs");
     freeze(victim);
-    // Some find out; the others are served by its siblings.
+    // Some notice; the others are served by its siblings.
     let served = wait_until(
         "answers of the others alone",
         BOUND,
@@ -308,7 +308,7 @@ fn heads_are_made_for_whom_they_go_to() {
         "{seen}"
     );
     assert!(!answer.head.contains("x-hop"), "{}", answer.head);
-    // What two readers could take for two things is refused, and the connection with it.
+    // A request that two readers could interpret differently is rejected, and the connection closed.
     for (text, status) in [
         (
             "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd",
@@ -421,7 +421,7 @@ fn clients_may_speak_http_2() {
     );
 }
 
-/// What it needs of a WebSocket: it switches, and echoes bytes.
+/// The part of a WebSocket server that is needed: it switches, and echoes bytes.
 const ECHO: &str = "const s = require('http').createServer((q, r) => r.end('http'));
     s.on('upgrade', (q, socket) => {
         socket.write(`HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: ${q.headers.upgrade}\\r\\nConnection: Upgrade\\r\\n\\r\\n`);

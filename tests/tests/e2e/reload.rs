@@ -1,5 +1,4 @@
-//! Reload: every worker is replaced under load and nothing is lost; a version that does not work never
-//! touches the one that does.
+//! Reload: every worker is replaced under load and nothing is lost; a version that does not work never affects the running one.
 
 use std::process::Child;
 use std::time::Duration;
@@ -12,14 +11,14 @@ use rpm_e2e::site::{Site, hello};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Outcome, Port, Process, Rpm, Status, Traffic, get, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 6;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// Reloads into `body`, under load, and checks that the old workers go on as if nothing had been.
+/// Reloads into `body` under load, and checks that the old workers keep serving.
 fn reload_fails(site: &Site, body: &str, says: &str) {
     let before = site.rpm.pids("site");
     let clients = Clients::begin(&site.port, "/", CLIENTS);
@@ -33,7 +32,7 @@ fn reload_fails(site: &Site, body: &str, says: &str) {
     site.rpm.wait_status("site", Status::Online);
 }
 
-/// Every process is another one now, in the same place.
+/// Checks that every process was replaced, in the same place.
 fn assert_replaced(before: &[Process], after: &[Process]) {
     assert_eq!(before.len(), after.len());
     for (old, new) in before.iter().zip(after) {
@@ -49,10 +48,10 @@ fn wait_drained(rpm: &Rpm) {
     wait_until("the old workers are gone", BOUND, || rpm.list(), none);
 }
 
-/// Three reloads of an unmodified app under clients of both kinds.
+/// Three reloads of an unmodified app, under both kinds of clients.
 fn reloads_lose_nothing(rpm: &Rpm, app: &App, port: &Port, path: &str) {
     app.start(rpm);
-    // One process is online when it runs, and may not listen yet.
+    // In fork mode a process is online when it runs, and may not listen yet.
     wait_until(
         "it serves",
         BOUND,
@@ -118,7 +117,7 @@ fn a_program_that_was_passed_its_socket_loses_nothing() {
     let listen = format!("127.0.0.1:{port}");
     let app = App::new("listen-fds.py").args(["-i", "2", "--name", "web", "--listen", &listen]);
     app.start(&rpm);
-    // Python's server closes each connection, so there are clients of one kind.
+    // Python's server closes each connection, so there is one kind of client.
     let clients = Traffic::start(&beside(&port, CLIENTS));
     clients.wait_ok(SOME);
     for _ in 0..3 {
@@ -181,7 +180,7 @@ fn a_version_that_does_not_work_never_serves() {
     );
     let elsewhere = format!("process.env.PORT = 0\n{}", hello());
     reload_fails(&site, &elsewhere, "was not ready within 2000 ms");
-    // And a good one does, after all that.
+    // After all that, a good version is accepted.
     let before = site.rpm.list();
     site.write(&hello());
     site.rpm.ok(["reload", "site"]);
@@ -194,7 +193,7 @@ fn a_version_that_does_not_work_never_serves() {
 /// For [`slow_reload`], on any number of CPUs.
 const TWO_AT_ONCE: [&str; 4] = ["--drain-timeout", "2000", "--parallel", "2"];
 
-/// Reloads into a version that boots until there is a file `go` in that place; returns the command and the pids of the new workers.
+/// Reloads into a version that starts up until there is a file `go`. Returns the command and the pids of the new workers.
 fn slow_reload(site: &Site, place: &Place) -> (Child, Vec<u32>) {
     let go = place.path().join("go");
     site.write(&format!(
@@ -231,7 +230,7 @@ fn a_new_worker_that_is_killed_undoes_the_reload() {
     let done = reload.wait_with_output().expect("the command ends");
     assert_eq!(done.status.code(), Some(1), "{done:?}");
     clients.wait_ok(SOME);
-    // It served nobody yet.
+    // It had no clients yet.
     clients.finish_clean(&site.rpm);
     assert_eq!(site.rpm.pids("site"), before);
 }

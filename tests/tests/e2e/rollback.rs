@@ -1,5 +1,4 @@
-//! Releases behind a symbolic link: a reload follows it, a rollback goes back to what the link meant before, and
-//! neither loses a request.
+//! Releases behind a symbolic link: a reload follows it, a rollback returns to its previous target, and neither loses a request.
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
@@ -9,26 +8,26 @@ use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill;
 use rpm_testkit::{Port, Rpm, get, node, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// Answers with the release it is of, the directory it runs in and a variable.
+/// Answers with its release, its working directory and a variable.
 const APP: &str = "const { basename } = require('path'); \
     require('http').createServer((_, res) => res.end( \
         [basename(__dirname), basename(process.cwd()), process.env.COLOR].join(' '))).listen(process.env.PORT);";
 
-/// An app that is started by way of the link `current`.
+/// An app that is started through the link `current`.
 struct Site {
     rpm: Rpm,
     port: Port,
 }
 
 impl Site {
-    /// Release `one`, with these options of `start`.
+    /// Starts release `one` with these options.
     fn start(args: &[&str]) -> Site {
         let site = Site {
             rpm: Rpm::new(),
@@ -54,7 +53,7 @@ impl Site {
         self.rpm.home().join(name)
     }
 
-    /// Writes a release and has the link lead to it.
+    /// Writes a release and points the link to it.
     fn release(&self, name: &str, code: &str) {
         std::fs::create_dir_all(self.path(name)).expect("a directory");
         std::fs::write(self.path(name).join("app.js"), code).expect("a script");

@@ -1,4 +1,4 @@
-//! `--max-surge` and `--max-unavailable`: a reload replaces the workers one after the other, and loses nothing.
+//! `--max-surge` and `--max-unavailable`: a reload replaces workers one after the other, and loses nothing.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use rpm_testkit::{Process, Rpm, wait_until};
 const BOUND: Duration = Duration::from_secs(30);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
 fn workers(list: &[Process]) -> usize {
     list.iter().map(|process| 1 + process.others.len()).sum()
 }
 
-/// Reloads, and gives the most workers that were seen meanwhile.
+/// Reloads, and returns the most workers that were seen at a time.
 fn reload(site: &Site) -> usize {
     let mut command = site.rpm.command(["reload", "site", "--wait"]);
     let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -72,7 +72,7 @@ fn a_version_that_fails_halfway_is_replaced_by_the_former_one() {
     site.write(&format!("{broken}{}", hello()));
     let error = site.rpm.fails(["reload", "site"]);
     assert!(error.contains("halfway"), "{error}");
-    // What is on disk is still the broken one, of which instance 0 works.
+    // The broken version is still on disk; instance 0 of it works.
     let settled = |list: &Vec<Process>| {
         let of = |process: &Process| process.generation == 1 && process.others.is_empty();
         list.iter().all(of)

@@ -1,5 +1,5 @@
-//! Programs in any language, none of which knows of us: several copies share a port, are replaced when they are killed, and
-//! reloaded, and no client notices.
+//! Unmodified programs in many languages: several copies share a port, are replaced when they are killed, and are reloaded, and no client
+//! notices.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,11 +22,11 @@ const BOUND: Duration = Duration::from_secs(30);
 const COPIES: usize = 4;
 /// Clients with a connection for every request.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 100;
 /// Connections that are counted.
 const CONNECTIONS: usize = 40;
-/// So often.
+/// Rounds.
 const TIMES: usize = 25;
 
 fn words(words: &[&str]) -> Vec<OsString> {
@@ -44,7 +44,7 @@ impl Site {
         let port = Port::reserve();
         let copies = COPIES.to_string();
         let options = ["-i", copies.as_str(), "--name", "web", "--drain-timeout", "5s"];
-        // What follows `--` is the program's.
+        // What follows `--` belongs to the program.
         let at = what.iter().position(|word| word == "--").unwrap_or(what.len());
         let (ours, theirs) = what.split_at(at);
         let filled =
@@ -57,7 +57,7 @@ impl Site {
         Site { rpm, port }
     }
 
-    /// New connections go round, exactly. Few at a time, for which every copy has its CPU, beside other tests too.
+    /// Connections rotate exactly. There are few at a time, for which every copy gets its CPU even beside other tests.
     fn spreads(&self) {
         for _ in 0..TIMES {
             let served: BTreeMap<String, usize> = undisturbed(&self.rpm, || {
@@ -72,7 +72,7 @@ impl Site {
         }
     }
 
-    /// A reload under load.
+    /// Reloads under load.
     fn reloads(&self) {
         let before = self.rpm.pids("web");
         let clients = Clients::fresh(&self.port, CLIENTS);
@@ -83,7 +83,7 @@ impl Site {
         clients.finish_clean(&self.rpm);
     }
 
-    /// A worker is killed under load: its clients lose what it was answering, and nobody else anything.
+    /// Kills a worker under load: its clients lose what it was answering, and others nothing.
     fn is_killed(&self) {
         let clients = Clients::fresh(&self.port, CLIENTS);
         clients.wait_ok(SOME);
@@ -118,7 +118,7 @@ impl Site {
     /// The process that serves as one of the copies is stopped: what it had accepted waits, and nothing else does.
     fn is_frozen(&self) {
         let load = Load {
-            // So many that not all of them are at one copy in the same moment.
+            // Enough that they are not all connected to one copy at the same moment.
             clients: 4 * CLIENTS,
             ..Load::local(self.port.number())
         };
@@ -138,7 +138,7 @@ impl Site {
     }
 }
 
-/// What is promised of every program.
+/// Checks everything that is promised for every program.
 fn serves(test: &str, what: &[OsString]) {
     serves_by(steering::Path::Ebpf, test, what);
 }
@@ -158,7 +158,7 @@ fn serves_by(path: steering::Path, test: &str, what: &[OsString]) {
     site.reloads();
 }
 
-/// A program with an agent answers clients that keep their connections so that they lose nothing either.
+/// A program with an agent drains clients with kept connections, so that they lose nothing either.
 fn keeps_connections(what: &[OsString]) {
     let site = Site::start(Rpm::new(), what);
     for _ in 0..3 {
@@ -170,7 +170,7 @@ fn keeps_connections(what: &[OsString]) {
     }
 }
 
-/// Whether the machine has this program; says that the test is skipped where it has not.
+/// True if the machine has this program; otherwise reports that the test is skipped.
 fn has(test: &str, program: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).is_file()));
@@ -180,7 +180,7 @@ fn has(test: &str, program: &str) -> bool {
     found
 }
 
-/// A fixture run by this program.
+/// A fixture, run by this interpreter.
 fn run_by(interpreter: &Path, name: &str) -> Vec<OsString> {
     let mut all = vec![fixture(name).into_os_string()];
     all.extend(words(&["--interpreter"]));
@@ -188,7 +188,7 @@ fn run_by(interpreter: &Path, name: &str) -> Vec<OsString> {
     all
 }
 
-/// Compiled once for all tests of this file.
+/// Compiles a program once for all tests of this file.
 fn compiled(
     cell: &OnceLock<PathBuf>,
     name: &str,
@@ -367,7 +367,7 @@ fn deno_serve() {
     serves("deno_serve", &what);
 }
 
-/// `npm start` of an app of its own.
+/// `npm start` of an app in its own directory.
 fn npm() -> Vec<OsString> {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(|| {
@@ -431,7 +431,7 @@ fn the_pid_that_is_shown_is_the_programs_and_the_figures_are_the_trees() {
         .filter_map(|answer| Some(answer.split(' ').nth(1)?.to_owned()))
         .collect();
     let list = || site.rpm.list();
-    // npm and its shell are below it, and Node is what serves.
+    // npm and its shell are in the worker's tree, and Node serves.
     let settled = |list: &Vec<Process>| {
         list.iter().all(|process| {
             let shown = process.pid.is_some_and(|pid| pids.contains(&pid.to_string()));
@@ -464,7 +464,7 @@ fn a_port_that_is_tried_first_leaves_no_slot_behind() {
         .start(&rpm);
     let said = || printed(&rpm, "web", None);
     wait_until("it listens", BOUND, said, |said| said.contains("listening"));
-    // Before any client has come to one that nobody accepts at.
+    // Before any client has reached a slot that is not accepted from.
     let slots: Vec<usize> = rpm
         .describe("web")
         .listeners

@@ -58,7 +58,7 @@ fn what_was_saved_comes_back_as_it_was() {
     let again = place.ok(&rpm, ["resurrect"]);
     assert!(again.stderr.contains("two is there already"), "{again:?}");
     assert_eq!(rpm.pids("two"), pids, "what runs is left alone");
-    // A list that was cut short by a full disk, say: the one before it is taken.
+    // A list cut short, by a full disk for example, is ignored in favour of the previous one.
     place.ok(&rpm, ["delete", "all"]);
     fs::write(rpm.home().join("dump.json"), "{\"format\":1,\"apps\":[{").expect("it is written");
     let healed = place.ok(&rpm, ["resurrect"]);
@@ -115,7 +115,7 @@ fn an_instance_that_was_stopped_stays_so() {
     assert_eq!(statuses, [Status::Online, Status::Stopped, Status::Online]);
 }
 
-/// What PM2 would have saved of apps that are not all alike, and not all to be had.
+/// What PM2 would have saved for various apps, some of which are gone.
 fn saved_by_pm2(place: &Place) -> Value {
     let script = place.write("a.js", "setInterval(() => {}, 1000);");
     place.write("b.js", "setInterval(() => {}, 1000);");
@@ -244,7 +244,7 @@ fn the_list_of_pm2_is_taken_over() {
     assert_eq!(place.run(&rpm, ["import", "nowhere.pm2"]).code, Some(1));
 }
 
-/// What the unit of systemd takes from the daemon it does not need.
+/// The daemon does not need the capabilities that the systemd unit removes.
 #[test]
 fn a_daemon_with_the_capabilities_of_its_service_does_all_that_root_can() {
     if !rustix::process::geteuid().is_root() {
@@ -309,7 +309,7 @@ fn a_service_is_written_for_the_system() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    // In a namespace of its own, with a systemctl that only writes down what it is asked.
+    // In a namespace with a systemctl that only records its arguments.
     place.write(
         "systemctl",
         "#!/bin/sh\necho \"$@\" >> \"$(dirname \"$0\")/asked\"\n",
@@ -329,7 +329,7 @@ fn a_service_is_written_for_the_system() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(String::from_utf8_lossy(&done.stdout).contains("ExecStart="));
     assert_eq!(place.read("asked"), "daemon-reload\nenable apps\ndisable apps\n");
-    // Where systemd refuses, nothing is left; where it does not run, it must be named.
+    // If systemd refuses, nothing is left behind; if it does not run, it must be named.
     place.write("systemctl", "#!/bin/sh\nexit 1\n");
     let script = "cp /etc/passwd passwd; mount -t tmpfs tmpfs /etc && mkdir -p /etc/systemd/system && cp passwd /etc/passwd
         PATH=$PWD:$PATH; ! $RPM startup systemd --service-name apps && test ! -e /etc/systemd/system/apps.service
@@ -428,7 +428,7 @@ fn a_terminal_shows_processes_and_their_output() {
     }
 }
 
-/// `script` (util-linux) gives it a terminal; the key is read when it is drawn.
+/// `script` (util-linux) provides a terminal; the key is read once the screen is drawn.
 fn shown_until_q(rpm: &Rpm, what: &str, wanted: [&str; 2]) {
     let mut command = Command::new("timeout");
     command

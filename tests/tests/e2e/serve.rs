@@ -8,7 +8,7 @@ use rpm_testkit::{Port, Rpm, Status, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Status, type, and body of an answer; `more` is what curl is told besides.
+/// Status, type and body of a response; `more` are further arguments of curl.
 fn asked(port: &Port, path: &str, more: &[&str]) -> (u16, String, String) {
     let format = "\n%{http_code} %{content_type}";
     let url = format!("http://127.0.0.1:{port}{path}");
@@ -184,7 +184,7 @@ fn an_application_of_one_page_behind_a_password() {
     assert_eq!(rpm.list().len(), 2);
     assert_eq!(asked(&port, "/", &[]).0, 401);
     assert_eq!(asked(&port, "/", &["-u", "me:it's mE"]).0, 401);
-    // RFC 9110, 11.1: in any case.
+    // RFC 9110, 11.1: the scheme is case-insensitive.
     let lower = ["-H", "Authorization: bASIC  bWU6aXQncyBtZQ=="];
     assert_eq!(asked(&port, "/", &lower).0, 200);
     for wrong in [

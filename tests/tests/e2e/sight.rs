@@ -1,14 +1,14 @@
-//! Files that are watched are seen after they were made anew, by any of the ways in which programs do that.
+//! Changes of watched files are seen even after the files were replaced, in any of the ways in which programs do that.
 
 use std::time::{Duration, Instant};
 
 use rpm_e2e::place::Place;
 use rpm_testkit::Rpm;
 
-/// What is done to files that an app watches.
+/// A change of the files that an app watches.
 type Act = fn(&Place);
 
-/// An app, what it watches, and what is done again and again, each time a change.
+/// An app, what it watches, and what is done repeatedly, each time a change.
 const ACTS: [(&str, &str, Act); 7] = [
     ("saved", "['app.js']", |place| {
         place.write(".new", "written whole");
@@ -19,7 +19,7 @@ const ACTS: [(&str, &str, Act); 7] = [
         place.write("dist/js/app.js", "built");
     }),
     ("later", "['later/conf/app.json']", |place| {
-        // It may not be there.
+        // It may not exist.
         drop(std::fs::remove_dir_all(place.path().join("later")));
         place.write("later/conf/app.json", "{}");
     }),
@@ -88,7 +88,7 @@ fn what_is_watched_is_not_lost_out_of_sight() {
             act(&place);
             std::iter::repeat_with(seen).any(|now| now > before || began.elapsed() > bound) && seen() > before
         };
-        // Watching begins a moment after the start; from then on each is seen.
+        // Watching begins a moment after the start; from then on, each change is seen.
         let first = (0..20).any(|_| done(Duration::from_millis(250)));
         if !first || !(0..3).all(|_| done(Duration::from_secs(5))) {
             lost.push(name);

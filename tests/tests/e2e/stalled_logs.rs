@@ -1,4 +1,4 @@
-//! Logs that are no files and stop taking bytes, or never begin: they cost their own app lines, and nobody else anything.
+//! Logs that are not regular files and stop accepting bytes, or never start: they cost their own app lines, and nothing else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -11,10 +11,10 @@ use rpm_e2e::ask::BOUND;
 use rpm_e2e::place::Place;
 use rpm_testkit::{Port, Rpm, get, wait_for, wait_until};
 
-/// What an app prints at once: far more than pipes, terminals and the daemon hold.
+/// What an app prints at once: far more than pipes, terminals and the daemon buffer.
 const PRINTED: usize = 32 * 64 * 1024;
 
-/// Prints that much in lines of 128 bytes, and says when it has.
+/// Prints that much in lines of 128 bytes, and reports when it is done.
 const PRINTING: &str = "const block = `${'n'.repeat(127)}\\n`.repeat(512); let left = 32;
     (function print() {
       if (left-- > 0) process.stdout.write(block, () => setImmediate(print));
@@ -30,7 +30,7 @@ fn fifo(place: &Place, name: &str) -> PathBuf {
     path
 }
 
-/// Opens a FIFO for reading, whether somebody writes or not.
+/// Opens a FIFO for reading, whether or not there is a writer.
 fn reader(path: &Path) -> File {
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let mut options = OpenOptions::new();
@@ -38,7 +38,7 @@ fn reader(path: &Path) -> File {
     options.open(path).expect("a FIFO")
 }
 
-/// What has come so far.
+/// Reads what has arrived so far.
 fn take(reader: &mut File, text: &mut String) {
     let mut buffer = [0; 64 * 1024];
     while let Ok(count @ 1..) = reader.read(&mut buffer) {
@@ -46,7 +46,7 @@ fn take(reader: &mut File, text: &mut String) {
     }
 }
 
-/// A terminal that nobody looks at. It ends with the value.
+/// A terminal that nothing reads. It ends when this is dropped.
 struct Terminal {
     script: Child,
     path: PathBuf,
@@ -60,7 +60,7 @@ impl Terminal {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut script = command.spawn().expect("script runs");
-        // One byte at a time: what comes after the name is not to be read.
+        // One byte at a time, because what follows the name must not be read.
         let output = script.stdout.as_mut().expect("it is piped");
         let mut name = String::new();
         BufReader::with_capacity(1, output)
@@ -78,7 +78,7 @@ impl Drop for Terminal {
     }
 }
 
-/// The number of a process's controlling terminal; 0: it has none.
+/// The number of a process's controlling terminal; 0 for none.
 fn terminal_of(pid: u32) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let after_name = stat.rsplit(") ").next().expect("it has fields");
@@ -108,18 +108,18 @@ fn a_log_that_stops_taking_bytes_costs_its_own_lines() {
             |done| *done,
         );
         for _ in 0..5 {
-            // More than the pipe of the app holds.
+            // More than the app's pipe holds.
             let query = format!("/?out={name}{}&times=130", "x".repeat(1000));
             assert_eq!(get(port.number(), &query).expect("an answer").status, 200);
         }
         let shown = rpm.ok(["logs", "say", "--nostream", "--lines", "1"]);
         assert!(shown.contains(&format!("{name}xxx")), "{shown}");
-        // A log that is no file cannot be read back, and must not be taken from its reader.
+        // A log that is not a regular file cannot be read back, and must not be taken from its reader.
         assert_eq!(rpm.ok(["logs", name, "--nostream", "--out"]), "");
     }
     let daemon = rpm.daemon_pid().expect("a daemon");
     assert_eq!(terminal_of(daemon), "0", "the daemon has a controlling terminal");
-    // Who reads again gets what was kept, and is told how much was not.
+    // A reader that returns gets what was kept, and the size of the gap.
     let mut text = String::new();
     let read = || {
         take(&mut pipe_reader, &mut text);
@@ -146,7 +146,7 @@ fn a_pipe_without_a_reader_delays_nothing() {
     let (rpm, place) = (Rpm::new(), Place::new());
     place.write("app.js", PRINTING);
     let pipe = fifo(&place, "pipe");
-    // Its pid too: numbered, as each instance has its own.
+    // Its pid file, too, numbered as each instance's.
     let _pid = fifo(&place, "app-0.pid");
     let done = place.path().join("done");
     place.ok(

@@ -1,4 +1,4 @@
-//! Stopping: clients are refused, and requests under way are finished.
+//! Stopping: clients are refused, and requests in flight are finished.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -11,9 +11,9 @@ use rpm_e2e::site::Site;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Answer, Port, Process, Rpm, Status, get, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
-/// What the slow handler takes.
+/// The slow handler's duration.
 const SLOW: &str = "/?ms=3000";
 
 fn slow(rpm: &Rpm, port: &Port) {
@@ -27,7 +27,7 @@ fn connections(rpm: &Rpm) -> u32 {
     rpm.list().iter().filter_map(|process| process.connections).sum()
 }
 
-/// A slow request, of which the worker knows.
+/// A slow request that has reached the worker.
 fn under_way(rpm: &Rpm, port: &Port) -> JoinHandle<std::io::Result<Answer>> {
     let number = port.number();
     let request = thread::spawn(move || get(number, SLOW));
@@ -146,7 +146,7 @@ fn one_instance_can_be_stopped_and_nothing_is_lost() {
     clients.finish_clean(&rpm);
 }
 
-/// Nobody can see whether anything is under way on a connection that is not HTTP, and some last as long as the process.
+/// On a connection that is not HTTP nothing shows whether it is busy, and some last as long as the process.
 #[test]
 fn connections_that_are_not_http_do_not_hold_it_up() {
     for mode in [&[][..], &["-i", "1"]] {
@@ -162,7 +162,7 @@ fn connections_that_are_not_http_do_not_hold_it_up() {
         let _idle = connect(&raw).expect("it listens");
         let began = Instant::now();
         rpm.ok(["stop", "web"]);
-        // They are waited for a second; drain_timeout is 30 s.
+        // They are waited for, for a second; drain_timeout is 30 s.
         let took = began.elapsed();
         assert!(
             took < Duration::from_secs(15),

@@ -13,10 +13,10 @@ use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::process::{runs, signal};
 use rpm_testkit::{Outcome, Port, Process, Ran, Rpm, Status, Traffic, get, wait_until};
 
-/// Connections that were being served when their process was ended.
+/// Outcomes of connections that were being served when their process ended.
 const IN_FLIGHT: [Outcome; 2] = [Outcome::ResetFresh, Outcome::Truncated];
 
-/// The numbers that `stamp.sh` wrote: when its processes ran, in milliseconds.
+/// The times in milliseconds that `stamp.sh` wrote when it ran.
 fn stamps(rpm: &Rpm, name: &str) -> Vec<u64> {
     let text = printed(rpm, name, None);
     text.lines().map(|line| line.parse().expect("a time")).collect()
@@ -26,14 +26,14 @@ fn gaps(stamps: &[u64]) -> Vec<u64> {
     stamps.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
-/// It never gets ready, so nobody waits for that.
+/// It never gets ready, so the command does not wait for that.
 fn stamping(options: &[&str]) -> App {
     App::new("stamp.sh")
         .args(["--interpreter", "sh", "--name", "stamp", "--no-wait"])
         .args(options)
 }
 
-/// The pids of the app, its child and its grandchild, as `tree.js` printed them last.
+/// The pids of the app, its child and its grandchild, as `tree.js` last printed them.
 fn tree(rpm: &Rpm) -> [u32; 3] {
     let said = printed(rpm, "tree", Some(0));
     let last = said
@@ -75,7 +75,7 @@ fn young_crashes_end_in_errored_and_a_restart_begins_from_zero() {
         .args(["--max-restarts", "3", "--min-uptime", "60000"])
         .start(&rpm);
     let crash = || {
-        // Refused, reset or answered by nobody: what counts is what becomes of the process.
+        // Refused, reset or unanswered: only what becomes of the process counts.
         let _ = get(port.number(), "/?exit=7");
         rpm.process(0)
     };
@@ -129,7 +129,7 @@ fn what_cannot_start_says_so_without_a_cluster_too() {
     }
 }
 
-/// A process that takes its part of a CPU; ended when it is dropped.
+/// A process that uses CPU; killed when it is dropped.
 struct Hog(Child);
 
 impl Hog {
@@ -147,7 +147,7 @@ impl Drop for Hog {
     }
 }
 
-/// One that this process may use.
+/// A CPU that this process may use.
 fn some_cpu() -> String {
     let status = fs::read_to_string("/proc/self/status").expect("a status");
     let list = status
@@ -161,7 +161,7 @@ fn some_cpu() -> String {
 fn what_has_had_no_cpu_for_a_second_may_still_fail_to_start() {
     let (rpm, cpu) = (Rpm::new(), some_cpu());
     let script = rpm.home().join("late.sh");
-    // Half of a CPU is left to it, so this takes it more than a second.
+    // It gets half of a CPU, so this takes it more than a second.
     let body = "import sys, time\nwhile time.process_time() < 0.8: pass\nprint('no database', file=sys.stderr)\nsys.exit(3)";
     fs::write(rpm.home().join("late.py"), body).expect("a script");
     let run = format!(
@@ -209,7 +209,7 @@ fn what_starts_without_a_cluster_is_there_when_the_command_returns() {
     let line = format!("serving http://localhost:{port}\n");
     assert!(started.stderr.ends_with(&line), "{started:#?}");
     assert_eq!(get(port.number(), "/").expect("an answer").body, "ok");
-    // A job that has done its work in less time than a server needs to listen has not failed.
+    // A job that ends before a server would listen has not failed.
     let job = rpm.home().join("job.js");
     fs::write(&job, "console.log('done')").expect("a script");
     let mut command = rpm.command(["start", "--no-autorestart"]);
@@ -225,7 +225,7 @@ fn young_crashes_back_off() {
     rpm.wait_status("stamp", Status::Errored);
     let stamps = stamps(&rpm, "stamp");
     assert_eq!(stamps.len(), 8, "eight failures, then no more");
-    // Half as long again each time from 50 ms on, give or take a tenth.
+    // Half as long again each time, from 50 ms on, give or take a tenth.
     for (gap, least) in gaps(&stamps).into_iter().zip([45, 67, 101, 151, 227, 341, 450]) {
         assert!(gap >= least, "{gap} ms, not {least}");
     }
@@ -238,7 +238,7 @@ fn the_restart_delay_is_kept() {
     rpm.wait_status("stamp", Status::Errored);
     let gaps = gaps(&stamps(&rpm, "stamp"));
     assert_eq!(gaps.len(), 3);
-    // A tenth of jitter, so that a thousand instances do not come back in one moment.
+    // A tenth of jitter, so that a thousand instances do not restart at the same moment.
     assert!(gaps.iter().all(|gap| (360..1_500).contains(gap)), "{gaps:?}");
 }
 
@@ -289,7 +289,7 @@ fn stop_ends_the_whole_tree_and_the_port_is_refused() {
     assert_eq!((stopped.status, stopped.pid), (Status::Stopped, None));
 }
 
-/// Although the process ignores the signal and lives on for a while, its clients must not wait for it.
+/// The process ignores the signal and lives on for a while, but its clients must not wait for it.
 #[test]
 fn a_stopped_app_refuses_before_its_processes_are_gone() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -381,8 +381,8 @@ fn a_deleted_app_is_forgotten() {
     assert_eq!(workers(&port, 2).len(), 2);
 }
 
-/// A process that the worker has put into a session of its own, and that does not leave when it is asked to, serves on while the shells above
-/// it are killed one after the other.
+/// A process that the worker has put into its own session, and that does not end when asked to, keeps serving while the shells above it are
+/// killed one after the other.
 #[test]
 fn what_a_worker_has_left_in_other_sessions_ends_with_it() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -407,7 +407,7 @@ fn what_a_worker_has_left_in_other_sessions_ends_with_it() {
     assert!(get(port.number(), "/").is_err());
     rpm.ok(["start", "web"]);
     wait_until("it serves", BOUND, serves, |serves| *serves);
-    // The next daemon is nobody's parent.
+    // The next daemon is not the parent of any process.
     kill_daemon(&rpm);
     rpm.ok(["stop", "web"]);
     assert_eq!(rpm.processes_of_workers(), [] as [u32; 0]);

@@ -1,4 +1,4 @@
-//! Two apps that want one port: the first keeps it, and the second is told who has it.
+//! Two apps that want the same port: the first keeps it, and the second's error names the first.
 
 use std::fs;
 
@@ -6,10 +6,10 @@ use rpm_e2e::app::App;
 use rpm_e2e::ask::{BOUND, printed};
 use rpm_testkit::{Port, Rpm, get, wait_until};
 
-/// Enough that whoever had a part of the connections would be seen.
+/// Enough that an app with a share of the connections would be seen.
 const ASKED: usize = 40;
 
-/// `binds.py` under this name, which is what it answers.
+/// `binds.py` under this name, which it answers with.
 fn app(name: &str, port: &Port) -> App {
     App::new("binds.py")
         .port(port)
@@ -17,7 +17,7 @@ fn app(name: &str, port: &Port) -> App {
         .args(["--name", name, "--max-restarts", "1"])
 }
 
-/// All connections go to this app.
+/// Checks that all connections go to this app.
 fn has_all(port: &Port, name: &str) {
     for _ in 0..ASKED {
         assert_eq!(get(port.number(), "/").expect("an answer").body, name);
@@ -44,7 +44,7 @@ fn the_second_app_is_refused_whatever_its_socket_says() {
             }
             let ran = second.try_start(&rpm);
             if name == "fork" {
-                // It is taken to be ready when it has lived for a second, and may need longer to come to its port.
+                // It counts as ready after one second, and may need longer to reach its port.
                 let failed = |log: &String| log.contains("worker failed app=\"fork\"");
                 wait_until("it is refused", BOUND, || rpm.log(), failed);
             } else {

@@ -1,5 +1,5 @@
-//! Taking workers back where the system does not let the next daemon have what they hold: nothing of it is needed as long as the keeper lives;
-//! if that has died too they are replaced, and nobody notices. And what is told of them right after it.
+//! Taking workers back where the system does not let the next daemon copy their descriptors. While the keeper lives this is not needed; if
+//! it has died, too, the workers are replaced, and no client notices. Also what is reported of them right after it.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use rpm_e2e::place::Place;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Port, Process, Rpm, Status, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(30);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
-/// Kills the daemon, and the keeper as well or not, and has a daemon take over that may not take descriptors from other processes.
+/// Kills the daemon, perhaps also the keeper, and lets a daemon take over that may not copy descriptors of other processes.
 fn taken_over_by_one_that_is_denied(rpm: &Rpm, keeper_dies: bool) {
     let port = Port::reserve();
     App::cluster("hello.js", "2")
@@ -100,7 +100,7 @@ fn a_worker_that_was_just_taken_back_uses_no_more_than_there_is_of_the_cpu() {
     for _ in 0..5 {
         kill_daemon(&rpm);
         let used = rpm.process(0).cpu_percent;
-        // One thread; the kernel counts in 10 ms, and a share is of 200 ms at least.
+        // It has one thread. The kernel counts in 10 ms, and a sample covers at least 200 ms.
         assert!(used <= 120.0, "{used} %");
     }
 }

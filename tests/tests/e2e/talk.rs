@@ -1,4 +1,4 @@
-//! Talking to programs: their standard input, the actions that they offer, and values that become their variables.
+//! Communication with programs: their standard input, the actions that they offer, and values that become their variables.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -16,7 +16,7 @@ fn talks(rpm: &Rpm) {
     said(rpm, "colour");
 }
 
-/// Waits until it has printed that.
+/// Waits until it has printed this.
 fn said(rpm: &Rpm, part: &str) {
     let out = || String::from_utf8_lossy(&rpm.output("talks", "out", None)).into_owned();
     wait_until("its line", BOUND, out, |text| text.contains(part));
@@ -28,7 +28,7 @@ fn lines_reach_its_standard_input() {
     talks(&rpm);
     rpm.ok(["send", "0", "one"]);
     said(&rpm, "heard one\n");
-    // The next daemon has it as well.
+    // The next daemon has it, too.
     kill_daemon(&rpm);
     rpm.ok(["send", "talks", "-two"]);
     said(&rpm, "heard -two\n");

@@ -28,7 +28,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("it is UTF-8")
 }
 
-/// What curl gets from a host, which it takes for this machine, if it trusts this certificate.
+/// What curl gets from a host, resolved to this machine, if it trusts this certificate.
 fn curl(host: &str, port: &Port, trusted: &Path, more: &[&str]) -> Output {
     let number = port.number();
     Command::new("curl")
@@ -75,7 +75,7 @@ fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for(
         assert_eq!(seen["headers"]["x-forwarded-proto"], "https", "{seen}");
         let (seen, version) = answered(&curl(host, &port, &own[0], &["--http1.1"]));
         assert_eq!(version, "1.1 200");
-        // It names no other version when it agrees on one.
+        // If it agrees on a version, it names no other.
         let (_, version) = answered(&curl(host, &port, &own[0], &["--http1.0"]));
         assert_eq!(version, "1.1 200");
         let forwarded = format!("for=127.0.0.1;proto=https;host=\"{host}:{}\"", port.number());
@@ -127,8 +127,8 @@ fn clients_may_speak_tls_and_http_2_and_are_served_the_certificate_they_ask_for(
     assert!(TcpStream::connect(("127.0.0.1", plain.number())).is_err());
 }
 
-/// One connection to the port whose clients are sent to https, after the other, until it is told to stop: how many were sent on, and
-/// what became of the others.
+/// Connects repeatedly to the port that redirects to https, until `stop`. Returns how many clients were redirected, and what happened to
+/// the others.
 fn sent_on(port: u16, stop: &AtomicBool) -> (u32, Vec<String>) {
     let (mut sent_on, mut others) = (0, Vec::new());
     while !stop.load(Ordering::SeqCst) {
@@ -165,7 +165,7 @@ fn the_port_that_sends_to_https_is_kept_for_the_next_daemon() {
     let (sent_on, others) = thread::scope(|scope| {
         let client = scope.spawn(|| sent_on(plain.number(), &stop));
         let ran = [rpm.run(["update"]), rpm.run(["reload", "edge"])];
-        // Before anything is asserted, for the client ends only then.
+        // This comes before the assertions, because the client ends only then.
         stop.store(true, Ordering::SeqCst);
         let counted = client.join().expect("it counts");
         assert!(ran.iter().all(|ran| ran.code == Some(0)), "{ran:#?}");
@@ -192,7 +192,7 @@ fn a_certificate_is_replaced_and_nobody_is_cut() {
         .args(["--tls-cert", text(&used[0]), "--tls-key", text(&used[1])])
         .start(&rpm);
     assert!(curl("a.test", &port, &old[0], &[]).status.success());
-    // Half of it: the old one goes on.
+    // Half of the new one: the old one stays in use.
     std::fs::copy(&new[0], &used[0]).expect("it is copied");
     wait_until(
         "it is seen that they do not fit",

@@ -1,4 +1,4 @@
-//! `update`: another binary takes over from the daemon that runs, or does not, and nobody notices either.
+//! `update`: another binary takes over from the running daemon, or fails to, and no client notices either.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -9,24 +9,24 @@ use rpm_e2e::clients::{Clients, beside};
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Kind, Load, Phase, Port, Process, Rpm, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 4;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
 fn web(name: &str, port: &Port) -> App {
     App::cluster(name, "2").args(["--name", "web"]).port(port)
 }
 
-/// What must not change.
+/// The facts that must not change.
 fn facts(rpm: &Rpm) -> Vec<(u32, Option<u32>, u32)> {
     let facts = |it: &Process| (it.id, it.pid, it.restarts);
     rpm.list().iter().map(facts).collect()
 }
 
-/// A file in the daemon's directory that can be executed.
+/// An executable file in the daemon's directory.
 fn program(rpm: &Rpm, name: &str, text: &str) -> PathBuf {
     let path = rpm.home().join(name);
     std::fs::write(&path, text).expect("written");
@@ -55,7 +55,7 @@ fn updated_under_load(rpm: &Rpm) {
     assert!(!rpm.home().join("rpm.sock").exists(), "the last one cleans up");
 }
 
-/// Their connections are the daemon's: they are told to go before it becomes another program, and new ones wait.
+/// Their connections belong to the daemon: clients are asked to leave before it executes the other program, and new ones wait.
 #[test]
 fn clients_of_the_proxy_notice_nothing_either() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -131,7 +131,7 @@ fn a_binary_that_cannot_take_over_leaves_the_old_one_in_charge() {
         (PathBuf::from("/bin/true"), "it said nothing"),
         (PathBuf::from("/nonexistent/rpm"), "cannot be executed"),
         (
-            // It says that it can, and cannot even be executed when it comes to it.
+            // It reports that it can take over, and then cannot be executed.
             program(
                 &rpm,
                 "vanishes",

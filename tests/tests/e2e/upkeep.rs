@@ -1,4 +1,4 @@
-//! What is done for an app without anybody asking, and with what it is given: by real processes.
+//! What the daemon does for an app by itself, and with what settings, with real processes.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -175,7 +175,7 @@ fn changed_files_restart_and_others_do_not() {
     let restarts = wait_for("only changes that matter", BOUND, quiet);
     place.write("new/deep.js", "");
     restarted(&rpm, restarts + 1);
-    // It is switched off, and on again.
+    // Watching is switched off, and on again.
     rpm.ok(["restart", "app", "--watch"]);
     assert!(!rpm.process(0).watching);
     rpm.ok(["restart", "app", "--watch"]);
@@ -184,7 +184,7 @@ fn changed_files_restart_and_others_do_not() {
     assert!(!rpm.process(0).watching, "stopped by a user");
 }
 
-/// Writes a file until the daemon has seen that it changed: watching begins a moment after the start.
+/// Writes a file until the daemon has seen a change: watching begins a moment after the start.
 fn change(rpm: &Rpm, place: &Place, name: &str, text: &str) {
     let seen = || rpm.log().matches("this file has changed").count();
     let before = seen();
@@ -215,7 +215,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// It says "one".
+    /// It answers "one".
     fn start() -> Watched {
         let (rpm, port) = (Rpm::new(), Port::reserve());
         let (place, elsewhere) = (Place::new(), Place::new());
@@ -237,7 +237,7 @@ impl Watched {
         }
     }
 
-    /// The same, with clients that are served already.
+    /// The same, with clients that are being served.
     fn under_load() -> (Watched, Clients) {
         let site = Watched::start();
         let clients = Clients::begin(&site.port, "/", 2);
@@ -249,7 +249,7 @@ impl Watched {
         change(&self.rpm, &self.place, "app.js", &site(says));
     }
 
-    /// Begins a reload that never ends.
+    /// Starts a reload that never ends.
     fn hang(&self) {
         self.elsewhere.write("busy", "");
         self.change("two");
@@ -263,7 +263,7 @@ impl Watched {
         std::fs::remove_file(self.elsewhere.path().join("busy")).expect("it is there");
     }
 
-    /// Of connections enough to meet each worker.
+    /// The responses on enough connections to reach each worker.
     fn answers(&self) -> BTreeSet<String> {
         let answer = |_| get(self.port.number(), "/").expect("it answers").body;
         (0..30).map(answer).collect()
@@ -375,7 +375,7 @@ fn root_can_have_it_run_as_somebody_else() {
     assert!(error.contains("there is no user"), "{error}");
 }
 
-/// The agents of another user's workers reach the daemon, whose home is closed to them: also the next daemon.
+/// The agents of another user's workers reach the daemon, whose home is closed to that user, and also the next daemon.
 #[test]
 fn clients_of_another_users_workers_are_told_to_go_before_a_worker_ends() {
     if !rustix::process::geteuid().is_root() {
@@ -463,7 +463,7 @@ fn output_goes_where_it_is_wanted() {
     );
     start("silent", &["--disable-logs"]);
     assert_eq!(rpm.describe("silent").processes[0].out_log, "/dev/null");
-    // Emptied, and opened anew.
+    // Emptied, and opened again.
     rpm.ok(["flush", "plain"]);
     assert_eq!(
         (place.read("o.log"), place.read("e.log")),

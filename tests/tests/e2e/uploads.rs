@@ -6,11 +6,11 @@ use rpm_testkit::{Port, Rpm};
 
 const PART: usize = 100_000;
 const PARTS: usize = 10;
-/// More than all buffers between a client and a worker take.
+/// More than all buffers between a client and a worker hold.
 const MUCH: usize = 20_000_000;
 
-/// Answers `/early` at once and reads on; refuses what it is sent to `/refuse`, by `/close` with the connection; says at `/came` what has come,
-/// when it has ended.
+/// Answers `/early` at once and reads on; rejects what is sent to `/refuse`, and with `/close` closes the connection; `/came` returns how
+/// much has arrived, once that is complete.
 const APP: &str = "
 let came;
 require('http').createServer((q, r) => {

@@ -1,4 +1,4 @@
-//! `watch_after`: a version that is ready and crashes soon after is swapped for the one before it.
+//! `watch_after`: a version that gets ready and crashes soon after is replaced by the previous one.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use rpm_e2e::clients::Clients;
 use rpm_e2e::site::{Site, hello};
 use rpm_testkit::{Phase, Rpm, Status, get, wait_until};
 
-/// Long enough for anything that happens at all on a loaded machine.
+/// Long enough for anything, on a loaded machine.
 const BOUND: Duration = Duration::from_secs(20);
 /// Clients of each kind.
 const CLIENTS: usize = 6;
-/// Answers between two events.
+/// Responses between two events.
 const SOME: u64 = 50;
 
 fn release(name: &str) -> String {
@@ -21,14 +21,14 @@ fn answer(site: &Site) -> String {
     get(site.port.number(), "/").expect("an answer").body
 }
 
-/// Workers that stand by.
+/// Standby workers.
 fn warm(rpm: &Rpm) -> usize {
     let list = rpm.list();
     let others = list.iter().flat_map(|process| &process.others);
     others.filter(|other| other.phase == Phase::Standby).count()
 }
 
-/// Reloads into `body`, until its workers serve and are watched.
+/// Reloads into `body`, until its workers serve and are being watched.
 fn begin_watched(site: &Site, body: &str) {
     site.write(body);
     site.rpm.ok(["reload", "site", "--no-wait"]);

@@ -1,4 +1,4 @@
-//! Whose word the proxy takes, and how much a client may have of it.
+//! Which clients the proxy believes, and how much one client may have of it.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -60,7 +60,7 @@ fn only_those_that_are_named_speak_for_others() {
     assert_says(&wrong, &["an address or a network"]);
 }
 
-/// How many streams the server lets a client have, as its first frame says (RFC 9113, 6.5.2).
+/// The number of streams that the server allows a client, from its first frame (RFC 9113, 6.5.2).
 fn streams(port: &Port) -> Option<u32> {
     let mut stream = TcpStream::connect(("127.0.0.1", port.number())).expect("it listens");
     stream.set_read_timeout(Some(BOUND)).expect("a deadline");

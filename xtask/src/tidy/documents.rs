@@ -2,10 +2,10 @@
 
 use super::source::{Finding, Source};
 
-/// What a reader of the README can run first: the main job, then the tests.
+/// The first commands in the README: the demo, then the tests.
 const FIRST_COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo xtask ci"];
 
-/// The changelog has a place for what is not released yet.
+/// The changelog has a section for unreleased changes.
 pub(crate) fn changelog(source: &Source) -> Vec<Finding> {
     if source.path != "CHANGELOG.md"
         || source
@@ -18,7 +18,7 @@ pub(crate) fn changelog(source: &Source) -> Vec<Finding> {
     vec![source.finding(0, "has no section `## [Unreleased]`")]
 }
 
-/// The first two commands of the README are those that work in a fresh clone.
+/// The README's first two commands work in a fresh clone.
 pub(crate) fn readme(source: &Source) -> Vec<Finding> {
     if source.path != "README.md" {
         return Vec::new();
@@ -36,7 +36,7 @@ pub(crate) fn readme(source: &Source) -> Vec<Finding> {
     )]
 }
 
-/// Files that a document for developers names are there: `name.rs`, or as much of the path as it gives.
+/// Files that a developer document names exist: `name.rs`, or as much of the path as the document gives.
 pub(crate) fn named_files(source: &Source, paths: &[String]) -> Vec<Finding> {
     if !["ARCHITECTURE.md", "CONTRIBUTING.md"].contains(&source.path) {
         return Vec::new();
@@ -78,7 +78,7 @@ fn commands(markdown: &str) -> Vec<&str> {
     found
 }
 
-/// The command on a line of a block; in a `console` block the lines without a prompt are output.
+/// The command on a line of a block. In a `console` block, lines without a prompt are output.
 fn command<'a>(line: &'a str, language: &str) -> Option<&'a str> {
     let line = match (language, line.strip_prefix("$ ")) {
         ("sh" | "bash" | "shell" | "console", Some(command)) => command,

@@ -2,13 +2,13 @@
 
 use super::source::{Finding, Source, enclosed, test_modules, words};
 
-/// A file longer than this, tests not counted, does more than one thing.
+/// A longer file, tests not counted, does more than one thing.
 const MAX_LINES: usize = 500;
 
-/// The one crate in which `unsafe` may stand.
+/// The only crate that may contain `unsafe`.
 const UNSAFE_CRATE: &str = "crates/rpm-sys/";
 
-/// Words that say nothing about what a type is.
+/// Words in type names that say nothing.
 const EMPTY_WORDS: &[&str] = &["Manager", "Managers", "Util", "Utils", "Helper", "Helpers"];
 
 /// Every file starts with its module documentation.
@@ -22,7 +22,7 @@ pub(crate) fn module_doc(source: &Source) -> Vec<Finding> {
     )]
 }
 
-/// No file is longer than [`MAX_LINES`], test modules at its end not counted.
+/// No file is longer than [`MAX_LINES`], not counting test modules at its end.
 pub(crate) fn length(source: &Source) -> Vec<Finding> {
     if !source.is_rust() || source.excused_as_a_whole("long") {
         return Vec::new();
@@ -38,7 +38,7 @@ pub(crate) fn length(source: &Source) -> Vec<Finding> {
     vec![source.finding(own.len(), message)]
 }
 
-/// Where the test modules at the end of a file begin; the end of the file if there is none.
+/// Offset of the test modules at the end of a file; the end of the file if there are none.
 fn tests_start(code: &str) -> usize {
     let mut start = code.len();
     for module in test_modules(code).into_iter().rev() {
@@ -50,7 +50,7 @@ fn tests_start(code: &str) -> usize {
     start
 }
 
-/// No macro that stands for work left undone, or that was left behind.
+/// No macro for unfinished work or debugging.
 pub(crate) fn unfinished_macros(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for name in ["todo", "unimplemented", "dbg"] {
@@ -63,7 +63,7 @@ pub(crate) fn unfinished_macros(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// `unsafe` stands in rpm-sys alone.
+/// Only rpm-sys contains `unsafe`.
 pub(crate) fn unsafe_outside_sys(source: &Source) -> Vec<Finding> {
     if source.path.starts_with(UNSAFE_CRATE) {
         return Vec::new();
@@ -74,7 +74,7 @@ pub(crate) fn unsafe_outside_sys(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// A test that is not run says why.
+/// An ignored test gives a reason.
 pub(crate) fn ignore_without_reason(source: &Source) -> Vec<Finding> {
     let attributes = source.code.match_indices("#[").filter_map(|(start, _)| {
         let length = enclosed(&source.code[start + 1..], '[', ']')?;
@@ -92,7 +92,7 @@ pub(crate) fn ignore_without_reason(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Whether an attribute's name is followed by `= "something"`.
+/// True if an attribute's name is followed by `= "something"`.
 fn has_value(after_name: &str) -> bool {
     let value = after_name.trim_start().strip_prefix('=').map(str::trim_start);
     value.is_some_and(|value| !value.starts_with("\"\""))
@@ -123,7 +123,7 @@ fn is_test_file(path: &str) -> bool {
     file == "tests.rs" || file.ends_with("_tests.rs") || components.any(|directory| directory == "tests")
 }
 
-/// A type is named after what it is.
+/// Type names say what the type is.
 pub(crate) fn empty_type_names(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for keyword in ["struct", "enum", "trait", "type", "union"] {
@@ -140,7 +140,7 @@ pub(crate) fn empty_type_names(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Whether `word` is one of the words that a CamelCase `name` is made of (`Utilization` has no `Util`).
+/// True if `word` is one of the words of a CamelCase `name` (`Utilization` does not contain `Util`).
 fn has_camel_word(name: &str, word: &str) -> bool {
     name.match_indices(word)
         .any(|(offset, _)| !name[offset + word.len()..].starts_with(|next: char| next.is_lowercase()))
@@ -157,7 +157,7 @@ mod tests {
             .collect()
     }
 
-    /// Number of findings in a source file of a crate that has no privileges.
+    /// The number of findings in a file of an ordinary crate.
     fn count(rule: fn(&Source) -> Vec<Finding>, text: &str) -> usize {
         lines(rule, "crates/rpm-cli/src/a.rs", text).len()
     }

@@ -1,4 +1,4 @@
-//! One file as the rules see it, and what they say about it.
+//! A file as the rules see it, and their findings.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,13 +9,13 @@ use super::lexer::code_only;
 pub(crate) struct Source<'a> {
     /// Path from the root of the repository, with slashes.
     pub(crate) path: &'a str,
-    /// The file as it is.
+    /// The contents of the file.
     pub(crate) text: &'a str,
-    /// For Rust: the same text without comments and literals, every offset unchanged. Else empty.
+    /// For Rust, the text without comments and literals, with unchanged offsets; otherwise empty.
     pub(crate) code: String,
 }
 
-/// Something to change, and where.
+/// A violation, and its place.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Finding {
     path: String,
@@ -34,7 +34,7 @@ impl<'a> Source<'a> {
         Source { path, text, code }
     }
 
-    /// Whether this is Rust.
+    /// True if this is Rust.
     pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
@@ -49,8 +49,8 @@ impl<'a> Source<'a> {
         Finding::new(self.path, self.line_index(offset) + 1, message.into())
     }
 
-    /// Whether the line of `offset`, or the comment right above it, gives a reason for breaking the rule
-    /// `topic`: `// tidy: <topic> because <reason>`.
+    /// True if the line of `offset`, or the comment right above it, gives a reason to break the rule `topic`: `// tidy: <topic> because
+    /// <reason>`.
     pub(crate) fn excused(&self, topic: &str, offset: usize) -> bool {
         let lines: Vec<&str> = self.text.lines().take(self.line_index(offset) + 1).collect();
         let Some((own, above)) = lines.split_last() else {
@@ -65,7 +65,7 @@ impl<'a> Source<'a> {
             .any(|line| is_excuse(line, topic))
     }
 
-    /// Whether any line of the file gives a reason for breaking the rule `topic`.
+    /// True if any line of the file gives a reason to break the rule `topic`.
     pub(crate) fn excused_as_a_whole(&self, topic: &str) -> bool {
         self.text.lines().any(|line| is_excuse(line, topic))
     }
@@ -105,7 +105,7 @@ fn is_excuse(line: &str, topic: &str) -> bool {
         .is_some_and(|reason| !reason.trim().is_empty())
 }
 
-/// Offsets at which `word` stands in `text` as a word of its own.
+/// Offsets at which `word` occurs in `text` as a whole word.
 pub(crate) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     text.match_indices(word)
         .map(|(offset, _)| offset)
@@ -116,7 +116,7 @@ pub(crate) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = us
         })
 }
 
-/// Where each `#[cfg(test)] mod …` stands in `code` (as [`code_only`] gives it), attribute and body included.
+/// The range of each `#[cfg(test)] mod …` in `code` (from [`code_only`]), including attribute and body.
 pub(crate) fn test_modules(code: &str) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     for (start, _) in code.match_indices("#[cfg(test)]") {
@@ -128,7 +128,7 @@ pub(crate) fn test_modules(code: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Length of the module at the start of `code`, attributes included; `None` if something else stands there.
+/// Length of the module at the start of `code`, including attributes; `None` if there is none.
 fn module_length(code: &str) -> Option<usize> {
     let mut rest = code.trim_start();
     while rest.starts_with("#[") {
@@ -144,7 +144,7 @@ fn module_length(code: &str) -> Option<usize> {
     Some(code.len() - rest.len() + body)
 }
 
-/// `item` without the `pub` or `pub(…)` in front of it.
+/// `item` without a leading `pub` or `pub(…)`.
 fn without_visibility(item: &str) -> &str {
     let Some(rest) = item.strip_prefix("pub") else {
         return item;
@@ -153,7 +153,7 @@ fn without_visibility(item: &str) -> &str {
     rest[scope..].trim_start()
 }
 
-/// Length of the text from the `open` at the start of `code` to the `close` that matches it.
+/// Length of the text from the `open` at the start of `code` to the matching `close`.
 pub(crate) fn enclosed(code: &str, open: char, close: char) -> Option<usize> {
     let mut depth = 0_usize;
     for (offset, character) in code.char_indices() {

@@ -1,11 +1,11 @@
-//! Rules for every text file, whatever its language.
+//! Rules for text files of all languages.
 
 use super::source::{Finding, Source, words};
 
-/// Markers of work left undone. Written in halves, or this file would break its own rule.
+/// Markers of unfinished work, split so that this file does not break its own rule.
 const MARKERS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")];
 
-/// Directories that exist on one machine only; the next component of those that end in `*` may be any name.
+/// Directories that exist on one machine only. Where a name ends in `*`, the next component may be any name.
 const MACHINE_DIRECTORIES: &[&str] = &[
     concat!("/ho", "me/*"),
     concat!("/Us", "ers/*"),
@@ -13,9 +13,9 @@ const MACHINE_DIRECTORIES: &[&str] = &[
     concat!("/wo", "rk"),
 ];
 
-/// Work left undone belongs in an issue.
+/// Unfinished work belongs in an issue.
 pub(crate) fn unfinished_markers(source: &Source) -> Vec<Finding> {
-    // Checksums are random text: sooner or later one spells a marker.
+    // Checksums are random text: sooner or later one contains a marker.
     if is_lock_file(source) {
         return Vec::new();
     }
@@ -29,7 +29,7 @@ pub(crate) fn unfinished_markers(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Nothing, comments included, depends on where one person's or one machine's files are.
+/// Nothing, comments included, depends on the files of one person or machine.
 pub(crate) fn machine_paths(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for pattern in MACHINE_DIRECTORIES {
@@ -48,13 +48,13 @@ pub(crate) fn machine_paths(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Whether a slash after `before` starts a path, and does not go on with one (`~/x`, `a/x`, `{dir}/x`, `<dir>/x`).
+/// True if a slash after `before` starts a path rather than continuing one (`~/x`, `a/x`, `{dir}/x`, `<dir>/x`).
 fn is_absolute(before: &str) -> bool {
     let part_of_path = |last: char| last.is_alphanumeric() || "_-.~})]>*$%".contains(last);
     !before.ends_with(part_of_path)
 }
 
-/// Whether `after` continues a path into a directory: a slash, or a name and a slash.
+/// True if `after` continues a path into a directory: with a slash, or with a name and a slash.
 fn goes_on(after: &str, named: bool) -> bool {
     let rest = if named {
         after.trim_start_matches(is_name)
@@ -68,7 +68,7 @@ fn is_name(character: char) -> bool {
     character.is_alphanumeric() || "_-.".contains(character)
 }
 
-/// A lock file names versions and checksums; where they are fetched from is the reader's affair.
+/// A lock file names versions and checksums; where packages are fetched from is up to the reader.
 pub(crate) fn registry_addresses(source: &Source) -> Vec<Finding> {
     if !is_lock_file(source) {
         return Vec::new();

@@ -1,4 +1,4 @@
-// A server of KIND http, https, h2c or h2 on a port that it prints. TLS goes by a shared key: no certificates to expire.
+// A server of KIND http, https, h2c or h2 on a port that it prints. TLS uses a shared key, so there is no certificate that expires.
 const KINDS = {
   http: () => require('node:http').createServer(answer),
   https: () => require('node:https').createServer(require('./psk'), answer),

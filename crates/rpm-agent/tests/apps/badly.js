@@ -1,4 +1,4 @@
-// Listens with nonsense: prints where the error says it was.
+// Listens with an invalid argument, and prints the error's location.
 try {
   require('node:net').createServer().listen({});
 } catch (error) {

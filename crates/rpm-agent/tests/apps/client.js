@@ -1,5 +1,5 @@
-// client.js KIND PORT: keep-alive clients of https, or streams of h2c or h2, until a line on the input; prints outcomes.
-// Each 300 good answers it says so. A stream that was refused, or a session that says it goes, is tried again elsewhere and counted as resent.
+// client.js KIND PORT: keep-alive clients of https, or streams of h2c or h2, until a line on the input; prints outcomes. It prints a line
+// every 300 good responses. A refused stream, or one of a session with GOAWAY, is sent again on another connection and counted as resent.
 const [kind, port] = process.argv.slice(2);
 const http2 = require('node:http2');
 const outcomes = { ok: 0, closes: 0, resent: 0 };
@@ -14,7 +14,7 @@ function count(outcome) {
 }
 
 function next(request) {
-  // A loop without a pause would take a CPU from the server, and from the tests beside.
+  // A loop without a pause would take a CPU from the server, and from concurrent tests.
   if (!stopped) return setTimeout(request, Math.random() * 8);
   if (--running > 0) return undefined;
   console.log(JSON.stringify(outcomes));
@@ -58,7 +58,7 @@ function stream() {
   try {
     request = connected().request({ ':path': '/' });
   } catch (error) {
-    // Nothing was sent: the session had learned a moment before that it has to go.
+    // Nothing was sent: the session got GOAWAY a moment before.
     session = undefined;
     count(error.code === 'ERR_HTTP2_GOAWAY_SESSION' ? 'resent' : error.code);
     return setImmediate(stream);

@@ -1,4 +1,4 @@
-// Forks itself; the child listens and says its pid to the parent, which tells it to go and prints what it was sent.
+// Forks itself. The child listens and sends its pid to the parent, which tells it to exit and prints what it received.
 const { fork } = require('node:child_process');
 if (process.argv[2] === 'child') {
   const server = require('node:http').createServer().listen(0, '127.0.0.1', () => process.send(process.pid));

@@ -4,7 +4,7 @@ module.exports = {
   ciphers: 'PSK',
   maxVersion: 'TLSv1.2',
   pskIdentityHint: 'test',
-  // A server is asked with its socket, a client with the server's hint.
+  // The server's callback gets its socket, the client's gets the server's hint.
   pskCallback: (asked) => (typeof asked === 'object' && asked ? psk : { psk, identity: 'test' }),
   servername: 'localhost',
   checkServerIdentity: () => undefined,

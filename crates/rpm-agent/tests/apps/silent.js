@@ -1,8 +1,8 @@
-// Never listens in its main thread, but in a worker thread; sends that a request, then says who it is not: the marker.
+// Listens only in a worker thread, sends that a request, and then connects as the marker.
 const { Worker, isMainThread, parentPort } = require('node:worker_threads');
 const http = require('node:http');
 if (isMainThread) {
-  // From a file: Node runs no preload in a thread made from a string.
+  // It is a file because Node runs no preload in a thread made from a string.
   const thread = new Worker(__filename);
   thread.on('message', (port) => {
     http.get({ port, host: '127.0.0.1', agent: false }, (res) => {

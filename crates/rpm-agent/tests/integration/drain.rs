@@ -1,4 +1,4 @@
-//! A drain as the clients of HTTP/1 see it.
+//! A drain as HTTP/1 clients see it.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -115,7 +115,7 @@ fn of_pipelined_requests_the_last_one_says_close() {
     }
 }
 
-/// With the rest of the request unread, closing would reset the connection, and the client might lose the answer.
+/// If the rest of the request were not read, closing would reset the connection, and the client might lose the response.
 #[test]
 fn a_request_that_is_answered_early_is_read_to_its_end() {
     for node in NODES {
@@ -228,7 +228,7 @@ fn clients_that_are_kept_have_their_next_answer_after_others_are_refused() {
             connect,
             refused,
         ));
-        // It looks anew, and would close them.
+        // It would look again, and close them.
         served.agent.drain();
         served.agent.wait_open(|open| open.idle == 2);
         let [first, second] = &mut idle;

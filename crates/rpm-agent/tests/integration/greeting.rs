@@ -1,10 +1,10 @@
-//! Who says hello, when, and what else a process notices of its agent: nothing.
+//! Which processes greet, when, and that a process notices nothing else of its agent.
 
 use std::time::Duration;
 
 use crate::support::{App, Client, Daemon, NODES, TOKEN, apps, plain};
 
-/// An exit that nothing delays takes some milliseconds; one that something delays takes for ever.
+/// An exit takes some milliseconds, unless something keeps the process alive for ever.
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]

@@ -1,4 +1,4 @@
-//! A drain as the clients of HTTP/2 see it.
+//! A drain as HTTP/2 clients see it.
 
 use crate::support::{App, Daemon, on_every_node, outcomes_of_drains};
 
@@ -9,7 +9,7 @@ fn no_stream_fails(node: u32, kind: &str) {
     let outcomes = outcomes_of_drains(kind, app.port(), &mut agent);
     let [_, closes, resent] = outcomes.counts();
     assert!(closes > 0, "{outcomes:?}");
-    // At most what all clients have in flight when a session is told.
+    // At most what all clients have in flight when a session gets GOAWAY.
     assert!(resent <= closes * 16, "{outcomes:?}");
 }
 

@@ -13,19 +13,19 @@ use crate::{AppId, Generation, InstanceId, Revision};
 /// A named set of instances with one configuration.
 #[derive(Debug)]
 pub(crate) struct App {
-    /// For workers spawned from now on; earlier ones keep theirs.
+    /// For workers spawned from now on; running ones keep theirs.
     config: Arc<AppConfig>,
     generation: Generation,
-    /// The highest there ever was: one that was undone is not used again.
+    /// The highest generation so far: one that was undone is not used again.
     newest: Generation,
-    /// What the generation before the present one was started from.
+    /// The revision of the generation before the current one.
     previous: Option<Revision>,
     instances: BTreeSet<InstanceId>,
     /// Instance numbers in use.
     numbers: BTreeSet<u32>,
-    /// How many workers fit into memory.
+    /// The number of workers that fit into memory.
     room: Option<u32>,
-    /// The reload that is going on.
+    /// The current reload.
     rollout: Option<Rollout>,
 }
 
@@ -99,14 +99,14 @@ impl App {
         self.rollout.as_mut()
     }
 
-    /// A generation with this configuration begins; returns what was before.
+    /// Starts a generation with this configuration, and returns the previous one.
     pub(crate) fn renew(&mut self, config: Arc<AppConfig>) -> (Generation, Arc<AppConfig>) {
         self.newest = Generation(self.newest.0.saturating_add(1));
         let former = mem::replace(&mut self.generation, self.newest);
         (former, mem::replace(&mut self.config, config))
     }
 
-    /// Goes back to what [`App::renew`] returned.
+    /// Restores what [`App::renew`] returned.
     pub(crate) fn go_back(&mut self, (generation, config): (Generation, Arc<AppConfig>)) {
         (self.generation, self.config) = (generation, config);
     }
@@ -127,7 +127,7 @@ impl App {
         self.rollout.take()
     }
 
-    /// The lowest instance numbers that are free, ascending.
+    /// The lowest free instance numbers, ascending.
     pub(crate) fn free_numbers(&self, count: u32) -> Vec<u32> {
         (0..)
             .filter(|number| !self.numbers.contains(number))
@@ -140,15 +140,15 @@ impl App {
         self.instances.insert(id);
     }
 
-    /// Says whether it was the last one.
+    /// Returns true if it was the last one.
     pub(crate) fn remove_instance(&mut self, id: InstanceId, number: u32) -> bool {
         self.instances.remove(&id);
         self.numbers.remove(&number);
         self.instances.is_empty()
     }
 
-    /// Is there one number for each instance, and no generation beyond the newest? `number_of`: the number of an instance that
-    /// belongs to this app.
+    /// Checks that each instance has one number, and that no generation is beyond the newest. `number_of` returns the number of an instance
+    /// of this app.
     pub(crate) fn is_consistent(&self, number_of: impl Fn(InstanceId) -> Option<u32>) -> bool {
         let numbered =
             |id: &&InstanceId| number_of(**id).is_some_and(|number| self.numbers.contains(&number));
@@ -178,7 +178,7 @@ impl Apps {
         self.all.contains_key(&id)
     }
 
-    /// Ascending.
+    /// In ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (AppId, &App)> + '_ {
         self.all.iter().map(|(&id, app)| (id, app))
     }

@@ -13,14 +13,14 @@ use crate::{AppId, Generation, InstanceId, Tick, WorkerId};
 pub(crate) struct Instance {
     app: AppId,
     number: u32,
-    /// Of its own worker, or the last it had.
+    /// The generation of its own worker, or of the last one.
     generation: Generation,
     state: State,
     record: Record,
     last_exit: Option<Exit>,
-    /// What its last ready worker served (not one that a reload may still undo); `None`: it never had one.
+    /// What its last ready worker served, unless a reload may still undo that; `None` if it never had one.
     footprint: Option<Footprint>,
-    /// Workers that drain, or that were terminated and have no successor that inherits from them.
+    /// Workers that drain, and terminated ones whose slots no successor inherits.
     leaving: BTreeSet<WorkerId>,
 }
 
@@ -51,12 +51,12 @@ pub enum State {
     },
     /// Not running, by command or by policy.
     Stopped,
-    /// Failed too often.
+    /// It failed too often.
     Errored,
 }
 
 impl State {
-    /// Does it run, or will it run again without being asked to?
+    /// True if it runs, or will run again without a command.
     pub(crate) fn will_run(self) -> bool {
         match self {
             State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } => true,
@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// Will it be forgotten when its worker is gone?
+    /// True if it is forgotten when its worker is gone.
     pub(crate) fn will_be_forgotten(self) -> bool {
         match self {
             State::Stopping { then, .. } => then == AfterExit::Forgotten,
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    /// Does a reload give it a new worker? One that failed gets another chance; one that was stopped stays so.
+    /// True if a reload gives it a new worker. One that failed gets another chance; one that was stopped stays so.
     pub(crate) fn is_reloaded(self) -> bool {
         match self {
             State::Running { .. } | State::Waiting { .. } | State::Awaiting { .. } | State::Errored => true,
@@ -86,7 +86,7 @@ impl State {
         }
     }
 
-    /// When it ends by itself.
+    /// When the state ends by itself.
     pub(crate) fn deadline(self) -> Option<Tick> {
         match self {
             State::Waiting { until } => Some(until),
@@ -100,7 +100,7 @@ impl State {
 }
 
 impl Instance {
-    /// One that never ran.
+    /// A new instance, which has not run.
     pub(crate) fn new(app: AppId, number: u32, generation: Generation) -> Self {
         Instance {
             app,
@@ -174,27 +174,27 @@ impl Instance {
         &self.leaving
     }
 
-    /// A worker of this generation is its own from now on.
+    /// Its own worker now has this generation.
     pub(crate) fn set_generation(&mut self, generation: Generation) {
         self.generation = generation;
     }
 
-    /// Its last ready worker served this.
+    /// Records what its last ready worker served.
     pub(crate) fn set_footprint(&mut self, footprint: Footprint) {
         self.footprint = Some(footprint);
     }
 
-    /// A process of it has ended, if there was one.
+    /// Records how its process ended, if it had one.
     pub(crate) fn note_exit(&mut self, exit: Option<Exit>) {
         self.last_exit = exit.or(self.last_exit);
     }
 
-    /// This worker leaves.
+    /// Records that this worker leaves.
     pub(crate) fn add_leaving(&mut self, worker: WorkerId) {
         self.leaving.insert(worker);
     }
 
-    /// It is gone.
+    /// Forgets a leaving worker, which is gone.
     pub(crate) fn remove_leaving(&mut self, worker: WorkerId) {
         self.leaving.remove(&worker);
     }
@@ -215,12 +215,12 @@ impl Instances {
         self.all.get_mut(&id)
     }
 
-    /// `None`: there is no such instance.
+    /// `None` if there is no such instance.
     pub(crate) fn state(&self, id: InstanceId) -> Option<State> {
         self.get(id).map(|instance| instance.state)
     }
 
-    /// `None`: there is no such instance.
+    /// `None` if there is no such instance.
     pub(crate) fn app_of(&self, id: InstanceId) -> Option<AppId> {
         self.get(id).map(|instance| instance.app)
     }
@@ -237,7 +237,7 @@ impl Instances {
         self.all.len()
     }
 
-    /// Ascending.
+    /// In ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (InstanceId, &Instance)> + '_ {
         self.all.iter().map(|(&id, instance)| (id, instance))
     }
@@ -254,7 +254,7 @@ impl Instances {
         self.all.remove(&id)
     }
 
-    /// For `Core::enter_instance`, which keeps the deadline of the state.
+    /// For `Core::enter_instance`, which sets the state's deadline.
     pub(crate) fn set_state(&mut self, id: InstanceId, state: State) {
         if let Some(instance) = self.all.get_mut(&id) {
             instance.state = state;

@@ -1,4 +1,4 @@
-//! A reload that is going on: how far each instance is. What follows from that is decided in `reload` and `undo`.
+//! The current reload of an app: the progress of each instance. `reload` and `undo` decide what follows.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -13,26 +13,26 @@ use crate::{Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
 /// The ticket of a reload that no command waits for.
 pub(crate) const NO_REQUESTER: Ticket = Ticket(u64::MAX);
 
-/// A reload that is going on. Each instance that takes part is queued, launching or proved.
+/// A current reload. Each instance that takes part is queued, launching or proved.
 #[derive(Debug)]
 pub(crate) struct Rollout {
     ticket: Ticket,
     aim: Aim,
-    /// What the app goes back to if this is undone.
+    /// What the app returns to if this is undone.
     former: (Generation, Arc<AppConfig>),
-    /// Their turn has not come.
+    /// Instances whose turn has not come.
     queued: BTreeSet<InstanceId>,
-    /// Those whose candidate is not proved yet.
+    /// Instances whose candidate is not proved yet.
     launching: BTreeMap<InstanceId, WorkerId>,
-    /// Those that are served by their new worker.
+    /// Instances that their new worker serves.
     proved: BTreeMap<InstanceId, Proved>,
     /// All are proved, and are watched until then.
     watched_until: Option<Tick>,
-    /// How many workers it may have, for memory.
+    /// How many workers it may have, limited by memory.
     room: Option<u32>,
     /// The next reload ends it instead of waiting for it.
     yields: bool,
-    /// How many instances there are to be when it is complete; `None`: as many as there are.
+    /// The number of instances to scale to when it is complete; `None` for no change.
     then_scale: Option<u32>,
     /// The reload that follows.
     next: Option<ReloadRequest>,
@@ -43,7 +43,7 @@ pub(crate) struct Rollout {
 pub enum Aim {
     /// To a new generation.
     Renew,
-    /// Back to the one before, of which some workers are gone. No command waits for it.
+    /// Back to the previous one, some of whose workers are gone. No command waits for it.
     Return,
 }
 
@@ -74,22 +74,22 @@ pub(crate) enum Completion {
     CutShort,
 }
 
-/// A reload that was asked for.
+/// A requested reload.
 #[derive(Debug)]
 pub(crate) struct ReloadRequest {
     pub(crate) ticket: Ticket,
-    /// `None`: the present one.
+    /// `None` for the current configuration.
     pub(crate) config: Option<AppConfig>,
-    /// No other instances than these.
+    /// Only these instances.
     pub(crate) only: Option<Vec<InstanceId>>,
     /// The next reload ends it instead of waiting for it.
     pub(crate) yields: bool,
-    /// How many instances there are to be when it is complete.
+    /// The number of instances to scale to when it is complete.
     pub(crate) then_scale: Option<u32>,
 }
 
 impl Rollout {
-    /// To a new generation, of these instances.
+    /// A reload of these instances to a new generation.
     pub(crate) fn renew(
         ticket: Ticket,
         former: (Generation, Arc<AppConfig>),
@@ -112,7 +112,7 @@ impl Rollout {
         }
     }
 
-    /// Back to the present generation, of these instances; then comes `next`.
+    /// A reload of these instances back to the current generation; `next` follows.
     pub(crate) fn back(
         present: (Generation, Arc<AppConfig>),
         queued: BTreeSet<InstanceId>,
@@ -162,12 +162,12 @@ impl Rollout {
         self.aim
     }
 
-    /// What the app goes back to if this is undone.
+    /// What the app returns to if this is undone.
     pub(crate) fn former(&self) -> (Generation, Arc<AppConfig>) {
         (self.former.0, Arc::clone(&self.former.1))
     }
 
-    /// What that was started from.
+    /// The revision that it returns to.
     pub(crate) fn former_revision(&self) -> Revision {
         self.former.1.revision
     }
@@ -184,7 +184,7 @@ impl Rollout {
         self.then_scale
     }
 
-    /// When it is complete, so many instances.
+    /// Sets the number of instances to scale to when it is complete.
     pub(crate) fn set_then_scale(&mut self, count: Option<u32>) {
         self.then_scale = count;
     }
@@ -205,17 +205,17 @@ impl Rollout {
         &self.proved
     }
 
-    /// Does the new worker of every instance serve?
+    /// True if the new worker of every instance serves.
     pub(crate) fn is_all_proved(&self) -> bool {
         self.queued.is_empty() && self.launching.is_empty()
     }
 
-    /// The instance whose turn it is.
+    /// Takes the next instance from the queue.
     pub(crate) fn take_next(&mut self) -> Option<InstanceId> {
         self.queued.pop_first()
     }
 
-    /// It is the turn of this instance, if it waits for that.
+    /// Takes this instance from the queue. Returns false if it is not queued.
     pub(crate) fn take_queued(&mut self, id: InstanceId) -> bool {
         self.queued.remove(&id)
     }
@@ -224,7 +224,7 @@ impl Rollout {
         self.launching.insert(id, candidate);
     }
 
-    /// The candidate of an instance serves. Returns what is to be confirmed at once: nothing undoes a reload that goes back.
+    /// The candidate of an instance serves. Returns what is to be confirmed at once, because a reload that goes back is never undone.
     pub(crate) fn succeeded(&mut self, id: InstanceId, proved: Proved) -> Option<Proved> {
         self.launching.remove(&id);
         match self.aim {
@@ -236,7 +236,7 @@ impl Rollout {
         }
     }
 
-    /// An instance has no standby any more.
+    /// An instance has lost its standby.
     pub(crate) fn standby_lost(&mut self, id: InstanceId) {
         if let Some(proved) = self.proved.get_mut(&id) {
             proved.predecessor = Predecessor::Gone(AfterExit::Restart);
@@ -247,15 +247,15 @@ impl Rollout {
         self.watched_until = Some(until);
     }
 
-    /// The command that waited for it went with the shell.
+    /// The shell that knew which command waits for it has died.
     pub(crate) fn lose_requester(&mut self) {
         self.ticket = NO_REQUESTER;
     }
 
-    /// Another reload is to follow. Returns the one that therefore never starts.
+    /// Sets the reload that follows. Returns the one that therefore never starts.
     pub(crate) fn follow_by(&mut self, request: ReloadRequest) -> Option<ReloadRequest> {
         match &self.next {
-            // It has not started, so it starts from what is there now, and a client waits for it.
+            // The waiting one will start from the configuration of its time anyway, and a client waits for it.
             Some(next) if request.yields && !next.yields => Some(request),
             _ => self.next.replace(request),
         }
@@ -265,7 +265,7 @@ impl Rollout {
         mem::take(&mut self.next)
     }
 
-    /// Is each instance in one place, and is it watched when all are proved, and only then?
+    /// Checks that each instance is in one place, and that it is watched exactly when all are proved.
     pub(crate) fn is_consistent(&self) -> bool {
         let disjoint = self.members().len() == self.queued.len() + self.launching.len() + self.proved.len();
         disjoint && self.watched_until.is_some() == self.is_all_proved()

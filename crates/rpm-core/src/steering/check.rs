@@ -1,4 +1,4 @@
-//! What must hold in steering between any two inputs.
+//! Invariants of steering.
 
 use alloc::vec::Vec;
 
@@ -6,13 +6,13 @@ use crate::steering::{Slot, Steering, Tenant};
 use crate::{GroupId, SlotId};
 
 impl Steering {
-    /// Every group is steered to its slots of the best rank, and to one at least.
+    /// Checks that every group is steered to its slots of the best rank, at least to one.
     ///
     /// # Errors
-    /// A group of which that is not true.
+    /// A group for which this does not hold.
     pub(crate) fn check_groups(&self) -> Result<(), GroupId> {
         for (&id, group) in &self.groups {
-            // A group that is not empty must be steered somewhere.
+            // A group with slots must be steered somewhere.
             let Some((rank, slots)) = self.choose(group) else {
                 return Err(id);
             };
@@ -35,14 +35,14 @@ impl Steering {
         Ok(())
     }
 
-    /// Is this slot where it is looked for?
+    /// True if this slot is in the indexes.
     pub(crate) fn is_indexed(&self, id: SlotId, slot: &Slot) -> bool {
         let group = self.groups.get(&slot.group);
         self.of_instance(slot.instance).any(|other| other == id)
             && group.is_some_and(|group| group.slots.contains(&id))
     }
 
-    /// Has this slot the deadline that its tenant needs, and no other?
+    /// True if this slot has exactly the deadline that its tenant needs.
     pub(crate) fn has_right_deadline(&self, id: SlotId, slot: &Slot) -> bool {
         let wanted = match slot.tenant {
             Tenant::Serving { flow, .. } => flow.deadline(),
@@ -51,7 +51,7 @@ impl Steering {
         self.timers.get(id) == wanted
     }
 
-    /// A deadline of a slot that there is no more.
+    /// A deadline of a slot that no longer exists.
     pub(crate) fn dangling_deadline(&self) -> Option<SlotId> {
         self.timers.keys().find(|slot| !self.slots.contains_key(slot))
     }

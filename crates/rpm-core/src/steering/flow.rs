@@ -1,4 +1,4 @@
-//! What is known of how a worker accepts, from the samples of its accept queue.
+//! How a worker accepts, according to samples of its accept queue.
 
 use core::time::Duration;
 

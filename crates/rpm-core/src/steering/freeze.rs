@@ -1,11 +1,11 @@
-//! Frozen workers: what the accept queues tell, and what follows.
+//! Frozen workers: what the accept queues show, and what follows.
 //!
-//! Only a queue that is not empty and does not shrink says anything. Such a slot leaves steering once another one has a
-//! shorter queue, and comes back when its own shrinks. If it does not, what waits in it is moved; an empty queue then proves
-//! nothing, so the worker has to answer a probe, or stand a trial if it does not understand probes.
+//! Only a queue that is not empty and does not shrink is evidence. Such a slot leaves steering once another one has a shorter queue, and
+//! returns when its own shrinks. If it does not shrink, the queue is moved. An empty queue then proves nothing, so the worker has to answer
+//! a probe, or pass a trial if it does not understand probes.
 //!
-//! Where clients belong to workers ([`Affinity`]) the queue of one that serves is never moved, for no other worker can answer what waits there;
-//! and where the address decides whose they are, the slot does not leave steering either.
+//! If clients belong to workers ([`Affinity`]), the queue of a serving worker is never moved, because no other worker can answer its
+//! connections. If the address decides which worker that is, the slot does not leave steering, either.
 
 use core::mem;
 use core::time::Duration;
@@ -17,23 +17,20 @@ use crate::steering::flow::{Flow, Rescued};
 use crate::steering::slot::{Role, Tenant};
 use crate::{SlotId, Tick, WorkerId};
 
-/// A queue that did not move for this long, and the up to 5 ms between its first connection and the sample that
-/// saw it, make the 20 ms after which a frozen worker gets no new connection.
+/// A queue that did not move for this long, and up to 5 ms between its first connection and the first sample, make the 20 ms after which a
+/// frozen worker gets no new connections.
 const STALL_AFTER: Duration = Duration::from_millis(15);
-/// Moving a queue briefly stops the worker: longer than most garbage collections, and half of the 100 ms
-/// that no client must wait.
+/// Moving a queue briefly stops the worker. This is longer than most garbage collections, and half of the 100 ms that no client must wait.
 const RESCUE_AFTER: Duration = Duration::from_millis(50);
-/// The same where no worker is idle: what waits goes to workers that are busy, but seen to accept.
+/// The same if no worker is idle: the queue goes to busy workers that are seen to accept.
 const RESCUE_TO_BUSY_AFTER: Duration = Duration::from_millis(70);
-/// First time between probes, about the time a worker needs to be called frozen.
+/// First interval between probes: about the time until a worker counts as frozen.
 const PROBE_FIRST: Duration = Duration::from_millis(20);
-/// Last time between probes: how late a worker that wakes up is put back, and the
-/// cost of one that never does.
+/// Longest interval between probes. It bounds how late a worker that wakes up returns, and the cost of one that never does.
 const PROBE_CAP: Duration = Duration::from_millis(500);
 /// First time until a worker that has never answered a probe is tried with connections.
 const TRIAL_FIRST: Duration = Duration::from_secs(1);
-/// Last such time, and the only one for a worker that has answered before. A trial costs a few clients
-/// some 70 ms.
+/// Longest such time, and the only one for a worker that has answered before. A trial costs a few clients some 70 ms.
 const TRIAL_CAP: Duration = Duration::from_secs(32);
 
 /// Two consecutive samples of one slot.
@@ -61,7 +58,7 @@ impl Sample {
 }
 
 impl Steering {
-    /// The accept queue of a slot, sampled.
+    /// Handles a sample of a slot's accept queue.
     pub(crate) fn sample(&mut self, id: SlotId, len: u32, now: Tick) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
@@ -119,7 +116,7 @@ impl Steering {
         }
     }
 
-    /// Probes and trials that are due.
+    /// Sends the probes and trials that are due.
     pub(crate) fn handle_timeout(&mut self, now: Tick) {
         while let Some(id) = self.timers.pop_due(now) {
             let tenant = self.slots.get(&id).map(|slot| slot.tenant);
@@ -135,15 +132,14 @@ impl Steering {
         }
     }
 
-    /// A worker that is not online and does not accept: what a healthy one could serve goes there. Returns since when
-    /// what is left has waited.
+    /// For a worker that is not online and does not accept: moves what a healthy one can serve. Returns since when the rest has waited.
     fn sample_idle(&mut self, sample: Sample, worker: WorkerId, waiting: Option<Tick>) -> Option<Tick> {
         let waiting = sample.watch(waiting);
         let moved = self.rescue_if_due(sample, worker, waiting);
         waiting.filter(|_| !moved)
     }
 
-    /// The same tenant, of whom more is known.
+    /// Updates what is known of a tenant.
     fn retain(&mut self, id: SlotId, tenant: Tenant) {
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.tenant = tenant;
@@ -175,8 +171,8 @@ impl Steering {
         }
     }
 
-    /// Slots are sampled one after the other, so another's figure may be of the tick before: compared with this slot's
-    /// figure of then, queues that grow alike are never taken for shorter ones.
+    /// Slots are sampled one after the other, so the figure of another may be one tick old. It is compared with this slot's figure of that
+    /// tick, so that queues that grow alike never count as shorter.
     fn sample_in(&mut self, sample: Sample, stuck: Option<Tick>, trials: u32) -> Flow {
         let trials = if sample.len < sample.last { 0 } else { trials };
         match sample.watch(stuck) {
@@ -194,7 +190,7 @@ impl Steering {
         group.is_some_and(|group| group.has_shorter(len))
     }
 
-    /// Moves a queue that has waited long enough, if there is a worker to take it.
+    /// Moves a queue that has waited long enough, if a worker can take it.
     fn rescue_if_due(&mut self, sample: Sample, worker: WorkerId, since: Option<Tick>) -> bool {
         let waited = since.map_or(Duration::ZERO, |since| sample.now.since(since));
         if waited < RESCUE_AFTER {
@@ -227,7 +223,7 @@ impl Steering {
         true
     }
 
-    /// Was the worker of this slot seen to accept a moment ago?
+    /// True if the worker of this slot was seen to accept a moment ago.
     fn accepts(&self, id: SlotId, now: Tick) -> bool {
         let tenant = self.slots.get(&id).map(|slot| slot.tenant);
         match tenant {
@@ -281,7 +277,7 @@ impl Steering {
         })
     }
 
-    /// Stores a flow, with its deadline; logs that a slot left steering or came back.
+    /// Stores a flow and its deadline, and logs that a slot left steering or returned.
     fn set_flow(&mut self, id: SlotId, worker: WorkerId, flow: Flow) {
         let Some(slot) = self.slots.get_mut(&id) else {
             return;
@@ -300,7 +296,7 @@ impl Steering {
         };
         if let Some(notice) = notice {
             self.dirty.insert(slot.group);
-            // That a standby or a draining worker is slow is not worth a line in the log.
+            // A slow standby or draining worker is not worth a line in the log.
             let logged = (role == Role::Active).then_some(Output::Notice(notice));
             self.staged.extend(logged);
         }

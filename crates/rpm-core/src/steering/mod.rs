@@ -1,8 +1,8 @@
-//! Steering: which slots exist, who uses them, and which of them new connections may go to.
+//! Steering: which slots exist, which workers hold them, and which of them get new connections.
 //!
-//! A slot belongs to one instance in one generation and has at most one tenant. Changes are collected
-//! while an input is handled; [`Steering::settle`] then puts out what follows from them in the order that loses no
-//! connection: first steer away, then close, then move what is left behind.
+//! A slot belongs to one instance in one generation, and has at most one tenant. Changes are collected while an input is handled.
+//! [`Steering::settle`] then puts out what follows from them in the order that loses no connection: first steer away, then close, then move
+//! what is left behind.
 
 mod check;
 mod flow;
@@ -29,7 +29,7 @@ pub(crate) struct Steering {
     by_instance: BTreeMap<InstanceId, BTreeSet<SlotId>>,
     /// Probes and trials of slots whose queue was rescued.
     timers: Deadlines<SlotId>,
-    /// What needs no order among the rest: rescues of stalled slots, probes, notices.
+    /// Outputs whose order does not matter: rescues of stalled slots, probes, notices.
     staged: Vec<Output>,
     dirty: BTreeSet<GroupId>,
     closing: Vec<(SlotId, GroupId)>,
@@ -41,7 +41,7 @@ pub(crate) struct Steering {
 struct Group {
     slots: BTreeSet<SlotId>,
     eligible: Vec<SlotId>,
-    /// Queue lengths of the eligible slots, if their workers accept; empty otherwise.
+    /// Queue lengths of the eligible slots, if their workers accept; otherwise empty.
     queues: BTreeSet<(u32, SlotId)>,
 }
 
@@ -53,19 +53,19 @@ pub(crate) struct Claim {
     pub(crate) instance: InstanceId,
     pub(crate) generation: Generation,
     pub(crate) worker: WorkerId,
-    /// `None`: the worker does not serve yet.
+    /// `None` if the worker does not serve yet.
     pub(crate) role: Option<Role>,
     pub(crate) answers: bool,
     pub(crate) affinity: Affinity,
 }
 
 impl Group {
-    /// Is there an eligible slot, with a worker that accepts, whose queue is shorter than `len`?
+    /// True if an eligible slot, with a worker that accepts, has a queue shorter than `len`.
     fn has_shorter(&self, len: u32) -> bool {
         self.queues.first().is_some_and(|&(shortest, _)| shortest < len)
     }
 
-    /// Such slots whose queue was empty at the last sample.
+    /// Eligible slots of accepting workers whose queue was empty at the last sample.
     fn drained(&self) -> Vec<SlotId> {
         let empty = self.queues.range(..(1, SlotId(0)));
         empty.map(|&(_, slot)| slot).collect()
@@ -129,7 +129,7 @@ impl Steering {
         self.by_instance.get(&id).into_iter().flatten().copied()
     }
 
-    /// Is new connections' way to this slot closed, but not that of clients that belong to its worker?
+    /// True if new connections do not reach this slot, but clients that belong to its worker do.
     pub(crate) fn is_reserved(&self, id: SlotId) -> bool {
         self.slots.get(&id).is_some_and(|slot| match slot.tenant {
             Tenant::Serving {
@@ -145,7 +145,7 @@ impl Steering {
         self.groups.get(&group).map_or(&[], |group| &group.eligible)
     }
 
-    /// A vacant slot of this instance, generation and group: what its next worker inherits.
+    /// A vacant slot of this instance, generation and group, for its next worker.
     pub(crate) fn vacant(
         &self,
         (instance, generation): (InstanceId, Generation),
@@ -158,8 +158,8 @@ impl Steering {
         })
     }
 
-    /// A worker uses a slot: a new one, or a vacant one of its own instance and generation. A claim to
-    /// any other existing slot changes nothing.
+    /// A worker takes a slot: a new one, or a vacant one of its own instance and generation. A claim to any other existing slot changes
+    /// nothing.
     pub(crate) fn hold(&mut self, claim: Claim) {
         let tenant = Tenant::new(claim.worker, claim.role);
         if let Some(slot) = self.slots.get_mut(&claim.slot) {
@@ -197,14 +197,14 @@ impl Steering {
         self.dirty.insert(claim.group);
     }
 
-    /// A slot that no worker may have: it is closed, unless it is a known one.
+    /// Closes a slot that no worker may have, unless it is known.
     pub(crate) fn close_unknown(&mut self, slot: SlotId, group: GroupId) {
         if !self.slots.contains_key(&slot) {
             self.closing.push((slot, group));
         }
     }
 
-    /// `worker` accepts from now on; what is known of the queue of one that did so already stays known.
+    /// `worker` accepts from now on. If it did so before, what is known of its queue stays.
     pub(crate) fn serve(&mut self, instance: InstanceId, worker: WorkerId, role: Role) {
         for id in self.slots_of(instance, worker).collect::<Vec<_>>() {
             let Some(slot) = self.slots.get_mut(&id) else {
@@ -235,12 +235,12 @@ impl Steering {
         self.close_slots_where(instance, |slot| slot.tenant.worker() == Some(worker));
     }
 
-    /// `worker` is gone: its slots are vacant.
+    /// `worker` is gone: its slots become vacant.
     pub(crate) fn vacate_slots_of(&mut self, instance: InstanceId, worker: WorkerId) {
         self.retenant(instance, worker, Tenant::Vacant);
     }
 
-    /// `worker` closed its listener; the slot stays open only if it is to be inherited.
+    /// `worker` closed its listener. The slot stays open only if it is to be inherited.
     pub(crate) fn listener_closed(&mut self, id: SlotId, worker: WorkerId, keep: bool) {
         match (self.holder(id) == Some(worker), keep) {
             (true, true) => self.set_tenant(id, Tenant::Vacant),
@@ -249,24 +249,24 @@ impl Steering {
         }
     }
 
-    /// All slots of the instance are closed.
+    /// Closes all slots of the instance.
     pub(crate) fn close_slots(&mut self, instance: InstanceId) {
         self.close_slots_where(instance, |_| true);
     }
 
-    /// The instance will not run again: all its slots are closed, but those of leaving workers.
+    /// The instance will not run again: closes its slots, except those of leaving workers.
     pub(crate) fn close_own_slots(&mut self, instance: InstanceId) {
         self.close_slots_where(instance, |slot| !slot.tenant.is_last());
     }
 
-    /// Closes the vacant slots that no worker of this generation inherits.
+    /// Closes vacant slots that no worker of this generation inherits.
     pub(crate) fn close_outdated_slots(&mut self, instance: InstanceId, generation: Generation) {
         self.close_slots_where(instance, |slot| {
             slot.tenant == Tenant::Vacant && slot.generation != generation
         });
     }
 
-    /// Closes the instance's slots that no worker has taken again.
+    /// Closes the instance's slots that no worker has taken over.
     pub(crate) fn close_vacant_slots(&mut self, instance: InstanceId) {
         self.close_slots_where(instance, |slot| slot.tenant == Tenant::Vacant);
     }
@@ -294,7 +294,7 @@ impl Steering {
         self.slots.get(&slot).and_then(|slot| slot.tenant.worker())
     }
 
-    /// Does `worker` hold a slot?
+    /// True if `worker` holds a slot.
     pub(crate) fn is_holder(&self, instance: InstanceId, worker: WorkerId) -> bool {
         self.slots_of(instance, worker).next().is_some()
     }
@@ -309,7 +309,7 @@ impl Steering {
             .filter(move |&id| self.holder(id) == Some(worker))
     }
 
-    /// Puts out what the changes since the last call amount to.
+    /// Puts out the effects of all changes since the last call.
     pub(crate) fn settle(&mut self, out: &mut VecDeque<Output>) {
         let dirty = mem::take(&mut self.dirty);
         for &group in &dirty {
@@ -336,7 +336,7 @@ impl Steering {
         }
     }
 
-    /// Anything left that [`Steering::settle`] should have put out?
+    /// True if something is left that [`Steering::settle`] should have put out.
     pub(crate) fn is_unsettled(&self) -> bool {
         !(self.dirty.is_empty()
             && self.closing.is_empty()
@@ -381,7 +381,7 @@ impl Steering {
         self.slots.get(&slot).map_or(0, |slot| slot.len)
     }
 
-    /// What waits in a vacant slot goes to those that accept; where there is none it stays, and is inherited.
+    /// Moves the queue of a vacant slot to workers that accept. Without any, the queue stays and is inherited.
     fn rescue_abandoned(&self, id: SlotId) -> Option<Output> {
         let group = self.groups.get(&self.slots.get(&id)?.group)?;
         let to: Vec<SlotId> = match group.queues.is_empty() {

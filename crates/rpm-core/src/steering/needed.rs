@@ -1,10 +1,10 @@
-//! Whether clients go on coming to workers that leave.
+//! Whether clients still come to workers that leave.
 
 use crate::steering::Steering;
 use crate::{InstanceId, SlotId, WorkerId};
 
 impl Steering {
-    /// Do connections go to `worker`, which leaves, only because the workers that stay are not ready?
+    /// True if connections go to `worker`, which leaves, only because the workers that stay are not ready.
     pub(crate) fn is_needed(&self, instance: InstanceId, worker: WorkerId) -> bool {
         let steered = |id: &SlotId| {
             let group = self.slots.get(id).and_then(|slot| self.groups.get(&slot.group));
@@ -20,7 +20,7 @@ impl Steering {
         slots.peek().is_some() && !slots.any(|id| self.is_stayed_at(id))
     }
 
-    /// Is there a slot beside this one whose worker stays?
+    /// True if there is another slot beside this one whose worker stays.
     fn is_stayed_at(&self, id: SlotId) -> bool {
         let group = self.slots.get(&id).and_then(|slot| self.groups.get(&slot.group));
         let stays = |id: &SlotId| self.slots.get(id).is_some_and(|slot| !slot.tenant.is_last());

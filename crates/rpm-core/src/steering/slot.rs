@@ -1,4 +1,4 @@
-//! Slots: who uses one, and how good a choice it is for new connections.
+//! Slots: their tenants, and how suitable they are for new connections.
 
 use crate::protocol::Affinity;
 use crate::steering::flow::Flow;
@@ -60,12 +60,12 @@ pub enum Role {
     Active,
     /// To serve again if its successor fails.
     Standby,
-    /// To finish what it has begun.
+    /// Finishes its requests.
     Draining,
 }
 
-/// How good a choice a slot is; a group's eligible slots are those of its best rank. A worker that drains still
-/// accepts, so it is better than having clients wait for one that starts.
+/// How suitable a slot is. A group's eligible slots are those of its best rank. A draining worker still accepts, so it is better than
+/// letting clients wait for one that starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     Healthy,
@@ -77,7 +77,7 @@ pub(crate) enum Rank {
 }
 
 impl Rank {
-    /// Is there a worker that is seen to accept?
+    /// True if the worker is seen to accept.
     pub(crate) fn accepts(self) -> bool {
         match self {
             Rank::Healthy | Rank::Standby | Rank::Draining => true,
@@ -96,7 +96,7 @@ impl Tenant {
         }
     }
 
-    /// Is the slot closed when this tenant is gone?
+    /// True if the slot is closed when this tenant is gone.
     pub(crate) fn is_last(self) -> bool {
         match self {
             Tenant::Serving { role, .. } => role == Role::Draining,
@@ -116,7 +116,7 @@ impl Tenant {
 }
 
 impl Slot {
-    /// Does what waits in its queue belong to its worker?
+    /// True if connections in its queue belong to its worker.
     pub(crate) fn keeps_queue(&self) -> bool {
         match self.tenant {
             Tenant::Serving {

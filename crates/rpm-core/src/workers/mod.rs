@@ -1,6 +1,6 @@
 //! Workers: supervised processes, from the request to spawn one to the end of its whole tree.
 //!
-//! Workers have a table of their own, apart from instances: during a reload an instance has more than one.
+//! Workers have their own table, apart from instances, because during a reload an instance has more than one.
 
 mod state;
 
@@ -23,7 +23,7 @@ pub(crate) struct Worker {
     pub(crate) generation: Generation,
     /// The configuration it was started with.
     pub(crate) config: Arc<AppConfig>,
-    /// It has answered a probe, so it will again unless it is frozen.
+    /// It has answered a probe, so it will answer again unless it is frozen.
     pub(crate) answers: bool,
     /// What it opened early in its life.
     pub(crate) footprint: Footprint,
@@ -32,12 +32,12 @@ pub(crate) struct Worker {
     state: WorkerState,
 }
 
-/// A program that may have no port at all, and has none after this time, is taken to be ready if it lives: what cannot start
-/// (a syntax error, a module or a variable that is missing, a port that is taken) ends sooner.
+/// A program that may have no port counts as ready if it lives for this long without one. Programs that cannot start end sooner (a syntax
+/// error, a missing module or variable, a port in use).
 const LIVES: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// One whose process the shell is asked for.
+    /// A worker whose process the shell is asked for.
     pub(crate) fn new(
         instance: InstanceId,
         generation: Generation,
@@ -59,7 +59,7 @@ impl Worker {
         self.state
     }
 
-    /// From its spawn; at the end of that it is ready because it lives, or has failed. `silent`: the worker before it was ready and
+    /// Time from spawn to readiness, after which it is ready because it lives, or has failed. `silent`: the worker before it was ready and
     /// listened on nothing.
     pub(crate) fn time_to_be_ready(&self, silent: bool) -> Duration {
         let policy = &self.config.policy;
@@ -71,17 +71,17 @@ impl Worker {
         }
     }
 
-    /// Is it ready at the end of that because it lives?
+    /// True if it is then ready because it lives.
     pub(crate) fn is_ready_by_living(&self) -> bool {
         matches!(self.state, WorkerState::Starting { .. }) && self.config.readiness == Readiness::Runs
     }
 
-    /// Is it waited for because it should listen?
+    /// True if it is expected to listen.
     pub(crate) fn should_listen(&self) -> bool {
         matches!(self.state, WorkerState::Starting { .. }) && self.config.readiness == Readiness::Listens
     }
 
-    /// It has opened something: an address of its choice, or anything else (`None`).
+    /// It has opened an address; `None` if the program did not choose it.
     fn opened(&mut self, group: Option<GroupId>, now: Tick) {
         let policy = &self.config.policy;
         let age = self
@@ -92,7 +92,7 @@ impl Worker {
             .opened(group, now, age, policy.listen_timeout, policy.reload_timeout);
     }
 
-    /// It has lived longer than programs usually take to listen.
+    /// True if it has lived longer than programs usually need to listen.
     fn is_late(&self, now: Tick) -> bool {
         let spawned = self.state.spawned();
         spawned.is_some_and(|spawned| now - spawned >= self.config.policy.listen_timeout)
@@ -105,7 +105,7 @@ impl Worker {
                 uptime: now - spawned,
                 online: now - since,
             },
-            // It may be one that will never listen.
+            // It may be one that never listens.
             WorkerState::Starting { spawned, .. }
                 if self.config.readiness == Readiness::Listens && self.is_late(now) =>
             {
@@ -115,7 +115,7 @@ impl Worker {
                     online: uptime.saturating_sub(self.config.policy.listen_timeout),
                 }
             }
-            // Nothing but living was wanted of it: it has done that so long.
+            // Living was all that was expected of it, and it has lived for this long.
             WorkerState::Starting { spawned, .. } if self.config.readiness == Readiness::Runs => {
                 let uptime = now - spawned;
                 Life::Ready {
@@ -134,7 +134,7 @@ impl Worker {
     }
 }
 
-/// All workers. What changes in one changes by these functions.
+/// All workers. They change only through these functions.
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
     all: BTreeMap<WorkerId, Worker>,
@@ -145,7 +145,7 @@ impl Workers {
         self.all.get(&id)
     }
 
-    /// `None`: there is no such worker.
+    /// `None` if there is no such worker.
     pub(crate) fn state(&self, id: WorkerId) -> Option<WorkerState> {
         self.get(id).map(|worker| worker.state)
     }
@@ -162,7 +162,7 @@ impl Workers {
         self.all.len()
     }
 
-    /// Ascending.
+    /// In ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> + '_ {
         self.all.iter().map(|(&id, worker)| (id, worker))
     }
@@ -171,12 +171,12 @@ impl Workers {
         self.all.insert(id, worker);
     }
 
-    /// Its process tree is gone.
+    /// Forgets a worker whose process tree is gone.
     pub(crate) fn forget(&mut self, id: WorkerId) -> Option<Worker> {
         self.all.remove(&id)
     }
 
-    /// For `Core::enter`, which keeps the deadline of the state.
+    /// For `Core::enter`, which sets the state's deadline.
     pub(crate) fn set_state(&mut self, id: WorkerId, state: WorkerState) {
         if let Some(worker) = self.all.get_mut(&id) {
             worker.state = state;
@@ -190,14 +190,14 @@ impl Workers {
         }
     }
 
-    /// It has opened something: an address of its choice, or anything else (`None`).
+    /// It has opened an address; `None` if the program did not choose it.
     pub(crate) fn opened(&mut self, id: WorkerId, group: Option<GroupId>, now: Tick) {
         if let Some(worker) = self.all.get_mut(&id) {
             worker.opened(group, now);
         }
     }
 
-    /// It has closed an address, by its own choice.
+    /// It has closed an address by itself.
     pub(crate) fn closed(&mut self, id: WorkerId, group: GroupId) {
         if let Some(worker) = self.all.get_mut(&id) {
             worker.footprint.closed(group);
@@ -211,7 +211,7 @@ impl Workers {
         }
     }
 
-    /// It uses it no more.
+    /// It no longer uses a shared socket.
     pub(crate) fn unshares(&mut self, id: WorkerId, group: GroupId) {
         if let Some(worker) = self.all.get_mut(&id) {
             worker.shared.remove(&group);

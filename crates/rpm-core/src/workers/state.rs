@@ -1,4 +1,4 @@
-//! What a worker is doing: one enum, whose variants own what is valid in them.
+//! The state of a worker: one enum, whose variants own what is valid in them.
 //!
 //! ```text
 //!  own worker or standby                     candidate of a reload
@@ -11,7 +11,7 @@
 //!                       └──────────────────┴── (its process runs) ◄─┘
 //! ```
 //!
-//! A worker is forgotten, from whatever state, when its process tree is gone. `CandidateSpawning` is cancelled as `Spawning` is.
+//! A worker is forgotten, in any state, when its process tree is gone. `CandidateSpawning` is cancelled in the same way as `Spawning`.
 
 use core::time::Duration;
 
@@ -55,7 +55,7 @@ pub enum WorkerState {
     },
     /// Its process runs, and has not shown yet that it may take over.
     Candidate(Candidate),
-    /// It was replaced, or its instance stops: it finishes what it has begun.
+    /// It was replaced, or its instance stops: it finishes its requests.
     Draining {
         /// When its process began to run.
         spawned: Tick,
@@ -84,7 +84,7 @@ pub enum WorkerState {
     },
 }
 
-/// What is known of a candidate whose process runs.
+/// What is known of a candidate with a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// When its process began to run.
@@ -97,7 +97,7 @@ pub struct Candidate {
     pub health: Health,
 }
 
-/// What a worker that is not leaving is there for, once it was proved.
+/// The post of a worker that is not leaving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Post {
     /// It is its instance's own worker.
@@ -109,7 +109,7 @@ pub enum Post {
     },
 }
 
-/// Whether a worker that is terminated is still its instance's own.
+/// Whether a terminated worker is still its instance's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// It is: the instance's next worker inherits its slots.
@@ -121,7 +121,7 @@ pub enum Place {
     },
 }
 
-/// Whether a draining worker takes new clients.
+/// Whether a draining worker accepts new clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intake {
     /// It does: a connection may be on its way to it.
@@ -140,11 +140,11 @@ pub enum Health {
     Unasked,
     /// It is being checked.
     Asked,
-    /// It has answered its health check.
+    /// It has passed its health check.
     Good,
 }
 
-/// When SIGKILL is sent, and how long after that again.
+/// When to send SIGKILL, and how long after that again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kill {
     /// When.
@@ -153,7 +153,7 @@ pub struct Kill {
     pub again: Duration,
 }
 
-/// The part that a worker has in its instance, whatever its process is doing.
+/// The part of a worker in its instance, in any state of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Own,
@@ -192,7 +192,7 @@ impl WorkerState {
         }
     }
 
-    /// When its process began to run; `None`: it does not run yet.
+    /// When its process began to run; `None` if it does not run yet.
     pub(crate) fn spawned(self) -> Option<Tick> {
         match self {
             WorkerState::Spawning { .. }
@@ -206,7 +206,7 @@ impl WorkerState {
         }
     }
 
-    /// Every state but `Ready` ends by itself, at this time at the latest.
+    /// The deadline of the state. Every state but `Ready` has one.
     pub(crate) fn deadline(self) -> Option<Tick> {
         match self {
             WorkerState::Spawning { give_up, .. } | WorkerState::CandidateSpawning { give_up } => {
@@ -247,7 +247,7 @@ impl WorkerState {
         }
     }
 
-    /// It was sent the signal to end, or will be as soon as it has a process.
+    /// It was sent the signal to end, or gets it as soon as it has a process.
     pub(crate) fn is_terminated(self) -> bool {
         match self {
             WorkerState::Cancelled { .. } | WorkerState::Terminating { .. } => true,
@@ -268,7 +268,7 @@ impl WorkerState {
         }
     }
 
-    /// What it is to steering; `None`: it does not accept.
+    /// Its role in steering; `None` if it does not accept.
     pub(crate) fn role(self) -> Option<Role> {
         match self {
             WorkerState::Ready { post: Post::Own, .. } => Some(Role::Active),
@@ -286,7 +286,7 @@ impl WorkerState {
         }
     }
 
-    /// The same with another post; a worker that is a candidate or leaves has none, and stays what it is.
+    /// The same state with another post. A candidate or leaving worker has no post, and does not change.
     pub(crate) fn at_post(self, new: Post) -> WorkerState {
         match self {
             WorkerState::Spawning { give_up, .. } => WorkerState::Spawning { post: new, give_up },

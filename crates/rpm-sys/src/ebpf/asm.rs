@@ -1,4 +1,4 @@
-//! A tiny assembler for eBPF: the operations the select program needs, and labels.
+//! A small assembler for eBPF: the operations that the programs here need, and labels.
 //!
 //! Encoding: Documentation/bpf/standardization/instruction-set.rst of the Linux kernel.
 
@@ -16,12 +16,12 @@ pub(super) enum Reg {
     R3,
     R4,
     R5,
-    /// Kept across calls, as are the following.
+    /// This and the following are preserved by calls.
     R6 = 6,
     R7,
     R8,
     R9,
-    /// The frame: the stack grows down from here.
+    /// The frame pointer: the stack grows down from here.
     Fp,
 }
 
@@ -34,7 +34,7 @@ pub(super) enum Size {
     Double = 0x18,
 }
 
-/// Arithmetic on 64 bits.
+/// An operation on 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Alu {
@@ -48,17 +48,17 @@ pub(super) enum Alu {
     Mod = 0x90,
     Xor = 0xa0,
     Mov = 0xb0,
-    /// To the right, with the sign.
+    /// Arithmetic shift to the right.
     Arsh = 0xc0,
 }
 
-/// Condition of a jump, unsigned, on 64 bits.
+/// The condition of a jump, on unsigned 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum If {
     Eq = 0x10,
     Ge = 0x30,
-    /// Any bit in common.
+    /// The operands have a bit in common.
     Set = 0x40,
     Ne = 0x50,
     Lt = 0xa0,
@@ -82,7 +82,7 @@ pub(super) struct Insn {
     imm: i32,
 }
 
-/// A label nobody placed, or one too far away: a mistake in the program's source.
+/// A label that is not placed or too far away: a mistake in the program's source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadLabel(pub(super) &'static str);
 
@@ -145,13 +145,13 @@ impl Asm {
         );
     }
 
-    /// Atomically `*(base + offset) += reg`, and `reg` becomes what was there. 64 bits.
+    /// Atomic `*(base + offset) += reg` on 64 bits; `reg` becomes the previous value.
     pub(super) fn fetch_add(&mut self, base: Reg, offset: i16, reg: Reg) {
         let opcode = CLASS_STX | MODE_ATOMIC | Size::Double as u8;
         self.push(opcode, base as u8, reg as u8, offset, ATOMIC_ADD | ATOMIC_FETCH);
     }
 
-    /// `dst` = the map.
+    /// `dst` = the map's address.
     pub(super) fn map(&mut self, dst: Reg, map_fd: i32) {
         self.push(LOAD_IMM64, dst as u8, PSEUDO_MAP_FD, 0, map_fd);
         self.push(0, 0, 0, 0, 0);
@@ -163,25 +163,25 @@ impl Asm {
         self.push(0, 0, 0, 0, offset);
     }
 
-    /// Calls the helper with this number: the result in R0, R1 to R5 are lost.
+    /// Calls the helper with this number. R0 has the result; R1 to R5 are lost.
     pub(super) fn call(&mut self, helper: i32) {
         self.push(CALL, 0, 0, 0, helper);
     }
 
-    /// Goes to `label` if `dst` compares so with `src`.
+    /// Jumps to `label` if the comparison of `dst` with `src` holds.
     pub(super) fn jump_if(&mut self, condition: If, dst: Reg, src: Src, label: &'static str) {
         let (flag, reg, imm) = source(src);
         self.jumps.push((self.insns.len(), label));
         self.push(CLASS_JMP | flag | condition as u8, dst as u8, reg, 0, imm);
     }
 
-    /// Goes to `label`.
+    /// Jumps to `label`.
     pub(super) fn jump(&mut self, label: &'static str) {
         self.jumps.push((self.insns.len(), label));
         self.push(CLASS_JMP, 0, 0, 0, 0);
     }
 
-    /// The next instruction is `label`.
+    /// Places `label` at the next instruction.
     pub(super) fn label(&mut self, label: &'static str) {
         let fresh = self.labels.insert(label, self.insns.len()).is_none();
         debug_assert!(fresh, "{label} is placed twice");

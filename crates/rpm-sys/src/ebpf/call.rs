@@ -1,5 +1,4 @@
-//! bpf(2): the few commands used here, with their attributes as the kernel's `union bpf_attr` lays them
-//! out.
+//! bpf(2): the commands that are used here, with their attributes as laid out in the kernel's `union bpf_attr`.
 
 use std::ffi::c_int;
 use std::io;
@@ -24,7 +23,7 @@ pub(super) const CGROUP_SOCK_OPS: u32 = 3;
 
 /// `BPF_MAP_TYPE_HASH`.
 pub(super) const HASH: u32 = 1;
-/// `BPF_MAP_TYPE_SK_STORAGE` (Linux 5.2): a value in each socket. A connection has that of its listener (`BPF_F_CLONE`).
+/// `BPF_MAP_TYPE_SK_STORAGE` (Linux 5.2): a value in each socket. With `BPF_F_CLONE`, a connection inherits its listener's.
 const SK_STORAGE: u32 = 24;
 const NO_PREALLOC: u32 = 1;
 const CLONE: u32 = 1 << 9;
@@ -35,14 +34,14 @@ pub(super) const ARRAY: u32 = 2;
 pub(super) const REUSEPORT_SOCKARRAY: u32 = 20;
 /// The map may be mapped into this process (Linux 5.5).
 pub(super) const MMAPABLE: u32 = 1 << 10;
-/// Select a slot for new connections (Linux 4.19).
+/// Attach type: select a slot for new connections (Linux 4.19).
 pub(super) const SELECT: u32 = 39;
-/// And for those of a closing slot (Linux 5.14).
+/// Attach type: also for the connections of a closing slot (Linux 5.14).
 pub(super) const SELECT_OR_MIGRATE: u32 = 40;
 
-/// Enough for the end of a verifier log.
+/// Room for the end of a verifier log.
 const LOG_SIZE: usize = 256 * 1024;
-/// How many of its last lines a reader wants.
+/// Number of the log's last lines that are reported.
 const LOG_LINES: usize = 6;
 
 #[repr(C)]
@@ -108,7 +107,7 @@ struct ProgLoad {
     expected_attach_type: u32,
 }
 
-/// Is the descriptor of this kind (`map`, `prog`, `link`)?
+/// True if the descriptor is of this kind (`map`, `prog`, `link`).
 pub(super) fn is_a(kind: &str, fd: &OwnedFd) -> bool {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     link.is_ok_and(|link| {
@@ -134,7 +133,7 @@ pub(super) fn create_map(map_type: u32, value_size: u32, entries: u32, flags: u3
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Creates a table of u64 by u64.
+/// Creates a hash map from u64 to u64.
 pub(super) fn create_hash(entries: u32) -> io::Result<OwnedFd> {
     let attr = MapCreate {
         map_type: HASH,
@@ -151,7 +150,7 @@ pub(super) fn create_hash(entries: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Creates a map of a u64 in each socket, which its connections inherit.
+/// Creates a map with a u64 for each socket, which its connections inherit.
 pub(super) fn create_storage() -> io::Result<OwnedFd> {
     let types = load_btf(&TYPES)?;
     let attr = MapCreate {
@@ -171,21 +170,21 @@ pub(super) fn create_storage() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Documentation/bpf/btf.rst of the Linux kernel: type 1 is an `int`, which is the key of a socket's storage, and 2 an integer of 64
-/// bits, which is the value.
+/// The types of the storage's key and value (Documentation/bpf/btf.rst of the Linux kernel): type 1 is an `int`, the key; type 2 is an
+/// integer of 64 bits, the value.
 const TYPES: [u32; 16] = {
     const HEADER: u32 = 24;
     const INT: u32 = 1 << 24;
     const SIGNED: u32 = 1 << 24;
     [
-        // Magic, version and flags, in the order of this machine.
+        // Magic, version and flags, in this machine's byte order.
         u32::from_ne_bytes(if cfg!(target_endian = "little") {
             [0x9f, 0xeb, 1, 0]
         } else {
             [0xeb, 0x9f, 1, 0]
         }),
         HEADER,
-        // Where the types are after the header, and how long; the same for the names.
+        // Offset and length of the types after the header; the same of the names.
         0,
         32,
         32,
@@ -216,7 +215,7 @@ fn load_btf(types: &[u32]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Has the program run for the sockets of a control group and of those below it, as long as the link is open somewhere (Linux 5.7).
+/// Runs the program for the sockets of a control group and all below it, as long as the link is open in some process (Linux 5.7).
 pub(super) fn attach_to_group(program: &OwnedFd, group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let attr = LinkCreate {
         prog_fd: raw(program),
@@ -230,12 +229,12 @@ pub(super) fn attach_to_group(program: &OwnedFd, group: BorrowedFd<'_>) -> io::R
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Puts a socket into a `REUSEPORT_SOCKARRAY` whose values have 8 bytes.
+/// Puts a socket into a `REUSEPORT_SOCKARRAY` with values of 8 bytes.
 pub(super) fn insert_socket(map: &OwnedFd, index: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
     update(map, &index, u64::from(raw(socket)))
 }
 
-/// Sets the value of a key, which is of the size that the map was created with, as is the u64.
+/// Sets the value of a key. The key has the size that the map was created with, as has the u64.
 pub(super) fn update<K: Key>(map: &OwnedFd, key: &K, value: u64) -> io::Result<()> {
     let attr = MapElement {
         map_fd: raw(map),
@@ -247,7 +246,7 @@ pub(super) fn update<K: Key>(map: &OwnedFd, key: &K, value: u64) -> io::Result<(
     unsafe { bpf(MAP_UPDATE_ELEM, &attr) }.map(drop)
 }
 
-/// The value of a key; `ENOENT`.
+/// The value of a key; `ENOENT` without one.
 pub(super) fn lookup<K: Key>(map: &OwnedFd, key: &K) -> io::Result<u64> {
     let mut value = 0_u64;
     let attr = MapElement {
@@ -261,12 +260,12 @@ pub(super) fn lookup<K: Key>(map: &OwnedFd, key: &K) -> io::Result<u64> {
     Ok(value)
 }
 
-/// Keys of the maps here: an index or a socket's descriptor, and a cookie.
+/// Keys of the maps here: an index, a socket's descriptor, or a cookie.
 pub(super) trait Key {}
 impl Key for u32 {}
 impl Key for u64 {}
 
-/// Empties an index; `ENOENT` if it is empty.
+/// Removes the value of a key; `ENOENT` without one.
 pub(super) fn remove<K: Key>(map: &OwnedFd, key: &K) -> io::Result<()> {
     let attr = MapElement {
         map_fd: raw(map),
@@ -277,21 +276,21 @@ pub(super) fn remove<K: Key>(map: &OwnedFd, key: &K) -> io::Result<()> {
     unsafe { bpf(MAP_DELETE_ELEM, &attr) }.map(drop)
 }
 
-/// A program the kernel did not take.
+/// A program that the kernel rejected.
 #[derive(Debug)]
 pub(super) struct Rejected {
     pub(super) source: io::Error,
-    /// The end of the verifier's log, if it had a say.
+    /// The end of the verifier's log, if the verifier rejected it.
     pub(super) log: Option<String>,
 }
 
-/// Loads a program of this type, to be attached so.
+/// Loads a program of a type, for an attach type.
 pub(super) fn load_program(insns: &[Insn], of: (u32, u32)) -> Result<OwnedFd, Rejected> {
     try_load(insns, of, &mut []).map_err(|source| {
         if matches!(source.raw_os_error(), Some(libc::EPERM)) {
             return Rejected { source, log: None };
         }
-        // Once more for the reasons: a log costs memory and time, and normally nobody reads it.
+        // Loads it again with a log, which costs memory and time and is not needed for a program that loads.
         let mut log = vec![0; LOG_SIZE];
         let _ = try_load(insns, of, &mut log);
         Rejected {

@@ -1,5 +1,5 @@
-//! The program that counts connections ([`super::counts`]). It sees all TCP sockets of the host, and leaves at once those
-//! that carry no tag.
+//! The program that counts connections ([`super::counts`]). It runs for all TCP sockets of the host, and returns at once for those without
+//! a tag.
 
 use super::asm::{Alu, Asm, BadLabel, If, Insn, Reg, Size, Src};
 use super::counts::{CONNECTIONS, COUNTED, ENTRY_SHIFT, NUMBER_MASK, NUMBERS, PENDING};
@@ -13,7 +13,7 @@ const SK: i16 = 184;
 const ESTABLISHED: i32 = 5;
 const STATE: i32 = 10;
 const STATE_FLAG: i32 = 1 << 2;
-/// States of TCP in which this end has closed, or everything has ended.
+/// TCP states in which this end has closed, or the connection is over.
 const FIN_WAIT1: i32 = 4;
 const CLOSE: i32 = 7;
 const LAST_ACK: i32 = 9;
@@ -26,10 +26,10 @@ pub(super) const SOCKET_COOKIE: i32 = 46;
 const SET_CB_FLAGS: i32 = 59;
 const SK_STORAGE_GET: i32 = 107;
 
-/// Nanoseconds to about seconds, as a shift.
+/// Shift from nanoseconds to seconds (of 2^30 ns).
 pub(super) const SECOND_SHIFT: i32 = 30;
 
-/// Stack: a cookie, the second.
+/// Stack slots: a cookie, the second.
 const COOKIE: i16 = -8;
 const SECOND: i16 = -16;
 
@@ -48,13 +48,13 @@ pub(super) fn assemble(tags: i32, moved: i32, table: i32) -> Result<Vec<Insn>, B
     asm.assemble()
 }
 
-/// A connection of a listener: up, and its handshake down.
+/// A connection of a listener is established: counts it, and its handshake no more.
 fn established(asm: &mut Asm, tags: i32, table: i32) {
     asm.call(KTIME);
     second(asm);
     asm.store(Size::Double, Reg::Fp, SECOND, Reg::R0);
     own_tag(asm, tags);
-    // R9: where its slot is counted.
+    // R9: the entry of its slot.
     asm.load(Size::Double, Reg::R7, Reg::R8, 0);
     entry_of(asm, Reg::R9, Reg::R7, table);
     is_current(asm, Reg::R9, Reg::R7);
@@ -77,7 +77,7 @@ fn established(asm: &mut Asm, tags: i32, table: i32) {
     asm.jump("done");
 }
 
-/// A connection that was counted and is closed: down, where it is counted now.
+/// A counted connection is closed: subtracts it from the slot that it counts for now.
 fn ended(asm: &mut Asm, tags: i32, moved: i32, table: i32) {
     asm.load(Size::Word, Reg::R1, Reg::R6, NEW_STATE);
     asm.jump_if(If::Eq, Reg::R1, Src::Imm(FIN_WAIT1), "ended");
@@ -112,7 +112,7 @@ fn by_cookie(asm: &mut Asm, moved: i32, helper: i32) {
     asm.call(helper);
 }
 
-/// R8: the address of the socket's tag. Without one it is done.
+/// R8: the address of the socket's tag. Exits without one.
 fn own_tag(asm: &mut Asm, tags: i32) {
     asm.load(Size::Double, Reg::R2, Reg::R6, SK);
     asm.jump_if(If::Eq, Reg::R2, Src::Imm(0), "done");
@@ -124,14 +124,14 @@ fn own_tag(asm: &mut Asm, tags: i32) {
     asm.mov(Reg::R8, Src::Reg(Reg::R0));
 }
 
-/// R0, nanoseconds, becomes about seconds, of 32 bits.
+/// Converts R0 from nanoseconds to seconds, in 32 bits.
 pub(super) fn second(asm: &mut Asm) {
     asm.alu(Alu::Shr, Reg::R0, Src::Imm(SECOND_SHIFT));
     asm.alu(Alu::Shl, Reg::R0, Src::Imm(32));
     asm.alu(Alu::Shr, Reg::R0, Src::Imm(32));
 }
 
-/// `into`: the address of what is counted under the tag. R1 is lost. A number out of range is done.
+/// `into`: the address of the tag's entry. R1 is lost. Exits if the number is out of range.
 pub(super) fn entry_of(asm: &mut Asm, into: Reg, tag: Reg, table: i32) {
     asm.mov(Reg::R1, Src::Reg(tag));
     asm.alu(Alu::And, Reg::R1, Src::Imm(NUMBER_MASK));
@@ -141,7 +141,7 @@ pub(super) fn entry_of(asm: &mut Asm, into: Reg, tag: Reg, table: i32) {
     asm.alu(Alu::Add, into, Src::Reg(Reg::R1));
 }
 
-/// Done, if the tag is of another slot than the one that is counted there. R1 and R2 are lost.
+/// Exits if the entry has been reused for another slot since the tag was given out. R1 and R2 are lost.
 pub(super) fn is_current(asm: &mut Asm, entry: Reg, tag: Reg) {
     asm.load(Size::Double, Reg::R1, entry, 0);
     asm.alu(Alu::Shl, Reg::R1, Src::Imm(32));
@@ -151,7 +151,7 @@ pub(super) fn is_current(asm: &mut Asm, entry: Reg, tag: Reg) {
     asm.jump_if(If::Ne, Reg::R1, Src::Reg(Reg::R2), "done");
 }
 
-/// R1 is lost.
+/// Adds to a field of an entry. R1 is lost.
 pub(super) fn add(asm: &mut Asm, entry: Reg, field: i16, change: i32) {
     asm.mov(Reg::R1, Src::Imm(change));
     asm.fetch_add(entry, field, Reg::R1);

@@ -1,15 +1,15 @@
-//! How many connections each slot has, counted by the kernel as they come and go.
+//! The number of connections of each slot, counted by the kernel as they come and go.
 //!
-//! Each listening socket is tagged (`BPF_MAP_TYPE_SK_STORAGE`, Linux 5.2), its connections inherit the tag, and a program on
-//! the root of the control groups counts them up when they are established and down when the worker closes them, or they end
-//! (`BPF_PROG_TYPE_SOCK_OPS`, attached by a link: Linux 5.7). Handshakes that are not complete are counted by the select
-//! program for a second at most, so that those which never complete are forgotten.
+//! Each listening socket has a tag (`BPF_MAP_TYPE_SK_STORAGE`, Linux 5.2), which its connections inherit. A program at the root of the
+//! control groups (`BPF_PROG_TYPE_SOCK_OPS`, attached by a link: Linux 5.7) adds a connection when it is established, and subtracts it when
+//! the worker closes it or it ends. Incomplete handshakes are counted by the select program, for a second at most, so that those that never
+//! complete are forgotten.
 //!
-//! A tag is `generation << 32 | counted << 16 | number`: the number says where the count is; the generation is odd while the
-//! number is in use, and another one each time, so that nothing is taken from the count of a later slot; `counted` is set in
-//! connections that are part of the count. Where a connection migrated to another slot, its new tag is kept by its cookie.
+//! A tag is `generation << 32 | counted << 16 | number`. The number is the index of the entry. The generation is odd while the number is in
+//! use, and differs at each use, so that a late subtraction does not affect a later slot. `counted` is set in the tags of connections that
+//! are counted. If a connection migrates to another slot, its new tag is stored by its cookie.
 //!
-//! The memory, per number: generation, connections, `second << 32 | handshakes` that began in it, unused; each a u64.
+//! An entry is four u64: generation, connections, `second << 32 | handshakes` that began in that second, and one unused.
 
 use std::fs::File;
 use std::io;
@@ -19,31 +19,31 @@ use std::sync::atomic::Ordering;
 use super::memory::Memory;
 use super::{LoadError, LoadStage, call, counting};
 
-/// Slots that are counted at a time.
+/// The most slots that are counted at a time.
 pub(super) const NUMBERS: usize = 4096;
-/// Bytes per number, as a shift.
+/// Size of an entry, as a shift.
 pub(super) const ENTRY_SHIFT: i32 = 5;
 pub(super) const CONNECTIONS: usize = 8;
 pub(super) const PENDING: usize = 16;
-/// In a tag.
+/// The bit of a tag that marks a counted connection.
 pub(super) const COUNTED: i32 = 1 << 16;
 pub(super) const NUMBER_MASK: i32 = 0xffff;
 
-/// Listeners, and connections that have migrated and are open still; those beyond this are counted where they were.
+/// Room for listeners and open connections that have migrated. Connections beyond it are counted for their first slot.
 const MOVED_LIMIT: u32 = 64 * 1024;
-/// The descriptors of [`Counts::descriptors`].
+/// The number of [`Counts::descriptors`].
 pub const DESCRIPTORS: usize = 4;
 
-/// Names a slot to those that count.
+/// Names a slot to the counting programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag(pub(super) u64);
 
-/// The counts of all slots, and what keeps them.
+/// The counts of all slots, and the descriptors that keep them.
 #[derive(Debug)]
 pub struct Counts {
     /// The tag of each socket.
     pub(super) tags: OwnedFd,
-    /// Tags by cookie: those of the listeners, and of connections that have another than they were born with.
+    /// Tags by cookie: of listeners, and of connections whose tag differs from the one they inherited.
     pub(super) moved: OwnedFd,
     pub(super) table: OwnedFd,
     link: OwnedFd,
@@ -51,11 +51,11 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Begins to count. As long as one process has the descriptors it goes on.
+    /// Starts to count. Counting continues as long as any process holds the descriptors.
     ///
     /// # Errors
-    /// No privilege (`CAP_BPF`, `CAP_PERFMON` and `CAP_NET_ADMIN`), no control groups of version 2, or a kernel that lacks something;
-    /// the reason says which.
+    /// A privilege (`CAP_BPF`, `CAP_PERFMON`, `CAP_NET_ADMIN`), version 2 of control groups or a kernel feature is missing; the reason
+    /// names it.
     pub fn load() -> Result<Counts, LoadError> {
         let at = |stage| move |source| LoadError::new(stage, source, None);
         let size = u32::try_from(NUMBERS << ENTRY_SHIFT).unwrap_or(u32::MAX);
@@ -78,13 +78,13 @@ impl Counts {
         })
     }
 
-    /// What another process must hold for the counts to go on, in the order that [`Counts::taken_back`] wants.
+    /// The descriptors that another process must hold so that counting continues, in the order that [`Counts::taken_back`] takes.
     #[must_use]
     pub fn descriptors(&self) -> [BorrowedFd<'_>; DESCRIPTORS] {
         [&self.tags, &self.moved, &self.table, &self.link].map(AsFd::as_fd)
     }
 
-    /// From descriptors that another process had kept; `None` if they are something else.
+    /// Takes over the counts from descriptors that another process held; `None` if they are something else.
     ///
     /// # Errors
     /// The memory cannot be mapped.
@@ -104,7 +104,7 @@ impl Counts {
         }))
     }
 
-    /// From now on the connections of this listening socket, which has this cookie, are counted; those it has are not.
+    /// Starts to count the connections of this listening socket, which has this cookie. Existing connections are not counted.
     ///
     /// # Errors
     /// All numbers are in use, `ENOMEM`.
@@ -130,7 +130,7 @@ impl Counts {
         }
     }
 
-    /// The tag that the socket has, if its connections are counted already.
+    /// The tag of the socket, if its connections are counted already.
     #[must_use]
     pub fn tag_of(&self, socket: impl AsFd) -> Option<Tag> {
         let key = socket.as_fd().as_raw_fd().unsigned_abs();
@@ -138,7 +138,7 @@ impl Counts {
         self.is_current(tag).then_some(tag)
     }
 
-    /// The slot is gone.
+    /// Ends the counting for a slot that is gone.
     pub fn end(&self, tag: Tag, cookie: u64) {
         let _ = call::remove(&self.moved, &cookie);
         if self.is_current(tag) {
@@ -146,7 +146,7 @@ impl Counts {
         }
     }
 
-    /// Frees the numbers of slots that are gone unseen: all but these.
+    /// Frees the numbers of all slots but these: the others ended while no daemon ran.
     pub fn end_all_but(&self, known: &[Tag]) {
         for number in 0..NUMBERS {
             let used = !self.generation(number).is_multiple_of(2);
@@ -156,14 +156,14 @@ impl Counts {
         }
     }
 
-    /// The connections of a slot that its worker has open, and those that wait to be accepted.
+    /// The connections of a slot: those that its worker has open, and those that wait to be accepted.
     #[must_use]
     pub fn connections(&self, tag: Tag) -> u64 {
         if !self.is_current(tag) {
             return 0;
         }
         let count = self.word(tag.number(), CONNECTIONS).load(Ordering::Relaxed);
-        // Below zero for a moment, if a count down overtakes its count up.
+        // It can be below zero for a moment, if a subtraction overtakes its addition.
         u64::try_from(count.cast_signed()).unwrap_or(0)
     }
 
@@ -187,7 +187,7 @@ impl Tag {
     }
 }
 
-/// The root of the control groups of version 2, wherever they are mounted: what is attached there sees the sockets of all groups.
+/// The root of the control groups of version 2, wherever it is mounted. A program attached there sees the sockets of all groups.
 fn control_groups() -> io::Result<File> {
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
     let of_version_2 = |line: &str| {

@@ -1,4 +1,4 @@
-//! The parts of the select program that give a connection to the slot which has the fewest ([`super::counts`]).
+//! The parts of the select program that choose the slot with the fewest connections ([`super::counts`]).
 
 use super::asm::{Alu, Asm, If, Reg, Size, Src};
 use super::counting::{KTIME, MAP_UPDATE, SOCKET_COOKIE, add, entry_of, is_current, second};
@@ -7,23 +7,24 @@ use super::program::{BASE, INDEX, LEN, MIGRATING_SK, stack_address};
 use super::state::Layout;
 use std::os::fd::AsRawFd as _;
 
-/// Entries of a list that are compared: the verifier wants a bound. Of a longer list it is so many from a place that goes round.
+/// The most entries of a list that are compared, because the verifier wants a bound. Of a longer list, a window of this size is compared,
+/// which moves on with each connection.
 const SCANNED: i32 = 1024;
 
-/// In `struct sk_reuseport_md`: the listener.
+/// Offset of the listener in `struct sk_reuseport_md`.
 const SK: i16 = 40;
-/// In `struct bpf_sock`.
+/// Offset in `struct bpf_sock`.
 const STATE: i16 = 72;
 const ESTABLISHED: i32 = 1;
 const CLOSE_WAIT: i32 = 8;
 const MAP_LOOKUP: i32 = 1;
 
-/// Stack: the second, a cookie, a tag.
+/// Stack slots: the second, a cookie, a tag.
 const SECOND: i16 = -48;
 const COOKIE: i16 = -56;
 const TAG: i16 = -64;
 
-/// The maps by number.
+/// The maps, by descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Maps {
     moved: i32,
@@ -39,22 +40,22 @@ impl Maps {
     }
 }
 
-/// R7, a position in the list, becomes the position of the slot with the fewest connections, open and beginning; of several the
-/// first from there on. Kept: R6, R9.
+/// Replaces R7, a position in the list, by the position of the slot with the fewest connections, established and beginning. Of several, it
+/// is the first from R7 on. R6 and R9 are preserved.
 ///
-/// The loop compares without jumps: the verifier follows both ways of each, in every turn.
+/// The loop compares without jumps, because the verifier follows both branches of each in every turn.
 pub(super) fn scan(asm: &mut Asm, state: i32, layout: Layout, maps: Maps) {
     asm.call(KTIME);
     second(asm);
     asm.store(Size::Double, Reg::Fp, SECOND, Reg::R0);
-    // R8: the fewest so far; R5: whose; R0: how many were looked at.
+    // R8: the fewest so far; R5: their position; R0: how many were compared.
     asm.mov(Reg::R8, Src::Imm(1));
     asm.alu(Alu::Shl, Reg::R8, Src::Imm(62));
     asm.mov(Reg::R5, Src::Reg(Reg::R7));
     asm.mov(Reg::R0, Src::Imm(0));
     asm.label("scan");
     asm.load(Size::Double, Reg::R4, Reg::Fp, LEN);
-    // No more the same as what is stored, for the verifier, which would follow the rest for each length.
+    // Hides from the verifier that this is the stored length, or it would check the rest once per length.
     asm.alu(Alu::Xor, Reg::R4, Src::Imm(0));
     asm.jump_if(If::Ge, Reg::R0, Src::Reg(Reg::R4), "scanned");
     asm.alu(Alu::Mod, Reg::R7, Src::Reg(Reg::R4));
@@ -74,7 +75,7 @@ pub(super) fn scan(asm: &mut Asm, state: i32, layout: Layout, maps: Maps) {
     asm.alu(Alu::Shl, Reg::R1, Src::Imm(ENTRY_SHIFT));
     asm.map_value(Reg::R2, maps.table, 0);
     asm.alu(Alu::Add, Reg::R2, Src::Reg(Reg::R1));
-    // R1: the connections; 0 if they are below that for a moment, because a count down overtook its count up.
+    // R1: the connections, or 0 if the count is below zero because a subtraction overtook its addition.
     asm.load(Size::Double, Reg::R1, Reg::R2, CONNECTIONS as i16);
     asm.mov(Reg::R3, Src::Reg(Reg::R1));
     asm.alu(Alu::Arsh, Reg::R3, Src::Imm(63));
@@ -92,7 +93,7 @@ pub(super) fn scan(asm: &mut Asm, state: i32, layout: Layout, maps: Maps) {
     asm.alu(Alu::Shr, Reg::R2, Src::Imm(32));
     asm.alu(Alu::And, Reg::R2, Src::Reg(Reg::R3));
     asm.alu(Alu::Add, Reg::R1, Src::Reg(Reg::R2));
-    // R1: how many fewer, below zero; R3: all ones if so.
+    // R1: the difference; R3: all ones if it is negative.
     asm.alu(Alu::Sub, Reg::R1, Src::Reg(Reg::R8));
     asm.mov(Reg::R3, Src::Reg(Reg::R1));
     asm.alu(Alu::Arsh, Reg::R3, Src::Imm(63));
@@ -109,7 +110,7 @@ pub(super) fn scan(asm: &mut Asm, state: i32, layout: Layout, maps: Maps) {
     asm.mov(Reg::R7, Src::Reg(Reg::R5));
 }
 
-/// After a choice: a handshake that begins counts for the slot, and a connection that migrates counts there from now on.
+/// After a choice: counts a handshake that begins for the slot, and moves a migrating connection to it.
 pub(super) fn note(asm: &mut Asm, state: i32, layout: Layout, maps: Maps) {
     asm.load(Size::Word, Reg::R1, Reg::Fp, INDEX);
     asm.jump_if(If::Ge, Reg::R1, Src::Imm(layout.slots as i32), "done");

@@ -1,11 +1,11 @@
-//! An array map with a single entry, mapped into this process: memory shared with programs.
+//! An array map with a single entry, mapped into this process: memory that is shared with programs.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// The mapping. Its words are accessed by atomic operations only, here and in the programs.
+/// The mapping. Its words are accessed only by atomic operations, here and in the programs.
 #[derive(Debug)]
 pub(super) struct Memory {
     start: NonNull<u8>,

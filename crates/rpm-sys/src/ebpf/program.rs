@@ -1,33 +1,33 @@
-//! The select program: which slot of the group gets this connection.
+//! The select program: it chooses the slot of the group that gets a connection.
 //!
-//! In words: a connection that migrates out of a closing slot takes the next of the migration list. A
-//! packet with SYN takes the next of the eligible list; any other packet that reaches the group is the
-//! ACK of a SYN cookie and counts apart, or every connection would count twice and a round robin over an
-//! even number of slots would use half of them. Where the client's address decides, its hash is the place in the list instead of a
-//! counter, for SYN and ACK alike; where the fewest connections decide, it is the place to look from. A slot that cannot be selected (its map entry went with
-//! its shutdown) is skipped; after [`TRIES`] of those, or with an empty list, the kernel's hash decides.
-//! No packet is ever dropped.
+//! A connection that migrates from a closing slot gets the next slot of the migration list. A packet with SYN gets the next of the eligible
+//! list. Any other packet that reaches the group is the ACK of a SYN cookie and has a counter of its own: otherwise each such connection
+//! would count twice, and a rotation over an even number of slots would use half of them. By client address, a hash takes the place of the
+//! counter, for SYN and ACK alike. By fewest connections, the counter is the position at which the search begins.
+//!
+//! A slot that cannot be selected is skipped: its map entry went with its shutdown. After [`TRIES`] of those, or with an empty list, the
+//! kernel's hash decides. No packet is ever dropped.
 
 use super::asm::{Alu, Asm, BadLabel, If, Insn, Reg, Size, Src};
 use super::least::{self, Maps};
 use super::state::Layout;
 
-/// How many slots in a row may refuse before the hash decides; also the verifier's bound of the loop.
+/// The number of slots in a row that are tried before the kernel's hash decides; also the verifier's bound of the loop.
 const TRIES: i32 = 8;
 
-/// `eth_protocol` in it: network byte order.
+/// Offset of `eth_protocol`, in network byte order.
 const ETH_PROTOCOL: i16 = 20;
 const ETH_P_IP: i32 = 0x0800_u16.to_be() as i32;
-/// Where IPv4 and IPv6 have the source address, from the beginning of their header.
+/// Offsets of the source address in the IPv4 and IPv6 headers.
 const SOURCE_OF_IPV4: i32 = 12;
 const SOURCE_OF_IPV6: i32 = 8;
 const FROM_NETWORK_HEADER: i32 = 1;
-/// Knuth's multiplicative hash: 2^32 by the golden ratio.
+/// Multiplier of Knuth's multiplicative hash: 2^32 divided by the golden ratio.
 const GOLDEN: i32 = 0x9e37_79b1_u32.cast_signed();
 
-/// `migrating_sk` in `struct sk_reuseport_md` (Linux 5.14).
+/// Offset of `migrating_sk` in `struct sk_reuseport_md` (Linux 5.14).
 pub(super) const MIGRATING_SK: i16 = 48;
-/// The byte of a TCP header with the flags, and SYN in it.
+/// Offset of the flags in a TCP header, and the SYN flag.
 const TCP_FLAGS: i32 = 13;
 const SYN: i32 = 2;
 
@@ -36,15 +36,15 @@ const SKB_LOAD_BYTES_RELATIVE: i32 = 68;
 const SK_SELECT_REUSEPORT: i32 = 82;
 const SK_PASS: i32 = 1;
 
-/// Stack: length of the list, its base, the index tried, the flags byte, the client's address.
+/// Stack slots: length of the list, its base, the index tried, the flags byte, the client's address.
 pub(super) const LEN: i16 = -8;
 pub(super) const BASE: i16 = -16;
 pub(super) const INDEX: i16 = -20;
 const FLAGS: i16 = -24;
 const ADDRESS: i16 = -40;
 
-/// Assembles the program for two maps. Without `migrating` it runs on kernels that never call it for a
-/// connection that migrates. With counts it picks the slot that has the fewest.
+/// Assembles the program for two maps. Without `migrating` it loads on kernels that do not migrate. With counts it selects the slot with
+/// the fewest connections.
 pub(super) fn assemble(
     state: i32,
     slots: i32,
@@ -69,7 +69,7 @@ pub(super) fn assemble(
     asm.assemble()
 }
 
-/// Leaves the list's word in R3, the position in R7, and in R9 where to count the choice (0: nowhere).
+/// For a migration: sets R3 to the list's word, R7 to the position, and R9 to the counter of the choice (0: none).
 fn migration(asm: &mut Asm, state: i32, layout: Layout) {
     asm.load(Size::Double, Reg::R1, Reg::R6, MIGRATING_SK);
     asm.jump_if(If::Eq, Reg::R1, Src::Imm(0), "fresh");
@@ -81,7 +81,7 @@ fn migration(asm: &mut Asm, state: i32, layout: Layout) {
     asm.label("fresh");
 }
 
-/// The same for a packet from outside.
+/// The same for a packet from the network.
 fn fresh(asm: &mut Asm, state: i32, layout: Layout) {
     asm.mov(Reg::R1, Src::Reg(Reg::R6));
     asm.mov(Reg::R2, Src::Imm(TCP_FLAGS));
@@ -100,7 +100,7 @@ fn fresh(asm: &mut Asm, state: i32, layout: Layout) {
     next(asm, Layout::SYN_COUNTER);
 }
 
-/// Where the client's address decides it takes the place of the counter in R7. The list's word stays in R3, and R9 as it is.
+/// If the client's address decides, replaces the counter in R7 by its hash. R3 and R9 are preserved.
 fn by_address(asm: &mut Asm, state: i32) {
     asm.map_value(Reg::R2, state, 0);
     asm.load(Size::Double, Reg::R1, Reg::R2, Layout::BY_ADDRESS as i16);
@@ -165,7 +165,8 @@ fn pick(asm: &mut Asm, (state, slots): (i32, i32), layout: Layout, counts: Optio
     asm.call(SK_SELECT_REUSEPORT);
     asm.jump_if(If::Eq, Reg::R0, Src::Imm(0), "chosen");
 
-    // A remainder and no branch: the verifier follows both ways of each, so that eight in a row are 256 ways, milliseconds of every load.
+    // A remainder rather than a branch: the verifier follows both branches of each, so that eight in a row would be 256 paths and cost
+    // milliseconds at every load.
     asm.alu(Alu::Add, Reg::R7, Src::Imm(1));
     asm.load(Size::Double, Reg::R1, Reg::Fp, LEN);
     asm.alu(Alu::Mod, Reg::R7, Src::Reg(Reg::R1));

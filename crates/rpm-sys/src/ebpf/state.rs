@@ -11,9 +11,9 @@
 //! | per slot: connections steered, connections migrated to it | slots × 2 × u64 |
 //! | per slot: where its connections are counted ([`super::counts`]) | slots × u64 |
 //!
-//! A word is `base << 16 | n`: the list in force is the `n` table entries from `base` on. Update: write
-//! the half that is not in force, then store the word. The program may be reading the old half
-//! meanwhile; if it is overtaken by two updates it uses an entry of the newer list, which is as good.
+//! A word is `base << 16 | n`: the current list is the `n` table entries from `base` on. An update writes the half that is not current,
+//! then stores the word. The program may still be reading the old half; if two updates overtake it, it uses an entry of the newer list,
+//! which is as good.
 
 use std::cell::Cell;
 use std::io;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::memory::Memory;
 
-/// Offsets and sizes for a number of slots.
+/// Offsets and sizes for a given number of slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) slots: u32,
@@ -34,7 +34,7 @@ pub(super) struct Layout {
 pub(super) enum List {
     /// New connections.
     Select,
-    /// Connections out of the queue of a closing slot.
+    /// Connections from the queue of a closing slot.
     Migrate,
 }
 
@@ -46,7 +46,7 @@ impl Layout {
     pub(super) const MIGRATE_WORD: usize = 32;
     pub(super) const BY_ADDRESS: usize = 40;
     pub(super) const TABLES: usize = 48;
-    /// Within a slot's counters.
+    /// Offset within a slot's counters.
     pub(super) const STEERED: usize = 0;
     pub(super) const MIGRATED: usize = 8;
 
@@ -68,7 +68,7 @@ impl Layout {
     }
 }
 
-/// The mapping. Not `Sync`: two writers would mix their lists.
+/// The mapping. Not `Sync`: two writers would mix up their lists.
 #[derive(Debug)]
 pub(super) struct State {
     memory: Memory,
@@ -86,7 +86,7 @@ impl State {
         })
     }
 
-    /// Puts a list in force. Indexes that no slot can have are left out.
+    /// Makes a list current. Indexes that are out of range are left out.
     pub(super) fn set(&self, list: List, indexes: &[u32]) {
         let slots = self.layout.slots;
         debug_assert!(indexes.iter().all(|index| *index < slots) && indexes.len() <= slots as usize);
@@ -112,13 +112,13 @@ impl State {
         word.store(u64::from(base) << 16 | u64::from(len), Ordering::Release);
     }
 
-    /// Whether the client's address decides which entry of the list it gets, or they go round.
+    /// Selects by the client's address, or in turn.
     pub(super) fn set_by_address(&self, by_address: bool) {
         self.word(Layout::BY_ADDRESS)
             .store(by_address.into(), Ordering::Release);
     }
 
-    /// The list in force.
+    /// The current list.
     pub(super) fn get(&self, list: List) -> Vec<u32> {
         let word = match list {
             List::Select => self.word(Layout::SELECT_WORD),
@@ -137,7 +137,7 @@ impl State {
         (index < self.layout.slots).then(|| self.word(start + which))
     }
 
-    /// Names the slot to what counts its connections.
+    /// Sets the tag by which the slot's connections are counted.
     pub(super) fn set_tag(&self, index: u32, tag: u64) {
         if index < self.layout.slots {
             self.word(self.layout.tags() + 8 * index as usize)

@@ -1,4 +1,4 @@
-//! The filter, and how it is installed between fork and exec: system calls only.
+//! The seccomp filter, and its installation between fork and exec, by system calls only.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -13,7 +13,7 @@ const ARCH: Option<u32> = Some(0xC000_00B7);
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCH: Option<u32> = None;
 
-/// Of `seccomp_data`.
+/// Offsets in `seccomp_data`.
 const NUMBER_AT: u32 = 0;
 const ARCH_AT: u32 = 4;
 
@@ -28,8 +28,8 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Notifies of `bind` and `listen`, and lets everything else pass: programs of another architecture too, for their calls have
-    /// other numbers (x32, whose numbers have a bit of their own, included). `None` on a processor whose numbers are not known.
+    /// A filter that reports `bind` and `listen` and allows everything else. It allows calls of another architecture, because their numbers
+    /// differ, and of x32, whose numbers have a bit of their own. `None` on a processor whose numbers are unknown here.
     pub(crate) fn new() -> Option<Filter> {
         let number = |call: libc::c_long| u32::try_from(call).unwrap_or(u32::MAX);
         let step = |code, yes, no, k| sock_filter {
@@ -52,18 +52,18 @@ impl Filter {
     }
 }
 
-/// Installs the filter in the calling thread, for good, and returns the number of the descriptor that its calls are reported to.
-/// With `CAP_SYS_ADMIN` set-user-ID programs go on working below it; without, the kernel wants that given up. Raw system calls
-/// alone: this runs between fork and exec.
+/// Installs the filter in the calling thread, irrevocably, and returns the descriptor on which calls are reported. With `CAP_SYS_ADMIN`,
+/// set-user-ID programs still work below it; without, the kernel demands `PR_SET_NO_NEW_PRIVS`. This runs between fork and exec, so it uses
+/// raw system calls only.
 ///
 /// # Errors
-/// `EBUSY` where another filter with such a descriptor is in force (as under some container runtimes), `EINVAL` and `ENOSYS` on
-/// kernels before 5.9, what the filter of a container says.
+/// `EBUSY` if another filter with such a descriptor is in force, as under some container runtimes; `EINVAL` or `ENOSYS` before Linux 5.9;
+/// or whatever a container's filter returns.
 pub(crate) fn install(filter: &Filter) -> io::Result<RawFd> {
-    // Before Linux 5.16 a filter also turns on mitigations of speculative execution, which slow a program down. It does not guard
-    // against hostile code, so the program is to run as it would without.
+    // Before Linux 5.16, a filter also turns on mitigations of speculative execution, which slow the program down. This filter is not a
+    // defence against hostile code, so the program runs without them.
     let plain = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-    // A caller is not disturbed by signals while it waits, so that it sees no EINTR that it would not have seen (Linux 5.19).
+    // Signals do not interrupt a waiting caller, so it never sees an EINTR that it would not have seen without the filter (Linux 5.19).
     match load(filter, plain | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => load(filter, plain),
         other => other,
@@ -105,7 +105,7 @@ fn try_load(filter: &Filter, flags: libc::c_ulong) -> io::Result<RawFd> {
 mod tests {
     use super::*;
 
-    /// What the filter says of a call.
+    /// The filter's result for a call.
     fn verdict(filter: &Filter, arch: u32, number: u32) -> u32 {
         let (mut at, mut a) = (0, 0);
         loop {

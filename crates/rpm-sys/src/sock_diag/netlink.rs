@@ -1,4 +1,4 @@
-//! sock_diag(7) over netlink(7): the request, and the answers parsed as outside input.
+//! sock_diag(7) over netlink(7): requests, and responses parsed as untrusted input.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -13,11 +13,11 @@ const NLMSG_DONE: u16 = 3;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x301;
 const HEADER: usize = 16;
-/// `struct inet_diag_req_v2`.
+/// Size of `struct inet_diag_req_v2`.
 const REQUEST: usize = 56;
-/// `struct inet_diag_msg`.
+/// Size of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
-/// `INET_DIAG_SKV6ONLY`, sent for listening and closed IPv6 sockets.
+/// `INET_DIAG_SKV6ONLY`: sent for IPv6 sockets that listen or are closed.
 const SKV6ONLY: u16 = 11;
 
 const AF_INET: u8 = 2;
@@ -25,17 +25,17 @@ const AF_INET6: u8 = 10;
 
 /// The kernel fills at most this much per message.
 const BUFFER: usize = 32 * 1024;
-/// It answers at once, from memory.
+/// The kernel answers at once, from memory.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Which sockets.
+/// The sockets that are asked for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Query {
     /// `IPPROTO_TCP` or `IPPROTO_UDP`.
     pub(super) protocol: u8,
     /// A bit per TCP state.
     pub(super) states: u32,
-    /// Local port; 0 is any.
+    /// The local port; 0 means any.
     pub(super) port: u16,
 }
 
@@ -50,12 +50,12 @@ pub(super) struct Entry {
     pub(super) wqueue: u32,
 }
 
-/// Asks for IPv4 and IPv6 sockets.
+/// Queries IPv4 and IPv6 sockets.
 pub(super) fn dump(query: Query) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     dump_family(query, AF_INET, &mut entries)?;
     match dump_family(query, AF_INET6, &mut entries) {
-        // No IPv6 in this kernel.
+        // The kernel has no IPv6.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
         other => other?,
     }
@@ -91,7 +91,7 @@ fn request(query: Query, family: u8) -> Vec<u8> {
     message.extend(((HEADER + REQUEST) as u32).to_ne_bytes());
     message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     message.extend(DUMP.to_ne_bytes());
-    // Sequence number and port id: one request per socket needs neither.
+    // Sequence number and port id, which one request per socket does not need.
     message.extend([0; 8]);
     message.extend([family, query.protocol, 0, 0]);
     message.extend(query.states.to_ne_bytes());

@@ -1,5 +1,5 @@
-//! The new process between fork and exec: system calls only, no allocation, no panic, no lock. Another
-//! thread of the parent may hold any lock at the moment of the fork, and nobody here would release it.
+//! The new process between fork and exec: system calls only, no allocation, no panic, no lock. Another thread of the parent may have held a
+//! lock at the fork, and in the child no thread would release it.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use crate::intercept::{Filter, install};
 use crate::pidfd::PidFd;
 use crate::user::User;
 
-// Where words have 32 bits, the calls of these names take users of 16 bits on most processors: user 65536 would be root.
+// On 32-bit processors, most system calls of these names take 16-bit users, and user 65536 would be root.
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("users are set by system calls that are right on 64-bit Linux alone");
 
@@ -28,11 +28,11 @@ pub(super) struct Plan<'a> {
     pub(super) dups: &'a [(RawFd, RawFd)],
     pub(super) nofile: Option<libc::rlimit>,
     pub(super) user: Option<&'a User>,
-    /// No program that it executes gives it more rights than it has.
+    /// Programs that it executes give it no further rights.
     pub(super) no_new_privileges: bool,
-    /// The filter, if there is to be one; `None` in it if there is none for this processor.
+    /// The filter, if calls are intercepted; the inner `None` if there is none for this processor.
     pub(super) filter: Option<Option<&'a Filter>>,
-    /// Where a failure is reported; close-on-exec, above every target.
+    /// The socket for reports; close-on-exec, above every target.
     pub(super) answer: RawFd,
 }
 
@@ -63,12 +63,12 @@ pub(super) fn fork(plan: &Plan<'_>) -> io::Result<Child> {
     })
 }
 
-/// Bytes of what a child tells: a step and an error number.
+/// Size of a child's report: a step and an error number, in bytes.
 pub(super) const MESSAGE: usize = 8;
-/// The step that went well: a descriptor comes with it.
+/// The report that interception is installed; it carries the descriptor.
 const INTERCEPTED: i32 = 0;
 
-/// What a child that failed has written; `None`: it has come as far as to have its calls intercepted.
+/// The failure that a child reported; `None` if it reported that interception is installed.
 pub(super) fn decode(message: [u8; MESSAGE]) -> Option<(SpawnStep, io::Error)> {
     let [a, b, c, d, e, f, g, h] = message;
     let stage = match i32::from_ne_bytes([a, b, c, d]) {
@@ -99,13 +99,13 @@ fn code(stage: SpawnStep) -> i32 {
 
 fn run(plan: &Plan<'_>) -> ! {
     default_dispositions();
-    // A session, and not only a process group in that of the daemon: the death of the daemon would orphan the group, and
-    // the kernel sends SIGHUP to an orphaned group of which a member is stopped.
+    // It has its own session rather than only a process group: the death of the daemon would orphan a group of the daemon's session, and
+    // the kernel sends SIGHUP to an orphaned group with a stopped member.
     // SAFETY: no memory is involved.
     if unsafe { libc::setsid() } < 0 {
         fail(plan, SpawnStep::Group);
     }
-    // A daemon that dies while it has stopped the process lets it go on by that. To one that runs the signal means nothing.
+    // A process that the daemon has stopped continues if the daemon dies. The signal means nothing to a running one.
     // SAFETY: two numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT as libc::c_ulong) };
     place_descriptors(plan);
@@ -120,13 +120,13 @@ fn run(plan: &Plan<'_>) -> ! {
         }
     }
     let anybody = libc::c_ulong::MAX;
-    // SAFETY: two numbers. Where Yama restricts tracing (ptrace_scope 1) this lets the next daemon, which is no ancestor, take copies of
-    // sockets that the process binds, and of its slots if the keeper has died, too; elsewhere it fails and changes nothing.
+    // SAFETY: two numbers. Where Yama restricts tracing (ptrace_scope 1), this lets the next daemon, which is no ancestor, copy sockets
+    // that the process binds, and its slots if the keeper has died, too. Elsewhere it fails and changes nothing.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, anybody) };
     write_pid(plan.image.pid_digits);
     if plan.no_new_privileges {
         let (yes, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
-        // SAFETY: numbers alone.
+        // SAFETY: only numbers.
         if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, yes, unused, unused, unused) } != 0 {
             fail(plan, SpawnStep::User);
         }
@@ -146,7 +146,7 @@ fn run(plan: &Plan<'_>) -> ! {
     fail(plan, SpawnStep::Execute)
 }
 
-/// From now on `bind` and `listen` wait for the parent, which alone gets the descriptor of the reports: it is close-on-exec here.
+/// Makes `bind` and `listen` wait for the parent. Only the parent gets the descriptor of the reports: it is close-on-exec here.
 fn intercept(plan: &Plan<'_>, filter: Option<&Filter>) {
     let Some(filter) = filter else {
         fail_with(plan, SpawnStep::Intercept, libc::ENOSYS)
@@ -190,7 +190,7 @@ fn send(to: RawFd, number: RawFd) -> bool {
     unsafe { libc::sendmsg(to, &raw const parts, libc::MSG_NOSIGNAL) >= 0 }
 }
 
-/// By the system calls themselves: those of the C library have all threads follow, and there are none.
+/// Uses the system calls: the C library's functions synchronise all threads, and the child has none.
 fn become_user(plan: &Plan<'_>, user: &User) {
     // SAFETY: a live list of that length.
     if unsafe { libc::syscall(libc::SYS_setgroups, user.groups.len(), user.groups.as_ptr()) } != 0 {
@@ -204,13 +204,13 @@ fn become_user(plan: &Plan<'_>, user: &User) {
     if unsafe { libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) } != 0 {
         fail(plan, SpawnStep::User);
     }
-    // It went with the user.
+    // The change of the user cleared it.
     // SAFETY: two numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT as libc::c_ulong) };
 }
 
-/// Everything above standard error becomes close-on-exec (Linux 5.11; before, what this program
-/// inherited from its own parent may leak), then the wanted ones get their numbers without the flag.
+/// Makes everything above standard error close-on-exec (Linux 5.11; before, descriptors that this program inherited may leak), then gives
+/// the wanted descriptors their numbers without the flag.
 fn place_descriptors(plan: &Plan<'_>) {
     let all = libc::c_long::from(u32::MAX);
     let flags = libc::c_long::from(libc::CLOSE_RANGE_CLOEXEC);
@@ -224,8 +224,8 @@ fn place_descriptors(plan: &Plan<'_>) {
     }
 }
 
-/// Handlers are reset by execve, ignored signals are not. By the raw call: the C library refuses to
-/// touch the two signals it keeps for itself, which this program may have inherited as ignored.
+/// execve resets handlers, but not ignored signals. The raw call is used because the C library refuses to change the two signals that it
+/// reserves, which this program may have inherited as ignored.
 fn default_dispositions() {
     // The kernel's sigaction has 32 bytes or less; all zero is SIG_DFL, no flags, an empty mask.
     let default = [0_u64; 4];
@@ -245,7 +245,7 @@ fn default_dispositions() {
     }
 }
 
-/// The pid in decimal, at the place left for it in the environment.
+/// Writes the pid in decimal at its place in the environment.
 fn write_pid(digits: *mut u8) {
     if digits.is_null() {
         return;
@@ -269,7 +269,7 @@ fn write_pid(digits: *mut u8) {
 }
 
 fn fail(plan: &Plan<'_>, stage: SpawnStep) -> ! {
-    // Reads errno and nothing else.
+    // This only reads errno.
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
     fail_with(plan, stage, errno)
 }

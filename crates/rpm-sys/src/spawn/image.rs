@@ -1,4 +1,4 @@
-//! Program, arguments and environment as `execve` wants them, built before the fork.
+//! Program, arguments and environment in the form that `execve` takes, built before the fork.
 
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::io;
@@ -11,14 +11,14 @@ use super::{SpawnError, SpawnStep};
 /// Room for the digits of a `u32` and the zero byte.
 pub(super) const PID_DIGITS: usize = 11;
 
-/// Everything `chdir` and `execve` point at. The vectors are never changed once the pointers are taken.
+/// Everything that `chdir` and `execve` point at. The vectors do not change once pointers to them are taken.
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) program: CString,
     pub(super) cwd: CString,
-    /// Zero-terminated list of pointers into `_strings`.
+    /// Null-terminated list of pointers into `_strings`.
     pub(super) argv: Vec<*const c_char>,
-    /// Zero-terminated list of pointers into `_strings` and `_listen_pid`.
+    /// Null-terminated list of pointers into `_strings` and `_listen_pid`.
     pub(super) envp: Vec<*const c_char>,
     /// Where the child writes its pid: [`PID_DIGITS`] zero bytes inside `_listen_pid`; null if unwanted.
     pub(super) pid_digits: *mut u8,

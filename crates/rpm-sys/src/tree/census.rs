@@ -1,4 +1,4 @@
-//! All processes in one pass, for questions about many trees: to find one tree among all processes takes as long as to find all of them.
+//! All processes in one pass, for questions about many trees: finding one tree takes as long as finding all of them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -7,19 +7,19 @@ use super::{Member, processes};
 use crate::proc::Stat;
 use crate::usage::cpu_time;
 
-/// The processes of this machine as they were at one moment.
+/// The processes of this machine at one moment.
 #[derive(Debug)]
 pub struct Census {
     taken: Instant,
     stats: HashMap<u32, Stat>,
-    /// Living ones, by parent.
+    /// Living processes, by parent.
     children: HashMap<u32, Vec<u32>>,
-    /// By process group, without its leader.
+    /// Members of process groups without their leaders, by group.
     groups: HashMap<u32, Vec<u32>>,
 }
 
 impl Census {
-    /// Looks at all processes.
+    /// Lists all processes.
     #[must_use]
     pub fn take() -> Census {
         let taken = Instant::now();
@@ -41,27 +41,27 @@ impl Census {
         }
     }
 
-    /// Living processes that descended from `pid` or belonged to the process group `pid`, or descended from a member of it; parents before
-    /// children, without `pid` itself.
+    /// Living processes that descended from `pid`, belonged to the process group `pid`, or descended from a member of it. Parents come
+    /// before children; `pid` itself is not included.
     #[must_use]
     pub fn descendants(&self, pid: u32) -> Vec<u32> {
         let members = self.members(pid).into_iter().map(|member| member.pid);
         members.filter(|member| *member != pid).collect()
     }
 
-    /// When that was.
+    /// When the census was taken.
     #[must_use]
     pub fn taken(&self) -> Instant {
         self.taken
     }
 
-    /// User and system time of a process, all its threads; `None`: there was none.
+    /// User and system time of all threads of a process; `None` if it did not exist.
     #[must_use]
     pub fn cpu(&self, pid: u32) -> Option<Duration> {
         Some(cpu_time(self.stats.get(&pid)?.cpu_ticks))
     }
 
-    /// Breadth first from `pid`; members of its group whose parents have gone come last, each with what is below it.
+    /// Members in breadth-first order from `pid`. Members of its group whose parents have ended come last, each with its descendants.
     pub(super) fn members(&self, pid: u32) -> Vec<Member> {
         let mut group = self.groups.get(&pid).cloned().unwrap_or_default();
         let mut seen = HashSet::from([pid]);

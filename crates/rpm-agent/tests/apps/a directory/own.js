@@ -1,2 +1,2 @@
-// What a user preloads.
+// A preload of the user's.
 globalThis.ownPreload = true;

@@ -1,4 +1,4 @@
-//! A daemon as an agent sees it, and the programs that carry one.
+//! The daemon's side of the protocol, and programs that carry an agent.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use rpm_agent::{Decoder, Figures, FromAgent, Open, SOCKET_ENV, TOKEN_ENV, ToAgent, node_options};
 
-/// Every major version that the agent is for.
+/// Every major version that the agent supports.
 pub const NODES: [u32; 5] = [18, 20, 22, 24, 26];
 
-/// A test for each of [`NODES`], where one for all would take long.
+/// Defines a test for each of [`NODES`], where one for all would take long.
 macro_rules! on_every_node {
     ($name:ident, $test:expr) => {
         mod $name {
@@ -51,7 +51,7 @@ pub(crate) use on_every_node;
 /// Longer than anything here takes, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The token that every program here is given.
+/// The token that every program here gets.
 pub const TOKEN: &str = "a-token";
 
 /// Listens for agents in a directory of its own.
@@ -74,7 +74,7 @@ impl Daemon {
         daemon
     }
 
-    /// Ends the listener; the path stays, as after a crash.
+    /// Closes the listener; the path stays, as after a crash.
     pub fn die(&mut self) {
         self.listener = None;
     }
@@ -111,7 +111,7 @@ impl Daemon {
         agent
     }
 
-    /// Whether anybody else has connected by now.
+    /// True if no other process has connected so far.
     pub fn is_alone(&self) -> bool {
         self.listener.as_ref().expect("alive").accept().is_err()
     }
@@ -133,7 +133,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A program of `tests/apps` alone.
+/// A program of `tests/apps` without an agent.
 pub fn plain(major: u32, app: &str) -> Command {
     let mut command = Command::new(rpm_testkit::node(major));
     command.arg(apps().join(app)).env_remove("NODE_OPTIONS");
@@ -171,13 +171,13 @@ impl Agent {
         }
     }
 
-    /// Drains, and returns when that is acknowledged.
+    /// Drains, and waits for the acknowledgement.
     pub fn drain(&mut self) {
         self.say(ToAgent::Drain { deadline_ms: 30_000 });
         while self.next() != (FromAgent::Draining {}) {}
     }
 
-    /// Reports up to one that is as wanted.
+    /// Reads reports until one is `wanted`.
     pub fn wait_open(&mut self, wanted: impl Fn(&Open) -> bool) -> Open {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -240,7 +240,7 @@ impl App {
         line.parse().unwrap_or_else(|_| panic!("{line:?} is not a port"))
     }
 
-    /// Gives it a line of input.
+    /// Sends it a line of input.
     pub fn tell(&mut self) {
         self.child
             .stdin
@@ -271,10 +271,10 @@ impl Drop for App {
 pub struct Outcomes(String);
 
 impl Outcomes {
-    /// Good answers, answers or sessions that said close, and requests that were sent again.
+    /// The numbers of good responses, of responses or sessions that said close, and of resent requests.
     ///
     /// # Panics
-    /// There is any other outcome.
+    /// There was another outcome.
     pub fn counts(&self) -> [u32; 3] {
         let mut counts = [0; 3];
         let fields =
@@ -290,8 +290,8 @@ impl Outcomes {
     }
 }
 
-/// Sends the traffic of `client.js` at a server, drains it five times while that goes on and once to its end.
-/// The client is the newest Node: that of 18 cancels streams by itself when any GOAWAY arrives.
+/// Sends the traffic of `client.js` to a server, and meanwhile drains it five times, and then once to its end. The client is the newest
+/// Node, because Node 18 cancels streams by itself when any GOAWAY arrives.
 pub fn outcomes_of_drains(kind: &str, port: u16, agent: &mut Agent) -> Outcomes {
     let mut clients = App::start(plain(26, "client.js").args([kind, &port.to_string()]));
     for _ in 0..5 {
@@ -314,7 +314,7 @@ pub struct Client(TcpStream);
 /// What came back for one request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Lower case.
+    /// In lower case.
     pub head: String,
     pub body: String,
 }
@@ -344,7 +344,7 @@ impl Client {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
     }
 
-    /// One answer, not a byte more.
+    /// Reads one response, and not a byte more.
     pub fn answer(&mut self) -> Answer {
         let head = self.read_to("\r\n\r\n").to_lowercase();
         let length = head
@@ -357,13 +357,13 @@ impl Client {
         Answer { head, body }
     }
 
-    /// Asks and reads the answer.
+    /// Sends a request and reads the response.
     pub fn get(&mut self, path: &str) -> Answer {
         self.ask(path);
         self.answer()
     }
 
-    /// All that comes before the server ends the connection. A reset is a failure.
+    /// Everything up to the end of the connection. A reset is a failure.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.0.read_to_end(&mut bytes).expect("an orderly end");
