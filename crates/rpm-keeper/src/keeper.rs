@@ -216,7 +216,7 @@ impl Keeper {
         let mut state = self.lock();
         let lost = state.lost;
         if !state.flush() {
-            return Err(io::Error::other("its keeper takes nothing"));
+            return Err(io::Error::other("its keeper accepts nothing"));
         }
         if lost > 0 {
             let why = format!("its keeper has no room for {lost} descriptors (its limit of open files)");

@@ -2,15 +2,14 @@
 //! between the kernel's data path and the proxy, the proxy's sockets and the workers' own slots are in one group, and steering chooses
 //! between them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_keeper::{Keeper, Kept, NOBODY};
-use rpm_sys::{sock_diag, socket};
+use rpm_sys::socket;
 
 use crate::counting::Count;
 use crate::group::{Group, Slot};
@@ -18,11 +17,10 @@ use crate::listeners::{Listeners, Request};
 use crate::open_error::OpenError;
 use crate::owners::reserve;
 use crate::policy::SteeringPolicy;
-use crate::private::{guard, unguard};
 use crate::steering::Steering;
 
 /// Backlog of the proxy's public sockets, and of private slots. The kernel's limit (`somaxconn`) also applies.
-const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 
 /// An address that the proxy serves, with its upstreams.
 #[derive(Debug)]
@@ -38,7 +36,7 @@ pub struct Fronted<'l> {
     /// The eligible slots: id, address and weight.
     pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
     /// The slots that are not eligible.
-    pub aside: Vec<(SlotId, SocketAddr, u32)>,
+    pub ineligible: Vec<(SlotId, SocketAddr, u32)>,
     /// The workers have the public address themselves again and get new clients. The proxy passes the connections it still gets on to that
     /// address.
     pub leaves: bool,
@@ -64,7 +62,7 @@ impl Fronted<'_> {
     ///
     /// # Errors
     /// Another process uses the port, or no descriptor is left.
-    pub fn beside(
+    pub fn open_port(
         &self,
         port: u16,
         count: usize,
@@ -161,7 +159,7 @@ impl Group {
             addr,
             v6only,
             policy,
-            steering: Steering::Apart,
+            steering: Steering::Proxied,
             slots: BTreeMap::new(),
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
@@ -189,7 +187,7 @@ impl Group {
 
     /// Steers all clients to the proxy. This happens before slots join the group.
     pub(crate) fn steer_front(&mut self, count: Count) -> io::Result<()> {
-        if self.front.is_empty() || !matches!(self.steering, Steering::Apart) {
+        if self.front.is_empty() || !matches!(self.steering, Steering::Proxied) {
             return Ok(());
         }
         let all: Vec<SlotId> = (0..self.front.len()).map(front_slot).collect();
@@ -277,7 +275,7 @@ impl Listeners {
     /// The counter for a group that the kernel starts to steer.
     pub(crate) fn counting_of(&mut self, group: GroupId, policy: SteeringPolicy) -> Count {
         match self.groups.get(&group).map(|group| &group.steering) {
-            Some(Steering::Apart) => self.counting.of(policy, &self.keeper),
+            Some(Steering::Proxied) => self.counting.of(policy, &self.keeper),
             Some(Steering::Ebpf(_) | Steering::Classic(_)) | None => Count::Unwanted,
         }
     }
@@ -292,7 +290,7 @@ impl Listeners {
             };
             let mut upstreams: Vec<_> = group.eligible.iter().filter_map(upstream).collect();
             let others = group.slots.keys().filter(|slot| !group.eligible.contains(slot));
-            let aside = others.filter_map(upstream).collect();
+            let ineligible = others.filter_map(upstream).collect();
             let private = group.slots.values().filter(|held| held.is_private());
             let leaves = upstreams.is_empty() && !group.eligible.is_empty();
             // Where the kernel may still choose the proxy's sockets, passing connections on could loop.
@@ -306,45 +304,12 @@ impl Listeners {
                 v6only: group.v6only,
                 keeper: &group.keeper,
                 upstreams,
-                aside,
+                ineligible,
                 leaves,
                 empty: !group.slots.values().any(|held| held.is_private()),
                 workers: private.filter_map(|held| held.holder()).collect(),
             }
         })
-    }
-
-    /// Listens on a private slot, and returns whether it does; `false` for other slots. The backlog is that of clients rather than the one
-    /// that the worker asked for: all clients may come at once, and a connection that finds no room is tried again only after a second.
-    pub fn listen_private(&self, slot: SlotId) -> bool {
-        let mut slots = self.groups.values().filter_map(|group| group.slots.get(&slot));
-        let held = slots.find(|held| held.is_private());
-        held.is_some_and(|held| socket::listen(held.fd.as_fd(), BACKLOG).is_ok())
-    }
-
-    /// Opens private slots to all local clients, because the next daemon may be a version that does not mark its packets. One that does
-    /// guards them again.
-    pub fn unguard_private(&self) {
-        let slots = self.groups.values().flat_map(|group| group.slots.values());
-        slots
-            .filter(|slot| slot.is_private())
-            .for_each(|slot| unguard(slot.fd.as_fd()));
-    }
-
-    /// Guards private slots again after a take-over that failed.
-    pub fn guard_private(&self) {
-        let slots = self.groups.values().flat_map(|group| group.slots.values());
-        slots
-            .filter(|slot| slot.is_private())
-            .for_each(|slot| guard(slot.fd.as_fd()));
-    }
-
-    /// The private address of the worker's slot, if the proxy is in front of it.
-    #[must_use]
-    pub fn private_address(&self, worker: WorkerId) -> Option<SocketAddr> {
-        let slots = self.groups.values().flat_map(|group| group.slots.values());
-        let mut own = slots.filter(|slot| slot.holder() == Some(worker));
-        own.find_map(|slot| slot.private)
     }
 
     /// Ends the proxy's service of the address: the workers have it.
@@ -364,65 +329,4 @@ fn reachable(mut addr: SocketAddr) -> SocketAddr {
         IpAddr::V4(_) | IpAddr::V6(_) => {}
     }
     addr
-}
-
-impl Group {
-    /// Opens a private slot. It has the public port, because programs check that they got the port they asked for, on a loopback address.
-    pub(crate) fn open_private(&mut self, slot: SlotId, weight: u32, owner: Option<u32>) -> io::Result<()> {
-        let port = self.addr.port();
-        let used: BTreeSet<SocketAddr> = sock_diag::listeners_on(port)?
-            .into_iter()
-            .map(|it| it.addr)
-            .collect();
-        let drawn = std::iter::repeat_with(|| private(port)).take(ATTEMPTS);
-        let fd = first_free(owner, drawn.filter(|addr| !used.contains(addr)))?;
-        guard(fd.as_fd());
-        socket::listen(fd.as_fd(), BACKLOG)?;
-        self.put(slot, fd, weight, true)
-    }
-}
-
-/// Random addresses that are tried. No attacker can occupy most of the 4 million.
-const ATTEMPTS: usize = 64;
-
-/// Binds a socket at the first address that is free. An address on which a socket is bound without listening is taken, too.
-fn first_free(owner: Option<u32>, addrs: impl Iterator<Item = SocketAddr>) -> io::Result<OwnedFd> {
-    let mut taken = io::ErrorKind::AddrInUse.into();
-    for addr in addrs {
-        match socket::bind_tcp_for(owner, addr, false) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = error,
-            bound => return bound,
-        }
-    }
-    Err(taken)
-}
-
-/// A random address between 127.64.0.0 and 127.127.255.255. If it were predictable, a local user could bind it first.
-fn private(port: u16) -> SocketAddr {
-    let drawn = RandomState::new().hash_one(port);
-    let bits = Ipv4Addr::new(127, 64, 0, 0).to_bits() | (drawn as u32 & 0x003f_ffff);
-    SocketAddr::new(Ipv4Addr::from_bits(bits).into(), port)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_workers_are_drawn_and_those_in_use_passed_over() {
-        let mut drawn: Vec<SocketAddr> = (0..100).map(|_| private(80)).collect();
-        let within = |addr: &SocketAddr| matches!(addr.ip(), IpAddr::V4(ip) if ip.octets()[0] == 127 && ip.octets()[1] >> 6 == 1);
-        assert!(drawn.iter().all(within), "{drawn:?}");
-        drawn.sort();
-        drawn.dedup();
-        assert!(drawn.len() > 90, "{drawn:?}");
-        let any = SocketAddr::new(private(0).ip(), 0);
-        let squatter = std::net::TcpListener::bind(any).unwrap();
-        let squatted = squatter.local_addr().unwrap();
-        let free = private(squatted.port());
-        let fd = first_free(None, [squatted, squatted, free].into_iter()).unwrap();
-        assert_eq!(socket::local_addr(&fd).unwrap(), free);
-        let error = first_free(None, [squatted].into_iter()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    }
 }

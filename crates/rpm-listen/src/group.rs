@@ -306,7 +306,7 @@ impl Group {
             addr: self.addr,
             mechanism: match &self.deal {
                 Some(_) => handed(self.policy),
-                None if self.is_served_by_proxy() => Steering::Apart.mechanism(self.policy),
+                None if self.is_served_by_proxy() => Steering::Proxied.mechanism(self.policy),
                 None => self.steering.mechanism(self.policy),
             },
             slots: slots.collect(),

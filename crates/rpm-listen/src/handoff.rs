@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rpm_core::{GroupId, SlotId};
-use rpm_sys::oneshot::Oneshot;
+use rpm_sys::epoll::Oneshot;
 use rpm_sys::socket;
 
 use crate::listeners::Listeners;

@@ -7,18 +7,19 @@
 //! No packet passes through this crate: it changes tables and moves queues.
 
 mod captured;
+mod classic;
 mod conflict;
 mod counting;
 mod front;
 mod group;
 mod handoff;
 mod listeners;
-mod look;
 mod open_error;
 mod overlap;
 mod owners;
 mod policy;
 mod private;
+mod queries;
 mod shared;
 mod steering;
 mod stored;
@@ -30,10 +31,10 @@ pub use conflict::{Occupant, occupant};
 pub use front::Fronted;
 pub use group::{GroupView, Rescued, SlotView, owner};
 pub use listeners::{Grant, Listeners, Request};
-pub use look::Holding;
 pub use open_error::OpenError;
 pub use policy::{MAX_WEIGHT, SteeringPolicy};
 pub use private::private_mark;
+pub use queries::Holding;
 pub use shared::SharedKind;
 pub use steering::Mechanism;
 pub use stored::StoredSocket;

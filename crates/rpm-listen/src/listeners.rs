@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_keeper::Keeper;
-use rpm_sys::oneshot::{Oneshot, Readable};
+use rpm_sys::epoll::{Oneshot, Readable};
 use rpm_sys::socket;
 use rpm_sys::user::User;
 use rustix::io::Errno;

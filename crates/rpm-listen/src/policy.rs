@@ -1,5 +1,6 @@
 //! Steering policies: which eligible worker gets a connection.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use rand_xoshiro::SplitMix64;
@@ -74,6 +75,12 @@ pub(crate) fn mixed(slots: &[(SlotId, u32)]) -> Vec<SlotId> {
         turns.push(slots[at].0);
     }
     turns
+}
+
+/// Slots with their weights.
+pub(crate) fn weighed(slots: &[SlotId], weights: &BTreeMap<SlotId, u32>) -> Vec<(SlotId, u32)> {
+    let weight = |slot: &SlotId| (*slot, weights.get(slot).copied().unwrap_or(1));
+    slots.iter().map(weight).collect()
 }
 
 /// The slot of each bucket, by rendezvous hashing: the slot with the highest score. If a slot leaves, only its buckets move, and they

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use rpm_core::SlotId;
 use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
-use rpm_sys::{cbpf, socket};
+use rpm_sys::socket;
 
+use crate::classic::GroupOrder;
 use crate::counting::Count;
-use crate::policy::{MAX_WEIGHT, SteeringPolicy, buckets, mixed};
+use crate::policy::{MAX_WEIGHT, SteeringPolicy, buckets, mixed, weighed};
 use crate::table::{StoredTable, Table};
 
 /// The steering mechanism of a group, as shown to users.
@@ -29,19 +30,7 @@ pub(crate) enum Steering {
     Ebpf(Table),
     Classic(GroupOrder),
     /// No program: the proxy connects to each slot by its own address.
-    Apart,
-}
-
-/// The kernel's order of the group's sockets, which the result of a classic program indexes. Sockets are in the order of `listen()`; when
-/// one leaves, the last takes its place.
-pub(crate) struct GroupOrder {
-    policy: SteeringPolicy,
-    weights: BTreeMap<SlotId, u32>,
-    slots: Vec<SlotId>,
-    eligible: Vec<SlotId>,
-    /// Sockets left while no daemon ran, so the order is unknown and every slot is eligible.
-    lost: bool,
-    why_not_ebpf: String,
+    Proxied,
 }
 
 impl Steering {
@@ -65,20 +54,13 @@ impl Steering {
     }
 
     fn classic(policy: SteeringPolicy, why_not_ebpf: String) -> Steering {
-        Steering::Classic(GroupOrder {
-            policy,
-            weights: BTreeMap::new(),
-            slots: Vec::new(),
-            eligible: Vec::new(),
-            lost: false,
-            why_not_ebpf,
-        })
+        Steering::Classic(GroupOrder::new(policy, why_not_ebpf))
     }
 
     /// The kernel's order of the sockets; empty where it does not matter.
     pub(crate) fn order(&self) -> &[SlotId] {
         match self {
-            Steering::Ebpf(_) | Steering::Apart => &[],
+            Steering::Ebpf(_) | Steering::Proxied => &[],
             Steering::Classic(order) => &order.slots,
         }
     }
@@ -87,7 +69,7 @@ impl Steering {
     pub(crate) fn is_lost(&self) -> bool {
         match self {
             Steering::Classic(order) => order.lost,
-            Steering::Ebpf(_) | Steering::Apart => false,
+            Steering::Ebpf(_) | Steering::Proxied => false,
         }
     }
 
@@ -109,7 +91,7 @@ impl Steering {
             }
         }
         if let Steering::Classic(classic) = &mut steering {
-            (classic.slots, classic.lost) = survivors(order, slots);
+            classic.take_over(order, slots);
         }
         steering
     }
@@ -144,7 +126,7 @@ impl Steering {
                 tokens: table.kept.iter().map(Kept::token).collect(),
                 indexes: table.index.clone(),
             }),
-            Steering::Ebpf(_) | Steering::Classic(_) | Steering::Apart => None,
+            Steering::Ebpf(_) | Steering::Classic(_) | Steering::Proxied => None,
         }
     }
 
@@ -158,14 +140,14 @@ impl Steering {
         match &mut steering {
             Steering::Ebpf(table) => table.waits = true,
             Steering::Classic(classic) => classic.slots = order.to_vec(),
-            Steering::Apart => {}
+            Steering::Proxied => {}
         }
         steering
     }
 
     pub(crate) fn mechanism(&self, policy: SteeringPolicy) -> Mechanism {
         match self {
-            Steering::Apart => Mechanism {
+            Steering::Proxied => Mechanism {
                 name: "proxy",
                 reason: format!(
                     "the daemon passes on each request, {}",
@@ -185,16 +167,7 @@ impl Steering {
             },
             Steering::Classic(order) => Mechanism {
                 name: "cbpf",
-                reason: format!(
-                    "{} among {} workers by classic BPF; no eBPF: {}",
-                    match order.policy {
-                        SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections => "random",
-                        SteeringPolicy::IpHash => "by the client's address (ip-hash)",
-                        SteeringPolicy::Weighted => "random by weight",
-                    },
-                    if order.lost { "all" } else { "eligible" },
-                    order.why_not_ebpf
-                ),
+                reason: order.reason(),
             },
         }
     }
@@ -213,7 +186,7 @@ impl Steering {
                 order.slots.push(slot);
                 Ok(())
             }
-            Steering::Apart => Ok(()),
+            Steering::Proxied => Ok(()),
         }
     }
 
@@ -222,7 +195,7 @@ impl Steering {
         let weights = match self {
             Steering::Ebpf(table) => &mut table.weights,
             Steering::Classic(order) => &mut order.weights,
-            Steering::Apart => return,
+            Steering::Proxied => return,
         };
         weights.insert(slot, weight.clamp(1, MAX_WEIGHT));
     }
@@ -246,11 +219,8 @@ impl Steering {
                     None => Ok(()),
                 }
             }
-            Steering::Classic(order) => {
-                order.eligible = eligible.to_vec();
-                order.attach(&order.positions(eligible), fd_of)
-            }
-            Steering::Apart => Ok(()),
+            Steering::Classic(order) => order.steer(eligible, fd_of),
+            Steering::Proxied => Ok(()),
         }
     }
 
@@ -268,7 +238,7 @@ impl Steering {
                 leave()
             }
             Steering::Classic(order) => order.remove(slot, fd_of, leave),
-            Steering::Apart => leave(),
+            Steering::Proxied => leave(),
         }
     }
 
@@ -306,7 +276,7 @@ impl Steering {
                 tags,
                 ..
             }) => tags.get(&slot).map(|(tag, _)| counts.connections(*tag)),
-            Steering::Ebpf(_) | Steering::Classic(_) | Steering::Apart => None,
+            Steering::Ebpf(_) | Steering::Classic(_) | Steering::Proxied => None,
         }
     }
 
@@ -314,7 +284,7 @@ impl Steering {
     pub(crate) fn tags(&self) -> Vec<Tag> {
         match self {
             Steering::Ebpf(table) => table.tags.values().map(|(tag, _)| *tag).collect(),
-            Steering::Classic(_) | Steering::Apart => Vec::new(),
+            Steering::Classic(_) | Steering::Proxied => Vec::new(),
         }
     }
 
@@ -325,125 +295,7 @@ impl Steering {
                 .index
                 .get(&slot)
                 .map(|index| table.selector.counters(*index).steered),
-            Steering::Classic(_) | Steering::Apart => None,
+            Steering::Classic(_) | Steering::Proxied => None,
         }
-    }
-}
-
-impl GroupOrder {
-    fn positions(&self, slots: &[SlotId]) -> Vec<u32> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| self.lost || slots.contains(s))
-            .map(|(i, _)| i as u32)
-            .collect()
-    }
-
-    fn attach<'a>(
-        &self,
-        indexes: &[u32],
-        fd_of: impl Fn(SlotId) -> Option<BorrowedFd<'a>>,
-    ) -> io::Result<()> {
-        // Every slot in the order listens, so the program can be attached through any of them.
-        let Some(fd) = self.slots.iter().find_map(|slot| fd_of(*slot)) else {
-            return Ok(());
-        };
-        match self.policy {
-            _ if indexes.is_empty() => Ok(()),
-            SteeringPolicy::RoundRobin | SteeringPolicy::LeastConnections => cbpf::attach_random(fd, indexes),
-            SteeringPolicy::IpHash => {
-                cbpf::attach_by_address(fd, &self.positions_of(&buckets(&self.at(indexes))))
-            }
-            SteeringPolicy::Weighted => {
-                let mixed = mixed(&weighed(&self.at(indexes), &self.weights));
-                cbpf::attach_random(fd, &self.positions_of(&mixed))
-            }
-        }
-    }
-
-    /// The slots at these positions.
-    fn at(&self, indexes: &[u32]) -> Vec<SlotId> {
-        let at = |index: &u32| self.slots.get(*index as usize).copied();
-        indexes.iter().filter_map(at).collect()
-    }
-
-    /// The positions of these slots, in the same order.
-    fn positions_of(&self, slots: &[SlotId]) -> Vec<u32> {
-        let position = |slot: &SlotId| self.slots.iter().position(|other| other == slot);
-        let positions = slots.iter().filter_map(position);
-        positions.filter_map(|at| u32::try_from(at).ok()).collect()
-    }
-
-    /// Removes a slot; the last one takes its position. Meanwhile the program picks only positions whose meaning does not change.
-    fn remove<'a>(
-        &mut self,
-        slot: SlotId,
-        fd_of: impl Fn(SlotId) -> Option<BorrowedFd<'a>>,
-        leave: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
-        let Some(at) = self.slots.iter().position(|s| *s == slot) else {
-            return leave();
-        };
-        let last = self.slots.len() - 1;
-        let mut steady = self.positions(&self.eligible);
-        steady.retain(|i| (self.lost || *i as usize != at) && (*i as usize) < last);
-        self.attach(&steady, &fd_of)?;
-        leave()?;
-        self.weights.remove(&slot);
-        self.slots.swap_remove(at);
-        self.lost &= self.slots.len() > 1;
-        self.eligible.retain(|s| *s != slot);
-        self.attach(&self.positions(&self.eligible), fd_of)
-    }
-}
-
-fn weighed(slots: &[SlotId], weights: &BTreeMap<SlotId, u32>) -> Vec<(SlotId, u32)> {
-    let weight = |slot: &SlotId| (*slot, weights.get(slot).copied().unwrap_or(1));
-    slots.iter().map(weight).collect()
-}
-
-/// The order of the remaining sockets, and whether it is unknown. When a socket leaves, the last takes its position, so the result depends
-/// on which left first.
-fn survivors(order: &[SlotId], left: &BTreeMap<SlotId, BorrowedFd<'_>>) -> (Vec<SlotId>, bool) {
-    let mut slots = order.to_vec();
-    let gone: Vec<usize> = (0..slots.len())
-        .filter(|at| !left.contains_key(&slots[*at]))
-        .collect();
-    let unknown = left.keys().any(|slot| !order.contains(slot));
-    match gone[..] {
-        [] if !unknown => (slots, false),
-        [at] if !unknown => {
-            slots.swap_remove(at);
-            (slots, false)
-        }
-        _ => (left.keys().copied().collect(), left.len() > 1),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd as _;
-
-    use super::*;
-
-    #[test]
-    fn the_order_is_known_if_at_most_one_has_left() {
-        let null = std::fs::File::open("/dev/null").expect("it is there");
-        let ids = |ids: &[u32]| ids.iter().copied().map(SlotId).collect::<Vec<_>>();
-        let order = ids(&[4, 7, 5, 6]);
-        let left = |left: &[u32]| {
-            let slots = ids(left).into_iter().map(|slot| (slot, null.as_fd()));
-            survivors(&order, &slots.collect())
-        };
-        assert_eq!(left(&[4, 5, 6, 7]), (order.clone(), false));
-        assert_eq!(
-            left(&[4, 5, 6]),
-            (ids(&[4, 6, 5]), false),
-            "the last takes its place"
-        );
-        assert_eq!(left(&[4, 5]), (ids(&[4, 5]), true));
-        assert_eq!(left(&[5]), (ids(&[5]), false), "there is one way to order one");
-        assert!(left(&[4, 5, 6, 7, 9]).1, "one that the order does not know");
     }
 }

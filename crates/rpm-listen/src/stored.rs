@@ -275,7 +275,7 @@ fn take_group(
     }
     let mut steering = match (steered.is_empty(), foreign.is_empty()) {
         (true, true) if slots.is_empty() => return None,
-        (true, true) => Steering::Apart,
+        (true, true) => Steering::Proxied,
         (true, false) => Steering::beside((policy, count), &order, keeper),
         (false, _) => {
             let table = stored.table.map(StoredTable::from);

@@ -47,7 +47,7 @@ pub enum WantedError {
     #[error("{0:?} is not an IP address")]
     Address(String),
     /// `listen({fd})` without a valid number.
-    #[error("a descriptor was to be listened on, and none was named")]
+    #[error("listen({{fd}}) without a valid descriptor")]
     NoDescriptor,
 }
 

@@ -134,7 +134,7 @@ impl AsRawFd for PidFd {
     }
 }
 
-/// True if the error says that the process does not exist, or does no more.
+/// True if the error says that the process does not exist, or no longer exists.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT))
 }

@@ -146,7 +146,7 @@ fn the_log_says_which_worker_has_not_answered_and_why() {
         ("/end", 502, "connection closed before the response"),
         ("/never", 504, "upstream response timed out"),
     ] {
-        // It hears of a worker at most once per second.
+        // The daemon logs the failures of a worker at most once per second.
         let told = || {
             let mut connection = Connection::open(&port);
             connection.send(&format!(

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use rpm_sys::oneshot::{Poller, Waker};
+use rpm_sys::epoll::{Poller, Waker};
 use tokio::sync::watch;
 use tracing::warn;
 

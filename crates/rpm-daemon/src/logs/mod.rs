@@ -27,7 +27,7 @@ use std::thread;
 use std::time::Duration;
 
 use rpm_keeper::Kept;
-use rpm_sys::oneshot::Waker;
+use rpm_sys::epoll::Waker;
 use tokio::sync::{oneshot, watch};
 
 use crate::os::behalf::Behalf;

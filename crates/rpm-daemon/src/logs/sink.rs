@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rpm_sys::oneshot::Poller;
+use rpm_sys::epoll::Poller;
 use tracing::warn;
 
 use super::times::{self, Clock};

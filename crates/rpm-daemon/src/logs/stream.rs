@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use jiff::Zoned;
 use rpm_keeper::Kept;
-use rpm_sys::oneshot::Poller;
+use rpm_sys::epoll::Poller;
 
 use super::parts::Parts;
 use super::sink::Sinks;

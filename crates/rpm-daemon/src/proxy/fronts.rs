@@ -266,7 +266,7 @@ impl Fronts {
             let target = |upstream: &_| ctx.target(upstream, &open.targets);
             let upstreams = fronted.upstreams.iter().filter(|_| leaves || !fronted.leaves);
             let reserved = fronted
-                .aside
+                .ineligible
                 .iter()
                 .filter(|(slot, ..)| ctx.core.is_reserved(*slot));
             let reserved = reserved.map(|upstream| Target {

@@ -41,7 +41,7 @@ impl Redirect {
             port,
             id: redirect_id(fronted.group),
             front,
-            listeners: fronted.beside(port, proxy.threads(), kept)?,
+            listeners: fronted.open_port(port, proxy.threads(), kept)?,
         };
         let opened = redirect
             .listeners()
