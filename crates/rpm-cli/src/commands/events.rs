@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use rpm_wire::api::ApiError;
 use rpm_wire::events::{FILES, Head, Picker, Which};
 use rpm_wire::terminal;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::complaint::tell;
 use super::session;
@@ -22,10 +22,8 @@ use crate::http::{RequestError, Session, percent_encoded};
 use crate::output::Output;
 use crate::render::{EventLines, Look};
 
-/// For the next daemon to be there, when the one that was followed has ended.
-const NEXT_WITHIN: Duration = Duration::from_secs(10);
-/// Between two looks whether it is.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks whether there is another daemon, when the one that was followed has died.
+const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) async fn events(args: &EventsArgs, output: &mut Output) -> anyhow::Result<()> {
     let home = Home::open(home_dir()?)?;
@@ -53,15 +51,11 @@ pub(super) async fn events(args: &EventsArgs, output: &mut Output) -> anyhow::Re
             printer.print(&lines, output)?;
             output.flush()?;
         }
-        // The next one goes on with the same numbers.
-        let next = match printer.ended {
-            true => None,
-            false => next(&home).await?,
-        };
-        let Some(next) = next else {
+        if printer.ended {
             bail!("the daemon has ended");
-        };
-        session = next;
+        }
+        // It was updated, or has died: the next one goes on with the same numbers.
+        session = next(&home).await?;
         path = match printer.seq {
             0 => self::path(&since_begun),
             seq => format!("{}&after={seq}", self::path(args)),
@@ -81,17 +75,16 @@ fn path(args: &EventsArgs) -> String {
     path
 }
 
-async fn next(home: &Home) -> anyhow::Result<Option<Session>> {
-    let deadline = Instant::now() + NEXT_WITHIN;
-    while Instant::now() < deadline {
+/// The next daemon, whenever somebody starts one.
+async fn next(home: &Home) -> anyhow::Result<Session> {
+    loop {
         if let Some(stream) = connect(home).await?
             && let Ok(session) = Session::open(stream).await
         {
-            return Ok(Some(session));
+            return Ok(session);
         }
         sleep(LOOK).await;
     }
-    Ok(None)
 }
 
 /// Without a daemon: what is in its files.
