@@ -355,6 +355,12 @@ mod tests {
             found,
             ["rpm-core -> tokio: rpm-core is pure and may depend on thiserror only"]
         );
+        assert_eq!(
+            one("rpm-core", "serde", Kind::Normal, false).len(),
+            1,
+            "what is stored is rpm-state's"
+        );
+        assert!(one("rpm-state", "serde", Kind::Normal, false).is_empty());
     }
 
     #[test]

@@ -185,6 +185,22 @@ fn each_names_the_processes_and_what_the_keeper_has_of_them() {
     }
 }
 
+/// Fails with what stands where they differ first.
+fn is_the_same(now: &[u8], before: &[u8]) {
+    let at = now.iter().zip(before).position(|(now, before)| now != before);
+    let at = at.unwrap_or(now.len().min(before.len()));
+    let part = |text: &[u8]| {
+        let (from, to) = (at.saturating_sub(60), text.len().min(at + 60));
+        String::from_utf8_lossy(&text[from..to]).into_owned()
+    };
+    assert!(
+        now == before,
+        "the stored format has changed, at byte {at}: CONTRIBUTING.md says how that is done\n{}\nwas\n{}",
+        part(now),
+        part(before)
+    );
+}
+
 /// Whoever changes what is written changes the format: CONTRIBUTING.md says how.
 #[test]
 fn the_present_format_is_written_as_it_was() {
@@ -193,22 +209,12 @@ fn the_present_format_is_written_as_it_was() {
     state.core = core_of(&state).snapshot().into();
     let mut again = Vec::new();
     write(&state, &mut again).expect("memory");
-    assert!(
-        again == text,
-        "{}\nwas\n{}",
-        String::from_utf8_lossy(&again),
-        String::from_utf8_lossy(text)
-    );
+    is_the_same(&again, text);
     let [_, text] = APPS;
     let apps = read_apps(text).expect("they can be read");
     let mut again = Vec::new();
     write(&apps, &mut again).expect("memory");
-    assert!(
-        again == text,
-        "{}\nwas\n{}",
-        String::from_utf8_lossy(&again),
-        String::from_utf8_lossy(text)
-    );
+    is_the_same(&again, text);
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn nothing_panics_whatever_is_changed() {
 }
 
 /// The numbers, `true`, `false` and `null` of a document, by where they begin and end.
+#[cfg(test)]
 fn values(text: &str) -> Vec<(usize, usize)> {
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let mut found = Vec::new();
