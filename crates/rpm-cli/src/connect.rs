@@ -175,6 +175,10 @@ async fn start(home: &Home, program: &Path, lost: Lost) -> Result<(), ConnectErr
     if like_pm2() {
         command.env("RPM_COMPAT", "pm2");
     }
+    // Those of the service that this command is part of; the daemon is not its main process.
+    for variable in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"] {
+        command.env_remove(variable);
+    }
     let mut child = command
         .arg(DAEMON)
         .env("RPM_HOME", home.root())

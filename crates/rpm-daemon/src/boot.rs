@@ -20,10 +20,11 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::api;
 use crate::home::{Home, HomeError};
-use crate::inbox::{Event, Handle};
+use crate::inbox::{Event, Fresh, Handle};
 use crate::logs::LogSink;
 use crate::logs::own_log::OwnLog;
 use crate::node::agents;
+use crate::os::systemd;
 use crate::persist::state::Unreadable;
 use crate::persist::update::Succession;
 use crate::persist::{keeping, state, update};
@@ -289,6 +290,7 @@ async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
     agents::listen(&home.agent_socket(), handle.events.clone())
         .map_err(step("listen for the workers' agents"))?;
     obey_signals(&handle).map_err(step("handle signals"))?;
+    prove_life(handle.clone());
     tokio::spawn(async move {
         if let Err(error) = api::serve(listener, handle).await {
             error!(%error, "the control API ended");
@@ -306,9 +308,27 @@ async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
         pid = std::process::id(),
         "serving"
     );
+    systemd::ready();
     // Until here the next daemon gets whatever is dropped.
     keeper.serve();
     supervisor.run(inbox).await.map_err(step("run the event loop"))
+}
+
+/// Tells systemd, as often as it wants, that the supervisor takes events.
+fn prove_life(handle: Handle) {
+    let Some(interval) = systemd::watchdog_interval() else {
+        return;
+    };
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(interval);
+        loop {
+            ticks.tick().await;
+            if handle.look(Fresh::Stored, |_| ()).await.is_err() {
+                return;
+            }
+            systemd::alive();
+        }
+    });
 }
 
 fn announce(log: &File) -> io::Result<()> {

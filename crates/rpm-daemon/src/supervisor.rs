@@ -36,6 +36,7 @@ use crate::orders::tickets::Tickets;
 use crate::os::clock::now_ms;
 use crate::os::memory::PutAway;
 use crate::os::pace::pause;
+use crate::os::systemd;
 use crate::os::watched::watched;
 use crate::os::{FEW_TREES, reserve};
 use crate::persist::lasting::{is_question, passing};
@@ -295,7 +296,10 @@ impl Supervisor {
             Event::Look(look) => self.on_look(look),
             Event::Request(request) => self.on_request(request),
             Event::Terminate if self.shutdown.is_some() => {}
-            Event::Terminate => self.shutdown = Some(self.orders().command(Command::Shutdown)),
+            Event::Terminate => {
+                systemd::stopping();
+                self.shutdown = Some(self.orders().command(Command::Shutdown));
+            }
         }
     }
 

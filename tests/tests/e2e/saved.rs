@@ -290,7 +290,7 @@ fn a_service_is_written_for_the_system() {
         .ok(&rpm, ["startup", "systemd", "--print", "-u", "root"])
         .stdout;
     let home = format!("Environment=\"RPM_HOME={}\"", rpm.home().display());
-    for line in ["Type=forking", "KillMode=process", "User=root", &home] {
+    for line in ["Type=notify", "KillMode=process", "User=root", &home] {
         assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
     }
     let lines = rpm

@@ -299,9 +299,8 @@ fn home_of(user: &str) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Of root, no app needs these, and neither does the daemon; programs that the apps start with `sudo` do not have them either.
-const NEEDLESS: &str = "CAP_AUDIT_CONTROL CAP_AUDIT_READ CAP_BLOCK_SUSPEND CAP_LINUX_IMMUTABLE CAP_MAC_ADMIN CAP_MAC_OVERRIDE \
-     CAP_SYS_BOOT CAP_SYS_MODULE CAP_SYS_PACCT CAP_SYS_RAWIO CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_SYSLOG CAP_WAKE_ALARM";
+/// The unit, with places for what differs. The package for Debian has its units from this file, too.
+const UNIT: &str = include_str!("startup/systemd.service");
 
 /// Quotes a value for systemd (systemd.syntax(7)), with specifiers escaped. A dollar sign has no meaning where this is used: systemd
 /// expands variables in the arguments of commands, but not in the path of the program or in `Environment=` (systemd.service(5)).
@@ -312,47 +311,26 @@ fn quoted(text: &str) -> String {
 
 fn systemd(service: &Service) -> String {
     let Service { user, home, path, .. } = service;
-    let network = if service.wait_ip {
-        "Wants=network-online.target\nAfter=network-online.target"
-    } else {
-        "After=network.target"
+    let network = match service.wait_ip {
+        true => "Wants=network-online.target\nAfter=network-online.target",
+        false => "After=network.target",
     };
-    let compat = if service.like_pm2 {
-        "Environment=RPM_COMPAT=pm2\n"
-    } else {
-        ""
-    };
-    let program = quoted(&service.program);
-    format!(
-        "[Unit]
-Description=rpm, the apps of {user}
-{network}
-
-[Service]
-Type=forking
-User={user}
-LimitNOFILE=infinity
-LimitNPROC=infinity
-# The memory of an app, with its secrets, is not written to disk when it crashes, unless the app raises its limit.
-LimitCORE=0:infinity
-CapabilityBoundingSet=~{NEEDLESS}
-Environment={}
-Environment={}
-{compat}PIDFile={}
-Restart=on-failure
-# A daemon that dies leaves its workers serving, and the next one takes them back.
-KillMode=process
-ExecStart={program} resurrect
-ExecReload={program} reload all
-ExecStop={program} kill
-
-[Install]
-WantedBy=multi-user.target
-",
+    let mut environment = vec![
         quoted(&format!("PATH={path}")),
         quoted(&format!("RPM_HOME={home}")),
-        format!("{home}/rpm.pid").replace('%', "%%"),
-    )
+    ];
+    if service.like_pm2 {
+        environment.push("RPM_COMPAT=pm2".to_owned());
+    }
+    let environment: Vec<String> = environment
+        .iter()
+        .map(|variable| format!("Environment={variable}"))
+        .collect();
+    // What the user has named comes last: nothing in it is a place for another value.
+    UNIT.replace("@NETWORK@", network)
+        .replace("@USER@", user)
+        .replace("@PROGRAM@", &quoted(&service.program))
+        .replace("@ENVIRONMENT@", &environment.join("\n"))
 }
 
 /// Quotes a value for a shell.
@@ -452,9 +430,11 @@ mod tests {
             "User=deploy",
             "After=network-online.target",
             "Environment=\"RPM_HOME=/srv/deploy/50%%/.rpm\"",
-            "PIDFile=/srv/deploy/50%%/.rpm/rpm.pid",
+            "Type=notify",
             "KillMode=process",
-            "ExecStart=\"/opt/my tools/rpm\" resurrect",
+            "ExecStart=\"/opt/my tools/rpm\" daemon",
+            "ExecStartPost=-\"/opt/my tools/rpm\" resurrect",
+            "ExecReload=\"/opt/my tools/rpm\" update",
             "ExecStop=\"/opt/my tools/rpm\" kill",
         ] {
             assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
@@ -472,7 +452,7 @@ mod tests {
         check(Init::Systemd, &odd).expect("odd, but no more");
         let unit = systemd(&odd);
         for line in [
-            r#"ExecStart="/opt/a b/50%%/$X/rpm" resurrect"#,
+            r#"ExecStart="/opt/a b/50%%/$X/rpm" daemon"#,
             r#"Environment="PATH=/bin:/o\"p t/%%h/$HOME\\""#,
         ] {
             assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");

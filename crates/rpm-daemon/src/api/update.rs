@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use crate::failure::failure;
 use crate::inbox::{Fresh, HandOn, Handle, Request};
-use crate::os::threads;
+use crate::os::{systemd, threads};
 use crate::persist::update::check;
 use crate::proxy::fronts::Parting;
 
@@ -27,9 +27,9 @@ const TRIES: u32 = 1000;
 
 /// Has `binary` take over. Returns only if it does not.
 pub(super) async fn update(handle: &Handle, binary: PathBuf) -> ApiError {
-    match try_update(handle, binary).await {
-        Ok(refused) | Err(refused) => refused,
-    }
+    let (Ok(refused) | Err(refused)) = try_update(handle, binary).await;
+    systemd::ready();
+    refused
 }
 
 async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiError> {
@@ -45,6 +45,7 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
         )
     })?;
     info!(binary = %binary.display(), version, "taking over");
+    systemd::reloading(&version);
     part(handle).await.map_err(|()| gone())?;
     // Output that was read is written, and what comes now waits in the pipes.
     let pause = handle.logs.pause().await;

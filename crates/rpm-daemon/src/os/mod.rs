@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod memory;
 pub(crate) mod pace;
 pub(crate) mod reserve;
+pub(crate) mod systemd;
 pub(crate) mod threads;
 pub(crate) mod users;
 pub(crate) mod watched;
