@@ -1,48 +1,58 @@
-//! `cargo xtask dist`: the program as users get it, with its symbols in a separate file.
+//! `cargo xtask dist`: everything that is given to users, in `target/dist`: the program and its symbols, the packages for npm, and the sums of
+//! all of them.
 //!
-//! Without symbols the program has half the size. A debugger, `addr2line` and `perf` find them in `rpm.debug` by the program's debug link.
+//! The program carries no symbols, which halves it; a debugger, `addr2line` and `perf` find them in `rpm.debug` by the link that it carries.
 
+mod program;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use flate2::Compression;
 
 use crate::npm;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::Workspace;
 
-/// The profile of the same name in the root Cargo.toml.
-const PROFILE: &str = "dist";
+/// Most bytes that the program may have.
+const LARGEST: u64 = 12_000_000;
 
-/// Builds the program, and reports the results on stdout.
+/// Builds everything, and prints what came out.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
-    let mut build = Command::new(cargo());
-    build
-        .args(["build", "--profile", PROFILE, "--bin", "rpm"])
-        .current_dir(&workspace.root);
-    succeed(&mut build)?;
-    let program = workspace.target.join(PROFILE).join("rpm");
-    let symbols = split(&program)?;
-    let directory = workspace.target.join(PROFILE);
-    let packages = npm::pack(workspace, &program, &directory, Compression::best())?;
-    for path in [&program, &symbols].into_iter().chain(&packages) {
-        let size = std::fs::metadata(path)
-            .with_context(|| format!("cannot read {}", path.display()))?
-            .len();
-        println!("{}: {size} bytes", path.display());
+    let directory = workspace.target.join("dist");
+    fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let program = directory.join("rpm");
+    let symbols = program::build(workspace, &program)?;
+    if size(&program)? > LARGEST {
+        bail!(
+            "{} has {} bytes, and must not have more than {LARGEST}",
+            program.display(),
+            size(&program)?
+        );
+    }
+    let mut made = vec![program.clone(), symbols];
+    made.extend(npm::pack(workspace, &program, &directory, Compression::best())?);
+    made.push(sums(&directory, &made)?);
+    for path in &made {
+        println!("{}: {} bytes", path.display(), size(path)?);
     }
     Ok(())
 }
 
-/// Moves the symbols of a program to `NAME.debug`, and returns the path of that.
-fn split(program: &Path) -> anyhow::Result<PathBuf> {
-    let symbols = program.with_added_extension("debug");
-    let objcopy = || Command::new("objcopy");
-    succeed(objcopy().arg("--only-keep-debug").arg(program).arg(&symbols))?;
-    let mut link = std::ffi::OsString::from("--add-gnu-debuglink=");
-    link.push(&symbols);
-    succeed(objcopy().arg("--strip-all").arg(link).arg(program))?;
-    Ok(symbols)
+fn size(path: &Path) -> anyhow::Result<u64> {
+    let found = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(found.len())
+}
+
+/// Writes what `sha256sum --check` reads.
+fn sums(directory: &Path, files: &[PathBuf]) -> anyhow::Result<PathBuf> {
+    let path = directory.join("SHA256SUMS");
+    let output = fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let names = files.iter().filter_map(|file| file.file_name());
+    let mut sum = Command::new("sha256sum");
+    succeed(sum.args(names).current_dir(directory).stdout(output))?;
+    Ok(path)
 }
 
 fn succeed(command: &mut Command) -> anyhow::Result<()> {
@@ -55,37 +65,4 @@ fn succeed(command: &mut Command) -> anyhow::Result<()> {
         bail!("{program}: {status}");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sections(file: &Path) -> String {
-        let told = Command::new("readelf")
-            .args(["--sections", "--wide"])
-            .arg(file)
-            .output();
-        String::from_utf8(told.expect("readelf runs").stdout).expect("text")
-    }
-
-    #[test]
-    fn symbols_are_beside_the_program_and_not_in_it() {
-        let directory = std::env::temp_dir().join(format!("rpm-dist-{}", std::process::id()));
-        std::fs::create_dir(&directory).expect("a directory");
-        let program = directory.join("program");
-        std::fs::copy("/proc/self/exe", &program).expect("a copy");
-        let symbols = split(&program).expect("it is split");
-        assert_eq!(symbols, directory.join("program.debug"));
-        let [program, symbols] = [&program, &symbols].map(|file| sections(file));
-        assert!(
-            !program.contains(".symtab") && program.contains(".gnu_debuglink"),
-            "{program}"
-        );
-        assert!(
-            symbols.contains(".symtab") && symbols.contains(".debug_line"),
-            "{symbols}"
-        );
-        std::fs::remove_dir_all(&directory).expect("it is ours");
-    }
 }

@@ -27,7 +27,7 @@ const USAGE: &str = "usage: cargo xtask <command>
             that depend on them, and the end-to-end tests that were edited or whose names contain TEST
   test [ARGUMENT ...]
             tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
-  dist      the program as it is given to users, in target/dist, with its symbols in a file beside it,
+  dist      what is given to users, in target/dist: the program (one static file), its symbols in a file beside it,
             and the packages for npm
   npm [--fast] PROGRAM DIRECTORY
             the packages for npm from a program that was built before

@@ -10,6 +10,7 @@
 mod proc;
 
 pub mod activation;
+pub mod allocator;
 pub mod cbpf;
 pub mod daemonize;
 pub mod ebpf;

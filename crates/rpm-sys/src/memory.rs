@@ -20,6 +20,8 @@ pub fn give_back() {
     unsafe {
         libc::malloc_trim(0);
     }
+    #[cfg(target_env = "musl")]
+    crate::allocator::give_back();
 }
 
 /// Drops the pages of the program's own file from this process. Those that are needed come back from the page cache; those that only the

@@ -105,7 +105,7 @@ impl PidFd {
     /// `PIDFD_GET_INFO`, which has the status after its parent has reaped it.
     fn exit_of_reaped(&self) -> Option<ExitStatus> {
         // Linux, include/uapi/linux/pidfd.h: struct pidfd_info, version 0.
-        const GET_INFO: libc::c_ulong = 0xC040_FF0B;
+        const GET_INFO: libc::Ioctl = 0xC040_FF0B_u32 as libc::Ioctl;
         const INFO_EXIT: u64 = 1 << 3;
         const EXIT_CODE: usize = 60;
         let mut info = [0_u8; 64];

@@ -9,6 +9,10 @@ use std::process::ExitCode;
 
 use rpm_cli::Invocation;
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: rpm_sys::allocator::Cached = rpm_sys::allocator::Cached;
+
 fn main() -> ExitCode {
     if std::env::args_os()
         .nth(1)

@@ -29,11 +29,6 @@ function binary() {
   try {
     return require.resolve(`${name}/bin/rpmx`);
   } catch {
-    if (process.platform === 'linux' && !process.report.getReport().header.glibcVersionRuntime) {
-      throw new RpmError('rpmx does not support this system: its program needs glibc, and this is another C library (Alpine has musl).', {
-        code: 'UNSUPPORTED_SYSTEM',
-      });
-    }
     throw new RpmError(
       `the package ${name} is not installed, and rpmx needs its program. Package managers leave it out with --no-optional ` +
         '(--omit=optional), and when node_modules was copied from another system: install again, on this one, without that option.',
