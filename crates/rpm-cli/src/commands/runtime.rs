@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rpm_wire::api::{Known, Status};
+use rustix::process::{Pid, WaitOptions, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -46,6 +47,9 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     be_silent();
     // A signal during the start is handled after it, so that no app is left half started.
     let asked = until_asked()?;
+    if rustix::process::getpid() == Pid::INIT {
+        reap_orphans()?;
+    }
     let ended = match start::start(&start_args, output).await {
         Ok(()) => watch(args, &home, asked).await,
         Err(error) => Err(error),
@@ -124,4 +128,16 @@ fn until_asked() -> std::io::Result<impl Future<Output = ()>> {
             _ = quit.recv() => {}
         }
     })
+}
+
+/// The first process of a container is the parent of every process whose own has ended, and the kernel keeps those that it does not wait for.
+/// Those of the apps are the daemon's; here come others, as of `docker exec`.
+fn reap_orphans() -> std::io::Result<()> {
+    let mut ended = signal(SignalKind::child())?;
+    tokio::spawn(async move {
+        while ended.recv().await.is_some() {
+            while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        }
+    });
+    Ok(())
 }
