@@ -1,8 +1,9 @@
-//! `cargo xtask dist`: everything that is given to users, in `target/dist`: the program and its symbols, the packages for npm, and the sums of
-//! all of them.
+//! `cargo xtask dist`: everything that is given to users, in `target/dist`: the program and its symbols, the packages for npm, the package for
+//! Debian, and the sums of all of them.
 //!
 //! The program carries no symbols, which halves it; a debugger, `addr2line` and `perf` find them in `rpm.debug` by the link that it carries.
 
+mod deb;
 mod program;
 
 use std::fs;
@@ -33,10 +34,21 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     }
     let mut made = vec![program.clone(), symbols];
     made.extend(npm::pack(workspace, &program, &directory, Compression::best())?);
+    made.push(deb::pack(workspace, &program, &directory)?);
     made.push(sums(&directory, &made)?);
     for path in &made {
         println!("{}: {} bytes", path.display(), size(path)?);
     }
+    Ok(())
+}
+
+/// Packs a program that was built before for Debian: `PROGRAM DIRECTORY`.
+pub(crate) fn deb(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<()> {
+    let [program, directory] = arguments else {
+        bail!("usage: cargo xtask deb PROGRAM DIRECTORY");
+    };
+    let package = deb::pack(workspace, Path::new(program), Path::new(directory))?;
+    println!("{}", package.display());
     Ok(())
 }
 

@@ -27,8 +27,10 @@ const USAGE: &str = "usage: cargo xtask <command>
             that depend on them, and the end-to-end tests that were edited or whose names contain TEST
   test [ARGUMENT ...]
             tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
-  dist      what is given to users, in target/dist: the program (one static file), its symbols in a file beside it,
-            and the packages for npm
+  dist      what is given to users, in target/dist: the program (one static file) and its symbols, the packages for npm,
+            and the one for Debian
+  deb PROGRAM DIRECTORY
+            the package for Debian from a program that was built before
   npm [--fast] PROGRAM DIRECTORY
             the packages for npm from a program that was built before
   man       the man pages, in target/man: one of each command
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         ["layers"] => on_workspace(layers::run),
         ["man"] => on_workspace(man::run),
         ["dist"] => on_workspace(dist::run),
+        ["deb", rest @ ..] => on_workspace(|workspace| dist::deb(workspace, &owned(rest))),
         ["npm", rest @ ..] => on_workspace(|workspace| npm::run(workspace, &owned(rest))),
         ["fixtures"] => on_workspace(fixtures::run),
         ["help" | "--help" | "-h"] => {

@@ -75,7 +75,7 @@ pub(crate) fn pack(
 }
 
 /// The platform of an ELF program, as npm names it.
-fn platform(program: &[u8]) -> anyhow::Result<&'static str> {
+pub(crate) fn platform(program: &[u8]) -> anyhow::Result<&'static str> {
     // Offset 18 is e_machine: 62 is x86-64, 183 is AArch64.
     match (program.get(..4), program.get(18..20)) {
         (Some(b"\x7fELF"), Some([62, 0])) => Ok("linux-x64"),

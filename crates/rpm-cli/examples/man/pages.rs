@@ -6,20 +6,20 @@ use clap::Command;
 use clap::builder::Resettable;
 use clap_mangen::Man;
 
-/// File names and texts: `rpm.1`, `rpm-start.1` and so on.
-pub(crate) fn all() -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut grammar = rpm_cli::grammar("rpm").disable_help_subcommand(true);
+/// File names and texts, for a program that is called `program`: `rpm.1`, `rpm-start.1` and so on.
+pub(crate) fn all(program: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut grammar = rpm_cli::grammar(program).disable_help_subcommand(true);
     grammar.build();
     let shown = grammar.get_subcommands().filter(|command| !command.is_hide_set());
-    let mut pages = vec![("rpm.1".to_owned(), page(&grammar, "rpm")?)];
+    let mut pages = vec![(format!("{program}.1"), page(&grammar, program, program)?)];
     for command in shown {
-        let name = format!("rpm-{}", command.get_name());
-        pages.push((format!("{name}.1"), page(command, &name)?));
+        let name = format!("{program}-{}", command.get_name());
+        pages.push((format!("{name}.1"), page(command, &name, program)?));
     }
     Ok(pages)
 }
 
-fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
+fn page(command: &Command, name: &str, program: &str) -> io::Result<Vec<u8>> {
     let more = command
         .get_after_help()
         .map(ToString::to_string)
@@ -27,7 +27,7 @@ fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
     // clap wants names that live for ever; the process ends soon.
     let own: &'static str = String::leak(name.to_owned());
     let bare = command.clone().display_name(own).name(own);
-    let man = Man::new(bare.after_help(Resettable::Reset)).manual("rpm");
+    let man = Man::new(bare.after_help(Resettable::Reset)).manual(program);
     let mut text = Vec::new();
     man.render(&mut text)?;
     let mut verbatim = false;
@@ -47,8 +47,8 @@ fn page(command: &Command, name: &str) -> io::Result<Vec<u8>> {
     if verbatim {
         text.extend(b".fi\n");
     }
-    if name != "rpm" {
-        text.extend(b".SH \"SEE ALSO\"\n.BR rpm (1)\n");
+    if name != program {
+        text.extend(format!(".SH \"SEE ALSO\"\n.BR {program} (1)\n").bytes());
     }
     Ok(String::from_utf8_lossy(&text)
         .chars()
