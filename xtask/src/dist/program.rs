@@ -157,9 +157,9 @@ mod tests {
     #[test]
     fn symbols_are_beside_the_program_and_not_in_it() {
         let directory = std::env::temp_dir().join(format!("rpm-dist-{}", std::process::id()));
-        std::fs::create_dir(&directory).expect("a directory");
+        fs::create_dir(&directory).expect("a directory");
         let program = directory.join("program");
-        std::fs::copy("/proc/self/exe", &program).expect("a copy");
+        fs::copy("/proc/self/exe", &program).expect("a copy");
         let symbols = split(&program).expect("it is split");
         assert_eq!(symbols, directory.join("program.debug"));
         let [program, symbols] = [&program, &symbols].map(|file| sections(file));
@@ -171,6 +171,6 @@ mod tests {
             symbols.contains(".symtab") && symbols.contains(".debug_line"),
             "{symbols}"
         );
-        std::fs::remove_dir_all(&directory).expect("it is ours");
+        fs::remove_dir_all(&directory).expect("it is ours");
     }
 }
