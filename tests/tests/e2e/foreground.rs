@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rpm_e2e::ask::BOUND;
 use rpm_e2e::place::Place;
-use rpm_testkit::{Rpm, wait_until};
+use rpm_testkit::{Port, Rpm, get, wait_until};
 
 /// Prints, and its last output does not end with a newline.
 const APP: &str = "process.on('SIGINT', () => process.stdout.write('bye', () => process.exit(0)));
@@ -86,6 +86,31 @@ fn the_end_of_the_last_app_does_not_wait_for_a_reader() {
     let ended = || running.try_wait().expect("it can be waited for");
     let status = wait_until("it ends", BOUND, ended, Option::is_some);
     assert_eq!(status.and_then(|status| status.code()), Some(2));
+}
+
+#[test]
+fn requests_in_flight_are_answered_before_a_container_ends() {
+    let (port, place) = (Port::reserve(), Place::new());
+    let rpm = Rpm::new().with_env("PORT", &port.number().to_string());
+    place.write(
+        "app.js",
+        "require('http').createServer((request, response) => {
+           if (request.url !== '/slow') return response.end('hello');
+           require('fs').writeFileSync(`${__dirname}/asked`, '');
+           setTimeout(() => response.end('answered'), 1000);
+         }).listen(process.env.PORT);",
+    );
+    let running = runtime(&rpm, &place, &["app.js", "-i", "2"]);
+    let number = port.number();
+    wait_until("it serves", BOUND, || get(number, "/").is_ok(), |serves| *serves);
+    let request = std::thread::spawn(move || get(number, "/slow"));
+    let asked = || place.path().join("asked").exists();
+    wait_until("the request is there", BOUND, asked, |asked| *asked);
+    terminate(&running);
+    let answer = request.join().expect("it ends").expect("it is answered");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "answered"));
+    let output = running.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 #[test]

@@ -5,17 +5,18 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rpm_wire::api::{Known, Status};
+use rpm_wire::api::{Action, ChangeReply, Known, Status};
 use rustix::process::{Pid, WaitOptions, wait};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::complaint::be_silent;
 use super::logs::LogStream;
-use super::{session, start};
+use super::{action, session, start};
 use crate::args::{LogsArgs, RuntimeArgs};
 use crate::connect::connect;
 use crate::home::{Home, home_dir};
+use crate::http::RequestError;
 use crate::output::Output;
 
 /// `runtime` ends after this many consecutive looks at which no app runs: an app may be about to restart.
@@ -46,12 +47,12 @@ pub(super) async fn run(args: &RuntimeArgs, output: &mut Output) -> anyhow::Resu
     // Standard output is for the output of the apps.
     be_silent();
     // A signal during the start is handled after it, so that no app is left half started.
-    let asked = until_asked()?;
+    let mut asked = Signals::new()?;
     if rustix::process::getpid() == Pid::INIT {
         reap_orphans()?;
     }
     let ended = match start::start(&start_args, output).await {
-        Ok(()) => watch(args, &home, asked).await,
+        Ok(()) => watch(args, &home, &mut asked).await,
         Err(error) => Err(error),
     };
     end_daemon(&home).await?;
@@ -68,7 +69,7 @@ async fn end_daemon(home: &Home) -> anyhow::Result<()> {
 
 /// Prints the output of the apps up to the end, including what they print when they are stopped. Signals are handled whether or not the
 /// output is read.
-async fn watch(args: &RuntimeArgs, home: &Home, asked: impl Future<Output = ()>) -> anyhow::Result<()> {
+async fn watch(args: &RuntimeArgs, home: &Home, asked: &mut Signals) -> anyhow::Result<()> {
     let follow = LogsArgs {
         raw: !args.json && !args.format,
         json: args.json,
@@ -82,10 +83,20 @@ async fn watch(args: &RuntimeArgs, home: &Home, asked: impl Future<Output = ()>)
             bail!("the daemon has ended");
         }
         ended = until_nothing_runs(), if !args.no_auto_exit => ended,
-        () = asked => Ok(()),
+        () = asked.next() => Ok(()),
     };
     // The stream ends with the daemon. Errors of printing no longer affect the result.
-    let mut killed = pin!(end_daemon(home));
+    let drains = ended.is_ok();
+    let mut killed = pin!(async {
+        if drains {
+            // Requests in flight are answered. A second signal ends everything at once.
+            tokio::select! {
+                stopped = stop_all() => stopped?,
+                () = asked.next() => {}
+            }
+        }
+        end_daemon(home).await
+    });
     tokio::select! {
         killed = &mut killed => {
             killed?;
@@ -116,18 +127,43 @@ async fn until_nothing_runs() -> anyhow::Result<()> {
     }
 }
 
-/// Handles signals from the moment of the call.
-fn until_asked() -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut quit = signal(SignalKind::quit())?;
-    Ok(async move {
+/// Stops all apps, and returns when they have stopped.
+async fn stop_all() -> anyhow::Result<()> {
+    let request = action(Action::Stop, vec!["all".to_owned()], true);
+    let stopped = session()
+        .await?
+        .post::<ChangeReply>("/v1/actions", &request)
+        .await;
+    match stopped {
+        // One that does not stop as it should is killed with the daemon.
+        Ok(_) | Err(RequestError::Api(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Signals that end everything, handled from the creation on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = quit.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
         }
-    })
+    }
 }
 
 /// The first process of a container is the parent of every process whose own has ended, and the kernel keeps those that it does not wait for.
