@@ -37,11 +37,12 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (moved, broken) = (Cell::new(Instant::now()), Cell::new(false));
-    let mut client = Watched::new(client, Side::Client, &moved, &broken);
-    let mut worker = Watched::new(worker, Side::Worker, &moved, &broken);
+    let moved = Cell::new(Instant::now());
+    let of_worker = Cell::new(State::Open);
+    let mut client = Watched::new(client, Side::Client, &moved, &of_worker);
+    let mut worker = Watched::new(worker, Side::Worker, &moved, &of_worker);
     tokio::select! {
-        // An error ends the tunnel like an end does; both sides see it themselves.
+        // Both sides see an error themselves.
         _ = copy_bidirectional(&mut client, &mut worker) => {}
         () = silence(&moved, within), if !within.is_zero() => {}
     }
@@ -65,6 +66,16 @@ enum Side {
     Worker,
 }
 
+/// The worker's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// It has failed, and what it has said is not read to its end yet.
+    Broken,
+    /// Nothing more comes from it.
+    Ended,
+}
+
 /// One side of a tunnel, which records when it moves.
 ///
 /// A worker that says goodbye and exits resets its connection if the client has just sent something. What it said is still to be read then,
@@ -74,8 +85,7 @@ struct Watched<'w, S> {
     stream: &'w mut S,
     side: Side,
     moved: &'w Cell<Instant>,
-    /// The worker's connection has failed.
-    broken: &'w Cell<bool>,
+    of_worker: &'w Cell<State>,
     /// Bytes that were read.
     bytes: u64,
 }
@@ -85,25 +95,25 @@ impl<'w, S> Watched<'w, S> {
         stream: &'w mut S,
         side: Side,
         moved: &'w Cell<Instant>,
-        broken: &'w Cell<bool>,
+        of_worker: &'w Cell<State>,
     ) -> Watched<'w, S> {
         Watched {
             stream,
             side,
             moved,
-            broken,
+            of_worker,
             bytes: 0,
         }
     }
 
-    /// The same without the error of a worker, instead of which there is this.
+    /// The same without the error of a worker that may still have said something, instead of which there is this.
     fn forgiven<T>(&self, result: io::Result<T>, instead: T) -> io::Result<T> {
-        match (result, self.side) {
-            (Err(_), Side::Worker) => {
-                self.broken.set(true);
+        match (result, self.side, self.of_worker.get()) {
+            (Err(_), Side::Worker, State::Open | State::Broken) => {
+                self.of_worker.set(State::Broken);
                 Ok(instead)
             }
-            (result, _) => result,
+            (result, ..) => result,
         }
     }
 }
@@ -119,7 +129,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
         self.forgiven(read, ())?;
         let count = buffer.filled().len() - before;
         self.bytes += count as u64;
-        self.moved.set(Instant::now());
+        match (self.side, self.of_worker.get()) {
+            // What goes to a worker that has failed moves nothing.
+            (Side::Client, State::Broken) => {}
+            _ => self.moved.set(Instant::now()),
+        }
+        if self.side == Side::Worker && count == 0 && self.of_worker.get() == State::Open {
+            // From now on an error of its side is one: nobody waits for what it says.
+            self.of_worker.set(State::Ended);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -143,7 +161,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.side == Side::Client && self.broken.get() {
+        if self.side == Side::Client && self.of_worker.get() == State::Broken {
             // The client has what there was, and must not take it for all that there would have been.
             ready!(Pin::new(&mut *self.stream).poll_flush(context))?;
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
@@ -229,5 +247,32 @@ mod tests {
         let mut said = String::new();
         client.read_to_string(&mut said).await.expect("an end");
         assert_eq!((said.as_str(), bytes), ("goodbye", (6, 7)));
+    }
+
+    /// It would take what a client that only sends has to say, and lose it.
+    #[tokio::test]
+    async fn a_tunnel_ends_when_a_worker_that_has_said_all_is_gone() {
+        let (mut worker, mut far) = connected().await;
+        let (mut client, mut inner) = duplex(64);
+        let joined = async {
+            join(&mut inner, &mut worker, Duration::ZERO).await;
+            drop(inner);
+        };
+        let sending = async {
+            far.shutdown().await.expect("it is open");
+            assert_eq!(
+                client.read(&mut [0]).await.expect("an end"),
+                0,
+                "the client sees it"
+            );
+            drop(far);
+            // Until the reset has come, and a write fails.
+            while client.write_all(b"more").await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(joined, sending) })
+            .await
+            .expect("it ends");
     }
 }
