@@ -24,6 +24,7 @@ for_daemon() {
     gid=$(sed -n 's/^Gid:\t[0-9]*\t\([0-9]*\).*/\1/p' "/proc/$pid/status")
     home=$(variable "$pid" RPM_HOME)
     [ -n "$home" ] || home=$(variable "$pid" HOME)/.rpm
-    setpriv --reuid="$uid" --regid="$gid" --clear-groups \
+    # Nothing that runs as another user holds up dpkg.
+    timeout 120 setpriv --reuid="$uid" --regid="$gid" --clear-groups \
         env -i PATH="$PATH" RPM_HOME="$home" /usr/bin/rpmx "$@" </dev/null
 }

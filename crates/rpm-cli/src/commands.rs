@@ -184,7 +184,7 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
         Command::Describe { target, json } => describe(target, *json, output).await,
         Command::Logs(args) => logs::logs(args, output).await,
         Command::Events(args) => events::events(args, output).await,
-        Command::Ping { json } => ping(*json, output).await,
+        Command::Ping { json, no_start } => existing::ping(*json, *no_start, output).await,
         Command::Doctor { json } => doctor(*json, output).await,
         Command::Prettylist => inspect::prettylist(output).await,
         Command::Pid { target } => inspect::pid(target.as_deref(), output).await,
@@ -420,14 +420,6 @@ async fn describe(target: &str, json: bool, output: &mut Output) -> anyhow::Resu
         return Ok(output.json(&info)?);
     }
     Ok(output.bytes(render::app(&info, &versions::of(&info.spec), output.look).as_bytes())?)
-}
-
-async fn ping(json: bool, output: &mut Output) -> anyhow::Result<()> {
-    let session = session().await?;
-    if json {
-        return Ok(output.json(session.pong())?);
-    }
-    Ok(output.line(format_args!("{{ msg: '{}' }}", session.pong().msg))?)
 }
 
 async fn doctor(json: bool, output: &mut Output) -> anyhow::Result<()> {

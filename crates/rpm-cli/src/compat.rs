@@ -141,7 +141,7 @@ pub(crate) fn missing<T: AsRef<str>>(words: &[T]) -> String {
         Some(Here::Works) | None => {
             let names = COMMANDS.iter().filter(|command| command.here == Here::Works);
             let own = [
-                "rollback", "doctor", "validate", "demo", "runtime", "import", "link", "observe",
+                "rollback", "doctor", "validate", "demo", "runtime", "import", "link", "events", "observe",
             ];
             let all = names.flat_map(|command| command.names.iter().copied()).chain(own);
             match rpm_spec::nearest(name, all) {

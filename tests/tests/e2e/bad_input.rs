@@ -379,6 +379,8 @@ fn what_is_not_a_command() {
 #[test]
 fn a_question_about_an_app_starts_no_daemon() {
     let rpm = Rpm::new();
+    let ping = rpm.run(["ping", "--no-start"]);
+    assert_says(&ping, &["the daemon is not running"]);
     for question in [
         &["logs", "web"][..],
         &["describe", "web"],

@@ -235,6 +235,9 @@ pub(crate) enum Command {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Start no daemon: fail if none runs
+        #[arg(long)]
+        no_start: bool,
     },
     /// Show what this system permits, and how to get more
     Doctor {

@@ -189,7 +189,14 @@ const PAGES: &[Page] = &[
     page("monit", "", &[("monit", "")]),
     page("doctor", "", &[("doctor", "")]),
     page("report", "", &[("report > report.txt", "")]),
-    page("ping", "", &[("ping", "")]),
+    page(
+        "ping",
+        "",
+        &[
+            ("ping", ""),
+            ("ping --no-start", "a health check: fails if no daemon runs"),
+        ],
+    ),
     page("init", "", &[("init", "writes ecosystem.config.js")]),
     page(
         "validate",

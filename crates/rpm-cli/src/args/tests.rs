@@ -255,7 +255,7 @@ fn commands_that_only_show() {
         assert!(try_parse(&format!("rpm logs {bad}")).is_err(), "{bad}");
     }
     assert_eq!(command("rpm jlist"), Command::Jlist);
-    assert_eq!(command("rpm ping"), Command::Ping { json: false });
+    assert!(matches!(command("rpm ping"), Command::Ping { json: false, .. }));
     assert_eq!(command("rpm kill"), Command::Kill);
     assert_eq!(
         command("rpm completion zsh"),

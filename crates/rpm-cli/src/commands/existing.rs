@@ -1,11 +1,14 @@
 //! Questions about apps: where no daemon runs nobody knows any, and none is started to say that.
 
+use anyhow::bail;
 use rpm_wire::api::ApiError;
 
+use super::session;
 use crate::args::Command;
 use crate::connect::connect;
 use crate::home::{Home, home_dir};
 use crate::http::RequestError;
+use crate::output::Output;
 
 /// Fails if the command asks for an app and no daemon runs that could know it.
 pub(super) async fn check(command: &Command) -> anyhow::Result<()> {
@@ -42,4 +45,16 @@ fn first_target(command: &Command) -> Option<&str> {
         _ => None,
     }
     .map(String::as_str)
+}
+
+/// `ping`; `no_start`: it starts no daemon.
+pub(super) async fn ping(json: bool, no_start: bool, output: &mut Output) -> anyhow::Result<()> {
+    if no_start && connect(&Home::open(home_dir()?)?).await?.is_none() {
+        bail!("the daemon is not running");
+    }
+    let session = session().await?;
+    if json {
+        return Ok(output.json(session.pong())?);
+    }
+    Ok(output.line(format_args!("{{ msg: '{}' }}", session.pong().msg))?)
 }

@@ -54,7 +54,7 @@ fn interval(limit_us: Option<String>, watched_pid: Option<String>, own_pid: u32)
         return None;
     }
     let limit_us: u64 = limit_us?.parse().ok()?;
-    (limit_us > 0).then(|| Duration::from_micros(limit_us / 2))
+    (limit_us > 0).then(|| Duration::from_micros(limit_us / 2).max(Duration::from_millis(1)))
 }
 
 fn tell(message: &str) {
