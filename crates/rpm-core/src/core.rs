@@ -168,6 +168,12 @@ impl Core {
         self.steering.is_reserved(slot)
     }
 
+    /// True if this slot is out of steering because its worker does not accept.
+    #[must_use]
+    pub fn is_stalled(&self, slot: SlotId) -> bool {
+        self.steering.is_stalled(slot)
+    }
+
     fn dispatch(&mut self, input: Input) {
         match input {
             Input::Command { ticket, command } => self.command(ticket, command),

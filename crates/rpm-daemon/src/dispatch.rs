@@ -98,13 +98,16 @@ impl Supervisor {
             let (store, mut known) = self.stored();
             store.can_store(&mut known)?;
         }
-        let accepted = self.orders().change(change)?;
+        let mut accepted = Vec::new();
+        let changed = self.orders().change(change, &mut accepted);
         watcher.apps = accepted
             .iter()
             .flat_map(|one| self.catalog().apps_of(&one.instances))
             .collect();
         let whole = |one| chained(self.handle(), one);
+        // Whatever becomes of the rest: what was begun gets its number of instances.
         let accepted = accepted.into_iter().map(whole).collect();
+        changed?;
         Ok(Begun { accepted, watcher })
     }
 

@@ -135,6 +135,7 @@ impl Supervisor {
         for view in dead {
             let worker = view.id;
             let exit = ended.get(&worker).copied().unwrap_or_else(|| exit_of(None));
+            self.report(|journal, facts| journal.ended(facts, worker, exit));
             self.input(match view.spawned {
                 Some(_) => Input::Exited { worker, exit },
                 None => Input::SpawnFailed { worker },

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rpm_core::protocol::Input;
 use rpm_core::{SlotId, WorkerId};
+use rpm_sys::survive;
 
 use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
@@ -242,7 +243,7 @@ impl Supervisor {
     /// What is written for the next daemon, and by whom.
     pub(crate) fn stored(&mut self) -> (&mut Store, Known<'_>) {
         let known = Known {
-            now: self.now(),
+            origin: survive::monotonic().saturating_sub(self.now().0),
             core: &self.core,
             apps: &mut self.apps,
             workers: &self.workers,

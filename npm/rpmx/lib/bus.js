@@ -140,8 +140,7 @@ class Feed {
   happens(event) {
     if (event.lost) return;
     this.event = event.seq;
-    if (event.kind === 'daemon_stopped') this.killed();
-    if (event.id === undefined) return;
+    if (event.id === undefined && event.kind !== 'daemon_stopped') return;
     this.events.push(event);
     this.publishing ??= this.publishAll().finally(() => (this.publishing = undefined));
   }
@@ -149,7 +148,9 @@ class Feed {
   async publishAll() {
     while (this.events.length > 0) {
       const events = this.events.splice(0);
-      await this.refresh().catch(() => {});
+      // The list is asked of a daemon that goes on: where none runs, asking would start one.
+      const ends = events.some(({ kind, cause }) => kind === 'daemon_stopped' || cause === 'shutdown');
+      if (!ends) await this.refresh().catch(() => {});
       for (const event of events) {
         try {
           this.publishEvent(event);
@@ -161,12 +162,13 @@ class Feed {
   }
 
   publishEvent(event) {
+    if (event.kind === 'daemon_stopped') return this.killed();
     const { id, app, namespace, at_ms: at } = event;
     const process = this.entries.get(id) ?? { pm_id: id, name: app, namespace };
     for (const [name, manually] of happened(event, this.asked.has(id))) {
       this.bus.publish('process:event', { event: name, manually, process, at });
     }
-    if (event.kind === 'stopped' && event.cause === 'restart') this.asked.add(id);
+    if (event.kind === 'stopped' && ['restart', 'stop'].includes(event.cause)) this.asked.add(id);
     else if (event.kind === 'started') this.asked.delete(id);
     else if (event.kind === 'deleted') this.entries.delete(id);
   }

@@ -141,6 +141,18 @@ impl Steering {
         })
     }
 
+    /// True if this slot is out of steering because its worker does not accept.
+    pub(crate) fn is_stalled(&self, id: SlotId) -> bool {
+        self.slots.get(&id).is_some_and(|slot| match slot.tenant {
+            Tenant::Serving {
+                role: Role::Active,
+                flow,
+                ..
+            } => !flow.is_in(),
+            Tenant::Serving { .. } | Tenant::Vacant | Tenant::Idle { .. } | Tenant::Leaving { .. } => false,
+        })
+    }
+
     pub(crate) fn eligible(&self, group: GroupId) -> &[SlotId] {
         self.groups.get(&group).map_or(&[], |group| &group.eligible)
     }

@@ -90,7 +90,10 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 static STARTED: OnceLock<u64> = OnceLock::new();
 
 async fn update_to(State(handle): State<Handle>, Body(request): Body<UpdateRequest>) -> Reply<ChangeReply> {
-    Err(update(&handle, request.binary.into()).await.into())
+    // It ends as it began, also without the client: nobody is left half parted from.
+    let refused = tokio::spawn(async move { update(&handle, request.binary.into()).await });
+    let gone = || failure("the daemon is shutting down", None);
+    Err(refused.await.unwrap_or_else(|_| gone()).into())
 }
 
 async fn start(State(handle): State<Handle>, Body(request): Body<StartRequest>) -> Answer {

@@ -69,10 +69,12 @@ impl Crashes {
         });
         looping.untold += u32::from(!looping.held.is_empty());
         looping.held = vec![draft];
-        match looping.pace.is_open(now) {
-            true => looping.tell(now),
-            false => Vec::new(),
+        if looping.pace.is_open(now) {
+            return looping.tell(now);
         }
+        // When it is written, the file ends with what its successors have printed.
+        looping.held.iter_mut().for_each(|draft| draft.tail = None);
+        Vec::new()
     }
 
     /// The instance is gone.

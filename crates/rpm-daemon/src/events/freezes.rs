@@ -14,6 +14,8 @@ use crate::events::subject::Of;
 const MATTERS_AFTER: Duration = Duration::from_secs(1);
 /// Reports of one slot at once.
 const BURST: u32 = 3;
+/// A freeze that was reported and goes on has not been heard of for so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 /// Above this many slots those of which nothing is to be said are dropped.
 const REMEMBERED: usize = 256;
 
@@ -91,17 +93,27 @@ impl Slot {
         told.into_iter().flatten().map(|what| (self.of, what)).collect()
     }
 
+    /// It was closed, perhaps, and nothing more is said of it.
+    fn is_forgotten(&self, now: Instant) -> bool {
+        self.told && now.saturating_duration_since(self.seen) > FORGOTTEN_AFTER
+    }
+
     fn is_at_rest(&self, now: Instant) -> bool {
         self.since.is_none() && self.moved == 0 && self.untold == 0 && self.pace.is_over(now)
     }
 }
 
 impl Freezes {
+    fn make_room(&mut self, now: Instant) {
+        if self.0.len() >= REMEMBERED {
+            self.0
+                .retain(|_, slot| !slot.is_at_rest(now) && !slot.is_forgotten(now));
+        }
+    }
+
     /// A slot has left steering.
     pub(super) fn stalled(&mut self, slot: SlotId, of: Of, queued: u32, now: Instant) {
-        if self.0.len() >= REMEMBERED {
-            self.0.retain(|_, slot| !slot.is_at_rest(now));
-        }
+        self.make_room(now);
         let slot = self.0.entry(slot).or_insert_with(|| Slot::new(of, now));
         (slot.of, slot.queued, slot.moved_now, slot.told) = (of, queued, false, false);
         (slot.since, slot.seen) = (Some(now), now);
@@ -131,8 +143,19 @@ impl Freezes {
         told
     }
 
+    /// Forgets slots that are not out of steering any more for another reason than that their workers accept: they were closed, or have other
+    /// workers, or none.
+    fn forget_left(&mut self, is_out: impl Fn(SlotId) -> bool) {
+        for (id, slot) in &mut self.0 {
+            if slot.since.is_some() && !is_out(*id) {
+                slot.since = None;
+            }
+        }
+    }
+
     /// Connections were moved out of its queue.
     pub(super) fn moved(&mut self, slot: SlotId, of: Of, connections: u64, now: Instant) -> Vec<(Of, What)> {
+        self.make_room(now);
         let slot = self.0.entry(slot).or_insert_with(|| Slot::new(of, now));
         slot.moved += connections;
         (slot.moved_now, slot.seen) = (true, now);
@@ -149,7 +172,12 @@ impl Freezes {
         self.0.values().filter_map(Slot::due).min()
     }
 
-    pub(super) fn on_time(&mut self, now: Instant) -> Vec<(Of, What)> {
+    /// `is_out`: the slot is out of steering because its worker does not accept.
+    pub(super) fn on_time(&mut self, now: Instant, is_out: impl Fn(SlotId) -> bool) -> Vec<(Of, What)> {
+        if self.due().is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        self.forget_left(is_out);
         let due = self
             .0
             .values_mut()
@@ -178,7 +206,7 @@ mod tests {
         for ms in (0..60_000).step_by(10) {
             let now = begun + Duration::from_millis(ms);
             freezes.stalled(SLOT, OF, 1, now);
-            assert!(freezes.on_time(now).is_empty());
+            assert!(freezes.on_time(now, |_| true).is_empty());
             assert!(freezes.recovered(SLOT, now + Duration::from_millis(5)).is_empty());
             assert_eq!(freezes.due(), None);
         }
@@ -191,7 +219,7 @@ mod tests {
         let mut freezes = Freezes::default();
         freezes.stalled(SLOT, OF, 4, begun);
         assert_eq!(freezes.due(), Some(begun + MATTERS_AFTER));
-        let told = kinds(freezes.on_time(begun + MATTERS_AFTER));
+        let told = kinds(freezes.on_time(begun + MATTERS_AFTER, |_| true));
         assert_eq!(
             told,
             [What::Frozen {
@@ -211,7 +239,7 @@ mod tests {
         let mut told = Vec::new();
         for ms in (0..100_000).step_by(100) {
             let now = begun + Duration::from_millis(ms);
-            told.extend(freezes.on_time(now));
+            told.extend(freezes.on_time(now, |_| true));
             freezes.stalled(SLOT, OF, 2, now);
             told.extend(freezes.moved(SLOT, OF, 2, now));
             told.extend(freezes.recovered(SLOT, now + Duration::from_millis(50)));
@@ -243,6 +271,15 @@ mod tests {
         let mut freezes = Freezes::default();
         let told = kinds(freezes.moved(SLOT, OF, 9, Instant::now()));
         assert_eq!(told, [What::Rescued { connections: 9 }]);
+        assert_eq!(freezes.due(), None);
+    }
+
+    #[test]
+    fn a_slot_that_was_closed_while_it_was_out_is_not_frozen() {
+        let (mut freezes, begun) = (Freezes::default(), Instant::now());
+        freezes.stalled(SLOT, OF, 3, begun);
+        let due = freezes.due().expect("it may last");
+        assert!(kinds(freezes.on_time(due, |_| false)).is_empty());
         assert_eq!(freezes.due(), None);
     }
 }

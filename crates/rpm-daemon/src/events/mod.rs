@@ -195,7 +195,7 @@ impl Journal {
 
     /// Reports what has waited for its time.
     pub(crate) fn on_time(&mut self, facts: &Facts<'_>, now: Instant) {
-        let told = self.freezes.on_time(now);
+        let told = self.freezes.on_time(now, |slot| facts.core.is_stalled(slot));
         self.tell_all(facts, told);
         for draft in self.crashes.on_time(now) {
             self.writer.write(draft);

@@ -101,8 +101,8 @@ impl Agent {
     fn measure(&self, now: Instant) {
         let asked = self.asked.get();
         let lately = asked.is_some_and(|at| now.saturating_duration_since(at) < MEASURE_AGAIN);
-        // One that does not read has room left for what matters.
-        if lately || self.to.capacity() <= OUTGOING_LIMIT / 2 {
+        // The agent in Bun cannot. One that does not read has room left for what matters.
+        if !self.counts || lately || self.to.capacity() <= OUTGOING_LIMIT / 2 {
             return;
         }
         let message = ToAgent::Measure {

@@ -22,8 +22,13 @@ struct Way {
 }
 
 impl Orders<'_> {
-    /// Brings the apps to the wanted state: all of them, or none if one cannot be.
-    pub(crate) fn apply(&mut self, request: ApplyRequest) -> Result<Vec<Accepted>, ApiError> {
+    /// Brings the apps to the wanted state. What is wrong with any of them is found before the first is changed, as far as it can be; what was
+    /// begun before one that fails goes on, and is in `accepted`.
+    pub(crate) fn apply(
+        &mut self,
+        request: ApplyRequest,
+        accepted: &mut Vec<Accepted>,
+    ) -> Result<(), ApiError> {
         let found: Vec<String> = request
             .apps
             .iter()
@@ -36,7 +41,6 @@ impl Orders<'_> {
         self.check_names(&request)?;
         let (mode, hard) = (request.mode, request.hard);
         let way = Way { mode, hard };
-        let mut accepted = Vec::new();
         for spec in request.apps {
             let before = request.renamed.get(&spec.name).unwrap_or(&spec.name);
             match self.catalog().find_app(before) {
@@ -63,7 +67,7 @@ impl Orders<'_> {
             }
         }
         self.apps_have_changed();
-        Ok(accepted)
+        Ok(())
     }
 
     /// Starts an app but for these of its instances, counted from 0, which are only put in the list.

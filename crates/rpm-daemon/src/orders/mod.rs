@@ -93,19 +93,20 @@ pub(crate) struct Orders<'a> {
 }
 
 impl Orders<'_> {
-    /// Carries out a change.
+    /// Carries out a change, whose parts are put in `accepted`.
     ///
     /// # Errors
-    /// It cannot be: nothing was changed.
-    pub(crate) fn change(&mut self, change: Change) -> Result<Vec<Accepted>, ApiError> {
+    /// It cannot be, or not as a whole: what is in `accepted` goes on.
+    pub(crate) fn change(&mut self, change: Change, accepted: &mut Vec<Accepted>) -> Result<(), ApiError> {
         match change {
-            Change::Start(request) => Ok(vec![self.start(*request)?]),
-            Change::Act(request) => self.act(&request),
-            Change::Apply(request) => self.apply(request),
-            Change::Scale(request) => Ok(vec![self.scale(&request)?]),
-            Change::Reload(request) => self.reload(&request),
-            Change::Rollback(request) => Ok(vec![self.rollback(&request)?]),
+            Change::Start(request) => accepted.push(self.start(*request)?),
+            Change::Act(request) => accepted.extend(self.act(&request)?),
+            Change::Apply(request) => self.apply(request, accepted)?,
+            Change::Scale(request) => accepted.push(self.scale(&request)?),
+            Change::Reload(request) => accepted.extend(self.reload(&request)?),
+            Change::Rollback(request) => accepted.push(self.rollback(&request)?),
         }
+        Ok(())
     }
 
     /// Gives the core a command; the receiver resolves when it is settled.

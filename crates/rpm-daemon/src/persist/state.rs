@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use rpm_core::snapshot::RestoreError;
-use rpm_core::{Core, Tick, WorkerId};
+use rpm_core::{Core, WorkerId};
 use rpm_keeper::Keeper;
 use rpm_listen::Listeners;
 use rpm_state::{AppsDocument, Document, FORMAT, ReadError, State, Unsupported};
@@ -140,7 +140,8 @@ pub(crate) struct Known<'a> {
     pub(crate) next_app: u32,
     pub(crate) next_ticket: u64,
     pub(crate) rescues: u64,
-    pub(crate) now: Tick,
+    /// What the monotonic clock says at tick 0.
+    pub(crate) origin: Duration,
 }
 
 /// Is it written for each worker that is started and becomes ready?
@@ -212,7 +213,7 @@ impl Store {
             format: FORMAT,
             version: version.to_owned(),
             boot_id: self.boot_id.clone(),
-            origin: survive::monotonic().saturating_sub(known.now.0).into(),
+            origin: known.origin.into(),
             core: known.core.snapshot().into(),
             workers: known
                 .workers
