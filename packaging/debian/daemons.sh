@@ -5,7 +5,7 @@ daemons() {
         /usr/bin/rpmx | "/usr/bin/rpmx (deleted)" | /usr/bin/rpmx.dpkg-*) ;;
         *) continue ;;
         esac
-        [ "$process/root/" -ef / ] || continue
+        [ "$process/root" -ef / ] || continue
         [ "$(tr '\0' '\n' <"$process/cmdline" | sed -n 2p)" = daemon ] || continue
         echo "${process#/proc/}"
     done

@@ -121,3 +121,19 @@ pub fn metric(rpm: &Rpm, name: &str) -> f64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
         .unwrap_or(0.0)
 }
+
+/// A client that follows a stream of the control API and reads only the beginning of the response's head.
+///
+/// # Panics
+/// The daemon does not accept, or refuses.
+#[must_use]
+pub fn follower(rpm: &Rpm, path: &str) -> UnixStream {
+    let mut client = UnixStream::connect(rpm.home().join("rpm.sock")).expect("the daemon accepts");
+    client.set_read_timeout(Some(BOUND)).expect("a socket");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: rpm\r\n\r\n");
+    client.write_all(request.as_bytes()).expect("it is sent");
+    let mut head = [0; 12];
+    client.read_exact(&mut head).expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 200");
+    client
+}

@@ -1,13 +1,12 @@
 //! `rpm events`, `GET /v1/events`: what happens is written, with numbers that go on, and shown to whoever asks.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
 use rpm_e2e::app::App;
-use rpm_e2e::ask::BOUND;
+use rpm_e2e::ask::{BOUND, follower};
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
@@ -421,18 +420,6 @@ fn what_is_asked_for_is_what_is_sent() {
     assert_eq!(parsed(&rpm.ok(["events", "one", "--json", "-n", "1"])).len(), 1);
 }
 
-/// A client that follows all events from the first on, and has read nothing but the beginning of the head.
-fn follower(rpm: &Rpm) -> UnixStream {
-    let mut client = UnixStream::connect(rpm.home().join("rpm.sock")).expect("the daemon accepts");
-    client.set_read_timeout(Some(BOUND)).expect("a socket");
-    let request = b"GET /v1/events?after=0&follow=true HTTP/1.1\r\nhost: rpm\r\n\r\n";
-    client.write_all(request).expect("it is sent");
-    let mut head = [0; 12];
-    client.read_exact(&mut head).expect("an answer");
-    assert_eq!(&head, b"HTTP/1.1 200");
-    client
-}
-
 #[test]
 fn one_that_does_not_read_delays_nobody_and_hears_how_many_were_rotated_away() {
     let rpm = Rpm::new();
@@ -451,7 +438,7 @@ fn one_that_does_not_read_delays_nobody_and_hears_how_many_were_rotated_away() {
         std::fs::write(rpm.home().join(name), text).expect("written");
     }
     rpm.ok(["ping"]);
-    let stuck = follower(&rpm);
+    let stuck = follower(&rpm, "/v1/events?after=0&follow=true");
     // It has at most what fits into buffers, which is less than the oldest file. That goes with the next rotation.
     App::new("no-listen.js").args(["--name", "new"]).start(&rpm);
     let ready = wait_for("it is ready", BOUND, || {

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
-use rpm_e2e::ask::{BOUND, printed};
+use rpm_e2e::ask::{BOUND, follower, printed};
 use rpm_e2e::complaint::assert_says;
 use rpm_e2e::place::Place;
 use rpm_e2e::process::own_bytes;
@@ -91,18 +91,6 @@ fn a_channel_full_of_requests_keeps_nobody_waiting() {
     floods(&["handles", "ready", "leaving", "listening", "closing", "asking"]);
 }
 
-/// A client that follows the messages of all programs; the head of the response has arrived.
-fn follower(rpm: &Rpm) -> UnixStream {
-    let mut client = UnixStream::connect(rpm.home().join("rpm.sock")).expect("the daemon accepts");
-    client.set_read_timeout(Some(BOUND)).expect("a socket");
-    let request = b"GET /v1/messages HTTP/1.1\r\nhost: rpm\r\n\r\n";
-    client.write_all(request).expect("it is sent");
-    let mut head = [0; 12];
-    client.read_exact(&mut head).expect("an answer");
-    assert_eq!(&head, b"HTTP/1.1 200");
-    client
-}
-
 #[test]
 fn messages_that_a_client_follows_and_does_not_read_are_dropped_and_counted() {
     /// More than the 4 MiB that wait for a client, and what is in socket buffers.
@@ -112,7 +100,7 @@ fn messages_that_a_client_follows_and_does_not_read_are_dropped_and_counted() {
         .args(["--name", "flood", "--no-wait"])
         .env("FLOOD", "messages")
         .start(&rpm);
-    let (mut reads, stuck) = (follower(&rpm), follower(&rpm));
+    let (mut reads, stuck) = (follower(&rpm, "/v1/messages"), follower(&rpm, "/v1/messages"));
     let (mut buffer, mut sent) = (vec![0; 1 << 20], 0);
     while sent < SENT {
         let upto = (sent + buffer.len()).min(SENT);
