@@ -59,6 +59,8 @@ pub struct Figures {
     pub time_us: u64,
     /// Requests that wait for an upstream with room.
     pub queued: u32,
+    /// Requests that an upstream has, or one that is an upstream no more.
+    pub in_flight: u32,
     /// Bytes of bodies from clients, and to them.
     pub bytes: [u64; 2],
     /// Counters of each upstream.
@@ -217,6 +219,7 @@ impl Front {
             times: std::array::from_fn(|bucket| self.times[bucket].load(Ordering::Relaxed)),
             time_us: self.time_us.load(Ordering::Relaxed),
             queued: self.freed.waiting.load(Ordering::Relaxed),
+            in_flight: upstreams.in_flight(),
             bytes: [0, 1].map(|way| self.bytes[way].load(Ordering::Relaxed)),
             upstreams: upstreams.list.iter().map(|one| one.figures(now)).collect(),
         }

@@ -1,8 +1,8 @@
 //! Upstreams: the private listeners of workers, and their counters.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -318,11 +318,13 @@ impl Drop for InFlight {
 #[derive(Debug, Default)]
 pub(crate) struct Upstreams {
     pub(crate) list: Vec<Arc<Upstream>>,
+    /// Those that were in a set before and still have requests in flight. A worker that was frozen comes back, with what it is serving.
+    left: Vec<Weak<Upstream>>,
     turn: AtomicUsize,
 }
 
 impl Upstreams {
-    /// A new set. Upstreams that were in the old one keep their counters.
+    /// A new set. Upstreams that were in the old one keep their counters, and so do those that left a set before and have requests in flight.
     pub(crate) fn new(targets: &[Target], before: &Upstreams, common: &NewUpstream) -> Upstreams {
         // There are no others that could take the load of the first ones.
         let common = if before.list.is_empty() {
@@ -333,9 +335,10 @@ impl Upstreams {
         } else {
             common
         };
+        let left: Vec<Arc<Upstream>> = before.left.iter().filter_map(Weak::upgrade).collect();
+        let all = || before.list.iter().chain(&left);
         let known = |target: &Target| {
-            let old = before.list.iter().find(|old| old.target.is_same(target));
-            old.map_or_else(
+            all().find(|old| old.target.is_same(target)).map_or_else(
                 || Arc::new(Upstream::new(*target, common)),
                 |old| {
                     old.turns.store(0, Ordering::Relaxed);
@@ -344,14 +347,24 @@ impl Upstreams {
                 },
             )
         };
+        let list: Vec<_> = targets.iter().map(known).collect();
+        let is_gone = |old: &&Arc<Upstream>| !list.iter().any(|new| Arc::ptr_eq(old, new));
         Upstreams {
-            list: targets.iter().map(known).collect(),
+            left: all().filter(is_gone).map(Arc::downgrade).collect(),
+            list,
             turn: AtomicUsize::new(0),
         }
     }
 
     pub(crate) fn next_turn(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Requests in flight, those of upstreams that are in the set no more among them.
+    pub(crate) fn in_flight(&self) -> u32 {
+        let left = self.left.iter().filter_map(Weak::upgrade);
+        let left: u32 = left.map(|one| one.in_flight()).sum();
+        self.list.iter().map(|one| one.in_flight()).sum::<u32>() + left
     }
 
     pub(crate) fn has(&self, id: UpstreamId) -> bool {
@@ -392,6 +405,30 @@ mod tests {
         assert!(upstream.is_ejected(5000 + 2 * EJECTED_FIRST - 1));
         (0..20).for_each(|_| fail(9000));
         assert!(!upstream.is_ejected(9000 + EJECTED_LONGEST));
+    }
+
+    #[test]
+    fn a_worker_that_was_frozen_comes_back_with_its_requests_in_flight() {
+        let common = NewUpstream::default();
+        let set = |ids: &[u32], before: &Upstreams| {
+            let targets: Vec<Target> = ids.iter().map(|id| target(*id)).collect();
+            Upstreams::new(&targets, before, &common)
+        };
+        let all = set(&[1, 2], &Upstreams::default());
+        let in_flight = all.list[0].begin_below(Some(1)).expect("it has room");
+        let without = set(&[2], &set(&[2], &all));
+        assert!(without.list[0].begin_below(Some(1)).is_some());
+        assert_eq!(without.in_flight(), 1);
+        let again = set(&[1, 2], &without);
+        assert_eq!(again.in_flight(), 1);
+        assert!(again.list[0].begin_below(Some(1)).is_none(), "it is still busy");
+        drop(in_flight);
+        assert!(again.list[0].begin_below(Some(1)).is_some());
+        // Nothing is kept of those that have no requests.
+        drop((all, without));
+        let few = set(&[2], &again);
+        drop(again);
+        assert_eq!(set(&[2], &few).left.iter().filter_map(Weak::upgrade).count(), 0);
     }
 
     #[test]

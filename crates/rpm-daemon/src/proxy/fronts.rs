@@ -104,11 +104,10 @@ impl Fronts {
     pub(crate) fn busy(&self) -> (u32, u32) {
         self.open.values().fold((0, 0), |(connections, requests), open| {
             let figures = open.front.figures();
-            let in_flight: u32 = figures.upstreams.iter().map(|one| one.in_flight).sum();
             let sent_on = open.redirect.as_ref().map_or(0, Redirect::connections);
             (
                 connections + figures.connections + sent_on,
-                requests + in_flight + figures.queued,
+                requests + figures.in_flight + figures.queued,
             )
         })
     }
