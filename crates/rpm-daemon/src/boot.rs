@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rpm_sys::lock::LockFile;
-use rpm_sys::{PidFd, Signal, daemonize, limits, memory, tree};
+use rpm_sys::{PidFd, Signal, daemonize, limits, memory, tree, usage};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -209,17 +209,24 @@ fn own(home: &Home) -> Result<LockFile, BootError> {
         if let Some(lock) = LockFile::try_lock(&path).map_err(step("lock the pid file"))? {
             break lock;
         }
-        if UnixStream::connect(home.socket()).is_ok() || Instant::now() >= deadline {
-            let pid = std::fs::read_to_string(&path).unwrap_or_default();
+        let pid = std::fs::read_to_string(&path).unwrap_or_default();
+        let pid = pid.trim();
+        if serves(home, pid) || Instant::now() >= deadline {
             return Err(BootError::Running {
                 home: home.root().to_owned(),
-                pid: pid.trim().to_owned(),
+                pid: pid.to_owned(),
             });
         }
         std::thread::sleep(RETRY_INTERVAL);
     };
     std::fs::write(&path, format!("{}\n", std::process::id())).map_err(step("write the pid file"))?;
     Ok(lock)
+}
+
+/// Whether another daemon listens. The kernel accepts clients for one that has been killed as well, until its last thread is gone.
+fn serves(home: &Home, pid: &str) -> bool {
+    let has_ended = |pid| usage::state(pid).is_ok_and(|state| matches!(state, 'Z' | 'X'));
+    UnixStream::connect(home.socket()).is_ok() && !pid.parse().is_ok_and(has_ended)
 }
 
 fn open_log(home: &Home) -> Result<Arc<OwnLog>, BootError> {
@@ -349,4 +356,40 @@ fn obey_signals(handle: &Handle) -> io::Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_was_killed_is_waited_for_although_its_socket_still_has_clients() {
+        let root = std::env::temp_dir().join(format!("rpm-own-{}", std::process::id()));
+        let home = Home::prepare(&root).expect("a directory");
+        let held = LockFile::try_lock(&home.pid_file())
+            .expect("a file")
+            .expect("nobody has it");
+        let listener = UnixListener::bind(home.socket()).expect("a socket");
+        let mut dead = Command::new("true").spawn().expect("it runs");
+        // It stays a zombie until it is waited for.
+        while usage::state(dead.id()).expect("it is ours") != 'Z' {
+            thread::yield_now();
+        }
+        fs::write(home.pid_file(), format!("{}\n", dead.id())).expect("written");
+        let owned = thread::scope(|scope| {
+            let next = scope.spawn(|| own(&home));
+            listener.accept().expect("the next daemon looks");
+            drop(held);
+            next.join().expect("it ends")
+        });
+        dead.wait().expect("it is ours");
+        let owned = owned.map(drop);
+        fs::remove_dir_all(&root).expect("it is ours");
+        owned.expect("the lock is free");
+    }
 }

@@ -5,6 +5,7 @@ mod demo;
 mod observe;
 mod serve;
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use rpm_cli::Invocation;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Daemon { check: false }) => daemon(),
         Ok(Invocation::Daemon { check: true }) => check(),
         Ok(Invocation::Complete(question)) => {
-            print!("{}", question.answer());
+            say(&question.answer());
             ExitCode::SUCCESS
         }
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
@@ -62,7 +63,7 @@ fn check() -> ExitCode {
     };
     match rpm_daemon::check(&home) {
         Ok(version) => {
-            println!("{}{version}", rpm_daemon::CAN_TAKE_OVER);
+            say(&format!("{}{version}\n", rpm_daemon::CAN_TAKE_OVER));
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&error.into()),
@@ -70,8 +71,13 @@ fn check() -> ExitCode {
 }
 
 fn refuse(error: &anyhow::Error) -> ExitCode {
-    println!("{error:#}");
+    say(&format!("{error:#}\n"));
     ExitCode::FAILURE
+}
+
+/// Prints what a program reads, which may have gone: then nobody wants it.
+fn say(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 fn report(result: anyhow::Result<()>) -> ExitCode {

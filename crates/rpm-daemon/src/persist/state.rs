@@ -7,6 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::mem;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rpm_core::snapshot::RestoreError;
@@ -16,6 +17,8 @@ use rpm_listen::Listeners;
 use rpm_state::{AppsDocument, Document, FORMAT, ReadError, State, Unsupported};
 use rpm_sys::{survive, tree};
 use rpm_wire::api::ApiError;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use tracing::{debug, error, warn};
 
 use crate::apps::app::Apps;
@@ -239,12 +242,22 @@ fn write(home: &Home, name: &str, document: &impl Document) -> io::Result<()> {
         .mode(0o600)
         .open(&new)?;
     rpm_state::write(document, file)?;
-    let path = home.root().join(name);
-    match fs::rename(&path, home.root().join(old(name))) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+    replace(&new, &home.root().join(name), &home.root().join(old(name)))
+}
+
+/// Puts the file `new` in the place of `path`, and that in the place of `before`. At no moment is there no `path`: this daemon may be killed
+/// at any, and who looks in the directory then finds both.
+fn replace(new: &Path, path: &Path, before: &Path) -> io::Result<()> {
+    match renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
+        Ok(()) => fs::rename(new, before),
+        Err(Errno::NOENT) => fs::rename(new, path),
+        // Some file systems, those of a network among them, cannot exchange files.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::rename(path, before)?;
+            fs::rename(new, path)
+        }
+        Err(error) => Err(error.into()),
     }
-    fs::rename(&new, path)
 }
 
 /// The file before the last one.
@@ -351,5 +364,46 @@ pub(crate) fn forget(home: &Home) {
     for name in [STATE, APPS] {
         let _ = fs::remove_file(home.root().join(name));
         let _ = fs::remove_file(home.root().join(old(name)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn the_file_is_there_at_every_moment_and_the_one_before_it_is_kept() {
+        let dir = std::env::temp_dir().join(format!("rpm-replace-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let [new, path, before] = ["new", "path", "before"].map(|name| dir.join(name));
+        let put = |text: &str| {
+            fs::write(&new, text).expect("written");
+            replace(&new, &path, &before).expect("replaced");
+        };
+        put("0");
+        assert!(!before.exists());
+        let done = AtomicBool::new(false);
+        let missed = thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                let mut missed = 0;
+                while !done.load(Ordering::Relaxed) {
+                    missed += u32::from(!path.exists());
+                }
+                missed
+            });
+            for number in 1..=500_u32 {
+                put(&number.to_string());
+            }
+            done.store(true, Ordering::Relaxed);
+            looks.join().expect("it ends")
+        });
+        assert_eq!(missed, 0);
+        let text = |path: &Path| fs::read_to_string(path).expect("it is there");
+        assert_eq!([&path, &before].map(|path| text(path)), ["500", "499"]);
+        assert!(!new.exists());
+        fs::remove_dir_all(&dir).expect("it is ours");
     }
 }
