@@ -20,7 +20,7 @@ fn steps() -> Vec<Step> {
         clippy(),
         fuzz(),
         Step::cargo("doc", ["doc", "--workspace", "--no-deps"]).with_env("RUSTDOCFLAGS", "-D warnings"),
-        fixtures(),
+        fixtures().early(),
         Step::own("test", ["--profile", "ci"], test::run),
     ]
 }

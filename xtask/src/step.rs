@@ -1,8 +1,9 @@
-//! The steps of a check: run in order until one fails.
+//! The steps of a check: run in order until one fails. What mostly waits, for a network, may begin at once.
 
 use std::ffi::OsString;
 use std::process::Command;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -12,6 +13,8 @@ use crate::workspace::{Workspace, cargo};
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     action: Action,
+    /// It begins before the first step, in a thread. Its turn then is to be waited for.
+    early: bool,
 }
 
 enum Action {
@@ -38,6 +41,7 @@ impl Step {
         Step {
             name,
             action: Action::Own { arguments, task },
+            early: false,
         }
     }
 
@@ -49,7 +53,14 @@ impl Step {
                 arguments: arguments.into_iter().map(Into::into).collect(),
                 environment: Vec::new(),
             },
+            early: false,
         }
+    }
+
+    /// Lets the step begin beside those before it; for what waits for a network rather than computes.
+    pub(crate) fn early(mut self) -> Step {
+        self.early = true;
+        self
     }
 
     /// Adds an environment variable; only for cargo commands.
@@ -110,26 +121,46 @@ fn quoted(word: &str) -> String {
 /// Runs all steps. An error names the first failed step and the command that runs it alone. `check` names the whole.
 pub(crate) fn run_steps(check: &str, steps: &[Step], workspace: &Workspace) -> anyhow::Result<()> {
     let begun = Instant::now();
-    for (index, step) in steps.iter().enumerate() {
-        let place = format!("{}/{} {}", index + 1, steps.len(), step.name);
-        println!("== {place}: {}", step.alone());
-        let start = Instant::now();
-        let result = step.run(workspace);
-        let seconds = start.elapsed().as_secs_f64();
-        result.with_context(|| {
-            format!(
-                "{check}: {place} failed after {seconds:.1} s (to run it alone: {})",
-                step.alone()
-            )
-        })?;
-        println!("== {place}: ok in {seconds:.1} s");
-    }
+    thread::scope(|scope| {
+        let early = steps.iter().map(|step| {
+            let begin = || scope.spawn(move || timed(step, workspace));
+            step.early.then(begin)
+        });
+        let mut early: Vec<_> = early.collect();
+        for (index, step) in steps.iter().enumerate() {
+            let place = format!("{}/{} {}", index + 1, steps.len(), step.name);
+            println!("== {place}: {}", step.alone());
+            let (result, took) = match early[index].take() {
+                Some(running) => running.join().expect("a step does not panic"),
+                None => timed(step, workspace),
+            };
+            let seconds = took.as_secs_f64();
+            result.with_context(|| {
+                format!(
+                    "{check}: {place} failed after {seconds:.1} s (to run it alone: {})",
+                    step.alone()
+                )
+            })?;
+            let when = if step.early {
+                ", begun before the others"
+            } else {
+                ""
+            };
+            println!("== {place}: ok in {seconds:.1} s{when}");
+        }
+        anyhow::Ok(())
+    })?;
     println!(
         "{check}: all {} steps passed in {:.1} s",
         steps.len(),
         begun.elapsed().as_secs_f64()
     );
     Ok(())
+}
+
+fn timed(step: &Step, workspace: &Workspace) -> (anyhow::Result<()>, Duration) {
+    let start = Instant::now();
+    (step.run(workspace), start.elapsed())
 }
 
 #[cfg(test)]
@@ -157,6 +188,36 @@ mod tests {
             message.ends_with("(to run it alone: cargo xtask broken --hard): the cause"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn an_early_step_runs_beside_those_before_it_and_fails_at_its_turn() {
+        let workspace = Workspace {
+            root: "/w".into(),
+            target: std::env::temp_dir().join(format!("rpm-steps-{}", std::process::id())),
+            packages: Vec::new(),
+        };
+        std::fs::create_dir_all(&workspace.target).expect("a directory");
+        // The first step waits for what the last one does.
+        let steps = [
+            Step::own("waits", NONE, |workspace, _| {
+                while !workspace.target.join("begun").exists() {
+                    thread::yield_now();
+                }
+                Ok(())
+            }),
+            Step::own("begins", NONE, |workspace, _| {
+                std::fs::write(workspace.target.join("begun"), "")?;
+                bail!("the cause")
+            })
+            .early(),
+        ];
+        let error = run_steps("ci", &steps, &workspace).expect_err("a step failed");
+        assert!(
+            format!("{error:#}").starts_with("ci: 2/2 begins failed after "),
+            "{error:#}"
+        );
+        std::fs::remove_dir_all(&workspace.target).expect("it is ours");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The real `rpm`, with a home of its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use rpm_wire::api::{AppInfo, Process, Status};
 
 use crate::http::{self, Answer};
 use crate::reachable::{What, reachable};
-use crate::{repository, wait_until};
+use crate::{node, repository, wait_until};
 
 /// User and group of an unprivileged daemon.
 const NOBODY: u32 = 65_534;
@@ -165,6 +165,7 @@ impl Rpm {
             .args(args)
             .env("RPM_HOME", &self.home)
             .env("NO_COLOR", "1")
+            .env("PATH", path())
             .current_dir("/");
         command
             .envs(self.env.iter().map(|(key, value)| (key, value)))
@@ -377,6 +378,19 @@ fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let binary = std::env::var_os("RPM_BIN").map_or_else(built, PathBuf::from);
         reachable(binary, What::File)
+    })
+}
+
+/// Where programs are looked for. First the Node that the tests install, so that it is the same on every machine. Then the programs of the
+/// system: those of a version manager such as pyenv are scripts that start some twenty others, and take longer than what they run.
+fn path() -> &'static OsStr {
+    static PATH: OnceLock<OsString> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let node = node(22).parent().expect("a file is in a directory").to_owned();
+        let first = [node, "/usr/bin".into(), "/bin".into()];
+        let rest = std::env::var_os("PATH").unwrap_or_default();
+        std::env::join_paths(first.into_iter().chain(std::env::split_paths(&rest)))
+            .expect("no directory of theirs has a colon in its name")
     })
 }
 
