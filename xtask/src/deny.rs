@@ -1,21 +1,80 @@
 //! `cargo xtask deny`: runs cargo-deny on third-party packages; `deny.toml` has the rules.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use crate::tools::{DENY, call};
 use crate::workspace::Workspace;
 
-/// The checks that depend only on the lock file. A new advisory must not fail an unchanged tree, so `cargo xtask deny advisories` is a
-/// separate command.
+/// The checks that depend only on the lock file.
 const CHECKS: [&str; 3] = ["bans", "licenses", "sources"];
 
-/// Runs the named checks, or those of [`CHECKS`].
+/// Runs the named checks. Without a name: those of [`CHECKS`], and the advisories of the database that is stored on this machine. It is not
+/// fetched: a new advisory must not fail an unchanged tree, and a build must not need a network.
 pub(crate) fn run(workspace: &Workspace, checks: &[String]) -> anyhow::Result<()> {
     let mut command = DENY.command(workspace)?;
     command.arg("check");
-    if checks.is_empty() {
-        println!("advisories are left out: `cargo xtask deny advisories` fetches their database and asks");
-        command.args(CHECKS);
-    } else {
+    if !checks.is_empty() {
         command.args(checks);
+        return call(command);
     }
+    command.args(CHECKS);
+    call(command)?;
+    let Some(database) = cargo_home().and_then(|home| stored(&home)) else {
+        println!(
+            "advisories are left out: no database is stored here. `cargo xtask deny advisories` fetches it and asks"
+        );
+        return Ok(());
+    };
+    println!(
+        "advisories of the stored database, as it was on {}; `cargo xtask deny advisories` fetches the newest",
+        day_of(&database).as_deref().unwrap_or("an unknown day")
+    );
+    let mut command = DENY.command(workspace)?;
+    command.args(["--offline", "check", "advisories"]);
     call(command)
+}
+
+/// Where cargo keeps what it has fetched.
+fn cargo_home() -> Option<PathBuf> {
+    let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    named.or_else(|| Some(std::env::home_dir()?.join(".cargo")))
+}
+
+/// The database of advisories that cargo-deny has fetched before, a checkout.
+fn stored(cargo_home: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(cargo_home.join("advisory-dbs")).ok()?;
+    let mut found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    found.find(|path| path.join(".git").exists())
+}
+
+/// The day of its last change.
+fn day_of(database: &Path) -> Option<String> {
+    let mut git = Command::new("git");
+    git.arg("-C")
+        .arg(database)
+        .args(["show", "-s", "--format=%cs", "HEAD"]);
+    let said = git.output().ok()?;
+    let day = String::from_utf8(said.stdout).ok()?;
+    (said.status.success() && !day.trim().is_empty()).then(|| day.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_found_where_one_is_stored() {
+        let home = std::env::temp_dir().join(format!("rpm-advisories-{}", std::process::id()));
+        assert_eq!(stored(&home), None);
+        // cargo-deny leaves a file there when it could not fetch anything.
+        fs::create_dir_all(home.join("advisory-dbs")).expect("a directory");
+        fs::write(home.join("advisory-dbs/db.lock"), "").expect("a file");
+        assert_eq!(stored(&home), None);
+        let database = home.join("advisory-dbs/advisory-db-1");
+        fs::create_dir_all(database.join(".git")).expect("a directory");
+        assert_eq!(stored(&home), Some(database));
+        fs::remove_dir_all(&home).expect("it is ours");
+    }
 }
