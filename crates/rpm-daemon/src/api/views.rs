@@ -13,7 +13,6 @@ use rpm_wire::api::{
     Served, SlotInfo, Status,
 };
 
-use crate::apps::app::{PortSource, explain, is_proxied};
 use crate::os::behalf::Behalf;
 use crate::view::View;
 use crate::workers::sampling::own_listeners;
@@ -34,10 +33,13 @@ impl View<'_> {
         let view = self.core.instance(id)?;
         let app = self.apps.get(&view.app)?;
         let worker = view.worker();
-        let spec = worker
-            .and_then(|worker| self.workers.get(&worker))
-            .map(|worker| &worker.spec)
-            .or_else(|| self.catalog().present_spec(view.app))?;
+        let (spec, delivery) = match worker.and_then(|worker| self.workers.get(&worker)) {
+            Some(worker) => (&worker.spec, worker.delivery),
+            None => {
+                let present = self.catalog().present(view.app)?;
+                (present.spec(), present.delivery())
+            }
+        };
         let process = worker
             .and_then(|w| self.workers.get(&w))
             .and_then(|w| w.process());
@@ -51,7 +53,11 @@ impl View<'_> {
             instance: view.number,
             generation: view.generation.0,
             exec_mode: spec.exec_mode,
-            plane: explain(spec, self.interception.denied()).0.wire_name().to_owned(),
+            plane: delivery
+                .explain(self.interception.denied())
+                .0
+                .wire_name()
+                .to_owned(),
             status: status(&view.state),
             pid: worker.and_then(|w| self.workers.get(&w)?.program_pid()),
             uptime_ms: uptime,
@@ -62,7 +68,7 @@ impl View<'_> {
             cpu_percent: process.map_or(0.0, |p| (p.usage.cpu_percent * 10.0).round() / 10.0),
             memory_bytes: process.map_or(0, |p| p.usage.rss_bytes),
             connections: worker.and_then(|w| self.sampling.connections_of(w)),
-            serves: worker.map_or_else(Vec::new, |w| self.serves(w, held, spec)),
+            serves: worker.map_or_else(Vec::new, |w| self.serves(w, held, spec, delivery.is_fronted())),
             exit_code: view.last_exit.map(exit_code),
             others: self.others(&view),
             out_log: logs.out.display().to_string(),
@@ -105,14 +111,14 @@ impl View<'_> {
     }
 
     /// Where a worker serves, by what the daemon has in memory: this is asked of every process, every second.
-    fn serves(&self, worker: WorkerId, held: &Held, spec: &AppSpec) -> Vec<Served> {
+    fn serves(&self, worker: WorkerId, held: &Held, spec: &AppSpec, fronted: bool) -> Vec<Served> {
         let addresses = held
             .get(&worker)
             .into_iter()
             .flat_map(|holding| &holding.addresses);
         let tcp = addresses.map(|&addr| Served {
             address: tcp(addr),
-            url: url(addr, spec),
+            url: url(addr, spec, fronted),
         });
         let shared = self.listeners.shared_by(worker).map(|kind| Served {
             address: shared_address(kind),
@@ -155,13 +161,13 @@ impl View<'_> {
     pub(crate) fn describe(&self, target: &str) -> Result<AppInfo, ApiError> {
         let id = self.catalog().resolve_app(target)?;
         let instances: Vec<InstanceView> = self.core.instances().filter(|view| view.app == id).collect();
-        let Some(spec) = self.catalog().present_spec(id).cloned() else {
+        let Some(version) = self.catalog().present(id) else {
             return Err(crate::failure::failure(
                 format!("{target:?} is being deleted"),
                 None,
             ));
         };
-        let (path, reason) = explain(&spec, self.interception.denied());
+        let (path, reason) = version.delivery().explain(self.interception.denied());
         let held = self.listeners.by_worker();
         let mut listeners: Vec<ListenerInfo> = self
             .listeners
@@ -179,7 +185,7 @@ impl View<'_> {
                 .filter_map(|view| self.process(view.id, &held, false))
                 .collect(),
             listeners,
-            spec: (*spec).clone(),
+            spec: AppSpec::clone(version.spec()),
         })
     }
 
@@ -226,11 +232,11 @@ impl View<'_> {
 
     /// What the workers of an app listen on without the daemon.
     fn own(&self, app: AppId, instances: &[InstanceView]) -> Vec<ListenerInfo> {
-        let cluster = self.catalog().port_source(app) != Some(PortSource::Single);
+        let cluster = !self.catalog().is_fork(app);
         let intercepted = self
             .catalog()
-            .present_spec(app)
-            .is_some_and(|spec| self.interception.applies_to(spec));
+            .present(app)
+            .is_some_and(|version| self.interception.applies_to(version.delivery()));
         let reason = |id: InstanceId| match (intercepted, cluster) {
             (true, _) => format!(
                 "opened by worker {id} itself, not balanced: a random port, or one that --ports leaves out"
@@ -325,8 +331,7 @@ fn tcp(addr: SocketAddr) -> String {
 
 /// What to ask for on this machine. Connections that the proxy passes on as they are may be of any protocol, and without it
 /// nobody says which one it is: most speak HTTP.
-fn url(addr: SocketAddr, spec: &AppSpec) -> Option<String> {
-    let proxied = is_proxied(spec);
+fn url(addr: SocketAddr, spec: &AppSpec, proxied: bool) -> Option<String> {
     if proxied && spec.proxy.protocol.as_deref() == Some("tcp") {
         return None;
     }
@@ -368,6 +373,7 @@ mod tests {
     use rpm_wire::api::{Balance, ExecMode, ProxySpec};
 
     use super::*;
+    use crate::apps::delivery::Delivery;
 
     #[test]
     fn where_clients_on_this_machine_find_an_app() {
@@ -400,7 +406,8 @@ mod tests {
         ];
         for (addr, spec, wanted) in cases {
             let addr = addr.parse().expect("an address");
-            assert_eq!(url(addr, spec).as_deref(), wanted, "{addr}");
+            let fronted = Delivery::of(spec).is_fronted();
+            assert_eq!(url(addr, spec, fronted).as_deref(), wanted, "{addr}");
         }
     }
 }

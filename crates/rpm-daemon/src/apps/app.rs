@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::path::Path;
 use std::time::Duration;
 
-use rpm_core::protocol::{Affinity, AppConfig, Readiness, RestartPolicy};
+use rpm_core::protocol::{Affinity, AppConfig, RestartPolicy};
 use rpm_core::{AppId, Revision};
 use rpm_state::StoredApp;
-use rpm_wire::api::{AppSpec, Balance, BalancePolicy, ExecMode};
+use rpm_wire::api::{AppSpec, BalancePolicy};
 use serde_json::Value;
 
-use crate::apps::revision::Revisions;
+use crate::apps::revision::{Revisions, Version};
 
 /// After the deadline of a drain, for closing politely what a worker does not end by itself.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
@@ -93,33 +92,6 @@ impl Deref for Apps {
     }
 }
 
-/// How a worker gets its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PortSource {
-    /// Node workers ask for slots over their IPC channel.
-    Node,
-    /// The daemon passes slots by `LISTEN_FDS`.
-    Activated,
-    /// Several processes of a program that opens its ports itself: the sockets are captured when they listen, if its calls can be
-    /// intercepted.
-    Captured,
-    /// One process of a program that opens its ports itself.
-    Single,
-}
-
-/// Which path the data takes from a client to a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DataPath {
-    /// The kernel puts connections into the worker's own accept queue.
-    Kernel,
-    /// The daemon accepts, and hands the connections to Node workers.
-    Handoff,
-    /// Each request passes through the daemon's proxy.
-    Proxy,
-    /// The daemon has no part in it: each worker has its ports to itself.
-    None,
-}
-
 impl App {
     pub(crate) fn new(spec: AppSpec, created_at_ms: u64) -> App {
         let name = spec.name.clone();
@@ -163,105 +135,16 @@ impl From<StoredApp> for App {
     }
 }
 
-impl PortSource {
-    pub(crate) fn of(spec: &AppSpec) -> PortSource {
-        match spec.exec_mode {
-            ExecMode::Fork => PortSource::Single,
-            ExecMode::Cluster if !spec.listen.is_empty() => PortSource::Activated,
-            ExecMode::Cluster if is_node(spec) => PortSource::Node,
-            ExecMode::Cluster => PortSource::Captured,
-        }
-    }
-}
-
-impl DataPath {
-    /// `intercepted`: the calls of its workers are.
-    pub(crate) fn of(spec: &AppSpec, intercepted: bool) -> DataPath {
-        match (PortSource::of(spec), spec.balance) {
-            (PortSource::Node | PortSource::Activated | PortSource::Captured, Balance::Proxy) => {
-                DataPath::Proxy
-            }
-            (PortSource::Node, Balance::Handoff) => DataPath::Handoff,
-            (PortSource::Node | PortSource::Activated, _) => DataPath::Kernel,
-            (PortSource::Captured | PortSource::Single, _) if intercepted => DataPath::Kernel,
-            (PortSource::Captured | PortSource::Single, _) => DataPath::None,
-        }
-    }
-
-    /// What it is called in the API and in output, as the `plane`.
-    pub(crate) fn wire_name(self) -> &'static str {
-        match self {
-            DataPath::Kernel => "direct",
-            DataPath::Handoff => "handoff",
-            DataPath::Proxy => "proxy",
-            DataPath::None => "none",
-        }
-    }
-}
-
-/// The data path in use, and why, for `describe`. `denied`: why calls cannot be intercepted.
-pub(crate) fn explain(spec: &AppSpec, denied: Option<&str>) -> (DataPath, String) {
-    let captured = "the sockets of the programs are captured when they listen (seccomp)";
-    let denied = match denied {
-        _ if !spec.intercept => Some("interception is switched off (--no-intercept)".to_owned()),
-        Some(reason) => Some(format!("its calls cannot be intercepted ({reason})")),
-        None => None,
-    };
-    let path = DataPath::of(spec, denied.is_none());
-    let reason = match (path, PortSource::of(spec), denied) {
-        (DataPath::Proxy, ..) => {
-            "the daemon's proxy passes on each request to a private listener of a worker (--balance proxy)".to_owned()
-        }
-        (DataPath::Handoff, ..) => {
-            "the daemon accepts, and hands connections to Node workers over node:cluster's channel (--balance handoff)"
-                .to_owned()
-        }
-        (_, PortSource::Node, _) => "Node workers take their slots over node:cluster's channel".to_owned(),
-        (_, PortSource::Activated, _) => "slots are passed by LISTEN_FDS, for --listen was given".to_owned(),
-        (_, PortSource::Captured, None) => captured.to_owned(),
-        (_, PortSource::Captured, Some(why)) => format!(
-            "{why}; only Node programs, and programs given --listen, can share a port then: each worker is on its own"
-        ),
-        (_, PortSource::Single, None) => {
-            format!("fork mode: a process on its own, which a reload replaces without a gap: {captured}")
-        }
-        (_, PortSource::Single, Some(why)) => {
-            format!("fork mode: a process that owns its ports; start it with -i to share them ({why})")
-        }
-    };
-    (path, reason)
-}
-
-/// Whether the program is Node, which speaks the IPC channel, and node:cluster's part of it.
-pub(crate) fn is_node(spec: &AppSpec) -> bool {
-    let base = program(spec);
-    base.is_some_and(|name| name == "node" || name == "nodejs" || name.starts_with("node-v"))
-}
-
-/// Whether it is Bun, which speaks the IPC channel too, and takes no descriptors over it.
-pub(crate) fn is_bun(spec: &AppSpec) -> bool {
-    program(spec).is_some_and(|name| name == "bun")
-}
-
-fn program(spec: &AppSpec) -> Option<std::borrow::Cow<'_, str>> {
-    let program = spec.interpreter.as_deref().unwrap_or(&spec.script);
-    Path::new(program).file_name().map(|name| name.to_string_lossy())
-}
-
 /// What the core must know of a revision. `cpus` is what `instances: 0` and negative numbers refer to; `intercepted`: the calls of its
 /// workers are.
-pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted: bool) -> AppConfig {
+pub(crate) fn config(revision: Revision, version: &Version, cpus: u32, intercepted: bool) -> AppConfig {
+    let (spec, delivery) = (version.spec(), version.delivery());
     let default = RestartPolicy::default();
     AppConfig {
         revision,
         instances: instances(spec.instances, cpus),
         stopped: !spec.autostart,
-        readiness: match PortSource::of(spec) {
-            _ if spec.wait_ready => Readiness::Announces,
-            PortSource::Node | PortSource::Captured => Readiness::Listens,
-            PortSource::Single if spec.intercept => Readiness::Runs,
-            PortSource::Activated | PortSource::Single => Readiness::Executed,
-        },
+        readiness: delivery.readiness(),
         policy: RestartPolicy {
             autorestart: spec.autorestart,
             stop_exit_codes: spec.stop_exit_codes.clone(),
@@ -274,7 +157,7 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted:
                 .map(Duration::from_millis),
             kill_timeout: ms(spec.kill_timeout_ms, default.kill_timeout),
             listen_timeout: ms(spec.listen_timeout_ms, default.listen_timeout),
-            start_timeout: start_timeout(spec, &default, intercepted),
+            start_timeout: start_timeout(spec, &default, delivery.shows_readiness(intercepted)),
             reload_timeout: ms(spec.reload_timeout_ms, default.reload_timeout),
             drain_timeout: drain_timeout(spec) + CLOSE_WITHIN,
             watch_after: ms(spec.watch_after_ms, default.watch_after),
@@ -292,15 +175,13 @@ pub(crate) fn config(revision: Revision, spec: &AppSpec, cpus: u32, intercepted:
     }
 }
 
-/// How long a worker that no reload starts may take to become ready: what the user says, or as long as for a reload.
-fn start_timeout(spec: &AppSpec, default: &RestartPolicy, intercepted: bool) -> Duration {
+/// How long a worker that no reload starts may take to become ready: what the user says, or as long as for a reload. `is_shown`: the daemon
+/// notices when it is ready.
+fn start_timeout(spec: &AppSpec, default: &RestartPolicy, is_shown: bool) -> Duration {
     let reload = ms(spec.reload_timeout_ms, default.reload_timeout);
-    let usual = match PortSource::of(spec) {
-        // Nothing would tell that it listens.
-        PortSource::Captured if !intercepted && !spec.wait_ready => default.listen_timeout,
-        PortSource::Node | PortSource::Activated | PortSource::Captured | PortSource::Single => {
-            reload.max(default.listen_timeout)
-        }
+    let usual = match is_shown {
+        true => reload.max(default.listen_timeout),
+        false => default.listen_timeout,
     };
     ms(spec.listen_timeout_ms, usual)
 }
@@ -318,21 +199,6 @@ pub(crate) fn policy(spec: &AppSpec) -> rpm_listen::SteeringPolicy {
         BalancePolicy::IpHash => rpm_listen::SteeringPolicy::IpHash,
         BalancePolicy::Weighted => rpm_listen::SteeringPolicy::Weighted,
     }
-}
-
-/// Does the daemon accept its connections, and hand them to the workers?
-pub(crate) fn is_handed(spec: &AppSpec) -> bool {
-    DataPath::of(spec, true) == DataPath::Handoff
-}
-
-/// With how many sockets the proxy serves its addresses, one for each of its threads; 0: it does not.
-pub(crate) fn proxy_sockets(spec: &AppSpec) -> usize {
-    if is_proxied(spec) { cpus() as usize } else { 0 }
-}
-
-/// Does the daemon's proxy serve its addresses?
-pub(crate) fn is_proxied(spec: &AppSpec) -> bool {
-    DataPath::of(spec, true) == DataPath::Proxy
 }
 
 /// How long a worker that was replaced may take to finish.
@@ -358,66 +224,6 @@ pub(crate) fn cpus() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_data_path_follows_from_the_port_source_and_the_balance() {
-        let spec = |exec_mode, script: &str, listen: &[&str], balance| AppSpec {
-            exec_mode,
-            script: script.to_owned(),
-            listen: listen.iter().map(|&address| address.to_owned()).collect(),
-            balance,
-            ..AppSpec::default()
-        };
-        let (fork, cluster) = (ExecMode::Fork, ExecMode::Cluster);
-        let node = "/usr/bin/node";
-        let cases = [
-            (
-                spec(cluster, node, &[], Balance::Direct),
-                PortSource::Node,
-                ["direct"; 2],
-            ),
-            (
-                spec(cluster, node, &[], Balance::Handoff),
-                PortSource::Node,
-                ["handoff"; 2],
-            ),
-            (
-                spec(cluster, node, &[], Balance::Proxy),
-                PortSource::Node,
-                ["proxy"; 2],
-            ),
-            (
-                spec(cluster, "/app", &["80"], Balance::Handoff),
-                PortSource::Activated,
-                ["direct"; 2],
-            ),
-            (
-                spec(cluster, "/app", &["80"], Balance::Proxy),
-                PortSource::Activated,
-                ["proxy"; 2],
-            ),
-            (
-                spec(cluster, "/app", &[], Balance::Direct),
-                PortSource::Captured,
-                ["direct", "none"],
-            ),
-            (
-                spec(cluster, "/app", &[], Balance::Proxy),
-                PortSource::Captured,
-                ["proxy"; 2],
-            ),
-            (
-                spec(fork, node, &[], Balance::Proxy),
-                PortSource::Single,
-                ["direct", "none"],
-            ),
-        ];
-        for (spec, ports, names) in cases {
-            assert_eq!(PortSource::of(&spec), ports, "{spec:?}");
-            let names_now = [None, Some("no seccomp")].map(|denied| explain(&spec, denied).0.wire_name());
-            assert_eq!(names_now, names, "{spec:?}");
-        }
-    }
 
     #[test]
     fn instances_count_from_the_cpus() {

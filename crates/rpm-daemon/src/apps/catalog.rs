@@ -8,7 +8,9 @@ use regex_lite::Regex;
 use rpm_core::{AppId, Core, InstanceId, InstanceView, StateView};
 use rpm_wire::api::{ApiError, AppSpec, Unknown};
 
-use crate::apps::app::{Apps, PortSource};
+use crate::apps::app::Apps;
+use crate::apps::delivery::Delivery;
+use crate::apps::revision::Version;
 use crate::failure::failure;
 
 /// Longest pattern.
@@ -134,7 +136,7 @@ impl<'a> Catalog<'a> {
 
     /// Is it one process that shares its ports with nobody?
     pub(crate) fn is_fork(self, app: AppId) -> bool {
-        self.port_source(app) == Some(PortSource::Single)
+        self.delivery(app).is_some_and(Delivery::is_single)
     }
 
     pub(crate) fn apps_of(self, instances: &[InstanceId]) -> BTreeSet<AppId> {
@@ -147,18 +149,21 @@ impl<'a> Catalog<'a> {
         let mut ours = self.core.instances().filter(|view| view.app == app);
         let online = |view: &InstanceView| matches!(view.state, StateView::Online { .. });
         let any = self.core.instances().any(|view| view.app == app && online(&view));
-        self.port_source(app) != Some(PortSource::Single)
-            && any
-            && ours.all(|view| instances.contains(&view.id))
+        !self.is_fork(app) && any && ours.all(|view| instances.contains(&view.id))
     }
 
-    /// The specification that new workers of an app are started from.
-    pub(crate) fn present_spec(self, id: AppId) -> Option<&'a Arc<AppSpec>> {
+    /// The revision that new workers of an app are started from.
+    pub(crate) fn present(self, id: AppId) -> Option<&'a Version> {
         let revisions = &self.apps.get(&id)?.revisions;
         let present = self.core.app(id).map(|view| view.config.revision);
         present
-            .and_then(|revision| revisions.spec(revision))
+            .and_then(|revision| revisions.get(revision))
             .or_else(|| revisions.newest())
+    }
+
+    /// Its specification.
+    pub(crate) fn present_spec(self, id: AppId) -> Option<&'a Arc<AppSpec>> {
+        self.present(id).map(Version::spec)
     }
 
     pub(crate) fn find_app(self, name: &str) -> Option<AppId> {
@@ -215,11 +220,10 @@ impl<'a> Catalog<'a> {
             .unwrap_or_default()
     }
 
-    pub(crate) fn port_source(self, app: AppId) -> Option<PortSource> {
-        self.apps
-            .get(&app)
-            .and_then(|app| app.revisions.newest())
-            .map(|spec| PortSource::of(spec))
+    /// How connections reach the workers of the revision of the app that was made last.
+    pub(crate) fn delivery(self, app: AppId) -> Option<Delivery> {
+        let newest = self.apps.get(&app)?.revisions.newest();
+        newest.map(Version::delivery)
     }
 }
 

@@ -2,5 +2,6 @@
 
 pub(crate) mod app;
 pub(crate) mod catalog;
+pub(crate) mod delivery;
 pub(crate) mod plan;
 pub(crate) mod revision;

@@ -12,6 +12,8 @@ use rpm_core::Revision;
 use rpm_wire::api::{AppSpec, OF_THE_USER};
 use rpm_wire::interpreter::found_anew;
 
+use crate::apps::delivery::Delivery;
+
 /// The revisions of one app that may still be needed.
 #[derive(Debug)]
 pub(crate) struct Revisions {
@@ -19,24 +21,38 @@ pub(crate) struct Revisions {
     last: Revision,
 }
 
-#[derive(Debug)]
-struct Version {
+/// One revision.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
     given: Arc<AppSpec>,
     /// If it is another one: specifications are large.
     real: Option<Arc<AppSpec>>,
+    delivery: Delivery,
 }
 
 impl Version {
     fn new(given: AppSpec, real: AppSpec) -> Version {
         let real = (real != given).then(|| Arc::new(real));
+        Version::resolved(Arc::new(given), real)
+    }
+
+    fn resolved(given: Arc<AppSpec>, real: Option<Arc<AppSpec>>) -> Version {
+        let delivery = Delivery::of(real.as_ref().unwrap_or(&given));
         Version {
-            given: Arc::new(given),
+            given,
             real,
+            delivery,
         }
     }
 
-    fn real(&self) -> &Arc<AppSpec> {
+    /// Its specification, symbolic links resolved.
+    pub(crate) fn spec(&self) -> &Arc<AppSpec> {
         self.real.as_ref().unwrap_or(&self.given)
+    }
+
+    /// How connections reach its workers.
+    pub(crate) fn delivery(&self) -> Delivery {
+        self.delivery
     }
 }
 
@@ -74,7 +90,7 @@ impl Revisions {
     pub(crate) fn restore(stored: BTreeMap<u32, rpm_state::Revision>, last: Revision) -> Revisions {
         let version = |(number, stored): (u32, rpm_state::Revision)| {
             let rpm_state::Revision { given, real } = stored;
-            (Revision(number), Version { given, real })
+            (Revision(number), Version::resolved(given, real))
         };
         Revisions {
             known: stored.into_iter().map(version).collect(),
@@ -87,9 +103,14 @@ impl Revisions {
         self.last
     }
 
+    /// A revision.
+    pub(crate) fn get(&self, revision: Revision) -> Option<&Version> {
+        self.known.get(&revision)
+    }
+
     /// The specification of a revision, its symbolic links resolved.
     pub(crate) fn spec(&self, revision: Revision) -> Option<&Arc<AppSpec>> {
-        self.known.get(&revision).map(Version::real)
+        self.known.get(&revision).map(Version::spec)
     }
 
     /// The specification of a revision as it was given.
@@ -110,9 +131,9 @@ impl Revisions {
         Ok(self.last)
     }
 
-    /// The specification that was made last.
-    pub(crate) fn newest(&self) -> Option<&Arc<AppSpec>> {
-        self.known.last_key_value().map(|(_, version)| version.real())
+    /// The one that was made last.
+    pub(crate) fn newest(&self) -> Option<&Version> {
+        self.known.last_key_value().map(|(_, version)| version)
     }
 
     /// A revision of what `base` was given, with these variables added, its paths resolved anew, and its interpreter if PATH had it. Others than this and

@@ -10,7 +10,6 @@ use rpm_core::WorkerId;
 use rpm_core::protocol::Input;
 use rpm_listen::Listeners;
 
-use crate::apps::app::PortSource;
 use crate::drain::look::{Found, Look};
 use crate::node::agents::Agents;
 use crate::os::pace::pause;
@@ -174,8 +173,8 @@ impl Drains {
         }
         self.refusing.insert(worker, keeps);
         let told = Drains::tell_to_refuse(ctx, worker, keeps);
-        let waits = ctx.workers.get(&worker).map(|held| held.ports) == Some(PortSource::Node)
-            || ctx.agent_returns(worker);
+        let held = ctx.workers.get(&worker);
+        let waits = held.is_some_and(|held| held.delivery.expects_agent()) || ctx.agent_returns(worker);
         if !told && !waits {
             // Its program knows by the signal how to stop, and by nothing else.
             self.end(worker);
@@ -209,17 +208,16 @@ impl Drains {
         let Some(held) = ctx.workers.get(&worker) else {
             return;
         };
-        let (ports, within) = (held.ports, crate::apps::app::drain_timeout(&held.spec));
+        let within = crate::apps::app::drain_timeout(&held.spec);
         let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let (witness, patience) = match ports {
+        let (witness, patience) = match held.delivery.kernel_counts(held.is_intercepted()) {
             _ if ctx.agents.tell(worker, ToAgent::Drain { deadline_ms }) => {
                 (Witness::Expected, ACKNOWLEDGE_WITHIN)
             }
             // It lost its connection with the daemon before this one.
             _ if ctx.agent_returns(worker) => (Witness::Expected, RETURN_WITHIN),
-            PortSource::Single if held.is_intercepted() => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
-            PortSource::Node | PortSource::Single => return ctx.input(Input::DrainFailed { worker }),
-            PortSource::Activated | PortSource::Captured => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
+            true => (Witness::Kernel, ACKNOWLEDGE_WITHIN),
+            false => return ctx.input(Input::DrainFailed { worker }),
         };
         self.begin(worker, within, witness, patience);
     }
@@ -229,14 +227,9 @@ impl Drains {
         let Some(held) = ctx.workers.get(&worker) else {
             return;
         };
-        let witness = match held.ports {
-            PortSource::Node => Witness::Expected,
-            PortSource::Activated | PortSource::Captured | PortSource::Single
-                if ctx.agent_returns(worker) =>
-            {
-                Witness::Expected
-            }
-            PortSource::Activated | PortSource::Captured | PortSource::Single => Witness::Kernel,
+        let witness = match held.delivery.expects_agent() || ctx.agent_returns(worker) {
+            true => Witness::Expected,
+            false => Witness::Kernel,
         };
         self.begin(worker, left, witness, RETURN_WITHIN);
     }

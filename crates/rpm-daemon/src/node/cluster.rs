@@ -14,7 +14,6 @@ use rpm_wire::channel::{self, Handle, Malformed, QueryServer, ServerReply};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
-use crate::apps::app::is_handed;
 use crate::sockets::ports::Ports;
 use crate::workers::users::rights_for;
 use crate::workers::worker::Awaiting;
@@ -141,7 +140,7 @@ fn open(ports: &mut Ports<'_>, worker: WorkerId, query: &QueryServer, wanted: &W
         handoff: ports
             .workers
             .get(&worker)
-            .is_some_and(|held| is_handed(&held.spec)),
+            .is_some_and(|held| held.delivery.is_handed()),
         proxy: ports.proxy_sockets(worker),
         user: user.as_ref(),
     };

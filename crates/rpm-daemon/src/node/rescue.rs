@@ -6,8 +6,8 @@ use rpm_listen::Rescued;
 use rpm_sys::tree;
 use tracing::{info, warn};
 
-use crate::apps::app::PortSource;
 use crate::apps::catalog::Catalog;
+use crate::apps::delivery::Delivery;
 use crate::node::handoff::{self, Handoffs};
 use crate::sockets::ports::Ports;
 use crate::workers::worker::Worker;
@@ -85,7 +85,8 @@ impl Rescuing<'_> {
     fn takes_connections(&self, slot: SlotId) -> bool {
         let app = self.ports.listeners.key_of(slot).map(|(app, _)| app);
         let catalog = Catalog::new(self.ports.core, self.ports.apps);
-        app.and_then(|app| catalog.port_source(app)) == Some(PortSource::Node)
+        app.and_then(|app| catalog.delivery(app))
+            .is_some_and(Delivery::may_be_handed)
             && !self.ports.listeners.is_captured(slot)
     }
 }

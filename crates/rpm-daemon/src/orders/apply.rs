@@ -5,7 +5,8 @@ use rpm_core::{AppId, InstanceId, Revision, StateView};
 use rpm_wire::api::{ApiError, AppSpec, ApplyMode, ApplyRequest};
 use rpm_wire::shell::word;
 
-use crate::apps::app::{self, PortSource, is_handed, is_proxied};
+use crate::apps::app;
+use crate::apps::delivery::Delivery;
 use crate::apps::plan::differences;
 use crate::failure::failure;
 use crate::orders::check::{faults, in_a_line};
@@ -140,8 +141,10 @@ impl Orders<'_> {
             app::instances(spec.instances, app::cpus()),
         );
         let then_scale = (u32::try_from(ids.len()) != Ok(wanted)).then_some(wanted);
-        let was = self.catalog().given(app).map(PortSource::of);
-        let moves = was.is_some_and(|was| was != PortSource::of(&spec));
+        let delivery = Delivery::of(&spec);
+        let was = self.catalog().present(app);
+        let moves = was.is_some_and(|was| !was.delivery().has_source_of(delivery));
+        self.stays_where_it_is(app, &spec, delivery)?;
         let revision = self.revise(app, spec)?;
         let mut accepted = if serves
             && !way.hard
@@ -168,14 +171,15 @@ impl Orders<'_> {
 
     /// Not everything is exchanged by one reload: connections that are handed over come by other sockets, and a proxy for workers that also
     /// come by their ports in another way would have the address beside them.
-    fn stays_where_it_is(&self, id: AppId, spec: &AppSpec) -> Result<(), ApiError> {
+    fn stays_where_it_is(&self, id: AppId, spec: &AppSpec, new: Delivery) -> Result<(), ApiError> {
         let serves = self.has_slots(id);
-        let present = self.catalog().present_spec(id).filter(|_| serves);
-        let Some(old) = present else { return Ok(()) };
-        let balance_alone = PortSource::of(old) == PortSource::of(spec);
+        let present = self.catalog().present(id).filter(|_| serves);
+        let Some(present) = present else { return Ok(()) };
+        let old = present.delivery();
+        let balance_alone = new.has_source_of(old);
         let moved = match balance_alone {
-            true => is_handed(old) != is_handed(spec),
-            false => is_proxied(old) != is_proxied(spec) || is_handed(old) != is_handed(spec),
+            true => old.is_handed() != new.is_handed(),
+            false => old.is_fronted() != new.is_fronted() || old.is_handed() != new.is_handed(),
         };
         if !moved {
             return Ok(());
@@ -199,7 +203,6 @@ impl Orders<'_> {
     /// A revision of this specification.
     fn revise(&mut self, id: AppId, spec: AppSpec) -> Result<Revision, ApiError> {
         let name = self.catalog().label(id);
-        self.stays_where_it_is(id, &spec)?;
         let view = self.core.app(id);
         let keep: Vec<Revision> = view
             .map(|view| {

@@ -8,7 +8,8 @@ use rpm_listen::MAX_WEIGHT;
 use rpm_wire::api::{ApiError, AppSpec, Balance, BalancePolicy, LogTarget};
 use rpm_wire::terminal::is_obeyed;
 
-use crate::apps::app::{self, PortSource};
+use crate::apps::app;
+use crate::apps::delivery::Delivery;
 use crate::failure::failure;
 use crate::orders::commands::{INSTANCE_LIMIT, passable, too_many};
 use crate::os::users;
@@ -26,23 +27,24 @@ type Checked = Result<(), ApiError>;
 /// Everything for which the daemon would refuse to start an app.
 #[must_use]
 pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
-    let checks: [fn(&AppSpec) -> Checked; 14] = [
-        name,
-        namespace,
-        texts,
-        count,
-        handed,
-        front_settings::check,
-        watch,
-        health::check_spec,
-        weights,
-        surge,
-        keep_alive,
-        schedule,
-        user,
-        logs,
+    let delivery = Delivery::of(spec);
+    let checks = [
+        name(spec),
+        namespace(spec),
+        texts(spec),
+        count(spec),
+        balance(spec, delivery),
+        front_settings::check(spec),
+        watch(spec),
+        health::check_spec(spec, delivery),
+        weights(spec),
+        surge(spec),
+        keep_alive(spec),
+        schedule(spec),
+        user(spec),
+        logs(spec),
     ];
-    checks.iter().filter_map(|check| check(spec).err()).collect()
+    checks.into_iter().filter_map(Checked::err).collect()
 }
 
 /// All of them as one.
@@ -124,9 +126,9 @@ fn count(spec: &AppSpec) -> Checked {
     Ok(())
 }
 
-/// Can it be balanced as it shall be?
-fn handed(spec: &AppSpec) -> Checked {
-    if spec.balance == Balance::Handoff && PortSource::of(spec) != PortSource::Node {
+/// Can connections reach it as the user wants?
+fn balance(spec: &AppSpec, delivery: Delivery) -> Checked {
+    if spec.balance == Balance::Handoff && !delivery.is_handed() {
         return Err(failure(
             format!(
                 "{} does not support --balance handoff: that needs Node and several instances",
@@ -137,13 +139,13 @@ fn handed(spec: &AppSpec) -> Checked {
             ),
         ));
     }
-    if spec.balance == Balance::Proxy && PortSource::of(spec) == PortSource::Single {
+    if spec.balance == Balance::Proxy && !delivery.is_fronted() {
         return Err(failure(
             format!("{} cannot be behind the proxy: it runs in fork mode", spec.name),
             Some("give it instances, also a single one: -i 1"),
         ));
     }
-    if spec.balance == Balance::Proxy && PortSource::of(spec) == PortSource::Captured && !spec.intercept {
+    if delivery.is_fronted() && delivery.is_hidden() {
         return Err(failure(
             format!(
                 "{} cannot be behind the proxy: it is not Node, and with --no-intercept the daemon does not see its listeners",

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use rpm_core::protocol::{AppConfig, Command};
-use rpm_core::{AppId, InstanceId, Revision};
+use rpm_core::{AppId, InstanceId};
 use rpm_wire::api::{Action, ActionRequest, ApiError, AppSpec, ScaleRequest, StartRequest};
 use rpm_wire::shell::word;
 
-use crate::apps::app::{self, App, PortSource};
+use crate::apps::app::{self, App};
+use crate::apps::revision::Version;
 use crate::failure::failure;
 use crate::orders::check::check;
 use crate::orders::reload::Manner;
@@ -37,7 +38,11 @@ impl Orders<'_> {
     /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
     pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
         self.interception.probe();
-        if let Some(why) = self.interception.unfronted(&spec) {
+        let mut app = App::new(spec, now_ms());
+        app.rests = rests;
+        let version = app.revisions.newest();
+        let version = version.ok_or_else(|| failure("the app has no revision", None))?;
+        if let Some(why) = self.interception.unfronted(version) {
             return Err(failure(
                 why,
                 Some(
@@ -46,22 +51,20 @@ impl Orders<'_> {
             ));
         }
         let config = app::config(
-            Revision(1),
-            &spec,
+            app.revisions.last(),
+            version,
             app::cpus(),
-            self.interception.applies_to(&spec),
+            self.interception.applies_to(version.delivery()),
         );
         let id = AppId(*self.next_app);
         *self.next_app += 1;
         let wanted = config.instances;
-        let note = self.alone(&spec, wanted);
+        let note = self.alone(version, wanted);
         let config = AppConfig {
             instances: if note.is_some() { 1 } else { wanted },
             stopped: rests,
             ..config
         };
-        let mut app = App::new(spec, now_ms());
-        app.rests = rests;
         self.apps.insert(id, app);
         self.apps_have_changed();
         let outcome = self.command(Command::Start { app: id, config });
@@ -80,14 +83,15 @@ impl Orders<'_> {
     }
 
     /// Why several workers of an app would stand in each other's way, if they would.
-    fn alone(&self, spec: &AppSpec, count: u32) -> Option<String> {
+    fn alone(&self, version: &Version, count: u32) -> Option<String> {
         let denied = self.interception.denied()?;
-        let alone = PortSource::of(spec) == PortSource::Captured && spec.intercept && count > 1;
+        let delivery = version.delivery();
+        let alone = delivery.needs_interception() && delivery.wants_interception() && count > 1;
         alone.then(|| {
             format!(
                 "{} is started as one instance, not {count}: only Node programs, and programs given --listen, can share a port \
                  here ({denied}); if it binds with SO_REUSEPORT by itself use --no-intercept",
-                spec.name
+                version.spec().name
             )
         })
     }

@@ -9,7 +9,9 @@ use rpm_wire::api::{ApiError, ReloadRequest, RollbackRequest};
 use rpm_wire::shell::word;
 use tracing::{info, warn};
 
-use crate::apps::app::{self, PortSource, is_handed};
+use crate::apps::app;
+use crate::apps::delivery::Delivery;
+use crate::apps::revision::Version;
 use crate::failure::failure;
 use crate::orders::commands::passable;
 use crate::orders::{Accepted, Orders};
@@ -189,13 +191,13 @@ impl Orders<'_> {
 
     /// What the core must know of a revision that the app has.
     fn config_of(&self, id: AppId, revision: Revision) -> Result<AppConfig, ApiError> {
-        let spec = self.apps.get(&id).and_then(|app| app.revisions.spec(revision));
-        let spec = spec.ok_or_else(|| going(&self.catalog().label(id)))?;
+        let version = self.apps.get(&id).and_then(|app| app.revisions.get(revision));
+        let version = version.ok_or_else(|| going(&self.catalog().label(id)))?;
         Ok(app::config(
             revision,
-            spec,
+            version,
             app::cpus(),
-            self.interception.applies_to(spec),
+            self.interception.applies_to(version.delivery()),
         ))
     }
 
@@ -244,14 +246,12 @@ impl Orders<'_> {
 
     /// Would a second process of the app find its ports taken?
     fn owns_ports(&self, app: AppId) -> bool {
-        match self.catalog().port_source(app) {
-            Some(PortSource::Single) => true,
-            Some(PortSource::Captured) => self
-                .catalog()
-                .present_spec(app)
-                .is_some_and(|spec| spec.intercept && !self.interception.applies_to(spec)),
-            Some(PortSource::Node | PortSource::Activated) | None => false,
-        }
+        let Some(wanted) = self.catalog().delivery(app) else {
+            return false;
+        };
+        let running = self.catalog().present(app).map(Version::delivery);
+        let is_denied = |it: Delivery| it.wants_interception() && !self.interception.applies_to(it);
+        wanted.is_single() || (wanted.needs_interception() && running.is_some_and(is_denied))
     }
 
     /// Has a worker of the app a slot? Then clients reach it, and two of them can serve side by side.
@@ -308,8 +308,8 @@ impl Orders<'_> {
                 app = self.catalog().label(app),
                 "the previous daemon's keeper died, too: its workers keep serving, and a reload replaces them"
             );
-            let spec = self.catalog().present_spec(app);
-            let command = match spec.is_some_and(|spec| is_handed(spec)) {
+            let version = self.catalog().present(app);
+            let command = match version.is_some_and(|version| version.delivery().is_handed()) {
                 true => Command::Restart {
                     instances: self.catalog().instances_of(app),
                 },

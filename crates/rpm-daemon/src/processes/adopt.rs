@@ -11,7 +11,7 @@ use rpm_sys::tree::Census;
 use rpm_wire::api::AppSpec;
 use tracing::{info, warn};
 
-use crate::apps::app::PortSource;
+use crate::apps::delivery::Delivery;
 use crate::os::clock::now_ms;
 use crate::persist::stored::StoredWorker;
 use crate::persist::takeover::Survivor;
@@ -31,7 +31,7 @@ impl<E: Reports> Launching<'_, E> {
             bereft,
             ..
         } = survivor;
-        let Some(spec) = self.spec_of(&stored) else {
+        let Some((spec, delivery)) = self.version_of(&stored) else {
             return;
         };
         let age = Duration::from_millis(now_ms().saturating_sub(stored.started_at_ms));
@@ -58,7 +58,7 @@ impl<E: Reports> Launching<'_, E> {
             tokens,
             bereft,
             stdin,
-            notifications: self.take_calls(&stored, &spec),
+            notifications: self.take_calls(&stored, delivery),
             // What it used before this is no share of the time since.
             usage: UsageSample {
                 at: census.taken(),
@@ -82,8 +82,8 @@ impl<E: Reports> Launching<'_, E> {
             id: stored.id,
             app: stored.app,
             instance: stored.instance,
-            ports: PortSource::of(&spec),
             spec,
+            delivery,
             logs: stored.logs,
             life: Life::Running(Box::new(process)),
             trouble: None,
@@ -101,22 +101,23 @@ impl<E: Reports> Launching<'_, E> {
     }
 
     /// What its processes call goes on being answered; those that called meanwhile wait.
-    fn take_calls(&self, stored: &StoredWorker, spec: &AppSpec) -> Option<Kept<Notifications>> {
+    fn take_calls(&self, stored: &StoredWorker, delivery: Delivery) -> Option<Kept<Notifications>> {
         let token = stored.tokens.reports?;
         let Some(reports) = self.keeper.take_as(token, Notifications::taken_back) else {
             warn!(worker = %stored.id, "the reports of a worker's calls are gone: it can no longer listen");
             return None;
         };
         let journal = self.interception.journal().map(AsRef::as_ref);
-        calls::answer_stuck(stored.id, spec, &reports, journal);
+        calls::answer_stuck(stored.id, delivery, &reports, journal);
         self.watch_calls(stored.id, reports.share());
         Some(reports)
     }
 
-    fn spec_of(&self, stored: &StoredWorker) -> Option<Arc<AppSpec>> {
+    fn version_of(&self, stored: &StoredWorker) -> Option<(Arc<AppSpec>, Delivery)> {
         let revisions = &self.ports.apps.get(&stored.app)?.revisions;
         let revision = self.ports.core.worker(stored.id).map(|worker| worker.revision);
-        let spec = revision.and_then(|revision| revisions.spec(revision));
-        spec.or_else(|| revisions.newest()).cloned()
+        let version = revision.and_then(|revision| revisions.get(revision));
+        let version = version.or_else(|| revisions.newest())?;
+        Some((Arc::clone(version.spec()), version.delivery()))
     }
 }

@@ -3,15 +3,17 @@
 use rpm_core::WorkerId;
 use tracing::warn;
 
-use crate::apps::app::{Apps, PortSource};
+use crate::apps::app::Apps;
 use crate::sockets::interception::Interception;
 use crate::workers::worker::{Worker, Workers};
 
 /// Whether the worker is to carry the agent: it is there for whatever Node its tree has, unless it is switched off.
 pub(crate) fn has_agent(held: &Worker, apps: &Apps, interception: &Interception) -> bool {
     let refused = apps.get(&held.app).is_some_and(|app| app.agent_refused);
-    let serves = held.ports == PortSource::Node || interception.applies_to(&held.spec);
-    serves && held.spec.agent && !refused
+    let carries = held
+        .delivery
+        .may_carry_agent(interception.applies_to(held.delivery));
+    carries && held.spec.agent && !refused
 }
 
 /// Node before 18.18 does not know `--import` in `NODE_OPTIONS`, and exits with 9 before it runs anything.

@@ -18,7 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::apps::app::{Apps, PortSource, is_proxied};
+use crate::apps::app::Apps;
+use crate::apps::delivery::Delivery;
 use crate::events::Journal;
 use crate::events::subject::Facts;
 use crate::failure::failure;
@@ -51,11 +52,11 @@ pub(crate) enum HealthEvent {
 }
 
 /// Can the workers of this app be asked?
-pub(crate) fn check_spec(spec: &AppSpec) -> Result<(), ApiError> {
+pub(crate) fn check_spec(spec: &AppSpec, delivery: Delivery) -> Result<(), ApiError> {
     let Some(check) = &spec.health_check else {
         return Ok(());
     };
-    if PortSource::of(spec) != PortSource::Node && !is_proxied(spec) {
+    if !delivery.can_be_probed() {
         return Err(failure(
             "only the workers of a Node program that is started with -i, or those behind the proxy, can have a health check",
             Some(

@@ -20,8 +20,9 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::apps::app::{PortSource, is_bun, is_node, policy, proxy_sockets};
+use crate::apps::app::policy;
 use crate::apps::catalog::Catalog;
+use crate::apps::revision::Version;
 use crate::events::Journal;
 use crate::events::subject::Facts;
 use crate::failure::{chain, limit_hint};
@@ -121,19 +122,19 @@ impl<E: Reports> Launching<'_, E> {
             .ports
             .apps
             .get(&app)
-            .and_then(|app| app.revisions.spec(revision));
-        let Some(spec) = known.cloned() else {
+            .and_then(|app| app.revisions.get(revision));
+        let Some(version) = known.cloned() else {
             return self.ports.input(Input::SpawnFailed { worker });
         };
-        let ports = PortSource::of(&spec);
-        let logs = logs_of(self.home, &spec, place.instance);
+        let spec = version.spec();
+        let logs = logs_of(self.home, spec, place.instance);
         self.note_log_starts(&logs);
         let held = Worker {
             id: worker,
             app,
             instance: place.instance,
-            spec: Arc::clone(&spec),
-            ports,
+            spec: Arc::clone(spec),
+            delivery: version.delivery(),
             logs,
             life: Life::None,
             trouble: None,
@@ -147,12 +148,12 @@ impl<E: Reports> Launching<'_, E> {
         };
         self.forget_dead(place.instance);
         self.ports.workers.insert(worker, held);
-        let mut launched = self.launch(worker, &spec, place);
+        let mut launched = self.launch(worker, &version, place);
         if let Err(LaunchError::Spawn(error)) = &launched
             && error.stage == rpm_sys::spawn::SpawnStep::Intercept
         {
             self.interception.deny(error);
-            launched = self.launch(worker, &spec, place);
+            launched = self.launch(worker, &version, place);
         }
         match launched {
             Ok(mut launched) => {
@@ -162,7 +163,7 @@ impl<E: Reports> Launching<'_, E> {
                     .into_iter()
                     .for_each(|source| self.logs.add(source));
                 let pid = launched.process.pid;
-                self.note_pid(&spec, place.instance, pid);
+                self.note_pid(spec, place.instance, pid);
                 self.watch(worker, &mut launched.process);
                 if let Some(held) = self.ports.workers.get_mut(&worker) {
                     held.life = Life::Running(Box::new(launched.process));
@@ -202,11 +203,12 @@ impl<E: Reports> Launching<'_, E> {
         }
     }
 
-    fn launch(&mut self, worker: WorkerId, spec: &AppSpec, place: Place) -> Result<Launched, LaunchError> {
+    fn launch(&mut self, worker: WorkerId, version: &Version, place: Place) -> Result<Launched, LaunchError> {
+        let (spec, delivery) = (version.spec(), version.delivery());
         if let Some(why) = self
             .interception
-            .unfronted(spec)
-            .or_else(|| self.fronts.refuses(spec))
+            .unfronted(version)
+            .or_else(|| self.fronts.refuses(version))
         {
             return Err(LaunchError::Unfronted(why));
         }
@@ -216,9 +218,9 @@ impl<E: Reports> Launching<'_, E> {
         }
         let (out, stdout) = output_pipe().map_err(LaunchError::Descriptors)?;
         let (err, stderr) = output_pipe().map_err(LaunchError::Descriptors)?;
-        let mut fds = self.passed_sockets(worker, spec)?;
+        let mut fds = self.passed_sockets(worker, version)?;
         let listen_fds = fds.len();
-        let ours = if is_node(spec) || is_bun(spec) {
+        let ours = if delivery.has_channel() {
             let (ours, theirs) = scm::pair().map_err(LaunchError::Descriptors)?;
             fds.push((theirs, FIRST_FD + i32::try_from(listen_fds).unwrap_or(0)));
             Some(ours)
@@ -230,13 +232,13 @@ impl<E: Reports> Launching<'_, E> {
         let logs = logs_of(self.home, spec, place.instance);
         let user = user(spec)?;
         let no_new_privileges = spec.intercept && other_user(spec)?.is_some();
-        let mut env = environment(spec, self.home, place, &logs, user.as_ref());
+        let mut env = environment(spec, delivery.runtime(), self.home, place, &logs, user.as_ref());
         let held = self.ports.workers.get(&worker);
         let agent = match held.is_some_and(|held| has_agent(held, self.ports.apps, self.interception)) {
             true => self.agent_places.of(self.home, self.events, spec),
             false => None,
         };
-        self.add_runtime_env(&mut env, worker, spec, channel_fd, agent);
+        self.add_runtime_env(&mut env, worker, version, channel_fd, agent);
         let child = spawn(Spawn {
             program,
             argv,
@@ -248,7 +250,7 @@ impl<E: Reports> Launching<'_, E> {
             fds,
             listen_fds,
             nofile: Some(self.child_nofile),
-            intercept: self.interception.applies_to(spec),
+            intercept: self.interception.applies_to(delivery),
             no_new_privileges,
             user,
         })?;
@@ -324,7 +326,7 @@ impl<E: Reports> Launching<'_, E> {
         &self,
         env: &mut BTreeMap<String, String>,
         worker: WorkerId,
-        spec: &AppSpec,
+        version: &Version,
         channel_fd: Option<i32>,
         agent: Option<AgentPlace>,
     ) {
@@ -336,7 +338,7 @@ impl<E: Reports> Launching<'_, E> {
             add("NODE_CHANNEL_FD", fd.to_string());
             add("NODE_CHANNEL_SERIALIZATION_MODE", "json".to_owned());
         }
-        if PortSource::of(spec) == PortSource::Node {
+        if version.delivery().speaks_cluster() {
             add("NODE_UNIQUE_ID", worker.to_string());
         }
         if let Some((place, held)) = agent.zip(self.ports.workers.get(&worker)) {
@@ -344,12 +346,12 @@ impl<E: Reports> Launching<'_, E> {
             add(rpm_agent::SOCKET_ENV, place.socket.display().to_string());
             add("NODE_OPTIONS", rpm_agent::node_options(options.as_deref()));
             // Empty, where an app that is started by another one would inherit it.
-            let kept = spec.keep_alive_timeout_ms;
+            let kept = version.spec().keep_alive_timeout_ms;
             add(
                 "RPM_KEEP_ALIVE_MS",
                 kept.map_or_else(String::new, |ms| ms.to_string()),
             );
-            let users = spec.env.get("BUN_OPTIONS").map(String::as_str);
+            let users = version.spec().env.get("BUN_OPTIONS").map(String::as_str);
             if let Some(options) = bun_options(&place.preloads, users) {
                 add("BUN_OPTIONS", options);
             }
@@ -360,8 +362,9 @@ impl<E: Reports> Launching<'_, E> {
     fn passed_sockets(
         &mut self,
         worker: WorkerId,
-        spec: &AppSpec,
+        version: &Version,
     ) -> Result<Vec<(OwnedFd, i32)>, LaunchError> {
+        let spec = version.spec();
         let Some(app) = self.ports.workers.get(&worker).map(|w| w.app) else {
             return Ok(Vec::new());
         };
@@ -385,7 +388,7 @@ impl<E: Reports> Launching<'_, E> {
                 policy: policy(spec),
                 weight: self.ports.weight(worker),
                 handoff: false,
-                proxy: proxy_sockets(spec),
+                proxy: version.delivery().proxy_sockets(),
                 user: user.as_ref(),
             };
             match self.ports.listeners.open(&wanted, &request) {

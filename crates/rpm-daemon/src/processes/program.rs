@@ -8,10 +8,9 @@ use std::{fs, io};
 
 use rpm_core::WorkerId;
 use rpm_sys::{scm, survive};
-use rpm_wire::api::AppSpec;
+use rpm_wire::api::{AppSpec, ExecMode};
 use tracing::warn;
 
-use crate::apps::app::PortSource;
 use crate::processes::launch::LaunchError;
 
 /// What a worker can print before a daemon reads it. Users have 64 MiB for all their pipes before new ones get two pages.
@@ -19,7 +18,7 @@ const PIPE_BYTES: usize = 256 << 10;
 
 /// In fork mode somebody may write to its standard input: the daemon's end, and its own.
 pub(super) fn standard_input(spec: &AppSpec) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
-    if PortSource::of(spec) != PortSource::Single {
+    if spec.exec_mode == ExecMode::Cluster {
         return Ok((None, None));
     }
     let (ours, theirs) = scm::pair()?;

@@ -15,8 +15,9 @@ use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::error;
 
-use crate::apps::app::{Apps, cpus, is_proxied};
+use crate::apps::app::{Apps, cpus};
 use crate::apps::catalog::Catalog;
+use crate::apps::revision::Version;
 use crate::persist::state::Store;
 use crate::proxy::redirect::Redirect;
 use crate::proxy::settings::settings;
@@ -141,9 +142,10 @@ impl Fronts {
     }
 
     /// Why the proxy could not serve a worker of this app as it is to, if it does not serve one yet.
-    pub(crate) fn refuses(&self, spec: &AppSpec) -> Option<String> {
-        let same = |open: &Open| open.spec.as_ref().is_some_and(|(known, _)| **known == *spec);
-        if !is_proxied(spec) || self.open.values().any(|open| open.is_set && same(open)) {
+    pub(crate) fn refuses(&self, version: &Version) -> Option<String> {
+        let spec = version.spec();
+        let same = |open: &Open| open.spec.as_ref().is_some_and(|(known, _)| known == spec);
+        if !version.delivery().is_fronted() || self.open.values().any(|open| open.is_set && same(open)) {
             return None;
         }
         let refused = Front::new().set(settings(spec)).err()?;
@@ -307,15 +309,12 @@ impl Context<'_> {
     /// What the front is to do. While it leaves, what it was told holds: the app's specification is that of workers without a proxy. One that
     /// was told nothing does as they do.
     fn spec_for(&self, fronted: &rpm_listen::Fronted<'_>) -> Option<&Arc<AppSpec>> {
-        let present = Catalog::new(self.core, self.apps).present_spec(fronted.app);
-        let mut behind = fronted
-            .workers
-            .iter()
-            .filter_map(|id| Some(&self.workers.get(id)?.spec));
-        present
-            .filter(|spec| is_proxied(spec))
-            .or_else(|| behind.find(|spec| is_proxied(spec)))
-            .or_else(|| present.filter(|_| fronted.leaves))
+        let present = Catalog::new(self.core, self.apps).present(fronted.app);
+        let mut behind = fronted.workers.iter().filter_map(|id| self.workers.get(id));
+        let own = present.filter(|version| version.delivery().is_fronted());
+        own.map(Version::spec)
+            .or_else(|| Some(&behind.find(|held| held.delivery.is_fronted())?.spec))
+            .or_else(|| present.filter(|_| fronted.leaves).map(Version::spec))
     }
 
     fn target(&self, (slot, addr, weight): &(SlotId, SocketAddr, u32), before: &[Target]) -> Target {

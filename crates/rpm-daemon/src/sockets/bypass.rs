@@ -3,17 +3,16 @@
 
 use std::io;
 
-use rpm_wire::api::AppSpec;
 use rustix::io::Errno;
 
-use crate::apps::app::{PortSource, is_proxied};
+use crate::apps::revision::Version;
 use crate::sockets::interception::Interception;
 
 impl Interception {
     /// Why the proxy would not serve what the workers of this app listen on, if it is to and would not.
-    pub(crate) fn unfronted(&self, spec: &AppSpec) -> Option<String> {
-        let unseen =
-            is_proxied(spec) && PortSource::of(spec) == PortSource::Captured && !self.applies_to(spec);
+    pub(crate) fn unfronted(&self, version: &Version) -> Option<String> {
+        let (spec, delivery) = (version.spec(), version.delivery());
+        let unseen = delivery.is_fronted() && delivery.needs_interception() && !self.applies_to(delivery);
         let denied = self.denied();
         unseen.then(|| {
             format!(

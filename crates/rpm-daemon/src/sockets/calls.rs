@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use rpm_core::WorkerId;
 use rpm_sys::intercept::{Notifications, Received};
-use rpm_wire::api::AppSpec;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::apps::app::is_proxied;
+use crate::apps::delivery::Delivery;
 use crate::os::threads;
 use crate::os::watched::watched;
 use crate::persist::journal::Journal;
@@ -38,11 +37,11 @@ pub(crate) struct Called {
 /// been such as open a listener past it; the worker is replaced.
 pub(crate) fn answer_stuck(
     worker: WorkerId,
-    spec: &AppSpec,
+    delivery: Delivery,
     from: &Notifications,
     journal: Option<&Journal>,
 ) {
-    let fronted = is_proxied(spec);
+    let fronted = delivery.is_fronted();
     let calls = journal.map(|journal| journal.of(worker));
     for call in calls.into_iter().flatten().flatten() {
         let answered = match fronted {

@@ -15,11 +15,10 @@ use rpm_listen::{Captured, Grant, OpenError, Request, Wanted, captured_key};
 use rpm_sys::intercept::What;
 use rpm_sys::socket;
 use rpm_sys::spawn::{SpawnError, SpawnStep};
-use rpm_wire::api::AppSpec;
 use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
-use crate::apps::app::PortSource;
+use crate::apps::delivery::Delivery;
 use crate::home::Home;
 use crate::os::users::other_user;
 use crate::persist::journal::Journal;
@@ -64,9 +63,9 @@ impl Interception {
         self.journal.as_ref()
     }
 
-    /// Are the calls of this app's workers intercepted, as far as is known?
-    pub(crate) fn applies_to(&self, spec: &AppSpec) -> bool {
-        spec.intercept && PortSource::of(spec) != PortSource::Activated && self.denied.is_none()
+    /// True if the calls of such workers are intercepted, as far as is known.
+    pub(crate) fn applies_to(&self, delivery: Delivery) -> bool {
+        delivery.wants_interception() && self.denied.is_none()
     }
 
     /// Finds out whether calls can be intercepted, with a program that does nothing.
@@ -297,7 +296,7 @@ fn captured(
             _ => format!("{addr}: --ports leaves it out"),
         });
     }
-    if !shared && !past && held.ports != PortSource::Node {
+    if !shared && !past && held.delivery.is_ready_by_own_listener() {
         ports.input(Input::Listening { worker });
     }
     Ok(shared.then_some(Captured {

@@ -8,7 +8,7 @@ use rpm_listen::{Listeners, OpenError};
 use rpm_sys::sock_diag;
 use rustix::io::Errno;
 
-use crate::apps::app::{Apps, is_proxied, policy, proxy_sockets};
+use crate::apps::app::{Apps, policy};
 use crate::complaints::Complaints;
 use crate::failure::limit_hint;
 use crate::persist::state::Store;
@@ -90,7 +90,7 @@ impl Ports<'_> {
     /// With how many sockets the proxy serves the addresses of the worker's app; 0: it does not.
     pub(crate) fn proxy_sockets(&self, worker: WorkerId) -> usize {
         let held = self.workers.get(&worker);
-        held.map_or(0, |held| proxy_sockets(&held.spec))
+        held.map_or(0, |held| held.delivery.proxy_sockets())
     }
 
     /// How connections to the worker's app are spread.
@@ -116,7 +116,7 @@ impl Ports<'_> {
     /// Is the proxy to serve whatever this worker has for the network?
     pub(crate) fn is_fronted(&self, worker: WorkerId) -> bool {
         let held = self.workers.get(&worker);
-        held.is_some_and(|held| is_proxied(&held.spec))
+        held.is_some_and(|held| held.delivery.is_fronted())
     }
 
     /// A worker behind the proxy would have a listener past it, without its TLS and its limits.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use rpm_sys::user::User;
-use rpm_wire::api::{AppSpec, INSTANCE_VAR};
+use rpm_wire::api::{AppSpec, ExecMode, INSTANCE_VAR};
 
-use crate::apps::app::{PortSource, is_node};
+use crate::apps::delivery::Runtime;
 use crate::home::Home;
 use crate::workers::worker::{Logs, Place};
 
@@ -27,15 +27,15 @@ const SOURCE_MAPS: &str = "--enable-source-maps";
 /// The environment of an instance, the agent's part excepted.
 pub(crate) fn environment(
     spec: &AppSpec,
+    runtime: Runtime,
     home: &Home,
     Place { instance, number }: Place,
     logs: &Logs,
     user: Option<&User>,
 ) -> BTreeMap<String, String> {
-    let mode = if PortSource::of(spec) == PortSource::Single {
-        "fork_mode"
-    } else {
-        "cluster_mode"
+    let mode = match spec.exec_mode {
+        ExecMode::Fork => "fork_mode",
+        ExecMode::Cluster => "cluster_mode",
     };
     let root = home.root().display().to_string();
     let own = [
@@ -64,12 +64,12 @@ pub(crate) fn environment(
         env.remove(INSTANCE_VAR);
         env.insert(name.clone(), number.to_string());
     }
-    if !is_node(spec) {
+    if runtime != Runtime::Node {
         // Python's output would stay in its buffer, for it goes to a pipe.
         env.entry("PYTHONUNBUFFERED".to_owned())
             .or_insert_with(|| "1".to_owned());
     }
-    if spec.source_map_support && is_node(spec) {
+    if spec.source_map_support && runtime == Runtime::Node {
         let options = env.entry("NODE_OPTIONS".to_owned()).or_default();
         if !options.contains(SOURCE_MAPS) {
             if !options.is_empty() {
@@ -129,7 +129,7 @@ mod tests {
             ..AppSpec::default()
         };
         let logs = crate::workers::outputs::logs_of(&home, &spec, InstanceId(7));
-        let env = environment(&spec, &home, PLACE, &logs, None);
+        let env = environment(&spec, Runtime::Node, &home, PLACE, &logs, None);
         for (name, value) in [
             ("PORT", "3002"),
             ("INSTANCE_ID", "2"),
@@ -150,7 +150,7 @@ mod tests {
                 interpreter: Some("/usr/bin/python3".to_owned()),
                 ..AppSpec::default()
             };
-            environment(&spec, &home, PLACE, &logs, None).remove("PYTHONUNBUFFERED")
+            environment(&spec, Runtime::Other, &home, PLACE, &logs, None).remove("PYTHONUNBUFFERED")
         };
         assert_eq!(unbuffered(&[]).as_deref(), Some("1"));
         assert_eq!(unbuffered(&[("PYTHONUNBUFFERED", "")]).as_deref(), Some(""));

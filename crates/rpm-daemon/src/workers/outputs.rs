@@ -7,9 +7,8 @@ use std::{fs, io};
 
 use rpm_core::InstanceId;
 use rpm_keeper::Kept;
-use rpm_wire::api::{AppSpec, LogTarget};
+use rpm_wire::api::{AppSpec, ExecMode, LogTarget};
 
-use crate::apps::app::PortSource;
 use crate::home::{Home, file_name};
 use crate::logs::{Limit, Source, Style, tail};
 use crate::os::behalf::{Behalf, How};
@@ -50,7 +49,7 @@ pub(crate) fn logs_of(home: &Home, spec: &AppSpec, instance: InstanceId) -> Logs
 
 /// Do the instances of the app write to files of their own?
 pub(crate) fn is_numbered(spec: &AppSpec) -> bool {
-    PortSource::of(spec) != PortSource::Single && !spec.logs.merge
+    spec.exec_mode == ExecMode::Cluster && !spec.logs.merge
 }
 
 /// `app.log` of instance 3 is `app-3.log`.

@@ -17,7 +17,7 @@ use rpm_wire::channel::QueryServer;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::apps::app::PortSource;
+use crate::apps::delivery::Delivery;
 use crate::workers::calls::HeldBack;
 
 /// One supervised process.
@@ -26,7 +26,7 @@ pub(crate) struct Worker {
     pub(crate) app: AppId,
     pub(crate) instance: InstanceId,
     pub(crate) spec: Arc<AppSpec>,
-    pub(crate) ports: PortSource,
+    pub(crate) delivery: Delivery,
     pub(crate) logs: Logs,
     pub(crate) life: Life,
     /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
@@ -208,7 +208,7 @@ impl Worker {
 
     /// Whether it shares ports with others of its app.
     pub(crate) fn shares_ports(&self) -> bool {
-        matches!(self.ports, PortSource::Node | PortSource::Activated) || self.is_intercepted()
+        self.delivery.shares_ports(self.is_intercepted())
     }
 
     /// Whether its calls of `bind` and `listen` are intercepted.
@@ -223,7 +223,7 @@ impl Worker {
             return Vec::new();
         };
         let mut holders = vec![process.pidfd.share()];
-        if self.ports == PortSource::Activated || self.is_intercepted() {
+        if self.delivery.children_hold_slots(self.is_intercepted()) {
             let children = tree::descendants(process.pid).into_iter();
             let opened = children.filter_map(|pid| PidFd::open(pid).ok());
             holders.extend(opened.map(Arc::new));
