@@ -62,5 +62,6 @@ pub use invariants::Violation;
 pub use sampler::Sampler;
 pub use tick::Tick;
 pub use view::{
-    AppView, EndsFor, InstanceView, LeavingPhase, LeavingView, RefusesNew, ReloadView, StateView, WorkerView,
+    AppView, EndsFor, InstanceView, LeavingPhase, LeavingView, OpenSlot, RefusesNew, ReloadView, StateView,
+    WorkerView,
 };

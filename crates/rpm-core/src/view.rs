@@ -8,7 +8,7 @@ use crate::protocol::{AppConfig, Exit};
 use crate::restart::AfterExit;
 use crate::rollout::Aim;
 use crate::workers::{Intake, Part, Worker, WorkerState};
-use crate::{AppId, Generation, InstanceId, Revision, Tick, WorkerId};
+use crate::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Tick, WorkerId};
 
 /// The current state of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +182,17 @@ pub struct ReloadView {
     pub watched_until: Option<Tick>,
 }
 
+/// An open slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenSlot {
+    /// Its id.
+    pub slot: SlotId,
+    /// Its group.
+    pub group: GroupId,
+    /// The worker that holds it; `None` if it waits for its instance's next worker.
+    pub holder: Option<WorkerId>,
+}
+
 /// The current state of an app.
 #[derive(Clone, Copy, Debug)]
 pub struct AppView<'a> {
@@ -228,6 +239,29 @@ impl Core {
     /// All workers, ascending.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> + '_ {
         self.workers.iter().map(|(id, worker)| worker_view(id, worker))
+    }
+
+    /// All open slots, ascending.
+    pub fn slots(&self) -> impl ExactSizeIterator<Item = OpenSlot> + '_ {
+        self.steering.slots().map(|(slot, it)| OpenSlot {
+            slot,
+            group: it.group,
+            holder: it.tenant.worker(),
+        })
+    }
+
+    /// The worker that holds a slot; `None` if none does, or the slot is not open.
+    #[must_use]
+    pub fn holder(&self, slot: SlotId) -> Option<WorkerId> {
+        self.steering.holder(slot)
+    }
+
+    /// The slot of `group` that `worker` holds; the first, if it holds several.
+    #[must_use]
+    pub fn slot_at(&self, worker: WorkerId, group: GroupId) -> Option<SlotId> {
+        let instance = self.workers.get(worker)?.instance;
+        let mut held = self.steering.slots_of(instance, worker);
+        held.find(|slot| self.steering.group_of(*slot) == Some(group))
     }
 
     /// An app; `None` if there is none with this id.

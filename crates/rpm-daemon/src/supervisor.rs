@@ -47,6 +47,7 @@ use crate::processes::{ProcessEvent, health};
 use crate::proxy::fronts::{self, Fronts};
 use crate::sockets::interception::{self, Interception};
 use crate::sockets::queues::{self, Queues};
+use crate::sockets::slots::Audit;
 use crate::upkeep::{FilesChanged, Upkeep};
 use crate::workers::sampling::Sampling;
 use crate::workers::starting::{Starting, starved};
@@ -110,6 +111,7 @@ pub struct Supervisor {
     /// All processes as they were in this step, if somebody has looked.
     pub(crate) census: Option<Census>,
     pub(crate) store: Store,
+    pub(crate) slots: Audit,
     /// What the core wants that waits for its being written, in order.
     pub(crate) undone: VecDeque<Output>,
     /// What another binary is passed that takes over.
@@ -167,6 +169,7 @@ impl Supervisor {
             queues: Queues::new(),
             starting: Starting::default(),
             census: None,
+            slots: Audit::default(),
             undone: VecDeque::new(),
             succession: None,
             origin: Instant::now(),
@@ -391,6 +394,9 @@ impl Supervisor {
         });
         self.write_state(false);
         self.leavers.tell(&self.core);
+        if self.undone.is_empty() {
+            self.slots.after_step(&self.core, &self.listeners);
+        }
     }
 
     /// The first of what is to be done.

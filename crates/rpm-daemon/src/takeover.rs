@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rpm_core::protocol::{Exit, Input};
 use rpm_core::{Core, LeavingPhase, SlotId, Tick, WorkerId};
-use rpm_listen::{Listeners, StoredSocket};
+use rpm_listen::{Inheritance, Listeners, StoredSocket};
 use rpm_sys::limits::Rlimit;
 use rpm_sys::tree::Census;
 use rpm_sys::{succession, survive};
@@ -69,8 +69,12 @@ impl Supervisor {
             };
             keeper.take(socket.token).or_else(own)
         };
-        let (listeners, lost) =
-            Listeners::take_over(stored.listeners, &denied, take, (&keeper, cpus() as usize))?;
+        let from = Inheritance {
+            keeper: &keeper,
+            denied: &denied,
+            front: cpus() as usize,
+        };
+        let (listeners, lost) = Listeners::take_over(stored.listeners, from, take)?;
         supervisor.listeners = listeners;
         let alive: BTreeSet<WorkerId> = survivors.keys().copied().collect();
         supervisor.journal.took_over(is_successor(), alive.len());

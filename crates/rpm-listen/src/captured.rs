@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_sys::socket;
 
-use crate::group::Group;
-use crate::listeners::{Listeners, Request};
+use crate::group::Tenure;
+use crate::listeners::Listeners;
 use crate::open_error::OpenError;
 
 /// Prefix of the keys of groups of captured sockets. Other keys are addresses, or begin with `listen:`.
@@ -52,38 +52,6 @@ impl Listeners {
             return Ok(());
         }
         self.refuse_overlap(addr, v6only)
-    }
-
-    /// Makes the socket a slot of its worker and listens on it. The caller checked [`Listeners::may_capture`] when the socket was bound.
-    ///
-    /// # Errors
-    /// The kernel refuses, or the address has too many slots.
-    pub fn capture(&mut self, captured: Captured, by: &Request<'_>) -> Result<(GroupId, SlotId), OpenError> {
-        let Captured {
-            addr,
-            v6only,
-            backlog,
-            fd,
-        } = captured;
-        let group = match self.group(by.app, by.key) {
-            Some(group) => group,
-            None => {
-                let counted = (by.policy, self.counting.of(by.policy, &self.keeper));
-                self.new_group(Group::new(
-                    (by.app, by.key),
-                    (addr, v6only),
-                    counted,
-                    &self.keeper,
-                ))
-            }
-        };
-        let count = self.counting_of(group, by.policy);
-        let slot = self.enter(group, |open, slot| {
-            open.steer_front(count)?;
-            open.adopt(slot, fd, backlog, by.weight)
-        })?;
-        self.hold(slot, by.worker);
-        Ok((group, slot))
     }
 
     /// The slot that this socket is, if it is one.
@@ -131,10 +99,11 @@ impl Listeners {
         }
     }
 
-    /// The worker closed the listener: its slot has no holder.
-    pub fn drop_holder(&mut self, slot: SlotId) {
-        if let Some(held) = self.slot_mut(slot) {
-            held.held_by(None);
+    /// Copies what the core has decided about who holds a slot: the keeper and each connection that is handed over go by it. A slot that
+    /// the core has closed stays with its holder, until that has ended.
+    pub fn set_holder(&mut self, slot: SlotId, holder: Option<WorkerId>) {
+        if let Some(held) = self.slot_mut(slot).filter(|held| !held.is_retiring()) {
+            held.set_tenure(holder.map_or(Tenure::Vacant, Tenure::Held));
         }
     }
 
@@ -162,13 +131,6 @@ impl Listeners {
             .iter()
             .filter(|shared| shared.holders.contains(&worker));
         self.count_of(worker) + shared.count()
-    }
-
-    /// Makes the worker the holder of the slot.
-    pub fn hold(&mut self, slot: SlotId, worker: WorkerId) {
-        if let Some(held) = self.slot_mut(slot) {
-            held.held_by(Some(worker));
-        }
     }
 }
 

@@ -79,6 +79,13 @@ impl Counting {
     }
 }
 
+/// How the connections of a group are spread over its slots.
+#[derive(Clone)]
+pub(crate) struct Spread {
+    pub(crate) policy: SteeringPolicy,
+    pub(crate) count: Count,
+}
+
 /// Whether the connections of a group are counted.
 #[derive(Clone)]
 pub(crate) enum Count {

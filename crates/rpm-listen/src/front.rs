@@ -11,8 +11,9 @@ use rpm_core::{AppId, GroupId, SlotId, WorkerId};
 use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::socket;
 
-use crate::counting::Count;
-use crate::group::{Group, Slot};
+use crate::captured::Captured;
+use crate::counting::{Count, Spread};
+use crate::group::{Group, Site, Slot};
 use crate::listeners::{Listeners, Request};
 use crate::open_error::OpenError;
 use crate::owners::reserve;
@@ -21,6 +22,17 @@ use crate::steering::Steering;
 
 /// Backlog of the proxy's public sockets, and of private slots. The kernel's limit (`somaxconn`) also applies.
 pub(crate) const BACKLOG: u32 = 4096;
+
+/// A slot, as the proxy reaches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its id.
+    pub slot: SlotId,
+    /// Where the proxy connects.
+    pub addr: SocketAddr,
+    /// Its share of the requests, if they are weighted.
+    pub weight: u32,
+}
 
 /// An address that the proxy serves, with its upstreams.
 #[derive(Debug)]
@@ -33,10 +45,10 @@ pub struct Fronted<'l> {
     listeners: &'l [Kept<OwnedFd>],
     v6only: bool,
     keeper: &'l Keeper,
-    /// The eligible slots: id, address and weight.
-    pub upstreams: Vec<(SlotId, SocketAddr, u32)>,
+    /// The eligible slots.
+    pub upstreams: Vec<Upstream>,
     /// The slots that are not eligible.
-    pub ineligible: Vec<(SlotId, SocketAddr, u32)>,
+    pub ineligible: Vec<Upstream>,
     /// The workers have the public address themselves again and get new clients. The proxy passes the connections it still gets on to that
     /// address.
     pub leaves: bool,
@@ -139,34 +151,22 @@ pub(crate) fn members<'g>(
 impl Group {
     /// Creates a group that the proxy serves, with `sockets` listeners.
     pub(crate) fn fronted(
-        (app, key): (AppId, &str),
-        (addr, v6only): (SocketAddr, bool),
+        mut site: Site<'_>,
         policy: SteeringPolicy,
-        (count, keeper): (usize, &Keeper),
+        sockets: usize,
         owner: Option<u32>,
+        keeper: &Keeper,
     ) -> io::Result<Group> {
         // The sockets are bound to a port number like slots: whoever holds a socket whose port the kernel chose can bind it elsewhere.
-        let reserved = reserve(owner, addr, v6only)?;
-        let addr = match &reserved {
-            Some(reserved) => socket::local_addr(reserved)?,
-            None => addr,
-        };
-        let front = (0..count).map(|_| Ok(keeper.keep(public(owner, addr, v6only)?, NOBODY)));
+        let reserved = reserve(owner, site.addr, site.v6only)?;
+        if let Some(reserved) = &reserved {
+            site.addr = socket::local_addr(reserved)?;
+        }
+        let front = (0..sockets).map(|_| Ok(keeper.keep(public(owner, site.addr, site.v6only)?, NOBODY)));
         let front = front.collect::<io::Result<Vec<Kept<OwnedFd>>>>()?;
-        Ok(Group {
-            app,
-            key: key.to_owned(),
-            addr,
-            v6only,
-            policy,
-            steering: Steering::Proxied,
-            slots: BTreeMap::new(),
-            eligible: Vec::new(),
-            foreign: BTreeMap::new(),
-            deal: None,
-            front,
-            keeper: keeper.clone(),
-        })
+        let mut group = Group::steered_by(site, policy, Steering::Proxied, keeper);
+        group.front = front;
+        Ok(group)
     }
 
     /// Makes the proxy listen on an address that workers have. The kernel does not steer clients to it yet.
@@ -193,7 +193,11 @@ impl Group {
         let all: Vec<SlotId> = (0..self.front.len()).map(front_slot).collect();
         let fds = front_slots(&self.front).collect();
         // The program of a previous daemon may still be attached.
-        let mut steering = Steering::take_over((self.policy, count), &fds, &all, &self.keeper);
+        let spread = Spread {
+            policy: self.policy,
+            count,
+        };
+        let mut steering = Steering::take_over(spread, &fds, &all, &self.keeper);
         steering.steer(&all, members(&self.slots, &self.front))?;
         self.steering = steering;
         Ok(())
@@ -253,23 +257,32 @@ pub(crate) fn public(owner: Option<u32>, addr: SocketAddr, v6only: bool) -> io::
 }
 
 impl Listeners {
-    /// Opens a slot: a private one if the proxy serves the address for the worker.
-    pub(crate) fn open_slot(&mut self, group: GroupId, by: &Request<'_>) -> Result<SlotId, OpenError> {
-        match by.proxy {
-            0 => {
-                let count = self.counting_of(group, by.policy);
-                self.enter(group, |open, slot| {
-                    open.belong_to(by.owner())?;
-                    open.steer_front(count)?;
-                    open.open(slot, by.weight, by.owner())
-                })
-            }
-            count => self.enter(group, |open, slot| {
+    /// Opens a slot: a private one if the proxy serves the address for the worker, and its `own` socket if it has one.
+    pub(crate) fn open_slot(
+        &mut self,
+        group: GroupId,
+        own: Option<Captured>,
+        by: &Request<'_>,
+    ) -> Result<SlotId, OpenError> {
+        if by.proxy > 0 {
+            return self.enter(group, |open, slot| {
                 open.belong_to(by.owner())?;
-                open.open_front(count)?;
+                open.open_front(by.proxy)?;
                 open.open_private(slot, by.weight, by.owner())
-            }),
+            });
         }
+        let count = self.counting_of(group, by.policy);
+        self.enter(group, |open, slot| match own {
+            Some(own) => {
+                open.steer_front(count)?;
+                open.adopt(slot, own.fd, own.backlog, by.weight)
+            }
+            None => {
+                open.belong_to(by.owner())?;
+                open.steer_front(count)?;
+                open.open(slot, by.weight, by.owner())
+            }
+        })
     }
 
     /// The counter for a group that the kernel starts to steer.
@@ -286,7 +299,11 @@ impl Listeners {
         self.groups.iter().filter(fronted).map(|(id, group)| {
             let upstream = |slot: &SlotId| {
                 let held = group.slots.get(slot)?;
-                Some((*slot, held.private?, held.weight))
+                Some(Upstream {
+                    slot: *slot,
+                    addr: held.private?,
+                    weight: held.weight,
+                })
             };
             let mut upstreams: Vec<_> = group.eligible.iter().filter_map(upstream).collect();
             let others = group.slots.keys().filter(|slot| !group.eligible.contains(slot));
@@ -295,7 +312,11 @@ impl Listeners {
             let leaves = upstreams.is_empty() && !group.eligible.is_empty();
             // Where the kernel may still choose the proxy's sockets, passing connections on could loop.
             if leaves && !group.steering.is_lost() {
-                upstreams.push((front_slot(0), reachable(group.addr), 1));
+                upstreams.push(Upstream {
+                    slot: front_slot(0),
+                    addr: reachable(group.addr),
+                    weight: 1,
+                });
             }
             Fronted {
                 group: *id,

@@ -10,7 +10,7 @@ use rpm_keeper::{Keeper, Kept, NOBODY};
 use rpm_sys::cbpf;
 use rpm_sys::socket::{self, AcceptQueue};
 
-use crate::counting::Count;
+use crate::counting::Spread;
 use crate::front::members;
 use crate::handoff::Deal;
 use crate::owners::reserve;
@@ -37,6 +37,7 @@ pub(crate) struct Group {
     pub(crate) policy: SteeringPolicy,
     pub(crate) steering: Steering,
     pub(crate) slots: BTreeMap<SlotId, Slot>,
+    /// A copy of what the core has decided, which [`Group::steer`] alone makes; slots that are closed are left out.
     pub(crate) eligible: Vec<SlotId>,
     /// Members of the kernel's group that only workers hold: the previous daemon had them, and they could not be taken back.
     pub(crate) foreign: BTreeMap<SlotId, WorkerId>,
@@ -48,6 +49,16 @@ pub(crate) struct Group {
     pub(crate) keeper: Keeper,
 }
 
+/// What a group is: whose, and where.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) app: AppId,
+    /// The key under which the workers of the app know it.
+    pub(crate) key: &'a str,
+    pub(crate) addr: SocketAddr,
+    pub(crate) v6only: bool,
+}
+
 pub(crate) struct Slot {
     pub(crate) fd: Kept<OwnedFd>,
     /// The kernel's id of the socket (`SO_COOKIE`).
@@ -56,39 +67,74 @@ pub(crate) struct Slot {
     pub(crate) private: Option<SocketAddr>,
     /// Its share of the connections, if they are weighted.
     pub(crate) weight: u32,
-    holder: Option<WorkerId>,
-    /// The core has closed it; it stays open until its holder exits. The value: the slots that then get its queue.
-    pub(crate) retiring: Option<Vec<SlotId>>,
+    tenure: Tenure,
     pub(crate) rescued: u64,
 }
 
+/// Who accepts from a slot. While the slot is open this is a copy of what the core has decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tenure {
+    /// No worker, until one inherits it.
+    Vacant,
+    /// This worker.
+    Held(WorkerId),
+    /// The core has closed the slot. Its holder still accepts what is in the queue; the slot is closed when the holder has ended.
+    Retiring {
+        holder: WorkerId,
+        /// The slots that then get its queue.
+        to: Vec<SlotId>,
+    },
+}
+
 impl Slot {
-    /// A slot that `holder` has.
-    pub(crate) fn new(
-        fd: Kept<OwnedFd>,
-        cookie: u64,
-        (private, weight): (Option<SocketAddr>, u32),
-        holder: Option<WorkerId>,
-    ) -> Slot {
+    /// A slot that no worker has yet.
+    pub(crate) fn new(fd: Kept<OwnedFd>, cookie: u64, private: Option<SocketAddr>, weight: u32) -> Slot {
         Slot {
             fd,
             cookie,
             private,
             weight,
-            holder,
-            retiring: None,
+            tenure: Tenure::Vacant,
             rescued: 0,
         }
     }
 
-    pub(crate) fn holder(&self) -> Option<WorkerId> {
-        self.holder
+    pub(crate) fn tenure(&self) -> &Tenure {
+        &self.tenure
     }
 
-    /// Changes the holder.
-    pub(crate) fn held_by(&mut self, holder: Option<WorkerId>) {
-        self.holder = holder;
-        self.fd.belongs_to(holder.map_or(NOBODY, owner));
+    pub(crate) fn holder(&self) -> Option<WorkerId> {
+        match self.tenure {
+            Tenure::Vacant => None,
+            Tenure::Held(holder) | Tenure::Retiring { holder, .. } => Some(holder),
+        }
+    }
+
+    pub(crate) fn is_retiring(&self) -> bool {
+        match self.tenure {
+            Tenure::Retiring { .. } => true,
+            Tenure::Vacant | Tenure::Held(_) => false,
+        }
+    }
+
+    /// Changes the tenure. The keeper closes the socket with its holder while there is no daemon.
+    pub(crate) fn set_tenure(&mut self, tenure: Tenure) {
+        self.tenure = tenure;
+        self.fd.belongs_to(self.holder().map_or(NOBODY, owner));
+    }
+
+    /// The worker has ended. If it was the holder the slot is vacant, and if the slot was retiring it is to be closed: its queue goes to
+    /// the slots that are returned.
+    pub(crate) fn worker_gone(&mut self, worker: WorkerId) -> Option<Vec<SlotId>> {
+        if self.holder() != Some(worker) {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.tenure, Tenure::Vacant);
+        self.set_tenure(Tenure::Vacant);
+        match before {
+            Tenure::Retiring { to, .. } => Some(to),
+            Tenure::Vacant | Tenure::Held(_) => None,
+        }
     }
 
     pub(crate) fn is_private(&self) -> bool {
@@ -145,19 +191,25 @@ pub struct SlotView {
 }
 
 impl Group {
-    pub(crate) fn new(
-        (app, key): (AppId, &str),
-        (addr, v6only): (SocketAddr, bool),
-        (policy, count): (SteeringPolicy, Count),
+    pub(crate) fn new(site: Site<'_>, spread: Spread, keeper: &Keeper) -> Group {
+        let policy = spread.policy;
+        Group::steered_by(site, policy, Steering::choose(spread, keeper), keeper)
+    }
+
+    /// A group without slots.
+    pub(crate) fn steered_by(
+        site: Site<'_>,
+        policy: SteeringPolicy,
+        steering: Steering,
         keeper: &Keeper,
     ) -> Group {
         Group {
-            app,
-            key: key.to_owned(),
-            addr,
-            v6only,
+            app: site.app,
+            key: site.key.to_owned(),
+            addr: site.addr,
+            v6only: site.v6only,
             policy,
-            steering: Steering::choose(policy, count, keeper),
+            steering,
             slots: BTreeMap::new(),
             eligible: Vec::new(),
             foreign: BTreeMap::new(),
@@ -207,8 +259,7 @@ impl Group {
         let private = private.then(|| socket::local_addr(&fd)).transpose()?;
         let cookie = socket::cookie(&fd)?;
         let fd = self.keeper.keep(fd, NOBODY);
-        self.slots
-            .insert(slot, Slot::new(fd, cookie, (private, weight), None));
+        self.slots.insert(slot, Slot::new(fd, cookie, private, weight));
         Ok(())
     }
 
@@ -294,7 +345,7 @@ impl Group {
     pub(crate) fn view(&self, id: GroupId) -> GroupView {
         let slots = self.slots.iter().map(|(id, slot)| SlotView {
             slot: *id,
-            holder: slot.holder,
+            holder: slot.holder(),
             eligible: self.eligible.contains(id),
             queue: socket::accept_queue(slot.fd.as_fd()).unwrap_or(NO_QUEUE),
             steered: self.steering.steered(*id),

@@ -28,14 +28,14 @@ mod wanted;
 
 pub use captured::{Captured, captured_key};
 pub use conflict::{Occupant, occupant};
-pub use front::Fronted;
+pub use front::{Fronted, Upstream};
 pub use group::{GroupView, Rescued, SlotView, owner};
-pub use listeners::{Grant, Listeners, Request};
+pub use listeners::{Grant, Listeners, Opening, Request};
 pub use open_error::OpenError;
 pub use policy::{MAX_WEIGHT, SteeringPolicy};
 pub use private::private_mark;
 pub use queries::Holding;
 pub use shared::SharedKind;
 pub use steering::Mechanism;
-pub use stored::StoredSocket;
+pub use stored::{Inheritance, StoredSocket};
 pub use wanted::{Wanted, WantedError};

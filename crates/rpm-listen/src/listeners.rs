@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rpm_core::{AppId, GroupId, SlotId, WorkerId};
@@ -12,12 +11,13 @@ use rpm_sys::socket;
 use rpm_sys::user::User;
 use rustix::io::Errno;
 
-use crate::counting::{Count, Counting};
-use crate::group::{Group, Rescued, Slot};
+use crate::captured::Captured;
+use crate::counting::{Count, Counting, Spread};
+use crate::group::{Group, Rescued, Site, Slot, Tenure};
 use crate::handoff::Deal;
 use crate::open_error::OpenError;
 use crate::policy::SteeringPolicy;
-use crate::shared::{Shared, SharedKind};
+use crate::shared::Shared;
 use crate::wanted::Wanted;
 
 /// Every listening socket that the daemon owns.
@@ -43,8 +43,6 @@ pub struct Request<'a> {
     pub key: &'a str,
     /// The worker that asks.
     pub worker: WorkerId,
-    /// A slot of its predecessor that it takes over.
-    pub inherits: Option<SlotId>,
     /// It may overlap another address of the same app.
     pub beside: bool,
     /// The steering policy, if this request opens the address.
@@ -60,26 +58,29 @@ pub struct Request<'a> {
     pub user: Option<&'a User>,
 }
 
-/// What a worker gets to listen on.
+/// What is opened for a worker.
 #[derive(Debug)]
-pub enum Grant<'a> {
+pub enum Opening<'a> {
+    /// An address that the worker asks for, or that the user has named.
+    Address(&'a Wanted),
+    /// A socket of the worker's own, which [`Listeners::may_capture`] has allowed. Behind the proxy a private slot is opened instead.
+    Captured(Captured),
+}
+
+/// What a worker gets to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
     /// A slot of a group.
     Slot {
         /// Its id.
         slot: SlotId,
         /// The id of its group.
         group: GroupId,
-        /// The socket.
-        fd: BorrowedFd<'a>,
     },
     /// A socket that all workers share.
     Shared {
         /// Its id, from the same space as those of groups with slots.
         group: GroupId,
-        /// What kind of socket it is.
-        kind: SharedKind,
-        /// The socket.
-        fd: BorrowedFd<'a>,
     },
 }
 
@@ -111,88 +112,102 @@ impl Listeners {
             .map(|(id, _)| *id)
     }
 
-    /// Gives a worker something to listen on: the slot it inherits, a new slot, or the shared socket.
+    /// Opens something for a worker to listen on: a new slot, or the shared socket. The slot is vacant until the core has heard of it
+    /// ([`Listeners::set_holder`]).
     ///
     /// # Errors
     /// The address is in use, or the kernel refuses it. [`Wanted::WorkerFd`] is not valid here.
-    pub fn open(&mut self, wanted: &Wanted, by: &Request<'_>) -> Result<Grant<'_>, OpenError> {
-        let Request { app, key, worker, .. } = *by;
-        let keeper = &self.keeper.clone();
-        match wanted {
-            Wanted::Tcp { addr, v6only } => {
-                let new = by.inherits.is_none() && self.group(app, key).is_none();
-                if new && !(by.beside && self.overlaps_own(app, key, *addr, *v6only)) {
-                    self.refuse_overlap(*addr, *v6only)?;
-                }
-                self.open_tcp(*addr, *v6only, by)
+    pub fn open(&mut self, what: Opening<'_>, by: &Request<'_>) -> Result<Grant, OpenError> {
+        let site = |addr, v6only| Site {
+            app: by.app,
+            key: by.key,
+            addr,
+            v6only,
+        };
+        let keeper = self.keeper.clone();
+        match what {
+            Opening::Address(Wanted::Tcp { addr, v6only }) => {
+                let site = site(*addr, *v6only);
+                self.refuse_taken(site, by.beside)?;
+                self.open_tcp(site, None, by)
             }
-            Wanted::Udp {
+            Opening::Captured(own) if by.proxy > 0 => {
+                let site = site(own.addr, own.v6only);
+                self.refuse_taken(site, by.beside)?;
+                self.open_tcp(site, None, by)
+            }
+            Opening::Captured(own) => self.open_tcp(site(own.addr, own.v6only), Some(own), by),
+            Opening::Address(Wanted::Udp {
                 addr,
                 v6only,
                 reuse_addr,
-            } => {
-                let what = format!("udp {addr}");
-                let make = || Shared::udp((app, key), (*addr, *v6only), *reuse_addr, (by.owner(), keeper));
-                self.open_shared(app, key, worker, what, make)
+            }) => {
+                let site = site(*addr, *v6only);
+                let make = || Shared::udp(site, *reuse_addr, by.owner(), &keeper);
+                self.open_shared(by, format!("udp {addr}"), make)
             }
-            Wanted::Unix { path } => {
+            Opening::Address(Wanted::Unix { path }) => {
                 let what = format!("unix {}", String::from_utf8_lossy(path));
-                self.open_shared(app, key, worker, what, || {
-                    Shared::unix((app, key), path, (by.user, keeper))
-                })
+                let make = || Shared::unix(by.app, by.key, path, by.user, &keeper);
+                self.open_shared(by, what, make)
             }
-            Wanted::WorkerFd(fd) => Err(OpenError::Io {
+            Opening::Address(Wanted::WorkerFd(fd)) => Err(OpenError::Io {
                 what: format!("descriptor {fd}"),
                 source: io::Error::from_raw_os_error(Errno::INVAL.raw_os_error()),
             }),
         }
     }
 
-    fn open_tcp(&mut self, addr: SocketAddr, v6only: bool, by: &Request<'_>) -> Result<Grant<'_>, OpenError> {
-        let Request { app, key, worker, .. } = *by;
-        let inherits = by.inherits.filter(|slot| self.group_of.contains_key(slot));
-        let (group, slot) = match (inherits, self.group(app, key)) {
-            (Some(slot), Some(group)) => (group, slot),
-            (None, Some(group)) => (group, self.open_slot(group, by)?),
-            (_, None) => {
-                let counted = match by.handoff || by.proxy > 0 {
-                    true => (by.policy, Count::Unwanted),
-                    false => (by.policy, self.counting.of(by.policy, &self.keeper)),
-                };
-                let mut group = match by.proxy {
-                    0 => Group::new((app, key), (addr, v6only), counted, &self.keeper),
-                    count => Group::fronted(
-                        (app, key),
-                        (addr, v6only),
-                        by.policy,
-                        (count, &self.keeper),
-                        by.owner(),
-                    )
-                    .map_err(|source| OpenError::Io {
-                        what: addr.to_string(),
-                        source,
-                    })?,
-                };
-                group.deal = by.handoff.then(Deal::default);
-                let group = self.new_group(group);
-                (group, self.open_slot(group, by)?)
+    /// Fails if the address of a new group is taken.
+    fn refuse_taken(&self, site: Site<'_>, beside: bool) -> Result<(), OpenError> {
+        let Site {
+            app,
+            key,
+            addr,
+            v6only,
+        } = site;
+        let known = self.group(app, key).is_some();
+        if known || (beside && self.overlaps_own(app, key, addr, v6only)) {
+            return Ok(());
+        }
+        self.refuse_overlap(addr, v6only)
+    }
+
+    /// Opens a slot at a TCP address, which may be new; `own` is the socket that it is to be.
+    fn open_tcp(
+        &mut self,
+        site: Site<'_>,
+        own: Option<Captured>,
+        by: &Request<'_>,
+    ) -> Result<Grant, OpenError> {
+        let group = match self.group(site.app, site.key) {
+            Some(group) => group,
+            None => {
+                let group = self.group_for(site, by)?;
+                self.new_group(group)
             }
         };
-        let slot_of = self.groups.get_mut(&group).and_then(|g| g.slots.get_mut(&slot));
-        match slot_of {
-            Some(held) => {
-                held.held_by(Some(worker));
-                Ok(Grant::Slot {
-                    slot,
-                    group,
-                    fd: held.fd.as_fd(),
-                })
-            }
-            None => Err(OpenError::Io {
-                what: addr.to_string(),
-                source: io::ErrorKind::NotFound.into(),
-            }),
+        let slot = self.open_slot(group, own, by)?;
+        Ok(Grant::Slot { slot, group })
+    }
+
+    /// A group on the data path that the request names.
+    fn group_for(&mut self, site: Site<'_>, by: &Request<'_>) -> Result<Group, OpenError> {
+        if by.proxy > 0 {
+            let group = Group::fronted(site, by.policy, by.proxy, by.owner(), &self.keeper);
+            return group.map_err(|source| OpenError::Io {
+                what: site.addr.to_string(),
+                source,
+            });
         }
+        let count = match by.handoff {
+            true => Count::Unwanted,
+            false => self.counting.of(by.policy, &self.keeper),
+        };
+        let policy = by.policy;
+        let mut group = Group::new(site, Spread { policy, count }, &self.keeper);
+        group.deal = by.handoff.then(Deal::default);
+        Ok(group)
     }
 
     pub(crate) fn new_group(&mut self, group: Group) -> GroupId {
@@ -216,36 +231,48 @@ impl Listeners {
             });
         };
         let what = open.addr.to_string();
-        let (traffic, arrivals) = (&mut self.traffic, &self.arrivals);
-        let made = make(open, slot).and_then(|()| {
-            let Some(opened) = open.slots.get(&slot) else {
-                return Ok(());
-            };
-            match &open.deal {
-                Some(_) => arrivals.add(opened.fd.as_fd(), u64::from(slot.0)),
-                None => traffic.add(opened.fd.as_fd(), u64::from(slot.0)),
-            }
-        });
+        let made = make(open, slot).and_then(|()| self.admit(group, slot));
         if let Err(source) = made {
-            if open.slots.is_empty() && open.foreign.is_empty() {
-                self.groups.remove(&group);
+            if let Some(open) = self.groups.get_mut(&group) {
+                // Nothing is left of it that the next one could be taken for.
+                let _ = open.close(slot, false);
+                if open.slots.is_empty() && open.foreign.is_empty() {
+                    self.groups.remove(&group);
+                }
             }
             return Err(OpenError::Io { what, source });
         }
         self.next_slot += 1;
-        self.group_of.insert(slot, group);
         Ok(slot)
+    }
+
+    /// Watches a slot of a group, and finds it by its id from now on. This is the one way in for slots, whether they are opened, captured or
+    /// taken over.
+    ///
+    /// # Errors
+    /// The kernel does not watch its socket.
+    pub(crate) fn admit(&mut self, group: GroupId, slot: SlotId) -> io::Result<()> {
+        let open = self.groups.get(&group);
+        let Some((open, held)) = open.and_then(|open| Some((open, open.slots.get(&slot)?))) else {
+            return Ok(());
+        };
+        let (fd, token) = (held.fd.as_fd(), u64::from(slot.0));
+        match &open.deal {
+            Some(_) => self.arrivals.add(fd, token)?,
+            None => self.traffic.add(fd, token)?,
+        }
+        self.group_of.insert(slot, group);
+        Ok(())
     }
 
     fn open_shared(
         &mut self,
-        app: AppId,
-        key: &str,
-        worker: WorkerId,
+        by: &Request<'_>,
         what: String,
         make: impl FnOnce() -> io::Result<Shared>,
-    ) -> Result<Grant<'_>, OpenError> {
-        let at = match self.shared.iter().position(|s| s.app == app && s.key == key) {
+    ) -> Result<Grant, OpenError> {
+        let mut known = self.shared.iter();
+        let at = match known.position(|s| s.app == by.app && s.key == by.key) {
             Some(at) => at,
             None => {
                 let mut made = make().map_err(|source| OpenError::Io { what, source })?;
@@ -256,23 +283,15 @@ impl Listeners {
             }
         };
         let shared = &mut self.shared[at];
-        shared.holders.insert(worker);
-        Ok(Grant::Shared {
-            group: shared.group,
-            kind: shared.kind.clone(),
-            fd: shared.fd.as_fd(),
-        })
+        shared.holders.insert(by.worker);
+        Ok(Grant::Shared { group: shared.group })
     }
 
-    /// The slot that `worker` holds under `key`.
+    /// The socket that all workers of an app share.
     #[must_use]
-    pub fn held(&self, app: AppId, key: &str, worker: WorkerId) -> Option<SlotId> {
-        let group = self.groups.get(&self.group(app, key)?)?;
-        group
-            .slots
-            .iter()
-            .find(|(_, s)| s.holder() == Some(worker) && s.retiring.is_none())
-            .map(|(id, _)| *id)
+    pub fn shared_socket(&self, group: GroupId) -> Option<BorrowedFd<'_>> {
+        let shared = self.shared.iter().find(|shared| shared.group == group);
+        shared.map(|shared| shared.fd.as_fd())
     }
 
     /// The shared socket that the workers of `app` know by `key`, if it is open.
@@ -284,13 +303,8 @@ impl Listeners {
             .map(|s| s.group)
     }
 
-    /// The worker closed its listener of `key`. A slot is left without holder; a shared socket that no worker uses is closed.
-    pub fn released(&mut self, app: AppId, key: &str, worker: WorkerId) {
-        if let Some(slot) = self.held(app, key, worker)
-            && let Some(held) = self.slot_mut(slot)
-        {
-            held.held_by(None);
-        }
+    /// The worker closed its shared socket of `key`. One that no worker uses is closed.
+    pub fn release_shared(&mut self, app: AppId, key: &str, worker: WorkerId) {
         for shared in self.shared.iter_mut().filter(|s| s.app == app && s.key == key) {
             shared.holders.remove(&worker);
         }
@@ -355,10 +369,11 @@ impl Listeners {
             self.leave_to(slot, worker);
             return Ok(Vec::new());
         }
-        if let (Some(_), false, false) = (holder, to.is_empty(), self.is_handoff(slot))
+        if let (Some(holder), false, false) = (holder, to.is_empty(), self.is_handoff(slot))
             && let Some(held) = self.slot_mut(slot)
         {
-            held.retiring = Some(to.to_vec());
+            let to = to.to_vec();
+            held.set_tenure(Tenure::Retiring { holder, to });
             return Ok(Vec::new());
         }
         self.close_now(slot, to)
@@ -373,10 +388,12 @@ impl Listeners {
             return Ok(Vec::new());
         };
         if let Some(closing) = group.slots.get(&slot) {
-            match &group.deal {
-                Some(_) => self.arrivals.remove(closing.fd.as_fd())?,
-                None => self.traffic.remove(closing.fd.as_fd())?,
-            }
+            let fd = closing.fd.as_fd();
+            // This fails only for a socket that is not watched. The slot is closed anyway: the core has forgotten it.
+            let _ = match &group.deal {
+                Some(_) => self.arrivals.remove(fd),
+                None => self.traffic.remove(fd),
+            };
         }
         let left = group.close(slot, !heirs.is_empty());
         let to = if group.slots.is_empty() { &heirs } else { to };
@@ -409,10 +426,7 @@ impl Listeners {
             .retain(|_, group| !(group.slots.is_empty() && group.foreign.is_empty()));
         let mut retired = Vec::new();
         for (id, slot) in self.groups.values_mut().flat_map(|g| g.slots.iter_mut()) {
-            if slot.holder() == Some(worker) {
-                slot.held_by(None);
-                retired.extend(slot.retiring.take().map(|to| (*id, to)));
-            }
+            retired.extend(slot.worker_gone(worker).map(|to| (*id, to)));
         }
         let mut left = Vec::new();
         for (slot, to) in retired {
@@ -433,7 +447,7 @@ impl Listeners {
         let slots = readable.into_iter().filter_map(|token| {
             let id = SlotId(u32::try_from(token).ok()?);
             let slot = self.groups.get(self.group_of.get(&id)?)?.slots.get(&id)?;
-            slot.retiring.is_none().then_some((id, slot))
+            (!slot.is_retiring()).then_some((id, slot))
         });
         slots.filter_map(|(id, slot)| {
             let len = socket::accept_queue(slot.fd.as_fd()).map_or(0, |queue| queue.len);
@@ -460,5 +474,71 @@ impl Listeners {
             .get_mut(self.group_of.get(&slot)?)?
             .slots
             .get_mut(&slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opens a slot for a worker, as if the core had let it.
+    fn open(listeners: &mut Listeners, worker: u64) -> (SlotId, GroupId) {
+        let wanted = Wanted::Tcp {
+            addr: ([127, 0, 0, 1], 0).into(),
+            v6only: false,
+        };
+        let request = Request {
+            app: AppId(1),
+            key: "key",
+            worker: WorkerId(worker),
+            beside: false,
+            policy: SteeringPolicy::RoundRobin,
+            weight: 1,
+            handoff: false,
+            proxy: 0,
+            user: None,
+        };
+        let granted = listeners.open(Opening::Address(&wanted), &request).unwrap();
+        let Grant::Slot { slot, group } = granted else {
+            panic!("{granted:?} is not a slot")
+        };
+        assert_eq!(listeners.holder(slot), None, "the core has not heard of it");
+        listeners.set_holder(slot, Some(WorkerId(worker)));
+        (slot, group)
+    }
+
+    fn holders(listeners: &Listeners) -> Vec<(SlotId, Option<WorkerId>)> {
+        listeners.book().map(|open| (open.slot, open.holder)).collect()
+    }
+
+    #[test]
+    fn a_slot_of_a_worker_that_has_ended_waits_for_the_next_one() {
+        let mut listeners = Listeners::new(Keeper::none()).unwrap();
+        let (first, _) = open(&mut listeners, 1);
+        let (second, _) = open(&mut listeners, 2);
+        assert!(listeners.worker_gone(WorkerId(1)).is_empty());
+        assert_eq!(holders(&listeners), [(first, None), (second, Some(WorkerId(2)))]);
+        listeners.set_holder(first, Some(WorkerId(3)));
+        assert_eq!(listeners.slots_of(WorkerId(3)), [first]);
+    }
+
+    /// A program that binds another socket while it stops, for example, is found to have closed the one before.
+    #[test]
+    fn a_retiring_slot_is_closed_with_its_holder_even_if_that_has_closed_its_listener() {
+        let mut listeners = Listeners::new(Keeper::none()).unwrap();
+        let (first, group) = open(&mut listeners, 1);
+        let (second, _) = open(&mut listeners, 2);
+        listeners.steer(group, &[second]).unwrap();
+        assert!(listeners.close(first, &[second]).unwrap().is_empty());
+        assert_eq!(
+            holders(&listeners),
+            [(second, Some(WorkerId(2)))],
+            "the core has closed it"
+        );
+        listeners.set_holder(first, None);
+        assert_eq!(listeners.holder(first), Some(WorkerId(1)));
+        listeners.worker_gone(WorkerId(1));
+        assert!(listeners.socket(first).is_none(), "nobody has it any more");
+        assert_eq!(listeners.eligible(group), [second]);
     }
 }

@@ -75,6 +75,7 @@ mod tests {
     use rpm_sys::user::User;
 
     use super::*;
+    use crate::listeners::Opening;
     use crate::policy::SteeringPolicy;
     use crate::wanted::Wanted;
 
@@ -90,7 +91,6 @@ mod tests {
             app: AppId(1),
             key: "key",
             worker: WorkerId(worker),
-            inherits: None,
             beside: false,
             policy: SteeringPolicy::RoundRobin,
             weight: 1,
@@ -105,7 +105,9 @@ mod tests {
     fn no_socket_forgets_its_port_when_it_is_disconnected() {
         for proxy in [0, 2] {
             let mut listeners = Listeners::new(rpm_keeper::Keeper::none()).unwrap();
-            listeners.open(&any(), &request(None, 1, proxy)).unwrap();
+            listeners
+                .open(Opening::Address(&any()), &request(None, 1, proxy))
+                .unwrap();
             let group = listeners.groups.values().next().unwrap();
             let port = group.addr.port();
             assert_ne!(port, 0);
@@ -133,7 +135,10 @@ mod tests {
             for (worker, uid) in [None, Some(65_432), Some(65_433), None].into_iter().enumerate() {
                 let user = uid.map(user);
                 listeners
-                    .open(&any(), &request(user.as_ref(), worker as u64, proxy))
+                    .open(
+                        Opening::Address(&any()),
+                        &request(user.as_ref(), worker as u64, proxy),
+                    )
                     .unwrap();
                 let group = listeners.groups.values().next().unwrap();
                 let owners: Vec<u32> = group.sockets().map(|fd| socket::owner(fd).unwrap()).collect();

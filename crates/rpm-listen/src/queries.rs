@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
-use rpm_core::{AppId, GroupId, SlotId, WorkerId};
+use rpm_core::{AppId, GroupId, OpenSlot, SlotId, WorkerId};
 use rpm_sys::socket;
 
 use crate::group::{Group, GroupView};
@@ -104,7 +104,25 @@ impl Listeners {
     /// The slots that the core has not closed.
     pub fn open_slots(&self) -> impl Iterator<Item = SlotId> + '_ {
         let all = self.groups.values().flat_map(|group| &group.slots);
-        all.filter(|(_, slot)| slot.retiring.is_none()).map(|(id, _)| *id)
+        all.filter(|(_, slot)| !slot.is_retiring()).map(|(id, _)| *id)
+    }
+
+    /// The copy of the core's book: each slot that the core has not closed, with its group and its holder.
+    pub fn book(&self) -> impl Iterator<Item = OpenSlot> + '_ {
+        self.groups.iter().flat_map(|(group, open)| {
+            let slots = open.slots.iter().filter(|(_, slot)| !slot.is_retiring());
+            slots.map(move |(slot, held)| OpenSlot {
+                slot: *slot,
+                group: *group,
+                holder: held.holder(),
+            })
+        })
+    }
+
+    /// The slots to which a group is steered.
+    #[must_use]
+    pub fn eligible(&self, group: GroupId) -> &[SlotId] {
+        self.groups.get(&group).map_or(&[], |group| &group.eligible)
     }
 
     /// The app's TCP listeners.

@@ -14,6 +14,8 @@ use rpm_sys::rights::as_user;
 use rpm_sys::socket::{self, UdpOptions};
 use rpm_sys::user::User;
 
+use crate::group::Site;
+
 /// What a shared socket is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharedKind {
@@ -67,15 +69,15 @@ const UNNUMBERED: GroupId = GroupId(u32::MAX);
 
 impl Shared {
     pub(crate) fn udp(
-        (app, key): (AppId, &str),
-        (addr, v6only): (SocketAddr, bool),
+        site: Site<'_>,
         reuse_addr: bool,
-        (owner, keeper): (Option<u32>, &Keeper),
+        owner: Option<u32>,
+        keeper: &Keeper,
     ) -> io::Result<Shared> {
         let fd = socket::bind_udp(
-            addr,
+            site.addr,
             UdpOptions {
-                v6only,
+                v6only: site.v6only,
                 reuse_addr,
                 reuse_port: false,
                 owner,
@@ -83,8 +85,8 @@ impl Shared {
         )?;
         let addr = socket::local_addr(fd.as_fd())?;
         Ok(Shared {
-            app,
-            key: key.to_owned(),
+            app: site.app,
+            key: site.key.to_owned(),
             kind: SharedKind::Udp(addr),
             fd: keeper.keep(fd, NOBODY),
             holders: BTreeSet::new(),
@@ -94,9 +96,11 @@ impl Shared {
 
     /// Binds a Unix socket with the rights of `user`, replacing one that a dead process left behind.
     pub(crate) fn unix(
-        (app, key): (AppId, &str),
+        app: AppId,
+        key: &str,
         path: &[u8],
-        (user, keeper): (Option<&User>, &Keeper),
+        user: Option<&User>,
+        keeper: &Keeper,
     ) -> io::Result<Shared> {
         let (fd, made) = with_rights_of(user, || {
             let fd = match socket::bind_unix(path) {

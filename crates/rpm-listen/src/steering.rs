@@ -12,7 +12,7 @@ use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
 use rpm_sys::socket;
 
 use crate::classic::GroupOrder;
-use crate::counting::Count;
+use crate::counting::{Count, Spread};
 use crate::policy::{MAX_WEIGHT, SteeringPolicy, buckets, mixed, weighed};
 use crate::table::{StoredTable, Table};
 
@@ -35,15 +35,16 @@ pub(crate) enum Steering {
 
 impl Steering {
     /// Chooses eBPF if this kernel and user permit it, classic BPF otherwise.
-    pub(crate) fn choose(policy: SteeringPolicy, count: Count, keeper: &Keeper) -> Steering {
-        let selector = match &count {
+    pub(crate) fn choose(spread: Spread, keeper: &Keeper) -> Steering {
+        let policy = spread.policy;
+        let selector = match &spread.count {
             Count::By(counts) => ebpf::Selector::load_least(MAX_SLOTS, counts),
             Count::Unwanted | Count::Fails(_) => ebpf::Selector::load(MAX_SLOTS),
         };
         match selector {
             Ok(selector) if selector.can_migrate() => {
                 let kept = selector.descriptors().map(|fd| keeper.keep_shared(fd, NOBODY));
-                Steering::Ebpf(Table::new((policy, count), selector, kept.into()))
+                Steering::Ebpf(Table::new(spread, selector, kept.into()))
             }
             Ok(_) => {
                 let why = "the kernel cannot migrate queues between sockets (needs 5.14)";
@@ -76,12 +77,13 @@ impl Steering {
     /// Attaches a program to sockets that listen already. `order` is the last known order of the kernel; it may contain sockets that have
     /// left since.
     pub(crate) fn take_over(
-        (policy, count): (SteeringPolicy, Count),
+        spread: Spread,
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
         order: &[SlotId],
         keeper: &Keeper,
     ) -> Steering {
-        let mut steering = Steering::choose(policy, count, keeper);
+        let policy = spread.policy;
+        let mut steering = Steering::choose(spread, keeper);
         if let Steering::Ebpf(table) = &mut steering {
             let mut all = slots.iter();
             if let Err(error) = all.try_for_each(|(slot, fd)| table.take_in(*slot, *fd)) {
@@ -99,7 +101,7 @@ impl Steering {
     /// Takes back the program and table of the previous daemon. Nothing changes for clients. The sockets in the table are among these
     /// slots.
     pub(crate) fn taken_back(
-        (policy, count): (SteeringPolicy, Count),
+        spread: Spread,
         slots: &BTreeMap<SlotId, BorrowedFd<'_>>,
         stored: &StoredTable,
         keeper: &Keeper,
@@ -109,7 +111,7 @@ impl Steering {
         let kept = kept?;
         let shared: Vec<Arc<OwnedFd>> = kept.iter().map(Kept::share).collect();
         let selector = ebpf::Selector::taken_back(shared.try_into().ok()?, MAX_SLOTS).ok()??;
-        let mut table = Table::new((policy, count), selector, kept);
+        let mut table = Table::new(spread, selector, kept);
         table.attached = true;
         if table.take_back(slots, stored).is_ok() {
             return Some(Steering::Ebpf(table));
@@ -131,12 +133,8 @@ impl Steering {
     }
 
     /// For a group whose sockets cannot be taken over: clients are steered to them, in the kernel's order, until new slots open.
-    pub(crate) fn beside(
-        (policy, count): (SteeringPolicy, Count),
-        order: &[SlotId],
-        keeper: &Keeper,
-    ) -> Steering {
-        let mut steering = Steering::choose(policy, count, keeper);
+    pub(crate) fn beside(spread: Spread, order: &[SlotId], keeper: &Keeper) -> Steering {
+        let mut steering = Steering::choose(spread, keeper);
         match &mut steering {
             Steering::Ebpf(table) => table.waits = true,
             Steering::Classic(classic) => classic.slots = order.to_vec(),

@@ -11,9 +11,9 @@ use rpm_state as state;
 use rpm_sys::ebpf::Tag;
 use rpm_sys::socket;
 
-use crate::counting::{Count, Counting};
+use crate::counting::{Count, Counting, Spread};
 use crate::front::{front_slots, listen_again};
-use crate::group::{FIRST_BACKLOG, Group, Slot};
+use crate::group::{FIRST_BACKLOG, Group, Site, Slot, Tenure};
 use crate::handoff::Deal;
 use crate::listeners::Listeners;
 use crate::policy::SteeringPolicy;
@@ -82,44 +82,42 @@ impl Listeners {
     }
 
     /// Takes over the listeners of a previous daemon. `take` returns a socket from the keeper or, if the keeper has died too, from the
-    /// worker that holds it. Also returns the slots that are lost. Sockets of workers in `denied` cannot be taken, but those workers still
-    /// serve: their addresses stay known, so that slots can be opened beside them. `front` is the number of the proxy's sockets per
-    /// address.
+    /// worker that holds it. Also returns the slots that are lost.
     ///
     /// # Errors
     /// The sockets cannot be watched.
     pub fn take_over(
         stored: state::Listeners,
-        denied: &BTreeSet<WorkerId>,
+        from: Inheritance<'_>,
         mut take: impl FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>,
-        (keeper, front): (&Keeper, usize),
     ) -> io::Result<(Listeners, Vec<SlotId>)> {
+        let keeper = from.keeper;
         let mut listeners = Listeners::new(keeper.clone())?;
         let counts: Vec<Token> = stored.counts.into_iter().map(Token::from).collect();
         listeners.counting = Counting::taken_back(&counts, keeper);
-        let mut take = |socket: &StoredSocket, holder: Option<WorkerId>| {
+        let take = |socket: &StoredSocket, holder: Option<WorkerId>| {
             take(socket, holder).filter(|taken| socket.is(taken))
         };
+        let mut taking = Taking {
+            from,
+            take,
+            lost: Vec::new(),
+        };
         (listeners.next_group, listeners.next_slot) = (stored.next_group, stored.next_slot);
-        let mut lost = Vec::new();
         for group in stored.groups {
             let id = GroupId(group.group);
             let count = match group.handoff || group.proxy {
                 true => Count::Unwanted,
                 false => listeners.counting.of(group.policy.into(), keeper),
             };
-            let Some(group) = take_group((group, count, front), keeper, denied, &mut take, &mut lost) else {
+            let Some(group) = taking.group(group, count) else {
                 continue;
             };
-            for (slot, held) in &group.slots {
-                let (fd, token) = (held.fd.as_fd(), u64::from(slot.0));
-                match &group.deal {
-                    Some(_) => listeners.arrivals.add(fd, token)?,
-                    None => listeners.traffic.add(fd, token)?,
-                }
-                listeners.group_of.insert(*slot, id);
-            }
+            let slots: Vec<SlotId> = group.slots.keys().copied().collect();
             listeners.groups.insert(id, group);
+            for slot in slots {
+                listeners.admit(id, slot)?;
+            }
         }
         let known: Vec<Tag> = listeners
             .groups
@@ -127,25 +125,23 @@ impl Listeners {
             .flat_map(|group| group.steering.tags())
             .collect();
         listeners.counting.end_all_but(&known);
-        for shared in stored.shared {
-            let holders: BTreeSet<WorkerId> = shared.holders.into_iter().map(WorkerId).collect();
-            let mut takers = [None].into_iter().chain(holders.iter().copied().map(Some));
-            let socket = shared.socket.into();
-            let fd = takers.find_map(|worker| take(&socket, worker));
-            if let Some(fd) = &fd {
-                fd.belongs_to(NOBODY);
-            }
-            listeners.shared.extend(fd.map(|fd| Shared {
-                app: AppId(shared.app),
-                key: shared.key,
-                kind: shared.kind.into(),
-                fd,
-                holders,
-                group: GroupId(shared.group),
-            }));
-        }
-        Ok((listeners, lost))
+        let shared = stored.shared.into_iter();
+        listeners
+            .shared
+            .extend(shared.filter_map(|shared| taking.shared(shared)));
+        Ok((listeners, taking.lost))
     }
+}
+
+/// What a daemon has that takes over listeners.
+#[derive(Clone, Copy)]
+pub struct Inheritance<'a> {
+    /// Holds the sockets.
+    pub keeper: &'a Keeper,
+    /// Workers whose sockets cannot be taken, but that still serve: their addresses stay known, so that slots can be opened beside them.
+    pub denied: &'a BTreeSet<WorkerId>,
+    /// The number of the proxy's sockets per address.
+    pub front: usize,
 }
 
 fn stored_group(id: GroupId, group: &Group) -> state::Group {
@@ -176,7 +172,10 @@ fn stored_slot(id: SlotId, slot: &Slot) -> Option<state::Slot> {
         slot: id.0,
         socket: StoredSocket::of(&slot.fd)?.into(),
         holder: slot.holder().map(|worker| worker.0),
-        retiring: slot.retiring.as_ref().map(numbers),
+        retiring: match slot.tenure() {
+            Tenure::Retiring { to, .. } => Some(numbers(to)),
+            Tenure::Vacant | Tenure::Held(_) => None,
+        },
         rescued: slot.rescued,
         weight: slot.weight,
         private: slot.is_private(),
@@ -192,27 +191,6 @@ fn stored_shared(shared: &Shared) -> Option<state::Shared> {
         socket: StoredSocket::of(&shared.fd)?.into(),
         holders: shared.holders.iter().map(|worker| worker.0).collect(),
     })
-}
-
-/// The sockets of the proxy: as many as it has, or none.
-fn take_front(
-    stored: &state::Group,
-    count: usize,
-    take: &mut impl FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>,
-) -> Vec<Kept<OwnedFd>> {
-    let taken = stored
-        .front
-        .iter()
-        .filter_map(|socket| take(&(*socket).into(), None));
-    let kept: Vec<Kept<OwnedFd>> = taken.collect();
-    if stored.proxy && kept.len() == count && kept.iter().all(|listener| listen_again(listener).is_ok()) {
-        return kept;
-    }
-    // Clients must not queue at sockets that no thread accepts from.
-    for listener in &kept {
-        let _ = socket::unlisten(listener.as_fd());
-    }
-    Vec::new()
 }
 
 /// Is the socket what it was? A worker that shares it may have bound it elsewhere, or ended its listening.
@@ -235,10 +213,16 @@ fn take_slot(addr: &SocketAddr, stored: &state::Slot, fd: Kept<OwnedFd>) -> Opti
     if private.is_some() {
         guard(fd.as_fd());
     }
-    let mut slot = Slot::new(fd, stored.socket.cookie, (private, stored.weight), None);
-    // The keeper may know another one: the daemon has died between the two.
-    slot.held_by(stored.holder.map(WorkerId));
-    slot.retiring = stored.retiring.as_ref().map(|slots| slot_ids(slots));
+    let mut slot = Slot::new(fd, stored.socket.cookie, private, stored.weight);
+    // The keeper may know another holder: the daemon has died between the two.
+    slot.set_tenure(match (stored.holder.map(WorkerId), &stored.retiring) {
+        (Some(holder), Some(to)) => Tenure::Retiring {
+            holder,
+            to: slot_ids(to),
+        },
+        (Some(holder), None) => Tenure::Held(holder),
+        (None, _) => Tenure::Vacant,
+    });
     slot.rescued = stored.rescued;
     Some(slot)
 }
@@ -247,72 +231,106 @@ fn slot_ids(numbers: &[u32]) -> Vec<SlotId> {
     numbers.iter().copied().map(SlotId).collect()
 }
 
-fn take_group(
-    (stored, count, front): (state::Group, Count, usize),
-    keeper: &Keeper,
-    denied: &BTreeSet<WorkerId>,
-    take: &mut impl FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>,
-    lost: &mut Vec<SlotId>,
-) -> Option<Group> {
-    let sockets = take_front(&stored, front, take);
-    let (mut slots, mut foreign) = (BTreeMap::new(), BTreeMap::new());
-    for slot in stored.slots {
-        let (id, holder) = (SlotId(slot.slot), slot.holder.map(WorkerId));
-        match take(&slot.socket.into(), holder).and_then(|fd| take_slot(&stored.addr, &slot, fd)) {
-            Some(taken) => drop(slots.insert(id, taken)),
-            None => {
-                lost.push(id);
-                let holder = holder.filter(|worker| !slot.private && denied.contains(worker));
-                foreign.extend(holder.map(|holder| (id, holder)));
+/// Takes back what the previous daemon had.
+struct Taking<'a, T> {
+    from: Inheritance<'a>,
+    take: T,
+    lost: Vec<SlotId>,
+}
+
+impl<T: FnMut(&StoredSocket, Option<WorkerId>) -> Option<Kept<OwnedFd>>> Taking<'_, T> {
+    /// The sockets of the proxy: as many as it has, or none.
+    fn front(&mut self, stored: &state::Group) -> Vec<Kept<OwnedFd>> {
+        let taken = stored.front.iter();
+        let kept: Vec<Kept<OwnedFd>> = taken
+            .filter_map(|socket| (self.take)(&(*socket).into(), None))
+            .collect();
+        let whole = kept.len() == self.from.front;
+        if stored.proxy && whole && kept.iter().all(|listener| listen_again(listener).is_ok()) {
+            return kept;
+        }
+        // Clients must not queue at sockets that no thread accepts from.
+        for listener in &kept {
+            let _ = socket::unlisten(listener.as_fd());
+        }
+        Vec::new()
+    }
+
+    fn shared(&mut self, stored: state::Shared) -> Option<Shared> {
+        let holders: BTreeSet<WorkerId> = stored.holders.into_iter().map(WorkerId).collect();
+        let mut takers = [None].into_iter().chain(holders.iter().copied().map(Some));
+        let socket = stored.socket.into();
+        let fd = takers.find_map(|worker| (self.take)(&socket, worker))?;
+        fd.belongs_to(NOBODY);
+        Some(Shared {
+            app: AppId(stored.app),
+            key: stored.key,
+            kind: stored.kind.into(),
+            fd,
+            holders,
+            group: GroupId(stored.group),
+        })
+    }
+
+    fn group(&mut self, stored: state::Group, count: Count) -> Option<Group> {
+        let sockets = self.front(&stored);
+        let (mut slots, mut foreign) = (BTreeMap::new(), BTreeMap::new());
+        for slot in stored.slots {
+            let (id, holder) = (SlotId(slot.slot), slot.holder.map(WorkerId));
+            let taken = (self.take)(&slot.socket.into(), holder);
+            match taken.and_then(|fd| take_slot(&stored.addr, &slot, fd)) {
+                Some(taken) => drop(slots.insert(id, taken)),
+                None => {
+                    self.lost.push(id);
+                    let denied = |worker: &WorkerId| !slot.private && self.from.denied.contains(worker);
+                    foreign.extend(holder.filter(denied).map(|holder| (id, holder)));
+                }
             }
         }
-    }
-    let (policy, order) = (SteeringPolicy::from(stored.policy), slot_ids(&stored.order));
-    let steered = slots.iter().filter(|(_, slot)| !slot.is_private());
-    let mut steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
-    if !steered.is_empty() {
-        steered.extend(front_slots(&sockets));
-    }
-    let mut steering = match (steered.is_empty(), foreign.is_empty()) {
-        (true, true) if slots.is_empty() => return None,
-        (true, true) => Steering::Proxied,
-        (true, false) => Steering::beside((policy, count), &order, keeper),
-        (false, _) => {
-            let table = stored.table.map(StoredTable::from);
-            let known = (policy, count.clone());
-            let back = table.and_then(|table| Steering::taken_back(known, &steered, &table, keeper));
-            back.unwrap_or_else(|| Steering::take_over((policy, count), &steered, &order, keeper))
+        let keeper = self.from.keeper;
+        let policy = SteeringPolicy::from(stored.policy);
+        let (spread, order) = (Spread { policy, count }, slot_ids(&stored.order));
+        let steered = slots.iter().filter(|(_, slot)| !slot.is_private());
+        let mut steered: BTreeMap<_, _> = steered.map(|(id, slot)| (*id, slot.fd.as_fd())).collect();
+        if !steered.is_empty() {
+            steered.extend(front_slots(&sockets));
         }
-    };
-    for (id, slot) in &slots {
-        steering.weigh(*id, slot.weight);
-    }
-    let mut group = Group {
-        app: AppId(stored.app),
-        key: stored.key,
-        addr: stored.addr,
-        v6only: stored.v6only,
-        policy,
-        steering,
-        slots,
-        eligible: Vec::new(),
-        foreign,
-        deal: stored.handoff.then(Deal::default),
-        front: sockets,
-        keeper: keeper.clone(),
-    };
-    // If the proxy's sockets were not kept, clients were refused from the death of the daemon until here.
-    if group.slots.values().any(|slot| slot.is_private()) && group.open_front(front).is_err() {
-        // Another process has taken the address in the meantime.
-        lost.extend(
-            group
-                .slots
-                .extract_if(.., |_, slot| slot.is_private())
-                .map(|(id, _)| id),
-        );
-        if group.slots.is_empty() && group.foreign.is_empty() {
-            return None;
+        let mut steering = match (steered.is_empty(), foreign.is_empty()) {
+            (true, true) if slots.is_empty() => return None,
+            (true, true) => Steering::Proxied,
+            (true, false) => Steering::beside(spread, &order, keeper),
+            (false, _) => {
+                let table = stored.table.map(StoredTable::from);
+                let known = spread.clone();
+                let back = table.and_then(|table| Steering::taken_back(known, &steered, &table, keeper));
+                back.unwrap_or_else(|| Steering::take_over(spread, &steered, &order, keeper))
+            }
+        };
+        for (id, slot) in &slots {
+            steering.weigh(*id, slot.weight);
         }
+        let site = Site {
+            app: AppId(stored.app),
+            key: &stored.key,
+            addr: stored.addr,
+            v6only: stored.v6only,
+        };
+        let mut group = Group::steered_by(site, policy, steering, keeper);
+        group.deal = stored.handoff.then(Deal::default);
+        (group.slots, group.foreign, group.front) = (slots, foreign, sockets);
+        // If the proxy's sockets were not kept, clients were refused from the death of the daemon until here.
+        if group.slots.values().any(|slot| slot.is_private()) && group.open_front(self.from.front).is_err() {
+            // Another process has taken the address in the meantime.
+            self.lost.extend(
+                group
+                    .slots
+                    .extract_if(.., |_, slot| slot.is_private())
+                    .map(|(id, _)| id),
+            );
+            if group.slots.is_empty() && group.foreign.is_empty() {
+                return None;
+            }
+        }
+        Some(group)
     }
-    Some(group)
 }

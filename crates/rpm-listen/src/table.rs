@@ -11,7 +11,7 @@ use rpm_sys::ebpf::{self, MAX_SLOTS, Tag};
 use rpm_sys::socket;
 use rustix::io::Errno;
 
-use crate::counting::Count;
+use crate::counting::{Count, Spread};
 use crate::policy::SteeringPolicy;
 
 /// The eBPF program, and the index of each slot in its socket array.
@@ -63,11 +63,8 @@ impl From<rpm_state::Table> for StoredTable {
 }
 
 impl Table {
-    pub(crate) fn new(
-        (policy, count): (SteeringPolicy, Count),
-        selector: ebpf::Selector,
-        kept: Vec<Kept<OwnedFd>>,
-    ) -> Table {
+    pub(crate) fn new(spread: Spread, selector: ebpf::Selector, kept: Vec<Kept<OwnedFd>>) -> Table {
+        let Spread { policy, count } = spread;
         Table {
             policy,
             count,

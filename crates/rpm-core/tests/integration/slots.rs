@@ -27,6 +27,32 @@ fn a_slot_is_steered_to_when_its_worker_is_online_or_nobody_is() {
 }
 
 #[test]
+fn the_core_says_who_holds_which_slot() {
+    let mut rig = Rig::serving(2);
+    let held = |rig: &Rig| -> Vec<(u32, Option<u64>)> {
+        let slots = rig.core.slots();
+        slots
+            .map(|it| (it.slot.0, it.holder.map(|worker| worker.0)))
+            .collect()
+    };
+    assert_eq!(held(&rig), [(0, Some(1)), (1, Some(2))]);
+    let slot_at = |rig: &Rig, worker| rig.core.slot_at(WorkerId(worker), GROUP);
+    assert_eq!(slot_at(&rig, 2), Some(SlotId(1)));
+    assert_eq!(rig.core.slot_at(WorkerId(2), GroupId(9)), None);
+    rig.pass(ms(2000));
+    rig.exited(1);
+    assert_eq!(
+        held(&rig),
+        [(0, None), (1, Some(2))],
+        "it waits for the next worker"
+    );
+    assert_eq!((slot_at(&rig, 1), rig.core.holder(SlotId(0))), (None, None));
+    release(&mut rig, 1, 2);
+    assert_eq!(held(&rig), [(0, None)], "its listener is closed");
+    assert_eq!(rig.core.holder(SlotId(1)), None);
+}
+
+#[test]
 fn a_silent_worker_is_steered_to_once_it_listens() {
     let mut rig = Rig::started(1, Readiness::Listens, RestartPolicy::default());
     rig.pass(ms(30_000));

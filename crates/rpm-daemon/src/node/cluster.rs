@@ -8,14 +8,14 @@ use std::path::Path;
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, WorkerId};
-use rpm_listen::{Grant, OpenError, Request, Wanted};
+use rpm_listen::{OpenError, Wanted};
 use rpm_sys::socket;
 use rpm_wire::channel::{self, Handle, Malformed, QueryServer, ServerReply};
 use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::sockets::ports::Ports;
-use crate::workers::users::rights_for;
+use crate::sockets::slots::{Ask, How, NotOpened, copied};
 use crate::workers::worker::Awaiting;
 use crate::workers::worker::Outgoing;
 
@@ -62,7 +62,10 @@ fn is_beyond(ports: &mut Ports<'_>, worker: WorkerId, query: &QueryServer) -> Op
         return Some((Errno::NOBUFS, why));
     }
     let (app, withheld) = (held.app, held.withheld.len());
-    let known = || ports.listeners.held(app, &query.key(), worker).is_some();
+    let known = || {
+        let group = ports.listeners.group(app, &query.key());
+        group.is_some_and(|group| ports.core.slot_at(worker, group).is_some())
+    };
     let has = ports.listeners.opened_by(worker) + withheld;
     (has >= LISTENERS_LIMIT && !known()).then(|| (Errno::MFILE, format!("it has {has} listeners")))
 }
@@ -117,63 +120,32 @@ fn withhold(ports: &mut Ports<'_>, worker: WorkerId, query: QueryServer) {
 }
 
 fn open(ports: &mut Ports<'_>, worker: WorkerId, query: &QueryServer, wanted: &Wanted, beside: bool) {
-    let Some(app) = ports.workers.get(&worker).map(|held| held.app) else {
-        return;
-    };
     let key = query.key();
-    let group = ports.listeners.group(app, &key);
-    let own = ports.listeners.held(app, &key, worker);
-    let inherits = own.or_else(|| group.and_then(|group| ports.core.slot_for(worker, group)));
-    let fixed = wanted.is_fixed();
-    let user = match rights_for(ports.workers, worker, wanted) {
-        Ok(user) => user,
-        Err(error) => return refuse_for(ports, worker, query, &error),
-    };
-    let request = Request {
-        app,
-        key: &key,
+    let ask = Ask {
         worker,
-        inherits,
-        beside,
-        policy: ports.policy(worker),
-        weight: ports.weight(worker),
-        handoff: ports
-            .workers
-            .get(&worker)
-            .is_some_and(|held| held.delivery.is_handed()),
-        proxy: ports.proxy_sockets(worker),
-        user: user.as_ref(),
+        key: &key,
+        how: How::Channel { wanted, beside },
     };
-    let (copy, held) = match ports.listeners.open(wanted, &request) {
-        Ok(Grant::Slot { slot, group, fd }) => (
-            fd.try_clone_to_owned(),
-            Input::SlotHeld {
-                slot,
-                group,
-                worker,
-                fixed,
-            },
-        ),
-        Ok(Grant::Shared { group, fd, .. }) => (
-            fd.try_clone_to_owned(),
-            Input::SharedHeld { group, worker, fixed },
-        ),
-        Err(error) => return refuse_for(ports, worker, query, &error),
-    };
-    // The core hears of every slot that is open: nobody else has it closed.
-    ports.input(held);
-    let slot = ports.listeners.held(app, &key, worker);
-    let handed = slot.is_some_and(|slot| ports.listeners.is_handoff(slot));
-    match copy {
-        Ok(fd) if handed => promise(ports, worker, query, &fd),
-        Ok(fd) => grant(ports, worker, query, fd),
-        Err(error) => {
+    match ports.open_slot(ask, copied) {
+        Ok(opened) => {
+            let handed = opened.slot.is_some_and(|slot| ports.listeners.is_handoff(slot));
+            match handed {
+                true => promise(ports, worker, query, &opened.passed),
+                false => grant(ports, worker, query, opened.passed),
+            }
+        }
+        Err(NotOpened::Gone) => {}
+        Err(NotOpened::Open(error)) => refuse_for(ports, worker, query, &error),
+        Err(NotOpened::User(error)) => {
+            ports.note_trouble(worker, error.to_string());
+            refuse(ports, worker, query, EINVAL);
+        }
+        Err(NotOpened::Pass(error)) => {
             ports.complain(
                 worker,
                 "no descriptor left for a listener; raise the limit (ulimit -n)",
                 &error,
             );
-            closed(ports, worker, &key);
             refuse(ports, worker, query, error.raw_os_error().unwrap_or(EINVAL));
         }
     }
@@ -237,21 +209,6 @@ fn answer(ports: &mut Ports<'_>, worker: WorkerId, query: &QueryServer, reply: S
     let app = ports.workers.get(&worker).map(|worker| worker.app);
     let data = app.and_then(|app| ports.apps.first_data(app, &key, query.data.as_ref()));
     channel::reply_server(query.seq, &key, reply, data)
-}
-
-pub(crate) fn closed(ports: &mut Ports<'_>, worker: WorkerId, key: &str) {
-    let Some(app) = ports.workers.get(&worker).map(|w| w.app) else {
-        return;
-    };
-    let slot = ports.listeners.held(app, key, worker);
-    let shared = ports.listeners.shared_group(app, key);
-    ports.listeners.released(app, key, worker);
-    if let Some(slot) = slot {
-        ports.input(Input::SlotReleased { slot, worker });
-    }
-    if let Some(group) = shared {
-        ports.input(Input::SharedReleased { group, worker });
-    }
 }
 
 pub(crate) fn send(

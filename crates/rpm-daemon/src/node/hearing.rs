@@ -32,7 +32,7 @@ impl Hearing<'_> {
             FromWorker::Online => debug!(%worker, "the worker's runtime is up"),
             FromWorker::QueryServer(query) => cluster::query_server(&mut self.ports, worker, query),
             FromWorker::Listening { .. } => self.listens(worker),
-            FromWorker::Close { key, .. } => cluster::closed(&mut self.ports, worker, &key),
+            FromWorker::Close { key, .. } => self.ports.close_key(worker, &key),
             FromWorker::ExitedAfterDisconnect { seq } => {
                 self.send(worker, channel::ack(seq, Dialect::Node));
             }

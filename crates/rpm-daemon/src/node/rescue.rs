@@ -1,6 +1,5 @@
 //! Moving connections away from a worker that does not accept them.
 
-use rpm_core::protocol::Input;
 use rpm_core::{SlotId, WorkerId};
 use rpm_listen::Rescued;
 use rpm_sys::tree;
@@ -35,8 +34,7 @@ impl Rescuing<'_> {
             && !self.ports.closed_among(vec![slot], worker).is_empty()
         {
             // The program has closed its listener, which it tells nobody: nobody will ever accept there.
-            self.ports.listeners.drop_holder(slot);
-            self.ports.input(Input::SlotReleased { slot, worker });
+            self.ports.release_slot(slot, worker);
             return 0;
         }
         if let Some(worker) = holder.filter(|_| self.ports.listeners.is_handoff(slot)) {

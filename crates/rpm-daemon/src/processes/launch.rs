@@ -10,7 +10,7 @@ use std::time::Instant;
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, InstanceId, Revision, WorkerId};
 use rpm_keeper::{Keeper, Kept};
-use rpm_listen::{Grant, Request, Wanted};
+use rpm_listen::Wanted;
 use rpm_sys::intercept::Notifications;
 use rpm_sys::limits::Rlimit;
 use rpm_sys::scm;
@@ -20,7 +20,6 @@ use tokio::io::Interest;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::apps::app::policy;
 use crate::apps::catalog::Catalog;
 use crate::apps::revision::Version;
 use crate::events::Journal;
@@ -42,6 +41,7 @@ use crate::proxy::fronts::Fronts;
 use crate::sockets::calls;
 use crate::sockets::interception::Interception;
 use crate::sockets::ports::Ports;
+use crate::sockets::slots::{Ask, How, Lent, NotOpened, copied};
 use crate::workers::environment::environment;
 use crate::workers::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::workers::starting::Starting;
@@ -365,10 +365,6 @@ impl<E: Reports> Launching<'_, E> {
         version: &Version,
     ) -> Result<Vec<(OwnedFd, i32)>, LaunchError> {
         let spec = version.spec();
-        let Some(app) = self.ports.workers.get(&worker).map(|w| w.app) else {
-            return Ok(Vec::new());
-        };
-        let user = other_user(spec)?;
         let mut fds = Vec::new();
         for (address, number) in spec.listen.iter().zip(FIRST_FD..) {
             let refused = |reason| LaunchError::Listen {
@@ -376,37 +372,17 @@ impl<E: Reports> Launching<'_, E> {
                 reason,
             };
             let wanted = Wanted::from_listen(address).map_err(|error| refused(error.to_string()))?;
-            let key = format!("listen:{address}");
-            let group = self.ports.listeners.group(app, &key);
-            let inherits = group.and_then(|group| self.ports.core.slot_for(worker, group));
-            let request = Request {
-                app,
-                key: &key,
+            let ask = Ask {
                 worker,
-                inherits,
-                beside: false,
-                policy: policy(spec),
-                weight: self.ports.weight(worker),
-                handoff: false,
-                proxy: version.delivery().proxy_sockets(),
-                user: user.as_ref(),
+                key: &format!("listen:{address}"),
+                how: How::Activation { wanted: &wanted },
             };
-            match self.ports.listeners.open(&wanted, &request) {
-                Ok(Grant::Slot { slot, group, fd }) => {
-                    // A program that was handed a socket expects what `socket(2)` gives: one that blocks.
-                    let blocking = rustix::io::ioctl_fionbio(fd, false).map_err(io::Error::from);
-                    let copy = blocking.and_then(|()| fd.try_clone_to_owned());
-                    // The core hears of every slot that is open: nobody else has it closed.
-                    self.ports.input(Input::SlotHeld {
-                        slot,
-                        group,
-                        worker,
-                        fixed: wanted.is_fixed(),
-                    });
-                    fds.push((copy.map_err(LaunchError::Descriptors)?, number));
-                }
-                Ok(Grant::Shared { .. }) => {}
-                Err(error) => {
+            match self.ports.open_slot(ask, blocking_copy) {
+                Ok(opened) => fds.push((opened.passed, number)),
+                Err(NotOpened::Gone) => {}
+                Err(NotOpened::User(error)) => return Err(error.into()),
+                Err(NotOpened::Pass(error)) => return Err(LaunchError::Descriptors(error)),
+                Err(NotOpened::Open(error)) => {
                     self.ports.trouble(worker, &error);
                     let reason = self.ports.workers.get(&worker).and_then(|w| w.trouble.clone());
                     return Err(refused(reason.unwrap_or_default()));
@@ -451,4 +427,11 @@ impl<E: Reports> Launching<'_, E> {
             let _ = events.send(ProcessEvent::LeaderExited(worker).into()).await;
         });
     }
+}
+
+/// A program that was handed a socket expects what `socket(2)` gives: one that blocks.
+fn blocking_copy(lent: Lent<'_>) -> io::Result<OwnedFd> {
+    let copy = copied(lent)?;
+    rustix::io::ioctl_fionbio(&copy, false)?;
+    Ok(copy)
 }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rpm_core::{AppId, Core, GroupId, SlotId};
+use rpm_core::{AppId, Core, GroupId};
 use rpm_keeper::Kept;
-use rpm_listen::{Listeners, private_mark};
+use rpm_listen::{Listeners, Upstream, private_mark};
 use rpm_proxy::{Address, Figures, Front, Proxy, Target, UpstreamFigures, UpstreamId};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
@@ -269,7 +268,7 @@ impl Fronts {
             let reserved = fronted
                 .ineligible
                 .iter()
-                .filter(|(slot, ..)| ctx.core.is_reserved(*slot));
+                .filter(|upstream| ctx.core.is_reserved(upstream.slot));
             let reserved = reserved.map(|upstream| Target {
                 reserved: true,
                 ..target(upstream)
@@ -317,9 +316,9 @@ impl Context<'_> {
             .or_else(|| present.filter(|_| fronted.leaves).map(Version::spec))
     }
 
-    fn target(&self, (slot, addr, weight): &(SlotId, SocketAddr, u32), before: &[Target]) -> Target {
-        let id = UpstreamId(slot.0);
-        let holder = self.listeners.holder(*slot);
+    fn target(&self, upstream: &Upstream, before: &[Target]) -> Target {
+        let id = UpstreamId(upstream.slot.0);
+        let holder = self.listeners.holder(upstream.slot);
         let holder = holder.and_then(|worker| self.workers.get(&worker));
         // While its worker is replaced nobody holds it.
         let known = || {
@@ -331,10 +330,10 @@ impl Context<'_> {
         Target {
             id,
             addr: Address {
-                socket: *addr,
+                socket: upstream.addr,
                 mark: private_mark(),
             },
-            weight: *weight,
+            weight: upstream.weight,
             key: holder.map_or_else(known, |worker| worker.instance.0),
             reserved: false,
         }

@@ -6,12 +6,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use rpm_core::protocol::Input;
 use rpm_core::{AppId, WorkerId};
-use rpm_listen::{Captured, Grant, OpenError, Request, Wanted, captured_key};
+use rpm_listen::{Captured, OpenError, captured_key};
 use rpm_sys::intercept::What;
 use rpm_sys::socket;
 use rpm_sys::spawn::{SpawnError, SpawnStep};
@@ -19,12 +19,13 @@ use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
 use crate::apps::delivery::Delivery;
+use crate::failure::chain;
 use crate::home::Home;
-use crate::os::users::other_user;
 use crate::persist::journal::Journal;
 use crate::sockets::bypass::is_void;
 use crate::sockets::ports::Ports;
 use crate::sockets::probe::{probe as try_it, reap};
+use crate::sockets::slots::{Ask, How, Lent, NotOpened};
 use crate::workers::calls::{HeldBack, Intercepted, copy_of};
 
 /// Sockets of one worker that are bound and not listened on yet, and as many slots that it may have. What goes beyond is not
@@ -194,7 +195,7 @@ fn binds(
 /// What is bound in another network namespace says nothing about this one: the daemon would open a port here that the program may
 /// not have. It goes on as it is, unless the proxy is to be before it.
 fn binds_elsewhere(ports: &Ports<'_>, worker: WorkerId, addr: SocketAddr) -> Result<(), OpenError> {
-    match ports.proxy_sockets(worker) > 0 && is_shared(ports, worker, addr.port()) {
+    match ports.is_fronted(worker) && is_shared(ports, worker, addr.port()) {
         true => Err(OpenError::Io {
             what: format!("{addr} in another network namespace, where the proxy does not reach it"),
             source: Errno::ACCESS.into(),
@@ -209,8 +210,7 @@ fn release_closed(ports: &mut Ports<'_>, worker: WorkerId) {
     let mut slots = ports.listeners.slots_of(worker);
     slots.retain(|slot| ports.listeners.is_captured(*slot));
     for slot in ports.closed_among(slots, worker) {
-        ports.listeners.drop_holder(slot);
-        ports.input(Input::SlotReleased { slot, worker });
+        ports.release_slot(slot, worker);
     }
 }
 
@@ -320,109 +320,41 @@ fn is_held_back(ports: &Ports<'_>, worker: WorkerId, captured: &Captured) -> boo
 
 /// The socket becomes a slot, or the worker gets the one that was left by its predecessor in its place.
 fn capture(ports: &mut Ports<'_>, worker: WorkerId, intercepted: &Intercepted, captured: Captured) {
-    let Some(app) = ports.workers.get(&worker).map(|held| held.app) else {
-        return intercepted.proceed();
+    let (addr, key) = (captured.addr, captured_key(captured.addr, captured.v6only));
+    let ask = Ask {
+        worker,
+        key: &key,
+        how: How::Capture(captured),
     };
-    let key = captured_key(captured.addr, captured.v6only);
-    let group = ports.listeners.group(app, &key);
-    let left = group.and_then(|group| Some((group, ports.core.slot_for(worker, group)?)));
-    let taken = match left {
-        Some((group, slot)) => inherit(ports, intercepted, slot, &captured.fd)
-            .map(|()| ports.listeners.hold(slot, worker))
-            .map(|()| (group, slot))
-            .map_err(|error| error.to_string()),
-        None => capture_new(ports, worker, intercepted, captured, &key),
-    };
-    match taken {
-        Ok((group, slot)) => {
-            debug!(%worker, key, %slot, inherited = left.is_some(), "a listener is a slot");
-            ports.input(Input::SlotHeld {
-                slot,
-                group,
-                worker,
-                fixed: true,
-            });
+    let opened = ports.open_slot(ask, |lent| match lent {
+        Lent::Ours(socket) => put_in_place(intercepted, socket),
+        Lent::Its => Ok(()),
+    });
+    match opened {
+        Ok(opened) => {
+            let (slot, inherited) = (opened.slot, opened.inherited);
+            debug!(%worker, key, ?slot, inherited, "a listener is a slot");
         }
-        Err(error) if ports.is_fronted(worker) => {
-            return ports.refuse_bypass(worker, intercepted, &error);
+        Err(NotOpened::Gone) => return intercepted.proceed(),
+        Err(error) => {
+            let why = match &error {
+                NotOpened::Pass(error) => format!("{addr}: {error}"),
+                NotOpened::Gone | NotOpened::User(_) | NotOpened::Open(_) => chain(&error),
+            };
+            if ports.is_fronted(worker) {
+                return ports.refuse_bypass(worker, intercepted, &why);
+            }
+            ports.complain(worker, "a listener is not balanced", &why);
         }
-        Err(error) => ports.complain(worker, "a listener is not balanced", &error),
     }
     listen_on(ports, intercepted);
     ports.input(Input::Listening { worker });
 }
 
-fn capture_new(
-    ports: &mut Ports<'_>,
-    worker: WorkerId,
-    intercepted: &Intercepted,
-    captured: Captured,
-    key: &str,
-) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
-    let held = ports.workers.get(&worker).ok_or("its worker is gone")?;
-    let app = held.app;
-    let user = other_user(&held.spec).map_err(|error| error.to_string())?;
-    let request = Request {
-        app,
-        key,
-        worker,
-        inherits: None,
-        beside: true,
-        policy: ports.policy(worker),
-        weight: ports.weight(worker),
-        handoff: false,
-        proxy: ports.proxy_sockets(worker),
-        user: user.as_ref(),
-    };
-    if request.proxy > 0 {
-        open_private(ports, intercepted, &captured, &request)
-    } else {
-        let captured = ports.listeners.capture(captured, &request);
-        captured.map_err(|error| crate::failure::chain(&error))
-    }
-}
-
-/// The worker gets a private slot in the place of its socket; the proxy serves the address.
-fn open_private(
-    ports: &mut Ports<'_>,
-    intercepted: &Intercepted,
-    captured: &Captured,
-    request: &Request<'_>,
-) -> Result<(rpm_core::GroupId, rpm_core::SlotId), String> {
-    let wanted = Wanted::Tcp {
-        addr: captured.addr,
-        v6only: captured.v6only,
-    };
-    let (group, slot) = match ports.listeners.open(&wanted, request) {
-        Ok(Grant::Slot { slot, group, .. }) => Ok((group, slot)),
-        Ok(Grant::Shared { .. }) => Err("it is shared".to_owned()),
-        Err(error) => Err(crate::failure::chain(&error)),
-    }?;
-    let worker = request.worker;
-    if let Err(error) = inherit(ports, intercepted, slot, &captured.fd) {
-        // The core hears of every slot that is open: nobody else has it closed.
-        ports.input(Input::SlotHeld {
-            slot,
-            group,
-            worker,
-            fixed: true,
-        });
-        ports.listeners.drop_holder(slot);
-        ports.input(Input::SlotReleased { slot, worker });
-        return Err(format!("{}: {error}", captured.addr));
-    }
-    Ok((group, slot))
-}
-
-/// The worker gets a slot in the place of its socket.
-fn inherit(
-    ports: &Ports<'_>,
-    intercepted: &Intercepted,
-    slot: rpm_core::SlotId,
-    instead_of: &OwnedFd,
-) -> io::Result<()> {
-    let socket = ports.listeners.socket(slot).ok_or(io::ErrorKind::NotFound)?;
-    socket::match_blocking(socket, instead_of)?;
+/// The worker gets a socket of ours in the place of its own.
+fn put_in_place(intercepted: &Intercepted, socket: BorrowedFd<'_>) -> io::Result<()> {
+    let own = intercepted.socket.as_ref().map_err(copy_of)?;
+    socket::match_blocking(socket, own)?;
     intercepted.from.replace(&intercepted.call, socket)
 }
 

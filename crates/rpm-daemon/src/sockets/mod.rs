@@ -6,3 +6,4 @@ pub(crate) mod interception;
 pub(crate) mod ports;
 pub(crate) mod probe;
 pub(crate) mod queues;
+pub(crate) mod slots;

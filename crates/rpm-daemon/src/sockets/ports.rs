@@ -87,12 +87,6 @@ impl Ports<'_> {
         }
     }
 
-    /// With how many sockets the proxy serves the addresses of the worker's app; 0: it does not.
-    pub(crate) fn proxy_sockets(&self, worker: WorkerId) -> usize {
-        let held = self.workers.get(&worker);
-        held.map_or(0, |held| held.delivery.proxy_sockets())
-    }
-
     /// How connections to the worker's app are spread.
     pub(crate) fn policy(&self, worker: WorkerId) -> rpm_listen::SteeringPolicy {
         let held = self.workers.get(&worker);
