@@ -223,7 +223,7 @@ impl Sink {
         }
         self.unfinished = (*last != b'\n').then_some(by);
         if let Some(length) = self.length() {
-            self.clock.note((&self.path, &self.behalf), length, now_ms());
+            self.clock.note(&self.path, &self.behalf, length, now_ms());
         }
         self.put(bytes);
     }

@@ -25,17 +25,17 @@ pub(super) struct Clock {
 
 impl Clock {
     /// What comes at `offset` is written at `now`. What comes in the same millisecond needs no record.
-    pub(super) fn note(&mut self, (log, behalf): (&Path, &Behalf), offset: u64, now: u64) {
+    pub(super) fn note(&mut self, log: &Path, behalf: &Behalf, offset: u64, now: u64) {
         let known = |(before, at)| at == now && before <= offset;
         if !self.last.is_some_and(known) {
             self.last = Some((offset, now));
             // Without a record the time is not known, and not shown.
-            let _ = append(&index_of(log), behalf, (offset, now));
+            let _ = append(&index_of(log), behalf, offset, now);
         }
     }
 }
 
-fn append(index: &Path, behalf: &Behalf, (offset, at): (u64, u64)) -> io::Result<()> {
+fn append(index: &Path, behalf: &Behalf, offset: u64, at: u64) -> io::Result<()> {
     let mut file = behalf.open(index, How::AppendAndRead)?;
     if file.metadata()?.len() >= INDEX_BYTES {
         let mut all = Vec::new();
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(Times::read(&log).at(0), None, "without an index");
         let mut clock = Clock::default();
         for (offset, at) in [(10, 1000), (20, 1000), (30, 1001), (40, 1002)] {
-            clock.note((&log, &Behalf::default()), offset, at);
+            clock.note(&log, &Behalf::default(), offset, at);
         }
         let times = Times::read(&log);
         let seen = [9, 10, 29, 30, 39, 40, 99].map(|offset| times.at(offset));
@@ -117,8 +117,8 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         // The file is emptied by somebody else, and written to in the same millisecond.
-        clock.note((&log, &Behalf::default()), 0, 1002);
-        clock.note((&log, &Behalf::default()), 7, 1003);
+        clock.note(&log, &Behalf::default(), 0, 1002);
+        clock.note(&log, &Behalf::default(), 7, 1003);
         let times = Times::read(&log);
         assert_eq!(
             [0, 7, 50].map(|offset| times.at(offset)),
@@ -134,7 +134,7 @@ mod tests {
         let mut clock = Clock::default();
         let records = INDEX_BYTES / RECORD as u64;
         for number in 0..=records {
-            clock.note((&log, &Behalf::default()), number, number + 1);
+            clock.note(&log, &Behalf::default(), number, number + 1);
         }
         let times = Times::read(&log);
         assert_eq!(times.at(records), Some(records + 1));

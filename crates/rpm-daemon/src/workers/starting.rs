@@ -37,20 +37,35 @@ struct Seen {
 
 impl Seen {
     /// What is seen of the same worker next.
-    fn next(self, now: Instant, (cpu, wants): (Duration, bool)) -> Seen {
-        let used = cpu.saturating_sub(self.cpu);
-        let works = wants || used * REST_SHARE > now.saturating_duration_since(self.at);
+    fn next(self, now: Instant, work: Work) -> Seen {
+        let used = work.cpu.saturating_sub(self.cpu);
+        let works = work.wants || used * REST_SHARE > now.saturating_duration_since(self.at);
         let since = if works { now } else { self.since };
-        Seen { at: now, cpu, since }
+        Seen {
+            at: now,
+            cpu: work.cpu,
+            since,
+        }
     }
 }
 
-/// What the processes of this tree have used of the CPU, and whether one of them wants it.
-fn work_of(leader: u32) -> (Duration, bool) {
+/// What the processes of a tree do.
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    /// What they have used.
+    cpu: Duration,
+    /// One of them wants more.
+    wants: bool,
+}
+
+fn work_of(leader: u32) -> Work {
     let family: Vec<u32> = tree::descendants(leader).into_iter().chain([leader]).collect();
     let used = family.iter().filter_map(|pid| usage::usage(*pid).ok());
     let wants = |pid: &u32| matches!(usage::state(*pid), Ok('R' | 'D'));
-    (used.map(|usage| usage.cpu).sum(), family.iter().any(wants))
+    Work {
+        cpu: used.map(|usage| usage.cpu).sum(),
+        wants: family.iter().any(wants),
+    }
 }
 
 impl Starting {
@@ -77,7 +92,7 @@ impl Starting {
             };
             let new = Seen {
                 at: began,
-                cpu: work.0,
+                cpu: work.cpu,
                 since: began,
             };
             let seen = before.get(&worker).map_or(new, |before| before.next(began, work));
@@ -95,14 +110,13 @@ impl Starting {
 /// Which of the workers that the core would take for ready at `now`, because they live, have hardly run: on a machine that is busy a program
 /// may need seconds to come to where it fails.
 pub(crate) fn starved(core: &Core, workers: &Workers, now: Tick) -> Vec<Input> {
-    let starved = core.ready_by_living(now).filter(|worker| {
-        let (used, wants) = work(workers, *worker).unwrap_or((ENOUGH_CPU, false));
-        wants && used < ENOUGH_CPU
-    });
+    let starved = core
+        .ready_by_living(now)
+        .filter(|worker| work(workers, *worker).is_some_and(|work| work.wants && work.cpu < ENOUGH_CPU));
     starved.map(|worker| Input::Starved { worker }).collect()
 }
 
-fn work(workers: &Workers, worker: WorkerId) -> Option<(Duration, bool)> {
+fn work(workers: &Workers, worker: WorkerId) -> Option<Work> {
     Some(work_of(workers.get(&worker)?.process()?.pid))
 }
 
@@ -120,15 +134,16 @@ mod tests {
             cpu: cpu(100),
             since: began,
         };
+        let work = |ms, wants| Work { cpu: cpu(ms), wants };
         for (work, since) in [
-            ((cpu(100), false), 0),
-            ((cpu(110), false), 0),
-            ((cpu(130), false), 500),
-            ((cpu(100), true), 500),
+            (work(100, false), 0),
+            (work(110, false), 0),
+            (work(130, false), 500),
+            (work(100, true), 500),
         ] {
             assert_eq!(seen.next(at(500), work).since, at(since), "{work:?}");
         }
-        let busy = seen.next(at(500), (cpu(500), false));
-        assert_eq!(busy.next(at(1000), (cpu(500), false)).since, at(500));
+        let busy = seen.next(at(500), work(500, false));
+        assert_eq!(busy.next(at(1000), work(500, false)).since, at(500));
     }
 }
