@@ -220,10 +220,9 @@ impl<'a> Catalog<'a> {
             .unwrap_or_default()
     }
 
-    /// How connections reach the workers of the revision of the app that was made last.
+    /// How connections reach the workers of an app.
     pub(crate) fn delivery(self, app: AppId) -> Option<Delivery> {
-        let newest = self.apps.get(&app)?.revisions.newest();
-        newest.map(Version::delivery)
+        self.present(app).map(Version::delivery)
     }
 }
 
@@ -238,4 +237,46 @@ pub(crate) fn pattern_of(pattern: &str) -> Result<Regex, ApiError> {
         return Err(wrong("it is empty, or too long".to_owned()));
     }
     Regex::new(pattern).map_err(|error| wrong(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rpm_core::protocol::{Command, Input};
+    use rpm_core::{Revision, Tick, Ticket};
+    use rpm_wire::api::ExecMode;
+
+    use super::*;
+    use crate::apps::app::{App, config};
+
+    #[test]
+    fn an_app_is_what_runs_and_not_what_a_reload_that_failed_would_have_made_of_it() {
+        let spec = |exec_mode| AppSpec {
+            name: "web".to_owned(),
+            script: "/bin/sh".to_owned(),
+            exec_mode,
+            ..AppSpec::default()
+        };
+        let id = AppId(0);
+        let mut app = App::new(spec(ExecMode::Fork), 0);
+        let mut core = Core::new(1);
+        let first = app.revisions.newest().expect("the first");
+        let command = Command::Start {
+            app: id,
+            config: config(Revision(1), first, 1, true),
+        };
+        let ticket = Ticket(1);
+        core.handle(Input::Command { ticket, command }, Tick::default());
+        let keep = [Revision(1)];
+        app.revisions
+            .put(spec(ExecMode::Cluster), &keep)
+            .expect("a shell");
+        let mut apps = Apps::default();
+        apps.insert(id, app);
+        let catalog = Catalog::new(&core, &apps);
+        assert!(catalog.is_fork(id), "{:?}", catalog.delivery(id));
+        assert_eq!(
+            catalog.present_spec(id).map(|spec| spec.exec_mode),
+            Some(ExecMode::Fork)
+        );
+    }
 }

@@ -148,7 +148,7 @@ impl Orders<'_> {
         let revision = self.revise(app, spec)?;
         let mut accepted = if serves
             && !way.hard
-            && !(way.mode == ApplyMode::Restart && self.catalog().is_fork(app) && !self.has_slots(app))
+            && !(way.mode == ApplyMode::Restart && delivery.is_single() && !self.has_slots(app))
         {
             let manner = Manner {
                 moves,

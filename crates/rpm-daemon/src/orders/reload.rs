@@ -218,7 +218,7 @@ impl Orders<'_> {
     ) -> Result<Accepted, ApiError> {
         let views = self.core.instances().filter(|view| view.app == app);
         let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
-        if self.owns_ports(app) && !self.has_slots(app) {
+        if self.owns_ports(app, revision) && !self.has_slots(app) {
             self.configure(app, revision)?;
             let name = self.catalog().label(app);
             let mut accepted = self.obey(instances, |instances| Command::Restart { instances });
@@ -244,12 +244,13 @@ impl Orders<'_> {
         Ok(self.obey(instances, |_| command))
     }
 
-    /// Would a second process of the app find its ports taken?
-    fn owns_ports(&self, app: AppId) -> bool {
-        let Some(wanted) = self.catalog().delivery(app) else {
+    /// Would a process of this revision find its ports taken by the one that runs?
+    fn owns_ports(&self, app: AppId, revision: Revision) -> bool {
+        let wanted = self.apps.get(&app).and_then(|app| app.revisions.get(revision));
+        let Some(wanted) = wanted.map(Version::delivery) else {
             return false;
         };
-        let running = self.catalog().present(app).map(Version::delivery);
+        let running = self.catalog().delivery(app);
         let is_denied = |it: Delivery| it.wants_interception() && !self.interception.applies_to(it);
         wanted.is_single() || (wanted.needs_interception() && running.is_some_and(is_denied))
     }
