@@ -1,5 +1,5 @@
-// After the installation: the native program takes the place of bin/rpmx, so that no Node is started to start it. Nothing is downloaded,
-// and where this does not run or fails bin/rpmx does its work.
+// After the installation: the native program takes the place of bin/rpmx, so that no Node is started to start it, and the one that it
+// executes for some commands comes beside it. Nothing is downloaded, and where this does not run or fails bin/rpmx does its work.
 'use strict';
 const fs = require('node:fs');
 const path = require('node:path');
@@ -10,9 +10,9 @@ function makesScripts() {
   return /^(pnpm|yarn|bun)\//.test(process.env.npm_config_user_agent ?? '');
 }
 
-function replace(program) {
-  const shim = path.join(__dirname, 'bin', 'rpmx');
-  const fresh = `${shim}.new`;
+function place(program, name) {
+  const file = path.join(__dirname, 'bin', name);
+  const fresh = `${file}.new`;
   fs.rmSync(fresh, { force: true });
   try {
     // A file of the user's own is copied: a link would share its mode, and what is written into it later.
@@ -22,7 +22,14 @@ function replace(program) {
     fs.copyFileSync(program, fresh);
   }
   fs.chmodSync(fresh, 0o755);
-  fs.renameSync(fresh, shim);
+  fs.renameSync(fresh, file);
+}
+
+function replace(program) {
+  // First, so that whoever runs the program finds it. A program of the user's own may have none.
+  const companion = path.join(path.dirname(program), 'rpm-observe');
+  if (fs.existsSync(companion)) place(companion, 'rpm-observe');
+  place(program, 'rpmx');
 }
 
 try {

@@ -1,7 +1,8 @@
-//! `cargo xtask dist`: everything that is given to users, in `target/dist`: the program and its symbols, the packages for npm, the package for
-//! Debian, and the sums of all of them.
+//! `cargo xtask dist`: everything that is given to users, in `target/dist`: the programs and their symbols, the packages for npm, the package
+//! for Debian, and the sums of all of them.
 //!
-//! The program carries no symbols, which halves it; a debugger, `addr2line` and `perf` find them in `rpm.debug` by the link that it carries.
+//! The programs carry no symbols, which halves them; a debugger, `addr2line` and `perf` find them in `rpm.debug` and `rpm-observe.debug` by
+//! the link that each program carries.
 
 mod deb;
 mod program;
@@ -16,33 +17,55 @@ use flate2::Compression;
 use crate::npm;
 use crate::workspace::Workspace;
 
-/// Most bytes that the program may have.
-const LARGEST: u64 = 12_000_000;
+/// The program with the daemon, and most bytes that it may have: it is copied into images, and kept in memory for months.
+const RPM: (&str, u64) = ("rpm", 12_000_000);
+/// What `rpm` executes for those who watch it, beside it in each package.
+const OBSERVE: (&str, u64) = ("rpm-observe", 12_000_000);
 
 /// Builds everything, and prints what came out.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     let directory = workspace.target.join("dist");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let program = directory.join("rpm");
-    let symbols = program::build(workspace, &program)?;
-    let mut made = vec![program.clone(), symbols];
+    let mut made = Vec::new();
+    for (name, _) in [RPM, OBSERVE] {
+        made.extend(program::build(workspace, name, &directory)?);
+    }
+    let program = directory.join(RPM.0);
     made.extend(npm::pack(workspace, &program, &directory, Compression::best())?);
     made.push(deb::pack(workspace, &program, &directory)?);
     made.push(sums(&directory, &made)?);
     for path in &made {
         println!("{}: {} bytes", path.display(), size(path)?);
     }
-    let bytes = size(&program)?;
-    if bytes > LARGEST {
-        bail!(
-            "all of this was made and can be used, but {} has {bytes} bytes, and a release must not have more than {LARGEST}: make room first",
-            program.display()
-        );
+    for (name, largest) in [RPM, OBSERVE] {
+        let program = directory.join(name);
+        let bytes = size(&program)?;
+        if bytes > largest {
+            bail!(
+                "all of this was made and can be used, but {} has {bytes} bytes, and a release must not have more than {largest}: make room first",
+                program.display()
+            );
+        }
     }
     Ok(())
 }
 
-/// Packs a program that was built before for Debian: `PROGRAM DIRECTORY`.
+/// The bytes of a program that was built before, and those of `rpm-observe` beside it.
+pub(crate) fn both(program: &Path) -> anyhow::Result<[Vec<u8>; 2]> {
+    let read = |path: &Path| {
+        fs::read(path).with_context(|| {
+            format!(
+                "cannot read {}; a package has both {} and {}",
+                path.display(),
+                RPM.0,
+                OBSERVE.0
+            )
+        })
+    };
+    Ok([read(program)?, read(&program.with_file_name(OBSERVE.0))?])
+}
+
+/// Packs a program that was built before, and `rpm-observe` beside it, for Debian: `PROGRAM DIRECTORY`.
 pub(crate) fn deb(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<()> {
     let [program, directory] = arguments else {
         bail!("usage: cargo xtask deb PROGRAM DIRECTORY");

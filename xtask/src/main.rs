@@ -27,12 +27,12 @@ const USAGE: &str = "usage: cargo xtask <command>
             that depend on them, and the end-to-end tests that were edited or whose names contain TEST
   test [ARGUMENT ...]
             tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
-  dist      what is given to users, in target/dist: the program (one static file) and its symbols, the packages for npm,
+  dist      what is given to users, in target/dist: the programs (static files) and their symbols, the packages for npm,
             and the one for Debian
   deb PROGRAM DIRECTORY
-            the package for Debian from a program that was built before
+            the package for Debian from a program that was built before, with rpm-observe beside it
   npm [--fast] PROGRAM DIRECTORY
-            the packages for npm from a program that was built before
+            the packages for npm from a program that was built before, with rpm-observe beside it
   man       the man pages, in target/man: one of each command
   tidy      conventions that rustc and clippy do not know
   layers    which crate may depend on which

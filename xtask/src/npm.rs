@@ -1,4 +1,4 @@
-//! `cargo xtask npm`: builds the npm packages from `npm/` and a program. The same input gives the same bytes.
+//! `cargo xtask npm`: builds the npm packages from `npm/` and the programs. The same input gives the same bytes.
 //!
 //! `npm pack` takes times, owners and compression from the machine and its npm version, so the archives are written here.
 
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use flate2::{Compression, GzBuilder};
 
+use crate::dist::both;
 use crate::workspace::Workspace;
 
 /// The workspace version, which replaces the one in `npm/*/package.json`.
@@ -26,7 +27,7 @@ const PLATFORMS: &[&str] = &["linux-x64", "linux-arm64"];
 /// The files of an archive: names below `package/`, and contents. Those in `bin` are executable.
 type Files = Vec<(String, Vec<u8>)>;
 
-/// Packs a program that was built already: `[--fast] PROGRAM DIRECTORY`.
+/// Packs a program that was built already, and `rpm-observe` beside it: `[--fast] PROGRAM DIRECTORY`.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<()> {
     let (level, paths) = match arguments {
         [flag, rest @ ..] if flag == "--fast" => (Compression::fast(), rest),
@@ -48,18 +49,22 @@ pub(crate) fn pack(
     directory: &Path,
     level: Compression,
 ) -> anyhow::Result<Vec<PathBuf>> {
-    let program = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let [program, observe] = both(program)?;
     let platform = platform(&program)?;
+    let programs = vec![
+        ("bin/rpmx".to_owned(), program),
+        ("bin/rpm-observe".to_owned(), observe),
+    ];
     let sources = workspace.root.join("npm");
     let licences = ["LICENSE-APACHE", "LICENSE-MIT"].map(|name| (name.to_owned(), workspace.root.join(name)));
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let mut written = Vec::new();
-    for (name, program) in [("rpmx", None), (platform, Some(program))] {
+    for (name, programs) in [("rpmx", Files::new()), (platform, programs)] {
         let mut files = contents(&sources.join(name))?;
         for (name, path) in &licences {
             files.push((name.clone(), read(path)?));
         }
-        files.extend(program.map(|program| ("bin/rpmx".to_owned(), program)));
+        files.extend(programs);
         for (file, bytes) in &mut files {
             if file == "package.json" {
                 *bytes = manifest(bytes, name == "rpmx")?;
@@ -187,11 +192,10 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("xtask-npm-{name}-{}", std::process::id()));
         let program = directory.join("program");
         fs::create_dir_all(&directory).expect("a directory");
-        fs::write(
-            &program,
-            [b"\x7fELF".as_slice(), &[0; 14], &[62, 0, 1, 2]].concat(),
-        )
-        .expect("a program");
+        let elf = [b"\x7fELF".as_slice(), &[0; 14], &[62, 0, 1, 2]].concat();
+        for name in ["program", "rpm-observe"] {
+            fs::write(directory.join(name), &elf).expect("a program");
+        }
         let workspace = Workspace::load().expect("the workspace");
         let packages = pack(&workspace, &program, &directory.join("out"), Compression::fast());
         (directory, packages.expect("packages"))
@@ -240,8 +244,12 @@ mod tests {
         let manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
         assert_eq!(manifest["version"], VERSION);
         assert_eq!(manifest["optionalDependencies"]["@rpmx/linux-arm64"], VERSION);
-        let program = tar(&["-xOz", "package/bin/rpmx", "-f"], platform);
-        assert!(program.starts_with("\x7fELF"));
+        for name in ["rpmx", "rpm-observe"] {
+            let program = tar(&["-xOz", &format!("package/bin/{name}"), "-f"], platform);
+            assert!(program.starts_with("\x7fELF"), "{name}");
+        }
+        let programs = tar(&["-tvzf"], platform);
+        assert_eq!(programs.matches("-rwxr-xr-x").count(), 2, "{programs}");
         fs::remove_dir_all(directory).expect("it is ours");
     }
 

@@ -67,6 +67,8 @@ pub enum Invocation {
     Static(StaticSite),
     /// An HTTP port for Prometheus.
     Observe(Observe),
+    /// Processes and their output, live: [`crate::monit`].
+    Monit(Client),
     /// A shell asks for completions: [`Completion::answer`].
     Complete(Completion),
     /// The demonstration.
@@ -195,12 +197,18 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
                 password,
             })
         }
-        Top::Client(command) => Invocation::Client(Client {
-            command: in_foreground(command),
-            program,
-            silent,
-            no_color,
-        }),
+        Top::Client(command) => {
+            let client = Client {
+                command: in_foreground(command),
+                program,
+                silent,
+                no_color,
+            };
+            match client.command {
+                Command::Monit => Invocation::Monit(client),
+                _ => Invocation::Client(client),
+            }
+        }
         Top::Missing(words) => return Err(missing(&program, &words)),
     })
 }

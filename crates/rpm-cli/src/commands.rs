@@ -35,7 +35,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::{Client, Command, FileArgs, LogsArgs, StartArgs, Targets};
-use crate::connect::{Lost, connect, connect_or_start};
+use crate::connect::{Lost, connect, connect_or_start, program};
 use crate::hints::command;
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
@@ -47,6 +47,7 @@ use changes::How;
 pub(crate) use complaint::tell;
 use complaint::{be_silent, complain, complaint, is_silent};
 pub(crate) use conf::keys_that_are_set;
+pub use monit::run as monit;
 pub use versions::of as versions;
 
 /// How often a read is tried if the daemon goes away meanwhile, and the pause before the next try.
@@ -66,7 +67,11 @@ pub fn run(client: &Client, check: Check) -> ExitCode {
     if client.silent {
         be_silent();
     }
-    match execute(client, check) {
+    concluded(execute(client, check))
+}
+
+fn concluded(done: anyhow::Result<()>) -> ExitCode {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.downcast_ref().is_some_and(OutputError::is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
@@ -84,12 +89,14 @@ fn execute(client: &Client, check: Check) -> anyhow::Result<()> {
     if let Command::Completion { shell } = &client.command {
         output.bytes(shell.script(&client.program).as_bytes())?;
     } else {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime
-            .context("cannot set up the event loop")?
-            .block_on(converse(client, check, &mut output))?;
+        event_loop()?.block_on(converse(client, check, &mut output))?;
     }
     Ok(output.flush()?)
+}
+
+fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot set up the event loop")
 }
 
 async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow::Result<()> {
@@ -195,7 +202,6 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
         Command::Reset { targets } => inspect::reset(targets, output).await,
         Command::SendSignal { signal, targets } => inspect::send_signal(signal, targets, output).await,
         Command::Deploy { words } => deploy::deploy(words),
-        Command::Monit => monit::monit().await,
         Command::Link(args) => link::link(args, output),
         Command::Report => inspect::report(output).await,
         Command::Save { force } => dump::save(*force).await,
@@ -211,8 +217,9 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
             action,
             params,
         } => talk::trigger(target, action, params.as_deref(), output).await,
-        // Done by `execute` and `converse`. All are named, so that a new command that nobody carries out does not compile.
+        // Done by `execute`, `converse` and `monit::run`. All are named, so that a new command that nobody carries out does not compile.
         Command::Completion { .. }
+        | Command::Monit
         | Command::Start(_)
         | Command::StartOrRestart { .. }
         | Command::StartOrReload { .. }
@@ -242,7 +249,7 @@ async fn session() -> anyhow::Result<Session> {
 
 async fn session_that(lost: Lost) -> anyhow::Result<Session> {
     let home = Home::open(home_dir()?)?;
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let program = program().context("cannot find this program's own file")?;
     let mut tries = READ_TRIES;
     loop {
         match Session::open(connect_or_start(&home, &program, lost).await?).await {

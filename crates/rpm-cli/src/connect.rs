@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -21,6 +22,22 @@ pub const DAEMON: &str = "daemon";
 /// What the daemon (`<this program> daemon`, with `RPM_HOME` set) writes to its standard output once it
 /// accepts connections. Anything else it writes there is the reason why it cannot.
 pub const DAEMON_READY: &str = "ready\n";
+
+/// The program that is started as the daemon, if that is not the one that runs.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Sets the program that is started as the daemon. A process that is not `rpm` itself does this first.
+pub fn set_program(path: PathBuf) {
+    // It is set once; nothing was read before.
+    let _ = PROGRAM.set(path);
+}
+
+/// The program that is started as the daemon.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    PROGRAM
+        .get()
+        .map_or_else(std::env::current_exe, |path| Ok(path.clone()))
+}
 
 /// Set in the environment of a daemon that must end unknown workers.
 const END_LOST: &str = "RPM_END_LOST";

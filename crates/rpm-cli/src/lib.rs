@@ -19,7 +19,7 @@ mod render;
 mod resolve;
 
 pub use args::{Client, Invocation, Observe, StaticSite, Usage, grammar, parse};
-pub use commands::{Check, run, versions};
+pub use commands::{Check, monit, run, versions};
 pub use complete::Completion;
-pub use connect::{DAEMON, DAEMON_READY};
+pub use connect::{DAEMON, DAEMON_READY, set_program};
 pub use home::{HomeError, home_dir, socket};

@@ -377,6 +377,11 @@ fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let binary = std::env::var_os("RPM_BIN").map_or_else(built, PathBuf::from);
+        // What it executes for some commands has to be beside it, wherever that is.
+        let companion = binary.with_file_name("rpm-observe");
+        if companion.is_file() {
+            reachable(companion, What::File);
+        }
         reachable(binary, What::File)
     })
 }

@@ -20,11 +20,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// For the head of a request, however it comes, and before it.
-    pub(crate) head: Duration,
+    pub head: Duration,
     /// To take anything of an answer.
-    pub(crate) taking: Duration,
+    pub taking: Duration,
 }
 
 impl Default for Limits {
@@ -37,12 +37,7 @@ impl Default for Limits {
 }
 
 /// Serves clients until `told` ends; what is being answered then is finished. Bodies of requests are not read: nobody waits for them.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    app: Router,
-    limits: Limits,
-    told: impl Future<Output = ()>,
-) {
+pub async fn serve(listener: TcpListener, app: Router, limits: Limits, told: impl Future<Output = ()>) {
     let all = GracefulShutdown::new();
     let mut told = pin!(told);
     let mut builder = http1::Builder::new();
@@ -74,7 +69,7 @@ pub(crate) async fn serve(
 }
 
 /// SIGINT or SIGTERM.
-pub(crate) async fn told() {
+pub async fn told() {
     let (Ok(mut interrupt), Ok(mut terminate)) =
         (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

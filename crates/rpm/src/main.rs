@@ -1,14 +1,13 @@
 //! The `rpm` command: client, daemon and demonstration in one binary.
 
-mod clients;
 mod demo;
-mod observe;
 mod serve;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use rpm_cli::Invocation;
+use rpm_shared::{companion, report};
 
 #[cfg(target_env = "musl")]
 #[global_allocator]
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
-        Ok(Invocation::Observe(wish)) => report(observe::run(&wish)),
+        Ok(Invocation::Monit(_) | Invocation::Observe(_)) => report(companion::become_it()),
         Ok(Invocation::Static(site)) => report(serve::run(&site)),
         Err(usage) => usage.report(),
     }
@@ -78,14 +77,4 @@ fn refuse(error: &anyhow::Error) -> ExitCode {
 /// Prints what a program reads, which may have gone: then nobody wants it.
 fn say(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
-}
-
-fn report(result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
 }

@@ -15,11 +15,11 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rpm_cli::StaticSite;
+use rpm_shared::clients::{self, Limits, told};
 use tokio::net::TcpListener;
 use tower_http::services::{ServeDir, ServeFile};
 
 use self::files::Files;
-use crate::clients::{self, Limits, told};
 
 /// Serves until it is told to stop; what is being answered is finished.
 ///

@@ -15,9 +15,18 @@ const BOUND: Duration = Duration::from_secs(30);
 /// The command's package and the program's, built from the program under test.
 fn packages(rpm: &Rpm) -> Vec<PathBuf> {
     let program = rpm.home().join("program");
-    // With symbols, packing it would take most of the time.
-    let mut strip = Command::new("objcopy");
-    ok(strip.arg("--strip-all").args([rpm.binary(), &program]));
+    // With symbols, packing them would take most of the time.
+    let companion = "rpm-observe";
+    for (built, stripped) in [
+        (rpm.binary(), &program),
+        (
+            &rpm.binary().with_file_name(companion),
+            &rpm.home().join(companion),
+        ),
+    ] {
+        let mut strip = Command::new("objcopy");
+        ok(strip.arg("--strip-all").args([built, stripped]));
+    }
     let mut pack = Command::new(env!("CARGO"));
     pack.args(["xtask", "npm", "--fast"]).current_dir(repository());
     let printed = ok(pack.args([&program, &rpm.home().join("packages")]));
@@ -66,6 +75,21 @@ fn run(program: &Path, rpm: &Rpm, arguments: &[&str]) -> Output {
     command.output().expect("it runs")
 }
 
+/// `rpm-observe` carries out what it refuses here.
+fn watches(program: &Path, rpm: &Rpm) {
+    for (arguments, part) in [
+        (&["observe", "--listen", "0.0.0.0:0"][..], "--token-file"),
+        (&["monit"], "needs a terminal"),
+    ] {
+        let refused = run(program, rpm, arguments);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(
+            refused.status.code() == Some(1) && said.contains(part),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
 #[test]
 fn installed_globally_the_command_is_the_program() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
@@ -95,6 +119,7 @@ fn installed_globally_the_command_is_the_program() {
         unknown.status.code() == Some(1) && said.contains("bin/rpmx sendSignal"),
         "messages name the command as it was called: {said}"
     );
+    watches(&program, &rpm);
     assert!(run(&program, &rpm, &["kill"]).status.success());
     let uninstall = [OsStr::new("uninstall"), OsStr::new("rpmx"), OsStr::new(PLATFORM)];
     npm(&rpm, uninstall.into_iter().chain(global));
@@ -143,6 +168,7 @@ fn without_install_scripts_a_shim_runs_the_program() {
         unknown.status.code() == Some(1) && said.contains(" rpmx sendSignal"),
         "{said}"
     );
+    watches(&program, &rpm);
 
     // Tools for PM2 find it under that name, and it finds the program.
     let list = "require('pm2').list((error, list) => console.log(error, list.map(({ name }) => name)))";

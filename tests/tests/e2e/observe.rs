@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rpm_e2e::app::App;
@@ -264,6 +265,51 @@ fn others_get_nothing_without_the_token() {
     assert!(
         missing.stderr.contains("cannot read the token in /nowhere"),
         "{missing:#?}"
+    );
+}
+
+/// Installs a program there.
+fn install(program: &Path, place: &Path) {
+    std::fs::create_dir_all(place.parent().expect("it has one")).expect("a directory");
+    std::fs::hard_link(program, place)
+        .or_else(|_| std::fs::copy(program, place).map(drop))
+        .expect("it is installed");
+}
+
+#[test]
+fn without_its_program_it_says_where_that_belongs() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let program = place.path().join("bin/rpmx");
+    let packaged = place.path().join("lib/rpmx/rpm-observe");
+    install(rpm.binary(), &program);
+    let refusal = |command: &str| {
+        let mut refused = Command::new(&program);
+        refused
+            .args([command])
+            .args((command == "observe").then_some("--listen=0.0.0.0:0"))
+            .env("RPM_HOME", rpm.home())
+            .stdin(Stdio::null());
+        let refused = refused.output().expect("it runs");
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        String::from_utf8_lossy(&refused.stderr).into_owned()
+    };
+    for command in ["observe", "monit"] {
+        let missing = refusal(command);
+        for part in [
+            "needs the program rpm-observe",
+            &format!("{}/bin or ", place.path().display()),
+            &format!("{}/lib/rpmx;", place.path().display()),
+        ] {
+            assert!(missing.contains(part), "{command}, {part}: {missing}");
+        }
+    }
+    // Where packages have it.
+    install(&rpm.binary().with_file_name("rpm-observe"), &packaged);
+    assert!(refusal("observe").contains("--token-file"));
+    let monit = refusal("monit");
+    assert!(
+        monit.contains("needs a terminal") && monit.contains("bin/rpmx list --json"),
+        "messages name the command as it was called: {monit}"
     );
 }
 

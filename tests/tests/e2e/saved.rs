@@ -428,6 +428,16 @@ fn a_terminal_shows_processes_and_their_output() {
     }
 }
 
+/// The program that draws the screen is not the daemon's.
+#[test]
+fn monit_starts_the_daemon() {
+    let rpm = Rpm::new();
+    shown_until_q(&rpm, "monit", ["processes", "quit"]);
+    let daemon = rpm.daemon_pid().expect("it runs");
+    let program = fs::read_link(format!("/proc/{daemon}/exe")).expect("its program");
+    assert_eq!(program, rpm.binary().canonicalize().expect("a file"));
+}
+
 /// `script` (util-linux) provides a terminal; the key is read once the screen is drawn.
 fn shown_until_q(rpm: &Rpm, what: &str, wanted: [&str; 2]) {
     let mut command = Command::new("timeout");

@@ -1,4 +1,5 @@
-//! The package for Debian: the program as `rpmx`, its man pages and completions, and units for systemd. `dpkg-deb` packs it.
+//! The package for Debian: the program as `rpmx` and the one that it executes, man pages and completions, and units for systemd. `dpkg-deb`
+//! packs it.
 //!
 //! Nothing in it is of this machine or of the time of the build: the same program gives the same bytes.
 
@@ -11,7 +12,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 use flate2::{Compression, GzBuilder};
 
-use super::succeed;
+use super::{both, succeed};
 use crate::man;
 use crate::workspace::Workspace;
 
@@ -65,7 +66,7 @@ impl Tree {
     }
 }
 
-/// Packs `program`, and returns the path of the package in `directory`.
+/// Packs `program` and `rpm-observe` beside it, and returns the path of the package in `directory`.
 pub(super) fn pack(workspace: &Workspace, program: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
     let tree = Tree {
         root: directory.join("deb"),
@@ -74,9 +75,11 @@ pub(super) fn pack(workspace: &Workspace, program: &Path, directory: &Path) -> a
         fs::remove_dir_all(&tree.root).with_context(|| format!("cannot remove {}", tree.root.display()))?;
     }
     let time = time(workspace)?;
-    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-    let architecture = architecture(&bytes)?;
-    tree.file(&format!("usr/bin/{NAME}"), &bytes, 0o755)?;
+    let [program, observe] = both(program)?;
+    let architecture = architecture(&program)?;
+    tree.file(&format!("usr/bin/{NAME}"), &program, 0o755)?;
+    // Where `rpmx` looks for it when it is not beside it: nobody types its name.
+    tree.file(&format!("usr/lib/{NAME}/rpm-observe"), &observe, 0o755)?;
     completions(&tree)?;
     man_pages(workspace, &tree)?;
     tree.file(

@@ -1,4 +1,4 @@
-//! The program that users get: one file without any library, for every Linux of its processor, and its symbols in a file beside it.
+//! The programs that users get: each is one file without any library, for every Linux of its processor, with its symbols in a file beside it.
 //!
 //! The same sources, compiler and C compiler give the same bytes, wherever the checkout lies.
 
@@ -27,18 +27,20 @@ const SEPARATOR: &str = "\x1f";
 /// that is linked in reads that (musl since 1.2.4), whatever the system has.
 const LINK: &[&str] = &["-Wl,--icf=all", "-Wl,-z,pack-relative-relocs"];
 
-/// Builds the program at `place`, and returns where its symbols are.
-pub(super) fn build(workspace: &Workspace, place: &Path) -> anyhow::Result<PathBuf> {
+/// Builds the program of this name in `directory`, and returns where it and its symbols are.
+pub(super) fn build(workspace: &Workspace, name: &str, directory: &Path) -> anyhow::Result<[PathBuf; 2]> {
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     require(&target)?;
-    succeed(&mut command(workspace, &target)?)?;
-    let built = workspace.target.join(&target).join(PROFILE).join("rpm");
-    fs::copy(&built, place)
+    succeed(&mut command(workspace, &target, name)?)?;
+    let built = workspace.target.join(&target).join(PROFILE).join(name);
+    let place = directory.join(name);
+    fs::copy(&built, &place)
         .with_context(|| format!("cannot copy {} to {}", built.display(), place.display()))?;
-    split(place)
+    let symbols = split(&place)?;
+    Ok([place, symbols])
 }
 
-fn command(workspace: &Workspace, target: &str) -> anyhow::Result<Command> {
+fn command(workspace: &Workspace, target: &str, name: &str) -> anyhow::Result<Command> {
     let moved = moved(workspace);
     let flags = |option: &str| {
         moved
@@ -52,7 +54,7 @@ fn command(workspace: &Workspace, target: &str) -> anyhow::Result<Command> {
     let mut build = Command::new(cargo());
     build
         .args(["rustc", "--locked", "--profile", PROFILE, "--target", target])
-        .args(["--package", "rpm", "--bin", "rpm", "--"])
+        .args(["--package", "rpm", "--bin", name, "--"])
         .arg(format!("-Clink-arg=-B{}", linker()?.display()))
         .arg("-Clink-arg=-fuse-ld=lld")
         .args(LINK.iter().map(|argument| format!("-Clink-arg={argument}")))

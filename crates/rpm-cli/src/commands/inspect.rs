@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::panic;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use ratatui::crossterm::terminal;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{self, EnterAlternateScreen, LeaveAlternateScreen};
 use rpm_wire::api::{ApiError, ChangeReply, Finding, Known, Process, SignalRequest, TargetsRequest, Unknown};
 use rpm_wire::pm2;
 use rpm_wire::terminal::coloured;
@@ -87,11 +89,37 @@ async fn watch(args: &ListArgs, output: &mut Output) -> anyhow::Result<()> {
     }
     // Errors in the targets are reported before the screen changes.
     let first = wanted(args).await?;
-    let terminal = ratatui::try_init().context("the terminal cannot be used")?;
-    let ended = redraw(args, first, output).await;
-    drop(terminal);
-    ratatui::restore();
-    ended
+    let _screen = OtherScreen::open().context("the terminal cannot be used")?;
+    redraw(args, first, output).await
+}
+
+/// The other screen of the terminal, with keys that are read one by one. It is left when this is dropped, and before the message of a panic.
+struct OtherScreen;
+
+impl OtherScreen {
+    fn open() -> io::Result<OtherScreen> {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            OtherScreen::leave();
+            hook(panic);
+        }));
+        terminal::enable_raw_mode()?;
+        let screen = OtherScreen;
+        execute!(io::stdout(), EnterAlternateScreen)?;
+        Ok(screen)
+    }
+
+    /// A terminal that is gone needs nothing.
+    fn leave() {
+        let _ = terminal::disable_raw_mode();
+        let _ = execute!(io::stdout(), LeaveAlternateScreen);
+    }
+}
+
+impl Drop for OtherScreen {
+    fn drop(&mut self) {
+        OtherScreen::leave();
+    }
 }
 
 async fn redraw(args: &ListArgs, first: Vec<Process>, output: &mut Output) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -16,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{action, read, session};
+use super::{action, be_silent, concluded, event_loop, read, session};
+use crate::args::Client;
 use crate::render;
 
 /// Refresh interval of the processes.
@@ -78,7 +80,18 @@ enum Deed {
     Nothing,
 }
 
-pub(super) async fn monit() -> anyhow::Result<()> {
+/// Shows processes and their output until a key ends it, and reports errors on standard error. Exit code 0 or 1.
+///
+/// It is not part of [`crate::run`], so that a program which does not call it has none of what draws a screen.
+#[must_use]
+pub fn run(client: &Client) -> ExitCode {
+    if client.silent {
+        be_silent();
+    }
+    concluded(event_loop().and_then(|runtime| runtime.block_on(monit())))
+}
+
+async fn monit() -> anyhow::Result<()> {
     if !io::stdout().is_terminal() {
         bail!("monit needs a terminal; `rpm list --json` and `rpm logs --json` are for programs");
     }

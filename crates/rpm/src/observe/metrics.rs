@@ -5,9 +5,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use rpm_cli::Observe;
 use rpm_observe::{Access, Observed};
+use rpm_shared::clients::{self, Limits, told};
 use tokio::net::TcpListener;
-
-use crate::clients::{self, Limits, told};
 
 /// Maximum length of a file with a token.
 const TOKEN_FILE: u64 = 4096;

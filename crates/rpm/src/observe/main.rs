@@ -1,0 +1,27 @@
+//! The program `rpm-observe`: what `rpm` does for those who watch it. `rpm` executes it for its commands `monit` and `observe`.
+
+mod metrics;
+
+use std::process::ExitCode;
+
+use anyhow::anyhow;
+use rpm_cli::Invocation;
+use rpm_shared::{companion, report};
+
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: rpm_sys::allocator::Cached = rpm_sys::allocator::Cached;
+
+fn main() -> ExitCode {
+    let called = match companion::called(std::env::args_os()) {
+        Ok(called) => called,
+        Err(error) => return report(Err(error)),
+    };
+    rpm_cli::set_program(called.program);
+    match rpm_cli::parse(called.words) {
+        Ok(Invocation::Monit(client)) => rpm_cli::monit(&client),
+        Ok(Invocation::Observe(wish)) => report(metrics::run(&wish)),
+        Ok(_) => report(Err(anyhow!("{} does not do this", companion::PROGRAM))),
+        Err(usage) => usage.report(),
+    }
+}
