@@ -13,8 +13,9 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+pub(crate) use exchange::{Exchange, Shape};
 pub(crate) use failure::Failure;
-pub(crate) use transport::Tls;
+pub(crate) use transport::{Handshake, Tls};
 
 use connection::Opener;
 
@@ -33,7 +34,7 @@ pub(crate) struct Target {
     pub(crate) timeout: Duration,
     pub(crate) leave: Leave,
     /// They speak TLS.
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<Box<dyn Handshake>>,
 }
 
 /// When a connection that lives long may be ended by the server.
@@ -72,15 +73,29 @@ pub(crate) enum Answered {
 
 /// A client with at most one connection.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct Client<H> {
     opener: Opener,
-    habit: Habit,
+    habit: H,
 }
 
-/// What it does on its connections.
+/// What a client does on its connections.
+pub(crate) trait Habit: Send + 'static {
+    /// Sends one request, or as many as this kind sends at once, and adds what became of each.
+    fn turn(
+        &mut self,
+        opener: &mut Opener,
+        target: &Target,
+        fates: &mut Vec<Fate>,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Makes ready for the next request, outside of the measured time.
+    fn settle(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// That of any kind of client.
 #[derive(Debug)]
-enum Habit {
-    Exchange(exchange::Exchange),
+pub(crate) enum AnyHabit {
+    Exchange(Exchange),
     Pipeline(pipeline::Pipeline),
     Events(events::Events),
     WebSocket(websocket::WebSocket),
@@ -131,20 +146,44 @@ impl Leave {
     }
 }
 
-impl Client {
-    pub(crate) fn new(kind: crate::Kind) -> Self {
+impl AnyHabit {
+    pub(crate) fn new(kind: crate::Kind) -> AnyHabit {
         use crate::Kind;
-        use exchange::{Exchange, Shape};
-        let habit = match kind {
-            Kind::NewConnection => Habit::Exchange(Exchange::new(Shape::Fresh)),
-            Kind::KeepAlive => Habit::Exchange(Exchange::new(Shape::Kept)),
-            Kind::Post => Habit::Exchange(Exchange::new(Shape::Post)),
-            Kind::SlowUpload => Habit::Exchange(Exchange::new(Shape::SlowUpload)),
-            Kind::Pipelined => Habit::Pipeline(pipeline::Pipeline::new()),
-            Kind::EventStream => Habit::Events(events::Events::new()),
-            Kind::WebSocket => Habit::WebSocket(websocket::WebSocket::new()),
-            Kind::Http2 => Habit::Http2(http2::Http2::new()),
-        };
+        match kind {
+            Kind::NewConnection => AnyHabit::Exchange(Exchange::new(Shape::Fresh)),
+            Kind::KeepAlive => AnyHabit::Exchange(Exchange::new(Shape::Kept)),
+            Kind::Post => AnyHabit::Exchange(Exchange::new(Shape::Post)),
+            Kind::SlowUpload => AnyHabit::Exchange(Exchange::new(Shape::SlowUpload)),
+            Kind::Pipelined => AnyHabit::Pipeline(pipeline::Pipeline::new()),
+            Kind::EventStream => AnyHabit::Events(events::Events::new()),
+            Kind::WebSocket => AnyHabit::WebSocket(websocket::WebSocket::new()),
+            Kind::Http2 => AnyHabit::Http2(http2::Http2::new()),
+        }
+    }
+}
+
+impl Habit for AnyHabit {
+    async fn turn(&mut self, opener: &mut Opener, target: &Target, fates: &mut Vec<Fate>) {
+        match self {
+            AnyHabit::Exchange(habit) => Habit::turn(habit, opener, target, fates).await,
+            AnyHabit::Pipeline(habit) => habit.turn(opener, target, fates).await,
+            AnyHabit::Events(habit) => fates.push(habit.turn(opener, target).await),
+            AnyHabit::WebSocket(habit) => fates.push(habit.turn(opener, target).await),
+            AnyHabit::Http2(habit) => habit.turn(opener, target, fates).await,
+        }
+    }
+
+    async fn settle(&mut self) {
+        match self {
+            AnyHabit::Exchange(habit) => habit.settle().await,
+            AnyHabit::WebSocket(habit) => habit.settle().await,
+            AnyHabit::Pipeline(_) | AnyHabit::Events(_) | AnyHabit::Http2(_) => {}
+        }
+    }
+}
+
+impl<H: Habit> Client<H> {
+    pub(crate) fn new(habit: H) -> Self {
         Client {
             opener: Opener::new(),
             habit,
@@ -159,13 +198,7 @@ impl Client {
     /// Sends one request, or as many as this kind sends at once, and adds what became of each. Call [`Client::settle`]
     /// before the next.
     pub(crate) async fn turn(&mut self, target: &Target, fates: &mut Vec<Fate>) {
-        match &mut self.habit {
-            Habit::Exchange(habit) => fates.push(habit.turn(&mut self.opener, target).await),
-            Habit::Pipeline(habit) => habit.turn(&mut self.opener, target, fates).await,
-            Habit::Events(habit) => fates.push(habit.turn(&mut self.opener, target).await),
-            Habit::WebSocket(habit) => fates.push(habit.turn(&mut self.opener, target).await),
-            Habit::Http2(habit) => habit.turn(&mut self.opener, target, fates).await,
-        }
+        self.habit.turn(&mut self.opener, target, fates).await;
     }
 
     /// Makes ready for the next request, outside of the measured time.
@@ -174,11 +207,7 @@ impl Client {
         if fates.iter().any(unconnected) {
             tokio::time::sleep(RETRY_DELAY).await;
         }
-        match &mut self.habit {
-            Habit::Exchange(habit) => habit.settle().await,
-            Habit::WebSocket(habit) => habit.settle().await,
-            Habit::Pipeline(_) | Habit::Events(_) | Habit::Http2(_) => {}
-        }
+        self.habit.settle().await;
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::client::{Answered, Client, Fate, Leave, Target, Tls};
+use crate::client::{
+    Answered, AnyHabit, Client, Exchange, Fate, Habit, Handshake, Leave, Shape, Target, Tls,
+};
 use crate::schedule::Schedule;
 use crate::{Outcome, Pace, Report, Stop};
 
@@ -122,14 +124,32 @@ impl Load {
     /// Begin to send it from tasks of the current tokio runtime (which this must be called in).
     #[must_use = "dropping it ends the load"]
     pub fn start(&self, stop: &Stop) -> Running {
+        let tls = self.tls.then(|| Box::new(Tls::new()) as Box<dyn Handshake>);
+        self.start_clients(stop, tls, || AnyHabit::new(self.kind))
+    }
+
+    /// The same for the load of [`Load::new`], one of [`Kind::NewConnection`] in clear text. A program that starts no other links nothing of
+    /// TLS, HTTP/2 and WebSocket.
+    #[must_use = "dropping it ends the load"]
+    pub fn start_simple(&self, stop: &Stop) -> Running {
+        debug_assert!(self.kind == Kind::NewConnection && !self.tls, "{self:?}");
+        self.start_clients(stop, None, || Exchange::new(Shape::Fresh))
+    }
+
+    fn start_clients<H: Habit>(
+        &self,
+        stop: &Stop,
+        tls: Option<Box<dyn Handshake>>,
+        habit: impl Fn() -> H,
+    ) -> Running {
         let shared = Arc::new(Shared {
-            target: self.target(),
+            target: self.target(tls),
             schedule: Schedule::new(self.paced(), self.lasting, self.requests, stop.clone()),
             report: Mutex::default(),
         });
         let mut clients = JoinSet::new();
         for _ in 0..self.clients {
-            clients.spawn(drive(Arc::clone(&shared), self.kind));
+            clients.spawn(drive(Arc::clone(&shared), Client::new(habit())));
         }
         Running { shared, clients }
     }
@@ -143,7 +163,7 @@ impl Load {
         }
     }
 
-    fn target(&self) -> Target {
+    fn target(&self, tls: Option<Box<dyn Handshake>>) -> Target {
         // `::` and 0.0.0.0 are what servers bind; as a host name they help nobody.
         let host = match self.target.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => "localhost".to_owned(),
@@ -158,7 +178,7 @@ impl Load {
             expect_status: self.expect_status,
             timeout: self.timeout,
             leave: Leave::new(self.holds),
-            tls: self.tls.then(Tls::new),
+            tls,
         }
     }
 }
@@ -216,8 +236,7 @@ impl Running {
 }
 
 /// One client, request by request.
-async fn drive(shared: Arc<Shared>, kind: Kind) {
-    let mut client = Client::new(kind);
+async fn drive<H: Habit>(shared: Arc<Shared>, mut client: Client<H>) {
     let start = shared.schedule.start();
     let mut fates = Vec::new();
     while let Some(due) = shared.schedule.next().await {

@@ -20,7 +20,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// Where the connections of a client come from.
 #[derive(Debug)]
-pub(super) struct Opener {
+pub(crate) struct Opener {
     sources: Sources,
     /// How many there were.
     pub(super) opened: u64,

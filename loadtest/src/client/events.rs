@@ -13,7 +13,7 @@ use crate::response::Parser;
 const EVENT_LIMIT: usize = 64 * 1024;
 
 #[derive(Debug)]
-pub(super) struct Events {
+pub(crate) struct Events {
     open: Option<Stream>,
 }
 

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, Opener};
 use super::failure::Failure;
-use super::{Fate, Target};
+use super::{Fate, Habit, Target};
 use crate::response::Parser;
 
 /// Bytes of the body of a POST.
@@ -18,7 +18,7 @@ const PIECE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the requests are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(crate) enum Shape {
     /// GET, a connection each.
     Fresh,
     /// GET on a kept connection.
@@ -29,8 +29,9 @@ pub(super) enum Shape {
     SlowUpload,
 }
 
+/// One request at a time.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     shape: Shape,
     connection: Option<Connection>,
     parser: Parser,
@@ -40,7 +41,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn new(shape: Shape) -> Exchange {
+    pub(crate) fn new(shape: Shape) -> Exchange {
         let body = match shape {
             Shape::Fresh | Shape::Kept => Vec::new(),
             // Printable, so that a server's log shows what it is.
@@ -52,18 +53,6 @@ impl Exchange {
             parser: Parser::new(),
             body,
             last: None,
-        }
-    }
-
-    pub(super) async fn turn(&mut self, opener: &mut Opener, target: &Target) -> Fate {
-        let exchanged = timeout(target.timeout, self.exchange(opener, target)).await;
-        let result = exchanged.unwrap_or(Err(Failure::TimedOut(target.timeout)));
-        Fate::of(result, self.parser.worker())
-    }
-
-    pub(super) async fn settle(&mut self) {
-        if let Some(connection) = self.last.take() {
-            connection.close().await;
         }
     }
 
@@ -117,6 +106,20 @@ impl Exchange {
             Ok(())
         } else {
             Err(Failure::Body(said.into_owned()))
+        }
+    }
+}
+
+impl Habit for Exchange {
+    async fn turn(&mut self, opener: &mut Opener, target: &Target, fates: &mut Vec<Fate>) {
+        let exchanged = timeout(target.timeout, self.exchange(opener, target)).await;
+        let result = exchanged.unwrap_or(Err(Failure::TimedOut(target.timeout)));
+        fates.push(Fate::of(result, self.parser.worker()));
+    }
+
+    async fn settle(&mut self) {
+        if let Some(connection) = self.last.take() {
+            connection.close().await;
         }
     }
 }

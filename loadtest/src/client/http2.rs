@@ -16,7 +16,7 @@ const STREAMS: usize = 4;
 const NAME_LIMIT: usize = 64;
 
 #[derive(Debug)]
-pub(super) struct Http2 {
+pub(crate) struct Http2 {
     open: Option<Session>,
 }
 

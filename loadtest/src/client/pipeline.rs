@@ -13,7 +13,7 @@ use crate::response::Parser;
 const DEPTH: usize = 4;
 
 #[derive(Debug)]
-pub(super) struct Pipeline {
+pub(crate) struct Pipeline {
     connection: Option<Connection>,
     parser: Parser,
 }

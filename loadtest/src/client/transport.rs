@@ -1,5 +1,6 @@
 //! The bytes of a connection: in clear text, or by TLS.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,11 +9,20 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+/// How a connection becomes one by TLS. It is a trait so that a load in clear text links nothing of TLS.
+pub(crate) trait Handshake: fmt::Debug + Send + Sync {
+    /// Shakes hands over a connection, for HTTP/2 or HTTP/1.
+    fn connect(
+        &self,
+        stream: TcpStream,
+        http2: bool,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Transport>> + Send + '_>>;
+}
 
 /// How clients speak TLS: with any certificate that its owner can sign with, for it is requests that are counted.
 #[derive(Clone, Debug)]
@@ -40,15 +50,22 @@ impl Tls {
             http2: config(b"h2"),
         }
     }
+}
 
-    /// Shakes hands over a connection.
-    pub(super) async fn connect(&self, stream: TcpStream, http2: bool) -> io::Result<Transport> {
-        let config = if http2 { &self.http2 } else { &self.http1 };
-        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-        let stream = TlsConnector::from(Arc::clone(config))
-            .connect(name, stream)
-            .await?;
-        Ok(Transport::Tls(Box::new(stream)))
+impl Handshake for Tls {
+    fn connect(
+        &self,
+        stream: TcpStream,
+        http2: bool,
+    ) -> Pin<Box<dyn Future<Output = io::Result<Transport>> + Send + '_>> {
+        Box::pin(async move {
+            let config = if http2 { &self.http2 } else { &self.http1 };
+            let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+            let stream = TlsConnector::from(Arc::clone(config))
+                .connect(name, stream)
+                .await?;
+            Ok(Transport::Tls(Box::new(stream)))
+        })
     }
 }
 
@@ -101,11 +118,16 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
+/// A connection by TLS.
+pub(crate) trait Secure: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin> Secure for S {}
+
 /// A connection.
 #[derive(Debug)]
-pub(super) enum Transport {
+pub(crate) enum Transport {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<dyn Secure>),
 }
 
 impl Transport {

@@ -18,7 +18,7 @@ use super::{Answered, Fate, Target};
 const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
-pub(super) struct WebSocket {
+pub(crate) struct WebSocket {
     open: Option<Socket>,
     /// Messages sent.
     sent: u64,

@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use rpm_loadtest::{Kind, Load, Outcome, Report, Running, Stop};
 use rpm_sys::{PidFd, Signal};
 use rpm_wire::api::{AppInfo, Process};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// First argument of a sample worker.
@@ -24,10 +25,7 @@ const CLIENTS: usize = 16;
 
 /// Runs the demonstration; on `port` it goes on serving until it is interrupted.
 pub(crate) fn run(port: Option<u16>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let daemon = PrivateDaemon::set()?;
     let played = runtime.block_on(async {
         // Before anything is started: without them an interruption would leave it behind.
@@ -40,6 +38,25 @@ pub(crate) fn run(port: Option<u16>) -> anyhow::Result<()> {
         }
     });
     played.and(daemon.clear())
+}
+
+/// Starts the clients, on a thread of their own: the commands of the demonstration block the other one.
+///
+/// A runtime of several threads would have every task of this program compiled a second time.
+fn traffic(address: SocketAddr, stop: &Stop) -> anyhow::Result<Running> {
+    let load = Load {
+        kind: Kind::NewConnection,
+        clients: CLIENTS,
+        ..Load::new(address)
+    };
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let running = {
+        let _spawns_there = runtime.enter();
+        load.start_simple(stop)
+    };
+    // It ends with the process.
+    std::thread::Builder::new().spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    Ok(running)
 }
 
 /// A private daemon.
@@ -90,7 +107,7 @@ async fn play(daemon: &PrivateDaemon, port: Option<u16>) -> anyhow::Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, chosen));
     start(daemon, address)?;
     let before = processes(daemon)?;
-    let info: AppInfo = serde_json::from_str(&daemon.rpm(["describe", "demo", "--json"])?)?;
+    let info: AppInfo = serde_json::from_slice(daemon.rpm(["describe", "demo", "--json"])?.as_bytes())?;
     let steering = info
         .listeners
         .first()
@@ -100,12 +117,7 @@ async fn play(daemon: &PrivateDaemon, port: Option<u16>) -> anyhow::Result<()> {
     println!("steering: {steering}\n");
 
     let stop = Stop::new();
-    let load = Load {
-        kind: Kind::NewConnection,
-        clients: CLIENTS,
-        ..Load::new(address)
-    };
-    let running = load.start(&stop);
+    let running = traffic(address, &stop)?;
     tokio::time::sleep(HALF).await;
     let victim = kill_one(&before)?;
     println!(
@@ -158,7 +170,10 @@ fn free_port() -> anyhow::Result<u16> {
 }
 
 fn processes(daemon: &PrivateDaemon) -> anyhow::Result<Vec<Process>> {
-    Ok(serde_json::from_str(&daemon.rpm(["list", "--json"])?)?)
+    // Bytes, as everywhere: what reads from text would be compiled for all these types a second time.
+    Ok(serde_json::from_slice(
+        daemon.rpm(["list", "--json"])?.as_bytes(),
+    )?)
 }
 
 fn kill_one(processes: &[Process]) -> anyhow::Result<Process> {
