@@ -12,6 +12,7 @@
 mod accept;
 mod access_log;
 mod address;
+mod any_stream;
 mod attempt;
 pub mod balance;
 mod deadline;

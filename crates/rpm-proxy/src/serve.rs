@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::any_stream::AnyStream;
 use crate::front::Front;
 use crate::h1::connection::Served;
 use crate::h1::local_response;
@@ -38,7 +39,16 @@ pub(crate) async fn serve(
     // If the client has gone already, the next read shows it.
     let _ = stream.set_nodelay(true);
     match network::any(&front.settings().proxy_protocol, address.ip()) {
-        false => admit(stream, address.ip(), front, pools, closing).await,
+        false => {
+            admit(
+                Prefixed::new(Bytes::new(), stream),
+                address.ip(),
+                front,
+                pools,
+                closing,
+            )
+            .await
+        }
         true => Box::pin(announced((stream, address), front, pools, closing)).await,
     }
 }
@@ -76,15 +86,13 @@ async fn proxy_header(mut stream: TcpStream) -> io::Result<(Prefixed<TcpStream>,
 }
 
 /// Counts a client, and serves it with TLS if there are certificates.
-async fn admit<S>(
-    stream: S,
+async fn admit(
+    stream: Prefixed<TcpStream>,
     ip: IpAddr,
     front: Arc<Front>,
     pools: Rc<Pools>,
     closing: watch::Receiver<ClosingStage>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
+) {
     let ip = ip.to_canonical();
     let settings = front.settings();
     let Some(admission) = front.admit(ip, settings.max_connections) else {
@@ -102,15 +110,17 @@ async fn admit<S>(
 }
 
 /// Serves a client over TLS, with the protocol that ALPN has chosen.
-async fn secured<S>(stream: S, tls: Arc<Tls>, peer: Rc<Peer>, closing: watch::Receiver<ClosingStage>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
+async fn secured(
+    stream: Prefixed<TcpStream>,
+    tls: Arc<Tls>,
+    peer: Rc<Peer>,
+    closing: watch::Receiver<ClosingStage>,
+) {
     let (settings, ip) = (peer.front.settings(), peer.ip);
     let accepting = tls.acceptor().accept(PlaintextGuard::new(stream)).into_fallible();
     match timeout(settings.header_timeout, accepting).await {
         Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") && !settings.tcp => {
-            h2::connection::serve(Wire::new(stream), peer, closing).await;
+            h2::connection::serve(Prefixed::new(Bytes::new(), Box::new(stream)), peer, closing).await;
         }
         Ok(Ok(stream)) => speak(stream, peer, settings.tcp, closing).await,
         Ok(Err((error, guard))) => {
@@ -134,10 +144,13 @@ where
         return Box::pin(tcp::serve(stream, &peer)).await;
     }
     if peer.front.settings().h2c {
-        return Box::pin(h2::connection::serve_any_version(stream, peer, closing)).await;
+        return Box::pin(h2::connection::serve_any_version(Box::new(stream), peer, closing)).await;
     }
     match h1::connection::serve(stream, &peer, closing.clone()).await {
         Served::Ended => {}
-        Served::Http2(wire) => Box::pin(h2::connection::serve(wire, peer, closing)).await,
+        Served::Http2(Wire { io, input, .. }) => {
+            let stream = Prefixed::new(input.freeze(), Box::new(io) as AnyStream);
+            Box::pin(h2::connection::serve(stream, peer, closing)).await;
+        }
     }
 }

@@ -30,7 +30,7 @@ use crate::upstream::{InFlight, Upstream, connect};
 /// Why an attempt failed, for the log.
 const ENDED: &str = "connection closed before the response";
 /// How an HTTP/2 connection begins (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Size of a read while waiting for a head, in bytes.
 pub(super) const HEAD_READ: usize = 16 * 1024;
 /// The access log shows only this many bytes of a rejected head.

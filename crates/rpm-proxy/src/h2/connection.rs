@@ -4,28 +4,30 @@
 //! would need a `Clone` service and take a lock for each request.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use super::download::ResponseBody;
 use super::forward::forward;
 use super::shared_io::SharedIo;
 use super::streams::Limits;
+use crate::any_stream::AnyStream;
+use crate::h1::connection::PREFACE;
 use crate::h1::local_response;
-use crate::h1::wire::Wire;
 use crate::peer::Peer;
 use crate::policy::fields::MAX_FIELDS;
 use crate::pool::{Local, buffer_limit};
@@ -40,49 +42,94 @@ const STREAM_FIRST: Duration = Duration::from_secs(1);
 const CLOSE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Serves a client of any version of HTTP, for workers that speak HTTP/2. HTTP/1 framing cannot be passed on to them.
-pub(crate) async fn serve_any_version<S>(stream: S, peer: Rc<Peer>, closing: watch::Receiver<ClosingStage>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
+pub(crate) async fn serve_any_version(
+    mut stream: AnyStream,
+    peer: Rc<Peer>,
+    mut closing: watch::Receiver<ClosingStage>,
+) {
     let settings = peer.front.settings();
-    let mut builder = auto::Builder::new(Local);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
-        .max_headers(MAX_FIELDS)
-        .max_buf_size(buffer_limit(&settings));
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(settings.max_streams)
-        .max_header_list_size(read_limit(&settings))
-        .keep_alive_interval(Some(settings.header_timeout));
-    let shared = SharedIo::new(stream);
-    {
-        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(&peer)));
-        until_gone(connection, &peer, closing).await;
+    let began = Instant::now();
+    let mut first = BytesMut::new();
+    let is_http2 = tokio::select! {
+        is_http2 = is_http2(&mut stream, &mut first) => is_http2,
+        _ = closing.wait_for(|stage| stage.tells()) => return local_response::close_idle(stream).await,
+        () = sleep(settings.header_timeout) => return local_response::close_idle(stream).await,
+    };
+    let stream = Prefixed::new(first.freeze(), stream);
+    match is_http2 {
+        // Workers that speak HTTP/2 cannot be asked for a WebSocket.
+        Ok(true) => http2(http2_builder(&settings), stream, &peer, closing, began).await,
+        Ok(false) => http1(stream, &peer, closing, began).await,
+        Err(error) => debug!(ip = %peer.ip, %error, "a client has gone before it said anything"),
     }
-    close_idle(shared).await;
+}
+
+/// Reads into `first` until it is known whether the client speaks HTTP/2.
+async fn is_http2(stream: &mut AnyStream, first: &mut BytesMut) -> io::Result<bool> {
+    while first.len() < PREFACE.len() {
+        // Whoever ends in the middle of it gets what HTTP/1 has for that.
+        if stream.read_buf(first).await? == 0
+            || !PREFACE.starts_with(&first[..first.len().min(PREFACE.len())])
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Serves an HTTP/2 client.
-pub(crate) async fn serve<S>(wire: Wire<S>, peer: Rc<Peer>, closing: watch::Receiver<ClosingStage>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let settings = peer.front.settings();
+pub(crate) async fn serve(
+    stream: Prefixed<AnyStream>,
+    peer: Rc<Peer>,
+    closing: watch::Receiver<ClosingStage>,
+) {
+    let mut builder = http2_builder(&peer.front.settings());
+    builder.enable_connect_protocol();
+    http2(builder, stream, &peer, closing, Instant::now()).await;
+}
+
+fn http2_builder(settings: &Settings) -> http2::Builder<Local> {
     let mut builder = http2::Builder::new(Local);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_streams)
-        .enable_connect_protocol()
-        .max_header_list_size(read_limit(&settings))
+        .max_header_list_size(read_limit(settings))
         .keep_alive_interval(Some(settings.header_timeout));
-    let shared = SharedIo::new(Prefixed::new(wire.input.freeze(), wire.io));
+    builder
+}
+
+async fn http2(
+    builder: http2::Builder<Local>,
+    stream: Prefixed<AnyStream>,
+    peer: &Rc<Peer>,
+    closing: watch::Receiver<ClosingStage>,
+    began: Instant,
+) {
+    let shared = SharedIo::new(stream);
     {
-        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(&peer)));
-        until_gone(connection, &peer, closing).await;
+        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(peer)));
+        until_gone(connection, peer, closing, began).await;
+    }
+    close_idle(shared).await;
+}
+
+async fn http1(
+    stream: Prefixed<AnyStream>,
+    peer: &Rc<Peer>,
+    closing: watch::Receiver<ClosingStage>,
+    began: Instant,
+) {
+    let settings = peer.front.settings();
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.header_timeout)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(buffer_limit(&settings));
+    let shared = SharedIo::new(stream);
+    {
+        let connection = pin!(builder.serve_connection(TokioIo::new(shared.clone()), answering(peer)));
+        until_gone(connection, peer, closing, began).await;
     }
     close_idle(shared).await;
 }
@@ -93,7 +140,7 @@ fn read_limit(settings: &Settings) -> u32 {
 }
 
 /// Closes a connection that hyper has left, so that the client can still read the last response.
-async fn close_idle<S: AsyncRead + AsyncWrite + Unpin>(shared: SharedIo<S>) {
+async fn close_idle(shared: SharedIo<Prefixed<AnyStream>>) {
     if let Some(stream) = shared.back() {
         local_response::close_idle(stream).await;
     }
@@ -111,12 +158,13 @@ fn answering(
     })
 }
 
-/// Serves a connection until it ends. The client is asked to close it when it is idle for too long or the front leaves. The connection is cut
-/// if it stays idle, and some time after the front is closed.
+/// Serves a connection until it ends. The client is asked to close it when it is idle for too long, since it `began` at first, or the front
+/// leaves. The connection is cut if it stays idle, and some time after the front is closed.
 async fn until_gone<C: GracefulConnection>(
     mut connection: Pin<&mut C>,
     peer: &Peer,
     mut closing: watch::Receiver<ClosingStage>,
+    began: Instant,
 ) {
     let settings = peer.front.settings();
     let limits = Limits {
@@ -127,7 +175,7 @@ async fn until_gone<C: GracefulConnection>(
     tokio::select! {
         _ = connection.as_mut() => return,
         _ = closing.wait_for(|stage| stage.tells()) => {}
-        () = peer.streams().rest(limits, Instant::now()) => {}
+        () = peer.streams().rest(limits, began) => {}
     }
     connection.as_mut().graceful_shutdown();
     let limits = Limits {
