@@ -13,7 +13,7 @@ use rpm_sys::lock::LockFile;
 use rpm_sys::{PidFd, Signal, daemonize, limits, memory, tree, usage};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::info;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -298,11 +298,7 @@ async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
         .map_err(step("listen for the workers' agents"))?;
     obey_signals(&handle).map_err(step("handle signals"))?;
     prove_life(handle.clone());
-    tokio::spawn(async move {
-        if let Err(error) = api::serve(listener, handle).await {
-            error!(%error, "the control API ended");
-        }
-    });
+    tokio::spawn(api::serve(listener, handle));
     let leave = |log: &File| match in_place {
         true => daemonize::redirect_stdio(Some(log.as_fd())),
         false => announce(log),
