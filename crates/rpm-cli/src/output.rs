@@ -66,11 +66,10 @@ impl Output {
     }
 
     pub(crate) fn json(&mut self, value: &impl Serialize) -> Result<(), OutputError> {
-        if self.look == Look::Plain {
-            serde_json::to_writer_pretty(&mut self.stdout, value).map_err(io::Error::from)?;
-        } else {
-            let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
-            self.stdout.write_all(terminal::json(&text).as_bytes())?;
+        let text = serde_json::to_string_pretty(value).map_err(io::Error::from)?;
+        match self.look {
+            Look::Plain => self.stdout.write_all(text.as_bytes())?,
+            Look::Terminal | Look::Coloured => self.stdout.write_all(terminal::json(&text).as_bytes())?,
         }
         Ok(writeln!(self.stdout)?)
     }

@@ -71,7 +71,7 @@ pub fn parse(text: &str, format: Format) -> Result<Value, ParseError> {
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let value = match format {
-        Format::Script => serde_json::from_str(text).map_err(|error| syntax(&error))?,
+        Format::Script => serde_json::from_slice(text.as_bytes()).map_err(|error| syntax(&error))?,
         Format::Json => {
             // Parsers recurse for each level.
             if brackets_are_deep(text) {

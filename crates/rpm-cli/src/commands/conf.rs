@@ -30,7 +30,7 @@ fn load() -> anyhow::Result<Map<String, Value>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    serde_json::from_str(&text)
+    serde_json::from_slice(text.as_bytes())
         .with_context(|| format!("{} is damaged; correct it or remove it", path.display()))
 }
 

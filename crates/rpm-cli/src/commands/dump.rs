@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use rpm_wire::api::{AppSpec, ApplyMode, ApplyRequest, Saved};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::import::import;
 use super::{Check, change_step_by_step, follow, read, session, tell};
@@ -137,8 +136,7 @@ fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     let damaged = || format!("{} is damaged", path.display());
-    let value: Value = serde_json::from_str(&text).with_context(damaged)?;
-    let dump: Dump = serde_json::from_value(value).with_context(damaged)?;
+    let dump: Dump = serde_json::from_slice(text.as_bytes()).with_context(damaged)?;
     if dump.format != FORMAT {
         bail!(
             "{} is of another version of this program (format {}, expected {FORMAT})",

@@ -33,7 +33,7 @@ pub(super) async fn import(
     };
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let list: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        serde_json::from_slice(text.as_bytes()).with_context(|| format!("{} is damaged", path.display()))?;
     if !list.is_array() {
         bail!(
             "{} is not a list of processes as `pm2 save` writes it",

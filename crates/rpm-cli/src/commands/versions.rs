@@ -26,7 +26,7 @@ pub fn of(spec: &AppSpec) -> Versions {
 fn of_package(script: &Path) -> Option<String> {
     let packages = script.ancestors().map(|dir| dir.join("package.json"));
     let text = packages.into_iter().find_map(|path| read(&path))?;
-    let package: Value = serde_json::from_str(&text).ok()?;
+    let package: Value = serde_json::from_slice(text.as_bytes()).ok()?;
     package["version"].as_str().map(str::to_owned)
 }
 
