@@ -76,7 +76,7 @@ impl AfterExit {
 /// What an instance remembers of its workers' failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Restarts, automatic and asked for.
+    /// How often a worker was replaced: after a crash, and by a restart or a reload of one that was online.
     pub restarts: u32,
     /// Consecutive young failures.
     pub unstable: u32,

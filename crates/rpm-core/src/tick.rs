@@ -3,7 +3,7 @@
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
-/// A point in time, as the duration since an origin that the shell chooses (the daemon's start).
+/// A point in time, as the duration since an origin that the shell chooses: the start of the first daemon of those that took over from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub Duration);
 

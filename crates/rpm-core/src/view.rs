@@ -25,7 +25,7 @@ pub struct InstanceView {
     pub state: StateView,
     /// The worker that a reload has started for it, until it is proved ready.
     pub candidate: Option<WorkerId>,
-    /// Automatic restarts, and restarts by command of an online worker.
+    /// How often a worker was replaced: after a crash, and by a restart or a reload of one that was online.
     pub restarts: u32,
     /// Consecutive failures to start.
     pub unstable_restarts: u32,

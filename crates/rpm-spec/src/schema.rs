@@ -176,7 +176,7 @@ mod tests {
         let published = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             published == text,
-            "RPM_WRITE_DOCS=1 cargo test -p rpm-spec writes it"
+            "RPM_WRITE_DOCS=1 cargo xtask test -E 'package(rpm-spec)' writes it"
         );
     }
 

@@ -229,7 +229,7 @@ pub struct Process {
     pub started_at_ms: u64,
     /// When the instance was created, milliseconds since the Unix epoch.
     pub created_at_ms: u64,
-    /// Automatic and asked-for restarts.
+    /// How often a worker was replaced: after a crash, and by a restart or a reload of one that was online.
     pub restarts: u32,
     /// Consecutive failures to start.
     pub unstable_restarts: u32,

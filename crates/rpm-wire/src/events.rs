@@ -1,7 +1,7 @@
 //! Events: what has happened to the apps and to the daemon. A line of `GET /v1/events` and of `$RPM_HOME/events.ndjson` is an [`Event`].
 //!
-//! The table below is the only list of the kinds: from it come the type, the names, and the table of `docs/EVENTS.md`. What people read is in
-//! `events/text.rs`.
+//! The table below is the only list of the kinds: from it come the type, the names, and the table of `docs/EVENTS.md`. A new kind is a row of it,
+//! what people read in `events/text.rs`, and a name in `npm/rpmx/index.d.ts`.
 
 mod pick;
 mod text;

@@ -188,7 +188,7 @@ fn kinds() -> String {
     table
 }
 
-/// `RPM_WRITE_DOCS=1 cargo test -p rpm-cli` writes the tables into the documents.
+/// `RPM_WRITE_DOCS=1 cargo xtask test -E 'package(rpm-cli)'` writes the tables into the documents.
 #[test]
 fn the_tables_of_the_documents_are_these() {
     for (document, name, table) in [
@@ -209,7 +209,7 @@ fn the_tables_of_the_documents_are_these() {
         } else {
             assert!(
                 text[from..to] == table,
-                "{document}: RPM_WRITE_DOCS=1 cargo test -p rpm-cli writes {name}"
+                "{document}: RPM_WRITE_DOCS=1 cargo xtask test -E 'package(rpm-cli)' writes {name}"
             );
         }
     }

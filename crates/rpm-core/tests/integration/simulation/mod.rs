@@ -78,7 +78,7 @@ fn check(seed: u64) -> World {
         .map(|line| format!("  {line:?}"))
         .collect();
     panic!(
-        "seed {seed}: {why}\nlast events:\n{}\nreplay: RPM_SIM_SEED={seed} cargo test -p rpm-core simulation",
+        "seed {seed}: {why}\nlast events:\n{}\nreplay: RPM_SIM_SEED={seed} cargo xtask test -E 'package(rpm-core) & test(simulation)'",
         lines.join("\n")
     );
 }
