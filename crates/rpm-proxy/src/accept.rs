@@ -45,7 +45,11 @@ pub(crate) async fn accept(
     let (crowded_from, mut crowded) = (descriptors::crowded_from(), false);
     let mut errors = AcceptErrors::default();
     loop {
-        if parting.wait_for(|stage| !stage.keeps_waiting()).await.is_err() {
+        if parting
+            .wait_for(|stage| !stage.holds_new_clients())
+            .await
+            .is_err()
+        {
             break;
         }
         if crowded {
@@ -60,7 +64,7 @@ pub(crate) async fn accept(
             accepted = accept_one(&listener) => accepted,
             // Clients that wait already are accepted before.
             _ = closing.wait_for(|stage| *stage == ClosingStage::Closed) => break,
-            Ok(_) = parting.wait_for(|stage| stage.keeps_waiting()) => continue,
+            Ok(_) = parting.wait_for(|stage| stage.holds_new_clients()) => continue,
         };
         match accepted {
             Ok((stream, peer)) => {

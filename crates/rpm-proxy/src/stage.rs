@@ -7,45 +7,48 @@ pub(crate) enum ClosingStage {
     Open,
     /// HTTP/1 connections are closed with their next response; new clients are served. HTTP/2 connections stay for now: they can be asked to
     /// close at any time.
-    Thinning,
+    ClosingWithNextResponse,
     /// Clients are asked to close their connections, and served until they do. New clients go elsewhere.
-    Leaving,
-    /// As `Leaving`, and new clients wait in the backlog: the process is about to execute another program.
-    Parting,
-    /// As `Parting`, and idle connections are closed.
-    Clearing,
+    AskingToClose,
+    /// As `AskingToClose`, and new clients wait in the backlog: the process is about to execute another program.
+    HoldingNew,
+    /// As `HoldingNew`, and idle connections are closed.
+    ClosingIdle,
     /// No client is accepted, and idle connections are closed.
     Closed,
 }
 
 impl ClosingStage {
     /// New clients wait in the backlog.
-    pub(crate) fn keeps_waiting(self) -> bool {
+    pub(crate) fn holds_new_clients(self) -> bool {
         match self {
-            ClosingStage::Parting | ClosingStage::Clearing => true,
-            ClosingStage::Open | ClosingStage::Thinning | ClosingStage::Leaving | ClosingStage::Closed => {
-                false
-            }
+            ClosingStage::HoldingNew | ClosingStage::ClosingIdle => true,
+            ClosingStage::Open
+            | ClosingStage::ClosingWithNextResponse
+            | ClosingStage::AskingToClose
+            | ClosingStage::Closed => false,
         }
     }
 
     /// Idle connections are closed.
-    pub(crate) fn dismisses(self) -> bool {
+    pub(crate) fn closes_idle(self) -> bool {
         match self {
-            ClosingStage::Clearing | ClosingStage::Closed => true,
-            ClosingStage::Open | ClosingStage::Thinning | ClosingStage::Leaving | ClosingStage::Parting => {
-                false
-            }
+            ClosingStage::ClosingIdle | ClosingStage::Closed => true,
+            ClosingStage::Open
+            | ClosingStage::ClosingWithNextResponse
+            | ClosingStage::AskingToClose
+            | ClosingStage::HoldingNew => false,
         }
     }
 
     /// Clients that can be asked to close at any time are asked now.
-    pub(crate) fn tells(self) -> bool {
+    pub(crate) fn asks_to_close(self) -> bool {
         match self {
-            ClosingStage::Leaving | ClosingStage::Parting | ClosingStage::Clearing | ClosingStage::Closed => {
-                true
-            }
-            ClosingStage::Open | ClosingStage::Thinning => false,
+            ClosingStage::AskingToClose
+            | ClosingStage::HoldingNew
+            | ClosingStage::ClosingIdle
+            | ClosingStage::Closed => true,
+            ClosingStage::Open | ClosingStage::ClosingWithNextResponse => false,
         }
     }
 }

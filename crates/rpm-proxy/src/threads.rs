@@ -87,7 +87,7 @@ impl Proxy {
     /// Asks the front's clients to close their connections after the next response, or lets them stay again.
     pub fn leave(&self, id: u32, leaves: bool) {
         let stage = if leaves {
-            ClosingStage::Leaving
+            ClosingStage::AskingToClose
         } else {
             ClosingStage::Open
         };
@@ -96,17 +96,19 @@ impl Proxy {
 
     /// Closes HTTP/1 connections after their next response, until [`Proxy::leave`] reverts it.
     pub fn thin(&self, id: u32) {
-        self.send(id, || FrontCommand::Stage(id, ClosingStage::Thinning));
+        self.send(id, || {
+            FrontCommand::Stage(id, ClosingStage::ClosingWithNextResponse)
+        });
     }
 
     /// Stops accepting, and closes connections after their next response, until [`Proxy::leave`] reverts it.
     pub fn part(&self, id: u32) {
-        self.send(id, || FrontCommand::Stage(id, ClosingStage::Parting));
+        self.send(id, || FrontCommand::Stage(id, ClosingStage::HoldingNew));
     }
 
     /// As [`Proxy::part`], and closes idle connections.
     pub fn clear(&self, id: u32) {
-        self.send(id, || FrontCommand::Stage(id, ClosingStage::Clearing));
+        self.send(id, || FrontCommand::Stage(id, ClosingStage::ClosingIdle));
     }
 
     /// Closes the front: no client is accepted, and requests in flight are finished.

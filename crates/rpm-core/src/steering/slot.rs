@@ -68,11 +68,18 @@ pub enum Role {
 /// letting clients wait for one that starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
+    // Best first: the order of the variants is the order of preference.
+    /// The worker accepts.
     Healthy,
+    /// It accepts, and its successor serves.
     Standby,
+    /// It has not accepted for a while.
     Stalled,
+    /// It accepts, and leaves.
     Draining,
+    /// No worker has the slot, or one that is not ready.
     Waiting,
+    /// The worker leaves, and does not accept any more.
     Last,
 }
 

@@ -1,5 +1,5 @@
-//! What takes streams: a file, or something else that has a name in a file system and may stop taking bytes. No write waits: what is
-//! not taken is kept within a bound, and beyond that dropped, counted and marked.
+//! Destinations of log output, by path: files, or something else that has a name in a file system and may stop taking bytes. No write waits:
+//! what is not taken is kept within a bound, and beyond that dropped, counted and marked.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -90,12 +90,12 @@ impl Sinks {
         }
     }
 
-    /// How long the file is; `None`: it is none, or its length does not tell what was written.
+    /// Length of the file. `None` if it is not a regular file, or if bytes wait or were lost, so that the length does not tell what was written.
     pub(super) fn length(&mut self, path: &Path) -> Option<u64> {
         self.by_path.get_mut(path)?.length()
     }
 
-    /// Is the file too large? At the end of a line, if there is one in time.
+    /// True if the file has reached its limit: at the end of a line, or within a line at twice the limit.
     pub(super) fn is_full(&self, path: &Path, limit: Limit) -> bool {
         let Some(sink) = self.by_path.get(path) else {
             return false;
@@ -108,7 +108,7 @@ impl Sinks {
         meta.is_some_and(|meta| meta.is_file() && meta.len() >= due)
     }
 
-    /// Starts a file anew, for all who write to it.
+    /// Rotates the file, for all streams that are written to it.
     pub(super) fn put_aside(&mut self, path: &Path, keep: u32) {
         let Some(sink) = self.by_path.get_mut(path) else {
             return;
@@ -121,18 +121,18 @@ impl Sinks {
         if let Err(error) = done {
             warn!(path = %path.display(), %error, "cannot rotate a log; it keeps growing");
         }
-        // Who looks for it finds it.
+        // The new file is there at once, for `tail -F`.
         drop(sink.behalf.open(path, How::Append));
         sink.close();
     }
 
-    /// Opens all anew before the next bytes.
+    /// Opens all files again before the next bytes.
     pub(super) fn reopen(&mut self) {
         self.by_path.values_mut().for_each(Sink::close);
     }
 }
 
-/// Empties a file. One that is not there is empty, and what is none has nothing to be emptied of.
+/// Empties a regular file. Does nothing if it is missing, or of another kind.
 pub(super) fn empty(path: &Path, behalf: &Behalf) {
     let forget = |path: &Path| {
         times::forget(path);
@@ -168,8 +168,8 @@ impl Sink {
         }
     }
 
-    /// Who looks for the file finds it, also before the first line; one that was removed is made again. What fails here fails
-    /// again, and is told then.
+    /// Creates the file before the first line, and again if it was removed. What fails here fails again at the next write, and is logged
+    /// then.
     fn appear(&mut self) {
         let Ok(named) = self.behalf.open(&self.path, How::Append) else {
             return;
@@ -183,7 +183,7 @@ impl Sink {
             return;
         }
         self.close();
-        // Its reader takes it for ended when nobody has it open any more.
+        // A pipe is kept open: its reader sees the end when no writer has it open.
         if named.metadata().is_ok_and(|meta| !meta.is_file()) {
             self.file = Some(named);
         }
@@ -198,7 +198,7 @@ impl Sink {
     fn open(&mut self) -> io::Result<&mut File> {
         match &mut self.file {
             Some(file) => Ok(file),
-            none => Ok(none.insert(self.behalf.open(&self.path, How::Append)?)),
+            closed => Ok(closed.insert(self.behalf.open(&self.path, How::Append)?)),
         }
     }
 
@@ -264,7 +264,7 @@ impl Sink {
         Ok(())
     }
 
-    /// How much of it was taken now. An error after that comes again with the rest.
+    /// Returns how many bytes were taken. An error after the first byte shows up at the next write.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut taken = 0;
         while taken < bytes.len() {
@@ -294,7 +294,7 @@ impl Sink {
         };
         self.waiting.extend_from_slice(&bytes[..kept]);
         if kept < bytes.len() {
-            self.count(bytes.len() - kept, "nobody reads it");
+            self.count(bytes.len() - kept, "its reader does not keep up");
         }
     }
 

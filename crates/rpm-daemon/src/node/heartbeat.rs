@@ -12,7 +12,7 @@ pub(crate) fn probe(workers: &mut Workers, worker: WorkerId) -> Option<Input> {
     let held = workers.get_mut(&worker)?;
     let delivery = held.delivery;
     if let Some(channel) = held.channel_mut() {
-        if !channel.pinged() {
+        if !channel.awaits_pong() {
             channel.send(
                 Outgoing {
                     bytes: channel::ping(),

@@ -415,7 +415,7 @@ impl<E: Reports> Launching<'_, E> {
     pub(super) fn watch(&self, worker: WorkerId, process: &mut Process) {
         let events = self.events.clone();
         let pidfd = process.pidfd.share();
-        let last_words = process.channel.as_mut().and_then(Channel::last_words);
+        let last_words = process.channel.as_mut().and_then(Channel::take_last_words);
         tokio::spawn(async move {
             match watched(pidfd, Interest::READABLE) {
                 Ok(ended) => drop(ended.readable().await),

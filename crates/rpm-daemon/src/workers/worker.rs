@@ -1,4 +1,4 @@
-//! A supervised process as the daemon holds it.
+//! A worker as the daemon holds it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::apps::delivery::Delivery;
 use crate::workers::calls::HeldBack;
 
-/// One supervised process.
+/// A worker: one process tree.
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
     pub(crate) app: AppId,
@@ -95,7 +95,7 @@ pub(crate) struct Process {
     pub(crate) adopted: bool,
     /// By which the next daemon has what belongs to it.
     pub(crate) tokens: Tokens,
-    /// Much of that is gone: a keeper has died with a daemon.
+    /// Some kept descriptors are lost, because the keeper died together with a daemon.
     pub(crate) bereft: bool,
     /// Where its standard input is written, in fork mode.
     pub(crate) stdin: Option<Kept<OwnedFd>>,
@@ -130,8 +130,8 @@ pub(crate) struct Outgoing {
     pub(crate) fd: Option<OwnedFd>,
 }
 
-/// Messages, each of 1 MiB at most, that may wait for a worker that does not read before those of other programs are refused.
-const BEHIND: usize = 16;
+/// Messages, each of 1 MiB at most, that may wait for a worker that does not read, before those of other programs are refused.
+const FOREIGN_MESSAGES_LIMIT: usize = 16;
 
 /// The daemon's side of a Node channel.
 pub(crate) struct Channel {
@@ -247,7 +247,7 @@ impl Channel {
     }
 
     /// For whoever watches the worker's process, which is one.
-    pub(crate) fn last_words(&mut self) -> Option<LastWords> {
+    pub(crate) fn take_last_words(&mut self) -> Option<LastWords> {
         self.last_words.take()
     }
 
@@ -257,7 +257,7 @@ impl Channel {
     /// in a read to the first message of that read which may have one. A ping is such a message, and the
     /// kernel may deliver it together with the next one.
     pub(crate) fn send(&mut self, message: Outgoing, awaiting: Option<Awaiting>) -> bool {
-        if message.fd.is_none() || (!self.pinged() && self.held.is_empty()) {
+        if message.fd.is_none() || (!self.awaits_pong() && self.held.is_empty()) {
             return self.pass(message, awaiting);
         }
         let room = self.held.len() < OUTGOING_LIMIT;
@@ -267,9 +267,9 @@ impl Channel {
         room
     }
 
-    /// The worker has not been sent so much yet that more of what programs are told would only fill the daemon's memory.
+    /// True if so many messages wait that further ones of other programs are refused: they would only fill the daemon's memory.
     pub(crate) fn is_behind(&self) -> bool {
-        self.outgoing.max_capacity() - self.outgoing.capacity() >= BEHIND
+        self.outgoing.max_capacity() - self.outgoing.capacity() >= FOREIGN_MESSAGES_LIMIT
     }
 
     /// Messages with descriptors that wait until a ping is answered.
@@ -296,14 +296,14 @@ impl Channel {
     }
 
     /// Whether a ping is not answered yet.
-    pub(crate) fn pinged(&self) -> bool {
+    pub(crate) fn awaits_pong(&self) -> bool {
         self.unacknowledged.contains(&Awaiting::Ping)
     }
 
     /// The worker has acknowledged something: what?
     pub(crate) fn acknowledge(&mut self) -> Option<Awaiting> {
         let answered = self.unacknowledged.pop_front();
-        while !self.pinged() && self.outgoing.capacity() > 0 {
+        while !self.awaits_pong() && self.outgoing.capacity() > 0 {
             let Some((message, awaiting)) = self.held.pop_front() else {
                 break;
             };
@@ -345,7 +345,7 @@ impl UsageSample {
     }
 }
 
-/// How a worker ended. What nobody knows is no word of the program's: it counts as a crash.
+/// How a worker ended. An unknown exit status counts as a crash (SIGKILL).
 pub(crate) fn exit_of(status: Option<ExitStatus>) -> Exit {
     match status {
         Some(ExitStatus::Code(code)) => Exit::Code(code),

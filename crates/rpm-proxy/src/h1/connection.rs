@@ -225,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             closing,
             ..
         } = self;
-        let mut closed = pin!(closing.wait_for(|stage| stage.dismisses()));
+        let mut closed = pin!(closing.wait_for(|stage| stage.closes_idle()));
         poll_fn(|context| {
             match client.poll_fill(HEAD_READ, context) {
                 Poll::Ready(Ok(1..)) => return Poll::Ready(Filled::Data),

@@ -52,7 +52,7 @@ pub(crate) async fn serve_any_version(
     let mut first = BytesMut::new();
     let is_http2 = tokio::select! {
         is_http2 = is_http2(&mut stream, &mut first) => is_http2,
-        _ = closing.wait_for(|stage| stage.tells()) => return local_response::close_idle(stream).await,
+        _ = closing.wait_for(|stage| stage.asks_to_close()) => return local_response::close_idle(stream).await,
         () = sleep(settings.header_timeout) => return local_response::close_idle(stream).await,
     };
     let stream = Prefixed::new(first.freeze(), stream);
@@ -174,7 +174,7 @@ async fn until_gone<C: GracefulConnection>(
     };
     tokio::select! {
         _ = connection.as_mut() => return,
-        _ = closing.wait_for(|stage| stage.tells()) => {}
+        _ = closing.wait_for(|stage| stage.asks_to_close()) => {}
         () = peer.streams().rest(limits, began) => {}
     }
     connection.as_mut().graceful_shutdown();

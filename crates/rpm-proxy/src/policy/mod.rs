@@ -1,5 +1,5 @@
 //! What the proxy decides about a request and its response, whichever version of HTTP carries them: which fields pass, what is added,
-//! whether the body is compressed, whether a failed request is tried again, and how it is rejected. No I/O and no clock; the codecs `h1`
+//! whether the body is compressed, whether a failed request is tried again, and how it is rejected. No I/O, no clock and no randomness; the codecs `h1`
 //! and `h2` ask, and write what follows in the form of their version.
 
 pub mod client;
