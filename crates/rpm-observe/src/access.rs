@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::State;
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
@@ -15,7 +16,8 @@ const TOKEN_LENGTH: usize = 16;
 /// Who may ask.
 #[derive(Debug)]
 pub enum Access {
-    /// Whoever can connect.
+    /// Whoever can connect, and has the address of this machine's loopback in the `Host` field. A name that somebody else's DNS resolves to
+    /// loopback would have a browser fetch the page for a web site (DNS rebinding).
     Anyone,
     /// Whoever sends this as a bearer token (RFC 6750).
     Bearer(Token),
@@ -58,15 +60,67 @@ impl Access {
         }
     }
 
-    fn admits(&self, headers: &HeaderMap) -> bool {
+    fn check(&self, request: &Request<Body>) -> Result<(), Refused> {
         match self {
-            Access::Anyone => true,
-            Access::Bearer(token) => headers
+            Access::Anyone => match names_loopback(request) {
+                true => Ok(()),
+                false => Err(Refused::Host),
+            },
+            Access::Bearer(token) => request
+                .headers()
                 .get(header::AUTHORIZATION)
                 .and_then(|value| value.to_str().ok())
                 .and_then(|value| value.split_once(' '))
-                .is_some_and(|(scheme, sent)| scheme.eq_ignore_ascii_case("bearer") && token.is(sent.trim())),
+                .filter(|(scheme, sent)| scheme.eq_ignore_ascii_case("bearer") && token.is(sent.trim()))
+                .map(drop)
+                .ok_or(Refused::Token),
         }
+    }
+}
+
+/// Why a request is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Token,
+    Host,
+}
+
+impl Refused {
+    fn response(self) -> Response {
+        match self {
+            Refused::Token => {
+                let ask = HeaderValue::from_static("Bearer realm=\"rpm\"");
+                let why = "send the token of --token-file: Authorization: Bearer TOKEN\n";
+                (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, ask)], why).into_response()
+            }
+            Refused::Host => {
+                let why = "the Host field names another machine: ask for localhost or 127.0.0.1, or start it with --token-file\n";
+                (StatusCode::FORBIDDEN, why).into_response()
+            }
+        }
+    }
+}
+
+/// True if every name that the request gives this machine means loopback. Browsers always give one.
+fn names_loopback(request: &Request<Body>) -> bool {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    authority.is_none_or(is_loopback) && hosts.all(|host| host.to_str().is_ok_and(is_loopback))
+}
+
+/// True for `localhost` and addresses of loopback, with or without a port.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    if host.contains('@') {
+        return false;
+    }
+    let name = authority.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    match address.unwrap_or(name).parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
     }
 }
 
@@ -88,10 +142,8 @@ impl std::fmt::Debug for Token {
 
 /// Lets requests pass that may.
 pub(crate) async fn guard(State(access): State<Arc<Access>>, request: Request<Body>, next: Next) -> Response {
-    if access.admits(request.headers()) {
-        return next.run(request).await;
+    match access.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.response(),
     }
-    let ask = HeaderValue::from_static("Bearer realm=\"rpm\"");
-    let why = "send the token of --token-file: Authorization: Bearer TOKEN\n";
-    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, ask)], why).into_response()
 }

@@ -197,3 +197,50 @@ fn addresses_that_others_reach_need_a_token_that_cannot_be_guessed() {
     let shown = format!("{:?}", to("::1", Some(TOKEN)));
     assert!(!shown.contains(TOKEN), "{shown}");
 }
+
+#[tokio::test]
+async fn a_name_that_is_not_of_this_machine_gets_nothing() {
+    let nowhere = std::env::temp_dir().join("rpm-observe-nowhere");
+    let (open, guarded) = (observing(&nowhere, None), observing(&nowhere, Some(TOKEN)));
+    for (hosts, expected) in [
+        (&[][..], StatusCode::OK),
+        (&["localhost"], StatusCode::OK),
+        (&["LocalHost:9209"], StatusCode::OK),
+        (&["127.0.0.1:9209"], StatusCode::OK),
+        (&["127.9.9.9"], StatusCode::OK),
+        (&["[::1]:9209"], StatusCode::OK),
+        (&["[::ffff:127.0.0.1]"], StatusCode::OK),
+        (&["example.org"], StatusCode::FORBIDDEN),
+        (&["localhost.example.org"], StatusCode::FORBIDDEN),
+        (&["127.0.0.1.example.org:9209"], StatusCode::FORBIDDEN),
+        (&["localhost@example.org"], StatusCode::FORBIDDEN),
+        (&["example.org@localhost"], StatusCode::FORBIDDEN),
+        (&["10.0.0.1:9209"], StatusCode::FORBIDDEN),
+        (&["0.0.0.0"], StatusCode::FORBIDDEN),
+        (&["[::]"], StatusCode::FORBIDDEN),
+        (&["2130706433"], StatusCode::FORBIDDEN),
+        (&[""], StatusCode::FORBIDDEN),
+        (&["localhost", "example.org"], StatusCode::FORBIDDEN),
+    ] {
+        let ask = async |router: &Router, token: Option<&str>| {
+            let request = hosts.iter().fold(Request::get("/metrics"), |request, host| {
+                request.header(header::HOST, *host)
+            });
+            let request = token.into_iter().fold(request, |request, token| {
+                request.header(header::AUTHORIZATION, format!("Bearer {token}"))
+            });
+            let request = request.body(Body::empty()).expect("a request");
+            let response = router.clone().oneshot(request).await.expect("an answer");
+            let status = response.status();
+            let body = response.into_body().collect().await.expect("a body").to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        let (status, page) = ask(&open, None).await;
+        assert_eq!(status, expected, "{hosts:?}: {page}");
+        let figures = page.contains("rpm_up");
+        assert_eq!(figures, status == StatusCode::OK, "{hosts:?}: {page}");
+        assert!(figures || page.contains("ask for localhost"), "{page}");
+        // A web site does not know the token, and a proxy before it may give any name.
+        assert_eq!(ask(&guarded, Some(TOKEN)).await.0, StatusCode::OK, "{hosts:?}");
+    }
+}
