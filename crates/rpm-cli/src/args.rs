@@ -22,7 +22,7 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::complete::{Completion, QUESTION};
 use crate::hints::pasteable;
 use crate::home::like_pm2;
-pub(crate) use command::{Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Targets};
+pub(crate) use command::{Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Switch, Targets};
 pub(crate) use link::LinkArgs;
 pub(crate) use logs::{EventsArgs, LogsArgs};
 #[cfg(test)]
@@ -164,7 +164,15 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     Ok(match command {
         Top::Daemon { check } => Invocation::Daemon { check },
         Top::Demo { port } => Invocation::Demo { port },
-        Top::Observe(wish) => Invocation::Observe(wish),
+        Top::Observe { wish, switch: None } => Invocation::Observe(wish),
+        Top::Observe {
+            switch: Some(switch), ..
+        } => Invocation::Client(Client {
+            command: Command::Observe(switch),
+            program,
+            silent,
+            no_color,
+        }),
         Top::StaticSite {
             path,
             port,
@@ -331,7 +339,8 @@ struct Cli {
 }
 
 /// What `observe` serves, and to whom.
-#[derive(clap::Args, Debug, PartialEq, Eq)]
+#[derive(clap::Args, Clone, Debug, PartialEq, Eq)]
+#[group(skip)]
 pub struct Observe {
     /// Listen there; other addresses than those of loopback need a token
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9209", value_parser = values::listen)]
@@ -352,7 +361,13 @@ enum Top {
         port: Option<u16>,
     },
     /// Give the metrics of all apps to Prometheus, over HTTP
-    Observe(Observe),
+    #[command(args_conflicts_with_subcommands = true)]
+    Observe {
+        #[command(flatten)]
+        wish: Observe,
+        #[command(subcommand)]
+        switch: Option<Switch>,
+    },
     /// The process of `serve`
     #[command(hide = true, name = STATIC_SITE)]
     StaticSite {

@@ -14,6 +14,7 @@ mod leaving;
 mod link;
 mod logs;
 mod monit;
+mod observe;
 mod runtime;
 mod start;
 mod startup;
@@ -154,6 +155,7 @@ async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow:
         } => import::import(file.as_deref(), (*dry_run, !no_wait), check, output).await,
         Command::Update { binary } => update(binary.as_deref(), output).await,
         Command::Kill => kill().await,
+        Command::Observe(switch) => observe::switch(switch, output).await,
         question => ask(question, output).await,
     }
 }
@@ -238,6 +240,7 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
         | Command::Resurrect { .. }
         | Command::Import { .. }
         | Command::Update { .. }
+        | Command::Observe(_)
         | Command::Kill => Ok(()),
     }
 }

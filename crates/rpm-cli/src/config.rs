@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use anyhow::{Context as _, anyhow, bail};
-use rpm_spec::{AppOptions, Format, MAX_BYTES, format_of, parse};
+use rpm_spec::{AppOptions, Format, MAX_BYTES, Observing, format_of, parse};
 
 use crate::resolve::Surroundings;
 
@@ -63,6 +63,8 @@ pub(crate) struct File {
     pub(crate) dir: Option<PathBuf>,
     /// Its apps, as far as they could be read.
     pub(crate) apps: Vec<AppOptions>,
+    /// Whether the metrics are served, if it says so; the path is absolute.
+    pub(crate) observe: Option<Observing>,
     /// Keys that are ignored, a line each.
     pub(crate) warnings: Vec<String>,
     /// Errors, a line each: nothing may be started then.
@@ -108,9 +110,27 @@ pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<Fi
             .map(|warning| format!("{name}: {warning}"))
             .collect(),
         name,
+        observe: found
+            .observe
+            .map(|observe| located(observe, dir.as_deref(), around)),
         dir,
         apps: found.apps,
     })
+}
+
+/// The same, with the path of the token seen from the directory of the file.
+fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Observing {
+    let located = |path: String| {
+        let path = dir.unwrap_or(&around.cwd).join(path);
+        around.absolute(&path).to_string_lossy().into_owned()
+    };
+    match observe {
+        Observing::Off => Observing::Off,
+        Observing::On { listen, token_file } => Observing::On {
+            listen,
+            token_file: token_file.map(located),
+        },
+    }
 }
 
 /// The whole value of an ecosystem file.

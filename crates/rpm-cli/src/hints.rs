@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn every_command_in_a_message_can_be_typed() {
         // Keys of an ecosystem file that are named like a command.
-        const KEYS: [&str; 3] = ["env", "deploy", "static"];
+        const KEYS: [&str; 4] = ["env", "deploy", "static", "observe"];
         let grammar = crate::args::grammar("rpm");
         let (mut checked, mut wrong) = (0, Vec::new());
         for (path, part) in messages() {

@@ -208,8 +208,14 @@ impl Core {
         };
         let mut created = Vec::new();
         for number in app.free_numbers(count) {
-            let instance = InstanceId(self.next_instance);
-            self.next_instance = self.next_instance.saturating_add(1);
+            let instance = match id.is_hidden() {
+                true => self.instances.next_hidden(),
+                false => {
+                    let next = InstanceId(self.next_instance);
+                    self.next_instance = self.next_instance.saturating_add(1);
+                    next
+                }
+            };
             app.add_instance(instance, number);
             self.instances
                 .insert(instance, Instance::new(id, number, app.generation()));
@@ -280,7 +286,7 @@ impl Core {
             self.apps.remove(of);
             self.staged.push(Output::AppGone { app: of });
         }
-        if self.instances.is_empty() {
+        if self.instances.only_hidden() {
             self.next_instance = 0;
         }
         self.tickets.reached(id, Reached::Gone);

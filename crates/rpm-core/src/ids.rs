@@ -1,6 +1,9 @@
 //! Newtype ids: one number each, never mixed up, never reused while the daemon lives (except
 //! [`InstanceId`], which starts again at 0 when the list of instances becomes empty, as under PM2).
 
+/// The first id of hidden apps, and of their instances. Ordinary ones are counted from 0 and do not get there.
+const FIRST_HIDDEN: u32 = 1 << 31;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($repr:ty)) => {
         $(#[$doc])*
@@ -48,3 +51,28 @@ id!(
     /// A command whose outcome a client waits for.
     Ticket(u64)
 );
+
+impl AppId {
+    /// A hidden app: its instances are not counted with the others, whose ids are the same with and without it.
+    #[must_use]
+    pub const fn hidden(number: u32) -> AppId {
+        AppId(FIRST_HIDDEN | number)
+    }
+
+    /// True for what [`AppId::hidden`] made.
+    #[must_use]
+    pub const fn is_hidden(self) -> bool {
+        self.0 >= FIRST_HIDDEN
+    }
+}
+
+impl InstanceId {
+    /// The first instance of a hidden app.
+    pub(crate) const FIRST_HIDDEN: InstanceId = InstanceId(FIRST_HIDDEN);
+
+    /// True for an instance of a hidden app.
+    #[must_use]
+    pub const fn is_hidden(self) -> bool {
+        self.0 >= FIRST_HIDDEN
+    }
+}

@@ -91,7 +91,11 @@ impl Core {
                 State::Awaiting { .. } => self.candidate(id).is_some(),
                 State::Waiting { .. } | State::Stopped | State::Errored => true,
             };
-            ensure(fits && id.0 < self.next_instance, Violation::NoWorker(id))?;
+            let counted = match instance.app().is_hidden() {
+                true => id.is_hidden(),
+                false => id.0 < self.next_instance,
+            };
+            ensure(fits && counted, Violation::NoWorker(id))?;
             let deadline = self.timers.get(Timer::Respawn(id));
             ensure(
                 deadline == instance.state().deadline(),

@@ -88,6 +88,7 @@ impl Supervisor {
         end_strays(&supervisor.home, &alive);
         supervisor.go_on(&alive, &lost, &ended);
         supervisor.orders().replace_bereft(&bereft);
+        supervisor.orders().renew_observer(is_successor());
         supervisor.settle();
         Ok((supervisor, inbox))
     }

@@ -176,6 +176,7 @@ impl Supervisor {
             workers: &self.workers,
             listeners: &self.listeners,
             interception: &mut self.interception,
+            home: &self.home,
             upkeep: &mut self.upkeep,
             put_away: &mut self.put_away,
             journal: &mut self.journal,

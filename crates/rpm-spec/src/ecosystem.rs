@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::keys::{self, State};
 use crate::nearest::nearest;
+use crate::observe::{self, Observing};
 use crate::options::AppOptions;
 use crate::site;
 use crate::values::variables;
@@ -13,6 +14,8 @@ use crate::values::variables;
 pub struct Ecosystem {
     /// The apps, in their order.
     pub apps: Vec<AppOptions>,
+    /// Whether the metrics are served; `None`: as it is.
+    pub observe: Option<Observing>,
     /// Things worth a word that are not errors.
     pub warnings: Vec<Warning>,
 }
@@ -49,7 +52,7 @@ pub struct Faults {
 /// Maximum number of apps in a file.
 const APPS_LIMIT: usize = 2000;
 /// Keys of a file: the apps, and what may stand beside them.
-const TOP_KEYS: [&str; 5] = ["apps", "pm2", "deploy", "static", "$schema"];
+const TOP_KEYS: [&str; 6] = ["apps", "pm2", "deploy", "static", "observe", "$schema"];
 
 /// The apps of a value: `{apps: [...]}` (or `pm2`), a list of apps, or one app.
 ///
@@ -63,6 +66,7 @@ pub fn read(value: &Value) -> Result<Ecosystem, Faults> {
     }
     reader.sites(value);
     reader.deployed(value);
+    reader.observed(value);
     reader.same_names();
     if reader.problems.is_empty() {
         Ok(reader.found)
@@ -84,11 +88,7 @@ impl Reader {
     fn apps<'v>(&mut self, value: &'v Value) -> Vec<&'v Value> {
         let apps = match value {
             Value::Array(list) => list.iter().collect(),
-            Value::Object(fields)
-                if ["apps", "pm2", "static"]
-                    .iter()
-                    .any(|key| fields.contains_key(*key)) =>
-            {
+            Value::Object(fields) if has_apps(fields) => {
                 for name in fields.keys().filter(|name| !TOP_KEYS.contains(&name.as_str())) {
                     let text = unknown(name, TOP_KEYS);
                     self.warn("the file", text);
@@ -163,6 +163,21 @@ impl Reader {
                     own.entry(variable.clone()).or_insert_with(|| value.clone());
                 }
             }
+        }
+    }
+
+    /// Whether the metrics are served: of a file with apps, for one app alone has no such key.
+    fn observed(&mut self, value: &Value) {
+        let fields = value.as_object().filter(|fields| has_apps(fields));
+        let Some(value) = fields.and_then(|fields| fields.get("observe")) else {
+            return;
+        };
+        match observe::read(value) {
+            _ if value.is_null() => {}
+            Ok(read) => self.found.observe = Some(read),
+            Err(problems) => problems
+                .into_iter()
+                .for_each(|text| self.problem("the file", text)),
         }
     }
 
@@ -266,6 +281,13 @@ impl Reader {
         let place = place.to_owned();
         self.problems.push(Problem { place, text });
     }
+}
+
+/// Whether it is a file with apps, and not one app.
+fn has_apps(fields: &Map<String, Value>) -> bool {
+    ["apps", "pm2", "static"]
+        .iter()
+        .any(|key| fields.contains_key(*key))
 }
 
 /// PM2 polls on network drives, where the kernel reports no changes.

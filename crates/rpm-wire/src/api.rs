@@ -3,6 +3,7 @@
 mod app;
 mod apply;
 mod doctor;
+mod observe;
 mod progress;
 mod proxy;
 mod signal;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 pub use app::{AppSpec, LogSpec};
 pub use apply::{ApplyMode, ApplyRequest, Change, KeyChange, Plan, PlanRequest, Saved};
 pub use doctor::Finding;
+pub use observe::{OBSERVE, ObserveInfo, ObserveRequest, ObserveSpec, RESERVED_PREFIX, listen_address};
 pub use progress::{Follow, Progress, Step, WorkerStage};
 pub use proxy::ProxySpec;
 pub use signal::{StopSignal, UnknownSignal};

@@ -43,6 +43,7 @@ mod matrix;
 mod metrics;
 mod npm;
 mod observe;
+mod observing;
 mod options;
 mod other_users;
 mod overlap;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::Observe;
 use super::link::LinkArgs;
 use super::logs::{EventsArgs, LogsArgs};
 use super::sort::{self, Sort};
@@ -282,6 +283,9 @@ pub(crate) enum Command {
     Startup(StartupArgs),
     /// Undo `startup`
     Unstartup(StartupArgs),
+    /// `observe` with a word behind it: alone it is no command for the daemon.
+    #[command(skip)]
+    Observe(Switch),
     /// Stop all apps and the daemon
     Kill,
     /// Give this program another name: rpm or pm2
@@ -290,6 +294,21 @@ pub(crate) enum Command {
     Completion {
         /// The shell that will read it
         shell: Shell,
+    },
+}
+
+/// What the daemon does about the metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Switch {
+    /// Have the daemon run it, and start it again with the apps
+    On(Observe),
+    /// End that
+    Off,
+    /// Say whether it is on, and where
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -323,6 +342,9 @@ impl FileArgs {
 pub(crate) struct ListArgs {
     /// Only these: names, ids, namespaces or /patterns/
     pub(crate) targets: Vec<String>,
+    /// Also the process of `observe on`
+    #[arg(long)]
+    pub(crate) hidden: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -291,17 +291,17 @@ const PAGES: &[Page] = &[
     page(
         "observe",
         "Serves GET /metrics until it is interrupted, whether the daemon runs or not: `rpm_up` says which. \
-         An app that gives itself figures as @pm2/io does has them there too, by the names that pm2-metrics uses.",
+         An app that gives itself figures as @pm2/io does has them there too, by the names that pm2-metrics uses. \
+         `rpm observe on` has the daemon run it: supervised, but not in the list.",
         &[
-            ("observe", "http://127.0.0.1:9209/metrics"),
+            ("observe on", "http://127.0.0.1:9209/metrics"),
             (
-                "observe --listen 0.0.0.0:9209 --token-file token",
+                "observe on --listen 0.0.0.0:9209 --token-file token",
                 "for other machines",
             ),
-            (
-                "start \"@NAME@ observe\" --name observe",
-                "supervised, like any program",
-            ),
+            ("observe status", "whether it is on, and where"),
+            ("observe off", ""),
+            ("observe", "in the foreground"),
         ],
     ),
     page(

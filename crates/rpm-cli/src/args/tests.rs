@@ -160,7 +160,7 @@ fn commands_and_their_other_names() {
         json: true,
         sort: Some(Sort::parse("memory:desc").expect("a column")),
         mini_list: true,
-        watch: false,
+        ..ListArgs::default()
     });
     assert_eq!(command("rpm ls web --json --sort memory:desc -m 3"), expected);
     let expected = Command::List(ListArgs {

@@ -1,6 +1,6 @@
 //! Parsers of values that are not options of an app.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp, Zoned};
@@ -50,10 +50,7 @@ fn moment_at(text: &str, now: &Zoned) -> Option<u64> {
 
 /// `ADDRESS:PORT`, or a port of this machine alone.
 pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
-    let here = |port: &str| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?)));
-    let port = text.strip_prefix("localhost:").unwrap_or(text);
-    here(port)
-        .or_else(|| text.parse().ok())
+    rpm_wire::api::listen_address(text)
         .ok_or_else(|| "expected ADDRESS:PORT, such as 127.0.0.1:9209 or [::1]:9209, or a port".to_owned())
 }
 

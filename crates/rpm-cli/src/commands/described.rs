@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 
 use anyhow::{anyhow, bail};
-use rpm_spec::AppOptions;
+use rpm_spec::{AppOptions, Observing};
 use rpm_wire::api::AppSpec;
 
 use super::{Check, surroundings, tell};
@@ -70,7 +70,8 @@ fn is_wanted(name: &str, files: &FileArgs) -> bool {
     files.only.is_empty() || files.only.iter().any(|only| only == name)
 }
 
-/// The selected apps of an ecosystem file, as the daemon can execute them.
+/// The selected apps of an ecosystem file, as the daemon can execute them, and what it says of the metrics; nothing if only some apps are
+/// meant.
 ///
 /// # Errors
 /// Everything that is wrong with the file, a line each.
@@ -79,7 +80,7 @@ pub(super) fn specs_of(
     around: &Surroundings,
     files: &FileArgs,
     flags: &AppOptions,
-) -> anyhow::Result<Vec<AppSpec>> {
+) -> anyhow::Result<(Vec<AppSpec>, Option<Observing>)> {
     let Described {
         file,
         mut specs,
@@ -103,7 +104,8 @@ pub(super) fn specs_of(
     if specs.is_empty() {
         bail!("{} has no app", file.name);
     }
-    Ok(specs)
+    let observe = file.observe.filter(|_| files.only.is_empty());
+    Ok((specs, observe))
 }
 
 fn check_only(only: &[String], names: &[&str], file: &File) -> anyhow::Result<()> {

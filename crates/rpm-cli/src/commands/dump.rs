@@ -5,11 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use rpm_wire::api::{AppSpec, ApplyMode, ApplyRequest, Saved};
+use rpm_wire::api::{AppSpec, ApplyMode, ApplyRequest, ObserveInfo, ObserveSpec, Saved};
 use serde::{Deserialize, Serialize};
 
 use super::import::import;
-use super::{Check, change_step_by_step, follow, read, session, tell};
+use super::{Check, change_step_by_step, follow, observe, read, session, tell};
 use crate::files::{alone, write_private};
 use crate::home::{home_dir, like_pm2, read_own};
 use crate::output::Output;
@@ -22,6 +22,9 @@ const FORMAT: u32 = 1;
 struct Dump {
     format: u32,
     apps: Vec<Saved>,
+    /// How the metrics are served, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    observe: Option<ObserveSpec>,
 }
 
 /// PM2's name where it is wanted.
@@ -54,7 +57,12 @@ pub(super) async fn save(force: bool) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
     let count = apps.len();
-    let dump = Dump { format: FORMAT, apps };
+    let ObserveInfo { observe, .. } = read("/v1/observe").await?;
+    let dump = Dump {
+        format: FORMAT,
+        apps,
+        observe,
+    };
     write_private(&path, &format!("{}\n", serde_json::to_string_pretty(&dump)?))?;
     let apps = if count == 1 { "app" } else { "apps" };
     tell(format!("{count} {apps} saved in {}", path.display()));
@@ -93,7 +101,11 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
         tell("nothing was saved; `rpm save` writes the list of apps");
         return Ok(());
     }
-    let saved = match load(&path) {
+    let Dump {
+        apps,
+        observe: served,
+        ..
+    } = match load(&path) {
         Ok(saved) => saved,
         Err(error) if backup_of(&path).exists() => {
             tell(format!(
@@ -109,7 +121,10 @@ pub(super) async fn resurrect(wait: bool, check: Check, output: &mut Output) -> 
         }
         Err(error) => return Err(error),
     };
-    restore(saved, wait, output).await
+    let restored = restore(apps, wait, output).await;
+    // An app that fails must not leave the machine without its metrics.
+    let observed = observe::restore(served, wait).await;
+    restored.and(observed)
 }
 
 /// Renames a damaged file, so that it can be examined and the next `resurrect` does not find it again.
@@ -127,7 +142,7 @@ fn is_of_pm2(path: &Path) -> bool {
     text.trim_start().starts_with('[')
 }
 
-fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
+fn load(path: &Path) -> anyhow::Result<Dump> {
     let text = match read_own(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -144,7 +159,7 @@ fn load(path: &Path) -> anyhow::Result<Vec<Saved>> {
             dump.format
         );
     }
-    Ok(dump.apps)
+    Ok(dump)
 }
 
 pub(super) async fn restore(saved: Vec<Saved>, wait: bool, output: &mut Output) -> anyhow::Result<()> {

@@ -67,7 +67,12 @@ pub(super) async fn list(args: &ListArgs, output: &mut Output) -> anyhow::Result
 
 /// The requested processes, in the requested order.
 async fn wanted(args: &ListArgs) -> anyhow::Result<Vec<Process>> {
-    let mut processes: Vec<Process> = read("/v1/processes").await?;
+    // A hidden process is shown if a target names it.
+    let path = match args.hidden || !args.targets.is_empty() {
+        true => "/v1/processes?hidden=true",
+        false => "/v1/processes",
+    };
+    let mut processes: Vec<Process> = read(path).await?;
     if !args.targets.is_empty() {
         let request = TargetsRequest {
             targets: args.targets.clone(),

@@ -13,7 +13,9 @@ use rpm_wire::shell::word;
 
 use super::changes::{self, How};
 use super::described::specs_of;
-use super::{change_step_by_step, follow, read, session, show_served, surroundings, tell, warn_of_skipped};
+use super::{
+    change_step_by_step, follow, observe, read, session, show_served, surroundings, tell, warn_of_skipped,
+};
 use crate::args::{FileArgs, ServeArgs, StartArgs};
 use crate::config;
 use crate::hints::command;
@@ -46,8 +48,8 @@ pub(super) async fn start(args: &StartArgs, output: &mut Output) -> anyhow::Resu
             Meant::File => {
                 let files = FileArgs::of(args);
                 let flags = options_of(args, None)?;
-                let specs = specs_of(target, &around, &files, &flags)?;
-                apply(specs, ApplyMode::Restart, (args.dry_run, !args.no_wait), output).await?;
+                let mode = (ApplyMode::Restart, !args.no_wait);
+                apply_file(target, &around, (&files, &flags), mode, output).await?;
             }
             Meant::Known(name) => {
                 changes::apply(vec![name], args, How::start(args), output).await?;
@@ -295,6 +297,19 @@ pub(super) fn described(plan: &Plan) -> String {
     }
 }
 
+/// Applies an ecosystem file: its apps, then what it says of the metrics.
+async fn apply_file(
+    target: &OsStr,
+    around: &Surroundings,
+    (files, flags): (&FileArgs, &AppOptions),
+    (mode, wait): (ApplyMode, bool),
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let (specs, observe) = specs_of(target, around, files, flags)?;
+    apply(specs, mode, (files.dry_run, wait), output).await?;
+    observe::apply(observe, files.dry_run, output).await
+}
+
 /// Applies the ecosystem files among the targets, and returns the other targets.
 pub(super) async fn apply_files(
     targets: &[OsString],
@@ -308,8 +323,7 @@ pub(super) async fn apply_files(
     for target in targets {
         if config::is_file(target, &around) {
             warn_of_skipped(&around);
-            let specs = specs_of(target, &around, files, flags)?;
-            apply(specs, mode, (files.dry_run, wait), output).await?;
+            apply_file(target, &around, (files, flags), (mode, wait), output).await?;
         } else {
             others.push(target.to_string_lossy().into_owned());
         }
@@ -328,8 +342,8 @@ pub(super) async fn start_or(
     if !config::is_file(file, &around) {
         bail!("{} is not an ecosystem file", file.to_string_lossy());
     }
-    let specs = specs_of(file, &around, files, &AppOptions::default())?;
-    apply(specs, mode, (files.dry_run, wait), output).await
+    let flags = AppOptions::default();
+    apply_file(file, &around, (files, &flags), (mode, wait), output).await
 }
 
 /// `serve`: this program itself, as an app.

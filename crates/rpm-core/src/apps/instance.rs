@@ -229,8 +229,15 @@ impl Instances {
         self.all.contains_key(&id)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+    /// True if no instance of an app is left that is not hidden.
+    pub(crate) fn only_hidden(&self) -> bool {
+        self.all.keys().next().is_none_or(|id| id.is_hidden())
+    }
+
+    /// An id for an instance of a hidden app: those have the highest.
+    pub(crate) fn next_hidden(&self) -> InstanceId {
+        let last = self.all.keys().next_back().filter(|id| id.is_hidden());
+        last.map_or(InstanceId::FIRST_HIDDEN, |id| InstanceId(id.0.saturating_add(1)))
     }
 
     pub(crate) fn len(&self) -> usize {

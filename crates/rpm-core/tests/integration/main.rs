@@ -5,6 +5,7 @@ mod common;
 mod drain;
 mod freeze;
 mod health;
+mod hidden;
 mod lifecycle;
 mod proof;
 mod reload;

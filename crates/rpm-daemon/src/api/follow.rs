@@ -234,7 +234,7 @@ fn encode(origin: &Origin, lines: Vec<Timed>) -> Bytes {
 
 impl View<'_> {
     fn origins(&self, target: &str) -> Result<Vec<Origin>, ApiError> {
-        let everything = target == "all" && self.core.instances().next().is_none();
+        let everything = target == "all" && self.catalog().listed().next().is_none();
         let ids = if everything {
             Vec::new()
         } else {

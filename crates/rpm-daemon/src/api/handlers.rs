@@ -9,9 +9,9 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
-    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, Plan, PlanRequest, Pong,
-    Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest, SignalRequest, StartRequest,
-    TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
+    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, ObserveInfo, ObserveRequest,
+    Plan, PlanRequest, Pong, Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest,
+    SignalRequest, StartRequest, TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -38,6 +38,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/apps/{target}", get(describe))
         .route("/v1/plan", post(planned))
         .route("/v1/dump", get(dump))
+        .route("/v1/observe", get(observed).post(observe))
         .route("/v1/apply", post(apply))
         .route("/v1/reset", post(reset))
         .route("/v1/signal", post(signal))
@@ -120,6 +121,17 @@ async fn dump(State(handle): State<Handle>) -> Reply<Vec<Saved>> {
     Ok(axum::Json(handle.look(Fresh::Stored, saved).await?))
 }
 
+async fn observed(State(handle): State<Handle>) -> Reply<ObserveInfo> {
+    Ok(axum::Json(
+        handle.look(Fresh::Usage, |view| view.observed()).await?,
+    ))
+}
+
+async fn observe(State(handle): State<Handle>, Body(request): Body<ObserveRequest>) -> Answer {
+    let wait = request.wait;
+    answer(handle, wait, Follow::default(), Change::Observe(request)).await
+}
+
 async fn planned(State(handle): State<Handle>, Body(request): Body<PlanRequest>) -> Reply<Vec<Plan>> {
     let changes = move |view: View<'_>| plan::plan(view.catalog(), &request.apps);
     Ok(axum::Json(handle.look(Fresh::Stored, changes).await?))
@@ -192,10 +204,12 @@ async fn rollback(State(handle): State<Handle>, Body(request): Body<RollbackRequ
 struct Listing {
     #[serde(default)]
     spec: bool,
+    #[serde(default)]
+    hidden: bool,
 }
 
 async fn processes(State(handle): State<Handle>, Query(listing): Query<Listing>) -> Reply<Vec<Process>> {
-    let all = move |view: View<'_>| view.processes(listing.spec);
+    let all = move |view: View<'_>| view.processes(listing.spec, listing.hidden);
     Ok(axum::Json(handle.look(Fresh::All, all).await?))
 }
 

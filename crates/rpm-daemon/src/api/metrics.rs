@@ -34,7 +34,7 @@ impl View<'_> {
 
     fn worker_metrics(&self) {
         let held = self.listeners.by_worker();
-        for view in self.core.instances() {
+        for view in self.core.instances().filter(|view| !view.app.is_hidden()) {
             let Some(process) = self.process(view.id, &held, false) else {
                 continue;
             };
@@ -59,9 +59,9 @@ impl View<'_> {
             labels: &["app"],
             series: BTreeMap::new(),
         };
-        for app in self.apps.keys() {
-            let name = self.catalog().label(*app);
-            for figures in self.fronts.figures(*app) {
+        for (app, _) in self.catalog().listed() {
+            let name = self.catalog().label(app);
+            for figures in self.fronts.figures(app) {
                 for (class, count) in figures.answers.iter().enumerate() {
                     let status = format!("{}xx", class + 1);
                     counter!("rpm_proxy_answers_total", "app" => name.clone(), "status" => status)
@@ -92,12 +92,12 @@ impl View<'_> {
     }
 
     fn listener_metrics(&self) {
-        for app in self.apps.keys() {
-            for group in self.listeners.groups(*app) {
+        for (app, _) in self.catalog().listed() {
+            for group in self.listeners.groups(app) {
                 for slot in &group.slots {
                     let id = slot.holder.and_then(|worker| self.instance_of(worker));
                     let labels = [
-                        ("app", self.catalog().label(*app)),
+                        ("app", self.catalog().label(app)),
                         ("address", group.addr.to_string()),
                         ("slot", slot.slot.to_string()),
                         ("id", id.map(|id| id.to_string()).unwrap_or_default()),

@@ -9,10 +9,11 @@ use rpm_core::{AppId, InstanceId, InstanceView, LeavingPhase, StateView, Tick, W
 use rpm_listen::{GroupView, Holding, SharedKind, SlotView};
 use rpm_proxy::UpstreamFigures;
 use rpm_wire::api::{
-    ApiError, AppInfo, AppSpec, Circuit, Details, Known, ListenerInfo, Other, Phase, Process, ProxiedInfo,
-    Served, SlotInfo, Status,
+    ApiError, AppInfo, AppSpec, Circuit, Details, Known, ListenerInfo, OBSERVE, ObserveInfo, Other, Phase,
+    Process, ProxiedInfo, Served, SlotInfo, Status,
 };
 
+use crate::apps::observe::settings_of;
 use crate::os::behalf::Behalf;
 use crate::view::View;
 use crate::workers::sampling::own_listeners;
@@ -21,10 +22,11 @@ use crate::workers::sampling::own_listeners;
 pub(crate) type Held = BTreeMap<WorkerId, Holding>;
 
 impl View<'_> {
-    /// Every instance, by id.
-    pub(crate) fn processes(&self, with_spec: bool) -> Vec<Process> {
+    /// Every instance, by id; `hidden`: those of hidden apps, too.
+    pub(crate) fn processes(&self, with_spec: bool, hidden: bool) -> Vec<Process> {
         let held = self.listeners.by_worker();
         let ids = self.core.instances().map(|view| view.id);
+        let ids = ids.filter(|id| hidden || !id.is_hidden());
         ids.filter_map(|id| self.process(id, &held, with_spec)).collect()
     }
 
@@ -92,8 +94,12 @@ impl View<'_> {
         })
     }
 
-    /// All instances, in a word each.
+    /// All instances but those of hidden apps, in a word each.
     pub(crate) fn known(&self) -> Vec<Known> {
+        self.known_of(|id| !id.is_hidden())
+    }
+
+    fn known_of(&self, is_meant: impl Fn(InstanceId) -> bool) -> Vec<Known> {
         let known = |view: InstanceView| {
             let spec = self.catalog().present_spec(view.app)?;
             Some(Known {
@@ -107,7 +113,8 @@ impl View<'_> {
                     .map_or_else(Vec::new, |worker| self.actions.names_of(worker)),
             })
         };
-        self.core.instances().filter_map(known).collect()
+        let meant = self.core.instances().filter(|view| is_meant(view.id));
+        meant.filter_map(known).collect()
     }
 
     /// Where a worker serves, by what the daemon has in memory: this is asked of every process, every second.
@@ -256,11 +263,23 @@ impl View<'_> {
         own.into_iter().map(info).collect()
     }
 
+    /// Whether the metrics are served, and by which process.
+    pub(crate) fn observed(&self) -> ObserveInfo {
+        let Some(app) = self.catalog().find_hidden(OBSERVE) else {
+            return ObserveInfo::default();
+        };
+        let held = self.listeners.by_worker();
+        let first = self.catalog().instances_of(app).into_iter().next();
+        ObserveInfo {
+            observe: self.catalog().given(app).and_then(settings_of),
+            process: first.and_then(|id| self.process(id, &held, false)),
+        }
+    }
+
     /// The processes that these targets mean.
     pub(crate) fn meant_by(&self, targets: &[String]) -> Result<Vec<Known>, ApiError> {
         let instances = self.catalog().resolve(targets)?;
-        let is_meant = |known: &Known| instances.iter().any(|id| id.0 == known.id);
-        Ok(self.known().into_iter().filter(is_meant).collect())
+        Ok(self.known_of(|id| instances.binary_search(&id).is_ok()))
     }
 
     /// The log files that these targets mean; none: all, and that of the daemon.

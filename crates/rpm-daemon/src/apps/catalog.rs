@@ -8,7 +8,7 @@ use regex_lite::Regex;
 use rpm_core::{AppId, Core, InstanceId, InstanceView, StateView};
 use rpm_wire::api::{ApiError, AppSpec, Unknown};
 
-use crate::apps::app::Apps;
+use crate::apps::app::{App, Apps};
 use crate::apps::delivery::Delivery;
 use crate::apps::revision::Version;
 use crate::failure::failure;
@@ -51,7 +51,7 @@ impl<'a> Catalog<'a> {
         Ok(found.into_iter().collect())
     }
 
-    /// A name wins over a namespace, and that over an id which looks the same.
+    /// A name wins over a namespace, and that over an id which looks the same. A hidden app is meant by its name and its id alone.
     pub(crate) fn meant(self, target: &str) -> Result<BTreeSet<InstanceId>, ApiError> {
         let of = |test: &dyn Fn(AppId) -> bool| -> BTreeSet<InstanceId> {
             let views = self.core.instances().filter(|view| test(view.app));
@@ -59,7 +59,7 @@ impl<'a> Catalog<'a> {
         };
         let named = |app: AppId| self.apps.get(&app).is_some_and(|app| app.name == target);
         if target == "all" {
-            let all = of(&|_| true);
+            let all = of(&|app| !app.is_hidden());
             return if all.is_empty() {
                 Err(self.unknown(target))
             } else {
@@ -71,7 +71,10 @@ impl<'a> Catalog<'a> {
         }
         if let Some(pattern) = target.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
             let regex = pattern_of(pattern)?;
-            let matches = |app: AppId| self.apps.get(&app).is_some_and(|app| regex.is_match(&app.name));
+            let matches = |id: AppId| {
+                let app = self.apps.get(&id).filter(|_| !id.is_hidden());
+                app.is_some_and(|app| regex.is_match(&app.name))
+            };
             let found = of(&matches);
             return if found.is_empty() {
                 Err(self.unknown(target))
@@ -80,8 +83,8 @@ impl<'a> Catalog<'a> {
             };
         }
         let within = of(&|app: AppId| {
-            self.present_spec(app)
-                .is_some_and(|spec| spec.namespace == target)
+            let spec = self.present_spec(app).filter(|_| !app.is_hidden());
+            spec.is_some_and(|spec| spec.namespace == target)
         });
         if !within.is_empty() {
             return Ok(within);
@@ -110,7 +113,7 @@ impl<'a> Catalog<'a> {
     }
 
     pub(crate) fn unknown(self, target: &str) -> ApiError {
-        if self.apps.is_empty() {
+        if self.listed().next().is_none() {
             let what = if target == "all" {
                 "there is no process".to_owned()
             } else {
@@ -118,10 +121,10 @@ impl<'a> Catalog<'a> {
             };
             return failure(what, Some("there are no apps; `rpm start app.js` starts one"));
         }
-        let specs = self.apps.keys().filter_map(|id| self.present_spec(*id));
+        let specs = self.listed().filter_map(|(id, _)| self.present_spec(id));
         let namespaces: BTreeSet<String> = specs.map(|spec| spec.namespace.clone()).collect();
-        let known = self.apps.values().map(|app| app.name.clone()).chain(namespaces);
-        let names: Vec<&str> = self.apps.values().map(|app| app.name.as_str()).take(20).collect();
+        let known = self.listed().map(|(_, app)| app.name.clone()).chain(namespaces);
+        let names: Vec<&str> = self.listed().map(|(_, app)| app.name.as_str()).take(20).collect();
         ApiError {
             unknown: Some(Box::new(Unknown {
                 target: target.to_owned(),
@@ -166,11 +169,22 @@ impl<'a> Catalog<'a> {
         self.present(id).map(Version::spec)
     }
 
+    /// The app of this name that is not hidden.
     pub(crate) fn find_app(self, name: &str) -> Option<AppId> {
-        self.apps
-            .iter()
-            .find(|(_, app)| app.name == name)
-            .map(|(id, _)| *id)
+        self.listed().find(|(_, app)| app.name == name).map(|(id, _)| id)
+    }
+
+    /// The apps that are not hidden.
+    pub(crate) fn listed(self) -> impl Iterator<Item = (AppId, &'a App)> {
+        let apps = self.apps.iter().map(|(id, app)| (*id, app));
+        apps.filter(|(id, _)| !id.is_hidden())
+    }
+
+    /// The hidden app of this name.
+    pub(crate) fn find_hidden(self, name: &str) -> Option<AppId> {
+        let mut apps = self.apps.iter();
+        let found = apps.find(|(id, app)| id.is_hidden() && app.name == name);
+        found.map(|(id, _)| *id)
     }
 
     pub(crate) fn instances_of(self, app: AppId) -> Vec<InstanceId> {

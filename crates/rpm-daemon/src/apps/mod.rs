@@ -3,5 +3,6 @@
 pub(crate) mod app;
 pub(crate) mod catalog;
 pub(crate) mod delivery;
+pub(crate) mod observe;
 pub(crate) mod plan;
 pub(crate) mod revision;

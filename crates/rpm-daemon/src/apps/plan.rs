@@ -28,18 +28,18 @@ pub(crate) fn plan(catalog: Catalog<'_>, apps: &[AppSpec]) -> Vec<Plan> {
     apps.iter().map(plan).collect()
 }
 
-/// The apps as they are, to be started so again.
+/// The apps as they are, without the hidden ones, to be started so again.
 pub(crate) fn dump(catalog: Catalog<'_>) -> Vec<Saved> {
-    let saved = |(id, app): (&AppId, &App)| {
-        let mut spec = catalog.given(*id)?.clone();
-        if let Ok(count) = i32::try_from(catalog.instances_of(*id).len())
+    let saved = |(id, app): (AppId, &App)| {
+        let mut spec = catalog.given(id)?.clone();
+        if let Ok(count) = i32::try_from(catalog.instances_of(id).len())
             && spec.exec_mode == ExecMode::Cluster
             && app::instances(spec.instances, app::cpus()) != count.cast_unsigned()
         {
             // It was scaled since; `max` stays what it is.
             spec.instances = count;
         }
-        let places = (0..).zip(catalog.instances_of(*id));
+        let places = (0..).zip(catalog.instances_of(id));
         let stopped = |id: InstanceId| {
             let view = catalog.core().instance(id);
             view.is_some_and(|view| matches!(view.state, StateView::Stopped))
@@ -51,7 +51,7 @@ pub(crate) fn dump(catalog: Catalog<'_>) -> Vec<Saved> {
             stopped_instances: rests.map(|(place, _)| place).collect(),
         })
     };
-    catalog.apps().iter().filter_map(saved).collect()
+    catalog.listed().filter_map(saved).collect()
 }
 
 /// The keys that differ, in their order, variables last.

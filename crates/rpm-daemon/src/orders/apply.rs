@@ -16,10 +16,10 @@ use crate::orders::{Accepted, Orders};
 
 /// How apps that are there already are brought to what they are to be.
 #[derive(Clone, Copy)]
-struct Way {
-    mode: ApplyMode,
+pub(super) struct Way {
+    pub(super) mode: ApplyMode,
     /// Without new workers beside the old ones.
-    hard: bool,
+    pub(super) hard: bool,
 }
 
 impl Orders<'_> {
@@ -113,7 +113,12 @@ impl Orders<'_> {
         Ok(())
     }
 
-    fn bring_to(&mut self, app: AppId, spec: AppSpec, way: Way) -> Result<Option<Accepted>, ApiError> {
+    pub(super) fn bring_to(
+        &mut self,
+        app: AppId,
+        spec: AppSpec,
+        way: Way,
+    ) -> Result<Option<Accepted>, ApiError> {
         let watches = spec.watch.is_some()
             && self
                 .catalog()

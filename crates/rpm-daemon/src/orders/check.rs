@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use rpm_listen::MAX_WEIGHT;
-use rpm_wire::api::{ApiError, AppSpec, Balance, BalancePolicy, LogTarget};
+use rpm_wire::api::{ApiError, AppSpec, Balance, BalancePolicy, LogTarget, RESERVED_PREFIX};
 use rpm_wire::terminal::is_obeyed;
 
 use crate::apps::app;
@@ -77,6 +77,14 @@ fn name(spec: &AppSpec) -> Checked {
             Some(&format!(
                 "choose another with --name, of at most {NAME_LIMIT} bytes"
             )),
+        ));
+    }
+    if name.starts_with(RESERVED_PREFIX) {
+        return Err(failure(
+            format!(
+                "{name:?} cannot be the name of an app: names that begin with {RESERVED_PREFIX:?} are reserved"
+            ),
+            Some("choose another with --name; `rpm observe on` starts rpm-observe"),
         ));
     }
     if name.trim().is_empty() || name == "all" || name.contains(is_obeyed) {
@@ -282,6 +290,8 @@ mod tests {
             "a b",
             "/x/",
             "日本",
+            "rpm",
+            "my-rpm-observe",
             &"x".repeat(NAME_LIMIT),
         ] {
             assert_eq!(faults(&named(good)), [], "{good:?}");
@@ -294,6 +304,8 @@ mod tests {
             "a\0b",
             "\x1b[2J",
             "gpj\u{202e}exe",
+            "rpm-observe",
+            "rpm-",
             &"x".repeat(NAME_LIMIT + 1),
         ] {
             assert_eq!(faults(&named(bad)).len(), 1, "{bad:?}");

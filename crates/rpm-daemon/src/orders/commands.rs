@@ -35,8 +35,21 @@ impl Orders<'_> {
         self.add(spec, rests)
     }
 
+    /// The number of a new app.
+    pub(crate) fn new_number(&mut self) -> u32 {
+        let number = *self.next_app;
+        *self.next_app += 1;
+        number
+    }
+
     /// Starts an app of which it was checked that it can be; `rests`: it is only put in the list.
     pub(crate) fn add(&mut self, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
+        let id = AppId(self.new_number());
+        self.add_as(id, spec, rests)
+    }
+
+    /// The same, with the id that the app gets.
+    pub(crate) fn add_as(&mut self, id: AppId, spec: AppSpec, rests: bool) -> Result<Accepted, ApiError> {
         self.interception.probe();
         let mut app = App::new(spec, now_ms());
         app.rests = rests;
@@ -56,8 +69,6 @@ impl Orders<'_> {
             app::cpus(),
             self.interception.applies_to(version.delivery()),
         );
-        let id = AppId(*self.next_app);
-        *self.next_app += 1;
         let wanted = config.instances;
         let note = self.alone(version, wanted);
         let config = AppConfig {
@@ -131,6 +142,13 @@ impl Orders<'_> {
 
     pub(crate) fn scale(&mut self, request: &ScaleRequest) -> Result<Accepted, ApiError> {
         let app = self.catalog().resolve_app(&request.target)?;
+        if app.is_hidden() {
+            let name = self.catalog().label(app);
+            return Err(failure(
+                format!("{name} has one process, and cannot be scaled"),
+                None,
+            ));
+        }
         let now = self.core.instances().filter(|view| view.app == app).count();
         let now = u32::try_from(now).unwrap_or(u32::MAX);
         let count = wanted_count(&request.count, now, &request.target)?;

@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod automatic;
 pub(crate) mod check;
 pub(crate) mod commands;
+pub(crate) mod observe;
 pub(crate) mod reload;
 pub(crate) mod targets;
 pub(crate) mod tickets;
@@ -14,7 +15,8 @@ use rpm_core::protocol::{Command, Input, Outcome};
 use rpm_core::{AppId, Core, InstanceId, Tick};
 use rpm_listen::Listeners;
 use rpm_wire::api::{
-    Action, ActionRequest, ApiError, ApplyRequest, ReloadRequest, RollbackRequest, ScaleRequest, StartRequest,
+    Action, ActionRequest, ApiError, ApplyRequest, ObserveRequest, ReloadRequest, RollbackRequest,
+    ScaleRequest, StartRequest,
 };
 use rpm_wire::events::What;
 use tokio::sync::oneshot;
@@ -23,6 +25,7 @@ use crate::apps::app::Apps;
 use crate::apps::catalog::Catalog;
 use crate::events::Journal;
 use crate::events::subject::{Facts, Of};
+use crate::home::Home;
 use crate::orders::tickets::Tickets;
 use crate::os::memory::PutAway;
 use crate::persist::state::Store;
@@ -39,6 +42,7 @@ pub(crate) enum Change {
     Scale(ScaleRequest),
     Reload(ReloadRequest),
     Rollback(RollbackRequest),
+    Observe(ObserveRequest),
 }
 
 impl Change {
@@ -54,6 +58,7 @@ impl Change {
             | Change::Scale(_)
             | Change::Reload(_)
             | Change::Rollback(_) => true,
+            Change::Observe(request) => request.observe.is_some(),
         }
     }
 }
@@ -90,6 +95,7 @@ pub(crate) struct Orders<'a> {
     pub(crate) upkeep: &'a mut Upkeep,
     pub(crate) put_away: &'a mut PutAway,
     pub(crate) journal: &'a mut Journal,
+    pub(crate) home: &'a Home,
 }
 
 impl Orders<'_> {
@@ -105,6 +111,7 @@ impl Orders<'_> {
             Change::Scale(request) => accepted.push(self.scale(&request)?),
             Change::Reload(request) => accepted.extend(self.reload(&request)?),
             Change::Rollback(request) => accepted.push(self.rollback(&request)?),
+            Change::Observe(request) => accepted.push(self.observe(&request)?),
         }
         Ok(())
     }

@@ -1,0 +1,142 @@
+//! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics.
+
+use anyhow::anyhow;
+use rpm_spec::Observing;
+use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
+
+use super::{read, session, show, surroundings, tell};
+use crate::args::{Observe, Switch};
+use crate::connect::connect;
+use crate::home::{Home, home_dir};
+use crate::output::Output;
+use crate::resolve::Surroundings;
+
+/// Carries out the command.
+pub(super) async fn switch(switch: &Switch, output: &mut Output) -> anyhow::Result<()> {
+    match switch {
+        Switch::On(wish) => {
+            let spec = settings(wish, &surroundings()?)?;
+            serve(Some(spec), output).await?;
+            tell("`rpm save` has it come back at boot with the apps that are saved");
+            Ok(())
+        }
+        Switch::Off => match is_known().await? {
+            true => serve(None, output).await,
+            false => {
+                tell("the metrics are off already");
+                Ok(())
+            }
+        },
+        Switch::Status { json } => status(*json, output).await,
+    }
+}
+
+/// A daemon that does not run has no such process, and is not started to say that.
+async fn is_known() -> anyhow::Result<bool> {
+    let home = Home::open(home_dir()?)?;
+    Ok(home.has_workers_left() || connect(&home).await?.is_some())
+}
+
+async fn serve(observe: Option<ObserveSpec>, output: &mut Output) -> anyhow::Result<()> {
+    let url = observe.as_ref().map(url);
+    let request = ObserveRequest {
+        observe,
+        unless_on: false,
+        wait: true,
+    };
+    let reply: ChangeReply = session().await?.post("/v1/observe", &request).await?;
+    show(&reply, output)?;
+    if let Some(url) = url {
+        output.flush()?;
+        tell(format!("metrics for Prometheus: {url}"));
+    }
+    Ok(())
+}
+
+/// Where the metrics are, for a reader on this machine.
+fn url(spec: &ObserveSpec) -> String {
+    format!("http://{}/metrics", spec.listen)
+}
+
+/// The settings that the options are, as the daemon takes them.
+fn settings(wish: &Observe, around: &Surroundings) -> anyhow::Result<ObserveSpec> {
+    let absolute = |path| {
+        let path = around.absolute(path);
+        let text = path.to_str().map(str::to_owned);
+        text.ok_or_else(|| anyhow!("the path {} is not UTF-8", path.display()))
+    };
+    Ok(ObserveSpec {
+        listen: wish.listen,
+        token_file: wish.token_file.as_deref().map(absolute).transpose()?,
+    })
+}
+
+async fn status(json: bool, output: &mut Output) -> anyhow::Result<()> {
+    let info: ObserveInfo = match is_known().await? {
+        true => read("/v1/observe").await?,
+        false => ObserveInfo::default(),
+    };
+    if json {
+        return Ok(output.json(&info)?);
+    }
+    let Some(spec) = &info.observe else {
+        return Ok(output.line("off")?);
+    };
+    let status = info
+        .process
+        .as_ref()
+        .map_or(Status::Stopped, |process| process.status);
+    let pid = info.process.and_then(|process| process.pid);
+    let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    Ok(output.line(format_args!("{}: {}{pid}", status.as_str(), url(spec)))?)
+}
+
+/// What a file says of the metrics, carried out after its apps.
+pub(super) async fn apply(
+    wanted: Option<Observing>,
+    dry_run: bool,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let present: ObserveInfo = read("/v1/observe").await?;
+    let wanted = match wanted {
+        Observing::Off => None,
+        Observing::On { listen, token_file } => {
+            let usual = ObserveSpec::default();
+            Some(ObserveSpec {
+                listen: listen.unwrap_or(usual.listen),
+                token_file,
+            })
+        }
+    };
+    let online = present
+        .process
+        .as_ref()
+        .is_none_or(|it| it.status == Status::Online);
+    if present.observe == wanted && online {
+        return Ok(());
+    }
+    let line = match &wanted {
+        Some(spec) => format!("observe: {}", url(spec)),
+        None => "observe: off".to_owned(),
+    };
+    if dry_run {
+        return Ok(output.line(line)?);
+    }
+    tell(line);
+    serve(wanted, output).await
+}
+
+/// What was saved, unless the metrics are served already.
+pub(super) async fn restore(observe: Option<ObserveSpec>, wait: bool) -> anyhow::Result<()> {
+    let Some(spec) = observe else { return Ok(()) };
+    let url = url(&spec);
+    let request = ObserveRequest {
+        observe: Some(spec),
+        unless_on: true,
+        wait,
+    };
+    let _: ChangeReply = session().await?.post("/v1/observe", &request).await?;
+    tell(format!("metrics for Prometheus: {url}"));
+    Ok(())
+}

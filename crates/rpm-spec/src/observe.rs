@@ -1,0 +1,135 @@
+//! `observe` of a file: whether the metrics are served beside its apps.
+
+use std::net::SocketAddr;
+
+use rpm_wire::api::listen_address;
+use serde_json::{Map, Value};
+
+use crate::ecosystem::{shown, unknown};
+
+/// The keys of the object.
+const KEYS: [&str; 2] = ["listen", "token_file"];
+
+/// What a file says of the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observing {
+    /// They are not served.
+    Off,
+    /// They are served.
+    On {
+        /// Where; `None` means the default address.
+        listen: Option<SocketAddr>,
+        /// The file with the token, seen from the directory of the file that says so.
+        token_file: Option<String>,
+    },
+}
+
+/// Reads the value of the key, which is not null.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
+    match value {
+        Value::Bool(false) => Ok(Observing::Off),
+        Value::Bool(true) => Ok(Observing::On {
+            listen: None,
+            token_file: None,
+        }),
+        Value::Object(fields) => of_object(fields),
+        other => Err(vec![format!(
+            "`observe` must be true, false, or an object with `listen` and `token_file`, not {}",
+            shown(other)
+        )]),
+    }
+}
+
+fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
+    let (mut listen, mut token_file) = (None, None);
+    let mut problems = Vec::new();
+    for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+        match (key.as_str(), value) {
+            ("listen", Value::String(_) | Value::Number(_)) => {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                listen = listen_address(&text);
+                if listen.is_none() {
+                    problems.push(format!(
+                        "`observe.listen` must be ADDRESS:PORT or a port, not {}",
+                        shown(value)
+                    ));
+                }
+            }
+            ("token_file", Value::String(path)) if !path.is_empty() => token_file = Some(path.clone()),
+            ("listen", _) => problems.push(format!(
+                "`observe.listen` must be ADDRESS:PORT or a port, not {}",
+                shown(value)
+            )),
+            ("token_file", _) => problems.push(format!(
+                "`observe.token_file` must be a path, not {}",
+                shown(value)
+            )),
+            // One that is ignored could be the one with the token.
+            _ => problems.push(format!("`observe`: {}", unknown(key, KEYS))),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(Observing::On { listen, token_file }),
+        false => Err(problems),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn on(listen: Option<&str>, token_file: Option<&str>) -> Observing {
+        Observing::On {
+            listen: listen.map(|text| text.parse().expect("an address")),
+            token_file: token_file.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn what_a_file_may_say() {
+        for (value, expected) in [
+            (json!(true), on(None, None)),
+            (json!(false), Observing::Off),
+            (json!({}), on(None, None)),
+            (json!({"listen": 9300}), on(Some("127.0.0.1:9300"), None)),
+            (
+                json!({"listen": "[::1]:9300", "token_file": null}),
+                on(Some("[::1]:9300"), None),
+            ),
+            (
+                json!({"listen": "0.0.0.0:9209", "token_file": "token"}),
+                on(Some("0.0.0.0:9209"), Some("token")),
+            ),
+        ] {
+            assert_eq!(read(&value), Ok(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_it_may_not_say() {
+        for (value, told) in [
+            (json!("yes"), "must be true, false, or an object"),
+            (json!(1), "must be true, false, or an object"),
+            (
+                json!({"listen": "everywhere"}),
+                "`observe.listen` must be ADDRESS:PORT",
+            ),
+            (json!({"listen": [1]}), "`observe.listen` must be ADDRESS:PORT"),
+            (json!({"listen": 70000}), "`observe.listen` must be ADDRESS:PORT"),
+            (json!({"token_file": true}), "`observe.token_file` must be a path"),
+            (json!({"token_file": ""}), "`observe.token_file` must be a path"),
+            (json!({"tokenfile": "x"}), "did you mean `token_file`?"),
+        ] {
+            let problems = read(&value).expect_err("it is wrong");
+            assert!(
+                problems.len() == 1 && problems[0].contains(told),
+                "{value}: {problems:?}"
+            );
+        }
+    }
+}
