@@ -21,8 +21,12 @@ const GLANCE: Duration = Duration::from_millis(200);
 /// restored cache, and do not show an interrupted install.
 const STAMP: &str = "node_modules/.installed-from.json";
 
-/// The directories to install: the runtimes, and the programs that use the JavaScript API.
-const DIRECTORIES: [&str; 2] = ["tests/fixtures", "tests/fixtures/javascript"];
+/// The directories to install: the runtimes, the programs that use the JavaScript API, and the app that has metrics of its own.
+const DIRECTORIES: [&str; 3] = [
+    "tests/fixtures",
+    "tests/fixtures/javascript",
+    "tests/fixtures/metrics",
+];
 
 /// Installs what is missing. Fails if npm is missing or fails, or if another install does not end.
 pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use crate::node::actions::send_line;
 use crate::node::messages;
 use crate::orders::targets::{process_of, signal, workers_of};
 use crate::orders::{Accepted, Change};
+use crate::processes::pages;
 use crate::proxy::fronts::Parting;
 use crate::supervisor::Supervisor;
 use crate::takeover::nothing_begun;
@@ -51,6 +52,11 @@ impl Supervisor {
                 let targets = workers_of(self.catalog(), &request.target);
                 let call = |targets| self.actions.call(&request, targets, &mut self.workers);
                 reply.send(targets.and_then(call));
+            }
+            Request::Scrape(reply) => reply.send(self.scrape()),
+            Request::Give(worker, connection, reply) => {
+                let places = (&self.listeners, &mut self.workers);
+                reply.send(pages::give(places, &mut self.handoffs, worker, connection));
             }
             Request::ProbeInterception(reply) => {
                 self.interception.probe();

@@ -49,6 +49,7 @@ use crate::sockets::interception::{self, Interception};
 use crate::sockets::queues::{self, Queues};
 use crate::sockets::slots::Audit;
 use crate::upkeep::{FilesChanged, Upkeep};
+use crate::workers::pages::Pages;
 use crate::workers::sampling::Sampling;
 use crate::workers::starting::{Starting, starved};
 use crate::workers::worker::Workers;
@@ -88,6 +89,8 @@ pub struct Supervisor {
     pub(crate) agents: Agents,
     pub(crate) agent_places: AgentPlaces,
     pub(crate) drains: Drains,
+    /// The last pages of metrics of workers that have drained.
+    pub(crate) pages: Pages,
     pub(crate) interception: Interception,
     pub(crate) upkeep: Upkeep,
     pub(crate) actions: Actions,
@@ -149,6 +152,7 @@ impl Supervisor {
             agents: Agents::default(),
             agent_places: AgentPlaces::default(),
             drains: Drains::default(),
+            pages: Pages::default(),
             interception: Interception::new(&home),
             store: Store::new(&home),
             upkeep: Upkeep::default(),
@@ -296,6 +300,7 @@ impl Supervisor {
                     self.input(input);
                 }
             }
+            Event::LastPage(worker, page) => self.pages.take(worker, page, Instant::now()),
             Event::Look(look) => self.on_look(look),
             Event::Request(request) => self.on_request(request),
             Event::Terminate if self.shutdown.is_some() => {}

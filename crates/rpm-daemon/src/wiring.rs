@@ -2,16 +2,18 @@
 //! out of it.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use rpm_core::protocol::Input;
-use rpm_core::{SlotId, WorkerId};
+use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_sys::survive;
+use rpm_wire::api::ScrapedPage;
 
 use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
 use crate::events::Journal;
 use crate::events::subject::Facts;
-use crate::inbox::Event;
+use crate::inbox::{Asked, Event};
 use crate::node::agents::{AgentEvent, NAMED_LIMIT, News};
 use crate::node::handoff;
 use crate::node::hearing::Hearing;
@@ -21,6 +23,7 @@ use crate::persist::state::{Known, Store};
 use crate::processes::agent::doubt_agent;
 use crate::processes::ending::Ending;
 use crate::processes::launch::Launching;
+use crate::processes::pages::{self, Sight};
 use crate::sockets::ports::Ports;
 use crate::supervisor::Supervisor;
 use crate::view::View;
@@ -32,13 +35,58 @@ impl Supervisor {
             agents: &mut self.agents,
             listeners: &mut self.listeners,
             workers: &self.workers,
+            pages: &mut self.pages,
             inputs: Vec::new(),
         };
         let made = act(&mut self.drains, &mut context);
         for input in context.inputs {
             self.input(input);
         }
+        for worker in self.pages.begun() {
+            self.ask_last_page(worker);
+        }
         made
+    }
+
+    /// Has a worker that has drained give its last page of metrics.
+    fn ask_last_page(&mut self, worker: WorkerId) {
+        let handle = self.handle();
+        let Some(target) = self.sight().target(worker) else {
+            return self.pages.take(worker, None, Instant::now());
+        };
+        tokio::spawn(async move {
+            let read = pages::ask(vec![target], |worker, end| handle.give(worker, end));
+            let page = read.await.pop().filter(|page| page.page.is_some());
+            let page = page.map(|page| ScrapedPage { ended: true, ..page });
+            // A daemon that shuts down does not want to know.
+            let _ = handle.events.send(Event::LastPage(worker, page)).await;
+        });
+    }
+
+    /// What workers are found by.
+    pub(crate) fn sight(&self) -> Sight<'_> {
+        Sight {
+            core: &self.core,
+            apps: &self.apps,
+            workers: &self.workers,
+            listeners: &self.listeners,
+        }
+    }
+
+    /// What is to be read for somebody who wants all pages of metrics.
+    pub(crate) fn scrape(&mut self) -> Asked {
+        let has_page = |id: AppId| {
+            let spec = self.catalog().present_spec(id);
+            spec.is_some_and(|spec| spec.metrics_path.is_some())
+        };
+        let apps = self.catalog().listed().filter(|(id, _)| has_page(*id));
+        let apps = apps.map(|(_, app)| app.name.clone()).collect();
+        let targets = self.sight().targets();
+        Asked {
+            apps,
+            targets,
+            last: self.pages.ask(Instant::now()),
+        }
     }
 
     /// Lends the journal what it takes names and numbers from.
@@ -100,6 +148,7 @@ impl Supervisor {
         let Some(gone) = self.ending().tree_is_gone(worker) else {
             return;
         };
+        self.pages.forget(worker);
         self.report(|journal, facts| journal.ended(facts, worker, gone.exit));
         // It has none any more, or never told of its end.
         self.handoffs.take_back(worker);

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 /// Time for an answer. The daemon has it in memory; one that is being replaced is silent for a moment.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for the pages of all workers, of which the daemon waits two seconds for each.
+const PAGES_DEADLINE: Duration = Duration::from_secs(8);
 /// Maximum length of an answer in bytes: a process takes some kilobytes.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -34,8 +36,8 @@ pub(crate) enum Unanswered {
     Cut(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the daemon answered {0}")]
     Refused(hyper::StatusCode),
-    #[error("the daemon does not answer ({} s)", ANSWER_DEADLINE.as_secs())]
-    Silent,
+    #[error("the daemon does not answer ({0} s)")]
+    Silent(u64),
     #[error("not a request")]
     Request(#[from] hyper::http::Error),
 }
@@ -47,9 +49,17 @@ impl Daemon {
 
     /// The body of the answer to `GET path`.
     pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Unanswered> {
-        timeout(ANSWER_DEADLINE, self.ask(path))
-            .await
-            .map_err(|_| Unanswered::Silent)?
+        self.get_within(ANSWER_DEADLINE, path).await
+    }
+
+    /// The pages of metrics of all workers, as JSON.
+    pub(crate) async fn pages(&self) -> Result<Bytes, Unanswered> {
+        self.get_within(PAGES_DEADLINE, "/v1/scrape").await
+    }
+
+    async fn get_within(&self, within: Duration, path: &str) -> Result<Bytes, Unanswered> {
+        let answer = timeout(within, self.ask(path)).await;
+        answer.map_err(|_| Unanswered::Silent(within.as_secs()))?
     }
 
     async fn ask(&self, path: &str) -> Result<Bytes, Unanswered> {

@@ -5,6 +5,7 @@
 
 mod access;
 mod daemon;
+mod own;
 mod page;
 mod pm2;
 

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use rpm_wire::api::{AppSpec, Process};
+use rpm_wire::api::{AppSpec, Process, Scrape};
 use rpm_wire::pm2::Versions;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::daemon::Daemon;
+use crate::own::Sums;
 use crate::pm2;
 
 /// A page this old is good for whoever asks: however many scrape, the daemon is asked once in this time.
@@ -29,6 +30,8 @@ struct Last {
     page: Option<(Instant, Bytes)>,
     /// What was missing in it, and was logged.
     trouble: Option<String>,
+    /// What the apps have counted themselves.
+    sums: Sums,
 }
 
 impl Page {
@@ -48,7 +51,7 @@ impl Page {
         {
             return page.clone();
         }
-        let (page, trouble) = self.made().await;
+        let (page, trouble) = self.made(&mut last.sums).await;
         // Once, and not at every scrape of a night.
         if let Some(trouble) = trouble.as_ref().filter(|now| last.trouble.as_ref() != Some(now)) {
             eprintln!("{trouble}");
@@ -60,7 +63,7 @@ impl Page {
     }
 
     /// The page, and what is missing in it.
-    async fn made(&self) -> (String, Option<String>) {
+    async fn made(&self, sums: &mut Sums) -> (String, Option<String>) {
         let figures = self.daemon.get("/metrics");
         let processes = self.daemon.get("/v1/processes?spec=true");
         let (figures, processes) = match tokio::try_join!(figures, processes) {
@@ -69,11 +72,40 @@ impl Page {
         };
         let page = format!("{UP} 1\n\n{}", String::from_utf8_lossy(&figures));
         match serde_json::from_slice::<Vec<Process>>(&processes) {
-            Ok(processes) => (page + &pm2::figures(&processes, self.versions), None),
+            Ok(processes) => {
+                let trouble = self.add_own(&processes, sums).await;
+                let mut page = page + &pm2::figures(&processes, self.versions);
+                sums.render(&mut page);
+                (page, trouble)
+            }
             Err(error) => {
                 let trouble =
                     format!("no figures under PM2's names: the daemon is of another version: {error}");
                 (page, Some(trouble))
+            }
+        }
+    }
+
+    /// Adds the apps' own metrics, if any of them has some. Returns what is missing in them.
+    async fn add_own(&self, processes: &[Process], sums: &mut Sums) -> Option<String> {
+        let has_some = |process: &Process| {
+            let spec = process.spec.as_deref();
+            spec.is_some_and(|spec| spec.metrics_path.is_some())
+        };
+        let scrape = match processes.iter().any(has_some) {
+            true => self.daemon.pages().await.map_err(|error| error.to_string()),
+            false => Ok(Bytes::from_static(br#"{"apps":[],"pages":[]}"#)),
+        };
+        let scrape = scrape
+            .and_then(|text| serde_json::from_slice::<Scrape>(&text).map_err(|error| error.to_string()));
+        match scrape {
+            Ok(scrape) => {
+                let troubles = sums.add(&scrape);
+                (!troubles.is_empty()).then(|| troubles.join("\n"))
+            }
+            Err(error) => {
+                sums.forget_present();
+                Some(format!("no metrics of the apps' own: {error}"))
             }
         }
     }

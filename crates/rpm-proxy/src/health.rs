@@ -5,11 +5,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::Request;
-use hyper::body::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use hyper::{Request, Response, http::request};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -87,19 +87,68 @@ pub enum ProbeError {
 /// # Errors
 /// There is no response.
 pub async fn probe(stream: TcpStream, path: &str) -> Result<u16, ProbeError> {
+    let request = Request::get(path).header(USER_AGENT, "rpm-health-check");
+    let response = ask(stream, request, async |response| response.status());
+    Ok(response.await?.as_u16())
+}
+
+/// Maximum length of a page in bytes.
+const PAGE_LIMIT: usize = 1 << 20;
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    /// There is no response.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The response says so.
+    #[error("status {0}")]
+    Status(u16),
+    /// The body is too long, or ends early.
+    #[error("the page is cut short, or has more than {PAGE_LIMIT} bytes")]
+    Cut,
+    /// The body is no text.
+    #[error("the page is not UTF-8")]
+    NotText,
+}
+
+/// Requests a page of metrics over a new connection, as Prometheus does. It has no time-out of its own.
+///
+/// # Errors
+/// There is no response with status 200 and a text of at most 1 MiB.
+pub async fn page(stream: TcpStream, path: &str) -> Result<String, PageError> {
+    let request = Request::get(path)
+        .header(USER_AGENT, "rpm-observe")
+        .header(ACCEPT, "text/plain;version=0.0.4");
+    let read = async |response: Response<Incoming>| match response.status().as_u16() {
+        200 => match Limited::new(response.into_body(), PAGE_LIMIT).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(_) => Err(PageError::Cut),
+        },
+        status => Err(PageError::Status(status)),
+    };
+    let body = ask(stream, request, read).await??;
+    String::from_utf8(body.into()).map_err(|_| PageError::NotText)
+}
+
+/// Sends a request and reads the response, while the connection is driven.
+async fn ask<T>(
+    stream: TcpStream,
+    request: request::Builder,
+    read: impl AsyncFnOnce(Response<Incoming>) -> T,
+) -> Result<T, ProbeError> {
     let mut builder = http1::Builder::new();
     builder.max_headers(MAX_FIELDS);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path)
+    let request = request
         .header(HOST, "localhost")
-        .header(USER_AGENT, "rpm-health-check")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
-    let mut response = pin!(sender.send_request(request));
-    let response = tokio::select! {
-        response = response.as_mut() => response,
+    let mut answer =
+        pin!(async move { Ok::<T, ProbeError>(read(sender.send_request(request).await?).await) });
+    tokio::select! {
+        answer = answer.as_mut() => answer,
         // The request gets the error of the connection.
-        _ = connection => response.await,
-    };
-    Ok(response?.status().as_u16())
+        _ = connection => answer.await,
+    }
 }

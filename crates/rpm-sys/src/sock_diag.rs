@@ -97,6 +97,16 @@ pub fn established(ports: &[u16]) -> io::Result<Vec<(SocketAddr, u64)>> {
         .collect())
 }
 
+/// Inode of the TCP connection from `peer` to this local port, if it was accepted.
+///
+/// # Errors
+/// As [`listeners`].
+pub fn accepted_from(port: u16, peer: SocketAddr) -> io::Result<Option<u64>> {
+    let mut entries = connections(&[port], ESTABLISHED)?.into_iter();
+    let found = entries.find(|entry| canonical(entry.remote) == peer && entry.inode != 0);
+    Ok(found.map(|entry| entry.inode))
+}
+
 /// Inodes of the TCP connections on these local ports that this end has not closed.
 ///
 /// # Errors
@@ -183,6 +193,7 @@ fn listener(entry: Entry) -> Listener {
         uid,
         rqueue,
         wqueue,
+        remote: _,
     } = entry;
     Listener {
         addr: local,

@@ -70,6 +70,20 @@ pub fn javascript() -> PathBuf {
     directory
 }
 
+/// A Node program that counts with prom-client, which is installed beside it.
+///
+/// # Panics
+/// It cannot be installed.
+#[must_use]
+pub fn metrics_app() -> PathBuf {
+    let directory = repository().join("tests/fixtures/metrics");
+    // npm writes this file last.
+    if !directory.join("node_modules/.package-lock.json").exists() {
+        install();
+    }
+    directory.join("app.js")
+}
+
 fn installed(program: &str) -> PathBuf {
     let path = repository().join("tests/fixtures/node_modules").join(program);
     if !path.exists() {

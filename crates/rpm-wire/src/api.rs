@@ -6,6 +6,7 @@ mod doctor;
 mod observe;
 mod progress;
 mod proxy;
+mod scrape;
 mod signal;
 mod spec;
 mod targets;
@@ -21,6 +22,7 @@ pub use doctor::Finding;
 pub use observe::{OBSERVE, ObserveInfo, ObserveRequest, ObserveSpec, RESERVED_PREFIX, listen_address};
 pub use progress::{Follow, Progress, Step, WorkerStage};
 pub use proxy::ProxySpec;
+pub use scrape::{Scrape, ScrapedPage};
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
     Balance, BalancePolicy, ExecMode, HealthCheck, INSTANCE_VAR, LogTarget, OF_THE_USER, UnknownBalance,
@@ -241,8 +243,7 @@ pub struct Process {
     pub memory_bytes: u64,
     /// Established TCP connections of its processes, at ports that it shares.
     pub connections: Option<u32>,
-    /// Where it serves, as far as that goes through the daemon: what a process opened past it is a listener of
-    /// [`AppInfo`] alone.
+    /// Where it serves, as far as that goes through the daemon: what a process opened past it is a listener of [`AppInfo`] alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub serves: Vec<Served>,
     /// How its last process ended: exit code, or 128 + signal.

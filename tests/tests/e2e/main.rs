@@ -47,6 +47,7 @@ mod observing;
 mod options;
 mod other_users;
 mod overlap;
+mod own_metrics;
 mod past_the_proxy;
 mod pm2;
 mod policy;

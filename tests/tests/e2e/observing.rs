@@ -17,14 +17,14 @@ fn pid(rpm: &Rpm) -> Option<u64> {
     status(rpm)["process"]["pid"].as_u64()
 }
 
-fn turn_on(rpm: &Rpm, port: &Port) {
+pub(crate) fn turn_on(rpm: &Rpm, port: &Port) {
     let on = rpm.run(["observe", "on", "--listen", &port.number().to_string()]);
     assert_eq!(on.code, Some(0), "{on:#?}\n{}", rpm.log());
     let url = format!("http://127.0.0.1:{port}/metrics");
     assert!(on.stderr.contains(&url), "{on:#?}");
 }
 
-fn page(port: &Port) -> String {
+pub(crate) fn page(port: &Port) -> String {
     let answer = get(port.number(), "/metrics").expect("it answers");
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.body

@@ -19,7 +19,7 @@ use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
 use super::doctor::findings;
 use super::update::update;
-use super::{events, follow, messages};
+use super::{events, follow, messages, scrape};
 use crate::apps::plan;
 use crate::failure::failure;
 use crate::inbox::{Event, Fresh, Handle, Request, ShuttingDown};
@@ -60,6 +60,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/events", get(events::events))
         .route("/v1/update", post(update_to))
         .route("/v1/kill", post(kill))
+        .route("/v1/scrape", get(scrape::scrape))
         .route("/metrics", get(metrics))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)

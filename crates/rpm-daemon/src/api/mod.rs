@@ -12,6 +12,7 @@ mod follow;
 mod handlers;
 mod lines;
 mod messages;
+mod scrape;
 mod serve;
 mod update;
 

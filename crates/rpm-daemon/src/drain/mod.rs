@@ -13,6 +13,7 @@ use rpm_listen::Listeners;
 use crate::drain::look::{Found, Look};
 use crate::node::agents::Agents;
 use crate::os::pace::pause;
+use crate::workers::pages::Pages;
 use crate::workers::worker::Workers;
 
 /// Between two looks at what draining workers still have.
@@ -38,6 +39,8 @@ pub(crate) struct Context<'a> {
     pub(crate) listeners: &'a mut Listeners,
     /// The processes.
     pub(crate) workers: &'a Workers,
+    /// Who has to give its last page of metrics before it ends.
+    pub(crate) pages: &'a mut Pages,
     /// What the core has to know afterwards, in this order.
     pub(crate) inputs: Vec<Input>,
 }
@@ -340,12 +343,20 @@ impl Drains {
                         .and_modify(|drain| drain.witness = Witness::Agent);
                 }
             }
+            Verdict::Drained if self.awaits_page(ctx, worker) => {}
             Verdict::Drained if self.waits_for_others(ctx, worker) => {}
             Verdict::Drained => {
                 self.end(worker);
                 ctx.input(Input::Drained { worker });
             }
         }
+    }
+
+    /// What it has counted is read before it ends. One that refuses clients takes no request for that either.
+    fn awaits_page(&self, ctx: &mut Context<'_>, worker: WorkerId) -> bool {
+        let held = ctx.workers.get(&worker);
+        let has_one = held.is_some_and(|held| held.spec.metrics_path.is_some());
+        !self.refusing.contains_key(&worker) && ctx.pages.holds_up(worker, has_one, Instant::now())
     }
 
     /// When a socket that the daemon has no hold of leaves its group, the kernel may choose any of the group for a moment: none

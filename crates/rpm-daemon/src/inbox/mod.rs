@@ -3,13 +3,14 @@
 
 pub(crate) mod ends;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rpm_core::protocol::Outcome;
-use rpm_core::{AppId, InstanceId};
+use rpm_core::{AppId, InstanceId, WorkerId};
 use rpm_wire::api::{
-    ApiError, ChangeReply, MessageRequest, SendRequest, SignalRequest, TargetsRequest, TriggerReply,
-    TriggerRequest,
+    ApiError, ChangeReply, MessageRequest, ScrapedPage, SendRequest, SignalRequest, TargetsRequest,
+    TriggerReply, TriggerRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +21,7 @@ use crate::node::messages::Subscription;
 use crate::orders::{Accepted, Change};
 use crate::processes::ProcessEvent;
 use crate::processes::health::HealthEvent;
+use crate::processes::pages::Target;
 use crate::processes::progress::Watcher;
 use crate::proxy::fronts::Parting;
 use crate::sockets::calls::Called;
@@ -40,6 +42,8 @@ pub(crate) enum Event {
     Agent(AgentEvent),
     /// The health check of a worker needs something, or has an outcome.
     Health(HealthEvent),
+    /// A worker that has drained has given its last page of metrics, or none.
+    LastPage(WorkerId, Option<ScrapedPage>),
     /// Another task has a question, which is answered between two steps.
     Look(Look),
     /// Another task asks for something, which is done between two steps.
@@ -124,6 +128,10 @@ pub(crate) enum Request {
         TriggerRequest,
         Reply<Result<mpsc::UnboundedReceiver<TriggerReply>, ApiError>>,
     ),
+    /// The workers whose pages of metrics are to be read, and the last pages of others.
+    Scrape(Reply<Asked>),
+    /// Give a worker this connection; `false`: it cannot be given any.
+    Give(WorkerId, OwnedFd, Reply<bool>),
     /// Find out why calls of programs cannot be intercepted, if they cannot.
     ProbeInterception(Reply<Option<String>>),
     /// Get ready for another binary: write the state, for it to read. The daemon's directory.
@@ -134,6 +142,16 @@ pub(crate) enum Request {
     HandOn(HandOn, Reply<Option<ApiError>>),
     /// End all workers.
     Shutdown(Reply<oneshot::Receiver<Outcome>>),
+}
+
+/// What is to be read for `GET /v1/scrape`.
+pub(crate) struct Asked {
+    /// The apps with pages.
+    pub(crate) apps: Vec<String>,
+    /// Their workers.
+    pub(crate) targets: Vec<Target>,
+    /// Pages of workers that have drained.
+    pub(crate) last: Vec<ScrapedPage>,
 }
 
 /// A change that was begun.
@@ -198,6 +216,12 @@ impl Handle {
         let at = Box::new(move |view: View<'_>| drop(reply.send(at(view))));
         self.send(Event::Look(Look { fresh, at })).await?;
         answer.await.map_err(|_| ShuttingDown)
+    }
+
+    /// Gives a worker a connection; `false`: it is gone, or cannot be given any.
+    pub(crate) async fn give(&self, worker: WorkerId, connection: OwnedFd) -> bool {
+        let given = self.ask(|reply| Request::Give(worker, connection, reply)).await;
+        given.unwrap_or(false)
     }
 
     async fn send(&self, event: Event) -> Result<(), ShuttingDown> {

@@ -37,6 +37,7 @@ pub fn faults(spec: &AppSpec) -> Vec<ApiError> {
         front_settings::check(spec),
         watch(spec),
         health::check_spec(spec, delivery),
+        metrics(spec),
         weights(spec),
         surge(spec),
         keep_alive(spec),
@@ -207,6 +208,17 @@ fn unwritable(path: &Path) -> Option<String> {
     })
 }
 
+fn metrics(spec: &AppSpec) -> Checked {
+    let path = spec.metrics_path.as_deref().unwrap_or("/");
+    if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(failure(
+        format!("{path:?} cannot be the path of metrics"),
+        Some("--metrics-path begins with / and is percent-encoded: /metrics"),
+    ))
+}
+
 fn weights(spec: &AppSpec) -> Checked {
     let wrong = |weight: &u32| !(1..=MAX_WEIGHT).contains(weight);
     if spec.weights.iter().any(wrong) || spec.weights.is_empty() == (spec.policy == BalancePolicy::Weighted) {
@@ -348,6 +360,24 @@ mod tests {
         assert_eq!(faults(&of("shop: 日本 / a")), []);
         for bad in ["a\nb", "\x1b]0;x\x07", &"x".repeat(NAME_LIMIT + 1)] {
             assert_eq!(faults(&of(bad)).len(), 1, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_metrics_is_a_path() {
+        for (path, count) in [
+            ("/metrics", 0),
+            ("/m?a=%20", 0),
+            ("metrics", 1),
+            ("", 1),
+            ("/a b", 1),
+            ("/é", 1),
+        ] {
+            let spec = AppSpec {
+                metrics_path: Some(path.to_owned()),
+                ..named("web")
+            };
+            assert_eq!(faults(&spec).len(), count, "{path:?}");
         }
     }
 

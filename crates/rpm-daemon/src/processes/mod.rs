@@ -5,6 +5,7 @@ pub(crate) mod agent;
 pub(crate) mod ending;
 pub(crate) mod health;
 pub(crate) mod launch;
+pub(crate) mod pages;
 mod program;
 pub(crate) mod progress;
 

@@ -3,6 +3,7 @@
 pub(crate) mod calls;
 pub(crate) mod environment;
 pub(crate) mod outputs;
+pub(crate) mod pages;
 pub(crate) mod sampling;
 pub(crate) mod starting;
 pub(crate) mod users;

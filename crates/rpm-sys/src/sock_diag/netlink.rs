@@ -43,6 +43,8 @@ pub(super) struct Query {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) local: SocketAddr,
+    /// Of a connection; of others it means nothing.
+    pub(super) remote: SocketAddr,
     pub(super) v6only: bool,
     pub(super) inode: u64,
     pub(super) uid: u32,
@@ -126,23 +128,32 @@ fn parse(mut datagram: &[u8], entries: &mut Vec<Entry>) -> io::Result<Parsed> {
     Ok(Parsed::More)
 }
 
-fn entry(message: &[u8]) -> Option<Entry> {
-    let port = u16::from_be_bytes(bytes_at(message, 4)?);
-    let local = match *message.first()? {
-        AF_INET => SocketAddr::new(IpAddr::V4(Ipv4Addr::from(bytes_at::<4>(message, 8)?)), port),
+/// An address of a message: its port and its IP address lie there.
+fn address(message: &[u8], port: usize, ip: usize) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(bytes_at(message, port)?);
+    match *message.first()? {
+        AF_INET => Some(SocketAddr::new(
+            IpAddr::V4(Ipv4Addr::from(bytes_at::<4>(message, ip)?)),
+            port,
+        )),
         AF_INET6 => {
-            let ip = Ipv6Addr::from(bytes_at::<16>(message, 8)?);
+            let ip = Ipv6Addr::from(bytes_at::<16>(message, ip)?);
             let scope = if ip.is_unicast_link_local() {
                 u32_at(message, 40)?
             } else {
                 0
             };
-            SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope))
+            Some(SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope)))
         }
-        _ => return None,
-    };
+        _ => None,
+    }
+}
+
+fn entry(message: &[u8]) -> Option<Entry> {
+    let local = address(message, 4, 8)?;
     Some(Entry {
         local,
+        remote: address(message, 6, 24)?,
         v6only: local.is_ipv6() && attribute(message.get(MESSAGE..)?, SKV6ONLY) == Some(1),
         rqueue: u32_at(message, 56)?,
         wqueue: u32_at(message, 60)?,
@@ -217,6 +228,7 @@ mod tests {
             entries,
             [Entry {
                 local,
+                remote: "[::]:0".parse().unwrap(),
                 v6only: true,
                 inode: 4711,
                 uid: 0,

@@ -118,6 +118,9 @@ options! {
     /// How long idle client connections stay open, even if the app sets another time (Node and Bun, by the agent); choose more than the idle timeout of your load balancer
     Key::own("keep_alive_timeout", Kind::Time).below(WorkersAndPorts).default("the app's; 5s with Node")
         => #[serde(skip_serializing_if = "Option::is_none")] keep_alive_timeout_ms: Option<u64>;
+    /// Path of the app's own metrics: `rpm observe` asks each worker for them, and adds up what they count
+    Key::own("metrics_path", Kind::Text).below(WorkersAndPorts).value("PATH")
+        => #[serde(skip_serializing_if = "Option::is_none")] metrics_path: Option<String>;
 
     /// Working directory
     Key::pm2("cwd", Kind::Text).below(EnvironmentAndUser).value("DIR").default("the current one");

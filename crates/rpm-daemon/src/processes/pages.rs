@@ -1,0 +1,316 @@
+//! The pages of metrics that apps have themselves (`metrics_path`), asked of each worker by itself.
+//!
+//! How one worker is reached depends on how its clients reach it. Behind the proxy it has an address of its own. A Node worker is given a
+//! connection over its channel, as for a health check. Any other program is asked at its public address, where the kernel chooses who answers:
+//! as many connections are made as it takes until each worker has accepted one, which the kernel's table of sockets tells before anything is
+//! sent.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rpm_core::{AppId, Core, WorkerId};
+use rpm_listen::{Listeners, private_mark};
+use rpm_proxy::Address;
+use rpm_proxy::health::{PageError, page};
+use rpm_sys::sock_diag;
+use rpm_sys::tree::Census;
+use rpm_wire::api::ScrapedPage;
+use rpm_wire::channel;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::apps::app::{Apps, PortSource};
+use crate::node::handoff::Handoffs;
+use crate::workers::worker::{Awaiting, Outgoing, Workers};
+
+/// Time for a page, and for all pages of an app at its public address.
+const PAGE_DEADLINE: Duration = Duration::from_secs(2);
+/// Time for a worker to accept a connection.
+const ACCEPTED_WITHIN: Duration = Duration::from_millis(250);
+/// First pause between two looks at who has accepted it; each further one is twice as long.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
+/// Connections to the public address for each worker: of two that are chosen at random, both are met by then but once in a million times.
+const TRIES_PER_WORKER: usize = 20;
+
+/// A worker whose page is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) worker: WorkerId,
+    pub(crate) app: AppId,
+    /// What is said of it, still without a page.
+    pub(crate) about: ScrapedPage,
+    path: String,
+    leader: u32,
+    way: Way,
+}
+
+/// How a worker is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// At an address that nobody else has.
+    Own(Address),
+    /// By a connection that it is given over its channel.
+    Given,
+    /// At the address of all workers.
+    Public(SocketAddr),
+    /// Not at all.
+    None(&'static str),
+}
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+enum NoPage {
+    #[error("{0}")]
+    Way(&'static str),
+    #[error("no answer within {} ms", PAGE_DEADLINE.as_millis())]
+    Late,
+    #[error("no connection can be made to it: {0}")]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Page(#[from] PageError),
+}
+
+/// What is looked up to find workers.
+pub(crate) struct Sight<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) apps: &'a Apps,
+    pub(crate) workers: &'a Workers,
+    pub(crate) listeners: &'a Listeners,
+}
+
+impl Sight<'_> {
+    /// All workers that have pages.
+    pub(crate) fn targets(&self) -> Vec<Target> {
+        let workers = self.workers.keys();
+        workers.filter_map(|worker| self.target(*worker)).collect()
+    }
+
+    /// How a worker is asked; `None`: it has no page, or no process.
+    pub(crate) fn target(&self, worker: WorkerId) -> Option<Target> {
+        let held = self.workers.get(&worker)?;
+        let path = held.spec.metrics_path.clone()?;
+        let process = held.process()?;
+        let view = self.core.worker(worker)?;
+        let present = self.core.instance(held.instance).and_then(|view| view.worker());
+        let about = ScrapedPage {
+            app: self.apps.get(&held.app)?.name.clone(),
+            id: held.instance.0,
+            worker: format!("{worker}-{}-{}", process.pid, process.started_at_ms),
+            leaving: present != Some(worker),
+            ..ScrapedPage::default()
+        };
+        let address = self.listeners.addresses_of(worker).next();
+        let way = match (self.listeners.private_address(worker), held.ports, address) {
+            (Some(socket), ..) => Way::Own(Address {
+                socket,
+                mark: private_mark(),
+            }),
+            (None, PortSource::Node, Some(_)) => Way::Given,
+            (None, PortSource::Activated | PortSource::Captured | PortSource::Single, Some(address)) => {
+                match about.leaving || !view.online {
+                    true => Way::None("clients do not reach it at this moment"),
+                    false => Way::Public(here(address)),
+                }
+            }
+            (None, _, None) => Way::None("it listens on no port that the daemon knows"),
+        };
+        Some(Target {
+            worker,
+            app: held.app,
+            about,
+            path,
+            leader: process.pid,
+            way,
+        })
+    }
+}
+
+/// The address by which this machine reaches what listens there.
+fn here(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Gives the worker a connection as one to the first address that it listens on; `false`: it is gone, or cannot be given any.
+pub(crate) fn give(
+    (listeners, workers): (&Listeners, &mut Workers),
+    handoffs: &mut Handoffs,
+    worker: WorkerId,
+    connection: OwnedFd,
+) -> bool {
+    let Some(key) = listeners.first_key(worker).map(str::to_owned) else {
+        return false;
+    };
+    let number = handoffs.number();
+    let message = Outgoing {
+        bytes: channel::newconn(number, &key),
+        fd: Some(connection),
+    };
+    let channel = workers.get_mut(&worker).and_then(|held| held.channel_mut());
+    channel.is_some_and(|it| it.send(message, Some(Awaiting::Connection(number))))
+}
+
+/// Asks these workers, which are of one app, side by side where each can be asked alone. `give` gives a worker a connection.
+pub(crate) async fn ask<G>(targets: Vec<Target>, give: impl Fn(WorkerId, OwnedFd) -> G) -> Vec<ScrapedPage>
+where
+    G: Future<Output = bool>,
+{
+    let (public, own): (Vec<Target>, Vec<Target>) = targets
+        .into_iter()
+        .partition(|target| matches!(target.way, Way::Public(_)));
+    let mut pages = Vec::new();
+    let asked = own
+        .iter()
+        .map(|target| timeout(PAGE_DEADLINE, ask_one(target, &give)));
+    let (answers, found) = tokio::join!(together(asked), ask_public(&public));
+    for (target, answer) in own.iter().zip(answers) {
+        pages.push(told(target, answer.unwrap_or(Err(NoPage::Late))));
+    }
+    for (target, answer) in public.iter().zip(found) {
+        pages.push(told(target, answer));
+    }
+    pages
+}
+
+fn told(target: &Target, answer: Result<String, NoPage>) -> ScrapedPage {
+    let (page, error) = match answer {
+        Ok(page) => (Some(page), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    ScrapedPage {
+        page,
+        error,
+        ..target.about.clone()
+    }
+}
+
+/// The outcomes of all, in their order.
+async fn together<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut waits = false;
+        for (future, outcome) in &mut running {
+            if outcome.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *outcome = Some(value),
+                    std::task::Poll::Pending => waits = true,
+                }
+            }
+        }
+        match waits {
+            true => std::task::Poll::Pending,
+            false => std::task::Poll::Ready(()),
+        }
+    })
+    .await;
+    running.into_iter().filter_map(|(_, outcome)| outcome).collect()
+}
+
+async fn ask_one<G>(target: &Target, give: &impl Fn(WorkerId, OwnedFd) -> G) -> Result<String, NoPage>
+where
+    G: Future<Output = bool>,
+{
+    let connection = match target.way {
+        Way::Own(address) => address.connect().await?,
+        Way::Given => {
+            let (ours, theirs) = pair().await?;
+            match give(target.worker, theirs).await {
+                true => ours,
+                false => return Err(NoPage::Way("it takes no connection")),
+            }
+        }
+        Way::Public(_) => return Err(NoPage::Way("it is asked with the others")),
+        Way::None(why) => return Err(NoPage::Way(why)),
+    };
+    Ok(page(connection, &target.path).await?)
+}
+
+/// A connection, and its other end, to be given to a worker.
+async fn pair() -> std::io::Result<(TcpStream, OwnedFd)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let (ours, accepted) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
+    let (ours, (theirs, peer)) = (ours?, accepted?);
+    if peer != ours.local_addr()? {
+        return Err(std::io::Error::other("somebody else connected"));
+    }
+    Ok((ours, theirs.into_std()?.into()))
+}
+
+/// Asks the workers of an app at their public address, one after the other, in the order in which they accept connections.
+async fn ask_public(targets: &[Target]) -> Vec<Result<String, NoPage>> {
+    let mut answers: HashMap<WorkerId, Result<String, NoPage>> = HashMap::new();
+    let deadline = Instant::now() + PAGE_DEADLINE;
+    let mut tries = targets.len() * TRIES_PER_WORKER;
+    while answers.len() < targets.len() && tries > 0 && Instant::now() < deadline {
+        tries -= 1;
+        let missing: Vec<&Target> = targets
+            .iter()
+            .filter(|it| !answers.contains_key(&it.worker))
+            .collect();
+        let Ok(tried) = tokio::time::timeout_at(deadline, try_public(&missing, targets.len() == 1)).await
+        else {
+            break;
+        };
+        answers.extend(tried);
+    }
+    let of = |target: &Target| answers.remove(&target.worker).unwrap_or(Err(NoPage::Late));
+    targets.iter().map(of).collect()
+}
+
+/// One connection. `None`: none of these workers has accepted it.
+async fn try_public(missing: &[&Target], alone: bool) -> Option<(WorkerId, Result<String, NoPage>)> {
+    let first = missing.first()?;
+    let Way::Public(address) = first.way else {
+        return None;
+    };
+    let stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) => return Some((first.worker, Err(error.into()))),
+    };
+    let target = match alone {
+        true => first,
+        false => accepted_by(missing, address.port(), stream.local_addr().ok()?).await?,
+    };
+    let answer = page(stream, &target.path).await.map_err(NoPage::from);
+    Some((target.worker, answer))
+}
+
+/// Which of these workers has accepted the connection from `peer`.
+async fn accepted_by<'t>(targets: &[&'t Target], port: u16, peer: SocketAddr) -> Option<&'t Target> {
+    let until = Instant::now() + ACCEPTED_WITHIN;
+    let mut pause = LOOK_PAUSE;
+    let inode = loop {
+        match sock_diag::accepted_from(port, peer).ok()? {
+            Some(inode) => break inode,
+            None if Instant::now() >= until => return None,
+            None => sleep(pause).await,
+        }
+        pause *= 2;
+    };
+    let holds = |pid: u32| sock_diag::sockets_of(pid).contains(&inode);
+    if let Some(target) = targets.iter().find(|target| holds(target.leader)) {
+        return Some(*target);
+    }
+    let census = Census::take();
+    let below = |target: &&&Target| census.descendants(target.leader).into_iter().any(holds);
+    targets.iter().find(below).copied()
+}
+
+/// The workers of each app.
+pub(crate) fn by_app(targets: Vec<Target>) -> Vec<Vec<Target>> {
+    let apps: BTreeSet<AppId> = targets.iter().map(|target| target.app).collect();
+    let of = |app: AppId| {
+        targets
+            .iter()
+            .filter(|target| target.app == app)
+            .cloned()
+            .collect()
+    };
+    apps.into_iter().map(of).collect()
+}
