@@ -101,6 +101,8 @@ fn it_is_supervised_and_not_listed() {
         pid.is_some_and(|pid| pid != before)
     });
     wait_up(&port);
+    let events = rpm.ok(["events", "rpm-observe"]);
+    assert!(events.contains("crashed: killed by SIGKILL"), "{events}");
     rpm.ok(["observe", "off"]);
     assert_eq!(rpm.ok(["observe", "status"]), "off\n");
     assert!(get(port.number(), "/metrics").is_err(), "it has ended");

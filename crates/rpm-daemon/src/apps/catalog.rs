@@ -174,6 +174,11 @@ impl<'a> Catalog<'a> {
         self.listed().find(|(_, app)| app.name == name).map(|(id, _)| id)
     }
 
+    /// The app of this name, also a hidden one.
+    pub(crate) fn resolve_name(self, name: &str) -> Option<AppId> {
+        self.find_app(name).or_else(|| self.find_hidden(name))
+    }
+
     /// The apps that are not hidden.
     pub(crate) fn listed(self) -> impl Iterator<Item = (AppId, &'a App)> {
         let apps = self.apps.iter().map(|(id, app)| (*id, app));

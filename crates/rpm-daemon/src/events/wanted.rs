@@ -47,7 +47,7 @@ impl Wanted {
                 continue;
             }
             let target = match catalog.meant(text) {
-                Ok(ids) if catalog.find_app(text).is_none() => {
+                Ok(ids) if catalog.resolve_name(text).is_none() => {
                     let only = ids.iter().next().filter(|id| id.to_string() == text);
                     let name = only.and_then(|id| catalog.name_of(*id));
                     match (only, name) {
