@@ -112,7 +112,7 @@ pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<Fi
         name,
         observe: found
             .observe
-            .map(|observe| located(observe, dir.as_deref(), around)),
+            .map(|observe| located(*observe, dir.as_deref(), around)),
         dir,
         apps: found.apps,
     })

@@ -15,7 +15,7 @@ pub struct Ecosystem {
     /// The apps, in their order.
     pub apps: Vec<AppOptions>,
     /// Whether the metrics are served; `None`: as it is.
-    pub observe: Option<Observing>,
+    pub observe: Option<Box<Observing>>,
     /// Things worth a word that are not errors.
     pub warnings: Vec<Warning>,
 }
@@ -174,7 +174,7 @@ impl Reader {
         };
         match observe::read(value) {
             _ if value.is_null() => {}
-            Ok(read) => self.found.observe = Some(read),
+            Ok(read) => self.found.observe = Some(Box::new(read)),
             Err(problems) => problems
                 .into_iter()
                 .for_each(|text| self.problem("the file", text)),

@@ -45,20 +45,7 @@ pub fn schema() -> Value {
                         "type": "array",
                         "items": {"$ref": "#/$defs/site"},
                     },
-                    "observe": {
-                        "description": "Serve the metrics of all apps to Prometheus; an address other than loopback needs a file with a token",
-                        "anyOf": [
-                            {"type": "boolean"},
-                            {
-                                "type": "object",
-                                "properties": {
-                                    "listen": {"type": ["string", "integer"], "description": "ADDRESS:PORT, or a port; 127.0.0.1:9209 if it does not say"},
-                                    "token_file": {"type": "string", "description": "the file with the bearer token"},
-                                },
-                                "additionalProperties": false,
-                            },
-                        ],
-                    },
+                    "observe": observe(),
                 },
                 "anyOf": [{"required": ["apps"]}, {"required": ["static"]}],
             },
@@ -86,6 +73,24 @@ pub fn schema() -> Value {
                 "additionalProperties": false,
             },
         },
+    })
+}
+
+/// The key of the file that turns the metrics on.
+fn observe() -> Value {
+    json!({
+        "description": "Serve the metrics of all apps to Prometheus; an address other than loopback needs a file with a token",
+        "anyOf": [
+            {"type": "boolean"},
+            {
+                "type": "object",
+                "properties": {
+                    "listen": {"type": ["string", "integer"], "description": "ADDRESS:PORT, or a port; 127.0.0.1:9209 if it does not say"},
+                    "token_file": {"type": "string", "description": "the file with the bearer token"},
+                },
+                "additionalProperties": false,
+            },
+        ],
     })
 }
 
