@@ -21,7 +21,7 @@ use rpm_wire::channel;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::apps::app::{Apps, PortSource};
+use crate::apps::app::Apps;
 use crate::node::handoff::Handoffs;
 use crate::workers::worker::{Awaiting, Outgoing, Workers};
 
@@ -102,19 +102,17 @@ impl Sight<'_> {
             ..ScrapedPage::default()
         };
         let address = self.listeners.addresses_of(worker).next();
-        let way = match (self.listeners.private_address(worker), held.ports, address) {
-            (Some(socket), ..) => Way::Own(Address {
+        let way = match (self.listeners.private_address(worker), address) {
+            (Some(socket), _) => Way::Own(Address {
                 socket,
                 mark: private_mark(),
             }),
-            (None, PortSource::Node, Some(_)) => Way::Given,
-            (None, PortSource::Activated | PortSource::Captured | PortSource::Single, Some(address)) => {
-                match about.leaving || !view.online {
-                    true => Way::None("clients do not reach it at this moment"),
-                    false => Way::Public(here(address)),
-                }
+            (None, Some(_)) if held.delivery.may_be_handed() => Way::Given,
+            (None, Some(_)) if about.leaving || !view.online => {
+                Way::None("clients do not reach it at this moment")
             }
-            (None, _, None) => Way::None("it listens on no port that the daemon knows"),
+            (None, Some(address)) => Way::Public(here(address)),
+            (None, None) => Way::None("it listens on no port that the daemon knows"),
         };
         Some(Target {
             worker,
