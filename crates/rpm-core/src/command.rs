@@ -10,7 +10,7 @@ use crate::protocol::{AppConfig, Command, Failure, Notice, Output};
 use crate::restart::AfterExit;
 use crate::restart::Life;
 use crate::rollout::ReloadRequest;
-use crate::tickets::{Goal, Reached};
+use crate::tickets::{Goal, Reached, Scaling};
 use crate::{AppId, InstanceId, Ticket};
 
 /// How workers without a successor leave.
@@ -56,6 +56,7 @@ impl Core {
                 self.apply_goal(ticket, &instances, Goal::Gone, leave(hard));
             }
             Command::Scale { app, count } => self.scale(ticket, app, count),
+            Command::RestartAndScale { app, count } => self.restart_and_scale(ticket, app, count),
             Command::Configure { app, config } => self.configure(ticket, app, config),
             Command::Reload {
                 app,
@@ -63,6 +64,9 @@ impl Core {
                 yields,
                 then_scale,
             } => {
+                if then_scale.is_some() || (config.is_some() && !yields) {
+                    self.tickets.supersede_scaling(app);
+                }
                 let request = ReloadRequest {
                     ticket,
                     config,
@@ -91,11 +95,23 @@ impl Core {
             return self.tickets.succeed(ticket, created, Vec::new());
         }
         let goals = created.into_iter().map(|instance| (instance, Goal::Online));
-        self.apply_goals(ticket, goals.collect(), Leave::Terminate);
+        self.apply_goals(ticket, goals.collect(), Leave::Terminate, None);
+    }
+
+    fn restart_and_scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
+        self.supersede_reload(id);
+        self.tickets.supersede_scaling(id);
+        let Some(app) = self.apps.get(id) else {
+            return self.tickets.reject(ticket, Failure::NoSuchApp);
+        };
+        let goals = app.instances().iter().map(|&instance| (instance, Goal::Online));
+        let then = Scaling { app: id, count };
+        self.apply_goals(ticket, goals.collect(), Leave::Terminate, Some(then));
     }
 
     pub(crate) fn scale(&mut self, ticket: Ticket, id: AppId, count: u32) {
         self.supersede_reload(id);
+        self.tickets.supersede_scaling(id);
         let Some(app) = self.apps.get(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
@@ -120,7 +136,7 @@ impl Core {
                 to: count(wanted),
             });
         }
-        self.apply_goals(ticket, goals, Leave::Drain);
+        self.apply_goals(ticket, goals, Leave::Drain, None);
     }
 
     fn usefulness(&self, id: InstanceId) -> Usefulness {
@@ -135,12 +151,13 @@ impl Core {
 
     fn configure(&mut self, ticket: Ticket, id: AppId, config: AppConfig) {
         self.supersede_reload(id);
+        self.tickets.supersede_scaling(id);
         let Some(app) = self.apps.get_mut(id) else {
             return self.tickets.reject(ticket, Failure::NoSuchApp);
         };
         let (_, former) = app.renew(Arc::new(config));
         app.set_previous(former.revision);
-        self.tickets.open(ticket, BTreeMap::new());
+        self.tickets.open(ticket, BTreeMap::new(), None);
     }
 
     fn reset(&mut self, ticket: Ticket, instances: &[InstanceId]) {
@@ -169,12 +186,18 @@ impl Core {
         }
         let known = instances.iter().filter(|id| self.instances.contains(**id));
         let goals = known.map(|&id| (id, goal)).collect();
-        self.apply_goals(ticket, goals, leave);
+        self.apply_goals(ticket, goals, leave, None);
     }
 
     /// The ticket is opened first, because some goals are met at once.
-    fn apply_goals(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>, leave: Leave) {
-        self.tickets.open(ticket, goals.clone());
+    fn apply_goals(
+        &mut self,
+        ticket: Ticket,
+        goals: BTreeMap<InstanceId, Goal>,
+        leave: Leave,
+        then: Option<Scaling>,
+    ) {
+        self.tickets.open(ticket, goals.clone(), then);
         let served: BTreeSet<AppId> = self.served_without(&goals);
         for (instance, goal) in goals {
             let app = self.instances.app_of(instance);

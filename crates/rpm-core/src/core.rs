@@ -10,7 +10,7 @@ use crate::protocol::{Input, Output};
 use crate::rng::Rng;
 use crate::rollout::Completion;
 use crate::steering::{Claim, Steering};
-use crate::tickets::Tickets;
+use crate::tickets::{Scaling, Tickets};
 use crate::workers::{Part, Worker, Workers};
 use crate::{AppId, GroupId, InstanceId, SlotId, Tick, WorkerId};
 
@@ -28,7 +28,8 @@ const CHECKED_AT_ONCE: usize = 64;
 /// it returns nothing.
 ///
 /// It can be stored at any time, and taken over by another shell ([`Core::take_over`]). Everything is stored except which commands wait for
-/// an outcome, and reloads that wait for their turn.
+/// an outcome, and reloads that wait for their turn. The second half of a command is stored
+/// ([`RestartAndScale`](crate::protocol::Command::RestartAndScale)).
 #[derive(Debug)]
 pub struct Core {
     pub(crate) now: Tick,
@@ -280,6 +281,9 @@ impl Core {
     }
 
     pub(crate) fn settle(&mut self) {
+        while let Some((ticket, Scaling { app, count })) = self.tickets.take_due() {
+            self.scale(ticket, app, count);
+        }
         self.steering.settle(&mut self.outputs);
         self.terminate_unneeded();
         self.steering.settle(&mut self.outputs);

@@ -31,7 +31,10 @@ impl Core {
                 true => self
                     .tickets
                     .reached(worker.instance, Reached::Online { silent: false }),
-                false => self.tickets.failed(worker.instance, id, failure(exit)),
+                false => {
+                    let (instance, is_last) = (worker.instance, !then.will_run());
+                    self.tickets.failed(instance, id, failure(exit), is_last);
+                }
             }
         }
         let verdict = match then {

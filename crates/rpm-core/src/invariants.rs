@@ -4,7 +4,7 @@ use crate::apps::{App, Instance, State};
 use crate::core::{Core, Timer};
 use crate::rollout::Rollout;
 use crate::steering::{Role, Slot, Tenant};
-use crate::tickets::Goal;
+use crate::tickets::{Goal, Wait};
 use crate::workers::{Part, Worker, WorkerState};
 use crate::{AppId, Generation, GroupId, InstanceId, SlotId, WorkerId};
 
@@ -251,8 +251,14 @@ impl Core {
     }
 
     fn check_tickets(&self) -> Result<(), Violation> {
-        for (id, goal) in self.tickets.waits() {
+        for Wait {
+            instance: id,
+            goal,
+            persists,
+        } in self.tickets.waits()
+        {
             let on_its_way = match (self.instances.state(id), goal) {
+                (Some(State::Waiting { .. }), Goal::Online) => persists,
                 (Some(State::Running { worker }), Goal::Online) => {
                     let state = self.workers.state(worker);
                     state.is_some_and(WorkerState::is_starting)

@@ -26,7 +26,7 @@ pub enum Command {
     },
     /// Stop and start these instances. Stopped and errored ones are started.
     Restart {
-        /// The instances; unknown ids are ignored.
+        /// As for [`Command::Stop`].
         instances: Vec<InstanceId>,
     },
     /// Stop and forget these instances; an app without instances is forgotten too.
@@ -43,6 +43,14 @@ pub enum Command {
         /// The app; if it is unknown, the outcome says so.
         app: AppId,
         /// The number; values outside 1 to [`crate::MAX_INSTANCES`] count as the nearest of these.
+        count: u32,
+    },
+    /// Restart all instances of an app and, when all are online, scale as [`Command::Scale`] does; the outcome covers both. If one of them
+    /// fails before, is stopped or deleted, or if a later command sets number or configuration, it does not scale. It outlives the shell.
+    RestartAndScale {
+        /// The app.
+        app: AppId,
+        /// The number.
         count: u32,
     },
     /// Replace the configuration of an app for workers spawned from now on: a new generation.

@@ -253,8 +253,8 @@ impl Core {
             Verdict::Errored => AfterExit::Errored,
             Verdict::Stopped => AfterExit::Stopped,
         };
-        self.tickets
-            .failed(id_of_instance, id, Failure::NotReady { within });
+        let failure = Failure::NotReady { within };
+        self.tickets.failed(id_of_instance, id, failure, !then.will_run());
         self.terminate_running(id_of_instance, id, then);
     }
 

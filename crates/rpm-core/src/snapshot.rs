@@ -17,6 +17,7 @@ pub use crate::workers::{Candidate, Health, Intake, Kill, Place, Post, WorkerSta
 use crate::core::{Core, Timer};
 use crate::protocol::{AppConfig, Exit};
 use crate::steering::Steering;
+use crate::tickets::{self, Goal, NO_REQUESTER};
 use crate::{AppId, Generation, InstanceId, Revision, SlotId, Tick, WorkerId};
 
 /// A core, but for who waits for which outcome and for reloads that wait for their turn.
@@ -53,6 +54,17 @@ pub struct App {
     pub room: Option<u32>,
     /// The reload that is going on.
     pub reload: Option<Reload>,
+    /// The number of instances that it gets when some of them are online.
+    pub scaling: Option<Scaling>,
+}
+
+/// The second half of a command that has restarted an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scaling {
+    /// The number of instances to scale to.
+    pub count: u32,
+    /// The instances that are not online yet.
+    pub awaited: BTreeSet<InstanceId>,
 }
 
 /// A reload that is going on.
@@ -176,7 +188,12 @@ impl Core {
     pub fn snapshot(&self) -> Snapshot {
         let mut configs = Configs::default();
         let apps = self.apps.iter().map(|(id, app)| (id, app.snapshot(&mut configs)));
-        let apps = apps.collect();
+        let mut apps: BTreeMap<AppId, App> = apps.collect();
+        for (tickets::Scaling { app, count }, awaited) in self.tickets.scalings() {
+            if let Some(app) = apps.get_mut(&app) {
+                app.scaling = Some(Scaling { count, awaited });
+            }
+        }
         let workers = self.workers.iter().map(|(id, worker)| {
             let worker = Worker {
                 instance: worker.instance,
@@ -225,6 +242,9 @@ impl Core {
         for (&id, instance) in &snapshot.instances {
             core.restore_instance(id, instance)?;
         }
+        for (&id, app) in &snapshot.apps {
+            core.restore_scaling(id, app);
+        }
         for (&id, worker) in &snapshot.workers {
             core.restore_worker(id, worker, &snapshot)?;
         }
@@ -238,6 +258,18 @@ impl Core {
             self.timers.set(Timer::WatchEnds(id), until);
         }
         Ok(())
+    }
+
+    fn restore_scaling(&mut self, id: AppId, app: &App) {
+        if let Some(Scaling { count, awaited }) = &app.scaling {
+            let known = awaited.iter().filter(|id| self.instances.contains(**id));
+            let goals = known.map(|&instance| (instance, Goal::Online)).collect();
+            let then = tickets::Scaling {
+                app: id,
+                count: *count,
+            };
+            self.tickets.open(NO_REQUESTER, goals, Some(then));
+        }
     }
 
     fn restore_instance(&mut self, id: InstanceId, instance: &Instance) -> Result<(), RestoreError> {

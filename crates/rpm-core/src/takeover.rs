@@ -5,7 +5,8 @@ use crate::{SlotId, Tick};
 
 impl Core {
     /// Continues from the state that a dead shell stored. `lost` are the slots whose socket is gone. No command waits for an outcome any
-    /// more: what was started continues, and the outcome of a reload is that of `Ticket(u64::MAX)`.
+    /// more: what was started continues, and the outcome of a reload, or of a command that has a second half, is that of
+    /// `Ticket(u64::MAX)`.
     ///
     /// The shell then reports what has happened since: which workers have ended, and which were never started.
     pub fn take_over(&mut self, now: Tick, lost: &[SlotId]) {

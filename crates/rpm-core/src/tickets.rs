@@ -1,10 +1,23 @@
 //! Tickets: which commands wait for which instances to reach which goal. Every ticket settles exactly once.
+//!
+//! A command may have a second half, the scaling of its app. That outlives the shell: the next one restores what the first half still waits
+//! for, with a ticket that no command waits for.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use crate::protocol::{Failure, Outcome, Output};
-use crate::{InstanceId, Ticket, WorkerId};
+use crate::{AppId, InstanceId, Ticket, WorkerId};
+
+/// The ticket of what no command waits for.
+pub(crate) const NO_REQUESTER: Ticket = Ticket(u64::MAX);
+
+/// The second half of a command: an app gets another number of instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Scaling {
+    pub(crate) app: AppId,
+    pub(crate) count: u32,
+}
 
 /// What a command wants of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +71,8 @@ pub(crate) struct Tickets {
     next_key: u64,
     open: BTreeMap<u64, Entry>,
     waiting_on: BTreeMap<InstanceId, BTreeSet<u64>>,
+    /// Second halves whose turn has come.
+    due: Vec<(Ticket, Scaling)>,
     settled: Vec<Output>,
 }
 
@@ -67,11 +82,22 @@ struct Entry {
     instances: Vec<InstanceId>,
     pending: BTreeMap<InstanceId, Goal>,
     silent: Vec<InstanceId>,
+    /// What follows when all goals are met, and settles the ticket.
+    then: Option<Scaling>,
+}
+
+/// An open wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wait {
+    pub(crate) instance: InstanceId,
+    pub(crate) goal: Goal,
+    /// It outlives workers that fail ([`Tickets::failed`]).
+    pub(crate) persists: bool,
 }
 
 impl Tickets {
     /// Opens a ticket. Without goals it is done at once. Older tickets whose goals can no longer be met fail.
-    pub(crate) fn open(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>) {
+    pub(crate) fn open(&mut self, ticket: Ticket, goals: BTreeMap<InstanceId, Goal>, then: Option<Scaling>) {
         for (&instance, &goal) in &goals {
             self.supersede(instance, goal);
         }
@@ -88,6 +114,7 @@ impl Tickets {
                 instances,
                 pending: goals,
                 silent: Vec::new(),
+                then,
             },
         );
         self.close_if_met(key);
@@ -130,11 +157,34 @@ impl Tickets {
         }
     }
 
-    /// A worker of `instance` failed before it was ready.
-    pub(crate) fn failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure) {
+    /// A worker of `instance` failed before it was ready; `is_last`: it gets no other one. What a dead shell has left waits for the next
+    /// worker: those that were starting have ended with the shell, and no command waits for the outcome.
+    pub(crate) fn failed(&mut self, instance: InstanceId, worker: WorkerId, failure: Failure, is_last: bool) {
         for key in self.keys_of(instance, |goal| goal == Goal::Online) {
-            self.fail(key, Some(instance), Some(worker), failure);
+            if is_last || !self.open.get(&key).is_some_and(Entry::persists) {
+                self.fail(key, Some(instance), Some(worker), failure);
+            }
         }
+    }
+
+    /// A later command decides how many instances the app has, or what they are.
+    pub(crate) fn supersede_scaling(&mut self, app: AppId) {
+        let scales = |entry: &Entry| entry.then.is_some_and(|then| then.app == app);
+        let keys = self.open.iter().filter(|(_, entry)| scales(entry));
+        for key in keys.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.fail(key, None, None, Failure::Superseded);
+        }
+    }
+
+    /// A second half whose turn has come, with the ticket that it settles.
+    pub(crate) fn take_due(&mut self) -> Option<(Ticket, Scaling)> {
+        self.due.pop()
+    }
+
+    /// The second halves whose turn has not come, each with the instances that it waits for.
+    pub(crate) fn scalings(&self) -> impl Iterator<Item = (Scaling, BTreeSet<InstanceId>)> + '_ {
+        let entries = self.open.values();
+        entries.filter_map(|entry| Some((entry.then?, entry.pending.keys().copied().collect())))
     }
 
     /// The outcomes since the last call.
@@ -142,10 +192,16 @@ impl Tickets {
         self.settled.drain(..)
     }
 
-    /// Every open wait: instance and goal.
-    pub(crate) fn waits(&self) -> impl Iterator<Item = (InstanceId, Goal)> + '_ {
-        let pairs = |entry: &Entry| entry.pending.clone().into_iter();
-        self.open.values().flat_map(pairs)
+    /// Every open wait.
+    pub(crate) fn waits(&self) -> impl Iterator<Item = Wait> + '_ {
+        self.open.values().flat_map(|entry| {
+            let persists = entry.persists();
+            entry.pending.iter().map(move |(&instance, &goal)| Wait {
+                instance,
+                goal,
+                persists,
+            })
+        })
     }
 
     /// True if the internal indexes contradict each other.
@@ -153,7 +209,7 @@ impl Tickets {
         let idle = self.open.values().any(|entry| entry.pending.is_empty());
         let indexed: usize = self.waiting_on.values().map(BTreeSet::len).sum();
         let waits: usize = self.open.values().map(|entry| entry.pending.len()).sum();
-        idle || indexed != waits || !self.settled.is_empty()
+        idle || indexed != waits || !self.settled.is_empty() || !self.due.is_empty()
     }
 
     fn supersede(&mut self, instance: InstanceId, newer: Goal) {
@@ -180,11 +236,17 @@ impl Tickets {
             ticket,
             instances,
             mut silent,
+            then,
             ..
         }) = self.open.remove(&key)
         {
-            silent.sort_unstable();
-            self.succeed(ticket, instances, silent);
+            match then {
+                Some(then) => self.due.push((ticket, then)),
+                None => {
+                    silent.sort_unstable();
+                    self.succeed(ticket, instances, silent);
+                }
+            }
         }
     }
 
@@ -204,6 +266,12 @@ impl Tickets {
                 self.waiting_on.remove(&instance);
             }
         }
+    }
+}
+
+impl Entry {
+    fn persists(&self) -> bool {
+        self.ticket == NO_REQUESTER
     }
 }
 
@@ -232,7 +300,7 @@ mod tests {
 
     fn opened(goals: &[(InstanceId, Goal)]) -> Tickets {
         let mut tickets = Tickets::default();
-        tickets.open(Ticket(1), goals.iter().copied().collect());
+        tickets.open(Ticket(1), goals.iter().copied().collect(), None);
         tickets
     }
 
@@ -278,8 +346,8 @@ mod tests {
     #[test]
     fn the_first_failure_settles_it() {
         let mut tickets = opened(&[(A, Goal::Online), (B, Goal::Online)]);
-        tickets.failed(B, WorkerId(9), Failure::SpawnFailed);
-        tickets.failed(A, WorkerId(8), Failure::SpawnFailed);
+        tickets.failed(B, WorkerId(9), Failure::SpawnFailed, false);
+        tickets.failed(A, WorkerId(8), Failure::SpawnFailed, false);
         tickets.reached(A, Reached::Online { silent: false });
         let wanted = failed(Ticket(1), Some(B), Some(WorkerId(9)), Failure::SpawnFailed);
         assert_eq!(settled(&mut tickets), vec![wanted]);
@@ -302,7 +370,7 @@ mod tests {
         ];
         for (older, newer, survives) in cases {
             let mut tickets = opened(&[(A, older), (B, older)]);
-            tickets.open(Ticket(2), BTreeMap::from([(A, newer)]));
+            tickets.open(Ticket(2), BTreeMap::from([(A, newer)]), None);
             let superseded = failed(Ticket(1), Some(A), None, Failure::Superseded);
             let wanted = if survives { vec![] } else { vec![superseded] };
             assert_eq!(settled(&mut tickets), wanted, "{older:?} then {newer:?}");
@@ -317,5 +385,61 @@ mod tests {
         let mut tickets = opened(&[(A, Goal::Gone)]);
         tickets.reached(A, Reached::Down);
         assert_eq!(settled(&mut tickets).len(), 0);
+    }
+
+    /// A ticket of app 1, which gets three instances when A is online.
+    fn scaling(ticket: Ticket) -> Tickets {
+        let then = Scaling {
+            app: AppId(1),
+            count: 3,
+        };
+        let mut tickets = Tickets::default();
+        tickets.open(ticket, BTreeMap::from([(A, Goal::Online)]), Some(then));
+        tickets
+    }
+
+    #[test]
+    fn a_second_half_follows_the_first_and_settles_the_ticket() {
+        let mut tickets = scaling(Ticket(1));
+        assert_eq!(tickets.take_due(), None);
+        tickets.reached(A, Reached::Online { silent: false });
+        assert_eq!(settled(&mut tickets), vec![], "not yet");
+        let then = Scaling {
+            app: AppId(1),
+            count: 3,
+        };
+        assert_eq!(tickets.take_due(), Some((Ticket(1), then)));
+        assert_eq!(tickets.take_due(), None);
+    }
+
+    #[test]
+    fn a_failure_ends_a_second_half_that_is_waited_for_and_the_last_one_any() {
+        for (ticket, is_last, stays) in [
+            (Ticket(1), false, false),
+            (Ticket(1), true, false),
+            (NO_REQUESTER, false, true),
+            (NO_REQUESTER, true, false),
+        ] {
+            let mut tickets = scaling(ticket);
+            tickets.failed(A, WorkerId(9), Failure::SpawnFailed, is_last);
+            assert_eq!(
+                tickets.scalings().count(),
+                usize::from(stays),
+                "{ticket:?} {is_last}"
+            );
+            assert_eq!(settled(&mut tickets).len(), usize::from(!stays));
+            assert!(!tickets.is_inconsistent());
+        }
+    }
+
+    #[test]
+    fn a_second_half_is_superseded_for_its_own_app_alone() {
+        let mut tickets = scaling(Ticket(1));
+        tickets.supersede_scaling(AppId(2));
+        assert_eq!(tickets.scalings().count(), 1);
+        tickets.supersede_scaling(AppId(1));
+        let superseded = failed(Ticket(1), None, None, Failure::Superseded);
+        assert_eq!(settled(&mut tickets), vec![superseded]);
+        assert!(!tickets.is_inconsistent());
     }
 }

@@ -4,15 +4,14 @@
 use std::path::PathBuf;
 
 use rpm_core::InstanceId;
-use rpm_core::protocol::{Command, Outcome};
+use rpm_core::protocol::Command;
 use rpm_wire::api::{ApiError, ChangeReply};
-use tokio::sync::oneshot;
 
-use crate::inbox::{Begun, Fresh, Handle, Look, Request};
+use crate::inbox::{Begun, Fresh, Look, Request};
 use crate::node::actions::send_line;
 use crate::node::messages;
+use crate::orders::Change;
 use crate::orders::targets::{process_of, signal, workers_of};
-use crate::orders::{Accepted, Change};
 use crate::processes::pages;
 use crate::proxy::fronts::Parting;
 use crate::supervisor::Supervisor;
@@ -23,9 +22,6 @@ impl Supervisor {
     pub(crate) fn on_request(&mut self, request: Request) {
         match request {
             Request::Change(change, reply) => reply.send(self.begin(change)),
-            Request::ScaleTo(app, count, reply) => {
-                reply.send(self.orders().command(Command::Scale { app, count }));
-            }
             Request::AwaitLeavers(instances, reply) => {
                 let apps = self.catalog().apps_of(&instances);
                 reply.send(self.leavers.wait(apps));
@@ -110,9 +106,6 @@ impl Supervisor {
             .iter()
             .flat_map(|one| self.catalog().apps_of(&one.instances))
             .collect();
-        let whole = |one| chained(self.handle(), one);
-        // Whatever becomes of the rest: what was begun gets its number of instances.
-        let accepted = accepted.into_iter().map(whole).collect();
         changed?;
         Ok(Begun { accepted, watcher })
     }
@@ -129,30 +122,4 @@ impl Supervisor {
         self.write_state(true);
         Ok(self.home.root().to_owned())
     }
-}
-
-/// The change as a whole: where it is a restart after which the app gets another number of instances, its outcome is that of both.
-fn chained(handle: Handle, mut accepted: Accepted) -> Accepted {
-    let Some((app, count)) = accepted.then_scale.take() else {
-        return accepted;
-    };
-    let (sender, chained) = oneshot::channel();
-    let outcome = std::mem::replace(&mut accepted.outcome, chained);
-    tokio::spawn(async move {
-        let last = match outcome.await {
-            Ok(Outcome::Done { .. }) => {
-                let scaled = handle.ask(|reply| Request::ScaleTo(app, count, reply)).await;
-                match scaled {
-                    Ok(scaled) => scaled.await.ok(),
-                    Err(_) => None,
-                }
-            }
-            other => other.ok(),
-        };
-        if let Some(last) = last {
-            // The requester may have disconnected.
-            let _ = sender.send(last);
-        }
-    });
-    accepted
 }

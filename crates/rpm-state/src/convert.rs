@@ -103,12 +103,12 @@ impl<A: Convert<B> + Clone, B> Convert<B> for Arc<A> {
 /// A stored type that has the fields, or the variants, of a type of the core with the same name, and the way between the two. A change of
 /// the core's type does not compile until somebody has decided what that means for what is stored.
 macro_rules! mirror {
-    ($(#[$doc:meta])* struct $name:ident { $($field:ident: $kind:ty,)* }) => {
+    ($(#[$doc:meta])* struct $name:ident { $($(#[$how:meta])* $field:ident: $kind:ty,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
-            $(pub(crate) $field: $kind,)*
+            $($(#[$how])* pub(crate) $field: $kind,)*
         }
 
         impl Convert<$name> for live::$name {

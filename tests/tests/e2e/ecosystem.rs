@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use rpm_e2e::clients::Clients;
 use rpm_e2e::complaint::assert_says;
+use rpm_e2e::outside::kill_daemon;
 use rpm_e2e::place::Place;
 use rpm_e2e::raw::Connection;
-use rpm_testkit::{Port, Rpm, Status, fixture, get, wait_until};
+use rpm_testkit::{Port, Process, Rpm, Status, fixture, get, wait_until};
 use serde_json::{Value, json};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -173,6 +174,42 @@ fn from_one_process_to_a_cluster_and_back_without_a_gap() {
 }
 
 #[test]
+fn what_a_dead_daemon_has_begun_is_finished_by_the_next_one() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let gate = place.path().join("gate");
+    let waits = "const timer = setInterval(() => { if (require('fs').existsSync(process.argv[2])) { clearInterval(timer); process.send('ready'); } }, 20); setInterval(() => {}, 60_000);";
+    place.write("new.js", waits);
+    let mut app = json!({
+        "name": "jobs", "script": fixture("no-listen.js"), "exec_mode": "fork", "instances": 1,
+    });
+    let file = "ecosystem.config.js";
+    place.write(file, &ecosystem(&json!([app])));
+    place.ok(&rpm, ["start"]);
+    rpm.ok(["stop", "jobs"]);
+    // Other code and more instances, which come when the first one is ready.
+    app["script"] = json!(place.path().join("new.js"));
+    app["args"] = json!(gate);
+    app["instances"] = json!(3);
+    app["wait_ready"] = json!(true);
+    place.write(file, &ecosystem(&json!([app])));
+    place.ok(&rpm, ["start", file, "--no-wait"]);
+    let starts = |list: &Vec<Process>| {
+        list.iter()
+            .any(|it| it.status == Status::Launching && it.pid.is_some())
+    };
+    wait_until("the new code starts", BOUND, || rpm.list(), starts);
+    assert_eq!(rpm.list().len(), 1, "not before that is ready");
+    kill_daemon(&rpm);
+    wait_until("it is started again", BOUND, || rpm.list(), starts);
+    assert_eq!(rpm.list().len(), 1, "not before that is ready");
+    place.write("gate", "");
+    let finished = |list: &Vec<Process>| list.len() == 3 && list.iter().all(|it| it.status == Status::Online);
+    wait_until("the next daemon finishes both", BOUND, || rpm.list(), finished);
+    let script = rpm.describe("jobs").spec.script;
+    assert!(script.ends_with("new.js"), "{script}");
+}
+
+#[test]
 fn environments_are_chosen_by_name_and_taken_from_the_file() {
     let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
     place.write("ecosystem.config.js", &ecosystem(&json!([env_app(&port)])));
@@ -208,7 +245,7 @@ fn parts_of_a_file_are_named() {
     place.ok(&rpm, ["start", "jobs.config.js"]);
     assert_eq!(names(), ["one", "three", "two"]);
     place.ok(&rpm, ["stop", "jobs.config.js", "--only", "two"]);
-    let stopped = |process: &rpm_testkit::Process| process.status == Status::Stopped;
+    let stopped = |process: &Process| process.status == Status::Stopped;
     assert_eq!(rpm.list().iter().filter(|process| stopped(process)).count(), 1);
     rpm.ok(["stop", "jobs"]);
     assert!(rpm.list().iter().all(stopped), "by namespace");

@@ -44,7 +44,7 @@ impl App {
         }
     }
 
-    /// What outlives the shell.
+    /// What outlives the shell, without what tickets wait for.
     pub(crate) fn snapshot(&self, configs: &mut Configs) -> snapshot::App {
         snapshot::App {
             config: configs.name(&self.config),
@@ -53,6 +53,8 @@ impl App {
             previous: self.previous,
             room: self.room,
             reload: self.rollout.as_ref().map(|rollout| rollout.snapshot(configs)),
+            // The tickets know it.
+            scaling: None,
         }
     }
 

@@ -8,10 +8,8 @@ use core::mem;
 use crate::protocol::AppConfig;
 use crate::restart::AfterExit;
 use crate::snapshot::{Configs, Reload, RestoreError, Snapshot};
+use crate::tickets::NO_REQUESTER;
 use crate::{Generation, InstanceId, Revision, Tick, Ticket, WorkerId};
-
-/// The ticket of a reload that no command waits for.
-pub(crate) const NO_REQUESTER: Ticket = Ticket(u64::MAX);
 
 /// A current reload. Each instance that takes part is queued, launching or proved.
 #[derive(Debug)]

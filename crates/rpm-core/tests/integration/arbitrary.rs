@@ -181,7 +181,7 @@ impl Choices<'_> {
 
     fn command(&mut self) -> Command {
         let app = self.app();
-        match self.byte() % 16 {
+        match self.byte() % 17 {
             0..3 => Command::Start {
                 app,
                 config: self.config(),
@@ -219,6 +219,10 @@ impl Choices<'_> {
                 instances: self.instances(),
             },
             14 => Command::Undo { app },
+            15 => Command::RestartAndScale {
+                app,
+                count: self.below(6),
+            },
             _ if self.below(16) == 1 => Command::Shutdown,
             _ => Command::Undo { app },
         }

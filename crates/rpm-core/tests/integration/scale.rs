@@ -1,7 +1,9 @@
 //! Scaling: which instances come and which go.
 
 use crate::common::rollout::{begun, failure_of, prove, undone};
-use crate::common::{APP, GROUP, Rig, deleted, done, drain, draining, ms, online, slots, spawn, terminate};
+use crate::common::{
+    APP, GROUP, Rig, deleted, done, drain, draining, failed, ms, online, slots, spawn, terminate,
+};
 use rpm_core::protocol::{
     AppConfig, Command, Exit, Failure, Notice, Outcome, Output, Readiness, RestartPolicy,
 };
@@ -149,15 +151,7 @@ fn a_command_that_cuts_a_reload_short_takes_its_scaling_with_it() {
     let outputs = prove(&mut rig, 11, 4);
     assert!(!is_settled(&outputs), "it is watched: {outputs:?}");
     let outputs = rig.delete(&[0, 1]);
-    let superseded = Output::Done {
-        ticket: Ticket(2),
-        outcome: Outcome::Failed {
-            instance: None,
-            worker: None,
-            failure: Failure::Superseded,
-        },
-    };
-    assert!(outputs.contains(&superseded), "{outputs:?}");
+    assert!(outputs.contains(&superseded(2)), "{outputs:?}");
     for worker in 1..=4 {
         rig.exited(worker);
     }
@@ -166,4 +160,148 @@ fn a_command_that_cuts_a_reload_short_takes_its_scaling_with_it() {
     prove(&mut rig, 11, 4);
     let outputs = rig.pass(ms(1000));
     assert!(outputs.contains(&spawn(5, 2, 2, 2)), "{outputs:?}");
+}
+
+/// Two instances that are restarted; then there are to be three. The command is ticket 2; the new workers are 3 and 4.
+fn restarting() -> Rig {
+    let mut rig = Rig::serving(2);
+    rig.command(Command::RestartAndScale { app: APP, count: 3 });
+    rig.exited(1);
+    let outputs = rig.exited(2);
+    assert!(outputs.contains(&spawn(4, 1, 1, 1)), "{outputs:?}");
+    rig
+}
+
+/// The shell dies; the workers that were starting end with it.
+fn next_shell(rig: &mut Rig) {
+    rig.core = Core::restore(rig.core.snapshot(), 1).expect("it is of a core");
+    rig.core.take_over(rig.now, &[]);
+}
+
+fn superseded(ticket: u64) -> Output {
+    failed(ticket, None, None, Failure::Superseded)
+}
+
+#[test]
+fn a_restart_is_followed_by_its_scaling_and_done_with_that() {
+    let mut rig = restarting();
+    let outputs = prove(&mut rig, 0, 3);
+    assert!(
+        !is_settled(&outputs) && rig.core.instances().count() == 2,
+        "{outputs:?}"
+    );
+    let outputs = prove(&mut rig, 1, 4);
+    assert!(
+        outputs.contains(&scaled(2, 3)) && !is_settled(&outputs),
+        "{outputs:?}"
+    );
+    let outputs = prove(&mut rig, 2, 5);
+    assert!(outputs.contains(&done(2, &[2])), "{outputs:?}");
+    let unknown = rig.command(Command::RestartAndScale {
+        app: AppId(1),
+        count: 3,
+    });
+    assert_eq!(unknown, vec![failed(3, None, None, Failure::NoSuchApp)]);
+}
+
+#[test]
+fn the_scaling_after_a_restart_survives_the_shell_and_the_workers_that_end_with_it() {
+    let mut rig = restarting();
+    prove(&mut rig, 0, 3);
+    next_shell(&mut rig);
+    let outputs = rig.exited_with(4, Exit::Signal(9));
+    assert!(!is_settled(&outputs), "{outputs:?}");
+    next_shell(&mut rig);
+    let outputs = rig.pass(ms(100));
+    assert!(outputs.contains(&spawn(5, 1, 1, 1)), "{outputs:?}");
+    let outputs = prove(&mut rig, 1, 5);
+    assert!(outputs.contains(&scaled(2, 3)), "{outputs:?}");
+    prove(&mut rig, 2, 6);
+    assert_eq!(rig.core.eligible(GROUP), slots(&[0, 1, 2]));
+    let again = rig.core.snapshot();
+    assert!(again.apps.values().all(|app| app.scaling.is_none()), "once");
+}
+
+#[test]
+fn a_restart_that_fails_scales_nothing() {
+    let mut rig = restarting();
+    let outputs = rig.exited(4);
+    let why = Failure::Exited(Exit::Code(1));
+    assert!(outputs.contains(&failed(2, Some(1), Some(4), why)), "{outputs:?}");
+    prove(&mut rig, 0, 3);
+    rig.pass(ms(100));
+    prove(&mut rig, 1, 5);
+    assert_eq!(rig.core.instances().count(), 2);
+}
+
+#[test]
+fn a_restart_that_gives_up_scales_nothing_for_the_next_shell_either() {
+    let policy = RestartPolicy {
+        max_restarts: 1,
+        ..RestartPolicy::default()
+    };
+    let mut rig = Rig::started(1, Readiness::Listens, policy);
+    rig.take_slot(0, 1);
+    rig.command(Command::RestartAndScale { app: APP, count: 3 });
+    rig.exited(1);
+    next_shell(&mut rig);
+    let outputs = rig.exited(2);
+    assert!(is_settled(&outputs), "{outputs:?}");
+    rig.restart(&[0]);
+    prove(&mut rig, 0, 3);
+    assert_eq!(rig.core.instances().count(), 1);
+}
+
+#[test]
+fn the_last_command_decides_how_many_instances_there_are() {
+    let config = || Some(AppConfig::default());
+    let reload = |config, yields, then_scale| Command::Reload {
+        app: APP,
+        config,
+        yields,
+        then_scale,
+    };
+    let cases = [
+        (Command::Scale { app: APP, count: 2 }, true),
+        (Command::RestartAndScale { app: APP, count: 2 }, true),
+        (
+            Command::Configure {
+                app: APP,
+                config: AppConfig::default(),
+            },
+            true,
+        ),
+        (reload(config(), false, None), true),
+        (reload(None, false, Some(2)), true),
+        (reload(None, false, None), false),
+        (reload(config(), true, None), false),
+        (
+            Command::Stop {
+                instances: vec![InstanceId(1)],
+                hard: true,
+            },
+            true,
+        ),
+        (
+            Command::Restart {
+                instances: vec![InstanceId(1)],
+            },
+            false,
+        ),
+        (Command::Undo { app: APP }, false),
+    ];
+    for (command, decides) in cases {
+        let mut rig = restarting();
+        let outputs = rig.command(command.clone());
+        let ended = outputs.iter().any(|it| {
+            matches!(it, Output::Done { ticket: Ticket(2), outcome: Outcome::Failed { failure, .. } } if *failure == Failure::Superseded)
+        });
+        assert_eq!(ended, decides, "{command:?}: {outputs:?}");
+        let stored = rig.core.snapshot().apps[&APP].scaling.clone();
+        let count = match &command {
+            Command::RestartAndScale { count, .. } => Some(*count),
+            _ => (!decides).then_some(3),
+        };
+        assert_eq!(stored.map(|scaling| scaling.count), count, "{command:?}");
+    }
 }

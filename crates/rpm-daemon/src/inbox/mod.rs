@@ -6,8 +6,9 @@ pub(crate) mod ends;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rpm_core::InstanceId;
 use rpm_core::protocol::Outcome;
-use rpm_core::{AppId, InstanceId, WorkerId};
+use rpm_core::{AppId, WorkerId};
 use rpm_wire::api::{
     ApiError, ChangeReply, MessageRequest, ScrapedPage, SendRequest, SignalRequest, TargetsRequest,
     TriggerReply, TriggerRequest,
@@ -109,8 +110,6 @@ pub(crate) enum Fresh {
 pub(crate) enum Request {
     /// Change apps.
     Change(Change, Reply<Result<Begun, ApiError>>),
-    /// Change the number of instances of an app after a restart of it.
-    ScaleTo(AppId, u32, Reply<oneshot::Receiver<Outcome>>),
     /// Wait until nothing of the apps of these instances is on its way out.
     AwaitLeavers(Vec<InstanceId>, Reply<oneshot::Receiver<()>>),
     /// Count restarts from 0.

@@ -90,7 +90,6 @@ impl Orders<'_> {
             outcome,
             instances,
             notes,
-            then_scale: None,
         })
     }
 
@@ -163,8 +162,7 @@ impl Orders<'_> {
             self.replace(app, revision, manner)?
         } else {
             self.configure(app, revision)?;
-            let restarted = self.obey(ids.clone(), |instances| Command::Restart { instances });
-            restarted.then_scale(app, then_scale)
+            self.restart_all(app, then_scale)
         };
         if let Some(wanted) = then_scale {
             let (name, now) = (self.catalog().label(app), ids.len());

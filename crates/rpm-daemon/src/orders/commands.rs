@@ -89,7 +89,6 @@ impl Orders<'_> {
             outcome,
             instances,
             notes: note.into_iter().collect(),
-            then_scale: None,
         })
     }
 
@@ -136,7 +135,6 @@ impl Orders<'_> {
             outcome: self.command(command(instances.clone())),
             instances,
             notes: Vec::new(),
-            then_scale: None,
         }
     }
 
@@ -166,7 +164,6 @@ impl Orders<'_> {
             outcome,
             instances,
             notes: Vec::new(),
-            then_scale: None,
         })
     }
 

@@ -12,7 +12,7 @@ pub(crate) mod tickets;
 use std::time::Instant;
 
 use rpm_core::protocol::{Command, Input, Outcome};
-use rpm_core::{AppId, Core, InstanceId, Tick};
+use rpm_core::{Core, InstanceId, Tick};
 use rpm_listen::Listeners;
 use rpm_wire::api::{
     Action, ActionRequest, ApiError, ApplyRequest, ObserveRequest, ReloadRequest, RollbackRequest,
@@ -68,16 +68,6 @@ pub(crate) struct Accepted {
     pub(crate) outcome: oneshot::Receiver<Outcome>,
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) notes: Vec<String>,
-    /// When it is done the app gets so many instances, which is part of it.
-    pub(crate) then_scale: Option<(AppId, u32)>,
-}
-
-impl Accepted {
-    /// After a restart, so many instances. (After a reload the core does that.)
-    fn then_scale(mut self, app: AppId, wanted: Option<u32>) -> Accepted {
-        self.then_scale = wanted.map(|count| (app, count));
-        self
-    }
 }
 
 /// What is needed to give the core commands: lent by the supervisor for one request. What the core wants done for it is done at the end of the

@@ -216,16 +216,14 @@ impl Orders<'_> {
         revision: Revision,
         manner: Manner,
     ) -> Result<Accepted, ApiError> {
-        let views = self.core.instances().filter(|view| view.app == app);
-        let instances: Vec<InstanceId> = views.map(|view| view.id).collect();
         if self.owns_ports(app, revision) && !self.has_slots(app) {
             self.configure(app, revision)?;
             let name = self.catalog().label(app);
-            let mut accepted = self.obey(instances, |instances| Command::Restart { instances });
+            let mut accepted = self.restart_all(app, manner.then_scale);
             accepted.notes.push(format!(
                 "{name} listens on nothing that a second process could share: it is restarted"
             ));
-            return Ok(accepted.then_scale(app, manner.then_scale));
+            return Ok(accepted);
         }
         if !manner.yields
             && let Some(attached) = self.attach(app, revision, manner.then_scale)
@@ -241,7 +239,16 @@ impl Orders<'_> {
             yields: manner.yields,
             then_scale: manner.then_scale,
         };
-        Ok(self.obey(instances, |_| command))
+        Ok(self.obey(self.catalog().instances_of(app), |_| command))
+    }
+
+    /// Stops and starts all instances of an app; when they are online there are to be so many.
+    pub(crate) fn restart_all(&mut self, app: AppId, then_scale: Option<u32>) -> Accepted {
+        let instances = self.catalog().instances_of(app);
+        self.obey(instances, |instances| match then_scale {
+            Some(count) => Command::RestartAndScale { app, count },
+            None => Command::Restart { instances },
+        })
     }
 
     /// Would a process of this revision find its ports taken by the one that runs?
@@ -277,7 +284,6 @@ impl Orders<'_> {
             outcome: self.tickets.wait_for(ticket),
             instances,
             notes: Vec::new(),
-            then_scale: None,
         };
         let name = self.catalog().label(app);
         accepted

@@ -85,6 +85,5 @@ pub(crate) fn settled(instances: Vec<InstanceId>, notes: Vec<String>) -> Accepte
         outcome,
         instances,
         notes,
-        then_scale: None,
     }
 }

@@ -302,6 +302,7 @@ impl Configs {
             previous: old.previous,
             room: old.room,
             reload: old.rollout.map(|rollout| self.reload(rollout)),
+            scaling: None,
         }
     }
 

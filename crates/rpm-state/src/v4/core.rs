@@ -109,6 +109,15 @@ mirror! {
         previous: Option<u32>,
         room: Option<u32>,
         reload: Option<Reload>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scaling: Option<Scaling>,
+    }
+}
+
+mirror! {
+    struct Scaling {
+        count: u32,
+        awaited: BTreeSet<u32>,
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 
+use rpm_core::snapshot::Scaling;
 use rpm_core::{AppId, Core, GroupId, InstanceView, LeavingPhase, StateView};
 use rpm_state::{AppsDocument, FORMAT, ReadError, State, header, read_apps, read_state, seal, write};
 
@@ -234,6 +235,34 @@ fn the_format_before_becomes_the_present_one() {
     let mut written = Vec::new();
     write(&apps, &mut written).expect("memory");
     assert_eq!(read_apps(&written).expect("they can be read"), apps);
+}
+
+/// A field that most apps do not have: absent where it was not written, and read where it was.
+#[test]
+fn what_a_restart_is_followed_by_is_stored() {
+    let [_, (_, text)] = STATES;
+    let mut state = read_state(text).expect("it can be read");
+    let mut snapshot = core_of(&state).snapshot();
+    assert!(snapshot.apps.values().all(|app| app.scaling.is_none()));
+    let id = *snapshot.apps.keys().next().expect("an app");
+    let instances = snapshot
+        .instances
+        .iter()
+        .filter(|(_, instance)| instance.app == id);
+    let scaling = Scaling {
+        count: 5,
+        awaited: instances.map(|(id, _)| *id).collect(),
+    };
+    snapshot
+        .apps
+        .entry(id)
+        .and_modify(|app| app.scaling = Some(scaling));
+    state.core = snapshot.clone().into();
+    let mut written = Vec::new();
+    write(&state, &mut written).expect("memory");
+    let again = read_state(&written).expect("it can be read");
+    assert_eq!(again, state);
+    assert_eq!(core_of(&again).snapshot(), snapshot);
 }
 
 #[test]

@@ -19,6 +19,12 @@ pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
+/// How many seeds to run; `RPM_SIM_SEEDS` says otherwise.
+pub(crate) fn seeds(usual: u64) -> u64 {
+    let wanted = std::env::var("RPM_SIM_SEEDS").ok();
+    wanted.map_or(usual, |wanted| wanted.parse().expect("RPM_SIM_SEEDS is a number"))
+}
+
 pub(crate) fn instances(ids: &[u32]) -> Vec<InstanceId> {
     ids.iter().copied().map(InstanceId).collect()
 }

@@ -345,6 +345,16 @@ fn random_command(world: &mut World) -> Verdict {
         20 => command(world, Command::Undo { app }),
         21 => command(world, Command::Reset { instances }),
         // What is proved of whole reloads is proved of the others.
+        24..26 => {
+            let count = world.dice.roll(6) as u32;
+            command(world, Command::RestartAndScale { app, count })?;
+            // What is half done when the shell dies is what this is about.
+            if world.dice.percent(25) {
+                death::fall(world)
+            } else {
+                Ok(())
+            }
+        }
         22..24 if app.0.is_multiple_of(2) => command(world, Command::Replace { app, instances }),
         _ => {
             let config = world.dice.percent(60).then(|| random_config(world));
@@ -374,11 +384,16 @@ fn start(world: &mut World) -> Verdict {
 pub(crate) fn command(world: &mut World, command: Command) -> Verdict {
     let ticket = Ticket(world.serial());
     world.tickets.insert(ticket, false);
+    world.scalings.commanded(ticket, &command, &world.core);
     let (ids, wish) = match &command {
         Command::Stop { instances, .. } | Command::Delete { instances, .. } => {
             (instances.clone(), Wish::Rest)
         }
         Command::Restart { instances } => (instances.clone(), Wish::Run),
+        Command::RestartAndScale { app, .. } => {
+            let all = world.core.instances().filter(|it| it.app == *app);
+            (all.map(|it| it.id).collect(), Wish::Run)
+        }
         Command::Shutdown => (world.core.instances().map(|it| it.id).collect(), Wish::Rest),
         Command::Start { .. }
         | Command::Scale { .. }

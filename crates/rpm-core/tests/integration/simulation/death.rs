@@ -72,6 +72,7 @@ impl World {
             .filter(|(_, slot)| slot.open && slot.holder.is_none_or(|worker| ended.contains(&worker)))
             .map(|(id, _)| *id)
             .collect();
+        self.scalings.fall();
         self.history.push((self.now, Line::Fall));
         self.commanded = true;
         self.core.take_over(self.now, &lost);

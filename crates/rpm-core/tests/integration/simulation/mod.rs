@@ -4,10 +4,11 @@
 mod actions;
 mod chance;
 mod death;
-mod dice;
+pub(crate) mod dice;
 mod orders;
 mod quiet;
 mod rollout;
+mod scaling;
 mod world;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rpm_core::protocol::{Failure, Notice, Outcome, Output};
 use world::{Line, World};
+
+use crate::common::seeds;
 
 /// Takes some seconds in a debug build.
 const SEEDS: u64 = 800;
@@ -27,12 +30,14 @@ fn any_history_keeps_the_invariants_and_ends_in_quiet() {
         return;
     }
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in 0..SEEDS {
+    for seed in 0..seeds(SEEDS) {
         let world = check(seed);
         *seen.entry("undone halfway").or_default() += world.rollouts.halfway;
         *seen.entry("undone while watched").or_default() += world.rollouts.watched;
         *seen.entry("returned").or_default() += world.rollouts.returned;
         *seen.entry("scaled").or_default() += world.rollouts.scaled;
+        *seen.entry("restarted and scaled").or_default() += world.scalings.followed;
+        *seen.entry("scaled by the next shell").or_default() += world.scalings.survived;
         for (_, line) in world.history {
             match line {
                 Line::Out(output) => *seen.entry(kind(&output)).or_default() += 1,
@@ -43,7 +48,7 @@ fn any_history_keeps_the_invariants_and_ends_in_quiet() {
     }
     // A simulation in which something never happens says nothing about it.
     assert!(
-        seen.len() == KINDS + 5 && seen.values().all(|&times| times >= 20),
+        seen.len() == KINDS + 7 && seen.values().all(|&times| times >= 20),
         "{seen:#?}"
     );
 }

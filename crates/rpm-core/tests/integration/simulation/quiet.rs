@@ -51,6 +51,7 @@ pub(crate) fn check_quiet(world: &World) -> Verdict {
         "processes and instances differ".to_owned()
     })?;
     check_settled(world)?;
+    world.scalings.check(&world.core)?;
     for (id, slot) in world.slots.iter().filter(|(_, slot)| slot.open) {
         let serving = slot.holder.is_some_and(|worker| world.is_online(worker));
         demand(serving, || format!("{id:?} is open and nobody serves it"))?;

@@ -19,6 +19,8 @@ pub(crate) struct Rollouts {
     undone: Vec<(AppId, Watch)>,
     /// Whose reload ended in this step.
     ended: BTreeSet<AppId>,
+    /// Whose number of instances changed in this step: the second half of a restart is a command, too.
+    resized: BTreeSet<AppId>,
     /// How often one was undone when a part of the new generation served already.
     pub(crate) halfway: u64,
     /// How often when all of it did.
@@ -82,6 +84,12 @@ impl Rollouts {
                 self.watched += u64::from(watch.as_ref().is_some_and(|watch| watch.watched));
                 self.undone.extend(watch.map(|watch| (app, watch)));
             }
+            // The second half of a restart may follow at once.
+            Notice::Scaled { app, .. } => {
+                self.resized.insert(app);
+                let done = self.done.iter_mut().filter(|(of, _)| *of == app);
+                done.for_each(|(_, watch)| watch.scales = true);
+            }
             Notice::Online { .. }
             | Notice::Crashed { .. }
             | Notice::Stalled { .. }
@@ -89,7 +97,6 @@ impl Rollouts {
             | Notice::CandidateReady { .. }
             | Notice::Draining { .. }
             | Notice::ReloadBegun { .. }
-            | Notice::Scaled { .. }
             | Notice::Deleted { .. } => {}
         }
     }
@@ -132,7 +139,7 @@ impl Rollouts {
         for (app, watch) in std::mem::take(&mut self.undone) {
             // The one that follows may have made room for itself already.
             let follows = core.app(app).is_some_and(|it| it.reload.is_some()) && limits(core, app).is_some();
-            if !commanded && !follows {
+            if !commanded && !follows && !self.resized.contains(&app) {
                 check_undone(core, app, &watch)?;
             }
         }
@@ -142,6 +149,7 @@ impl Rollouts {
         }
         self.told.clear();
         self.ended.clear();
+        self.resized.clear();
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use rpm_core::{
 
 use super::dice::Dice;
 use super::rollout::Rollouts;
+use super::scaling::Scalings;
 
 /// Of commands given to a shell that has died.
 const NOBODY: Ticket = Ticket(u64::MAX);
@@ -34,6 +35,7 @@ pub(crate) struct World {
     pub(crate) wishes: BTreeMap<InstanceId, Wish>,
     pub(crate) history: Vec<(Tick, Line)>,
     pub(crate) rollouts: Rollouts,
+    pub(crate) scalings: Scalings,
     /// The step that is being checked was a command.
     pub(crate) commanded: bool,
     steered: BTreeMap<GroupId, Vec<SlotId>>,
@@ -113,6 +115,7 @@ impl World {
             wishes: BTreeMap::new(),
             history: Vec::new(),
             rollouts: Rollouts::default(),
+            scalings: Scalings::default(),
             commanded: false,
             steered: BTreeMap::new(),
             serial: 0,
@@ -244,8 +247,15 @@ impl World {
             Output::Rescue { slot, holder, to } => self.rescue(slot, holder, &to),
             Output::CloseSlot { slot, to } => self.close(slot, &to),
             Output::Probe { worker } => self.probe(worker),
-            Output::Done { ticket: NOBODY, .. } => Ok(()),
-            Output::Done { ticket, .. } => {
+            Output::Done {
+                ticket: NOBODY,
+                outcome,
+            } => {
+                self.scalings.settled_for_nobody(&outcome, &self.core);
+                Ok(())
+            }
+            Output::Done { ticket, outcome } => {
+                self.scalings.settled(ticket, &outcome);
                 let earlier = self.tickets.insert(ticket, true);
                 demand(earlier == Some(false), || {
                     format!("{ticket:?} settled twice or unknown")
@@ -362,6 +372,7 @@ impl World {
 
     fn check_notice(&mut self, notice: Notice) -> Verdict {
         self.rollouts.note(notice);
+        self.scalings.note(notice, &self.processes, &self.core);
         match notice {
             Notice::Crashed { retry_in, .. } => {
                 let longest = Duration::from_millis(16_500);
