@@ -3,8 +3,10 @@
 //! [`Core`] is a state machine: events go in through [`Core::handle`], the passage of time through
 //! [`Core::handle_timeout`], and what the shell must do comes out of [`Core::poll_output`], in an order
 //! that matters (steer away before close, close before signal). It knows no clock, no descriptor, no
-//! process: only the ids in [`ids`] and the [`Tick`] that the shell passes in. [`Sampler`] tells the shell
-//! when to look at the accept queues.
+//! process: only the ids in [`ids`] and the [`Tick`] that the shell passes in.
+//!
+//! Smaller machines stand beside it, and share no state with it: [`Sampler`] (when to look at the accept queues),
+//! [`witness::Drains`] (whether a draining worker has anything left).
 //!
 //! # How workers leave
 //!
@@ -54,6 +56,7 @@ mod tick;
 mod tickets;
 mod undo;
 mod view;
+pub mod witness;
 mod workers;
 
 pub use crate::core::{Core, MAX_INSTANCES};

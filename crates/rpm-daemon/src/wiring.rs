@@ -32,6 +32,7 @@ impl Supervisor {
     /// Lends the drains what they go by, and tells the core what follows.
     pub(crate) fn drains<T>(&mut self, act: impl FnOnce(&mut Drains, &mut drain::Context<'_>) -> T) -> T {
         let mut context = drain::Context {
+            now: self.now(),
             agents: &mut self.agents,
             listeners: &mut self.listeners,
             workers: &self.workers,

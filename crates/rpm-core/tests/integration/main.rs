@@ -17,3 +17,4 @@ mod slots;
 mod slow;
 mod stop;
 mod watch;
+mod witness;

@@ -39,15 +39,16 @@ impl Pages {
             .is_some_and(|at| now.saturating_duration_since(at) < INTERESTED_FOR)
     }
 
-    /// A worker has drained. True if its last page is awaited, and it must not be ended yet; `has_one`: its app has pages.
-    pub(crate) fn holds_up(&mut self, worker: WorkerId, has_one: bool, now: Instant) -> bool {
-        if !has_one || self.done.contains(&worker) || !self.wanted(now) {
-            return false;
-        }
+    /// True if the last page of a worker is wanted and was not read yet; `has_one`: its app has pages.
+    pub(crate) fn is_due(&self, worker: WorkerId, has_one: bool, now: Instant) -> bool {
+        has_one && !self.done.contains(&worker) && self.wanted(now)
+    }
+
+    /// A worker has drained, and its last page is due: it is asked for it, once.
+    pub(crate) fn read(&mut self, worker: WorkerId) {
         if self.awaited.insert(worker) {
             self.begun.push(worker);
         }
-        true
     }
 
     /// The workers that are to be asked now.
@@ -100,18 +101,20 @@ mod tests {
     fn a_worker_waits_for_its_last_page_while_somebody_asks() {
         let (mut pages, now) = (Pages::default(), Instant::now());
         let (one, other) = (WorkerId(1), WorkerId(2));
-        assert!(!pages.holds_up(one, true, now), "nobody asks");
+        assert!(!pages.is_due(one, true, now), "nobody asks");
         assert_eq!(pages.ask(now), []);
-        assert!(!pages.holds_up(one, false, now), "there is none");
-        assert!(pages.holds_up(one, true, now) && pages.holds_up(one, true, now));
+        assert!(!pages.is_due(one, false, now), "there is none");
+        assert!(pages.is_due(one, true, now));
+        pages.read(one);
+        pages.read(one);
         assert_eq!(pages.begun(), [one], "once");
         pages.take(other, Some(page("x")), now);
         assert_eq!(pages.ask(now), [], "nobody waits for that");
         pages.take(one, Some(page("1")), now);
-        assert!(!pages.holds_up(one, true, now), "it was asked");
+        assert!(!pages.is_due(one, true, now), "it was asked");
         assert_eq!(pages.ask(now), [page("1")]);
         let later = now + INTERESTED_FOR;
-        assert!(!pages.holds_up(other, true, later), "nobody asks any more");
+        assert!(!pages.is_due(other, true, later), "nobody asks any more");
         assert_eq!(pages.ask(later), [], "it is old");
     }
 
@@ -121,12 +124,12 @@ mod tests {
         pages.ask(now);
         let big = "x".repeat(KEPT_BYTES / 4);
         for number in 0..8 {
-            pages.holds_up(WorkerId(number), true, now);
+            pages.read(WorkerId(number));
             pages.take(WorkerId(number), Some(page(&big)), now);
         }
         assert_eq!(pages.ask(now).len(), 4);
         for number in 100..1000 {
-            pages.holds_up(WorkerId(number), true, now);
+            pages.read(WorkerId(number));
             pages.take(WorkerId(number), Some(page("")), now);
             pages.forget(WorkerId(number));
         }
