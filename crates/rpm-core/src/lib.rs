@@ -6,7 +6,7 @@
 //! process: only the ids in [`ids`] and the [`Tick`] that the shell passes in.
 //!
 //! Smaller machines stand beside it, and share no state with it: [`Sampler`] (when to look at the accept queues),
-//! [`witness::Drains`] (whether a draining worker has anything left).
+//! [`witness::Drains`] (whether a draining worker has anything left) and [`memory::MemoryLimits`] (which instance is replaced for its memory).
 //!
 //! # How workers leave
 //!
@@ -37,6 +37,7 @@ mod drain;
 mod footprint;
 pub mod ids;
 mod invariants;
+pub mod memory;
 mod promotion;
 mod proof;
 pub mod protocol;

@@ -35,7 +35,6 @@ use crate::orders::automatic;
 use crate::orders::tickets::Tickets;
 use crate::os::clock::now_ms;
 use crate::os::memory::PutAway;
-use crate::os::pace::pause;
 use crate::os::systemd;
 use crate::os::watched::watched;
 use crate::os::{FEW_TREES, reserve};
@@ -50,22 +49,12 @@ use crate::sockets::queues::{self, Queues};
 use crate::sockets::slots::Audit;
 use crate::upkeep::{FilesChanged, Upkeep};
 use crate::workers::pages::Pages;
-use crate::workers::sampling::Sampling;
+use crate::workers::sampling::{self, Sampling};
 use crate::workers::starting::{Starting, starved};
 use crate::workers::worker::Workers;
 
 /// Events that may wait; more make their senders wait.
 const EVENT_LIMIT: usize = 1024;
-/// Between two samples of CPU and memory while anything runs.
-const USAGE_INTERVAL: Duration = Duration::from_secs(5);
-/// The pause before the next sample is at least this many times as long as the last one took.
-const USAGE_SHARE: u32 = 1000;
-const LONGEST_USAGE_INTERVAL: Duration = Duration::from_secs(60);
-/// The same while an app has a limit of memory.
-const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
-const LIMITS_SHARE: u32 = 100;
-const LONGEST_LIMITS_INTERVAL: Duration = Duration::from_secs(5);
-
 /// What a daemon begins with.
 pub(crate) struct Means {
     pub(crate) home: Home,
@@ -335,11 +324,7 @@ impl Supervisor {
             let began = Instant::now();
             self.sampling.sample_usage(&mut self.workers);
             self.orders().enforce_limits();
-            let took = began.elapsed();
-            let interval = match self.upkeep.has_limits() {
-                true => pause(took, LIMITS_SHARE, LIMITS_INTERVAL..=LONGEST_LIMITS_INTERVAL),
-                false => pause(took, USAGE_SHARE, USAGE_INTERVAL..=LONGEST_USAGE_INTERVAL),
-            };
+            let interval = sampling::interval(began.elapsed(), self.upkeep.has_limits());
             self.usage_due = Instant::now() + interval;
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rpm_core::AppId;
+use rpm_core::memory::{Circumstances, Remedy, Sample};
 use rpm_core::protocol::Command;
 use rpm_wire::events::What;
 use tracing::{info, warn};
@@ -13,7 +14,7 @@ use crate::events::subject::Of;
 use crate::home::Home;
 use crate::orders::Orders;
 use crate::orders::reload::Manner;
-use crate::upkeep::{Usage, Wants};
+use crate::upkeep::Wants;
 use crate::workers::outputs::{logs_of, pid_file};
 
 /// What each app wants done without being asked.
@@ -99,37 +100,36 @@ impl Orders<'_> {
 
     /// Replaces instances whose processes have more memory than they may.
     pub(crate) fn enforce_limits(&mut self) {
-        let limited = self.core.instances().filter_map(|view| {
+        let samples = self.core.instances().filter_map(|view| {
             let held = self.workers.get(&view.worker()?)?;
             let process = held.process().filter(|process| !process.ending)?;
-            let usage = Usage {
+            let sample = Sample {
                 app: view.app,
                 instance: view.id,
                 used: process.usage.rss_bytes,
                 limit: held.spec.max_memory_restart?,
             };
-            self.upkeep.is_over(&usage).then_some(usage)
+            sample.is_over().then_some(sample)
         });
-        for over in limited.collect::<Vec<_>>() {
-            let app = over.app;
-            // Whatever is replaced already, perhaps in this very step, takes its turn.
-            if self.core.app(app).is_some_and(|view| view.reload.is_some()) {
-                continue;
-            }
+        for over in samples.collect::<Vec<_>>() {
+            let (app, instances) = (over.app, vec![over.instance]);
+            let circumstances = Circumstances {
+                // Perhaps since this very step.
+                reloads: self.core.app(app).is_some_and(|view| view.reload.is_some()),
+                shares: !self.catalog().is_fork(app) || self.has_slots(app),
+            };
+            let command = match self.upkeep.judge_memory(&over, circumstances, self.now) {
+                Remedy::Leave => continue,
+                Remedy::Restart => Command::Restart { instances },
+                Remedy::Replace => Command::Replace { app, instances },
+            };
             let (used_mb, limit_mb) = (over.used >> 20, over.limit >> 20);
             info!(app = self.catalog().label(app), id = %over.instance, used_mb, limit_mb, "replaced: it exceeds its memory limit");
             let what = What::MemoryLimit {
                 used_bytes: over.used,
                 limit_bytes: over.limit,
             };
-            let of = Of::Instance(app, over.instance);
-            self.report(of, what);
-            self.upkeep.spare(&over);
-            let instances = vec![over.instance];
-            let command = match self.catalog().is_fork(app) && !self.has_slots(app) {
-                true => Command::Restart { instances },
-                false => Command::Replace { app, instances },
-            };
+            self.report(Of::Instance(app, over.instance), what);
             drop(self.command(command));
         }
     }

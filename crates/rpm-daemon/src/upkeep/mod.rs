@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rpm_core::{AppId, InstanceId};
+use rpm_core::memory::{Circumstances, MemoryLimits, Remedy, Sample};
+use rpm_core::{AppId, Tick};
 use rpm_wire::api::WatchSpec;
 use tokio::sync::mpsc;
 use tracing::warn;
@@ -20,8 +21,6 @@ use crate::upkeep::schedule::{Schedule, Timer};
 const LOOK: Duration = Duration::from_secs(60);
 /// After files could not be watched, for lack of a thread or a descriptor.
 const WATCH_AGAIN: Duration = Duration::from_secs(5);
-/// An instance that was replaced for its memory is left alone for this long.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// What is done for apps without being asked.
 #[derive(Default)]
@@ -34,23 +33,7 @@ pub(crate) struct Upkeep {
     watch_again: Option<Instant>,
     /// Some app has a limit of memory.
     limits: bool,
-    spared: Spared,
-}
-
-/// Instances that were replaced for their memory, and until when they are left alone.
-#[derive(Debug, Default)]
-struct Spared(BTreeMap<(AppId, InstanceId), Instant>);
-
-impl Spared {
-    fn add(&mut self, instance: (AppId, InstanceId), now: Instant) {
-        self.0.retain(|_, until| *until > now);
-        self.0.insert(instance, now + GRACE);
-    }
-
-    /// One of another app may have the same number, and is another instance.
-    fn has(&self, instance: (AppId, InstanceId), now: Instant) -> bool {
-        self.0.get(&instance).is_some_and(|until| *until > now)
-    }
+    memory: MemoryLimits,
 }
 
 struct Kept {
@@ -80,15 +63,6 @@ pub(crate) struct FilesChanged {
     pub(crate) app: AppId,
     /// One of them.
     pub(crate) path: PathBuf,
-}
-
-/// An instance with a limit of memory, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Usage {
-    pub(crate) app: AppId,
-    pub(crate) instance: InstanceId,
-    pub(crate) used: u64,
-    pub(crate) limit: u64,
 }
 
 impl Upkeep {
@@ -198,31 +172,13 @@ impl Upkeep {
         self.watches.contains_key(&app)
     }
 
-    /// Has it more memory than it may, and was not replaced for that a moment ago?
-    pub(crate) fn is_over(&self, usage: &Usage) -> bool {
-        usage.used > usage.limit && !self.spared.has((usage.app, usage.instance), Instant::now())
-    }
-
-    /// It is replaced for its memory now.
-    pub(crate) fn spare(&mut self, usage: &Usage) {
-        self.spared.add((usage.app, usage.instance), Instant::now());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_instance_is_spared_and_no_later_one_of_its_number() {
-        let now = Instant::now();
-        let (first, second) = ((AppId(1), InstanceId(0)), (AppId(2), InstanceId(0)));
-        let mut spared = Spared::default();
-        spared.add(first, now);
-        assert!(spared.has(first, now + GRACE / 2));
-        assert!(!spared.has(first, now + GRACE));
-        assert!(!spared.has(second, now), "of another app");
-        spared.add(second, now + GRACE);
-        assert_eq!(spared.0.len(), 1, "those whose time is over are forgotten");
+    /// What is done for an instance because of its memory.
+    pub(crate) fn judge_memory(
+        &mut self,
+        sample: &Sample,
+        circumstances: Circumstances,
+        now: Tick,
+    ) -> Remedy {
+        self.memory.handle_sample(sample, circumstances, now)
     }
 }

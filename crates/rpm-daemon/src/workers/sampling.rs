@@ -9,12 +9,23 @@ use rpm_listen::Listeners;
 use rpm_sys::tree::{self, Census};
 use rpm_sys::{sock_diag, usage};
 
+use crate::os::pace::pause;
 use crate::workers::worker::{Process, UsageSample, Workers};
 
 /// Connection counts are not taken more often than this: each costs a pass over the kernel's table.
 const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
 /// A CPU share over less than this is noise.
 const USAGE_MINIMUM: Duration = Duration::from_millis(200);
+
+/// Between two samples of CPU and memory while anything runs.
+const USAGE_INTERVAL: Duration = Duration::from_secs(5);
+/// The pause before the next sample is at least this many times as long as the last one took.
+const USAGE_SHARE: u32 = 1000;
+const LONGEST_USAGE_INTERVAL: Duration = Duration::from_secs(60);
+/// The same while an app has a limit of memory.
+const LIMITS_INTERVAL: Duration = Duration::from_secs(1);
+const LIMITS_SHARE: u32 = 100;
+const LONGEST_LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Of the memory that is available the part that a reload leaves: for what its new workers use later, and for others.
 const MEMORY_SPARE: u64 = 5;
@@ -30,6 +41,14 @@ pub(crate) struct Sampling {
     counted: Option<Instant>,
     /// Established connections by worker.
     connections: BTreeMap<WorkerId, u32>,
+}
+
+/// How long after a sample that took so long the next one is taken. `limits`: an app has a limit of memory.
+pub(crate) fn interval(took: Duration, limits: bool) -> Duration {
+    match limits {
+        true => pause(took, LIMITS_SHARE, LIMITS_INTERVAL..=LONGEST_LIMITS_INTERVAL),
+        false => pause(took, USAGE_SHARE, USAGE_INTERVAL..=LONGEST_USAGE_INTERVAL),
+    }
 }
 
 /// So many workers that use `largest` bytes each fit into so much memory, with a part left for everything else; `None`: nobody knows.
@@ -192,6 +211,26 @@ pub(crate) fn own_listeners(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn samples_are_rarer_the_longer_they_take_and_more_frequent_with_a_limit() {
+        let ms = Duration::from_millis;
+        let cases = [
+            (ms(0), true, 1),
+            (ms(20), true, 2),
+            (ms(900), true, 5),
+            (ms(0), false, 5),
+            (ms(20), false, 20),
+            (ms(900), false, 60),
+        ];
+        for (took, limits, wanted) in cases {
+            assert_eq!(
+                interval(took, limits),
+                Duration::from_secs(wanted),
+                "{took:?} {limits}"
+            );
+        }
+    }
 
     #[test]
     fn a_fifth_of_the_memory_is_left_free() {
