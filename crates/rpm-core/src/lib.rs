@@ -6,7 +6,8 @@
 //! process: only the ids in [`ids`] and the [`Tick`] that the shell passes in.
 //!
 //! Smaller machines stand beside it, and share no state with it: [`Sampler`] (when to look at the accept queues),
-//! [`witness::Drains`] (whether a draining worker has anything left) and [`memory::MemoryLimits`] (which instance is replaced for its memory).
+//! [`witness::Drains`] (whether a draining worker has anything left), [`handoff::Handoffs`] (which worker gets a connection that the shell
+//! hands over) and [`memory::MemoryLimits`] (which instance is replaced for its memory).
 //!
 //! # How workers leave
 //!
@@ -35,6 +36,7 @@ mod crash;
 mod deadlines;
 mod drain;
 mod footprint;
+pub mod handoff;
 pub mod ids;
 mod invariants;
 pub mod memory;

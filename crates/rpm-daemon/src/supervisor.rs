@@ -232,6 +232,7 @@ impl Supervisor {
                 () = sleep(wake) => self.on_time(),
             }
             let mut context = handoff::Context {
+                now: self.now(),
                 listeners: &mut self.listeners,
                 workers: &mut self.workers,
             };
@@ -330,10 +331,12 @@ impl Supervisor {
     }
 
     fn next_wake(&self) -> Option<Instant> {
-        let due = [self.core.poll_timeout(), self.queues.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min();
+        let due = [
+            self.core.poll_timeout(),
+            self.queues.poll_timeout(),
+            self.handoffs.kept_until(),
+        ];
+        let due = due.into_iter().flatten().min();
         let usage = (!self.workers.is_empty()).then_some(self.usage_due);
         let undone = (!self.undone.is_empty()).then(|| self.store.rests_until().unwrap_or_else(Instant::now));
         let due = due.map(|tick| self.origin + tick.0.saturating_sub(self.epoch));

@@ -167,6 +167,7 @@ impl Supervisor {
     /// Passes each connection to a worker behind one of these slots.
     pub(crate) fn hand_over(&mut self, connections: impl IntoIterator<Item = OwnedFd>, to: &[SlotId]) {
         let mut context = handoff::Context {
+            now: self.now(),
             listeners: &mut self.listeners,
             workers: &mut self.workers,
         };

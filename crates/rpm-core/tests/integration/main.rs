@@ -4,6 +4,7 @@ mod arbitrary;
 mod common;
 mod drain;
 mod freeze;
+mod handoff;
 mod health;
 mod hidden;
 mod lifecycle;

@@ -73,6 +73,7 @@ impl Hearing<'_> {
     /// A worker has accepted a connection, or refused it.
     fn answered(&mut self, number: u64, accepted: bool) {
         let mut context = handoff::Context {
+            now: self.ports.now,
             listeners: self.ports.listeners,
             workers: self.ports.workers,
         };

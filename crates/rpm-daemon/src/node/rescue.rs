@@ -64,6 +64,7 @@ impl Rescuing<'_> {
             Ok(Rescued::Taken(fds)) => {
                 let count = fds.len() as u64;
                 let mut context = handoff::Context {
+                    now: self.ports.now,
                     listeners: self.ports.listeners,
                     workers: self.ports.workers,
                 };
