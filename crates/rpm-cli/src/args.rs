@@ -132,6 +132,10 @@ impl Usage {
 ///
 /// # Errors
 /// They are not a command, or ask for help or the version: [`Usage::report`] prints that.
+#[expect(
+    clippy::too_many_lines,
+    reason = "one arm for each thing that the program can run as"
+)]
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usage> {
     let mut args: Vec<OsString> = args.into_iter().collect();
     let program = invoked_name(args.first());

@@ -12,7 +12,7 @@ use crate::processes::pages::{ask, by_app};
 pub(super) async fn scrape(State(handle): State<Handle>) -> Result<axum::Json<Scrape>, Refusal> {
     let Asked { apps, targets, last } = handle.ask(Request::Scrape).await?;
     let mut running = JoinSet::new();
-    for targets in by_app(targets) {
+    for targets in by_app(&targets) {
         let handle = handle.clone();
         running.spawn(async move { ask(targets, |worker, end| handle.give(worker, end)).await });
     }

@@ -301,7 +301,7 @@ async fn accepted_by<'t>(targets: &[&'t Target], port: u16, peer: SocketAddr) ->
 }
 
 /// The workers of each app.
-pub(crate) fn by_app(targets: Vec<Target>) -> Vec<Vec<Target>> {
+pub(crate) fn by_app(targets: &[Target]) -> Vec<Vec<Target>> {
     let apps: BTreeSet<AppId> = targets.iter().map(|target| target.app).collect();
     let of = |app: AppId| {
         targets
