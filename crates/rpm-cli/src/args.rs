@@ -78,6 +78,16 @@ pub enum Invocation {
     },
 }
 
+impl Invocation {
+    /// That of a command for the daemon.
+    fn of(client: Client) -> Invocation {
+        match client.command {
+            Command::Monit => Invocation::Monit(client),
+            _ => Invocation::Client(client),
+        }
+    }
+}
+
 /// Static files, and how they are served.
 #[derive(Debug, PartialEq, Eq)]
 pub struct StaticSite {
@@ -209,18 +219,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
                 password,
             })
         }
-        Top::Client(command) => {
-            let client = Client {
-                command: in_foreground(command),
-                program,
-                silent,
-                no_color,
-            };
-            match client.command {
-                Command::Monit => Invocation::Monit(client),
-                _ => Invocation::Client(client),
-            }
-        }
+        Top::Client(command) => Invocation::of(Client {
+            command: in_foreground(command),
+            program,
+            silent,
+            no_color,
+        }),
         Top::Missing(words) => return Err(missing(&program, &words)),
     })
 }

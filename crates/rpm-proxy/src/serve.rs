@@ -40,14 +40,8 @@ pub(crate) async fn serve(
     let _ = stream.set_nodelay(true);
     match network::any(&front.settings().proxy_protocol, address.ip()) {
         false => {
-            admit(
-                Prefixed::new(Bytes::new(), stream),
-                address.ip(),
-                front,
-                pools,
-                closing,
-            )
-            .await
+            let stream = Prefixed::new(Bytes::new(), stream);
+            admit(stream, address.ip(), front, pools, closing).await;
         }
         true => Box::pin(announced((stream, address), front, pools, closing)).await,
     }
