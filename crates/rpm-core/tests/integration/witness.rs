@@ -201,12 +201,12 @@ fn history(seed: u64) -> Result<Option<Duration>, String> {
             Action::Drained if worker.clients() > 0 => {
                 return Err(format!("drained with {} clients", worker.clients()));
             }
-            Action::Failed if worker.queued > 0 || worker.open > 0 => {
-                // Whoever cannot close anything has its time.
-                return match now >= Tick(within) {
-                    true => Ok(None),
-                    false => Err(format!("given up with {} clients", worker.clients())),
-                };
+            // Whoever cannot close anything has its time.
+            Action::Failed if (worker.queued > 0 || worker.open > 0) && now >= Tick(within) => {
+                return Ok(None);
+            }
+            Action::Failed if (worker.queued > 0 || worker.open > 0) => {
+                return Err(format!("given up with {} clients", worker.clients()));
             }
             Action::Drained | Action::Failed => return Ok(Some(now.0)),
         }

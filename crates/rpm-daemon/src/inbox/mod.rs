@@ -6,9 +6,8 @@ pub(crate) mod ends;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rpm_core::InstanceId;
 use rpm_core::protocol::Outcome;
-use rpm_core::{AppId, WorkerId};
+use rpm_core::{InstanceId, WorkerId};
 use rpm_wire::api::{
     ApiError, ChangeReply, MessageRequest, ScrapedPage, SendRequest, SignalRequest, TargetsRequest,
     TriggerReply, TriggerRequest,
