@@ -1,17 +1,22 @@
 //! Port numbers that no concurrent test uses.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// Below the ephemeral range, so that no outgoing connection takes one.
 const FIRST: u16 = 12_000;
 const LAST: u16 = 31_999;
+/// Time for which a connection that its server has closed keeps the port from whoever binds it without `SO_REUSEADDR` (TIME-WAIT).
+const RESTS_FOR: Duration = Duration::from_secs(60);
 
 /// A free TCP port, reserved against other tests until dropped.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
-    _lock: File,
+    /// Locked while the port is reserved. When it was last modified says until when.
+    lock: File,
 }
 
 impl Port {
@@ -37,9 +42,16 @@ impl Port {
     fn take(number: u16) -> Option<Port> {
         let directory = std::env::temp_dir().join("rpm-test-ports");
         std::fs::create_dir_all(&directory).expect("a directory for port locks");
-        let lock = File::create(directory.join(number.to_string())).ok()?;
+        let path = directory.join(number.to_string());
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .ok()?;
         lock.try_lock().ok()?;
-        is_free(number).then(|| Port { number, _lock: lock })
+        let rests = was_used(&lock).ok()?.is_some_and(|ago| ago < RESTS_FOR);
+        (!rests && is_free(number)).then_some(Port { number, lock })
     }
 
     /// The number of sockets that listen on the port, at any address.
@@ -68,8 +80,44 @@ fn is_free(number: u16) -> bool {
         .is_empty()
 }
 
+/// How long ago the port of this lock was given back; `None` if nobody has had it.
+fn was_used(lock: &File) -> io::Result<Option<Duration>> {
+    let meta = lock.metadata()?;
+    let ago = meta.modified()?.elapsed().unwrap_or_default();
+    Ok((meta.len() > 0).then_some(ago))
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // The length says that it was used, the time when.
+        let _ = self.lock.set_len(1);
+        let _ = self.lock.set_modified(SystemTime::now());
+    }
+}
+
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.number.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_was_given_back_rests() {
+        let port = Port::reserve();
+        let number = port.number();
+        assert!(Port::take(number).is_none(), "it is reserved");
+        drop(port);
+        assert!(Port::take(number).is_none(), "it rests");
+        let path = std::env::temp_dir()
+            .join("rpm-test-ports")
+            .join(number.to_string());
+        let lock = File::options().write(true).open(path).expect("its lock");
+        lock.set_modified(SystemTime::now() - RESTS_FOR)
+            .expect("it is ours");
+        assert!(Port::take(number).is_some());
     }
 }
