@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use rpm_cli::Invocation;
-use rpm_shared::{companion, report};
+use rpm_shared::{companion, report, say};
 
 #[cfg(target_env = "musl")]
 #[global_allocator]
@@ -32,7 +32,8 @@ fn main() -> ExitCode {
         Ok(Invocation::Daemon { check: false }) => daemon(),
         Ok(Invocation::Daemon { check: true }) => check(),
         Ok(Invocation::Complete(question)) => {
-            say(&question.answer());
+            // The shell may have gone.
+            let _ = io::stdout().write_all(question.answer().as_bytes());
             ExitCode::SUCCESS
         }
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
@@ -62,7 +63,7 @@ fn check() -> ExitCode {
     };
     match rpm_daemon::check(&home) {
         Ok(version) => {
-            say(&format!("{}{version}\n", rpm_daemon::CAN_TAKE_OVER));
+            let _ = say(format_args!("{}{version}", rpm_daemon::CAN_TAKE_OVER));
             ExitCode::SUCCESS
         }
         Err(error) => refuse(&error.into()),
@@ -70,11 +71,6 @@ fn check() -> ExitCode {
 }
 
 fn refuse(error: &anyhow::Error) -> ExitCode {
-    say(&format!("{error:#}\n"));
+    let _ = say(format_args!("{error:#}"));
     ExitCode::FAILURE
-}
-
-/// Prints what a program reads, which may have gone: then nobody wants it.
-fn say(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
 }

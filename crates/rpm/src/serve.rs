@@ -16,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rpm_cli::StaticSite;
 use rpm_shared::clients::{self, Limits, told};
+use rpm_shared::say;
 use tokio::net::TcpListener;
 use tower_http::services::{ServeDir, ServeFile};
 
@@ -45,7 +46,12 @@ async fn serve(site: &StaticSite) -> anyhow::Result<()> {
         None => listen(site.port).await?,
     };
     let app = router(site);
-    println!("serving {} on port {}", site.path.display(), site.port);
+    // Who reads that may go; it serves on.
+    let _ = say(format_args!(
+        "serving {} on port {}",
+        site.path.display(),
+        site.port
+    ));
     clients::serve(listener, app, Limits::default(), told()).await;
     Ok(())
 }

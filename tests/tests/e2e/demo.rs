@@ -199,6 +199,23 @@ fn an_interrupted_demonstration_leaves_nothing() {
 }
 
 #[test]
+fn without_a_reader_it_ends_and_leaves_nothing() {
+    let place = Place::new();
+    let mut child = place
+        .demo(&[])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("rpm runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    read_until(&mut lines, "workers share");
+    drop(lines);
+    let ran: Ran = child.wait_with_output().expect("it ends").into();
+    assert!(ran.code == Some(0) && ran.stderr.is_empty(), "{ran:#?}");
+    place.assert_empty();
+}
+
+#[test]
 fn a_port_that_is_taken_is_named() {
     let (place, port) = (Place::new(), Port::reserve());
     let taken = std::net::TcpListener::bind(("127.0.0.1", port.number())).expect("the port is free");

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rpm_loadtest::{Kind, Load, Outcome, Report, Running, Stop};
+use rpm_shared::{OutputError, say};
 use rpm_sys::{PidFd, Signal};
 use rpm_wire::api::{AppInfo, Process};
 use tokio::runtime::Builder;
@@ -113,29 +114,29 @@ async fn play(daemon: &PrivateDaemon, port: Option<u16>) -> anyhow::Result<()> {
         .first()
         .map(|l| format!("{} ({})", l.steering, l.reason))
         .unwrap_or_default();
-    println!("{} workers share http://{address}/", before.len());
-    println!("steering: {steering}\n");
+    say(format_args!("{} workers share http://{address}/", before.len()))?;
+    say(format_args!("steering: {steering}\n"))?;
 
     let stop = Stop::new();
     let running = traffic(address, &stop)?;
     tokio::time::sleep(HALF).await;
     let victim = kill_one(&before)?;
-    println!(
+    say(format_args!(
         "kill -9 {} (worker {}), under load",
         victim.pid.unwrap_or_default(),
         victim.instance
-    );
+    ))?;
     let replaced = replacement(daemon, &victim, &running).await?;
     tokio::time::sleep(HALF).await;
     stop.stop();
     let report = running.finish().await;
-    println!("pid {replaced} took its place and its socket\n");
-    show(&report);
-    println!("\n{}", verdict(&report, before.len()));
+    say(format_args!("pid {replaced} took its place and its socket\n"))?;
+    show(&report)?;
+    say(format_args!("\n{}", verdict(&report, before.len())))?;
     // A request that the killed worker was answering is lost with it, and nothing else may be.
     report.check_allowing(&[Outcome::ResetFresh, Outcome::Truncated])?;
     if port.is_some() {
-        println!("\nserving http://{address}/ until you press Ctrl-C");
+        say(format_args!("\nserving http://{address}/ until you press Ctrl-C"))?;
         std::future::pending::<()>().await;
     }
     Ok(())
@@ -206,12 +207,12 @@ async fn replacement(daemon: &PrivateDaemon, victim: &Process, running: &Running
     }
 }
 
-fn show(report: &Report) {
-    println!(
+fn show(report: &Report) -> Result<(), OutputError> {
+    say(format_args!(
         "{} requests, a new connection each, {:.0} per second:",
         report.outcomes.total(),
         report.throughput()
-    );
+    ))?;
     for (outcome, count) in report.outcomes.counts() {
         if count > 0
             || matches!(
@@ -219,17 +220,17 @@ fn show(report: &Report) {
                 Outcome::Refused | Outcome::ResetFresh | Outcome::TimedOut
             )
         {
-            println!("  {:<12} {count}", outcome.as_str());
+            say(format_args!("  {:<12} {count}", outcome.as_str()))?;
         }
     }
     for (worker, count) in &report.responders {
-        println!("  by worker {worker:<3} {count}");
+        say(format_args!("  by worker {worker:<3} {count}"))?;
     }
-    println!(
+    say(format_args!(
         "  p50 {} µs, p99 {} µs",
         report.latency.p50_us(),
         report.latency.p99_us()
-    );
+    ))
 }
 
 /// What was shown, in one line.
