@@ -3,8 +3,9 @@
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
@@ -17,8 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 use webpki::EndEntityCert;
 
-/// Time between two checks of the files. They are checked only when a client connects.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two checks of the files, in milliseconds. They are checked only when a client connects.
+const CHECK_INTERVAL_MS: u64 = 1000;
 
 /// The files of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +58,14 @@ pub fn check(certificates: &[Certificate]) -> Result<(), BadCertificate> {
 pub(crate) struct Tls {
     pub(crate) certificates: Vec<Certificate>,
     config: ArcSwap<ServerConfig>,
+    loaded_at: Instant,
+    /// When the files are checked next, in milliseconds since `loaded_at`.
+    check_at_ms: AtomicU64,
     seen: Mutex<Seen>,
 }
 
 /// The files when they were last checked.
 struct Seen {
-    at: Instant,
     /// The files of the certificates in use.
     used: Stamps,
     /// The files that could not be used, and the reason, so that it is logged once.
@@ -96,11 +99,9 @@ impl Tls {
         Ok(Tls {
             config: ArcSwap::new(Arc::new(config(certificates)?)),
             certificates: certificates.to_vec(),
-            seen: Mutex::new(Seen {
-                at: Instant::now(),
-                used,
-                failed: None,
-            }),
+            loaded_at: Instant::now(),
+            check_at_ms: AtomicU64::new(CHECK_INTERVAL_MS),
+            seen: Mutex::new(Seen { used, failed: None }),
         })
     }
 
@@ -113,11 +114,15 @@ impl Tls {
     /// Reads the files again if they have changed. The old certificates stay in use if that fails: a file may be half written. It is tried
     /// again at the next check, because the cause may be gone without a change of the files (file descriptors, permissions).
     fn reload(&self, now: Instant) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(seen.at) < CHECK_INTERVAL {
+        if !self.takes_check(now) {
             return;
         }
-        seen.at = now;
+        let mut seen = match self.seen.try_lock() {
+            Ok(seen) => seen,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Another thread's check takes longer than the interval. No client waits for it.
+            Err(TryLockError::WouldBlock) => return,
+        };
         let stamps = stamps(&self.certificates);
         if stamps == seen.used {
             seen.failed = None;
@@ -126,8 +131,10 @@ impl Tls {
         match config(&self.certificates) {
             Ok(config) => {
                 self.config.store(Arc::new(config));
-                seen.used = stamps;
-                seen.failed = None;
+                *seen = Seen {
+                    used: stamps,
+                    failed: None,
+                };
                 info!("certificates replaced");
             }
             Err(error) => {
@@ -136,6 +143,19 @@ impl Tls {
                 }
             }
         }
+    }
+
+    /// The files are due for a check, and no other thread has taken it.
+    fn takes_check(&self, now: Instant) -> bool {
+        let now = now.saturating_duration_since(self.loaded_at).as_millis();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let due = self.check_at_ms.load(Ordering::Relaxed);
+        let next = now.saturating_add(CHECK_INTERVAL_MS);
+        let take = || {
+            self.check_at_ms
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        now >= due && take().is_ok()
     }
 }
 
@@ -233,6 +253,9 @@ fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
 mod tests {
     use std::fs::{self, File};
     use std::process::Command;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -320,7 +343,6 @@ mod tests {
     #[test]
     fn a_failure_is_new_once() {
         let mut seen = Seen {
-            at: Instant::now(),
             used: Vec::new(),
             failed: None,
         };
@@ -361,5 +383,24 @@ mod tests {
             fs::rename(from, to).expect("it is renamed");
         }
         assert!(replaces(&tls, 2), "both are other files");
+    }
+
+    #[test]
+    fn nobody_waits_for_another_thread_that_checks_the_files() {
+        let place = Place::new("wait");
+        let tls = Tls::load(&[place.certificate("used")]).expect("it is loaded");
+        let (sender, accepted) = mpsc::channel();
+        thread::scope(|scope| {
+            let checking = tls.seen.lock().expect("nobody panicked");
+            scope.spawn(|| {
+                tls.acceptor();
+                tls.reload(Instant::now() + Duration::from_secs(2));
+                sender.send(()).expect("it is waited for");
+            });
+            let accepted = accepted.recv_timeout(Duration::from_secs(10));
+            // The thread ends in any case.
+            drop(checking);
+            accepted.expect("it does not wait");
+        });
     }
 }
