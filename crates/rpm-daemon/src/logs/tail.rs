@@ -24,7 +24,8 @@ pub fn last_lines(path: &Path, from: u64, count: usize) -> Vec<String> {
 
 /// The same, looking at no more than the last `window` bytes.
 pub(crate) fn last_lines_within(path: &Path, from: u64, count: usize, window: u64) -> Vec<String> {
-    let (lines, _) = read_end(path, from, count, window).unwrap_or_default();
+    let lines = opened(path).and_then(|opened| read_end(opened, from, count, window));
+    let (lines, _) = lines.unwrap_or_default();
     lines.into_iter().map(|(_, line)| line).collect()
 }
 
@@ -48,11 +49,24 @@ impl Follower {
     /// known.
     #[must_use]
     pub fn start(path: &Path, count: usize) -> (Vec<(Option<u64>, String)>, Follower) {
-        let inode = std::fs::metadata(path).ok().map(|meta| meta.ino());
-        let (lines, offset) = read_end(path, 0, count, WINDOW_BYTES).unwrap_or_default();
+        Follower::start_while(path, count, || ())
+    }
+
+    /// `meanwhile` runs when the file was found and nothing is read of it yet.
+    fn start_while(
+        path: &Path,
+        count: usize,
+        meanwhile: impl FnOnce(),
+    ) -> (Vec<(Option<u64>, String)>, Follower) {
+        let opened = opened(path).ok();
+        meanwhile();
+        // The inode is that of what is read, whatever has the name by now.
+        let inode = opened.as_ref().map(|opened| opened.inode);
+        let read = opened.and_then(|opened| read_end(opened, 0, count, WINDOW_BYTES).ok());
+        let (lines, offset) = read.unwrap_or_default();
         let times = match lines.is_empty() {
             true => Times::default(),
-            false => Times::read(path),
+            false => times_of(path, inode),
         };
         let timed = lines.into_iter().map(|(offset, line)| (times.at(offset), line));
         (
@@ -88,7 +102,12 @@ impl Follower {
     /// Complete lines added since the last call, at most about a megabyte of them; `true` if there may
     /// be more.
     pub fn more(&mut self) -> (Vec<String>, bool) {
-        let Ok((file, inode, len)) = opened(&self.path) else {
+        self.more_while(|| ())
+    }
+
+    /// `meanwhile` runs when a rotated file was found and nothing is read of it yet.
+    fn more_while(&mut self, meanwhile: impl FnOnce()) -> (Vec<String>, bool) {
+        let Ok(Opened { file, inode, len }) = opened(&self.path) else {
             return (Vec::new(), false);
         };
         if self.inode == Some(inode) && len >= self.offset {
@@ -96,15 +115,12 @@ impl Follower {
             return (self.complete_lines(), read == WINDOW_BYTES);
         }
         if self.inode != Some(inode)
-            && let Some((number, file)) = self.put_aside()
+            && let Some((file, next)) = self.rotated(inode)
         {
+            meanwhile();
             if self.read(file) == 0 {
                 // It is read to its end; a line that has none goes on in the one after it.
-                let next = match number {
-                    1 => Ok(inode),
-                    number => opened(&aside::numbered(&self.path, number - 1)).map(|(_, inode, _)| inode),
-                };
-                self.inode = next.ok();
+                self.inode = Some(next);
                 self.offset = 0;
             }
             return (self.complete_lines(), true);
@@ -116,14 +132,19 @@ impl Follower {
         (self.complete_lines(), read == WINDOW_BYTES)
     }
 
-    /// The file that was read, if it has got a number since.
-    fn put_aside(&self) -> Option<(u32, File)> {
-        let numbers = (1..=ASIDE_LIMIT).map_while(|number| {
-            let (file, inode, _) = opened(&aside::numbered(&self.path, number)).ok()?;
-            Some((number, file, inode))
-        });
-        let mut same = numbers.filter(|(_, _, inode)| Some(*inode) == self.inode);
-        same.next().map(|(number, file, _)| (number, file))
+    /// The file that was read, if it has got a number since, and the inode of the one after it. `newest`: the inode of the one without a
+    /// number.
+    fn rotated(&self, newest: u64) -> Option<(File, u64)> {
+        let mut next = newest;
+        // From low numbers to high ones: a rotation meanwhile only repeats a file.
+        for number in 1..=ASIDE_LIMIT {
+            let Opened { file, inode, .. } = opened(&aside::numbered(&self.path, number)).ok()?;
+            if Some(inode) == self.inode {
+                return Some((file, next));
+            }
+            next = inode;
+        }
+        None
     }
 
     /// Takes what is new in the file; how much that was, in bytes.
@@ -150,8 +171,15 @@ impl Follower {
     }
 }
 
+/// An open file, as it was when it was opened.
+struct Opened {
+    file: File,
+    inode: u64,
+    len: u64,
+}
+
 /// A regular file. Anything else would be waited for, or be taken from its reader.
-fn opened(path: &Path) -> io::Result<(File, u64, u64)> {
+fn opened(path: &Path) -> io::Result<Opened> {
     let is_file = |meta: std::fs::Metadata| match meta.is_file() {
         true => Ok(meta),
         false => Err(io::Error::other("it is not a file")),
@@ -160,7 +188,22 @@ fn opened(path: &Path) -> io::Result<(File, u64, u64)> {
     // It may have been replaced since.
     let file = OpenOptions::new().read(true).custom_flags(PATIENT).open(path)?;
     let meta = is_file(file.metadata()?)?;
-    Ok((file, meta.ino(), meta.len()))
+    Ok(Opened {
+        file,
+        inode: meta.ino(),
+        len: meta.len(),
+    })
+}
+
+/// The times of the lines of the file with this inode. None are known if the file was rotated meanwhile: the index may be that of the next
+/// one.
+fn times_of(path: &Path, inode: Option<u64>) -> Times {
+    let times = Times::read(path);
+    let now = path.metadata().ok().map(|meta| meta.ino());
+    match now == inode {
+        true => times,
+        false => Times::default(),
+    }
 }
 
 fn split(bytes: &[u8]) -> Vec<String> {
@@ -174,8 +217,10 @@ fn split(bytes: &[u8]) -> Vec<String> {
 }
 
 /// The last lines, each behind its offset, and where they end.
-fn read_end(path: &Path, from: u64, count: usize, window: u64) -> io::Result<(Vec<(u64, String)>, u64)> {
-    let (mut file, _, end) = opened(path)?;
+fn read_end(opened: Opened, from: u64, count: usize, window: u64) -> io::Result<(Vec<(u64, String)>, u64)> {
+    let Opened {
+        mut file, len: end, ..
+    } = opened;
     // One that is shorter was put aside since.
     let from = if from > end { 0 } else { from };
     let start = end.saturating_sub(window).max(from);
@@ -242,5 +287,83 @@ mod tests {
         for leftover in [path, scratch("rotated")] {
             std::fs::remove_file(leftover).unwrap();
         }
+    }
+
+    /// A directory with a log that a daemon rotates.
+    struct Rotated(PathBuf);
+
+    impl Rotated {
+        fn new(name: &str) -> Rotated {
+            let dir = scratch(name);
+            std::fs::create_dir_all(&dir).unwrap();
+            Rotated(dir)
+        }
+
+        fn log(&self) -> PathBuf {
+            self.0.join("a.log")
+        }
+
+        fn write(&self, text: &str) {
+            std::fs::write(self.log(), text).unwrap();
+        }
+
+        /// The file gets the number 1, and another one its name.
+        fn rotate(&self, text: &str) {
+            aside::put_aside(&self.log(), 9).unwrap();
+            self.write(text);
+        }
+
+        /// All lines that are still to come.
+        fn rest(follower: &mut Follower) -> Vec<String> {
+            let mut lines = Vec::new();
+            loop {
+                let (more, again) = follower.more();
+                lines.extend(more);
+                if !again {
+                    return lines;
+                }
+            }
+        }
+    }
+
+    impl Drop for Rotated {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_rotation_while_following_begins_repeats_and_loses_nothing() {
+        for (name, new) in [("shorter", "c\n"), ("longer", "more than the old one\n")] {
+            let place = Rotated::new(&format!("start-{name}"));
+            place.write("a\nb\n");
+            let (lines, mut follower) = Follower::start_while(&place.log(), 1, || place.rotate(new));
+            assert_eq!(lines, [(None, "b".to_owned())], "{name}");
+            assert_eq!(Rotated::rest(&mut follower), [new.trim_end()], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_rotation_gives_no_line_the_time_of_another() {
+        let place = Rotated::new("start-times");
+        place.write("a\nb\n");
+        let (lines, _) = Follower::start_while(&place.log(), 1, || {
+            place.rotate("c\n");
+            let mut clock = crate::logs::times::Clock::default();
+            clock.note(&place.log(), &crate::os::behalf::Behalf::default(), 0, 5000);
+        });
+        assert_eq!(lines, [(None, "b".to_owned())]);
+    }
+
+    #[test]
+    fn a_rotation_while_a_rotated_file_is_read_skips_no_file() {
+        let place = Rotated::new("more");
+        place.write("a\n");
+        let (_, mut follower) = Follower::start(&place.log(), 1);
+        place.rotate("b\n");
+        place.rotate("c\n");
+        let (lines, again) = follower.more_while(|| place.rotate("d\n"));
+        assert_eq!((lines, again), (Vec::new(), true));
+        assert_eq!(Rotated::rest(&mut follower), ["b", "c", "d"]);
     }
 }
