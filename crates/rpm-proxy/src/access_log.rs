@@ -103,9 +103,9 @@ pub(crate) struct AccessLog {
 pub(crate) struct Entry {
     began: Instant,
     line: String,
-    host: String,
-    referer: String,
-    agent: String,
+    host: Option<String>,
+    referer: Option<String>,
+    agent: Option<String>,
 }
 
 /// The response to a request, as the log shows it.
@@ -115,6 +115,35 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
     /// The key of the upstream that responded.
     pub(crate) upstream: Option<u32>,
+}
+
+/// A line of the log. It is written when this is dropped, at the end of the response.
+pub(crate) struct Line {
+    log: Arc<AccessLog>,
+    entry: Entry,
+    client: IpAddr,
+    pub(crate) outcome: Outcome,
+}
+
+impl Line {
+    pub(crate) fn new(log: Arc<AccessLog>, entry: Entry, client: IpAddr) -> Line {
+        Line {
+            log,
+            entry,
+            client,
+            outcome: Outcome {
+                status: 0,
+                bytes: 0,
+                upstream: None,
+            },
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.log.add(&self.entry, self.client, self.outcome);
+    }
 }
 
 impl AccessLog {
@@ -158,35 +187,38 @@ impl AccessLog {
 }
 
 impl Entry {
-    /// From the head of a request.
-    pub(crate) fn of_head(head: &[u8]) -> Entry {
+    /// From the beginning of a head that cannot be parsed.
+    pub(crate) fn of_malformed(head: &[u8]) -> Entry {
         let text = String::from_utf8_lossy(head);
         let mut lines = text.trim_start().lines();
-        let mut entry = Entry::new(lines.next().unwrap_or_default());
+        let mut entry = Entry::new(lines.next().unwrap_or_default().to_owned(), None);
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-            entry.field(name, value.trim());
+            entry.record_field(name, value.as_bytes());
         }
         entry
     }
 
-    pub(crate) fn new(line: &str) -> Entry {
+    /// A request without fields. `line`: method, target and version. `authority`: the host in the target or the pseudo-header, which takes
+    /// precedence over `Host`.
+    pub(crate) fn new(line: String, authority: Option<&str>) -> Entry {
         Entry {
             began: Instant::now(),
-            line: line.to_owned(),
-            host: String::new(),
-            referer: String::new(),
-            agent: String::new(),
+            line,
+            host: authority.map(str::to_owned),
+            referer: None,
+            agent: None,
         }
     }
 
-    pub(crate) fn field(&mut self, name: &str, value: &str) {
+    /// Records a field if the log shows it. The first of several counts, as it does for Node.
+    pub(crate) fn record_field(&mut self, name: &str, value: &[u8]) {
         let target = match name.len() {
             4 if name.eq_ignore_ascii_case("host") => &mut self.host,
             7 if name.eq_ignore_ascii_case("referer") => &mut self.referer,
             10 if name.eq_ignore_ascii_case("user-agent") => &mut self.agent,
             _ => return,
         };
-        value.clone_into(target);
+        target.get_or_insert_with(|| String::from_utf8_lossy(value.trim_ascii()).into_owned());
     }
 
     fn combined(&self, client: IpAddr, outcome: Outcome) -> String {
@@ -198,7 +230,8 @@ impl Entry {
         let _ = write!(line, "\" {} {}", outcome.status, outcome.bytes);
         for text in [&self.referer, &self.agent] {
             line.push_str(" \"");
-            escape(&mut line, if text.is_empty() { "-" } else { text });
+            let text = text.as_deref().filter(|text| !text.is_empty());
+            escape(&mut line, text.unwrap_or("-"));
             line.push('"');
         }
         line.push('\n');
@@ -209,6 +242,8 @@ impl Entry {
         let mut words = self.line.split(' ');
         let mut word = || words.next().unwrap_or_default();
         let (method, target, protocol) = (word(), word(), word());
+        let [host, referer, agent] =
+            [&self.host, &self.referer, &self.agent].map(|text| text.as_deref().unwrap_or_default());
         let mut line = format!(
             "{{\"time\":\"{}\",\"client\":\"{client}\",\"method\":",
             jiff::Timestamp::now()
@@ -217,9 +252,9 @@ impl Entry {
             (method, ",\"target\":"),
             (target, ",\"protocol\":"),
             (protocol, ",\"host\":"),
-            (self.host.as_str(), ",\"referer\":"),
-            (self.referer.as_str(), ",\"user_agent\":"),
-            (self.agent.as_str(), ""),
+            (host, ",\"referer\":"),
+            (referer, ",\"user_agent\":"),
+            (agent, ""),
         ] {
             line.push('"');
             escape(&mut line, text);
@@ -340,7 +375,7 @@ mod tests {
 
     #[test]
     fn lines_hold_what_is_known_and_end_once() {
-        let entry = Entry::of_head(HEAD);
+        let entry = Entry::of_malformed(HEAD);
         let line = entry.combined([192, 0, 2, 7].into(), outcome());
         assert!(line.starts_with("192.0.2.7 - - ["), "{line}");
         assert!(
@@ -355,7 +390,8 @@ mod tests {
         ] {
             assert!(line.contains(part), "{line}");
         }
-        let odd = Entry::of_head(b"GET /\x01\xff HTTP/1.1\r\n\r\n").combined([1, 1, 1, 1].into(), outcome());
+        let odd =
+            Entry::of_malformed(b"GET /\x01\xff HTTP/1.1\r\n\r\n").combined([1, 1, 1, 1].into(), outcome());
         assert!(odd.contains("/\\u0001\u{fffd} HTTP"), "{odd}");
     }
 
@@ -379,7 +415,7 @@ mod tests {
                 thread::sleep(Duration::from_millis(5));
             }
         };
-        let entry = Entry::of_head(HEAD);
+        let entry = Entry::of_malformed(HEAD);
         log.add(&entry, [1, 1, 1, 1].into(), outcome());
         written(&path, 1);
         let rotated = path.with_extension("1");

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::exchange::{Ended, Exchange, Failed};
-use super::head::{Parsed, RequestHead, may_be_complete, request};
+use super::head::{Parsed, RequestHead, may_be_complete, rewrite};
+use super::request_syntax::{field_room, parse_request};
 use super::wire::Wire;
 use crate::access_log::{AccessLog, Entry, Outcome};
 use crate::attempt::Attempts;
@@ -140,14 +141,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         let head = match self.head().await {
             HeadRead::Head(length, head) => {
                 self.settings = self.peer.front.settings();
-                let input = &self.client.input[..length];
-                self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(input)));
                 self.client.input.advance(length);
                 head
             }
             HeadRead::Rejected(rejection) => {
-                let begun = &self.client.input[..self.client.input.len().min(LOGGED)];
-                self.entry = self.peer.front.log().map(|log| (log, Entry::of_head(begun)));
                 let turn = self.reject(rejection).await;
                 self.log();
                 return turn;
@@ -193,8 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                         return HeadRead::Http2;
                     }
                 } else {
-                    let policy = RequestPolicy::new(&settings, &self.peer.client, self.peer.ip);
-                    match request(&self.client.input, policy, &mut self.upstream_head) {
+                    match self.parse(&settings) {
                         Parsed::Partial => {}
                         Parsed::Complete(length, head) => return HeadRead::Head(length, head),
                         Parsed::Rejected(rejection) => return HeadRead::Rejected(rejection),
@@ -210,11 +206,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                 Filled::Data => {}
                 Filled::Closed => return HeadRead::Closed,
                 Filled::Late if begun => {
+                    self.record_malformed();
                     return HeadRead::Rejected(SLOW_HEAD);
                 }
                 Filled::Late | Filled::Dismissed => return HeadRead::Idle,
             }
         }
+    }
+
+    /// Parses what has arrived, and creates the entry for the access log when the request is complete or rejected.
+    fn parse(&mut self, settings: &Settings) -> Parsed<RequestHead> {
+        let mut room = field_room();
+        match parse_request(&self.client.input, settings.max_head, &mut room) {
+            Parsed::Complete(length, request) => {
+                self.entry = self.peer.front.log().map(|log| (log, request.entry()));
+                let policy = RequestPolicy::new(settings, &self.peer.client, self.peer.ip);
+                match rewrite(request, length, policy, &mut self.upstream_head) {
+                    Ok(head) => Parsed::Complete(length, head),
+                    Err(rejection) => Parsed::Rejected(rejection),
+                }
+            }
+            Parsed::Partial => Parsed::Partial,
+            Parsed::Rejected(rejection) => {
+                self.record_malformed();
+                Parsed::Rejected(rejection)
+            }
+        }
+    }
+
+    /// Creates the entry of a request that cannot be parsed.
+    fn record_malformed(&mut self) {
+        let begun = &self.client.input[..self.client.input.len().min(LOGGED)];
+        self.entry = self.peer.front.log().map(|log| (log, Entry::of_malformed(begun)));
     }
 
     /// Reads more. `idle`: no request has begun, so the connection may be closed.

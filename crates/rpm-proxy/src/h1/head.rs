@@ -6,12 +6,11 @@ use httparse::{Header, Status};
 
 use super::framing::Framing;
 use super::message_info::MessageInfo;
+use super::request_syntax::{RequestSyntax, field_room, parse_request, split_url};
 use crate::policy::client::Forwarding;
 use crate::policy::compression::{Content, weakened};
 use crate::policy::fields::{MAX_FIELDS, Name};
-use crate::policy::rejection::{
-    HEAD_TOO_LARGE, Rejection, TARGET_TOO_LONG, TOO_MANY, UNKNOWN_VERSION, UNREADABLE, bad,
-};
+use crate::policy::rejection::{Rejection, UNREADABLE, bad};
 use crate::policy::request::{RequestPolicy, check_method};
 use crate::policy::retry::is_idempotent;
 use crate::policy::sticky::named_worker;
@@ -85,33 +84,38 @@ const ADDED: usize = 192;
 
 /// Parses a request at the beginning of `bytes`, and writes its head for the upstream to `out`.
 pub fn request(bytes: &[u8], policy: RequestPolicy<'_>, out: &mut Vec<u8>) -> Parsed<RequestHead> {
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Request::new(&mut []);
-    let length = match parsed.parse_with_uninit_headers(bytes, &mut fields) {
-        Ok(Status::Complete(length)) if length <= policy.max_head => length,
-        Ok(Status::Partial) if bytes.len() < policy.max_head => return Parsed::Partial,
-        Ok(_) => return Parsed::Rejected(too_large(&bytes[..policy.max_head])),
-        Err(error) => return Parsed::Rejected(rejection(error, bytes)),
-    };
-    if has_bare_lf(&bytes[..length]) {
-        return Parsed::Rejected(bad("line does not end with CRLF"));
-    }
-    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
-        return Parsed::Rejected(bad("malformed request"));
-    };
-    out.clear();
-    out.reserve(length + ADDED);
-    match read_request(method, target, version == 1, parsed.headers, policy, out) {
-        Ok(head) => Parsed::Complete(length, head),
-        Err(rejection) => Parsed::Rejected(rejection),
+    match parse_request(bytes, policy.max_head, &mut field_room()) {
+        Parsed::Complete(length, request) => match rewrite(request, length, policy, out) {
+            Ok(head) => Parsed::Complete(length, head),
+            Err(rejection) => Parsed::Rejected(rejection),
+        },
+        Parsed::Partial => Parsed::Partial,
+        Parsed::Rejected(rejection) => Parsed::Rejected(rejection),
     }
 }
 
-fn read_request<'h>(
-    method: &str,
-    target: &'h str,
-    is_11: bool,
-    fields: &[Header<'h>],
+/// Writes the head for the upstream to `out`. `length`: that of the client's head, in bytes.
+///
+/// # Errors
+/// It is ambiguous, or asks for something that is not supported.
+pub(super) fn rewrite(
+    request: RequestSyntax<'_, '_>,
+    length: usize,
+    policy: RequestPolicy<'_>,
+    out: &mut Vec<u8>,
+) -> Result<RequestHead, Rejection> {
+    out.clear();
+    out.reserve(length + ADDED);
+    read_request(request, policy, out)
+}
+
+fn read_request(
+    RequestSyntax {
+        method,
+        target,
+        is_11,
+        fields,
+    }: RequestSyntax<'_, '_>,
     policy: RequestPolicy<'_>,
     out: &mut Vec<u8>,
 ) -> Result<RequestHead, Rejection> {
@@ -187,13 +191,8 @@ fn split_target<'t>(method: &str, target: &'t str) -> Result<Target<'t>, Rejecti
     if target == "*" {
         return Ok((None, (b"*", b"")));
     }
-    let rest = ["http://", "https://"].into_iter().find_map(|scheme| {
-        let (first, rest) = target.split_at_checked(scheme.len())?;
-        first.eq_ignore_ascii_case(scheme).then_some(rest)
-    });
-    let rest = rest.ok_or(bad("request target is neither a path nor a URL"))?;
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
+    let url = split_url(target);
+    let (authority, path) = url.ok_or(bad("request target is neither a path nor a URL"))?;
     if authority.is_empty() || authority.contains('@') {
         return Err(bad("request target without a host, or with a user name"));
     }
@@ -410,41 +409,4 @@ pub(crate) fn may_be_complete(bytes: &[u8], from: usize, limit: usize) -> bool {
     let new = &bytes[from.saturating_sub(3).min(bytes.len())..];
     let ends = new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
     ends || bytes.len() >= limit
-}
-
-fn has_bare_lf(bytes: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
-}
-
-fn too_large(bytes: &[u8]) -> Rejection {
-    if memchr::memchr(b'\n', bytes).is_some() {
-        HEAD_TOO_LARGE
-    } else {
-        TARGET_TOO_LONG
-    }
-}
-
-fn rejection(error: httparse::Error, bytes: &[u8]) -> Rejection {
-    match error {
-        httparse::Error::TooManyHeaders => TOO_MANY,
-        httparse::Error::Version if names_a_version(bytes) => UNKNOWN_VERSION,
-        httparse::Error::HeaderName
-        | httparse::Error::HeaderValue
-        | httparse::Error::NewLine
-        | httparse::Error::Status
-        | httparse::Error::Token
-        | httparse::Error::Version => bad("malformed request"),
-    }
-}
-
-/// The first line ends with a version of HTTP.
-fn names_a_version(bytes: &[u8]) -> bool {
-    let line = bytes.trim_ascii_start().split(|byte| *byte == b'\n').next();
-    let line = line.unwrap_or_default().trim_ascii_end();
-    let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let [_, _, last] = words[..] else { return false };
-    let Some(version) = last.strip_prefix(b"HTTP/") else {
-        return false;
-    };
-    matches!(version, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }

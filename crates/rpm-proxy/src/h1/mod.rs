@@ -6,4 +6,5 @@ pub mod framing;
 pub mod head;
 pub(crate) mod local_response;
 mod message_info;
+mod request_syntax;
 pub(crate) mod wire;

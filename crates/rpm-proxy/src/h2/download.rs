@@ -1,6 +1,5 @@
 //! Bodies of responses to a client.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,68 +8,17 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{HOST, REFERER, USER_AGENT};
-use hyper::{Request, Version};
 use tokio::time::Instant;
 
 use super::streams::Stream;
 use super::trailers::allowed_frame;
 use super::upload::{BoxError, Upload};
-use crate::access_log::{AccessLog, Entry, Outcome};
+use crate::access_log::Line;
 use crate::deadline::Deadline;
 use crate::front::Front;
 use crate::gzip::Gzip;
 use crate::pool::{Connection, Pools};
 use crate::upstream::InFlight;
-
-/// A line of the access log. It is written when the response has ended.
-pub(crate) struct Line {
-    log: Arc<AccessLog>,
-    entry: Entry,
-    client: IpAddr,
-    outcome: Outcome,
-}
-
-impl Line {
-    pub(crate) fn new(log: Arc<AccessLog>, client: IpAddr, request: &Request<Incoming>) -> Line {
-        let mut entry = Entry::new(&format!(
-            "{} {} {}",
-            request.method(),
-            request.uri().path_and_query().map_or("*", |it| it.as_str()),
-            match request.version() {
-                Version::HTTP_2 => "HTTP/2",
-                Version::HTTP_10 => "HTTP/1.0",
-                _ => "HTTP/1.1",
-            }
-        ));
-        // HTTP/2 clients may name the host in either place (RFC 9113, 8.3.1).
-        if let Some(authority) = request.uri().authority() {
-            entry.field("host", authority.as_str());
-        }
-        for name in [HOST, REFERER, USER_AGENT] {
-            let value = request.headers().get(&name).and_then(|value| value.to_str().ok());
-            if let Some(value) = value {
-                entry.field(name.as_str(), value);
-            }
-        }
-        Line {
-            log,
-            entry,
-            client,
-            outcome: Outcome {
-                status: 0,
-                bytes: 0,
-                upstream: None,
-            },
-        }
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.log.add(&self.entry, self.client, self.outcome);
-    }
-}
 
 /// The body of a response to a client.
 pub(crate) enum ResponseBody {

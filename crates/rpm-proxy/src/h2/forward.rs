@@ -16,11 +16,12 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::timeout;
 
-use super::download::{Line, ResponseBody, Silence, UpstreamBody};
+use super::download::{ResponseBody, Silence, UpstreamBody};
 use super::head;
 use super::streams::Stream;
 use super::upload::{Fault, RequestBody, Upload};
 use super::websocket;
+use crate::access_log::Line;
 use crate::attempt::Attempts;
 use crate::gzip::Gzip;
 use crate::peer::Peer;
@@ -53,7 +54,10 @@ impl From<Rejection> for Failure {
 /// Answers a request of a client.
 pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
     peer.front.earn_retry();
-    let line = peer.front.log().map(|log| Line::new(log, peer.ip, &request));
+    let line = peer
+        .front
+        .log()
+        .map(|log| Line::new(log, head::entry(&request), peer.ip));
     let is_head = request.method() == Method::HEAD;
     let is_http2 = request.version() == Version::HTTP_2;
     let (mut response, status) = match exchange(peer, request).await {

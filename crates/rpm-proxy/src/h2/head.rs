@@ -1,14 +1,17 @@
 //! Rewrites the heads of messages that hyper has parsed, by the rules of `policy`.
 
+use std::fmt::Display;
+
 use hyper::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, ETAG, EXPECT, FORWARDED, HOST,
-    HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, VARY,
+    HeaderMap, HeaderName, HeaderValue, REFERER, TE, TRANSFER_ENCODING, USER_AGENT, VARY,
 };
 use hyper::http::request::Parts;
 use hyper::http::response;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use hyper::{StatusCode, Version};
+use hyper::{Request, StatusCode, Version};
 
+use crate::access_log::Entry;
 use crate::policy::client::Client;
 use crate::policy::compression::{Content, accepts_gzip, weakened};
 use crate::policy::fields::{MAX_FIELDS, Name, words};
@@ -21,6 +24,30 @@ use crate::policy::sticky::named_worker;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// The request for the access log.
+pub(super) fn entry<B>(request: &Request<B>) -> Entry {
+    let uri = request.uri();
+    let target: &dyn Display = match (request.version(), uri.path_and_query(), uri.authority()) {
+        // In HTTP/2 every request names its authority; the target is what HTTP/1 clients send to an origin server.
+        (Version::HTTP_2, Some(path), _) => path,
+        (Version::HTTP_2, None, Some(authority)) => authority,
+        _ => uri,
+    };
+    let version = match request.version() {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    let line = format!("{} {target} HTTP/{version}", request.method());
+    let mut entry = Entry::new(line, uri.authority().map(Authority::as_str));
+    for name in [HOST, REFERER, USER_AGENT] {
+        if let Some(value) = request.headers().get(&name) {
+            entry.record_field(name.as_str(), value.as_bytes());
+        }
+    }
+    entry
+}
 
 /// Rewrites the head of a client's request for an upstream: HTTP/1.1, origin form, with a `Host`, without hop-by-hop fields.
 ///
