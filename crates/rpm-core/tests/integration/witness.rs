@@ -133,6 +133,21 @@ impl Worker {
             self.say(dice, now, Word::Report(open));
         }
     }
+
+    /// What it has said arrives; `counts`: its agents report its connections.
+    fn speak(&mut self, drains: &mut Drains, now: Tick, counts: bool) {
+        while let Some((_, word)) = self.from_agent.front().copied().filter(|(at, _)| *at <= now) {
+            self.from_agent.pop_front();
+            match word {
+                Word::Answer => {
+                    self.reported = None;
+                    drains.handle_answer(WORKER, counts);
+                }
+                Word::Report(open) => self.reported = Some(open),
+                Word::Drain => {}
+            }
+        }
+    }
 }
 
 fn history(seed: u64) -> Result<Option<Duration>, String> {
@@ -151,17 +166,7 @@ fn history(seed: u64) -> Result<Option<Duration>, String> {
     for millis in 0..40_000 {
         let now = at(millis);
         worker.live(&mut dice, now);
-        while let Some((_, word)) = worker.from_agent.front().copied().filter(|(at, _)| *at <= now) {
-            worker.from_agent.pop_front();
-            match word {
-                Word::Answer => {
-                    worker.reported = None;
-                    drains.handle_answer(WORKER, counts);
-                }
-                Word::Report(open) => worker.reported = Some(open),
-                Word::Drain => {}
-            }
-        }
+        worker.speak(&mut drains, now, counts);
         if millis % LOOK.as_millis() as u64 != 0 {
             continue;
         }
