@@ -3,6 +3,7 @@
 mod changes;
 mod complaint;
 mod conf;
+mod daemon;
 mod deploy;
 mod described;
 mod dump;
@@ -22,21 +23,20 @@ mod talk;
 mod versions;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use rpm_wire::api::{
-    Action, ActionRequest, ApiError, AppInfo, AppSpec, ApplyMode, ChangeReply, Finding, Follow, Pong,
-    Process, Progress, RollbackRequest, ScaleRequest, UpdateRequest,
+    Action, ActionRequest, ApiError, AppInfo, AppSpec, ApplyMode, ChangeReply, Finding, Follow, Process,
+    Progress, RollbackRequest, ScaleRequest,
 };
 use rpm_wire::pm2;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::{Client, Command, FileArgs, LogsArgs, StartArgs, Targets};
-use crate::connect::{Lost, connect, connect_or_start, program};
+use crate::connect::{Lost, connect_or_start, program};
 use crate::hints::command;
 use crate::home::{Home, home_dir};
 use crate::http::{RequestError, Session, percent_encoded};
@@ -54,10 +54,6 @@ pub use versions::of as versions;
 /// How often a read is tried if the daemon goes away meanwhile, and the pause before the next try.
 const READ_TRIES: u32 = 5;
 const READ_PAUSE: Duration = Duration::from_millis(50);
-/// Time for a new binary to take over.
-const UPDATE_DEADLINE: Duration = Duration::from_secs(15);
-/// Pause between two checks whether it has.
-const UPDATE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The reasons for which a daemon of this version would reject an app, known before it is asked to start it.
 pub type Check = fn(&AppSpec) -> Vec<ApiError>;
@@ -153,8 +149,8 @@ async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow:
             dry_run,
             no_wait,
         } => import::import(file.as_deref(), (*dry_run, !no_wait), check, output).await,
-        Command::Update { binary } => update(binary.as_deref(), output).await,
-        Command::Kill => kill().await,
+        Command::Update { binary } => daemon::update(binary.as_deref(), output).await,
+        Command::Kill => daemon::kill().await,
         Command::Observe(switch) => observe::switch(switch, output).await,
         question => ask(question, output).await,
     }
@@ -439,64 +435,4 @@ async fn doctor(json: bool, output: &mut Output) -> anyhow::Result<()> {
     }
     let table = render::doctor(&findings, output.look);
     Ok(output.line(format_args!("{table}"))?)
-}
-
-async fn update(binary: Option<&Path>, output: &mut Output) -> anyhow::Result<()> {
-    let home = Home::open(home_dir()?)?;
-    let binary = match binary {
-        Some(path) => std::path::absolute(path).context("the current directory is gone")?,
-        None => std::env::current_exe().context("cannot find this program's own file")?,
-    };
-    let Some(stream) = connect(&home).await? else {
-        tell("the daemon is not running; the next command starts this version");
-        return Ok(());
-    };
-    let mut session = Session::open(stream).await?;
-    let before = session.pong().clone();
-    let request = UpdateRequest {
-        binary: binary
-            .into_os_string()
-            .into_string()
-            .map_err(|path| anyhow!("the path of the binary is not UTF-8: {}", path.to_string_lossy()))?,
-    };
-    match session.post::<ChangeReply>("/v1/update", &request).await {
-        // The old daemon has ended.
-        Ok(_) | Err(RequestError::Broken(_) | RequestError::Cut(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let after = successor(&home, before.started_at_ms).await?;
-    Ok(output.line(format_args!(
-        "updated: {} to {} (pid {})",
-        before.version, after.version, after.pid
-    ))?)
-}
-
-/// Waits until a daemon with another start time answers.
-async fn successor(home: &Home, before: u64) -> anyhow::Result<Pong> {
-    let deadline = Instant::now() + UPDATE_DEADLINE;
-    while Instant::now() < deadline {
-        if let Some(stream) = connect(home).await?
-            && let Ok(session) = Session::open(stream).await
-            && session.pong().started_at_ms != before
-        {
-            return Ok(session.pong().clone());
-        }
-        tokio::time::sleep(UPDATE_PAUSE).await;
-    }
-    bail!(
-        "the new daemon does not answer after {} s; the apps keep running, and any command starts another daemon",
-        UPDATE_DEADLINE.as_secs()
-    )
-}
-
-async fn kill() -> anyhow::Result<()> {
-    let home = Home::open(home_dir()?)?;
-    if connect(&home).await?.is_none() && !home.has_workers_left() {
-        tell("the daemon is not running; nothing to kill");
-        return Ok(());
-    }
-    // A daemon that died has left its workers behind: the next one takes them back, and ends them.
-    session_that(Lost::End).await?.kill().await?;
-    tell("all apps and the daemon have ended");
-    Ok(())
 }

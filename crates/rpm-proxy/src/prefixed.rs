@@ -18,6 +18,14 @@ impl<S> Prefixed<S> {
     pub(crate) fn new(first: Bytes, stream: S) -> Prefixed<S> {
         Prefixed { first, stream }
     }
+
+    /// The stream alone, if nothing of it was read.
+    pub(crate) fn untouched(self) -> Result<S, Prefixed<S>> {
+        match self.first.is_empty() {
+            true => Ok(self.stream),
+            false => Err(self),
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {

@@ -97,8 +97,12 @@ async fn admit(
         return;
     };
     match tls {
-        None => speak(stream, peer, settings.tcp, closing).await,
         Some(tls) => Box::pin(secured(stream, tls, peer, closing)).await,
+        // Most clients: the prefix would be asked for at each read.
+        None => match stream.untouched() {
+            Ok(stream) => speak(stream, peer, settings.tcp, closing).await,
+            Err(stream) => Box::pin(speak(stream, peer, settings.tcp, closing)).await,
+        },
     }
     drop(admission);
 }

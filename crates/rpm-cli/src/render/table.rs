@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
 use ratatui::text::Span;
-use rpm_wire::api::{ExecMode, Other, Process, Status};
+use rpm_wire::api::{ExecMode, OBSERVE, Other, Process, Status};
 use rpm_wire::terminal::is_obeyed;
 
 use super::Look;
@@ -39,8 +39,12 @@ const COLUMNS: [Column; 12] = [
     column("conns", true, 8),
 ];
 
+// Places in it.
+const ID: usize = 0;
 const NAME: usize = 1;
+const PID: usize = 4;
 const STATUS: usize = 7;
+const CONNECTIONS: usize = 11;
 
 /// A narrower terminal wraps the lines itself; cells of two letters would be no better. Some report 0 when they do not know their width.
 const MIN_WIDTH: u16 = 60;
@@ -168,15 +172,20 @@ pub(crate) fn lines(processes: &[Process]) -> String {
     text
 }
 
+/// The id, unless it is one of a hidden process: that has ten digits, and the name does as well.
+fn id_of(process: &Process) -> String {
+    or_dash((process.name != OBSERVE).then_some(process.id))
+}
+
 /// A process that comes or goes beside the instance's own: how far it is, and how long that takes at most.
 fn other_line(process: &Process, other: &Other) -> Line {
     let left = other.left_ms.map(duration);
     let left = left.map_or_else(String::new, |time| format!(" ≤{time}"));
     let mut cells: [String; COLUMNS.len()] = Default::default();
-    cells[0] = process.id.to_string();
-    cells[4] = other.pid.to_string();
+    cells[ID] = id_of(process);
+    cells[PID] = other.pid.to_string();
     cells[STATUS] = format!("{}{left}", other.phase.as_str());
-    cells[11] = or_dash(other.connections);
+    cells[CONNECTIONS] = or_dash(other.connections);
     Line {
         cells,
         colour: Color::Yellow,
@@ -207,7 +216,7 @@ fn line(process: &Process) -> Line {
     let figures = Figures::of(process);
     Line {
         cells: [
-            process.id.to_string(),
+            id_of(process),
             visible(&process.name),
             mode(process.exec_mode).to_owned(),
             visible(&process.plane),

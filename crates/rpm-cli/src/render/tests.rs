@@ -1,8 +1,8 @@
 //! What a person sees, to the character.
 
 use rpm_wire::api::{
-    AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, Other, Phase, Process, Served, SlotInfo, Status,
-    Stream,
+    AppInfo, AppSpec, ExecMode, ListenerInfo, LogLine, OBSERVE, Other, Phase, Process, Served, SlotInfo,
+    Status, Stream,
 };
 use rpm_wire::pm2::Versions;
 
@@ -87,6 +87,18 @@ fn listener(slots: Vec<SlotInfo>) -> ListenerInfo {
         reason: "CAP_BPF".into(),
         slots,
     }
+}
+
+#[test]
+fn a_hidden_process_is_listed_by_its_name() {
+    let hidden = Process {
+        name: OBSERVE.into(),
+        id: 1 << 31,
+        ..online(1)
+    };
+    let table = processes(&[online(0), hidden], Look::Plain).to_string();
+    let row = table.lines().find(|line| line.contains(OBSERVE)).expect("a row");
+    assert!(!table.contains("2147483648") && row.contains("│  - ┆"), "{table}");
 }
 
 #[test]

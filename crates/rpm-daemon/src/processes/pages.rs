@@ -87,7 +87,7 @@ impl Sight<'_> {
         workers.filter_map(|worker| self.target(*worker)).collect()
     }
 
-    /// How a worker is asked; `None`: it has no page, or no process.
+    /// How a worker is asked; `None`: it has no page, no process, or is starting.
     pub(crate) fn target(&self, worker: WorkerId) -> Option<Target> {
         let held = self.workers.get(&worker)?;
         let path = held.spec.metrics_path.clone()?;
@@ -101,6 +101,10 @@ impl Sight<'_> {
             leaving: present != Some(worker),
             ..ScrapedPage::default()
         };
+        // What starts has nothing to say yet, and is no trouble.
+        if !about.leaving && !view.online {
+            return None;
+        }
         let address = self.listeners.addresses_of(worker).next();
         let way = match (self.listeners.private_address(worker), address) {
             (Some(socket), _) => Way::Own(Address {
@@ -108,9 +112,7 @@ impl Sight<'_> {
                 mark: private_mark(),
             }),
             (None, Some(_)) if held.delivery.may_be_handed() => Way::Given,
-            (None, Some(_)) if about.leaving || !view.online => {
-                Way::None("clients do not reach it at this moment")
-            }
+            (None, Some(_)) if about.leaving => Way::None("clients do not reach it at this moment"),
             (None, Some(address)) => Way::Public(here(address)),
             (None, None) => Way::None("it listens on no port that the daemon knows"),
         };

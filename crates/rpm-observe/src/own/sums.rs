@@ -93,6 +93,10 @@ impl Sums {
             },
             (None, error) => Some(error.clone().unwrap_or_else(|| "no page".to_owned())),
         }?;
+        // One that leaves takes no connections any more, and gives its last page by itself.
+        if page.leaving && page.page.is_none() {
+            return None;
+        }
         app.errors += 1;
         Some(format!("no metrics of {} {}: {trouble}", page.app, page.id))
     }
@@ -497,6 +501,14 @@ mod tests {
             ["no metrics of web 1: line 1 is not in the text format of Prometheus"]
         );
         assert_eq!(hits(&sums).as_deref(), Some("1"));
+        assert!(rendered(&sums).contains("rpm_app_scrape_errors_total{app=\"web\"} 1\n"));
+        let leaving = ScrapedPage {
+            page: None,
+            error: Some("it takes no connection".to_owned()),
+            leaving: true,
+            ..page(1, "2-2", "")
+        };
+        assert_eq!(add(&mut sums, vec![leaving]), Vec::<String>::new());
         assert!(rendered(&sums).contains("rpm_app_scrape_errors_total{app=\"web\"} 1\n"));
         sums.add(&Scrape::default());
         assert_eq!(rendered(&sums), "", "the app is gone");
