@@ -32,6 +32,16 @@ impl Place {
         command
     }
 
+    /// A demonstration whose workers serve, and the lines that it prints from then on.
+    fn begun(&self) -> (Child, impl Iterator<Item = std::io::Result<String>> + use<>) {
+        let mut demo = self.demo(&[]);
+        let piped = demo.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("rpm runs");
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        read_until(&mut lines, "steering: ");
+        (child, lines)
+    }
+
     /// The processes whose environment names the directory: the daemon and its workers inherit it.
     fn processes(&self) -> Vec<(u32, String)> {
         let mark = format!("TMPDIR={}", self.temporary.display());
@@ -180,14 +190,7 @@ fn with_a_port_it_serves_until_it_is_interrupted() {
 #[test]
 fn an_interrupted_demonstration_leaves_nothing() {
     let place = Place::new();
-    let mut child = place
-        .demo(&[])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("rpm runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    read_until(&mut lines, "steering: ");
+    let (mut child, _lines) = place.begun();
     interrupt(&child);
     wait_until(
         "it has ended",
@@ -201,14 +204,7 @@ fn an_interrupted_demonstration_leaves_nothing() {
 #[test]
 fn without_a_reader_it_ends_and_leaves_nothing() {
     let place = Place::new();
-    let mut child = place
-        .demo(&[])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("rpm runs");
-    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    read_until(&mut lines, "workers share");
+    let (child, lines) = place.begun();
     drop(lines);
     let ran: Ran = child.wait_with_output().expect("it ends").into();
     assert!(ran.code == Some(0) && ran.stderr.is_empty(), "{ran:#?}");
