@@ -45,7 +45,7 @@ impl Clients {
         let load = |kind| Load {
             kind,
             path: path.to_owned(),
-            ..beside(port, clients)
+            ..one_of(2, port, clients)
         };
         Clients::of(&[load(Kind::NewConnection), load(Kind::KeepAlive)])
     }

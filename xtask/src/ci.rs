@@ -17,9 +17,10 @@ fn steps() -> Vec<Step> {
         tidy(),
         layers(),
         Step::own("deny", NONE, deny::run),
-        clippy(),
-        fuzz(),
-        Step::cargo("doc", ["doc", "--workspace", "--no-deps"]).with_env("RUSTDOCFLAGS", "-D warnings"),
+        clippy().together(),
+        fuzz().together(),
+        doc().together(),
+        build().together(),
         fixtures().early(),
         Step::own("test", ["--profile", "ci"], test::run),
     ]
@@ -41,16 +42,31 @@ pub(crate) fn fixtures() -> Step {
     Step::own("fixtures", NONE, |workspace, _| fixtures::run(workspace))
 }
 
+/// Where the lints have what they need of the dependencies. They share nearly nothing with a build, and cargo lets only one command at a
+/// time use a directory, so this way both may run.
+const LINTS: [&str; 2] = ["--target-dir", "target/lints"];
+
 /// All lints of the whole workspace. Cargo checks only what has changed.
 pub(crate) fn clippy() -> Step {
+    let what = ["clippy", "--workspace", "--all-targets"];
     Step::cargo(
         "clippy",
-        ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        what.into_iter().chain(LINTS).chain(["--", "-D", "warnings"]),
     )
 }
 
-/// Lints the fuzz targets, which are a workspace of their own. The target directory is the main one, where part of their dependencies is
-/// checked already. libFuzzer is left out, because it would have to be compiled.
+/// Links and markup in the documentation.
+fn doc() -> Step {
+    let what = ["doc", "--workspace", "--no-deps"];
+    Step::cargo("doc", what.into_iter().chain(LINTS)).with_env("RUSTDOCFLAGS", "-D warnings")
+}
+
+/// Compiles the tests, and the programs that they run.
+fn build() -> Step {
+    Step::own("test", ["--profile", "ci", "--no-run"], test::run)
+}
+
+/// Lints the fuzz targets, which are a workspace of their own. libFuzzer is left out, because it would have to be compiled.
 fn fuzz() -> Step {
     let what = [
         "clippy",
@@ -58,8 +74,8 @@ fn fuzz() -> Step {
         "fuzz/Cargo.toml",
         "--no-default-features",
     ];
-    let how = ["--target-dir", "target", "--", "-D", "warnings"];
-    Step::cargo("fuzz", what.into_iter().chain(how))
+    let how = ["--", "-D", "warnings"];
+    Step::cargo("fuzz", what.into_iter().chain(LINTS).chain(how))
 }
 
 #[cfg(test)]
@@ -76,9 +92,10 @@ mod tests {
                 "cargo xtask tidy",
                 "cargo xtask layers",
                 "cargo xtask deny",
-                "cargo clippy --workspace --all-targets -- -D warnings",
-                "cargo clippy --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target -- -D warnings",
-                "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps",
+                "cargo clippy --workspace --all-targets --target-dir target/lints -- -D warnings",
+                "cargo clippy --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target/lints -- -D warnings",
+                "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --target-dir target/lints",
+                "cargo xtask test --profile ci --no-run",
                 "cargo xtask fixtures",
                 "cargo xtask test --profile ci",
             ]

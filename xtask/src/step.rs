@@ -1,4 +1,4 @@
-//! The steps of a check: run in order until one fails. What mostly waits, for a network, may begin at once.
+//! The steps of a check: run in order until one fails. Some run beside others.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -13,8 +13,18 @@ use crate::workspace::{Workspace, cargo};
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     action: Action,
-    /// It begins before the first step, in a thread. Its turn then is to be waited for.
-    early: bool,
+    begins: Begins,
+}
+
+/// When a step begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    /// When those before it have ended.
+    InTurn,
+    /// Before the first step, in a thread. Its turn then is to be waited for.
+    AtOnce,
+    /// With its neighbours of this kind, when the first of them has its turn.
+    Together,
 }
 
 enum Action {
@@ -41,7 +51,7 @@ impl Step {
         Step {
             name,
             action: Action::Own { arguments, task },
-            early: false,
+            begins: Begins::InTurn,
         }
     }
 
@@ -53,13 +63,19 @@ impl Step {
                 arguments: arguments.into_iter().map(Into::into).collect(),
                 environment: Vec::new(),
             },
-            early: false,
+            begins: Begins::InTurn,
         }
     }
 
     /// Lets the step begin beside those before it; for what waits for a network rather than computes.
     pub(crate) fn early(mut self) -> Step {
-        self.early = true;
+        self.begins = Begins::AtOnce;
+        self
+    }
+
+    /// Lets the step run beside its neighbours that are marked so, too; for what does not use all CPUs all the time.
+    pub(crate) fn together(mut self) -> Step {
+        self.begins = Begins::Together;
         self
     }
 
@@ -122,29 +138,42 @@ fn quoted(word: &str) -> String {
 pub(crate) fn run_steps(check: &str, steps: &[Step], workspace: &Workspace) -> anyhow::Result<()> {
     let begun = Instant::now();
     thread::scope(|scope| {
-        let early = steps.iter().map(|step| {
-            let begin = || scope.spawn(move || timed(step, workspace));
-            step.early.then(begin)
-        });
-        let mut early: Vec<_> = early.collect();
+        let begin = |step| scope.spawn(move || timed(step, workspace));
+        let at_once = |step: &Step| step.begins == Begins::AtOnce;
+        let mut begun: Vec<_> = steps
+            .iter()
+            .map(|step| at_once(step).then(|| begin(step)))
+            .collect();
+        let mut group = 0;
         for (index, step) in steps.iter().enumerate() {
             let place = format!("{}/{} {}", index + 1, steps.len(), step.name);
             println!("== {place}: {}", step.alone());
-            let (result, took) = match early[index].take() {
+            if step.begins == Begins::Together && index >= group {
+                let rest = steps[index..].iter();
+                let neighbours = rest.take_while(|step| step.begins == Begins::Together);
+                for (place, neighbour) in (index..).zip(neighbours) {
+                    begun[place] = Some(begin(neighbour));
+                    group = place + 1;
+                }
+            }
+            let (result, took) = match begun[index].take() {
                 Some(running) => running.join().expect("a step does not panic"),
                 None => timed(step, workspace),
             };
             let seconds = took.as_secs_f64();
+            if result.is_err() && begun.iter().any(Option::is_some) {
+                eprintln!("== {place}: failed; those beside it are waited for");
+            }
             result.with_context(|| {
                 format!(
                     "{check}: {place} failed after {seconds:.1} s (to run it alone: {})",
                     step.alone()
                 )
             })?;
-            let when = if step.early {
-                ", begun before the others"
-            } else {
-                ""
+            let when = match step.begins {
+                Begins::InTurn => "",
+                Begins::AtOnce => ", begun before the others",
+                Begins::Together => ", beside others",
             };
             println!("== {place}: ok in {seconds:.1} s{when}");
         }
@@ -190,16 +219,9 @@ mod tests {
         );
     }
 
-    #[test]
-    fn an_early_step_runs_beside_those_before_it_and_fails_at_its_turn() {
-        let workspace = Workspace {
-            root: "/w".into(),
-            target: std::env::temp_dir().join(format!("rpm-steps-{}", std::process::id())),
-            packages: Vec::new(),
-        };
-        std::fs::create_dir_all(&workspace.target).expect("a directory");
-        // The first step waits for what the last one does.
-        let steps = [
+    /// Two steps of which the first waits for what the second does, which then fails.
+    fn one_waits_for_the_other() -> [Step; 2] {
+        [
             Step::own("waits", NONE, |workspace, _| {
                 while !workspace.target.join("begun").exists() {
                     thread::yield_now();
@@ -209,15 +231,34 @@ mod tests {
             Step::own("begins", NONE, |workspace, _| {
                 std::fs::write(workspace.target.join("begun"), "")?;
                 bail!("the cause")
-            })
-            .early(),
-        ];
-        let error = run_steps("ci", &steps, &workspace).expect_err("a step failed");
+            }),
+        ]
+    }
+
+    fn second_fails_at_its_turn(name: &str, steps: &[Step; 2]) {
+        let workspace = Workspace {
+            root: "/w".into(),
+            target: std::env::temp_dir().join(format!("rpm-steps-{name}-{}", std::process::id())),
+            packages: Vec::new(),
+        };
+        std::fs::create_dir_all(&workspace.target).expect("a directory");
+        let error = run_steps("ci", steps, &workspace).expect_err("a step failed");
         assert!(
             format!("{error:#}").starts_with("ci: 2/2 begins failed after "),
             "{error:#}"
         );
         std::fs::remove_dir_all(&workspace.target).expect("it is ours");
+    }
+
+    #[test]
+    fn an_early_step_runs_beside_those_before_it_and_fails_at_its_turn() {
+        let [waits, begins] = one_waits_for_the_other();
+        second_fails_at_its_turn("early", &[waits, begins.early()]);
+    }
+
+    #[test]
+    fn neighbours_run_together_and_fail_at_their_turn() {
+        second_fails_at_its_turn("together", &one_waits_for_the_other().map(Step::together));
     }
 
     #[test]

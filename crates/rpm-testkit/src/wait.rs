@@ -4,8 +4,11 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(10);
+/// The first and the longest pause between two looks. What comes soon is seen soon; what takes seconds is not asked for a hundred times a
+/// second, which costs a daemon and a test as much as the traffic beside it.
+const PAUSES: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(40)];
+/// A pause is this part of the time that has passed.
+const PART: u32 = 8;
 
 /// Polls a state until it is `wanted`, and returns it.
 ///
@@ -17,18 +20,20 @@ pub fn wait_until<S: Debug>(
     mut look: impl FnMut() -> S,
     wanted: impl Fn(&S) -> bool,
 ) -> S {
-    let deadline = Instant::now() + bound;
+    let start = Instant::now();
+    let [first, longest] = PAUSES;
     loop {
         let seen = look();
         if wanted(&seen) {
             return seen;
         }
+        let passed = start.elapsed();
         assert!(
-            Instant::now() < deadline,
+            passed < bound,
             "not within {bound:?}: {what}; last seen: {seen:#?}"
         );
         // tidy: sleep because the state belongs to another process and is polled up to a bound
-        thread::sleep(LOOK);
+        thread::sleep((passed / PART).clamp(first, longest));
     }
 }
 

@@ -111,12 +111,16 @@ fn hundreds_of_clients_see_neither_reloads_nor_killed_workers_nor_certificates()
     let load = |kind, clients| Load {
         kind,
         tls: true,
-        ..one_of(2, &port, clients)
+        ..one_of(4, &port, clients)
     };
-    // 200 connections of HTTP/1.1, and 25 of HTTP/2 with four streams each. Some are opened again for each request.
+    // 200 connections of HTTP/1.1, and 25 of HTTP/2 with four streams each, each of which pauses by itself. Some are opened again for each
+    // request.
     let clients = Clients::of(&[
         load(Kind::KeepAlive, 200),
-        load(Kind::Http2, 25),
+        Load {
+            clients: 25,
+            ..load(Kind::Http2, 4 * 25)
+        },
         load(Kind::NewConnection, 4),
     ]);
     let sockets = Clients::of(&[Load {

@@ -68,7 +68,7 @@ impl Site {
             kind,
             path: if kind == Kind::EventStream { "/events" } else { "/" }.to_owned(),
             holds: HOLDS,
-            ..one_of(Kind::ALL.len(), &self.port, 2)
+            ..one_of(2 * Kind::ALL.len(), &self.port, 2)
         };
         Clients::of(&kinds.map(load).collect::<Vec<_>>())
     }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rpm_e2e::app::App;
-use rpm_e2e::clients::beside;
+use rpm_e2e::clients::one_of;
 use rpm_e2e::outside::{freeze, kill};
 use rpm_e2e::place::Place;
 use rpm_testkit::{
@@ -131,7 +131,7 @@ impl Running {
         };
         let load = |kind: &Kind| Load {
             kind: *kind,
-            ..beside(&port, CLIENTS)
+            ..one_of(kinds.len(), &port, CLIENTS)
         };
         let traffic = kinds.iter().map(|kind| Traffic::start(&load(kind))).collect();
         let running = Running {
@@ -309,12 +309,16 @@ fn is_reloaded_three_times(mut running: Running) {
 /// Longer than an agent has to acknowledge a drain.
 const BUSY_MS: u64 = 2500;
 
-/// A worker whose event loop is blocked when it is asked to drain finishes its requests nevertheless. A lone worker computes; of two each
-/// waits, which is the other way of being blocked, and leaves the CPUs to other tests.
+/// A worker whose event loop is blocked when it is asked to drain finishes its requests nevertheless. In fork mode it computes; elsewhere
+/// it waits, which is the other way of being blocked, and leaves the CPUs to other tests.
 fn is_busy_when_it_drains(mut running: Running) {
     let mut under_way = vec![running.slow_request()];
     let workers = running.rpm.list().len();
-    let how = if workers == 1 { "block" } else { "wait" };
+    let how = if running.cell.instances.is_none() {
+        "block"
+    } else {
+        "wait"
+    };
     // One per worker, as they take turns.
     for _ in 0..workers {
         under_way.push(request(&running.port, &format!("/?{how}={BUSY_MS}")));
