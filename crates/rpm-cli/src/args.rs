@@ -67,6 +67,8 @@ pub enum Invocation {
     Static(StaticSite),
     /// An HTTP port for Prometheus.
     Observe(Observe),
+    /// The rules of alerts.
+    Alerts(Alerts),
     /// Processes and their output, live: [`crate::monit`].
     Monit(Client),
     /// A shell asks for completions: [`Completion::answer`].
@@ -187,6 +189,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             silent,
             no_color,
         }),
+        Top::Alerts { what } => Invocation::Alerts(what.unwrap_or(Alerts::List)),
         Top::StaticSite {
             path,
             port,
@@ -358,6 +361,26 @@ pub struct Observe {
     pub token_file: Option<PathBuf>,
 }
 
+/// What is done about alerts.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Alerts {
+    /// Show the rules
+    List,
+    /// Send a test message, and show what the receiver says
+    Test {
+        /// The number of one rule; all if it is left out
+        rule: Option<usize>,
+    },
+    /// Send nothing for a while
+    Mute {
+        /// For how long, such as 1h
+        #[arg(value_name = "TIME", value_parser = values::duration)]
+        lasting_ms: u64,
+    },
+    /// Send again
+    Unmute,
+}
+
 #[derive(Debug, Subcommand)]
 enum Top {
     #[command(flatten)]
@@ -375,6 +398,11 @@ enum Top {
         wish: Observe,
         #[command(subcommand)]
         switch: Option<Switch>,
+    },
+    /// Show, test and mute the rules for alerts
+    Alerts {
+        #[command(subcommand)]
+        what: Option<Alerts>,
     },
     /// The process of `serve`
     #[command(hide = true, name = STATIC_SITE)]

@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_spec::{AppOptions, Format, MAX_BYTES, Observing, format_of, parse};
+use rpm_wire::alerts::Sink;
 
 use crate::resolve::Surroundings;
 
@@ -118,7 +119,7 @@ pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<Fi
     })
 }
 
-/// The same, with the path of the token seen from the directory of the file.
+/// The same, with the path of the token and the commands of alerts seen from the directory of the file.
 fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Observing {
     let located = |path: String| {
         let path = dir.unwrap_or(&around.cwd).join(path);
@@ -126,10 +127,23 @@ fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Obs
     };
     match observe {
         Observing::Off => Observing::Off,
-        Observing::On { listen, token_file } => Observing::On {
+        Observing::On {
             listen,
-            token_file: token_file.map(located),
-        },
+            token_file,
+            mut alerts,
+        } => {
+            let here = located(String::new());
+            for sink in alerts.iter_mut().flat_map(|rule| &mut rule.sinks) {
+                if let Sink::Exec { cwd, .. } = sink {
+                    cwd.clone_from(&here);
+                }
+            }
+            Observing::On {
+                listen,
+                token_file: token_file.map(located),
+                alerts,
+            }
+        }
     }
 }
 

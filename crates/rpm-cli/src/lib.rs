@@ -18,7 +18,7 @@ mod progress;
 mod render;
 mod resolve;
 
-pub use args::{Client, Invocation, Observe, StaticSite, Usage, grammar, parse};
+pub use args::{Alerts, Client, Invocation, Observe, StaticSite, Usage, grammar, parse};
 pub use commands::{Check, monit, run, versions};
 pub use complete::Completion;
 pub use connect::{DAEMON, DAEMON_READY, set_program};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::handshake;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
@@ -63,9 +63,20 @@ impl Daemon {
     }
 
     async fn ask(&self, path: &str) -> Result<Bytes, Unanswered> {
+        let stream = self.begin(path).await?;
+        let body = Limited::new(stream.body, MAX_ANSWER).collect().await;
+        body.map(|body| body.to_bytes()).map_err(Unanswered::Cut)
+    }
+
+    /// The answer to `GET path`, piece by piece as the daemon sends it, without an end if need be.
+    pub(crate) async fn stream(&self, path: &str) -> Result<Stream, Unanswered> {
+        let begun = timeout(ANSWER_DEADLINE, self.begin(path)).await;
+        begun.map_err(|_| Unanswered::Silent(ANSWER_DEADLINE.as_secs()))?
+    }
+
+    async fn begin(&self, path: &str) -> Result<Stream, Unanswered> {
         let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // Ends with this question.
         let mut driver = JoinSet::new();
         driver.spawn(connection);
         let request = Request::get(path)
@@ -75,7 +86,29 @@ impl Daemon {
         if !response.status().is_success() {
             return Err(Unanswered::Refused(response.status()));
         }
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        body.map(|body| body.to_bytes()).map_err(Unanswered::Cut)
+        Ok(Stream {
+            body: response.into_body(),
+            _driver: driver,
+        })
+    }
+}
+
+/// An answer that comes in pieces.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    body: Incoming,
+    /// Carries the connection, and ends with this.
+    _driver: JoinSet<Result<(), hyper::Error>>,
+}
+
+impl Stream {
+    /// The next piece; `None` at the end.
+    pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, Unanswered> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }

@@ -4,6 +4,7 @@
 //! `GET /metrics` is for Prometheus: the daemon's figures, and some of them again under the names that exporters for PM2 use.
 
 mod access;
+mod alerts;
 mod daemon;
 mod own;
 mod page;
@@ -22,6 +23,7 @@ use rpm_wire::api::AppSpec;
 use rpm_wire::pm2::Versions;
 
 pub use access::{Access, AccessError, Token};
+pub use alerts::{Alerts, BookError, Counts, now_ms, table};
 use daemon::Daemon;
 use page::Page;
 
@@ -37,11 +39,13 @@ pub struct Observed {
     pub access: Access,
     /// The versions of an app's package and of its Node.
     pub versions: fn(&AppSpec) -> Versions,
+    /// What became of alerts.
+    pub counts: Arc<Counts>,
 }
 
 /// Answers requests about the daemon.
 pub fn router(observed: Observed) -> Router {
-    let page = Page::new(Daemon::new(observed.socket), observed.versions);
+    let page = Page::new(Daemon::new(observed.socket), observed.versions, observed.counts);
     Router::new()
         .route("/metrics", get(metrics))
         .with_state(Arc::new(page))

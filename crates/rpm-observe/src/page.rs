@@ -1,5 +1,6 @@
 //! The page that is scraped.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -8,6 +9,7 @@ use rpm_wire::pm2::Versions;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::alerts::Counts;
 use crate::daemon::Daemon;
 use crate::own::Sums;
 use crate::pm2;
@@ -22,6 +24,7 @@ const UP: &str = "# HELP rpm_up 1 if the daemon answers\n# TYPE rpm_up gauge\nrp
 pub(crate) struct Page {
     daemon: Daemon,
     versions: fn(&AppSpec) -> Versions,
+    counts: Arc<Counts>,
     last: Mutex<Last>,
 }
 
@@ -35,10 +38,11 @@ struct Last {
 }
 
 impl Page {
-    pub(crate) fn new(daemon: Daemon, versions: fn(&AppSpec) -> Versions) -> Page {
+    pub(crate) fn new(daemon: Daemon, versions: fn(&AppSpec) -> Versions, counts: Arc<Counts>) -> Page {
         Page {
             daemon,
             versions,
+            counts,
             last: Mutex::default(),
         }
     }
@@ -57,7 +61,7 @@ impl Page {
             eprintln!("{trouble}");
         }
         last.trouble = trouble;
-        let page = Bytes::from(page);
+        let page = Bytes::from(self.counts.page() + &page);
         last.page = Some((Instant::now(), page.clone()));
         page
     }

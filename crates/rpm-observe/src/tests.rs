@@ -71,6 +71,7 @@ fn observing(socket: &Path, token: Option<&str>) -> Router {
         socket: socket.to_owned(),
         access: Access::to([127, 0, 0, 1].into(), token).expect("it is good"),
         versions,
+        counts: Arc::default(),
     })
 }
 

@@ -4,6 +4,7 @@
 //! ([`schema()`]) and the documentation are made. This crate reads text and values that others have fetched: no file, process or
 //! environment is touched here. A `.config.js` is evaluated elsewhere, by the user's own Node or Bun, and comes here as JSON.
 
+mod alerts;
 mod deploy;
 mod ecosystem;
 mod env_file;

@@ -1,17 +1,19 @@
-//! `observe` of a file: whether the metrics are served beside its apps.
+//! `observe` of a file: whether the metrics are served beside its apps, and who is alerted.
 
 use std::net::SocketAddr;
 
+use rpm_wire::alerts::Rule;
 use rpm_wire::api::listen_address;
 use serde_json::{Map, Value};
 
+use crate::alerts;
 use crate::ecosystem::{shown, unknown};
 
 /// The keys of the object.
-const KEYS: [&str; 2] = ["listen", "token_file"];
+const KEYS: [&str; 3] = ["listen", "token_file", "alerts"];
 
 /// What a file says of the metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Observing {
     /// They are not served.
     Off,
@@ -21,6 +23,8 @@ pub enum Observing {
         listen: Option<SocketAddr>,
         /// The file with the token, seen from the directory of the file that says so.
         token_file: Option<String>,
+        /// Who is told what; commands run in the directory of the file that says so.
+        alerts: Vec<Rule>,
     },
 }
 
@@ -34,10 +38,11 @@ pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
         Value::Bool(true) => Ok(Observing::On {
             listen: None,
             token_file: None,
+            alerts: Vec::new(),
         }),
         Value::Object(fields) => of_object(fields),
         other => Err(vec![format!(
-            "`observe` must be true, false, or an object with `listen` and `token_file`, not {}",
+            "`observe` must be true, false, or an object with `listen`, `token_file` and rules for alerts, not {}",
             shown(other)
         )]),
     }
@@ -45,7 +50,7 @@ pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
 
 fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
     let (mut listen, mut token_file) = (None, None);
-    let mut problems = Vec::new();
+    let (mut rules, mut problems) = (Vec::new(), Vec::new());
     for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
             ("listen", Value::String(_) | Value::Number(_)) => {
@@ -59,6 +64,10 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
                 }
             }
             ("token_file", Value::String(path)) if !path.is_empty() => token_file = Some(path.clone()),
+            ("alerts", _) => match alerts::read(value) {
+                Ok(read) => rules = read,
+                Err(wrong) => problems.extend(wrong),
+            },
             ("listen", _) => problems.push(format!(
                 "`observe.listen` must be ADDRESS:PORT or a port, not {}",
                 shown(value)
@@ -72,7 +81,11 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
         }
     }
     match problems.is_empty() {
-        true => Ok(Observing::On { listen, token_file }),
+        true => Ok(Observing::On {
+            listen,
+            token_file,
+            alerts: rules,
+        }),
         false => Err(problems),
     }
 }
@@ -87,6 +100,7 @@ mod tests {
         Observing::On {
             listen: listen.map(|text| text.parse().expect("an address")),
             token_file: token_file.map(str::to_owned),
+            alerts: Vec::new(),
         }
     }
 
@@ -124,6 +138,10 @@ mod tests {
             (json!({"token_file": true}), "`observe.token_file` must be a path"),
             (json!({"token_file": ""}), "`observe.token_file` must be a path"),
             (json!({"tokenfile": "x"}), "did you mean `token_file`?"),
+            (
+                json!({"alerts": [{"on": "crash"}]}),
+                "`observe.alerts[0]` tells nobody",
+            ),
         ] {
             let problems = read(&value).expect_err("it is wrong");
             assert!(

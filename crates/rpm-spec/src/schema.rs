@@ -1,5 +1,6 @@
 //! The JSON Schema of ecosystem files, for editors.
 
+use rpm_wire::alerts::{Shape, Trigger};
 use serde_json::{Map, Value, json};
 
 use crate::keys::{self, Key, Kind, State};
@@ -87,10 +88,41 @@ fn observe() -> Value {
                 "properties": {
                     "listen": {"type": ["string", "integer"], "description": "ADDRESS:PORT, or a port; 127.0.0.1:9209 if it does not say"},
                     "token_file": {"type": "string", "description": "the file with the bearer token"},
+                    "alerts": alerts(),
                 },
                 "additionalProperties": false,
             },
         ],
+    })
+}
+
+/// Its rules for alerts.
+fn alerts() -> Value {
+    let triggers = Trigger::ALL.iter();
+    let about: Vec<String> = triggers
+        .clone()
+        .map(|trigger| format!("{}: {}", trigger.name(), trigger.about()))
+        .collect();
+    let names: Vec<&str> = triggers.map(|trigger| trigger.name()).collect();
+    json!({
+        "type": "array",
+        "description": "Who is told what happens to the apps",
+        "items": {
+            "type": "object",
+            "properties": {
+                "on": {"enum": names, "description": about.join("; ")},
+                "app": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}], "description": "the apps that it is about; all if it does not say"},
+                "above": {"type": ["string", "number"], "description": "the bound of memory, cpu and crash-loop"},
+                "for": {"type": ["string", "integer"], "description": "for how long, such as 1m"},
+                "every": {"type": ["string", "integer"], "description": "at most one message about an app in this time; 5m if it does not say"},
+                "webhook": {"type": "string", "description": "an address that gets an HTTP POST"},
+                "shape": {"enum": Shape::ALL.map(|(name, _)| name), "description": "the form of its body; the host decides if it does not say"},
+                "key": {"type": "string", "description": "the integration key of PagerDuty"},
+                "exec": {"type": "string", "description": "a line for the shell, which gets RPM_ALERT_TEXT and other variables"},
+            },
+            "required": ["on"],
+            "additionalProperties": false,
+        },
     })
 }
 

@@ -126,7 +126,7 @@ pub(crate) fn milliseconds(value: &Value) -> Fits<u64> {
     }
 }
 
-fn bytes(value: &Value) -> Fits<u64> {
+pub(crate) fn bytes(value: &Value) -> Fits<u64> {
     match value {
         Value::String(text) => memory(text).map_err(|_| Wrong),
         other => u64::try_from(whole(other)?).map_err(|_| Wrong),

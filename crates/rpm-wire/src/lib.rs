@@ -1,6 +1,7 @@
 //! Pure codecs: the IPC channel of Node workers, the control API between CLI and daemon, and PM2's
 //! process list. No I/O, no clock, no threads: bytes and values in, bytes and values out.
 
+pub mod alerts;
 pub mod api;
 pub mod channel;
 pub mod dayjs;

@@ -37,7 +37,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
-        Ok(Invocation::Monit(_) | Invocation::Observe(_)) => report(companion::become_it()),
+        Ok(Invocation::Monit(_) | Invocation::Observe(_) | Invocation::Alerts(_)) => {
+            report(companion::become_it())
+        }
         Ok(Invocation::Static(site)) => report(serve::run(&site)),
         Err(usage) => usage.report(),
     }

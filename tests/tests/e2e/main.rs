@@ -1,5 +1,6 @@
 //! End-to-end tests: the real `rpm`, real programs, real traffic. One binary, because linking one per file costs minutes.
 
+mod alerts;
 mod bad_home;
 mod bad_input;
 mod balance;

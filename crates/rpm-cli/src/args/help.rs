@@ -18,7 +18,7 @@ const GROUPS: [(&str, &[&str]); 8] = [
     (
         "Look",
         &[
-            "list", "describe", "logs", "events", "monit", "observe", "doctor", "report", "ping",
+            "list", "describe", "logs", "events", "monit", "observe", "alerts", "doctor", "report", "ping",
         ],
     ),
     (
@@ -302,6 +302,16 @@ const PAGES: &[Page] = &[
             ("observe status", "whether it is on, and where"),
             ("observe off", ""),
             ("observe", "in the foreground"),
+        ],
+    ),
+    page(
+        "alerts",
+        "Rules stand in `observe.alerts` of an ecosystem file, and `rpm start` of that file puts them in force; docs/OBSERVE.md has \
+         them all. Messages are sent by the process of `rpm observe on`.",
+        &[
+            ("alerts", "the rules, and who is told"),
+            ("alerts test", "send a message by each of them"),
+            ("alerts mute 1h", ""),
         ],
     ),
     page(

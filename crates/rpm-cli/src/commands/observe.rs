@@ -1,12 +1,14 @@
-//! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics.
+//! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics; and what a file says of that and of alerts.
 
 use anyhow::anyhow;
 use rpm_spec::Observing;
+use rpm_wire::alerts::{RULES_FILE, Rule, Rules};
 use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
 
 use super::{read, session, show, surroundings, tell};
 use crate::args::{Observe, Switch};
 use crate::connect::connect;
+use crate::files::write_private;
 use crate::home::{Home, home_dir};
 use crate::output::Output;
 use crate::resolve::Surroundings;
@@ -101,7 +103,12 @@ pub(super) async fn apply(
     let present: ObserveInfo = read("/v1/observe").await?;
     let wanted = match wanted {
         Observing::Off => None,
-        Observing::On { listen, token_file } => {
+        Observing::On {
+            listen,
+            token_file,
+            alerts,
+        } => {
+            have_alerts(alerts, dry_run, output)?;
             let usual = ObserveSpec::default();
             Some(ObserveSpec {
                 listen: listen.unwrap_or(usual.listen),
@@ -125,6 +132,30 @@ pub(super) async fn apply(
     }
     tell(line);
     serve(wanted, output).await
+}
+
+/// Writes the rules of a file where the process finds them, which it does within seconds.
+fn have_alerts(rules: Vec<Rule>, dry_run: bool, output: &mut Output) -> anyhow::Result<()> {
+    let path = home_dir()?.join(RULES_FILE);
+    let present = std::fs::read_to_string(&path).unwrap_or_default();
+    let line = match rules.len() {
+        0 => "alerts: none".to_owned(),
+        1 => "alerts: 1 rule".to_owned(),
+        count => format!("alerts: {count} rules"),
+    };
+    let text = match rules.is_empty() {
+        true => String::new(),
+        false => serde_json::to_string(&Rules { rules })?,
+    };
+    if present == text {
+        return Ok(());
+    }
+    if dry_run {
+        return Ok(output.line(line)?);
+    }
+    write_private(&path, &text)?;
+    tell(line);
+    Ok(())
 }
 
 /// What was saved, unless the metrics are served already.

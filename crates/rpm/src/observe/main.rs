@@ -1,5 +1,6 @@
-//! The program `rpm-observe`: what `rpm` does for those who watch it. `rpm` executes it for its commands `monit` and `observe`.
+//! The program `rpm-observe`: what `rpm` does for those who watch it. `rpm` executes it for its commands `monit`, `observe` and `alerts`.
 
+mod alerts;
 mod metrics;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     match rpm_cli::parse(called.words) {
         Ok(Invocation::Monit(client)) => rpm_cli::monit(&client),
         Ok(Invocation::Observe(wish)) => report(metrics::run(&wish)),
+        Ok(Invocation::Alerts(what)) => alerts::run(&what),
         Ok(_) => report(Err(anyhow!("{} does not do this", companion::PROGRAM))),
         Err(usage) => usage.report(),
     }

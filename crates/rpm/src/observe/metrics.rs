@@ -1,12 +1,13 @@
-//! `observe`: an HTTP port for Prometheus.
+//! `observe`: an HTTP port for Prometheus, and alerts.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use rpm_cli::Observe;
-use rpm_observe::{Access, Observed};
+use rpm_observe::{Access, Alerts, Observed};
 use rpm_shared::clients::{self, Limits, told};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 /// Maximum length of a file with a token.
 const TOKEN_FILE: u64 = 4096;
@@ -32,11 +33,16 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
             wish.listen
         )
     })?;
+    let alerts = Alerts::new(rpm_cli::socket()?, rpm_cli::home_dir()?);
     let app = rpm_observe::router(Observed {
         socket: rpm_cli::socket()?,
         access,
         versions: rpm_cli::versions,
+        counts: alerts.counts(),
     });
+    // Ends with the server.
+    let mut beside = JoinSet::new();
+    beside.spawn(alerts.run());
     eprintln!(
         "metrics for Prometheus: http://{}/metrics",
         listener.local_addr()?

@@ -1,0 +1,101 @@
+//! The daemon's events, from one daemon to the next.
+
+use std::time::Duration;
+
+use rpm_wire::events::{Event, Head, LINE_BYTES};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::daemon::{Daemon, Unanswered};
+
+/// Pauses between two attempts: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+
+/// Gets events as long as somebody wants them.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    daemon: Daemon,
+    /// The last event that was heard; without one, those that come are of interest.
+    last: Option<u64>,
+    events: mpsc::Sender<Event>,
+    wanted: watch::Receiver<bool>,
+}
+
+impl Follower {
+    pub(crate) fn new(
+        daemon: Daemon,
+        last: Option<u64>,
+        events: mpsc::Sender<Event>,
+        wanted: watch::Receiver<bool>,
+    ) -> Follower {
+        Follower {
+            daemon,
+            last,
+            events,
+            wanted,
+        }
+    }
+
+    /// Until nobody listens any more.
+    pub(crate) async fn run(mut self) {
+        let [first, longest] = PAUSES;
+        let mut pause = first;
+        let mut wanted = self.wanted.clone();
+        while wanted.wait_for(|wanted| *wanted).await.is_ok() {
+            let before = self.last;
+            let mut until = self.wanted.clone();
+            let ended = tokio::select! {
+                ended = self.follow() => ended,
+                _ = until.wait_for(|wanted| !*wanted) => continue,
+            };
+            if self.events.is_closed() {
+                return;
+            }
+            // A number that the daemon has not given yet is of other files than those that are there.
+            if let Err(Unanswered::Refused(status)) = &ended
+                && status.is_client_error()
+            {
+                self.last = None;
+            }
+            pause = if self.last == before {
+                (pause * 2).min(longest)
+            } else {
+                first
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Until the stream ends.
+    async fn follow(&mut self) -> Result<(), Unanswered> {
+        let path = match self.last {
+            Some(seq) => format!("/v1/events?follow=true&after={seq}"),
+            None => "/v1/events?follow=true&lines=0".to_owned(),
+        };
+        let mut stream = self.daemon.stream(&path).await?;
+        let mut rest = Vec::new();
+        while let Some(piece) = stream.piece().await? {
+            rest.extend_from_slice(&piece);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                self.line(&line).await;
+            }
+            if rest.len() > LINE_BYTES {
+                rest.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// An event of a kind that only a newer daemon knows is passed over.
+    async fn line(&mut self, line: &[u8]) {
+        if let Ok(event) = serde_json::from_slice::<Event>(line) {
+            let seq = event.seq;
+            if self.events.send(event).await.is_ok() {
+                self.last = Some(seq);
+            }
+        } else if let Ok(head) = serde_json::from_slice::<Head>(line) {
+            self.last = Some(head.seq);
+        }
+    }
+}

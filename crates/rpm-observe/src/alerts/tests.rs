@@ -1,0 +1,262 @@
+//! The rules over time.
+
+use rpm_wire::alerts::{Rule, Sink, Trigger};
+use rpm_wire::api::Process;
+use rpm_wire::events::Event;
+use serde_json::json;
+
+use super::engine::{Engine, Message, NEWS_MS, State};
+
+/// Now, in the tests: long after 1970.
+const NOW: u64 = 1_000_000_000;
+
+fn rule(on: Trigger) -> Rule {
+    Rule {
+        on,
+        apps: Vec::new(),
+        above: on.usual_above(),
+        for_ms: on.usual_for_ms().unwrap_or_default(),
+        every_ms: 60_000,
+        sinks: vec![Sink::Exec {
+            command: "true".to_owned(),
+            cwd: "/".to_owned(),
+        }],
+    }
+}
+
+fn engine(rules: impl IntoIterator<Item = Rule>) -> Engine {
+    let mut engine = Engine::default();
+    engine.set_rules(rules.into_iter().collect());
+    engine
+}
+
+/// An event of instance 2 of `api`, with the fields of its kind.
+fn event(at_ms: u64, kind: &str, fields: &serde_json::Value) -> Event {
+    let mut value =
+        json!({"seq": 1, "at_ms": at_ms, "app": "api", "namespace": "default", "id": 2, "kind": kind});
+    let fields = fields.as_object().expect("fields").clone();
+    value.as_object_mut().expect("an object").extend(fields);
+    serde_json::from_value(value).expect("an event")
+}
+
+fn crash(at_ms: u64) -> Event {
+    event(
+        at_ms,
+        "crashed",
+        &json!({"exit_code": 1, "failures": 1, "max_restarts": 16, "last_lines": ["Error: no"]}),
+    )
+}
+
+fn process(name: &str, id: u32, status: &str, memory: u64, cpu: f64) -> Process {
+    let value = json!({
+        "id": id, "name": name, "instance": 0, "generation": 1, "exec_mode": "cluster", "plane": "direct", "status": status,
+        "pid": 1, "uptime_ms": 1, "started_at_ms": 1, "created_at_ms": 1, "restarts": 0, "unstable_restarts": 0,
+        "cpu_percent": cpu, "memory_bytes": memory, "connections": null, "exit_code": null, "out_log": "", "err_log": "",
+    });
+    serde_json::from_value(value).expect("a process")
+}
+
+/// What was told: the state, the count, and the beginning of the text.
+fn told(messages: &[Message]) -> Vec<(State, u32)> {
+    messages
+        .iter()
+        .map(|message| (message.state, message.count))
+        .collect()
+}
+
+#[test]
+fn crashes_are_told_once_in_a_while_with_their_number() {
+    let mut engine = engine([rule(Trigger::Crash)]);
+    let first = engine.event(&crash(NOW), NOW);
+    assert_eq!(told(&first), [(State::Fired, 1)]);
+    assert!(
+        first[0].text.contains("exit code 1") && first[0].text.ends_with("| Error: no"),
+        "{first:?}"
+    );
+    assert_eq!((first[0].app.as_deref(), first[0].id), (Some("api"), None));
+    for after in [1_000, 2_000, 59_999] {
+        assert_eq!(
+            told(&engine.event(&crash(NOW + after), NOW + after)),
+            [],
+            "{after}"
+        );
+    }
+    assert_eq!(told(&engine.tick(NOW + 59_999)), []);
+    assert_eq!(told(&engine.tick(NOW + 60_000)), [(State::Fired, 3)]);
+    assert_eq!(
+        told(&engine.tick(NOW + 200_000)),
+        [],
+        "nothing has happened since"
+    );
+    assert_eq!(
+        told(&engine.event(&crash(NOW + 200_000), NOW + 200_000)),
+        [(State::Fired, 1)]
+    );
+}
+
+#[test]
+fn last_night_is_no_news() {
+    let mut engine = engine([rule(Trigger::Crash)]);
+    assert_eq!(told(&engine.event(&crash(NOW), NOW + NEWS_MS + 1)), []);
+    assert_eq!(
+        told(&engine.event(&crash(NOW), NOW + NEWS_MS)),
+        [(State::Fired, 1)]
+    );
+}
+
+#[test]
+fn a_rule_is_about_its_apps() {
+    let about = |apps: &[&str]| Rule {
+        apps: apps.iter().map(|app| (*app).to_owned()).collect(),
+        ..rule(Trigger::Crash)
+    };
+    let own = Event {
+        subject: rpm_wire::events::Subject {
+            app: Some("rpm-observe".to_owned()),
+            ..Default::default()
+        },
+        ..crash(NOW)
+    };
+    for (apps, count) in [(&[][..], 0), (&["rpm-observe"], 1)] {
+        let mut engine = engine([about(apps)]);
+        assert_eq!(engine.event(&own, NOW).len(), count, "{apps:?}");
+    }
+    for (apps, count) in [(&["api"][..], 1), (&["web", "api"], 1), (&["web"], 0), (&[], 1)] {
+        let mut engine = engine([about(apps)]);
+        assert_eq!(engine.event(&crash(NOW), NOW).len(), count, "{apps:?}");
+    }
+}
+
+#[test]
+fn what_ends_is_told_if_its_beginning_was() {
+    for (on, begins, ends, ended) in [
+        (Trigger::Frozen, "frozen", "recovered", json!({"after_ms": 1500})),
+        (Trigger::Errored, "errored", "ready", json!({})),
+        (Trigger::ReloadFailed, "reload_undone", "reload_done", json!({})),
+        (Trigger::Unhealthy, "unhealthy", "healthy", json!({})),
+    ] {
+        let mut engine = engine([rule(on)]);
+        let end = event(NOW + 5, ends, &ended);
+        assert_eq!(told(&engine.event(&end, NOW + 5)), [], "{on:?}: nothing began");
+        let begin = event(
+            NOW,
+            begins,
+            &json!({"queued": 3, "failures": 16, "why": "it exited"}),
+        );
+        assert_eq!(told(&engine.event(&begin, NOW)), [(State::Fired, 1)], "{on:?}");
+        assert_eq!(
+            told(&engine.event(&end, NOW + 5)),
+            [(State::Recovered, 1)],
+            "{on:?}"
+        );
+        assert_eq!(told(&engine.event(&end, NOW + 5)), [], "{on:?}: once");
+    }
+}
+
+#[test]
+fn a_crash_loop_is_many_crashes_in_a_short_time() {
+    let mut engine = engine([rule(Trigger::CrashLoop)]);
+    let mut crashes = |times: &[u64]| {
+        let told = times
+            .iter()
+            .map(|at| engine.event(&crash(NOW + at), NOW + at).len());
+        told.sum::<usize>()
+    };
+    assert_eq!(
+        crashes(&[0, 30_000, 70_000, 100_000]),
+        0,
+        "never four within a minute"
+    );
+    assert_eq!(crashes(&[200_000, 201_000, 202_000]), 0);
+    assert_eq!(crashes(&[203_000]), 1);
+    assert_eq!(crashes(&[204_000, 205_000, 206_000, 207_000]), 0, "it was told");
+}
+
+#[test]
+fn a_level_must_last_and_ends() {
+    let memory = Rule {
+        above: Some(100.0),
+        for_ms: 10_000,
+        ..rule(Trigger::Memory)
+    };
+    let mut engine = engine([memory]);
+    let mut at = |after: u64, bytes: u64| {
+        let list = [
+            process("api", 0, "online", bytes, 0.0),
+            process("api", 1, "online", 5, 0.0),
+        ];
+        told(&engine.figures(&list, NOW + after))
+    };
+    assert_eq!(at(0, 101), []);
+    assert_eq!(at(5_000, 100), [], "it begins again");
+    assert_eq!(at(6_000, 101), []);
+    assert_eq!(at(15_999, 101), []);
+    assert_eq!(at(16_000, 101), [(State::Fired, 1)]);
+    assert_eq!(at(30_000, 101), []);
+    assert_eq!(at(31_000, 99), [(State::Recovered, 1)]);
+    assert_eq!(at(32_000, 101), []);
+    assert_eq!(at(42_000, 101), [], "there was a message a short time ago");
+    assert_eq!(at(76_000, 101), [(State::Fired, 1)], "and it still is too much");
+}
+
+#[test]
+fn what_is_stopped_is_not_down() {
+    for (status, fires) in [
+        ("online", 0),
+        ("stopped", 0),
+        ("errored", 1),
+        ("waiting restart", 1),
+        ("launching", 1),
+    ] {
+        let mut engine = engine([rule(Trigger::Down)]);
+        let list = [process("api", 0, status, 0, 0.0)];
+        assert_eq!(engine.figures(&list, NOW).len(), 0, "{status}");
+        assert_eq!(engine.figures(&list, NOW + 30_000).len(), fires, "{status}");
+    }
+}
+
+#[test]
+fn an_instance_that_is_gone_is_forgotten() {
+    let cpu = Rule {
+        for_ms: 0,
+        ..rule(Trigger::Cpu)
+    };
+    let mut engine = engine([cpu]);
+    let list = [process("api", 0, "online", 0, 99.0)];
+    assert_eq!(told(&engine.figures(&list, NOW)), [(State::Fired, 1)]);
+    assert_eq!(told(&engine.figures(&[], NOW + 1)), []);
+    assert_eq!(
+        told(&engine.figures(&list, NOW + 2)),
+        [(State::Fired, 1)],
+        "it is another one"
+    );
+}
+
+#[test]
+fn the_daemon_may_be_silent_for_a_while() {
+    let mut engine = engine([rule(Trigger::DaemonDown)]);
+    let mut at = |after: u64, answers| told(&engine.daemon(answers, NOW + after));
+    assert_eq!(at(0, false), []);
+    assert_eq!(at(29_999, false), []);
+    assert_eq!(at(30_000, false), [(State::Fired, 1)]);
+    assert_eq!(at(31_000, true), [(State::Recovered, 1)]);
+}
+
+#[test]
+fn a_rule_that_stays_keeps_what_is_known() {
+    let (crashes, frozen) = (rule(Trigger::Crash), rule(Trigger::Frozen));
+    let mut engine = engine([crashes.clone(), frozen.clone()]);
+    assert_eq!(
+        engine
+            .event(&event(NOW, "frozen", &json!({"queued": 1})), NOW)
+            .len(),
+        1
+    );
+    engine.set_rules(vec![frozen]);
+    let end = event(NOW + 1, "recovered", &json!({"after_ms": 1}));
+    let over = engine.event(&end, NOW + 1);
+    assert_eq!(told(&over), [(State::Recovered, 1)]);
+    assert_eq!(over[0].rule, 0, "its number is that of the new file");
+    engine.set_rules(vec![crashes]);
+    assert_eq!(engine.event(&crash(NOW + 2), NOW + 2).len(), 1);
+}

@@ -1,0 +1,169 @@
+//! Alerts: somebody is told what happens, once, whoever dies in between.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use rpm_e2e::ask::BOUND;
+use rpm_e2e::outside::{kill, kill_daemon};
+use rpm_e2e::place::Place;
+use rpm_testkit::{Port, Rpm, Status, fixture, node, wait_until};
+use serde_json::{Value, json};
+
+/// A receiver of webhooks. The first request is refused, as by a service that is being deployed.
+fn receiver() -> (u16, Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let (bodies, received) = channel();
+    thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            let mut client = client.expect("a client");
+            let mut reader = BufReader::new(client.try_clone().expect("a socket"));
+            let (mut length, mut line) = (0, String::new());
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a length");
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).expect("a body");
+            let answer = if number == 0 {
+                "503 Service Unavailable"
+            } else {
+                "204 No Content"
+            };
+            let _ = write!(
+                client,
+                "HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            let body = serde_json::from_slice(&body).expect("JSON");
+            if number > 0 && bodies.send(body).is_err() {
+                return;
+            }
+        }
+    });
+    (port, received)
+}
+
+/// The next message that was received.
+fn next(received: &Receiver<Value>, rpm: &Rpm) -> Value {
+    let message = received.recv_timeout(BOUND);
+    message.unwrap_or_else(|_| panic!("nobody was told\n{}", observed(rpm)))
+}
+
+/// What the process that tells has said.
+fn observed(rpm: &Rpm) -> String {
+    rpm.ok(["logs", "rpm-observe", "--nostream"])
+}
+
+fn file(port: &Port, listen: &Port, webhook: u16, limit: &str) -> String {
+    let app = json!({
+        "name": "api", "script": fixture("hello.js"), "interpreter": node(22), "instances": 2,
+        "env": {"PORT": port.number()},
+    });
+    let alerts = json!([
+        {"on": "crash", "webhook": format!("http://127.0.0.1:{webhook}/s3cret"), "every": "1h"},
+        {"on": "memory", "above": limit, "for": 0, "app": "api", "exec": "echo \"$RPM_ALERT_STATE $RPM_ALERT_APP $RPM_ALERT_ID\" >> told"},
+    ]);
+    json!({"apps": [app], "observe": {"listen": listen.number(), "alerts": alerts}}).to_string()
+}
+
+#[test]
+fn whoever_is_named_is_told_once_whoever_dies() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let (port, listen) = (Port::reserve(), Port::reserve());
+    let (webhook, received) = receiver();
+    place.write("site.json", &file(&port, &listen, webhook, "1M"));
+    place.ok(&rpm, ["start", "site.json"]);
+    let rules = rpm.ok(["alerts"]);
+    for part in ["crash", "memory", "above 1 MiB", "http://127.0.0.1:", "echo …"] {
+        assert!(rules.contains(part), "{part}: {rules}");
+    }
+    assert!(!rules.contains("s3cret"), "{rules}");
+    // The rules are in force when a command has run.
+    let told = || std::fs::read_to_string(place.path().join("told")).unwrap_or_default();
+    let both = |told: &String| told.contains("fired api 0\n") && told.contains("fired api 1\n");
+    // Both processes may be told about together; then the variables have the first.
+    wait_until("a command tells of memory", BOUND, told, |told| {
+        both(told) || told.contains("fired api")
+    });
+
+    let victim = rpm.process(1).pid.expect("it runs");
+    kill(victim);
+    let message = next(&received, &rpm);
+    assert_eq!(message["messages"][0]["on"], "crash", "{message}");
+    assert_eq!(message["messages"][0]["app"], "api", "{message}");
+    let text = message["text"].as_str().expect("text");
+    assert!(text.contains("api: crashed: killed by SIGKILL"), "{text}");
+    assert!(
+        observed(&rpm).contains("503"),
+        "the first attempt failed: {}",
+        observed(&rpm)
+    );
+    assert!(!observed(&rpm).contains("s3cret"), "{}", observed(&rpm));
+    rpm.wait_status("api", Status::Online);
+
+    // A daemon that dies, and the process that tells: what happens meanwhile is told, and nothing again.
+    kill_daemon(&rpm);
+    rpm.wait_status("api", Status::Online);
+    let observer = || {
+        let status: Value = serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON");
+        status["process"]["pid"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok())
+    };
+    kill(observer().expect("it runs"));
+    // With the other limit nothing is too large any more, and crashes are told again, as the rule is another one.
+    place.write(
+        "site.json",
+        &file(&port, &listen, webhook, "100G").replace("\"1h\"", "\"2h\""),
+    );
+    place.ok(&rpm, ["start", "site.json"]);
+    wait_until(
+        "the new rules are in force",
+        BOUND,
+        || observed(&rpm),
+        |log| log.matches("alerts: 2 rules").count() >= 2,
+    );
+    kill(rpm.process(0).pid.expect("it runs"));
+    let message = next(&received, &rpm);
+    assert_eq!(message["messages"].as_array().map(Vec::len), Some(1), "{message}");
+
+    rpm.ok(["alerts", "mute", "1h"]);
+    assert!(rpm.run(["alerts"]).stderr.contains("muted for 60 more minutes"));
+    rpm.ok(["alerts", "unmute"]);
+    let tested = rpm.ok(["alerts", "test", "0"]);
+    assert!(tested.contains("it answered 204"), "{tested}");
+    assert_eq!(next(&received, &rpm)["messages"][0]["state"], "test");
+    let metrics = rpm_testkit::get(listen.number(), "/metrics")
+        .expect("it answers")
+        .body;
+    assert!(metrics.contains("rpm_alerts_failed_total 0\n"), "{metrics}");
+    assert!(
+        received.recv_timeout(Duration::from_millis(1)).is_err(),
+        "told twice"
+    );
+}
+
+#[test]
+fn a_rule_that_is_wrong_is_refused_and_says_where() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let rules = json!([{"on": "crashes", "exec": "x"}, {"on": "cpu", "webhook": "ftp://s3cret"}]);
+    let text =
+        json!({"apps": [{"name": "api", "script": fixture("hello.js")}], "observe": {"alerts": rules}});
+    place.write("site.json", &text.to_string());
+    let refused = place.run(&rpm, ["start", "site.json"]);
+    assert_eq!(refused.code, Some(1), "{refused:#?}");
+    for part in [
+        "`observe.alerts[0].on`",
+        "did you mean \"crash\"?",
+        "`observe.alerts[1].webhook` must be an address",
+    ] {
+        assert!(refused.stderr.contains(part), "{part}: {refused:#?}");
+    }
+    assert!(!refused.stderr.contains("s3cret"), "{refused:#?}");
+    assert!(rpm.run(["alerts", "test"]).stderr.contains("there are no rules"));
+}
