@@ -28,6 +28,9 @@ pub fn certificate(place: &Place, name: &str, host: &str) -> [PathBuf; 2] {
             &format!("/CN={host}"),
             "-addext",
             &format!("subjectAltName=DNS:{host}"),
+            // Clients that check refuse an authority's own certificate as a server's.
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
         ])
         .arg("-out")
         .arg(&files[0])

@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use rpm_e2e::ask::BOUND;
+use rpm_e2e::certificate::certificate;
 use rpm_e2e::outside::{kill, kill_daemon};
 use rpm_e2e::place::Place;
-use rpm_testkit::{Port, Rpm, Status, fixture, node, wait_until};
+use rpm_testkit::{Port, Ran, Rpm, Status, fixture, node, wait_until};
 use serde_json::{Value, json};
 
 /// A receiver of webhooks. The first request is refused, as by a service that is being deployed.
@@ -166,4 +167,32 @@ fn a_rule_that_is_wrong_is_refused_and_says_where() {
     }
     assert!(!refused.stderr.contains("s3cret"), "{refused:#?}");
     assert!(rpm.run(["alerts", "test"]).stderr.contains("there are no rules"));
+}
+
+#[test]
+fn a_receiver_must_be_who_it_says() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let [chain, key] = certificate(&place, "receiver", "localhost");
+    // The receiver is an app behind the proxy, which has the certificate.
+    let app = json!({
+        "name": "receiver", "script": fixture("hello.js"), "interpreter": node(22), "balance": "proxy", "instances": 1,
+        "tls_cert": chain, "tls_key": key, "env": {"PORT": port.number()},
+    });
+    let rules = json!([{"on": "crash", "webhook": format!("https://localhost:{port}/")}]);
+    let listen = Port::reserve();
+    let file = json!({"apps": [app], "observe": {"listen": listen.number(), "alerts": rules}});
+    place.write("site.json", &file.to_string());
+    place.ok(&rpm, ["start", "site.json"]);
+    let unknown = rpm.run(["alerts", "test"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:#?}");
+    assert!(
+        unknown.stderr.contains("invalid peer certificate"),
+        "{unknown:#?}"
+    );
+    let known = rpm
+        .command(["alerts", "test"])
+        .env("SSL_CERT_FILE", &chain)
+        .output();
+    let known = Ran::from(known.expect("it runs"));
+    assert!(known.stdout.contains("it answered 200"), "{known:#?}");
 }
