@@ -85,7 +85,11 @@ fn it_is_supervised_and_not_listed() {
         assert!(shown.contains("rpm-observe"), "{command:?}: {shown}");
     }
     let logs = rpm.ok(["logs", "rpm-observe", "--nostream"]);
-    assert!(logs.contains("metrics for Prometheus"), "{logs}");
+    assert!(logs.contains("rpm-observe | metrics for Prometheus"), "{logs}");
+    assert!(
+        !logs.contains("|rpm-observe"),
+        "it has no id that users know: {logs}"
+    );
     let scaled = rpm.run(["scale", "rpm-observe", "2"]);
     assert!(scaled.stderr.contains("cannot be scaled"), "{scaled:#?}");
     let before = pid(&rpm).expect("it runs");
@@ -103,6 +107,7 @@ fn it_is_supervised_and_not_listed() {
     wait_up(&port);
     let events = rpm.ok(["events", "rpm-observe"]);
     assert!(events.contains("crashed: killed by SIGKILL"), "{events}");
+    assert!(events.contains("  rpm-observe  crashed"), "{events}");
     rpm.ok(["observe", "off"]);
     assert_eq!(rpm.ok(["observe", "status"]), "off\n");
     assert!(get(port.number(), "/metrics").is_err(), "it has ended");

@@ -2,6 +2,7 @@
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
+use rpm_wire::api::RESERVED_PREFIX;
 use rpm_wire::dayjs::format_time;
 use rpm_wire::events::{Head, Lost, Subject, Tone, What};
 
@@ -137,6 +138,8 @@ impl EventLines {
 fn name(subject: &Subject) -> String {
     let app = subject.app.as_deref().map(visible);
     match (app, subject.id) {
+        // The id of a hidden process is none that a user has seen.
+        (Some(app), Some(_)) if app.starts_with(RESERVED_PREFIX) => app,
         (Some(app), Some(id)) => format!("{app} {id}"),
         (Some(app), None) => app,
         (None, Some(id)) => id.to_string(),

@@ -1,6 +1,6 @@
 //! `logs`: lines of the apps, each behind its origin.
 
-use rpm_wire::api::{LogLine, Stream};
+use rpm_wire::api::{LogLine, RESERVED_PREFIX, Stream};
 
 use super::Look;
 
@@ -16,9 +16,10 @@ pub(crate) fn origin_width(width: usize, line: &LogLine) -> usize {
     width.max(origin(line).chars().count().min(MAX_WIDTH))
 }
 
-/// `id|name`, or the name alone of a file that does not say which process has written the line.
+/// `id|name`, or the name alone of a file that does not say which process has written the line, and of a hidden process, whose id is none
+/// that a user has seen.
 fn origin(line: &LogLine) -> String {
-    match line.shared {
+    match line.shared || line.name.starts_with(RESERVED_PREFIX) {
         true => line.name.clone(),
         false => format!("{}|{}", line.id, line.name),
     }
