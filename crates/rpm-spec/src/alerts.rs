@@ -7,6 +7,10 @@ use crate::ecosystem::{shown, unknown};
 use crate::nearest::nearest;
 use crate::values::{bytes, milliseconds};
 
+/// Crashes in `above` are fewer than this: so many are remembered.
+const MOST_CRASHES: f64 = 1_000.0;
+/// Percent in `above` are less than this: 100 for each CPU.
+const MOST_PERCENT: f64 = 1_000_000.0;
 /// The keys of a rule.
 const KEYS: [&str; 9] = [
     "on", "app", "above", "for", "every", "webhook", "shape", "key", "exec",
@@ -37,7 +41,10 @@ pub(crate) fn read(value: &Value) -> Result<Vec<Rule>, Vec<String>> {
                 Ok(rule) => rules.push(rule),
                 Err(wrong) => problems.extend(wrong),
             },
-            other => problems.push(format!("`{place}` must be an object, not {}", shown(other))),
+            // It may be an address, which is a secret.
+            _ => problems.push(format!(
+                "`{place}` must be an object, such as {{on: \"crash\", exec: \"./page.sh\"}}"
+            )),
         }
     }
     match problems.is_empty() {
@@ -169,7 +176,11 @@ impl Reader<'_> {
             _ => {
                 let text = value.as_str().map(|text| text.trim_end_matches('%').trim());
                 let number = text.map_or_else(|| value.as_f64(), |text| text.parse().ok());
-                number.filter(|number| number.is_finite() && *number >= 0.0)
+                let most = match on.unit() {
+                    Unit::Percent => MOST_PERCENT,
+                    _ => MOST_CRASHES,
+                };
+                number.filter(|number| (0.0..most).contains(number))
             }
         };
         if read.is_none() {
@@ -213,11 +224,12 @@ impl Reader<'_> {
             .iter()
             .find_map(|scheme| url.strip_prefix(scheme));
         let host = rest.map(|rest| rest.split(['/', '?', '#', ':']).next().unwrap_or_default());
-        let good = url.bytes().all(|byte| byte.is_ascii_graphic());
+        let authority = rest.map_or("", |rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+        let good = url.bytes().all(|byte| byte.is_ascii_graphic()) && !authority.contains('@');
         let Some(host) = host.filter(|host| !host.is_empty() && good) else {
             // What was found may be a secret.
             let text = format!(
-                "`{}.webhook` must be an address that begins with http:// or https://",
+                "`{}.webhook` must be an address that begins with http:// or https://, without a name and a password",
                 self.place
             );
             self.problems.push(text);

@@ -191,7 +191,9 @@ impl Sink {
                 format!("{scheme}://{host}/…")
             }
             Sink::Exec { command, .. } => {
-                let program = command.split_whitespace().next().unwrap_or_default();
+                // Variables before it may be secrets.
+                let mut words = command.split_whitespace();
+                let program = words.find(|word| !word.contains('=')).unwrap_or_default();
                 match program.len() == command.trim().len() {
                     true => program.to_owned(),
                     false => format!("{program} …"),
@@ -267,6 +269,7 @@ mod tests {
             (webhook("http://user:s3cret@a.test?t=s3cret"), "http://a.test/…"),
             (exec("./page.sh"), "./page.sh"),
             (exec("curl -H 'token: s3cret' x"), "curl …"),
+            (exec("TOKEN=s3cret ./page.sh"), "./page.sh …"),
         ] {
             assert_eq!(sink.shown(), shown);
             assert_eq!(format!("{sink:?}"), shown);

@@ -102,7 +102,10 @@ pub(super) async fn apply(
     let Some(wanted) = wanted else { return Ok(()) };
     let present: ObserveInfo = read("/v1/observe").await?;
     let wanted = match wanted {
-        Observing::Off => None,
+        Observing::Off => {
+            have_alerts(Vec::new(), dry_run, output)?;
+            None
+        }
         Observing::On {
             listen,
             token_file,

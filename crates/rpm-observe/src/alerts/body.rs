@@ -69,7 +69,7 @@ pub(crate) fn bodies(shape: Shape, key: Option<&str>, messages: &[Message], host
         }
         // https://learn.microsoft.com/microsoftteams/platform/webhooks-and-connectors: a message with an adaptive card.
         Shape::Teams => {
-            let text = lines(messages, host).replace('\n', "\n\n");
+            let text = clipped(&lines(messages, host), 20_000).replace('\n', "\n\n");
             vec![json!({
                 "type": "message",
                 "attachments": [{
@@ -99,12 +99,14 @@ fn incident(key: &str, message: &Message, host: &str) -> Value {
         State::Fired | State::Test => "trigger",
         State::Recovered => "resolve",
     };
+    let test = if message.state == State::Test { " test" } else { "" };
     let text = line(message, host);
     let summary = clipped(text.lines().next().unwrap_or_default(), 1_000);
     json!({
         "routing_key": key,
         "event_action": action,
-        "dedup_key": format!("rpm {host} {} {app}{id}", message.on.name()),
+        // Two rules about the same must not resolve each other, and a test no incident.
+        "dedup_key": format!("rpm {host} {} {} {app}{id}{test}", message.rule, message.on.name()),
         "payload": {
             "summary": summary,
             "source": host,

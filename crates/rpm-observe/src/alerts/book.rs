@@ -9,6 +9,8 @@ use rpm_wire::alerts::{MUTE_FILE, RULES_BYTES, RULES_FILE, Rule, Rules};
 
 /// The last event that was looked at.
 const SEQ_FILE: &str = "alerts.seq";
+/// The file that the process which tells has locked.
+const LOCK_FILE: &str = "alerts.lock";
 /// The longest of the other files, in bytes.
 const NUMBER_BYTES: u64 = 64;
 
@@ -64,8 +66,30 @@ impl Book {
         if version == self.read {
             return None;
         }
-        self.read = version;
-        Some(self.rules())
+        let rules = self.rules();
+        // A file that could not be read for a moment is tried again.
+        if !matches!(rules, Err(BookError::Unreadable(..))) {
+            self.read = version;
+        }
+        Some(rules)
+    }
+
+    /// The right to tell, which one process has as long as it holds this file; `None` while another one has it.
+    pub(crate) fn turn(&self) -> Result<Option<fs::File>, BookError> {
+        let path = self.home.join(LOCK_FILE);
+        let mut options = fs::OpenOptions::new();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path);
+        let file = file.map_err(|error| BookError::Unwritable(path.clone(), error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(BookError::Unwritable(path, error)),
+        }
     }
 
     /// Until when nothing is sent, in milliseconds since the Unix epoch.

@@ -10,7 +10,8 @@ use serde::Serialize;
 /// The most (rule, app, instance) that are remembered: names of apps that came and went must not add up for ever.
 const MOST: usize = 20_000;
 /// Events that are older are not news, but history: somebody who turns alerts on is not told of last night.
-pub(crate) const NEWS_MS: u64 = 600_000;
+/// The daemon itself may hold back a crash for 10 minutes.
+pub(crate) const NEWS_MS: u64 = 1_200_000;
 
 /// Whether something began or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,9 +75,16 @@ struct Standing {
 pub(crate) struct Engine {
     rules: Vec<Rule>,
     standing: HashMap<Watched, Standing>,
+    /// Nobody is told that something begins.
+    muted: bool,
 }
 
 impl Engine {
+    /// Whether nobody is told that something begins. What lasts is told afterwards, and the end of what was told is told.
+    pub(crate) fn set_muted(&mut self, muted: bool) {
+        self.muted = muted;
+    }
+
     /// Takes other rules. What is known about those that stay is kept.
     pub(crate) fn set_rules(&mut self, rules: Vec<Rule>) {
         let places: Vec<Option<usize>> = self
@@ -110,22 +118,20 @@ impl Engine {
         let Some(app) = &event.subject.app else {
             return Vec::new();
         };
-        let Some((on, begins)) = meaning(&event.what) else {
-            return Vec::new();
-        };
+        let meaning = meaning(&event.what);
+        let is_news = now.saturating_sub(event.at_ms) <= NEWS_MS;
         let mut messages = Vec::new();
-        if begins && now.saturating_sub(event.at_ms) > NEWS_MS {
-            return messages;
-        }
         for number in 0..self.rules.len() {
             let rule = &self.rules[number];
-            let counts = rule.on == Trigger::CrashLoop && on == Trigger::Crash;
-            if (rule.on != on && !counts) || !rule.is_about(app) {
+            let counts = rule.on == Trigger::CrashLoop && meaning.begins == Some(Trigger::Crash);
+            let begins = counts || meaning.begins == Some(rule.on);
+            let ends = meaning.ends.contains(&rule.on);
+            if !(ends || (begins && is_news)) || !rule.is_about(app) {
                 continue;
             }
-            // A crash loop and a reload concern the app, everything else an instance; one app has one message for all its crashes.
+            // An instance is frozen, or errored; the rest concerns the app, which has one message for all its crashes.
             let id = match rule.on {
-                Trigger::Frozen | Trigger::Unhealthy | Trigger::Errored => event.subject.id,
+                Trigger::Frozen | Trigger::Errored => event.subject.id,
                 _ => None,
             };
             let watched = Watched {
@@ -133,7 +139,7 @@ impl Engine {
                 app: Some(app.clone()),
                 id,
             };
-            let told = match begins {
+            let told = match begins && is_news {
                 false => self.is_over(watched, event.at_ms, event.what.sentence()),
                 true if counts => self.happens_again(watched, event),
                 true => self.happens(watched, event, now),
@@ -150,7 +156,11 @@ impl Engine {
             text.push_str("\n  | ");
             text.push_str(line);
         }
-        self.tell(watched, text, event.at_ms, now)
+        let again = match event.what {
+            What::Crashed { repeats, .. } | What::Frozen { repeats, .. } => repeats,
+            _ => 0,
+        };
+        self.tell(watched, text, 1 + again, event.at_ms, now)
     }
 
     /// A crash, for a rule about many of them.
@@ -176,7 +186,7 @@ impl Engine {
         }
         standing.times.clear();
         let text = format!("{count} crashes within {}", span(for_ms));
-        self.tell(watched, text, event.at_ms, event.at_ms)
+        self.tell(watched, text, 1, event.at_ms, event.at_ms)
     }
 
     /// The figures of all processes, now.
@@ -201,9 +211,12 @@ impl Engine {
             let same = |process: &Process| {
                 Some(process.id) == watched.id && Some(&process.name) == watched.app.as_ref()
             };
-            watched.id.is_none() || processes.iter().any(same)
+            processes.iter().any(same)
         };
-        self.standing.retain(|watched, _| there(watched));
+        let rules = &self.rules;
+        let is_level = |watched: &Watched| watched.id.is_some() && rules[watched.rule].on.needs_figures();
+        self.standing
+            .retain(|watched, _| !is_level(watched) || there(watched));
         messages
     }
 
@@ -248,13 +261,16 @@ impl Engine {
         let standing = self.known(&watched)?;
         let since = *standing.since.get_or_insert(now);
         match !standing.told && now.saturating_sub(since) >= for_ms {
-            true => self.tell(watched, text, now, now),
+            true => self.tell(watched, text, 1, now, now),
             false => None,
         }
     }
 
     /// What was held back is told when its time has come.
     pub(crate) fn tick(&mut self, now: u64) -> Vec<Message> {
+        if self.muted {
+            return Vec::new();
+        }
         let due: Vec<Watched> = self
             .standing
             .iter()
@@ -262,7 +278,7 @@ impl Engine {
                 let every = self.rules[watched.rule].every_ms;
                 let rested = standing
                     .last_message
-                    .is_none_or(|last| now.saturating_sub(last) >= every);
+                    .is_none_or(|last| has_rested(last, now, every));
                 standing.held_back.is_some() && rested
             })
             .map(|(watched, _)| watched.clone())
@@ -272,30 +288,34 @@ impl Engine {
                 let standing = self.standing.get_mut(&watched)?;
                 let (count, text) = standing.held_back.take()?;
                 standing.last_message = Some(now);
+                standing.told = true;
                 self.message(watched, State::Fired, text, count, now)
             })
             .collect()
     }
 
     /// A message, unless there was one a short time ago: then it is counted.
-    fn tell(&mut self, watched: Watched, text: String, at: u64, now: u64) -> Option<Message> {
+    fn tell(&mut self, watched: Watched, text: String, times: u32, at: u64, now: u64) -> Option<Message> {
         let every = self.rules[watched.rule].every_ms;
         let lasts = self.rules[watched.rule].on.needs_figures();
+        if self.muted {
+            return None;
+        }
         let standing = self.known(&watched)?;
         if standing
             .last_message
-            .is_some_and(|last| now.saturating_sub(last) < every)
+            .is_some_and(|last| !has_rested(last, now, every))
         {
             // A level that comes and goes is not counted: it holds when its time has come, or it does not.
             if !lasts {
                 let count = standing.held_back.take().map_or(0, |(count, _)| count);
-                standing.held_back = Some((count.saturating_add(1), text));
+                standing.held_back = Some((count.saturating_add(times), text));
             }
             return None;
         }
         standing.last_message = Some(now);
         standing.told = true;
-        self.message(watched, State::Fired, text, 1, at)
+        self.message(watched, State::Fired, text, times, at)
     }
 
     fn is_over(&mut self, watched: Watched, at: u64, text: String) -> Option<Message> {
@@ -339,21 +359,37 @@ impl Engine {
     }
 }
 
-/// What an event means for rules: which trigger it is, and whether it begins or ends.
-fn meaning(what: &What) -> Option<(Trigger, bool)> {
-    Some(match what {
-        What::Crashed { .. } => (Trigger::Crash, true),
-        What::Errored { .. } => (Trigger::Errored, true),
-        What::Ready { .. } => (Trigger::Errored, false),
-        What::Frozen { .. } => (Trigger::Frozen, true),
-        What::Recovered { .. } => (Trigger::Frozen, false),
-        What::ReloadUndone { .. } => (Trigger::ReloadFailed, true),
-        What::ReloadDone { .. } => (Trigger::ReloadFailed, false),
-        What::Unhealthy { .. } => (Trigger::Unhealthy, true),
-        What::Healthy { .. } => (Trigger::Unhealthy, false),
-        What::MemoryLimit { .. } => (Trigger::MemoryLimit, true),
-        _ => return None,
-    })
+/// What an event means for rules.
+#[derive(Default)]
+struct Meaning {
+    begins: Option<Trigger>,
+    ends: &'static [Trigger],
+}
+
+fn meaning(what: &What) -> Meaning {
+    let (begins, ends): (Option<Trigger>, &'static [Trigger]) = match what {
+        What::Crashed { .. } => (Some(Trigger::Crash), &[Trigger::Frozen]),
+        What::Errored { .. } => (Some(Trigger::Errored), &[]),
+        What::Ready { .. } => (None, &[Trigger::Errored]),
+        What::Stopped { .. } | What::Exited { .. } => (None, &[Trigger::Frozen]),
+        What::Deleted {} => (None, &[Trigger::Errored, Trigger::Frozen]),
+        What::Frozen { .. } => (Some(Trigger::Frozen), &[]),
+        What::Recovered { .. } => (None, &[Trigger::Frozen]),
+        What::ReloadUndone { .. } => (Some(Trigger::ReloadFailed), &[Trigger::Unhealthy]),
+        // It brought the old workers back after a reload that has failed.
+        What::ReloadDone { returned: true } => (None, &[Trigger::Unhealthy]),
+        What::ReloadDone { .. } => (None, &[Trigger::ReloadFailed, Trigger::Unhealthy]),
+        What::Unhealthy { .. } => (Some(Trigger::Unhealthy), &[]),
+        What::Healthy { .. } => (None, &[Trigger::Unhealthy]),
+        What::MemoryLimit { .. } => (Some(Trigger::MemoryLimit), &[]),
+        _ => (None, &[]),
+    };
+    Meaning { begins, ends }
+}
+
+/// True if a message at `last` is so long ago that there may be another. A clock that was set back hides nothing.
+fn has_rested(last: u64, now: u64, every: u64) -> bool {
+    now.checked_sub(last).is_none_or(|passed| passed >= every)
 }
 
 /// Whether the condition of a rule holds for a process, in words; `None` if the rule is not about figures of processes.

@@ -46,7 +46,11 @@ impl Follower {
             let mut until = self.wanted.clone();
             let ended = tokio::select! {
                 ended = self.follow() => ended,
-                _ = until.wait_for(|wanted| !*wanted) => continue,
+                _ = until.wait_for(|wanted| !*wanted) => {
+                    // What happens while nobody wants to know is no news.
+                    self.last = None;
+                    continue;
+                }
             };
             if self.events.is_closed() {
                 return;
@@ -54,8 +58,10 @@ impl Follower {
             // A number that the daemon has not given yet is of other files than those that are there.
             if let Err(Unanswered::Refused(status)) = &ended
                 && status.is_client_error()
+                && let Ok(newest) = self.newest().await
+                && self.last.is_some_and(|last| last > newest)
             {
-                self.last = None;
+                self.last = Some(newest);
             }
             pause = if self.last == before {
                 (pause * 2).min(longest)
@@ -68,10 +74,12 @@ impl Follower {
 
     /// Until the stream ends.
     async fn follow(&mut self) -> Result<(), Unanswered> {
-        let path = match self.last {
-            Some(seq) => format!("/v1/events?follow=true&after={seq}"),
-            None => "/v1/events?follow=true&lines=0".to_owned(),
+        let last = match self.last {
+            Some(seq) => seq,
+            None => self.newest().await?,
         };
+        self.last = Some(last);
+        let path = format!("/v1/events?follow=true&after={last}");
         let mut stream = self.daemon.stream(&path).await?;
         let mut rest = Vec::new();
         while let Some(piece) = stream.piece().await? {
@@ -85,6 +93,17 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// The last event that has happened: those behind it are of interest, even if this connection breaks before the first of them.
+    async fn newest(&self) -> Result<u64, Unanswered> {
+        let line = self.daemon.get("/v1/events?lines=1").await?;
+        if line.is_empty() {
+            return Ok(0);
+        }
+        let head = serde_json::from_slice::<Head>(&line);
+        head.map(|head| head.seq)
+            .map_err(|error| Unanswered::Cut(Box::new(error)))
     }
 
     /// An event of a kind that only a newer daemon knows is passed over.

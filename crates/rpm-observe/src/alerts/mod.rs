@@ -21,7 +21,7 @@ use rpm_wire::api::Process;
 use rpm_wire::events::Event;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::daemon::Daemon;
 use book::Book;
@@ -109,8 +109,30 @@ impl Alerts {
         answers
     }
 
-    /// Tells what happens, for ever.
+    /// Waits until no other process tells.
+    async fn turn(&self) -> std::fs::File {
+        let mut trouble = None;
+        loop {
+            match self.book.turn() {
+                Ok(Some(turn)) => return turn,
+                Ok(None) => {}
+                Err(error) => {
+                    let now = error.to_string();
+                    // Once, and not every second of a night.
+                    if trouble.as_ref() != Some(&now) {
+                        eprintln!("alerts: nobody is told: {now}");
+                    }
+                    trouble = Some(now);
+                }
+            }
+            sleep(TOGETHER).await;
+        }
+    }
+
+    /// Tells what happens, for ever. Of several processes, such as one in the foreground and that of the daemon, one does, and the next when it
+    /// has ended.
     pub async fn run(self) {
+        let _turn = self.turn().await;
         let (events, mut heard) = mpsc::channel(QUEUE);
         let (wanted, is_wanted) = watch::channel(false);
         let follower = Follower::new(
@@ -167,10 +189,10 @@ impl Watcher {
     fn look_at_rules(&mut self) {
         match self.book.changed_rules() {
             Some(Ok(rules)) => {
+                // What is to be told has the numbers of the rules before.
+                self.tell();
                 eprintln!("alerts: {} rules", rules.len());
                 self.engine.set_rules(rules);
-                // Their numbers were of the rules before.
-                self.tell();
             }
             Some(Err(error)) => eprintln!("alerts: the rules stay as they were: {error}"),
             None => {}
@@ -179,6 +201,7 @@ impl Watcher {
 
     fn event(&mut self, event: &Event) {
         self.seen = Some(event.seq);
+        self.look_at_mute();
         self.pending.extend(self.engine.event(event, now_ms()));
     }
 
@@ -191,21 +214,26 @@ impl Watcher {
             serde_json::from_slice::<Vec<Process>>(&text).map_err(|error| error.to_string())
         });
         let now = now_ms();
+        self.look_at_mute();
         self.pending.extend(self.engine.daemon(processes.is_ok(), now));
         if let Ok(processes) = processes {
             self.pending.extend(self.engine.figures(&processes, now));
         }
     }
 
+    /// Each time anew: whoever has muted it expects silence at once.
+    fn look_at_mute(&mut self) {
+        let muted = self.book.muted_until().is_some_and(|until| until > now_ms());
+        self.engine.set_muted(muted);
+    }
+
     /// Sends what has come together.
     fn tell(&mut self) {
         let now = now_ms();
+        self.look_at_mute();
         self.pending.extend(self.engine.tick(now));
         let messages = std::mem::take(&mut self.pending);
-        let muted = self.book.muted_until().is_some_and(|until| until > now);
-        if !muted {
-            self.outbox.add(self.engine.rules(), messages);
-        }
+        self.outbox.add(self.engine.rules(), &messages);
         self.outbox.turn();
         if let Some(seen) = self.seen.take() {
             self.book.note_seq(seen);

@@ -1,22 +1,22 @@
 //! Messages on their way: together for each receiver, again if it does not take them, and never more than can be kept.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rpm_wire::alerts::{Rule, Sink};
+use rpm_wire::alerts::{Rule, Shape, Sink};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::engine::Message;
 use super::send::send;
 
-/// Receivers that are told at the same time.
-const AT_ONCE: usize = 16;
-/// Letters that wait for their turn.
+/// Messages that wait for one receiver.
 const WAITING: usize = 500;
+/// Messages in one letter.
+const TOGETHER: usize = 100;
 /// After how long it is tried again.
 const AGAIN: [Duration; 5] = [
     Duration::from_secs(1),
@@ -61,20 +61,22 @@ impl Counts {
     }
 }
 
-/// Messages for one receiver.
-#[derive(Debug)]
-struct Letter {
-    sink: Sink,
-    messages: Vec<Message>,
+/// What one receiver is told, in order: a recovery must not overtake what it ends.
+#[derive(Debug, Default)]
+struct Lane {
+    waiting: VecDeque<Message>,
+    /// A letter is on its way.
+    busy: bool,
 }
 
-/// All messages on their way.
+/// All messages on their way. A receiver that takes nothing holds up nobody else.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     host: Arc<str>,
     counts: Arc<Counts>,
-    waiting: VecDeque<Letter>,
-    underway: JoinSet<()>,
+    lanes: HashMap<Sink, Lane>,
+    /// Letters on their way; each ends with its receiver.
+    underway: JoinSet<Sink>,
 }
 
 impl Outbox {
@@ -82,73 +84,86 @@ impl Outbox {
         Outbox {
             host: host.into(),
             counts,
-            waiting: VecDeque::new(),
+            lanes: HashMap::new(),
             underway: JoinSet::new(),
         }
     }
 
     /// Takes what these rules say.
-    pub(crate) fn add(&mut self, rules: &[Rule], messages: Vec<Message>) {
-        let mut letters: Vec<Letter> = Vec::new();
+    pub(crate) fn add(&mut self, rules: &[Rule], messages: &[Message]) {
         for message in messages {
             let sinks = rules.get(message.rule).map_or(&[][..], |rule| &rule.sinks);
             for sink in sinks {
-                match letters.iter_mut().find(|letter| letter.sink == *sink) {
-                    Some(letter) => letter.messages.push(message.clone()),
-                    None => letters.push(Letter {
-                        sink: sink.clone(),
-                        messages: vec![message.clone()],
-                    }),
+                let lane = self.lanes.entry(sink.clone()).or_default();
+                lane.waiting.push_back(message.clone());
+                if lane.waiting.len() > WAITING {
+                    lane.waiting.pop_front();
+                    self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                    eprintln!(
+                        "alerts: the oldest for {} was dropped: {WAITING} wait",
+                        sink.shown()
+                    );
                 }
             }
-        }
-        for letter in letters {
-            if self.waiting.len() >= WAITING {
-                let count = letter.messages.len() as u64;
-                self.counts.failed.fetch_add(count, Ordering::Relaxed);
-                eprintln!(
-                    "alerts: {count} for {} were dropped: {WAITING} wait already",
-                    letter.sink.shown()
-                );
-                continue;
-            }
-            self.waiting.push_back(letter);
         }
     }
 
     /// Sends what may be sent now.
     pub(crate) fn turn(&mut self) {
-        while self.underway.try_join_next().is_some() {}
-        while self.underway.len() < AT_ONCE
-            && let Some(letter) = self.waiting.pop_front()
-        {
-            self.underway
-                .spawn(deliver(letter, Arc::clone(&self.host), Arc::clone(&self.counts)));
+        while let Some(ended) = self.underway.try_join_next() {
+            if let Ok(sink) = ended
+                && let Some(lane) = self.lanes.get_mut(&sink)
+            {
+                lane.busy = false;
+            }
+        }
+        self.lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
+        for (sink, lane) in self.lanes.iter_mut().filter(|(_, lane)| !lane.busy) {
+            lane.busy = true;
+            let most = at_once(sink).min(lane.waiting.len());
+            let messages = lane.waiting.drain(..most).collect();
+            let (sink, host, counts) = (sink.clone(), Arc::clone(&self.host), Arc::clone(&self.counts));
+            self.underway.spawn(async move {
+                deliver(&sink, messages, &host, &counts).await;
+                sink
+            });
         }
     }
 }
 
-async fn deliver(letter: Letter, host: Arc<str>, counts: Arc<Counts>) {
-    let count = letter.messages.len() as u64;
+/// How many messages one letter may have.
+fn at_once(sink: &Sink) -> usize {
+    match sink {
+        // Each is an incident, and a request, of its own.
+        Sink::Webhook {
+            shape: Shape::Pagerduty,
+            ..
+        } => 1,
+        Sink::Webhook { .. } | Sink::Exec { .. } => TOGETHER,
+    }
+}
+
+async fn deliver(sink: &Sink, messages: Vec<Message>, host: &str, counts: &Counts) {
+    let count = messages.len() as u64;
     let mut pauses = AGAIN.iter();
     loop {
-        let sink = letter.sink.shown();
-        let error = match send(&letter.sink, &letter.messages, &host).await {
+        let error = match send(sink, &messages, host).await {
             Ok(_) => {
                 counts.sent.fetch_add(count, Ordering::Relaxed);
                 return;
             }
             Err(error) => error,
         };
+        let shown = sink.shown();
         let pause = pauses.next().filter(|_| error.may_pass());
         match pause {
             Some(pause) => {
-                eprintln!("alerts: {sink}: {error}; tried again in {} s", pause.as_secs());
+                eprintln!("alerts: {shown}: {error}; tried again in {} s", pause.as_secs());
                 sleep(*pause).await;
             }
             None => {
                 counts.failed.fetch_add(count, Ordering::Relaxed);
-                eprintln!("alerts: {sink}: {error}; {count} messages are lost");
+                eprintln!("alerts: {shown}: {error}; messages that are lost: {count}");
                 return;
             }
         }

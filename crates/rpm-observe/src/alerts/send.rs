@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
 use hyper::{Request, StatusCode, Uri, header};
@@ -28,8 +28,8 @@ use super::engine::Message;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Time for a command.
 const COMMAND_WITHIN: Duration = Duration::from_secs(30);
-/// How much of an answer is read, in bytes: it is only shown.
-const ANSWER_BYTES: usize = 4 << 10;
+/// The most messages that a command gets as JSON: a variable may have 128 KiB.
+const SHOWN: usize = 20;
 
 /// Nobody was told.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +44,8 @@ pub(crate) enum Untold {
     Broken(#[from] hyper::Error),
     #[error("not a request: {0}")]
     Request(#[from] hyper::http::Error),
-    #[error("it answered {0}{1}")]
-    Refused(StatusCode, String),
+    #[error("it answered {0}")]
+    Refused(StatusCode),
     #[error("not done within {0} s")]
     Late(u64),
     #[error("the command cannot be run: {0}")]
@@ -59,7 +59,7 @@ impl Untold {
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             Untold::Unreachable(_) | Untold::Broken(_) | Untold::Late(_) => true,
-            Untold::Refused(status, _) => {
+            Untold::Refused(status) => {
                 status.is_server_error()
                     || matches!(
                         *status,
@@ -92,14 +92,14 @@ pub(crate) async fn send(sink: &Sink, messages: &[Message], host: &str) -> Resul
 
 async fn post(url: &str, body: String) -> Result<String, Untold> {
     let answer = timeout(ANSWER_WITHIN, ask(url, body)).await;
-    let (status, text) = answer.map_err(|_| Untold::Late(ANSWER_WITHIN.as_secs()))??;
+    let status = answer.map_err(|_| Untold::Late(ANSWER_WITHIN.as_secs()))??;
     match status.is_success() {
         true => Ok(format!("it answered {status}")),
-        false => Err(Untold::Refused(status, text)),
+        false => Err(Untold::Refused(status)),
     }
 }
 
-async fn ask(url: &str, body: String) -> Result<(StatusCode, String), Untold> {
+async fn ask(url: &str, body: String) -> Result<StatusCode, Untold> {
     let uri: Uri = url.parse().map_err(|_| Untold::Address("it cannot be read"))?;
     let authority = uri.authority().ok_or(Untold::Address("it has no host"))?.clone();
     let secure = uri.scheme_str() == Some("https");
@@ -108,6 +108,10 @@ async fn ask(url: &str, body: String) -> Result<(StatusCode, String), Untold> {
     let stream = TcpStream::connect((host.as_str(), authority.port_u16().unwrap_or(usual)));
     let stream = stream.await.map_err(Untold::Unreachable)?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = match path.starts_with('/') {
+        true => path.to_owned(),
+        false => format!("/{path}"),
+    };
     // What stands before an @ of the authority is not part of the name.
     let name = authority.as_str().rsplit('@').next().unwrap_or_default();
     let request = Request::post(path)
@@ -146,7 +150,8 @@ fn trust() -> Result<rustls::ClientConfig, Untold> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, String), Untold>
+/// What the receiver says is not read: it may repeat the address, which is a secret.
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<StatusCode, Untold>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -154,21 +159,10 @@ where
     // Ends with this request.
     let mut driver = JoinSet::new();
     driver.spawn(connection);
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-    let text = body.map(|body| body.to_bytes()).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    let text = if text.trim().is_empty() {
-        text
-    } else {
-        format!(": {text}")
-    };
-    Ok((status, text))
+    Ok(sender.send_request(request).await?.status())
 }
 
-/// Runs the line, with what it is about in variables and all messages as JSON on standard input.
+/// Runs the line, with what it is about in variables.
 async fn run(line: &str, cwd: &str, messages: &[Message], host: &str) -> Result<String, Untold> {
     let first = messages.first();
     let app = first.and_then(|message| message.app.clone()).unwrap_or_default();
@@ -189,7 +183,7 @@ async fn run(line: &str, cwd: &str, messages: &[Message], host: &str) -> Result<
         .env("RPM_ALERT_TEXT", lines(messages, host))
         .env(
             "RPM_ALERT_JSON",
-            serde_json::to_string(messages).unwrap_or_default(),
+            serde_json::to_string(&messages[..messages.len().min(SHOWN)]).unwrap_or_default(),
         )
         .stdin(Stdio::null())
         .process_group(0)

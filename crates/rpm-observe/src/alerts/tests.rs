@@ -154,6 +154,93 @@ fn what_ends_is_told_if_its_beginning_was() {
 }
 
 #[test]
+fn what_was_held_back_has_an_end_too() {
+    let mut engine = engine([rule(Trigger::Frozen)]);
+    let begin = |at| event(at, "frozen", &json!({"queued": 1, "repeats": 2}));
+    let end = |at| event(at, "recovered", &json!({"after_ms": 1}));
+    let mut at = |event: &Event| told(&engine.event(event, event.at_ms));
+    assert_eq!(
+        at(&begin(NOW)),
+        [(State::Fired, 3)],
+        "twice before, which the daemon has not reported"
+    );
+    assert_eq!(at(&end(NOW + 1)), [(State::Recovered, 1)]);
+    assert_eq!(at(&begin(NOW + 2)), [], "there was a message a short time ago");
+    assert_eq!(told(&engine.tick(NOW + 60_000)), [(State::Fired, 3)]);
+    let over = engine.event(&end(NOW + 60_001), NOW + 60_001);
+    assert_eq!(told(&over), [(State::Recovered, 1)]);
+}
+
+#[test]
+fn an_end_may_have_another_name() {
+    for (on, begins, ends, ended) in [
+        (Trigger::Frozen, "frozen", "stopped", json!({"cause": "replaced"})),
+        (Trigger::Errored, "errored", "deleted", json!({})),
+        (
+            Trigger::Unhealthy,
+            "unhealthy",
+            "reload_undone",
+            json!({"why": "it"}),
+        ),
+    ] {
+        let mut engine = engine([rule(on)]);
+        let begin = event(
+            NOW,
+            begins,
+            &json!({"queued": 3, "failures": 16, "why": "it exited"}),
+        );
+        assert_eq!(told(&engine.event(&begin, NOW)), [(State::Fired, 1)], "{on:?}");
+        let end = event(NOW + 5, ends, &ended);
+        assert_eq!(
+            told(&engine.event(&end, NOW + 5)),
+            [(State::Recovered, 1)],
+            "{on:?}"
+        );
+    }
+    let mut engine = engine([rule(Trigger::ReloadFailed)]);
+    let undone = event(NOW, "reload_undone", &json!({"why": "it exited"}));
+    assert_eq!(engine.event(&undone, NOW).len(), 1);
+    let back = event(NOW + 1, "reload_done", &json!({"returned": true}));
+    assert_eq!(
+        told(&engine.event(&back, NOW + 1)),
+        [],
+        "the old workers are back, no more"
+    );
+}
+
+#[test]
+fn while_muted_nobody_is_told_and_what_lasts_is_told_afterwards() {
+    let memory = Rule {
+        above: Some(100.0),
+        for_ms: 0,
+        ..rule(Trigger::Memory)
+    };
+    let mut engine = engine([memory, rule(Trigger::Crash)]);
+    let large = [process("api", 0, "online", 101, 0.0)];
+    engine.set_muted(true);
+    assert_eq!(told(&engine.figures(&large, NOW)), []);
+    assert_eq!(told(&engine.event(&crash(NOW), NOW)), []);
+    engine.set_muted(false);
+    assert_eq!(told(&engine.tick(NOW + 100_000)), []);
+    assert_eq!(told(&engine.figures(&large, NOW + 100_000)), [(State::Fired, 1)]);
+    engine.set_muted(true);
+    let small = [process("api", 0, "online", 1, 0.0)];
+    let over = engine.figures(&small, NOW + 100_001);
+    assert_eq!(
+        told(&over),
+        [(State::Recovered, 1)],
+        "the end of what was told is told"
+    );
+}
+
+#[test]
+fn a_clock_that_is_set_back_hides_nothing() {
+    let mut engine = engine([rule(Trigger::Crash)]);
+    assert_eq!(engine.event(&crash(NOW), NOW).len(), 1);
+    assert_eq!(engine.event(&crash(NOW - 5_000_000), NOW - 5_000_000).len(), 1);
+}
+
+#[test]
 fn a_crash_loop_is_many_crashes_in_a_short_time() {
     let mut engine = engine([rule(Trigger::CrashLoop)]);
     let mut crashes = |times: &[u64]| {

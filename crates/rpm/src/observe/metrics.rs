@@ -47,8 +47,11 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
         "metrics for Prometheus: http://{}/metrics",
         listener.local_addr()?
     );
-    clients::serve(listener, app, Limits::default(), told()).await;
-    Ok(())
+    tokio::select! {
+        () = clients::serve(listener, app, Limits::default(), told()) => Ok(()),
+        // The daemon starts it again.
+        Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts have ended: {ended:?}")),
+    }
 }
 
 /// The token in a file, whose line break is not part of it.
