@@ -33,6 +33,14 @@ pub fn freeze(pid: u32) {
     );
 }
 
+/// `kill -TERM`.
+///
+/// # Panics
+/// There is no such process.
+pub fn terminate(pid: u32) {
+    send(pid, Signal::TERM);
+}
+
 /// `kill -CONT`.
 ///
 /// # Panics

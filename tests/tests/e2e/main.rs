@@ -42,6 +42,7 @@ mod lossy;
 mod many;
 mod matrix;
 mod metrics;
+mod monit;
 mod npm;
 mod observe;
 mod observing;

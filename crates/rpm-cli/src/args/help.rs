@@ -186,7 +186,14 @@ const PAGES: &[Page] = &[
             ("events --json", "an object a line"),
         ],
     ),
-    page("monit", "", &[("monit", "")]),
+    page(
+        "monit",
+        "Keys: Up and Down (k, j), Page Up and Page Down, Home and End (g, G) choose a process. / shows those whose name contains what is \
+         typed; Enter keeps that, Esc shows all again. o sorts by the next of name, CPU, memory, restarts and id. r reloads, t restarts and \
+         s stops the chosen one, after a y. q, Ctrl+C, or Esc without a filter, quit. If the daemon ends, the screen says so and waits for \
+         the next one; it starts none.",
+        &[("monit", "")],
+    ),
     page("doctor", "", &[("doctor", "")]),
     page("report", "", &[("report > report.txt", "")]),
     page(

@@ -15,6 +15,7 @@ use rpm_wire::pm2;
 use rpm_wire::terminal::coloured;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use super::monit::Wish;
 use super::{monit, read, session, surroundings, tell, versions};
 use crate::args::ListArgs;
 use crate::http::RequestError;
@@ -138,7 +139,8 @@ async fn redraw(args: &ListArgs, first: Vec<Process>, output: &mut Output) -> an
         tokio::select! {
             _ = ticks.tick() => processes = wanted(args).await?,
             key = keys.recv() => match key {
-                None | Some(Some(monit::Wish::Quit)) => return Ok(()),
+                None => return Ok(()),
+                Some(Some(key)) if matches!(key.wish(), Wish::Quit | Wish::Leave) => return Ok(()),
                 // The window has another size, or it is a key without a meaning.
                 Some(_) => {}
             },
