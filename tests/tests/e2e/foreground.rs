@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rpm_e2e::ask::BOUND;
 use rpm_e2e::place::Place;
-use rpm_testkit::{Port, Rpm, get, wait_until};
+use rpm_testkit::{Port, Rpm, Status, get, wait_until};
 
 /// Prints, and its last output does not end with a newline.
 const APP: &str = "process.on('SIGINT', () => process.stdout.write('bye', () => process.exit(0)));
@@ -45,6 +45,41 @@ fn each_run_prints_its_own_lines_once_and_to_the_last_word() {
         assert_eq!(printed, "up\nbye\n", "run {run}\n{}", rpm.log());
         length = rpm.output("app", "out", None).len();
     }
+}
+
+#[test]
+fn ready_says_whether_the_apps_serve() {
+    let (rpm, place, port) = (Rpm::new(), Place::new(), Port::reserve());
+    let number = port.number();
+    let none = rpm.fails(["ready"]);
+    assert!(none.contains("the daemon is not running"), "{none}");
+    assert_eq!(rpm.daemon_pid(), None, "it starts none");
+    let text = format!(
+        "const fs = require('fs'); const go = `${{__dirname}}/go`;
+         const serve = () => fs.existsSync(go) ? require('http').createServer((_, r) => r.end('x')).listen({number}) : setTimeout(serve, 10);
+         serve();"
+    );
+    place.write("app.js", &text);
+    place.write("bad.js", "process.exit(1);");
+    place.ok(&rpm, ["start", "app.js", "-i", "2", "--no-wait"]);
+    let early = rpm.fails(["ready"]);
+    assert_eq!(early.lines().count(), 2, "{early}");
+    assert!(early.contains("app: process 0 is launching"), "{early}");
+    place.write("go", "");
+    rpm.wait_status("app", Status::Online);
+    assert_eq!(rpm.ok(["ready"]), "");
+    place.run(&rpm, ["start", "bad.js", "-i", "1", "--max-restarts", "0"]);
+    rpm.wait_status("bad", Status::Errored);
+    let bad = rpm.fails(["ready"]);
+    assert!(bad.contains("bad: process 2 is errored"), "{bad}");
+    assert_eq!(rpm.ok(["ready", "app"]), "");
+    rpm.ok(["delete", "bad"]);
+    rpm.ok(["stop", "app"]);
+    assert_eq!(rpm.ok(["ready"]), "");
+    let stopped = rpm.fails(["ready", "app"]);
+    assert!(stopped.contains("app: process 0 is stopped"), "{stopped}");
+    rpm.ok(["kill"]);
+    rpm.fails(["ready"]);
 }
 
 #[test]

@@ -240,6 +240,11 @@ pub(crate) enum Command {
         #[arg(long)]
         no_start: bool,
     },
+    /// Exit with 0 if the apps serve, for health checks
+    Ready {
+        /// Names or ids [default: all that are not stopped]
+        targets: Vec<String>,
+    },
     /// Show what this system permits, and how to get more
     Doctor {
         /// Print JSON

@@ -35,6 +35,7 @@ const GROUPS: [(&str, &[&str]); 8] = [
             "cleardump",
             "import",
             "runtime",
+            "ready",
         ],
     ),
     (
@@ -202,6 +203,14 @@ const PAGES: &[Page] = &[
         &[
             ("ping", ""),
             ("ping --no-start", "a health check: fails if no daemon runs"),
+        ],
+    ),
+    page(
+        "ready",
+        "Every instance must be online, and every address of the apps accept a connection. If not, it exits with 1 and prints a line for each reason. It starts no daemon.",
+        &[
+            ("ready", "every app, but not those that are stopped"),
+            ("ready api", "fails if it is stopped, too"),
         ],
     ),
     page("init", "", &[("init", "writes ecosystem.config.js")]),

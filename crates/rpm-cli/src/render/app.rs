@@ -254,10 +254,7 @@ fn time(ms: u64) -> String {
 fn limits(spec: &AppSpec) -> Vec<(&'static str, String)> {
     let ms = |value: Option<u64>| value.map(time);
     let all = [
-        (
-            "ready when",
-            spec.wait_ready.then(|| "it sends `ready`".to_owned()),
-        ),
+        ("ready when", spec.wait_ready.then(|| "it sends ready".to_owned())),
         ("listen timeout", ms(spec.listen_timeout_ms)),
         ("kill timeout", ms(spec.kill_timeout_ms)),
         ("reload timeout", ms(spec.reload_timeout_ms)),

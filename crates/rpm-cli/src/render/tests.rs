@@ -289,7 +289,7 @@ app
 │ working directory ┆ /srv/web                            │
 │ opened for it     ┆ 8080                                │
 │ autorestart       ┆ yes                                 │
-│ ready when        ┆ it sends `ready`                    │
+│ ready when        ┆ it sends ready                      │
 │ listen timeout    ┆ 5s                                  │
 │ balance           ┆ handoff                             │
 │ kill_signal       ┆ SIGTERM                             │
