@@ -4,9 +4,9 @@ use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The first and the longest pause between two looks. What comes soon is seen soon; what takes seconds is not asked for a hundred times a
-/// second, which costs a daemon and a test as much as the traffic beside it.
-const PAUSES: [Duration; 2] = [Duration::from_millis(3), Duration::from_millis(40)];
+/// The first and the longest pause between two looks. What takes seconds is not asked for a hundred times a second, which costs a daemon and
+/// a test as much as the traffic beside it.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(40)];
 /// A pause is this part of the time that has passed.
 const PART: u32 = 8;
 

@@ -1,5 +1,6 @@
 //! `--balance handoff`: the daemon accepts connections and hands them to Node workers one by one.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::TcpStream;
@@ -277,10 +278,10 @@ fn the_fewest_decide_without_any_privilege() {
             .filter_map(|slot| slot.connections)
             .collect::<Vec<_>>()
     };
-    let has = |expected: &[u64]| wait_until("the counts", BOUND, counts, |counted| counted == expected);
+    let sum = || counts().iter().sum::<u64>();
     // One after the other: a worker that is slow to accept would get fewer.
     let open = |count: u64| -> Vec<TcpStream> {
-        let already: u64 = counts().iter().sum();
+        let already = sum();
         let open = |number| {
             let client = TcpStream::connect(("127.0.0.1", port.number())).expect("it is taken");
             let so_many = |counts: &Vec<u64>| counts.iter().sum::<u64>() == already + number;
@@ -289,18 +290,31 @@ fn the_fewest_decide_without_any_privilege() {
         };
         (1..=count).map(open).collect()
     };
-    let idle = open(30);
-    has(&[10, 10, 10]);
+    // The connections of an attempt during which a worker got no CPU for so long that it was steered around are closed again.
+    let opened = |count: u64| {
+        let (held, before) = (RefCell::new(Vec::new()), sum());
+        let counted = undisturbed(&rpm, || {
+            held.borrow_mut().clear();
+            wait_until("those of the attempt before are closed", BOUND, sum, |sum| {
+                *sum == before
+            });
+            held.borrow_mut().extend(open(count));
+            counts()
+        });
+        (held.into_inner(), counted)
+    };
+    let (idle, counted) = opened(30);
+    assert_eq!(counted, [10, 10, 10]);
     let victim = rpm.process(1).pid.expect("it runs");
     kill(victim);
     replaced(&rpm, 1, victim);
-    has(&[10, 0, 10]);
-    let _more = open(10);
-    has(&[10, 10, 10]);
-    drop(idle);
-    wait_until("they are closed", BOUND, counts, |counts| {
-        counts.iter().sum::<u64>() == 10
+    wait_until("those of the dead worker are gone", BOUND, counts, |counted| {
+        counted == &[10, 0, 10]
     });
+    let (_more, counted) = opened(10);
+    assert_eq!(counted, [10, 10, 10]);
+    drop(idle);
+    wait_until("they are closed", BOUND, sum, |sum| *sum == 10);
 }
 
 /// The daemon keeps no connection that a worker has.
