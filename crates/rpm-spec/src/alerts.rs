@@ -317,6 +317,17 @@ mod tests {
         }
     }
 
+    /// docs/OBSERVE.md has a row for each trigger, with the words of its table.
+    #[test]
+    fn the_document_has_every_trigger() {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/OBSERVE.md");
+        let document = std::fs::read_to_string(document).expect("the document");
+        for trigger in Trigger::ALL {
+            let row = format!("| `{}` | {} |", trigger.name(), trigger.about());
+            assert!(document.contains(&row), "{row}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_says_where_and_what_to_do() {
         for (value, told) in [

@@ -360,7 +360,6 @@ impl Engine {
 }
 
 /// What an event means for rules.
-#[derive(Default)]
 struct Meaning {
     begins: Option<Trigger>,
     ends: &'static [Trigger],

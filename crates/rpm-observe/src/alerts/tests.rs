@@ -102,6 +102,10 @@ fn last_night_is_no_news() {
         told(&engine.event(&crash(NOW), NOW + NEWS_MS)),
         [(State::Fired, 1)]
     );
+    let mut engine = self::engine([rule(Trigger::Frozen)]);
+    let frozen = event(NOW, "frozen", &json!({"queued": 1}));
+    assert_eq!(engine.event(&frozen, NOW).len(), 1);
+    assert_eq!(told(&engine.event(&frozen, NOW + NEWS_MS + 1)), [], "nor an end");
 }
 
 #[test]
