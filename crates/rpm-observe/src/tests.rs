@@ -70,6 +70,7 @@ fn observing(socket: &Path, token: Option<&str>) -> Router {
     router(Observed {
         socket: socket.to_owned(),
         access: Access::to([127, 0, 0, 1].into(), token).expect("it is good"),
+        history: PathBuf::from("/nowhere/history.bin"),
         versions,
         counts: Arc::default(),
     })

@@ -22,7 +22,7 @@ pub use doctor::Finding;
 pub use observe::{OBSERVE, ObserveInfo, ObserveRequest, ObserveSpec, RESERVED_PREFIX, listen_address};
 pub use progress::{Follow, Progress, Step, WorkerStage};
 pub use proxy::ProxySpec;
-pub use scrape::{Scrape, ScrapedPage};
+pub use scrape::{Answered, AppFigures, Scrape, ScrapedPage};
 pub use signal::{StopSignal, UnknownSignal};
 pub use spec::{
     Balance, BalancePolicy, ExecMode, HealthCheck, INSTANCE_VAR, LogTarget, OF_THE_USER, UnknownBalance,

@@ -29,6 +29,7 @@ mod h2c;
 mod half_ended;
 mod handoff;
 mod health;
+mod history;
 mod hostile;
 mod ipc;
 mod js_client;

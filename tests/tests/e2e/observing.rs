@@ -13,7 +13,7 @@ fn status(rpm: &Rpm) -> Value {
     serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON")
 }
 
-fn pid(rpm: &Rpm) -> Option<u64> {
+pub(crate) fn pid(rpm: &Rpm) -> Option<u64> {
     status(rpm)["process"]["pid"].as_u64()
 }
 

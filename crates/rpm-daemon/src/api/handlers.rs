@@ -9,9 +9,9 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use rpm_wire::api::{
-    ActionRequest, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, ObserveInfo, ObserveRequest,
-    Plan, PlanRequest, Pong, Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest, SendRequest,
-    SignalRequest, StartRequest, TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
+    ActionRequest, AppFigures, AppInfo, ApplyRequest, ChangeReply, Finding, Follow, Known, ObserveInfo,
+    ObserveRequest, Plan, PlanRequest, Pong, Process, ReloadRequest, RollbackRequest, Saved, ScaleRequest,
+    SendRequest, SignalRequest, StartRequest, TargetsRequest, TriggerReply, TriggerRequest, UpdateRequest,
 };
 use serde::Deserialize;
 
@@ -53,6 +53,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/rollback", post(rollback))
         .route("/v1/scale", post(scale))
         .route("/v1/processes", get(processes))
+        .route("/v1/figures", get(figures))
         .route("/v1/known", get(known))
         .route("/v1/resolve", post(resolve))
         .route("/v1/doctor", get(doctor))
@@ -212,6 +213,20 @@ struct Listing {
 async fn processes(State(handle): State<Handle>, Query(listing): Query<Listing>) -> Reply<Vec<Process>> {
     let all = move |view: View<'_>| view.processes(listing.spec, listing.hidden);
     Ok(axum::Json(handle.look(Fresh::All, all).await?))
+}
+
+#[derive(Deserialize)]
+struct Sampled {
+    #[serde(default)]
+    fresh: bool,
+}
+
+async fn figures(State(handle): State<Handle>, Query(sampled): Query<Sampled>) -> Reply<Vec<AppFigures>> {
+    let fresh = match sampled.fresh {
+        true => Fresh::All,
+        false => Fresh::Stored,
+    };
+    Ok(axum::Json(handle.look(fresh, |view| view.figures()).await?))
 }
 
 async fn doctor(State(handle): State<Handle>) -> Reply<Vec<Finding>> {

@@ -118,7 +118,7 @@ impl View<'_> {
 }
 
 /// [`BOUNDS_MS`] as they are divided.
-const PROXY_BOUNDS_MS: [f64; BOUNDS_MS.len()] = {
+pub(super) const PROXY_BOUNDS_MS: [f64; BOUNDS_MS.len()] = {
     let mut bounds = [0.0; BOUNDS_MS.len()];
     let mut at = 0;
     while at < bounds.len() {

@@ -8,6 +8,7 @@ mod body;
 mod change;
 mod doctor;
 mod events;
+mod figures;
 mod follow;
 mod handlers;
 mod lines;

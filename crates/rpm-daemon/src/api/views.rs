@@ -369,7 +369,7 @@ fn url(addr: SocketAddr, spec: &AppSpec, proxied: bool) -> Option<String> {
     })
 }
 
-fn status(state: &StateView) -> Status {
+pub(super) fn status(state: &StateView) -> Status {
     match state {
         StateView::Launching { .. } => Status::Launching,
         StateView::Online { .. } => Status::Online,

@@ -34,8 +34,10 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
         )
     })?;
     let alerts = Alerts::new(rpm_cli::socket()?, rpm_cli::home_dir()?);
+    let history = rpm_cli::home_dir()?.join(rpm_observe::HISTORY_FILE);
     let app = rpm_observe::router(Observed {
         socket: rpm_cli::socket()?,
+        history: history.clone(),
         access,
         versions: rpm_cli::versions,
         counts: alerts.counts(),
@@ -43,6 +45,7 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     // Ends with the server.
     let mut beside = JoinSet::new();
     beside.spawn(alerts.run());
+    beside.spawn(rpm_observe::record(rpm_cli::socket()?, history));
     eprintln!(
         "metrics for Prometheus: http://{}/metrics",
         listener.local_addr()?
@@ -50,7 +53,7 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     tokio::select! {
         () = clients::serve(listener, app, Limits::default(), told()) => Ok(()),
         // The daemon starts it again.
-        Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts have ended: {ended:?}")),
+        Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts or the history have ended: {ended:?}")),
     }
 }
 

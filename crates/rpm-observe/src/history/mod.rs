@@ -1,0 +1,159 @@
+//! The history of figures: 1 s for 10 min, 10 s for 6 h, 1 min for 7 days, of each app.
+
+mod code;
+mod counted;
+mod file;
+mod row;
+mod serve;
+mod tiers;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rpm_wire::api::AppFigures;
+
+use crate::daemon::Daemon;
+use counted::Counted;
+use file::Store;
+pub use file::{FILE, HistoryError};
+pub(crate) use serve::answer;
+use tiers::Open;
+
+/// The daemon is asked for new samples of CPU, memory and connections once in so many seconds, as often as it takes them for itself.
+const FRESH_EVERY: u32 = 5;
+
+/// Whether somebody has deleted the file is looked at once in so many seconds.
+const LOOK_EVERY: u32 = 10;
+
+/// Records the history of all apps.
+#[derive(Debug)]
+struct Recorder {
+    path: PathBuf,
+    store: Option<Store>,
+    apps: BTreeMap<String, (Counted, Open)>,
+    /// What was logged, and would be every second.
+    trouble: Option<String>,
+}
+
+impl Recorder {
+    fn record(&mut self, second: u32, figures: Vec<AppFigures>) -> Result<(), HistoryError> {
+        let recorded = self.write(second, figures);
+        if let Err(HistoryError::Io { .. }) = recorded {
+            // Its disk may be another one the next time.
+            self.store = None;
+        }
+        recorded
+    }
+
+    fn write(&mut self, second: u32, figures: Vec<AppFigures>) -> Result<(), HistoryError> {
+        if second.is_multiple_of(LOOK_EVERY) {
+            self.store = self.store.take().filter(Store::is_in_place);
+        }
+        if self.store.is_none() {
+            self.store = self.opened()?;
+        }
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        self.apps
+            .retain(|name, _| figures.iter().any(|figures| figures.app == *name));
+        let mut refused = Ok(());
+        for figures in figures {
+            let at = match store.block(&figures.app, second) {
+                Ok(at) => at,
+                Err(error @ HistoryError::Io { .. }) => return Err(error),
+                Err(error) => {
+                    refused = Err(error);
+                    continue;
+                }
+            };
+            let (counted, open) = self.apps.entry(figures.app.clone()).or_insert_with(|| {
+                let open = Open::resume(second, |place| store.row(at, place));
+                (Counted::default(), open)
+            });
+            let rows = open.push(second, counted.values(second, figures));
+            store.write(at, second, &rows)?;
+        }
+        refused
+    }
+
+    /// The file; one that is damaged is renamed, for somebody to look at.
+    fn opened(&self) -> Result<Option<Store>, HistoryError> {
+        // The daemon makes the directory, with its own checks.
+        if !self.path.parent().is_some_and(Path::is_dir) {
+            return Ok(None);
+        }
+        match Store::open(&self.path) {
+            Err(error @ HistoryError::Damaged { .. }) => {
+                let aside = self.path.with_extension("damaged");
+                let moved = std::fs::rename(&self.path, &aside);
+                moved.map_err(|source| HistoryError::Io {
+                    path: aside.clone(),
+                    source,
+                })?;
+                eprintln!("{error}; it is now {}, and a new history begins", aside.display());
+                Store::open(&self.path)
+            }
+            opened => opened,
+        }
+    }
+}
+
+/// Records until it is dropped.
+pub(crate) async fn record(socket: PathBuf, path: PathBuf) {
+    let daemon = Daemon::new(socket);
+    let mut recorder = Recorder {
+        path,
+        store: None,
+        apps: BTreeMap::new(),
+        trouble: None,
+    };
+    loop {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // At the begin of each second, so that none is left out or has two samples.
+        tokio::time::sleep(Duration::from_nanos(
+            1_000_000_000 - u64::from(now.subsec_nanos()),
+        ))
+        .await;
+        let second = u32::try_from(self::now()).unwrap_or(u32::MAX);
+        let path = match second.is_multiple_of(FRESH_EVERY) {
+            true => "/v1/figures?fresh=true",
+            false => "/v1/figures",
+        };
+        // While there is no daemon there is a gap; `rpm_up` says it.
+        let Ok(text) = daemon.get(path).await else {
+            continue;
+        };
+        let trouble = match serde_json::from_slice(&text) {
+            Ok(figures) => recorder
+                .record(second, figures)
+                .err()
+                .map(|error| described(&error)),
+            Err(error) => Some(format!("no history: the daemon is of another version: {error}")),
+        };
+        if let Some(trouble) = trouble
+            .as_ref()
+            .filter(|now| recorder.trouble.as_ref() != Some(now))
+        {
+            eprintln!("{trouble}");
+        }
+        recorder.trouble = trouble;
+    }
+}
+
+fn described(error: &HistoryError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests;
