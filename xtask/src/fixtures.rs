@@ -21,9 +21,11 @@ const GLANCE: Duration = Duration::from_millis(200);
 /// restored cache, and do not show an interrupted install.
 const STAMP: &str = "node_modules/.installed-from.json";
 
-/// The directories to install: the runtimes, the programs that use the JavaScript API, and the app that has metrics of its own.
-const DIRECTORIES: [&str; 3] = [
+/// The directories to install: the runtimes, what drives a browser, the programs that use the JavaScript API, and the app that has metrics
+/// of its own.
+const DIRECTORIES: [&str; 4] = [
     "tests/fixtures",
+    "tests/fixtures/browser",
     "tests/fixtures/javascript",
     "tests/fixtures/metrics",
 ];

@@ -69,6 +69,10 @@ pub enum Invocation {
     Observe(Observe),
     /// The rules of alerts.
     Alerts(Alerts),
+    /// A link for a browser.
+    Dashboard(Dashboard),
+    /// What the apps have used.
+    Past(Past),
     /// Processes and their output, live: [`crate::monit`].
     Monit(Client),
     /// A shell asks for completions: [`Completion::answer`].
@@ -189,6 +193,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             silent,
             no_color,
         }),
+        Top::Past(wish) => Invocation::Past(wish),
+        Top::Dashboard(wish) => Invocation::Dashboard(wish),
         Top::Alerts { what } => Invocation::Alerts(what.unwrap_or(Alerts::List)),
         Top::StaticSite {
             path,
@@ -361,6 +367,30 @@ pub struct Observe {
     pub token_file: Option<PathBuf>,
 }
 
+/// What the apps have used since then.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Past {
+    /// These apps alone
+    pub apps: Vec<String>,
+    /// Since then: how long ago (10m, 6h, 7d at most), or a time; an hour ago by default
+    #[arg(long, value_name = "TIME", value_parser = values::moment)]
+    pub since: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A link for a browser, or the end of all sessions.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Dashboard {
+    /// Whoever opens the link may look, and not act
+    #[arg(long)]
+    pub read_only: bool,
+    /// Print no link: end all sessions, and take back links that nobody has opened
+    #[arg(long, conflicts_with = "read_only")]
+    pub sign_out: bool,
+}
+
 /// What is done about alerts.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Alerts {
@@ -399,6 +429,11 @@ enum Top {
         #[command(subcommand)]
         switch: Option<Switch>,
     },
+    /// Show what the apps have used of late
+    #[command(name = "top")]
+    Past(Past),
+    /// Print a link that opens the dashboard in a browser
+    Dashboard(Dashboard),
     /// Show, test and mute the rules for alerts
     Alerts {
         #[command(subcommand)]

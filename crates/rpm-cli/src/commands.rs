@@ -50,6 +50,7 @@ pub(crate) use complaint::tell;
 use complaint::{be_silent, complain, complaint, is_silent};
 pub(crate) use conf::keys_that_are_set;
 pub use monit::run as monit;
+pub use observe::observed;
 pub use versions::of as versions;
 
 /// How often a read is tried if the daemon goes away meanwhile, and the pause before the next try.

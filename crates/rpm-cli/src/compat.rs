@@ -32,7 +32,7 @@ const fn instead(names: &'static [&'static str], what: &'static str) -> Pm2Comma
     }
 }
 
-const DASHBOARD: &str = "there is no hosted dashboard; `rpm observe` gives metrics to Prometheus";
+const DASHBOARD: &str = "there is no hosted dashboard: `rpm dashboard` is in your browser, `rpm observe` gives metrics to Prometheus";
 const MODULES: &str =
     "there are no modules; `rpm observe` gives metrics to Prometheus, and log_max_size rotates logs";
 
@@ -77,7 +77,8 @@ pub(crate) const COMMANDS: &[Pm2Command] = &[
     works(&["cleardump"]),
     works(&["startup"]),
     works(&["unstartup"]),
-    works(&["monit", "dashboard", "dash", "imonit"]),
+    works(&["monit", "dash", "imonit"]),
+    works(&["dashboard"]),
     instead(&["deepUpdate"], "install the new version, then `rpm update`"),
     works(&["deploy"]),
     instead(&["examples"], "see `rpm start --help` and the README"),

@@ -102,7 +102,7 @@ impl Refused {
 }
 
 /// True if every name that the request gives this machine means loopback. Browsers always give one.
-fn names_loopback(request: &Request<Body>) -> bool {
+pub(crate) fn names_loopback(request: &Request<Body>) -> bool {
     let authority = request.uri().authority().map(Authority::as_str);
     let mut hosts = request.headers().get_all(header::HOST).iter();
     authority.is_none_or(is_loopback) && hosts.all(|host| host.to_str().is_ok_and(is_loopback))

@@ -1,12 +1,15 @@
 //! Questions to the daemon, each over a connection of its own: it may be another daemon the next time.
 
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http1::handshake;
-use hyper::{Request, header};
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -35,7 +38,7 @@ pub(crate) enum Unanswered {
     #[error("the daemon's answer was cut short or is too long")]
     Cut(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the daemon answered {0}")]
-    Refused(hyper::StatusCode),
+    Refused(StatusCode),
     #[error("the daemon does not answer ({0} s)")]
     Silent(u64),
     #[error("not a request")]
@@ -75,21 +78,38 @@ impl Daemon {
     }
 
     async fn begin(&self, path: &str) -> Result<Stream, Unanswered> {
+        let request = Request::get(path).body(Full::default())?;
+        let (status, stream) = self.sent(request).await?;
+        match status.is_success() {
+            true => Ok(stream),
+            false => Err(Unanswered::Refused(status)),
+        }
+    }
+
+    /// The answer to `POST path` with this JSON, whatever its status is. It may take as long as what is asked for: the daemon has the
+    /// deadlines.
+    pub(crate) async fn post(&self, path: &str, body: String) -> Result<(StatusCode, Stream), Unanswered> {
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(body))?;
+        self.sent(request).await
+    }
+
+    async fn sent(&self, mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Stream), Unanswered> {
+        request
+            .headers_mut()
+            .insert(header::HOST, HeaderValue::from_static("rpm"));
         let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
         driver.spawn(connection);
-        let request = Request::get(path)
-            .header(header::HOST, "rpm")
-            .body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await?;
-        if !response.status().is_success() {
-            return Err(Unanswered::Refused(response.status()));
-        }
-        Ok(Stream {
+        let status = response.status();
+        let stream = Stream {
             body: response.into_body(),
             _driver: driver,
-        })
+        };
+        Ok((status, stream))
     }
 }
 
@@ -110,5 +130,17 @@ impl Stream {
             }
         }
         Ok(None)
+    }
+}
+
+impl hyper::body::Body for Stream {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
     }
 }

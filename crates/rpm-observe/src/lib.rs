@@ -7,6 +7,7 @@
 mod access;
 mod alerts;
 mod daemon;
+mod dashboard;
 mod history;
 mod own;
 mod page;
@@ -19,16 +20,18 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use rpm_wire::api::AppSpec;
 use rpm_wire::pm2::Versions;
+use tokio::sync::watch;
 
 pub use access::{Access, AccessError, Token};
 pub use alerts::{Alerts, BookError, Counts, now_ms, table};
 use daemon::Daemon;
-pub use history::FILE as HISTORY_FILE;
+pub use dashboard::{Keys, LINK_MS, Role};
+pub use history::{FIGURES, FILE as HISTORY_FILE, Figure, HistoryError, Past, Series, past};
 use page::Page;
 
 /// What the format is called (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
@@ -39,8 +42,12 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub struct Observed {
     /// The socket of the daemon, which need not run.
     pub socket: PathBuf,
-    /// The file of the history, which need not exist.
-    pub history: PathBuf,
+    /// `RPM_HOME`, with the file of the history and the sessions of the dashboard, neither of which need exist.
+    pub home: PathBuf,
+    /// It is served on a loopback address.
+    pub near: bool,
+    /// Becomes true when the process is to end.
+    pub ending: watch::Receiver<bool>,
     /// Who may ask.
     pub access: Access,
     /// The versions of an app's package and of its Node.
@@ -51,30 +58,37 @@ pub struct Observed {
 
 /// Answers requests about the daemon.
 pub fn router(observed: Observed) -> Router {
-    let page = Page::new(Daemon::new(observed.socket), observed.versions, observed.counts);
+    let page = Page::new(
+        Daemon::new(observed.socket.clone()),
+        observed.versions,
+        observed.counts,
+    );
+    let history = observed.home.join(HISTORY_FILE);
     Router::new()
         .route("/metrics", get(metrics))
         .with_state(Arc::new(page))
         .merge(
             Router::new()
-                .route("/api/v1/history", get(past))
-                .with_state(Arc::new(observed.history)),
+                .route("/api/v1/history", get(recorded))
+                .with_state(history),
         )
         .layer(from_fn_with_state(Arc::new(observed.access), access::guard))
-        // Whoever asks for these learns nothing.
-        .route("/", get(|| async { Html(WELCOME) }))
+        // Whoever asks for this learns nothing.
         .route("/-/healthy", get(|| async { "ok\n" }))
+        .merge(dashboard::router(
+            Arc::new(Daemon::new(observed.socket)),
+            &observed.home,
+            observed.near,
+            observed.ending,
+        ))
 }
-
-const WELCOME: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>rpm</title>\
-                       <p>rpm observe: <a href=metrics>metrics</a> for Prometheus</p></html>\n";
 
 async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], page.current().await)
 }
 
-async fn past(State(file): State<Arc<PathBuf>>, Query(asked): Query<HashMap<String, String>>) -> Response {
-    match history::answer(&file, &asked) {
+async fn recorded(State(file): State<PathBuf>, Query(asked): Query<HashMap<String, String>>) -> Response {
+    match history::answer(file, asked).await {
         Ok(series) => Json(series).into_response(),
         Err(refused) => refused.into_response(),
     }

@@ -70,7 +70,9 @@ fn observing(socket: &Path, token: Option<&str>) -> Router {
     router(Observed {
         socket: socket.to_owned(),
         access: Access::to([127, 0, 0, 1].into(), token).expect("it is good"),
-        history: PathBuf::from("/nowhere/history.bin"),
+        home: PathBuf::from("/nowhere"),
+        near: true,
+        ending: watch::channel(false).1,
         versions,
         counts: Arc::default(),
     })

@@ -62,12 +62,16 @@ pub fn deno() -> PathBuf {
 /// It cannot be installed.
 #[must_use]
 pub fn javascript() -> PathBuf {
-    let directory = repository().join("tests/fixtures/javascript");
-    // npm writes this file last.
-    if !directory.join("node_modules/.package-lock.json").exists() {
-        install();
-    }
-    directory
+    with_packages("javascript")
+}
+
+/// The script that uses the dashboard in a browser, with its npm packages installed.
+///
+/// # Panics
+/// It cannot be installed.
+#[must_use]
+pub fn browser_script() -> PathBuf {
+    with_packages("browser").join("page.mjs")
 }
 
 /// A Node program that counts with prom-client, which is installed beside it.
@@ -76,12 +80,16 @@ pub fn javascript() -> PathBuf {
 /// It cannot be installed.
 #[must_use]
 pub fn metrics_app() -> PathBuf {
-    let directory = repository().join("tests/fixtures/metrics");
+    with_packages("metrics").join("app.js")
+}
+
+fn with_packages(name: &str) -> PathBuf {
+    let directory = repository().join("tests/fixtures").join(name);
     // npm writes this file last.
     if !directory.join("node_modules/.package-lock.json").exists() {
         install();
     }
-    directory.join("app.js")
+    directory
 }
 
 fn installed(program: &str) -> PathBuf {

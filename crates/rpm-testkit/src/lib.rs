@@ -10,7 +10,7 @@ mod rpm;
 mod traffic;
 mod wait;
 
-pub use fixtures::{bun, deno, fixture, javascript, metrics_app, node, repository};
+pub use fixtures::{browser_script, bun, deno, fixture, javascript, metrics_app, node, repository};
 pub use http::{Answer, get, get_from};
 pub use port::Port;
 pub use rpm::{Ran, Rpm};

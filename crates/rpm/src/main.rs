@@ -37,9 +37,13 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Demo { port }) => report(demo::run(port)),
-        Ok(Invocation::Monit(_) | Invocation::Observe(_) | Invocation::Alerts(_)) => {
-            report(companion::become_it())
-        }
+        Ok(
+            Invocation::Monit(_)
+            | Invocation::Past(_)
+            | Invocation::Dashboard(_)
+            | Invocation::Observe(_)
+            | Invocation::Alerts(_),
+        ) => report(companion::become_it()),
         Ok(Invocation::Static(site)) => report(serve::run(&site)),
         Err(usage) => usage.report(),
     }

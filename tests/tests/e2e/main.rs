@@ -13,6 +13,7 @@ mod cluster;
 mod completion;
 mod crash;
 mod daemon_death;
+mod dashboard;
 mod demo;
 mod deploy;
 mod doctor;

@@ -218,7 +218,7 @@ pub(crate) enum Command {
         params: Option<String>,
     },
     /// Watch processes and their output on the terminal
-    #[command(visible_aliases = ["dashboard", "dash", "imonit"])]
+    #[command(visible_aliases = ["dash", "imonit"])]
     Monit,
     /// Deploy to other machines, as the file's `deploy` says
     Deploy {

@@ -1,11 +1,13 @@
 //! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics; and what a file says of that and of alerts.
 
-use anyhow::anyhow;
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, anyhow};
 use rpm_spec::Observing;
 use rpm_wire::alerts::{RULES_FILE, Rule, Rules};
 use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
 
-use super::{read, session, show, surroundings, tell};
+use super::{event_loop, read, session, show, surroundings, tell};
 use crate::args::{Observe, Switch};
 use crate::connect::connect;
 use crate::files::write_private;
@@ -31,6 +33,32 @@ pub(super) async fn switch(switch: &Switch, output: &mut Output) -> anyhow::Resu
         },
         Switch::Status { json } => status(*json, output).await,
     }
+}
+
+/// Has the daemon observe, if it does not, and says where.
+///
+/// # Errors
+/// The daemon cannot be started or asked, or the process does not come online.
+pub fn observed() -> anyhow::Result<SocketAddr> {
+    event_loop()?.block_on(async {
+        let present: ObserveInfo = read("/v1/observe").await?;
+        let process = present.process.as_ref();
+        let is_online = process.is_some_and(|process| process.status == Status::Online);
+        if let (Some(spec), true) = (&present.observe, is_online) {
+            return Ok(spec.listen);
+        }
+        let request = ObserveRequest {
+            unless_on: present.observe.is_none(),
+            observe: Some(present.observe.unwrap_or_default()),
+            wait: true,
+        };
+        let _: ChangeReply = session().await?.post("/v1/observe", &request).await?;
+        let now: ObserveInfo = read("/v1/observe").await?;
+        let spec = now
+            .observe
+            .context("the process of `rpm observe on` was turned off meanwhile")?;
+        Ok(spec.listen)
+    })
 }
 
 /// A daemon that does not run has no such process, and is not started to say that.

@@ -11,6 +11,11 @@ use super::views::status;
 use crate::view::View;
 
 impl View<'_> {
+    /// Has Node measure itself for a while.
+    pub(crate) fn measure(&self) {
+        self.agents.measure();
+    }
+
     /// The figures of all apps that are listed.
     pub(crate) fn figures(&self) -> Vec<AppFigures> {
         let mut apps: BTreeMap<AppId, AppFigures> = BTreeMap::new();
@@ -41,6 +46,7 @@ impl View<'_> {
         figures.online += u32::from(status(&view.state) == Status::Online);
         figures.restarts.insert(view.id.0, view.restarts);
         let Some(worker) = view.worker() else { return };
+        figures.workers.push(worker.0);
         if let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) {
             figures.cpu_percent += process.usage.cpu_percent;
             figures.memory_bytes += process.usage.rss_bytes;

@@ -208,10 +208,17 @@ struct Listing {
     spec: bool,
     #[serde(default)]
     hidden: bool,
+    #[serde(default)]
+    measure: bool,
 }
 
 async fn processes(State(handle): State<Handle>, Query(listing): Query<Listing>) -> Reply<Vec<Process>> {
-    let all = move |view: View<'_>| view.processes(listing.spec, listing.hidden);
+    let all = move |view: View<'_>| {
+        if listing.measure {
+            view.measure();
+        }
+        view.processes(listing.spec, listing.hidden)
+    };
     Ok(axum::Json(handle.look(Fresh::All, all).await?))
 }
 

@@ -14,8 +14,8 @@ use crate::workers::worker::{Process, UsageSample, Workers};
 
 /// Connection counts are not taken more often than this: each costs a pass over the kernel's table.
 const CONNECTIONS_INTERVAL: Duration = Duration::from_millis(500);
-/// A CPU share over less than this is noise.
-const USAGE_MINIMUM: Duration = Duration::from_millis(200);
+/// A CPU share over less than this is noise: the kernel counts in hundredths of a second.
+const USAGE_MINIMUM: Duration = Duration::from_millis(800);
 
 /// Between two samples of CPU and memory while anything runs.
 const USAGE_INTERVAL: Duration = Duration::from_secs(5);

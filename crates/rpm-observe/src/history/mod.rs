@@ -14,11 +14,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rpm_wire::api::AppFigures;
 
 use crate::daemon::Daemon;
-use counted::Counted;
+pub(crate) use counted::{Counted, Moment};
 use file::Store;
 pub use file::{FILE, HistoryError};
+pub use row::{FIGURES, Figure};
 pub(crate) use serve::answer;
-use tiers::Open;
+pub use tiers::Series;
+use tiers::{Open, Span, query};
 
 /// The daemon is asked for new samples of CPU, memory and connections once in so many seconds, as often as it takes them for itself.
 const FRESH_EVERY: u32 = 5;
@@ -72,7 +74,7 @@ impl Recorder {
                 let open = Open::resume(second, |place| store.row(at, place));
                 (Counted::default(), open)
             });
-            let rows = open.push(second, counted.values(second, figures));
+            let rows = open.push(second, counted.moment(f64::from(second), figures).values);
             store.write(at, second, &rows)?;
         }
         refused
@@ -140,6 +142,38 @@ pub(crate) async fn record(socket: PathBuf, path: PathBuf) {
         }
         recorder.trouble = trouble;
     }
+}
+
+/// What is recorded of an app.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Past {
+    /// Its name.
+    pub app: String,
+    /// Its figures.
+    pub series: Series,
+}
+
+/// What is recorded in `RPM_HOME` of all apps between two times, in seconds since the Unix epoch. Apps of which nothing was recorded then are
+/// left out.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn past(home: &Path, from: u64, to: u64, points: u32) -> Result<Vec<Past>, HistoryError> {
+    let store = match Store::read_only(&home.join(FILE)) {
+        Err(HistoryError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Vec::new());
+        }
+        store => store?,
+    };
+    let mut all = Vec::new();
+    for app in store.apps() {
+        let Some(rows) = store.rows(&app)? else { continue };
+        let series = query(&rows, Span { from, to, points }, now());
+        if series.values[0].iter().any(Option::is_some) {
+            all.push(Past { app, series });
+        }
+    }
+    Ok(all)
 }
 
 fn described(error: &HistoryError) -> String {

@@ -1,7 +1,7 @@
 //! `GET /api/v1/history`: series of an app as JSON.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -18,8 +18,14 @@ const MOST_POINTS: u32 = 5000;
 /// Why there is no answer.
 type Refused = (StatusCode, String);
 
-/// Answers a question, with these parameters, from the file.
-pub(crate) fn answer(path: &Path, asked: &HashMap<String, String>) -> Result<Value, Refused> {
+/// Answers a question, with these parameters, from the file. Reading takes a thread of its own: the one that serves also records.
+pub(crate) async fn answer(path: PathBuf, asked: HashMap<String, String>) -> Result<Value, Refused> {
+    let answer = tokio::task::spawn_blocking(move || answer_now(&path, &asked));
+    let ended = |error| (StatusCode::INTERNAL_SERVER_ERROR, format!("no answer: {error}\n"));
+    answer.await.map_err(ended)?
+}
+
+fn answer_now(path: &Path, asked: &HashMap<String, String>) -> Result<Value, Refused> {
     let bad = |why: String| (StatusCode::BAD_REQUEST, why);
     if let Some(other) = asked
         .keys()
@@ -147,7 +153,7 @@ mod tests {
             let asked = asked
                 .iter()
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-            answer(Path::new("/nowhere/history.bin"), &asked.collect())
+            answer_now(Path::new("/nowhere/history.bin"), &asked.collect())
         };
         assert_eq!(ask(&[]), Ok(json!({ "apps": [] })));
         for (asked, status, why) in [

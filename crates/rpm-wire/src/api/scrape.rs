@@ -62,6 +62,9 @@ pub struct AppFigures {
     /// Bounds of `times`, in milliseconds.
     #[serde(default)]
     pub bounds_ms: Vec<f64>,
+    /// The workers of its instances, by their numbers, whether they are measured or not.
+    #[serde(default)]
+    pub workers: Vec<u64>,
     /// What each worker of Node (or the proxy, as number 0) has answered; empty if nobody counts.
     #[serde(default)]
     pub answered: BTreeMap<u64, Answered>,

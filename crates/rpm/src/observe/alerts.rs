@@ -7,6 +7,8 @@ use anyhow::{Context as _, bail, ensure};
 use rpm_observe::{Alerts, table};
 use rpm_shared::report;
 
+use crate::columns::{Side, aligned};
+
 /// The heads of the columns.
 const HEAD: [&str; 5] = ["rule", "on", "apps", "when", "tells"];
 
@@ -41,7 +43,7 @@ fn list(alerts: &Alerts) -> anyhow::Result<()> {
     }
     let mut rows = vec![HEAD.map(str::to_owned)];
     rows.extend(table(&rules));
-    for line in aligned(&rows) {
+    for line in aligned(&rows, [Side::Left; 5]) {
         println!("{line}");
     }
     if let Some(until) = alerts.muted_until() {
@@ -49,26 +51,6 @@ fn list(alerts: &Alerts) -> anyhow::Result<()> {
         eprintln!("muted for {left} more minutes; `rpm alerts unmute` ends that");
     }
     Ok(())
-}
-
-/// Columns as wide as their widest word, two spaces apart.
-fn aligned(rows: &[[String; 5]]) -> Vec<String> {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: [usize; 5] = std::array::from_fn(width);
-    rows.iter()
-        .map(|row| {
-            let cells = row
-                .iter()
-                .zip(widths)
-                .map(|(cell, width)| format!("{cell:<width$}"));
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        })
-        .collect()
 }
 
 fn test(alerts: &Alerts, wanted: Option<usize>) -> anyhow::Result<()> {
@@ -105,16 +87,4 @@ fn test(alerts: &Alerts, wanted: Option<usize>) -> anyhow::Result<()> {
         bail!("{failed} of them did not arrive");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_aligned() {
-        let row = |first: &str, last: &str| [first, "b", "c", "d", last].map(str::to_owned);
-        let lines = aligned(&[row("rule", "x"), row("0", "yy")]);
-        assert_eq!(lines, ["rule  b  c  d  x", "0     b  c  d  yy"]);
-    }
 }

@@ -1,7 +1,10 @@
-//! The program `rpm-observe`: what `rpm` does for those who watch it. `rpm` executes it for its commands `monit`, `observe` and `alerts`.
+//! The program `rpm-observe`: what `rpm` does for those who watch it. `rpm` executes it for its commands `monit`, `top`, `dashboard`, `observe` and `alerts`.
 
 mod alerts;
+mod columns;
+mod dashboard;
 mod metrics;
+mod past;
 
 use std::process::ExitCode;
 
@@ -23,6 +26,8 @@ fn main() -> ExitCode {
         Ok(Invocation::Monit(client)) => rpm_cli::monit(&client),
         Ok(Invocation::Observe(wish)) => report(metrics::run(&wish)),
         Ok(Invocation::Alerts(what)) => alerts::run(&what),
+        Ok(Invocation::Past(wish)) => past::run(&wish),
+        Ok(Invocation::Dashboard(wish)) => dashboard::run(&wish),
         Ok(_) => report(Err(anyhow!("{} does not do this", companion::PROGRAM))),
         Err(usage) => usage.report(),
     }

@@ -7,6 +7,7 @@ use rpm_cli::Observe;
 use rpm_observe::{Access, Alerts, Observed};
 use rpm_shared::clients::{self, Limits, told};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Maximum length of a file with a token.
@@ -35,9 +36,12 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     })?;
     let alerts = Alerts::new(rpm_cli::socket()?, rpm_cli::home_dir()?);
     let history = rpm_cli::home_dir()?.join(rpm_observe::HISTORY_FILE);
+    let (end, ending) = watch::channel(false);
     let app = rpm_observe::router(Observed {
         socket: rpm_cli::socket()?,
-        history: history.clone(),
+        home: rpm_cli::home_dir()?,
+        near: wish.listen.ip().is_loopback(),
+        ending,
         access,
         versions: rpm_cli::versions,
         counts: alerts.counts(),
@@ -50,8 +54,12 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
         "metrics for Prometheus: http://{}/metrics",
         listener.local_addr()?
     );
+    let told = async {
+        told().await;
+        end.send_replace(true);
+    };
     tokio::select! {
-        () = clients::serve(listener, app, Limits::default(), told()) => Ok(()),
+        () = clients::serve(listener, app, Limits::default(), told) => Ok(()),
         // The daemon starts it again.
         Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts or the history have ended: {ended:?}")),
     }

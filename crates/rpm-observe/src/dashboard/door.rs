@@ -1,0 +1,227 @@
+//! Who gets in. A request must come by a name of this machine (or a web site whose name resolves to loopback could ask), a change from a page
+//! of ours, and all but the page itself and the login with both secrets of a session.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Dashboard;
+use super::keys::{Role, SESSION_MS};
+use crate::access::names_loopback;
+use crate::alerts::now_ms;
+
+/// Name of the cookie with the first secret of a session, before the port: browsers keep one of a name for all ports of a host, and several
+/// dashboards may be open.
+const COOKIE: &str = "rpm-session-";
+/// Header with the second one.
+const KEY: &str = "x-rpm-key";
+/// Wrong links within [`PAUSE`] after which further ones are told to wait. A right one is never refused, so that nobody can lock others out.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Why somebody does not get in, or gets no answer.
+#[derive(Debug)]
+pub(super) struct Refused(StatusCode, String);
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Refused {
+        Refused(status, why.into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+/// Lets requests pass that come by a name of this machine, and changes that come from a page of ours.
+pub(super) async fn guard(
+    State(board): State<Arc<Dashboard>>,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
+    let refused = |why: &str| Refused::new(StatusCode::FORBIDDEN, why).into_response();
+    if !board.near {
+        return refused(
+            "the dashboard is served on a loopback address alone: ask `rpm observe on --listen 127.0.0.1:9209`, and from another machine go through ssh -L",
+        );
+    }
+    if !names_loopback(&request) {
+        return refused("the Host field names another machine: ask for localhost or 127.0.0.1");
+    }
+    if !request.method().is_safe() && !is_of_ours(request.headers()) {
+        return refused("the request comes from another web site");
+    }
+    next.run(request).await
+}
+
+/// True if the page that sends the request is of the server that gets it.
+fn is_of_ours(headers: &HeaderMap) -> bool {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let (Some(origin), Some(host)) = (text(header::ORIGIN), text(header::HOST)) else {
+        return false;
+    };
+    let origin = origin
+        .strip_prefix("http://")
+        .and_then(|rest| rest.parse::<Authority>().ok());
+    origin.is_some_and(|origin| origin.as_str().eq_ignore_ascii_case(host))
+}
+
+/// Somebody with a session.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub(super) role: Role,
+    cookie: String,
+    key: String,
+}
+
+impl Visitor {
+    /// False if the session has ended meanwhile.
+    pub(super) fn still_has(&self, board: &Dashboard) -> bool {
+        board.keys.role(&self.cookie, &self.key, now_ms()).is_some()
+    }
+}
+
+impl FromRequestParts<Arc<Dashboard>> for Visitor {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, board: &Arc<Dashboard>) -> Result<Visitor, Refused> {
+        let out = || {
+            Refused::new(
+                StatusCode::UNAUTHORIZED,
+                "not signed in: `rpm dashboard` prints a link",
+            )
+        };
+        let cookie = cookie(&parts.headers).ok_or_else(out)?.to_owned();
+        let key = parts.headers.get(KEY).and_then(|key| key.to_str().ok());
+        let key = key.ok_or_else(out)?.to_owned();
+        let role = board.keys.role(&cookie, &key, now_ms()).ok_or_else(out)?;
+        Ok(Visitor { role, cookie, key })
+    }
+}
+
+/// Somebody with a session who may act.
+#[derive(Debug)]
+pub(super) struct Operator;
+
+impl FromRequestParts<Arc<Dashboard>> for Operator {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, board: &Arc<Dashboard>) -> Result<Operator, Refused> {
+        let visitor = Visitor::from_request_parts(parts, board).await?;
+        match visitor.role {
+            Role::Operator => Ok(Operator),
+            Role::Viewer => Err(Refused::new(
+                StatusCode::FORBIDDEN,
+                "this session may look and not act: it was opened by `rpm dashboard --read-only`",
+            )),
+        }
+    }
+}
+
+/// The name of the cookie for the port that the browser asks.
+fn cookie_name(headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let port = host.and_then(|host| host.parse::<Authority>().ok()?.port_u16());
+    format!("{COOKIE}{}", port.unwrap_or(80))
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let wanted = cookie_name(headers);
+    let all = headers.get_all(header::COOKIE).iter();
+    let pairs = all
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'));
+    pairs
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(name, value)| (name == wanted).then_some(value))
+}
+
+/// What the page sends to log in.
+#[derive(Debug, Deserialize)]
+pub(super) struct Login {
+    link: String,
+}
+
+/// Wrong links of late.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    wrong: u32,
+    since: Option<Instant>,
+}
+
+impl Tries {
+    /// Counts a wrong one. False if there were too many.
+    fn wrong(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.duration_since(since) >= PAUSE) {
+            *self = Tries {
+                wrong: 0,
+                since: Some(now),
+            };
+        }
+        self.wrong += 1;
+        self.wrong <= TRIES
+    }
+}
+
+/// `POST /dashboard/login`: a link becomes a session.
+pub(super) async fn login(
+    State(board): State<Arc<Dashboard>>,
+    headers: HeaderMap,
+    Json(login): Json<Login>,
+) -> Result<Response, Refused> {
+    let opened = board.keys.open(&login.link, now_ms()).map_err(|error| {
+        let why = format!("the session cannot be stored: {error}");
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, why)
+    })?;
+    let Some(opened) = opened else {
+        return Err(match board.tries().wrong(Instant::now()) {
+            true => Refused::new(
+                StatusCode::UNAUTHORIZED,
+                "this link was used already, or is too old: `rpm dashboard` prints a new one",
+            ),
+            false => Refused::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too many wrong links: `rpm dashboard` prints a right one",
+            ),
+        });
+    };
+    let lasting = SESSION_MS / 1000;
+    let name = cookie_name(&headers);
+    let cookie = format!(
+        "{name}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age={lasting}",
+        opened.cookie
+    );
+    let body = Json(json!({ "key": opened.key, "role": opened.role }));
+    Ok(([(header::SET_COOKIE, cookie)], body).into_response())
+}
+
+/// `POST /dashboard/logout`: ends the session.
+pub(super) async fn logout(
+    State(board): State<Arc<Dashboard>>,
+    headers: HeaderMap,
+    visitor: Visitor,
+) -> Result<Response, Refused> {
+    board.keys.end(&visitor.cookie).map_err(|error| {
+        let why = format!("the session cannot be ended: {error}");
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, why)
+    })?;
+    let name = cookie_name(&headers);
+    let cookie = format!("{name}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    Ok(([(header::SET_COOKIE, cookie)], StatusCode::NO_CONTENT).into_response())
+}

@@ -1,0 +1,89 @@
+//! The dashboard, in a real browser.
+
+use std::process::{Command, Stdio};
+
+use rpm_e2e::app::App;
+use rpm_e2e::clients::Clients;
+use rpm_testkit::{Port, Rpm, browser_script, get, node};
+use serde_json::{Value, json};
+
+use crate::observing::turn_on;
+
+/// A variable of an app whose value no browser may see.
+const MARKED: &str = "marked-1f0c9a";
+/// Clients, and responses before and after a change.
+const CLIENTS: usize = 4;
+const SOME: u64 = 50;
+/// A name that is markup.
+const STRANGE: &str = "<img src=x onerror=alert(1)>";
+
+/// What the browser saw when these looked, each by this link.
+fn look(visits: &[(&str, &str)]) -> Value {
+    let ran = Command::new(node(22))
+        .arg(browser_script())
+        .arg(json!(visits).to_string())
+        .env("MARKED", MARKED)
+        .stdin(Stdio::null())
+        .output()
+        .expect("node runs");
+    let error = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{error}");
+    let seen: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
+    for kind in ["errors", "secrets", "unsightly"] {
+        assert_eq!(seen[kind], json!([]), "{kind}: {seen:#}");
+    }
+    seen
+}
+
+#[test]
+fn an_operator_reloads_in_the_browser_and_nothing_is_lost() {
+    let (rpm, web, strange, port) = (Rpm::new(), Port::reserve(), Port::reserve(), Port::reserve());
+    App::cluster("say.js", "2")
+        .args(["--name", "web"])
+        .env("MARKED", MARKED)
+        .port(&web)
+        .start(&rpm);
+    App::new("say.js")
+        .args(["--name", STRANGE])
+        .port(&strange)
+        .start(&rpm);
+    get(web.number(), "/?out=it+serves+its+port").expect("it serves");
+    get(strange.number(), "/?out=%3Cscript%3Ealert(1)%3C/script%3E").expect("it serves");
+    turn_on(&rpm, &port);
+    let link = |options: &[&str]| {
+        let printed = rpm.ok([&["dashboard"], options].concat());
+        let link = printed.trim().to_owned();
+        let begin = format!("http://127.0.0.1:{port}/#link=");
+        assert!(link.starts_with(&begin), "{link}");
+        link
+    };
+    let taken_back = link(&[]);
+    rpm.ok(["dashboard", "--sign-out"]);
+    let (operator, viewer) = (link(&[]), link(&["--read-only"]));
+    let clients = Clients::begin(&web, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    let seen = look(&[
+        ("operator", &operator),
+        ("stranger", &operator),
+        ("stranger", &taken_back),
+        ("viewer", &viewer),
+    ]);
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+    let address = format!("http://127.0.0.1:{port}/");
+    assert_eq!(seen["address"], address, "no secret stays in it");
+    assert_eq!(seen["apps"], json!([STRANGE, "web"]));
+    let line = seen["strange"].as_str().expect("a line");
+    assert!(line.ends_with("<script>alert(1)</script>"), "{line}");
+    assert_eq!(seen["reload"], "Done. with steps");
+    assert_eq!(seen["scale"], "Done. without steps");
+    assert_eq!(seen["cookieAlone"], 401);
+    assert_eq!(rpm.list().len(), 4, "it was scaled");
+    let refused = "this link was used already, or is too old: `rpm dashboard` prints a new one";
+    assert_eq!(seen["said"], json!([refused, refused]));
+    assert_eq!(
+        (&seen["buttons"], &seen["acting"]),
+        (&json!(0), &json!(403)),
+        "{seen:#}"
+    );
+}
