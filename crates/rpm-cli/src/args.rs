@@ -4,6 +4,7 @@ mod command;
 mod help;
 mod link;
 mod logs;
+mod mcp;
 mod needless;
 mod options;
 mod sort;
@@ -25,6 +26,7 @@ use crate::home::like_pm2;
 pub(crate) use command::{Command, FileArgs, ListArgs, RuntimeArgs, ServeArgs, StartupArgs, Switch, Targets};
 pub(crate) use link::LinkArgs;
 pub(crate) use logs::{EventsArgs, LogsArgs};
+pub use mcp::Mcp;
 #[cfg(test)]
 pub(crate) use needless::Needless;
 pub(crate) use sort::Sort;
@@ -73,6 +75,8 @@ pub enum Invocation {
     Dashboard(Dashboard),
     /// What the apps have used.
     Past(Past),
+    /// The apps for models, by the Model Context Protocol.
+    Mcp(Mcp),
     /// Processes and their output, live: [`crate::monit`].
     Monit(Client),
     /// A shell asks for completions: [`Completion::answer`].
@@ -196,6 +200,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
         Top::Past(wish) => Invocation::Past(wish),
         Top::Dashboard(wish) => Invocation::Dashboard(wish),
         Top::Alerts { what } => Invocation::Alerts(what.unwrap_or(Alerts::List)),
+        Top::Mcp(wish) => Invocation::Mcp(wish),
         Top::StaticSite {
             path,
             port,
@@ -439,6 +444,8 @@ enum Top {
         #[command(subcommand)]
         what: Option<Alerts>,
     },
+    /// Let a model look at the apps (Model Context Protocol)
+    Mcp(Mcp),
     /// The process of `serve`
     #[command(hide = true, name = STATIC_SITE)]
     StaticSite {

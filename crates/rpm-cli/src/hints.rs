@@ -58,7 +58,8 @@ impl Call {
 }
 
 /// The text, with its commands as they must be typed here.
-pub(crate) fn pasteable(text: &str) -> String {
+#[must_use]
+pub fn pasteable(text: &str) -> String {
     static PREFIX: OnceLock<String> = OnceLock::new();
     if !text.contains(CANONICAL) {
         return text.to_owned();

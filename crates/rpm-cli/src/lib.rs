@@ -18,8 +18,11 @@ mod progress;
 mod render;
 mod resolve;
 
-pub use args::{Alerts, Client, Dashboard, Invocation, Observe, Past, StaticSite, Usage, grammar, parse};
+pub use args::{
+    Alerts, Client, Dashboard, Invocation, Mcp, Observe, Past, StaticSite, Usage, grammar, parse,
+};
 pub use commands::{Check, monit, observed, run, versions};
 pub use complete::Completion;
 pub use connect::{DAEMON, DAEMON_READY, set_program};
+pub use hints::pasteable;
 pub use home::{HomeError, home_dir, socket};

@@ -8,8 +8,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http1::handshake;
-use hyper::header::{self, HeaderValue};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -66,9 +65,7 @@ impl Daemon {
     }
 
     async fn ask(&self, path: &str) -> Result<Bytes, Unanswered> {
-        let stream = self.begin(path).await?;
-        let body = Limited::new(stream.body, MAX_ANSWER).collect().await;
-        body.map(|body| body.to_bytes()).map_err(Unanswered::Cut)
+        self.begin(path).await?.whole().await
     }
 
     /// The answer to `GET path`, piece by piece as the daemon sends it, without an end if need be.
@@ -78,31 +75,30 @@ impl Daemon {
     }
 
     async fn begin(&self, path: &str) -> Result<Stream, Unanswered> {
-        let request = Request::get(path).body(Full::default())?;
-        let (status, stream) = self.sent(request).await?;
+        let (status, stream) = self.request(Method::GET, path, Bytes::new()).await?;
         match status.is_success() {
             true => Ok(stream),
             false => Err(Unanswered::Refused(status)),
         }
     }
 
-    /// The answer to `POST path` with this JSON, whatever its status is. It may take as long as what is asked for: the daemon has the
-    /// deadlines.
-    pub(crate) async fn post(&self, path: &str, body: String) -> Result<(StatusCode, Stream), Unanswered> {
-        let request = Request::post(path)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::from(body))?;
-        self.sent(request).await
-    }
-
-    async fn sent(&self, mut request: Request<Full<Bytes>>) -> Result<(StatusCode, Stream), Unanswered> {
-        request
-            .headers_mut()
-            .insert(header::HOST, HeaderValue::from_static("rpm"));
+    /// The status of the answer to a request with this body, which is JSON, and the answer piece by piece. It takes as long as it takes.
+    pub(crate) async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Stream), Unanswered> {
         let stream = UnixStream::connect(&self.socket).await?;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
         driver.spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "rpm")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
         let response = sender.send_request(request).await?;
         let status = response.status();
         let stream = Stream {
@@ -122,6 +118,12 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    /// All of it.
+    pub(crate) async fn whole(self) -> Result<Bytes, Unanswered> {
+        let body = Limited::new(self.body, MAX_ANSWER).collect().await;
+        body.map(|body| body.to_bytes()).map_err(Unanswered::Cut)
+    }
+
     /// The next piece; `None` at the end.
     pub(crate) async fn piece(&mut self) -> Result<Option<Bytes>, Unanswered> {
         while let Some(frame) = self.body.frame().await {

@@ -9,6 +9,7 @@ mod alerts;
 mod daemon;
 mod dashboard;
 mod history;
+mod mcp;
 mod own;
 mod page;
 mod pm2;
@@ -32,6 +33,7 @@ pub use alerts::{Alerts, BookError, Counts, now_ms, table};
 use daemon::Daemon;
 pub use dashboard::{Keys, LINK_MS, Role};
 pub use history::{FIGURES, FILE as HISTORY_FILE, Figure, HistoryError, Past, Series, past};
+pub use mcp::{Mcp, McpError};
 use page::Page;
 
 /// What the format is called (<https://prometheus.io/docs/instrumenting/exposition_formats/>).

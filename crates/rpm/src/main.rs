@@ -42,7 +42,8 @@ fn main() -> ExitCode {
             | Invocation::Past(_)
             | Invocation::Dashboard(_)
             | Invocation::Observe(_)
-            | Invocation::Alerts(_),
+            | Invocation::Alerts(_)
+            | Invocation::Mcp(_),
         ) => report(companion::become_it()),
         Ok(Invocation::Static(site)) => report(serve::run(&site)),
         Err(usage) => usage.report(),

@@ -43,6 +43,7 @@ mod logs;
 mod lossy;
 mod many;
 mod matrix;
+mod mcp;
 mod metrics;
 mod monit;
 mod npm;

@@ -40,6 +40,8 @@ fn page(command: &Command, name: &str, program: &str) -> io::Result<Vec<u8>> {
                 format!(".SH {}\n.nf\n", heading.to_uppercase())
             }
             None if line.is_empty() => ".PP\n".to_owned(),
+            // Part of a file, as it is.
+            None if line.starts_with(' ') && !verbatim => format!(".nf\n{}\n.fi\n", escaped(line)),
             None => format!("{}\n", escaped(line.trim_start())),
         };
         text.extend(written.bytes());

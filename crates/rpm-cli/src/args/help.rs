@@ -31,6 +31,7 @@ const GROUPS: [(&str, &[&str]); 8] = [
             "dashboard",
             "observe",
             "alerts",
+            "mcp",
             "doctor",
             "report",
             "ping",
@@ -73,6 +74,9 @@ const GROUPS: [(&str, &[&str]); 8] = [
     ("For scripts", &["jlist", "prettylist", "pid", "id", "env"]),
     ("rpm itself", &["demo", "update", "link", "completion", "help"]),
 ];
+
+/// The name of the program, in examples.
+const NAME: &str = "@NAME@";
 
 /// What stands below the overview.
 const OVERVIEW: &[(&str, &str)] = &[
@@ -131,7 +135,8 @@ pub(super) fn with_examples(grammar: Command, program: &str) -> Command {
 
 impl Page {
     fn text(&self, program: &str) -> String {
-        let mut text = self.more.replace("`rpm ", &format!("`{program} "));
+        let more = self.more.replace(NAME, program);
+        let mut text = more.replace("`rpm ", &format!("`{program} "));
         if !text.is_empty() {
             text.push_str("\n\n");
         }
@@ -150,7 +155,7 @@ fn lines(examples: &[(&str, &str)], program: &str) -> String {
     let lines: Vec<(String, String)> = examples
         .iter()
         .map(|(line, about)| {
-            let line = format!("{program} {}", line.replace("@NAME@", program));
+            let line = format!("{program} {}", line.replace(NAME, program));
             (line, about.replace("`rpm ", &format!("`{program} ")))
         })
         .collect();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use rpm_wire::api::Known;
 use serde::Deserialize;
@@ -85,7 +85,11 @@ pub(super) async fn act(
         ));
     }
     let (path, body) = act.request();
-    let (status, stream) = board.daemon.post(path, body.to_string()).await.map_err(gone)?;
+    let (status, stream) = board
+        .daemon
+        .request(Method::POST, path, body.to_string().into())
+        .await
+        .map_err(gone)?;
     let (pieces, answer) = lines(status);
     tokio::spawn(async move {
         let mut lines = Lines::new(stream);

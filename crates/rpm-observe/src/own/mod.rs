@@ -3,4 +3,5 @@
 mod parse;
 mod sums;
 
+pub(crate) use parse::{Family, Malformed, Sample, read};
 pub(crate) use sums::Sums;

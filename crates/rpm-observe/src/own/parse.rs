@@ -10,7 +10,7 @@ const LABELS_LIMIT: usize = 64;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Counter,
     Gauge,
     Histogram,
@@ -21,7 +21,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The word of the format.
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -45,26 +45,26 @@ impl Kind {
 
 /// A metric with its samples.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Family {
-    pub(super) kind: Kind,
+pub(crate) struct Family {
+    pub(crate) kind: Kind,
     /// As it is written, escapes included.
-    pub(super) help: Option<String>,
-    pub(super) samples: Vec<Sample>,
+    pub(crate) help: Option<String>,
+    pub(crate) samples: Vec<Sample>,
 }
 
 /// One line.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// The name of the metric, and for histograms and summaries what is added to it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Their values are as they are written, escapes included.
-    pub(super) labels: Vec<(String, String)>,
-    pub(super) value: f64,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) value: f64,
 }
 
 /// Why a page cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
+pub(crate) enum Malformed {
     #[error("line {0} is not in the text format of Prometheus")]
     Line(usize),
     #[error("it has more than {SAMPLES_LIMIT} samples")]
@@ -75,7 +75,7 @@ pub(super) enum Malformed {
 ///
 /// # Errors
 /// It is not in the format, or too long.
-pub(super) fn read(page: &str) -> Result<BTreeMap<String, Family>, Malformed> {
+pub(crate) fn read(page: &str) -> Result<BTreeMap<String, Family>, Malformed> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut count = 0;
     for (number, line) in page.lines().enumerate() {

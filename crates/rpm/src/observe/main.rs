@@ -1,8 +1,10 @@
-//! The program `rpm-observe`: what `rpm` does for those who watch it. `rpm` executes it for its commands `monit`, `top`, `dashboard`, `observe` and `alerts`.
+//! The program `rpm-observe`: what `rpm` does for those who watch it. `rpm` executes it for its commands `monit`, `top`, `dashboard`, `observe`,
+//! `alerts` and `mcp`.
 
 mod alerts;
 mod columns;
 mod dashboard;
+mod mcp;
 mod metrics;
 mod past;
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Alerts(what)) => alerts::run(&what),
         Ok(Invocation::Past(wish)) => past::run(&wish),
         Ok(Invocation::Dashboard(wish)) => dashboard::run(&wish),
+        Ok(Invocation::Mcp(wish)) => report(mcp::run(wish)),
         Ok(_) => report(Err(anyhow!("{} does not do this", companion::PROGRAM))),
         Err(usage) => usage.report(),
     }

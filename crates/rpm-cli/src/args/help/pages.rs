@@ -285,6 +285,14 @@ pub(super) const PAGES: &[Page] = &[
         ],
     ),
     page(
+        "mcp",
+        crate::args::mcp::REGISTER,
+        &[
+            ("mcp", "only look"),
+            ("mcp --allow-actions", "also reload, restart, scale, roll back"),
+        ],
+    ),
+    page(
         "demo",
         "Needs nothing, and leaves nothing behind.",
         &[("demo", ""), ("demo --port 3000", "keep serving")],
