@@ -21,6 +21,7 @@ mod runtime;
 mod start;
 mod startup;
 mod talk;
+mod terminal;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ use complaint::{be_silent, complain, complaint, is_silent};
 pub(crate) use conf::keys_that_are_set;
 pub use monit::run as monit;
 pub use observe::observed;
+use terminal::Ended;
 pub use versions::of as versions;
 
 /// How often a read is tried if the daemon goes away meanwhile, and the pause before the next try.
@@ -70,16 +72,19 @@ pub fn run(client: &Client, check: Check) -> ExitCode {
 }
 
 fn concluded(done: anyhow::Result<()>) -> ExitCode {
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.downcast_ref().is_some_and(OutputError::is_broken_pipe) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(complaint(&error));
-            match error.downcast_ref() {
-                Some(runtime::NothingRuns) => ExitCode::from(2),
-                None => ExitCode::FAILURE,
-            }
-        }
+    let Err(error) = done else {
+        return ExitCode::SUCCESS;
+    };
+    if error.downcast_ref().is_some_and(OutputError::is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(ended) = error.downcast_ref::<Ended>() {
+        return ended.code();
+    }
+    complain(complaint(&error));
+    match error.downcast_ref() {
+        Some(runtime::NothingRuns) => ExitCode::from(2),
+        None => ExitCode::FAILURE,
     }
 }
 

@@ -80,7 +80,7 @@ impl Output {
 }
 
 /// Whether `NO_COLOR` is set and not empty: <https://no-color.org>.
-fn colours_wanted(no_color: Option<OsString>) -> bool {
+pub(crate) fn colours_wanted(no_color: Option<OsString>) -> bool {
     no_color.is_none_or(|value| value.is_empty())
 }
 

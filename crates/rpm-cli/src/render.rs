@@ -6,14 +6,14 @@ mod events;
 mod inspect;
 mod logs;
 mod table;
-mod units;
+pub(crate) mod units;
 
 pub(crate) use app::app;
 pub(crate) use doctor::doctor;
 pub(crate) use events::EventLines;
 pub(crate) use inspect::inspected;
 pub(crate) use logs::{highlighted, log_line, origin_width};
-pub(crate) use table::{Figures, cut, lines, processes, served, visible};
+pub(crate) use table::{cut, lines, processes, served, visible};
 
 /// What the reader's end can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

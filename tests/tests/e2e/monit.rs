@@ -92,7 +92,7 @@ fn a_terminal_shows_processes_and_their_output() {
 #[test]
 fn monit_starts_the_daemon() {
     let rpm = Rpm::new();
-    shown_until_q(&rpm, "monit", ["processes", "quit"]);
+    shown_until_q(&rpm, "monit", ["no apps", "quit"]);
     let daemon = rpm.daemon_pid().expect("it runs");
     let program = fs::read_link(format!("/proc/{daemon}/exe")).expect("its program");
     assert_eq!(program, rpm.binary().canonicalize().expect("a file"));
@@ -141,7 +141,7 @@ impl Drop for Thawed {
 fn monit_heeds_keys_while_the_daemon_is_stopped() {
     let rpm = Rpm::new();
     let mut screen = Screen::of(&rpm, "monit");
-    screen.until(&["processes", "quit"]);
+    screen.until(&["no apps", "quit"]);
     let daemon = rpm.daemon_pid().expect("it runs");
     freeze(daemon);
     let _thawed = Thawed(daemon);
@@ -155,19 +155,57 @@ fn monit_heeds_keys_while_the_daemon_is_stopped() {
 }
 
 #[test]
-fn a_signal_ends_monit_and_restores_the_terminal() {
+fn a_signal_ends_the_screen_and_restores_the_terminal() {
     let rpm = Rpm::new();
-    let shell = "sh -c 'echo pid=$$.; exec \"$RPM\" monit'; echo code=$?; stty -a; echo end";
-    let mut screen = Screen::of_shell(&rpm, shell);
-    let shown = screen.until(&["pid=", "processes", "quit"]);
-    let (_, after) = shown.split_once("pid=").expect("a pid");
-    let (pid, _) = after.split_once('.').expect("its end");
-    terminate(pid.parse().expect("a number"));
-    let (_, rest) = screen.end();
-    assert!(rest.contains("code=143"), "{rest}");
-    assert!(
-        rest.contains("\u{1b}[?1049l"),
-        "the screen from before is back: {rest}"
+    for (what, wanted) in [("monit", "no apps"), ("list --watch", "q quits")] {
+        let shell = format!("sh -c 'echo pid=$$.; exec \"$RPM\" {what}'; echo code=$?; stty -a; echo end");
+        let mut screen = Screen::of_shell(&rpm, &shell);
+        let shown = screen.until(&["pid=", wanted]);
+        let (_, after) = shown.split_once("pid=").expect("a pid");
+        let (pid, _) = after.split_once('.').expect("its end");
+        terminate(pid.parse().expect("a number"));
+        let (_, rest) = screen.end();
+        assert!(rest.contains("code=143"), "{what}: {rest}");
+        for restored in ["\u{1b}[?1049l", "\u{1b}[?1000l", "\u{1b}[?25h"] {
+            assert!(
+                rest.contains(restored),
+                "{what}: {restored:?} is missing in {rest:?}"
+            );
+        }
+        let is_cooked = rest.contains(" icanon") && rest.contains(" echo ");
+        assert!(is_cooked, "{what}: {rest}");
+    }
+}
+
+/// Instances, a change after a question, a click, and many lines of output, as a user finds them.
+#[test]
+fn monit_shows_instances_changes_them_and_searches_their_output() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    place.write(
+        "app.js",
+        "require('http').createServer((q, s) => s.end()).listen(0, '127.0.0.1');
+         if (process.env.NODE_APP_INSTANCE === '1')
+           for (let n = 1; n <= 6000; n++) console.log(n === 5500 ? 'NEEDLE' : `line-${n}.`);",
     );
-    assert!(rest.contains(" icanon") && rest.contains(" echo "), "{rest}");
+    place.ok(&rpm, ["start", "app.js", "-n", "several", "-i", "2"]);
+    // So low that the header is one row, whatever the machine has.
+    let mut screen = Screen::of_shell(&rpm, "stty rows 15; exec \"$RPM\" monit");
+    screen.until(&["several", "×2"]);
+    screen.press(" ");
+    screen.until(&["├─", "└─"]);
+    screen.press(":scale several 3\r");
+    screen.until(&["cancel"]);
+    screen.press("y");
+    screen.until(&["done"]);
+    // Below header, frame, names, app and first instance.
+    screen.press("\u{1b}[<0;20;6M\u{1b}[<0;20;6m");
+    screen.until(&["(1)", "line-"]);
+    screen.press("l");
+    screen.until(&["wrap"]);
+    screen.press("/needle\r");
+    screen.until(&["NEEDLE"]);
+    screen.press("q");
+    assert!(screen.end().0.success());
+    let listed = place.ok(&rpm, ["id", "several"]);
+    assert!(listed.stdout.contains("[ 0, 1, 2 ]"), "{listed:?}");
 }

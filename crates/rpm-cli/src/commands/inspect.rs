@@ -2,21 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::io::{self, Write as _};
-use std::panic;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use ratatui::crossterm::execute;
-use ratatui::crossterm::terminal::{self, EnterAlternateScreen, LeaveAlternateScreen};
+use ratatui::crossterm::terminal;
 use rpm_wire::api::{ApiError, ChangeReply, Finding, Known, Process, SignalRequest, TargetsRequest, Unknown};
 use rpm_wire::pm2;
 use rpm_wire::terminal::coloured;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::monit::Wish;
-use super::{monit, read, session, surroundings, tell, versions};
+use super::monit::{Input, inputs};
+use super::terminal::{OtherScreen, Signals};
+use super::{read, session, surroundings, tell, versions};
 use crate::args::ListArgs;
 use crate::http::RequestError;
 use crate::output::Output;
@@ -95,41 +94,16 @@ async fn watch(args: &ListArgs, output: &mut Output) -> anyhow::Result<()> {
     }
     // Errors in the targets are reported before the screen changes.
     let first = wanted(args).await?;
+    let mut signals = Signals::new().context("cannot wait for signals")?;
     let _screen = OtherScreen::open().context("the terminal cannot be used")?;
-    redraw(args, first, output).await
-}
-
-/// The other screen of the terminal, with keys that are read one by one. It is left when this is dropped, and before the message of a panic.
-struct OtherScreen;
-
-impl OtherScreen {
-    fn open() -> io::Result<OtherScreen> {
-        let hook = panic::take_hook();
-        panic::set_hook(Box::new(move |panic| {
-            OtherScreen::leave();
-            hook(panic);
-        }));
-        terminal::enable_raw_mode()?;
-        let screen = OtherScreen;
-        execute!(io::stdout(), EnterAlternateScreen)?;
-        Ok(screen)
-    }
-
-    /// A terminal that is gone needs nothing.
-    fn leave() {
-        let _ = terminal::disable_raw_mode();
-        let _ = execute!(io::stdout(), LeaveAlternateScreen);
-    }
-}
-
-impl Drop for OtherScreen {
-    fn drop(&mut self) {
-        OtherScreen::leave();
+    tokio::select! {
+        ended = signals.next() => Err(ended.into()),
+        ended = redraw(args, first, output) => ended,
     }
 }
 
 async fn redraw(args: &ListArgs, first: Vec<Process>, output: &mut Output) -> anyhow::Result<()> {
-    let mut keys = monit::keys()?;
+    let mut inputs = inputs()?;
     let mut processes = first;
     let mut ticks = interval_at(Instant::now() + WATCH_INTERVAL, WATCH_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -138,9 +112,9 @@ async fn redraw(args: &ListArgs, first: Vec<Process>, output: &mut Output) -> an
         output.flush()?;
         tokio::select! {
             _ = ticks.tick() => processes = wanted(args).await?,
-            key = keys.recv() => match key {
+            input = inputs.recv() => match input {
                 None => return Ok(()),
-                Some(Some(key)) if matches!(key.wish(), Wish::Quit | Wish::Leave) => return Ok(()),
+                Some(Input::Key(key)) if key.quits() => return Ok(()),
                 // The window has another size, or it is a key without a meaning.
                 Some(_) => {}
             },

@@ -1,28 +1,55 @@
-//! `monit`: processes and their output, live, on a terminal.
+//! `monit`: apps, their instances and their output, live, on a terminal.
+//!
+//! What is shown, and what keys do to it, is decided by [`Screen`] without a terminal; here is what asks the daemon, the machine and the
+//! user, and what draws.
 
+mod book;
 mod daemon;
 mod draw;
+mod fleet;
+mod history;
+mod input;
 mod keys;
+mod layout;
+mod machine;
+mod palette;
+mod request;
 mod screen;
+mod summary;
+mod text;
+mod theme;
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Stdout};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use jiff::tz::TimeZone;
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
 use rpm_wire::api::Process;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::terminal::{OtherScreen, Signals};
 use super::{be_silent, concluded, event_loop, read};
 use crate::args::Client;
-use daemon::{Following, carry_out, watch};
-pub(super) use keys::{Wish, keys};
-use screen::{Deed, Screen};
+use crate::output::colours_wanted;
+use daemon::{Following, Seen, carry_out, look};
+pub(super) use input::{Input, inputs};
+use machine::Sampler;
+use screen::{Effect, Screen};
+use theme::Theme;
 
-/// Capacity of the queues of keys, of lines and of results.
+/// Capacity of the queues of inputs and of results.
 const QUEUE: usize = 256;
+/// Interval of looks at the machine; the first one comes sooner, as a share of time needs two looks.
+const MACHINE: Duration = Duration::from_secs(1);
+const MACHINE_FIRST: Duration = Duration::from_millis(250);
+/// What is not the answer to a key is drawn at most this often.
+const FRAME: Duration = Duration::from_millis(50);
 
-/// Shows processes and their output until a key or a signal ends it, and reports errors on standard error. Exit code 0 or 1, or 128 + signal.
+/// Shows apps and their output until a key or a signal ends it, and reports errors on standard error. Exit code 0 or 1, or 128 + signal.
 ///
 /// It is not part of [`crate::run`], so that a program which does not call it has none of what draws a screen.
 #[must_use]
@@ -30,89 +57,104 @@ pub fn run(client: &Client) -> ExitCode {
     if client.silent {
         be_silent();
     }
-    match event_loop().and_then(|runtime| runtime.block_on(monit())) {
-        Ok(End::Signal(number)) => ExitCode::from(128 + number),
-        Ok(End::Key) => ExitCode::SUCCESS,
-        Err(error) => concluded(Err(error)),
-    }
+    let coloured = !client.no_color && colours_wanted(std::env::var_os("NO_COLOR"));
+    concluded(event_loop().and_then(|runtime| runtime.block_on(monit(coloured))))
 }
 
-/// Why the screen ended.
-enum End {
-    Key,
-    /// Its number.
-    Signal(u8),
-}
-
-async fn monit() -> anyhow::Result<End> {
+async fn monit(coloured: bool) -> anyhow::Result<()> {
     if !io::stdout().is_terminal() {
         bail!("monit needs a terminal; `rpm list --json` and `rpm logs --json` are for programs");
     }
     let first: Vec<Process> = read("/v1/processes").await?;
-    // Before the terminal changes: a signal that came in between would leave it changed.
     let mut signals = Signals::new().context("cannot wait for signals")?;
-    let mut terminal = ratatui::try_init().context("the terminal cannot be used")?;
-    let ended = tokio::select! {
-        number = signals.next() => Ok(End::Signal(number)),
-        ended = show(&mut terminal, first) => ended.map(|()| End::Key),
-    };
-    ratatui::restore();
-    ended
-}
-
-/// The signals that end a program. They only end it after the terminal is as it was.
-struct Signals {
-    hangup: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    /// The number of the next one.
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.hangup.recv() => 1,
-            _ = self.interrupt.recv() => 2,
-            _ = self.terminate.recv() => 15,
-        }
+    let other = OtherScreen::open().context("the terminal cannot be used")?;
+    let terminal =
+        Terminal::new(CrosstermBackend::new(io::stdout())).context("the terminal cannot be used")?;
+    tokio::select! {
+        ended = signals.next() => Err(ended.into()),
+        ended = show(terminal, &other, first, theme(coloured)) => ended,
     }
 }
 
-async fn show(terminal: &mut ratatui::DefaultTerminal, first: Vec<Process>) -> anyhow::Result<()> {
-    let mut screen = Screen::of(first);
-    let mut keys = keys()?;
+fn theme(coloured: bool) -> Theme {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    Theme::of(coloured, &variable("TERM"), &variable("COLORTERM"))
+}
+
+/// The name of this machine.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    crate::render::visible(name.trim())
+}
+
+async fn show(
+    mut terminal: Terminal<CrosstermBackend<Stdout>>,
+    other: &OtherScreen,
+    first: Vec<Process>,
+    theme: Theme,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut screen = Screen::new(theme);
+    screen.host = host();
+    screen.zone = Some(TimeZone::system());
+    screen.handle_processes(Ok(first), Duration::ZERO);
+    other.take_mouse(screen.mouse)?;
+    let mut inputs = inputs()?;
     // The daemon is asked elsewhere, so that keys and lines never wait for it.
     let (seen, mut news) = mpsc::channel(1);
-    tokio::spawn(watch(seen));
+    let (ask, wanted) = watch::channel(None);
+    tokio::spawn(look(seen, wanted));
     let (said, mut replies) = mpsc::channel(QUEUE);
     let mut following = Following::none();
+    let mut sampler = Sampler::default();
+    screen.handle_machine(sampler.read());
+    let mut looks = interval_at(began + MACHINE_FIRST, MACHINE);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // When it is drawn next, unless nothing has changed.
+    let (mut due, mut last) = (Some(began), began);
     loop {
-        if following.turn_to(screen.chosen()) {
-            screen.forget_lines();
+        if following.turn_to(screen.source()) {
+            screen.book.clear();
         }
-        terminal.draw(|frame| draw::draw(&mut screen, frame))?;
-        tokio::select! {
-            Some(known) = news.recv() => screen.learn(known),
-            output = following.next() => screen.take(output),
-            Some(reply) = replies.recv() => screen.say(reply),
-            key = keys.recv() => match key {
-                None => return Ok(()),
-                // The window has another size.
-                Some(None) => {}
-                Some(Some(key)) => match screen.follow(key) {
-                    Deed::Quit => return Ok(()),
-                    Deed::Change(question) => drop(tokio::spawn(carry_out(question, said.clone()))),
-                    Deed::Nothing => {}
-                },
-            },
-        }
+        ask.send_if_modified(|wanted| {
+            let app = screen.wanted_app();
+            let is_other = *wanted != app;
+            *wanted = app;
+            is_other
+        });
+        let is_answer = tokio::select! {
+            () = sleep_until(due.unwrap_or(began)), if due.is_some() => {
+                terminal.draw(|frame| {
+                    screen.lay_out(frame.area());
+                    draw::draw(&screen, frame);
+                })?;
+                (due, last) = (None, Instant::now());
+                continue;
+            }
+            Some(known) = news.recv() => {
+                let known = known.map(|Seen { processes, listeners }| {
+                    screen.listeners = listeners;
+                    processes
+                });
+                screen.handle_processes(known, began.elapsed());
+                false
+            }
+            _ = looks.tick() => { screen.handle_machine(sampler.read()); false }
+            output = following.next() => { screen.handle_output(output); false }
+            Some(reply) = replies.recv() => { screen.handle_reply(reply); true }
+            input = inputs.recv() => {
+                match input.map(|input| screen.handle_input(input)) {
+                    None | Some(Effect::Quit) => return Ok(()),
+                    Some(Effect::Run(request)) => drop(tokio::spawn(carry_out(request, said.clone()))),
+                    Some(Effect::Mouse(wanted)) => other.take_mouse(wanted)?,
+                    Some(Effect::Nothing) => {}
+                }
+                true
+            }
+        };
+        due = Some(match is_answer {
+            true => Instant::now(),
+            false => due.unwrap_or(last + FRAME),
+        });
     }
 }

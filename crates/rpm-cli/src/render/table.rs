@@ -193,7 +193,7 @@ fn other_line(process: &Process, other: &Other) -> Line {
 }
 
 /// The measurements of a process as text; a dash if it does not run.
-pub(crate) struct Figures {
+struct Figures {
     pub(crate) uptime: String,
     pub(crate) cpu: String,
     pub(crate) memory: String,
@@ -201,7 +201,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(crate) fn of(process: &Process) -> Figures {
+    fn of(process: &Process) -> Figures {
         let running = process.pid.is_some();
         Figures {
             uptime: or_dash(process.uptime_ms.filter(|_| running).map(duration)),

@@ -1,7 +1,7 @@
 //! Numbers with units, short enough for a column.
 
 /// The largest unit that fits, and for minutes to days the next one too: `5s`, `3m 20s`, `2h 5m`, `12d 3h`.
-pub(super) fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
@@ -13,7 +13,7 @@ pub(super) fn duration(ms: u64) -> String {
 }
 
 /// Three digits or so: `0 B`, `512 kB`, `49.5 MB`, `1.2 GB` (powers of 1024).
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     const KB: u64 = 1 << 10;
     const MB: u64 = 1 << 20;
     const GB: u64 = 1 << 30;
@@ -28,19 +28,19 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// `1.5%`
-pub(super) fn percent(percent: f64) -> String {
+pub(crate) fn percent(percent: f64) -> String {
     format!("{percent:.1}%")
 }
 
 /// A time in milliseconds since the Unix epoch, in this machine's time zone: `2026-11-29 23:05:10 +01:00`. `None` beyond the year 9999.
-pub(super) fn local_time(ms: u64) -> Option<String> {
+pub(crate) fn local_time(ms: u64) -> Option<String> {
     let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
     let zoned = time.to_zoned(jiff::tz::TimeZone::system());
     Some(zoned.strftime("%Y-%m-%d %H:%M:%S %:z").to_string())
 }
 
 /// The value, or a dash.
-pub(super) fn or_dash(value: Option<impl ToString>) -> String {
+pub(crate) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 

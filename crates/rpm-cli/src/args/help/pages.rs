@@ -123,10 +123,11 @@ pub(super) const PAGES: &[Page] = &[
     ),
     page(
         "monit",
-        "Keys: Up and Down (k, j), Page Up and Page Down, Home and End (g, G) choose a process. / shows those whose name contains what is \
-         typed; Enter keeps that, Esc shows all again. o sorts by the next of name, CPU, memory, restarts and id. r reloads, t restarts and \
-         s stops the chosen one, after a y. q, Ctrl+C, or Esc without a filter, quit. If the daemon ends, the screen says so and waits for \
-         the next one; it starts none.",
+        "A row for each app; Space opens it to its instances, and during a reload to the old and the new workers. Enter shows facts and charts, l \
+         the output alone, where / searches and n and N go on. r reloads, t restarts, s stops, S starts what is chosen, + and - scale it, each \
+         after a y. : is for commands, which Tab completes. ? shows all keys. The mouse chooses, orders by columns and scrolls; m gives it back \
+         to the terminal. Esc goes back, q quits. If the daemon ends, the screen says so and waits for the next one; it starts none. \
+         NO_COLOR and --no-color are respected.",
         &[("monit", "")],
     ),
     page("doctor", "", &[("doctor", "")]),

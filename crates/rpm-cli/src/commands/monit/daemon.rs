@@ -1,32 +1,55 @@
 //! What is asked of the daemon, each question in a task of its own. None of them starts a daemon: whoever killed it wants it to stay dead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use anyhow::bail;
-use rpm_wire::api::{Action, ChangeReply, Follow, LogLine, Process, ReloadRequest};
-use tokio::sync::mpsc;
+use rpm_wire::api::{
+    Action, ApiError, AppInfo, ChangeReply, Follow, ListenerInfo, LogLine, Process, ReloadRequest,
+    RollbackRequest, ScaleRequest,
+};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::super::action;
-use super::QUEUE;
-use super::keys::Change;
-use super::screen::Question;
+use super::request::{Request, Verb};
+use super::screen::Source;
 use crate::connect::connect;
 use crate::home::{Home, home_dir};
-use crate::http::Session;
+use crate::http::{RequestError, Session, percent_encoded};
 use crate::render;
 
 /// Refresh interval of the processes.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// For an answer from the daemon's memory, whole.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Number of past lines that a newly selected process shows.
-const PAST: u32 = 50;
+/// Number of past lines that are shown of what is newly chosen.
+const PAST: u32 = 1000;
+/// Time that something stays chosen before its output is asked for: whoever passes it does not want to read it.
+const SETTLED: Duration = Duration::from_millis(100);
+/// Maximum number of lines that are taken at once, so that keys are heard in between.
+const AT_ONCE: usize = 2048;
+/// Capacity of the queue of lines.
+const LINES: usize = 4096;
 
-/// What is known of the processes: they, or why they are not known now.
-pub(super) type Known = Result<Vec<Process>, String>;
+/// What the daemon knows, or why that cannot be said now.
+pub(super) type Known = Result<Seen, String>;
+
+/// What the daemon knows.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) processes: Vec<Process>,
+    /// Those of the app that was asked for.
+    pub(super) listeners: Option<Listeners>,
+}
+
+/// Where an app serves, and by which of its workers.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub(super) app: String,
+    pub(super) all: Vec<ListenerInfo>,
+}
 
 /// Pauses between attempts that fail: each is twice as long as the last, up to a bound.
 struct Pauses(Duration);
@@ -55,11 +78,13 @@ async fn session() -> anyhow::Result<Session> {
     }
 }
 
-/// Asks for the processes again and again, until the screen has ended.
-pub(super) async fn watch(seen: mpsc::Sender<Known>) {
+/// Asks for the processes again and again, and for the listeners of the app that is wanted, until the screen has ended.
+pub(super) async fn look(seen: mpsc::Sender<Known>, mut wanted: watch::Receiver<Option<String>>) {
     let mut pauses = Pauses::new();
     loop {
-        let known = processes().await;
+        let app = wanted.borrow_and_update().clone();
+        let known = known(app).await;
+        let is_known = known.is_ok();
         let pause = match &known {
             Ok(_) => {
                 pauses = Pauses::new();
@@ -70,12 +95,30 @@ pub(super) async fn watch(seen: mpsc::Sender<Known>) {
         if seen.send(known).await.is_err() {
             return;
         }
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            // Another app is wanted. A daemon that does not answer is not asked sooner for that.
+            Ok(()) = wanted.changed(), if is_known => {}
+        }
     }
 }
 
-async fn processes() -> Known {
-    let answer = async { anyhow::Ok(session().await?.get("/v1/processes").await?) };
+async fn known(app: Option<String>) -> Known {
+    let answer = async {
+        let mut session = session().await?;
+        let processes = session.get("/v1/processes").await?;
+        let mut listeners = None;
+        if let Some(app) = app {
+            let path = format!("/v1/apps/{}", percent_encoded(&app));
+            // It may have been deleted.
+            let info: Option<AppInfo> = session.get(&path).await.ok();
+            listeners = info.map(|info| Listeners {
+                app,
+                all: info.listeners,
+            });
+        }
+        anyhow::Ok(Seen { processes, listeners })
+    };
     match timeout(DEADLINE, answer).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("the daemon does not answer ({} s)", DEADLINE.as_secs())),
@@ -90,11 +133,11 @@ pub(super) enum Output {
     Line(LogLine),
 }
 
-/// The output of the chosen process.
+/// The output of what is chosen.
 pub(super) struct Following(Option<Followed>);
 
 struct Followed {
-    id: u32,
+    source: Source,
     task: JoinHandle<()>,
     output: mpsc::Receiver<Output>,
 }
@@ -104,26 +147,29 @@ impl Following {
         Following(None)
     }
 
-    /// Follows this process instead of another one; false if it does so already.
-    pub(super) fn turn_to(&mut self, chosen: Option<u32>) -> bool {
-        if self.0.as_ref().map(|followed| followed.id) == chosen {
+    /// Follows this instead of something else; false if it does so already.
+    pub(super) fn turn_to(&mut self, source: Option<Source>) -> bool {
+        if self.0.as_ref().map(|followed| &followed.source.target)
+            == source.as_ref().map(|source| &source.target)
+        {
             return false;
         }
-        // The queue goes with it: no line of the last process is shown as one of the next.
-        self.0 = chosen.map(|id| {
-            let (sender, output) = mpsc::channel(QUEUE);
-            let task = tokio::spawn(follow(id, sender));
-            Followed { id, task, output }
+        // The queue goes with it: no line of what was followed is shown as one of the next.
+        self.0 = source.map(|source| {
+            let (sender, output) = mpsc::channel(LINES);
+            let task = tokio::spawn(follow(source.target.clone(), sender));
+            Followed { source, task, output }
         });
         true
     }
 
-    /// It waits for ever if no process is followed.
-    pub(super) async fn next(&mut self) -> Output {
-        if let Some(followed) = &mut self.0
-            && let Some(output) = followed.output.recv().await
-        {
-            return output;
+    /// What has come. It waits for ever if nothing is followed.
+    pub(super) async fn next(&mut self) -> VecDeque<Output> {
+        if let Some(followed) = &mut self.0 {
+            let mut parts = Vec::new();
+            if followed.output.recv_many(&mut parts, AT_ONCE).await > 0 {
+                return parts.into();
+            }
         }
         std::future::pending().await
     }
@@ -135,12 +181,13 @@ impl Drop for Followed {
     }
 }
 
-/// The output of a process until nobody reads it. A stream that ends is taken up again: the daemon was updated, or has died.
-async fn follow(id: u32, output: mpsc::Sender<Output>) {
+/// The output of an app or instance until nobody reads it. A stream that ends is taken up again: the daemon was updated, or has died.
+async fn follow(target: String, output: mpsc::Sender<Output>) {
     let mut pauses = Pauses::new();
+    sleep(SETTLED).await;
     while !output.is_closed() {
         // Why it ended is said by `watch`, which asks the same daemon.
-        if let Ok(true) = stream(id, &output).await {
+        if let Ok(true) = stream(&target, &output).await {
             pauses = Pauses::new();
         }
         sleep(pauses.next()).await;
@@ -148,8 +195,11 @@ async fn follow(id: u32, output: mpsc::Sender<Output>) {
 }
 
 /// One stream; whether any line came.
-async fn stream(id: u32, output: &mpsc::Sender<Output>) -> anyhow::Result<bool> {
-    let path = format!("/v1/logs?lines={PAST}&follow=true&target={id}");
+async fn stream(target: &str, output: &mpsc::Sender<Output>) -> anyhow::Result<bool> {
+    let path = format!(
+        "/v1/logs?lines={PAST}&follow=true&target={}",
+        percent_encoded(target)
+    );
     let begun = async { anyhow::Ok(session().await?.lines(&path).await?) };
     let mut lines = timeout(DEADLINE, begun).await??;
     output.send(Output::Anew).await?;
@@ -166,40 +216,77 @@ async fn stream(id: u32, output: &mpsc::Sender<Output>) -> anyhow::Result<bool> 
     Ok(any)
 }
 
-/// Makes a change, and says what came of it. It may take as long as the process takes to become ready.
-pub(super) async fn carry_out(question: Question, said: mpsc::Sender<String>) {
-    let name = render::visible(&question.name);
-    let text = match changed(&question).await {
-        Ok(reply) => match reply.notes.first() {
-            Some(note) => render::visible(note),
-            None => format!("{name}: done"),
-        },
-        Err(error) => format!("{name}: {}", render::visible(&error.to_string())),
-    };
-    // It fails only if the screen has ended.
-    let _ = said.send(text).await;
+/// What has become of a change.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// The change, as it is shown.
+    pub(super) label: String,
+    pub(super) result: Result<String, String>,
 }
 
-async fn changed(Question { change, name, id }: &Question) -> anyhow::Result<ChangeReply> {
+/// Makes a change, and says what came of it. It may take as long as the process takes to become ready.
+pub(super) async fn carry_out(request: Request, said: mpsc::Sender<Reply>) {
+    let label = request.to_string();
+    let result = match changed(&request).await {
+        Ok(reply) => Ok(match reply.notes.first() {
+            Some(note) => render::visible(note),
+            None => format!("{label}: done"),
+        }),
+        Err(error) => Err(format!("{label}: {}", render::visible(&complete(&error)))),
+    };
+    // It fails only if the screen has ended.
+    let _ = said.send(Reply { label, result }).await;
+}
+
+/// The error, with what can be done about it if the daemon says that.
+fn complete(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(RequestError::Api(ApiError {
+            error,
+            hint: Some(hint),
+            ..
+        })) => format!("{error}; {hint}"),
+        _ => error.to_string(),
+    }
+}
+
+async fn changed(Request { verb, target }: &Request) -> anyhow::Result<ChangeReply> {
     let mut session = timeout(DEADLINE, session()).await??;
-    let reply = match change {
-        Change::Reload => {
+    let target = target.word.clone();
+    let targets = vec![target.clone()];
+    let (wait, follow) = (true, Follow::default());
+    let reply = match verb {
+        Verb::Reload => {
             let request = ReloadRequest {
-                targets: vec![name.clone()],
+                targets,
                 env: BTreeMap::new(),
                 watch_after_ms: None,
-                wait: true,
-                follow: Follow::default(),
+                wait,
+                follow,
             };
             session.post("/v1/reload", &request).await?
         }
-        Change::Restart => {
-            let request = action(Action::Restart, vec![name.clone()], true);
-            session.post("/v1/actions", &request).await?
+        // A known app that is restarted is started if it does not run.
+        Verb::Restart | Verb::Start => {
+            session
+                .post("/v1/actions", &action(Action::Restart, targets, wait))
+                .await?
         }
-        Change::Stop => {
-            let request = action(Action::Stop, vec![id.to_string()], true);
-            session.post("/v1/actions", &request).await?
+        Verb::Stop => {
+            session
+                .post("/v1/actions", &action(Action::Stop, targets, wait))
+                .await?
+        }
+        Verb::Scale(count) => {
+            let count = count.clone();
+            session
+                .post("/v1/scale", &ScaleRequest { target, count, wait })
+                .await?
+        }
+        Verb::Rollback => {
+            session
+                .post("/v1/rollback", &RollbackRequest { target, wait, follow })
+                .await?
         }
     };
     Ok(reply)
@@ -208,6 +295,23 @@ async fn changed(Question { change, name, id }: &Question) -> anyhow::Result<Cha
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_says_what_can_be_done() {
+        let refused = |hint: Option<&str>| {
+            complete(&anyhow::Error::from(RequestError::Api(ApiError {
+                error: "it does not become ready".to_owned(),
+                hint: hint.map(str::to_owned),
+                last_lines: Vec::new(),
+                unknown: None,
+            })))
+        };
+        assert_eq!(refused(None), "it does not become ready");
+        assert_eq!(
+            refused(Some("`rpm logs web`")),
+            "it does not become ready; `rpm logs web`"
+        );
+    }
 
     #[test]
     fn pauses_grow_up_to_a_bound() {

@@ -1,183 +1,217 @@
 //! The state of the screen, drawn.
 
-use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
-use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Cell, Paragraph, Row, Table};
-use rpm_wire::api::{Process, Status, Stream};
+mod chart;
+mod dialog;
+mod facts;
+mod header;
+mod list;
+mod output;
 
-use super::keys::HELP;
-use super::screen::{Screen, Sort};
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, BorderType};
+
+use super::screen::{Mode, Purpose, Screen, View};
+use super::theme::Theme;
+use crate::hints::pasteable;
 use crate::render;
 
-pub(super) fn draw(screen: &mut Screen, frame: &mut Frame<'_>) {
-    let said = u16::from(!screen.said.is_empty());
-    let [above, below, words, foot] = Layout::vertical([
-        Constraint::Percentage(50),
-        Constraint::Fill(1),
-        Constraint::Length(said),
-        Constraint::Length(1),
-    ])
-    .areas(frame.area());
-    draw_processes(screen, frame, above);
-    draw_lines(screen, frame, below);
-    frame.render_widget(Paragraph::new(screen.said.as_str()), words);
-    frame.render_widget(Paragraph::new(foot_of(screen)), foot);
-}
+pub(super) use header::height as header_height;
+pub(super) use list::sort_at;
+pub(super) use output::margin;
 
-fn foot_of(screen: &Screen) -> Line<'_> {
-    let question = Style::new().fg(Color::Yellow);
-    match &screen.asked {
-        _ if screen.typing => {
-            let typed = format!("/{}▏  Enter keeps it, Esc shows all", screen.filter);
-            Line::styled(typed, question)
+/// Columns before a message.
+const MARGIN: usize = 3;
+/// Maximum number of rows of a message.
+const ROWS: usize = 3;
+
+/// Draws everything; [`Screen::lay_out`] comes first.
+pub(super) fn draw(screen: &Screen, frame: &mut Frame<'_>) {
+    header::draw(screen, frame);
+    match screen.view {
+        View::List => {
+            list::draw(screen, frame);
+            chart::draw(screen, frame);
         }
-        Some(asked) => Line::styled(format!("{asked}? y/N"), question),
-        None => Line::raw(HELP),
+        View::Detail => {
+            facts::draw(screen, frame);
+            chart::draw(screen, frame);
+        }
+        View::Logs => {}
     }
+    output::draw(screen, frame);
+    let areas = &screen.areas;
+    for (row, line) in messages(screen, areas.messages.width).iter().enumerate() {
+        put(frame, areas.messages, row, line);
+    }
+    frame.render_widget(foot(screen), areas.foot);
+    dialog::draw(screen, frame);
 }
 
-/// What the processes are, and what is wrong.
-fn title(screen: &Screen) -> Line<'_> {
-    let mut parts = vec![Span::raw(" processes ")];
-    if !screen.filter.is_empty() {
-        let (shown, all) = (screen.shown().len(), screen.count());
-        let filter = format!("/{} ({shown} of {all}) ", screen.filter);
-        parts.push(Span::styled(filter, Style::new().fg(Color::Yellow)));
-    }
+/// A frame around something.
+fn framed(title: Line<'_>, theme: Theme, focused: bool) -> Block<'_> {
+    Block::bordered()
+        .border_type(BorderType::Rounded)
+        .border_style(theme.frame(focused))
+        .title(title)
+}
+
+/// The text in so many columns, cut or filled with blanks.
+fn fit(text: &str, width: usize) -> String {
+    let text = render::cut(text, width.max(1));
+    let blanks = width.saturating_sub(super::text::columns(&text));
+    text + &" ".repeat(blanks)
+}
+
+/// The same, at the right end.
+fn fit_right(text: &str, width: usize) -> String {
+    let text = render::cut(text, width.max(1));
+    let blanks = width.saturating_sub(super::text::columns(&text));
+    " ".repeat(blanks) + &text
+}
+
+/// The text, with its commands as they must be typed on this machine.
+fn typable(text: &str) -> String {
+    render::visible(&pasteable(text))
+}
+
+/// What is wrong, and what has become of the last command or is under way, in rows of this width.
+pub(super) fn messages(screen: &Screen, width: u16) -> Vec<Line<'static>> {
+    let theme = screen.theme;
+    let mut lines = Vec::new();
+    let mut say = |symbol: &str, text: &str, style: Style| {
+        let room = usize::from(width).saturating_sub(MARGIN);
+        for (row, range) in super::text::rows(text, room).into_iter().take(ROWS).enumerate() {
+            let symbol = if row == 0 { symbol } else { " " };
+            lines.push(Line::styled(format!(" {symbol} {}", &text[range]), style));
+        }
+    };
     if let Some(trouble) = &screen.trouble {
-        let text = format!("{}; trying again ", render::visible(trouble));
-        parts.push(Span::styled(text, Style::new().fg(Color::Red)));
+        let text = format!("{}; trying again", typable(trouble));
+        say("✖", &text, theme.bad());
     }
-    Line::from(parts)
-}
-
-fn draw_processes(screen: &mut Screen, frame: &mut Frame<'_>, area: Rect) {
-    let columns: [(&str, Option<Sort>, Constraint); 8] = [
-        ("id", Some(Sort::Id), Constraint::Length(5)),
-        ("name", Some(Sort::Name), Constraint::Fill(1)),
-        ("status", None, Constraint::Length(16)),
-        ("cpu", Some(Sort::Cpu), Constraint::Length(8)),
-        ("memory", Some(Sort::Memory), Constraint::Length(10)),
-        ("↺", Some(Sort::Restarts), Constraint::Length(5)),
-        ("uptime", None, Constraint::Length(8)),
-        ("conns", None, Constraint::Length(7)),
-    ];
-    let header = columns.map(|(name, sort, _)| match sort {
-        Some(sort) if sort == screen.sort => format!("{name} {}", arrow(sort)),
-        _ => name.to_owned(),
-    });
-    let rows: Vec<Row<'static>> = screen.shown().map(row).collect();
-    // What is not known to be true any more is pale.
-    let style = match screen.trouble {
-        Some(_) => Style::new().add_modifier(Modifier::DIM),
-        None => Style::new(),
-    };
-    let table = Table::new(rows, columns.map(|(.., width)| width))
-        .header(Row::new(header).style(Style::new().add_modifier(Modifier::BOLD)))
-        .style(style)
-        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
-    let block = Block::bordered().title(title(screen));
-    let inner = block.inner(area);
-    frame.render_widget(block, area);
-    frame.render_stateful_widget(table, inner, &mut screen.table);
-}
-
-/// The direction of an order: numbers fall.
-fn arrow(sort: Sort) -> char {
-    match sort {
-        Sort::Id | Sort::Name => '▲',
-        Sort::Cpu | Sort::Memory | Sort::Restarts => '▼',
+    match &screen.notice {
+        Some(notice) if notice.failed => say("✖", &typable(&notice.text), theme.bad()),
+        Some(notice) => say("✔", &typable(&notice.text), theme.good()),
+        None if screen.running.is_empty() => {}
+        None => say("◐", &format!("{} …", screen.running.join(", ")), theme.warning()),
     }
+    lines
 }
 
-fn draw_lines(screen: &Screen, frame: &mut Frame<'_>, area: Rect) {
-    let title = screen.process().map_or_else(String::new, |process| {
-        format!(" output of {} ({}) ", render::visible(&process.name), process.id)
-    });
-    let room = usize::from(area.height.saturating_sub(2));
-    let from = screen.lines.len().saturating_sub(room);
-    let lines = screen.lines.iter().skip(from).map(|(stream, line)| {
-        let style = match stream {
-            Stream::Out => Style::new(),
-            Stream::Err => Style::new().fg(Color::Red),
+/// The keys of the view, or the line that is typed.
+fn foot(screen: &Screen) -> Line<'_> {
+    let theme = screen.theme;
+    if let Mode::Prompt(prompt) = &screen.mode {
+        let (sign, hint) = match prompt.purpose {
+            Purpose::Filter => ("/", "Enter keeps it, Esc shows all"),
+            Purpose::Search => ("/", "Enter jumps to a line, Esc ends the search"),
+            Purpose::Command => (":", "Tab completes, Enter runs it, Esc leaves"),
         };
-        Line::styled(line.as_str(), style)
-    });
-    let text: Vec<Line<'_>> = lines.collect();
-    frame.render_widget(Paragraph::new(text).block(Block::bordered().title(title)), area);
+        return Line::from(vec![
+            Span::styled(format!(" {sign}"), theme.accent()),
+            Span::raw(format!("{}▏", render::visible(&prompt.text))),
+            Span::styled(format!("  {hint}"), theme.faint()),
+        ]);
+    }
+    let keys: &[(&str, &str)] = match (&screen.mode, screen.view) {
+        (Mode::Confirm(_), _) => &[("y", "yes"), ("any other key", "no")],
+        (Mode::Help, _) => &[("any key", "back")],
+        (_, View::List) => &[
+            ("⏎", "details"),
+            ("l", "logs"),
+            ("␣", "expand"),
+            ("/", "filter"),
+            ("o", "sort"),
+            ("r", "reload"),
+            ("s", "stop"),
+            (":", "command"),
+            ("?", "help"),
+            ("q", "quit"),
+        ],
+        (_, View::Detail) => &[
+            ("↑↓", "choose"),
+            ("l", "logs"),
+            ("r", "reload"),
+            ("t", "restart"),
+            ("s", "stop"),
+            (":", "command"),
+            ("?", "help"),
+            ("Esc", "back"),
+            ("q", "quit"),
+        ],
+        (_, View::Logs) => &[
+            ("/", "search"),
+            ("n N", "next"),
+            ("f", "follow"),
+            ("w", "wrap"),
+            ("T", "times"),
+            ("↑↓ g G", "scroll"),
+            ("?", "help"),
+            ("Esc", "back"),
+            ("q", "quit"),
+        ],
+    };
+    let mut spans = vec![Span::raw(" ")];
+    for (key, word) in fitting(keys, usize::from(screen.areas.foot.width)) {
+        spans.push(Span::styled(key, theme.accent()));
+        spans.push(Span::raw(format!(" {word}  ")));
+    }
+    Line::from(spans)
 }
 
-fn row(process: &Process) -> Row<'static> {
-    let colour = match process.status {
-        Status::Online => Color::Green,
-        Status::Launching | Status::Stopping | Status::WaitingRestart => Color::Yellow,
-        Status::Stopped => Color::DarkGray,
-        Status::Errored => Color::Red,
+/// The keys that fit into this width. The last two, which lead out, stay.
+fn fitting<'a>(keys: &[(&'a str, &'a str)], width: usize) -> Vec<(&'a str, &'a str)> {
+    let mut shown = keys.to_vec();
+    let width_of = |(key, word): &(&str, &str)| super::text::columns(key) + word.len() + 3;
+    while shown.iter().map(width_of).sum::<usize>() > width && shown.len() > 2 {
+        shown.remove(shown.len() - 3);
+    }
+    shown
+}
+
+/// A bar of this width of which a share is full.
+fn bar(share: f64, width: usize, theme: Theme, style: Option<Style>) -> Vec<Span<'static>> {
+    // In range: the share is clamped, and the width that of a screen.
+    let full = (share.clamp(0.0, 1.0) * width as f64).round() as usize;
+    let cell = |place: usize| {
+        let style = style.unwrap_or_else(|| theme.share((place as f64 + 0.5) / width as f64));
+        match place < full {
+            true => Span::styled("■", style),
+            false => Span::styled("·", theme.faint()),
+        }
     };
-    let figures = render::Figures::of(process);
-    Row::new([
-        Cell::new(process.id.to_string()),
-        Cell::new(render::visible(&process.name)),
-        Cell::new(process.status.as_str()).style(Style::new().fg(colour)),
-        Cell::new(figures.cpu),
-        Cell::new(figures.memory),
-        Cell::new(process.restarts.to_string()),
-        Cell::new(figures.uptime),
-        Cell::new(figures.connections),
-    ])
+    (0..width).map(cell).collect()
+}
+
+/// One letter for each value: `▁▂▃▄▅▆▇█`, as parts of `most`.
+fn sparks(values: &[f64], most: f64, style: impl Fn(f64) -> Style) -> Vec<Span<'static>> {
+    const LEVELS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
+    let spark = |value: &f64| {
+        let share = if most > 0.0 {
+            (value / most).clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
+        // At most the last place.
+        let level = (share * (LEVELS.len() - 1) as f64).round() as usize;
+        Span::styled(LEVELS[level], style(*value))
+    };
+    values.iter().map(spark).collect()
+}
+
+/// Puts a line at a row of an area; what does not fit is cut.
+fn put(frame: &mut Frame<'_>, area: Rect, row: usize, line: &Line<'_>) {
+    let Ok(row) = u16::try_from(row) else { return };
+    if row < area.height {
+        frame
+            .buffer_mut()
+            .set_line(area.x, area.y + row, line, area.width);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use ratatui::Terminal;
-    use ratatui::backend::TestBackend;
-
-    use super::super::screen::tests::{deeds, screen};
-    use super::*;
-
-    /// What a terminal of 80 columns and 24 lines shows.
-    fn seen(screen: &mut Screen) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("no terminal is needed");
-        terminal.draw(|frame| draw(screen, frame)).expect("it is drawn");
-        terminal.backend().to_string()
-    }
-
-    #[test]
-    fn the_question_stands_at_the_foot_and_its_answer_is_no_command() {
-        let screen = &mut screen();
-        assert!(seen(screen).contains(HELP), "all of it, {}", seen(screen));
-        let questions = [
-            ("r", "reload web? y/N"),
-            ("t", "restart web? y/N"),
-            ("s", "stop web (0)? y/N"),
-        ];
-        for (key, question) in questions {
-            assert_eq!(deeds(screen, key), []);
-            assert_eq!(foot_of(screen).to_string(), question);
-            assert_eq!(deeds(screen, "q"), [], "it answers the question");
-            assert_eq!(foot_of(screen).to_string(), HELP);
-        }
-        assert_eq!(deeds(screen, "q"), [super::super::screen::Deed::Quit]);
-    }
-
-    #[test]
-    fn the_filter_the_order_and_what_is_wrong_are_on_the_screen() {
-        let screen = &mut screen();
-        deeds(screen, "oo/api");
-        screen.learn(Err("the daemon is not running".to_owned()));
-        screen.say("web: done".to_owned());
-        let seen = seen(screen);
-        for part in [
-            "cpu ▼",
-            "/api (2 of 3)",
-            "the daemon is not running; trying again",
-            "web: done",
-            "/api▏  Enter keeps it",
-        ] {
-            assert!(seen.contains(part), "{part}: {seen}");
-        }
-        assert!(!seen.contains("memory ▼") && !seen.contains(" web "), "{seen}");
-    }
-}
+#[path = "draw/tests.rs"]
+mod tests;

@@ -1,432 +1,398 @@
-//! The state of the screen, and what keys do to it.
+//! The state of the screen: what comes from the daemon, from the machine and from the terminal goes in, what is to be done comes out. Nothing
+//! here needs a terminal.
 
-use std::cmp::Ordering;
 use std::collections::VecDeque;
-use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
 
-use ratatui::widgets::TableState;
-use rpm_wire::api::{Process, Stream};
+use ratatui::layout::Rect;
+use rpm_wire::api::Process;
 
-use super::daemon::{Known, Output};
-use super::keys::{Change, Key, Typed, Wish};
+use super::book::Book;
+use super::daemon::{Listeners, Output, Reply};
+use super::fleet::{Fleet, RowId};
+use super::history::{History, Series};
+use super::layout::Areas;
+use super::machine::Machine;
+use super::palette::{Command, Suggestion, parse, suggestions};
+use super::request::{Request, Target, Verb};
+use super::theme::Theme;
 use crate::render;
 
-/// Maximum number of lines of output that are kept.
-const LINES: usize = 500;
-/// Maximum length of the filter, in characters.
-const MAX_FILTER: usize = 64;
+/// Maximum length of what is typed, in characters.
+const MAX_TYPED: usize = 128;
+
+/// What fills the screen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum View {
+    /// The apps, and the output of the chosen one.
+    #[default]
+    List,
+    /// Facts and charts of the chosen one.
+    Detail,
+    /// Its output alone.
+    Logs,
+}
+
+/// What keys mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Each has its own meaning.
+    #[default]
+    Browse,
+    /// They are the answer.
+    Confirm(Request),
+    /// They are typed.
+    Prompt(Prompt),
+    /// Any of them closes the help.
+    Help,
+}
+
+/// What a line that is typed is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Filter,
+    Search,
+    Command,
+}
+
+/// A line that is being typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Prompt {
+    pub(super) purpose: Purpose,
+    pub(super) text: String,
+    /// What applies again if it is abandoned.
+    before: String,
+    /// The chosen suggestion.
+    pub(super) choice: Option<usize>,
+}
+
+/// Effect of an input.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Nothing,
+    Quit,
+    Run(Request),
+    /// Whether the mouse is ours, or the terminal's.
+    Mouse(bool),
+}
+
+/// Result of the last command, until the next key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Notice {
+    pub(super) text: String,
+    pub(super) failed: bool,
+}
+
+/// Whose output is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    /// As the daemon is told.
+    pub(super) target: String,
+    /// As it is shown.
+    pub(super) label: String,
+    /// It is that of several instances.
+    pub(super) several: bool,
+}
 
 /// The state of the screen.
 #[derive(Default)]
 pub(super) struct Screen {
-    /// All that the daemon knows of, by id.
-    processes: Vec<Process>,
-    /// Which of them are shown, in the order of the screen.
-    shown: Vec<usize>,
-    /// The id of the chosen one. Its place changes as others come, go and overtake it.
-    chosen: Option<u32>,
-    /// The place of the chosen one, and of the first one on the screen.
-    pub(super) table: TableState,
-    pub(super) sort: Sort,
-    /// Part of a name; empty: all are shown.
-    pub(super) filter: String,
-    /// Keys are letters of the filter.
-    pub(super) typing: bool,
-    pub(super) lines: VecDeque<(Stream, String)>,
-    /// Result of the last command, until the next key.
-    pub(super) said: String,
+    pub(super) fleet: Fleet,
+    pub(super) history: History,
+    pub(super) book: Book,
+    pub(super) machine: Option<Machine>,
+    /// Those of the app whose details are shown, once they are known.
+    pub(super) listeners: Option<Listeners>,
+    pub(super) view: View,
+    pub(super) mode: Mode,
+    pub(super) theme: Theme,
+    pub(super) notice: Option<Notice>,
+    /// Changes that are under way.
+    pub(super) running: Vec<String>,
     /// Why what is shown is old.
     pub(super) trouble: Option<String>,
-    /// The change that waits for confirmation.
-    pub(super) asked: Option<Question>,
-}
-
-/// The order of the processes. Numbers: the greatest first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Sort {
-    #[default]
-    Id,
-    Name,
-    Cpu,
-    Memory,
-    Restarts,
-}
-
-/// A change and its target, which is fixed: the list may change before the answer comes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    pub(super) change: Change,
-    pub(super) name: String,
-    pub(super) id: u32,
-}
-
-/// Effect of a key.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Deed {
-    Quit,
-    Change(Question),
-    Nothing,
-}
-
-impl Display for Question {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let name = render::visible(&self.name);
-        match self.change {
-            Change::Reload => write!(f, "reload {name}"),
-            Change::Restart => write!(f, "restart {name}"),
-            Change::Stop => write!(f, "stop {name} ({})", self.id),
-        }
-    }
-}
-
-impl Sort {
-    fn next(self) -> Sort {
-        match self {
-            Sort::Id => Sort::Name,
-            Sort::Name => Sort::Cpu,
-            Sort::Cpu => Sort::Memory,
-            Sort::Memory => Sort::Restarts,
-            Sort::Restarts => Sort::Id,
-        }
-    }
-
-    /// Equal ones are in the order of their ids.
-    fn compare(self, one: &Process, other: &Process) -> Ordering {
-        match self {
-            Sort::Id => Ordering::Equal,
-            Sort::Name => one.name.cmp(&other.name),
-            Sort::Cpu => other.cpu_percent.total_cmp(&one.cpu_percent),
-            Sort::Memory => other.memory_bytes.cmp(&one.memory_bytes),
-            Sort::Restarts => other.restarts.cmp(&one.restarts),
-        }
-        .then(one.id.cmp(&other.id))
-    }
+    /// Where everything was drawn last.
+    pub(super) areas: Areas,
+    pub(super) mouse: bool,
+    /// The name of this machine.
+    pub(super) host: String,
+    /// The time zone of the times of lines.
+    pub(super) zone: Option<jiff::tz::TimeZone>,
 }
 
 impl Screen {
-    pub(super) fn of(processes: Vec<Process>) -> Screen {
-        let mut screen = Screen {
-            processes,
+    pub(super) fn new(theme: Theme) -> Screen {
+        Screen {
+            theme,
+            mouse: true,
             ..Screen::default()
-        };
-        screen.arrange();
-        screen
-    }
-
-    /// The id of the process whose output is shown.
-    pub(super) fn chosen(&self) -> Option<u32> {
-        self.chosen
-    }
-
-    /// The processes on the screen, from above.
-    pub(super) fn shown(&self) -> impl ExactSizeIterator<Item = &Process> {
-        self.shown.iter().map(|&place| &self.processes[place])
-    }
-
-    /// Number of processes that there are, shown or not.
-    pub(super) fn count(&self) -> usize {
-        self.processes.len()
-    }
-
-    pub(super) fn process(&self) -> Option<&Process> {
-        self.shown().find(|process| Some(process.id) == self.chosen)
-    }
-
-    /// What the daemon knows. If it does not say it, what it said last stays.
-    pub(super) fn learn(&mut self, known: Known) {
-        self.trouble = known.map(|processes| self.processes = processes).err();
-        self.arrange();
-    }
-
-    /// Shows what the filter lets pass, in order. The choice stays on its process; if that is gone, it stays at its place.
-    fn arrange(&mut self) {
-        let wanted = self.filter.to_lowercase();
-        let passes = |process: &Process| process.name.to_lowercase().contains(&wanted);
-        let processes = &self.processes;
-        self.shown = (0..processes.len())
-            .filter(|&place| passes(&processes[place]))
-            .collect();
-        self.shown
-            .sort_by(|&one, &other| self.sort.compare(&processes[one], &processes[other]));
-        let place = self.shown().position(|process| Some(process.id) == self.chosen);
-        self.choose(place.or(self.table.selected()).unwrap_or(0));
-    }
-
-    /// Chooses the process at this place, or the last one.
-    fn choose(&mut self, place: usize) {
-        let last = self.shown.len().checked_sub(1);
-        let place = last.map(|last| place.min(last));
-        self.table.select(place);
-        self.chosen = place
-            .and_then(|place| self.shown().nth(place))
-            .map(|process| process.id);
-    }
-
-    fn step(&mut self, by: isize) {
-        let now = self.table.selected().unwrap_or(0);
-        self.choose(now.saturating_add_signed(by));
-    }
-
-    /// Handles a key. While a question is asked, it is the answer; all keys but one mean no.
-    pub(super) fn follow(&mut self, key: Key) -> Deed {
-        self.said.clear();
-        if self.typing {
-            return self.type_in(key.typed());
         }
-        let asked = self.asked.take();
-        match (key.wish(), asked) {
-            (Wish::Yes, Some(question)) => {
-                self.said = format!("{question} …");
-                return Deed::Change(question);
-            }
-            (Wish::Quit, None) => return Deed::Quit,
-            (Wish::Leave, None) if self.filter.is_empty() => return Deed::Quit,
-            (Wish::Leave, None) => self.filter.clear(),
-            (Wish::Move(by), None) => self.step(by),
-            (Wish::Filter, None) => self.typing = true,
-            (Wish::Sort, None) => self.sort = self.sort.next(),
-            (Wish::Change(change), None) => {
-                self.asked = self.process().map(|process| Question {
-                    change,
-                    name: process.name.clone(),
-                    id: process.id,
-                });
-            }
-            (_, Some(_)) | (Wish::Yes | Wish::Nothing, None) => {}
-        }
-        self.arrange();
-        Deed::Nothing
     }
 
-    fn type_in(&mut self, typed: Typed) -> Deed {
-        match typed {
-            Typed::Quit => return Deed::Quit,
-            Typed::Letter(letter) if self.filter.chars().count() < MAX_FILTER => self.filter.push(letter),
-            Typed::Erase => self.typing = self.filter.pop().is_some(),
-            Typed::Keep => self.typing = false,
-            Typed::Drop => {
-                self.typing = false;
-                self.filter.clear();
+    /// What the daemon knows, after this time on the screen. If it does not say it, what it said last stays.
+    pub(super) fn handle_processes(&mut self, known: Result<Vec<Process>, String>, at: Duration) {
+        match known {
+            Ok(processes) => {
+                self.history.record(at, &processes);
+                self.fleet.update(processes);
+                self.trouble = None;
             }
-            Typed::Move(by) => self.step(by),
-            Typed::Letter(_) | Typed::Nothing => {}
+            Err(trouble) => self.trouble = Some(trouble),
         }
-        self.arrange();
-        Deed::Nothing
+    }
+
+    pub(super) fn handle_machine(&mut self, machine: Option<Machine>) {
+        self.machine = machine;
+    }
+
+    pub(super) fn handle_output(&mut self, output: VecDeque<Output>) {
+        for part in output {
+            match part {
+                Output::Anew => self.book.clear(),
+                Output::Line(line) => self.book.push(&line),
+            }
+        }
     }
 
     /// Result of a change.
-    pub(super) fn say(&mut self, reply: String) {
-        self.said = reply;
-    }
-
-    pub(super) fn forget_lines(&mut self) {
-        self.lines.clear();
-    }
-
-    pub(super) fn take(&mut self, output: Output) {
-        let line = match output {
-            Output::Anew => return self.forget_lines(),
-            Output::Line(line) => line,
-        };
-        if self.lines.len() >= LINES {
-            self.lines.pop_front();
+    pub(super) fn handle_reply(&mut self, reply: Reply) {
+        let place = self.running.iter().position(|running| *running == reply.label);
+        if let Some(place) = place {
+            self.running.remove(place);
         }
-        self.lines.push_back((line.stream, render::visible(&line.line)));
+        self.notice = Some(match reply.result {
+            Ok(text) => Notice { text, failed: false },
+            Err(text) => Notice { text, failed: true },
+        });
+    }
+
+    /// Finds the places for everything on a screen of this size.
+    pub(super) fn lay_out(&mut self, area: Rect) {
+        self.areas = Areas::of(self, area);
+        self.fleet.scroll(usize::from(self.areas.rows.height));
+        let taken = super::draw::margin(self);
+        let columns = usize::from(self.areas.lines.width).saturating_sub(taken);
+        self.book.resize(columns, usize::from(self.areas.lines.height));
+    }
+
+    /// Whose output belongs on the screen.
+    pub(super) fn source(&self) -> Option<Source> {
+        if let Some(process) = self.fleet.instance() {
+            return Some(Source {
+                target: process.id.to_string(),
+                label: format!("{} ({})", render::visible(&process.name), process.id),
+                several: false,
+            });
+        }
+        let group = self.fleet.group()?;
+        Some(Source {
+            target: group.name.clone(),
+            label: render::visible(&group.name),
+            several: true,
+        })
+    }
+
+    /// The app whose listeners belong on the screen.
+    pub(super) fn wanted_app(&self) -> Option<String> {
+        match self.view {
+            View::Detail => self.fleet.group().map(|group| group.name.clone()),
+            View::List | View::Logs => None,
+        }
+    }
+
+    /// What the chosen row has used.
+    pub(super) fn series(&self) -> Option<&Series> {
+        match self.fleet.chosen()? {
+            RowId::App(name) => self.history.app(name),
+            RowId::Instance(id) | RowId::Other { instance: id, .. } => self.history.instance(*id),
+        }
+    }
+
+    /// What changes are about: the chosen app or instance.
+    fn target(&self) -> Option<Target> {
+        let named = |label| Target {
+            word: String::new(),
+            label,
+            instances: 1,
+        };
+        Some(match self.fleet.chosen()? {
+            RowId::App(name) => Target {
+                word: name.clone(),
+                instances: self.fleet.group()?.members.len(),
+                ..named(render::visible(name))
+            },
+            RowId::Instance(id) | RowId::Other { instance: id, .. } => {
+                let name = &self.fleet.process(*id)?.name;
+                Target {
+                    word: id.to_string(),
+                    ..named(format!("{} ({id})", render::visible(name)))
+                }
+            }
+        })
+    }
+
+    /// Asks whether to do this with what is chosen.
+    pub(super) fn ask(&mut self, verb: Verb) {
+        match self.target() {
+            Some(target) => self.mode = Mode::Confirm(Request { verb, target }),
+            None => {
+                self.fail("no app is chosen; start one with `rpm start app.js`, or drop the filter with Esc");
+            }
+        }
+    }
+
+    pub(super) fn confirmed(&mut self, request: Request) -> Effect {
+        self.running.push(request.to_string());
+        Effect::Run(request)
+    }
+
+    fn fail(&mut self, text: impl Into<String>) {
+        self.notice = Some(Notice {
+            text: text.into(),
+            failed: true,
+        });
+    }
+
+    /// Begins to type a line.
+    pub(super) fn prompt(&mut self, purpose: Purpose) {
+        let before = match purpose {
+            Purpose::Filter => self.fleet.filter.clone(),
+            Purpose::Search => self.book.wanted().to_owned(),
+            Purpose::Command => String::new(),
+        };
+        // A filter is usually narrowed down; another search is usually for something else.
+        let text = match purpose {
+            Purpose::Filter => before.clone(),
+            Purpose::Search | Purpose::Command => String::new(),
+        };
+        self.mode = Mode::Prompt(Prompt {
+            purpose,
+            text,
+            before,
+            choice: None,
+        });
+    }
+
+    /// How the line that is typed may go on.
+    pub(super) fn suggestions(&self, prompt: &Prompt) -> Vec<Suggestion> {
+        if prompt.purpose != Purpose::Command {
+            return Vec::new();
+        }
+        let names: Vec<String> = self.fleet.groups.iter().map(|group| group.name.clone()).collect();
+        suggestions(&prompt.text, &names)
+    }
+
+    /// A line was changed: what it filters or marks is seen at once.
+    pub(super) fn typed(&mut self, mut prompt: Prompt) {
+        prompt.choice = None;
+        if prompt.text.chars().count() > MAX_TYPED {
+            prompt.text.pop();
+        }
+        match prompt.purpose {
+            Purpose::Filter => self.filter(&prompt.text),
+            Purpose::Search => self.book.search(&prompt.text),
+            Purpose::Command => {}
+        }
+        self.mode = Mode::Prompt(prompt);
+    }
+
+    pub(super) fn filter(&mut self, text: &str) {
+        text.clone_into(&mut self.fleet.filter);
+        self.fleet.arrange();
+    }
+
+    /// A line is abandoned.
+    pub(super) fn abandon(&mut self, prompt: &Prompt) {
+        match prompt.purpose {
+            Purpose::Filter => self.filter(""),
+            Purpose::Search => self.book.search(&prompt.before),
+            Purpose::Command => {}
+        }
+    }
+
+    /// A line is complete.
+    pub(super) fn enter(&mut self, prompt: Prompt) -> Effect {
+        match prompt.purpose {
+            Purpose::Filter => {}
+            Purpose::Search => self.find(false),
+            Purpose::Command => {
+                let chosen = prompt
+                    .choice
+                    .and_then(|choice| self.suggestions(&prompt).into_iter().nth(choice));
+                let line = chosen.map_or(prompt.text, |suggestion| suggestion.line);
+                match parse(&line) {
+                    Ok(Some(command)) => return self.execute(command),
+                    Ok(None) => {}
+                    Err(error) => self.fail(error),
+                }
+            }
+        }
+        Effect::Nothing
+    }
+
+    /// Goes to the next match, downwards or upwards.
+    pub(super) fn find(&mut self, down: bool) {
+        if !self.book.jump(down) {
+            let wanted = render::visible(self.book.wanted());
+            self.fail(match wanted.is_empty() {
+                true => "nothing is searched for; / searches".to_owned(),
+                false => format!("no line contains {wanted:?}"),
+            });
+        }
+    }
+
+    fn execute(&mut self, command: Command) -> Effect {
+        match command {
+            Command::Change(verb, target) => {
+                if self.choose(target) {
+                    self.ask(verb);
+                }
+            }
+            Command::Details(target) => {
+                if self.choose(target) {
+                    self.view = View::Detail;
+                }
+            }
+            Command::Logs(target) => {
+                if self.choose(target) {
+                    self.view = View::Logs;
+                }
+            }
+            Command::Sort(sort) => {
+                self.fleet.sort = sort;
+                self.fleet.arrange();
+            }
+            Command::Filter(text) => self.filter(&text),
+            Command::Expand => self.fleet.expand_all(),
+            Command::Help => self.mode = Mode::Help,
+            Command::Quit => return Effect::Quit,
+        }
+        Effect::Nothing
+    }
+
+    /// Chooses the app or instance of this name or id; whether it is there.
+    fn choose(&mut self, target: Option<String>) -> bool {
+        let Some(word) = target else { return true };
+        if self.fleet.choose_named(&word) {
+            return true;
+        }
+        // It may be below an app that does not show its instances, or hidden by the filter.
+        let id = word.parse();
+        let processes = &self.fleet.processes;
+        let meant = processes
+            .iter()
+            .find(|process| process.name == word || Ok(process.id) == id);
+        let Some(name) = meant.map(|process| process.name.clone()) else {
+            self.fail(format!("no app or id {:?} in the list", render::visible(&word)));
+            return false;
+        };
+        self.filter("");
+        self.fleet.choose_named(&name);
+        self.fleet.expand(Some(true));
+        self.fleet.choose_named(&word)
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use ratatui::crossterm::event::{KeyCode, KeyModifiers};
-    use rpm_wire::api::LogLine;
-
-    use super::*;
-
-    fn key(code: KeyCode) -> Key {
-        let with = KeyModifiers::NONE;
-        Key { code, with }
-    }
-
-    /// What is done when these keys are pressed, one after the other.
-    pub(in super::super) fn deeds(screen: &mut Screen, keys: &str) -> Vec<Deed> {
-        let press = |letter| {
-            screen.follow(key(match letter {
-                '\u{1b}' => KeyCode::Esc,
-                '\n' => KeyCode::Enter,
-                '\u{8}' => KeyCode::Backspace,
-                letter => KeyCode::Char(letter),
-            }))
-        };
-        keys.chars()
-            .map(press)
-            .filter(|deed| *deed != Deed::Nothing)
-            .collect()
-    }
-
-    fn process(id: u32, name: &str, (cpu, memory, restarts): (f64, u64, u32)) -> Process {
-        serde_json::from_value(serde_json::json!({
-            "id": id, "name": name, "instance": 0, "generation": 1, "exec_mode": "cluster", "plane": "direct",
-            "status": "online", "pid": 1, "uptime_ms": 1, "started_at_ms": 0, "created_at_ms": 0,
-            "restarts": restarts, "unstable_restarts": 0, "cpu_percent": cpu, "memory_bytes": memory,
-            "connections": null, "exit_code": null, "out_log": "", "err_log": ""
-        }))
-        .expect("a process")
-    }
-
-    fn some() -> Vec<Process> {
-        vec![
-            process(0, "web", (1.0, 30, 0)),
-            process(3, "Api", (3.0, 10, 0)),
-            process(7, "api-jobs", (2.0, 20, 5)),
-        ]
-    }
-
-    pub(in super::super) fn screen() -> Screen {
-        Screen::of(some())
-    }
-
-    fn ids(screen: &Screen) -> Vec<u32> {
-        screen.shown().map(|process| process.id).collect()
-    }
-
-    #[test]
-    fn nothing_is_changed_without_a_yes() {
-        let screen = &mut screen();
-        for typed in [
-            "clear; rpm ls",
-            "rrr",
-            "sns",
-            "yyy",
-            "r\u{1b}y",
-            "ssy",
-            "rqy",
-            "/sy\n",
-        ] {
-            assert_eq!(deeds(screen, typed), [], "{typed:?}");
-            screen.asked = None;
-        }
-        let changes = [('r', Change::Reload), ('t', Change::Restart), ('s', Change::Stop)];
-        for (letter, change) in changes {
-            let screen = &mut Screen::of(some());
-            let name = "Api".to_owned();
-            let wanted = Deed::Change(Question { change, name, id: 3 });
-            assert_eq!(deeds(screen, &format!("j{letter}y")), [wanted]);
-            assert!(screen.said.ends_with("…"), "{}", screen.said);
-        }
-    }
-
-    #[test]
-    fn the_choice_stays_on_its_process() {
-        let screen = &mut screen();
-        deeds(screen, "j");
-        assert_eq!(screen.chosen(), Some(3));
-        screen.learn(Ok(some().split_off(1)));
-        assert_eq!((screen.chosen(), screen.table.selected()), (Some(3), Some(0)));
-        screen.learn(Ok(some()));
-        assert_eq!((screen.chosen(), screen.table.selected()), (Some(3), Some(1)));
-        let mut others = some();
-        others.remove(1);
-        screen.learn(Ok(others));
-        assert_eq!(screen.chosen(), Some(7), "the one at its place");
-        screen.learn(Ok(Vec::new()));
-        assert_eq!((screen.chosen(), screen.table.selected()), (None, None));
-        deeds(screen, "jkr");
-        assert!(screen.asked.is_none());
-    }
-
-    #[test]
-    fn what_was_known_stays_while_the_daemon_is_gone() {
-        let screen = &mut screen();
-        screen.learn(Err("it is gone".to_owned()));
-        assert_eq!(
-            (ids(screen).len(), screen.trouble.as_deref()),
-            (3, Some("it is gone"))
-        );
-        screen.learn(Ok(some()));
-        assert_eq!(screen.trouble, None);
-    }
-
-    #[test]
-    fn each_order_keeps_the_choice() {
-        let screen = &mut screen();
-        deeds(screen, "jj");
-        let orders: [(Sort, [u32; 3]); 5] = [
-            (Sort::Name, [3, 7, 0]),
-            (Sort::Cpu, [3, 7, 0]),
-            (Sort::Memory, [0, 7, 3]),
-            (Sort::Restarts, [7, 0, 3]),
-            (Sort::Id, [0, 3, 7]),
-        ];
-        for (sort, order) in orders {
-            deeds(screen, "o");
-            assert_eq!((screen.sort, ids(screen).as_slice()), (sort, order.as_slice()));
-            assert_eq!(screen.process().map(|process| process.id), Some(7));
-        }
-    }
-
-    #[test]
-    fn a_filter_is_typed_kept_and_dropped() {
-        let screen = &mut screen();
-        assert_eq!(deeds(screen, "/API"), []);
-        assert_eq!(
-            (ids(screen).as_slice(), screen.chosen()),
-            ([3, 7].as_slice(), Some(3))
-        );
-        assert_eq!(deeds(screen, "-q\u{8}j\u{8}\n"), [], "letters are letters");
-        assert_eq!(
-            (screen.filter.as_str(), ids(screen).as_slice()),
-            ("API-", [7].as_slice())
-        );
-        assert_eq!(deeds(screen, "\u{1b}"), [], "the first one drops the filter");
-        assert_eq!((ids(screen).len(), screen.chosen()), (3, Some(7)));
-        assert_eq!(deeds(screen, "/x\u{1b}"), []);
-        assert_eq!(ids(screen).len(), 3);
-        assert_eq!(
-            deeds(screen, "/\u{8}\u{1b}"),
-            [Deed::Quit],
-            "nothing is left to drop"
-        );
-    }
-
-    #[test]
-    fn a_page_and_an_end_of_the_list_are_one_key_away() {
-        let many = (0..25).map(|id| process(id, "web", (0.0, 0, 0))).collect();
-        let screen = &mut Screen::of(many);
-        let steps = [
-            (KeyCode::End, 24),
-            (KeyCode::PageDown, 24),
-            (KeyCode::PageUp, 14),
-            (KeyCode::Home, 0),
-            (KeyCode::PageUp, 0),
-            (KeyCode::PageDown, 10),
-            (KeyCode::Char('G'), 24),
-            (KeyCode::Char('g'), 0),
-        ];
-        for (code, id) in steps {
-            assert_eq!(screen.follow(key(code)), Deed::Nothing);
-            assert_eq!(screen.chosen(), Some(id), "{code:?}");
-        }
-    }
-
-    #[test]
-    fn lines_are_bounded_and_cannot_steer_the_terminal() {
-        let mut screen = Screen::default();
-        let line = |text: String| LogLine {
-            id: 0,
-            name: "a".to_owned(),
-            stream: Stream::Out,
-            line: text,
-            shared: false,
-            time_ms: None,
-            to: None,
-        };
-        for number in 0..LINES + 10 {
-            screen.take(Output::Line(line(format!("{number}\u{1b}[2J"))));
-        }
-        assert_eq!(screen.lines.len(), LINES);
-        assert!(screen.lines.iter().all(|(_, line)| !line.contains('\u{1b}')));
-        screen.take(Output::Anew);
-        assert!(screen.lines.is_empty(), "the stream brings them again");
-    }
-}
+#[path = "screen/tests.rs"]
+pub(super) mod tests;
