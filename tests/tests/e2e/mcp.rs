@@ -266,7 +266,7 @@ fn a_model_sees_everything_but_secrets() {
 
 /// A version that takes its time: the call returns before, and the next one waits for the same reload.
 fn it_waits_again(client: &mut Client, site: &Site) {
-    site.write(&format!("setTimeout(() => {{ {} }}, 1500);", hello()));
+    site.write(&format!("setTimeout(() => {{ {} }}, 5000);", hello()));
     let generation = site.rpm.process(0).generation;
     let slow = client.call("reload", &json!({"app": "site", "wait_seconds": 1}));
     assert_eq!(slow["outcome"], "in_progress", "{slow}");
@@ -295,7 +295,7 @@ fn a_model_changes_what_it_is_allowed_to() {
     let mut client = Client::with_sockets(&site.rpm, &["--allow-actions"]);
     let tools = client.tools();
     assert_eq!(names(&tools)[5..], ["reload", "restart", "scale", "rollback"]);
-    assert_eq!(tools[5]["annotations"]["destructiveHint"], false, "{}", tools[5]);
+    assert_eq!(tools[5]["annotations"]["destructiveHint"], true, "{}", tools[5]);
     assert_eq!(tools[6]["annotations"]["destructiveHint"], true, "{}", tools[6]);
 
     let clients = Clients::begin(&site.port, "/", CLIENTS);

@@ -72,14 +72,20 @@ impl Executor {
         let answer = match call {
             Call::List(args) => {
                 let processes: Vec<Process> = self.client.get("/v1/processes").await?;
-                serde_json::to_value(Listing::of(processes, args.app.as_deref()))?
+                let app = args.app.as_deref().filter(|app| *app != "all");
+                let listing = Listing::of(processes, app);
+                if let (Some(app), true) = (app, listing.is_empty()) {
+                    // The daemon says that there is none, and what was meant.
+                    self.app(app).await?;
+                }
+                serde_json::to_value(listing)?
             }
             Call::Describe(args) => serde_json::to_value(Description::of(self.app(&args.app).await?))?,
             Call::Logs(args) => serde_json::to_value(self.logs(&args, secrets).await?)?,
             Call::Events(args) => serde_json::to_value(self.events(&args, secrets).await?)?,
-            Call::Metrics(args) => serde_json::to_value(self.metrics(&args).await?)?,
+            Call::Metrics(args) => serde_json::to_value(self.metrics(&args, secrets).await?)?,
             Call::Change(change, within) => {
-                serde_json::to_value(self.change(&change, within, reporter).await?)?
+                serde_json::to_value(self.change(&change, within, secrets, reporter).await?)?
             }
         };
         Ok(answer)
@@ -143,7 +149,7 @@ impl Executor {
         Ok(Events::of(events, over, lost, onward))
     }
 
-    async fn metrics(&self, args: &MetricsArgs) -> Result<Figures, Trouble> {
+    async fn metrics(&self, args: &MetricsArgs, secrets: &Secrets) -> Result<Figures, Trouble> {
         // An unknown app is an error, and an id means an app.
         let app = match &args.app {
             Some(app) => Some(self.app(app).await?.spec.name),
@@ -160,6 +166,9 @@ impl Executor {
             }
         };
         sums.render(&mut page);
+        // Labels and their help are the apps' words.
+        let page = secrets.masked(page);
+        let trouble = trouble.iter().map(|text| secrets.legible(text)).collect();
         let wanted = Wanted {
             app: app.as_deref(),
             name: args.name.as_deref(),
@@ -172,10 +181,11 @@ impl Executor {
         &self,
         change: &Change,
         within: Duration,
+        secrets: &Secrets,
         reporter: &mut Reporter,
     ) -> Result<Changed, Trouble> {
         match timeout(within, self.changed(change, reporter)).await {
-            Ok(reply) => Ok(Changed::done(reply?)),
+            Ok(reply) => Ok(Changed::done(reply?, secrets)),
             Err(_) => Ok(Changed::in_progress(match change {
                 Change::Reload { .. } => RELOAD_AGAIN,
                 Change::Restart { .. } | Change::Scale { .. } | Change::Rollback { .. } => LOOK_AGAIN,

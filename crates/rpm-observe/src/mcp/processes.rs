@@ -4,7 +4,8 @@ use rpm_wire::api::{ChangeReply, Other, Process, Status};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::bounds::{Room, legible};
+use super::bounds::Room;
+use super::secrets::Secrets;
 
 /// A process.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -156,17 +157,22 @@ impl Listing {
         let (processes, left_out) = views(processes, &mut Room::new());
         Listing { processes, left_out }
     }
+
+    /// True if nothing was meant.
+    pub(super) fn is_empty(&self) -> bool {
+        self.processes.is_empty() && self.left_out == 0
+    }
 }
 
 impl Changed {
-    pub(super) fn done(reply: ChangeReply) -> Changed {
+    pub(super) fn done(reply: ChangeReply, secrets: &Secrets) -> Changed {
         let (processes, processes_left_out) = views(reply.processes, &mut Room::new());
         Changed {
             outcome: Outcome::Done,
             advice: None,
             processes,
             processes_left_out,
-            notes: reply.notes.iter().map(|note| legible(note)).collect(),
+            notes: reply.notes.iter().map(|note| secrets.legible(note)).collect(),
         }
     }
 

@@ -5,7 +5,16 @@ use rpm_wire::api::Saved;
 use super::bounds::{legible, uncoloured};
 
 /// In names of variables whose values are secrets.
-const NAMES: [&str; 7] = ["SECRET", "TOKEN", "PASS", "CREDENTIAL", "KEY", "AUTH", "DSN"];
+const NAMES: [&str; 8] = [
+    "SECRET",
+    "TOKEN",
+    "PASS",
+    "_PWD",
+    "CREDENTIAL",
+    "KEY",
+    "AUTH",
+    "DSN",
+];
 /// Shortest value that is taken for a secret, in bytes: shorter ones are words that stand everywhere.
 const SHORTEST: usize = 6;
 
@@ -27,14 +36,33 @@ impl Secrets {
 
     /// The text without them, as a model needs it.
     pub(super) fn legible(&self, text: &str) -> String {
-        // Colours may stand within a value, and one that is cut is not found.
+        // Colours may stand within a value.
         let mut text = uncoloured(text);
+        if let Some(kept) = self.before_cut(&text) {
+            text.truncate(kept);
+            text.push_str("[a value that was cut]…");
+        }
+        legible(&self.masked(text))
+    }
+
+    /// The text without whole values.
+    pub(super) fn masked(&self, mut text: String) -> String {
         for (value, place) in &self.0 {
             if text.contains(value) {
                 text = text.replace(value, place);
             }
         }
-        legible(&text)
+        text
+    }
+
+    /// Where a value begins that was cut with the end of the text.
+    fn before_cut(&self, text: &str) -> Option<usize> {
+        let text = text.trim_end().strip_suffix('…')?;
+        let begins = text.char_indices().map(|(at, _)| at);
+        // The longest part that some value begins with.
+        begins
+            .filter(|at| text.len() - at >= SHORTEST)
+            .find(|at| self.0.iter().any(|(value, _)| value.starts_with(&text[*at..])))
     }
 
     /// The same for each line of a text of several.

@@ -31,7 +31,7 @@ const USUAL_WAIT_SECONDS: u32 = 50;
 #[derive(Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListArgs {
-    /// Only the processes of this app: its name, its namespace, or the id of a process. Without it, all processes are listed.
+    /// Only the processes of this app: its name, its namespace, or the id of a process. Without it, or with `all`, all processes are listed.
     pub(super) app: Option<String>,
 }
 
@@ -98,7 +98,19 @@ pub(super) struct MetricsArgs {
     pub(super) name: Option<String>,
 }
 
-/// What is reloaded, or rolled back.
+/// What is rolled back.
+#[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RollbackArgs {
+    /// The app's name, or the id of one of its processes.
+    pub(super) app: String,
+    /// How many seconds to wait for the outcome (default 50). The change goes on after that.
+    #[serde(default = "usual_wait")]
+    #[schemars(range(min = 1, max = 600))]
+    pub(super) wait_seconds: u32,
+}
+
+/// What is reloaded.
 #[derive(Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReloadArgs {
@@ -184,8 +196,6 @@ pub(super) enum Rejection {
 enum Effect {
     /// Nothing.
     Reads,
-    /// It replaces workers, and no client notices.
-    Replaces,
     /// Clients may notice, or another version serves.
     Disrupts,
 }
@@ -261,12 +271,12 @@ const ROWS: [Row; 9] = [
     },
     Row {
         name: "reload",
-        title: "Reload without loss",
-        about: "Replaces the workers of an app by new ones that run the code on disk, without losing a request: new workers serve once \
-                they are ready, then the old ones drain. If a new one does not become ready, the old ones keep serving and this is an \
+        title: "Reload",
+        about: "Replaces the workers of an app by new ones that run the code on disk. Where workers share a port no request is lost: new \
+                ones serve once they are ready, then the old ones drain; an app that shares none is stopped and started. If a new one does not become ready, the old ones keep serving and this is an \
                 error that says why. Returns when the new workers serve. If the outcome is `in_progress`, call it again to wait for the \
                 same reload.",
-        effect: Effect::Replaces,
+        effect: Effect::Disrupts,
         schemas: || [input::<ReloadArgs>(), output::<Changed>()],
         read: |args| {
             let ReloadArgs { app, wait_seconds } = parsed(args)?;
@@ -308,11 +318,11 @@ const ROWS: [Row; 9] = [
         name: "rollback",
         title: "Roll back",
         about: "Brings back what an app was started from before its last reload or restart with other settings: script, arguments, \
-                environment and directory, not the files on disk. No request is lost. A second rollback undoes the first.",
+                environment and directory, not the files on disk. It replaces workers as `reload` does. A second rollback undoes the first.",
         effect: Effect::Disrupts,
-        schemas: || [input::<ReloadArgs>(), output::<Changed>()],
+        schemas: || [input::<RollbackArgs>(), output::<Changed>()],
         read: |args| {
-            let ReloadArgs { app, wait_seconds } = parsed(args)?;
+            let RollbackArgs { app, wait_seconds } = parsed(args)?;
             waited(Change::Rollback { app }, wait_seconds)
         },
     },

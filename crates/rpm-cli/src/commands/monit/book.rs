@@ -280,6 +280,10 @@ impl Book {
 
     /// Pauses where the window is.
     pub(super) fn pause(&mut self) {
+        // There is nothing to stay at.
+        if self.entries.is_empty() {
+            return;
+        }
         let (line, row) = self.top();
         self.anchor = Anchor::At { line, row };
     }
@@ -445,6 +449,14 @@ mod tests {
     fn seen(book: &Book) -> Vec<String> {
         let text = |row: Visible| book.entry(row.line).map(|entry| entry.text[row.range].to_owned());
         book.visible().into_iter().filter_map(text).collect()
+    }
+
+    #[test]
+    fn what_is_paused_before_its_first_line_shows_it() {
+        let mut book = book(0);
+        book.pause();
+        book.push(&line("first"));
+        assert_eq!(seen(&book), ["first"]);
     }
 
     #[test]

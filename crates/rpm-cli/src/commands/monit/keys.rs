@@ -224,7 +224,7 @@ impl Screen {
     fn wheel(&mut self, at: Position, by: isize) {
         if self.areas.output.contains(at) {
             self.book.scroll(by);
-        } else {
+        } else if self.areas.list.contains(at) {
             self.fleet.step(by.signum());
         }
     }

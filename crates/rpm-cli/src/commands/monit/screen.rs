@@ -208,19 +208,22 @@ impl Screen {
         }
     }
 
-    /// What changes are about: the chosen app or instance.
-    fn target(&self) -> Option<Target> {
+    /// What a change is about: the chosen app or instance, and the whole app where there is no less.
+    fn target(&self, verb: &Verb) -> Option<Target> {
         let named = |label| Target {
             word: String::new(),
             label,
             instances: 1,
         };
+        let group = self.fleet.group()?;
+        let whole = || Target {
+            word: group.name.clone(),
+            instances: group.members.len(),
+            ..named(render::visible(&group.name))
+        };
         Some(match self.fleet.chosen()? {
-            RowId::App(name) => Target {
-                word: name.clone(),
-                instances: self.fleet.group()?.members.len(),
-                ..named(render::visible(name))
-            },
+            RowId::App(_) => whole(),
+            _ if matches!(verb, Verb::Reload | Verb::Scale(_) | Verb::Rollback) => whole(),
             RowId::Instance(id) | RowId::Other { instance: id, .. } => {
                 let name = &self.fleet.process(*id)?.name;
                 Target {
@@ -233,7 +236,7 @@ impl Screen {
 
     /// Asks whether to do this with what is chosen.
     pub(super) fn ask(&mut self, verb: Verb) {
-        match self.target() {
+        match self.target(&verb) {
             Some(target) => self.mode = Mode::Confirm(Request { verb, target }),
             None => {
                 self.fail("no app is chosen; start one with `rpm start app.js`, or drop the filter with Esc");

@@ -49,7 +49,9 @@ pub(in super::super) fn screen() -> Screen {
 }
 
 fn chosen(screen: &Screen) -> String {
-    screen.target().map_or_else(String::new, |target| target.label)
+    screen
+        .target(&Verb::Stop)
+        .map_or_else(String::new, |target| target.label)
 }
 
 fn run(verb: Verb, word: &str, label: &str, instances: usize) -> Effect {
@@ -106,6 +108,12 @@ fn nothing_is_changed_without_a_yes() {
 fn a_change_is_about_what_is_chosen() {
     assert_eq!(press(&mut screen(), "ejsy"), [run(Verb::Stop, "0", "web (0)", 1)]);
     assert_eq!(press(&mut screen(), "jry"), [run(Verb::Reload, "Api", "Api", 1)]);
+    let whole = [run(Verb::Reload, "web", "web", 3)];
+    assert_eq!(
+        press(&mut screen(), "ejry"),
+        whole,
+        "an app is reloaded as a whole"
+    );
     assert_eq!(
         press(&mut screen(), ":stop 1\ny"),
         [run(Verb::Stop, "1", "web (1)", 1)],
