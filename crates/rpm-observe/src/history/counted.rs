@@ -206,12 +206,13 @@ mod tests {
             (6.0, unmeasured(2, figures(0, &[(1, 7020, 0)])), Some(5.0)),
             (7.0, figures(0, &[(1, 7025, 0), (2, 9015, 0)]), Some(15.0)),
             // One was not measured for long.
-            (20.0, unmeasured(2, figures(0, &[(1, 7025, 0)])), None),
-            (21.0, figures(0, &[(1, 7030, 0), (2, 9500, 0)]), Some(5.0)),
-            (31.0, figures(0, &[(1, 7130, 0), (2, 9600, 0)]), Some(20.0)),
+            (12.0, unmeasured(2, figures(0, &[(1, 7025, 0)])), Some(0.0)),
+            (17.0, unmeasured(2, figures(0, &[(1, 7025, 0)])), Some(0.0)),
+            (18.0, figures(0, &[(1, 7030, 0), (2, 9500, 0)]), Some(5.0)),
+            (28.0, figures(0, &[(1, 7130, 0), (2, 9600, 0)]), Some(20.0)),
             // One is replaced, and the new one is not measured at once.
-            (32.0, unmeasured(3, figures(0, &[(1, 7135, 0)])), Some(5.0)),
-            (33.0, figures(0, &[(1, 7140, 0), (3, 8, 0)]), Some(13.0)),
+            (29.0, unmeasured(3, figures(0, &[(1, 7135, 0)])), Some(5.0)),
+            (30.0, figures(0, &[(1, 7140, 0), (3, 8, 0)]), Some(13.0)),
         ] {
             let values = counted.moment(second, figures).values;
             assert_eq!(values[6], requests, "second {second}");
