@@ -70,6 +70,25 @@ fn history_outlives_the_process_that_records_it() {
     assert!(kept.contains(&busy), "{busy:?} is not in {kept:?}");
 
     rpm.ok(["observe", "off"]);
+    // The terminal has it from the file, for which nothing need run.
+    let top: Value = serde_json::from_str(&rpm.ok(["top", "--since", "9m", "--json"])).expect("JSON");
+    assert_eq!(top[0]["app"], "hello", "{top}");
+    let figure = |name: &str| top[0]["figures"][name]["maximum"].as_f64();
+    assert!(
+        figure("requests") >= Some(1.0) && figure("memory") > Some(1e6),
+        "{top}"
+    );
+    let table = rpm.ok(["top"]);
+    assert!(
+        table.lines().nth(1).is_some_and(|row| row.starts_with("hello")),
+        "{table}"
+    );
+    let unknown = rpm.run(["top", "nosuch"]);
+    assert_eq!(unknown.code, Some(1), "{unknown:#?}");
+    assert!(
+        unknown.stderr.contains("nothing is recorded of nosuch"),
+        "{unknown:#?}"
+    );
     let path = rpm.home().join("history.bin");
     let whole = fs::read(&path).expect("it is there");
     fs::write(&path, &whole[..whole.len() - 1]).expect("it is cut");

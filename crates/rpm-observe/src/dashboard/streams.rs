@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::Dashboard;
-use super::door::{Refused, Visitor};
+use super::door::Visitor;
 use crate::daemon::{Daemon, Stream, Unanswered};
 
 /// Events of before that the page begins with.
@@ -72,7 +72,7 @@ pub(super) async fn live(
     State(board): State<Arc<Dashboard>>,
     visitor: Visitor,
     Query(wanted): Query<Wanted>,
-) -> Result<Response, Refused> {
+) -> Response {
     let (pieces, answer) = lines(StatusCode::OK);
     tokio::spawn(async move {
         let mut beside = JoinSet::new();
@@ -87,7 +87,7 @@ pub(super) async fn live(
             _ = ending.wait_for(|ending| *ending) => {}
         }
     });
-    Ok(answer)
+    answer
 }
 
 /// Passes frames on as long as the session lasts, and leaves out those that come while the browser has not taken one.

@@ -124,6 +124,21 @@ fn a_step_goes_on_where_the_process_before_ended() {
 }
 
 #[test]
+fn a_step_that_lasts_is_there_in_every_ring() {
+    let mut rings = Rings::new();
+    (0..4).for_each(|second| rings.push(START + second, 2.0));
+    let now = START + 3;
+    for age in [100, 3600, 86_400] {
+        let series = rings.ask(now - age, now, 5000, now);
+        let known: Vec<f64> = series.values[at("cpu")].iter().flatten().copied().collect();
+        assert!(
+            !known.is_empty() && known.iter().all(|value| *value == 2.0),
+            "{age}: {known:?}"
+        );
+    }
+}
+
+#[test]
 fn half_a_row_is_a_gap() {
     let row = Row::of([Some(5.0); COUNT]);
     let bytes = row.bytes(START);

@@ -134,6 +134,22 @@ pub struct Series {
     pub maxima: [Vec<Option<f64>>; COUNT],
 }
 
+/// The row of a step.
+fn stored(bytes: &[u8], tier: Tier, step: u32) -> Option<Row> {
+    let place = tier.place(step);
+    bytes.get(place..place + ROW).and_then(|row| Row::read(row, step))
+}
+
+/// The row of a step that lasts, and so is not stored yet: of its seconds that are.
+fn lasting(bytes: &[u8], tier: Tier, step: u32) -> Option<Row> {
+    let [seconds, ..] = TIERS;
+    let first = step.checked_mul(tier.step).filter(|_| tier != seconds)?;
+    let rows = (first..first.checked_add(tier.step)?).filter_map(|second| stored(bytes, seconds, second));
+    let mut sum = None;
+    rows.for_each(|row| sum.get_or_insert_with(Sum::default).add(&row));
+    sum.map(|sum| sum.row())
+}
+
 /// Reads the series of an app, whose bytes these are, from the finest ring that still has the begin of the span.
 pub(super) fn query(bytes: &[u8], span: Span, now: u64) -> Series {
     let age = now.saturating_sub(span.from);
@@ -153,8 +169,7 @@ pub(super) fn query(bytes: &[u8], span: Span, now: u64) -> Series {
             let mut sum = Sum::default();
             for step in first..(first + per_point).min(to) {
                 let step = u32::try_from(step).unwrap_or(u32::MAX);
-                let place = tier.place(step);
-                let row = bytes.get(place..place + ROW).and_then(|row| Row::read(row, step));
+                let row = stored(bytes, tier, step).or_else(|| lasting(bytes, tier, step));
                 row.iter().for_each(|row| sum.add(row));
             }
             sum
