@@ -131,6 +131,7 @@ fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Obs
             listen,
             token_file,
             mut alerts,
+            logs,
         } => {
             let here = located(String::new());
             for sink in alerts.iter_mut().flat_map(|rule| &mut rule.sinks) {
@@ -142,6 +143,7 @@ fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Obs
                 listen,
                 token_file: token_file.map(located),
                 alerts,
+                logs,
             }
         }
     }

@@ -8,11 +8,14 @@ mod access;
 mod alerts;
 mod daemon;
 mod dashboard;
+mod files;
+mod forward;
 mod history;
 mod mcp;
 mod own;
 mod page;
 mod pm2;
+mod post;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -32,9 +35,10 @@ pub use access::{Access, AccessError, Token};
 pub use alerts::{Alerts, BookError, Counts, now_ms, table};
 use daemon::Daemon;
 pub use dashboard::{Keys, LINK_MS, Role};
+pub use forward::{Forward, Forwarded};
 pub use history::{FIGURES, FILE as HISTORY_FILE, Figure, HistoryError, Past, Series, past};
 pub use mcp::{Mcp, McpError};
-use page::Page;
+use page::{Own, Page};
 
 /// What the format is called (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -56,15 +60,17 @@ pub struct Observed {
     pub versions: fn(&AppSpec) -> Versions,
     /// What became of alerts.
     pub counts: Arc<Counts>,
+    /// What became of logs that are sent on.
+    pub forwarded: Arc<Forwarded>,
 }
 
 /// Answers requests about the daemon.
 pub fn router(observed: Observed) -> Router {
-    let page = Page::new(
-        Daemon::new(observed.socket.clone()),
-        observed.versions,
-        observed.counts,
-    );
+    let own = Own {
+        counts: observed.counts,
+        forwarded: observed.forwarded,
+    };
+    let page = Page::new(Daemon::new(observed.socket.clone()), observed.versions, own);
     let history = observed.home.join(HISTORY_FILE);
     Router::new()
         .route("/metrics", get(metrics))
@@ -99,6 +105,12 @@ async fn recorded(State(file): State<PathBuf>, Query(asked): Query<HashMap<Strin
 /// Records the history of the apps of the daemon behind `socket` into `file`, for as long as it is polled.
 pub async fn record(socket: PathBuf, file: PathBuf) {
     history::record(socket, file).await;
+}
+
+/// The name of this machine.
+fn host_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    host.map_or_else(|_| "this machine".to_owned(), |name| name.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::alerts::Counts;
 use crate::daemon::Daemon;
+use crate::forward::Forwarded;
 use crate::own::Sums;
 use crate::pm2;
 
@@ -19,12 +20,21 @@ const FRESH: Duration = Duration::from_millis(500);
 
 const UP: &str = "# HELP rpm_up 1 if the daemon answers\n# TYPE rpm_up gauge\nrpm_up";
 
+/// Figures of this process itself.
+#[derive(Debug, Default)]
+pub(crate) struct Own {
+    /// What became of alerts.
+    pub counts: Arc<Counts>,
+    /// What became of logs.
+    pub forwarded: Arc<Forwarded>,
+}
+
 /// Makes the page, one at a time.
 #[derive(Debug)]
 pub(crate) struct Page {
     daemon: Daemon,
     versions: fn(&AppSpec) -> Versions,
-    counts: Arc<Counts>,
+    own: Own,
     last: Mutex<Last>,
 }
 
@@ -38,11 +48,11 @@ struct Last {
 }
 
 impl Page {
-    pub(crate) fn new(daemon: Daemon, versions: fn(&AppSpec) -> Versions, counts: Arc<Counts>) -> Page {
+    pub(crate) fn new(daemon: Daemon, versions: fn(&AppSpec) -> Versions, own: Own) -> Page {
         Page {
             daemon,
             versions,
-            counts,
+            own,
             last: Mutex::default(),
         }
     }
@@ -61,7 +71,7 @@ impl Page {
             eprintln!("{trouble}");
         }
         last.trouble = trouble;
-        let page = Bytes::from(self.counts.page() + &page);
+        let page = Bytes::from(self.own.counts.page() + &self.own.forwarded.page() + &page);
         last.page = Some((Instant::now(), page.clone()));
         page
     }

@@ -75,6 +75,7 @@ fn observing(socket: &Path, token: Option<&str>) -> Router {
         ending: watch::channel(false).1,
         versions,
         counts: Arc::default(),
+        forwarded: Arc::default(),
     })
 }
 

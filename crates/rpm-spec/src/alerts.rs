@@ -53,6 +53,27 @@ pub(crate) fn read(value: &Value) -> Result<Vec<Rule>, Vec<String>> {
     }
 }
 
+/// A name, or a list of names, of apps. An empty list would mean all of them, and is none.
+pub(crate) fn names(value: &Value) -> Option<Vec<String>> {
+    let one = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+    let names = match value {
+        Value::Array(list) => list.iter().map(one).collect::<Option<Vec<String>>>(),
+        value => one(value).map(|name| vec![name]),
+    };
+    names.filter(|names| !names.is_empty())
+}
+
+/// The host of an address for HTTP; `None` if it is none, or has a name and a password.
+pub(crate) fn web_host(url: &str) -> Option<&str> {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| url.strip_prefix(scheme))?;
+    let host = rest.split(['/', '?', '#', ':']).next().unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let good = url.bytes().all(|byte| byte.is_ascii_graphic()) && !authority.contains('@');
+    Some(host).filter(|host| !host.is_empty() && good)
+}
+
 /// What is read of a rule, and what is wrong with it.
 struct Reader<'a> {
     place: &'a str,
@@ -114,14 +135,10 @@ impl Reader<'_> {
     }
 
     fn apps(&mut self) -> Vec<String> {
-        let one = |value: &Value| value.as_str().filter(|name| !name.is_empty()).map(str::to_owned);
-        let apps = match self.field("app") {
-            None => return Vec::new(),
-            Some(Value::Array(list)) => list.iter().map(one).collect::<Option<Vec<String>>>(),
-            Some(value) => one(value).map(|name| vec![name]),
+        let Some(value) = self.field("app") else {
+            return Vec::new();
         };
-        // An empty list would mean all of them.
-        apps.filter(|apps| !apps.is_empty()).unwrap_or_else(|| {
+        names(value).unwrap_or_else(|| {
             self.wrong("app", "the name of an app, or a list of names");
             Vec::new()
         })
@@ -220,13 +237,7 @@ impl Reader<'_> {
 
     fn webhook(&mut self, value: &Value) -> Option<Sink> {
         let url = value.as_str().unwrap_or_default();
-        let rest = ["http://", "https://"]
-            .iter()
-            .find_map(|scheme| url.strip_prefix(scheme));
-        let host = rest.map(|rest| rest.split(['/', '?', '#', ':']).next().unwrap_or_default());
-        let authority = rest.map_or("", |rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
-        let good = url.bytes().all(|byte| byte.is_ascii_graphic()) && !authority.contains('@');
-        let Some(host) = host.filter(|host| !host.is_empty() && good) else {
+        let Some(host) = web_host(url) else {
             // What was found may be a secret.
             let text = format!(
                 "`{}.webhook` must be an address that begins with http:// or https://, without a name and a password",

@@ -8,6 +8,7 @@ mod alerts;
 mod deploy;
 mod ecosystem;
 mod env_file;
+mod forward;
 mod javascript;
 pub mod keys;
 mod nearest;

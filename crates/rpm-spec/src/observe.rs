@@ -1,16 +1,17 @@
-//! `observe` of a file: whether the metrics are served beside its apps, and who is alerted.
+//! `observe` of a file: whether the metrics are served beside its apps, who is alerted, and where logs are sent.
 
 use std::net::SocketAddr;
 
 use rpm_wire::alerts::Rule;
 use rpm_wire::api::listen_address;
+use rpm_wire::forward::Destination;
 use serde_json::{Map, Value};
 
-use crate::alerts;
 use crate::ecosystem::{shown, unknown};
+use crate::{alerts, forward};
 
 /// The keys of the object.
-const KEYS: [&str; 3] = ["listen", "token_file", "alerts"];
+const KEYS: [&str; 4] = ["listen", "token_file", "alerts", "logs"];
 
 /// What a file says of the metrics.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub enum Observing {
         token_file: Option<String>,
         /// Who is told what; commands run in the directory of the file that says so.
         alerts: Vec<Rule>,
+        /// Where logs are sent.
+        logs: Vec<Destination>,
     },
 }
 
@@ -39,10 +42,11 @@ pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
             listen: None,
             token_file: None,
             alerts: Vec::new(),
+            logs: Vec::new(),
         }),
         Value::Object(fields) => of_object(fields),
         other => Err(vec![format!(
-            "`observe` must be true, false, or an object with `listen`, `token_file` and rules for alerts, not {}",
+            "`observe` must be true, false, or an object with `listen`, `token_file`, rules for alerts and destinations of logs, not {}",
             shown(other)
         )]),
     }
@@ -50,7 +54,7 @@ pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
 
 fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
     let (mut listen, mut token_file) = (None, None);
-    let (mut rules, mut problems) = (Vec::new(), Vec::new());
+    let (mut rules, mut destinations, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
             ("listen", Value::String(_) | Value::Number(_)) => {
@@ -66,6 +70,10 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
             ("token_file", Value::String(path)) if !path.is_empty() => token_file = Some(path.clone()),
             ("alerts", _) => match alerts::read(value) {
                 Ok(read) => rules = read,
+                Err(wrong) => problems.extend(wrong),
+            },
+            ("logs", _) => match forward::read(value) {
+                Ok(read) => destinations = read,
                 Err(wrong) => problems.extend(wrong),
             },
             ("listen", _) => problems.push(format!(
@@ -85,6 +93,7 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
             listen,
             token_file,
             alerts: rules,
+            logs: destinations,
         }),
         false => Err(problems),
     }
@@ -101,6 +110,7 @@ mod tests {
             listen: listen.map(|text| text.parse().expect("an address")),
             token_file: token_file.map(str::to_owned),
             alerts: Vec::new(),
+            logs: Vec::new(),
         }
     }
 
@@ -141,6 +151,10 @@ mod tests {
             (
                 json!({"alerts": [{"on": "crash"}]}),
                 "`observe.alerts[0]` tells nobody",
+            ),
+            (
+                json!({"logs": [{"to": "loki"}]}),
+                "`observe.logs[0].url` must be an address",
             ),
         ] {
             let problems = read(&value).expect_err("it is wrong");

@@ -1,6 +1,7 @@
 //! The JSON Schema of ecosystem files, for editors.
 
 use rpm_wire::alerts::{Shape, Trigger};
+use rpm_wire::forward::Receiver;
 use serde_json::{Map, Value, json};
 
 use crate::keys::{self, Key, Kind, State};
@@ -89,6 +90,7 @@ fn observe() -> Value {
                     "listen": {"type": ["string", "integer"], "description": "ADDRESS:PORT, or a port; 127.0.0.1:9209 if it does not say"},
                     "token_file": {"type": "string", "description": "the file with the bearer token"},
                     "alerts": alerts(),
+                    "logs": logs(),
                 },
                 "additionalProperties": false,
             },
@@ -121,6 +123,36 @@ fn alerts() -> Value {
                 "exec": {"type": "string", "description": "a line for the shell, which gets RPM_ALERT_TEXT and other variables"},
             },
             "required": ["on"],
+            "additionalProperties": false,
+        },
+    })
+}
+
+/// Its destinations of logs.
+fn logs() -> Value {
+    let texts = json!({"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}});
+    let described = |text: &str| {
+        let mut texts = texts.clone();
+        texts["description"] = text.into();
+        texts
+    };
+    json!({
+        "type": "array",
+        "description": "Where the logs of the apps are sent",
+        "items": {
+            "type": "object",
+            "properties": {
+                "to": {"enum": Receiver::KINDS, "description": "who gets them"},
+                "url": {"type": "string", "description": "address of Loki, an OTLP receiver or Elasticsearch; without a path it gets the usual one"},
+                "address": {"type": "string", "description": "of a syslog server: udp://HOST:PORT, tcp://HOST:PORT or unix:/PATH"},
+                "apps": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}], "description": "the apps whose logs are sent; all if it does not say"},
+                "labels": described("what every record carries besides"),
+                "headers": described("header fields of each request, such as authorization"),
+                "index": {"type": "string", "description": "index or data stream of Elasticsearch; rpm-logs if it does not say"},
+                "from": {"enum": ["start", "end"], "description": "end: of files that are there already, only what is added is sent"},
+                "name": {"type": "string", "description": "by which positions and metrics are kept; kind and host if it does not say"},
+            },
+            "required": ["to"],
             "additionalProperties": false,
         },
     })

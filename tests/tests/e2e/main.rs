@@ -25,6 +25,7 @@ mod exhausted;
 mod fallbacks;
 mod floods;
 mod foreground;
+mod forwarding;
 mod freeze;
 mod h2c;
 mod half_ended;

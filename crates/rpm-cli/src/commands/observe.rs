@@ -1,4 +1,4 @@
-//! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics; and what a file says of that and of alerts.
+//! `observe on`, `off` and `status`: whether the daemon has a process that serves the metrics; and what a file says of that, of alerts and of logs.
 
 use std::net::SocketAddr;
 
@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow};
 use rpm_spec::Observing;
 use rpm_wire::alerts::{RULES_FILE, Rule, Rules};
 use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
+use rpm_wire::forward::{Destination, Destinations, FORWARD_FILE};
 
 use super::{event_loop, read, session, show, surroundings, tell};
 use crate::args::{Observe, Switch};
@@ -131,15 +132,18 @@ pub(super) async fn apply(
     let present: ObserveInfo = read("/v1/observe").await?;
     let wanted = match wanted {
         Observing::Off => {
-            have_alerts(Vec::new(), dry_run, output)?;
+            apply_alerts(Vec::new(), dry_run, output)?;
+            apply_logs(Vec::new(), dry_run, output)?;
             None
         }
         Observing::On {
             listen,
             token_file,
             alerts,
+            logs,
         } => {
-            have_alerts(alerts, dry_run, output)?;
+            apply_alerts(alerts, dry_run, output)?;
+            apply_logs(logs, dry_run, output)?;
             let usual = ObserveSpec::default();
             Some(ObserveSpec {
                 listen: listen.unwrap_or(usual.listen),
@@ -165,10 +169,7 @@ pub(super) async fn apply(
     serve(wanted, output).await
 }
 
-/// Writes the rules of a file where the process finds them, which it does within seconds.
-fn have_alerts(rules: Vec<Rule>, dry_run: bool, output: &mut Output) -> anyhow::Result<()> {
-    let path = home_dir()?.join(RULES_FILE);
-    let present = std::fs::read_to_string(&path).unwrap_or_default();
+fn apply_alerts(rules: Vec<Rule>, dry_run: bool, output: &mut Output) -> anyhow::Result<()> {
     let line = match rules.len() {
         0 => "alerts: none".to_owned(),
         1 => "alerts: 1 rule".to_owned(),
@@ -178,13 +179,35 @@ fn have_alerts(rules: Vec<Rule>, dry_run: bool, output: &mut Output) -> anyhow::
         true => String::new(),
         false => serde_json::to_string(&Rules { rules })?,
     };
+    hand_over(RULES_FILE, &text, line, dry_run, output)
+}
+
+fn apply_logs(destinations: Vec<Destination>, dry_run: bool, output: &mut Output) -> anyhow::Result<()> {
+    let line = match destinations.is_empty() {
+        true => "logs: sent nowhere".to_owned(),
+        false => {
+            let to: Vec<&str> = destinations.iter().map(|it| it.name.as_str()).collect();
+            format!("logs: sent to {}", to.join(", "))
+        }
+    };
+    let text = match destinations.is_empty() {
+        true => String::new(),
+        false => serde_json::to_string(&Destinations { destinations })?,
+    };
+    hand_over(FORWARD_FILE, &text, line, dry_run, output)
+}
+
+/// Writes settings of a file where the process finds them, which it does within seconds.
+fn hand_over(name: &str, text: &str, line: String, dry_run: bool, output: &mut Output) -> anyhow::Result<()> {
+    let path = home_dir()?.join(name);
+    let present = std::fs::read_to_string(&path).unwrap_or_default();
     if present == text {
         return Ok(());
     }
     if dry_run {
         return Ok(output.line(line)?);
     }
-    write_private(&path, &text)?;
+    write_private(&path, text)?;
     tell(line);
     Ok(())
 }

@@ -2,20 +2,11 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use rpm_wire::log_times::{self, INDEX_BYTES, RECORD, index_of};
 
 use crate::os::behalf::{Behalf, How};
-
-/// An offset in the log, and the time of what begins there in milliseconds since 1970; native byte order: it is read on this machine.
-const RECORD: usize = 16;
-/// The older half of an index that has become so long is dropped.
-const INDEX_BYTES: u64 = 256 * 1024;
-
-/// `.<log>.times`: watching passes over what begins with a dot.
-fn index_of(log: &Path) -> PathBuf {
-    let name = log.file_name().unwrap_or_default().to_string_lossy();
-    log.with_file_name(format!(".{name}.times"))
-}
 
 /// Writes the index of one log.
 #[derive(Debug, Default)]
@@ -44,10 +35,7 @@ fn append(index: &Path, behalf: &Behalf, offset: u64, at: u64) -> io::Result<()>
         file.set_len(0)?;
         file.write_all(&all[all.len() / RECORD / 2 * RECORD..])?;
     }
-    let mut record = [0; RECORD];
-    record[..8].copy_from_slice(&offset.to_ne_bytes());
-    record[8..].copy_from_slice(&at.to_ne_bytes());
-    file.write_all(&record)
+    file.write_all(&log_times::record(offset, at))
 }
 
 /// The log is empty, or another file now.
@@ -57,10 +45,7 @@ pub(super) fn forget(log: &Path) {
 
 /// The index of one log, as it was when it was read.
 #[derive(Debug, Default)]
-pub(super) struct Times {
-    /// Offsets rise.
-    records: Vec<(u64, u64)>,
-}
+pub(super) struct Times(log_times::Times);
 
 impl Times {
     /// Reads it; without an index no time is known.
@@ -70,25 +55,12 @@ impl Times {
         if !index.metadata().is_ok_and(is_index) {
             return Times::default();
         }
-        let bytes = fs::read(index).unwrap_or_default();
-        let (fields, _) = bytes.as_chunks::<8>();
-        let number = |at: usize| u64::from_ne_bytes(fields[at]);
-        let mut records: Vec<(u64, u64)> = Vec::new();
-        for at in (0..fields.len() / 2).map(|record| record * 2) {
-            let record = (number(at), number(at + 1));
-            // Offsets fall where the file was emptied: what is before that is of lines that are gone.
-            if records.last().is_some_and(|last| last.0 > record.0) {
-                records.clear();
-            }
-            records.push(record);
-        }
-        Times { records }
+        Times(log_times::Times::parse(&fs::read(index).unwrap_or_default()))
     }
 
     /// When what begins at `offset` was written.
     pub(super) fn at(&self, offset: u64) -> Option<u64> {
-        let after = self.records.partition_point(|record| record.0 <= offset);
-        after.checked_sub(1).map(|before| self.records[before].1)
+        self.0.at(offset)
     }
 }
 

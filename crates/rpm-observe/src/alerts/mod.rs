@@ -51,11 +51,10 @@ impl Alerts {
     /// For the daemon with this socket, whose directory has the rules.
     #[must_use]
     pub fn new(socket: PathBuf, home: PathBuf) -> Alerts {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
         Alerts {
             socket,
             book: Book::new(home),
-            host: host.map_or_else(|_| "this machine".to_owned(), |name| name.trim().to_owned()),
+            host: crate::host_name(),
             counts: Arc::default(),
         }
     }

@@ -2,27 +2,18 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::client::conn::http1::handshake;
-use hyper::{Request, StatusCode, Uri, header};
-use hyper_util::rt::TokioIo;
 use rpm_wire::alerts::Sink;
 use rustix::process::{Pid, Signal, kill_process_group};
-use rustls::RootCertStore;
-use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use super::body::{bodies, lines};
 use super::engine::Message;
+use crate::post::{Client, Letter, Target, Unsent};
 
 /// Time for a receiver to answer, from the name's resolution to the last byte.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -34,16 +25,8 @@ const SHOWN: usize = 20;
 /// Nobody was told.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Untold {
-    #[error("not an address: {0}")]
-    Address(&'static str),
-    #[error("cannot connect: {0}")]
-    Unreachable(#[source] std::io::Error),
-    #[error("this machine has no certificates of authorities (Debian: package ca-certificates): {0}")]
-    NoRoots(String),
-    #[error("the connection broke: {0}")]
-    Broken(#[from] hyper::Error),
-    #[error("not a request: {0}")]
-    Request(#[from] hyper::http::Error),
+    #[error(transparent)]
+    Unsent(#[from] Unsent),
     #[error("it answered {0}")]
     Refused(StatusCode),
     #[error("not done within {0} s")]
@@ -58,7 +41,8 @@ impl Untold {
     /// True if it may go well the next time.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Untold::Unreachable(_) | Untold::Broken(_) | Untold::Late(_) => true,
+            Untold::Unsent(Unsent::Unreachable(_) | Unsent::Broken(_) | Unsent::Late(_))
+            | Untold::Late(_) => true,
             Untold::Refused(status) => {
                 status.is_server_error()
                     || matches!(
@@ -67,9 +51,7 @@ impl Untold {
                     )
             }
             // A command that did not do it may have done half of it.
-            Untold::Address(_)
-            | Untold::NoRoots(_)
-            | Untold::Request(_)
+            Untold::Unsent(Unsent::Address(_) | Unsent::NoRoots(_) | Unsent::Request(_))
             | Untold::NoCommand(_)
             | Untold::Failed(_) => false,
         }
@@ -90,76 +72,20 @@ pub(crate) async fn send(sink: &Sink, messages: &[Message], host: &str) -> Resul
     }
 }
 
+/// What the receiver says is not read: it may repeat the address, which is a secret.
 async fn post(url: &str, body: String) -> Result<String, Untold> {
-    let answer = timeout(ANSWER_WITHIN, ask(url, body)).await;
-    let status = answer.map_err(|_| Untold::Late(ANSWER_WITHIN.as_secs()))??;
+    let letter = Letter {
+        content_type: "application/json",
+        headers: &[],
+        body: Bytes::from(body),
+        answer_bytes: 0,
+    };
+    let mut client = Client::new(Target::new(url, "/")?);
+    let status = client.post(letter, ANSWER_WITHIN).await?.status;
     match status.is_success() {
         true => Ok(format!("it answered {status}")),
         false => Err(Untold::Refused(status)),
     }
-}
-
-async fn ask(url: &str, body: String) -> Result<StatusCode, Untold> {
-    let uri: Uri = url.parse().map_err(|_| Untold::Address("it cannot be read"))?;
-    let authority = uri.authority().ok_or(Untold::Address("it has no host"))?.clone();
-    let secure = uri.scheme_str() == Some("https");
-    let usual = if secure { 443 } else { 80 };
-    let host = authority.host().trim_matches(['[', ']']).to_owned();
-    let stream = TcpStream::connect((host.as_str(), authority.port_u16().unwrap_or(usual)));
-    let stream = stream.await.map_err(Untold::Unreachable)?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let path = match path.starts_with('/') {
-        true => path.to_owned(),
-        false => format!("/{path}"),
-    };
-    // What stands before an @ of the authority is not part of the name.
-    let name = authority.as_str().rsplit('@').next().unwrap_or_default();
-    let request = Request::post(path)
-        .header(header::HOST, name)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::USER_AGENT, concat!("rpm/", env!("CARGO_PKG_VERSION")))
-        .body(Full::new(Bytes::from(body)))?;
-    if !secure {
-        return exchange(stream, request).await;
-    }
-    let name = ServerName::try_from(host).map_err(|_| Untold::Address("its host is no name"))?;
-    let connector = TlsConnector::from(Arc::new(trust()?));
-    let stream = connector
-        .connect(name, stream)
-        .await
-        .map_err(Untold::Unreachable)?;
-    exchange(stream, request).await
-}
-
-/// TLS that trusts the authorities of this machine, and of `SSL_CERT_FILE`.
-fn trust() -> Result<rustls::ClientConfig, Untold> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (good, _) = roots.add_parsable_certificates(found.certs);
-    if good == 0 {
-        let why = found
-            .errors
-            .first()
-            .map_or_else(|| "none found".to_owned(), ToString::to_string);
-        return Err(Untold::NoRoots(why));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Untold::NoRoots(error.to_string()))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// What the receiver says is not read: it may repeat the address, which is a secret.
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<StatusCode, Untold>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-    // Ends with this request.
-    let mut driver = JoinSet::new();
-    driver.spawn(connection);
-    Ok(sender.send_request(request).await?.status())
 }
 
 /// Runs the line, with what it is about in variables.

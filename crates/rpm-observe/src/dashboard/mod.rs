@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::daemon::Daemon;
 use crate::history;
+use crate::host_name;
 use door::{Refused, Tries, Visitor};
 pub use keys::{Keys, LINK_MS, Role};
 use live::Live;
@@ -149,7 +150,7 @@ async fn recorded(
 
 /// `GET /dashboard/session`: who is asking.
 async fn session(visitor: Visitor) -> Json<Value> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host_name();
     Json(json!({ "role": visitor.role, "host": host, "version": env!("CARGO_PKG_VERSION") }))
 }
 

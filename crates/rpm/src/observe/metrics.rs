@@ -1,10 +1,10 @@
-//! `observe`: an HTTP port for Prometheus, and alerts.
+//! `observe`: an HTTP port for Prometheus, alerts, and logs that are sent on.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use rpm_cli::Observe;
-use rpm_observe::{Access, Alerts, Observed};
+use rpm_observe::{Access, Alerts, Forward, Observed};
 use rpm_shared::clients::{self, Limits, told};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,6 +37,7 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     let alerts = Alerts::new(rpm_cli::socket()?, rpm_cli::home_dir()?);
     let history = rpm_cli::home_dir()?.join(rpm_observe::HISTORY_FILE);
     let (end, ending) = watch::channel(false);
+    let forward = Forward::new(rpm_cli::socket()?, rpm_cli::home_dir()?);
     let app = rpm_observe::router(Observed {
         socket: rpm_cli::socket()?,
         home: rpm_cli::home_dir()?,
@@ -45,11 +46,13 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
         access,
         versions: rpm_cli::versions,
         counts: alerts.counts(),
+        forwarded: forward.forwarded(),
     });
     // Ends with the server.
     let mut beside = JoinSet::new();
     beside.spawn(alerts.run());
     beside.spawn(rpm_observe::record(rpm_cli::socket()?, history));
+    beside.spawn(forward.run());
     eprintln!(
         "metrics for Prometheus: http://{}/metrics",
         listener.local_addr()?
@@ -61,7 +64,7 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     tokio::select! {
         () = clients::serve(listener, app, Limits::default(), told) => Ok(()),
         // The daemon starts it again.
-        Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts or the history have ended: {ended:?}")),
+        Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts, logs or the history have ended: {ended:?}")),
     }
 }
 

@@ -1,0 +1,167 @@
+//! The thread of one destination. What is slow, a disk or a receiver, holds up nobody else.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rpm_wire::forward::Destination;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::book::Place;
+use super::counts::Count;
+use super::disk::Machine;
+use super::forwarder::{Forwarder, Next, Now};
+use super::handles::Handles;
+use super::now_ns;
+use super::record::About;
+use super::send::Sender;
+
+/// The longest pause: what is behind is looked at so often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What the clock of waits begins with, so that 0 is long ago.
+const BEGINS_AT: Duration = Duration::from_secs(3_600);
+
+/// The logs that there are, by path; `None` until the daemon has answered.
+pub(super) type Known = Option<Arc<BTreeMap<PathBuf, About>>>;
+
+/// A destination that is served.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub destination: Destination,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl Lane {
+    /// Begins to forward.
+    pub(super) fn start(
+        destination: Destination,
+        host: String,
+        place: Place,
+        known: watch::Receiver<Known>,
+        count: Arc<Count>,
+        handles: Handles,
+    ) -> std::io::Result<Lane> {
+        let (stop, stopped) = watch::channel(false);
+        let work = Work {
+            destination: destination.clone(),
+            host,
+            place,
+            known,
+            stopped,
+            count,
+            handles,
+            begun: Instant::now(),
+        };
+        let thread = thread::Builder::new()
+            .name("rpm-forward".to_owned())
+            .spawn(move || work.run())?;
+        Ok(Lane {
+            destination,
+            stop,
+            thread,
+        })
+    }
+
+    /// Asks it to end.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// True if its thread has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// What the thread has.
+struct Work {
+    destination: Destination,
+    host: String,
+    place: Place,
+    known: watch::Receiver<Known>,
+    stopped: watch::Receiver<bool>,
+    count: Arc<Count>,
+    handles: Handles,
+    begun: Instant,
+}
+
+impl Work {
+    fn run(self) {
+        let name = self.destination.name.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.forward()),
+            // The thread ends, and is started again.
+            Err(error) => eprintln!("logs to {name}: cannot set up the event loop: {error}"),
+        }
+    }
+
+    async fn forward(mut self) {
+        let name = self.destination.name.clone();
+        let book = self.place.read().unwrap_or_else(|error| {
+            eprintln!("logs to {name}: {error}; they are sent from the beginning of the present files");
+            None
+        });
+        let mut sender = Sender::new(self.destination.clone(), self.host.clone());
+        let mut forwarder = Forwarder::new(
+            self.destination.clone(),
+            Machine::default(),
+            book,
+            Arc::clone(&self.count),
+            self.handles.clone(),
+            now_ns(),
+        );
+        let dice = RandomState::new();
+        self.known.mark_changed();
+        while !*self.stopped.borrow() {
+            if self.known.has_changed().unwrap_or(false)
+                && let Some(known) = self.known.borrow_and_update().clone()
+            {
+                forwarder.set_logs(&known);
+            }
+            match forwarder.step(self.now()) {
+                Next::Send => tokio::select! {
+                    outcome = async { sender.send(&forwarder.part()).await } => {
+                        let roll = (dice.hash_one(now_ns()) >> 32) as f64 / f64::from(u32::MAX);
+                        forwarder.answered(outcome, self.now().ms, roll);
+                    }
+                    _ = self.stopped.changed() => {}
+                },
+                Next::Wait(ms) => {
+                    let pause = Duration::from_millis(ms).min(LONGEST_PAUSE);
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        _ = self.stopped.changed() => {}
+                    }
+                }
+            }
+            self.save(&mut forwarder, false);
+            for complaint in forwarder.complaints(self.now().ms) {
+                eprintln!("logs to {name}: {complaint}");
+            }
+        }
+        self.save(&mut forwarder, true);
+    }
+
+    fn now(&self) -> Now {
+        let since = self.begun.elapsed() + BEGINS_AT;
+        Now {
+            ns: now_ns(),
+            ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Where nothing can be written, logs are forwarded all the same; after a restart some are sent again.
+    fn save(&self, forwarder: &mut Forwarder<Machine>, now: bool) {
+        if let Some(book) = forwarder.book(self.now().ms, now)
+            && let Err(error) = self.place.write(&book)
+        {
+            forwarder.not_saved(&error);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Requests to receivers, and what their answers mean.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use rpm_wire::forward::{Destination, Http, Receiver};
+
+use super::delivery::Outcome;
+use super::record::Record;
+use super::{elastic, loki, now_ns, otlp, syslog};
+use crate::post::{Answer, Client, Letter, Target};
+
+/// Time for a receiver to take a batch.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The longest answer that is read, in bytes: what Elasticsearch says of a thousand records that it does not take.
+const ANSWER_BYTES: usize = 4 << 20;
+/// So much of what a receiver says is shown, in characters.
+const SHOWN: usize = 300;
+/// So much of it is searched for header fields before it is cut, in bytes.
+const SEARCHED: usize = 1 << 16;
+/// Words of header fields are hidden from this length on, in bytes. Shorter ones are found everywhere.
+const SECRET: usize = 6;
+
+/// Sends records to one destination.
+#[derive(Debug)]
+pub(super) struct Sender {
+    destination: Destination,
+    host: String,
+    /// Of receivers that speak HTTP; an error if the address is none.
+    client: Option<Result<Client, String>>,
+    headers: Vec<(String, String)>,
+}
+
+impl Sender {
+    pub(super) fn new(destination: Destination, host: String) -> Sender {
+        let (http, path) = match &destination.to {
+            Receiver::Loki(http) => (Some(http), loki::PATH),
+            Receiver::Otlp(http) => (Some(http), otlp::PATH),
+            Receiver::Elasticsearch { http, .. } => (Some(http), elastic::PATH),
+            Receiver::Syslog(_) => (None, ""),
+        };
+        let client = |http: &Http| {
+            let target = Target::new(&http.url, path);
+            target.map(Client::new).map_err(|error| error.to_string())
+        };
+        let headers = http.map(|http| http.headers.clone().into_iter().collect());
+        Sender {
+            client: http.map(client),
+            headers: headers.unwrap_or_default(),
+            host,
+            destination,
+        }
+    }
+
+    /// Sends them, and returns what became of them.
+    pub(super) async fn send(&mut self, records: &[&Record]) -> Outcome {
+        let (destination, host) = (&self.destination, self.host.as_str());
+        let (body, content_type) = match &destination.to {
+            Receiver::Loki(_) => (
+                loki::body(records, destination, host, now_ns()),
+                "application/json",
+            ),
+            Receiver::Otlp(_) => (otlp::body(records, destination, host), "application/json"),
+            Receiver::Elasticsearch { index, .. } => {
+                let body = elastic::body(records, destination, host, index);
+                (body, "application/x-ndjson")
+            }
+            Receiver::Syslog(to) => {
+                let messages = records
+                    .iter()
+                    .map(|record| syslog::message(record, destination, host));
+                return syslog::send(to, &messages.collect::<Vec<_>>()).await;
+            }
+        };
+        let client = match &mut self.client {
+            Some(Ok(client)) => client,
+            Some(Err(error)) => return later(error.clone(), None),
+            None => return later("it has no address".to_owned(), None),
+        };
+        let letter = Letter {
+            content_type,
+            headers: &self.headers,
+            body: Bytes::from(body),
+            answer_bytes: ANSWER_BYTES,
+        };
+        match client.post(letter, ANSWER_WITHIN).await {
+            Ok(answer) => outcome(&destination.to, &answer, records.len(), &self.headers),
+            Err(error) => later(error.to_string(), None),
+        }
+    }
+}
+
+fn later(why: String, after: Option<Duration>) -> Outcome {
+    Outcome::Later { why, after }
+}
+
+/// What an answer means. Only what says that the records are wrong, or too long together, is not simply tried again: a wrong address or token is put
+/// right, and no line may be missing then.
+fn outcome(to: &Receiver, answer: &Answer, sent: usize, headers: &[(String, String)]) -> Outcome {
+    let said = || {
+        let text = shown(&answer.body, headers);
+        match text.is_empty() {
+            true => format!("it answered {}", answer.status),
+            false => format!("it answered {}: {text}", answer.status),
+        }
+    };
+    match answer.status {
+        status if status.is_success() => match to {
+            Receiver::Elasticsearch { .. } => masked(elastic::outcome(&answer.body, sent), headers),
+            Receiver::Otlp(_) => masked(otlp::outcome(&answer.body, sent), headers),
+            Receiver::Loki(_) | Receiver::Syslog(_) => Outcome::Taken,
+        },
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+            Outcome::Refused(said())
+        }
+        _ => later(said(), answer.retry_after),
+    }
+}
+
+/// What a receiver says of single records is shown as everything else.
+fn masked(outcome: Outcome, headers: &[(String, String)]) -> Outcome {
+    match outcome {
+        Outcome::Partly { again, refused, why } => Outcome::Partly {
+            again,
+            refused,
+            why: shown(why.as_bytes(), headers),
+        },
+        other => other,
+    }
+}
+
+/// The beginning of what a receiver says, on one line and without the header fields, which it may repeat.
+fn shown(body: &[u8], headers: &[(String, String)]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(SEARCHED)]);
+    let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (_, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+        text = text.replace(value.as_str(), "…");
+        for word in value.split_whitespace().filter(|word| word.len() >= SECRET) {
+            text = text.replace(word, "…");
+        }
+    }
+    text.chars()
+        .filter(|letter| !letter.is_control())
+        .take(SHOWN)
+        .collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use rpm_wire::forward::Syslog;
+
+    use super::*;
+
+    pub(in super::super) fn destination(kind: &str) -> Destination {
+        let http = Http {
+            url: "http://127.0.0.1:9".to_owned(),
+            headers: BTreeMap::new(),
+        };
+        Destination {
+            name: kind.to_owned(),
+            to: match kind {
+                "loki" => Receiver::Loki(http),
+                "otlp" => Receiver::Otlp(http),
+                "elasticsearch" => Receiver::Elasticsearch {
+                    http,
+                    index: "logs".to_owned(),
+                },
+                _ => Receiver::Syslog(Syslog::Udp("127.0.0.1:9".to_owned())),
+            },
+            apps: Vec::new(),
+            labels: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
+            from_end: false,
+        }
+    }
+
+    #[test]
+    fn what_may_go_well_later_is_never_given_up() {
+        let headers = [("authorization".to_owned(), "Bearer s3cret".to_owned())];
+        let answer = |status: u16, body: &'static str| Answer {
+            status: StatusCode::from_u16(status).expect("a status"),
+            retry_after: (status == 429).then_some(Duration::from_secs(7)),
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        let outcome_of = |status, body| outcome(&destination("loki").to, &answer(status, body), 3, &headers);
+        assert_eq!(outcome_of(204, ""), Outcome::Taken);
+        for status in [301, 401, 403, 404, 429, 500, 502, 503] {
+            let expected = (status == 429).then_some(Duration::from_secs(7));
+            let outcome = outcome_of(status, "");
+            assert!(
+                matches!(outcome, Outcome::Later { after, .. } if after == expected),
+                "{status}"
+            );
+        }
+        for status in [400, 413, 422] {
+            let Outcome::Refused(why) = outcome_of(status, "entry for\n Bearer s3cret\u{1b} too old") else {
+                panic!("{status} is final");
+            };
+            assert!(why.ends_with("entry for … too old"), "{why}");
+        }
+        let bulk = r#"{"errors":true,"items":[{"create":{"status":400,"error":{"reason":"token s3cret\u001b\nis\tbad"}}}]}"#;
+        let otlp =
+            r#"{"partialSuccess":{"rejectedLogRecords":1,"errorMessage":"token s3cret\u001b\nis\tbad"}}"#;
+        for (kind, body) in [("elasticsearch", bulk), ("otlp", otlp)] {
+            let Outcome::Partly { why, .. } = outcome(&destination(kind).to, &answer(200, body), 1, &headers)
+            else {
+                panic!("{kind} refuses one");
+            };
+            assert_eq!(why, "token … is bad", "{kind}");
+        }
+        let long = shown("x ".repeat(9_000).as_bytes(), &headers);
+        assert_eq!(long.chars().count(), SHOWN);
+    }
+}
