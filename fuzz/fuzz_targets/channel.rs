@@ -1,6 +1,6 @@
 //! What a worker sends over its channel, in pieces of any size.
 
-#![no_main]
+#![cfg_attr(feature = "fuzzer", no_main)]
 
 use libfuzzer_sys::fuzz_target;
 use rpm_wire::channel::Decoder;
@@ -17,3 +17,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
 });
+
+/// For checks without libFuzzer, which has a `main` of its own.
+#[cfg(not(feature = "fuzzer"))]
+fn main() {}

@@ -1,6 +1,6 @@
 //! Ecosystem files: whatever they hold, they are read or refused.
 
-#![no_main]
+#![cfg_attr(feature = "fuzzer", no_main)]
 
 use libfuzzer_sys::fuzz_target;
 use rpm_spec::{Format, parse, read};
@@ -22,3 +22,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = read(&value);
     }
 });
+
+/// For checks without libFuzzer, which has a `main` of its own.
+#[cfg(not(feature = "fuzzer"))]
+fn main() {}

@@ -1,6 +1,6 @@
 //! What the shell passes to the core: whatever it is, and in whatever order, nothing panics and the invariants hold.
 
-#![no_main]
+#![cfg_attr(feature = "fuzzer", no_main)]
 
 use libfuzzer_sys::fuzz_target;
 
@@ -8,3 +8,7 @@ use libfuzzer_sys::fuzz_target;
 mod arbitrary;
 
 fuzz_target!(|data: &[u8]| arbitrary::run(data, |_| ()));
+
+/// For checks without libFuzzer, which has a `main` of its own.
+#[cfg(not(feature = "fuzzer"))]
+fn main() {}

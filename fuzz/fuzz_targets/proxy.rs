@@ -1,7 +1,7 @@
 //! What clients and workers send to the proxy: heads in both directions, chunks, and the PROXY protocol. What it passes on it would accept
 //! itself, and takes for the same thing.
 
-#![no_main]
+#![cfg_attr(feature = "fuzzer", no_main)]
 
 use libfuzzer_sys::fuzz_target;
 use rpm_proxy::h1::framing::{Framing, Scanner};
@@ -79,3 +79,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(length <= data.len());
     }
 });
+
+/// For checks without libFuzzer, which has a `main` of its own.
+#[cfg(not(feature = "fuzzer"))]
+fn main() {}

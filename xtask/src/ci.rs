@@ -18,7 +18,6 @@ fn steps() -> Vec<Step> {
         layers(),
         Step::own("deny", NONE, deny::run),
         clippy().together(),
-        fuzz().together(),
         doc().together(),
         build().together(),
         fixtures().early(),
@@ -55,27 +54,16 @@ pub(crate) fn clippy() -> Step {
     )
 }
 
-/// Links and markup in the documentation.
+/// Links and markup in the documentation. There are no examples: naming them chooses the features of a build of tests, so that the packages from
+/// elsewhere that clippy has read are not read again.
 fn doc() -> Step {
-    let what = ["doc", "--workspace", "--no-deps"];
+    let what = ["doc", "--workspace", "--no-deps", "--lib", "--bins", "--examples"];
     Step::cargo("doc", what.into_iter().chain(LINTS)).with_env("RUSTDOCFLAGS", "-D warnings")
 }
 
 /// Compiles the tests, and the programs that they run.
 fn build() -> Step {
     Step::own("test", ["--profile", "ci", "--no-run"], test::run)
-}
-
-/// Lints the fuzz targets, which are a workspace of their own. libFuzzer is left out, because it would have to be compiled.
-fn fuzz() -> Step {
-    let what = [
-        "clippy",
-        "--manifest-path",
-        "fuzz/Cargo.toml",
-        "--no-default-features",
-    ];
-    let how = ["--", "-D", "warnings"];
-    Step::cargo("fuzz", what.into_iter().chain(LINTS).chain(how))
 }
 
 #[cfg(test)]
@@ -93,8 +81,7 @@ mod tests {
                 "cargo xtask layers",
                 "cargo xtask deny",
                 "cargo clippy --workspace --all-targets --target-dir target/lints -- -D warnings",
-                "cargo clippy --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target/lints -- -D warnings",
-                "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --target-dir target/lints",
+                "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --lib --bins --examples --target-dir target/lints",
                 "cargo xtask test --profile ci --no-run",
                 "cargo xtask fixtures",
                 "cargo xtask test --profile ci",

@@ -94,6 +94,10 @@ const LAYERS: &[Layer] = &[
         ours: Ours::Any,
         foreign: Foreign::Any,
     },
+    layer(
+        "rpm-fuzz",
+        &["rpm-core", "rpm-proxy", "rpm-spec", "rpm-state", "rpm-wire"],
+    ),
     layer("xtask", &[]),
 ];
 
