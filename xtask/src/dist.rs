@@ -32,7 +32,12 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
     }
     let program = directory.join(RPM.0);
     made.extend(npm::pack(workspace, &program, &directory, Compression::best())?);
-    made.push(deb::pack(workspace, &program, &directory)?);
+    made.push(deb::pack(
+        workspace,
+        &program,
+        &directory,
+        deb::Compression::Best,
+    )?);
     made.push(sums(&directory, &made)?);
     for path in &made {
         println!("{}: {} bytes", path.display(), size(path)?);
@@ -65,12 +70,22 @@ pub(crate) fn both(program: &Path) -> anyhow::Result<[Vec<u8>; 2]> {
     Ok([read(program)?, read(&program.with_file_name(OBSERVE.0))?])
 }
 
-/// Packs a program that was built before, and `rpm-observe` beside it, for Debian: `PROGRAM DIRECTORY`.
+/// Packs a program that was built before, and `rpm-observe` beside it, for Debian: `[--fast] PROGRAM DIRECTORY`. With `--fast` nothing is
+/// compressed, for tests.
 pub(crate) fn deb(workspace: &Workspace, arguments: &[String]) -> anyhow::Result<()> {
-    let [program, directory] = arguments else {
-        bail!("usage: cargo xtask deb PROGRAM DIRECTORY");
+    let (fast, rest) = match arguments {
+        [flag, rest @ ..] if flag == "--fast" => (true, rest),
+        rest => (false, rest),
     };
-    let package = deb::pack(workspace, Path::new(program), Path::new(directory))?;
+    let [program, directory] = rest else {
+        bail!("usage: cargo xtask deb [--fast] PROGRAM DIRECTORY");
+    };
+    let compression = if fast {
+        deb::Compression::None
+    } else {
+        deb::Compression::Best
+    };
+    let package = deb::pack(workspace, Path::new(program), Path::new(directory), compression)?;
     println!("{}", package.display());
     Ok(())
 }

@@ -157,7 +157,14 @@ async fn converse(client: &Client, check: Check, output: &mut Output) -> anyhow:
             no_wait,
         } => import::import(file.as_deref(), (*dry_run, !no_wait), check, output).await,
         Command::Update { binary } => daemon::update(binary.as_deref(), output).await,
-        Command::Kill => daemon::kill().await,
+        Command::Kill { keep_apps, service } => {
+            let keep_apps = *keep_apps || *service && startup::restarting::is_restarting();
+            if keep_apps {
+                daemon::leave().await
+            } else {
+                daemon::kill().await
+            }
+        }
         Command::Observe(switch) => observe::switch(switch, output).await,
         question => ask(question, output).await,
     }
@@ -245,7 +252,7 @@ async fn ask(command: &Command, output: &mut Output) -> anyhow::Result<()> {
         | Command::Import { .. }
         | Command::Update { .. }
         | Command::Observe(_)
-        | Command::Kill => Ok(()),
+        | Command::Kill { .. } => Ok(()),
     }
 }
 

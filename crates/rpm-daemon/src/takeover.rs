@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::time::Duration;
 
 use rpm_core::protocol::{Exit, Input};
@@ -15,12 +16,12 @@ use rpm_sys::tree::Census;
 use rpm_sys::{succession, survive};
 use rpm_wire::api::ApiError;
 use tokio::sync::mpsc;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::apps::app::{CLOSE_WITHIN, cpus};
 use crate::apps::catalog::Catalog;
 use crate::failure::{chain, failure};
-use crate::inbox::{Event, HandOn};
+use crate::inbox::{Event, HandOn, Successor};
 use crate::orders::tickets::Tickets;
 use crate::persist::stored::Stored;
 use crate::persist::takeover::{Found, end_strays, end_unready, look};
@@ -155,11 +156,15 @@ impl Supervisor {
         await_traffic(&self.listeners);
     }
 
-    /// Becomes the new binary, if nothing is under way that would be lost. Returns why that failed; `None`: try
-    /// again. `to.anyway`: what is under way does not end.
-    pub(crate) fn hand_on(&mut self, to: &HandOn) -> Option<ApiError> {
-        if let Err(begun) = nothing_begun(self.catalog()) {
-            return Some(begun);
+    /// Ends this program and leaves the apps to another, if nothing is under way that would be lost. Returns why that failed; `None`: try
+    /// again. `asked.anyway`: what is under way does not end.
+    pub(crate) fn hand_on(&mut self, asked: &HandOn) -> Option<ApiError> {
+        match (nothing_begun(self.catalog()), &asked.to) {
+            (Ok(()), _) => {}
+            // The next daemon goes on with it, as after a death.
+            (Err(_), Successor::Next) if asked.anyway => {}
+            (Err(_), Successor::Next) => return None,
+            (Err(begun), Successor::Binary(_)) => return Some(begun),
         }
         let flushed = |worker: &Worker| {
             let process = worker.process();
@@ -173,7 +178,7 @@ impl Supervisor {
         let quiet = self.handoffs.is_quiet()
             && self.events.capacity() == self.events.max_capacity()
             && self.workers.values().all(flushed);
-        if !quiet && !to.anyway {
+        if !quiet && !asked.anyway {
             return None;
         }
         // The next daemon takes for done what is decided.
@@ -181,17 +186,7 @@ impl Supervisor {
             self.store.hurry();
             self.settle();
         }
-        let Some(passed) = &self.succession else {
-            return Some(failure("this daemon cannot pass on its socket", None));
-        };
         self.store.changed();
-        let numbers = [passed.lock.as_fd(), passed.listener.as_fd()].map(succession::number);
-        let Rlimit { soft, hard } = passed.child_nofile;
-        let [lock, listener] = numbers;
-        let text = format!("{lock},{listener},{soft},{hard}");
-        let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        env.retain(|(key, _)| key != SUCCESSION_ENV);
-        env.push((SUCCESSION_ENV.into(), text.into()));
         self.write_state(true);
         if let Err(error) = self.keeper.confirm(KEPT_WITHIN) {
             return Some(failure(
@@ -199,20 +194,41 @@ impl Supervisor {
                     "the apps would lose what the daemon holds for them: {}",
                     chain(&error)
                 ),
-                Some("the running daemon stays in charge; fix this, then `rpm update`"),
+                Some("the running daemon stays in charge; fix this, then try again"),
             ));
         }
         self.journal.flush(KEPT_WITHIN);
-        let passed = self.succession.as_ref()?;
-        let argv = [to.binary.as_os_str(), OsStr::new("daemon")];
+        match &asked.to {
+            Successor::Binary(binary) => Some(self.become_binary(binary)),
+            Successor::Next => {
+                info!("the apps are left to the next daemon");
+                // As at a death: socket and state stay as they are, and with the process goes the lock.
+                std::process::exit(0)
+            }
+        }
+    }
+
+    /// Executes `binary` in the place of this program. Returns why that failed.
+    fn become_binary(&self, binary: &Path) -> ApiError {
+        let Some(passed) = &self.succession else {
+            return failure("this daemon cannot pass on its socket", None);
+        };
+        let numbers = [passed.lock.as_fd(), passed.listener.as_fd()].map(succession::number);
+        let Rlimit { soft, hard } = passed.child_nofile;
+        let [lock, listener] = numbers;
+        let text = format!("{lock},{listener},{soft},{hard}");
+        let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        env.retain(|(key, _)| key != SUCCESSION_ENV);
+        env.push((SUCCESSION_ENV.into(), text.into()));
+        let argv = [binary.as_os_str(), OsStr::new("daemon")];
         let keep = [passed.lock.as_fd(), passed.listener.as_fd()];
         self.listeners.unguard_private();
-        let error = succession::become_program(&to.binary, &argv, &env, &keep);
+        let error = succession::become_program(binary, &argv, &env, &keep);
         self.listeners.guard_private();
-        Some(failure(
-            format!("{} cannot be executed: {error}", to.binary.display()),
+        failure(
+            format!("{} cannot be executed: {error}", binary.display()),
             Some("the running daemon stays in charge"),
-        ))
+        )
     }
 }
 

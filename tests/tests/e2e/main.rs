@@ -71,6 +71,7 @@ mod stalled_logs;
 mod stop;
 mod stored;
 mod supervision;
+mod systemd;
 mod taken;
 mod takeover;
 mod talk;

@@ -1,4 +1,4 @@
-//! `update`: another binary takes over from the running daemon, or fails to, and no client notices either.
+//! `update`: another binary takes over from the running daemon, or fails to, and no client notices either. `kill --keep-apps`: the next daemon does.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::{Clients, beside};
+use rpm_e2e::outside::has_ended;
 use rpm_e2e::steering::Path;
 use rpm_testkit::{Kind, Load, Phase, Port, Process, Rpm, wait_until};
 
@@ -180,4 +181,65 @@ fn without_a_daemon_there_is_nothing_to_update() {
         "{ran:?}"
     );
     assert_eq!(rpm.daemon_pid(), None);
+}
+
+#[test]
+fn one_that_leaves_its_apps_is_not_missed() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    let before = facts(&rpm);
+    for _ in 0..3 {
+        clients.wait_ok(SOME);
+        let daemon = rpm.daemon_pid().expect("it runs");
+        let said = rpm.run(["kill", "--keep-apps"]);
+        assert_eq!(said.code, Some(0), "{said:#?}");
+        assert!(said.stderr.contains("the apps serve on"), "{said:#?}");
+        wait_until("it has ended", BOUND, || has_ended(daemon), |ended| *ended);
+        clients.wait_ok(SOME);
+        assert_eq!(facts(&rpm), before, "{}", rpm.log());
+        assert_ne!(rpm.daemon_pid(), Some(daemon));
+    }
+    rpm.ok(["reload", "web", "--wait"]);
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+}
+
+/// New ones wait until there is a daemon again.
+#[test]
+fn clients_of_the_proxy_do_not_miss_it() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).args(["--balance", "proxy"]).start(&rpm);
+    let load = |kind| Load {
+        kind,
+        ..beside(&port, CLIENTS)
+    };
+    let clients = Clients::of(&[Kind::KeepAlive, Kind::NewConnection, Kind::Http2].map(load));
+    let before = facts(&rpm);
+    for _ in 0..3 {
+        clients.wait_ok(SOME);
+        rpm.ok(["kill", "--keep-apps"]);
+        assert_eq!(facts(&rpm), before, "{}", rpm.log());
+    }
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
+}
+
+#[test]
+fn it_leaves_when_the_reload_that_is_under_way_has_ended() {
+    let (rpm, port) = (Rpm::new(), Port::reserve());
+    web("hello.js", &port).args(["--watch-after", "2s"]).start(&rpm);
+    let clients = Clients::begin(&port, "/", CLIENTS);
+    clients.wait_ok(SOME);
+    rpm.ok(["reload", "web", "--no-wait"]);
+    rpm.ok(["kill", "--keep-apps"]);
+    let list = rpm.list();
+    let done = |it: &Process| it.generation == 2 && it.others.iter().all(|it| it.phase != Phase::Standby);
+    assert!(
+        list.len() == 2 && list.iter().all(done),
+        "{list:#?}\n{}",
+        rpm.log()
+    );
+    clients.wait_ok(SOME);
+    clients.finish_clean(&rpm);
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
-use flate2::{Compression, GzBuilder};
+use flate2::GzBuilder;
 
 use super::{both, succeed};
 use crate::man;
@@ -37,6 +37,13 @@ const OF_THE_SYSTEM: &[&str] = &[
     "@NETWORK@",
 ];
 
+/// How small the package is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Best,
+}
+
 /// The directory that becomes the package.
 struct Tree {
     root: PathBuf,
@@ -56,7 +63,7 @@ impl Tree {
     }
 
     fn compressed(&self, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
+        let mut encoder = GzBuilder::new().write(Vec::new(), flate2::Compression::best());
         encoder.write_all(bytes).context("cannot compress")?;
         self.file(
             &format!("{path}.gz"),
@@ -67,7 +74,12 @@ impl Tree {
 }
 
 /// Packs `program` and `rpm-observe` beside it, and returns the path of the package in `directory`.
-pub(super) fn pack(workspace: &Workspace, program: &Path, directory: &Path) -> anyhow::Result<PathBuf> {
+pub(super) fn pack(
+    workspace: &Workspace,
+    program: &Path,
+    directory: &Path,
+    compression: Compression,
+) -> anyhow::Result<PathBuf> {
     let tree = Tree {
         root: directory.join("deb"),
     };
@@ -99,7 +111,11 @@ pub(super) fn pack(workspace: &Workspace, program: &Path, directory: &Path) -> a
     succeed(Command::new("chmod").args(["-R", "u=rwX,go=rX"]).arg(&tree.root))?;
     let mut build = Command::new("dpkg-deb");
     build
-        .args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"])
+        .args(match compression {
+            Compression::None => ["-Znone"].as_slice(),
+            Compression::Best => &["-Zxz", "--threads-max=1"],
+        })
+        .args(["--root-owner-group", "--build"])
         .args([&tree.root, &package])
         .env("SOURCE_DATE_EPOCH", &time)
         .stdout(Stdio::null());

@@ -292,7 +292,14 @@ pub(crate) enum Command {
     #[command(skip)]
     Observe(Switch),
     /// Stop all apps and the daemon
-    Kill,
+    Kill {
+        /// End the daemon alone: the apps serve on, and the next command takes them back
+        #[arg(long)]
+        keep_apps: bool,
+        /// For units of systemd: keep the apps if the unit is being restarted
+        #[arg(long, hide = true)]
+        service: bool,
+    },
     /// Give this program another name: rpm or pm2
     Link(LinkArgs),
     /// Print a completion script

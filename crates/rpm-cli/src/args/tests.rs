@@ -256,7 +256,6 @@ fn commands_that_only_show() {
     }
     assert_eq!(command("rpm jlist"), Command::Jlist);
     assert!(matches!(command("rpm ping"), Command::Ping { json: false, .. }));
-    assert_eq!(command("rpm kill"), Command::Kill);
     assert_eq!(
         command("rpm completion zsh"),
         Command::Completion { shell: Shell::Zsh }

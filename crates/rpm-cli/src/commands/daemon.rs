@@ -66,6 +66,23 @@ async fn successor(home: &Home, before: u64) -> anyhow::Result<Pong> {
     )
 }
 
+/// `kill --keep-apps`: ends the daemon, and leaves the apps to the next one.
+pub(super) async fn leave() -> anyhow::Result<()> {
+    let home = Home::open(home_dir()?)?;
+    let Some(stream) = connect(&home).await? else {
+        tell("the daemon is not running");
+        return Ok(());
+    };
+    let mut session = Session::open(stream).await?;
+    match session.post::<ChangeReply>("/v1/leave", &()).await {
+        // The daemon has ended.
+        Ok(_) | Err(RequestError::Broken(_) | RequestError::Cut(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    tell("the daemon has ended; the apps serve on, and the next command takes them back");
+    Ok(())
+}
+
 /// `kill`: ends all apps, then the daemon.
 pub(super) async fn kill() -> anyhow::Result<()> {
     let home = Home::open(home_dir()?)?;

@@ -1,5 +1,7 @@
 //! `startup`, `unstartup`: start the daemon and the saved apps at boot.
 
+pub(super) mod restarting;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -435,7 +437,7 @@ mod tests {
             "ExecStart=\"/opt/my tools/rpm\" daemon",
             "ExecStartPost=-\"/opt/my tools/rpm\" resurrect",
             "ExecReload=\"/opt/my tools/rpm\" update",
-            "ExecStop=\"/opt/my tools/rpm\" kill",
+            "ExecStop=\"/opt/my tools/rpm\" kill --service",
         ] {
             assert!(unit.lines().any(|it| it == line), "{line} in\n{unit}");
         }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
 use super::doctor::findings;
-use super::update::update;
+use super::update::{leave, update};
 use super::{events, follow, messages, scrape};
 use crate::apps::plan;
 use crate::failure::failure;
@@ -60,6 +60,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/logs", get(follow::logs))
         .route("/v1/events", get(events::events))
         .route("/v1/update", post(update_to))
+        .route("/v1/leave", post(leave_apps))
         .route("/v1/kill", post(kill))
         .route("/v1/scrape", get(scrape::scrape))
         .route("/metrics", get(metrics))
@@ -95,6 +96,13 @@ static STARTED: OnceLock<u64> = OnceLock::new();
 async fn update_to(State(handle): State<Handle>, Body(request): Body<UpdateRequest>) -> Reply<ChangeReply> {
     // It ends as it began, also without the client: nobody is left half parted from.
     let refused = tokio::spawn(async move { update(&handle, request.binary.into()).await });
+    let gone = || failure("the daemon is shutting down", None);
+    Err(refused.await.unwrap_or_else(|_| gone()).into())
+}
+
+/// As [`update_to`], without a binary.
+async fn leave_apps(State(handle): State<Handle>) -> Reply<ChangeReply> {
+    let refused = tokio::spawn(async move { leave(&handle).await });
     let gone = || failure("the daemon is shutting down", None);
     Err(refused.await.unwrap_or_else(|_| gone()).into())
 }

@@ -1,4 +1,5 @@
-//! `POST /v1/update`: another binary takes over from the one that runs, at a moment in which nothing is under way.
+//! `POST /v1/update`, `POST /v1/leave`: another binary takes over from the one that runs, or the daemon that is started next does, at a moment in
+//! which nothing is under way.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use rpm_wire::api::ApiError;
 use tracing::{info, warn};
 
 use crate::failure::failure;
-use crate::inbox::{Fresh, HandOn, Handle, Request};
+use crate::inbox::{Fresh, HandOn, Handle, Request, Successor};
 use crate::os::{systemd, threads};
 use crate::persist::update::check;
 use crate::proxy::fronts::Parting;
@@ -24,6 +25,10 @@ const FIRST_WITHIN: Duration = Duration::from_secs(1);
 const CLEARED_WITHIN: Duration = Duration::from_secs(1);
 /// Tries to find a moment in which nothing is under way.
 const TRIES: u32 = 1000;
+/// For a reload, or what else is under way, to end before the daemon does.
+const DONE_WITHIN: Duration = Duration::from_secs(30);
+/// Between two looks whether it has.
+const DONE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Has `binary` take over. Returns only if it does not.
 pub(super) async fn update(handle: &Handle, binary: PathBuf) -> ApiError {
@@ -46,25 +51,63 @@ async fn try_update(handle: &Handle, binary: PathBuf) -> Result<ApiError, ApiErr
     })?;
     info!(binary = %binary.display(), version, "taking over");
     systemd::reloading(&version);
-    part(handle).await.map_err(|()| gone())?;
+    Err(hand_on(handle, Successor::Binary(binary)).await)
+}
+
+/// Ends the daemon, and leaves the apps to the next one. Returns only if it does not end.
+pub(super) async fn leave(handle: &Handle) -> ApiError {
+    let until = Instant::now() + DONE_WITHIN;
+    loop {
+        match handle.ask(Request::PrepareUpdate).await {
+            Ok(Ok(_)) => break,
+            Ok(Err(_)) if Instant::now() < until => tokio::time::sleep(DONE_PAUSE).await,
+            // The next daemon goes on with it.
+            Ok(Err(begun)) => {
+                warn!(
+                    error = begun.error,
+                    "not done within 30 s, and left to the next daemon"
+                );
+                break;
+            }
+            Err(_) => return failure("the daemon is shutting down", None),
+        }
+    }
+    systemd::leaving();
+    let refused = hand_on(handle, Successor::Next).await;
+    systemd::ready();
+    refused
+}
+
+/// Leaves the apps to another daemon. Returns only if this one stays.
+async fn hand_on(handle: &Handle, to: Successor) -> ApiError {
+    let gone = || failure("the daemon is shutting down", None);
+    if part(handle).await.is_err() {
+        return gone();
+    }
     // Output that was read is written, and what comes now waits in the pipes.
     let pause = handle.logs.pause().await;
     for last in (0..TRIES).rev() {
-        let binary = binary.clone();
-        let anyway = last == 0;
-        let tried = handle.ask(|reply| Request::HandOn(HandOn { binary, anyway }, reply));
-        if let Some(refused) = tried.await.map_err(|_| gone())? {
-            drop(pause);
-            warn!(error = refused.error, "the new binary did not take over");
-            return Err(refused);
+        let asked = HandOn {
+            to: to.clone(),
+            anyway: last == 0,
+        };
+        match handle.ask(|reply| Request::HandOn(asked, reply)).await {
+            Err(_) => return gone(),
+            Ok(None) => {}
+            Ok(Some(refused)) => {
+                drop(pause);
+                warn!(error = refused.error, "no other daemon took over");
+                let _ = handle.ask(|reply| Request::Part(Parting::Stays, reply)).await;
+                return refused;
+            }
         }
         tokio::task::yield_now().await;
     }
     let _ = handle.ask(|reply| Request::Part(Parting::Stays, reply)).await;
-    Err(failure(
+    failure(
         "the daemon was busy all the time",
         Some("`rpm update` tries again"),
-    ))
+    )
 }
 
 /// Has the clients of the proxy go, for their connections end with this program. New ones wait in the backlog for the next.

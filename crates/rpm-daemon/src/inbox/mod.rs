@@ -136,7 +136,7 @@ pub(crate) enum Request {
     PrepareUpdate(Reply<Result<PathBuf, ApiError>>),
     /// Have clients of the proxy go, or stay. What is received ends when the proxy's threads have done so.
     Part(Parting, Reply<Option<mpsc::Receiver<()>>>),
-    /// Become another binary.
+    /// End, and leave the apps to another daemon.
     HandOn(HandOn, Reply<Option<ApiError>>),
     /// End all workers.
     Shutdown(Reply<oneshot::Receiver<Outcome>>),
@@ -160,9 +160,18 @@ pub(crate) struct Begun {
     pub(crate) watcher: Watcher,
 }
 
-/// Which binary takes over.
+/// Who goes on after this program.
+#[derive(Clone)]
+pub(crate) enum Successor {
+    /// This binary, at once and in its place.
+    Binary(PathBuf),
+    /// The daemon that somebody starts next. The apps serve on meanwhile.
+    Next,
+}
+
+/// How this program ends without its apps.
 pub(crate) struct HandOn {
-    pub(crate) binary: PathBuf,
+    pub(crate) to: Successor,
     /// Even if something is under way that would be lost.
     pub(crate) anyway: bool,
 }

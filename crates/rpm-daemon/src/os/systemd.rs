@@ -29,6 +29,11 @@ pub(crate) fn reloading(version: &str) {
     ));
 }
 
+/// The daemon ends, and leaves its apps to the next one.
+pub(crate) fn leaving() {
+    tell("STOPPING=1\nSTATUS=the apps run on");
+}
+
 /// The daemon ends its apps, and then itself.
 pub(crate) fn stopping() {
     tell("STOPPING=1\nSTATUS=the apps end");

@@ -87,7 +87,14 @@ pub(super) const PAGES: &[Page] = &[
             ("scale api max", "one per CPU"),
         ],
     ),
-    page("kill", "", &[("kill", "`rpm resurrect` starts what was saved")]),
+    page(
+        "kill",
+        "",
+        &[
+            ("kill", "`rpm resurrect` starts what was saved"),
+            ("kill --keep-apps", "the daemon alone"),
+        ],
+    ),
     page(
         "list",
         "",
