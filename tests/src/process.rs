@@ -51,3 +51,17 @@ pub fn descriptors(pid: u32) -> usize {
         .expect("the process runs")
         .count()
 }
+
+/// The first process that this one has started and that still runs.
+#[must_use]
+pub fn first_child(pid: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+/// The name of the program that it runs, up to 15 bytes; empty if it is gone.
+#[must_use]
+pub fn name(pid: u32) -> String {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim().to_owned()
+}

@@ -1,11 +1,12 @@
 //! `cargo xtask dist`: everything that is given to users, in `target/dist`: the programs and their symbols, the packages for npm, the package
-//! for Debian, and the sums of all of them.
+//! for Debian, a bill of materials, and the sums of all of them.
 //!
 //! The programs carry no symbols, which halves them; a debugger, `addr2line` and `perf` find them in `rpm.debug` and `rpm-observe.debug` by
 //! the link that each program carries.
 
 mod deb;
 mod program;
+mod sbom;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
         &directory,
         deb::Compression::Best,
     )?);
+    made.push(sbom::write(workspace, &program::target(), &directory)?);
     made.push(sums(&directory, &made)?);
     for path in &made {
         println!("{}: {} bytes", path.display(), size(path)?);

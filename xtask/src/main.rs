@@ -28,7 +28,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   test [ARGUMENT ...]
             tests, with the arguments of `cargo nextest run`: a part of a name, `-E EXPRESSION`, `--no-capture`
   dist      what is given to users, in target/dist: the programs (static files) and their symbols, the packages for npm,
-            and the one for Debian
+            the one for Debian, and a bill of materials (CycloneDX)
   deb [--fast] PROGRAM DIRECTORY
             the package for Debian from a program that was built before, with rpm-observe beside it
   npm [--fast] PROGRAM DIRECTORY

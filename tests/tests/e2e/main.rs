@@ -11,6 +11,7 @@ mod bun;
 mod cli;
 mod cluster;
 mod completion;
+mod container;
 mod crash;
 mod daemon_death;
 mod dashboard;

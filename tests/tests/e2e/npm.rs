@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::clients::beside;
-use rpm_testkit::{Port, Rpm, Traffic, get, repository, wait_until};
+use rpm_testkit::{Port, Rpm, Traffic, bun, get, javascript, repository, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -190,6 +190,54 @@ fn without_install_scripts_a_shim_runs_the_program() {
     );
     assert!(run(&program, &rpm, &["kill"]).status.success());
     passes_signals_on(&program, &rpm, &port);
+}
+
+/// A package manager, and how it installs what a manifest names without asking a registry and with a cache of its own.
+fn managers(rpm: &Rpm) -> [Command; 3] {
+    let tools = javascript().join("node_modules/.bin");
+    let cache = rpm.home().join("cache");
+    let mut bun = Command::new(bun());
+    bun.arg("install").env("BUN_INSTALL_CACHE_DIR", &cache);
+    let mut pnpm = Command::new(tools.join("pnpm"));
+    pnpm.args(["install", "--offline", "--store-dir"]).arg(&cache);
+    let mut yarn = Command::new(tools.join("yarn"));
+    yarn.args(["install", "--offline", "--cache-folder"]).arg(&cache);
+    [bun, pnpm, yarn]
+}
+
+#[test]
+fn other_package_managers_install_it_too() {
+    let rpm = Rpm::new();
+    let packages = packages(&rpm);
+    let file = |path: &Path| format!("file:{}", path.display());
+    let manifest = serde_json::json!({
+        "private": true,
+        "dependencies": { "rpmx": file(&packages[0]), PLATFORM: file(&packages[1]) },
+        // Where they would ask a registry: nothing of these versions is there.
+        "resolutions": { "@rpmx/linux-x64": file(&packages[1]), "@rpmx/linux-arm64": file(&packages[1]) },
+    });
+    for mut manager in managers(&rpm) {
+        let name = PathBuf::from(manager.get_program());
+        let name = name.file_name().expect("a name").display();
+        let project = rpm.home().join(format!("by-{name}"));
+        std::fs::create_dir(&project).expect("a directory");
+        std::fs::write(project.join("package.json"), manifest.to_string()).expect("a file");
+        ok(manager.current_dir(&project).env("HOME", &project));
+        let program = project.join("node_modules/.bin/rpmx");
+        let port = Port::reserve();
+        ok(&mut by(
+            &program,
+            &App::cluster("hello.js", "2").port(&port),
+            &rpm,
+        ));
+        let traffic = Traffic::start(&beside(&port, 2));
+        let reloaded = run(&program, &rpm, &["reload", "hello"]);
+        assert!(reloaded.status.success(), "{name}: {reloaded:?}");
+        traffic.wait_ok(20);
+        traffic.finish().check_clean().expect("nothing is lost");
+        assert!(run(&program, &rpm, &["kill"]).status.success(), "{name}");
+        assert_eq!(rpm.processes_of_workers(), Vec::<u32>::new(), "{name}");
+    }
 }
 
 fn passes_signals_on(program: &Path, rpm: &Rpm, port: &Port) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill;
 use rpm_e2e::place::Place;
+use rpm_e2e::process::{first_child, name};
 use rpm_testkit::{Kind, Port, Report, Rpm, get, repository, skip, wait_until};
 
 /// For systemd to be up, and for whatever it is asked to do.
@@ -48,8 +49,9 @@ impl System {
         let init = wait_until(
             "systemd runs",
             BOUND,
-            || child_of(outside.id()).and_then(child_of),
-            |init| init.is_some_and(is_systemd),
+            || first_child(outside.id()).and_then(first_child),
+            // No longer the script that becomes it.
+            |init| init.is_some_and(|init| name(init) == "systemd"),
         );
         let system = System {
             outside,
@@ -143,16 +145,6 @@ impl Drop for System {
             eprintln!("the system said:\n{text}");
         }
     }
-}
-
-fn child_of(parent: u32) -> Option<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok()
-}
-
-/// No longer the script that becomes it.
-fn is_systemd(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "systemd")
 }
 
 /// The package of the program under test, without symbols; its path inside.

@@ -27,9 +27,14 @@ const SEPARATOR: &str = "\x1f";
 /// that is linked in reads that (musl since 1.2.4), whatever the system has.
 const LINK: &[&str] = &["-Wl,--icf=all", "-Wl,-z,pack-relative-relocs"];
 
+/// What the programs are built for.
+pub(super) fn target() -> String {
+    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
+}
+
 /// Builds the program of this name in `directory`, and returns where it and its symbols are.
 pub(super) fn build(workspace: &Workspace, name: &str, directory: &Path) -> anyhow::Result<[PathBuf; 2]> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let target = target();
     require(&target)?;
     succeed(&mut command(workspace, &target, name)?)?;
     let built = workspace.target.join(&target).join(PROFILE).join(name);
