@@ -39,6 +39,7 @@ const LAYERS: &[Layer] = &[
         ours: Ours::Only(&["rpm-wire"]),
         foreign: Foreign::Only(&[
             "json5",
+            "regex-lite",
             "serde",
             "serde-saphyr",
             "serde_json",

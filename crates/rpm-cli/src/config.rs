@@ -11,9 +11,12 @@ use std::{fs, io};
 
 use anyhow::{Context as _, anyhow, bail};
 use rpm_spec::{AppOptions, Format, MAX_BYTES, Observing, format_of, parse};
-use rpm_wire::alerts::Sink;
+use rpm_wire::alerts::{Sink, SmtpServer};
 
 use crate::resolve::Surroundings;
+
+/// The variable with the mail server of rules that name none.
+const MAIL_SERVER: &str = "RPM_SMTP";
 
 /// Default names of the file.
 pub(crate) const USUAL: [&str; 9] = [
@@ -117,6 +120,39 @@ pub(crate) fn load(argument: &OsStr, around: &Surroundings) -> anyhow::Result<Fi
         dir,
         apps: found.apps,
     })
+}
+
+/// Rules that send mail and name no server have that of the variable. Returns what is wrong: whoever puts the rules in force must know the server.
+pub(crate) fn set_mail_server(file: &mut File, around: &Surroundings) -> Option<String> {
+    let server = around.env.get(MAIL_SERVER).map(String::as_str);
+    let Some(Observing::On { alerts, .. }) = &mut file.observe else {
+        return None;
+    };
+    let name = &file.name;
+    for (number, rule) in alerts.iter_mut().enumerate() {
+        for sink in &mut rule.sinks {
+            let Sink::Mail { smtp, .. } = sink else { continue };
+            if !smtp.is_empty() {
+                continue;
+            }
+            let example = "such as smtp://USER:PASSWORD@HOST:587";
+            match server {
+                None => {
+                    return Some(format!(
+                        "{name}: `observe.alerts[{number}]` sends mail: give it `smtp`, or set {MAIL_SERVER}, {example}"
+                    ));
+                }
+                // What it is may be a password.
+                Some(server) if SmtpServer::parse(server).is_none() => {
+                    return Some(format!(
+                        "{name}: the variable {MAIL_SERVER} must be an address {example}"
+                    ));
+                }
+                Some(server) => server.clone_into(smtp),
+            }
+        }
+    }
+    None
 }
 
 /// The same, with the path of the token and the commands of alerts seen from the directory of the file.

@@ -32,7 +32,7 @@ use rpm_wire::pm2::Versions;
 use tokio::sync::watch;
 
 pub use access::{Access, AccessError, Token};
-pub use alerts::{Alerts, BookError, Counts, now_ms, table};
+pub use alerts::{Alerts, BookError, Counts, Seconds, now_ms, table};
 use daemon::Daemon;
 pub use dashboard::{Keys, LINK_MS, Role};
 pub use forward::{Forward, Forwarded};
@@ -102,9 +102,9 @@ async fn recorded(State(file): State<PathBuf>, Query(asked): Query<HashMap<Strin
     }
 }
 
-/// Records the history of the apps of the daemon behind `socket` into `file`, for as long as it is polled.
-pub async fn record(socket: PathBuf, file: PathBuf) {
-    history::record(socket, file).await;
+/// Records the history of the apps of the daemon behind `socket` into `file`, for as long as it is polled, and shows each second of it.
+pub async fn record(socket: PathBuf, file: PathBuf, seconds: Seconds) {
+    history::record(socket, file, seconds.0).await;
 }
 
 /// The name of this machine.

@@ -218,7 +218,7 @@ async fn read(response: Response<Incoming>, most: usize) -> Result<(Answer, bool
 }
 
 /// TLS that trusts the authorities of this machine, and of `SSL_CERT_FILE`.
-fn trust() -> Result<rustls::ClientConfig, Unsent> {
+pub(crate) fn trust() -> Result<rustls::ClientConfig, Unsent> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (good, _) = roots.add_parsable_certificates(found.certs);

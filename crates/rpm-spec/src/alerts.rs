@@ -1,19 +1,43 @@
 //! `observe.alerts` of a file: rules by which somebody is told what happens to the apps.
 
-use rpm_wire::alerts::{MAX_RULES, Rule, Shape, Sink, Trigger, Unit};
+mod sinks;
+mod template;
+
+use regex_lite::RegexBuilder;
+use rpm_wire::alerts::{
+    LONGEST_LATENCY_MS, MAX_RULES, PATTERN_BYTES, PATTERN_COMPILED_BYTES, Rule, Trigger, Unit,
+};
 use serde_json::{Map, Value};
 
 use crate::ecosystem::{shown, unknown};
 use crate::nearest::nearest;
-use crate::values::{bytes, milliseconds};
+use crate::values::{bytes, milliseconds, number};
 
-/// Crashes in `above` are fewer than this: so many are remembered.
-const MOST_CRASHES: f64 = 1_000.0;
-/// Percent in `above` are less than this: 100 for each CPU.
+/// Crashes, and lines, in `above` are fewer than this: so many are remembered.
+const MOST_COUNT: f64 = 1_000.0;
+/// Percent in `above` of `cpu` are less than this: 100 for each CPU.
 const MOST_PERCENT: f64 = 1_000_000.0;
+/// Milliseconds in `above` are fewer than this: an hour.
+const MOST_MS: f64 = 3_600_000.0;
+/// Requests are looked at over this time at least, in milliseconds.
+const LEAST_WINDOW_MS: u64 = 2_000;
 /// The keys of a rule.
-const KEYS: [&str; 9] = [
-    "on", "app", "above", "for", "every", "webhook", "shape", "key", "exec",
+const KEYS: [&str; 15] = [
+    "on",
+    "app",
+    "above",
+    "for",
+    "pattern",
+    "min_requests",
+    "every",
+    "webhook",
+    "shape",
+    "key",
+    "template",
+    "mail",
+    "smtp",
+    "from",
+    "exec",
 ];
 
 /// Reads the value of the key, which is not null. `exec` has no directory yet.
@@ -95,12 +119,16 @@ fn rule(place: &str, fields: &Map<String, Value>) -> Result<Rule, Vec<String>> {
     let every_ms = reader.time("every").unwrap_or(Rule::USUAL_EVERY_MS);
     let sinks = reader.sinks();
     let (above, for_ms) = on.map_or((None, 0), |on| (reader.above(on), reader.duration(on)));
+    let pattern = on.and_then(|on| reader.pattern(on));
+    let min_requests = on.and_then(|on| reader.min_requests(on));
     match (on, reader.problems.is_empty()) {
         (Some(on), true) => Ok(Rule {
             on,
             apps,
             above,
             for_ms,
+            pattern,
+            min_requests,
             every_ms,
             sinks,
         }),
@@ -155,32 +183,41 @@ impl Reader<'_> {
     fn duration(&mut self, on: Trigger) -> u64 {
         let usual = on.usual_for_ms();
         if usual.is_none() && self.field("for").is_some() {
-            let text = format!(
-                "`{}.for`: {:?} happens at once; leave it out",
-                self.place,
-                on.name()
+            self.needless(
+                "for",
+                &format!(
+                    "{:?} happens at once, or is so at the moment; leave it out",
+                    on.name()
+                ),
             );
-            self.problems.push(text);
         }
-        self.time("for").or(usual).unwrap_or_default()
+        let time = self.time("for").or(usual).unwrap_or_default();
+        if on.counts_requests() && time < LEAST_WINDOW_MS {
+            self.wrong("for", "2s or more, over which requests are counted");
+        }
+        time
+    }
+
+    /// A key that the rule has and cannot have.
+    fn needless(&mut self, key: &str, why: &str) {
+        let text = format!("`{}.{key}`: {why}", self.place);
+        self.problems.push(text);
     }
 
     fn above(&mut self, on: Trigger) -> Option<f64> {
         let expected = match on.unit() {
             Unit::None => {
                 if self.field("above").is_some() {
-                    let text = format!(
-                        "`{}.above`: {:?} has no bound; leave it out",
-                        self.place,
-                        on.name()
-                    );
-                    self.problems.push(text);
+                    self.needless("above", &format!("{:?} has no bound; leave it out", on.name()));
                 }
                 return None;
             }
-            Unit::Bytes => "an amount of memory, such as \"500M\"",
-            Unit::Percent => "a number: percent of one CPU, such as 90",
+            Unit::Bytes => "an amount, such as \"500M\"",
+            Unit::Percent if on == Trigger::Cpu => "a number: percent of one CPU, such as 90",
+            Unit::Percent => "a number: percent, less than 100",
             Unit::Count => "a number",
+            Unit::Milliseconds if on == Trigger::Latency => "a time below 10s, such as \"500ms\"",
+            Unit::Milliseconds => "a time, such as \"200ms\"",
         };
         let Some(value) = self.field("above") else {
             if on.usual_above().is_none() {
@@ -188,220 +225,70 @@ impl Reader<'_> {
             }
             return on.usual_above();
         };
-        let read = match on.unit() {
-            Unit::Bytes => bytes(value).ok().map(|bytes| bytes as f64),
-            _ => {
-                let text = value.as_str().map(|text| text.trim_end_matches('%').trim());
-                let number = text.map_or_else(|| value.as_f64(), |text| text.parse().ok());
-                let most = match on.unit() {
-                    Unit::Percent => MOST_PERCENT,
-                    _ => MOST_CRASHES,
-                };
-                number.filter(|number| (0.0..most).contains(number))
-            }
+        let number = || {
+            let text = value.as_str().map(|text| text.trim_end_matches('%').trim());
+            text.map_or_else(|| value.as_f64(), |text| text.parse().ok())
         };
+        let (read, most) = match on.unit() {
+            Unit::Bytes => (bytes(value).ok().map(|bytes| bytes as f64), f64::MAX),
+            Unit::Milliseconds if on == Trigger::Latency => {
+                (milliseconds(value).ok().map(|ms| ms as f64), LONGEST_LATENCY_MS)
+            }
+            Unit::Milliseconds => (milliseconds(value).ok().map(|ms| ms as f64), MOST_MS),
+            Unit::Percent if on == Trigger::Cpu => (number(), MOST_PERCENT),
+            Unit::Percent => (number(), 100.0),
+            Unit::Count | Unit::None => (number(), MOST_COUNT),
+        };
+        let read = read.filter(|read| (0.0..most).contains(read));
         if read.is_none() {
             self.wrong("above", expected);
         }
         read
     }
 
-    fn sinks(&mut self) -> Vec<Sink> {
-        let mut sinks = Vec::new();
-        if let Some(value) = self.field("exec") {
-            match value.as_str().filter(|line| !line.trim().is_empty()) {
-                Some(line) => sinks.push(Sink::Exec {
-                    command: line.to_owned(),
-                    cwd: String::new(),
-                }),
-                None => self.wrong("exec", "a line for the shell"),
+    fn pattern(&mut self, on: Trigger) -> Option<String> {
+        let Some(value) = self.field("pattern") else {
+            if on == Trigger::LogPattern {
+                self.wrong("pattern", "a regular expression, such as \"OutOfMemory|FATAL\"");
             }
+            return None;
+        };
+        if on != Trigger::LogPattern {
+            self.needless("pattern", "it belongs to \"log-pattern\"");
+            return None;
         }
-        match self.field("webhook").cloned() {
-            Some(value) => sinks.extend(self.webhook(&value)),
-            None => {
-                for key in ["shape", "key"] {
-                    if self.field(key).is_some() {
-                        let text = format!("`{}.{key}` belongs to `webhook`, which is missing", self.place);
-                        self.problems.push(text);
-                    }
-                }
-            }
+        let text = value
+            .as_str()
+            .filter(|text| (1..=PATTERN_BYTES).contains(&text.len()));
+        let Some(text) = text.map(str::to_owned) else {
+            self.wrong(
+                "pattern",
+                "a regular expression of at most 1,000 bytes, as a string",
+            );
+            return None;
+        };
+        let built = RegexBuilder::new(&text)
+            .size_limit(PATTERN_COMPILED_BYTES)
+            .build();
+        if let Err(error) = built {
+            self.wrong("pattern", &format!("a regular expression ({error})"));
         }
-        if sinks.is_empty() && self.field("webhook").is_none() && self.field("exec").is_none() {
-            let text = format!("`{}` tells nobody: give it `webhook` or `exec`", self.place);
-            self.problems.push(text);
-        }
-        sinks
+        Some(text)
     }
 
-    fn webhook(&mut self, value: &Value) -> Option<Sink> {
-        let url = value.as_str().unwrap_or_default();
-        let Some(host) = web_host(url) else {
-            // What was found may be a secret.
-            let text = format!(
-                "`{}.webhook` must be an address that begins with http:// or https://, without a name and a password",
-                self.place
-            );
-            self.problems.push(text);
-            return None;
-        };
-        let shape = match self
-            .field("shape")
-            .map(|value| value.as_str().unwrap_or_default())
-        {
-            None => Shape::of_host(host),
-            Some(name) => match Shape::ALL.iter().find(|(known, _)| *known == name) {
-                Some((_, shape)) => *shape,
-                None => {
-                    self.wrong(
-                        "shape",
-                        &format!("one of {}", Shape::ALL.map(|(name, _)| name).join(", ")),
-                    );
-                    return None;
-                }
-            },
-        };
-        let key = self.field("key").and_then(Value::as_str).map(str::to_owned);
-        if (shape == Shape::Pagerduty) != key.as_ref().is_some_and(|key| !key.is_empty()) {
-            let text = format!(
-                "`{}.key` is the integration key of PagerDuty: the shape \"pagerduty\" needs it, and no other has it",
-                self.place
-            );
-            self.problems.push(text);
+    fn min_requests(&mut self, on: Trigger) -> Option<u32> {
+        let value = self.field("min_requests")?;
+        if !on.counts_requests() {
+            self.needless("min_requests", "it belongs to \"latency\" and \"error-rate\"");
             return None;
         }
-        Some(Sink::Webhook {
-            url: url.to_owned(),
-            shape,
-            key,
-        })
+        let read = number(value, 1).ok();
+        if read.is_none() {
+            self.wrong("min_requests", "a number of requests, such as 20");
+        }
+        read
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn one(value: &Value) -> Rule {
-        let rules = read(&json!([value])).expect("a rule");
-        rules.into_iter().next().expect("one")
-    }
-
-    #[test]
-    fn what_is_left_out_has_a_usual_value() {
-        let rule = one(&json!({"on": "crash", "exec": "./page.sh"}));
-        assert_eq!((rule.on, rule.above, rule.for_ms), (Trigger::Crash, None, 0));
-        assert_eq!(rule.every_ms, Rule::USUAL_EVERY_MS);
-        assert!(rule.apps.is_empty() && rule.is_about("api"));
-        let rule = one(
-            &json!({"on": "memory", "above": "500M", "for": "1m", "app": ["api", "web"],
-                              "every": "1h", "webhook": "https://hooks.slack.com/services/x"}),
-        );
-        assert_eq!(
-            (rule.above, rule.for_ms, rule.every_ms),
-            (Some(524_288_000.0), 60_000, 3_600_000)
-        );
-        assert!(rule.is_about("web") && !rule.is_about("other"));
-        assert!(
-            matches!(
-                rule.sinks[..],
-                [Sink::Webhook {
-                    shape: Shape::Slack,
-                    ..
-                }]
-            ),
-            "{rule:?}"
-        );
-        let rule =
-            one(&json!({"on": "cpu", "above": "80%", "webhook": "http://localhost:1/x", "exec": "true"}));
-        assert_eq!(
-            (rule.above, rule.for_ms, rule.sinks.len()),
-            (Some(80.0), 300_000, 2)
-        );
-        for trigger in Trigger::ALL {
-            let above = (trigger.unit() != Unit::None).then_some(1);
-            let rule = one(&json!({"on": trigger.name(), "above": above, "exec": "true"}));
-            assert_eq!(rule.above, above.map(f64::from), "{trigger:?}");
-        }
-    }
-
-    /// docs/OBSERVE.md has a row for each trigger, with the words of its table.
-    #[test]
-    fn the_document_has_every_trigger() {
-        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/OBSERVE.md");
-        let document = std::fs::read_to_string(document).expect("the document");
-        for trigger in Trigger::ALL {
-            let row = format!("| `{}` | {} |", trigger.name(), trigger.about());
-            assert!(document.contains(&row), "{row}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_says_where_and_what_to_do() {
-        for (value, told) in [
-            (json!({"on": "crash", "exec": "x"}), "must be a list of rules"),
-            (json!(["crash"]), "`observe.alerts[0]` must be an object"),
-            (json!([{"on": "crashed", "exec": "x"}]), "did you mean \"crash\"?"),
-            (
-                json!([{"exec": "x"}]),
-                "`observe.alerts[0].on` must be one of crash, ",
-            ),
-            (json!([{"on": "crash"}]), "`observe.alerts[0]` tells nobody"),
-            (
-                json!([{"on": "crash", "exec": "x", "web_hook": 1}]),
-                "did you mean `webhook`?",
-            ),
-            (
-                json!([{"on": "crash", "exec": "x", "app": []}]),
-                "`observe.alerts[0].app` must be the name of an app",
-            ),
-            (
-                json!([{"on": "crash", "exec": "x", "for": "1m"}]),
-                "`observe.alerts[0].for`: \"crash\" happens at once",
-            ),
-            (
-                json!([{"on": "crash", "exec": "x", "above": 1}]),
-                "`observe.alerts[0].above`: \"crash\" has no bound",
-            ),
-            (
-                json!([{"on": "memory", "exec": "x"}]),
-                "`observe.alerts[0].above` must be an amount of memory",
-            ),
-            (
-                json!([{"on": "memory", "exec": "x", "above": "much"}]),
-                "must be an amount of memory",
-            ),
-            (
-                json!([{"on": "cpu", "exec": "x", "for": "long"}]),
-                "`observe.alerts[0].for` must be a time",
-            ),
-            (
-                json!([{"on": "crash", "webhook": "hooks.slack.com"}]),
-                "must be an address that begins with http://",
-            ),
-            (
-                json!([{"on": "crash", "webhook": "https://a/", "shape": "irc"}]),
-                "must be one of json, slack",
-            ),
-            (
-                json!([{"on": "crash", "exec": "x", "key": "k"}]),
-                "belongs to `webhook`",
-            ),
-            (
-                json!([{"on": "crash", "webhook": "https://events.pagerduty.com/v2/enqueue"}]),
-                "integration key",
-            ),
-        ] {
-            let problems = read(&value).expect_err("it is wrong");
-            assert!(
-                problems.len() == 1 && problems[0].contains(told),
-                "{value}: {problems:?}"
-            );
-        }
-        let secret = read(&json!([{"on": "crash", "webhook": "ftp://s3cret"}])).expect_err("it is wrong");
-        assert!(!secret[0].contains("s3cret"), "{secret:?}");
-    }
-}
+mod tests;

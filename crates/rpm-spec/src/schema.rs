@@ -103,7 +103,17 @@ fn alerts() -> Value {
     let triggers = Trigger::ALL.iter();
     let about: Vec<String> = triggers
         .clone()
-        .map(|trigger| format!("{}: {}", trigger.name(), trigger.about()))
+        .map(|trigger| {
+            let [above, lasting] = trigger.usual();
+            let above = above.map(|above| format!("above {above}"));
+            let lasting = lasting.map(|lasting| format!("for {lasting}"));
+            let usual: Vec<String> = above.into_iter().chain(lasting).collect();
+            let usual = match usual.is_empty() {
+                true => String::new(),
+                false => format!(" ({})", usual.join(", ")),
+            };
+            format!("{}: {}{usual}", trigger.name(), trigger.about())
+        })
         .collect();
     let names: Vec<&str> = triggers.map(|trigger| trigger.name()).collect();
     json!({
@@ -114,12 +124,18 @@ fn alerts() -> Value {
             "properties": {
                 "on": {"enum": names, "description": about.join("; ")},
                 "app": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}], "description": "the apps that it is about; all if it does not say"},
-                "above": {"type": ["string", "number"], "description": "the bound of memory, cpu and crash-loop"},
+                "above": {"type": ["string", "number"], "description": "the bound: an amount, a time, percent or a number, as the rule has it"},
                 "for": {"type": ["string", "integer"], "description": "for how long, such as 1m"},
+                "pattern": {"type": "string", "description": "of log-pattern: the regular expression that lines are matched with"},
+                "min_requests": {"type": "integer", "minimum": 1, "description": "of latency and error-rate: of fewer requests nothing is concluded; 20 if it does not say"},
                 "every": {"type": ["string", "integer"], "description": "at most one message about an app in this time; 5m if it does not say"},
                 "webhook": {"type": "string", "description": "an address that gets an HTTP POST"},
                 "shape": {"enum": Shape::ALL.map(|(name, _)| name), "description": "the form of its body; the host decides if it does not say"},
                 "key": {"type": "string", "description": "the integration key of PagerDuty"},
+                "template": {"type": ["object", "array", "string"], "description": "the body in the place of that form: JSON with {text}, {app}, {on}, {state} and {host} in its strings"},
+                "mail": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}], "description": "addresses that get a mail"},
+                "smtp": {"type": "string", "description": "the mail server: smtp://USER:PASSWORD@HOST:587, or smtps://; the variable RPM_SMTP if it does not say"},
+                "from": {"type": "string", "description": "the address that mail comes from"},
                 "exec": {"type": "string", "description": "a line for the shell, which gets RPM_ALERT_TEXT and other variables"},
             },
             "required": ["on"],

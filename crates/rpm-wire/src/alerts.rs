@@ -2,9 +2,12 @@
 //!
 //! They stand in `observe.alerts` of an ecosystem file, and are kept in `$RPM_HOME/alerts.json` in the form below, which `rpm-observe` reads.
 
+mod sinks;
+
 use serde::{Deserialize, Serialize};
 
 use crate::api::RESERVED_PREFIX;
+pub use sinks::{PLACEHOLDERS, Shape, Sink, SmtpServer};
 
 /// The file with the rules, in the directory of the daemon. It can have secrets in it: addresses that take messages from whoever has them.
 pub const RULES_FILE: &str = "alerts.json";
@@ -14,6 +17,12 @@ pub const MUTE_FILE: &str = "alerts.mute";
 pub const MAX_RULES: usize = 200;
 /// The longest file with rules that is read, in bytes.
 pub const RULES_BYTES: u64 = 1 << 20;
+/// The longest pattern of a rule, in bytes.
+pub const PATTERN_BYTES: usize = 1_000;
+/// The most that a pattern may take when it is compiled, in bytes: how long it takes to match a line depends on it.
+pub const PATTERN_COMPILED_BYTES: usize = 256 << 10;
+/// `above` of `latency` is less than this, in milliseconds: longer times are not told apart when they are counted.
+pub const LONGEST_LATENCY_MS: f64 = 10_000.0;
 
 /// What `above` of a rule counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +31,29 @@ pub enum Unit {
     None,
     /// Bytes.
     Bytes,
-    /// Percent of one CPU.
+    /// Percent.
     Percent,
     /// A number of something.
     Count,
+    /// Milliseconds.
+    Milliseconds,
+}
+
+/// What shows whether a rule has something to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An event of the daemon.
+    Events,
+    /// The figures of a process.
+    Processes,
+    /// Whether the daemon answers.
+    Daemon,
+    /// The figures of an app, which are recorded every second.
+    Figures,
+    /// What an app writes to its logs.
+    Lines,
+    /// Files of an app: how large its logs are, and its certificates.
+    Files,
 }
 
 macro_rules! triggers {
@@ -96,110 +124,83 @@ triggers! {
     Down = "down", None, None, Some(30_000);
     /// the daemon does not answer for the time `for`; apps serve on without it
     DaemonDown = "daemon-down", None, None, Some(30_000);
+    /// the event loop of a Node worker is more than `above` late (99th percentile) for the time `for`
+    LoopDelay = "loop-delay", Milliseconds, Some(200.0), Some(60_000);
+    /// one in a hundred requests of an app takes longer than `above` (99th percentile), over the time `for`
+    Latency = "latency", Milliseconds, Some(1000.0), Some(300_000);
+    /// more than `above` percent of an app's requests are answered with 5xx, over the time `for`
+    ErrorRate = "error-rate", Percent, Some(5.0), Some(120_000);
+    /// more than `above` lines that an app writes to its logs match `pattern` within `for`
+    LogPattern = "log-pattern", Count, Some(0.0), Some(60_000);
+    /// the logs of an app, with its rotated ones, take more than `above` of the disk
+    LogsSize = "logs-size", Bytes, Some(1_073_741_824.0), None;
+    /// the disk that has the logs of an app is fuller than `above` percent
+    LogsDisk = "logs-disk", Percent, Some(90.0), None;
+    /// a certificate that the proxy serves for an app is valid for less than the time `for`
+    Certificate = "certificate", None, None, Some(1_209_600_000);
 }
 
 impl Trigger {
-    /// True if the daemon has to be asked for figures to know it.
+    /// What shows it.
     #[must_use]
-    pub fn needs_figures(self) -> bool {
-        matches!(
+    pub fn source(self) -> Source {
+        match self {
+            Trigger::Crash
+            | Trigger::CrashLoop
+            | Trigger::Errored
+            | Trigger::Frozen
+            | Trigger::ReloadFailed
+            | Trigger::Unhealthy
+            | Trigger::MemoryLimit => Source::Events,
+            Trigger::Memory | Trigger::Cpu | Trigger::Down => Source::Processes,
+            Trigger::DaemonDown => Source::Daemon,
+            Trigger::LoopDelay | Trigger::Latency | Trigger::ErrorRate => Source::Figures,
+            Trigger::LogPattern => Source::Lines,
+            Trigger::LogsSize | Trigger::LogsDisk | Trigger::Certificate => Source::Files,
+        }
+    }
+
+    /// True if it is a condition that holds or does not, and is looked at again and again.
+    #[must_use]
+    pub fn is_level(self) -> bool {
+        !matches!(self.source(), Source::Events | Source::Lines)
+    }
+
+    /// True if it lasts until it is over, which is told, too.
+    #[must_use]
+    pub fn has_end(self) -> bool {
+        !matches!(
             self,
-            Trigger::Memory | Trigger::Cpu | Trigger::Down | Trigger::DaemonDown
+            Trigger::Crash | Trigger::CrashLoop | Trigger::MemoryLimit | Trigger::LogPattern
         )
     }
-}
 
-/// What the body of a webhook looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Shape {
-    /// Everything that is known, as an object of our own.
-    Json,
-    /// An incoming webhook of Slack, and of what understands the same (Mattermost, Rocket.Chat).
-    Slack,
-    /// A webhook of Discord.
-    Discord,
-    /// A webhook of Microsoft Teams (a workflow that posts a card).
-    Teams,
-    /// Events API v2 of PagerDuty; needs `key`.
-    Pagerduty,
-}
-
-impl Shape {
-    /// All of them, by name.
-    pub const ALL: [(&str, Shape); 5] = [
-        ("json", Shape::Json),
-        ("slack", Shape::Slack),
-        ("discord", Shape::Discord),
-        ("teams", Shape::Teams),
-        ("pagerduty", Shape::Pagerduty),
-    ];
-
-    /// The one that the host of an URL understands.
+    /// True if requests are counted for it.
     #[must_use]
-    pub fn of_host(host: &str) -> Shape {
-        let ends = |suffix: &str| host == suffix || host.ends_with(&format!(".{suffix}"));
-        match () {
-            () if ends("slack.com") => Shape::Slack,
-            () if ends("discord.com") || ends("discordapp.com") => Shape::Discord,
-            () if ends("office.com") || ends("logic.azure.com") || ends("powerplatform.com") => Shape::Teams,
-            () if ends("pagerduty.com") => Shape::Pagerduty,
-            () => Shape::Json,
-        }
+    pub fn counts_requests(self) -> bool {
+        matches!(self, Trigger::Latency | Trigger::ErrorRate)
+    }
+
+    /// `above` and `for` in words, where the rule does not say them: as a file could have them.
+    #[must_use]
+    pub fn usual(self) -> [Option<String>; 2] {
+        let above = self.usual_above().map(|above| match self.unit() {
+            Unit::Bytes => format!("{:.0}G", above / f64::from(1 << 30)),
+            Unit::Milliseconds => short(above as u64),
+            Unit::None | Unit::Percent | Unit::Count => above.to_string(),
+        });
+        [above, self.usual_for_ms().map(short)]
     }
 }
 
-/// Who is told.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub enum Sink {
-    /// An HTTP POST.
-    Webhook {
-        /// `http://` or `https://`. Often a secret.
-        url: String,
-        /// The form of the body.
-        shape: Shape,
-        /// The integration key of PagerDuty.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        key: Option<String>,
-    },
-    /// A line for `/bin/sh`.
-    Exec {
-        /// The line.
-        command: String,
-        /// Where it runs.
-        cwd: String,
-    },
-}
-
-/// Addresses and keys are secrets, and so may a command line have some: none is shown.
-impl std::fmt::Debug for Sink {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.shown())
-    }
-}
-
-impl Sink {
-    /// As it may be shown: without what is secret in an address.
-    #[must_use]
-    pub fn shown(&self) -> String {
-        match self {
-            Sink::Webhook { url, .. } => {
-                let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-                let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-                let host = host.rsplit('@').next().unwrap_or_default();
-                format!("{scheme}://{host}/…")
-            }
-            Sink::Exec { command, .. } => {
-                // Variables before it may be secrets.
-                let mut words = command.split_whitespace();
-                let program = words.find(|word| !word.contains('=')).unwrap_or_default();
-                match program.len() == command.trim().len() {
-                    true => program.to_owned(),
-                    false => format!("{program} …"),
-                }
-            }
-        }
+/// A time as a file may have it.
+fn short(ms: u64) -> String {
+    const DAY: u64 = 86_400_000;
+    match ms {
+        _ if ms >= DAY && ms.is_multiple_of(DAY) => format!("{}d", ms / DAY),
+        _ if ms >= 60_000 && ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+        _ if ms >= 1_000 && ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
+        _ => format!("{ms}ms"),
     }
 }
 
@@ -218,6 +219,12 @@ pub struct Rule {
     /// For how long, in milliseconds.
     #[serde(default)]
     pub for_ms: u64,
+    /// What a line has to match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pattern: Option<String>,
+    /// Of fewer requests nothing is concluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_requests: Option<u32>,
     /// At most one message about an app in so many milliseconds.
     pub every_ms: u64,
     /// Who is told.
@@ -227,6 +234,8 @@ pub struct Rule {
 impl Rule {
     /// `every`, if the rule does not say it, in milliseconds.
     pub const USUAL_EVERY_MS: u64 = 300_000;
+    /// `min_requests`, if the rule does not say it.
+    pub const USUAL_MIN_REQUESTS: u32 = 20;
 
     /// True if it is about this app. All apps are those of the user.
     #[must_use]
@@ -251,46 +260,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_secret_is_not_shown() {
-        let webhook = |url: &str| Sink::Webhook {
-            url: url.to_owned(),
-            shape: Shape::Json,
-            key: Some("k3y".to_owned()),
-        };
-        let exec = |command: &str| Sink::Exec {
-            command: command.to_owned(),
-            cwd: "/".to_owned(),
-        };
-        for (sink, shown) in [
-            (
-                webhook("https://hooks.slack.com/services/T/B/s3cret"),
-                "https://hooks.slack.com/…",
-            ),
-            (webhook("http://user:s3cret@a.test?t=s3cret"), "http://a.test/…"),
-            (exec("./page.sh"), "./page.sh"),
-            (exec("curl -H 'token: s3cret' x"), "curl …"),
-            (exec("TOKEN=s3cret ./page.sh"), "./page.sh …"),
-        ] {
-            assert_eq!(sink.shown(), shown);
-            assert_eq!(format!("{sink:?}"), shown);
-        }
-    }
-
-    #[test]
-    fn the_host_says_what_it_understands() {
-        for (host, shape) in [
-            ("hooks.slack.com", Shape::Slack),
-            ("discord.com", Shape::Discord),
-            ("x.webhook.office.com", Shape::Teams),
-            ("events.pagerduty.com", Shape::Pagerduty),
-            ("notslack.com", Shape::Json),
-            ("localhost", Shape::Json),
-        ] {
-            assert_eq!(Shape::of_host(host), shape, "{host}");
-        }
-    }
-
-    #[test]
     fn the_file_is_what_was_written() {
         let rules = Rules {
             rules: vec![Rule {
@@ -298,6 +267,8 @@ mod tests {
                 apps: vec!["api".to_owned()],
                 above: Some(5e8),
                 for_ms: 60_000,
+                pattern: None,
+                min_requests: None,
                 every_ms: Rule::USUAL_EVERY_MS,
                 sinks: vec![Sink::Exec {
                     command: "true".to_owned(),

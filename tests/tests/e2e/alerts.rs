@@ -17,6 +17,11 @@ use serde_json::{Value, json};
 fn receiver() -> (u16, Receiver<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
+    (port, receive(listener, 1))
+}
+
+/// What is posted there. So many requests are refused first.
+pub(crate) fn receive(listener: TcpListener, refused: usize) -> Receiver<Value> {
     let (bodies, received) = channel();
     thread::spawn(move || {
         for (number, client) in listener.incoming().enumerate() {
@@ -31,7 +36,7 @@ fn receiver() -> (u16, Receiver<Value>) {
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body).expect("a body");
-            let answer = if number == 0 {
+            let answer = if number < refused {
                 "503 Service Unavailable"
             } else {
                 "204 No Content"
@@ -41,22 +46,22 @@ fn receiver() -> (u16, Receiver<Value>) {
                 "HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             );
             let body = serde_json::from_slice(&body).expect("JSON");
-            if number > 0 && bodies.send(body).is_err() {
+            if number >= refused && bodies.send(body).is_err() {
                 return;
             }
         }
     });
-    (port, received)
+    received
 }
 
 /// The next message that was received.
-fn next(received: &Receiver<Value>, rpm: &Rpm) -> Value {
+pub(crate) fn next(received: &Receiver<Value>, rpm: &Rpm) -> Value {
     let message = received.recv_timeout(BOUND);
     message.unwrap_or_else(|_| panic!("nobody was told\n{}", observed(rpm)))
 }
 
 /// A message in words.
-fn text_of(message: &Value) -> &str {
+pub(crate) fn text_of(message: &Value) -> &str {
     message["text"].as_str().expect("text")
 }
 
@@ -71,8 +76,21 @@ fn crashes(rpm: &Rpm) -> Vec<u64> {
 }
 
 /// What the process that tells has said.
-fn observed(rpm: &Rpm) -> String {
+pub(crate) fn observed(rpm: &Rpm) -> String {
     rpm.ok(["logs", "rpm-observe", "--nostream"])
+}
+
+/// What the process that tells has left for the next.
+pub(crate) fn state(rpm: &Rpm) -> Value {
+    let text = std::fs::read(rpm.home().join("alerts.state")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// The process that tells.
+pub(crate) fn teller(rpm: &Rpm) -> Option<u32> {
+    let status: Value = serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON");
+    let pid = status["process"]["pid"].as_u64();
+    pid.and_then(|pid| u32::try_from(pid).ok())
 }
 
 fn file(port: &Port, listen: &Port, webhook: u16, limit: &str) -> String {
@@ -81,7 +99,7 @@ fn file(port: &Port, listen: &Port, webhook: u16, limit: &str) -> String {
         "env": {"PORT": port.number()},
     });
     let alerts = json!([
-        {"on": "crash", "webhook": format!("http://127.0.0.1:{webhook}/s3cret"), "every": "1h"},
+        {"on": "crash", "webhook": format!("http://127.0.0.1:{webhook}/s3cret"), "every": "1s"},
         {"on": "memory", "above": limit, "for": 0, "app": "api", "exec": "echo \"$RPM_ALERT_STATE $RPM_ALERT_APP $RPM_ALERT_ID\" >> told"},
     ]);
     json!({"apps": [app], "observe": {"listen": listen.number(), "alerts": alerts}}).to_string()
@@ -101,13 +119,12 @@ fn a_crash_in_silence_is_not_told(rpm: &Rpm, received: &Receiver<Value>) {
         |crashes| crashes.len() == 3,
     );
     let silent = crashes(rpm)[2];
-    let looked_at = || {
-        let seq = std::fs::read_to_string(rpm.home().join("alerts.seq"));
-        seq.ok().and_then(|seq| seq.trim().parse().ok())
-    };
-    wait_until("it was looked at", BOUND, looked_at, |seq: &Option<u64>| {
-        *seq >= Some(silent)
-    });
+    wait_until(
+        "it was looked at",
+        BOUND,
+        || state(rpm),
+        |state| state["seq"].as_u64() >= Some(silent),
+    );
     rpm.ok(["alerts", "unmute"]);
     // Had it been told, this one would be held back for two hours, and what comes would be the other.
     let victim = rpm.process(1).pid.and_then(|pid| i32::try_from(pid).ok());
@@ -151,13 +168,10 @@ fn whoever_is_named_is_told_once_whoever_dies() {
     rpm.wait_status("api", Status::Online);
 
     // What happens while neither the daemon nor the process that tells is there is told afterwards, and nothing again.
-    let observer = || {
-        let status: Value = serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON");
-        status["process"]["pid"]
-            .as_u64()
-            .and_then(|pid| u32::try_from(pid).ok())
-    };
-    let (teller, victim) = (observer().expect("it runs"), rpm.process(0).pid.expect("it runs"));
+    let (teller, victim) = (
+        teller(&rpm).expect("it runs"),
+        rpm.process(0).pid.expect("it runs"),
+    );
     kill_daemon(&rpm);
     kill(teller);
     kill(victim);
@@ -168,7 +182,7 @@ fn whoever_is_named_is_told_once_whoever_dies() {
     assert!(text_of(&message).contains("api: crashed"), "{message}");
 
     // Other rules come into force. They know nothing of what was told by those before, so they would tell of the next crash.
-    let changed = file(&port, &listen, webhook, "100G").replace("1h", "2h");
+    let changed = file(&port, &listen, webhook, "100G").replace("1s", "2h");
     place.write("site.json", &changed);
     place.ok(&rpm, ["start", "site.json"]);
     rpm.ok(["alerts", "mute", "1h"]);
@@ -212,7 +226,11 @@ fn a_receiver_must_be_who_it_says() {
         "name": "receiver", "script": fixture("hello.js"), "interpreter": node(22), "balance": "proxy", "instances": 1,
         "tls_cert": chain, "tls_key": key, "env": {"PORT": port.number()},
     });
-    let rules = json!([{"on": "crash", "webhook": format!("https://localhost:{port}/")}]);
+    let rules = json!([
+        {"on": "crash", "webhook": format!("https://localhost:{port}/")},
+        // It is valid for two days.
+        {"on": "certificate", "exec": "echo \"$RPM_ALERT_TEXT\" >> expires"},
+    ]);
     let listen = Port::reserve();
     let file = json!({"apps": [app], "observe": {"listen": listen.number(), "alerts": rules}});
     place.write("site.json", &file.to_string());
@@ -229,4 +247,8 @@ fn a_receiver_must_be_who_it_says() {
         .output();
     let known = Ran::from(known.expect("it runs"));
     assert!(known.stdout.contains("it answered 200"), "{known:#?}");
+    let told = || std::fs::read_to_string(place.path().join("expires")).unwrap_or_default();
+    wait_until("an expiry is told", BOUND, told, |told| {
+        told.contains("] receiver: its certificate ") && told.contains("expires in 47 h, less than 14 days")
+    });
 }

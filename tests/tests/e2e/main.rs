@@ -1,5 +1,7 @@
 //! End-to-end tests: the real `rpm`, real programs, real traffic. One binary, because linking one per file costs minutes.
 
+mod alert_mail;
+mod alert_rules;
 mod alerts;
 mod bad_home;
 mod bad_input;

@@ -28,6 +28,7 @@ fn describe(
 ) -> anyhow::Result<Described> {
     let mut file = config::load(target, around)?;
     let mut faults = std::mem::take(&mut file.problems);
+    faults.extend(config::set_mail_server(&mut file, around));
     let mut specs = Vec::new();
     for (number, app) in file
         .apps

@@ -3,7 +3,7 @@
 use rpm_wire::alerts::Shape;
 use serde_json::{Value, json};
 
-use super::engine::{Message, State};
+use super::message::{Message, State};
 
 /// The longest text of one message in bytes: receivers refuse longer ones.
 const LONGEST: usize = 1_500;
@@ -36,7 +36,7 @@ pub(crate) fn line(message: &Message, host: &str) -> String {
 }
 
 /// At most so many bytes, and whole characters.
-fn clipped(text: &str, bytes: usize) -> String {
+pub(crate) fn clipped(text: &str, bytes: usize) -> String {
     match text.len() <= bytes {
         true => text.to_owned(),
         false => format!("{}…", &text[..text.floor_char_boundary(bytes)]),
@@ -88,6 +88,60 @@ pub(crate) fn bodies(shape: Shape, key: Option<&str>, messages: &[Message], host
                 .map(|message| incident(key, message, host))
                 .collect()
         }
+    }
+}
+
+/// The bodies that a template makes of these messages, one each.
+///
+/// # Errors
+/// It is not JSON. It was when its file was read.
+pub(crate) fn templated(template: &str, messages: &[Message], host: &str) -> serde_json::Result<Vec<Value>> {
+    let template: Value = serde_json::from_str(template)?;
+    Ok(messages
+        .iter()
+        .map(|message| {
+            let mut body = template.clone();
+            let text = line(message, host);
+            fill(&mut body, &|name| {
+                Some(match name {
+                    "text" => &text,
+                    "app" => message.app.as_deref().unwrap_or_default(),
+                    "on" => message.on.name(),
+                    "state" => message.state.name(),
+                    "host" => host,
+                    _ => return None,
+                })
+            });
+            body
+        })
+        .collect())
+}
+
+/// Fills in words in braces. What is filled in is not looked at again.
+fn fill<'v>(value: &mut Value, of: &dyn Fn(&str) -> Option<&'v str>) {
+    match value {
+        Value::String(text) => {
+            let (mut filled, mut rest) = (String::new(), text.as_str());
+            while let Some((before, behind)) = rest.split_once('{') {
+                filled.push_str(before);
+                let named = behind.split_once('}');
+                match named.and_then(|(name, behind)| Some((of(name)?, behind))) {
+                    Some((value, behind)) => {
+                        filled.push_str(value);
+                        rest = behind;
+                    }
+                    None => {
+                        filled.push('{');
+                        rest = behind;
+                    }
+                }
+            }
+            filled.push_str(rest);
+            *text = filled;
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| fill(value, of)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| fill(value, of)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -186,5 +240,19 @@ mod tests {
         assert_eq!(incidents[1]["event_action"], "resolve");
         assert_eq!(incidents[0]["dedup_key"], incidents[1]["dedup_key"]);
         assert_eq!(incidents[0]["routing_key"], "k");
+    }
+
+    #[test]
+    fn a_template_is_filled_in() {
+        let template = r#"{"a": ["{text}", "{app}-{on} {{state}} {host"], "{app}": 1}"#;
+        let messages = [
+            message(State::Fired, "said \"{host}\"\n\\", 1),
+            message(State::Recovered, "ready", 1),
+        ];
+        let bodies = templated(template, &messages, "h").expect("JSON");
+        let expected =
+            json!({"a": ["[h] api 2: said \"{host}\"\n\\", "api-crash {fired} {host"], "{app}": 1});
+        assert_eq!(bodies, [expected, bodies[1].clone()]);
+        assert_eq!(bodies[1]["a"][1], "api-crash {recovered} {host");
     }
 }

@@ -1,14 +1,17 @@
-//! The files of alerts in the daemon's directory: the rules, until when nothing is sent, and which event was the last.
+//! The files of alerts in the daemon's directory: the rules, until when nothing is sent, and what the next process has to know.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use rpm_wire::alerts::{MUTE_FILE, RULES_BYTES, RULES_FILE, Rule, Rules};
 
+use super::kept::Kept;
 use crate::files::{self, Changing};
 
-/// The last event that was looked at.
-const SEQ_FILE: &str = "alerts.seq";
+/// What the next process has to know.
+const STATE_FILE: &str = "alerts.state";
+/// The longest of them that is read, in bytes.
+const STATE_BYTES: u64 = 32 << 20;
 /// The file that the process which tells has locked.
 const LOCK_FILE: &str = "alerts.lock";
 /// The longest of the other files, in bytes.
@@ -86,14 +89,26 @@ impl Book {
         done.map_err(|error| BookError::Unwritable(path, error))
     }
 
-    /// The last event that was looked at.
-    pub(crate) fn last_seq(&self) -> Option<u64> {
-        number(&self.home.join(SEQ_FILE))
+    /// What the process before has left; nothing if it has left nothing, or nothing that can be read.
+    pub(crate) fn state(&self) -> Kept {
+        let path = self.home.join(STATE_FILE);
+        match files::read(&path, STATE_BYTES) {
+            Ok(text) if text.is_empty() => Kept::default(),
+            Ok(text) => serde_json::from_str(&text).unwrap_or_else(|error| {
+                eprintln!(
+                    "alerts: {} cannot be read ({error}): what was told before is forgotten",
+                    path.display()
+                );
+                Kept::default()
+            }),
+            Err(_) => Kept::default(),
+        }
     }
 
-    /// Notes it. On a full disk an event may be told again after a restart.
-    pub(crate) fn note_seq(&self, seq: u64) {
-        let _ = files::write(&self.home.join(SEQ_FILE), &seq.to_string());
+    /// Leaves it for the next process, and for those who ask.
+    pub(crate) fn write_state(&self, text: &str) -> Result<(), BookError> {
+        let path = self.home.join(STATE_FILE);
+        files::write(&path, text).map_err(|error| BookError::Unwritable(path, error))
     }
 }
 

@@ -1,11 +1,14 @@
 //! Which rules have something to say: events and figures in, messages out. Without clock and I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use rpm_wire::alerts::{Rule, Trigger};
-use rpm_wire::api::{Process, Status};
+use rpm_wire::alerts::{Rule, Source, Trigger};
+use rpm_wire::api::Process;
 use rpm_wire::events::{Event, What};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use super::condition::{Read, Reading, condition, span};
+use super::message::{Message, State, meaning};
 
 /// The most (rule, app, instance) that are remembered: names of apps that came and went must not add up for ever.
 const MOST: usize = 20_000;
@@ -13,61 +16,43 @@ const MOST: usize = 20_000;
 /// The daemon itself may hold back a crash for 10 minutes.
 pub(crate) const NEWS_MS: u64 = 1_200_000;
 
-/// Whether something began or ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    /// It has happened, or lasts.
-    Fired,
-    /// It is over.
-    Recovered,
-    /// Somebody tries whether messages arrive.
-    Test,
-}
-
-/// Something to tell.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Message {
-    /// Number of the rule in its file, from 0.
-    pub rule: usize,
-    /// What the rule is about.
-    pub on: Trigger,
-    /// Whether it began or ended.
-    pub state: State,
-    /// The app; none for what concerns the daemon.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub app: Option<String>,
-    /// The instance.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<u32>,
-    /// In words.
-    pub text: String,
-    /// How often it has happened since the last message about it, this time included.
-    pub count: u32,
-    /// When, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-}
-
 /// What a rule watches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Watched {
-    rule: usize,
-    app: Option<String>,
-    id: Option<u32>,
+pub(super) struct Watched {
+    pub rule: usize,
+    pub app: Option<String>,
+    pub id: Option<u32>,
 }
 
 /// What is known of it.
-#[derive(Debug, Default)]
-struct Standing {
-    /// Since when the condition holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Standing {
+    /// Since when the condition holds. Another process begins again: it has not seen that it lasted.
+    #[serde(skip)]
     since: Option<u64>,
     /// Somebody was told that it began, and not yet that it is over.
-    told: bool,
-    last_message: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_message: Option<u64>,
     /// What has happened since that message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     held_back: Option<(u32, String)>,
     /// When it happened, within the time of the rule.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     times: VecDeque<u64>,
+}
+
+/// What an app has written that matches a rule's pattern.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Found {
+    /// Number of the rule.
+    pub rule: usize,
+    pub app: String,
+    /// Lines that match.
+    pub count: u32,
+    /// The first of them.
+    pub line: String,
 }
 
 /// The rules, and what is known.
@@ -108,9 +93,28 @@ impl Engine {
         &self.rules
     }
 
-    /// True if the daemon has to be asked for figures.
-    pub(crate) fn needs_figures(&self) -> bool {
-        self.rules.iter().any(|rule| rule.on.needs_figures())
+    /// True if a rule is about what is seen in one of these.
+    pub(crate) fn needs(&self, sources: &[Source]) -> bool {
+        self.rules.iter().any(|rule| sources.contains(&rule.on.source()))
+    }
+
+    /// What is known, as far as the next process has to know it: what was told, and what was counted.
+    pub(super) fn standing(&self, now: u64) -> impl Iterator<Item = (&Watched, &Standing)> {
+        let is_kept = move |(watched, standing): &(&Watched, &Standing)| {
+            let every = self.rules[watched.rule].every_ms;
+            let is_lately = standing
+                .last_message
+                .is_some_and(|last| !has_rested(last, now, every));
+            standing.told || is_lately || standing.held_back.is_some() || !standing.times.is_empty()
+        };
+        self.standing.iter().filter(is_kept)
+    }
+
+    /// Takes over what another process has known of a rule.
+    pub(super) fn resume(&mut self, watched: Watched, standing: Standing) {
+        if watched.rule < self.rules.len() && self.standing.len() < MOST {
+            self.standing.entry(watched).or_insert(standing);
+        }
     }
 
     /// Something happened. Nobody is told of what began too long ago.
@@ -165,17 +169,25 @@ impl Engine {
 
     /// A crash, for a rule about many of them.
     fn happens_again(&mut self, watched: Watched, event: &Event) -> Option<Message> {
-        let rule = &self.rules[watched.rule];
-        let (for_ms, above) = (rule.for_ms, rule.above.unwrap_or_default());
-        let standing = self.known(&watched)?;
-        let oldest = event.at_ms.saturating_sub(for_ms);
-        standing.times.retain(|at| *at >= oldest);
         let more = match &event.what {
             What::Crashed { repeats, .. } => 1 + *repeats,
             _ => 1,
         };
+        let for_ms = self.rules[watched.rule].for_ms;
+        let count = self.too_many(&watched, more, event.at_ms)?;
+        let text = format!("{count} crashes within {}", span(for_ms));
+        self.tell(watched, text, 1, event.at_ms, event.at_ms)
+    }
+
+    /// Counts what has happened within the time of the rule; gives the number, and begins again, if it is more than the rule allows.
+    fn too_many(&mut self, watched: &Watched, more: u32, at: u64) -> Option<usize> {
+        let rule = &self.rules[watched.rule];
+        let (for_ms, above) = (rule.for_ms, rule.above.unwrap_or_default());
+        let standing = self.known(watched)?;
+        let oldest = at.saturating_sub(for_ms);
+        standing.times.retain(|at| *at >= oldest);
         for _ in 0..more.min(1_000) {
-            standing.times.push_back(event.at_ms);
+            standing.times.push_back(at);
         }
         while standing.times.len() > 1_000 {
             standing.times.pop_front();
@@ -185,8 +197,78 @@ impl Engine {
             return None;
         }
         standing.times.clear();
-        let text = format!("{count} crashes within {}", span(for_ms));
-        self.tell(watched, text, 1, event.at_ms, event.at_ms)
+        Some(count)
+    }
+
+    /// Lines of an app that match the pattern of a rule.
+    pub(crate) fn found(&mut self, found: Found, now: u64) -> Option<Message> {
+        let rule = self.rules.get(found.rule)?;
+        let (above, for_ms) = (rule.above.unwrap_or_default(), rule.for_ms);
+        let watched = Watched {
+            rule: found.rule,
+            app: Some(found.app),
+            id: None,
+        };
+        // Without a number each of them counts.
+        if above < 1.0 {
+            return self.tell(watched, found.line, found.count, now, now);
+        }
+        let count = self.too_many(&watched, found.count, now)?;
+        let text = format!("{count} lines within {}, such as: {}", span(for_ms), found.line);
+        self.tell(watched, text, 1, now, now)
+    }
+
+    /// What is known now of all conditions about apps that are seen in this source.
+    pub(crate) fn readings(&mut self, source: Source, readings: &[Read], now: u64) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for Read { rule, app, reading } in readings {
+            let Some(found) = self.rules.get(*rule).filter(|rule| rule.on.source() == source) else {
+                continue;
+            };
+            // What is seen over the time of the rule need not last besides.
+            let for_ms = if found.on == Trigger::LoopDelay {
+                found.for_ms
+            } else {
+                0
+            };
+            let watched = Watched {
+                rule: *rule,
+                app: Some(app.clone()),
+                id: None,
+            };
+            let message = match reading {
+                Reading::Unknown => None,
+                Reading::Lost => self.level(
+                    watched,
+                    false,
+                    "nothing is known of it any more".to_owned(),
+                    0,
+                    now,
+                ),
+                Reading::Known { holds, text } => self.level(watched, *holds, text.clone(), for_ms, now),
+            };
+            messages.extend(message);
+        }
+        let there: HashSet<(usize, Option<&str>)> = readings
+            .iter()
+            .map(|read| (read.rule, Some(read.app.as_str())))
+            .collect();
+        let rules = &self.rules;
+        let is_gone = |watched: &Watched| {
+            rules[watched.rule].on.source() == source
+                && !there.contains(&(watched.rule, watched.app.as_deref()))
+        };
+        let gone: Vec<Watched> = self
+            .standing
+            .keys()
+            .filter(|watched| is_gone(watched))
+            .cloned()
+            .collect();
+        for watched in gone {
+            messages.extend(self.is_over(watched.clone(), now, "is not there any more".to_owned()));
+            self.standing.remove(&watched);
+        }
+        messages
     }
 
     /// The figures of all processes, now.
@@ -214,7 +296,7 @@ impl Engine {
             processes.iter().any(same)
         };
         let rules = &self.rules;
-        let is_level = |watched: &Watched| watched.id.is_some() && rules[watched.rule].on.needs_figures();
+        let is_level = |watched: &Watched| rules[watched.rule].on.source() == Source::Processes;
         self.standing
             .retain(|watched, _| !is_level(watched) || there(watched));
         messages
@@ -288,7 +370,7 @@ impl Engine {
                 let standing = self.standing.get_mut(&watched)?;
                 let (count, text) = standing.held_back.take()?;
                 standing.last_message = Some(now);
-                standing.told = true;
+                standing.told = self.rules[watched.rule].on.has_end();
                 self.message(watched, State::Fired, text, count, now)
             })
             .collect()
@@ -297,7 +379,7 @@ impl Engine {
     /// A message, unless there was one a short time ago: then it is counted.
     fn tell(&mut self, watched: Watched, text: String, times: u32, at: u64, now: u64) -> Option<Message> {
         let every = self.rules[watched.rule].every_ms;
-        let lasts = self.rules[watched.rule].on.needs_figures();
+        let on = self.rules[watched.rule].on;
         if self.muted {
             return None;
         }
@@ -307,14 +389,14 @@ impl Engine {
             .is_some_and(|last| !has_rested(last, now, every))
         {
             // A level that comes and goes is not counted: it holds when its time has come, or it does not.
-            if !lasts {
+            if !on.is_level() {
                 let count = standing.held_back.take().map_or(0, |(count, _)| count);
                 standing.held_back = Some((count.saturating_add(times), text));
             }
             return None;
         }
         standing.last_message = Some(now);
-        standing.told = true;
+        standing.told = on.has_end();
         self.message(watched, State::Fired, text, times, at)
     }
 
@@ -359,87 +441,7 @@ impl Engine {
     }
 }
 
-/// What an event means for rules.
-struct Meaning {
-    begins: Option<Trigger>,
-    ends: &'static [Trigger],
-}
-
-fn meaning(what: &What) -> Meaning {
-    let (begins, ends): (Option<Trigger>, &'static [Trigger]) = match what {
-        What::Crashed { .. } => (Some(Trigger::Crash), &[Trigger::Frozen]),
-        What::Errored { .. } => (Some(Trigger::Errored), &[]),
-        What::Ready { .. } => (None, &[Trigger::Errored]),
-        What::Stopped { .. } | What::Exited { .. } => (None, &[Trigger::Frozen]),
-        What::Deleted {} => (None, &[Trigger::Errored, Trigger::Frozen]),
-        What::Frozen { .. } => (Some(Trigger::Frozen), &[]),
-        What::Recovered { .. } => (None, &[Trigger::Frozen]),
-        What::ReloadUndone { .. } => (Some(Trigger::ReloadFailed), &[Trigger::Unhealthy]),
-        // It brought the old workers back after a reload that has failed.
-        What::ReloadDone { returned: true } => (None, &[Trigger::Unhealthy]),
-        What::ReloadDone { .. } => (None, &[Trigger::ReloadFailed, Trigger::Unhealthy]),
-        What::Unhealthy { .. } => (Some(Trigger::Unhealthy), &[]),
-        What::Healthy { .. } => (None, &[Trigger::Unhealthy]),
-        What::MemoryLimit { .. } => (Some(Trigger::MemoryLimit), &[]),
-        _ => (None, &[]),
-    };
-    Meaning { begins, ends }
-}
-
 /// True if a message at `last` is so long ago that there may be another. A clock that was set back hides nothing.
 fn has_rested(last: u64, now: u64, every: u64) -> bool {
     now.checked_sub(last).is_none_or(|passed| passed >= every)
-}
-
-/// Whether the condition of a rule holds for a process, in words; `None` if the rule is not about figures of processes.
-fn condition(rule: &Rule, process: &Process) -> Option<(bool, String)> {
-    let above = rule.above.unwrap_or_default();
-    let lasting = span(rule.for_ms);
-    Some(match rule.on {
-        Trigger::Memory => {
-            let holds = process.memory_bytes as f64 > above;
-            let (used, bound) = (mebibytes(process.memory_bytes as f64), mebibytes(above));
-            let text = match holds {
-                true => format!("uses {used} of memory, more than {bound} for {lasting}"),
-                false => format!("uses {used} of memory"),
-            };
-            (holds, text)
-        }
-        Trigger::Cpu => {
-            let holds = process.cpu_percent > above;
-            let used = process.cpu_percent;
-            let text = match holds {
-                true => format!("uses {used:.0} % of a CPU, more than {above:.0} % for {lasting}"),
-                false => format!("uses {used:.0} % of a CPU"),
-            };
-            (holds, text)
-        }
-        Trigger::Down => {
-            let holds = !matches!(
-                process.status,
-                Status::Online | Status::Stopped | Status::Stopping
-            );
-            let status = process.status.as_str();
-            let text = match holds {
-                true => format!("is {status}, not online for {lasting}"),
-                false => format!("is {status}"),
-            };
-            (holds, text)
-        }
-        _ => return None,
-    })
-}
-
-fn mebibytes(bytes: f64) -> String {
-    format!("{:.0} MiB", bytes / f64::from(1 << 20))
-}
-
-/// A time in words, as rules have it.
-pub(crate) fn span(ms: u64) -> String {
-    match ms {
-        _ if ms >= 3_600_000 && ms.is_multiple_of(3_600_000) => format!("{} h", ms / 3_600_000),
-        _ if ms >= 60_000 && ms.is_multiple_of(60_000) => format!("{} min", ms / 60_000),
-        _ if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
-        _ => format!("{ms} ms"),
-    }
 }

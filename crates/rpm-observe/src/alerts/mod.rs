@@ -1,42 +1,49 @@
 //! Alerts: rules, and somebody who is told when one of them has something to say.
 //!
-//! The engine decides and has neither clock nor I/O. The rest is thin: [`follow`](follow::Follower) gets events from the daemon, [`book`] has
-//! the files, [`send`] tells.
+//! The engine decides and has neither clock nor I/O, and so do the [`gauges`] of what apps answer. The rest is thin: [`follow`](follow::Follower)
+//! gets events from the daemon, [`looker`] looks at files, [`book`] has the files of our own, [`send`] tells. [`watcher`] has them all.
 
 mod body;
 mod book;
+mod certificate;
+mod condition;
+mod disk_use;
 mod engine;
 mod follow;
+mod gauges;
+mod kept;
+mod letter;
+mod looker;
+mod message;
 mod outbox;
 mod send;
+mod smtp;
 #[cfg(test)]
 mod tests;
+mod watcher;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rpm_wire::alerts::{Rule, Sink, Trigger};
-use rpm_wire::api::Process;
-use rpm_wire::events::Event;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
-use crate::daemon::Daemon;
+use crate::history::Second;
 use book::Book;
 pub use book::BookError;
-use engine::{Engine, Message, State};
-use follow::Follower;
+use condition::span;
+use message::{Message, State};
 pub use outbox::Counts;
-use outbox::Outbox;
+use watcher::Watcher;
 
-/// What has happened within this time is told together.
-const TOGETHER: Duration = Duration::from_secs(1);
-/// Between two looks at the figures.
-const FIGURES: Duration = Duration::from_secs(5);
-/// Events that wait to be looked at.
-const QUEUE: usize = 1024;
+/// Between two attempts to be the one that tells.
+const TURN_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the figures of each second are shown.
+#[derive(Clone, Debug)]
+pub struct Seconds(pub(crate) watch::Sender<Arc<Second>>);
 
 /// Tells what happens, by the rules in the daemon's directory.
 #[derive(Debug)]
@@ -45,6 +52,7 @@ pub struct Alerts {
     book: Book,
     host: String,
     counts: Arc<Counts>,
+    seconds: Seconds,
 }
 
 impl Alerts {
@@ -56,7 +64,14 @@ impl Alerts {
             book: Book::new(home),
             host: crate::host_name(),
             counts: Arc::default(),
+            seconds: Seconds(watch::Sender::new(Arc::default())),
         }
+    }
+
+    /// Where it looks for figures, which [`record`](crate::record) shows there.
+    #[must_use]
+    pub fn seconds(&self) -> Seconds {
+        self.seconds.clone()
     }
 
     /// How many messages were sent, for the metrics.
@@ -71,6 +86,15 @@ impl Alerts {
     /// The file cannot be read, or is not one.
     pub fn rules(&self) -> Result<Vec<Rule>, BookError> {
         self.book.rules()
+    }
+
+    /// Of these rules those, by number, that can say nothing of an app, and why, as the process that tells has found.
+    #[must_use]
+    pub fn blind(&self, rules: &[Rule]) -> Vec<(usize, String)> {
+        let blind = self.book.state().blind(rules).into_iter();
+        blind
+            .filter_map(|(number, app)| Some((number, why_blind(rules.get(number)?.on, &app))))
+            .collect()
     }
 
     /// Until when nothing is sent, in milliseconds since the Unix epoch, if that is to come.
@@ -124,7 +148,7 @@ impl Alerts {
                     trouble = Some(now);
                 }
             }
-            sleep(TOGETHER).await;
+            sleep(TURN_EVERY).await;
         }
     }
 
@@ -132,111 +156,22 @@ impl Alerts {
     /// has ended.
     pub async fn run(self) {
         let _turn = self.turn().await;
-        let (events, mut heard) = mpsc::channel(QUEUE);
-        let (wanted, is_wanted) = watch::channel(false);
-        let follower = Follower::new(
-            Daemon::new(self.socket.clone()),
-            self.book.last_seq(),
-            events,
-            is_wanted,
-        );
-        // Ends with this.
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follower.run());
-        let mut watcher = Watcher {
-            daemon: Daemon::new(self.socket),
-            book: self.book,
-            engine: Engine::default(),
-            outbox: Outbox::new(self.host, self.counts),
-            seen: None,
-            pending: Vec::new(),
-        };
-        let (mut together, mut figures) = (interval(TOGETHER), interval(FIGURES));
-        together.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                Some(event) = heard.recv() => watcher.event(&event),
-                _ = together.tick() => {
-                    watcher.look_at_rules();
-                    wanted.send_if_modified(|wanted| {
-                        let now = !watcher.engine.rules().is_empty();
-                        std::mem::replace(wanted, now) != now
-                    });
-                    watcher.tell();
-                }
-                _ = figures.tick() => watcher.figures().await,
-            }
-        }
+        let seconds = self.seconds.0.subscribe();
+        Watcher::new(self.socket, self.book, self.host, self.counts)
+            .run(seconds)
+            .await;
     }
 }
 
-/// What `run` has.
-#[derive(Debug)]
-struct Watcher {
-    daemon: Daemon,
-    book: Book,
-    engine: Engine,
-    outbox: Outbox,
-    /// The last event that was looked at.
-    seen: Option<u64>,
-    /// What is told at the next turn.
-    pending: Vec<Message>,
-}
-
-impl Watcher {
-    fn look_at_rules(&mut self) {
-        match self.book.changed_rules() {
-            Some(Ok(rules)) => {
-                // What is to be told has the numbers of the rules before.
-                self.tell();
-                eprintln!("alerts: {} rules", rules.len());
-                self.engine.set_rules(rules);
-            }
-            Some(Err(error)) => eprintln!("alerts: the rules stay as they were: {error}"),
-            None => {}
-        }
-    }
-
-    fn event(&mut self, event: &Event) {
-        self.seen = Some(event.seq);
-        self.look_at_mute();
-        self.pending.extend(self.engine.event(event, now_ms()));
-    }
-
-    async fn figures(&mut self) {
-        if !self.engine.needs_figures() {
-            return;
-        }
-        let answer = self.daemon.get("/v1/processes").await;
-        let processes = answer.map_err(|error| error.to_string()).and_then(|text| {
-            serde_json::from_slice::<Vec<Process>>(&text).map_err(|error| error.to_string())
-        });
-        let now = now_ms();
-        self.look_at_mute();
-        self.pending.extend(self.engine.daemon(processes.is_ok(), now));
-        if let Ok(processes) = processes {
-            self.pending.extend(self.engine.figures(&processes, now));
-        }
-    }
-
-    /// Each time anew: whoever has muted it expects silence at once.
-    fn look_at_mute(&mut self) {
-        let muted = self.book.muted_until().is_some_and(|until| until > now_ms());
-        self.engine.set_muted(muted);
-    }
-
-    /// Sends what has come together.
-    fn tell(&mut self) {
-        let now = now_ms();
-        self.look_at_mute();
-        self.pending.extend(self.engine.tick(now));
-        let messages = std::mem::take(&mut self.pending);
-        self.outbox.add(self.engine.rules(), &messages);
-        self.outbox.turn();
-        if let Some(seen) = self.seen.take() {
-            self.book.note_seq(seen);
-        }
+/// Why a rule says nothing of an app.
+fn why_blind(on: Trigger, app: &str) -> String {
+    match on {
+        Trigger::LoopDelay => format!(
+            "{app} has no figures of an event loop: it is not Node, does not listen, or was started with --no-agent"
+        ),
+        _ => format!(
+            "nobody counts the requests of {app}: it is not behind the proxy (--balance proxy), and not Node that listens, with its agent"
+        ),
     }
 }
 
@@ -266,10 +201,12 @@ fn bound(rule: &Rule) -> String {
     let above = rule.above.map(|above| match rule.on.unit() {
         Unit::Bytes => format!("above {:.0} MiB", above / f64::from(1 << 20)),
         Unit::Percent => format!("above {above} %"),
+        Unit::Milliseconds => format!("above {above:.0} ms"),
         Unit::Count | Unit::None => format!("above {above}"),
     });
-    let lasting = (rule.for_ms > 0).then(|| format!("for {}", engine::span(rule.for_ms)));
-    let parts: Vec<String> = above.into_iter().chain(lasting).collect();
+    let lasting = (rule.for_ms > 0).then(|| format!("for {}", span(rule.for_ms)));
+    let pattern = rule.pattern.as_ref().map(|pattern| format!("/{pattern}/"));
+    let parts: Vec<String> = pattern.into_iter().chain(above).chain(lasting).collect();
     match parts.is_empty() {
         true => "-".to_owned(),
         false => parts.join(" "),

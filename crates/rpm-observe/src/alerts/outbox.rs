@@ -10,7 +10,7 @@ use rpm_wire::alerts::{Rule, Shape, Sink};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::engine::Message;
+use super::message::Message;
 use super::send::send;
 
 /// Messages that wait for one receiver.
@@ -64,9 +64,10 @@ impl Counts {
 /// What one receiver is told, in order: a recovery must not overtake what it ends.
 #[derive(Debug, Default)]
 struct Lane {
+    /// What it has not taken yet. It begins with what is on its way.
     waiting: VecDeque<Message>,
-    /// A letter is on its way.
-    busy: bool,
+    /// How many of them are on their way.
+    in_flight: usize,
 }
 
 /// All messages on their way. A receiver that takes nothing holds up nobody else.
@@ -94,34 +95,59 @@ impl Outbox {
         for message in messages {
             let sinks = rules.get(message.rule).map_or(&[][..], |rule| &rule.sinks);
             for sink in sinks {
-                let lane = self.lanes.entry(sink.clone()).or_default();
-                lane.waiting.push_back(message.clone());
-                if lane.waiting.len() > WAITING {
-                    lane.waiting.pop_front();
-                    self.counts.failed.fetch_add(1, Ordering::Relaxed);
-                    eprintln!(
-                        "alerts: the oldest for {} was dropped: {WAITING} wait",
-                        sink.shown()
-                    );
-                }
+                self.put(sink, message.clone());
             }
         }
     }
 
+    /// Takes what another process has not sent.
+    pub(crate) fn resume(&mut self, waiting: Vec<(Sink, Vec<Message>)>, lost: usize) {
+        self.counts.failed.fetch_add(lost as u64, Ordering::Relaxed);
+        for (sink, messages) in waiting {
+            messages.into_iter().for_each(|message| self.put(&sink, message));
+        }
+    }
+
+    fn put(&mut self, sink: &Sink, message: Message) {
+        let lane = self.lanes.entry(sink.clone()).or_default();
+        lane.waiting.push_back(message);
+        // What is on its way cannot be taken back.
+        if lane.waiting.len() - lane.in_flight > WAITING {
+            lane.waiting.remove(lane.in_flight);
+            self.counts.failed.fetch_add(1, Ordering::Relaxed);
+            eprintln!(
+                "alerts: the oldest for {} was dropped: {WAITING} wait",
+                sink.shown()
+            );
+        }
+    }
+
+    /// What no receiver has taken yet.
+    pub(crate) fn waiting(&self) -> Vec<(&Sink, Vec<Message>)> {
+        let lanes = self.lanes.iter().filter(|(_, lane)| !lane.waiting.is_empty());
+        lanes
+            .map(|(sink, lane)| (sink, lane.waiting.iter().cloned().collect()))
+            .collect()
+    }
+
+    /// Waits until a letter was taken or given up; `None` if none is on its way.
+    pub(crate) async fn settled(&mut self) -> Option<()> {
+        // A letter that has ended without its receiver has panicked.
+        if let Ok(sink) = self.underway.join_next().await?
+            && let Some(lane) = self.lanes.get_mut(&sink)
+        {
+            lane.waiting.drain(..lane.in_flight.min(lane.waiting.len()));
+            lane.in_flight = 0;
+        }
+        self.lanes.retain(|_, lane| !lane.waiting.is_empty());
+        Some(())
+    }
+
     /// Sends what may be sent now.
     pub(crate) fn turn(&mut self) {
-        while let Some(ended) = self.underway.try_join_next() {
-            if let Ok(sink) = ended
-                && let Some(lane) = self.lanes.get_mut(&sink)
-            {
-                lane.busy = false;
-            }
-        }
-        self.lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
-        for (sink, lane) in self.lanes.iter_mut().filter(|(_, lane)| !lane.busy) {
-            lane.busy = true;
-            let most = at_once(sink).min(lane.waiting.len());
-            let messages = lane.waiting.drain(..most).collect();
+        for (sink, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.in_flight == 0) {
+            lane.in_flight = at_once(sink).min(lane.waiting.len());
+            let messages = lane.waiting.iter().take(lane.in_flight).cloned().collect();
             let (sink, host, counts) = (sink.clone(), Arc::clone(&self.host), Arc::clone(&self.counts));
             self.underway.spawn(async move {
                 deliver(&sink, messages, &host, &counts).await;
@@ -134,12 +160,15 @@ impl Outbox {
 /// How many messages one letter may have.
 fn at_once(sink: &Sink) -> usize {
     match sink {
-        // Each is an incident, and a request, of its own.
+        // Each is a request of its own.
         Sink::Webhook {
             shape: Shape::Pagerduty,
             ..
+        }
+        | Sink::Webhook {
+            template: Some(_), ..
         } => 1,
-        Sink::Webhook { .. } | Sink::Exec { .. } => TOGETHER,
+        Sink::Webhook { .. } | Sink::Mail { .. } | Sink::Exec { .. } => TOGETHER,
     }
 }
 

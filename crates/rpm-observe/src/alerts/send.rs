@@ -11,8 +11,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::body::{bodies, lines};
-use super::engine::Message;
+use super::body::{bodies, lines, templated};
+use super::letter::letter;
+use super::message::Message;
+use super::now_ms;
+use super::smtp::{self, Mail, Unmailed};
 use crate::post::{Client, Letter, Target, Unsent};
 
 /// Time for a receiver to answer, from the name's resolution to the last byte.
@@ -31,6 +34,10 @@ pub(crate) enum Untold {
     Refused(StatusCode),
     #[error("not done within {0} s")]
     Late(u64),
+    #[error("the template is not JSON: {0}; start the ecosystem file again, which writes it")]
+    Template(#[source] serde_json::Error),
+    #[error(transparent)]
+    Unmailed(#[from] Unmailed),
     #[error("the command cannot be run: {0}")]
     NoCommand(#[source] std::io::Error),
     #[error("the command ended with {0}")]
@@ -50,8 +57,10 @@ impl Untold {
                         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
                     )
             }
+            Untold::Unmailed(error) => error.may_pass(),
             // A command that did not do it may have done half of it.
             Untold::Unsent(Unsent::Address(_) | Unsent::NoRoots(_) | Unsent::Request(_))
+            | Untold::Template(_)
             | Untold::NoCommand(_)
             | Untold::Failed(_) => false,
         }
@@ -61,13 +70,23 @@ impl Untold {
 /// Tells these messages, and returns what the receiver said.
 pub(crate) async fn send(sink: &Sink, messages: &[Message], host: &str) -> Result<String, Untold> {
     match sink {
-        Sink::Webhook { url, shape, key } => {
+        Sink::Webhook {
+            url,
+            shape,
+            key,
+            template,
+        } => {
+            let bodies = match template {
+                Some(template) => templated(template, messages, host).map_err(Untold::Template)?,
+                None => bodies(*shape, key.as_deref(), messages, host),
+            };
             let mut said = String::new();
-            for body in bodies(*shape, key.as_deref(), messages, host) {
+            for body in bodies {
                 said = post(url, body.to_string()).await?;
             }
             Ok(said)
         }
+        Sink::Mail { to, from, smtp } => mail(smtp, from.as_deref(), to, messages, host).await,
         Sink::Exec { command, cwd } => run(command, cwd, messages, host).await,
     }
 }
@@ -88,16 +107,34 @@ async fn post(url: &str, body: String) -> Result<String, Untold> {
     }
 }
 
+/// A mail has all messages, and one text for all who get it.
+async fn mail(
+    smtp: &str,
+    from: Option<&str>,
+    to: &[String],
+    messages: &[Message],
+    host: &str,
+) -> Result<String, Untold> {
+    let is_name = |char: &char| char.is_ascii_alphanumeric() || matches!(char, '.' | '-');
+    let own = format!("rpm@{}", host.chars().filter(is_name).collect::<String>());
+    let from = from.unwrap_or(&own);
+    let text = letter(from, to, messages, host, now_ms());
+    let mail = Mail {
+        from,
+        to,
+        text: &text,
+        host,
+    };
+    let said = smtp::send(smtp, &mail).await?;
+    Ok(format!("it answered {said}"))
+}
+
 /// Runs the line, with what it is about in variables.
 async fn run(line: &str, cwd: &str, messages: &[Message], host: &str) -> Result<String, Untold> {
     let first = messages.first();
     let app = first.and_then(|message| message.app.clone()).unwrap_or_default();
     let id = first.and_then(|message| message.id).map(|id| id.to_string());
-    let state = first.map(|message| match message.state {
-        super::engine::State::Fired => "fired",
-        super::engine::State::Recovered => "recovered",
-        super::engine::State::Test => "test",
-    });
+    let state = first.map(|message| message.state.name());
     let mut child = Command::new("/bin/sh")
         .args(["-c", line])
         .current_dir(if cwd.is_empty() { "/" } else { cwd })

@@ -1,21 +1,25 @@
 //! The rules over time.
 
-use rpm_wire::alerts::{Rule, Sink, Trigger};
+use rpm_wire::alerts::{Rule, Sink, Source, Trigger};
 use rpm_wire::api::Process;
 use rpm_wire::events::Event;
 use serde_json::json;
 
-use super::engine::{Engine, Message, NEWS_MS, State};
+use super::condition::{Read, Reading};
+use super::engine::{Engine, Found, NEWS_MS};
+use super::message::{Message, State};
 
 /// Now, in the tests: long after 1970.
-const NOW: u64 = 1_000_000_000;
+pub(super) const NOW: u64 = 1_000_000_000;
 
-fn rule(on: Trigger) -> Rule {
+pub(super) fn rule(on: Trigger) -> Rule {
     Rule {
         on,
         apps: Vec::new(),
         above: on.usual_above(),
         for_ms: on.usual_for_ms().unwrap_or_default(),
+        pattern: None,
+        min_requests: None,
         every_ms: 60_000,
         sinks: vec![Sink::Exec {
             command: "true".to_owned(),
@@ -24,14 +28,14 @@ fn rule(on: Trigger) -> Rule {
     }
 }
 
-fn engine(rules: impl IntoIterator<Item = Rule>) -> Engine {
+pub(super) fn engine(rules: impl IntoIterator<Item = Rule>) -> Engine {
     let mut engine = Engine::default();
     engine.set_rules(rules.into_iter().collect());
     engine
 }
 
 /// An event of instance 2 of `api`, with the fields of its kind.
-fn event(at_ms: u64, kind: &str, fields: &serde_json::Value) -> Event {
+pub(super) fn event(at_ms: u64, kind: &str, fields: &serde_json::Value) -> Event {
     let mut value =
         json!({"seq": 1, "at_ms": at_ms, "app": "api", "namespace": "default", "id": 2, "kind": kind});
     let fields = fields.as_object().expect("fields").clone();
@@ -39,7 +43,7 @@ fn event(at_ms: u64, kind: &str, fields: &serde_json::Value) -> Event {
     serde_json::from_value(value).expect("an event")
 }
 
-fn crash(at_ms: u64) -> Event {
+pub(super) fn crash(at_ms: u64) -> Event {
     event(
         at_ms,
         "crashed",
@@ -57,7 +61,7 @@ fn process(name: &str, id: u32, status: &str, memory: u64, cpu: f64) -> Process 
 }
 
 /// What was told: the state, the count, and the beginning of the text.
-fn told(messages: &[Message]) -> Vec<(State, u32)> {
+pub(super) fn told(messages: &[Message]) -> Vec<(State, u32)> {
     messages
         .iter()
         .map(|message| (message.state, message.count))
@@ -350,4 +354,84 @@ fn a_rule_that_stays_keeps_what_is_known() {
     assert_eq!(over[0].rule, 0, "its number is that of the new file");
     engine.set_rules(vec![crashes]);
     assert_eq!(engine.event(&crash(NOW + 2), NOW + 2).len(), 1);
+}
+
+#[test]
+fn lines_are_told_at_the_first_or_when_there_are_many() {
+    let found = |count| Found {
+        rule: 0,
+        app: "api".to_owned(),
+        count,
+        line: "FATAL: no".to_owned(),
+    };
+    let mut engine = engine([rule(Trigger::LogPattern)]);
+    let first = engine.found(found(2), NOW).expect("it is told");
+    assert_eq!((first.count, first.text.as_str()), (2, "FATAL: no"));
+    assert_eq!(engine.found(found(3), NOW + 1_000), None, "a short time ago");
+    assert_eq!(told(&engine.tick(NOW + 60_000)), [(State::Fired, 3)]);
+    let many = Rule {
+        above: Some(5.0),
+        for_ms: 10_000,
+        ..rule(Trigger::LogPattern)
+    };
+    let mut engine = self::engine([many]);
+    assert_eq!(engine.found(found(5), NOW), None);
+    assert_eq!(
+        engine.found(found(5), NOW + 10_001),
+        None,
+        "those of before are history"
+    );
+    let sixth = engine.found(found(1), NOW + 11_000).expect("it is told");
+    assert_eq!(sixth.text, "6 lines within 10 s, such as: FATAL: no");
+}
+
+/// A reading of rule 0 about `api`.
+fn reading(reading: Reading) -> Vec<Read> {
+    vec![Read {
+        rule: 0,
+        app: "api".to_owned(),
+        reading,
+    }]
+}
+
+fn known(holds: bool) -> Reading {
+    Reading::Known {
+        holds,
+        text: "so".to_owned(),
+    }
+}
+
+#[test]
+fn a_reading_begins_lasts_and_ends() {
+    let mut engine = engine([rule(Trigger::LoopDelay), rule(Trigger::LogsSize)]);
+    let mut at =
+        |after: u64, readings: Vec<Read>| told(&engine.readings(Source::Figures, &readings, NOW + after));
+    assert_eq!(at(0, reading(known(true))), []);
+    assert_eq!(at(30_000, reading(Reading::Unknown)), []);
+    assert_eq!(at(59_999, reading(known(true))), []);
+    assert_eq!(at(60_000, reading(known(true))), [(State::Fired, 1)]);
+    assert_eq!(at(70_000, reading(Reading::Unknown)), [], "it lasts");
+    assert_eq!(at(90_000, reading(Reading::Lost)), [(State::Recovered, 1)]);
+    assert_eq!(at(200_000, reading(known(true))), [], "it begins again");
+    assert_eq!(at(260_000, reading(known(true))), [(State::Fired, 1)]);
+    assert_eq!(
+        at(261_000, Vec::new()),
+        [(State::Recovered, 1)],
+        "the app is gone"
+    );
+    // What files are like is so at once, and figures say nothing about files.
+    let files = vec![Read {
+        rule: 1,
+        ..reading(known(true)).remove(0)
+    }];
+    assert_eq!(told(&engine.readings(Source::Figures, &files, NOW)), []);
+    assert_eq!(
+        told(&engine.readings(Source::Files, &files, NOW)),
+        [(State::Fired, 1)]
+    );
+    assert_eq!(told(&engine.readings(Source::Figures, &[], NOW)), []);
+    assert_eq!(
+        told(&engine.readings(Source::Files, &[], NOW)),
+        [(State::Recovered, 1)]
+    );
 }

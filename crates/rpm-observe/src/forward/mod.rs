@@ -26,6 +26,7 @@ mod send;
 mod simulation;
 mod sources;
 mod syslog;
+mod tail;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use book::Place;
 pub use counts::Forwarded;
 use handles::Handles;
 use lane::{Known, Lane};
+pub(crate) use tail::Tail;
 
 /// The file that the process which forwards has locked.
 const LOCK_FILE: &str = "forward.lock";

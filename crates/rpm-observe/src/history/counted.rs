@@ -23,6 +23,8 @@ pub(crate) struct Counted {
 #[derive(Debug, Default)]
 pub(crate) struct Moment {
     pub(crate) values: Values,
+    /// How many answers there were since the moment before, by status class; `None`: nobody counts, or this is the first that is known.
+    pub(crate) answers: Option<[u64; 5]>,
     /// How many answers took how long since the moment before: one count for each of the bounds, and one beyond them.
     pub(crate) times: Vec<u64>,
     pub(crate) bounds_ms: Vec<f64>,
@@ -59,6 +61,7 @@ impl Counted {
         self.last = Some((at, figures.restarts));
         Moment {
             values,
+            answers: added.as_ref().map(|all| all.classes),
             times: added.map_or_else(Vec::new, |all| all.times),
             bounds_ms: figures.bounds_ms,
         }
@@ -108,7 +111,7 @@ fn add(all: &mut Answered, before: &Answered, now: &Answered) {
 }
 
 /// The time within which this share was answered, in seconds: interpolated between the bounds, and the last bound beyond it.
-fn quantile(times: &[u64], bounds_ms: &[f64], share: f64) -> Option<f64> {
+pub(crate) fn quantile(times: &[u64], bounds_ms: &[f64], share: f64) -> Option<f64> {
     let total: u64 = times.iter().sum();
     let wanted = (total > 0).then_some(total as f64 * share)?;
     let (mut below, mut lower) = (0.0, 0.0);

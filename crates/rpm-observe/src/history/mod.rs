@@ -9,12 +9,14 @@ mod tiers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rpm_wire::api::AppFigures;
+use tokio::sync::watch;
 
 use crate::daemon::Daemon;
-pub(crate) use counted::{Counted, Moment};
+pub(crate) use counted::{Counted, Moment, quantile};
 use file::Store;
 pub use file::{FILE, HistoryError};
 pub use row::{FIGURES, Figure};
@@ -102,8 +104,16 @@ impl Recorder {
     }
 }
 
-/// Records until it is dropped.
-pub(crate) async fn record(socket: PathBuf, path: PathBuf) {
+/// The figures of all apps at one second, for whoever else wants them; at first none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Second {
+    /// Seconds since the Unix epoch.
+    pub(crate) at: u32,
+    pub(crate) figures: Vec<AppFigures>,
+}
+
+/// Records until it is dropped, and shows each second to those who look.
+pub(crate) async fn record(socket: PathBuf, path: PathBuf, seconds: watch::Sender<Arc<Second>>) {
     let daemon = Daemon::new(socket);
     let mut recorder = Recorder {
         path,
@@ -127,11 +137,15 @@ pub(crate) async fn record(socket: PathBuf, path: PathBuf) {
         let Ok(text) = daemon.get(path).await else {
             continue;
         };
-        let trouble = match serde_json::from_slice(&text) {
-            Ok(figures) => recorder
-                .record(second, figures)
-                .err()
-                .map(|error| described(&error)),
+        let trouble = match serde_json::from_slice::<Vec<AppFigures>>(&text) {
+            Ok(figures) => {
+                if seconds.receiver_count() > 0 {
+                    let figures = figures.clone();
+                    seconds.send_replace(Arc::new(Second { at: second, figures }));
+                }
+                let recorded = recorder.record(second, figures);
+                recorded.err().map(|error| described(&error))
+            }
             Err(error) => Some(format!("no history: the daemon is of another version: {error}")),
         };
         if let Some(trouble) = trouble

@@ -46,6 +46,9 @@ fn list(alerts: &Alerts) -> anyhow::Result<()> {
     for line in aligned(&rows, [Side::Left; 5]) {
         println!("{line}");
     }
+    for (number, why) in alerts.blind(&rules) {
+        eprintln!("rule {number} ({}): {why}", rules[number].on.name());
+    }
     if let Some(until) = alerts.muted_until() {
         let left = until.saturating_sub(rpm_observe::now_ms()).div_ceil(60_000);
         eprintln!("muted for {left} more minutes; `rpm alerts unmute` ends that");

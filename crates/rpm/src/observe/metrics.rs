@@ -50,8 +50,8 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     });
     // Ends with the server.
     let mut beside = JoinSet::new();
+    beside.spawn(rpm_observe::record(rpm_cli::socket()?, history, alerts.seconds()));
     beside.spawn(alerts.run());
-    beside.spawn(rpm_observe::record(rpm_cli::socket()?, history));
     beside.spawn(forward.run());
     eprintln!(
         "metrics for Prometheus: http://{}/metrics",
