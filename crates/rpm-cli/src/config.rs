@@ -168,6 +168,7 @@ fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Obs
             token_file,
             mut alerts,
             logs,
+            otlp,
         } => {
             let here = located(String::new());
             for sink in alerts.iter_mut().flat_map(|rule| &mut rule.sinks) {
@@ -180,6 +181,7 @@ fn located(observe: Observing, dir: Option<&Path>, around: &Surroundings) -> Obs
                 token_file: token_file.map(located),
                 alerts,
                 logs,
+                otlp,
             }
         }
     }

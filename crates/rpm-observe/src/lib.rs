@@ -12,6 +12,7 @@ mod files;
 mod forward;
 mod history;
 mod mcp;
+mod otlp;
 mod own;
 mod page;
 mod pm2;
@@ -27,8 +28,6 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use rpm_wire::api::AppSpec;
-use rpm_wire::pm2::Versions;
 use tokio::sync::watch;
 
 pub use access::{Access, AccessError, Token};
@@ -38,7 +37,8 @@ pub use dashboard::{Keys, LINK_MS, Role};
 pub use forward::{Forward, Forwarded};
 pub use history::{FIGURES, FILE as HISTORY_FILE, Figure, HistoryError, Past, Series, past};
 pub use mcp::{Mcp, McpError};
-use page::{Own, Page};
+pub use otlp::{Export, Exported};
+pub use page::Metrics;
 
 /// What the format is called (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -56,25 +56,16 @@ pub struct Observed {
     pub ending: watch::Receiver<bool>,
     /// Who may ask.
     pub access: Access,
-    /// The versions of an app's package and of its Node.
-    pub versions: fn(&AppSpec) -> Versions,
-    /// What became of alerts.
-    pub counts: Arc<Counts>,
-    /// What became of logs that are sent on.
-    pub forwarded: Arc<Forwarded>,
+    /// The page of metrics.
+    pub metrics: Metrics,
 }
 
 /// Answers requests about the daemon.
 pub fn router(observed: Observed) -> Router {
-    let own = Own {
-        counts: observed.counts,
-        forwarded: observed.forwarded,
-    };
-    let page = Page::new(Daemon::new(observed.socket.clone()), observed.versions, own);
     let history = observed.home.join(HISTORY_FILE);
     Router::new()
         .route("/metrics", get(metrics))
-        .with_state(Arc::new(page))
+        .with_state(observed.metrics)
         .merge(
             Router::new()
                 .route("/api/v1/history", get(recorded))
@@ -91,7 +82,7 @@ pub fn router(observed: Observed) -> Router {
         ))
 }
 
-async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
+async fn metrics(State(page): State<Metrics>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], page.current().await)
 }
 

@@ -1,5 +1,6 @@
 //! The page that is scraped.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use crate::alerts::Counts;
 use crate::daemon::Daemon;
 use crate::forward::Forwarded;
+use crate::otlp::Exported;
 use crate::own::Sums;
 use crate::pm2;
 
@@ -27,6 +29,36 @@ pub(crate) struct Own {
     pub counts: Arc<Counts>,
     /// What became of logs.
     pub forwarded: Arc<Forwarded>,
+    /// What became of metrics and spans.
+    pub exported: Arc<Exported>,
+}
+
+/// The page, for all who want it.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Page>);
+
+impl Metrics {
+    /// Figures of the daemon behind this socket, and what became of alerts, logs, metrics and spans. `versions`: those of an app's package and of
+    /// its Node.
+    #[must_use]
+    pub fn new(
+        socket: PathBuf,
+        versions: fn(&AppSpec) -> Versions,
+        counts: Arc<Counts>,
+        forwarded: Arc<Forwarded>,
+        exported: Arc<Exported>,
+    ) -> Metrics {
+        let own = Own {
+            counts,
+            forwarded,
+            exported,
+        };
+        Metrics(Arc::new(Page::new(Daemon::new(socket), versions, own)))
+    }
+
+    pub(crate) async fn current(&self) -> Bytes {
+        self.0.current().await
+    }
 }
 
 /// Makes the page, one at a time.
@@ -71,7 +103,9 @@ impl Page {
             eprintln!("{trouble}");
         }
         last.trouble = trouble;
-        let page = Bytes::from(self.own.counts.page() + &self.own.forwarded.page() + &page);
+        let page = Bytes::from(
+            self.own.counts.page() + &self.own.forwarded.page() + &self.own.exported.page() + &page,
+        );
         last.page = Some((Instant::now(), page.clone()));
         page
     }

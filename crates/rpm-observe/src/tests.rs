@@ -5,7 +5,8 @@ use std::path::Path;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use rpm_wire::api::{Details, ExecMode, Offer, Process, Status};
+use rpm_wire::api::{AppSpec, Details, ExecMode, Offer, Process, Status};
+use rpm_wire::pm2::Versions;
 use serde_json::json;
 use tokio::net::UnixListener;
 use tower::ServiceExt as _;
@@ -73,9 +74,13 @@ fn observing(socket: &Path, token: Option<&str>) -> Router {
         home: PathBuf::from("/nowhere"),
         near: true,
         ending: watch::channel(false).1,
-        versions,
-        counts: Arc::default(),
-        forwarded: Arc::default(),
+        metrics: Metrics::new(
+            socket.to_owned(),
+            versions,
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+        ),
     })
 }
 

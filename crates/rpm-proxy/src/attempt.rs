@@ -1,6 +1,7 @@
 //! The attempts of a request: finds an upstream, waits for one if there is none, and finds another one if the first fails.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::front::Front;
 use crate::policy::rejection::{ALL_BUSY, NO_WORKER, Rejection, SLOW, UNANSWERED, UNREADABLE};
 use crate::policy::retry::{Next, Retry, Unanswered};
 use crate::settings::Settings;
+use crate::trace::open::OpenSpan;
 use crate::upstream::{InFlight, Upstream, UpstreamId};
 
 /// Pause before another round when every upstream has failed a request.
@@ -29,6 +31,8 @@ pub(crate) struct Attempts<'f> {
     retry: Retry,
     /// When the response must have begun, over all attempts.
     until: Option<Instant>,
+    /// If the request is sampled.
+    span: Option<Rc<OpenSpan>>,
 }
 
 impl<'f> Attempts<'f> {
@@ -37,9 +41,11 @@ impl<'f> Attempts<'f> {
         settings: Arc<Settings>,
         (client, sticky): (IpAddr, Option<u32>),
         replayable: bool,
+        span: Option<Rc<OpenSpan>>,
     ) -> Attempts<'f> {
         Attempts {
             front,
+            span,
             client,
             sticky,
             tried: Vec::new(),
@@ -61,10 +67,22 @@ impl<'f> Attempts<'f> {
     /// Assigns the request to an upstream. Waits if there is none, or if all are busy.
     pub(crate) async fn upstream(&mut self) -> Result<InFlight, Rejection> {
         let chosen = match self.choose() {
-            Chosen::Upstream(in_flight) => return Ok(in_flight),
+            Chosen::Upstream(in_flight) => Ok(in_flight),
             Chosen::Tried | Chosen::Busy | Chosen::NoUpstream => self.wait().await,
         };
-        chosen.inspect_err(|_| self.front.count_unavailable())
+        match (&chosen, &self.span) {
+            (Ok(in_flight), Some(span)) => span.chosen(in_flight.upstream().key()),
+            (Ok(_), None) => {}
+            (Err(_), _) => self.front.count_unavailable(),
+        }
+        chosen
+    }
+
+    /// Records that the upstream is connected.
+    pub(crate) fn connected(&self) {
+        if let Some(span) = &self.span {
+            span.connected();
+        }
     }
 
     fn choose(&self) -> Chosen {

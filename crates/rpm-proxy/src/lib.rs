@@ -2,7 +2,7 @@
 //!
 //! A [`Front`] is a public address with its upstreams, the private listeners of the workers behind it. It is served by all threads of a
 //! [`Proxy`]: each has its own runtime, accepts from the same listener, and keeps its own idle connections to the workers, so that a
-//! request takes no lock. The list of upstreams is a snapshot that is replaced as a whole ([`Front::set_upstreams`]); the counters of an
+//! request that is not sampled takes no lock. The list of upstreams is a snapshot that is replaced as a whole ([`Front::set_upstreams`]); the counters of an
 //! upstream survive that.
 //!
 //! For each request the proxy *chooses* an upstream ([`balance`]), *sends* the request over an idle connection or a new one (`pool`), and
@@ -35,6 +35,7 @@ mod stage;
 mod tcp;
 mod threads;
 pub mod tls;
+pub mod trace;
 mod tunnel;
 mod upstream;
 
@@ -45,4 +46,5 @@ pub use front::{BOUNDS_MS, Figures, Front, Unusable};
 pub use settings::{BadHeadSize, Check, HEAD_SIZES, Settings, head_size};
 pub use threads::Proxy;
 pub use tls::Certificate;
+pub use trace::{SPANS, Span, Spans, Tracing};
 pub use upstream::{Target, Upstream, UpstreamFigures, UpstreamId};

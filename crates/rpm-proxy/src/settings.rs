@@ -7,6 +7,7 @@ use crate::access_log::LogSettings;
 use crate::balance::UpstreamPolicy;
 use crate::network::Network;
 use crate::tls::Certificate;
+use crate::trace::Tracing;
 
 /// Bounds of [`Settings::max_head`]: usual requests fit, and a connection cannot take much memory.
 pub const HEAD_SIZES: RangeInclusive<usize> = 4 * 1024..=1024 * 1024;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub redirect: Option<u16>,
     /// The access log.
     pub access_log: Option<LogSettings>,
+    /// Traces: each request has a trace context, and sampled ones have spans.
+    pub tracing: Option<Tracing>,
 }
 
 impl Default for Settings {
@@ -106,6 +109,7 @@ impl Default for Settings {
             certificates: Vec::new(),
             redirect: None,
             access_log: None,
+            tracing: None,
         }
     }
 }

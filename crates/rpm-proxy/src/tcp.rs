@@ -14,7 +14,7 @@ use crate::upstream::connect;
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut client: S, peer: &Peer) {
     let settings = peer.front.settings();
     let client_key = (peer.ip, None);
-    let mut attempts = Attempts::new(&peer.front, Arc::clone(&settings), client_key, true);
+    let mut attempts = Attempts::new(&peer.front, Arc::clone(&settings), client_key, true, None);
     while let Ok(in_flight) = attempts.upstream().await {
         let upstream = Arc::clone(in_flight.upstream());
         let Ok(mut stream) = connect(&upstream, settings.connect_timeout).await else {

@@ -64,10 +64,10 @@ pub(crate) fn read(value: &Value) -> Result<Vec<Destination>, Vec<String>> {
 }
 
 /// What is read of a destination, and what is wrong with it.
-struct Reader<'a> {
-    place: &'a str,
-    fields: &'a Map<String, Value>,
-    problems: Vec<String>,
+pub(crate) struct Reader<'a> {
+    pub(crate) place: &'a str,
+    pub(crate) fields: &'a Map<String, Value>,
+    pub(crate) problems: Vec<String>,
 }
 
 fn destination(place: &str, fields: &Map<String, Value>) -> Result<Destination, Vec<String>> {
@@ -101,11 +101,11 @@ fn destination(place: &str, fields: &Map<String, Value>) -> Result<Destination, 
 }
 
 impl Reader<'_> {
-    fn field(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn field(&self, key: &str) -> Option<&Value> {
         self.fields.get(key).filter(|value| !value.is_null())
     }
 
-    fn wrong(&mut self, key: &str, expected: &str) {
+    pub(crate) fn wrong(&mut self, key: &str, expected: &str) {
         let found = self.fields.get(key).map_or_else(|| "nothing".to_owned(), shown);
         let place = self.place;
         self.problems
@@ -156,7 +156,7 @@ impl Reader<'_> {
         }
     }
 
-    fn http(&mut self) -> Option<Http> {
+    pub(crate) fn http(&mut self) -> Option<Http> {
         let url = self
             .field("url")
             .and_then(Value::as_str)

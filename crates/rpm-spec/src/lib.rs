@@ -14,6 +14,7 @@ pub mod keys;
 mod nearest;
 mod observe;
 mod options;
+mod otlp;
 mod parse;
 pub mod pm2_dump;
 mod schema;

@@ -1,17 +1,18 @@
-//! `observe` of a file: whether the metrics are served beside its apps, who is alerted, and where logs are sent.
+//! `observe` of a file: whether the metrics are served beside its apps, who is alerted, and where logs, metrics and spans are sent.
 
 use std::net::SocketAddr;
 
 use rpm_wire::alerts::Rule;
 use rpm_wire::api::listen_address;
 use rpm_wire::forward::Destination;
+use rpm_wire::otlp::Otlp;
 use serde_json::{Map, Value};
 
 use crate::ecosystem::{shown, unknown};
-use crate::{alerts, forward};
+use crate::{alerts, forward, otlp};
 
 /// The keys of the object.
-const KEYS: [&str; 4] = ["listen", "token_file", "alerts", "logs"];
+const KEYS: [&str; 5] = ["listen", "token_file", "alerts", "logs", "otlp"];
 
 /// What a file says of the metrics.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub enum Observing {
         alerts: Vec<Rule>,
         /// Where logs are sent.
         logs: Vec<Destination>,
+        /// Where metrics and spans are sent, if the file says something of it.
+        otlp: Option<Otlp>,
     },
 }
 
@@ -43,17 +46,18 @@ pub(crate) fn read(value: &Value) -> Result<Observing, Vec<String>> {
             token_file: None,
             alerts: Vec::new(),
             logs: Vec::new(),
+            otlp: None,
         }),
         Value::Object(fields) => of_object(fields),
         other => Err(vec![format!(
-            "`observe` must be true, false, or an object with `listen`, `token_file`, rules for alerts and destinations of logs, not {}",
+            "`observe` must be true, false, or an object with `listen`, `token_file`, rules for alerts, destinations of logs and `otlp`, not {}",
             shown(other)
         )]),
     }
 }
 
 fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
-    let (mut listen, mut token_file) = (None, None);
+    let (mut listen, mut token_file, mut sent) = (None, None, None);
     let (mut rules, mut destinations, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         match (key.as_str(), value) {
@@ -76,6 +80,10 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
                 Ok(read) => destinations = read,
                 Err(wrong) => problems.extend(wrong),
             },
+            ("otlp", _) => match otlp::read(value) {
+                Ok(read) => sent = Some(read),
+                Err(wrong) => problems.extend(wrong),
+            },
             ("listen", _) => problems.push(format!(
                 "`observe.listen` must be ADDRESS:PORT or a port, not {}",
                 shown(value)
@@ -94,6 +102,7 @@ fn of_object(fields: &Map<String, Value>) -> Result<Observing, Vec<String>> {
             token_file,
             alerts: rules,
             logs: destinations,
+            otlp: sent,
         }),
         false => Err(problems),
     }
@@ -111,6 +120,7 @@ mod tests {
             token_file: token_file.map(str::to_owned),
             alerts: Vec::new(),
             logs: Vec::new(),
+            otlp: None,
         }
     }
 
@@ -155,6 +165,10 @@ mod tests {
             (
                 json!({"logs": [{"to": "loki"}]}),
                 "`observe.logs[0].url` must be an address",
+            ),
+            (
+                json!({"otlp": {"url": "a"}}),
+                "`observe.otlp.url` must be an address",
             ),
         ] {
             let problems = read(&value).expect_err("it is wrong");

@@ -91,6 +91,7 @@ fn observe() -> Value {
                     "token_file": {"type": "string", "description": "the file with the bearer token"},
                     "alerts": alerts(),
                     "logs": logs(),
+                    "otlp": otlp(),
                 },
                 "additionalProperties": false,
             },
@@ -174,6 +175,22 @@ fn logs() -> Value {
     })
 }
 
+/// Its receiver of metrics and spans.
+fn otlp() -> Value {
+    json!({
+        "type": "object",
+        "description": "Where metrics and spans are sent by OTLP",
+        "properties": {
+            "url": {"type": "string", "description": "address of the receiver, to which /v1/metrics and /v1/traces are added; OTEL_EXPORTER_OTLP_ENDPOINT if it does not say"},
+            "headers": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}, "description": "header fields of each request, such as authorization"},
+            "metrics": {"type": "boolean", "description": "send what /metrics shows; true if it does not say"},
+            "traces": {"type": "boolean", "description": "send the spans of the proxy (trace_ratio); true if it does not say"},
+            "interval": {"type": ["string", "integer"], "description": "time between two exports of metrics; 60s if it does not say"},
+        },
+        "additionalProperties": false,
+    })
+}
+
 fn describe(property: &mut Value, key: &Key, name: &str) {
     let text = match key.state {
         State::Works if name == key.name => keys::described(key),
@@ -193,6 +210,7 @@ fn of_kind(kind: Kind) -> Value {
         Kind::Text | Kind::File => json!({"type": "string", "minLength": 1}),
         Kind::Switch => json!({"type": "boolean"}),
         Kind::Number(least, most) => whole(least, most),
+        Kind::Ratio => json!({"type": "number", "minimum": 0, "maximum": 1}),
         Kind::Instances => json!({"anyOf": [{"type": "integer"}, {"const": "max"}]}),
         Kind::Time => {
             json!({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?\s*(ms|s|m|h|d)?$"}]})

@@ -24,6 +24,7 @@ pub(crate) fn plain(kind: Kind, value: &Value) -> Fits<Value> {
         Kind::Text | Kind::File => string(value)?.into(),
         Kind::Switch => switch(value)?.into(),
         Kind::Number(least, most) => within(whole(value)?, least, most)?.into(),
+        Kind::Ratio => ratio(value)?.into(),
         Kind::Numbers(least, most) => {
             let numbers: Vec<i64> = numbers(value)?;
             let within = numbers.into_iter().map(|number| within(number, least, most));
@@ -85,6 +86,16 @@ pub(crate) fn whole(value: &Value) -> Fits<i64> {
         Value::String(text) => text.trim().parse().map_err(|_| Wrong),
         _ => Err(Wrong),
     }
+}
+
+/// A part of a whole.
+pub(crate) fn ratio(value: &Value) -> Fits<f64> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number.filter(|part| (0.0..=1.0).contains(part)).ok_or(Wrong)
 }
 
 pub(crate) fn number(value: &Value, least: u32) -> Fits<u32> {

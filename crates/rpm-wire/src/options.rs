@@ -13,6 +13,8 @@ pub enum Kind {
     Switch,
     /// A whole number in this range.
     Number(i64, i64),
+    /// A part of a whole: a number from 0 to 1.
+    Ratio,
     /// `-i`: a number, `max`, or a negative number.
     Instances,
     /// Milliseconds, or a number with a unit.
@@ -79,6 +81,7 @@ impl Kind {
             Kind::Choice(words) => return format!("one of: {}", words.join(", ")),
             Kind::Text | Kind::File => "a string",
             Kind::Switch => "true or false",
+            Kind::Ratio => "a number from 0 to 1, as 0.02",
             Kind::Instances => "a number of instances: 4, \"max\", or -1 for one fewer than CPUs",
             Kind::Time => "a time: milliseconds, or a number with ms, s, m, h or d, as \"10s\"",
             Kind::Memory => "an amount of memory: bytes, or a number with K, M or G, as \"300M\"",

@@ -79,6 +79,7 @@ mod taken;
 mod takeover;
 mod talk;
 mod tls;
+mod tracing;
 mod update;
 mod upkeep;
 mod uploads;

@@ -109,6 +109,7 @@ fn valued(key: &'static Key, arg: Arg) -> Arg {
     let list = |arg: Arg| arg.action(ArgAction::Append).value_delimiter(',');
     let (name, arg) = match key.kind {
         Kind::Number(..) => ("N", arg),
+        Kind::Ratio => ("RATIO", arg),
         Kind::Instances => ("N", arg.allow_hyphen_values(true)),
         Kind::Time => ("TIME", arg),
         Kind::Memory => ("SIZE", arg),

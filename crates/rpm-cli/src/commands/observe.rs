@@ -6,7 +6,8 @@ use anyhow::{Context as _, anyhow};
 use rpm_spec::Observing;
 use rpm_wire::alerts::{RULES_FILE, Rule, Rules};
 use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
-use rpm_wire::forward::{Destination, Destinations, FORWARD_FILE};
+use rpm_wire::forward::{Destination, Destinations, FORWARD_FILE, Http};
+use rpm_wire::otlp::{OTLP_FILE, Otlp};
 
 use super::{event_loop, read, session, show, surroundings, tell};
 use crate::args::{Observe, Switch};
@@ -134,6 +135,7 @@ pub(super) async fn apply(
         Observing::Off => {
             apply_alerts(Vec::new(), dry_run, output)?;
             apply_logs(Vec::new(), dry_run, output)?;
+            apply_otlp(None, dry_run, output)?;
             None
         }
         Observing::On {
@@ -141,9 +143,11 @@ pub(super) async fn apply(
             token_file,
             alerts,
             logs,
+            otlp,
         } => {
             apply_alerts(alerts, dry_run, output)?;
             apply_logs(logs, dry_run, output)?;
+            apply_otlp(otlp.as_ref(), dry_run, output)?;
             let usual = ObserveSpec::default();
             Some(ObserveSpec {
                 listen: listen.unwrap_or(usual.listen),
@@ -195,6 +199,31 @@ fn apply_logs(destinations: Vec<Destination>, dry_run: bool, output: &mut Output
         false => serde_json::to_string(&Destinations { destinations })?,
     };
     hand_over(FORWARD_FILE, &text, line, dry_run, output)
+}
+
+fn apply_otlp(otlp: Option<&Otlp>, dry_run: bool, output: &mut Output) -> anyhow::Result<()> {
+    let line = match otlp {
+        None => "otlp: as the environment says".to_owned(),
+        Some(Otlp {
+            metrics: false,
+            traces: false,
+            ..
+        }) => "otlp: nothing is sent".to_owned(),
+        Some(otlp) => {
+            let what = match (otlp.metrics, otlp.traces) {
+                (true, true) => "metrics and traces",
+                (true, false) => "metrics",
+                _ => "traces",
+            };
+            let to = otlp.http.as_ref().map(Http::shown);
+            format!(
+                "otlp: {what} sent to {}",
+                to.as_deref().unwrap_or("what OTEL_EXPORTER_OTLP_ENDPOINT says")
+            )
+        }
+    };
+    let text = otlp.map_or(Ok(String::new()), serde_json::to_string)?;
+    hand_over(OTLP_FILE, &text, line, dry_run, output)
 }
 
 /// Writes settings of a file where the process finds them, which it does within seconds.

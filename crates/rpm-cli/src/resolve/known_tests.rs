@@ -35,6 +35,7 @@ fn value(option: &str) -> Option<&'static str> {
         ("filter_env", _) => "COLOUR",
         (_, Kind::Text | Kind::User) => "other",
         (_, Kind::Number(..) | Kind::Numbers(..) | Kind::Instances) => "7",
+        (_, Kind::Ratio) => "0.07",
         (_, Kind::Time) => "7s",
         (_, Kind::Memory) => "7M",
         (_, Kind::Words) => "--smol",

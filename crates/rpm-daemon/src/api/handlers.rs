@@ -19,7 +19,7 @@ use super::body::{BODY_LIMIT, Body, Refusal};
 use super::change::{Answer, answer};
 use super::doctor::findings;
 use super::update::{leave, update};
-use super::{events, follow, messages, scrape};
+use super::{events, follow, messages, scrape, spans};
 use crate::apps::plan;
 use crate::failure::failure;
 use crate::inbox::{Event, Fresh, Handle, Request, ShuttingDown};
@@ -63,6 +63,7 @@ pub(super) fn router(handle: Handle) -> Router {
         .route("/v1/leave", post(leave_apps))
         .route("/v1/kill", post(kill))
         .route("/v1/scrape", get(scrape::scrape))
+        .route("/v1/spans", get(spans::spans))
         .route("/metrics", get(metrics))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)

@@ -15,6 +15,7 @@ mod lines;
 mod messages;
 mod scrape;
 mod serve;
+mod spans;
 mod update;
 
 pub use serve::serve;

@@ -5,6 +5,7 @@ use std::path::Path;
 use rpm_core::protocol::Command;
 use rpm_core::{AppId, InstanceId, StateView};
 use rpm_wire::api::{ApiError, AppSpec, ApplyMode, OBSERVE, ObserveRequest, ObserveSpec};
+use rpm_wire::otlp::OTLP_VARIABLES;
 use tracing::warn;
 
 use crate::apps::observe::{app_of, settings_of, unreplaced};
@@ -13,7 +14,7 @@ use crate::orders::apply::Way;
 use crate::orders::targets::settled;
 use crate::orders::{Accepted, Orders};
 
-/// Variables of the daemon that its process gets.
+/// Variables of the daemon that its process gets, besides those of OpenTelemetry.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "TZ"];
 
 impl Orders<'_> {
@@ -83,7 +84,7 @@ impl Orders<'_> {
         let program = std::env::current_exe()
             .map_err(|error| failure(format!("the daemon does not know its own program: {error}"), None))?;
         let (program, root) = (as_text(&unreplaced(program))?, as_text(self.home.root())?);
-        let variables = INHERITED.iter().filter_map(|name| {
+        let variables = INHERITED.iter().chain(&OTLP_VARIABLES).filter_map(|name| {
             let value = std::env::var(name).ok()?;
             Some(((*name).to_owned(), value))
         });

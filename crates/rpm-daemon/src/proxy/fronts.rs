@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rpm_core::{AppId, Core, GroupId};
 use rpm_keeper::Kept;
 use rpm_listen::{Listeners, Upstream, private_mark};
-use rpm_proxy::{Address, Figures, Front, Proxy, Target, UpstreamFigures, UpstreamId};
+use rpm_proxy::{Address, Figures, Front, Proxy, SPANS, Spans, Target, UpstreamFigures, UpstreamId};
 use rpm_wire::api::AppSpec;
 use tokio::sync::mpsc;
 use tracing::error;
@@ -26,12 +26,24 @@ use crate::workers::worker::Workers;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The addresses that the proxy serves. Its threads are started when there is the first.
-#[derive(Default)]
 pub(crate) struct Fronts {
     proxy: Option<Proxy>,
     open: BTreeMap<GroupId, Open>,
     /// Sockets that workers have kept for this daemon, until all fronts are open.
     pub(crate) kept: Vec<Kept<OwnedFd>>,
+    /// Of sampled requests at all addresses.
+    spans: Arc<Spans>,
+}
+
+impl Default for Fronts {
+    fn default() -> Fronts {
+        Fronts {
+            proxy: None,
+            open: BTreeMap::new(),
+            kept: Vec::new(),
+            spans: Arc::new(Spans::new(SPANS)),
+        }
+    }
 }
 
 /// What the proxy goes by: lent by the supervisor.
@@ -67,6 +79,11 @@ impl Fronts {
     pub(crate) fn figures(&self, app: AppId) -> impl Iterator<Item = Figures> {
         let ours = self.open.values().filter(move |open| open.app == app);
         ours.map(|open| open.front.figures())
+    }
+
+    /// The spans of sampled requests.
+    pub(crate) fn spans(&self) -> Arc<Spans> {
+        Arc::clone(&self.spans)
     }
 
     /// What is known of the upstreams of a front.
@@ -147,7 +164,7 @@ impl Fronts {
         if !version.delivery().is_fronted() || self.open.values().any(|open| open.is_set && same(open)) {
             return None;
         }
-        let refused = Front::new().set(settings(spec)).err()?;
+        let refused = Front::new().set(settings(spec, &self.spans)).err()?;
         Some(format!("{} cannot be behind the proxy: {refused}", spec.name))
     }
 }
@@ -165,14 +182,20 @@ pub(crate) enum Parting {
     Idle,
 }
 
+/// What a front is told with.
+struct Means<'m> {
+    proxy: &'m Proxy,
+    kept: &'m mut Vec<Kept<OwnedFd>>,
+    spans: &'m Arc<Spans>,
+}
+
 impl Open {
     /// Tells the front what it is to do, if that is something else than before.
     fn tell(
         &mut self,
         fronted: &rpm_listen::Fronted<'_>,
         spec: Option<&Arc<AppSpec>>,
-        proxy: &Proxy,
-        kept: &mut Vec<Kept<OwnedFd>>,
+        means: &mut Means<'_>,
     ) {
         let same = |new: &Arc<AppSpec>| match &self.spec {
             Some((old, told)) => Arc::ptr_eq(old, new) && (self.is_set || told.elapsed() < AGAIN),
@@ -182,7 +205,7 @@ impl Open {
             return;
         };
         self.spec = Some((Arc::clone(new), Instant::now()));
-        match self.front.set(settings(new)) {
+        match self.front.set(settings(new, means.spans)) {
             Ok(()) => (self.is_set, self.trouble) = (true, None),
             Err(error) => {
                 let told = self.trouble.replace(error.to_string());
@@ -200,10 +223,10 @@ impl Open {
             return;
         }
         if let Some(redirect) = self.redirect.take() {
-            redirect.close(proxy);
+            redirect.close(means.proxy);
         }
         let Some(port) = wanted else { return };
-        match Redirect::open(fronted, port, proxy, kept) {
+        match Redirect::open(fronted, port, means.proxy, means.kept) {
             Ok(redirect) => {
                 self.redirect = Some(redirect);
             }
@@ -245,7 +268,12 @@ impl Fronts {
                 continue;
             };
             if !fronted.leaves || !open.is_set {
-                open.tell(&fronted, spec, proxy, &mut self.kept);
+                let mut means = Means {
+                    proxy,
+                    kept: &mut self.kept,
+                    spans: &self.spans,
+                };
+                open.tell(&fronted, spec, &mut means);
             }
             open.accept(&fronted, proxy);
             open.served |= !fronted.leaves && !fronted.upstreams.is_empty();

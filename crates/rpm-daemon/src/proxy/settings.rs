@@ -1,10 +1,15 @@
 //! What the proxy is to do for an app, and whether it can.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rpm_proxy::network::Network;
-use rpm_proxy::{Certificate, Check, LogSettings, Opener, Settings, UpstreamPolicy, head_size};
+use rpm_proxy::trace::context::SampledPart;
+use rpm_proxy::{
+    Certificate, Check, LogSettings, Opener, Settings, Spans, Tracing, UpstreamPolicy, head_size,
+};
 use rpm_wire::api::{ApiError, AppSpec, Balance, ProxySpec};
+use rpm_wire::ratio::Ratio;
 
 use crate::failure::failure;
 use crate::os::behalf::{Behalf, How};
@@ -94,11 +99,16 @@ fn certificates(proxy: &ProxySpec) -> Vec<Certificate> {
 
 fn check_tcp(spec: &AppSpec) -> Result<(), ApiError> {
     let (proxy, name) = (&spec.proxy, &spec.name);
-    let of_requests = proxy.max_body.is_some() || proxy.max_head.is_some() || proxy.access_log.is_some();
+    let of_requests = proxy.max_body.is_some()
+        || proxy.max_head.is_some()
+        || proxy.access_log.is_some()
+        || proxy.trace_ratio.is_some_and(|part| !part.is_zero());
     if proxy.protocol.as_deref() == Some("tcp") && of_requests {
         return Err(failure(
-            format!("{name} forwards connections as they are: the proxy sees no requests to limit or log"),
-            Some("leave --max-body, --max-head and --access-log out, or --protocol tcp"),
+            format!(
+                "{name} forwards connections as they are: the proxy sees no requests to limit, log or trace"
+            ),
+            Some("leave --max-body, --max-head, --access-log and --trace-ratio out, or --protocol tcp"),
         ));
     }
     Ok(())
@@ -130,8 +140,8 @@ fn networks(said: &[String]) -> Vec<Network> {
     said.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// What a front is to do for this app.
-pub(crate) fn settings(spec: &AppSpec) -> Settings {
+/// What a front is to do for this app. Spans of its requests go to `spans`.
+pub(crate) fn settings(spec: &AppSpec, spans: &Arc<Spans>) -> Settings {
     let proxy = &spec.proxy;
     let usual = Settings::default();
     let time = |ms: Option<u64>, usual: Duration| ms.map_or(usual, Duration::from_millis);
@@ -181,7 +191,25 @@ pub(crate) fn settings(spec: &AppSpec) -> Settings {
             json: proxy.access_log_format.as_deref() == Some("json"),
             every: proxy.access_log_every.unwrap_or(1),
         }),
+        tracing: traced_part(spec).map(|part| Tracing {
+            part: SampledPart::new(part.into()),
+            app: spec.name.as_str().into(),
+            spans: Arc::clone(spans),
+        }),
     }
+}
+
+/// The part of an app's requests that is sampled, if any is. What the app itself samples by OpenTelemetry's variables is the usual one.
+fn traced_part(spec: &AppSpec) -> Option<Ratio> {
+    let said = || {
+        let sampler = spec.env.get("OTEL_TRACES_SAMPLER")?;
+        let part = spec.env.get("OTEL_TRACES_SAMPLER_ARG")?;
+        let by_ratio = ["traceidratio", "parentbased_traceidratio"].contains(&sampler.as_str());
+        // As OpenTelemetry wants it, one that is no ratio is ignored.
+        by_ratio.then(|| Ratio::try_from(part.trim().parse::<f64>().ok()?).ok())?
+    };
+    let part = spec.proxy.trace_ratio.or_else(said);
+    part.filter(|part| !part.is_zero())
 }
 
 fn opener(behalf: Behalf) -> Opener {
@@ -195,5 +223,42 @@ fn policy(policy: rpm_wire::api::BalancePolicy) -> UpstreamPolicy {
         rpm_wire::api::BalancePolicy::IpHash => UpstreamPolicy::IpHash,
         rpm_wire::api::BalancePolicy::Weighted => UpstreamPolicy::Weighted,
         rpm_wire::api::BalancePolicy::Latency => UpstreamPolicy::Latency,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_that_is_traced_is_that_of_the_option_or_of_the_apps_own_sampler() {
+        let ratio = |part: f64| Ratio::try_from(part).expect("a ratio");
+        for (option, sampler, argument, expected) in [
+            (None, None, None, None),
+            (Some(0.02), None, None, Some(0.02)),
+            (Some(0.0), Some("traceidratio"), Some("0.5"), None),
+            (Some(0.02), Some("traceidratio"), Some("0.5"), Some(0.02)),
+            (None, Some("parentbased_traceidratio"), Some("0.5"), Some(0.5)),
+            (None, Some("always_on"), Some("0.5"), None),
+            (None, None, Some("0.5"), None),
+            (None, Some("traceidratio"), Some("half"), None),
+            (None, Some("traceidratio"), Some("1.5"), None),
+        ] {
+            let mut spec = AppSpec::default();
+            spec.proxy.trace_ratio = option.map(ratio);
+            let variables = [
+                ("OTEL_TRACES_SAMPLER", sampler),
+                ("OTEL_TRACES_SAMPLER_ARG", argument),
+            ];
+            let said = variables
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+            spec.env.extend(said);
+            assert_eq!(
+                traced_part(&spec),
+                expected.map(ratio),
+                "{option:?} {sampler:?} {argument:?}"
+            );
+        }
     }
 }

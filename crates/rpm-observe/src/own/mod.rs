@@ -3,5 +3,5 @@
 mod parse;
 mod sums;
 
-pub(crate) use parse::{Family, Malformed, Sample, read};
+pub(crate) use parse::{Family, Kind, Malformed, Sample, read, read_up_to};
 pub(crate) use sums::Sums;

@@ -67,8 +67,8 @@ pub(crate) struct Sample {
 pub(crate) enum Malformed {
     #[error("line {0} is not in the text format of Prometheus")]
     Line(usize),
-    #[error("it has more than {SAMPLES_LIMIT} samples")]
-    Long,
+    #[error("it has more than {0} samples")]
+    Long(usize),
 }
 
 /// The metrics of a page, by name.
@@ -76,6 +76,14 @@ pub(crate) enum Malformed {
 /// # Errors
 /// It is not in the format, or too long.
 pub(crate) fn read(page: &str) -> Result<BTreeMap<String, Family>, Malformed> {
+    read_up_to(page, SAMPLES_LIMIT)
+}
+
+/// The same, of a page that may have so many samples.
+///
+/// # Errors
+/// It is not in the format, or too long.
+pub(crate) fn read_up_to(page: &str, limit: usize) -> Result<BTreeMap<String, Family>, Malformed> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut count = 0;
     for (number, line) in page.lines().enumerate() {
@@ -85,8 +93,8 @@ pub(crate) fn read(page: &str) -> Result<BTreeMap<String, Family>, Malformed> {
             read_comment(comment, &mut families).ok_or_else(malformed)?;
         } else if !line.is_empty() {
             count += 1;
-            if count > SAMPLES_LIMIT {
-                return Err(Malformed::Long);
+            if count > limit {
+                return Err(Malformed::Long(limit));
             }
             let sample = read_sample(line).ok_or_else(malformed)?;
             let name = family_of(&sample.name, &families).to_owned();
@@ -272,7 +280,7 @@ mod tests {
             assert_eq!(read(&page), Err(Malformed::Line(2)), "{line}");
         }
         let long = "requests 1\n".repeat(SAMPLES_LIMIT + 1);
-        assert_eq!(read(&long), Err(Malformed::Long));
+        assert_eq!(read(&long), Err(Malformed::Long(SAMPLES_LIMIT)));
         assert_eq!(read(""), Ok(BTreeMap::new()));
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use crate::policy::request::RequestPolicy;
 use crate::policy::retry::Unanswered;
 use crate::settings::Settings;
 use crate::stage::ClosingStage;
+use crate::trace::open::OpenSpan;
 use crate::tunnel;
 use crate::upstream::{InFlight, Upstream, connect};
 
@@ -62,6 +64,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         client_head: Vec::new(),
         served: 0,
         entry: None,
+        span: None,
         outcome: Outcome {
             status: 0,
             bytes: 0,
@@ -105,6 +108,8 @@ pub(super) struct Session<'p, S> {
     pub(super) served: u64,
     /// The request, for the access log.
     pub(super) entry: Option<(Arc<AccessLog>, Entry)>,
+    /// The request, if it is sampled.
+    pub(super) span: Option<Rc<OpenSpan>>,
     pub(super) outcome: Outcome,
 }
 
@@ -164,8 +169,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
         turn
     }
 
-    /// Writes the request's line to the access log, if it has one.
+    /// Writes the request's line to the access log, and ends its span, if it has them.
     fn log(&mut self) {
+        if let Some(span) = self.span.take() {
+            span.answered(self.outcome.status);
+        }
         if let Some((log, entry)) = self.entry.take() {
             log.add(&entry, self.peer.ip, self.outcome);
         }
@@ -221,7 +229,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Parsed::Complete(length, request) => {
                 self.entry = self.peer.front.log().map(|log| (log, request.entry()));
                 let policy = RequestPolicy::new(settings, &self.peer.client, self.peer.ip);
-                match rewrite(request, length, policy, &mut self.upstream_head) {
+                let context = settings.tracing.as_ref().map(|tracing| {
+                    let (context, span) = request.trace(tracing, self.peer.ip);
+                    self.span = span;
+                    context
+                });
+                match rewrite(request, length, policy, context.as_ref(), &mut self.upstream_head) {
                     Ok(head) => Parsed::Complete(length, head),
                     Err(rejection) => Parsed::Rejected(rejection),
                 }
@@ -272,6 +285,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
             Arc::clone(&self.settings),
             (self.peer.ip, head.sticky),
             replayable,
+            self.span.clone(),
         );
         loop {
             let in_flight = match attempts.upstream().await {
@@ -290,6 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<'_, S> {
                     },
                 },
             };
+            attempts.connected();
             match self.exchange(head, (&upstream, &mut wire), &attempts).await {
                 Ok(Ended::Complete {
                     reusable,

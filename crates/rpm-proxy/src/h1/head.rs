@@ -14,6 +14,7 @@ use crate::policy::rejection::{Rejection, UNREADABLE, bad};
 use crate::policy::request::{RequestPolicy, check_method};
 use crate::policy::retry::is_idempotent;
 use crate::policy::sticky::named_worker;
+use crate::trace::context::{Context, TRACEPARENT};
 
 /// The result of parsing a head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ const ADDED: usize = 192;
 /// Parses a request at the beginning of `bytes`, and writes its head for the upstream to `out`.
 pub fn request(bytes: &[u8], policy: RequestPolicy<'_>, out: &mut Vec<u8>) -> Parsed<RequestHead> {
     match parse_request(bytes, policy.max_head, &mut field_room()) {
-        Parsed::Complete(length, request) => match rewrite(request, length, policy, out) {
+        Parsed::Complete(length, request) => match rewrite(request, length, policy, None, out) {
             Ok(head) => Parsed::Complete(length, head),
             Err(rejection) => Parsed::Rejected(rejection),
         },
@@ -94,7 +95,7 @@ pub fn request(bytes: &[u8], policy: RequestPolicy<'_>, out: &mut Vec<u8>) -> Pa
     }
 }
 
-/// Writes the head for the upstream to `out`. `length`: that of the client's head, in bytes.
+/// Writes the head for the upstream to `out`. `length`: that of the client's head, in bytes. `context`: that of its trace.
 ///
 /// # Errors
 /// It is ambiguous, or asks for something that is not supported.
@@ -102,11 +103,12 @@ pub(super) fn rewrite(
     request: RequestSyntax<'_, '_>,
     length: usize,
     policy: RequestPolicy<'_>,
+    context: Option<&Context>,
     out: &mut Vec<u8>,
 ) -> Result<RequestHead, Rejection> {
     out.clear();
     out.reserve(length + ADDED);
-    read_request(request, policy, out)
+    read_request(request, policy, context, out)
 }
 
 fn read_request(
@@ -117,6 +119,7 @@ fn read_request(
         fields,
     }: RequestSyntax<'_, '_>,
     policy: RequestPolicy<'_>,
+    context: Option<&Context>,
     out: &mut Vec<u8>,
 ) -> Result<RequestHead, Rejection> {
     let (authority, path) = split_target(method, target)?;
@@ -136,9 +139,13 @@ fn read_request(
             Name::Expect if !is_11 => false,
             name => policy.passes(name, it.name),
         };
-        if passes && !info.names(fields, it.name) {
+        let replaced = context.is_some_and(|context| context.replaces(it.name));
+        if passes && !replaced && !info.names(fields, it.name) {
             field(out, it.name.as_bytes(), it.value);
         }
+    }
+    if let Some(context) = context {
+        field(out, TRACEPARENT.as_bytes(), &context.sent.field());
     }
     match framing {
         Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),

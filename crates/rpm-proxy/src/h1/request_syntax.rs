@@ -1,6 +1,8 @@
 //! The syntax of HTTP/1 requests, before anything is decided about them.
 
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::rc::Rc;
 
 use httparse::{Header, Status};
 
@@ -8,6 +10,9 @@ use super::head::Parsed;
 use crate::access_log::Entry;
 use crate::policy::fields::MAX_FIELDS;
 use crate::policy::rejection::{HEAD_TOO_LARGE, Rejection, TARGET_TOO_LONG, TOO_MANY, UNKNOWN_VERSION, bad};
+use crate::trace::Tracing;
+use crate::trace::context::{Context, TRACEPARENT};
+use crate::trace::open::{Asked, OpenSpan};
 
 /// The fields of a head that is about to be parsed.
 pub(super) type FieldRoom<'h> = [MaybeUninit<Header<'h>>; MAX_FIELDS];
@@ -54,9 +59,26 @@ pub(super) fn parse_request<'r, 'h>(
 }
 
 impl RequestSyntax<'_, '_> {
+    /// The context of its trace, and its span if it is sampled.
+    pub(super) fn trace(self, tracing: &Tracing, client: IpAddr) -> (Context, Option<Rc<OpenSpan>>) {
+        let fields = self.fields.iter();
+        let parents = fields.filter(|it| it.name.eq_ignore_ascii_case(TRACEPARENT));
+        let asked = Asked {
+            method: self.method,
+            target: self.target,
+            protocol: self.version(),
+            client,
+        };
+        tracing.begin(parents.map(|it| it.value), asked)
+    }
+
+    fn version(self) -> &'static str {
+        if self.is_11 { "1.1" } else { "1.0" }
+    }
+
     /// The request for the access log.
     pub(super) fn entry(self) -> Entry {
-        let version = if self.is_11 { "1.1" } else { "1.0" };
+        let version = self.version();
         let line = format!("{} {} HTTP/{version}", self.method, self.target);
         let authority = split_url(self.target).map(|(authority, _)| authority);
         let mut entry = Entry::new(line, authority);

@@ -18,6 +18,7 @@ use crate::deadline::Deadline;
 use crate::front::Front;
 use crate::gzip::Gzip;
 use crate::pool::{Connection, Pools};
+use crate::trace::open::OpenSpan;
 use crate::upstream::InFlight;
 
 /// The body of a response to a client.
@@ -25,13 +26,26 @@ pub(crate) enum ResponseBody {
     /// From an upstream.
     Upstream(Box<UpstreamBody>),
     /// From the proxy itself.
-    Local(Full<Bytes>, Option<Box<Line>>),
+    Local(Full<Bytes>, Option<Box<Line>>, Option<Rc<OpenSpan>>),
 }
 
 impl ResponseBody {
     /// An empty body.
     pub(crate) fn nothing() -> ResponseBody {
-        ResponseBody::Local(Full::default(), None)
+        ResponseBody::local(Full::default())
+    }
+
+    /// A body of the proxy itself.
+    pub(crate) fn local(body: Full<Bytes>) -> ResponseBody {
+        ResponseBody::Local(body, None, None)
+    }
+
+    /// The span of the request lasts as long as the body.
+    pub(crate) fn hold(&mut self, span: Rc<OpenSpan>) {
+        match self {
+            ResponseBody::Upstream(passing) => passing.span = Some(span),
+            ResponseBody::Local(_, _, held) => *held = Some(span),
+        }
     }
 
     /// Attaches the line for the access log.
@@ -42,7 +56,7 @@ impl ResponseBody {
                 line.outcome.upstream = Some(passing.in_flight.upstream().key());
                 passing.line = Some(line);
             }
-            ResponseBody::Local(body, noted) => {
+            ResponseBody::Local(body, noted, _) => {
                 line.outcome.bytes = body.size_hint().exact().unwrap_or(0);
                 *noted = Some(Box::new(line));
             }
@@ -63,6 +77,8 @@ pub(crate) struct UpstreamBody {
     pub(crate) gzip: Option<Gzip>,
     /// The line for the access log.
     pub(crate) line: Option<Line>,
+    /// The request, if it is sampled.
+    pub(crate) span: Option<Rc<OpenSpan>>,
     /// Bytes that have arrived.
     pub(crate) bytes: u64,
     pub(crate) front: Arc<Front>,
@@ -178,7 +194,7 @@ impl Body for ResponseBody {
         match self.get_mut() {
             ResponseBody::Upstream(passing) => passing.poll_body(context),
             // This body cannot fail.
-            ResponseBody::Local(body, _) => {
+            ResponseBody::Local(body, ..) => {
                 Pin::new(body).poll_frame(context).map_err(|never| match never {})
             }
         }
@@ -188,7 +204,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Upstream(passing) if passing.gzip.is_some() => passing.ended,
             ResponseBody::Upstream(passing) => passing.body.is_end_stream(),
-            ResponseBody::Local(body, _) => body.is_end_stream(),
+            ResponseBody::Local(body, ..) => body.is_end_stream(),
         }
     }
 
@@ -196,7 +212,7 @@ impl Body for ResponseBody {
         match self {
             ResponseBody::Upstream(passing) if passing.gzip.is_some() => SizeHint::default(),
             ResponseBody::Upstream(passing) => passing.body.size_hint(),
-            ResponseBody::Local(body, _) => body.size_hint(),
+            ResponseBody::Local(body, ..) => body.size_hint(),
         }
     }
 }

@@ -32,6 +32,8 @@ use crate::policy::request::{RequestPolicy, https_location};
 use crate::policy::retry::{Unanswered, is_idempotent};
 use crate::pool::Connection;
 use crate::settings::Settings;
+use crate::trace::context::Context;
+use crate::trace::open::OpenSpan;
 use crate::upstream::InFlight;
 
 /// Why an attempt failed, for the log.
@@ -51,6 +53,9 @@ impl From<Rejection> for Failure {
     }
 }
 
+/// The context of a request's trace, and its span if it is sampled.
+type Trace = (Context, Option<Rc<OpenSpan>>);
+
 /// Answers a request of a client.
 pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
     peer.front.earn_retry();
@@ -58,9 +63,13 @@ pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response
         .front
         .log()
         .map(|log| Line::new(log, head::entry(&request), peer.ip));
+    let settings = peer.front.settings();
+    let tracing = settings.tracing.as_ref();
+    let trace = tracing.map(|tracing| head::trace(&request, tracing, peer.ip));
+    let span = trace.as_ref().and_then(|(_, span)| span.clone());
     let is_head = request.method() == Method::HEAD;
     let is_http2 = request.version() == Version::HTTP_2;
-    let (mut response, status) = match exchange(peer, request).await {
+    let (mut response, status) = match exchange(peer, request, settings, trace).await {
         Ok(response) => {
             let status = response.status().as_u16();
             (response, status)
@@ -77,26 +86,33 @@ pub(super) async fn forward(peer: &Peer, request: Request<Incoming>) -> Response
     if let Some(line) = line {
         response.body_mut().note(line, status);
     }
+    if let Some(span) = span {
+        span.answered(status);
+        response.body_mut().hold(span);
+    }
     response
 }
 
-async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Failure> {
+async fn exchange(
+    peer: &Peer,
+    mut request: Request<Incoming>,
+    settings: Arc<Settings>,
+    trace: Option<Trace>,
+) -> Result<Response<ResponseBody>, Failure> {
     let stream = peer.streams().open();
     let websocket = websocket::is_asked_for(&request);
-    let settings = peer.front.settings();
     if websocket && settings.h2c {
         return Err(NO_CONNECT.into());
     }
     let client = websocket.then(|| hyper::upgrade::on(&mut request));
     let gzip = settings.compress.then(|| head::knows_gzip(request.headers()));
-    let sticky = settings
-        .cookie
-        .as_deref()
-        .and_then(|name| head::cookie(request.headers(), name));
+    let cookie = settings.cookie.as_deref();
+    let sticky = cookie.and_then(|name| head::cookie(request.headers(), name));
     let has_body = !websocket && !request.body().is_end_stream();
     let (mut parts, body) = request.into_parts();
     let policy = RequestPolicy::new(&settings, &peer.client, peer.ip);
-    head::to_upstream(&mut parts, policy, websocket)?;
+    let (context, span) = trace.unzip();
+    head::to_upstream(&mut parts, policy, context.as_ref(), websocket)?;
     if let Some(port) = settings.redirect {
         return redirect(&parts, port);
     }
@@ -119,7 +135,13 @@ async fn exchange(peer: &Peer, mut request: Request<Incoming>) -> Result<Respons
         peer,
         request: Some(Request::from_parts(parts, body)),
         replay,
-        attempts: Attempts::new(&peer.front, Arc::clone(&settings), (peer.ip, sticky), replayable),
+        attempts: Attempts::new(
+            &peer.front,
+            Arc::clone(&settings),
+            (peer.ip, sticky),
+            replayable,
+            span.flatten(),
+        ),
         upload,
         is_websocket: websocket,
         settings,
@@ -254,6 +276,7 @@ impl Attempt<'_> {
                 }
             }
         };
+        self.attempts.connected();
         let request = self
             .request
             .take()
@@ -360,6 +383,7 @@ fn deliver(peer: &Peer, answer: Answer, info: RequestInfo) -> Response<ResponseB
     let passing = UpstreamBody {
         gzip: gzip.then(Gzip::new),
         line: None,
+        span: None,
         bytes: 0,
         body,
         ended: false,
@@ -383,7 +407,7 @@ fn plain(rejection: Rejection, is_head: bool) -> Response<ResponseBody> {
     } else {
         Bytes::from(content)
     };
-    let mut response = Response::new(ResponseBody::Local(Full::new(body), None));
+    let mut response = Response::new(ResponseBody::local(Full::new(body)));
     *response.status_mut() = StatusCode::from_u16(rejection.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(Rejection::CONTENT_TYPE));

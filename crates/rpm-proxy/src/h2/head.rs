@@ -1,6 +1,8 @@
 //! Rewrites the heads of messages that hyper has parsed, by the rules of `policy`.
 
 use std::fmt::Display;
+use std::net::IpAddr;
+use std::rc::Rc;
 
 use hyper::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, ETAG, EXPECT, FORWARDED, HOST,
@@ -20,7 +22,11 @@ use crate::policy::rejection::{
 };
 use crate::policy::request::{RequestPolicy, check_method, is_host};
 use crate::policy::sticky::named_worker;
+use crate::trace::Tracing;
+use crate::trace::context::{self, Context};
+use crate::trace::open::{Asked, OpenSpan};
 
+const TRACEPARENT: HeaderName = HeaderName::from_static(context::TRACEPARENT);
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -34,11 +40,7 @@ pub(super) fn entry<B>(request: &Request<B>) -> Entry {
         (Version::HTTP_2, None, Some(authority)) => authority,
         _ => uri,
     };
-    let version = match request.version() {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    };
+    let version = version(request);
     let line = format!("{} {target} HTTP/{version}", request.method());
     let mut entry = Entry::new(line, uri.authority().map(Authority::as_str));
     for name in [HOST, REFERER, USER_AGENT] {
@@ -49,6 +51,30 @@ pub(super) fn entry<B>(request: &Request<B>) -> Entry {
     entry
 }
 
+fn version<B>(request: &Request<B>) -> &'static str {
+    match request.version() {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    }
+}
+
+/// The context of the trace of a request, and its span if it is sampled.
+pub(super) fn trace<B>(
+    request: &Request<B>,
+    tracing: &Tracing,
+    client: IpAddr,
+) -> (Context, Option<Rc<OpenSpan>>) {
+    let parents = request.headers().get_all(TRACEPARENT).iter();
+    let asked = Asked {
+        method: request.method().as_str(),
+        target: request.uri().path(),
+        protocol: version(request),
+        client,
+    };
+    tracing.begin(parents.map(HeaderValue::as_bytes), asked)
+}
+
 /// Rewrites the head of a client's request for an upstream: HTTP/1.1, origin form, with a `Host`, without hop-by-hop fields.
 ///
 /// # Errors
@@ -56,6 +82,7 @@ pub(super) fn entry<B>(request: &Request<B>) -> Entry {
 pub(super) fn to_upstream(
     parts: &mut Parts,
     policy: RequestPolicy<'_>,
+    context: Option<&Context>,
     is_websocket: bool,
 ) -> Result<(), Rejection> {
     fits(parts, policy.max_head)?;
@@ -77,7 +104,13 @@ pub(super) fn to_upstream(
         return Err(TOO_MANY);
     }
     let takes_trailers = words_of(headers, &TE).any(|word| word.eq_ignore_ascii_case(b"trailers"));
-    drop_fields(headers, |name, text| policy.passes(name, text));
+    drop_fields(headers, |name, text| {
+        let replaced = context.is_some_and(|context| context.replaces(text));
+        policy.passes(name, text) && !replaced
+    });
+    if let Some(value) = context.and_then(|context| HeaderValue::from_bytes(&context.sent.field()).ok()) {
+        headers.insert(TRACEPARENT, value);
+    }
     if takes_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         // TE is a hop-by-hop field of this connection, too.
@@ -325,7 +358,7 @@ mod tests {
             cookie: None,
             max_head: 1024,
         };
-        to_upstream(&mut parts, policy, false)?;
+        to_upstream(&mut parts, policy, None, false)?;
         Ok(parts)
     }
 

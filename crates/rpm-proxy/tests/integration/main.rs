@@ -12,4 +12,5 @@ mod parting;
 mod retries;
 mod site;
 mod time;
+mod tracing;
 mod uploads;

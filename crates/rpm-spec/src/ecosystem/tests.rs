@@ -32,6 +32,10 @@ fn examples(kind: Kind) -> (Value, Vec<Value>) {
             let (low, high) = (json!(-1), json!(most + 1));
             (json!(7), vec![low, high, json!("x"), json!(1.5), json!(true)])
         }
+        Kind::Ratio => (
+            json!(0.02),
+            vec![json!(-0.1), json!(1.1), json!("NaN"), json!(true)],
+        ),
         Kind::Instances => (json!("max"), vec![json!("some"), json!(true), json!(1.5)]),
         Kind::Time => (json!("10s"), vec![json!("soon"), json!(-1), json!([])]),
         Kind::Memory => (json!("300M"), vec![json!("much"), json!(-1), json!({})]),

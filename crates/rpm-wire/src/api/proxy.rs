@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer};
 
 use crate::options::{Heading, Key, Kind, options};
+use crate::ratio::Ratio;
 
 /// The networks that have all addresses.
 const EVERYBODY: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -91,6 +92,8 @@ options! {
     own("access_log_format", Kind::Choice(&["combined", "json"])).default("combined") => access_log_format: Option<String>;
     /// Only one of this many requests gets a line
     own("access_log_every", Kind::POSITIVE) => access_log_every: Option<u32>;
+    /// Part of the requests that get a span, for `observe.otlp`; with more than 0, each request carries a `traceparent` to the worker
+    own("trace_ratio", Kind::Ratio).default("0") => #[serde(skip_serializing_if = "Option::is_none")] trace_ratio: Option<Ratio>;
 }
 
 const fn own(name: &'static str, kind: Kind) -> Key {

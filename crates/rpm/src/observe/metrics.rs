@@ -1,10 +1,10 @@
-//! `observe`: an HTTP port for Prometheus, alerts, and logs that are sent on.
+//! `observe`: an HTTP port for Prometheus, alerts, and what is sent on: logs, metrics and spans.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use rpm_cli::Observe;
-use rpm_observe::{Access, Alerts, Forward, Observed};
+use rpm_observe::{Access, Alerts, Export, Forward, Metrics, Observed};
 use rpm_shared::clients::{self, Limits, told};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -38,21 +38,28 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     let history = rpm_cli::home_dir()?.join(rpm_observe::HISTORY_FILE);
     let (end, ending) = watch::channel(false);
     let forward = Forward::new(rpm_cli::socket()?, rpm_cli::home_dir()?);
+    let export = Export::new(rpm_cli::socket()?, rpm_cli::home_dir()?);
+    let metrics = Metrics::new(
+        rpm_cli::socket()?,
+        rpm_cli::versions,
+        alerts.counts(),
+        forward.forwarded(),
+        export.exported(),
+    );
     let app = rpm_observe::router(Observed {
         socket: rpm_cli::socket()?,
         home: rpm_cli::home_dir()?,
         near: wish.listen.ip().is_loopback(),
         ending,
         access,
-        versions: rpm_cli::versions,
-        counts: alerts.counts(),
-        forwarded: forward.forwarded(),
+        metrics: metrics.clone(),
     });
     // Ends with the server.
     let mut beside = JoinSet::new();
     beside.spawn(rpm_observe::record(rpm_cli::socket()?, history, alerts.seconds()));
     beside.spawn(alerts.run());
     beside.spawn(forward.run());
+    beside.spawn(export.run(metrics, |name| std::env::var(name).ok()));
     eprintln!(
         "metrics for Prometheus: http://{}/metrics",
         listener.local_addr()?
@@ -64,7 +71,7 @@ async fn serve(wish: &Observe, access: Access) -> anyhow::Result<()> {
     tokio::select! {
         () = clients::serve(listener, app, Limits::default(), told) => Ok(()),
         // The daemon starts it again.
-        Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts, logs or the history have ended: {ended:?}")),
+        Some(ended) = beside.join_next() => Err(anyhow::anyhow!("alerts, logs, OTLP or the history have ended: {ended:?}")),
     }
 }
 

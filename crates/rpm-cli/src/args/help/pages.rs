@@ -250,8 +250,8 @@ pub(super) const PAGES: &[Page] = &[
         "observe",
         "Serves GET /metrics until it is interrupted, whether the daemon runs or not: `rpm_up` says which. \
          An app that gives itself figures as @pm2/io does has them there too, by the names that pm2-metrics uses. \
-         `rpm observe on` has the daemon run it: supervised, but not in the list. It also sends alerts, and the logs of the apps where \
-         `observe.logs` of an ecosystem file says so: docs/OBSERVE.md.",
+         `rpm observe on` has the daemon run it: supervised, but not in the list. It also sends alerts, the logs of the apps, and \
+         metrics and traces by OTLP where `observe` of an ecosystem file says so: docs/OBSERVE.md.",
         &[
             ("observe on", "http://127.0.0.1:9209/metrics"),
             (
