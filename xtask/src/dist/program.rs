@@ -56,7 +56,7 @@ fn command(workspace: &Workspace, target: &str, name: &str) -> anyhow::Result<Co
     // Without NDEBUG it would be compiled for development: cc takes line tables for a sign of that.
     let mut c = flags("-ffile-prefix-map");
     c.push("-DNDEBUG".to_owned());
-    let mut build = Command::new(cargo());
+    let mut build = cargo();
     build
         .args(["rustc", "--locked", "--profile", PROFILE, "--target", target])
         .args(["--package", "rpm", "--bin", name, "--"])

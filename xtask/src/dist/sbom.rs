@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
@@ -76,7 +75,7 @@ impl Linked {
 
 /// Asks cargo. What only builds and tests need is left out.
 fn linked(workspace: &Workspace, target: &str) -> anyhow::Result<BTreeSet<Linked>> {
-    let output = Command::new(cargo())
+    let output = cargo()
         .args(["tree", "--locked", "--package", "rpm", "--target", target])
         .args(["--edges", "normal", "--prefix", "none"])
         .args(["--format", &format!("{{p}}{DIVIDER}{{l}}")])
