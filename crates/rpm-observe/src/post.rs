@@ -1,7 +1,8 @@
 //! An HTTP POST to a receiver that somebody has configured, over a connection that is used again.
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -11,10 +12,13 @@ use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+/// Time for one address of a host to accept a connection.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Nothing was answered.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +26,7 @@ pub(crate) enum Unsent {
     #[error("not an address: {0}")]
     Address(&'static str),
     #[error("cannot connect: {0}")]
-    Unreachable(#[source] std::io::Error),
+    Unreachable(#[source] io::Error),
     #[error("this machine has no certificates of authorities (Debian: package ca-certificates): {0}")]
     NoRoots(String),
     #[error("the connection broke: {0}")]
@@ -41,6 +45,8 @@ pub(crate) struct Answer {
     pub retry_after: Option<Duration>,
     /// What it says, as far as that was wanted.
     pub body: Bytes,
+    /// That is all of it.
+    pub is_whole: bool,
 }
 
 /// What is sent.
@@ -147,8 +153,8 @@ impl Client {
             }
             Err(error) => return Err(error.into()),
         };
-        let (answer, whole) = read(response, letter.answer_bytes).await?;
-        if whole {
+        let answer = read(response, letter.answer_bytes).await?;
+        if answer.is_whole {
             self.live = Some(live);
         }
         Ok(answer)
@@ -167,8 +173,8 @@ impl Client {
 
     async fn connect(&mut self) -> Result<Live, Unsent> {
         let target = &self.target;
-        let stream = TcpStream::connect((target.host.as_str(), target.port));
-        let stream = stream.await.map_err(Unsent::Unreachable)?;
+        let stream = connect((target.host.as_str(), target.port)).await;
+        let (stream, _) = stream.map_err(Unsent::Unreachable)?;
         if !target.secure {
             return begin(stream).await;
         }
@@ -186,6 +192,25 @@ impl Client {
     }
 }
 
+/// Connects to the first address of a host that answers in time, and says how long that one took. A host may have an address that is not served, or that
+/// this machine cannot reach: of IPv6, mostly.
+pub(crate) async fn connect(host: impl ToSocketAddrs) -> io::Result<(TcpStream, Duration)> {
+    connect_within(host, CONNECTED_WITHIN).await
+}
+
+async fn connect_within(host: impl ToSocketAddrs, within: Duration) -> io::Result<(TcpStream, Duration)> {
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for address in lookup_host(host).await? {
+        let begun = Instant::now();
+        let connected = timeout(within, TcpStream::connect(address)).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => return Ok((stream, begun.elapsed())),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 async fn begin<S>(stream: S) -> Result<Live, Unsent>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -199,8 +224,8 @@ where
     })
 }
 
-/// The answer, and whether all of it was read.
-async fn read(response: Response<Incoming>, most: usize) -> Result<(Answer, bool), Unsent> {
+/// The answer, no more than so many bytes of it.
+async fn read(response: Response<Incoming>, most: usize) -> Result<Answer, Unsent> {
     let seconds = response.headers().get(header::RETRY_AFTER);
     let seconds = seconds.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let status = response.status();
@@ -208,13 +233,14 @@ async fn read(response: Response<Incoming>, most: usize) -> Result<(Answer, bool
         0 => None,
         most => Limited::new(response.into_body(), most).collect().await.ok(),
     };
-    let whole = body.is_some();
+    let is_whole = body.is_some();
     let answer = Answer {
         status,
         retry_after: seconds.map(Duration::from_secs),
         body: body.map(|body| body.to_bytes()).unwrap_or_default(),
+        is_whole,
     };
-    Ok((answer, whole))
+    Ok(answer)
 }
 
 /// TLS that trusts the authorities of this machine, and of `SSL_CERT_FILE`.
@@ -314,5 +340,28 @@ mod tests {
             () = server => panic!("nobody was to be hung up on again"),
             () = posts => {}
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_holds_up_no_other() {
+        // Its queue is full, so that more connections are not answered.
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket
+            .bind("127.0.0.1:0".parse().expect("an address"))
+            .expect("a port");
+        let listener = socket.listen(0).expect("it listens");
+        let dead = listener.local_addr().expect("an address");
+        let within = Duration::from_millis(300);
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = connect_within(dead, within).await {
+            held.push(stream);
+            assert!(held.len() < 50, "the queue is full at some time");
+        }
+        let other = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let good = other.local_addr().expect("an address");
+        let connected = connect_within(&[dead, good][..], within).await;
+        let (stream, took) = connected.expect("the second one answers");
+        assert_eq!(stream.peer_addr().expect("it is connected"), good);
+        assert!(took < within, "{took:?}");
     }
 }

@@ -57,8 +57,8 @@ fn of_object(fields: &Map<String, Value>) -> Result<Otlp, Vec<String>> {
     match reader.problems.is_empty() {
         true => Ok(Otlp {
             http,
-            metrics: metrics.unwrap_or(true),
-            traces: traces.unwrap_or(true),
+            metrics,
+            traces,
             interval_ms,
         }),
         false => Err(reader.problems),
@@ -101,13 +101,13 @@ mod tests {
         );
         assert_eq!(
             (all.metrics, all.traces, all.interval_ms),
-            (false, true, Some(10_000))
+            (Some(false), Some(true), Some(10_000))
         );
         let none = good(json!({"url": null, "interval": 500}));
         assert_eq!(none.http, None);
         assert_eq!(
             (none.metrics, none.traces, none.interval_ms),
-            (true, true, Some(500))
+            (None, None, Some(500))
         );
     }
 

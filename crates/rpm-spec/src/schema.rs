@@ -183,8 +183,8 @@ fn otlp() -> Value {
         "properties": {
             "url": {"type": "string", "description": "address of the receiver, to which /v1/metrics and /v1/traces are added; OTEL_EXPORTER_OTLP_ENDPOINT if it does not say"},
             "headers": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}, "description": "header fields of each request, such as authorization"},
-            "metrics": {"type": "boolean", "description": "send what /metrics shows; true if it does not say"},
-            "traces": {"type": "boolean", "description": "send the spans of the proxy (trace_ratio); true if it does not say"},
+            "metrics": {"type": "boolean", "description": "send what /metrics shows; if it does not say, unless OTEL_METRICS_EXPORTER is none"},
+            "traces": {"type": "boolean", "description": "send the spans of the proxy (trace_ratio); if it does not say, unless OTEL_TRACES_EXPORTER is none"},
             "interval": {"type": ["string", "integer"], "description": "time between two exports of metrics; 60s if it does not say"},
         },
         "additionalProperties": false,

@@ -56,6 +56,12 @@ impl Times {
         after.checked_sub(1).map(|before| self.records[before])
     }
 
+    /// The first record: what stands before its offset was written before that.
+    #[must_use]
+    pub fn first(&self) -> Option<(u64, u64)> {
+        self.records.first().copied()
+    }
+
     /// When what begins at `offset` was written.
     #[must_use]
     pub fn at(&self, offset: u64) -> Option<u64> {

@@ -11,17 +11,20 @@ pub const OTLP_FILE: &str = "otlp.json";
 /// The longest such file that is read, in bytes.
 pub const OTLP_BYTES: u64 = 1 << 20;
 /// Variables of OpenTelemetry that say it where the file does not; the daemon passes its own on to the process that sends.
-pub const OTLP_VARIABLES: [&str; 12] = [
+pub const OTLP_VARIABLES: [&str; 15] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_HEADERS",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
     "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     "OTEL_METRICS_EXPORTER",
     "OTEL_METRIC_EXPORT_INTERVAL",
     "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SDK_DISABLED",
     "OTEL_SERVICE_NAME",
     "OTEL_TRACES_EXPORTER",
 ];
@@ -35,10 +38,12 @@ pub struct Otlp {
     /// The receiver. Its address is a base, to which the path of the signal is added. Without one the environment says it (`OTEL_*`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<Http>,
-    /// Metrics are sent.
-    pub metrics: bool,
-    /// Spans are sent.
-    pub traces: bool,
+    /// Whether metrics are sent; without it the environment says it, or they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<bool>,
+    /// Whether spans are sent; without it the environment says it, or they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<bool>,
     /// Time between two exports of metrics; without it the environment says it, or it is a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_ms: Option<u64>,
@@ -56,11 +61,11 @@ mod tests {
             url: "https://otel.test/?s3cret".to_owned(),
             headers: BTreeMap::from([("authorization".to_owned(), "Bearer s3cret".to_owned())]),
         };
-        for (http, interval_ms) in [(Some(http), Some(500)), (None, None)] {
+        for (http, metrics, interval_ms) in [(Some(http), Some(true), Some(500)), (None, None, None)] {
             let otlp = Otlp {
                 http,
-                metrics: true,
-                traces: false,
+                metrics,
+                traces: metrics.map(|metrics| !metrics),
                 interval_ms,
             };
             let text = serde_json::to_string(&otlp).expect("JSON");

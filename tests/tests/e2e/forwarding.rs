@@ -124,6 +124,23 @@ fn http(receivers: &Receivers, client: TcpStream) -> io::Result<()> {
     }
 }
 
+/// Something else than a receiver: it says what it was asked for, as it came and decoded.
+fn echo(_: &Receivers, mut client: TcpStream) -> io::Result<()> {
+    let mut reader = BufReader::new(client.try_clone()?);
+    let (mut first, mut line) = (String::new(), String::new());
+    reader.read_line(&mut first)?;
+    while reader.read_line(&mut line)? > 2 {
+        line.clear();
+    }
+    let decoded = first.replace("%20", " ");
+    let answer = format!("no handler found: {} [{}]", first.trim(), decoded.trim());
+    write!(
+        client,
+        "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{answer}",
+        answer.len()
+    )
+}
+
 /// What was posted to this path; returns the answer.
 fn take(receivers: &Receivers, path: &str, body: &[u8]) -> String {
     let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");
@@ -412,7 +429,9 @@ fn a_destination_that_is_wrong_is_refused_and_one_that_is_gone_is_taken_back() {
     }
     assert!(!refused.stderr.contains("s3cret"), "{refused:#?}");
 
-    let right = start(&json!([{"to": "loki", "url": "http://127.0.0.1:9/?s3cret", "name": "far"}]));
+    let port = serve(&Arc::default(), echo);
+    let url = format!("http://127.0.0.1:{port}/s3cret-path?token=s3cret%20token");
+    let right = start(&json!([{"to": "loki", "url": url, "name": "far"}]));
     assert!(right.stderr.contains("logs: sent to far"), "{right:#?}");
     let mode = std::fs::metadata(rpm.home().join("forward.json"))
         .expect("it is written")
@@ -422,8 +441,14 @@ fn a_destination_that_is_wrong_is_refused_and_one_that_is_gone_is_taken_back() {
     wait_until("it is counted", BOUND, page, |page| {
         page.contains("rpm_logs_behind_bytes{destination=\"far\"}")
     });
+    // What answers repeats what it was asked for.
+    rpm.ok(["send", "writer", "object"]);
+    let own = || rpm.ok(["logs", "rpm-observe", "--nostream"]);
+    let has_answer = |log: &String| log.contains("it answered 404 Not Found: no handler found");
+    let log = wait_until("its answer is told", BOUND, own, has_answer);
+    assert!(!log.contains("s3cret"), "{log}");
     let none = start(&json!([]));
     assert!(none.stderr.contains("logs: sent nowhere"), "{none:#?}");
     wait_until("it is forgotten", BOUND, page, |page| !page.contains("rpm_logs_"));
-    assert!(!rpm.ok(["logs", "rpm-observe", "--nostream"]).contains("s3cret"));
+    assert!(!own().contains("s3cret"));
 }

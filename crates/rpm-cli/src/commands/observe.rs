@@ -205,14 +205,14 @@ fn apply_otlp(otlp: Option<&Otlp>, dry_run: bool, output: &mut Output) -> anyhow
     let line = match otlp {
         None => "otlp: as the environment says".to_owned(),
         Some(Otlp {
-            metrics: false,
-            traces: false,
+            metrics: Some(false),
+            traces: Some(false),
             ..
         }) => "otlp: nothing is sent".to_owned(),
         Some(otlp) => {
-            let what = match (otlp.metrics, otlp.traces) {
-                (true, true) => "metrics and traces",
-                (true, false) => "metrics",
+            let what = match [otlp.metrics, otlp.traces].map(|it| it.unwrap_or(true)) {
+                [true, true] => "metrics and traces",
+                [true, false] => "metrics",
                 _ => "traces",
             };
             let to = otlp.http.as_ref().map(Http::shown);

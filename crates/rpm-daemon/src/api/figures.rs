@@ -8,6 +8,7 @@ use rpm_wire::api::{Answered, AppFigures, Status};
 
 use super::metrics::PROXY_BOUNDS_MS;
 use super::views::status;
+use crate::node::agents::Reported;
 use crate::view::View;
 
 impl View<'_> {
@@ -55,9 +56,14 @@ impl View<'_> {
             figures.connections = Some(figures.connections.unwrap_or(0).saturating_add(count));
         }
         // Totals that stand still because nothing is measured would read as an app without requests.
-        if let Some(reported) = self.agents.figures(worker).filter(|reported| reported.fresh) {
+        let is_online = status(&view.state) == Status::Online;
+        // One that is blocked answers nothing meanwhile, and its event loop is as late as its report at least.
+        let is_known = |reported: &Reported| reported.fresh || (is_online && reported.silent.is_some());
+        if let Some(reported) = self.agents.figures(worker).filter(is_known) {
             let node = &reported.figures;
-            figures.delay_us = figures.delay_us.max(Some(node.delay_us[1]));
+            let late = reported.silent.map_or(0, |late| late.as_micros());
+            let late = u64::try_from(late).unwrap_or(u64::MAX).max(node.delay_us[1]);
+            figures.delay_us = figures.delay_us.max(Some(late));
             figures.bounds_ms = TIME_BOUNDS_MS.to_vec();
             let answered = Answered {
                 classes: node.answers,

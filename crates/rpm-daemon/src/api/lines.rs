@@ -25,7 +25,10 @@ pub(super) fn line(of: &impl Serialize) -> Vec<u8> {
 }
 
 /// An answer whose lines come from there. It is what the `reader` reads, if it is one of logs.
-pub(super) fn lines_of(chunks: mpsc::Receiver<Bytes>, reader: Option<Reader>) -> Response {
+pub(super) fn lines_of<C>(chunks: mpsc::Receiver<C>, reader: Option<Reader>) -> Response
+where
+    C: Into<Bytes> + Send + 'static,
+{
     let body = Body::new(Chunks {
         chunks,
         _reader: reader,
@@ -34,12 +37,12 @@ pub(super) fn lines_of(chunks: mpsc::Receiver<Bytes>, reader: Option<Reader>) ->
 }
 
 /// A body made of chunks as they come.
-struct Chunks {
-    chunks: mpsc::Receiver<Bytes>,
+struct Chunks<C> {
+    chunks: mpsc::Receiver<C>,
     _reader: Option<Reader>,
 }
 
-impl hyper::body::Body for Chunks {
+impl<C: Into<Bytes>> hyper::body::Body for Chunks<C> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -49,6 +52,6 @@ impl hyper::body::Body for Chunks {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.chunks
             .poll_recv(context)
-            .map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
+            .map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes.into()))))
     }
 }

@@ -40,7 +40,27 @@ pub(super) async fn spans(State(handle): State<Handle>) -> Result<Response, Refu
     Ok(lines_of(receiver, None))
 }
 
-async fn send(spans: Arc<Spans>, sender: mpsc::Sender<Bytes>, _permit: SemaphorePermit<'static>) {
+/// Spans on their way to the client. Those that nobody takes any more are lost, and counted.
+struct Chunk {
+    lines: Bytes,
+    count: u64,
+    spans: Arc<Spans>,
+}
+
+impl From<Chunk> for Bytes {
+    fn from(mut chunk: Chunk) -> Bytes {
+        chunk.count = 0;
+        std::mem::take(&mut chunk.lines)
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        self.spans.lost(self.count);
+    }
+}
+
+async fn send(spans: Arc<Spans>, sender: mpsc::Sender<Chunk>, _permit: SemaphorePermit<'static>) {
     loop {
         let come = async {
             spans.any().await;
@@ -52,34 +72,40 @@ async fn send(spans: Arc<Spans>, sender: mpsc::Sender<Bytes>, _permit: Semaphore
             () = sender.closed() => return,
         }
         let (taken, lost) = spans.take();
-        if let Err(unsent) = pass_on(taken, lost, &sender).await {
-            spans.lost(unsent);
+        if !pass_on(taken, lost, &spans, &sender).await {
             return;
         }
     }
 }
 
-/// Sends them. An error: nobody takes them any more, and so many were not sent.
+/// Sends them. False: nobody takes them any more, and those that were not sent are counted.
 async fn pass_on(
-    mut spans: VecDeque<rpm_proxy::Span>,
+    mut taken: VecDeque<rpm_proxy::Span>,
     lost: u64,
-    sender: &mpsc::Sender<Bytes>,
-) -> Result<(), u64> {
-    let mut bytes = match lost {
+    spans: &Arc<Spans>,
+    sender: &mpsc::Sender<Chunk>,
+) -> bool {
+    let mut lines = match lost {
         0 => Vec::new(),
         lost => line(&SpanLine::Lost(Lost { lost })),
     };
-    let mut unsent = lost;
-    while !spans.is_empty() {
-        let chunk = spans.drain(..CHUNK.min(spans.len()));
-        unsent += chunk.len() as u64;
-        chunk.for_each(|span| bytes.extend(line(&shown(span))));
-        if sender.send(std::mem::take(&mut bytes).into()).await.is_err() {
-            return Err(unsent + spans.len() as u64);
+    let mut count = lost;
+    while !taken.is_empty() {
+        let part = taken.drain(..CHUNK.min(taken.len()));
+        count += part.len() as u64;
+        part.for_each(|span| lines.extend(line(&shown(span))));
+        let chunk = Chunk {
+            lines: std::mem::take(&mut lines).into(),
+            count: std::mem::take(&mut count),
+            spans: Arc::clone(spans),
+        };
+        // One that is not sent is dropped, which counts it.
+        if sender.send(chunk).await.is_err() {
+            spans.lost(taken.len() as u64);
+            return false;
         }
-        unsent = 0;
     }
-    Ok(())
+    true
 }
 
 fn shown(span: rpm_proxy::Span) -> SpanLine {
@@ -100,4 +126,25 @@ fn shown(span: rpm_proxy::Span) -> SpanLine {
         queue_ns: span.queue.map(nanoseconds),
         attempts: span.attempts,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_nobody_takes_is_counted_as_lost() {
+        let spans = Arc::new(Spans::new(1));
+        let chunk = |count| Chunk {
+            lines: Bytes::from_static(b"{}"),
+            count,
+            spans: Arc::clone(&spans),
+        };
+        let (sender, receiver) = mpsc::channel(2);
+        assert!(sender.try_send(chunk(3)).is_ok() && sender.try_send(chunk(4)).is_ok());
+        drop(receiver);
+        assert_eq!(spans.take().1, 7);
+        assert_eq!(Bytes::from(chunk(5)), "{}");
+        assert_eq!(spans.take().1, 0, "it was taken");
+    }
 }

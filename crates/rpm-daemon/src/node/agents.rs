@@ -91,8 +91,8 @@ struct Agent {
     counts: bool,
     /// It was told to drain, and has not said that it does.
     awaited: bool,
-    /// When figures were asked for.
-    asked: Cell<Option<Instant>>,
+    /// Since when figures are asked for again and again, and when they were the last time.
+    asked: Cell<Option<(Instant, Instant)>>,
     /// The last ones, and since when they are known.
     figures: Option<(Instant, Box<Figures>)>,
 }
@@ -100,7 +100,8 @@ struct Agent {
 impl Agent {
     fn measure(&self, now: Instant) {
         let asked = self.asked.get();
-        let lately = asked.is_some_and(|at| now.saturating_duration_since(at) < MEASURE_AGAIN);
+        let passed = asked.map(|(_, last)| now.saturating_duration_since(last));
+        let lately = passed.is_some_and(|passed| passed < MEASURE_AGAIN);
         // The agent in Bun cannot. One that does not read has room left for what matters.
         if !self.counts || lately || self.to.capacity() <= OUTGOING_LIMIT / 2 {
             return;
@@ -110,8 +111,16 @@ impl Agent {
             first: asked.is_none(),
         };
         if self.to.try_send(message).is_ok() {
-            self.asked.set(Some(now));
+            let goes_on = passed.is_some_and(|passed| passed < MEASURED_FOR);
+            let since = asked.filter(|_| goes_on).map_or(now, |(since, _)| since);
+            self.asked.set(Some((since, now)));
         }
+    }
+
+    /// For how long it has owed a report, if that is too long: its event loop is blocked.
+    fn silence(&self, now: Instant) -> Option<Duration> {
+        let (reported, _) = self.figures.as_ref()?;
+        silence(*reported, self.asked.get()?, now)
     }
 }
 
@@ -121,6 +130,15 @@ pub(crate) struct Reported {
     pub(crate) figures: Figures,
     /// They are as now; else only what is counted up still holds.
     pub(crate) fresh: bool,
+    /// One of the processes is asked for reports, and has sent none for so long.
+    pub(crate) silent: Option<Duration>,
+}
+
+/// For how long a process has owed a report that has sent one at `reported` and was asked for them since `first`, at `last` for the last time.
+fn silence(reported: Instant, (first, last): (Instant, Instant), now: Instant) -> Option<Duration> {
+    let passed = now.saturating_duration_since(reported.max(first));
+    let is_asked = now.saturating_duration_since(last) < MEASURED_FOR;
+    (is_asked && passed >= FRESH).then_some(passed)
 }
 
 impl Agents {
@@ -133,14 +151,16 @@ impl Agents {
     /// What the processes of the worker together have reported; `None`: nothing yet.
     pub(crate) fn figures(&self, worker: WorkerId) -> Option<Reported> {
         let ours = self.all.values().filter(|agent| agent.worker == worker);
-        let reported = ours.filter_map(|agent| agent.figures.as_ref());
-        let each = reported.map(|(at, figures)| Reported {
+        let reported = ours.filter_map(|agent| Some((agent, agent.figures.as_ref()?)));
+        let each = reported.map(|(agent, (at, figures))| Reported {
             figures: **figures,
             fresh: at.elapsed() < FRESH,
+            silent: agent.silence(Instant::now()),
         });
         each.reduce(|one, other| Reported {
             figures: one.figures + other.figures,
             fresh: one.fresh && other.fresh,
+            silent: one.silent.max(other.silent),
         })
     }
 
@@ -404,4 +424,32 @@ async fn write(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
 /// May this process speak for the worker?
 fn is_agent(process: &Process, pid: u32) -> bool {
     process.pid == pid || (process.notifications.is_some() && tree::is_below(pid, process.pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_asked_and_says_nothing_is_silent() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        for (reported, first, last, now, expected) in [
+            (100, 50, 95, 104, None),
+            (100, 50, 95, 105, Some(5)),
+            (100, 50, 130, 140, Some(40)),
+            // The report is of before: it is waited for since it was asked for again.
+            (100, 1_000, 1_000, 1_004, None),
+            (100, 1_000, 1_000, 1_006, Some(6)),
+            // Nobody asks any more.
+            (100, 50, 95, 245, None),
+        ] {
+            let silent = silence(at(reported), (at(first), at(last)), at(now));
+            assert_eq!(
+                silent,
+                expected.map(Duration::from_secs),
+                "{reported} {first} {last} {now}"
+            );
+        }
+    }
 }

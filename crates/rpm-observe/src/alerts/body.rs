@@ -160,7 +160,7 @@ fn incident(key: &str, message: &Message, host: &str) -> Value {
         "routing_key": key,
         "event_action": action,
         // Two rules about the same must not resolve each other, and a test no incident.
-        "dedup_key": format!("rpm {host} {} {} {app}{id}{test}", message.rule, message.on.name()),
+        "dedup_key": format!("rpm {host} {} {} {app}{id}{test}", message.key, message.on.name()),
         "payload": {
             "summary": summary,
             "source": host,
@@ -186,6 +186,7 @@ mod tests {
     fn message(state: State, text: &str, count: u32) -> Message {
         Message {
             rule: 0,
+            key: "k0".to_owned(),
             on: Trigger::Crash,
             state,
             app: Some("api".to_owned()),
@@ -221,7 +222,11 @@ mod tests {
     fn each_receiver_gets_its_form() {
         let messages = [
             message(State::Fired, "<!channel> & co", 1),
-            message(State::Recovered, "ready", 1),
+            // Other rules have come before it meanwhile.
+            Message {
+                rule: 3,
+                ..message(State::Recovered, "ready", 1)
+            },
         ];
         let body = |shape| bodies(shape, Some("k"), &messages, "h");
         assert_eq!(body(Shape::Json)[0]["messages"][1]["state"], "recovered");

@@ -8,6 +8,7 @@ use rpm_wire::events::{Event, What};
 use serde::{Deserialize, Serialize};
 
 use super::condition::{Read, Reading, condition, span};
+use super::kept::key;
 use super::message::{Message, State, meaning};
 
 /// The most (rule, app, instance) that are remembered: names of apps that came and went must not add up for ever.
@@ -59,6 +60,8 @@ pub(crate) struct Found {
 #[derive(Debug, Default)]
 pub(crate) struct Engine {
     rules: Vec<Rule>,
+    /// By which messages name them.
+    keys: Vec<String>,
     standing: HashMap<Watched, Standing>,
     /// Nobody is told that something begins.
     muted: bool,
@@ -85,6 +88,7 @@ impl Engine {
                 Some((watched, standing))
             })
             .collect();
+        self.keys = rules.iter().map(key).collect();
         self.rules = rules;
     }
 
@@ -185,7 +189,7 @@ impl Engine {
         let (for_ms, above) = (rule.for_ms, rule.above.unwrap_or_default());
         let standing = self.known(watched)?;
         let oldest = at.saturating_sub(for_ms);
-        standing.times.retain(|at| *at >= oldest);
+        standing.times.retain(|time| (oldest..=at).contains(time));
         for _ in 0..more.min(1_000) {
             standing.times.push_back(at);
         }
@@ -288,17 +292,43 @@ impl Engine {
                 messages.extend(self.level(watched, holds, text, rule.for_ms, now));
             }
         }
-        // An instance that is not there any more is not too large.
+        messages.extend(self.gone(processes, now));
+        messages
+    }
+
+    /// True if somebody was told of something that only an event, or that it is gone, ends.
+    pub(crate) fn awaits_end(&self) -> bool {
+        let is_event = |watched: &Watched| self.rules[watched.rule].on.source() == Source::Events;
+        self.standing
+            .iter()
+            .any(|(watched, standing)| standing.told && is_event(watched))
+    }
+
+    /// An app or an instance that is not there any more is neither too large nor unhealthy, and whoever was told that it is waits for the end.
+    fn gone(&mut self, processes: &[Process], now: u64) -> Vec<Message> {
         let there = |watched: &Watched| {
             let same = |process: &Process| {
-                Some(process.id) == watched.id && Some(&process.name) == watched.app.as_ref()
+                Some(&process.name) == watched.app.as_ref() && watched.id.is_none_or(|id| id == process.id)
             };
             processes.iter().any(same)
         };
-        let rules = &self.rules;
-        let is_level = |watched: &Watched| rules[watched.rule].on.source() == Source::Processes;
-        self.standing
-            .retain(|watched, _| !is_level(watched) || there(watched));
+        let is_ours = |watched: &Watched, standing: &Standing| match self.rules[watched.rule].on.source() {
+            Source::Processes => true,
+            Source::Events => standing.told,
+            Source::Daemon | Source::Figures | Source::Lines | Source::Files => false,
+        };
+        let gone = self
+            .standing
+            .iter()
+            .filter(|(watched, standing)| is_ours(watched, standing) && !there(watched));
+        let gone: Vec<Watched> = gone.map(|(watched, _)| watched.clone()).collect();
+        let mut messages = Vec::new();
+        for watched in gone {
+            messages.extend(self.is_over(watched.clone(), now, "is not there any more".to_owned()));
+            if self.rules[watched.rule].on.is_level() {
+                self.standing.remove(&watched);
+            }
+        }
         messages
     }
 
@@ -341,7 +371,9 @@ impl Engine {
             return self.is_over(watched, now, text);
         }
         let standing = self.known(&watched)?;
-        let since = *standing.since.get_or_insert(now);
+        // A clock that was set back must not make it wait for the time to come again.
+        let since = standing.since.map_or(now, |since| since.min(now));
+        standing.since = Some(since);
         match !standing.told && now.saturating_sub(since) >= for_ms {
             true => self.tell(watched, text, 1, now, now),
             false => None,
@@ -419,6 +451,7 @@ impl Engine {
     ) -> Option<Message> {
         Some(Message {
             rule: watched.rule,
+            key: self.keys[watched.rule].clone(),
             on: self.rules[watched.rule].on,
             state,
             app: watched.app,

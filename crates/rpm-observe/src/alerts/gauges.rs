@@ -117,6 +117,9 @@ struct Gauge {
     /// When its event loops, and its requests, were known last, in milliseconds since the Unix epoch; at first when it was seen first.
     delay_known: u64,
     requests_known: u64,
+    /// The workers that there were then.
+    delay_of: Vec<u64>,
+    requests_of: Vec<u64>,
     online: bool,
 }
 
@@ -181,9 +184,11 @@ impl Gauge {
         self.online = figures.online > 0;
         if figures.delay_us.is_some() {
             self.delay_known = now;
+            self.delay_of.clone_from(&figures.workers);
         }
         if !figures.answered.is_empty() {
             self.requests_known = now;
+            self.requests_of.clone_from(&figures.workers);
         }
         let moment = self.counted.moment(now as f64 / 1000.0, figures.clone());
         self.windows.retain(|for_ms, _| windows.contains(for_ms));
@@ -198,12 +203,18 @@ impl Gauge {
 
     fn reading(&self, rule: &Rule, figures: &AppFigures, now: u64) -> Reading {
         let above = rule.above.unwrap_or_default();
-        let (known, is_known) = match rule.on {
-            Trigger::LoopDelay => (self.delay_known, figures.delay_us.is_some()),
-            _ => (self.requests_known, !figures.answered.is_empty()),
+        let (known, of, is_known) = match rule.on {
+            Trigger::LoopDelay => (self.delay_known, &self.delay_of, figures.delay_us.is_some()),
+            _ => (
+                self.requests_known,
+                &self.requests_of,
+                !figures.answered.is_empty(),
+            ),
         };
         if !is_known {
-            return match now.saturating_sub(known) >= LOST_MS {
+            // A worker that has reported and is silent is not well: it is blocked, so what lasts goes on.
+            let is_silent = self.online && figures.workers.iter().any(|worker| of.contains(worker));
+            return match !is_silent && now.saturating_sub(known) >= LOST_MS {
                 true => Reading::Lost,
                 false => Reading::Unknown,
             };
@@ -234,7 +245,7 @@ fn delay(ms: f64, above: f64, for_ms: u64) -> Reading {
     Reading::Known { holds, text }
 }
 
-/// A rule about requests: it holds if it does in both halves, and there were enough.
+/// A rule about requests: it holds if it does in both halves. Of too few nothing is known, and when there are none it is over.
 fn requests(rule: &Rule, above: f64, halves: &[Tally; 2], bounds_ms: &[f64]) -> Reading {
     let mut all = halves[0].clone();
     all.add(&halves[1]);
@@ -244,11 +255,11 @@ fn requests(rule: &Rule, above: f64, halves: &[Tally; 2], bounds_ms: &[f64]) -> 
         Trigger::Latency => quantile(&tally.times, bounds_ms, SHARE).map(|seconds| seconds * 1000.0),
         _ => (tally.requests > 0).then(|| 100.0 * tally.errors as f64 / tally.requests as f64),
     };
-    let enough = all.requests >= u64::from(least);
-    let holds = enough
-        && halves
-            .iter()
-            .all(|half| figure(half).is_some_and(|figure| figure > above));
+    if (1..u64::from(least)).contains(&all.requests) {
+        return Reading::Unknown;
+    }
+    let mut each = halves.iter();
+    let holds = each.all(|half| figure(half).is_some_and(|figure| figure > above));
     let text = match (figure(&all), rule.on) {
         (None, _) => format!("no requests within {lasting}"),
         (Some(ms), Trigger::Latency) => {
@@ -397,6 +408,62 @@ mod tests {
         // It ends when the younger half is well.
         let ended = held(&errors, |at| Some([9, u64::from(at < 50) * 9, 0]), 100);
         assert_eq!((ended.first(), ended.last()), (Some(&25), Some(&61)), "{ended:?}");
+    }
+
+    #[test]
+    fn of_few_requests_nothing_is_concluded() {
+        let mut errors = [rule(Trigger::ErrorRate)];
+        errors[0].for_ms = 24_000;
+        let (mut gauges, mut totals) = (Gauges::default(), [0; 3]);
+        // Many that fail, then few that do not, then none, then few that fail.
+        for second in 0..300_u64 {
+            totals[1] += u64::from(second < 100) * 9 + u64::from(second > 200 && second % 5 == 0);
+            totals[0] += u64::from((100..150).contains(&second) && second % 5 == 0);
+            let read = gauges.readings(&errors, &[figures(totals)], NOW + second * 1_000);
+            let expected = match second {
+                30..=99 => Some(true),
+                126..=150 | 206..=299 => None,
+                175..=199 => Some(false),
+                _ => continue,
+            };
+            let holds = match &read[0].reading {
+                Reading::Known { holds, .. } => Some(*holds),
+                _ => None,
+            };
+            assert_eq!(holds, expected, "second {second}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_was_known_and_is_silent_is_not_well() {
+        let rules = [rule(Trigger::LoopDelay), rule(Trigger::Latency)];
+        let known = AppFigures {
+            delay_us: Some(250_000),
+            ..figures([0; 3])
+        };
+        let silent = |online, worker| AppFigures {
+            app: "api".to_owned(),
+            online,
+            workers: vec![worker],
+            ..AppFigures::default()
+        };
+        for (online, worker, expected, what) in [
+            (1, 1, Reading::Unknown, "it is blocked"),
+            (1, 2, Reading::Lost, "another one, which is not measured"),
+            (0, 1, Reading::Lost, "it was stopped"),
+        ] {
+            let mut gauges = Gauges::default();
+            gauges.readings(&rules, std::slice::from_ref(&known), NOW);
+            let read = gauges.readings(&rules, &[silent(online, worker)], NOW + LOST_MS);
+            let all: Vec<&Reading> = read.iter().map(|read| &read.reading).collect();
+            assert_eq!(all, [&expected, &expected], "{what}");
+            let blind = if expected == Reading::Lost && online > 0 {
+                2
+            } else {
+                0
+            };
+            assert_eq!(gauges.blind().len(), blind, "{what}");
+        }
     }
 
     #[test]

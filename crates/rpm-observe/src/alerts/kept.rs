@@ -66,6 +66,15 @@ fn name(what: &impl Serialize) -> String {
         .collect()
 }
 
+/// The same for rules that say the same, whoever is told.
+pub(super) fn key(rule: &Rule) -> String {
+    let sinks = Vec::new();
+    name(&Rule {
+        sinks,
+        ..rule.clone()
+    })
+}
+
 impl Kept {
     /// What is so now.
     pub(crate) fn of(
@@ -200,6 +209,7 @@ mod tests {
     fn message(at_ms: u64) -> Message {
         Message {
             rule: 0,
+            key: "k0".to_owned(),
             on: Trigger::Crash,
             state: State::Fired,
             app: Some("api".to_owned()),

@@ -14,6 +14,8 @@ use super::message::Message;
 const SUBJECT: usize = 150;
 /// Bytes in one encoded word: with what is around it, it has no more than 75 characters (RFC 2047).
 const WORD: usize = 45;
+/// Bytes in the first of them, which stands behind `Subject: `: a line with one has no more than 76 characters.
+const FIRST_WORD: usize = 39;
 /// Bytes in one line of a body in base64: 76 characters.
 const LINE: usize = 57;
 
@@ -32,7 +34,7 @@ pub(crate) fn letter(from: &str, to: &[String], messages: &[Message], host: &str
     let domain = from.rsplit('@').next().unwrap_or("localhost");
     let mut letter = format!(
         "From: rpm <{from}>\r\nTo: {}\r\nSubject: {}\r\nDate: {date}\r\nMessage-ID: <{now_ms}.{process}.{number}@{domain}>\r\n",
-        to.join(", "),
+        to.join(",\r\n "),
         header(&subject)
     );
     letter.push_str("Auto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n");
@@ -49,7 +51,8 @@ pub(crate) fn letter(from: &str, to: &[String], messages: &[Message], host: &str
 fn header(text: &str) -> String {
     let (mut words, mut rest) = (Vec::new(), text);
     while !rest.is_empty() {
-        let (word, behind) = rest.split_at(rest.floor_char_boundary(WORD));
+        let bytes = if words.is_empty() { FIRST_WORD } else { WORD };
+        let (word, behind) = rest.split_at(rest.floor_char_boundary(bytes));
         words.push(format!("=?utf-8?B?{}?=", STANDARD.encode(word)));
         rest = behind;
     }
@@ -67,6 +70,7 @@ mod tests {
     fn a_mail_has_its_fields_and_nothing_breaks_out_of_them() {
         let message = Message {
             rule: 0,
+            key: "k0".to_owned(),
             on: Trigger::Crash,
             state: State::Fired,
             app: Some("ä\r\nBcc: x@example.org".to_owned()),
@@ -80,7 +84,8 @@ mod tests {
         let (head, body) = letter.split_once("\r\n\r\n").expect("a header");
         for line in [
             "From: rpm <rpm@example.org>",
-            "To: ops@example.org, b@example.org",
+            "To: ops@example.org,",
+            " b@example.org",
             "Date: Thu, 28 May 2026 20:26:40 +0000",
         ] {
             assert!(head.lines().any(|other| other == line), "{line}: {head}");
@@ -106,7 +111,7 @@ mod tests {
         let value = header(&"ö".repeat(50));
         let words: Vec<&str> = value.split("\r\n ").collect();
         assert!(
-            words.len() == 3 && words.iter().all(|word| word.len() <= 75),
+            words.len() == 3 && words.iter().all(|word| word.len() <= 75) && words[0].len() <= 67,
             "{value}"
         );
         let text: String = words

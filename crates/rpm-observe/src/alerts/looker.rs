@@ -2,8 +2,7 @@
 //! nothing else, and take a bounded share of one CPU.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -15,18 +14,19 @@ use rpm_wire::api::Process;
 use tokio::sync::mpsc;
 
 use super::body::clipped;
-use super::certificate::valid_until;
-use super::condition::{Read, Reading, mebibytes, span};
-use super::disk_use::{fullness, sizes};
+use super::condition::Read;
 use super::engine::Found;
+use super::readings::readings;
 use crate::forward::Tail;
 
 /// Between two looks at lines.
 const LINES_EVERY: Duration = Duration::from_millis(250);
-/// How long one look may take: about a tenth of a CPU.
+/// How long one look may take.
 const BUDGET: Duration = Duration::from_millis(20);
-/// What is left of a look after its time, for the lines that were read already.
-const GRACE: Duration = Duration::from_millis(25);
+/// A look is followed by a pause of so many times what it took: a tenth of a CPU, however long one line and one pattern took.
+const PAUSE: u32 = 9;
+/// Complaints that are made at once.
+const COMPLAINTS: usize = 5;
 /// Between two looks at sizes and certificates.
 const FILES_EVERY: Duration = Duration::from_secs(60);
 /// A line is looked at up to here, in bytes.
@@ -35,10 +35,6 @@ const LINE_BYTES: usize = 8 * 1024;
 const TOLD_BYTES: usize = 500;
 /// Rules and apps of which lines were found, and not told yet.
 const FOUND: usize = 10_000;
-/// Output that is thrown away.
-const NOWHERE: &str = "/dev/null";
-/// Below this a time is told in hours, in seconds.
-const HOURS_BELOW: i64 = 3 * 86_400;
 /// Between two complaints.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -68,16 +64,7 @@ impl Looker {
     /// Begins to look.
     pub(crate) fn start(seen: mpsc::Sender<Seen>) -> std::io::Result<Looker> {
         let (orders, heard) = sync_channel(1);
-        let work = Work {
-            orders: heard,
-            seen,
-            tail: Tail::new(),
-            order: None,
-            patterns: Vec::new(),
-            found: BTreeMap::new(),
-            files_at: None,
-            complained: None,
-        };
+        let work = Work::new(heard, seen);
         thread::Builder::new()
             .name("rpm-alerts".to_owned())
             .spawn(move || work.run())?;
@@ -100,18 +87,44 @@ struct Work {
     patterns: Vec<(usize, Regex)>,
     found: BTreeMap<(usize, String), Found>,
     files_at: Option<Instant>,
+    /// The pattern by which the line that was begun is looked at next.
+    from: usize,
     complained: Option<Instant>,
+    /// Bytes that were left out by then.
+    complained_of: u64,
 }
 
 impl Work {
+    fn new(orders: Receiver<Order>, seen: mpsc::Sender<Seen>) -> Work {
+        Work {
+            orders,
+            seen,
+            tail: Tail::new(),
+            order: None,
+            patterns: Vec::new(),
+            found: BTreeMap::new(),
+            files_at: None,
+            from: 0,
+            complained: None,
+            complained_of: 0,
+        }
+    }
+
     fn run(mut self) {
+        let mut next = Instant::now();
         loop {
-            match self.orders.recv_timeout(LINES_EVERY) {
-                Ok(order) => self.take(order),
+            let left = next.saturating_duration_since(Instant::now());
+            match self.orders.recv_timeout(left) {
+                Ok(order) => {
+                    self.take(order);
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            let begun = Instant::now();
             self.lines();
+            next = Instant::now() + pause(begun.elapsed());
             self.tell();
         }
     }
@@ -127,6 +140,7 @@ impl Work {
             self.found.clear();
             self.patterns = patterns(&order.rules);
             self.tail.begin();
+            self.from = 0;
             self.files_at = None;
         }
         let rules = &order.rules;
@@ -142,35 +156,48 @@ impl Work {
         let Some(order) = self.order.as_ref().filter(|_| !self.patterns.is_empty()) else {
             return;
         };
-        let (patterns, found, rules) = (&self.patterns, &mut self.found, &order.rules);
+        let (patterns, found, rules, from) = (&self.patterns, &mut self.found, &order.rules, &mut self.from);
         let until = Instant::now() + BUDGET;
-        let mut passed_over = 0_u64;
+        let mut is_first = true;
         let mut complaints = self.tail.read(until, |origin, line| {
-            if Instant::now() >= until + GRACE {
-                passed_over += 1;
-                return;
-            }
             let line = plain(&line[..line.floor_char_boundary(LINE_BYTES)]);
-            for (number, pattern) in patterns {
+            for (at, (number, pattern)) in patterns.iter().enumerate().skip(*from) {
                 let rule = &rules[*number];
-                if !origin.apps().any(|app| rule.is_about(app)) || !pattern.is_match(&line) {
+                if !origin.apps().any(|app| rule.is_about(app)) {
+                    continue;
+                }
+                // At least one each time, so that it goes on.
+                if !std::mem::take(&mut is_first) && Instant::now() >= until {
+                    *from = at;
+                    return false;
+                }
+                if !pattern.is_match(&line) {
                     continue;
                 }
                 for app in origin.apps().filter(|app| rule.is_about(app)) {
                     note(found, *number, app, &line);
                 }
             }
+            *from = 0;
+            true
         });
-        if passed_over > 0 {
-            complaints.push(format!(
-                "{passed_over} lines were not looked at: patterns take too long"
-            ));
+        let (left_out, of) = self.tail.left_out();
+        if left_out > self.complained_of {
+            let (of, left_out) = (of.display(), left_out >> 20);
+            let text = format!(
+                "logs are written to faster than they are looked through: {left_out} MiB were left out so far, of {of} last"
+            );
+            complaints.insert(0, text);
         }
         let is_time = self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY);
-        if let Some(complaint) = complaints.first().filter(|_| is_time) {
-            eprintln!("alerts: log-pattern: {complaint}");
-            self.complained = Some(Instant::now());
+        if complaints.is_empty() || !is_time {
+            return;
         }
+        for complaint in complaints.iter().take(COMPLAINTS) {
+            eprintln!("alerts: log-pattern: {complaint}");
+        }
+        self.complained = Some(Instant::now());
+        self.complained_of = left_out;
     }
 
     /// What nobody takes at the moment is kept, and counted on.
@@ -193,6 +220,11 @@ impl Work {
             self.files_at = Some(Instant::now());
         }
     }
+}
+
+/// After a look that took so long.
+fn pause(used: Duration) -> Duration {
+    used.saturating_mul(PAUSE).max(LINES_EVERY)
 }
 
 /// The patterns of the rules. They were tried when the file was read.
@@ -256,114 +288,9 @@ fn plain(line: &str) -> Cow<'_, str> {
     text.into()
 }
 
-/// What is known of the files of each app, for the rules about files.
-fn readings(rules: &[Rule], processes: &[Process]) -> Vec<Read> {
-    let mut apps: BTreeMap<&str, Vec<&Process>> = BTreeMap::new();
-    for process in processes {
-        apps.entry(&process.name).or_default().push(process);
-    }
-    let logs: BTreeMap<&str, BTreeSet<PathBuf>> = apps.iter().map(|(app, all)| (*app, logs(all))).collect();
-    let sizes = match rules.iter().any(|rule| rule.on == Trigger::LogsSize) {
-        true => sizes(&logs.values().flatten().cloned().collect()),
-        false => BTreeMap::new(),
-    };
-    let mut readings = Vec::new();
-    for (number, rule) in rules
-        .iter()
-        .enumerate()
-        .filter(|(_, rule)| rule.on.source() == Source::Files)
-    {
-        for (app, all) in apps.iter().filter(|(app, _)| rule.is_about(app)) {
-            let reading = match rule.on {
-                Trigger::LogsSize => {
-                    let taken = logs[app].iter().filter_map(|log| sizes.get(log)).sum();
-                    Some(log_size(rule, taken))
-                }
-                Trigger::LogsDisk => logs[app]
-                    .iter()
-                    .filter_map(|log| fullness(log))
-                    .reduce(f64::max)
-                    .map(|full| disk(rule, full)),
-                _ => certificates(rule, all),
-            };
-            readings.extend(reading.map(|reading| Read {
-                rule: number,
-                app: (*app).to_owned(),
-                reading,
-            }));
-        }
-    }
-    readings
-}
-
-/// The log files of an app.
-fn logs(processes: &[&Process]) -> BTreeSet<PathBuf> {
-    let both = |process: &&Process| process.details.as_ref()?.both_log.clone();
-    let files = processes.iter().flat_map(|process| {
-        [
-            Some(process.out_log.clone()),
-            Some(process.err_log.clone()),
-            both(process),
-        ]
-    });
-    let files = files.flatten().filter(|path| !path.is_empty() && path != NOWHERE);
-    files.map(PathBuf::from).collect()
-}
-
-fn log_size(rule: &Rule, taken: u64) -> Reading {
-    let above = rule.above.unwrap_or_default();
-    let holds = taken as f64 > above;
-    let taken = mebibytes(taken as f64);
-    let text = match holds {
-        true => format!("its logs take {taken}, more than {}", mebibytes(above)),
-        false => format!("its logs take {taken}"),
-    };
-    Reading::Known { holds, text }
-}
-
-fn disk(rule: &Rule, full: f64) -> Reading {
-    let above = rule.above.unwrap_or_default();
-    let holds = full > above;
-    let text = match holds {
-        true => format!("the disk with its logs is {full:.0} % full, more than {above} %"),
-        false => format!("the disk with its logs is {full:.0} % full"),
-    };
-    Reading::Known { holds, text }
-}
-
-/// The certificate that expires first. An app without any has no reading.
-fn certificates(rule: &Rule, processes: &[&Process]) -> Option<Reading> {
-    let specs = processes.iter().filter_map(|process| process.spec.as_ref());
-    let paths: BTreeSet<&String> = specs.flat_map(|spec| &spec.proxy.tls_cert).collect();
-    let now = i64::try_from(super::now_ms() / 1000).unwrap_or(i64::MAX);
-    if paths.is_empty() {
-        return None;
-    }
-    // One that is being replaced cannot be read for a moment.
-    let left = |path: &&String| Some((valid_until(Path::new(path)).ok()? - now, path.to_string()));
-    let Some((left, path)) = paths.iter().filter_map(left).min() else {
-        return Some(Reading::Unknown);
-    };
-    Some(expiry(rule, left, &path))
-}
-
-/// A certificate that is valid for so many seconds yet.
-fn expiry(rule: &Rule, left: i64, path: &str) -> Reading {
-    let text = match left {
-        ..=0 => format!("its certificate {path} has expired"),
-        1..HOURS_BELOW => format!("its certificate {path} expires in {} h", left / 3_600),
-        _ => format!("its certificate {path} expires in {} days", left / 86_400),
-    };
-    let holds = left < i64::try_from(rule.for_ms / 1000).unwrap_or(i64::MAX);
-    let text = match holds {
-        true if left > 0 => format!("{text}, less than {}", span(rule.for_ms)),
-        _ => text,
-    };
-    Reading::Known { holds, text }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::readings::NOWHERE;
     use super::super::tests::rule;
     use super::*;
 
@@ -381,48 +308,53 @@ mod tests {
     }
 
     #[test]
-    fn files_in_words() {
-        let (size, full) = (rule(Trigger::LogsSize), rule(Trigger::LogsDisk));
-        let certificate = rule(Trigger::Certificate);
-        for (reading, expected, told) in [
-            (log_size(&size, 1 << 30), false, "its logs take 1024 MiB"),
-            (
-                log_size(&size, (1 << 30) + 1),
-                true,
-                "its logs take 1024 MiB, more than 1024 MiB",
-            ),
-            (disk(&full, 90.0), false, "the disk with its logs is 90 % full"),
-            (
-                disk(&full, 91.0),
-                true,
-                "the disk with its logs is 91 % full, more than 90 %",
-            ),
-            (
-                expiry(&certificate, 14 * 86_400, "a"),
-                false,
-                "its certificate a expires in 14 days",
-            ),
-            (
-                expiry(&certificate, 14 * 86_400 - 1, "a"),
-                true,
-                "its certificate a expires in 13 days, less than 14 days",
-            ),
-            (
-                expiry(&certificate, 7_200, "a"),
-                true,
-                "its certificate a expires in 2 h, less than 14 days",
-            ),
-            (
-                expiry(&certificate, 0, "a"),
-                true,
-                "its certificate a has expired",
-            ),
-        ] {
-            let known = Reading::Known {
-                holds: expected,
-                text: told.to_owned(),
-            };
-            assert_eq!(reading, known);
+    fn looks_take_a_tenth_of_the_time() {
+        for (used, expected) in [(0, 250), (20, 250), (100, 900), (5_000, 45_000)] {
+            let used = Duration::from_millis(used);
+            assert_eq!(pause(used), Duration::from_millis(expected));
         }
+    }
+
+    #[test]
+    fn each_line_meets_each_pattern_once() {
+        let directory = std::env::temp_dir().join(format!("rpm-looker-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let log = directory.join("api.log");
+        let mut process = super::super::tests::process("api", 0, "online", 0, 0.0);
+        process.out_log = log.display().to_string();
+        process.err_log = NOWHERE.to_owned();
+        let about = |pattern: &str| Rule {
+            pattern: Some(pattern.to_owned()),
+            ..rule(Trigger::LogPattern)
+        };
+        let (mut work, _orders, _seen) = work();
+        // One look is not enough for these.
+        let slow = format!("(x{{0,40}}){{0,8}}{}", "y");
+        let rules = Arc::new(vec![about(&slow), about("^.[0-9]+.$"), about("x")]);
+        work.take(Order {
+            rules,
+            processes: vec![process],
+        });
+        let x = "x".repeat(500);
+        let lines: String = (0..40).map(|number| format!("{{{number}}}\n{{{x}}}\n")).collect();
+        std::fs::write(&log, lines).expect("a log");
+        let mut looks = 0;
+        let counts = |work: &Work| {
+            let counts = work.found.values().map(|found| (found.rule, found.count));
+            counts.collect::<Vec<_>>()
+        };
+        while counts(&work) != [(1, 40), (2, 40)] && looks < 2_000 {
+            work.lines();
+            looks += 1;
+        }
+        work.lines();
+        assert_eq!(counts(&work), [(1, 40), (2, 40)], "after {looks} looks");
+        std::fs::remove_dir_all(&directory).expect("it is ours");
+    }
+
+    fn work() -> (Work, SyncSender<Order>, mpsc::Receiver<Seen>) {
+        let (orders, heard) = sync_channel(1);
+        let (told, seen) = mpsc::channel(1);
+        (Work::new(heard, told), orders, seen)
     }
 }

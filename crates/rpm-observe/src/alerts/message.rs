@@ -31,6 +31,9 @@ impl State {
 pub(crate) struct Message {
     /// Number of the rule in its file, from 0.
     pub rule: usize,
+    /// What the rule says, as a hash: the same in its first message and its last, whatever number it has by then.
+    #[serde(default)]
+    pub key: String,
     /// What the rule is about.
     pub on: Trigger,
     /// Whether it began or ended.

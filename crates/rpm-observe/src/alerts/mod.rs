@@ -16,6 +16,7 @@ mod letter;
 mod looker;
 mod message;
 mod outbox;
+mod readings;
 mod send;
 mod smtp;
 #[cfg(test)]
@@ -116,6 +117,7 @@ impl Alerts {
     pub async fn test(&self, number: usize, rule: &Rule) -> Vec<(String, Result<String, String>)> {
         let message = Message {
             rule: number,
+            key: kept::key(rule),
             on: rule.on,
             state: State::Test,
             app: rule.apps.first().cloned(),
@@ -169,6 +171,10 @@ fn why_blind(on: Trigger, app: &str) -> String {
         Trigger::LoopDelay => format!(
             "{app} has no figures of an event loop: it is not Node, does not listen, or was started with --no-agent"
         ),
+        Trigger::Certificate => format!(
+            "a certificate of {app} cannot be read: its file is missing, not a certificate, or not readable"
+        ),
+        Trigger::LogsDisk => format!("the disk with the logs of {app} does not say how full it is"),
         _ => format!(
             "nobody counts the requests of {app}: it is not behind the proxy (--balance proxy), and not Node that listens, with its agent"
         ),

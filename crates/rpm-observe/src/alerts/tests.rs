@@ -51,7 +51,7 @@ pub(super) fn crash(at_ms: u64) -> Event {
     )
 }
 
-fn process(name: &str, id: u32, status: &str, memory: u64, cpu: f64) -> Process {
+pub(super) fn process(name: &str, id: u32, status: &str, memory: u64, cpu: f64) -> Process {
     let value = json!({
         "id": id, "name": name, "instance": 0, "generation": 1, "exec_mode": "cluster", "plane": "direct", "status": status,
         "pid": 1, "uptime_ms": 1, "started_at_ms": 1, "created_at_ms": 1, "restarts": 0, "unstable_restarts": 0,
@@ -246,6 +246,21 @@ fn a_clock_that_is_set_back_hides_nothing() {
     let mut engine = engine([rule(Trigger::Crash)]);
     assert_eq!(engine.event(&crash(NOW), NOW).len(), 1);
     assert_eq!(engine.event(&crash(NOW - 5_000_000), NOW - 5_000_000).len(), 1);
+    // What lasts has begun by now at the latest, and what is to come was not within the last minute.
+    let cpu = rule(Trigger::Cpu);
+    let lasting = cpu.for_ms;
+    let mut engine = self::engine([cpu, rule(Trigger::CrashLoop)]);
+    let list = [process("api", 0, "online", 0, 99.0)];
+    let before = NOW - 5_000_000;
+    assert_eq!(told(&engine.figures(&list, NOW)), []);
+    assert_eq!(told(&engine.figures(&list, before)), []);
+    assert_eq!(
+        told(&engine.figures(&list, before + lasting)),
+        [(State::Fired, 1)]
+    );
+    for at in [NOW, NOW + 1, NOW + 2, before] {
+        assert_eq!(told(&engine.event(&crash(at), at)), [], "{at}");
+    }
 }
 
 #[test]
@@ -319,12 +334,52 @@ fn an_instance_that_is_gone_is_forgotten() {
     let mut engine = engine([cpu]);
     let list = [process("api", 0, "online", 0, 99.0)];
     assert_eq!(told(&engine.figures(&list, NOW)), [(State::Fired, 1)]);
-    assert_eq!(told(&engine.figures(&[], NOW + 1)), []);
+    let other = [
+        process("web", 0, "online", 0, 0.0),
+        process("api", 1, "online", 0, 0.0),
+    ];
+    assert_eq!(
+        told(&engine.figures(&other, NOW + 1)),
+        [(State::Recovered, 1)],
+        "its end is told"
+    );
+    assert_eq!(told(&engine.figures(&other, NOW + 1)), []);
     assert_eq!(
         told(&engine.figures(&list, NOW + 2)),
         [(State::Fired, 1)],
         "it is another one"
     );
+}
+
+#[test]
+fn what_is_gone_is_over() {
+    let ours = |on| [(&[][..], on), (&[("web", 2)], true), (&[("api", 2)], false)];
+    for (on, begins, of_others) in [
+        (Trigger::Frozen, "frozen", true),
+        (Trigger::Errored, "errored", true),
+        (Trigger::ReloadFailed, "reload_undone", false),
+        (Trigger::Unhealthy, "unhealthy", false),
+    ] {
+        let rows = ours(true).into_iter().chain([(&[("api", 1)][..], of_others)]);
+        for (left, is_over) in rows {
+            let mut engine = engine([rule(on)]);
+            let fields = json!({"queued": 3, "failures": 16, "why": "it exited"});
+            assert!(!engine.awaits_end());
+            assert_eq!(engine.event(&event(NOW, begins, &fields), NOW).len(), 1);
+            assert!(engine.awaits_end(), "{on:?}");
+            let left: Vec<Process> = left
+                .iter()
+                .map(|(app, id)| process(app, *id, "online", 0, 0.0))
+                .collect();
+            let over = told(&engine.figures(&left, NOW + 1));
+            let expected = [(State::Recovered, 1)];
+            assert_eq!(over, expected[..usize::from(is_over)], "{on:?}: {left:?}");
+            assert_eq!(engine.awaits_end(), !is_over);
+        }
+    }
+    let mut crashed = engine([rule(Trigger::Crash)]);
+    assert_eq!(crashed.event(&crash(NOW), NOW).len(), 1);
+    assert_eq!(told(&crashed.figures(&[], NOW + 1)), []);
 }
 
 #[test]
@@ -341,17 +396,20 @@ fn the_daemon_may_be_silent_for_a_while() {
 fn a_rule_that_stays_keeps_what_is_known() {
     let (crashes, frozen) = (rule(Trigger::Crash), rule(Trigger::Frozen));
     let mut engine = engine([crashes.clone(), frozen.clone()]);
-    assert_eq!(
-        engine
-            .event(&event(NOW, "frozen", &json!({"queued": 1})), NOW)
-            .len(),
-        1
-    );
+    let begun = engine.event(&event(NOW, "frozen", &json!({"queued": 1})), NOW);
     engine.set_rules(vec![frozen]);
     let end = event(NOW + 1, "recovered", &json!({"after_ms": 1}));
     let over = engine.event(&end, NOW + 1);
     assert_eq!(told(&over), [(State::Recovered, 1)]);
-    assert_eq!(over[0].rule, 0, "its number is that of the new file");
+    assert_eq!(
+        (begun[0].rule, over[0].rule),
+        (1, 0),
+        "its number is that of the new file"
+    );
+    assert!(
+        !over[0].key.is_empty() && over[0].key == begun[0].key,
+        "what ends is what began: {begun:?} {over:?}"
+    );
     engine.set_rules(vec![crashes]);
     assert_eq!(engine.event(&crash(NOW + 2), NOW + 2).len(), 1);
 }

@@ -1,5 +1,6 @@
 //! What tells: it hears events, sees figures and files, has the engine decide, and sends.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::book::Book;
+use super::condition::Read;
 use super::engine::Engine;
 use super::follow::Follower;
 use super::gauges::Gauges;
@@ -20,6 +22,7 @@ use super::looker::{Looker, Seen};
 use super::message::Message;
 use super::now_ms;
 use super::outbox::{Counts, Outbox};
+use super::readings::Unread;
 use crate::daemon::Daemon;
 use crate::history::Second;
 
@@ -42,6 +45,9 @@ pub(super) struct Watcher {
     /// The rules of the engine, for those who look at files.
     rules: Arc<Vec<Rule>>,
     gauges: Gauges,
+    /// Files that cannot be read, and the rules, by number, and apps of which nothing is known for that.
+    unread: Unread,
+    unknown: BTreeSet<(usize, String)>,
     outbox: Outbox,
     looker: Option<Looker>,
     seen: (mpsc::Sender<Seen>, mpsc::Receiver<Seen>),
@@ -67,6 +73,8 @@ impl Watcher {
             engine: Engine::default(),
             rules: Arc::default(),
             gauges: Gauges::default(),
+            unread: Unread::default(),
+            unknown: BTreeSet::new(),
             outbox: Outbox::new(host, counts),
             looker: None,
             seen: mpsc::channel(SEEN),
@@ -128,6 +136,8 @@ impl Watcher {
                 }
                 self.rules = Arc::new(rules.clone());
                 self.engine.set_rules(rules);
+                self.unread.clear();
+                self.unknown.clear();
                 self.resume();
                 self.dirty = true;
             }
@@ -188,14 +198,27 @@ impl Watcher {
         if let Some(readings) = seen.readings.filter(|_| Arc::ptr_eq(&seen.rules, &self.rules)) {
             let messages = self.engine.readings(Source::Files, &readings, now);
             self.pending.extend(messages);
+            self.note_unread(&readings, now);
         }
+    }
+
+    /// What cannot be read is said once.
+    fn note_unread(&mut self, readings: &[Read], now: u64) {
+        let unknown = self.unread.note(readings, now);
+        for (number, app) in unknown.difference(&self.unknown) {
+            let on = self.rules.get(*number).map_or("", |rule| rule.on.name());
+            eprintln!("alerts: rule {number} ({on}): the files of {app} have not been readable for minutes");
+        }
+        self.dirty |= unknown != self.unknown;
+        self.unknown = unknown;
     }
 
     /// Asks the daemon about processes, if a rule needs that.
     async fn processes(&mut self) {
         let is_looked_at = self.engine.needs(&[Source::Lines, Source::Files]);
         let is_measured = self.engine.needs(&[Source::Figures]);
-        if !is_looked_at && !is_measured && !self.engine.needs(&[Source::Processes, Source::Daemon]) {
+        let is_needed = self.engine.needs(&[Source::Processes, Source::Daemon]) || self.engine.awaits_end();
+        if !is_looked_at && !is_measured && !is_needed {
             self.looker = None;
             return;
         }
@@ -243,14 +266,15 @@ impl Watcher {
         self.look_at_mute();
         let held_back = self.engine.tick(now_ms());
         self.pending.extend(held_back);
-        let messages = std::mem::take(&mut self.pending);
-        self.dirty |= !messages.is_empty();
-        self.outbox.add(self.engine.rules(), &messages);
         self.keep();
         self.outbox.turn();
     }
 
+    /// Writes down what is so, with all messages: what counts as told is in the file too, whoever asks for it to be written.
     fn keep(&mut self) {
+        let messages = std::mem::take(&mut self.pending);
+        self.dirty |= !messages.is_empty();
+        self.outbox.add(self.engine.rules(), &messages);
         // As long as nothing is known of the rules, what the process before has left is still to be used.
         if self.before.is_some() || !std::mem::take(&mut self.dirty) {
             return;
@@ -259,7 +283,7 @@ impl Watcher {
             self.seq,
             &self.engine,
             self.outbox.waiting(),
-            self.gauges.blind(),
+            &(self.gauges.blind() | &self.unknown),
             now_ms(),
         );
         let text = serde_json::to_string(&kept).unwrap_or_default();
@@ -278,5 +302,33 @@ impl Watcher {
             eprintln!("alerts: {what}");
         }
         self.trouble = Some(what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpm_wire::alerts::Trigger;
+    use serde_json::json;
+
+    use super::super::tests::{event, rule};
+    use super::*;
+
+    #[tokio::test]
+    async fn what_counts_as_told_is_written_with_its_message() {
+        let home = std::env::temp_dir().join(format!("rpm-watcher-{}", std::process::id()));
+        std::fs::create_dir_all(&home).expect("a directory");
+        let book = || Book::new(home.clone());
+        let mut watcher = Watcher::new(home.join("none"), book(), "h".to_owned(), Arc::default());
+        let rules = vec![rule(Trigger::Frozen)];
+        watcher.engine.set_rules(rules.clone());
+        watcher.before = None;
+        watcher.event(&event(now_ms(), "frozen", &json!({"queued": 1})));
+        // A letter has settled before the turn of this message.
+        watcher.keep();
+        let left = book().state();
+        assert_eq!(left.seq, Some(1));
+        let (waiting, lost) = left.messages(&rules, now_ms());
+        assert_eq!((waiting.len(), lost), (1, 0), "{waiting:?}");
+        std::fs::remove_dir_all(&home).expect("it is ours");
     }
 }

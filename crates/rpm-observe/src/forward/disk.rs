@@ -5,39 +5,40 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use rpm_wire::log_times::{INDEX_BYTES, RECORD, Times, index_of};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, Statx, StatxFlags, StatxTimestamp, statx};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// The most rotated files of a log that are looked at.
-const SIBLINGS: usize = 1_000;
+/// The most rotated files of a log that are read: the newest.
+pub(super) const SIBLINGS: usize = 1_000;
 /// Listings until two of them are the same.
 const LISTINGS: usize = 5;
 /// The end of an index, which is enough for what was written last.
 const INDEX_END: u64 = 4096;
 /// Numbers from this on are dates.
 const DATES: u32 = 100_000;
+/// What is asked of a file.
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 /// Files that are not read: compressed by another program.
 const COMPRESSED: [&str; 4] = [".gz", ".zst", ".xz", ".bz2"];
 
-/// By which a file is known whatever its name.
+/// By which a file is known whatever its name. The number of a device says nothing: network and other file systems get another one when the machine is
+/// started, and all files of a log are on the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    pub device: u64,
     pub inode: u64,
-    /// When it was made, in nanoseconds since 1970; 0 if the file system does not know.
+    /// When it was made, in nanoseconds since 1970; 0 if the file system or the kernel does not say.
     pub born: u64,
 }
 
 impl Identity {
-    /// True if they are the same file. An inode is used again, but not with the same time of birth; the number of a device changes when the
-    /// machine is started.
+    /// True if they are the same file. An inode is used again, but not with the same time of birth. Without that time it may be another file: the
+    /// prints of a position tell.
     pub(super) fn is(&self, other: &Identity) -> bool {
-        let same_birth = self.born == other.born && self.born != 0;
         let one_unknown = self.born == 0 || other.born == 0;
-        self.inode == other.inode && (same_birth || (one_unknown && self.device == other.device))
+        self.inode == other.inode && (one_unknown || self.born == other.born)
     }
 }
 
@@ -55,6 +56,20 @@ pub(super) struct Meta {
 pub(super) struct Seen {
     pub path: PathBuf,
     pub meta: Meta,
+    /// Its name is that of the log and a number.
+    pub is_numbered: bool,
+}
+
+impl Seen {
+    fn age(&self) -> (u64, u64) {
+        (self.meta.written_ns, self.meta.identity.born)
+    }
+
+    /// True if nothing tells which of two rotated files is older: the one has a number and the other a date, and the last write to them was in the same
+    /// tick of the clock, and their births are not known or in one tick, too.
+    pub(super) fn is_undecided(&self, other: &Seen) -> bool {
+        self.is_numbered != other.is_numbered && self.age() == other.age()
+    }
 }
 
 /// A disk. The simulation has one of its own.
@@ -108,7 +123,7 @@ impl Disk for Machine {
     }
 
     fn meta(&self, file: &File) -> io::Result<Meta> {
-        Meta::of(&file.metadata()?)
+        Meta::of_open(file)
     }
 
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -146,32 +161,53 @@ impl Disk for Machine {
 
 impl Meta {
     fn at(path: &Path, follow: bool) -> io::Result<Meta> {
-        let meta = match follow {
-            true => path.metadata()?,
-            false => path.symlink_metadata()?,
+        let flags = if follow {
+            AtFlags::empty()
+        } else {
+            AtFlags::SYMLINK_NOFOLLOW
         };
-        Meta::of(&meta)
+        match statx(CWD, path, flags, WANTED) {
+            Ok(found) => Meta::of(&found),
+            Err(Errno::NOSYS) if follow => Meta::without_birth(&path.metadata()?),
+            Err(Errno::NOSYS) => Meta::without_birth(&path.symlink_metadata()?),
+            Err(error) => Err(error.into()),
+        }
     }
 
-    fn of(meta: &Metadata) -> io::Result<Meta> {
-        if !meta.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "it is not a regular file",
-            ));
+    fn of_open(file: &File) -> io::Result<Meta> {
+        match statx(file, c"", AtFlags::EMPTY_PATH, WANTED) {
+            Ok(found) => Meta::of(&found),
+            Err(Errno::NOSYS) => Meta::without_birth(&file.metadata()?),
+            Err(error) => Err(error.into()),
         }
-        let born = meta
-            .created()
-            .ok()
-            .and_then(|born| born.duration_since(UNIX_EPOCH).ok());
-        let nanoseconds = |seconds: i64, rest: i64| {
-            u64::try_from(i128::from(seconds) * 1_000_000_000 + i128::from(rest)).unwrap_or(0)
-        };
+    }
+
+    /// The standard library does not know times of birth where the C library is musl, as in the program that users get.
+    fn of(found: &Statx) -> io::Result<Meta> {
+        if !FileType::from_raw_mode(found.stx_mode.into()).is_file() {
+            return Err(irregular());
+        }
+        let time = |time: StatxTimestamp| nanoseconds(time.tv_sec, time.tv_nsec.into());
+        let knows_birth = found.stx_mask & StatxFlags::BTIME.bits() != 0;
         Ok(Meta {
             identity: Identity {
-                device: meta.dev(),
+                inode: found.stx_ino,
+                born: if knows_birth { time(found.stx_btime) } else { 0 },
+            },
+            len: found.stx_size,
+            written_ns: time(found.stx_mtime),
+        })
+    }
+
+    /// By a kernel, or in a container, that does not know `statx`.
+    fn without_birth(meta: &Metadata) -> io::Result<Meta> {
+        if !meta.is_file() {
+            return Err(irregular());
+        }
+        Ok(Meta {
+            identity: Identity {
                 inode: meta.ino(),
-                born: born.map_or(0, |born| u64::try_from(born.as_nanos()).unwrap_or(0)),
+                born: 0,
             },
             len: meta.len(),
             written_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()),
@@ -179,44 +215,53 @@ impl Meta {
     }
 }
 
+fn irregular() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "it is not a regular file")
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> u64 {
+    u64::try_from(i128::from(seconds) * 1_000_000_000 + i128::from(rest)).unwrap_or(0)
+}
+
 /// One look at all files of a log: those whose names begin with its name, a dot or a dash, and a digit or `old`.
 fn listed(path: &Path, follow: bool, logs: &BTreeSet<PathBuf>) -> io::Result<Vec<Seen>> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str()))
-    else {
+    let Some(directory) = path.parent() else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let other = entry.file_name();
-        let Some(rest) = other.to_str().and_then(|other| other.strip_prefix(name)) else {
-            continue;
-        };
-        if !is_rotated(rest) || logs.contains(&entry.path()) {
+        let other = entry?.path();
+        if end_of(path, &other).is_none() || logs.contains(&other) {
             continue;
         }
         // It may be gone by now.
-        if let Ok(meta) = Meta::at(&entry.path(), follow) {
-            found.push(Rotated {
-                number: number(rest),
-                path: entry.path(),
+        if let Ok(meta) = Meta::at(&other, follow) {
+            found.push(Seen {
+                path: other,
                 meta,
+                is_numbered: false,
             });
         }
-        if found.len() == SIBLINGS {
-            break;
-        }
     }
-    let mut chain = by_age(found);
+    let mut chain = by_age(path, found);
+    chain.drain(..chain.len().saturating_sub(SIBLINGS));
     match Meta::at(path, follow) {
         Ok(meta) => chain.push(Seen {
             path: path.to_owned(),
             meta,
+            is_numbered: false,
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     Ok(chain)
+}
+
+/// What comes after the name of a log in that of another file, if that is a rotated one.
+fn end_of<'p>(log: &Path, other: &'p Path) -> Option<&'p str> {
+    let name = log.file_name()?.to_str()?;
+    let end = other.file_name()?.to_str()?.strip_prefix(name)?;
+    is_rotated(end).then_some(end)
 }
 
 /// True for what comes after the name of a log if it is a rotated file that can be read.
@@ -226,40 +271,39 @@ fn is_rotated(rest: &str) -> bool {
     is_one && !COMPRESSED.iter().any(|ending| end.ends_with(ending))
 }
 
-/// A rotated file.
-struct Rotated {
-    /// At the end of its name, if nothing else is there and it is no date: the higher, the older.
-    number: Option<u32>,
-    path: PathBuf,
-    meta: Meta,
-}
-
+/// The number at the end of a name, if nothing else is there and it is no date: the higher, the older.
 fn number(rest: &str) -> Option<u32> {
     let digits = rest.trim_start_matches(['.', '-']);
     digits.parse().ok().filter(|number| *number < DATES)
 }
 
-/// Oldest first, by the time of writing. Among those with numbers the numbers decide: a file that is copied back, or touched, is no newer.
-fn by_age(mut found: Vec<Rotated>) -> Vec<Seen> {
-    let age = |one: &Rotated| (one.meta.written_ns, one.meta.identity.born);
-    found.sort_by(|one, other| (age(one), &one.path).cmp(&(age(other), &other.path)));
-    let (mut numbered, others): (Vec<Rotated>, Vec<Rotated>) =
-        found.into_iter().partition(|one| one.number.is_some());
-    numbered.sort_by_key(|one| std::cmp::Reverse(one.number));
+/// The rotated files among these, oldest first, by the time of writing. Among those with numbers the numbers decide: a file that is copied back, or
+/// touched, is no newer. Where nothing tells ([`Seen::is_undecided`]) the one with a number is first, which may be wrong: lines of the two files may change
+/// places then, but all of them are read (`position::next`).
+pub(super) fn by_age(log: &Path, found: Vec<Seen>) -> Vec<Seen> {
+    let (mut numbered, mut others) = (Vec::new(), Vec::new());
+    for mut seen in found {
+        match end_of(log, &seen.path).map(number) {
+            Some(Some(number)) => {
+                seen.is_numbered = true;
+                numbered.push((number, seen));
+            }
+            Some(None) => others.push(seen),
+            None => {}
+        }
+    }
+    numbered.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    others.sort_by(|one, other| (one.age(), &one.path).cmp(&(other.age(), &other.path)));
     let mut chain = Vec::new();
     let mut others = others.into_iter().peekable();
-    for one in numbered {
-        while let Some(older) = others.next_if(|other| age(other) < age(&one)) {
+    for (_, one) in numbered {
+        while let Some(older) = others.next_if(|other| other.age() < one.age()) {
             chain.push(older);
         }
         chain.push(one);
     }
     chain.extend(others);
-    let seen = |one: Rotated| Seen {
-        path: one.path,
-        meta: one.meta,
-    };
-    chain.into_iter().map(seen).collect()
+    chain
 }
 
 fn times(path: &Path, offset: u64) -> io::Result<Times> {
@@ -287,7 +331,53 @@ fn times(path: &Path, offset: u64) -> io::Result<Times> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
+
+    #[test]
+    fn a_file_has_the_time_of_its_birth_where_the_system_knows_it() {
+        let path = std::env::temp_dir().join(format!("rpm-birth-{}", std::process::id()));
+        fs::write(&path, "one").expect("a file");
+        let file = File::open(&path).expect("it opens");
+        let known = file.metadata().expect("it is there");
+        let born = known
+            .created()
+            .ok()
+            .and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        let seen = Meta::of_open(&file).expect("it is there");
+        if let Some(born) = born {
+            assert_eq!(u128::from(seen.identity.born), born.as_nanos());
+        }
+        let without = Meta::without_birth(&known).expect("it is a file");
+        assert_eq!((without.len, without.written_ns), (seen.len, seen.written_ns));
+        assert!(without.identity.is(&seen.identity) && without.identity.born == 0);
+        fs::remove_file(&path).expect("it is ours");
+        assert!(Meta::at(&std::env::temp_dir(), true).is_err(), "no file");
+    }
+
+    #[test]
+    fn the_newest_files_are_read_where_there_are_too_many() {
+        let directory = std::env::temp_dir().join(format!("rpm-many-{}", std::process::id()));
+        fs::create_dir_all(&directory).expect("a directory");
+        let log = directory.join("a.log");
+        for number in 0..SIBLINGS + 5 {
+            let name = if number == 0 {
+                log.clone()
+            } else {
+                directory.join(format!("a.log.{number}"))
+            };
+            fs::write(name, "x").expect("a file");
+        }
+        let chain = Machine::default()
+            .chain(&log, true)
+            .expect("it is read")
+            .expect("nothing changes");
+        assert_eq!(chain.len(), SIBLINGS + 1);
+        assert_eq!(chain[0].path, directory.join(format!("a.log.{SIBLINGS}")));
+        assert_eq!(chain.last().map(|seen| &seen.path), Some(&log));
+        fs::remove_dir_all(&directory).expect("it is ours");
+    }
 
     #[test]
     fn the_files_of_a_log_are_in_the_order_in_which_they_were_written() {

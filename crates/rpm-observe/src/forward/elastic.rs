@@ -11,9 +11,16 @@ use super::record::{Record, rfc3339};
 pub(super) const PATH: &str = "/_bulk";
 /// It is stored already.
 const CONFLICT: u64 = 409;
-/// The document is wrong, or too long. Everything else can be put right: an index that is missing or closed, rights, load.
+/// The document is wrong, or too long, or nothing of its kind can be stored. Everything else can be put right: an index that is missing or closed, rights,
+/// load.
 const REFUSED: [u64; 3] = [400, 413, 422];
-/// Of those with 400, what is not about the document: the index is closed, or none can be made because there are too many.
+/// Of those, what is about the document itself. Others are also said of every document: an alias, a pipeline or a template is wrong.
+const OF_DOCUMENT: [&str; 3] = [
+    "mapper_parsing_exception",
+    "document_parsing_exception",
+    "max_bytes_length_exceeded_exception",
+];
+/// Of those with 400, what is never about the document: the index is closed, or none can be made because there are too many.
 const NOT_NOW: [&str; 2] = ["index_closed_exception", "validation_exception"];
 
 /// The body: two lines for each record, the second by the names of the Elastic Common Schema. Fields of a program's own would be mapped to types, and
@@ -74,27 +81,48 @@ pub(super) fn outcome(answer: &[u8], sent: usize) -> Outcome {
     let Some(items) = answer["items"].as_array().filter(|items| items.len() == sent) else {
         return later("its answer does not say what became of the records");
     };
-    let (mut again, mut refused, mut why) = (Vec::new(), Vec::new(), None);
+    let (mut again, mut refused, mut unclear, mut why) = (Vec::new(), Vec::new(), Vec::new(), None);
     for (number, item) in items.iter().enumerate() {
         let item = &item["create"];
+        let kind = &item["error"];
         match item["status"].as_u64() {
             Some(200..=299 | CONFLICT) => continue,
-            Some(status) if REFUSED.contains(&status) && !is_for_now(&item["error"]) => refused.push(number),
-            _ => again.push(number),
+            Some(status) if !REFUSED.contains(&status) || is_one_of(kind, &NOT_NOW) => again.push(number),
+            Some(_) if is_one_of(kind, &OF_DOCUMENT) => refused.push(number),
+            Some(_) => unclear.push(number),
+            None => again.push(number),
         }
         why.get_or_insert_with(|| {
             let reason = item["error"]["reason"].as_str().or(item["error"].as_str());
             reason.unwrap_or("no reason given").to_owned()
         });
     }
-    match why {
-        None => Outcome::Taken,
-        Some(why) => Outcome::Partly { again, refused, why },
+    let Some(why) = why else {
+        return Outcome::Taken;
+    };
+    let has_taken = again.len() + refused.len() + unclear.len() < sent;
+    match (has_taken, again.is_empty()) {
+        _ if unclear.is_empty() => Outcome::Partly { again, refused, why },
+        // Others were taken, so it is about these.
+        (true, _) => {
+            refused.append(&mut unclear);
+            refused.sort_unstable();
+            Outcome::Partly { again, refused, why }
+        }
+        (false, true) => Outcome::Doubtful(why),
+        (false, false) => Outcome::Partly {
+            again: (0..sent).collect(),
+            refused: Vec::new(),
+            why,
+        },
     }
 }
 
-fn is_for_now(error: &Value) -> bool {
-    error["type"].as_str().is_some_and(|kind| NOT_NOW.contains(&kind))
+/// True if the error, or what has caused it, is one of these.
+fn is_one_of(error: &Value, kinds: &[&str]) -> bool {
+    [error, &error["caused_by"]]
+        .iter()
+        .any(|error| error["type"].as_str().is_some_and(|kind| kinds.contains(&kind)))
 }
 
 fn later(why: &str) -> Outcome {
@@ -162,6 +190,11 @@ mod tests {
         let closed =
             json!({"errors": true, "items": [{"create": {"status": 400, "error": error}}, good, good]});
         let closed = closed.to_string();
+        let wrong = |error: &Value| json!({"create": {"status": 400, "error": error}});
+        let parsing = wrong(&json!({"type": "document_parsing_exception", "reason": "not a date"}));
+        let immense = json!({"type": "illegal_argument_exception", "reason": "immense term",
+            "caused_by": {"type": "max_bytes_length_exceeded_exception"}});
+        let of_documents = json!({"errors": true, "items": [parsing, wrong(&immense), parsing]}).to_string();
         for (answer, expected) in [
             (r#"{"errors":false}"#.to_owned(), Outcome::Taken),
             (items(&[201, 409, 201]), Outcome::Taken),
@@ -170,6 +203,10 @@ mod tests {
             (items(&[413, 422, 201]), partly(&[], &[0, 1], "r413")),
             (items(&[401, 403, 404]), partly(&[0, 1, 2], &[], "r401")),
             (closed, partly(&[0], &[], "it is closed")),
+            // Nothing was taken: it may be the pipeline.
+            (items(&[400, 400, 400]), Outcome::Doubtful("r400".to_owned())),
+            (items(&[400, 429, 400]), partly(&[0, 1, 2], &[], "r400")),
+            (of_documents, partly(&[], &[0, 1, 2], "not a date")),
         ] {
             assert_eq!(outcome(answer.as_bytes(), 3), expected, "{answer}");
         }

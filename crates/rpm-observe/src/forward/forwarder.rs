@@ -8,19 +8,16 @@ use std::sync::Arc;
 
 use rpm_wire::forward::Destination;
 
-use super::assemble::Room;
-use super::book::{Book, Entry};
+use super::batch::{BATCH_RECORDS, Batch};
+use super::book::{Book, Entry, address};
 use super::counts::Count;
-use super::delivery::{Backoff, Delivery, Outcome, Pause};
+use super::delivery::{Delivery, Outcome, Part, Pause};
 use super::disk::Disk;
 use super::handles::Handles;
-use super::log::{CHUNK, Log, Look};
-use super::position::Position;
+use super::log::{CHUNK, Log, Look, Rest};
+use super::pace::{Backoff, Pace};
 use super::record::{About, Record};
 
-/// The most records in a batch, and bytes of its body, about: nginx takes 1 MiB by default.
-const BATCH_RECORDS: usize = 1_000;
-const BATCH_BYTES: usize = 700_000;
 /// A batch waits no longer than this for more records, in milliseconds.
 const LINGER_MS: u64 = 500;
 /// Between two looks at the files, in milliseconds.
@@ -61,29 +58,6 @@ pub(super) enum Next {
     Wait(u64),
 }
 
-/// Records that are sent together.
-#[derive(Debug, Default)]
-struct Batch {
-    records: Vec<Record>,
-    bytes: usize,
-    since_ms: u64,
-    /// How far each log was read when they had been taken.
-    ends: BTreeMap<PathBuf, Position>,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.records.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
-    }
-
-    fn room(&self) -> Room {
-        Room {
-            records: BATCH_RECORDS.saturating_sub(self.records.len()).max(1),
-            bytes: BATCH_BYTES.saturating_sub(self.bytes).max(1),
-        }
-    }
-}
-
 /// Forwards logs to one destination.
 #[derive(Debug)]
 pub(super) struct Forwarder<D: Disk> {
@@ -92,7 +66,14 @@ pub(super) struct Forwarder<D: Disk> {
     begun_ns: u64,
     /// No list of logs was seen yet, and there are no positions.
     is_new: bool,
+    /// When it was known last which logs there are, and of which apps they were sent.
+    listed_ns: u64,
+    listed_apps: Vec<String>,
+    /// The logs that there are; `None` before that was known.
+    known: Option<BTreeSet<PathBuf>>,
     logs: BTreeMap<PathBuf, Log<D>>,
+    /// Logs of apps that are not sent at present.
+    others: BTreeMap<PathBuf, Entry>,
     /// The log that had its turn last.
     turn: Option<PathBuf>,
     handles: Handles,
@@ -101,8 +82,11 @@ pub(super) struct Forwarder<D: Disk> {
     measured: Option<PathBuf>,
     batch: Batch,
     delivery: Option<Delivery>,
+    /// Our own line, which is sent when the receiver refuses others.
+    own: Option<Record>,
     backoff: Backoff,
-    /// The receiver has taken something since this began.
+    pace: Pace,
+    /// This address has taken something.
     is_proven: bool,
     until_ms: u64,
     dirty: bool,
@@ -126,28 +110,32 @@ impl<D: Disk> Forwarder<D> {
     ) -> Forwarder<D> {
         let is_new = book.is_none();
         let book = book.unwrap_or_else(|| Book::new(now_ns));
-        let known = book
-            .logs
-            .into_iter()
-            .filter(|(_, entry)| destination.is_about(&entry.about.app));
-        let log = |(path, entry): (PathBuf, Entry)| {
-            let log = Log::new(path.clone(), Arc::new(entry.about), entry.position, false);
-            (path, log)
+        let is_ours = |(_, entry): &(PathBuf, Entry)| destination.is_about(&entry.about.app);
+        let (ours, others): (Vec<_>, Vec<_>) = book.logs.into_iter().partition(is_ours);
+        let log = |(path, mut entry): (PathBuf, Entry)| {
+            entry.begun_ns = entry.begun_ns.max(book.begun_ns);
+            (path.clone(), Log::new(path, entry))
         };
         Forwarder {
-            logs: known.map(log).collect(),
+            logs: ours.into_iter().map(log).collect(),
+            others: others.into_iter().collect(),
+            is_proven: book.proven == Some(address(&destination.to)),
             destination,
             disk,
             begun_ns: book.begun_ns,
             is_new,
+            listed_ns: book.listed_ns.max(book.begun_ns),
+            listed_apps: book.apps,
+            known: None,
             turn: None,
             handles,
             behind: BTreeMap::new(),
             measured: None,
             batch: Batch::default(),
             delivery: None,
+            own: None,
             backoff: Backoff::default(),
-            is_proven: false,
+            pace: Pace::new(BATCH_RECORDS),
             until_ms: 0,
             dirty: true,
             saved_ms: 0,
@@ -159,12 +147,15 @@ impl<D: Disk> Forwarder<D> {
         }
     }
 
-    /// The logs that there are. One of an app that is gone is read to its end, and its position is kept as long as its file.
-    pub(super) fn set_logs(&mut self, known: &BTreeMap<PathBuf, About>) {
+    /// The logs that there are. One of an app that is gone is read to its end, and its position is kept as long as its files.
+    pub(super) fn set_logs(&mut self, known: &BTreeMap<PathBuf, About>, now: Now) {
         self.disk.know(known.keys().cloned().collect());
+        self.known = Some(known.keys().cloned().collect());
+        self.forget(now.ms);
         let disk = &self.disk;
-        self.logs
-            .retain(|path, log| known.contains_key(path) || !log.is_gone(disk));
+        let has_file = |path: &Path, entry: &Entry| disk.look(path, !entry.about.foreign).is_ok();
+        self.others
+            .retain(|path, entry| known.contains_key(path) || has_file(path, entry));
         let room = LOGS.saturating_sub(self.logs.len());
         let ours = |(path, about): (&PathBuf, &About)| Some((path.clone(), about.of(&self.destination)?));
         let ours: Vec<(PathBuf, About)> = known.iter().filter_map(ours).collect();
@@ -182,14 +173,65 @@ impl<D: Disk> Forwarder<D> {
                 Some(log) => log.about = Arc::new(about),
                 None if is_full => {}
                 None => {
-                    let at_end = self.is_new && self.destination.from_end;
-                    let log = Log::new(path.clone(), Arc::new(about), None, at_end);
-                    self.logs.insert(path, log);
+                    let entry = self.entry(&path, about, now.ns);
+                    self.logs.insert(path.clone(), Log::new(path, entry));
                 }
             }
         }
         self.is_new = false;
+        self.listed_ns = now.ns;
+        self.listed_apps.clone_from(&self.destination.apps);
         self.dirty = true;
+    }
+
+    /// Of a log that is new here. It may have been sent before the apps were chosen anew. One that there was not when it was looked last is sent from its
+    /// first file; one of an app that was not sent then, from its present file.
+    fn entry(&mut self, path: &Path, about: About, now_ns: u64) -> Entry {
+        if let Some(entry) = self.others.remove(path) {
+            return Entry { about, ..entry };
+        }
+        let before = Destination {
+            apps: self.listed_apps.clone(),
+            ..self.destination.clone()
+        };
+        let begun_ns = match (self.is_new, about.of(&before)) {
+            (true, _) => self.begun_ns,
+            (false, Some(_)) => self.listed_ns,
+            (false, None) => now_ns,
+        };
+        Entry {
+            about,
+            position: None,
+            begun_ns,
+            at_end: self.is_new && self.destination.from_end,
+        }
+    }
+
+    /// Lets go of logs whose apps are gone, when nothing is left of them.
+    fn forget(&mut self, now_ms: u64) {
+        let Some(known) = &self.known else {
+            return;
+        };
+        let gone = |path: &&PathBuf| !known.contains(*path);
+        let rest = |path: &PathBuf| self.logs.get(path).map(|log| log.rest(&self.disk, now_ms));
+        let ended = self.logs.keys().filter(gone);
+        let ended = ended.filter_map(|path| Some((path.clone(), rest(path)?)));
+        let ended: Vec<_> = ended.filter(|(_, rest)| *rest != Rest::Something).collect();
+        for (path, rest) in ended {
+            self.logs.remove(&path);
+            self.dirty = true;
+            if rest == Rest::Lost {
+                self.gap(&path);
+            }
+        }
+    }
+
+    fn gap(&mut self, path: &Path) {
+        self.complain(format!(
+            "{}: a file was removed or emptied before its end was sent; lines may be missing",
+            path.display()
+        ));
+        self.count.add_gap();
     }
 
     /// What is to be done now.
@@ -212,42 +254,45 @@ impl<D: Disk> Forwarder<D> {
         if !self.batch.is_full() && age < LINGER_MS {
             return Next::Wait(TICK_MS.min(LINGER_MS - age));
         }
-        self.delivery = Some(Delivery::new(self.batch.records.len(), self.is_proven));
+        let sizes = self.batch.sizes().to_vec();
+        self.delivery = Some(Delivery::new(sizes, self.pace, self.is_proven));
         Next::Send
     }
 
     /// The records that are to be sent.
     pub(super) fn part(&self) -> Vec<&Record> {
-        let part = self
-            .delivery
-            .as_ref()
-            .and_then(Delivery::part)
-            .unwrap_or_default();
-        part.iter()
-            .filter_map(|number| self.batch.records.get(*number))
-            .collect()
+        match self.delivery.as_ref().and_then(Delivery::part) {
+            None => Vec::new(),
+            Some(Part::Own) => self.own.iter().collect(),
+            Some(Part::Records(part)) => {
+                let records = part.iter().filter_map(|number| self.batch.records.get(*number));
+                records.collect()
+            }
+        }
     }
 
     /// What became of them. `dice` is a random number between 0 and 1.
-    pub(super) fn answered(&mut self, outcome: Outcome, now_ms: u64, dice: f64) {
+    pub(super) fn answered(&mut self, outcome: Outcome, now: Now, dice: f64) {
         let Some(delivery) = &mut self.delivery else {
             return;
         };
         let settled = delivery.answered(outcome);
-        let is_done = delivery.part().is_none();
-        let lines = |numbers: &[usize]| {
-            let records = numbers
-                .iter()
-                .filter_map(|number| self.batch.records.get(*number));
-            records.map(|record| u64::from(record.lines)).sum::<u64>()
-        };
-        let (taken, refused) = (lines(&settled.taken), lines(&settled.refused));
+        let (part, is_proven) = (delivery.part(), delivery.is_proven());
+        let is_done = part.is_none();
+        self.own = (part == Some(Part::Own)).then(|| Record::own(now.ns));
+        let (taken, refused) = (
+            self.batch.lines(&settled.taken),
+            self.batch.lines(&settled.refused),
+        );
         let has_failed = matches!(settled.pause, Some(Pause::Failed(_)));
         self.count.add(taken, refused, has_failed);
-        if taken > 0 {
+        let has_passed = is_proven && !self.is_proven;
+        if taken > 0 || has_passed {
             self.backoff.reset();
-            self.is_proven = true;
         }
+        self.dirty |= has_passed;
+        self.is_proven |= is_proven;
+        self.pace = delivery.pace();
         if let Some(why) = settled.why
             && (refused > 0 || has_failed)
         {
@@ -264,7 +309,7 @@ impl<D: Disk> Forwarder<D> {
                 u64::try_from(self.backoff.pause(asked, dice).as_millis()).unwrap_or(u64::MAX)
             }
         };
-        self.until_ms = now_ms.saturating_add(pause);
+        self.until_ms = now.ms.saturating_add(pause);
         if is_done {
             self.delivery = None;
             self.commit();
@@ -274,21 +319,23 @@ impl<D: Disk> Forwarder<D> {
     /// The positions as they are stored, if it is time to store them; `now`: if anything is new.
     pub(super) fn book(&mut self, now_ms: u64, now: bool) -> Option<Book> {
         let is_time = now || self.saved_ms == 0 || now_ms.abs_diff(self.saved_ms) >= SAVE_MS;
-        if !self.dirty || !is_time {
+        // Before it is known which logs there are, a book would say that there are none.
+        if !self.dirty || !is_time || self.is_new {
             return None;
         }
         self.dirty = false;
         self.saved_ms = now_ms;
-        let entry = |(path, log): (&PathBuf, &Log<D>)| {
-            let entry = Entry {
-                about: About::clone(&log.about),
-                position: log.acked(),
-            };
-            (path.clone(), entry)
-        };
+        let ours = self.logs.iter().map(|(path, log)| (path.clone(), log.entry()));
+        let others = self
+            .others
+            .iter()
+            .map(|(path, entry)| (path.clone(), entry.clone()));
         Some(Book {
             begun_ns: self.begun_ns,
-            logs: self.logs.iter().map(entry).collect(),
+            listed_ns: self.listed_ns,
+            apps: self.listed_apps.clone(),
+            proven: self.is_proven.then(|| address(&self.destination.to)),
+            logs: others.chain(ours).collect(),
         })
     }
 
@@ -348,14 +395,18 @@ impl<D: Disk> Forwarder<D> {
 
     /// Reads one log; true if there is more.
     fn read(&mut self, path: &Path, now: Now) -> bool {
+        // What is not proven to take anything is shown something of every log.
+        let logs = if self.is_proven { 1 } else { self.logs.len() };
+        let Some(room) = self.batch.room(path, logs) else {
+            return false;
+        };
         let Some(log) = self.logs.get_mut(path) else {
             return false;
         };
         let look = Look {
             now_ns: now.ns,
             now_ms: now.ms,
-            begun_ns: self.begun_ns,
-            room: self.batch.room(),
+            room,
         };
         let (acked, cursor) = (log.acked(), log.cursor());
         let gathered = match log.gather(&self.disk, look, &mut self.buffer) {
@@ -374,12 +425,7 @@ impl<D: Disk> Forwarder<D> {
             self.batch.ends.insert(path.to_owned(), position);
         }
         if gathered.gap {
-            let gone = format!(
-                "{}: a file was removed or emptied before its end was sent; lines may be missing",
-                path.display()
-            );
-            self.complain(gone);
-            self.count.add_gap();
+            self.gap(path);
         }
         if gathered.restarted {
             self.complain(format!(
@@ -390,8 +436,8 @@ impl<D: Disk> Forwarder<D> {
         if self.batch.records.is_empty() {
             self.batch.since_ms = now.ms;
         }
-        self.batch.bytes += gathered.records.iter().map(Record::size).sum::<usize>();
-        self.batch.records.extend(gathered.records);
+        let to = &self.destination.to;
+        self.batch.add(path, gathered.records, |record| record.size(to));
         gathered.more
     }
 
@@ -400,7 +446,9 @@ impl<D: Disk> Forwarder<D> {
         let mut found = false;
         for log in self.logs.values_mut().filter(|log| log.cursor().is_none()) {
             // What cannot be read now is read later, or somebody is told then.
-            let _ = log.find(&self.disk, self.begun_ns);
+            if log.find(&self.disk).unwrap_or(false) {
+                self.count.add_gap();
+            }
             found |= log.cursor().is_some();
         }
         self.dirty |= found;
@@ -411,6 +459,7 @@ impl<D: Disk> Forwarder<D> {
             return;
         }
         self.measured_ms = now_ms;
+        self.forget(now_ms);
         let logs = &self.logs;
         self.behind.retain(|path, _| logs.contains_key(path));
         let order = order(logs, self.measured.as_ref());

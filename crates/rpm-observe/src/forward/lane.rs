@@ -11,7 +11,7 @@ use rpm_wire::forward::Destination;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::book::Place;
+use super::book::{Book, Place};
 use super::counts::Count;
 use super::disk::Machine;
 use super::forwarder::{Forwarder, Next, Now};
@@ -22,6 +22,8 @@ use super::send::Sender;
 
 /// The longest pause: what is behind is looked at so often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Between two attempts to read the positions.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
 /// What the clock of waits begins with, so that 0 is long ago.
 const BEGINS_AT: Duration = Duration::from_secs(3_600);
 
@@ -103,10 +105,9 @@ impl Work {
 
     async fn forward(mut self) {
         let name = self.destination.name.clone();
-        let book = self.place.read().unwrap_or_else(|error| {
-            eprintln!("logs to {name}: {error}; they are sent from the beginning of the present files");
-            None
-        });
+        let Some(book) = self.positions().await else {
+            return;
+        };
         let mut sender = Sender::new(self.destination.clone(), self.host.clone());
         let mut forwarder = Forwarder::new(
             self.destination.clone(),
@@ -119,16 +120,17 @@ impl Work {
         let dice = RandomState::new();
         self.known.mark_changed();
         while !*self.stopped.borrow() {
+            let now = self.now();
             if self.known.has_changed().unwrap_or(false)
                 && let Some(known) = self.known.borrow_and_update().clone()
             {
-                forwarder.set_logs(&known);
+                forwarder.set_logs(&known, now);
             }
-            match forwarder.step(self.now()) {
+            match forwarder.step(now) {
                 Next::Send => tokio::select! {
                     outcome = async { sender.send(&forwarder.part()).await } => {
                         let roll = (dice.hash_one(now_ns()) >> 32) as f64 / f64::from(u32::MAX);
-                        forwarder.answered(outcome, self.now().ms, roll);
+                        forwarder.answered(outcome, self.now(), roll);
                     }
                     _ = self.stopped.changed() => {}
                 },
@@ -146,6 +148,32 @@ impl Work {
             }
         }
         self.save(&mut forwarder, true);
+    }
+
+    /// The positions. While they cannot be read nothing is sent: it would be sent from elsewhere, and they would be replaced. `None` if it is to end.
+    async fn positions(&mut self) -> Option<Option<Book>> {
+        let mut said = String::new();
+        while !*self.stopped.borrow() {
+            let error = match self.place.open(now_ns()) {
+                Ok((book, damage)) => {
+                    if let Some(damage) = damage {
+                        eprintln!("logs to {}: {damage}", self.destination.name);
+                        self.count.add_gap();
+                    }
+                    return Some(book);
+                }
+                Err(error) => error.to_string(),
+            };
+            if error != said {
+                eprintln!("logs to {}: {error}; tried again", self.destination.name);
+                said = error;
+            }
+            tokio::select! {
+                () = sleep(UNREADABLE_PAUSE) => {}
+                _ = self.stopped.changed() => {}
+            }
+        }
+        None
     }
 
     fn now(&self) -> Now {

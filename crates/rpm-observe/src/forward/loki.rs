@@ -5,12 +5,25 @@ use std::collections::BTreeMap;
 use rpm_wire::forward::Destination;
 use serde::Serialize;
 
+use super::delivery::Outcome;
 use super::record::Record;
 
-/// Records that are older, by what they say themselves, have the time at which they were written: Loki takes nothing that is older than a week.
+/// Loki takes nothing that is older than a week. Records that are older than this by what they say themselves have the time at which they were written,
+/// and those that were written before it have the oldest time that is taken.
 const OLDEST_NS: u64 = 6 * 24 * 3600 * 1_000_000_000;
 /// Where it is, of an address without a path.
 pub(super) const PATH: &str = "/loki/api/v1/push";
+
+/// What a receiver has done that answers with success: Loki says nothing then.
+pub(super) fn outcome(answer: &[u8]) -> Outcome {
+    match answer.trim_ascii().is_empty() {
+        true => Outcome::Taken,
+        false => Outcome::Later {
+            why: "what answers is not Loki: it answered with success and a text".to_owned(),
+            after: None,
+        },
+    }
+}
 
 #[derive(Serialize)]
 struct Push<'r> {
@@ -37,7 +50,8 @@ pub(super) fn body(records: &[&Record], destination: &Destination, host: &str, n
         .map(|record| record.id.map_or_else(String::new, |id| id.to_string()))
         .collect();
     let mut streams: BTreeMap<BTreeMap<&str, &str>, Vec<(String, &str)>> = BTreeMap::new();
-    for (record, id) in records.iter().zip(&ids) {
+    let oldest_ns = now_ns.saturating_sub(OLDEST_NS);
+    for (number, (record, id)) in records.iter().zip(&ids).enumerate() {
         let known = [
             ("app", record.about.app.as_str()),
             ("host", host),
@@ -48,8 +62,9 @@ pub(super) fn body(records: &[&Record], destination: &Destination, host: &str, n
         let known = known.into_iter().filter(|(_, value)| !value.is_empty());
         let own = own.iter().map(|(name, value)| (name.as_str(), *value));
         let values = streams.entry(known.chain(own).collect()).or_default();
-        let time_ns = match record.time_ns < now_ns.saturating_sub(OLDEST_NS) {
-            true => record.written_ns.max(record.time_ns),
+        let time_ns = match record.time_ns < oldest_ns {
+            // A nanosecond between them: what has the same time, labels and text is stored once.
+            true => record.written_ns.max(oldest_ns.saturating_add(number as u64)),
             false => record.time_ns,
         };
         values.push((time_ns.to_string(), record.text.as_str()));
@@ -92,13 +107,48 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_old_has_the_time_of_its_write() {
+    fn nothing_is_older_than_loki_takes() {
         let day = 24 * 3600 * 1_000_000_000;
-        for (age, expected) in [(5 * day, NOW_NS - 5 * day), (7 * day, NOW_NS)] {
-            let old = record(&format!(r#"{{"time":{},"msg":"x"}}"#, NOW_NS - age));
-            let text = body(&[&old], &destination("loki"), "box", NOW_NS);
-            let value: Value = serde_json::from_slice(&text).expect("JSON");
-            assert_eq!(value["streams"][0]["values"][0][0], expected.to_string());
-        }
+        let says = |age: u64| record(&format!(r#"{{"time":{},"msg":"x"}}"#, NOW_NS - age));
+        let written = |age: u64, mut record: Record| {
+            if record.time_ns == record.written_ns {
+                record.time_ns = NOW_NS - age;
+            }
+            record.written_ns = NOW_NS - age;
+            record
+        };
+        let plain = || record("x");
+        let records = [
+            says(5 * day),
+            says(7 * day),
+            written(2 * day, says(7 * day)),
+            written(5 * day, plain()),
+            written(30 * day, plain()),
+            written(30 * day, plain()),
+            written(9 * day, says(30 * day)),
+        ];
+        let text = body(&records.each_ref(), &destination("loki"), "box", NOW_NS);
+        let value: Value = serde_json::from_slice(&text).expect("JSON");
+        let values = value["streams"][0]["values"].as_array().expect("a list");
+        let times: Vec<u64> = values
+            .iter()
+            .map(|value| {
+                value[0]
+                    .as_str()
+                    .and_then(|time| time.parse().ok())
+                    .expect("a time")
+            })
+            .collect();
+        let oldest = NOW_NS - 6 * day;
+        let expected = [
+            NOW_NS - 5 * day,
+            NOW_NS,
+            NOW_NS - 2 * day,
+            NOW_NS - 5 * day,
+            oldest + 4,
+            oldest + 5,
+            oldest + 6,
+        ];
+        assert_eq!(times, expected);
     }
 }

@@ -6,6 +6,7 @@
 //! [`lane`] is the thread of a destination, [`send`] and the files beside it speak the protocols.
 
 mod assemble;
+mod batch;
 mod book;
 mod counts;
 mod delivery;
@@ -18,16 +19,20 @@ mod lane;
 mod log;
 mod loki;
 mod otlp;
+mod pace;
 mod position;
 mod prints;
 mod record;
+mod secrets;
 mod send;
 #[cfg(test)]
 mod simulation;
+mod size;
 mod sources;
 mod syslog;
 mod tail;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -65,7 +70,7 @@ pub struct Forward {
     known: watch::Sender<Known>,
     handles: Handles,
     listed: Option<Instant>,
-    trouble: Option<String>,
+    troubles: Troubles,
 }
 
 impl Forward {
@@ -83,7 +88,7 @@ impl Forward {
             known: watch::Sender::new(None),
             handles: Handles::default(),
             listed: None,
-            trouble: None,
+            troubles: Troubles::default(),
         }
     }
 
@@ -103,8 +108,14 @@ impl Forward {
             ticks.tick().await;
             if turn.is_none() {
                 match files::turn(&lock) {
-                    Ok(now) => turn = now,
-                    Err(error) => self.complain(format!("cannot lock {}: {error}", lock.display())),
+                    Ok(now) => {
+                        turn = now;
+                        self.troubles.over("lock");
+                    }
+                    Err(error) => {
+                        let what = format!("cannot lock {}: {error}", lock.display());
+                        self.troubles.complain("lock", &what);
+                    }
                 }
             }
             if turn.is_some() {
@@ -113,14 +124,6 @@ impl Forward {
                 self.serve();
             }
         }
-    }
-
-    /// Once, and not every second of a night.
-    fn complain(&mut self, what: String) {
-        if self.trouble.as_ref() != Some(&what) {
-            eprintln!("logs: {what}");
-        }
-        self.trouble = Some(what);
     }
 
     /// The settings, if they have changed.
@@ -142,13 +145,14 @@ impl Forward {
                 let names: Vec<String> = self.wanted.iter().map(|it| it.name.clone()).collect();
                 self.forwarded.retain(|name| names.iter().any(|it| it == name));
                 book::tidy(&self.home, &names);
+                self.troubles.over("settings");
             }
             Err(error) => {
                 let path = self.settings.path().display();
                 let what = format!(
                     "the destinations stay as they were: cannot read {path}: {error}; start the ecosystem file again, which writes it"
                 );
-                self.complain(what);
+                self.troubles.complain("settings", &what);
             }
         }
     }
@@ -172,9 +176,12 @@ impl Forward {
                     *known = Some(now);
                     is_new
                 });
-                self.trouble = None;
+                self.troubles.over("list");
             }
-            Err(error) => self.complain(format!("cannot ask the daemon which logs there are: {error}")),
+            Err(error) => {
+                let what = format!("cannot ask the daemon which logs there are: {error}");
+                self.troubles.complain("list", &what);
+            }
         }
     }
 
@@ -188,7 +195,6 @@ impl Forward {
             lane.stop();
         }
         self.lanes.retain(|lane| !lane.has_ended());
-        let mut troubles = Vec::new();
         for destination in &self.wanted {
             if self
                 .lanes
@@ -206,15 +212,37 @@ impl Forward {
                 self.handles.clone(),
             );
             match lane {
-                Ok(lane) => self.lanes.push(lane),
+                Ok(lane) => {
+                    self.lanes.push(lane);
+                    self.troubles.over(&destination.name);
+                }
                 Err(error) => {
-                    troubles.push(format!("cannot start a thread for {}: {error}", destination.name));
+                    let what = format!("cannot start a thread for {}: {error}", destination.name);
+                    self.troubles.complain(&destination.name, &what);
                 }
             }
         }
-        for trouble in troubles {
-            self.complain(trouble);
+    }
+}
+
+/// What goes wrong, by what it is about: it is said once, and not every second of a night.
+#[derive(Debug, Default)]
+struct Troubles(BTreeMap<String, String>);
+
+impl Troubles {
+    fn complain(&mut self, about: &str, what: &str) {
+        if self.is_new(about, what) {
+            eprintln!("logs: {what}");
         }
+    }
+
+    fn is_new(&mut self, about: &str, what: &str) -> bool {
+        let before = self.0.insert(about.to_owned(), what.to_owned());
+        before.as_deref() != Some(what)
+    }
+
+    fn over(&mut self, about: &str) {
+        self.0.remove(about);
     }
 }
 
@@ -222,4 +250,22 @@ impl Forward {
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_wrong_is_said_once_until_it_is_over() {
+        let mut troubles = Troubles::default();
+        for _ in 0..2 {
+            assert!(troubles.is_new("settings", "no leave") && troubles.is_new("list", "away"));
+            assert!(!troubles.is_new("settings", "no leave") && !troubles.is_new("list", "away"));
+            troubles.over("list");
+            assert!(!troubles.is_new("settings", "no leave"));
+            assert!(troubles.is_new("settings", "damaged"));
+            troubles.over("settings");
+        }
+    }
 }

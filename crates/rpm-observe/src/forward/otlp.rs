@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rpm_wire::forward::Destination;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::delivery::Outcome;
 use super::record::{Level, Record, Stream};
@@ -50,14 +50,16 @@ fn record_of(record: &Record) -> Value {
         .collect();
     let mut value = json!({
         "timeUnixNano": time,
-        "observedTimeUnixNano": time,
+        "observedTimeUnixNano": record.written_ns.to_string(),
         "body": {"stringValue": record.message()},
     });
     if let Some(level) = record.level {
         value["severityNumber"] = json!(severity(level));
         value["severityText"] = json!(level.name());
     }
-    if let Some(parsed) = &record.parsed {
+    if record.is_plain_in_otlp() {
+        value["body"] = json!({"stringValue": record.text});
+    } else if let Some(parsed) = &record.parsed {
         for (key, field, id, digits) in [
             ("traceId", "trace_id", &parsed.trace, 32),
             ("spanId", "span_id", &parsed.span, 16),
@@ -124,7 +126,16 @@ fn any_value(value: &Value) -> Value {
 
 /// What a receiver says that has taken the request. It does not say which records it has rejected, and wants none of them again.
 pub(super) fn outcome(answer: &[u8], sent: usize) -> Outcome {
-    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    if answer.trim_ascii().is_empty() {
+        return Outcome::Taken;
+    }
+    let Ok(answer) = serde_json::from_slice::<Map<String, Value>>(answer) else {
+        return Outcome::Later {
+            why: "what answers is not an OTLP receiver: its answer is not a JSON object".to_owned(),
+            after: None,
+        };
+    };
+    let answer = Value::Object(answer);
     let partial = &answer["partialSuccess"];
     let rejected = &partial["rejectedLogRecords"];
     let rejected = rejected
@@ -135,18 +146,20 @@ pub(super) fn outcome(answer: &[u8], sent: usize) -> Outcome {
         return Outcome::Taken;
     }
     let rejected = usize::try_from(rejected).unwrap_or(sent).min(sent);
+    let why = partial["errorMessage"].as_str().unwrap_or("no reason given");
+    if rejected == sent {
+        return Outcome::Doubtful(why.to_owned());
+    }
     Outcome::Partly {
         again: Vec::new(),
         refused: (sent - rejected..sent).collect(),
-        why: partial["errorMessage"]
-            .as_str()
-            .unwrap_or("no reason given")
-            .to_owned(),
+        why: why.to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::BATCH_BYTES;
     use super::super::record::tests::{NOW_NS, record};
     use super::super::send::tests::destination;
     use super::*;
@@ -207,6 +220,7 @@ mod tests {
         ] {
             let refused = match outcome(answer.as_bytes(), 3) {
                 Outcome::Partly { again, refused, .. } if again.is_empty() => refused.len(),
+                Outcome::Doubtful(_) => 3,
                 other => {
                     assert_eq!(other, Outcome::Taken, "{answer}");
                     0
@@ -214,5 +228,29 @@ mod tests {
             };
             assert_eq!(refused, rejected, "{answer}");
         }
+        for answer in ["<!doctype html><p>Hello", "ok", "[]", "null"] {
+            let outcome = outcome(answer.as_bytes(), 3);
+            assert!(matches!(outcome, Outcome::Later { .. }), "{answer}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_would_be_too_long_is_sent_as_its_line() {
+        let line = json!({"msg": "x", "list": vec![1; 60_000]}).to_string();
+        let text = body(&[&record(&line)], &destination("otlp"), "box");
+        assert!(text.len() < BATCH_BYTES, "{}", text.len());
+        let value: Value = serde_json::from_slice(&text).expect("JSON");
+        let sent = &value["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
+        assert_eq!(sent["body"]["stringValue"], line);
+        assert_eq!(sent["attributes"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn a_record_is_observed_when_it_is_written() {
+        let claimed = NOW_NS - 3_000_000_000;
+        let line = json!({"time": claimed, "msg": "x"}).to_string();
+        let sent = record_of(&record(&line));
+        assert_eq!(sent["timeUnixNano"], claimed.to_string());
+        assert_eq!(sent["observedTimeUnixNano"], NOW_NS.to_string());
     }
 }

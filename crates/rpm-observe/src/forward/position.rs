@@ -37,7 +37,7 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 pub(super) struct Position {
     pub file: Identity,
     pub offset: u64,
-    /// Of the first bytes of the file.
+    /// Of the first bytes of the file, beyond the offset too.
     pub head: Print,
     /// Of the last bytes before the offset.
     pub tail: Print,
@@ -46,6 +46,9 @@ pub(super) struct Position {
     /// How often a file of the log was emptied. What stood at the same place before is something else.
     #[serde(default)]
     pub generation: u64,
+    /// The file that was read before this one.
+    #[serde(default)]
+    pub passed: Option<Identity>,
 }
 
 impl Position {
@@ -58,6 +61,7 @@ impl Position {
             tail: Print::default(),
             written_ns,
             generation,
+            passed: None,
         }
     }
 }
@@ -72,19 +76,56 @@ pub(super) fn after<'c>(chain: &'c [Seen], position: &Position) -> &'c [Seen] {
     if let Some(place) = place(chain, &position.file) {
         return &chain[place + 1..];
     }
-    let newer = chain
-        .iter()
-        .position(|seen| seen.meta.written_ns >= position.written_ns);
-    match newer {
-        Some(newer) => &chain[newer..],
+    match since(chain, position.written_ns) {
         // The clock was set back: at least what is written now.
-        None => &chain[chain.len().saturating_sub(1)..],
+        [] => &chain[chain.len().saturating_sub(1)..],
+        newer => newer,
     }
+}
+
+/// The files from the first one on that was written to since this time.
+pub(super) fn since(chain: &[Seen], written_ns: u64) -> &[Seen] {
+    let newer = chain.iter().position(|seen| seen.meta.written_ns >= written_ns);
+    &chain[newer.unwrap_or(chain.len())..]
+}
+
+/// The files behind the one that was read before: it may have been written to last in the same tick of the clock as the file of the position, and would be
+/// read again and again. What was written to since is another file, which has got its number.
+pub(super) fn behind_passed<'c>(chain: &'c [Seen], position: &Position) -> &'c [Seen] {
+    let passed = position.passed.and_then(|passed| place(chain, &passed));
+    let is_same = |passed: &usize| chain[*passed].meta.written_ns <= position.written_ns;
+    let is_before = |passed: &usize| place(chain, &position.file).is_none_or(|here| *passed < here);
+    let passed = passed.filter(|passed| is_same(passed) && is_before(passed));
+    &chain[passed.map_or(0, |passed| passed + 1)..]
 }
 
 /// The next file that has something in it. Only then has the daemon left the one before.
 pub(super) fn next<'c>(chain: &'c [Seen], position: &Position) -> Option<&'c Seen> {
-    after(chain, position).iter().find(|seen| seen.meta.len > 0)
+    let was_read = |seen: &Seen| {
+        let here = place(chain, &position.file).map(|place| &chain[place]);
+        let passed = position
+            .passed
+            .is_some_and(|passed| passed.is(&seen.meta.identity));
+        passed && here.is_some_and(|here| here.is_undecided(seen))
+    };
+    let mut behind = after(chain, position).iter();
+    let next = behind.find(|seen| seen.meta.len > 0 && !was_read(seen));
+    unread(chain, position).or(next)
+}
+
+/// A file that stands before that of the position, and may be the one behind it: nothing tells their order, and it was not there when the file of the
+/// position was begun.
+fn unread<'c>(chain: &'c [Seen], position: &Position) -> Option<&'c Seen> {
+    let place = place(chain, &position.file).filter(|place| place + 1 < chain.len())?;
+    let (before, here) = (&chain[..place], &chain[place]);
+    let is_passed = |seen: &Seen| {
+        position
+            .passed
+            .is_some_and(|passed| passed.is(&seen.meta.identity))
+    };
+    let read = before.iter().position(is_passed).map_or(0, |passed| passed + 1);
+    let mut unread = before[read..].iter();
+    unread.find(|seen| seen.meta.len > 0 && here.is_undecided(seen))
 }
 
 /// Where a log without a position begins: with the oldest file that was written to since `begun_ns`, or the present one.
@@ -109,13 +150,13 @@ mod tests {
                 len,
                 written_ns,
             },
+            is_numbered: false,
         };
         files.iter().map(seen).collect()
     }
 
     fn identity(inode: u64) -> Identity {
         Identity {
-            device: 1,
             inode,
             born: inode * 10,
         }
@@ -180,13 +221,39 @@ mod tests {
     }
 
     #[test]
+    fn files_whose_order_nothing_tells_are_all_read() {
+        let mut files = chain(&[(1, 9, 10), (2, 9, 20), (3, 9, 20), (4, 9, 30)]);
+        files[1].is_numbered = true;
+        for seen in &mut files {
+            seen.meta.identity.born = 0;
+        }
+        let file = |inode: u64| Identity { inode, born: 0 };
+        for (at, passed, expected, what) in [
+            (1, None, Some(2), "as they stand"),
+            (2, Some(1), Some(3), "as they stand"),
+            (3, Some(2), Some(4), "both were read"),
+            (3, Some(1), Some(2), "the one with a number came later"),
+            (3, None, Some(2), "rather twice than never"),
+            (2, Some(3), Some(4), "both were read, the other way round"),
+            (4, Some(1), None, "the present file is the last"),
+        ] {
+            let position = Position {
+                passed: passed.map(file),
+                ..Position::start(file(at), 20, 0)
+            };
+            let found = next(&files, &position).map(|seen| seen.meta.identity.inode);
+            assert_eq!(found, expected, "{at} {passed:?}: {what}");
+        }
+    }
+
+    #[test]
     fn an_inode_that_is_used_again_is_another_file() {
         let known = identity(5);
         let later = Identity { born: 77, ..known };
         let without = Identity { born: 0, ..known };
-        let restarted = Identity { device: 2, ..known };
-        assert!(known.is(&known) && !known.is(&later) && known.is(&without) && known.is(&restarted));
-        assert!(!without.is(&Identity { device: 2, ..without }));
+        let other = Identity { inode: 6, born: 0 };
+        assert!(known.is(&known) && !known.is(&later) && known.is(&without) && without.is(&without));
+        assert!(!without.is(&other) && !known.is(&other));
         assert_ne!(Print::of(b"one"), Print::of(b"two"));
         // The stored prints of an older version mean the same.
         assert_eq!(hash(b"rpm"), 0x89c3_cb19_60d4_08f6);

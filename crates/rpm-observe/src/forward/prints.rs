@@ -12,6 +12,15 @@ pub(super) fn is_as_it_was<D: Disk>(disk: &D, file: &D::File, position: &Positio
         && print(disk, file, start, position.tail.len)? == position.tail)
 }
 
+/// The position, with a print of the first bytes of its file if there was none.
+pub(super) fn begun<D: Disk>(disk: &D, file: &D::File, position: Position) -> io::Result<Position> {
+    if position.head.len > 0 {
+        return Ok(position);
+    }
+    let head = print(disk, file, 0, PRINT_BYTES)?;
+    Ok(Position { head, ..position })
+}
+
 /// The position after so many bytes more.
 pub(super) fn moved<D: Disk>(
     disk: &D,
@@ -22,9 +31,9 @@ pub(super) fn moved<D: Disk>(
 ) -> io::Result<Position> {
     let offset = from.offset + by;
     let len = offset.min(PRINT_BYTES);
-    let head = match from.head.len {
-        PRINT_BYTES => from.head,
-        _ => print(disk, file, 0, len)?,
+    let head = match from.head.len >= len {
+        true => from.head,
+        false => print(disk, file, 0, len)?,
     };
     Ok(Position {
         offset,

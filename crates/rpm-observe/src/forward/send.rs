@@ -8,8 +8,9 @@ use rpm_wire::forward::{Destination, Http, Receiver};
 
 use super::delivery::Outcome;
 use super::record::Record;
+use super::secrets::Secrets;
 use super::{elastic, loki, now_ns, otlp, syslog};
-use crate::post::{Answer, Client, Letter, Target};
+use crate::post::{Answer, Client, Letter, Target, Unsent};
 
 /// Time for a receiver to take a batch.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -17,11 +18,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const ANSWER_BYTES: usize = 4 << 20;
 /// So much of what a receiver says is shown, in characters.
 const SHOWN: usize = 300;
-/// So much of it is searched for header fields before it is cut, in bytes.
+/// So much of it is searched for secrets before it is cut, in bytes.
 const SEARCHED: usize = 1 << 16;
-/// Words of header fields are hidden from this length on, in bytes. Shorter ones are found everywhere.
-const SECRET: usize = 6;
-
 /// Sends records to one destination.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -30,6 +28,7 @@ pub(super) struct Sender {
     /// Of receivers that speak HTTP; an error if the address is none.
     client: Option<Result<Client, String>>,
     headers: Vec<(String, String)>,
+    secrets: Secrets,
 }
 
 impl Sender {
@@ -46,6 +45,7 @@ impl Sender {
         };
         let headers = http.map(|http| http.headers.clone().into_iter().collect());
         Sender {
+            secrets: http.map(Secrets::of).unwrap_or_default(),
             client: http.map(client),
             headers: headers.unwrap_or_default(),
             host,
@@ -85,7 +85,11 @@ impl Sender {
             answer_bytes: ANSWER_BYTES,
         };
         match client.post(letter, ANSWER_WITHIN).await {
-            Ok(answer) => outcome(&destination.to, &answer, records.len(), &self.headers),
+            Ok(answer) => outcome(&destination.to, &answer, records.len(), &self.secrets),
+            Err(error @ Unsent::Late(_)) => Outcome::Slow {
+                taken: 0,
+                why: error.to_string(),
+            },
             Err(error) => later(error.to_string(), None),
         }
     }
@@ -97,19 +101,23 @@ fn later(why: String, after: Option<Duration>) -> Outcome {
 
 /// What an answer means. Only what says that the records are wrong, or too long together, is not simply tried again: a wrong address or token is put
 /// right, and no line may be missing then.
-fn outcome(to: &Receiver, answer: &Answer, sent: usize, headers: &[(String, String)]) -> Outcome {
+fn outcome(to: &Receiver, answer: &Answer, sent: usize, secrets: &Secrets) -> Outcome {
     let said = || {
-        let text = shown(&answer.body, headers);
+        let text = shown(&answer.body, secrets);
         match text.is_empty() {
             true => format!("it answered {}", answer.status),
             false => format!("it answered {}: {text}", answer.status),
         }
     };
     match answer.status {
+        status if status.is_success() && !answer.is_whole => {
+            later(format!("it answered {status} and more than is read"), None)
+        }
         status if status.is_success() => match to {
-            Receiver::Elasticsearch { .. } => masked(elastic::outcome(&answer.body, sent), headers),
-            Receiver::Otlp(_) => masked(otlp::outcome(&answer.body, sent), headers),
-            Receiver::Loki(_) | Receiver::Syslog(_) => Outcome::Taken,
+            Receiver::Elasticsearch { .. } => masked(elastic::outcome(&answer.body, sent), secrets),
+            Receiver::Otlp(_) => masked(otlp::outcome(&answer.body, sent), secrets),
+            Receiver::Loki(_) => loki::outcome(&answer.body),
+            Receiver::Syslog(_) => Outcome::Taken,
         },
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
             Outcome::Refused(said())
@@ -119,27 +127,22 @@ fn outcome(to: &Receiver, answer: &Answer, sent: usize, headers: &[(String, Stri
 }
 
 /// What a receiver says of single records is shown as everything else.
-fn masked(outcome: Outcome, headers: &[(String, String)]) -> Outcome {
+fn masked(outcome: Outcome, secrets: &Secrets) -> Outcome {
     match outcome {
         Outcome::Partly { again, refused, why } => Outcome::Partly {
             again,
             refused,
-            why: shown(why.as_bytes(), headers),
+            why: shown(why.as_bytes(), secrets),
         },
+        Outcome::Doubtful(why) => Outcome::Doubtful(shown(why.as_bytes(), secrets)),
         other => other,
     }
 }
 
-/// The beginning of what a receiver says, on one line and without the header fields, which it may repeat.
-fn shown(body: &[u8], headers: &[(String, String)]) -> String {
+/// The beginning of what a receiver says, on one line and without secrets, which it may repeat.
+fn shown(body: &[u8], secrets: &Secrets) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(SEARCHED)]);
-    let mut text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for (_, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
-        text = text.replace(value.as_str(), "…");
-        for word in value.split_whitespace().filter(|word| word.len() >= SECRET) {
-            text = text.replace(word, "…");
-        }
-    }
+    let text = secrets.hide(text.split_whitespace().collect::<Vec<_>>().join(" "));
     text.chars()
         .filter(|letter| !letter.is_control())
         .take(SHOWN)
@@ -177,15 +180,51 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_answer_that_was_not_read_to_its_end_says_nothing() {
+        for (kind, body) in [
+            ("loki", ""),
+            ("otlp", "{}"),
+            (
+                "elasticsearch",
+                r#"{"errors":false,"items":[{"create":{"status":201}}]}"#,
+            ),
+        ] {
+            let outcome_of = |is_whole: bool| {
+                let answer = Answer {
+                    status: StatusCode::OK,
+                    retry_after: None,
+                    body: Bytes::from_static(body.as_bytes()),
+                    is_whole,
+                };
+                outcome(&destination(kind).to, &answer, 1, &Secrets::default())
+            };
+            assert_eq!(outcome_of(true), Outcome::Taken, "{kind}");
+            assert!(matches!(outcome_of(false), Outcome::Later { .. }), "{kind}");
+        }
+    }
+
+    #[test]
     fn what_may_go_well_later_is_never_given_up() {
-        let headers = [("authorization".to_owned(), "Bearer s3cret".to_owned())];
+        let secrets = Secrets::of(&Http {
+            url: "http://a.test/".to_owned(),
+            headers: BTreeMap::from([("authorization".to_owned(), "Bearer s3cret".to_owned())]),
+        });
         let answer = |status: u16, body: &'static str| Answer {
             status: StatusCode::from_u16(status).expect("a status"),
             retry_after: (status == 429).then_some(Duration::from_secs(7)),
             body: Bytes::from_static(body.as_bytes()),
+            is_whole: body.len() < 1_000,
         };
-        let outcome_of = |status, body| outcome(&destination("loki").to, &answer(status, body), 3, &headers);
+        let outcome_of = |status, body| outcome(&destination("loki").to, &answer(status, body), 3, &secrets);
         assert_eq!(outcome_of(204, ""), Outcome::Taken);
+        let long: &'static str = "x".repeat(1_000).leak();
+        for answer in ["<!doctype html>", "ok", long] {
+            let outcome = outcome_of(200, answer);
+            assert!(
+                matches!(outcome, Outcome::Later { .. }),
+                "{outcome:?}: it is not Loki"
+            );
+        }
         for status in [301, 401, 403, 404, 429, 500, 502, 503] {
             let expected = (status == 429).then_some(Duration::from_secs(7));
             let outcome = outcome_of(status, "");
@@ -204,13 +243,13 @@ pub(super) mod tests {
         let otlp =
             r#"{"partialSuccess":{"rejectedLogRecords":1,"errorMessage":"token s3cret\u001b\nis\tbad"}}"#;
         for (kind, body) in [("elasticsearch", bulk), ("otlp", otlp)] {
-            let Outcome::Partly { why, .. } = outcome(&destination(kind).to, &answer(200, body), 1, &headers)
+            let Outcome::Doubtful(why) = outcome(&destination(kind).to, &answer(200, body), 1, &secrets)
             else {
                 panic!("{kind} refuses one");
             };
             assert_eq!(why, "token … is bad", "{kind}");
         }
-        let long = shown("x ".repeat(9_000).as_bytes(), &headers);
+        let long = shown("x ".repeat(9_000).as_bytes(), &secrets);
         assert_eq!(long.chars().count(), SHOWN);
     }
 }

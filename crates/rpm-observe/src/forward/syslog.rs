@@ -1,16 +1,19 @@
 //! Syslog (RFC 5424). It has no answers. Over TCP (octet counting, RFC 6587) each batch has a connection of its own, which is shut down for sending: a
 //! server that has read everything then closes it, and one that was killed before resets it. Datagrams may get lost.
 
+use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rpm_wire::forward::{Destination, Syslog};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket, UnixDatagram};
+use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::time::{sleep, timeout};
 
 use super::delivery::Outcome;
 use super::record::{Level, Record, rfc3339};
+use crate::post::connect;
 
 /// Facility `user`.
 const FACILITY: u8 = 1;
@@ -24,7 +27,8 @@ const SHORTEST: usize = 512;
 const TOO_LONG: i32 = rustix::io::Errno::MSGSIZE.raw_os_error();
 /// Time for a server to close a connection behind the last byte. Not every server does.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
-/// Time for a reset to arrive that follows the end: the server had closed the connection before it got anything.
+/// The least time for a reset to arrive that follows the end: the server had closed the connection before it got anything. It is twice as long as a
+/// connection has taken if that is more.
 const RESET_WITHIN: Duration = Duration::from_millis(100);
 /// Time for everything else.
 const SENT_WITHIN: Duration = Duration::from_secs(10);
@@ -94,42 +98,72 @@ fn escaped(value: &str) -> String {
 
 /// Sends messages.
 pub(super) async fn send(to: &Syslog, messages: &[String]) -> Outcome {
-    let sent = timeout(SENT_WITHIN, async {
+    send_within(to, messages, SENT_WITHIN).await
+}
+
+async fn send_within(to: &Syslog, messages: &[String], within: Duration) -> Outcome {
+    let sent = Cell::new(0);
+    let done = timeout(within, async {
         match to {
-            Syslog::Udp(address) => datagrams(address, messages).await,
-            Syslog::Unix(path) => local(path, messages, UNIX_BYTES).await,
+            Syslog::Udp(address) => datagrams(address, messages, &sent).await,
+            Syslog::Unix(path) => local(path, messages, UNIX_BYTES, &sent).await,
             Syslog::Tcp(address) => stream(address, messages).await,
         }
     });
-    match sent.await {
+    match done.await {
         Ok(Ok(())) => Outcome::Taken,
-        Ok(Err(error)) => later(error.to_string()),
-        Err(_) => later(format!("not done within {} s", SENT_WITHIN.as_secs())),
+        Ok(Err(error)) if sent.get() == 0 => Outcome::Later {
+            why: error.to_string(),
+            after: None,
+        },
+        Ok(Err(error)) => Outcome::Partly {
+            again: (sent.get()..messages.len()).collect(),
+            refused: Vec::new(),
+            why: error.to_string(),
+        },
+        Err(_) => Outcome::Slow {
+            taken: sent.get(),
+            why: format!("not done within {} s", within.as_secs()),
+        },
     }
 }
 
-fn later(why: String) -> Outcome {
-    Outcome::Later { why, after: None }
-}
-
-async fn datagrams(address: &str, messages: &[String]) -> io::Result<()> {
-    let mut addresses = tokio::net::lookup_host(address).await?;
-    let to = addresses.next().ok_or(io::ErrorKind::NotFound)?;
-    let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(own).await?;
-    socket.connect(to).await?;
+/// Counts in `sent`.
+async fn datagrams(address: &str, messages: &[String], sent: &Cell<usize>) -> io::Result<()> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(address).await?.collect();
+    let socket = reachable(&addresses).await?;
     let mut most = UDP_BYTES;
     for message in messages {
         while !is_sent(socket.send(cut(message, most)).await, &mut most)? {}
+        sent.set(sent.get() + 1);
     }
     Ok(())
 }
 
-async fn local(path: &str, messages: &[String], mut most: usize) -> io::Result<()> {
+/// A socket for the first address that this machine can send to: it may have no IPv6.
+async fn reachable(addresses: &[SocketAddr]) -> io::Result<UdpSocket> {
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for to in addresses {
+        let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let connected = async {
+            let socket = UdpSocket::bind(own).await?;
+            socket.connect(to).await.map(|()| socket)
+        };
+        match connected.await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Counts in `sent`.
+async fn local(path: &str, messages: &[String], mut most: usize, sent: &Cell<usize>) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
     for message in messages {
         while !is_sent(socket.send(cut(message, most)).await, &mut most)? {}
+        sent.set(sent.get() + 1);
     }
     Ok(())
 }
@@ -151,7 +185,7 @@ fn cut(message: &str, most: usize) -> &[u8] {
 }
 
 async fn stream(address: &str, messages: &[String]) -> io::Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
+    let (mut stream, took) = connect(address).await?;
     let mut bytes = Vec::new();
     for message in messages {
         bytes.extend_from_slice(format!("{} ", message.len()).as_bytes());
@@ -166,7 +200,7 @@ async fn stream(address: &str, messages: &[String]) -> io::Result<()> {
     });
     // One that keeps the connection open has at least not reset it.
     closed.await.unwrap_or(Ok::<(), io::Error>(()))?;
-    sleep(RESET_WITHIN).await;
+    sleep(RESET_WITHIN.max(2 * took)).await;
     stream.take_error()?.map_or(Ok(()), Err)
 }
 
@@ -230,7 +264,7 @@ mod tests {
         }
         // Longer than the system takes, whatever it takes.
         let long = ["x".repeat(16_000_000)];
-        super::local(&path.display().to_string(), &long, usize::MAX)
+        super::local(&path.display().to_string(), &long, usize::MAX, &Cell::new(0))
             .await
             .expect("it is cut");
         let mut buffer = vec![0; 16_000_000];
@@ -239,5 +273,39 @@ mod tests {
         std::fs::remove_file(&path).expect("it is ours");
         let away = send(&local, &["<14>1 three".to_owned()]).await;
         assert!(matches!(away, Outcome::Later { .. }), "{away:?}");
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_before_the_time_was_over_is_not_sent_again() {
+        let path = std::env::temp_dir().join(format!("rpm-syslog-slow-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let reader = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+        let messages: Vec<String> = (0..5_000).map(|number| format!("<14>1 {number}")).collect();
+        let to = Syslog::Unix(path.display().to_string());
+        // It reads nothing; as many as its queue holds are sent.
+        let outcome = send_within(&to, &messages, Duration::from_millis(50)).await;
+        let Outcome::Slow { taken, .. } = outcome else {
+            panic!("it is not done: {outcome:?}");
+        };
+        reader.set_nonblocking(true).expect("a mode");
+        let mut buffer = [0; 100];
+        let mut arrived = 0;
+        while let Ok(length) = reader.recv(&mut buffer) {
+            assert_eq!(&buffer[..length], messages[arrived].as_bytes());
+            arrived += 1;
+        }
+        assert!(taken > 0 && taken == arrived, "{taken} of {arrived}");
+        std::fs::remove_file(&path).expect("it is ours");
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_server_is_tried() {
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let good = server.local_addr().expect("an address");
+        // Of the kernel's own: nobody may send there.
+        let bad: SocketAddr = "255.255.255.255:9".parse().expect("an address");
+        let socket = reachable(&[bad, good]).await.expect("one of them is good");
+        assert_eq!(socket.peer_addr().expect("it is connected"), good);
+        assert!(reachable(&[bad]).await.is_err() && reachable(&[]).await.is_err());
     }
 }

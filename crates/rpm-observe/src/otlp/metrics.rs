@@ -6,6 +6,7 @@ use std::ops::Range;
 use serde_json::{Value, json};
 
 use super::encode::{Resource, scope, text};
+use super::groups::{BOUND, Group, QUANTILE, grouped, histogram, summary};
 use crate::own::{Family, Kind, Malformed, Sample, read_up_to};
 
 /// Samples of a page that are read. Ours has some twenty for each worker.
@@ -14,18 +15,14 @@ const SAMPLES: usize = 500_000;
 const POINTS: usize = 2000;
 /// `AGGREGATION_TEMPORALITY_CUMULATIVE`.
 const CUMULATIVE: u8 = 2;
-/// The labels that are not attributes, because they are what a histogram and a summary are made of.
-const PARTS: [&str; 2] = ["le", "quantile"];
-
 /// Names and values.
-type Labels = Vec<(String, String)>;
+pub(super) type Labels = Vec<(String, String)>;
 /// App and instance.
 type About = (Option<String>, Option<String>);
 
 /// Makes bodies of pages, one after the other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Converter {
-    resource: Resource,
     /// By metric and labels, of what counts: when it began, and what was seen last.
     counted: BTreeMap<(String, Labels), Counted>,
 }
@@ -55,25 +52,27 @@ struct Metric {
 }
 
 impl Converter {
-    pub(super) fn new(resource: Resource) -> Converter {
-        Converter {
-            resource,
-            counted: BTreeMap::new(),
-        }
-    }
-
     /// The bodies that say what a page of this time says, each with the number of its data points.
     ///
     /// # Errors
     /// It is not in the format.
-    pub(super) fn bodies(&mut self, page: &str, now_ns: u64) -> Result<Vec<(Vec<u8>, u64)>, Malformed> {
+    pub(super) fn bodies(
+        &mut self,
+        page: &str,
+        resource: &Resource,
+        now_ns: u64,
+    ) -> Result<Vec<(Vec<u8>, u64)>, Malformed> {
         let families = read_up_to(page, SAMPLES)?;
+        let is_down = families
+            .get("rpm_up")
+            .is_some_and(|up| up.samples.iter().all(|sample| sample.value == 0.0));
         let mut metrics: Vec<Metric> = families
             .into_iter()
-            .map(|(name, family)| self.metric(name, &family, now_ns))
+            .flat_map(|(name, family)| self.metrics(&name, &family, now_ns))
             .collect();
-        // What is gone may come back, and counts from then on.
-        self.counted.retain(|_, counted| counted.last_ns == now_ns);
+        // What is gone may come back, and counts from then on; but while the daemon does not answer, nothing is gone.
+        self.counted
+            .retain(|_, counted| is_down || counted.last_ns == now_ns);
         let mut bodies = Vec::new();
         let (mut part, mut count) = (Vec::new(), 0);
         for metric in &mut metrics {
@@ -85,19 +84,19 @@ impl Converter {
                 count += to - from;
                 from = to;
                 if count == POINTS {
-                    bodies.push((self.body(&std::mem::take(&mut part)), count as u64));
+                    bodies.push((Self::body(resource, &std::mem::take(&mut part)), count as u64));
                     count = 0;
                 }
             }
         }
         if count > 0 {
-            bodies.push((self.body(&part), count as u64));
+            bodies.push((Self::body(resource, &part), count as u64));
         }
         Ok(bodies)
     }
 
     /// The points of these ranges, by what they are about.
-    fn body(&self, part: &[(&Metric, Range<usize>)]) -> Vec<u8> {
+    fn body(resource: &Resource, part: &[(&Metric, Range<usize>)]) -> Vec<u8> {
         let mut abouts: BTreeMap<&About, Vec<Value>> = BTreeMap::new();
         for (metric, range) in part {
             for points in metric.points[range.clone()].chunk_by(|a, b| a.about == b.about) {
@@ -110,7 +109,7 @@ impl Converter {
         }
         let resources = abouts.into_iter().map(|((app, instance), metrics)| {
             json!({
-                "resource": self.resource.of(app.as_deref(), instance.as_deref()),
+                "resource": resource.of(app.as_deref(), instance.as_deref()),
                 "scopeMetrics": [{"scope": scope(), "metrics": metrics}],
             })
         });
@@ -119,19 +118,31 @@ impl Converter {
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
-    fn metric(&mut self, name: String, family: &Family, now_ns: u64) -> Metric {
+    /// The metrics of a family: a summary without a count, as the instances of an app have it, becomes gauges.
+    fn metrics(&mut self, name: &str, family: &Family, now_ns: u64) -> Vec<Metric> {
+        let mut quantiles = Vec::new();
         let points = match family.kind {
-            Kind::Counter => self.sums(&name, family, now_ns),
-            Kind::Gauge | Kind::Untyped => gauges(&name, family, now_ns),
-            Kind::Histogram => self.grouped(&name, family, now_ns, histogram),
-            Kind::Summary => self.grouped(&name, family, now_ns, summary),
+            Kind::Counter => self.sums(name, family, now_ns),
+            Kind::Gauge | Kind::Untyped => gauges(name, &family.samples, now_ns),
+            Kind::Histogram => self.grouped(name, &grouped(name, family, BOUND), now_ns, histogram),
+            Kind::Summary => {
+                let (whole, parts): (BTreeMap<_, _>, BTreeMap<_, _>) = grouped(name, family, QUANTILE)
+                    .into_iter()
+                    .partition(|(_, group)| group.count.is_some());
+                let of_parts = family.samples.iter().filter(|sample| sample.name == name);
+                let of_parts = of_parts.filter(|sample| parts.contains_key(&labels_but(sample, QUANTILE)));
+                quantiles = gauges(name, of_parts, now_ns);
+                self.grouped(name, &whole, now_ns, summary)
+            }
         };
-        Metric {
-            help: unescaped(family.help.as_deref().unwrap_or_default()),
-            kind: family.kind,
+        let help = unescaped(family.help.as_deref().unwrap_or_default());
+        let made = |kind, points| Metric {
+            name: name.to_owned(),
+            help: help.clone(),
+            kind,
             points,
-            name,
-        }
+        };
+        vec![made(family.kind, points), made(Kind::Gauge, quantiles)]
     }
 
     /// When a sum began, at the earliest that is known: when it was seen first, or was seen last before it went back.
@@ -145,6 +156,8 @@ impl Converter {
         if value < counted.value {
             counted.start_ns = counted.last_ns;
         }
+        // The clock may have been set back.
+        counted.start_ns = counted.start_ns.min(now_ns);
         (counted.last_ns, counted.value) = (now_ns, value);
         counted.start_ns
     }
@@ -166,22 +179,18 @@ impl Converter {
     fn grouped(
         &mut self,
         name: &str,
-        family: &Family,
+        groups: &BTreeMap<Labels, Group>,
         now_ns: u64,
         fill: fn(&Group, &mut Value) -> Option<()>,
     ) -> Vec<Point> {
-        let mut groups: BTreeMap<Labels, Group> = BTreeMap::new();
-        for sample in &family.samples {
-            groups.entry(labels(sample)).or_default().add(name, sample);
-        }
         let mut points = Vec::new();
         for (labels, group) in groups {
             let count = group.count.unwrap_or(0.0);
-            let start = self.start_ns(name, &labels, count, now_ns);
-            let mut value = point(&labels, now_ns);
+            let start = self.start_ns(name, labels, count, now_ns);
+            let mut value = point(labels, now_ns);
             value["startTimeUnixNano"] = json!(start.to_string());
-            if fill(&group, &mut value).is_some() {
-                points.push(made(name, &labels, value));
+            if fill(group, &mut value).is_some() {
+                points.push(made(name, labels, value));
             }
         }
         points
@@ -206,73 +215,8 @@ impl Metric {
     }
 }
 
-/// The samples of a histogram or a summary with the same labels.
-#[derive(Debug, Default)]
-struct Group {
-    /// Bounds with how many are within, or quantiles with their values.
-    parts: Vec<(f64, f64)>,
-    sum: Option<f64>,
-    count: Option<f64>,
-}
-
-impl Group {
-    fn add(&mut self, name: &str, sample: &Sample) {
-        match sample.name.strip_prefix(name) {
-            Some("_sum") => self.sum = Some(sample.value),
-            Some("_count") => self.count = Some(sample.value),
-            _ => {
-                let part = sample
-                    .labels
-                    .iter()
-                    .find(|(label, _)| PARTS.contains(&label.as_str()));
-                if let Some(part) = part.and_then(|(_, text)| text.parse().ok()) {
-                    self.parts.push((part, sample.value));
-                }
-            }
-        }
-    }
-}
-
-/// Each bucket of OTLP has what is between its bounds; those of the page hold those before them, too.
-fn histogram(group: &Group, value: &mut Value) -> Option<()> {
-    let mut parts = group.parts.clone();
-    parts.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let bounds: Vec<f64> = parts
-        .iter()
-        .map(|(bound, _)| *bound)
-        .filter(|bound| bound.is_finite())
-        .collect();
-    let all = group.count.or_else(|| Some(parts.last()?.1))?;
-    let mut before = 0.0;
-    let mut counts = Vec::new();
-    let within = parts
-        .iter()
-        .filter(|(bound, _)| bound.is_finite())
-        .map(|(_, count)| *count);
-    for count in within.chain([all]) {
-        counts.push(whole(count - before));
-        before = count.max(before);
-    }
-    value["count"] = json!(whole(all));
-    value["sum"] = json!(group.sum.filter(|sum| sum.is_finite())?);
-    value["bucketCounts"] = json!(counts);
-    value["explicitBounds"] = json!(bounds);
-    Some(())
-}
-
-fn summary(group: &Group, value: &mut Value) -> Option<()> {
-    let finite = group.parts.iter().filter(|(_, value)| value.is_finite());
-    let quantiles: Vec<Value> = finite
-        .map(|(quantile, value)| json!({"quantile": quantile, "value": value}))
-        .collect();
-    value["count"] = json!(whole(group.count?));
-    value["sum"] = json!(group.sum.filter(|sum| sum.is_finite())?);
-    value["quantileValues"] = json!(quantiles);
-    Some(())
-}
-
-fn gauges(name: &str, family: &Family, now_ns: u64) -> Vec<Point> {
-    let finite = family.samples.iter().filter(|sample| sample.value.is_finite());
+fn gauges<'s>(name: &str, samples: impl IntoIterator<Item = &'s Sample>, now_ns: u64) -> Vec<Point> {
+    let finite = samples.into_iter().filter(|sample| sample.value.is_finite());
     let of_sample = |sample: &Sample| {
         let labels = labels(sample);
         let mut value = point(&labels, now_ns);
@@ -280,11 +224,6 @@ fn gauges(name: &str, family: &Family, now_ns: u64) -> Vec<Point> {
         made(name, &labels, value)
     };
     finite.map(of_sample).collect()
-}
-
-/// A count of 64 bits, which is written as text.
-fn whole(count: f64) -> String {
-    (count.max(0.0) as u64).to_string()
 }
 
 fn point(labels: &Labels, now_ns: u64) -> Value {
@@ -307,12 +246,14 @@ fn made(name: &str, labels: &Labels, value: Value) -> Point {
     }
 }
 
-/// The labels that are attributes, in the order of their names.
+/// The labels in the order of their names.
 fn labels(sample: &Sample) -> Labels {
-    let own = sample
-        .labels
-        .iter()
-        .filter(|(name, _)| !PARTS.contains(&name.as_str()));
+    labels_but(sample, "")
+}
+
+/// Those without the one that its histogram or summary is made of.
+pub(super) fn labels_but(sample: &Sample, part: &str) -> Labels {
+    let own = sample.labels.iter().filter(|(name, _)| name != part);
     let mut labels: Labels = own
         .map(|(name, value)| (name.clone(), unescaped(value)))
         .collect();
@@ -354,7 +295,11 @@ fn unescaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rpm_wire::api::{Scrape, ScrapedPage};
+
+    use super::super::encode::text as attribute;
     use super::*;
+    use crate::own::Sums;
 
     const PAGE: &str = "# HELP rpm_up 1 if\\\\the daemon answers\n# TYPE rpm_up gauge\nrpm_up 1\n\
         # TYPE rpm_restarts_total counter\nrpm_restarts_total{app=\"a \\\"b\\\"\",id=\"3\"} 4\nrpm_restarts_total{app=\"web\",id=\"\"} 0\n\
@@ -364,15 +309,15 @@ mod tests {
         # TYPE gc summary\ngc{app=\"web\",quantile=\"0.5\"} 7\ngc_sum{app=\"web\"} 9\ngc_count{app=\"web\"} 2\n\
         # TYPE pm2_memory gauge\npm2_memory{id=\"3\",name=\"web\"} 1024\nodd{app=\"web\"} NaN\n";
 
-    fn converter() -> Converter {
-        Converter::new(Resource {
+    fn resource() -> Resource {
+        Resource {
             host: "box".to_owned(),
             ..Resource::default()
-        })
+        }
     }
 
     fn converted(converter: &mut Converter, page: &str, now_ns: u64) -> Value {
-        let bodies = converter.bodies(page, now_ns).expect("a page");
+        let bodies = converter.bodies(page, &resource(), now_ns).expect("a page");
         assert_eq!(bodies.len(), 1);
         serde_json::from_slice(&bodies[0].0).expect("JSON")
     }
@@ -387,7 +332,8 @@ mod tests {
                 found.and_then(|it| it["value"]["stringValue"].as_str())
             };
             assert_eq!(attribute("host.name"), Some("box"));
-            attribute("service.name") == Some(service) && attribute("service.instance.id") == instance
+            let id = instance.map_or_else(|| "box".to_owned(), |instance| format!("box/{instance}"));
+            attribute("service.name") == Some(service) && attribute("service.instance.id") == Some(&id)
         };
         let found = resources.iter().find(wanted).expect("the resource");
         found["scopeMetrics"][0]["metrics"]
@@ -399,7 +345,7 @@ mod tests {
 
     #[test]
     fn each_kind_is_what_the_specification_says() {
-        let body = converted(&mut converter(), PAGE, 5);
+        let body = converted(&mut Converter::default(), PAGE, 5);
         let up = of(&body, "rpm", None);
         let expected = json!({"name": "rpm_up", "description": "1 if\\the daemon answers", "unit": "",
             "gauge": {"dataPoints": [{"attributes": [], "timeUnixNano": "5", "asDouble": 1.0}]}});
@@ -433,8 +379,53 @@ mod tests {
     }
 
     #[test]
+    fn a_summary_of_an_app_keeps_the_quantiles_of_each_instance() {
+        let text = "# TYPE size summary\nsize{quantile=\"0.5\"} 7\nsize{quantile=\"0.9\"} NaN\nsize_sum 10\nsize_count 2\n\
+            # TYPE heat gauge\nheat{le=\"5\",quantile=\"x\"} 1.5\n";
+        let pages = [0, 1].map(|id| ScrapedPage {
+            app: "web".to_owned(),
+            id,
+            worker: format!("{id}-1"),
+            ended: false,
+            leaving: false,
+            page: Some(text.to_owned()),
+            error: None,
+        });
+        let mut sums = Sums::default();
+        let apps = vec!["web".to_owned()];
+        let pages = pages.into();
+        assert_eq!(sums.add(&Scrape { apps, pages }), [""; 0]);
+        let mut page = String::new();
+        sums.render(&mut page);
+        let body = converted(&mut Converter::default(), &page, 5);
+        let whole = of(&body, "web", None);
+        let size = whole
+            .iter()
+            .find(|metric| metric["name"] == "size")
+            .expect("the summary");
+        let expected = json!([{"attributes": [attribute("app", "web")], "timeUnixNano": "5", "startTimeUnixNano": "5",
+            "count": "4", "sum": 20.0, "quantileValues": []}]);
+        assert_eq!(size["summary"]["dataPoints"], expected);
+        for id in ["0", "1"] {
+            let points = |name: &str| {
+                let metrics = of(&body, "web", Some(id));
+                let found = metrics.iter().find(|metric| metric["name"] == name);
+                found.expect("the metric")["gauge"]["dataPoints"].clone()
+            };
+            let ids = [attribute("app", "web"), attribute("id", id)];
+            let attributes = [&ids[..], &[attribute("quantile", "0.5")]].concat();
+            let expected = json!([{"attributes": attributes, "timeUnixNano": "5", "asDouble": 7.0}]);
+            assert_eq!(points("size"), expected);
+            // They are labels like others where they mean nothing.
+            let attributes = [&ids[..], &[attribute("le", "5"), attribute("quantile", "x")]].concat();
+            let expected = json!([{"attributes": attributes, "timeUnixNano": "5", "asDouble": 1.5}]);
+            assert_eq!(points("heat"), expected);
+        }
+    }
+
+    #[test]
     fn a_sum_that_goes_back_has_begun_again() {
-        let mut converter = converter();
+        let mut converter = Converter::default();
         let start = |value: u64, now_ns: u64, converter: &mut Converter| {
             let page = format!("# TYPE c counter\nc{{app=\"web\"}} {value}\n");
             let body = converted(converter, &page, now_ns);
@@ -449,7 +440,16 @@ mod tests {
                 "{value} at {now_ns}"
             );
         }
-        assert_eq!(converter.bodies("", 50).expect("a page").len(), 0);
+        // A daemon that does not answer for a while, and a clock that is set back.
+        let down = "# TYPE rpm_up gauge\nrpm_up 0\n";
+        assert_eq!(converter.bodies(down, &resource(), 45).expect("a page").len(), 1);
+        assert_eq!(start(3, 46, &mut converter), "20", "nothing has begun again");
+        assert_eq!(
+            start(3, 15, &mut converter),
+            "15",
+            "not after the time of the point"
+        );
+        assert_eq!(converter.bodies("", &resource(), 50).expect("a page").len(), 0);
         assert_eq!(
             start(2, 60, &mut converter),
             "60",
@@ -469,7 +469,9 @@ mod tests {
             (POINTS + 1, vec![POINTS, 1]),
             (2 * POINTS + 5, vec![POINTS, POINTS, 5]),
         ] {
-            let bodies = converter().bodies(&lines(points), 5).expect("a page");
+            let bodies = Converter::default()
+                .bodies(&lines(points), &resource(), 5)
+                .expect("a page");
             let counts: Vec<usize> = bodies.iter().map(|(_, count)| *count as usize).collect();
             assert_eq!(counts, expected);
             for (body, count) in &bodies {
@@ -477,6 +479,6 @@ mod tests {
                 assert_eq!(body.to_string().matches("timeUnixNano").count() as u64, *count);
             }
         }
-        assert!(converter().bodies("<html>", 5).is_err());
+        assert!(Converter::default().bodies("<html>", &resource(), 5).is_err());
     }
 }

@@ -5,6 +5,7 @@
 
 mod counts;
 mod encode;
+mod groups;
 mod metrics;
 mod queue;
 mod reader;
@@ -13,13 +14,14 @@ mod settings;
 mod traces;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::body::Bytes;
 use rpm_wire::forward::Http;
 use rpm_wire::otlp::{OTLP_BYTES, OTLP_FILE, Otlp};
-use tokio::task::JoinSet;
+use serde_json::error::Category;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::daemon::Daemon;
@@ -29,7 +31,7 @@ pub use counts::Exported;
 use encode::Resource;
 use metrics::Converter;
 use queue::Waiting;
-use sender::{Sender, Verdict};
+use sender::{ANSWER_WITHIN, Patience, Sender, Verdict};
 use settings::Plan;
 
 /// The file that the process which exports has locked.
@@ -46,7 +48,15 @@ pub struct Export {
     settings: Changing,
     exported: Arc<Exported>,
     waiting: Arc<Waiting>,
-    tasks: JoinSet<()>,
+    /// Knows since when sums count, whatever the settings are.
+    converter: Arc<Mutex<Converter>>,
+    /// Gets spans from the daemon, whatever the receiver is.
+    reading: JoinSet<()>,
+    sending: JoinSet<()>,
+    /// What is carried out.
+    plan: Option<Plan>,
+    /// The same, if a task of it has failed.
+    broken: Option<Plan>,
     trouble: Option<String>,
 }
 
@@ -62,7 +72,11 @@ impl Export {
             home,
             waiting: Arc::new(Waiting::new(Arc::clone(&exported.traces))),
             exported,
-            tasks: JoinSet::new(),
+            converter: Arc::default(),
+            reading: JoinSet::new(),
+            sending: JoinSet::new(),
+            plan: None,
+            broken: None,
             trouble: None,
         }
     }
@@ -81,7 +95,17 @@ impl Export {
         let mut turn = None;
         let mut is_first = true;
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Some(ended) = self.sending.join_next() => {
+                    self.ended(ended);
+                    continue;
+                }
+                Some(ended) = self.reading.join_next() => {
+                    self.ended(ended);
+                    continue;
+                }
+            }
             if turn.is_none() {
                 match files::turn(&lock) {
                     Ok(now) => turn = now,
@@ -94,19 +118,19 @@ impl Export {
             let text = match self.settings.changed() {
                 Some(text) => text,
                 None if is_first => Ok(String::new()),
-                None => continue,
+                None => {
+                    if let Some(plan) = self.broken.take() {
+                        self.begin(plan, &page).await;
+                    }
+                    continue;
+                }
             };
             is_first = false;
             let read = text
                 .map_err(|error| error.to_string())
-                .and_then(|text| match text.trim() {
-                    "" => Ok(None),
-                    text => serde_json::from_str::<Otlp>(text)
-                        .map(Some)
-                        .map_err(|error| error.to_string()),
-                });
+                .and_then(|text| parsed(&text));
             match read {
-                Ok(file) => self.begin(settings::plan(file.as_ref(), variable), &page),
+                Ok(file) => self.begin(settings::plan(file.as_ref(), variable), &page).await,
                 Err(error) => {
                     let path = self.settings.path().display();
                     let what = format!(
@@ -126,9 +150,19 @@ impl Export {
         self.trouble = Some(what);
     }
 
-    /// Replaces what runs.
-    fn begin(&mut self, plan: Plan, page: &Metrics) {
-        self.tasks.abort_all();
+    /// A task that runs for ever has ended, which only a bug does: at the next look all begin again.
+    fn ended(&mut self, how: Result<(), JoinError>) {
+        if let Err(error) = how {
+            eprintln!("otlp: a task has failed and begins again: {error}");
+        }
+        self.broken = self.plan.clone();
+    }
+
+    /// Replaces what sends.
+    async fn begin(&mut self, plan: Plan, page: &Metrics) {
+        self.sending.shutdown().await;
+        self.broken = None;
+        self.plan = Some(plan.clone());
         for trouble in &plan.troubles {
             eprintln!("otlp: {trouble}");
         }
@@ -141,54 +175,91 @@ impl Export {
         if let Some(to) = plan.metrics {
             eprintln!("otlp: metrics are sent to {}", to.shown());
             let sender = Sender::new("metrics", to, Arc::clone(&self.exported.metrics));
-            self.tasks.spawn(send_metrics(
+            let converter = Arc::clone(&self.converter);
+            self.sending.spawn(send_metrics(
                 page.clone(),
                 sender,
+                converter,
                 resource.clone(),
                 plan.interval,
             ));
         }
         match plan.traces {
             Some(to) => self.send_spans(to, resource),
-            None => self.waiting.clear(),
+            None => {
+                self.reading.shutdown().await;
+                self.waiting.clear();
+            }
         }
     }
 
     fn send_spans(&mut self, to: Http, resource: Resource) {
         eprintln!("otlp: spans are sent to {}", to.shown());
         let sender = Sender::new("spans", to, Arc::clone(&self.exported.traces));
-        let daemon = Daemon::new(self.socket.clone());
-        self.tasks.spawn(reader::read(daemon, Arc::clone(&self.waiting)));
-        self.tasks
+        if self.reading.is_empty() {
+            let daemon = Daemon::new(self.socket.clone());
+            self.reading
+                .spawn(reader::read(daemon, Arc::clone(&self.waiting)));
+        }
+        self.sending
             .spawn(send_spans(Arc::clone(&self.waiting), sender, resource));
     }
 }
 
-/// Sends spans, for ever. What is not taken is sent again; meanwhile the queue drops the oldest.
+/// What the file says. An error has nothing of what stands in it, which can be a secret.
+fn parsed(text: &str) -> Result<Option<Otlp>, String> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(text).map(Some).map_err(|error| {
+        let what = match error.classify() {
+            Category::Data => "it has something that does not belong there",
+            Category::Eof => "it ends too early",
+            Category::Io | Category::Syntax => "it is not JSON",
+        };
+        format!("{what} (line {}, column {})", error.line(), error.column())
+    })
+}
+
+/// Sends spans, for ever. What is not taken is sent again; meanwhile the queue drops the oldest. What a receiver that is there does not take is given
+/// up at last, so that it holds up no others.
 async fn send_spans(waiting: Arc<Waiting>, mut sender: Sender, resource: Resource) {
     loop {
         let batch = waiting.batch().await;
         let body = Bytes::from(traces::body(&batch, &resource));
-        loop {
-            match sender.send(body.clone(), batch.len() as u64).await {
-                Verdict::Settled => break,
-                Verdict::Later(pause) => sleep(pause).await,
+        let mut patience = Patience::default();
+        let items = batch.len() as u64;
+        while let Verdict::Later { pause, is_away } = sender.send(body.clone(), items, ANSWER_WITHIN).await {
+            if patience.is_over(is_away, Instant::now()) {
+                sender.drop_late(items);
+                break;
             }
+            sleep(pause).await;
         }
         waiting.settled();
     }
 }
 
 /// Sends the figures each interval, for ever. What is not taken until the next ones is dropped: they have the same totals, and newer ones.
-async fn send_metrics(page: Metrics, mut sender: Sender, resource: Resource, every: Duration) {
+async fn send_metrics(
+    page: Metrics,
+    mut sender: Sender,
+    converter: Arc<Mutex<Converter>>,
+    resource: Resource,
+    every: Duration,
+) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut converter = Converter::new(resource);
     loop {
         ticks.tick().await;
-        let until = Instant::now() + every;
         let text = page.current().await;
-        let bodies = match converter.bodies(&String::from_utf8_lossy(&text), now_ns()) {
+        let until = Instant::now() + every;
+        let text = String::from_utf8_lossy(&text);
+        let bodies = {
+            let mut converter = converter.lock().unwrap_or_else(PoisonError::into_inner);
+            converter.bodies(&text, &resource, now_ns())
+        };
+        let bodies = match bodies {
             Ok(bodies) => bodies,
             Err(error) => {
                 sender.complain(format!("the page of metrics cannot be read: {error}"));
@@ -203,10 +274,14 @@ async fn send_metrics(page: Metrics, mut sender: Sender, resource: Resource, eve
 
 async fn deliver(sender: &mut Sender, body: Bytes, points: u64, until: Instant) {
     loop {
-        match sender.send(body.clone(), points).await {
+        let within = until.saturating_duration_since(Instant::now());
+        if within.is_zero() {
+            return sender.drop_late(points);
+        }
+        match sender.send(body.clone(), points, within.min(ANSWER_WITHIN)).await {
             Verdict::Settled => return,
-            Verdict::Later(pause) if Instant::now() + pause < until => sleep(pause).await,
-            Verdict::Later(_) => return sender.drop_late(points),
+            Verdict::Later { pause, .. } if Instant::now() + pause < until => sleep(pause).await,
+            Verdict::Later { .. } => return sender.drop_late(points),
         }
     }
 }
@@ -215,4 +290,42 @@ async fn deliver(sender: &mut Sender, body: Bytes, points: u64, until: Instant) 
 fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_the_file_is_said_without_what_stands_in_it() {
+        for (text, expected) in [
+            (
+                r#"{"metrics":"s3cret"}"#,
+                "it has something that does not belong there (line 1, column 19)",
+            ),
+            (
+                r#"{"s3cret":1}"#,
+                "it has something that does not belong there (line 1, column 9)",
+            ),
+            ("{s3cret", "it is not JSON (line 1, column 2)"),
+            (r#"{"s3cret"#, "it ends too early (line 1, column 8)"),
+        ] {
+            assert_eq!(parsed(text), Err(expected.to_owned()), "{text}");
+        }
+        assert_eq!(parsed(" "), Ok(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_late_is_dropped_and_not_posted() {
+        let count = Arc::new(counts::Count::default());
+        let to = Http {
+            url: "/no/host".to_owned(),
+            headers: [].into(),
+        };
+        let mut sender = Sender::new("metrics", to, Arc::clone(&count));
+        deliver(&mut sender, Bytes::new(), 3, Instant::now()).await;
+        let [dropped, failures] =
+            [&count.dropped, &count.failures].map(|count| count.load(std::sync::atomic::Ordering::Relaxed));
+        assert_eq!((dropped, failures), (3, 0));
+    }
 }

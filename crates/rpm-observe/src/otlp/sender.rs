@@ -10,10 +10,12 @@ use rpm_wire::forward::Http;
 use serde_json::Value;
 
 use super::counts::Count;
-use crate::post::{Answer, Client, Letter, Target};
+use tokio::time::Instant;
+
+use crate::post::{Answer, Client, Letter, Target, Unsent};
 
 /// Time for the receiver to take a request.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The longest answer that is read, in bytes.
 const ANSWER_BYTES: usize = 64 << 10;
 /// Pauses after failures in a row: the first, the longest, and the longest that a receiver may ask for.
@@ -28,8 +30,33 @@ const PAUSES: [Duration; 3] = [
 pub(super) enum Verdict {
     /// It is done with, and was counted.
     Settled,
-    /// It may go well after this time.
-    Later(Duration),
+    /// It may go well after this pause.
+    Later {
+        pause: Duration,
+        /// The receiver takes nothing, so that it is not about this request.
+        is_away: bool,
+    },
+}
+
+/// How long a request is tried again that a receiver which is there does not take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// With one request.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    /// When it failed first since the receiver was away.
+    since: Option<Instant>,
+}
+
+impl Patience {
+    /// It has failed once more; true if it is to be given up.
+    pub(super) fn is_over(&mut self, is_away: bool, now: Instant) -> bool {
+        if is_away {
+            self.since = None;
+            return false;
+        }
+        now.duration_since(*self.since.get_or_insert(now)) >= PATIENCE
+    }
 }
 
 /// What an answer means.
@@ -41,6 +68,8 @@ enum Meaning {
     Refused,
     /// It may be taken later; and the time that the receiver asks for.
     Later(Option<Duration>),
+    /// The same, but nothing is taken now.
+    Away(Option<Duration>),
 }
 
 /// Posts one signal to its receiver.
@@ -83,13 +112,13 @@ impl Sender {
         self.said = Some(why);
     }
 
-    /// What was not taken in time is given up.
+    /// What was not taken in time is given up, and counted.
     pub(super) fn drop_late(&self, items: u64) {
         self.count.add_dropped(items);
     }
 
-    /// Posts a body with so many items.
-    pub(super) async fn send(&mut self, body: Bytes, items: u64) -> Verdict {
+    /// Posts a body with so many items, which are to be taken within this time.
+    pub(super) async fn send(&mut self, body: Bytes, items: u64, within: Duration) -> Verdict {
         let answer = match &mut self.client {
             Ok(client) => {
                 let letter = Letter {
@@ -98,18 +127,20 @@ impl Sender {
                     body,
                     answer_bytes: ANSWER_BYTES,
                 };
-                client
-                    .post(letter, ANSWER_WITHIN)
-                    .await
-                    .map_err(|error| error.to_string())
+                client.post(letter, within).await.map_err(|error| match error {
+                    Unsent::Late(_) => (Meaning::Later(None), "it did not answer in time".to_owned()),
+                    Unsent::Unreachable(_) => (Meaning::Away(None), error.to_string()),
+                    _ => (Meaning::Later(None), error.to_string()),
+                })
             }
-            Err(error) => Err(error.clone()),
+            Err(error) => Err((Meaning::Later(None), error.clone())),
         };
-        let (meaning, why) = match &answer {
+        let (meaning, why) = match answer {
             // What a receiver says may repeat header fields, so that only its status is shown.
-            Ok(answer) => (meaning(answer), format!("it answered {}", answer.status)),
-            Err(error) => (Meaning::Later(None), error.clone()),
+            Ok(answer) => (meaning(&answer), format!("it answered {}", answer.status)),
+            Err(told) => told,
         };
+        let is_away = matches!(meaning, Meaning::Away(_));
         match meaning {
             Meaning::Taken { rejected } => {
                 let rejected = rejected.min(items);
@@ -128,13 +159,13 @@ impl Sender {
                 self.complain(format!("{why}: what it refuses is dropped"));
                 Verdict::Settled
             }
-            Meaning::Later(asked) => {
+            Meaning::Later(asked) | Meaning::Away(asked) => {
                 self.count.add_failure();
                 let roll = (self.dice.hash_one(self.failures) >> 32) as f64 / f64::from(u32::MAX);
                 let pause = pause(self.failures, asked, roll);
                 self.failures = self.failures.saturating_add(1);
                 self.complain(format!("{why}; it is tried again"));
-                Verdict::Later(pause)
+                Verdict::Later { pause, is_away }
             }
         }
     }
@@ -155,15 +186,23 @@ fn pause(failures: u32, asked: Option<Duration>, dice: f64) -> Duration {
     pause.max(asked.unwrap_or_default().min(asked_most))
 }
 
-/// Only what says that the body is wrong is final: a wrong address or token is put right.
+/// What says that the body is wrong, or that none will ever be taken, is final: a wrong address or token is put right. With what OTLP has for it, a
+/// receiver says that it is away.
 fn meaning(answer: &Answer) -> Meaning {
     match answer.status {
         status if status.is_success() => Meaning::Taken {
             rejected: rejected(&answer.body),
         },
-        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-            Meaning::Refused
-        }
+        StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        | StatusCode::UNPROCESSABLE_ENTITY
+        | StatusCode::NOT_IMPLEMENTED => Meaning::Refused,
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => Meaning::Away(answer.retry_after),
         _ => Meaning::Later(answer.retry_after),
     }
 }
@@ -191,6 +230,7 @@ mod tests {
             status: StatusCode::from_u16(status).expect("a status"),
             retry_after: (status == 429).then_some(Duration::from_secs(7)),
             body: Bytes::from_static(body.as_bytes()),
+            is_whole: true,
         };
         for (status, body, expected) in [
             (200, "{}", Meaning::Taken { rejected: 0 }),
@@ -212,10 +252,34 @@ mod tests {
             (301, "", Meaning::Later(None)),
             (401, "", Meaning::Later(None)),
             (404, "", Meaning::Later(None)),
-            (429, "", Meaning::Later(Some(Duration::from_secs(7)))),
-            (503, "", Meaning::Later(None)),
+            (405, "", Meaning::Refused),
+            (415, "", Meaning::Refused),
+            (501, "", Meaning::Refused),
+            (500, "", Meaning::Later(None)),
+            (429, "", Meaning::Away(Some(Duration::from_secs(7)))),
+            (502, "", Meaning::Away(None)),
+            (503, "", Meaning::Away(None)),
+            (504, "", Meaning::Away(None)),
         ] {
             assert_eq!(meaning(&answer(status, body)), expected, "{status} {body}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_given_up_unless_the_receiver_is_away() {
+        let begin = Instant::now();
+        let mut patience = Patience::default();
+        for (second, is_away, expected) in [
+            (0, false, false),
+            (599, false, false),
+            (600, true, false),
+            (5_000, true, false),
+            (6_000, false, false),
+            (6_599, false, false),
+            (6_600, false, true),
+        ] {
+            let now = begin + Duration::from_secs(second);
+            assert_eq!(patience.is_over(is_away, now), expected, "{second} s");
         }
     }
 
@@ -247,8 +311,11 @@ mod tests {
         };
         let count = Arc::new(Count::default());
         let mut sender = Sender::new("spans", to, Arc::clone(&count));
-        let verdict = sender.send(Bytes::new(), 3).await;
-        assert!(matches!(verdict, Verdict::Later(_)), "{verdict:?}");
+        let verdict = sender.send(Bytes::new(), 3, ANSWER_WITHIN).await;
+        assert!(
+            matches!(verdict, Verdict::Later { is_away: false, .. }),
+            "{verdict:?}"
+        );
         assert_eq!(count.failures.load(std::sync::atomic::Ordering::Relaxed), 1);
         assert_eq!(
             sender.said.as_deref(),

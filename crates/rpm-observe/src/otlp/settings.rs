@@ -37,6 +37,7 @@ struct Signal {
     path: &'static str,
     endpoint: &'static str,
     headers: &'static str,
+    protocol: &'static str,
     exporter: &'static str,
 }
 
@@ -45,6 +46,7 @@ const METRICS: Signal = Signal {
     path: METRICS_PATH,
     endpoint: "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
     headers: "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+    protocol: "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
     exporter: "OTEL_METRICS_EXPORTER",
 };
 const TRACES: Signal = Signal {
@@ -52,21 +54,26 @@ const TRACES: Signal = Signal {
     path: traces::PATH,
     endpoint: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     headers: "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    protocol: "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     exporter: "OTEL_TRACES_EXPORTER",
 };
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+const DISABLED: &str = "OTEL_SDK_DISABLED";
 
 /// What the file and the variables say together.
 pub(super) fn plan(file: Option<&Otlp>, variable: impl Fn(&str) -> Option<String>) -> Plan {
     // An empty variable is one that is not set.
-    let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+    let variable = |name: &str| {
+        let value = variable(name)?.trim().to_owned();
+        (!value.is_empty()).then_some(value)
+    };
     let mut troubles = Vec::new();
     let [metrics, traces] =
         [&METRICS, &TRACES].map(|signal| receiver(signal, file, &variable, &mut troubles));
     let interval = file.and_then(|file| file.interval_ms).or_else(|| {
-        let ms = variable("OTEL_METRIC_EXPORT_INTERVAL")?.trim().parse().ok();
+        let ms = variable("OTEL_METRIC_EXPORT_INTERVAL")?.parse().ok();
         let ms = ms.filter(|ms| INTERVALS_MS.contains(ms));
         if ms.is_none() {
             troubles.push(
@@ -87,8 +94,8 @@ pub(super) fn plan(file: Option<&Otlp>, variable: impl Fn(&str) -> Option<String
         None => BTreeMap::new(),
     };
     let named = attributes.remove("service.name");
-    // Those of each app and instance are what they are.
-    attributes.remove("service.instance.id");
+    // Each instance has its own behind it.
+    let instance = attributes.remove("service.instance.id");
     Plan {
         metrics,
         traces,
@@ -96,6 +103,7 @@ pub(super) fn plan(file: Option<&Otlp>, variable: impl Fn(&str) -> Option<String
         resource: Resource {
             host: String::new(),
             service: variable("OTEL_SERVICE_NAME").or(named),
+            instance,
             attributes,
         },
         troubles,
@@ -108,13 +116,22 @@ fn receiver(
     variable: &impl Fn(&str) -> Option<String>,
     troubles: &mut Vec<String>,
 ) -> Option<Http> {
-    let wanted = match file {
-        Some(file) if signal.name == METRICS.name => file.metrics,
-        Some(file) => file.traces,
-        None => variable(signal.exporter).is_none_or(|exporter| exporter.contains("otlp")),
-    };
-    if !wanted {
-        return None;
+    let said = file.and_then(|file| match signal.name == METRICS.name {
+        true => file.metrics,
+        false => file.traces,
+    });
+    match (said, switch_off(signal, variable)) {
+        (Some(true), _) | (None, None) => {}
+        (Some(false), _) => return None,
+        (None, Some(by)) => {
+            if file.is_some() {
+                let name = signal.name;
+                troubles.push(format!(
+                    "{name} are not sent: {by} of the daemon says so; `{name}: true` of `observe.otlp` sends them"
+                ));
+            }
+            return None;
+        }
     }
     if let Some(http) = file.and_then(|file| file.http.as_ref()) {
         return Some(Http {
@@ -132,17 +149,15 @@ fn receiver(
         }
         return None;
     };
-    if variable(PROTOCOL).is_some_and(|protocol| protocol == "grpc") {
+    let protocol = first([signal.protocol, PROTOCOL], variable);
+    if let Some((by, _)) = protocol.filter(|(_, protocol)| protocol == "grpc") {
         let name = signal.name;
         troubles.push(format!(
-            "{name} are not sent: {PROTOCOL} is grpc, and OTLP is spoken over HTTP with JSON alone; say http/json, and the port for HTTP (4318)"
+            "{name} are not sent: {by} is grpc, and OTLP is spoken over HTTP with JSON alone; say http/json, and the port for HTTP (4318)"
         ));
         return None;
     }
-    let headers = [signal.headers, HEADERS]
-        .into_iter()
-        .find_map(|name| Some((name, variable(name)?)));
-    let headers = match headers {
+    let headers = match first([signal.headers, HEADERS], variable) {
         Some((name, text)) => pairs(&text).unwrap_or_else(|| {
             troubles.push(format!(
                 "{name} must be NAME=VALUE,NAME=VALUE, percent-encoded; it is ignored"
@@ -152,6 +167,24 @@ fn receiver(
         None => BTreeMap::new(),
     };
     Some(Http { url, headers })
+}
+
+/// The variable by which a signal is not sent, if one says so.
+fn switch_off(signal: &Signal, variable: &impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+    if variable(DISABLED).is_some_and(|disabled| disabled.eq_ignore_ascii_case("true")) {
+        return Some(DISABLED);
+    }
+    let exporters = variable(signal.exporter)?;
+    let is_ours = exporters.split(',').any(|exporter| exporter.trim() == "otlp");
+    (!is_ours).then_some(signal.exporter)
+}
+
+/// The first of two variables that is set, with its value.
+fn first(
+    names: [&'static str; 2],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<(&'static str, String)> {
+    names.into_iter().find_map(|name| Some((name, variable(name)?)))
 }
 
 /// A base address with a path behind its own.
@@ -201,8 +234,8 @@ mod tests {
                 url: url.to_owned(),
                 headers: [("a".to_owned(), "of the file".to_owned())].into(),
             }),
-            metrics: true,
-            traces: true,
+            metrics: None,
+            traces: None,
             interval_ms: None,
         }
     }
@@ -213,6 +246,15 @@ mod tests {
     fn the_file_comes_first_and_then_the_variable_of_the_signal() {
         let signal = (TRACES.endpoint, "http://t.test/own");
         let (given, empty) = (file(Some("http://a.test?x=1")), file(None));
+        let of_file = [
+            Some("http://a.test/v1/metrics?x=1"),
+            Some("http://a.test/v1/traces?x=1"),
+        ];
+        let all = Otlp {
+            metrics: Some(true),
+            traces: Some(true),
+            ..given.clone()
+        };
         let of_base = [
             Some("http://env.test:4318/base/v1/metrics"),
             Some("http://env.test:4318/base/v1/traces"),
@@ -224,29 +266,63 @@ mod tests {
             (None, vec![BASE, signal], [of_base[0], Some("http://t.test/own")]),
             (None, vec![signal], [None, Some("http://t.test/own")]),
             (None, vec![BASE, (METRICS.exporter, "none")], [None, of_base[1]]),
+            (None, vec![BASE, (METRICS.exporter, "console, otlp")], of_base),
+            (None, vec![BASE, (DISABLED, " True ")], [None, None]),
+            (None, vec![BASE, (DISABLED, "false")], of_base),
             (None, vec![BASE, (PROTOCOL, "http/protobuf")], of_base),
+            (
+                None,
+                vec![
+                    BASE,
+                    (PROTOCOL, "grpc"),
+                    (METRICS.protocol, "http/json"),
+                    (TRACES.protocol, "http/json"),
+                ],
+                of_base,
+            ),
+            (
+                None,
+                vec![(TRACES.endpoint, " http://t.test ")],
+                [None, Some("http://t.test")],
+            ),
             (None, vec![(ENDPOINT, " ")], [None, None]),
             (
-                Some(&given),
-                vec![BASE, signal, (PROTOCOL, "grpc"), (TRACES.exporter, "none")],
-                [
-                    Some("http://a.test/v1/metrics?x=1"),
-                    Some("http://a.test/v1/traces?x=1"),
+                Some(&all),
+                vec![
+                    BASE,
+                    signal,
+                    (PROTOCOL, "grpc"),
+                    (TRACES.exporter, "none"),
+                    (DISABLED, "true"),
                 ],
+                of_file,
             ),
+            (Some(&given), vec![BASE, signal, (PROTOCOL, "grpc")], of_file),
         ] {
             let plan = by(file, &variables);
             assert_eq!(urls(&plan), expected, "{variables:?}");
             assert_eq!(plan.troubles, [""; 0], "{variables:?}");
         }
+    }
+
+    #[test]
+    fn what_the_file_does_not_say_the_variables_do() {
+        let given = file(Some("http://a.test?x=1"));
+        let metrics = Some("http://a.test/v1/metrics?x=1");
         let off = Otlp {
-            traces: false,
-            ..given
+            traces: Some(false),
+            ..given.clone()
         };
+        let unsaid = by(Some(&given), &[(TRACES.exporter, "none")]);
+        assert_eq!(urls(&unsaid), [metrics, None]);
         assert_eq!(
-            urls(&by(Some(&off), &[])),
-            [Some("http://a.test/v1/metrics?x=1"), None]
+            unsaid.troubles,
+            [
+                "traces are not sent: OTEL_TRACES_EXPORTER of the daemon says so; `traces: true` of `observe.otlp` sends them"
+            ]
         );
+        assert_eq!(urls(&by(Some(&given), &[(DISABLED, "true")])), [None, None]);
+        assert_eq!(urls(&by(Some(&off), &[])), [metrics, None]);
     }
 
     #[test]
@@ -271,7 +347,7 @@ mod tests {
         );
         let attributes = (
             "OTEL_RESOURCE_ATTRIBUTES",
-            "deployment.environment=prod,service.name=shop,k=a%2Cb",
+            "deployment.environment=prod,service.name=shop,service.instance.id=pod,k=a%2Cb",
         );
         let plan = by(None, &[attributes, ("OTEL_METRIC_EXPORT_INTERVAL", "500")]);
         let expected =
@@ -281,6 +357,7 @@ mod tests {
             (plan.resource.service.as_deref(), plan.interval),
             (Some("shop"), Duration::from_millis(500))
         );
+        assert_eq!(plan.resource.instance.as_deref(), Some("pod"));
         let named = by(None, &[attributes, ("OTEL_SERVICE_NAME", "all")]);
         assert_eq!(named.resource.service.as_deref(), Some("all"));
         let file = Otlp {
@@ -296,7 +373,16 @@ mod tests {
         let empty = file(None);
         for (file, variables, told) in [
             (Some(&empty), vec![], "metrics are not sent: say where"),
-            (None, vec![BASE, (PROTOCOL, "grpc")], "is grpc"),
+            (
+                None,
+                vec![BASE, (PROTOCOL, "grpc")],
+                "OTEL_EXPORTER_OTLP_PROTOCOL is grpc",
+            ),
+            (
+                None,
+                vec![BASE, (PROTOCOL, "http/json"), (TRACES.protocol, "grpc")],
+                "traces are not sent: OTEL_EXPORTER_OTLP_TRACES_PROTOCOL is grpc",
+            ),
             (
                 None,
                 vec![BASE, (HEADERS, "s3cret")],

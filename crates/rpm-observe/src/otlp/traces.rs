@@ -120,7 +120,7 @@ pub(super) mod tests {
         let body: Value = serde_json::from_slice(&body).expect("JSON");
         let apps = body["resourceSpans"].as_array().expect("a list");
         assert_eq!(apps.len(), 2);
-        let expected = json!({"attributes": [text("host.name", "box"), text("service.name", "api")]});
+        let expected = json!({"attributes": [text("host.name", "box"), text("service.instance.id", "box"), text("service.name", "api")]});
         assert_eq!(apps[0]["resource"], expected);
         let spans = &apps[0]["scopeSpans"][0]["spans"];
         let expected = json!({

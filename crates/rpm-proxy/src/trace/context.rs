@@ -98,8 +98,7 @@ pub fn hex_text(number: u128, digits: usize) -> String {
     text.into_iter().map(char::from).collect()
 }
 
-/// The part of new traces that is sampled. It depends on the number of a trace alone (as with the `TraceIdRatioBased` sampler of
-/// OpenTelemetry), so that all who sample the same part sample the same traces.
+/// The part of new traces that is sampled, which depends on the number of a trace alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampledPart(u64);
 

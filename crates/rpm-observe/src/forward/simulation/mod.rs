@@ -1,6 +1,7 @@
 //! A seeded simulation: apps write, logs are rotated in every way, the receiver is away, and the process is killed between sending and storing
 //! its positions. Every line arrives, at least once, and in order.
 
+mod directed;
 mod world;
 
 use std::cell::RefCell;
@@ -15,12 +16,20 @@ use super::counts::Count;
 use super::delivery::Outcome;
 use super::forwarder::{Forwarder, Next, Now};
 use super::handles::Handles;
-use super::record::{About, Stream};
+use super::record::{About, Record, Stream};
 use world::{Dice, Simulated, World, Writer, numbers};
 
 /// Runs, each with another seed; `RPM_SIM_SEEDS` takes another number.
 const SEEDS: u64 = 25;
 const STEPS: u64 = 800;
+/// Turns at the end of a run, how far they are apart, and how many without a request say that everything is sent: longer than every wait of a log.
+const END_TURNS: u32 = 1_000;
+const TURN_NS: u64 = 300_000_000;
+const IDLE_TURNS: u32 = 40;
+/// Records that are too long a request when the receiver is slow.
+const LONG: u64 = 200;
+/// The system's times of files are so much behind at most.
+const APART_NS: u64 = 20_000_000;
 
 struct Run {
     seed: u64,
@@ -30,9 +39,13 @@ struct Run {
     forwarder: Forwarder<Simulated>,
     stored: Option<Book>,
     down_until_ns: u64,
+    /// A receiver that is away lets requests wait until they are late.
+    hangs: bool,
     received: Vec<BTreeSet<u64>>,
     /// All lines before it were received, or cannot be.
     expected: Vec<u64>,
+    /// The time of the newest line that was received.
+    newest_ns: Vec<u64>,
     /// Lines that were removed before they were sent: nobody can have them.
     excused: Vec<BTreeSet<u64>>,
     /// Of those, the lines in files that the rotation has removed.
@@ -57,7 +70,10 @@ fn destination() -> Destination {
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let world = Rc::new(RefCell::new(World::new(1_000_000_000_000)));
+        let world = Rc::new(RefCell::new(World::new(
+            1_000_000_000_000,
+            !seed.is_multiple_of(3),
+        )));
         let writer = |number: u64| Writer::new(format!("/logs/{number}.log").into());
         let writers: Vec<Writer> = (0..3).map(writer).collect();
         let count = Arc::<Count>::default();
@@ -68,6 +84,7 @@ impl Run {
             world,
             received: vec![BTreeSet::new(); writers.len()],
             expected: vec![0; writers.len()],
+            newest_ns: vec![0; writers.len()],
             excused: vec![BTreeSet::new(); writers.len()],
             removed: vec![BTreeSet::new(); writers.len()],
             count,
@@ -76,9 +93,15 @@ impl Run {
             forwarder,
             stored: None,
             down_until_ns: 0,
+            hangs: false,
         };
         run.learn();
         run
+    }
+
+    /// The clock is never set in this run.
+    fn has_true_clock(&self) -> bool {
+        self.seed % 4 < 2
     }
 
     fn now(&self) -> u64 {
@@ -96,7 +119,8 @@ impl Run {
         };
         let known = self.writers.iter().enumerate();
         let known = known.map(|(number, writer)| (writer.path.clone(), about(number)));
-        self.forwarder.set_logs(&known.collect());
+        let now = self.time();
+        self.forwarder.set_logs(&known.collect(), now);
     }
 
     /// Something happens to one of the logs.
@@ -151,16 +175,21 @@ impl Run {
             why: "down".to_owned(),
             after: None,
         };
+        let slow = Outcome::Slow {
+            taken: 0,
+            why: "late".to_owned(),
+        };
         if self.down_until_ns > self.now() {
-            return later;
+            return if self.hangs { slow } else { later };
         }
         let part = self.forwarder.part();
         assert!(!part.is_empty() && part.len() <= 1_000, "{} records", part.len());
-        let bytes: usize = part.iter().map(|record| record.size()).sum();
-        assert!(bytes <= 1_400_000, "{bytes} bytes");
-        let texts: Vec<(usize, String)> = part
+        let bytes: usize = part.iter().map(|record| record.size(&destination().to)).sum();
+        assert!(bytes <= 1_000_000, "{bytes} bytes");
+        let log = |record: &Record| record.about.app.parse().expect("a number");
+        let texts: Vec<(usize, String, u64)> = part
             .iter()
-            .map(|record| (record.about.app.parse().expect("a number"), record.text.clone()))
+            .map(|record| (log(record), record.text.clone(), record.time_ns))
             .collect();
         let odd = self.dice.roll(10);
         if odd == 0 && texts.len() > 1 {
@@ -170,9 +199,9 @@ impl Run {
             1 => (texts.len() / 2..texts.len()).collect(),
             _ => Vec::new(),
         };
-        for (number, (log, text)) in texts.iter().enumerate() {
+        for (number, (log, text, time_ns)) in texts.iter().enumerate() {
             if !again.contains(&number) {
-                self.receive_lines(*log, text);
+                self.receive_lines(*log, text, *time_ns);
             }
         }
         match odd {
@@ -183,22 +212,43 @@ impl Run {
             },
             // It has taken everything, and its answer is lost.
             2 => later,
+            // It is sometimes slower, and the longer a request is the more.
+            3 if self.dice.roll(LONG) < texts.len() as u64 => slow,
             _ => Outcome::Taken,
         }
     }
 
-    fn receive_lines(&mut self, log: usize, text: &str) {
-        let known = self.writers[log].next;
+    fn receive_lines(&mut self, log: usize, text: &str, time_ns: u64) {
+        let (known, is_true) = (self.writers[log].next, self.has_true_clock());
+        // Of a record that begins with this line, and not with a half of another.
+        let begins = |line: u64| {
+            text.trim_start()
+                .trim_start_matches("at ")
+                .starts_with(&format!("<{line}>"))
+        };
         for line in numbers(text).into_iter().filter(|line| *line < known) {
             let next = &mut self.expected[log];
             if self.received[log].insert(line) && line >= *next {
-                let missing = (*next..line).find(|it| !self.excused[log].contains(it));
+                let world = self.world.borrow();
+                let undecided = world.undecided(&self.writers[log].path);
+                let may_be_late = |it: &u64| undecided.is_some_and(|it_is| it_is.overtaken.contains(it));
+                let is_missing = |it: &u64| !self.excused[log].contains(it) && !may_be_late(it);
+                let missing = (*next..line).find(is_missing);
                 assert_eq!(
                     missing, None,
                     "seed {}: line {line} of log {log} overtakes one",
                     self.seed
                 );
                 *next = line + 1;
+                let newest = &mut self.newest_ns[log];
+                assert!(
+                    !is_true || !begins(line) || time_ns.saturating_add(APART_NS) >= *newest,
+                    "seed {}: line {line} of log {log} is {} ms older than one before it: {:.80}",
+                    self.seed,
+                    newest.saturating_sub(time_ns) / 1_000_000,
+                    text
+                );
+                *newest = time_ns.max(*newest);
             }
         }
     }
@@ -210,28 +260,12 @@ impl Run {
         }
     }
 
-    /// Has every request answered like this, for a while. Returns how many lines were taken and given up so far.
-    fn answer(&mut self, outcome: &Outcome) -> (u64, u64) {
-        for _ in 0..100 {
-            self.world.borrow_mut().now_ns += 31_000_000_000;
-            let now = self.time();
-            if self.forwarder.step(now) == Next::Send {
-                self.forwarder.answered(outcome.clone(), now.ms, 0.5);
-            }
-        }
-        self.count.settled()
-    }
-
-    fn write(&mut self) {
-        self.writers[0].write(&mut self.world.borrow_mut(), &mut self.dice);
-    }
-
     /// One turn of the process.
     fn turn(&mut self) {
         let now = self.time();
         if self.forwarder.step(now) == Next::Send {
             let outcome = self.receive();
-            self.forwarder.answered(outcome, now.ms, 0.5);
+            self.forwarder.answered(outcome, now, 0.5);
         }
         if let Some(book) = self.forwarder.book(now.ms, false) {
             // What is stored is text, and read again.
@@ -240,18 +274,37 @@ impl Run {
         }
     }
 
+    /// Turns until nothing is to be sent any more, or the time is over.
+    fn is_sent_in_time(&mut self) -> bool {
+        let mut idle = 0;
+        for _ in 0..END_TURNS {
+            self.world.borrow_mut().now_ns += TURN_NS;
+            self.turn();
+            idle = if self.forwarder.part().is_empty() {
+                idle + 1
+            } else {
+                0
+            };
+            if idle == IDLE_TURNS {
+                return true;
+            }
+        }
+        false
+    }
+
     fn run(mut self) {
         for _ in 0..STEPS {
             self.world.borrow_mut().now_ns += 1_000_000 * self.dice.roll(300);
             self.happen();
             if self.dice.one_in(150) {
                 self.down_until_ns = self.now() + 1_000_000_000 * self.dice.roll(20);
+                self.hangs = self.dice.one_in(2);
             }
             if self.dice.one_in(100) {
                 self.forwarder = begun(&self.world, self.stored.clone(), &self.count);
                 self.learn();
             }
-            if self.dice.one_in(200) {
+            if self.dice.one_in(200) && !self.has_true_clock() {
                 self.back_ns = 1_000_000_000 * self.dice.roll(900);
             }
             self.turn();
@@ -264,16 +317,21 @@ impl Run {
                 writer.write(&mut self.world.borrow_mut(), &mut self.dice);
             }
         }
-        for _ in 0..1_000 {
-            self.world.borrow_mut().now_ns += 300_000_000;
-            self.turn();
-        }
+        // What is missing is still on its way, or lost.
+        let what = match self.is_sent_in_time() {
+            true => "lost",
+            false => "not sent in time",
+        };
         for (log, writer) in self.writers.iter().enumerate() {
+            let world = self.world.borrow();
+            let undecided = world.undecided(&writer.path);
+            let is_torn = |line: &u64| undecided.is_some_and(|it| it.torn.contains(line));
             let is_there = |line: &u64| self.received[log].contains(line) || self.excused[log].contains(line);
-            let missing: Vec<u64> = (0..writer.next).filter(|line| !is_there(line)).collect();
+            let missing = (0..writer.next).filter(|line| !is_there(line) && !is_torn(line));
+            let missing: Vec<u64> = missing.collect();
             assert!(
                 missing.is_empty(),
-                "seed {}: {missing:?} of log {log}, which has {}, are missing",
+                "seed {}: {missing:?} of log {log}, which has {}, are {what}",
                 self.seed,
                 writer.next
             );
@@ -299,19 +357,6 @@ fn begun(world: &Rc<RefCell<World>>, book: Option<Book>, count: &Arc<Count>) -> 
         Handles::default(),
         now,
     )
-}
-
-#[test]
-fn nothing_is_given_up_before_the_receiver_has_taken_something() {
-    let mut run = Run::new(1);
-    let refused = Outcome::Refused("plain HTTP to a port of TLS".to_owned());
-    run.write();
-    assert_eq!(run.answer(&refused), (0, 0));
-    let (taken, given_up) = run.answer(&Outcome::Taken);
-    assert!(taken > 0 && given_up == 0, "{taken} {given_up}");
-    run.write();
-    let (still, given_up) = run.answer(&refused);
-    assert!(still == taken && given_up > 0, "{still} {given_up}");
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! The world of the simulation: a disk, and logs that are written and rotated in every way.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rpm_wire::log_times::Times;
+use rpm_wire::log_times::{Times, record};
 
-use super::super::disk::{Disk, Identity, Meta, Seen};
+use super::super::disk::{Disk, Identity, Meta, Seen, by_age};
 
 /// Rotated files that are kept.
 const KEEP: u64 = 4;
+/// Records of an index from which on its older half is dropped.
+const INDEXED: usize = 16;
 
 /// SplitMix64.
 pub(super) struct Dice(pub(super) u64);
@@ -35,6 +37,14 @@ struct Data {
     identity: Identity,
     bytes: Vec<u8>,
     written_ns: u64,
+    held: Rc<()>,
+}
+
+/// A file that is open: its inode is not used again.
+#[derive(Debug)]
+pub(super) struct Opened {
+    file: usize,
+    _held: Rc<()>,
 }
 
 /// The disk: what has a name, and what is only open.
@@ -43,33 +53,54 @@ pub(super) struct World {
     pub(super) now_ns: u64,
     files: Vec<Data>,
     names: BTreeMap<PathBuf, usize>,
-    free: Vec<u64>,
+    /// Files without a name, whose inodes are used again.
+    free: Vec<usize>,
+    /// Files have a time of birth.
+    knows_births: bool,
+    /// No inode is new while one is free.
+    pub(super) is_full: bool,
+    /// When what was written, by log: an offset, and a time in milliseconds.
+    indexes: BTreeMap<PathBuf, Vec<(u64, u64)>>,
     /// Lines of which a file has only a part.
     cut: Vec<(usize, u64)>,
+    /// Lines of a log in files whose order nothing on the disk tells.
+    undecided: BTreeMap<PathBuf, Undecided>,
+}
+
+/// Of two files, one with a number and the other with a date in its name, that were made and written to in the same moments as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Undecided {
+    /// Lines of the older file, which comes after the younger one.
+    pub(super) overtaken: BTreeSet<u64>,
+    /// A line that begins in the one and ends in the other is not put together.
+    pub(super) torn: BTreeSet<u64>,
 }
 
 impl World {
-    pub(super) fn new(now_ns: u64) -> World {
+    pub(super) fn new(now_ns: u64, knows_births: bool) -> World {
         World {
             now_ns,
+            knows_births,
             ..World::default()
         }
     }
 
     fn make(&mut self, path: &Path, dice: &mut Dice) -> usize {
         // An inode that is free is used again.
-        let inode = match self.free.is_empty() || dice.one_in(3) {
-            true => 1_000 + self.files.len() as u64,
-            false => self.free.swap_remove(0),
+        let is_free = |file: &usize| Rc::strong_count(&self.files[*file].held) == 1;
+        let free = self.free.iter().position(is_free);
+        let inode = match free.filter(|_| self.is_full || !dice.one_in(3)) {
+            None => 1_000 + self.files.len() as u64,
+            Some(free) => self.files[self.free.remove(free)].identity.inode,
         };
         self.files.push(Data {
             identity: Identity {
-                device: 1,
                 inode,
-                born: self.now_ns,
+                born: if self.knows_births { self.now_ns } else { 0 },
             },
             bytes: Vec::new(),
             written_ns: self.now_ns,
+            held: Rc::default(),
         });
         self.names.insert(path.to_owned(), self.files.len() - 1);
         self.files.len() - 1
@@ -85,11 +116,11 @@ impl World {
     }
 
     /// Removes a name. Returns the numbers of the lines that are gone with the file.
-    fn remove(&mut self, path: &Path) -> Vec<u64> {
+    pub(super) fn remove(&mut self, path: &Path) -> Vec<u64> {
         let Some(file) = self.names.remove(path) else {
             return Vec::new();
         };
-        self.free.push(self.files[file].identity.inode);
+        self.free.push(file);
         self.lines(file)
     }
 
@@ -102,13 +133,35 @@ impl World {
         let text = String::from_utf8_lossy(&self.files[file].bytes);
         numbers(&text).into_iter().chain(cut).collect()
     }
+
+    /// What nobody can know of this log.
+    pub(super) fn undecided(&self, log: &Path) -> Option<&Undecided> {
+        self.undecided.get(log)
+    }
+
+    /// Notes which files of a chain are the wrong way round though nothing tells: later files have higher indexes.
+    fn note_undecided(&mut self, log: &Path, chain: &[Seen]) {
+        for (place, later) in chain.iter().enumerate().filter(|(_, seen)| seen.meta.len > 0) {
+            for earlier in chain[place + 1..].iter().filter(|seen| seen.meta.len > 0) {
+                let (first, second) = (self.names[&earlier.path], self.names[&later.path]);
+                if earlier.is_undecided(later) && first < second {
+                    let overtaken = self.lines(first);
+                    let cut = self.cut.iter().filter(|(of, _)| *of == first || *of == second);
+                    let torn: Vec<u64> = cut.map(|(_, number)| *number).collect();
+                    let undecided = self.undecided.entry(log.to_owned()).or_default();
+                    undecided.overtaken.extend(overtaken);
+                    undecided.torn.extend(torn);
+                }
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Simulated(pub(super) Rc<RefCell<World>>);
 
 impl Disk for Simulated {
-    type File = usize;
+    type File = Opened;
 
     fn look(&self, path: &Path, _: bool) -> io::Result<Meta> {
         let world = self.0.borrow();
@@ -116,18 +169,22 @@ impl Disk for Simulated {
         Ok(world.meta(*file))
     }
 
-    fn open(&self, path: &Path, _: bool) -> io::Result<usize> {
+    fn open(&self, path: &Path, _: bool) -> io::Result<Opened> {
         let world = self.0.borrow();
-        Ok(*world.names.get(path).ok_or(io::ErrorKind::NotFound)?)
+        let file = *world.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Opened {
+            file,
+            _held: Rc::clone(&world.files[file].held),
+        })
     }
 
-    fn meta(&self, file: &usize) -> io::Result<Meta> {
-        Ok(self.0.borrow().meta(*file))
+    fn meta(&self, opened: &Opened) -> io::Result<Meta> {
+        Ok(self.0.borrow().meta(opened.file))
     }
 
-    fn read_at(&self, file: &usize, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_at(&self, opened: &Opened, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let world = self.0.borrow();
-        let bytes = &world.files[*file].bytes;
+        let bytes = &world.files[opened.file].bytes;
         let rest = bytes.get(offset as usize..).unwrap_or_default();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
@@ -135,34 +192,24 @@ impl Disk for Simulated {
     }
 
     fn chain(&self, path: &Path, _: bool) -> io::Result<Option<Vec<Seen>>> {
-        let world = self.0.borrow();
-        let prefix = format!("{}.", path.display());
+        let world = &mut *self.0.borrow_mut();
         let seen = |(name, file): (&PathBuf, &usize)| Seen {
             path: name.clone(),
             meta: world.meta(*file),
+            is_numbered: false,
         };
-        let number = |seen: &Seen| {
-            seen.path
-                .extension()
-                .and_then(|end| end.to_str()?.parse::<u64>().ok())
-        };
-        let is_rotated = |name: &Path| name.display().to_string().starts_with(&prefix);
-        let mut chain: Vec<Seen> = world
-            .names
-            .iter()
-            .filter(|(name, _)| is_rotated(name))
-            .map(seen)
-            .collect();
-        chain.sort_by_key(|seen| {
-            let born = seen.meta.identity.born;
-            (seen.meta.written_ns, born, std::cmp::Reverse(number(seen)))
-        });
-        chain.extend(world.names.get_key_value(path).map(seen));
+        let mut chain = by_age(path, world.names.iter().map(seen).collect());
+        let present = world.names.get_key_value(path).map(seen);
+        world.note_undecided(path, &chain);
+        chain.extend(present);
         Ok(Some(chain))
     }
 
-    fn times(&self, _: &Path, _: u64) -> Times {
-        Times::default()
+    fn times(&self, path: &Path, _: u64) -> Times {
+        let world = self.0.borrow();
+        let records = world.indexes.get(path).into_iter().flatten();
+        let bytes: Vec<u8> = records.flat_map(|(offset, at)| record(*offset, *at)).collect();
+        Times::parse(&bytes)
     }
 }
 
@@ -192,7 +239,8 @@ impl Writer {
 }
 
 impl Writer {
-    pub(super) fn write(&mut self, world: &mut World, dice: &mut Dice) {
+    /// The file that it writes to.
+    fn opened(&mut self, world: &mut World, dice: &mut Dice) -> usize {
         let file = match self.file {
             Some(file) => file,
             None => match world.names.get(&self.path) {
@@ -201,6 +249,25 @@ impl Writer {
             },
         };
         self.file = Some(file);
+        file
+    }
+
+    /// Writes this, and notes when.
+    pub(super) fn append(&mut self, world: &mut World, dice: &mut Dice, text: &str) {
+        let file = self.opened(world, dice);
+        let now_ns = world.now_ns / 4_000_000 * 4_000_000;
+        let data = &mut world.files[file];
+        let index = world.indexes.entry(self.path.clone()).or_default();
+        index.push((data.bytes.len() as u64, world.now_ns / 1_000_000));
+        if index.len() > INDEXED {
+            index.drain(..INDEXED / 2);
+        }
+        data.bytes.extend_from_slice(text.as_bytes());
+        data.written_ns = now_ns;
+    }
+
+    pub(super) fn write(&mut self, world: &mut World, dice: &mut Dice) {
+        let file = self.opened(world, dice);
         let mut text = String::new();
         if let Some((number, begun, _, rest)) = self.unfinished.take() {
             text.push_str(&rest);
@@ -229,10 +296,7 @@ impl Writer {
             }
             text.push_str(&line);
         }
-        let now_ns = world.now_ns / 4_000_000 * 4_000_000;
-        let data = &mut world.files[file];
-        data.bytes.extend_from_slice(text.as_bytes());
-        data.written_ns = now_ns;
+        self.append(world, dice, &text);
     }
 
     fn numbered(&self, number: u64) -> PathBuf {
@@ -266,7 +330,7 @@ impl Writer {
         if let Some(file) = world.names.remove(&self.path) {
             self.rotations += 1;
             world.names.insert(
-                format!("{}.date{}", self.path.display(), self.rotations).into(),
+                format!("{}-{}", self.path.display(), 20_260_000 + self.rotations).into(),
                 file,
             );
             if dice.one_in(2) {
