@@ -11,6 +11,7 @@ pub mod machine;
 pub mod namespace;
 pub mod outside;
 pub mod place;
+pub mod posted;
 pub mod process;
 pub mod raw;
 pub mod site;

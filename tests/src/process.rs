@@ -1,7 +1,8 @@
 //! Processes by pid.
 
 use std::fs;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Sends a signal, named as for kill(1): `KILL`.
 ///
@@ -64,4 +65,23 @@ pub fn first_child(pid: u32) -> Option<u32> {
 pub fn name(pid: u32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     name.trim().to_owned()
+}
+
+/// Its root directory, as it is seen from here.
+#[must_use]
+pub fn root(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("root")
+}
+
+/// A command in the namespaces of a process, at its root and without the environment of the test. The caller adds the words that are run.
+#[must_use]
+pub fn inside(pid: u32) -> Command {
+    let mut command = Command::new("nsenter");
+    command
+        .args(["--target", &pid.to_string()])
+        .args(["--mount", "--pid", "--ipc", "--cgroup", "--"])
+        .args(["env", "-i", "PATH=/usr/sbin:/usr/bin"])
+        .current_dir("/")
+        .stdin(Stdio::null());
+    command
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::{kill, terminate};
 use rpm_e2e::place::Place;
-use rpm_e2e::process::{first_child, name};
+use rpm_e2e::process::{first_child, inside, name, root};
 use rpm_testkit::{Kind, Port, Report, Rpm, get, repository, skip, wait_until};
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ struct Container {
     outside: Option<Child>,
     /// The number that its process 1 has outside.
     init: u32,
-    files: Place,
+    _files: Place,
     _root: Place,
 }
 
@@ -47,7 +47,7 @@ impl Container {
             skip(test, "only root can make the namespaces");
             return None;
         }
-        let (root, files, rpm) = (Place::new(), Place::new(), Rpm::new());
+        let (place, files, rpm) = (Place::new(), Place::new(), Rpm::new());
         files.write("app.js", APP);
         let mut strip = Command::new("objcopy");
         strip
@@ -58,7 +58,7 @@ impl Container {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc"])
-            .args([&script, root.path(), files.path()])
+            .args([&script, place.path(), files.path()])
             .args([
                 &format!("PORT={port}"),
                 "RPM_HOME=/tmp/rpm",
@@ -79,8 +79,8 @@ impl Container {
         let container = Container {
             outside: Some(outside),
             init: init.expect("it runs"),
-            files,
-            _root: root,
+            _files: files,
+            _root: place,
         };
         let serves = || get(port.number(), "/").is_ok();
         wait_until("it serves", BOUND, serves, |serves| *serves);
@@ -89,33 +89,17 @@ impl Container {
 
     /// As `docker exec` does it.
     fn exec(&self, words: &[&str]) -> Output {
-        let mut command = Command::new("nsenter");
+        let mut command = inside(self.init);
         command
-            .args([
-                "--target",
-                &self.init.to_string(),
-                "--mount",
-                "--pid",
-                "--ipc",
-                "--",
-            ])
             .args(["setpriv", "--reuid=10001", "--regid=10001", "--clear-groups"])
-            .args([
-                "env",
-                "-i",
-                "PATH=/usr/bin:/bin",
-                "RPM_HOME=/tmp/rpm",
-                "/app/rpmx",
-            ])
-            .args(words)
-            .current_dir(self.files.path())
-            .stdin(Stdio::null());
+            .args(["env", "RPM_HOME=/tmp/rpm", "/app/rpmx"])
+            .args(words);
         command.output().expect("nsenter runs")
     }
 
     /// Processes that have ended, and that nobody has waited for.
     fn zombies(&self) -> usize {
-        let processes = std::fs::read_dir(format!("/proc/{}/root/proc", self.init)).expect("it has a /proc");
+        let processes = std::fs::read_dir(root(self.init).join("proc")).expect("it has a /proc");
         let zombie = |path: std::path::PathBuf| {
             std::fs::read_to_string(path.join("stat")).is_ok_and(|stat| stat.contains(") Z "))
         };
@@ -168,7 +152,7 @@ fn any_user_on_a_root_that_is_read_only() {
 
     let number = port.number();
     let request = std::thread::spawn(move || get(number, "/slow"));
-    let asked = format!("/proc/{}/root/tmp/asked", container.init);
+    let asked = root(container.init).join("tmp/asked");
     let asked = || std::fs::exists(&asked).is_ok_and(|exists| exists);
     wait_until("a request is in flight", BOUND, asked, |asked| *asked);
     terminate(container.init);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rpm_e2e::outside::{kill, kill_daemon};
 use rpm_e2e::place::Place;
+use rpm_e2e::posted::Posted;
 use rpm_testkit::{Port, Rpm, get, wait_for, wait_until};
 use serde_json::{Value, json};
 
@@ -94,27 +95,14 @@ fn serve(receivers: &Arc<Receivers>, with: fn(&Receivers, TcpStream) -> io::Resu
 fn http(receivers: &Receivers, client: TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut client = client;
-    loop {
-        let (mut first, mut line, mut length, mut is_known) = (String::new(), String::new(), 0, false);
-        if reader.read_line(&mut first)? == 0 {
-            return Ok(());
-        }
-        while reader.read_line(&mut line)? > 2 {
-            let field = line.to_ascii_lowercase();
-            if let Some(value) = field.strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
-            }
-            is_known |= field.trim() == "authorization: bearer s3cret";
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
+    while let Some(posted) = Posted::read(&mut reader)? {
+        let length = posted.body.len();
         assert!(length < 2_000_000, "{length} bytes");
-        let path = first.split(' ').nth(1).unwrap_or_default();
+        let is_known = posted.has("authorization: bearer s3cret");
         let (status, answer) = match receivers.away.load(Ordering::SeqCst) {
             _ if !is_known => ("401 Unauthorized", "who is Bearer nobody?".to_owned()),
             true => ("503 Service Unavailable", "away".to_owned()),
-            false => ("200 OK", take(receivers, path, &body)),
+            false => ("200 OK", take(receivers, posted.path(), &posted.body)),
         };
         write!(
             client,
@@ -122,6 +110,7 @@ fn http(receivers: &Receivers, client: TcpStream) -> io::Result<()> {
             answer.len()
         )?;
     }
+    Ok(())
 }
 
 /// Something else than a receiver: it says what it was asked for, as it came and decoded.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::outside::kill;
 use rpm_e2e::place::Place;
-use rpm_e2e::process::{first_child, name};
+use rpm_e2e::process::{first_child, inside, name};
 use rpm_testkit::{Kind, Port, Report, Rpm, get, repository, skip, wait_until};
 
 /// For systemd to be up, and for whatever it is asked to do.
@@ -66,21 +66,8 @@ impl System {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .args([
-                "--target",
-                &self.init.to_string(),
-                "--mount",
-                "--pid",
-                "--ipc",
-                "--cgroup",
-                "--",
-            ])
-            .args(["env", "-i", "PATH=/usr/sbin:/usr/bin"])
-            .args(words)
-            .current_dir("/")
-            .stdin(Stdio::null());
+        let mut command = inside(self.init);
+        command.args(words);
         command
     }
 

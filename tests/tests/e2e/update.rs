@@ -21,6 +21,15 @@ fn web(name: &str, port: &Port) -> App {
     App::cluster(name, "2").args(["--name", "web"]).port(port)
 }
 
+/// Clients of each kind that the proxy serves.
+fn of_the_proxy(port: &Port) -> Clients {
+    let load = |kind| Load {
+        kind,
+        ..beside(port, CLIENTS)
+    };
+    Clients::of(&[Kind::KeepAlive, Kind::NewConnection, Kind::Http2].map(load))
+}
+
 /// The facts that must not change.
 fn facts(rpm: &Rpm) -> Vec<(u32, Option<u32>, u32)> {
     let facts = |it: &Process| (it.id, it.pid, it.restarts);
@@ -61,11 +70,7 @@ fn updated_under_load(rpm: &Rpm) {
 fn clients_of_the_proxy_notice_nothing_either() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     web("hello.js", &port).args(["--balance", "proxy"]).start(&rpm);
-    let load = |kind| Load {
-        kind,
-        ..beside(&port, CLIENTS)
-    };
-    let clients = Clients::of(&[Kind::KeepAlive, Kind::NewConnection, Kind::Http2].map(load));
+    let clients = of_the_proxy(&port);
     clients.wait_ok(SOME);
     let before = facts(&rpm);
     for _ in 0..3 {
@@ -210,11 +215,7 @@ fn one_that_leaves_its_apps_is_not_missed() {
 fn clients_of_the_proxy_do_not_miss_it() {
     let (rpm, port) = (Rpm::new(), Port::reserve());
     web("hello.js", &port).args(["--balance", "proxy"]).start(&rpm);
-    let load = |kind| Load {
-        kind,
-        ..beside(&port, CLIENTS)
-    };
-    let clients = Clients::of(&[Kind::KeepAlive, Kind::NewConnection, Kind::Http2].map(load));
+    let clients = of_the_proxy(&port);
     let before = facts(&rpm);
     for _ in 0..3 {
         clients.wait_ok(SOME);

@@ -1,11 +1,12 @@
 //! A receiver of OTLP, and what it was sent.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rpm_e2e::posted::Posted;
 use serde_json::{Value, json};
 
 /// What no body may have: it is in header fields and in queries.
@@ -38,26 +39,13 @@ impl Receiver {
 
     fn serve(&self, mut client: TcpStream) -> io::Result<()> {
         let mut reader = BufReader::new(client.try_clone()?);
-        loop {
-            let (mut first, mut line, mut length, mut is_known) = (String::new(), String::new(), 0, false);
-            if reader.read_line(&mut first)? == 0 {
-                return Ok(());
-            }
-            while reader.read_line(&mut line)? > 2 {
-                let field = line.to_ascii_lowercase();
-                if let Some(value) = field.strip_prefix("content-length:") {
-                    length = value.trim().parse().expect("a length");
-                }
-                is_known |= field.trim() == "authorization: bearer s3cret";
-                line.clear();
-            }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body)?;
+        while let Some(posted) = Posted::read(&mut reader)? {
+            let is_known = posted.has("authorization: bearer s3cret");
             self.is_unknown.fetch_or(!is_known, Ordering::SeqCst);
             let status = match self.status.load(Ordering::SeqCst) {
                 0 => {
-                    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-                    let body = String::from_utf8(body).expect("text");
+                    let path = posted.path().to_owned();
+                    let body = String::from_utf8(posted.body).expect("text");
                     self.bodies.lock().expect("nobody panics").push((path, body));
                     200
                 }
@@ -65,6 +53,7 @@ impl Receiver {
             };
             write!(client, "HTTP/1.1 {status} said\r\ncontent-length: 2\r\n\r\n{{}}")?;
         }
+        Ok(())
     }
 
     pub(super) fn answer(&self, status: u16) {
