@@ -46,6 +46,7 @@ fn is_heard(rpm: &Rpm, while_what: &str) {
 
 fn is_small(rpm: &Rpm, while_what: &str) {
     let bytes = own_bytes(rpm.daemon_pid().expect("it runs"));
+    println!("{while_what}: {} KiB", bytes >> 10);
     assert!(bytes < BYTES, "{while_what}: {bytes} bytes");
     let log = rpm.log();
     let last: Vec<&str> = log.lines().rev().take(20).collect();

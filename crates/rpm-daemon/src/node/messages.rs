@@ -20,8 +20,12 @@ use crate::workers::worker::Workers;
 /// Those who follow at a time.
 const SUBSCRIBERS: usize = 32;
 
-/// Bytes that wait for a subscriber that does not read; messages beyond that are counted and dropped. A message has 1 MiB at most.
+/// Memory that waits for a subscriber that does not read; messages beyond that are counted and dropped. A message has 1 MiB at most.
 const BACKLOG_BYTES: usize = 4 << 20;
+
+/// What a line takes beside its text: a place in the queue, its count of owners, and what the allocator rounds up. Most messages are shorter
+/// than that.
+const LINE_OVERHEAD: usize = 160;
 
 /// The longest message that is sent, as the longest that is received.
 const MESSAGE_LIMIT: usize = 1 << 20;
@@ -32,7 +36,7 @@ pub(crate) struct Subscribers(Vec<Subscriber>);
 
 struct Subscriber {
     to: mpsc::UnboundedSender<Bytes>,
-    /// Bytes that it has not taken yet.
+    /// Memory of the lines that it has not taken yet.
     waiting: Arc<AtomicUsize>,
     /// Messages that were dropped since it was last sent one.
     lost: u64,
@@ -48,7 +52,7 @@ impl Subscription {
     /// The next line. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         let line = self.from.recv().await?;
-        self.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+        self.waiting.fetch_sub(memory_of(&line), Ordering::Relaxed);
         Some(line)
     }
 }
@@ -68,14 +72,18 @@ impl Subscriber {
             lost => [line_of(&json!({ "lost": lost })), line].concat().into(),
         };
         let waiting = self.waiting.load(Ordering::Relaxed);
-        if waiting + line.len() > BACKLOG_BYTES {
+        if waiting + memory_of(&line) > BACKLOG_BYTES {
             return false;
         }
-        self.waiting.fetch_add(line.len(), Ordering::Relaxed);
+        self.waiting.fetch_add(memory_of(&line), Ordering::Relaxed);
         // One that has gone is removed with the next message.
         let _ = self.to.send(line);
         true
     }
+}
+
+fn memory_of(line: &Bytes) -> usize {
+    line.len() + LINE_OVERHEAD
 }
 
 fn line_of(of: &Value) -> Bytes {
@@ -187,17 +195,21 @@ mod tests {
     async fn a_subscriber_that_does_not_read_loses_messages_and_hears_how_many() {
         let mut subscribers = Subscribers::default();
         let mut subscription = subscribers.add().expect("room");
-        let message = Bytes::from(vec![b'x'; 1 << 20]);
+        let message = Bytes::from(vec![b'x'; (1 << 20) - LINE_OVERHEAD]);
         for _ in 0..7 {
             subscribers.0[0].send(&message);
         }
         for _ in 0..4 {
-            assert_eq!(subscription.next().await.expect("a line").len(), 1 << 20);
+            assert_eq!(subscription.next().await.expect("a line"), message);
         }
         assert_eq!(subscription.waiting.load(Ordering::Relaxed), 0);
         subscribers.0[0].send(&Bytes::from_static(b"{}\n"));
         let next = subscription.next().await.expect("a line");
         assert_eq!(next, Bytes::from_static(b"{\"lost\":3}\n{}\n"));
+        // Short ones take mostly what is around them.
+        let short = Bytes::from_static(b"{}\n");
+        (0..BACKLOG_BYTES).for_each(|_| subscribers.0[0].send(&short));
+        assert!(subscription.from.len() * LINE_OVERHEAD <= BACKLOG_BYTES);
         drop(subscription);
         assert!((0..SUBSCRIBERS).all(|_| subscribers.add().is_some_and(|kept| {
             std::mem::forget(kept);
