@@ -13,6 +13,7 @@ mod table;
 mod values;
 
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -136,15 +137,25 @@ pub struct Client {
 pub struct Usage(clap::Error);
 
 impl Usage {
-    /// Prints it where it belongs. Exit code 0 for help and version, otherwise 1 as under PM2.
+    /// Prints it where it belongs. Exit code 0 for help and version, otherwise 1 as under PM2. `commit` is what the program was built from.
     #[must_use]
-    pub fn report(&self) -> ExitCode {
-        // If standard error is closed, there is nowhere to report it.
-        let _ = self.0.print();
+    pub fn report(&self, commit: Option<&str>) -> ExitCode {
+        // If standard output or error is closed, there is nowhere to report it.
+        let _ = match self.version(commit) {
+            Some(version) => io::stdout().write_all(version.as_bytes()),
+            None => self.0.print(),
+        };
         match self.0.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
             _ => ExitCode::FAILURE,
         }
+    }
+
+    /// `rpm 0.1.0 (1234abcde 2026-11-30)`, if it was asked for and the commit is known.
+    fn version(&self, commit: Option<&str>) -> Option<String> {
+        let asked = self.0.kind() == ErrorKind::DisplayVersion;
+        let commit = commit.filter(|_| asked)?;
+        Some(format!("{} ({commit})\n", self.0.to_string().trim_end()))
     }
 }
 

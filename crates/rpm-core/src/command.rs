@@ -8,7 +8,7 @@ use crate::apps::{App, Instance, State};
 use crate::core::{Core, MAX_INSTANCES, Timer};
 use crate::protocol::{AppConfig, Command, Failure, Notice, Output};
 use crate::restart::AfterExit;
-use crate::restart::Life;
+use crate::restart::Lifetime;
 use crate::rollout::ReloadRequest;
 use crate::tickets::{Goal, Reached, Scaling};
 use crate::{AppId, InstanceId, Ticket};
@@ -255,8 +255,8 @@ impl Core {
         instance.record_mut().forgive();
         match instance.state() {
             State::Running { worker } => {
-                let life = self.workers.get(worker).map(|worker| worker.life(self.now));
-                if let Some(Life::Ready { .. }) = life {
+                let life = self.workers.get(worker).map(|worker| worker.lifetime(self.now));
+                if let Some(Lifetime::Ready { .. }) = life {
                     instance.record_mut().count_restart();
                 }
                 self.terminate_running(id, worker, AfterExit::Restart);

@@ -16,7 +16,7 @@ impl Core {
             return;
         };
         let record = instance.record_mut();
-        let life = worker.life(self.now);
+        let life = worker.lifetime(self.now);
         let then = match record.judge_exit(exit, life, &worker.config.policy, &mut self.rng) {
             Verdict::Now => {
                 record.count_restart();

@@ -1,7 +1,7 @@
 //! Connections that the shell hands to workers one by one: who gets one, how many a worker may have that it has not answered, and what
 //! becomes of those whose worker refuses them or dies.
 //!
-//! [`Handoffs`] stands beside the core, as the [`Sampler`](crate::Sampler) does. It keeps the connections, and never looks at one: accepting
+//! [`Handoffs`] stands beside the core, as the [`QueueSampler`](crate::QueueSampler) does. It keeps the connections, and never looks at one: accepting
 //! them, sending them and reading from them is the shell's business. A connection is kept until its worker has accepted it. If the worker
 //! refuses it, or dies before it has read from it, another one gets it.
 

@@ -5,7 +5,7 @@
 //! that matters (steer away before close, close before signal). It knows no clock, no descriptor, no
 //! process: only the ids in [`ids`] and the [`Tick`] that the shell passes in.
 //!
-//! Smaller machines stand beside it, and share no state with it: [`Sampler`] (when to look at the accept queues),
+//! Smaller machines stand beside it, and share no state with it: [`QueueSampler`] (when to look at the accept queues),
 //! [`witness::Drains`] (whether a draining worker has anything left), [`handoff::Handoffs`] (which worker gets a connection that the shell
 //! hands over) and [`memory::MemoryLimits`] (which instance is replaced for its memory).
 //!
@@ -35,7 +35,7 @@ mod core;
 mod crash;
 mod deadlines;
 mod drain;
-mod footprint;
+mod early_addresses;
 pub mod handoff;
 pub mod ids;
 mod invariants;
@@ -43,16 +43,16 @@ pub mod memory;
 mod promotion;
 mod proof;
 pub mod protocol;
+pub mod queue_sampler;
 mod readiness;
 mod reload;
 mod restart;
 mod rng;
 mod rollout;
-mod room;
-pub mod sampler;
 pub mod snapshot;
 mod steering;
 mod supervise;
+mod surge;
 pub mod takeover;
 mod terminate;
 mod tick;
@@ -65,7 +65,7 @@ mod workers;
 pub use crate::core::{Core, MAX_INSTANCES};
 pub use ids::{AppId, Generation, GroupId, InstanceId, Revision, SlotId, Ticket, WorkerId};
 pub use invariants::Violation;
-pub use sampler::Sampler;
+pub use queue_sampler::QueueSampler;
 pub use tick::Tick;
 pub use view::{
     AppView, EndsFor, InstanceView, LeavingPhase, LeavingView, OpenSlot, RefusesNew, ReloadView, StateView,

@@ -1,6 +1,6 @@
 //! Limits of memory: which instances are replaced because their process has more than it may, and how.
 //!
-//! [`MemoryLimits`] stands beside the core, as the [`Sampler`](crate::Sampler) does: the shell samples and gives the core the command that
+//! [`MemoryLimits`] stands beside the core, as the [`QueueSampler`](crate::QueueSampler) does: the shell samples and gives the core the command that
 //! follows.
 
 use alloc::collections::BTreeMap;

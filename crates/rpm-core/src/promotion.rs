@@ -26,7 +26,7 @@ impl Core {
             signalled: candidate.signalled,
         };
         let instance = self.instances.get(worker.instance);
-        let former = instance.and_then(Instance::footprint);
+        let former = instance.and_then(Instance::early_addresses);
         let serves = |group| {
             let slots = self.steering.slots_of(worker.instance, id);
             let in_group = |slot| self.steering.group_of(slot) == Some(group);

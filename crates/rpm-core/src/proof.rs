@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use crate::footprint::Footprint;
+use crate::early_addresses::EarlyAddresses;
 use crate::protocol::{AppConfig, Readiness};
 use crate::{GroupId, Tick};
 
@@ -33,7 +33,7 @@ pub(crate) struct Evidence<'a> {
 /// whether the candidate serves an address now.
 pub(crate) fn assess(
     evidence: Evidence<'_>,
-    former: Option<&Footprint>,
+    former: Option<&EarlyAddresses>,
     serves: impl Fn(GroupId) -> bool,
     now: Tick,
 ) -> Proof {
@@ -52,7 +52,7 @@ pub(crate) fn assess(
 }
 
 /// How long to wait for the worker's signal, and whether being alive is then enough.
-fn term(config: &AppConfig, former: Option<&Footprint>) -> (Duration, bool) {
+fn term(config: &AppConfig, former: Option<&EarlyAddresses>) -> (Duration, bool) {
     let policy = &config.policy;
     match (config.readiness, former) {
         (Readiness::Executed, _) | (Readiness::Runs, None) => (policy.min_uptime, true),

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use crate::core::{Core, Timer};
-use crate::footprint::Footprint;
+use crate::early_addresses::EarlyAddresses;
 use crate::protocol::{Failure, Notice, Readiness};
 use crate::restart::AfterExit;
 use crate::restart::Verdict;
@@ -208,9 +208,9 @@ impl Core {
         if !is_measure {
             return;
         }
-        let footprint = worker.footprint.clone();
+        let early_addresses = worker.early_addresses.clone();
         if let Some(instance) = self.instances.get_mut(of) {
-            instance.set_footprint(footprint);
+            instance.set_early_addresses(early_addresses);
         }
         if let Some(candidate) = self.candidate(of) {
             self.review(candidate);
@@ -238,7 +238,7 @@ impl Core {
         let Some(worker) = self.workers.get(id) else {
             return;
         };
-        let (id_of_instance, life) = (worker.instance, worker.life(self.now));
+        let (id_of_instance, life) = (worker.instance, worker.lifetime(self.now));
         let Some(instance) = self.instances.get_mut(id_of_instance) else {
             return;
         };
@@ -263,14 +263,14 @@ impl Core {
         let Some(instance) = self.instances.get(id) else {
             return false;
         };
-        if let Some(own) = instance.footprint() {
+        if let Some(own) = instance.early_addresses() {
             return own.is_silent();
         }
         let others = self
             .instances
             .values()
             .filter(|other| other.app() == instance.app());
-        let mut known = others.filter_map(|other| other.footprint()).peekable();
-        known.peek().is_some() && known.all(Footprint::is_silent)
+        let mut known = others.filter_map(|other| other.early_addresses()).peekable();
+        known.peek().is_some() && known.all(EarlyAddresses::is_silent)
     }
 }

@@ -278,7 +278,7 @@ impl Core {
         let (Some(worker), Some(instance)) = (self.workers.get(own), self.instances.get_mut(id)) else {
             return false;
         };
-        instance.set_footprint(worker.footprint.clone());
+        instance.set_early_addresses(worker.early_addresses.clone());
         matches!(worker.state(), WorkerState::Ready { silent: true, .. })
     }
 

@@ -16,18 +16,18 @@ const EXP_FORGET: Duration = Duration::from_secs(30);
 
 /// The life of a worker that ended without being asked to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Life {
+pub(crate) enum Lifetime {
     /// It was never ready.
     NeverReady,
     /// It was ready: time since its process was spawned, and since it was ready.
     Ready { uptime: Duration, online: Duration },
 }
 
-impl Life {
+impl Lifetime {
     fn is_young(self, policy: &RestartPolicy) -> bool {
         match self {
-            Life::NeverReady => true,
-            Life::Ready { uptime, .. } => uptime < policy.min_uptime,
+            Lifetime::NeverReady => true,
+            Lifetime::Ready { uptime, .. } => uptime < policy.min_uptime,
         }
     }
 }
@@ -105,7 +105,7 @@ impl Record {
     pub(crate) fn judge_exit(
         &mut self,
         exit: Option<Exit>,
-        life: Life,
+        life: Lifetime,
         policy: &RestartPolicy,
         rng: &mut Rng,
     ) -> Verdict {
@@ -119,7 +119,7 @@ impl Record {
     }
 
     /// As [`Record::judge_exit`], without looking at the exit code.
-    pub(crate) fn judge(&mut self, life: Life, policy: &RestartPolicy, rng: &mut Rng) -> Verdict {
+    pub(crate) fn judge(&mut self, life: Lifetime, policy: &RestartPolicy, rng: &mut Rng) -> Verdict {
         self.credit(life, policy);
         if !policy.autorestart {
             return Verdict::Stopped;
@@ -137,8 +137,8 @@ impl Record {
         }
     }
 
-    fn credit(&mut self, life: Life, policy: &RestartPolicy) {
-        if let Life::Ready { uptime, online } = life {
+    fn credit(&mut self, life: Lifetime, policy: &RestartPolicy) {
+        if let Lifetime::Ready { uptime, online } = life {
             if online >= policy.min_uptime {
                 self.unstable = 0;
             }
@@ -196,7 +196,7 @@ pub(crate) fn grown(delay: Duration, cap: Duration) -> Duration {
 mod tests {
     use super::*;
 
-    const MATURE: Life = Life::Ready {
+    const MATURE: Lifetime = Lifetime::Ready {
         uptime: Duration::from_secs(5),
         online: Duration::from_secs(5),
     };
@@ -214,7 +214,7 @@ mod tests {
     }
 
     /// Feeds `lives` to a fresh record and compares each verdict's delay.
-    fn assert_delays(policy: &RestartPolicy, lives: &[(Life, u64)]) {
+    fn assert_delays(policy: &RestartPolicy, lives: &[(Lifetime, u64)]) {
         let (mut record, mut rng) = (Record::default(), Rng::new(1));
         for (step, &(life, wanted)) in lives.iter().enumerate() {
             let verdict = record.judge(life, policy, &mut rng);
@@ -227,9 +227,9 @@ mod tests {
 
     #[test]
     fn built_in_scale_grows_to_its_cap_and_resets() {
-        let young = Life::NeverReady;
+        let young = Lifetime::NeverReady;
         let wanted = [50, 75, 112, 168, 253, 379, 500, 500];
-        let mut lives: Vec<(Life, u64)> = wanted.iter().map(|&delay| (young, delay)).collect();
+        let mut lives: Vec<(Lifetime, u64)> = wanted.iter().map(|&delay| (young, delay)).collect();
         lives.extend([(MATURE, 0), (young, 50), (young, 75)]);
         assert_delays(&RestartPolicy::default(), &lives);
     }
@@ -241,15 +241,15 @@ mod tests {
             max_restarts: 99,
             ..RestartPolicy::default()
         };
-        let half_minute = Life::Ready {
+        let half_minute = Lifetime::Ready {
             uptime: ms(30_000),
             online: ms(29_000),
         };
-        let almost = Life::Ready {
+        let almost = Lifetime::Ready {
             uptime: ms(29_999),
             online: ms(29_000),
         };
-        let young = Life::NeverReady;
+        let young = Lifetime::NeverReady;
         let lives = [
             (young, 4000),
             (MATURE, 6000),
@@ -272,23 +272,27 @@ mod tests {
         };
         assert_delays(
             &policy,
-            &[(Life::NeverReady, 300), (MATURE, 300), (Life::NeverReady, 300)],
+            &[
+                (Lifetime::NeverReady, 300),
+                (MATURE, 300),
+                (Lifetime::NeverReady, 300),
+            ],
         );
     }
 
     #[test]
     fn an_exit_is_young_by_uptime_or_when_never_ready() {
         let cases = [
-            (Life::NeverReady, 1),
+            (Lifetime::NeverReady, 1),
             (
-                Life::Ready {
+                Lifetime::Ready {
                     uptime: ms(999),
                     online: ms(998),
                 },
                 1,
             ),
             (
-                Life::Ready {
+                Lifetime::Ready {
                     uptime: ms(1000),
                     online: ms(10),
                 },
@@ -308,7 +312,7 @@ mod tests {
             unstable: 3,
             ..Record::default()
         };
-        let slow_start = Life::Ready {
+        let slow_start = Lifetime::Ready {
             uptime: ms(3000),
             online: ms(999),
         };
@@ -327,7 +331,7 @@ mod tests {
             };
             let (mut record, mut rng) = (Record::default(), Rng::new(1));
             let mut failures = 1;
-            while record.judge(Life::NeverReady, &policy, &mut rng) != Verdict::Errored {
+            while record.judge(Lifetime::NeverReady, &policy, &mut rng) != Verdict::Errored {
                 failures += 1;
             }
             assert_eq!(failures, limit.max(1));
@@ -341,7 +345,7 @@ mod tests {
             max_restarts: 0,
             ..RestartPolicy::default()
         };
-        for life in [Life::NeverReady, MATURE] {
+        for life in [Lifetime::NeverReady, MATURE] {
             let verdict = Record::default().judge(life, &policy, &mut Rng::new(1));
             assert_eq!(verdict, Verdict::Stopped);
         }
@@ -364,7 +368,7 @@ mod tests {
         let (mut record, mut rng) = (Record::default(), Rng::new(7));
         assert_eq!(record.backed_off(&policy), None, "none yet");
         for wanted in [100, 150, 225] {
-            record.judge(Life::NeverReady, &policy, &mut rng);
+            record.judge(Lifetime::NeverReady, &policy, &mut rng);
             assert_eq!(record.backed_off(&policy), Some(ms(wanted)));
         }
         assert_eq!(

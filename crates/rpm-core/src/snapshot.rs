@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 pub use crate::apps::State as InstanceState;
-pub use crate::footprint::Footprint;
+pub use crate::early_addresses::EarlyAddresses;
 pub use crate::restart::{AfterExit, Record};
 pub use crate::rollout::{Aim, Predecessor, Proved};
 pub use crate::steering::{Flow, Rescued, Role, Slot, Tenant};
@@ -108,7 +108,7 @@ pub struct Instance {
     /// How its last process ended.
     pub last_exit: Option<Exit>,
     /// What its last ready worker served; `None`: it never had one.
-    pub footprint: Option<Footprint>,
+    pub early_addresses: Option<EarlyAddresses>,
 }
 
 /// A supervised process.
@@ -125,7 +125,7 @@ pub struct Worker {
     /// It has answered a probe.
     pub answers: bool,
     /// What it opened early in its life.
-    pub footprint: Footprint,
+    pub early_addresses: EarlyAddresses,
     /// The shared sockets that it uses.
     pub shared: BTreeSet<crate::GroupId>,
     /// When the slots are closed that it did not take over from its predecessor, if there are any.
@@ -201,7 +201,7 @@ impl Core {
                 config: configs.name(&worker.config),
                 state: worker.state(),
                 answers: worker.answers,
-                footprint: worker.footprint.clone(),
+                early_addresses: worker.early_addresses.clone(),
                 shared: worker.shared.clone(),
                 unclaimed_until: self.timers.get(Timer::Unclaimed(id)),
                 drained: self.drained_but_needed.contains(&id),
@@ -312,7 +312,7 @@ impl Core {
         let config = snapshot.config(worker.config)?;
         let mut restored = crate::workers::Worker::new(instance, worker.generation, config, worker.state);
         restored.answers = worker.answers;
-        restored.footprint = worker.footprint.clone();
+        restored.early_addresses = worker.early_addresses.clone();
         restored.shared = worker.shared.clone();
         self.workers.insert(id, restored);
         Ok(())

@@ -1,6 +1,6 @@
 //! Whether a draining worker has anything left: who says it, and when that is believed.
 //!
-//! [`Drains`] stands beside the core, as the [`Sampler`](crate::Sampler) does. The shell looks (at queues, at what agents report, at the
+//! [`Drains`] stands beside the core, as the [`QueueSampler`](crate::QueueSampler) does. The shell looks (at queues, at what agents report, at the
 //! kernel's table of connections) and says what it has seen; this decides what must be looked at next, what an agent must be told, and when
 //! [`Input::Drained`](crate::protocol::Input::Drained) or [`Input::DrainFailed`](crate::protocol::Input::DrainFailed) is true. How an agent
 //! is spoken to and how the kernel is asked is the shell's business.

@@ -29,7 +29,6 @@ use crate::persist::state::Unreadable;
 use crate::persist::update::Succession;
 use crate::persist::{keeping, state, update};
 use crate::supervisor::{Means, Supervisor};
-use crate::workers::users::give_sockets;
 
 /// For another daemon to serve or to be gone. Shorter than its client waits for this one.
 const OWNED_WITHIN: Duration = Duration::from_secs(5);
@@ -115,9 +114,7 @@ fn begin(means: Means, unreadable: Option<Unreadable>) -> Result<Begun, BootErro
     let _ = std::fs::remove_file(home.asked());
     // What is kept belongs to nothing that is known.
     drop(means.keeper.take_rest());
-    let begun = Supervisor::new(means).map_err(step("start supervising"))?;
-    begun.0.journal.began();
-    Ok(begun)
+    Supervisor::new(means).map_err(step("start supervising"))
 }
 
 type Begun = (Supervisor, tokio::sync::mpsc::Receiver<Event>);
@@ -271,7 +268,7 @@ struct Hold<'a> {
 async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
     let (home, keeper, child_nofile) = (means.home.clone(), means.keeper.clone(), means.child_nofile);
     // What the daemon before had is taken back first: nobody is answered who could be told half of it.
-    let (mut supervisor, inbox) = match state::read(&home) {
+    let (supervisor, inbox) = match state::read(&home) {
         Ok(Some(stored)) => {
             Supervisor::take_over(means, stored).map_err(step("take over from the daemon before"))?
         }
@@ -279,7 +276,6 @@ async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
         Err(why) => begin(means, Some(why))?,
     };
     keeping::watch(keeper.clone());
-    give_sockets(supervisor.catalog(), &supervisor.listeners);
     let in_place = hold.listener.is_some();
     let listener = match hold.listener {
         Some(listener) => UnixListener::from_std(listener.into()).map_err(step("take the control socket"))?,
@@ -292,7 +288,7 @@ async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
             child_nofile,
         })
     };
-    supervisor.succession = Some(share().map_err(step("keep the control socket"))?);
+    let succession = share().map_err(step("keep the control socket"))?;
     let handle = supervisor.handle();
     agents::listen(&home.agent_socket(), handle.events.clone())
         .map_err(step("listen for the workers' agents"))?;
@@ -314,7 +310,8 @@ async fn serve(hold: Hold<'_>, means: Means) -> Result<(), BootError> {
     systemd::ready();
     // Until here the next daemon gets whatever is dropped.
     keeper.serve();
-    supervisor.run(inbox).await.map_err(step("run the event loop"))
+    let ran = supervisor.run(inbox, succession).await;
+    ran.map_err(step("run the event loop"))
 }
 
 /// Tells systemd, as often as it wants, that the supervisor takes events.

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             | Invocation::Mcp(_),
         ) => report(companion::become_it()),
         Ok(Invocation::Static(site)) => report(serve::run(&site)),
-        Err(usage) => usage.report(),
+        Err(usage) => usage.report(option_env!("RPM_COMMIT")),
     }
 }
 

@@ -210,7 +210,7 @@ fn a_full_disk_costs_the_logs_and_nothing_else() {
 }
 
 #[test]
-fn large_logs_are_put_aside_and_who_follows_misses_nothing() {
+fn large_logs_are_rotated_and_who_follows_misses_nothing() {
     let (rpm, place) = (Rpm::new(), Place::new());
     // A line per request, and a thousand at the end.
     place.write(

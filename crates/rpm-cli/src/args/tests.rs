@@ -307,20 +307,19 @@ fn help_and_version_carry_the_name_it_was_called_by() {
         assert!(!help.contains("daemon  "), "{help}");
         let help = error(&format!("{argv0} start --help"));
         assert!(help.contains(&format!("Usage: {name} start ")), "{help}");
-        assert_eq!(
-            error(&format!("{argv0} -v")),
-            format!("{name} {}\n", env!("CARGO_PKG_VERSION"))
-        );
-        assert_eq!(
-            error(&format!("{argv0} --version")),
-            error(&format!("{argv0} -v"))
-        );
+        for option in ["-v", "--version"] {
+            let asked = try_parse(&format!("{argv0} {option}")).expect_err("the version");
+            let version = format!("{name} {}", env!("CARGO_PKG_VERSION"));
+            assert_eq!(asked.0.to_string(), format!("{version}\n"));
+            let built = asked.version(Some("1234abcde 2026-11-30"));
+            assert_eq!(built, Some(format!("{version} (1234abcde 2026-11-30)\n")));
+        }
     }
 }
 
 #[test]
 fn exit_codes_of_usage() {
-    let code = |line: &str| format!("{:?}", try_parse(line).expect_err(line).report());
+    let code = |line: &str| format!("{:?}", try_parse(line).expect_err(line).report(None));
     assert_eq!(code("rpm --help"), format!("{:?}", ExitCode::SUCCESS));
     for line in ["rpm", "rpm nonsense", "rpm stop", "rpm start a.js --frobnicate"] {
         assert_eq!(code(line), format!("{:?}", ExitCode::FAILURE), "{line}");

@@ -2,7 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 
-use crate::footprint::Footprint;
+use crate::early_addresses::EarlyAddresses;
 use crate::protocol::Exit;
 use crate::restart::{AfterExit, Record};
 use crate::snapshot;
@@ -19,7 +19,7 @@ pub(crate) struct Instance {
     record: Record,
     last_exit: Option<Exit>,
     /// What its last ready worker served, unless a reload may still undo that; `None` if it never had one.
-    footprint: Option<Footprint>,
+    early_addresses: Option<EarlyAddresses>,
     /// Workers that drain, and terminated ones whose slots no successor inherits.
     leaving: BTreeSet<WorkerId>,
 }
@@ -109,7 +109,7 @@ impl Instance {
             state: State::Stopped,
             record: Record::default(),
             last_exit: None,
-            footprint: None,
+            early_addresses: None,
             leaving: BTreeSet::new(),
         }
     }
@@ -123,7 +123,7 @@ impl Instance {
             state: self.state,
             record: self.record,
             last_exit: self.last_exit,
-            footprint: self.footprint.clone(),
+            early_addresses: self.early_addresses.clone(),
         }
     }
 
@@ -133,7 +133,7 @@ impl Instance {
             state: from.state,
             record: from.record,
             last_exit: from.last_exit,
-            footprint: from.footprint.clone(),
+            early_addresses: from.early_addresses.clone(),
             ..Instance::new(from.app, from.number, from.generation)
         }
     }
@@ -166,8 +166,8 @@ impl Instance {
         self.last_exit
     }
 
-    pub(crate) fn footprint(&self) -> Option<&Footprint> {
-        self.footprint.as_ref()
+    pub(crate) fn early_addresses(&self) -> Option<&EarlyAddresses> {
+        self.early_addresses.as_ref()
     }
 
     pub(crate) fn leaving(&self) -> &BTreeSet<WorkerId> {
@@ -180,8 +180,8 @@ impl Instance {
     }
 
     /// Records what its last ready worker served.
-    pub(crate) fn set_footprint(&mut self, footprint: Footprint) {
-        self.footprint = Some(footprint);
+    pub(crate) fn set_early_addresses(&mut self, early_addresses: EarlyAddresses) {
+        self.early_addresses = Some(early_addresses);
     }
 
     /// Records how its process ended, if it had one.

@@ -11,9 +11,9 @@ use core::time::Duration;
 pub(crate) use self::state::Part;
 pub use self::state::{Candidate, Health, Intake, Kill, Place, Post, WorkerState};
 
-use crate::footprint::Footprint;
+use crate::early_addresses::EarlyAddresses;
 use crate::protocol::{AppConfig, Readiness};
-use crate::restart::Life;
+use crate::restart::Lifetime;
 use crate::{Generation, GroupId, InstanceId, Tick, WorkerId};
 
 /// One supervised process.
@@ -26,7 +26,7 @@ pub(crate) struct Worker {
     /// It has answered a probe, so it will answer again unless it is frozen.
     pub(crate) answers: bool,
     /// What it opened early in its life.
-    pub(crate) footprint: Footprint,
+    pub(crate) early_addresses: EarlyAddresses,
     /// The shared sockets that it uses.
     pub(crate) shared: BTreeSet<GroupId>,
     state: WorkerState,
@@ -49,7 +49,7 @@ impl Worker {
             generation,
             config,
             answers: false,
-            footprint: Footprint::default(),
+            early_addresses: EarlyAddresses::default(),
             shared: BTreeSet::new(),
             state,
         }
@@ -88,7 +88,7 @@ impl Worker {
             .state
             .spawned()
             .map_or(Duration::ZERO, |spawned| now - spawned);
-        self.footprint
+        self.early_addresses
             .opened(group, now, age, policy.listen_timeout, policy.reload_timeout);
     }
 
@@ -99,9 +99,9 @@ impl Worker {
     }
 
     /// Its life, if it ended now.
-    pub(crate) fn life(&self, now: Tick) -> Life {
+    pub(crate) fn lifetime(&self, now: Tick) -> Lifetime {
         match self.state {
-            WorkerState::Ready { spawned, since, .. } => Life::Ready {
+            WorkerState::Ready { spawned, since, .. } => Lifetime::Ready {
                 uptime: now - spawned,
                 online: now - since,
             },
@@ -110,7 +110,7 @@ impl Worker {
                 if self.config.readiness == Readiness::Listens && self.is_late(now) =>
             {
                 let uptime = now - spawned;
-                Life::Ready {
+                Lifetime::Ready {
                     uptime,
                     online: uptime.saturating_sub(self.config.policy.listen_timeout),
                 }
@@ -118,7 +118,7 @@ impl Worker {
             // Living was all that was expected of it, and it has lived for this long.
             WorkerState::Starting { spawned, .. } if self.config.readiness == Readiness::Runs => {
                 let uptime = now - spawned;
-                Life::Ready {
+                Lifetime::Ready {
                     uptime,
                     online: uptime,
                 }
@@ -129,7 +129,7 @@ impl Worker {
             | WorkerState::Candidate { .. }
             | WorkerState::Draining { .. }
             | WorkerState::Cancelled { .. }
-            | WorkerState::Terminating { .. } => Life::NeverReady,
+            | WorkerState::Terminating { .. } => Lifetime::NeverReady,
         }
     }
 }
@@ -200,7 +200,7 @@ impl Workers {
     /// It has closed an address by itself.
     pub(crate) fn closed(&mut self, id: WorkerId, group: GroupId) {
         if let Some(worker) = self.all.get_mut(&id) {
-            worker.footprint.closed(group);
+            worker.early_addresses.closed(group);
         }
     }
 

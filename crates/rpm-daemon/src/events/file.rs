@@ -9,7 +9,7 @@ use rpm_wire::events::{Event, FILE_BYTES, FILES, Head, LINE_BYTES};
 
 use crate::events::history::open_to_read;
 use crate::home::private_file;
-use crate::logs::aside::put_aside;
+use crate::logs::rotation::rotate;
 
 /// Files that are kept besides the one that is written to.
 const KEPT_FILES: u32 = FILES.len() as u32 - 1;
@@ -79,7 +79,7 @@ impl EventFile {
         self.open = self.open.take().filter(is_there);
         if self.open.as_ref().is_some_and(|open| open.len >= self.limit) {
             self.open = None;
-            put_aside(&path, KEPT_FILES)?;
+            rotate(&path, KEPT_FILES)?;
         }
         let open = match self.open.take() {
             Some(open) => open,

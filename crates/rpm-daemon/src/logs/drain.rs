@@ -206,7 +206,7 @@ impl Drain {
                 stream.store(&self.buffer[..count], &mut self.sinks, &self.poller);
                 self.underway.written();
                 for (path, keep) in stream.full(&self.sinks) {
-                    self.sinks.put_aside(&path, keep);
+                    self.sinks.rotate(&path, keep);
                 }
                 self.due = [self.due, stream.due()].into_iter().flatten().min();
                 return Turn::Read;
@@ -351,8 +351,8 @@ mod tests {
     }
 
     #[test]
-    fn large_files_are_put_aside_and_not_a_byte_is_lost() {
-        let dir = std::env::temp_dir().join(format!("rpm-aside-{}", std::process::id()));
+    fn large_files_are_rotated_and_not_a_byte_is_lost() {
+        let dir = std::env::temp_dir().join(format!("rpm-rotated-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("out.log");
         let sink = LogSink::start(Path::new("/dev/null")).unwrap();

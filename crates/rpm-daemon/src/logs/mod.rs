@@ -6,9 +6,9 @@
 
 pub(crate) mod own_log;
 
-pub(crate) mod aside;
 mod drain;
 mod parts;
+pub(crate) mod rotation;
 mod sink;
 mod stamp;
 mod stream;
@@ -43,13 +43,13 @@ pub struct Source {
     pub also: Option<PathBuf>,
     /// How its lines are written.
     pub style: Style,
-    /// When its files are put aside; `None`: they grow.
+    /// When its files are rotated; `None`: they grow.
     pub limit: Option<Limit>,
     /// With whose rights they are opened.
     pub behalf: Behalf,
 }
 
-/// When a file is put aside.
+/// When a file is rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// It has so many bytes.

@@ -9,9 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use rpm_sys::daemonize::redirect_stdio;
 
 use crate::home::private_file;
-use crate::logs::aside::put_aside;
+use crate::logs::rotation::rotate;
 
-/// The file is put aside when it has so many bytes, and so many of those before are kept.
+/// The file is rotated when it has so many bytes, and so many of those before are kept.
 const LIMIT_BYTES: u64 = 10 << 20;
 const KEPT_FILES: u32 = 2;
 
@@ -63,7 +63,7 @@ impl OwnLog {
 
 impl State {
     fn begin_anew(&mut self, path: &Path) -> io::Result<()> {
-        put_aside(path, KEPT_FILES)?;
+        rotate(path, KEPT_FILES)?;
         self.file = private_file(path)?;
         if self.has_stdio {
             redirect_stdio(Some(self.file.as_fd()))?;
@@ -90,7 +90,7 @@ impl Write for &OwnLog {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let meta = state.file.metadata();
         if meta.is_ok_and(|meta| meta.is_file() && meta.len() >= self.limit) {
-            // One that cannot be put aside goes on growing.
+            // One that cannot be rotated goes on growing.
             let _ = state.begin_anew(&self.path);
         }
         state.write(line);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_put_aside_at_its_limit_and_few_are_kept() {
+    fn it_is_rotated_at_its_limit_and_few_are_kept() {
         let dir = scratch("limit");
         let path = dir.join("rpm.log");
         let mut log = OwnLog::open(&path).unwrap();

@@ -11,7 +11,7 @@ use rpm_sys::epoll::Poller;
 use tracing::warn;
 
 use super::times::{self, Clock};
-use super::{Limit, aside};
+use super::{Limit, rotation};
 use crate::os::behalf::{Behalf, How};
 use crate::os::clock::now_ms;
 
@@ -109,12 +109,12 @@ impl Sinks {
     }
 
     /// Rotates the file, for all streams that are written to it.
-    pub(super) fn put_aside(&mut self, path: &Path, keep: u32) {
+    pub(super) fn rotate(&mut self, path: &Path, keep: u32) {
         let Some(sink) = self.by_path.get_mut(path) else {
             return;
         };
         let done = sink.behalf.act(path, |path| {
-            let done = aside::put_aside(path, keep);
+            let done = rotation::rotate(path, keep);
             times::forget(path);
             done
         });

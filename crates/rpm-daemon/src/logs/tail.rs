@@ -5,14 +5,14 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::aside;
+use super::rotation;
 use super::times::Times;
 use crate::home::PATIENT;
 
 /// How far back the last lines are looked for, and the longest line that is shown whole.
 const WINDOW_BYTES: u64 = 1024 * 1024;
 
-/// A file that is followed may have been put aside so often since it was looked at.
+/// A file that is followed may have been rotated so often since it was looked at.
 const ASIDE_LIMIT: u32 = 100;
 
 /// The last `count` lines of a file, oldest first, looking at nothing before `from` (an offset in bytes).
@@ -80,7 +80,7 @@ impl Follower {
         )
     }
 
-    /// Starts at an offset in bytes; at the beginning of a file that is shorter: it was put aside since.
+    /// Starts at an offset in bytes; at the beginning of a file that is shorter: it was rotated since.
     #[must_use]
     pub fn start_at(path: &Path, offset: u64) -> Follower {
         let meta = std::fs::metadata(path).ok();
@@ -138,7 +138,7 @@ impl Follower {
         let mut next = newest;
         // From low numbers to high ones: a rotation meanwhile only repeats a file.
         for number in 1..=ASIDE_LIMIT {
-            let Opened { file, inode, .. } = opened(&aside::numbered(&self.path, number)).ok()?;
+            let Opened { file, inode, .. } = opened(&rotation::numbered(&self.path, number)).ok()?;
             if Some(inode) == self.inode {
                 return Some((file, next));
             }
@@ -221,7 +221,7 @@ fn read_end(opened: Opened, from: u64, count: usize, window: u64) -> io::Result<
     let Opened {
         mut file, len: end, ..
     } = opened;
-    // One that is shorter was put aside since.
+    // One that is shorter was rotated since.
     let from = if from > end { 0 } else { from };
     let start = end.saturating_sub(window).max(from);
     file.seek(SeekFrom::Start(start))?;
@@ -309,7 +309,7 @@ mod tests {
 
         /// The file gets the number 1, and another one its name.
         fn rotate(&self, text: &str) {
-            aside::put_aside(&self.log(), 9).unwrap();
+            rotation::rotate(&self.log(), 9).unwrap();
             self.write(text);
         }
 

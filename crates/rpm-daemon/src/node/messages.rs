@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(next, Bytes::from_static(b"{\"lost\":3}\n{}\n"));
         // Short ones take mostly what is around them.
         let short = Bytes::from_static(b"{}\n");
-        (0..BACKLOG_BYTES).for_each(|_| subscribers.0[0].send(&short));
+        (0..BACKLOG_BYTES / LINE_OVERHEAD * 2).for_each(|_| subscribers.0[0].send(&short));
         assert!(subscription.from.len() * LINE_OVERHEAD <= BACKLOG_BYTES);
         drop(subscription);
         assert!((0..SUBSCRIBERS).all(|_| subscribers.add().is_some_and(|kept| {

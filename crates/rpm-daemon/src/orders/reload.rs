@@ -307,8 +307,10 @@ impl Orders<'_> {
 
     /// Workers for which the daemon before had what is gone with its keeper serve on, and are replaced by others beside them. Those that get
     /// their connections from the daemon have nothing to serve: they are restarted.
-    pub(crate) fn replace_bereft(&mut self, bereft: &BTreeSet<WorkerId>) {
-        let held = bereft.iter().filter_map(|worker| self.workers.get(worker));
+    pub(crate) fn replace_without_keeper(&mut self, without_keeper: &BTreeSet<WorkerId>) {
+        let held = without_keeper
+            .iter()
+            .filter_map(|worker| self.workers.get(worker));
         let apps: BTreeSet<AppId> = held.map(|worker| worker.app).collect();
         for app in apps {
             warn!(

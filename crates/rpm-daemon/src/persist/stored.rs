@@ -8,7 +8,7 @@ use rpm_keeper::Token;
 use rpm_state::{AppsDocument, Listeners, Process, State};
 
 use crate::apps::app::App;
-use crate::workers::worker::{Life, Logs, Tokens, Worker};
+use crate::workers::worker::{Logs, ProcessTree, Tokens, Worker};
 
 /// What the daemon before this one left.
 pub(crate) struct Stored {
@@ -56,7 +56,7 @@ pub(crate) struct StoredWorker {
     pub(crate) logs: Logs,
     pub(crate) tokens: Tokens,
     /// It is to be replaced: much that it needs is gone.
-    pub(crate) bereft: bool,
+    pub(crate) without_keeper: bool,
     /// Its processes that have called `listen`.
     pub(crate) listeners: BTreeSet<u32>,
 }
@@ -64,7 +64,7 @@ pub(crate) struct StoredWorker {
 impl StoredWorker {
     /// `None`: it has no process.
     pub(crate) fn of(worker: &Worker) -> Option<StoredWorker> {
-        let Life::Running(process) = &worker.life else {
+        let ProcessTree::Running(process) = &worker.tree else {
             return None;
         };
         Some(StoredWorker {
@@ -79,7 +79,7 @@ impl StoredWorker {
             token: worker.token.clone(),
             logs: worker.logs.clone(),
             tokens: process.tokens,
-            bereft: process.bereft,
+            without_keeper: process.without_keeper,
             listeners: worker.listeners.clone(),
         })
     }
@@ -99,7 +99,7 @@ impl From<StoredWorker> for Process {
             token: worker.token,
             logs: worker.logs.into(),
             tokens: worker.tokens.into(),
-            bereft: worker.bereft,
+            without_keeper: worker.without_keeper,
             listeners: worker.listeners,
         }
     }
@@ -119,7 +119,7 @@ impl From<Process> for StoredWorker {
             token: stored.token,
             logs: stored.logs.into(),
             tokens: stored.tokens.into(),
-            bereft: stored.bereft,
+            without_keeper: stored.without_keeper,
             listeners: stored.listeners,
         }
     }

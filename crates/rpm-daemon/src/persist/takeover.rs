@@ -25,7 +25,7 @@ pub(crate) struct Survivor {
     /// Those below it, if one of them may be who listens.
     below: Vec<PidFd>,
     /// The keeper has died too: what the daemon had for it is gone, but for what it holds itself.
-    pub(crate) bereft: bool,
+    pub(crate) without_keeper: bool,
 }
 
 /// What has become of a worker.
@@ -39,7 +39,7 @@ pub(crate) enum Found {
 /// What has become of a worker; `None`: its number means another process, or nothing.
 pub(crate) fn look(stored: StoredWorker, keeper: &Keeper, census: &Census) -> Option<Found> {
     let kept = keeper.take_as(stored.tokens.process, |fd| PidFd::taken_back(fd, stored.pid));
-    let bereft = stored.bereft || kept.is_none();
+    let without_keeper = stored.without_keeper || kept.is_none();
     let pidfd = match kept {
         Some(kept) => kept,
         None => {
@@ -58,7 +58,7 @@ pub(crate) fn look(stored: StoredWorker, keeper: &Keeper, census: &Census) -> Op
     let below = census.descendants(stored.pid).into_iter().filter(|_| intercepted);
     let below = below.filter_map(|pid| PidFd::open(pid).ok()).collect();
     Some(Found::Runs(Box::new(Survivor {
-        bereft,
+        without_keeper,
         pidfd,
         below,
         stored,
@@ -81,7 +81,7 @@ impl Survivor {
     /// Nothing can be had of it: the keeper is gone, and the system restricts tracing.
     pub(crate) fn is_closed(&self) -> bool {
         let denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-        self.bereft && self.pidfd.getfd(1).is_err_and(denied)
+        self.without_keeper && self.pidfd.getfd(1).is_err_and(denied)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::processes::launch::Launching;
 use crate::sockets::calls;
 use crate::workers::outputs::sources;
 use crate::workers::sampling::cpu_of;
-use crate::workers::worker::{Life, Process, UsageSample, Worker};
+use crate::workers::worker::{Process, ProcessTree, UsageSample, Worker};
 
 impl<E: Reports> Launching<'_, E> {
     /// Takes back a worker: its process, its channel, its output.
@@ -28,7 +28,7 @@ impl<E: Reports> Launching<'_, E> {
         let Survivor {
             stored,
             pidfd,
-            bereft,
+            without_keeper,
             ..
         } = survivor;
         let Some((spec, delivery)) = self.version_of(&stored) else {
@@ -41,7 +41,7 @@ impl<E: Reports> Launching<'_, E> {
         let pipes = [(1, take(tokens.out)), (2, take(tokens.err))];
         let [out, err] = pipes.map(|(number, kept)| {
             // A worker whose output nobody can read is ended by the system when it prints. One that has closed it needs nobody.
-            let own = || pidfd.read_end(number).ok().filter(|_| bereft);
+            let own = || pidfd.read_end(number).ok().filter(|_| without_keeper);
             kept.or_else(|| Some(self.keeper.keep(own()?, rpm_listen::owner(stored.id))))
         });
         (tokens.out, tokens.err) = (out.as_ref().map(Kept::token), err.as_ref().map(Kept::token));
@@ -56,7 +56,7 @@ impl<E: Reports> Launching<'_, E> {
             ending: stored.ending,
             adopted: true,
             tokens,
-            bereft,
+            without_keeper,
             stdin,
             notifications: self.take_calls(&stored, delivery),
             // What it used before this is no share of the time since.
@@ -85,7 +85,7 @@ impl<E: Reports> Launching<'_, E> {
             spec,
             delivery,
             logs: stored.logs,
-            life: Life::Running(Box::new(process)),
+            tree: ProcessTree::Running(Box::new(process)),
             trouble: None,
             agent_seen: stored.agent_seen,
             token: stored.token,

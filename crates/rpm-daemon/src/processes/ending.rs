@@ -22,7 +22,7 @@ use crate::persist::state::Store;
 use crate::processes::ProcessEvent;
 use crate::processes::progress::Steps;
 use crate::workers::outputs::{pid_file, remove_pid};
-use crate::workers::worker::{Life, Outgoing, Worker, Workers, exit_of};
+use crate::workers::worker::{Outgoing, ProcessTree, Worker, Workers, exit_of};
 
 /// Node's exit code for an option it does not know.
 const NODE_BAD_OPTION: i32 = 9;
@@ -75,13 +75,15 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         }
         let signal = signal(held.spec.kill_signal);
         let treekill = held.spec.treekill;
-        match &mut held.life {
-            Life::Running(process) if !treekill => {
+        match &mut held.tree {
+            ProcessTree::Running(process) if !treekill => {
                 process.ending = true;
                 // One that has ended since is found to have.
                 let _ = process.pidfd.send_signal(signal);
             }
-            Life::Running(_) | Life::Remains { .. } | Life::None => self.end_tree(worker, signal),
+            ProcessTree::Running(_) | ProcessTree::Remains { .. } | ProcessTree::None => {
+                self.end_tree(worker, signal)
+            }
         }
         if let Some(process) = self.workers.get(&worker).and_then(|held| held.process()) {
             self.store.note_asked(worker, process.start_ticks);
@@ -108,8 +110,8 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         let Some(held) = self.workers.get_mut(&worker) else {
             return;
         };
-        let signalled = match &mut held.life {
-            Life::Running(process) => {
+        let signalled = match &mut held.tree {
+            ProcessTree::Running(process) => {
                 process.ending = true;
                 let tree = match process.adopted || self.census.is_some() {
                     true => Tree::within(self.census.get_or_insert_with(Census::take), process.pid),
@@ -117,12 +119,12 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
                 };
                 tree.and_then(|tree| tree.signal(signal))
             }
-            Life::Remains { left, .. } => {
+            ProcessTree::Remains { left, .. } => {
                 // Each has a pidfd, so one that has ended since is simply not found.
                 left.iter().for_each(|process| drop(process.send_signal(signal)));
                 Ok(())
             }
-            Life::None => Ok(()),
+            ProcessTree::None => Ok(()),
         };
         if let Err(error) = signalled {
             warn!(%worker, %error, "cannot signal a worker's process tree");
@@ -163,7 +165,7 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
     /// The leader of a worker has ended, and has left these processes.
     pub(crate) fn leader_exited(&mut self, worker: WorkerId, mut left: Vec<u32>) -> Option<LeaderEnd> {
         let held = self.workers.get(&worker)?;
-        let Life::Running(process) = &held.life else {
+        let ProcessTree::Running(process) = &held.tree else {
             return None;
         };
         let (pid, pidfd, ending) = (process.pid, process.pidfd.share(), process.ending);
@@ -194,7 +196,7 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         };
         self.steps.report(self.catalog, Some(held), stage);
         if let Some(held) = self.workers.get_mut(&worker) {
-            held.life = Life::Remains {
+            held.tree = ProcessTree::Remains {
                 exit,
                 left: left.clone(),
                 ending,
@@ -250,9 +252,9 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
     /// What was left of these trees has ended. That may have made orphans of what was below it: they are told to end as well. Those of which
     /// nothing is left.
     pub(crate) fn trees_gone(&mut self, workers: &[WorkerId]) -> Vec<WorkerId> {
-        let adopted = |worker: &WorkerId| match self.workers.get(worker)?.life {
-            Life::Remains { adopted, .. } => Some((*worker, adopted)),
-            Life::Running(_) | Life::None => None,
+        let adopted = |worker: &WorkerId| match self.workers.get(worker)?.tree {
+            ProcessTree::Remains { adopted, .. } => Some((*worker, adopted)),
+            ProcessTree::Running(_) | ProcessTree::None => None,
         };
         let of: BTreeMap<WorkerId, bool> = workers.iter().filter_map(adopted).collect();
         let mut strays = self.strays(&of);
@@ -269,7 +271,7 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         let Some(held) = self.workers.get(&worker) else {
             return false;
         };
-        let Life::Remains { ending, .. } = held.life else {
+        let ProcessTree::Remains { ending, .. } = held.tree else {
             return false;
         };
         let signal = match (ending, held.spec.treekill) {
@@ -286,7 +288,7 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
             more.iter().for_each(|process| drop(process.send_signal(signal)));
         }
         if let Some(Worker {
-            life: Life::Remains { left, .. },
+            tree: ProcessTree::Remains { left, .. },
             ..
         }) = self.workers.get_mut(&worker)
         {
@@ -313,10 +315,10 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
     /// Nothing is left of the worker.
     pub(crate) fn tree_is_gone(&mut self, worker: WorkerId) -> Option<Gone> {
         let held = self.workers.get_mut(&worker)?;
-        let Life::Remains { exit, .. } = held.life else {
+        let ProcessTree::Remains { exit, .. } = held.tree else {
             return None;
         };
-        held.life = Life::None;
+        held.tree = ProcessTree::None;
         let app = held.app;
         Some(Gone { app, exit })
     }

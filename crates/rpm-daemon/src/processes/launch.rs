@@ -46,7 +46,8 @@ use crate::workers::environment::environment;
 use crate::workers::outputs::{logs_of, pid_file, sources, write_pid};
 use crate::workers::starting::Starting;
 use crate::workers::worker::{
-    Channel, LastWords, Life, Logs, OUTGOING_LIMIT, Outgoing, Place, Process, Tokens, UsageSample, Worker,
+    Channel, LastWords, Logs, OUTGOING_LIMIT, Outgoing, Place, Process, ProcessTree, Tokens, UsageSample,
+    Worker,
 };
 
 /// The first descriptor after the standard three: where `LISTEN_FDS` begins, and where Node has its channel.
@@ -136,7 +137,7 @@ impl<E: Reports> Launching<'_, E> {
             spec: Arc::clone(spec),
             delivery: version.delivery(),
             logs,
-            life: Life::None,
+            tree: ProcessTree::None,
             trouble: None,
             agent_seen: false,
             token: token(worker),
@@ -166,7 +167,7 @@ impl<E: Reports> Launching<'_, E> {
                 self.note_pid(spec, place.instance, pid);
                 self.watch(worker, &mut launched.process);
                 if let Some(held) = self.ports.workers.get_mut(&worker) {
-                    held.life = Life::Running(Box::new(launched.process));
+                    held.tree = ProcessTree::Running(Box::new(launched.process));
                 }
                 let catalog = Catalog::new(self.ports.core, self.ports.apps);
                 self.steps
@@ -189,7 +190,7 @@ impl<E: Reports> Launching<'_, E> {
 
     /// Of the dead workers of an instance only the last is of interest: why it failed, where its lines are.
     fn forget_dead(&mut self, instance: InstanceId) {
-        let dead = |w: &Worker| w.instance == instance && matches!(w.life, Life::None);
+        let dead = |w: &Worker| w.instance == instance && matches!(w.tree, ProcessTree::None);
         let mut ids: Vec<WorkerId> = self
             .ports
             .workers
@@ -298,7 +299,7 @@ impl<E: Reports> Launching<'_, E> {
             ending: false,
             adopted: false,
             tokens,
-            bereft: false,
+            without_keeper: false,
             stdin,
             notifications,
             usage: UsageSample::start(),

@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rpm_core::protocol::Input;
-use rpm_core::sampler::{Decision, Sampler};
+use rpm_core::queue_sampler::{Decision, QueueSampler};
 use rpm_core::{Core, SlotId, Tick};
 use rpm_listen::Listeners;
 use tracing::warn;
 
 /// When the queues are looked at, and which of them the core believes not to be empty.
 pub(crate) struct Queues {
-    sampler: Sampler,
+    sampler: QueueSampler,
     filled: BTreeSet<SlotId>,
 }
 
 impl Queues {
     pub(crate) fn new() -> Queues {
         Queues {
-            sampler: Sampler::new(),
+            sampler: QueueSampler::new(),
             filled: BTreeSet::new(),
         }
     }

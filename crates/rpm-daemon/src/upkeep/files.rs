@@ -1,7 +1,7 @@
 //! Watching files for changes, on a thread of its own for each app.
 
 mod rules;
-mod sight;
+mod watcher;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ use tracing::warn;
 pub(crate) use rules::check;
 
 use rules::Rules;
-use sight::Sight;
+use watcher::Watcher;
 
 /// Changes that come so close together are one: a file that is written is not read halfway.
 const QUIET: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ impl FileWatch {
             .stack_size(512 * 1024)
             .spawn(move || {
                 let rules = Rules::new(&wanted, ours, |path| path.symlink_metadata().is_ok());
-                let seen = Sight::open(rules).and_then(|sight| run(sight, &end, delay, &changed));
+                let seen = Watcher::open(rules).and_then(|watcher| run(watcher, &end, delay, &changed));
                 if let Err(error) = seen {
                     warn!(%error, "files are not watched (fs.inotify.max_user_instances may be too low)");
                 }
@@ -90,7 +90,7 @@ impl Due {
 
 /// Tells of changes until `end` is closed, or nobody wants to know.
 fn run(
-    mut sight: Sight,
+    mut watcher: Watcher,
     end: &UnixStream,
     delay: Duration,
     changed: &dyn Fn(&Path) -> bool,
@@ -104,20 +104,20 @@ fn run(
             return Ok(());
         }
         let left = due.as_ref().map(|due| due.at.saturating_duration_since(now));
-        if has_ended(&sight, end, left)? {
+        if has_ended(&watcher, end, left)? {
             return Ok(());
         }
-        if let Some(path) = sight.changed()? {
+        if let Some(path) = watcher.changed()? {
             due = Some(Due::changed(due, path, delay, Instant::now()));
         }
     }
 }
 
 /// Waits until there is something to hear, or for so long. Is it the end?
-fn has_ended(sight: &Sight, end: &UnixStream, left: Option<Duration>) -> std::io::Result<bool> {
+fn has_ended(watcher: &Watcher, end: &UnixStream, left: Option<Duration>) -> std::io::Result<bool> {
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     let mut fds = [
-        PollFd::from_borrowed_fd(sight.as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(watcher.as_fd(), PollFlags::IN),
         PollFd::from_borrowed_fd(end.as_fd(), PollFlags::IN),
     ];
     match poll(&mut fds, left.as_ref()) {

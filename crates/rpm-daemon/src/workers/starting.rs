@@ -62,9 +62,11 @@ fn work_of(leader: u32) -> Work {
     let family: Vec<u32> = tree::descendants(leader).into_iter().chain([leader]).collect();
     let used = family.iter().filter_map(|pid| usage::usage(*pid).ok());
     let wants = |pid: &u32| matches!(usage::state(*pid), Ok('R' | 'D'));
+    // A leader that has ended is not at rest: its exit is about to be reported, and says more than any look.
+    let ended = || matches!(usage::state(leader), Err(_) | Ok('Z' | 'X'));
     Work {
         cpu: used.map(|usage| usage.cpu).sum(),
-        wants: family.iter().any(wants),
+        wants: family.iter().any(wants) || ended(),
     }
 }
 
@@ -122,6 +124,11 @@ fn work(workers: &Workers, worker: WorkerId) -> Option<Work> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use rpm_sys::pidfd::PidFd;
+    use rustix::event::{PollFd, PollFlags, poll};
+
     use super::*;
 
     #[test]
@@ -145,5 +152,17 @@ mod tests {
         }
         let busy = seen.next(at(500), work(500, false));
         assert_eq!(busy.next(at(1000), work(500, false)).since, at(500));
+    }
+
+    #[test]
+    fn what_has_ended_and_is_not_yet_waited_for_is_not_at_rest() {
+        let mut ended = Command::new("true").spawn().unwrap();
+        let pidfd = PidFd::open(ended.id()).unwrap();
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
+        assert_eq!(usage::state(ended.id()).unwrap(), 'Z');
+        assert!(work_of(ended.id()).wants);
+        let pid = ended.id();
+        ended.wait().unwrap();
+        assert!(work_of(pid).wants);
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Worker {
     pub(crate) spec: Arc<AppSpec>,
     pub(crate) delivery: Delivery,
     pub(crate) logs: Logs,
-    pub(crate) life: Life,
+    pub(crate) tree: ProcessTree,
     /// Why it did not get what it asked for, or could not be spawned: shown if it fails.
     pub(crate) trouble: Option<String>,
     /// An agent has spoken for it: one that is gone comes back.
@@ -51,7 +51,7 @@ pub(crate) struct Worker {
 pub(crate) const WITHHELD_LIMIT: usize = 64;
 
 /// Whether there is a process.
-pub(crate) enum Life {
+pub(crate) enum ProcessTree {
     /// Not spawned (yet, or it could not be).
     None,
     /// The leader runs, or has ended and is not yet waited for.
@@ -96,7 +96,7 @@ pub(crate) struct Process {
     /// By which the next daemon has what belongs to it.
     pub(crate) tokens: Tokens,
     /// Some kept descriptors are lost, because the keeper died together with a daemon.
-    pub(crate) bereft: bool,
+    pub(crate) without_keeper: bool,
     /// Where its standard input is written, in fork mode.
     pub(crate) stdin: Option<Kept<OwnedFd>>,
     /// Its calls of `bind` and `listen`, if they are intercepted.
@@ -193,16 +193,16 @@ impl Worker {
     }
 
     pub(crate) fn process(&self) -> Option<&Process> {
-        match &self.life {
-            Life::Running(process) => Some(process),
-            Life::None | Life::Remains { .. } => None,
+        match &self.tree {
+            ProcessTree::Running(process) => Some(process),
+            ProcessTree::None | ProcessTree::Remains { .. } => None,
         }
     }
 
     pub(crate) fn process_mut(&mut self) -> Option<&mut Process> {
-        match &mut self.life {
-            Life::Running(process) => Some(process),
-            Life::None | Life::Remains { .. } => None,
+        match &mut self.tree {
+            ProcessTree::Running(process) => Some(process),
+            ProcessTree::None | ProcessTree::Remains { .. } => None,
         }
     }
 

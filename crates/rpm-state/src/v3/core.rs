@@ -118,7 +118,7 @@ struct Instance {
     state: InstanceState,
     record: new::Record,
     last_exit: Option<new::Exit>,
-    footprint: Option<Footprint>,
+    footprint: Option<EarlyAddresses>,
 }
 
 old! {
@@ -215,7 +215,7 @@ old! {
 
 old! {
     #[derive(PartialEq)]
-    struct Footprint {
+    struct EarlyAddresses {
         first: Option<Duration>,
         groups: BTreeSet<u32>,
     }
@@ -331,7 +331,7 @@ impl From<Instance> for new::Instance {
             state: old.state.convert(),
             record: old.record,
             last_exit: old.last_exit,
-            footprint: old.footprint.convert(),
+            early_addresses: old.footprint.convert(),
         }
     }
 }

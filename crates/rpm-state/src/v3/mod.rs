@@ -106,7 +106,7 @@ impl From<Process> for v4::Process {
                 err_from: old.logs.err_from,
             },
             tokens: old.tokens,
-            bereft: old.bereft,
+            without_keeper: old.bereft,
             listeners: old.listeners,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::core::{AppConfig, Footprint};
+use super::core::{AppConfig, EarlyAddresses};
 use crate::convert::Convert;
 use crate::v4::Nanos;
 use crate::v4::core as new;
@@ -20,7 +20,7 @@ pub(super) struct Worker {
     spawned: Option<Duration>,
     answers: bool,
     heard: bool,
-    footprint: Footprint,
+    footprint: EarlyAddresses,
     shared: BTreeSet<u32>,
     refuses: bool,
     #[serde(default)]
@@ -176,7 +176,7 @@ impl TryFrom<Worker> for new::Worker {
             config: 0,
             state,
             answers: old.answers,
-            footprint: old.footprint.convert(),
+            early_addresses: old.footprint.convert(),
             shared: old.shared,
             unclaimed_until: None,
             drained: false,

@@ -165,7 +165,8 @@ mirror! {
         state: InstanceState,
         record: Record,
         last_exit: Option<Exit>,
-        footprint: Option<Footprint>,
+        #[serde(rename = "footprint")]
+        early_addresses: Option<EarlyAddresses>,
     }
 }
 
@@ -206,7 +207,7 @@ mirror! {
 }
 
 mirror! {
-    struct Footprint {
+    struct EarlyAddresses {
         first: Option<Nanos>,
         groups: BTreeSet<u32>,
     }
@@ -219,7 +220,8 @@ mirror! {
         config: u32,
         state: WorkerState,
         answers: bool,
-        footprint: Footprint,
+        #[serde(rename = "footprint")]
+        early_addresses: EarlyAddresses,
         shared: BTreeSet<u32>,
         unclaimed_until: Option<Nanos>,
         drained: bool,

@@ -32,7 +32,8 @@ pub struct Process {
     /// What the keeper has of it.
     pub tokens: Tokens,
     /// It is to be replaced: much that it needs is gone.
-    pub bereft: bool,
+    #[serde(rename = "bereft")]
+    pub without_keeper: bool,
     /// Its processes that have called `listen`.
     pub listeners: BTreeSet<u32>,
 }

@@ -141,7 +141,7 @@ fn what_the_program_before_wrote_is_read() {
             worker.answers && worker.shared.contains(&GroupId(5)),
             "{worker:?}"
         );
-        assert!(worker.footprint.groups.contains(&GroupId(4)), "{worker:?}");
+        assert!(worker.early_addresses.groups.contains(&GroupId(4)), "{worker:?}");
         assert_eq!((worker.unclaimed_until, worker.drained), (Some(at(6)), false));
     }
     assert_eq!(

@@ -32,6 +32,6 @@ fn main() -> ExitCode {
         Ok(Invocation::Dashboard(wish)) => dashboard::run(&wish),
         Ok(Invocation::Mcp(wish)) => report(mcp::run(wish)),
         Ok(_) => report(Err(anyhow!("{} does not do this", companion::PROGRAM))),
-        Err(usage) => usage.report(),
+        Err(usage) => usage.report(option_env!("RPM_COMMIT")),
     }
 }

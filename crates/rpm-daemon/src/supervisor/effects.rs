@@ -8,17 +8,17 @@ use rpm_sys::Signal;
 use rpm_wire::api::WorkerStage;
 use tracing::{debug, info, warn};
 
+use super::Supervisor;
 use crate::apps::app::Apps;
 use crate::node::cluster;
 use crate::node::heartbeat::probe;
 use crate::node::rescue::Rescuing;
 use crate::processes::health::check_health;
 use crate::sockets::interception;
-use crate::supervisor::Supervisor;
 use crate::workers::worker::{Place, Worker};
 
 impl Supervisor {
-    pub(crate) fn execute(&mut self, output: Output) {
+    pub(super) fn execute(&mut self, output: Output) {
         match output {
             Output::Spawn {
                 worker,
@@ -82,7 +82,7 @@ impl Supervisor {
         }
     }
 
-    pub(crate) fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
+    pub(super) fn close_slot(&mut self, slot: SlotId, to: &[SlotId]) {
         match self.listeners.close(slot, to) {
             Ok(left) => {
                 for (connection, to) in left {

@@ -12,7 +12,7 @@ pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// The file becomes number 1, that one number 2, and so on; at most `keep` remain.
-pub(crate) fn put_aside(path: &Path, keep: u32) -> io::Result<()> {
+pub(crate) fn rotate(path: &Path, keep: u32) -> io::Result<()> {
     if keep == 0 {
         return fs::remove_file(path);
     }
@@ -37,7 +37,7 @@ mod tests {
         let path = dir.join("a.log");
         for text in ["one", "two", "three", "four"] {
             fs::write(&path, text).unwrap();
-            put_aside(&path, 3).unwrap();
+            rotate(&path, 3).unwrap();
         }
         let read = |number| fs::read_to_string(numbered(&path, number)).ok();
         assert_eq!(
@@ -50,7 +50,7 @@ mod tests {
             ]
         );
         fs::write(&path, "five").unwrap();
-        put_aside(&path, 0).unwrap();
+        rotate(&path, 0).unwrap();
         assert!(!path.exists());
         fs::remove_dir_all(&dir).unwrap();
     }

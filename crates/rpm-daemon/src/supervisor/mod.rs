@@ -1,6 +1,11 @@
 //! The event loop: kernel events and requests become inputs of the core, and its outputs become
 //! system calls. Everything that decides is in `rpm-core`; everything here is on one thread.
 
+mod dispatch;
+mod effects;
+mod takeover;
+mod wiring;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -65,129 +70,87 @@ pub(crate) struct Means {
 }
 
 /// What the daemon is made of.
-pub struct Supervisor {
-    pub(crate) core: Core,
-    pub(crate) listeners: Listeners,
+pub(crate) struct Supervisor {
+    core: Core,
+    listeners: Listeners,
     /// By which descriptors outlive this daemon.
-    pub(crate) keeper: Keeper,
-    pub(crate) apps: Apps,
-    pub(crate) workers: Workers,
-    pub(crate) tickets: Tickets,
-    pub(crate) handoffs: Handoffs,
-    pub(crate) fronts: Fronts,
-    pub(crate) agents: Agents,
-    pub(crate) agent_places: AgentPlaces,
-    pub(crate) drains: Drains,
+    keeper: Keeper,
+    apps: Apps,
+    workers: Workers,
+    tickets: Tickets,
+    handoffs: Handoffs,
+    fronts: Fronts,
+    agents: Agents,
+    agent_places: AgentPlaces,
+    drains: Drains,
     /// The last pages of metrics of workers that have drained.
-    pub(crate) pages: Pages,
-    pub(crate) interception: Interception,
-    pub(crate) upkeep: Upkeep,
-    pub(crate) actions: Actions,
+    pages: Pages,
+    interception: Interception,
+    upkeep: Upkeep,
+    actions: Actions,
     /// Who follows the messages of programs.
-    pub(crate) subscribers: Subscribers,
-    pub(crate) complaints: Complaints,
-    pub(crate) journal: Journal,
-    pub(crate) home: Home,
-    pub(crate) logs: LogSink,
+    subscribers: Subscribers,
+    complaints: Complaints,
+    journal: Journal,
+    home: Home,
+    logs: LogSink,
     /// How long log files were when this daemon first had a worker write there.
-    pub(crate) log_starts: BTreeMap<PathBuf, u64>,
-    pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) child_nofile: Rlimit,
-    pub(crate) next_app: u32,
-    pub(crate) rescues: u64,
-    pub(crate) sampling: Sampling,
-    pub(crate) steps: Steps,
-    pub(crate) leavers: Leavers,
-    pub(crate) queues: Queues,
-    pub(crate) starting: Starting,
+    log_starts: BTreeMap<PathBuf, u64>,
+    events: mpsc::Sender<Event>,
+    child_nofile: Rlimit,
+    next_app: u32,
+    rescues: u64,
+    sampling: Sampling,
+    steps: Steps,
+    leavers: Leavers,
+    queues: Queues,
+    starting: Starting,
     /// All processes as they were in this step, if somebody has looked.
-    pub(crate) census: Option<Census>,
-    pub(crate) store: Store,
-    pub(crate) slots: Audit,
+    census: Option<Census>,
+    store: Store,
+    slots: Audit,
     /// What the core wants that waits for its being written, in order.
-    pub(crate) undone: VecDeque<Output>,
+    undone: VecDeque<Output>,
     /// What another binary is passed that takes over.
-    pub(crate) succession: Option<Succession>,
+    succession: Option<Succession>,
     origin: Instant,
     /// The tick at the origin: a daemon that took over goes on with the time of the one before.
-    pub(crate) epoch: Duration,
+    epoch: Duration,
     usage_due: Instant,
-    pub(crate) put_away: PutAway,
+    put_away: PutAway,
     shutdown: Option<oneshot::Receiver<Outcome>>,
 }
 
 impl Supervisor {
-    /// A supervisor without apps, and the events it is to be run with.
+    /// The first daemon here: a supervisor without apps, and the events it is to be run with.
     ///
     /// # Errors
     /// No descriptor is left for the traffic detector, or no thread for the journal.
     pub(crate) fn new(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
-        let Means {
-            home,
-            keeper,
-            logs,
-            child_nofile,
-        } = means;
-        let (events, inbox) = mpsc::channel(EVENT_LIMIT);
-        let supervisor = Supervisor {
-            core: Core::new(now_ms()),
-            listeners: Listeners::new(keeper.clone())?,
-            keeper,
-            apps: Apps::default(),
-            workers: BTreeMap::new(),
-            tickets: Tickets::default(),
-            handoffs: Handoffs::default(),
-            fronts: Fronts::default(),
-            agents: Agents::default(),
-            agent_places: AgentPlaces::default(),
-            drains: Drains::default(),
-            pages: Pages::default(),
-            interception: Interception::new(&home),
-            store: Store::new(&home),
-            upkeep: Upkeep::default(),
-            actions: Actions::default(),
-            subscribers: Subscribers::default(),
-            complaints: Complaints::default(),
-            journal: Journal::start(&home, &logs)?,
-            home,
-            logs,
-            log_starts: BTreeMap::new(),
-            events,
-            child_nofile,
-            next_app: 0,
-            rescues: 0,
-            sampling: Sampling::default(),
-            steps: Steps::new(),
-            leavers: Leavers::default(),
-            queues: Queues::new(),
-            starting: Starting::default(),
-            census: None,
-            slots: Audit::default(),
-            undone: VecDeque::new(),
-            succession: None,
-            origin: Instant::now(),
-            epoch: Duration::ZERO,
-            usage_due: Instant::now(),
-            put_away: PutAway::new(Instant::now()),
-            shutdown: None,
-        };
-        Ok((supervisor, inbox))
+        let begun = empty(means)?;
+        begun.0.journal.began();
+        Ok(begun)
     }
 
     /// A way in for other tasks.
     #[must_use]
-    pub fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> Handle {
         Handle {
             events: self.events.clone(),
             logs: self.logs.clone(),
         }
     }
 
-    /// Runs until [`Event::Terminate`] has been obeyed.
+    /// Runs until [`Event::Terminate`] has been obeyed. An update passes on what is in `succession`.
     ///
     /// # Errors
     /// The traffic detector cannot be watched.
-    pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> io::Result<()> {
+    pub(crate) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Event>,
+        succession: Succession,
+    ) -> io::Result<()> {
+        self.succession = Some(succession);
         let ended = self.turn(&mut inbox).await;
         self.journal.end();
         if ended.is_err() {
@@ -430,6 +393,60 @@ impl Supervisor {
         };
         look(&mut self.queues, &mut context);
     }
+}
+
+/// A supervisor without apps, and the events it is to be run with.
+fn empty(means: Means) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
+    let Means {
+        home,
+        keeper,
+        logs,
+        child_nofile,
+    } = means;
+    let (events, inbox) = mpsc::channel(EVENT_LIMIT);
+    let supervisor = Supervisor {
+        core: Core::new(now_ms()),
+        listeners: Listeners::new(keeper.clone())?,
+        keeper,
+        apps: Apps::default(),
+        workers: BTreeMap::new(),
+        tickets: Tickets::default(),
+        handoffs: Handoffs::default(),
+        fronts: Fronts::default(),
+        agents: Agents::default(),
+        agent_places: AgentPlaces::default(),
+        drains: Drains::default(),
+        pages: Pages::default(),
+        interception: Interception::new(&home),
+        store: Store::new(&home),
+        upkeep: Upkeep::default(),
+        actions: Actions::default(),
+        subscribers: Subscribers::default(),
+        complaints: Complaints::default(),
+        journal: Journal::start(&home, &logs)?,
+        home,
+        logs,
+        log_starts: BTreeMap::new(),
+        events,
+        child_nofile,
+        next_app: 0,
+        rescues: 0,
+        sampling: Sampling::default(),
+        steps: Steps::new(),
+        leavers: Leavers::default(),
+        queues: Queues::new(),
+        starting: Starting::default(),
+        census: None,
+        slots: Audit::default(),
+        undone: VecDeque::new(),
+        succession: None,
+        origin: Instant::now(),
+        epoch: Duration::ZERO,
+        usage_due: Instant::now(),
+        put_away: PutAway::new(Instant::now()),
+        shutdown: None,
+    };
+    Ok((supervisor, inbox))
 }
 
 async fn sleep(until: Option<Instant>) {

@@ -1,12 +1,12 @@
 //! Requests of other tasks: each is carried out by the room that it concerns, and answered. What the core wants done for it is done at the end of
 //! the step.
 
-use std::path::PathBuf;
-
 use rpm_core::InstanceId;
 use rpm_core::protocol::Command;
 use rpm_wire::api::{ApiError, ChangeReply};
 
+use super::Supervisor;
+use super::takeover::nothing_begun;
 use crate::inbox::{Begun, Fresh, Look, Request};
 use crate::node::actions::send_line;
 use crate::node::messages;
@@ -14,12 +14,10 @@ use crate::orders::Change;
 use crate::orders::targets::{process_of, signal, workers_of};
 use crate::processes::pages;
 use crate::proxy::fronts::Parting;
-use crate::supervisor::Supervisor;
-use crate::takeover::nothing_begun;
 
 impl Supervisor {
     /// Carries out a request and answers it.
-    pub(crate) fn on_request(&mut self, request: Request) {
+    pub(super) fn on_request(&mut self, request: Request) {
         match request {
             Request::Change(change, reply) => reply.send(self.begin(change)),
             Request::AwaitLeavers(instances, reply) => {
@@ -58,7 +56,14 @@ impl Supervisor {
                 self.interception.probe();
                 reply.send(self.interception.denied().map(str::to_owned));
             }
-            Request::PrepareUpdate(reply) => reply.send(self.prepare_update()),
+            Request::PrepareUpdate(reply) => {
+                let ready = nothing_begun(self.catalog());
+                if ready.is_ok() {
+                    self.store.changed();
+                    self.write_state(true);
+                }
+                reply.send(ready.map(|()| self.home.root().to_owned()));
+            }
             Request::Part(parting, reply) => {
                 self.fronts.part(parting);
                 reply.send(self.fronts.reached());
@@ -78,7 +83,7 @@ impl Supervisor {
     }
 
     /// Answers a question.
-    pub(crate) fn on_look(&mut self, look: Look) {
+    pub(super) fn on_look(&mut self, look: Look) {
         match look.fresh {
             Fresh::Stored => {}
             Fresh::Usage => self.sampling.sample_usage(&mut self.workers),
@@ -114,12 +119,5 @@ impl Supervisor {
     fn shown(&mut self, instances: &[InstanceId], notes: Vec<String>) -> ChangeReply {
         self.sampling.sample_usage(&mut self.workers);
         self.view().brief_change(instances, notes)
-    }
-
-    fn prepare_update(&mut self) -> Result<PathBuf, ApiError> {
-        nothing_begun(self.catalog())?;
-        self.store.changed();
-        self.write_state(true);
-        Ok(self.home.root().to_owned())
     }
 }

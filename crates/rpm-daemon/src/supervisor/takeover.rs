@@ -18,6 +18,7 @@ use rpm_wire::api::ApiError;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::{Means, Supervisor, empty};
 use crate::apps::app::{CLOSE_WITHIN, cpus};
 use crate::apps::catalog::Catalog;
 use crate::failure::{chain, failure};
@@ -25,10 +26,9 @@ use crate::inbox::{Event, HandOn, Successor};
 use crate::orders::tickets::Tickets;
 use crate::persist::stored::Stored;
 use crate::persist::takeover::{Found, end_strays, end_unready, look};
-use crate::persist::update::is_successor;
-use crate::persist::update::{KEPT_WITHIN, SUCCESSION_ENV};
+use crate::persist::update::{KEPT_WITHIN, SUCCESSION_ENV, Succession, is_successor};
 use crate::sockets::queues::await_traffic;
-use crate::supervisor::{Means, Supervisor};
+use crate::workers::users::give_sockets;
 use crate::workers::worker::{Worker, exit_of};
 
 impl Supervisor {
@@ -37,7 +37,7 @@ impl Supervisor {
     /// # Errors
     /// The kernel does not let go of the sockets.
     pub(crate) fn take_over(means: Means, stored: Stored) -> io::Result<(Supervisor, mpsc::Receiver<Event>)> {
-        let (mut supervisor, inbox) = Supervisor::new(means)?;
+        let (mut supervisor, inbox) = empty(means)?;
         let keeper = supervisor.keeper.clone();
         supervisor.epoch = survive::monotonic().saturating_sub(stored.origin);
         supervisor.core = stored.core;
@@ -79,8 +79,8 @@ impl Supervisor {
         supervisor.listeners = listeners;
         let alive: BTreeSet<WorkerId> = survivors.keys().copied().collect();
         supervisor.journal.took_over(is_successor(), alive.len());
-        let bereft = survivors.iter().filter(|(_, survivor)| survivor.bereft);
-        let bereft: BTreeSet<WorkerId> = bereft.map(|(id, _)| *id).collect();
+        let without_keeper = survivors.iter().filter(|(_, survivor)| survivor.without_keeper);
+        let without_keeper: BTreeSet<WorkerId> = without_keeper.map(|(id, _)| *id).collect();
         for survivor in survivors.into_values() {
             supervisor.launching().adopt(survivor, &census);
         }
@@ -88,9 +88,10 @@ impl Supervisor {
         supervisor.fronts.kept = keeper.take_rest();
         end_strays(&supervisor.home, &alive);
         supervisor.go_on(&alive, &lost, &ended);
-        supervisor.orders().replace_bereft(&bereft);
+        supervisor.orders().replace_without_keeper(&without_keeper);
         supervisor.orders().renew_observer(is_successor());
         supervisor.settle();
+        give_sockets(supervisor.catalog(), &supervisor.listeners);
         Ok((supervisor, inbox))
     }
 
@@ -158,7 +159,7 @@ impl Supervisor {
 
     /// Ends this program and leaves the apps to another, if nothing is under way that would be lost. Returns why that failed; `None`: try
     /// again. `asked.anyway`: what is under way does not end.
-    pub(crate) fn hand_on(&mut self, asked: &HandOn) -> Option<ApiError> {
+    pub(super) fn hand_on(&mut self, asked: &HandOn) -> Option<ApiError> {
         match (nothing_begun(self.catalog()), &asked.to) {
             (Ok(()), _) => {}
             // The next daemon goes on with it, as after a death.
@@ -199,7 +200,9 @@ impl Supervisor {
         }
         self.journal.flush(KEPT_WITHIN);
         match &asked.to {
-            Successor::Binary(binary) => Some(self.become_binary(binary)),
+            Successor::Binary(binary) => {
+                Some(become_binary(binary, self.succession.as_ref(), &self.listeners))
+            }
             Successor::Next => {
                 info!("the apps are left to the next daemon");
                 // As at a death: socket and state stay as they are, and with the process goes the lock.
@@ -207,36 +210,36 @@ impl Supervisor {
             }
         }
     }
+}
 
-    /// Executes `binary` in the place of this program. Returns why that failed.
-    fn become_binary(&self, binary: &Path) -> ApiError {
-        let Some(passed) = &self.succession else {
-            return failure("this daemon cannot pass on its socket", None);
-        };
-        let numbers = [passed.lock.as_fd(), passed.listener.as_fd()].map(succession::number);
-        let Rlimit { soft, hard } = passed.child_nofile;
-        let [lock, listener] = numbers;
-        let text = format!("{lock},{listener},{soft},{hard}");
-        let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-        env.retain(|(key, _)| key != SUCCESSION_ENV);
-        env.push((SUCCESSION_ENV.into(), text.into()));
-        let argv = [binary.as_os_str(), OsStr::new("daemon")];
-        let keep = [passed.lock.as_fd(), passed.listener.as_fd()];
-        self.listeners.unguard_private();
-        let error = succession::become_program(binary, &argv, &env, &keep);
-        self.listeners.guard_private();
-        failure(
-            format!("{} cannot be executed: {error}", binary.display()),
-            Some("the running daemon stays in charge"),
-        )
-    }
+/// Executes `binary` in the place of this program. Returns why that failed.
+fn become_binary(binary: &Path, passed: Option<&Succession>, listeners: &Listeners) -> ApiError {
+    let Some(passed) = passed else {
+        return failure("this daemon cannot pass on its socket", None);
+    };
+    let numbers = [passed.lock.as_fd(), passed.listener.as_fd()].map(succession::number);
+    let Rlimit { soft, hard } = passed.child_nofile;
+    let [lock, listener] = numbers;
+    let text = format!("{lock},{listener},{soft},{hard}");
+    let mut env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    env.retain(|(key, _)| key != SUCCESSION_ENV);
+    env.push((SUCCESSION_ENV.into(), text.into()));
+    let argv = [binary.as_os_str(), OsStr::new("daemon")];
+    let keep = [passed.lock.as_fd(), passed.listener.as_fd()];
+    listeners.unguard_private();
+    let error = succession::become_program(binary, &argv, &env, &keep);
+    listeners.guard_private();
+    failure(
+        format!("{} cannot be executed: {error}", binary.display()),
+        Some("the running daemon stays in charge"),
+    )
 }
 
 /// Whether another binary can take over without undoing anything.
 ///
 /// # Errors
 /// What is under way.
-pub(crate) fn nothing_begun(catalog: Catalog<'_>) -> Result<(), ApiError> {
+pub(super) fn nothing_begun(catalog: Catalog<'_>) -> Result<(), ApiError> {
     let refused = |what| Err(failure(what, Some("then try `rpm update` again")));
     catalog.under_way().map_or(Ok(()), refused)
 }

@@ -9,6 +9,7 @@ use rpm_core::{AppId, SlotId, WorkerId};
 use rpm_sys::survive;
 use rpm_wire::api::ScrapedPage;
 
+use super::Supervisor;
 use crate::apps::catalog::Catalog;
 use crate::drain::{self, Drains};
 use crate::events::Journal;
@@ -25,12 +26,11 @@ use crate::processes::ending::Ending;
 use crate::processes::launch::Launching;
 use crate::processes::pages::{self, Sight};
 use crate::sockets::ports::Ports;
-use crate::supervisor::Supervisor;
 use crate::view::View;
 
 impl Supervisor {
     /// Lends the drains what they go by, and tells the core what follows.
-    pub(crate) fn drains<T>(&mut self, act: impl FnOnce(&mut Drains, &mut drain::Context<'_>) -> T) -> T {
+    pub(super) fn drains<T>(&mut self, act: impl FnOnce(&mut Drains, &mut drain::Context<'_>) -> T) -> T {
         let mut context = drain::Context {
             now: self.now(),
             agents: &mut self.agents,
@@ -65,7 +65,7 @@ impl Supervisor {
     }
 
     /// What workers are found by.
-    pub(crate) fn sight(&self) -> Sight<'_> {
+    pub(super) fn sight(&self) -> Sight<'_> {
         Sight {
             core: &self.core,
             apps: &self.apps,
@@ -75,7 +75,7 @@ impl Supervisor {
     }
 
     /// What is to be read for somebody who wants all pages of metrics.
-    pub(crate) fn scrape(&mut self) -> Asked {
+    pub(super) fn scrape(&mut self) -> Asked {
         let has_page = |id: AppId| {
             let spec = self.catalog().present_spec(id);
             spec.is_some_and(|spec| spec.metrics_path.is_some())
@@ -91,7 +91,7 @@ impl Supervisor {
     }
 
     /// Lends the journal what it takes names and numbers from.
-    pub(crate) fn report<T>(&mut self, act: impl FnOnce(&mut Journal, &Facts<'_>) -> T) -> T {
+    pub(super) fn report<T>(&mut self, act: impl FnOnce(&mut Journal, &Facts<'_>) -> T) -> T {
         let facts = Facts {
             core: &self.core,
             apps: &self.apps,
@@ -102,7 +102,7 @@ impl Supervisor {
     }
 
     /// Something happened on the connection of a worker's agent.
-    pub(crate) fn agent_event(&mut self, event: AgentEvent) {
+    pub(super) fn agent_event(&mut self, event: AgentEvent) {
         match self.agents.on_event(event, &mut self.workers) {
             Some(News::Arrived(worker)) => {
                 self.store.changed();
@@ -118,7 +118,7 @@ impl Supervisor {
     }
 
     /// The leaders of some workers have ended, and what was left of the trees of others.
-    pub(crate) fn processes_ended(&mut self, leaders: &[WorkerId], trees: &[WorkerId]) {
+    pub(super) fn processes_ended(&mut self, leaders: &[WorkerId], trees: &[WorkerId]) {
         reserve::with(|| {
             for (worker, left) in self.ending().left_by(leaders) {
                 self.leader_exited(worker, left);
@@ -165,7 +165,7 @@ impl Supervisor {
     }
 
     /// Passes each connection to a worker behind one of these slots.
-    pub(crate) fn hand_over(&mut self, connections: impl IntoIterator<Item = OwnedFd>, to: &[SlotId]) {
+    pub(super) fn hand_over(&mut self, connections: impl IntoIterator<Item = OwnedFd>, to: &[SlotId]) {
         let mut context = handoff::Context {
             now: self.now(),
             listeners: &mut self.listeners,
@@ -177,12 +177,12 @@ impl Supervisor {
     }
 
     /// What is there, and what it is called.
-    pub(crate) fn catalog(&self) -> Catalog<'_> {
+    pub(super) fn catalog(&self) -> Catalog<'_> {
         Catalog::new(&self.core, &self.apps)
     }
 
     /// What is known now.
-    pub(crate) fn view(&self) -> View<'_> {
+    pub(super) fn view(&self) -> View<'_> {
         View {
             core: &self.core,
             apps: &self.apps,
@@ -203,7 +203,7 @@ impl Supervisor {
     }
 
     /// What is needed to open, lend and close listeners.
-    pub(crate) fn ports(&mut self) -> Ports<'_> {
+    pub(super) fn ports(&mut self) -> Ports<'_> {
         Ports {
             now: self.now(),
             core: &mut self.core,
@@ -216,7 +216,7 @@ impl Supervisor {
     }
 
     /// What is needed to give the core commands.
-    pub(crate) fn orders(&mut self) -> Orders<'_> {
+    pub(super) fn orders(&mut self) -> Orders<'_> {
         Orders {
             now: self.now(),
             core: &mut self.core,
@@ -235,7 +235,7 @@ impl Supervisor {
     }
 
     /// What is needed to start workers, and to take them back.
-    pub(crate) fn launching(&mut self) -> Launching<'_, Event> {
+    pub(super) fn launching(&mut self) -> Launching<'_, Event> {
         Launching {
             ports: Ports {
                 now: self.now(),
@@ -262,7 +262,7 @@ impl Supervisor {
     }
 
     /// What is needed to end workers.
-    pub(crate) fn ending(&mut self) -> Ending<'_, Event> {
+    pub(super) fn ending(&mut self) -> Ending<'_, Event> {
         Ending {
             workers: &mut self.workers,
             catalog: Catalog::new(&self.core, &self.apps),
@@ -275,7 +275,7 @@ impl Supervisor {
     }
 
     /// What the messages of workers concern.
-    pub(crate) fn hearing(&mut self) -> Hearing<'_> {
+    pub(super) fn hearing(&mut self) -> Hearing<'_> {
         Hearing {
             ports: Ports {
                 now: self.now(),
@@ -293,7 +293,7 @@ impl Supervisor {
     }
 
     /// What is written for the next daemon, and by whom.
-    pub(crate) fn stored(&mut self) -> (&mut Store, Known<'_>) {
+    pub(super) fn stored(&mut self) -> (&mut Store, Known<'_>) {
         let known = Known {
             origin: survive::monotonic().saturating_sub(self.now().0),
             core: &self.core,
@@ -310,7 +310,7 @@ impl Supervisor {
     }
 
     /// Writes what has changed. `at_once`: something is about to be done that the next daemon must know of.
-    pub(crate) fn write_state(&mut self, at_once: bool) {
+    pub(super) fn write_state(&mut self, at_once: bool) {
         let (store, mut known) = self.stored();
         store.write(&mut known, at_once);
     }

@@ -8,14 +8,14 @@ use crate::{GroupId, Tick};
 /// What a worker opened within `listen_timeout` of its spawn, or of the first thing it opened if that came later but not too late
 /// for a reload (a slow start).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Footprint {
+pub struct EarlyAddresses {
     /// When it opened the first thing, of whatever kind.
     pub first: Option<Tick>,
     /// Addresses of the program's choice.
     pub groups: BTreeSet<GroupId>,
 }
 
-impl Footprint {
+impl EarlyAddresses {
     /// True if it has opened nothing.
     pub(crate) fn is_silent(&self) -> bool {
         self.first.is_none()

@@ -1,7 +1,7 @@
 //! Decides when to sample the accept queues: every 5 ms while there is traffic, never while there is none.
 //!
-//! While idle, the set of all slots is armed one-shot. The first connection fires it and starts the ticks ([`Sampler::traffic`]). At each
-//! tick, the shell asks which queues are not empty, passes them to the core, and tells [`Sampler::tick`] whether there were any. After 100
+//! While idle, the set of all slots is armed one-shot. The first connection fires it and starts the ticks ([`QueueSampler::traffic`]). At each
+//! tick, the shell asks which queues are not empty, passes them to the core, and tells [`QueueSampler::tick`] whether there were any. After 100
 //! ms of quiet ticks, the shell arms the set again and sleeps.
 
 use core::time::Duration;
@@ -16,7 +16,7 @@ pub const QUIET: Duration = Duration::from_millis(100);
 
 /// Decides when queues are sampled. Pure: used by the shell beside the core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sampler(Mode);
+pub struct QueueSampler(Mode);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Mode {
@@ -32,17 +32,17 @@ enum Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Decision {
-    /// Sample again at [`Sampler::poll_timeout`].
+    /// Sample again at [`QueueSampler::poll_timeout`].
     Continue,
     /// No more ticks: arm the set again. If a queue is not empty then, it fires at once.
     Rearm,
 }
 
-impl Sampler {
+impl QueueSampler {
     /// An idle sampler.
     #[must_use]
     pub fn new() -> Self {
-        Sampler::default()
+        QueueSampler::default()
     }
 
     /// When the next tick is due; `None` while idle.
@@ -93,7 +93,7 @@ mod tests {
     }
 
     /// Ticks when due until idle, and returns the times.
-    fn run(sampler: &mut Sampler, busy: impl Fn(Tick) -> bool) -> Vec<Tick> {
+    fn run(sampler: &mut QueueSampler, busy: impl Fn(Tick) -> bool) -> Vec<Tick> {
         let mut ticks = Vec::new();
         while let Some(now) = sampler.poll_timeout() {
             let decision = sampler.tick(now, busy(now));
@@ -106,13 +106,13 @@ mod tests {
 
     #[test]
     fn idle_means_no_wake_up() {
-        assert_eq!(Sampler::new().poll_timeout(), None);
-        assert_eq!(Sampler::new().tick(at(1), true), Decision::Rearm);
+        assert_eq!(QueueSampler::new().poll_timeout(), None);
+        assert_eq!(QueueSampler::new().tick(at(1), true), Decision::Rearm);
     }
 
     #[test]
     fn ticks_from_the_first_event_until_100_ms_after_the_last_busy_one() {
-        let mut sampler = Sampler::new();
+        let mut sampler = QueueSampler::new();
         sampler.traffic(at(10));
         let ticks = run(&mut sampler, |now| now <= at(50));
         let wanted: Vec<Tick> = (0..=28).map(|n| at(10 + 5 * n)).collect();
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn an_event_between_ticks_prolongs_but_does_not_hasten() {
-        let mut sampler = Sampler::new();
+        let mut sampler = QueueSampler::new();
         sampler.traffic(at(0));
         assert_eq!(sampler.tick(at(0), false), Decision::Continue);
         sampler.traffic(at(3));
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn late_ticks_are_not_made_up_for() {
-        let mut sampler = Sampler::new();
+        let mut sampler = QueueSampler::new();
         sampler.traffic(at(0));
         assert_eq!(sampler.tick(at(42), true), Decision::Continue);
         assert_eq!(sampler.poll_timeout(), Some(at(47)));

@@ -1,4 +1,4 @@
-//! Room: reloads on a machine without enough memory for two generations of an app.
+//! How many workers a reload may have beside those that serve (`max_surge`), on a machine that may not have memory for two generations of an app.
 //!
 //! Every worker counts, including draining ones, because memory is what is scarce: each drains for its own time, so reloads in quick
 //! succession add up. Room is made at the lowest cost first: standbys drain, and cannot serve again; then, as far as allowed, old workers
