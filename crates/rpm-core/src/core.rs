@@ -252,7 +252,7 @@ impl Core {
     /// A worker has opened an address.
     pub(crate) fn opened(&mut self, id: WorkerId, group: Option<GroupId>) {
         self.workers.opened(id, group, self.now);
-        self.footprint_changed(id);
+        self.early_addresses_changed(id);
     }
 
     /// A worker has closed an address. If it is ending, that means nothing.
@@ -260,7 +260,7 @@ impl Core {
         let state = self.workers.state(id);
         if state.is_some_and(|state| !state.is_terminated()) {
             self.workers.closed(id, group);
-            self.footprint_changed(id);
+            self.early_addresses_changed(id);
         }
     }
 

@@ -89,12 +89,10 @@ impl<C> Connection<C> {
 #[derive(Debug)]
 #[must_use]
 pub enum Answer<C> {
-    /// Nothing: the connection is not on its way.
+    /// Nothing: no such connection is on its way to that worker.
     Unknown,
     /// The connection belongs to its worker.
     Arrived {
-        /// The worker.
-        worker: WorkerId,
         /// The connection.
         socket: C,
         /// The shell counts it while it is open.
@@ -239,18 +237,17 @@ impl<C> Handoffs<C> {
         })
     }
 
-    /// A worker has accepted connection `number`, or refused it.
-    pub fn handle_answer(&mut self, number: u64, accepted: bool) -> Answer<C> {
-        let Some(Pending {
-            worker,
-            mut connection,
-        }) = self.take(number)
-        else {
+    /// A worker has accepted connection `number`, or refused it. Numbers are easy to guess: one that is another worker's means nothing.
+    pub fn handle_answer(&mut self, worker: WorkerId, number: u64, accepted: bool) -> Answer<C> {
+        let is_its = self
+            .pending
+            .get(&number)
+            .is_some_and(|pending| pending.worker == worker);
+        let Some(Pending { mut connection, .. }) = is_its.then(|| self.take(number)).flatten() else {
             return Answer::Unknown;
         };
         if accepted {
             return Answer::Arrived {
-                worker,
                 socket: connection.socket,
                 counted: connection.origin.counted,
             };

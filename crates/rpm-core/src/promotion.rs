@@ -3,7 +3,7 @@
 use crate::apps::{Instance, State};
 use crate::core::Core;
 use crate::proof::{Evidence, Proof, assess};
-use crate::protocol::{Notice, Output};
+use crate::protocol::{Failure, Notice, Output};
 use crate::restart::AfterExit;
 use crate::rollout::{Predecessor, Proved};
 use crate::steering::Role;
@@ -35,7 +35,13 @@ impl Core {
         match assess(evidence, former, serves, self.now) {
             Proof::Given => self.promote_if_healthy(id),
             Proof::Pending { until } => self.review_again(id, until),
-            Proof::Missing { within } => self.not_ready(id, within),
+            Proof::Missing { within, unserved } => {
+                let failure = match unserved {
+                    Some(group) => Failure::Unserved { within, group },
+                    None => Failure::NotReady { within },
+                };
+                self.candidate_failed(worker.instance, id, failure);
+            }
         }
     }
 

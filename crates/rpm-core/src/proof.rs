@@ -16,8 +16,11 @@ pub(crate) enum Proof {
     Given,
     /// It may not yet; check again by then.
     Pending { until: Tick },
-    /// It did not show enough within this time.
-    Missing { within: Duration },
+    /// It did not show enough within this time; `unserved`: it does not serve this address.
+    Missing {
+        within: Duration,
+        unserved: Option<GroupId>,
+    },
 }
 
 /// What a running candidate has shown.
@@ -38,8 +41,9 @@ pub(crate) fn assess(
     now: Tick,
 ) -> Proof {
     let config = evidence.config;
-    let complete = config.allow_port_change || former.is_none_or(|former| former.groups().all(serves));
-    if evidence.signalled && complete {
+    let wanted = former.filter(|_| !config.allow_port_change);
+    let unserved = wanted.and_then(|former| former.groups().find(|group| !serves(*group)));
+    if evidence.signalled && unserved.is_none() {
         return Proof::Given;
     }
     let (within, by_living) = term(config, former);
@@ -47,7 +51,7 @@ pub(crate) fn assess(
     match (now < until, by_living) {
         (true, _) => Proof::Pending { until },
         (false, true) => Proof::Given,
-        (false, false) => Proof::Missing { within },
+        (false, false) => Proof::Missing { within, unserved },
     }
 }
 

@@ -253,6 +253,13 @@ pub enum Failure {
         /// The deadline that passed.
         within: Duration,
     },
+    /// On a reload: it did not listen within this time where the version before it does.
+    Unserved {
+        /// The deadline that passed.
+        within: Duration,
+        /// An address where it did not listen.
+        group: GroupId,
+    },
     /// A later command changed the goal.
     Superseded,
     /// There is no such app.

@@ -149,7 +149,7 @@ impl Core {
         if let Some(role) = ready.role() {
             self.steering.serve(instance, id, role);
         }
-        self.footprint_changed(id);
+        self.early_addresses_changed(id);
         if post == Post::Own {
             self.await_claims(id);
         }
@@ -194,7 +194,7 @@ impl Core {
     }
 
     /// The addresses of a worker have changed. If a candidate is compared with it, it is reviewed.
-    pub(crate) fn footprint_changed(&mut self, id: WorkerId) {
+    pub(crate) fn early_addresses_changed(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(id) else {
             return;
         };

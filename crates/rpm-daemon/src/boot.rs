@@ -160,7 +160,7 @@ pub fn run(root: &Path) -> Result<(), BootError> {
         };
         serve(hold, means).await
     });
-    logs.stop();
+    logs.stop(LAST_LINES_WITHIN);
     // One that does not read must not keep the daemon.
     runtime.block_on(async {
         tokio::time::timeout(LAST_LINES_WITHIN, logs.all_read())

@@ -1,7 +1,7 @@
 //! The daemon's directory: who may use it, and what lies where.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -306,6 +306,23 @@ pub(crate) fn file_name(name: &str) -> String {
 /// Flags for a file that a user names: a pipe without a reader is not waited for, a pipe or a terminal that takes no bytes says so, and a
 /// terminal does not become the daemon's. A regular file knows no difference.
 pub(crate) const PATIENT: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
+
+/// What a regular file has, if that is no more than `most` bytes. Never waits, and reads no more, whoever else can change what lies there.
+///
+/// # Errors
+/// As `open(2)` and `read(2)`; it is no regular file, or too long.
+pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(PATIENT).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
+}
 
 /// Opens a file for appending that only its owner can read. Its directory is made if there is none, as PM2 does.
 ///

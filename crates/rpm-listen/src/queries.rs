@@ -76,6 +76,18 @@ impl Listeners {
         self.groups.values().filter(holds).map(|g| g.addr)
     }
 
+    /// Where a group listens: an address, or the path of a Unix socket.
+    #[must_use]
+    pub fn place_of(&self, group: GroupId) -> Option<String> {
+        let own = self.groups.get(&group).map(|group| group.addr.to_string());
+        let shared = || self.shared.iter().find(|shared| shared.group == group);
+        let place = |kind: &SharedKind| match kind {
+            SharedKind::Udp(addr) => addr.to_string(),
+            SharedKind::Unix(path) | SharedKind::File { path, .. } => path.display().to_string(),
+        };
+        own.or_else(|| shared().map(|shared| place(&shared.kind)))
+    }
+
     /// The shared sockets that `worker` uses.
     pub fn shared_by(&self, worker: WorkerId) -> impl Iterator<Item = &SharedKind> {
         let uses = self.shared.iter().filter(move |s| s.holders.contains(&worker));

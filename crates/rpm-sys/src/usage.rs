@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::proc::{Stat, read};
 
 /// CPU time and memory of one process.
@@ -47,6 +49,14 @@ pub(crate) fn cpu_time(ticks: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// How long a process has run that was started at this time, in clock ticks after boot ([`Usage::start_ticks`]). Nobody can set that clock.
+#[must_use]
+pub fn age(start_ticks: u64) -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let now = Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0));
+    now.saturating_sub(cpu_time(start_ticks))
+}
+
 /// The state letter of process `pid`: `R`, `S`, `D`, `Z`, `T`, `t`, `X` or `I` (proc_pid_stat(5)).
 ///
 /// # Errors
@@ -86,6 +96,8 @@ mod tests {
             "{before:?} {after:?}"
         );
         assert_eq!(after.start_ticks, before.start_ticks);
+        // It was started before it used its CPU, and a test does not take an hour.
+        assert!((after.cpu / 2..Duration::from_secs(3600)).contains(&age(after.start_ticks)));
         assert!(matches!(state(pid).unwrap(), 'R' | 'S' | 'D'));
     }
 

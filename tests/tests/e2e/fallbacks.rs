@@ -1,11 +1,14 @@
 //! What works if the system does not permit interception, and how that is reported.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use rpm_e2e::app::App;
 use rpm_e2e::ask::workers;
 use rpm_e2e::clients::Clients;
 use rpm_e2e::denied::Denied;
+use rpm_e2e::place::Place;
+use rpm_e2e::process::{name, signal};
 use rpm_testkit::{Port, Ran, Rpm, get, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
@@ -100,4 +103,41 @@ fn fork_mode_is_restarted() {
     let ran = rpm.run(["reload", "web"]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.stderr.contains("it is restarted"), "{ran:#?}");
+}
+
+/// A program with the rights of another user, such as sudo, cannot be ended by a daemon without privileges.
+#[test]
+fn a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else() {
+    let test = "a_worker_is_replaced_though_what_it_has_left_belongs_to_somebody_else";
+    let Some(rpm) = Rpm::unprivileged(test) else {
+        return;
+    };
+    let place = Place::new();
+    let sleeps = place.path().join("sleeps");
+    std::fs::copy("/bin/sleep", &sleeps).expect("it can be read");
+    std::fs::set_permissions(&sleeps, std::fs::Permissions::from_mode(0o4755)).expect("it is ours");
+    let script = place.write(
+        "crashes.sh",
+        &format!("{} 20 & echo $! >&2\nsleep 0.3\nexit 1\n", sleeps.display()),
+    );
+    rpm.ok([
+        "start",
+        script.to_str().expect("UTF-8"),
+        "--interpreter",
+        "sh",
+        "--no-intercept",
+        "--no-wait",
+        "--name",
+        "web",
+    ]);
+    let restarts = || rpm.process(0).restarts;
+    wait_until("it is restarted", BOUND, restarts, |restarts| *restarts >= 2);
+    assert!(rpm.log().contains("belongs to another user"), "{}", rpm.log());
+    rpm.ok(["delete", "web"]);
+    for pid in String::from_utf8_lossy(&rpm.output("web", "error", None)).lines() {
+        let pid = pid.parse().expect("a pid");
+        if name(pid).contains("sleeps") {
+            signal(pid, "KILL");
+        }
+    }
 }

@@ -191,6 +191,19 @@ fn counts_and_numbers_are_those_of_pm2() {
     rpm.ok(["start", "2"]);
     let restarts: Vec<u32> = rpm.list().iter().map(|it| it.restarts).collect();
     assert_eq!(restarts, [1, 1, 1], "the start of a stopped one does not count");
+    rpm.ok(["stop", "2"]);
+    let before = rpm.pids("app");
+    rpm.ok(["restart", "app"]);
+    let after = rpm.pids("app");
+    assert_eq!(
+        (before.len(), after.len()),
+        (2, 3),
+        "the stopped one is started, too"
+    );
+    assert!(
+        after.iter().all(|pid| !before.contains(pid)),
+        "{before:?}, {after:?}"
+    );
     rpm.ok(["delete", "all"]);
     place.ok(&rpm, ["start", "app.js"]);
     assert_eq!(rpm.list()[0].id, 0, "ids begin again");

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use rpm_e2e::place::Place;
-use rpm_testkit::Rpm;
+use rpm_testkit::{Rpm, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
 
 /// A change of the files that an app watches.
 type Act = fn(&Place);
@@ -99,5 +101,36 @@ fn what_is_watched_is_not_lost_out_of_sight() {
         lost.is_empty(),
         "changes of these are not seen: {lost:?}\n{}",
         rpm.log()
+    );
+}
+
+/// The log of a new instance lies in what is watched. The daemon writes it, so it is no change of the app.
+#[test]
+fn what_a_new_instance_writes_to_its_log_is_no_change() {
+    let (rpm, place) = (Rpm::new(), Place::new());
+    let app = "setInterval(() => console.log('line'), 20);";
+    place.write("app.js", app);
+    let start = [
+        "start",
+        "app.js",
+        "-i",
+        "1",
+        "--watch",
+        "--output",
+        "log/out.log",
+        "--listen-timeout",
+        "500",
+    ];
+    place.ok(&rpm, start);
+    place.ok(&rpm, ["scale", "app", "2"]);
+    let lines = || std::fs::read_to_string(place.path().join("log/out-1.log")).unwrap_or_default();
+    wait_until("it writes", BOUND, lines, |lines| lines.lines().count() > 50);
+    assert!(!rpm.log().contains("this file has changed"), "{}", rpm.log());
+    place.write("app.js", &format!("{app} // changed"));
+    wait_until(
+        "a real change is seen",
+        BOUND,
+        || rpm.log(),
+        |log| log.contains("this file has changed"),
     );
 }

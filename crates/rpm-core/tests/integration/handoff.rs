@@ -134,10 +134,19 @@ impl World {
             return;
         };
         let accepted = self.dice.percent(80);
-        match self.handoffs.handle_answer(number, accepted) {
+        for other in self.alive.iter().filter(|other| **other != of) {
+            assert!(
+                matches!(
+                    self.handoffs.handle_answer(*other, number, accepted),
+                    Answer::Unknown
+                ),
+                "{other:?} answers for {of:?}"
+            );
+        }
+        match self.handoffs.handle_answer(of, number, accepted) {
             Answer::Unknown => panic!("{number} is on its way"),
-            Answer::Arrived { worker, socket, .. } => {
-                assert_eq!((worker, socket, accepted), (of, id, true));
+            Answer::Arrived { socket, .. } => {
+                assert_eq!((socket, accepted), (id, true));
                 self.places.insert(id, Place::Arrived);
             }
             Answer::Refused(connection) => {
@@ -149,7 +158,7 @@ impl World {
             }
         }
         assert!(
-            matches!(self.handoffs.handle_answer(number, true), Answer::Unknown),
+            matches!(self.handoffs.handle_answer(of, number, true), Answer::Unknown),
             "twice"
         );
     }
@@ -334,7 +343,7 @@ fn a_refused_connection_goes_to_those_that_were_not_tried_and_is_given_up_at_las
     for refusal in 1..=REFUSALS {
         let number = handoffs.number();
         handoffs.sent(number, WorkerId(1), connection);
-        let Answer::Refused(mut again) = handoffs.handle_answer(number, false) else {
+        let Answer::Refused(mut again) = handoffs.handle_answer(WorkerId(1), number, false) else {
             panic!("it was refused");
         };
         if refusal == 1 {

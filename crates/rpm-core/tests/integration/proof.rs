@@ -23,7 +23,10 @@ fn hold_in(rig: &mut Rig, group: GroupId, slot: u32, worker: u64, fixed: bool) -
 fn a_candidate_that_does_not_listen_in_time_undoes_the_reload() {
     let mut rig = beginning(RestartPolicy::default());
     assert_eq!(rig.pass(ms(29_999)), vec![]);
-    let why = Failure::NotReady { within: ms(30_000) };
+    let why = Failure::Unserved {
+        within: ms(30_000),
+        group: GROUP,
+    };
     let wanted = vec![undone(failure_of(0, 2, why)), terminate(2), failed(2, 0, 2, why)];
     assert_eq!(rig.pass(ms(1)), wanted);
 }

@@ -168,7 +168,10 @@ async fn flush(State(handle): State<Handle>, Body(request): Body<TargetsRequest>
         .look(Fresh::Stored, move |view| view.log_files(&request.targets))
         .await??;
     let names = files.iter().map(|(path, _)| path.display().to_string()).collect();
-    handle.logs.flush(files).await;
+    if !handle.logs.flush(files).await {
+        let why = "the logs are not emptied yet: a disk that they are on does not respond";
+        return Err(failure(why, Some("they will be when it responds")).into());
+    }
     Ok(axum::Json(names))
 }
 

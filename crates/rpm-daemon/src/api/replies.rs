@@ -5,6 +5,7 @@ use rpm_core::{InstanceId, StateView};
 use rpm_wire::api::{ApiError, ChangeReply};
 use rpm_wire::shell::word;
 
+use crate::events::notices::unserved;
 use crate::failure::failure;
 use crate::logs::tail;
 use crate::view::View;
@@ -114,6 +115,7 @@ impl View<'_> {
                 format!("was ready, then {how} before the reload was complete")
             }
             Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
+            Failure::Unserved { within, group } => unserved(self.listeners, worker, group, within),
             Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
         };
         let cause = trouble.map(|text| format!(": {text}")).unwrap_or_default();
@@ -125,6 +127,9 @@ impl View<'_> {
         let given_up = matches!(state, Some(StateView::Stopped | StateView::Errored));
         let target = word(name);
         let hint = match why {
+            Failure::Unserved { .. } => Some(format!(
+                "the workers that ran before keep serving; `rpm reload {target} --allow-port-change` takes other addresses"
+            )),
             _ if serves => Some("the workers that ran before keep serving".to_owned()),
             Failure::NotReady { .. } => {
                 Some("raise --listen-timeout, or have it call process.send('ready') sooner".to_owned())

@@ -81,11 +81,24 @@ pub(super) async fn leave(handle: &Handle) -> ApiError {
 /// Leaves the apps to another daemon. Returns only if this one stays.
 async fn hand_on(handle: &Handle, to: Successor) -> ApiError {
     let gone = || failure("the daemon is shutting down", None);
+    let stalled = || {
+        failure(
+            "the logs cannot be written: a disk that they are on does not respond",
+            Some("the running daemon stays in charge; try again when the disk responds"),
+        )
+    };
+    // Before any client is sent away.
+    if !handle.logs.answers().await {
+        return stalled();
+    }
     if part(handle).await.is_err() {
         return gone();
     }
     // Output that was read is written, and what comes now waits in the pipes.
-    let pause = handle.logs.pause().await;
+    let Some(pause) = handle.logs.pause().await else {
+        let _ = handle.ask(|reply| Request::Part(Parting::Stays, reply)).await;
+        return stalled();
+    };
     for last in (0..TRIES).rev() {
         let asked = HandOn {
             to: to.clone(),

@@ -11,11 +11,14 @@ use rpm_wire::api::{AppSpec, BalancePolicy};
 use serde_json::Value;
 
 use crate::apps::revision::{Revisions, Version};
+use crate::os::json_memory::memory_of;
 
 /// After the deadline of a drain, for closing politely what a worker does not end by itself.
 pub(crate) const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 /// Listeners of one app whose `data` is remembered.
 const DATA_LIMIT: usize = 1024;
+/// The memory of all of it.
+const DATA_MEMORY: usize = 1 << 20;
 
 /// An app and its specifications.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ impl Apps {
             if app.data.len() >= DATA_LIMIT {
                 return None;
             }
+            let kept: usize = app.data.values().flatten().map(memory_of).sum();
+            let offered = offered.filter(|offered| kept + memory_of(offered) <= DATA_MEMORY);
             app.data.insert(key.to_owned(), offered.cloned());
             self.changed = true;
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use regex_lite::Regex;
-use rpm_core::{AppId, Core, InstanceId, InstanceView, StateView};
+use rpm_core::{AppId, Core, InstanceId, StateView};
 use rpm_wire::api::{ApiError, AppSpec, Unknown};
 
 use crate::apps::app::{App, Apps};
@@ -147,12 +147,12 @@ impl<'a> Catalog<'a> {
         views.map(|view| view.app).collect()
     }
 
-    /// A cluster of which something is online and nothing is left out.
+    /// A cluster of which something is online, and nothing that runs is left out.
     pub(crate) fn serves_whole(self, app: AppId, instances: &[InstanceId]) -> bool {
-        let mut ours = self.core.instances().filter(|view| view.app == app);
-        let online = |view: &InstanceView| matches!(view.state, StateView::Online { .. });
-        let any = self.core.instances().any(|view| view.app == app && online(&view));
-        !self.is_fork(app) && any && ours.all(|view| instances.contains(&view.id))
+        let ours = || self.core.instances().filter(|view| view.app == app);
+        let any = ours().any(|view| matches!(view.state, StateView::Online { .. }));
+        let mut running = ours().filter(|view| view.state != StateView::Stopped);
+        !self.is_fork(app) && any && running.all(|view| instances.contains(&view.id))
     }
 
     /// The revision that new workers of an app are started from.

@@ -8,7 +8,7 @@ mod crashes;
 mod file;
 mod freezes;
 pub(crate) mod history;
-mod notices;
+pub(crate) mod notices;
 mod pace;
 pub(crate) mod subject;
 pub(crate) mod wanted;

@@ -1,9 +1,10 @@
 //! From what the core notices, and from ends of processes, to events.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rpm_core::protocol::{CrashVerdict, Exit, Failure, Notice, UndoCause};
-use rpm_core::{EndsFor, LeavingPhase, WorkerId};
+use rpm_core::{EndsFor, GroupId, LeavingPhase, WorkerId};
+use rpm_listen::Listeners;
 use rpm_wire::events::{What, signal_name};
 
 use super::Journal;
@@ -176,12 +177,37 @@ fn undone(facts: &Facts<'_>, cause: UndoCause) -> String {
         } => {
             let trouble = facts.workers.get(&worker).and_then(|held| held.trouble.clone());
             let why = trouble.map(|text| format!(": {text}")).unwrap_or_default();
-            format!("the new worker of instance {instance} {}{why}", failed(failure))
+            let failed = failed(failure, facts.listeners, worker);
+            format!("the new worker of instance {instance} {failed}{why}")
         }
     }
 }
 
-fn failed(failure: Failure) -> String {
+/// Where a worker of a reload did not listen, and where it does.
+pub(crate) fn unserved(
+    listeners: &Listeners,
+    worker: Option<WorkerId>,
+    group: GroupId,
+    within: Duration,
+) -> String {
+    let missing = listeners.place_of(group);
+    let missing = missing.unwrap_or_else(|| "an address of the version before it".to_owned());
+    let places: Vec<String> = worker
+        .into_iter()
+        .flat_map(|worker| listeners.addresses_of(worker))
+        .map(|addr| addr.to_string())
+        .collect();
+    let instead = match places.is_empty() {
+        true => String::new(),
+        false => format!(" (it listens on {})", places.join(", ")),
+    };
+    format!(
+        "did not listen on {missing} within {} s, where the version before it does{instead}",
+        within.as_secs_f64()
+    )
+}
+
+fn failed(failure: Failure, listeners: &Listeners, worker: WorkerId) -> String {
     let how = |exit: Exit| match exit {
         Exit::Code(code) => format!("exited with code {code}"),
         Exit::Signal(number) => format!("was killed by {}", signal_name(number)),
@@ -191,6 +217,7 @@ fn failed(failure: Failure) -> String {
         Failure::Exited(exit) => format!("{} before it was ready", how(exit)),
         Failure::Crashed(exit) => format!("was ready, then {} before the reload was done", how(exit)),
         Failure::NotReady { within } => format!("was not ready within {} ms", within.as_millis()),
+        Failure::Unserved { within, group } => unserved(listeners, Some(worker), group, within),
         Failure::Superseded | Failure::NoSuchApp => "was changed by another command".to_owned(),
     }
 }

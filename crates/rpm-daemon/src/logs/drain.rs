@@ -138,10 +138,11 @@ impl Drain {
                     files.iter().for_each(|(path, behalf)| empty(path, behalf));
                     let _ = done.send(());
                 }
-                Order::Stop => {
+                Order::Stop(done) => {
                     self.pass();
                     self.release(|_| true);
                     self.report();
+                    let _ = done.send(());
                     return std::ops::ControlFlow::Break(());
                 }
             }
@@ -256,6 +257,7 @@ mod tests {
         writer.write_all(b"\xff\xfe\n").unwrap();
         drop(writer);
         tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap()
             .block_on(sink.sync());
@@ -290,6 +292,7 @@ mod tests {
         write.write_all(format!("{long}\nshort\n").as_bytes()).unwrap();
         drop(write);
         tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap()
             .block_on(sink.sync());
@@ -331,6 +334,7 @@ mod tests {
         let sink = LogSink::start(&output).unwrap();
         sink.add(source(&read));
         tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap()
             .block_on(sink.sync());

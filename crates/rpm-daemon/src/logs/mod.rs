@@ -1,5 +1,6 @@
 //! The apps' output: pipes in, files out, on a thread of its own so that a slow or full disk never
-//! stops the daemon, and a program that prints 100 MB/s waits for its own lines only.
+//! stops the daemon, and a program that prints 100 MB/s waits for its own lines only. (A disk that does not respond at all, as NFS
+//! without its server, holds the thread, and with it every program that prints more than its pipe has room for.)
 //!
 //! Bytes are copied as they are; nothing is split, decoded or kept. Who follows a log reads the file, and
 //! is told when something was added.
@@ -29,8 +30,12 @@ use std::time::Duration;
 use rpm_keeper::Kept;
 use rpm_sys::epoll::Waker;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 
 use crate::os::behalf::Behalf;
+
+/// An order to the thread, which a file on a disk that does not respond may hold for as long as that lasts.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A worker's stream and where it goes.
 #[derive(Debug)]
@@ -70,7 +75,8 @@ enum Order {
     Reopen,
     /// Empty these files.
     Flush(Vec<(PathBuf, Behalf)>, oneshot::Sender<()>),
-    Stop,
+    /// End after a last pass, and answer.
+    Stop(Sender<()>),
 }
 
 /// The log thread's handle.
@@ -122,8 +128,15 @@ impl LogSink {
     pub async fn sync(&self) {
         let (done, wait) = oneshot::channel();
         self.order(Order::Sync(done));
-        // The thread ends only with the daemon; then there is nothing to wait for.
-        let _ = wait.await;
+        // Whoever waited goes on with what is there.
+        let _ = timeout(ANSWERED_WITHIN, wait).await;
+    }
+
+    /// Whether it answers: a file on a disk that does not respond may hold it for as long as that lasts.
+    pub(crate) async fn answers(&self) -> bool {
+        let (done, wait) = oneshot::channel();
+        self.order(Order::Sync(done));
+        matches!(timeout(ANSWERED_WITHIN, wait).await, Ok(Ok(())))
     }
 
     /// The same for a thread that may wait, though no longer than this.
@@ -134,13 +147,13 @@ impl LogSink {
         let _ = wait.recv_timeout(within);
     }
 
-    /// The same, and reads nothing more until what is returned is dropped.
-    pub async fn pause(&self) -> Sender<()> {
+    /// The same, and reads nothing more until what is returned is dropped. `None`: it does not answer, and reads on when it does.
+    pub async fn pause(&self) -> Option<Sender<()>> {
         let (done, wait) = oneshot::channel();
         let (resume, resumed) = mpsc::channel();
         self.order(Order::Pause(done, resumed));
-        let _ = wait.await;
-        resume
+        let paused = timeout(ANSWERED_WITHIN, wait).await;
+        matches!(paused, Ok(Ok(()))).then_some(resume)
     }
 
     /// Changes whenever something was added to any file.
@@ -168,16 +181,19 @@ impl LogSink {
         self.order(Order::Reopen);
     }
 
-    /// Empties these files.
-    pub async fn flush(&self, files: Vec<(PathBuf, Behalf)>) {
+    /// Empties these files. False if it has not answered; it empties them when it does.
+    pub async fn flush(&self, files: Vec<(PathBuf, Behalf)>) -> bool {
         let (done, wait) = oneshot::channel();
         self.order(Order::Flush(files, done));
-        let _ = wait.await;
+        matches!(timeout(ANSWERED_WITHIN, wait).await, Ok(Ok(())))
     }
 
-    /// Ends the thread after a last pass.
-    pub fn stop(&self) {
-        self.order(Order::Stop);
+    /// Ends the thread after a last pass, for which it has this long.
+    pub fn stop(&self, within: Duration) {
+        let (done, wait) = mpsc::channel();
+        self.order(Order::Stop(done));
+        // What is not in the files then is in the pipes of processes that have ended, and lost.
+        let _ = wait.recv_timeout(within);
     }
 
     fn order(&self, order: Order) {

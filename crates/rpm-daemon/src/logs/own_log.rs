@@ -63,7 +63,11 @@ impl OwnLog {
 
 impl State {
     fn begin_anew(&mut self, path: &Path) -> io::Result<()> {
-        rotate(path, KEPT_FILES)?;
+        match rotate(path, KEPT_FILES) {
+            // Somebody has removed it, or it was renamed the last time and nothing could be opened in its place.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            rotated => rotated?,
+        }
         self.file = private_file(path)?;
         if self.has_stdio {
             redirect_stdio(Some(self.file.as_fd()))?;
@@ -130,6 +134,14 @@ mod tests {
             ["line 4\nline 5\n", "line 6\nline 7\n", "line 8\n"]
         );
         assert!(!dir.join("rpm.log.3").exists());
+        std::fs::remove_file(&path).unwrap();
+        for _ in 0..2 {
+            (&log).write_all(b"after it was removed\n").unwrap();
+        }
+        assert_eq!(
+            names.map(read)[1..],
+            ["line 6\nline 7\n", "after it was removed\n"]
+        );
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -16,6 +16,8 @@ pub(crate) fn rotate(path: &Path, keep: u32) -> io::Result<()> {
     if keep == 0 {
         return fs::remove_file(path);
     }
+    // Those before it stay where they are if there is nothing to come before them.
+    path.symlink_metadata()?;
     // As far as there are any: the first gap takes what is before it.
     let last = (1..keep)
         .find(|number| !numbered(path, *number).exists())
@@ -49,6 +51,8 @@ mod tests {
                 None
             ]
         );
+        assert!(rotate(&path, 3).is_err(), "there is none");
+        assert_eq!(read(1).as_deref(), Some("four"), "the others stay");
         fs::write(&path, "five").unwrap();
         rotate(&path, 0).unwrap();
         assert!(!path.exists());

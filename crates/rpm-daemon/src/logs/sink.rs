@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rpm_sys::epoll::Poller;
 use tracing::warn;
@@ -17,6 +18,9 @@ use crate::os::clock::now_ms;
 
 /// Kept of what a pipe or a terminal does not take now, in bytes.
 const WAITING_BYTES: usize = 256 * 1024;
+
+/// Between two tries to rotate a file that cannot be: its directory may be somebody else's.
+const ROTATION_RETRY: Duration = Duration::from_secs(60);
 
 /// All that take streams, by path: the streams of merged logs share one.
 #[derive(Default)]
@@ -41,6 +45,8 @@ struct Sink {
     /// The stream that has written last, if that was no end of a line.
     unfinished: Option<u64>,
     clock: Clock,
+    /// It could not be rotated, and is not tried again before.
+    rotates_from: Option<Instant>,
 }
 
 impl Sinks {
@@ -100,6 +106,9 @@ impl Sinks {
         let Some(sink) = self.by_path.get(path) else {
             return false;
         };
+        if sink.rotates_from.is_some_and(|from| from > Instant::now()) {
+            return false;
+        }
         let due = match sink.unfinished {
             None => limit.bytes,
             Some(_) => limit.bytes.saturating_mul(2),
@@ -118,8 +127,14 @@ impl Sinks {
             times::forget(path);
             done
         });
-        if let Err(error) = done {
-            warn!(path = %path.display(), %error, "cannot rotate a log; it keeps growing");
+        sink.rotates_from = None;
+        match done {
+            // Somebody has removed it.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(path = %path.display(), %error, "cannot rotate a log; it keeps growing, and is tried again in a minute");
+                sink.rotates_from = Some(Instant::now() + ROTATION_RETRY);
+            }
+            _ => {}
         }
         // The new file is there at once, for `tail -F`.
         drop(sink.behalf.open(path, How::Append));
@@ -165,6 +180,7 @@ impl Sink {
             lost: 0,
             unfinished: None,
             clock: Clock::default(),
+            rotates_from: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rpm_wire::log_times::{self, INDEX_BYTES, RECORD, index_of};
 
+use crate::home::read_small;
 use crate::os::behalf::{Behalf, How};
 
 /// Writes the index of one log.
@@ -50,12 +51,8 @@ pub(super) struct Times(log_times::Times);
 impl Times {
     /// Reads it; without an index no time is known.
     pub(super) fn read(log: &Path) -> Times {
-        let index = index_of(log);
-        let is_index = |meta: fs::Metadata| meta.is_file() && meta.len() <= 2 * INDEX_BYTES;
-        if !index.metadata().is_ok_and(is_index) {
-            return Times::default();
-        }
-        Times(log_times::Times::parse(&fs::read(index).unwrap_or_default()))
+        let index = read_small(&index_of(log), 2 * INDEX_BYTES);
+        Times(log_times::Times::parse(&index.unwrap_or_default()))
     }
 
     /// When what begins at `offset` was written.

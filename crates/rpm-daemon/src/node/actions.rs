@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use crate::failure::failure;
+use crate::os::json_memory::memory_of;
 use crate::workers::worker::Outgoing;
 use crate::workers::worker::{Process, Workers};
 
@@ -23,6 +24,11 @@ const LIMIT: usize = 64;
 /// What a program says of itself at a time, in bytes, and how many actions, figures and settings are kept of it.
 const OFFER_BYTES: usize = 16 * 1024;
 const OFFER_LIMIT: usize = 128;
+/// The memory of each of them.
+const OFFER_MEMORY: usize = 8 * 1024;
+
+/// The longest call of an action, in bytes, as the longest message.
+const CALL_BYTES: usize = 1 << 20;
 
 /// The actions that programs offer, and those that are waited for.
 #[derive(Default)]
@@ -43,7 +49,7 @@ impl Actions {
     /// Calls an action of these workers; the answers come as they are given.
     ///
     /// # Errors
-    /// Too many are waited for already.
+    /// Too many are waited for already, or the call is too long; then nobody has been called.
     pub(crate) fn call(
         &mut self,
         request: &TriggerRequest,
@@ -54,24 +60,31 @@ impl Actions {
             Some(params) => json!({"msg": request.action, "opts": params}),
             None => Value::from(request.action.clone()),
         };
-        let (answers, receiver) = mpsc::unbounded_channel();
-        let mut waiting = BTreeSet::new();
-        for worker in targets {
-            let outgoing = Outgoing {
-                bytes: channel::message(&message),
-                fd: None,
-            };
-            let channel = workers.get_mut(&worker).and_then(|held| held.channel_mut());
-            if channel.is_some_and(|channel| channel.send(outgoing, None)) {
-                waiting.insert(worker);
-            }
+        let bytes = channel::message(&message);
+        if bytes.len() > CALL_BYTES {
+            return Err(failure(
+                format!("a call of {} bytes is too long", bytes.len()),
+                Some("1 MiB is the most; pass the rest by a file, and its path"),
+            ));
         }
         self.called.retain(|called| !called.answers.is_closed());
         if self.called.len() >= LIMIT {
             return Err(failure(
-                "too many actions are in progress",
+                "too many actions are in progress; this one was not called",
                 Some("try again in a moment"),
             ));
+        }
+        let (answers, receiver) = mpsc::unbounded_channel();
+        let mut waiting = BTreeSet::new();
+        for worker in targets {
+            let outgoing = Outgoing {
+                bytes: bytes.clone(),
+                fd: None,
+            };
+            let channel = workers.get_mut(&worker).and_then(|held| held.channel_mut());
+            if channel.is_some_and(|channel| !channel.is_behind() && channel.send(outgoing, None)) {
+                waiting.insert(worker);
+            }
         }
         if !waiting.is_empty() {
             self.called.push(Called {
@@ -174,7 +187,8 @@ fn learn(offer: &mut Offer, kind: &str, data: &Value) {
     }
     let put = |fields: &mut Map<String, Value>| {
         for (name, value) in data.as_object().into_iter().flatten() {
-            if fields.len() < OFFER_LIMIT || fields.contains_key(name) {
+            let has_room = fields.len() < OFFER_LIMIT || fields.contains_key(name);
+            if has_room && memory_of(value) <= OFFER_MEMORY {
                 fields.insert(name.clone(), value.clone());
             }
         }
@@ -182,7 +196,7 @@ fn learn(offer: &mut Offer, kind: &str, data: &Value) {
     match kind {
         "axm:action" if name_of(data).is_some() => {
             offer.actions.retain(|known| name_of(known) != name_of(data));
-            if offer.actions.len() < OFFER_LIMIT {
+            if offer.actions.len() < OFFER_LIMIT && memory_of(data) <= OFFER_MEMORY {
                 offer.actions.push(data.clone());
             }
         }

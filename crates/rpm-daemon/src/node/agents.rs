@@ -208,9 +208,8 @@ impl Agents {
                 news
             }
             AgentEvent::Gone { connection } => {
-                self.all.remove(&connection);
                 self.others.remove(&connection);
-                None
+                self.gone(connection).map(News::Drains)
             }
         }
     }
@@ -273,6 +272,18 @@ impl Agents {
             told |= taken;
         }
         told
+    }
+
+    /// An agent is gone. Gives its worker if it was the last that was awaited, and there are others: they have said that they drain.
+    fn gone(&mut self, connection: u64) -> Option<WorkerId> {
+        let Agent { worker, awaited, .. } = self.all.remove(&connection)?;
+        let mut ours = self
+            .all
+            .values()
+            .filter(|agent| agent.worker == worker)
+            .peekable();
+        let others_drain = ours.peek().is_some() && !ours.any(|agent| agent.awaited);
+        (awaited && others_drain).then_some(worker)
     }
 
     /// An agent says that it drains: the one with this connection. Gives its worker if no other one is awaited.
@@ -450,6 +461,33 @@ mod tests {
                 expected.map(Duration::from_secs),
                 "{reported} {first} {last} {now}"
             );
+        }
+    }
+
+    #[test]
+    fn a_worker_drains_when_the_last_that_was_awaited_is_gone() {
+        let (to, _read) = mpsc::channel(OUTGOING_LIMIT);
+        let worker = WorkerId(1);
+        let agent = |awaited| Agent {
+            worker,
+            to: to.clone(),
+            open: None,
+            counts: true,
+            awaited,
+            asked: Cell::new(None),
+            figures: None,
+        };
+        for (others, awaited, expected) in [
+            (vec![false], true, Some(worker)),
+            (vec![true], true, None),
+            (vec![false], false, None),
+            (vec![], true, None),
+        ] {
+            let mut agents = Agents::default();
+            agents.all.insert(0, agent(awaited));
+            let others = others.into_iter().map(agent);
+            agents.all.extend((1..).zip(others));
+            assert_eq!(agents.gone(0), expected);
         }
     }
 }

@@ -157,7 +157,14 @@ async fn converse<E: From<ChannelEvent>>(
                 }
             }
         }
-        flush(socket, &mut waiting)?;
+        if let Err(error) = flush(socket, &mut waiting) {
+            // It takes nothing any more, but what it said before is still here.
+            last_words(worker, socket, &mut pace, &mut decoder, events).await?;
+            return match error.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
+                _ => Err(error),
+            };
+        }
     }
 }
 
@@ -308,5 +315,27 @@ mod tests {
         run.await.unwrap().unwrap();
         assert_eq!(heard, SAID);
         drop(theirs);
+    }
+
+    #[tokio::test]
+    async fn nor_is_it_lost_when_something_is_sent_to_it_at_that_moment() {
+        const SAID: usize = 1000;
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let socket = rpm_keeper::Keeper::none().keep(ours.into(), rpm_keeper::NOBODY);
+        io::Write::write_all(&mut theirs, &b"{\"cmd\":\"NODE_HANDLE_ACK\"}\n".repeat(SAID)).unwrap();
+        drop(theirs);
+        let (_died, death) = oneshot::channel();
+        let (events, mut inbox) = mpsc::channel(8);
+        let (outgoing, queue) = mpsc::channel(8);
+        let bytes = b"{}\n".to_vec();
+        outgoing.send(Outgoing { bytes, fd: None }).await.unwrap();
+        let run = tokio::spawn(async move { run(WorkerId(1), socket, queue, death, &events).await });
+        let mut heard = 0;
+        while let Some(ChannelEvent::Messages(_, incoming)) = inbox.recv().await {
+            heard += incoming.messages.len();
+        }
+        run.await.unwrap().unwrap();
+        assert_eq!(heard, SAID);
     }
 }

@@ -273,15 +273,11 @@ impl Handoffs {
     }
 
     /// The worker has accepted connection `number`, or refused it.
-    pub(crate) fn answered(&mut self, ctx: &mut Context<'_>, number: u64, accepted: bool) {
-        match self.all.handle_answer(number, accepted) {
+    pub(crate) fn answered(&mut self, ctx: &mut Context<'_>, worker: WorkerId, number: u64, accepted: bool) {
+        match self.all.handle_answer(worker, number, accepted) {
             Answer::Unknown => {}
             Answer::Refused(connection) => self.send_to_first(ctx, connection),
-            Answer::Arrived {
-                worker,
-                socket,
-                counted,
-            } => {
+            Answer::Arrived { socket, counted } => {
                 if counted && let Ok(inode) = socket::inode(&socket) {
                     self.open.entry(worker).or_default().insert(inode);
                     self.look_due.get_or_insert(Instant::now() + LOOK);

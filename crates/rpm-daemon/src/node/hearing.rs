@@ -36,7 +36,7 @@ impl Hearing<'_> {
             FromWorker::ExitedAfterDisconnect { seq } => {
                 self.send(worker, channel::ack(seq, Dialect::Node));
             }
-            FromWorker::Ack { seq, accepted } => self.answered(seq, accepted.unwrap_or(false)),
+            FromWorker::Ack { seq, accepted } => self.answered(worker, seq, accepted.unwrap_or(false)),
             FromWorker::HandleAck => self.acknowledged(worker, true),
             FromWorker::HandleNack => self.acknowledged(worker, false),
             FromWorker::Handle { .. } => self.send(worker, channel::handle_ack()),
@@ -71,20 +71,20 @@ impl Hearing<'_> {
     }
 
     /// A worker has accepted a connection, or refused it.
-    fn answered(&mut self, number: u64, accepted: bool) {
+    fn answered(&mut self, worker: WorkerId, number: u64, accepted: bool) {
         let mut context = handoff::Context {
             now: self.ports.now,
             listeners: self.ports.listeners,
             workers: self.ports.workers,
         };
-        self.handoffs.answered(&mut context, number, accepted);
+        self.handoffs.answered(&mut context, worker, number, accepted);
     }
 
     fn acknowledged(&mut self, worker: WorkerId, taken: bool) {
         let held = self.ports.workers.get_mut(&worker);
         match held.and_then(|held| held.channel_mut()?.acknowledge()) {
             Some(Awaiting::Ping) => self.ports.note(Input::Responded { worker }),
-            Some(Awaiting::Connection(number)) if !taken => self.answered(number, false),
+            Some(Awaiting::Connection(number)) if !taken => self.answered(worker, number, false),
             Some(Awaiting::Connection(_) | Awaiting::Listener) | None => {
                 if !taken {
                     debug!(%worker, "a worker did not get a descriptor");

@@ -112,10 +112,12 @@ impl Orders<'_> {
                 .instance(*id)
                 .is_none_or(|view| !whole.contains(&view.app) || view.state == StateView::Stopped)
         });
-        let mut accepted = self.renew_and_replace(whole, env, manner)?;
-        if !hard.is_empty() || accepted.is_empty() {
+        // What was stopped first: to start an instance ends a reload that has begun.
+        let mut accepted = Vec::new();
+        if !hard.is_empty() || whole.is_empty() {
             accepted.push(self.restart(hard, env)?);
         }
+        accepted.extend(self.renew_and_replace(whole, env, manner)?);
         Ok(accepted)
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod behalf;
 pub(crate) mod clock;
+pub(crate) mod json_memory;
 pub(crate) mod memory;
 pub(crate) mod pace;
 pub(crate) mod reserve;

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rpm_keeper::{Kept, Token};
 use rpm_sys::Signal;
 use rpm_sys::intercept::Notifications;
 use rpm_sys::tree::Census;
+use rpm_sys::usage;
 use rpm_wire::api::AppSpec;
 use tracing::{info, warn};
 
 use crate::apps::delivery::Delivery;
-use crate::os::clock::now_ms;
 use crate::persist::stored::StoredWorker;
 use crate::persist::takeover::Survivor;
 use crate::processes::Reports;
@@ -34,7 +34,7 @@ impl<E: Reports> Launching<'_, E> {
         let Some((spec, delivery)) = self.version_of(&stored) else {
             return;
         };
-        let age = Duration::from_millis(now_ms().saturating_sub(stored.started_at_ms));
+        let age = usage::age(stored.start_ticks);
         let mut tokens = stored.tokens;
         tokens.process = pidfd.token();
         let take = |token: Option<Token>| token.and_then(|token| self.keeper.take(token));

@@ -1,6 +1,7 @@
 //! The end of a worker: its leader, then whatever is left of its process tree.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 use std::sync::Arc;
 
 use rpm_core::protocol::Exit;
@@ -120,8 +121,13 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
                 tree.and_then(|tree| tree.signal(signal))
             }
             ProcessTree::Remains { left, .. } => {
-                // Each has a pidfd, so one that has ended since is simply not found.
-                left.iter().for_each(|process| drop(process.send_signal(signal)));
+                let before = left.len();
+                signal_each(worker, left, signal);
+                // What is left out is waited for no longer, if nothing else is.
+                if left.len() < before && left.iter().all(|process| process.peek().unwrap_or(true)) {
+                    let (events, gone) = (self.events.clone(), ProcessEvent::TreeGone(worker));
+                    tokio::spawn(async move { events.send(gone.into()).await });
+                }
                 Ok(())
             }
             ProcessTree::None => Ok(()),
@@ -171,11 +177,10 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         let (pid, pidfd, ending) = (process.pid, process.pidfd.share(), process.ending);
         let adopted = process.adopted;
         left.retain(|other| *other != pid);
-        let left = opened(left);
+        let mut left = opened(left);
         if !ending {
             // Nobody asked a crashed worker's children to finish, and they may hold its ports.
-            left.iter()
-                .for_each(|process| drop(process.send_signal(Signal::KILL)));
+            signal_each(worker, &mut left, Signal::KILL);
         }
         let status = pidfd
             .try_wait()
@@ -279,13 +284,12 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
             (true, false) => None,
             (false, _) => Some(Signal::KILL),
         };
-        let more = opened(left.into_iter().collect());
+        let mut more = opened(left.into_iter().collect());
+        if let Some(signal) = signal {
+            signal_each(worker, &mut more, signal);
+        }
         if more.is_empty() {
             return false;
-        }
-        if let Some(signal) = signal {
-            // One that has ended since is found to have.
-            more.iter().for_each(|process| drop(process.send_signal(signal)));
         }
         if let Some(Worker {
             tree: ProcessTree::Remains { left, .. },
@@ -322,6 +326,20 @@ impl<E: From<ProcessEvent> + Send + 'static> Ending<'_, E> {
         let app = held.app;
         Some(Gone { app, exit })
     }
+}
+
+/// Sends each a signal; one that has ended since is found to have. What cannot even be killed is left out: a program of another user (sudo)
+/// would keep its worker from being replaced for as long as it runs.
+fn signal_each(worker: WorkerId, processes: &mut Vec<Arc<PidFd>>, signal: Signal) {
+    let denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    processes.retain(|process| {
+        let sent = process.send_signal(signal);
+        let is_left = signal == Signal::KILL && sent.as_ref().is_err_and(denied);
+        if is_left {
+            warn!(%worker, "a process that the worker has started belongs to another user and cannot be ended; it is left running");
+        }
+        !is_left
+    });
 }
 
 /// Sends the message that PM2 has programs wait for; `false`: it has no channel.

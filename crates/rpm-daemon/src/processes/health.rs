@@ -26,6 +26,11 @@ use crate::failure::failure;
 use crate::node::handoff::Handoffs;
 use crate::workers::worker::{Awaiting, Outgoing, Worker, Workers};
 
+/// Each request of a health check is an event of the daemon's loop.
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+/// Nothing answers in less.
+const LEAST_TIMEOUT: Duration = Duration::from_millis(1);
+
 /// Why an answer was none, or not a good one.
 #[derive(Debug, thiserror::Error)]
 enum Unhealthy {
@@ -64,6 +69,10 @@ pub(crate) fn check_spec(spec: &AppSpec, delivery: Delivery) -> Result<(), ApiEr
             ),
         ));
     }
+    check_values(check)
+}
+
+fn check_values(check: &HealthCheck) -> Result<(), ApiError> {
     let graphic = check.path.bytes().all(|byte| byte.is_ascii_graphic());
     if !check.path.starts_with('/') || !graphic || !(100..600).contains(&check.status) || check.threshold == 0
     {
@@ -71,6 +80,17 @@ pub(crate) fn check_spec(spec: &AppSpec, delivery: Delivery) -> Result<(), ApiEr
             format!("invalid health check of {:?}", check.path),
             Some("its path begins with /, its status is from 100 to 599, its threshold at least 1"),
         ));
+    }
+    for (name, ms, least) in [
+        ("interval", check.interval_ms, LEAST_INTERVAL),
+        ("timeout", check.timeout_ms, LEAST_TIMEOUT),
+    ] {
+        if Duration::from_millis(ms) < least {
+            return Err(failure(
+                format!("the {name} of the health check of {:?} is too short", check.path),
+                Some(&format!("it is at least {} ms", least.as_millis())),
+            ));
+        }
     }
     Ok(())
 }
@@ -238,5 +258,31 @@ async fn request(ours: TcpStream, check: &HealthCheck) -> Result<bool, Unhealthy
     match probe(ours, &check.path).await? {
         status if status == check.status => Ok(true),
         status => Err(Unhealthy::Status(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        let with = |change: fn(&mut HealthCheck)| {
+            let mut check = HealthCheck::of("/health".to_owned());
+            change(&mut check);
+            check_values(&check).map_err(|refused| refused.error)
+        };
+        assert_eq!(with(|_| {}), Ok(()));
+        let changes: [(fn(&mut HealthCheck), &str); 5] = [
+            (|check| check.path = "health".to_owned(), "invalid"),
+            (|check| check.status = 99, "invalid"),
+            (|check| check.threshold = 0, "invalid"),
+            (|check| check.interval_ms = 9, "the interval"),
+            (|check| check.timeout_ms = 0, "the timeout"),
+        ];
+        for (change, part) in changes {
+            let refused = with(change).expect_err(part);
+            assert!(refused.contains(part), "{refused}");
+        }
     }
 }

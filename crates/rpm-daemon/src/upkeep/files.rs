@@ -28,6 +28,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct FileWatch {
     spec: WatchSpec,
+    /// What the daemon writes itself.
+    ours: Vec<PathBuf>,
     /// The thread ends when this is closed.
     _thread: UnixStream,
 }
@@ -40,25 +42,29 @@ impl FileWatch {
         changed: impl Fn(&Path) -> bool + Send + 'static,
     ) -> std::io::Result<FileWatch> {
         let (held, end) = UnixStream::pair()?;
-        let (wanted, delay) = (spec.clone(), Duration::from_millis(spec.delay_ms));
+        let (wanted, written) = (spec.clone(), ours.clone());
+        let delay = Duration::from_millis(spec.delay_ms);
+        // Here, so that whoever starts it hears when the user has too many of them, and tries again.
+        let inotify = Watcher::init()?;
         thread::Builder::new()
             .name("rpm-watch".to_owned())
             .stack_size(512 * 1024)
             .spawn(move || {
-                let rules = Rules::new(&wanted, ours, |path| path.symlink_metadata().is_ok());
-                let seen = Watcher::open(rules).and_then(|watcher| run(watcher, &end, delay, &changed));
-                if let Err(error) = seen {
-                    warn!(%error, "files are not watched (fs.inotify.max_user_instances may be too low)");
+                let rules = Rules::new(&wanted, written, |path| path.symlink_metadata().is_ok());
+                if let Err(error) = run(Watcher::open(inotify, rules), &end, delay, &changed) {
+                    warn!(%error, "files are not watched any more; `rpm stop` and `start` of the app watch them again");
                 }
             })?;
         Ok(FileWatch {
             spec: spec.clone(),
+            ours,
             _thread: held,
         })
     }
 
-    pub(crate) fn is_of(&self, spec: &WatchSpec) -> bool {
-        &self.spec == spec
+    /// Whether it watches just that, and leaves out just these.
+    pub(crate) fn is_of(&self, spec: &WatchSpec, ours: &[PathBuf]) -> bool {
+        &self.spec == spec && self.ours == ours
     }
 }
 
@@ -169,6 +175,8 @@ mod tests {
             sender.send(path.to_owned()).is_ok()
         })
         .unwrap();
+        let logs = [dir.join("x.log")];
+        assert!(watch.is_of(&spec, &[]) && !watch.is_of(&spec, &logs));
         let bound = Duration::from_secs(10);
         // The thread may not be watching yet.
         let first = || {

@@ -134,7 +134,9 @@ impl Upkeep {
             self.watches.remove(&app);
             return;
         };
-        if self.watches.get(&app).is_some_and(|watch| watch.is_of(spec)) {
+        // A new instance has log files of its own: as changes of the app they would restart it again and again.
+        let known = self.watches.get(&app);
+        if known.is_some_and(|watch| watch.is_of(spec, &wants.written)) {
             return;
         }
         let events = events.clone();
@@ -145,7 +147,7 @@ impl Upkeep {
         match FileWatch::start(spec, wants.written, changed) {
             Ok(watch) => drop(self.watches.insert(app, watch)),
             Err(error) => {
-                warn!(app = wants.label, %error, "cannot watch its files yet; trying again");
+                warn!(app = wants.label, %error, "cannot watch its files yet; trying again (fs.inotify.max_user_instances may be too low)");
                 self.watch_again = Some(Instant::now() + WATCH_AGAIN);
             }
         }

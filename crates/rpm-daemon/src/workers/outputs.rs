@@ -9,7 +9,7 @@ use rpm_core::InstanceId;
 use rpm_keeper::Kept;
 use rpm_wire::api::{AppSpec, ExecMode, LogTarget};
 
-use crate::home::{Home, file_name};
+use crate::home::{Home, file_name, read_small};
 use crate::logs::{Limit, Source, Style, tail};
 use crate::os::behalf::{Behalf, How};
 use crate::workers::worker::Logs;
@@ -126,9 +126,9 @@ pub(crate) fn write_pid(path: &Path, behalf: &Behalf, pid: u32) -> io::Result<()
 pub(crate) fn remove_pid(path: &Path, behalf: &Behalf, pid: u32) {
     // Nobody misses one that is not there.
     let _ = behalf.act(path, |path| {
-        // A pipe would be waited for.
-        let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
-        match is_file && fs::read_to_string(path).is_ok_and(|text| text == pid.to_string()) {
+        // The app's user may have put anything there.
+        let written = pid.to_string();
+        match read_small(path, written.len() as u64).is_ok_and(|bytes| bytes == written.as_bytes()) {
             true => fs::remove_file(path),
             false => Ok(()),
         }
@@ -150,5 +150,32 @@ mod tests {
             assert_eq!(numbered(Path::new(path), Some(3)), Path::new(expected));
         }
         assert_eq!(numbered(Path::new("/l/x.log"), None), Path::new("/l/x.log"));
+    }
+
+    #[test]
+    fn a_pid_file_is_removed_if_it_is_that_of_the_process_whatever_lies_there() {
+        let dir = std::env::temp_dir().join(format!("rpm-pid-file-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("app.pid");
+        for (text, stays) in [("123", false), ("1234", true), ("12", true)] {
+            fs::write(&path, text).unwrap();
+            remove_pid(&path, &Behalf::default(), 123);
+            assert_eq!(path.exists(), stays, "{text}");
+        }
+        // Nothing of that size is read, and nobody waits for a writer.
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        remove_pid(&path, &Behalf::default(), 123);
+        assert!(path.exists());
+        fs::remove_file(&path).unwrap();
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        remove_pid(&path, &Behalf::default(), 123);
+        assert!(path.exists());
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

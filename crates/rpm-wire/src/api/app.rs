@@ -161,7 +161,7 @@ options! {
 
     /// A worker is ready when it sends `ready` (process.send)
     Key::pm2("wait_ready", Kind::Switch).below(ReadyStopRestart) => wait_ready: bool;
-    /// How long a worker may take to become ready; as long as for a reload by default
+    /// How long a worker may take to become ready at a start (default: `reload_timeout`)
     Key::pm2("listen_timeout", Kind::Time).below(ReadyStopRestart) => listen_timeout_ms: Option<u64>;
     /// Time between the signal to stop and SIGKILL
     Key::pm2("kill_timeout", Kind::Time).below(ReadyStopRestart).short('k').default("10s") => kill_timeout_ms: Option<u64>;

@@ -134,6 +134,7 @@ fn kind(output: &Output) -> &'static str {
             Failure::Exited(_) => "exited",
             Failure::Crashed(_) => "crashed",
             Failure::NotReady { .. } => "not ready",
+            Failure::Unserved { .. } => "unserved",
             Failure::Superseded => "superseded",
             Failure::NoSuchApp => "no such app",
         },

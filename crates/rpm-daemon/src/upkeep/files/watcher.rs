@@ -83,10 +83,15 @@ impl AsFd for Watcher {
 }
 
 impl Watcher {
+    /// What the kernel reports changes by.
+    ///
     /// # Errors
-    /// The kernel has no room for it.
-    pub(super) fn open(rules: Rules) -> io::Result<Watcher> {
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    /// The user has as many as may be (fs.inotify.max_user_instances), or no descriptor is left.
+    pub(super) fn init() -> io::Result<OwnedFd> {
+        Ok(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?)
+    }
+
+    pub(super) fn open(inotify: OwnedFd, rules: Rules) -> Watcher {
         let mut watcher = Watcher {
             inotify,
             found: vec![None; rules.roots.len()],
@@ -103,7 +108,7 @@ impl Watcher {
                 info!(path = %root.base.display(), "does not exist yet; it is watched once it is created");
             }
         }
-        Ok(watcher)
+        watcher
     }
 
     /// Hears what the kernel has to tell. The first file whose change matters.

@@ -32,7 +32,7 @@ fn open(dir: &Path, paths: &[&str]) -> Watcher {
     let rules = Rules::new(&spec, vec![dir.join("own.log")], |path| {
         path.symlink_metadata().is_ok()
     });
-    Watcher::open(rules).unwrap()
+    Watcher::open(Watcher::init().unwrap(), rules)
 }
 
 /// What is watched; steps, and which file each of them is a change of.
