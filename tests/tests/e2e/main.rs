@@ -59,6 +59,7 @@ mod overlap;
 mod own_metrics;
 mod past_the_proxy;
 mod pm2;
+mod podman;
 mod policy;
 mod ports;
 mod progress;
