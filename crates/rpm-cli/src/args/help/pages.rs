@@ -153,6 +153,7 @@ pub(super) const PAGES: &[Page] = &[
         &[
             ("ready", "every app, but not those that are stopped"),
             ("ready api", "fails if it is stopped, too"),
+            ("ready --json", "what is ready and what is not, for programs"),
         ],
     ),
     page("init", "", &[("init", "writes ecosystem.config.js")]),
