@@ -190,17 +190,28 @@ fn moved(workspace: &Workspace) -> Vec<(String, &'static str)> {
     };
     let packages = set("CARGO_HOME").or_else(|| Some(set("HOME")?.join(".cargo")));
     let places = [
-        packages.map(|path| (path, "/cargo")),
+        packages.clone().map(|path| (path, "/cargo")),
+        // What is shared between users is often a link.
+        packages.map(|path| (path.join("registry"), "/cargo/registry")),
         Some((workspace.root.clone(), "/rpm")),
         // Of the files that build scripts write; it need not be in the checkout.
         Some((workspace.target.clone(), "/rpm/target")),
     ];
-    in_order(places.into_iter().flatten().collect())
+    in_order(with_links(places.into_iter().flatten().collect()))
+}
+
+/// Adds what links lead to: a compiler names files as they are given to it, and the directory that it works in as the kernel does.
+fn with_links(mut places: Vec<(PathBuf, &'static str)>) -> Vec<(PathBuf, &'static str)> {
+    let real = |(path, to): &(PathBuf, &'static str)| Some((path.canonicalize().ok()?, *to));
+    let others: Vec<_> = places.iter().filter_map(real).collect();
+    places.extend(others);
+    places
 }
 
 /// The compilers use the last that matches, so that a directory comes after the one that it is in.
 fn in_order(mut places: Vec<(PathBuf, &'static str)>) -> Vec<(String, &'static str)> {
     places.sort_by_key(|(path, _)| path.components().count());
+    places.dedup();
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     places.into_iter().map(|(path, to)| (text(path), to)).collect()
 }
@@ -275,6 +286,46 @@ mod tests {
             ordered("/rpm/target/cargo", "/rpm", "/rpm/target"),
             ["/rpm", "/rpm/target", "/cargo"]
         );
+    }
+
+    #[test]
+    fn a_library_behind_a_link_is_compiled_to_the_same_bytes() {
+        let all = fs::canonicalize(std::env::temp_dir()).expect("it is there");
+        let directory = all.join(format!("rpm-links-{}", std::process::id()));
+        let package = directory.join("real/registry/x");
+        fs::create_dir_all(&package).expect("directories");
+        fs::create_dir(directory.join("linked")).expect("a directory");
+        std::os::unix::fs::symlink("../real/registry", directory.join("linked/registry")).expect("a link");
+        fs::write(
+            package.join("lib.rs"),
+            "pub fn f(x: u32) -> u32 { if x > 3 { panic!() } x }",
+        )
+        .expect("a file");
+        let compiled = |home: &str| {
+            let home = directory.join(home);
+            let places = [
+                (home.clone(), "/cargo"),
+                (home.join("registry"), "/cargo/registry"),
+            ];
+            let mut rustc = Command::new("rustc");
+            rustc
+                .args([
+                    "--crate-type=lib",
+                    "--crate-name=x",
+                    "--emit=obj",
+                    "-Cdebuginfo=line-tables-only",
+                    "-o",
+                ])
+                .args([directory.join("x.o"), home.join("registry/x/lib.rs")])
+                .current_dir(&package);
+            for (from, to) in in_order(with_links(places.into())) {
+                rustc.arg(format!("--remap-path-prefix={from}={to}"));
+            }
+            succeed(&mut rustc).expect("it compiles");
+            fs::read(directory.join("x.o")).expect("it is there")
+        };
+        assert!(compiled("real") == compiled("linked"), "{}", directory.display());
+        fs::remove_dir_all(&directory).expect("it is ours");
     }
 
     #[test]
