@@ -54,6 +54,9 @@ impl Supervisor {
                 let places = (&self.listeners, &mut self.workers);
                 reply.send(pages::give(places, &mut self.handoffs, worker, connection));
             }
+            Request::AskPromClient(worker, reply) => {
+                reply.send(self.questions.ask(worker, &mut self.workers));
+            }
             Request::ProbeInterception(reply) => {
                 self.interception.probe();
                 reply.send(self.interception.denied().map(str::to_owned));

@@ -31,6 +31,7 @@ use crate::node::channel::{ChannelEvent, Incoming};
 use crate::node::handoff::{self, Handoffs};
 use crate::node::messages::Subscribers;
 use crate::node::places::AgentPlaces;
+use crate::node::prom_client::Questions;
 use crate::orders::automatic;
 use crate::orders::tickets::Tickets;
 use crate::os::clock::now_ms;
@@ -85,6 +86,8 @@ pub struct Supervisor {
     pub(crate) actions: Actions,
     /// Who follows the messages of programs.
     pub(crate) subscribers: Subscribers,
+    /// Metrics that programs are asked for over their channels.
+    pub(crate) questions: Questions,
     pub(crate) complaints: Complaints,
     pub(crate) journal: Journal,
     pub(crate) home: Home,
@@ -147,6 +150,7 @@ impl Supervisor {
             upkeep: Upkeep::default(),
             actions: Actions::default(),
             subscribers: Subscribers::default(),
+            questions: Questions::default(),
             complaints: Complaints::default(),
             journal: Journal::start(&home, &logs)?,
             home,

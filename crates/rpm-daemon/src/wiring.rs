@@ -56,7 +56,7 @@ impl Supervisor {
             return self.pages.take(worker, None, Instant::now());
         };
         tokio::spawn(async move {
-            let read = pages::ask(vec![target], |worker, end| handle.give(worker, end));
+            let read = pages::ask(vec![target], &handle);
             let page = read.await.pop().filter(|page| page.page.is_some());
             let page = page.map(|page| ScrapedPage { ended: true, ..page });
             // A daemon that shuts down does not want to know.
@@ -78,7 +78,7 @@ impl Supervisor {
     pub(crate) fn scrape(&mut self) -> Asked {
         let has_page = |id: AppId| {
             let spec = self.catalog().present_spec(id);
-            spec.is_some_and(|spec| spec.metrics_path.is_some())
+            spec.is_some_and(|spec| spec.has_metrics())
         };
         let apps = self.catalog().listed().filter(|(id, _)| has_page(*id));
         let apps = apps.map(|(_, app)| app.name.clone()).collect();
@@ -289,6 +289,7 @@ impl Supervisor {
             handoffs: &mut self.handoffs,
             actions: &mut self.actions,
             subscribers: &mut self.subscribers,
+            questions: &mut self.questions,
         }
     }
 

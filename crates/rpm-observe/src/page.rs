@@ -138,7 +138,7 @@ impl Page {
     async fn add_own(&self, processes: &[Process], sums: &mut Sums) -> Option<String> {
         let has_some = |process: &Process| {
             let spec = process.spec.as_deref();
-            spec.is_some_and(|spec| spec.metrics_path.is_some())
+            spec.is_some_and(AppSpec::has_metrics)
         };
         let scrape = match processes.iter().any(has_some) {
             true => self.daemon.pages().await.map_err(|error| error.to_string()),

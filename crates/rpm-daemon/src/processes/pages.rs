@@ -1,9 +1,9 @@
-//! The pages of metrics that apps have themselves (`metrics_path`), asked of each worker by itself.
+//! The pages of metrics that apps have themselves (`metrics_path`, `prom_client`), asked of each worker by itself.
 //!
 //! How one worker is reached depends on how its clients reach it. Behind the proxy it has an address of its own. A Node worker is given a
 //! connection over its channel, as for a health check. Any other program is asked at its public address, where the kernel chooses who answers:
 //! as many connections are made as it takes until each worker has accepted one, which the kernel's table of sockets tells before anything is
-//! sent.
+//! sent. A worker whose metrics are prom-client's is asked over its channel, and answers in JSON.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::apps::app::Apps;
 use crate::node::handoff::Handoffs;
+use crate::node::prom_client::Answer;
 use crate::workers::worker::{Awaiting, Outgoing, Workers};
 
 /// Time for a page, and for all pages of an app at its public address.
@@ -41,6 +42,7 @@ pub(crate) struct Target {
     pub(crate) app: AppId,
     /// What is said of it, still without a page.
     pub(crate) about: ScrapedPage,
+    /// Where the page is; of no meaning to prom-client.
     path: String,
     leader: u32,
     way: Way,
@@ -55,6 +57,8 @@ enum Way {
     Given,
     /// At the address of all workers.
     Public(SocketAddr),
+    /// By a message to prom-client in it.
+    PromClient,
     /// Not at all.
     None(&'static str),
 }
@@ -66,10 +70,25 @@ enum NoPage {
     Way(&'static str),
     #[error("no answer within {} ms", PAGE_DEADLINE.as_millis())]
     Late,
+    #[error("{0}")]
+    PromClient(String),
+    #[error(
+        "prom-client in it does not answer ({} ms): does the app make an AggregatorRegistry?",
+        PAGE_DEADLINE.as_millis()
+    )]
+    NoAnswer,
     #[error("no connection can be made to it: {0}")]
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Page(#[from] PageError),
+}
+
+/// What the daemon does for whoever asks a worker.
+pub(crate) trait Reach {
+    /// Gives the worker a connection; `false`: it is gone, or cannot be given any.
+    fn give(&self, worker: WorkerId, connection: OwnedFd) -> impl Future<Output = bool> + Send;
+    /// Asks prom-client in the worker. It takes as long as it takes; `None`: it is gone, or does not read its messages.
+    fn ask_prom_client(&self, worker: WorkerId) -> impl Future<Output = Option<Answer>> + Send;
 }
 
 /// What is looked up to find workers.
@@ -90,7 +109,9 @@ impl Sight<'_> {
     /// How a worker is asked; `None`: it has no page, no process, or is starting.
     pub(crate) fn target(&self, worker: WorkerId) -> Option<Target> {
         let held = self.workers.get(&worker)?;
-        let path = held.spec.metrics_path.clone()?;
+        if !held.spec.has_metrics() {
+            return None;
+        }
         let process = held.process()?;
         let view = self.core.worker(worker)?;
         let present = self.core.instance(held.instance).and_then(|view| view.worker());
@@ -99,6 +120,7 @@ impl Sight<'_> {
             id: held.instance.0,
             worker: format!("{worker}-{}-{}", process.pid, process.started_at_ms),
             leaving: present != Some(worker),
+            prom_client: held.spec.asks_prom_client(),
             ..ScrapedPage::default()
         };
         // What starts has nothing to say yet, and is no trouble.
@@ -107,6 +129,7 @@ impl Sight<'_> {
         }
         let address = self.listeners.addresses_of(worker).next();
         let way = match (self.listeners.private_address(worker), address) {
+            _ if about.prom_client => Way::PromClient,
             (Some(socket), _) => Way::Own(Address {
                 socket,
                 mark: private_mark(),
@@ -120,7 +143,7 @@ impl Sight<'_> {
             worker,
             app: held.app,
             about,
-            path,
+            path: held.spec.metrics_path.clone().unwrap_or_default(),
             leader: process.pid,
             way,
         })
@@ -156,26 +179,33 @@ pub(crate) fn give(
     channel.is_some_and(|it| it.send(message, Some(Awaiting::Connection(number))))
 }
 
-/// Asks these workers, which are of one app, side by side where each can be asked alone. `give` gives a worker a connection.
-pub(crate) async fn ask<G>(targets: Vec<Target>, give: impl Fn(WorkerId, OwnedFd) -> G) -> Vec<ScrapedPage>
-where
-    G: Future<Output = bool>,
-{
+/// Asks these workers, which are of one app, side by side where each can be asked alone.
+pub(crate) async fn ask(targets: Vec<Target>, reach: &impl Reach) -> Vec<ScrapedPage> {
     let (public, own): (Vec<Target>, Vec<Target>) = targets
         .into_iter()
         .partition(|target| matches!(target.way, Way::Public(_)));
     let mut pages = Vec::new();
     let asked = own
         .iter()
-        .map(|target| timeout(PAGE_DEADLINE, ask_one(target, &give)));
+        .map(|target| timeout(PAGE_DEADLINE, ask_one(target, reach)));
     let (answers, found) = tokio::join!(together(asked), ask_public(&public));
     for (target, answer) in own.iter().zip(answers) {
-        pages.push(told(target, answer.unwrap_or(Err(NoPage::Late))));
+        pages.push(told(target, answer.unwrap_or_else(|_| Err(target.late()))));
     }
     for (target, answer) in public.iter().zip(found) {
         pages.push(told(target, answer));
     }
     pages
+}
+
+impl Target {
+    /// It did not answer in time.
+    fn late(&self) -> NoPage {
+        match self.way {
+            Way::PromClient => NoPage::NoAnswer,
+            Way::Own(_) | Way::Given | Way::Public(_) | Way::None(_) => NoPage::Late,
+        }
+    }
 }
 
 fn told(target: &Target, answer: Result<String, NoPage>) -> ScrapedPage {
@@ -212,18 +242,20 @@ async fn together<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
     running.into_iter().filter_map(|(_, outcome)| outcome).collect()
 }
 
-async fn ask_one<G>(target: &Target, give: &impl Fn(WorkerId, OwnedFd) -> G) -> Result<String, NoPage>
-where
-    G: Future<Output = bool>,
-{
+async fn ask_one(target: &Target, reach: &impl Reach) -> Result<String, NoPage> {
     let connection = match target.way {
         Way::Own(address) => address.connect().await?,
         Way::Given => {
             let (ours, theirs) = pair().await?;
-            match give(target.worker, theirs).await {
+            match reach.give(target.worker, theirs).await {
                 true => ours,
                 false => return Err(NoPage::Way("it takes no connection")),
             }
+        }
+        Way::PromClient => {
+            let answer = reach.ask_prom_client(target.worker).await;
+            let answer = answer.ok_or(NoPage::Way("it takes no messages"))?;
+            return answer.map_err(NoPage::PromClient);
         }
         Way::Public(_) => return Err(NoPage::Way("it is asked with the others")),
         Way::None(why) => return Err(NoPage::Way(why)),
