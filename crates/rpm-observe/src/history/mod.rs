@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rpm_wire::api::AppFigures;
 use tokio::sync::watch;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Kept};
 pub(crate) use counted::{Counted, Moment, quantile};
 use file::Store;
 pub use file::{FILE, HistoryError};
@@ -114,7 +114,7 @@ pub(crate) struct Second {
 
 /// Records until it is dropped, and shows each second to those who look.
 pub(crate) async fn record(socket: PathBuf, path: PathBuf, seconds: watch::Sender<Arc<Second>>) {
-    let daemon = Daemon::new(socket);
+    let mut daemon = Kept::new(Daemon::new(socket));
     let mut recorder = Recorder {
         path,
         store: None,
