@@ -17,6 +17,7 @@ mod logs;
 mod monit;
 mod observe;
 mod ready;
+mod receivers;
 mod runtime;
 mod start;
 mod startup;

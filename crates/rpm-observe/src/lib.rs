@@ -2,7 +2,7 @@
 //! port for it; each second it is asked for the figures of the history.
 //!
 //! `GET /metrics` is for Prometheus: the daemon's figures, and some of them again under the names that exporters for PM2 use.
-//! `GET /api/v1/history` has what was recorded of each app.
+//! `GET /api/v1/history` has what was recorded of each app, and `GET /api/v1/receivers` who gets logs, alerts, metrics and spans.
 
 mod access;
 mod alerts;
@@ -17,6 +17,7 @@ mod own;
 mod page;
 mod pm2;
 mod post;
+mod standing;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use rpm_wire::receivers::{RECEIVERS_PATH, Receiving};
 use tokio::sync::watch;
 
 pub use access::{Access, AccessError, Token};
@@ -65,6 +67,7 @@ pub fn router(observed: Observed) -> Router {
     let history = observed.home.join(HISTORY_FILE);
     Router::new()
         .route("/metrics", get(metrics))
+        .route(RECEIVERS_PATH, get(receivers))
         .with_state(observed.metrics)
         .merge(
             Router::new()
@@ -84,6 +87,10 @@ pub fn router(observed: Observed) -> Router {
 
 async fn metrics(State(page): State<Metrics>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT)], page.current().await)
+}
+
+async fn receivers(State(page): State<Metrics>) -> Json<Vec<Receiving>> {
+    Json(page.receivers())
 }
 
 async fn recorded(State(file): State<PathBuf>, Query(asked): Query<HashMap<String, String>>) -> Response {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use rpm_wire::api::{AppSpec, Process, Scrape};
 use rpm_wire::pm2::Versions;
+use rpm_wire::receivers::Receiving;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -58,6 +59,17 @@ impl Metrics {
 
     pub(crate) async fn current(&self) -> Bytes {
         self.0.current().await
+    }
+
+    /// Who gets logs, alerts, metrics and spans, and how they stand.
+    pub(crate) fn receivers(&self) -> Vec<Receiving> {
+        let own = &self.0.own;
+        let all = [
+            own.forwarded.receivers(),
+            own.counts.receivers(),
+            own.exported.receivers(),
+        ];
+        all.concat()
     }
 }
 

@@ -190,6 +190,24 @@ fn whoever_is_named_is_told_once_whoever_dies() {
     let tested = rpm.ok(["alerts", "test", "0"]);
     assert!(tested.contains("it answered 204"), "{tested}");
     assert_eq!(next(&received, &rpm)["messages"][0]["state"], "test");
+    let status: Value = serde_json::from_str(&rpm.ok(["observe", "status", "--json"])).expect("JSON");
+    let told = &status["receivers"][0];
+    assert_eq!(
+        (
+            &told["what"],
+            &told["to"],
+            &told["state"],
+            &told["behind_messages"]
+        ),
+        (
+            &json!("alerts"),
+            &json!(format!("http://127.0.0.1:{webhook}/…")),
+            &json!("idle"),
+            &json!(0)
+        ),
+        "{status}"
+    );
+    assert!(told["taken"].as_u64() > Some(0), "{status}");
     let metrics = rpm_testkit::get(listen.number(), "/metrics")
         .expect("it answers")
         .body;

@@ -364,6 +364,25 @@ fn no_line_is_missing_whoever_dies_and_whatever_is_away() {
         assert!(of_each.len() == KINDS.len() && none, "{of_each:?}");
     }
 
+    let status = scene.rpm.ok(["observe", "status", "--json"]);
+    let status: Value = serde_json::from_str(&status).expect("JSON");
+    let receivers = status["receivers"].as_array().expect("a list");
+    assert_eq!(receivers.len(), KINDS.len(), "{status}");
+    for receiver in receivers {
+        assert_eq!(
+            (&receiver["what"], &receiver["behind_bytes"]),
+            (&json!("logs"), &json!(0))
+        );
+        assert_eq!(
+            (&receiver["state"], &receiver["given_up"]),
+            (&json!("idle"), &json!(0))
+        );
+        assert!(
+            receiver["last_taken_ms"].is_u64() && receiver["taken"].as_u64() > Some(0),
+            "{receiver}"
+        );
+    }
+
     // It goes on where it was: what has arrived long ago does not come again.
     let positions = std::fs::read_dir(scene.rpm.home().join("forward"))
         .expect("positions")
@@ -436,6 +455,18 @@ fn a_destination_that_is_wrong_is_refused_and_one_that_is_gone_is_taken_back() {
     let has_answer = |log: &String| log.contains("it answered 404 Not Found: no handler found");
     let log = wait_until("its answer is told", BOUND, own, has_answer);
     assert!(!log.contains("s3cret"), "{log}");
+    let status = rpm.ok(["observe", "status"]);
+    let row: Vec<&str> = status
+        .lines()
+        .find(|line| line.starts_with("logs "))
+        .map(|line| line.split_whitespace().collect())
+        .expect("a receiver");
+    assert_eq!((row[1], row.last()), ("far", Some(&"never")), "{status}");
+    assert!(
+        ["waiting", "sending"].contains(&row[2]) && status.contains("ago: it answered 404 Not Found"),
+        "{status}"
+    );
+    assert!(!status.contains("s3cret"), "{status}");
     let none = start(&json!([]));
     assert!(none.stderr.contains("logs: sent nowhere"), "{none:#?}");
     wait_until("it is forgotten", BOUND, page, |page| !page.contains("rpm_logs_"));

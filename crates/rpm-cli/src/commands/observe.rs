@@ -3,18 +3,24 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, anyhow};
+use comfy_table::Table;
+use jiff::Timestamp;
 use rpm_spec::Observing;
 use rpm_wire::alerts::{RULES_FILE, Rule, Rules};
 use rpm_wire::api::{ChangeReply, ObserveInfo, ObserveRequest, ObserveSpec, Status};
 use rpm_wire::forward::{Destination, Destinations, FORWARD_FILE, Http};
 use rpm_wire::otlp::{OTLP_FILE, Otlp};
+use rpm_wire::receivers::Receiving;
+use serde::Serialize;
 
+use super::receivers::receivers;
 use super::{event_loop, read, session, show, surroundings, tell};
 use crate::args::{Observe, Switch};
 use crate::connect::connect;
 use crate::files::write_private;
 use crate::home::{Home, home_dir};
 use crate::output::Output;
+use crate::render::{self, Look};
 use crate::resolve::Surroundings;
 
 /// Carries out the command.
@@ -108,8 +114,13 @@ async fn status(json: bool, output: &mut Output) -> anyhow::Result<()> {
         true => read("/v1/observe").await?,
         false => ObserveInfo::default(),
     };
+    let receivers = match &info.observe {
+        Some(spec) => Some(receivers(spec).await),
+        None => None,
+    };
     if json {
-        return Ok(output.json(&info)?);
+        let receivers = receivers.and_then(Result::ok);
+        return Ok(output.json(&Shown { info, receivers })?);
     }
     let Some(spec) = &info.observe else {
         return Ok(output.line("off")?);
@@ -118,9 +129,33 @@ async fn status(json: bool, output: &mut Output) -> anyhow::Result<()> {
         .process
         .as_ref()
         .map_or(Status::Stopped, |process| process.status);
-    let pid = info.process.and_then(|process| process.pid);
+    let pid = info.process.as_ref().and_then(|process| process.pid);
     let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    Ok(output.line(format_args!("{}: {}{pid}", status.as_str(), url(spec)))?)
+    output.line(format_args!("{}: {}{pid}", status.as_str(), url(spec)))?;
+    match receivers {
+        Some(Ok(all)) if !all.is_empty() => {
+            let columns = Table::new().width().map(usize::from);
+            let columns = columns.filter(|_| output.look != Look::Plain);
+            let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+            output.line("")?;
+            for line in render::receivers(&all, now_ms, columns) {
+                output.line(line)?;
+            }
+        }
+        Some(Err(error)) => tell(format!("it does not say who gets logs and alerts: {error:#}")),
+        Some(Ok(_)) | None => {}
+    }
+    Ok(())
+}
+
+/// As it is shown to programs.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    info: ObserveInfo,
+    /// Who gets logs, alerts, metrics and spans; absent if the process does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receivers: Option<Vec<Receiving>>,
 }
 
 /// What a file says of the metrics, carried out after its apps.

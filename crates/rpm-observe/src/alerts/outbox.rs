@@ -2,16 +2,19 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rpm_wire::alerts::{Rule, Shape, Sink};
+use rpm_wire::receivers::{Receiving, Sent};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::message::Message;
+use super::now_ms;
 use super::send::send;
+use crate::standing::Standing;
 
 /// Messages that wait for one receiver.
 const WAITING: usize = 500;
@@ -31,9 +34,58 @@ const AGAIN: [Duration; 5] = [
 pub struct Counts {
     sent: AtomicU64,
     failed: AtomicU64,
+    /// The receivers, in the order of the rules.
+    receivers: Mutex<Vec<Receiver>>,
+}
+
+/// Somebody who is told.
+#[derive(Debug)]
+struct Receiver {
+    sink: Sink,
+    standing: Arc<Standing>,
+    waiting: usize,
 }
 
 impl Counts {
+    /// Who is told by these rules. What is known of those who were told before stays.
+    fn set_receivers(&self, rules: &[Rule]) {
+        let mut receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now: Vec<Receiver> = Vec::new();
+        for sink in rules.iter().flat_map(|rule| &rule.sinks) {
+            if now.iter().any(|known| known.sink == *sink) {
+                continue;
+            }
+            let before = receivers.iter().position(|known| known.sink == *sink);
+            let receiver = before.map(|at| receivers.swap_remove(at));
+            now.push(receiver.unwrap_or_else(|| Receiver::new(sink)));
+        }
+        *receivers = now;
+    }
+
+    /// So many messages wait for each of them.
+    fn set_waiting(&self, waiting: impl Fn(&Sink) -> usize) {
+        let mut receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        for receiver in receivers.iter_mut() {
+            receiver.waiting = waiting(&receiver.sink);
+        }
+    }
+
+    fn standing(&self, sink: &Sink) -> Option<Arc<Standing>> {
+        let receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = receivers.iter().find(|known| known.sink == *sink);
+        found.map(|receiver| Arc::clone(&receiver.standing))
+    }
+
+    /// Those who are told, and how they stand.
+    pub(crate) fn receivers(&self) -> Vec<Receiving> {
+        let receivers = self.receivers.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = |receiver: &Receiver| Receiving {
+            behind_messages: Some(receiver.waiting as u64),
+            ..receiver.standing.shown(Sent::Alerts, None, receiver.waiting > 0)
+        };
+        receivers.iter().map(shown).collect()
+    }
+
     /// As the beginning of a page of metrics.
     #[must_use]
     pub fn page(&self) -> String {
@@ -58,6 +110,18 @@ impl Counts {
             );
         }
         page
+    }
+}
+
+impl Receiver {
+    fn new(sink: &Sink) -> Receiver {
+        let standing = Standing::default();
+        standing.is_at(sink.shown());
+        Receiver {
+            sink: sink.clone(),
+            standing: Arc::new(standing),
+            waiting: 0,
+        }
     }
 }
 
@@ -88,6 +152,17 @@ impl Outbox {
             lanes: HashMap::new(),
             underway: JoinSet::new(),
         }
+    }
+
+    /// Those who are told by these rules.
+    pub(crate) fn set_rules(&self, rules: &[Rule]) {
+        self.counts.set_receivers(rules);
+        self.show();
+    }
+
+    fn show(&self) {
+        let waiting = |sink: &Sink| self.lanes.get(sink).map_or(0, |lane| lane.waiting.len());
+        self.counts.set_waiting(waiting);
     }
 
     /// Takes what these rules say.
@@ -140,6 +215,7 @@ impl Outbox {
             lane.in_flight = 0;
         }
         self.lanes.retain(|_, lane| !lane.waiting.is_empty());
+        self.show();
         Some(())
     }
 
@@ -154,6 +230,7 @@ impl Outbox {
                 sink
             });
         }
+        self.show();
     }
 }
 
@@ -174,11 +251,14 @@ fn at_once(sink: &Sink) -> usize {
 
 async fn deliver(sink: &Sink, messages: Vec<Message>, host: &str, counts: &Counts) {
     let count = messages.len() as u64;
+    // A receiver that is in no rule any more is shown nowhere.
+    let standing = counts.standing(sink).unwrap_or_default();
     let mut pauses = AGAIN.iter();
     loop {
         let error = match send(sink, &messages, host).await {
             Ok(_) => {
                 counts.sent.fetch_add(count, Ordering::Relaxed);
+                standing.took(count, now_ms());
                 return;
             }
             Err(error) => error,
@@ -187,11 +267,14 @@ async fn deliver(sink: &Sink, messages: Vec<Message>, host: &str, counts: &Count
         let pause = pauses.next().filter(|_| error.may_pass());
         match pause {
             Some(pause) => {
+                let (now, ms) = (now_ms(), u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+                standing.failed(&error.to_string(), now, now.saturating_add(ms));
                 eprintln!("alerts: {shown}: {error}; tried again in {} s", pause.as_secs());
                 sleep(*pause).await;
             }
             None => {
                 counts.failed.fetch_add(count, Ordering::Relaxed);
+                standing.gave_up(count, &error.to_string(), now_ms());
                 eprintln!("alerts: {shown}: {error}; messages that are lost: {count}");
                 return;
             }

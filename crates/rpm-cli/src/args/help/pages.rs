@@ -258,7 +258,7 @@ pub(super) const PAGES: &[Page] = &[
                 "observe on --listen 0.0.0.0:9209 --token-file token",
                 "for other machines",
             ),
-            ("observe status", "whether it is on, and where"),
+            ("observe status", "where it is, and who takes what is sent"),
             ("observe off", ""),
             ("observe", "in the foreground"),
         ],
