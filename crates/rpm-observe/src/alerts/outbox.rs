@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rpm_wire::alerts::{Rule, Shape, Sink};
 use rpm_wire::receivers::{Receiving, Sent};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::sleep;
 
 use super::message::Message;
@@ -140,8 +140,9 @@ pub(crate) struct Outbox {
     host: Arc<str>,
     counts: Arc<Counts>,
     lanes: HashMap<Sink, Lane>,
-    /// Letters on their way; each ends with its receiver.
-    underway: JoinSet<Sink>,
+    /// Letters on their way, and who gets them.
+    underway: JoinSet<()>,
+    receivers: HashMap<Id, Sink>,
 }
 
 impl Outbox {
@@ -151,6 +152,7 @@ impl Outbox {
             counts,
             lanes: HashMap::new(),
             underway: JoinSet::new(),
+            receivers: HashMap::new(),
         }
     }
 
@@ -165,11 +167,13 @@ impl Outbox {
         self.counts.set_waiting(waiting);
     }
 
-    /// Takes what these rules say.
+    /// Takes what these rules say. Of rules that say the same, a receiver is told once.
     pub(crate) fn add(&mut self, rules: &[Rule], messages: &[Message]) {
+        let sinks = |message: &Message| rules.get(message.rule).map_or(&[][..], |rule| &rule.sinks);
         for message in messages {
-            let sinks = rules.get(message.rule).map_or(&[][..], |rule| &rule.sinks);
-            for sink in sinks {
+            let twins = messages.iter().filter(|other| other.is_twin_before(message));
+            let told: Vec<&Sink> = twins.flat_map(sinks).collect();
+            for sink in sinks(message).iter().filter(|sink| !told.contains(sink)) {
                 self.put(sink, message.clone());
             }
         }
@@ -207,12 +211,24 @@ impl Outbox {
 
     /// Waits until a letter was taken or given up; `None` if none is on its way.
     pub(crate) async fn settled(&mut self) -> Option<()> {
-        // A letter that has ended without its receiver has panicked.
-        if let Ok(sink) = self.underway.join_next().await?
+        let ended = self.underway.join_next_with_id().await?;
+        let has_panicked = ended.is_err();
+        let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+        if let Some(sink) = self.receivers.remove(&id)
             && let Some(lane) = self.lanes.get_mut(&sink)
         {
-            lane.waiting.drain(..lane.in_flight.min(lane.waiting.len()));
+            let messages = lane.in_flight.min(lane.waiting.len());
+            lane.waiting.drain(..messages);
             lane.in_flight = 0;
+            if has_panicked {
+                // It would do so again, and those behind it are to be told.
+                let lost = messages as u64;
+                self.counts.failed.fetch_add(lost, Ordering::Relaxed);
+                if let Some(standing) = self.counts.standing(&sink) {
+                    standing.gave_up(lost, "it could not be written, by a fault of rpm", now_ms());
+                }
+                eprintln!("alerts: {}: messages that are lost: {lost}", sink.shown());
+            }
         }
         self.lanes.retain(|_, lane| !lane.waiting.is_empty());
         self.show();
@@ -224,11 +240,10 @@ impl Outbox {
         for (sink, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.in_flight == 0) {
             lane.in_flight = at_once(sink).min(lane.waiting.len());
             let messages = lane.waiting.iter().take(lane.in_flight).cloned().collect();
-            let (sink, host, counts) = (sink.clone(), Arc::clone(&self.host), Arc::clone(&self.counts));
-            self.underway.spawn(async move {
-                deliver(&sink, messages, &host, &counts).await;
-                sink
-            });
+            let (to, host, counts) = (sink.clone(), Arc::clone(&self.host), Arc::clone(&self.counts));
+            let letter = async move { deliver(&to, messages, &host, &counts).await };
+            let id = self.underway.spawn(letter).id();
+            self.receivers.insert(id, sink.clone());
         }
         self.show();
     }
@@ -279,5 +294,75 @@ async fn deliver(sink: &Sink, messages: Vec<Message>, host: &str, counts: &Count
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpm_wire::alerts::Trigger;
+
+    use super::super::message::State;
+    use super::super::tests::rule;
+    use super::*;
+
+    fn message(rule: usize, text: &str) -> Message {
+        Message {
+            rule,
+            key: "same".to_owned(),
+            on: Trigger::Crash,
+            state: State::Fired,
+            app: Some("api".to_owned()),
+            id: Some(0),
+            text: text.to_owned(),
+            count: 1,
+            at_ms: 7,
+        }
+    }
+
+    fn outbox() -> Outbox {
+        Outbox::new("h".to_owned(), Arc::default())
+    }
+
+    #[test]
+    fn of_rules_that_say_the_same_a_receiver_is_told_once() {
+        let other = Sink::Exec {
+            command: "other".to_owned(),
+            cwd: "/".to_owned(),
+        };
+        let mut rules = vec![rule(Trigger::Crash), rule(Trigger::Crash)];
+        rules[1].sinks.push(other.clone());
+        let mut outbox = outbox();
+        let messages = [
+            message(0, "one"),
+            message(1, "one"),
+            message(0, "two"),
+            message(0, "two"),
+        ];
+        outbox.add(&rules, &messages);
+        let told = |sink: &Sink| -> Vec<String> {
+            let waiting = outbox.lanes[sink].waiting.iter();
+            waiting.map(|message| message.text.clone()).collect()
+        };
+        assert_eq!(told(&rules[0].sinks[0]), ["one", "two", "two"]);
+        assert_eq!(told(&other), ["one"]);
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_panics_holds_up_nothing() {
+        let rules = [rule(Trigger::Crash)];
+        let mut outbox = outbox();
+        outbox.set_rules(&rules);
+        outbox.add(&rules, &[message(0, "bad"), message(0, "good")]);
+        let sink = &rules[0].sinks[0];
+        outbox.lanes.get_mut(sink).expect("it waits").in_flight = 1;
+        let letter = outbox.underway.spawn(async { panic!("as a letter may") }).id();
+        outbox.receivers.insert(letter, sink.clone());
+        assert_eq!(outbox.settled().await, Some(()));
+        let lane = &outbox.lanes[sink];
+        assert_eq!((lane.in_flight, lane.waiting.len()), (0, 1));
+        assert_eq!(lane.waiting[0].text, "good");
+        assert_eq!(outbox.counts.failed.load(Ordering::Relaxed), 1);
+        outbox.set_rules(&rules);
+        assert_eq!(outbox.counts.receivers()[0].behind_messages, Some(1));
     }
 }
