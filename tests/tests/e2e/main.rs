@@ -37,6 +37,7 @@ mod health;
 mod history;
 mod hostile;
 mod ipc;
+mod journald;
 mod js_client;
 mod keeper;
 mod kills;

@@ -172,6 +172,41 @@ fn install(system: &System, deb: &str, port: &Port) {
     get(port.number(), "/").expect("what was saved is served");
 }
 
+/// An app whose lines are sent to the journald of the system, one of them as long as few are.
+fn what_is_sent_to_journald_is_in_the_journal(system: &System) {
+    let port = Port::reserve();
+    system.shared.write(
+        "talk.sh",
+        "echo for the journal; head -c 120000 /dev/zero | tr '\\0' x; echo; exec sleep 1000",
+    );
+    let app = r#"{"name": "talk", "script": "/shared/talk.sh", "interpreter": "sh"}"#;
+    let observe = format!(r#"{{"listen": {port}, "logs": [{{"to": "journald"}}]}}"#);
+    system.shared.write(
+        "talk.json",
+        &format!(r#"{{"apps": [{app}], "observe": {observe}}}"#),
+    );
+    system.as_user("cd && rpmx start /shared/talk.json");
+    let written = || {
+        system.ok(&[
+            "journalctl",
+            "--no-pager",
+            "--output=cat",
+            "--all",
+            "SYSLOG_IDENTIFIER=talk",
+            "RPM_STREAM=out",
+        ])
+    };
+    let lines = wait_until("they are in the journal", BOUND, written, |text| {
+        text.lines().count() == 2
+    });
+    let lengths: Vec<usize> = lines.lines().map(str::len).collect();
+    assert!(
+        lines.contains("for the journal") && lengths.contains(&120_000),
+        "{lengths:?}"
+    );
+    system.as_user("rpmx delete talk && rpmx observe off");
+}
+
 #[test]
 fn a_service_loses_nothing_whatever_systemd_does_with_it() {
     let Some(system) = System::boot("a_service_loses_nothing_whatever_systemd_does_with_it") else {
@@ -210,6 +245,7 @@ fn a_service_loses_nothing_whatever_systemd_does_with_it() {
     let unclean: Vec<_> = reports.iter().filter(unclean).collect();
     assert!(unclean.is_empty(), "{unclean:#?}\n{}", system.journal());
 
+    what_is_sent_to_journald_is_in_the_journal(&system);
     system.ok(&["systemctl", "stop", SERVICE]);
     assert_eq!(system.processes_of_the_user(), "", "after `systemctl stop`");
     system.ok(&["systemctl", "start", SERVICE]);
