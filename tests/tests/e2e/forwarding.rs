@@ -332,38 +332,8 @@ impl Scene {
     }
 }
 
-#[test]
-fn no_line_is_missing_whoever_dies_and_whatever_is_away() {
-    let scene = Scene::new();
-    scene.print_from(1);
-    scene.wait_all(LINES);
-
-    // Nobody takes anything; meanwhile the logs are rotated, and everything that runs is killed.
-    scene.receivers.away.store(true, Ordering::SeqCst);
-    scene.print_from(1 + LINES);
-    let failing = |page: &String| {
-        let failures = page
-            .lines()
-            .filter(|line| line.starts_with("rpm_logs_forward_failures_total{"));
-        failures.filter(|line| !line.ends_with(" 0")).count() == KINDS.len()
-    };
-    wait_until("all of them fail", BOUND, || scene.metrics(), failing);
-    kill(scene.observer().expect("it runs"));
-    kill_daemon(&scene.rpm);
-    scene.print_from(1 + 2 * LINES);
-    let worker = scene.rpm.process(0).pid.expect("it runs");
-    kill(worker);
-    let other = || scene.rpm.process(0).pid.filter(|pid| *pid != worker);
-    wait_for("another worker", BOUND, other);
-    scene.print_from(1 + 3 * LINES);
-    assert!(
-        scene.rpm.home().join("logs/writer-out.log.3").exists(),
-        "it was rotated"
-    );
-    kill(wait_for("it runs again", BOUND, || scene.observer()));
-    scene.receivers.away.store(false, Ordering::SeqCst);
-    scene.wait_all(4 * LINES);
-
+/// Every receiver has taken all: the metrics say so, and `observe status`.
+fn nothing_is_behind(scene: &Scene) {
     let caught_up = |page: &String| {
         page.matches("rpm_logs_behind_bytes{").count() == 4
             && page
@@ -396,6 +366,41 @@ fn no_line_is_missing_whoever_dies_and_whatever_is_away() {
             "{receiver}"
         );
     }
+}
+
+#[test]
+fn no_line_is_missing_whoever_dies_and_whatever_is_away() {
+    let scene = Scene::new();
+    scene.print_from(1);
+    scene.wait_all(LINES);
+
+    // Nobody takes anything; meanwhile the logs are rotated, and everything that runs is killed.
+    scene.receivers.away.store(true, Ordering::SeqCst);
+    scene.print_from(1 + LINES);
+    let failing = |page: &String| {
+        let failures = page
+            .lines()
+            .filter(|line| line.starts_with("rpm_logs_forward_failures_total{"));
+        failures.filter(|line| !line.ends_with(" 0")).count() == KINDS.len()
+    };
+    wait_until("all of them fail", BOUND, || scene.metrics(), failing);
+    kill(scene.observer().expect("it runs"));
+    kill_daemon(&scene.rpm);
+    scene.print_from(1 + 2 * LINES);
+    let worker = scene.rpm.process(0).pid.expect("it runs");
+    kill(worker);
+    let other = || scene.rpm.process(0).pid.filter(|pid| *pid != worker);
+    wait_for("another worker", BOUND, other);
+    scene.print_from(1 + 3 * LINES);
+    assert!(
+        scene.rpm.home().join("logs/writer-out.log.3").exists(),
+        "it was rotated"
+    );
+    kill(wait_for("it runs again", BOUND, || scene.observer()));
+    scene.receivers.away.store(false, Ordering::SeqCst);
+    scene.wait_all(4 * LINES);
+
+    nothing_is_behind(&scene);
 
     // It goes on where it was: what has arrived long ago does not come again.
     let positions = std::fs::read_dir(scene.rpm.home().join("forward"))

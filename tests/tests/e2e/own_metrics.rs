@@ -154,7 +154,7 @@ fn behind_the_proxy_any_program_is_asked_alone() {
 }
 
 /// Has an app answer requests, whose sum is on the page then.
-fn each_is_asked(rpm: &Rpm, app: App, web: &Port, series: &str) {
+fn each_is_asked(rpm: &Rpm, app: &App, web: &Port, series: &str) {
     let port = Port::reserve();
     turn_on(rpm, &port);
     app.start(rpm);
@@ -170,7 +170,7 @@ fn each_is_asked(rpm: &Rpm, app: App, web: &Port, series: &str) {
 #[test]
 fn at_the_public_address_each_worker_is_found() {
     let web = Port::reserve();
-    each_is_asked(&Rpm::new(), counting_in_python(&web, "3"), &web, ALL);
+    each_is_asked(&Rpm::new(), &counting_in_python(&web, "3"), &web, ALL);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn without_ebpf_each_worker_is_found() {
         return;
     };
     let web = Port::reserve();
-    each_is_asked(&rpm, counting_in_python(&web, "3"), &web, ALL);
+    each_is_asked(&rpm, &counting_in_python(&web, "3"), &web, ALL);
     assert!(rpm.ok(["describe", "web"]).contains("classic BPF"));
 }
 
@@ -187,7 +187,7 @@ fn without_ebpf_each_worker_is_found() {
 fn where_the_daemon_accepts_each_worker_is_asked() {
     let web = Port::reserve();
     let app = counting(&web).args(["--balance", "handoff"]);
-    each_is_asked(&Rpm::new(), app, &web, BY_METHOD);
+    each_is_asked(&Rpm::new(), &app, &web, BY_METHOD);
 }
 
 /// The example of prom-client for clusters, as it is.

@@ -41,7 +41,11 @@ fn what_is_left_out_has_a_usual_value() {
 
 #[test]
 fn what_is_wrong_says_where_and_what_to_do() {
-    for (value, told) in wrong().into_iter().chain(wrong_names_and_ports()) {
+    for (value, told) in wrong()
+        .into_iter()
+        .chain(wrong_names_and_ports())
+        .chain(wrong_ways())
+    {
         let problems = read(&value).expect_err("it is wrong");
         assert!(
             problems.len() == 1 && problems[0].contains(told),
@@ -82,18 +86,6 @@ fn wrong() -> Vec<(Value, &'static str)> {
             "`observe.logs[0].address`: \"loki\" has no such key",
         ),
         (with("lables", json!({})), "did you mean `labels`?"),
-        (
-            with("gzip", json!("yes")),
-            "`observe.logs[0].gzip` must be true or false",
-        ),
-        (
-            json!([{"to": "journald", "gzip": true}]),
-            "`observe.logs[0].gzip`: \"journald\" has no such key",
-        ),
-        (
-            json!([{"to": "journald", "address": "/run/x"}]),
-            "`observe.logs[0].address` must be unix:/PATH",
-        ),
         (
             with("labels", json!({"a-b": "x"})),
             "`observe.logs[0].labels` must be an object of names",
@@ -154,5 +146,22 @@ fn wrong_names_and_ports() -> [(Value, &'static str); 5] {
         ),
         (with("labels", json!({"app": "x"})), "other than app, host, id"),
         (with("labels", json!({"_.x": "x"})), "what begins with __"),
+    ]
+}
+
+fn wrong_ways() -> [(Value, &'static str); 3] {
+    [
+        (
+            json!([{"to": "loki", "url": "http://a", "gzip": "yes"}]),
+            "`observe.logs[0].gzip` must be true or false",
+        ),
+        (
+            json!([{"to": "journald", "gzip": true}]),
+            "`observe.logs[0].gzip`: \"journald\" has no such key",
+        ),
+        (
+            json!([{"to": "journald", "address": "/run/x"}]),
+            "`observe.logs[0].address` must be unix:/PATH",
+        ),
     ]
 }
